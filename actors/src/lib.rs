@@ -1,0 +1,1 @@
+//! SlimeRPC for actix.

@@ -1,0 +1,2 @@
+//! The `nanoctrl` command line.
+fn main() {}

@@ -1,0 +1,90 @@
+//! Errors of the control plane.
+
+use std::time::Duration;
+
+/// The control plane did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The name belongs to a registered agent.
+    #[error(
+        "the alias `{alias}` is taken{}; choose another, or wait until the other agent has left \
+         (a crashed one keeps its name for up to 60 s)", in_scope(.scope)
+    )]
+    AliasTaken {
+        /// The name asked for.
+        alias: String,
+        /// The scope it was asked for in; empty for none.
+        scope: String,
+    },
+    /// NanoCtrl does not answer.
+    #[error("NanoCtrl at {url} cannot be reached: {reason}. Is `nanoctrl start` running there?")]
+    NanoCtrlUnreachable {
+        /// Its URL.
+        url: String,
+        /// What the HTTP client said.
+        reason: String,
+    },
+    /// Redis does not answer.
+    #[error(
+        "Redis at {address} cannot be reached: {reason}. NanoCtrl at {url} named this address; \
+         does it listen there?"
+    )]
+    RedisUnreachable {
+        /// `host:port` of Redis.
+        address: String,
+        /// The NanoCtrl that named it.
+        url: String,
+        /// What the Redis client said.
+        reason: String,
+    },
+    /// NanoCtrl answered with an error.
+    #[error("NanoCtrl at {url} answered {path} with {status}: {body}")]
+    Refused {
+        /// Its URL.
+        url: String,
+        /// The route.
+        path: String,
+        /// HTTP status.
+        status: u16,
+        /// Beginning of the body.
+        body: String,
+    },
+    /// Something that should be JSON of a known shape is not.
+    #[error("{what} is malformed: {reason}")]
+    Malformed {
+        /// Which answer or record.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A call took longer than its timeout.
+    #[error("{what} was not answered within {after:?}")]
+    Timeout {
+        /// What was asked of whom.
+        what: String,
+        /// The timeout.
+        after: Duration,
+    },
+    /// An alias or scope that cannot be used, and why.
+    #[error("`{name}` cannot be used as {what}: {reason}")]
+    BadName {
+        /// The text given.
+        name: String,
+        /// `alias` or `scope`.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The agent is not registered, or has left.
+    #[error("not registered")]
+    NotRegistered,
+}
+
+fn in_scope(scope: &str) -> String {
+    if scope.is_empty() {
+        String::new()
+    } else {
+        format!(" in scope `{scope}`")
+    }
+}

@@ -1,0 +1,89 @@
+//! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, and
+//! the records of memory regions.
+//!
+//! One trait, [`Control`], and two implementations: `NanoCtrl` talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
+//! server and Redis beside it; `Local` needs neither and joins agents of one process.
+
+mod error;
+pub mod keys;
+mod mail;
+mod record;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use serde_json::Value;
+
+pub use error::ControlError;
+pub use mail::{Mail, MailEvent};
+pub use record::{PeerRecord, RegionRecord, Registration};
+
+/// An agent's view of the control plane. One value serves one agent.
+///
+/// Every method may be called while others are in progress. None panics or hangs: each ends within the
+/// implementation's request timeout.
+#[async_trait]
+pub trait Control: Send + Sync + 'static {
+    /// Registers under `registration.alias`, or under a generated name, and gives back the name.
+    /// What an earlier life of the name left behind (stream, records) is removed after the name is ours.
+    ///
+    /// # Errors
+    /// [`ControlError::AliasTaken`], or the control plane is out of reach.
+    async fn register(&self, registration: Registration) -> Result<String, ControlError>;
+
+    /// Keeps the registration alive; to be called every 15 s. When the control plane has forgotten us, this
+    /// registers again under the same name and publishes topology and records anew.
+    ///
+    /// # Errors
+    /// The control plane is out of reach, or somebody else took the name.
+    async fn heartbeat(&self) -> Result<(), ControlError>;
+
+    /// Declares the peers that we want to be connected with, replacing the previous declaration. They are
+    /// told when we leave, and we when they do.
+    ///
+    /// # Errors
+    /// The control plane is out of reach.
+    async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError>;
+
+    /// What is known of a registered peer; `None` if nobody has that name.
+    ///
+    /// # Errors
+    /// The control plane is out of reach.
+    async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError>;
+
+    /// Puts `mail` into a peer's mailbox; it waits there if the peer is not up yet.
+    ///
+    /// # Errors
+    /// The control plane is out of reach.
+    async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError>;
+
+    /// Our own mailbox, from its beginning. Ends only when [`clean_up`](Self::clean_up) was called; outages
+    /// are waited out inside.
+    fn mailbox(&self) -> BoxStream<'static, MailEvent>;
+
+    /// Publishes a JSON record under our name: `mr:<alias>:<name>`. Republished whenever we re-register.
+    ///
+    /// # Errors
+    /// The control plane is out of reach.
+    async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError>;
+
+    /// Withdraws a record.
+    ///
+    /// # Errors
+    /// The control plane is out of reach.
+    async fn withdraw(&self, name: &str) -> Result<(), ControlError>;
+
+    /// Looks up a record of a peer; `None` if there is none.
+    ///
+    /// # Errors
+    /// The control plane is out of reach, or the record is not JSON.
+    async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError>;
+
+    /// Leaves: removes everything of ours, tells the peers, ends [`mailbox`](Self::mailbox).
+    ///
+    /// # Errors
+    /// The control plane is out of reach; what could be removed has been.
+    async fn clean_up(&self) -> Result<(), ControlError>;
+
+    /// The control plane in words, for messages: a URL, or `this process`.
+    fn describe(&self) -> String;
+}

@@ -1,0 +1,50 @@
+//! Completion queues.
+
+use std::any::Any;
+use std::fmt;
+use std::os::fd::BorrowedFd;
+
+use super::{Completion, FabricError};
+
+/// Where completions arrive: polled, or armed and awaited by file descriptor.
+///
+/// The order that loses no event is the one of `ibv_req_notify_cq`: [`arm`](Self::arm), poll once more,
+/// and only if that found nothing wait until [`event_fd`](Self::event_fd) is readable, then
+/// [`clear_events`](Self::clear_events). Entries that were there before arming raise no event.
+pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
+    /// Moves up to `out.len()` completions into `out`, oldest first for each queue pair, and says how many.
+    ///
+    /// # Errors
+    /// When the queue itself has failed (overrun, device gone). Its queue pairs are of no use then.
+    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError>;
+
+    /// Asks for one event at the next completion.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn arm(&self) -> Result<(), FabricError>;
+
+    /// Readable after an event, until [`clear_events`](Self::clear_events). Fit for epoll.
+    fn event_fd(&self) -> BorrowedFd<'_>;
+
+    /// Consumes the events that have been raised. Does not block; harmless when there are none.
+    fn clear_events(&self);
+}
+
+impl Completion {
+    /// A placeholder, to build the array that [`CompletionQueue::poll`] fills.
+    ///
+    /// ```
+    /// use slimerpc::fabric::Completion;
+    /// let batch = [Completion::EMPTY; 16];
+    /// assert_eq!(batch[0].wr_id, 0);
+    /// ```
+    pub const EMPTY: Self = Self {
+        wr_id: 0,
+        status: super::CompletionStatus::Success,
+        opcode: super::Opcode::Write,
+        byte_len: 0,
+        imm: None,
+        qp_num: 0,
+    };
+}

@@ -1,0 +1,77 @@
+//! What can go wrong at a fabric outside of completions.
+
+use std::io;
+
+use super::QueuePairState;
+
+/// A verb was refused. Failures of work that was accepted arrive as completions instead.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FabricError {
+    /// An argument lies outside what the device allows.
+    #[error("{what} is {given}; {device} allows {allowed}")]
+    Limit {
+        /// Which argument.
+        what: &'static str,
+        /// Its value.
+        given: u64,
+        /// The allowed range, in words.
+        allowed: String,
+        /// Name of the device.
+        device: String,
+    },
+    /// The queue pair is not in a state in which this can be done.
+    #[error("queue pair {qp_num}: {verb} is not possible in state {state}")]
+    InvalidState {
+        /// Number of the queue pair.
+        qp_num: u32,
+        /// What was asked.
+        verb: &'static str,
+        /// The state that it is in.
+        state: QueuePairState,
+    },
+    /// The send or receive queue is full: poll completions, then post again.
+    #[error("queue pair {qp_num}: the {queue} queue of {depth} work requests is full")]
+    QueueFull {
+        /// Number of the queue pair.
+        qp_num: u32,
+        /// `send` or `receive`.
+        queue: &'static str,
+        /// Its depth.
+        depth: u32,
+    },
+    /// An object of another device was passed.
+    #[error("the {what} does not belong to {device}")]
+    Foreign {
+        /// The kind of object.
+        what: &'static str,
+        /// The device that was asked.
+        device: String,
+    },
+    /// The peer's queue pair cannot be reached with the address given.
+    #[error("queue pair {qp_num} cannot connect: {reason}")]
+    Unreachable {
+        /// Number of the local queue pair.
+        qp_num: u32,
+        /// What is wrong with the address.
+        reason: String,
+    },
+    /// The operating system refused.
+    #[error("{doing}: {source}")]
+    Os {
+        /// What was being done.
+        doing: &'static str,
+        /// Its answer.
+        source: io::Error,
+    },
+}
+
+impl FabricError {
+    /// Wraps an operating-system error; for use in `map_err`.
+    pub(crate) fn os<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| Self::Os {
+            doing,
+            source: source.into(),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Fabrics: the verbs-shaped seam between a [channel](crate::channel) and whatever moves its bytes.
+//!
+//! The traits here follow the verbs nouns of the InfiniBand Architecture (volume 1, chapters 10 and 11): a
+//! [`Device`] registers [`MemoryRegion`]s and creates [`CompletionQueue`]s and [`QueuePair`]s; work
+//! requests go in at a queue pair, [`Completion`]s come out at a completion queue.
+//!
+//! Implementations:
+//! - [`shm`]: two processes of one user on one host, or one process with itself.
+//! - `verbs` (cargo feature of that name): libibverbs devices.
+//!
+//! What an implementation must do beyond its types is written down once, as the executable suite in
+//! [`conformance`]; each implementation runs it.
+
+mod completion;
+mod completion_queue;
+pub mod conformance;
+mod device;
+mod error;
+mod memory_region;
+mod queue_pair;
+pub mod shm;
+mod work_request;
+
+pub use completion::{Completion, CompletionStatus, Opcode};
+pub use completion_queue::CompletionQueue;
+pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
+pub use error::FabricError;
+pub use memory_region::{Access, MemoryRegion, OutOfRange};
+pub use queue_pair::{
+    Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
+};
+pub use work_request::{Operation, Payload, RecvRequest, RemoteSlice, SendRequest, Sge};

@@ -1,0 +1,65 @@
+//! Work requests.
+
+/// A receive. Its buffer is always empty: a WRITE_WITH_IMM consumes a receive but not its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecvRequest {
+    /// Comes back in the completion.
+    pub wr_id: u64,
+}
+
+/// One RDMA operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SendRequest<'a> {
+    /// Comes back in the completion.
+    pub wr_id: u64,
+    /// What to do.
+    pub operation: Operation,
+    /// Our side of the transfer.
+    pub local: Payload<'a>,
+    /// The peer's side. Ignored by zero-length operations, which may use rkey 0.
+    pub remote: RemoteSlice,
+    /// Whether success is reported. Failure always is.
+    pub signalled: bool,
+}
+
+/// Kinds of RDMA operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Local to remote; the peer's program does not notice.
+    Write,
+    /// Local to remote; consumes a receive of the peer and completes it with this immediate.
+    /// The number is stored in host order, not byte-swapped.
+    WriteWithImm(u32),
+    /// Remote to local.
+    Read,
+}
+
+/// Our side of a transfer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Payload<'a> {
+    /// Registered memory. It may be reused once the work request has completed.
+    Region(Sge),
+    /// Bytes copied into the work request: at most the queue pair's `max_inline`, never for reads.
+    /// They may be reused as soon as `post_send` returns.
+    Inline(&'a [u8]),
+}
+
+/// A piece of registered local memory (scatter-gather entry).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sge {
+    /// Address of the first byte.
+    pub addr: u64,
+    /// Length in bytes; 0 is allowed.
+    pub length: u32,
+    /// Key of the region.
+    pub lkey: u32,
+}
+
+/// Where a transfer begins in the peer's memory; its length is that of the local side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoteSlice {
+    /// Address, in the peer's address space.
+    pub addr: u64,
+    /// Key of the peer's region.
+    pub rkey: u32,
+}
