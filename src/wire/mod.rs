@@ -1,1 +1,30 @@
-//! wire
+//! What travels: the message header, the immediate, and the codecs of payloads.
+//!
+//! A message is one RDMA WRITE_WITH_IMM into a slot of the receiver's ring:
+//!
+//! ```text
+//!  0        4           8            16                      16 + extension
+//!  | tag u32 | length u32 | request id u64 | [extension block] | payload ...  |      all little-endian
+//! ```
+//!
+//! The header and its flags are those of DLSlime 0.1.23 (wire version 3 there). Between native peers a
+//! request may carry an [`Extension`] block, announced by a tag bit that DLSlime's method tags never reach.
+
+mod bincode;
+mod codec;
+mod extension;
+mod fault;
+mod header;
+mod immediate;
+mod raw;
+
+pub use bincode::Bincode;
+pub use codec::{Codec, DecodeError, EncodeError};
+pub use extension::{Extension, ExtensionError};
+pub use fault::Fault;
+pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
+pub use immediate::{Immediate, Signal};
+pub use raw::Raw;
+
+/// Version of the native wire format. Peers refuse each other when theirs differ.
+pub const WIRE_VERSION: u32 = 1;

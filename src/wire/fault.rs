@@ -1,0 +1,82 @@
+//! Failures that cross the wire between native peers, as the payload of an exception.
+
+use serde::{Deserialize, Serialize};
+
+/// Why a call was not answered with a result. Encoded with [`Bincode`](super::Bincode).
+///
+/// Variants are only ever added at the end: their numbers travel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Fault {
+    /// The handler returned an error or panicked (`type_name` is `panic` then).
+    #[error("{type_name}: {message}")]
+    Raised {
+        /// Type of the error, or class of the exception.
+        type_name: String,
+        /// Its message.
+        message: String,
+        /// Where it came from, if known.
+        traceback: String,
+    },
+    /// The service has no such method. The handler was not run.
+    #[error("service `{service}` has no method number {method}")]
+    MethodNotFound {
+        /// Name of the service.
+        service: String,
+        /// Number asked for.
+        method: u32,
+    },
+    /// The arguments do not decode. The handler was not run.
+    #[error("the arguments do not decode: {reason}")]
+    BadArguments {
+        /// What the decoder said.
+        reason: String,
+    },
+    /// The reply does not fit the caller's slot.
+    #[error("the reply takes {size} bytes, the slot has room for {limit}")]
+    ReplyTooLarge {
+        /// Bytes of the reply.
+        size: u64,
+        /// Bytes there are.
+        limit: u64,
+    },
+    /// The service ended before the request was handled.
+    #[error("service `{service}` is down")]
+    ServiceDown {
+        /// Name of the service.
+        service: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::wire::Bincode;
+
+    #[test]
+    fn every_fault_survives_the_wire() {
+        let text = || "text".to_owned();
+        let faults = [
+            Fault::Raised {
+                type_name: text(),
+                message: text(),
+                traceback: String::new(),
+            },
+            Fault::MethodNotFound {
+                service: text(),
+                method: 9,
+            },
+            Fault::BadArguments { reason: text() },
+            Fault::ReplyTooLarge {
+                size: 1 << 40,
+                limit: 1,
+            },
+            Fault::ServiceDown { service: text() },
+        ];
+        for fault in faults {
+            let mut bytes = [0; 128];
+            let len = Bincode::encode(&fault, &mut bytes).unwrap();
+            assert_eq!(Bincode::decode::<Fault>(&bytes[..len]).unwrap(), fault);
+        }
+    }
+}

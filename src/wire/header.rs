@@ -1,0 +1,261 @@
+//! The 16 bytes in front of every message.
+
+use super::{Extension, ExtensionError};
+
+const METHOD_BITS: u32 = 26;
+const METHOD_MASK: u32 = (1 << METHOD_BITS) - 1;
+const EXTENSION: u32 = 1 << 26;
+const EXCEPTION: u32 = 1 << 27;
+const ACK: u32 = 1 << 28;
+const REPLY: u32 = 1 << 29;
+const CHUNK: u32 = 1 << 30;
+const LAST: u32 = 1 << 31;
+
+/// Number of methods that a service can have: method numbers take 26 bits of the tag.
+pub const MAX_METHODS: u32 = 1 << METHOD_BITS;
+
+/// What a message is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum MessageKind {
+    /// A call.
+    Request,
+    /// Its result.
+    Reply,
+    /// Its failure.
+    Exception,
+}
+
+/// Header of a message in a slot.
+///
+/// ```
+/// use slimerpc::wire::{Header, MessageKind};
+/// let header = Header { kind: MessageKind::Reply, method: 4, request_id: 7, payload_len: 3, extension: None };
+/// let mut slot = [0; 64];
+/// let payload_at = header.encode(&mut slot).unwrap();
+/// assert_eq!(payload_at, 16);
+/// assert_eq!(slot[..4], 0x2000_0004_u32.to_le_bytes());
+/// assert_eq!(Header::decode(&slot).unwrap(), (header, 16..19));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Request, reply or exception.
+    pub kind: MessageKind,
+    /// Number of the method, below [`MAX_METHODS`].
+    pub method: u32,
+    /// Chosen by the caller, echoed in the answer.
+    pub request_id: u64,
+    /// Bytes of payload.
+    pub payload_len: u32,
+    /// What native peers add.
+    pub extension: Option<Extension>,
+}
+
+/// Bytes in a slot are not a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderError {
+    /// The slot is too small for what stands in it, or to put the message there.
+    #[error("a message of {needed} bytes does not fit a slot of {slot_size}")]
+    TooLong {
+        /// Bytes that the header claims or needs.
+        needed: u64,
+        /// Bytes of the slot.
+        slot_size: usize,
+    },
+    /// The length does not even cover the header.
+    #[error("total length {0} is less than the header's own")]
+    TooShort(u32),
+    /// Flags that no message has.
+    #[error("tag {0:#010x} has flags that no message carries")]
+    Flags(u32),
+    /// The extension block is damaged.
+    #[error(transparent)]
+    Extension(#[from] ExtensionError),
+}
+
+impl Header {
+    /// Bytes of a header without extension.
+    pub const LEN: usize = 16;
+
+    /// Bytes in front of the payload.
+    pub fn encoded_len(&self) -> usize {
+        Self::LEN + self.extension.map_or(0, |e| e.encoded_len())
+    }
+
+    /// Writes header and extension to the beginning of `slot` and gives back where the payload begins.
+    ///
+    /// # Errors
+    /// [`HeaderError::TooLong`] when header and payload do not fit `slot`.
+    pub fn encode(&self, slot: &mut [u8]) -> Result<usize, HeaderError> {
+        let payload_at = self.encoded_len();
+        let total = payload_at as u64 + u64::from(self.payload_len);
+        let (Ok(total_len), true) = (u32::try_from(total), total <= slot.len() as u64) else {
+            return Err(HeaderError::TooLong {
+                needed: total,
+                slot_size: slot.len(),
+            });
+        };
+        slot[0..4].copy_from_slice(&self.tag().to_le_bytes());
+        slot[4..8].copy_from_slice(&total_len.to_le_bytes());
+        slot[8..16].copy_from_slice(&self.request_id.to_le_bytes());
+        if let Some(extension) = self.extension {
+            extension.encode(&mut slot[Self::LEN..payload_at]);
+        }
+        Ok(payload_at)
+    }
+
+    /// Reads the header at the beginning of `slot`, and says which bytes are the payload.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it; nothing in `slot` is trusted.
+    pub fn decode(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
+        let too_long = |needed| HeaderError::TooLong {
+            needed,
+            slot_size: slot.len(),
+        };
+        let fixed = slot.first_chunk::<16>().ok_or(too_long(16))?;
+        let tag = u32_at(fixed, 0);
+        let total_len = u32_at(fixed, 4);
+        let request_id = u64::from_le_bytes([
+            fixed[8], fixed[9], fixed[10], fixed[11], fixed[12], fixed[13], fixed[14], fixed[15],
+        ]);
+        if (total_len as usize) < Self::LEN {
+            return Err(HeaderError::TooShort(total_len));
+        }
+        let message = slot
+            .get(..total_len as usize)
+            .ok_or(too_long(total_len.into()))?;
+        let extension = match tag & EXTENSION {
+            0 => None,
+            _ => Some(Extension::decode(&message[Self::LEN..])?),
+        };
+        let payload_at = Self::LEN + extension.map_or(0, |(_, len)| len);
+        let header = Self {
+            kind: kind_of(tag)?,
+            method: tag & METHOD_MASK,
+            request_id,
+            payload_len: total_len - payload_at as u32,
+            extension: extension.map(|(extension, _)| extension),
+        };
+        Ok((header, payload_at..message.len()))
+    }
+
+    fn tag(&self) -> u32 {
+        let kind = match self.kind {
+            MessageKind::Request => 0,
+            MessageKind::Reply => REPLY,
+            MessageKind::Exception => REPLY | EXCEPTION,
+        };
+        let extension = if self.extension.is_some() {
+            EXTENSION
+        } else {
+            0
+        };
+        kind | extension | (self.method & METHOD_MASK)
+    }
+}
+
+fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
+    match tag & (REPLY | EXCEPTION | ACK | CHUNK | LAST) {
+        0 => Ok(MessageKind::Request),
+        REPLY => Ok(MessageKind::Reply),
+        flags if flags == REPLY | EXCEPTION => Ok(MessageKind::Exception),
+        _ => Err(HeaderError::Flags(tag)),
+    }
+}
+
+fn u32_at(bytes: &[u8; 16], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any_header() -> impl Strategy<Value = Header> {
+        let kind = prop_oneof![
+            Just(MessageKind::Request),
+            Just(MessageKind::Reply),
+            Just(MessageKind::Exception)
+        ];
+        let extension = proptest::option::of(
+            proptest::option::of(any::<u64>()).prop_map(|deadline_us| Extension { deadline_us }),
+        );
+        (kind, 0..MAX_METHODS, any::<u64>(), 0..200_u32, extension).prop_map(
+            |(kind, method, request_id, payload_len, extension)| Header {
+                kind,
+                method,
+                request_id,
+                payload_len,
+                extension,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_comes_back_as_it_was_written(header in any_header()) {
+            let mut slot = [0xa5; 256];
+            let at = header.encode(&mut slot).unwrap();
+            let (read, payload) = Header::decode(&slot).unwrap();
+            prop_assert_eq!(read, header);
+            prop_assert_eq!(payload, at..at + header.payload_len as usize);
+        }
+
+        #[test]
+        fn input_1_any_bytes_are_a_header_or_a_typed_error(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
+            if let Ok((header, payload)) = Header::decode(&bytes) {
+                prop_assert!(payload.end <= bytes.len());
+                prop_assert_eq!(payload.len(), header.payload_len as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn the_tags_are_those_that_dlslime_sends() {
+        let tag = |kind| {
+            Header {
+                kind,
+                method: 4,
+                request_id: 0,
+                payload_len: 0,
+                extension: None,
+            }
+            .tag()
+        };
+        assert_eq!(tag(MessageKind::Request), 0x0000_0004);
+        assert_eq!(tag(MessageKind::Reply), 0x2000_0004);
+        assert_eq!(tag(MessageKind::Exception), 0x2800_0004);
+    }
+
+    #[test]
+    fn what_does_not_fit_the_slot_is_not_written() {
+        let header = Header {
+            kind: MessageKind::Request,
+            method: 0,
+            request_id: 1,
+            payload_len: 49,
+            extension: None,
+        };
+        let mut slot = [0; 64];
+        assert_eq!(
+            header.encode(&mut slot),
+            Err(HeaderError::TooLong {
+                needed: 65,
+                slot_size: 64
+            })
+        );
+        assert_eq!(slot, [0; 64]);
+    }
+
+    #[test]
+    fn flags_that_no_message_carries_are_refused() {
+        for flags in [CHUNK, ACK, LAST, EXCEPTION, REPLY | CHUNK] {
+            let mut slot = [0; 16];
+            slot[..4].copy_from_slice(&flags.to_le_bytes());
+            slot[4] = 16;
+            assert_eq!(Header::decode(&slot), Err(HeaderError::Flags(flags)));
+        }
+    }
+}
