@@ -1,1 +1,61 @@
-//! channel
+//! One link to one peer: rings, credits and pending calls.
+//!
+//! A channel is a connected queue pair with a receive ring at each end. The calling side writes requests into
+//! the other's ring, one to a slot, and holds the slot until the answer stands in the slot of the same
+//! number of its own ring.
+//!
+//! ```text
+//!   caller                                                     responder
+//!   ┌───────────────┐  WRITE_WITH_IMM, imm = slot              ┌───────────────┐
+//!   │ send memory k │ ───────────────────────────────────────▶ │ request ring k│ ─▶ handler
+//!   └───────────────┘                                          └───────────────┘
+//!   ┌───────────────┐              WRITE_WITH_IMM, imm = slot  ┌───────────────┐
+//!   │ reply ring k  │ ◀─────────────────────────────────────── │ send memory k │ ◀─ handler
+//!   └───────────────┘                                          └───────────────┘
+//! ```
+//!
+//! What may happen when is decided by two state machines without I/O or clock, [`Caller`] and
+//! [`Responder`]; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
+//! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
+//! of all its peers.
+//!
+//! This is the *native* profile: both ends are this crate and have exchanged [`Descriptor`]s. The compatible
+//! profile, for DLSlime's Python peers, shares the state machines and differs in how they are wired (one ring
+//! for both directions) and in what is exchanged before.
+//!
+//! # Invariants
+//! - SLOT-1 A slot is the caller's until its reply has arrived or its queue pair has gone to error and been
+//!   drained. A timeout alone never frees it.
+//! - SLOT-2 Credits are conserved: free + in use = slots, always.
+//! - RING-1 Bytes lent to a handler stay unchanged until its reply is posted.
+//! - CALL-1 Every call ends: with a reply, a typed error or its deadline.
+//! - CALL-2 A reply that comes after its call ended is counted and dropped.
+//! - ORDER-1 Serial calls from one proxy run in the order they were sent.
+
+mod caller;
+mod client;
+mod descriptor;
+mod endpoint;
+mod error;
+mod geometry;
+mod lend;
+mod mailbox;
+mod peer_channel;
+mod pump;
+mod responder;
+mod send_queue;
+#[cfg(test)]
+mod simulation;
+mod violation;
+
+pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
+pub use client::{Answer, ClientChannel, Dialer, PendingCall};
+pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
+pub use endpoint::{Endpoint, QueuePairInfo, RingAddress};
+pub use error::{CallError, ConnectError, LossCause};
+pub use geometry::{BadGeometry, Geometry};
+pub use lend::Loan;
+pub use mailbox::{Delivery, Mailbox};
+pub use peer_channel::{Inbound, Payload};
+pub use responder::{Arrival, Responder};
+pub use violation::{Violation, Violations};

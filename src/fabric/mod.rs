@@ -16,6 +16,7 @@ mod completion_queue;
 pub mod conformance;
 mod device;
 mod error;
+mod events;
 mod memory_region;
 mod queue_pair;
 pub mod shm;
@@ -25,6 +26,7 @@ pub use completion::{Completion, CompletionStatus, Opcode};
 pub use completion_queue::CompletionQueue;
 pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
 pub use error::FabricError;
+pub use events::CompletionEvents;
 pub use memory_region::{Access, MemoryRegion, OutOfRange};
 pub use queue_pair::{
     Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,

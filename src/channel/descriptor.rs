@@ -1,0 +1,265 @@
+//! What a native agent publishes about itself, so that peers can check it before the first write.
+
+use serde::{Deserialize, Serialize};
+
+use super::Geometry;
+use crate::wire::WIRE_VERSION;
+
+/// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
+///
+/// Fields that are unknown are ignored, so later versions can add some.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// [`WIRE_VERSION`] of its owner.
+    pub wire_version: u32,
+    /// Tells lives of an agent under one alias apart.
+    pub incarnation: u64,
+    /// Where it runs.
+    pub host: HostId,
+    /// Shape of its rings.
+    pub geometry: Geometry,
+    /// What it serves.
+    pub services: Vec<ServiceTable>,
+}
+
+/// Where an agent runs: equal boot id and uid mean that shared memory can be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostId {
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: String,
+    /// User id.
+    pub uid: u32,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// A service as its server knows it. A method's number is its place in `methods`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceTable {
+    /// Name of the service.
+    pub name: String,
+    /// Name of the codec of its payloads.
+    pub codec: String,
+    /// Names of its methods.
+    pub methods: Vec<String>,
+}
+
+/// Two agents do not fit together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum Mismatch {
+    /// They speak different wire versions.
+    #[error("wire version: ours is {ours}, theirs is {theirs}; use the same release on both sides")]
+    WireVersion {
+        /// Of the agent that found the mismatch.
+        ours: u32,
+        /// Of the other.
+        theirs: u32,
+    },
+    /// Their rings have different shapes.
+    #[error(
+        "ring geometry: ours is {} slots of {} bytes, theirs is {} slots of {} bytes; \
+         set equal slot_size and max_inflight on both sides",
+        .ours.slots(), .ours.slot_size(), .theirs.slots(), .theirs.slot_size()
+    )]
+    Geometry {
+        /// Of the agent that found the mismatch.
+        ours: Geometry,
+        /// Of the other.
+        theirs: Geometry,
+    },
+    /// The service is not served there.
+    #[error("service table: we want `{wanted}`, they serve {served:?}")]
+    NoSuchService {
+        /// The service asked for.
+        wanted: String,
+        /// Services that there are.
+        served: Vec<String>,
+    },
+    /// Services of one name without a method in common.
+    #[error(
+        "service `{service}`: we know the methods {ours:?}, they have {theirs:?}, none in common"
+    )]
+    NoCommonMethod {
+        /// Its name.
+        service: String,
+        /// Methods of the caller.
+        ours: Vec<String>,
+        /// Methods of the server.
+        theirs: Vec<String>,
+    },
+    /// The service uses another codec.
+    #[error("service `{service}`: our codec is {ours}, theirs is {theirs}")]
+    Codec {
+        /// Its name.
+        service: String,
+        /// Codec of the caller.
+        ours: String,
+        /// Codec of the server.
+        theirs: String,
+    },
+    /// The peer has been restarted since its descriptor was read.
+    #[error(
+        "incarnation: the peer has been restarted (meant {meant:#x}, found {found:#x}); try again"
+    )]
+    Incarnation {
+        /// The life that was meant.
+        meant: u64,
+        /// The life that answered.
+        found: u64,
+    },
+    /// The rings or queue pairs cannot be connected; the text says why.
+    #[error("cannot connect: {0}")]
+    Connect(String),
+}
+
+impl Descriptor {
+    /// Name of the record.
+    pub const RECORD: &'static str = "slimerpc";
+
+    /// Checks a peer's descriptor before anything is connected, and gives back its table of `wanted`.
+    ///
+    /// # Errors
+    /// The first [`Mismatch`], naming both sides' values.
+    pub fn check(&self, ours: Geometry, wanted: &ServiceTable) -> Result<&ServiceTable, Mismatch> {
+        if self.wire_version != WIRE_VERSION {
+            return Err(Mismatch::WireVersion {
+                ours: WIRE_VERSION,
+                theirs: self.wire_version,
+            });
+        }
+        if self.geometry != ours {
+            return Err(Mismatch::Geometry {
+                ours,
+                theirs: self.geometry,
+            });
+        }
+        let theirs = self
+            .services
+            .iter()
+            .find(|service| service.name == wanted.name);
+        let Some(theirs) = theirs else {
+            let served = self
+                .services
+                .iter()
+                .map(|service| service.name.clone())
+                .collect();
+            return Err(Mismatch::NoSuchService {
+                wanted: wanted.name.clone(),
+                served,
+            });
+        };
+        if theirs.codec != wanted.codec {
+            return Err(Mismatch::Codec {
+                service: wanted.name.clone(),
+                ours: wanted.codec.clone(),
+                theirs: theirs.codec.clone(),
+            });
+        }
+        if !wanted
+            .methods
+            .iter()
+            .any(|method| theirs.methods.contains(method))
+        {
+            return Err(Mismatch::NoCommonMethod {
+                service: wanted.name.clone(),
+                ours: wanted.methods.clone(),
+                theirs: theirs.methods.clone(),
+            });
+        }
+        Ok(theirs)
+    }
+}
+
+impl ServiceTable {
+    /// The server's number for each of the caller's methods, `None` for those that it does not have. So a
+    /// method that is added on one side never shifts another.
+    pub fn resolve(&self, methods: &[String]) -> Vec<Option<u32>> {
+        let number = |name: &String| self.methods.iter().position(|theirs| theirs == name);
+        methods
+            .iter()
+            .map(|name| number(name).map(|at| at as u32))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table(methods: &[&str]) -> ServiceTable {
+        ServiceTable {
+            name: "Calc".into(),
+            codec: "bincode".into(),
+            methods: methods.iter().map(|&m| m.into()).collect(),
+        }
+    }
+
+    fn descriptor() -> Descriptor {
+        Descriptor {
+            wire_version: WIRE_VERSION,
+            incarnation: 1,
+            host: HostId {
+                boot_id: String::new(),
+                uid: 0,
+                pid: 1,
+            },
+            geometry: Geometry::new(16, 1024).unwrap(),
+            services: vec![table(&["add", "mul"])],
+        }
+    }
+
+    #[test]
+    fn a_method_added_on_one_side_never_shifts_another() {
+        let theirs = table(&["abs", "add", "mul"]);
+        let ours = table(&["add", "div", "mul"]);
+        assert_eq!(theirs.resolve(&ours.methods), [Some(1), None, Some(2)]);
+    }
+
+    #[test]
+    fn every_mismatch_names_both_values() {
+        let ours = Geometry::new(16, 1024).unwrap();
+        let good = descriptor();
+        assert!(good.check(ours, &table(&["add"])).is_ok());
+
+        let old = Descriptor {
+            wire_version: 77,
+            ..descriptor()
+        };
+        let text = old.check(ours, &table(&["add"])).unwrap_err().to_string();
+        assert!(
+            text.contains("77") && text.contains(&WIRE_VERSION.to_string()),
+            "{text}"
+        );
+
+        let text = good
+            .check(Geometry::new(8, 2048).unwrap(), &table(&["add"]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("8 slots of 2048") && text.contains("16 slots of 1024"),
+            "{text}"
+        );
+
+        let other = ServiceTable {
+            name: "Clock".into(),
+            ..table(&["add"])
+        };
+        let text = good.check(ours, &other).unwrap_err().to_string();
+        assert!(text.contains("Clock") && text.contains("Calc"), "{text}");
+
+        let text = good.check(ours, &table(&["sub"])).unwrap_err().to_string();
+        assert!(text.contains("sub") && text.contains("add"), "{text}");
+
+        let pickled = ServiceTable {
+            codec: "pickle".into(),
+            ..table(&["add"])
+        };
+        let text = good.check(ours, &pickled).unwrap_err().to_string();
+        assert!(
+            text.contains("pickle") && text.contains("bincode"),
+            "{text}"
+        );
+    }
+}

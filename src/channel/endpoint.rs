@@ -1,0 +1,210 @@
+//! What the two ends of a channel tell each other before they connect.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ConnectError, Geometry, lend::RemoteRing};
+use crate::fabric::{Gid, MemoryRegion, QueuePairAddress};
+
+/// One end: its queue pair and the ring that the peer will write into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// The queue pair.
+    pub qp: QueuePairInfo,
+    /// The receive ring.
+    pub ring: RingAddress,
+    /// Its shape.
+    pub geometry: Geometry,
+}
+
+/// Where a ring lies in its owner's memory, as a memory-region record says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingAddress {
+    /// Address of the first byte.
+    pub addr: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Key for the peer.
+    pub rkey: u32,
+}
+
+/// A queue pair in the JSON form of DLSlime's `data_channel_info`.
+///
+/// The GID travels as two halves of eight bytes, each read as a *little-endian* number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueuePairInfo {
+    /// The GID in halves.
+    pub gid: GidHalves,
+    /// Index of the GID at its owner, -1 on InfiniBand.
+    pub gidx: i32,
+    /// Local identifier.
+    pub lid: u16,
+    /// `ibv_mtu` code.
+    pub mtu: u8,
+    /// First packet sequence number.
+    pub psn: u32,
+    /// Queue pair number.
+    pub qpn: u32,
+}
+
+/// See [`QueuePairInfo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GidHalves {
+    /// Bytes 0 to 7.
+    pub subnet_prefix: u64,
+    /// Bytes 8 to 15.
+    pub interface_id: u64,
+}
+
+impl From<QueuePairAddress> for QueuePairInfo {
+    fn from(address: QueuePairAddress) -> Self {
+        let bits = u128::from_le_bytes(address.gid.0);
+        Self {
+            gid: GidHalves {
+                subnet_prefix: bits as u64,
+                interface_id: (bits >> 64) as u64,
+            },
+            gidx: address.gid_index,
+            lid: address.lid,
+            mtu: address.mtu,
+            psn: address.psn,
+            qpn: address.qp_num,
+        }
+    }
+}
+
+impl From<QueuePairInfo> for QueuePairAddress {
+    fn from(info: QueuePairInfo) -> Self {
+        let bits = u128::from(info.gid.subnet_prefix) | u128::from(info.gid.interface_id) << 64;
+        Self {
+            gid: Gid(bits.to_le_bytes()),
+            gid_index: info.gidx,
+            lid: info.lid,
+            mtu: info.mtu,
+            psn: info.psn,
+            qp_num: info.qpn,
+        }
+    }
+}
+
+impl RingAddress {
+    pub(crate) fn of(region: &dyn MemoryRegion, geometry: Geometry) -> Self {
+        Self {
+            addr: region.addr(),
+            length: geometry.len() as u64,
+            rkey: region.rkey(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Checks that the peer's ring has the shape of ours and lies in addressable memory.
+    pub(crate) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
+        let refuse = |field, reason: String| Err(ConnectError::BadEndpoint { field, reason });
+        if let Err(error) = self.geometry.checked() {
+            return refuse("geometry", error.to_string());
+        }
+        if self.geometry != ours {
+            return refuse(
+                "geometry",
+                format!("{:?} is not ours, {ours:?}", self.geometry),
+            );
+        }
+        let length = self.geometry.len() as u64;
+        if self.ring.length != length {
+            let reason = format!(
+                "{} bytes for a geometry of {length} bytes",
+                self.ring.length
+            );
+            return refuse("ring length", reason);
+        }
+        if self.ring.addr.checked_add(length).is_none() {
+            return refuse(
+                "ring address",
+                format!("{:#x} wraps around", self.ring.addr),
+            );
+        }
+        Ok(RemoteRing {
+            addr: self.ring.addr,
+            rkey: self.ring.rkey,
+            geometry: self.geometry,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_gid_travels_as_dlslime_writes_it() {
+        let mapped = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 192, 168, 77, 1];
+        let address = QueuePairAddress {
+            gid: Gid(mapped),
+            gid_index: 1,
+            lid: 0,
+            mtu: 5,
+            psn: 4_537_196,
+            qp_num: 17,
+        };
+        let json = serde_json::to_value(QueuePairInfo::from(address)).unwrap();
+        let expected = serde_json::json!({
+            "gid": {"subnet_prefix": 0, "interface_id": 93_916_714_126_737_408_u64},
+            "gidx": 1, "lid": 0, "mtu": 5, "psn": 4_537_196, "qpn": 17
+        });
+        assert_eq!(json, expected);
+        let back: QueuePairInfo = serde_json::from_value(json).unwrap();
+        assert_eq!(QueuePairAddress::from(back), address);
+    }
+
+    #[test]
+    fn a_ring_that_does_not_fit_is_refused_by_field() {
+        let ours = Geometry::new(16, 1024).unwrap();
+        let good = Endpoint {
+            qp: QueuePairInfo {
+                gid: GidHalves {
+                    subnet_prefix: 0,
+                    interface_id: 0,
+                },
+                gidx: 0,
+                lid: 0,
+                mtu: 5,
+                psn: 0,
+                qpn: 1,
+            },
+            ring: RingAddress {
+                addr: 4096,
+                length: 16 * 1024,
+                rkey: 1,
+            },
+            geometry: ours,
+        };
+        assert!(good.remote_ring(ours).is_ok());
+        let short = Endpoint {
+            ring: RingAddress {
+                length: 1024,
+                ..good.ring
+            },
+            ..good
+        };
+        let wraps = Endpoint {
+            ring: RingAddress {
+                addr: u64::MAX,
+                ..good.ring
+            },
+            ..good
+        };
+        let other = Endpoint {
+            geometry: Geometry::new(8, 2048).unwrap(),
+            ..good
+        };
+        for (bad, field) in [
+            (short, "ring length"),
+            (wraps, "ring address"),
+            (other, "geometry"),
+        ] {
+            let error = bad.remote_ring(ours).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+    }
+}

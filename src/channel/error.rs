@@ -1,0 +1,69 @@
+//! Errors of channels.
+
+use std::time::Duration;
+
+use crate::fabric::{CompletionStatus, FabricError};
+use crate::wire::HeaderError;
+
+/// Why a channel was closed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LossCause {
+    /// A work request failed; the peer died, or broke the protocol.
+    #[error("{0}")]
+    Completion(CompletionStatus),
+    /// A verb failed.
+    #[error("{0}")]
+    Fabric(String),
+    /// The peer left cleanly.
+    #[error("the peer left")]
+    Left,
+    /// We left.
+    #[error("this agent was shut down")]
+    ShutDown,
+}
+
+/// A call did not bring an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The request does not fit a slot. Nothing was sent.
+    #[error(
+        "the request takes {size} bytes, a slot has room for {limit}; raise slot_size on both sides"
+    )]
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+        /// Bytes that a slot can carry.
+        limit: usize,
+    },
+    /// The arguments cannot be encoded. Nothing was sent.
+    #[error("the arguments cannot be encoded: {0}")]
+    Encode(String),
+    /// The call's deadline passed.
+    #[error("no answer within {0:?}")]
+    Timeout(Duration),
+    /// The channel is closed.
+    #[error("the channel is closed: {0}")]
+    Closed(LossCause),
+    /// The answer in the ring is not a message.
+    #[error("the answer is damaged: {0}")]
+    Damaged(#[from] HeaderError),
+}
+
+/// Two ends do not connect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// A verb failed.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+    /// What the peer says of itself is impossible.
+    #[error("the peer's {field} is not acceptable: {reason}")]
+    BadEndpoint {
+        /// Field of its endpoint.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}

@@ -1,0 +1,150 @@
+//! Rings, and the one place that lends their bytes.
+//!
+//! A slot is lent to one borrower at a time, which the ring itself enforces; so two Rust references to the
+//! same bytes cannot exist in this process. What the *peer* does to a slot is governed by the protocol: it
+//! writes a slot of a receive ring only while it holds the slot's credit (SLOT-1, RING-1). A peer that breaks
+//! that changes bytes under a reader, as a device could with any DMA buffer; everything that reads lent
+//! bytes therefore validates values after copying them out, and no safety rests on the bytes.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Geometry;
+use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge};
+
+/// A registered region cut into slots: a receive ring, or the send memory that mirrors one.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    region: Arc<dyn MemoryRegion>,
+    geometry: Geometry,
+    lent: Box<[AtomicBool]>,
+}
+
+impl Ring {
+    /// Registers a ring that the peer writes into.
+    pub(crate) fn receive(device: &dyn Device, geometry: Geometry) -> Result<Self, FabricError> {
+        Self::register(device, geometry, Access::LOCAL_WRITE | Access::REMOTE_WRITE)
+    }
+
+    /// Registers memory to send from.
+    pub(crate) fn send(device: &dyn Device, geometry: Geometry) -> Result<Self, FabricError> {
+        Self::register(device, geometry, Access::LOCAL_READ)
+    }
+
+    fn register(
+        device: &dyn Device,
+        geometry: Geometry,
+        access: Access,
+    ) -> Result<Self, FabricError> {
+        let region = device.register(geometry.len(), access)?;
+        assert!(
+            region.len() >= geometry.len(),
+            "a device registers what it was asked for"
+        );
+        Ok(Self {
+            region,
+            geometry,
+            lent: (0..geometry.slots())
+                .map(|_| AtomicBool::new(false))
+                .collect(),
+        })
+    }
+
+    /// The region, to be told to the peer.
+    pub(crate) fn region(&self) -> &dyn MemoryRegion {
+        &*self.region
+    }
+
+    /// The first `length` bytes of a slot, for a work request.
+    pub(crate) fn sge(&self, slot: u16, length: usize) -> Sge {
+        debug_assert!(length <= self.geometry.slot_size());
+        Sge {
+            addr: self.region.addr() + self.geometry.offset(slot) as u64,
+            length: length as u32,
+            lkey: self.region.lkey(),
+        }
+    }
+
+    /// Whether there is such a slot.
+    pub(crate) fn has(&self, slot: u16) -> bool {
+        usize::from(slot) < self.geometry.slots()
+    }
+
+    /// Lends a slot until the loan is dropped. `None` if there is no such slot or it is lent already.
+    pub(crate) fn lend(&self, slot: u16) -> Option<Loan<'_>> {
+        let lent = self.lent.get(usize::from(slot))?;
+        (!lent.swap(true, Ordering::Acquire)).then_some(Loan { ring: self, slot })
+    }
+
+    fn slot_ptr(&self, slot: u16) -> *mut u8 {
+        // SAFETY: loans exist only for slots below `geometry.slots()`, and `register` made sure that the
+        // region covers `geometry.len()` bytes, so the offset stays inside it.
+        unsafe {
+            self.region
+                .as_ptr()
+                .as_ptr()
+                .add(self.geometry.offset(slot))
+        }
+    }
+}
+
+/// The bytes of one slot, lent.
+#[derive(Debug)]
+pub struct Loan<'a> {
+    ring: &'a Ring,
+    slot: u16,
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the pointer is valid for `slot_size` bytes while the ring lives, which outlives this loan;
+        // the `lent` flag excludes another loan of the slot; see the module about the peer.
+        unsafe {
+            std::slice::from_raw_parts(
+                self.ring.slot_ptr(self.slot),
+                self.ring.geometry.slot_size(),
+            )
+        }
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.ring.slot_ptr(self.slot),
+                self.ring.geometry.slot_size(),
+            )
+        }
+    }
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.ring.lent[usize::from(self.slot)].store(false, Ordering::Release);
+    }
+}
+
+/// The peer's ring, as we write into it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RemoteRing {
+    /// Address of its first byte.
+    pub(crate) addr: u64,
+    /// Its key.
+    pub(crate) rkey: u32,
+    /// Its shape; equal to ours.
+    pub(crate) geometry: Geometry,
+}
+
+impl RemoteRing {
+    pub(crate) fn slot(&self, slot: u16) -> RemoteSlice {
+        RemoteSlice {
+            addr: self.addr.wrapping_add(self.geometry.offset(slot) as u64),
+            rkey: self.rkey,
+        }
+    }
+}

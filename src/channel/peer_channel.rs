@@ -1,0 +1,433 @@
+//! The answering end of a channel: one caller's rings at a service.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::lend::{Loan, RemoteRing, Ring};
+use super::responder::{Arrival, Responder};
+use super::send_queue::{SendQueue, Ticket};
+use super::{Endpoint, Geometry, LossCause, RingAddress, Violation, Violations};
+use crate::fabric::{Operation, Payload as Local, QueuePair, RecvRequest, SendRequest};
+use crate::wire::{Bincode, EncodeError, Fault, Header, Immediate, MessageKind, Signal};
+
+/// One caller, as its service sees it. Lives on the service's thread.
+#[derive(Debug)]
+pub(super) struct PeerChannel {
+    // Dropped first, and so drained before the rings are deregistered (DROP-1).
+    core: RefCell<Core>,
+    requests: Ring,
+    sends: Ring,
+    remote: RemoteRing,
+    geometry: Geometry,
+    inline: usize,
+    wr_id: u64,
+    pub(super) peer: String,
+}
+
+/// How answers are sent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sending {
+    /// To be combined with the number of work requests that a completion retires.
+    pub(super) wr_id: u64,
+    /// Depth of the send queue.
+    pub(super) depth: u32,
+    /// Largest message that is sent inline, in bytes.
+    pub(super) inline: u32,
+}
+
+#[derive(Debug)]
+struct Core {
+    qp: Box<dyn QueuePair>,
+    responder: Responder,
+    queue: SendQueue,
+    /// Answers that wait for a place in the send queue: slot and length.
+    unsent: VecDeque<(u16, usize)>,
+    violations: Violations,
+    cause: Option<LossCause>,
+}
+
+impl PeerChannel {
+    pub(super) fn new(
+        peer: &str,
+        qp: Box<dyn QueuePair>,
+        rings: (Ring, Ring),
+        remote: RemoteRing,
+        sending: Sending,
+    ) -> Self {
+        let geometry = remote.geometry;
+        Self {
+            core: RefCell::new(Core {
+                qp,
+                responder: Responder::new(geometry.slots()),
+                queue: SendQueue::new(sending.depth),
+                unsent: VecDeque::new(),
+                violations: Violations::default(),
+                cause: None,
+            }),
+            requests: rings.0,
+            sends: rings.1,
+            remote,
+            geometry,
+            inline: sending.inline as usize,
+            wr_id: sending.wr_id,
+            peer: peer.to_owned(),
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            qp: self.core.borrow().qp.address().into(),
+            ring: RingAddress::of(self.requests.region(), self.geometry),
+            geometry: self.geometry,
+        }
+    }
+
+    /// An immediate arrived; the receive that it consumed is posted again under `wr_id`.
+    pub(super) fn receive(&self, imm: Immediate, wr_id: u64) -> Option<Arrived> {
+        let mut core = self.core.borrow_mut();
+        if let Err(error) = core.qp.post_recv(RecvRequest { wr_id }) {
+            core.close(LossCause::Fabric(error.to_string()));
+            return None;
+        }
+        let read = match imm.signal {
+            Signal::Message => self
+                .requests
+                .lend(imm.slot)
+                .and_then(|slot| Header::decode(&slot).ok()),
+            Signal::Cancel => None,
+        };
+        let arrival = core
+            .responder
+            .receive(imm, read.as_ref().map(|(header, _)| header));
+        match (arrival, read) {
+            (Arrival::Request { slot, request_id }, Some((header, payload))) => {
+                Some(Arrived::Request(Slotted {
+                    slot,
+                    request_id,
+                    header,
+                    payload,
+                }))
+            }
+            (Arrival::Cancel { slot, request_id }, _) => Some(Arrived::Cancel { slot, request_id }),
+            (Arrival::Violation(violation), _) => {
+                core.violations.record(violation, &self.peer);
+                None
+            }
+            (Arrival::TooLate | Arrival::Request { .. }, _) => None,
+        }
+    }
+
+    pub(super) fn retire(&self, ticket: Ticket) {
+        let mut core = self.core.borrow_mut();
+        core.queue.retire(ticket);
+        while core.queue.has_room()
+            && let Some((slot, len)) = core.unsent.pop_front()
+        {
+            self.post(&mut core, slot, len);
+        }
+    }
+
+    pub(super) fn close(&self, cause: LossCause) {
+        self.core.borrow_mut().close(cause);
+    }
+
+    pub(super) fn closed(&self) -> Option<LossCause> {
+        self.core.borrow().cause.clone()
+    }
+
+    pub(super) fn violations(&self) -> Violations {
+        self.core.borrow().violations
+    }
+
+    /// Writes the answer to the request in `slot` into the caller's ring.
+    fn answer(
+        &self,
+        request: &Slotted,
+        encode: impl FnOnce(&mut [u8]) -> Result<(MessageKind, usize), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        let slot = request.slot;
+        let mut message = self
+            .sends
+            .lend(slot)
+            .expect("an unanswered slot's send memory is lent to its answer only");
+        let (kind, len) = encode(&mut message[Header::LEN..])?;
+        let header = Header {
+            kind,
+            method: request.header.method,
+            request_id: request.request_id,
+            payload_len: len as u32,
+            extension: None,
+        };
+        header
+            .encode(&mut message)
+            .map_err(|error| EncodeError::Value(error.to_string()))?;
+        drop(message);
+        let mut core = self.core.borrow_mut();
+        core.responder.answered(slot);
+        self.post(&mut core, slot, Header::LEN + len);
+        Ok(())
+    }
+
+    fn post(&self, core: &mut Core, slot: u16, len: usize) {
+        if core.cause.is_some() {
+            return;
+        }
+        let Some(ticket) = core.queue.admit() else {
+            core.unsent.push_back((slot, len));
+            return;
+        };
+        let message = self
+            .sends
+            .lend(slot)
+            .expect("the answer in a slot is posted once");
+        let local = if len <= self.inline {
+            Local::Inline(&message[..len])
+        } else {
+            Local::Region(self.sends.sge(slot, len))
+        };
+        let request = SendRequest {
+            wr_id: self.wr_id | u64::from(ticket.retires),
+            operation: Operation::WriteWithImm(
+                Immediate {
+                    slot,
+                    signal: Signal::Message,
+                }
+                .to_bits(),
+            ),
+            local,
+            remote: self.remote.slot(slot),
+            signalled: ticket.retires > 0,
+        };
+        if let Err(error) = core.qp.post_send(&request) {
+            core.close(LossCause::Fabric(error.to_string()));
+        }
+    }
+}
+
+impl Core {
+    fn close(&mut self, cause: LossCause) {
+        if self.cause.is_some() {
+            return;
+        }
+        self.cause = Some(cause);
+        self.unsent.clear();
+        if let Err(error) = self.qp.to_error() {
+            tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
+        }
+    }
+}
+
+/// What an immediate brought.
+#[derive(Debug)]
+pub(super) enum Arrived {
+    Request(Slotted),
+    Cancel { slot: u16, request_id: u64 },
+}
+
+/// A request in its slot.
+#[derive(Debug)]
+pub(super) struct Slotted {
+    pub(super) slot: u16,
+    pub(super) request_id: u64,
+    header: Header,
+    payload: Range<usize>,
+}
+
+/// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
+///
+/// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
+#[derive(Debug)]
+pub struct Inbound {
+    channel: Rc<PeerChannel>,
+    request: Slotted,
+    service: Rc<str>,
+    answered: bool,
+}
+
+impl Inbound {
+    pub(super) fn new(channel: Rc<PeerChannel>, request: Slotted, service: Rc<str>) -> Self {
+        Self {
+            channel,
+            request,
+            service,
+            answered: false,
+        }
+    }
+
+    /// Number of the method.
+    pub fn method(&self) -> u32 {
+        self.request.header.method
+    }
+
+    /// Alias of the caller.
+    pub fn peer(&self) -> &str {
+        &self.channel.peer
+    }
+
+    /// Name of the service that was called.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Time that the caller gave when it sent this, if it gave one.
+    pub fn time_allowed(&self) -> Option<Duration> {
+        self.request
+            .header
+            .extension?
+            .deadline_us
+            .map(Duration::from_micros)
+    }
+
+    /// The arguments, borrowed from the ring.
+    pub fn payload(&self) -> Payload<'_> {
+        let slot = self.channel.requests.lend(self.request.slot);
+        Payload {
+            loan: slot.expect("a request's slot is lent to the request only"),
+            range: self.request.payload.clone(),
+        }
+    }
+
+    /// Whether `slot` and `request_id` name this request of `channel`.
+    pub(super) fn is(&self, channel: &Rc<PeerChannel>, slot: u16, request_id: u64) -> bool {
+        Rc::ptr_eq(&self.channel, channel)
+            && self.request.slot == slot
+            && self.request.request_id == request_id
+    }
+
+    /// Answers with a result, encoded straight into send memory. If it does not fit or does not encode, the
+    /// caller gets a [`Fault`] that says so.
+    pub fn reply(mut self, encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>) {
+        let fault = match self.answer(|room| Ok((MessageKind::Reply, encode(room)?))) {
+            Ok(()) => return,
+            Err(EncodeError::TooLarge { size, limit }) => Fault::ReplyTooLarge {
+                size: size as u64,
+                limit: limit as u64,
+            },
+            Err(EncodeError::Value(reason)) => Fault::Raised {
+                type_name: "EncodeError".to_owned(),
+                message: format!("the reply cannot be encoded: {reason}"),
+                traceback: String::new(),
+            },
+        };
+        self.fault(fault);
+    }
+
+    /// Answers with a failure, shortened if it does not fit.
+    pub fn fail(mut self, fault: Fault) {
+        self.fault(fault);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        let sent = self.answer(|room| Ok((MessageKind::Exception, encode_fault(fault, room)?)));
+        if let Err(error) = sent {
+            tracing::error!(%error, "a slot has no room for any fault; the caller will time out");
+            self.answered = true;
+        }
+    }
+
+    fn answer(
+        &mut self,
+        encode: impl FnOnce(&mut [u8]) -> Result<(MessageKind, usize), EncodeError>,
+    ) -> Result<(), EncodeError> {
+        self.channel.answer(&self.request, encode)?;
+        self.answered = true;
+        Ok(())
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if !self.answered {
+            let service = self.service.to_string();
+            self.fault(Fault::ServiceDown { service });
+        }
+    }
+}
+
+/// Encodes a fault, giving up first its traceback, then more and more of its message.
+fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
+    let mut fault = fault;
+    loop {
+        let error = match Bincode::encode(&fault, room) {
+            Ok(len) => return Ok(len),
+            Err(error) => error,
+        };
+        let shorter = shorten(&mut fault);
+        if !shorter {
+            return Err(error);
+        }
+    }
+}
+
+/// Makes a fault smaller. False if nothing is left to give up.
+fn shorten(fault: &mut Fault) -> bool {
+    let (first, second) = match fault {
+        Fault::Raised { traceback, .. } if !traceback.is_empty() => {
+            traceback.clear();
+            return true;
+        }
+        Fault::Raised {
+            message, type_name, ..
+        } => (message, Some(type_name)),
+        Fault::BadArguments { reason } => (reason, None),
+        Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
+        Fault::ReplyTooLarge { .. } => return false,
+    };
+    for text in [Some(first), second].into_iter().flatten() {
+        if !text.is_empty() {
+            let half = text.floor_char_boundary(text.len() / 2);
+            text.truncate(half);
+            return true;
+        }
+    }
+    false
+}
+
+/// The arguments of a request, borrowed from the ring.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    loan: Loan<'a>,
+    range: Range<usize>,
+}
+
+impl std::ops::Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.loan[self.range.clone()]
+    }
+}
+
+impl Violation {
+    /// Every kind, for reports.
+    pub const ALL: [Self; 5] = [
+        Self::BadHeader,
+        Self::BadSlot,
+        Self::WrongKind,
+        Self::SlotBusy,
+        Self::UnknownRequest,
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_shortened_until_it_fits() {
+        let long = "é".repeat(500);
+        let fault = Fault::Raised {
+            type_name: long.clone(),
+            message: long.clone(),
+            traceback: long,
+        };
+        for room in [48, 100, 700, 4000] {
+            let mut bytes = vec![0; room];
+            let len = encode_fault(fault.clone(), &mut bytes).expect("a fault fits 48 bytes");
+            assert!(Bincode::decode::<Fault>(&bytes[..len]).is_ok());
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Two state machines face each other through random schedules, without I/O or clock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::caller::{CallId, CallState, Caller, Placed, Received};
+use super::responder::{Arrival, Responder};
+use crate::wire::{Header, Immediate, MessageKind, Signal};
+
+/// One thing that may happen next.
+#[derive(Debug, Clone)]
+enum Step {
+    Call {
+        with_deadline: bool,
+        transport_has_room: bool,
+    },
+    DeliverRequest,
+    Answer {
+        which: usize,
+    },
+    DeliverReply,
+    Read {
+        which: usize,
+    },
+    Drop {
+        which: usize,
+    },
+    Tick {
+        millis: u64,
+    },
+    DuplicateReply,
+    ForeignReply {
+        slot: u16,
+        id: u64,
+    },
+    Grant,
+    Reset,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let which = 0..8_usize;
+    prop_oneof![
+        6 => any::<(bool, bool)>().prop_map(|(with_deadline, full)| Step::Call { with_deadline, transport_has_room: !full }),
+        6 => Just(Step::DeliverRequest),
+        5 => which.clone().prop_map(|which| Step::Answer { which }),
+        6 => Just(Step::DeliverReply),
+        5 => which.clone().prop_map(|which| Step::Read { which }),
+        2 => which.prop_map(|which| Step::Drop { which }),
+        2 => (1..40_u64).prop_map(|millis| Step::Tick { millis }),
+        1 => Just(Step::DuplicateReply),
+        1 => (0..6_u16, 0..50_u64).prop_map(|(slot, id)| Step::ForeignReply { slot, id }),
+        4 => Just(Step::Grant),
+        1 => Just(Step::Reset),
+    ]
+}
+
+/// What the caller's program still holds.
+#[derive(Debug, Clone, Copy)]
+struct Live {
+    slot: Option<u16>,
+    deadline: Option<Instant>,
+}
+
+struct World {
+    slots: usize,
+    caller: Caller,
+    responder: Responder,
+    now: Instant,
+    to_server: VecDeque<(Signal, u16, CallId)>,
+    to_client: VecDeque<(u16, CallId)>,
+    handling: Vec<(u16, CallId)>,
+    live: BTreeMap<CallId, Live>,
+    /// Ended by their callers while the server still had them.
+    forgotten: usize,
+    last_arrived: Option<CallId>,
+    last_reply: Option<(u16, CallId)>,
+}
+
+impl World {
+    fn new(slots: usize) -> Self {
+        Self {
+            slots,
+            caller: Caller::new(slots),
+            responder: Responder::new(slots),
+            now: Instant::now(),
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            handling: Vec::new(),
+            live: BTreeMap::new(),
+            forgotten: 0,
+            last_arrived: None,
+            last_reply: None,
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Call {
+                with_deadline,
+                transport_has_room,
+            } => self.call(with_deadline, transport_has_room),
+            Step::DeliverRequest => self.deliver_request(),
+            Step::Answer { which } => self.answer(which),
+            Step::DeliverReply => self.deliver_reply(),
+            Step::Read { which } => self.read(which),
+            Step::Drop { which } => {
+                if let Some(id) = self.pick(which) {
+                    self.give_up(id);
+                }
+            }
+            Step::Tick { millis } => self.tick(millis),
+            Step::DuplicateReply => self.duplicate_reply(),
+            Step::ForeignReply { slot, id } => self.foreign_reply(slot, CallId(1_000_000 + id)),
+            Step::Grant => self.grant(),
+            Step::Reset => self.reset(),
+        }
+    }
+
+    fn pick(&self, which: usize) -> Option<CallId> {
+        self.live
+            .keys()
+            .nth(which % self.live.len().max(1))
+            .copied()
+    }
+
+    fn call(&mut self, with_deadline: bool, has_room: bool) {
+        let deadline = with_deadline.then(|| self.now + Duration::from_millis(30));
+        let placed = self
+            .caller
+            .open(has_room, deadline)
+            .expect("the channel is open");
+        let (id, slot) = match placed {
+            Placed::Waiting(id) => (id, None),
+            Placed::Slot(id, slot) => {
+                self.post(id, slot, deadline);
+                (id, Some(slot))
+            }
+        };
+        self.live.insert(id, Live { slot, deadline });
+    }
+
+    fn post(&mut self, id: CallId, slot: u16, deadline: Option<Instant>) {
+        assert!(self.caller.posted(id, slot, deadline));
+        self.to_server.push_back((Signal::Message, slot, id));
+    }
+
+    fn grant(&mut self) {
+        while let Some((id, slot, deadline)) = self.caller.grant() {
+            self.post(id, slot, deadline);
+        }
+    }
+
+    fn deliver_request(&mut self) {
+        let Some((signal, slot, id)) = self.to_server.pop_front() else {
+            return;
+        };
+        let header = Header {
+            kind: MessageKind::Request,
+            method: 0,
+            request_id: id.0,
+            payload_len: 0,
+            extension: None,
+        };
+        match self
+            .responder
+            .receive(Immediate { slot, signal }, Some(&header))
+        {
+            Arrival::Request { slot, request_id } => {
+                assert_eq!(request_id, id.0);
+                assert!(
+                    self.last_arrived < Some(id),
+                    "ORDER-1: {id:?} after {:?}",
+                    self.last_arrived
+                );
+                self.last_arrived = Some(id);
+                self.handling.push((slot, id));
+            }
+            Arrival::Cancel { request_id, .. } => assert_eq!(request_id, id.0),
+            Arrival::TooLate => assert_eq!(signal, Signal::Cancel),
+            Arrival::Violation(violation) => {
+                panic!("SLOT-1: a correct caller caused {violation:?}")
+            }
+        }
+    }
+
+    fn answer(&mut self, which: usize) {
+        if self.handling.is_empty() {
+            return;
+        }
+        let (slot, id) = self.handling.remove(which % self.handling.len());
+        self.responder.answered(slot);
+        self.to_client.push_back((slot, id));
+    }
+
+    fn deliver_reply(&mut self) {
+        let Some((slot, id)) = self.to_client.pop_front() else {
+            return;
+        };
+        let late = self.caller.late();
+        match self.caller.receive(slot, id) {
+            Received::Answer(answered) => {
+                assert_eq!(answered, id);
+                assert!(self.live.contains_key(&id), "CALL-2: {id:?} had ended");
+                self.last_reply = Some((slot, id));
+            }
+            Received::Late => {
+                assert!(!self.live.contains_key(&id));
+                assert_eq!(
+                    self.caller.late(),
+                    late + 1,
+                    "CALL-2: late answers are counted"
+                );
+                self.forgotten -= 1;
+            }
+            Received::Violation(violation) => panic!("a correct responder caused {violation:?}"),
+        }
+    }
+
+    fn read(&mut self, which: usize) {
+        let Some(id) = self.pick(which) else { return };
+        if let CallState::Answered(slot) = self.caller.state(id, self.live[&id].slot, self.now) {
+            self.caller.finish(id, slot);
+            self.live.remove(&id);
+        }
+    }
+
+    /// Ends a call whose caller has lost interest or patience.
+    fn give_up(&mut self, id: CallId) {
+        self.live.remove(&id);
+        if let Some(slot) = self.caller.end(id) {
+            self.forgotten += 1;
+            self.to_server.push_back((Signal::Cancel, slot, id));
+        }
+    }
+
+    fn tick(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+        let states: Vec<_> = self
+            .live
+            .iter()
+            .map(|(id, live)| {
+                (
+                    *id,
+                    live.deadline,
+                    self.caller.state(*id, live.slot, self.now),
+                )
+            })
+            .collect();
+        for (id, deadline, state) in states {
+            let is_over = deadline.is_some_and(|deadline| deadline <= self.now);
+            if !matches!(state, CallState::Answered(_)) {
+                assert_eq!(
+                    state == CallState::Expired,
+                    is_over,
+                    "CALL-1: deadlines end calls"
+                );
+            }
+            if state == CallState::Expired {
+                self.give_up(id);
+            }
+        }
+    }
+
+    fn duplicate_reply(&mut self) {
+        let Some((slot, id)) = self.last_reply else {
+            return;
+        };
+        let before = self.caller.credits();
+        let received = self.caller.receive(slot, id);
+        assert!(
+            matches!(received, Received::Violation(_)),
+            "a second reply is {received:?}"
+        );
+        assert_eq!(self.caller.credits(), before);
+    }
+
+    fn foreign_reply(&mut self, slot: u16, id: CallId) {
+        let before = self.caller.credits();
+        assert!(matches!(
+            self.caller.receive(slot, id),
+            Received::Violation(_)
+        ));
+        assert_eq!(self.caller.credits(), before);
+    }
+
+    /// The connection breaks, is drained and set up again.
+    fn reset(&mut self) {
+        self.caller.close();
+        self.check();
+        assert!(
+            self.caller.open(true, None).is_none(),
+            "SLOT-1: no credit before the drain"
+        );
+        self.to_server.clear();
+        self.to_client.clear();
+        self.handling.clear();
+        self.responder = Responder::new(self.slots);
+        self.forgotten = 0;
+        self.live.retain(|id, live| {
+            let state = self.caller.state(*id, live.slot, self.now);
+            let has_answer = matches!(state, CallState::Answered(_));
+            assert!(
+                has_answer || state == CallState::Closed,
+                "CALL-1: {id:?} is {state:?}"
+            );
+            has_answer
+        });
+        self.caller.reset();
+    }
+
+    fn check(&self) {
+        let credits = self.caller.credits();
+        assert_eq!(
+            credits.free + credits.in_use + credits.orphaned,
+            self.slots,
+            "SLOT-2"
+        );
+        if !self.caller.is_closed() {
+            assert_eq!(
+                credits.orphaned, self.forgotten,
+                "SLOT-1: a slot is kept until its answer"
+            );
+        }
+        assert!(
+            self.responder.unanswered() <= self.slots - credits.free,
+            "SLOT-1"
+        );
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn slot_1_slot_2_call_1_call_2_order_1_hold_after_every_step(
+        slots in 1..5_usize,
+        steps in proptest::collection::vec(any_step(), 1..120),
+    ) {
+        let mut world = World::new(slots);
+        for step in &steps {
+            world.step(step);
+            world.check();
+        }
+        // CALL-1, SLOT-2: when everything has run dry, all credits are free.
+        for _ in 0..1000 {
+            world.deliver_request();
+            world.answer(0);
+            world.deliver_reply();
+            for which in 0..8 {
+                world.read(which);
+            }
+            world.grant();
+        }
+        prop_assert!(world.live.is_empty());
+        prop_assert_eq!(world.caller.credits().free, slots);
+    }
+}

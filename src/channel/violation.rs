@@ -1,0 +1,45 @@
+//! Things that a correct peer never sends. They are counted, logged once a kind, and otherwise ignored.
+
+use std::fmt;
+
+/// Kinds of protocol violations, and of messages that are merely late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Violation {
+    /// The bytes in the slot are not a header.
+    BadHeader,
+    /// The immediate names a slot that the ring does not have.
+    BadSlot,
+    /// A request came where a reply belongs, or the reverse.
+    WrongKind,
+    /// A request came in a slot whose previous request is not answered.
+    SlotBusy,
+    /// A reply to a request that is not outstanding in its slot; a second reply is one.
+    UnknownRequest,
+}
+
+/// How often each kind was seen on a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Violations {
+    counts: [u64; 5],
+}
+
+impl Violations {
+    /// How often `violation` was seen.
+    pub fn count(&self, violation: Violation) -> u64 {
+        self.counts[violation as usize]
+    }
+
+    /// How many there were of all kinds.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// Counts one; says so in the log if it is the first of its kind from `peer`.
+    pub(crate) fn record(&mut self, violation: Violation, peer: &dyn fmt::Display) {
+        let count = &mut self.counts[violation as usize];
+        *count += 1;
+        if *count == 1 {
+            tracing::warn!(%peer, kind = ?violation, "protocol violation; further ones of this kind are only counted");
+        }
+    }
+}
