@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
 use super::lend::{Loan, RemoteRing, Ring};
 use super::pump::Pump;
@@ -94,6 +96,7 @@ impl Dialer {
         mut self,
         peer: &str,
         theirs: &Endpoint,
+        waiting: Patience,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
         self.qp.to_rtr(&theirs.qp.into())?;
@@ -118,6 +121,7 @@ impl Dialer {
             peer: peer.to_owned(),
             created: Instant::now(),
             inline: self.inline,
+            waiting,
             pump: Pump::default(),
         }))
     }
@@ -135,7 +139,17 @@ pub struct ClientChannel {
     peer: String,
     created: Instant,
     inline: u32,
+    waiting: Patience,
     pub(super) pump: Pump,
+}
+
+/// How callers wait.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    /// How long a waiter polls before it sleeps.
+    pub busy_poll: Duration,
+    /// Where timers run, and what watches the queue for callers outside of a runtime.
+    pub runtime: Handle,
 }
 
 #[derive(Debug)]
@@ -306,6 +320,16 @@ impl ClientChannel {
     /// Answers that came after their call had ended.
     pub fn late_answers(&self) -> u64 {
         self.lock().caller.late()
+    }
+
+    /// How long a waiter polls before it sleeps.
+    pub fn patience(&self) -> Duration {
+        self.waiting.busy_poll
+    }
+
+    /// The runtime that serves callers outside of one.
+    pub fn runtime(&self) -> &Handle {
+        &self.waiting.runtime
     }
 
     /// Alias of the peer.
@@ -598,9 +622,9 @@ impl PendingCall {
     }
 
     /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker: makes sure
-    /// that somebody watches the completion queue. `runtime` is used if the caller is outside of one.
-    pub fn sleep(&self, runtime: &tokio::runtime::Handle) {
-        Pump::ensure(&self.channel, runtime);
+    /// that somebody watches the completion queue.
+    pub fn sleep(&self) {
+        Pump::ensure(&self.channel);
     }
 
     fn end(&mut self) {

@@ -49,7 +49,7 @@ mod simulation;
 mod violation;
 
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{Answer, ClientChannel, Dialer, PendingCall};
+pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall};
 pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
 pub use endpoint::{Endpoint, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};

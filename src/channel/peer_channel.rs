@@ -272,6 +272,11 @@ impl Inbound {
         &self.service
     }
 
+    /// Whether its caller can still be answered.
+    pub fn is_connected(&self) -> bool {
+        self.channel.closed().is_none()
+    }
+
     /// Time that the caller gave when it sent this, if it gave one.
     pub fn time_allowed(&self) -> Option<Duration> {
         self.request

@@ -16,11 +16,11 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Starts the pump of `channel` unless it runs.
-    pub(super) fn ensure(channel: &Arc<ClientChannel>, fallback: &Handle) {
+    pub(super) fn ensure(channel: &Arc<ClientChannel>) {
         if channel.pump.running.swap(true, Ordering::AcqRel) {
             return;
         }
-        let runtime = Handle::try_current().unwrap_or_else(|_| fallback.clone());
+        let runtime = Handle::try_current().unwrap_or_else(|_| channel.runtime().clone());
         let running = Running(Arc::downgrade(channel));
         runtime.spawn(pump(running));
     }
@@ -66,6 +66,6 @@ async fn pump(running: Running) {
     let channel = running.0.upgrade();
     drop(running);
     if let Some(channel) = channel.filter(|channel| channel.has_sleepers()) {
-        Pump::ensure(&channel, &Handle::current());
+        Pump::ensure(&channel);
     }
 }

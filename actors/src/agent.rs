@@ -1,0 +1,310 @@
+//! The handle of an agent.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, Arbiter, Message};
+use slimerpc::channel::{Geometry, Patience, ServiceTable};
+use slimerpc::fabric::Device;
+
+use crate::builder::{Builder, Settings};
+use crate::instance::Factory;
+use crate::serve::{self, Launch};
+use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
+use crate::{AgentError, Caller, Proxy, ServedBy, Service, ServiceHandle};
+
+/// An agent: finds peers, connects to them, serves and calls. A cheap handle to a supervisor actor that runs
+/// on an arbiter of its own; clones are the same agent.
+///
+/// ```
+/// use slimerpc_actors::{PeerAgent, service};
+///
+/// #[derive(Default)]
+/// struct Calc;
+///
+/// #[service]
+/// impl Calc {
+///     #[method]
+///     fn add(&mut self, a: i64, b: i64) -> i64 {
+///         a + b
+///     }
+/// }
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let worker = PeerAgent::builder().local().alias("doc:worker").start().await?;
+///     worker.serve(Calc::default()).await?;
+///
+///     let driver = PeerAgent::builder().local().alias("doc:driver").start().await?;
+///     let calc = driver.proxy::<Calc>("doc:worker").await?;
+///     assert_eq!(calc.add(1, 2).await?, 3);
+///
+///     driver.shutdown().await?;
+///     worker.shutdown().await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct PeerAgent {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    alias: String,
+    supervisor: Addr<Supervisor>,
+    device: Arc<dyn Device>,
+    geometry: Geometry,
+    patience: Patience,
+    connect_timeout: Duration,
+}
+
+impl PeerAgent {
+    /// Settings of a new agent.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn start(settings: Settings) -> Result<Self, AgentError> {
+        let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
+        let handle = arbiter.handle();
+        let device = settings.device.clone();
+        let (geometry, busy_poll) = (settings.geometry, settings.busy_poll);
+        let connect_timeout = settings.connect_timeout;
+        let (tell, told) = tokio::sync::oneshot::channel();
+        arbiter.spawn(async move {
+            let started = Supervisor::start_here(settings).await;
+            let runtime = tokio::runtime::Handle::current();
+            let failed = started.is_err();
+            let _ = tell.send(started.map(|(alias, supervisor)| (alias, supervisor, runtime)));
+            if failed {
+                Arbiter::current().stop();
+            }
+        });
+        drop(handle);
+        let (alias, supervisor, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
+        let patience = Patience { busy_poll, runtime };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                alias,
+                supervisor,
+                device,
+                geometry,
+                patience,
+                connect_timeout,
+            }),
+        })
+    }
+
+    /// The name under which peers find this agent.
+    pub fn alias(&self) -> &str {
+        &self.inner.alias
+    }
+
+    /// Name of the device that carries the bytes.
+    pub fn device(&self) -> &str {
+        self.inner.device.name()
+    }
+
+    /// The shape of this agent's rings.
+    pub fn geometry(&self) -> Geometry {
+        self.inner.geometry
+    }
+
+    /// Declares `peer` as one that this agent wants to be connected with, and waits until it is there.
+    ///
+    /// [`proxy`](Self::proxy) does this by itself; call it to wait for a peer beforehand.
+    pub fn connect_to(&self, peer: impl Into<String>) -> Connect {
+        Connect {
+            agent: self.clone(),
+            peer: peer.into(),
+            timeout: self.inner.connect_timeout,
+        }
+    }
+
+    /// Serves `state` to every peer that asks, on an arbiter of its own.
+    ///
+    /// After a panic in a handler the instance goes on with its state; see [`serve_with`](Self::serve_with).
+    ///
+    /// # Errors
+    /// A service of the name is served already, or the device or control plane refuses.
+    pub async fn serve<A>(&self, state: A) -> Result<ServiceHandle, AgentError>
+    where
+        A: ServedBy<A> + Send,
+    {
+        self.serve_as::<A, A>(state).await
+    }
+
+    /// Serves `state` as the service `S`: `dyn Trait` for a `#[service]` trait that `state` implements.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub async fn serve_as<S, A>(&self, state: A) -> Result<ServiceHandle, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: Send + 'static,
+    {
+        self.launch::<S, A>(move || (state, None)).await
+    }
+
+    /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
+    /// panic in a handler the factory builds a new one.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve), and [`AgentError::FactoryPanicked`].
+    pub async fn serve_with<A>(
+        &self,
+        factory: impl FnMut() -> A + Send + 'static,
+    ) -> Result<ServiceHandle, AgentError>
+    where
+        A: ServedBy<A>,
+    {
+        self.serve_as_with::<A, A>(factory).await
+    }
+
+    /// [`serve_with`](Self::serve_with) for a `#[service]` trait.
+    ///
+    /// # Errors
+    /// As [`serve_with`](Self::serve_with).
+    pub async fn serve_as_with<S, A>(
+        &self,
+        mut factory: impl FnMut() -> A + Send + 'static,
+    ) -> Result<ServiceHandle, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        self.launch::<S, A>(move || {
+            let state = factory();
+            (state, Some(Box::new(factory) as Factory<A>))
+        })
+        .await
+    }
+
+    async fn launch<S, A>(
+        &self,
+        build: impl FnOnce() -> (A, Option<Factory<A>>) + Send + 'static,
+    ) -> Result<ServiceHandle, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let inner = &self.inner;
+        let launch = Launch {
+            device: inner.device.clone(),
+            geometry: inner.geometry,
+            busy_poll: inner.patience.busy_poll,
+        };
+        serve::launch::<S, A>(launch, &inner.supervisor, build).await
+    }
+
+    /// Connects to the service `S` of `peer` and gives back its address.
+    ///
+    /// Waits up to the connect timeout for the peer to appear and to serve `S`.
+    ///
+    /// # Errors
+    /// [`AgentError::PeerUnknown`], [`AgentError::ConnectTimeout`]; [`AgentError::Refused`] naming both
+    /// sides' values when the two agents or their versions of the service do not fit together.
+    pub async fn proxy<S: Service + ?Sized>(&self, peer: &str) -> Result<Proxy<S>, AgentError> {
+        let wanted = table::<S>();
+        let (channel, theirs) = self
+            .ask(Dial {
+                peer: peer.to_owned(),
+                wanted: wanted.clone(),
+                patience: self.inner.patience.clone(),
+                timeout: self.inner.connect_timeout,
+            })
+            .await?;
+        let numbers = theirs.resolve(&wanted.methods);
+        Ok(Proxy::new(Caller::new(
+            channel,
+            S::NAME,
+            S::METHODS,
+            numbers,
+        )))
+    }
+
+    /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells
+    /// the peers. Harmless when repeated.
+    ///
+    /// # Errors
+    /// The control plane could not be told; everything else has ended all the same.
+    pub async fn shutdown(&self) -> Result<(), AgentError> {
+        match self.ask(Leave).await {
+            Err(AgentError::ShutDown) => Ok(()),
+            other => other,
+        }
+    }
+
+    async fn ask<M, T>(&self, message: M) -> Result<T, AgentError>
+    where
+        M: Message<Result = Result<T, AgentError>> + Send + 'static,
+        T: Send + 'static,
+        Supervisor: actix::Handler<M>,
+    {
+        self.inner
+            .supervisor
+            .send(message)
+            .await
+            .unwrap_or(Err(AgentError::ShutDown))
+    }
+}
+
+/// The table of a service as its callers know it.
+pub(crate) fn table<S: Service + ?Sized>() -> ServiceTable {
+    ServiceTable {
+        name: S::NAME.to_owned(),
+        codec: "bincode".to_owned(),
+        methods: S::METHODS.iter().map(|&name| name.to_owned()).collect(),
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The last handle is gone; nobody can wait for the end any more.
+        self.supervisor.do_send(Leave);
+    }
+}
+
+impl fmt::Debug for PeerAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerAgent")
+            .field("alias", &self.alias())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection being made; see [`PeerAgent::connect_to`]. Await it.
+#[derive(Debug)]
+#[must_use = "a connection is made when this is awaited"]
+pub struct Connect {
+    agent: PeerAgent,
+    peer: String,
+    timeout: Duration,
+}
+
+impl Connect {
+    /// How long to wait for the peer, instead of the agent's connect timeout.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+}
+
+impl IntoFuture for Connect {
+    type Output = Result<(), AgentError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self {
+                agent,
+                peer,
+                timeout,
+            } = self;
+            agent.ask(ConnectMessage { peer, timeout }).await
+        })
+    }
+}

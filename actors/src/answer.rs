@@ -1,0 +1,165 @@
+//! From a request to its answer: what `#[service]`'s dispatch tables call.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
+
+use serde::Serialize;
+use slimerpc::wire::{Bincode, Codec, EncodeError, Fault, Raw};
+
+use crate::{Call, Dispatch, Finished, Request};
+
+/// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    type_name: String,
+    message: String,
+}
+
+impl Failure {
+    /// From the error that a handler returned.
+    pub fn from_error<E: std::fmt::Display>(error: E) -> Self {
+        Self {
+            type_name: short_name::<E>(),
+            message: error.to_string(),
+        }
+    }
+}
+
+impl From<Failure> for Fault {
+    fn from(failure: Failure) -> Self {
+        Self::Raised {
+            type_name: failure.type_name,
+            message: failure.message,
+            traceback: String::new(),
+        }
+    }
+}
+
+/// Name of a type without its path: `io::Error` is `Error`, `my::Oops<T>` is `Oops`.
+fn short_name<E>() -> String {
+    let full = std::any::type_name::<E>();
+    let head = full.split('<').next().unwrap_or(full);
+    head.rsplit("::").next().unwrap_or(head).to_owned()
+}
+
+/// What came of running a handler: its result or the failure to tell, unless it panicked.
+type Handled<T> = Result<Result<T, Fault>, Box<dyn Any + Send>>;
+
+/// Runs a sync typed handler: decodes from the ring, calls, encodes into send memory.
+pub fn answer<M: Call>(
+    request: Request,
+    handler: impl FnOnce(M) -> Result<M::Output, Failure>,
+) -> Dispatch {
+    let handled = catch_unwind(AssertUnwindSafe(|| {
+        handler(decode(&request)?).map_err(Fault::from)
+    }));
+    conclude(request, handled, encode).into()
+}
+
+/// Begins an async typed handler. The arguments are decoded before the future is made.
+pub fn answer_async<M: Call, F>(request: Request, handler: impl FnOnce(M) -> F) -> Dispatch
+where
+    F: Future<Output = Result<M::Output, Failure>> + 'static,
+{
+    let begun = catch_unwind(AssertUnwindSafe(|| decode(&request).map(handler)));
+    let future = match begun {
+        Ok(Ok(future)) => future,
+        Ok(Err(fault)) => return conclude::<M::Output>(request, Ok(Err(fault)), encode).into(),
+        Err(panic) => return conclude::<M::Output>(request, Err(panic), encode).into(),
+    };
+    Dispatch::Running(Box::pin(async move {
+        let handled = catch_panic(future).await;
+        let handled = handled.map(|result| result.map_err(Fault::from));
+        conclude(request, handled, encode)
+    }))
+}
+
+/// Runs a sync raw handler on bytes borrowed from the ring (RING-1).
+pub fn answer_raw<R: AsRef<[u8]>>(
+    request: Request,
+    handler: impl FnOnce(&[u8]) -> Result<R, Failure>,
+) -> Dispatch {
+    let handled = catch_unwind(AssertUnwindSafe(|| {
+        handler(&request.payload()).map_err(Fault::from)
+    }));
+    conclude(request, handled, |bytes, room| {
+        Raw::encode(bytes.as_ref(), room)
+    })
+    .into()
+}
+
+/// Answers a request for a method that the service does not have.
+pub fn unknown_method(request: Request) -> Dispatch {
+    let (service, method) = (request.service().to_owned(), request.method());
+    request.fail(Fault::MethodNotFound { service, method });
+    Dispatch::Done
+}
+
+/// Tells the caller, panics included (PANIC-1).
+fn conclude<T>(
+    request: Request,
+    handled: Handled<T>,
+    encode: impl FnOnce(&T, &mut [u8]) -> Result<usize, EncodeError>,
+) -> Finished {
+    match handled {
+        Ok(Ok(output)) => request.reply(|room| {
+            let encoded = catch_unwind(AssertUnwindSafe(|| encode(&output, room)));
+            encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic_message(&*panic))))
+        }),
+        Ok(Err(fault)) => request.fail(fault),
+        Err(panic) => {
+            request.fail(panic_fault(&*panic));
+            return Finished::Panicked;
+        }
+    }
+    Finished::Answered
+}
+
+fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
+    Bincode::decode(&request.payload()).map_err(|error| Fault::BadArguments {
+        reason: error.to_string(),
+    })
+}
+
+fn encode<T: Serialize>(value: &T, room: &mut [u8]) -> Result<usize, EncodeError> {
+    Bincode::encode(value, room)
+}
+
+impl From<Finished> for Dispatch {
+    fn from(finished: Finished) -> Self {
+        match finished {
+            Finished::Answered => Self::Done,
+            Finished::Panicked => Self::Panicked,
+        }
+    }
+}
+
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(move |context| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        match polled {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(panic) => Poll::Ready(Err(panic)),
+        }
+    })
+    .await
+}
+
+/// What a caller is told of a panic.
+pub(crate) fn panic_fault(panic: &(dyn Any + Send)) -> Fault {
+    Fault::Raised {
+        type_name: "panic".to_owned(),
+        message: panic_message(panic),
+        traceback: String::new(),
+    }
+}
+
+/// The message that a panic was raised with.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}

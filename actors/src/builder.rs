@@ -1,0 +1,177 @@
+//! Settings of an agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use slimerpc::channel::Geometry;
+use slimerpc::control::{Control, Local, NanoCtrl};
+use slimerpc::fabric::Device;
+use slimerpc::fabric::shm::ShmDevice;
+
+use crate::{AgentError, PeerAgent};
+
+/// Where an agent finds its peers.
+#[derive(Debug, Clone)]
+enum Plane {
+    Local,
+    NanoCtrl(String),
+}
+
+/// Settings of a [`PeerAgent`]; see [`PeerAgent::builder`].
+///
+/// | setting | default | unit | effect |
+/// | --- | --- | --- | --- |
+/// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | local | URL | where peers are found |
+/// | [`alias`](Self::alias) | generated | | name under which peers find us |
+/// | [`scope`](Self::scope) | none | | isolates jobs that share a control plane |
+/// | [`device`](Self::device) | `shm0` | | what carries the bytes |
+/// | [`slot_size`](Self::slot_size) | 32,768 | bytes | largest message, header (16 bytes) included |
+/// | [`max_inflight`](Self::max_inflight) | 16, or `SLIME_RPC_MAX_INFLIGHT` | calls | calls in flight of one proxy; more wait in order |
+/// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
+/// | [`connect_timeout`](Self::connect_timeout) | 10 s | time | for finding and connecting a peer |
+#[derive(Debug, Clone)]
+#[must_use = "an agent begins with `start`"]
+pub struct Builder {
+    plane: Plane,
+    alias: Option<String>,
+    scope: String,
+    device: Option<String>,
+    slot_size: usize,
+    max_inflight: Option<usize>,
+    busy_poll: Duration,
+    connect_timeout: Duration,
+}
+
+/// What an agent is started with.
+pub(crate) struct Settings {
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) device: Arc<dyn Device>,
+    pub(crate) alias: Option<String>,
+    pub(crate) geometry: Geometry,
+    pub(crate) busy_poll: Duration,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Self {
+            plane: Plane::Local,
+            alias: None,
+            scope: String::new(),
+            device: None,
+            slot_size: 32 * 1024,
+            max_inflight: None,
+            busy_poll: Duration::from_micros(50),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Builder {
+    /// Finds peers through the NanoCtrl server at `url` and the Redis that it names.
+    pub fn nanoctrl(mut self, url: impl Into<String>) -> Self {
+        self.plane = Plane::NanoCtrl(url.into());
+        self
+    }
+
+    /// Finds peers in this process only; nothing needs to be installed or running.
+    pub fn local(mut self) -> Self {
+        self.plane = Plane::Local;
+        self
+    }
+
+    /// The name under which peers find this agent. Without one the control plane makes one up.
+    pub fn alias(mut self, alias: impl Into<String>) -> Self {
+        self.alias = Some(alias.into());
+        self
+    }
+
+    /// Isolates this agent and its peers from those of other scopes.
+    pub fn scope(mut self, scope: impl Into<String>) -> Self {
+        self.scope = scope.into();
+        self
+    }
+
+    /// The device by name; `shm0` is shared memory.
+    pub fn device(mut self, name: impl Into<String>) -> Self {
+        self.device = Some(name.into());
+        self
+    }
+
+    /// Bytes of a ring slot: the largest message, 16 bytes of header included. Equal on both sides.
+    pub fn slot_size(mut self, bytes: usize) -> Self {
+        self.slot_size = bytes;
+        self
+    }
+
+    /// Calls that one proxy has in flight; further ones wait in order. Equal on both sides.
+    pub fn max_inflight(mut self, calls: usize) -> Self {
+        self.max_inflight = Some(calls);
+        self
+    }
+
+    /// How long a waiter polls before it sleeps. Zero: it sleeps at once.
+    pub fn busy_poll(mut self, budget: Duration) -> Self {
+        self.busy_poll = budget;
+        self
+    }
+
+    /// How long finding and connecting a peer may take.
+    pub fn connect_timeout(mut self, limit: Duration) -> Self {
+        self.connect_timeout = limit;
+        self
+    }
+
+    /// Starts the agent: opens the device, registers, and begins to listen.
+    ///
+    /// # Errors
+    /// A setting is out of range; the device cannot be opened; the alias is taken; the control plane cannot
+    /// be reached.
+    pub async fn start(self) -> Result<PeerAgent, AgentError> {
+        PeerAgent::start(self.settle()?).await
+    }
+
+    fn settle(self) -> Result<Settings, AgentError> {
+        let slots = self.max_inflight.map_or_else(max_inflight_from_env, Ok)?;
+        let geometry =
+            Geometry::new(slots, self.slot_size).map_err(|error| AgentError::Setting {
+                name: "slot_size x max_inflight",
+                value: format!("{} x {slots}", self.slot_size),
+                allowed: error.to_string(),
+            })?;
+        let device: Arc<dyn Device> = match self.device.as_deref() {
+            None | Some("shm0") => ShmDevice::open()?,
+            Some(other) => {
+                return Err(AgentError::Setting {
+                    name: "device",
+                    value: other.to_owned(),
+                    allowed: "this build knows the device shm0".to_owned(),
+                });
+            }
+        };
+        let control: Arc<dyn Control> = match &self.plane {
+            Plane::Local => Arc::new(Local::new(&self.scope)),
+            Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
+        };
+        Ok(Settings {
+            control,
+            device,
+            alias: self.alias,
+            geometry,
+            busy_poll: self.busy_poll,
+            connect_timeout: self.connect_timeout,
+        })
+    }
+}
+
+fn max_inflight_from_env() -> Result<usize, AgentError> {
+    const NAME: &str = "SLIME_RPC_MAX_INFLIGHT";
+    let Ok(value) = std::env::var(NAME) else {
+        return Ok(16);
+    };
+    value.parse().map_err(|_| AgentError::Setting {
+        name: NAME,
+        value,
+        allowed: "a number of calls is expected".to_owned(),
+    })
+}

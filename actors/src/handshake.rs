@@ -1,0 +1,121 @@
+//! The mail by which native agents connect a proxy with a service.
+//!
+//! ```text
+//!   caller                                       server
+//!     │  slimerpc_open   { service, endpoint }     │
+//!     │ ─────────────────────────────────────────▶ │  makes queue pair and rings, ready to receive and send
+//!     │  slimerpc_accept { endpoint }              │
+//!     │ ◀───────────────────────────────────────── │
+//!     │  ready to send; now it may write           │
+//!     ▼                                            ▼
+//! ```
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use slimerpc::channel::{Endpoint, Mismatch};
+use slimerpc::control::Mail;
+
+/// A caller asks to be connected with a service.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Open {
+    /// Chosen by the caller, echoed in the answer.
+    pub(crate) id: u64,
+    /// Name of the service.
+    pub(crate) service: String,
+    /// Wire version of the caller.
+    pub(crate) wire_version: u32,
+    /// The life of the server that is meant (FENCE-1).
+    pub(crate) to: u64,
+    /// The caller's end.
+    pub(crate) endpoint: Endpoint,
+}
+
+/// The answer to an [`Open`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Answer {
+    /// Of the [`Open`].
+    pub(crate) id: u64,
+    /// The server's end, or why there is none.
+    pub(crate) result: Result<Endpoint, Mismatch>,
+}
+
+const OPEN: &str = "slimerpc_open";
+const ANSWER: &str = "slimerpc_answer";
+
+/// Mail that concerns the handshake.
+#[derive(Debug)]
+pub(crate) enum Handshake {
+    /// From this peer.
+    Open(String, Open),
+    /// To an open of ours.
+    Answer(Answer),
+}
+
+impl Open {
+    pub(crate) fn to_mail(&self, me: &str) -> Mail {
+        mail(OPEN, me, self)
+    }
+}
+
+impl Answer {
+    pub(crate) fn to_mail(&self, me: &str) -> Mail {
+        mail(ANSWER, me, self)
+    }
+}
+
+impl Handshake {
+    /// Reads mail. `Ok(None)` if it is of another kind; the error says what is wrong with one of ours.
+    pub(crate) fn read(mail: &Mail) -> Result<Option<Self>, String> {
+        match mail.kind.as_str() {
+            OPEN => {
+                let peer = mail.peer().ok_or("field `peer` is missing")?;
+                Ok(Some(Self::Open(peer.to_owned(), body(mail)?)))
+            }
+            ANSWER => Ok(Some(Self::Answer(body(mail)?))),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn mail<T: Serialize>(kind: &str, me: &str, body: &T) -> Mail {
+    let body = serde_json::to_string(body).expect("handshakes have string keys only");
+    Mail::new(kind).with("peer", me).with("body", body)
+}
+
+fn body<T: DeserializeOwned>(mail: &Mail) -> Result<T, String> {
+    let body = mail.get("body").ok_or("field `body` is missing")?;
+    serde_json::from_str(body).map_err(|error| format!("field `body`: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn answers_survive_the_mail() {
+        let mismatch = Mismatch::Incarnation {
+            meant: u64::MAX,
+            found: 2,
+        };
+        let answer = Answer {
+            id: u64::MAX - 1,
+            result: Err(mismatch),
+        };
+        let read = Handshake::read(&answer.to_mail("worker:0")).unwrap();
+        assert!(matches!(read, Some(Handshake::Answer(back)) if back == answer));
+    }
+
+    #[test]
+    fn input_1_malformed_handshakes_are_errors_and_others_are_not_ours() {
+        assert!(Handshake::read(&Mail::new("qp_ready")).unwrap().is_none());
+        for bad in [
+            Mail::new(OPEN),
+            Mail::new(OPEN).with("peer", "a"),
+            Mail::new(OPEN).with("peer", "a").with("body", "{"),
+            Mail::new(ANSWER).with("body", "{\"id\":-1}"),
+        ] {
+            assert!(Handshake::read(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! A running service.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use actix::{Actor, ActorContext, Handler, Message};
+use slimerpc::channel::{ConnectError, Endpoint, LossCause};
+
+use crate::answer::panic_message;
+use crate::ring_context::{RingActor, RingContext, SharedMailbox};
+use crate::{Dispatch, Request, ServedBy};
+
+/// Makes the state of an instance, on the instance's own arbiter.
+pub(crate) type Factory<A> = Box<dyn FnMut() -> A>;
+
+/// A service instance: an actor that owns the state and handles the requests of all callers one at a time.
+pub(crate) struct Instance<S: ?Sized, A> {
+    state: Rc<RefCell<A>>,
+    /// Builds a new state after a panic; without one the old state goes on.
+    factory: Option<Factory<A>>,
+    mailbox: SharedMailbox,
+    service: PhantomData<fn(&S)>,
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Instance<S, A> {
+    pub(crate) fn new(state: A, factory: Option<Factory<A>>, mailbox: SharedMailbox) -> Self {
+        Self {
+            state: Rc::new(RefCell::new(state)),
+            factory,
+            mailbox,
+            service: PhantomData,
+        }
+    }
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Actor for Instance<S, A> {
+    type Context = RingContext<Self>;
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> RingActor for Instance<S, A> {
+    fn handle(&mut self, request: Request) -> Dispatch {
+        let method = request.method() as usize;
+        S::dispatch(&self.state, method, request)
+    }
+
+    fn panicked(&mut self) {
+        let Some(factory) = &mut self.factory else {
+            tracing::warn!(
+                service = S::NAME,
+                "a handler panicked; the instance goes on with its state"
+            );
+            return;
+        };
+        match catch_unwind(AssertUnwindSafe(factory)) {
+            Ok(state) => {
+                tracing::warn!(
+                    service = S::NAME,
+                    "a handler panicked; the instance was built anew"
+                );
+                self.state = Rc::new(RefCell::new(state));
+            }
+            Err(panic) => {
+                let message = panic_message(&*panic);
+                tracing::error!(
+                    service = S::NAME,
+                    message,
+                    "the factory panicked; the old state goes on"
+                );
+            }
+        }
+    }
+}
+
+/// Lets a caller in.
+#[derive(Message)]
+#[rtype(result = "Result<Endpoint, ConnectError>")]
+pub(crate) struct Accept {
+    pub(crate) peer: String,
+    pub(crate) endpoint: Endpoint,
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Accept> for Instance<S, A> {
+    type Result = Result<Endpoint, ConnectError>;
+
+    fn handle(&mut self, accept: Accept, _: &mut RingContext<Self>) -> Self::Result {
+        self.mailbox
+            .borrow_mut()
+            .accept(&accept.peer, &accept.endpoint)
+    }
+}
+
+/// A peer has left.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Dismiss {
+    pub(crate) peer: String,
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Dismiss> for Instance<S, A> {
+    type Result = ();
+
+    fn handle(&mut self, dismiss: Dismiss, _: &mut RingContext<Self>) {
+        self.mailbox
+            .borrow_mut()
+            .dismiss(&dismiss.peer, &LossCause::Left);
+    }
+}
+
+/// Ends the instance.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Stop;
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Stop> for Instance<S, A> {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut RingContext<Self>) {
+        context.stop();
+    }
+}

@@ -1,0 +1,236 @@
+//! An actix context whose message source is the rings of its callers.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use actix::dev::{
+    AsyncContextParts, ContextFut, ContextParts, Envelope, Mailbox as ActorMailbox, ToEnvelope,
+};
+use actix::fut::ActorFuture;
+use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
+use slimerpc::channel::{Delivery, Mailbox};
+use slimerpc::fabric::{CompletionEvents, FabricError};
+
+use crate::{Dispatch, Finished, Request};
+
+/// Requests handled in a row before the arbiter's other tasks get a turn.
+const TURN: usize = 64;
+/// Polls in a row before the arbiter's other tasks get a turn.
+const SPINS: usize = 32;
+
+/// An actor that handles requests from rings.
+pub(crate) trait RingActor: Actor<Context = RingContext<Self>> + Sized {
+    /// Handles a request, or begins to.
+    fn handle(&mut self, request: Request) -> Dispatch;
+
+    /// The handler of a request panicked; its caller has been told (PANIC-1).
+    fn panicked(&mut self);
+}
+
+/// The context of a service instance. Its completion queue is polled on the arbiter that owns the actor, so
+/// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
+pub struct RingContext<A: RingActor> {
+    parts: ContextParts<A>,
+}
+
+impl<A: RingActor> RingContext<A> {
+    /// Starts `actor` on the current arbiter with `rings` as its message source.
+    pub(crate) fn start(actor: A, rings: Rings) -> Addr<A> {
+        let mailbox = ActorMailbox::default();
+        let mut context = Self {
+            parts: ContextParts::new(mailbox.sender_producer()),
+        };
+        let address = context.parts.address();
+        context.parts.spawn(rings);
+        actix::spawn(ContextFut::new(context, actor, mailbox));
+        address
+    }
+}
+
+impl<A: RingActor> ActorContext for RingContext<A> {
+    fn stop(&mut self) {
+        self.parts.stop();
+    }
+    fn terminate(&mut self) {
+        self.parts.terminate();
+    }
+    fn state(&self) -> ActorState {
+        self.parts.state()
+    }
+}
+
+impl<A: RingActor> AsyncContext<A> for RingContext<A> {
+    fn spawn<F: ActorFuture<A, Output = ()> + 'static>(&mut self, future: F) -> SpawnHandle {
+        self.parts.spawn(future)
+    }
+    fn wait<F: ActorFuture<A, Output = ()> + 'static>(&mut self, future: F) {
+        self.parts.wait(future);
+    }
+    fn waiting(&self) -> bool {
+        self.parts.waiting()
+    }
+    fn cancel_future(&mut self, handle: SpawnHandle) -> bool {
+        self.parts.cancel_future(handle)
+    }
+    fn address(&self) -> Addr<A> {
+        self.parts.address()
+    }
+}
+
+impl<A: RingActor> AsyncContextParts<A> for RingContext<A> {
+    fn parts(&mut self) -> &mut ContextParts<A> {
+        &mut self.parts
+    }
+}
+
+impl<A: RingActor + Handler<M>, M> ToEnvelope<A, M> for RingContext<A>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    fn pack(message: M, reply: Option<tokio::sync::oneshot::Sender<M::Result>>) -> Envelope<A> {
+        Envelope::new(message, reply)
+    }
+}
+
+/// The rings of a service instance as a future of its context.
+pub(crate) struct Rings {
+    mailbox: SharedMailbox,
+    events: CompletionEvents,
+    busy_poll: Duration,
+    arrived: VecDeque<Delivery>,
+    /// Requests that wait for the serial handler that runs.
+    queue: VecDeque<Request>,
+    running: Option<Pin<Box<dyn Future<Output = Finished>>>>,
+    last_arrival: Instant,
+}
+
+/// The actor lets callers in while its context polls.
+pub(crate) type SharedMailbox = std::rc::Rc<std::cell::RefCell<Mailbox>>;
+
+impl Rings {
+    /// Registers with the current arbiter.
+    pub(crate) fn new(mailbox: SharedMailbox, busy_poll: Duration) -> std::io::Result<Self> {
+        let events = mailbox.borrow().events()?;
+        Ok(Self {
+            mailbox,
+            events,
+            busy_poll,
+            arrived: VecDeque::new(),
+            queue: VecDeque::new(),
+            running: None,
+            last_arrival: Instant::now(),
+        })
+    }
+
+    /// Takes in what has arrived. Says whether anything had.
+    fn collect(&mut self) -> Result<bool, FabricError> {
+        let any = self.mailbox.borrow_mut().poll(&mut self.arrived)?;
+        for delivery in self.arrived.drain(..) {
+            match delivery {
+                Delivery::Request(request) => self.queue.push_back(request),
+                Delivery::Cancel(cancelled) => {
+                    self.queue.retain(|request| !cancelled.names(request))
+                }
+                Delivery::Lost { peer, cause } => {
+                    tracing::info!(%peer, %cause, "caller lost");
+                    self.queue.retain(|request| request.is_connected());
+                }
+            }
+        }
+        Ok(any)
+    }
+
+    /// Runs handlers, one at a time, as far as they go (SERIAL-1). Says whether any ran.
+    fn run<A: RingActor>(&mut self, actor: &mut A, task: &mut TaskContext<'_>) -> bool {
+        let mut ran = false;
+        for _ in 0..TURN {
+            if let Some(running) = &mut self.running {
+                let Poll::Ready(finished) = running.as_mut().poll(task) else {
+                    return ran;
+                };
+                self.running = None;
+                ran = true;
+                if finished == Finished::Panicked {
+                    actor.panicked();
+                }
+            }
+            let Some(request) = self.queue.pop_front() else {
+                return ran;
+            };
+            ran = true;
+            match actor.handle(request) {
+                Dispatch::Done => {}
+                Dispatch::Panicked => actor.panicked(),
+                Dispatch::Running(future) => self.running = Some(future),
+            }
+        }
+        ran
+    }
+
+    /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
+    fn poll_rings<A: RingActor>(
+        &mut self,
+        actor: &mut A,
+        task: &mut TaskContext<'_>,
+    ) -> Result<(), FabricError> {
+        let mut active = self.run(actor, task);
+        for _ in 0..SPINS {
+            if self.collect()? {
+                active = true;
+                self.run(actor, task);
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        if active {
+            self.last_arrival = Instant::now();
+            task.waker().wake_by_ref();
+            return Ok(());
+        }
+        if self.last_arrival.elapsed() < self.busy_poll {
+            task.waker().wake_by_ref();
+            return Ok(());
+        }
+        loop {
+            self.mailbox.borrow().arm()?;
+            if self.collect()? {
+                task.waker().wake_by_ref();
+                return Ok(());
+            }
+            match self.events.poll_raised(task) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(source)) => {
+                    return Err(FabricError::Os {
+                        doing: "awaiting completions",
+                        source,
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl<A: RingActor> ActorFuture<A> for Rings {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        actor: &mut A,
+        context: &mut RingContext<A>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let rings = self.get_mut();
+        match rings.poll_rings(actor, task) {
+            Ok(()) => Poll::Pending,
+            Err(error) => {
+                tracing::error!(%error, "the mailbox of a service has failed; the service ends");
+                context.stop();
+                Poll::Ready(())
+            }
+        }
+    }
+}

@@ -1,0 +1,521 @@
+//! The actor behind a [`PeerAgent`](crate::PeerAgent).
+//!
+//! It speaks with the control plane, answers the handshakes of callers, makes those of proxies, and closes
+//! what belongs to peers that leave. No request or reply passes through it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, HashMap};
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
+use futures_util::StreamExt;
+use slimerpc::channel::{
+    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mismatch, Patience,
+    ServiceTable,
+};
+use slimerpc::control::{Control, MailEvent, Registration, topology};
+use slimerpc::wire::WIRE_VERSION;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use crate::AgentError;
+use crate::builder::Settings;
+use crate::handshake::{Answer, Handshake, Open};
+use crate::instance::{Accept, Dismiss};
+use crate::serve::Running;
+
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Between two looks for a peer that is not there yet.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
+/// The actor. Its handlers share [`State`], since each awaits the control plane.
+pub(crate) struct Supervisor {
+    state: Rc<State>,
+}
+
+struct State {
+    settings: Settings,
+    alias: String,
+    descriptor: RefCell<Descriptor>,
+    services: RefCell<HashMap<String, Running>>,
+    /// Proxies that wait for the answer to their open.
+    dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
+    /// Connected proxies by peer.
+    channels: RefCell<Vec<Weak<ClientChannel>>>,
+    wanted: RefCell<BTreeSet<String>>,
+    next: Cell<u64>,
+    left: Cell<bool>,
+}
+
+impl Supervisor {
+    /// Registers and starts the actor on the current arbiter.
+    pub(crate) async fn start_here(settings: Settings) -> Result<(String, Addr<Self>), AgentError> {
+        let registration = Registration {
+            alias: settings.alias.clone(),
+            address: topology::host_address(),
+            resource: Some(topology::local()),
+            ..Registration::default()
+        };
+        let alias = settings.control.register(registration).await?;
+        let descriptor = Descriptor {
+            wire_version: WIRE_VERSION,
+            incarnation: random(),
+            host: HostId {
+                boot_id: topology::boot_id(),
+                uid: topology::uid(),
+                pid: std::process::id(),
+            },
+            geometry: settings.geometry,
+            services: Vec::new(),
+        };
+        let state = Rc::new(State {
+            settings,
+            alias: alias.clone(),
+            descriptor: RefCell::new(descriptor),
+            services: RefCell::default(),
+            dialing: RefCell::default(),
+            channels: RefCell::default(),
+            wanted: RefCell::default(),
+            next: Cell::new(random()),
+            left: Cell::new(false),
+        });
+        if let Err(error) = state.publish().await {
+            let _ = state.settings.control.clean_up().await;
+            return Err(error);
+        }
+        Ok((alias, Self { state }.start()))
+    }
+}
+
+impl Actor for Supervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, _: &mut Context<Self>) {
+        actix::spawn(self.state.clone().read_mail());
+        actix::spawn(self.state.clone().beat());
+    }
+}
+
+/// Opens a channel to a service of a peer.
+#[derive(Message)]
+#[rtype(result = "Result<(Arc<ClientChannel>, ServiceTable), AgentError>")]
+pub(crate) struct Dial {
+    pub(crate) peer: String,
+    pub(crate) wanted: ServiceTable,
+    pub(crate) patience: Patience,
+    pub(crate) timeout: Duration,
+}
+
+/// Waits for a peer.
+#[derive(Message)]
+#[rtype(result = "Result<(), AgentError>")]
+pub(crate) struct Connect {
+    pub(crate) peer: String,
+    pub(crate) timeout: Duration,
+}
+
+/// Offers a running service.
+#[derive(Message)]
+#[rtype(result = "Result<(), AgentError>")]
+pub(crate) struct Publish {
+    pub(crate) table: ServiceTable,
+    pub(crate) running: Running,
+}
+
+/// Ends a service.
+#[derive(Message)]
+#[rtype(result = "Result<(), AgentError>")]
+pub(crate) struct Withdraw {
+    pub(crate) service: String,
+}
+
+/// Ends the agent.
+#[derive(Message)]
+#[rtype(result = "Result<(), AgentError>")]
+pub(crate) struct Leave;
+
+impl Handler<Dial> for Supervisor {
+    type Result = ResponseFuture<Result<(Arc<ClientChannel>, ServiceTable), AgentError>>;
+
+    fn handle(&mut self, dial: Dial, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.dial(dial).await })
+    }
+}
+
+impl Handler<Connect> for Supervisor {
+    type Result = ResponseFuture<Result<(), AgentError>>;
+
+    fn handle(&mut self, connect: Connect, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move {
+            state
+                .find(&connect.peer, connect.timeout, |_| Ok(()))
+                .await?;
+            state.declare(&connect.peer).await
+        })
+    }
+}
+
+impl Handler<Publish> for Supervisor {
+    type Result = ResponseFuture<Result<(), AgentError>>;
+
+    fn handle(&mut self, publish: Publish, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.add_service(publish).await })
+    }
+}
+
+impl Handler<Withdraw> for Supervisor {
+    type Result = ResponseFuture<Result<(), AgentError>>;
+
+    fn handle(&mut self, withdraw: Withdraw, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.remove_service(&withdraw.service).await })
+    }
+}
+
+impl Handler<Leave> for Supervisor {
+    type Result = ResponseFuture<Result<(), AgentError>>;
+
+    fn handle(&mut self, _: Leave, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.leave().await })
+    }
+}
+
+impl State {
+    fn control(&self) -> &dyn Control {
+        &*self.settings.control
+    }
+
+    async fn publish(&self) -> Result<(), AgentError> {
+        let record = serde_json::to_value(&*self.descriptor.borrow())
+            .expect("a descriptor has string keys only");
+        Ok(self.control().publish(Descriptor::RECORD, record).await?)
+    }
+
+    async fn add_service(&self, publish: Publish) -> Result<(), AgentError> {
+        self.check_open()?;
+        let name = publish.table.name.clone();
+        if self.services.borrow().contains_key(&name) {
+            return Err(AgentError::AlreadyServed { service: name });
+        }
+        self.services
+            .borrow_mut()
+            .insert(name.clone(), publish.running);
+        self.descriptor.borrow_mut().services.push(publish.table);
+        let published = self.publish().await;
+        if published.is_err() {
+            self.forget_service(&name);
+        }
+        published
+    }
+
+    async fn remove_service(&self, name: &str) -> Result<(), AgentError> {
+        let Some(running) = self.forget_service(name) else {
+            return Ok(());
+        };
+        running.end().await;
+        self.publish().await
+    }
+
+    fn forget_service(&self, name: &str) -> Option<Running> {
+        self.descriptor
+            .borrow_mut()
+            .services
+            .retain(|table| table.name != name);
+        self.services.borrow_mut().remove(name)
+    }
+
+    async fn dial(&self, dial: Dial) -> Result<(Arc<ClientChannel>, ServiceTable), AgentError> {
+        let started = Instant::now();
+        let geometry = self.settings.geometry;
+        let check = |theirs: &Descriptor| theirs.check(geometry, &dial.wanted).cloned();
+        let (theirs, table) = self.find(&dial.peer, dial.timeout, check).await?;
+        self.declare(&dial.peer).await?;
+        let dialer = Dialer::new(&*self.settings.device, geometry)?;
+        let id = self.next.replace(self.next.get().wrapping_add(1));
+        let open = Open {
+            id,
+            service: dial.wanted.name.clone(),
+            wire_version: WIRE_VERSION,
+            to: theirs.incarnation,
+            endpoint: dialer.endpoint(),
+        };
+        let (tell, told) = oneshot::channel();
+        self.dialing.borrow_mut().insert(id, tell);
+        let sent = self
+            .control()
+            .send_mail(&dial.peer, &open.to_mail(&self.alias))
+            .await;
+        let remaining = dial
+            .timeout
+            .saturating_sub(started.elapsed())
+            .max(FIRST_LOOK);
+        let answered = match sent {
+            Ok(()) => timeout(remaining, told).await,
+            Err(error) => {
+                self.dialing.borrow_mut().remove(&id);
+                return Err(error.into());
+            }
+        };
+        self.dialing.borrow_mut().remove(&id);
+        let endpoint = match answered {
+            Err(_) => {
+                return Err(AgentError::ConnectTimeout {
+                    peer: dial.peer,
+                    waited: started.elapsed(),
+                });
+            }
+            Ok(Err(_)) => return Err(AgentError::ShutDown),
+            Ok(Ok(Err(mismatch))) => {
+                return Err(AgentError::Refused {
+                    peer: dial.peer,
+                    mismatch,
+                });
+            }
+            Ok(Ok(Ok(endpoint))) => endpoint,
+        };
+        let channel = dialer.connect(&dial.peer, &endpoint, dial.patience)?;
+        let mut channels = self.channels.borrow_mut();
+        channels.retain(|channel| channel.strong_count() > 0);
+        channels.push(Arc::downgrade(&channel));
+        Ok((channel, table))
+    }
+
+    /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
+    /// be about to be served, so that is waited for too; other mismatches are final.
+    async fn find<T>(
+        &self,
+        peer: &str,
+        limit: Duration,
+        check: impl Fn(&Descriptor) -> Result<T, Mismatch>,
+    ) -> Result<(Descriptor, T), AgentError> {
+        let started = Instant::now();
+        let mut pause = FIRST_LOOK;
+        loop {
+            self.check_open()?;
+            let missing = match self.look(peer).await? {
+                Look::Unknown => AgentError::PeerUnknown {
+                    peer: peer.to_owned(),
+                    waited: started.elapsed(),
+                    control: self.control().describe(),
+                },
+                Look::Silent => AgentError::NotNative {
+                    peer: peer.to_owned(),
+                    waited: started.elapsed(),
+                },
+                Look::Found(descriptor) => match check(&descriptor) {
+                    Ok(checked) => return Ok((descriptor, checked)),
+                    Err(mismatch) => {
+                        let is_final = !matches!(mismatch, Mismatch::NoSuchService { .. });
+                        let refused = AgentError::Refused {
+                            peer: peer.to_owned(),
+                            mismatch,
+                        };
+                        if is_final {
+                            return Err(refused);
+                        }
+                        refused
+                    }
+                },
+            };
+            if started.elapsed() >= limit {
+                return Err(missing);
+            }
+            sleep(pause.min(limit.saturating_sub(started.elapsed()))).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+
+    async fn look(&self, peer: &str) -> Result<Look, AgentError> {
+        if self.control().peer(peer).await?.is_none() {
+            return Ok(Look::Unknown);
+        }
+        let Some(record) = self.control().lookup(peer, Descriptor::RECORD).await? else {
+            return Ok(Look::Silent);
+        };
+        match serde_json::from_value(record) {
+            Ok(descriptor) => Ok(Look::Found(descriptor)),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a peer's descriptor is malformed");
+                Ok(Look::Silent)
+            }
+        }
+    }
+
+    /// Adds `peer` to those that we want to be connected with.
+    async fn declare(&self, peer: &str) -> Result<(), AgentError> {
+        if !self.wanted.borrow_mut().insert(peer.to_owned()) {
+            return Ok(());
+        }
+        let peers: Vec<_> = self.wanted.borrow().iter().cloned().collect();
+        let declared = self.control().set_topology(&peers).await;
+        if declared.is_err() {
+            self.wanted.borrow_mut().remove(peer);
+        }
+        Ok(declared?)
+    }
+
+    async fn read_mail(self: Rc<Self>) {
+        let mut mailbox = self.control().mailbox();
+        while let Some(event) = mailbox.next().await {
+            match event {
+                MailEvent::Left { peer } => self.peer_left(&peer),
+                MailEvent::Mail(mail) => match Handshake::read(&mail) {
+                    Ok(Some(Handshake::Open(peer, open))) => {
+                        actix::spawn(self.clone().answer(peer, open));
+                    }
+                    Ok(Some(Handshake::Answer(answer))) => self.take_answer(answer),
+                    Ok(None) => tracing::debug!(kind = mail.kind, "mail of another kind skipped"),
+                    Err(reason) => {
+                        tracing::warn!(
+                            peer = mail.peer(),
+                            kind = mail.kind,
+                            reason,
+                            "malformed mail skipped"
+                        );
+                    }
+                },
+            }
+        }
+    }
+
+    async fn answer(self: Rc<Self>, peer: String, open: Open) {
+        let answer = Answer {
+            id: open.id,
+            result: self.let_in(&peer, open).await,
+        };
+        if let Err(mismatch) = &answer.result {
+            tracing::info!(%peer, %mismatch, "caller refused");
+        }
+        if let Err(error) = self
+            .control()
+            .send_mail(&peer, &answer.to_mail(&self.alias))
+            .await
+        {
+            tracing::warn!(%peer, %error, "a caller could not be answered");
+        }
+    }
+
+    async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
+        let found = self.descriptor.borrow().incarnation;
+        if open.to != found {
+            return Err(Mismatch::Incarnation {
+                meant: open.to,
+                found,
+            });
+        }
+        if open.wire_version != WIRE_VERSION {
+            return Err(Mismatch::WireVersion {
+                ours: WIRE_VERSION,
+                theirs: open.wire_version,
+            });
+        }
+        if open.endpoint.geometry != self.settings.geometry {
+            return Err(Mismatch::Geometry {
+                ours: self.settings.geometry,
+                theirs: open.endpoint.geometry,
+            });
+        }
+        let service = self.services.borrow().get(&open.service).cloned();
+        let Some(service) = service else {
+            let served = self.services.borrow().keys().cloned().collect();
+            return Err(Mismatch::NoSuchService {
+                wanted: open.service,
+                served,
+            });
+        };
+        let accept = Accept {
+            peer: peer.to_owned(),
+            endpoint: open.endpoint,
+        };
+        match service.accept.send(accept).await {
+            Ok(Ok(endpoint)) => Ok(endpoint),
+            Ok(Err(error)) => Err(Mismatch::Connect(error.to_string())),
+            Err(_) => Err(Mismatch::Connect(format!(
+                "service `{}` is down",
+                open.service
+            ))),
+        }
+    }
+
+    fn take_answer(&self, answer: Answer) {
+        match self.dialing.borrow_mut().remove(&answer.id) {
+            Some(waiter) => drop(waiter.send(answer.result)),
+            // FENCE-1: an answer to an open that has timed out, or to an earlier life of ours.
+            None => tracing::debug!(id = answer.id, "answer to an unknown open skipped"),
+        }
+    }
+
+    fn peer_left(&self, peer: &str) {
+        tracing::info!(%peer, "peer left");
+        self.wanted.borrow_mut().remove(peer);
+        for channel in self.channels.borrow().iter().filter_map(Weak::upgrade) {
+            if channel.peer() == peer {
+                channel.close(LossCause::Left);
+            }
+        }
+        for service in self.services.borrow().values() {
+            service.dismiss.do_send(Dismiss {
+                peer: peer.to_owned(),
+            });
+        }
+    }
+
+    async fn beat(self: Rc<Self>) {
+        while !self.left.get() {
+            sleep(HEARTBEAT).await;
+            if self.left.get() {
+                break;
+            }
+            if let Err(error) = self.control().heartbeat().await {
+                tracing::warn!(%error, "heartbeat failed; connections go on, the next try is in {HEARTBEAT:?}");
+            }
+        }
+    }
+
+    async fn leave(&self) -> Result<(), AgentError> {
+        if self.left.replace(true) {
+            return Err(AgentError::ShutDown);
+        }
+        let cleaned = self.control().clean_up().await;
+        for channel in self.channels.take().iter().filter_map(Weak::upgrade) {
+            channel.close(LossCause::ShutDown);
+        }
+        for (_, service) in self.services.take() {
+            service.end().await;
+        }
+        self.dialing.take();
+        Arbiter::current().stop();
+        Ok(cleaned?)
+    }
+
+    fn check_open(&self) -> Result<(), AgentError> {
+        if self.left.get() {
+            Err(AgentError::ShutDown)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// What is known of a peer.
+enum Look {
+    Unknown,
+    Silent,
+    Found(Descriptor),
+}
+
+/// A number that differs from life to life.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    // Each `RandomState` carries fresh random keys.
+    std::collections::hash_map::RandomState::new()
+        .build_hasher()
+        .finish()
+}
