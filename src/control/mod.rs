@@ -6,7 +6,10 @@
 
 mod error;
 pub mod keys;
+mod life;
+mod local;
 mod mail;
+mod names;
 mod record;
 
 use async_trait::async_trait;
@@ -14,6 +17,7 @@ use futures_util::stream::BoxStream;
 use serde_json::Value;
 
 pub use error::ControlError;
+pub use local::Local;
 pub use mail::{Mail, MailEvent};
 pub use record::{PeerRecord, RegionRecord, Registration};
 
@@ -24,10 +28,14 @@ pub use record::{PeerRecord, RegionRecord, Registration};
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// Registers under `registration.alias`, or under a generated name, and gives back the name.
-    /// What an earlier life of the name left behind (stream, records) is removed after the name is ours.
+    /// Records and clean-up events that an earlier life of the name left behind are removed once the name
+    /// is ours. Its mail is not: peers that came up before us have written to us already, and we cannot
+    /// tell theirs from older mail.
     ///
     /// # Errors
-    /// [`ControlError::AliasTaken`], or the control plane is out of reach.
+    /// [`ControlError::AliasTaken`], also when this value is registered already;
+    /// [`ControlError::BadName`]; [`ControlError::NotRegistered`] after [`clean_up`](Self::clean_up); or the
+    /// control plane is out of reach.
     async fn register(&self, registration: Registration) -> Result<String, ControlError>;
 
     /// Keeps the registration alive; to be called every 15 s. When the control plane has forgotten us, this
