@@ -1,8 +1,8 @@
 //! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, and
 //! the records of memory regions.
 //!
-//! One trait, [`Control`], and two implementations: `NanoCtrl` talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
-//! server and Redis beside it; `Local` needs neither and joins agents of one process.
+//! One trait, [`Control`], and two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
+//! server and to the Redis beside it; [`Local`] needs neither and joins agents of one process.
 
 mod error;
 pub mod keys;
@@ -10,7 +10,9 @@ mod life;
 mod local;
 mod mail;
 mod names;
+mod nanoctrl;
 mod record;
+pub mod topology;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
@@ -19,6 +21,7 @@ use serde_json::Value;
 pub use error::ControlError;
 pub use local::Local;
 pub use mail::{Mail, MailEvent};
+pub use nanoctrl::NanoCtrl;
 pub use record::{PeerRecord, RegionRecord, Registration};
 
 /// An agent's view of the control plane. One value serves one agent.
