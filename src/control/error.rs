@@ -38,6 +38,14 @@ pub enum ControlError {
         /// What the Redis client said.
         reason: String,
     },
+    /// Redis answered with an error (it wants a password, is read-only, is out of memory, ...).
+    #[error("Redis at {address} refuses: {reason}")]
+    RedisRefused {
+        /// `host:port` of Redis.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
     /// NanoCtrl answered with an error.
     #[error("NanoCtrl at {url} answered {path} with {status}: {body}")]
     Refused {

@@ -1,20 +1,27 @@
 //! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, and
 //! the records of memory regions.
 //!
-//! One trait, [`Control`], and two implementations: `NanoCtrl` talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
-//! server and Redis beside it; `Local` needs neither and joins agents of one process.
+//! One trait, [`Control`], and two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
+//! server and to the Redis beside it; [`Local`] needs neither and joins agents of one process.
 
 mod error;
 pub mod keys;
+mod life;
+mod local;
 mod mail;
+mod names;
+mod nanoctrl;
 mod record;
+pub mod topology;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::Value;
 
 pub use error::ControlError;
+pub use local::Local;
 pub use mail::{Mail, MailEvent};
+pub use nanoctrl::NanoCtrl;
 pub use record::{PeerRecord, RegionRecord, Registration};
 
 /// An agent's view of the control plane. One value serves one agent.
@@ -24,10 +31,14 @@ pub use record::{PeerRecord, RegionRecord, Registration};
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// Registers under `registration.alias`, or under a generated name, and gives back the name.
-    /// What an earlier life of the name left behind (stream, records) is removed after the name is ours.
+    /// Records and clean-up events that an earlier life of the name left behind are removed once the name
+    /// is ours. Its mail is not: peers that came up before us have written to us already, and we cannot
+    /// tell theirs from older mail.
     ///
     /// # Errors
-    /// [`ControlError::AliasTaken`], or the control plane is out of reach.
+    /// [`ControlError::AliasTaken`], also when this value is registered already;
+    /// [`ControlError::BadName`]; [`ControlError::NotRegistered`] after [`clean_up`](Self::clean_up); or the
+    /// control plane is out of reach.
     async fn register(&self, registration: Registration) -> Result<String, ControlError>;
 
     /// Keeps the registration alive; to be called every 15 s. When the control plane has forgotten us, this

@@ -1,0 +1,273 @@
+//! What the agents of one scope know of each other.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::stream::{self, Stream};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::control::{Mail, MailEvent, PeerRecord, Registration};
+
+/// Most events kept in a mailbox; like the server's streams, older ones are dropped.
+const MAILBOX_CAPACITY: usize = 1000;
+
+/// Residents, and mailboxes of residents and of peers not up yet.
+#[derive(Debug, Default)]
+pub(super) struct Town(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    names_given: u64,
+    residents: HashMap<String, Resident>,
+    mail: HashMap<String, Arc<MailLog>>,
+}
+
+/// A registered agent.
+#[derive(Debug, Default)]
+pub(super) struct Resident {
+    record: PeerRecord,
+    topology: Vec<String>,
+    records: BTreeMap<String, Value>,
+}
+
+impl Resident {
+    pub(super) fn new(registration: Registration) -> Self {
+        let record = PeerRecord {
+            alias: String::new(),
+            address: registration.address,
+            device: registration.device,
+            ib_port: registration.ib_port,
+            link_type: registration.link_type,
+            resource: registration.resource,
+        };
+        Self {
+            record,
+            ..Self::default()
+        }
+    }
+}
+
+impl Town {
+    /// Takes in a resident under the wanted or a generated name; the name taken is the error.
+    pub(super) fn move_in(
+        &self,
+        wanted: Option<String>,
+        mut resident: Resident,
+    ) -> Result<(String, Arc<MailLog>), String> {
+        let mut inner = self.lock();
+        let alias = wanted.unwrap_or_else(|| inner.generate_name());
+        if inner.residents.contains_key(&alias) {
+            return Err(alias);
+        }
+        resident.record.alias.clone_from(&alias);
+        inner.residents.insert(alias.clone(), resident);
+        let mail = inner.mail(&alias);
+        Ok((alias, mail))
+    }
+
+    /// Removes a resident and what is theirs, and tells the peers, whose names are given back.
+    pub(super) fn move_out(&self, alias: &str) -> Vec<String> {
+        let mut inner = self.lock();
+        let Some(gone) = inner.remove(alias) else {
+            return Vec::new();
+        };
+        let peers: Vec<String> = inner
+            .residents
+            .iter()
+            .filter(|(peer, it)| {
+                gone.topology.contains(peer) || it.topology.iter().any(|name| name == alias)
+            })
+            .map(|(peer, _)| peer.clone())
+            .collect();
+        for peer in &peers {
+            let peer_left = MailEvent::Left {
+                peer: alias.to_owned(),
+            };
+            inner.mail(peer).push(peer_left);
+        }
+        peers
+    }
+
+    /// Removes a resident and what is theirs, telling nobody.
+    pub(super) fn evict(&self, alias: &str) {
+        self.lock().remove(alias);
+    }
+
+    /// Declares the peers that `alias` wants, and asks it by mail to connect to each, as the server does.
+    pub(super) fn declare(&self, alias: &str, peers: &[String]) {
+        let mut inner = self.lock();
+        if let Some(resident) = inner.residents.get_mut(alias) {
+            resident.topology = peers.to_vec();
+            let mail = inner.mail(alias);
+            for peer in peers {
+                mail.push(MailEvent::Mail(connect_peer(peer)));
+            }
+        }
+    }
+
+    /// What is known of a resident.
+    pub(super) fn resident(&self, alias: &str) -> Option<PeerRecord> {
+        self.lock().residents.get(alias).map(|it| it.record.clone())
+    }
+
+    /// Puts an event into a mailbox, of a resident or of a peer not up yet.
+    pub(super) fn post(&self, alias: &str, event: MailEvent) {
+        self.lock().mail(alias).push(event);
+    }
+
+    /// Publishes a record of a resident.
+    pub(super) fn publish(&self, alias: &str, name: &str, record: Value) {
+        if let Some(resident) = self.lock().residents.get_mut(alias) {
+            resident.records.insert(name.to_owned(), record);
+        }
+    }
+
+    /// Withdraws a record of a resident.
+    pub(super) fn withdraw(&self, alias: &str, name: &str) {
+        if let Some(resident) = self.lock().residents.get_mut(alias) {
+            resident.records.remove(name);
+        }
+    }
+
+    /// A record of a resident.
+    pub(super) fn lookup(&self, alias: &str, name: &str) -> Option<Value> {
+        self.lock().residents.get(alias)?.records.get(name).cloned()
+    }
+
+    /// Every change below is complete before anything can panic, so a poisoned lock is still good.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// `agent-<n>` in hexadecimal, as the server counts; names already in use are passed over.
+    fn generate_name(&mut self) -> String {
+        loop {
+            self.names_given += 1;
+            let name = format!("agent-{:x}", self.names_given);
+            if !self.residents.contains_key(&name) {
+                return name;
+            }
+        }
+    }
+
+    fn remove(&mut self, alias: &str) -> Option<Resident> {
+        self.mail.remove(alias);
+        self.residents.remove(alias)
+    }
+
+    fn mail(&mut self, alias: &str) -> Arc<MailLog> {
+        Arc::clone(self.mail.entry(alias.to_owned()).or_default())
+    }
+}
+
+fn connect_peer(peer: &str) -> Mail {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Mail::new("connect_peer")
+        .with("peer", peer)
+        .with("timestamp", now.as_secs_f64().to_string())
+}
+
+/// A mailbox: a log that every reader reads from its beginning.
+#[derive(Debug)]
+pub(super) struct MailLog {
+    log: Mutex<Log>,
+    /// Events ever pushed.
+    pushed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    /// Number of the first event kept.
+    first: u64,
+    events: VecDeque<MailEvent>,
+}
+
+impl Default for MailLog {
+    fn default() -> Self {
+        Self {
+            log: Mutex::default(),
+            pushed: watch::Sender::new(0),
+        }
+    }
+}
+
+impl MailLog {
+    fn push(&self, event: MailEvent) {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.events.len() == MAILBOX_CAPACITY {
+            log.events.pop_front();
+            log.first += 1;
+        }
+        log.events.push_back(event);
+        drop(log);
+        self.pushed.send_modify(|count| *count += 1);
+    }
+
+    /// The event numbered `at`, or the first kept after it, with its number.
+    fn get(&self, at: u64) -> Option<(u64, MailEvent)> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = at.max(log.first);
+        let index = usize::try_from(at - log.first).ok()?;
+        Some((at, log.events.get(index)?.clone()))
+    }
+
+    /// All events, kept and to come.
+    pub(super) fn read(self: Arc<Self>) -> impl Stream<Item = MailEvent> + Send {
+        let pushed = self.pushed.subscribe();
+        stream::unfold((self, pushed, 0), |(log, mut pushed, at)| async move {
+            loop {
+                pushed.mark_unchanged();
+                if let Some((at, event)) = log.get(at) {
+                    return Some((event, (log, pushed, at + 1)));
+                }
+                pushed.changed().await.ok()?;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::StreamExt;
+
+    #[tokio::test]
+    async fn input_1_a_mailbox_nobody_reads_keeps_only_the_newest_events() {
+        let log = Arc::new(MailLog::default());
+        for number in 0..MAILBOX_CAPACITY + 5 {
+            log.push(MailEvent::Left {
+                peer: number.to_string(),
+            });
+        }
+        let mut events = Box::pin(log.read());
+        let oldest = MailEvent::Left {
+            peer: "5".to_owned(),
+        };
+        assert_eq!(events.next().await, Some(oldest));
+    }
+
+    #[test]
+    fn generated_names_count_in_hexadecimal_and_pass_over_names_in_use() {
+        let town = Town::default();
+        let join = |wanted: Option<&str>| {
+            town.move_in(wanted.map(str::to_owned), Resident::default())
+                .map(|(alias, _)| alias)
+        };
+        assert_eq!(join(Some("agent-2")), Ok("agent-2".to_owned()));
+        assert_eq!(join(None), Ok("agent-1".to_owned()));
+        assert_eq!(join(None), Ok("agent-3".to_owned()));
+        for _ in 4..=9 {
+            join(None).expect("generated names are free");
+        }
+        assert_eq!(join(None), Ok("agent-a".to_owned()));
+        assert_eq!(join(Some("agent-a")), Err("agent-a".to_owned()));
+    }
+}

@@ -1,0 +1,441 @@
+//! The control plane of DLSlime: a NanoCtrl (or `dlslime-ctrl`) server and the Redis that it names.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use redis::pipe;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+mod address;
+mod http;
+mod mailbox;
+mod parse;
+mod purge;
+mod session;
+mod store;
+
+use self::{
+    http::{Http, Registered},
+    session::{Owner, Session},
+    store::Store,
+};
+use super::{
+    Control, ControlError, Mail, MailEvent, PeerRecord, Registration,
+    keys::Keys,
+    life::Life,
+    names::{check_alias, check_scope},
+    topology::address_towards,
+};
+
+/// Entries that a stream keeps, approximately; the server says the same.
+const STREAM_LENGTH: usize = 1000;
+
+/// Longest record read; one byte more is asked for, to notice longer ones.
+const LONGEST_RECORD: usize = 1 << 20;
+
+/// First and longest pause between attempts to register.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// Talks HTTP to a NanoCtrl server, and to Redis at the address that the server names.
+///
+/// Bounds: [`register`](Control::register) ends within the register timeout (10 s), one request timeout (5 s)
+/// for every Redis command after it, and one more to give the name back when Redis fails. Every other method ends within
+/// a few request timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
+/// commands per polling interval (5 s).
+///
+/// Must be used within a tokio runtime.
+///
+/// ```no_run
+/// use slimerpc::control::{Control, NanoCtrl, Registration};
+/// # async fn example() -> Result<(), slimerpc::control::ControlError> {
+/// let agent = NanoCtrl::new("127.0.0.1:4479", "job-7")?;
+/// let registration = Registration {
+///     alias: Some("worker:0".to_owned()),
+///     ..Registration::default()
+/// };
+/// agent.register(registration).await?;
+/// agent.heartbeat().await?;
+/// agent.clean_up().await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct NanoCtrl {
+    http: Http,
+    keys: Keys,
+    register_timeout: Duration,
+    poll_interval: Duration,
+    life: Arc<Life<Session>>,
+    /// We have asked to be registered again and not yet claimed the answer.
+    rejoining: AtomicBool,
+}
+
+impl NanoCtrl {
+    /// An agent-to-be in `scope` (empty for none) of the server at `url`; `http://` is put in front of a URL
+    /// without scheme. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// [`ControlError::Malformed`] if the URL cannot be used.
+    pub fn new(url: &str, scope: impl Into<String>) -> Result<Self, ControlError> {
+        let scope = scope.into();
+        Ok(Self {
+            http: Http::new(url, scope.clone(), Duration::from_secs(5))?,
+            keys: Keys::new(scope),
+            register_timeout: Duration::from_secs(10),
+            poll_interval: Duration::from_secs(5),
+            life: Arc::new(Life::new()),
+            rejoining: AtomicBool::new(false),
+        })
+    }
+
+    /// How long registering is tried while the server is out of reach. Default 10 s.
+    #[must_use]
+    pub fn register_timeout(mut self, timeout: Duration) -> Self {
+        self.register_timeout = timeout;
+        self
+    }
+
+    /// How long one HTTP request or Redis command may take, connecting included. Default 5 s.
+    #[must_use]
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.http.timeout = timeout;
+        self
+    }
+
+    /// How long a blocking read of the mailbox waits, in whole seconds and at least 1. It delays nothing, but
+    /// each interval costs two Redis commands. Default 5 s.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.poll_interval = interval;
+        self
+    }
+
+    /// Registers, trying again for as long as the server is out of reach or in trouble.
+    async fn join(&self, registration: &Registration) -> Result<Registered, ControlError> {
+        let deadline = Instant::now() + self.register_timeout;
+        let mut pause = PAUSES.0;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.http.register(registration, left).await {
+                Ok(answer) => return self.checked(answer, registration),
+                Err(error) => error,
+            };
+            if !is_passing(&error) || Instant::now() + pause >= deadline {
+                return Err(error);
+            }
+            tracing::debug!(%error, ?pause, "registering failed; trying again");
+            sleep(pause).await;
+            pause = PAUSES.1.min(pause * 2);
+        }
+    }
+
+    /// The name answered must be the one asked for, or one that can be used.
+    fn checked(
+        &self,
+        answer: Registered,
+        registration: &Registration,
+    ) -> Result<Registered, ControlError> {
+        let is_wanted = registration
+            .alias
+            .as_ref()
+            .is_none_or(|alias| *alias == answer.name);
+        if !is_wanted || check_alias(&answer.name).is_err() {
+            return Err(ControlError::Malformed {
+                what: "NanoCtrl's answer to /start_peer_agent".to_owned(),
+                reason: "it gives us a name that we cannot use".to_owned(),
+            });
+        }
+        Ok(answer)
+    }
+
+    /// Turns the server's answer into a session: Redis is reached, stale keys are gone, our hash is written.
+    async fn settle(
+        &self,
+        answer: Registered,
+        registration: Registration,
+    ) -> Result<Arc<Session>, ControlError> {
+        let store = Store::new(self.http.url(), &answer.redis_address, self.http.timeout)?;
+        let session = Session::new(answer.name, registration, self.keys.clone(), store);
+        purge::purge(&session).await?;
+        if !session.claim().await? {
+            tracing::warn!(alias = session.alias, "the registration vanished at once");
+        }
+        Ok(Arc::new(session))
+    }
+
+    /// Gives a name back that could not be used after all.
+    async fn give_back(&self, alias: &str) {
+        if let Err(error) = self.http.clean_up(alias).await {
+            tracing::debug!(alias, %error, "the name stays taken until it expires");
+        }
+    }
+
+    /// Registers again under our name after the control plane forgot us, and publishes everything anew.
+    async fn rejoin(&self, session: &Session) -> Result<(), ControlError> {
+        tracing::warn!(
+            alias = session.alias,
+            "NanoCtrl has forgotten us; registering again"
+        );
+        self.rejoining.store(true, Ordering::SeqCst);
+        let registration = session.registration();
+        match self.http.register(&registration, self.http.timeout).await {
+            Ok(answer) => {
+                let answer = self.checked(answer, &registration)?;
+                session.store.retarget(&answer.redis_address)?;
+            }
+            Err(error) => {
+                // A timeout leaves open whether we are registered now; the next heartbeat will tell.
+                let is_refused = matches!(error, ControlError::AliasTaken { .. });
+                self.rejoining.fetch_and(!is_refused, Ordering::SeqCst);
+                return Err(error);
+            }
+        }
+        self.restore(session).await
+    }
+
+    /// Claims our new registration and publishes records and topology again.
+    async fn restore(&self, session: &Session) -> Result<(), ControlError> {
+        session.claim().await?;
+        self.rejoining.store(false, Ordering::SeqCst);
+        session.publish_all().await?;
+        match session.topology() {
+            Some(peers) => self.http.set_topology(&session.alias, &peers).await,
+            None => Ok(()),
+        }
+    }
+
+    fn taken(&self, alias: &str) -> ControlError {
+        ControlError::AliasTaken {
+            alias: alias.to_owned(),
+            scope: self.keys.scope().to_owned(),
+        }
+    }
+}
+
+/// Whether the same request may succeed a moment later.
+fn is_passing(error: &ControlError) -> bool {
+    match error {
+        ControlError::NanoCtrlUnreachable { .. } | ControlError::Timeout { .. } => true,
+        ControlError::Refused { status, .. } => *status >= 500,
+        _ => false,
+    }
+}
+
+#[async_trait]
+impl Control for NanoCtrl {
+    async fn register(&self, mut registration: Registration) -> Result<String, ControlError> {
+        check_scope(self.keys.scope())?;
+        if let Some(alias) = &registration.alias {
+            check_alias(alias)?;
+        }
+        if let Ok(session) = self.life.current() {
+            return Err(self.taken(&session.alias));
+        }
+        if !self.life.is_new() {
+            return Err(ControlError::NotRegistered);
+        }
+        if registration.address.is_empty() {
+            let (host, port) = self.http.host();
+            registration.address = address_towards(&host, port).await.unwrap_or_default();
+        }
+        let answer = self.join(&registration).await?;
+        let name = answer.name.clone();
+        let session = match self.settle(answer, registration).await {
+            Ok(session) => session,
+            Err(error) => {
+                self.give_back(&name).await;
+                return Err(error);
+            }
+        };
+        if !self.life.begin(session) {
+            self.give_back(&name).await;
+            return Err(ControlError::NotRegistered);
+        }
+        Ok(name)
+    }
+
+    async fn heartbeat(&self) -> Result<(), ControlError> {
+        let session = self.life.current()?;
+        if !self.http.heartbeat(&session.alias).await? {
+            return self.rejoin(&session).await;
+        }
+        // The server renews whatever has our name; only we know whether that is us.
+        let is_rejoining = self.rejoining.load(Ordering::SeqCst);
+        match session.owner().await? {
+            Owner::Us => Ok(()),
+            Owner::Unclaimed if is_rejoining => self.restore(&session).await,
+            Owner::Nobody => self.rejoin(&session).await,
+            Owner::Other | Owner::Unclaimed => Err(self.taken(&session.alias)),
+        }
+    }
+
+    async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
+        let session = self.life.current()?;
+        session.set_topology(peers);
+        self.http.set_topology(&session.alias, peers).await
+    }
+
+    async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
+        let session = self.life.current()?;
+        let mut get = pipe();
+        let hmget = get.cmd("HMGET").arg(self.keys.agent(alias));
+        hmget.arg(&[
+            "addr",
+            "device",
+            "ib_port",
+            "link_type",
+            "resource",
+            "topology",
+        ]);
+        let (fields,): ([Option<Vec<u8>>; 6],) = session.store.query(&get).await?;
+        Ok(peer_record(alias, fields))
+    }
+
+    async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError> {
+        let session = self.life.current()?;
+        let mut add = pipe();
+        let xadd = add.cmd("XADD").arg(self.keys.stream(peer));
+        xadd.arg("MAXLEN").arg("~").arg(STREAM_LENGTH).arg("*");
+        xadd.arg("type").arg(&mail.kind);
+        for (field, value) in &mail.fields {
+            xadd.arg(field).arg(value);
+        }
+        session.store.query::<(String,)>(&add).await.map(drop)
+    }
+
+    fn mailbox(&self) -> BoxStream<'static, MailEvent> {
+        let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
+        let interval = self.poll_interval;
+        stream::once(async move { life.begun().await })
+            .filter_map(|session| async move { session })
+            .flat_map(move |session| mailbox::events(session, interval))
+            .take_until(async move { end.ended().await })
+            .boxed()
+    }
+
+    async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
+        self.life.current()?.publish(name, record).await
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
+        self.life.current()?.withdraw(name).await
+    }
+
+    async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError> {
+        let session = self.life.current()?;
+        let key = self.keys.region(peer, name);
+        let mut get = pipe();
+        get.cmd("GETRANGE").arg(&key).arg(0).arg(LONGEST_RECORD);
+        let (text,): (Vec<u8>,) = session.store.query(&get).await?;
+        record(&key, &text)
+    }
+
+    async fn clean_up(&self) -> Result<(), ControlError> {
+        let Some(session) = self.life.end() else {
+            return Ok(());
+        };
+        let owner = session.owner().await;
+        if matches!(owner, Ok(Owner::Other)) {
+            return Ok(()); // Nothing in Redis is ours any more.
+        }
+        // Ours go first: once the server has freed the name, they may be the next one's.
+        let deleted = session.delete(session.own_keys()).await;
+        let cleaned = self.http.clean_up(&session.alias).await;
+        if cleaned.is_err() {
+            let (agent, topology) = (
+                self.keys.agent(&session.alias),
+                self.keys.topology(&session.alias),
+            );
+            session.delete(vec![agent, topology]).await?;
+        }
+        deleted.and(cleaned)
+    }
+
+    fn describe(&self) -> String {
+        format!("NanoCtrl at {}", self.http.url())
+    }
+}
+
+/// What a peer's hash says; `None` if there is no hash. Fields that make no sense count as absent.
+fn peer_record(alias: &str, fields: [Option<Vec<u8>>; 6]) -> Option<PeerRecord> {
+    if fields.iter().all(Option::is_none) {
+        return None;
+    }
+    let [address, device, ib_port, link_type, resource, topology] =
+        fields.map(|field| field.and_then(|bytes| String::from_utf8(bytes).ok()));
+    let json = |text: Option<String>| serde_json::from_str(&text?).ok();
+    Some(PeerRecord {
+        alias: alias.to_owned(),
+        address: address.unwrap_or_default(),
+        device,
+        ib_port: ib_port.and_then(|text| text.parse().ok()),
+        link_type,
+        resource: json(resource).or_else(|| json(topology)),
+    })
+}
+
+/// The record in `text`; there is none if it is empty.
+fn record(key: &str, text: &[u8]) -> Result<Option<Value>, ControlError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let malformed = |reason| ControlError::Malformed {
+        what: format!("the record `{}`", key.escape_debug()),
+        reason,
+    };
+    if text.len() > LONGEST_RECORD {
+        return Err(malformed("it is longer than 1 MiB".to_owned()));
+    }
+    serde_json::from_slice(text)
+        .map(Some)
+        .map_err(|error| malformed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_1_fields_of_a_peer_that_make_no_sense_count_as_absent() {
+        let text = |text: &str| Some(text.as_bytes().to_vec());
+        let odd = [
+            text("10.0.0.1"),
+            Some(vec![0xff]),
+            text("-1"),
+            None,
+            text("{"),
+            text(r#"{"nics":[]}"#),
+        ];
+        let record = peer_record("w:0", odd).expect("there is a hash");
+        assert_eq!(record.address, "10.0.0.1");
+        assert_eq!(
+            (record.device, record.ib_port, record.link_type),
+            (None, None, None)
+        );
+        assert_eq!(record.resource, Some(serde_json::json!({"nics": []})));
+        assert_eq!(peer_record("w:0", [const { None }; 6]), None);
+    }
+
+    #[test]
+    fn input_1_records_that_are_too_long_or_no_json_are_errors() {
+        assert!(matches!(record("mr:a:b", b""), Ok(None)));
+        assert!(matches!(record("mr:a:b", b"1"), Ok(Some(_))));
+        for text in [
+            &b"{"[..],
+            &vec![b' '; LONGEST_RECORD + 1],
+            &vec![b'['; 1000],
+        ] {
+            assert!(matches!(
+                record("mr:a:b", text),
+                Err(ControlError::Malformed { .. })
+            ));
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The HTTP half: requests to a NanoCtrl (or `dlslime-ctrl`) server.
+
+use std::{error::Error, time::Duration};
+
+use reqwest::{Client, StatusCode, Url, redirect::Policy};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Map, Value, json};
+
+use crate::control::{ControlError, Registration};
+
+/// Longest answer read; a registration's answer echoes our topology, which is a few kilobytes.
+const LONGEST_ANSWER: usize = 4 << 20;
+
+/// Longest part of an error's body that is reported.
+const LONGEST_EXCERPT: usize = 300;
+
+/// Answer to `/start_peer_agent`.
+#[derive(Debug, Deserialize)]
+pub(super) struct Registered {
+    /// The name that we are registered under.
+    pub(super) name: String,
+    /// Where Redis is: `host:port`.
+    pub(super) redis_address: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Status {
+    status: String,
+}
+
+/// A NanoCtrl server, asked on behalf of one scope.
+#[derive(Debug)]
+pub(super) struct Http {
+    client: Client,
+    base: Url,
+    scope: String,
+    /// Bound on every request, from connecting to the last byte of the answer.
+    pub(super) timeout: Duration,
+}
+
+impl Http {
+    /// A client for the server at `url`; `http://` is put in front if there is no scheme.
+    pub(super) fn new(url: &str, scope: String, timeout: Duration) -> Result<Self, ControlError> {
+        let base = parse_url(url)?;
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .build()
+            .map_err(|error| bad_url(url, &reason(&error)))?;
+        Ok(Self {
+            client,
+            base,
+            scope,
+            timeout,
+        })
+    }
+
+    /// The URL of the server.
+    pub(super) fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Host and port of the server.
+    pub(super) fn host(&self) -> (String, u16) {
+        let host = self.base.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        (
+            host.to_owned(),
+            self.base.port_or_known_default().unwrap_or(80),
+        )
+    }
+
+    /// Registers once, within `timeout`.
+    pub(super) async fn register(
+        &self,
+        registration: &Registration,
+        timeout: Duration,
+    ) -> Result<Registered, ControlError> {
+        let body = registration_body(registration);
+        let timeout = timeout.min(self.timeout);
+        match self.post(&["start_peer_agent"], body, timeout).await {
+            Err(ControlError::Refused { status: 409, .. }) => Err(ControlError::AliasTaken {
+                alias: registration.alias.clone().unwrap_or_default(),
+                scope: self.scope.clone(),
+            }),
+            answer => answer,
+        }
+    }
+
+    /// Renews a registration; says whether the server still had it.
+    pub(super) async fn heartbeat(&self, alias: &str) -> Result<bool, ControlError> {
+        let body = json!({"entity_type": "agent", "entity_id": alias});
+        let answer: Status = self.ask(&["heartbeat"], body).await?;
+        match answer.status.as_str() {
+            "ok" => Ok(true),
+            "not_found" => Ok(false),
+            other => Err(malformed(
+                "heartbeat",
+                &format!("status `{}`", excerpt(other)),
+            )),
+        }
+    }
+
+    /// Declares the peers that `alias` wants.
+    pub(super) async fn set_topology(
+        &self,
+        alias: &str,
+        peers: &[String],
+    ) -> Result<(), ControlError> {
+        let body = json!({"target_peers": peers});
+        let path = ["v1", "desired_topology", alias];
+        self.ask::<Status>(&path, body).await.map(drop)
+    }
+
+    /// Makes the server forget `alias` and tell its peers.
+    pub(super) async fn clean_up(&self, alias: &str) -> Result<(), ControlError> {
+        let body = json!({"agent_name": alias});
+        self.ask::<Status>(&["cleanup"], body).await.map(drop)
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        body: Value,
+    ) -> Result<T, ControlError> {
+        self.post(path, body, self.timeout).await
+    }
+
+    /// POSTs `body` with the scope added, and reads the answer as `T`.
+    async fn post<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        mut body: Value,
+        timeout: Duration,
+    ) -> Result<T, ControlError> {
+        if !self.scope.is_empty() {
+            body["scope"] = self.scope.as_str().into();
+        }
+        let request = self
+            .client
+            .post(self.route(path))
+            .timeout(timeout)
+            .json(&body);
+        let failed = |error: reqwest::Error| self.failed(path, timeout, &error);
+        let mut answer = request.send().await.map_err(failed)?;
+        let status = answer.status();
+        let mut bytes = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(failed)? {
+            if bytes.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(malformed(path[0], "it is longer than 4 MiB"));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        self.read(path, status, &bytes)
+    }
+
+    fn read<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        status: StatusCode,
+        bytes: &[u8],
+    ) -> Result<T, ControlError> {
+        if !status.is_success() {
+            return Err(ControlError::Refused {
+                url: self.url().to_owned(),
+                path: format!("/{}", path.join("/")),
+                status: status.as_u16(),
+                body: excerpt(&String::from_utf8_lossy(bytes)),
+            });
+        }
+        serde_json::from_slice(bytes).map_err(|error| malformed(path[0], &error.to_string()))
+    }
+
+    /// The URL of a route; a name in it is percent-encoded.
+    fn route(&self, path: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .expect("an http URL has a path")
+            .pop_if_empty()
+            .extend(path);
+        url
+    }
+
+    fn failed(&self, path: &[&str], timeout: Duration, error: &reqwest::Error) -> ControlError {
+        if error.is_timeout() && !error.is_connect() {
+            return ControlError::Timeout {
+                what: format!("{} of NanoCtrl at {}", path[0], self.url()),
+                after: timeout,
+            };
+        }
+        ControlError::NanoCtrlUnreachable {
+            url: self.url().to_owned(),
+            reason: reason(error),
+        }
+    }
+}
+
+fn parse_url(url: &str) -> Result<Url, ControlError> {
+    let text = url.trim();
+    let text = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
+    let mut parsed = Url::parse(&text).map_err(|error| bad_url(url, &error.to_string()))?;
+    if parsed.scheme() != "http" {
+        return Err(bad_url(url, "only http:// is supported"));
+    }
+    if !parsed.username().is_empty() || parsed.password().is_some() {
+        return Err(bad_url("<hidden>", "it contains credentials"));
+    }
+    parsed.set_query(None);
+    parsed.set_fragment(None);
+    Ok(parsed)
+}
+
+fn registration_body(registration: &Registration) -> Value {
+    let mut body = Map::new();
+    body.insert("address".to_owned(), registration.address.as_str().into());
+    let optional = [
+        ("alias", registration.alias.clone().map(Value::from)),
+        ("device", registration.device.clone().map(Value::from)),
+        ("ib_port", registration.ib_port.map(Value::from)),
+        ("link_type", registration.link_type.clone().map(Value::from)),
+        ("resource", registration.resource.clone()),
+    ];
+    for (field, value) in optional {
+        if let Some(value) = value {
+            body.insert(field.to_owned(), value);
+        }
+    }
+    Value::Object(body)
+}
+
+fn bad_url(url: &str, reason: &str) -> ControlError {
+    malformed_what(format!("the NanoCtrl URL `{}`", excerpt(url)), reason)
+}
+
+fn malformed(route: &str, reason: &str) -> ControlError {
+    malformed_what(format!("NanoCtrl's answer to /{route}"), reason)
+}
+
+fn malformed_what(what: String, reason: &str) -> ControlError {
+    ControlError::Malformed {
+        what,
+        reason: reason.to_owned(),
+    }
+}
+
+/// The beginning of a text from outside, on one line.
+fn excerpt(text: &str) -> String {
+    let mut excerpt: String = text
+        .chars()
+        .take(LONGEST_EXCERPT)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if text.chars().nth(LONGEST_EXCERPT).is_some() {
+        excerpt.push_str("...");
+    }
+    excerpt
+}
+
+/// The innermost causes of an HTTP error; the outer ones only say that there was one.
+fn reason(error: &reqwest::Error) -> String {
+    let mut causes = Vec::new();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        causes.push(inner.to_string());
+        cause = inner.source();
+    }
+    if causes.is_empty() {
+        return error.to_string();
+    }
+    causes.join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(url: &str) -> Result<Http, ControlError> {
+        Http::new(url, String::new(), Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_url_without_a_scheme_gets_http() {
+        for (given, meant) in [
+            ("127.0.0.1:4479", "http://127.0.0.1:4479"),
+            ("localhost:4479", "http://localhost:4479"),
+            ("http://ctrl:80/", "http://ctrl"),
+        ] {
+            assert_eq!(http(given).expect("valid").url(), meant);
+        }
+    }
+
+    #[test]
+    fn urls_that_cannot_work_are_refused_at_once() {
+        for url in [
+            "",
+            "https://ctrl:1",
+            "redis://h:6379",
+            "http://",
+            "http://a:b@h",
+            "h:99999",
+        ] {
+            let error = http(url).expect_err(url);
+            assert!(matches!(error, ControlError::Malformed { .. }), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_alias_is_percent_encoded_in_the_topology_route() {
+        let http = http("h:1").expect("valid");
+        let route = http.route(&["v1", "desired_topology", "w:0 ü"]);
+        assert_eq!(route.path(), "/v1/desired_topology/w:0%20%C3%BC");
+    }
+
+    #[test]
+    fn absent_fields_of_a_registration_are_not_sent() {
+        let body = registration_body(&Registration::default());
+        assert_eq!(body, json!({"address": ""}));
+    }
+
+    #[test]
+    fn input_1_only_the_beginning_of_an_error_body_is_kept() {
+        assert_eq!(excerpt("a\nb"), "a b");
+        assert!(excerpt(&"x".repeat(1 << 20)).len() < 400);
+    }
+}

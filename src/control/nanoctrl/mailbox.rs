@@ -1,0 +1,194 @@
+//! The mailbox: the agent's stream and its inbox lists, as one stream of events.
+//!
+//! Both are waited for with blocking commands, each on a connection of its own, so an idle agent costs two
+//! commands per waiting time. Nothing is spawned: the connections are read only while the stream is polled.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use futures_util::stream::{self, Stream};
+use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
+
+use super::{parse, session::Session};
+use crate::control::MailEvent;
+
+/// Most entries read at once.
+const BATCH: usize = 100;
+
+/// First and longest pause between attempts during an outage.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+
+/// Added to the waiting time before a connection that stays silent counts as dead.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// All events for `session`, for ever. `wait` is how long a blocking command waits; Redis counts it in
+/// whole seconds.
+pub(super) fn events(
+    session: Arc<Session>,
+    wait: Duration,
+) -> impl Stream<Item = MailEvent> + Send {
+    let mail = Reader::new(Arc::clone(&session), Source::Stream(FIRST.to_owned()), wait);
+    let notices = Reader::new(session, Source::Inbox, wait);
+    stream::select(mail.events(), notices.events())
+}
+
+/// The id before all entries of a stream.
+const FIRST: &str = "0-0";
+
+/// What a reader reads.
+#[derive(Debug)]
+enum Source {
+    /// The stream, from after the entry of this id.
+    Stream(String),
+    /// The inbox lists.
+    Inbox,
+}
+
+/// Reads one source, through outages.
+#[derive(Debug)]
+struct Reader {
+    session: Arc<Session>,
+    source: Source,
+    wait: Duration,
+    line: Option<(MultiplexedConnection, u64)>,
+    /// Generation of the address that the position in the stream belongs to.
+    generation: u64,
+    ready: VecDeque<MailEvent>,
+    /// The next pause, during an outage.
+    outage: Option<Duration>,
+}
+
+/// Why nothing could be read.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    #[error("the answer to XREAD has an unknown shape")]
+    Shape,
+}
+
+impl Reader {
+    fn new(session: Arc<Session>, source: Source, wait: Duration) -> Self {
+        Self {
+            generation: session.store.generation(),
+            session,
+            source,
+            wait: Duration::from_secs(wait.as_secs().max(1)),
+            line: None,
+            ready: VecDeque::new(),
+            outage: None,
+        }
+    }
+
+    fn events(self) -> impl Stream<Item = MailEvent> + Send {
+        stream::unfold(self, |mut reader| async move {
+            let event = reader.next().await;
+            Some((event, reader))
+        })
+    }
+
+    async fn next(&mut self) -> MailEvent {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return event;
+            }
+            match self.fetch().await {
+                Ok(()) => self.outage_is_over(),
+                Err(failure) => self.sit_out(&failure).await,
+            }
+        }
+    }
+
+    /// Asks once; what came is `ready` afterwards.
+    async fn fetch(&mut self) -> Result<(), Failure> {
+        let command = self.command();
+        let patience = self.wait + GRACE;
+        let mut connection = self.connection().await?;
+        let asked = command.query_async::<Value>(&mut connection);
+        let answer = tokio::time::timeout(patience, asked)
+            .await
+            .map_err(|_| Failure::Silent(patience))??;
+        self.take(answer)
+    }
+
+    /// The connection, opened anew if there is none or Redis has moved.
+    async fn connection(&mut self) -> Result<MultiplexedConnection, Failure> {
+        let generation = self.session.store.generation();
+        if let Some((connection, of)) = &self.line
+            && *of == generation
+        {
+            return Ok(connection.clone());
+        }
+        let (connection, generation) = self.session.store.open().await?;
+        self.line = Some((connection.clone(), generation));
+        Ok(connection)
+    }
+
+    fn command(&mut self) -> Cmd {
+        let generation = self.session.store.generation();
+        if generation != self.generation {
+            self.generation = generation;
+            if let Source::Stream(last) = &mut self.source {
+                FIRST.clone_into(last);
+            }
+        }
+        let Session { keys, alias, .. } = &*self.session;
+        match &self.source {
+            Source::Stream(last) => {
+                let mut xread = redis::cmd("XREAD");
+                xread.arg("BLOCK").arg(self.wait.as_secs() * 1000);
+                xread.arg("COUNT").arg(BATCH);
+                xread.arg("STREAMS").arg(keys.stream(alias)).arg(last);
+                xread
+            }
+            Source::Inbox => {
+                let mut blpop = redis::cmd("BLPOP");
+                blpop.arg(keys.inboxes(alias)).arg(self.wait.as_secs());
+                blpop
+            }
+        }
+    }
+
+    fn take(&mut self, answer: Value) -> Result<(), Failure> {
+        match &mut self.source {
+            Source::Stream(last) => {
+                for (id, mail) in parse::entries(answer).ok_or(Failure::Shape)? {
+                    match mail {
+                        Ok(mail) => self.ready.push_back(MailEvent::Mail(mail)),
+                        Err(reason) => skipped(&self.session.alias, &id, reason),
+                    }
+                    *last = id;
+                }
+            }
+            Source::Inbox => match parse::notice(answer) {
+                Some(Ok(event)) => self.ready.push_back(event),
+                Some(Err(reason)) => skipped(&self.session.alias, "inbox", reason),
+                None => {}
+            },
+        }
+        Ok(())
+    }
+
+    /// Warns once per outage, drops the connection and pauses, longer every time.
+    async fn sit_out(&mut self, failure: &Failure) {
+        let alias = &self.session.alias;
+        let pause = self.outage.unwrap_or_else(|| {
+            tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
+            PAUSES.0
+        });
+        self.line = None;
+        self.outage = Some(PAUSES.1.min(pause * 2));
+        tokio::time::sleep(pause).await;
+    }
+
+    fn outage_is_over(&mut self) {
+        if self.outage.take().is_some() {
+            tracing::info!(alias = self.session.alias, source = ?self.source, "mailbox can be read again");
+        }
+    }
+}
+
+fn skipped(alias: &str, entry: &str, reason: &str) {
+    tracing::warn!(alias, entry, reason, "skipped a malformed message");
+}

@@ -1,0 +1,188 @@
+//! Reads what Redis answers to the mailbox. Anybody may have written there: nothing is taken for granted.
+
+use redis::Value;
+
+use crate::control::{Mail, MailEvent};
+
+/// Longest accepted message, in bytes of all its names and values.
+const LONGEST_MAIL: usize = 1 << 20;
+
+/// Most fields of an accepted message.
+const MOST_FIELDS: usize = 64;
+
+/// An entry of a stream: its id, and its message or why it has none.
+pub(super) type Entry = (String, Result<Mail, &'static str>);
+
+/// The entries in the answer to XREAD on one stream; `None` if it is not such an answer.
+pub(super) fn entries(answer: Value) -> Option<Vec<Entry>> {
+    let Value::Array(streams) = answer else {
+        return matches!(answer, Value::Nil).then(Vec::new);
+    };
+    let mut entries = Vec::new();
+    for stream in streams {
+        let Some([_, Value::Array(found)]) = pair(stream) else {
+            return None;
+        };
+        for entry in found {
+            let [id, fields] = pair(entry)?;
+            entries.push((text(id)?, mail(fields)));
+        }
+    }
+    Some(entries)
+}
+
+/// The message in the fields of an entry.
+fn mail(fields: Value) -> Result<Mail, &'static str> {
+    let Value::Array(fields) = fields else {
+        return Err("it has no fields");
+    };
+    if fields.len() > 2 * MOST_FIELDS {
+        return Err("it has more than 64 fields");
+    }
+    if fields.iter().map(size).sum::<usize>() > LONGEST_MAIL {
+        return Err("it is longer than 1 MiB");
+    }
+    let mut mail = Mail::default();
+    let mut fields = fields.into_iter();
+    while let Some(name) = fields.next() {
+        let name = text(name).ok_or("a field's name is not text")?;
+        let value = fields.next().and_then(text).ok_or("a field is not text")?;
+        mail.fields.insert(name, value);
+    }
+    mail.kind = mail.fields.remove("type").ok_or("it has no type")?;
+    Ok(mail)
+}
+
+/// The event in the answer to BLPOP; `None` if there was nothing to pop.
+pub(super) fn notice(answer: Value) -> Option<Result<MailEvent, &'static str>> {
+    match pair(answer) {
+        Some([_, payload]) => Some(left(&payload)),
+        None => None,
+    }
+}
+
+/// The event in an element of the inbox: `{"peer":"<alias>","type":"cleanup"}`.
+fn left(payload: &Value) -> Result<MailEvent, &'static str> {
+    let Value::BulkString(bytes) = payload else {
+        return Err("it is not text");
+    };
+    if bytes.len() > LONGEST_MAIL {
+        return Err("it is longer than 1 MiB");
+    }
+    let json: serde_json::Value = serde_json::from_slice(bytes).map_err(|_| "it is not JSON")?;
+    if json["type"] != "cleanup" {
+        return Err("its type is unknown");
+    }
+    let peer = json["peer"].as_str().ok_or("it names no peer")?;
+    Ok(MailEvent::Left {
+        peer: peer.to_owned(),
+    })
+}
+
+fn pair(value: Value) -> Option<[Value; 2]> {
+    match value {
+        Value::Array(items) => items.try_into().ok(),
+        _ => None,
+    }
+}
+
+fn text(value: Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn size(value: &Value) -> usize {
+    match value {
+        Value::BulkString(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(bytes: impl AsRef<[u8]>) -> Value {
+        Value::BulkString(bytes.as_ref().to_vec())
+    }
+
+    fn entry(fields: Vec<Value>) -> Value {
+        Value::Array(vec![bulk("7-0"), Value::Array(fields)])
+    }
+
+    fn answer(found: Vec<Value>) -> Value {
+        Value::Array(vec![Value::Array(vec![
+            bulk("stream:a"),
+            Value::Array(found),
+        ])])
+    }
+
+    /// What becomes of one entry with these fields.
+    fn read(fields: Vec<Value>) -> Result<Mail, &'static str> {
+        let mut found = entries(answer(vec![entry(fields)])).expect("the answer has its shape");
+        let (id, mail) = found.remove(0);
+        assert_eq!(id, "7-0");
+        mail
+    }
+
+    #[test]
+    fn an_entry_becomes_mail_and_the_last_of_equal_fields_counts() {
+        let fields = ["type", "qp_ready", "peer", "x", "peer", "b:0"].map(bulk);
+        let mail = Mail::new("qp_ready").with("peer", "b:0");
+        assert_eq!(read(fields.into()), Ok(mail));
+    }
+
+    #[test]
+    fn input_1_malformed_entries_keep_their_id_so_that_they_can_be_skipped() {
+        let long = "x".repeat(LONGEST_MAIL);
+        let cases = [
+            vec![],
+            vec![bulk("peer"), bulk("b")],
+            vec![bulk("type")],
+            vec![bulk("type"), bulk([0xff])],
+            vec![bulk([0xff]), bulk("type")],
+            vec![bulk("type"), Value::Nil],
+            vec![bulk("type"), bulk("t"), bulk("x"), bulk(long)],
+            vec![bulk("type"); 2 * MOST_FIELDS + 2],
+        ];
+        for fields in cases {
+            assert!(read(fields).is_err());
+        }
+    }
+
+    #[test]
+    fn input_1_an_answer_of_another_shape_is_no_answer() {
+        for odd in [
+            Value::Int(1),
+            Value::Array(vec![Value::Nil]),
+            Value::Array(vec![Value::Array(vec![bulk("s"), Value::Int(3)])]),
+            answer(vec![Value::Nil]),
+            answer(vec![Value::Array(vec![Value::Nil, Value::Nil])]),
+        ] {
+            assert!(entries(odd).is_none());
+        }
+        assert!(entries(Value::Nil).is_some_and(|none| none.is_empty()));
+    }
+
+    #[test]
+    fn the_clean_up_event_names_the_peer_that_left() {
+        let pop = |payload: &[u8]| notice(Value::Array(vec![bulk("inbox:a"), bulk(payload)]));
+        let event = MailEvent::Left {
+            peer: "b:0".to_owned(),
+        };
+        assert_eq!(pop(br#"{"peer":"b:0","type":"cleanup"}"#), Some(Ok(event)));
+        assert_eq!(notice(Value::Nil), None);
+    }
+
+    #[test]
+    fn input_1_malformed_clean_up_events_are_errors() {
+        let deep = "[".repeat(100_000);
+        for payload in ["", "{}", "[]", "\u{0}", r#"{"type":"cleanup"}"#, &deep] {
+            let popped = notice(Value::Array(vec![bulk("inbox:a"), bulk(payload)]));
+            assert!(popped.is_some_and(|event| event.is_err()), "{payload:.20}");
+        }
+    }
+}

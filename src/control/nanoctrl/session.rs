@@ -1,0 +1,330 @@
+//! A registered agent: its hash in Redis and the records it has published.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use redis::{Pipeline, pipe};
+use serde_json::Value;
+
+use super::store::Store;
+use crate::control::{ControlError, Registration, keys::Keys};
+
+/// Writes our fields into the hash that the server has made for us. Without a hash nothing is written: the
+/// key would have no time to live and seem registered for ever.
+const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
+                     redis.call('HSET', KEYS[1], unpack(ARGV)) return 1";
+
+/// Writes fields into the hash while it is still ours; the first argument is our incarnation.
+const UPDATE: &str = "if redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then return 0 end \
+                      redis.call('HSET', KEYS[1], unpack(ARGV, 2)) return 1";
+
+/// To whom the name belongs, as far as Redis knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// This life of ours.
+    Us,
+    /// Somebody else, or an earlier life.
+    Other,
+    /// A registration that has no incarnation: one of ours not yet claimed, or a DLSlime agent's.
+    Unclaimed,
+    /// There is no registration.
+    Nobody,
+}
+
+/// One registered agent.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) alias: String,
+    pub(super) keys: Keys,
+    pub(super) store: Store,
+    /// Names this life in the agent's hash, in the field `incarnation`, which DLSlime ignores.
+    incarnation: String,
+    registration: Registration,
+    published: Mutex<Published>,
+}
+
+/// What has to be published again after the control plane forgot us.
+#[derive(Debug, Default)]
+struct Published {
+    records: BTreeMap<String, Value>,
+    topology: Option<Vec<String>>,
+    /// Counts changes of `records`.
+    version: u64,
+}
+
+impl Session {
+    pub(super) fn new(alias: String, registration: Registration, keys: Keys, store: Store) -> Self {
+        Self {
+            alias,
+            keys,
+            store,
+            incarnation: new_incarnation(),
+            registration,
+            published: Mutex::default(),
+        }
+    }
+
+    /// What to register with again: the same, under the name that we have.
+    pub(super) fn registration(&self) -> Registration {
+        Registration {
+            alias: Some(self.alias.clone()),
+            ..self.registration.clone()
+        }
+    }
+
+    /// Makes the hash that the server has just made ours. Says whether there was one.
+    pub(super) async fn claim(&self) -> Result<bool, ControlError> {
+        let mut fields = vec![
+            ("addr", self.registration.address.clone()),
+            ("incarnation", self.incarnation.clone()),
+        ];
+        fields.extend(self.described(&self.published().names()));
+        let (claimed,): (bool,) = self.store.query(&self.script(CLAIM, None, fields)).await?;
+        Ok(claimed)
+    }
+
+    /// Asks Redis to whom the name belongs.
+    pub(super) async fn owner(&self) -> Result<Owner, ControlError> {
+        let key = self.keys.agent(&self.alias);
+        let mut commands = pipe();
+        commands.cmd("EXISTS").arg(&key);
+        commands.cmd("HGET").arg(&key).arg("incarnation");
+        let (exists, incarnation): (bool, Option<Vec<u8>>) = self.store.query(&commands).await?;
+        Ok(match incarnation {
+            Some(it) if it == self.incarnation.as_bytes() => Owner::Us,
+            Some(_) => Owner::Other,
+            None if exists => Owner::Unclaimed,
+            None => Owner::Nobody,
+        })
+    }
+
+    /// Remembers a record and publishes it.
+    pub(super) async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
+        let text = record.to_string();
+        self.published().insert(name, record);
+        let mut set = pipe();
+        set.cmd("SET")
+            .arg(self.keys.region(&self.alias, name))
+            .arg(text);
+        self.store.query::<(String,)>(&set).await?;
+        self.publish_names().await
+    }
+
+    /// Forgets a record and withdraws it.
+    pub(super) async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
+        self.published().remove(name);
+        self.delete(vec![self.keys.region(&self.alias, name)])
+            .await?;
+        self.publish_names().await
+    }
+
+    /// Publishes all records again.
+    pub(super) async fn publish_all(&self) -> Result<(), ControlError> {
+        let (records, version) = {
+            let published = self.published();
+            (published.records.clone(), published.version)
+        };
+        if !records.is_empty() {
+            let mut commands = pipe();
+            for (name, record) in &records {
+                let key = self.keys.region(&self.alias, name);
+                commands
+                    .cmd("SET")
+                    .arg(key)
+                    .arg(record.to_string())
+                    .ignore();
+            }
+            self.store.query::<()>(&commands).await?;
+        }
+        self.delete(self.withdrawn_since(version, &records)).await?;
+        self.publish_names().await
+    }
+
+    /// Keys of `records` that were withdrawn while we published them, and so have to go after all.
+    fn withdrawn_since(&self, version: u64, records: &BTreeMap<String, Value>) -> Vec<String> {
+        let published = self.published();
+        if published.version == version {
+            return Vec::new();
+        }
+        records
+            .keys()
+            .filter(|name| !published.records.contains_key(*name))
+            .map(|name| self.keys.region(&self.alias, name))
+            .collect()
+    }
+
+    /// Writes the names of our records into our hash. Several calls may overtake each other on the way to
+    /// Redis, so each goes on until what it wrote was still true afterwards.
+    async fn publish_names(&self) -> Result<(), ControlError> {
+        loop {
+            let (names, version) = {
+                let published = self.published();
+                (published.names(), published.version)
+            };
+            let script = self.script(UPDATE, Some(&self.incarnation), self.described(&names));
+            let (written,): (bool,) = self.store.query(&script).await?;
+            if !written {
+                tracing::debug!(alias = self.alias, "not registered at the moment");
+            }
+            if self.published().version == version {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Keys that are ours besides the agent's hash and its topology.
+    pub(super) fn own_keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self
+            .published()
+            .records
+            .keys()
+            .map(|name| self.keys.region(&self.alias, name))
+            .collect();
+        keys.push(self.keys.stream(&self.alias));
+        keys.extend(self.keys.inboxes(&self.alias));
+        keys
+    }
+
+    /// Deletes keys.
+    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<(), ControlError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let mut commands = pipe();
+        commands.cmd("DEL").arg(keys);
+        self.store.query::<(i64,)>(&commands).await.map(drop)
+    }
+
+    /// The peers declared last.
+    pub(super) fn topology(&self) -> Option<Vec<String>> {
+        self.published().topology.clone()
+    }
+
+    /// Remembers the peers declared.
+    pub(super) fn set_topology(&self, peers: &[String]) {
+        self.published().topology = Some(peers.to_vec());
+    }
+
+    /// The fields that tell peers what we have.
+    fn described(&self, names: &[String]) -> Vec<(&'static str, String)> {
+        let names: Value = names.into();
+        let mut fields = vec![("memory_keys", names.to_string())];
+        if let Some(mut resource) = self.registration.resource.clone() {
+            if let Some(slot) = resource.get_mut("memory_keys") {
+                *slot = names;
+            }
+            fields.push(("resource", resource.to_string()));
+            fields.push(("topology", resource.to_string()));
+        }
+        fields.push(("updated_at", unix_seconds().to_string()));
+        fields
+    }
+
+    fn script(
+        &self,
+        script: &str,
+        first: Option<&str>,
+        fields: Vec<(&'static str, String)>,
+    ) -> Pipeline {
+        let mut commands = pipe();
+        let command = commands.cmd("EVAL").arg(script).arg(1);
+        command
+            .arg(self.keys.agent(&self.alias))
+            .arg(first)
+            .arg(fields);
+        commands
+    }
+
+    /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Published {
+    fn names(&self) -> Vec<String> {
+        self.records.keys().cloned().collect()
+    }
+
+    fn insert(&mut self, name: &str, record: Value) {
+        self.records.insert(name.to_owned(), record);
+        self.version += 1;
+    }
+
+    fn remove(&mut self, name: &str) {
+        self.records.remove(name);
+        self.version += 1;
+    }
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
+
+/// A name for this life that no other has: process, time and a keyed hash, whose keys are random.
+fn new_incarnation() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let pid = std::process::id();
+    let salt = RandomState::new().hash_one((pid, now));
+    format!("{pid}-{:x}-{salt:016x}", now.as_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use std::time::Duration;
+
+    fn session(resource: Option<Value>) -> Session {
+        let store = Store::new("http://h", "h:1", Duration::from_secs(1)).expect("valid");
+        let registration = Registration {
+            resource,
+            ..Registration::default()
+        };
+        Session::new("w:0".to_owned(), registration, Keys::new(""), store)
+    }
+
+    #[test]
+    fn fence_1_no_two_lives_have_the_same_incarnation() {
+        assert_ne!(new_incarnation(), new_incarnation());
+    }
+
+    #[test]
+    fn the_names_of_records_are_published_sorted_also_within_the_topology() {
+        let session = session(Some(json!({"memory_keys": [], "nics": []})));
+        session.published().insert("b", json!(1));
+        session.published().insert("a", json!(2));
+        let fields: BTreeMap<_, _> = session
+            .described(&session.published().names())
+            .into_iter()
+            .collect();
+        assert_eq!(fields["memory_keys"], r#"["a","b"]"#);
+        assert_eq!(fields["resource"], r#"{"memory_keys":["a","b"],"nics":[]}"#);
+        assert_eq!(fields["resource"], fields["topology"]);
+    }
+
+    #[test]
+    fn a_record_withdrawn_while_all_are_published_is_deleted_again() {
+        let session = session(None);
+        session.published().insert("a", json!(1));
+        session.published().insert("b", json!(1));
+        let (records, version) = {
+            let published = session.published();
+            (published.records.clone(), published.version)
+        };
+        assert!(session.withdrawn_since(version, &records).is_empty());
+        session.published().remove("a");
+        assert_eq!(session.withdrawn_since(version, &records), ["mr:w:0:a"]);
+    }
+}

@@ -1,0 +1,346 @@
+//! What this host has: RDMA devices and where it is, in DLSlime's schema.
+
+use std::{
+    fs::{self, File},
+    io::Read,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Value, json};
+use tokio::net::{UdpSocket, lookup_host};
+
+use super::Registration;
+
+/// Where the kernel lists RDMA devices.
+const SYSFS: &str = "/sys/class/infiniband";
+
+/// Environment variable that limits the devices used: names separated by commas. DLSlime honours it too.
+const VISIBLE_DEVICES: &str = "SLIME_VISIBLE_DEVICES";
+
+/// Longest attribute file read.
+const LONGEST_ATTRIBUTE: u64 = 4 << 10;
+
+/// One RDMA device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// Name, like `mlx5_0`.
+    pub name: String,
+    /// NUMA node; -1 if unknown.
+    pub numa_node: i64,
+    /// PCI address; empty for a device without one.
+    pub pci_bus_id: String,
+    /// Its ports, in order.
+    pub ports: Vec<Port>,
+}
+
+/// One port of an RDMA device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    /// Number, from 1.
+    pub number: u32,
+    /// State as the kernel names it: `ACTIVE`, `DOWN`, ...
+    pub state: String,
+    /// Link type in DLSlime's spelling: `RoCE`, `IB` or `UNKNOWN`.
+    pub link_type: String,
+}
+
+/// The topology of this host.
+///
+/// ```
+/// use slimerpc::control::topology::Topology;
+///
+/// let registration = Topology::of_host().registration(Some("worker:0"), "192.0.2.7");
+/// assert_eq!(registration.alias.as_deref(), Some("worker:0"));
+/// assert!(registration.resource.is_some());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Topology {
+    /// RDMA devices, sorted by name.
+    pub nics: Vec<Nic>,
+}
+
+impl Topology {
+    /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set. A host without
+    /// RDMA has no devices; that is no error.
+    pub fn of_host() -> Self {
+        let visible = std::env::var(VISIBLE_DEVICES).ok();
+        Self::read(Path::new(SYSFS), visible.as_deref())
+    }
+
+    /// Reads the devices listed in the directory `sysfs`, limited to the names in `visible` if given.
+    pub fn read(sysfs: &Path, visible: Option<&str>) -> Self {
+        let is_visible = |name: &str| {
+            visible.is_none_or(|names| names.split(',').any(|visible| visible.trim() == name))
+        };
+        let mut nics: Vec<Nic> = entries(sysfs)
+            .into_iter()
+            .filter(|name| is_visible(name))
+            .map(|name| Nic::read(&sysfs.join(&name), name))
+            .collect();
+        nics.sort_by(|a, b| a.name.cmp(&b.name));
+        Self { nics }
+    }
+
+    /// The first usable device and port.
+    pub fn first_usable(&self) -> Option<(&Nic, &Port)> {
+        self.nics
+            .iter()
+            .find_map(|nic| Some((nic, nic.first_usable()?)))
+    }
+
+    /// What to register with: the first usable device, and the topology as JSON. `address` is where peers may
+    /// know us; empty for the address that this host has towards NanoCtrl.
+    pub fn registration(&self, alias: Option<&str>, address: &str) -> Registration {
+        let usable = self.first_usable();
+        Registration {
+            alias: alias.map(str::to_owned),
+            address: address.to_owned(),
+            device: usable.map(|(nic, _)| nic.name.clone()),
+            ib_port: usable.map(|(_, port)| port.number),
+            link_type: usable.map(|(_, port)| port.link_type.clone()),
+            resource: Some(self.to_json(address)),
+        }
+    }
+
+    /// The topology as DLSlime publishes it, and under `slime`, which DLSlime ignores, what tells peers
+    /// whether they share our host: boot id, user and process. The shared-memory fabric is listed there
+    /// too, as DLSlime would take it for an RDMA device elsewhere. An empty `address` becomes the host name.
+    pub fn to_json(&self, address: &str) -> Value {
+        let hostname = attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
+        let address = if address.is_empty() {
+            &hostname
+        } else {
+            address
+        };
+        let epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        json!({
+            "schema_version": 1,
+            "host": {"hostname": hostname, "address": address},
+            "nics": self.nics.iter().map(Nic::to_json).collect::<Vec<_>>(),
+            "accelerators": [],
+            "memory_keys": [],
+            "topology_epoch": epoch.as_secs(),
+            "topology_backends": {"sysfs": "AVAILABLE", "cuda": "NOT_BUILT", "nvml": "NOT_BUILT"},
+            "slime": {
+                "boot_id": boot_id(),
+                "uid": rustix::process::getuid().as_raw(),
+                "pid": std::process::id(),
+                "fabrics": ["shm0"],
+            },
+        })
+    }
+}
+
+impl Nic {
+    /// Reads the device whose directory is `dir`.
+    fn read(dir: &Path, name: String) -> Self {
+        let mut ports: Vec<Port> = entries(&dir.join("ports"))
+            .into_iter()
+            .filter_map(|number| Port::read(&dir.join("ports").join(&number), number.parse().ok()?))
+            .collect();
+        ports.sort_by_key(|port| port.number);
+        let numa_node = attribute(&dir.join("device/numa_node"));
+        let pci_device = fs::read_link(dir.join("device")).ok();
+        Self {
+            name,
+            numa_node: numa_node.and_then(|text| text.parse().ok()).unwrap_or(-1),
+            pci_bus_id: pci_device
+                .and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
+                .unwrap_or_default(),
+            ports,
+        }
+    }
+
+    fn first_usable(&self) -> Option<&Port> {
+        self.ports.iter().find(|port| port.is_usable())
+    }
+
+    fn to_json(&self) -> Value {
+        let health = match self.first_usable() {
+            Some(_) => "AVAILABLE",
+            None => "UNAVAILABLE",
+        };
+        json!({
+            "name": self.name,
+            "health": health,
+            "numa_node": self.numa_node,
+            "pci_bus_id": self.pci_bus_id,
+            "ports": self.ports.iter().map(Port::to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Port {
+    /// Reads the port whose directory is `dir`.
+    fn read(dir: &Path, number: u32) -> Option<Self> {
+        // The kernel writes `4: ACTIVE`.
+        let state = attribute(&dir.join("state"))?;
+        let state = state.rsplit(':').next().unwrap_or_default().trim();
+        let link_layer = attribute(&dir.join("link_layer")).unwrap_or_default();
+        Some(Self {
+            number,
+            state: state.to_uppercase(),
+            link_type: link_type(&link_layer),
+        })
+    }
+
+    /// Whether DLSlime would use it.
+    fn is_usable(&self) -> bool {
+        matches!(self.state.as_str(), "ACTIVE" | "UNKNOWN")
+    }
+
+    fn to_json(&self) -> Value {
+        json!({"port": self.number, "state": self.state, "link_type": self.link_type})
+    }
+}
+
+/// A link type in DLSlime's spelling: `RoCE`, `IB`, `UNKNOWN` for none, and anything else as it is.
+///
+/// ```
+/// use slimerpc::control::topology::link_type;
+/// assert_eq!(link_type("Ethernet"), "RoCE");
+/// assert_eq!(link_type(" InfiniBand "), "IB");
+/// assert_eq!(link_type(""), "UNKNOWN");
+/// ```
+pub fn link_type(text: &str) -> String {
+    let text = text.trim();
+    match text.to_lowercase().as_str() {
+        "ethernet" | "roce" | "rocev1" | "rocev2" | "roce v2" => "RoCE",
+        "infiniband" | "ib" => "IB",
+        "" => "UNKNOWN",
+        _ => text,
+    }
+    .to_owned()
+}
+
+/// The address that this host would use towards a server; `None` if that cannot be told within a second.
+/// Nothing is sent. A peer on the server's own host thus gets a loopback address if it used one itself.
+pub async fn address_towards(host: &str, port: u16) -> Option<String> {
+    let find = async {
+        let to = lookup_host((host, port)).await.ok()?.next()?;
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).await.ok()?;
+        socket.connect(to).await.ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    tokio::time::timeout(Duration::from_secs(1), find)
+        .await
+        .ok()?
+}
+
+/// Identifies this boot of this kernel: two processes with the same one share the host.
+pub fn boot_id() -> String {
+    attribute(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+}
+
+/// Names in a directory; none if it cannot be read.
+fn entries(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .collect()
+}
+
+/// The trimmed text of a small file of the kernel's.
+fn attribute(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = File::open(path).ok()?;
+    file.take(LONGEST_ATTRIBUTE)
+        .read_to_string(&mut text)
+        .ok()?;
+    Some(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// A sysfs with one device; `ports` are pairs of state and link layer.
+    fn device(root: &Path, name: &str, ports: &[(&str, &str)]) {
+        for (number, (state, link_layer)) in (1..).zip(ports) {
+            let dir = root.join(format!("{name}/ports/{number}"));
+            fs::create_dir_all(&dir).expect("temporary directory");
+            fs::write(dir.join("state"), state).expect("temporary directory");
+            fs::write(dir.join("link_layer"), link_layer).expect("temporary directory");
+        }
+    }
+
+    #[test]
+    fn the_first_active_port_of_the_first_device_is_usable() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        device(root.path(), "mlx5_1", &[("4: ACTIVE\n", "InfiniBand\n")]);
+        device(
+            root.path(),
+            "mlx5_0",
+            &[("1: DOWN\n", "Ethernet\n"), ("4: ACTIVE\n", "Ethernet\n")],
+        );
+        let registration = Topology::read(root.path(), None).registration(None, "");
+        assert_eq!(registration.device.as_deref(), Some("mlx5_0"));
+        assert_eq!(registration.ib_port, Some(2));
+        assert_eq!(registration.link_type.as_deref(), Some("RoCE"));
+
+        let visible = Topology::read(root.path(), Some("mlx5_7, mlx5_1"));
+        let (nic, port) = visible.first_usable().expect("mlx5_1 is active");
+        assert_eq!(
+            (nic.name.as_str(), port.link_type.as_str()),
+            ("mlx5_1", "IB")
+        );
+    }
+
+    #[test]
+    fn a_device_is_described_in_dlslimes_schema() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        let pci = root.path().join("pci/0000:3b:00.0");
+        fs::create_dir_all(&pci).expect("temporary directory");
+        fs::write(pci.join("numa_node"), "1\n").expect("temporary directory");
+        let sysfs = root.path().join("infiniband");
+        device(&sysfs, "mlx5_0", &[("4: ACTIVE", "Ethernet")]);
+        symlink(&pci, sysfs.join("mlx5_0/device")).expect("temporary directory");
+
+        let json = Topology::read(&sysfs, None).to_json("192.0.2.7");
+        assert_eq!(json["host"]["address"], "192.0.2.7");
+        assert_eq!(
+            json["nics"],
+            json!([{
+                "name": "mlx5_0", "health": "AVAILABLE", "numa_node": 1, "pci_bus_id": "0000:3b:00.0",
+                "ports": [{"port": 1, "state": "ACTIVE", "link_type": "RoCE"}],
+            }])
+        );
+    }
+
+    #[test]
+    fn a_host_without_rdma_lists_shared_memory_where_dlslime_does_not_look() {
+        let topology = Topology::read(Path::new("/nonexistent"), None);
+        assert_eq!(topology.first_usable(), None);
+        let json = topology.to_json("");
+        assert_eq!(json["nics"], json!([]));
+        assert_eq!(json["slime"]["fabrics"], json!(["shm0"]));
+        assert_eq!(json["slime"]["pid"], std::process::id());
+        assert!(json["host"]["address"].is_string());
+    }
+
+    #[test]
+    fn input_1_a_device_whose_files_make_no_sense_is_unavailable() {
+        let root = tempfile::tempdir().expect("temporary directory");
+        device(root.path(), "odd", &[("", "\u{0}")]);
+        fs::create_dir_all(root.path().join("odd/ports/x")).expect("temporary directory");
+        let topology = Topology::read(root.path(), None);
+        assert_eq!(topology.first_usable(), None);
+        assert_eq!(topology.to_json("")["nics"][0]["health"], "UNAVAILABLE");
+    }
+
+    #[tokio::test]
+    async fn towards_this_host_our_address_is_loopback() {
+        assert_eq!(
+            address_towards("127.0.0.1", 1).await.as_deref(),
+            Some("127.0.0.1")
+        );
+        assert_eq!(address_towards("", 1).await, None);
+    }
+}
