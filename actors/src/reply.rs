@@ -139,10 +139,8 @@ impl Waiting {
         let patience = self.call.channel().patience();
         loop {
             for _ in 0..SPINS {
-                if let Poll::Ready(answer) = self.call.poll(None) {
-                    return Poll::Ready(
-                        conclude(answer, decode).map_err(|error| self.named(error)),
-                    );
+                if let ready @ Poll::Ready(_) = self.poll_call(None, decode) {
+                    return ready;
                 }
                 std::hint::spin_loop();
             }
@@ -156,15 +154,20 @@ impl Waiting {
                 return Poll::Pending;
             }
         }
-        match self.call.poll(Some(context.waker())) {
-            Poll::Ready(answer) => {
-                Poll::Ready(conclude(answer, decode).map_err(|error| self.named(error)))
-            }
-            Poll::Pending => {
-                self.sleep(context);
-                Poll::Pending
-            }
+        let polled = self.poll_call(Some(context.waker()), decode);
+        if polled.is_pending() {
+            self.sleep(context);
         }
+        polled
+    }
+
+    fn poll_call<T>(
+        &mut self,
+        waker: Option<&Waker>,
+        decode: fn(&[u8]) -> Result<T, DecodeError>,
+    ) -> Poll<Result<T, RpcError>> {
+        let polled = self.call.poll(waker).map(|answer| conclude(answer, decode));
+        polled.map(|result| result.map_err(|error| self.named(error)))
     }
 
     /// Makes sure that we are woken by the answer and by the deadline.

@@ -31,7 +31,7 @@ pub(crate) trait RingActor: Actor<Context = RingContext<Self>> + Sized {
 
 /// The context of a service instance. Its completion queue is polled on the arbiter that owns the actor, so
 /// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
-pub struct RingContext<A: RingActor> {
+pub(crate) struct RingContext<A: RingActor> {
     parts: ContextParts<A>,
 }
 

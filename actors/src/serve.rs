@@ -90,7 +90,7 @@ where
 {
     let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
     let (tell, told) = tokio::sync::oneshot::channel();
-    arbiter.spawn(async move {
+    arbiter.spawn_fn(move || {
         let _ = tell.send(start::<S, A>(launch, build));
     });
     let published = match told.await {

@@ -15,7 +15,8 @@ use slimerpc::channel::{
     ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mismatch, Patience,
     ServiceTable,
 };
-use slimerpc::control::{Control, MailEvent, Registration, topology};
+use slimerpc::control::topology::{self, Topology};
+use slimerpc::control::{Control, MailEvent};
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -53,12 +54,7 @@ struct State {
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
     pub(crate) async fn start_here(settings: Settings) -> Result<(String, Addr<Self>), AgentError> {
-        let registration = Registration {
-            alias: settings.alias.clone(),
-            address: topology::host_address(),
-            resource: Some(topology::local()),
-            ..Registration::default()
-        };
+        let registration = Topology::of_host().registration(settings.alias.as_deref(), "");
         let alias = settings.control.register(registration).await?;
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,

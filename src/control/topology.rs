@@ -126,7 +126,7 @@ impl Topology {
             "topology_backends": {"sysfs": "AVAILABLE", "cuda": "NOT_BUILT", "nvml": "NOT_BUILT"},
             "slime": {
                 "boot_id": boot_id(),
-                "uid": rustix::process::getuid().as_raw(),
+                "uid": uid(),
                 "pid": std::process::id(),
                 "fabrics": ["shm0"],
             },
@@ -234,6 +234,11 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
 /// Identifies this boot of this kernel: two processes with the same one share the host.
 pub fn boot_id() -> String {
     attribute(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+}
+
+/// The user that this process runs as.
+pub fn uid() -> u32 {
+    rustix::process::getuid().as_raw()
 }
 
 /// Names in a directory; none if it cannot be read.
