@@ -59,7 +59,9 @@ async fn drive(driver: &PeerAgent, worker: &str) -> Result<(), Error> {
 }
 
 #[derive(Parser)]
-#[command(about = "A driver calls a service actor; without arguments both roles run in this process")]
+#[command(
+    about = "A driver calls a service actor; without arguments both roles run in this process"
+)]
 struct Args {
     /// Run one role only; needs --ctrl
     #[arg(long, requires = "ctrl")]

@@ -1,0 +1,627 @@
+//! Calls between agents of one process, over shared memory.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use slimerpc::channel::{LossCause, Mismatch};
+use slimerpc::control::ControlError;
+use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, RpcError, service, wait_all};
+
+/// Shared by the tests and the handlers that they watch.
+#[derive(Default, Clone)]
+struct Probe {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    seen: Arc<Mutex<Vec<u64>>>,
+}
+
+#[derive(Default)]
+struct Lab {
+    probe: Probe,
+    calls: u64,
+}
+
+#[service]
+impl Lab {
+    #[method]
+    fn add(&mut self, a: i64, b: i64) -> i64 {
+        self.calls += 1;
+        a + b
+    }
+
+    #[method]
+    fn calls(&mut self) -> u64 {
+        self.calls
+    }
+
+    #[method]
+    fn note(&mut self, n: u64) {
+        self.probe.seen.lock().unwrap().push(n);
+    }
+
+    #[method]
+    async fn slow(&mut self, millis: u64) -> u64 {
+        let running = self.probe.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.probe.most.fetch_max(running, Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        self.probe.running.fetch_sub(1, Ordering::SeqCst);
+        millis
+    }
+
+    #[method]
+    fn fails(&mut self, text: String) -> Result<u8, std::num::ParseIntError> {
+        text.parse()
+    }
+
+    #[method]
+    fn panics(&mut self, text: String) -> u8 {
+        panic!("{text}")
+    }
+
+    #[method]
+    async fn panics_later(&mut self) -> u8 {
+        tokio::task::yield_now().await;
+        panic!("later")
+    }
+
+    #[method]
+    fn blob(&mut self, len: usize) -> Vec<u8> {
+        vec![7; len]
+    }
+
+    #[method]
+    fn len(&mut self, text: String) -> usize {
+        text.len()
+    }
+
+    #[method(raw)]
+    fn raw_echo(&mut self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+}
+
+/// A name that no other test uses.
+fn unique(role: &str) -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    format!("{role}:{}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+fn agent(role: &str) -> Builder {
+    PeerAgent::builder()
+        .local()
+        .alias(unique(role))
+        .slot_size(4096)
+        .max_inflight(4)
+}
+
+/// A worker that serves `lab`, and a driver with a proxy to it.
+async fn pair(lab: Lab) -> (PeerAgent, PeerAgent, Proxy<Lab>) {
+    let worker = agent("worker").start().await.unwrap();
+    let _ = worker.serve(lab).await.unwrap();
+    let driver = agent("driver").start().await.unwrap();
+    let proxy = driver.proxy::<Lab>(worker.alias()).await.unwrap();
+    (worker, driver, proxy)
+}
+
+async fn all_credits_are_back(lab: &Proxy<Lab>) {
+    let started = Instant::now();
+    while lab.channel().credits().free != lab.channel().geometry().slots() {
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "SLOT-2: {:?}",
+            lab.channel().credits()
+        );
+        let _ = lab.add(0, 0).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[actix::test]
+async fn a_driver_calls_an_actor() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+    assert_eq!(lab.send(Add { a: 20, b: 22 }).await, Ok(42));
+    assert_eq!(lab.calls().await, Ok(2));
+    assert_eq!(lab.raw_echo(b"bytes").await, Ok(b"bytes".to_vec()));
+    assert_eq!(lab.raw_echo(b"").await, Ok(Vec::new()));
+    assert_eq!(lab.note(1).await, Ok(()));
+}
+
+#[actix::test]
+async fn a_call_is_made_when_it_is_made_not_when_it_is_polled() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let reply = lab.add(1, 1);
+    while lab.calls().await != Ok(1) {}
+    assert_eq!(reply.await, Ok(2));
+}
+
+#[actix::test]
+async fn order_1_calls_of_one_proxy_run_in_order_also_beyond_the_credits() {
+    let probe = Probe::default();
+    let (_worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        calls: 0,
+    })
+    .await;
+    let replies: Vec<_> = (0..1000).map(|n| lab.note(n)).collect();
+    wait_all(replies, Duration::from_secs(30)).await.unwrap();
+    assert_eq!(*probe.seen.lock().unwrap(), (0..1000).collect::<Vec<_>>());
+    all_credits_are_back(&lab).await;
+}
+
+#[actix::test]
+async fn dropping_a_waiting_call_frees_its_place() {
+    let probe = Probe::default();
+    let (_worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        calls: 0,
+    })
+    .await;
+    let blocker = lab.slow(100);
+    let mut replies: Vec<_> = (0..1000).map(|n| Some(lab.note(n))).collect();
+    for reply in replies.iter_mut().skip(1).step_by(2) {
+        *reply = None;
+    }
+    wait_all(replies.into_iter().flatten(), Duration::from_secs(30))
+        .await
+        .unwrap();
+    blocker.await.unwrap();
+    let seen = probe.seen.lock().unwrap().clone();
+    // The first three had been sent when they were dropped; a cancel may come too late for those.
+    let waited: Vec<_> = seen.into_iter().filter(|n| *n > 3).collect();
+    assert_eq!(waited, (4..1000).step_by(2).collect::<Vec<_>>());
+    all_credits_are_back(&lab).await;
+}
+
+#[actix::test]
+async fn serial_1_one_handler_at_a_time_across_peers_and_awaits() {
+    let probe = Probe::default();
+    let (worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        calls: 0,
+    })
+    .await;
+    let other = agent("driver").start().await.unwrap();
+    let theirs = other.proxy::<Lab>(worker.alias()).await.unwrap();
+    let replies: Vec<_> = (0..10)
+        .flat_map(|_| [lab.slow(5), theirs.slow(5)])
+        .collect();
+    wait_all(replies, Duration::from_secs(10)).await.unwrap();
+    assert_eq!(probe.most.load(Ordering::SeqCst), 1);
+}
+
+#[actix::test]
+async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let after = Duration::from_millis(20);
+    let started = Instant::now();
+    assert_eq!(
+        lab.slow(300).timeout(after).await,
+        Err(RpcError::Timeout { after })
+    );
+    assert!(started.elapsed() < Duration::from_millis(250));
+    assert_eq!(
+        lab.channel().credits().orphaned,
+        1,
+        "SLOT-1: a timeout alone frees nothing"
+    );
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+    all_credits_are_back(&lab).await;
+    assert_eq!(lab.channel().late_answers(), 1);
+}
+
+#[actix::test]
+async fn deadlines_of_nothing_and_of_years_are_deadlines() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let zero = Duration::ZERO;
+    assert_eq!(
+        lab.slow(50).timeout(zero).await,
+        Err(RpcError::Timeout { after: zero })
+    );
+    assert_eq!(lab.add(1, 2).timeout(Duration::MAX).await, Ok(3));
+    assert_eq!(
+        lab.slow(60)
+            .timeout(Duration::from_secs(86_400 * 365 * 100))
+            .await,
+        Ok(60)
+    );
+}
+
+#[actix::test]
+async fn errors_of_handlers_arrive_with_type_and_message() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    assert_eq!(lab.fails("12".into()).await, Ok(12));
+    let error = lab.fails("x".into()).await.unwrap_err();
+    let RpcError::Remote {
+        type_name, message, ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(
+        (&*type_name, &*message),
+        ("ParseIntError", "invalid digit found in string")
+    );
+}
+
+#[actix::test]
+async fn panic_1_a_panic_answers_its_caller_and_the_service_goes_on() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let said = |error| match error {
+        RpcError::Remote {
+            type_name, message, ..
+        } => (type_name, message),
+        other => panic!("{other:?}"),
+    };
+    let error = lab.panics("ouch".into()).await.unwrap_err();
+    assert_eq!(said(error), ("panic".to_owned(), "ouch".to_owned()));
+    let error = lab.panics_later().await.unwrap_err();
+    assert_eq!(said(error), ("panic".to_owned(), "later".to_owned()));
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+    assert_eq!(
+        lab.calls().await,
+        Ok(1),
+        "the state that was served goes on"
+    );
+}
+
+#[actix::test]
+async fn panic_1_a_factory_builds_a_new_instance_after_a_panic() {
+    let worker = agent("worker").start().await.unwrap();
+    let _ = worker.serve_with(Lab::default).await.unwrap();
+    let driver = agent("driver").start().await.unwrap();
+    let lab = driver.proxy::<Lab>(worker.alias()).await.unwrap();
+    lab.add(1, 2).await.unwrap();
+    assert_eq!(lab.calls().await, Ok(1));
+    lab.panics("ouch".into()).await.unwrap_err();
+    assert_eq!(lab.calls().await, Ok(0));
+}
+
+#[actix::test]
+async fn what_does_not_fit_a_slot_is_refused_with_its_size() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let error = lab.len("x".repeat(5000)).await.unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::TooLarge {
+            size: 5003,
+            limit: 4080
+        }
+    );
+    let error = lab.raw_echo(&[0; 4081]).await.unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::TooLarge {
+            size: 4081,
+            limit: 4080
+        }
+    );
+    assert_eq!(lab.raw_echo(&[5; 4080]).await.unwrap().len(), 4080);
+    let error = lab.blob(5000).await.unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::ReplyTooLarge {
+            size: 5003,
+            limit: 4080
+        }
+    );
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+    all_credits_are_back(&lab).await;
+}
+
+/// Another version of `Lab`, as a caller may know it.
+mod newer {
+    use super::*;
+
+    pub(super) struct Lab;
+
+    #[service]
+    impl Lab {
+        /// Takes other arguments there.
+        #[method]
+        fn len(&mut self, numbers: Vec<u64>, more: String) -> usize {
+            numbers.len() + more.len()
+        }
+
+        /// Does not exist there.
+        #[method]
+        fn brand_new(&mut self) -> u8 {
+            0
+        }
+
+        /// Stands at another place in the table there.
+        #[method]
+        fn slow(&mut self, millis: u64) -> u64 {
+            millis
+        }
+
+        /// Leaves bytes over there.
+        #[method]
+        fn calls(&mut self, extra: u32) -> u64 {
+            extra.into()
+        }
+    }
+}
+
+#[actix::test]
+async fn two_versions_of_a_service_meet() {
+    let (worker, driver, lab) = pair(Lab::default()).await;
+    let newer = driver.proxy::<newer::Lab>(worker.alias()).await.unwrap();
+    assert_eq!(
+        newer.slow(1).await,
+        Ok(1),
+        "a method is found by name, not by place"
+    );
+    let error = newer.brand_new().await.unwrap_err();
+    let RpcError::MethodNotFound { service, method } = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((&*service, &*method), ("Lab", "brand_new"));
+    let error = newer.len(vec![1, 2], String::new()).await.unwrap_err();
+    assert!(matches!(error, RpcError::BadArguments { .. }), "{error:?}");
+    let error = newer.calls(5).await.unwrap_err();
+    let RpcError::BadArguments { reason } = error else {
+        panic!("{error:?}")
+    };
+    assert!(reason.contains("bytes follow"), "{reason}");
+    assert_eq!(lab.calls().await, Ok(0), "nothing was run");
+}
+
+#[actix::test]
+async fn agents_that_do_not_fit_together_refuse_each_other_by_value() {
+    let (worker, _driver, _lab) = pair(Lab::default()).await;
+    let driver = agent("driver").slot_size(8192).start().await.unwrap();
+    let error = driver.proxy::<Lab>(worker.alias()).await.unwrap_err();
+    let AgentError::Refused {
+        mismatch: Mismatch::Geometry { .. },
+        ..
+    } = error
+    else {
+        panic!("{error:?}")
+    };
+    let text = error.to_string();
+    assert!(text.contains("8192") && text.contains("4096"), "{text}");
+}
+
+struct Absent;
+
+#[service]
+impl Absent {
+    #[method]
+    fn nothing(&mut self) {}
+}
+
+#[actix::test]
+async fn what_is_not_there_is_named_within_the_connect_timeout() {
+    let limit = Duration::from_millis(200);
+    let (worker, _driver, _lab) = pair(Lab::default()).await;
+    let driver = agent("driver")
+        .connect_timeout(limit)
+        .start()
+        .await
+        .unwrap();
+    let started = Instant::now();
+    let error = driver.proxy::<Lab>("nobody:7").await.unwrap_err();
+    assert!(
+        matches!(&error, AgentError::PeerUnknown { peer, .. } if peer == "nobody:7"),
+        "{error}"
+    );
+    let error = driver.connect_to("nobody:7").await.unwrap_err();
+    assert!(matches!(&error, AgentError::PeerUnknown { .. }), "{error}");
+    let error = driver.proxy::<Absent>(worker.alias()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("Absent") && error.to_string().contains("Lab"),
+        "{error}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(3));
+}
+
+#[actix::test]
+async fn an_alias_belongs_to_one_agent() {
+    let alias = unique("taken");
+    let first = PeerAgent::builder()
+        .local()
+        .alias(&alias)
+        .start()
+        .await
+        .unwrap();
+    let error = PeerAgent::builder()
+        .local()
+        .alias(&alias)
+        .start()
+        .await
+        .unwrap_err();
+    let AgentError::Control(ControlError::AliasTaken { alias: taken, .. }) = error else {
+        panic!("{error:?}")
+    };
+    assert_eq!(taken, alias);
+    first.shutdown().await.unwrap();
+    let second = PeerAgent::builder()
+        .local()
+        .alias(&alias)
+        .start()
+        .await
+        .unwrap();
+    second.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_name_is_served_once_and_again_after_it_was_stopped() {
+    let worker = agent("worker").start().await.unwrap();
+    let first = worker.serve(Lab::default()).await.unwrap();
+    let error = worker.serve(Lab::default()).await.unwrap_err();
+    assert!(
+        matches!(&error, AgentError::AlreadyServed { service } if service == "Lab"),
+        "{error}"
+    );
+    let driver = agent("driver").start().await.unwrap();
+    let lab = driver.proxy::<Lab>(worker.alias()).await.unwrap();
+    first.stop().await.unwrap();
+    let error = lab
+        .add(1, 2)
+        .timeout(Duration::from_secs(5))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+    let _ = worker.serve(Lab::default()).await.unwrap();
+    let lab = driver.proxy::<Lab>(worker.alias()).await.unwrap();
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+}
+
+#[actix::test]
+async fn call_1_calls_end_when_the_peer_leaves() {
+    let (worker, driver, lab) = pair(Lab::default()).await;
+    let pending = [lab.slow(10_000), lab.slow(10_000)];
+    let lined_up: Vec<_> = (0..20).map(|_| lab.add(1, 1)).collect();
+    worker.shutdown().await.unwrap();
+    for reply in pending {
+        let error = reply.timeout(Duration::from_secs(5)).await.unwrap_err();
+        assert!(
+            matches!(&error, RpcError::PeerLost { peer, .. } if peer == worker.alias()),
+            "{error:?}"
+        );
+    }
+    for reply in lined_up {
+        assert!(matches!(reply.await, Err(RpcError::PeerLost { .. })));
+    }
+    assert!(matches!(
+        lab.add(1, 1).await,
+        Err(RpcError::PeerLost { .. })
+    ));
+    driver.shutdown().await.unwrap();
+    assert!(matches!(
+        driver.proxy::<Lab>("x").await,
+        Err(AgentError::ShutDown)
+    ));
+}
+
+#[actix::test]
+async fn call_1_calls_end_when_we_leave() {
+    let (_worker, driver, lab) = pair(Lab::default()).await;
+    let pending = lab.slow(10_000);
+    driver.shutdown().await.unwrap();
+    driver.shutdown().await.unwrap();
+    let error = pending.await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RpcError::PeerLost {
+                cause: LossCause::ShutDown,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[actix::test]
+async fn waiting_on_a_runtime_thread_is_an_error_instead_of_a_deadlock() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    assert_eq!(lab.add(1, 2).wait(), Err(RpcError::WouldBlock));
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+}
+
+#[actix::test]
+async fn threads_without_a_runtime_wait_for_their_replies() {
+    let (_worker, _driver, lab) = pair(Lab::default()).await;
+    let threads: Vec<_> = (0..4_i64)
+        .map(|n| {
+            let lab = lab.clone();
+            std::thread::spawn(move || {
+                for i in 0..200 {
+                    assert_eq!(lab.add(n, i).wait(), Ok(n + i));
+                }
+                assert_eq!(lab.slow(2).wait_timeout(Duration::from_secs(10)), Ok(2));
+                let after = Duration::from_millis(1);
+                assert_eq!(
+                    lab.slow(50).wait_timeout(after),
+                    Err(RpcError::Timeout { after })
+                );
+            })
+        })
+        .collect();
+    for thread in threads {
+        tokio::task::spawn_blocking(|| thread.join().unwrap())
+            .await
+            .unwrap();
+    }
+    all_credits_are_back(&lab).await;
+}
+
+#[test]
+fn agents_live_outside_of_actix_systems_too() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let (_worker, _driver, lab) = pair(Lab::default()).await;
+        let tasks: Vec<_> = (0..8_i64)
+            .map(|n| {
+                let lab = lab.clone();
+                tokio::spawn(async move { lab.add(n, n).await })
+            })
+            .collect();
+        for (n, task) in tasks.into_iter().enumerate() {
+            assert_eq!(task.await.unwrap(), Ok(2 * n as i64));
+        }
+    });
+}
+
+/// State that cannot leave its thread.
+struct Homebody(std::rc::Rc<u8>);
+
+/// A trait that a caller can know without the implementation.
+#[service]
+trait Greeter {
+    #[method]
+    async fn greet(&mut self, name: String) -> String;
+}
+
+impl Greeter for Homebody {
+    async fn greet(&mut self, name: String) -> String {
+        tokio::task::yield_now().await;
+        format!("hello {name}, {}", self.0)
+    }
+}
+
+#[actix::test]
+async fn a_trait_is_served_by_state_that_need_not_be_send() {
+    let worker = agent("worker").start().await.unwrap();
+    let built = worker
+        .serve_as_with::<dyn Greeter, _>(|| Homebody(std::rc::Rc::new(9)))
+        .await;
+    let _ = built.unwrap();
+    let driver = agent("driver").start().await.unwrap();
+    let greeter = driver.proxy::<dyn Greeter>(worker.alias()).await.unwrap();
+    assert_eq!(greeter.greet("you".into()).await.unwrap(), "hello you, 9");
+}
+
+#[actix::test]
+async fn a_factory_that_panics_is_an_error_of_serve() {
+    let worker = agent("worker").start().await.unwrap();
+    let error = worker
+        .serve_with(|| -> Lab { panic!("no lab today") })
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("no lab today"), "{error}");
+    let _ = worker.serve(Lab::default()).await.unwrap();
+}
+
+#[actix::test]
+async fn settings_out_of_range_are_refused_at_start() {
+    for builder in [
+        agent("x").slot_size(0),
+        agent("x").slot_size(100),
+        agent("x").slot_size(usize::MAX),
+        agent("x").max_inflight(0),
+        agent("x").max_inflight(65_537),
+        agent("x").device("mlx5_99"),
+    ] {
+        let error = builder.start().await.unwrap_err();
+        assert!(matches!(error, AgentError::Setting { .. }), "{error}");
+    }
+}
