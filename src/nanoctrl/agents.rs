@@ -12,13 +12,19 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct StartPeerAgent {
     address: String,
+    #[serde(default)]
     alias: Option<String>,
     #[serde(default = "agent_prefix")]
     name_prefix: String,
+    #[serde(default)]
     device: Option<String>,
+    #[serde(default)]
     link_type: Option<String>,
+    #[serde(default)]
     ib_port: Option<u32>,
+    #[serde(default)]
     resource: Option<Value>,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -77,6 +83,7 @@ fn fields(request: &StartPeerAgent) -> Vec<(&'static str, String)> {
 pub(super) struct Heartbeat {
     entity_type: String,
     entity_id: String,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -111,6 +118,7 @@ pub(super) async fn heartbeat(
 
 #[derive(Deserialize)]
 pub(super) struct Query {
+    #[serde(default)]
     scope: Option<String>,
 }
 

@@ -11,6 +11,7 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct Cleanup {
     agent_name: String,
+    #[serde(default)]
     scope: Option<String>,
 }
 

@@ -16,10 +16,13 @@ pub(super) struct Register {
     kind: String,
     #[serde(default = "service")]
     entity_type: String,
+    #[serde(default)]
     endpoint: Option<Value>,
     #[serde(default = "empty_object")]
     metadata: Value,
+    #[serde(default)]
     resource: Option<Value>,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -70,6 +73,7 @@ pub(super) struct Named {
     entity_id: String,
     #[serde(default = "service")]
     entity_type: String,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -111,8 +115,11 @@ pub(super) async fn info(
 
 #[derive(Deserialize)]
 pub(super) struct List {
+    #[serde(default)]
     entity_type: Option<String>,
+    #[serde(default)]
     kind: Option<String>,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -127,12 +134,11 @@ pub(super) async fn list(
     JsonBody(request): JsonBody<List>,
 ) -> Result<Json<Listed>, ApiError> {
     let entity_type = request.entity_type.filter(|name| !name.is_empty());
-    let kind = request.kind.filter(|kind| !kind.is_empty());
     let mut entities = app
         .repository
         .entities(&keys(&request.scope), entity_type.as_deref())
         .await?;
-    if let Some(kind) = kind {
+    if let Some(kind) = request.kind {
         entities.retain(|info| info.get("kind").and_then(Value::as_str) == Some(&kind));
     }
     Ok(Json(Listed {

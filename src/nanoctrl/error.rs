@@ -74,6 +74,8 @@ pub enum StartError {
 /// Why a request with a good body was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
+    #[error("Invalid URL: Invalid UTF-8 in `{0}`")]
+    PathNotText(&'static str),
     #[error("Peer agent alias '{0}' already exists in this scope")]
     AliasTaken(String),
     #[error(transparent)]
@@ -89,16 +91,23 @@ struct ErrorBody {
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
+            Self::PathNotText(_) => StatusCode::BAD_REQUEST,
             Self::AliasTaken(_) => StatusCode::CONFLICT,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
     fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::PathNotText(_) = self {
+            return response
+                .content_type("text/plain; charset=utf-8")
+                .body(self.to_string());
+        }
         if let Self::Repository(error) = self {
             tracing::warn!(%error, "request failed");
         }
-        HttpResponse::build(self.status_code()).json(ErrorBody {
+        response.json(ErrorBody {
             message: self.to_string(),
             status: "error",
         })

@@ -8,7 +8,7 @@ use super::server::App;
 
 #[derive(Deserialize)]
 pub(super) struct GetRedisAddress {
-    #[serde(rename = "scope")]
+    #[serde(default, rename = "scope")]
     _scope: Option<String>,
 }
 

@@ -17,6 +17,7 @@ pub(super) struct RegisterRegion {
     rkey: u32,
     #[serde(default)]
     lkey: u32,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -51,6 +52,7 @@ pub(super) struct GetRegion {
     _src: String,
     dst: String,
     mr_name: String,
+    #[serde(default)]
     scope: Option<String>,
 }
 

@@ -11,9 +11,11 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct DesiredTopology {
     target_peers: Vec<String>,
+    #[serde(default)]
     min_bw: Option<String>,
     #[serde(default)]
     symmetric: bool,
+    #[serde(default)]
     scope: Option<String>,
 }
 
@@ -32,6 +34,9 @@ pub(super) async fn declare(
     alias: Path<String>,
     JsonBody(request): JsonBody<DesiredTopology>,
 ) -> Result<Json<Done>, ApiError> {
+    if alias.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(ApiError::PathNotText("alias"));
+    }
     let keys = keys(&request.scope);
     let spec = Spec {
         target_peers: request.target_peers,
