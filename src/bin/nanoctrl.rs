@@ -1,2 +1,225 @@
 //! The `nanoctrl` command line.
-fn main() {}
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use slimerpc::nanoctrl::daemon::{self, DaemonError, Running, Started};
+use slimerpc::nanoctrl::{Config, RedisSource, Server, environment};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "\
+Examples:
+  nanoctrl start                                     in the background, on port 3000
+  nanoctrl start --redis-url redis://10.0.0.5:6379   with this Redis
+  nanoctrl status
+  nanoctrl stop
+  nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
+
+Redis: the one that NANOCTRL_REDIS_URL or --redis-url names; else the one at redis://127.0.0.1:6379; else, if
+`redis-server` is on PATH, a private one, for agents on this machine only, that ends with the server.
+
+Environment (DLSLIME_CTRL_… works like NANOCTRL_…, which wins):
+  NANOCTRL_REDIS_URL        Redis to use; overrides --redis-url
+  NANOCTRL_REDIS_ADVERTISE  Redis address to tell agents, HOST:PORT, if not the one of the URL
+  REDIS_PUBLIC_ADDRESS      Redis address to tell agents on other machines if the URL is on loopback
+  NANOCTRL_RUST_LOG         what to log, for instance `debug` or `slimerpc=trace` [default: info]
+  NANOCTRL_RUNTIME_DIR      folder of nanoctrl.pid, nanoctrl.meta.json and nanoctrl.log
+                            [default: $XDG_RUNTIME_DIR/nanoctrl, else nanoctrl in the temporary folder]";
+
+/// Control plane of SlimeRPC: registers agents and tells them of each other, through Redis.
+#[derive(Parser)]
+#[command(name = "nanoctrl", version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run in the foreground; the same as no command
+    Server(ServerArgs),
+    /// Start in the background
+    Start(StartArgs),
+    /// Tell whether the started server runs and answers; exit status 1 if it does not run
+    Status {
+        /// Ask here instead of where the server was started
+        #[arg(long, value_name = "URL")]
+        address: Option<String>,
+    },
+    /// Stop the started server
+    Stop {
+        /// How long the server may take to end, in seconds
+        #[arg(long, default_value = "8", value_parser = seconds, value_name = "SECONDS")]
+        timeout: Duration,
+        /// Kill the server if it has not ended then
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// Host name or address to listen on
+    #[arg(long, default_value = "0.0.0.0")]
+    host: String,
+    /// Port to listen on
+    #[arg(long, default_value_t = 3000)]
+    port: u16,
+    /// Redis to use [default: redis://127.0.0.1:6379, or a private one]
+    #[arg(long, value_name = "URL")]
+    redis_url: Option<String>,
+}
+
+#[derive(Args)]
+struct StartArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    /// Ask here whether the server is up [default: the host it listens on]
+    #[arg(long, value_name = "HOST")]
+    health_host: Option<String>,
+    /// Ask here whether the server is up [default: the port it listens on]
+    #[arg(long, value_name = "PORT")]
+    health_port: Option<u16>,
+    /// Log to append to [default: nanoctrl.log in the runtime folder]
+    #[arg(long, value_name = "PATH")]
+    log_file: Option<PathBuf>,
+    /// How long the server may take to be up, in seconds
+    #[arg(long, default_value = "8", value_parser = seconds, value_name = "SECONDS")]
+    wait: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds")?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command.unwrap_or(Command::Server(cli.server)) {
+        Command::Server(args) => serve(args),
+        Command::Start(args) => start(args),
+        Command::Status { address } => status(address.as_deref()),
+        Command::Stop { timeout, force } => stop(timeout, force),
+    };
+    outcome.unwrap_or_else(|error| {
+        if let Some(DaemonError::Ended { recent_log, .. }) = error.downcast_ref() {
+            eprintln!("\nrecent log:\n{recent_log}");
+        }
+        eprintln!("Error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn serve(args: ServerArgs) -> Outcome {
+    log_to_stdout();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let redis = RedisSource::choose(args.redis_url.as_deref())?;
+    let config = Config::new(redis)
+        .listen(args.host, args.port)
+        .addresses_from_environment();
+    let server = tokio::select! {
+        server = Server::start(config) => server?,
+        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    server.stop().await;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn log_to_stdout() {
+    let wanted = environment::lookup("RUST_LOG").unwrap_or_else(|| "info".to_owned());
+    let filter = EnvFilter::try_new(&wanted);
+    let refused = filter.as_ref().err().map(ToString::to_string);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
+        .with_ansi(io::stdout().is_terminal())
+        .init();
+    if let Some(error) = refused {
+        tracing::warn!(wanted, error, "no such log filter, taking `info`");
+    }
+}
+
+fn start(args: StartArgs) -> Outcome {
+    let started = daemon::start(&daemon::Start {
+        host: args.server.host,
+        port: args.server.port,
+        redis_url: args.server.redis_url,
+        health_host: args.health_host,
+        health_port: args.health_port,
+        log_file: args.log_file,
+        wait: args.wait,
+    })?;
+    match started {
+        Started::Up(running) => {
+            println!("nanoctrl started (pid={})", running.pid);
+            describe(&running);
+        }
+        Started::Silent {
+            running,
+            recent_log,
+        } => {
+            let pid = running.pid;
+            println!("nanoctrl process started (pid={pid}), but health check timed out");
+            describe(&running);
+            println!("\nrecent log:\n{recent_log}");
+        }
+        Started::Already { pid } => println!("nanoctrl is already running (pid={pid})"),
+        Started::Occupied { address } => {
+            println!("a server that nanoctrl did not start already answers at {address}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn describe(running: &Running) {
+    println!("address: {}", running.address);
+    println!("log: {}", running.log.display());
+    if running.private_redis {
+        println!(
+            "redis: a private one, for agents on this machine; none was named and none answers"
+        );
+    }
+}
+
+fn status(address: Option<&str>) -> Outcome {
+    let status = daemon::status(address)?;
+    match status.pid {
+        Some(pid) => println!("pid: {pid}\nprocess: running"),
+        None => println!("nanoctrl is not running"),
+    }
+    println!("address: {}", status.address);
+    match &status.health {
+        Ok(()) => println!("health: ok"),
+        Err(reason) => println!("health: down ({reason})"),
+    }
+    if let Some(log) = status.log {
+        println!("log: {}", log.display());
+    }
+    Ok(match status.pid {
+        Some(_) => ExitCode::SUCCESS,
+        None => ExitCode::FAILURE,
+    })
+}
+
+fn stop(timeout: Duration, force: bool) -> Outcome {
+    match daemon::stop(timeout, force)? {
+        Some(pid) => println!("nanoctrl stopped (pid={pid})"),
+        None => println!("nanoctrl is not running"),
+    }
+    Ok(ExitCode::SUCCESS)
+}

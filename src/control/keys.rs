@@ -63,4 +63,29 @@ impl Keys {
         }
         keys
     }
+
+    /// Counter from which names of agents are generated.
+    pub fn agent_counter(&self) -> String {
+        self.scoped("agent_name_counter")
+    }
+
+    /// Old record of the connection between two agents; nobody writes it any more but peers of long ago.
+    pub fn exchange(&self, from: &str, to: &str) -> String {
+        self.scoped(&format!("exchange:{from}:{to}"))
+    }
+
+    /// Hash of a registered entity. The type `agent` gives the same key as [`agent`](Self::agent).
+    pub fn entity(&self, entity_type: &str, id: &str) -> String {
+        self.scoped(&format!("{entity_type}:{id}"))
+    }
+
+    /// Counter of the changes to the entities of a type.
+    pub fn entity_revision(&self, entity_type: &str) -> String {
+        self.scoped(&format!("nano_meta:{entity_type}_revision"))
+    }
+
+    /// Channel on which changes to the entities of a type are published.
+    pub fn entity_events(&self, entity_type: &str) -> String {
+        self.scoped(&format!("nano_events:{entity_type}_update"))
+    }
 }

@@ -120,6 +120,7 @@ impl Control for Local {
     }
 
     async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
+        self.life.current()?;
         Ok(self.town.resident(alias))
     }
 
@@ -151,6 +152,7 @@ impl Control for Local {
     }
 
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError> {
+        self.life.current()?;
         Ok(self.town.lookup(peer, name))
     }
 

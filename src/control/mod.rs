@@ -24,10 +24,12 @@ pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
 pub use record::{PeerRecord, RegionRecord, Registration};
 
-/// An agent's view of the control plane. One value serves one agent.
+/// An agent's view of the control plane. One value serves one agent: it registers once, and after
+/// [`clean_up`](Self::clean_up) it is used up. Before and after, every method that asks the control plane for
+/// something fails with [`ControlError::NotRegistered`].
 ///
 /// Every method may be called while others are in progress. None panics or hangs: each ends within the
-/// implementation's request timeout.
+/// bounds that the implementation states.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
     /// Registers under `registration.alias`, or under a generated name, and gives back the name.
@@ -49,7 +51,7 @@ pub trait Control: Send + Sync + 'static {
     async fn heartbeat(&self) -> Result<(), ControlError>;
 
     /// Declares the peers that we want to be connected with, replacing the previous declaration. They are
-    /// told when we leave, and we when they do.
+    /// told when we leave, and we when they do. For each, `connect_peer` comes into our own mailbox.
     ///
     /// # Errors
     /// The control plane is out of reach.
@@ -67,14 +69,16 @@ pub trait Control: Send + Sync + 'static {
     /// The control plane is out of reach.
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError>;
 
-    /// Our own mailbox, from its beginning. Ends only when [`clean_up`](Self::clean_up) was called; outages
-    /// are waited out inside.
+    /// Our own mailbox, from its beginning; may be asked for before registering. Ends only when
+    /// [`clean_up`](Self::clean_up) was called; outages are waited out inside. To be read by one reader:
+    /// each [`MailEvent::Left`] goes to one of several. Mail arrives at least once, in order per sender; a
+    /// reader must expect `connect_peer` for peers that it is connected with.
     fn mailbox(&self) -> BoxStream<'static, MailEvent>;
 
     /// Publishes a JSON record under our name: `mr:<alias>:<name>`. Republished whenever we re-register.
     ///
     /// # Errors
-    /// The control plane is out of reach.
+    /// The control plane is out of reach. The record is remembered all the same, until it is withdrawn.
     async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError>;
 
     /// Withdraws a record.
@@ -89,7 +93,8 @@ pub trait Control: Send + Sync + 'static {
     /// The control plane is out of reach, or the record is not JSON.
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError>;
 
-    /// Leaves: removes everything of ours, tells the peers, ends [`mailbox`](Self::mailbox).
+    /// Leaves: removes everything of ours, tells the peers, ends [`mailbox`](Self::mailbox). Does nothing if we
+    /// have left already.
     ///
     /// # Errors
     /// The control plane is out of reach; what could be removed has been.

@@ -1,1 +1,58 @@
-//! nanoctrl
+//! NanoCtrl, the control plane's server: HTTP in front of Redis, as `dlslime-ctrl` 0.1.23 has it.
+//!
+//! The server keeps nothing itself; agents, topology, mailboxes and records live in Redis, where agents read
+//! most of them directly. A server may be restarted, or several may share a Redis, and nobody notices.
+//!
+//! | file | holds |
+//! | --- | --- |
+//! | `server`, `config`, `environment` | life of a server, what it is told at start |
+//! | `agents`, `topology`, `regions`, `entities`, `cleanup`, `redis_address` | requests and answers, by noun |
+//! | `body` | JSON bodies and what is said about bad ones |
+//! | `repository` | what each request does to Redis, atomically |
+//! | `address` | which Redis address an agent is told |
+//! | `private_redis` | a Redis that lives and dies with the server |
+//! | [`daemon`] | `nanoctrl start`, `status` and `stop` |
+//!
+//! # Where it differs from the original on purpose
+//!
+//! - Effects of one request are atomic, and all or nothing where Redis allows it.
+//! - Without a scope, clean-up events go to both `inbox:<alias>` and `:inbox:<alias>`, so that Python peers
+//!   (which listen on the latter) get them. Each inbox keeps the newest 1024 events.
+//! - `start_peer_agent` tells a plain `host:port`: no scheme, credentials, path or IPv6 literal, which Python
+//!   peers could not parse; `get_redis_address` leaves credentials out.
+//! - Key patterns are escaped and scanned for, so odd aliases match only themselves and `KEYS` never blocks Redis.
+//! - SIGTERM and SIGINT end it cleanly.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use slimerpc::nanoctrl::{Config, Server};
+//!
+//! # async fn example() -> Result<(), slimerpc::nanoctrl::StartError> {
+//! let config = Config::with_redis("redis://127.0.0.1:6379").listen("127.0.0.1", 0);
+//! let server = Server::start(config).await?;
+//! println!("NanoCtrl at http://{}", server.address());
+//! server.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+
+mod address;
+mod agents;
+mod body;
+mod cleanup;
+mod config;
+pub mod daemon;
+mod entities;
+pub mod environment;
+mod error;
+mod private_redis;
+mod redis_address;
+mod regions;
+mod repository;
+mod server;
+mod topology;
+
+pub use config::{Config, RedisSource};
+pub use error::StartError;
+pub use server::Server;

@@ -1,0 +1,111 @@
+use super::*;
+
+fn address(url: &str, config: Config) -> Result<RedisAddress, StartError> {
+    RedisAddress::new(&Client::open(url).unwrap(), &config, false)
+}
+
+fn config() -> Config {
+    Config::with_redis("not used here")
+}
+
+async fn told(url: &str, config: Config, agent: &str) -> String {
+    address(url, config).unwrap().for_agent(agent).await
+}
+
+#[tokio::test]
+async fn a_local_agent_is_told_the_address_as_it_is() {
+    for agent in ["127.0.0.1", "localhost"] {
+        assert_eq!(
+            told("redis://127.0.0.1:7000", config(), agent).await,
+            "127.0.0.1:7000"
+        );
+        assert_eq!(
+            told("redis://localhost", config(), agent).await,
+            "localhost:6379"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_agent_elsewhere_is_told_the_public_address_of_a_loopback_redis() {
+    for agent in ["10.9.8.7", "127.0.0.5", "::1", ""] {
+        let config = config().public_address("198.51.100.1:7777");
+        assert_eq!(
+            told("redis://127.0.0.1:7000", config, agent).await,
+            "198.51.100.1:7777"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_agent_elsewhere_is_told_our_own_address_of_a_loopback_redis() {
+    let own = own_address(None).await;
+    for agent in ["127.0.0.5", "::1", "", "no such host"] {
+        assert_eq!(
+            told("redis://127.0.0.1:7000", config(), agent).await,
+            format!("{own}:7000")
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_advertised_address_goes_to_everybody() {
+    for advertised in [
+        "198.51.100.2:8888",
+        "redis://198.51.100.2:8888",
+        "redis://u:p@198.51.100.2:8888/3",
+    ] {
+        for agent in ["127.0.0.1", "10.9.8.7"] {
+            let config = config()
+                .advertise(advertised)
+                .public_address("198.51.100.1:1");
+            assert_eq!(
+                told("redis://127.0.0.1:7000", config, agent).await,
+                "198.51.100.2:8888"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn agents_are_never_told_scheme_credentials_path_or_an_ipv6_literal() {
+    for url in [
+        "redis://u:p@example.org:7000/2",
+        "redis://example.org:7000/0?protocol=resp3",
+    ] {
+        assert_eq!(told(url, config(), "").await, "example.org:7000");
+    }
+    assert_eq!(
+        told("redis://[::1]:7000", config(), "localhost").await,
+        "localhost:7000"
+    );
+}
+
+#[tokio::test]
+async fn others_are_told_a_url_without_credentials() {
+    let address = address("redis://u:p@example.org:7000/2", config()).unwrap();
+    assert_eq!(address.url().await, "redis://example.org:7000/2");
+}
+
+#[tokio::test]
+async fn a_private_redis_is_told_as_loopback_to_everybody() {
+    let client = Client::open("redis://127.0.0.1:7000").unwrap();
+    let config = config().public_address("198.51.100.1:7777");
+    let address = RedisAddress::new(&client, &config, true).unwrap();
+    assert_eq!(address.for_agent("10.9.8.7").await, "127.0.0.1:7000");
+    assert_eq!(address.url().await, "redis://127.0.0.1:7000");
+}
+
+#[test]
+fn an_address_that_agents_could_not_parse_is_refused_at_start() {
+    assert!(address("redis://[2001:db8::1]:7000", config()).is_err());
+    assert!(address("redis://h", config().advertise("[2001:db8::1]:7000")).is_err());
+    assert!(address("redis://h", config().advertise("h:port")).is_err());
+    assert!(address("redis://h", config().public_address(":1")).is_err());
+    assert!(address("redis://[2001:db8::1]:7000", config().advertise("h:1")).is_ok());
+}
+
+#[test]
+fn an_advertised_host_gets_the_usual_port() {
+    assert_eq!(plain("198.51.100.2").unwrap(), "198.51.100.2:6379");
+}

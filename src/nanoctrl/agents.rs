@@ -1,0 +1,161 @@
+//! Agents: registering, keeping alive, listing.
+
+use actix_web::web::{Data, Json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::repository::{AgentName, AgentRow};
+use super::server::{App, keys};
+
+#[derive(Deserialize)]
+pub(super) struct StartPeerAgent {
+    address: String,
+    #[serde(default)]
+    alias: Option<String>,
+    #[serde(default = "agent_prefix")]
+    name_prefix: String,
+    #[serde(default)]
+    device: Option<String>,
+    #[serde(default)]
+    link_type: Option<String>,
+    #[serde(default)]
+    ib_port: Option<u32>,
+    #[serde(default)]
+    resource: Option<Value>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+fn agent_prefix() -> String {
+    "agent".to_owned()
+}
+
+#[derive(Serialize)]
+pub(super) struct Started {
+    status: &'static str,
+    name: String,
+    redis_address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<Value>,
+}
+
+pub(super) async fn start(
+    app: Data<App>,
+    JsonBody(request): JsonBody<StartPeerAgent>,
+) -> Result<Json<Started>, ApiError> {
+    let keys = keys(&request.scope);
+    let name = match &request.alias {
+        Some(alias) => AgentName::Wanted(alias),
+        None => AgentName::Generated {
+            prefix: &request.name_prefix,
+        },
+    };
+    let name = app
+        .repository
+        .register_agent(&keys, name, &fields(&request))
+        .await?
+        .ok_or_else(|| ApiError::AliasTaken(request.alias.clone().unwrap_or_default()))?;
+    tracing::info!(name, scope = keys.scope(), "agent registered");
+    Ok(Json(Started {
+        status: "ok",
+        name,
+        redis_address: app.address.for_agent(&request.address).await,
+        resource: request.resource,
+    }))
+}
+
+/// What the hash of the agent holds, beside the time.
+fn fields(request: &StartPeerAgent) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("addr", request.address.clone())];
+    fields.extend(request.device.clone().map(|device| ("device", device)));
+    fields.extend(request.ib_port.map(|port| ("ib_port", port.to_string())));
+    fields.extend(request.link_type.clone().map(|link| ("link_type", link)));
+    if let Some(resource) = &request.resource {
+        let text = resource.to_string();
+        fields.extend([("resource", text.clone()), ("topology", text)]);
+    }
+    fields
+}
+
+#[derive(Deserialize)]
+pub(super) struct Heartbeat {
+    entity_type: String,
+    entity_id: String,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Said {
+    pub(super) status: &'static str,
+    pub(super) message: String,
+}
+
+pub(super) async fn heartbeat(
+    app: Data<App>,
+    JsonBody(request): JsonBody<Heartbeat>,
+) -> Result<Json<Said>, ApiError> {
+    let Heartbeat {
+        entity_type,
+        entity_id,
+        scope,
+    } = request;
+    let key = keys(&scope).entity(&entity_type, &entity_id);
+    Ok(Json(if app.repository.keep_alive(&key).await? {
+        Said {
+            status: "ok",
+            message: format!("Heartbeat successful for {entity_type} {entity_id}"),
+        }
+    } else {
+        Said {
+            status: "not_found",
+            message: format!("{entity_type} {entity_id} not found. Please register first."),
+        }
+    }))
+}
+
+#[derive(Deserialize)]
+pub(super) struct Query {
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+pub(super) async fn query(
+    app: Data<App>,
+    JsonBody(request): JsonBody<Query>,
+) -> Result<Json<Vec<Agent>>, ApiError> {
+    let rows = app.repository.agents(&keys(&request.scope)).await?;
+    Ok(Json(rows.into_iter().map(Agent::from).collect()))
+}
+
+#[derive(Serialize)]
+pub(super) struct Agent {
+    name: String,
+    device: String,
+    ib_port: u32,
+    link_type: String,
+    address: String,
+    resource: Value,
+    memory_keys: Vec<String>,
+}
+
+impl From<AgentRow> for Agent {
+    /// Fields that agents have left out or garbled get defaults.
+    fn from(row: AgentRow) -> Self {
+        let json = |text: &Option<String>| serde_json::from_str(text.as_deref()?).ok();
+        Self {
+            resource: json(&row.resource).unwrap_or_default(),
+            memory_keys: row
+                .memory_keys
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
+            ib_port: row.ib_port.and_then(|port| port.parse().ok()).unwrap_or(1),
+            name: row.name,
+            device: row.device.unwrap_or_default(),
+            link_type: row.link_type.unwrap_or_default(),
+            address: row.address,
+        }
+    }
+}

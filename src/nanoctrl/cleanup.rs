@@ -1,0 +1,29 @@
+//! Clean-up: an agent leaves, and its peers are told.
+
+use actix_web::web::{Data, Json};
+use serde::Deserialize;
+
+use super::agents::Said;
+use super::body::JsonBody;
+use super::error::ApiError;
+use super::server::{App, keys};
+
+#[derive(Deserialize)]
+pub(super) struct Cleanup {
+    agent_name: String,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+pub(super) async fn cleanup(
+    app: Data<App>,
+    JsonBody(request): JsonBody<Cleanup>,
+) -> Result<Json<Said>, ApiError> {
+    let (keys, name) = (keys(&request.scope), request.agent_name);
+    let told = app.repository.clean_up(&keys, &name).await?;
+    tracing::info!(name, scope = keys.scope(), told, "agent cleaned up");
+    Ok(Json(Said {
+        status: "ok",
+        message: format!("Cleaned up agent: {name}"),
+    }))
+}

@@ -1,0 +1,116 @@
+//! What a server is told at start.
+
+use std::env;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use super::StartError;
+use super::environment;
+
+/// Where Redis is when nobody says.
+const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
+const DEFAULT_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 6379);
+
+/// How long a Redis at the default address may take to accept a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The Redis of a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RedisSource {
+    /// One that is already running, by URL.
+    Url(String),
+    /// A `redis-server` of the server's own: on loopback, without persistence, ends with the server.
+    Private,
+}
+
+impl RedisSource {
+    /// Chooses: the environment's URL, else the `given` one, else the default one if something answers there,
+    /// else a private Redis.
+    ///
+    /// # Errors
+    /// [`StartError::NoRedis`] if that would need a `redis-server` and none is on `PATH`.
+    pub fn choose(given: Option<&str>) -> Result<Self, StartError> {
+        if let Some(url) = environment::lookup("REDIS_URL").or(given.map(str::to_owned)) {
+            Ok(Self::Url(url))
+        } else if TcpStream::connect_timeout(&SocketAddr::from(DEFAULT_ADDRESS), PROBE_TIMEOUT)
+            .is_ok()
+        {
+            Ok(Self::Url(DEFAULT_URL.to_owned()))
+        } else if is_on_path("redis-server") {
+            Ok(Self::Private)
+        } else {
+            Err(StartError::NoRedis {
+                default: DEFAULT_URL,
+            })
+        }
+    }
+}
+
+fn is_on_path(program: &str) -> bool {
+    env::var_os("PATH")
+        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+}
+
+/// What a [`Server`](super::Server) is told at start.
+///
+/// ```
+/// use slimerpc::nanoctrl::Config;
+///
+/// let config = Config::with_redis("redis://10.0.0.5:6379").listen("0.0.0.0", 3000);
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) redis: RedisSource,
+    pub(super) advertise: Option<String>,
+    pub(super) public_address: Option<String>,
+}
+
+impl Config {
+    /// A server on 127.0.0.1, on a port that the system chooses, with the Redis at `url`.
+    pub fn with_redis(url: impl Into<String>) -> Self {
+        Self::new(RedisSource::Url(url.into()))
+    }
+
+    /// A server on 127.0.0.1, on a port that the system chooses.
+    pub fn new(redis: RedisSource) -> Self {
+        Self {
+            host: Ipv4Addr::LOCALHOST.to_string(),
+            port: 0,
+            redis,
+            advertise: None,
+            public_address: None,
+        }
+    }
+
+    /// Listens on `host` (name or address) and `port`; port 0 lets the system choose.
+    #[must_use]
+    pub fn listen(mut self, host: impl Into<String>, port: u16) -> Self {
+        self.host = host.into();
+        self.port = port;
+        self
+    }
+
+    /// Tells agents this Redis address, whatever the URL says: `host:port`, `redis://` in front allowed.
+    #[must_use]
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into()).filter(|address| !address.is_empty());
+        self
+    }
+
+    /// Tells this Redis address to agents on other machines when the URL is on loopback.
+    #[must_use]
+    pub fn public_address(mut self, address: impl Into<String>) -> Self {
+        self.public_address = Some(address.into()).filter(|address| !address.is_empty());
+        self
+    }
+
+    /// Takes the addresses to tell agents from the [`environment`].
+    #[must_use]
+    pub fn addresses_from_environment(mut self) -> Self {
+        self.advertise = environment::lookup("REDIS_ADVERTISE").or(self.advertise);
+        self.public_address = environment::redis_public_address().or(self.public_address);
+        self
+    }
+}

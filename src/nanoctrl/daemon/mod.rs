@@ -1,0 +1,313 @@
+//! A server in the background: what `nanoctrl start`, `status` and `stop` do.
+//!
+//! The server is this program's own executable, called with `server …`, in its own process group. Beside its
+//! log, `nanoctrl.log`, two files in the runtime folder tell of it: `nanoctrl.pid` and `nanoctrl.meta.json`.
+
+mod error;
+mod files;
+mod health;
+mod process;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Pid, Signal};
+
+pub use error::DaemonError;
+use files::{Meta, RuntimeFolder};
+
+use super::config::RedisSource;
+
+/// How often a server that starts or stops is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// How long a killed server may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is shown of a log at most, in bytes.
+const RECENT_LOG: u64 = 16 * 1024;
+
+/// Address of a server about which nothing is known.
+const DEFAULT_ADDRESS: &str = "http://127.0.0.1:3000";
+
+/// What [`start`] is to start.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// Host to listen on.
+    pub host: String,
+    /// Port to listen on.
+    pub port: u16,
+    /// Redis, if it was named.
+    pub redis_url: Option<String>,
+    /// Where to ask whether the server is up, if not at `host`.
+    pub health_host: Option<String>,
+    /// Where to ask whether the server is up, if not at `port`.
+    pub health_port: Option<u16>,
+    /// The log, if not in the runtime folder.
+    pub log_file: Option<PathBuf>,
+    /// How long the server may take to be up.
+    pub wait: Duration,
+}
+
+impl Start {
+    fn address(&self) -> String {
+        let host = self.health_host.as_deref().unwrap_or(&self.host);
+        let host = match host {
+            "0.0.0.0" => "127.0.0.1".to_owned(),
+            "::" => "[::1]".to_owned(),
+            literal if literal.contains(':') => format!("[{literal}]"),
+            name => name.to_owned(),
+        };
+        format!("http://{host}:{}", self.health_port.unwrap_or(self.port))
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        let port = self.port.to_string();
+        let mut arguments: Vec<String> = ["server", "--host", &self.host, "--port", &port]
+            .map(str::to_owned)
+            .into();
+        if let Some(url) = &self.redis_url {
+            arguments.extend(["--redis-url".to_owned(), url.clone()]);
+        }
+        arguments
+    }
+}
+
+/// How [`start`] went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// The server is up.
+    Up(Running),
+    /// The server's process runs, but it did not answer in time.
+    Silent {
+        /// The process.
+        running: Running,
+        /// What it has logged.
+        recent_log: String,
+    },
+    /// There was one already.
+    Already {
+        /// Its process.
+        pid: i32,
+    },
+    /// Something that is not ours answers at the address.
+    Occupied {
+        /// The address.
+        address: String,
+    },
+}
+
+/// A server's process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its process number.
+    pub pid: i32,
+    /// Where it is asked whether it is up.
+    pub address: String,
+    /// Its log.
+    pub log: PathBuf,
+    /// Whether it was to run a Redis of its own.
+    pub private_redis: bool,
+}
+
+/// Starts a server in the background, unless there is one.
+///
+/// # Errors
+/// There is no Redis, the server ended at once, or files cannot be written.
+pub fn start(options: &Start) -> Result<Started, DaemonError> {
+    let folder = RuntimeFolder::find()?;
+    let _lock = folder.lock()?;
+    if let Some((pid, _)) = folder.running() {
+        return Ok(Started::Already {
+            pid: pid.as_raw_nonzero().get(),
+        });
+    }
+    folder.forget();
+    let address = options.address();
+    if health::probe(&address).is_ok() {
+        return Ok(Started::Occupied { address });
+    }
+    let private_redis = RedisSource::choose(options.redis_url.as_deref())? == RedisSource::Private;
+
+    let log = options.log_file.clone().unwrap_or_else(|| folder.log());
+    let (mut log_file, log_start) = open_log(&log)?;
+    let mut child = spawn(options, &log_file)?;
+    let running = Running {
+        pid: child.id().cast_signed(),
+        address,
+        log,
+        private_redis,
+    };
+    remember(&folder, options, &running)?;
+    match wait_until_up(&mut child, options.wait, &running.address) {
+        Up::Yes => Ok(Started::Up(running)),
+        Up::NotYet => Ok(Started::Silent {
+            running,
+            recent_log: read_from(&mut log_file, log_start),
+        }),
+        Up::Ended(status) => {
+            folder.forget();
+            Err(DaemonError::Ended {
+                status,
+                log: running.log,
+                recent_log: read_from(&mut log_file, log_start),
+            })
+        }
+    }
+}
+
+fn open_log(path: &PathBuf) -> Result<(File, u64), DaemonError> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(DaemonError::file(parent))?;
+    }
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .read(true)
+        .open(path)
+        .map_err(DaemonError::file(path))?;
+    let length = log.metadata().map_err(DaemonError::file(path))?.len();
+    Ok((log, length))
+}
+
+fn read_from(log: &mut File, start: u64) -> String {
+    let end = log.metadata().map(|log| log.len()).unwrap_or_default();
+    let mut text = Vec::new();
+    let read = log
+        .seek(SeekFrom::Start(start.max(end.saturating_sub(RECENT_LOG))))
+        .and_then(|_| log.take(RECENT_LOG).read_to_end(&mut text));
+    match read {
+        Ok(_) => String::from_utf8_lossy(&text).trim_end().to_owned(),
+        Err(error) => format!("(unreadable: {error})"),
+    }
+}
+
+fn program() -> Result<PathBuf, DaemonError> {
+    std::env::current_exe().map_err(DaemonError::Spawn)
+}
+
+fn spawn(options: &Start, log: &File) -> Result<Child, DaemonError> {
+    let log = |()| log.try_clone().map_err(DaemonError::Spawn);
+    Command::new(program()?)
+        .args(options.arguments())
+        .stdin(Stdio::null())
+        .stdout(log(())?)
+        .stderr(log(())?)
+        .process_group(0)
+        .spawn()
+        .map_err(DaemonError::Spawn)
+}
+
+fn remember(folder: &RuntimeFolder, options: &Start, running: &Running) -> Result<(), DaemonError> {
+    let mut cmd = vec![program()?.to_string_lossy().into_owned()];
+    cmd.extend(options.arguments());
+    let started_at = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    folder.remember(&Meta {
+        pid: running.pid,
+        address: running.address.clone(),
+        cmd,
+        log: running.log.clone(),
+        started_at: started_at.as_secs(),
+    })
+}
+
+enum Up {
+    Yes,
+    NotYet,
+    Ended(std::process::ExitStatus),
+}
+
+fn wait_until_up(child: &mut Child, wait: Duration, address: &str) -> Up {
+    let deadline = Instant::now() + wait;
+    loop {
+        if let Ok(Some(status)) = child.try_wait() {
+            return Up::Ended(status);
+        }
+        if health::probe(address).is_ok() {
+            return Up::Yes;
+        }
+        if Instant::now() >= deadline {
+            return Up::NotYet;
+        }
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// What [`status`] has found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The server's process, if it runs.
+    pub pid: Option<i32>,
+    /// Where it was asked whether it is up.
+    pub address: String,
+    /// Its answer, or why there was none.
+    pub health: Result<(), String>,
+    /// Its log, if it runs.
+    pub log: Option<PathBuf>,
+}
+
+/// Looks after the server; asks at `address` if one is given.
+///
+/// # Errors
+/// The runtime folder cannot be used.
+pub fn status(address: Option<&str>) -> Result<Status, DaemonError> {
+    let folder = RuntimeFolder::find()?;
+    let (pid, meta) = match folder.running() {
+        Some((pid, meta)) => (Some(pid.as_raw_nonzero().get()), meta),
+        None => {
+            folder.forget();
+            (None, None)
+        }
+    };
+    let known = meta.as_ref().map(|meta| meta.address.as_str());
+    let address = address.or(known).unwrap_or(DEFAULT_ADDRESS).to_owned();
+    Ok(Status {
+        pid,
+        health: health::probe(&address),
+        address,
+        log: meta.map(|meta| meta.log),
+    })
+}
+
+/// Ends the server and gives back its process number; `None` if there was none. A server that has not ended
+/// after `timeout` is killed with `force`.
+///
+/// # Errors
+/// The server has not ended.
+pub fn stop(timeout: Duration, force: bool) -> Result<Option<i32>, DaemonError> {
+    let folder = RuntimeFolder::find()?;
+    let Some((pid, _)) = folder.running() else {
+        folder.forget();
+        return Ok(None);
+    };
+    let number = pid.as_raw_nonzero().get();
+    let ended = end(pid, Signal::TERM, timeout)? || force && end(pid, Signal::KILL, KILL_TIMEOUT)?;
+    if !ended {
+        return Err(DaemonError::StillRunning {
+            pid: number,
+            timeout,
+        });
+    }
+    folder.forget();
+    Ok(Some(number))
+}
+
+/// Signals, and waits for the process to be gone; false if it is not.
+fn end(pid: Pid, signal: Signal, timeout: Duration) -> Result<bool, DaemonError> {
+    process::signal(pid, signal)?;
+    let deadline = Instant::now() + timeout;
+    while process::is_alive(pid) {
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        thread::sleep(LOOK_EVERY / 4);
+    }
+    Ok(true)
+}

@@ -1,0 +1,28 @@
+//! Environment variables. Each has two names: ours, `NANOCTRL_…`, and the original's, `DLSLIME_CTRL_…`;
+//! ours wins. An empty value counts as none.
+//!
+//! | name | means |
+//! | --- | --- |
+//! | `…_REDIS_URL` | Redis to use; overrides `--redis-url` |
+//! | `…_REDIS_ADVERTISE` | Redis address to tell agents, `host:port`, whatever the URL says |
+//! | `…_RUNTIME_DIR` | where pid file, metadata and log of a started server are |
+//! | `…_RUST_LOG` | what to log, in the syntax of `tracing_subscriber::EnvFilter`; `info` |
+//! | `REDIS_PUBLIC_ADDRESS` | Redis address to tell agents elsewhere when the URL is on loopback; one name only |
+
+use std::env;
+
+/// The value of `NANOCTRL_<name>`, or of `DLSLIME_CTRL_<name>`.
+pub fn lookup(name: &str) -> Option<String> {
+    ["NANOCTRL", "DLSLIME_CTRL"]
+        .iter()
+        .find_map(|prefix| non_empty(&format!("{prefix}_{name}")))
+}
+
+/// The value of `REDIS_PUBLIC_ADDRESS`.
+pub fn redis_public_address() -> Option<String> {
+    non_empty("REDIS_PUBLIC_ADDRESS")
+}
+
+fn non_empty(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}

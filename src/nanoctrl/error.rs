@@ -1,0 +1,115 @@
+//! What can go wrong: at start, and in a request.
+
+use std::io;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+
+use super::repository::RepositoryError;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The Redis URL cannot be used.
+    #[error("`{url}` is not a usable Redis URL: {reason}")]
+    RedisUrl {
+        /// The URL, without its credentials.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The Redis address for agents cannot be told to them.
+    #[error("agents cannot be told the Redis address `{address}`: {reason}")]
+    RedisAddress {
+        /// The address, without its credentials.
+        address: String,
+        /// What is wrong with it, and what to set.
+        reason: String,
+    },
+
+    /// Redis does not answer.
+    #[error(
+        "Failed to connect to Redis at {url}. Please start Redis or set NANOCTRL_REDIS_URL / --redis-url \
+         to a reachable Redis instance. Details: {reason}"
+    )]
+    RedisUnreachable {
+        /// Where Redis was looked for, without credentials.
+        url: String,
+        /// What Redis or the network said.
+        reason: String,
+    },
+
+    /// No URL was given, nothing answers at the default one and there is no `redis-server` to run.
+    #[error(
+        "no Redis: none answers at {default}, and `redis-server` is not on PATH. Either\n\
+         \x20 - install redis-server, and nanoctrl runs a private one (Debian: apt-get install redis-server), or\n\
+         \x20 - start a Redis at {default}, or\n\
+         \x20 - name one: --redis-url redis://HOST:PORT, or NANOCTRL_REDIS_URL"
+    )]
+    NoRedis {
+        /// The default URL.
+        default: &'static str,
+    },
+
+    /// `redis-server` is there but does not run.
+    #[error("the private redis-server did not start: {reason}")]
+    PrivateRedis {
+        /// What was seen of it.
+        reason: String,
+    },
+
+    /// The address to listen on is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// `host:port`.
+        address: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+/// Why a request with a good body was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("Invalid URL: Invalid UTF-8 in `{0}`")]
+    PathNotText(&'static str),
+    #[error("Peer agent alias '{0}' already exists in this scope")]
+    AliasTaken(String),
+    #[error(transparent)]
+    Repository(#[from] RepositoryError),
+}
+
+#[derive(Serialize)]
+struct ErrorBody {
+    message: String,
+    status: &'static str,
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::PathNotText(_) => StatusCode::BAD_REQUEST,
+            Self::AliasTaken(_) => StatusCode::CONFLICT,
+            Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Self::PathNotText(_) = self {
+            return response
+                .content_type("text/plain; charset=utf-8")
+                .body(self.to_string());
+        }
+        if let Self::Repository(error) = self {
+            tracing::warn!(%error, "request failed");
+        }
+        response.json(ErrorBody {
+            message: self.to_string(),
+            status: "error",
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! What Redis, or the way to it, has against a request.
+
+use std::fmt;
+
+use redis::RedisError;
+
+/// Why Redis did not do what was asked.
+#[derive(Debug)]
+pub(in crate::nanoctrl) enum RepositoryError {
+    /// It refused, or is out of reach.
+    Redis(RedisError),
+    /// It took too long.
+    Slow,
+    /// Others changed the same keys again and again.
+    Contention,
+}
+
+impl From<RedisError> for RepositoryError {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl std::error::Error for RepositoryError {}
+
+impl fmt::Display for RepositoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Redis: ")?;
+        match self {
+            Self::Redis(error) => f.write_str(&describe(error)),
+            Self::Slow => f.write_str("no answer in time"),
+            Self::Contention => f.write_str("the keys keep changing, try again"),
+        }
+    }
+}
+
+/// `error` in the words of the original, `CODE: text` for what Redis itself says.
+fn describe(error: &RedisError) -> String {
+    let first = error.clone().into_server_errors();
+    match first.as_deref().and_then(<[_]>::first) {
+        Some((_, error)) => refusal(error.code(), error.details()),
+        None => match error.code() {
+            Some(code) => refusal(code, error.detail()),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// Leaves out where in which script it happened.
+fn refusal(code: &str, text: Option<&str>) -> String {
+    let text = text.unwrap_or_default();
+    let text = text.split(" script: ").next().unwrap_or_default();
+    format!("{code}: {text}")
+}

@@ -1,0 +1,201 @@
+//! Life of a server, and its routes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use actix_web::dev::{Handler, ServerHandle};
+use actix_web::http::header::ALLOW;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{FromRequest, HttpResponse, HttpServer, Resource, Responder};
+use redis::Client;
+use tokio::task::JoinHandle;
+
+use super::address::RedisAddress;
+use super::config::{Config, RedisSource};
+use super::private_redis::PrivateRedis;
+use super::repository::Repository;
+use super::{StartError, agents, cleanup, entities, redis_address, regions, topology};
+use crate::control::keys::Keys;
+
+/// What the health check says. Nobody reads the words.
+const GREETING: &str = "NanoCtrl Server Running";
+
+const WORKERS: usize = 2;
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const SHUTDOWN_SECONDS: u64 = 3;
+
+/// What every handler needs.
+pub(super) struct App {
+    pub(super) repository: Repository,
+    pub(super) address: RedisAddress,
+}
+
+/// Keys of the scope of a request.
+pub(super) fn keys(scope: &Option<String>) -> Keys {
+    Keys::new(scope.as_deref().unwrap_or_default())
+}
+
+/// A running NanoCtrl server. Dropping it stops it too, without waiting for requests in progress.
+///
+/// It serves on threads of its own, but must be started within a tokio runtime, which must outlive it.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    handle: ServerHandle,
+    serving: Option<JoinHandle<std::io::Result<()>>>,
+    /// Ends last.
+    redis: Option<PrivateRedis>,
+}
+
+impl Server {
+    /// Starts a server. When this returns, it answers.
+    ///
+    /// # Errors
+    /// Redis does not answer, its address cannot be told to agents, or the address to listen on is not free.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        let (url, redis) = match &config.redis {
+            RedisSource::Url(url) => (url.clone(), None),
+            RedisSource::Private => {
+                let redis = PrivateRedis::start().await?;
+                (redis.url(), Some(redis))
+            }
+        };
+        let client = open(&url)?;
+        let address = RedisAddress::new(&client, &config, redis.is_some())?;
+        let url = redacted(&url);
+        tracing::info!(url, private = redis.is_some(), "using Redis");
+        let repository =
+            Repository::connect(client)
+                .await
+                .map_err(|error| StartError::RedisUnreachable {
+                    url,
+                    reason: error.to_string(),
+                })?;
+        let app = Data::new(App {
+            repository,
+            address,
+        });
+        let (server, address) = bind(&config, app)?;
+        let handle = server.handle();
+        let serving = Some(tokio::spawn(server));
+        tracing::info!(%address, "listening");
+        Ok(Self {
+            address,
+            handle,
+            serving,
+            redis,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// URL of the Redis that was started for this server alone; `None` if there was one already.
+    pub fn private_redis(&self) -> Option<String> {
+        self.redis.as_ref().map(PrivateRedis::url)
+    }
+
+    /// Stops taking requests, finishes those in progress, and ends the private Redis if there is one.
+    pub async fn stop(mut self) {
+        self.handle.stop(true).await;
+        if let Some(serving) = self.serving.take() {
+            // A failure to serve has nothing left to fail.
+            let _ = serving.await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The command is sent at once; only waiting for it to be done needs a future.
+        drop(self.handle.stop(false));
+    }
+}
+
+fn open(url: &str) -> Result<Client, StartError> {
+    Client::open(url).map_err(|error| StartError::RedisUrl {
+        url: redacted(url),
+        reason: error.to_string(),
+    })
+}
+
+/// `url` without user and password.
+fn redacted(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://{rest}"),
+        (None, Some((_, rest))) => rest.to_owned(),
+        (_, None) => url.to_owned(),
+    }
+}
+
+fn bind(
+    config: &Config,
+    app: Data<App>,
+) -> Result<(actix_web::dev::Server, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen {
+        address: format!("{}:{}", config.host, config.port),
+        source,
+    };
+    let server = HttpServer::new(move || {
+        actix_web::App::new()
+            .app_data(app.clone())
+            .configure(routes)
+    })
+    .workers(WORKERS)
+    .keep_alive(KEEP_ALIVE)
+    .client_request_timeout(HEAD_TIMEOUT)
+    .shutdown_timeout(SHUTDOWN_SECONDS)
+    .disable_signals()
+    .bind((config.host.as_str(), config.port))
+    .map_err(failed)?;
+    let address = *server
+        .addrs()
+        .first()
+        .expect("a server that was bound has an address");
+    Ok((server.run(), address))
+}
+
+fn routes(app: &mut ServiceConfig) {
+    app.service(
+        web::resource("/")
+            .route(web::get().to(greet))
+            .route(web::head().to(greet))
+            .default_service(web::to(|| refuse_method("GET,HEAD"))),
+    )
+    .service(post("/start_peer_agent", agents::start))
+    .service(post("/heartbeat", agents::heartbeat))
+    .service(post("/query", agents::query))
+    .service(post("/v1/desired_topology/{alias}", topology::declare))
+    .service(post("/cleanup", cleanup::cleanup))
+    .service(post("/register_mr", regions::register))
+    .service(post("/get_mr_info", regions::get))
+    .service(post("/register", entities::register))
+    .service(post("/unregister", entities::unregister))
+    .service(post("/get_entity_info", entities::info))
+    .service(post("/list_entities", entities::list))
+    .service(post("/get_redis_address", redis_address::get));
+}
+
+fn post<F, Arguments>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Arguments>,
+    F::Output: Responder + 'static,
+    Arguments: FromRequest + 'static,
+{
+    web::resource(path)
+        .route(web::post().to(handler))
+        .default_service(web::to(|| refuse_method("POST")))
+}
+
+async fn greet() -> &'static str {
+    GREETING
+}
+
+async fn refuse_method(allowed: &'static str) -> HttpResponse {
+    HttpResponse::MethodNotAllowed()
+        .insert_header((ALLOW, allowed))
+        .finish()
+}

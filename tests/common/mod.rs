@@ -1,0 +1,218 @@
+//! Servers that tests start for themselves: a private Redis, a NanoCtrl, and one that answers nonsense.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+
+use std::{
+    env,
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+/// How long a server may take to come up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
+const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
+
+/// A port of 127.0.0.1 that nobody listens on.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A child process that does not outlive the test.
+struct Server(Child);
+
+impl Server {
+    /// Starts a server and waits until it listens on `port`.
+    fn start(mut command: Command, port: u16) -> Option<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|error| {
+            panic!("{command:?} does not start: {error}; is it installed?");
+        });
+        let mut server = Self(child);
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+                return server.is_alive().then_some(server);
+            }
+            if !server.is_alive() {
+                return None;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        panic!("{command:?} does not listen on {port} after {PATIENCE:?}");
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    /// Sends a signal, by name.
+    fn signal(&self, name: &str) {
+        let signal = format!("-{name}");
+        let pid = self.0.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, pid])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A Redis of our own that stores nothing.
+pub struct Redis {
+    server: Option<Server>,
+    pub port: u16,
+}
+
+impl Redis {
+    /// Starts one; a port that somebody else took meanwhile is tried again.
+    pub fn start() -> Self {
+        for _ in 0..5 {
+            let port = free_port();
+            if let Some(server) = Server::start(redis_command(port), port) {
+                let server = Some(server);
+                return Self { server, port };
+            }
+        }
+        panic!("redis-server exits at once");
+    }
+
+    /// Ends it; what it had is lost.
+    pub fn stop(&mut self) {
+        self.server = None;
+    }
+
+    /// Starts it again on its port, empty.
+    pub fn restart(&mut self) {
+        self.stop();
+        let server = Server::start(redis_command(self.port), self.port);
+        self.server = Some(server.expect("the port is still free"));
+    }
+
+    /// Lets it hang, connections open, until [`resume`](Self::resume).
+    pub fn suspend(&self) {
+        self.server.as_ref().unwrap().signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.server.as_ref().unwrap().signal("CONT");
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Runs a command, given as words.
+    pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let client = redis::Client::open(self.url()).unwrap();
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command
+            .query(&mut client.get_connection().unwrap())
+            .unwrap()
+    }
+
+    /// All keys, sorted.
+    pub fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.run(&["KEYS", "*"]);
+        keys.sort();
+        keys
+    }
+
+    /// Calls per command since Redis started.
+    pub fn calls(&self) -> u64 {
+        let statistics: String = self.run(&["INFO", "commandstats"]);
+        statistics
+            .lines()
+            .filter(|line| !line.starts_with("cmdstat_info"))
+            .filter_map(|line| {
+                line.split_once("calls=")?
+                    .1
+                    .split(',')
+                    .next()?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .sum()
+    }
+}
+
+fn redis_command(port: u16) -> Command {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+    command.args(["--save", "", "--appendonly", "no"]);
+    command
+}
+
+/// A NanoCtrl server with a Redis of its own.
+pub struct NanoCtrlServer {
+    server: Option<Server>,
+    pub redis: Redis,
+    pub port: u16,
+}
+
+impl NanoCtrlServer {
+    pub fn start() -> Self {
+        let mut nanoctrl = Self::prepare();
+        for _ in 0..5 {
+            if nanoctrl.try_serve() {
+                return nanoctrl;
+            }
+            nanoctrl.port = free_port();
+        }
+        panic!("NanoCtrl exits at once");
+    }
+
+    /// Only Redis is up, until [`serve`](Self::serve).
+    pub fn prepare() -> Self {
+        Self {
+            server: None,
+            redis: Redis::start(),
+            port: free_port(),
+        }
+    }
+
+    pub fn serve(&mut self) {
+        assert!(self.try_serve(), "NanoCtrl exits at once");
+    }
+
+    fn try_serve(&mut self) -> bool {
+        self.server = Server::start(nanoctrl_command(self.port, &self.redis.url()), self.port);
+        self.server.is_some()
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+}
+
+fn nanoctrl_command(port: u16, redis: &str) -> Command {
+    let program = env::var(NANOCTRL).unwrap_or_else(|_| env!("CARGO_BIN_EXE_nanoctrl").to_owned());
+    let mut words = program.split_whitespace();
+    let mut command = Command::new(words.next().expect("a command"));
+    command.args(words);
+    command.args(["server", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    command.args(["--redis-url", redis]);
+    command.stderr(Stdio::null());
+    // A developer's own settings would override the arguments.
+    for variable in env::vars().map(|(name, _)| name) {
+        if variable.starts_with("NANOCTRL_") || variable.starts_with("DLSLIME_CTRL_") {
+            command.env_remove(variable);
+        }
+    }
+    command
+}

@@ -1,0 +1,374 @@
+//! What every control plane does, proved on both: in one process, and with NanoCtrl and Redis (with a scope
+//! and without, as the keys differ).
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use common::NanoCtrlServer;
+use futures_util::StreamExt;
+use serde_json::json;
+use slimerpc::control::{
+    Control, ControlError, Local, Mail, MailEvent, NanoCtrl, PeerRecord, Registration,
+};
+use tokio::time::timeout;
+
+/// Longer than anything here takes; a test that reaches it fails.
+const SOON: Duration = Duration::from_secs(5);
+
+/// Long enough to see that nothing comes.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+/// A control plane that agents can join.
+trait World {
+    fn agent(&self) -> Arc<dyn Control>;
+}
+
+/// A scope of this process that no other test uses.
+struct InProcess(String);
+
+impl InProcess {
+    fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Self(format!(
+            "contract-{}",
+            COUNT.fetch_add(1, Ordering::Relaxed)
+        ))
+    }
+}
+
+impl World for InProcess {
+    fn agent(&self) -> Arc<dyn Control> {
+        Arc::new(Local::new(&self.0))
+    }
+}
+
+/// A scope of a server.
+struct Served(NanoCtrlServer, &'static str);
+
+impl World for Served {
+    fn agent(&self) -> Arc<dyn Control> {
+        Arc::new(NanoCtrl::new(&self.0.url(), self.1).unwrap())
+    }
+}
+
+/// Runs every test below on every control plane.
+macro_rules! contract {
+    ($($name:ident)*) => {
+        mod local {
+            $(#[tokio::test] async fn $name() { super::$name(&super::InProcess::start()).await })*
+        }
+        mod nanoctrl {
+            $(#[tokio::test] async fn $name() {
+                super::$name(&super::Served(super::NanoCtrlServer::start(), "job")).await
+            })*
+        }
+        mod nanoctrl_without_scope {
+            $(#[tokio::test] async fn $name() {
+                super::$name(&super::Served(super::NanoCtrlServer::start(), "")).await
+            })*
+        }
+    };
+}
+
+contract! {
+    a_taken_alias_is_refused_until_its_owner_has_left
+    an_agent_registers_once
+    agents_without_an_alias_get_different_names
+    input_1_names_that_cannot_be_used_are_refused
+    only_registered_agents_are_served
+    a_peer_is_known_while_it_is_registered
+    mail_arrives_complete_and_in_order
+    mail_sent_before_the_peer_registers_arrives
+    every_mailbox_is_read_from_its_beginning
+    the_mailbox_ends_when_the_agent_leaves
+    a_mailbox_asked_for_before_registering_is_read_afterwards
+    records_are_seen_by_peers_until_they_are_withdrawn
+    records_go_with_their_owner
+    declared_peers_come_by_mail
+    peers_are_told_when_an_agent_leaves_that_declared_them
+    an_agent_is_told_when_a_peer_leaves_that_it_declared
+    a_declaration_replaces_the_one_before
+    fence_1_a_new_life_is_not_told_of_an_earlier_ones_peers
+}
+
+async fn join(world: &dyn World, alias: &str) -> Arc<dyn Control> {
+    let agent = world.agent();
+    agent.register(named(alias)).await.unwrap();
+    agent
+}
+
+fn named(alias: &str) -> Registration {
+    Registration {
+        alias: Some(alias.to_owned()),
+        address: "127.0.0.1".to_owned(),
+        ..Registration::default()
+    }
+}
+
+fn aliases(names: &[&str]) -> Vec<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// The next event of an agent's mailbox, read from its beginning, that is not `connect_peer`.
+async fn next_event(agent: &dyn Control) -> Option<MailEvent> {
+    let mut mailbox = agent.mailbox();
+    let wanted = async {
+        loop {
+            match mailbox.next().await {
+                Some(MailEvent::Mail(mail)) if mail.kind == "connect_peer" => {}
+                event => return event,
+            }
+        }
+    };
+    timeout(SOON, wanted).await.expect("an event comes")
+}
+
+/// Asserts that nothing but `connect_peer` comes.
+async fn assert_quiet(agent: &dyn Control) {
+    let mut mailbox = agent.mailbox();
+    while let Ok(event) = timeout(A_WHILE, mailbox.next()).await {
+        assert!(
+            matches!(&event, Some(MailEvent::Mail(mail)) if mail.kind == "connect_peer"),
+            "{event:?}"
+        );
+    }
+}
+
+fn left(peer: &str) -> Option<MailEvent> {
+    let peer = peer.to_owned();
+    Some(MailEvent::Left { peer })
+}
+
+async fn a_taken_alias_is_refused_until_its_owner_has_left(world: &dyn World) {
+    let owner = join(world, "worker:0").await;
+    match world.agent().register(named("worker:0")).await {
+        Err(ControlError::AliasTaken { alias, .. }) => assert_eq!(alias, "worker:0"),
+        other => panic!("{other:?}"),
+    }
+    owner.clean_up().await.unwrap();
+    join(world, "worker:0").await;
+}
+
+async fn an_agent_registers_once(world: &dyn World) {
+    let agent = join(world, "a").await;
+    let again = agent.register(named("b")).await;
+    assert!(matches!(again, Err(ControlError::AliasTaken { alias, .. }) if alias == "a"));
+    agent.clean_up().await.unwrap();
+    let again = agent.register(named("b")).await;
+    assert!(matches!(again, Err(ControlError::NotRegistered)));
+}
+
+async fn agents_without_an_alias_get_different_names(world: &dyn World) {
+    let agents = [world.agent(), world.agent()];
+    for (agent, name) in agents.iter().zip(["agent-1", "agent-2"]) {
+        assert_eq!(agent.register(Registration::default()).await.unwrap(), name);
+    }
+}
+
+async fn input_1_names_that_cannot_be_used_are_refused(world: &dyn World) {
+    for name in ["", "a/b", "a*", "a\n", &"x".repeat(257)] {
+        let error = world.agent().register(named(name)).await.unwrap_err();
+        assert!(
+            matches!(error, ControlError::BadName { what: "alias", .. }),
+            "{name:?}: {error}"
+        );
+    }
+}
+
+async fn only_registered_agents_are_served(world: &dyn World) {
+    let agent = world.agent();
+    for _ in ["before", "after"] {
+        let mail = Mail::new("hello");
+        let refusals = [
+            agent.heartbeat().await.unwrap_err(),
+            agent.set_topology(&[]).await.unwrap_err(),
+            agent.peer("b").await.unwrap_err(),
+            agent.send_mail("b", &mail).await.unwrap_err(),
+            agent.publish("r", json!(1)).await.unwrap_err(),
+            agent.withdraw("r").await.unwrap_err(),
+            agent.lookup("b", "r").await.unwrap_err(),
+        ];
+        for refusal in refusals {
+            assert!(matches!(refusal, ControlError::NotRegistered), "{refusal}");
+        }
+        agent.clean_up().await.unwrap();
+    }
+}
+
+async fn a_peer_is_known_while_it_is_registered(world: &dyn World) {
+    let observer = join(world, "observer").await;
+    assert_eq!(observer.peer("w:0").await.unwrap(), None);
+    let peer = world.agent();
+    let registration = Registration {
+        alias: Some("w:0".to_owned()),
+        address: "127.0.0.1".to_owned(),
+        device: Some("mlx5_0".to_owned()),
+        ib_port: Some(1),
+        link_type: Some("RoCE".to_owned()),
+        resource: Some(json!({"schema_version": 1, "nics": []})),
+    };
+    peer.register(registration.clone()).await.unwrap();
+    let known = PeerRecord {
+        alias: "w:0".to_owned(),
+        address: registration.address,
+        device: registration.device,
+        ib_port: registration.ib_port,
+        link_type: registration.link_type,
+        resource: registration.resource,
+    };
+    assert_eq!(observer.peer("w:0").await.unwrap(), Some(known));
+    peer.heartbeat().await.unwrap();
+    peer.clean_up().await.unwrap();
+    assert_eq!(observer.peer("w:0").await.unwrap(), None);
+}
+
+async fn mail_arrives_complete_and_in_order(world: &dyn World) {
+    let (sender, receiver) = (join(world, "a").await, join(world, "b").await);
+    let mut mailbox = receiver.mailbox();
+    for number in 0..250 {
+        let mail = Mail::new("qp_ready")
+            .with("peer", "a")
+            .with("number", number.to_string())
+            .with("text", "größer: \"1\"\n\0");
+        sender.send_mail("b", &mail).await.unwrap();
+    }
+    for number in 0..250 {
+        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        let Some(MailEvent::Mail(mail)) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!((mail.kind.as_str(), mail.peer()), ("qp_ready", Some("a")));
+        assert_eq!(mail.get("number"), Some(number.to_string().as_str()));
+        assert_eq!(mail.get("text"), Some("größer: \"1\"\n\0"));
+        assert_eq!(mail.fields.len(), 3);
+    }
+}
+
+async fn mail_sent_before_the_peer_registers_arrives(world: &dyn World) {
+    let early = join(world, "early").await;
+    let mail = Mail::new("qp_ready").with("peer", "early");
+    early.send_mail("late", &mail).await.unwrap();
+    let late = join(world, "late").await;
+    assert_eq!(next_event(&*late).await, Some(MailEvent::Mail(mail)));
+}
+
+async fn every_mailbox_is_read_from_its_beginning(world: &dyn World) {
+    let agent = join(world, "a").await;
+    let mail = Mail::new("note").with("peer", "a");
+    agent.send_mail("a", &mail).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(
+            next_event(&*agent).await,
+            Some(MailEvent::Mail(mail.clone()))
+        );
+    }
+}
+
+async fn the_mailbox_ends_when_the_agent_leaves(world: &dyn World) {
+    let agent = join(world, "a").await;
+    let mut mailbox = agent.mailbox();
+    let (end, ()) = tokio::join!(timeout(SOON, mailbox.next()), async {
+        tokio::time::sleep(A_WHILE).await;
+        agent.clean_up().await.unwrap();
+    });
+    assert_eq!(end.expect("the mailbox ends at once"), None);
+    assert_eq!(timeout(SOON, agent.mailbox().next()).await.unwrap(), None);
+}
+
+async fn a_mailbox_asked_for_before_registering_is_read_afterwards(world: &dyn World) {
+    let agent = world.agent();
+    let mut mailbox = agent.mailbox();
+    let mail = Mail::new("note").with("peer", "a");
+    let (event, ()) = tokio::join!(timeout(SOON, mailbox.next()), async {
+        agent.register(named("a")).await.unwrap();
+        agent.send_mail("a", &mail).await.unwrap();
+    });
+    assert_eq!(event.unwrap(), Some(MailEvent::Mail(mail)));
+}
+
+async fn records_are_seen_by_peers_until_they_are_withdrawn(world: &dyn World) {
+    let (owner, reader) = (join(world, "w:0").await, join(world, "r").await);
+    let name = "rpc:mailbox:w:0:r";
+    let record = json!({"addr": u64::MAX, "length": 512_000_000, "rkey": u32::MAX, "lkey": 0});
+    assert_eq!(reader.lookup("w:0", name).await.unwrap(), None);
+    owner.publish(name, json!(null)).await.unwrap();
+    owner.publish(name, record.clone()).await.unwrap();
+    owner.publish("other", json!([1])).await.unwrap();
+    assert_eq!(reader.lookup("w:0", name).await.unwrap(), Some(record));
+    owner.withdraw(name).await.unwrap();
+    owner.withdraw(name).await.unwrap();
+    assert_eq!(reader.lookup("w:0", name).await.unwrap(), None);
+    assert_eq!(
+        reader.lookup("w:0", "other").await.unwrap(),
+        Some(json!([1]))
+    );
+}
+
+async fn records_go_with_their_owner(world: &dyn World) {
+    let (owner, reader) = (join(world, "w:0").await, join(world, "r").await);
+    owner.publish("ring", json!(1)).await.unwrap();
+    owner.clean_up().await.unwrap();
+    assert_eq!(reader.lookup("w:0", "ring").await.unwrap(), None);
+}
+
+async fn declared_peers_come_by_mail(world: &dyn World) {
+    let agent = join(world, "a").await;
+    let mut mailbox = agent.mailbox();
+    agent.set_topology(&aliases(&["b:0", "c"])).await.unwrap();
+    for peer in ["b:0", "c"] {
+        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        let Some(MailEvent::Mail(mail)) = event else {
+            panic!("{event:?}");
+        };
+        assert_eq!(
+            (mail.kind.as_str(), mail.peer()),
+            ("connect_peer", Some(peer))
+        );
+        assert!(mail.get("timestamp").unwrap().parse::<f64>().unwrap() > 1e9);
+    }
+}
+
+async fn peers_are_told_when_an_agent_leaves_that_declared_them(world: &dyn World) {
+    let (leaver, peer) = (join(world, "a:0").await, join(world, "b:0").await);
+    let stranger = join(world, "c").await;
+    leaver.set_topology(&aliases(&["b:0"])).await.unwrap();
+    leaver.clean_up().await.unwrap();
+    assert_eq!(next_event(&*peer).await, left("a:0"));
+    assert_quiet(&*stranger).await;
+}
+
+async fn an_agent_is_told_when_a_peer_leaves_that_it_declared(world: &dyn World) {
+    let (agent, leaver) = (join(world, "a:0").await, join(world, "b:0").await);
+    agent.set_topology(&aliases(&["x", "b:0"])).await.unwrap();
+    leaver.clean_up().await.unwrap();
+    assert_eq!(next_event(&*agent).await, left("b:0"));
+}
+
+async fn a_declaration_replaces_the_one_before(world: &dyn World) {
+    let (leaver, first, second) = (
+        join(world, "a").await,
+        join(world, "b").await,
+        join(world, "c").await,
+    );
+    leaver.set_topology(&aliases(&["b"])).await.unwrap();
+    leaver.set_topology(&aliases(&["c"])).await.unwrap();
+    leaver.clean_up().await.unwrap();
+    assert_eq!(next_event(&*second).await, left("a"));
+    assert_quiet(&*first).await;
+}
+
+async fn fence_1_a_new_life_is_not_told_of_an_earlier_ones_peers(world: &dyn World) {
+    let leaver = join(world, "a").await;
+    leaver.set_topology(&aliases(&["b"])).await.unwrap();
+    leaver.clean_up().await.unwrap();
+    let peer = join(world, "b").await;
+    assert_quiet(&*peer).await;
+}
