@@ -1,1 +1,140 @@
-//! Macros.
+//! `#[service]` and `#[method]` for `slimerpc-actors`, which re-exports them.
+//!
+//! Layout, in the order in which an item passes through:
+//!
+//! - `options`: what stands in `#[service(..)]` and `#[method(..)]`;
+//! - `parse`, with `impl_form` and `trait_form`: from the item to a `model`, and the item as it is given back;
+//! - `signature`: the rules for one method; every broken one is reported, at the token that breaks it;
+//! - `types`: the rules for the types of arguments and replies;
+//! - `names`: names of messages, and those that cannot be had;
+//! - `expand`: from the model to messages, client and dispatch table.
+//!
+//! Whatever reaches `expand` has been found sound: only the steps before it report errors.
+
+use proc_macro::TokenStream;
+
+mod errors;
+mod expand;
+mod impl_form;
+mod model;
+mod names;
+mod options;
+mod parse;
+mod signature;
+mod trait_form;
+mod types;
+
+/// Makes an `impl` or a trait a service: something that peers call.
+///
+/// # On an `impl`
+///
+/// When callers link the implementation, put it on the inherent `impl` of the type that holds the state:
+///
+/// ```ignore
+/// use slimerpc_actors::service;
+///
+/// #[derive(Default)]
+/// pub struct Calc {
+///     calls: u64,
+/// }
+///
+/// #[service]
+/// impl Calc {
+///     /// The sum of `a` and `b`.
+///     #[method]
+///     pub fn add(&mut self, a: i64, b: i64) -> i64 {
+///         self.calls += 1;
+///         a + b
+///     }
+///
+///     #[method]
+///     pub async fn load(&mut self, path: String) -> std::io::Result<String> {
+///         tokio::fs::read_to_string(path).await
+///     }
+///
+///     #[method(raw)]
+///     pub fn checksum(&mut self, request: &[u8]) -> [u8; 4] {
+///         crc32(request).to_le_bytes()
+///     }
+///
+///     fn helper(&self) {} // no #[method]: stays as it is, nobody can call it from afar
+/// }
+/// ```
+///
+/// Beside the `impl` itself this generates, in the same scope:
+///
+/// - a message for every method that is not raw: `Add { a: i64, b: i64 }` and `Load { path: String }`, for
+///   `calc.send(Add { a: 1, b: 2 })`. A message is as visible as its method: write `pub fn` where callers in other
+///   modules shall name it, and no `pub` where the service type is private;
+/// - `CalcClient`, always `pub`, with a method for every `#[method]`. A `Proxy<Calc>` dereferences to it:
+///   `calc.add(1, 2)` returns a `Reply<i64>`;
+/// - the implementations of `Service`, `Call` and `ServedBy`, among them the dispatch table.
+///
+/// # On a trait
+///
+/// When caller and implementation live in different crates, put it on a trait that both know:
+///
+/// ```ignore
+/// #[service]
+/// pub trait Calculator {
+///     #[method]
+///     fn add(&mut self, a: i64, b: i64) -> i64;
+///     #[method]
+///     async fn slow(&mut self, ms: u64) -> u64;
+/// }
+///
+/// impl Calculator for MyCalc {
+///     fn add(&mut self, a: i64, b: i64) -> i64 {
+///         a + b
+///     }
+///     async fn slow(&mut self, ms: u64) -> u64 {
+///         ms
+///     }
+/// }
+///
+/// agent.serve_as::<dyn Calculator, _>(MyCalc).await?; // the worker
+/// let calc = agent.proxy::<dyn Calculator>("worker:0").await?; // the driver, which does not know MyCalc
+/// ```
+///
+/// The trait stays a trait: methods may have default bodies, and functions without `#[method]` are allowed. Every
+/// function gets `where Self: Sized`, so that `dyn Calculator` exists as the name of the service, and an `async fn`
+/// becomes a `fn` that returns `impl Future`; implement it with `async fn` all the same. What is generated is as
+/// visible as the trait.
+///
+/// # Options
+///
+/// - `#[service(name = "calc.v1")]`: the name peers know the service by; that of the type or trait if left out.
+/// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in one module.
+///
+/// # Methods
+///
+/// See [`macro@method`] for what a method may look like.
+#[proc_macro_attribute]
+pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
+    parse::service(options.into(), item.into()).into()
+}
+
+/// Marks a function of a [`macro@service`] as callable by peers.
+///
+/// A method
+///
+/// - takes `&mut self` or `&self`. Handlers of one instance run one at a time, also across `.await`, so `&mut self` needs
+///   no lock;
+/// - takes owned arguments that implement serde's `Serialize` and `Deserialize`: `String`, not `&str`;
+/// - returns an owned value that implements both, or a `Result` of one. The `Ok` value is the reply; an `Err`, which must
+///   implement `Display`, reaches the caller as `RpcError::Remote` with its type and its text. What counts as a `Result`
+///   is decided by name, as macros see no types: the last segment of the path is `Result` and its first parameter is the
+///   reply (`Result<T, E>`, `std::io::Result<T>`). A `Result` under another name is a reply like any other;
+/// - may be `async`;
+/// - is not generic, and neither `const`, `unsafe` nor `extern`.
+///
+/// # Raw methods
+///
+/// `#[method(raw)]` passes bytes through without a codec: the one argument is a `&[u8]` borrowed from the receive ring,
+/// the reply anything that is `AsRef<[u8]>`, or a `Result` of it. A raw method cannot be `async`, because its request is
+/// lent only until it returns. It has no message type; the client's method takes a `&[u8]` and returns a
+/// `Reply<Vec<u8>>`.
+#[proc_macro_attribute]
+pub fn method(_options: TokenStream, item: TokenStream) -> TokenStream {
+    parse::stray_method(item.into()).into()
+}

@@ -1,0 +1,69 @@
+//! What a service is, once its rules have been checked.
+
+use syn::{Attribute, Ident, Path, Type, Visibility};
+
+/// A service.
+pub(crate) struct Service {
+    /// The type or trait.
+    pub(crate) ident: Ident,
+    /// Where it was declared.
+    pub(crate) form: Form,
+    /// The name peers know it by.
+    pub(crate) name: String,
+    /// Sorted by name, which is the order of the method table.
+    pub(crate) methods: Vec<Method>,
+}
+
+/// What `#[service]` stands on.
+pub(crate) enum Form {
+    /// The inherent `impl` of this type.
+    Impl(Path),
+    /// A trait of this visibility.
+    Trait(Visibility),
+}
+
+/// A method.
+pub(crate) struct Method {
+    /// As declared.
+    pub(crate) ident: Ident,
+    /// As peers know it: without `r#`.
+    pub(crate) name: String,
+    /// The attributes that its client method shares: documentation and deprecation.
+    pub(crate) attributes: Vec<Attribute>,
+    /// The visibility of its message.
+    pub(crate) visibility: Visibility,
+    /// Whether it takes `&mut self`.
+    pub(crate) is_mut: bool,
+    /// Whether it returns a `Result`.
+    pub(crate) is_fallible: bool,
+    /// What passes between caller and handler.
+    pub(crate) kind: Kind,
+}
+
+/// What passes between caller and handler.
+pub(crate) enum Kind {
+    /// Messages.
+    Typed(Typed),
+    /// Bytes.
+    Raw,
+}
+
+/// A method with a message.
+pub(crate) struct Typed {
+    /// The name of the message.
+    pub(crate) message: Ident,
+    /// Its fields.
+    pub(crate) arguments: Vec<Argument>,
+    /// The reply.
+    pub(crate) output: Type,
+    /// Whether the handler is `async`.
+    pub(crate) is_async: bool,
+}
+
+/// An argument.
+pub(crate) struct Argument {
+    /// Its name.
+    pub(crate) ident: Ident,
+    /// Its type.
+    pub(crate) ty: Type,
+}

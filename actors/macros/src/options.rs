@@ -1,0 +1,150 @@
+//! What stands in `#[service(..)]` and `#[method(..)]`.
+
+use proc_macro2::TokenStream;
+use syn::parse::{ParseStream, Parser};
+use syn::{Attribute, Error, Ident, LitStr, Meta, Result, Token};
+
+use crate::errors::Errors;
+
+/// `#[service(name = "..", prefix = "..")]`.
+#[derive(Default)]
+pub(crate) struct ServiceOptions {
+    /// The name peers know the service by.
+    pub(crate) name: Option<String>,
+    /// What the names of its messages start with.
+    pub(crate) prefix: Option<String>,
+}
+
+impl ServiceOptions {
+    /// Reads the options; what is wrong goes to `errors`.
+    pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let parser = |input: ParseStream<'_>| {
+            each_option(input, errors, |option, input| options.read(option, input))
+        };
+        if let Err(error) = parser.parse2(tokens) {
+            errors.push(error);
+        }
+        options
+    }
+
+    fn read(&mut self, option: &Ident, input: ParseStream<'_>) -> Result<()> {
+        match option.to_string().as_str() {
+            "name" => set(&mut self.name, option, service_name(option, input)?),
+            "prefix" => set(&mut self.prefix, option, message_prefix(option, input)?),
+            other => Err(Error::new(
+                option.span(),
+                format!(
+                    "`#[service]` has no option `{other}`; it knows `name = \"calc.v1\"` and `prefix = \"Calc\"`"
+                ),
+            )),
+        }
+    }
+}
+
+/// `#[method(raw)]`.
+#[derive(Default)]
+pub(crate) struct MethodOptions {
+    /// The token `raw`, if the method takes bytes.
+    pub(crate) raw: Option<Ident>,
+}
+
+impl MethodOptions {
+    /// Reads the options of one `#[method]`; what is wrong goes to `errors`.
+    pub(crate) fn parse(attribute: &Attribute, errors: &mut Errors) -> Self {
+        let mut options = Self::default();
+        let result = match &attribute.meta {
+            Meta::Path(_) => Ok(()),
+            Meta::List(list) => list.parse_args_with(|input: ParseStream<'_>| {
+                each_option(input, errors, |option, _| options.read(option))
+            }),
+            Meta::NameValue(meta) => Err(Error::new_spanned(
+                meta,
+                "write `#[method]`, or `#[method(raw)]` for a method that takes bytes",
+            )),
+        };
+        if let Err(error) = result {
+            errors.push(error);
+        }
+        options
+    }
+
+    fn read(&mut self, option: &Ident) -> Result<()> {
+        match option.to_string().as_str() {
+            "raw" => set(&mut self.raw, option, option.clone()),
+            other => Err(Error::new(
+                option.span(),
+                format!("`#[method]` has no option `{other}`; it knows `raw`"),
+            )),
+        }
+    }
+}
+
+/// Reads options separated by commas; goes on after a bad one.
+fn each_option(
+    input: ParseStream<'_>,
+    errors: &mut Errors,
+    mut read: impl FnMut(&Ident, ParseStream<'_>) -> Result<()>,
+) -> Result<()> {
+    while !input.is_empty() {
+        let option: Ident = input.parse()?;
+        if let Err(error) = read(&option, input) {
+            errors.push(error);
+            skip_to_comma(input)?;
+        }
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(())
+}
+
+fn skip_to_comma(input: ParseStream<'_>) -> Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        input.parse::<proc_macro2::TokenTree>()?;
+    }
+    Ok(())
+}
+
+fn set<T>(slot: &mut Option<T>, option: &Ident, value: T) -> Result<()> {
+    if slot.replace(value).is_some() {
+        return Err(Error::new(
+            option.span(),
+            format!("`{option}` is given twice"),
+        ));
+    }
+    Ok(())
+}
+
+fn string(option: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
+    let usage = format!("`{option}` takes a string: `{option} = \"Calc\"`");
+    if !input.peek(Token![=]) {
+        return Err(Error::new(option.span(), usage));
+    }
+    input.parse::<Token![=]>()?;
+    input
+        .parse()
+        .map_err(|error| Error::new(error.span(), usage))
+}
+
+fn service_name(option: &Ident, input: ParseStream<'_>) -> Result<String> {
+    let literal = string(option, input)?;
+    if literal.value().is_empty() {
+        return Err(Error::new(
+            literal.span(),
+            "the name of a service cannot be empty",
+        ));
+    }
+    Ok(literal.value())
+}
+
+fn message_prefix(option: &Ident, input: ParseStream<'_>) -> Result<String> {
+    let literal = string(option, input)?;
+    if syn::parse_str::<Ident>(&literal.value()).is_err() {
+        return Err(Error::new(
+            literal.span(),
+            "names of messages start with the prefix, so it must be an identifier, such as \"Calc\"",
+        ));
+    }
+    Ok(literal.value())
+}

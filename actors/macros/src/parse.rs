@@ -1,0 +1,116 @@
+//! From the `impl` or the trait to the model, and the item itself as it is given back.
+
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote};
+use syn::{Attribute, Error, Ident, Item};
+
+use crate::errors::Errors;
+use crate::model::{Form, Method, Service};
+use crate::options::{MethodOptions, ServiceOptions};
+use crate::{expand, impl_form, names, trait_form};
+
+/// Where `#[service]` may stand.
+pub(crate) const FORMS: &str =
+    "`#[service]` goes on an inherent `impl Calc { .. }` or on a `trait Calculator { .. }`";
+
+/// Why neither form is generic.
+pub(crate) const GENERIC_SERVICE: &str =
+    "peers know a service by one name, so it cannot be generic; name the types";
+
+/// `#[service]`: the item, and what is generated for it or what is wrong with it.
+pub(crate) fn service(options: TokenStream, item: TokenStream) -> TokenStream {
+    let mut errors = Errors::default();
+    let options = ServiceOptions::parse(options, &mut errors);
+    let item = match syn::parse2::<Item>(item) {
+        Ok(item) => item,
+        Err(error) => return error.into_compile_error(),
+    };
+    let (item, service) = match item {
+        Item::Impl(mut item) => {
+            let service = impl_form::read(&mut item, options, &mut errors);
+            (item.into_token_stream(), Some(service))
+        }
+        Item::Trait(mut item) => {
+            let service = trait_form::read(&mut item, options, &mut errors);
+            (item.into_token_stream(), Some(service))
+        }
+        item => {
+            errors.push(Error::new(Span::call_site(), FORMS));
+            (item.into_token_stream(), None)
+        }
+    };
+    let generated = match service {
+        Some(service) if errors.is_empty() => expand::service(&service),
+        _ => errors.into_tokens(),
+    };
+    quote!(#item #generated)
+}
+
+/// `#[method]` that no `#[service]` has taken away.
+pub(crate) fn stray_method(item: TokenStream) -> TokenStream {
+    let error = Error::new(
+        Span::call_site(),
+        "`#[method]` marks a method of a service; put `#[service]` on the `impl` or trait around it",
+    )
+    .into_compile_error();
+    quote!(#error #item)
+}
+
+/// Checks what concerns all methods together, and puts them in the order of the table.
+pub(crate) fn finish(
+    ident: Ident,
+    form: Form,
+    options: ServiceOptions,
+    mut methods: Vec<Method>,
+    errors: &mut Errors,
+) -> Service {
+    if methods.is_empty() && errors.is_empty() {
+        errors.at(
+            &ident,
+            "this service has no method that peers could call; put `#[method]` on those they may",
+        );
+    }
+    names::check_unique(&ident, &methods, errors);
+    // `str` compares by bytes, which for UTF-8 is the order of code points.
+    methods.sort_by(|one, other| one.name.cmp(&other.name));
+    let name = options.name.unwrap_or_else(|| ident.to_string());
+    Service {
+        ident,
+        form,
+        name,
+        methods,
+    }
+}
+
+/// Takes `#[method]` out of `attributes`.
+pub(crate) fn take_method(
+    attributes: &mut Vec<Attribute>,
+    errors: &mut Errors,
+) -> Option<MethodOptions> {
+    let mut options = None;
+    for attribute in attributes.extract_if(.., |attribute| is_method(attribute)) {
+        if options.is_some() {
+            errors.at(&attribute, "`#[method]` is given twice");
+        }
+        options = Some(MethodOptions::parse(&attribute, errors));
+    }
+    options
+}
+
+/// Takes `#[method]` out of the attributes of something that cannot be one.
+pub(crate) fn refuse_method(attributes: &mut Vec<Attribute>, errors: &mut Errors) {
+    for attribute in attributes.extract_if(.., |attribute| is_method(attribute)) {
+        errors.at(&attribute, "`#[method]` goes on functions");
+    }
+}
+
+fn is_method(attribute: &Attribute) -> bool {
+    let segments = &attribute.path().segments;
+    match (segments.first(), segments.last()) {
+        (Some(first), Some(last)) if segments.len() == 2 => {
+            first.ident == "slimerpc_actors" && last.ident == "method"
+        }
+        (Some(only), _) => segments.len() == 1 && only.ident == "method",
+        _ => false,
+    }
+}

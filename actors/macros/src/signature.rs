@@ -1,0 +1,246 @@
+//! The rules for one method, and what it is once it keeps them.
+
+use syn::ext::IdentExt;
+use syn::{
+    Attribute, FnArg, Ident, Pat, PatType, ReturnType, Signature, Type, Visibility, parse_quote,
+};
+
+use crate::errors::Errors;
+use crate::model::{Argument, Form, Kind, Method, Typed};
+use crate::options::{MethodOptions, ServiceOptions};
+use crate::{names, types};
+
+/// A function with `#[method]`, as found.
+pub(crate) struct Candidate<'a> {
+    /// What its `#[method]` says.
+    pub(crate) options: MethodOptions,
+    /// Its other attributes.
+    pub(crate) attributes: &'a [Attribute],
+    /// Of its message.
+    pub(crate) visibility: Visibility,
+    /// Its signature.
+    pub(crate) signature: &'a Signature,
+}
+
+/// Turns candidates into methods.
+pub(crate) struct Reader<'a> {
+    form: &'a Form,
+    /// What names of messages start with.
+    prefix: &'a str,
+    errors: &'a mut Errors,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader for methods of a service of this form; what is wrong with them goes to `errors`.
+    pub(crate) fn new(form: &'a Form, options: &'a ServiceOptions, errors: &'a mut Errors) -> Self {
+        let prefix = options.prefix.as_deref().unwrap_or_default();
+        Reader {
+            form,
+            prefix,
+            errors,
+        }
+    }
+
+    /// The method that `candidate` is, if it keeps the rules; otherwise a semblance of it, and errors.
+    pub(crate) fn method(&mut self, candidate: Candidate<'_>) -> Method {
+        let signature = candidate.signature;
+        let name = signature.ident.unraw().to_string();
+        names::check_shadowed(&signature.ident, &name, self.errors);
+        self.check_attributes(candidate.attributes);
+        self.check_qualifiers(signature);
+        let is_mut = self.receiver(signature);
+        let (is_fallible, kind) = match &candidate.options.raw {
+            Some(raw) => self.raw(raw, signature),
+            None => self.typed(&name, signature),
+        };
+        let attributes = shared_attributes(candidate.attributes);
+        let ident = signature.ident.clone();
+        Method {
+            ident,
+            name,
+            attributes,
+            visibility: candidate.visibility,
+            is_mut,
+            is_fallible,
+            kind,
+        }
+    }
+
+    fn check_attributes(&mut self, attributes: &[Attribute]) {
+        for attribute in attributes
+            .iter()
+            .filter(|attribute| attribute.path().is_ident("cfg"))
+        {
+            self.errors.at(
+                attribute,
+                "a method cannot be left out of some builds, as its place in the method table is part of its message; \
+                 put the `#[cfg]` on the service, or inside the method",
+            );
+        }
+    }
+
+    fn check_qualifiers(&mut self, signature: &Signature) {
+        if let Some(token) = &signature.constness {
+            self.errors.at(
+                token,
+                "a method runs when a request arrives, so it cannot be `const`",
+            );
+        }
+        if let Some(token) = &signature.unsafety {
+            self.errors.at(token, "a method takes requests from peers, who cannot uphold the contract of an `unsafe fn`");
+        }
+        if let Some(token) = &signature.abi {
+            self.errors.at(
+                token,
+                "a method is an ordinary Rust function, without `extern`",
+            );
+        }
+        if !signature.generics.params.is_empty() {
+            self.errors.at(
+                &signature.generics.params,
+                "a method has one message of one shape, so it cannot be generic; name the types",
+            );
+        }
+    }
+
+    /// Whether the receiver is `&mut self` rather than `&self`.
+    fn receiver(&mut self, signature: &Signature) -> bool {
+        match signature.inputs.first() {
+            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
+                receiver.mutability.is_some()
+            }
+            Some(FnArg::Receiver(receiver)) => {
+                self.errors.at(
+                    receiver,
+                    "the service stays when a call is over, so take `&mut self` or `&self`",
+                );
+                false
+            }
+            _ => {
+                let text = "a method runs on an instance of the service; its first parameter is `&mut self` or `&self`";
+                self.errors.at(&signature.ident, text);
+                false
+            }
+        }
+    }
+
+    fn typed(&mut self, name: &str, signature: &Signature) -> (bool, Kind) {
+        let message = names::message(&signature.ident, name, self.prefix, self.errors);
+        let arguments = arguments(signature)
+            .filter_map(|argument| self.argument(argument))
+            .collect();
+        let (is_fallible, output) = self.output(&signature.output);
+        let is_async = signature.asyncness.is_some();
+        (
+            is_fallible,
+            Kind::Typed(Typed {
+                message,
+                arguments,
+                output,
+                is_async,
+            }),
+        )
+    }
+
+    fn argument(&mut self, argument: &PatType) -> Option<Argument> {
+        types::check_argument(&argument.ty, self.form, self.errors);
+        let Some(ident) = binding(&argument.pat) else {
+            let text = "an argument is a field of the message, so it needs a name; take it apart inside the method";
+            self.errors.at(&argument.pat, text);
+            return None;
+        };
+        Some(Argument {
+            ident: ident.clone(),
+            ty: types::without_self(&argument.ty, self.form),
+        })
+    }
+
+    /// Whether the method returns a `Result`, and the reply.
+    fn output(&mut self, output: &ReturnType) -> (bool, Type) {
+        let ReturnType::Type(_, returned) = output else {
+            return (false, parse_quote!(()));
+        };
+        types::check_output(returned, self.form, self.errors);
+        let (is_fallible, reply) = match types::as_result(returned) {
+            None => (false, &**returned),
+            Some(Some(reply)) => (true, reply),
+            Some(None) => {
+                self.errors.at(
+                    returned,
+                    "which type is the reply? write it out, as in `Result<T, E>`",
+                );
+                (true, &**returned)
+            }
+        };
+        (is_fallible, types::without_self(reply, self.form))
+    }
+
+    fn raw(&mut self, raw: &Ident, signature: &Signature) -> (bool, Kind) {
+        if let Some(token) = &signature.asyncness {
+            let text = "a raw method's request is lent until it returns, so it cannot be `async`; \
+                        use `#[method]` and a `Vec<u8>`";
+            self.errors.at(token, text);
+        }
+        let arguments: Vec<_> = arguments(signature).collect();
+        match arguments[..] {
+            [argument] if is_borrowed_bytes(&argument.ty) => {}
+            [] => self
+                .errors
+                .at(raw, format!("this method takes no bytes; {RAW_SHAPE}")),
+            [argument] => self
+                .errors
+                .at(&argument.ty, format!("not `&[u8]`; {RAW_SHAPE}")),
+            [_, second, ..] => self
+                .errors
+                .at(second, format!("more than one argument; {RAW_SHAPE}")),
+        }
+        (self.raw_output(signature), Kind::Raw)
+    }
+
+    fn raw_output(&mut self, signature: &Signature) -> bool {
+        let ReturnType::Type(_, returned) = &signature.output else {
+            self.errors.at(
+                &signature.ident,
+                format!("this method returns no bytes; {RAW_SHAPE}"),
+            );
+            return false;
+        };
+        let is_static = matches!(&**returned, Type::Reference(reference)
+            if reference.lifetime.as_ref().is_some_and(|lifetime| lifetime.ident == "static"));
+        if !is_static {
+            types::check_output(returned, self.form, self.errors);
+        }
+        types::as_result(returned).is_some()
+    }
+}
+
+const RAW_SHAPE: &str = "a raw method looks like `fn bytes(&mut self, request: &[u8]) -> Vec<u8>`";
+
+fn arguments(signature: &Signature) -> impl Iterator<Item = &PatType> {
+    signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(argument) => Some(argument),
+        FnArg::Receiver(_) => None,
+    })
+}
+
+/// The name that `pattern` binds, if it is `name` or `mut name`.
+fn binding(pattern: &Pat) -> Option<&Ident> {
+    match pattern {
+        Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => {
+            Some(&pattern.ident)
+        }
+        _ => None,
+    }
+}
+
+fn is_borrowed_bytes(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if reference.mutability.is_none() && types::is_bytes(&reference.elem))
+}
+
+/// What the client's method has in common with the service's.
+fn shared_attributes(attributes: &[Attribute]) -> Vec<Attribute> {
+    let is_shared = |attribute: &&Attribute| {
+        attribute.path().is_ident("doc") || attribute.path().is_ident("deprecated")
+    };
+    attributes.iter().filter(is_shared).cloned().collect()
+}
