@@ -23,7 +23,7 @@ pub use serve::ServiceHandle;
 pub use service::{Call, Dispatch, Finished, ServedBy, Service};
 pub use slimerpc;
 pub use slimerpc::channel::Inbound as Request;
-// pub use slimerpc_macros::service;
+pub use slimerpc_macros::{method, service};
 
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]
