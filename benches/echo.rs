@@ -1,0 +1,390 @@
+//! Round trips between two processes over shared memory: how much an RPC costs beyond the fabric.
+//!
+//!     cargo bench --bench echo [-- --csv FILE]
+//!
+//! Three echoes, side by side in one run: a raw ping-pong of WRITE_WITH_IMM on the fabric, a raw call (bytes)
+//! and a typed call (a `String` through bincode). Both sides poll. The parent process measures; it starts a
+//! second one of itself as the peer, and a NanoCtrl server for the agents to find each other, which needs
+//! `redis-server` (or a Redis on port 6379).
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use slimerpc::channel::QueuePairInfo;
+use slimerpc::fabric::shm::ShmDevice;
+use slimerpc::fabric::{
+    Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
+    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
+};
+use slimerpc::nanoctrl::{Config, RedisSource, Server};
+use slimerpc_actors::{PeerAgent, Proxy, service};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const SIZES: [usize; 10] = [
+    64,
+    256,
+    1 << 10,
+    4 << 10,
+    16 << 10,
+    64 << 10,
+    256 << 10,
+    1 << 20,
+    4 << 20,
+    16 << 20,
+];
+const INFLIGHT: [usize; 3] = [1, 16, 64];
+/// Sizes up to this one are measured between agents with many small slots.
+const SMALL: usize = 64 << 10;
+/// Long enough that neither side sleeps while it is measured.
+const BUSY: Duration = Duration::from_millis(100);
+
+#[derive(Parser)]
+#[command(about = "Round trips between two processes over shared memory")]
+struct Args {
+    /// Also write the figures to this file
+    #[arg(long, value_name = "FILE")]
+    csv: Option<String>,
+    /// Seconds for each figure
+    #[arg(long, default_value_t = 0.5)]
+    seconds: f64,
+    /// Be the peer of another process
+    #[arg(long, hide = true)]
+    peer_of: Option<String>,
+    /// Passed by `cargo bench`
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+struct Echo;
+
+#[service]
+impl Echo {
+    #[method(raw)]
+    fn raw(&mut self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method]
+    fn typed(&mut self, request: String) -> String {
+        request
+    }
+}
+
+/// Both kinds of agents: many small slots, or few large ones.
+fn agent(role: &str, url: &str, large: bool) -> slimerpc_actors::Builder {
+    let (kind, slot_size, slots) = if large {
+        ("large", (16 << 20) + 64, 2)
+    } else {
+        ("small", SMALL + 64, 64)
+    };
+    PeerAgent::builder()
+        .nanoctrl(url)
+        .alias(format!("{role}:{kind}:{}", std::process::id()))
+        .slot_size(slot_size)
+        .max_inflight(slots)
+        .busy_poll(BUSY)
+}
+
+/// One end of the raw ping-pong.
+struct Pong {
+    qp: Box<dyn QueuePair>,
+    cq: Arc<dyn CompletionQueue>,
+    sends: Arc<dyn MemoryRegion>,
+    ring: Arc<dyn MemoryRegion>,
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Told {
+    qp: QueuePairInfo,
+    addr: u64,
+    rkey: u32,
+}
+
+impl Pong {
+    fn new() -> Result<Self> {
+        let device = ShmDevice::open()?;
+        let cq = device.create_completion_queue(128)?;
+        let mut qp = device.create_queue_pair(&QueuePairInit {
+            send_cq: cq.clone(),
+            recv_cq: cq.clone(),
+            max_send_wr: 64,
+            max_recv_wr: 64,
+            max_inline: 220.min(device.limits().max_inline),
+            retry: RetryPolicy::default(),
+        })?;
+        let largest = SIZES[SIZES.len() - 1];
+        let sends = device.register(largest, Access::LOCAL_WRITE)?;
+        let ring = device.register(largest, Access::LOCAL_WRITE | Access::REMOTE_WRITE)?;
+        qp.to_init()?;
+        for wr_id in 0..64 {
+            qp.post_recv(RecvRequest { wr_id })?;
+        }
+        Ok(Self {
+            qp,
+            cq,
+            sends,
+            ring,
+        })
+    }
+
+    fn told(&self) -> Told {
+        Told {
+            qp: self.qp.address().into(),
+            addr: self.ring.addr(),
+            rkey: self.ring.rkey(),
+        }
+    }
+
+    fn connect(&mut self, peer: &Told) -> Result<()> {
+        self.qp.to_rtr(&peer.qp.into())?;
+        Ok(self.qp.to_rts()?)
+    }
+
+    fn send(&mut self, peer: &Told, size: usize) -> Result<()> {
+        let local = Sge {
+            addr: self.sends.addr(),
+            length: size as u32,
+            lkey: self.sends.lkey(),
+        };
+        Ok(self.qp.post_send(&SendRequest {
+            wr_id: 1 << 32,
+            operation: Operation::WriteWithImm(size as u32),
+            local: Payload::Region(local),
+            remote: RemoteSlice {
+                addr: peer.addr,
+                rkey: peer.rkey,
+            },
+            signalled: false,
+        })?)
+    }
+
+    /// Polls until a message is there; its immediate is its size.
+    fn receive(&mut self) -> Result<usize> {
+        let mut batch = [Completion::EMPTY; 4];
+        loop {
+            let count = self.cq.poll(&mut batch)?;
+            for completion in &batch[..count] {
+                if !completion.status.is_success() {
+                    return Err(completion.status.to_string().into());
+                }
+                if let Some(size) = completion.imm {
+                    self.qp.post_recv(RecvRequest { wr_id: 0 })?;
+                    return Ok(size as usize);
+                }
+            }
+            std::hint::spin_loop();
+        }
+    }
+}
+
+/// The other process: echoes on the fabric until told otherwise, then serves.
+fn peer(url: &str) -> Result<()> {
+    let mut pong = Pong::new()?;
+    println!("{}", serde_json::to_string(&pong.told())?);
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    let parent: Told = serde_json::from_str(&line)?;
+    pong.connect(&parent)?;
+    loop {
+        match pong.receive()? {
+            0 => break,
+            size => pong.send(&parent, size)?,
+        }
+    }
+    actix::System::new().block_on(async {
+        let small = agent("peer", url, false).start().await?;
+        let large = agent("peer", url, true).start().await?;
+        let _serving = (small.serve(Echo).await?, large.serve(Echo).await?);
+        println!("{}\n{}", small.alias(), large.alias());
+        tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
+        small.shutdown().await?;
+        large.shutdown().await?;
+        Ok(())
+    })
+}
+
+/// The peer's process, ended with ours.
+struct Peer {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Peer {
+    fn start(url: &str) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--peer-of", url])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let to = child.stdin.take().ok_or("no stdin")?;
+        let from = BufReader::new(child.stdout.take().ok_or("no stdout")?);
+        Ok(Self { child, to, from })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        let _ = writeln!(self.to);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Median and 99th percentile of round trips, in microseconds.
+#[derive(Clone, Copy)]
+struct Figures {
+    p50: f64,
+    p99: f64,
+}
+
+impl Figures {
+    fn measure(seconds: f64, mut round_trip: impl FnMut() -> Result<()>) -> Result<Self> {
+        let limit = Duration::from_secs_f64(seconds);
+        let warm_up = Instant::now();
+        while warm_up.elapsed() < limit / 5 {
+            round_trip()?;
+        }
+        let mut samples = Vec::new();
+        let started = Instant::now();
+        while started.elapsed() < limit || samples.len() < 10 {
+            let began = Instant::now();
+            round_trip()?;
+            samples.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+        samples.sort_by(f64::total_cmp);
+        let at = |part: f64| samples[((samples.len() - 1) as f64 * part) as usize];
+        Ok(Self {
+            p50: at(0.5),
+            p99: at(0.99),
+        })
+    }
+}
+
+fn pretty(size: usize) -> String {
+    match size {
+        0..1024 => format!("{size} B"),
+        0..0x10_0000 => format!("{} KiB", size >> 10),
+        _ => format!("{} MiB", size >> 20),
+    }
+}
+
+/// Raw calls in a second with `inflight` of them under way, from one task.
+async fn throughput(echo: &Proxy<Echo>, inflight: usize, seconds: f64) -> Result<f64> {
+    let request = [7; 64];
+    let mut replies = std::collections::VecDeque::new();
+    let started = Instant::now();
+    let mut calls = 0_u64;
+    while started.elapsed().as_secs_f64() < seconds {
+        while replies.len() < inflight {
+            replies.push_back(echo.raw(&request));
+        }
+        if let Some(reply) = replies.pop_front() {
+            reply.await?;
+            calls += 1;
+        }
+    }
+    Ok(calls as f64 / started.elapsed().as_secs_f64())
+}
+
+fn run(args: &Args) -> Result<()> {
+    let system = actix::System::new();
+    let server = system.block_on(Server::start(Config::new(RedisSource::choose(None)?)))?;
+    let url = format!("http://{}", server.address());
+    let mut peer = Peer::start(&url)?;
+    let mut csv = String::from("size,echo,p50_us,p99_us,ratio\n");
+
+    let mut ping = Pong::new()?;
+    let told: Told = serde_json::from_str(&peer.line()?)?;
+    writeln!(peer.to, "{}", serde_json::to_string(&ping.told())?)?;
+    ping.connect(&told)?;
+    let mut fabric = Vec::new();
+    for size in SIZES {
+        eprint!("\rfabric {:10}", pretty(size));
+        fabric.push(Figures::measure(args.seconds, || {
+            ping.send(&told, size)?;
+            ping.receive().map(drop)
+        })?);
+    }
+    ping.send(&told, 0)?;
+    let (small, large) = (peer.line()?, peer.line()?);
+
+    system.block_on(async {
+        let agents = [agent("driver", &url, false).start().await?, agent("driver", &url, true).start().await?];
+        let echoes = [agents[0].proxy::<Echo>(&small).await?, agents[1].proxy::<Echo>(&large).await?];
+        Ok::<_, Box<dyn Error>>((agents, echoes))
+    })
+    .and_then(|(agents, echoes)| {
+        println!("\rround trip, us      fabric          |       raw call            |       typed call");
+        println!("     size     p50       p99   |     p50       p99   ratio |     p50       p99   ratio");
+        for (size, base) in SIZES.into_iter().zip(&fabric) {
+            eprint!("\rcalls {:10}", pretty(size));
+            let echo = &echoes[usize::from(size > SMALL)];
+            let request = vec![b'x'; size];
+            let text = String::from_utf8(request.clone())?;
+            let raw = block(args.seconds, || echo.raw(&request))?;
+            let typed = block(args.seconds, || echo.typed(text.clone()))?;
+            println!(
+                "\r{:>9} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2} {:>7.2} | {:>8.2} {:>8.2} {:>7.2}",
+                pretty(size), base.p50, base.p99, raw.p50, raw.p99, raw.p50 / base.p50,
+                typed.p50, typed.p99, typed.p50 / base.p50,
+            );
+            for (name, figures) in [("fabric", base), ("raw", &raw), ("typed", &typed)] {
+                let ratio = figures.p50 / base.p50;
+                writeln!(csv, "{size},{name},{:.3},{:.3},{ratio:.3}", figures.p50, figures.p99)?;
+            }
+        }
+        println!("\nraw 64 B calls a second, one task");
+        for inflight in INFLIGHT {
+            let rate = system.block_on(throughput(&echoes[0], inflight, 2.0 * args.seconds))?;
+            println!("{inflight:>9} in flight {rate:>12.0}");
+            writeln!(csv, "64,{inflight}_in_flight,{rate:.0},,")?;
+        }
+        system.block_on(async {
+            for agent in agents {
+                agent.shutdown().await?;
+            }
+            Ok::<_, Box<dyn Error>>(())
+        })
+    })?;
+    drop(peer);
+    system.block_on(server.stop());
+    if let Some(path) = &args.csv {
+        std::fs::write(path, csv)?;
+    }
+    Ok(())
+}
+
+/// Measures calls made and waited for by a thread that has no runtime.
+fn block<T: Send + 'static>(
+    seconds: f64,
+    mut call: impl FnMut() -> slimerpc_actors::Reply<T> + Send,
+) -> Result<Figures> {
+    std::thread::scope(|scope| {
+        let measured = scope.spawn(|| {
+            Figures::measure(seconds, || Ok(drop(call().wait()?)))
+                .map_err(|error| error.to_string())
+        });
+        Ok(measured.join().map_err(|_| "a measurement panicked")??)
+    })
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    match &args.peer_of {
+        Some(url) => peer(url),
+        None => run(&args),
+    }
+}
