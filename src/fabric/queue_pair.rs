@@ -83,10 +83,33 @@ pub struct RetryPolicy {
     pub min_rnr_timer: u8,
     /// Tries after "receiver not ready"; 7 means for ever.
     pub rnr_retry: u8,
-    /// Code of the wait for an acknowledgement: 4.096 us times 2 to this power; 14 is 67 ms.
+    /// Code of the wait for an acknowledgement, 1 to 31: 4.096 us times 2 to this power; 14 is 67 ms.
     pub timeout: u8,
     /// Tries after such a wait, 0 to 6. (7 is refused: soft-RoCE never gives up with it.)
     pub retry_cnt: u8,
+}
+
+impl RetryPolicy {
+    /// Refuses what does not fit its bits, and what never ends.
+    pub(super) fn check(&self, device: &str) -> Result<(), FabricError> {
+        let fields = [
+            ("min_rnr_timer", self.min_rnr_timer, 0..=31),
+            ("rnr_retry", self.rnr_retry, 0..=7),
+            ("timeout", self.timeout, 1..=31),
+            ("retry_cnt", self.retry_cnt, 0..=6),
+        ];
+        for (what, given, allowed) in fields {
+            if !allowed.contains(&given) {
+                return Err(FabricError::Limit {
+                    what,
+                    given: given.into(),
+                    allowed: format!("{} to {}", allowed.start(), allowed.end()),
+                    device: device.to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for RetryPolicy {

@@ -63,3 +63,13 @@ pub struct RemoteSlice {
     /// Key of the peer's region.
     pub rkey: u32,
 }
+
+impl Payload<'_> {
+    /// Length of the transfer in bytes.
+    pub(super) fn len(&self) -> usize {
+        match self {
+            Self::Region(sge) => sge.length as usize,
+            Self::Inline(bytes) => bytes.len(),
+        }
+    }
+}

@@ -1,1 +1,40 @@
-//! Shared memory of one host.
+//! The shm fabric: reliable connections between processes of one user on one host, without any device.
+//!
+//! It behaves as a verbs device does, completions, retries and error states included, so that what runs on it
+//! runs on a NIC. How each part is made:
+//!
+//! | verbs | here |
+//! | --- | --- |
+//! | GID of the port | 16 random bytes, which name an abstract unix socket; every [`ShmDevice`] has one |
+//! | connection | two links (unix sockets), one dialled by each end; a link that ends puts both ends in ERR |
+//! | memory region | a sealed memfd, handed to the peer over its link when it first uses the rkey |
+//! | WRITE, READ | a copy by the poster, inside `post_send` |
+//! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in a memfd of its own |
+//! | completion channel | an eventfd; the peer writes to it only if the queue was armed |
+//! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
+//!
+//! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that such a peer
+//! writes to shared memory is trusted with memory safety: lengths come from sealed files, indices are our own.
+//! The sockets are in the abstract namespace and the memory in memfds, so nothing has a name in the file
+//! system and the kernel removes everything with the last process, `kill -9` included.
+
+mod completion_queue;
+mod connection;
+mod device;
+mod key_table;
+mod link;
+mod message;
+mod queue_pair;
+mod receive_ring;
+mod receiver;
+mod region;
+mod remote_regions;
+mod segment;
+mod sender;
+mod sync;
+mod worker;
+
+pub use device::ShmDevice;
+
+#[cfg(test)]
+mod tests;

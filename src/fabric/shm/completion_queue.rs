@@ -1,0 +1,158 @@
+//! Completion queues of the shm fabric.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::EventfdFlags;
+
+use super::receive_ring::Bell;
+use super::receiver::Receiver;
+use super::segment::Segment;
+use crate::fabric::{Completion, CompletionQueue, FabricError, Gid};
+
+/// A completion queue: completions of our own sends, and the receive queues that peers write into, which are
+/// looked at directly.
+#[derive(Debug)]
+pub(super) struct ShmCompletionQueue {
+    device: Gid,
+    event: OwnedFd,
+    page: OwnedFd,
+    segment: Segment,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    sent: VecDeque<Sent>,
+    receivers: Vec<Arc<Receiver>>,
+    /// Which receiver is looked at first the next time.
+    turn: usize,
+}
+
+/// A completion of a send, which frees places in its send queue when it is polled.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) completion: Completion,
+    pub(super) retires: u32,
+    pub(super) outstanding: Arc<AtomicU32>,
+}
+
+/// The bell in a completion queue's shared page.
+pub(super) fn bell_in(segment: &Segment) -> Option<&Bell> {
+    segment.slice(0, 1)?.first()
+}
+
+/// Wakes whoever awaits this eventfd.
+pub(super) fn raise(event: &OwnedFd) {
+    // The only failure is that the counter is at its end; then it is readable anyway.
+    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
+}
+
+/// Takes back what was raised.
+pub(super) fn lower(event: &OwnedFd) {
+    // The only failure is that nothing was raised.
+    let _ = rustix::io::read(event, &mut [0; 8]);
+}
+
+pub(super) fn eventfd() -> Result<OwnedFd, FabricError> {
+    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(FabricError::os("creating an eventfd"))
+}
+
+impl ShmCompletionQueue {
+    pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
+        let (page, segment) = Segment::create("slimerpc-bell", size_of::<Bell>())
+            .map_err(FabricError::os("creating a completion queue"))?;
+        Ok(Self {
+            device,
+            event: eventfd()?,
+            page,
+            segment,
+            entries: Mutex::default(),
+        })
+    }
+
+    /// The device that it was created on.
+    pub(super) fn device(&self) -> Gid {
+        self.device
+    }
+
+    /// What a peer needs to wake us: the page with the bell, and the eventfd.
+    pub(super) fn shared(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.page.as_fd(), self.event.as_fd())
+    }
+
+    /// Looks at this receive queue, too, from now on.
+    pub(super) fn attach(&self, receiver: Arc<Receiver>) {
+        self.lock().receivers.push(receiver);
+    }
+
+    /// Forgets a receive queue.
+    pub(super) fn detach(&self, number: u32) {
+        self.lock()
+            .receivers
+            .retain(|receiver| receiver.number() != number);
+    }
+
+    pub(super) fn push(&self, sent: Sent) {
+        self.lock().sent.push_back(sent);
+        self.ring();
+    }
+
+    /// Raises an event if one was asked for.
+    pub(super) fn ring(&self) {
+        if self.bell().must_ring() {
+            raise(&self.event);
+        }
+    }
+
+    fn bell(&self) -> &Bell {
+        bell_in(&self.segment).expect("the page was made so")
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        // Nothing panics while it is held.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CompletionQueue for ShmCompletionQueue {
+    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError> {
+        let mut entries = self.lock();
+        let entries = &mut *entries;
+        let mut count = 0;
+        while count < out.len()
+            && let Some(sent) = entries.sent.pop_front()
+        {
+            sent.outstanding.fetch_sub(sent.retires, Ordering::Relaxed);
+            out[count] = sent.completion;
+            count += 1;
+        }
+        let receivers = entries.receivers.len();
+        for step in 0..receivers {
+            let at = (entries.turn + step) % receivers;
+            count += entries.receivers[at].poll(&mut out[count..]);
+            if count == out.len() {
+                // The one that filled it comes last the next time, so that none starves.
+                entries.turn = (at + 1) % receivers;
+                break;
+            }
+        }
+        Ok(count)
+    }
+
+    fn arm(&self) -> Result<(), FabricError> {
+        self.bell().arm();
+        Ok(())
+    }
+
+    fn event_fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    fn clear_events(&self) {
+        lower(&self.event);
+    }
+}

@@ -1,0 +1,276 @@
+//! The part of a queue pair that its handle and the device's thread share.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use super::completion_queue::{Sent, ShmCompletionQueue};
+use super::key_table::KeyTable;
+use super::link::Link;
+use super::message::{Hello, Message, RegionInfo, Welcome};
+use super::receiver::Receiver;
+use super::sender::{Executed, Need, Progress, Sender};
+use crate::fabric::{
+    Completion, CompletionStatus, FabricError, QueuePairAddress, QueuePairInit, QueuePairState,
+    SendRequest,
+};
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    number: u32,
+    psn: u32,
+    max_send_wr: u32,
+    min_rnr_timer: u8,
+    send_cq: Arc<ShmCompletionQueue>,
+    recv_cq: Arc<ShmCompletionQueue>,
+    receiver: Arc<Receiver>,
+    keys: Arc<KeyTable>,
+    remote: OnceLock<QueuePairAddress>,
+    /// Sends whose places are taken.
+    outstanding: Arc<AtomicU32>,
+    sender: Mutex<Sender>,
+    links: Mutex<Links>,
+}
+
+/// The two links of a connection.
+#[derive(Debug, Default)]
+struct Links {
+    /// The one that we dialled: our sends need it.
+    outgoing: Option<Link>,
+    /// The one that the peer dialled.
+    incoming: Option<Link>,
+}
+
+impl Connection {
+    pub(super) fn new(
+        number: u32,
+        psn: u32,
+        init: &QueuePairInit,
+        queues: [Arc<ShmCompletionQueue>; 2],
+        keys: Arc<KeyTable>,
+    ) -> Result<Self, FabricError> {
+        let [send_cq, recv_cq] = queues;
+        let receiver = Arc::new(Receiver::create(number, init.max_recv_wr)?);
+        recv_cq.attach(receiver.clone());
+        Ok(Self {
+            number,
+            psn,
+            max_send_wr: init.max_send_wr,
+            min_rnr_timer: init.retry.min_rnr_timer,
+            send_cq,
+            recv_cq,
+            receiver,
+            keys,
+            remote: OnceLock::new(),
+            outstanding: Arc::default(),
+            sender: Mutex::new(Sender::new(init.retry)),
+            links: Mutex::default(),
+        })
+    }
+
+    pub(super) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(super) fn psn(&self) -> u32 {
+        self.psn
+    }
+
+    pub(super) fn receiver(&self) -> &Receiver {
+        &self.receiver
+    }
+
+    pub(super) fn state(&self) -> QueuePairState {
+        self.receiver.state()
+    }
+
+    /// Notes who the peer is and the link dialled to it.
+    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Link) {
+        self.links().outgoing = Some(link);
+        // Set once: only `to_rtr` calls this, which happens at most once.
+        let _ = self.remote.set(remote);
+    }
+
+    /// Executes a request or lines it up. Says whether the device's thread has to look after it.
+    pub(super) fn post_send(&self, request: &SendRequest<'_>) -> Result<bool, FabricError> {
+        let mut sender = self.sender();
+        let state = self.state();
+        if !matches!(state, QueuePairState::Rts | QueuePairState::Error) {
+            return Err(FabricError::InvalidState {
+                qp_num: self.number,
+                verb: "post_send",
+                state,
+            });
+        }
+        if self.outstanding.load(Ordering::Relaxed) >= self.max_send_wr {
+            return Err(FabricError::QueueFull {
+                qp_num: self.number,
+                queue: "send",
+                depth: self.max_send_wr,
+            });
+        }
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if state == QueuePairState::Error {
+            let flushed = sender.executed(request, CompletionStatus::Flushed, 0);
+            self.complete(flushed);
+            return Ok(false);
+        }
+        let was_stalled = sender.is_stalled();
+        match sender.post(&self.keys, request) {
+            None => return Ok(!was_stalled),
+            Some(executed) if executed.status.is_success() => self.complete(executed),
+            Some(executed) => {
+                self.complete(executed);
+                self.fail(&mut sender, CompletionStatus::Flushed);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Goes on with requests that wait. When to look again, if that is necessary.
+    pub(super) fn progress(&self, now: Instant) -> Option<Instant> {
+        self.advance(&mut self.sender(), now)
+    }
+
+    fn advance(&self, sender: &mut Sender, now: Instant) -> Option<Instant> {
+        match sender.progress(&self.keys, now, |executed| self.complete(executed)) {
+            Progress::Idle => None,
+            Progress::Waiting(next) => Some(next),
+            Progress::Stalled(need, next) => {
+                if let Need::Region(rkey) = need
+                    && !self.ask(&Message::WantRegion { rkey })
+                {
+                    self.fail(sender, CompletionStatus::RetryExceeded);
+                    return None;
+                }
+                Some(next)
+            }
+            Progress::Failed(status) => {
+                self.fail(sender, status);
+                None
+            }
+        }
+    }
+
+    fn ask(&self, message: &Message) -> bool {
+        let link = self.links().outgoing.clone();
+        link.is_some_and(|link| link.send(message, &[]).is_ok())
+    }
+
+    /// The peer has sent a message over the link that we dialled. Says whether it made sense.
+    pub(super) fn answered(&self, message: Message, fds: Vec<OwnedFd>) -> bool {
+        let mut sender = self.sender();
+        let understood = match message {
+            Message::Welcome(welcome) => {
+                <[OwnedFd; 3]>::try_from(fds).is_ok_and(|fds| sender.welcome(welcome, fds).is_ok())
+            }
+            Message::Region(info) => fds
+                .first()
+                .is_some_and(|fd| sender.regions.add(info, fd).is_ok()),
+            Message::NoRegion { rkey } => {
+                sender.regions.set_unknown(rkey);
+                true
+            }
+            Message::Hello(_) | Message::WantRegion { .. } => false,
+        };
+        if understood {
+            // The wait that ends here is known to the device's thread already; a new one begins here and
+            // is, since that thread calls this.
+            self.advance(&mut sender, Instant::now());
+        }
+        understood
+    }
+
+    /// Answers the peer's hello, if it is the right one and we are ready. `None`: not yet.
+    pub(super) fn greet(&self, hello: &Hello, link: &Link) -> Option<bool> {
+        match self.state() {
+            QueuePairState::Reset | QueuePairState::Init => return None,
+            QueuePairState::Error => return Some(false),
+            QueuePairState::Rtr | QueuePairState::Rts => {}
+        }
+        let is_peer = self.remote.get().is_some_and(|remote| {
+            remote.gid.0 == hello.from_gid
+                && remote.qp_num == hello.from_qp
+                && remote.psn == hello.psn
+        });
+        if !is_peer {
+            return Some(false);
+        }
+        let (ring, capacity) = self.receiver.shared();
+        let (bell, event) = self.recv_cq.shared();
+        let welcome = Message::Welcome(Welcome {
+            capacity,
+            min_rnr_timer: self.min_rnr_timer,
+        });
+        self.links().incoming = Some(link.clone());
+        Some(link.send(&welcome, &[ring, bell, event]).is_ok())
+    }
+
+    /// The region that the peer asks for over the link that it dialled. Says whether it could be told.
+    pub(super) fn tell_region(&self, rkey: u32, link: &Link) -> bool {
+        let Some(memory) = self.keys.find(rkey).upgrade() else {
+            return link.send(&Message::NoRegion { rkey }, &[]).is_ok();
+        };
+        let (info, fd): (RegionInfo, _) = memory.info(rkey);
+        link.send(&Message::Region(info), &[fd]).is_ok()
+    }
+
+    /// A link has ended: the peer is in ERR, gone or dead.
+    pub(super) fn lost(&self) {
+        self.fail(&mut self.sender(), CompletionStatus::RetryExceeded);
+    }
+
+    /// Enters ERR because our side wants to.
+    pub(super) fn give_up(&self) {
+        self.fail(&mut self.sender(), CompletionStatus::Flushed);
+    }
+
+    /// Enters ERR, ends the links so that the peer does the same, and flushes.
+    fn fail(&self, sender: &mut Sender, first: CompletionStatus) {
+        if self.state() == QueuePairState::Error {
+            return;
+        }
+        self.receiver.fail();
+        sender.flush(first, |executed| self.complete(executed));
+        let links = std::mem::take(&mut *self.links());
+        for link in [links.outgoing, links.incoming].into_iter().flatten() {
+            link.end();
+        }
+        self.recv_cq.ring();
+        self.send_cq.ring();
+    }
+
+    fn complete(&self, executed: Executed) {
+        if executed.retires == 0 {
+            return;
+        }
+        self.send_cq.push(Sent {
+            completion: Completion {
+                wr_id: executed.wr_id,
+                status: executed.status,
+                opcode: executed.opcode,
+                byte_len: executed.byte_len,
+                imm: None,
+                qp_num: self.number,
+            },
+            retires: executed.retires,
+            outstanding: self.outstanding.clone(),
+        });
+    }
+
+    /// Takes the receive queue out of its completion queue.
+    pub(super) fn detach(&self) {
+        self.recv_cq.detach(self.number);
+    }
+
+    fn sender(&self) -> MutexGuard<'_, Sender> {
+        // Nothing panics while it is held.
+        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

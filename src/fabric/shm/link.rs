@@ -1,0 +1,161 @@
+//! Links: unix sockets between the devices of two processes.
+
+use std::fmt::Write as _;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, sockopt,
+};
+
+use super::message::{MAX_LEN, Message};
+use crate::fabric::Gid;
+
+/// File descriptors that travel with one message.
+const MAX_FDS: usize = 3;
+/// Dials that wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// A connected socket. Clones are the same socket.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    socket: Arc<OwnedFd>,
+}
+
+/// What came over a link.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// A message and what came with it.
+    Message(Message, Vec<OwnedFd>),
+    /// Nothing for now.
+    Nothing,
+    /// The other process has closed the link or died, or it does not keep to the protocol.
+    End,
+}
+
+/// Binds the socket that `gid` names.
+pub(super) fn listen(gid: Gid) -> io::Result<OwnedFd> {
+    let socket = socket()?;
+    rustix::net::bind(&socket, &name(gid)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Takes the next dial. `None` if there is none.
+pub(super) fn accept(listener: &OwnedFd) -> io::Result<Option<Link>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    match rustix::net::accept_with(listener, flags) {
+        Ok(socket) => Ok(Some(Link::new(socket))),
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        flags,
+        None,
+    )?)
+}
+
+fn name(gid: Gid) -> io::Result<SocketAddrUnix> {
+    let mut name = String::from("slimerpc-shm-");
+    for byte in gid.0 {
+        write!(name, "{byte:02x}").expect("a String takes what it is given");
+    }
+    Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
+}
+
+impl Link {
+    fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket: Arc::new(socket),
+        }
+    }
+
+    /// Connects to the device with this GID. Does not wait.
+    pub(super) fn dial(gid: Gid) -> io::Result<Self> {
+        let socket = socket()?;
+        rustix::net::connect(&socket, &name(gid)?)?;
+        let link = Self::new(socket);
+        link.check_user()?;
+        Ok(link)
+    }
+
+    /// Refuses a peer that runs as another user.
+    pub(super) fn check_user(&self) -> io::Result<()> {
+        let theirs = sockopt::socket_peercred(&*self.socket)?.uid;
+        let ours = rustix::process::geteuid();
+        if theirs == ours {
+            return Ok(());
+        }
+        let message = format!("the peer runs as user {theirs}, this process as user {ours}");
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+
+    /// Sends a message. Never blocks: a peer that lets its link fill up is given up.
+    pub(super) fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut bytes = [0; MAX_LEN];
+        let len = message.encode(&mut bytes);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            let pushed = control.push(SendAncillaryMessage::ScmRights(fds));
+            assert!(pushed, "at most {MAX_FDS} descriptors go with a message");
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        rustix::net::sendmsg(
+            &*self.socket,
+            &[IoSlice::new(&bytes[..len])],
+            &mut control,
+            flags,
+        )?;
+        Ok(())
+    }
+
+    /// Takes the next message. Never blocks.
+    pub(super) fn receive(&self) -> Incoming {
+        let mut bytes = [0; MAX_LEN];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let buffers = &mut [IoSliceMut::new(&mut bytes)];
+        let received = match rustix::net::recvmsg(&*self.socket, buffers, &mut control, flags) {
+            Ok(received) => received,
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Incoming::Nothing,
+            Err(_) => return Incoming::End,
+        };
+        let mut fds = Vec::new();
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                fds.extend(rights);
+            }
+        }
+        let whole = !received
+            .flags
+            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        match Message::decode(&bytes[..received.bytes]) {
+            Some(message) if whole => Incoming::Message(message, fds),
+            _ => Incoming::End,
+        }
+    }
+
+    /// Ends the link at both ends. Harmless when repeated.
+    pub(super) fn end(&self) {
+        // The only failure is that it has ended already.
+        let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

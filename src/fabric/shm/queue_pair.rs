@@ -1,0 +1,163 @@
+//! Queue pairs of the shm fabric.
+
+use std::sync::Arc;
+
+use super::connection::Connection;
+use super::link::Link;
+use super::message::{Hello, Message, VERSION};
+use super::worker::{Command, Worker};
+use crate::fabric::{
+    FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
+    SendRequest,
+};
+
+/// The owner's handle of one end of a connection.
+#[derive(Debug)]
+pub(super) struct ShmQueuePair {
+    connection: Arc<Connection>,
+    max_inline: u32,
+    worker: Arc<Worker>,
+}
+
+impl ShmQueuePair {
+    pub(super) fn new(connection: Arc<Connection>, max_inline: u32, worker: Arc<Worker>) -> Self {
+        Self {
+            connection,
+            max_inline,
+            worker,
+        }
+    }
+
+    fn advance(
+        &self,
+        verb: &'static str,
+        from: QueuePairState,
+        to: QueuePairState,
+    ) -> Result<(), FabricError> {
+        self.connection
+            .receiver()
+            .advance(from, to)
+            .map_err(|state| FabricError::InvalidState {
+                qp_num: self.number(),
+                verb,
+                state,
+            })
+    }
+
+    fn unreachable(&self, reason: String) -> FabricError {
+        FabricError::Unreachable {
+            qp_num: self.number(),
+            reason,
+        }
+    }
+
+    fn dial(&self, remote: &QueuePairAddress) -> Result<Link, FabricError> {
+        let link = Link::dial(remote.gid).map_err(|error| {
+            self.unreachable(format!(
+                "no shm device of this user has the GID {}: {error}",
+                remote.gid
+            ))
+        })?;
+        let hello = Hello {
+            version: VERSION,
+            from_gid: self.worker.core().gid().0,
+            from_qp: self.number(),
+            psn: self.connection.psn(),
+            to_qp: remote.qp_num,
+        };
+        link.send(&Message::Hello(hello), &[]).map_err(|error| {
+            self.unreachable(format!("the peer's device does not listen: {error}"))
+        })?;
+        Ok(link)
+    }
+}
+
+impl QueuePair for ShmQueuePair {
+    fn number(&self) -> u32 {
+        self.connection.number()
+    }
+
+    fn address(&self) -> QueuePairAddress {
+        let port = super::device::port(self.worker.core().gid());
+        QueuePairAddress {
+            gid: port.gid,
+            gid_index: port.gid_index,
+            lid: port.lid,
+            mtu: port.mtu,
+            psn: self.connection.psn(),
+            qp_num: self.number(),
+        }
+    }
+
+    fn state(&self) -> QueuePairState {
+        self.connection.state()
+    }
+
+    fn to_init(&mut self) -> Result<(), FabricError> {
+        self.advance("to_init", QueuePairState::Reset, QueuePairState::Init)
+    }
+
+    fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        let state = self.state();
+        if state != QueuePairState::Init {
+            return Err(FabricError::InvalidState {
+                qp_num: self.number(),
+                verb: "to_rtr",
+                state,
+            });
+        }
+        let link = self.dial(remote)?;
+        self.connection.dialled(*remote, link.clone());
+        self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)?;
+        let core = self.worker.core();
+        core.command(Command::Watch(link, Arc::downgrade(&self.connection)));
+        core.command(Command::Greet(self.number()));
+        Ok(())
+    }
+
+    fn to_rts(&mut self) -> Result<(), FabricError> {
+        self.advance("to_rts", QueuePairState::Rtr, QueuePairState::Rts)
+    }
+
+    fn to_error(&mut self) -> Result<(), FabricError> {
+        self.connection.give_up();
+        Ok(())
+    }
+
+    fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
+        self.connection.receiver().post(request)
+    }
+
+    fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        if let Payload::Inline(bytes) = request.local {
+            let limit = |what, given, allowed| FabricError::Limit {
+                what,
+                given,
+                allowed,
+                device: super::device::NAME.to_owned(),
+            };
+            if request.operation == Operation::Read {
+                let given = bytes.len() as u64;
+                return Err(limit("the inline data of a read", given, "none".to_owned()));
+            }
+            if bytes.len() > self.max_inline as usize {
+                let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
+                return Err(limit("the inline data", bytes.len() as u64, allowed));
+            }
+        }
+        if self.connection.post_send(request)? {
+            let command = Command::Look(Arc::downgrade(&self.connection));
+            self.worker.core().command(command);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for ShmQueuePair {
+    /// Ends the connection; nothing of it is executed afterwards (DROP-1).
+    fn drop(&mut self) {
+        self.connection.give_up();
+        self.connection.detach();
+        self.worker.core().forget(self.number());
+    }
+}

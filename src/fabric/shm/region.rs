@@ -1,0 +1,140 @@
+//! Registered memory of this process.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use super::message::RegionInfo;
+use super::segment::Segment;
+use super::sync::{AtomicU32, Ordering};
+use super::worker::Worker;
+use crate::fabric::{Access, FabricError, MemoryRegion};
+
+/// The first page of a region's memory belongs to the fabric; the bytes that users see come behind it.
+pub(super) fn data_offset() -> usize {
+    rustix::param::page_size()
+}
+
+/// Whether the region is still registered: what a peer that has it mapped must check.
+#[derive(Debug)]
+#[repr(C, align(4))]
+pub(super) struct Validity(AtomicU32);
+
+impl Validity {
+    pub(super) fn is_valid(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
+    }
+}
+
+/// The memory of a region, without the registration.
+#[derive(Debug)]
+pub(super) struct RegionMemory {
+    fd: OwnedFd,
+    segment: Segment,
+    len: usize,
+    access: Access,
+}
+
+impl RegionMemory {
+    pub(super) fn create(len: usize, access: Access) -> Result<Self, FabricError> {
+        let total = data_offset()
+            .checked_add(len)
+            .ok_or(rustix::io::Errno::NOMEM);
+        let (fd, segment) = total
+            .map_err(std::io::Error::from)
+            .and_then(|total| Segment::create("slimerpc-region", total))
+            .map_err(FabricError::os("allocating memory to register"))?;
+        let memory = Self {
+            fd,
+            segment,
+            len,
+            access,
+        };
+        memory.validity().0.store(1, Ordering::Release);
+        Ok(memory)
+    }
+
+    fn validity(&self) -> &Validity {
+        validity(&self.segment)
+    }
+
+    pub(super) fn as_ptr(&self) -> NonNull<u8> {
+        self.segment.at(data_offset())
+    }
+
+    /// The pointer to `length` bytes at `addr`. `None` if they leave the region or `access` is not allowed.
+    pub(super) fn locate(&self, addr: u64, length: usize, access: Access) -> Option<NonNull<u8>> {
+        let offset = addr.checked_sub(self.as_ptr().as_ptr() as u64)?;
+        let offset = usize::try_from(offset).ok()?;
+        let fits = offset.checked_add(length)? <= self.len;
+        (fits && self.access.contains(access)).then(|| self.segment.at(data_offset() + offset))
+    }
+
+    /// What a peer must know, and the descriptor that it needs.
+    pub(super) fn info(&self, rkey: u32) -> (RegionInfo, BorrowedFd<'_>) {
+        let info = RegionInfo {
+            rkey,
+            access: self.access.bits(),
+            addr: self.as_ptr().as_ptr() as u64,
+            len: self.len as u64,
+        };
+        (info, self.fd.as_fd())
+    }
+}
+
+/// The validity word of a region's memory, ours or a peer's.
+pub(super) fn validity(segment: &Segment) -> &Validity {
+    &segment.slice(0, 1).expect("a region has a first page")[0]
+}
+
+/// A registration.
+#[derive(Debug)]
+pub(super) struct ShmRegion {
+    memory: Arc<RegionMemory>,
+    key: u32,
+    worker: Arc<Worker>,
+}
+
+impl ShmRegion {
+    pub(super) fn register(
+        worker: Arc<Worker>,
+        len: usize,
+        access: Access,
+    ) -> Result<Self, FabricError> {
+        let memory = Arc::new(RegionMemory::create(len, access)?);
+        let key = worker.core().keys().insert(&memory)?;
+        Ok(Self {
+            memory,
+            key,
+            worker,
+        })
+    }
+}
+
+// SAFETY: the mapping is readable and writable, covers `len` bytes from `as_ptr` and lives in `memory`, which
+// this handle owns a share of.
+unsafe impl MemoryRegion for ShmRegion {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.memory.as_ptr()
+    }
+
+    fn len(&self) -> usize {
+        self.memory.len
+    }
+
+    fn lkey(&self) -> u32 {
+        self.key
+    }
+
+    fn rkey(&self) -> u32 {
+        self.key
+    }
+}
+
+impl Drop for ShmRegion {
+    /// Deregisters: peers that have the memory mapped are refused from now on (DROP-1).
+    fn drop(&mut self) {
+        self.worker.core().keys().remove(self.key);
+        self.memory.validity().0.store(0, Ordering::Release);
+    }
+}

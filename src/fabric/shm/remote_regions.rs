@@ -1,0 +1,86 @@
+//! Memory of the peer, mapped here.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+
+use super::message::RegionInfo;
+use super::region::{data_offset, validity};
+use super::segment::Segment;
+
+/// The peer's regions that this queue pair has used.
+#[derive(Debug, Default)]
+pub(super) struct RemoteRegions {
+    mapped: Vec<RemoteRegion>,
+    /// Where the last one was found.
+    last: usize,
+    /// A key that the peer does not know.
+    unknown: Option<u32>,
+}
+
+#[derive(Debug)]
+struct RemoteRegion {
+    info: RegionInfo,
+    segment: Segment,
+}
+
+/// What became of looking up a remote slice.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Located {
+    /// Here it is.
+    At(NonNull<u8>),
+    /// The peer has to be asked for the region.
+    Ask,
+    /// No such region, not all of it, not this right, or not any more.
+    Refused,
+}
+
+impl RemoteRegions {
+    /// Maps what the peer sent for a key.
+    pub(super) fn add(&mut self, info: RegionInfo, fd: &OwnedFd) -> io::Result<()> {
+        let segment = Segment::open(fd)?;
+        let len = usize::try_from(info.len).ok();
+        if len.and_then(|len| len.checked_add(data_offset())) != Some(segment.len()) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the region's length is wrong",
+            ));
+        }
+        self.mapped
+            .retain(|region| validity(&region.segment).is_valid());
+        self.mapped.push(RemoteRegion { info, segment });
+        Ok(())
+    }
+
+    /// Notes that the peer has no region with this key.
+    pub(super) fn set_unknown(&mut self, rkey: u32) {
+        self.unknown = Some(rkey);
+    }
+
+    /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to it.
+    pub(super) fn locate(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
+        let is_it = |region: &RemoteRegion| {
+            region.info.rkey == rkey && validity(&region.segment).is_valid()
+        };
+        if !self.mapped.get(self.last).is_some_and(is_it) {
+            match self.mapped.iter().position(is_it) {
+                Some(at) => self.last = at,
+                None if self.unknown == Some(rkey) => return Located::Refused,
+                None => return Located::Ask,
+            }
+        }
+        let RemoteRegion { info, segment } = &self.mapped[self.last];
+        let offset = addr
+            .checked_sub(info.addr)
+            .and_then(|o| usize::try_from(o).ok());
+        let end = offset.and_then(|offset| offset.checked_add(length));
+        match (offset, end) {
+            (Some(offset), Some(end))
+                if end as u64 <= info.len && info.access & access == access =>
+            {
+                Located::At(segment.at(data_offset() + offset))
+            }
+            _ => Located::Refused,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Memory that two processes share: sealed memfds.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr::NonNull;
+
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::receive_ring::{Bell, Entry, Posted};
+use super::region::Validity;
+
+/// Sizes cannot change any more, so a mapping never faults, whatever the other process does.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// A whole memfd, mapped for reading and writing.
+pub(super) struct Segment {
+    map: MmapRaw,
+}
+
+impl Segment {
+    /// Creates a memfd of `len` zero bytes and maps it.
+    pub(super) fn create(name: &str, len: usize) -> io::Result<(OwnedFd, Self)> {
+        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        rustix::fs::ftruncate(&fd, len as u64)?;
+        rustix::fs::fcntl_add_seals(&fd, SEALS)?;
+        let segment = Self::map(&fd, len)?;
+        Ok((fd, segment))
+    }
+
+    /// Maps a memfd that a peer handed over.
+    pub(super) fn open(fd: &OwnedFd) -> io::Result<Self> {
+        // Fails for everything that is not a memfd.
+        if !rustix::fs::fcntl_get_seals(fd.as_fd())?.contains(SEALS) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the peer's memory is not sealed",
+            ));
+        }
+        let len = usize::try_from(rustix::fs::fstat(fd)?.st_size).map_err(io::Error::other)?;
+        Self::map(fd, len)
+    }
+
+    fn map(fd: &OwnedFd, len: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(len).map_raw(fd.as_raw_fd())?;
+        Ok(Self { map })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// The byte at `offset`, which must not lie behind the end.
+    pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
+        assert!(offset <= self.len());
+        // SAFETY: a mapping is never at address 0, and `offset` stays inside it (or one past it).
+        unsafe { NonNull::new_unchecked(self.map.as_mut_ptr().add(offset)) }
+    }
+
+    /// The `count` values at `offset`; `None` if they do not fit or are not aligned.
+    pub(super) fn slice<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let end = count.checked_mul(size_of::<T>())?.checked_add(offset)?;
+        if end > self.len() || offset % align_of::<T>() != 0 {
+            return None;
+        }
+        // SAFETY: the range lies inside the mapping, which begins at a page and lives as long as `self`; the
+        // offset is aligned; `T: Shared` accepts all bytes and any change of them.
+        Some(unsafe { std::slice::from_raw_parts(self.at(offset).as_ptr().cast(), count) })
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Segment({} bytes)", self.len())
+    }
+}
+
+/// A type that may lie in memory which another process writes.
+///
+/// # Safety
+/// Every bit pattern is a value, and it is made of atomics only, so that a change under a `&T` is no data race.
+pub(super) unsafe trait Shared {}
+
+// SAFETY: an `AtomicU32`.
+unsafe impl Shared for Posted {}
+// SAFETY: `AtomicU32`s.
+unsafe impl Shared for Entry {}
+// SAFETY: an `AtomicU32`.
+unsafe impl Shared for Bell {}
+// SAFETY: an `AtomicU32`.
+unsafe impl Shared for Validity {}

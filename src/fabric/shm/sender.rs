@@ -1,0 +1,398 @@
+//! The sending half of a queue pair: executes work requests, in order.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::ptr::{self, NonNull};
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+
+use super::completion_queue::{bell_in, raise};
+use super::key_table::KeyTable;
+use super::message::Welcome;
+use super::receive_ring::{Arrival, Producer};
+use super::receiver::ring_in;
+use super::region::RegionMemory;
+use super::remote_regions::{Located, RemoteRegions};
+use super::segment::Segment;
+use crate::fabric::{
+    Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,
+    Sge,
+};
+
+/// Longest message in bytes.
+pub(super) const MAX_MESSAGE: u32 = 1 << 31;
+
+/// What a sender knows and holds.
+#[derive(Debug)]
+pub(super) struct Sender {
+    retry: RetryPolicy,
+    peer: Option<Peer>,
+    pub(super) regions: RemoteRegions,
+    /// The region that was used last.
+    local: (u32, Weak<RegionMemory>),
+    /// Requests that have to wait for something; the first of them waits for `stall`.
+    pending: VecDeque<Pending>,
+    stall: Option<Stall>,
+    /// Requests completed since the last completion that said so.
+    unsignalled: u32,
+}
+
+/// The peer's receive queue and how to wake its owner.
+#[derive(Debug)]
+struct Peer {
+    segment: Segment,
+    capacity: usize,
+    producer: Producer,
+    bell: Segment,
+    event: OwnedFd,
+    /// Wait before a message without a receive is tried again.
+    rnr_timer: Duration,
+}
+
+/// A work request that has to wait.
+#[derive(Debug)]
+struct Pending {
+    wr_id: u64,
+    operation: Operation,
+    local: PendingPayload,
+    remote: RemoteSlice,
+    signalled: bool,
+}
+
+#[derive(Debug)]
+enum PendingPayload {
+    Region(Sge),
+    Inline(Box<[u8]>),
+}
+
+/// What the first pending request waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// The peer's answer to our hello.
+    Welcome,
+    /// The region with this rkey.
+    Region(u32),
+    /// A receive of the peer.
+    Receive,
+}
+
+#[derive(Debug)]
+struct Stall {
+    need: Need,
+    /// When to look again.
+    next: Instant,
+    /// When to fail. `None`: never.
+    end: Option<Instant>,
+}
+
+/// What became of one request.
+enum Attempt {
+    Done(u32),
+    Needs(Need),
+    Failed(CompletionStatus),
+}
+
+/// How far the pending requests got.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// None is left.
+    Idle,
+    /// The first one has begun to wait for this.
+    Stalled(Need, Instant),
+    /// The first one still waits; look again then.
+    Waiting(Instant),
+    /// The first one has failed for good.
+    Failed(CompletionStatus),
+}
+
+/// A work request that is over.
+pub(super) struct Executed {
+    pub(super) wr_id: u64,
+    pub(super) status: CompletionStatus,
+    pub(super) opcode: Opcode,
+    pub(super) byte_len: u32,
+    /// Places in the send queue that its completion frees; 0 if it gets none.
+    pub(super) retires: u32,
+}
+
+impl Sender {
+    pub(super) fn new(retry: RetryPolicy) -> Self {
+        Self {
+            retry,
+            peer: None,
+            regions: RemoteRegions::default(),
+            local: (0, Weak::new()),
+            pending: VecDeque::new(),
+            stall: None,
+            unsignalled: 0,
+        }
+    }
+
+    /// Notes the peer's receive queue, page with bell, and eventfd.
+    pub(super) fn welcome(&mut self, welcome: Welcome, fds: [OwnedFd; 3]) -> io::Result<()> {
+        let [ring, bell, event] = fds;
+        let peer = Peer {
+            segment: Segment::open(&ring)?,
+            capacity: welcome.capacity as usize,
+            producer: Producer::default(),
+            bell: Segment::open(&bell)?,
+            event,
+            rnr_timer: rnr_timer(welcome.min_rnr_timer),
+        };
+        if ring_in(&peer.segment, peer.capacity).is_none() || bell_in(&peer.bell).is_none() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the peer's receive queue is malformed",
+            ));
+        }
+        self.peer = Some(peer);
+        Ok(())
+    }
+
+    /// Executes a request or lines it up. `None`: it is lined up, and is the first if `is_first`.
+    pub(super) fn post(&mut self, keys: &KeyTable, request: &SendRequest<'_>) -> Option<Executed> {
+        if self.pending.is_empty() {
+            match self.attempt(keys, request) {
+                Attempt::Done(byte_len) => {
+                    return Some(self.executed(request, CompletionStatus::Success, byte_len));
+                }
+                Attempt::Failed(status) => return Some(self.executed(request, status, 0)),
+                Attempt::Needs(_) => {}
+            }
+        }
+        self.pending.push_back(Pending::of(request));
+        None
+    }
+
+    /// Whether requests wait.
+    pub(super) fn is_stalled(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Executes pending requests as far as possible and tells `done` of each.
+    pub(super) fn progress(
+        &mut self,
+        keys: &KeyTable,
+        now: Instant,
+        mut done: impl FnMut(Executed),
+    ) -> Progress {
+        while let Some(pending) = self.pending.pop_front() {
+            let request = pending.as_request();
+            match self.attempt(keys, &request) {
+                Attempt::Done(byte_len) => {
+                    self.stall = None;
+                    done(self.executed(&request, CompletionStatus::Success, byte_len));
+                }
+                Attempt::Failed(status) => {
+                    self.pending.push_front(pending);
+                    return Progress::Failed(status);
+                }
+                Attempt::Needs(need) => {
+                    self.pending.push_front(pending);
+                    return self.stall(need, now);
+                }
+            }
+        }
+        Progress::Idle
+    }
+
+    fn stall(&mut self, need: Need, now: Instant) -> Progress {
+        let step = match need {
+            Need::Receive => self
+                .peer
+                .as_ref()
+                .map_or(Duration::ZERO, |peer| peer.rnr_timer),
+            Need::Welcome | Need::Region(_) => ack_timeout(self.retry.timeout),
+        };
+        match &mut self.stall {
+            Some(stall) if stall.need == need => {
+                if stall.end.is_some_and(|end| now >= end) {
+                    return Progress::Failed(match need {
+                        Need::Receive => CompletionStatus::RnrRetryExceeded,
+                        Need::Welcome | Need::Region(_) => CompletionStatus::RetryExceeded,
+                    });
+                }
+                stall.next = now + step;
+                Progress::Waiting(stall.next)
+            }
+            stall => {
+                let end = match need {
+                    Need::Receive if self.retry.rnr_retry == 7 => None,
+                    Need::Receive => Some(now + step * u32::from(self.retry.rnr_retry)),
+                    Need::Welcome | Need::Region(_) => {
+                        Some(now + step * (u32::from(self.retry.retry_cnt) + 1))
+                    }
+                };
+                let next = now + step;
+                *stall = Some(Stall { need, next, end });
+                Progress::Stalled(need, next)
+            }
+        }
+    }
+
+    /// Ends every pending request: the first with `first`, the others flushed.
+    pub(super) fn flush(&mut self, first: CompletionStatus, mut done: impl FnMut(Executed)) {
+        self.stall = None;
+        let mut status = first;
+        while let Some(pending) = self.pending.pop_front() {
+            done(self.executed(&pending.as_request(), status, 0));
+            status = CompletionStatus::Flushed;
+        }
+    }
+
+    /// Accounts for a request that is over.
+    pub(super) fn executed(
+        &mut self,
+        request: &SendRequest<'_>,
+        status: CompletionStatus,
+        byte_len: u32,
+    ) -> Executed {
+        self.unsignalled += 1;
+        let reported = request.signalled || !status.is_success();
+        Executed {
+            wr_id: request.wr_id,
+            status,
+            opcode: match request.operation {
+                Operation::Read => Opcode::Read,
+                Operation::Write | Operation::WriteWithImm(_) => Opcode::Write,
+            },
+            byte_len,
+            retires: if reported {
+                std::mem::take(&mut self.unsignalled)
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Executes a request if nothing is missing. Its effects are visible to the peer in the order of calls.
+    fn attempt(&mut self, keys: &KeyTable, request: &SendRequest<'_>) -> Attempt {
+        let Some(peer) = &mut self.peer else {
+            return Attempt::Needs(Need::Welcome);
+        };
+        let ring = ring_in(&peer.segment, peer.capacity).expect("checked by `welcome`");
+        if matches!(request.operation, Operation::WriteWithImm(_))
+            && !peer.producer.has_receive(ring)
+        {
+            return Attempt::Needs(Need::Receive);
+        }
+        let (length, is_read) = (request.local.len(), request.operation == Operation::Read);
+        if length > MAX_MESSAGE as usize {
+            return Attempt::Failed(CompletionStatus::LocalLength);
+        }
+        if length > 0 {
+            // Held until the bytes are copied.
+            let memory;
+            let local = match request.local {
+                Payload::Inline(bytes) => NonNull::from(bytes).cast::<u8>(),
+                Payload::Region(sge) => {
+                    if self.local.0 != sge.lkey || self.local.1.strong_count() == 0 {
+                        self.local = (sge.lkey, keys.find(sge.lkey));
+                    }
+                    let access = if is_read {
+                        Access::LOCAL_WRITE
+                    } else {
+                        Access::LOCAL_READ
+                    };
+                    memory = self.local.1.upgrade();
+                    let found = memory
+                        .as_ref()
+                        .and_then(|m| m.locate(sge.addr, length, access));
+                    let Some(found) = found else {
+                        return Attempt::Failed(CompletionStatus::LocalProtection);
+                    };
+                    found
+                }
+            };
+            let access = if is_read {
+                Access::REMOTE_READ
+            } else {
+                Access::REMOTE_WRITE
+            };
+            let RemoteSlice { addr, rkey } = request.remote;
+            let remote = match self.regions.locate(rkey, addr, length, access.bits()) {
+                Located::At(remote) => remote,
+                Located::Ask => return Attempt::Needs(Need::Region(rkey)),
+                Located::Refused => return Attempt::Failed(CompletionStatus::RemoteAccess),
+            };
+            let (from, to) = if is_read {
+                (remote, local)
+            } else {
+                (local, remote)
+            };
+            // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when
+            // posted) or of a region held by `memory`; `remote` is `length` bytes of a mapping held by
+            // `self.regions`. No Rust reference into regions is held across a post except the loans that the
+            // protocol governs. The ranges may be the same memory in a loopback, hence `copy`; bytes that
+            // another process changes meanwhile arrive as some mixture, as they do by DMA.
+            unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), length) };
+        }
+        if let Operation::WriteWithImm(imm) = request.operation {
+            let byte_len = length as u32;
+            peer.producer.publish(ring, Arrival { imm, byte_len });
+            if bell_in(&peer.bell)
+                .expect("checked by `welcome`")
+                .must_ring()
+            {
+                raise(&peer.event);
+            }
+        }
+        Attempt::Done(if is_read { length as u32 } else { 0 })
+    }
+}
+
+impl Pending {
+    fn of(request: &SendRequest<'_>) -> Self {
+        Self {
+            wr_id: request.wr_id,
+            operation: request.operation,
+            local: match request.local {
+                Payload::Region(sge) => PendingPayload::Region(sge),
+                Payload::Inline(bytes) => PendingPayload::Inline(bytes.into()),
+            },
+            remote: request.remote,
+            signalled: request.signalled,
+        }
+    }
+
+    fn as_request(&self) -> SendRequest<'_> {
+        SendRequest {
+            wr_id: self.wr_id,
+            operation: self.operation,
+            local: match &self.local {
+                PendingPayload::Region(sge) => Payload::Region(*sge),
+                PendingPayload::Inline(bytes) => Payload::Inline(bytes),
+            },
+            remote: self.remote,
+            signalled: self.signalled,
+        }
+    }
+}
+
+/// The wait for an acknowledgement (volume 1, 9.7.6.1.3): 4.096 us times 2 to the `code`.
+fn ack_timeout(code: u8) -> Duration {
+    Duration::from_nanos(4096 << code.min(31))
+}
+
+/// The wait of a sender without a receive (volume 1, table 45).
+fn rnr_timer(code: u8) -> Duration {
+    const HUNDREDTHS_OF_MS: [u32; 32] = [
+        65536, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024,
+        1536, 2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152,
+    ];
+    Duration::from_micros(10) * HUNDREDTHS_OF_MS[usize::from(code & 31)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timer_codes_mean_what_the_specification_says() {
+        assert_eq!(ack_timeout(14), Duration::from_nanos(67_108_864));
+        assert_eq!(rnr_timer(0), Duration::from_micros(655_360));
+        assert_eq!(rnr_timer(12), Duration::from_micros(640));
+        assert_eq!(rnr_timer(31), Duration::from_micros(491_520));
+    }
+}

@@ -1,0 +1,416 @@
+//! The thread of a device. It answers peers and looks after sends that have to wait; sends that do not wait
+//! never meet it.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+
+use super::completion_queue::{eventfd, lower, raise};
+use super::connection::Connection;
+use super::key_table::KeyTable;
+use super::link::{self, Incoming, Link};
+use super::message::{Hello, Message, VERSION};
+use crate::fabric::{FabricError, Gid};
+
+const LISTENER: u64 = 0;
+const COMMANDS: u64 = 1;
+const FIRST_LINK: u64 = 2;
+/// Links that have not said yet to which queue pair they belong.
+const MAX_STRANGERS: usize = 4096;
+/// Queue pair numbers have 24 bits; the first ones are special in InfiniBand.
+const FIRST_QUEUE_PAIR: u32 = 17;
+const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
+
+/// What a device's handles and its thread share.
+#[derive(Debug)]
+pub(super) struct Core {
+    gid: Gid,
+    keys: Arc<KeyTable>,
+    control: OwnedFd,
+    commands: Mutex<Vec<Command>>,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Debug)]
+struct Connections {
+    by_number: HashMap<u32, Weak<Connection>>,
+    next: u32,
+}
+
+/// What the thread is asked to do.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Watch the link that a connection dialled.
+    Watch(Link, Weak<Connection>),
+    /// Look at the hellos for this queue pair: it has become ready, or is gone.
+    Greet(u32),
+    /// Look after the pending sends of a connection.
+    Look(Weak<Connection>),
+    /// End.
+    Stop,
+}
+
+impl Core {
+    pub(super) fn gid(&self) -> Gid {
+        self.gid
+    }
+
+    pub(super) fn keys(&self) -> &Arc<KeyTable> {
+        &self.keys
+    }
+
+    pub(super) fn command(&self, command: Command) {
+        lock(&self.commands).push(command);
+        raise(&self.control);
+    }
+
+    /// Makes a connection with a number that no other one has.
+    pub(super) fn connection(
+        &self,
+        make: impl FnOnce(u32) -> Result<Connection, FabricError>,
+    ) -> Result<Arc<Connection>, FabricError> {
+        let mut connections = lock(&self.connections);
+        if connections.by_number.len() as u32 > MAX_QUEUE_PAIR - FIRST_QUEUE_PAIR {
+            return Err(FabricError::Limit {
+                what: "the number of queue pairs",
+                given: connections.by_number.len() as u64 + 1,
+                allowed: format!("at most {}", connections.by_number.len()),
+                device: super::device::NAME.to_owned(),
+            });
+        }
+        while connections.by_number.contains_key(&connections.next) {
+            connections.next = following(connections.next);
+        }
+        let number = connections.next;
+        connections.next = following(number);
+        let connection = Arc::new(make(number)?);
+        connections
+            .by_number
+            .insert(number, Arc::downgrade(&connection));
+        Ok(connection)
+    }
+
+    /// Frees the number of a connection and refuses who still waits for it.
+    pub(super) fn forget(&self, number: u32) {
+        lock(&self.connections).by_number.remove(&number);
+        self.command(Command::Greet(number));
+    }
+
+    fn find(&self, number: u32) -> Option<Arc<Connection>> {
+        lock(&self.connections).by_number.get(&number)?.upgrade()
+    }
+}
+
+fn following(number: u32) -> u32 {
+    if number < MAX_QUEUE_PAIR {
+        number + 1
+    } else {
+        FIRST_QUEUE_PAIR
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps the thread alive; it ends with the last handle of anything of the device.
+#[derive(Debug)]
+pub(super) struct Worker {
+    core: Arc<Core>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    /// Starts a device with this GID.
+    pub(super) fn start(gid: Gid) -> Result<Self, FabricError> {
+        let listener = link::listen(gid).map_err(FabricError::os("binding the socket of shm0"))?;
+        let core = Arc::new(Core {
+            gid,
+            keys: Arc::default(),
+            control: eventfd()?,
+            commands: Mutex::default(),
+            connections: Mutex::new(Connections {
+                by_number: HashMap::new(),
+                next: FIRST_QUEUE_PAIR,
+            }),
+        });
+        let routine =
+            Routine::new(core.clone(), listener).map_err(FabricError::os("creating an epoll"))?;
+        let thread = std::thread::Builder::new()
+            .name("slimerpc-shm".to_owned())
+            .spawn(move || routine.run())
+            .map_err(FabricError::os("starting the thread of shm0"))?;
+        Ok(Self {
+            core,
+            thread: Some(thread),
+        })
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        &self.core
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.core.command(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            // It has panicked if this fails; that was printed already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works with.
+struct Routine {
+    core: Arc<Core>,
+    listener: OwnedFd,
+    epoll: OwnedFd,
+    links: HashMap<u64, (Link, Role)>,
+    next_token: u64,
+    /// Links in role `Stranger` or `Waiting`.
+    strangers: usize,
+    /// Connections with sends that wait, and when to look at them.
+    stalled: Vec<(Instant, Weak<Connection>)>,
+}
+
+/// What a link is for.
+#[derive(Clone)]
+enum Role {
+    /// Accepted; it has not said anything yet.
+    Stranger,
+    /// Waits until the queue pair that it named is ready.
+    Waiting(Hello),
+    /// The peer of this connection dialled it.
+    Incoming(Weak<Connection>),
+    /// This connection dialled it.
+    Outgoing(Weak<Connection>),
+}
+
+impl Routine {
+    fn new(core: Arc<Core>, listener: OwnedFd) -> rustix::io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let routine = Self {
+            core,
+            listener,
+            epoll,
+            links: HashMap::new(),
+            next_token: FIRST_LINK,
+            strangers: 0,
+            stalled: Vec::new(),
+        };
+        routine.watch(routine.listener.as_fd(), LISTENER)?;
+        routine.watch(routine.core.control.as_fd(), COMMANDS)?;
+        Ok(routine)
+    }
+
+    fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> rustix::io::Result<()> {
+        epoll::add(
+            &self.epoll,
+            fd,
+            epoll::EventData::new_u64(token),
+            epoll::EventFlags::IN,
+        )
+    }
+
+    fn run(mut self) {
+        let mut events = Vec::with_capacity(64);
+        loop {
+            let timeout = self.until_next_look();
+            events.clear();
+            let buffer = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, buffer, timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "the thread of shm0 cannot wait for events; it ends");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.data.u64() {
+                    LISTENER => self.accept(),
+                    COMMANDS => {
+                        if self.obey() {
+                            return;
+                        }
+                    }
+                    token => self.hear(token),
+                }
+            }
+            self.look_after_stalled();
+        }
+    }
+
+    fn until_next_look(&self) -> Option<Timespec> {
+        let next = self.stalled.iter().map(|(at, _)| *at).min()?;
+        let wait = next.saturating_duration_since(Instant::now());
+        // An hour is as good as any longer time and always representable.
+        Timespec::try_from(wait.min(Duration::from_secs(3600))).ok()
+    }
+
+    fn look_after_stalled(&mut self) {
+        let now = Instant::now();
+        self.stalled.retain_mut(|(at, connection)| {
+            if *at > now {
+                return true;
+            }
+            let next = connection
+                .upgrade()
+                .and_then(|connection| connection.progress(now));
+            next.map(|next| *at = next).is_some()
+        });
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match link::accept(&self.listener) {
+                Ok(None) => return,
+                Ok(Some(link)) => self.admit(link),
+                Err(error) => {
+                    tracing::warn!(%error, "a peer could not be accepted");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn admit(&mut self, link: Link) {
+        if let Err(error) = link.check_user() {
+            tracing::warn!(%error, "a dial was refused");
+        } else if self.strangers >= MAX_STRANGERS {
+            tracing::warn!("a dial was refused: {MAX_STRANGERS} others have not been answered");
+        } else {
+            self.strangers += 1;
+            self.add(link, Role::Stranger);
+        }
+    }
+
+    fn add(&mut self, link: Link, role: Role) {
+        let token = self.next_token;
+        self.next_token += 1;
+        match self.watch(link.as_fd(), token) {
+            Ok(()) => {
+                self.links.insert(token, (link, role));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a link cannot be watched");
+                self.ended(role);
+            }
+        }
+    }
+
+    /// Carries out commands. Says whether to end.
+    fn obey(&mut self) -> bool {
+        lower(&self.core.control);
+        let commands = std::mem::take(&mut *lock(&self.core.commands));
+        for command in commands {
+            match command {
+                Command::Watch(link, connection) => self.add(link, Role::Outgoing(connection)),
+                Command::Greet(number) => self.greet_waiting(number),
+                // In the past: it is looked at in this turn.
+                Command::Look(connection) => self.stalled.push((Instant::now(), connection)),
+                Command::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn greet_waiting(&mut self, number: u32) {
+        let is_for = |role: &Role| matches!(role, Role::Waiting(hello) if hello.to_qp == number);
+        let waiting = self.links.iter().filter(|(_, (_, role))| is_for(role));
+        let tokens: Vec<u64> = waiting.map(|(token, _)| *token).collect();
+        for token in tokens {
+            if let Some((link, Role::Waiting(hello))) = self.links.get(&token).cloned()
+                && !self.greet(token, &link, hello)
+            {
+                self.remove(token);
+            }
+        }
+    }
+
+    /// Answers a hello, if its queue pair is ready. `false`: the link is of no use.
+    fn greet(&mut self, token: u64, link: &Link, hello: Hello) -> bool {
+        let Some(connection) = self.core.find(hello.to_qp) else {
+            return false;
+        };
+        let role = match connection.greet(&hello, link) {
+            None => Role::Waiting(hello),
+            Some(true) => {
+                self.strangers -= 1;
+                Role::Incoming(Arc::downgrade(&connection))
+            }
+            Some(false) => return false,
+        };
+        self.links.insert(token, (link.clone(), role));
+        true
+    }
+
+    /// Takes in what a link brings.
+    fn hear(&mut self, token: u64) {
+        // It may have been removed in this turn.
+        while let Some((link, role)) = self.links.get(&token).cloned() {
+            let understood = match link.receive() {
+                Incoming::Nothing => return,
+                Incoming::End => false,
+                Incoming::Message(message, fds) => match (role, message) {
+                    (Role::Stranger, Message::Hello(hello)) if hello.version == VERSION => {
+                        self.greet(token, &link, hello)
+                    }
+                    (Role::Incoming(connection), Message::WantRegion { rkey }) => connection
+                        .upgrade()
+                        .is_some_and(|connection| connection.tell_region(rkey, &link)),
+                    (Role::Outgoing(connection), message) => {
+                        self.answered(&connection, message, fds)
+                    }
+                    _ => false,
+                },
+            };
+            if !understood {
+                self.remove(token);
+            }
+        }
+    }
+
+    fn answered(
+        &mut self,
+        connection: &Weak<Connection>,
+        message: Message,
+        fds: Vec<OwnedFd>,
+    ) -> bool {
+        let Some(alive) = connection.upgrade() else {
+            return false;
+        };
+        let understood = alive.answered(message, fds);
+        // Whatever its sends wait for now is looked at from this turn on, once for each connection.
+        self.stalled.retain(|(_, other)| !other.ptr_eq(connection));
+        self.stalled.push((Instant::now(), connection.clone()));
+        understood
+    }
+
+    fn remove(&mut self, token: u64) {
+        let Some((link, role)) = self.links.remove(&token) else {
+            return;
+        };
+        // It is open until the last clone is gone, so this cannot fail.
+        let _ = epoll::delete(&self.epoll, &link);
+        link.end();
+        self.ended(role);
+    }
+
+    /// What follows from the end of a link.
+    fn ended(&mut self, role: Role) {
+        match role {
+            Role::Stranger | Role::Waiting(_) => self.strangers -= 1,
+            Role::Incoming(connection) | Role::Outgoing(connection) => {
+                if let Some(connection) = connection.upgrade() {
+                    connection.lost();
+                }
+            }
+        }
+    }
+}
