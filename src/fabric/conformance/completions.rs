@@ -1,0 +1,131 @@
+//! What is completed, and how much may be posted.
+
+use super::pair::{Devices, End, Shape};
+use crate::fabric::{FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest};
+
+const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
+
+pub(super) fn unsignalled_sends_complete_silently(devices: &Devices) {
+    let (mut a, b) = devices.pair();
+    for number in 0..9_u8 {
+        a.post(
+            number.into(),
+            Operation::Write,
+            Payload::Inline(&[number]),
+            b.remote(number.into()),
+            false,
+        );
+    }
+    a.stays_silent();
+    a.send(9, Operation::Write, Payload::Inline(&[9]), b.remote(9));
+    let done = a.succeed(1);
+    assert_eq!(done[0].wr_id, 9);
+    assert_eq!(
+        b.bytes(0, 10),
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+        "executed before the signalled one"
+    );
+    a.stays_silent();
+}
+
+pub(super) fn a_full_send_queue_says_so_and_has_room_after_polling(devices: &Devices) {
+    let shape = Shape {
+        sends: 16,
+        ..Shape::default()
+    };
+    let (mut a, b) = devices.pair_of(shape);
+    let request = SendRequest {
+        wr_id: 3,
+        operation: Operation::Write,
+        local: Payload::Inline(&[1]),
+        remote: b.remote(0),
+        signalled: true,
+    };
+    // Without a message on its way the end would have nothing to wait for.
+    let mut posted = 0;
+    let full = loop {
+        match a.qp.post_send(&request) {
+            Ok(()) => posted += 1,
+            Err(error) => break error,
+        }
+        assert!(posted <= 64, "a queue of 16 takes {posted} and more");
+    };
+    assert!(posted >= 16, "a queue of 16 takes {posted} only");
+    assert!(
+        matches!(full, FabricError::QueueFull { queue: "send", .. }),
+        "{full:?}"
+    );
+    a.succeed(posted);
+    a.qp.post_send(&request).expect("there is room again");
+    a.succeed(1);
+}
+
+pub(super) fn a_full_receive_queue_says_so(devices: &Devices) {
+    let shape = Shape {
+        receives: 16,
+        ..Shape::default()
+    };
+    let (mut a, mut b) = devices.pair_of(shape);
+    let mut posted = 0;
+    let full = loop {
+        match b.qp.post_recv(RecvRequest { wr_id: posted }) {
+            Ok(()) => posted += 1,
+            Err(error) => break error,
+        }
+        assert!(posted <= 64, "a queue of 16 takes {posted} and more");
+    };
+    assert!(posted >= 16, "a queue of 16 takes {posted} only");
+    assert!(
+        matches!(
+            full,
+            FabricError::QueueFull {
+                queue: "receive",
+                ..
+            }
+        ),
+        "{full:?}"
+    );
+    a.send(1, Operation::WriteWithImm(1), Payload::Inline(&[]), NOWHERE);
+    b.succeed(1);
+    b.receives([posted]);
+}
+
+pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
+    const PAIRS: usize = 10;
+    const MESSAGES: u64 = 20;
+    let shape = Shape::default();
+    let cq = devices
+        .a
+        .create_completion_queue(PAIRS as u32 * (shape.sends + shape.receives))
+        .expect("a completion queue");
+    let mut servers: Vec<End> = (0..PAIRS)
+        .map(|_| End::on(&devices.a, shape, cq.clone()))
+        .collect();
+    let mut clients: Vec<End> = (0..PAIRS).map(|_| End::new(&devices.b, shape)).collect();
+    for (server, client) in servers.iter_mut().zip(&mut clients) {
+        server.receives(0..MESSAGES);
+        server.connect(client);
+        client.connect(server);
+    }
+    for message in 0..MESSAGES {
+        for (index, client) in clients.iter_mut().enumerate() {
+            let imm = (index as u32) << 16 | message as u32;
+            client.send(
+                message,
+                Operation::WriteWithImm(imm),
+                Payload::Inline(&[]),
+                NOWHERE,
+            );
+        }
+    }
+    let mut next = [0; PAIRS];
+    for completion in servers[0].poll(PAIRS * MESSAGES as usize) {
+        let imm = completion.imm.expect("receives carry it");
+        let (index, message) = ((imm >> 16) as usize, u64::from(imm & 0xffff));
+        assert_eq!(completion.qp_num, servers[index].qp.number());
+        assert_eq!(completion.wr_id, message);
+        assert_eq!(next[index], message, "in order for each queue pair");
+        next[index] += 1;
+    }
+    assert_eq!(next, [MESSAGES; PAIRS]);
+}
