@@ -11,14 +11,15 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
+    Access, Completion, CompletionQueue, MemoryRegion, Operation, Payload, QueuePair,
     QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 use slimerpc::nanoctrl::{Config, RedisSource, Server};
@@ -41,6 +42,8 @@ const SIZES: [usize; 10] = [
 const INFLIGHT: [usize; 3] = [1, 16, 64];
 /// Sizes up to this one are measured between agents with many small slots.
 const SMALL: usize = 64 << 10;
+/// Work requests in each queue of the raw ping-pong.
+const DEPTH: usize = 64;
 /// Long enough that neither side sleeps while it is measured.
 const BUSY: Duration = Duration::from_millis(100);
 
@@ -97,6 +100,7 @@ struct Pong {
     cq: Arc<dyn CompletionQueue>,
     sends: Arc<dyn MemoryRegion>,
     ring: Arc<dyn MemoryRegion>,
+    sent: usize,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -109,12 +113,12 @@ struct Told {
 impl Pong {
     fn new() -> Result<Self> {
         let device = ShmDevice::open()?;
-        let cq = device.create_completion_queue(128)?;
+        let cq = device.create_completion_queue(2 * DEPTH as u32)?;
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
-            max_send_wr: 64,
-            max_recv_wr: 64,
+            max_send_wr: DEPTH as u32,
+            max_recv_wr: DEPTH as u32,
             max_inline: 220.min(device.limits().max_inline),
             retry: RetryPolicy::default(),
         })?;
@@ -122,7 +126,7 @@ impl Pong {
         let sends = device.register(largest, Access::LOCAL_WRITE)?;
         let ring = device.register(largest, Access::LOCAL_WRITE | Access::REMOTE_WRITE)?;
         qp.to_init()?;
-        for wr_id in 0..64 {
+        for wr_id in 0..DEPTH as u64 {
             qp.post_recv(RecvRequest { wr_id })?;
         }
         Ok(Self {
@@ -130,6 +134,7 @@ impl Pong {
             cq,
             sends,
             ring,
+            sent: 0,
         })
     }
 
@@ -152,6 +157,7 @@ impl Pong {
             length: size as u32,
             lkey: self.sends.lkey(),
         };
+        self.sent += 1;
         Ok(self.qp.post_send(&SendRequest {
             wr_id: 1 << 32,
             operation: Operation::WriteWithImm(size as u32),
@@ -160,7 +166,8 @@ impl Pong {
                 addr: peer.addr,
                 rkey: peer.rkey,
             },
-            signalled: false,
+            // Once per half queue, as a NIC needs it.
+            signalled: self.sent.is_multiple_of(DEPTH / 2),
         })?)
     }
 
@@ -299,86 +306,124 @@ async fn throughput(echo: &Proxy<Echo>, inflight: usize, seconds: f64) -> Result
     Ok(calls as f64 / started.elapsed().as_secs_f64())
 }
 
+/// A NanoCtrl server on a thread of its own.
+struct NanoCtrl {
+    url: String,
+    stop: tokio::sync::oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl NanoCtrl {
+    fn start() -> Result<Self> {
+        let (tell, told) = mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let thread = thread::spawn(move || {
+            actix::System::new().block_on(async {
+                let config = RedisSource::choose(None).map(Config::new);
+                let server = match config {
+                    Ok(config) => Server::start(config).await,
+                    Err(error) => Err(error),
+                };
+                let started = server.as_ref().map(Server::address);
+                let _ = tell.send(started.map_err(ToString::to_string));
+                if let Ok(server) = server {
+                    let _ = stopped.await;
+                    server.stop().await;
+                }
+            });
+        });
+        let url = format!("http://{}", told.recv()??);
+        Ok(Self { url, stop, thread })
+    }
+
+    fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.thread.join();
+    }
+}
+
 fn run(args: &Args) -> Result<()> {
-    let system = actix::System::new();
-    let server = system.block_on(Server::start(Config::new(RedisSource::choose(None)?)))?;
-    let url = format!("http://{}", server.address());
-    let mut peer = Peer::start(&url)?;
+    let nanoctrl = NanoCtrl::start()?;
+    let mut peer = Peer::start(&nanoctrl.url)?;
+    let fabric = measure_fabric(args, &mut peer)?;
     let mut csv = String::from("size,echo,p50_us,p99_us,ratio\n");
 
-    let mut ping = Pong::new()?;
-    let told: Told = serde_json::from_str(&peer.line()?)?;
-    writeln!(peer.to, "{}", serde_json::to_string(&ping.told())?)?;
-    ping.connect(&told)?;
-    let mut fabric = Vec::new();
-    for size in SIZES {
-        eprint!("\rfabric {:10}", pretty(size));
-        fabric.push(Figures::measure(args.seconds, || {
-            ping.send(&told, size)?;
-            ping.receive().map(drop)
-        })?);
-    }
-    ping.send(&told, 0)?;
-    let (small, large) = (peer.line()?, peer.line()?);
-
-    system.block_on(async {
-        let agents = [agent("driver", &url, false).start().await?, agent("driver", &url, true).start().await?];
-        let echoes = [agents[0].proxy::<Echo>(&small).await?, agents[1].proxy::<Echo>(&large).await?];
-        Ok::<_, Box<dyn Error>>((agents, echoes))
-    })
-    .and_then(|(agents, echoes)| {
-        println!("\rround trip, us      fabric          |       raw call            |       typed call");
-        println!("     size     p50       p99   |     p50       p99   ratio |     p50       p99   ratio");
-        for (size, base) in SIZES.into_iter().zip(&fabric) {
-            eprint!("\rcalls {:10}", pretty(size));
-            let echo = &echoes[usize::from(size > SMALL)];
-            let request = vec![b'x'; size];
-            let text = String::from_utf8(request.clone())?;
-            let raw = block(args.seconds, || echo.raw(&request))?;
-            let typed = block(args.seconds, || echo.typed(text.clone()))?;
-            println!(
-                "\r{:>9} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2} {:>7.2} | {:>8.2} {:>8.2} {:>7.2}",
-                pretty(size), base.p50, base.p99, raw.p50, raw.p99, raw.p50 / base.p50,
-                typed.p50, typed.p99, typed.p50 / base.p50,
-            );
-            for (name, figures) in [("fabric", base), ("raw", &raw), ("typed", &typed)] {
-                let ratio = figures.p50 / base.p50;
-                writeln!(csv, "{size},{name},{:.3},{:.3},{ratio:.3}", figures.p50, figures.p99)?;
-            }
-        }
-        println!("\nraw 64 B calls a second, one task");
-        for inflight in INFLIGHT {
-            let rate = system.block_on(throughput(&echoes[0], inflight, 2.0 * args.seconds))?;
-            println!("{inflight:>9} in flight {rate:>12.0}");
-            writeln!(csv, "64,{inflight}_in_flight,{rate:.0},,")?;
-        }
-        system.block_on(async {
-            for agent in agents {
-                agent.shutdown().await?;
-            }
-            Ok::<_, Box<dyn Error>>(())
-        })
+    // The agents live on a thread of the library's, this one only waits for replies.
+    let runtime = tokio::runtime::Runtime::new()?;
+    let peers = [peer.line()?, peer.line()?];
+    let (agents, echoes) = runtime.block_on(async {
+        let small = agent("driver", &nanoctrl.url, false).start().await?;
+        let large = agent("driver", &nanoctrl.url, true).start().await?;
+        let small_echo = small.proxy::<Echo>(&peers[0]).await?;
+        let large_echo = large.proxy::<Echo>(&peers[1]).await?;
+        Ok::<_, Box<dyn Error>>(([small, large], [small_echo, large_echo]))
     })?;
+
+    println!(
+        "\rround trip, us      fabric          |       raw call            |       typed call"
+    );
+    println!(
+        "     size     p50       p99   |     p50       p99   ratio |     p50       p99   ratio"
+    );
+    for (size, base) in SIZES.into_iter().zip(&fabric) {
+        eprint!("\rcalls {:10}", pretty(size));
+        let echo = &echoes[usize::from(size > SMALL)];
+        let request = vec![b'x'; size];
+        let text = String::from_utf8(request.clone())?;
+        let raw = Figures::measure(args.seconds, || Ok(drop(echo.raw(&request).wait()?)))?;
+        let typed = Figures::measure(args.seconds, || Ok(drop(echo.typed(text.clone()).wait()?)))?;
+        println!(
+            "\r{:>9} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2} {:>7.2} | {:>8.2} {:>8.2} {:>7.2}",
+            pretty(size),
+            base.p50,
+            base.p99,
+            raw.p50,
+            raw.p99,
+            raw.p50 / base.p50,
+            typed.p50,
+            typed.p99,
+            typed.p50 / base.p50,
+        );
+        for (name, figures) in [("fabric", base), ("raw", &raw), ("typed", &typed)] {
+            let Figures { p50, p99 } = figures;
+            let ratio = p50 / base.p50;
+            writeln!(csv, "{size},{name},{p50:.3},{p99:.3},{ratio:.3}")?;
+        }
+    }
+
+    println!("\nraw 64 B calls a second, one task");
+    for inflight in INFLIGHT {
+        let rate = runtime.block_on(throughput(&echoes[0], inflight, 2.0 * args.seconds))?;
+        println!("{inflight:>9} in flight {rate:>12.0}");
+        writeln!(csv, "64,{inflight}_in_flight,{rate:.0},,")?;
+    }
+    for agent in agents {
+        runtime.block_on(agent.shutdown())?;
+    }
     drop(peer);
-    system.block_on(server.stop());
+    nanoctrl.stop();
     if let Some(path) = &args.csv {
         std::fs::write(path, csv)?;
     }
     Ok(())
 }
 
-/// Measures calls made and waited for by a thread that has no runtime.
-fn block<T: Send + 'static>(
-    seconds: f64,
-    mut call: impl FnMut() -> slimerpc_actors::Reply<T> + Send,
-) -> Result<Figures> {
-    std::thread::scope(|scope| {
-        let measured = scope.spawn(|| {
-            Figures::measure(seconds, || Ok(drop(call().wait()?)))
-                .map_err(|error| error.to_string())
-        });
-        Ok(measured.join().map_err(|_| "a measurement panicked")??)
-    })
+/// The raw ping-pong, for each size.
+fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
+    let mut ping = Pong::new()?;
+    let told: Told = serde_json::from_str(&peer.line()?)?;
+    writeln!(peer.to, "{}", serde_json::to_string(&ping.told())?)?;
+    ping.connect(&told)?;
+    let mut all = Vec::new();
+    for size in SIZES {
+        eprint!("\rfabric {:10}", pretty(size));
+        all.push(Figures::measure(args.seconds, || {
+            ping.send(&told, size)?;
+            ping.receive().map(drop)
+        })?);
+    }
+    ping.send(&told, 0)?;
+    Ok(all)
 }
 
 fn main() -> Result<()> {
