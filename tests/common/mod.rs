@@ -1,6 +1,8 @@
 //! Servers that tests start for themselves: a private Redis, a NanoCtrl, and one that answers nonsense.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod fake_http;
+
 use std::{
     env,
     net::{TcpListener, TcpStream},
@@ -193,6 +195,11 @@ impl NanoCtrlServer {
     fn try_serve(&mut self) -> bool {
         self.server = Server::start(nanoctrl_command(self.port, &self.redis.url()), self.port);
         self.server.is_some()
+    }
+
+    /// Ends it; Redis goes on.
+    pub fn stop(&mut self) {
+        self.server = None;
     }
 
     pub fn url(&self) -> String {

@@ -55,10 +55,7 @@ fn mail(fields: Value) -> Result<Mail, &'static str> {
 
 /// The event in the answer to BLPOP; `None` if there was nothing to pop.
 pub(super) fn notice(answer: Value) -> Option<Result<MailEvent, &'static str>> {
-    match pair(answer) {
-        Some([_, payload]) => Some(left(&payload)),
-        None => None,
-    }
+    pair(answer).map(|[_, payload]| left(&payload))
 }
 
 /// The event in an element of the inbox: `{"peer":"<alias>","type":"cleanup"}`.

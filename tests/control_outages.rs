@@ -1,0 +1,264 @@
+//! `NanoCtrl` when the server or Redis is not there, comes late, goes away, hangs, or talks nonsense.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
+use futures_util::StreamExt;
+use serde_json::json;
+use slimerpc::control::{Control, ControlError, Mail, MailEvent, NanoCtrl, Registration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The bound given to every request.
+const REQUEST: Duration = Duration::from_millis(500);
+
+/// The bound given to registering.
+const REGISTER: Duration = Duration::from_secs(1);
+
+/// Longer than an outage is noticed; a test that reaches it fails.
+const SOON: Duration = Duration::from_secs(10);
+
+fn agent(url: &str) -> NanoCtrl {
+    NanoCtrl::new(url, "")
+        .unwrap()
+        .register_timeout(REGISTER)
+        .request_timeout(REQUEST)
+}
+
+fn named(alias: &str) -> Registration {
+    Registration {
+        alias: Some(alias.to_owned()),
+        address: "127.0.0.1".to_owned(),
+        ..Registration::default()
+    }
+}
+
+/// Registers with the server at `url`, and gives the error and how long it took.
+async fn refusal(url: &str) -> (ControlError, Duration) {
+    let start = Instant::now();
+    let error = agent(url).register(named("a")).await.unwrap_err();
+    (error, start.elapsed())
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_reported_within_the_register_timeout() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let (error, took) = refusal(&url).await;
+    assert!(
+        matches!(error, ControlError::NanoCtrlUnreachable { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains(&url), "{error}");
+    assert!(took < REGISTER + REQUEST, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_reported_within_the_register_timeout() {
+    let (error, took) = refusal(&FakeHttp::start(|_| None).url()).await;
+    assert!(matches!(error, ControlError::Timeout { .. }), "{error}");
+    assert!(took < REGISTER + REQUEST, "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_comes_up_late_is_waited_for() {
+    let mut server = NanoCtrlServer::prepare();
+    let agent = NanoCtrl::new(&server.url(), "").unwrap();
+    let (registered, ()) = tokio::join!(agent.register(named("a")), async {
+        sleep(Duration::from_millis(300)).await;
+        tokio::task::block_in_place(|| server.serve());
+    });
+    assert_eq!(registered.unwrap(), "a");
+}
+
+#[tokio::test]
+async fn a_server_in_trouble_is_asked_again_and_one_that_refuses_is_not() {
+    let troubled = FakeHttp::start(|_| Some((500, b"{\"message\":\"Redis pool\"}".to_vec())));
+    let (error, _) = refusal(&troubled.url()).await;
+    assert!(
+        matches!(error, ControlError::Refused { status: 500, .. }),
+        "{error}"
+    );
+    assert!(troubled.paths().len() > 1);
+
+    let refusing = FakeHttp::start(|_| Some((422, b"missing field".to_vec())));
+    let (error, _) = refusal(&refusing.url()).await;
+    assert!(
+        matches!(error, ControlError::Refused { status: 422, .. }),
+        "{error}"
+    );
+    assert_eq!(refusing.paths(), ["/start_peer_agent"]);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_not_there_is_reported_in_time_and_the_name_is_given_back() {
+    let answer = r#"{"status":"ok","name":"a","redis_address":"127.0.0.1:1"}"#;
+    let server = FakeHttp::registering(answer);
+    let (error, took) = refusal(&server.url()).await;
+    assert!(
+        matches!(error, ControlError::RedisUnreachable { .. }),
+        "{error}"
+    );
+    assert!(error.to_string().contains("127.0.0.1:1"), "{error}");
+    assert!(took < REGISTER, "{took:?}");
+    assert_eq!(server.paths(), ["/start_peer_agent", "/cleanup"]);
+}
+
+#[tokio::test]
+async fn input_1_answers_that_make_no_sense_are_malformed() {
+    let answers = [
+        "",
+        "[",
+        "{}",
+        r#"{"name":"a"}"#,
+        r#"{"name":"b","redis_address":"h:1"}"#,
+        r#"{"name":"a","redis_address":"h:1/2"}"#,
+        r#"{"name":"a","redis_address":"redis://user:pw@h:1"}"#,
+        r#"{"name":7,"redis_address":"h:1"}"#,
+    ];
+    for answer in answers {
+        let (error, _) = refusal(&FakeHttp::registering(answer).url()).await;
+        assert!(
+            matches!(error, ControlError::Malformed { .. }),
+            "{answer}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn input_1_an_endless_answer_is_not_read_to_its_end() {
+    let server = FakeHttp::start(|_| Some((200, vec![b' '; 8 << 20])));
+    let (error, _) = refusal(&server.url()).await;
+    assert!(matches!(error, ControlError::Malformed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn input_1_a_redis_that_is_none_is_an_error_in_time() {
+    let talker = FakeHttp::start(|_| Some((200, b"hello".to_vec())));
+    let answer = format!(
+        r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
+        talker.port
+    );
+    let server = FakeHttp::registering(answer.leak());
+    let (error, took) = refusal(&server.url()).await;
+    let is_typed = matches!(
+        error,
+        ControlError::RedisUnreachable { .. } | ControlError::Malformed { .. }
+    );
+    assert!(is_typed, "{error}");
+    assert!(took < 3 * REQUEST, "{took:?}");
+}
+
+/// Calls everything that needs Redis and asserts that each call fails in time.
+async fn assert_redis_is_missed(agent: &NanoCtrl) {
+    let start = Instant::now();
+    let errors = [
+        agent.peer("b").await.unwrap_err(),
+        agent.lookup("b", "r").await.unwrap_err(),
+        agent.send_mail("a", &Mail::new("note")).await.unwrap_err(),
+        agent.publish("ring", json!(1)).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(
+            matches!(error, ControlError::RedisUnreachable { .. }),
+            "{error}"
+        );
+    }
+    agent.heartbeat().await.unwrap_err();
+    assert!(start.elapsed() < 6 * REQUEST, "{:?}", start.elapsed());
+}
+
+/// Beats until the control plane takes it.
+async fn recover(agent: &NanoCtrl) {
+    let recovered = async {
+        while let Err(error) = agent.heartbeat().await {
+            println!("not yet: {error}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SOON, recovered).await.expect("the agent recovers");
+}
+
+#[tokio::test]
+async fn after_redis_lost_everything_the_agent_and_its_mailbox_are_back() {
+    let mut server = NanoCtrlServer::start();
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    let mut mailbox = agent.mailbox();
+    agent.send_mail("a", &Mail::new("first")).await.unwrap();
+    assert_eq!(
+        mailbox.next().await,
+        Some(MailEvent::Mail(Mail::new("first")))
+    );
+
+    server.redis.stop();
+    let reader = tokio::spawn(async move { mailbox.next().await });
+    assert_redis_is_missed(&agent).await;
+    server.redis.restart();
+    recover(&agent).await;
+
+    // What was published in vain has been remembered.
+    let record = agent.lookup("a", "ring").await.unwrap();
+    assert_eq!(record, Some(json!(1)));
+    agent.send_mail("a", &Mail::new("second")).await.unwrap();
+    let event = timeout(SOON, reader).await.unwrap().unwrap();
+    assert_eq!(event, Some(MailEvent::Mail(Mail::new("second"))));
+}
+
+#[tokio::test]
+async fn a_redis_that_hangs_delays_nobody_longer_than_the_request_timeout() {
+    let server = NanoCtrlServer::start();
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    agent.peer("a").await.unwrap();
+    server.redis.suspend();
+    assert_redis_is_missed(&agent).await;
+    server.redis.resume();
+    recover(&agent).await;
+    assert!(agent.peer("a").await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_outage_is_waited_out_without_a_busy_loop() {
+    let mut server = NanoCtrlServer::start();
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    let mut mailbox = agent.mailbox();
+    server.redis.stop();
+    // Somebody else listens there now and hangs up on everybody: attempts can be counted.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", server.redis.port)).unwrap();
+    let counter = std::thread::spawn(move || {
+        listener.set_nonblocking(true).unwrap();
+        let start = std::time::Instant::now();
+        let mut attempts = 0;
+        while start.elapsed() < Duration::from_secs(2) {
+            match listener.accept() {
+                Ok(_) => attempts += 1,
+                Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+        attempts
+    });
+    let quiet = timeout(Duration::from_secs(2), mailbox.next()).await;
+    assert!(quiet.is_err());
+    let attempts = counter.join().unwrap();
+    println!("{attempts} attempts in 2 s");
+    // Two readers, pausing 0.1, 0.2, 0.4, 0.8, 1.6 s; the server's pool tries as well.
+    assert!((2..60).contains(&attempts), "{attempts} attempts");
+}
+
+#[tokio::test]
+async fn the_mailbox_ends_at_once_during_an_outage() {
+    let mut server = NanoCtrlServer::start();
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    let mut mailbox = agent.mailbox();
+    server.redis.stop();
+    let reader = tokio::spawn(async move { mailbox.next().await });
+    sleep(Duration::from_millis(300)).await;
+    let error = agent.clean_up().await.unwrap_err();
+    let end = timeout(Duration::from_millis(500), reader).await;
+    assert_eq!(end.expect("it ends at once").unwrap(), None);
+    println!("{error}");
+}

@@ -1,0 +1,307 @@
+//! What `NanoCtrl` agents leave in Redis, find there, and do to it.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::{collections::HashMap, time::Duration};
+
+use common::NanoCtrlServer;
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use slimerpc::control::{Control, ControlError, Mail, MailEvent, NanoCtrl, Registration};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Longer than anything here takes; a test that reaches it fails.
+const SOON: Duration = Duration::from_secs(5);
+
+async fn join(server: &NanoCtrlServer, scope: &str, alias: &str) -> NanoCtrl {
+    let agent = NanoCtrl::new(&server.url(), scope).unwrap();
+    agent.register(named(alias)).await.unwrap();
+    agent
+}
+
+fn named(alias: &str) -> Registration {
+    Registration {
+        alias: Some(alias.to_owned()),
+        address: "127.0.0.1".to_owned(),
+        resource: Some(json!({"nics": [], "memory_keys": []})),
+        ..Registration::default()
+    }
+}
+
+fn hash(server: &NanoCtrlServer, key: &str) -> HashMap<String, String> {
+    server.redis.run(&["HGETALL", key])
+}
+
+async fn next_event(agent: &NanoCtrl) -> Option<MailEvent> {
+    let mut mailbox = agent.mailbox();
+    let event = timeout(SOON, mailbox.next()).await;
+    event.expect("an event comes")
+}
+
+fn left(peer: &str) -> Option<MailEvent> {
+    let peer = peer.to_owned();
+    Some(MailEvent::Left { peer })
+}
+
+#[tokio::test]
+async fn the_hash_of_an_agent_has_the_fields_that_dlslime_reads() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "job", "w:0").await;
+    agent.publish("b", json!(1)).await.unwrap();
+    agent.publish("a", json!(2)).await.unwrap();
+    agent.withdraw("c").await.unwrap();
+
+    let hash = hash(&server, "job:agent:w:0");
+    assert_eq!(hash["addr"], "127.0.0.1");
+    assert_eq!(hash["memory_keys"], r#"["a","b"]"#);
+    assert!(hash["updated_at"].parse::<u64>().unwrap() > 1_700_000_000);
+    assert_eq!(hash["resource"], hash["topology"]);
+    let resource: Value = serde_json::from_str(&hash["resource"]).unwrap();
+    assert_eq!(resource["memory_keys"], json!(["a", "b"]));
+    let ttl: i64 = server.redis.run(&["TTL", "job:agent:w:0"]);
+    assert!((1..=60).contains(&ttl), "{ttl}");
+}
+
+#[tokio::test]
+async fn clean_up_leaves_nothing_of_ours_in_redis() {
+    for scope in ["", "job"] {
+        let server = NanoCtrlServer::start();
+        let agent = join(&server, scope, "w:0").await;
+        let peer = join(&server, scope, "p").await;
+        agent.publish("ring", json!(1)).await.unwrap();
+        agent.set_topology(&["p".to_owned()]).await.unwrap();
+        peer.send_mail("w:0", &Mail::new("note")).await.unwrap();
+        assert!(server.redis.keys().len() >= 5);
+        agent.clean_up().await.unwrap();
+        peer.clean_up().await.unwrap();
+        assert_eq!(server.redis.keys(), Vec::<String>::new(), "scope `{scope}`");
+    }
+}
+
+#[tokio::test]
+async fn without_nanoctrl_clean_up_still_removes_what_is_ours_and_says_so() {
+    let mut server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    agent.publish("ring", json!(1)).await.unwrap();
+    agent.set_topology(&["p".to_owned()]).await.unwrap();
+    server.stop();
+    let error = agent.clean_up().await.unwrap_err();
+    assert!(
+        matches!(error, ControlError::NanoCtrlUnreachable { .. }),
+        "{error}"
+    );
+    assert_eq!(server.redis.keys(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_forgotten_agent_registers_again_and_publishes_everything_anew() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    agent.publish("ring", json!({"rkey": 7})).await.unwrap();
+    agent.publish("gone", json!(1)).await.unwrap();
+    agent.withdraw("gone").await.unwrap();
+    agent.set_topology(&["p".to_owned()]).await.unwrap();
+    let before = hash(&server, "agent:w:0");
+
+    let _: i64 = server
+        .redis
+        .run(&["DEL", "agent:w:0", "mr:w:0:ring", "spec:topology:w:0"]);
+    agent.heartbeat().await.unwrap();
+
+    let mut after = hash(&server, "agent:w:0");
+    after.insert("updated_at".to_owned(), before["updated_at"].clone());
+    assert_eq!(after, before);
+    let record: String = server.redis.run(&["GET", "mr:w:0:ring"]);
+    assert_eq!(record, r#"{"rkey":7}"#);
+    let topology: String = server.redis.run(&["GET", "spec:topology:w:0"]);
+    assert!(topology.contains(r#""target_peers":["p"]"#), "{topology}");
+    assert!(!server.redis.keys().contains(&"mr:w:0:gone".to_owned()));
+    agent.heartbeat().await.unwrap();
+}
+
+#[tokio::test]
+async fn publishing_does_not_resurrect_an_expired_registration() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    let _: i64 = server.redis.run(&["DEL", "agent:w:0"]);
+    agent.publish("ring", json!(1)).await.unwrap();
+    assert!(hash(&server, "agent:w:0").is_empty());
+    agent.heartbeat().await.unwrap();
+    assert_eq!(hash(&server, "agent:w:0")["memory_keys"], r#"["ring"]"#);
+}
+
+#[tokio::test]
+async fn fence_1_an_agent_whose_name_another_took_notices_and_leaves_it_alone() {
+    let server = NanoCtrlServer::start();
+    let first = join(&server, "", "w:0").await;
+    first.publish("ring", json!(1)).await.unwrap();
+    let _: i64 = server.redis.run(&["DEL", "agent:w:0"]); // As if it had expired.
+    let second = join(&server, "", "w:0").await;
+    second.publish("ring", json!(2)).await.unwrap();
+
+    let error = first.heartbeat().await.unwrap_err();
+    assert!(matches!(error, ControlError::AliasTaken { .. }), "{error}");
+    first.clean_up().await.unwrap();
+    second.heartbeat().await.unwrap();
+    let record: String = server.redis.run(&["GET", "mr:w:0:ring"]);
+    assert_eq!(record, "2");
+}
+
+#[tokio::test]
+async fn an_agent_without_scope_listens_on_both_inbox_keys() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    let mut mailbox = agent.mailbox();
+    for (key, peer) in [("inbox:w:0", "a"), (":inbox:w:0", "b")] {
+        let event = format!(r#"{{"peer":"{peer}","type":"cleanup"}}"#);
+        let _: i64 = server.redis.run(&["LPUSH", key, &event]);
+        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        assert_eq!(event, left(peer));
+    }
+}
+
+#[tokio::test]
+async fn input_1_malformed_messages_are_skipped() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    let redis = &server.redis;
+    let long = "x".repeat((1 << 20) + 1);
+    for fields in [["peer", "a"], ["type\u{0}", "qp_ready"], ["type", &long]] {
+        let _: String = redis.run(&["XADD", "stream:w:0", "*", fields[0], fields[1]]);
+    }
+    let client = redis::Client::open(redis.url()).unwrap();
+    let mut add = redis::cmd("XADD");
+    add.arg("stream:w:0")
+        .arg("*")
+        .arg("type")
+        .arg(&[0xff_u8, 0xfe][..]);
+    add.exec(&mut client.get_connection().unwrap()).unwrap();
+    for element in [
+        "",
+        "{",
+        "[]",
+        r#"{"type":"cleanup"}"#,
+        r#"{"type":"x","peer":"a"}"#,
+        &long,
+    ] {
+        let _: i64 = redis.run(&["RPUSH", "inbox:w:0", element]);
+    }
+    let mail = Mail::new("qp_ready").with("peer", "b");
+    agent.send_mail("w:0", &mail).await.unwrap();
+    let _: i64 = redis.run(&["RPUSH", "inbox:w:0", r#"{"type":"cleanup","peer":"b"}"#]);
+
+    let events: Vec<MailEvent> = timeout(SOON, agent.mailbox().take(2).collect())
+        .await
+        .unwrap();
+    assert!(events.contains(&MailEvent::Mail(mail)), "{events:?}");
+    assert!(events.contains(&left("b").unwrap()), "{events:?}");
+}
+
+#[tokio::test]
+async fn input_1_records_that_are_no_records_are_errors() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "w:0").await;
+    let _: String = server.redis.run(&["SET", "mr:p:text", "{"]);
+    let _: String = server
+        .redis
+        .run(&["SET", "mr:p:long", &"1".repeat((1 << 20) + 1)]);
+    let _: i64 = server.redis.run(&["LPUSH", "mr:p:list", "1"]);
+    for name in ["text", "long", "list"] {
+        let error = agent.lookup("p", name).await.unwrap_err();
+        assert!(
+            matches!(error, ControlError::Malformed { .. }),
+            "{name}: {error}"
+        );
+    }
+    let _: String = server.redis.run(&["SET", "agent:p", "not a hash"]);
+    let error = agent.peer("p").await.unwrap_err();
+    assert!(matches!(error, ControlError::Malformed { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn registering_deletes_what_an_earlier_life_left_and_nothing_of_others() {
+    let server = NanoCtrlServer::start();
+    let redis = &server.redis;
+    let longer = join(&server, "", "w:0").await;
+    longer.publish("ring", json!(1)).await.unwrap();
+    let stale = [
+        "mr:w:ring",
+        "mr:w:ring:rxe0:1:RoCE",
+        "exchange:w:p",
+        "exchange:p:w",
+        "exchange:p:w:p:rxe0:port1->w:rxe0:port1#qp1",
+    ];
+    let others = [
+        "mr:ww:ring",
+        "exchange:w:0:p",
+        "exchange:p:w:0",
+        "exchange:p:q",
+    ];
+    for key in stale.iter().chain(&others) {
+        let _: String = redis.run(&["SET", key, "{}"]);
+    }
+    let foreign = r#"{"agent_name":"w:7","mr_name":"ring"}"#;
+    let _: String = redis.run(&["SET", "mr:w:7:ring", foreign]);
+    let event = r#"{"peer":"old","type":"cleanup"}"#;
+    for inbox in ["inbox:w", ":inbox:w"] {
+        let _: i64 = redis.run(&["LPUSH", inbox, event]);
+    }
+    let _: String = redis.run(&["XADD", "stream:w", "*", "type", "qp_ready", "peer", "early"]);
+    let _: i64 = redis.run(&["LPUSH", "mr:w:odd", "a list, not a record"]);
+
+    let agent = join(&server, "", "w").await;
+    let keys = redis.keys();
+    for key in stale.iter().chain(&["inbox:w", ":inbox:w", "mr:w:odd"]) {
+        assert!(!keys.contains(&(*key).to_owned()), "{key} is stale");
+    }
+    for key in others
+        .iter()
+        .chain(&["mr:w:0:ring", "mr:w:7:ring", "stream:w"])
+    {
+        assert!(
+            keys.contains(&(*key).to_owned()),
+            "{key} is not ours, or waits for us"
+        );
+    }
+    let early = Mail::new("qp_ready").with("peer", "early");
+    assert_eq!(next_event(&agent).await, Some(MailEvent::Mail(early)));
+}
+
+#[tokio::test]
+async fn an_idle_pair_costs_less_than_one_redis_command_a_second_and_agent() {
+    let server = NanoCtrlServer::start();
+    let pair = [join(&server, "", "a").await, join(&server, "", "b").await];
+    let mut mailboxes = pair.each_ref().map(NanoCtrl::mailbox);
+    let [a, b] = &mut mailboxes;
+    let window = Duration::from_secs(6);
+    // The first reads connect; let that pass.
+    let _ = timeout(
+        Duration::from_millis(500),
+        futures_util::future::join(a.next(), b.next()),
+    )
+    .await;
+    let (before, start) = (server.redis.calls(), Instant::now());
+    let quiet = timeout(window, futures_util::future::join(a.next(), b.next())).await;
+    assert!(quiet.is_err(), "nothing is sent");
+    let calls = server.redis.calls() - before;
+    let per_second = calls as f64 / start.elapsed().as_secs_f64();
+    println!("an idle pair costs {per_second:.2} Redis commands a second");
+    assert!(per_second < 2.0, "{per_second:.2} commands a second");
+}
+
+#[tokio::test]
+async fn mail_does_not_wait_for_the_polling_interval() {
+    let server = NanoCtrlServer::start();
+    let agent = join(&server, "", "a").await;
+    let mut mailbox = agent.mailbox();
+    let sender = async {
+        sleep(Duration::from_millis(500)).await;
+        let sent = Instant::now();
+        agent.send_mail("a", &Mail::new("note")).await.unwrap();
+        sent
+    };
+    let (event, sent) = tokio::join!(timeout(SOON, mailbox.next()), sender);
+    assert_eq!(event.unwrap(), Some(MailEvent::Mail(Mail::new("note"))));
+    assert!(sent.elapsed() < Duration::from_secs(1));
+}
