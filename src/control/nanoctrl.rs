@@ -18,12 +18,15 @@ mod address;
 mod http;
 mod mailbox;
 mod parse;
+mod published;
 mod purge;
+mod record;
 mod session;
 mod store;
 
 use self::{
     http::{Http, Registered},
+    record::{LONGEST_RECORD, peer_record, record},
     session::{Owner, Session},
     store::Store,
 };
@@ -37,9 +40,6 @@ use super::{
 
 /// Entries that a stream keeps, approximately; the server says the same.
 const STREAM_LENGTH: usize = 1000;
-
-/// Longest record read; one byte more is asked for, to notice longer ones.
-const LONGEST_RECORD: usize = 1 << 20;
 
 /// First and longest pause between attempts to register.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -304,7 +304,7 @@ impl Control for NanoCtrl {
         let xadd = add.cmd("XADD").arg(self.keys.stream(peer));
         xadd.arg("MAXLEN").arg("~").arg(STREAM_LENGTH).arg("*");
         xadd.arg("type").arg(&mail.kind);
-        for (field, value) in &mail.fields {
+        for (field, value) in mail.fields.iter().filter(|(field, _)| *field != "type") {
             xadd.arg(field).arg(value);
         }
         session.store.query::<(String,)>(&add).await.map(drop)
@@ -345,97 +345,21 @@ impl Control for NanoCtrl {
         if matches!(owner, Ok(Owner::Other)) {
             return Ok(()); // Nothing in Redis is ours any more.
         }
-        // Ours go first: once the server has freed the name, they may be the next one's.
-        let deleted = session.delete(session.own_keys()).await;
+        // Our own keys go first: once the server has freed the name, they may be the next one's.
+        let deleted = match owner {
+            Ok(_) => session.delete(session.own_keys()).await,
+            Err(error) => Err(error),
+        };
         let cleaned = self.http.clean_up(&session.alias).await;
-        if cleaned.is_err() {
-            let (agent, topology) = (
-                self.keys.agent(&session.alias),
-                self.keys.topology(&session.alias),
-            );
-            session.delete(vec![agent, topology]).await?;
+        if cleaned.is_err() && deleted.is_ok() {
+            let keys = &session.keys;
+            let rest = vec![keys.agent(&session.alias), keys.topology(&session.alias)];
+            session.delete(rest).await?;
         }
         deleted.and(cleaned)
     }
 
     fn describe(&self) -> String {
         format!("NanoCtrl at {}", self.http.url())
-    }
-}
-
-/// What a peer's hash says; `None` if there is no hash. Fields that make no sense count as absent.
-fn peer_record(alias: &str, fields: [Option<Vec<u8>>; 6]) -> Option<PeerRecord> {
-    if fields.iter().all(Option::is_none) {
-        return None;
-    }
-    let [address, device, ib_port, link_type, resource, topology] =
-        fields.map(|field| field.and_then(|bytes| String::from_utf8(bytes).ok()));
-    let json = |text: Option<String>| serde_json::from_str(&text?).ok();
-    Some(PeerRecord {
-        alias: alias.to_owned(),
-        address: address.unwrap_or_default(),
-        device,
-        ib_port: ib_port.and_then(|text| text.parse().ok()),
-        link_type,
-        resource: json(resource).or_else(|| json(topology)),
-    })
-}
-
-/// The record in `text`; there is none if it is empty.
-fn record(key: &str, text: &[u8]) -> Result<Option<Value>, ControlError> {
-    if text.is_empty() {
-        return Ok(None);
-    }
-    let malformed = |reason| ControlError::Malformed {
-        what: format!("the record `{}`", key.escape_debug()),
-        reason,
-    };
-    if text.len() > LONGEST_RECORD {
-        return Err(malformed("it is longer than 1 MiB".to_owned()));
-    }
-    serde_json::from_slice(text)
-        .map(Some)
-        .map_err(|error| malformed(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn input_1_fields_of_a_peer_that_make_no_sense_count_as_absent() {
-        let text = |text: &str| Some(text.as_bytes().to_vec());
-        let odd = [
-            text("10.0.0.1"),
-            Some(vec![0xff]),
-            text("-1"),
-            None,
-            text("{"),
-            text(r#"{"nics":[]}"#),
-        ];
-        let record = peer_record("w:0", odd).expect("there is a hash");
-        assert_eq!(record.address, "10.0.0.1");
-        assert_eq!(
-            (record.device, record.ib_port, record.link_type),
-            (None, None, None)
-        );
-        assert_eq!(record.resource, Some(serde_json::json!({"nics": []})));
-        assert_eq!(peer_record("w:0", [const { None }; 6]), None);
-    }
-
-    #[test]
-    fn input_1_records_that_are_too_long_or_no_json_are_errors() {
-        assert!(matches!(record("mr:a:b", b""), Ok(None)));
-        assert!(matches!(record("mr:a:b", b"1"), Ok(Some(_))));
-        for text in [
-            &b"{"[..],
-            &vec![b' '; LONGEST_RECORD + 1],
-            &vec![b'['; 1000],
-        ] {
-            assert!(matches!(
-                record("mr:a:b", text),
-                Err(ControlError::Malformed { .. })
-            ));
-        }
     }
 }

@@ -116,16 +116,18 @@ impl Redis {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    pub fn connect(&self) -> redis::Connection {
+        let client = redis::Client::open(self.url()).unwrap();
+        client.get_connection().unwrap()
+    }
+
     /// Runs a command, given as words.
     pub fn run<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let client = redis::Client::open(self.url()).unwrap();
         let mut command = redis::cmd(words[0]);
         for word in &words[1..] {
             command.arg(*word);
         }
-        command
-            .query(&mut client.get_connection().unwrap())
-            .unwrap()
+        command.query(&mut self.connect()).unwrap()
     }
 
     /// All keys, sorted.

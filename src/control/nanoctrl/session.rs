@@ -1,7 +1,6 @@
 //! A registered agent: its hash in Redis and the records it has published.
 
 use std::{
-    collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -9,7 +8,7 @@ use std::{
 use redis::{Pipeline, pipe};
 use serde_json::Value;
 
-use super::store::Store;
+use super::{published::Published, store::Store};
 use crate::control::{ControlError, Registration, keys::Keys};
 
 /// Writes our fields into the hash that the server has made for us. Without a hash nothing is written: the
@@ -44,15 +43,6 @@ pub(super) struct Session {
     incarnation: String,
     registration: Registration,
     published: Mutex<Published>,
-}
-
-/// What has to be published again after the control plane forgot us.
-#[derive(Debug, Default)]
-struct Published {
-    records: BTreeMap<String, Value>,
-    topology: Option<Vec<String>>,
-    /// Counts changes of `records`.
-    version: u64,
 }
 
 impl Session {
@@ -139,21 +129,10 @@ impl Session {
             }
             self.store.query::<()>(&commands).await?;
         }
-        self.delete(self.withdrawn_since(version, &records)).await?;
+        // Those withdrawn while we published them have to go after all.
+        let removed = self.published().removed_since(version, &records);
+        self.delete(self.record_keys(&removed)).await?;
         self.publish_names().await
-    }
-
-    /// Keys of `records` that were withdrawn while we published them, and so have to go after all.
-    fn withdrawn_since(&self, version: u64, records: &BTreeMap<String, Value>) -> Vec<String> {
-        let published = self.published();
-        if published.version == version {
-            return Vec::new();
-        }
-        records
-            .keys()
-            .filter(|name| !published.records.contains_key(*name))
-            .map(|name| self.keys.region(&self.alias, name))
-            .collect()
     }
 
     /// Writes the names of our records into our hash. Several calls may overtake each other on the way to
@@ -177,15 +156,16 @@ impl Session {
 
     /// Keys that are ours besides the agent's hash and its topology.
     pub(super) fn own_keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self
-            .published()
-            .records
-            .keys()
-            .map(|name| self.keys.region(&self.alias, name))
-            .collect();
+        let names = self.published().names();
+        let mut keys = self.record_keys(&names);
         keys.push(self.keys.stream(&self.alias));
         keys.extend(self.keys.inboxes(&self.alias));
         keys
+    }
+
+    fn record_keys(&self, names: &[String]) -> Vec<String> {
+        let key = |name: &String| self.keys.region(&self.alias, name);
+        names.iter().map(key).collect()
     }
 
     /// Deletes keys.
@@ -246,22 +226,6 @@ impl Session {
     }
 }
 
-impl Published {
-    fn names(&self) -> Vec<String> {
-        self.records.keys().cloned().collect()
-    }
-
-    fn insert(&mut self, name: &str, record: Value) {
-        self.records.insert(name.to_owned(), record);
-        self.version += 1;
-    }
-
-    fn remove(&mut self, name: &str) {
-        self.records.remove(name);
-        self.version += 1;
-    }
-}
-
 fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -284,7 +248,7 @@ fn new_incarnation() -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use std::time::Duration;
+    use std::{collections::BTreeMap, time::Duration};
 
     fn session(resource: Option<Value>) -> Session {
         let store = Store::new("http://h", "h:1", Duration::from_secs(1)).expect("valid");
@@ -312,19 +276,5 @@ mod tests {
         assert_eq!(fields["memory_keys"], r#"["a","b"]"#);
         assert_eq!(fields["resource"], r#"{"memory_keys":["a","b"],"nics":[]}"#);
         assert_eq!(fields["resource"], fields["topology"]);
-    }
-
-    #[test]
-    fn a_record_withdrawn_while_all_are_published_is_deleted_again() {
-        let session = session(None);
-        session.published().insert("a", json!(1));
-        session.published().insert("b", json!(1));
-        let (records, version) = {
-            let published = session.published();
-            (published.records.clone(), published.version)
-        };
-        assert!(session.withdrawn_since(version, &records).is_empty());
-        session.published().remove("a");
-        assert_eq!(session.withdrawn_since(version, &records), ["mr:w:0:a"]);
     }
 }
