@@ -1,0 +1,358 @@
+//! The `nanoctrl` command line, as a user types it.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::{Redis, free_port};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// A user of `nanoctrl` with a runtime folder of their own and nothing in the environment.
+struct User {
+    home: TempDir,
+    port: u16,
+}
+
+impl User {
+    fn new() -> Self {
+        Self {
+            home: TempDir::new().unwrap(),
+            port: free_port(),
+        }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
+        command.args(words).env_clear();
+        command.env("PATH", std::env::var_os("PATH").unwrap());
+        command.env("XDG_RUNTIME_DIR", self.home.path());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    /// Starts a server in the background; what it said.
+    fn start(&self, more: &[&str]) -> String {
+        let port = self.port.to_string();
+        let mut words = vec!["start", "--host", "127.0.0.1", "--port", &port];
+        words.extend(more);
+        succeeded(&self.run(&words))
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("nanoctrl/nanoctrl.log")).unwrap()
+    }
+
+    fn answers(&self) -> bool {
+        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.run(&["stop", "--force"]);
+    }
+}
+
+fn succeeded(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    text
+}
+
+/// What a command that failed has printed to standard error.
+fn failed(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn pid_in(text: &str) -> i32 {
+    let (_, rest) = text.split_once("(pid=").unwrap();
+    rest.split_once(')').unwrap().0.parse().unwrap()
+}
+
+/// Processes whose parent is `pid`.
+fn children(pid: i32) -> Vec<i32> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let lists = threads
+        .flatten()
+        .map(|thread| fs::read_to_string(thread.path().join("children")));
+    let pids = lists.flatten().collect::<Vec<_>>().concat();
+    pids.split_whitespace()
+        .map(|pid| pid.parse().unwrap())
+        .collect()
+}
+
+fn is_gone(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}: not after {SOON:?}");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+/// Ends a child with SIGTERM; its exit code.
+fn terminate(mut child: Child) -> Option<i32> {
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let mut code = None;
+    wait_until("the server has ended", || {
+        code = child.try_wait().unwrap().map(|status| status.code());
+        code.is_some()
+    });
+    code.flatten()
+}
+
+#[test]
+fn start_status_stop() {
+    let (user, redis) = (User::new(), Redis::start());
+    let asked = user.run(&["status"]);
+    assert_eq!(asked.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&asked.stdout).starts_with("nanoctrl is not running\n"));
+
+    let started = user.start(&["--redis-url", &redis.url()]);
+    let pid = pid_in(&started);
+    assert!(
+        started.starts_with(&format!("nanoctrl started (pid={pid})\n")),
+        "{started}"
+    );
+    assert!(started.contains(&format!("address: http://127.0.0.1:{}\n", user.port)));
+    assert!(!started.contains("private"), "{started}");
+    assert!(user.answers());
+
+    let status = succeeded(&user.run(&["status"]));
+    assert!(
+        status.contains(&format!("pid: {pid}\n")) && status.contains("health: ok\n"),
+        "{status}"
+    );
+
+    let again = user.start(&["--redis-url", &redis.url()]);
+    assert_eq!(again, format!("nanoctrl is already running (pid={pid})\n"));
+
+    let stopped = succeeded(&user.run(&["stop"]));
+    assert_eq!(stopped, format!("nanoctrl stopped (pid={pid})\n"));
+    assert!(is_gone(pid) && !user.answers());
+    assert_eq!(succeeded(&user.run(&["stop"])), "nanoctrl is not running\n");
+    assert_eq!(user.run(&["status"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_redis_of_its_own_ends_with_the_server() {
+    let user = User::new();
+    let there_is_one = TcpStream::connect("127.0.0.1:6379").is_ok();
+    let started = user.start(&[]);
+    let private = !there_is_one;
+    assert_eq!(
+        started.contains("redis: a private one"),
+        private,
+        "{started}"
+    );
+    let pid = pid_in(&started);
+    let redis = children(pid);
+    assert_eq!(redis.len(), usize::from(private));
+    succeeded(&user.run(&["stop"]));
+    for redis in redis {
+        wait_until("the private Redis has ended", || is_gone(redis));
+    }
+}
+
+#[test]
+fn a_private_redis_ends_with_a_server_that_was_killed() {
+    let user = User::new();
+    if TcpStream::connect("127.0.0.1:6379").is_ok() {
+        // With a Redis on the default port there is no private one; the test above says so.
+        return;
+    }
+    let pid = pid_in(&user.start(&[]));
+    let redis = children(pid);
+    assert_eq!(redis.len(), 1);
+    let server = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(server, rustix::process::Signal::KILL).unwrap();
+    wait_until("the private Redis has ended", || is_gone(redis[0]));
+    assert_eq!(
+        user.run(&["status"]).status.code(),
+        Some(1),
+        "the files of a dead server are not believed"
+    );
+}
+
+#[test]
+fn a_server_in_the_foreground_ends_cleanly_on_sigterm() {
+    let (user, redis) = (User::new(), Redis::start());
+    for words in [&["server"][..], &[]] {
+        let port = user.port.to_string();
+        let mut command = user.command(words);
+        command.args([
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--redis-url",
+            &redis.url(),
+        ]);
+        let child = command.stdout(Stdio::null()).spawn().unwrap();
+        wait_until("the server answers", || user.answers());
+        assert_eq!(terminate(child), Some(0));
+        assert!(!user.answers());
+    }
+}
+
+#[test]
+fn both_prefixes_name_the_redis_and_nanoctrl_wins() {
+    let (user, redis) = (User::new(), Redis::start());
+    let nowhere = format!("redis://127.0.0.1:{}", free_port());
+    let cases: [&[(&str, &str)]; 3] = [
+        &[("NANOCTRL_REDIS_URL", &redis.url())],
+        &[("DLSLIME_CTRL_REDIS_URL", &redis.url())],
+        &[
+            ("DLSLIME_CTRL_REDIS_URL", &nowhere),
+            ("NANOCTRL_REDIS_URL", &redis.url()),
+        ],
+    ];
+    for variables in cases {
+        let port = user.port.to_string();
+        // The environment overrides the option.
+        let words = [
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            &port,
+            "--redis-url",
+            &nowhere,
+        ];
+        let mut command = user.command(&words);
+        command
+            .envs(variables.iter().copied())
+            .stdout(Stdio::null());
+        let child = command.spawn().unwrap();
+        wait_until("the server answers", || user.answers());
+        assert_eq!(terminate(child), Some(0), "{variables:?}");
+    }
+}
+
+#[test]
+fn a_redis_that_is_not_there_is_an_error_that_names_it() {
+    let user = User::new();
+    let url = format!("redis://user:secret@127.0.0.1:{}", free_port());
+    let port = user.port.to_string();
+    let told = failed(&user.run(&["start", "--port", &port, "--redis-url", &url]));
+    assert!(told.contains("redis://127.0.0.1:"), "{told}");
+    assert!(!told.contains("secret"), "{told}");
+    assert!(!user.log().contains("secret"));
+    let told = failed(&user.run(&["start", "--port", &port, "--redis-url", "not a url"]));
+    assert!(told.contains("not a url"), "{told}");
+}
+
+#[test]
+fn without_any_redis_the_error_names_the_ways_out() {
+    if TcpStream::connect("127.0.0.1:6379").is_ok() {
+        // There is one: nothing to complain about, as `a_redis_of_its_own_ends_with_the_server` checks.
+        return;
+    }
+    let user = User::new();
+    let empty = TempDir::new().unwrap();
+    for word in ["start", "server"] {
+        let mut command = user.command(&[word]);
+        let told = failed(&command.env("PATH", empty.path()).output().unwrap());
+        for way in [
+            "NANOCTRL_REDIS_URL",
+            "redis://127.0.0.1:6379",
+            "redis-server",
+        ] {
+            assert!(told.contains(way), "{told}");
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error() {
+    let (user, redis) = (User::new(), Redis::start());
+    let taken = std::net::TcpListener::bind(("127.0.0.1", user.port)).unwrap();
+    let port = user.port.to_string();
+    let words = [
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--redis-url",
+        &redis.url(),
+    ];
+    let told = failed(&user.run(&words));
+    assert!(told.contains(&format!("127.0.0.1:{port}")), "{told}");
+    drop(taken);
+}
+
+#[test]
+fn another_server_at_the_address_is_left_alone() {
+    let (user, redis) = (User::new(), Redis::start());
+    user.start(&["--redis-url", &redis.url()]);
+    let other = User {
+        home: TempDir::new().unwrap(),
+        port: user.port,
+    };
+    let told = other.start(&["--redis-url", &redis.url()]);
+    assert!(told.contains("nanoctrl did not start"), "{told}");
+    assert_eq!(
+        succeeded(&other.run(&["stop"])),
+        "nanoctrl is not running\n"
+    );
+    assert!(user.answers());
+}
+
+#[test]
+fn a_stale_pid_of_another_program_is_not_signalled() {
+    let user = User::new();
+    let folder = user.home.path().join("nanoctrl");
+    fs::create_dir_all(&folder).unwrap();
+    let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+    write(&folder, "nanoctrl.pid", &sleeper.id().to_string());
+    let meta = format!(
+        r#"{{"pid":{},"address":"http://127.0.0.1:1","cmd":["nanoctrl","server"],"log":"/x","started_at":1}}"#,
+        sleeper.id()
+    );
+    write(&folder, "nanoctrl.meta.json", &meta);
+    assert_eq!(succeeded(&user.run(&["stop"])), "nanoctrl is not running\n");
+    assert!(sleeper.try_wait().unwrap().is_none(), "it was signalled");
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+}
+
+fn write(folder: &Path, name: &str, text: &str) {
+    fs::write(folder.join(name), text).unwrap();
+}
+
+#[test]
+fn help_names_commands_and_variables() {
+    let user = User::new();
+    let help = succeeded(&user.run(&["--help"]));
+    for word in [
+        "server",
+        "start",
+        "status",
+        "stop",
+        "NANOCTRL_REDIS_URL",
+        "Examples",
+    ] {
+        assert!(help.contains(word), "{word}: {help}");
+    }
+    let wrong = user.run(&["begin"]);
+    assert_eq!(wrong.status.code(), Some(2));
+}
