@@ -386,7 +386,7 @@ impl Core {
 
     fn complete(&mut self, channel: &ClientChannel, completion: &Completion) {
         if !completion.status.is_success() {
-            self.close(LossCause::Completion(completion.status));
+            self.close(completion.status.into());
         } else if completion.wr_id & RECEIVE == 0 {
             self.queue.retire(Ticket {
                 retires: completion.wr_id as u32,

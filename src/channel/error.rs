@@ -9,8 +9,11 @@ use crate::wire::HeaderError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossCause {
-    /// A work request failed; the peer died, or broke the protocol.
-    #[error("{0}")]
+    /// The connection has ended under us: the peer died, or closed it without a word.
+    #[error("its end of the connection is gone; it died or closed it")]
+    Gone,
+    /// A work request failed.
+    #[error("the connection failed: {0}")]
     Completion(CompletionStatus),
     /// A verb failed.
     #[error("{0}")]
@@ -21,6 +24,15 @@ pub enum LossCause {
     /// We left.
     #[error("this agent was shut down")]
     ShutDown,
+}
+
+impl From<CompletionStatus> for LossCause {
+    fn from(status: CompletionStatus) -> Self {
+        match status {
+            CompletionStatus::Flushed => Self::Gone,
+            failure => Self::Completion(failure),
+        }
+    }
 }
 
 /// A call did not bring an answer.

@@ -18,6 +18,11 @@ use crate::wire::Immediate;
 
 const RECEIVE: u64 = 1 << 63;
 const BATCH: usize = 16;
+/// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
+const SENDS: u32 = 2;
+/// Receives for each slot. We may not have looked at a cancel, the next request in the slot and its cancel; what
+/// comes after those is sent only when that request was answered, and so everything before it seen.
+const RECEIVES: u32 = 3;
 /// Callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
@@ -114,8 +119,8 @@ impl Mailbox {
         let init = QueuePairInit {
             send_cq: self.cq.clone(),
             recv_cq: self.cq.clone(),
-            max_send_wr: 2 * slots,
-            max_recv_wr: 2 * slots,
+            max_send_wr: SENDS * slots,
+            max_recv_wr: RECEIVES * slots,
             max_inline: INLINE.min(self.device.limits().max_inline),
             retry: RetryPolicy::default(),
         };
@@ -164,7 +169,7 @@ impl Mailbox {
             return;
         };
         if !completion.status.is_success() {
-            self.lose(key, LossCause::Completion(completion.status), deliveries);
+            self.lose(key, completion.status.into(), deliveries);
             return;
         }
         if completion.wr_id & RECEIVE == 0 {
@@ -288,7 +293,7 @@ impl Drop for Mailbox {
 
 /// Completion queue entries of one caller: its receives and our sends.
 fn entries(geometry: Geometry) -> u32 {
-    4 * geometry.slots() as u32
+    (SENDS + RECEIVES) * geometry.slots() as u32
 }
 
 /// A place and its generation, as they travel in `wr_id`:

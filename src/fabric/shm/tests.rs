@@ -118,3 +118,23 @@ fn the_thread_ends_with_the_last_object() {
     drop(region);
     Link::dial(gid).expect_err("nobody listens any more");
 }
+
+/// Both ends look: who dials, and who is dialled. Needs to be root, to become somebody else for a moment.
+#[test]
+fn other_users_are_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let device = open();
+    let gid = device.port().gid;
+    let as_somebody_else = std::thread::spawn(move || {
+        // Of this thread only.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).expect("root may");
+        let refused = Link::dial(gid).expect_err("we look who listens");
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        let link = Link::dial_anyone(gid).expect("anybody can connect");
+        ends(&link);
+    });
+    as_somebody_else.join().expect("both ends refuse");
+    CASES[2].run(&device, &device);
+}

@@ -1,0 +1,42 @@
+use slimerpc_actors::service;
+
+struct Calc;
+
+#[service(version = 1, prefix = "not an identifier", name = "", retries(3))]
+impl Calc {
+    #[method(parallel)]
+    fn one(&self) {}
+
+    #[method = "two"]
+    fn two(&self) {}
+
+    #[method]
+    #[method]
+    fn three(&self) {}
+}
+
+struct Twice;
+
+#[service(name = "a", name = "b")]
+impl Twice {
+    #[method]
+    fn one(&self) {}
+}
+
+struct Untold;
+
+#[service(name, prefix = 3)]
+impl Untold {
+    #[method]
+    fn one(&self) {}
+}
+
+struct Garbage;
+
+#[service("calc")]
+impl Garbage {
+    #[method]
+    fn one(&self) {}
+}
+
+fn main() {}
