@@ -18,7 +18,7 @@ fn main() {
         }
 
         #[slimerpc_actors::method]
-        fn copy(&self) -> Result<Self, String> {
+        fn duplicate(&self) -> Result<Self, String> {
             Ok(self.clone())
         }
     }
@@ -37,7 +37,7 @@ fn main() {
         }
     }
 
-    assert_eq!(Point::METHODS, ["add", "copy"]);
+    assert_eq!(Point::METHODS, ["add", "duplicate"]);
     assert_eq!(<dyn Greeter>::NAME, "Greeter");
     let _ = Add { other: Point { x: 1 }, more: vec![] };
     let _ = English.greet("you".into());

@@ -1,0 +1,259 @@
+//! The example as a user runs it: a worker and a driver in two processes that find each other through NanoCtrl.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use common::NanoCtrlServer;
+use rustix::process::{Pid, Signal, kill_process};
+use slimerpc_actors::{PeerAgent, service};
+
+const SOON: Duration = Duration::from_secs(20);
+const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
+                       batch = [0, 11, 22, 33, 44]\nok\n";
+
+/// `cargo test` builds examples beside tests.
+fn example() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let example = test
+        .parent()
+        .unwrap()
+        .with_file_name("examples")
+        .join("calc");
+    assert!(example.exists(), "`cargo build --example calc` first");
+    example
+}
+
+/// One role of the example, killed when dropped.
+struct Role(Child);
+
+impl Role {
+    fn start(server: &NanoCtrlServer, words: &[&str]) -> Self {
+        let mut command = Command::new(example());
+        command.args(["--ctrl", &server.url()]).args(words);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        Self(command.spawn().unwrap())
+    }
+
+    /// A worker that serves.
+    fn worker(server: &NanoCtrlServer, words: &[&str]) -> Self {
+        let mut worker = Self::start(server, &[&["--role", "worker"], words].concat());
+        let mut line = String::new();
+        let mut output = BufReader::new(worker.0.stdout.as_mut().unwrap());
+        output.read_line(&mut line).unwrap();
+        assert!(line.contains("serves CalcService"), "{line:?}");
+        worker
+    }
+
+    fn driver(server: &NanoCtrlServer, words: &[&str]) -> Self {
+        Self::start(server, &[&["--role", "driver"], words].concat())
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Waits for its end: exit code, standard output, standard error.
+    fn end(mut self) -> (Option<i32>, String, String) {
+        let deadline = Instant::now() + SOON;
+        let status = loop {
+            if let Some(status) = self.0.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "still running after {SOON:?}");
+            sleep(Duration::from_millis(2));
+        };
+        let (mut out, mut err) = (String::new(), String::new());
+        self.0
+            .stdout
+            .take()
+            .unwrap()
+            .read_to_string(&mut out)
+            .unwrap();
+        self.0
+            .stderr
+            .take()
+            .unwrap()
+            .read_to_string(&mut err)
+            .unwrap();
+        (status.code(), out, err)
+    }
+
+    /// Processor time used so far.
+    fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks: u64 = fields
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|ticks| ticks.parse::<u64>().unwrap())
+            .sum();
+        Duration::from_secs(1) * ticks as u32 / rustix::param::clock_ticks_per_second() as u32
+    }
+}
+
+impl Drop for Role {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_driver_calls_a_worker_and_both_leave_redis_clean() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = NanoCtrlServer::start();
+        let worker = Role::worker(&server, &[]);
+        for _ in 0..2 {
+            let (code, out, err) = Role::driver(&server, &[]).end();
+            assert_eq!((code, out.as_str(), err.as_str()), (Some(0), PRINTED, ""));
+        }
+        worker.signal(signal);
+        assert_eq!(worker.end().0, Some(0));
+        let left: Vec<String> = server.redis.keys();
+        assert!(
+            left.iter().all(|key| key.starts_with("nano_meta:")),
+            "{left:?}"
+        );
+    }
+}
+
+#[test]
+fn options_reach_the_agents() {
+    let server = NanoCtrlServer::start();
+    let options = [
+        "--scope",
+        "job 7",
+        "--device",
+        "shm0",
+        "--slot-size",
+        "4096",
+        "--max-inflight",
+        "2",
+    ];
+    let _worker = Role::worker(&server, &[&options[..], &["--alias", "w"]].concat());
+    let driver = [
+        &options[..],
+        &["--alias", "d", "--peer", "w", "--qp-num", "1"],
+    ]
+    .concat();
+    let (code, out, err) = Role::driver(&server, &driver).end();
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), PRINTED, ""));
+
+    let others = [
+        "--scope",
+        "job 7",
+        "--alias",
+        "e",
+        "--peer",
+        "w",
+        "--slot-size",
+        "8192",
+        "--max-inflight",
+        "2",
+    ];
+    let (code, _, err) = Role::driver(&server, &others).end();
+    assert_eq!(code, Some(1));
+    assert!(err.contains("4096") && err.contains("8192"), "{err}");
+}
+
+#[test]
+fn call_1_a_killed_worker_fails_the_call_within_a_second() {
+    let server = NanoCtrlServer::start();
+    let worker = Role::worker(&server, &["--slow", "60000"]);
+    let driver = Role::driver(&server, &[]);
+    // Long enough for the call to be under way: the handler takes a minute.
+    sleep(Duration::from_millis(800));
+    worker.signal(Signal::KILL);
+    let killed = Instant::now();
+    let (code, out, err) = driver.end();
+    assert!(
+        killed.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        killed.elapsed()
+    );
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    assert!(err.contains("lost `worker:0`"), "{err}");
+    drop(worker);
+}
+
+#[test]
+fn a_killed_worker_leaves_nothing_on_the_host() {
+    let sockets = || {
+        let list = fs::read_to_string("/proc/net/unix").unwrap();
+        list.lines()
+            .filter(|line| line.contains("@slimerpc-shm-"))
+            .count()
+    };
+    let memory = || fs::read_dir("/dev/shm").unwrap().count();
+    let server = NanoCtrlServer::start();
+    let before = memory();
+    let worker = Role::worker(&server, &[]);
+    let driver = Role::driver(&server, &[]);
+    assert_eq!(driver.end().0, Some(0));
+    let with_worker = sockets();
+    worker.signal(Signal::KILL);
+    worker.end();
+    assert_eq!(memory(), before);
+    // Other tests of this file open and close devices, too; this one has gone at least.
+    let deadline = Instant::now() + SOON;
+    while sockets() >= with_worker {
+        assert!(Instant::now() < deadline, "its socket is still there");
+        sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn an_idle_worker_uses_no_processor() {
+    let server = NanoCtrlServer::start();
+    let worker = Role::worker(&server, &[]);
+    assert_eq!(Role::driver(&server, &[]).end().0, Some(0));
+    // It polls for a bounded time before it sleeps.
+    sleep(Duration::from_millis(300));
+    let before = worker.cpu();
+    sleep(Duration::from_secs(2));
+    let used = worker.cpu() - before;
+    assert!(used <= Duration::from_millis(40), "{used:?} in 2 s");
+}
+
+struct Parrot;
+
+#[service]
+impl Parrot {
+    #[method]
+    fn echo(&mut self, text: String) -> String {
+        text
+    }
+}
+
+#[actix::test]
+async fn an_idle_pair_asks_redis_a_few_times_a_second_at_most() {
+    let server = NanoCtrlServer::start();
+    let agent = |alias: &str| {
+        PeerAgent::builder()
+            .nanoctrl(server.url())
+            .alias(alias)
+            .start()
+    };
+    let (worker, driver) = (agent("w").await.unwrap(), agent("d").await.unwrap());
+    worker.serve(Parrot).await.unwrap();
+    let parrot = driver.proxy::<Parrot>("w").await.unwrap();
+    assert_eq!(parrot.echo("hi".into()).await.unwrap(), "hi");
+    let before = server.redis.calls();
+    actix::clock::sleep(Duration::from_secs(4)).await;
+    let calls = server.redis.calls() - before;
+    assert!(calls <= 4 * 3, "{calls} commands in 4 s");
+    assert_eq!(parrot.echo("still".into()).await.unwrap(), "still");
+    driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
+}
