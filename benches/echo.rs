@@ -258,7 +258,10 @@ struct Figures {
 }
 
 impl Figures {
-    fn measure(seconds: f64, mut round_trip: impl FnMut() -> Result<()>) -> Result<Self> {
+    fn measure<E>(
+        seconds: f64,
+        mut round_trip: impl FnMut() -> std::result::Result<(), E>,
+    ) -> std::result::Result<Self, E> {
         let limit = Duration::from_secs_f64(seconds);
         let warm_up = Instant::now();
         while warm_up.elapsed() < limit / 5 {
@@ -283,7 +286,7 @@ impl Figures {
 fn pretty(size: usize) -> String {
     match size {
         0..1024 => format!("{size} B"),
-        0..0x10_0000 => format!("{} KiB", size >> 10),
+        1024..0x10_0000 => format!("{} KiB", size >> 10),
         _ => format!("{} MiB", size >> 20),
     }
 }
@@ -370,8 +373,8 @@ fn run(args: &Args) -> Result<()> {
         let echo = &echoes[usize::from(size > SMALL)];
         let request = vec![b'x'; size];
         let text = String::from_utf8(request.clone())?;
-        let raw = Figures::measure(args.seconds, || Ok(drop(echo.raw(&request).wait()?)))?;
-        let typed = Figures::measure(args.seconds, || Ok(drop(echo.typed(text.clone()).wait()?)))?;
+        let raw = Figures::measure(args.seconds, || echo.raw(&request).wait().map(drop))?;
+        let typed = Figures::measure(args.seconds, || echo.typed(text.clone()).wait().map(drop))?;
         println!(
             "\r{:>9} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2} {:>7.2} | {:>8.2} {:>8.2} {:>7.2}",
             pretty(size),
@@ -417,7 +420,7 @@ fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
     let mut all = Vec::new();
     for size in SIZES {
         eprint!("\rfabric {:10}", pretty(size));
-        all.push(Figures::measure(args.seconds, || {
+        all.push(Figures::measure(args.seconds, || -> Result<()> {
             ping.send(&told, size)?;
             ping.receive().map(drop)
         })?);

@@ -43,7 +43,8 @@ impl CalcService {
 
 type Error = Box<dyn std::error::Error>;
 
-/// Calls `CalcService` on a worker and checks the answers.
+/// Calls `CalcService` on a worker.
+#[allow(clippy::approx_constant)]
 async fn drive(driver: &PeerAgent, worker: &str) -> Result<(), Error> {
     let calc = driver.proxy::<CalcService>(worker).await?;
     println!("add(1, 2) = {}", calc.add(1, 2).await?);

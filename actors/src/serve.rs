@@ -43,7 +43,6 @@ impl Running {
 
 /// A service that is being served. Dropping the handle does not end it.
 #[derive(Clone)]
-#[must_use = "the service goes on without its handle; keep it to stop the service"]
 pub struct ServiceHandle {
     name: &'static str,
     supervisor: Addr<Supervisor>,

@@ -55,7 +55,7 @@ pub use endpoint::{Endpoint, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometry};
 pub use lend::Loan;
-pub use mailbox::{Delivery, Mailbox};
+pub use mailbox::{Cancelled, Delivery, Mailbox};
 pub use peer_channel::{Inbound, Payload};
 pub use responder::{Arrival, Responder};
 pub use violation::{Violation, Violations};

@@ -383,8 +383,9 @@ fn shorten(fault: &mut Fault) -> bool {
     };
     for text in [Some(first), second].into_iter().flatten() {
         if !text.is_empty() {
-            let half = text.floor_char_boundary(text.len() / 2);
-            text.truncate(half);
+            let is_boundary = |at: &usize| text.is_char_boundary(*at);
+            let half = (0..=text.len() / 2).rev().find(is_boundary);
+            text.truncate(half.unwrap_or_default());
             return true;
         }
     }

@@ -45,8 +45,12 @@ impl Bincode {
         // limit is a compile-time number, so there are a few of them to choose from.
         match bytes.len() {
             0..=0x1000 => decode_limited(bytes, config::standard().with_limit::<0x1_0000>()),
-            0..=0x4_0000 => decode_limited(bytes, config::standard().with_limit::<0x40_0000>()),
-            0..=0x100_0000 => decode_limited(bytes, config::standard().with_limit::<0x1000_0000>()),
+            0x1001..=0x4_0000 => {
+                decode_limited(bytes, config::standard().with_limit::<0x40_0000>())
+            }
+            0x4_0001..=0x100_0000 => {
+                decode_limited(bytes, config::standard().with_limit::<0x1000_0000>())
+            }
             _ => decode_limited(bytes, config::standard().with_limit::<0x1_0000_0000>()),
         }
     }

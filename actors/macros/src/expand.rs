@@ -139,12 +139,13 @@ fn client_method(
         quote!(#[doc = #summary])
     };
     let function = match &method.kind {
-        Kind::Typed(Typed {
-            message,
-            arguments,
-            output,
-            ..
-        }) => {
+        Kind::Typed(typed) => {
+            let Typed {
+                message,
+                arguments,
+                output,
+                ..
+            } = &**typed;
             let idents: Vec<_> = arguments.iter().map(|argument| &argument.ident).collect();
             let types = arguments.iter().map(|argument| &argument.ty);
             quote! {
@@ -216,9 +217,8 @@ fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
             quote!(::slimerpc_actors::__private::answer_raw(request, |bytes| #outcome))
         }
         Kind::Typed(typed) if typed.is_async => answer_async(method, typed, &function),
-        Kind::Typed(Typed {
-            message, arguments, ..
-        }) => {
+        Kind::Typed(typed) => {
+            let (message, arguments) = (&typed.message, &typed.arguments);
             let state = borrowed_state(method);
             let fields = arguments.iter().map(|argument| &argument.ident);
             let outcome = outcome(method, quote!(#function(#state, #(message.#fields),*)));

@@ -43,7 +43,7 @@ pub(crate) struct Method {
 /// What passes between caller and handler.
 pub(crate) enum Kind {
     /// Messages.
-    Typed(Typed),
+    Typed(Box<Typed>),
     /// Bytes.
     Raw,
 }

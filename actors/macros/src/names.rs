@@ -68,19 +68,23 @@ fn capitalised(word: &str) -> impl Iterator<Item = char> {
         .chain(letters)
 }
 
+/// What to do about a message that cannot have its name.
+const WAYS_OUT: &str =
+    "rename the method, or give the messages a prefix: `#[service(prefix = \"Calc\")]`";
+
 /// The name of the message of `method`.
 pub(crate) fn message(method: &Ident, name: &str, prefix: &str, errors: &mut Errors) -> Ident {
     let message = format!("{prefix}{}", camel_case(name));
     if PRELUDE.contains(&message.as_str()) {
         let text = format!(
             "the message of `{name}` would be called `{message}` and hide the `{message}` that every module has; \
-             rename the method, or give the messages a prefix: `#[service(prefix = \"Calc\")]`"
+             {WAYS_OUT}"
         );
         errors.at(method, text);
     } else if syn::parse_str::<Ident>(&message).is_err() {
         let text = format!(
-            "the message of `{name}` would be called `{message}`, which is no name for a type; rename the method, \
-             or give the messages a prefix: `#[service(prefix = \"Calc\")]`"
+            "the message of `{name}` would be called `{message}`, which is no name for a type; \
+             {WAYS_OUT}"
         );
         errors.at(method, text);
         return Ident::new("Message", method.span());
@@ -119,7 +123,7 @@ pub(crate) fn check_unique(service: &Ident, methods: &[Method], errors: &mut Err
         let owner = format!("the message of `{}`", method.name);
         if let Some(taken) = owners.insert(typed.message.to_string(), owner) {
             let text = format!(
-                "the message of `{}` would be called `{}`, as {taken} is; rename the method",
+                "the message of `{}` would be called `{}`, as {taken} is; {WAYS_OUT}",
                 method.name, typed.message
             );
             errors.at(&method.ident, text);

@@ -133,12 +133,12 @@ impl<'a> Reader<'a> {
         let is_async = signature.asyncness.is_some();
         (
             is_fallible,
-            Kind::Typed(Typed {
+            Kind::Typed(Box::new(Typed {
                 message,
                 arguments,
                 output,
                 is_async,
-            }),
+            })),
         )
     }
 

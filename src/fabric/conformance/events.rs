@@ -24,7 +24,7 @@ fn doorbell(end: &mut End, imm: u32) {
         Operation::WriteWithImm(imm),
         Payload::Inline(&[]),
         NOWHERE,
-        imm % 16 == 0,
+        imm.is_multiple_of(16),
     );
 }
 

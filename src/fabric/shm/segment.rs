@@ -63,7 +63,7 @@ impl Segment {
     /// The `count` values at `offset`; `None` if they do not fit or are not aligned.
     pub(super) fn slice<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let end = count.checked_mul(size_of::<T>())?.checked_add(offset)?;
-        if end > self.len() || offset % align_of::<T>() != 0 {
+        if end > self.len() || !offset.is_multiple_of(align_of::<T>()) {
             return None;
         }
         // SAFETY: the range lies inside the mapping, which begins at a page and lives as long as `self`; the
