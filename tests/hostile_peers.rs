@@ -1,0 +1,357 @@
+//! INPUT-1 on channels: a peer that writes whatever it likes into our rings is counted and otherwise ignored.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slimerpc::channel::{
+    ClientChannel, Delivery, Dialer, Endpoint, Geometry, Inbound, Mailbox, Patience, PendingCall,
+    RingAddress, Violation,
+};
+use slimerpc::fabric::shm::ShmDevice;
+use slimerpc::fabric::{
+    Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
+    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+};
+use slimerpc::wire::{Extension, Header, MessageKind};
+
+const SLOTS: usize = 4;
+const SLOT_SIZE: usize = 256;
+const SOON: Duration = Duration::from_secs(10);
+
+fn geometry() -> Geometry {
+    Geometry::new(SLOTS, SLOT_SIZE).unwrap()
+}
+
+/// A peer that speaks to a channel through nothing but the fabric.
+struct Stranger {
+    qp: Box<dyn QueuePair>,
+    cq: Arc<dyn CompletionQueue>,
+    ring: Arc<dyn MemoryRegion>,
+    theirs: Option<Endpoint>,
+}
+
+impl Stranger {
+    fn new(device: &dyn Device) -> Self {
+        let cq = device.create_completion_queue(512).unwrap();
+        let mut qp = device
+            .create_queue_pair(&QueuePairInit {
+                send_cq: cq.clone(),
+                recv_cq: cq.clone(),
+                max_send_wr: 256,
+                max_recv_wr: 256,
+                max_inline: 1024,
+                retry: RetryPolicy::default(),
+            })
+            .unwrap();
+        qp.to_init().unwrap();
+        for wr_id in 0..256 {
+            qp.post_recv(RecvRequest { wr_id }).unwrap();
+        }
+        let ring = device
+            .register(
+                SLOTS * SLOT_SIZE,
+                Access::LOCAL_WRITE | Access::REMOTE_WRITE,
+            )
+            .unwrap();
+        Self {
+            qp,
+            cq,
+            ring,
+            theirs: None,
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint {
+            qp: self.qp.address().into(),
+            ring: RingAddress {
+                addr: self.ring.addr(),
+                length: self.ring.len() as u64,
+                rkey: self.ring.rkey(),
+            },
+            geometry: geometry(),
+        }
+    }
+
+    fn connect(&mut self, theirs: Endpoint) {
+        self.qp.to_rtr(&theirs.qp.into()).unwrap();
+        self.qp.to_rts().unwrap();
+        self.theirs = Some(theirs);
+    }
+
+    /// Writes `bytes` to `slot` of the other's ring (to slot 0 if there is no such slot) under this immediate.
+    fn write(&mut self, slot: usize, imm: u32, bytes: &[u8]) {
+        let ring = self.theirs.as_ref().unwrap().ring;
+        let at = slot * SLOT_SIZE % (SLOTS * SLOT_SIZE);
+        let request = SendRequest {
+            wr_id: 0,
+            operation: Operation::WriteWithImm(imm),
+            local: Payload::Inline(bytes),
+            remote: RemoteSlice {
+                addr: ring.addr + at as u64,
+                rkey: ring.rkey,
+            },
+            signalled: true,
+        };
+        self.qp.post_send(&request).unwrap();
+    }
+
+    /// The next `count` messages: immediate and the header in its slot.
+    fn receive(&mut self, count: usize) -> Vec<(u32, Header)> {
+        let until = Instant::now() + SOON;
+        let mut all = Vec::new();
+        while all.len() < count {
+            assert!(Instant::now() < until, "{} of {count} came", all.len());
+            all.extend(self.received());
+        }
+        all
+    }
+
+    fn received(&mut self) -> Vec<(u32, Header)> {
+        let mut batch = [Completion::EMPTY; 64];
+        let count = self.cq.poll(&mut batch).unwrap();
+        let completions = batch[..count].iter();
+        let imms = completions.filter_map(|completion| completion.imm);
+        imms.map(|imm| {
+            let mut slot = [0; SLOT_SIZE];
+            self.ring
+                .copy_out(imm as u16 as usize * SLOT_SIZE, &mut slot)
+                .unwrap();
+            (imm, Header::decode(&slot).unwrap().0)
+        })
+        .collect()
+    }
+}
+
+fn header(kind: MessageKind, request_id: u64) -> Header {
+    Header {
+        kind,
+        method: 0,
+        request_id,
+        payload_len: 0,
+        extension: None,
+    }
+}
+
+fn encoded(header: Header) -> Vec<u8> {
+    let mut bytes = vec![0; SLOT_SIZE];
+    let len = header.encode(&mut bytes).unwrap();
+    bytes.truncate(len);
+    bytes
+}
+
+/// Headers that are none: too short, too long, flags of nothing, a damaged extension, noise.
+fn damaged(kind: MessageKind) -> Vec<Vec<u8>> {
+    let good = encoded(header(kind, 7));
+    let with = |at: usize, bytes: &[u8]| {
+        let mut bad = good.clone();
+        bad[at..at + bytes.len()].copy_from_slice(bytes);
+        bad
+    };
+    let mut extended = encoded(Header {
+        extension: Some(Extension {
+            deadline_us: Some(1),
+        }),
+        ..header(kind, 7)
+    });
+    extended[16..18].copy_from_slice(&u16::MAX.to_le_bytes());
+    vec![
+        with(4, &0_u32.to_le_bytes()),
+        with(4, &15_u32.to_le_bytes()),
+        with(4, &(SLOT_SIZE as u32 + 1).to_le_bytes()),
+        with(4, &u32::MAX.to_le_bytes()),
+        with(3, &[0xff]),
+        extended,
+        vec![0; 16],
+        vec![0xff; SLOT_SIZE],
+    ]
+}
+
+/// Polls until nothing has come for a moment, and gives the requests.
+fn requests(mailbox: &mut Mailbox) -> Vec<Inbound> {
+    let (mut deliveries, mut all) = (VecDeque::new(), Vec::new());
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_millis(20) {
+        if mailbox.poll(&mut deliveries).unwrap() {
+            quiet = Instant::now();
+        }
+        for delivery in deliveries.drain(..) {
+            match delivery {
+                Delivery::Request(request) => all.push(request),
+                Delivery::Cancel(_) => {}
+                Delivery::Lost { cause, .. } => panic!("the channel is gone: {cause}"),
+            }
+        }
+    }
+    all
+}
+
+#[test]
+fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
+    let device = ShmDevice::open().unwrap();
+    let mut mailbox = Mailbox::new(device.clone(), geometry(), "test").unwrap();
+    let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
+    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+
+    let damaged = damaged(MessageKind::Request);
+    for bytes in &damaged {
+        caller.write(1, 1, bytes);
+        assert!(requests(&mut mailbox).is_empty());
+    }
+    caller.write(
+        SLOTS,
+        SLOTS as u32,
+        &encoded(header(MessageKind::Request, 1)),
+    );
+    caller.write(0, 0xffff, &[]);
+    caller.write(2, 2, &encoded(header(MessageKind::Reply, 1)));
+    caller.write(2, 2, &encoded(header(MessageKind::Exception, 1)));
+    // Cancels of nothing are not even wrong: they may have crossed an answer.
+    caller.write(3, 1 << 16 | 3, &[]);
+    assert!(requests(&mut mailbox).is_empty());
+
+    // A second request in a slot whose first is not answered.
+    caller.write(3, 3, &encoded(header(MessageKind::Request, 41)));
+    let first = requests(&mut mailbox);
+    caller.write(3, 3, &encoded(header(MessageKind::Request, 42)));
+    assert!(requests(&mut mailbox).is_empty());
+    let [(_, violations)] = &mailbox.violations()[..] else {
+        panic!("one caller")
+    };
+    for (violation, count) in [
+        (Violation::BadHeader, damaged.len() as u64),
+        (Violation::BadSlot, 2),
+        (Violation::WrongKind, 2),
+        (Violation::SlotBusy, 1),
+    ] {
+        assert_eq!(violations.count(violation), count, "{violation:?}");
+    }
+    assert_eq!(first.len(), 1);
+    for request in first {
+        request.reply(|_| Ok(0));
+    }
+    let answers = caller.receive(1);
+    assert_eq!(answers, [(3, header(MessageKind::Reply, 41))]);
+}
+
+#[test]
+fn a_mailbox_bears_many_cancels() {
+    let device = ShmDevice::open().unwrap();
+    let mut mailbox = Mailbox::new(device.clone(), geometry(), "test").unwrap();
+    let mut caller = Stranger::new(&*device);
+    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    // What a correct caller can have under way without an answer: a cancel, a request and its cancel a slot.
+    for slot in 0..SLOTS as u32 {
+        caller.write(slot as usize, 1 << 16 | slot, &[]);
+        caller.write(
+            slot as usize,
+            slot,
+            &encoded(header(MessageKind::Request, slot.into())),
+        );
+        caller.write(slot as usize, 1 << 16 | slot, &[]);
+    }
+    // Longer than a sender waits for receives.
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(requests(&mut mailbox).len(), SLOTS);
+}
+
+fn client(
+    device: &Arc<dyn Device>,
+    runtime: &tokio::runtime::Runtime,
+) -> (Arc<ClientChannel>, Stranger) {
+    let mut server = Stranger::new(&**device);
+    let dialer = Dialer::new(&**device, geometry()).unwrap();
+    server.connect(dialer.endpoint());
+    let patience = Patience {
+        busy_poll: Duration::ZERO,
+        runtime: runtime.handle().clone(),
+    };
+    (
+        dialer
+            .connect("mallory", &server.endpoint(), patience)
+            .unwrap(),
+        server,
+    )
+}
+
+/// Handles what arrives until the channel has seen `total` violations; nothing else may come.
+fn sees(channel: &ClientChannel, call: &mut PendingCall, total: u64) {
+    let until = Instant::now() + SOON;
+    while channel.violations().total() < total {
+        assert!(Instant::now() < until, "{:?}", channel.violations());
+        assert!(call.poll(None).is_pending());
+    }
+    assert_eq!(channel.violations().total(), total);
+}
+
+fn is_answered(call: &mut PendingCall) {
+    let until = Instant::now() + SOON;
+    while call.poll(None).map(|answer| answer.unwrap()).is_pending() {
+        assert!(Instant::now() < until);
+    }
+}
+
+#[test]
+fn a_caller_outlives_a_service_that_writes_nonsense() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let (channel, mut server) = client(&ShmDevice::open().unwrap(), &runtime);
+    let call = || channel.call(5, |_| Ok(0)).unwrap();
+    let (mut first, mut second) = (call(), call());
+    let requests = server.receive(2);
+    let [(slot, asked), (other, _)] = requests[..] else {
+        panic!("two requests: {requests:?}")
+    };
+    assert_eq!((asked.kind, asked.method), (MessageKind::Request, 5));
+    let at = slot as usize;
+    let reply = encoded(header(MessageKind::Reply, asked.request_id));
+
+    let mut nonsense: Vec<(u32, Vec<u8>, Violation)> = damaged(MessageKind::Reply)
+        .into_iter()
+        .map(|bytes| (slot, bytes, Violation::BadHeader))
+        .collect();
+    let stranger = encoded(header(MessageKind::Reply, asked.request_id + 1000));
+    // A slot in which nothing is outstanding, and what stands there is no message.
+    let free = (0..SLOTS as u32)
+        .find(|free| ![slot, other].contains(free))
+        .unwrap();
+    nonsense.extend([
+        (SLOTS as u32, reply.clone(), Violation::BadSlot),
+        (0xffff, vec![], Violation::BadSlot),
+        (slot, encoded(asked), Violation::WrongKind),
+        (1 << 16 | slot, reply.clone(), Violation::WrongKind),
+        (slot, stranger, Violation::UnknownRequest),
+        (other, reply.clone(), Violation::UnknownRequest),
+        (free, vec![], Violation::BadHeader),
+    ]);
+    for (seen, (imm, bytes, violation)) in nonsense.into_iter().enumerate() {
+        let before = channel.violations().count(violation);
+        server.write(if imm == other { other as usize } else { at }, imm, &bytes);
+        sees(&channel, &mut first, seen as u64 + 1);
+        assert_eq!(
+            channel.violations().count(violation),
+            before + 1,
+            "{imm:#x} {bytes:?}"
+        );
+    }
+
+    server.write(at, slot, &reply);
+    is_answered(&mut first);
+    let seen = channel.violations().total();
+    server.write(at, slot, &reply);
+    sees(&channel, &mut second, seen + 1);
+    assert_eq!(channel.closed(), None);
+    let credits = channel.credits();
+    assert_eq!((credits.free, credits.in_use), (SLOTS - 1, 1), "SLOT-2");
+
+    let mut third = call();
+    let (slot, asked) = server.receive(1)[0];
+    let reply = encoded(header(MessageKind::Reply, asked.request_id));
+    server.write(slot as usize, slot, &reply);
+    is_answered(&mut third);
+}
