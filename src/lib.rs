@@ -1,4 +1,57 @@
 //! RPC over RDMA for actors: everything below the actors.
+//!
+//! Users import [`slimerpc-actors`](https://docs.rs/slimerpc-actors), whose services, proxies and agents stand
+//! on this crate. Here are the parts that know no actor, each usable on its own:
+//!
+//! | module | what it is | knows |
+//! | --- | --- | --- |
+//! | [`wire`] | the 16-byte header, the immediate, codecs | bytes |
+//! | [`fabric`] | the verbs: devices, queue pairs, completion queues; shared memory as one of them | |
+//! | [`channel`] | one link to one peer: rings, credits, pending calls; a mailbox over many of them | wire, fabric |
+//! | [`control`] | what an agent says to NanoCtrl (HTTP) and Redis; in one process without either | |
+//! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
+//!
+//! # The way of a call
+//!
+//! 1. The caller takes a **credit**, a free slot of the service's ring, and encodes the arguments straight into the
+//!    send memory of that slot ([`channel::ClientChannel::call`]). One WRITE_WITH_IMM carries them over; the
+//!    immediate is the slot's number.
+//! 2. The service's completion queue yields the immediate ([`channel::Mailbox::poll`]), on the thread of the service.
+//!    The request is lent from the ring ([`channel::Inbound`]); nothing is copied.
+//! 3. The answer is encoded into send memory and written into the slot of the same number of the caller's ring.
+//! 4. Whoever waits for it polls the caller's completion queue, busily for a bounded time and then asleep on its file
+//!    descriptor, and gives the credit back when the answer is read.
+//!
+//! # Words
+//!
+//! The field's: queue pair, completion queue, memory region, work request, completion, immediate, rkey, GID, RNR.
+//! Ours:
+//!
+//! - A **ring** is a registered region of `slots` x `slot_size` bytes that one peer writes into.
+//! - A **credit** is the sender's right to one slot.
+//! - A **channel** is a connected pair of rings and its pending calls.
+//! - An **incarnation** is one life of an agent under its alias.
+//!
+//! # Invariants
+//!
+//! Tests name the one that they prove.
+//!
+//! - **SLOT-1** A slot is the caller's until its reply has arrived, or its queue pair has gone to error and been
+//!   drained. A timeout alone never frees it.
+//! - **SLOT-2** Credits are conserved: after any sequence of replies, timeouts, cancels and resets, free + in use = slots.
+//! - **RING-1** Bytes lent to a handler stay unchanged until its reply is posted.
+//! - **CALL-1** Every call ends: with a reply, a typed error or its deadline. None is pending once its channel is closed.
+//! - **CALL-2** A reply that comes after its call ended is counted and dropped; it harms nothing.
+//! - **SERIAL-1** At most one serial handler of a service instance runs at any time.
+//! - **ORDER-1** Serial calls from one proxy run in the order they were sent.
+//! - **PANIC-1** A panicking handler answers its caller with an error; the arbiter, the channel and other services go on.
+//! - **FENCE-1** Nothing said by an earlier incarnation of a peer is acted on.
+//! - **INPUT-1** No bytes from a peer, from Redis or over HTTP can panic, abort, over-allocate or block us.
+//! - **DROP-1** A memory region is deregistered, and a queue pair drained, before its memory is freed.
+//!
+//! # Features
+//!
+//! - `verbs`: RDMA devices through libibverbs. Declared and still empty.
 
 pub mod channel;
 pub mod control;

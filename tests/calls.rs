@@ -624,4 +624,7 @@ async fn settings_out_of_range_are_refused_at_start() {
         let error = builder.start().await.unwrap_err();
         assert!(matches!(error, AgentError::Setting { .. }), "{error}");
     }
+    let driver = agent("driver").start().await.unwrap();
+    let error = driver.connect_to("x").qp_num(0).await.unwrap_err();
+    assert!(error.to_string().contains("qp_num"), "{error}");
 }

@@ -119,6 +119,7 @@ impl PeerAgent {
         Connect {
             agent: self.clone(),
             peer: peer.into(),
+            qp_num: 1,
             timeout: self.inner.connect_timeout,
         }
     }
@@ -281,13 +282,15 @@ impl fmt::Debug for PeerAgent {
 pub struct Connect {
     agent: PeerAgent,
     peer: String,
+    qp_num: u32,
     timeout: Duration,
 }
 
 impl Connect {
-    /// Number of queue pairs, for DLSlime's Python peers, whose messages are striped over them. Channels
-    /// between native agents use one.
-    pub fn qp_num(self, _queue_pairs: u32) -> Self {
+    /// Number of queue pairs, at least 1, over which messages to a DLSlime peer in Python are striped. Channels
+    /// between native agents have one each, whatever this says.
+    pub fn qp_num(mut self, queue_pairs: u32) -> Self {
+        self.qp_num = queue_pairs;
         self
     }
 
@@ -307,8 +310,16 @@ impl IntoFuture for Connect {
             let Self {
                 agent,
                 peer,
+                qp_num,
                 timeout,
             } = self;
+            if qp_num == 0 {
+                return Err(AgentError::Setting {
+                    name: "qp_num",
+                    value: qp_num.to_string(),
+                    allowed: "a connection has at least one queue pair".to_owned(),
+                });
+            }
             agent.ask(ConnectMessage { peer, timeout }).await
         })
     }

@@ -1,4 +1,54 @@
 //! SlimeRPC for actix: services are actors whose mailbox is an RDMA receive ring.
+//!
+//! ```
+//! use slimerpc_actors::{PeerAgent, service};
+//!
+//! #[derive(Default)]
+//! struct Counter {
+//!     total: i64,
+//! }
+//!
+//! #[service]
+//! impl Counter {
+//!     #[method]
+//!     fn add(&mut self, n: i64) -> i64 {
+//!         self.total += n;
+//!         self.total
+//!     }
+//! }
+//!
+//! #[actix::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let worker = PeerAgent::builder().alias("worker:0").start().await?;
+//!     worker.serve(Counter::default()).await?;
+//!
+//!     // In another process the same, with `.nanoctrl("http://127.0.0.1:3000")` on both builders.
+//!     let driver = PeerAgent::builder().alias("driver:0").start().await?;
+//!     let counter = driver.proxy::<Counter>("worker:0").await?;
+//!     let (first, second) = (counter.add(40), counter.add(2)); // both are under way now
+//!     assert_eq!((first.await?, second.await?), (40, 42));
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What is what
+//!
+//! - [`PeerAgent`] is the handle of a supervisor actor: it registers, finds peers and connects to them, serves and
+//!   calls. [`Builder`] has its settings, in one table.
+//! - [`service`] and [`method`] make an `impl` or a trait a [`Service`]: messages, a dispatch table, and the methods
+//!   of its proxy.
+//! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings of all its callers
+//!   there, so no thread hop lies between the wire and the handler, and runs one handler at a time, also across
+//!   `.await` (SERIAL-1): what a lock is elsewhere, the actor is here.
+//! - [`Proxy`] is its address: `Clone`, `Send`, and used like an actix `Addr`. A call is made when the method is
+//!   called, not when its [`Reply`] is polled.
+//! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,
+//!   [`wait_all`] awaits many. Dropping one cancels its call.
+//! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
+//!
+//! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
+//! beside. The layers below, their words and the invariants that the names in capitals stand for are described in
+//! [`slimerpc`].
 
 mod agent;
 mod answer;
@@ -31,3 +81,8 @@ pub mod __private {
     pub use crate::answer::{Failure, answer, answer_async, answer_raw, unknown_method};
     pub use serde;
 }
+
+/// The program in the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -1,0 +1,224 @@
+//! The shm fabric between two processes: memory of one is written by the other, and death is noticed.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use slimerpc::channel::QueuePairInfo;
+use slimerpc::fabric::shm::ShmDevice;
+use slimerpc::fabric::{
+    Access, Completion, CompletionQueue, CompletionStatus, MemoryRegion, Operation, Payload,
+    QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+const IS_CHILD: &str = "SLIME_TEST_SHM_CHILD";
+const LEN: usize = 1 << 20;
+
+/// What the two processes tell each other, over a pipe.
+#[derive(Serialize, Deserialize)]
+struct Told {
+    qp: QueuePairInfo,
+    addr: u64,
+    rkey: u32,
+}
+
+struct End {
+    qp: Box<dyn QueuePair>,
+    cq: Arc<dyn CompletionQueue>,
+    region: Arc<dyn MemoryRegion>,
+}
+
+impl End {
+    fn new() -> Self {
+        let device = ShmDevice::open().unwrap();
+        let cq = device.create_completion_queue(64).unwrap();
+        let mut qp = device
+            .create_queue_pair(&QueuePairInit {
+                send_cq: cq.clone(),
+                recv_cq: cq.clone(),
+                max_send_wr: 16,
+                max_recv_wr: 16,
+                max_inline: 64,
+                retry: RetryPolicy::default(),
+            })
+            .unwrap();
+        qp.to_init().unwrap();
+        for wr_id in 0..16 {
+            qp.post_recv(RecvRequest { wr_id }).unwrap();
+        }
+        let region = device.register(LEN, Access::ALL).unwrap();
+        Self { qp, cq, region }
+    }
+
+    fn told(&self) -> Told {
+        Told {
+            qp: self.qp.address().into(),
+            addr: self.region.addr(),
+            rkey: self.region.rkey(),
+        }
+    }
+
+    fn connect(&mut self, peer: &Told) {
+        self.qp.to_rtr(&peer.qp.into()).unwrap();
+        self.qp.to_rts().unwrap();
+    }
+
+    fn write(&mut self, peer: &Told, offset: usize, bytes: &[u8], imm: u32) {
+        let request = SendRequest {
+            wr_id: 99,
+            operation: Operation::WriteWithImm(imm),
+            local: Payload::Inline(bytes),
+            remote: RemoteSlice {
+                addr: peer.addr + offset as u64,
+                rkey: peer.rkey,
+            },
+            signalled: true,
+        };
+        self.qp.post_send(&request).unwrap();
+    }
+
+    fn completions(&self, count: usize) -> Vec<Completion> {
+        let (mut all, end) = (Vec::new(), Instant::now() + SOON);
+        while all.len() < count {
+            assert!(Instant::now() < end, "{all:?}");
+            let mut batch = [Completion::EMPTY; 16];
+            let polled = self.cq.poll(&mut batch).unwrap();
+            all.extend_from_slice(&batch[..polled]);
+            std::thread::yield_now();
+        }
+        all
+    }
+
+    fn time_to_error(&self) -> Duration {
+        let began = Instant::now();
+        while self.qp.state() != QueuePairState::Error {
+            assert!(began.elapsed() < SOON, "still in {}", self.qp.state());
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        began.elapsed()
+    }
+}
+
+/// The other process: this test binary, told by the environment to be that.
+struct Other(Child, BufReader<std::process::ChildStdout>);
+
+impl Other {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "the_other_process",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(IS_CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self(child, output)
+    }
+
+    fn exchange(&mut self, ours: &Told) -> Told {
+        let line = serde_json::to_string(ours).unwrap();
+        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        // The test harness of the other one talks, too.
+        let mut lines = (&mut self.1).lines();
+        let json = lines.find_map(|line| {
+            line.unwrap()
+                .split_once('{')
+                .map(|(_, json)| format!("{{{json}"))
+        });
+        serde_json::from_str(&json.unwrap()).unwrap()
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test of its own: the peer of the tests below. Echoes messages and stays until it is killed.
+#[test]
+fn the_other_process() {
+    if std::env::var_os(IS_CHILD).is_none() {
+        return;
+    }
+    let mut end = End::new();
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line).unwrap();
+    let peer: Told = serde_json::from_str(&line).unwrap();
+    end.connect(&peer);
+    println!("{}", serde_json::to_string(&end.told()).unwrap());
+    loop {
+        for completion in end.completions(1) {
+            if let (CompletionStatus::Success, Some(imm)) = (completion.status, completion.imm) {
+                let mut bytes = vec![0; completion.byte_len as usize];
+                end.region.copy_out(imm as usize, &mut bytes).unwrap();
+                bytes.reverse();
+                end.write(&peer, imm as usize, &bytes, imm);
+            }
+        }
+    }
+}
+
+fn connected() -> (End, Other, Told) {
+    let (mut end, mut other) = (End::new(), Other::start());
+    let theirs = other.exchange(&end.told());
+    end.connect(&theirs);
+    (end, other, theirs)
+}
+
+#[test]
+fn two_processes_write_into_each_other() {
+    let (mut end, _other, theirs) = connected();
+    for (offset, bytes) in [(0, &b"hello"[..]), (4096, b"x"), (LEN - 7, b"the end")] {
+        end.write(&theirs, offset, bytes, offset as u32);
+        let completions = end.completions(2);
+        assert!(
+            completions.iter().all(|c| c.status.is_success()),
+            "{completions:?}"
+        );
+        let mut echoed = vec![0; bytes.len()];
+        end.region.copy_out(offset, &mut echoed).unwrap();
+        echoed.reverse();
+        assert_eq!(echoed, bytes);
+    }
+    let after_the_end = (LEN, b"x");
+    end.write(&theirs, after_the_end.0, after_the_end.1, 0);
+    let refused = end.completions(1);
+    assert_eq!(refused[0].status, CompletionStatus::RemoteAccess);
+}
+
+/// The kernel tells of a process that is gone, however it went. A busy machine may delay us, not each time.
+#[test]
+fn a_killed_process_puts_the_queue_pair_in_error_within_100_ms() {
+    let times: Vec<Duration> = (0..5)
+        .map(|_| {
+            let (mut end, mut other, theirs) = connected();
+            end.write(&theirs, 0, b"alive?", 0);
+            end.completions(2);
+            other.0.kill().unwrap();
+            let time = end.time_to_error();
+            // What was posted is flushed, and an awaited queue is woken for it.
+            let flushed = end.completions(14);
+            assert!(
+                flushed
+                    .iter()
+                    .all(|c| c.status == CompletionStatus::Flushed)
+            );
+            time
+        })
+        .collect();
+    assert!(
+        times.iter().any(|time| *time < Duration::from_millis(100)),
+        "{times:?}"
+    );
+}
