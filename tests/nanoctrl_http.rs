@@ -13,6 +13,7 @@ use nanoctrl::fixture::Fixture;
 use nanoctrl::http;
 use nanoctrl::table::{self, Player};
 use serde_json::{Value, json};
+use slimerpc::nanoctrl::Config;
 
 const JSON: Option<&str> = Some("application/json");
 
@@ -327,5 +328,42 @@ fn a_redis_that_does_not_answer_holds_up_no_request_for_long() {
     let deadline = Instant::now() + Duration::from_secs(5);
     while fixture.post("/query", "{}").status != 200 {
         assert!(Instant::now() < deadline, "the server does not heal");
+    }
+}
+
+/// The Redis address that is told at `path`.
+fn told(fixture: &Fixture, path: &str) -> String {
+    let answer = fixture.post(path, r#"{"address":"127.0.0.1"}"#).json();
+    answer["redis_address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nobody_is_told_credentials_or_database_of_the_url() {
+    let fixture = Fixture::with(|redis| {
+        redis.run::<()>(&["ACL", "SETUSER", "u", "on", ">secret", "~*", "&*", "+@all"]);
+        Config::with_redis(format!("redis://u:secret@127.0.0.1:{}/2", redis.port))
+    });
+    let port = fixture.redis.port;
+    let agents = told(&fixture, "/start_peer_agent");
+    assert_eq!(agents, format!("127.0.0.1:{port}"));
+    let others = told(&fixture, "/get_redis_address");
+    assert_eq!(others, format!("redis://{}:{port}", table::own_address()));
+    let keyspace: String = fixture.redis(&["INFO", "keyspace"]);
+    assert!(keyspace.contains("db2:keys=2,"), "{keyspace}");
+}
+
+#[test]
+fn nobody_is_told_credentials_or_database_of_the_advertised_address() {
+    for (advertised, others) in [
+        ("198.51.100.2:8888", "198.51.100.2:8888"),
+        ("u:p@198.51.100.2:8888/3", "198.51.100.2:8888"),
+        (
+            "redis://u:p/w@198.51.100.2:8888/3?protocol=resp3",
+            "redis://198.51.100.2:8888",
+        ),
+    ] {
+        let fixture = Fixture::with(|redis| Config::with_redis(redis.url()).advertise(advertised));
+        assert_eq!(told(&fixture, "/start_peer_agent"), "198.51.100.2:8888");
+        assert_eq!(told(&fixture, "/get_redis_address"), others);
     }
 }
