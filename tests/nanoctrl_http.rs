@@ -13,7 +13,7 @@ use nanoctrl::fixture::Fixture;
 use nanoctrl::http;
 use nanoctrl::table::{self, Player};
 use serde_json::{Value, json};
-use slimerpc::nanoctrl::Config;
+use slimerpc::nanoctrl::{Config, RedisSource};
 
 const JSON: Option<&str> = Some("application/json");
 
@@ -331,6 +331,22 @@ fn a_redis_that_does_not_answer_holds_up_no_request_for_long() {
     }
 }
 
+#[test]
+fn keys_are_scanned_for_and_never_listed_at_once() {
+    let fixture = Fixture::new();
+    for (path, body) in [
+        ("/query", "{}"),
+        ("/list_entities", "{}"),
+        ("/cleanup", r#"{"agent_name":"a"}"#),
+    ] {
+        fixture.redis::<()>(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(fixture.post(path, body).status, 200);
+        let calls: String = fixture.redis(&["INFO", "commandstats"]);
+        assert!(calls.contains("cmdstat_scan:"), "{path}: {calls}");
+        assert!(!calls.contains("cmdstat_keys:"), "{path}: {calls}");
+    }
+}
+
 /// The Redis address that is told at `path`.
 fn told(fixture: &Fixture, path: &str) -> String {
     let answer = fixture.post(path, r#"{"address":"127.0.0.1"}"#).json();
@@ -366,4 +382,20 @@ fn nobody_is_told_credentials_or_database_of_the_advertised_address() {
         assert_eq!(told(&fixture, "/start_peer_agent"), "198.51.100.2:8888");
         assert_eq!(told(&fixture, "/get_redis_address"), others);
     }
+}
+
+#[test]
+fn a_private_redis_is_on_loopback_keeps_nothing_and_ends_with_the_server() {
+    let fixture = Fixture::with(|_| Config::new(RedisSource::Private));
+    let url = fixture.server.private_redis().unwrap();
+    assert_eq!(told(&fixture, "/get_redis_address"), url);
+    let client = redis::Client::open(url).unwrap();
+    let mut redis = client.get_connection().unwrap();
+    for (setting, expected) in [("save", ""), ("appendonly", "no"), ("bind", "127.0.0.1")] {
+        let mut ask = redis::cmd("CONFIG");
+        let found: (String, String) = ask.arg("GET").arg(setting).query(&mut redis).unwrap();
+        assert_eq!(found, (setting.to_owned(), expected.to_owned()));
+    }
+    fixture.stop();
+    assert!(client.get_connection().is_err());
 }
