@@ -1,3 +1,5 @@
+//! Which Redis address is told to whom, by configuration and asker.
+
 use super::*;
 
 fn address(url: &str, config: Config) -> Result<RedisAddress, StartError> {
