@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+mod nanoctrl;
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -11,6 +12,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::{Redis, free_port};
+use nanoctrl::http;
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -19,14 +21,25 @@ const SOON: Duration = Duration::from_secs(10);
 struct User {
     home: TempDir,
     port: u16,
+    variables: Vec<(String, String)>,
 }
 
 impl User {
     fn new() -> Self {
+        Self::at(free_port())
+    }
+
+    fn at(port: u16) -> Self {
         Self {
             home: TempDir::new().unwrap(),
-            port: free_port(),
+            port,
+            variables: Vec::new(),
         }
+    }
+
+    fn set(&mut self, prefix: &str, name: &str, value: &str) {
+        let variable = format!("{prefix}_{name}");
+        self.variables.push((variable, value.to_owned()));
     }
 
     fn command(&self, words: &[&str]) -> Command {
@@ -34,6 +47,8 @@ impl User {
         command.args(words).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap());
         command.env("XDG_RUNTIME_DIR", self.home.path());
+        command.env("TMPDIR", self.home.path());
+        command.envs(self.variables.iter().cloned());
         command
     }
 
@@ -51,6 +66,14 @@ impl User {
 
     fn log(&self) -> String {
         fs::read_to_string(self.home.path().join("nanoctrl/nanoctrl.log")).unwrap()
+    }
+
+    /// The Redis address that the server tells an agent at `address`.
+    fn told_at(&self, address: &str) -> String {
+        let server = ([127, 0, 0, 1], self.port).into();
+        let body = format!(r#"{{"address":"{address}"}}"#);
+        let answer = http::post(server, "/start_peer_agent", &body).json();
+        answer["redis_address"].as_str().unwrap().to_owned()
     }
 
     fn answers(&self) -> bool {
@@ -214,6 +237,62 @@ fn a_server_in_the_foreground_ends_cleanly_on_sigterm() {
 }
 
 #[test]
+fn a_server_in_the_foreground_ends_its_private_redis_on_sigterm() {
+    let user = User::new();
+    if TcpStream::connect("127.0.0.1:6379").is_ok() {
+        // With a Redis on the default port there is no private one.
+        return;
+    }
+    let port = user.port.to_string();
+    let mut command = user.command(&["server", "--host", "127.0.0.1", "--port", &port]);
+    let said = user.home.path().join("said");
+    let child = command
+        .stdout(File::create(&said).unwrap())
+        .spawn()
+        .unwrap();
+    wait_until("the server answers", || user.answers());
+    let redis = children(child.id().cast_signed());
+    assert_eq!(redis.len(), 1);
+    assert_eq!(terminate(child), Some(0));
+    assert!(is_gone(redis[0]));
+    let said = fs::read_to_string(said).unwrap();
+    assert!(said.contains("private redis-server started"), "{said}");
+    let left: Vec<_> = fs::read_dir(user.home.path()).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
+#[test]
+fn both_prefixes_work_for_every_variable() {
+    let redis = Redis::start();
+    for prefix in ["NANOCTRL", "DLSLIME_CTRL"] {
+        let mut user = User::new();
+        let folder = user.home.path().join("elsewhere");
+        user.set(prefix, "RUNTIME_DIR", folder.to_str().unwrap());
+        user.set(prefix, "REDIS_URL", &redis.url());
+        user.set(prefix, "REDIS_ADVERTISE", "198.51.100.2:8888");
+        user.set(prefix, "RUST_LOG", "off");
+
+        let pid = pid_in(&user.start(&[]));
+        let noted = fs::read_to_string(folder.join("nanoctrl.pid")).unwrap();
+        assert_eq!(noted, pid.to_string());
+        assert_eq!(user.told_at("127.0.0.1"), "198.51.100.2:8888");
+        succeeded(&user.run(&["stop"]));
+        let log = fs::read_to_string(folder.join("nanoctrl.log")).unwrap();
+        assert_eq!(log, "");
+    }
+}
+
+#[test]
+fn agents_elsewhere_are_told_the_public_address() {
+    let (mut user, redis) = (User::new(), Redis::start());
+    user.set("REDIS", "PUBLIC_ADDRESS", "198.51.100.1:7777");
+    user.start(&["--redis-url", &redis.url()]);
+    assert_eq!(user.told_at("10.9.8.7"), "198.51.100.1:7777");
+    let local = format!("127.0.0.1:{}", redis.port);
+    assert_eq!(user.told_at("127.0.0.1"), local);
+}
+
+#[test]
 fn both_prefixes_name_the_redis_and_nanoctrl_wins() {
     let (user, redis) = (User::new(), Redis::start());
     let nowhere = format!("redis://127.0.0.1:{}", free_port());
@@ -272,9 +351,9 @@ fn without_any_redis_the_error_names_the_ways_out() {
         let mut command = user.command(&[word]);
         let told = failed(&command.env("PATH", empty.path()).output().unwrap());
         for way in [
-            "NANOCTRL_REDIS_URL",
-            "redis://127.0.0.1:6379",
-            "redis-server",
+            "install redis-server",
+            "start a Redis at redis://127.0.0.1:6379",
+            "--redis-url redis://HOST:PORT, or NANOCTRL_REDIS_URL",
         ] {
             assert!(told.contains(way), "{told}");
         }
@@ -304,10 +383,7 @@ fn a_port_that_is_taken_is_an_error() {
 fn another_server_at_the_address_is_left_alone() {
     let (user, redis) = (User::new(), Redis::start());
     user.start(&["--redis-url", &redis.url()]);
-    let other = User {
-        home: TempDir::new().unwrap(),
-        port: user.port,
-    };
+    let other = User::at(user.port);
     let told = other.start(&["--redis-url", &redis.url()]);
     assert!(told.contains("nanoctrl did not start"), "{told}");
     assert_eq!(
@@ -352,6 +428,10 @@ fn help_names_commands_and_variables() {
         "Examples",
     ] {
         assert!(help.contains(word), "{word}: {help}");
+    }
+    for word in ["server", "start"] {
+        let help = succeeded(&user.run(&[word, "--help"]));
+        assert!(help.contains("[default: 3000]"), "{help}");
     }
     let wrong = user.run(&["begin"]);
     assert_eq!(wrong.status.code(), Some(2));

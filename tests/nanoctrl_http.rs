@@ -13,6 +13,7 @@ use nanoctrl::fixture::Fixture;
 use nanoctrl::http;
 use nanoctrl::table::{self, Player};
 use serde_json::{Value, json};
+use slimerpc::nanoctrl::{Config, RedisSource};
 
 const JSON: Option<&str> = Some("application/json");
 
@@ -328,4 +329,73 @@ fn a_redis_that_does_not_answer_holds_up_no_request_for_long() {
     while fixture.post("/query", "{}").status != 200 {
         assert!(Instant::now() < deadline, "the server does not heal");
     }
+}
+
+#[test]
+fn keys_are_scanned_for_and_never_listed_at_once() {
+    let fixture = Fixture::new();
+    for (path, body) in [
+        ("/query", "{}"),
+        ("/list_entities", "{}"),
+        ("/cleanup", r#"{"agent_name":"a"}"#),
+    ] {
+        fixture.redis::<()>(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(fixture.post(path, body).status, 200);
+        let calls: String = fixture.redis(&["INFO", "commandstats"]);
+        assert!(calls.contains("cmdstat_scan:"), "{path}: {calls}");
+        assert!(!calls.contains("cmdstat_keys:"), "{path}: {calls}");
+    }
+}
+
+/// The Redis address that is told at `path`.
+fn told(fixture: &Fixture, path: &str) -> String {
+    let answer = fixture.post(path, r#"{"address":"127.0.0.1"}"#).json();
+    answer["redis_address"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nobody_is_told_credentials_or_database_of_the_url() {
+    let fixture = Fixture::with(|redis| {
+        redis.run::<()>(&["ACL", "SETUSER", "u", "on", ">secret", "~*", "&*", "+@all"]);
+        Config::with_redis(format!("redis://u:secret@127.0.0.1:{}/2", redis.port))
+    });
+    let port = fixture.redis.port;
+    let agents = told(&fixture, "/start_peer_agent");
+    assert_eq!(agents, format!("127.0.0.1:{port}"));
+    let others = told(&fixture, "/get_redis_address");
+    assert_eq!(others, format!("redis://{}:{port}", table::own_address()));
+    let keyspace: String = fixture.redis(&["INFO", "keyspace"]);
+    assert!(keyspace.contains("db2:keys=2,"), "{keyspace}");
+}
+
+#[test]
+fn nobody_is_told_credentials_or_database_of_the_advertised_address() {
+    for (advertised, others) in [
+        ("198.51.100.2:8888", "198.51.100.2:8888"),
+        ("u:p@198.51.100.2:8888/3", "198.51.100.2:8888"),
+        (
+            "redis://u:p/w@198.51.100.2:8888/3?protocol=resp3",
+            "redis://198.51.100.2:8888",
+        ),
+    ] {
+        let fixture = Fixture::with(|redis| Config::with_redis(redis.url()).advertise(advertised));
+        assert_eq!(told(&fixture, "/start_peer_agent"), "198.51.100.2:8888");
+        assert_eq!(told(&fixture, "/get_redis_address"), others);
+    }
+}
+
+#[test]
+fn a_private_redis_is_on_loopback_keeps_nothing_and_ends_with_the_server() {
+    let fixture = Fixture::with(|_| Config::new(RedisSource::Private));
+    let url = fixture.server.private_redis().unwrap();
+    assert_eq!(told(&fixture, "/get_redis_address"), url);
+    let client = redis::Client::open(url).unwrap();
+    let mut redis = client.get_connection().unwrap();
+    for (setting, expected) in [("save", ""), ("appendonly", "no"), ("bind", "127.0.0.1")] {
+        let mut ask = redis::cmd("CONFIG");
+        let found: (String, String) = ask.arg("GET").arg(setting).query(&mut redis).unwrap();
+        assert_eq!(found, (setting.to_owned(), expected.to_owned()));
+    }
+    fixture.stop();
+    assert!(client.get_connection().is_err());
 }

@@ -24,12 +24,18 @@ const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8));
 pub(super) struct RedisAddress {
     host: String,
     port: u16,
-    database: i64,
     /// Reachable from this machine only, whatever address of it is used.
     private: bool,
-    /// As configured, and as agents are told.
-    advertise: Option<(String, String)>,
+    advertise: Option<Advertised>,
     public: Option<String>,
+}
+
+/// An address that is told instead of the server's own.
+struct Advertised {
+    /// `host:port`.
+    for_agents: String,
+    /// As configured, but for credentials and path.
+    for_others: String,
 }
 
 impl RedisAddress {
@@ -37,10 +43,7 @@ impl RedisAddress {
     /// The Redis has no address that agents can be told.
     pub(super) fn new(client: &Client, config: &Config, private: bool) -> Result<Self, StartError> {
         let info = client.get_connection_info();
-        let advertise = match &config.advertise {
-            Some(address) => Some((address.clone(), plain(address)?)),
-            None => None,
-        };
+        let advertise = config.advertise.as_deref().map(advertised).transpose()?;
         let public = config.public_address.as_deref().map(plain).transpose()?;
         let (host, port) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port),
@@ -49,12 +52,11 @@ impl RedisAddress {
         };
         let redis = info.redis_settings();
         if redis.db() != 0 || redis.password().is_some() {
-            tracing::warn!("agents are told neither database nor credentials of Redis");
+            tracing::warn!("nobody is told database or credentials of Redis");
         }
         let address = Self {
             host,
             port,
-            database: redis.db(),
             private,
             advertise,
             public,
@@ -76,8 +78,8 @@ impl RedisAddress {
 
     /// The address for an agent that says to be at `agent`, `host:port`.
     pub(super) async fn for_agent(&self, agent: &str) -> String {
-        if let Some((_, address)) = &self.advertise {
-            return address.clone();
+        if let Some(advertised) = &self.advertise {
+            return advertised.for_agents.clone();
         }
         let local = agent.starts_with("127.0.0.1") || agent.starts_with("localhost");
         if self.private || local || !self.is_loopback() {
@@ -89,20 +91,17 @@ impl RedisAddress {
         }
     }
 
-    /// The address with its scheme, and with its database if it is not the usual one.
+    /// The address with its scheme.
     pub(super) async fn url(&self) -> String {
-        if let Some((address, _)) = &self.advertise {
-            return address.clone();
+        if let Some(advertised) = &self.advertise {
+            return advertised.for_others.clone();
         }
         let own = match self.is_loopback() && !self.private {
             true => Some(own_address(None).await).filter(|ip| !ip.is_loopback()),
             false => None,
         };
         let host = own.map_or_else(|| self.plain_host().to_owned(), |ip| ip.to_string());
-        match self.database {
-            0 => format!("redis://{host}:{}", self.port),
-            database => format!("redis://{host}:{}/{database}", self.port),
-        }
+        format!("redis://{host}:{}", self.port)
     }
 
     /// The host without colons. Only `::1` can have some here.
@@ -115,11 +114,28 @@ impl RedisAddress {
     }
 }
 
+fn advertised(address: &str) -> Result<Advertised, StartError> {
+    let (scheme, rest) = bare(address);
+    Ok(Advertised {
+        for_agents: plain(address)?,
+        for_others: format!("{scheme}{rest}"),
+    })
+}
+
+/// The scheme of an address, `://` included, and what is left of the rest without credentials and path.
+fn bare(address: &str) -> (&str, &str) {
+    // A password may have slashes and colons, too.
+    let scheme_end = address
+        .find("://")
+        .filter(|&end| !address[..end].contains(':'));
+    let (scheme, rest) = address.split_at(scheme_end.map_or(0, |end| end + "://".len()));
+    let rest = rest.rsplit('@').next().unwrap_or_default();
+    (scheme, rest.split(['/', '?']).next().unwrap_or_default())
+}
+
 /// `host:port` of an address that may have a scheme, credentials or a path, and need not have a port.
 fn plain(address: &str) -> Result<String, StartError> {
-    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
-    let rest = rest.split(['/', '?']).next().unwrap_or_default();
-    let rest = rest.rsplit('@').next().unwrap_or_default();
+    let (_, rest) = bare(address);
     let (host, port) = match rest.split_once(':') {
         Some((host, port)) => (host, port.parse().ok()),
         None => (rest, Some(REDIS_PORT)),

@@ -1,3 +1,5 @@
+//! Which Redis address is told to whom, by configuration and asker.
+
 use super::*;
 
 fn address(url: &str, config: Config) -> Result<RedisAddress, StartError> {
@@ -82,9 +84,35 @@ async fn agents_are_never_told_scheme_credentials_path_or_an_ipv6_literal() {
 }
 
 #[tokio::test]
-async fn others_are_told_a_url_without_credentials() {
+async fn others_are_told_a_url_without_credentials_and_path() {
     let address = address("redis://u:p@example.org:7000/2", config()).unwrap();
-    assert_eq!(address.url().await, "redis://example.org:7000/2");
+    assert_eq!(address.url().await, "redis://example.org:7000");
+}
+
+#[tokio::test]
+async fn others_are_told_the_advertised_address_without_credentials_and_path() {
+    for (advertised, expected) in [
+        ("198.51.100.2", "198.51.100.2"),
+        ("198.51.100.2:8888", "198.51.100.2:8888"),
+        ("u:p@198.51.100.2:8888/3", "198.51.100.2:8888"),
+        ("u:p://w@198.51.100.2:8888", "198.51.100.2:8888"),
+        ("redis://198.51.100.2", "redis://198.51.100.2"),
+        (
+            "rediss://u:p/w@198.51.100.2:8888/3?a=b",
+            "rediss://198.51.100.2:8888",
+        ),
+    ] {
+        let config = config().advertise(advertised);
+        let address = address("redis://127.0.0.1:7000", config).unwrap();
+        assert_eq!(address.url().await, expected);
+    }
+}
+
+#[test]
+fn an_error_about_an_address_does_not_tell_its_credentials() {
+    let refused = address("redis://h", config().advertise("u:p/w@h:port/3"));
+    let told = refused.err().expect("an error").to_string();
+    assert!(told.contains("`h:port`"), "{told}");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@
 //! - Without a scope, clean-up events go to both `inbox:<alias>` and `:inbox:<alias>`, so that Python peers
 //!   (which listen on the latter) get them. Each inbox keeps the newest 1024 events.
 //! - `start_peer_agent` tells a plain `host:port`: no scheme, credentials, path or IPv6 literal, which Python
-//!   peers could not parse; `get_redis_address` leaves credentials out.
+//!   peers could not parse; `get_redis_address` tells the scheme too, but neither credentials nor path.
 //! - Key patterns are escaped and scanned for, so odd aliases match only themselves and `KEYS` never blocks Redis.
 //! - SIGTERM and SIGINT end it cleanly.
 //!

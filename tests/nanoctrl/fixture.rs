@@ -17,15 +17,18 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Self {
+        Self::with(|redis| Config::with_redis(redis.url()))
+    }
+
+    /// The server is started as `config` says.
+    pub fn with(config: impl FnOnce(&Redis) -> Config) -> Self {
         let redis = Redis::start();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
-        let server = runtime
-            .block_on(Server::start(Config::with_redis(redis.url())))
-            .unwrap();
+        let server = runtime.block_on(Server::start(config(&redis))).unwrap();
         Self {
             redis,
             server,
