@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::pair::{A_WHILE, Devices, End, SOON};
-use crate::fabric::{CompletionQueue, Opcode, Operation, Payload, RemoteSlice};
+use super::pair::{A_WHILE, Devices, End, SOON, Shape};
+use crate::fabric::{
+    Completion, CompletionQueue, Opcode, Operation, Payload, QueuePairInit, RemoteSlice,
+    RetryPolicy,
+};
 
 const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
 
@@ -60,6 +63,10 @@ pub(super) fn one_arming_gives_one_event(devices: &Devices) {
 
 pub(super) fn a_send_completion_raises_an_event(devices: &Devices) {
     let (mut a, b) = devices.pair();
+    a.cq.clear_events();
+    a.send(0, Operation::Write, Payload::Inline(b"x"), b.remote(0));
+    a.succeed(1);
+    assert!(!readable(&*a.cq, A_WHILE), "not armed");
     a.cq.arm().expect("arm");
     assert!(!readable(&*a.cq, A_WHILE));
     a.send(1, Operation::Write, Payload::Inline(b"x"), b.remote(0));
@@ -88,24 +95,23 @@ pub(super) fn an_error_raises_an_event(devices: &Devices) {
 /// Both sides sleep before each message. A lost event would leave them asleep.
 pub(super) fn sleepers_miss_nothing(devices: &Devices) {
     const ROUNDS: u32 = 1000;
+    /// Whether a message is there.
+    fn look(end: &mut End) -> bool {
+        let Some(completion) = end.take(1).first().copied() else {
+            return false;
+        };
+        assert!(completion.status.is_success(), "{completion:?}");
+        if completion.opcode != Opcode::RecvWriteWithImm {
+            return look(end);
+        }
+        end.receives([0]);
+        true
+    }
     fn wait(end: &mut End) {
-        loop {
-            if let Some(completion) = end.take(1).first() {
-                assert!(completion.status.is_success(), "{completion:?}");
-                if completion.opcode == Opcode::RecvWriteWithImm {
-                    end.receives([0]);
-                    return;
-                }
-                continue;
-            }
+        while !look(end) {
             end.cq.arm().expect("arm");
-            if let Some(completion) = end.take(1).first() {
-                assert!(completion.status.is_success(), "{completion:?}");
-                if completion.opcode == Opcode::RecvWriteWithImm {
-                    end.receives([0]);
-                    return;
-                }
-                continue;
+            if look(end) {
+                return;
             }
             assert!(readable(&*end.cq, SOON), "the event was lost");
             end.cq.clear_events();
@@ -132,4 +138,47 @@ pub(super) fn sleepers_miss_nothing(devices: &Devices) {
             b
         });
     });
+}
+
+/// Each queue gets its own completions and is woken for those, in error, too.
+pub(super) fn sends_and_receives_may_have_queues_of_their_own(devices: &Devices) {
+    let (mut a, mut b) = (
+        End::new(&devices.a, Shape::default()),
+        End::new(&devices.b, Shape::default()),
+    );
+    let receive_cq = devices
+        .a
+        .create_completion_queue(64)
+        .expect("a completion queue");
+    a.qp = devices
+        .a
+        .create_queue_pair(&QueuePairInit {
+            send_cq: a.cq.clone(),
+            recv_cq: receive_cq.clone(),
+            max_send_wr: 16,
+            max_recv_wr: 16,
+            max_inline: 16,
+            retry: RetryPolicy::default(),
+        })
+        .expect("a queue pair");
+    a.qp.to_init().expect("RESET to INIT");
+    a.connect(&b);
+    b.connect(&a);
+    a.receives([1, 2]);
+    receive_cq.arm().expect("arm");
+    a.cq.arm().expect("arm");
+    b.send(9, Operation::WriteWithImm(5), Payload::Inline(&[]), NOWHERE);
+    assert!(readable(&*receive_cq, SOON));
+    receive_cq.clear_events();
+    let mut received = [Completion::EMPTY; 4];
+    assert_eq!(receive_cq.poll(&mut received).expect("poll"), 1);
+    assert_eq!((received[0].wr_id, received[0].imm), (1, Some(5)));
+    assert!(!readable(&*a.cq, A_WHILE), "nothing for the queue of sends");
+
+    receive_cq.arm().expect("arm");
+    a.qp.to_error().expect("any state to ERR");
+    assert!(readable(&*receive_cq, SOON), "woken for what is flushed");
+    assert_eq!(receive_cq.poll(&mut received).expect("poll"), 1);
+    assert_eq!(received[0].wr_id, 2);
+    assert!(!received[0].status.is_success());
 }

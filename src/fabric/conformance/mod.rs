@@ -80,6 +80,7 @@ cases! {
         without_a_receive_a_message_waits, without_any_receive_a_message_fails,
         a_peer_that_is_gone_is_noticed, a_queue_pair_that_never_was_is_noticed;
     events: entries_before_arming_raise_no_event, one_arming_gives_one_event,
-        a_send_completion_raises_an_event, an_error_raises_an_event, sleepers_miss_nothing;
+        a_send_completion_raises_an_event, an_error_raises_an_event, sleepers_miss_nothing,
+        sends_and_receives_may_have_queues_of_their_own;
     limits: nonsense_is_refused, an_inline_read_is_refused;
 }
