@@ -35,7 +35,7 @@
 //!
 //! - [`PeerAgent`] is the handle of a supervisor actor: it registers, finds peers and connects to them, serves and
 //!   calls. [`Builder`] has its settings, in one table.
-//! - [`service`] and [`method`] make an `impl` or a trait a [`Service`]: messages, a dispatch table, and the methods
+//! - [`macro@service`] and [`macro@method`] make an `impl` or a trait a [`Service`]: messages, a dispatch table, and the methods
 //!   of its proxy.
 //! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings of all its callers
 //!   there, so no thread hop lies between the wire and the handler, and runs one handler at a time, also across
