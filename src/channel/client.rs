@@ -13,82 +13,123 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
+use super::lanes::{Lanes, LanesInit, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
 use super::pump::Pump;
-use super::send_queue::{SendQueue, Ticket};
+use super::work_id::WorkId;
 use super::{
-    CallError, ConnectError, Endpoint, Geometry, LossCause, RingAddress, Violation, Violations,
+    CallError, ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress,
+    Violation, Violations,
 };
-use crate::fabric::{
-    Completion, CompletionEvents, CompletionQueue, Device, Opcode, Operation, Payload, QueuePair,
-    QueuePairInit, RecvRequest, RetryPolicy, SendRequest,
-};
+use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device};
 use crate::wire::{EncodeError, Extension, Header, Immediate, MessageKind, Signal};
 
-const RECEIVE: u64 = 1 << 63;
 const BATCH: usize = 16;
-
-/// Largest message that is copied into the work request instead of being fetched from send memory.
-pub(super) const INLINE: u32 = 220;
 
 /// The calling end before the peer's is known.
 #[derive(Debug)]
 pub struct Dialer {
-    qp: Box<dyn QueuePair>,
+    lanes: Lanes,
     cq: Arc<dyn CompletionQueue>,
     sends: Ring,
     replies: Ring,
     geometry: Geometry,
-    depth: u32,
-    inline: u32,
+    profile: Profile,
+    /// How often the queue pairs have been connected.
+    reached: u64,
 }
 
 impl Dialer {
-    /// Creates queue pair and rings on `device`, ready to receive.
+    /// Creates queue pair and rings on `device`, ready to receive, for a native peer.
     ///
     /// # Errors
     /// The device refuses.
     pub fn new(device: &dyn Device, geometry: Geometry) -> Result<Self, ConnectError> {
+        Self::create(device, geometry, 1, Profile::Native)
+    }
+
+    /// The same for a DLSlime peer, with any number of queue pairs.
+    ///
+    /// # Errors
+    /// The number is 0 or more than 64, or the device refuses.
+    pub fn compatible(
+        device: &dyn Device,
+        geometry: Geometry,
+        queue_pairs: usize,
+    ) -> Result<Self, ConnectError> {
+        Self::create(device, geometry, queue_pairs, Profile::Compatible)
+    }
+
+    fn create(
+        device: &dyn Device,
+        geometry: Geometry,
+        queue_pairs: usize,
+        profile: Profile,
+    ) -> Result<Self, ConnectError> {
+        let slots = geometry.slots() as u32;
         // A request and a cancel for each slot; twice that, so that signalling every half queue is enough.
-        let depth = 4 * geometry.slots() as u32;
-        let receives = geometry.slots() as u32;
-        let cq = device.create_completion_queue(depth + receives)?;
-        let inline = INLINE.min(device.limits().max_inline);
-        let mut qp = device.create_queue_pair(&QueuePairInit {
-            send_cq: cq.clone(),
-            recv_cq: cq.clone(),
-            max_send_wr: depth,
-            max_recv_wr: receives,
-            max_inline: inline,
-            retry: RetryPolicy::default(),
-        })?;
-        let sends = Ring::send(device, geometry)?;
-        let replies = Ring::receive(device, geometry)?;
-        qp.to_init()?;
-        for _ in 0..receives {
-            qp.post_recv(RecvRequest { wr_id: RECEIVE })?;
-        }
+        let sends = 4 * slots;
+        let receives = match profile {
+            Profile::Native => slots,
+            // A DLSlime peer may call us where we call it. It should not; but what it sends has to arrive.
+            Profile::Compatible => 2 * slots,
+        };
+        let entries =
+            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
+        let cq = device.create_completion_queue(entries)?;
+        let lanes = Lanes::new(
+            device,
+            &LanesInit {
+                cq: cq.clone(),
+                count: queue_pairs,
+                sends,
+                receives,
+                owner: 0,
+            },
+        )?;
         Ok(Self {
-            qp,
+            lanes,
             cq,
-            sends,
-            replies,
+            sends: Ring::send(device, geometry)?,
+            replies: Ring::receive(device, geometry)?,
             geometry,
-            depth,
-            inline,
+            profile,
+            reached: 0,
         })
     }
 
-    /// What the peer must be told.
+    /// What a native peer must be told.
     pub fn endpoint(&self) -> Endpoint {
         Endpoint {
-            qp: self.qp.address().into(),
-            ring: RingAddress::of(self.replies.region(), self.geometry),
+            qp: self.lanes.addresses()[0],
+            ring: self.ring(),
             geometry: self.geometry,
         }
     }
 
-    /// Connects to the peer's end, which must be ready to receive.
+    /// The queue pairs that a DLSlime peer must be told.
+    pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
+        self.lanes.addresses()
+    }
+
+    /// The ring that a DLSlime peer must be told.
+    pub fn ring(&self) -> RingAddress {
+        RingAddress::of(self.replies.region(), self.geometry)
+    }
+
+    /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
+    ///
+    /// # Errors
+    /// Their number is not ours, their addresses are not acceptable, or the device refuses.
+    pub fn reach(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
+        if self.reached > 0 {
+            self.lanes.reset(self.reached)?;
+        }
+        self.reached += 1;
+        self.lanes.connect(theirs)
+    }
+
+    /// Connects to a native peer's end, which must be ready to receive.
     ///
     /// # Errors
     /// The peer's endpoint is not acceptable, or the device refuses.
@@ -99,14 +140,32 @@ impl Dialer {
         waiting: Patience,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
-        self.qp.to_rtr(&theirs.qp.into())?;
-        self.qp.to_rts()?;
-        let slots = self.geometry.slots();
-        Ok(Arc::new(ClientChannel {
+        self.reach(&[theirs.qp])?;
+        Ok(self.open(peer, remote, waiting))
+    }
+
+    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and whose mailbox
+    /// is `ring`.
+    ///
+    /// # Errors
+    /// The mailbox does not fit our geometry.
+    pub fn connect_compatible(
+        self,
+        peer: &str,
+        ring: &RingAddress,
+        waiting: Patience,
+    ) -> Result<Arc<ClientChannel>, ConnectError> {
+        let remote = ring.compatible_ring(self.geometry)?;
+        Ok(self.open(peer, remote, waiting))
+    }
+
+    fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
+        // A slot must exist at both ends.
+        let slots = self.geometry.slots().min(remote.geometry.slots());
+        Arc::new(ClientChannel {
             core: Mutex::new(Core {
-                qp: self.qp,
+                lanes: self.lanes,
                 caller: Caller::new(slots),
-                queue: SendQueue::new(self.depth),
                 remote,
                 wakers: vec![None; slots].into(),
                 waiting: HashMap::new(),
@@ -118,27 +177,27 @@ impl Dialer {
             sends: self.sends,
             replies: self.replies,
             geometry: self.geometry,
+            profile: self.profile,
             peer: peer.to_owned(),
             created: Instant::now(),
-            inline: self.inline,
             waiting,
             pump: Pump::default(),
-        }))
+        })
     }
 }
 
 /// The calling end of a connected channel.
 #[derive(Debug)]
 pub struct ClientChannel {
-    // The queue pair in `core` is dropped, and so drained, before the rings it uses (DROP-1).
+    // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
     core: Mutex<Core>,
     cq: Arc<dyn CompletionQueue>,
     sends: Ring,
     replies: Ring,
     geometry: Geometry,
+    profile: Profile,
     peer: String,
     created: Instant,
-    inline: u32,
     waiting: Patience,
     pub(super) pump: Pump,
 }
@@ -154,9 +213,8 @@ pub struct Patience {
 
 #[derive(Debug)]
 struct Core {
-    qp: Box<dyn QueuePair>,
+    lanes: Lanes,
     caller: Caller,
-    queue: SendQueue,
     remote: RemoteRing,
     /// Who waits for the answer in each slot.
     wakers: Box<[Option<Waker>]>,
@@ -198,7 +256,7 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let placed = {
             let mut core = self.lock();
-            let has_room = core.queue.has_room();
+            let has_room = core.lanes.has_room();
             match core.caller.open(has_room, None) {
                 Some(placed) => placed,
                 None => return Err(CallError::Closed(core.loss())),
@@ -337,7 +395,12 @@ impl ClientChannel {
         &self.peer
     }
 
-    /// The shape of the rings.
+    /// Who the peer is.
+    pub fn profile(&self) -> Profile {
+        self.profile
+    }
+
+    /// The shape of our rings.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -385,26 +448,23 @@ impl Core {
     }
 
     fn complete(&mut self, channel: &ClientChannel, completion: &Completion) {
+        let id = WorkId::from_bits(completion.wr_id);
+        if !self.lanes.owns(id) {
+            return; // From before a reset.
+        }
         if !completion.status.is_success() {
             self.close(completion.status.into());
-        } else if completion.wr_id & RECEIVE == 0 {
-            self.queue.retire(Ticket {
-                retires: completion.wr_id as u32,
-            });
-        } else {
-            if let Err(error) = self.qp.post_recv(RecvRequest { wr_id: RECEIVE }) {
-                self.close(LossCause::Fabric(error.to_string()));
-            }
-            debug_assert_eq!(completion.opcode, Opcode::RecvWriteWithImm);
-            self.receive(
-                channel,
-                Immediate::from_bits(completion.imm.unwrap_or_default()),
-            );
+            return;
+        }
+        match self.lanes.complete(id, completion) {
+            Ok(None) => {}
+            Ok(Some(imm)) => self.receive(channel, channel.profile.immediate(imm)),
+            Err(error) => self.close(LossCause::Fabric(error.to_string())),
         }
     }
 
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
-        let violation = match read_reply(&channel.replies, imm) {
+        let violation = match read_reply(channel, imm) {
             Err(violation) => violation,
             Ok(id) => match self.caller.receive(imm.slot, id) {
                 Received::Answer(_) => {
@@ -420,7 +480,7 @@ impl Core {
 
     /// Sends calls that waited, as far as there are credits.
     fn grant(&mut self, channel: &ClientChannel) {
-        while self.queue.has_room()
+        while self.lanes.has_room()
             && let Some(first) = self.caller.first_waiting()
             && self.waiting.contains_key(&first)
             && let Some((id, slot, deadline)) = self.caller.grant()
@@ -464,52 +524,37 @@ impl Core {
         };
         let posted = self.caller.posted(id, slot, deadline);
         let encoded = header.encode(message);
-        let (true, Ok(payload_at), Some(ticket)) = (posted, encoded, self.queue.admit()) else {
+        let (true, Ok(payload_at), true) = (posted, encoded, self.lanes.has_room()) else {
             self.caller.abandon(id, slot);
             return;
         };
         let total = payload_at + len;
-        let local = if total <= channel.inline as usize {
-            Payload::Inline(&message[..total])
-        } else {
-            Payload::Region(channel.sends.sge(slot, total))
+        let imm = Immediate {
+            slot,
+            signal: Signal::Message,
         };
-        self.write(
-            Immediate {
-                slot,
-                signal: Signal::Message,
-            },
-            local,
-            ticket,
-        );
+        self.write(channel, imm, &message[..total]);
     }
 
-    fn write(&mut self, imm: Immediate, local: Payload<'_>, ticket: Ticket) {
-        let request = SendRequest {
-            wr_id: ticket.retires.into(),
-            operation: Operation::WriteWithImm(imm.to_bits()),
-            local,
-            remote: self.remote.slot(imm.slot),
-            signalled: ticket.retires > 0,
-        };
-        if let Err(error) = self.qp.post_send(&request) {
+    /// Sends `bytes`, which stand in the send memory of the slot that `imm` names.
+    fn write(&mut self, channel: &ClientChannel, imm: Immediate, bytes: &[u8]) -> bool {
+        let sent = self.lanes.write(&Outgoing {
+            imm: imm.to_bits(),
+            bytes,
+            at: channel.sends.sge(imm.slot, bytes.len()),
+            to: self.remote.slot(imm.slot),
+        });
+        sent.unwrap_or_else(|error| {
             self.close(LossCause::Fabric(error.to_string()));
-        }
+            false
+        })
     }
 
     /// Tells the peer that nobody waits for the answer in `slot` any more.
-    fn cancel(&mut self, slot: u16) {
-        if self.cause.is_none()
-            && let Some(ticket) = self.queue.admit()
-        {
-            self.write(
-                Immediate {
-                    slot,
-                    signal: Signal::Cancel,
-                },
-                Payload::Inline(&[]),
-                ticket,
-            );
+    fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
+        if self.cause.is_none() && channel.profile == Profile::Native {
+            let signal = Signal::Cancel;
+            self.write(channel, Immediate { slot, signal }, &[]);
         }
     }
 
@@ -520,9 +565,7 @@ impl Core {
         tracing::debug!(%cause, "channel closed");
         self.cause = Some(cause);
         self.caller.close();
-        if let Err(error) = self.qp.to_error() {
-            tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
-        }
+        self.lanes.to_error();
         self.ready
             .extend(self.wakers.iter_mut().filter_map(Option::take));
         self.ready
@@ -535,16 +578,17 @@ impl Core {
 }
 
 /// Reads the header of the reply that `imm` announces.
-fn read_reply(replies: &Ring, imm: Immediate) -> Result<CallId, Violation> {
-    let Some(slot) = replies.lend(imm.slot) else {
+fn read_reply(channel: &ClientChannel, imm: Immediate) -> Result<CallId, Violation> {
+    let Some(slot) = channel.replies.lend(imm.slot) else {
         // A slot that is lent holds an answer already.
-        return Err(if replies.has(imm.slot) {
+        return Err(if channel.replies.has(imm.slot) {
             Violation::UnknownRequest
         } else {
             Violation::BadSlot
         });
     };
-    let (header, _) = Header::decode(&slot).map_err(|_| Violation::BadHeader)?;
+    let read = channel.profile.decode(&slot);
+    let (header, _) = read.map_err(|_| Violation::BadHeader)?;
     match (imm.signal, header.kind) {
         (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
             Ok(CallId(header.request_id))
@@ -635,7 +679,7 @@ impl PendingCall {
         core.waiting.remove(&self.id);
         if let Some(slot) = core.caller.end(self.id) {
             core.wakers[usize::from(slot)] = None;
-            core.cancel(slot);
+            core.cancel(&self.channel, slot);
         }
         core.grant(&self.channel);
         self.channel.wake(core);
@@ -670,7 +714,7 @@ impl<'a> Answer<'a> {
     fn read(channel: &'a ClientChannel, id: CallId, slot: u16) -> Result<Self, CallError> {
         let loan = channel.replies.lend(slot);
         let loan = loan.expect("an answered slot is lent to its call only");
-        let decoded = Header::decode(&loan);
+        let decoded = channel.profile.decode(&loan);
         let mut answer = Self {
             channel,
             id,

@@ -94,6 +94,35 @@ impl RingAddress {
             rkey: region.rkey(),
         }
     }
+
+    /// The ring of a DLSlime peer, which says nothing of its shape but the length. It must be a whole number of
+    /// slots of our size.
+    pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
+        let refuse = |field, reason: String| Err(ConnectError::BadEndpoint { field, reason });
+        let slot_size = ours.slot_size() as u64;
+        let slots = self.length / slot_size;
+        if slots == 0 || !self.length.is_multiple_of(slot_size) {
+            let reason = format!(
+                "{} bytes are no whole number of slots of {slot_size} bytes; set equal slot sizes on both sides",
+                self.length
+            );
+            return refuse("mailbox length", reason);
+        }
+        if self.addr.checked_add(self.length).is_none() {
+            return refuse("mailbox address", format!("{:#x} wraps around", self.addr));
+        }
+        match Geometry::new(
+            usize::try_from(slots).unwrap_or(usize::MAX),
+            ours.slot_size(),
+        ) {
+            Ok(geometry) => Ok(RemoteRing {
+                addr: self.addr,
+                rkey: self.rkey,
+                geometry,
+            }),
+            Err(error) => refuse("mailbox length", error.to_string()),
+        }
+    }
 }
 
 impl Endpoint {

@@ -5,18 +5,15 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::client::INLINE;
-use super::lend::Ring;
-use super::peer_channel::{Arrived, Inbound, PeerChannel, Sending};
-use super::send_queue::Ticket;
-use super::{ConnectError, Endpoint, Geometry, LossCause, Violations};
-use crate::fabric::{
-    Completion, CompletionEvents, CompletionQueue, Device, FabricError, QueuePairInit, RecvRequest,
-    RetryPolicy,
+use super::lanes::{Lanes, LanesInit};
+use super::lend::{RemoteRing, Ring};
+use super::peer_channel::{Arrived, Inbound, PeerChannel};
+use super::work_id::WorkId;
+use super::{
+    ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violations,
 };
-use crate::wire::Immediate;
+use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, FabricError};
 
-const RECEIVE: u64 = 1 << 63;
 const BATCH: usize = 16;
 /// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
 const SENDS: u32 = 2;
@@ -34,6 +31,8 @@ pub struct Mailbox {
     geometry: Geometry,
     service: Rc<str>,
     places: Vec<Place>,
+    /// DLSlime callers whose rings are not known yet.
+    arriving: Vec<Arriving>,
     /// Entries of the completion queue that are still to be given to callers.
     entries_left: u32,
 }
@@ -43,6 +42,17 @@ pub struct Mailbox {
 struct Place {
     generation: u32,
     channel: Option<Rc<PeerChannel>>,
+    /// Completion queue entries that it has been given.
+    entries: u32,
+}
+
+/// A DLSlime caller with queue pairs only.
+#[derive(Debug)]
+struct Arriving {
+    peer: String,
+    lanes: Lanes,
+    key: Key,
+    is_reached: bool,
 }
 
 /// What a mailbox delivers.
@@ -95,6 +105,7 @@ impl Mailbox {
             geometry,
             service: service.into(),
             places: Vec::new(),
+            arriving: Vec::new(),
             entries_left: depth,
         })
     }
@@ -106,7 +117,115 @@ impl Mailbox {
     /// The caller's endpoint is not acceptable, the completion queue is given away, or the device refuses.
     pub fn accept(&mut self, peer: &str, theirs: &Endpoint) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
-        let taken = entries(self.geometry);
+        let (key, mut lanes) = self.lanes(1)?;
+        let connected = lanes.connect(&[theirs.qp]).and_then(|()| self.rings());
+        match connected {
+            Ok(rings) => {
+                let qp = lanes.addresses()[0];
+                let channel = self.occupy(key, peer, lanes, rings, remote, Profile::Native);
+                Ok(channel.endpoint(qp))
+            }
+            Err(error) => {
+                drop(lanes);
+                self.vacate(key);
+                Err(error)
+            }
+        }
+    }
+
+    /// The queue pairs for a DLSlime caller, made if there are none yet. It must be told them.
+    ///
+    /// # Errors
+    /// Their number is not possible, the completion queue is given away, or the device refuses.
+    pub fn prepare(
+        &mut self,
+        peer: &str,
+        queue_pairs: usize,
+    ) -> Result<Vec<QueuePairInfo>, ConnectError> {
+        let found = self.arriving.iter().find(|arriving| arriving.peer == peer);
+        if let Some(arriving) = found {
+            return Ok(arriving.lanes.addresses());
+        }
+        let (key, lanes) = match self.take_over(peer)? {
+            Some(taken) => taken,
+            None => self.lanes(queue_pairs)?,
+        };
+        let addresses = lanes.addresses();
+        self.arriving.push(Arriving {
+            peer: peer.to_owned(),
+            lanes,
+            key,
+            is_reached: false,
+        });
+        Ok(addresses)
+    }
+
+    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, anew if they were connected to
+    /// those of an earlier life of it.
+    ///
+    /// # Errors
+    /// The peer's queue pairs are not acceptable, or the device refuses. They can be tried again.
+    pub fn reach(&mut self, peer: &str, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
+        let at = self
+            .arriving
+            .iter()
+            .position(|arriving| arriving.peer == peer);
+        let Some(at) = at else {
+            return Err(not_prepared(peer));
+        };
+        let arriving = &self.arriving[at];
+        if arriving.is_reached {
+            let key = arriving.key;
+            let place = &mut self.places[key.at];
+            place.generation = (place.generation + 1) & GENERATION;
+            let key = Key {
+                generation: place.generation,
+                ..key
+            };
+            let arriving = &mut self.arriving[at];
+            arriving.key = key;
+            arriving.lanes.reset(key.to_owner())?;
+        }
+        let arriving = &mut self.arriving[at];
+        arriving.is_reached = true;
+        arriving.lanes.connect(theirs)
+    }
+
+    /// Makes a channel of the queue pairs [reached](Self::reach), now that the mailbox of `peer` is known to be
+    /// `ring`. What is given back must be told to it; only then may it write.
+    ///
+    /// # Errors
+    /// The mailbox does not fit our geometry, or the device refuses.
+    pub fn admit(&mut self, peer: &str, ring: &RingAddress) -> Result<RingAddress, ConnectError> {
+        let remote = ring.compatible_ring(self.geometry)?;
+        if remote.geometry.slots() > self.geometry.slots() {
+            return Err(ConnectError::BadEndpoint {
+                field: "mailbox length",
+                reason: format!(
+                    "{} bytes are {} slots, and a caller may not have more than ours, {}; raise max_inflight here",
+                    ring.length,
+                    remote.geometry.slots(),
+                    self.geometry.slots()
+                ),
+            });
+        }
+        let at = self
+            .arriving
+            .iter()
+            .position(|arriving| arriving.peer == peer && arriving.is_reached);
+        let Some(at) = at else {
+            return Err(not_prepared(peer));
+        };
+        let rings = self.rings()?;
+        let Arriving { lanes, key, .. } = self.arriving.swap_remove(at);
+        let channel = self.occupy(key, peer, lanes, rings, remote, Profile::Compatible);
+        Ok(channel.ring())
+    }
+
+    /// New queue pairs in a new place.
+    fn lanes(&mut self, count: usize) -> Result<(Key, Lanes), ConnectError> {
+        let slots = self.geometry.slots() as u32;
+        let taken = entries(self.geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         let Some(left) = self.entries_left.checked_sub(taken) else {
             return Err(ConnectError::Fabric(FabricError::Limit {
                 what: "the completion queue entries that one more caller needs",
@@ -115,39 +234,69 @@ impl Mailbox {
                 device: self.device.name().to_owned(),
             }));
         };
-        let slots = self.geometry.slots() as u32;
-        let init = QueuePairInit {
-            send_cq: self.cq.clone(),
-            recv_cq: self.cq.clone(),
-            max_send_wr: SENDS * slots,
-            max_recv_wr: RECEIVES * slots,
-            max_inline: INLINE.min(self.device.limits().max_inline),
-            retry: RetryPolicy::default(),
-        };
-        let mut qp = self.device.create_queue_pair(&init)?;
-        let rings = (
+        let key = self.free_place();
+        let lanes = Lanes::new(
+            &*self.device,
+            &LanesInit {
+                cq: self.cq.clone(),
+                count,
+                sends: SENDS * slots,
+                receives: RECEIVES * slots,
+                owner: key.to_owner(),
+            },
+        )?;
+        self.entries_left = left;
+        self.places[key.at].entries = taken;
+        Ok((key, lanes))
+    }
+
+    /// The queue pairs of the channel of `peer`, which ends, and its place.
+    fn take_over(&mut self, peer: &str) -> Result<Option<(Key, Lanes)>, ConnectError> {
+        for (at, place) in self.places.iter_mut().enumerate() {
+            let Some(channel) = place.channel.take_if(|channel| channel.is_compatible(peer)) else {
+                continue;
+            };
+            place.generation = (place.generation + 1) & GENERATION;
+            let key = Key {
+                at,
+                generation: place.generation,
+            };
+            let Some(mut lanes) = channel.take_lanes() else {
+                continue;
+            };
+            lanes.reset(key.to_owner())?;
+            return Ok(Some((key, lanes)));
+        }
+        Ok(None)
+    }
+
+    fn rings(&self) -> Result<(Ring, Ring), ConnectError> {
+        Ok((
             Ring::receive(&*self.device, self.geometry)?,
             Ring::send(&*self.device, self.geometry)?,
-        );
-        let key = self.free_place();
-        qp.to_init()?;
-        for _ in 0..init.max_recv_wr {
-            qp.post_recv(RecvRequest {
-                wr_id: key.to_wr_id() | RECEIVE,
-            })?;
-        }
-        qp.to_rtr(&theirs.qp.into())?;
-        qp.to_rts()?;
-        let sending = Sending {
-            wr_id: key.to_wr_id(),
-            depth: init.max_send_wr,
-            inline: init.max_inline,
-        };
-        let channel = PeerChannel::new(peer, qp, rings, remote, sending);
-        let endpoint = channel.endpoint();
-        self.places[key.at].channel = Some(Rc::new(channel));
-        self.entries_left = left;
-        Ok(endpoint)
+        ))
+    }
+
+    fn occupy(
+        &mut self,
+        key: Key,
+        peer: &str,
+        lanes: Lanes,
+        rings: (Ring, Ring),
+        remote: RemoteRing,
+        profile: Profile,
+    ) -> Rc<PeerChannel> {
+        let channel = PeerChannel::new(peer, lanes, rings, self.geometry, remote, profile);
+        let channel = Rc::new(channel);
+        self.places[key.at].channel = Some(channel.clone());
+        channel
+    }
+
+    /// Frees a place that nobody occupies.
+    fn vacate(&mut self, key: Key) {
+        let place = &mut self.places[key.at];
+        place.generation = (place.generation + 1) & GENERATION;
+        self.entries_left += std::mem::take(&mut place.entries);
     }
 
     /// Appends what has arrived to `deliveries`. Says whether anything had.
@@ -164,7 +313,8 @@ impl Mailbox {
     }
 
     fn complete(&mut self, completion: &Completion, deliveries: &mut VecDeque<Delivery>) {
-        let key = Key::of(completion.wr_id);
+        let id = WorkId::from_bits(completion.wr_id);
+        let key = Key::of(id.owner);
         let Some(channel) = self.occupant(key) else {
             return;
         };
@@ -172,27 +322,20 @@ impl Mailbox {
             self.lose(key, completion.status.into(), deliveries);
             return;
         }
-        if completion.wr_id & RECEIVE == 0 {
-            channel.retire(Ticket {
-                retires: completion.wr_id as u32 & RETIRES,
-            });
-        } else {
-            let imm = Immediate::from_bits(completion.imm.unwrap_or_default());
-            match channel.receive(imm, completion.wr_id) {
-                Some(Arrived::Request(request)) => {
-                    let inbound = Inbound::new(channel.clone(), request, self.service.clone());
-                    deliveries.push_back(Delivery::Request(inbound));
-                }
-                Some(Arrived::Cancel { slot, request_id }) => {
-                    let channel = channel.clone();
-                    deliveries.push_back(Delivery::Cancel(Cancelled {
-                        channel,
-                        slot,
-                        request_id,
-                    }));
-                }
-                None => {}
+        match channel.complete(id, completion) {
+            Some(Arrived::Request(request)) => {
+                let inbound = Inbound::new(channel.clone(), request, self.service.clone());
+                deliveries.push_back(Delivery::Request(inbound));
             }
+            Some(Arrived::Cancel { slot, request_id }) => {
+                let channel = channel.clone();
+                deliveries.push_back(Delivery::Cancel(Cancelled {
+                    channel,
+                    slot,
+                    request_id,
+                }));
+            }
+            None => {}
         }
         if let Some(cause) = channel.closed() {
             self.lose(key, cause, deliveries);
@@ -201,6 +344,15 @@ impl Mailbox {
 
     /// Closes the channels of `peer`: it has left, or come back as another incarnation.
     pub fn dismiss(&mut self, peer: &str, cause: &LossCause) {
+        while let Some(at) = self
+            .arriving
+            .iter()
+            .position(|arriving| arriving.peer == peer)
+        {
+            let arriving = self.arriving.swap_remove(at);
+            drop(arriving.lanes);
+            self.vacate(arriving.key);
+        }
         for at in 0..self.places.len() {
             let place = &self.places[at];
             if place.channel.as_ref().is_some_and(|c| c.peer == peer) {
@@ -260,8 +412,7 @@ impl Mailbox {
         let Some(channel) = place.channel.take() else {
             return;
         };
-        place.generation = (place.generation + 1) & GENERATION;
-        self.entries_left += entries(self.geometry);
+        self.vacate(key);
         channel.close(cause.clone());
         deliveries.push_back(Delivery::Lost {
             peer: channel.peer.clone(),
@@ -270,7 +421,8 @@ impl Mailbox {
     }
 
     fn free_place(&mut self) -> Key {
-        let free = self.places.iter().position(|p| p.channel.is_none());
+        let is_free = |place: &Place| place.channel.is_none() && place.entries == 0;
+        let free = self.places.iter().position(is_free);
         let at = free.unwrap_or_else(|| {
             self.places.push(Place::default());
             self.places.len() - 1
@@ -291,32 +443,38 @@ impl Drop for Mailbox {
     }
 }
 
-/// Completion queue entries of one caller: its receives and our sends.
+/// Completion queue entries of one caller with one queue pair: its receives and our sends.
 fn entries(geometry: Geometry) -> u32 {
     (SENDS + RECEIVES) * geometry.slots() as u32
 }
 
-/// A place and its generation, as they travel in `wr_id`:
-/// receive (1 bit), generation (22 bits), place (20 bits), work requests retired (21 bits).
+fn not_prepared(peer: &str) -> ConnectError {
+    ConnectError::BadEndpoint {
+        field: "alias",
+        reason: format!("no queue pairs have been prepared for `{peer}`"),
+    }
+}
+
+/// A place and its generation: the owner of a work request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Key {
     at: usize,
     generation: u32,
 }
 
-const RETIRES: u32 = (1 << 21) - 1;
-const GENERATION: u32 = (1 << 22) - 1;
+const PLACE_BITS: u32 = 16;
+const GENERATION: u32 = (1 << (WorkId::OWNER_BITS - PLACE_BITS)) - 1;
 
 impl Key {
-    fn of(wr_id: u64) -> Self {
+    fn of(owner: u64) -> Self {
         Self {
-            at: (wr_id >> 21) as usize & 0xf_ffff,
-            generation: (wr_id >> 41) as u32 & GENERATION,
+            at: owner as usize & ((1 << PLACE_BITS) - 1),
+            generation: (owner >> PLACE_BITS) as u32,
         }
     }
 
-    fn to_wr_id(self) -> u64 {
-        (u64::from(self.generation) << 41) | ((self.at as u64) << 21)
+    fn to_owner(self) -> u64 {
+        u64::from(self.generation) << PLACE_BITS | self.at as u64
     }
 }
 
@@ -325,13 +483,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_survives_its_work_request_id() {
-        for key in [(0, 0), (1, 2), (0xf_ffff, GENERATION)] {
-            let key = Key {
-                at: key.0,
-                generation: key.1,
-            };
-            assert_eq!(Key::of(key.to_wr_id() | RECEIVE | u64::from(RETIRES)), key);
+    fn a_key_survives_its_owner_number() {
+        for (at, generation) in [(0, 0), (1, 2), ((1 << PLACE_BITS) - 1, GENERATION)] {
+            let key = Key { at, generation };
+            assert_eq!(Key::of(key.to_owner()), key);
+            assert!(key.to_owner() < 1 << WorkId::OWNER_BITS);
         }
     }
 }

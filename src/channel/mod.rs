@@ -19,9 +19,9 @@
 //! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
 //! of all its peers.
 //!
-//! This is the *native* profile: both ends are this crate and have exchanged [`Descriptor`]s. The compatible
-//! profile, for DLSlime's Python peers, shares the state machines and differs in how they are wired (one ring
-//! for both directions) and in what is exchanged before.
+//! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
+//! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
+//! before, and in what the bytes mean.
 //!
 //! # Invariants
 //! - SLOT-1 A slot is the caller's until its reply has arrived or its queue pair has gone to error and been
@@ -38,15 +38,18 @@ mod descriptor;
 mod endpoint;
 mod error;
 mod geometry;
+mod lanes;
 mod lend;
 mod mailbox;
 mod peer_channel;
+mod profile;
 mod pump;
 mod responder;
 mod send_queue;
 #[cfg(test)]
 mod simulation;
 mod violation;
+mod work_id;
 
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
 pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall};
@@ -57,5 +60,6 @@ pub use geometry::{BadGeometry, Geometry};
 pub use lend::Loan;
 pub use mailbox::{Cancelled, Delivery, Mailbox};
 pub use peer_channel::{Inbound, Payload};
+pub use profile::Profile;
 pub use responder::{Arrival, Responder};
 pub use violation::{Violation, Violations};

@@ -6,11 +6,14 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::lanes::{Lanes, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
 use super::responder::{Arrival, Responder};
-use super::send_queue::{SendQueue, Ticket};
-use super::{Endpoint, Geometry, LossCause, RingAddress, Violation, Violations};
-use crate::fabric::{Operation, Payload as Local, QueuePair, RecvRequest, SendRequest};
+use super::work_id::WorkId;
+use super::{
+    Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violation, Violations,
+};
+use crate::fabric::Completion;
 use crate::wire::{Bincode, EncodeError, Fault, Header, Immediate, MessageKind, Signal};
 
 /// One caller, as its service sees it. Lives on the service's thread.
@@ -22,27 +25,15 @@ pub(super) struct PeerChannel {
     sends: Ring,
     remote: RemoteRing,
     geometry: Geometry,
-    inline: usize,
-    wr_id: u64,
+    profile: Profile,
     pub(super) peer: String,
-}
-
-/// How answers are sent.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sending {
-    /// To be combined with the number of work requests that a completion retires.
-    pub(super) wr_id: u64,
-    /// Depth of the send queue.
-    pub(super) depth: u32,
-    /// Largest message that is sent inline, in bytes.
-    pub(super) inline: u32,
 }
 
 #[derive(Debug)]
 struct Core {
-    qp: Box<dyn QueuePair>,
+    /// Gone once another channel has taken them over.
+    lanes: Option<Lanes>,
     responder: Responder,
-    queue: SendQueue,
     /// Answers that wait for a place in the send queue: slot and length.
     unsent: VecDeque<(u16, usize)>,
     violations: Violations,
@@ -52,17 +43,17 @@ struct Core {
 impl PeerChannel {
     pub(super) fn new(
         peer: &str,
-        qp: Box<dyn QueuePair>,
+        lanes: Lanes,
         rings: (Ring, Ring),
+        geometry: Geometry,
         remote: RemoteRing,
-        sending: Sending,
+        profile: Profile,
     ) -> Self {
-        let geometry = remote.geometry;
         Self {
             core: RefCell::new(Core {
-                qp,
-                responder: Responder::new(geometry.slots()),
-                queue: SendQueue::new(sending.depth),
+                lanes: Some(lanes),
+                // A slot must exist at both ends.
+                responder: Responder::new(geometry.slots().min(remote.geometry.slots())),
                 unsent: VecDeque::new(),
                 violations: Violations::default(),
                 cause: None,
@@ -71,32 +62,47 @@ impl PeerChannel {
             sends: rings.1,
             remote,
             geometry,
-            inline: sending.inline as usize,
-            wr_id: sending.wr_id,
+            profile,
             peer: peer.to_owned(),
         }
     }
 
-    pub(super) fn endpoint(&self) -> Endpoint {
+    pub(super) fn endpoint(&self, qp: QueuePairInfo) -> Endpoint {
         Endpoint {
-            qp: self.core.borrow().qp.address().into(),
-            ring: RingAddress::of(self.requests.region(), self.geometry),
+            qp,
+            ring: self.ring(),
             geometry: self.geometry,
         }
     }
 
-    /// An immediate arrived; the receive that it consumed is posted again under `wr_id`.
-    pub(super) fn receive(&self, imm: Immediate, wr_id: u64) -> Option<Arrived> {
+    /// The ring that the caller writes requests into.
+    pub(super) fn ring(&self) -> RingAddress {
+        RingAddress::of(self.requests.region(), self.geometry)
+    }
+
+    /// Takes in a completion that succeeded.
+    pub(super) fn complete(&self, id: WorkId, completion: &Completion) -> Option<Arrived> {
         let mut core = self.core.borrow_mut();
-        if let Err(error) = core.qp.post_recv(RecvRequest { wr_id }) {
-            core.close(LossCause::Fabric(error.to_string()));
-            return None;
+        let completed = core.lanes.as_mut()?.complete(id, completion);
+        match completed {
+            Ok(None) => {
+                self.post_unsent(&mut core);
+                None
+            }
+            Ok(Some(imm)) => self.receive(&mut core, self.profile.immediate(imm)),
+            Err(error) => {
+                core.close(LossCause::Fabric(error.to_string()));
+                None
+            }
         }
+    }
+
+    fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
         let read = match imm.signal {
             Signal::Message => self
                 .requests
                 .lend(imm.slot)
-                .and_then(|slot| Header::decode(&slot).ok()),
+                .and_then(|slot| self.profile.decode(&slot).ok()),
             Signal::Cancel => None,
         };
         let arrival = core
@@ -120,14 +126,20 @@ impl PeerChannel {
         }
     }
 
-    pub(super) fn retire(&self, ticket: Ticket) {
-        let mut core = self.core.borrow_mut();
-        core.queue.retire(ticket);
-        while core.queue.has_room()
+    fn post_unsent(&self, core: &mut Core) {
+        while core.lanes.as_ref().is_some_and(Lanes::has_room)
             && let Some((slot, len)) = core.unsent.pop_front()
         {
-            self.post(&mut core, slot, len);
+            self.post(core, slot, len);
         }
+    }
+
+    /// Gives the queue pairs away; the channel is closed then.
+    pub(super) fn take_lanes(&self) -> Option<Lanes> {
+        let mut core = self.core.borrow_mut();
+        let lanes = core.lanes.take();
+        core.close(LossCause::Gone);
+        lanes
     }
 
     pub(super) fn close(&self, cause: LossCause) {
@@ -136,6 +148,11 @@ impl PeerChannel {
 
     pub(super) fn closed(&self) -> Option<LossCause> {
         self.core.borrow().cause.clone()
+    }
+
+    /// Whether this is the channel of the DLSlime peer `peer`.
+    pub(super) fn is_compatible(&self, peer: &str) -> bool {
+        self.peer == peer && self.profile == Profile::Compatible
     }
 
     pub(super) fn violations(&self) -> Violations {
@@ -172,37 +189,27 @@ impl PeerChannel {
     }
 
     fn post(&self, core: &mut Core, slot: u16, len: usize) {
-        if core.cause.is_some() {
-            return;
-        }
-        let Some(ticket) = core.queue.admit() else {
-            core.unsent.push_back((slot, len));
+        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
             return;
         };
         let message = self
             .sends
             .lend(slot)
             .expect("the answer in a slot is posted once");
-        let local = if len <= self.inline {
-            Local::Inline(&message[..len])
-        } else {
-            Local::Region(self.sends.sge(slot, len))
+        let imm = Immediate {
+            slot,
+            signal: Signal::Message,
         };
-        let request = SendRequest {
-            wr_id: self.wr_id | u64::from(ticket.retires),
-            operation: Operation::WriteWithImm(
-                Immediate {
-                    slot,
-                    signal: Signal::Message,
-                }
-                .to_bits(),
-            ),
-            local,
-            remote: self.remote.slot(slot),
-            signalled: ticket.retires > 0,
-        };
-        if let Err(error) = core.qp.post_send(&request) {
-            core.close(LossCause::Fabric(error.to_string()));
+        let written = lanes.write(&Outgoing {
+            imm: imm.to_bits(),
+            bytes: &message[..len],
+            at: self.sends.sge(slot, len),
+            to: self.remote.slot(slot),
+        });
+        match written {
+            Ok(true) => {}
+            Ok(false) => core.unsent.push_back((slot, len)),
+            Err(error) => core.close(LossCause::Fabric(error.to_string())),
         }
     }
 }
@@ -214,8 +221,8 @@ impl Core {
         }
         self.cause = Some(cause);
         self.unsent.clear();
-        if let Err(error) = self.qp.to_error() {
-            tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
+        if let Some(lanes) = &mut self.lanes {
+            lanes.to_error();
         }
     }
 }

@@ -45,6 +45,13 @@ pub trait QueuePair: Send + fmt::Debug {
     /// Refused by the device.
     fn to_error(&mut self) -> Result<(), FabricError>;
 
+    /// Any state to RESET: whatever was posted is forgotten, though completions of it may still come. The number
+    /// and [`address`](Self::address) stay, so a peer that was told them can be connected with again.
+    ///
+    /// # Errors
+    /// Refused by the device.
+    fn to_reset(&mut self) -> Result<(), FabricError>;
+
     /// Posts a receive.
     ///
     /// # Errors

@@ -108,12 +108,61 @@ impl Header {
     /// # Errors
     /// Whatever is wrong with it; nothing in `slot` is trusted.
     pub fn decode(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
+        let (tag, request_id, message) = Self::fixed(slot)?;
+        let extension = match tag & EXTENSION {
+            0 => None,
+            _ => Some(Extension::decode(&message[Self::LEN..])?),
+        };
+        let payload_at = Self::LEN + extension.map_or(0, |(_, len)| len);
+        let header = Self {
+            kind: kind_of(tag)?,
+            method: tag & METHOD_MASK,
+            request_id,
+            payload_len: (message.len() - payload_at) as u32,
+            extension: extension.map(|(extension, _)| extension),
+        };
+        Ok((header, payload_at..message.len()))
+    }
+
+    /// Reads a header as DLSlime's peers write it: there is no extension, and flags mean nothing on requests. What
+    /// DLSlime could not handle either, a chunk or a method number beyond ours, has a method that no service has.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    ///
+    /// ```
+    /// use slimerpc::wire::{Header, MessageKind};
+    /// let mut slot = [0; 16];
+    /// slot[..4].copy_from_slice(&0x1000_0004_u32.to_le_bytes()); // a request with a stray ACK
+    /// slot[4] = 16;
+    /// let (header, _) = Header::decode_compatible(&slot).unwrap();
+    /// assert_eq!((header.kind, header.method), (MessageKind::Request, 4));
+    /// ```
+    pub fn decode_compatible(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
+        let (tag, request_id, message) = Self::fixed(slot)?;
+        let (kind, method) = match tag & (REPLY | EXCEPTION | CHUNK) {
+            flags if flags & REPLY == 0 => (MessageKind::Request, METHOD_MASK | EXTENSION | CHUNK),
+            REPLY => (MessageKind::Reply, METHOD_MASK),
+            flags if flags == REPLY | EXCEPTION => (MessageKind::Exception, METHOD_MASK),
+            _ => return Err(HeaderError::Flags(tag)),
+        };
+        let header = Self {
+            kind,
+            method: tag & method,
+            request_id,
+            payload_len: (message.len() - Self::LEN) as u32,
+            extension: None,
+        };
+        Ok((header, Self::LEN..message.len()))
+    }
+
+    /// Tag, request id and the bytes of the message.
+    fn fixed(slot: &[u8]) -> Result<(u32, u64, &[u8]), HeaderError> {
         let too_long = |needed| HeaderError::TooLong {
             needed,
             slot_size: slot.len(),
         };
         let fixed = slot.first_chunk::<16>().ok_or(too_long(16))?;
-        let tag = u32_at(fixed, 0);
         let total_len = u32_at(fixed, 4);
         let request_id = u64::from_le_bytes([
             fixed[8], fixed[9], fixed[10], fixed[11], fixed[12], fixed[13], fixed[14], fixed[15],
@@ -124,19 +173,7 @@ impl Header {
         let message = slot
             .get(..total_len as usize)
             .ok_or(too_long(total_len.into()))?;
-        let extension = match tag & EXTENSION {
-            0 => None,
-            _ => Some(Extension::decode(&message[Self::LEN..])?),
-        };
-        let payload_at = Self::LEN + extension.map_or(0, |(_, len)| len);
-        let header = Self {
-            kind: kind_of(tag)?,
-            method: tag & METHOD_MASK,
-            request_id,
-            payload_len: total_len - payload_at as u32,
-            extension: extension.map(|(extension, _)| extension),
-        };
-        Ok((header, payload_at..message.len()))
+        Ok((u32_at(fixed, 0), request_id, message))
     }
 
     fn tag(&self) -> u32 {

@@ -68,7 +68,8 @@ macro_rules! cases {
 }
 
 cases! {
-    states: a_queue_pair_goes_through_its_states_in_order, nothing_is_posted_too_early;
+    states: a_queue_pair_goes_through_its_states_in_order, nothing_is_posted_too_early,
+        a_reset_queue_pair_keeps_its_address_and_meets_another_peer;
     transfers: writes_arrive_whole_and_touch_nothing_else, reads_fetch_what_the_peer_has,
         immediates_arrive_in_order_with_their_data, zero_length_operations_need_no_memory,
         inline_data_may_be_reused_at_once, both_directions_work_at_the_same_time;

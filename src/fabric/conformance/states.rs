@@ -85,3 +85,48 @@ pub(super) fn nothing_is_posted_too_early(devices: &Devices) {
     );
     refused_in(QueuePairState::Reset, fresh.post_send(&EMPTY));
 }
+
+pub(super) fn a_reset_queue_pair_keeps_its_address_and_meets_another_peer(devices: &Devices) {
+    let (mut a, mut first) = devices.pair();
+    a.receives([1, 2]);
+    first.send(
+        3,
+        Operation::WriteWithImm(30),
+        Payload::Inline(&[]),
+        RemoteSlice::default(),
+    );
+    assert_eq!(a.succeed(1)[0].imm, Some(30));
+    let before = a.qp.address();
+
+    a.qp.to_reset().expect("any state to RESET");
+    assert_eq!(a.qp.state(), QueuePairState::Reset);
+    assert_eq!(a.qp.address(), before);
+    drop(first);
+    a.take(16); // what was posted before may come or not
+    a.qp.to_init().expect("RESET to INIT");
+    a.receives([4]);
+    let mut second = End::new(&devices.b, Shape::default());
+    second.receives([5]);
+    a.connect(&second);
+    second.connect(&a);
+    for (end, imm) in [(&mut second, 40), (&mut a, 50)] {
+        end.send(
+            6,
+            Operation::WriteWithImm(imm),
+            Payload::Inline(&[]),
+            RemoteSlice::default(),
+        );
+    }
+    let mut arrived: Vec<_> = a
+        .succeed(2)
+        .iter()
+        .filter_map(|c| c.imm.map(|imm| (c.wr_id, imm)))
+        .collect();
+    arrived.extend(
+        second
+            .succeed(2)
+            .iter()
+            .filter_map(|c| c.imm.map(|imm| (c.wr_id, imm))),
+    );
+    assert_eq!(arrived, [(4, 40), (5, 50)]);
+}

@@ -13,7 +13,7 @@ use super::receiver::Receiver;
 use super::sender::{Executed, Need, Progress, Sender};
 use crate::fabric::{
     Completion, CompletionStatus, FabricError, QueuePairAddress, QueuePairInit, QueuePairState,
-    SendRequest,
+    RetryPolicy, SendRequest,
 };
 
 /// One end of a connection.
@@ -22,7 +22,8 @@ pub(super) struct Connection {
     number: u32,
     psn: u32,
     max_send_wr: u32,
-    min_rnr_timer: u8,
+    max_recv_wr: u32,
+    retry: RetryPolicy,
     send_cq: Arc<ShmCompletionQueue>,
     recv_cq: Arc<ShmCompletionQueue>,
     receiver: Arc<Receiver>,
@@ -58,7 +59,8 @@ impl Connection {
             number,
             psn,
             max_send_wr: init.max_send_wr,
-            min_rnr_timer: init.retry.min_rnr_timer,
+            max_recv_wr: init.max_recv_wr,
+            retry: init.retry,
             send_cq,
             recv_cq,
             receiver,
@@ -68,6 +70,20 @@ impl Connection {
             sender: Mutex::new(Sender::new(init.retry)),
             links: Mutex::default(),
         })
+    }
+
+    /// The same queue pair in RESET. This one must have given up and been detached.
+    pub(super) fn renewed(&self) -> Result<Self, FabricError> {
+        let init = QueuePairInit {
+            send_cq: self.send_cq.clone(),
+            recv_cq: self.recv_cq.clone(),
+            max_send_wr: self.max_send_wr,
+            max_recv_wr: self.max_recv_wr,
+            max_inline: 0,
+            retry: self.retry,
+        };
+        let queues = [self.send_cq.clone(), self.recv_cq.clone()];
+        Self::new(self.number, self.psn, &init, queues, self.keys.clone())
     }
 
     pub(super) fn number(&self) -> u32 {
@@ -202,7 +218,7 @@ impl Connection {
         let (bell, event) = self.recv_cq.shared();
         let welcome = Message::Welcome(Welcome {
             capacity,
-            min_rnr_timer: self.min_rnr_timer,
+            min_rnr_timer: self.retry.min_rnr_timer,
         });
         self.links().incoming = Some(link.clone());
         Some(link.send(&welcome, &[ring, bell, event]).is_ok())

@@ -124,6 +124,15 @@ impl QueuePair for ShmQueuePair {
         Ok(())
     }
 
+    fn to_reset(&mut self) -> Result<(), FabricError> {
+        self.connection.give_up();
+        self.connection.detach();
+        let fresh = Arc::new(self.connection.renewed()?);
+        self.worker.core().replace(&fresh);
+        self.connection = fresh;
+        Ok(())
+    }
+
     fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
         self.connection.receiver().post(request)
     }

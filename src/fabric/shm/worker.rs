@@ -94,6 +94,12 @@ impl Core {
         Ok(connection)
     }
 
+    /// Puts a connection in the place of the one that had its number.
+    pub(super) fn replace(&self, connection: &Arc<Connection>) {
+        let by_number = &mut lock(&self.connections).by_number;
+        by_number.insert(connection.number(), Arc::downgrade(connection));
+    }
+
     /// Frees the number of a connection and refuses who still waits for it.
     pub(super) fn forget(&self, number: u32) {
         lock(&self.connections).by_number.remove(&number);

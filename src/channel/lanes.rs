@@ -1,0 +1,248 @@
+//! The queue pairs of one channel: one, or several over which every message is striped.
+//!
+//! A message of `L` bytes over `n` lanes is cut into stripes of `ceil(L / n)` bytes. Each lane carries one of
+//! them, empty ones too, as a WRITE_WITH_IMM of its own with the same immediate. A message is complete when
+//! every lane has brought its stripe.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::send_queue::SendQueue;
+use super::work_id::WorkId;
+use super::{ConnectError, QueuePairInfo};
+use crate::fabric::{
+    Completion, CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
+    RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
+};
+
+/// Largest stripe that is copied into the work request instead of being fetched from send memory.
+const INLINE: u32 = 220;
+
+/// How the queue pairs of a channel are made.
+#[derive(Debug, Clone)]
+pub(super) struct LanesInit {
+    /// Where everything completes.
+    pub(super) cq: Arc<dyn CompletionQueue>,
+    /// Number of queue pairs.
+    pub(super) count: usize,
+    /// Messages that may be on their way out.
+    pub(super) sends: u32,
+    /// Messages that may arrive before we look.
+    pub(super) receives: u32,
+    /// Names the channel in the completions.
+    pub(super) owner: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Lanes {
+    lanes: Box<[Lane]>,
+    sends: u32,
+    receives: u32,
+    inline: usize,
+    owner: u64,
+}
+
+#[derive(Debug)]
+struct Lane {
+    qp: Box<dyn QueuePair>,
+    queue: SendQueue,
+    /// Stripes that wait for those of the other lanes. Their receives are posted again only when the message is
+    /// complete, so a peer cannot make this longer than the receive queue.
+    arrived: VecDeque<u32>,
+}
+
+/// A message on its way out.
+#[derive(Debug)]
+pub(super) struct Outgoing<'a> {
+    pub(super) imm: u32,
+    /// The bytes, and where they stand in registered memory.
+    pub(super) bytes: &'a [u8],
+    pub(super) at: Sge,
+    pub(super) to: RemoteSlice,
+}
+
+impl Lanes {
+    /// Creates the queue pairs, with all receives posted.
+    pub(super) fn new(device: &dyn Device, init: &LanesInit) -> Result<Self, ConnectError> {
+        if !(1..=WorkId::MAX_LANES).contains(&init.count) {
+            return Err(ConnectError::BadEndpoint {
+                field: "number of queue pairs",
+                reason: format!("{} is not 1 to {}", init.count, WorkId::MAX_LANES),
+            });
+        }
+        let inline = INLINE.min(device.limits().max_inline);
+        let lane = || {
+            let qp = device.create_queue_pair(&QueuePairInit {
+                send_cq: init.cq.clone(),
+                recv_cq: init.cq.clone(),
+                max_send_wr: init.sends,
+                max_recv_wr: init.receives,
+                max_inline: inline,
+                retry: RetryPolicy::default(),
+            })?;
+            Ok::<_, FabricError>(Lane {
+                qp,
+                queue: SendQueue::new(init.sends),
+                arrived: VecDeque::new(),
+            })
+        };
+        let lanes = (0..init.count).map(|_| lane()).collect::<Result<_, _>>()?;
+        let mut lanes = Self {
+            lanes,
+            sends: init.sends,
+            receives: init.receives,
+            inline: inline as usize,
+            owner: init.owner,
+        };
+        lanes.prepare()?;
+        Ok(lanes)
+    }
+
+    /// RESET to INIT, receives posted.
+    fn prepare(&mut self) -> Result<(), FabricError> {
+        for at in 0..self.lanes.len() {
+            self.lanes[at].qp.to_init()?;
+            for _ in 0..self.receives {
+                self.post_recv(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What the peer must be told.
+    pub(super) fn addresses(&self) -> Vec<QueuePairInfo> {
+        let addresses = self.lanes.iter().map(|lane| lane.qp.address().into());
+        addresses.collect()
+    }
+
+    /// Connects each lane to the peer's of the same place.
+    pub(super) fn connect(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
+        if theirs.len() != self.lanes.len() {
+            return Err(ConnectError::BadEndpoint {
+                field: "number of queue pairs",
+                reason: format!("it is {}, ours is {}", theirs.len(), self.lanes.len()),
+            });
+        }
+        for (lane, theirs) in self.lanes.iter_mut().zip(theirs) {
+            lane.qp.to_rtr(&(*theirs).into())?;
+            lane.qp.to_rts()?;
+        }
+        Ok(())
+    }
+
+    /// The same queue pairs as new ones, for a peer that came back: numbers and sequence numbers stay, so what
+    /// the peer was told of them stays true. Their completions carry `owner` from now on.
+    pub(super) fn reset(&mut self, owner: u64) -> Result<(), FabricError> {
+        self.owner = owner;
+        for lane in &mut self.lanes {
+            lane.qp.to_reset()?;
+            lane.queue = SendQueue::new(self.sends);
+            lane.arrived.clear();
+        }
+        self.prepare()
+    }
+
+    /// Whether another message can be sent now.
+    pub(super) fn has_room(&self) -> bool {
+        self.lanes.iter().all(|lane| lane.queue.has_room())
+    }
+
+    /// Sends a message if there is room, and says whether there was.
+    pub(super) fn write(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
+        if !self.has_room() {
+            return Ok(false);
+        }
+        let stripe = message.bytes.len().div_ceil(self.lanes.len());
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(ticket) = lane.queue.admit() else {
+                continue; // There is room, as has just been seen.
+            };
+            let begin = (at * stripe).min(message.bytes.len());
+            let bytes = &message.bytes[begin..(begin + stripe).min(message.bytes.len())];
+            let local = if bytes.len() <= self.inline {
+                Payload::Inline(bytes)
+            } else {
+                Payload::Region(Sge {
+                    addr: message.at.addr + begin as u64,
+                    length: bytes.len() as u32,
+                    lkey: message.at.lkey,
+                })
+            };
+            let id = WorkId {
+                receive: false,
+                owner: self.owner,
+                lane: at,
+                retires: ticket.retires,
+            };
+            lane.qp.post_send(&SendRequest {
+                wr_id: id.to_bits(),
+                operation: Operation::WriteWithImm(message.imm),
+                local,
+                remote: RemoteSlice {
+                    addr: message.to.addr.wrapping_add(begin as u64),
+                    rkey: message.to.rkey,
+                },
+                signalled: ticket.retires > 0,
+            })?;
+        }
+        Ok(true)
+    }
+
+    /// Whether a completion belongs to these queue pairs as they are now.
+    pub(super) fn owns(&self, id: WorkId) -> bool {
+        id.owner == self.owner
+    }
+
+    /// Takes in a completion that succeeded. Gives back the immediate of a message that it completed.
+    pub(super) fn complete(
+        &mut self,
+        id: WorkId,
+        completion: &Completion,
+    ) -> Result<Option<u32>, FabricError> {
+        let Some(lane) = self.lanes.get_mut(id.lane) else {
+            return Ok(None);
+        };
+        if !id.receive {
+            lane.queue.retire(id.retires);
+            return Ok(None);
+        }
+        let imm = completion.imm.unwrap_or_default();
+        if self.lanes.len() == 1 {
+            self.post_recv(0)?;
+            return Ok(Some(imm));
+        }
+        self.lanes[id.lane].arrived.push_back(imm);
+        if self.lanes.iter().any(|lane| lane.arrived.is_empty()) {
+            return Ok(None);
+        }
+        let mut complete = None;
+        for at in 0..self.lanes.len() {
+            let imm = self.lanes[at].arrived.pop_front();
+            complete = complete.or(imm);
+            self.post_recv(at)?;
+        }
+        Ok(complete)
+    }
+
+    /// To ERR, all of them.
+    pub(super) fn to_error(&mut self) {
+        for lane in &mut self.lanes {
+            if let Err(error) = lane.qp.to_error() {
+                tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
+            }
+        }
+    }
+
+    fn post_recv(&mut self, at: usize) -> Result<(), FabricError> {
+        let id = WorkId {
+            receive: true,
+            owner: self.owner,
+            lane: at,
+            retires: 0,
+        };
+        self.lanes[at].qp.post_recv(RecvRequest {
+            wr_id: id.to_bits(),
+        })
+    }
+}

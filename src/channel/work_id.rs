@@ -1,0 +1,70 @@
+//! What travels in the `wr_id` of a work request, so that its completion finds the way back.
+
+/// receive (1 bit), owner (36 bits), lane (6 bits), work requests retired (21 bits).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WorkId {
+    /// Whether it is a receive.
+    pub(super) receive: bool,
+    /// Whose queue pair it was, on a completion queue that several share.
+    pub(super) owner: u64,
+    /// Which of the owner's queue pairs.
+    pub(super) lane: usize,
+    /// Sends that the completion of this one retires.
+    pub(super) retires: u32,
+}
+
+const RETIRES_BITS: u32 = 21;
+const LANE_BITS: u32 = 6;
+const RECEIVE: u64 = 1 << 63;
+const OWNER_AT: u32 = RETIRES_BITS + LANE_BITS;
+
+impl WorkId {
+    /// Lanes that can be told apart.
+    pub(super) const MAX_LANES: usize = 1 << LANE_BITS;
+    /// Bits of an owner.
+    pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;
+
+    pub(super) fn to_bits(self) -> u64 {
+        let receive = if self.receive { RECEIVE } else { 0 };
+        receive
+            | self.owner << OWNER_AT
+            | (self.lane as u64) << RETIRES_BITS
+            | u64::from(self.retires)
+    }
+
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self {
+            receive: bits & RECEIVE != 0,
+            owner: bits >> OWNER_AT & ((1 << Self::OWNER_BITS) - 1),
+            lane: (bits >> RETIRES_BITS) as usize & (Self::MAX_LANES - 1),
+            retires: bits as u32 & ((1 << RETIRES_BITS) - 1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_survives_the_work_request() {
+        for (receive, owner, lane, retires) in [
+            (false, 0, 0, 0),
+            (
+                true,
+                (1 << WorkId::OWNER_BITS) - 1,
+                WorkId::MAX_LANES - 1,
+                (1 << RETIRES_BITS) - 1,
+            ),
+            (false, 0x5_5555_5555, 1, 2),
+        ] {
+            let id = WorkId {
+                receive,
+                owner,
+                lane,
+                retires,
+            };
+            assert_eq!(WorkId::from_bits(id.to_bits()), id);
+        }
+    }
+}
