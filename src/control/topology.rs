@@ -12,7 +12,7 @@ mod nic;
 
 pub use self::nic::{Nic, Port, link_type};
 use self::nic::{attribute, entries};
-use super::Registration;
+use super::{Registration, process};
 
 /// Where the kernel lists RDMA devices.
 const SYSFS: &str = "/sys/class/infiniband";
@@ -57,6 +57,13 @@ impl Topology {
         Self { nics }
     }
 
+    /// Puts the device `name` in front, if there is one of that name: DLSlime peers connect with the first.
+    #[must_use]
+    pub fn preferring(mut self, name: &str) -> Self {
+        self.nics.sort_by_key(|nic| nic.name != name);
+        self
+    }
+
     /// The first usable device and port.
     pub fn first_usable(&self) -> Option<(&Nic, &Port)> {
         self.nics
@@ -79,7 +86,7 @@ impl Topology {
     }
 
     /// The topology as DLSlime publishes it, and under `slime`, which DLSlime ignores, what tells peers
-    /// whether they share our host: boot id, user and process. The shared-memory fabric is listed there
+    /// whether they share our host and whether we still run: boot id, user and process. The shared-memory fabric is listed there
     /// too, as DLSlime would take it for an RDMA device elsewhere. An empty `address` becomes the host name.
     pub fn to_json(&self, address: &str) -> Value {
         let hostname = attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
@@ -88,6 +95,8 @@ impl Topology {
         } else {
             address
         };
+        let mut slime = process::this();
+        slime["fabrics"] = json!(["shm0"]);
         let epoch = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -99,12 +108,7 @@ impl Topology {
             "memory_keys": [],
             "topology_epoch": epoch.as_secs(),
             "topology_backends": {"sysfs": "AVAILABLE", "cuda": "NOT_BUILT", "nvml": "NOT_BUILT"},
-            "slime": {
-                "boot_id": boot_id(),
-                "uid": uid(),
-                "pid": std::process::id(),
-                "fabrics": ["shm0"],
-            },
+            "slime": slime,
         })
     }
 }
@@ -127,6 +131,13 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
 /// Identifies this boot of this kernel: two processes with the same one share the host.
 pub fn boot_id() -> String {
     attribute(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+}
+
+/// Identifies the network namespace: abstract sockets, by which shared memory is handed over, do not cross it.
+pub fn network() -> String {
+    std::fs::read_link("/proc/self/ns/net")
+        .map(|link| link.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// The user that this process runs as.

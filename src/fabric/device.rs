@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Access, CompletionQueue, FabricError, Gid, MemoryRegion, QueuePair, QueuePairInit};
 
 /// An opened device: one port, one protection domain.
@@ -72,13 +74,16 @@ pub struct PortAttributes {
 }
 
 /// What a port is attached to. Two peers can connect when theirs are equal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LinkType {
     /// Shared memory of one host.
+    #[serde(rename = "SHM")]
     Shm,
     /// RDMA over converged Ethernet, soft-RoCE included.
+    #[serde(rename = "RoCE")]
     Roce,
     /// InfiniBand.
+    #[serde(rename = "IB")]
     InfiniBand,
 }
 

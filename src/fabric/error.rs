@@ -56,6 +56,38 @@ pub enum FabricError {
         /// What is wrong with the address.
         reason: String,
     },
+    /// There is no such device, or none that can be used.
+    #[error("device `{device}` cannot be used: {reason}")]
+    NoDevice {
+        /// The name asked for.
+        device: String,
+        /// What is the matter, and what can be done.
+        reason: String,
+    },
+    /// A verb of libibverbs failed.
+    #[error("{verb} ({attributes}): {source}; {hint}")]
+    Verb {
+        /// Which one.
+        verb: &'static str,
+        /// What it was called with.
+        attributes: String,
+        /// Its errno.
+        source: io::Error,
+        /// The usual cause.
+        hint: &'static str,
+    },
+    /// Memory cannot be registered, as that would lock more than this user may.
+    #[error(
+        "{needed} bytes cannot be registered: this process may lock {limit} bytes in all; raise the limit \
+         (`ulimit -l {}` or more, or `unlimited`; LimitMEMLOCK= in a systemd unit)",
+        (.needed + .limit).div_ceil(1024)
+    )]
+    MemoryLock {
+        /// Bytes to be registered.
+        needed: u64,
+        /// The limit in bytes (`ulimit -l` is in KiB).
+        limit: u64,
+    },
     /// The operating system refused.
     #[error("{doing}: {source}")]
     Os {

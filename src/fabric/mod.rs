@@ -18,8 +18,11 @@ mod device;
 mod error;
 mod events;
 mod memory_region;
+mod open;
 mod queue_pair;
 pub mod shm;
+#[cfg(feature = "verbs")]
+pub mod verbs;
 mod work_request;
 
 pub use completion::{Completion, CompletionStatus, Opcode};
@@ -28,6 +31,7 @@ pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
 pub use error::FabricError;
 pub use events::CompletionEvents;
 pub use memory_region::{Access, MemoryRegion, OutOfRange};
+pub use open::{SHM, open};
 pub use queue_pair::{
     Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
 };

@@ -56,7 +56,7 @@ impl Nic {
     }
 
     /// Its first usable port.
-    pub(super) fn first_usable(&self) -> Option<&Port> {
+    pub fn first_usable(&self) -> Option<&Port> {
         self.ports.iter().find(|port| port.is_usable())
     }
 

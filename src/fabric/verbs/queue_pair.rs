@@ -1,0 +1,560 @@
+//! Queue pairs.
+
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use ibverbs_sys::{
+    ibv_access_flags, ibv_create_cq, ibv_create_qp, ibv_destroy_cq, ibv_destroy_qp, ibv_gid,
+    ibv_modify_qp, ibv_qp, ibv_qp_attr, ibv_qp_attr_mask, ibv_qp_cap, ibv_qp_init_attr,
+    ibv_qp_state, ibv_qp_type, ibv_query_qp, ibv_recv_wr, ibv_send_flags, ibv_send_wr, ibv_sge,
+    ibv_wr_opcode,
+};
+
+use super::address::{Address, query_port};
+use super::book::{Book, Owner, WorkNumber};
+use super::completion_queue::{Books, VerbsCompletionQueue};
+use super::diagnosis::{check, last_failed};
+use super::protection_domain::ProtectionDomain;
+use crate::fabric::{
+    FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState,
+    RecvRequest, RetryPolicy, SendRequest,
+};
+
+/// Routers that a packet may pass.
+const HOP_LIMIT: u8 = 64;
+/// Largest number of 24 bits: queue pair numbers and packet sequence numbers.
+const MAX_24: u32 = (1 << 24) - 1;
+
+/// Reads that may be in flight.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) initiated: u8,
+    pub(super) served: u8,
+}
+
+/// An `ibv_qp` of type RC.
+#[derive(Debug)]
+pub(super) struct VerbsQueuePair {
+    raw: NonNull<ibv_qp>,
+    domain: Arc<ProtectionDomain>,
+    send_cq: Arc<VerbsCompletionQueue>,
+    recv_cq: Arc<VerbsCompletionQueue>,
+    /// In the register of the send queue's and of the receive queue's completion queue.
+    owners: [Owner; 2],
+    books: Arc<Books>,
+    /// The state that we put it into. The device may have put it into ERR since.
+    state: QueuePairState,
+    port: u8,
+    address: Address,
+    psn: u32,
+    max_inline: u32,
+    retry: RetryPolicy,
+    reads: Limits,
+}
+
+// SAFETY: the verbs API is thread safe for every object (ibverbs(7)).
+unsafe impl Send for VerbsQueuePair {}
+
+impl VerbsQueuePair {
+    pub(super) fn new(
+        domain: Arc<ProtectionDomain>,
+        init: &QueuePairInit,
+        [send_cq, recv_cq]: [Arc<VerbsCompletionQueue>; 2],
+        (port, address): (u8, Address),
+        reads: Limits,
+    ) -> Result<Self, FabricError> {
+        let mut wanted = ibv_qp_init_attr {
+            send_cq: send_cq.raw(),
+            recv_cq: recv_cq.raw(),
+            cap: ibv_qp_cap {
+                max_send_wr: init.max_send_wr,
+                max_recv_wr: init.max_recv_wr,
+                max_send_sge: 1,
+                max_recv_sge: 1,
+                max_inline_data: init.max_inline,
+            },
+            qp_type: ibv_qp_type::IBV_QPT_RC,
+            sq_sig_all: 0,
+            ..ibv_qp_init_attr::default()
+        };
+        // SAFETY: domain and completion queues are alive, and outlive the queue pair, which holds them.
+        let raw = NonNull::new(unsafe { ibv_create_qp(domain.raw(), &mut wanted) });
+        let raw = raw.ok_or_else(|| {
+            let attributes = format!(
+                "max_send_wr {}, max_recv_wr {}, max_inline {} on {}",
+                init.max_send_wr,
+                init.max_recv_wr,
+                init.max_inline,
+                domain.context().name()
+            );
+            last_failed("ibv_create_qp", attributes)
+        })?;
+        let books = Arc::new(Books {
+            sends: Book::new(init.max_send_wr),
+            receives: Book::new(init.max_recv_wr),
+        });
+        let entered = send_cq.enter(&books).and_then(|sends| {
+            let receives = if Arc::ptr_eq(&send_cq, &recv_cq) {
+                Ok(sends)
+            } else {
+                recv_cq.enter(&books)
+            };
+            receives
+                .inspect_err(|_| send_cq.leave(sends))
+                .map(|receives| [sends, receives])
+        });
+        let owners = match entered {
+            Ok(owners) => owners,
+            Err(error) => {
+                // SAFETY: just created, nothing was posted.
+                unsafe { ibv_destroy_qp(raw.as_ptr()) };
+                return Err(error);
+            }
+        };
+        Ok(Self {
+            raw,
+            domain,
+            send_cq,
+            recv_cq,
+            owners,
+            books,
+            state: QueuePairState::Reset,
+            port,
+            address,
+            psn: random_24(),
+            max_inline: init.max_inline,
+            retry: init.retry,
+            reads,
+        })
+    }
+
+    fn raw(&self) -> *mut ibv_qp {
+        self.raw.as_ptr()
+    }
+
+    fn device(&self) -> &str {
+        self.domain.context().name()
+    }
+
+    fn modify(
+        &mut self,
+        verb: &'static str,
+        attributes: &mut ibv_qp_attr,
+        mask: ibv_qp_attr_mask,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), FabricError> {
+        let mask = (mask | ibv_qp_attr_mask::IBV_QP_STATE).0 as i32;
+        // SAFETY: the queue pair is alive and `attributes` valid.
+        let modified = unsafe { ibv_modify_qp(self.raw(), attributes, mask) };
+        let number = self.number();
+        check(verb, modified, || {
+            format!("queue pair {number}: {}", what())
+        })
+    }
+
+    fn expect(&self, verb: &'static str, state: QueuePairState) -> Result<(), FabricError> {
+        let found = self.state();
+        if found == state {
+            return Ok(());
+        }
+        Err(FabricError::InvalidState {
+            qp_num: self.number(),
+            verb,
+            state: found,
+        })
+    }
+
+    fn unreachable(&self, reason: String) -> FabricError {
+        FabricError::Unreachable {
+            qp_num: self.number(),
+            reason,
+        }
+    }
+
+    /// Refuses what no peer can have, before the driver sees it.
+    fn check_remote(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        if !(1..=MAX_24).contains(&remote.qp_num) {
+            return Err(self.unreachable(format!("qpn {} is no 24-bit number", remote.qp_num)));
+        }
+        if remote.psn > MAX_24 {
+            return Err(self.unreachable(format!("psn {} is no 24-bit number", remote.psn)));
+        }
+        if !(1..=5).contains(&remote.mtu) {
+            return Err(self.unreachable(format!("mtu code {} is not 1 to 5", remote.mtu)));
+        }
+        if self.address.index >= 0 && remote.gid == crate::fabric::Gid::default() {
+            return Err(self.unreachable("its GID is empty".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn full(&self, queue: &'static str, depth: u32) -> FabricError {
+        FabricError::QueueFull {
+            qp_num: self.number(),
+            queue,
+            depth,
+        }
+    }
+
+    fn inline_limit(&self, what: &'static str, given: usize, allowed: String) -> FabricError {
+        FabricError::Limit {
+            what,
+            given: given as u64,
+            allowed,
+            device: self.device().to_owned(),
+        }
+    }
+}
+
+impl QueuePair for VerbsQueuePair {
+    fn number(&self) -> u32 {
+        // SAFETY: the queue pair is alive; its number never changes.
+        unsafe { (*self.raw()).qp_num }
+    }
+
+    fn address(&self) -> QueuePairAddress {
+        let port = super::address::port_attributes(self.domain.context(), self.port, self.address);
+        QueuePairAddress {
+            gid: port.gid,
+            gid_index: port.gid_index,
+            lid: port.lid,
+            mtu: port.mtu,
+            psn: self.psn,
+            qp_num: self.number(),
+        }
+    }
+
+    fn state(&self) -> QueuePairState {
+        if self.state == QueuePairState::Reset {
+            return self.state;
+        }
+        let (mut attributes, mut init) = (ibv_qp_attr::default(), ibv_qp_init_attr::default());
+        let mask = ibv_qp_attr_mask::IBV_QP_STATE.0 as i32;
+        // SAFETY: the queue pair is alive and both places are valid for writes.
+        let queried = unsafe { ibv_query_qp(self.raw(), &mut attributes, mask, &mut init) };
+        match (queried, attributes.qp_state) {
+            (0, ibv_qp_state::IBV_QPS_ERR | ibv_qp_state::IBV_QPS_SQE) => QueuePairState::Error,
+            (0, _) => self.state,
+            // The device is gone.
+            _ => QueuePairState::Error,
+        }
+    }
+
+    fn to_init(&mut self) -> Result<(), FabricError> {
+        self.expect("to_init", QueuePairState::Reset)?;
+        let access = ibv_access_flags::IBV_ACCESS_LOCAL_WRITE
+            | ibv_access_flags::IBV_ACCESS_REMOTE_WRITE
+            | ibv_access_flags::IBV_ACCESS_REMOTE_READ;
+        let mut attributes = ibv_qp_attr {
+            qp_state: ibv_qp_state::IBV_QPS_INIT,
+            pkey_index: 0,
+            port_num: self.port,
+            qp_access_flags: access.0,
+            ..ibv_qp_attr::default()
+        };
+        let mask = ibv_qp_attr_mask::IBV_QP_PKEY_INDEX
+            | ibv_qp_attr_mask::IBV_QP_PORT
+            | ibv_qp_attr_mask::IBV_QP_ACCESS_FLAGS;
+        let port = self.port;
+        self.modify("ibv_modify_qp to INIT", &mut attributes, mask, || {
+            format!("port {port}")
+        })?;
+        self.state = QueuePairState::Init;
+        Ok(())
+    }
+
+    fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        self.expect("to_rtr", QueuePairState::Init)?;
+        self.check_remote(remote)?;
+        let ours = query_port(self.domain.context(), self.port)?.active_mtu;
+        let mtu = ours.min(remote.mtu.into());
+        let mut attributes = ibv_qp_attr {
+            qp_state: ibv_qp_state::IBV_QPS_RTR,
+            path_mtu: mtu,
+            dest_qp_num: remote.qp_num,
+            rq_psn: remote.psn,
+            max_dest_rd_atomic: self.reads.served,
+            min_rnr_timer: self.retry.min_rnr_timer,
+            ..ibv_qp_attr::default()
+        };
+        let path = &mut attributes.ah_attr;
+        path.port_num = self.port;
+        path.dlid = remote.lid;
+        if let Ok(index) = u8::try_from(self.address.index) {
+            path.is_global = 1;
+            path.grh.dgid = ibv_gid { raw: remote.gid.0 };
+            path.grh.sgid_index = index;
+            path.grh.hop_limit = HOP_LIMIT;
+        }
+        let mask = ibv_qp_attr_mask::IBV_QP_AV
+            | ibv_qp_attr_mask::IBV_QP_PATH_MTU
+            | ibv_qp_attr_mask::IBV_QP_DEST_QPN
+            | ibv_qp_attr_mask::IBV_QP_RQ_PSN
+            | ibv_qp_attr_mask::IBV_QP_MAX_DEST_RD_ATOMIC
+            | ibv_qp_attr_mask::IBV_QP_MIN_RNR_TIMER;
+        let (index, lid) = (self.address.index, remote.lid);
+        let what = || {
+            format!(
+                "from GID index {index} to GID {}, lid {lid}, qpn {}, mtu code {mtu}",
+                remote.gid, remote.qp_num
+            )
+        };
+        self.modify("ibv_modify_qp to RTR", &mut attributes, mask, what)
+            .map_err(|error| self.unreachable(error.to_string()))?;
+        self.state = QueuePairState::Rtr;
+        Ok(())
+    }
+
+    fn to_rts(&mut self) -> Result<(), FabricError> {
+        self.expect("to_rts", QueuePairState::Rtr)?;
+        let mut attributes = ibv_qp_attr {
+            qp_state: ibv_qp_state::IBV_QPS_RTS,
+            sq_psn: self.psn,
+            timeout: self.retry.timeout,
+            retry_cnt: self.retry.retry_cnt,
+            rnr_retry: self.retry.rnr_retry,
+            max_rd_atomic: self.reads.initiated,
+            ..ibv_qp_attr::default()
+        };
+        let mask = ibv_qp_attr_mask::IBV_QP_SQ_PSN
+            | ibv_qp_attr_mask::IBV_QP_TIMEOUT
+            | ibv_qp_attr_mask::IBV_QP_RETRY_CNT
+            | ibv_qp_attr_mask::IBV_QP_RNR_RETRY
+            | ibv_qp_attr_mask::IBV_QP_MAX_QP_RD_ATOMIC;
+        let retry = self.retry;
+        self.modify("ibv_modify_qp to RTS", &mut attributes, mask, || {
+            format!("{retry:?}")
+        })?;
+        self.state = QueuePairState::Rts;
+        Ok(())
+    }
+
+    fn to_error(&mut self) -> Result<(), FabricError> {
+        let mut attributes = ibv_qp_attr {
+            qp_state: ibv_qp_state::IBV_QPS_ERR,
+            ..ibv_qp_attr::default()
+        };
+        let mask = ibv_qp_attr_mask::IBV_QP_STATE;
+        self.modify("ibv_modify_qp to ERR", &mut attributes, mask, String::new)?;
+        self.state = QueuePairState::Error;
+        Ok(())
+    }
+
+    fn to_reset(&mut self) -> Result<(), FabricError> {
+        let mut attributes = ibv_qp_attr {
+            qp_state: ibv_qp_state::IBV_QPS_RESET,
+            ..ibv_qp_attr::default()
+        };
+        let mask = ibv_qp_attr_mask::IBV_QP_STATE;
+        self.modify("ibv_modify_qp to RESET", &mut attributes, mask, String::new)?;
+        self.state = QueuePairState::Reset;
+        // Nothing that was posted counts any more; what completes all the same is nobody's.
+        let books = Arc::new(Books {
+            sends: Book::new(self.books.sends.depth()),
+            receives: Book::new(self.books.receives.depth()),
+        });
+        self.leave();
+        let sends = self.send_cq.enter(&books)?;
+        let receives = if Arc::ptr_eq(&self.send_cq, &self.recv_cq) {
+            sends
+        } else {
+            self.recv_cq.enter(&books)?
+        };
+        self.owners = [sends, receives];
+        self.books = books;
+        Ok(())
+    }
+
+    fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
+        if self.state == QueuePairState::Reset {
+            return Err(FabricError::InvalidState {
+                qp_num: self.number(),
+                verb: "post_recv",
+                state: self.state,
+            });
+        }
+        let book = &self.books.receives;
+        let Some(sequence) = book.post(request.wr_id) else {
+            return Err(self.full("receive", book.depth()));
+        };
+        let number = WorkNumber {
+            receive: true,
+            owner: self.owners[1],
+            sequence,
+        };
+        let mut work = ibv_recv_wr {
+            wr_id: number.to_bits(),
+            next: ptr::null_mut(),
+            sg_list: ptr::null_mut(),
+            num_sge: 0,
+        };
+        let mut refused = ptr::null_mut();
+        // SAFETY: the queue pair is alive, its context's table has this entry, and the work request, which has no buffer,
+        // is read before the call returns.
+        let posted = unsafe {
+            let post = (*(*self.raw()).context).ops.post_recv;
+            post.map_or(libc::ENOSYS, |post| {
+                post(self.raw(), &mut work, &mut refused)
+            })
+        };
+        check("ibv_post_recv", posted, || self.device().to_owned())
+            .inspect_err(|_| book.unpost(sequence))?;
+        if self.state == QueuePairState::Error {
+            // soft-RoCE does not look at the receive queue until something happens.
+            self.to_error()?;
+        }
+        Ok(())
+    }
+
+    fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        if !matches!(self.state, QueuePairState::Rts | QueuePairState::Error) {
+            return Err(FabricError::InvalidState {
+                qp_num: self.number(),
+                verb: "post_send",
+                state: self.state,
+            });
+        }
+        let mut flags = 0;
+        let mut element = match request.local {
+            Payload::Region(sge) => ibv_sge {
+                addr: sge.addr,
+                length: sge.length,
+                lkey: sge.lkey,
+            },
+            Payload::Inline(bytes) => {
+                if request.operation == Operation::Read {
+                    return Err(self.inline_limit(
+                        "the inline data of a read",
+                        bytes.len(),
+                        "none".to_owned(),
+                    ));
+                }
+                if bytes.len() > self.max_inline as usize {
+                    let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
+                    return Err(self.inline_limit("the inline data", bytes.len(), allowed));
+                }
+                flags |= ibv_send_flags::IBV_SEND_INLINE.0;
+                ibv_sge {
+                    addr: bytes.as_ptr() as u64,
+                    length: bytes.len() as u32,
+                    lkey: 0,
+                }
+            }
+        };
+        let book = &self.books.sends;
+        let Some(sequence) = book.post(request.wr_id) else {
+            return Err(self.full("send", book.depth()));
+        };
+        if request.signalled {
+            flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
+        }
+        let number = WorkNumber {
+            receive: false,
+            owner: self.owners[0],
+            sequence,
+        };
+        let (opcode, imm) = match request.operation {
+            Operation::Write => (ibv_wr_opcode::IBV_WR_RDMA_WRITE, 0),
+            Operation::WriteWithImm(imm) => (ibv_wr_opcode::IBV_WR_RDMA_WRITE_WITH_IMM, imm),
+            Operation::Read => (ibv_wr_opcode::IBV_WR_RDMA_READ, 0),
+        };
+        let mut work = ibv_send_wr {
+            wr_id: number.to_bits(),
+            sg_list: &mut element,
+            // A transfer of nothing needs no memory.
+            num_sge: i32::from(element.length > 0),
+            opcode,
+            send_flags: flags,
+            ..ibv_send_wr::default()
+        };
+        work.__bindgen_anon_1.imm_data = imm;
+        work.wr.rdma.remote_addr = request.remote.addr;
+        work.wr.rdma.rkey = request.remote.rkey;
+        let mut refused = ptr::null_mut();
+        // SAFETY: the queue pair is alive and its context's table has this entry. The work request and its element are
+        // read before the call returns, inline bytes too. Registered memory is checked by the device against the key.
+        let posted = unsafe {
+            let post = (*(*self.raw()).context).ops.post_send;
+            post.map_or(libc::ENOSYS, |post| {
+                post(self.raw(), &mut work, &mut refused)
+            })
+        };
+        check("ibv_post_send", posted, || self.device().to_owned())
+            .inspect_err(|_| book.unpost(sequence))
+    }
+}
+
+impl VerbsQueuePair {
+    fn leave(&self) {
+        self.send_cq.leave(self.owners[0]);
+        if !Arc::ptr_eq(&self.send_cq, &self.recv_cq) {
+            self.recv_cq.leave(self.owners[1]);
+        }
+    }
+}
+
+impl Drop for VerbsQueuePair {
+    /// To ERR, so that the peer learns of it at once, then away: the device touches nothing of ours afterwards (DROP-1).
+    fn drop(&mut self) {
+        if self.state != QueuePairState::Reset
+            && let Err(error) = self.to_error()
+        {
+            tracing::debug!(%error, "a queue pair goes without having been in ERR");
+        }
+        self.leave();
+        self.domain.context().drain_events();
+        // SAFETY: created by us, destroyed once, and nobody uses it any more.
+        if unsafe { ibv_destroy_qp(self.raw()) } != 0 {
+            tracing::warn!(device = self.device(), "a queue pair cannot be destroyed");
+        }
+    }
+}
+
+/// The most inline bytes that the device grants, found by trying.
+pub(super) fn granted_inline(domain: &ProtectionDomain) -> u32 {
+    // SAFETY: the context is open; the queue is destroyed below.
+    let cq = unsafe {
+        ibv_create_cq(
+            domain.context().raw(),
+            2,
+            ptr::null_mut(),
+            ptr::null_mut(),
+            0,
+        )
+    };
+    if cq.is_null() {
+        return 0;
+    }
+    let granted = [512, 256, 128, 64].into_iter().find(|wanted| {
+        let mut attributes = ibv_qp_init_attr {
+            send_cq: cq,
+            recv_cq: cq,
+            cap: ibv_qp_cap {
+                max_send_wr: 1,
+                max_recv_wr: 1,
+                max_send_sge: 1,
+                max_recv_sge: 1,
+                max_inline_data: *wanted,
+            },
+            qp_type: ibv_qp_type::IBV_QPT_RC,
+            ..ibv_qp_init_attr::default()
+        };
+        // SAFETY: domain and queue are alive; the queue pair is destroyed before them.
+        let qp = unsafe { ibv_create_qp(domain.raw(), &mut attributes) };
+        if qp.is_null() {
+            return false;
+        }
+        // SAFETY: created above, destroyed once.
+        unsafe { ibv_destroy_qp(qp) };
+        true
+    });
+    // SAFETY: created above, destroyed once, and the queue pairs that used it are gone.
+    unsafe { ibv_destroy_cq(cq) };
+    granted.unwrap_or(0)
+}
+
+/// A first packet sequence number that packets of earlier connections do not have.
+fn random_24() -> u32 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id()) as u32 & MAX_24
+}
