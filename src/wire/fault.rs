@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::pickle::Exception;
+
 /// Why a call was not answered with a result. Encoded with [`Bincode`](super::Bincode).
 ///
 /// Variants are only ever added at the end: their numbers travel.
@@ -45,6 +47,44 @@ pub enum Fault {
         /// Name of the service.
         service: String,
     },
+}
+
+impl From<Fault> for Exception {
+    /// As a DLSlime peer raises it.
+    fn from(fault: Fault) -> Self {
+        let (type_name, message, traceback) = match fault {
+            Fault::Raised {
+                type_name,
+                message,
+                traceback,
+            } => (type_name, message, traceback),
+            Fault::MethodNotFound { method, .. } => {
+                let message = format!("Unknown RPC tag {method} on remote service");
+                ("RuntimeError".to_owned(), message, String::new())
+            }
+            Fault::BadArguments { .. } => {
+                ("TypeError".to_owned(), fault.to_string(), String::new())
+            }
+            Fault::ReplyTooLarge { .. } | Fault::ServiceDown { .. } => {
+                ("RuntimeError".to_owned(), fault.to_string(), String::new())
+            }
+        };
+        Self {
+            type_name,
+            message,
+            traceback,
+        }
+    }
+}
+
+impl From<Exception> for Fault {
+    fn from(exception: Exception) -> Self {
+        Self::Raised {
+            type_name: exception.type_name,
+            message: exception.message,
+            traceback: exception.traceback,
+        }
+    }
 }
 
 #[cfg(test)]

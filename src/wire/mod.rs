@@ -16,6 +16,8 @@ mod extension;
 mod fault;
 mod header;
 mod immediate;
+mod payload_codec;
+pub mod pickle;
 mod raw;
 
 pub use bincode::Bincode;
@@ -24,6 +26,8 @@ pub use extension::{Extension, ExtensionError};
 pub use fault::Fault;
 pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
 pub use immediate::{Immediate, Signal};
+pub use payload_codec::PayloadCodec;
+pub use pickle::Pickle;
 pub use raw::Raw;
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.

@@ -1,0 +1,225 @@
+//! Pickle as data: what Python's typed payloads are made of, and nothing else.
+//!
+//! Read are protocols 2 to 5, written is protocol 4. A pickle is a program for a stack machine; ours knows the opcodes
+//! that build plain values and refuses those that would look up or call anything. It is iterative and has limits on
+//! depth, on the number of values (shared ones count each time they appear) and on bytes.
+//!
+//! | Python | Rust |
+//! | --- | --- |
+//! | `None` | `()`, `Option::None`; an empty payload, too |
+//! | `bool`, `int`, `float` | `bool`, integers (checked for range), floats (of ints, too) |
+//! | `str`, `bytes` | `String`, `char`; `Vec<u8>` when read, `serde_bytes` when written |
+//! | `list`, `set`; `tuple` | `Vec` and the like; tuples of exactly that arity |
+//! | `dict` | maps; structs by field name |
+//! | `"Name"`, `{"Name": content}` | variants of an enum without and with content |
+//! | anything | [`Value`] |
+
+mod de;
+mod exception;
+mod machine;
+mod opcode;
+mod ser;
+mod value;
+
+pub use exception::Exception;
+pub use num_bigint::BigInt;
+pub use value::Value;
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Codec, DecodeError, EncodeError};
+
+/// Serde values as Python pickles.
+///
+/// ```
+/// use slimerpc::wire::Pickle;
+/// let mut slot = [0; 16];
+/// let len = Pickle::encode(&(1, 2), &mut slot).unwrap();
+/// assert_eq!(slot[..len], *b"\x80\x04K\x01K\x02\x86.");
+/// assert_eq!(Pickle::decode::<(i64, i64)>(&slot[..len]).unwrap(), (1, 2));
+/// assert_eq!(Pickle::decode::<Option<i64>>(b"").unwrap(), None); // what DLSlime answers for None
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Pickle;
+
+impl Pickle {
+    /// Encodes any serde value; see [`Codec::encode`].
+    ///
+    /// # Errors
+    /// As [`Codec::encode`].
+    pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
+        ser::write(value, into)
+    }
+
+    /// Decodes any owned serde value; see [`Codec::decode`]. No bytes at all are `None`.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+        let value = match bytes {
+            [] => Value::None,
+            bytes => machine::run(bytes)?,
+        };
+        T::deserialize(value)
+    }
+}
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Pickle {
+    type Owned = T;
+
+    fn encode(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
+        Self::encode(value, into)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<T, DecodeError> {
+        Self::decode(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde::Deserialize;
+
+    use super::*;
+
+    fn pickled<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        let len = Pickle::encode(value, &mut bytes).unwrap();
+        bytes.truncate(len);
+        bytes
+    }
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    enum Tree {
+        Nothing,
+        Leaf(Option<i128>, String),
+        Node {
+            name: char,
+            below: Vec<Tree>,
+            map: BTreeMap<u16, f64>,
+        },
+        Wide(u64, i8, bool, u128, ()),
+    }
+
+    fn any_tree() -> impl Strategy<Value = Tree> {
+        let leaf = prop_oneof![
+            Just(Tree::Nothing),
+            (any::<Option<i128>>(), ".*").prop_map(|(n, s)| Tree::Leaf(n, s)),
+            (any::<u64>(), any::<i8>(), any::<bool>(), any::<u128>())
+                .prop_map(|(a, b, c, d)| Tree::Wide(a, b, c, d, ())),
+        ];
+        leaf.prop_recursive(4, 32, 4, |inner| {
+            let map = proptest::collection::btree_map(any::<u16>(), -1e300..1e300, 0..3);
+            let below = proptest::collection::vec(inner, 0..4);
+            (any::<char>(), below, map).prop_map(|(name, below, map)| Tree::Node {
+                name,
+                below,
+                map,
+            })
+        })
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::None),
+            any::<bool>().prop_map(Value::Bool),
+            any::<i64>().prop_map(Value::Int),
+            (any::<Vec<u8>>(), any::<bool>()).prop_map(|(bytes, negative)| {
+                let int = BigInt::from_signed_bytes_le(&bytes);
+                Value::from(if negative { -int } else { int })
+            }),
+            any::<f64>()
+                .prop_filter("NaN equals nothing", |x| !x.is_nan())
+                .prop_map(Value::Float),
+            ".*".prop_map(Value::Str),
+            any::<Vec<u8>>().prop_map(Value::Bytes),
+        ];
+        leaf.prop_recursive(5, 64, 6, |inner| {
+            let some = proptest::collection::vec(inner.clone(), 0..6);
+            prop_oneof![
+                some.clone().prop_map(Value::List),
+                some.clone().prop_map(Value::Tuple),
+                some.prop_map(Value::Set),
+                proptest::collection::vec((inner.clone(), inner), 0..4).prop_map(Value::Dict),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn typed_values_come_back(tree in any_tree()) {
+            prop_assert_eq!(Pickle::decode::<Tree>(&pickled(&tree)).unwrap(), tree);
+        }
+
+        #[test]
+        fn dynamic_values_come_back_exactly(value in any_value()) {
+            prop_assert_eq!(Pickle::decode::<Value>(&pickled(&value)).unwrap(), value);
+        }
+
+        #[test]
+        fn input_1_any_bytes_are_a_value_or_an_error(bytes in any::<Vec<u8>>()) {
+            let _ = Pickle::decode::<Value>(&bytes);
+            let _ = Pickle::decode::<Tree>(&bytes);
+        }
+
+        #[test]
+        fn input_1_a_damaged_pickle_is_a_value_or_an_error(value in any_value(), at in any::<usize>(), bit in 0..8_u8) {
+            let mut bytes = pickled(&value);
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            let _ = Pickle::decode::<Value>(&bytes);
+            let _ = Pickle::decode::<Value>(&bytes[..at]);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_names_its_true_size() {
+        let error = Pickle::encode(&"x".repeat(1000), &mut [0; 64]).unwrap_err();
+        let true_size = pickled(&"x".repeat(1000)).len();
+        assert_eq!(
+            error,
+            EncodeError::TooLarge {
+                size: true_size,
+                limit: 64
+            }
+        );
+    }
+
+    #[test]
+    fn numbers_are_checked_for_range_and_tuples_for_arity() {
+        let reason = |result: Result<(), DecodeError>| result.unwrap_err().to_string();
+        let four = pickled(&(1, 2, 3, 4));
+        let text = reason(Pickle::decode::<(i64, i64, i64)>(&four).map(drop));
+        assert!(text.contains('4') && text.contains('3'), "{text}");
+        let text = reason(Pickle::decode::<u8>(&pickled(&300)).map(drop));
+        assert!(text.contains("300") && text.contains("u8"), "{text}");
+        let text = reason(Pickle::decode::<u64>(&pickled(&-1)).map(drop));
+        assert!(text.contains("-1"), "{text}");
+        assert!(Pickle::decode::<i64>(&pickled("one")).is_err());
+        assert!(Pickle::decode::<i64>(&pickled(&true)).is_err());
+        assert_eq!(Pickle::decode::<f64>(&pickled(&3)).unwrap(), 3.0);
+        let huge: BigInt = BigInt::from(1) << 100;
+        assert!(Pickle::decode::<i64>(&pickled(&Value::from(huge.clone()))).is_err());
+        assert_eq!(
+            Pickle::decode::<i128>(&pickled(&Value::from(huge))).unwrap(),
+            1 << 100
+        );
+    }
+
+    #[test]
+    fn bytes_are_read_as_bytes_and_as_numbers() {
+        let bytes = pickled(&Value::Bytes(vec![1, 2, 255]));
+        assert_eq!(Pickle::decode::<Vec<u8>>(&bytes).unwrap(), [1, 2, 255]);
+    }
+
+    #[test]
+    fn the_arguments_of_a_call_without_any_are_an_empty_tuple() {
+        let nothing: [(); 0] = [];
+        assert_eq!(pickled(&nothing), b"\x80\x04).");
+        Pickle::decode::<[(); 0]>(b"\x80\x05).").unwrap();
+        assert!(Pickle::decode::<[(); 0]>(&pickled(&(1,))).is_err());
+    }
+}
