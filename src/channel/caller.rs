@@ -253,6 +253,11 @@ impl Caller {
         }
     }
 
+    /// Whether nobody uses a slot, which must exist.
+    pub fn is_free(&self, slot: u16) -> bool {
+        self.slots.get(usize::from(slot)) == Some(&Slot::Free)
+    }
+
     /// Whether the channel is closed.
     pub fn is_closed(&self) -> bool {
         self.closed

@@ -22,7 +22,7 @@ use super::{
     Violation, Violations,
 };
 use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device};
-use crate::wire::{EncodeError, Extension, Header, Immediate, MessageKind, Signal};
+use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Signal};
 
 const BATCH: usize = 16;
 
@@ -476,6 +476,46 @@ impl Core {
             },
         };
         self.violations.record(violation, &channel.peer);
+        if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
+            self.refuse(channel, imm.slot);
+        }
+    }
+
+    /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
+    /// does; but unanswered it would wait for ever. This answers if no call of ours is in the slot.
+    fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
+        if self.cause.is_some() || !self.caller.is_free(slot) {
+            return;
+        }
+        let request = channel.replies.lend(slot);
+        let request = request.and_then(|bytes| channel.profile.decode(&bytes).ok());
+        let (Some((request, _)), Some(mut message)) = (request, channel.sends.lend(slot)) else {
+            return;
+        };
+        let fault = Fault::Raised {
+            type_name: "RuntimeError".to_owned(),
+            message: "you are called over this pair of aliases; call over another alias".to_owned(),
+            traceback: String::new(),
+        };
+        let Ok(len) = channel
+            .profile
+            .encode_fault(fault, &mut message[Header::LEN..])
+        else {
+            return;
+        };
+        let header = Header {
+            kind: MessageKind::Exception,
+            payload_len: len as u32,
+            ..request
+        };
+        if request.kind == MessageKind::Request && header.encode(&mut message).is_ok() {
+            let signal = Signal::Message;
+            self.write(
+                channel,
+                Immediate { slot, signal },
+                &message[..Header::LEN + len],
+            );
+        }
     }
 
     /// Sends calls that waited, as far as there are credits.
@@ -727,6 +767,11 @@ impl<'a> Answer<'a> {
         answer.kind = header.kind;
         answer.payload = payload;
         Ok(answer)
+    }
+
+    /// Who answered.
+    pub fn profile(&self) -> Profile {
+        self.channel.profile
     }
 
     /// Whether this is the failure of the call instead of its result.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Geometry;
+use crate::fabric::LinkType;
 use crate::wire::WIRE_VERSION;
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
@@ -18,11 +19,13 @@ pub struct Descriptor {
     pub host: HostId,
     /// Shape of its rings.
     pub geometry: Geometry,
+    /// What its devices are attached to.
+    pub links: Vec<LinkType>,
     /// What it serves.
     pub services: Vec<ServiceTable>,
 }
 
-/// Where an agent runs: equal boot id and uid mean that shared memory can be used.
+/// Where an agent runs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostId {
     /// `/proc/sys/kernel/random/boot_id`.
@@ -31,6 +34,23 @@ pub struct HostId {
     pub uid: u32,
     /// Process id.
     pub pid: u32,
+    /// Network namespace, as `/proc/self/ns/net` names it.
+    #[serde(default)]
+    pub network: String,
+}
+
+impl HostId {
+    /// Whether the two can share memory.
+    ///
+    /// ```
+    /// use slimerpc::channel::HostId;
+    /// let host = |boot_id: &str, pid| HostId { boot_id: boot_id.into(), uid: 1000, pid, network: "net:[1]".into() };
+    /// assert!(host("a", 1).shares_memory_with(&host("a", 2)));
+    /// assert!(!host("a", 1).shares_memory_with(&host("b", 2)));
+    /// ```
+    pub fn shares_memory_with(&self, other: &Self) -> bool {
+        self.boot_id == other.boot_id && self.uid == other.uid && self.network == other.network
+    }
 }
 
 /// A service as its server knows it. A method's number is its place in `methods`.
@@ -108,14 +128,52 @@ pub enum Mismatch {
         /// The life that answered.
         found: u64,
     },
+    /// They have no kind of link in common.
+    #[error(
+        "devices: ours are on {}, theirs on {}{}; choose devices of one kind on both sides",
+        list(.ours), list(.theirs),
+        if *.same_host { "" } else { " (SHM joins processes of one user on one host)" }
+    )]
+    Link {
+        /// Of the agent that found the mismatch.
+        ours: Vec<LinkType>,
+        /// Of the other.
+        theirs: Vec<LinkType>,
+        /// Whether the two can share memory.
+        same_host: bool,
+    },
     /// The rings or queue pairs cannot be connected; the text says why.
     #[error("cannot connect: {0}")]
     Connect(String),
 }
 
+fn list(links: &[LinkType]) -> String {
+    let links: Vec<_> = links.iter().map(LinkType::to_string).collect();
+    links.join(", ")
+}
+
 impl Descriptor {
     /// Name of the record.
     pub const RECORD: &'static str = "slimerpc";
+
+    /// The kind of link over which to connect with a peer: the first of `ours` that both have. Shared memory counts
+    /// only where memory can be shared.
+    ///
+    /// # Errors
+    /// [`Mismatch::Link`].
+    pub fn link(&self, ours: &[LinkType], here: &HostId) -> Result<LinkType, Mismatch> {
+        let same_host = self.host.shares_memory_with(here);
+        let can_be_used =
+            |link: &&LinkType| self.links.contains(link) && (same_host || **link != LinkType::Shm);
+        ours.iter()
+            .find(can_be_used)
+            .copied()
+            .ok_or_else(|| Mismatch::Link {
+                ours: ours.to_vec(),
+                theirs: self.links.clone(),
+                same_host,
+            })
+    }
 
     /// Checks a peer's descriptor before anything is connected, and gives back its table of `wanted`.
     ///
@@ -204,7 +262,9 @@ mod tests {
                 boot_id: String::new(),
                 uid: 0,
                 pid: 1,
+                network: String::new(),
             },
+            links: vec![LinkType::Shm],
             geometry: Geometry::new(16, 1024).unwrap(),
             services: vec![table(&["add", "mul"])],
         }
@@ -215,6 +275,30 @@ mod tests {
         let theirs = table(&["abs", "add", "mul"]);
         let ours = table(&["add", "div", "mul"]);
         assert_eq!(theirs.resolve(&ours.methods), [Some(1), None, Some(2)]);
+    }
+
+    #[test]
+    fn shared_memory_is_for_one_host_and_other_links_for_any() {
+        let theirs = Descriptor {
+            links: vec![LinkType::Shm, LinkType::Roce],
+            ..descriptor()
+        };
+        let (here, both) = (theirs.host.clone(), [LinkType::Shm, LinkType::Roce]);
+        let elsewhere = HostId {
+            boot_id: "other".into(),
+            ..here.clone()
+        };
+        assert_eq!(theirs.link(&both, &here), Ok(LinkType::Shm));
+        assert_eq!(theirs.link(&both, &elsewhere), Ok(LinkType::Roce));
+        assert_eq!(theirs.link(&[LinkType::Roce], &here), Ok(LinkType::Roce));
+        let error = theirs
+            .link(&[LinkType::Shm], &elsewhere)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("ours are on SHM") && error.contains("SHM, RoCE"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -54,7 +54,7 @@ mod work_id;
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
 pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall};
 pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
-pub use endpoint::{Endpoint, QueuePairInfo, RingAddress};
+pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometry};
 pub use lend::Loan;

@@ -14,7 +14,7 @@ use super::{
     Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
 use crate::fabric::Completion;
-use crate::wire::{Bincode, EncodeError, Fault, Header, Immediate, MessageKind, Signal};
+use crate::wire::{EncodeError, Fault, Header, Immediate, MessageKind, Signal};
 
 /// One caller, as its service sees it. Lives on the service's thread.
 #[derive(Debug)]
@@ -279,6 +279,11 @@ impl Inbound {
         &self.service
     }
 
+    /// Who the caller is.
+    pub fn profile(&self) -> Profile {
+        self.channel.profile
+    }
+
     /// Whether its caller can still be answered.
     pub fn is_connected(&self) -> bool {
         self.channel.closed().is_none()
@@ -333,7 +338,9 @@ impl Inbound {
     }
 
     fn fault(&mut self, fault: Fault) {
-        let sent = self.answer(|room| Ok((MessageKind::Exception, encode_fault(fault, room)?)));
+        let profile = self.channel.profile;
+        let sent =
+            self.answer(|room| Ok((MessageKind::Exception, profile.encode_fault(fault, room)?)));
         if let Err(error) = sent {
             tracing::error!(%error, "a slot has no room for any fault; the caller will time out");
             self.answered = true;
@@ -357,46 +364,6 @@ impl Drop for Inbound {
             self.fault(Fault::ServiceDown { service });
         }
     }
-}
-
-/// Encodes a fault, giving up first its traceback, then more and more of its message.
-fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
-    let mut fault = fault;
-    loop {
-        let error = match Bincode::encode(&fault, room) {
-            Ok(len) => return Ok(len),
-            Err(error) => error,
-        };
-        let shorter = shorten(&mut fault);
-        if !shorter {
-            return Err(error);
-        }
-    }
-}
-
-/// Makes a fault smaller. False if nothing is left to give up.
-fn shorten(fault: &mut Fault) -> bool {
-    let (first, second) = match fault {
-        Fault::Raised { traceback, .. } if !traceback.is_empty() => {
-            traceback.clear();
-            return true;
-        }
-        Fault::Raised {
-            message, type_name, ..
-        } => (message, Some(type_name)),
-        Fault::BadArguments { reason } => (reason, None),
-        Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
-        Fault::ReplyTooLarge { .. } => return false,
-    };
-    for text in [Some(first), second].into_iter().flatten() {
-        if !text.is_empty() {
-            let is_boundary = |at: &usize| text.is_char_boundary(*at);
-            let half = (0..=text.len() / 2).rev().find(is_boundary);
-            text.truncate(half.unwrap_or_default());
-            return true;
-        }
-    }
-    false
 }
 
 /// The arguments of a request, borrowed from the ring.
@@ -423,24 +390,4 @@ impl Violation {
         Self::SlotBusy,
         Self::UnknownRequest,
     ];
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fault_is_shortened_until_it_fits() {
-        let long = "é".repeat(500);
-        let fault = Fault::Raised {
-            type_name: long.clone(),
-            message: long.clone(),
-            traceback: long,
-        };
-        for room in [48, 100, 700, 4000] {
-            let mut bytes = vec![0; room];
-            let len = encode_fault(fault.clone(), &mut bytes).expect("a fault fits 48 bytes");
-            assert!(Bincode::decode::<Fault>(&bytes[..len]).is_ok());
-        }
-    }
 }

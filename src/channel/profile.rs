@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::wire::{Header, HeaderError, Immediate, Signal};
+use crate::wire::pickle::Exception;
+use crate::wire::{
+    Bincode, DecodeError, EncodeError, Fault, Header, HeaderError, Immediate, PayloadCodec, Signal,
+};
 
 /// The protocol of a channel.
 ///
@@ -24,6 +27,33 @@ pub enum Profile {
 }
 
 impl Profile {
+    /// The codec of typed payloads, where native peers would use `native`.
+    pub fn codec(self, native: PayloadCodec) -> PayloadCodec {
+        match self {
+            Self::Native => native,
+            Self::Compatible => PayloadCodec::Pickle,
+        }
+    }
+
+    /// Reads the payload of an exception.
+    ///
+    /// # Errors
+    /// It is none. (In the compatible profile anything is one.)
+    pub fn decode_fault(self, bytes: &[u8]) -> Result<Fault, DecodeError> {
+        match self {
+            Self::Native => Bincode::decode(bytes),
+            Self::Compatible => Ok(Exception::decode(bytes).into()),
+        }
+    }
+
+    /// Writes the payload of an exception, shortened if it does not fit.
+    pub(super) fn encode_fault(self, fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
+        match self {
+            Self::Native => encode_fault(fault, room),
+            Self::Compatible => Exception::from(fault).encode(room),
+        }
+    }
+
     /// Reads a header as the other end writes it.
     pub(super) fn decode(self, slot: &[u8]) -> Result<(Header, Range<usize>), HeaderError> {
         match self {
@@ -40,6 +70,66 @@ impl Profile {
                 slot: bits as u16,
                 signal: Signal::Message,
             },
+        }
+    }
+}
+
+/// Encodes a fault, giving up first its traceback, then more and more of its message.
+fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
+    let mut fault = fault;
+    loop {
+        let error = match Bincode::encode(&fault, room) {
+            Ok(len) => return Ok(len),
+            Err(error) => error,
+        };
+        let shorter = shorten(&mut fault);
+        if !shorter {
+            return Err(error);
+        }
+    }
+}
+
+/// Makes a fault smaller. False if nothing is left to give up.
+fn shorten(fault: &mut Fault) -> bool {
+    let (first, second) = match fault {
+        Fault::Raised { traceback, .. } if !traceback.is_empty() => {
+            traceback.clear();
+            return true;
+        }
+        Fault::Raised {
+            message, type_name, ..
+        } => (message, Some(type_name)),
+        Fault::BadArguments { reason } => (reason, None),
+        Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
+        Fault::ReplyTooLarge { .. } => return false,
+    };
+    for text in [Some(first), second].into_iter().flatten() {
+        if !text.is_empty() {
+            let is_boundary = |at: &usize| text.is_char_boundary(*at);
+            let half = (0..=text.len() / 2).rev().find(is_boundary);
+            text.truncate(half.unwrap_or_default());
+            return true;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_is_shortened_until_it_fits() {
+        let long = "é".repeat(500);
+        let fault = Fault::Raised {
+            type_name: long.clone(),
+            message: long.clone(),
+            traceback: long,
+        };
+        for room in [48, 100, 700, 4000] {
+            let mut bytes = vec![0; room];
+            let len = encode_fault(fault.clone(), &mut bytes).expect("a fault fits 48 bytes");
+            assert!(Bincode::decode::<Fault>(&bytes[..len]).is_ok());
         }
     }
 }
