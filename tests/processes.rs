@@ -188,6 +188,23 @@ fn call_1_a_killed_worker_fails_the_call_within_a_second() {
 }
 
 #[test]
+fn a_killed_worker_is_followed_at_once_by_another_of_its_name() {
+    let server = NanoCtrlServer::start();
+    let alive = Role::worker(&server, &[]);
+    let (code, _, err) = Role::start(&server, &["--role", "worker"]).end();
+    assert_eq!(code, Some(1));
+    assert!(err.contains("`worker:0` is taken"), "{err}");
+    alive.signal(Signal::KILL);
+    alive.end();
+
+    let next = Role::worker(&server, &[]);
+    let (code, out, err) = Role::driver(&server, &[]).end();
+    assert_eq!((code, out.as_str(), err.as_str()), (Some(0), PRINTED, ""));
+    next.signal(Signal::TERM);
+    assert_eq!(next.end().0, Some(0));
+}
+
+#[test]
 fn a_killed_worker_leaves_nothing_on_the_host() {
     let sockets = || {
         let list = fs::read_to_string("/proc/net/unix").unwrap();

@@ -11,6 +11,7 @@ mod local;
 mod mail;
 mod names;
 mod nanoctrl;
+mod process;
 mod record;
 pub mod topology;
 
@@ -22,7 +23,7 @@ pub use error::ControlError;
 pub use local::Local;
 pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
-pub use record::{PeerRecord, RegionRecord, Registration};
+pub use record::{PeerRecord, Registration};
 
 /// An agent's view of the control plane. One value serves one agent: it registers once, and after
 /// [`clean_up`](Self::clean_up) it is used up. Before and after, every method that asks the control plane for
@@ -32,7 +33,9 @@ pub use record::{PeerRecord, RegionRecord, Registration};
 /// bounds that the implementation states.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
-    /// Registers under `registration.alias`, or under a generated name, and gives back the name.
+    /// Registers under `registration.alias`, or under a generated name, and gives back the name. If the alias belongs
+    /// to a process of this host that has ended without leaving, it is taken over: what that left is removed, its mail
+    /// too, and its peers are told.
     /// Records and clean-up events that an earlier life of the name left behind are removed once the name
     /// is ours. Its mail is not: peers that came up before us have written to us already, and we cannot
     /// tell theirs from older mail.

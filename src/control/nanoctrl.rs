@@ -35,6 +35,7 @@ use super::{
     keys::Keys,
     life::Life,
     names::{check_alias, check_scope},
+    process,
     topology::address_towards,
 };
 
@@ -134,6 +135,21 @@ impl NanoCtrl {
             sleep(pause).await;
             pause = PAUSES.1.min(pause * 2);
         }
+    }
+
+    /// Frees an alias if whoever has it was a process of this host that has ended. Says whether it was.
+    async fn evict(&self, alias: &str) -> Result<bool, ControlError> {
+        let resource = self.http.resource(alias).await?.unwrap_or_default();
+        let is_ghost = resource.get("slime").is_some_and(process::is_gone);
+        if is_ghost {
+            tracing::warn!(
+                alias,
+                pid = %resource["slime"]["pid"],
+                "the process that had this alias has ended without leaving; taking it over"
+            );
+            self.http.clean_up(alias).await?;
+        }
+        Ok(is_ghost)
     }
 
     /// The name answered must be the one asked for, or one that can be used.
@@ -245,9 +261,20 @@ impl Control for NanoCtrl {
             let (host, port) = self.http.host();
             registration.address = address_towards(&host, port).await.unwrap_or_default();
         }
-        let answer = self.join(&registration).await?;
+        let mut is_taken_over = false;
+        let answer = match self.join(&registration).await {
+            Err(ControlError::AliasTaken { alias, .. }) if self.evict(&alias).await? => {
+                is_taken_over = true;
+                self.join(&registration).await?
+            }
+            answer => answer?,
+        };
         let name = answer.name.clone();
-        let session = match self.settle(answer, registration).await {
+        let settled = match self.settle(answer, registration).await {
+            Ok(session) if is_taken_over => session.delete_mail().await.map(|()| session),
+            settled => settled,
+        };
+        let session = match settled {
             Ok(session) => session,
             Err(error) => {
                 self.give_back(&name).await;

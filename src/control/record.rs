@@ -1,7 +1,8 @@
 //! Records that the control plane keeps.
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::topology;
 
 /// What an agent registers with (`POST /start_peer_agent`).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -37,16 +38,59 @@ pub struct PeerRecord {
     pub resource: Option<Value>,
 }
 
-/// A published memory region: `mr:<owner>:<name>`. Readers need only `addr`, `length` and `rkey`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RegionRecord {
-    /// Address of the first byte in the owner's address space.
-    pub addr: u64,
-    /// Length in bytes.
-    pub length: u64,
-    /// Key for peers.
-    pub rkey: u32,
-    /// Key for the owner; informative.
-    #[serde(default)]
-    pub lkey: u32,
+impl PeerRecord {
+    /// Whether the agent is this crate's. DLSlime publishes no `slime` in its topology.
+    pub fn is_native(&self) -> bool {
+        let resource = self.resource.as_ref();
+        resource.is_some_and(|resource| resource.get("slime").is_some())
+    }
+
+    /// The device that a DLSlime agent would choose for a link of this type on this port: the first of its NICs that
+    /// is not out of order and whose port is active; without a topology, the device it registered with.
+    ///
+    /// ```
+    /// use serde_json::json;
+    /// use slimerpc::control::PeerRecord;
+    /// let port = json!({"port": 1, "state": "ACTIVE", "link_type": "RoCE"});
+    /// let record = PeerRecord {
+    ///     resource: Some(json!({"nics": [{"name": "rxe0", "health": "AVAILABLE", "ports": [port]}]})),
+    ///     ..PeerRecord::default()
+    /// };
+    /// assert_eq!(record.device_on("RoCE", 1).as_deref(), Some("rxe0"));
+    /// assert_eq!(record.device_on("IB", 1), None);
+    /// ```
+    pub fn device_on(&self, link_type: &str, port: u32) -> Option<String> {
+        let Some(nics) = self
+            .resource
+            .as_ref()
+            .and_then(|resource| resource.get("nics"))
+        else {
+            let theirs = self.link_type.as_deref().unwrap_or("RoCE");
+            let fits =
+                topology::link_type(theirs) == link_type && self.ib_port.unwrap_or(1) == port;
+            return self.device.clone().filter(|name| fits && !name.is_empty());
+        };
+        let text = |of: &Value, name: &str, default: &str| {
+            of.get(name)
+                .and_then(Value::as_str)
+                .unwrap_or(default)
+                .to_uppercase()
+        };
+        let port_fits = |of: &Value| {
+            of.get("port").and_then(Value::as_u64).unwrap_or(1) == u64::from(port)
+                && matches!(&*text(of, "state", "ACTIVE"), "ACTIVE" | "UNKNOWN")
+                && topology::link_type(
+                    of.get("link_type")
+                        .and_then(Value::as_str)
+                        .unwrap_or_default(),
+                ) == link_type
+        };
+        let nic_fits = |nic: &&Value| {
+            let ports = nic.get("ports").and_then(Value::as_array);
+            text(nic, "health", "AVAILABLE") != "UNAVAILABLE"
+                && ports.is_some_and(|ports| ports.iter().any(port_fits))
+        };
+        let nic = nics.as_array()?.iter().find(nic_fits)?;
+        Some(nic.get("name")?.as_str()?.to_owned())
+    }
 }

@@ -23,6 +23,13 @@ pub(super) struct Registered {
     pub(super) redis_address: String,
 }
 
+/// An agent in the answer to `/query`.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    name: String,
+    resource: Option<Value>,
+}
+
 #[derive(Debug, Deserialize)]
 struct Status {
     status: String,
@@ -99,6 +106,13 @@ impl Http {
                 &format!("status `{}`", excerpt(other)),
             )),
         }
+    }
+
+    /// The topology of the registered agent `alias`, if it has one.
+    pub(super) async fn resource(&self, alias: &str) -> Result<Option<Value>, ControlError> {
+        let agents: Vec<Listed> = self.ask(&["query"], json!({})).await?;
+        let agent = agents.into_iter().find(|agent| agent.name == alias);
+        Ok(agent.and_then(|agent| agent.resource))
     }
 
     /// Declares the peers that `alias` wants.

@@ -168,6 +168,11 @@ impl Session {
         names.iter().map(key).collect()
     }
 
+    /// Deletes our mail, which was for another. (`/cleanup` of NanoCtrl leaves it, that of `dlslime-ctrl` does not.)
+    pub(super) async fn delete_mail(&self) -> Result<(), ControlError> {
+        self.delete(vec![self.keys.stream(&self.alias)]).await
+    }
+
     /// Deletes keys.
     pub(super) async fn delete(&self, keys: Vec<String>) -> Result<(), ControlError> {
         if keys.is_empty() {
