@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{Geometry, Patience, ServiceTable};
-use slimerpc::fabric::Device;
 
 use crate::builder::{Builder, Settings};
+use crate::devices::Devices;
 use crate::instance::Factory;
 use crate::serve::{self, Launch};
 use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
@@ -55,7 +55,7 @@ pub struct PeerAgent {
 struct Inner {
     alias: String,
     supervisor: Addr<Supervisor>,
-    device: Arc<dyn Device>,
+    devices: Devices,
     geometry: Geometry,
     patience: Patience,
     connect_timeout: Duration,
@@ -69,7 +69,7 @@ impl PeerAgent {
 
     pub(crate) async fn start(settings: Settings) -> Result<Self, AgentError> {
         let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
-        let device = settings.device.clone();
+        let devices = settings.devices.clone();
         let (geometry, busy_poll) = (settings.geometry, settings.busy_poll);
         let connect_timeout = settings.connect_timeout;
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -89,7 +89,7 @@ impl PeerAgent {
             inner: Arc::new(Inner {
                 alias,
                 supervisor,
-                device,
+                devices,
                 geometry,
                 patience,
                 connect_timeout,
@@ -102,9 +102,9 @@ impl PeerAgent {
         &self.inner.alias
     }
 
-    /// Name of the device that carries the bytes.
+    /// Name of the preferred device.
     pub fn device(&self) -> &str {
-        self.inner.device.name()
+        self.inner.devices.first().name()
     }
 
     /// The shape of this agent's rings.
@@ -193,7 +193,6 @@ impl PeerAgent {
     {
         let inner = &self.inner;
         let launch = Launch {
-            device: inner.device.clone(),
             geometry: inner.geometry,
             busy_poll: inner.patience.busy_poll,
         };
@@ -256,7 +255,7 @@ impl PeerAgent {
 pub(crate) fn table<S: Service + ?Sized>() -> ServiceTable {
     ServiceTable {
         name: S::NAME.to_owned(),
-        codec: "bincode".to_owned(),
+        codec: S::CODEC.name().to_owned(),
         methods: S::METHODS.iter().map(|&name| name.to_owned()).collect(),
     }
 }
@@ -313,14 +312,19 @@ impl IntoFuture for Connect {
                 qp_num,
                 timeout,
             } = self;
-            if qp_num == 0 {
+            if !(1..=64).contains(&qp_num) {
                 return Err(AgentError::Setting {
                     name: "qp_num",
                     value: qp_num.to_string(),
-                    allowed: "a connection has at least one queue pair".to_owned(),
+                    allowed: "a connection has 1 to 64 queue pairs".to_owned(),
                 });
             }
-            agent.ask(ConnectMessage { peer, timeout }).await
+            let connect = ConnectMessage {
+                peer,
+                queue_pairs: qp_num as usize,
+                timeout,
+            };
+            agent.ask(connect).await
         })
     }
 }

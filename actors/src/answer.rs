@@ -5,9 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
 use serde::Serialize;
-use slimerpc::wire::{Bincode, Codec, EncodeError, Fault, Raw};
+use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
-use crate::{Call, Dispatch, Finished, Request};
+use crate::{Call, Dispatch, Finished, Request, Service};
 
 /// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,7 +54,8 @@ pub fn answer<M: Call>(
     let handled = catch_unwind(AssertUnwindSafe(|| {
         handler(decode(&request)?).map_err(Fault::from)
     }));
-    conclude(request, handled, encode).into()
+    let codec = codec::<M>(&request);
+    conclude(request, handled, encode_with(codec)).into()
 }
 
 /// Begins an async typed handler. The arguments are decoded before the future is made.
@@ -62,6 +63,7 @@ pub fn answer_async<M: Call, F>(request: Request, handler: impl FnOnce(M) -> F) 
 where
     F: Future<Output = Result<M::Output, Failure>> + 'static,
 {
+    let encode = encode_with(codec::<M>(&request));
     let begun = catch_unwind(AssertUnwindSafe(|| decode(&request).map(handler)));
     let future = match begun {
         Ok(Ok(future)) => future,
@@ -87,6 +89,23 @@ pub fn answer_raw<R: AsRef<[u8]>>(
         Raw::encode(bytes.as_ref(), room)
     })
     .into()
+}
+
+/// Begins an async raw handler. The bytes are lent to it until it is done (RING-1).
+pub fn answer_raw_async<R: AsRef<[u8]>>(
+    request: Request,
+    handler: impl AsyncFnOnce(&[u8]) -> Result<R, Failure> + 'static,
+) -> Dispatch {
+    Dispatch::Running(Box::pin(async move {
+        let handled = {
+            let payload = request.payload();
+            catch_panic(handler(&payload)).await
+        };
+        let handled = handled.map(|result| result.map_err(Fault::from));
+        conclude(request, handled, |bytes: &R, room| {
+            Raw::encode(bytes.as_ref(), room)
+        })
+    }))
 }
 
 /// Answers a request for a method that the service does not have.
@@ -116,14 +135,23 @@ fn conclude<T>(
     Finished::Answered
 }
 
-fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
-    Bincode::decode(&request.payload()).map_err(|error| Fault::BadArguments {
-        reason: error.to_string(),
-    })
+/// How the payloads of a request travel.
+fn codec<M: Call>(request: &Request) -> PayloadCodec {
+    request.profile().codec(<M::Service as Service>::CODEC)
 }
 
-fn encode<T: Serialize>(value: &T, room: &mut [u8]) -> Result<usize, EncodeError> {
-    Bincode::encode(value, room)
+fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
+    let decoded = codec::<M>(request).decode(&request.payload());
+    let arguments = decoded.map_err(|error| Fault::BadArguments {
+        reason: error.to_string(),
+    })?;
+    Ok(M::from_arguments(arguments))
+}
+
+fn encode_with<T: Serialize>(
+    codec: PayloadCodec,
+) -> impl FnOnce(&T, &mut [u8]) -> Result<usize, EncodeError> {
+    move |value, room| codec.encode(value, room)
 }
 
 impl From<Finished> for Dispatch {

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slimerpc::channel::Geometry;
+use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local, NanoCtrl};
-use slimerpc::fabric::Device;
-use slimerpc::fabric::shm::ShmDevice;
 
+use crate::devices::Devices;
 use crate::{AgentError, PeerAgent};
 
 /// Where an agent finds its peers.
@@ -24,7 +24,7 @@ enum Plane {
 /// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | local | URL | where peers are found |
 /// | [`alias`](Self::alias) | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | none | | isolates jobs that share a control plane |
-/// | [`device`](Self::device) | `shm0` | | what carries the bytes |
+/// | [`device`](Self::device) | chosen for each peer | | what carries the bytes |
 /// | [`slot_size`](Self::slot_size) | 32,768 | bytes | largest message, header (16 bytes) included |
 /// | [`max_inflight`](Self::max_inflight) | 16, or `SLIME_RPC_MAX_INFLIGHT` | calls | calls in flight of one proxy; more wait in order |
 /// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
@@ -45,7 +45,8 @@ pub struct Builder {
 /// What an agent is started with.
 pub(crate) struct Settings {
     pub(crate) control: Arc<dyn Control>,
-    pub(crate) device: Arc<dyn Device>,
+    pub(crate) devices: Devices,
+    pub(crate) topology: Topology,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
     pub(crate) busy_poll: Duration,
@@ -92,7 +93,10 @@ impl Builder {
         self
     }
 
-    /// The device by name; `shm0` is shared memory.
+    /// The only device to use, by name: `shm0` (shared memory), or an RDMA device like `mlx5_0` or `rxe0`.
+    ///
+    /// Without this, peers on the same host are reached through shared memory, and others, DLSlime peers among
+    /// them, through the first usable RDMA port. `SLIME_VISIBLE_DEVICES` limits the choice.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
         self
@@ -139,23 +143,19 @@ impl Builder {
                 value: format!("{} x {slots}", self.slot_size),
                 allowed: error.to_string(),
             })?;
-        let device: Arc<dyn Device> = match self.device.as_deref() {
-            None | Some("shm0") => ShmDevice::open()?,
-            Some(other) => {
-                return Err(AgentError::Setting {
-                    name: "device",
-                    value: other.to_owned(),
-                    allowed: "this build knows the device shm0".to_owned(),
-                });
-            }
-        };
+        let mut topology = Topology::of_host();
+        if let Some(device) = &self.device {
+            topology = topology.preferring(device);
+        }
+        let devices = Devices::open(self.device.as_deref(), &topology)?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
         };
         Ok(Settings {
             control,
-            device,
+            devices,
+            topology,
             alias: self.alias,
             geometry,
             busy_poll: self.busy_poll,

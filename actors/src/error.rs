@@ -5,6 +5,7 @@ use std::time::Duration;
 use slimerpc::channel::{CallError, ConnectError, LossCause, Mismatch};
 use slimerpc::control::ControlError;
 use slimerpc::fabric::FabricError;
+use slimerpc::fabric::LinkType;
 use slimerpc::wire::{DecodeError, Fault};
 
 /// A call did not bring a result.
@@ -166,6 +167,45 @@ pub enum AgentError {
         peer: String,
         /// The time waited.
         waited: Duration,
+    },
+    /// A DLSlime peer did not do its part in time.
+    #[error(
+        "waited {waited:?} for {waiting_for} of the DLSlime peer `{peer}`; it may have died, or be connected with an \
+         earlier life of this alias, which it never notices: use an alias that it has not met"
+    )]
+    DlslimeTimeout {
+        /// Its alias.
+        peer: String,
+        /// What did not come.
+        waiting_for: &'static str,
+        /// The time waited.
+        waited: Duration,
+    },
+    /// A DLSlime peer that we serve was to be called.
+    #[error(
+        "`{peer}` calls the service `{service}` of this agent; a DLSlime peer keeps requests and replies in the same \
+         slots, so over one pair of aliases it can be served or called, not both: call it from another agent"
+    )]
+    BothDirections {
+        /// Its alias.
+        peer: String,
+        /// What it calls.
+        service: String,
+    },
+    /// A DLSlime peer has no device that ours could be connected with.
+    #[error(
+        "the DLSlime peer `{peer}` has no active port {port} on {link}, where our device {device} is; choose another \
+         device, here or there"
+    )]
+    NoCommonDevice {
+        /// Its alias.
+        peer: String,
+        /// Our device.
+        device: String,
+        /// What it is attached to.
+        link: LinkType,
+        /// Its port; a connection has the same one at both ends.
+        port: u8,
     },
     /// The peer is registered but does not answer.
     #[error("agent `{peer}` is registered but did not answer within {waited:?}; it may have died")]

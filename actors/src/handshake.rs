@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::{Endpoint, Mismatch};
 use slimerpc::control::Mail;
+use slimerpc::fabric::LinkType;
 
 /// A caller asks to be connected with a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,8 @@ pub(crate) struct Open {
     pub(crate) wire_version: u32,
     /// The life of the server that is meant (FENCE-1).
     pub(crate) to: u64,
+    /// What both devices are attached to.
+    pub(crate) link: LinkType,
     /// The caller's end.
     pub(crate) endpoint: Endpoint,
 }

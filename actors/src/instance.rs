@@ -5,12 +5,11 @@ use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use actix::{Actor, ActorContext, Handler, Message};
-use slimerpc::channel::{ConnectError, Endpoint, LossCause};
-
 use crate::answer::panic_message;
-use crate::ring_context::{RingActor, RingContext, SharedMailbox};
+use crate::mailboxes::{Mailboxes, SharedMailboxes};
+use crate::ring_context::{RingActor, RingContext};
 use crate::{Dispatch, Request, ServedBy};
+use actix::{Actor, ActorContext, Handler, Message};
 
 /// Makes the state of an instance, on the instance's own arbiter.
 pub(crate) type Factory<A> = Box<dyn FnMut() -> A>;
@@ -20,16 +19,16 @@ pub(crate) struct Instance<S: ?Sized, A> {
     state: Rc<RefCell<A>>,
     /// Builds a new state after a panic; without one the old state goes on.
     factory: Option<Factory<A>>,
-    mailbox: SharedMailbox,
+    mailboxes: SharedMailboxes,
     service: PhantomData<fn(&S)>,
 }
 
 impl<S: ServedBy<A> + ?Sized, A: 'static> Instance<S, A> {
-    pub(crate) fn new(state: A, factory: Option<Factory<A>>, mailbox: SharedMailbox) -> Self {
+    pub(crate) fn new(state: A, factory: Option<Factory<A>>, mailboxes: SharedMailboxes) -> Self {
         Self {
             state: Rc::new(RefCell::new(state)),
             factory,
-            mailbox,
+            mailboxes,
             service: PhantomData,
         }
     }
@@ -73,38 +72,16 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RingActor for Instance<S, A> {
     }
 }
 
-/// Lets a caller in.
-#[derive(Message)]
-#[rtype(result = "Result<Endpoint, ConnectError>")]
-pub(crate) struct Accept {
-    pub(crate) peer: String,
-    pub(crate) endpoint: Endpoint,
-}
-
-impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Accept> for Instance<S, A> {
-    type Result = Result<Endpoint, ConnectError>;
-
-    fn handle(&mut self, accept: Accept, _: &mut RingContext<Self>) -> Self::Result {
-        self.mailbox
-            .borrow_mut()
-            .accept(&accept.peer, &accept.endpoint)
-    }
-}
-
-/// A peer has left.
+/// Work on the instance's mailboxes, done between two of its requests: letting callers in and dismissing them.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Dismiss {
-    pub(crate) peer: String,
-}
+pub(crate) struct WithMailboxes(pub(crate) Box<dyn FnOnce(&mut Mailboxes) + Send>);
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Dismiss> for Instance<S, A> {
+impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<WithMailboxes> for Instance<S, A> {
     type Result = ();
 
-    fn handle(&mut self, dismiss: Dismiss, _: &mut RingContext<Self>) {
-        self.mailbox
-            .borrow_mut()
-            .dismiss(&dismiss.peer, &LossCause::Left);
+    fn handle(&mut self, work: WithMailboxes, _: &mut RingContext<Self>) {
+        work.0(&mut self.mailboxes.borrow_mut());
     }
 }
 

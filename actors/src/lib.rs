@@ -54,10 +54,13 @@ mod agent;
 mod answer;
 mod arbiter;
 mod builder;
+mod devices;
 mod error;
 mod handshake;
 mod instance;
+mod mailboxes;
 mod proxy;
+mod qp_ready;
 mod reply;
 mod ring_context;
 mod serve;
@@ -73,12 +76,15 @@ pub use serve::ServiceHandle;
 pub use service::{Call, Dispatch, Finished, ServedBy, Service};
 pub use slimerpc;
 pub use slimerpc::channel::Inbound as Request;
+pub use slimerpc::wire::PayloadCodec;
 pub use slimerpc_macros::{method, service};
 
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::answer::{Failure, answer, answer_async, answer_raw, unknown_method};
+    pub use crate::answer::{
+        Failure, answer, answer_async, answer_raw, answer_raw_async, unknown_method,
+    };
     pub use serde;
 }
 

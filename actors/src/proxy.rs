@@ -5,8 +5,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use slimerpc::channel::ClientChannel;
-use slimerpc::wire::{Bincode, Codec, Raw};
+use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 
+use crate::reply::Decoder;
 use crate::{Call, Reply, RpcError, Service};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
@@ -124,10 +125,12 @@ impl Caller {
 
     /// Calls a typed method.
     pub fn call<M: Call>(&self, message: M) -> Reply<M::Output> {
+        let codec = <M::Service as Service>::CODEC;
+        let codec = self.inner.channel.profile().codec(codec);
         self.make(
             M::METHOD,
-            |room| Bincode::encode(&message, room),
-            Bincode::decode::<M::Output>,
+            |room| codec.encode(&message.arguments(), room),
+            (codec, PayloadCodec::decode::<M::Output>),
         )
     }
 
@@ -136,15 +139,17 @@ impl Caller {
         self.make(
             method,
             |room| Raw::encode(request, room),
-            <Raw as Codec<[u8]>>::decode,
+            (PayloadCodec::default(), |_, bytes| {
+                <Raw as Codec<[u8]>>::decode(bytes)
+            }),
         )
     }
 
     fn make<T>(
         &self,
         method: usize,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, slimerpc::wire::EncodeError>,
-        decode: fn(&[u8]) -> Result<T, slimerpc::wire::DecodeError>,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
     ) -> Reply<T> {
         let inner = &self.inner;
         let call = match inner.numbers.get(method).copied().flatten() {

@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{Answer, CallError, PendingCall};
-use slimerpc::wire::{Bincode, DecodeError, Fault};
+use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
 use crate::RpcError;
@@ -30,8 +30,14 @@ const SPINS: usize = 32;
 #[must_use = "a call is cancelled when its reply is dropped"]
 pub struct Reply<T> {
     state: State,
-    decode: fn(&[u8]) -> Result<T, DecodeError>,
+    decode: Decoder<T>,
 }
+
+/// How to decode the result, and with which codec.
+pub(crate) type Decoder<T> = (
+    PayloadCodec,
+    fn(PayloadCodec, &[u8]) -> Result<T, DecodeError>,
+);
 
 enum State {
     Pending(Waiting),
@@ -48,10 +54,7 @@ struct Waiting {
 }
 
 impl<T> Reply<T> {
-    pub(crate) fn new(
-        call: Result<PendingCall, RpcError>,
-        decode: fn(&[u8]) -> Result<T, DecodeError>,
-    ) -> Self {
+    pub(crate) fn new(call: Result<PendingCall, RpcError>, decode: Decoder<T>) -> Self {
         let state = match call {
             Ok(call) => State::Pending(Waiting {
                 call,
@@ -134,7 +137,7 @@ impl Waiting {
         &mut self,
         context: &mut Context<'_>,
         busy: BusyPoll,
-        decode: fn(&[u8]) -> Result<T, DecodeError>,
+        decode: Decoder<T>,
     ) -> Poll<Result<T, RpcError>> {
         let patience = self.call.channel().patience();
         loop {
@@ -164,7 +167,7 @@ impl Waiting {
     fn poll_call<T>(
         &mut self,
         waker: Option<&Waker>,
-        decode: fn(&[u8]) -> Result<T, DecodeError>,
+        decode: Decoder<T>,
     ) -> Poll<Result<T, RpcError>> {
         let polled = self.call.poll(waker).map(|answer| conclude(answer, decode));
         polled.map(|result| result.map_err(|error| self.named(error)))
@@ -202,16 +205,14 @@ enum Conclusion {
 }
 
 /// Decodes an answer from the ring, outside of every lock.
-fn conclude<T>(
-    answer: Result<Answer<'_>, CallError>,
-    decode: fn(&[u8]) -> Result<T, DecodeError>,
-) -> Result<T, Conclusion> {
+fn conclude<T>(answer: Result<Answer<'_>, CallError>, decode: Decoder<T>) -> Result<T, Conclusion> {
     let answer = answer.map_err(Conclusion::Call)?;
     if answer.is_exception() {
-        let fault = Bincode::decode::<Fault>(answer.payload()).map_err(Conclusion::Decode)?;
-        return Err(Conclusion::Fault(fault));
+        let fault = answer.profile().decode_fault(answer.payload());
+        return Err(fault.map_or_else(Conclusion::Decode, Conclusion::Fault));
     }
-    decode(answer.payload()).map_err(Conclusion::Decode)
+    let (codec, decode) = decode;
+    decode(codec, answer.payload()).map_err(Conclusion::Decode)
 }
 
 impl<T> Future for Reply<T> {

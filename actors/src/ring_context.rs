@@ -10,9 +10,9 @@ use actix::dev::{
 };
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
-use slimerpc::channel::{Delivery, Mailbox};
-use slimerpc::fabric::{CompletionEvents, FabricError};
+use slimerpc::channel::Delivery;
 
+use crate::mailboxes::SharedMailboxes;
 use crate::{Dispatch, Finished, Request};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
@@ -29,7 +29,7 @@ pub(crate) trait RingActor: Actor<Context = RingContext<Self>> + Sized {
     fn panicked(&mut self);
 }
 
-/// The context of a service instance. Its completion queue is polled on the arbiter that owns the actor, so
+/// The context of a service instance. Its completion queues are polled on the arbiter that owns the actor, so
 /// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
 pub(crate) struct RingContext<A: RingActor> {
     parts: ContextParts<A>,
@@ -97,8 +97,7 @@ where
 
 /// The rings of a service instance as a future of its context.
 pub(crate) struct Rings {
-    mailbox: SharedMailbox,
-    events: CompletionEvents,
+    mailboxes: SharedMailboxes,
     busy_poll: Duration,
     arrived: VecDeque<Delivery>,
     /// Requests that wait for the serial handler that runs.
@@ -107,27 +106,22 @@ pub(crate) struct Rings {
     last_arrival: Instant,
 }
 
-/// The actor lets callers in while its context polls.
-pub(crate) type SharedMailbox = std::rc::Rc<std::cell::RefCell<Mailbox>>;
-
 impl Rings {
-    /// Registers with the current arbiter.
-    pub(crate) fn new(mailbox: SharedMailbox, busy_poll: Duration) -> std::io::Result<Self> {
-        let events = mailbox.borrow().events()?;
-        Ok(Self {
-            mailbox,
-            events,
+    /// Nothing has arrived yet.
+    pub(crate) fn new(mailboxes: SharedMailboxes, busy_poll: Duration) -> Self {
+        Self {
+            mailboxes,
             busy_poll,
             arrived: VecDeque::new(),
             queue: VecDeque::new(),
             running: None,
             last_arrival: Instant::now(),
-        })
+        }
     }
 
     /// Takes in what has arrived. Says whether anything had.
-    fn collect(&mut self) -> Result<bool, FabricError> {
-        let any = self.mailbox.borrow_mut().poll(&mut self.arrived)?;
+    fn collect(&mut self) -> bool {
+        let any = self.mailboxes.borrow_mut().poll(&mut self.arrived);
         for delivery in self.arrived.drain(..) {
             match delivery {
                 Delivery::Request(request) => self.queue.push_back(request),
@@ -140,7 +134,7 @@ impl Rings {
                 }
             }
         }
-        Ok(any)
+        any
     }
 
     /// Runs handlers, one at a time, as far as they go (SERIAL-1). Says whether any ran.
@@ -171,14 +165,10 @@ impl Rings {
     }
 
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
-    fn poll_rings<A: RingActor>(
-        &mut self,
-        actor: &mut A,
-        task: &mut TaskContext<'_>,
-    ) -> Result<(), FabricError> {
+    fn poll_rings<A: RingActor>(&mut self, actor: &mut A, task: &mut TaskContext<'_>) {
         let mut active = self.run(actor, task);
         for _ in 0..SPINS {
-            if self.collect()? {
+            if self.collect() {
                 active = true;
                 self.run(actor, task);
                 break;
@@ -188,27 +178,20 @@ impl Rings {
         if active {
             self.last_arrival = Instant::now();
             task.waker().wake_by_ref();
-            return Ok(());
+            return;
         }
         if self.last_arrival.elapsed() < self.busy_poll {
             task.waker().wake_by_ref();
-            return Ok(());
+            return;
         }
         loop {
-            self.mailbox.borrow().arm()?;
-            if self.collect()? {
+            self.mailboxes.borrow_mut().arm();
+            if self.collect() {
                 task.waker().wake_by_ref();
-                return Ok(());
+                return;
             }
-            match self.events.poll_raised(task) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(source)) => {
-                    return Err(FabricError::Os {
-                        doing: "awaiting completions",
-                        source,
-                    });
-                }
+            if self.mailboxes.borrow_mut().poll_raised(task).is_pending() {
+                return;
             }
         }
     }
@@ -220,17 +203,10 @@ impl<A: RingActor> ActorFuture<A> for Rings {
     fn poll(
         self: Pin<&mut Self>,
         actor: &mut A,
-        context: &mut RingContext<A>,
+        _: &mut RingContext<A>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        let rings = self.get_mut();
-        match rings.poll_rings(actor, task) {
-            Ok(()) => Poll::Pending,
-            Err(error) => {
-                tracing::error!(%error, "the mailbox of a service has failed; the service ends");
-                context.stop();
-                Poll::Ready(())
-            }
-        }
+        self.get_mut().poll_rings(actor, task);
+        Poll::Pending
     }
 }

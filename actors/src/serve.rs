@@ -7,19 +7,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Addr, Arbiter, Recipient};
-use slimerpc::channel::{Geometry, Mailbox};
-use slimerpc::fabric::{Device, FabricError};
+use slimerpc::channel::{ConnectError, Geometry, Mailbox};
+use slimerpc::fabric::Device;
 
 use crate::agent::table;
 use crate::answer::panic_message;
-use crate::instance::{Accept, Dismiss, Factory, Instance, Stop};
+use crate::instance::{Factory, Instance, Stop, WithMailboxes};
+use crate::mailboxes::Mailboxes;
 use crate::ring_context::{RingContext, Rings};
 use crate::supervisor::{Publish, Supervisor, Withdraw};
 use crate::{AgentError, ServedBy};
 
 /// What an instance needs of its agent.
 pub(crate) struct Launch {
-    pub(crate) device: Arc<dyn Device>,
     pub(crate) geometry: Geometry,
     pub(crate) busy_poll: Duration,
 }
@@ -27,13 +27,37 @@ pub(crate) struct Launch {
 /// The ways to reach an instance, without its types.
 #[derive(Clone)]
 pub(crate) struct Running {
-    pub(crate) accept: Recipient<Accept>,
-    pub(crate) dismiss: Recipient<Dismiss>,
+    pub(crate) mailboxes: Recipient<WithMailboxes>,
     pub(crate) stop: Recipient<Stop>,
     pub(crate) arbiter: actix::ArbiterHandle,
 }
 
 impl Running {
+    /// Does something with the mailbox on `device`, on the instance's arbiter. `None` if the instance has ended.
+    pub(crate) async fn mailbox<T: Send + 'static>(
+        &self,
+        device: &Arc<dyn Device>,
+        work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
+    ) -> Option<Result<T, ConnectError>> {
+        let device = device.clone();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let work = move |mailboxes: &mut Mailboxes| {
+            let _ = tell.send(mailboxes.on(&device).and_then(work));
+        };
+        self.mailboxes
+            .send(WithMailboxes(Box::new(work)))
+            .await
+            .ok()?;
+        told.await.ok()
+    }
+
+    /// Closes the channels of a peer that has left.
+    pub(crate) fn dismiss(&self, peer: &str) {
+        let peer = peer.to_owned();
+        let work = move |mailboxes: &mut Mailboxes| mailboxes.dismiss(&peer);
+        self.mailboxes.do_send(WithMailboxes(Box::new(work)));
+    }
+
     /// Ends the instance and its arbiter.
     pub(crate) async fn end(self) {
         let _ = self.stop.send(Stop).await;
@@ -132,17 +156,13 @@ where
         service: S::NAME.to_owned(),
         message: panic_message(&*panic),
     })?;
-    let mailbox = Mailbox::new(launch.device, launch.geometry, S::NAME)?;
-    let mailbox = Rc::new(RefCell::new(mailbox));
-    let rings =
-        Rings::new(mailbox.clone(), launch.busy_poll).map_err(|source| FabricError::Os {
-            doing: "awaiting completions",
-            source,
-        })?;
-    let address = RingContext::start(Instance::<S, A>::new(state, factory, mailbox), rings);
+    let mailboxes = Mailboxes::new(S::NAME, launch.geometry);
+    let mailboxes = Rc::new(RefCell::new(mailboxes));
+    let rings = Rings::new(mailboxes.clone(), launch.busy_poll);
+    let instance = Instance::<S, A>::new(state, factory, mailboxes);
+    let address = RingContext::start(instance, rings);
     Ok(Running {
-        accept: address.clone().recipient(),
-        dismiss: address.clone().recipient(),
+        mailboxes: address.clone().recipient(),
         stop: address.recipient(),
         arbiter: Arbiter::current(),
     })

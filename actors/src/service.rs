@@ -7,6 +7,8 @@ use std::rc::Rc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use slimerpc::wire::PayloadCodec;
+
 use crate::{Caller, Request};
 
 /// What callers know of a service. Implemented by `#[service]`: for the type itself when it stands on an
@@ -38,6 +40,8 @@ pub trait Service: 'static {
     const NAME: &'static str;
     /// Names of its methods in code-point order.
     const METHODS: &'static [&'static str];
+    /// How typed payloads travel between native agents. To and from DLSlime peers it is always pickle.
+    const CODEC: PayloadCodec;
     /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.
     type Client: Clone + From<Caller> + Send + Sync + 'static;
 }
@@ -49,13 +53,23 @@ pub trait ServedBy<A: 'static>: Service {
 }
 
 /// A message to a service: the arguments of one of its typed methods. Implemented by `#[service]`.
-pub trait Call: Serialize + DeserializeOwned + 'static {
+pub trait Call: 'static {
     /// The service.
     type Service: Service + ?Sized;
+    /// The arguments as they travel: a tuple.
+    type Arguments: DeserializeOwned;
+    /// The same, borrowed.
+    type ArgumentsRef<'a>: Serialize
+    where
+        Self: 'a;
     /// What the method returns; `T` of a `Result<T, E>`.
     type Output: Serialize + DeserializeOwned + 'static;
     /// Place of the method in [`Service::METHODS`].
     const METHOD: usize;
+    /// What is sent.
+    fn arguments(&self) -> Self::ArgumentsRef<'_>;
+    /// From what was received.
+    fn from_arguments(arguments: Self::Arguments) -> Self;
 }
 
 /// What a dispatch came to.

@@ -3,6 +3,10 @@
 //! It speaks with the control plane, answers the handshakes of callers, makes those of proxies, and closes
 //! what belongs to peers that leave. No request or reply passes through it.
 
+mod calling;
+mod pairs;
+mod serving;
+
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -12,11 +16,11 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
 use slimerpc::channel::{
-    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mismatch, Patience,
+    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch, Patience,
     ServiceTable,
 };
-use slimerpc::control::topology::{self, Topology};
-use slimerpc::control::{Control, MailEvent};
+use slimerpc::control::topology;
+use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -24,8 +28,10 @@ use tokio::time::{sleep, timeout};
 use crate::AgentError;
 use crate::builder::Settings;
 use crate::handshake::{Answer, Handshake, Open};
-use crate::instance::{Accept, Dismiss};
+use crate::qp_ready::QpReady;
 use crate::serve::Running;
+
+use self::pairs::{Pair, Pairs};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks for a peer that is not there yet.
@@ -47,6 +53,8 @@ struct State {
     /// Connected proxies by peer.
     channels: RefCell<Vec<Weak<ClientChannel>>>,
     wanted: RefCell<BTreeSet<String>>,
+    /// Connections with DLSlime peers.
+    pairs: RefCell<Pairs>,
     next: Cell<u64>,
     left: Cell<bool>,
 }
@@ -54,7 +62,8 @@ struct State {
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
     pub(crate) async fn start_here(settings: Settings) -> Result<(String, Addr<Self>), AgentError> {
-        let registration = Topology::of_host().registration(settings.alias.as_deref(), "");
+        let alias = settings.alias.as_deref();
+        let registration = settings.topology.registration(alias, "");
         let alias = settings.control.register(registration).await?;
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,
@@ -63,8 +72,10 @@ impl Supervisor {
                 boot_id: topology::boot_id(),
                 uid: topology::uid(),
                 pid: std::process::id(),
+                network: topology::network(),
             },
             geometry: settings.geometry,
+            links: settings.devices.links(),
             services: Vec::new(),
         };
         let state = Rc::new(State {
@@ -75,6 +86,7 @@ impl Supervisor {
             dialing: RefCell::default(),
             channels: RefCell::default(),
             wanted: RefCell::default(),
+            pairs: RefCell::default(),
             next: Cell::new(random()),
             left: Cell::new(false),
         });
@@ -110,6 +122,8 @@ pub(crate) struct Dial {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Connect {
     pub(crate) peer: String,
+    /// How many queue pairs a connection with a DLSlime peer is to have.
+    pub(crate) queue_pairs: usize,
     pub(crate) timeout: Duration,
 }
 
@@ -147,12 +161,7 @@ impl Handler<Connect> for Supervisor {
 
     fn handle(&mut self, connect: Connect, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
-        Box::pin(async move {
-            state
-                .find(&connect.peer, connect.timeout, |_| Ok(()))
-                .await?;
-            state.declare(&connect.peer).await
-        })
+        Box::pin(async move { state.connect(connect).await })
     }
 }
 
@@ -194,7 +203,22 @@ impl State {
         Ok(self.control().publish(Descriptor::RECORD, record).await?)
     }
 
-    async fn add_service(&self, publish: Publish) -> Result<(), AgentError> {
+    async fn connect(&self, connect: Connect) -> Result<(), AgentError> {
+        let started = Instant::now();
+        let Connect { peer, timeout, .. } = connect;
+        self.pairs
+            .borrow_mut()
+            .set_queue_pairs(&peer, connect.queue_pairs);
+        match self.find(&peer, timeout, |_| Ok(())).await? {
+            Found::Native(..) => self.declare(&peer).await,
+            Found::Dlslime(record) => {
+                let left = timeout.saturating_sub(started.elapsed());
+                self.begin_with_dlslime(&record, left).await
+            }
+        }
+    }
+
+    async fn add_service(self: &Rc<Self>, publish: Publish) -> Result<(), AgentError> {
         self.check_open()?;
         let name = publish.table.name.clone();
         if self.services.borrow().contains_key(&name) {
@@ -205,8 +229,9 @@ impl State {
             .insert(name.clone(), publish.running);
         self.descriptor.borrow_mut().services.push(publish.table);
         let published = self.publish().await;
-        if published.is_err() {
-            self.forget_service(&name);
+        match &published {
+            Ok(()) => self.serve_parked(),
+            Err(_) => drop(self.forget_service(&name)),
         }
         published
     }
@@ -216,6 +241,11 @@ impl State {
             return Ok(());
         };
         running.end().await;
+        let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
+        let ended = self.pairs.borrow_mut().end(is_of);
+        for peer in ended {
+            self.withdraw_mailbox(&peer).await;
+        }
         self.publish().await
     }
 
@@ -230,16 +260,29 @@ impl State {
     async fn dial(&self, dial: Dial) -> Result<(Arc<ClientChannel>, ServiceTable), AgentError> {
         let started = Instant::now();
         let geometry = self.settings.geometry;
-        let check = |theirs: &Descriptor| theirs.check(geometry, &dial.wanted).cloned();
-        let (theirs, table) = self.find(&dial.peer, dial.timeout, check).await?;
+        let devices = &self.settings.devices;
+        let here = self.descriptor.borrow().host.clone();
+        let check = |theirs: &Descriptor| {
+            let table = theirs.check(geometry, &dial.wanted)?.clone();
+            Ok((table, theirs.link(&devices.links(), &here)?))
+        };
+        let (theirs, (table, link)) = match self.find(&dial.peer, dial.timeout, check).await? {
+            Found::Native(theirs, checked) => (theirs, checked),
+            Found::Dlslime(record) => {
+                let channel = self.call_dlslime(&dial, &record, started).await?;
+                return Ok((channel, dial.wanted));
+            }
+        };
         self.declare(&dial.peer).await?;
-        let dialer = Dialer::new(&*self.settings.device, geometry)?;
+        let device = devices.on(link).unwrap_or(devices.first());
+        let dialer = Dialer::new(&**device, geometry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,
             service: dial.wanted.name.clone(),
             wire_version: WIRE_VERSION,
             to: theirs.incarnation,
+            link,
             endpoint: dialer.endpoint(),
         };
         let (tell, told) = oneshot::channel();
@@ -290,7 +333,7 @@ impl State {
         peer: &str,
         limit: Duration,
         check: impl Fn(&Descriptor) -> Result<T, Mismatch>,
-    ) -> Result<(Descriptor, T), AgentError> {
+    ) -> Result<Found<T>, AgentError> {
         let started = Instant::now();
         let mut pause = FIRST_LOOK;
         loop {
@@ -305,8 +348,9 @@ impl State {
                     peer: peer.to_owned(),
                     waited: started.elapsed(),
                 },
+                Look::Dlslime(record) => return Ok(Found::Dlslime(record)),
                 Look::Found(descriptor) => match check(&descriptor) {
-                    Ok(checked) => return Ok((descriptor, checked)),
+                    Ok(checked) => return Ok(Found::Native(descriptor, checked)),
                     Err(mismatch) => {
                         let is_final = !matches!(mismatch, Mismatch::NoSuchService { .. });
                         let refused = AgentError::Refused {
@@ -329,11 +373,15 @@ impl State {
     }
 
     async fn look(&self, peer: &str) -> Result<Look, AgentError> {
-        if self.control().peer(peer).await?.is_none() {
+        let Some(known) = self.control().peer(peer).await? else {
             return Ok(Look::Unknown);
-        }
+        };
         let Some(record) = self.control().lookup(peer, Descriptor::RECORD).await? else {
-            return Ok(Look::Silent);
+            return Ok(if known.is_native() {
+                Look::Silent
+            } else {
+                Look::Dlslime(known)
+            });
         };
         match serde_json::from_value(record) {
             Ok(descriptor) => Ok(Look::Found(descriptor)),
@@ -362,6 +410,12 @@ impl State {
         while let Some(event) = mailbox.next().await {
             match event {
                 MailEvent::Left { peer } => self.peer_left(&peer),
+                MailEvent::Mail(mail) if QpReady::is(&mail) => match QpReady::read(&mail) {
+                    Ok(ready) => self.take_qp_ready(ready),
+                    Err(error) => {
+                        tracing::warn!(peer = mail.peer(), %error, "malformed qp_ready skipped");
+                    }
+                },
                 MailEvent::Mail(mail) => match Handshake::read(&mail) {
                     Ok(Some(Handshake::Open(peer, open))) => {
                         actix::spawn(self.clone().answer(peer, open));
@@ -426,14 +480,20 @@ impl State {
                 served,
             });
         };
-        let accept = Accept {
-            peer: peer.to_owned(),
-            endpoint: open.endpoint,
+        let devices = &self.settings.devices;
+        let Some(device) = devices.on(open.link) else {
+            return Err(Mismatch::Link {
+                ours: devices.links(),
+                theirs: vec![open.link],
+                same_host: true,
+            });
         };
-        match service.accept.send(accept).await {
-            Ok(Ok(endpoint)) => Ok(endpoint),
-            Ok(Err(error)) => Err(Mismatch::Connect(error.to_string())),
-            Err(_) => Err(Mismatch::Connect(format!(
+        let (who, endpoint) = (peer.to_owned(), open.endpoint);
+        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, &endpoint);
+        match service.mailbox(device, accept).await {
+            Some(Ok(endpoint)) => Ok(endpoint),
+            Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
+            None => Err(Mismatch::Connect(format!(
                 "service `{}` is down",
                 open.service
             ))),
@@ -448,18 +508,32 @@ impl State {
         }
     }
 
-    fn peer_left(&self, peer: &str) {
+    fn peer_left(self: &Rc<Self>, peer: &str) {
         tracing::info!(%peer, "peer left");
         self.wanted.borrow_mut().remove(peer);
+        let pair = {
+            let mut pairs = self.pairs.borrow_mut();
+            pairs.unpark(peer);
+            match pairs.get(peer) {
+                // The proxy being made is for the life to come.
+                Some(Pair::Dialing(_)) => None,
+                _ => pairs.remove(peer),
+            }
+        };
+        if let Some(pair) = pair {
+            if let Pair::Calling { channel, .. } = pair {
+                channel.close(LossCause::Left);
+            }
+            let (state, peer) = (self.clone(), peer.to_owned());
+            actix::spawn(async move { state.withdraw_mailbox(&peer).await });
+        }
         for channel in self.channels.borrow().iter().filter_map(Weak::upgrade) {
             if channel.peer() == peer {
                 channel.close(LossCause::Left);
             }
         }
         for service in self.services.borrow().values() {
-            service.dismiss.do_send(Dismiss {
-                peer: peer.to_owned(),
-            });
+            service.dismiss(peer);
         }
     }
 
@@ -483,6 +557,7 @@ impl State {
         for channel in self.channels.take().iter().filter_map(Weak::upgrade) {
             channel.close(LossCause::ShutDown);
         }
+        self.pairs.borrow_mut().end(|_| true);
         for (_, service) in self.services.take() {
             service.end().await;
         }
@@ -503,8 +578,18 @@ impl State {
 /// What is known of a peer.
 enum Look {
     Unknown,
+    /// Native, but it has not described itself yet.
     Silent,
     Found(Descriptor),
+    Dlslime(PeerRecord),
+}
+
+/// A peer that can be connected with.
+enum Found<T> {
+    /// One that passed a check, with the outcome.
+    Native(Descriptor, T),
+    /// A DLSlime peer, about which little can be checked.
+    Dlslime(PeerRecord),
 }
 
 /// A number that differs from life to life.

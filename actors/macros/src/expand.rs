@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, Type, Visibility, parse_quote};
 
-use crate::model::{Argument, Form, Kind, Method, Service, Typed};
+use crate::model::{Argument, Codec, Form, Kind, Method, Service, Typed};
 
 /// All that is generated beside the item.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -15,7 +15,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
         .enumerate()
         .map(|(index, method)| match &method.kind {
             Kind::Typed(typed) => message(service, index, method, typed),
-            Kind::Raw => TokenStream::new(),
+            Kind::Raw { .. } => TokenStream::new(),
         });
     let client = client(service);
     let description = description(service);
@@ -45,8 +45,24 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
     let definition = message_struct(service, method, typed);
     let spec = spec(service);
     let Typed {
-        message, output, ..
+        message,
+        output,
+        arguments,
+        ..
     } = typed;
+    let idents: Vec<_> = arguments.iter().map(|argument| &argument.ident).collect();
+    let types: Vec<_> = arguments.iter().map(|argument| &argument.ty).collect();
+    // To serde the empty tuple is nothing at all, but an empty array is a tuple without elements.
+    let (owned, borrowed, arguments_of_self, pattern) = if idents.is_empty() {
+        (quote!([(); 0]), quote!([(); 0]), quote!([]), quote!(_))
+    } else {
+        (
+            quote!((#(#types,)*)),
+            quote!((#(&'a #types,)*)),
+            quote!((#(&self.#idents,)*)),
+            quote!((#(#idents,)*)),
+        )
+    };
     // Should the message be more visible than the service, this is the line the compiler complains about: let it point
     // at the `pub` that is to blame.
     let of_service = match &method.visibility {
@@ -58,7 +74,15 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
         impl ::slimerpc_actors::Call for #message {
             #of_service = #spec;
             type Output = #output;
+            type Arguments = #owned;
+            type ArgumentsRef<'a> = #borrowed;
             const METHOD: usize = #index;
+            fn arguments(&self) -> Self::ArgumentsRef<'_> {
+                #arguments_of_self
+            }
+            fn from_arguments(#pattern: Self::Arguments) -> Self {
+                Self { #(#idents),* }
+            }
         }
     }
 }
@@ -154,7 +178,7 @@ fn client_method(
                 }
             }
         }
-        Kind::Raw => quote! {
+        Kind::Raw { .. } => quote! {
             fn #ident(&self, request: &[u8]) -> ::slimerpc_actors::Reply<::std::vec::Vec<u8>> {
                 self.0.call_raw(#index, request)
             }
@@ -166,10 +190,15 @@ fn client_method(
 fn description(service: &Service) -> TokenStream {
     let (spec, client, name) = (spec(service), client_ident(service), &service.name);
     let methods = service.methods.iter().map(|method| &method.name);
+    let codec = match service.codec {
+        Codec::Bincode => quote!(Bincode),
+        Codec::Pickle => quote!(Pickle),
+    };
     quote! {
         impl ::slimerpc_actors::Service for #spec {
             const NAME: &'static str = #name;
             const METHODS: &'static [&'static str] = &[#(#methods),*];
+            const CODEC: ::slimerpc_actors::PayloadCodec = ::slimerpc_actors::PayloadCodec::#codec;
             type Client = #client;
         }
     }
@@ -211,7 +240,15 @@ fn dispatch(service: &Service) -> TokenStream {
 fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     let function = function(service, method, actor);
     match &method.kind {
-        Kind::Raw => {
+        Kind::Raw { is_async: true } => {
+            let state = borrowed_state(method);
+            let outcome = outcome(method, quote!(#function(#state, bytes).await));
+            quote!({
+                let state = ::std::rc::Rc::clone(state);
+                ::slimerpc_actors::__private::answer_raw_async(request, async move |bytes: &[u8]| #outcome)
+            })
+        }
+        Kind::Raw { is_async: false } => {
             let state = borrowed_state(method);
             let outcome = outcome(method, quote!(#function(#state, bytes)));
             quote!(::slimerpc_actors::__private::answer_raw(request, |bytes| #outcome))

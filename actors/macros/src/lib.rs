@@ -131,8 +131,8 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// # Raw methods
 ///
 /// `#[method(raw)]` passes bytes through without a codec: the one argument is a `&[u8]` borrowed from the receive ring,
-/// the reply anything that is `AsRef<[u8]>`, or a `Result` of it. A raw method cannot be `async`, because its request is
-/// lent only until it returns. It has no message type; the client's method takes a `&[u8]` and returns a
+/// the reply anything that is `AsRef<[u8]>`, or a `Result` of it. The bytes are lent until it is done, also across
+/// `.await`. It has no message type; the client's method takes a `&[u8]` and returns a
 /// `Reply<Vec<u8>>`.
 #[proc_macro_attribute]
 pub fn method(_options: TokenStream, item: TokenStream) -> TokenStream {

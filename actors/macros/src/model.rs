@@ -10,8 +10,20 @@ pub(crate) struct Service {
     pub(crate) form: Form,
     /// The name peers know it by.
     pub(crate) name: String,
+    /// How payloads travel between native agents.
+    pub(crate) codec: Codec,
     /// Sorted by name, which is the order of the method table.
     pub(crate) methods: Vec<Method>,
+}
+
+/// The codec of typed payloads.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Codec {
+    /// Unless another is asked for.
+    #[default]
+    Bincode,
+    /// As DLSlime peers speak.
+    Pickle,
 }
 
 /// What `#[service]` stands on.
@@ -45,7 +57,10 @@ pub(crate) enum Kind {
     /// Messages.
     Typed(Box<Typed>),
     /// Bytes.
-    Raw,
+    Raw {
+        /// Whether the handler is `async`.
+        is_async: bool,
+    },
 }
 
 /// A method with a message.

@@ -5,14 +5,17 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, Error, Ident, LitStr, Meta, Result, Token};
 
 use crate::errors::Errors;
+use crate::model::Codec;
 
-/// `#[service(name = "..", prefix = "..")]`.
+/// `#[service(name = "..", prefix = "..", codec = "..")]`.
 #[derive(Default)]
 pub(crate) struct ServiceOptions {
     /// The name peers know the service by.
     pub(crate) name: Option<String>,
     /// What the names of its messages start with.
     pub(crate) prefix: Option<String>,
+    /// How payloads travel between native agents.
+    pub(crate) codec: Option<Codec>,
 }
 
 impl ServiceOptions {
@@ -32,10 +35,12 @@ impl ServiceOptions {
         match option.to_string().as_str() {
             "name" => set(&mut self.name, option, service_name(option, input)?),
             "prefix" => set(&mut self.prefix, option, message_prefix(option, input)?),
+            "codec" => set(&mut self.codec, option, codec(option, input)?),
             other => Err(Error::new(
                 option.span(),
                 format!(
-                    "`#[service]` has no option `{other}`; it knows `name = \"calc.v1\"` and `prefix = \"Calc\"`"
+                    "`#[service]` has no option `{other}`; it knows `name = \"calc.v1\"`, `prefix = \"Calc\"` and \
+                     `codec = \"pickle\"`"
                 ),
             )),
         }
@@ -136,6 +141,20 @@ fn service_name(option: &Ident, input: ParseStream<'_>) -> Result<String> {
         ));
     }
     Ok(literal.value())
+}
+
+fn codec(option: &Ident, input: ParseStream<'_>) -> Result<Codec> {
+    let literal = string(option, input)?;
+    match literal.value().as_str() {
+        "bincode" => Ok(Codec::Bincode),
+        "pickle" => Ok(Codec::Pickle),
+        other => Err(Error::new(
+            literal.span(),
+            format!(
+                "there is no codec `{other}`; there are \"bincode\", the default, and \"pickle\""
+            ),
+        )),
+    }
 }
 
 fn message_prefix(option: &Ident, input: ParseStream<'_>) -> Result<String> {

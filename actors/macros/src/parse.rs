@@ -78,6 +78,7 @@ pub(crate) fn finish(
         ident,
         form,
         name,
+        codec: options.codec.unwrap_or_default(),
         methods,
     }
 }

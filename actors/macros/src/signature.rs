@@ -176,11 +176,6 @@ impl<'a> Reader<'a> {
     }
 
     fn raw(&mut self, raw: &Ident, signature: &Signature) -> (bool, Kind) {
-        if let Some(token) = &signature.asyncness {
-            let text = "a raw method's request is lent until it returns, so it cannot be `async`; \
-                        use `#[method]` and a `Vec<u8>`";
-            self.errors.at(token, text);
-        }
         let arguments: Vec<_> = arguments(signature).collect();
         match arguments[..] {
             [argument] if is_borrowed_bytes(&argument.ty) => {}
@@ -194,7 +189,8 @@ impl<'a> Reader<'a> {
                 .errors
                 .at(second, format!("more than one argument; {RAW_SHAPE}")),
         }
-        (self.raw_output(signature), Kind::Raw)
+        let is_async = signature.asyncness.is_some();
+        (self.raw_output(signature), Kind::Raw { is_async })
     }
 
     fn raw_output(&mut self, signature: &Signature) -> bool {

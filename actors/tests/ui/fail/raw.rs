@@ -28,11 +28,6 @@ impl Calc {
     fn silent(&self, request: &[u8]) {}
 
     #[method(raw)]
-    async fn late(&self, request: &[u8]) -> Vec<u8> {
-        vec![]
-    }
-
-    #[method(raw)]
     fn borrowed(&self, request: &[u8]) -> &[u8] {
         &[]
     }

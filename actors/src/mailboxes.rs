@@ -1,0 +1,116 @@
+//! The mailboxes of a service instance: one for each device by which callers come.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use slimerpc::channel::{ConnectError, Delivery, Geometry, LossCause, Mailbox};
+use slimerpc::fabric::{CompletionEvents, Device, FabricError};
+
+/// The actor lets callers in while its context polls.
+pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
+
+/// See the [module](self). Lives on the instance's arbiter.
+#[derive(Debug)]
+pub(crate) struct Mailboxes {
+    service: &'static str,
+    geometry: Geometry,
+    sources: Vec<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    device: Arc<dyn Device>,
+    mailbox: Mailbox,
+    events: CompletionEvents,
+}
+
+impl Mailboxes {
+    /// None yet.
+    pub(crate) fn new(service: &'static str, geometry: Geometry) -> Self {
+        Self {
+            service,
+            geometry,
+            sources: Vec::new(),
+        }
+    }
+
+    /// The mailbox on `device`, made when it is first asked for.
+    pub(crate) fn on(&mut self, device: &Arc<dyn Device>) -> Result<&mut Mailbox, ConnectError> {
+        let found = self
+            .sources
+            .iter()
+            .position(|source| Arc::ptr_eq(&source.device, device));
+        let at = match found {
+            Some(at) => at,
+            None => {
+                let mailbox = Mailbox::new(device.clone(), self.geometry, self.service)?;
+                let events = mailbox.events().map_err(|source| FabricError::Os {
+                    doing: "awaiting completions",
+                    source,
+                })?;
+                self.sources.push(Source {
+                    device: device.clone(),
+                    mailbox,
+                    events,
+                });
+                self.sources.len() - 1
+            }
+        };
+        Ok(&mut self.sources[at].mailbox)
+    }
+
+    /// Appends what has arrived to `deliveries`. Says whether anything had.
+    pub(crate) fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> bool {
+        let mut any = false;
+        self.each(|source| {
+            any |= source.mailbox.poll(deliveries)?;
+            Ok(())
+        });
+        any
+    }
+
+    /// Asks for an event at the next arrival. Poll once more before waiting for it.
+    pub(crate) fn arm(&mut self) {
+        self.each(|source| source.mailbox.arm());
+    }
+
+    /// Ready once any mailbox has raised an event since it was armed.
+    pub(crate) fn poll_raised(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        let mut raised = Poll::Pending;
+        self.each(|source| match source.events.poll_raised(task) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(())) => {
+                raised = Poll::Ready(());
+                Ok(())
+            }
+            Poll::Ready(Err(source)) => Err(FabricError::Os {
+                doing: "awaiting completions",
+                source,
+            }),
+        });
+        raised
+    }
+
+    /// Closes the channels of `peer`.
+    pub(crate) fn dismiss(&mut self, peer: &str) {
+        for source in &mut self.sources {
+            source.mailbox.dismiss(peer, &LossCause::Left);
+        }
+    }
+
+    /// Does something with each mailbox. One that fails is given up, its callers with it; the others go on.
+    fn each(&mut self, mut work: impl FnMut(&mut Source) -> Result<(), FabricError>) {
+        let service = self.service;
+        self.sources.retain_mut(|source| {
+            let worked = work(source);
+            if let Err(error) = &worked {
+                let device = source.device.name();
+                tracing::error!(service, device, %error, "a mailbox has failed; its callers are lost");
+            }
+            worked.is_ok()
+        });
+    }
+}
