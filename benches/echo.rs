@@ -1,6 +1,7 @@
-//! Round trips between two processes over shared memory: how much an RPC costs beyond the fabric.
+//! Round trips between two processes: how much an RPC costs beyond the fabric.
 //!
 //!     cargo bench --bench echo [-- --csv FILE]
+//!     cargo bench --features verbs --bench echo -- --device rxe0
 //!
 //! Three echoes, side by side in one run: a raw ping-pong of WRITE_WITH_IMM on the fabric, a raw call (bytes)
 //! and a typed call (a `String` through bincode). Both sides poll. The parent process measures; it starts a
@@ -17,9 +18,8 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use slimerpc::channel::QueuePairInfo;
-use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, CompletionQueue, MemoryRegion, Operation, Payload, QueuePair,
+    self, Access, Completion, CompletionQueue, MemoryRegion, Operation, Payload, QueuePair,
     QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 use slimerpc::nanoctrl::{Config, RedisSource, Server};
@@ -48,8 +48,14 @@ const DEPTH: usize = 64;
 const BUSY: Duration = Duration::from_millis(100);
 
 #[derive(Parser)]
-#[command(about = "Round trips between two processes over shared memory")]
+#[command(about = "Round trips between two processes: fabric, raw call, typed call")]
 struct Args {
+    /// Device that carries the bytes
+    #[arg(long, default_value = fabric::SHM)]
+    device: String,
+    /// Largest size measured, in bytes
+    #[arg(long, default_value_t = SIZES[SIZES.len() - 1])]
+    largest: usize,
     /// Also write the figures to this file
     #[arg(long, value_name = "FILE")]
     csv: Option<String>,
@@ -80,7 +86,7 @@ impl Echo {
 }
 
 /// Both kinds of agents: many small slots, or few large ones.
-fn agent(role: &str, url: &str, large: bool) -> slimerpc_actors::Builder {
+fn agent(args: &Args, role: &str, url: &str, large: bool) -> slimerpc_actors::Builder {
     let (kind, slot_size, slots) = if large {
         ("large", (16 << 20) + 64, 2)
     } else {
@@ -88,6 +94,7 @@ fn agent(role: &str, url: &str, large: bool) -> slimerpc_actors::Builder {
     };
     PeerAgent::builder()
         .nanoctrl(url)
+        .device(&args.device)
         .alias(format!("{role}:{kind}:{}", std::process::id()))
         .slot_size(slot_size)
         .max_inflight(slots)
@@ -101,6 +108,8 @@ struct Pong {
     sends: Arc<dyn MemoryRegion>,
     ring: Arc<dyn MemoryRegion>,
     sent: usize,
+    /// A virtual machine's device is emulated by its processors, which need a turn.
+    yields: bool,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -111,8 +120,8 @@ struct Told {
 }
 
 impl Pong {
-    fn new() -> Result<Self> {
-        let device = ShmDevice::open()?;
+    fn new(args: &Args) -> Result<Self> {
+        let device = fabric::open(&args.device, 1)?;
         let cq = device.create_completion_queue(2 * DEPTH as u32)?;
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
@@ -122,9 +131,8 @@ impl Pong {
             max_inline: 220.min(device.limits().max_inline),
             retry: RetryPolicy::default(),
         })?;
-        let largest = SIZES[SIZES.len() - 1];
-        let sends = device.register(largest, Access::LOCAL_WRITE)?;
-        let ring = device.register(largest, Access::LOCAL_WRITE | Access::REMOTE_WRITE)?;
+        let sends = device.register(args.largest, Access::LOCAL_WRITE)?;
+        let ring = device.register(args.largest, Access::LOCAL_WRITE | Access::REMOTE_WRITE)?;
         qp.to_init()?;
         for wr_id in 0..DEPTH as u64 {
             qp.post_recv(RecvRequest { wr_id })?;
@@ -135,6 +143,7 @@ impl Pong {
             sends,
             ring,
             sent: 0,
+            yields: args.device != fabric::SHM,
         })
     }
 
@@ -185,14 +194,18 @@ impl Pong {
                     return Ok(size as usize);
                 }
             }
-            std::hint::spin_loop();
+            if self.yields {
+                thread::yield_now();
+            } else {
+                std::hint::spin_loop();
+            }
         }
     }
 }
 
 /// The other process: echoes on the fabric until told otherwise, then serves.
-fn peer(url: &str) -> Result<()> {
-    let mut pong = Pong::new()?;
+fn peer(args: &Args, url: &str) -> Result<()> {
+    let mut pong = Pong::new(args)?;
     println!("{}", serde_json::to_string(&pong.told())?);
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
@@ -205,15 +218,33 @@ fn peer(url: &str) -> Result<()> {
         }
     }
     actix::System::new().block_on(async {
-        let small = agent("peer", url, false).start().await?;
-        let large = agent("peer", url, true).start().await?;
-        let _serving = (small.serve(Echo).await?, large.serve(Echo).await?);
-        println!("{}\n{}", small.alias(), large.alias());
+        let mut agents = Vec::new();
+        for large in args.kinds() {
+            let agent = agent(args, "peer", url, large).start().await?;
+            let _serving = agent.serve(Echo).await?;
+            println!("{}", agent.alias());
+            agents.push(agent);
+        }
         tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new())).await??;
-        small.shutdown().await?;
-        large.shutdown().await?;
+        for agent in agents {
+            agent.shutdown().await?;
+        }
         Ok(())
     })
+}
+
+impl Args {
+    fn sizes(&self) -> impl Iterator<Item = usize> {
+        SIZES.into_iter().filter(|size| *size <= self.largest)
+    }
+
+    /// Whether agents with large slots are needed beside those with small ones.
+    fn kinds(&self) -> impl Iterator<Item = bool> + use<> {
+        let has_large = self.largest > SMALL;
+        [false, true]
+            .into_iter()
+            .filter(move |large| has_large || !large)
+    }
 }
 
 /// The peer's process, ended with ours.
@@ -224,9 +255,10 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(url: &str) -> Result<Self> {
+    fn start(args: &Args, url: &str) -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["--peer-of", url])
+            .args(["--peer-of", url, "--device", &args.device])
+            .args(["--largest", &args.largest.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -347,20 +379,20 @@ impl NanoCtrl {
 
 fn run(args: &Args) -> Result<()> {
     let nanoctrl = NanoCtrl::start()?;
-    let mut peer = Peer::start(&nanoctrl.url)?;
+    let mut peer = Peer::start(args, &nanoctrl.url)?;
     let fabric = measure_fabric(args, &mut peer)?;
     let mut csv = String::from("size,echo,p50_us,p99_us,ratio\n");
 
     // The agents live on a thread of the library's, this one only waits for replies.
     let runtime = tokio::runtime::Runtime::new()?;
-    let peers = [peer.line()?, peer.line()?];
-    let (agents, echoes) = runtime.block_on(async {
-        let small = agent("driver", &nanoctrl.url, false).start().await?;
-        let large = agent("driver", &nanoctrl.url, true).start().await?;
-        let small_echo = small.proxy::<Echo>(&peers[0]).await?;
-        let large_echo = large.proxy::<Echo>(&peers[1]).await?;
-        Ok::<_, Box<dyn Error>>(([small, large], [small_echo, large_echo]))
-    })?;
+    let (mut agents, mut echoes) = (Vec::new(), Vec::new());
+    for large in args.kinds() {
+        let of = peer.line()?;
+        let starting = agent(args, "driver", &nanoctrl.url, large).start();
+        let agent = runtime.block_on(starting)?;
+        echoes.push(runtime.block_on(agent.proxy::<Echo>(&of))?);
+        agents.push(agent);
+    }
 
     println!(
         "\rround trip, us      fabric          |       raw call            |       typed call"
@@ -368,7 +400,7 @@ fn run(args: &Args) -> Result<()> {
     println!(
         "     size     p50       p99   |     p50       p99   ratio |     p50       p99   ratio"
     );
-    for (size, base) in SIZES.into_iter().zip(&fabric) {
+    for (size, base) in args.sizes().zip(&fabric) {
         eprint!("\rcalls {:10}", pretty(size));
         let echo = &echoes[usize::from(size > SMALL)];
         let request = vec![b'x'; size];
@@ -413,12 +445,12 @@ fn run(args: &Args) -> Result<()> {
 
 /// The raw ping-pong, for each size.
 fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
-    let mut ping = Pong::new()?;
+    let mut ping = Pong::new(args)?;
     let told: Told = serde_json::from_str(&peer.line()?)?;
     writeln!(peer.to, "{}", serde_json::to_string(&ping.told())?)?;
     ping.connect(&told)?;
     let mut all = Vec::new();
-    for size in SIZES {
+    for size in args.sizes() {
         eprint!("\rfabric {:10}", pretty(size));
         all.push(Figures::measure(args.seconds, || -> Result<()> {
             ping.send(&told, size)?;
@@ -432,7 +464,7 @@ fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
 fn main() -> Result<()> {
     let args = Args::parse();
     match &args.peer_of {
-        Some(url) => peer(url),
+        Some(url) => peer(&args, url),
         None => run(&args),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use slimerpc::fabric::conformance::CASES;
-use slimerpc::fabric::{Device, verbs};
+use slimerpc::fabric::{Device, SoftRnrMonitor, verbs};
 
 const DEVICE: &str = "SLIME_TEST_DEVICE";
 
@@ -19,6 +19,9 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     };
+    if std::env::args().any(|word| word == "--rnr") {
+        return rnr(&name);
+    }
     let filters: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with('-'))
@@ -52,6 +55,32 @@ fn main() -> ExitCode {
     } else {
         ExitCode::FAILURE
     }
+}
+
+/// Makes "receiver not ready" happen and has the monitor count it.
+fn rnr(name: &str) -> ExitCode {
+    let mut monitor = SoftRnrMonitor::of(&[name], None).unwrap_or_else(|error| panic!("{error}"));
+    let case = |wanted: &str| CASES.iter().find(|case| case.name().ends_with(wanted));
+    let (a, b) = (open(name), open(name));
+    for (wanted, happens) in [
+        ("zero_length_operations_need_no_memory", false),
+        ("without_a_receive_a_message_waits", true),
+    ] {
+        let case = case(wanted).unwrap_or_else(|| panic!("there is no case {wanted}"));
+        monitor.snapshot().unwrap_or_else(|error| panic!("{error}"));
+        case.run(&a, &b);
+        let count = monitor
+            .total_delta()
+            .unwrap_or_else(|error| panic!("{error}"));
+        println!(
+            "{wanted}: {} rose by {count}",
+            monitor.counter(name).unwrap_or("?")
+        );
+        if (count > 0) != happens {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn open(name: &str) -> Arc<dyn Device> {

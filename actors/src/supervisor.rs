@@ -397,12 +397,16 @@ impl State {
         if !self.wanted.borrow_mut().insert(peer.to_owned()) {
             return Ok(());
         }
-        let peers: Vec<_> = self.wanted.borrow().iter().cloned().collect();
-        let declared = self.control().set_topology(&peers).await;
+        let declared = self.declare_wanted().await;
         if declared.is_err() {
             self.wanted.borrow_mut().remove(peer);
         }
-        Ok(declared?)
+        declared
+    }
+
+    async fn declare_wanted(&self) -> Result<(), AgentError> {
+        let peers: Vec<_> = self.wanted.borrow().iter().cloned().collect();
+        Ok(self.control().set_topology(&peers).await?)
     }
 
     async fn read_mail(self: Rc<Self>) {
@@ -510,7 +514,15 @@ impl State {
 
     fn peer_left(self: &Rc<Self>, peer: &str) {
         tracing::info!(%peer, "peer left");
-        self.wanted.borrow_mut().remove(peer);
+        if self.wanted.borrow_mut().remove(peer) {
+            // Otherwise the server would leave a notice for it when we leave, which nobody ever reads.
+            let state = self.clone();
+            actix::spawn(async move {
+                if let Err(error) = state.declare_wanted().await {
+                    tracing::debug!(%error, "the peers we want could not be declared");
+                }
+            });
+        }
         let pair = {
             let mut pairs = self.pairs.borrow_mut();
             pairs.unpark(peer);

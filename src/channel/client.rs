@@ -605,7 +605,7 @@ impl Core {
         tracing::debug!(%cause, "channel closed");
         self.cause = Some(cause);
         self.caller.close();
-        self.lanes.to_error();
+        self.lanes.fail();
         self.ready
             .extend(self.wakers.iter_mut().filter_map(Option::take));
         self.ready

@@ -226,7 +226,7 @@ impl Lanes {
     }
 
     /// To ERR, all of them.
-    pub(super) fn to_error(&mut self) {
+    pub(super) fn fail(&mut self) {
         for lane in &mut self.lanes {
             if let Err(error) = lane.qp.to_error() {
                 tracing::warn!(%error, "the queue pair of a closed channel does not go to error");

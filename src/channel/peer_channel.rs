@@ -222,7 +222,7 @@ impl Core {
         self.cause = Some(cause);
         self.unsent.clear();
         if let Some(lanes) = &mut self.lanes {
-            lanes.to_error();
+            lanes.fail();
         }
     }
 }

@@ -6,7 +6,9 @@
 //!
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
-//! - `verbs` (cargo feature of that name): libibverbs devices.
+//! - `verbs` (cargo feature of that name): libibverbs devices, soft-RoCE among them.
+//!
+//! [`open`] gives either by name.
 //!
 //! What an implementation must do beyond its types is written down once, as the executable suite in
 //! [`conformance`]; each implementation runs it.
@@ -21,6 +23,7 @@ mod memory_region;
 mod open;
 mod queue_pair;
 pub mod shm;
+mod soft_rnr_monitor;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 mod work_request;
@@ -35,4 +38,5 @@ pub use open::{SHM, open};
 pub use queue_pair::{
     Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
 };
+pub use soft_rnr_monitor::{RnrError, SoftRnrMonitor};
 pub use work_request::{Operation, Payload, RecvRequest, RemoteSlice, SendRequest, Sge};

@@ -29,6 +29,16 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Between two looks for the peer's mailbox.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Who connects with a peer.
+enum Claim {
+    /// Nobody has to any more.
+    Connected(Arc<ClientChannel>),
+    /// We do, and are told of its `qp_ready`.
+    Ours(mpsc::Receiver<QpReady>),
+    /// Another proxy's maker.
+    Others,
+}
+
 impl State {
     /// The channel to a DLSlime peer, made if there is none.
     pub(super) async fn call_dlslime(
@@ -39,47 +49,50 @@ impl State {
     ) -> Result<Arc<ClientChannel>, AgentError> {
         let peer = &*dial.peer;
         let mail = loop {
-            let mut pairs = self.pairs.borrow_mut();
-            match pairs.get(peer) {
-                Some(Pair::Serving(serving)) => {
-                    return Err(AgentError::BothDirections {
-                        peer: peer.to_owned(),
-                        service: serving.service.clone(),
-                    });
-                }
-                Some(Pair::Calling { channel, .. }) if channel.closed().is_none() => {
-                    return Ok(channel.clone());
-                }
-                Some(Pair::Dialing(_)) => {}
-                Some(Pair::Calling { .. }) | None => {
-                    let (tell, told) = mpsc::channel(16);
-                    pairs.insert(peer, Pair::Dialing(tell));
-                    break told;
-                }
+            match self.claim(peer)? {
+                Claim::Connected(channel) => return Ok(channel),
+                Claim::Ours(mail) => break mail,
+                Claim::Others => {}
             }
-            drop(pairs);
             self.check_open()?;
             if started.elapsed() >= dial.timeout {
                 return Err(self.silent(dial, started, "another proxy to be connected"));
             }
             sleep(FIRST_LOOK).await;
         };
-        let dialled = self.dial_dlslime(dial, record, started, mail).await;
-        let mut pairs = self.pairs.borrow_mut();
-        match dialled {
+        match self.dial_dlslime(dial, record, started, mail).await {
             Ok((channel, theirs)) => {
                 let calling = Pair::Calling {
                     channel: channel.clone(),
                     theirs,
                 };
-                pairs.insert(peer, calling);
+                self.pairs.borrow_mut().insert(peer, calling);
                 Ok(channel)
             }
             Err(error) => {
-                pairs.remove(peer);
-                drop(pairs);
+                self.pairs.borrow_mut().remove(peer);
                 self.withdraw_mailbox(peer).await;
                 Err(error)
+            }
+        }
+    }
+
+    /// Takes it upon us to connect with `peer`, unless that is done or under way.
+    fn claim(&self, peer: &str) -> Result<Claim, AgentError> {
+        let mut pairs = self.pairs.borrow_mut();
+        match pairs.get(peer) {
+            Some(Pair::Serving(serving)) => Err(AgentError::BothDirections {
+                peer: peer.to_owned(),
+                service: serving.service.clone(),
+            }),
+            Some(Pair::Calling { channel, .. }) if channel.closed().is_none() => {
+                Ok(Claim::Connected(channel.clone()))
+            }
+            Some(Pair::Dialing(_)) => Ok(Claim::Others),
+            Some(Pair::Calling { .. }) | None => {
+                let (tell, told) = mpsc::channel(16);
+                pairs.insert(peer, Pair::Dialing(tell));
+                Ok(Claim::Ours(told))
             }
         }
     }

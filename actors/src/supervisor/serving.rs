@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use slimerpc::channel::{ConnectError, QueuePairInfo};
+use slimerpc::channel::{ConnectError, LossCause, Mailbox, QueuePairInfo};
 use slimerpc::control::PeerRecord;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -50,7 +50,7 @@ impl State {
                     peer = ready.peer,
                     "the peer has come back with other queue pairs"
                 );
-                channel.close(slimerpc::channel::LossCause::Gone);
+                channel.close(LossCause::Gone);
                 pairs.remove(&ready.peer);
                 return pairs.park(ready);
             }
@@ -135,10 +135,10 @@ impl State {
         // What was published for an earlier life leads into memory that is about to go.
         self.withdraw_mailbox(&peer).await;
         let who = peer.clone();
-        let connect = move |mailbox: &mut slimerpc::channel::Mailbox| {
+        let connect = move |mailbox: &mut Mailbox| {
             let mut ours = mailbox.prepare(&who, theirs.len())?;
             if ours.len() != theirs.len() {
-                mailbox.dismiss(&who, &slimerpc::channel::LossCause::Gone);
+                mailbox.dismiss(&who, &LossCause::Gone);
                 ours = mailbox.prepare(&who, theirs.len())?;
             }
             mailbox.reach(&who, &theirs)?;
@@ -174,7 +174,7 @@ impl State {
             pause = (pause * 2).min(LAST_LOOK);
         };
         let who = peer.clone();
-        let admit = move |mailbox: &mut slimerpc::channel::Mailbox| mailbox.admit(&who, &ring);
+        let admit = move |mailbox: &mut Mailbox| mailbox.admit(&who, &ring);
         let ring = running
             .mailbox(device, admit)
             .await
@@ -200,28 +200,14 @@ impl State {
         let Some((service, running)) = self.service_for_dlslime() else {
             return Ok(());
         };
-        let mut reached = {
-            let mut pairs = self.pairs.borrow_mut();
-            match pairs.get(peer) {
-                Some(Pair::Serving(serving)) => serving.reached.subscribe(),
-                Some(_) => return Ok(()),
-                None => {
-                    let (reached, seen) = watch::channel(false);
-                    let serving = Serving {
-                        service,
-                        theirs: Vec::new(),
-                        reached,
-                        task: None,
-                    };
-                    pairs.insert(peer, Pair::Serving(serving));
-                    drop(pairs);
-                    if let Err(error) = self.tell_queue_pairs(record, &running).await {
-                        self.pairs.borrow_mut().remove(peer);
-                        return Err(error);
-                    }
-                    seen
-                }
-            }
+        let reached = match self.pairs.borrow_mut().get(peer) {
+            Some(Pair::Serving(serving)) => Some(serving.reached.subscribe()),
+            Some(_) => return Ok(()),
+            None => None,
+        };
+        let mut reached = match reached {
+            Some(reached) => reached,
+            None => self.begin_serving(record, service, &running).await?,
         };
         let left = limit.saturating_sub(started.elapsed());
         match timeout(left, reached.wait_for(|reached| *reached)).await {
@@ -235,6 +221,30 @@ impl State {
         }
     }
 
+    /// Tells a peer our queue pairs; what is given back says when we know its own.
+    async fn begin_serving(
+        &self,
+        record: &PeerRecord,
+        service: String,
+        running: &Running,
+    ) -> Result<watch::Receiver<bool>, AgentError> {
+        let (reached, seen) = watch::channel(false);
+        let serving = Serving {
+            service,
+            theirs: Vec::new(),
+            reached,
+            task: None,
+        };
+        self.pairs
+            .borrow_mut()
+            .insert(&record.alias, Pair::Serving(serving));
+        let told = self.tell_queue_pairs(record, running).await;
+        if told.is_err() {
+            self.pairs.borrow_mut().remove(&record.alias);
+        }
+        told.map(|()| seen)
+    }
+
     async fn tell_queue_pairs(
         &self,
         record: &PeerRecord,
@@ -245,7 +255,7 @@ impl State {
         let count = self.pairs.borrow().queue_pairs(&peer);
         let device = self.settings.devices.for_dlslime();
         let who = peer.clone();
-        let prepare = move |mailbox: &mut slimerpc::channel::Mailbox| mailbox.prepare(&who, count);
+        let prepare = move |mailbox: &mut Mailbox| mailbox.prepare(&who, count);
         let ours: Vec<QueuePairInfo> = running
             .mailbox(device, prepare)
             .await
