@@ -85,7 +85,6 @@ pub mod __private {
     pub use crate::answer::{
         Failure, answer, answer_async, answer_raw, answer_raw_async, unknown_method,
     };
-    pub use serde;
 }
 
 /// The program in the README compiles and runs.

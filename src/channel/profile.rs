@@ -13,7 +13,7 @@ use crate::wire::{
 /// | --- | --- | --- |
 /// | the other end | this crate | a DLSlime 0.1.23 peer |
 /// | typed payloads | as the service says | pickle |
-/// | failures | [`Fault`](crate::wire::Fault) | pickled exception |
+/// | failures | [`Fault`] | pickled exception |
 /// | methods | by name, through the server's table | place among the sorted names |
 /// | cancelling | travels | ends the call here only |
 /// | queue pairs | one | one or more, messages striped over them |

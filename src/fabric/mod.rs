@@ -8,7 +8,7 @@
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
 //! - `verbs` (cargo feature of that name): libibverbs devices, soft-RoCE among them.
 //!
-//! [`open`] gives either by name.
+//! [`open()`] gives either by name.
 //!
 //! What an implementation must do beyond its types is written down once, as the executable suite in
 //! [`conformance`]; each implementation runs it.

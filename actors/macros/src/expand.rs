@@ -56,9 +56,11 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
     let (owned, borrowed, arguments_of_self, pattern) = if idents.is_empty() {
         (quote!([(); 0]), quote!([(); 0]), quote!([]), quote!(_))
     } else {
+        // What is wrong with an argument's type is said where that stands.
+        let span = types[0].span();
         (
-            quote!((#(#types,)*)),
-            quote!((#(&'a #types,)*)),
+            quote_spanned!(span=> (#(#types,)*)),
+            quote_spanned!(span=> (#(&'a #types,)*)),
             quote!((#(&self.#idents,)*)),
             quote!((#(#idents,)*)),
         )
@@ -103,11 +105,6 @@ fn message_struct(service: &Service, method: &Method, typed: &Typed) -> TokenStr
     };
     quote! {
         #[doc = #summary]
-        #[derive(
-            ::slimerpc_actors::__private::serde::Serialize,
-            ::slimerpc_actors::__private::serde::Deserialize
-        )]
-        #[serde(crate = "::slimerpc_actors::__private::serde")]
         #[allow(dead_code, unreachable_pub, private_interfaces)]
         #visibility struct #message #body
     }

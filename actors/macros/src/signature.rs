@@ -126,6 +126,12 @@ impl<'a> Reader<'a> {
 
     fn typed(&mut self, name: &str, signature: &Signature) -> (bool, Kind) {
         let message = names::message(&signature.ident, name, self.prefix, self.errors);
+        if let Some(argument) = arguments(signature).nth(MAX_ARGUMENTS) {
+            let text = format!(
+                "more than {MAX_ARGUMENTS} arguments, which is where serde's tuples end; pass a struct"
+            );
+            self.errors.at(argument, text);
+        }
         let arguments = arguments(signature)
             .filter_map(|argument| self.argument(argument))
             .collect();
@@ -209,6 +215,9 @@ impl<'a> Reader<'a> {
         types::as_result(returned).is_some()
     }
 }
+
+/// Arguments travel as a tuple.
+const MAX_ARGUMENTS: usize = 16;
 
 const RAW_SHAPE: &str = "a raw method looks like `fn bytes(&mut self, request: &[u8]) -> Vec<u8>`";
 
