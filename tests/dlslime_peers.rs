@@ -228,6 +228,30 @@ impl Peer {
         meta
     }
 
+    /// Writes `bytes` to `slot` under this immediate.
+    fn write_bytes(&mut self, slot: usize, imm: u32, bytes: &[u8]) {
+        let offset = slot * SLOT_SIZE;
+        self.sends.copy_in(offset, bytes).unwrap();
+        let ring = self.theirs.unwrap();
+        let request = SendRequest {
+            wr_id: 0,
+            operation: Operation::WriteWithImm(imm),
+            local: Payload::Region(Sge {
+                addr: self.sends.addr() + offset as u64,
+                length: bytes.len() as u32,
+                lkey: self.sends.lkey(),
+            }),
+            remote: RemoteSlice {
+                addr: ring.addr + offset as u64,
+                rkey: ring.rkey,
+            },
+            signalled: true,
+        };
+        self.qps[0].post_send(&request).unwrap();
+        // The next message would overwrite this one before it was seen.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+
     /// Writes a message with this tag into `slot`, striped over the queue pairs, under an odd immediate.
     fn write(&mut self, slot: usize, tag: u32, id: u64, payload: &[u8]) {
         let mut bytes = vec![0; 16 + payload.len()];
@@ -371,6 +395,27 @@ async fn every_request_is_answered_whatever_it_is() {
     for flags in [1 << 27, 1 << 28, 1 << 31] {
         let (header, payload) = peer.ask(3, flags | ECHO, 4, b"x").await;
         assert_eq!((header.kind, payload), (MessageKind::Reply, b"x".to_vec()));
+    }
+    peer.check_echo("still there").await;
+}
+
+#[actix::test]
+async fn input_1_headers_and_immediates_that_end_a_dlslime_session_are_survived() {
+    let scope = scope();
+    let worker = agent(&scope, "worker").start().await.unwrap();
+    worker.serve(Echo).await.unwrap();
+    let mut peer = Peer::new(&scope, "driver", 1).await;
+    peer.begin("worker").await;
+    for total in [0, 8, 15, SLOT_SIZE as u32 + 1, u32::MAX] {
+        let mut bytes = [0; 16];
+        bytes[4..8].copy_from_slice(&total.to_le_bytes());
+        peer.write_bytes(2, 2, &bytes);
+    }
+    for slot in [SLOTS as u32, 200, u16::MAX.into(), 1 << 24] {
+        peer.write_bytes(0, slot, &[]);
+    }
+    for kind in [0x2000_0000, 0x2800_0000, 0x6000_0000] {
+        peer.write(3, kind, 9, b"a reply to nothing");
     }
     peer.check_echo("still there").await;
 }

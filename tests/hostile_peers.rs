@@ -191,7 +191,8 @@ fn requests(mailbox: &mut Mailbox) -> Vec<Inbound> {
 #[test]
 fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(device.clone(), geometry(), "test").unwrap();
+    let mut mailbox =
+        Mailbox::new(device.clone(), geometry(), RetryPolicy::default(), "test").unwrap();
     let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
     let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -240,7 +241,8 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
 #[test]
 fn a_mailbox_bears_many_cancels() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(device.clone(), geometry(), "test").unwrap();
+    let mut mailbox =
+        Mailbox::new(device.clone(), geometry(), RetryPolicy::default(), "test").unwrap();
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -264,7 +266,7 @@ fn client(
     runtime: &tokio::runtime::Runtime,
 ) -> (Arc<ClientChannel>, Stranger) {
     let mut server = Stranger::new(&**device);
-    let dialer = Dialer::new(&**device, geometry()).unwrap();
+    let dialer = Dialer::new(&**device, geometry(), RetryPolicy::default()).unwrap();
     server.connect(dialer.endpoint());
     let patience = Patience {
         busy_poll: Duration::ZERO,

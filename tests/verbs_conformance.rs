@@ -1,52 +1,62 @@
-//! The fabric's specification on an RDMA device: `SLIME_TEST_DEVICE=rxe0 cargo test --features verbs --test
-//! verbs_conformance [CASE...]`. Without the variable there is nothing to test.
+//! The fabric's specification on RDMA devices, side by side:
+//! `SLIME_TEST_DEVICE=shm0,rxe0 cargo test --features verbs --test verbs_conformance [CASE...]`.
+//! Without the variable there is nothing to test.
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
-use slimerpc::fabric::conformance::CASES;
-use slimerpc::fabric::{Device, SoftRnrMonitor, verbs};
+use slimerpc::fabric::conformance::{CASES, Case};
+use slimerpc::fabric::{self, Device, SoftRnrMonitor, verbs};
 
-const DEVICE: &str = "SLIME_TEST_DEVICE";
+const DEVICES: &str = "SLIME_TEST_DEVICE";
 
 fn main() -> ExitCode {
-    let Ok(name) = std::env::var(DEVICE) else {
+    let Ok(names) = std::env::var(DEVICES) else {
         println!(
-            "skipped: {DEVICE} names no RDMA device; this host has {:?}",
+            "skipped: {DEVICES} names no device; this host has {:?}",
             verbs::names()
         );
         return ExitCode::SUCCESS;
     };
+    let names: Vec<&str> = names.split(',').collect();
     if std::env::args().any(|word| word == "--rnr") {
-        return rnr(&name);
+        return rnr(names[names.len() - 1]);
     }
     let filters: Vec<String> = std::env::args()
         .skip(1)
         .filter(|word| !word.starts_with('-'))
         .collect();
-    let is_chosen =
-        |case: &str| filters.is_empty() || filters.iter().any(|filter| case.contains(&**filter));
+    let is_chosen = |case: &Case| {
+        filters.is_empty() || filters.iter().any(|filter| case.name().contains(&**filter))
+    };
     let (mut passed, mut failed) = (0, 0);
-    for (pairing, with_itself) in [("two", false), ("one", true)] {
-        for case in CASES.iter().filter(|case| is_chosen(case.name())) {
-            let started = Instant::now();
-            let outcome = catch_unwind(|| {
-                let a = open(&name);
-                let b = if with_itself { a.clone() } else { open(&name) };
-                case.run(&a, &b);
-            });
-            let (verdict, count) = match outcome {
-                Ok(()) => ("ok", &mut passed),
-                Err(_) => ("FAILED", &mut failed),
-            };
-            *count += 1;
-            println!(
-                "{verdict} {pairing} x {name}: {} ({:.1?})",
-                case.name(),
-                started.elapsed()
-            );
+    for (pairing, with_itself) in [("two devices", false), ("one with itself", true)] {
+        println!("{pairing}:");
+        println!(
+            "{}",
+            names
+                .iter()
+                .map(|name| format!("{name:>16}"))
+                .collect::<String>()
+        );
+        for case in CASES.iter().filter(|case| is_chosen(case)) {
+            for name in &names {
+                let started = Instant::now();
+                let outcome = catch_unwind(|| {
+                    let a = open(name);
+                    let b = if with_itself { a.clone() } else { open(name) };
+                    case.run(&a, &b);
+                });
+                let (verdict, count) = match outcome {
+                    Ok(()) => ("ok", &mut passed),
+                    Err(_) => ("FAILED", &mut failed),
+                };
+                *count += 1;
+                print!("{:>16}", format!("{verdict} {:.0?}", started.elapsed()));
+            }
+            println!("  {}", case.name());
         }
     }
     println!("{passed} passed, {failed} failed");
@@ -84,5 +94,5 @@ fn rnr(name: &str) -> ExitCode {
 }
 
 fn open(name: &str) -> Arc<dyn Device> {
-    verbs::open(name, 1).unwrap_or_else(|error| panic!("{error}"))
+    fabric::open(name, 1).unwrap_or_else(|error| panic!("{error}"))
 }

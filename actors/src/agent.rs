@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{Geometry, Patience, ServiceTable};
+use slimerpc::fabric::RetryPolicy;
 
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
@@ -57,6 +58,7 @@ struct Inner {
     supervisor: Addr<Supervisor>,
     devices: Devices,
     geometry: Geometry,
+    retry: RetryPolicy,
     patience: Patience,
     connect_timeout: Duration,
 }
@@ -70,7 +72,8 @@ impl PeerAgent {
     pub(crate) async fn start(settings: Settings) -> Result<Self, AgentError> {
         let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
         let devices = settings.devices.clone();
-        let (geometry, busy_poll) = (settings.geometry, settings.busy_poll);
+        let (geometry, retry) = (settings.geometry, settings.retry);
+        let busy_poll = settings.busy_poll;
         let connect_timeout = settings.connect_timeout;
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
@@ -91,6 +94,7 @@ impl PeerAgent {
                 supervisor,
                 devices,
                 geometry,
+                retry,
                 patience,
                 connect_timeout,
             }),
@@ -194,6 +198,7 @@ impl PeerAgent {
         let inner = &self.inner;
         let launch = Launch {
             geometry: inner.geometry,
+            retry: inner.retry,
             busy_poll: inner.patience.busy_poll,
         };
         serve::launch::<S, A>(launch, &inner.supervisor, build).await

@@ -6,6 +6,7 @@ use std::time::Duration;
 use slimerpc::channel::Geometry;
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local, NanoCtrl};
+use slimerpc::fabric::RetryPolicy;
 
 use crate::devices::Devices;
 use crate::{AgentError, PeerAgent};
@@ -27,6 +28,7 @@ enum Plane {
 /// | [`device`](Self::device) | chosen for each peer | | what carries the bytes |
 /// | [`slot_size`](Self::slot_size) | 32,768 | bytes | largest message, header (16 bytes) included |
 /// | [`max_inflight`](Self::max_inflight) | 16, or `SLIME_RPC_MAX_INFLIGHT` | calls | calls in flight of one proxy; more wait in order |
+/// | [`retry`](Self::retry) | 12, 6, 14, 6 | | how long a queue pair insists before it gives a peer up |
 /// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | 10 s | time | for finding and connecting a peer |
 #[derive(Debug, Clone)]
@@ -38,6 +40,7 @@ pub struct Builder {
     device: Option<String>,
     slot_size: usize,
     max_inflight: Option<usize>,
+    retry: RetryPolicy,
     busy_poll: Duration,
     connect_timeout: Duration,
 }
@@ -49,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) topology: Topology,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
+    pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
 }
@@ -62,6 +66,7 @@ impl Default for Builder {
             device: None,
             slot_size: 32 * 1024,
             max_inflight: None,
+            retry: RetryPolicy::default(),
             busy_poll: Duration::from_micros(50),
             connect_timeout: Duration::from_secs(10),
         }
@@ -114,6 +119,20 @@ impl Builder {
         self
     }
 
+    /// How long a queue pair insists before it gives a peer up: min_rnr_timer 12, rnr_retry 6, timeout 14 and
+    /// retry_cnt 6 if not set.
+    ///
+    /// ```
+    /// use slimerpc_actors::{PeerAgent, slimerpc::fabric::RetryPolicy};
+    /// let far_away = RetryPolicy { timeout: 18, ..RetryPolicy::default() };
+    /// let builder = PeerAgent::builder().retry(far_away);
+    /// # let _ = builder;
+    /// ```
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = policy;
+        self
+    }
+
     /// How long a waiter polls before it sleeps. Zero: it sleeps at once.
     pub fn busy_poll(mut self, budget: Duration) -> Self {
         self.busy_poll = budget;
@@ -148,6 +167,7 @@ impl Builder {
             topology = topology.preferring(device);
         }
         let devices = Devices::open(self.device.as_deref(), &topology)?;
+        self.retry.check(devices.first().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
@@ -158,6 +178,7 @@ impl Builder {
             topology,
             alias: self.alias,
             geometry,
+            retry: self.retry,
             busy_poll: self.busy_poll,
             connect_timeout: self.connect_timeout,
         })

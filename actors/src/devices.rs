@@ -1,7 +1,7 @@
 //! The devices of an agent, and which of them a connection uses.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use slimerpc::control::topology::Topology;
 use slimerpc::fabric::{self, Device, FabricError, LinkType};
@@ -20,7 +20,14 @@ impl Devices {
         }
         let mut devices = vec![fabric::open(fabric::SHM, 1)?];
         match topology.first_usable() {
-            None => tracing::debug!("this host has no usable RDMA port; shared memory is used"),
+            None => {
+                static SAID: Once = Once::new();
+                SAID.call_once(|| {
+                    tracing::info!(
+                        "this host has no usable RDMA port; shared memory joins peers on it"
+                    );
+                });
+            }
             Some((nic, port)) => match fabric::open(&nic.name, port_number(Some(port.number))) {
                 Ok(device) => devices.push(device),
                 Err(error) => tracing::warn!(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use slimerpc::channel::{ConnectError, Delivery, Geometry, LossCause, Mailbox};
-use slimerpc::fabric::{CompletionEvents, Device, FabricError};
+use slimerpc::fabric::{CompletionEvents, Device, FabricError, RetryPolicy};
 
 /// The actor lets callers in while its context polls.
 pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
@@ -17,6 +17,7 @@ pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 pub(crate) struct Mailboxes {
     service: &'static str,
     geometry: Geometry,
+    retry: RetryPolicy,
     sources: Vec<Source>,
 }
 
@@ -29,10 +30,11 @@ struct Source {
 
 impl Mailboxes {
     /// None yet.
-    pub(crate) fn new(service: &'static str, geometry: Geometry) -> Self {
+    pub(crate) fn new(service: &'static str, geometry: Geometry, retry: RetryPolicy) -> Self {
         Self {
             service,
             geometry,
+            retry,
             sources: Vec::new(),
         }
     }
@@ -46,7 +48,8 @@ impl Mailboxes {
         let at = match found {
             Some(at) => at,
             None => {
-                let mailbox = Mailbox::new(device.clone(), self.geometry, self.service)?;
+                let mailbox =
+                    Mailbox::new(device.clone(), self.geometry, self.retry, self.service)?;
                 let events = mailbox.events().map_err(|source| FabricError::Os {
                     doing: "awaiting completions",
                     source,

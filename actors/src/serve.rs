@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Recipient};
 use slimerpc::channel::{ConnectError, Geometry, Mailbox};
-use slimerpc::fabric::Device;
+use slimerpc::fabric::{Device, RetryPolicy};
 
 use crate::agent::table;
 use crate::answer::panic_message;
@@ -21,6 +21,7 @@ use crate::{AgentError, ServedBy};
 /// What an instance needs of its agent.
 pub(crate) struct Launch {
     pub(crate) geometry: Geometry,
+    pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
 }
 
@@ -156,7 +157,7 @@ where
         service: S::NAME.to_owned(),
         message: panic_message(&*panic),
     })?;
-    let mailboxes = Mailboxes::new(S::NAME, launch.geometry);
+    let mailboxes = Mailboxes::new(S::NAME, launch.geometry, launch.retry);
     let mailboxes = Rc::new(RefCell::new(mailboxes));
     let rings = Rings::new(mailboxes.clone(), launch.busy_poll);
     let instance = Instance::<S, A>::new(state, factory, mailboxes);

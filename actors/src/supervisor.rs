@@ -275,7 +275,7 @@ impl State {
         };
         self.declare(&dial.peer).await?;
         let device = devices.on(link).unwrap_or(devices.first());
-        let dialer = Dialer::new(&**device, geometry)?;
+        let dialer = Dialer::new(&**device, geometry, self.settings.retry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,

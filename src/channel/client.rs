@@ -21,7 +21,7 @@ use super::{
     CallError, ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress,
     Violation, Violations,
 };
-use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device};
+use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, RetryPolicy};
 use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Signal};
 
 const BATCH: usize = 16;
@@ -44,8 +44,12 @@ impl Dialer {
     ///
     /// # Errors
     /// The device refuses.
-    pub fn new(device: &dyn Device, geometry: Geometry) -> Result<Self, ConnectError> {
-        Self::create(device, geometry, 1, Profile::Native)
+    pub fn new(
+        device: &dyn Device,
+        geometry: Geometry,
+        retry: RetryPolicy,
+    ) -> Result<Self, ConnectError> {
+        Self::create(device, geometry, retry, 1, Profile::Native)
     }
 
     /// The same for a DLSlime peer, with any number of queue pairs.
@@ -55,14 +59,16 @@ impl Dialer {
     pub fn compatible(
         device: &dyn Device,
         geometry: Geometry,
+        retry: RetryPolicy,
         queue_pairs: usize,
     ) -> Result<Self, ConnectError> {
-        Self::create(device, geometry, queue_pairs, Profile::Compatible)
+        Self::create(device, geometry, retry, queue_pairs, Profile::Compatible)
     }
 
     fn create(
         device: &dyn Device,
         geometry: Geometry,
+        retry: RetryPolicy,
         queue_pairs: usize,
         profile: Profile,
     ) -> Result<Self, ConnectError> {
@@ -85,6 +91,7 @@ impl Dialer {
                 sends,
                 receives,
                 owner: 0,
+                retry,
             },
         )?;
         Ok(Self {

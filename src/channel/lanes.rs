@@ -31,6 +31,8 @@ pub(super) struct LanesInit {
     pub(super) receives: u32,
     /// Names the channel in the completions.
     pub(super) owner: u64,
+    /// How long to insist.
+    pub(super) retry: RetryPolicy,
 }
 
 /// See the [module](self).
@@ -79,7 +81,7 @@ impl Lanes {
                 max_send_wr: init.sends,
                 max_recv_wr: init.receives,
                 max_inline: inline,
-                retry: RetryPolicy::default(),
+                retry: init.retry,
             })?;
             Ok::<_, FabricError>(Lane {
                 qp,

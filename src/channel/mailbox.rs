@@ -12,7 +12,9 @@ use super::work_id::WorkId;
 use super::{
     ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violations,
 };
-use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, FabricError};
+use crate::fabric::{
+    Completion, CompletionEvents, CompletionQueue, Device, FabricError, RetryPolicy,
+};
 
 const BATCH: usize = 16;
 /// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
@@ -29,6 +31,7 @@ pub struct Mailbox {
     device: Arc<dyn Device>,
     cq: Arc<dyn CompletionQueue>,
     geometry: Geometry,
+    retry: RetryPolicy,
     service: Rc<str>,
     places: Vec<Place>,
     /// DLSlime callers whose rings are not known yet.
@@ -94,6 +97,7 @@ impl Mailbox {
     pub fn new(
         device: Arc<dyn Device>,
         geometry: Geometry,
+        retry: RetryPolicy,
         service: &str,
     ) -> Result<Self, ConnectError> {
         let wanted = CALLERS.saturating_mul(entries(geometry));
@@ -103,6 +107,7 @@ impl Mailbox {
             device,
             cq,
             geometry,
+            retry,
             service: service.into(),
             places: Vec::new(),
             arriving: Vec::new(),
@@ -243,6 +248,7 @@ impl Mailbox {
                 sends: SENDS * slots,
                 receives: RECEIVES * slots,
                 owner: key.to_owner(),
+                retry: self.retry,
             },
         )?;
         self.entries_left = left;

@@ -98,7 +98,17 @@ pub struct RetryPolicy {
 
 impl RetryPolicy {
     /// Refuses what does not fit its bits, and what never ends.
-    pub(super) fn check(&self, device: &str) -> Result<(), FabricError> {
+    ///
+    /// # Errors
+    /// [`FabricError::Limit`] in the name of `device`.
+    ///
+    /// ```
+    /// use slimerpc::fabric::RetryPolicy;
+    /// assert!(RetryPolicy::default().check("rxe0").is_ok());
+    /// let for_ever = RetryPolicy { retry_cnt: 7, ..RetryPolicy::default() };
+    /// assert!(for_ever.check("rxe0").is_err());
+    /// ```
+    pub fn check(&self, device: &str) -> Result<(), FabricError> {
         let fields = [
             ("min_rnr_timer", self.min_rnr_timer, 0..=31),
             ("rnr_retry", self.rnr_retry, 0..=7),

@@ -30,7 +30,7 @@ mod types;
 ///
 /// When callers link the implementation, put it on the inherent `impl` of the type that holds the state:
 ///
-/// ```ignore
+/// ```
 /// use slimerpc_actors::service;
 ///
 /// #[derive(Default)]
@@ -49,12 +49,13 @@ mod types;
 ///
 ///     #[method]
 ///     pub async fn load(&mut self, path: String) -> std::io::Result<String> {
-///         tokio::fs::read_to_string(path).await
+///         std::future::ready(()).await; // anything that takes a while
+///         std::fs::read_to_string(path)
 ///     }
 ///
 ///     #[method(raw)]
 ///     pub fn checksum(&mut self, request: &[u8]) -> [u8; 4] {
-///         crc32(request).to_le_bytes()
+///         request.iter().map(|&byte| u32::from(byte)).sum::<u32>().to_le_bytes()
 ///     }
 ///
 ///     fn helper(&self) {} // no #[method]: stays as it is, nobody can call it from afar
@@ -74,7 +75,8 @@ mod types;
 ///
 /// When caller and implementation live in different crates, put it on a trait that both know:
 ///
-/// ```ignore
+/// ```
+/// # use slimerpc_actors::{PeerAgent, service};
 /// #[service]
 /// pub trait Calculator {
 ///     #[method]
@@ -82,6 +84,8 @@ mod types;
 ///     #[method]
 ///     async fn slow(&mut self, ms: u64) -> u64;
 /// }
+///
+/// struct MyCalc;
 ///
 /// impl Calculator for MyCalc {
 ///     fn add(&mut self, a: i64, b: i64) -> i64 {
@@ -92,8 +96,11 @@ mod types;
 ///     }
 /// }
 ///
+/// # async fn example(agent: PeerAgent) -> Result<(), slimerpc_actors::AgentError> {
 /// agent.serve_as::<dyn Calculator, _>(MyCalc).await?; // the worker
 /// let calc = agent.proxy::<dyn Calculator>("worker:0").await?; // the driver, which does not know MyCalc
+/// # Ok(())
+/// # }
 /// ```
 ///
 /// The trait stays a trait: methods may have default bodies, and functions without `#[method]` are allowed. Every
@@ -105,6 +112,8 @@ mod types;
 ///
 /// - `#[service(name = "calc.v1")]`: the name peers know the service by; that of the type or trait if left out.
 /// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in one module.
+/// - `#[service(codec = "pickle")]`: typed payloads are pickles between native agents, too, as they always are to and from
+///   DLSlime peers. For values whose type only the pickle tells (`slimerpc::wire::pickle::Value`).
 ///
 /// # Methods
 ///

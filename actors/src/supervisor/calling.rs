@@ -108,7 +108,8 @@ impl State {
         let device = self.settings.devices.for_dlslime();
         let path = self.path_to(record)?;
         let count = self.pairs.borrow().queue_pairs(peer);
-        let mut dialer = Dialer::compatible(&**device, self.settings.geometry, count)?;
+        let (geometry, retry) = (self.settings.geometry, self.settings.retry);
+        let mut dialer = Dialer::compatible(&**device, geometry, retry, count)?;
         self.declare(peer).await?;
         let early = self.pairs.borrow_mut().unpark(peer);
         let ready = qp_ready::mail(&self.alias, peer, &dialer.queue_pairs(), &path);
