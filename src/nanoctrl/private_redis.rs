@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,12 @@ impl PrivateRedis {
 
     /// Where it listens.
     pub(super) fn url(&self) -> String {
-        format!("redis://{}:{}", Ipv4Addr::LOCALHOST, self.port)
+        url(self.port)
     }
+}
+
+fn url(port: u16) -> String {
+    format!("redis://{}:{port}", Ipv4Addr::LOCALHOST)
 }
 
 impl Drop for PrivateRedis {
@@ -130,12 +134,27 @@ impl Process {
                 let last = log.lines().last().unwrap_or_default();
                 return Err(io::Error::other(format!("{status}: {last}")));
             }
-            if TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok() {
-                return Ok(());
+            match self.listener() {
+                Ok(listener) if listener == self.child.id() => return Ok(()),
+                // Ours is about to find the port taken, or is not there yet.
+                Ok(_) | Err(_) => {}
             }
             thread::sleep(LOOK_EVERY);
         }
         Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// The process id of the Redis that listens on our port.
+    fn listener(&self) -> redis::RedisResult<u32> {
+        let mut connection =
+            redis::Client::open(url(self.port))?.get_connection_with_timeout(START_TIMEOUT)?;
+        connection.set_read_timeout(Some(START_TIMEOUT))?;
+        let about: redis::InfoDict = redis::cmd("INFO").arg("server").query(&mut connection)?;
+        let missing = (
+            redis::ErrorKind::UnexpectedReturnType,
+            "no process_id in INFO",
+        );
+        about.get("process_id").ok_or_else(|| missing.into())
     }
 }
 

@@ -6,7 +6,8 @@ pub mod fake_http;
 use std::{
     env,
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{self, Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
     time::{Duration, Instant},
 };
@@ -17,10 +18,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A port of 127.0.0.1 that nobody listens on, and that no other test of this process was given. It is below
+/// those that the system chooses from by itself, for outgoing connections too.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
+    const FIRST: u32 = 10_000;
+    const COUNT: u32 = 20_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes that test at the same time begin at different places.
+    let start = process::id().wrapping_mul(101);
+    loop {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = FIRST + start.wrapping_add(step) % COUNT;
+        let port = u16::try_from(port).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A child process that does not outlive the test.
