@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use slimerpc::channel::{LossCause, Mismatch};
 use slimerpc::control::ControlError;
-use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, RpcError, service, wait_all};
+use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, service, wait_all};
 
 /// Shared by the tests and the handlers that they watch.
 #[derive(Default, Clone)]
@@ -199,7 +199,10 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
     let started = Instant::now();
     assert_eq!(
         lab.slow(300).timeout(after).await,
-        Err(RpcError::Timeout { after })
+        Err(RpcError::Timeout {
+            after,
+            ran: Ran::Unknown
+        })
     );
     assert!(started.elapsed() < Duration::from_millis(250));
     assert_eq!(
@@ -218,7 +221,10 @@ async fn deadlines_of_nothing_and_of_years_are_deadlines() {
     let zero = Duration::ZERO;
     assert_eq!(
         lab.slow(50).timeout(zero).await,
-        Err(RpcError::Timeout { after: zero })
+        Err(RpcError::Timeout {
+            after: zero,
+            ran: Ran::Unknown
+        })
     );
     assert_eq!(lab.add(1, 2).timeout(Duration::MAX).await, Ok(3));
     assert_eq!(
@@ -537,7 +543,10 @@ async fn threads_without_a_runtime_wait_for_their_replies() {
                 let after = Duration::from_millis(1);
                 assert_eq!(
                     lab.slow(50).wait_timeout(after),
-                    Err(RpcError::Timeout { after })
+                    Err(RpcError::Timeout {
+                        after,
+                        ran: Ran::Unknown
+                    })
                 );
             })
         })

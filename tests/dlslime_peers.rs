@@ -533,6 +533,7 @@ async fn a_peer_is_called_over_one_queue_pair_and_over_two() {
                 type_name,
                 message,
                 traceback,
+                ..
             }) => {
                 assert_eq!(
                     (&*type_name, &*message, &*traceback),

@@ -303,7 +303,7 @@ fn a_caller_outlives_a_service_that_writes_nonsense() {
         .build()
         .unwrap();
     let (channel, mut server) = client(&ShmDevice::open().unwrap(), &runtime);
-    let call = || channel.call(5, |_| Ok(0)).unwrap();
+    let call = || channel.call(5, None, |_| Ok(0)).unwrap();
     let (mut first, mut second) = (call(), call());
     let requests = server.receive(2);
     let [(slot, asked), (other, _)] = requests[..] else {

@@ -13,6 +13,7 @@ use slimerpc::fabric::RetryPolicy;
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::instance::Factory;
+use crate::instance_id::InstanceId;
 use crate::serve::{self, Launch};
 use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
 use crate::{AgentError, Caller, Proxy, ServedBy, Service, ServiceHandle};
@@ -55,12 +56,14 @@ pub struct PeerAgent {
 
 struct Inner {
     alias: String,
+    incarnation: u64,
     supervisor: Addr<Supervisor>,
     devices: Devices,
     geometry: Geometry,
     retry: RetryPolicy,
     patience: Patience,
     connect_timeout: Duration,
+    call_timeout: Option<Duration>,
 }
 
 impl PeerAgent {
@@ -74,7 +77,7 @@ impl PeerAgent {
         let devices = settings.devices.clone();
         let (geometry, retry) = (settings.geometry, settings.retry);
         let busy_poll = settings.busy_poll;
-        let connect_timeout = settings.connect_timeout;
+        let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
             actix::spawn(async move {
@@ -83,20 +86,22 @@ impl PeerAgent {
                     Arbiter::current().stop();
                 }
                 let runtime = tokio::runtime::Handle::current();
-                let _ = tell.send(started.map(|(alias, supervisor)| (alias, supervisor, runtime)));
+                let _ = tell.send(started.map(|started| (started, runtime)));
             });
         });
-        let (alias, supervisor, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
+        let (started, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
         let patience = Patience { busy_poll, runtime };
         Ok(Self {
             inner: Arc::new(Inner {
-                alias,
-                supervisor,
+                alias: started.alias,
+                incarnation: started.incarnation,
+                supervisor: started.supervisor,
                 devices,
                 geometry,
                 retry,
                 patience,
                 connect_timeout,
+                call_timeout,
             }),
         })
     }
@@ -197,6 +202,7 @@ impl PeerAgent {
     {
         let inner = &self.inner;
         let launch = Launch {
+            incarnation: inner.incarnation,
             geometry: inner.geometry,
             retry: inner.retry,
             busy_poll: inner.patience.busy_poll,
@@ -213,7 +219,7 @@ impl PeerAgent {
     /// sides' values when the two agents or their versions of the service do not fit together.
     pub async fn proxy<S: Service + ?Sized>(&self, peer: &str) -> Result<Proxy<S>, AgentError> {
         let wanted = table::<S>();
-        let (channel, theirs) = self
+        let dialled = self
             .ask(Dial {
                 peer: peer.to_owned(),
                 wanted: wanted.clone(),
@@ -221,12 +227,15 @@ impl PeerAgent {
                 timeout: self.inner.connect_timeout,
             })
             .await?;
-        let numbers = theirs.resolve(&wanted.methods);
+        let numbers = dialled.table.resolve(&wanted.methods);
+        let instance = dialled.incarnation;
         Ok(Proxy::new(Caller::new(
-            channel,
+            dialled.channel,
             S::NAME,
             S::METHODS,
             numbers,
+            instance.map(|incarnation| InstanceId::new(incarnation, S::NAME)),
+            self.inner.call_timeout,
         )))
     }
 

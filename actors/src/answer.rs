@@ -1,6 +1,7 @@
 //! From a request to its answer: what `#[service]`'s dispatch tables call.
 
 use std::any::Any;
+use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 
@@ -14,30 +15,101 @@ use crate::{Call, Dispatch, Finished, Request, Service};
 pub struct Failure {
     type_name: String,
     message: String,
+    value: Option<Vec<u8>>,
 }
 
-impl Failure {
-    /// From the error that a handler returned.
-    pub fn from_error<E: std::fmt::Display>(error: E) -> Self {
-        Self {
-            type_name: short_name::<E>(),
-            message: error.to_string(),
+/// The error that a handler returned, on its way to become a [`Failure`].
+///
+/// `(&Returned(error)).failure()` is [`WithValue`]'s if the error implements `Serialize`, otherwise [`TextOnly`]'s: method
+/// lookup finds the one that needs no further reference first.
+#[derive(Debug)]
+pub struct Returned<E>(E);
+
+impl<E: Display> Returned<E> {
+    /// Callers see at least the text of an error.
+    pub fn new(error: E) -> Self {
+        Self(error)
+    }
+}
+
+/// The caller can have the error back as a value.
+pub trait WithValue {
+    /// Its failure.
+    fn failure(&self) -> Failure;
+}
+
+/// The caller sees the error's type and text.
+pub trait TextOnly {
+    /// Its failure.
+    fn failure(&self) -> Failure;
+}
+
+impl<E: Display + Serialize> WithValue for Returned<E> {
+    fn failure(&self) -> Failure {
+        Failure {
+            value: encode_value(&self.0),
+            ..Failure::text(&self.0)
         }
     }
 }
 
+impl<E: Display> TextOnly for &Returned<E> {
+    fn failure(&self) -> Failure {
+        Failure::text(&self.0)
+    }
+}
+
+impl Failure {
+    fn text<E: Display>(error: &E) -> Self {
+        Self {
+            type_name: short_name::<E>(),
+            message: error.to_string(),
+            value: None,
+        }
+    }
+}
+
+/// Largest error that travels as a value.
+const MAX_VALUE: usize = 64 * 1024;
+
+/// An error as bytes. `None` if it does not encode or is too large: its text has to do then.
+fn encode_value<E: Serialize>(error: &E) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; 256];
+    let len = match PayloadCodec::Bincode.encode(error, &mut bytes) {
+        Err(EncodeError::TooLarge { size, .. }) if size <= MAX_VALUE => {
+            bytes.resize(size, 0);
+            PayloadCodec::Bincode.encode(error, &mut bytes).ok()?
+        }
+        encoded => encoded.ok()?,
+    };
+    bytes.truncate(len);
+    Some(bytes)
+}
+
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
-        Self::Raised {
-            type_name: failure.type_name,
-            message: failure.message,
-            traceback: String::new(),
+        let Failure {
+            type_name,
+            message,
+            value,
+        } = failure;
+        match value {
+            Some(value) => Self::Returned {
+                type_name,
+                message,
+                value,
+            },
+            None => Self::Raised {
+                type_name,
+                message,
+                traceback: String::new(),
+            },
         }
     }
 }
 
 /// Name of a type without its path: `io::Error` is `Error`, `my::Oops<T>` is `Oops`.
-fn short_name<E>() -> String {
+pub(crate) fn short_name<E>() -> String {
     let full = std::any::type_name::<E>();
     let head = full.split('<').next().unwrap_or(full);
     head.rsplit("::").next().unwrap_or(head).to_owned()
@@ -106,6 +178,41 @@ pub fn answer_raw_async<R: AsRef<[u8]>>(
             Raw::encode(bytes.as_ref(), room)
         })
     }))
+}
+
+/// Runs a sync handler that writes its answer into send memory itself, and says how many bytes.
+pub fn answer_inplace(
+    request: Request,
+    handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
+) -> Dispatch {
+    let handled = catch_unwind(AssertUnwindSafe(|| {
+        handler(&request.payload(), &mut request.room()).map_err(Fault::from)
+    }));
+    conclude(request, handled, written).into()
+}
+
+/// Begins an async handler that writes its answer into send memory itself.
+pub fn answer_inplace_async(
+    request: Request,
+    handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure> + 'static,
+) -> Dispatch {
+    Dispatch::Running(Box::pin(async move {
+        let handled = {
+            let (payload, mut room) = (request.payload(), request.room());
+            catch_panic(handler(&payload, &mut room)).await
+        };
+        let handled = handled.map(|result| result.map_err(Fault::from));
+        conclude(request, handled, written)
+    }))
+}
+
+/// The answer stands in `room` already. A handler that claims more than that has made a mistake.
+pub(crate) fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError> {
+    let (size, limit) = (*len, room.len());
+    if size > limit {
+        return Err(EncodeError::TooLarge { size, limit });
+    }
+    Ok(size)
 }
 
 /// Answers a request for a method that the service does not have.

@@ -11,6 +11,8 @@ use slimerpc::fabric::RetryPolicy;
 use crate::devices::Devices;
 use crate::{AgentError, PeerAgent};
 
+const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
+
 /// Where an agent finds its peers.
 #[derive(Debug, Clone)]
 enum Plane {
@@ -31,6 +33,7 @@ enum Plane {
 /// | [`retry`](Self::retry) | 12, 6, 14, 6 | | how long a queue pair insists before it gives a peer up |
 /// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | 10 s | time | for finding and connecting a peer |
+/// | [`call_timeout`](Self::call_timeout) | none | time | for each call of this agent's proxies |
 #[derive(Debug, Clone)]
 #[must_use = "an agent begins with `start`"]
 pub struct Builder {
@@ -43,6 +46,7 @@ pub struct Builder {
     retry: RetryPolicy,
     busy_poll: Duration,
     connect_timeout: Duration,
+    call_timeout: Option<Duration>,
 }
 
 /// What an agent is started with.
@@ -55,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
+    pub(crate) call_timeout: Option<Duration>,
 }
 
 impl Default for Builder {
@@ -69,6 +74,7 @@ impl Default for Builder {
             retry: RetryPolicy::default(),
             busy_poll: Duration::from_micros(50),
             connect_timeout: Duration::from_secs(10),
+            call_timeout: None,
         }
     }
 }
@@ -145,6 +151,12 @@ impl Builder {
         self
     }
 
+    /// Gives every call made through this agent's proxies so long; see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+    pub fn call_timeout(mut self, limit: Duration) -> Self {
+        self.call_timeout = Some(limit);
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to listen.
     ///
     /// # Errors
@@ -154,7 +166,37 @@ impl Builder {
         PeerAgent::start(self.settle()?).await
     }
 
+    /// Refuses times with which nothing could ever work.
+    fn check_times(&self) -> Result<(), AgentError> {
+        let refuse = |name, value: Duration, allowed: &str| {
+            Err(AgentError::Setting {
+                name,
+                value: format!("{value:?}"),
+                allowed: allowed.to_owned(),
+            })
+        };
+        if self.connect_timeout.is_zero() {
+            return refuse(
+                "connect_timeout",
+                self.connect_timeout,
+                "connecting takes more than no time",
+            );
+        }
+        if let Some(limit) = self.call_timeout.filter(Duration::is_zero) {
+            return refuse("call_timeout", limit, "a call takes more than no time");
+        }
+        if self.busy_poll > MAX_BUSY_POLL {
+            return refuse(
+                "busy_poll",
+                self.busy_poll,
+                "waiters would keep their cores busy for more than 10 s after each call",
+            );
+        }
+        Ok(())
+    }
+
     fn settle(self) -> Result<Settings, AgentError> {
+        self.check_times()?;
         let slots = self.max_inflight.map_or_else(max_inflight_from_env, Ok)?;
         let geometry =
             Geometry::new(slots, self.slot_size).map_err(|error| AgentError::Setting {
@@ -181,6 +223,7 @@ impl Builder {
             retry: self.retry,
             busy_poll: self.busy_poll,
             connect_timeout: self.connect_timeout,
+            call_timeout: self.call_timeout,
         })
     }
 }

@@ -2,21 +2,26 @@
 
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use slimerpc::channel::{CallError, ConnectError, LossCause, Mismatch};
 use slimerpc::control::ControlError;
 use slimerpc::fabric::FabricError;
 use slimerpc::fabric::LinkType;
-use slimerpc::wire::{DecodeError, Fault};
+use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
+
+use crate::answer::short_name;
 
 /// A call did not bring a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
-    /// No answer came in time. The handler may have run, or run still.
+    /// No answer came in time.
     #[error("no answer within {after:?}")]
     Timeout {
         /// The time allowed.
         after: Duration,
+        /// Whether the handler was run. It may run still.
+        ran: Ran,
     },
     /// The handler returned an error, or panicked (`type_name` is `panic` then).
     #[error("{type_name}: {message}")]
@@ -27,14 +32,18 @@ pub enum RpcError {
         message: String,
         /// Where it came from, if known.
         traceback: String,
+        /// The error itself, if it can travel; see [`returned`](Self::returned).
+        value: Option<ReturnedValue>,
     },
-    /// The connection to the peer is gone. The handler may have run.
+    /// The connection to the peer is gone.
     #[error("lost `{peer}`: {cause}")]
     PeerLost {
         /// Alias of the peer.
         peer: String,
         /// What ended the connection.
         cause: LossCause,
+        /// Whether the handler was run.
+        ran: Ran,
     },
     /// The peer's version of the service has no such method. Nothing was run.
     #[error(
@@ -89,6 +98,15 @@ pub enum RpcError {
         /// Its name.
         service: String,
     },
+    /// A serial handler called its own instance, which could not answer before that handler is done. Make it a
+    /// function that both share, or send from a task of its own (`actix::spawn`) and do not await it in the handler.
+    #[error(
+        "a handler of `{service}` called its own instance, which runs one handler at a time: this would never be answered"
+    )]
+    OwnService {
+        /// Name of the service.
+        service: String,
+    },
     /// [`wait`](crate::Reply::wait) was called on a thread that runs an async runtime, which it would block:
     /// `.await` the reply there.
     #[error("waiting would block the async runtime of this thread; `.await` the reply instead")]
@@ -101,15 +119,81 @@ pub enum RpcError {
     },
 }
 
+/// Whether a call that failed was run by the service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ran {
+    /// It was not, and will not be: the call can be made again without harm.
+    No,
+    /// It was.
+    Yes,
+    /// It may have been, or may be yet: the request was sent and nothing more is known.
+    Unknown,
+}
+
+/// An error that a handler returned, as it travelled; see [`RpcError::returned`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReturnedValue(Vec<u8>);
+
 impl RpcError {
+    /// Whether the handler of the call was run.
+    ///
+    /// ```
+    /// use slimerpc_actors::{Ran, RpcError};
+    /// let error = RpcError::TooLarge { size: 70_000, limit: 32_752 };
+    /// assert_eq!(error.ran(), Ran::No);
+    /// ```
+    pub fn ran(&self) -> Ran {
+        match self {
+            Self::Timeout { ran, .. } | Self::PeerLost { ran, .. } => *ran,
+            Self::Remote { .. } | Self::BadReply(_) | Self::ReplyTooLarge { .. } => Ran::Yes,
+            Self::MethodNotFound { .. }
+            | Self::BadArguments { .. }
+            | Self::TooLarge { .. }
+            | Self::Encode { .. }
+            | Self::OwnService { .. } => Ran::No,
+            Self::ServiceDown { .. } | Self::WouldBlock | Self::Damaged { .. } => Ran::Unknown,
+        }
+    }
+
+    /// The error that the handler returned, as a value: if the method returns `Result<_, E>`, `E` implements
+    /// `Serialize` at the service and `Deserialize` here, and both sides are native.
+    ///
+    /// ```no_run
+    /// # use serde::{Deserialize, Serialize};
+    /// # use slimerpc_actors::{Reply, RpcError};
+    /// #[derive(Debug, Serialize, Deserialize)]
+    /// struct OutOfStock { left: u32 }
+    /// # async fn example(order: Reply<()>) {
+    /// match order.await.map_err(|error| error.returned::<OutOfStock>().ok_or(error)) {
+    ///     Ok(()) => println!("ordered"),
+    ///     Err(Ok(OutOfStock { left })) => println!("only {left} left"),
+    ///     Err(Err(error)) => println!("{error}"),
+    /// }
+    /// # }
+    /// ```
+    pub fn returned<E: DeserializeOwned>(&self) -> Option<E> {
+        match self {
+            Self::Remote {
+                type_name,
+                value: Some(ReturnedValue(bytes)),
+                ..
+            } if *type_name == short_name::<E>() => PayloadCodec::Bincode.decode(bytes).ok(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn from_call(error: CallError, peer: &str) -> Self {
         match error {
             CallError::TooLarge { size, limit } => Self::TooLarge { size, limit },
             CallError::Encode(reason) => Self::Encode { reason },
-            CallError::Timeout(after) => Self::Timeout { after },
-            CallError::Closed(cause) => Self::PeerLost {
+            CallError::Timeout { after, sent } => Self::Timeout {
+                after,
+                ran: if sent { Ran::Unknown } else { Ran::No },
+            },
+            CallError::Closed { cause, sent } => Self::PeerLost {
                 peer: peer.to_owned(),
                 cause,
+                ran: if sent { Ran::Unknown } else { Ran::No },
             },
             other => Self::Damaged {
                 reason: other.to_string(),
@@ -129,6 +213,21 @@ impl From<Fault> for RpcError {
                 type_name,
                 message,
                 traceback,
+                value: None,
+            },
+            Fault::Returned {
+                type_name,
+                message,
+                value,
+            } => Self::Remote {
+                type_name,
+                message,
+                traceback: String::new(),
+                value: Some(ReturnedValue(value)),
+            },
+            Fault::Expired => Self::Timeout {
+                after: Duration::ZERO,
+                ran: Ran::No,
             },
             Fault::MethodNotFound { service, method } => Self::MethodNotFound {
                 service,
@@ -228,6 +327,17 @@ pub enum AgentError {
     AlreadyServed {
         /// Its name.
         service: String,
+    },
+    /// A service that was stopped has a handler that does not end.
+    #[error(
+        "service `{service}` is withdrawn, but had a handler running after {waited:?}; if it is a sync one, its thread \
+         goes on until it returns"
+    )]
+    StillRunning {
+        /// Its name.
+        service: String,
+        /// The time waited.
+        waited: Duration,
     },
     /// The service's factory panicked.
     #[error("service `{service}` could not be built: {message}")]

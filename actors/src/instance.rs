@@ -7,9 +7,9 @@ use std::rc::Rc;
 
 use crate::answer::panic_message;
 use crate::mailboxes::{Mailboxes, SharedMailboxes};
-use crate::ring_context::{RingActor, RingContext};
+use crate::ring_context::{Ending, RingActor, RingContext};
 use crate::{Dispatch, Request, ServedBy};
-use actix::{Actor, ActorContext, Handler, Message};
+use actix::{Actor, ActorContext, Handler, Message, ResponseFuture};
 
 /// Makes the state of an instance, on the instance's own arbiter.
 pub(crate) type Factory<A> = Box<dyn FnMut() -> A>;
@@ -20,12 +20,19 @@ pub(crate) struct Instance<S: ?Sized, A> {
     /// Builds a new state after a panic; without one the old state goes on.
     factory: Option<Factory<A>>,
     mailboxes: SharedMailboxes,
+    ending: Rc<Ending>,
     service: PhantomData<fn(&S)>,
 }
 
 impl<S: ServedBy<A> + ?Sized, A: 'static> Instance<S, A> {
-    pub(crate) fn new(state: A, factory: Option<Factory<A>>, mailboxes: SharedMailboxes) -> Self {
+    pub(crate) fn new(
+        state: A,
+        factory: Option<Factory<A>>,
+        mailboxes: SharedMailboxes,
+        ending: Rc<Ending>,
+    ) -> Self {
         Self {
+            ending,
             state: Rc::new(RefCell::new(state)),
             factory,
             mailboxes,
@@ -82,6 +89,23 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<WithMailboxes> for Instance<S,
 
     fn handle(&mut self, work: WithMailboxes, _: &mut RingContext<Self>) {
         work.0(&mut self.mailboxes.borrow_mut());
+    }
+}
+
+/// Has the instance answer what it has and take nothing more; answered when that is done.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Drain;
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Drain> for Instance<S, A> {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Drain, _: &mut RingContext<Self>) -> Self::Result {
+        let ended = self.ending.begin();
+        Box::pin(async move {
+            // An error says that it has ended already.
+            let _ = ended.await;
+        })
     }
 }
 

@@ -58,6 +58,7 @@ mod devices;
 mod error;
 mod handshake;
 mod instance;
+mod instance_id;
 mod mailboxes;
 mod proxy;
 mod qp_ready;
@@ -69,9 +70,9 @@ mod supervisor;
 
 pub use agent::{Connect, PeerAgent};
 pub use builder::Builder;
-pub use error::{AgentError, RpcError};
-pub use proxy::{Caller, Proxy};
-pub use reply::{Reply, wait_all};
+pub use error::{AgentError, Ran, ReturnedValue, RpcError};
+pub use proxy::{Caller, Proxy, Recipient, SendError};
+pub use reply::{Reply, wait_all, wait_all_settled};
 pub use serve::ServiceHandle;
 pub use service::{Call, Dispatch, Finished, ServedBy, Service};
 pub use slimerpc;
@@ -83,7 +84,8 @@ pub use slimerpc_macros::{method, service};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::answer::{
-        Failure, answer, answer_async, answer_raw, answer_raw_async, unknown_method,
+        Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_inplace,
+        answer_inplace_async, answer_raw, answer_raw_async, unknown_method,
     };
 }
 

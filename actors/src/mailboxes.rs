@@ -97,6 +97,11 @@ impl Mailboxes {
         raised
     }
 
+    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each poll.
+    pub(crate) fn flush(&self) -> bool {
+        self.sources.iter().all(|source| source.mailbox.flush())
+    }
+
     /// Closes the channels of `peer`.
     pub(crate) fn dismiss(&mut self, peer: &str) {
         for source in &mut self.sources {

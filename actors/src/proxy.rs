@@ -1,12 +1,16 @@
 //! Addresses of services.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use slimerpc::channel::ClientChannel;
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 
+use crate::answer::written;
+use crate::instance_id::InstanceId;
 use crate::reply::Decoder;
 use crate::{Call, Reply, RpcError, Service};
 
@@ -54,6 +58,75 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.caller.call(message)
     }
 
+    /// The same, unless the message was not sent: then it comes back with the error.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # fn example(calc: Proxy<Calc>, other: Proxy<Calc>) {
+    /// let sum = match calc.try_send(Add { a: 1, b: 2 }) {
+    ///     Ok(reply) => reply,
+    ///     Err(unsent) => other.send(unsent.message),
+    /// };
+    /// # drop(sum);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Why it was not sent: the peer is lost, it has no such method, or the arguments do not fit or do not encode.
+    pub fn try_send<M: Call<Service = S>>(
+        &self,
+        message: M,
+    ) -> Result<Reply<M::Output>, SendError<M>> {
+        match self.caller.try_call(&message) {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(SendError { message, error }),
+        }
+    }
+
+    /// This address with a deadline for each call made through it, counted from when the call is made. The deadline
+    /// travels: a request that has expired when its turn comes is not run.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # use std::time::Duration;
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let sum = calc.with_timeout(Duration::from_millis(50)).add(1, 2).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_timeout(&self, after: Duration) -> Self {
+        Self::new(Caller {
+            timeout: Some(after),
+            ..self.caller.clone()
+        })
+    }
+
+    /// The address of one of the service's methods, without the type of the service.
+    pub fn recipient<M: Call<Service = S>>(&self) -> Recipient<M> {
+        Recipient {
+            caller: self.caller.clone(),
+            message: PhantomData,
+        }
+    }
+
     /// Alias of the peer.
     pub fn peer(&self) -> &str {
         self.caller.inner.channel.peer()
@@ -91,15 +164,88 @@ impl<S: Service + ?Sized> fmt::Debug for Proxy<S> {
     }
 }
 
+/// A message was not sent, and comes back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not sent: {error}")]
+pub struct SendError<M> {
+    /// The message.
+    pub message: M,
+    /// Why it was not sent.
+    #[source]
+    pub error: RpcError,
+}
+
+impl<M> fmt::Debug for SendError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError")
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes messages of one type, like an actix `Recipient`: the address of one method, whatever the service. Made by
+/// [`Proxy::recipient`].
+///
+/// ```no_run
+/// # use slimerpc_actors::{Proxy, Recipient, RpcError, service};
+/// # #[derive(Default)]
+/// # struct Calc;
+/// # #[service]
+/// # impl Calc {
+/// #     #[method]
+/// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+/// #         a + b
+/// #     }
+/// # }
+/// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+/// let adder: Recipient<Add> = calc.recipient();
+/// assert_eq!(adder.send(Add { a: 1, b: 2 }).await?, 3);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Recipient<M> {
+    caller: Caller,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M: Call> Recipient<M> {
+    /// Calls the method.
+    pub fn send(&self, message: M) -> Reply<M::Output> {
+        self.caller.call(message)
+    }
+}
+
+impl<M> Clone for Recipient<M> {
+    fn clone(&self) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            message: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for Recipient<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recipient")
+            .field("message", &std::any::type_name::<M>())
+            .field("peer", &self.caller.inner.channel.peer())
+            .finish_non_exhaustive()
+    }
+}
+
 /// Makes calls without knowing the service's type; what `#[service]`'s clients are made of.
 #[derive(Debug, Clone)]
 pub struct Caller {
     inner: Arc<Inner>,
+    /// Of each call.
+    timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
 struct Inner {
     channel: Arc<ClientChannel>,
+    /// What is called, if it is served by a process that may be this one.
+    instance: Option<InstanceId>,
     service: &'static str,
     methods: &'static [&'static str],
     /// The server's number for each of `methods`; `None` for those that it does not have.
@@ -112,10 +258,14 @@ impl Caller {
         service: &'static str,
         methods: &'static [&'static str],
         numbers: Vec<Option<u32>>,
+        instance: Option<InstanceId>,
+        timeout: Option<Duration>,
     ) -> Self {
         Self {
+            timeout,
             inner: Arc::new(Inner {
                 channel,
+                instance,
                 service,
                 methods,
                 numbers,
@@ -125,6 +275,10 @@ impl Caller {
 
     /// Calls a typed method.
     pub fn call<M: Call>(&self, message: M) -> Reply<M::Output> {
+        self.try_call(&message).unwrap_or_else(Reply::failed)
+    }
+
+    fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
         let codec = <M::Service as Service>::CODEC;
         let codec = self.inner.channel.profile().codec(codec);
         self.make(
@@ -136,13 +290,28 @@ impl Caller {
 
     /// Calls a raw method: number `method` of the service's table.
     pub fn call_raw(&self, method: usize, request: &[u8]) -> Reply<Vec<u8>> {
-        self.make(
-            method,
-            |room| Raw::encode(request, room),
-            (PayloadCodec::default(), |_, bytes| {
-                <Raw as Codec<[u8]>>::decode(bytes)
-            }),
-        )
+        self.raw(method, |room| Raw::encode(request, room))
+    }
+
+    /// The same; `fill` writes the request into send memory itself and says how many bytes.
+    pub fn call_raw_with(
+        &self,
+        method: usize,
+        fill: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Reply<Vec<u8>> {
+        self.raw(method, |room| written(&fill(room), room))
+    }
+
+    fn raw(
+        &self,
+        method: usize,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Reply<Vec<u8>> {
+        let decode: Decoder<_> = (PayloadCodec::default(), |_, bytes| {
+            <Raw as Codec<[u8]>>::decode(bytes)
+        });
+        self.make(method, encode, decode)
+            .unwrap_or_else(Reply::failed)
     }
 
     fn make<T>(
@@ -150,18 +319,22 @@ impl Caller {
         method: usize,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
-    ) -> Reply<T> {
+    ) -> Result<Reply<T>, RpcError> {
         let inner = &self.inner;
-        let call = match inner.numbers.get(method).copied().flatten() {
-            Some(number) => inner
-                .channel
-                .call(number, encode)
-                .map_err(|error| RpcError::from_call(error, inner.channel.peer())),
-            None => Err(RpcError::MethodNotFound {
+        let Some(number) = inner.numbers.get(method).copied().flatten() else {
+            return Err(RpcError::MethodNotFound {
                 service: inner.service.to_owned(),
                 method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
-            }),
+            });
         };
-        Reply::new(call, decode)
+        if inner.instance.is_some_and(InstanceId::is_running_here) {
+            return Err(RpcError::OwnService {
+                service: inner.service.to_owned(),
+            });
+        }
+        match inner.channel.call(number, self.timeout, encode) {
+            Ok(call) => Ok(Reply::new(call, decode)),
+            Err(error) => Err(RpcError::from_call(error, inner.channel.peer())),
+        }
     }
 }

@@ -7,11 +7,12 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join_all, try_join_all};
 use slimerpc::channel::{Answer, CallError, PendingCall};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
-use crate::RpcError;
+use crate::{Ran, RpcError};
 
 /// Polls in a row before other tasks get a turn.
 const SPINS: usize = 32;
@@ -28,10 +29,7 @@ const SPINS: usize = 32;
 /// # }
 /// ```
 #[must_use = "a call is cancelled when its reply is dropped"]
-pub struct Reply<T> {
-    state: State,
-    decode: Decoder<T>,
-}
+pub struct Reply<T>(State<T>);
 
 /// How to decode the result, and with which codec.
 pub(crate) type Decoder<T> = (
@@ -39,8 +37,8 @@ pub(crate) type Decoder<T> = (
     fn(PayloadCodec, &[u8]) -> Result<T, DecodeError>,
 );
 
-enum State {
-    Pending(Waiting),
+enum State<T> {
+    Pending(Waiting, Decoder<T>),
     Failed(RpcError),
     Done,
 }
@@ -54,26 +52,29 @@ struct Waiting {
 }
 
 impl<T> Reply<T> {
-    pub(crate) fn new(call: Result<PendingCall, RpcError>, decode: Decoder<T>) -> Self {
-        let state = match call {
-            Ok(call) => State::Pending(Waiting {
-                call,
-                since: None,
-                timer: None,
-            }),
-            Err(error) => State::Failed(error),
+    pub(crate) fn new(call: PendingCall, decode: Decoder<T>) -> Self {
+        let waiting = Waiting {
+            call,
+            since: None,
+            timer: None,
         };
-        Self { state, decode }
+        Self(State::Pending(waiting, decode))
     }
 
-    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`].
+    /// The reply to a call that could not be made.
+    pub(crate) fn failed(error: RpcError) -> Self {
+        Self(State::Failed(error))
+    }
+
+    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service is told that nobody
+    /// waits any more. To have the deadline travel with the request, see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
     pub fn timeout(mut self, after: Duration) -> Self {
         self.set_timeout(after);
         self
     }
 
     pub(crate) fn set_timeout(&mut self, after: Duration) {
-        if let State::Pending(waiting) = &mut self.state {
+        if let State::Pending(waiting, _) = &mut self.0 {
             waiting.call.set_timeout(after);
             waiting.timer = None;
         }
@@ -110,14 +111,13 @@ impl<T> Reply<T> {
         context: &mut Context<'_>,
         busy: BusyPoll,
     ) -> Poll<Result<T, RpcError>> {
-        let decode = self.decode;
-        let polled = match &mut self.state {
-            State::Pending(waiting) => waiting.poll(context, busy, decode),
+        let polled = match &mut self.0 {
+            State::Pending(waiting, decode) => waiting.poll(context, busy, *decode),
             State::Failed(error) => Poll::Ready(Err(error.clone())),
             State::Done => panic!("a reply is polled after it was ready"),
         };
         if polled.is_ready() {
-            self.state = State::Done;
+            self.0 = State::Done;
         }
         polled
     }
@@ -192,6 +192,10 @@ impl Waiting {
     fn named(&self, error: Conclusion) -> RpcError {
         match error {
             Conclusion::Call(error) => RpcError::from_call(error, self.call.channel().peer()),
+            Conclusion::Fault(Fault::Expired) => RpcError::Timeout {
+                after: self.call.timeout().unwrap_or_default(),
+                ran: Ran::No,
+            },
             Conclusion::Fault(fault) => fault.into(),
             Conclusion::Decode(error) => RpcError::BadReply(error),
         }
@@ -225,8 +229,8 @@ impl<T> Future for Reply<T> {
 
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.state {
-            State::Pending(_) => "Reply(pending)",
+        f.write_str(match &self.0 {
+            State::Pending(..) => "Reply(pending)",
             State::Failed(_) => "Reply(failed)",
             State::Done => "Reply(done)",
         })
@@ -244,7 +248,7 @@ impl Wake for Unpark {
 /// Waits for all replies under one deadline; results come in the order of the replies.
 ///
 /// # Errors
-/// The first failure in that order; the calls behind it are cancelled.
+/// The failure that comes first; the other calls are cancelled then.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Reply, RpcError, wait_all};
@@ -258,15 +262,36 @@ pub async fn wait_all<T>(
     replies: impl IntoIterator<Item = Reply<T>>,
     timeout: impl Into<Option<Duration>>,
 ) -> Result<Vec<T>, RpcError> {
+    try_join_all(under_one_deadline(replies, timeout)).await
+}
+
+/// Waits for all replies under one deadline, whatever becomes of each; results come in the order of the replies.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Reply, wait_all_settled};
+/// # use std::time::Duration;
+/// # async fn example(replies: Vec<Reply<i64>>) {
+/// let results = wait_all_settled(replies, Duration::from_secs(1)).await;
+/// let answered = results.iter().filter(|result| result.is_ok()).count();
+/// println!("{answered} of {} answered", results.len());
+/// # }
+/// ```
+pub async fn wait_all_settled<T>(
+    replies: impl IntoIterator<Item = Reply<T>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Vec<Result<T, RpcError>> {
+    join_all(under_one_deadline(replies, timeout)).await
+}
+
+fn under_one_deadline<T>(
+    replies: impl IntoIterator<Item = Reply<T>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Vec<Reply<T>> {
     let mut replies: Vec<_> = replies.into_iter().collect();
     if let Some(after) = timeout.into() {
         for reply in &mut replies {
             reply.set_timeout(after);
         }
     }
-    let mut results = Vec::with_capacity(replies.len());
-    for reply in replies {
-        results.push(reply.await?);
-    }
-    Ok(results)
+    replies
 }

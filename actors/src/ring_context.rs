@@ -1,7 +1,10 @@
 //! An actix context whose message source is the rings of its callers.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -10,8 +13,12 @@ use actix::dev::{
 };
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
-use slimerpc::channel::Delivery;
+use slimerpc::channel::{Delivery, Ticket};
+use slimerpc::wire::Fault;
+use tokio::sync::oneshot;
 
+use crate::answer::panic_message;
+use crate::instance_id::InstanceId;
 use crate::mailboxes::SharedMailboxes;
 use crate::{Dispatch, Finished, Request};
 
@@ -95,21 +102,68 @@ where
     }
 }
 
+/// Whether the rings are to come to an end, and who wants to know when they have.
+#[derive(Default)]
+pub(crate) struct Ending(RefCell<Stage>);
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// What has arrived is still taken.
+    Asked(oneshot::Sender<()>),
+    /// Nothing is taken any more, what was taken is answered.
+    Draining(oneshot::Sender<()>),
+    /// All is answered.
+    Ended,
+}
+
+impl Ending {
+    /// Has everything that has arrived answered and nothing more taken. Told when that is done.
+    pub(crate) fn begin(&self) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        let mut stage = self.0.borrow_mut();
+        if matches!(*stage, Stage::Open) {
+            *stage = Stage::Asked(tell);
+        }
+        told
+    }
+
+    fn takes_requests(&self) -> bool {
+        matches!(*self.0.borrow(), Stage::Open | Stage::Asked(_))
+    }
+}
+
+/// An async handler that has begun.
+struct Running {
+    request: Ticket,
+    future: Pin<Box<dyn Future<Output = Finished>>>,
+}
+
 /// The rings of a service instance as a future of its context.
 pub(crate) struct Rings {
+    instance: InstanceId,
     mailboxes: SharedMailboxes,
+    ending: Rc<Ending>,
     busy_poll: Duration,
     arrived: VecDeque<Delivery>,
     /// Requests that wait for the serial handler that runs.
     queue: VecDeque<Request>,
-    running: Option<Pin<Box<dyn Future<Output = Finished>>>>,
+    running: Option<Running>,
     last_arrival: Instant,
 }
 
 impl Rings {
     /// Nothing has arrived yet.
-    pub(crate) fn new(mailboxes: SharedMailboxes, busy_poll: Duration) -> Self {
+    pub(crate) fn new(
+        instance: InstanceId,
+        mailboxes: SharedMailboxes,
+        ending: Rc<Ending>,
+        busy_poll: Duration,
+    ) -> Self {
         Self {
+            instance,
+            ending,
             mailboxes,
             busy_poll,
             arrived: VecDeque::new(),
@@ -122,11 +176,19 @@ impl Rings {
     /// Takes in what has arrived. Says whether anything had.
     fn collect(&mut self) -> bool {
         let any = self.mailboxes.borrow_mut().poll(&mut self.arrived);
+        let takes_requests = self.ending.takes_requests();
         for delivery in self.arrived.drain(..) {
             match delivery {
+                // Dropped, it answers that the service is down.
+                Delivery::Request(request) if !takes_requests => drop(request),
                 Delivery::Request(request) => self.queue.push_back(request),
                 Delivery::Cancel(cancelled) => {
-                    self.queue.retain(|request| !cancelled.names(request))
+                    self.queue.retain(|request| request.ticket() != cancelled);
+                    if let Some(running) =
+                        self.running.take_if(|running| running.request == cancelled)
+                    {
+                        end(running);
+                    }
                 }
                 Delivery::Lost { peer, cause } => {
                     tracing::info!(%peer, %cause, "caller lost");
@@ -142,7 +204,8 @@ impl Rings {
         let mut ran = false;
         for _ in 0..TURN {
             if let Some(running) = &mut self.running {
-                let Poll::Ready(finished) = running.as_mut().poll(task) else {
+                let polled = self.instance.run(|| running.future.as_mut().poll(task));
+                let Poll::Ready(finished) = polled else {
                     return ran;
                 };
                 self.running = None;
@@ -155,17 +218,48 @@ impl Rings {
                 return ran;
             };
             ran = true;
-            match actor.handle(request) {
+            if request.expires().is_some_and(|at| at <= Instant::now()) {
+                request.fail(Fault::Expired);
+                continue;
+            }
+            let ticket = request.ticket();
+            match self.instance.run(|| actor.handle(request)) {
                 Dispatch::Done => {}
                 Dispatch::Panicked => actor.panicked(),
-                Dispatch::Running(future) => self.running = Some(future),
+                Dispatch::Running(future) => {
+                    self.running = Some(Running {
+                        request: ticket,
+                        future,
+                    });
+                }
             }
         }
         ran
     }
 
+    /// Goes on with coming to an end, if that was asked for.
+    fn wind_up(&mut self) {
+        let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
+        let stage = match stage {
+            Stage::Asked(tell) => {
+                while self.collect() {}
+                Stage::Draining(tell)
+            }
+            other => other,
+        };
+        let is_idle = self.queue.is_empty() && self.running.is_none();
+        *self.ending.0.borrow_mut() = match stage {
+            Stage::Draining(tell) if is_idle && self.mailboxes.borrow().flush() => {
+                let _ = tell.send(());
+                Stage::Ended
+            }
+            other => other,
+        };
+    }
+
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<A: RingActor>(&mut self, actor: &mut A, task: &mut TaskContext<'_>) {
+        self.wind_up();
         let mut active = self.run(actor, task);
         for _ in 0..SPINS {
             if self.collect() {
@@ -194,6 +288,16 @@ impl Rings {
                 return;
             }
         }
+    }
+}
+
+/// Drops the handler of a request that was cancelled where it awaits. Its request answers as it is dropped, which gives
+/// the caller its credit back (SLOT-2).
+fn end(running: Running) {
+    let dropped = catch_unwind(AssertUnwindSafe(|| drop(running)));
+    if let Err(panic) = dropped {
+        let message = panic_message(&*panic);
+        tracing::error!(message, "a cancelled handler panicked as it was dropped");
     }
 }
 

@@ -9,17 +9,23 @@ use std::time::Duration;
 use actix::{Addr, Arbiter, Recipient};
 use slimerpc::channel::{ConnectError, Geometry, Mailbox};
 use slimerpc::fabric::{Device, RetryPolicy};
+use tokio::time::timeout;
 
 use crate::agent::table;
 use crate::answer::panic_message;
-use crate::instance::{Factory, Instance, Stop, WithMailboxes};
+use crate::instance::{Drain, Factory, Instance, Stop, WithMailboxes};
+use crate::instance_id::InstanceId;
 use crate::mailboxes::Mailboxes;
-use crate::ring_context::{RingContext, Rings};
+use crate::ring_context::{Ending, RingContext, Rings};
 use crate::supervisor::{Publish, Supervisor, Withdraw};
 use crate::{AgentError, ServedBy};
 
+/// How long a service that is stopped may take to answer what it has.
+const DRAIN: Duration = Duration::from_secs(10);
+
 /// What an instance needs of its agent.
 pub(crate) struct Launch {
+    pub(crate) incarnation: u64,
     pub(crate) geometry: Geometry,
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
@@ -29,7 +35,8 @@ pub(crate) struct Launch {
 #[derive(Clone)]
 pub(crate) struct Running {
     pub(crate) mailboxes: Recipient<WithMailboxes>,
-    pub(crate) stop: Recipient<Stop>,
+    drain: Recipient<Drain>,
+    stop: Recipient<Stop>,
     pub(crate) arbiter: actix::ArbiterHandle,
 }
 
@@ -59,9 +66,14 @@ impl Running {
         self.mailboxes.do_send(WithMailboxes(Box::new(work)));
     }
 
-    /// Ends the instance and its arbiter.
-    pub(crate) async fn end(self) {
-        let _ = self.stop.send(Stop).await;
+    /// Has the instance answer what it has and take nothing more. False if that takes longer than `limit`.
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
+        timeout(limit, self.drain.send(Drain)).await.is_ok()
+    }
+
+    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
+    pub(crate) fn end(self) {
+        self.stop.do_send(Stop);
         self.arbiter.stop();
     }
 }
@@ -79,13 +91,26 @@ impl ServiceHandle {
         self.name
     }
 
-    /// Ends the service: its callers lose their connection, and the agent no longer offers it.
+    /// Ends the service: the agent no longer offers it, requests that have arrived are answered, those that come later
+    /// end with [`RpcError::ServiceDown`](crate::RpcError::ServiceDown), and then callers lose their connection.
+    ///
+    /// Waits for running handlers up to 10 s; see [`stop_within`](Self::stop_within).
     ///
     /// # Errors
-    /// The control plane could not be told; the service has ended all the same.
+    /// As [`stop_within`](Self::stop_within).
     pub async fn stop(&self) -> Result<(), AgentError> {
+        self.stop_within(DRAIN).await
+    }
+
+    /// The same, with another limit. When it has passed, an async handler is dropped where it awaits.
+    ///
+    /// # Errors
+    /// [`AgentError::StillRunning`] if the limit has passed: a sync handler cannot be ended, so its thread goes on until
+    /// it returns. Or the control plane could not be told. The service is no longer offered all the same.
+    pub async fn stop_within(&self, limit: Duration) -> Result<(), AgentError> {
         let withdraw = Withdraw {
             service: self.name.to_owned(),
+            limit,
         };
         self.supervisor
             .send(withdraw)
@@ -159,11 +184,14 @@ where
     })?;
     let mailboxes = Mailboxes::new(S::NAME, launch.geometry, launch.retry);
     let mailboxes = Rc::new(RefCell::new(mailboxes));
-    let rings = Rings::new(mailboxes.clone(), launch.busy_poll);
-    let instance = Instance::<S, A>::new(state, factory, mailboxes);
+    let id = InstanceId::new(launch.incarnation, S::NAME);
+    let ending = Rc::new(Ending::default());
+    let rings = Rings::new(id, mailboxes.clone(), ending.clone(), launch.busy_poll);
+    let instance = Instance::<S, A>::new(state, factory, mailboxes, ending);
     let address = RingContext::start(instance, rings);
     Ok(Running {
         mailboxes: address.clone().recipient(),
+        drain: address.clone().recipient(),
         stop: address.recipient(),
         arbiter: Arbiter::current(),
     })

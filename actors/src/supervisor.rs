@@ -59,15 +59,31 @@ struct State {
     left: Cell<bool>,
 }
 
+/// A supervisor that has registered.
+pub(crate) struct Started {
+    pub(crate) alias: String,
+    pub(crate) incarnation: u64,
+    pub(crate) supervisor: Addr<Supervisor>,
+}
+
+/// A channel to a service.
+pub(crate) struct Dialled {
+    pub(crate) channel: Arc<ClientChannel>,
+    pub(crate) table: ServiceTable,
+    /// The life of the peer, if it is native.
+    pub(crate) incarnation: Option<u64>,
+}
+
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
-    pub(crate) async fn start_here(settings: Settings) -> Result<(String, Addr<Self>), AgentError> {
+    pub(crate) async fn start_here(settings: Settings) -> Result<Started, AgentError> {
         let alias = settings.alias.as_deref();
         let registration = settings.topology.registration(alias, "");
         let alias = settings.control.register(registration).await?;
+        let incarnation = random();
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,
-            incarnation: random(),
+            incarnation,
             host: HostId {
                 boot_id: topology::boot_id(),
                 uid: topology::uid(),
@@ -94,7 +110,11 @@ impl Supervisor {
             let _ = state.settings.control.clean_up().await;
             return Err(error);
         }
-        Ok((alias, Self { state }.start()))
+        Ok(Started {
+            alias,
+            incarnation,
+            supervisor: Self { state }.start(),
+        })
     }
 }
 
@@ -109,7 +129,7 @@ impl Actor for Supervisor {
 
 /// Opens a channel to a service of a peer.
 #[derive(Message)]
-#[rtype(result = "Result<(Arc<ClientChannel>, ServiceTable), AgentError>")]
+#[rtype(result = "Result<Dialled, AgentError>")]
 pub(crate) struct Dial {
     pub(crate) peer: String,
     pub(crate) wanted: ServiceTable,
@@ -140,6 +160,8 @@ pub(crate) struct Publish {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Withdraw {
     pub(crate) service: String,
+    /// For its handlers.
+    pub(crate) limit: Duration,
 }
 
 /// Ends the agent.
@@ -148,7 +170,7 @@ pub(crate) struct Withdraw {
 pub(crate) struct Leave;
 
 impl Handler<Dial> for Supervisor {
-    type Result = ResponseFuture<Result<(Arc<ClientChannel>, ServiceTable), AgentError>>;
+    type Result = ResponseFuture<Result<Dialled, AgentError>>;
 
     fn handle(&mut self, dial: Dial, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
@@ -179,7 +201,7 @@ impl Handler<Withdraw> for Supervisor {
 
     fn handle(&mut self, withdraw: Withdraw, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
-        Box::pin(async move { state.remove_service(&withdraw.service).await })
+        Box::pin(async move { state.remove_service(withdraw).await })
     }
 }
 
@@ -236,17 +258,29 @@ impl State {
         published
     }
 
-    async fn remove_service(&self, name: &str) -> Result<(), AgentError> {
-        let Some(running) = self.forget_service(name) else {
+    async fn remove_service(&self, withdraw: Withdraw) -> Result<(), AgentError> {
+        let Withdraw {
+            service: name,
+            limit,
+        } = withdraw;
+        let Some(running) = self.forget_service(&name) else {
             return Ok(());
         };
-        running.end().await;
+        let published = self.publish().await;
+        let drained = running.drain(limit).await;
+        running.end();
         let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
         let ended = self.pairs.borrow_mut().end(is_of);
         for peer in ended {
             self.withdraw_mailbox(&peer).await;
         }
-        self.publish().await
+        if !drained {
+            return Err(AgentError::StillRunning {
+                service: name,
+                waited: limit,
+            });
+        }
+        published
     }
 
     fn forget_service(&self, name: &str) -> Option<Running> {
@@ -257,7 +291,7 @@ impl State {
         self.services.borrow_mut().remove(name)
     }
 
-    async fn dial(&self, dial: Dial) -> Result<(Arc<ClientChannel>, ServiceTable), AgentError> {
+    async fn dial(&self, dial: Dial) -> Result<Dialled, AgentError> {
         let started = Instant::now();
         let geometry = self.settings.geometry;
         let devices = &self.settings.devices;
@@ -270,7 +304,11 @@ impl State {
             Found::Native(theirs, checked) => (theirs, checked),
             Found::Dlslime(record) => {
                 let channel = self.call_dlslime(&dial, &record, started).await?;
-                return Ok((channel, dial.wanted));
+                return Ok(Dialled {
+                    channel,
+                    table: dial.wanted,
+                    incarnation: None,
+                });
             }
         };
         self.declare(&dial.peer).await?;
@@ -323,7 +361,11 @@ impl State {
         let mut channels = self.channels.borrow_mut();
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&channel));
-        Ok((channel, table))
+        Ok(Dialled {
+            channel,
+            table,
+            incarnation: Some(theirs.incarnation),
+        })
     }
 
     /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
@@ -571,7 +613,7 @@ impl State {
         }
         self.pairs.borrow_mut().end(|_| true);
         for (_, service) in self.services.take() {
-            service.end().await;
+            service.end();
         }
         self.dialing.take();
         Arbiter::current().stop();

@@ -253,6 +253,11 @@ impl Caller {
         }
     }
 
+    /// Whether the request of an ended call was sent and is not answered.
+    pub fn was_sent(&self, id: CallId) -> bool {
+        self.slots.contains(&Slot::Orphaned(id))
+    }
+
     /// Whether nobody uses a slot, which must exist.
     pub fn is_free(&self, slot: u16) -> bool {
         self.slots.get(usize::from(slot)) == Some(&Slot::Free)

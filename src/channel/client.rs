@@ -254,19 +254,40 @@ impl ClientChannel {
     /// Makes a call now: encodes its arguments into send memory and posts them, or lines it up if no credit
     /// is free. `encode` gets the room there is and says how much it used.
     ///
+    /// A `timeout` given here travels to a native peer, which does not run what has expired; one that is set
+    /// [later](PendingCall::set_timeout) ends the call at this side only, and cancels it at the other.
+    ///
     /// # Errors
-    /// The arguments do not fit or do not encode, or the channel is closed. Nothing was sent then.
+    /// The arguments do not fit or do not encode, no time is allowed, or the channel is closed. Nothing was sent then.
     pub fn call(
         self: &Arc<Self>,
         method: u32,
+        timeout: Option<Duration>,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
+        let deadline = match timeout {
+            Some(Duration::ZERO) => {
+                return Err(CallError::Timeout {
+                    after: Duration::ZERO,
+                    sent: false,
+                });
+            }
+            // A deadline beyond the end of time is none.
+            Some(after) => Instant::now().checked_add(after).map(|at| (at, after)),
+            None => None,
+        };
+        let at = deadline.map(|(at, _)| at);
         let placed = {
             let mut core = self.lock();
             let has_room = core.lanes.has_room();
-            match core.caller.open(has_room, None) {
+            match core.caller.open(has_room, at) {
                 Some(placed) => placed,
-                None => return Err(CallError::Closed(core.loss())),
+                None => {
+                    return Err(CallError::Closed {
+                        cause: core.loss(),
+                        sent: false,
+                    });
+                }
             }
         };
         let (id, slot) = match placed {
@@ -278,11 +299,11 @@ impl ClientChannel {
             channel: self.clone(),
             id,
             slot,
-            deadline: None,
+            deadline,
             done: false,
         };
         match slot {
-            Some(slot) => self.send_from_slot(id, slot, method, encode)?,
+            Some(slot) => self.send_from_slot(id, slot, method, at, encode)?,
             None => self.line_up(id, method, encode)?,
         }
         Ok(call)
@@ -293,18 +314,37 @@ impl ClientChannel {
         id: CallId,
         slot: u16,
         method: u32,
+        deadline: Option<Instant>,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
         let mut message = self
             .sends
             .lend(slot)
             .expect("a claimed slot is lent to its call only");
-        let len = encode(&mut message[Header::LEN..])?;
+        let mut header = self.request(id, method, deadline);
+        header.payload_len = encode(&mut message[header.encoded_len()..])? as u32;
         let mut core = self.lock();
-        core.post(self, id, slot, method, len, None, &mut message);
-        core.cause
-            .clone()
-            .map_or(Ok(()), |cause| Err(CallError::Closed(cause)))
+        core.post(self, slot, &header, deadline, &mut message);
+        let closed = |cause| CallError::Closed { cause, sent: false };
+        core.cause.clone().map(closed).map_or(Ok(()), Err)
+    }
+
+    /// The header of a request, whose payload is still to come.
+    fn request(&self, id: CallId, method: u32, deadline: Option<Instant>) -> Header {
+        let deadline = deadline.filter(|_| self.profile == Profile::Native);
+        let extension = deadline.map(|at| {
+            let left = at.saturating_duration_since(Instant::now()).as_micros();
+            Extension {
+                deadline_us: Some(u64::try_from(left).unwrap_or(u64::MAX)),
+            }
+        });
+        Header {
+            kind: MessageKind::Request,
+            method,
+            request_id: id.0,
+            payload_len: 0,
+            extension,
+        }
     }
 
     fn line_up(
@@ -536,46 +576,36 @@ impl Core {
                 break;
             };
             let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
-            message[Header::LEN..Header::LEN + call.payload.len()].copy_from_slice(&call.payload);
+            let mut header = channel.request(id, call.method, deadline);
+            if header.encoded_len() + call.payload.len() > message.len() {
+                // A deadline that was set later does not fit beside the arguments.
+                header.extension = None;
+            }
+            let at = header.encoded_len();
+            header.payload_len = call.payload.len() as u32;
+            message[at..at + call.payload.len()].copy_from_slice(&call.payload);
             self.wakers[usize::from(slot)] = call.waker;
-            self.post(
-                channel,
-                id,
-                slot,
-                call.method,
-                call.payload.len(),
-                deadline,
-                &mut message,
-            );
+            self.post(channel, slot, &header, deadline, &mut message);
         }
     }
 
-    /// Posts the message of `len` payload bytes that stands in `slot` behind the place of its header.
-    #[allow(clippy::too_many_arguments)]
+    /// Posts the request whose payload stands in `slot` behind the place of its `header`.
     fn post(
         &mut self,
         channel: &ClientChannel,
-        id: CallId,
         slot: u16,
-        method: u32,
-        len: usize,
+        header: &Header,
         deadline: Option<Instant>,
         message: &mut Loan<'_>,
     ) {
-        let header = Header {
-            kind: MessageKind::Request,
-            method,
-            request_id: id.0,
-            payload_len: len as u32,
-            extension: None::<Extension>,
-        };
+        let id = CallId(header.request_id);
         let posted = self.caller.posted(id, slot, deadline);
         let encoded = header.encode(message);
         let (true, Ok(payload_at), true) = (posted, encoded, self.lanes.has_room()) else {
             self.caller.abandon(id, slot);
             return;
         };
-        let total = payload_at + len;
+        let total = payload_at + header.payload_len as usize;
         let imm = Immediate {
             slot,
             signal: Signal::Message,
@@ -653,6 +683,11 @@ impl PendingCall {
         self.channel.lock().caller.set_deadline(self.id, at);
     }
 
+    /// The time allowed, if any was set.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.deadline.map(|(_, after)| after)
+    }
+
     /// The deadline, if one was set.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline.map(|(at, _)| at)
@@ -691,10 +726,14 @@ impl PendingCall {
         }
         let decided = match state {
             CallState::Answered(slot) => Poll::Ready(Ok(slot)),
-            CallState::Closed => Poll::Ready(Err(CallError::Closed(core.loss()))),
+            CallState::Closed => Poll::Ready(Err(CallError::Closed {
+                cause: core.loss(),
+                sent: core.caller.was_sent(self.id),
+            })),
             CallState::Expired => {
                 let after = self.deadline.map_or(Duration::ZERO, |(_, after)| after);
-                Poll::Ready(Err(CallError::Timeout(after)))
+                let sent = !core.waiting.contains_key(&self.id);
+                Poll::Ready(Err(CallError::Timeout { after, sent }))
             }
             CallState::Pending(slot) => {
                 self.slot = Some(slot);

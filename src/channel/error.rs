@@ -53,11 +53,21 @@ pub enum CallError {
     #[error("the arguments cannot be encoded: {0}")]
     Encode(String),
     /// The call's deadline passed.
-    #[error("no answer within {0:?}")]
-    Timeout(Duration),
+    #[error("no answer within {after:?}")]
+    Timeout {
+        /// The time allowed.
+        after: Duration,
+        /// Whether the request was sent; if not, it never will be.
+        sent: bool,
+    },
     /// The channel is closed.
-    #[error("the channel is closed: {0}")]
-    Closed(LossCause),
+    #[error("the channel is closed: {cause}")]
+    Closed {
+        /// Why.
+        cause: LossCause,
+        /// Whether the request was sent; if not, it never will be.
+        sent: bool,
+    },
     /// The answer in the ring is not a message.
     #[error("the answer is damaged: {0}")]
     Damaged(#[from] HeaderError),

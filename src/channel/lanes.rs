@@ -191,6 +191,30 @@ impl Lanes {
         Ok(true)
     }
 
+    /// Whether everything that was sent has arrived. Sees to it that completions will tell, so ask again after each. An
+    /// empty write to `to` is what they are asked for with.
+    pub(super) fn flush(&mut self, to: RemoteSlice) -> Result<bool, FabricError> {
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            let Some(ticket) = lane.queue.admit_last() else {
+                continue;
+            };
+            let id = WorkId {
+                receive: false,
+                owner: self.owner,
+                lane: at,
+                retires: ticket.retires,
+            };
+            lane.qp.post_send(&SendRequest {
+                wr_id: id.to_bits(),
+                operation: Operation::Write,
+                local: Payload::Inline(&[]),
+                remote: to,
+                signalled: true,
+            })?;
+        }
+        Ok(self.lanes.iter().all(|lane| lane.queue.is_empty()))
+    }
+
     /// Whether a completion belongs to these queue pairs as they are now.
     pub(super) fn owns(&self, id: WorkId) -> bool {
         id.owner == self.owner

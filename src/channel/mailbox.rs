@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::lanes::{Lanes, LanesInit};
 use super::lend::{RemoteRing, Ring};
-use super::peer_channel::{Arrived, Inbound, PeerChannel};
+use super::peer_channel::{Arrived, Inbound, PeerChannel, Ticket};
 use super::work_id::WorkId;
 use super::{
     ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violations,
@@ -63,8 +63,8 @@ struct Arriving {
 pub enum Delivery {
     /// A request.
     Request(Inbound),
-    /// The caller of a request no longer wants its answer. See [`Cancelled::names`].
-    Cancel(Cancelled),
+    /// The caller of this request no longer wants its answer.
+    Cancel(Ticket),
     /// A caller is gone; its requests may still be handled, their answers go nowhere.
     Lost {
         /// Its alias.
@@ -72,21 +72,6 @@ pub enum Delivery {
         /// Why.
         cause: LossCause,
     },
-}
-
-/// Names a request whose caller gave up.
-#[derive(Debug)]
-pub struct Cancelled {
-    channel: Rc<PeerChannel>,
-    slot: u16,
-    request_id: u64,
-}
-
-impl Cancelled {
-    /// Whether `request` is the one.
-    pub fn names(&self, request: &Inbound) -> bool {
-        request.is(&self.channel, self.slot, self.request_id)
-    }
 }
 
 impl Mailbox {
@@ -335,17 +320,19 @@ impl Mailbox {
             }
             Some(Arrived::Cancel { slot, request_id }) => {
                 let channel = channel.clone();
-                deliveries.push_back(Delivery::Cancel(Cancelled {
-                    channel,
-                    slot,
-                    request_id,
-                }));
+                let ticket = Ticket::new(channel, slot, request_id);
+                deliveries.push_back(Delivery::Cancel(ticket));
             }
             None => {}
         }
         if let Some(cause) = channel.closed() {
             self.lose(key, cause, deliveries);
         }
+    }
+
+    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll).
+    pub fn flush(&self) -> bool {
+        self.channels().all(|channel| channel.flush())
     }
 
     /// Closes the channels of `peer`: it has left, or come back as another incarnation.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::lanes::{Lanes, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
@@ -134,6 +134,22 @@ impl PeerChannel {
         }
     }
 
+    /// Whether all answers have arrived at the caller, or never will. Ask again after each completion.
+    pub(super) fn flush(&self) -> bool {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+            return true;
+        };
+        match lanes.flush(self.remote.slot(0)) {
+            Ok(flushed) => flushed && core.unsent.is_empty(),
+            Err(error) => {
+                core.close(LossCause::Fabric(error.to_string()));
+                true
+            }
+        }
+    }
+
     /// Gives the queue pairs away; the channel is closed then.
     pub(super) fn take_lanes(&self) -> Option<Lanes> {
         let mut core = self.core.borrow_mut();
@@ -251,15 +267,46 @@ pub struct Inbound {
     channel: Rc<PeerChannel>,
     request: Slotted,
     service: Rc<str>,
+    /// When its caller has stopped waiting.
+    expires: Option<Instant>,
     answered: bool,
+}
+
+/// Names a request, also after that was handed to its handler.
+#[derive(Debug, Clone)]
+pub struct Ticket {
+    channel: Rc<PeerChannel>,
+    slot: u16,
+    request_id: u64,
+}
+
+impl Ticket {
+    pub(super) fn new(channel: Rc<PeerChannel>, slot: u16, request_id: u64) -> Self {
+        Self {
+            channel,
+            slot,
+            request_id,
+        }
+    }
+}
+
+impl PartialEq for Ticket {
+    fn eq(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.channel, &other.channel)
+            && (self.slot, self.request_id) == (other.slot, other.request_id)
+    }
 }
 
 impl Inbound {
     pub(super) fn new(channel: Rc<PeerChannel>, request: Slotted, service: Rc<str>) -> Self {
+        // The time in flight is not known, so a request may live a little longer here than at its caller.
+        let allowed = request.header.extension.and_then(|e| e.deadline_us);
+        let expires = allowed.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
         Self {
             channel,
             request,
             service,
+            expires,
             answered: false,
         }
     }
@@ -289,13 +336,18 @@ impl Inbound {
         self.channel.closed().is_none()
     }
 
-    /// Time that the caller gave when it sent this, if it gave one.
-    pub fn time_allowed(&self) -> Option<Duration> {
-        self.request
-            .header
-            .extension?
-            .deadline_us
-            .map(Duration::from_micros)
+    /// When the caller has stopped waiting for the answer, if it said so.
+    pub fn expires(&self) -> Option<Instant> {
+        self.expires
+    }
+
+    /// Names this request.
+    pub fn ticket(&self) -> Ticket {
+        Ticket::new(
+            self.channel.clone(),
+            self.request.slot,
+            self.request.request_id,
+        )
     }
 
     /// The arguments, borrowed from the ring.
@@ -307,11 +359,10 @@ impl Inbound {
         }
     }
 
-    /// Whether `slot` and `request_id` name this request of `channel`.
-    pub(super) fn is(&self, channel: &Rc<PeerChannel>, slot: u16, request_id: u64) -> bool {
-        Rc::ptr_eq(&self.channel, channel)
-            && self.request.slot == slot
-            && self.request.request_id == request_id
+    /// The send memory of the answer, to be written before [`reply`](Self::reply) says how much of it was used.
+    pub fn room(&self) -> Room<'_> {
+        let slot = self.channel.sends.lend(self.request.slot);
+        Room(slot.expect("an unanswered slot's send memory is lent to its answer only"))
     }
 
     /// Answers with a result, encoded straight into send memory. If it does not fit or does not encode, the
@@ -363,6 +414,24 @@ impl Drop for Inbound {
             let service = self.service.to_string();
             self.fault(Fault::ServiceDown { service });
         }
+    }
+}
+
+/// Where the answer to a request is written.
+#[derive(Debug)]
+pub struct Room<'a>(Loan<'a>);
+
+impl std::ops::Deref for Room<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0[Header::LEN..]
+    }
+}
+
+impl std::ops::DerefMut for Room<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0[Header::LEN..]
     }
 }
 

@@ -96,12 +96,23 @@ fn shorten(fault: &mut Fault) -> bool {
             traceback.clear();
             return true;
         }
+        Fault::Returned {
+            type_name, message, ..
+        } => {
+            // Part of a value is of no use.
+            *fault = Fault::Raised {
+                type_name: std::mem::take(type_name),
+                message: std::mem::take(message),
+                traceback: String::new(),
+            };
+            return true;
+        }
         Fault::Raised {
             message, type_name, ..
         } => (message, Some(type_name)),
         Fault::BadArguments { reason } => (reason, None),
         Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
-        Fault::ReplyTooLarge { .. } => return false,
+        Fault::ReplyTooLarge { .. } | Fault::Expired => return false,
     };
     for text in [Some(first), second].into_iter().flatten() {
         if !text.is_empty() {

@@ -46,6 +46,22 @@ impl SendQueue {
         })
     }
 
+    /// Takes a place for a request whose completion retires everything before it. `None` if that is not needed, as all
+    /// that is on its way is signalled, or if there is no place.
+    pub(crate) fn admit_last(&mut self) -> Option<Ticket> {
+        if self.unsignalled == 0 || !self.has_room() {
+            return None;
+        }
+        self.outstanding += 1;
+        let retires = std::mem::take(&mut self.unsignalled) + 1;
+        Some(Ticket { retires })
+    }
+
+    /// Whether nothing is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.outstanding == 0
+    }
+
     /// Gives the places back that a completion retires.
     pub(crate) fn retire(&mut self, requests: u32) {
         self.outstanding = self.outstanding.saturating_sub(requests);

@@ -47,6 +47,19 @@ pub enum Fault {
         /// Name of the service.
         service: String,
     },
+    /// The handler returned an error that the caller can have back as a value.
+    #[error("{type_name}: {message}")]
+    Returned {
+        /// Type of the error.
+        type_name: String,
+        /// Its message.
+        message: String,
+        /// The error, encoded with the codec of the service.
+        value: Vec<u8>,
+    },
+    /// The time that the caller allowed had passed when the request's turn came. The handler was not run.
+    #[error("the request expired before its turn came")]
+    Expired,
 }
 
 impl From<Fault> for Exception {
@@ -65,6 +78,10 @@ impl From<Fault> for Exception {
             Fault::BadArguments { .. } => {
                 ("TypeError".to_owned(), fault.to_string(), String::new())
             }
+            Fault::Returned {
+                type_name, message, ..
+            } => (type_name, message, String::new()),
+            Fault::Expired => ("TimeoutError".to_owned(), fault.to_string(), String::new()),
             Fault::ReplyTooLarge { .. } | Fault::ServiceDown { .. } => {
                 ("RuntimeError".to_owned(), fault.to_string(), String::new())
             }
@@ -112,6 +129,12 @@ mod tests {
                 limit: 1,
             },
             Fault::ServiceDown { service: text() },
+            Fault::Returned {
+                type_name: text(),
+                message: text(),
+                value: vec![1, 2, 3],
+            },
+            Fault::Expired,
         ];
         for fault in faults {
             let mut bytes = [0; 128];

@@ -175,11 +175,25 @@ fn client_method(
                 }
             }
         }
-        Kind::Raw { .. } => quote! {
-            fn #ident(&self, request: &[u8]) -> ::slimerpc_actors::Reply<::std::vec::Vec<u8>> {
-                self.0.call_raw(#index, request)
+        Kind::Raw { .. } => {
+            let with = format_ident!("{}_with", ident);
+            let about = format!(
+                "Calls `{}::{}` with a request that `fill` writes into send memory itself; it says how many bytes.",
+                service.ident, method.name
+            );
+            quote! {
+                fn #ident(&self, request: &[u8]) -> ::slimerpc_actors::Reply<::std::vec::Vec<u8>> {
+                    self.0.call_raw(#index, request)
+                }
+                #[doc = #about]
+                #visibility fn #with(
+                    &self,
+                    fill: impl ::core::ops::FnOnce(&mut [u8]) -> usize,
+                ) -> ::slimerpc_actors::Reply<::std::vec::Vec<u8>> {
+                    self.0.call_raw_with(#index, fill)
+                }
             }
-        },
+        }
     };
     quote!(#summary #(#attributes)* #visibility #function)
 }
@@ -237,19 +251,10 @@ fn dispatch(service: &Service) -> TokenStream {
 fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     let function = function(service, method, actor);
     match &method.kind {
-        Kind::Raw { is_async: true } => {
-            let state = borrowed_state(method);
-            let outcome = outcome(method, quote!(#function(#state, bytes).await));
-            quote!({
-                let state = ::std::rc::Rc::clone(state);
-                ::slimerpc_actors::__private::answer_raw_async(request, async move |bytes: &[u8]| #outcome)
-            })
-        }
-        Kind::Raw { is_async: false } => {
-            let state = borrowed_state(method);
-            let outcome = outcome(method, quote!(#function(#state, bytes)));
-            quote!(::slimerpc_actors::__private::answer_raw(request, |bytes| #outcome))
-        }
+        Kind::Raw {
+            is_async,
+            is_inplace,
+        } => answer_raw(method, &function, *is_async, *is_inplace),
         Kind::Typed(typed) if typed.is_async => answer_async(method, typed, &function),
         Kind::Typed(typed) => {
             let (message, arguments) = (&typed.message, &typed.arguments);
@@ -259,6 +264,36 @@ fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
             let pattern = message_pattern(arguments);
             quote!(::slimerpc_actors::__private::answer::<#message>(request, |#pattern| #outcome))
         }
+    }
+}
+
+fn answer_raw(
+    method: &Method,
+    function: &TokenStream,
+    is_async: bool,
+    is_inplace: bool,
+) -> TokenStream {
+    let state = borrowed_state(method);
+    let (arguments, parameters) = if is_inplace {
+        (quote!(bytes, room), quote!(bytes: &[u8], room: &mut [u8]))
+    } else {
+        (quote!(bytes), quote!(bytes: &[u8]))
+    };
+    let answer = match (is_async, is_inplace) {
+        (false, false) => quote!(answer_raw),
+        (false, true) => quote!(answer_inplace),
+        (true, false) => quote!(answer_raw_async),
+        (true, true) => quote!(answer_inplace_async),
+    };
+    if is_async {
+        let outcome = outcome(method, quote!(#function(#state, #arguments).await));
+        quote!({
+            let state = ::std::rc::Rc::clone(state);
+            ::slimerpc_actors::__private::#answer(request, async move |#parameters| #outcome)
+        })
+    } else {
+        let outcome = outcome(method, quote!(#function(#state, #arguments)));
+        quote!(::slimerpc_actors::__private::#answer(request, |#parameters| #outcome))
     }
 }
 
@@ -307,7 +342,11 @@ fn message_pattern(arguments: &[Argument]) -> TokenStream {
 /// `call` as a `Result` whose error is what the caller sees.
 fn outcome(method: &Method, call: TokenStream) -> TokenStream {
     if method.is_fallible {
-        quote!(#call.map_err(::slimerpc_actors::__private::Failure::from_error))
+        quote!(#call.map_err(|error| {
+            #[allow(unused_imports)]
+            use ::slimerpc_actors::__private::{TextOnly as _, WithValue as _};
+            (&::slimerpc_actors::__private::Returned::new(error)).failure()
+        }))
     } else {
         quote!(::core::result::Result::Ok(#call))
     }

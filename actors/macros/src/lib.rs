@@ -141,8 +141,34 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// `#[method(raw)]` passes bytes through without a codec: the one argument is a `&[u8]` borrowed from the receive ring,
 /// the reply anything that is `AsRef<[u8]>`, or a `Result` of it. The bytes are lent until it is done, also across
-/// `.await`. It has no message type; the client's method takes a `&[u8]` and returns a
-/// `Reply<Vec<u8>>`.
+/// `.await`. It has no message type; the client's method takes a `&[u8]` and returns a `Reply<Vec<u8>>`. Beside it there
+/// is one with `_with` at the end of its name: it takes a closure that writes the request straight into registered send
+/// memory and says how many bytes.
+///
+/// `#[method(raw, inplace)]` spares the copy of the reply, too: the handler gets a second argument, a `&mut [u8]` in
+/// registered send memory, and returns how many bytes of it are the reply. A count beyond the buffer is an error.
+///
+/// ```
+/// use slimerpc_actors::service;
+///
+/// struct Mirror;
+///
+/// #[service]
+/// impl Mirror {
+///     #[method(raw, inplace)]
+///     fn reverse(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+///         for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
+///             *to = *from;
+///         }
+///         request.len()
+///     }
+/// }
+/// ```
+///
+/// # Errors that come back as values
+///
+/// If the `E` of a method's `Result<T, E>` implements `Serialize`, it travels with its text, and a native caller has it back
+/// with `RpcError::returned::<E>()`.
 #[proc_macro_attribute]
 pub fn method(_options: TokenStream, item: TokenStream) -> TokenStream {
     parse::stray_method(item.into()).into()

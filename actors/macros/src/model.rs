@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     Raw {
         /// Whether the handler is `async`.
         is_async: bool,
+        /// Whether it writes its reply into send memory itself.
+        is_inplace: bool,
     },
 }
 

@@ -118,6 +118,15 @@ pub(crate) fn check_unique(service: &Ident, methods: &[Method], errors: &mut Err
             continue;
         }
         let Kind::Typed(typed) = &method.kind else {
+            let with = format!("{}_with", method.name);
+            if let Some(taken) = methods.iter().find(|method| method.name == with) {
+                let text = format!(
+                    "the raw method `{}` is also called as `{with}`, with a closure that fills the request; choose \
+                     another name",
+                    method.name
+                );
+                errors.at(&taken.ident, text);
+            }
             continue;
         };
         let owner = format!("the message of `{}`", method.name);

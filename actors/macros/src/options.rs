@@ -47,11 +47,13 @@ impl ServiceOptions {
     }
 }
 
-/// `#[method(raw)]`.
+/// `#[method(raw, inplace)]`.
 #[derive(Default)]
 pub(crate) struct MethodOptions {
     /// The token `raw`, if the method takes bytes.
     pub(crate) raw: Option<Ident>,
+    /// The token `inplace`, if it writes its reply into send memory itself.
+    pub(crate) inplace: Option<Ident>,
 }
 
 impl MethodOptions {
@@ -71,15 +73,20 @@ impl MethodOptions {
         if let Err(error) = result {
             errors.push(error);
         }
+        if let (Some(inplace), None) = (&options.inplace, &options.raw) {
+            let text = "`inplace` is for methods that pass bytes: write `#[method(raw, inplace)]`";
+            errors.at(inplace, text);
+        }
         options
     }
 
     fn read(&mut self, option: &Ident) -> Result<()> {
         match option.to_string().as_str() {
             "raw" => set(&mut self.raw, option, option.clone()),
+            "inplace" => set(&mut self.inplace, option, option.clone()),
             other => Err(Error::new(
                 option.span(),
-                format!("`#[method]` has no option `{other}`; it knows `raw`"),
+                format!("`#[method]` has no option `{other}`; it knows `raw` and `inplace`"),
             )),
         }
     }

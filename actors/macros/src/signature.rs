@@ -49,9 +49,10 @@ impl<'a> Reader<'a> {
         self.check_attributes(candidate.attributes);
         self.check_qualifiers(signature);
         let is_mut = self.receiver(signature);
-        let (is_fallible, kind) = match &candidate.options.raw {
-            Some(raw) => self.raw(raw, signature),
-            None => self.typed(&name, signature),
+        let (is_fallible, kind) = match (&candidate.options.raw, &candidate.options.inplace) {
+            (Some(_), Some(inplace)) => self.inplace(inplace, signature),
+            (Some(raw), None) => self.raw(raw, signature),
+            (None, _) => self.typed(&name, signature),
         };
         let attributes = shared_attributes(candidate.attributes);
         let ident = signature.ident.clone();
@@ -196,7 +197,39 @@ impl<'a> Reader<'a> {
                 .at(second, format!("more than one argument; {RAW_SHAPE}")),
         }
         let is_async = signature.asyncness.is_some();
-        (self.raw_output(signature), Kind::Raw { is_async })
+        let kind = Kind::Raw {
+            is_async,
+            is_inplace: false,
+        };
+        (self.raw_output(signature), kind)
+    }
+
+    fn inplace(&mut self, inplace: &Ident, signature: &Signature) -> (bool, Kind) {
+        let arguments: Vec<_> = arguments(signature).collect();
+        let fits = matches!(&arguments[..], [request, reply]
+            if is_borrowed_bytes(&request.ty) && is_mutable_bytes(&reply.ty));
+        let returned = match &signature.output {
+            ReturnType::Type(_, returned) => Some(&**returned),
+            ReturnType::Default => None,
+        };
+        let result = returned.and_then(types::as_result);
+        let count = match result {
+            Some(count) => count,
+            None => returned,
+        };
+        let counts = matches!(count, Some(Type::Path(count)) if count.path.is_ident("usize"));
+        if !fits || !counts {
+            self.errors.at(
+                inplace,
+                "a method that writes its reply in place looks like \
+                 `fn bytes(&mut self, request: &[u8], reply: &mut [u8]) -> usize`, and may return a `Result` of that",
+            );
+        }
+        let kind = Kind::Raw {
+            is_async: signature.asyncness.is_some(),
+            is_inplace: true,
+        };
+        (result.is_some(), kind)
     }
 
     fn raw_output(&mut self, signature: &Signature) -> bool {
@@ -240,6 +273,10 @@ fn binding(pattern: &Pat) -> Option<&Ident> {
 
 fn is_borrowed_bytes(ty: &Type) -> bool {
     matches!(ty, Type::Reference(reference) if reference.mutability.is_none() && types::is_bytes(&reference.elem))
+}
+
+fn is_mutable_bytes(ty: &Type) -> bool {
+    matches!(ty, Type::Reference(reference) if reference.mutability.is_some() && types::is_bytes(&reference.elem))
 }
 
 /// What the client's method has in common with the service's.

@@ -49,4 +49,17 @@ impl Other {
     fn clone(&self) {}
 }
 
+struct Bytes;
+
+#[service]
+impl Bytes {
+    #[method(raw)]
+    fn sum(&self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method]
+    fn sum_with(&self) {}
+}
+
 fn main() {}

@@ -24,6 +24,21 @@ impl Calc {
         vec![]
     }
 
+    #[method(inplace)]
+    fn typed(&self, a: u32) -> u32 {
+        a
+    }
+
+    #[method(raw, inplace)]
+    fn unwritten(&self, request: &[u8]) -> usize {
+        0
+    }
+
+    #[method(raw, inplace)]
+    fn uncounted(&self, request: &[u8], reply: &mut [u8]) -> u32 {
+        0
+    }
+
     #[method(raw)]
     fn silent(&self, request: &[u8]) {}
 

@@ -1,0 +1,629 @@
+//! What the page `slimerpc_actors::semantics` promises, sentence by sentence, over shared memory.
+#![allow(clippy::unwrap_used)]
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Handler, Message, ResponseActFuture, WrapFuture};
+use serde::{Deserialize, Serialize};
+use slimerpc_actors::{
+    AgentError, PeerAgent, Proxy, Ran, Recipient, RpcError, ServiceHandle, service, wait_all,
+    wait_all_settled,
+};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(10);
+
+#[derive(Default, Clone)]
+struct Watch {
+    run: Arc<Mutex<Vec<u64>>>,
+    dropped: Arc<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Desk {
+    watch: Watch,
+    myself: Option<Proxy<Desk>>,
+}
+
+/// An error that travels as a value.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct OutOfStock {
+    left: u32,
+    article: String,
+}
+
+impl fmt::Display for OutOfStock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "only {} of {} left", self.left, self.article)
+    }
+}
+
+/// Counts the handlers that were dropped.
+struct OnDrop(Arc<AtomicUsize>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[service]
+impl Desk {
+    #[method]
+    fn note(&mut self, n: u64) -> u64 {
+        self.watch.run.lock().unwrap().push(n);
+        n
+    }
+
+    #[method]
+    fn block(&mut self, millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+        self.watch.run.lock().unwrap().push(millis);
+    }
+
+    #[method]
+    async fn wait(&mut self, millis: u64) -> u64 {
+        let _guard = OnDrop(self.watch.dropped.clone());
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        self.watch.run.lock().unwrap().push(millis);
+        millis
+    }
+
+    #[method]
+    async fn panics_when_dropped(&mut self) {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("dropped");
+            }
+        }
+        let _bomb = Bomb;
+        std::future::pending::<()>().await;
+    }
+
+    #[method]
+    fn order(&mut self, count: u32) -> Result<u32, OutOfStock> {
+        if count > 3 {
+            return Err(OutOfStock {
+                left: 3,
+                article: "pens".to_owned(),
+            });
+        }
+        Ok(count)
+    }
+
+    #[method]
+    fn parse(&mut self, text: String) -> Result<u8, std::num::ParseIntError> {
+        text.parse()
+    }
+
+    #[method]
+    async fn asks_itself(&mut self) -> Result<u64, String> {
+        let myself = self.myself.clone().unwrap();
+        myself.note(1).await.map_err(|error| error.to_string())
+    }
+
+    #[method(raw)]
+    fn echo(&mut self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method(raw, inplace)]
+    fn reversed(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
+            *to = *from;
+        }
+        request.len()
+    }
+
+    #[method(raw, inplace)]
+    async fn later(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, String> {
+        tokio::task::yield_now().await;
+        let reply = reply.get_mut(..request.len()).ok_or("too long")?;
+        reply.copy_from_slice(request);
+        Ok(request.len())
+    }
+
+    #[method(raw, inplace)]
+    fn claims(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        reply.len() + request.len()
+    }
+}
+
+struct Office {
+    watch: Watch,
+    desk: Proxy<Desk>,
+    service: ServiceHandle,
+    agents: [PeerAgent; 2],
+}
+
+/// A worker with a desk, and a driver, with `slots` credits.
+async fn office(slots: usize) -> Office {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let agent = |role| {
+        PeerAgent::builder()
+            .alias(format!("semantics:{role}:{number}"))
+            .slot_size(4096)
+            .max_inflight(slots)
+    };
+    let worker = agent("worker").start().await.unwrap();
+    let watch = Watch::default();
+    let desk = Desk {
+        watch: watch.clone(),
+        myself: None,
+    };
+    let service = worker.serve(desk).await.unwrap();
+    let driver = agent("driver").start().await.unwrap();
+    let desk = driver.proxy(worker.alias()).await.unwrap();
+    Office {
+        watch,
+        desk,
+        service,
+        agents: [worker, driver],
+    }
+}
+
+impl Office {
+    fn run(&self) -> Vec<u64> {
+        self.watch.run.lock().unwrap().clone()
+    }
+
+    /// SLOT-2
+    async fn credits_are_back(&self) {
+        let started = Instant::now();
+        let channel = self.desk.channel();
+        while channel.credits().free != channel.geometry().slots() {
+            assert!(started.elapsed() < LONG, "SLOT-2: {:?}", channel.credits());
+            let _ = self.desk.note(u64::MAX).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !what() {
+        assert!(started.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[actix::test]
+async fn an_expired_request_is_not_run_and_its_caller_has_long_had_timeout() {
+    let office = office(4).await;
+    let busy = office.desk.block(300);
+    let started = Instant::now();
+    let hasty = office.desk.with_timeout(Duration::from_millis(50));
+    let error = hasty.note(7).await.unwrap_err();
+    assert!(
+        started.elapsed() < Duration::from_millis(250),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(
+        error,
+        RpcError::Timeout {
+            after: Duration::from_millis(50),
+            ran: Ran::Unknown
+        }
+    );
+    busy.await.unwrap();
+    office.desk.note(8).await.unwrap();
+    assert_eq!(office.run(), [300, 8]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_deadline_that_travelled_ends_a_request_whose_caller_cannot_cancel() {
+    // The reply is not dropped but forgotten, so no cancel is ever sent.
+    let office = office(4).await;
+    let busy = office.desk.wait(200);
+    let forgotten = office.desk.with_timeout(Duration::from_millis(50)).note(7);
+    std::mem::forget(forgotten);
+    busy.await.unwrap();
+    office.desk.note(8).await.unwrap();
+    assert_eq!(office.run(), [200, 8]);
+}
+
+#[actix::test]
+async fn deadlines_of_zero_are_not_sent_and_those_of_years_do_not_overflow() {
+    let office = office(4).await;
+    let zero = office.desk.with_timeout(Duration::ZERO).note(1).await;
+    assert_eq!(
+        zero,
+        Err(RpcError::Timeout {
+            after: Duration::ZERO,
+            ran: Ran::No
+        })
+    );
+    for after in [Duration::from_secs(u32::MAX.into()), Duration::MAX] {
+        assert_eq!(office.desk.with_timeout(after).note(2).await, Ok(2));
+    }
+    assert_eq!(office.run(), [2, 2]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_call_that_waits_for_a_credit_until_its_deadline_was_certainly_not_run() {
+    let office = office(1).await;
+    let busy = office.desk.wait(200);
+    let error = office
+        .desk
+        .note(1)
+        .timeout(Duration::from_millis(20))
+        .await
+        .unwrap_err();
+    assert_eq!(error.ran(), Ran::No);
+    busy.await.unwrap();
+    assert_eq!(office.run(), [200]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_cancelled_request_that_has_not_begun_is_skipped() {
+    let office = office(4).await;
+    let busy = office.desk.wait(100);
+    drop(office.desk.note(1));
+    busy.await.unwrap();
+    office.desk.note(2).await.unwrap();
+    assert_eq!(office.run(), [100, 2]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_cancelled_async_handler_is_dropped_where_it_awaits() {
+    let office = office(4).await;
+    let running = office.desk.wait(60_000);
+    assert_eq!(
+        office
+            .desk
+            .note(1)
+            .timeout(Duration::from_millis(30))
+            .await
+            .unwrap_err()
+            .ran(),
+        Ran::Unknown
+    );
+    drop(running);
+    until(|| office.watch.dropped.load(Ordering::SeqCst) == 1).await;
+    assert_eq!(office.desk.note(2).await, Ok(2));
+    assert_eq!(office.run(), [2]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn panic_1_a_handler_that_panics_as_it_is_dropped_harms_nobody() {
+    let office = office(4).await;
+    let running = office.desk.panics_when_dropped();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    drop(running);
+    assert_eq!(office.desk.note(2).timeout(LONG).await, Ok(2));
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_cancelled_sync_handler_finishes_and_its_answer_is_dropped() {
+    let office = office(4).await;
+    let running = office.desk.block(50);
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    drop(running);
+    office.desk.note(2).await.unwrap();
+    assert_eq!(office.run(), [50, 2]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn slot_2_a_reply_may_be_dropped_at_each_of_its_pending_points() {
+    let office = office(2).await;
+    let waker = Waker::noop();
+    for polls in 0..60 {
+        // With and without a credit, with and without a deadline, sync and async.
+        let busy = office.desk.wait(1);
+        let mut replies = vec![
+            Box::pin(office.desk.note(1)),
+            Box::pin(office.desk.wait(2)),
+            Box::pin(office.desk.with_timeout(Duration::from_millis(3)).wait(4)),
+            Box::pin(office.desk.note(5).timeout(Duration::from_millis(1))),
+        ];
+        for _ in 0..polls {
+            replies.retain_mut(|reply| {
+                let polled = reply.as_mut().poll(&mut Context::from_waker(waker));
+                matches!(polled, Poll::Pending)
+            });
+        }
+        drop(replies);
+        busy.await.unwrap();
+    }
+    office.credits_are_back().await;
+    assert_eq!(office.desk.channel().violations(), Default::default());
+}
+
+#[actix::test]
+async fn a_handler_that_calls_its_own_instance_is_told_so() {
+    // It may call an instance of the same service elsewhere.
+    let other = office(4).await;
+    let agent = PeerAgent::builder().slot_size(4096).max_inflight(4);
+    let worker = agent.start().await.unwrap();
+    let desk = Desk {
+        myself: Some(other.desk.clone()),
+        ..Desk::default()
+    };
+    worker.serve(desk).await.unwrap();
+    let proxy = other.agents[1].proxy::<Desk>(worker.alias()).await.unwrap();
+    assert_eq!(proxy.asks_itself().await, Ok(1));
+    // But not its own.
+    let myself = Arc::new(Mutex::new(None));
+    let late = Late {
+        myself: myself.clone(),
+    };
+    worker.serve(late).await.unwrap();
+    let proxy = worker.proxy::<Late>(worker.alias()).await.unwrap();
+    *myself.lock().unwrap() = Some(proxy.clone());
+    let error = proxy.ask().timeout(LONG).await.unwrap_err();
+    assert!(error.to_string().contains("its own instance"), "{error}");
+}
+
+/// Knows itself only after it was served.
+struct Late {
+    myself: Arc<Mutex<Option<Proxy<Late>>>>,
+}
+
+#[service]
+impl Late {
+    #[method]
+    async fn ask(&mut self) -> Result<(), String> {
+        let myself = self.myself.lock().unwrap().clone().unwrap();
+        myself.ask().await.map_err(|error| error.to_string())
+    }
+}
+
+#[actix::test]
+async fn a_handlers_own_error_comes_back_as_a_value() {
+    let office = office(4).await;
+    let error = office.desk.order(9).await.unwrap_err();
+    assert_eq!(error.to_string(), "OutOfStock: only 3 of pens left");
+    assert_eq!(error.ran(), Ran::Yes);
+    let expected = OutOfStock {
+        left: 3,
+        article: "pens".to_owned(),
+    };
+    assert_eq!(error.returned::<OutOfStock>(), Some(expected));
+    assert_eq!(error.returned::<String>(), None, "another type's name");
+    // One that serde does not know has its text.
+    let error = office.desk.parse("x".to_owned()).await.unwrap_err();
+    assert!(error.to_string().starts_with("ParseIntError: "), "{error}");
+    assert_eq!(error.returned::<OutOfStock>(), None);
+}
+
+#[actix::test]
+async fn ring_1_raw_methods_write_requests_and_replies_in_place() {
+    let office = office(2).await;
+    assert_eq!(office.desk.reversed(b"abc").await.unwrap(), b"cba");
+    assert_eq!(office.desk.reversed(b"").await.unwrap(), b"");
+    assert_eq!(office.desk.later(b"later").await.unwrap(), b"later");
+    let filled = office.desk.echo_with(|room| {
+        room[..3].copy_from_slice(b"xyz");
+        3
+    });
+    assert_eq!(filled.await.unwrap(), b"xyz");
+    let full = office.desk.echo_with(|room| {
+        room.fill(7);
+        room.len()
+    });
+    assert_eq!(full.await.unwrap(), vec![7; 4096 - 16]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_count_beyond_the_buffer_is_an_error_not_a_truncation() {
+    let office = office(2).await;
+    assert_eq!(office.desk.claims(b"").await.unwrap().len(), 4080);
+    let error = office.desk.claims(b"12").await.unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::ReplyTooLarge {
+            size: 4082,
+            limit: 4080
+        }
+    );
+    let error = office
+        .desk
+        .echo_with(|room| room.len() + 1)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::TooLarge {
+            size: 4081,
+            limit: 4080
+        }
+    );
+    assert_eq!(error.ran(), Ran::No);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_message_that_was_not_sent_comes_back() {
+    let office = office(2).await;
+    assert_eq!(office.desk.try_send(Note { n: 1 }).unwrap().await, Ok(1));
+    let text = "9".repeat(5000);
+    let unsent = office
+        .desk
+        .try_send(Parse { text: text.clone() })
+        .unwrap_err();
+    assert_eq!(unsent.message.text, text);
+    assert!(
+        matches!(unsent.error, RpcError::TooLarge { .. }),
+        "{}",
+        unsent.error
+    );
+    office.agents[0].shutdown().await.unwrap();
+    until(|| office.desk.channel().closed().is_some()).await;
+    let unsent = office.desk.try_send(Note { n: 2 }).unwrap_err();
+    assert_eq!((unsent.message.n, unsent.error.ran()), (2, Ran::No));
+}
+
+#[actix::test]
+async fn losing_the_peer_says_which_calls_were_certainly_not_run() {
+    let office = office(1).await;
+    let (sent, waits) = (office.desk.wait(60_000), office.desk.note(1));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    office.agents[0].shutdown().await.unwrap();
+    let ran = |result: Result<u64, RpcError>| match result {
+        Err(RpcError::PeerLost { ran, .. }) => ran,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ran(sent.await), Ran::Unknown);
+    assert_eq!(ran(waits.await), Ran::No);
+}
+
+#[actix::test]
+async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
+    let office = office(4).await;
+    let has = [
+        office.desk.wait(150),
+        office.desk.note(1),
+        office.desk.note(2),
+    ];
+    until(|| office.desk.channel().credits().in_use == 3).await;
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let (service, desk) = (office.service.clone(), office.desk.clone());
+    let stopping = actix::spawn(async move { service.stop().await });
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let late = desk.note(3).await.unwrap_err();
+    assert!(matches!(late, RpcError::ServiceDown { .. }), "{late}");
+    assert_eq!(wait_all(has, LONG).await, Ok(vec![150, 1, 2]));
+    stopping.await.unwrap().unwrap();
+    assert_eq!(office.run(), [150, 1, 2]);
+    let lost = desk.note(4).timeout(LONG).await.unwrap_err();
+    assert!(matches!(lost, RpcError::PeerLost { .. }), "{lost}");
+    // The name is free again.
+    office.agents[0].serve(Desk::default()).await.unwrap();
+}
+
+#[actix::test]
+async fn a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown() {
+    let limit = Duration::from_millis(50);
+    let office = office(4).await;
+    let never = office.desk.wait(3_600_000);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let error = office.service.stop_within(limit).await.unwrap_err();
+    assert!(matches!(error, AgentError::StillRunning { .. }), "{error}");
+    until(|| office.watch.dropped.load(Ordering::SeqCst) == 1).await;
+    let error = never.await.unwrap_err();
+    assert_eq!(error.ran(), Ran::Unknown, "{error}");
+
+    // A sync one keeps its thread, but nothing else.
+    let handle = office.agents[0].serve(Desk::default()).await.unwrap();
+    let proxy: Proxy<Desk> = office.agents[1]
+        .proxy(office.agents[0].alias())
+        .await
+        .unwrap();
+    let blocks = proxy.block(1_000);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    let started = Instant::now();
+    let error = handle.stop_within(limit).await.unwrap_err();
+    assert!(matches!(error, AgentError::StillRunning { .. }), "{error}");
+    office.agents[0].shutdown().await.unwrap();
+    assert!(blocks.await.is_err());
+    assert!(started.elapsed() < Duration::from_millis(900));
+}
+
+#[actix::test]
+async fn wait_all_keeps_order_and_ends_with_the_first_error_or_with_all_results() {
+    let office = office(4).await;
+    let replies = (0..20).map(|n| office.desk.note(n));
+    assert_eq!(wait_all(replies, LONG).await, Ok((0..20).collect()));
+    // The third fails first, long before the first would be there.
+    let started = Instant::now();
+    let replies = [
+        office.desk.wait(100),
+        office.desk.note(1),
+        office.desk.with_timeout(Duration::ZERO).note(2),
+    ];
+    assert!(matches!(
+        wait_all(replies, LONG).await,
+        Err(RpcError::Timeout { ran: Ran::No, .. })
+    ));
+    assert!(
+        started.elapsed() < Duration::from_millis(90),
+        "{:?}",
+        started.elapsed()
+    );
+    let replies = [
+        office.desk.note(1),
+        office.desk.wait(60_000),
+        office.desk.note(3),
+    ];
+    let results = wait_all_settled(replies, Duration::from_millis(100)).await;
+    assert_eq!(results[0], Ok(1));
+    assert!(
+        matches!(
+            results[1..],
+            [Err(RpcError::Timeout { .. }), Err(RpcError::Timeout { .. })]
+        ),
+        "{results:?}"
+    );
+    office.credits_are_back().await;
+}
+
+/// An actix actor that calls a service.
+struct Clerk {
+    adder: Recipient<Note>,
+    total: u64,
+}
+
+impl Actor for Clerk {
+    type Context = actix::Context<Self>;
+}
+
+#[derive(Message)]
+#[rtype(result = "Result<u64, RpcError>")]
+struct Total(u64);
+
+impl Handler<Total> for Clerk {
+    type Result = ResponseActFuture<Self, Result<u64, RpcError>>;
+
+    fn handle(&mut self, Total(n): Total, _: &mut Self::Context) -> Self::Result {
+        let reply = self.adder.send(Note { n }).into_actor(self);
+        Box::pin(reply.map(|result, clerk, _| {
+            clerk.total += result.clone()?;
+            Ok(clerk.total)
+        }))
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Forget(u64);
+
+impl Handler<Forget> for Clerk {
+    type Result = ();
+
+    fn handle(&mut self, Forget(n): Forget, context: &mut Self::Context) {
+        let reply = self.adder.send(Note { n }).into_actor(self);
+        context.spawn(reply.map(|result, clerk, _| clerk.total += result.unwrap_or_default()));
+    }
+}
+
+#[actix::test]
+async fn actors_send_through_recipients_and_await_in_their_own_context() {
+    let office = office(4).await;
+    let clerk = Clerk {
+        adder: office.desk.recipient(),
+        total: 0,
+    }
+    .start();
+    assert_eq!(clerk.send(Total(2)).await.unwrap(), Ok(2));
+    clerk.send(Forget(10)).await.unwrap();
+    until(|| office.run() == [2, 10]).await;
+    let started = Instant::now();
+    while clerk.send(Total(0)).await.unwrap() != Ok(12) {
+        assert!(started.elapsed() < LONG);
+    }
+}
