@@ -420,6 +420,28 @@ async fn ring_1_raw_methods_write_requests_and_replies_in_place() {
 }
 
 #[actix::test]
+async fn slot_2_bytes_of_a_reply_are_lent_until_they_are_dropped() {
+    let office = office(2).await;
+    let lent = office.desk.echo(b"first").lent().await.unwrap();
+    assert_eq!(office.desk.channel().credits().in_use, 1);
+    for n in 0..50_u8 {
+        assert_eq!(office.desk.echo(&[n; 100]).await.unwrap(), [n; 100]);
+    }
+    assert_eq!(&*lent, b"first");
+    let channel_outlived = {
+        let moved = std::thread::spawn(move || lent.to_vec());
+        moved.join().unwrap()
+    };
+    assert_eq!(channel_outlived, b"first");
+    office.credits_are_back().await;
+    // Lent bytes outlive their connection.
+    let lent = office.desk.echo(b"last").lent().await.unwrap();
+    office.agents[0].shutdown().await.unwrap();
+    drop(office);
+    assert_eq!(&*lent, b"last");
+}
+
+#[actix::test]
 async fn a_count_beyond_the_buffer_is_an_error_not_a_truncation() {
     let office = office(2).await;
     assert_eq!(office.desk.claims(b"").await.unwrap().len(), 4080);

@@ -76,7 +76,7 @@ pub use reply::{Reply, wait_all, wait_all_settled};
 pub use serve::ServiceHandle;
 pub use service::{Call, Dispatch, Finished, ServedBy, Service};
 pub use slimerpc;
-pub use slimerpc::channel::Inbound as Request;
+pub use slimerpc::channel::{Inbound as Request, ReplyBytes};
 pub use slimerpc::wire::PayloadCodec;
 pub use slimerpc_macros::{method, service};
 

@@ -284,7 +284,7 @@ impl Caller {
         self.make(
             M::METHOD,
             |room| codec.encode(&message.arguments(), room),
-            (codec, PayloadCodec::decode::<M::Output>),
+            (codec, |codec, answer| codec.decode(answer.payload())),
         )
     }
 
@@ -307,8 +307,8 @@ impl Caller {
         method: usize,
         encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Reply<Vec<u8>> {
-        let decode: Decoder<_> = (PayloadCodec::default(), |_, bytes| {
-            <Raw as Codec<[u8]>>::decode(bytes)
+        let decode: Decoder<_> = (PayloadCodec::default(), |_, answer| {
+            <Raw as Codec<[u8]>>::decode(answer.payload())
         });
         self.make(method, encode, decode)
             .unwrap_or_else(Reply::failed)

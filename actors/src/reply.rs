@@ -8,7 +8,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{Answer, CallError, PendingCall};
+use slimerpc::channel::{Answer, CallError, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
@@ -34,7 +34,7 @@ pub struct Reply<T>(State<T>);
 /// How to decode the result, and with which codec.
 pub(crate) type Decoder<T> = (
     PayloadCodec,
-    fn(PayloadCodec, &[u8]) -> Result<T, DecodeError>,
+    fn(PayloadCodec, Answer<'_>) -> Result<T, DecodeError>,
 );
 
 enum State<T> {
@@ -216,7 +216,28 @@ fn conclude<T>(answer: Result<Answer<'_>, CallError>, decode: Decoder<T>) -> Res
         return Err(fault.map_or_else(Conclusion::Decode, Conclusion::Fault));
     }
     let (codec, decode) = decode;
-    decode(codec, answer.payload()).map_err(Conclusion::Decode)
+    decode(codec, answer).map_err(Conclusion::Decode)
+}
+
+impl Reply<Vec<u8>> {
+    /// The reply's bytes where they stand in the ring, instead of a copy. They take up a credit until they are dropped.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Reply, RpcError};
+    /// # async fn example(reply: Reply<Vec<u8>>) -> Result<(), RpcError> {
+    /// let sum: u64 = reply.lent().await?.iter().map(|&byte| u64::from(byte)).sum();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lent(self) -> Reply<ReplyBytes> {
+        Reply(match self.0 {
+            State::Pending(waiting, (codec, _)) => {
+                State::Pending(waiting, (codec, |_, answer| Ok(answer.keep())))
+            }
+            State::Failed(error) => State::Failed(error),
+            State::Done => State::Done,
+        })
+    }
 }
 
 impl<T> Future for Reply<T> {

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use tokio::runtime::Handle;
 
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
 use super::lanes::{Lanes, LanesInit, Outgoing};
-use super::lend::{Loan, RemoteRing, Ring};
+use super::lend::{Lent, Loan, RemoteRing, Ring};
 use super::pump::Pump;
 use super::work_id::WorkId;
 use super::{
@@ -182,7 +182,7 @@ impl Dialer {
             }),
             cq: self.cq,
             sends: self.sends,
-            replies: self.replies,
+            replies: Arc::new(self.replies),
             geometry: self.geometry,
             profile: self.profile,
             peer: peer.to_owned(),
@@ -200,7 +200,7 @@ pub struct ClientChannel {
     core: Mutex<Core>,
     cq: Arc<dyn CompletionQueue>,
     sends: Ring,
-    replies: Ring,
+    replies: Arc<Ring>,
     geometry: Geometry,
     profile: Profile,
     peer: String,
@@ -450,6 +450,14 @@ impl ClientChannel {
     /// The shape of our rings.
     pub fn geometry(&self) -> Geometry {
         self.geometry
+    }
+
+    /// The answer of a call has been read: its credit is back.
+    fn finish(&self, id: CallId, slot: u16) {
+        let mut core = self.lock();
+        core.caller.finish(id, slot);
+        core.grant(self);
+        self.wake(core);
     }
 
     fn lock(&self) -> MutexGuard<'_, Core> {
@@ -788,7 +796,7 @@ fn register(place: &mut Option<Waker>, waker: Option<&Waker>) {
 /// An answer, lent from the ring. The credit goes back when it is dropped.
 #[derive(Debug)]
 pub struct Answer<'a> {
-    channel: &'a ClientChannel,
+    channel: &'a Arc<ClientChannel>,
     id: CallId,
     slot: u16,
     loan: Option<Loan<'a>>,
@@ -797,7 +805,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    fn read(channel: &'a ClientChannel, id: CallId, slot: u16) -> Result<Self, CallError> {
+    fn read(channel: &'a Arc<ClientChannel>, id: CallId, slot: u16) -> Result<Self, CallError> {
         let loan = channel.replies.lend(slot);
         let loan = loan.expect("an answered slot is lent to its call only");
         let decoded = channel.profile.decode(&loan);
@@ -831,15 +839,61 @@ impl<'a> Answer<'a> {
             .as_ref()
             .map_or(&[], |loan| &loan[self.payload.clone()])
     }
+
+    /// Keeps the payload where it is, without the borrow of the call.
+    pub fn keep(mut self) -> ReplyBytes {
+        self.loan = None;
+        // Nobody else is lent the slot of an answered call.
+        let kept = ReplyBytes {
+            channel: self.channel.clone(),
+            id: self.id,
+            slot: self.slot,
+            loan: self.channel.replies.lend_shared(self.slot),
+            payload: self.payload.clone(),
+        };
+        // It goes on as the owner of the slot.
+        std::mem::forget(self);
+        kept
+    }
 }
 
 impl Drop for Answer<'_> {
     fn drop(&mut self) {
         self.loan = None;
-        let mut core = self.channel.lock();
-        core.caller.finish(self.id, self.slot);
-        core.grant(self.channel);
-        self.channel.wake(core);
+        self.channel.finish(self.id, self.slot);
+    }
+}
+
+/// The payload of an answer, lent from the ring for as long as one likes. The credit goes back when it is dropped.
+#[derive(Debug)]
+pub struct ReplyBytes {
+    channel: Arc<ClientChannel>,
+    id: CallId,
+    slot: u16,
+    loan: Option<Lent<Arc<Ring>>>,
+    payload: Range<usize>,
+}
+
+impl Deref for ReplyBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.loan
+            .as_ref()
+            .map_or(&[], |loan| &loan[self.payload.clone()])
+    }
+}
+
+impl AsRef<[u8]> for ReplyBytes {
+    fn as_ref(&self) -> &[u8] {
+        self
+    }
+}
+
+impl Drop for ReplyBytes {
+    fn drop(&mut self) {
+        self.loan = None;
+        self.channel.finish(self.id, self.slot);
     }
 }
 

@@ -73,8 +73,21 @@ impl Ring {
 
     /// Lends a slot until the loan is dropped. `None` if there is no such slot or it is lent already.
     pub(crate) fn lend(&self, slot: u16) -> Option<Loan<'_>> {
-        let lent = self.lent.get(usize::from(slot))?;
-        (!lent.swap(true, Ordering::Acquire)).then_some(Loan { ring: self, slot })
+        self.take(slot).then_some(Lent { ring: self, slot })
+    }
+
+    /// The same; the loan keeps the ring.
+    pub(crate) fn lend_shared(self: &Arc<Self>, slot: u16) -> Option<Lent<Arc<Self>>> {
+        self.take(slot).then(|| Lent {
+            ring: self.clone(),
+            slot,
+        })
+    }
+
+    /// Marks a slot as lent, unless it is or does not exist.
+    fn take(&self, slot: u16) -> bool {
+        let lent = self.lent.get(usize::from(slot));
+        lent.is_some_and(|lent| !lent.swap(true, Ordering::Acquire))
     }
 
     fn slot_ptr(&self, slot: u16) -> *mut u8 {
@@ -89,18 +102,21 @@ impl Ring {
     }
 }
 
-/// The bytes of one slot, lent.
+/// The bytes of one slot, lent by a ring that is borrowed or shared.
 #[derive(Debug)]
-pub struct Loan<'a> {
-    ring: &'a Ring,
+pub(crate) struct Lent<R: Deref<Target = Ring>> {
+    ring: R,
     slot: u16,
 }
 
-impl Deref for Loan<'_> {
+/// Lent by a ring that is borrowed.
+pub(crate) type Loan<'a> = Lent<&'a Ring>;
+
+impl<R: Deref<Target = Ring>> Deref for Lent<R> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the pointer is valid for `slot_size` bytes while the ring lives, which outlives this loan;
+        // SAFETY: the pointer is valid for `slot_size` bytes while the ring lives, which this loan borrows or shares;
         // the `lent` flag excludes another loan of the slot; see the module about the peer.
         unsafe {
             std::slice::from_raw_parts(
@@ -111,7 +127,7 @@ impl Deref for Loan<'_> {
     }
 }
 
-impl DerefMut for Loan<'_> {
+impl<R: Deref<Target = Ring>> DerefMut for Lent<R> {
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference.
         unsafe {
@@ -123,7 +139,7 @@ impl DerefMut for Loan<'_> {
     }
 }
 
-impl Drop for Loan<'_> {
+impl<R: Deref<Target = Ring>> Drop for Lent<R> {
     fn drop(&mut self) {
         self.ring.lent[usize::from(self.slot)].store(false, Ordering::Release);
     }

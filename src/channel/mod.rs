@@ -52,12 +52,11 @@ mod violation;
 mod work_id;
 
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall};
+pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall, ReplyBytes};
 pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometry};
-pub use lend::Loan;
 pub use mailbox::{Delivery, Mailbox};
 pub use peer_channel::{Inbound, Payload, Room, Ticket};
 pub use profile::Profile;
