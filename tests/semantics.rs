@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, AsyncContext, Handler, Message, ResponseActFuture, WrapFuture};
 use serde::{Deserialize, Serialize};
 use slimerpc_actors::{
-    AgentError, PeerAgent, Proxy, Ran, Recipient, RpcError, ServiceHandle, service, wait_all,
-    wait_all_settled,
+    AgentError, AgentEvent, PeerAgent, Proxy, Ran, Recipient, RpcError, ServiceHandle, service,
+    wait_all, wait_all_settled,
 };
 
 /// Longer than anything here takes.
@@ -105,6 +105,16 @@ impl Desk {
     async fn asks_itself(&mut self) -> Result<u64, String> {
         let myself = self.myself.clone().unwrap();
         myself.note(1).await.map_err(|error| error.to_string())
+    }
+
+    #[method(oneway)]
+    fn jot(&mut self, n: u64) -> Result<(), String> {
+        self.watch.run.lock().unwrap().push(n);
+        if n == 13 {
+            Err("unlucky".to_owned())
+        } else {
+            Ok(())
+        }
     }
 
     #[method(raw)]
@@ -554,6 +564,75 @@ async fn a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown() {
     office.agents[0].shutdown().await.unwrap();
     assert!(blocks.await.is_err());
     assert!(started.elapsed() < Duration::from_millis(900));
+}
+
+#[actix::test]
+async fn oneway_calls_complete_when_they_are_taken_and_run_once_in_order() {
+    let office = office(2).await;
+    let busy = office.desk.wait(100);
+    let started = Instant::now();
+    office.desk.jot(1).await.unwrap();
+    assert!(started.elapsed() < Duration::from_millis(90), "it waited");
+    // No credit is free: this one is taken when the handler is done.
+    office.desk.jot(2).await.unwrap();
+    assert!(started.elapsed() >= Duration::from_millis(90));
+    busy.await.unwrap();
+    for n in 3..100 {
+        office.desk.jot(if n == 13 { 14 } else { n }).await.unwrap();
+    }
+    office.desk.note(100).await.unwrap();
+    let expected = [100, 1, 2].into_iter().chain(3..13).chain([14]);
+    let expected: Vec<u64> = expected.chain(14..=100).collect();
+    assert_eq!(office.run(), expected);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped() {
+    let office = office(1).await;
+    let busy = office.desk.wait(50);
+    drop(office.desk.jot(1));
+    busy.await.unwrap();
+    office.desk.note(2).await.unwrap();
+    assert_eq!(office.run(), [50, 2]);
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn what_goes_wrong_with_a_oneway_call_is_an_event_of_the_agent() {
+    let office = office(4).await;
+    let mut events = office.agents[1].events();
+    office.desk.jot(13).await.unwrap();
+    let event = tokio::time::timeout(LONG, events.next()).await.unwrap();
+    let AgentEvent::TellFailed {
+        peer,
+        service,
+        method,
+        error,
+    } = event.unwrap()
+    else {
+        panic!("another event");
+    };
+    assert_eq!(
+        (&*peer, &*service, &*method),
+        (office.agents[0].alias(), "Desk", "jot")
+    );
+    assert_eq!(error.to_string(), "String: unlucky");
+    // One that is lost with its peer, though nobody polls anything.
+    let busy = office.desk.wait(60_000);
+    office.desk.tell(Note { n: 1 }).await.unwrap();
+    office.agents[0].shutdown().await.unwrap();
+    let event = tokio::time::timeout(LONG, events.next())
+        .await
+        .unwrap()
+        .unwrap();
+    let AgentEvent::TellFailed { method, error, .. } = event else {
+        panic!("another event");
+    };
+    assert_eq!((&*method, error.ran()), ("note", Ran::Unknown));
+    assert!(busy.await.is_err());
+    let error = office.desk.jot(1).await.unwrap_err();
+    assert_eq!(error.ran(), Ran::No);
 }
 
 #[actix::test]

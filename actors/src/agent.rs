@@ -9,14 +9,20 @@ use std::time::Duration;
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{Geometry, Patience, ServiceTable};
 use slimerpc::fabric::RetryPolicy;
+use tokio::sync::broadcast;
 
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::instance::Factory;
 use crate::instance_id::InstanceId;
 use crate::serve::{self, Launch};
-use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
-use crate::{AgentError, Caller, Proxy, ServedBy, Service, ServiceHandle};
+use crate::supervisor::{Connect as ConnectMessage, Dial, Dialled, Leave, Supervisor};
+use crate::{
+    AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, ServiceHandle, tell,
+};
+
+/// Events that are kept for listeners who are behind.
+const EVENTS: usize = 1024;
 
 /// An agent: finds peers, connects to them, serves and calls. A cheap handle to a supervisor actor that runs
 /// on an arbiter of its own; clones are the same agent.
@@ -64,6 +70,7 @@ struct Inner {
     patience: Patience,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
+    events: broadcast::Sender<AgentEvent>,
 }
 
 impl PeerAgent {
@@ -102,6 +109,7 @@ impl PeerAgent {
                 patience,
                 connect_timeout,
                 call_timeout,
+                events: broadcast::Sender::new(EVENTS),
             }),
         })
     }
@@ -114,6 +122,20 @@ impl PeerAgent {
     /// Name of the preferred device.
     pub fn device(&self) -> &str {
         self.inner.devices.first().name()
+    }
+
+    /// What happens to this agent beside its calls, from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: slimerpc_actors::PeerAgent) {
+    /// let mut events = agent.events();
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # }
+    /// ```
+    pub fn events(&self) -> Events {
+        Events(self.inner.events.subscribe())
     }
 
     /// The shape of this agent's rings.
@@ -229,6 +251,7 @@ impl PeerAgent {
             .await?;
         let numbers = dialled.table.resolve(&wanted.methods);
         let instance = dialled.incarnation;
+        self.report_tells::<S>(&dialled);
         Ok(Proxy::new(Caller::new(
             dialled.channel,
             S::NAME,
@@ -237,6 +260,24 @@ impl PeerAgent {
             instance.map(|incarnation| InstanceId::new(incarnation, S::NAME)),
             self.inner.call_timeout,
         )))
+    }
+
+    /// Has calls that nobody waits for heard of when they fail.
+    fn report_tells<S: Service + ?Sized>(&self, dialled: &Dialled) {
+        let (events, peer) = (self.inner.events.clone(), dialled.channel.peer().to_owned());
+        let methods = dialled.table.methods.clone();
+        dialled.channel.listen(move |failure| {
+            let method = methods.get(failure.method as usize);
+            let event = AgentEvent::TellFailed {
+                peer: peer.clone(),
+                service: S::NAME.to_owned(),
+                method: method.cloned().unwrap_or_default(),
+                error: tell::error(failure, &peer),
+            };
+            tracing::debug!(?event, "a call that nobody waits for failed");
+            // Nobody may be listening.
+            let _ = events.send(event);
+        });
     }
 
     /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells

@@ -67,6 +67,7 @@ mod ring_context;
 mod serve;
 mod service;
 mod supervisor;
+mod tell;
 
 pub use agent::{Connect, PeerAgent};
 pub use builder::Builder;
@@ -79,6 +80,7 @@ pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes};
 pub use slimerpc::wire::PayloadCodec;
 pub use slimerpc_macros::{method, service};
+pub use tell::{AgentEvent, Events, Tell};
 
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]

@@ -12,7 +12,7 @@ use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use crate::answer::written;
 use crate::instance_id::InstanceId;
 use crate::reply::Decoder;
-use crate::{Call, Reply, RpcError, Service};
+use crate::{Call, Reply, RpcError, Service, Tell};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -58,7 +58,12 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.caller.call(message)
     }
 
-    /// The same, unless the message was not sent: then it comes back with the error.
+    /// Calls the method that `message` belongs to without waiting for its result; see [`Tell`].
+    pub fn tell<M: Call<Service = S>>(&self, message: M) -> Tell {
+        self.caller.tell(message)
+    }
+
+    /// As [`send`](Self::send), unless the message was not sent: then it comes back with the error.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, service};
@@ -213,6 +218,11 @@ impl<M: Call> Recipient<M> {
     pub fn send(&self, message: M) -> Reply<M::Output> {
         self.caller.call(message)
     }
+
+    /// Calls the method without waiting for its result; see [`Tell`].
+    pub fn tell(&self, message: M) -> Tell {
+        self.caller.tell(message)
+    }
 }
 
 impl<M> Clone for Recipient<M> {
@@ -288,6 +298,18 @@ impl Caller {
         )
     }
 
+    /// Calls a typed method without waiting for its result.
+    pub fn tell<M: Call>(&self, message: M) -> Tell {
+        let channel = &self.inner.channel;
+        let codec = channel.profile().codec(<M::Service as Service>::CODEC);
+        let told = self.number(M::METHOD).and_then(|number| {
+            let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+            let told = channel.tell(number, self.timeout, encode);
+            told.map_err(|error| RpcError::from_call(error, channel.peer()))
+        });
+        Tell::new(told)
+    }
+
     /// Calls a raw method: number `method` of the service's table.
     pub fn call_raw(&self, method: usize, request: &[u8]) -> Reply<Vec<u8>> {
         self.raw(method, |room| Raw::encode(request, room))
@@ -314,6 +336,16 @@ impl Caller {
             .unwrap_or_else(Reply::failed)
     }
 
+    /// The server's number of a method.
+    fn number(&self, method: usize) -> Result<u32, RpcError> {
+        let inner = &self.inner;
+        let number = inner.numbers.get(method).copied().flatten();
+        number.ok_or_else(|| RpcError::MethodNotFound {
+            service: inner.service.to_owned(),
+            method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
+        })
+    }
+
     fn make<T>(
         &self,
         method: usize,
@@ -321,12 +353,7 @@ impl Caller {
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let inner = &self.inner;
-        let Some(number) = inner.numbers.get(method).copied().flatten() else {
-            return Err(RpcError::MethodNotFound {
-                service: inner.service.to_owned(),
-                method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
-            });
-        };
+        let number = self.number(method)?;
         if inner.instance.is_some_and(InstanceId::is_running_here) {
             return Err(RpcError::OwnService {
                 service: inner.service.to_owned(),

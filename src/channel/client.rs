@@ -4,9 +4,10 @@
 //! sleep does a small task, the [pump](super::pump), sleep on the queue's file descriptor for all of them.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::ops::{Deref, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -176,7 +177,9 @@ impl Dialer {
                 remote,
                 wakers: vec![None; slots].into(),
                 waiting: HashMap::new(),
+                told: HashMap::new(),
                 ready: Vec::new(),
+                failures: Vec::new(),
                 violations: Violations::default(),
                 cause: None,
             }),
@@ -188,6 +191,7 @@ impl Dialer {
             peer: peer.to_owned(),
             created: Instant::now(),
             waiting,
+            listener: OnceLock::new(),
             pump: Pump::default(),
         })
     }
@@ -206,7 +210,85 @@ pub struct ClientChannel {
     peer: String,
     created: Instant,
     waiting: Patience,
+    listener: OnceLock<Listener>,
     pub(super) pump: Pump,
+}
+
+/// Hears of told calls that fail.
+struct Listener(Box<dyn Fn(TellFailure) + Send + Sync>);
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+/// A told call that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TellFailure {
+    /// Number of the method.
+    pub method: u32,
+    /// What came of it.
+    pub cause: TellError,
+}
+
+/// Why a told call failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TellError {
+    /// The service said so.
+    Fault(Fault),
+    /// The channel was closed.
+    Lost {
+        /// Why.
+        cause: LossCause,
+        /// Whether the request was sent.
+        sent: bool,
+    },
+}
+
+/// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
+#[derive(Debug)]
+pub struct ToldCall(PendingCall);
+
+impl ToldCall {
+    /// Whether the transport has taken the request. If it has not, `waker` is woken when it has.
+    pub fn poll_taken(&mut self, waker: &Waker) -> Poll<()> {
+        let call = &mut self.0;
+        if call.done {
+            return Poll::Ready(());
+        }
+        let channel = &*call.channel;
+        let mut core = channel.lock();
+        core.progress(channel);
+        let taken = match core.waiting.get_mut(&call.id) {
+            None => Poll::Ready(()),
+            Some(waiting) => {
+                register(&mut waiting.waker, Some(waker));
+                Poll::Pending
+            }
+        };
+        call.done = taken.is_ready();
+        channel.wake(core);
+        taken
+    }
+
+    /// The channel that the call was made on.
+    pub fn channel(&self) -> &Arc<ClientChannel> {
+        &self.0.channel
+    }
+}
+
+impl Drop for ToldCall {
+    fn drop(&mut self) {
+        let call = &mut self.0;
+        let mut core = call.channel.lock();
+        if core.waiting.contains_key(&call.id) {
+            core.told.remove(&call.id);
+        } else {
+            // The answer is taken in by whoever looks next.
+            call.done = true;
+        }
+    }
 }
 
 /// How callers wait.
@@ -227,8 +309,12 @@ struct Core {
     wakers: Box<[Option<Waker>]>,
     /// Calls without a credit.
     waiting: HashMap<CallId, WaitingCall>,
+    /// Calls that nobody waits for, and their methods.
+    told: HashMap<CallId, u32>,
     /// To be woken once the lock is released.
     ready: Vec<Waker>,
+    /// To be told to the listener once the lock is released.
+    failures: Vec<TellFailure>,
     violations: Violations,
     cause: Option<LossCause>,
 }
@@ -307,6 +393,42 @@ impl ClientChannel {
             None => self.line_up(id, method, encode)?,
         }
         Ok(call)
+    }
+
+    /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn tell(
+        self: &Arc<Self>,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<ToldCall, CallError> {
+        let mut call = self.call(method, timeout, encode)?;
+        let mut core = self.lock();
+        match core.caller.state(call.id, call.slot, self.created) {
+            // Decided before it could be noted as told.
+            CallState::Answered(slot) => core.conclude_told(self, call.id, slot, method),
+            CallState::Closed => {
+                let cause = core.loss();
+                let sent = core.caller.was_sent(call.id);
+                call.done = true;
+                return Err(CallError::Closed { cause, sent });
+            }
+            CallState::Waiting | CallState::Pending(_) | CallState::Expired => {
+                core.told.insert(call.id, method);
+            }
+        }
+        self.wake(core);
+        // Somebody has to take the answer in, as nobody waits for it.
+        Pump::ensure(self);
+        Ok(ToldCall(call))
+    }
+
+    /// Has `listener` hear of every told call that fails. Only the first listener is heard.
+    pub fn listen(&self, listener: impl Fn(TellFailure) + Send + Sync + 'static) {
+        let _ = self.listener.set(Listener(Box::new(listener)));
     }
 
     fn send_from_slot(
@@ -396,7 +518,8 @@ impl ClientChannel {
     /// Whether anybody waits for the peer, and so wants to be woken.
     pub(super) fn has_sleepers(&self) -> bool {
         let core = self.lock();
-        core.wakers.iter().any(Option::is_some)
+        !core.told.is_empty()
+            || core.wakers.iter().any(Option::is_some)
             || core.waiting.values().any(|call| call.waker.is_some())
     }
 
@@ -467,12 +590,16 @@ impl ClientChannel {
 
     /// Releases the lock, then wakes those whose calls are decided.
     fn wake(&self, mut core: MutexGuard<'_, Core>) {
-        if core.ready.is_empty() {
+        if core.ready.is_empty() && core.failures.is_empty() {
             return;
         }
         let ready = std::mem::take(&mut core.ready);
+        let failures = std::mem::take(&mut core.failures);
         drop(core);
         ready.into_iter().for_each(Waker::wake);
+        if let Some(Listener(listener)) = self.listener.get() {
+            failures.into_iter().for_each(listener);
+        }
     }
 }
 
@@ -522,6 +649,10 @@ impl Core {
         let violation = match read_reply(channel, imm) {
             Err(violation) => violation,
             Ok(id) => match self.caller.receive(imm.slot, id) {
+                Received::Answer(id) if self.told.contains_key(&id) => {
+                    let method = self.told.remove(&id).unwrap_or_default();
+                    return self.conclude_told(channel, id, imm.slot, method);
+                }
                 Received::Answer(_) => {
                     self.ready.extend(self.wakers[usize::from(imm.slot)].take());
                     return;
@@ -534,6 +665,20 @@ impl Core {
         if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
             self.refuse(channel, imm.slot);
         }
+    }
+
+    /// The answer to a told call has arrived in `slot`.
+    fn conclude_told(&mut self, channel: &ClientChannel, id: CallId, slot: u16, method: u32) {
+        let failure = channel.replies.lend(slot).and_then(|bytes| {
+            let (header, payload) = channel.profile.decode(&bytes).ok()?;
+            (header.kind == MessageKind::Exception)
+                .then(|| channel.profile.decode_fault(&bytes[payload]))
+        });
+        if let Some(Ok(fault)) = failure {
+            let cause = TellError::Fault(fault);
+            self.failures.push(TellFailure { method, cause });
+        }
+        self.caller.finish(id, slot);
     }
 
     /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
@@ -592,7 +737,11 @@ impl Core {
             let at = header.encoded_len();
             header.payload_len = call.payload.len() as u32;
             message[at..at + call.payload.len()].copy_from_slice(&call.payload);
-            self.wakers[usize::from(slot)] = call.waker;
+            if self.told.contains_key(&id) {
+                self.ready.extend(call.waker);
+            } else {
+                self.wakers[usize::from(slot)] = call.waker;
+            }
             self.post(channel, slot, &header, deadline, &mut message);
         }
     }
@@ -648,8 +797,15 @@ impl Core {
             return;
         }
         tracing::debug!(%cause, "channel closed");
-        self.cause = Some(cause);
+        self.cause = Some(cause.clone());
         self.caller.close();
+        for (id, method) in self.told.drain() {
+            let cause = TellError::Lost {
+                cause: cause.clone(),
+                sent: self.caller.was_sent(id),
+            };
+            self.failures.push(TellFailure { method, cause });
+        }
         self.lanes.fail();
         self.ready
             .extend(self.wakers.iter_mut().filter_map(Option::take));

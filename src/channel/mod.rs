@@ -52,7 +52,10 @@ mod violation;
 mod work_id;
 
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{Answer, ClientChannel, Dialer, Patience, PendingCall, ReplyBytes};
+pub use client::{
+    Answer, ClientChannel, Dialer, Patience, PendingCall, ReplyBytes, TellError, TellFailure,
+    ToldCall,
+};
 pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};

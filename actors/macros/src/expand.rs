@@ -169,6 +169,14 @@ fn client_method(
             } = &**typed;
             let idents: Vec<_> = arguments.iter().map(|argument| &argument.ident).collect();
             let types = arguments.iter().map(|argument| &argument.ty);
+            if typed.is_oneway {
+                return quote! {
+                    #summary #(#attributes)*
+                    #visibility fn #ident(&self, #(#idents: #types),*) -> ::slimerpc_actors::Tell {
+                        self.0.tell(#message { #(#idents),* })
+                    }
+                };
+            }
             quote! {
                 fn #ident(&self, #(#idents: #types),*) -> ::slimerpc_actors::Reply<#output> {
                     self.0.call(#message { #(#idents),* })

@@ -165,6 +165,11 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// }
 /// ```
 ///
+/// # Methods that nobody waits for
+///
+/// `#[method(oneway)]` is for a method that returns nothing, or `Result<(), E>`: the client's method returns a `Tell`, which
+/// completes when the transport has taken the request. What goes wrong later is an event of the calling agent.
+///
 /// # Errors that come back as values
 ///
 /// If the `E` of a method's `Result<T, E>` implements `Serialize`, it travels with its text, and a native caller has it back

@@ -75,6 +75,8 @@ pub(crate) struct Typed {
     pub(crate) output: Type,
     /// Whether the handler is `async`.
     pub(crate) is_async: bool,
+    /// Whether callers do not wait.
+    pub(crate) is_oneway: bool,
 }
 
 /// An argument.

@@ -54,6 +54,8 @@ pub(crate) struct MethodOptions {
     pub(crate) raw: Option<Ident>,
     /// The token `inplace`, if it writes its reply into send memory itself.
     pub(crate) inplace: Option<Ident>,
+    /// The token `oneway`, if callers do not wait for it.
+    pub(crate) oneway: Option<Ident>,
 }
 
 impl MethodOptions {
@@ -77,6 +79,9 @@ impl MethodOptions {
             let text = "`inplace` is for methods that pass bytes: write `#[method(raw, inplace)]`";
             errors.at(inplace, text);
         }
+        if let (Some(oneway), Some(_)) = (&options.oneway, &options.raw) {
+            errors.at(oneway, "a method that passes bytes back cannot be `oneway`");
+        }
         options
     }
 
@@ -84,9 +89,12 @@ impl MethodOptions {
         match option.to_string().as_str() {
             "raw" => set(&mut self.raw, option, option.clone()),
             "inplace" => set(&mut self.inplace, option, option.clone()),
+            "oneway" => set(&mut self.oneway, option, option.clone()),
             other => Err(Error::new(
                 option.span(),
-                format!("`#[method]` has no option `{other}`; it knows `raw` and `inplace`"),
+                format!(
+                    "`#[method]` has no option `{other}`; it knows `raw`, `inplace` and `oneway`"
+                ),
             )),
         }
     }

@@ -52,7 +52,7 @@ impl<'a> Reader<'a> {
         let (is_fallible, kind) = match (&candidate.options.raw, &candidate.options.inplace) {
             (Some(_), Some(inplace)) => self.inplace(inplace, signature),
             (Some(raw), None) => self.raw(raw, signature),
-            (None, _) => self.typed(&name, signature),
+            (None, _) => self.typed(&name, signature, candidate.options.oneway.as_ref()),
         };
         let attributes = shared_attributes(candidate.attributes);
         let ident = signature.ident.clone();
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn typed(&mut self, name: &str, signature: &Signature) -> (bool, Kind) {
+    fn typed(&mut self, name: &str, signature: &Signature, oneway: Option<&Ident>) -> (bool, Kind) {
         let message = names::message(&signature.ident, name, self.prefix, self.errors);
         if let Some(argument) = arguments(signature).nth(MAX_ARGUMENTS) {
             let text = format!(
@@ -137,6 +137,13 @@ impl<'a> Reader<'a> {
             .filter_map(|argument| self.argument(argument))
             .collect();
         let (is_fallible, output) = self.output(&signature.output);
+        if let Some(oneway) = oneway
+            && output != parse_quote!(())
+        {
+            let text =
+                "nobody waits for a `oneway` method, so it returns nothing, or `Result<(), E>`";
+            self.errors.at(oneway, text);
+        }
         let is_async = signature.asyncness.is_some();
         (
             is_fallible,
@@ -145,6 +152,7 @@ impl<'a> Reader<'a> {
                 arguments,
                 output,
                 is_async,
+                is_oneway: oneway.is_some(),
             })),
         )
     }

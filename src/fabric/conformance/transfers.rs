@@ -132,27 +132,33 @@ pub(super) fn inline_data_may_be_reused_at_once(devices: &Devices) {
 
 pub(super) fn both_directions_work_at_the_same_time(devices: &Devices) {
     // The peer may write its next message while we look at this one, but not the one after that: it needs our
-    // next one for it. So messages go to two places in turn.
+    // next one for it. So messages go to two places in turn. The next may also come before our own is acknowledged.
     fn exchange(mut end: End, peer: RemoteSlice) {
         const ROUNDS: usize = 300;
         let half = LEN / 2;
+        let length = |round| 1 + round * 4001 % 100_000;
+        let place = |round| round % 2 * LEN / 4;
+        let (mut sent, mut received) = (0, 0);
         for round in 0..ROUNDS {
-            let length = 1 + round * 4001 % 100_000;
-            let bytes = pattern(round, length);
-            let place = round % 2 * LEN / 4;
             let remote = RemoteSlice {
-                addr: peer.addr + place as u64,
+                addr: peer.addr + place(round) as u64,
                 ..peer
             };
-            end.fill(half, &bytes);
+            end.fill(half, &pattern(round, length(round)));
             let operation = Operation::WriteWithImm(round as u32);
-            end.send(1 << 40, operation, end.local(half, length), remote);
-            for completion in end.succeed(2) {
-                if completion.opcode == Opcode::RecvWriteWithImm {
-                    assert_eq!(completion.imm, Some(round as u32));
-                    assert_eq!(end.bytes(place, length), bytes, "round {round}");
-                    end.receives([0]);
+            let local = end.local(half, length(round));
+            end.send(1 << 40, operation, local, remote);
+            while sent.min(received) <= round {
+                let completion = end.succeed(1)[0];
+                if completion.opcode != Opcode::RecvWriteWithImm {
+                    sent += 1;
+                    continue;
                 }
+                assert_eq!(completion.imm, Some(received as u32));
+                let bytes = end.bytes(place(received), length(received));
+                assert_eq!(bytes, pattern(received, length(received)));
+                end.receives([0]);
+                received += 1;
             }
         }
     }
