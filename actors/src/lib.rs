@@ -64,6 +64,7 @@ mod proxy;
 mod qp_ready;
 mod reply;
 mod ring_context;
+pub mod semantics;
 mod serve;
 mod service;
 mod supervisor;

@@ -1,0 +1,71 @@
+//! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
+//! `tests/semantics.rs`, `tests/calls.rs` or `tests/processes.rs`.
+//!
+//! # Order
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | Calls of one proxy run in the order in which they were made, also those that wait for a credit. | `order_1_calls_of_one_proxy_run_in_order_also_beyond_the_credits` |
+//! | A service instance runs one handler at a time, across callers and across `.await`. | `serial_1_one_handler_at_a_time_across_peers_and_awaits` |
+//! | A call is made when it is made, not when its reply is polled. | `a_call_is_made_when_it_is_made_not_when_it_is_polled` |
+//!
+//! Not promised: an order between proxies, clones on several threads included, or between services.
+//!
+//! # At most once
+//!
+//! A request is sent once and never again, so a handler runs at most once for it. Whether it ran, an error says
+//! ([`RpcError::ran`](crate::RpcError::ran)):
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A call that waits for a credit until its deadline was not run. | `a_call_that_waits_for_a_credit_until_its_deadline_was_certainly_not_run` |
+//! | When the peer is lost, calls that were not sent were not run; of the others nothing is known. | `losing_the_peer_says_which_calls_were_certainly_not_run` |
+//! | A message that could not be sent comes back. | `a_message_that_was_not_sent_comes_back` |
+//! | A oneway call is run at most once, in order with the others. | `oneway_calls_complete_when_they_are_taken_and_run_once_in_order` |
+//!
+//! # Deadlines
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A deadline ends the call at its time, whatever the service does; a late answer harms nothing. | `call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing` |
+//! | A request that has expired when its turn comes is not run, and its caller has long had `Timeout`. | `an_expired_request_is_not_run_and_its_caller_has_long_had_timeout` |
+//! | That holds also if its caller can tell the service nothing any more, as the time that remained travelled with it. | `a_deadline_that_travelled_ends_a_request_whose_caller_cannot_cancel` |
+//! | A deadline of zero sends nothing; one of years is one of years. | `deadlines_of_zero_are_not_sent_and_those_of_years_do_not_overflow` |
+//!
+//! Not promised: that a handler which has begun is ended by the deadline; the cancel that follows may do that. Without a
+//! deadline a call waits as long as its connection lives.
+//!
+//! # Cancelling
+//!
+//! Dropping a [`Reply`](crate::Reply) cancels its call.
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A request that has not begun is skipped. | `a_cancelled_request_that_has_not_begun_is_skipped` |
+//! | An async handler is dropped where it awaits. | `a_cancelled_async_handler_is_dropped_where_it_awaits` |
+//! | A sync handler finishes, and its answer is dropped. | `a_cancelled_sync_handler_finishes_and_its_answer_is_dropped` |
+//! | A reply may be dropped at any time; credits come back. | `slot_2_a_reply_may_be_dropped_at_each_of_its_pending_points` |
+//! | A oneway call is taken back only until the transport has taken it. | `a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped` |
+//!
+//! Not promised: that a cancel overtakes the handler. DLSlime peers cannot be told of a cancel at all.
+//!
+//! # When either side dies
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | Calls of a peer that is killed end with `PeerLost`. | `call_1_a_killed_worker_fails_the_call_within_a_second` |
+//! | Calls of a peer that leaves end with `PeerLost`. | `call_1_calls_end_when_the_peer_leaves` |
+//! | A service that is stopped answers what has arrived and takes nothing more. | `stop_answers_what_has_arrived_and_takes_nothing_more` |
+//! | A handler that never returns holds up neither `stop` nor `shutdown`. | `a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown` |
+//! | A handler that panics answers its caller; the service goes on. | `panic_1_a_panic_answers_its_caller_and_the_service_goes_on` |
+//!
+//! Not promised: that the requests of a caller that died are not run; those that arrived may be, and their answers go
+//! nowhere.
+//!
+//! # Calling oneself
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A serial handler that calls its own instance is told so, instead of waiting for ever. | `a_handler_that_calls_its_own_instance_is_told_so` |
+//!
+//! Not promised: that a circle of several services is noticed. Give such calls deadlines.
