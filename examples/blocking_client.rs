@@ -25,7 +25,7 @@ impl Counter {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Agents run on threads of their own; any executor can await what they are asked.
     let worker = block_on(PeerAgent::builder().alias("worker:0").start())?;
-    block_on(worker.serve(Counter::default()))?;
+    block_on(worker.serve(Counter::default()).into_future())?;
     let driver = block_on(PeerAgent::builder().alias("driver:0").start())?;
     let counter = block_on(driver.proxy::<Counter>("worker:0"))?;
 

@@ -477,6 +477,60 @@ async fn a_name_is_served_once_and_again_after_it_was_stopped() {
 }
 
 #[actix::test]
+async fn one_type_is_served_several_times_under_names() {
+    let worker = agent("worker").start().await.unwrap();
+    for name in ["left", "right"] {
+        let handle = worker.serve(Lab::default()).named(name).await.unwrap();
+        assert_eq!(handle.name(), name);
+    }
+    let error = worker.serve(Lab::default()).named("left").await;
+    assert!(matches!(error, Err(AgentError::AlreadyServed { service }) if service == "left"));
+    let error = worker.serve(Lab::default()).named("").await;
+    assert!(matches!(error, Err(AgentError::Setting { .. })));
+    let driver = agent("driver").start().await.unwrap();
+    let left: Proxy<Lab> = driver.proxy_named(worker.alias(), "left").await.unwrap();
+    let right: Proxy<Lab> = driver.proxy_named(worker.alias(), "right").await.unwrap();
+    left.add(1, 1).await.unwrap();
+    assert_eq!((left.calls().await, right.calls().await), (Ok(1), Ok(0)));
+}
+
+#[actix::test]
+async fn a_service_for_one_peer_refuses_others() {
+    let worker = agent("worker").start().await.unwrap();
+    let (mine, other) = (
+        agent("driver").start().await.unwrap(),
+        agent("driver").start().await.unwrap(),
+    );
+    // Which peer is the only one is not known before one was asked for, nor when there are two.
+    for (peer, count) in [(None, 0), (Some(&mine), 1), (Some(&other), 2)] {
+        if let Some(peer) = peer {
+            worker.connect_to(peer.alias()).await.unwrap();
+        }
+        let served = worker.serve(Lab::default()).only_peer().await;
+        match served {
+            Ok(_) => assert_eq!(count, 1),
+            Err(AgentError::WhichPeer { peers }) => assert_eq!(peers.len(), count),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let lab = mine.proxy::<Lab>(worker.alias()).await.unwrap();
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+    let error = other.proxy::<Lab>(worker.alias()).await.unwrap_err();
+    assert!(
+        matches!(&error, AgentError::Refused { mismatch: Mismatch::NotServed { service, peer }, .. }
+            if service == "Lab" && peer == other.alias()),
+        "{error}"
+    );
+    let by_name = worker
+        .serve(Lab::default())
+        .named("other")
+        .peer(other.alias());
+    by_name.await.unwrap();
+    let lab: Proxy<Lab> = other.proxy_named(worker.alias(), "other").await.unwrap();
+    assert_eq!(lab.add(1, 2).await, Ok(3));
+}
+
+#[actix::test]
 async fn call_1_calls_end_when_the_peer_leaves() {
     let (worker, driver, lab) = pair(Lab::default()).await;
     let pending = [lab.slow(10_000), lab.slow(10_000)];

@@ -15,7 +15,7 @@ use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::instance::Factory;
 use crate::instance_id::InstanceId;
-use crate::serve::{self, Launch};
+use crate::serve::{self, Build, Callers, Launch, Serve};
 use crate::supervisor::{Connect as ConnectMessage, Dial, Dialled, Leave, Supervisor};
 use crate::{
     AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, ServiceHandle, tell,
@@ -155,68 +155,56 @@ impl PeerAgent {
         }
     }
 
-    /// Serves `state` to every peer that asks, on an arbiter of its own.
+    /// Serves `state` to every peer that asks, on an arbiter of its own. Await what is given back; before that it can be
+    /// [given a name](Serve::named) or [narrowed to one peer](Serve::peer).
     ///
     /// After a panic in a handler the instance goes on with its state; see [`serve_with`](Self::serve_with).
-    ///
-    /// # Errors
-    /// A service of the name is served already, or the device or control plane refuses.
-    pub async fn serve<A>(&self, state: A) -> Result<ServiceHandle, AgentError>
+    pub fn serve<A>(&self, state: A) -> Serve<A, A>
     where
         A: ServedBy<A> + Send,
     {
-        self.serve_as::<A, A>(state).await
+        self.serve_as::<A, A>(state)
     }
 
     /// Serves `state` as the service `S`: `dyn Trait` for a `#[service]` trait that `state` implements.
-    ///
-    /// # Errors
-    /// As [`serve`](Self::serve).
-    pub async fn serve_as<S, A>(&self, state: A) -> Result<ServiceHandle, AgentError>
+    pub fn serve_as<S, A>(&self, state: A) -> Serve<S, A>
     where
         S: ServedBy<A> + ?Sized,
         A: Send + 'static,
     {
-        self.launch::<S, A>(move || (state, None)).await
+        Serve::new(self.clone(), Box::new(move || (state, None)))
     }
 
     /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
     /// panic in a handler the factory builds a new one.
-    ///
-    /// # Errors
-    /// As [`serve`](Self::serve), and [`AgentError::FactoryPanicked`].
-    pub async fn serve_with<A>(
-        &self,
-        factory: impl FnMut() -> A + Send + 'static,
-    ) -> Result<ServiceHandle, AgentError>
+    pub fn serve_with<A>(&self, factory: impl FnMut() -> A + Send + 'static) -> Serve<A, A>
     where
         A: ServedBy<A>,
     {
-        self.serve_as_with::<A, A>(factory).await
+        self.serve_as_with::<A, A>(factory)
     }
 
     /// [`serve_with`](Self::serve_with) for a `#[service]` trait.
-    ///
-    /// # Errors
-    /// As [`serve_with`](Self::serve_with).
-    pub async fn serve_as_with<S, A>(
+    pub fn serve_as_with<S, A>(
         &self,
         mut factory: impl FnMut() -> A + Send + 'static,
-    ) -> Result<ServiceHandle, AgentError>
+    ) -> Serve<S, A>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
-        self.launch::<S, A>(move || {
+        let build = move || {
             let state = factory();
             (state, Some(Box::new(factory) as Factory<A>))
-        })
-        .await
+        };
+        Serve::new(self.clone(), Box::new(build))
     }
 
-    async fn launch<S, A>(
+    pub(crate) async fn launch<S, A>(
         &self,
-        build: impl FnOnce() -> (A, Option<Factory<A>>) + Send + 'static,
+        name: String,
+        callers: Callers,
+        build: Build<A>,
     ) -> Result<ServiceHandle, AgentError>
     where
         S: ServedBy<A> + ?Sized,
@@ -224,6 +212,8 @@ impl PeerAgent {
     {
         let inner = &self.inner;
         let launch = Launch {
+            name,
+            callers,
             incarnation: inner.incarnation,
             geometry: inner.geometry,
             retry: inner.retry,
@@ -240,7 +230,19 @@ impl PeerAgent {
     /// [`AgentError::PeerUnknown`], [`AgentError::ConnectTimeout`]; [`AgentError::Refused`] naming both
     /// sides' values when the two agents or their versions of the service do not fit together.
     pub async fn proxy<S: Service + ?Sized>(&self, peer: &str) -> Result<Proxy<S>, AgentError> {
-        let wanted = table::<S>();
+        self.proxy_named(peer, S::NAME).await
+    }
+
+    /// The same for a service that is [served under a name](Serve::named).
+    ///
+    /// # Errors
+    /// As [`proxy`](Self::proxy).
+    pub async fn proxy_named<S: Service + ?Sized>(
+        &self,
+        peer: &str,
+        name: &str,
+    ) -> Result<Proxy<S>, AgentError> {
+        let wanted = table::<S>(name);
         let dialled = self
             .ask(Dial {
                 peer: peer.to_owned(),
@@ -251,26 +253,27 @@ impl PeerAgent {
             .await?;
         let numbers = dialled.table.resolve(&wanted.methods);
         let instance = dialled.incarnation;
-        self.report_tells::<S>(&dialled);
+        self.report_tells(&dialled, name);
         Ok(Proxy::new(Caller::new(
             dialled.channel,
-            S::NAME,
+            name,
             S::METHODS,
             numbers,
-            instance.map(|incarnation| InstanceId::new(incarnation, S::NAME)),
+            instance.map(|incarnation| InstanceId::new(incarnation, name)),
             self.inner.call_timeout,
         )))
     }
 
     /// Has calls that nobody waits for heard of when they fail.
-    fn report_tells<S: Service + ?Sized>(&self, dialled: &Dialled) {
+    fn report_tells(&self, dialled: &Dialled, service: &str) {
+        let service = service.to_owned();
         let (events, peer) = (self.inner.events.clone(), dialled.channel.peer().to_owned());
         let methods = dialled.table.methods.clone();
         dialled.channel.listen(move |failure| {
             let method = methods.get(failure.method as usize);
             let event = AgentEvent::TellFailed {
                 peer: peer.clone(),
-                service: S::NAME.to_owned(),
+                service: service.clone(),
                 method: method.cloned().unwrap_or_default(),
                 error: tell::error(failure, &peer),
             };
@@ -307,9 +310,9 @@ impl PeerAgent {
 }
 
 /// The table of a service as its callers know it.
-pub(crate) fn table<S: Service + ?Sized>() -> ServiceTable {
+pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
     ServiceTable {
-        name: S::NAME.to_owned(),
+        name: name.to_owned(),
         codec: S::CODEC.name().to_owned(),
         methods: S::METHODS.iter().map(|&name| name.to_owned()).collect(),
     }

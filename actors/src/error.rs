@@ -328,6 +328,14 @@ pub enum AgentError {
         /// Its name.
         service: String,
     },
+    /// The one peer to serve cannot be told from what this agent is connected with.
+    #[error(
+        "a service for the only peer: this agent is to be connected with {peers:?}; say which one with `.peer(alias)`"
+    )]
+    WhichPeer {
+        /// Those that it asked to be connected with.
+        peers: Vec<String>,
+    },
     /// A service that was stopped has a handler that does not end.
     #[error(
         "service `{service}` is withdrawn, but had a handler running after {waited:?}; if it is a sync one, its thread \

@@ -75,7 +75,7 @@ pub use builder::Builder;
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use reply::{Reply, wait_all, wait_all_settled};
-pub use serve::ServiceHandle;
+pub use serve::{Serve, ServiceHandle};
 pub use service::{Call, Dispatch, Finished, ServedBy, Service};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes};

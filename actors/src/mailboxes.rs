@@ -15,7 +15,7 @@ pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 /// See the [module](self). Lives on the instance's arbiter.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
-    service: &'static str,
+    service: Rc<str>,
     geometry: Geometry,
     retry: RetryPolicy,
     sources: Vec<Source>,
@@ -30,9 +30,9 @@ struct Source {
 
 impl Mailboxes {
     /// None yet.
-    pub(crate) fn new(service: &'static str, geometry: Geometry, retry: RetryPolicy) -> Self {
+    pub(crate) fn new(service: &str, geometry: Geometry, retry: RetryPolicy) -> Self {
         Self {
-            service,
+            service: service.into(),
             geometry,
             retry,
             sources: Vec::new(),
@@ -49,7 +49,7 @@ impl Mailboxes {
             Some(at) => at,
             None => {
                 let mailbox =
-                    Mailbox::new(device.clone(), self.geometry, self.retry, self.service)?;
+                    Mailbox::new(device.clone(), self.geometry, self.retry, &self.service)?;
                 let events = mailbox.events().map_err(|source| FabricError::Os {
                     doing: "awaiting completions",
                     source,
@@ -111,7 +111,7 @@ impl Mailboxes {
 
     /// Does something with each mailbox. One that fails is given up, its callers with it; the others go on.
     fn each(&mut self, mut work: impl FnMut(&mut Source) -> Result<(), FabricError>) {
-        let service = self.service;
+        let service = &*self.service;
         self.sources.retain_mut(|source| {
             let worked = work(source);
             if let Err(error) = &worked {

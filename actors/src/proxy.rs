@@ -256,7 +256,7 @@ struct Inner {
     channel: Arc<ClientChannel>,
     /// What is called, if it is served by a process that may be this one.
     instance: Option<InstanceId>,
-    service: &'static str,
+    service: Box<str>,
     methods: &'static [&'static str],
     /// The server's number for each of `methods`; `None` for those that it does not have.
     numbers: Vec<Option<u32>>,
@@ -265,7 +265,7 @@ struct Inner {
 impl Caller {
     pub(crate) fn new(
         channel: Arc<ClientChannel>,
-        service: &'static str,
+        service: &str,
         methods: &'static [&'static str],
         numbers: Vec<Option<u32>>,
         instance: Option<InstanceId>,
@@ -276,7 +276,7 @@ impl Caller {
             inner: Arc::new(Inner {
                 channel,
                 instance,
-                service,
+                service: service.into(),
                 methods,
                 numbers,
             }),
@@ -341,7 +341,7 @@ impl Caller {
         let inner = &self.inner;
         let number = inner.numbers.get(method).copied().flatten();
         number.ok_or_else(|| RpcError::MethodNotFound {
-            service: inner.service.to_owned(),
+            service: inner.service.to_string(),
             method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
         })
     }
@@ -356,7 +356,7 @@ impl Caller {
         let number = self.number(method)?;
         if inner.instance.is_some_and(InstanceId::is_running_here) {
             return Err(RpcError::OwnService {
-                service: inner.service.to_owned(),
+                service: inner.service.to_string(),
             });
         }
         match inner.channel.call(number, self.timeout, encode) {

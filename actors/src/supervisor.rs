@@ -29,7 +29,7 @@ use crate::AgentError;
 use crate::builder::Settings;
 use crate::handshake::{Answer, Handshake, Open};
 use crate::qp_ready::QpReady;
-use crate::serve::Running;
+use crate::serve::{Callers, Running};
 
 use self::pairs::{Pair, Pairs};
 
@@ -152,6 +152,7 @@ pub(crate) struct Connect {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Publish {
     pub(crate) table: ServiceTable,
+    pub(crate) callers: Callers,
     pub(crate) running: Running,
 }
 
@@ -240,8 +241,13 @@ impl State {
         }
     }
 
-    async fn add_service(self: &Rc<Self>, publish: Publish) -> Result<(), AgentError> {
+    async fn add_service(self: &Rc<Self>, mut publish: Publish) -> Result<(), AgentError> {
         self.check_open()?;
+        publish.running.only = match publish.callers {
+            Callers::All => None,
+            Callers::Peer(peer) => Some(peer),
+            Callers::OnlyPeer => Some(self.only_peer()?),
+        };
         let name = publish.table.name.clone();
         if self.services.borrow().contains_key(&name) {
             return Err(AgentError::AlreadyServed { service: name });
@@ -256,6 +262,17 @@ impl State {
             Err(_) => drop(self.forget_service(&name)),
         }
         published
+    }
+
+    /// The one peer that we want to be connected with.
+    fn only_peer(&self) -> Result<String, AgentError> {
+        let wanted = self.wanted.borrow();
+        match wanted.first() {
+            Some(peer) if wanted.len() == 1 => Ok(peer.clone()),
+            _ => Err(AgentError::WhichPeer {
+                peers: wanted.iter().cloned().collect(),
+            }),
+        }
     }
 
     async fn remove_service(&self, withdraw: Withdraw) -> Result<(), AgentError> {
@@ -526,6 +543,12 @@ impl State {
                 served,
             });
         };
+        if service.only.as_deref().is_some_and(|only| only != peer) {
+            return Err(Mismatch::NotServed {
+                service: open.service,
+                peer: peer.to_owned(),
+            });
+        }
         let devices = &self.settings.devices;
         let Some(device) = devices.on(open.link) else {
             return Err(Mismatch::Link {

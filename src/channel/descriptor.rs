@@ -142,6 +142,14 @@ pub enum Mismatch {
         /// Whether the two can share memory.
         same_host: bool,
     },
+    /// The service is for another peer.
+    #[error("service `{service}` does not serve `{peer}`, but one other peer alone")]
+    NotServed {
+        /// Its name.
+        service: String,
+        /// The caller.
+        peer: String,
+    },
     /// The rings or queue pairs cannot be connected; the text says why.
     #[error("cannot connect: {0}")]
     Connect(String),

@@ -73,7 +73,8 @@ impl Ring {
 
     /// Lends a slot until the loan is dropped. `None` if there is no such slot or it is lent already.
     pub(crate) fn lend(&self, slot: u16) -> Option<Loan<'_>> {
-        self.take(slot).then_some(Lent { ring: self, slot })
+        // Made only if the slot was free, as dropping a loan frees it.
+        self.take(slot).then(|| Lent { ring: self, slot })
     }
 
     /// The same; the loan keeps the ring.
@@ -162,5 +163,31 @@ impl RemoteRing {
             addr: self.addr.wrapping_add(self.geometry.offset(slot) as u64),
             rkey: self.rkey,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fabric;
+
+    #[test]
+    fn ring_1_a_slot_is_lent_to_one_borrower_at_a_time() {
+        let device = fabric::open(fabric::SHM, 1).unwrap();
+        let geometry = Geometry::new(2, 64).unwrap();
+        let ring = Arc::new(Ring::receive(&*device, geometry).unwrap());
+        let loan = ring.lend(0).unwrap();
+        for _ in 0..2 {
+            assert!(ring.lend(0).is_none(), "a refusal does not free the slot");
+            assert!(ring.lend_shared(0).is_none());
+        }
+        assert!(ring.lend(2).is_none(), "there is no such slot");
+        drop(loan);
+        let loan = ring.lend_shared(0).unwrap();
+        assert!(ring.lend(0).is_none());
+        assert!(ring.lend(1).is_some());
+        drop(loan);
+        assert!(ring.lend(0).is_some());
     }
 }

@@ -59,7 +59,7 @@ impl State {
             Some(Pair::Serving(serving)) => serving.theirs.is_empty(),
             None => false,
         };
-        let Some((service, running)) = self.service_for_dlslime() else {
+        let Some((service, running)) = self.service_for_dlslime(&ready.peer) else {
             return pairs.park(ready);
         };
         let (peer, theirs) = (ready.peer.clone(), ready.queue_pairs.clone());
@@ -85,18 +85,26 @@ impl State {
         }
     }
 
-    /// The service that DLSlime peers call: they name none, so there can be but one.
-    fn service_for_dlslime(&self) -> Option<(String, Running)> {
+    /// The service that a DLSlime peer calls: it names none, so there can be but one, or one for this peer alone.
+    fn service_for_dlslime(&self, peer: &str) -> Option<(String, Running)> {
         let services = self.services.borrow();
+        let serves = |only: &Option<String>| only.as_deref().is_none_or(|only| only == peer);
+        let mut services: Vec<_> = services
+            .iter()
+            .filter(|(_, running)| serves(&running.only))
+            .collect();
+        if services.iter().any(|(_, running)| running.only.is_some()) {
+            services.retain(|(_, running)| running.only.is_some());
+        }
         if services.len() > 1 {
-            let served: Vec<_> = services.keys().collect();
+            let served: Vec<_> = services.iter().map(|(name, _)| name).collect();
             tracing::warn!(
                 ?served,
-                "a DLSlime peer wants to call and cannot say which service; serve each from an agent of its own"
+                "a DLSlime peer wants to call and cannot say which service; serve each from an agent of its own, or with `.peer(alias)`"
             );
             return None;
         }
-        let (name, running) = services.iter().next()?;
+        let (name, running) = services.pop()?;
         Some((name.clone(), running.clone()))
     }
 
@@ -197,7 +205,7 @@ impl State {
     ) -> Result<(), AgentError> {
         let (peer, started) = (&*record.alias, Instant::now());
         self.declare(peer).await?;
-        let Some((service, running)) = self.service_for_dlslime() else {
+        let Some((service, running)) = self.service_for_dlslime(peer) else {
             return Ok(());
         };
         let reached = match self.pairs.borrow_mut().get(peer) {
