@@ -17,7 +17,7 @@ use slimerpc::fabric::{
 };
 use slimerpc::wire::pickle::Exception;
 use slimerpc::wire::{Header, MessageKind, Pickle};
-use slimerpc_actors::{AgentError, Builder, PeerAgent, RpcError, service};
+use slimerpc_actors::{AgentError, Builder, PeerAgent, RpcError, Share, service};
 use tokio::time::{sleep, timeout};
 
 const SLOTS: usize = 4;
@@ -397,6 +397,80 @@ async fn every_request_is_answered_whatever_it_is() {
         assert_eq!((header.kind, payload), (MessageKind::Reply, b"x".to_vec()));
     }
     peer.check_echo("still there").await;
+}
+
+/// A service whose state is busy until a parallel method ends that.
+#[derive(Default)]
+struct Busy(Arc<Signal>);
+
+#[derive(Default)]
+struct Signal(std::sync::Mutex<bool>, std::sync::Condvar);
+
+impl Share for Busy {
+    type Shared = Signal;
+
+    fn share(&self) -> Arc<Signal> {
+        self.0.clone()
+    }
+}
+
+#[service]
+impl Busy {
+    #[method(parallel)]
+    fn end(signal: &Signal) -> u8 {
+        *signal.0.lock().unwrap() = true;
+        signal.1.notify_all();
+        1
+    }
+
+    #[method]
+    fn work(&mut self) -> u8 {
+        let ended = self.0.0.lock().unwrap();
+        let (_ended, waited) = self
+            .0
+            .1
+            .wait_timeout_while(ended, SOON, |ended| !*ended)
+            .unwrap();
+        u8::from(!waited.timed_out())
+    }
+}
+
+#[actix::test]
+async fn parallel_methods_answer_a_dlslime_peer_while_serial_ones_are_busy() {
+    let scope = scope();
+    let worker = agent(&scope, "worker").start().await.unwrap();
+    worker.serve(Busy::default()).await.unwrap();
+    let mut peer = Peer::new(&scope, "driver", 1).await;
+    peer.begin("worker").await;
+    let nothing = [0x80, 5, b')', b'.'];
+    peer.write(0, 1, 1, &nothing);
+    peer.write(1, 1, 2, &nothing);
+    sleep(Duration::from_millis(50)).await;
+    peer.write(2, 0, 3, &nothing);
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let (slot, header, payload) = peer.read().await;
+        assert_eq!(header.kind, MessageKind::Reply);
+        assert_eq!(Pickle::decode::<u8>(&payload).unwrap(), 1);
+        answered.push(slot);
+    }
+    assert_eq!(answered, [2, 0, 1]);
+}
+
+#[actix::test]
+async fn a_dlslime_peer_is_served_once_at_a_time() {
+    let scope = scope();
+    let worker = agent(&scope, "worker").start().await.unwrap();
+    let (mut echo, mut peer) = (Echo, Peer::new(&scope, "driver", 1).await);
+    let ask = async {
+        peer.begin("worker").await;
+        peer.check_echo("once").await;
+        peer
+    };
+    let (served, mut peer) = tokio::join!(worker.serve_once(&mut echo), ask);
+    served.unwrap();
+    let (served, ()) = tokio::join!(worker.serve_once(&mut echo), peer.check_echo("twice"));
+    served.unwrap();
 }
 
 #[actix::test]

@@ -1,25 +1,26 @@
 //! The handle of an agent.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
-use slimerpc::channel::{Geometry, Patience, ServiceTable};
+use slimerpc::channel::{ClientChannel, Geometry, Patience, ServiceTable};
 use slimerpc::fabric::RetryPolicy;
-use tokio::sync::broadcast;
+use tokio::sync::{Mutex, broadcast};
 
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
-use crate::instance::Factory;
 use crate::instance_id::InstanceId;
-use crate::serve::{self, Build, Callers, Launch, Serve};
-use crate::supervisor::{Connect as ConnectMessage, Dial, Dialled, Leave, Supervisor};
-use crate::{
-    AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, ServiceHandle, tell,
-};
+use crate::once::Once;
+use crate::serial::Factory;
+use crate::serve::{Callers, Launch, Serve};
+use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
+use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, tell};
 
 /// Events that are kept for listeners who are behind.
 const EVENTS: usize = 1024;
@@ -70,6 +71,9 @@ struct Inner {
     patience: Patience,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
+    workers: NonZeroUsize,
+    /// Services that are served one request at a time.
+    once: Mutex<HashMap<&'static str, Arc<Mutex<Once>>>>,
     events: broadcast::Sender<AgentEvent>,
 }
 
@@ -83,7 +87,7 @@ impl PeerAgent {
         let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
         let devices = settings.devices.clone();
         let (geometry, retry) = (settings.geometry, settings.retry);
-        let busy_poll = settings.busy_poll;
+        let (busy_poll, workers) = (settings.busy_poll, settings.workers);
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
@@ -109,6 +113,8 @@ impl PeerAgent {
                 patience,
                 connect_timeout,
                 call_timeout,
+                workers,
+                once: Mutex::default(),
                 events: broadcast::Sender::new(EVENTS),
             }),
         })
@@ -200,26 +206,86 @@ impl PeerAgent {
         Serve::new(self.clone(), Box::new(build))
     }
 
-    pub(crate) async fn launch<S, A>(
-        &self,
-        name: String,
-        callers: Callers,
-        build: Build<A>,
-    ) -> Result<ServiceHandle, AgentError>
+    /// Handles one request for `service`, from whichever peer, here and now: on the task that awaits this, with state that
+    /// it only borrows. For programs that have something else to do between requests.
+    ///
+    /// The first call offers the service to all peers, until the agent leaves. Requests that come between two calls wait.
+    /// Parallel methods take their turn with the others.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc { calls: u32 }
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         self.calls += 1;
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().local().alias("once:worker").start().await?;
+    /// # let driver = PeerAgent::builder().local().alias("once:driver").start().await?;
+    /// # actix::spawn(async move {
+    /// #     let calc = driver.proxy::<Calc>("once:worker").await.expect("it is served");
+    /// #     assert_eq!(calc.add(1, 2).await, Ok(3));
+    /// # });
+    /// let mut calc = Calc::default();
+    /// worker.serve_once(&mut calc).await?;
+    /// assert_eq!(calc.calls, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The service is being served otherwise, the device or control plane refuses, or the agent leaves.
+    pub async fn serve_once<A: ServedBy<A>>(&self, service: &mut A) -> Result<(), AgentError> {
+        self.serve_once_as::<A, A>(service).await
+    }
+
+    /// [`serve_once`](Self::serve_once) for a `#[service]` trait.
+    ///
+    /// # Errors
+    /// As [`serve_once`](Self::serve_once).
+    pub async fn serve_once_as<S, A>(&self, service: &mut A) -> Result<(), AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
+        let once = {
+            let mut offered = self.inner.once.lock().await;
+            match offered.get(S::NAME) {
+                Some(once) => once.clone(),
+                None => {
+                    let launch = self.launching(S::NAME.to_owned(), Callers::All, None);
+                    let once = Arc::new(Mutex::new(launch.serve_once::<S, A>().await?));
+                    offered.insert(S::NAME, once.clone());
+                    once
+                }
+            }
+        };
+        once.lock().await.serve::<S, A>(service).await
+    }
+
+    pub(crate) fn launching(
+        &self,
+        name: String,
+        callers: Callers,
+        workers: Option<NonZeroUsize>,
+    ) -> Launch {
         let inner = &self.inner;
-        let launch = Launch {
+        Launch {
             name,
             callers,
+            workers: workers.unwrap_or(inner.workers),
             incarnation: inner.incarnation,
             geometry: inner.geometry,
             retry: inner.retry,
             busy_poll: inner.patience.busy_poll,
-        };
-        serve::launch::<S, A>(launch, &inner.supervisor, build).await
+            supervisor: inner.supervisor.clone(),
+        }
     }
 
     /// Connects to the service `S` of `peer` and gives back its address.
@@ -251,29 +317,30 @@ impl PeerAgent {
                 timeout: self.inner.connect_timeout,
             })
             .await?;
-        let numbers = dialled.table.resolve(&wanted.methods);
+        let routes = dialled.table.resolve(&wanted.methods);
         let instance = dialled.incarnation;
-        self.report_tells(&dialled, name);
+        for channel in dialled.parallel.iter().chain([&dialled.channel]) {
+            self.report_tells(channel, &dialled.table);
+        }
         Ok(Proxy::new(Caller::new(
-            dialled.channel,
+            (dialled.channel, dialled.parallel),
             name,
             S::METHODS,
-            numbers,
+            routes,
             instance.map(|incarnation| InstanceId::new(incarnation, name)),
             self.inner.call_timeout,
         )))
     }
 
     /// Has calls that nobody waits for heard of when they fail.
-    fn report_tells(&self, dialled: &Dialled, service: &str) {
-        let service = service.to_owned();
-        let (events, peer) = (self.inner.events.clone(), dialled.channel.peer().to_owned());
-        let methods = dialled.table.methods.clone();
-        dialled.channel.listen(move |failure| {
-            let method = methods.get(failure.method as usize);
+    fn report_tells(&self, channel: &ClientChannel, table: &ServiceTable) {
+        let (events, peer) = (self.inner.events.clone(), channel.peer().to_owned());
+        let table = table.clone();
+        channel.listen(move |failure| {
+            let method = table.methods.get(failure.method as usize);
             let event = AgentEvent::TellFailed {
                 peer: peer.clone(),
-                service: service.clone(),
+                service: table.name.clone(),
                 method: method.cloned().unwrap_or_default(),
                 error: tell::error(failure, &peer),
             };
@@ -311,10 +378,15 @@ impl PeerAgent {
 
 /// The table of a service as its callers know it.
 pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
+    let methods = || S::METHODS.iter().map(|&name| name.to_owned());
+    let parallel = methods()
+        .zip(S::PARALLEL)
+        .filter(|(_, parallel)| **parallel);
     ServiceTable {
         name: name.to_owned(),
         codec: S::CODEC.name().to_owned(),
-        methods: S::METHODS.iter().map(|&name| name.to_owned()).collect(),
+        methods: methods().collect(),
+        parallel: parallel.map(|(name, _)| name).collect(),
     }
 }
 

@@ -1,8 +1,12 @@
 //! From a request to its answer: what `#[service]`'s dispatch tables call.
 
 use std::any::Any;
+use std::borrow::BorrowMut;
+use std::cell::{Ref, RefCell, RefMut};
 use std::fmt::Display;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::task::Poll;
 
 use serde::Serialize;
@@ -118,92 +122,94 @@ pub(crate) fn short_name<E>() -> String {
 /// What came of running a handler: its result or the failure to tell, unless it panicked.
 type Handled<T> = Result<Result<T, Fault>, Box<dyn Any + Send>>;
 
+/// The state, for a handler with `&self`.
+pub fn lend<A, L: BorrowMut<A>>(state: &RefCell<L>) -> Ref<'_, A> {
+    Ref::map(state.borrow(), |state| state.borrow())
+}
+
+/// The state, for a handler with `&mut self`.
+pub fn lend_mut<A, L: BorrowMut<A>>(state: &RefCell<L>) -> RefMut<'_, A> {
+    RefMut::map(state.borrow_mut(), |state| state.borrow_mut())
+}
+
 /// Runs a sync typed handler: decodes from the ring, calls, encodes into send memory.
 pub fn answer<M: Call>(
     request: Request,
     handler: impl FnOnce(M) -> Result<M::Output, Failure>,
-) -> Dispatch {
+) -> Finished {
     let handled = catch_unwind(AssertUnwindSafe(|| {
         handler(decode(&request)?).map_err(Fault::from)
     }));
     let codec = codec::<M>(&request);
-    conclude(request, handled, encode_with(codec)).into()
+    conclude(request, handled, encode_with(codec))
 }
 
-/// Begins an async typed handler. The arguments are decoded before the future is made.
-pub fn answer_async<M: Call, F>(request: Request, handler: impl FnOnce(M) -> F) -> Dispatch
+/// The same with an async handler.
+pub async fn answer_async<M: Call, F>(request: Request, handler: impl FnOnce(M) -> F) -> Finished
 where
-    F: Future<Output = Result<M::Output, Failure>> + 'static,
+    F: Future<Output = Result<M::Output, Failure>>,
 {
     let encode = encode_with(codec::<M>(&request));
     let begun = catch_unwind(AssertUnwindSafe(|| decode(&request).map(handler)));
-    let future = match begun {
-        Ok(Ok(future)) => future,
-        Ok(Err(fault)) => return conclude::<M::Output>(request, Ok(Err(fault)), encode).into(),
-        Err(panic) => return conclude::<M::Output>(request, Err(panic), encode).into(),
+    let handled = match begun {
+        Ok(Ok(future)) => catch_panic(future).await,
+        Ok(Err(fault)) => return conclude::<M::Output>(request, Ok(Err(fault)), encode),
+        Err(panic) => Err(panic),
     };
-    Dispatch::Running(Box::pin(async move {
-        let handled = catch_panic(future).await;
-        let handled = handled.map(|result| result.map_err(Fault::from));
-        conclude(request, handled, encode)
-    }))
+    let handled = handled.map(|result| result.map_err(Fault::from));
+    conclude(request, handled, encode)
 }
 
 /// Runs a sync raw handler on bytes borrowed from the ring (RING-1).
 pub fn answer_raw<R: AsRef<[u8]>>(
     request: Request,
     handler: impl FnOnce(&[u8]) -> Result<R, Failure>,
-) -> Dispatch {
+) -> Finished {
     let handled = catch_unwind(AssertUnwindSafe(|| {
         handler(&request.payload()).map_err(Fault::from)
     }));
-    conclude(request, handled, |bytes, room| {
-        Raw::encode(bytes.as_ref(), room)
-    })
-    .into()
+    conclude(request, handled, copied)
 }
 
-/// Begins an async raw handler. The bytes are lent to it until it is done (RING-1).
-pub fn answer_raw_async<R: AsRef<[u8]>>(
+/// The same with an async handler, to which the bytes are lent until it is done (RING-1).
+pub async fn answer_raw_async<R: AsRef<[u8]>>(
     request: Request,
-    handler: impl AsyncFnOnce(&[u8]) -> Result<R, Failure> + 'static,
-) -> Dispatch {
-    Dispatch::Running(Box::pin(async move {
-        let handled = {
-            let payload = request.payload();
-            catch_panic(handler(&payload)).await
-        };
-        let handled = handled.map(|result| result.map_err(Fault::from));
-        conclude(request, handled, |bytes: &R, room| {
-            Raw::encode(bytes.as_ref(), room)
-        })
-    }))
+    handler: impl AsyncFnOnce(&[u8]) -> Result<R, Failure>,
+) -> Finished {
+    let handled = {
+        let payload = request.payload();
+        catch_panic(handler(&payload)).await
+    };
+    let handled = handled.map(|result| result.map_err(Fault::from));
+    conclude(request, handled, copied)
 }
 
 /// Runs a sync handler that writes its answer into send memory itself, and says how many bytes.
 pub fn answer_inplace(
     request: Request,
     handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
-) -> Dispatch {
+) -> Finished {
     let handled = catch_unwind(AssertUnwindSafe(|| {
         handler(&request.payload(), &mut request.room()).map_err(Fault::from)
     }));
-    conclude(request, handled, written).into()
+    conclude(request, handled, written)
 }
 
-/// Begins an async handler that writes its answer into send memory itself.
-pub fn answer_inplace_async(
+/// The same with an async handler.
+pub async fn answer_inplace_async(
     request: Request,
-    handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure> + 'static,
-) -> Dispatch {
-    Dispatch::Running(Box::pin(async move {
-        let handled = {
-            let (payload, mut room) = (request.payload(), request.room());
-            catch_panic(handler(&payload, &mut room)).await
-        };
-        let handled = handled.map(|result| result.map_err(Fault::from));
-        conclude(request, handled, written)
-    }))
+    handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
+) -> Finished {
+    let handled = {
+        let (payload, mut room) = (request.payload(), request.room());
+        catch_panic(handler(&payload, &mut room)).await
+    };
+    let handled = handled.map(|result| result.map_err(Fault::from));
+    conclude(request, handled, written)
+}
+
+fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
+    Raw::encode(bytes.as_ref(), room)
 }
 
 /// The answer stands in `room` already. A handler that claims more than that has made a mistake.
@@ -216,10 +222,10 @@ pub(crate) fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError
 }
 
 /// Answers a request for a method that the service does not have.
-pub fn unknown_method(request: Request) -> Dispatch {
+pub fn unknown_method(request: Request) -> Finished {
     let (service, method) = (request.service().to_owned(), request.method());
     request.fail(Fault::MethodNotFound { service, method });
-    Dispatch::Done
+    Finished::Answered
 }
 
 /// Tells the caller, panics included (PANIC-1).
@@ -261,7 +267,7 @@ fn encode_with<T: Serialize>(
     move |value, room| codec.encode(value, room)
 }
 
-impl From<Finished> for Dispatch {
+impl From<Finished> for Dispatch<'_> {
     fn from(finished: Finished) -> Self {
         match finished {
             Finished::Answered => Self::Done,
@@ -271,8 +277,8 @@ impl From<Finished> for Dispatch {
 }
 
 async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
-    let mut future = Box::pin(future);
-    std::future::poll_fn(move |context| {
+    let mut future = pin!(future);
+    poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,

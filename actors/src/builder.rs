@@ -1,5 +1,6 @@
 //! Settings of an agent.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use slimerpc::control::{Control, Local, NanoCtrl};
 use slimerpc::fabric::RetryPolicy;
 
 use crate::devices::Devices;
+use crate::serve::check_workers;
 use crate::{AgentError, PeerAgent};
 
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
@@ -30,6 +32,7 @@ enum Plane {
 /// | [`device`](Self::device) | chosen for each peer | | what carries the bytes |
 /// | [`slot_size`](Self::slot_size) | 32,768 | bytes | largest message, header (16 bytes) included |
 /// | [`max_inflight`](Self::max_inflight) | 16, or `SLIME_RPC_MAX_INFLIGHT` | calls | calls in flight of one proxy; more wait in order |
+/// | [`workers`](Self::workers) | 1, or `SLIME_RPC_SERVER_WORKERS` | threads | parallel methods of one service that run at once |
 /// | [`retry`](Self::retry) | 12, 6, 14, 6 | | how long a queue pair insists before it gives a peer up |
 /// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | 10 s | time | for finding and connecting a peer |
@@ -43,6 +46,7 @@ pub struct Builder {
     device: Option<String>,
     slot_size: usize,
     max_inflight: Option<usize>,
+    workers: Option<usize>,
     retry: RetryPolicy,
     busy_poll: Duration,
     connect_timeout: Duration,
@@ -56,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) topology: Topology,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
+    pub(crate) workers: NonZeroUsize,
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
@@ -71,6 +76,7 @@ impl Default for Builder {
             device: None,
             slot_size: 32 * 1024,
             max_inflight: None,
+            workers: None,
             retry: RetryPolicy::default(),
             busy_poll: Duration::from_micros(50),
             connect_timeout: Duration::from_secs(10),
@@ -122,6 +128,12 @@ impl Builder {
     /// Calls that one proxy has in flight; further ones wait in order. Equal on both sides.
     pub fn max_inflight(mut self, calls: usize) -> Self {
         self.max_inflight = Some(calls);
+        self
+    }
+
+    /// Threads for the parallel methods of each service that has some, at least 1; see [`Share`](crate::Share).
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
         self
     }
 
@@ -197,7 +209,8 @@ impl Builder {
 
     fn settle(self) -> Result<Settings, AgentError> {
         self.check_times()?;
-        let slots = self.max_inflight.map_or_else(max_inflight_from_env, Ok)?;
+        let slots = setting(self.max_inflight, "SLIME_RPC_MAX_INFLIGHT", 16)?;
+        let workers = setting(self.workers, "SLIME_RPC_SERVER_WORKERS", 1)?;
         let geometry =
             Geometry::new(slots, self.slot_size).map_err(|error| AgentError::Setting {
                 name: "slot_size x max_inflight",
@@ -220,6 +233,7 @@ impl Builder {
             topology,
             alias: self.alias,
             geometry,
+            workers: check_workers(workers)?,
             retry: self.retry,
             busy_poll: self.busy_poll,
             connect_timeout: self.connect_timeout,
@@ -228,14 +242,16 @@ impl Builder {
     }
 }
 
-fn max_inflight_from_env() -> Result<usize, AgentError> {
-    const NAME: &str = "SLIME_RPC_MAX_INFLIGHT";
-    let Ok(value) = std::env::var(NAME) else {
-        return Ok(16);
+/// What was set, or else stands in the environment, or else the default.
+fn setting(set: Option<usize>, name: &'static str, default: usize) -> Result<usize, AgentError> {
+    let value = match (set, std::env::var(name)) {
+        (Some(set), _) => return Ok(set),
+        (None, Ok(value)) => value,
+        (None, Err(_)) => return Ok(default),
     };
     value.parse().map_err(|_| AgentError::Setting {
-        name: NAME,
+        name,
         value,
-        allowed: "a number of calls is expected".to_owned(),
+        allowed: "a number is expected".to_owned(),
     })
 }

@@ -23,6 +23,9 @@ pub(crate) struct Open {
     pub(crate) id: u64,
     /// Name of the service.
     pub(crate) service: String,
+    /// Whether its parallel methods are to be called.
+    #[serde(default)]
+    pub(crate) parallel: bool,
     /// Wire version of the caller.
     pub(crate) wire_version: u32,
     /// The life of the server that is meant (FENCE-1).

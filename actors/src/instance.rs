@@ -1,90 +1,124 @@
-//! A running service.
+//! An actor behind rings.
 
 use std::cell::RefCell;
-use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::answer::panic_message;
+use actix::{
+    Actor, ActorContext, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture,
+};
+use slimerpc::channel::{ConnectError, Mailbox};
+use slimerpc::fabric::Device;
+use tokio::time::{sleep, timeout};
+
+use crate::instance_id::InstanceId;
 use crate::mailboxes::{Mailboxes, SharedMailboxes};
-use crate::ring_context::{Ending, RingActor, RingContext};
-use crate::{Dispatch, Request, ServedBy};
-use actix::{Actor, ActorContext, Handler, Message, ResponseFuture};
+use crate::ring_context::{Ending, RequestHandler, RingContext, Rings};
 
-/// Makes the state of an instance, on the instance's own arbiter.
-pub(crate) type Factory<A> = Box<dyn FnMut() -> A>;
+/// Between two looks whether answers have arrived.
+const LOOK: Duration = Duration::from_millis(1);
 
-/// A service instance: an actor that owns the state and handles the requests of all callers one at a time.
-pub(crate) struct Instance<S: ?Sized, A> {
-    state: Rc<RefCell<A>>,
-    /// Builds a new state after a panic; without one the old state goes on.
-    factory: Option<Factory<A>>,
+/// An actor that has the requests of callers handled by `H`.
+pub(crate) struct Instance<H> {
+    pub(crate) handler: H,
     mailboxes: SharedMailboxes,
     ending: Rc<Ending>,
-    service: PhantomData<fn(&S)>,
 }
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Instance<S, A> {
-    pub(crate) fn new(
-        state: A,
-        factory: Option<Factory<A>>,
-        mailboxes: SharedMailboxes,
-        ending: Rc<Ending>,
-    ) -> Self {
-        Self {
-            ending,
-            state: Rc::new(RefCell::new(state)),
-            factory,
+impl<H: RequestHandler> Instance<H> {
+    /// Starts one on the current arbiter, without callers.
+    pub(crate) fn start(
+        handler: H,
+        id: InstanceId,
+        mailboxes: Mailboxes,
+        busy_poll: Duration,
+    ) -> Address {
+        let mailboxes = Rc::new(RefCell::new(mailboxes));
+        let ending = Rc::new(Ending::default());
+        let rings = Rings::new(id, mailboxes.clone(), ending.clone(), busy_poll);
+        let instance = Self {
+            handler,
             mailboxes,
-            service: PhantomData,
+            ending,
+        };
+        let address = RingContext::start(instance, rings);
+        Address {
+            mailboxes: address.clone().recipient(),
+            flush: address.clone().recipient(),
+            drain: address.clone().recipient(),
+            stop: address.recipient(),
+            arbiter: Arbiter::current(),
         }
     }
 }
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Actor for Instance<S, A> {
+impl<H: RequestHandler> Actor for Instance<H> {
     type Context = RingContext<Self>;
 }
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> RingActor for Instance<S, A> {
-    fn handle(&mut self, request: Request) -> Dispatch {
-        let method = request.method() as usize;
-        S::dispatch(&self.state, method, request)
+/// The address of an instance, without its type.
+#[derive(Clone)]
+pub(crate) struct Address {
+    mailboxes: Recipient<WithMailboxes>,
+    flush: Recipient<Flush>,
+    drain: Recipient<Drain>,
+    stop: Recipient<Stop>,
+    arbiter: ArbiterHandle,
+}
+
+impl Address {
+    /// Does something with the mailbox on `device`, on the instance's arbiter. `None` if the instance has ended.
+    pub(crate) async fn mailbox<T: Send + 'static>(
+        &self,
+        device: &Arc<dyn Device>,
+        work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
+    ) -> Option<Result<T, ConnectError>> {
+        let device = device.clone();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let work = move |mailboxes: &mut Mailboxes| {
+            let _ = tell.send(mailboxes.on(&device).and_then(work));
+        };
+        self.mailboxes
+            .send(WithMailboxes(Box::new(work)))
+            .await
+            .ok()?;
+        told.await.ok()
     }
 
-    fn panicked(&mut self) {
-        let Some(factory) = &mut self.factory else {
-            tracing::warn!(
-                service = S::NAME,
-                "a handler panicked; the instance goes on with its state"
-            );
-            return;
-        };
-        match catch_unwind(AssertUnwindSafe(factory)) {
-            Ok(state) => {
-                tracing::warn!(
-                    service = S::NAME,
-                    "a handler panicked; the instance was built anew"
-                );
-                self.state = Rc::new(RefCell::new(state));
-            }
-            Err(panic) => {
-                let message = panic_message(&*panic);
-                tracing::error!(
-                    service = S::NAME,
-                    message,
-                    "the factory panicked; the old state goes on"
-                );
-            }
+    /// Closes the channels of a peer that has left.
+    pub(crate) fn dismiss(&self, peer: &str) {
+        let peer = peer.to_owned();
+        let work = move |mailboxes: &mut Mailboxes| mailboxes.dismiss(&peer);
+        self.mailboxes.do_send(WithMailboxes(Box::new(work)));
+    }
+
+    /// Waits until the answers that have been given have arrived, but no longer than `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        if timeout(limit, self.flush.send(Flush)).await.is_err() {
+            tracing::warn!("the last answers may not have arrived");
         }
+    }
+
+    /// Has the instance answer what it has and take nothing more.
+    pub(crate) async fn drain(&self) {
+        // An error says that it has ended already.
+        let _ = self.drain.send(Drain).await;
+    }
+
+    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
+    pub(crate) fn end(self) {
+        self.stop.do_send(Stop);
+        self.arbiter.stop();
     }
 }
 
 /// Work on the instance's mailboxes, done between two of its requests: letting callers in and dismissing them.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct WithMailboxes(pub(crate) Box<dyn FnOnce(&mut Mailboxes) + Send>);
+struct WithMailboxes(Box<dyn FnOnce(&mut Mailboxes) + Send>);
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<WithMailboxes> for Instance<S, A> {
+impl<H: RequestHandler> Handler<WithMailboxes> for Instance<H> {
     type Result = ();
 
     fn handle(&mut self, work: WithMailboxes, _: &mut RingContext<Self>) {
@@ -92,12 +126,30 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<WithMailboxes> for Instance<S,
     }
 }
 
+/// Answered when the answers that have been given have arrived.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Flush;
+
+impl<H: RequestHandler> Handler<Flush> for Instance<H> {
+    type Result = ResponseFuture<()>;
+
+    fn handle(&mut self, _: Flush, _: &mut RingContext<Self>) -> Self::Result {
+        let mailboxes = self.mailboxes.clone();
+        Box::pin(async move {
+            while !mailboxes.borrow().flush() {
+                sleep(LOOK).await;
+            }
+        })
+    }
+}
+
 /// Has the instance answer what it has and take nothing more; answered when that is done.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Drain;
+struct Drain;
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Drain> for Instance<S, A> {
+impl<H: RequestHandler> Handler<Drain> for Instance<H> {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Drain, _: &mut RingContext<Self>) -> Self::Result {
@@ -112,9 +164,9 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Drain> for Instance<S, A> {
 /// Ends the instance.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(crate) struct Stop;
+struct Stop;
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Handler<Stop> for Instance<S, A> {
+impl<H: RequestHandler> Handler<Stop> for Instance<H> {
     type Result = ();
 
     fn handle(&mut self, _: Stop, context: &mut RingContext<Self>) {

@@ -56,15 +56,19 @@ mod arbiter;
 mod builder;
 mod devices;
 mod error;
+mod front;
 mod handshake;
 mod instance;
 mod instance_id;
 mod mailboxes;
+mod once;
+mod pool;
 mod proxy;
 mod qp_ready;
 mod reply;
 mod ring_context;
 pub mod semantics;
+mod serial;
 mod serve;
 mod service;
 mod supervisor;
@@ -76,7 +80,7 @@ pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use reply::{Reply, wait_all, wait_all_settled};
 pub use serve::{Serve, ServiceHandle};
-pub use service::{Call, Dispatch, Finished, ServedBy, Service};
+pub use service::{Call, Dispatch, Finished, Parallel, ServedBy, Service, Share};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes};
 pub use slimerpc::wire::PayloadCodec;
@@ -88,7 +92,7 @@ pub use tell::{AgentEvent, Events, Tell};
 pub mod __private {
     pub use crate::answer::{
         Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_inplace,
-        answer_inplace_async, answer_raw, answer_raw_async, unknown_method,
+        answer_inplace_async, answer_raw, answer_raw_async, lend, lend_mut, unknown_method,
     };
 }
 

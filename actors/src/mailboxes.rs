@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use slimerpc::channel::{ConnectError, Delivery, Geometry, LossCause, Mailbox};
 use slimerpc::fabric::{CompletionEvents, Device, FabricError, RetryPolicy};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The actor lets callers in while its context polls.
 pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
@@ -19,6 +20,8 @@ pub(crate) struct Mailboxes {
     geometry: Geometry,
     retry: RetryPolicy,
     sources: Vec<Source>,
+    /// What has arrived at the front of the service.
+    forwarded: Option<UnboundedReceiver<Delivery>>,
 }
 
 #[derive(Debug)]
@@ -29,13 +32,19 @@ struct Source {
 }
 
 impl Mailboxes {
-    /// None yet.
-    pub(crate) fn new(service: &str, geometry: Geometry, retry: RetryPolicy) -> Self {
+    /// None yet. Also delivers what comes from `forwarded`.
+    pub(crate) fn new(
+        service: &str,
+        geometry: Geometry,
+        retry: RetryPolicy,
+        forwarded: Option<UnboundedReceiver<Delivery>>,
+    ) -> Self {
         Self {
             service: service.into(),
             geometry,
             retry,
             sources: Vec::new(),
+            forwarded,
         }
     }
 
@@ -72,6 +81,12 @@ impl Mailboxes {
             any |= source.mailbox.poll(deliveries)?;
             Ok(())
         });
+        if let Some(forwarded) = &mut self.forwarded {
+            while let Ok(delivery) = forwarded.try_recv() {
+                deliveries.push_back(delivery);
+                any = true;
+            }
+        }
         any
     }
 
@@ -80,9 +95,19 @@ impl Mailboxes {
         self.each(|source| source.mailbox.arm());
     }
 
-    /// Ready once any mailbox has raised an event since it was armed.
-    pub(crate) fn poll_raised(&mut self, task: &mut Context<'_>) -> Poll<()> {
+    /// Ready once any mailbox has raised an event since it was armed, and with a delivery that came meanwhile.
+    pub(crate) fn poll_raised(
+        &mut self,
+        task: &mut Context<'_>,
+        deliveries: &mut VecDeque<Delivery>,
+    ) -> Poll<()> {
         let mut raised = Poll::Pending;
+        if let Some(forwarded) = &mut self.forwarded
+            && let Poll::Ready(Some(delivery)) = forwarded.poll_recv(task)
+        {
+            deliveries.push_back(delivery);
+            raised = Poll::Ready(());
+        }
         self.each(|source| match source.events.poll_raised(task) {
             Poll::Pending => Ok(()),
             Poll::Ready(Ok(())) => {
@@ -99,7 +124,16 @@ impl Mailboxes {
 
     /// Whether all answers have arrived at their callers, or never will. If not, ask again after each poll.
     pub(crate) fn flush(&self) -> bool {
-        self.sources.iter().all(|source| source.mailbox.flush())
+        let mut flushed = true;
+        for source in &self.sources {
+            flushed &= source.mailbox.flush();
+        }
+        flushed
+    }
+
+    /// Whether every request of a connected caller is answered.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.sources.iter().all(|source| source.mailbox.is_idle())
     }
 
     /// Closes the channels of `peer`.

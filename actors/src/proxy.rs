@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slimerpc::channel::ClientChannel;
+use slimerpc::channel::{ClientChannel, Route};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 
 use crate::answer::written;
@@ -141,6 +141,12 @@ impl<S: Service + ?Sized> Proxy<S> {
     pub fn channel(&self) -> &ClientChannel {
         &self.caller.inner.channel
     }
+
+    /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
+    /// nor calls that wait for a credit of the other channel delay them.
+    pub fn parallel_channel(&self) -> Option<&ClientChannel> {
+        self.caller.inner.parallel.as_deref()
+    }
 }
 
 impl<S: Service + ?Sized> Deref for Proxy<S> {
@@ -254,20 +260,22 @@ pub struct Caller {
 #[derive(Debug)]
 struct Inner {
     channel: Arc<ClientChannel>,
+    /// For parallel methods, if they have one of their own.
+    parallel: Option<Arc<ClientChannel>>,
     /// What is called, if it is served by a process that may be this one.
     instance: Option<InstanceId>,
     service: Box<str>,
     methods: &'static [&'static str],
-    /// The server's number for each of `methods`; `None` for those that it does not have.
-    numbers: Vec<Option<u32>>,
+    /// For each of `methods`; `None` for those that the server does not have.
+    routes: Vec<Option<Route>>,
 }
 
 impl Caller {
     pub(crate) fn new(
-        channel: Arc<ClientChannel>,
+        (channel, parallel): (Arc<ClientChannel>, Option<Arc<ClientChannel>>),
         service: &str,
         methods: &'static [&'static str],
-        numbers: Vec<Option<u32>>,
+        routes: Vec<Option<Route>>,
         instance: Option<InstanceId>,
         timeout: Option<Duration>,
     ) -> Self {
@@ -275,10 +283,11 @@ impl Caller {
             timeout,
             inner: Arc::new(Inner {
                 channel,
+                parallel,
                 instance,
                 service: service.into(),
                 methods,
-                numbers,
+                routes,
             }),
         }
     }
@@ -300,9 +309,9 @@ impl Caller {
 
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
-        let channel = &self.inner.channel;
-        let codec = channel.profile().codec(<M::Service as Service>::CODEC);
-        let told = self.number(M::METHOD).and_then(|number| {
+        let codec = <M::Service as Service>::CODEC;
+        let codec = self.inner.channel.profile().codec(codec);
+        let told = self.route(M::METHOD).and_then(|(number, channel)| {
             let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
             let told = channel.tell(number, self.timeout, encode);
             told.map_err(|error| RpcError::from_call(error, channel.peer()))
@@ -336,14 +345,17 @@ impl Caller {
             .unwrap_or_else(Reply::failed)
     }
 
-    /// The server's number of a method.
-    fn number(&self, method: usize) -> Result<u32, RpcError> {
-        let inner = &self.inner;
-        let number = inner.numbers.get(method).copied().flatten();
-        number.ok_or_else(|| RpcError::MethodNotFound {
-            service: inner.service.to_string(),
-            method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
-        })
+    /// The server's number of a method, and the channel that leads to it.
+    fn route(&self, method: usize) -> Result<(u32, &Arc<ClientChannel>), RpcError> {
+        let inner = &*self.inner;
+        let Some(route) = inner.routes.get(method).copied().flatten() else {
+            return Err(RpcError::MethodNotFound {
+                service: inner.service.to_string(),
+                method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
+            });
+        };
+        let parallel = inner.parallel.as_ref().filter(|_| route.is_parallel);
+        Ok((route.number, parallel.unwrap_or(&inner.channel)))
     }
 
     fn make<T>(
@@ -353,15 +365,17 @@ impl Caller {
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let inner = &self.inner;
-        let number = self.number(method)?;
-        if inner.instance.is_some_and(InstanceId::is_running_here) {
+        let (number, channel) = self.route(method)?;
+        // A parallel method answers while its service waits for it.
+        let is_serial = Arc::ptr_eq(channel, &inner.channel);
+        if is_serial && inner.instance.is_some_and(InstanceId::is_running_here) {
             return Err(RpcError::OwnService {
                 service: inner.service.to_string(),
             });
         }
-        match inner.channel.call(number, self.timeout, encode) {
+        match channel.call(number, self.timeout, encode) {
             Ok(call) => Ok(Reply::new(call, decode)),
-            Err(error) => Err(RpcError::from_call(error, inner.channel.peer())),
+            Err(error) => Err(RpcError::from_call(error, channel.peer())),
         }
     }
 }

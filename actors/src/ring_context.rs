@@ -13,11 +13,12 @@ use actix::dev::{
 };
 use actix::fut::ActorFuture;
 use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
-use slimerpc::channel::{Delivery, Ticket};
+use slimerpc::channel::{Delivery, LossCause, Ticket};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
 use crate::answer::panic_message;
+use crate::instance::Instance;
 use crate::instance_id::InstanceId;
 use crate::mailboxes::SharedMailboxes;
 use crate::{Dispatch, Finished, Request};
@@ -27,24 +28,37 @@ const TURN: usize = 64;
 /// Polls in a row before the arbiter's other tasks get a turn.
 const SPINS: usize = 32;
 
-/// An actor that handles requests from rings.
-pub(crate) trait RingActor: Actor<Context = RingContext<Self>> + Sized {
+/// What the requests from rings are for.
+pub(crate) trait RequestHandler: Unpin + 'static {
     /// Handles a request, or begins to.
-    fn handle(&mut self, request: Request) -> Dispatch;
+    fn handle(&mut self, request: Request) -> Dispatch<'static>;
 
     /// The handler of a request panicked; its caller has been told (PANIC-1).
     fn panicked(&mut self);
+
+    /// A request that was handed over is not wanted any more.
+    fn cancelled(&mut self, request: Ticket) {
+        let _ = request;
+    }
+
+    /// A caller is gone.
+    fn lost(&mut self, peer: String, cause: LossCause) {
+        let _ = (peer, cause);
+    }
 }
 
 /// The context of a service instance. Its completion queues are polled on the arbiter that owns the actor, so
 /// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
-pub(crate) struct RingContext<A: RingActor> {
+pub(crate) struct RingContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
 }
 
-impl<A: RingActor> RingContext<A> {
+impl<A: Actor<Context = Self>> RingContext<A> {
     /// Starts `actor` on the current arbiter with `rings` as its message source.
-    pub(crate) fn start(actor: A, rings: Rings) -> Addr<A> {
+    pub(crate) fn start(actor: A, rings: Rings) -> Addr<A>
+    where
+        Rings: ActorFuture<A, Output = ()>,
+    {
         let mailbox = ActorMailbox::default();
         let mut context = Self {
             parts: ContextParts::new(mailbox.sender_producer()),
@@ -56,7 +70,7 @@ impl<A: RingActor> RingContext<A> {
     }
 }
 
-impl<A: RingActor> ActorContext for RingContext<A> {
+impl<A: Actor<Context = Self>> ActorContext for RingContext<A> {
     fn stop(&mut self) {
         self.parts.stop();
     }
@@ -68,7 +82,7 @@ impl<A: RingActor> ActorContext for RingContext<A> {
     }
 }
 
-impl<A: RingActor> AsyncContext<A> for RingContext<A> {
+impl<A: Actor<Context = Self>> AsyncContext<A> for RingContext<A> {
     fn spawn<F: ActorFuture<A, Output = ()> + 'static>(&mut self, future: F) -> SpawnHandle {
         self.parts.spawn(future)
     }
@@ -86,13 +100,13 @@ impl<A: RingActor> AsyncContext<A> for RingContext<A> {
     }
 }
 
-impl<A: RingActor> AsyncContextParts<A> for RingContext<A> {
+impl<A: Actor<Context = Self>> AsyncContextParts<A> for RingContext<A> {
     fn parts(&mut self) -> &mut ContextParts<A> {
         &mut self.parts
     }
 }
 
-impl<A: RingActor + Handler<M>, M> ToEnvelope<A, M> for RingContext<A>
+impl<A: Actor<Context = Self> + Handler<M>, M> ToEnvelope<A, M> for RingContext<A>
 where
     M: Message + Send + 'static,
     M::Result: Send,
@@ -174,8 +188,8 @@ impl Rings {
     }
 
     /// Takes in what has arrived. Says whether anything had.
-    fn collect(&mut self) -> bool {
-        let any = self.mailboxes.borrow_mut().poll(&mut self.arrived);
+    fn collect<H: RequestHandler>(&mut self, handler: &mut H) -> bool {
+        let any = self.mailboxes.borrow_mut().poll(&mut self.arrived) || !self.arrived.is_empty();
         let takes_requests = self.ending.takes_requests();
         for delivery in self.arrived.drain(..) {
             match delivery {
@@ -189,10 +203,12 @@ impl Rings {
                     {
                         end(running);
                     }
+                    handler.cancelled(cancelled);
                 }
                 Delivery::Lost { peer, cause } => {
                     tracing::info!(%peer, %cause, "caller lost");
                     self.queue.retain(|request| request.is_connected());
+                    handler.lost(peer, cause);
                 }
             }
         }
@@ -200,7 +216,7 @@ impl Rings {
     }
 
     /// Runs handlers, one at a time, as far as they go (SERIAL-1). Says whether any ran.
-    fn run<A: RingActor>(&mut self, actor: &mut A, task: &mut TaskContext<'_>) -> bool {
+    fn run<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) -> bool {
         let mut ran = false;
         for _ in 0..TURN {
             if let Some(running) = &mut self.running {
@@ -211,7 +227,7 @@ impl Rings {
                 self.running = None;
                 ran = true;
                 if finished == Finished::Panicked {
-                    actor.panicked();
+                    handler.panicked();
                 }
             }
             let Some(request) = self.queue.pop_front() else {
@@ -223,9 +239,9 @@ impl Rings {
                 continue;
             }
             let ticket = request.ticket();
-            match self.instance.run(|| actor.handle(request)) {
+            match self.instance.run(|| handler.handle(request)) {
                 Dispatch::Done => {}
-                Dispatch::Panicked => actor.panicked(),
+                Dispatch::Panicked => handler.panicked(),
                 Dispatch::Running(future) => {
                     self.running = Some(Running {
                         request: ticket,
@@ -238,18 +254,23 @@ impl Rings {
     }
 
     /// Goes on with coming to an end, if that was asked for.
-    fn wind_up(&mut self) {
+    fn wind_up<H: RequestHandler>(&mut self, handler: &mut H) {
         let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
         let stage = match stage {
             Stage::Asked(tell) => {
-                while self.collect() {}
+                while self.collect(handler) {}
                 Stage::Draining(tell)
             }
             other => other,
         };
-        let is_idle = self.queue.is_empty() && self.running.is_none();
+        let is_over = || {
+            let mailboxes = self.mailboxes.borrow();
+            let is_flushed = mailboxes.flush();
+            let is_idle = self.queue.is_empty() && self.running.is_none();
+            is_idle && mailboxes.is_idle() && is_flushed
+        };
         *self.ending.0.borrow_mut() = match stage {
-            Stage::Draining(tell) if is_idle && self.mailboxes.borrow().flush() => {
+            Stage::Draining(tell) if is_over() => {
                 let _ = tell.send(());
                 Stage::Ended
             }
@@ -258,13 +279,13 @@ impl Rings {
     }
 
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
-    fn poll_rings<A: RingActor>(&mut self, actor: &mut A, task: &mut TaskContext<'_>) {
-        self.wind_up();
-        let mut active = self.run(actor, task);
+    fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
+        self.wind_up(handler);
+        let mut active = self.run(handler, task);
         for _ in 0..SPINS {
-            if self.collect() {
+            if self.collect(handler) {
                 active = true;
-                self.run(actor, task);
+                self.run(handler, task);
                 break;
             }
             std::hint::spin_loop();
@@ -280,11 +301,12 @@ impl Rings {
         }
         loop {
             self.mailboxes.borrow_mut().arm();
-            if self.collect() {
+            if self.collect(handler) {
                 task.waker().wake_by_ref();
                 return;
             }
-            if self.mailboxes.borrow_mut().poll_raised(task).is_pending() {
+            let mut mailboxes = self.mailboxes.borrow_mut();
+            if mailboxes.poll_raised(task, &mut self.arrived).is_pending() {
                 return;
             }
         }
@@ -301,16 +323,16 @@ fn end(running: Running) {
     }
 }
 
-impl<A: RingActor> ActorFuture<A> for Rings {
+impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
     type Output = ();
 
     fn poll(
         self: Pin<&mut Self>,
-        actor: &mut A,
-        _: &mut RingContext<A>,
+        instance: &mut Instance<H>,
+        _: &mut RingContext<Instance<H>>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        self.get_mut().poll_rings(actor, task);
+        self.get_mut().poll_rings(&mut instance.handler, task);
         Poll::Pending
     }
 }

@@ -1,5 +1,5 @@
 //! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
-//! `tests/semantics.rs`, `tests/calls.rs` or `tests/processes.rs`.
+//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/calls.rs` or `tests/processes.rs`.
 //!
 //! # Order
 //!
@@ -9,7 +9,10 @@
 //! | A service instance runs one handler at a time, across callers and across `.await`. | `serial_1_one_handler_at_a_time_across_peers_and_awaits` |
 //! | A call is made when it is made, not when its reply is polled. | `a_call_is_made_when_it_is_made_not_when_it_is_polled` |
 //!
-//! Not promised: an order between proxies, clones on several threads included, or between services.
+//! | Parallel methods run beside the serial one and one another, as many at once as there are workers. | `parallel_methods_run_beside_one_another_as_many_as_there_are_workers` |
+//! | A busy serial handler does not delay them, nor do serial calls that wait for a credit. | `a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_credits` |
+//!
+//! Not promised: an order between proxies, clones on several threads included, between services, or of parallel methods.
 //!
 //! # At most once
 //!
@@ -45,6 +48,7 @@
 //! | An async handler is dropped where it awaits. | `a_cancelled_async_handler_is_dropped_where_it_awaits` |
 //! | A sync handler finishes, and its answer is dropped. | `a_cancelled_sync_handler_finishes_and_its_answer_is_dropped` |
 //! | A reply may be dropped at any time; credits come back. | `slot_2_a_reply_may_be_dropped_at_each_of_its_pending_points` |
+//! | A parallel handler is cancelled likewise. | `cancelled_parallel_methods_are_dropped_or_never_begin` |
 //! | A oneway call is taken back only until the transport has taken it. | `a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped` |
 //!
 //! Not promised: that a cancel overtakes the handler. DLSlime peers cannot be told of a cancel at all.
@@ -57,6 +61,8 @@
 //! | Calls of a peer that leaves end with `PeerLost`. | `call_1_calls_end_when_the_peer_leaves` |
 //! | A service that is stopped answers what has arrived and takes nothing more. | `stop_answers_what_has_arrived_and_takes_nothing_more` |
 //! | A handler that never returns holds up neither `stop` nor `shutdown`. | `a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown` |
+//! | That holds for parallel methods too. | `stop_answers_parallel_requests_that_have_arrived`, `a_parallel_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown` |
+//! | Answers that were given before `shutdown` arrive. | `serve_once_ends_when_the_agent_leaves_and_its_last_answer_arrives` |
 //! | A handler that panics answers its caller; the service goes on. | `panic_1_a_panic_answers_its_caller_and_the_service_goes_on` |
 //!
 //! Not promised: that the requests of a caller that died are not run; those that arrived may be, and their answers go
@@ -67,5 +73,6 @@
 //! | promise | test |
 //! | --- | --- |
 //! | A serial handler that calls its own instance is told so, instead of waiting for ever. | `a_handler_that_calls_its_own_instance_is_told_so` |
+//! | It may ask the parallel methods of its service. | `a_serial_handler_may_ask_the_parallel_methods_of_its_own_service` |
 //!
 //! Not promised: that a circle of several services is noticed. Give such calls deadlines.

@@ -1,28 +1,36 @@
-//! Starting a service instance on its own arbiter.
+//! Starting a service.
 
-use std::cell::RefCell;
 use std::future::IntoFuture;
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Addr, Arbiter, Recipient};
-use slimerpc::channel::{ConnectError, Geometry, Mailbox};
-use slimerpc::fabric::{Device, RetryPolicy};
+use actix::Addr;
+use futures_util::future::join_all;
+use slimerpc::channel::{Delivery, Geometry};
+use slimerpc::fabric::RetryPolicy;
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::table;
 use crate::answer::panic_message;
-use crate::instance::{Drain, Factory, Instance, Stop, WithMailboxes};
+use crate::front::Front;
+use crate::instance::{Address, Instance};
 use crate::instance_id::InstanceId;
 use crate::mailboxes::Mailboxes;
-use crate::ring_context::{Ending, RingContext, Rings};
+use crate::once::Once;
+use crate::pool::Pool;
+use crate::ring_context::RequestHandler;
+use crate::serial::{Factory, Serial};
 use crate::supervisor::{Publish, Supervisor, Withdraw};
-use crate::{AgentError, PeerAgent, ServedBy};
+use crate::{AgentError, PeerAgent, ServedBy, Service};
 
+/// Threads for the parallel methods of one service.
+const MAX_WORKERS: usize = 1024;
 /// How long a service that is stopped may take to answer what it has.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -64,6 +72,7 @@ pub struct Serve<S: ?Sized, A> {
     agent: PeerAgent,
     name: Option<String>,
     callers: Callers,
+    workers: Option<usize>,
     build: Build<A>,
     service: PhantomData<fn(&S)>,
 }
@@ -74,6 +83,7 @@ impl<S: ?Sized, A> Serve<S, A> {
             agent,
             name: None,
             callers: Callers::All,
+            workers: None,
             build,
             service: PhantomData,
         }
@@ -88,6 +98,13 @@ impl<S: ?Sized, A> Serve<S, A> {
     /// Serves this peer alone; others are refused. With that, several services can each serve a DLSlime peer of its own.
     pub fn peer(mut self, alias: impl Into<String>) -> Self {
         self.callers = Callers::Peer(alias.into());
+        self
+    }
+
+    /// Runs up to `threads` of its parallel methods at once, instead of as many as [the agent's setting](crate::Builder::workers)
+    /// says.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
         self
     }
 
@@ -115,6 +132,7 @@ where
                 agent,
                 name,
                 callers,
+                workers,
                 build,
                 ..
             } = self;
@@ -126,7 +144,9 @@ where
                     allowed: "peers ask for a service by its name".to_owned(),
                 });
             }
-            agent.launch::<S, A>(name, callers, build).await
+            let workers = workers.map(check_workers).transpose()?;
+            let launch = agent.launching(name, callers, workers);
+            launch.serve::<S, A>(build).await
         })
     }
 }
@@ -140,62 +160,62 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
     }
 }
 
-/// What an instance needs of its agent.
-pub(crate) struct Launch {
-    pub(crate) name: String,
-    pub(crate) callers: Callers,
-    pub(crate) incarnation: u64,
-    pub(crate) geometry: Geometry,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) busy_poll: Duration,
+/// A number of threads for parallel methods.
+pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> {
+    NonZeroUsize::new(threads)
+        .filter(|threads| threads.get() <= MAX_WORKERS)
+        .ok_or_else(|| AgentError::Setting {
+            name: "workers",
+            value: threads.to_string(),
+            allowed: format!("parallel methods run on 1 to {MAX_WORKERS} threads"),
+        })
 }
 
-/// The ways to reach an instance, without its types.
+/// A service that is being served, without its types.
 #[derive(Clone)]
 pub(crate) struct Running {
     /// The only peer that may call it, if there is but one.
     pub(crate) only: Option<String>,
-    pub(crate) mailboxes: Recipient<WithMailboxes>,
-    drain: Recipient<Drain>,
-    stop: Recipient<Stop>,
-    pub(crate) arbiter: actix::ArbiterHandle,
+    /// Where serial calls of native peers go.
+    pub(crate) serial: Address,
+    front: Option<Address>,
 }
 
 impl Running {
-    /// Does something with the mailbox on `device`, on the instance's arbiter. `None` if the instance has ended.
-    pub(crate) async fn mailbox<T: Send + 'static>(
-        &self,
-        device: &Arc<dyn Device>,
-        work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
-    ) -> Option<Result<T, ConnectError>> {
-        let device = device.clone();
-        let (tell, told) = tokio::sync::oneshot::channel();
-        let work = move |mailboxes: &mut Mailboxes| {
-            let _ = tell.send(mailboxes.on(&device).and_then(work));
-        };
-        self.mailboxes
-            .send(WithMailboxes(Box::new(work)))
-            .await
-            .ok()?;
-        told.await.ok()
+    /// Where the others go.
+    pub(crate) fn front(&self) -> &Address {
+        self.front.as_ref().unwrap_or(&self.serial)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.front.iter().chain([&self.serial])
     }
 
     /// Closes the channels of a peer that has left.
     pub(crate) fn dismiss(&self, peer: &str) {
-        let peer = peer.to_owned();
-        let work = move |mailboxes: &mut Mailboxes| mailboxes.dismiss(&peer);
-        self.mailboxes.do_send(WithMailboxes(Box::new(work)));
+        self.addresses().for_each(|address| address.dismiss(peer));
     }
 
-    /// Has the instance answer what it has and take nothing more. False if that takes longer than `limit`.
+    /// Waits until the answers that have been given have arrived, but no longer than `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        join_all(self.addresses().map(|address| address.flush(limit))).await;
+    }
+
+    /// Has the service answer what it has and take nothing more. False if that takes longer than `limit`.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
-        timeout(limit, self.drain.send(Drain)).await.is_ok()
+        let drain = async {
+            // The front first: what it has taken, the other still has to answer.
+            for address in self.addresses() {
+                address.drain().await;
+            }
+        };
+        timeout(limit, drain).await.is_ok()
     }
 
-    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
+    /// Ends the service and its arbiters; not before a sync handler that runs has returned, but without waiting for it.
     pub(crate) fn end(self) {
-        self.stop.do_send(Stop);
-        self.arbiter.stop();
+        self.front.into_iter().for_each(Address::end);
+        self.serial.end();
     }
 }
 
@@ -248,72 +268,160 @@ impl std::fmt::Debug for ServiceHandle {
     }
 }
 
-/// Starts an instance on an arbiter of its own and has the agent publish it.
-pub(crate) async fn launch<S, A>(
-    launch: Launch,
-    supervisor: &Addr<Supervisor>,
-    build: Build<A>,
-) -> Result<ServiceHandle, AgentError>
-where
-    S: ServedBy<A> + ?Sized,
-    A: 'static,
-{
-    let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
-    let (tell, told) = tokio::sync::oneshot::channel();
-    let (name, callers) = (launch.name.clone(), launch.callers.clone());
-    arbiter.spawn_fn(move || {
-        let _ = tell.send(start::<S, A>(launch, build));
-    });
-    let published = match told.await {
-        Ok(Ok(running)) => {
-            let publish = Publish {
-                table: table::<S>(&name),
-                callers,
-                running,
-            };
-            supervisor
-                .send(publish)
-                .await
-                .unwrap_or(Err(AgentError::ShutDown))
+/// A service about to be started, and what it needs of its agent.
+pub(crate) struct Launch {
+    pub(crate) name: String,
+    pub(crate) callers: Callers,
+    pub(crate) workers: NonZeroUsize,
+    pub(crate) incarnation: u64,
+    pub(crate) geometry: Geometry,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) busy_poll: Duration,
+    pub(crate) supervisor: Addr<Supervisor>,
+}
+
+/// An instance that has started. Its parallel methods, if there are some, are to see `T`, and to pass requests for others on.
+struct Started<T> {
+    address: Address,
+    parallel: Option<(watch::Receiver<T>, UnboundedSender<Delivery>)>,
+}
+
+impl Launch {
+    /// Starts the instance on an arbiter of its own, its front on another if there are parallel methods, and has the agent
+    /// publish the service.
+    async fn serve<S, A>(self, build: Build<A>) -> Result<ServiceHandle, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let setup = self.setup();
+        let started = on_new_arbiter(move || setup.instance::<S, A>(build)).await?;
+        let mut running = Running {
+            only: None,
+            serial: started.address,
+            front: None,
+        };
+        if let Some((shared, serial)) = started.parallel {
+            let (setup, workers) = (self.setup(), self.workers);
+            let front = on_new_arbiter(move || {
+                let pool = Pool::start(workers, shared).map_err(AgentError::Thread)?;
+                Ok(setup.start(Front::<S, A>::new(serial, Some(pool)), None))
+            });
+            match front.await {
+                Ok(front) => running.front = Some(front),
+                Err(error) => {
+                    running.end();
+                    return Err(error);
+                }
+            }
         }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(AgentError::ShutDown),
-    };
-    match published {
-        Ok(()) => Ok(ServiceHandle {
-            name,
-            supervisor: supervisor.clone(),
-        }),
-        Err(error) => {
-            arbiter.stop();
-            Err(error)
+        self.publish::<S>(running).await
+    }
+
+    /// Starts the front alone, which passes all requests on.
+    pub(crate) async fn serve_once<S, A>(self) -> Result<Once, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let (tell, told) = mpsc::unbounded_channel();
+        let setup = self.setup();
+        let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None), None)));
+        let running = Running {
+            only: None,
+            serial: front.await?,
+            front: None,
+        };
+        let once = Once::new(self.setup().id, told);
+        self.publish::<S>(running).await?;
+        Ok(once)
+    }
+
+    async fn publish<S: Service + ?Sized>(
+        self,
+        running: Running,
+    ) -> Result<ServiceHandle, AgentError> {
+        let publish = Publish {
+            table: table::<S>(&self.name),
+            callers: self.callers,
+            running: running.clone(),
+        };
+        let published = self.supervisor.send(publish).await;
+        if let Err(error) = published.unwrap_or(Err(AgentError::ShutDown)) {
+            running.end();
+            return Err(error);
+        }
+        Ok(ServiceHandle {
+            name: self.name,
+            supervisor: self.supervisor,
+        })
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
+            id: InstanceId::new(self.incarnation, &self.name),
+            name: self.name.clone(),
+            geometry: self.geometry,
+            retry: self.retry,
+            busy_poll: self.busy_poll,
         }
     }
 }
 
-/// On the instance's arbiter.
-fn start<S, A>(launch: Launch, build: Build<A>) -> Result<Running, AgentError>
-where
-    S: ServedBy<A> + ?Sized,
-    A: 'static,
-{
-    let built = catch_unwind(AssertUnwindSafe(build));
-    let (state, factory) = built.map_err(|panic| AgentError::FactoryPanicked {
-        service: launch.name.clone(),
-        message: panic_message(&*panic),
-    })?;
-    let mailboxes = Mailboxes::new(&launch.name, launch.geometry, launch.retry);
-    let mailboxes = Rc::new(RefCell::new(mailboxes));
-    let id = InstanceId::new(launch.incarnation, &launch.name);
-    let ending = Rc::new(Ending::default());
-    let rings = Rings::new(id, mailboxes.clone(), ending.clone(), launch.busy_poll);
-    let instance = Instance::<S, A>::new(state, factory, mailboxes, ending);
-    let address = RingContext::start(instance, rings);
-    Ok(Running {
-        only: None,
-        mailboxes: address.clone().recipient(),
-        drain: address.clone().recipient(),
-        stop: address.recipient(),
-        arbiter: Arbiter::current(),
-    })
+/// What an instance is started with.
+struct Setup {
+    id: InstanceId,
+    name: String,
+    geometry: Geometry,
+    retry: RetryPolicy,
+    busy_poll: Duration,
+}
+
+impl Setup {
+    /// Starts the instance that owns the state, on the current arbiter.
+    fn instance<S, A>(self, build: Build<A>) -> Result<Started<Arc<S::Shared>>, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let built = catch_unwind(AssertUnwindSafe(|| {
+            let (state, factory) = build();
+            Serial::<S, A>::new(state, factory)
+        }));
+        let (serial, shared) = built.map_err(|panic| AgentError::FactoryPanicked {
+            service: self.name.clone(),
+            message: panic_message(&*panic),
+        })?;
+        let (tell, told) = mpsc::unbounded_channel();
+        Ok(Started {
+            address: self.start(serial, shared.is_some().then_some(told)),
+            parallel: shared.map(|shared| (shared, tell)),
+        })
+    }
+
+    /// Starts an instance on the current arbiter.
+    fn start<H: RequestHandler>(
+        self,
+        handler: H,
+        forwarded: Option<UnboundedReceiver<Delivery>>,
+    ) -> Address {
+        let mailboxes = Mailboxes::new(&self.name, self.geometry, self.retry, forwarded);
+        Instance::start(handler, self.id, mailboxes, self.busy_poll)
+    }
+}
+
+/// Does something on an arbiter of its own, which goes on if that succeeds.
+async fn on_new_arbiter<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    arbiter.spawn_fn(move || {
+        let _ = tell.send(work());
+    });
+    let done = told.await.unwrap_or(Err(AgentError::ShutDown));
+    if done.is_err() {
+        arbiter.stop();
+    }
+    done
 }

@@ -1,14 +1,17 @@
 //! What a service is, to its callers and to the agent that runs it.
 
+use std::borrow::BorrowMut;
 use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use slimerpc::wire::PayloadCodec;
 
+use crate::answer::unknown_method;
 use crate::{Caller, Request};
 
 /// What callers know of a service. Implemented by `#[service]`: for the type itself when it stands on an
@@ -40,6 +43,8 @@ pub trait Service: 'static {
     const NAME: &'static str;
     /// Names of its methods in code-point order.
     const METHODS: &'static [&'static str];
+    /// For each of them, whether it runs beside the others; see [`Share`].
+    const PARALLEL: &'static [bool];
     /// How typed payloads travel between native agents. To and from DLSlime peers it is always pickle.
     const CODEC: PayloadCodec;
     /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.
@@ -48,8 +53,81 @@ pub trait Service: 'static {
 
 /// How state of type `A` handles the requests of a service. Implemented by `#[service]`.
 pub trait ServedBy<A: 'static>: Service {
-    /// Handles one request, or begins to.
-    fn dispatch(state: &Rc<RefCell<A>>, method: usize, request: Request) -> Dispatch;
+    /// What parallel methods see of the state; `()` if there are none.
+    type Shared: Send + Sync + 'static;
+
+    /// Handles one request, or begins to. The state is owned or borrowed.
+    fn dispatch<'state, L: BorrowMut<A> + 'state>(
+        state: &Rc<RefCell<L>>,
+        method: usize,
+        request: Request,
+    ) -> Dispatch<'state>;
+
+    /// What parallel methods see of `state`. `None` if there are none.
+    fn share(state: &A) -> Option<Arc<Self::Shared>> {
+        let _ = state;
+        None
+    }
+
+    /// Begins to handle a request for a parallel method.
+    fn dispatch_parallel(shared: Arc<Self::Shared>, method: usize, request: Request) -> Parallel {
+        let _ = (shared, method);
+        Box::pin(async move { unknown_method(request) })
+    }
+}
+
+/// What a service shares with its parallel methods.
+///
+/// A `#[method(parallel)]` runs on a thread of a pool, beside the serial method that has `&mut self` at the time and
+/// beside other parallel ones. So it takes, instead of `self`, a reference to a part of the service that is
+/// `Send + Sync`: that, and that alone, is what the compiler lets both see.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use slimerpc_actors::{Share, service};
+///
+/// #[derive(Default)]
+/// struct Progress {
+///     steps: AtomicU64,
+/// }
+///
+/// #[derive(Default)]
+/// struct Trainer {
+///     progress: Arc<Progress>,
+/// }
+///
+/// impl Share for Trainer {
+///     type Shared = Progress;
+///     fn share(&self) -> Arc<Progress> {
+///         self.progress.clone()
+///     }
+/// }
+///
+/// #[service]
+/// impl Trainer {
+///     #[method]
+///     fn step(&mut self) {
+///         // .. for seconds ..
+///         self.progress.steps.fetch_add(1, Ordering::Relaxed);
+///     }
+///
+///     #[method(parallel)]
+///     fn steps(progress: &Progress) -> u64 {
+///         progress.steps.load(Ordering::Relaxed)
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has parallel methods, but nothing that they could see",
+    note = "write `impl Share for {Self}`, whose `type Shared` is what its parallel methods take a reference to"
+)]
+pub trait Share {
+    /// What parallel methods take a reference to.
+    type Shared: Send + Sync + 'static;
+
+    /// Asked for when the service is served, and again when a factory has built a new state after a panic.
+    fn share(&self) -> Arc<Self::Shared>;
 }
 
 /// A message to a service: the arguments of one of its typed methods. Implemented by `#[service]`.
@@ -73,14 +151,17 @@ pub trait Call: 'static {
 }
 
 /// What a dispatch came to.
-pub enum Dispatch {
+pub enum Dispatch<'state> {
     /// The request has been handled.
     Done,
     /// It has been handled by a panic, which its caller has been told.
     Panicked,
     /// An async handler has begun. No other serial handler of the instance runs until it is done (SERIAL-1).
-    Running(Pin<Box<dyn Future<Output = Finished>>>),
+    Running(Pin<Box<dyn Future<Output = Finished> + 'state>>),
 }
+
+/// A parallel handler. It does nothing until it is polled.
+pub type Parallel = Pin<Box<dyn Future<Output = Finished> + Send>>;
 
 /// How an async handler ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +172,7 @@ pub enum Finished {
     Panicked,
 }
 
-impl std::fmt::Debug for Dispatch {
+impl std::fmt::Debug for Dispatch<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Done => "Done",

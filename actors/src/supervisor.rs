@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
+use futures_util::future::join_all;
 use slimerpc::channel::{
     ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch, Patience,
     ServiceTable,
 };
 use slimerpc::control::topology;
 use slimerpc::control::{Control, MailEvent, PeerRecord};
+use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -37,6 +39,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks for a peer that is not there yet.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LAST_LOOK: Duration = Duration::from_millis(250);
+/// How long answers that have been given may take to arrive when the agent leaves.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
 /// The actor. Its handlers share [`State`], since each awaits the control plane.
 pub(crate) struct Supervisor {
@@ -69,6 +73,8 @@ pub(crate) struct Started {
 /// A channel to a service.
 pub(crate) struct Dialled {
     pub(crate) channel: Arc<ClientChannel>,
+    /// The channel of its parallel methods, if it has some and the peer is native.
+    pub(crate) parallel: Option<Arc<ClientChannel>>,
     pub(crate) table: ServiceTable,
     /// The life of the peer, if it is native.
     pub(crate) incarnation: Option<u64>,
@@ -310,11 +316,10 @@ impl State {
 
     async fn dial(&self, dial: Dial) -> Result<Dialled, AgentError> {
         let started = Instant::now();
-        let geometry = self.settings.geometry;
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
-            let table = theirs.check(geometry, &dial.wanted)?.clone();
+            let table = theirs.check(self.settings.geometry, &dial.wanted)?.clone();
             Ok((table, theirs.link(&devices.links(), &here)?))
         };
         let (theirs, (table, link)) = match self.find(&dial.peer, dial.timeout, check).await? {
@@ -323,18 +328,50 @@ impl State {
                 let channel = self.call_dlslime(&dial, &record, started).await?;
                 return Ok(Dialled {
                     channel,
+                    parallel: None,
                     table: dial.wanted,
                     incarnation: None,
                 });
             }
         };
         self.declare(&dial.peer).await?;
+        let is_wanted = |method| dial.wanted.methods.contains(method);
+        let channel = self.open(&dial, &theirs, link, false, started).await?;
+        let parallel = if table.parallel.iter().any(is_wanted) {
+            Some(self.open(&dial, &theirs, link, true, started).await?)
+        } else {
+            None
+        };
+        Ok(Dialled {
+            channel,
+            parallel,
+            table,
+            incarnation: Some(theirs.incarnation),
+        })
+    }
+
+    /// Opens a channel to a service, or to its parallel methods.
+    async fn open(
+        &self,
+        dial: &Dial,
+        theirs: &Descriptor,
+        link: LinkType,
+        parallel: bool,
+        started: Instant,
+    ) -> Result<Arc<ClientChannel>, AgentError> {
+        let Settings {
+            devices,
+            geometry,
+            retry,
+            ..
+        } = &self.settings;
         let device = devices.on(link).unwrap_or(devices.first());
-        let dialer = Dialer::new(&**device, geometry, self.settings.retry)?;
+        let dialer = Dialer::new(&**device, *geometry, *retry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,
             service: dial.wanted.name.clone(),
+            parallel,
             wire_version: WIRE_VERSION,
             to: theirs.incarnation,
             link,
@@ -361,28 +398,24 @@ impl State {
         let endpoint = match answered {
             Err(_) => {
                 return Err(AgentError::ConnectTimeout {
-                    peer: dial.peer,
+                    peer: dial.peer.clone(),
                     waited: started.elapsed(),
                 });
             }
             Ok(Err(_)) => return Err(AgentError::ShutDown),
             Ok(Ok(Err(mismatch))) => {
                 return Err(AgentError::Refused {
-                    peer: dial.peer,
+                    peer: dial.peer.clone(),
                     mismatch,
                 });
             }
             Ok(Ok(Ok(endpoint))) => endpoint,
         };
-        let channel = dialer.connect(&dial.peer, &endpoint, dial.patience)?;
+        let channel = dialer.connect(&dial.peer, &endpoint, dial.patience.clone())?;
         let mut channels = self.channels.borrow_mut();
         channels.retain(|channel| channel.strong_count() > 0);
         channels.push(Arc::downgrade(&channel));
-        Ok(Dialled {
-            channel,
-            table,
-            incarnation: Some(theirs.incarnation),
-        })
+        Ok(channel)
     }
 
     /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
@@ -559,7 +592,12 @@ impl State {
         };
         let (who, endpoint) = (peer.to_owned(), open.endpoint);
         let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, &endpoint);
-        match service.mailbox(device, accept).await {
+        let part = if open.parallel {
+            service.front()
+        } else {
+            &service.serial
+        };
+        match part.mailbox(device, accept).await {
             Some(Ok(endpoint)) => Ok(endpoint),
             Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
             None => Err(Mismatch::Connect(format!(
@@ -630,12 +668,15 @@ impl State {
         if self.left.replace(true) {
             return Err(AgentError::ShutDown);
         }
+        let services = self.services.take();
+        // Who shuts down after its last answer means that to arrive.
+        join_all(services.values().map(|service| service.flush(LAST_ANSWERS))).await;
         let cleaned = self.control().clean_up().await;
         for channel in self.channels.take().iter().filter_map(Weak::upgrade) {
             channel.close(LossCause::ShutDown);
         }
         self.pairs.borrow_mut().end(|_| true);
-        for (_, service) in self.services.take() {
+        for service in services.into_values() {
             service.end();
         }
         self.dialing.take();

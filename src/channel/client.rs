@@ -523,9 +523,14 @@ impl ClientChannel {
             || core.waiting.values().any(|call| call.waker.is_some())
     }
 
-    /// Closes the channel; every call that is not answered ends with `cause` (CALL-1).
+    /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that have arrived count,
+    /// looked at or not.
     pub fn close(&self, cause: LossCause) {
         let mut core = self.lock();
+        if core.cause.is_none() {
+            // What goes wrong with it matters no more.
+            let _ = core.collect(self);
+        }
         core.close(cause);
         self.wake(core);
     }
@@ -605,44 +610,55 @@ impl ClientChannel {
 
 impl Core {
     fn progress(&mut self, channel: &ClientChannel) -> bool {
-        let mut batch = [Completion::EMPTY; BATCH];
-        let mut progressed = false;
-        loop {
-            let count = match channel.cq.poll(&mut batch) {
-                Ok(count) => count,
-                Err(error) => {
-                    self.close(LossCause::Fabric(error.to_string()));
-                    return true;
+        match self.collect(channel) {
+            Ok(progressed) => {
+                if progressed {
+                    self.grant(channel);
                 }
-            };
-            for completion in &batch[..count] {
-                self.complete(channel, completion);
+                progressed
             }
-            progressed |= count > 0;
-            if count < BATCH {
-                break;
+            Err(cause) => {
+                self.close(cause);
+                true
             }
         }
-        if progressed {
-            self.grant(channel);
-        }
-        progressed
     }
 
-    fn complete(&mut self, channel: &ClientChannel, completion: &Completion) {
+    /// Takes in what has arrived. Says whether anything had, or why the channel is lost.
+    fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
+        let mut batch = [Completion::EMPTY; BATCH];
+        let mut any = false;
+        loop {
+            let count = channel.cq.poll(&mut batch);
+            let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
+            for completion in &batch[..count] {
+                self.complete(channel, completion)?;
+            }
+            any |= count > 0;
+            if count < BATCH {
+                return Ok(any);
+            }
+        }
+    }
+
+    fn complete(
+        &mut self,
+        channel: &ClientChannel,
+        completion: &Completion,
+    ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
         if !self.lanes.owns(id) {
-            return; // From before a reset.
+            return Ok(()); // From before a reset.
         }
         if !completion.status.is_success() {
-            self.close(completion.status.into());
-            return;
+            return Err(completion.status.into());
         }
-        match self.lanes.complete(id, completion) {
-            Ok(None) => {}
-            Ok(Some(imm)) => self.receive(channel, channel.profile.immediate(imm)),
-            Err(error) => self.close(LossCause::Fabric(error.to_string())),
+        let completed = self.lanes.complete(id, completion);
+        let imm = completed.map_err(|error| LossCause::Fabric(error.to_string()))?;
+        if let Some(imm) = imm {
+            self.receive(channel, channel.profile.immediate(imm));
         }
+        Ok(())
     }
 
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {

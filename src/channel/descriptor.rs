@@ -62,6 +62,9 @@ pub struct ServiceTable {
     pub codec: String,
     /// Names of its methods.
     pub methods: Vec<String>,
+    /// Those of them that run beside the others, for which callers open a channel of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parallel: Vec<String>,
 }
 
 /// Two agents do not fit together.
@@ -237,15 +240,27 @@ impl Descriptor {
     }
 }
 
+/// Where a call of a method goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// The server's number of the method.
+    pub number: u32,
+    /// Whether it runs beside others there.
+    pub is_parallel: bool,
+}
+
 impl ServiceTable {
     /// The server's number for each of the caller's methods, `None` for those that it does not have. So a
     /// method that is added on one side never shifts another.
-    pub fn resolve(&self, methods: &[String]) -> Vec<Option<u32>> {
-        let number = |name: &String| self.methods.iter().position(|theirs| theirs == name);
-        methods
-            .iter()
-            .map(|name| number(name).map(|at| at as u32))
-            .collect()
+    pub fn resolve(&self, methods: &[String]) -> Vec<Option<Route>> {
+        let route = |name: &String| {
+            let number = self.methods.iter().position(|theirs| theirs == name)?;
+            Some(Route {
+                number: number as u32,
+                is_parallel: self.parallel.contains(name),
+            })
+        };
+        methods.iter().map(route).collect()
     }
 }
 
@@ -259,6 +274,7 @@ mod tests {
             name: "Calc".into(),
             codec: "bincode".into(),
             methods: methods.iter().map(|&m| m.into()).collect(),
+            parallel: vec!["mul".into()],
         }
     }
 
@@ -282,7 +298,16 @@ mod tests {
     fn a_method_added_on_one_side_never_shifts_another() {
         let theirs = table(&["abs", "add", "mul"]);
         let ours = table(&["add", "div", "mul"]);
-        assert_eq!(theirs.resolve(&ours.methods), [Some(1), None, Some(2)]);
+        let route = |number, is_parallel| {
+            Some(Route {
+                number,
+                is_parallel,
+            })
+        };
+        assert_eq!(
+            theirs.resolve(&ours.methods),
+            [route(1, false), None, route(2, true)]
+        );
     }
 
     #[test]

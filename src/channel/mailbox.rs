@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::lanes::{Lanes, LanesInit};
@@ -25,14 +24,15 @@ const RECEIVES: u32 = 3;
 /// Callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
-/// Where the requests of all callers of one service instance arrive. Lives on the service's thread.
+/// Where the requests of all callers of one service instance arrive. Lives on one thread; the requests may be answered
+/// on others.
 #[derive(Debug)]
 pub struct Mailbox {
     device: Arc<dyn Device>,
     cq: Arc<dyn CompletionQueue>,
     geometry: Geometry,
     retry: RetryPolicy,
-    service: Rc<str>,
+    service: Arc<str>,
     places: Vec<Place>,
     /// DLSlime callers whose rings are not known yet.
     arriving: Vec<Arriving>,
@@ -44,7 +44,7 @@ pub struct Mailbox {
 #[derive(Debug, Default)]
 struct Place {
     generation: u32,
-    channel: Option<Rc<PeerChannel>>,
+    channel: Option<Arc<PeerChannel>>,
     /// Completion queue entries that it has been given.
     entries: u32,
 }
@@ -276,9 +276,9 @@ impl Mailbox {
         rings: (Ring, Ring),
         remote: RemoteRing,
         profile: Profile,
-    ) -> Rc<PeerChannel> {
+    ) -> Arc<PeerChannel> {
         let channel = PeerChannel::new(peer, lanes, rings, self.geometry, remote, profile);
-        let channel = Rc::new(channel);
+        let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
     }
@@ -314,25 +314,32 @@ impl Mailbox {
             return;
         }
         match channel.complete(id, completion) {
-            Some(Arrived::Request(request)) => {
-                let inbound = Inbound::new(channel.clone(), request, self.service.clone());
+            Ok(Some(Arrived::Request(request))) => {
+                let inbound = Inbound::new(channel, request, self.service.clone());
                 deliveries.push_back(Delivery::Request(inbound));
             }
-            Some(Arrived::Cancel { slot, request_id }) => {
-                let channel = channel.clone();
-                let ticket = Ticket::new(channel, slot, request_id);
+            Ok(Some(Arrived::Cancel { slot, request_id })) => {
+                let ticket = Ticket::new(&channel, slot, request_id);
                 deliveries.push_back(Delivery::Cancel(ticket));
             }
-            None => {}
-        }
-        if let Some(cause) = channel.closed() {
-            self.lose(key, cause, deliveries);
+            Ok(None) => {}
+            Err(cause) => self.lose(key, cause, deliveries),
         }
     }
 
-    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll).
+    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll):
+    /// those that are given later are looked after too.
     pub fn flush(&self) -> bool {
-        self.channels().all(|channel| channel.flush())
+        let mut flushed = true;
+        for channel in self.channels() {
+            flushed &= channel.flush();
+        }
+        flushed
+    }
+
+    /// Whether every request of a connected caller is answered.
+    pub fn is_idle(&self) -> bool {
+        self.channels().all(|channel| channel.is_idle())
     }
 
     /// Closes the channels of `peer`: it has left, or come back as another incarnation.
@@ -386,13 +393,13 @@ impl Mailbox {
             .collect()
     }
 
-    fn channels(&self) -> impl Iterator<Item = &Rc<PeerChannel>> {
+    fn channels(&self) -> impl Iterator<Item = &Arc<PeerChannel>> {
         self.places
             .iter()
             .filter_map(|place| place.channel.as_ref())
     }
 
-    fn occupant(&self, key: Key) -> Option<Rc<PeerChannel>> {
+    fn occupant(&self, key: Key) -> Option<Arc<PeerChannel>> {
         let place = self.places.get(key.at)?;
         place
             .channel

@@ -56,7 +56,7 @@ pub use client::{
     Answer, ClientChannel, Dialer, Patience, PendingCall, ReplyBytes, TellError, TellFailure,
     ToldCall,
 };
-pub use descriptor::{Descriptor, HostId, Mismatch, ServiceTable};
+pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometry};

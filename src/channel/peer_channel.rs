@@ -1,9 +1,8 @@
 //! The answering end of a channel: one caller's rings at a service.
 
-use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lanes::{Lanes, Outgoing};
@@ -13,14 +12,14 @@ use super::work_id::WorkId;
 use super::{
     Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
-use crate::fabric::Completion;
+use crate::fabric::{Completion, RemoteSlice};
 use crate::wire::{EncodeError, Fault, Header, Immediate, MessageKind, Signal};
 
-/// One caller, as its service sees it. Lives on the service's thread.
+/// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
     // Dropped first, and so drained before the rings are deregistered (DROP-1).
-    core: RefCell<Core>,
+    core: Mutex<Core>,
     requests: Ring,
     sends: Ring,
     remote: RemoteRing,
@@ -36,6 +35,8 @@ struct Core {
     responder: Responder,
     /// Answers that wait for a place in the send queue: slot and length.
     unsent: VecDeque<(u16, usize)>,
+    /// Whether the mailbox waits until all answers have arrived, those to come as well.
+    is_flushing: bool,
     violations: Violations,
     cause: Option<LossCause>,
 }
@@ -50,11 +51,12 @@ impl PeerChannel {
         profile: Profile,
     ) -> Self {
         Self {
-            core: RefCell::new(Core {
+            core: Mutex::new(Core {
                 lanes: Some(lanes),
                 // A slot must exist at both ends.
                 responder: Responder::new(geometry.slots().min(remote.geometry.slots())),
                 unsent: VecDeque::new(),
+                is_flushing: false,
                 violations: Violations::default(),
                 cause: None,
             }),
@@ -81,10 +83,19 @@ impl PeerChannel {
     }
 
     /// Takes in a completion that succeeded.
-    pub(super) fn complete(&self, id: WorkId, completion: &Completion) -> Option<Arrived> {
-        let mut core = self.core.borrow_mut();
-        let completed = core.lanes.as_mut()?.complete(id, completion);
-        match completed {
+    ///
+    /// # Errors
+    /// Why the channel is closed.
+    pub(super) fn complete(
+        &self,
+        id: WorkId,
+        completion: &Completion,
+    ) -> Result<Option<Arrived>, LossCause> {
+        let mut core = self.lock();
+        let Some(lanes) = &mut core.lanes else {
+            return Err(LossCause::Gone);
+        };
+        let arrived = match lanes.complete(id, completion) {
             Ok(None) => {
                 self.post_unsent(&mut core);
                 None
@@ -94,7 +105,8 @@ impl PeerChannel {
                 core.close(LossCause::Fabric(error.to_string()));
                 None
             }
-        }
+        };
+        core.cause.clone().map_or(Ok(arrived), Err)
     }
 
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
@@ -136,34 +148,36 @@ impl PeerChannel {
 
     /// Whether all answers have arrived at the caller, or never will. Ask again after each completion.
     pub(super) fn flush(&self) -> bool {
-        let mut core = self.core.borrow_mut();
-        let core = &mut *core;
-        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
-            return true;
-        };
-        match lanes.flush(self.remote.slot(0)) {
-            Ok(flushed) => flushed && core.unsent.is_empty(),
-            Err(error) => {
-                core.close(LossCause::Fabric(error.to_string()));
-                true
-            }
-        }
+        let mut core = self.lock();
+        core.is_flushing = true;
+        core.flush(self.remote.slot(0))
+    }
+
+    /// Whether there is nothing to answer.
+    pub(super) fn is_idle(&self) -> bool {
+        let core = self.lock();
+        core.cause.is_some() || core.responder.unanswered() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        // Nothing that can panic runs under the lock.
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the queue pairs away; the channel is closed then.
     pub(super) fn take_lanes(&self) -> Option<Lanes> {
-        let mut core = self.core.borrow_mut();
+        let mut core = self.lock();
         let lanes = core.lanes.take();
         core.close(LossCause::Gone);
         lanes
     }
 
     pub(super) fn close(&self, cause: LossCause) {
-        self.core.borrow_mut().close(cause);
+        self.lock().close(cause);
     }
 
     pub(super) fn closed(&self) -> Option<LossCause> {
-        self.core.borrow().cause.clone()
+        self.lock().cause.clone()
     }
 
     /// Whether this is the channel of the DLSlime peer `peer`.
@@ -172,7 +186,7 @@ impl PeerChannel {
     }
 
     pub(super) fn violations(&self) -> Violations {
-        self.core.borrow().violations
+        self.lock().violations
     }
 
     /// Writes the answer to the request in `slot` into the caller's ring.
@@ -198,9 +212,12 @@ impl PeerChannel {
             .encode(&mut message)
             .map_err(|error| EncodeError::Value(error.to_string()))?;
         drop(message);
-        let mut core = self.core.borrow_mut();
+        let mut core = self.lock();
         core.responder.answered(slot);
         self.post(&mut core, slot, Header::LEN + len);
+        if core.is_flushing {
+            core.flush(self.remote.slot(0));
+        }
         Ok(())
     }
 
@@ -231,6 +248,19 @@ impl PeerChannel {
 }
 
 impl Core {
+    fn flush(&mut self, to: RemoteSlice) -> bool {
+        let (None, Some(lanes)) = (&self.cause, &mut self.lanes) else {
+            return true;
+        };
+        match lanes.flush(to) {
+            Ok(flushed) => flushed && self.unsent.is_empty(),
+            Err(error) => {
+                self.close(LossCause::Fabric(error.to_string()));
+                true
+            }
+        }
+    }
+
     fn close(&mut self, cause: LossCause) {
         if self.cause.is_some() {
             return;
@@ -264,41 +294,35 @@ pub(super) struct Slotted {
 /// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
 pub struct Inbound {
-    channel: Rc<PeerChannel>,
+    channel: Arc<PeerChannel>,
     request: Slotted,
-    service: Rc<str>,
+    service: Arc<str>,
     /// When its caller has stopped waiting.
     expires: Option<Instant>,
     answered: bool,
 }
 
-/// Names a request, also after that was handed to its handler.
-#[derive(Debug, Clone)]
+/// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ticket {
-    channel: Rc<PeerChannel>,
+    /// Where its channel stands in memory.
+    channel: usize,
     slot: u16,
     request_id: u64,
 }
 
 impl Ticket {
-    pub(super) fn new(channel: Rc<PeerChannel>, slot: u16, request_id: u64) -> Self {
+    pub(super) fn new(channel: &Arc<PeerChannel>, slot: u16, request_id: u64) -> Self {
         Self {
-            channel,
+            channel: Arc::as_ptr(channel).addr(),
             slot,
             request_id,
         }
     }
 }
 
-impl PartialEq for Ticket {
-    fn eq(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.channel, &other.channel)
-            && (self.slot, self.request_id) == (other.slot, other.request_id)
-    }
-}
-
 impl Inbound {
-    pub(super) fn new(channel: Rc<PeerChannel>, request: Slotted, service: Rc<str>) -> Self {
+    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<str>) -> Self {
         // The time in flight is not known, so a request may live a little longer here than at its caller.
         let allowed = request.header.extension.and_then(|e| e.deadline_us);
         let expires = allowed.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
@@ -343,11 +367,7 @@ impl Inbound {
 
     /// Names this request.
     pub fn ticket(&self) -> Ticket {
-        Ticket::new(
-            self.channel.clone(),
-            self.request.slot,
-            self.request.request_id,
-        )
+        Ticket::new(&self.channel, self.request.slot, self.request.request_id)
     }
 
     /// The arguments, borrowed from the ring.
@@ -459,4 +479,16 @@ impl Violation {
         Self::SlotBusy,
         Self::UnknownRequest,
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_may_be_handled_and_answered_on_any_thread() {
+        fn can_be_shared<T: Send + Sync>() {}
+        can_be_shared::<Inbound>();
+        can_be_shared::<super::super::Delivery>();
+    }
 }

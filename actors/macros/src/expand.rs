@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, Type, Visibility, parse_quote};
 
-use crate::model::{Argument, Codec, Form, Kind, Method, Service, Typed};
+use crate::model::{Argument, Codec, Form, Kind, Method, Receiver, Service, Typed};
 
 /// All that is generated beside the item.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -209,6 +209,10 @@ fn client_method(
 fn description(service: &Service) -> TokenStream {
     let (spec, client, name) = (spec(service), client_ident(service), &service.name);
     let methods = service.methods.iter().map(|method| &method.name);
+    let parallel = service
+        .methods
+        .iter()
+        .map(|method| method.shared().is_some());
     let codec = match service.codec {
         Codec::Bincode => quote!(Bincode),
         Codec::Pickle => quote!(Pickle),
@@ -217,6 +221,7 @@ fn description(service: &Service) -> TokenStream {
         impl ::slimerpc_actors::Service for #spec {
             const NAME: &'static str = #name;
             const METHODS: &'static [&'static str] = &[#(#methods),*];
+            const PARALLEL: &'static [bool] = &[#(#parallel),*];
             const CODEC: ::slimerpc_actors::PayloadCodec = ::slimerpc_actors::PayloadCodec::#codec;
             type Client = #client;
         }
@@ -225,101 +230,171 @@ fn description(service: &Service) -> TokenStream {
 
 fn dispatch(service: &Service) -> TokenStream {
     let spec = spec(service);
+    let shared = service.methods.iter().find_map(Method::shared);
     // A message may be called `A`, so the parameter must not be.
     let (generics, actor): (TokenStream, Type) = match &service.form {
         Form::Impl(path) => (TokenStream::new(), parse_quote!(#path)),
         Form::Trait(_) => {
             let ident = &service.ident;
-            (quote!(<__Actor: #ident + 'static>), parse_quote!(__Actor))
+            let shares = shared.map(|ty| quote!(+ ::slimerpc_actors::Share<Shared = #ty>));
+            let generics = quote!(<__Actor: #ident #shares + 'static>);
+            (generics, parse_quote!(__Actor))
         }
     };
     let arms = service.methods.iter().enumerate().map(|(index, method)| {
-        let answer = answer(service, method, &actor);
+        let answer = if method.shared().is_some() {
+            quote!({
+                let shared = ::slimerpc_actors::Share::share(&*::slimerpc_actors::__private::lend::<#actor, _>(state));
+                ::slimerpc_actors::Dispatch::Running(<Self as ::slimerpc_actors::ServedBy<#actor>>::dispatch_parallel(shared, method, request))
+            })
+        } else {
+            answer(service, method, &actor)
+        };
         quote!(#index => #answer)
     });
+    let parallel = shared.map_or_else(
+        || {
+            quote!(
+                type Shared = ();
+            )
+        },
+        |_| dispatch_parallel(service, &actor),
+    );
     quote! {
         impl #generics ::slimerpc_actors::ServedBy<#actor> for #spec {
             // Handlers of one instance run one at a time, also across `.await`: the state is never borrowed twice.
             #[allow(clippy::await_holding_refcell_ref, deprecated)]
-            fn dispatch(
-                state: &::std::rc::Rc<::core::cell::RefCell<#actor>>,
+            fn dispatch<'state, __State: ::core::borrow::BorrowMut<#actor> + 'state>(
+                state: &::std::rc::Rc<::core::cell::RefCell<__State>>,
                 method: usize,
                 request: ::slimerpc_actors::Request,
-            ) -> ::slimerpc_actors::Dispatch {
+            ) -> ::slimerpc_actors::Dispatch<'state> {
                 match method {
                     #(#arms,)*
-                    _ => ::slimerpc_actors::__private::unknown_method(request),
+                    _ => ::slimerpc_actors::__private::unknown_method(request).into(),
                 }
+            }
+            #parallel
+        }
+    }
+}
+
+/// What a service with parallel methods adds to its dispatch.
+fn dispatch_parallel(service: &Service, actor: &Type) -> TokenStream {
+    let arms = service
+        .methods
+        .iter()
+        .enumerate()
+        .filter_map(|(index, method)| {
+            method.shared()?;
+            let answer = answer_parallel(service, method, actor);
+            Some(quote!(#index => #answer))
+        });
+    quote! {
+        type Shared = <#actor as ::slimerpc_actors::Share>::Shared;
+        fn share(state: &#actor) -> ::core::option::Option<::std::sync::Arc<Self::Shared>> {
+            ::core::option::Option::Some(::slimerpc_actors::Share::share(state))
+        }
+        #[allow(deprecated)]
+        fn dispatch_parallel(
+            shared: ::std::sync::Arc<Self::Shared>,
+            method: usize,
+            request: ::slimerpc_actors::Request,
+        ) -> ::slimerpc_actors::Parallel {
+            match method {
+                #(#arms,)*
+                _ => ::std::boxed::Box::pin(async move { ::slimerpc_actors::__private::unknown_method(request) }),
             }
         }
     }
 }
 
-/// The expression that answers `request` with what `method` returns.
+/// The expression that answers `request` with what a serial `method` returns.
 fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
+    let state = match method.receiver {
+        Receiver::Mut => quote!(&mut *::slimerpc_actors::__private::lend_mut::<#actor, _>(&state)),
+        _ => quote!(&*::slimerpc_actors::__private::lend::<#actor, _>(&state)),
+    };
+    let answered = answered(service, method, actor, &state);
+    if is_async(method) {
+        quote!({
+            let state = ::std::rc::Rc::clone(state);
+            ::slimerpc_actors::Dispatch::Running(::std::boxed::Box::pin(#answered))
+        })
+    } else {
+        quote!(::slimerpc_actors::Dispatch::from(#answered))
+    }
+}
+
+/// The expression that begins to answer `request` with what a parallel `method` returns.
+fn answer_parallel(service: &Service, method: &Method, actor: &Type) -> TokenStream {
+    let answered = answered(service, method, actor, &quote!(&*shared));
+    if is_async(method) {
+        quote!(::std::boxed::Box::pin(#answered))
+    } else {
+        quote!(::std::boxed::Box::pin(async move { #answered }))
+    }
+}
+
+fn is_async(method: &Method) -> bool {
+    match &method.kind {
+        Kind::Raw { is_async, .. } => *is_async,
+        Kind::Typed(typed) => typed.is_async,
+    }
+}
+
+/// What came of answering `request`, or a future of that if `method` is async. It runs on `receiver`.
+fn answered(
+    service: &Service,
+    method: &Method,
+    actor: &Type,
+    receiver: &TokenStream,
+) -> TokenStream {
     let function = function(service, method, actor);
     match &method.kind {
         Kind::Raw {
             is_async,
             is_inplace,
-        } => answer_raw(method, &function, *is_async, *is_inplace),
-        Kind::Typed(typed) if typed.is_async => answer_async(method, typed, &function),
+        } => {
+            let (arguments, parameters) = if *is_inplace {
+                (quote!(bytes, room), quote!(bytes: &[u8], room: &mut [u8]))
+            } else {
+                (quote!(bytes), quote!(bytes: &[u8]))
+            };
+            let call = quote!(#function(#receiver, #arguments));
+            let (answer, handler) = if *is_async {
+                let outcome = outcome(method, quote!(#call.await));
+                ("_async", quote!(async move |#parameters| #outcome))
+            } else {
+                let outcome = outcome(method, call);
+                ("", quote!(|#parameters| #outcome))
+            };
+            let form = if *is_inplace { "inplace" } else { "raw" };
+            let answer = format_ident!("answer_{form}{answer}");
+            quote!(::slimerpc_actors::__private::#answer(request, #handler))
+        }
         Kind::Typed(typed) => {
-            let (message, arguments) = (&typed.message, &typed.arguments);
-            let state = borrowed_state(method);
+            let Typed {
+                message,
+                arguments,
+                is_async,
+                ..
+            } = &**typed;
             let fields = arguments.iter().map(|argument| &argument.ident);
-            let outcome = outcome(method, quote!(#function(#state, #(message.#fields),*)));
+            let call = quote!(#function(#receiver, #(message.#fields),*));
             let pattern = message_pattern(arguments);
-            quote!(::slimerpc_actors::__private::answer::<#message>(request, |#pattern| #outcome))
+            if *is_async {
+                let outcome = outcome(method, quote!(#call.await));
+                quote!(::slimerpc_actors::__private::answer_async::<#message, _>(
+                    request,
+                    move |#pattern| async move { #outcome },
+                ))
+            } else {
+                let outcome = outcome(method, call);
+                quote!(::slimerpc_actors::__private::answer::<#message>(request, |#pattern| #outcome))
+            }
         }
     }
-}
-
-fn answer_raw(
-    method: &Method,
-    function: &TokenStream,
-    is_async: bool,
-    is_inplace: bool,
-) -> TokenStream {
-    let state = borrowed_state(method);
-    let (arguments, parameters) = if is_inplace {
-        (quote!(bytes, room), quote!(bytes: &[u8], room: &mut [u8]))
-    } else {
-        (quote!(bytes), quote!(bytes: &[u8]))
-    };
-    let answer = match (is_async, is_inplace) {
-        (false, false) => quote!(answer_raw),
-        (false, true) => quote!(answer_inplace),
-        (true, false) => quote!(answer_raw_async),
-        (true, true) => quote!(answer_inplace_async),
-    };
-    if is_async {
-        let outcome = outcome(method, quote!(#function(#state, #arguments).await));
-        quote!({
-            let state = ::std::rc::Rc::clone(state);
-            ::slimerpc_actors::__private::#answer(request, async move |#parameters| #outcome)
-        })
-    } else {
-        let outcome = outcome(method, quote!(#function(#state, #arguments)));
-        quote!(::slimerpc_actors::__private::#answer(request, |#parameters| #outcome))
-    }
-}
-
-fn answer_async(method: &Method, typed: &Typed, function: &TokenStream) -> TokenStream {
-    let Typed {
-        message, arguments, ..
-    } = typed;
-    let state = borrowed_state(method);
-    let fields = arguments.iter().map(|argument| &argument.ident);
-    let outcome = outcome(
-        method,
-        quote!(#function(#state, #(message.#fields),*).await),
-    );
-    let pattern = message_pattern(arguments);
-    quote!({
-        let state = ::std::rc::Rc::clone(state);
-        ::slimerpc_actors::__private::answer_async::<#message, _>(request, move |#pattern| async move { #outcome })
-    })
 }
 
 /// The path of `method`.
@@ -328,14 +403,6 @@ fn function(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     match &service.form {
         Form::Impl(path) => quote!(#path::#ident),
         Form::Trait(_) => quote!(<#actor as #name>::#ident),
-    }
-}
-
-fn borrowed_state(method: &Method) -> TokenStream {
-    if method.is_mut {
-        quote!(&mut state.borrow_mut())
-    } else {
-        quote!(&state.borrow())
     }
 }
 

@@ -44,12 +44,32 @@ pub(crate) struct Method {
     pub(crate) attributes: Vec<Attribute>,
     /// The visibility of its message.
     pub(crate) visibility: Visibility,
-    /// Whether it takes `&mut self`.
-    pub(crate) is_mut: bool,
+    /// What it runs on.
+    pub(crate) receiver: Receiver,
     /// Whether it returns a `Result`.
     pub(crate) is_fallible: bool,
     /// What passes between caller and handler.
     pub(crate) kind: Kind,
+}
+
+/// What a method runs on.
+pub(crate) enum Receiver {
+    /// `&self`.
+    Ref,
+    /// `&mut self`.
+    Mut,
+    /// What the service shares, of this type: the method is parallel.
+    Shared(Box<Type>),
+}
+
+impl Method {
+    /// What it sees of the service, if it runs beside the serial methods.
+    pub(crate) fn shared(&self) -> Option<&Type> {
+        match &self.receiver {
+            Receiver::Shared(shared) => Some(shared),
+            Receiver::Ref | Receiver::Mut => None,
+        }
+    }
 }
 
 /// What passes between caller and handler.

@@ -56,6 +56,8 @@ pub(crate) struct MethodOptions {
     pub(crate) inplace: Option<Ident>,
     /// The token `oneway`, if callers do not wait for it.
     pub(crate) oneway: Option<Ident>,
+    /// The token `parallel`, if it runs beside serial methods.
+    pub(crate) parallel: Option<Ident>,
 }
 
 impl MethodOptions {
@@ -90,10 +92,11 @@ impl MethodOptions {
             "raw" => set(&mut self.raw, option, option.clone()),
             "inplace" => set(&mut self.inplace, option, option.clone()),
             "oneway" => set(&mut self.oneway, option, option.clone()),
+            "parallel" => set(&mut self.parallel, option, option.clone()),
             other => Err(Error::new(
                 option.span(),
                 format!(
-                    "`#[method]` has no option `{other}`; it knows `raw`, `inplace` and `oneway`"
+                    "`#[method]` has no option `{other}`; it knows `raw`, `inplace`, `oneway` and `parallel`"
                 ),
             )),
         }

@@ -6,7 +6,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
-use crate::model::{Argument, Form, Kind, Method, Typed};
+use crate::model::{Argument, Form, Kind, Method, Receiver, Typed};
 use crate::options::{MethodOptions, ServiceOptions};
 use crate::{names, types};
 
@@ -48,7 +48,10 @@ impl<'a> Reader<'a> {
         names::check_shadowed(&signature.ident, &name, self.errors);
         self.check_attributes(candidate.attributes);
         self.check_qualifiers(signature);
-        let is_mut = self.receiver(signature);
+        let receiver = match &candidate.options.parallel {
+            Some(parallel) => self.shared(parallel, signature),
+            None => self.receiver(signature),
+        };
         let (is_fallible, kind) = match (&candidate.options.raw, &candidate.options.inplace) {
             (Some(_), Some(inplace)) => self.inplace(inplace, signature),
             (Some(raw), None) => self.raw(raw, signature),
@@ -61,7 +64,7 @@ impl<'a> Reader<'a> {
             name,
             attributes,
             visibility: candidate.visibility,
-            is_mut,
+            receiver,
             is_fallible,
             kind,
         }
@@ -104,25 +107,45 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether the receiver is `&mut self` rather than `&self`.
-    fn receiver(&mut self, signature: &Signature) -> bool {
+    fn receiver(&mut self, signature: &Signature) -> Receiver {
         match signature.inputs.first() {
             Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
-                receiver.mutability.is_some()
+                return if receiver.mutability.is_some() {
+                    Receiver::Mut
+                } else {
+                    Receiver::Ref
+                };
             }
-            Some(FnArg::Receiver(receiver)) => {
-                self.errors.at(
-                    receiver,
-                    "the service stays when a call is over, so take `&mut self` or `&self`",
-                );
-                false
-            }
+            Some(FnArg::Receiver(receiver)) => self.errors.at(
+                receiver,
+                "the service stays when a call is over, so take `&mut self` or `&self`",
+            ),
             _ => {
                 let text = "a method runs on an instance of the service; its first parameter is `&mut self` or `&self`";
                 self.errors.at(&signature.ident, text);
-                false
             }
         }
+        Receiver::Ref
+    }
+
+    /// The type that a parallel method sees of the service.
+    fn shared(&mut self, parallel: &Ident, signature: &Signature) -> Receiver {
+        let shared = match signature.inputs.first() {
+            Some(FnArg::Typed(PatType { ty, .. })) => match &**ty {
+                Type::Reference(shared) if shared.mutability.is_none() => Some(&*shared.elem),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(shared) = shared else {
+            self.errors.at(
+                parallel,
+                "a parallel method runs while another has `&mut self`, so it sees only what the service shares: it looks \
+                 like `fn health(shared: &Vitals) -> bool`, and the service has `impl Share` with `type Shared = Vitals`",
+            );
+            return Receiver::Shared(parse_quote!(()));
+        };
+        Receiver::Shared(Box::new(types::without_self(shared, self.form)))
     }
 
     fn typed(&mut self, name: &str, signature: &Signature, oneway: Option<&Ident>) -> (bool, Kind) {
@@ -262,8 +285,10 @@ const MAX_ARGUMENTS: usize = 16;
 
 const RAW_SHAPE: &str = "a raw method looks like `fn bytes(&mut self, request: &[u8]) -> Vec<u8>`";
 
+/// Those that travel. The first is what the method runs on.
 fn arguments(signature: &Signature) -> impl Iterator<Item = &PatType> {
-    signature.inputs.iter().filter_map(|input| match input {
+    let arguments = signature.inputs.iter().skip(1);
+    arguments.filter_map(|input| match input {
         FnArg::Typed(argument) => Some(argument),
         FnArg::Receiver(_) => None,
     })

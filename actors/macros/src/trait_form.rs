@@ -16,7 +16,9 @@ pub(crate) fn read(item: &mut ItemTrait, options: ServiceOptions, errors: &mut E
     for trait_item in &mut item.items {
         match trait_item {
             TraitItem::Fn(function) => {
+                let mut is_parallel = false;
                 if let Some(method) = take_method(&mut function.attrs, errors) {
+                    is_parallel = method.parallel.is_some();
                     let candidate = Candidate {
                         options: method,
                         attributes: &function.attrs,
@@ -25,7 +27,7 @@ pub(crate) fn read(item: &mut ItemTrait, options: ServiceOptions, errors: &mut E
                     };
                     methods.push(Reader::new(&form, &options, errors).method(candidate));
                 }
-                make_dyn_compatible(function);
+                make_dyn_compatible(function, is_parallel);
             }
             TraitItem::Const(item) => {
                 refuse_method(&mut item.attrs, errors);
@@ -60,22 +62,27 @@ fn no_associated(what: &str) -> String {
 }
 
 /// Allows `dyn Trait` in spite of `function`, which is never called on one.
-fn make_dyn_compatible(function: &mut TraitItemFn) {
+fn make_dyn_compatible(function: &mut TraitItemFn, is_parallel: bool) {
     let bounds = function.sig.generics.make_where_clause();
     bounds.predicates.push(parse_quote!(Self: Sized));
     if function.sig.asyncness.take().is_some() {
-        desugar_async(function);
+        desugar_async(function, is_parallel);
     }
 }
 
-/// Makes `async fn` a function that returns a future, because a public trait had better not have the former.
-fn desugar_async(function: &mut TraitItemFn) {
+/// Makes `async fn` a function that returns a future, because a public trait had better not have the former. That of a
+/// parallel method must be `Send`.
+fn desugar_async(function: &mut TraitItemFn, is_parallel: bool) {
     let Signature { output, .. } = &mut function.sig;
     let reply: Type = match output {
         ReturnType::Default => parse_quote!(()),
         ReturnType::Type(_, ty) => (**ty).clone(),
     };
-    *output = parse_quote!(-> impl ::core::future::Future<Output = #reply>);
+    *output = if is_parallel {
+        parse_quote!(-> impl ::core::future::Future<Output = #reply> + ::core::marker::Send)
+    } else {
+        parse_quote!(-> impl ::core::future::Future<Output = #reply>)
+    };
     if let Some(body) = &mut function.default {
         *body = parse_quote!({ async move #body });
         function

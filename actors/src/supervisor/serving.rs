@@ -153,6 +153,7 @@ impl State {
             Ok(ours)
         };
         let ours = running
+            .front()
             .mailbox(device, connect)
             .await
             .ok_or(Refusal::Down)??;
@@ -184,6 +185,7 @@ impl State {
         let who = peer.clone();
         let admit = move |mailbox: &mut Mailbox| mailbox.admit(&who, &ring);
         let ring = running
+            .front()
             .mailbox(device, admit)
             .await
             .ok_or(Refusal::Down)??;
@@ -265,6 +267,7 @@ impl State {
         let who = peer.clone();
         let prepare = move |mailbox: &mut Mailbox| mailbox.prepare(&who, count);
         let ours: Vec<QueuePairInfo> = running
+            .front()
             .mailbox(device, prepare)
             .await
             .ok_or(AgentError::ShutDown)??;

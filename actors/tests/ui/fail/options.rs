@@ -4,7 +4,7 @@ struct Calc;
 
 #[service(version = 1, prefix = "not an identifier", name = "", retries(3))]
 impl Calc {
-    #[method(parallel)]
+    #[method(concurrent)]
     fn one(&self) {}
 
     #[method = "two"]

@@ -1,0 +1,81 @@
+//! The threads on which parallel methods run.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::time::Instant;
+
+use slimerpc::channel::Ticket;
+use slimerpc::wire::Fault;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::{Finished, Parallel, Request};
+
+/// See the [module](self). Handlers see a `T`.
+pub(crate) struct Pool<T> {
+    /// There until the pool is dropped.
+    runtime: Option<Runtime>,
+    shared: watch::Receiver<T>,
+    running: Vec<(Ticket, AbortHandle)>,
+}
+
+impl<T: Clone> Pool<T> {
+    /// Starts the threads.
+    pub(crate) fn start(workers: NonZeroUsize, shared: watch::Receiver<T>) -> io::Result<Self> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(workers.get())
+            .thread_name("slimerpc-parallel")
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            runtime: Some(runtime),
+            shared,
+            running: Vec::new(),
+        })
+    }
+
+    /// Has `request` handled when a thread is free.
+    pub(crate) fn run(
+        &mut self,
+        request: Request,
+        handler: impl FnOnce(T, Request) -> Parallel + Send + 'static,
+    ) where
+        T: Send + 'static,
+    {
+        let Some(runtime) = &self.runtime else { return };
+        self.running.retain(|(_, task)| !task.is_finished());
+        let ticket = request.ticket();
+        let shared = self.shared.borrow().clone();
+        let task = runtime.spawn(async move {
+            if request.expires().is_some_and(|at| at <= Instant::now()) {
+                return request.fail(Fault::Expired);
+            }
+            let service = request.service().to_owned();
+            if handler(shared, request).await == Finished::Panicked {
+                tracing::warn!(service, "a parallel handler panicked");
+            }
+        });
+        self.running.push((ticket, task.abort_handle()));
+    }
+
+    /// Drops the handler of a request where it awaits, or before it begins. Its request answers as it is dropped, which
+    /// gives the caller its credit back (SLOT-2).
+    pub(crate) fn cancel(&mut self, request: Ticket) {
+        for (_, task) in self
+            .running
+            .extract_if(.., |(running, _)| *running == request)
+        {
+            task.abort();
+        }
+    }
+}
+
+impl<T> Drop for Pool<T> {
+    /// Ends the threads, without waiting for sync handlers.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
