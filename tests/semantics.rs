@@ -117,6 +117,14 @@ impl Desk {
         }
     }
 
+    /// How far request and reply are from a multiple of 8 bytes.
+    #[method(raw, inplace)]
+    fn place(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        let places = [request.as_ptr().addr() % 8, reply.as_ptr().addr() % 8];
+        reply[..2].copy_from_slice(&places.map(|place| place as u8));
+        2
+    }
+
     #[method(raw)]
     fn echo(&mut self, request: &[u8]) -> Vec<u8> {
         request.to_vec()
@@ -427,6 +435,33 @@ async fn ring_1_raw_methods_write_requests_and_replies_in_place() {
     });
     assert_eq!(full.await.unwrap(), vec![7; 4096 - 16]);
     office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn payloads_of_0_bytes_are_payloads() {
+    let office = office(2).await;
+    for _ in 0..5 {
+        assert_eq!(office.desk.echo(b"").await.unwrap(), b"");
+        assert_eq!(office.desk.echo_with(|_| 0).await.unwrap(), b"");
+        assert!(office.desk.echo(b"").lent().await.unwrap().is_empty());
+        assert_eq!(office.desk.reversed(b"").await.unwrap(), b"");
+        assert_eq!(office.desk.later(b"").await.unwrap(), b"");
+    }
+    office.credits_are_back().await;
+}
+
+#[actix::test]
+async fn payloads_begin_at_a_multiple_of_8_bytes() {
+    let office = office(4).await;
+    // With a deadline in front of the payload, and without.
+    for desk in [office.desk.clone(), office.desk.with_timeout(LONG)] {
+        let calls: Vec<_> = (0..8).map(|_| desk.place(b"x")).collect();
+        for call in calls {
+            let reply = call.lent().await.unwrap();
+            assert_eq!(reply.as_ptr().addr() % 8, 0);
+            assert_eq!(*reply, [0, 0]);
+        }
+    }
 }
 
 #[actix::test]

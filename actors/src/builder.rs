@@ -11,9 +11,13 @@ use slimerpc::fabric::RetryPolicy;
 
 use crate::devices::Devices;
 use crate::serve::check_workers;
-use crate::{AgentError, PeerAgent};
+use crate::{AgentError, PeerAgent, environment};
 
+const SLOT_SIZE: usize = 32 * 1024;
+const MAX_INFLIGHT: usize = 16;
+const BUSY_POLL: Duration = Duration::from_micros(50);
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where an agent finds its peers.
 #[derive(Debug, Clone)]
@@ -24,19 +28,25 @@ enum Plane {
 
 /// Settings of a [`PeerAgent`]; see [`PeerAgent::builder`].
 ///
-/// | setting | default | unit | effect |
-/// | --- | --- | --- | --- |
-/// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | local | URL | where peers are found |
-/// | [`alias`](Self::alias) | generated | | name under which peers find us |
-/// | [`scope`](Self::scope) | none | | isolates jobs that share a control plane |
-/// | [`device`](Self::device) | chosen for each peer | | what carries the bytes |
-/// | [`slot_size`](Self::slot_size) | 32,768 | bytes | largest message, header (16 bytes) included |
-/// | [`max_inflight`](Self::max_inflight) | 16, or `SLIME_RPC_MAX_INFLIGHT` | calls | calls in flight of one proxy; more wait in order |
-/// | [`workers`](Self::workers) | 1, or `SLIME_RPC_SERVER_WORKERS` | threads | parallel methods of one service that run at once |
-/// | [`retry`](Self::retry) | 12, 6, 14, 6 | | how long a queue pair insists before it gives a peer up |
-/// | [`busy_poll`](Self::busy_poll) | 50 us | time | how long a waiter polls before it sleeps |
-/// | [`connect_timeout`](Self::connect_timeout) | 10 s | time | for finding and connecting a peer |
-/// | [`call_timeout`](Self::call_timeout) | none | time | for each call of this agent's proxies |
+/// What is not set here may stand in the environment; an empty variable counts as none. [`start`](Self::start) refuses what
+/// makes no sense, wherever it came from.
+///
+/// | setting | or else | default | unit | effect |
+/// | --- | --- | --- | --- | --- |
+/// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | | local | URL | where peers are found |
+/// | [`alias`](Self::alias) | | generated | | name under which peers find us |
+/// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
+/// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
+/// | [`slot_size`](Self::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768 | bytes | largest message, header (16 bytes) included; equal on both sides |
+/// | [`max_inflight`](Self::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
+/// | [`workers`](Self::workers) | `SLIME_RPC_SERVER_WORKERS` | 1 | threads | parallel methods of one service that run at once |
+/// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50 | us | how long a waiter polls before it sleeps |
+/// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
+/// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
+/// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
+/// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
+/// | `timeout` | `SLIME_RPC_ACK_TIMEOUT` | 14 (67 ms) | code | wait for an acknowledgement |
+/// | `retry_cnt` | `SLIME_RPC_RETRY_CNT` | 6 | tries | after such a wait, before the peer is given up |
 #[derive(Debug, Clone)]
 #[must_use = "an agent begins with `start`"]
 pub struct Builder {
@@ -44,12 +54,12 @@ pub struct Builder {
     alias: Option<String>,
     scope: String,
     device: Option<String>,
-    slot_size: usize,
+    slot_size: Option<usize>,
     max_inflight: Option<usize>,
     workers: Option<usize>,
-    retry: RetryPolicy,
-    busy_poll: Duration,
-    connect_timeout: Duration,
+    retry: Option<RetryPolicy>,
+    busy_poll: Option<Duration>,
+    connect_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
 }
 
@@ -74,12 +84,12 @@ impl Default for Builder {
             alias: None,
             scope: String::new(),
             device: None,
-            slot_size: 32 * 1024,
+            slot_size: None,
             max_inflight: None,
             workers: None,
-            retry: RetryPolicy::default(),
-            busy_poll: Duration::from_micros(50),
-            connect_timeout: Duration::from_secs(10),
+            retry: None,
+            busy_poll: None,
+            connect_timeout: None,
             call_timeout: None,
         }
     }
@@ -121,7 +131,7 @@ impl Builder {
 
     /// Bytes of a ring slot: the largest message, 16 bytes of header included. Equal on both sides.
     pub fn slot_size(mut self, bytes: usize) -> Self {
-        self.slot_size = bytes;
+        self.slot_size = Some(bytes);
         self
     }
 
@@ -147,19 +157,19 @@ impl Builder {
     /// # let _ = builder;
     /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.retry = policy;
+        self.retry = Some(policy);
         self
     }
 
     /// How long a waiter polls before it sleeps. Zero: it sleeps at once.
     pub fn busy_poll(mut self, budget: Duration) -> Self {
-        self.busy_poll = budget;
+        self.busy_poll = Some(budget);
         self
     }
 
     /// How long finding and connecting a peer may take.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
-        self.connect_timeout = limit;
+        self.connect_timeout = Some(limit);
         self
     }
 
@@ -178,51 +188,39 @@ impl Builder {
         PeerAgent::start(self.settle()?).await
     }
 
-    /// Refuses times with which nothing could ever work.
-    fn check_times(&self) -> Result<(), AgentError> {
-        let refuse = |name, value: Duration, allowed: &str| {
-            Err(AgentError::Setting {
-                name,
-                value: format!("{value:?}"),
-                allowed: allowed.to_owned(),
-            })
-        };
-        if self.connect_timeout.is_zero() {
-            return refuse(
-                "connect_timeout",
-                self.connect_timeout,
-                "connecting takes more than no time",
-            );
-        }
-        if let Some(limit) = self.call_timeout.filter(Duration::is_zero) {
-            return refuse("call_timeout", limit, "a call takes more than no time");
-        }
-        if self.busy_poll > MAX_BUSY_POLL {
-            return refuse(
-                "busy_poll",
-                self.busy_poll,
-                "waiters would keep their cores busy for more than 10 s after each call",
-            );
-        }
-        Ok(())
-    }
-
     fn settle(self) -> Result<Settings, AgentError> {
-        self.check_times()?;
-        let slots = setting(self.max_inflight, "SLIME_RPC_MAX_INFLIGHT", 16)?;
-        let workers = setting(self.workers, "SLIME_RPC_SERVER_WORKERS", 1)?;
-        let geometry =
-            Geometry::new(slots, self.slot_size).map_err(|error| AgentError::Setting {
-                name: "slot_size x max_inflight",
-                value: format!("{} x {slots}", self.slot_size),
-                allowed: error.to_string(),
-            })?;
+        let or = |set: Option<usize>, name, default| match set {
+            Some(set) => Ok(set),
+            None => Ok::<_, AgentError>(environment::number(name)?.unwrap_or(default)),
+        };
+        let slot_size = or(self.slot_size, "SLIME_RPC_SLOT_SIZE", SLOT_SIZE)?;
+        let slots = or(self.max_inflight, "SLIME_RPC_MAX_INFLIGHT", MAX_INFLIGHT)?;
+        let workers = check_workers(or(self.workers, "SLIME_RPC_SERVER_WORKERS", 1)?)?;
+        let busy_poll = match self.busy_poll {
+            Some(set) => set,
+            None => environment::micros("SLIME_RPC_BUSY_POLL_US")?.unwrap_or(BUSY_POLL),
+        };
+        let connect_timeout = match self.connect_timeout {
+            Some(set) => set,
+            None => environment::millis("SLIME_RPC_CONNECT_TIMEOUT_MS")?.unwrap_or(CONNECT_TIMEOUT),
+        };
+        let call_timeout = match self.call_timeout {
+            Some(set) => Some(set),
+            None => environment::millis("SLIME_RPC_CALL_TIMEOUT_MS")?,
+        };
+        check_times(busy_poll, connect_timeout, call_timeout)?;
+        let retry = self.retry.map_or_else(environment::retry, Ok)?;
+        let geometry = Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
+            name: "slot_size x max_inflight",
+            value: format!("{slot_size} x {slots}"),
+            allowed: error.to_string(),
+        })?;
         let mut topology = Topology::of_host();
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
         let devices = Devices::open(self.device.as_deref(), &topology)?;
-        self.retry.check(devices.first().name())?;
+        retry.check(devices.first().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
@@ -233,25 +231,38 @@ impl Builder {
             topology,
             alias: self.alias,
             geometry,
-            workers: check_workers(workers)?,
-            retry: self.retry,
-            busy_poll: self.busy_poll,
-            connect_timeout: self.connect_timeout,
-            call_timeout: self.call_timeout,
+            workers,
+            retry,
+            busy_poll,
+            connect_timeout,
+            call_timeout,
         })
     }
 }
 
-/// What was set, or else stands in the environment, or else the default.
-fn setting(set: Option<usize>, name: &'static str, default: usize) -> Result<usize, AgentError> {
-    let value = match (set, std::env::var(name)) {
-        (Some(set), _) => return Ok(set),
-        (None, Ok(value)) => value,
-        (None, Err(_)) => return Ok(default),
+/// Refuses times with which nothing could ever work.
+fn check_times(
+    busy_poll: Duration,
+    connect_timeout: Duration,
+    call_timeout: Option<Duration>,
+) -> Result<(), AgentError> {
+    let refuse = |name, value: Duration, allowed: &str| {
+        Err(AgentError::Setting {
+            name,
+            value: format!("{value:?}"),
+            allowed: allowed.to_owned(),
+        })
     };
-    value.parse().map_err(|_| AgentError::Setting {
-        name,
-        value,
-        allowed: "a number is expected".to_owned(),
-    })
+    if connect_timeout.is_zero() {
+        let allowed = "connecting takes more than no time";
+        return refuse("connect_timeout", connect_timeout, allowed);
+    }
+    if let Some(limit) = call_timeout.filter(Duration::is_zero) {
+        return refuse("call_timeout", limit, "a call takes more than no time");
+    }
+    if busy_poll > MAX_BUSY_POLL {
+        let allowed = "waiters would keep their cores busy for more than 10 s after each call";
+        return refuse("busy_poll", busy_poll, allowed);
+    }
+    Ok(())
 }

@@ -55,6 +55,7 @@ mod answer;
 mod arbiter;
 mod builder;
 mod devices;
+mod environment;
 mod error;
 mod front;
 mod handshake;

@@ -370,7 +370,7 @@ impl Inbound {
         Ticket::new(&self.channel, self.request.slot, self.request.request_id)
     }
 
-    /// The arguments, borrowed from the ring.
+    /// The arguments, borrowed from the ring. They begin at a multiple of 8 bytes.
     pub fn payload(&self) -> Payload<'_> {
         let slot = self.channel.requests.lend(self.request.slot);
         Payload {

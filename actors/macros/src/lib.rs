@@ -128,7 +128,7 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// A method
 ///
 /// - takes `&mut self` or `&self`. Handlers of one instance run one at a time, also across `.await`, so `&mut self` needs
-///   no lock;
+///   no lock (those of parallel methods run beside them);
 /// - takes owned arguments that implement serde's `Serialize` and `Deserialize`: `String`, not `&str`;
 /// - returns an owned value that implements both, or a `Result` of one. The `Ok` value is the reply; an `Err`, which must
 ///   implement `Display`, reaches the caller as `RpcError::Remote` with its type and its text. What counts as a `Result`
@@ -164,6 +164,13 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///     }
 /// }
 /// ```
+///
+/// # Parallel methods
+///
+/// `#[method(parallel)]` runs beside the serial method that has `&mut self` and beside other parallel ones, on a thread of
+/// the service's pool. It takes no `self` but a reference to what the service shares, which `impl Share` names:
+/// `fn health(vitals: &Vitals) -> bool`. It may be anything else as well: `async` (the future must be `Send`), `raw`,
+/// `inplace`, `oneway`.
 ///
 /// # Methods that nobody waits for
 ///

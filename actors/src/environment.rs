@@ -1,0 +1,48 @@
+//! Settings that the environment gives.
+
+use std::env::{self, VarError};
+use std::str::FromStr;
+use std::time::Duration;
+
+use slimerpc::fabric::RetryPolicy;
+
+use crate::AgentError;
+
+/// A number from the variable `name`; `None` if that is not set, or empty.
+pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentError> {
+    let value = match env::var(name) {
+        Err(VarError::NotPresent) => return Ok(None),
+        Ok(value) if value.is_empty() => return Ok(None),
+        Ok(value) => value,
+        Err(VarError::NotUnicode(value)) => value.to_string_lossy().into_owned(),
+    };
+    match value.trim().parse() {
+        Ok(number) => Ok(Some(number)),
+        Err(_) => Err(AgentError::Setting {
+            name,
+            value,
+            allowed: "a whole number is expected, not too large".to_owned(),
+        }),
+    }
+}
+
+/// A time from the variable `name`, in microseconds.
+pub(crate) fn micros(name: &'static str) -> Result<Option<Duration>, AgentError> {
+    Ok(number(name)?.map(Duration::from_micros))
+}
+
+/// A time from the variable `name`, in milliseconds.
+pub(crate) fn millis(name: &'static str) -> Result<Option<Duration>, AgentError> {
+    Ok(number(name)?.map(Duration::from_millis))
+}
+
+/// The default policy, with the fields that have a variable each.
+pub(crate) fn retry() -> Result<RetryPolicy, AgentError> {
+    let default = RetryPolicy::default();
+    Ok(RetryPolicy {
+        min_rnr_timer: number("SLIME_RPC_MIN_RNR_TIMER")?.unwrap_or(default.min_rnr_timer),
+        rnr_retry: number("SLIME_RPC_RNR_RETRY")?.unwrap_or(default.rnr_retry),
+        timeout: number("SLIME_RPC_ACK_TIMEOUT")?.unwrap_or(default.timeout),
+        retry_cnt: number("SLIME_RPC_RETRY_CNT")?.unwrap_or(default.retry_cnt),
+    })
+}

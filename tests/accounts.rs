@@ -1,0 +1,205 @@
+//! What a process holds is back where it was after everything that can go wrong with a call, once its agents have left.
+//! Alone in its process, whose descriptors, mappings and threads are counted.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service};
+use tokio::time::sleep;
+
+const LONG: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+struct Victim;
+
+impl Share for Victim {
+    type Shared = ();
+
+    fn share(&self) -> Arc<()> {
+        Arc::default()
+    }
+}
+
+#[service]
+impl Victim {
+    #[method]
+    fn number(&mut self, n: u64) -> u64 {
+        n
+    }
+
+    #[method]
+    async fn never(&mut self) {
+        std::future::pending::<()>().await;
+    }
+
+    #[method(parallel)]
+    async fn never_either(_shared: &()) {
+        std::future::pending::<()>().await;
+    }
+
+    #[method(parallel)]
+    fn panics(_shared: &()) {
+        panic!("as it should");
+    }
+
+    #[method]
+    fn breaks(&mut self) {
+        panic!("as it should");
+    }
+
+    #[method]
+    fn blob(&mut self, len: usize) -> Vec<u8> {
+        vec![1; len]
+    }
+
+    #[method(raw, inplace)]
+    fn claims(&mut self, _request: &[u8], reply: &mut [u8]) -> usize {
+        reply.len() + 1
+    }
+
+    #[method(oneway)]
+    fn told(&mut self, fails: bool) -> Result<(), String> {
+        if fails { Err("told".into()) } else { Ok(()) }
+    }
+}
+
+/// The same service as a caller knows it who is of another version.
+mod other {
+    use super::service;
+
+    pub(super) struct Victim;
+
+    #[service]
+    impl Victim {
+        #[method]
+        fn number(&mut self, n: String) -> u64 {
+            n.len() as u64
+        }
+
+        #[method]
+        fn unheard_of(&mut self) {}
+    }
+}
+
+/// Everything that can go wrong with a call, in one life of two agents.
+async fn life(number: usize) {
+    let agent = |role| {
+        let alias = format!("accounts:{role}:{number}");
+        let agent = PeerAgent::builder().alias(alias).slot_size(1024);
+        agent.max_inflight(4).start()
+    };
+    let (worker, driver) = (
+        agent("worker").await.unwrap(),
+        agent("driver").await.unwrap(),
+    );
+    let served = worker.serve(Victim).workers(2).await.unwrap();
+    let victim: Proxy<Victim> = driver.proxy(worker.alias()).await.unwrap();
+    let other: Proxy<other::Victim> = driver.proxy(worker.alias()).await.unwrap();
+
+    for round in 0..20 {
+        let timely = victim.with_timeout(Duration::from_millis(1));
+        assert!(matches!(
+            timely.never().await,
+            Err(RpcError::Timeout { .. })
+        ));
+        assert!(matches!(
+            timely.never_either().await,
+            Err(RpcError::Timeout { .. })
+        ));
+        assert!(victim.with_timeout(Duration::ZERO).number(1).await.is_err());
+        assert_eq!(
+            victim.with_timeout(Duration::MAX).number(round).await,
+            Ok(round)
+        );
+        drop((victim.number(1), victim.blob(10_000)));
+        drop((victim.never(), victim.never_either()));
+        assert!(matches!(
+            victim.blob(2000).await,
+            Err(RpcError::ReplyTooLarge { .. })
+        ));
+        assert!(matches!(
+            victim.claims(b"").await,
+            Err(RpcError::ReplyTooLarge { .. })
+        ));
+        assert!(matches!(
+            victim.claims(&[0; 2000]).await,
+            Err(RpcError::TooLarge { .. })
+        ));
+        assert!(matches!(
+            victim.panics().await,
+            Err(RpcError::Remote { .. })
+        ));
+        assert!(matches!(
+            victim.breaks().await,
+            Err(RpcError::Remote { .. })
+        ));
+        assert!(other.number("not a number".into()).await.is_err());
+        assert!(other.unheard_of().await.is_err());
+        victim.told(round % 2 == 0).await.unwrap();
+    }
+    let channels = [
+        victim.channel(),
+        victim.parallel_channel().unwrap(),
+        other.channel(),
+    ];
+    for channel in channels {
+        until("SLOT-2", || {
+            channel.credits().free == channel.geometry().slots()
+        })
+        .await;
+    }
+    assert!(held()[1] > 0, "rings are counted");
+    // The connections end in three ways.
+    match number % 3 {
+        0 => drop((victim, other)),
+        1 => served.stop().await.unwrap(),
+        _ => {}
+    }
+    driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < LONG, "{what}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// File descriptors, mappings of shared memory, threads.
+fn held() -> [usize; 3] {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    [
+        std::fs::read_dir("/proc/self/fd").unwrap().count(),
+        maps.lines().filter(|line| line.contains("memfd:")).count(),
+        std::fs::read_dir("/proc/self/task").unwrap().count(),
+    ]
+}
+
+#[actix::test]
+async fn slot_2_drop_1_accounts_are_back_after_everything_that_can_go_wrong() {
+    for number in 0..3 {
+        life(number).await;
+    }
+    sleep(Duration::from_millis(200)).await;
+    let before = held();
+    assert!(before[0] > 0 && before[2] > 0);
+    for number in 3..12 {
+        life(number).await;
+    }
+    let grown = || {
+        let now = held();
+        now.iter().zip(before).any(|(now, before)| *now > before)
+    };
+    let started = Instant::now();
+    while grown() {
+        let held = held();
+        assert!(
+            started.elapsed() < LONG,
+            "before {before:?}, after {held:?}"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,136 @@
+//! Settings from the environment: each takes effect, gives way to the builder's, and is refused at `start()` if it makes
+//! no sense. The environment is that of child processes, which run `child` below.
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use slimerpc_actors::{PeerAgent, service};
+
+#[derive(Default)]
+struct Slow;
+
+#[service]
+impl Slow {
+    #[method]
+    async fn never(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Says what an agent is like in the environment that it finds.
+#[actix::test]
+#[ignore = "run by the others"]
+async fn child() {
+    let worker = match PeerAgent::builder().alias("settings:worker").start().await {
+        Ok(worker) => worker,
+        Err(error) => return println!("refused: {error}"),
+    };
+    let shape = worker.geometry();
+    println!("{} x {}", shape.slots(), shape.slot_size());
+    let built = PeerAgent::builder().max_inflight(3).slot_size(2048);
+    let built = built.connect_timeout(Duration::from_millis(70));
+    let built = built.start().await.unwrap();
+    let shape = built.geometry();
+    println!("built: {} x {}", shape.slots(), shape.slot_size());
+    let started = Instant::now();
+    built.proxy::<Slow>("nobody").await.unwrap_err();
+    println!("built: tried for {} ms", started.elapsed().as_millis());
+
+    if std::env::var_os("SLIME_RPC_CONNECT_TIMEOUT_MS").is_some() {
+        let started = Instant::now();
+        worker.proxy::<Slow>("nobody").await.unwrap_err();
+        println!("tried for {} ms", started.elapsed().as_millis());
+    }
+    if std::env::var_os("SLIME_RPC_CALL_TIMEOUT_MS").is_some() {
+        worker.serve(Slow).await.unwrap();
+        let slow = worker.proxy::<Slow>(worker.alias()).await.unwrap();
+        println!("called: {}", slow.never().await.unwrap_err());
+    }
+}
+
+/// What the child says with these variables.
+fn with(variables: &[(&str, &str)]) -> String {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "child", "--ignored", "--nocapture"]);
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLIME_RPC_")) {
+        child.env_remove(name);
+    }
+    let output = child.envs(variables.iter().copied()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{variables:?}: {said}");
+    said
+}
+
+/// The number before `unit` in the line that starts with `start`.
+fn millis(said: &str, start: &str) -> u64 {
+    let line = said.lines().find_map(|line| line.strip_prefix(start));
+    let number = line.unwrap().trim_end_matches(" ms").parse();
+    number.unwrap()
+}
+
+#[test]
+fn settings_come_from_the_environment_unless_they_are_set() {
+    let said = with(&[]);
+    assert!(said.contains("\n16 x 32768\n"), "{said}");
+    let said = with(&[
+        ("SLIME_RPC_SLOT_SIZE", ""),
+        ("SLIME_RPC_MAX_INFLIGHT", " 4 "),
+    ]);
+    assert!(said.contains("\n4 x 32768\n"), "{said}");
+    let said = with(&[
+        ("SLIME_RPC_SLOT_SIZE", "8192"),
+        ("SLIME_RPC_MAX_INFLIGHT", "5"),
+        ("SLIME_RPC_CONNECT_TIMEOUT_MS", "400"),
+        ("SLIME_RPC_CALL_TIMEOUT_MS", "30"),
+        ("SLIME_RPC_BUSY_POLL_US", "0"),
+        ("SLIME_RPC_SERVER_WORKERS", "2"),
+        ("SLIME_RPC_RETRY_CNT", "3"),
+    ]);
+    assert!(said.contains("\n5 x 8192\n"), "{said}");
+    assert!(said.contains("built: 3 x 2048\n"), "{said}");
+    assert!(
+        (400..5_000).contains(&millis(&said, "tried for ")),
+        "{said}"
+    );
+    assert!(
+        (70..400).contains(&millis(&said, "built: tried for ")),
+        "{said}"
+    );
+    assert!(said.contains("called: ") && said.contains("30ms"), "{said}");
+}
+
+#[test]
+fn nonsense_in_the_environment_is_refused_by_name_and_value() {
+    for (name, value, says) in [
+        ("SLIME_RPC_SLOT_SIZE", "big", "SLIME_RPC_SLOT_SIZE"),
+        ("SLIME_RPC_SLOT_SIZE", "0", "slot_size"),
+        (
+            "SLIME_RPC_SLOT_SIZE",
+            "18446744073709551616",
+            "SLIME_RPC_SLOT_SIZE",
+        ),
+        ("SLIME_RPC_MAX_INFLIGHT", "-1", "SLIME_RPC_MAX_INFLIGHT"),
+        ("SLIME_RPC_MAX_INFLIGHT", "0", "max_inflight"),
+        ("SLIME_RPC_SERVER_WORKERS", "0", "workers"),
+        (
+            "SLIME_RPC_SERVER_WORKERS",
+            "many",
+            "SLIME_RPC_SERVER_WORKERS",
+        ),
+        ("SLIME_RPC_BUSY_POLL_US", "1.5", "SLIME_RPC_BUSY_POLL_US"),
+        ("SLIME_RPC_BUSY_POLL_US", "11000000", "busy_poll"),
+        ("SLIME_RPC_CONNECT_TIMEOUT_MS", "0", "connect_timeout"),
+        ("SLIME_RPC_CALL_TIMEOUT_MS", "0", "call_timeout"),
+        ("SLIME_RPC_MIN_RNR_TIMER", "32", "min_rnr_timer"),
+        ("SLIME_RPC_RNR_RETRY", "8", "rnr_retry"),
+        ("SLIME_RPC_ACK_TIMEOUT", "0", "timeout"),
+        ("SLIME_RPC_RETRY_CNT", "7", "retry_cnt"),
+        ("SLIME_RPC_RETRY_CNT", "256", "SLIME_RPC_RETRY_CNT"),
+    ] {
+        let said = with(&[(name, value)]);
+        let refused = said.lines().find(|line| line.starts_with("refused: "));
+        let refused = refused.unwrap_or_else(|| panic!("{name}={value} is accepted: {said}"));
+        assert!(refused.contains(says), "{name}={value}: {refused}");
+    }
+}
