@@ -7,12 +7,14 @@
 //! checks everything that the two sides must agree on, says what it checked, and fails at the first difference.
 
 use std::fmt::{Debug, Display};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use slimerpc::wire::Pickle;
 use slimerpc::wire::pickle::{BigInt, Value};
-use slimerpc_actors::{PeerAgent, Proxy, Reply, RpcError, service, wait_all};
+use slimerpc_actors::{PeerAgent, Proxy, Reply, RpcError, ServedBy, Share, service, wait_all};
 
 type Error = Box<dyn std::error::Error>;
 
@@ -118,6 +120,60 @@ impl TypedWorker {
     }
 }
 
+/// What the methods of a mixed worker share.
+#[derive(Default)]
+struct Desk {
+    is_busy: AtomicBool,
+    noted: AtomicI64,
+}
+
+#[derive(Default)]
+struct MixedWorker(Arc<Desk>);
+
+impl Share for MixedWorker {
+    type Shared = Desk;
+
+    fn share(&self) -> Arc<Desk> {
+        self.0.clone()
+    }
+}
+
+#[service(name = "Mixed", codec = "pickle")]
+impl MixedWorker {
+    /// Has the worker for this long.
+    #[method]
+    fn busy(&mut self, ms: u64) -> u64 {
+        self.0.is_busy.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(ms));
+        self.0.is_busy.store(false, Ordering::SeqCst);
+        ms
+    }
+
+    /// Whether it is busy; so only a method that runs beside the other can say yes.
+    #[method(parallel)]
+    fn health(desk: &Desk) -> bool {
+        desk.is_busy.load(Ordering::SeqCst)
+    }
+
+    #[method(oneway)]
+    fn note(&mut self, n: i64) {
+        self.0.noted.fetch_add(n, Ordering::SeqCst);
+    }
+
+    #[method]
+    fn noted(&mut self) -> i64 {
+        self.0.noted.load(Ordering::SeqCst)
+    }
+
+    #[method(raw, inplace)]
+    fn reverse(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
+            *to = *from;
+        }
+        request.len()
+    }
+}
+
 /// Python's arithmetic on ints of any size and floats.
 fn arithmetic(
     operator: &str,
@@ -167,6 +223,9 @@ struct Args {
     /// Queue pairs over which messages are striped
     #[arg(long, default_value_t = 1)]
     qp_num: u32,
+    /// A worker serves one request at a time, in its own loop
+    #[arg(long)]
+    once: bool,
     /// Do not connect: wait for the other side to do so
     #[arg(long)]
     passive: bool,
@@ -181,10 +240,14 @@ enum Role {
     WorkerRaw,
     /// Serves add, echo, fail, mul, nothing and slow on pickled values
     WorkerTyped,
+    /// Serves busy, health (parallel), note (oneway), noted and reverse (in place)
+    WorkerMixed,
     /// Checks a raw worker
     DriverRaw,
     /// Checks a typed worker
     DriverTyped,
+    /// Checks a mixed worker
+    DriverMixed,
 }
 
 impl Args {
@@ -214,17 +277,14 @@ impl Args {
 
 async fn worker(args: &Args) -> Result<(), Error> {
     let agent = args.agent().await?;
-    let service = match args.role {
-        Role::WorkerRaw => agent.serve(RawWorker).await?,
-        _ => agent.serve(TypedWorker).await?,
+    let serving = async {
+        match args.role {
+            Role::WorkerRaw => serve(args, &agent, RawWorker).await,
+            Role::WorkerMixed => serve(args, &agent, MixedWorker::default()).await,
+            _ => serve(args, &agent, TypedWorker).await,
+        }
     };
-    println!(
-        "{} serves {} on {}",
-        agent.alias(),
-        service.name(),
-        agent.device()
-    );
-    let connect = async {
+    let connecting = async {
         if args.passive {
             return;
         }
@@ -237,9 +297,24 @@ async fn worker(args: &Args) -> Result<(), Error> {
     };
     tokio::select! {
         ended = terminated() => ended?,
-        () = async { connect.await; std::future::pending().await } => {}
+        (failed, ()) = async { tokio::join!(serving, connecting) } => failed?,
     }
     Ok(agent.shutdown().await?)
+}
+
+/// Serves as long as it is polled.
+async fn serve<S>(args: &Args, agent: &PeerAgent, mut state: S) -> Result<(), Error>
+where
+    S: ServedBy<S> + Send,
+{
+    println!("{} serves {} on {}", agent.alias(), S::NAME, agent.device());
+    if args.once {
+        loop {
+            agent.serve_once(&mut state).await?;
+        }
+    }
+    agent.serve(state).await?;
+    std::future::pending().await
 }
 
 async fn terminated() -> std::io::Result<()> {
@@ -257,6 +332,7 @@ async fn driver(args: &Args) -> Result<(), Error> {
     }
     let checked = match args.role {
         Role::DriverRaw => check_raw(args, &agent.proxy(&args.peer).await?).await,
+        Role::DriverMixed => check_mixed(args, &agent.proxy(&args.peer).await?).await,
         _ => check_typed(args, &agent.proxy(&args.peer).await?).await,
     };
     agent.shutdown().await?;
@@ -403,6 +479,44 @@ async fn check_typed(args: &Args, worker: &Proxy<TypedWorker>) -> Result<(), Err
     Ok(())
 }
 
+async fn check_mixed(args: &Args, worker: &Proxy<MixedWorker>) -> Result<(), Error> {
+    let busy = worker.busy(3000);
+    let (mut asked, started) = (0, Instant::now());
+    while !soon(args, worker.health()).await? {
+        asked += 1;
+        if started.elapsed() > args.patience() {
+            return Err("health never answered while the worker was busy".into());
+        }
+    }
+    println!(
+        "health answered beside a busy method, at call {}",
+        asked + 1
+    );
+    same("busy", soon(args, busy).await?, 3000)?;
+
+    for n in 1..=10 {
+        worker.note(n).await?;
+    }
+    while soon(args, worker.noted()).await? != 55 {
+        if started.elapsed() > args.patience() {
+            return Err("what was told did not arrive".into());
+        }
+    }
+    println!("10 oneway calls arrived, once each");
+
+    for size in [0, 1, 4097, args.limit()] {
+        let bytes: Vec<u8> = (0..size).map(|at| (at * 7) as u8).collect();
+        let reversed: Vec<u8> = bytes.iter().rev().copied().collect();
+        let reply = worker.reverse_with(|room| {
+            room[..size].copy_from_slice(&bytes);
+            size
+        });
+        same("reverse", soon(args, reply).await?, reversed)?;
+        println!("{size} bytes: reversed in place");
+    }
+    Ok(())
+}
+
 async fn soon<T>(args: &Args, reply: Reply<T>) -> Result<T, RpcError> {
     reply.timeout(args.patience()).await
 }
@@ -467,8 +581,8 @@ async fn main() -> std::process::ExitCode {
         .init();
     let args = Args::parse();
     let result = match args.role {
-        Role::WorkerRaw | Role::WorkerTyped => worker(&args).await,
-        Role::DriverRaw | Role::DriverTyped => driver(&args).await,
+        Role::WorkerRaw | Role::WorkerTyped | Role::WorkerMixed => worker(&args).await,
+        Role::DriverRaw | Role::DriverTyped | Role::DriverMixed => driver(&args).await,
     };
     match result {
         Ok(()) => {

@@ -68,6 +68,36 @@ class Typed:
         return ms
 
 
+class Mixed:
+    def __init__(self):
+        self.is_busy = False
+        self.total = 0
+
+    @method
+    def busy(self, ms):
+        self.is_busy = True
+        time.sleep(ms / 1000)
+        self.is_busy = False
+        return ms
+
+    @method(parallel=True)
+    def health(self):
+        return self.is_busy
+
+    @method
+    def note(self, n):
+        self.total += n
+
+    @method
+    def noted(self):
+        return self.total
+
+    @method(raw=True, inplace=True)
+    def reverse(self, at, length, reply, room):
+        ctypes.memmove(reply, ctypes.string_at(at, length)[::-1], length)
+        return length
+
+
 def same(what, found, expected):
     if found != expected or type(found) is not type(expected):
         sys.exit(f"{what}: expected {str(expected)[:100]}, found {str(found)[:100]}")
@@ -136,9 +166,40 @@ def check_typed(worker, args):
     print(f"{args.calls} calls agree", flush=True)
 
 
+def check_mixed(worker, args):
+    busy = worker.busy(3000)
+    until = time.time() + 60
+    asked = 1
+    while not worker.health().wait(60):
+        asked += 1
+        if time.time() > until:
+            sys.exit("health never answered while the worker was busy")
+    print(f"health answered beside a busy method, at call {asked}", flush=True)
+    same("busy", busy.wait(60), 3000)
+    for n in range(1, 11):
+        note = worker.note(n)
+        if not args.python_worker:  # DLSlime's own client cannot read its server's None.
+            same("note", note.wait(60), None)
+    while worker.noted().wait(60) != 55:
+        if time.time() > until:
+            sys.exit("what was noted did not arrive")
+    for size in [0, 1, 4097, args.slot_size - 16]:
+        request = bytes((at * 7) & 0xFF for at in range(size))
+
+        def fill(at, room):
+            ctypes.memmove(at, request, size)
+            return size
+
+        same("reverse", bytes(worker.reverse(fill).wait(60)), request[::-1])
+        print(f"{size} bytes: reversed in place", flush=True)
+
+
+KINDS = {"raw": (Raw, check_raw), "typed": (Typed, check_typed), "mixed": (Mixed, check_mixed)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("role", choices=["worker-raw", "worker-typed", "driver-raw", "driver-typed"])
+    parser.add_argument("role", choices=[f"{side}-{kind}" for side in ("worker", "driver") for kind in KINDS])
     parser.add_argument("--ctrl", required=True)
     parser.add_argument("--alias", required=True)
     parser.add_argument("--peer", required=True)
@@ -170,15 +231,19 @@ def main():
         agent.connect_to(args.peer, qp_num=args.qp_num).wait(120)
     print(f"{args.alias} connected with {args.peer}", flush=True)
 
-    service = Raw if args.role.endswith("raw") else Typed
-    if args.role.startswith("worker"):
+    side, kind = args.role.split("-")
+    service, check = KINDS[kind]
+    if side == "worker":
         # It never returns to Python while it waits, so signals need another thread.
-        threading.Thread(target=serve, args=(agent, service(), args.peer), daemon=True).start()
+        serving = dict(target=serve, args=(agent, service(), args.peer), daemon=True)
+        if service is Mixed:
+            serving["kwargs"] = {"max_workers": 2}
+        threading.Thread(**serving).start()
         while True:
             time.sleep(0.1)
     else:
         worker = proxy(agent, args.peer, service)
-        (check_raw if service is Raw else check_typed)(worker, args)
+        check(worker, args)
         print("ok", flush=True)
         leave()
 
