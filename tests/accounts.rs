@@ -86,7 +86,10 @@ mod other {
 async fn life(number: usize) {
     let agent = |role| {
         let alias = format!("accounts:{role}:{number}");
-        let agent = PeerAgent::builder().alias(alias).slot_size(1024);
+        let agent = PeerAgent::builder()
+            .alias(alias)
+            .slot_size(1024)
+            .max_payload(1500);
         agent.max_inflight(4).start()
     };
     let (worker, driver) = (

@@ -93,6 +93,7 @@ fn agent(role: &str) -> Builder {
         .local()
         .alias(unique(role))
         .slot_size(4096)
+        .max_payload(4080)
         .max_inflight(4)
 }
 

@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{
-    ClientChannel, Delivery, Dialer, Endpoint, Geometry, Inbound, Mailbox, Patience, PendingCall,
-    RingAddress, Violation,
+    CallError, ClientChannel, Delivery, Dialer, Endpoint, Geometry, Inbound, LossCause, Mailbox,
+    Memory, MemoryLimits, Patience, PendingCall, RingAddress, Violation,
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
     Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
     QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
-use slimerpc::wire::{Extension, Header, MessageKind};
+use slimerpc::wire::{Extension, Header, MessageKind, Outside};
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 256;
@@ -24,9 +24,22 @@ fn geometry() -> Geometry {
     Geometry::new(SLOTS, SLOT_SIZE).unwrap()
 }
 
+const MAX_PAYLOAD: usize = 1 << 20;
+
+fn memory(device: &Arc<dyn Device>) -> Arc<Memory> {
+    let limits = MemoryLimits {
+        payload: MAX_PAYLOAD,
+        total: 2 * MAX_PAYLOAD,
+        idle: MAX_PAYLOAD,
+    };
+    Memory::new(device.clone(), limits)
+}
+
 /// A peer that speaks to a channel through nothing but the fabric.
 struct Stranger {
     qp: Box<dyn QueuePair>,
+    /// What the channel reads over.
+    bulk: Box<dyn QueuePair>,
     cq: Arc<dyn CompletionQueue>,
     ring: Arc<dyn MemoryRegion>,
     theirs: Option<Endpoint>,
@@ -34,18 +47,22 @@ struct Stranger {
 
 impl Stranger {
     fn new(device: &dyn Device) -> Self {
-        let cq = device.create_completion_queue(512).unwrap();
-        let mut qp = device
-            .create_queue_pair(&QueuePairInit {
-                send_cq: cq.clone(),
-                recv_cq: cq.clone(),
-                max_send_wr: 256,
-                max_recv_wr: 256,
-                max_inline: 1024,
-                retry: RetryPolicy::default(),
-            })
-            .unwrap();
-        qp.to_init().unwrap();
+        let cq = device.create_completion_queue(1024).unwrap();
+        let queue_pair = || {
+            let mut qp = device
+                .create_queue_pair(&QueuePairInit {
+                    send_cq: cq.clone(),
+                    recv_cq: cq.clone(),
+                    max_send_wr: 256,
+                    max_recv_wr: 256,
+                    max_inline: 1024,
+                    retry: RetryPolicy::default(),
+                })
+                .unwrap();
+            qp.to_init().unwrap();
+            qp
+        };
+        let (mut qp, bulk) = (queue_pair(), queue_pair());
         for wr_id in 0..256 {
             qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
@@ -57,6 +74,7 @@ impl Stranger {
             .unwrap();
         Self {
             qp,
+            bulk,
             cq,
             ring,
             theirs: None,
@@ -66,6 +84,7 @@ impl Stranger {
     fn endpoint(&self) -> Endpoint {
         Endpoint {
             qp: self.qp.address().into(),
+            bulk: self.bulk.address().into(),
             ring: RingAddress {
                 addr: self.ring.addr(),
                 length: self.ring.len() as u64,
@@ -78,6 +97,8 @@ impl Stranger {
     fn connect(&mut self, theirs: Endpoint) {
         self.qp.to_rtr(&theirs.qp.into()).unwrap();
         self.qp.to_rts().unwrap();
+        self.bulk.to_rtr(&theirs.bulk.into()).unwrap();
+        self.bulk.to_rts().unwrap();
         self.theirs = Some(theirs);
     }
 
@@ -153,6 +174,7 @@ fn damaged(kind: MessageKind) -> Vec<Vec<u8>> {
     let mut extended = encoded(Header {
         extension: Some(Extension {
             deadline_us: Some(1),
+            outside: None,
         }),
         ..header(kind, 7)
     });
@@ -191,8 +213,13 @@ fn requests(mailbox: &mut Mailbox) -> Vec<Inbound> {
 #[test]
 fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox =
-        Mailbox::new(device.clone(), geometry(), RetryPolicy::default(), "test").unwrap();
+    let mut mailbox = Mailbox::new(
+        memory(&device),
+        geometry().into(),
+        RetryPolicy::default(),
+        "test",
+    )
+    .unwrap();
     let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
     let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -241,8 +268,13 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
 #[test]
 fn a_mailbox_bears_many_cancels() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox =
-        Mailbox::new(device.clone(), geometry(), RetryPolicy::default(), "test").unwrap();
+    let mut mailbox = Mailbox::new(
+        memory(&device),
+        geometry().into(),
+        RetryPolicy::default(),
+        "test",
+    )
+    .unwrap();
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -261,12 +293,172 @@ fn a_mailbox_bears_many_cancels() {
     assert_eq!(requests(&mut mailbox).len(), SLOTS);
 }
 
+/// A message whose payload lies at `addr` of the stranger.
+fn outside(kind: MessageKind, id: u64, addr: u64, len: u64, rkey: u32) -> Vec<u8> {
+    let mut header = header(kind, id);
+    header.set_outside(Outside { addr, len, rkey });
+    encoded(header)
+}
+
+#[test]
+fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
+    let device = ShmDevice::open().unwrap();
+    let memory = memory(&device);
+    let mut mailbox = Mailbox::new(
+        memory.clone(),
+        geometry().into(),
+        RetryPolicy::default(),
+        "test",
+    )
+    .unwrap();
+    let lies = |ring: &dyn MemoryRegion| {
+        let (addr, len, rkey) = (ring.addr(), ring.len() as u64, ring.rkey());
+        [
+            (addr, len, rkey),                  // no right to read it
+            (addr, len, rkey.wrapping_add(77)), // no such key
+            (u64::MAX - 7, 4096, rkey),         // wraps around
+        ]
+    };
+    let mut honest = Stranger::new(&*device);
+    let endpoint = mailbox.accept("alice", &honest.endpoint()).unwrap();
+    honest.connect(endpoint);
+    let offered = device.register(8192, Access::REMOTE_READ).unwrap();
+    offered.copy_in(0, &[7; 8192]).unwrap();
+    let (addr, rkey) = (offered.addr(), offered.rkey());
+    // More than was offered, before and behind it.
+    let beyond = [
+        (addr, 8193, rkey),
+        (addr - 1, 10, rkey),
+        (addr + 8191, 2, rkey),
+    ];
+    for which in 0..6 {
+        let mut caller = Stranger::new(&*device);
+        let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+        caller.connect(endpoint);
+        let (addr, len, rkey) = match which {
+            0..3 => lies(&*caller.ring)[which],
+            _ => beyond[which - 3],
+        };
+        caller.write(1, 1, &outside(MessageKind::Request, 5, addr, len, rkey));
+        let (mut deliveries, until) = (VecDeque::new(), Instant::now() + SOON);
+        while deliveries.is_empty() {
+            assert!(Instant::now() < until, "{which}");
+            mailbox.poll(&mut deliveries).unwrap();
+        }
+        let lost = deliveries.pop_front().unwrap();
+        assert!(
+            matches!(&lost, Delivery::Lost { peer, .. } if peer == "mallory"),
+            "{lost:?}"
+        );
+    }
+    assert_eq!(memory.account().lent, 0);
+
+    // What was offered is read, to the last byte.
+    honest.write(2, 2, &outside(MessageKind::Request, 6, addr, 8192, rkey));
+    let mut requests = requests(&mut mailbox);
+    assert_eq!(*requests[0].payload(), [7; 8192]);
+    requests.remove(0).reply(|_| Ok(0));
+    assert_eq!(honest.receive(1)[0].1.request_id, 6);
+    assert_eq!(memory.account().lent, 0);
+}
+
+#[test]
+fn input_1_what_is_too_large_for_us_is_refused_before_memory_is_spent() {
+    let device = ShmDevice::open().unwrap();
+    let memory = memory(&device);
+    let mut mailbox = Mailbox::new(
+        memory.clone(),
+        geometry().into(),
+        RetryPolicy::default(),
+        "test",
+    )
+    .unwrap();
+    let mut caller = Stranger::new(&*device);
+    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    let offered = device.register(MAX_PAYLOAD, Access::REMOTE_READ).unwrap();
+    let (addr, rkey) = (offered.addr(), offered.rkey());
+    for len in [MAX_PAYLOAD as u64 + 1, 1 << 40, u64::MAX] {
+        caller.write(0, 0, &outside(MessageKind::Request, len, addr, len, rkey));
+        assert!(requests(&mut mailbox).is_empty());
+        let answer = caller.receive(1)[0].1;
+        assert_eq!(
+            (answer.kind, answer.request_id),
+            (MessageKind::Exception, len)
+        );
+    }
+    assert_eq!(memory.account().lent + memory.account().idle, 0);
+    // Two fit at the same time, and a third does not.
+    let len = MAX_PAYLOAD as u64;
+    for slot in 0..3 {
+        let request = outside(MessageKind::Request, 10 + slot, addr, len, rkey);
+        caller.write(slot as usize, slot as u32, &request);
+    }
+    let held = requests(&mut mailbox);
+    assert_eq!(held.len(), 2);
+    assert_eq!(caller.receive(1)[0].1.kind, MessageKind::Exception);
+    drop(held);
+    assert_eq!(memory.account().lent, 0);
+}
+
+#[test]
+fn input_1_a_forged_descriptor_of_an_answer_ends_the_channel() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let device: Arc<dyn Device> = ShmDevice::open().unwrap();
+    for (len, is_lost) in [
+        (4096, true),
+        (MAX_PAYLOAD as u64 + 1, false),
+        (u64::MAX, false),
+    ] {
+        let (channel, mut server) = client(&device, &runtime);
+        let mut call = channel.call(0, None, |_| Ok(0)).unwrap();
+        let (imm, request) = server.receive(1)[0];
+        let (slot, id) = (imm as usize, request.request_id);
+        let forged = outside(MessageKind::Reply, id, server.ring.addr(), len, 0xbad);
+        server.write(slot, imm, &forged);
+        server.write(slot, imm, &forged);
+        let until = Instant::now() + SOON;
+        let error = loop {
+            assert!(Instant::now() < until);
+            match call.poll(None).map(|answer| answer.map(|_| ())) {
+                std::task::Poll::Ready(result) => break result.unwrap_err(),
+                std::task::Poll::Pending => {}
+            }
+        };
+        if is_lost {
+            assert!(
+                matches!(
+                    &error,
+                    CallError::Closed {
+                        cause: LossCause::Completion(_),
+                        sent: true
+                    }
+                ),
+                "{error}"
+            );
+            assert_eq!(channel.violations().total(), 1, "an answer is given once");
+        } else {
+            assert!(
+                matches!(
+                    error,
+                    CallError::NoMemory {
+                        is_answer: true,
+                        ..
+                    }
+                ),
+                "{error}"
+            );
+            assert!(channel.closed().is_none());
+        }
+    }
+}
+
 fn client(
     device: &Arc<dyn Device>,
     runtime: &tokio::runtime::Runtime,
 ) -> (Arc<ClientChannel>, Stranger) {
     let mut server = Stranger::new(&**device);
-    let dialer = Dialer::new(&**device, geometry(), RetryPolicy::default()).unwrap();
+    let dialer = Dialer::new(&memory(device), geometry(), RetryPolicy::default()).unwrap();
     server.connect(dialer.endpoint());
     let patience = Patience {
         busy_poll: Duration::ZERO,

@@ -168,6 +168,7 @@ async fn office(slots: usize) -> Office {
             .alias(format!("semantics:{role}:{number}"))
             .slot_size(4096)
             .max_inflight(slots)
+            .max_payload(100_000)
     };
     let worker = agent("worker").start().await.unwrap();
     let watch = Watch::default();
@@ -500,14 +501,14 @@ async fn a_count_beyond_the_buffer_is_an_error_not_a_truncation() {
     );
     let error = office
         .desk
-        .echo_with(|room| room.len() + 1)
+        .echo_with(|room| room.len() + 100_000)
         .await
         .unwrap_err();
     assert_eq!(
         error,
         RpcError::TooLarge {
-            size: 4081,
-            limit: 4080
+            size: 104_080,
+            limit: 100_000
         }
     );
     assert_eq!(error.ran(), Ran::No);
@@ -518,7 +519,7 @@ async fn a_count_beyond_the_buffer_is_an_error_not_a_truncation() {
 async fn a_message_that_was_not_sent_comes_back() {
     let office = office(2).await;
     assert_eq!(office.desk.try_send(Note { n: 1 }).unwrap().await, Ok(1));
-    let text = "9".repeat(5000);
+    let text = "9".repeat(100_001);
     let unsent = office
         .desk
         .try_send(Parse { text: text.clone() })

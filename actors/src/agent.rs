@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
-use slimerpc::channel::{ClientChannel, Geometry, Patience, ServiceTable};
+use slimerpc::channel::{
+    ClientChannel, Geometries, Geometry, MemoryAccount, Patience, ServiceTable,
+};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::{Mutex, broadcast};
 
@@ -67,6 +69,7 @@ struct Inner {
     supervisor: Addr<Supervisor>,
     devices: Devices,
     geometry: Geometry,
+    dlslime_geometry: Geometry,
     retry: RetryPolicy,
     patience: Patience,
     connect_timeout: Duration,
@@ -87,6 +90,7 @@ impl PeerAgent {
         let arbiter = crate::arbiter::start().map_err(AgentError::Thread)?;
         let devices = settings.devices.clone();
         let (geometry, retry) = (settings.geometry, settings.retry);
+        let dlslime_geometry = settings.dlslime_geometry;
         let (busy_poll, workers) = (settings.busy_poll, settings.workers);
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -109,6 +113,7 @@ impl PeerAgent {
                 supervisor: started.supervisor,
                 devices,
                 geometry,
+                dlslime_geometry,
                 retry,
                 patience,
                 connect_timeout,
@@ -127,7 +132,7 @@ impl PeerAgent {
 
     /// Name of the preferred device.
     pub fn device(&self) -> &str {
-        self.inner.devices.first().name()
+        self.inner.devices.first().device().name()
     }
 
     /// What happens to this agent beside its calls, from now on.
@@ -144,7 +149,12 @@ impl PeerAgent {
         Events(self.inner.events.subscribe())
     }
 
-    /// The shape of this agent's rings.
+    /// What this agent has registered for payloads beyond a slot, over all its devices.
+    pub fn memory(&self) -> MemoryAccount {
+        self.inner.devices.account()
+    }
+
+    /// The shape of this agent's rings, towards native peers.
     pub fn geometry(&self) -> Geometry {
         self.inner.geometry
     }
@@ -281,7 +291,10 @@ impl PeerAgent {
             callers,
             workers: workers.unwrap_or(inner.workers),
             incarnation: inner.incarnation,
-            geometry: inner.geometry,
+            geometries: Geometries {
+                native: inner.geometry,
+                compatible: inner.dlslime_geometry,
+            },
             retry: inner.retry,
             busy_poll: inner.patience.busy_poll,
             supervisor: inner.supervisor.clone(),

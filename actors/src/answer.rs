@@ -192,7 +192,7 @@ pub fn answer_inplace(
     let handled = catch_unwind(AssertUnwindSafe(|| {
         handler(&request.payload(), &mut request.room()).map_err(Fault::from)
     }));
-    conclude(request, handled, written)
+    conclude_written(request, handled)
 }
 
 /// The same with an async handler.
@@ -205,14 +205,14 @@ pub async fn answer_inplace_async(
         catch_panic(handler(&payload, &mut room)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude(request, handled, written)
+    conclude_written(request, handled)
 }
 
 fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
     Raw::encode(bytes.as_ref(), room)
 }
 
-/// The answer stands in `room` already. A handler that claims more than that has made a mistake.
+/// `len` bytes stand in `room` already, or do not fit it.
 pub(crate) fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError> {
     let (size, limit) = (*len, room.len());
     if size > limit {
@@ -232,13 +232,28 @@ pub fn unknown_method(request: Request) -> Finished {
 fn conclude<T>(
     request: Request,
     handled: Handled<T>,
-    encode: impl FnOnce(&T, &mut [u8]) -> Result<usize, EncodeError>,
+    encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
 ) -> Finished {
-    match handled {
-        Ok(Ok(output)) => request.reply(|room| {
+    conclude_with(request, handled, |request, output| {
+        request.reply(|room| {
             let encoded = catch_unwind(AssertUnwindSafe(|| encode(&output, room)));
             encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic_message(&*panic))))
-        }),
+        });
+    })
+}
+
+/// The same for an answer that stands in send memory already. A handler that claims more than that has made a mistake.
+fn conclude_written(request: Request, handled: Handled<usize>) -> Finished {
+    conclude_with(request, handled, Request::reply_written)
+}
+
+fn conclude_with<T>(
+    request: Request,
+    handled: Handled<T>,
+    reply: impl FnOnce(Request, T),
+) -> Finished {
+    match handled {
+        Ok(Ok(output)) => reply(request, output),
         Ok(Err(fault)) => request.fail(fault),
         Err(panic) => {
             request.fail(panic_fault(&*panic));
@@ -263,7 +278,7 @@ fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
 
 fn encode_with<T: Serialize>(
     codec: PayloadCodec,
-) -> impl FnOnce(&T, &mut [u8]) -> Result<usize, EncodeError> {
+) -> impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError> {
     move |value, room| codec.encode(value, room)
 }
 

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slimerpc::channel::Geometry;
+use slimerpc::channel::{Geometry, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local, NanoCtrl};
 use slimerpc::fabric::RetryPolicy;
@@ -14,6 +14,8 @@ use crate::serve::check_workers;
 use crate::{AgentError, PeerAgent, environment};
 
 const SLOT_SIZE: usize = 32 * 1024;
+/// What DLSlime peers have unless they are told otherwise.
+const DLSLIME_SLOT_SIZE: usize = 32_000_000;
 const MAX_INFLIGHT: usize = 16;
 const BUSY_POLL: Duration = Duration::from_micros(50);
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
@@ -37,8 +39,10 @@ enum Plane {
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
-/// | [`slot_size`](Self::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768 | bytes | largest message, header (16 bytes) included; equal on both sides |
+/// | [`slot_size`](Self::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
 /// | [`max_inflight`](Self::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
+/// | [`max_payload`](Self::max_payload) | `SLIME_RPC_MAX_PAYLOAD` | 1 GiB | bytes | largest message between native peers |
+/// | [`payload_memory`](Self::payload_memory) | `SLIME_RPC_PAYLOAD_MEMORY` | 4 GiB | bytes | registered for messages beyond a slot at the same time, for each device |
 /// | [`workers`](Self::workers) | `SLIME_RPC_SERVER_WORKERS` | 1 | threads | parallel methods of one service that run at once |
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50 | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
@@ -56,6 +60,8 @@ pub struct Builder {
     device: Option<String>,
     slot_size: Option<usize>,
     max_inflight: Option<usize>,
+    max_payload: Option<usize>,
+    payload_memory: Option<usize>,
     workers: Option<usize>,
     retry: Option<RetryPolicy>,
     busy_poll: Option<Duration>,
@@ -70,6 +76,7 @@ pub(crate) struct Settings {
     pub(crate) topology: Topology,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
+    pub(crate) dlslime_geometry: Geometry,
     pub(crate) workers: NonZeroUsize,
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
@@ -86,6 +93,8 @@ impl Default for Builder {
             device: None,
             slot_size: None,
             max_inflight: None,
+            max_payload: None,
+            payload_memory: None,
             workers: None,
             retry: None,
             busy_poll: None,
@@ -129,7 +138,8 @@ impl Builder {
         self
     }
 
-    /// Bytes of a ring slot: the largest message, 16 bytes of header included. Equal on both sides.
+    /// Bytes of a ring slot, 16 bytes of header included. Equal on both sides. Larger messages are read by the receiver out of
+    /// the sender's memory; DLSlime peers cannot do that, so towards them this is the limit.
     pub fn slot_size(mut self, bytes: usize) -> Self {
         self.slot_size = Some(bytes);
         self
@@ -138,6 +148,19 @@ impl Builder {
     /// Calls that one proxy has in flight; further ones wait in order. Equal on both sides.
     pub fn max_inflight(mut self, calls: usize) -> Self {
         self.max_inflight = Some(calls);
+        self
+    }
+
+    /// Bytes of the largest message between native peers.
+    pub fn max_payload(mut self, bytes: usize) -> Self {
+        self.max_payload = Some(bytes);
+        self
+    }
+
+    /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most,
+    /// and no more than 256 MiB, stays registered for later ones.
+    pub fn payload_memory(mut self, bytes: usize) -> Self {
+        self.payload_memory = Some(bytes);
         self
     }
 
@@ -193,7 +216,11 @@ impl Builder {
             Some(set) => Ok(set),
             None => Ok::<_, AgentError>(environment::number(name)?.unwrap_or(default)),
         };
-        let slot_size = or(self.slot_size, "SLIME_RPC_SLOT_SIZE", SLOT_SIZE)?;
+        let set_slot_size = match self.slot_size {
+            Some(set) => Some(set),
+            None => environment::number("SLIME_RPC_SLOT_SIZE")?,
+        };
+        let slot_size = set_slot_size.unwrap_or(SLOT_SIZE);
         let slots = or(self.max_inflight, "SLIME_RPC_MAX_INFLIGHT", MAX_INFLIGHT)?;
         let workers = check_workers(or(self.workers, "SLIME_RPC_SERVER_WORKERS", 1)?)?;
         let busy_poll = match self.busy_poll {
@@ -210,17 +237,33 @@ impl Builder {
         };
         check_times(busy_poll, connect_timeout, call_timeout)?;
         let retry = self.retry.map_or_else(environment::retry, Ok)?;
-        let geometry = Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
-            name: "slot_size x max_inflight",
-            value: format!("{slot_size} x {slots}"),
-            allowed: error.to_string(),
-        })?;
+        let geometry = |slot_size| {
+            Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
+                name: "slot_size x max_inflight",
+                value: format!("{slot_size} x {slots}"),
+                allowed: error.to_string(),
+            })
+        };
+        let dlslime_geometry = geometry(set_slot_size.unwrap_or(DLSLIME_SLOT_SIZE))?;
+        let geometry = geometry(slot_size)?;
+        let defaults = MemoryLimits::default();
+        let payload = or(self.max_payload, "SLIME_RPC_MAX_PAYLOAD", defaults.payload)?;
+        let total = or(
+            self.payload_memory,
+            "SLIME_RPC_PAYLOAD_MEMORY",
+            defaults.total,
+        )?;
+        let limits = MemoryLimits {
+            payload,
+            total,
+            idle: defaults.idle.min(total / 4),
+        };
         let mut topology = Topology::of_host();
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
-        let devices = Devices::open(self.device.as_deref(), &topology)?;
-        retry.check(devices.first().name())?;
+        let devices = Devices::open(self.device.as_deref(), &topology, limits)?;
+        retry.check(devices.first().device().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
@@ -231,6 +274,7 @@ impl Builder {
             topology,
             alias: self.alias,
             geometry,
+            dlslime_geometry,
             workers,
             retry,
             busy_poll,

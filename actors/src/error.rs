@@ -66,25 +66,34 @@ pub enum RpcError {
     /// The reply is not what the method returns. The handler has run.
     #[error("the reply does not decode: {0}; do both sides declare the same types?")]
     BadReply(DecodeError),
-    /// The arguments do not fit a slot. Nothing was sent.
-    #[error(
-        "the arguments take {size} bytes, a slot has room for {limit}; raise slot_size on both sides"
-    )]
+    /// The arguments are larger than either side allows (`max_payload`), or, towards a DLSlime peer, than a slot
+    /// (`slot_size`). Nothing was run.
+    #[error("the arguments take {size} bytes, and {limit} are allowed")]
     TooLarge {
         /// Bytes that they take.
         size: usize,
         /// Bytes that there are.
         limit: usize,
     },
-    /// The result does not fit a slot. The handler has run.
-    #[error(
-        "the reply takes {size} bytes, a slot has room for {limit}; raise slot_size on both sides"
-    )]
+    /// The result is larger than the service allows (`max_payload`), or than a slot (`slot_size`) if it is written in place.
+    /// The handler has run.
+    #[error("the reply takes {size} bytes, and {limit} are allowed")]
     ReplyTooLarge {
         /// Bytes that it takes.
         size: u64,
         /// Bytes that there are.
         limit: u64,
+    },
+    /// There is no registered memory, here or at the service, for arguments or a result beyond a slot: `payload_memory` is
+    /// spent, or the device or the system's limits (`ulimit -l`) do not allow more.
+    #[error("no registered memory for {size} bytes: {reason}")]
+    NoMemory {
+        /// Bytes of the payload.
+        size: usize,
+        /// What stands in the way.
+        reason: String,
+        /// Whether the handler was run.
+        ran: Ran,
     },
     /// The arguments' `Serialize` failed. Nothing was sent.
     #[error("the arguments cannot be encoded: {reason}")]
@@ -144,7 +153,9 @@ impl RpcError {
     /// ```
     pub fn ran(&self) -> Ran {
         match self {
-            Self::Timeout { ran, .. } | Self::PeerLost { ran, .. } => *ran,
+            Self::Timeout { ran, .. } | Self::PeerLost { ran, .. } | Self::NoMemory { ran, .. } => {
+                *ran
+            }
             Self::Remote { .. } | Self::BadReply(_) | Self::ReplyTooLarge { .. } => Ran::Yes,
             Self::MethodNotFound { .. }
             | Self::BadArguments { .. }
@@ -195,6 +206,15 @@ impl RpcError {
                 cause,
                 ran: if sent { Ran::Unknown } else { Ran::No },
             },
+            CallError::NoMemory {
+                size,
+                reason,
+                is_answer,
+            } => Self::NoMemory {
+                size,
+                reason,
+                ran: if is_answer { Ran::Yes } else { Ran::No },
+            },
             other => Self::Damaged {
                 reason: other.to_string(),
             },
@@ -236,6 +256,19 @@ impl From<Fault> for RpcError {
             Fault::BadArguments { reason } => Self::BadArguments { reason },
             Fault::ReplyTooLarge { size, limit } => Self::ReplyTooLarge { size, limit },
             Fault::ServiceDown { service } => Self::ServiceDown { service },
+            Fault::RequestTooLarge { size, limit } => Self::TooLarge {
+                size: usize::try_from(size).unwrap_or(usize::MAX),
+                limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            },
+            Fault::NoMemory {
+                size,
+                reason,
+                is_reply,
+            } => Self::NoMemory {
+                size: usize::try_from(size).unwrap_or(usize::MAX),
+                reason,
+                ran: if is_reply { Ran::Yes } else { Ran::No },
+            },
         }
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture,
 };
-use slimerpc::channel::{ConnectError, Mailbox};
-use slimerpc::fabric::Device;
+use slimerpc::channel::{ConnectError, Mailbox, Memory};
 use tokio::time::{sleep, timeout};
 
 use crate::instance_id::InstanceId;
@@ -68,16 +67,16 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Does something with the mailbox on `device`, on the instance's arbiter. `None` if the instance has ended.
+    /// Does something with the mailbox on the device of `memory`, on the instance's arbiter. `None` if the instance has ended.
     pub(crate) async fn mailbox<T: Send + 'static>(
         &self,
-        device: &Arc<dyn Device>,
+        memory: &Arc<Memory>,
         work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
     ) -> Option<Result<T, ConnectError>> {
-        let device = device.clone();
+        let memory = memory.clone();
         let (tell, told) = tokio::sync::oneshot::channel();
         let work = move |mailboxes: &mut Mailboxes| {
-            let _ = tell.send(mailboxes.on(&device).and_then(work));
+            let _ = tell.send(mailboxes.on(&memory).and_then(work));
         };
         self.mailboxes
             .send(WithMailboxes(Box::new(work)))

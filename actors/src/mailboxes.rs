@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{ConnectError, Delivery, Geometry, LossCause, Mailbox};
-use slimerpc::fabric::{CompletionEvents, Device, FabricError, RetryPolicy};
+use slimerpc::channel::{ConnectError, Delivery, Geometries, LossCause, Mailbox, Memory};
+use slimerpc::fabric::{CompletionEvents, FabricError, RetryPolicy};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// The actor lets callers in while its context polls.
@@ -17,7 +17,7 @@ pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
     service: Rc<str>,
-    geometry: Geometry,
+    geometries: Geometries,
     retry: RetryPolicy,
     sources: Vec<Source>,
     /// What has arrived at the front of the service.
@@ -26,7 +26,7 @@ pub(crate) struct Mailboxes {
 
 #[derive(Debug)]
 struct Source {
-    device: Arc<dyn Device>,
+    memory: Arc<Memory>,
     mailbox: Mailbox,
     events: CompletionEvents,
 }
@@ -35,36 +35,36 @@ impl Mailboxes {
     /// None yet. Also delivers what comes from `forwarded`.
     pub(crate) fn new(
         service: &str,
-        geometry: Geometry,
+        geometries: Geometries,
         retry: RetryPolicy,
         forwarded: Option<UnboundedReceiver<Delivery>>,
     ) -> Self {
         Self {
             service: service.into(),
-            geometry,
+            geometries,
             retry,
             sources: Vec::new(),
             forwarded,
         }
     }
 
-    /// The mailbox on `device`, made when it is first asked for.
-    pub(crate) fn on(&mut self, device: &Arc<dyn Device>) -> Result<&mut Mailbox, ConnectError> {
+    /// The mailbox on the device of `memory`, made when it is first asked for.
+    pub(crate) fn on(&mut self, memory: &Arc<Memory>) -> Result<&mut Mailbox, ConnectError> {
         let found = self
             .sources
             .iter()
-            .position(|source| Arc::ptr_eq(&source.device, device));
+            .position(|source| Arc::ptr_eq(&source.memory, memory));
         let at = match found {
             Some(at) => at,
             None => {
                 let mailbox =
-                    Mailbox::new(device.clone(), self.geometry, self.retry, &self.service)?;
+                    Mailbox::new(memory.clone(), self.geometries, self.retry, &self.service)?;
                 let events = mailbox.events().map_err(|source| FabricError::Os {
                     doing: "awaiting completions",
                     source,
                 })?;
                 self.sources.push(Source {
-                    device: device.clone(),
+                    memory: memory.clone(),
                     mailbox,
                     events,
                 });
@@ -149,7 +149,7 @@ impl Mailboxes {
         self.sources.retain_mut(|source| {
             let worked = work(source);
             if let Err(error) = &worked {
-                let device = source.device.name();
+                let device = source.memory.device().name();
                 tracing::error!(service, device, %error, "a mailbox has failed; its callers are lost");
             }
             worked.is_ok()

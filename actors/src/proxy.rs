@@ -324,11 +324,12 @@ impl Caller {
         self.raw(method, |room| Raw::encode(request, room))
     }
 
-    /// The same; `fill` writes the request into send memory itself and says how many bytes.
+    /// The same; `fill` writes the request into send memory itself and says how many bytes. If it says more than there is
+    /// room for, it is called again with that much.
     pub fn call_raw_with(
         &self,
         method: usize,
-        fill: impl FnOnce(&mut [u8]) -> usize,
+        mut fill: impl FnMut(&mut [u8]) -> usize,
     ) -> Reply<Vec<u8>> {
         self.raw(method, |room| written(&fill(room), room))
     }
@@ -336,7 +337,7 @@ impl Caller {
     fn raw(
         &self,
         method: usize,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Reply<Vec<u8>> {
         let decode: Decoder<_> = (PayloadCodec::default(), |_, answer| {
             <Raw as Codec<[u8]>>::decode(answer.payload())
@@ -361,7 +362,7 @@ impl Caller {
     fn make<T>(
         &self,
         method: usize,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let inner = &self.inner;

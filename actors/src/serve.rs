@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use slimerpc::channel::{Delivery, Geometry};
+use slimerpc::channel::{Delivery, Geometries};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
@@ -274,7 +274,7 @@ pub(crate) struct Launch {
     pub(crate) callers: Callers,
     pub(crate) workers: NonZeroUsize,
     pub(crate) incarnation: u64,
-    pub(crate) geometry: Geometry,
+    pub(crate) geometries: Geometries,
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
     pub(crate) supervisor: Addr<Supervisor>,
@@ -361,7 +361,7 @@ impl Launch {
         Setup {
             id: InstanceId::new(self.incarnation, &self.name),
             name: self.name.clone(),
-            geometry: self.geometry,
+            geometries: self.geometries,
             retry: self.retry,
             busy_poll: self.busy_poll,
         }
@@ -372,7 +372,7 @@ impl Launch {
 struct Setup {
     id: InstanceId,
     name: String,
-    geometry: Geometry,
+    geometries: Geometries,
     retry: RetryPolicy,
     busy_poll: Duration,
 }
@@ -405,7 +405,7 @@ impl Setup {
         handler: H,
         forwarded: Option<UnboundedReceiver<Delivery>>,
     ) -> Address {
-        let mailboxes = Mailboxes::new(&self.name, self.geometry, self.retry, forwarded);
+        let mailboxes = Mailboxes::new(&self.name, self.geometries, self.retry, forwarded);
         Instance::start(handler, self.id, mailboxes, self.busy_poll)
     }
 }

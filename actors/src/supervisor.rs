@@ -365,8 +365,8 @@ impl State {
             retry,
             ..
         } = &self.settings;
-        let device = devices.on(link).unwrap_or(devices.first());
-        let dialer = Dialer::new(&**device, *geometry, *retry)?;
+        let memory = devices.on(link).unwrap_or(devices.first());
+        let dialer = Dialer::new(memory, *geometry, *retry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,
@@ -583,7 +583,7 @@ impl State {
             });
         }
         let devices = &self.settings.devices;
-        let Some(device) = devices.on(open.link) else {
+        let Some(memory) = devices.on(open.link) else {
             return Err(Mismatch::Link {
                 ours: devices.links(),
                 theirs: vec![open.link],
@@ -597,7 +597,7 @@ impl State {
         } else {
             &service.serial
         };
-        match part.mailbox(device, accept).await {
+        match part.mailbox(memory, accept).await {
             Some(Ok(endpoint)) => Ok(endpoint),
             Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
             None => Err(Mismatch::Connect(format!(

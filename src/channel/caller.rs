@@ -167,6 +167,17 @@ impl Caller {
         }
     }
 
+    /// Whether `id` waits for its answer in `slot`.
+    pub fn is_pending(&self, slot: u16, id: CallId) -> bool {
+        let slot = self.slots.get(usize::from(slot));
+        matches!(slot, Some(Slot::Pending(held, _)) if *held == id)
+    }
+
+    /// Whether the answer of `id` stands in `slot`.
+    pub fn is_answered(&self, slot: u16, id: CallId) -> bool {
+        self.slots.get(usize::from(slot)) == Some(&Slot::Answered(id))
+    }
+
     /// The answer of `id` has been read.
     pub fn finish(&mut self, id: CallId, slot: u16) {
         if self.slots[usize::from(slot)] == Slot::Answered(id) {

@@ -3,7 +3,7 @@
 //! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when waiters go to
 //! sleep does a small task, the [pump](super::pump), sleep on the queue's file descriptor for all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::ops::{Deref, Range};
@@ -13,25 +13,31 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::bulk::Bulk;
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
 use super::lanes::{Lanes, LanesInit, Outgoing};
 use super::lend::{Lent, Loan, RemoteRing, Ring};
 use super::pump::Pump;
+use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
-    CallError, ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress,
-    Violation, Violations,
+    Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile,
+    QueuePairInfo, RingAddress, Violation, Violations,
 };
 use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, RetryPolicy};
-use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Signal};
+use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal};
 
 const BATCH: usize = 16;
+/// Names a client's queue pairs before they have been connected anew.
+const OWNER: u64 = 0;
 
 /// The calling end before the peer's is known.
 #[derive(Debug)]
 pub struct Dialer {
     lanes: Lanes,
     cq: Arc<dyn CompletionQueue>,
+    /// With a native peer.
+    rendezvous: Option<(Rendezvous<CallId>, Arc<Memory>)>,
     sends: Ring,
     replies: Ring,
     geometry: Geometry,
@@ -41,16 +47,21 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Creates queue pair and rings on `device`, ready to receive, for a native peer.
+    /// Creates queue pairs and rings, ready to receive, for a native peer. Payloads beyond a slot go to `memory`.
     ///
     /// # Errors
     /// The device refuses.
     pub fn new(
-        device: &dyn Device,
+        memory: &Arc<Memory>,
         geometry: Geometry,
         retry: RetryPolicy,
     ) -> Result<Self, ConnectError> {
-        Self::create(device, geometry, retry, 1, Profile::Native)
+        let device = &**memory.device();
+        let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
+        let bulk = Bulk::new(device, &dialer.cq, OWNER, retry)?;
+        let rendezvous = Rendezvous::new(bulk, geometry.slots());
+        dialer.rendezvous = Some((rendezvous, memory.clone()));
+        Ok(dialer)
     }
 
     /// The same for a DLSlime peer, with any number of queue pairs.
@@ -74,8 +85,8 @@ impl Dialer {
         profile: Profile,
     ) -> Result<Self, ConnectError> {
         let slots = geometry.slots() as u32;
-        // A request and a cancel for each slot; twice that, so that signalling every half queue is enough.
-        let sends = 4 * slots;
+        // A request, a cancel and a release for each slot; twice that, so that signalling every half queue is enough.
+        let sends = 6 * slots;
         let receives = match profile {
             Profile::Native => slots,
             // A DLSlime peer may call us where we call it. It should not; but what it sends has to arrive.
@@ -83,7 +94,7 @@ impl Dialer {
         };
         let entries =
             (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
-        let cq = device.create_completion_queue(entries)?;
+        let cq = device.create_completion_queue(entries + Bulk::ENTRIES)?;
         let lanes = Lanes::new(
             device,
             &LanesInit {
@@ -91,13 +102,14 @@ impl Dialer {
                 count: queue_pairs,
                 sends,
                 receives,
-                owner: 0,
+                owner: OWNER,
                 retry,
             },
         )?;
         Ok(Self {
             lanes,
             cq,
+            rendezvous: None,
             sends: Ring::send(device, geometry)?,
             replies: Ring::receive(device, geometry)?,
             geometry,
@@ -108,8 +120,11 @@ impl Dialer {
 
     /// What a native peer must be told.
     pub fn endpoint(&self) -> Endpoint {
+        let qp = self.lanes.addresses()[0];
+        let rendezvous = self.rendezvous.as_ref();
         Endpoint {
-            qp: self.lanes.addresses()[0],
+            qp,
+            bulk: rendezvous.map_or(qp, |(rendezvous, _)| rendezvous.address()),
             ring: self.ring(),
             geometry: self.geometry,
         }
@@ -149,6 +164,9 @@ impl Dialer {
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
         self.reach(&[theirs.qp])?;
+        if let Some((rendezvous, _)) = &mut self.rendezvous {
+            rendezvous.connect(theirs.bulk)?;
+        }
         Ok(self.open(peer, remote, waiting))
     }
 
@@ -170,9 +188,14 @@ impl Dialer {
     fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
         // A slot must exist at both ends.
         let slots = self.geometry.slots().min(remote.geometry.slots());
+        let (rendezvous, memory) = self.rendezvous.unzip();
         Arc::new(ClientChannel {
             core: Mutex::new(Core {
                 lanes: self.lanes,
+                rendezvous,
+                offers: Vec::new(),
+                read: HashMap::new(),
+                releases: VecDeque::new(),
                 caller: Caller::new(slots),
                 remote,
                 wakers: vec![None; slots].into(),
@@ -184,6 +207,7 @@ impl Dialer {
                 cause: None,
             }),
             cq: self.cq,
+            memory,
             sends: self.sends,
             replies: Arc::new(self.replies),
             geometry: self.geometry,
@@ -203,6 +227,8 @@ pub struct ClientChannel {
     // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
     core: Mutex<Core>,
     cq: Arc<dyn CompletionQueue>,
+    /// For payloads beyond a slot.
+    memory: Option<Arc<Memory>>,
     sends: Ring,
     replies: Arc<Ring>,
     geometry: Geometry,
@@ -303,6 +329,14 @@ pub struct Patience {
 #[derive(Debug)]
 struct Core {
     lanes: Lanes,
+    /// With a native peer.
+    rendezvous: Option<Rendezvous<CallId>>,
+    /// Answers whose payload has to be read, once the lock is released: memory is needed for that.
+    offers: Vec<(u16, CallId, Outside)>,
+    /// Payloads of answers that did not travel through the ring, by slot.
+    read: HashMap<u16, Result<Block, CallError>>,
+    /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
+    releases: VecDeque<u16>,
     caller: Caller,
     remote: RemoteRing,
     /// Who waits for the answer in each slot.
@@ -322,8 +356,16 @@ struct Core {
 #[derive(Debug)]
 struct WaitingCall {
     method: u32,
-    payload: Vec<u8>,
+    payload: Prepared,
     waker: Option<Waker>,
+}
+
+/// The arguments of a call that waits.
+#[derive(Debug)]
+enum Prepared {
+    Here(Vec<u8>),
+    /// They do not fit a slot.
+    Outside(Block),
 }
 
 /// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes (SLOT-1).
@@ -338,7 +380,8 @@ pub struct PendingCall {
 
 impl ClientChannel {
     /// Makes a call now: encodes its arguments into send memory and posts them, or lines it up if no credit
-    /// is free. `encode` gets the room there is and says how much it used.
+    /// is free. `encode` gets the room there is and says how much it used. If it asks for more than a slot has, it is
+    /// called again with that much, in memory that a native peer reads from.
     ///
     /// A `timeout` given here travels to a native peer, which does not run what has expired; one that is set
     /// [later](PendingCall::set_timeout) ends the call at this side only, and cancels it at the other.
@@ -349,7 +392,7 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         timeout: Option<Duration>,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = match timeout {
             Some(Duration::ZERO) => {
@@ -403,7 +446,7 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         timeout: Option<Duration>,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<ToldCall, CallError> {
         let mut call = self.call(method, timeout, encode)?;
         let mut core = self.lock();
@@ -437,18 +480,48 @@ impl ClientChannel {
         slot: u16,
         method: u32,
         deadline: Option<Instant>,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
+        let mut encode = encode;
         let mut message = self
             .sends
             .lend(slot)
             .expect("a claimed slot is lent to its call only");
         let mut header = self.request(id, method, deadline);
-        header.payload_len = encode(&mut message[header.encoded_len()..])? as u32;
+        let block = match encode(&mut message[header.encoded_len()..]) {
+            Ok(len) => {
+                header.payload_len = len as u32;
+                None
+            }
+            Err(error) => {
+                let block = self.encode_outside(error, encode)?;
+                header.set_outside(block.outside());
+                Some(block)
+            }
+        };
         let mut core = self.lock();
+        if let (Some(block), Some(rendezvous)) = (block, &mut core.rendezvous) {
+            rendezvous.keep(slot, block);
+        }
         core.post(self, slot, &header, deadline, &mut message);
         let closed = |cause| CallError::Closed { cause, sent: false };
         core.cause.clone().map(closed).map_or(Ok(()), Err)
+    }
+
+    /// Encodes what does not fit a slot, as `error` says, into memory that the peer can read.
+    fn encode_outside(
+        &self,
+        error: EncodeError,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Block, CallError> {
+        let (EncodeError::TooLarge { size, .. }, Some(memory)) = (&error, &self.memory) else {
+            return Err(error.into());
+        };
+        let block = memory.take(*size);
+        let mut block = block.map_err(|error| no_memory(*size, &error, false))?;
+        let len = encode(&mut block)?;
+        block.truncate(len);
+        Ok(block)
     }
 
     /// The header of a request, whose payload is still to come.
@@ -458,6 +531,7 @@ impl ClientChannel {
             let left = at.saturating_duration_since(Instant::now()).as_micros();
             Extension {
                 deadline_us: Some(u64::try_from(left).unwrap_or(u64::MAX)),
+                outside: None,
             }
         });
         Header {
@@ -473,12 +547,18 @@ impl ClientChannel {
         &self,
         id: CallId,
         method: u32,
-        encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
+        let mut encode = encode;
         let mut payload = vec![0; self.geometry.max_payload()];
-        let len = encode(&mut payload)?;
-        payload.truncate(len);
-        payload.shrink_to_fit();
+        let payload = match encode(&mut payload) {
+            Ok(len) => {
+                payload.truncate(len);
+                payload.shrink_to_fit();
+                Prepared::Here(payload)
+            }
+            Err(error) => Prepared::Outside(self.encode_outside(error, encode)?),
+        };
         let mut core = self.lock();
         core.waiting.insert(
             id,
@@ -583,6 +663,8 @@ impl ClientChannel {
     /// The answer of a call has been read: its credit is back.
     fn finish(&self, id: CallId, slot: u16) {
         let mut core = self.lock();
+        // Of an answer that nobody has looked at.
+        core.read.remove(&slot);
         core.caller.finish(id, slot);
         core.grant(self);
         self.wake(core);
@@ -593,8 +675,19 @@ impl ClientChannel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock, then wakes those whose calls are decided.
-    fn wake(&self, mut core: MutexGuard<'_, Core>) {
+    /// Whether the payload of an answer is being read, which goes on as the channel is polled.
+    pub(super) fn is_reading(&self) -> bool {
+        let core = self.lock();
+        core.cause.is_none() && core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
+    }
+
+    /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
+    fn wake<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+        if !core.offers.is_empty() {
+            let offers = std::mem::take(&mut core.offers);
+            drop(core);
+            core = self.take_offers(offers);
+        }
         if core.ready.is_empty() && core.failures.is_empty() {
             return;
         }
@@ -605,6 +698,39 @@ impl ClientChannel {
         if let Some(Listener(listener)) = self.listener.get() {
             failures.into_iter().for_each(listener);
         }
+    }
+}
+
+impl ClientChannel {
+    /// Begins to read answers that lie at the peer.
+    fn take_offers(&self, offers: Vec<(u16, CallId, Outside)>) -> MutexGuard<'_, Core> {
+        let blocks = offers.iter().map(|(_, _, outside)| {
+            let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
+            let block = self.memory.as_ref().map(|memory| memory.take(size));
+            block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
+        });
+        let blocks: Vec<_> = blocks.collect();
+        let mut core = self.lock();
+        for ((slot, id, outside), block) in offers.into_iter().zip(blocks) {
+            match block {
+                Some(Ok(block)) => core.read(slot, id, outside, block),
+                Some(Err(error)) => core.conclude_read(self, slot, id, Err(error)),
+                None => {}
+            }
+        }
+        core
+    }
+}
+
+/// The call is lost for want of memory.
+fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
+    match *error {
+        MemoryError::TooLarge { size, limit } if !is_answer => CallError::TooLarge { size, limit },
+        _ => CallError::NoMemory {
+            size,
+            reason: error.to_string(),
+            is_answer,
+        },
     }
 }
 
@@ -653,6 +779,16 @@ impl Core {
         if !completion.status.is_success() {
             return Err(completion.status.into());
         }
+        if id.lane == WorkId::BULK
+            && let Some(rendezvous) = &mut self.rendezvous
+        {
+            let complete = rendezvous.complete();
+            let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
+            if let Some((slot, call, block)) = complete {
+                self.conclude_read(channel, slot, call, Ok(block));
+            }
+            return Ok(());
+        }
         let completed = self.lanes.complete(id, completion);
         let imm = completed.map_err(|error| LossCause::Fabric(error.to_string()))?;
         if let Some(imm) = imm {
@@ -664,22 +800,90 @@ impl Core {
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
         let violation = match read_reply(channel, imm) {
             Err(violation) => violation,
-            Ok(id) => match self.caller.receive(imm.slot, id) {
-                Received::Answer(id) if self.told.contains_key(&id) => {
-                    let method = self.told.remove(&id).unwrap_or_default();
-                    return self.conclude_told(channel, id, imm.slot, method);
+            Ok((id, Some(outside))) if self.caller.is_pending(imm.slot, id) => {
+                let reading = self
+                    .rendezvous
+                    .as_mut()
+                    .map(|r| r.reading(imm.slot).is_some());
+                let is_known = self.offers.iter().any(|(slot, ..)| *slot == imm.slot);
+                if reading == Some(false) && !is_known {
+                    return self.offers.push((imm.slot, id, outside));
                 }
-                Received::Answer(_) => {
-                    self.ready.extend(self.wakers[usize::from(imm.slot)].take());
+                Violation::SlotBusy
+            }
+            Ok((id, outside)) => match self.receive_answer(channel, imm.slot, id) {
+                None => {
+                    if outside.is_some() {
+                        self.releases.push_back(imm.slot);
+                    }
                     return;
                 }
-                Received::Late => return,
-                Received::Violation(violation) => violation,
+                Some(violation) => violation,
             },
         };
         self.violations.record(violation, &channel.peer);
         if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
             self.refuse(channel, imm.slot);
+        }
+    }
+
+    /// The answer to `id` has arrived in `slot`, or something that cannot be.
+    fn receive_answer(
+        &mut self,
+        channel: &ClientChannel,
+        slot: u16,
+        id: CallId,
+    ) -> Option<Violation> {
+        match self.caller.receive(slot, id) {
+            Received::Answer(id) => match self.told.remove(&id) {
+                Some(method) => self.conclude_told(channel, id, slot, method),
+                None => self.ready.extend(self.wakers[usize::from(slot)].take()),
+            },
+            Received::Late => {}
+            Received::Violation(violation) => return Some(violation),
+        }
+        // The request's payload has been read long since.
+        if let Some(rendezvous) = &mut self.rendezvous {
+            rendezvous.release(slot);
+        }
+        None
+    }
+
+    /// Begins to read the answer to `id`, which lies at the peer.
+    fn read(&mut self, slot: u16, id: CallId, from: Outside, block: Block) {
+        let (None, Some(rendezvous)) = (&self.cause, &mut self.rendezvous) else {
+            return;
+        };
+        if let Err(error) = rendezvous.read(slot, id, from, block) {
+            self.close(LossCause::Fabric(error.to_string()));
+        }
+    }
+
+    /// The answer to `id` has been read, or cannot be.
+    fn conclude_read(
+        &mut self,
+        channel: &ClientChannel,
+        slot: u16,
+        id: CallId,
+        payload: Result<Block, CallError>,
+    ) {
+        self.releases.push_back(slot);
+        self.read.insert(slot, payload);
+        self.receive_answer(channel, slot, id);
+        if !self.caller.is_answered(slot, id) {
+            self.read.remove(&slot);
+        }
+        self.release(channel);
+    }
+
+    /// Tells the peer which payloads it need not keep any more.
+    fn release(&mut self, channel: &ClientChannel) {
+        while self.cause.is_none()
+            && self.lanes.has_room()
+            && let Some(slot) = self.releases.pop_front()
+        {
+            let signal = Signal::Release;
+            self.write(channel, Immediate { slot, signal }, &[]);
         }
     }
 
@@ -736,6 +940,7 @@ impl Core {
 
     /// Sends calls that waited, as far as there are credits.
     fn grant(&mut self, channel: &ClientChannel) {
+        self.release(channel);
         while self.lanes.has_room()
             && let Some(first) = self.caller.first_waiting()
             && self.waiting.contains_key(&first)
@@ -746,13 +951,23 @@ impl Core {
             };
             let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
             let mut header = channel.request(id, call.method, deadline);
-            if header.encoded_len() + call.payload.len() > message.len() {
-                // A deadline that was set later does not fit beside the arguments.
-                header.extension = None;
+            match call.payload {
+                Prepared::Here(payload) => {
+                    if header.encoded_len() + payload.len() > message.len() {
+                        // A deadline that was set later does not fit beside the arguments.
+                        header.extension = None;
+                    }
+                    let at = header.encoded_len();
+                    header.payload_len = payload.len() as u32;
+                    message[at..at + payload.len()].copy_from_slice(&payload);
+                }
+                Prepared::Outside(block) => {
+                    header.set_outside(block.outside());
+                    if let Some(rendezvous) = &mut self.rendezvous {
+                        rendezvous.keep(slot, block);
+                    }
+                }
             }
-            let at = header.encoded_len();
-            header.payload_len = call.payload.len() as u32;
-            message[at..at + call.payload.len()].copy_from_slice(&call.payload);
             if self.told.contains_key(&id) {
                 self.ready.extend(call.waker);
             } else {
@@ -776,6 +991,9 @@ impl Core {
         let encoded = header.encode(message);
         let (true, Ok(payload_at), true) = (posted, encoded, self.lanes.has_room()) else {
             self.caller.abandon(id, slot);
+            if let Some(rendezvous) = &mut self.rendezvous {
+                rendezvous.release(slot);
+            }
             return;
         };
         let total = payload_at + header.payload_len as usize;
@@ -823,6 +1041,10 @@ impl Core {
             self.failures.push(TellFailure { method, cause });
         }
         self.lanes.fail();
+        if let Some(rendezvous) = &mut self.rendezvous {
+            rendezvous.fail();
+        }
+        self.offers.clear();
         self.ready
             .extend(self.wakers.iter_mut().filter_map(Option::take));
         self.ready
@@ -835,7 +1057,10 @@ impl Core {
 }
 
 /// Reads the header of the reply that `imm` announces.
-fn read_reply(channel: &ClientChannel, imm: Immediate) -> Result<CallId, Violation> {
+fn read_reply(
+    channel: &ClientChannel,
+    imm: Immediate,
+) -> Result<(CallId, Option<Outside>), Violation> {
     let Some(slot) = channel.replies.lend(imm.slot) else {
         // A slot that is lent holds an answer already.
         return Err(if channel.replies.has(imm.slot) {
@@ -848,7 +1073,8 @@ fn read_reply(channel: &ClientChannel, imm: Immediate) -> Result<CallId, Violati
     let (header, _) = read.map_err(|_| Violation::BadHeader)?;
     match (imm.signal, header.kind) {
         (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
-            Ok(CallId(header.request_id))
+            let outside = header.extension.and_then(|extension| extension.outside);
+            Ok((CallId(header.request_id), outside))
         }
         _ => Err(Violation::WrongKind),
     }
@@ -972,6 +1198,8 @@ pub struct Answer<'a> {
     id: CallId,
     slot: u16,
     loan: Option<Loan<'a>>,
+    /// The payload, if it did not travel through the ring.
+    outside: Option<Block>,
     kind: MessageKind,
     payload: Range<usize>,
 }
@@ -986,12 +1214,16 @@ impl<'a> Answer<'a> {
             id,
             slot,
             loan: Some(loan),
+            outside: None,
             kind: MessageKind::Reply,
             payload: 0..0,
         };
         let (header, payload) = decoded?;
         answer.kind = header.kind;
         answer.payload = payload;
+        if header.extension.is_some_and(|e| e.outside.is_some()) {
+            answer.outside = channel.lock().read.remove(&slot).transpose()?;
+        }
         Ok(answer)
     }
 
@@ -1005,18 +1237,23 @@ impl<'a> Answer<'a> {
         self.kind == MessageKind::Exception
     }
 
-    /// The payload, still in the ring.
+    /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
     pub fn payload(&self) -> &[u8] {
-        self.loan
-            .as_ref()
-            .map_or(&[], |loan| &loan[self.payload.clone()])
+        match (&self.outside, &self.loan) {
+            (Some(block), _) => block,
+            (None, Some(loan)) => &loan[self.payload.clone()],
+            (None, None) => &[],
+        }
     }
 
     /// Keeps the payload where it is, without the borrow of the call.
     pub fn keep(mut self) -> ReplyBytes {
+        if let Some(block) = self.outside.take() {
+            return ReplyBytes(Kept::Outside(block));
+        }
         self.loan = None;
         // Nobody else is lent the slot of an answered call.
-        let kept = ReplyBytes {
+        let kept = InRing {
             channel: self.channel.clone(),
             id: self.id,
             slot: self.slot,
@@ -1025,7 +1262,7 @@ impl<'a> Answer<'a> {
         };
         // It goes on as the owner of the slot.
         std::mem::forget(self);
-        kept
+        ReplyBytes(Kept::InRing(kept))
     }
 }
 
@@ -1036,9 +1273,19 @@ impl Drop for Answer<'_> {
     }
 }
 
-/// The payload of an answer, lent from the ring for as long as one likes. The credit goes back when it is dropped.
+/// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back when this is dropped, or
+/// from the memory that it was read into if it does not fit a slot.
 #[derive(Debug)]
-pub struct ReplyBytes {
+pub struct ReplyBytes(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    InRing(InRing),
+    Outside(Block),
+}
+
+#[derive(Debug)]
+struct InRing {
     channel: Arc<ClientChannel>,
     id: CallId,
     slot: u16,
@@ -1050,9 +1297,13 @@ impl Deref for ReplyBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        self.loan
-            .as_ref()
-            .map_or(&[], |loan| &loan[self.payload.clone()])
+        match &self.0 {
+            Kept::Outside(block) => block,
+            Kept::InRing(kept) => {
+                let loan = kept.loan.as_ref();
+                loan.map_or(&[], |loan| &loan[kept.payload.clone()])
+            }
+        }
     }
 }
 
@@ -1062,7 +1313,7 @@ impl AsRef<[u8]> for ReplyBytes {
     }
 }
 
-impl Drop for ReplyBytes {
+impl Drop for InRing {
     fn drop(&mut self) {
         self.loan = None;
         self.channel.finish(self.id, self.slot);

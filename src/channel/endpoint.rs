@@ -8,8 +8,10 @@ use crate::fabric::{Gid, MemoryRegion, QueuePairAddress};
 /// One end: its queue pair and the ring that the peer will write into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The queue pair.
+    /// The queue pair of messages.
     pub qp: QueuePairInfo,
+    /// The queue pair over which payloads outside of the rings are read.
+    pub bulk: QueuePairInfo,
     /// The receive ring.
     pub ring: RingAddress,
     /// Its shape.
@@ -189,18 +191,20 @@ mod tests {
     #[test]
     fn a_ring_that_does_not_fit_is_refused_by_field() {
         let ours = Geometry::new(16, 1024).unwrap();
-        let good = Endpoint {
-            qp: QueuePairInfo {
-                gid: GidHalves {
-                    subnet_prefix: 0,
-                    interface_id: 0,
-                },
-                gidx: 0,
-                lid: 0,
-                mtu: 5,
-                psn: 0,
-                qpn: 1,
+        let qp = QueuePairInfo {
+            gid: GidHalves {
+                subnet_prefix: 0,
+                interface_id: 0,
             },
+            gidx: 0,
+            lid: 0,
+            mtu: 5,
+            psn: 0,
+            qpn: 1,
+        };
+        let good = Endpoint {
+            qp,
+            bulk: qp,
             ring: RingAddress {
                 addr: 4096,
                 length: 16 * 1024,

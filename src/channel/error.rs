@@ -39,15 +39,23 @@ impl From<CompletionStatus> for LossCause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The request does not fit a slot. Nothing was sent.
-    #[error(
-        "the request takes {size} bytes, a slot has room for {limit}; raise slot_size on both sides"
-    )]
+    /// The request is larger than any may be: than a slot, towards a DLSlime peer. Nothing was sent.
+    #[error("the request takes {size} bytes, and {limit} are allowed")]
     TooLarge {
         /// Bytes of the payload.
         size: usize,
-        /// Bytes that a slot can carry.
+        /// Bytes that are allowed.
         limit: usize,
+    },
+    /// There is no registered memory for a payload beyond a slot.
+    #[error("no registered memory for {size} bytes: {reason}")]
+    NoMemory {
+        /// Bytes of the payload.
+        size: usize,
+        /// What stands in the way.
+        reason: String,
+        /// Whether it is the answer's, so that the call was run.
+        is_answer: bool,
     },
     /// The arguments cannot be encoded. Nothing was sent.
     #[error("the arguments cannot be encoded: {0}")]

@@ -88,3 +88,21 @@ impl Geometry {
         Self::new(self.slots(), self.slot_size())
     }
 }
+/// The shapes of a mailbox's rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometries {
+    /// Towards native callers.
+    pub native: Geometry,
+    /// Towards DLSlime callers, who cannot read payloads beyond a slot.
+    pub compatible: Geometry,
+}
+
+impl From<Geometry> for Geometries {
+    /// One shape for all.
+    fn from(geometry: Geometry) -> Self {
+        Self {
+            native: geometry,
+            compatible: geometry,
+        }
+    }
+}

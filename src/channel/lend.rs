@@ -146,6 +146,44 @@ impl<R: Deref<Target = Ring>> Drop for Lent<R> {
     }
 }
 
+/// A whole region, lent to its one owner.
+///
+/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, or a READ that the owner has
+/// posted and whose end it awaits.
+#[derive(Debug)]
+pub(super) struct Whole(Arc<dyn MemoryRegion>);
+
+impl Whole {
+    /// Registers memory to be read by peers, and to read into.
+    pub(super) fn register(device: &dyn Device, len: usize) -> Result<Self, FabricError> {
+        let access = Access::LOCAL_WRITE | Access::REMOTE_READ;
+        // Nobody else has a handle of the region.
+        Ok(Self(device.register(len, access)?))
+    }
+
+    /// The region, for work requests.
+    pub(super) fn region(&self) -> &dyn MemoryRegion {
+        &*self.0
+    }
+}
+
+impl Deref for Whole {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the region is valid for `len` bytes while it lives, and this owns the only handle of it, so `&self`
+        // excludes a `&mut` to the same bytes; see the type about READs.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
+    }
+}
+
+impl DerefMut for Whole {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().as_ptr(), self.0.len()) }
+    }
+}
+
 /// The peer's ring, as we write into it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RemoteRing {

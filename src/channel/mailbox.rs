@@ -4,23 +4,25 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
+use super::bulk::Bulk;
 use super::lanes::{Lanes, LanesInit};
 use super::lend::{RemoteRing, Ring};
-use super::peer_channel::{Arrived, Inbound, PeerChannel, Ticket};
+use super::peer_channel::{Arrived, Inbound, PeerChannel, Slotted, Ticket};
+use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
-    ConnectError, Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violations,
+    ConnectError, Endpoint, Geometries, Geometry, LossCause, Memory, MemoryError, Profile,
+    QueuePairInfo, RingAddress, Violations,
 };
-use crate::fabric::{
-    Completion, CompletionEvents, CompletionQueue, Device, FabricError, RetryPolicy,
-};
+use crate::fabric::{Completion, CompletionEvents, CompletionQueue, FabricError, RetryPolicy};
+use crate::wire::{Fault, Outside};
 
 const BATCH: usize = 16;
 /// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
 const SENDS: u32 = 2;
-/// Receives for each slot. We may not have looked at a cancel, the next request in the slot and its cancel; what
-/// comes after those is sent only when that request was answered, and so everything before it seen.
-const RECEIVES: u32 = 3;
+/// Receives for each slot. We may not have looked at a cancel, the release of an answer, the next request in the slot and
+/// its cancel; what comes after those is sent only when that request was answered, and so everything before it seen.
+const RECEIVES: u32 = 4;
 /// Callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
@@ -28,9 +30,9 @@ const CALLERS: u32 = 1024;
 /// on others.
 #[derive(Debug)]
 pub struct Mailbox {
-    device: Arc<dyn Device>,
+    memory: Arc<Memory>,
     cq: Arc<dyn CompletionQueue>,
-    geometry: Geometry,
+    geometries: Geometries,
     retry: RetryPolicy,
     service: Arc<str>,
     places: Vec<Place>,
@@ -75,23 +77,23 @@ pub enum Delivery {
 }
 
 impl Mailbox {
-    /// A mailbox without callers.
+    /// A mailbox without callers. Payloads beyond a slot go to `memory`.
     ///
     /// # Errors
     /// The device refuses.
     pub fn new(
-        device: Arc<dyn Device>,
-        geometry: Geometry,
+        memory: Arc<Memory>,
+        geometries: Geometries,
         retry: RetryPolicy,
         service: &str,
     ) -> Result<Self, ConnectError> {
-        let wanted = CALLERS.saturating_mul(entries(geometry));
-        let depth = wanted.min(device.limits().max_cqe);
-        let cq = device.create_completion_queue(depth)?;
+        let wanted = CALLERS.saturating_mul(entries(geometries.native));
+        let depth = wanted.min(memory.device().limits().max_cqe);
+        let cq = memory.device().create_completion_queue(depth)?;
         Ok(Self {
-            device,
+            memory,
             cq,
-            geometry,
+            geometries,
             retry,
             service: service.into(),
             places: Vec::new(),
@@ -106,14 +108,23 @@ impl Mailbox {
     /// # Errors
     /// The caller's endpoint is not acceptable, the completion queue is given away, or the device refuses.
     pub fn accept(&mut self, peer: &str, theirs: &Endpoint) -> Result<Endpoint, ConnectError> {
-        let remote = theirs.remote_ring(self.geometry)?;
-        let (key, mut lanes) = self.lanes(1)?;
-        let connected = lanes.connect(&[theirs.qp]).and_then(|()| self.rings());
+        let remote = theirs.remote_ring(self.geometries.native)?;
+        let geometry = self.geometries.native;
+        let (key, mut lanes) = self.lanes(1, geometry)?;
+        let connected = lanes.connect(&[theirs.qp]).and_then(|()| {
+            let device = self.memory.device();
+            let bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
+            let mut rendezvous = Rendezvous::new(bulk, geometry.slots());
+            rendezvous.connect(theirs.bulk)?;
+            Ok((rendezvous, self.rings(geometry)?))
+        });
         match connected {
-            Ok(rings) => {
-                let qp = lanes.addresses()[0];
-                let channel = self.occupy(key, peer, lanes, rings, remote, Profile::Native);
-                Ok(channel.endpoint(qp))
+            Ok((rendezvous, rings)) => {
+                let (qp, bulk) = (lanes.addresses()[0], rendezvous.address());
+                let rendezvous = Some((rendezvous, self.memory.clone()));
+                let profile = Profile::Native;
+                let channel = self.occupy(key, peer, lanes, rendezvous, rings, remote, profile);
+                Ok(channel.endpoint(qp, bulk))
             }
             Err(error) => {
                 drop(lanes);
@@ -138,7 +149,7 @@ impl Mailbox {
         }
         let (key, lanes) = match self.take_over(peer)? {
             Some(taken) => taken,
-            None => self.lanes(queue_pairs)?,
+            None => self.lanes(queue_pairs, self.geometries.compatible)?,
         };
         let addresses = lanes.addresses();
         self.arriving.push(Arriving {
@@ -187,15 +198,16 @@ impl Mailbox {
     /// # Errors
     /// The mailbox does not fit our geometry, or the device refuses.
     pub fn admit(&mut self, peer: &str, ring: &RingAddress) -> Result<RingAddress, ConnectError> {
-        let remote = ring.compatible_ring(self.geometry)?;
-        if remote.geometry.slots() > self.geometry.slots() {
+        let geometry = self.geometries.compatible;
+        let remote = ring.compatible_ring(geometry)?;
+        if remote.geometry.slots() > geometry.slots() {
             return Err(ConnectError::BadEndpoint {
                 field: "mailbox length",
                 reason: format!(
                     "{} bytes are {} slots, and a caller may not have more than ours, {}; raise max_inflight here",
                     ring.length,
                     remote.geometry.slots(),
-                    self.geometry.slots()
+                    geometry.slots()
                 ),
             });
         }
@@ -206,27 +218,28 @@ impl Mailbox {
         let Some(at) = at else {
             return Err(not_prepared(peer));
         };
-        let rings = self.rings()?;
+        let rings = self.rings(geometry)?;
         let Arriving { lanes, key, .. } = self.arriving.swap_remove(at);
-        let channel = self.occupy(key, peer, lanes, rings, remote, Profile::Compatible);
+        let profile = Profile::Compatible;
+        let channel = self.occupy(key, peer, lanes, None, rings, remote, profile);
         Ok(channel.ring())
     }
 
     /// New queue pairs in a new place.
-    fn lanes(&mut self, count: usize) -> Result<(Key, Lanes), ConnectError> {
-        let slots = self.geometry.slots() as u32;
-        let taken = entries(self.geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
+    fn lanes(&mut self, count: usize, geometry: Geometry) -> Result<(Key, Lanes), ConnectError> {
+        let slots = geometry.slots() as u32;
+        let taken = entries(geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         let Some(left) = self.entries_left.checked_sub(taken) else {
             return Err(ConnectError::Fabric(FabricError::Limit {
                 what: "the completion queue entries that one more caller needs",
                 given: taken.into(),
                 allowed: format!("{} more", self.entries_left),
-                device: self.device.name().to_owned(),
+                device: self.memory.device().name().to_owned(),
             }));
         };
         let key = self.free_place();
         let lanes = Lanes::new(
-            &*self.device,
+            &**self.memory.device(),
             &LanesInit {
                 cq: self.cq.clone(),
                 count,
@@ -261,23 +274,30 @@ impl Mailbox {
         Ok(None)
     }
 
-    fn rings(&self) -> Result<(Ring, Ring), ConnectError> {
+    fn rings(&self, geometry: Geometry) -> Result<(Ring, Ring), ConnectError> {
+        let device = &**self.memory.device();
         Ok((
-            Ring::receive(&*self.device, self.geometry)?,
-            Ring::send(&*self.device, self.geometry)?,
+            Ring::receive(device, geometry)?,
+            Ring::send(device, geometry)?,
         ))
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn occupy(
         &mut self,
         key: Key,
         peer: &str,
         lanes: Lanes,
+        rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
         rings: (Ring, Ring),
         remote: RemoteRing,
         profile: Profile,
     ) -> Arc<PeerChannel> {
-        let channel = PeerChannel::new(peer, lanes, rings, self.geometry, remote, profile);
+        let geometry = match profile {
+            Profile::Native => self.geometries.native,
+            Profile::Compatible => self.geometries.compatible,
+        };
+        let channel = PeerChannel::new(peer, lanes, rendezvous, rings, geometry, remote, profile);
         let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
@@ -315,9 +335,14 @@ impl Mailbox {
         }
         match channel.complete(id, completion) {
             Ok(Some(Arrived::Request(request))) => {
+                let is_wanted = request.is_wanted;
                 let inbound = Inbound::new(channel, request, self.service.clone());
-                deliveries.push_back(Delivery::Request(inbound));
+                // Otherwise it answers as it is dropped.
+                if is_wanted {
+                    deliveries.push_back(Delivery::Request(inbound));
+                }
             }
+            Ok(Some(Arrived::Outside(request, outside))) => self.read(channel, request, outside),
             Ok(Some(Arrived::Cancel { slot, request_id })) => {
                 let ticket = Ticket::new(&channel, slot, request_id);
                 deliveries.push_back(Delivery::Cancel(ticket));
@@ -325,6 +350,27 @@ impl Mailbox {
             Ok(None) => {}
             Err(cause) => self.lose(key, cause, deliveries),
         }
+    }
+
+    /// Begins to read the payload of a request, or answers that it cannot be read.
+    fn read(&self, channel: Arc<PeerChannel>, request: Slotted, outside: Outside) {
+        let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
+        let error = match self.memory.take(size) {
+            Ok(block) => return channel.read(request, outside, block),
+            Err(error) => error,
+        };
+        let inbound = Inbound::new(channel, request, self.service.clone());
+        inbound.fail(match error {
+            MemoryError::TooLarge { limit, .. } => Fault::RequestTooLarge {
+                size: outside.len,
+                limit: limit as u64,
+            },
+            error => Fault::NoMemory {
+                size: outside.len,
+                reason: error.to_string(),
+                is_reply: false,
+            },
+        });
     }
 
     /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll):
@@ -443,9 +489,9 @@ impl Drop for Mailbox {
     }
 }
 
-/// Completion queue entries of one caller with one queue pair: its receives and our sends.
+/// Completion queue entries of one caller: its receives, our sends, and what we read of it.
 fn entries(geometry: Geometry) -> u32 {
-    (SENDS + RECEIVES) * geometry.slots() as u32
+    (SENDS + RECEIVES) * geometry.slots() as u32 + Bulk::ENTRIES
 }
 
 fn not_prepared(peer: &str) -> ConnectError {

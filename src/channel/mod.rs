@@ -19,6 +19,10 @@
 //! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
 //! of all its peers.
 //!
+//! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only): its sender keeps it in a
+//! registered [`Block`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
+//! and says when it has. A request's is released by its answer.
+//!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
 //! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
 //! before, and in what the bytes mean.
@@ -30,8 +34,10 @@
 //! - RING-1 Bytes lent to a handler stay unchanged until its reply is posted.
 //! - CALL-1 Every call ends: with a reply, a typed error or its deadline.
 //! - CALL-2 A reply that comes after its call ended is counted and dropped.
-//! - ORDER-1 Serial calls from one proxy run in the order they were sent.
+//! - ORDER-1 Serial calls from one proxy run in the order they were sent; one whose payload travels outside of the slot takes
+//!   its place in that order when it has been read.
 
+mod bulk;
 mod caller;
 mod client;
 mod descriptor;
@@ -41,9 +47,11 @@ mod geometry;
 mod lanes;
 mod lend;
 mod mailbox;
+mod memory;
 mod peer_channel;
 mod profile;
 mod pump;
+mod rendezvous;
 mod responder;
 mod send_queue;
 #[cfg(test)]
@@ -59,8 +67,9 @@ pub use client::{
 pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
-pub use geometry::{BadGeometry, Geometry};
+pub use geometry::{BadGeometry, Geometries, Geometry};
 pub use mailbox::{Delivery, Mailbox};
+pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
 pub use peer_channel::{Inbound, Payload, Room, Ticket};
 pub use profile::Profile;
 pub use responder::{Arrival, Responder};

@@ -7,13 +7,15 @@ use std::time::{Duration, Instant};
 
 use super::lanes::{Lanes, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
+use super::rendezvous::Rendezvous;
 use super::responder::{Arrival, Responder};
 use super::work_id::WorkId;
 use super::{
-    Endpoint, Geometry, LossCause, Profile, QueuePairInfo, RingAddress, Violation, Violations,
+    Block, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile, QueuePairInfo, RingAddress,
+    Violation, Violations,
 };
 use crate::fabric::{Completion, RemoteSlice};
-use crate::wire::{EncodeError, Fault, Header, Immediate, MessageKind, Signal};
+use crate::wire::{EncodeError, Fault, Header, Immediate, MessageKind, Outside, Signal};
 
 /// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(super) struct PeerChannel {
     core: Mutex<Core>,
     requests: Ring,
     sends: Ring,
+    /// For replies beyond a slot.
+    memory: Option<Arc<Memory>>,
     remote: RemoteRing,
     geometry: Geometry,
     profile: Profile,
@@ -32,6 +36,8 @@ pub(super) struct PeerChannel {
 struct Core {
     /// Gone once another channel has taken them over.
     lanes: Option<Lanes>,
+    /// With a native caller.
+    rendezvous: Option<Rendezvous<Slotted>>,
     responder: Responder,
     /// Answers that wait for a place in the send queue: slot and length.
     unsent: VecDeque<(u16, usize)>,
@@ -45,14 +51,17 @@ impl PeerChannel {
     pub(super) fn new(
         peer: &str,
         lanes: Lanes,
+        rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
         rings: (Ring, Ring),
         geometry: Geometry,
         remote: RemoteRing,
         profile: Profile,
     ) -> Self {
+        let (rendezvous, memory) = rendezvous.unzip();
         Self {
             core: Mutex::new(Core {
                 lanes: Some(lanes),
+                rendezvous,
                 // A slot must exist at both ends.
                 responder: Responder::new(geometry.slots().min(remote.geometry.slots())),
                 unsent: VecDeque::new(),
@@ -62,6 +71,7 @@ impl PeerChannel {
             }),
             requests: rings.0,
             sends: rings.1,
+            memory,
             remote,
             geometry,
             profile,
@@ -69,9 +79,10 @@ impl PeerChannel {
         }
     }
 
-    pub(super) fn endpoint(&self, qp: QueuePairInfo) -> Endpoint {
+    pub(super) fn endpoint(&self, qp: QueuePairInfo, bulk: QueuePairInfo) -> Endpoint {
         Endpoint {
             qp,
+            bulk,
             ring: self.ring(),
             geometry: self.geometry,
         }
@@ -92,6 +103,18 @@ impl PeerChannel {
         completion: &Completion,
     ) -> Result<Option<Arrived>, LossCause> {
         let mut core = self.lock();
+        if id.lane == WorkId::BULK
+            && let Some(rendezvous) = &mut core.rendezvous
+        {
+            let complete = rendezvous.complete();
+            let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
+            return Ok(complete.map(|(_, request, outside)| {
+                Arrived::Request(Slotted {
+                    outside: Some(outside),
+                    ..request
+                })
+            }));
+        }
         let Some(lanes) = &mut core.lanes else {
             return Err(LossCause::Gone);
         };
@@ -115,26 +138,68 @@ impl PeerChannel {
                 .requests
                 .lend(imm.slot)
                 .and_then(|slot| self.profile.decode(&slot).ok()),
-            Signal::Cancel => None,
+            Signal::Cancel | Signal::Release => None,
         };
         let arrival = core
             .responder
             .receive(imm, read.as_ref().map(|(header, _)| header));
         match (arrival, read) {
             (Arrival::Request { slot, request_id }, Some((header, payload))) => {
-                Some(Arrived::Request(Slotted {
+                let extension = header.extension.unwrap_or_default();
+                // The time in flight is not known, so a request may live a little longer here than at its caller.
+                let allowed = extension.deadline_us.map(Duration::from_micros);
+                let request = Slotted {
                     slot,
                     request_id,
                     header,
                     payload,
-                }))
+                    outside: None,
+                    expires: allowed.and_then(|allowed| Instant::now().checked_add(allowed)),
+                    is_wanted: true,
+                };
+                if let Some(rendezvous) = &mut core.rendezvous {
+                    rendezvous.release(slot);
+                }
+                Some(match extension.outside {
+                    Some(outside) if core.rendezvous.is_some() => {
+                        Arrived::Outside(request, outside)
+                    }
+                    _ => Arrived::Request(request),
+                })
             }
-            (Arrival::Cancel { slot, request_id }, _) => Some(Arrived::Cancel { slot, request_id }),
+            (Arrival::Cancel { slot, request_id }, _) => {
+                let reading = core.rendezvous.as_mut().and_then(|r| r.reading(slot));
+                match reading {
+                    Some(request) => {
+                        request.is_wanted = false;
+                        None
+                    }
+                    None => Some(Arrived::Cancel { slot, request_id }),
+                }
+            }
+            (Arrival::Release { slot }, _) => {
+                if let Some(rendezvous) = &mut core.rendezvous {
+                    rendezvous.release(slot);
+                }
+                None
+            }
             (Arrival::Violation(violation), _) => {
                 core.violations.record(violation, &self.peer);
                 None
             }
             (Arrival::TooLate | Arrival::Request { .. }, _) => None,
+        }
+    }
+
+    /// Reads the payload of `request`, which lies at its caller, into `block`.
+    pub(super) fn read(&self, request: Slotted, from: Outside, block: Block) {
+        let mut core = self.lock();
+        let core = &mut *core;
+        let (None, Some(rendezvous)) = (&core.cause, &mut core.rendezvous) else {
+            return;
+        };
+        if let Err(error) = rendezvous.read(request.slot, request, from, block) {
+            core.close(LossCause::Fabric(error.to_string()));
         }
     }
 
@@ -189,32 +254,53 @@ impl PeerChannel {
         self.lock().violations
     }
 
-    /// Writes the answer to the request in `slot` into the caller's ring.
+    /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
+    /// caller, into memory of its own if it asks for more.
     fn answer(
         &self,
         request: &Slotted,
-        encode: impl FnOnce(&mut [u8]) -> Result<(MessageKind, usize), EncodeError>,
-    ) -> Result<(), EncodeError> {
+        kind: MessageKind,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(), AnswerError> {
         let slot = request.slot;
         let mut message = self
             .sends
             .lend(slot)
             .expect("an unanswered slot's send memory is lent to its answer only");
-        let (kind, len) = encode(&mut message[Header::LEN..])?;
-        let header = Header {
+        let mut header = Header {
             kind,
             method: request.header.method,
             request_id: request.request_id,
-            payload_len: len as u32,
+            payload_len: 0,
             extension: None,
         };
-        header
-            .encode(&mut message)
-            .map_err(|error| EncodeError::Value(error.to_string()))?;
+        let block = match (encode(&mut message[Header::LEN..]), &self.memory) {
+            (Ok(len), _) => {
+                header.payload_len = len as u32;
+                None
+            }
+            (Err(EncodeError::TooLarge { size, .. }), Some(memory)) => {
+                let mut block = memory
+                    .take(size)
+                    .map_err(|error| AnswerError::Memory(size, error))?;
+                let len = encode(&mut block)?;
+                block.truncate(len);
+                header.set_outside(block.outside());
+                Some(block)
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        let encoded = header.encode(&mut message);
+        let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
         drop(message);
         let mut core = self.lock();
+        if let (Some(block), None) = (block, &core.cause)
+            && let Some(rendezvous) = &mut core.rendezvous
+        {
+            rendezvous.keep(slot, block);
+        }
         core.responder.answered(slot);
-        self.post(&mut core, slot, Header::LEN + len);
+        self.post(&mut core, slot, payload_at + header.payload_len as usize);
         if core.is_flushing {
             core.flush(self.remote.slot(0));
         }
@@ -253,7 +339,10 @@ impl Core {
             return true;
         };
         match lanes.flush(to) {
-            Ok(flushed) => flushed && self.unsent.is_empty(),
+            Ok(flushed) => {
+                let is_read = self.rendezvous.as_ref().is_none_or(|r| !r.keeps_any());
+                flushed && self.unsent.is_empty() && is_read
+            }
             Err(error) => {
                 self.close(LossCause::Fabric(error.to_string()));
                 true
@@ -270,6 +359,47 @@ impl Core {
         if let Some(lanes) = &mut self.lanes {
             lanes.fail();
         }
+        if let Some(rendezvous) = &mut self.rendezvous {
+            rendezvous.fail();
+        }
+    }
+}
+
+/// A request is not answered with what was to be its answer.
+#[derive(Debug)]
+enum AnswerError {
+    Encode(EncodeError),
+    /// There is no memory for an answer of this size.
+    Memory(usize, MemoryError),
+}
+
+impl From<EncodeError> for AnswerError {
+    fn from(error: EncodeError) -> Self {
+        Self::Encode(error)
+    }
+}
+
+impl From<AnswerError> for Fault {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Encode(EncodeError::TooLarge { size, limit })
+            | AnswerError::Memory(_, MemoryError::TooLarge { size, limit }) => {
+                Self::ReplyTooLarge {
+                    size: size as u64,
+                    limit: limit as u64,
+                }
+            }
+            AnswerError::Encode(EncodeError::Value(reason)) => Self::Raised {
+                type_name: "EncodeError".to_owned(),
+                message: format!("the reply cannot be encoded: {reason}"),
+                traceback: String::new(),
+            },
+            AnswerError::Memory(size, error) => Self::NoMemory {
+                size: size as u64,
+                reason: error.to_string(),
+                is_reply: true,
+            },
+        }
     }
 }
 
@@ -277,7 +407,12 @@ impl Core {
 #[derive(Debug)]
 pub(super) enum Arrived {
     Request(Slotted),
-    Cancel { slot: u16, request_id: u64 },
+    /// A request whose payload has to be read first.
+    Outside(Slotted, Outside),
+    Cancel {
+        slot: u16,
+        request_id: u64,
+    },
 }
 
 /// A request in its slot.
@@ -287,6 +422,12 @@ pub(super) struct Slotted {
     pub(super) request_id: u64,
     header: Header,
     payload: Range<usize>,
+    /// The payload, if it did not travel through the ring.
+    outside: Option<Block>,
+    /// When its caller has stopped waiting.
+    expires: Option<Instant>,
+    /// False once its caller has cancelled it while its payload was being read.
+    pub(super) is_wanted: bool,
 }
 
 /// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
@@ -297,8 +438,6 @@ pub struct Inbound {
     channel: Arc<PeerChannel>,
     request: Slotted,
     service: Arc<str>,
-    /// When its caller has stopped waiting.
-    expires: Option<Instant>,
     answered: bool,
 }
 
@@ -323,14 +462,10 @@ impl Ticket {
 
 impl Inbound {
     pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<str>) -> Self {
-        // The time in flight is not known, so a request may live a little longer here than at its caller.
-        let allowed = request.header.extension.and_then(|e| e.deadline_us);
-        let expires = allowed.and_then(|us| Instant::now().checked_add(Duration::from_micros(us)));
         Self {
             channel,
             request,
             service,
-            expires,
             answered: false,
         }
     }
@@ -362,7 +497,7 @@ impl Inbound {
 
     /// When the caller has stopped waiting for the answer, if it said so.
     pub fn expires(&self) -> Option<Instant> {
-        self.expires
+        self.request.expires
     }
 
     /// Names this request.
@@ -370,13 +505,15 @@ impl Inbound {
         Ticket::new(&self.channel, self.request.slot, self.request.request_id)
     }
 
-    /// The arguments, borrowed from the ring. They begin at a multiple of 8 bytes.
+    /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
+    /// begin at a multiple of 8 bytes.
     pub fn payload(&self) -> Payload<'_> {
-        let slot = self.channel.requests.lend(self.request.slot);
-        Payload {
-            loan: slot.expect("a request's slot is lent to the request only"),
-            range: self.request.payload.clone(),
+        if let Some(block) = &self.request.outside {
+            return Payload(Lender::Outside(block));
         }
+        let slot = self.channel.requests.lend(self.request.slot);
+        let loan = slot.expect("a request's slot is lent to the request only");
+        Payload(Lender::Ring(loan, self.request.payload.clone()))
     }
 
     /// The send memory of the answer, to be written before [`reply`](Self::reply) says how much of it was used.
@@ -385,22 +522,25 @@ impl Inbound {
         Room(slot.expect("an unanswered slot's send memory is lent to its answer only"))
     }
 
-    /// Answers with a result, encoded straight into send memory. If it does not fit or does not encode, the
-    /// caller gets a [`Fault`] that says so.
-    pub fn reply(mut self, encode: impl FnOnce(&mut [u8]) -> Result<usize, EncodeError>) {
-        let fault = match self.answer(|room| Ok((MessageKind::Reply, encode(room)?))) {
-            Ok(()) => return,
-            Err(EncodeError::TooLarge { size, limit }) => Fault::ReplyTooLarge {
-                size: size as u64,
+    /// Answers with a result, encoded straight into send memory. `encode` is called again, with more room, if it asks for
+    /// that and the caller is native. If there is none or the result does not encode, the caller gets a [`Fault`] that says
+    /// so.
+    pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
+        if let Err(error) = self.answer(MessageKind::Reply, encode) {
+            self.fault(error.into());
+        }
+    }
+
+    /// Answers with the first `len` bytes of the [room](Self::room). If that has fewer, the caller gets a [`Fault`].
+    pub fn reply_written(mut self, len: usize) {
+        let limit = self.channel.geometry.max_payload();
+        if len > limit {
+            return self.fault(Fault::ReplyTooLarge {
+                size: len as u64,
                 limit: limit as u64,
-            },
-            Err(EncodeError::Value(reason)) => Fault::Raised {
-                type_name: "EncodeError".to_owned(),
-                message: format!("the reply cannot be encoded: {reason}"),
-                traceback: String::new(),
-            },
-        };
-        self.fault(fault);
+            });
+        }
+        self.reply(|_| Ok(len));
     }
 
     /// Answers with a failure, shortened if it does not fit.
@@ -410,19 +550,22 @@ impl Inbound {
 
     fn fault(&mut self, fault: Fault) {
         let profile = self.channel.profile;
-        let sent =
-            self.answer(|room| Ok((MessageKind::Exception, profile.encode_fault(fault, room)?)));
-        if let Err(error) = sent {
-            tracing::error!(%error, "a slot has no room for any fault; the caller will time out");
+        let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
+        if let Err(error) = self.answer(MessageKind::Exception, encode) {
+            tracing::error!(
+                ?error,
+                "a slot has no room for any fault; the caller will time out"
+            );
             self.answered = true;
         }
     }
 
     fn answer(
         &mut self,
-        encode: impl FnOnce(&mut [u8]) -> Result<(MessageKind, usize), EncodeError>,
-    ) -> Result<(), EncodeError> {
-        self.channel.answer(&self.request, encode)?;
+        kind: MessageKind,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(), AnswerError> {
+        self.channel.answer(&self.request, kind, encode)?;
         self.answered = true;
         Ok(())
     }
@@ -455,18 +598,24 @@ impl std::ops::DerefMut for Room<'_> {
     }
 }
 
-/// The arguments of a request, borrowed from the ring.
+/// The arguments of a request, borrowed from where they arrived.
 #[derive(Debug)]
-pub struct Payload<'a> {
-    loan: Loan<'a>,
-    range: Range<usize>,
+pub struct Payload<'a>(Lender<'a>);
+
+#[derive(Debug)]
+enum Lender<'a> {
+    Ring(Loan<'a>, Range<usize>),
+    Outside(&'a Block),
 }
 
 impl std::ops::Deref for Payload<'_> {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.loan[self.range.clone()]
+        match &self.0 {
+            Lender::Ring(loan, range) => &loan[range.clone()],
+            Lender::Outside(block) => block,
+        }
     }
 }
 

@@ -110,9 +110,11 @@ fn shorten(fault: &mut Fault) -> bool {
         Fault::Raised {
             message, type_name, ..
         } => (message, Some(type_name)),
-        Fault::BadArguments { reason } => (reason, None),
+        Fault::BadArguments { reason } | Fault::NoMemory { reason, .. } => (reason, None),
         Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
-        Fault::ReplyTooLarge { .. } | Fault::Expired => return false,
+        Fault::ReplyTooLarge { .. } | Fault::RequestTooLarge { .. } | Fault::Expired => {
+            return false;
+        }
     };
     for text in [Some(first), second].into_iter().flatten() {
         if !text.is_empty() {

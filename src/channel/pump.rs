@@ -53,6 +53,11 @@ async fn pump(running: Running) {
                 return;
             };
             channel.arm();
+            // Each piece is posted as the one before has arrived.
+            while channel.is_reading() {
+                tokio::task::yield_now().await;
+                channel.progress();
+            }
             if !channel.has_sleepers() {
                 break;
             }

@@ -22,6 +22,11 @@ pub enum Arrival {
     },
     /// A cancel that crossed its answer.
     TooLate,
+    /// The caller has read the payload of the answer that stood in this slot.
+    Release {
+        /// The slot.
+        slot: u16,
+    },
     /// Something that a correct peer does not send.
     Violation(Violation),
 }
@@ -50,6 +55,7 @@ impl Responder {
         match (imm.signal, *held, header) {
             (Signal::Cancel, Some(request_id), _) => Arrival::Cancel { slot, request_id },
             (Signal::Cancel, None, _) => Arrival::TooLate,
+            (Signal::Release, _, _) => Arrival::Release { slot },
             (Signal::Message, Some(_), _) => Arrival::Violation(Violation::SlotBusy),
             (Signal::Message, None, None) => Arrival::Violation(Violation::BadHeader),
             (Signal::Message, None, Some(header)) if header.kind == MessageKind::Request => {

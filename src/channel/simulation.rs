@@ -179,6 +179,7 @@ impl World {
             }
             Arrival::Cancel { request_id, .. } => assert_eq!(request_id, id.0),
             Arrival::TooLate => assert_eq!(signal, Signal::Cancel),
+            Arrival::Release { .. } => assert_eq!(signal, Signal::Release),
             Arrival::Violation(violation) => {
                 panic!("SLOT-1: a correct caller caused {violation:?}")
             }

@@ -21,6 +21,8 @@ const OWNER_AT: u32 = RETIRES_BITS + LANE_BITS;
 impl WorkId {
     /// Lanes that can be told apart.
     pub(super) const MAX_LANES: usize = 1 << LANE_BITS;
+    /// The lane of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but lane 0.
+    pub(super) const BULK: usize = Self::MAX_LANES - 1;
     /// Bits of an owner.
     pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;
 

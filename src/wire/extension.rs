@@ -9,13 +9,28 @@
 
 const FIXED: usize = 8;
 const DEADLINE: u16 = 1;
+/// Three fields, which come together.
+const OUTSIDE: u16 = 0b1110;
 const MAX_LEN: usize = FIXED + 16 * 8;
 
-/// What a native request says beside its payload.
+/// What a native message says beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extension {
     /// Time that remained until the call's deadline when it was sent, in microseconds. Clocks need not agree.
     pub deadline_us: Option<u64>,
+    /// Where the payload lies, if that is not the slot.
+    pub outside: Option<Outside>,
+}
+
+/// A payload that its sender keeps in registered memory, to be read by the receiver (rendezvous).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outside {
+    /// Address of the first byte.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// Key for the receiver.
+    pub rkey: u32,
 }
 
 /// The block is damaged.
@@ -32,21 +47,26 @@ pub struct ExtensionError {
 impl Extension {
     /// Bytes that the block takes.
     pub fn encoded_len(&self) -> usize {
-        FIXED + if self.deadline_us.is_some() { 8 } else { 0 }
+        FIXED + 8 * self.fields().count_ones() as usize
+    }
+
+    fn fields(&self) -> u16 {
+        let deadline = self.deadline_us.map_or(0, |_| DEADLINE);
+        deadline | self.outside.map_or(0, |_| OUTSIDE)
     }
 
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
     pub(super) fn encode(&self, into: &mut [u8]) {
-        let fields = if self.deadline_us.is_some() {
-            DEADLINE
-        } else {
-            0
-        };
         into[0..2].copy_from_slice(&(self.encoded_len() as u16).to_le_bytes());
-        into[2..4].copy_from_slice(&fields.to_le_bytes());
+        into[2..4].copy_from_slice(&self.fields().to_le_bytes());
         into[4..8].fill(0);
-        if let Some(us) = self.deadline_us {
-            into[8..16].copy_from_slice(&us.to_le_bytes());
+        let outside = self.outside.map(|o| [o.addr, o.len, o.rkey.into()]);
+        let values = self
+            .deadline_us
+            .into_iter()
+            .chain(outside.into_iter().flatten());
+        for (field, value) in into[FIXED..].chunks_exact_mut(8).zip(values) {
+            field.copy_from_slice(&value.to_le_bytes());
         }
     }
 
@@ -57,22 +77,38 @@ impl Extension {
             _ => 0,
         };
         let (claimed, fields) = (usize::from(half(0)), half(2));
+        let damaged = ExtensionError {
+            claimed,
+            fields,
+            available: bytes.len(),
+        };
         let needed = FIXED + 8 * fields.count_ones() as usize;
         if claimed > bytes.len() || claimed < needed || claimed > MAX_LEN || claimed % 8 != 0 {
-            return Err(ExtensionError {
-                claimed,
-                fields,
-                available: bytes.len(),
-            });
+            return Err(damaged);
         }
-        let deadline_us = (fields & DEADLINE != 0)
-            .then(|| {
-                bytes[FIXED..]
-                    .first_chunk()
-                    .map(|field| u64::from_le_bytes(*field))
-            })
-            .flatten();
-        Ok((Self { deadline_us }, claimed))
+        let mut values = bytes[FIXED..].chunks_exact(8);
+        let mut next = || {
+            let value = values.next().and_then(<[u8]>::first_chunk);
+            value.map_or(0, |value| u64::from_le_bytes(*value))
+        };
+        let deadline_us = (fields & DEADLINE != 0).then(&mut next);
+        let outside = match fields & OUTSIDE {
+            0 => None,
+            OUTSIDE => Some(Outside {
+                addr: next(),
+                len: next(),
+                rkey: u32::try_from(next()).map_err(|_| damaged)?,
+            }),
+            _ => return Err(damaged),
+        };
+        if outside.is_some_and(|outside| outside.len == 0) {
+            return Err(damaged);
+        }
+        let extension = Self {
+            deadline_us,
+            outside,
+        };
+        Ok((extension, claimed))
     }
 }
 
@@ -84,13 +120,38 @@ mod tests {
     fn fields_from_the_future_are_skipped() {
         let mut block = [0; 24];
         block[0] = 24;
-        block[2] = 0b11;
+        block[2] = 0b1_0001;
         block[8] = 5;
         block[16] = 99;
         let deadline = Extension {
             deadline_us: Some(5),
+            outside: None,
         };
         assert_eq!(Extension::decode(&block), Ok((deadline, 24)));
+    }
+
+    #[test]
+    fn input_1_part_of_an_address_is_none() {
+        let outside = Outside {
+            addr: u64::MAX,
+            len: 7,
+            rkey: u32::MAX,
+        };
+        let whole = Extension {
+            deadline_us: None,
+            outside: Some(outside),
+        };
+        let mut block = vec![0; whole.encoded_len()];
+        whole.encode(&mut block);
+        assert_eq!(Extension::decode(&block), Ok((whole, block.len())));
+        block[28] = 1; // A key of more than 32 bits.
+        assert!(Extension::decode(&block).is_err());
+        block[28] = 0;
+        block[16] = 0; // No bytes.
+        assert!(Extension::decode(&block).is_err());
+        block[16] = 7;
+        block[2] = 0b0110;
+        assert!(Extension::decode(&block).is_err());
     }
 
     #[test]

@@ -60,6 +60,24 @@ pub enum Fault {
     /// The time that the caller allowed had passed when the request's turn came. The handler was not run.
     #[error("the request expired before its turn came")]
     Expired,
+    /// The request is larger than the service takes. The handler was not run.
+    #[error("the request takes {size} bytes, the service takes {limit}")]
+    RequestTooLarge {
+        /// Bytes of the request.
+        size: u64,
+        /// Bytes that are allowed.
+        limit: u64,
+    },
+    /// The service has no registered memory for a request or reply beyond a slot.
+    #[error("the service has no registered memory for {size} bytes: {reason}")]
+    NoMemory {
+        /// Bytes of the payload.
+        size: u64,
+        /// What stands in the way.
+        reason: String,
+        /// Whether it is the reply's, so that the handler was run.
+        is_reply: bool,
+    },
 }
 
 impl From<Fault> for Exception {
@@ -82,7 +100,10 @@ impl From<Fault> for Exception {
                 type_name, message, ..
             } => (type_name, message, String::new()),
             Fault::Expired => ("TimeoutError".to_owned(), fault.to_string(), String::new()),
-            Fault::ReplyTooLarge { .. } | Fault::ServiceDown { .. } => {
+            Fault::ReplyTooLarge { .. }
+            | Fault::ServiceDown { .. }
+            | Fault::RequestTooLarge { .. }
+            | Fault::NoMemory { .. } => {
                 ("RuntimeError".to_owned(), fault.to_string(), String::new())
             }
         };
@@ -135,6 +156,15 @@ mod tests {
                 value: vec![1, 2, 3],
             },
             Fault::Expired,
+            Fault::RequestTooLarge {
+                size: 1 << 40,
+                limit: 1 << 30,
+            },
+            Fault::NoMemory {
+                size: 1 << 40,
+                reason: text(),
+                is_reply: true,
+            },
         ];
         for fault in faults {
             let mut bytes = [0; 128];

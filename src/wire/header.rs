@@ -1,6 +1,6 @@
 //! The 16 bytes in front of every message.
 
-use super::{Extension, ExtensionError};
+use super::{Extension, ExtensionError, Outside};
 
 const METHOD_BITS: u32 = 26;
 const METHOD_MASK: u32 = (1 << METHOD_BITS) - 1;
@@ -79,6 +79,12 @@ impl Header {
     /// Bytes in front of the payload.
     pub fn encoded_len(&self) -> usize {
         Self::LEN + self.extension.map_or(0, |e| e.encoded_len())
+    }
+
+    /// The payload lies elsewhere.
+    pub fn set_outside(&mut self, outside: Outside) {
+        self.payload_len = 0;
+        self.extension.get_or_insert_default().outside = Some(outside);
     }
 
     /// Writes header and extension to the beginning of `slot` and gives back where the payload begins.
@@ -217,7 +223,14 @@ mod tests {
             Just(MessageKind::Exception)
         ];
         let extension = proptest::option::of(
-            proptest::option::of(any::<u64>()).prop_map(|deadline_us| Extension { deadline_us }),
+            (
+                proptest::option::of(any::<u64>()),
+                proptest::option::of((any::<u64>(), 1..u64::MAX, any::<u32>())),
+            )
+                .prop_map(|(deadline_us, outside)| Extension {
+                    deadline_us,
+                    outside: outside.map(|(addr, len, rkey)| Outside { addr, len, rkey }),
+                }),
         );
         (kind, 0..MAX_METHODS, any::<u64>(), 0..200_u32, extension).prop_map(
             |(kind, method, request_id, payload_len, extension)| Header {

@@ -1,6 +1,7 @@
 //! The 32 bits that come with every message.
 
 const CANCEL: u32 = 1 << 16;
+const RELEASE: u32 = 1 << 17;
 
 /// What an immediate says about its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -10,6 +11,8 @@ pub enum Signal {
     /// The caller no longer wants the answer to the request in the slot (native peers only). The slot's
     /// bytes are not touched: a handler may be reading them (RING-1).
     Cancel,
+    /// The caller has read the payload of the answer in the slot, which lay outside (native peers only).
+    Release,
 }
 
 /// The immediate of a WRITE_WITH_IMM: the slot in its low 16 bits, what it is about above.
@@ -34,16 +37,17 @@ impl Immediate {
         let signal = match self.signal {
             Signal::Message => 0,
             Signal::Cancel => CANCEL,
+            Signal::Release => RELEASE,
         };
         u32::from(self.slot) | signal
     }
 
     /// Reads a received number. High bits without a meaning are ignored, as DLSlime does.
     pub fn from_bits(bits: u32) -> Self {
-        let signal = if bits & CANCEL == 0 {
-            Signal::Message
-        } else {
-            Signal::Cancel
+        let signal = match bits & (CANCEL | RELEASE) {
+            0 => Signal::Message,
+            RELEASE => Signal::Release,
+            _ => Signal::Cancel,
         };
         Self {
             slot: bits as u16,

@@ -22,7 +22,7 @@ mod raw;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, DecodeError, EncodeError};
-pub use extension::{Extension, ExtensionError};
+pub use extension::{Extension, ExtensionError, Outside};
 pub use fault::Fault;
 pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
 pub use immediate::{Immediate, Signal};
@@ -31,4 +31,4 @@ pub use pickle::Pickle;
 pub use raw::Raw;
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.
-pub const WIRE_VERSION: u32 = 1;
+pub const WIRE_VERSION: u32 = 2;

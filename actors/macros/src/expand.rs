@@ -186,7 +186,8 @@ fn client_method(
         Kind::Raw { .. } => {
             let with = format_ident!("{}_with", ident);
             let about = format!(
-                "Calls `{}::{}` with a request that `fill` writes into send memory itself; it says how many bytes.",
+                "Calls `{}::{}` with a request that `fill` writes into send memory itself; it says how many bytes, and is called \
+                 again with that much room if there was less.",
                 service.ident, method.name
             );
             quote! {
@@ -196,7 +197,7 @@ fn client_method(
                 #[doc = #about]
                 #visibility fn #with(
                     &self,
-                    fill: impl ::core::ops::FnOnce(&mut [u8]) -> usize,
+                    fill: impl ::core::ops::FnMut(&mut [u8]) -> usize,
                 ) -> ::slimerpc_actors::Reply<::std::vec::Vec<u8>> {
                     self.0.call_raw_with(#index, fill)
                 }

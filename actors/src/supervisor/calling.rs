@@ -105,10 +105,10 @@ impl State {
         mut mail: mpsc::Receiver<QpReady>,
     ) -> Result<(Arc<ClientChannel>, Vec<QueuePairInfo>), AgentError> {
         let peer = &*dial.peer;
-        let device = self.settings.devices.for_dlslime();
+        let device = self.settings.devices.for_dlslime().device();
         let path = self.path_to(record)?;
         let count = self.pairs.borrow().queue_pairs(peer);
-        let (geometry, retry) = (self.settings.geometry, self.settings.retry);
+        let (geometry, retry) = (self.settings.dlslime_geometry, self.settings.retry);
         let mut dialer = Dialer::compatible(&**device, geometry, retry, count)?;
         self.declare(peer).await?;
         let early = self.pairs.borrow_mut().unpark(peer);
@@ -186,7 +186,7 @@ impl State {
 
     /// The path to a DLSlime peer, from our device to the one that it would choose.
     pub(super) fn path_to(&self, record: &PeerRecord) -> Result<Path, AgentError> {
-        let device = self.settings.devices.for_dlslime();
+        let device = self.settings.devices.for_dlslime().device();
         let port = device.port();
         let theirs = record.device_on(&port.link_type.to_string(), port.number.into());
         let Some(theirs) = theirs else {

@@ -128,12 +128,13 @@ impl State {
         begun: bool,
     ) -> Result<(), Refusal> {
         let devices = &self.settings.devices;
-        let device = match ready.path.link {
+        let memory = match ready.path.link {
             None => devices.for_dlslime(),
             Some(link) => devices
                 .on(link)
                 .ok_or_else(|| Refusal::NoDevice(link.to_string()))?,
         };
+        let device = memory.device();
         let peer = ready.peer.clone();
         let QpReady {
             queue_pairs: theirs,
@@ -154,7 +155,7 @@ impl State {
         };
         let ours = running
             .front()
-            .mailbox(device, connect)
+            .mailbox(memory, connect)
             .await
             .ok_or(Refusal::Down)??;
         if !begun {
@@ -186,7 +187,7 @@ impl State {
         let admit = move |mailbox: &mut Mailbox| mailbox.admit(&who, &ring);
         let ring = running
             .front()
-            .mailbox(device, admit)
+            .mailbox(memory, admit)
             .await
             .ok_or(Refusal::Down)??;
         let record = mailbox_record(&self.alias, &peer, &**device, &ring);
@@ -263,12 +264,12 @@ impl State {
         let path = self.path_to(record)?;
         let peer = record.alias.clone();
         let count = self.pairs.borrow().queue_pairs(&peer);
-        let device = self.settings.devices.for_dlslime();
+        let memory = self.settings.devices.for_dlslime();
         let who = peer.clone();
         let prepare = move |mailbox: &mut Mailbox| mailbox.prepare(&who, count);
         let ours: Vec<QueuePairInfo> = running
             .front()
-            .mailbox(device, prepare)
+            .mailbox(memory, prepare)
             .await
             .ok_or(AgentError::ShutDown)??;
         let ready = qp_ready::mail(&self.alias, &peer, &ours, &path);

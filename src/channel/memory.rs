@@ -1,0 +1,347 @@
+//! Registered memory for payloads that do not fit a slot: lent, taken back, and lent again, since to register is slow.
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::lend::Whole;
+use crate::fabric::{Device, FabricError, MemoryRegion};
+use crate::wire::Outside;
+
+/// Bytes that blocks are rounded up to, so that they fit again.
+const SMALL: usize = 64 << 10;
+const LARGE: usize = 1 << 20;
+
+/// How much memory payloads beyond a slot may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryLimits {
+    /// Bytes of one payload.
+    pub payload: usize,
+    /// Bytes of all that are registered at the same time.
+    pub total: usize,
+    /// Bytes that stay registered while nobody needs them.
+    pub idle: usize,
+}
+
+impl Default for MemoryLimits {
+    /// 1 GiB, 4 GiB, 256 MiB.
+    fn default() -> Self {
+        Self {
+            payload: 1 << 30,
+            total: 4 << 30,
+            idle: 256 << 20,
+        }
+    }
+}
+
+/// What a [`Memory`] holds, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryAccount {
+    /// Of payloads that are being sent, received or handled.
+    pub lent: usize,
+    /// Kept for later ones.
+    pub idle: usize,
+}
+
+/// There is no memory for a payload.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// It is larger than any may be.
+    #[error("a payload of {size} bytes, and {limit} are allowed")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// Others have taken it all.
+    #[error("{size} bytes for a payload, while others hold {lent} and all may hold {limit}")]
+    Exhausted {
+        /// Size of the payload.
+        size: usize,
+        /// What is lent already.
+        lent: usize,
+        /// The limit for all.
+        limit: usize,
+    },
+    /// The device refuses to register more.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
+}
+
+/// See the [module](self). One for each device of an agent, shared by its channels.
+///
+/// ```
+/// use slimerpc::channel::{Memory, MemoryLimits};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = Memory::new(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
+/// let mut block = memory.take(100_000)?;
+/// block[99_999] = 7;
+/// assert!(memory.account().lent >= 100_000);
+/// drop(block);
+/// assert_eq!(memory.account().lent, 0);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Memory {
+    device: Arc<dyn Device>,
+    limits: MemoryLimits,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    idle: Vec<Whole>,
+    account: MemoryAccount,
+}
+
+impl Memory {
+    /// Nothing is registered yet.
+    pub fn new(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
+        Arc::new(Self {
+            device,
+            limits,
+            held: Mutex::default(),
+        })
+    }
+
+    /// Where it is registered.
+    pub fn device(&self) -> &Arc<dyn Device> {
+        &self.device
+    }
+
+    /// What it may hold.
+    pub fn limits(&self) -> MemoryLimits {
+        self.limits
+    }
+
+    /// What it holds.
+    pub fn account(&self) -> MemoryAccount {
+        self.lock().account
+    }
+
+    /// Lends `len` bytes, registered, with anything in them.
+    ///
+    /// # Errors
+    /// That is beyond a limit, or the device refuses.
+    pub fn take(self: &Arc<Self>, len: usize) -> Result<Block, MemoryError> {
+        let MemoryLimits { payload, total, .. } = self.limits;
+        if len > payload {
+            return Err(MemoryError::TooLarge {
+                size: len,
+                limit: payload,
+            });
+        }
+        let step = if len <= LARGE { SMALL } else { LARGE };
+        let size = len.max(1).next_multiple_of(step);
+        let mut held = self.lock();
+        if let Some(whole) = held.reuse(size) {
+            return Ok(self.lend(&mut held, whole, len));
+        }
+        if held.account.lent.saturating_add(size) > total {
+            return Err(MemoryError::Exhausted {
+                size: len,
+                lent: held.account.lent,
+                limit: total,
+            });
+        }
+        let room = total - held.account.lent - size;
+        held.trim(room);
+        // Counted while it is being registered, which takes its time.
+        held.account.lent += size;
+        drop(held);
+        let registered = Whole::register(&*self.device, size).or_else(|_| {
+            self.lock().trim(0);
+            Whole::register(&*self.device, size)
+        });
+        let mut held = self.lock();
+        held.account.lent -= size;
+        Ok(self.lend(&mut held, registered?, len))
+    }
+
+    fn lend(self: &Arc<Self>, held: &mut Held, whole: Whole, len: usize) -> Block {
+        held.account.lent += whole.len();
+        Block {
+            whole: Some(whole),
+            len,
+            memory: self.clone(),
+        }
+    }
+
+    fn take_back(&self, whole: Whole) {
+        let mut held = self.lock();
+        held.account.lent -= whole.len();
+        if held.account.idle + whole.len() <= self.limits.idle {
+            held.account.idle += whole.len();
+            held.idle.push(whole);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// The smallest idle region of at least `size` bytes that is not much too large.
+    fn reuse(&mut self, size: usize) -> Option<Whole> {
+        let fits = |whole: &Whole| (size..=size.saturating_add(size / 2)).contains(&whole.len());
+        let idle = self.idle.iter().enumerate();
+        let best = idle
+            .filter(|(_, whole)| fits(whole))
+            .min_by_key(|(_, whole)| whole.len());
+        let at = best.map(|(at, _)| at)?;
+        let whole = self.idle.swap_remove(at);
+        self.account.idle -= whole.len();
+        Some(whole)
+    }
+
+    /// Gives idle regions up until they are no more than `limit` bytes.
+    fn trim(&mut self, limit: usize) {
+        while self.account.idle > limit
+            && let Some(whole) = self.idle.pop()
+        {
+            self.account.idle -= whole.len();
+        }
+    }
+}
+
+/// Registered bytes of one owner. They go back to their [`Memory`] when it is dropped.
+pub struct Block {
+    /// There until it is dropped.
+    whole: Option<Whole>,
+    len: usize,
+    memory: Arc<Memory>,
+}
+
+impl Block {
+    fn region(&self) -> Option<&dyn MemoryRegion> {
+        self.whole.as_ref().map(Whole::region)
+    }
+
+    /// Where a peer finds the bytes.
+    pub(super) fn outside(&self) -> Outside {
+        let region = self.region();
+        Outside {
+            addr: region.map_or(0, MemoryRegion::addr),
+            len: self.len as u64,
+            rkey: region.map_or(0, MemoryRegion::rkey),
+        }
+    }
+
+    /// Key for local use.
+    pub(super) fn lkey(&self) -> u32 {
+        self.region().map_or(0, MemoryRegion::lkey)
+    }
+
+    /// Keeps the first `len` bytes only.
+    pub(super) fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.whole.as_ref().map_or(&[], |whole| &whole[..self.len])
+    }
+}
+
+impl DerefMut for Block {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        self.whole
+            .as_mut()
+            .map_or(&mut [], |whole| &mut whole[..len])
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("len", &self.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        if let Some(whole) = self.whole.take() {
+            self.memory.take_back(whole);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::fabric;
+
+    fn memory(limits: MemoryLimits) -> Arc<Memory> {
+        Memory::new(fabric::open(fabric::SHM, 1).unwrap(), limits)
+    }
+
+    #[test]
+    fn blocks_are_used_again_and_every_byte_is_accounted_for() {
+        let memory = memory(MemoryLimits {
+            idle: 3 * LARGE,
+            ..MemoryLimits::default()
+        });
+        let block = memory.take(LARGE + 1).unwrap();
+        let (key, lent) = (block.outside().rkey, memory.account().lent);
+        assert_eq!((block.len(), lent), (LARGE + 1, 2 * LARGE));
+        drop(block);
+        assert_eq!(
+            memory.account(),
+            MemoryAccount {
+                lent: 0,
+                idle: lent
+            }
+        );
+        let again = memory.take(2 * LARGE).unwrap();
+        assert_eq!(again.outside().rkey, key, "the same region");
+        // Another while it is lent is another region, and only so much stays.
+        let other = memory.take(2 * LARGE).unwrap();
+        assert_ne!(other.outside().rkey, key);
+        drop((again, other));
+        assert_eq!(
+            memory.account(),
+            MemoryAccount {
+                lent: 0,
+                idle: lent
+            }
+        );
+        let small = memory.take(10).unwrap();
+        assert_eq!(
+            memory.account().lent,
+            SMALL,
+            "a large one is not for few bytes"
+        );
+        drop(small);
+    }
+
+    #[test]
+    fn input_1_limits_hold_and_idle_memory_gives_way() {
+        let memory = memory(MemoryLimits {
+            payload: 2 * LARGE,
+            total: 3 * LARGE,
+            idle: 3 * LARGE,
+        });
+        let error = memory.take(2 * LARGE + 1).unwrap_err();
+        assert!(matches!(error, MemoryError::TooLarge { .. }), "{error}");
+        drop(memory.take(2 * LARGE).unwrap());
+        assert_eq!(memory.account().idle, 2 * LARGE);
+        let many: Vec<_> = (0..3).map(|_| memory.take(LARGE).unwrap()).collect();
+        let account = memory.account();
+        assert!(account.lent + account.idle <= 3 * LARGE, "{account:?}");
+        let error = memory.take(1).unwrap_err();
+        assert!(matches!(error, MemoryError::Exhausted { .. }), "{error}");
+        drop(many);
+        assert_eq!(memory.account().lent, 0);
+        assert!(memory.take(1).is_ok());
+    }
+}

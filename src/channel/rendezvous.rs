@@ -1,0 +1,91 @@
+//! What one end of a native channel keeps outside of the rings for the other to read, and what it reads itself.
+
+use std::collections::HashMap;
+
+use super::bulk::Bulk;
+use super::memory::Block;
+use super::{ConnectError, QueuePairInfo};
+use crate::fabric::FabricError;
+use crate::wire::Outside;
+
+/// See the [module](self). Each read is for the message in a slot, of which a `T` tells.
+#[derive(Debug)]
+pub(super) struct Rendezvous<T> {
+    bulk: Bulk,
+    /// By slot.
+    kept: Box<[Option<Block>]>,
+    reading: HashMap<u16, T>,
+}
+
+impl<T> Rendezvous<T> {
+    pub(super) fn new(bulk: Bulk, slots: usize) -> Self {
+        Self {
+            bulk,
+            kept: (0..slots).map(|_| None).collect(),
+            reading: HashMap::new(),
+        }
+    }
+
+    /// What the peer must be told.
+    pub(super) fn address(&self) -> QueuePairInfo {
+        self.bulk.address()
+    }
+
+    pub(super) fn connect(&mut self, theirs: QueuePairInfo) -> Result<(), ConnectError> {
+        self.bulk.connect(theirs)
+    }
+
+    /// Keeps the payload of the message in `slot` until it is [released](Self::release).
+    pub(super) fn keep(&mut self, slot: u16, block: Block) {
+        self.kept[usize::from(slot)] = Some(block);
+    }
+
+    /// The peer does not read the payload of the message in `slot` any more.
+    pub(super) fn release(&mut self, slot: u16) {
+        if let Some(kept) = self.kept.get_mut(usize::from(slot)) {
+            *kept = None;
+        }
+    }
+
+    /// Whether the peer has yet to read something.
+    pub(super) fn keeps_any(&self) -> bool {
+        self.kept.iter().any(Option::is_some)
+    }
+
+    /// Reads the payload of the message in `slot` into `into`, which has its length.
+    pub(super) fn read(
+        &mut self,
+        slot: u16,
+        message: T,
+        from: Outside,
+        into: Block,
+    ) -> Result<(), FabricError> {
+        self.reading.insert(slot, message);
+        self.bulk.read(slot, from, into)
+    }
+
+    /// The message in `slot` whose payload is being read.
+    pub(super) fn reading(&mut self, slot: u16) -> Option<&mut T> {
+        self.reading.get_mut(&slot)
+    }
+
+    /// Whether anything is being read.
+    pub(super) fn is_reading(&self) -> bool {
+        !self.reading.is_empty()
+    }
+
+    /// A piece has arrived. Gives back the message that is complete with it, and its payload.
+    pub(super) fn complete(&mut self) -> Result<Option<(u16, T, Block)>, FabricError> {
+        let Some((slot, block)) = self.bulk.complete()? else {
+            return Ok(None);
+        };
+        let message = self.reading.remove(&slot);
+        Ok(message.map(|message| (slot, message, block)))
+    }
+
+    /// The channel is closed: nothing is read any more, by either side.
+    pub(super) fn fail(&mut self) {
+        self.bulk.fail();
+        self.kept.fill_with(|| None);
+    }
+}

@@ -1,0 +1,395 @@
+//! Payloads beyond a slot, over shared memory: both directions, several at once, beside small calls, and what goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use slimerpc_actors::{
+    Builder, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service, wait_all,
+};
+use tokio::time::sleep;
+
+const LONG: Duration = Duration::from_secs(30);
+const SLOT_SIZE: usize = 4096;
+const SLOTS: usize = 4;
+const MIB: usize = 1 << 20;
+
+#[derive(Default)]
+struct Store {
+    total: u64,
+    dropped: Arc<AtomicUsize>,
+}
+
+impl Share for Store {
+    type Shared = ();
+
+    fn share(&self) -> Arc<()> {
+        Arc::default()
+    }
+}
+
+#[service]
+impl Store {
+    #[method(raw)]
+    fn echo(&mut self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method(raw)]
+    fn sum(&mut self, request: &[u8]) -> [u8; 8] {
+        sum(request).to_le_bytes()
+    }
+
+    #[method(raw)]
+    async fn later(&mut self, request: &[u8]) -> Vec<u8> {
+        struct OnDrop(Arc<AtomicUsize>);
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let _guard = OnDrop(self.dropped.clone());
+        sleep(Duration::from_millis(50)).await;
+        request.to_vec()
+    }
+
+    #[method(raw, inplace)]
+    fn first(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        reply[..8].copy_from_slice(&request[..8]);
+        8
+    }
+
+    #[method(raw, parallel)]
+    fn parallel_echo(_shared: &(), request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method]
+    fn reversed(&mut self, mut values: Vec<u32>) -> Vec<u32> {
+        values.reverse();
+        values
+    }
+
+    #[method]
+    fn small(&mut self, n: u64) -> u64 {
+        n + 1
+    }
+
+    #[method]
+    fn text(&mut self, len: usize) -> Result<String, String> {
+        if len == 0 {
+            Err("e".repeat(9000))
+        } else {
+            Ok("t".repeat(len))
+        }
+    }
+
+    #[method(oneway)]
+    fn add(&mut self, values: Vec<u64>) {
+        self.total += values.iter().sum::<u64>();
+    }
+
+    #[method]
+    fn total(&mut self) -> u64 {
+        self.total
+    }
+}
+
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.iter().map(|&byte| u64::from(byte)).sum()
+}
+
+/// Bytes that are wrong at every place but their own.
+fn pattern(len: usize, seed: usize) -> Vec<u8> {
+    (0..len)
+        .map(|at| (at * 7 + at / 251 + seed) as u8)
+        .collect()
+}
+
+fn agent(role: &str) -> Builder {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    PeerAgent::builder()
+        .alias(format!("large:{role}:{number}"))
+        .slot_size(SLOT_SIZE)
+        .max_inflight(SLOTS)
+        .max_payload(64 * MIB)
+}
+
+struct Pair {
+    worker: PeerAgent,
+    driver: PeerAgent,
+    service: ServiceHandle,
+    store: Proxy<Store>,
+    dropped: Arc<AtomicUsize>,
+}
+
+async fn pair() -> Pair {
+    pair_of(agent("worker"), agent("driver")).await
+}
+
+async fn pair_of(worker: Builder, driver: Builder) -> Pair {
+    let (worker, driver) = (worker.start().await.unwrap(), driver.start().await.unwrap());
+    let state = Store::default();
+    let dropped = state.dropped.clone();
+    let service = worker.serve(state).await.unwrap();
+    let store = driver.proxy(worker.alias()).await.unwrap();
+    Pair {
+        worker,
+        driver,
+        service,
+        store,
+        dropped,
+    }
+}
+
+impl Pair {
+    /// SLOT-2, and no memory is lent any more.
+    async fn accounts_are_back(&self) {
+        let channel = self.store.channel();
+        let are_back = || {
+            channel.credits().free == channel.geometry().slots()
+                && self.worker.memory().lent == 0
+                && self.driver.memory().lent == 0
+        };
+        let started = Instant::now();
+        while !are_back() {
+            let (worker, driver) = (self.worker.memory(), self.driver.memory());
+            let credits = channel.credits();
+            assert!(
+                started.elapsed() < LONG,
+                "{credits:?}, {worker:?}, {driver:?}"
+            );
+            let _ = self
+                .store
+                .small(1)
+                .timeout(Duration::from_millis(100))
+                .await;
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+#[actix::test]
+async fn payloads_of_every_size_come_back_as_they_were() {
+    let pair = pair().await;
+    let limit = SLOT_SIZE - 16;
+    for len in [
+        limit - 1,
+        limit,
+        limit + 1,
+        65_536,
+        262_144,
+        262_145,
+        MIB + 3,
+        5 * MIB,
+    ] {
+        let bytes = pattern(len, len);
+        assert_eq!(pair.store.echo(&bytes).await.unwrap(), bytes, "{len}");
+        assert_eq!(*pair.store.echo(&bytes).lent().await.unwrap(), bytes);
+        assert_eq!(pair.store.parallel_echo(&bytes).await.unwrap(), bytes);
+        let filled = pair.store.sum_with(|room| {
+            if let Some(room) = room.get_mut(..len) {
+                room.copy_from_slice(&bytes);
+            }
+            len
+        });
+        assert_eq!(filled.await.unwrap(), sum(&bytes).to_le_bytes());
+        assert_eq!(pair.store.first(&bytes).await.unwrap(), bytes[..8]);
+        let values: Vec<u32> = (0..len as u32 / 4).collect();
+        let reversed: Vec<u32> = values.iter().rev().copied().collect();
+        assert_eq!(pair.store.reversed(values).await.unwrap(), reversed);
+        assert_eq!(pair.store.text(len).await.unwrap().len(), len);
+    }
+    pair.accounts_are_back().await;
+    assert!(pair.worker.memory().idle > 0, "and kept for the next");
+}
+
+#[actix::test]
+async fn several_at_once_and_small_calls_among_them() {
+    let pair = pair().await;
+    let (mut large, mut small) = (Vec::new(), Vec::new());
+    for n in 0..24 {
+        let bytes = pattern(MIB + n * 1000, n);
+        // Somebody awaits it: an answer takes up its credit until then.
+        large.push((actix::spawn(pair.store.echo(&bytes).timeout(LONG)), bytes));
+        small.push(pair.store.small(n as u64));
+    }
+    assert_eq!(wait_all(small, LONG).await, Ok((1..=24).collect()));
+    for (reply, bytes) in large {
+        assert!(reply.await.unwrap().unwrap() == bytes);
+    }
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn small_calls_do_not_wait_for_a_large_one() {
+    let pair = pair().await;
+    let bytes = pattern(64 * MIB, 1);
+    let large = pair.store.sum(&bytes);
+    let mut calls = 0;
+    // Nobody polls the large one yet, but the channel is polled for the small ones.
+    while calls < 20 {
+        calls = pair.store.small(calls).timeout(LONG).await.unwrap();
+    }
+    assert_eq!(large.await.unwrap(), sum(&bytes).to_le_bytes());
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn threads_without_a_runtime_call_with_large_payloads() {
+    let pair = pair().await;
+    let store = pair.store.clone();
+    let bytes = pattern(3 * MIB, 3);
+    let echoed = std::thread::spawn(move || {
+        let echoed = store.echo(&bytes).wait().unwrap();
+        echoed == bytes
+    });
+    while !echoed.is_finished() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    assert!(echoed.join().unwrap());
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn large_calls_wait_for_a_credit_like_others_and_oneway_ones_arrive() {
+    let pair = pair().await;
+    let blocks: Vec<_> = (0..SLOTS).map(|_| pair.store.later(b"x")).collect();
+    let values: Vec<u64> = (0..10_000).collect();
+    let waits: Vec<_> = (0..SLOTS)
+        .map(|n| pair.store.echo(&pattern(MIB, n)))
+        .collect();
+    wait_all(blocks, LONG).await.unwrap();
+    for (n, reply) in waits.into_iter().enumerate() {
+        assert!(reply.await.unwrap() == pattern(MIB, n));
+    }
+    pair.store.add(values.clone()).await.unwrap();
+    let total: u64 = values.iter().sum();
+    let started = Instant::now();
+    while pair.store.total().await.unwrap() != total {
+        assert!(started.elapsed() < LONG);
+    }
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn what_is_cancelled_or_late_gives_its_memory_back() {
+    let pair = pair().await;
+    let bytes = pattern(16 * MIB, 5);
+    for round in 0..20 {
+        // Dropped while it is being read there, handled, or read here.
+        drop(pair.store.echo(&bytes));
+        let echo = pair.store.echo(&bytes);
+        let later = pair.store.later(&bytes);
+        let _ = tokio::time::timeout(Duration::from_millis(round), async {
+            tokio::join!(echo, later)
+        })
+        .await;
+        let hasty = pair.store.with_timeout(Duration::from_millis(round + 1));
+        let _ = hasty.echo(&bytes).await;
+        assert_eq!(pair.store.small(round).timeout(LONG).await, Ok(round + 1));
+    }
+    pair.accounts_are_back().await;
+    assert!(pair.dropped.load(Ordering::SeqCst) > 0);
+}
+
+#[actix::test]
+async fn a_payload_over_the_limit_of_either_side_is_refused() {
+    let small = || agent("x").max_payload(100_000);
+    let pair = pair_of(agent("worker"), small()).await;
+    let error = pair.store.echo(&[0; 100_001]).await.unwrap_err();
+    let limit = 100_000;
+    assert_eq!(
+        error,
+        RpcError::TooLarge {
+            size: 100_001,
+            limit
+        }
+    );
+    let error = pair.store.text(200_000).await.unwrap_err();
+    assert!(
+        matches!(error, RpcError::NoMemory { ran: Ran::Yes, .. }),
+        "{error}"
+    );
+    pair.accounts_are_back().await;
+
+    let pair = pair_of(small(), agent("driver")).await;
+    let error = pair.store.echo(&[0; 100_001]).await.unwrap_err();
+    assert_eq!(
+        error,
+        RpcError::TooLarge {
+            size: 100_001,
+            limit
+        }
+    );
+    assert_eq!(error.ran(), Ran::No);
+    let error = pair.store.text(200_000).await.unwrap_err();
+    assert!(
+        matches!(error, RpcError::ReplyTooLarge { limit: 100_000, .. }),
+        "{error}"
+    );
+    // Texts of errors are shortened, as they always were.
+    let error = pair.store.text(0).await.unwrap_err();
+    assert!(matches!(error, RpcError::Remote { .. }), "{error}");
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn memory_that_is_spent_is_a_typed_error_and_comes_back() {
+    let scarce = agent("worker").payload_memory(4 * MIB);
+    let pair = pair_of(scarce, agent("driver").payload_memory(6 * MIB)).await;
+    let bytes = pattern(2 * MIB, 2);
+    let calls: Vec<_> = (0..4).map(|_| pair.store.later(&bytes)).collect();
+    let mut refused = 0;
+    for call in calls {
+        match call.timeout(LONG).await {
+            Ok(echoed) => assert!(echoed == bytes),
+            Err(RpcError::NoMemory { size, .. }) => {
+                assert_eq!(size, bytes.len());
+                refused += 1;
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(refused > 0, "6 MiB for 4 requests of 2 MiB");
+    assert!(pair.store.echo(&bytes).await.unwrap() == bytes);
+    pair.accounts_are_back().await;
+}
+
+#[actix::test]
+async fn a_peer_that_leaves_in_the_middle_gives_all_memory_back() {
+    for side in [0, 1] {
+        let pair = pair().await;
+        let bytes = pattern(32 * MIB, 9);
+        let echo = pair.store.echo(&bytes);
+        let waiting = actix::spawn(echo.timeout(LONG));
+        sleep(Duration::from_millis(3)).await;
+        let leaving = if side == 0 {
+            &pair.worker
+        } else {
+            &pair.driver
+        };
+        leaving.shutdown().await.unwrap();
+        if let Err(error) = waiting.await.unwrap() {
+            assert!(matches!(error, RpcError::PeerLost { .. }), "{error}");
+        }
+        let started = Instant::now();
+        while pair.worker.memory().lent + pair.driver.memory().lent > 0 {
+            let (worker, driver) = (pair.worker.memory(), pair.driver.memory());
+            assert!(started.elapsed() < LONG, "{side}: {worker:?} {driver:?}");
+            sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+#[actix::test]
+async fn stop_waits_until_large_answers_have_been_read() {
+    let pair = pair().await;
+    let bytes = pattern(16 * MIB, 4);
+    let later = actix::spawn(pair.store.later(&bytes).timeout(LONG));
+    sleep(Duration::from_millis(20)).await;
+    pair.service.stop().await.unwrap();
+    assert!(later.await.unwrap().unwrap() == bytes);
+}
