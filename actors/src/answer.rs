@@ -78,16 +78,8 @@ const MAX_VALUE: usize = 64 * 1024;
 
 /// An error as bytes. `None` if it does not encode or is too large: its text has to do then.
 fn encode_value<E: Serialize>(error: &E) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; 256];
-    let len = match PayloadCodec::Bincode.encode(error, &mut bytes) {
-        Err(EncodeError::TooLarge { size, .. }) if size <= MAX_VALUE => {
-            bytes.resize(size, 0);
-            PayloadCodec::Bincode.encode(error, &mut bytes).ok()?
-        }
-        encoded => encoded.ok()?,
-    };
-    bytes.truncate(len);
-    Some(bytes)
+    let encoded = PayloadCodec::Bincode.encode_to_vec(error).ok();
+    encoded.filter(|bytes| bytes.len() <= MAX_VALUE)
 }
 
 impl From<Failure> for Fault {

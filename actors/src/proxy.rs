@@ -132,6 +132,30 @@ impl<S: Service + ?Sized> Proxy<S> {
         }
     }
 
+    /// Name of the service.
+    pub fn name(&self) -> &str {
+        &self.caller.inner.service
+    }
+
+    /// How its typed payloads travel.
+    pub(crate) fn codec(&self) -> PayloadCodec {
+        self.caller.inner.channel.profile().codec(S::CODEC)
+    }
+
+    /// Sends arguments that have been encoded with the [codec](Self::codec), or have not.
+    pub(crate) fn send_encoded<M: Call<Service = S>>(
+        &self,
+        arguments: &Result<Vec<u8>, EncodeError>,
+    ) -> Reply<M::Output> {
+        let encode = |room: &mut [u8]| match arguments {
+            Ok(bytes) => Raw::encode(bytes, room),
+            Err(error) => Err(error.clone()),
+        };
+        let decode: Decoder<_> = (self.codec(), |codec, answer| codec.decode(answer.payload()));
+        let made = self.caller.make(M::METHOD, encode, decode);
+        made.unwrap_or_else(Reply::failed)
+    }
+
     /// Alias of the peer.
     pub fn peer(&self) -> &str {
         self.caller.inner.channel.peer()

@@ -46,6 +46,29 @@ impl PayloadCodec {
         }
     }
 
+    /// Encodes to bytes of its own.
+    ///
+    /// ```
+    /// use slimerpc::wire::PayloadCodec;
+    /// let bytes = PayloadCodec::Bincode.encode_to_vec(&vec![7_u8; 1000]).unwrap();
+    /// assert_eq!(bytes.len(), 1003);
+    /// ```
+    ///
+    /// # Errors
+    /// The value cannot be encoded.
+    pub fn encode_to_vec<T: Serialize + ?Sized>(self, value: &T) -> Result<Vec<u8>, EncodeError> {
+        let mut bytes = vec![0; 256];
+        let encoded = match self.encode(value, &mut bytes) {
+            Err(EncodeError::TooLarge { size, .. }) => {
+                bytes.resize(size, 0);
+                self.encode(value, &mut bytes)
+            }
+            encoded => encoded,
+        };
+        bytes.truncate(encoded?);
+        Ok(bytes)
+    }
+
     /// Decodes from exactly `bytes`.
     ///
     /// # Errors

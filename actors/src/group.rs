@@ -1,0 +1,263 @@
+//! Several services of one kind, called together.
+
+use std::fmt;
+use std::future::IntoFuture;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use slimerpc::wire::{EncodeError, PayloadCodec};
+
+use crate::{Call, Proxy, Reply, RpcError, Service};
+
+/// Addresses of services of one kind at several peers, in an order that stays: a member's place is its rank.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Group, PeerAgent, service};
+/// # use std::time::Duration;
+/// # #[derive(Default)]
+/// # struct Worker;
+/// # #[service]
+/// # impl Worker {
+/// #     #[method]
+/// #     fn step(&mut self, batch: Vec<f32>) -> f32 {
+/// #         batch.iter().sum()
+/// #     }
+/// # }
+/// # async fn example(agent: PeerAgent) -> Result<(), Box<dyn std::error::Error>> {
+/// let mut workers = Vec::new();
+/// for rank in 0..4 {
+///     workers.push(agent.proxy::<Worker>(&format!("worker:{rank}")).await?);
+/// }
+/// let workers = Group::new(workers)?;
+///
+/// // The same to all, encoded once; the replies come in the order of ranks.
+/// let losses = workers.broadcast(Step { batch: vec![0.5; 8] }).timeout(Duration::from_secs(1)).await?;
+/// // To each its own.
+/// let batches = (0..4).map(|rank| Step { batch: vec![rank as f32; 8] });
+/// let losses = workers.scatter(batches)?.await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Group<S: Service + ?Sized> {
+    members: Vec<Proxy<S>>,
+}
+
+/// A group cannot be made, or not be called like this.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GroupError {
+    /// Nobody is in it.
+    #[error("a group has at least one member")]
+    Empty,
+    /// Somebody is in it already.
+    #[error("`{service}` of `{peer}` is in the group already, with rank {rank}")]
+    Duplicate {
+        /// The peer.
+        peer: String,
+        /// Its service.
+        service: String,
+        /// Its rank.
+        rank: usize,
+    },
+    /// Not one message for each member. Nothing was sent.
+    #[error("{messages} messages for {members} members")]
+    Count {
+        /// Messages that were given.
+        messages: usize,
+        /// Members there are.
+        members: usize,
+    },
+}
+
+/// A member of a group did not answer as it should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("member {rank}, `{peer}`: {error}")]
+pub struct MemberError {
+    /// Its rank.
+    pub rank: usize,
+    /// Its alias.
+    pub peer: String,
+    /// What became of its call.
+    #[source]
+    pub error: RpcError,
+}
+
+impl<S: Service + ?Sized> Group<S> {
+    /// A group of these, ranked in this order.
+    ///
+    /// # Errors
+    /// [`GroupError::Empty`], [`GroupError::Duplicate`].
+    pub fn new(members: impl IntoIterator<Item = Proxy<S>>) -> Result<Self, GroupError> {
+        let mut group = Self {
+            members: Vec::new(),
+        };
+        for member in members {
+            group.add(member)?;
+        }
+        if group.members.is_empty() {
+            return Err(GroupError::Empty);
+        }
+        Ok(group)
+    }
+
+    /// Adds a member with the next rank.
+    ///
+    /// # Errors
+    /// [`GroupError::Duplicate`].
+    pub fn add(&mut self, member: Proxy<S>) -> Result<(), GroupError> {
+        let is_same =
+            |held: &Proxy<S>| held.peer() == member.peer() && held.name() == member.name();
+        match self.members.iter().position(is_same) {
+            Some(rank) => Err(GroupError::Duplicate {
+                peer: member.peer().to_owned(),
+                service: member.name().to_owned(),
+                rank,
+            }),
+            None => {
+                self.members.push(member);
+                Ok(())
+            }
+        }
+    }
+
+    /// Takes a member out; those behind it move up. `None` if there is no such rank, or no other member.
+    pub fn remove(&mut self, rank: usize) -> Option<Proxy<S>> {
+        let can_go = rank < self.members.len() && self.members.len() > 1;
+        can_go.then(|| self.members.remove(rank))
+    }
+
+    /// Puts another in the place of a member, which is given back. `None` if there is no such rank.
+    pub fn replace(&mut self, rank: usize, member: Proxy<S>) -> Option<Proxy<S>> {
+        let place = self.members.get_mut(rank)?;
+        Some(std::mem::replace(place, member))
+    }
+
+    /// The members by rank.
+    pub fn members(&self) -> &[Proxy<S>] {
+        &self.members
+    }
+
+    /// The same group with a deadline for each call made through it; see [`Proxy::with_timeout`].
+    pub fn with_timeout(&self, after: Duration) -> Self {
+        let members = self.members.iter().map(|member| member.with_timeout(after));
+        Self {
+            members: members.collect(),
+        }
+    }
+
+    /// Sends the same to all. It is encoded once, and once more if there are DLSlime peers among them.
+    pub fn broadcast<M: Call<Service = S>>(&self, message: M) -> Gather<M::Output> {
+        let mut encoded: Vec<(PayloadCodec, Result<Vec<u8>, EncodeError>)> = Vec::new();
+        self.each(|_, member| {
+            let codec = member.codec();
+            let at = encoded.iter().position(|(held, _)| *held == codec);
+            let at = at.unwrap_or_else(|| {
+                encoded.push((codec, codec.encode_to_vec(&message.arguments())));
+                encoded.len() - 1
+            });
+            member.send_encoded::<M>(&encoded[at].1)
+        })
+    }
+
+    /// Sends to each its own, the first to rank 0.
+    ///
+    /// # Errors
+    /// [`GroupError::Count`].
+    pub fn scatter<M: Call<Service = S>>(
+        &self,
+        messages: impl IntoIterator<Item = M>,
+    ) -> Result<Gather<M::Output>, GroupError> {
+        let messages: Vec<_> = messages.into_iter().collect();
+        if messages.len() != self.members.len() {
+            return Err(GroupError::Count {
+                messages: messages.len(),
+                members: self.members.len(),
+            });
+        }
+        let mut messages = messages.into_iter();
+        Ok(self.each(|_, member| match messages.next() {
+            Some(message) => member.send(message),
+            None => unreachable!("they have been counted"),
+        }))
+    }
+
+    /// Makes a call at each, given its rank: for raw methods, and for whatever else.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Gather, Group, service};
+    /// # struct Worker;
+    /// # #[service]
+    /// # impl Worker {
+    /// #     #[method(raw)]
+    /// #     fn load(&mut self, weights: &[u8]) -> [u8; 8] {
+    /// #         (weights.len() as u64).to_le_bytes()
+    /// #     }
+    /// # }
+    /// # async fn example(workers: Group<Worker>, weights: Vec<u8>) {
+    /// let loaded = workers.each(|rank, worker| worker.load(&weights[rank..])).settled().await;
+    /// # }
+    /// ```
+    pub fn each<T>(&self, mut call: impl FnMut(usize, &Proxy<S>) -> Reply<T>) -> Gather<T> {
+        let members = self.members.iter().enumerate();
+        let replies = members.map(|(rank, member)| (member.peer().to_owned(), call(rank, member)));
+        Gather(replies.collect())
+    }
+}
+
+impl<S: Service + ?Sized> fmt::Debug for Group<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(&self.members).finish()
+    }
+}
+
+/// The replies of a group, in the order of ranks. Awaited, it gives all of them, or the error that comes first; the other
+/// calls are cancelled then.
+#[must_use = "calls are cancelled when their replies are dropped"]
+pub struct Gather<T>(Vec<(String, Reply<T>)>);
+
+impl<T> Gather<T> {
+    /// One deadline for all, counted from now.
+    pub fn timeout(mut self, after: Duration) -> Self {
+        for (_, reply) in &mut self.0 {
+            reply.set_timeout(after);
+        }
+        self
+    }
+
+    /// Every result, whatever became of the others.
+    pub async fn settled(self) -> Vec<Result<T, MemberError>> {
+        join_all(self.futures()).await
+    }
+
+    /// The replies themselves.
+    pub fn into_replies(self) -> Vec<Reply<T>> {
+        self.0.into_iter().map(|(_, reply)| reply).collect()
+    }
+
+    fn futures(self) -> Vec<impl Future<Output = Result<T, MemberError>>> {
+        let member = |(rank, (peer, reply)): (usize, (String, Reply<T>))| async move {
+            reply
+                .await
+                .map_err(|error| MemberError { rank, peer, error })
+        };
+        self.0.into_iter().enumerate().map(member).collect()
+    }
+}
+
+impl<T: Send + 'static> IntoFuture for Gather<T> {
+    type Output = Result<Vec<T>, MemberError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(try_join_all(self.futures()))
+    }
+}
+
+impl<T> fmt::Debug for Gather<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|(peer, _)| peer))
+            .finish()
+    }
+}
