@@ -142,9 +142,9 @@ async fn life(number: usize) {
         victim.told(round % 2 == 0).await.unwrap();
     }
     let channels = [
-        victim.channel(),
+        victim.channel().unwrap(),
         victim.parallel_channel().unwrap(),
-        other.channel(),
+        other.channel().unwrap(),
     ];
     for channel in channels {
         until("SLOT-2", || {

@@ -108,11 +108,11 @@ async fn pair(lab: Lab) -> (PeerAgent, PeerAgent, Proxy<Lab>) {
 
 async fn all_credits_are_back(lab: &Proxy<Lab>) {
     let started = Instant::now();
-    while lab.channel().credits().free != lab.channel().geometry().slots() {
+    while lab.channel().unwrap().credits().free != lab.channel().unwrap().geometry().slots() {
         assert!(
             started.elapsed() < Duration::from_secs(10),
             "SLOT-2: {:?}",
-            lab.channel().credits()
+            lab.channel().unwrap().credits()
         );
         let _ = lab.add(0, 0).await;
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -207,13 +207,13 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
     );
     assert!(started.elapsed() < Duration::from_millis(250));
     assert_eq!(
-        lab.channel().credits().orphaned,
+        lab.channel().unwrap().credits().orphaned,
         1,
         "SLOT-1: a timeout alone frees nothing"
     );
     assert_eq!(lab.add(1, 2).await, Ok(3));
     all_credits_are_back(&lab).await;
-    assert_eq!(lab.channel().late_answers(), 1);
+    assert_eq!(lab.channel().unwrap().late_answers(), 1);
 }
 
 #[actix::test]

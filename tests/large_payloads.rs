@@ -147,7 +147,7 @@ async fn pair_of(worker: Builder, driver: Builder) -> Pair {
 impl Pair {
     /// SLOT-2, and no memory is lent any more.
     async fn accounts_are_back(&self) {
-        let channel = self.store.channel();
+        let channel = self.store.channel().unwrap();
         let are_back = || {
             channel.credits().free == channel.geometry().slots()
                 && self.worker.memory().lent == 0

@@ -229,7 +229,7 @@ impl Plant {
     /// SLOT-2
     async fn credits_are_back(&self) {
         let channels = [
-            self.runner.channel(),
+            self.runner.channel().unwrap(),
             self.runner.parallel_channel().unwrap(),
         ];
         for channel in channels {
@@ -251,7 +251,7 @@ async fn a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_c
     let plant = plant(1, 2).await;
     let steps: Vec<_> = (0..10).map(|_| plant.runner.step()).collect();
     sleep(SOON).await;
-    assert_eq!(plant.runner.channel().credits().free, 0);
+    assert_eq!(plant.runner.channel().unwrap().credits().free, 0);
     for _ in 0..100 {
         assert_eq!(plant.runner.health().timeout(LONG).await, Ok(0));
     }
@@ -637,7 +637,7 @@ async fn serve_once_drops_a_handler_that_is_cancelled_and_skips_what_has_expired
     worker.serve_once(&mut runner).await.unwrap();
     assert_eq!(note.await, Ok(2));
     assert_eq!(*board.noted.lock().unwrap(), [2]);
-    let channel = proxy.channel();
+    let channel = proxy.channel().unwrap();
     until(|| channel.credits().free == channel.geometry().slots()).await;
 }
 

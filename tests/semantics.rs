@@ -195,7 +195,7 @@ impl Office {
     /// SLOT-2
     async fn credits_are_back(&self) {
         let started = Instant::now();
-        let channel = self.desk.channel();
+        let channel = self.desk.channel().unwrap();
         while channel.credits().free != channel.geometry().slots() {
             assert!(started.elapsed() < LONG, "SLOT-2: {:?}", channel.credits());
             let _ = self.desk.note(u64::MAX).await;
@@ -359,7 +359,10 @@ async fn slot_2_a_reply_may_be_dropped_at_each_of_its_pending_points() {
         busy.await.unwrap();
     }
     office.credits_are_back().await;
-    assert_eq!(office.desk.channel().violations(), Default::default());
+    assert_eq!(
+        office.desk.channel().unwrap().violations(),
+        Default::default()
+    );
 }
 
 #[actix::test]
@@ -469,7 +472,7 @@ async fn payloads_begin_at_a_multiple_of_8_bytes() {
 async fn slot_2_bytes_of_a_reply_are_lent_until_they_are_dropped() {
     let office = office(2).await;
     let lent = office.desk.echo(b"first").lent().await.unwrap();
-    assert_eq!(office.desk.channel().credits().in_use, 1);
+    assert_eq!(office.desk.channel().unwrap().credits().in_use, 1);
     for n in 0..50_u8 {
         assert_eq!(office.desk.echo(&[n; 100]).await.unwrap(), [n; 100]);
     }
@@ -531,7 +534,7 @@ async fn a_message_that_was_not_sent_comes_back() {
         unsent.error
     );
     office.agents[0].shutdown().await.unwrap();
-    until(|| office.desk.channel().closed().is_some()).await;
+    until(|| office.desk.channel().unwrap().closed().is_some()).await;
     let unsent = office.desk.try_send(Note { n: 2 }).unwrap_err();
     assert_eq!((unsent.message.n, unsent.error.ran()), (2, Ran::No));
 }
@@ -558,7 +561,7 @@ async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
         office.desk.note(1),
         office.desk.note(2),
     ];
-    until(|| office.desk.channel().credits().in_use == 3).await;
+    until(|| office.desk.channel().unwrap().credits().in_use == 3).await;
     tokio::time::sleep(Duration::from_millis(30)).await;
     let (service, desk) = (office.service.clone(), office.desk.clone());
     let stopping = actix::spawn(async move { service.stop().await });

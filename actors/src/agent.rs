@@ -10,19 +10,21 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{
-    ClientChannel, Geometries, Geometry, MemoryAccount, Patience, ServiceTable,
+    ClientChannel, Geometries, Geometry, LocalService, MemoryAccount, Patience, ServiceTable,
 };
 use slimerpc::fabric::RetryPolicy;
+use slimerpc::wire::Fault;
 use tokio::sync::{Mutex, broadcast};
 
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::instance_id::InstanceId;
 use crate::once::Once;
+use crate::proxy::{Failed, Way};
 use crate::serial::Factory;
 use crate::serve::{Callers, Launch, Serve};
-use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Supervisor};
-use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, tell};
+use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Link, Supervisor};
+use crate::{AgentError, AgentEvent, Caller, Events, Proxy, RpcError, ServedBy, Service, tell};
 
 /// Events that are kept for listeners who are behind.
 const EVENTS: usize = 1024;
@@ -301,7 +303,8 @@ impl PeerAgent {
         }
     }
 
-    /// Connects to the service `S` of `peer` and gives back its address.
+    /// Connects to the service `S` of `peer` and gives back its address. If `peer` is this agent itself, calls go straight
+    /// to the instance, past the fabric; who calls need not care.
     ///
     /// Waits up to the connect timeout for the peer to appear and to serve `S`.
     ///
@@ -332,11 +335,36 @@ impl PeerAgent {
             .await?;
         let routes = dialled.table.resolve(&wanted.methods);
         let instance = dialled.incarnation;
-        for channel in dialled.parallel.iter().chain([&dialled.channel]) {
-            self.report_tells(channel, &dialled.table);
-        }
+        let failed = self.report_tells(peer, dialled.table);
+        let ways = match dialled.link {
+            Link::Channels(serial, parallel) => {
+                let way = |channel: Arc<ClientChannel>| {
+                    let (failed, peer) = (failed.clone(), peer.to_owned());
+                    channel.listen(move |failure| {
+                        failed(failure.method, tell::error(failure, &peer));
+                    });
+                    Way::Channel(channel)
+                };
+                (way(serial), parallel.map(way))
+            }
+            Link::Local(serial, parallel) => {
+                let way = |deliveries| {
+                    let failed = failed.clone();
+                    let service = LocalService {
+                        deliveries,
+                        service: name.into(),
+                        peer: peer.into(),
+                        max_in_place: self.inner.geometry.max_payload(),
+                        patience: self.inner.patience.clone(),
+                    };
+                    let failed = move |method, fault: Fault| failed(method, fault.into());
+                    Way::Local(service, Failed(Arc::new(failed)))
+                };
+                (way(serial), parallel.map(way))
+            }
+        };
         Ok(Proxy::new(Caller::new(
-            (dialled.channel, dialled.parallel),
+            ways,
             name,
             S::METHODS,
             routes,
@@ -345,22 +373,25 @@ impl PeerAgent {
         )))
     }
 
-    /// Has calls that nobody waits for heard of when they fail.
-    fn report_tells(&self, channel: &ClientChannel, table: &ServiceTable) {
-        let (events, peer) = (self.inner.events.clone(), channel.peer().to_owned());
-        let table = table.clone();
-        channel.listen(move |failure| {
-            let method = table.methods.get(failure.method as usize);
+    /// Has calls that nobody waits for heard of when they fail: number of the method, and why.
+    fn report_tells(
+        &self,
+        peer: &str,
+        table: ServiceTable,
+    ) -> Arc<dyn Fn(u32, RpcError) + Send + Sync> {
+        let (events, peer) = (self.inner.events.clone(), peer.to_owned());
+        Arc::new(move |method, error| {
+            let method = table.methods.get(method as usize);
             let event = AgentEvent::TellFailed {
                 peer: peer.clone(),
                 service: table.name.clone(),
                 method: method.cloned().unwrap_or_default(),
-                error: tell::error(failure, &peer),
+                error,
             };
             tracing::debug!(?event, "a call that nobody waits for failed");
             // Nobody may be listening.
             let _ = events.send(event);
-        });
+        })
     }
 
     /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells

@@ -14,6 +14,7 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
+use std::task::Context;
 
 use slimerpc::channel::{Delivery, LossCause, Ticket};
 use tokio::sync::mpsc::UnboundedSender;
@@ -70,6 +71,10 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Front<S, A> {
             pool.cancel(request);
         }
         self.forward(Delivery::Cancel(request));
+    }
+
+    fn is_idle(&self, task: &Context<'_>) -> bool {
+        self.pool.as_ref().is_none_or(|pool| pool.is_idle(task))
     }
 
     fn lost(&mut self, peer: String, cause: LossCause) {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use actix::{
     Actor, ActorContext, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture,
 };
-use slimerpc::channel::{ConnectError, Mailbox, Memory};
+use slimerpc::channel::{ConnectError, Delivery, Mailbox, Memory};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{sleep, timeout};
 
 use crate::instance_id::InstanceId;
@@ -26,12 +27,13 @@ pub(crate) struct Instance<H> {
 }
 
 impl<H: RequestHandler> Instance<H> {
-    /// Starts one on the current arbiter, without callers.
+    /// Starts one on the current arbiter, without callers. What is sent to `deliveries` comes to `mailboxes`.
     pub(crate) fn start(
         handler: H,
         id: InstanceId,
         mailboxes: Mailboxes,
         busy_poll: Duration,
+        deliveries: UnboundedSender<Delivery>,
     ) -> Address {
         let mailboxes = Rc::new(RefCell::new(mailboxes));
         let ending = Rc::new(Ending::default());
@@ -43,6 +45,7 @@ impl<H: RequestHandler> Instance<H> {
         };
         let address = RingContext::start(instance, rings);
         Address {
+            deliveries,
             mailboxes: address.clone().recipient(),
             flush: address.clone().recipient(),
             drain: address.clone().recipient(),
@@ -59,6 +62,8 @@ impl<H: RequestHandler> Actor for Instance<H> {
 /// The address of an instance, without its type.
 #[derive(Clone)]
 pub(crate) struct Address {
+    /// For requests that do not come by a ring.
+    pub(crate) deliveries: UnboundedSender<Delivery>,
     mailboxes: Recipient<WithMailboxes>,
     flush: Recipient<Flush>,
     drain: Recipient<Drain>,

@@ -20,8 +20,8 @@ pub(crate) struct Mailboxes {
     geometries: Geometries,
     retry: RetryPolicy,
     sources: Vec<Source>,
-    /// What has arrived at the front of the service.
-    forwarded: Option<UnboundedReceiver<Delivery>>,
+    /// What has arrived at the front of the service, or in this process.
+    forwarded: UnboundedReceiver<Delivery>,
 }
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ impl Mailboxes {
         service: &str,
         geometries: Geometries,
         retry: RetryPolicy,
-        forwarded: Option<UnboundedReceiver<Delivery>>,
+        forwarded: UnboundedReceiver<Delivery>,
     ) -> Self {
         Self {
             service: service.into(),
@@ -81,11 +81,9 @@ impl Mailboxes {
             any |= source.mailbox.poll(deliveries)?;
             Ok(())
         });
-        if let Some(forwarded) = &mut self.forwarded {
-            while let Ok(delivery) = forwarded.try_recv() {
-                deliveries.push_back(delivery);
-                any = true;
-            }
+        while let Ok(delivery) = self.forwarded.try_recv() {
+            deliveries.push_back(delivery);
+            any = true;
         }
         any
     }
@@ -102,9 +100,7 @@ impl Mailboxes {
         deliveries: &mut VecDeque<Delivery>,
     ) -> Poll<()> {
         let mut raised = Poll::Pending;
-        if let Some(forwarded) = &mut self.forwarded
-            && let Poll::Ready(Some(delivery)) = forwarded.poll_recv(task)
-        {
+        if let Poll::Ready(Some(delivery)) = self.forwarded.poll_recv(task) {
             deliveries.push_back(delivery);
             raised = Poll::Ready(());
         }

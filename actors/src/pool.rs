@@ -2,8 +2,12 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Context;
 use std::time::Instant;
 
+use futures_util::task::AtomicWaker;
 use slimerpc::channel::Ticket;
 use slimerpc::wire::Fault;
 use tokio::runtime::{self, Runtime};
@@ -18,6 +22,32 @@ pub(crate) struct Pool<T> {
     runtime: Option<Runtime>,
     shared: watch::Receiver<T>,
     running: Vec<(Ticket, AbortHandle)>,
+    load: Arc<Load>,
+}
+
+/// Handlers that have not ended.
+#[derive(Default)]
+struct Load {
+    handlers: AtomicUsize,
+    /// To be woken when one ends.
+    waiter: AtomicWaker,
+}
+
+/// One of them.
+struct Handler(Arc<Load>);
+
+impl Handler {
+    fn new(load: &Arc<Load>) -> Self {
+        load.handlers.fetch_add(1, Ordering::AcqRel);
+        Self(load.clone())
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.0.handlers.fetch_sub(1, Ordering::AcqRel);
+        self.0.waiter.wake();
+    }
 }
 
 impl<T: Clone> Pool<T> {
@@ -32,6 +62,7 @@ impl<T: Clone> Pool<T> {
             runtime: Some(runtime),
             shared,
             running: Vec::new(),
+            load: Arc::default(),
         })
     }
 
@@ -47,7 +78,9 @@ impl<T: Clone> Pool<T> {
         self.running.retain(|(_, task)| !task.is_finished());
         let ticket = request.ticket();
         let shared = self.shared.borrow().clone();
+        let running = Handler::new(&self.load);
         let task = runtime.spawn(async move {
+            let _running = running;
             if request.expires().is_some_and(|at| at <= Instant::now()) {
                 return request.fail(Fault::Expired);
             }
@@ -57,6 +90,12 @@ impl<T: Clone> Pool<T> {
             }
         });
         self.running.push((ticket, task.abort_handle()));
+    }
+
+    /// Whether no handler runs. If one does, the task is woken when it ends.
+    pub(crate) fn is_idle(&self, task: &Context<'_>) -> bool {
+        self.load.waiter.register(task.waker());
+        self.load.handlers.load(Ordering::Acquire) == 0
     }
 
     /// Drops the handler of a request where it awaits, or before it begins. Its request answers as it is dropped, which

@@ -6,12 +6,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slimerpc::channel::{ClientChannel, Route};
-use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
+use slimerpc::channel::{ClientChannel, LocalService, Route, ToldCall};
+use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
 use crate::answer::written;
 use crate::instance_id::InstanceId;
-use crate::reply::Decoder;
+use crate::reply::{AnyCall, Decoder};
 use crate::{Call, Reply, RpcError, Service, Tell};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
@@ -139,7 +139,7 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// How its typed payloads travel.
     pub(crate) fn codec(&self) -> PayloadCodec {
-        self.caller.inner.channel.profile().codec(S::CODEC)
+        self.caller.inner.codec(S::CODEC)
     }
 
     /// Sends arguments that have been encoded with the [codec](Self::codec), or have not.
@@ -158,18 +158,23 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// Alias of the peer.
     pub fn peer(&self) -> &str {
-        self.caller.inner.channel.peer()
+        self.caller.inner.serial.peer()
     }
 
-    /// The channel below: its account of credits and counters.
-    pub fn channel(&self) -> &ClientChannel {
-        &self.caller.inner.channel
+    /// Whether the service is of this agent: then calls do not touch the fabric.
+    pub fn is_local(&self) -> bool {
+        self.channel().is_none()
+    }
+
+    /// The channel below: its account of credits and counters. `None` if the service is [local](Self::is_local).
+    pub fn channel(&self) -> Option<&ClientChannel> {
+        self.caller.inner.serial.channel()
     }
 
     /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
     /// nor calls that wait for a credit of the other channel delay them.
     pub fn parallel_channel(&self) -> Option<&ClientChannel> {
-        self.caller.inner.parallel.as_deref()
+        self.caller.inner.parallel.as_ref()?.channel()
     }
 }
 
@@ -268,7 +273,7 @@ impl<M> fmt::Debug for Recipient<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recipient")
             .field("message", &std::any::type_name::<M>())
-            .field("peer", &self.caller.inner.channel.peer())
+            .field("peer", &self.caller.inner.serial.peer())
             .finish_non_exhaustive()
     }
 }
@@ -283,9 +288,9 @@ pub struct Caller {
 
 #[derive(Debug)]
 struct Inner {
-    channel: Arc<ClientChannel>,
+    serial: Way,
     /// For parallel methods, if they have one of their own.
-    parallel: Option<Arc<ClientChannel>>,
+    parallel: Option<Way>,
     /// What is called, if it is served by a process that may be this one.
     instance: Option<InstanceId>,
     service: Box<str>,
@@ -294,9 +299,80 @@ struct Inner {
     routes: Vec<Option<Route>>,
 }
 
+/// How calls get to a service.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    Channel(Arc<ClientChannel>),
+    /// It is of this agent.
+    Local(LocalService, Failed),
+}
+
+/// Hears of calls without a waiter that fail: the method, and why.
+#[derive(Clone)]
+pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failed")
+    }
+}
+
+impl Way {
+    pub(crate) fn channel(&self) -> Option<&ClientChannel> {
+        match self {
+            Self::Channel(channel) => Some(channel),
+            Self::Local(..) => None,
+        }
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Channel(channel) => channel.peer(),
+            Self::Local(service, _) => &service.peer,
+        }
+    }
+
+    fn call(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<AnyCall, RpcError> {
+        let made = match self {
+            Self::Channel(channel) => channel.call(number, timeout, encode).map(AnyCall::Remote),
+            Self::Local(service, _) => service.call(number, timeout, encode).map(AnyCall::Local),
+        };
+        made.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+
+    fn tell(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Option<ToldCall>, RpcError> {
+        let told = match self {
+            Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
+            Self::Local(service, Failed(failed)) => {
+                let failed = failed.clone();
+                let failed = move |fault| failed(number, fault);
+                service.tell(number, timeout, encode, failed).map(|()| None)
+            }
+        };
+        told.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+}
+
+impl Inner {
+    fn codec(&self, native: PayloadCodec) -> PayloadCodec {
+        let channel = self.serial.channel();
+        channel.map_or(native, |channel| channel.profile().codec(native))
+    }
+}
+
 impl Caller {
     pub(crate) fn new(
-        (channel, parallel): (Arc<ClientChannel>, Option<Arc<ClientChannel>>),
+        (serial, parallel): (Way, Option<Way>),
         service: &str,
         methods: &'static [&'static str],
         routes: Vec<Option<Route>>,
@@ -306,7 +382,7 @@ impl Caller {
         Self {
             timeout,
             inner: Arc::new(Inner {
-                channel,
+                serial,
                 parallel,
                 instance,
                 service: service.into(),
@@ -323,7 +399,7 @@ impl Caller {
 
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
         let codec = <M::Service as Service>::CODEC;
-        let codec = self.inner.channel.profile().codec(codec);
+        let codec = self.inner.codec(codec);
         self.make(
             M::METHOD,
             |room| codec.encode(&message.arguments(), room),
@@ -334,11 +410,10 @@ impl Caller {
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
         let codec = <M::Service as Service>::CODEC;
-        let codec = self.inner.channel.profile().codec(codec);
-        let told = self.route(M::METHOD).and_then(|(number, channel)| {
+        let codec = self.inner.codec(codec);
+        let told = self.route(M::METHOD).and_then(|(number, way)| {
             let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-            let told = channel.tell(number, self.timeout, encode);
-            told.map_err(|error| RpcError::from_call(error, channel.peer()))
+            way.tell(number, self.timeout, encode)
         });
         Tell::new(told)
     }
@@ -370,8 +445,8 @@ impl Caller {
             .unwrap_or_else(Reply::failed)
     }
 
-    /// The server's number of a method, and the channel that leads to it.
-    fn route(&self, method: usize) -> Result<(u32, &Arc<ClientChannel>), RpcError> {
+    /// The server's number of a method, and the way to it.
+    fn route(&self, method: usize) -> Result<(u32, &Way), RpcError> {
         let inner = &*self.inner;
         let Some(route) = inner.routes.get(method).copied().flatten() else {
             return Err(RpcError::MethodNotFound {
@@ -380,7 +455,7 @@ impl Caller {
             });
         };
         let parallel = inner.parallel.as_ref().filter(|_| route.is_parallel);
-        Ok((route.number, parallel.unwrap_or(&inner.channel)))
+        Ok((route.number, parallel.unwrap_or(&inner.serial)))
     }
 
     fn make<T>(
@@ -390,17 +465,15 @@ impl Caller {
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let inner = &self.inner;
-        let (number, channel) = self.route(method)?;
+        let (number, way) = self.route(method)?;
         // A parallel method answers while its service waits for it.
-        let is_serial = Arc::ptr_eq(channel, &inner.channel);
+        let is_serial = std::ptr::eq(way, &inner.serial);
         if is_serial && inner.instance.is_some_and(InstanceId::is_running_here) {
             return Err(RpcError::OwnService {
                 service: inner.service.to_string(),
             });
         }
-        match channel.call(number, self.timeout, encode) {
-            Ok(call) => Ok(Reply::new(call, decode)),
-            Err(error) => Err(RpcError::from_call(error, channel.peer())),
-        }
+        let call = way.call(number, self.timeout, encode)?;
+        Ok(Reply::new(call, decode))
     }
 }

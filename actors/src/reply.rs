@@ -8,8 +8,9 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{Answer, CallError, PendingCall, ReplyBytes};
+use slimerpc::channel::{Answer, CallError, LocalCall, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use crate::{Ran, RpcError};
@@ -44,15 +45,81 @@ enum State<T> {
 }
 
 struct Waiting {
-    call: PendingCall,
+    call: AnyCall,
     /// When busy polling began.
     since: Option<Instant>,
     /// Wakes us at the deadline; made when we first go to sleep.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// A call to wherever.
+pub(crate) enum AnyCall {
+    Remote(PendingCall),
+    Local(LocalCall),
+}
+
+impl AnyCall {
+    fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
+        match self {
+            Self::Remote(call) => call.poll(waker),
+            Self::Local(call) => call.poll(waker),
+        }
+    }
+
+    fn set_timeout(&mut self, after: Duration) {
+        match self {
+            Self::Remote(call) => call.set_timeout(after),
+            Self::Local(call) => call.set_timeout(after),
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Remote(call) => call.timeout(),
+            Self::Local(call) => call.timeout(),
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Remote(call) => call.deadline(),
+            Self::Local(call) => call.deadline(),
+        }
+    }
+
+    /// How long to poll before sleeping.
+    fn patience(&self) -> Duration {
+        match self {
+            Self::Remote(call) => call.channel().patience(),
+            // The instance runs on another thread of this process, which wakes us.
+            Self::Local(_) => Duration::ZERO,
+        }
+    }
+
+    /// Makes sure that somebody wakes who goes to sleep.
+    fn sleep(&self) {
+        if let Self::Remote(call) = self {
+            call.sleep();
+        }
+    }
+
+    fn runtime(&self) -> Handle {
+        match self {
+            Self::Remote(call) => call.channel().runtime().clone(),
+            Self::Local(call) => call.runtime().clone(),
+        }
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Remote(call) => call.channel().peer(),
+            Self::Local(call) => &call.service().peer,
+        }
+    }
+}
+
 impl<T> Reply<T> {
-    pub(crate) fn new(call: PendingCall, decode: Decoder<T>) -> Self {
+    pub(crate) fn new(call: AnyCall, decode: Decoder<T>) -> Self {
         let waiting = Waiting {
             call,
             since: None,
@@ -139,7 +206,7 @@ impl Waiting {
         busy: BusyPoll,
         decode: Decoder<T>,
     ) -> Poll<Result<T, RpcError>> {
-        let patience = self.call.channel().patience();
+        let patience = self.call.patience();
         loop {
             for _ in 0..SPINS {
                 if let ready @ Poll::Ready(_) = self.poll_call(None, decode) {
@@ -179,7 +246,7 @@ impl Waiting {
         let Some(deadline) = self.call.deadline() else {
             return;
         };
-        let runtime = self.call.channel().runtime().clone();
+        let runtime = self.call.runtime();
         let timer = self.timer.get_or_insert_with(|| {
             let _guard = runtime.enter();
             Box::pin(tokio::time::sleep_until(deadline.into()))
@@ -191,7 +258,7 @@ impl Waiting {
 
     fn named(&self, error: Conclusion) -> RpcError {
         match error {
-            Conclusion::Call(error) => RpcError::from_call(error, self.call.channel().peer()),
+            Conclusion::Call(error) => RpcError::from_call(error, self.call.peer()),
             Conclusion::Fault(Fault::Expired) => RpcError::Timeout {
                 after: self.call.timeout().unwrap_or_default(),
                 ran: Ran::No,
@@ -211,9 +278,8 @@ enum Conclusion {
 /// Decodes an answer from the ring, outside of every lock.
 fn conclude<T>(answer: Result<Answer<'_>, CallError>, decode: Decoder<T>) -> Result<T, Conclusion> {
     let answer = answer.map_err(Conclusion::Call)?;
-    if answer.is_exception() {
-        let fault = answer.profile().decode_fault(answer.payload());
-        return Err(fault.map_or_else(Conclusion::Decode, Conclusion::Fault));
+    if let Some(fault) = answer.fault().map_err(Conclusion::Decode)? {
+        return Err(Conclusion::Fault(fault));
     }
     let (codec, decode) = decode;
     decode(codec, answer).map_err(Conclusion::Decode)

@@ -36,6 +36,12 @@ pub(crate) trait RequestHandler: Unpin + 'static {
     /// The handler of a request panicked; its caller has been told (PANIC-1).
     fn panicked(&mut self);
 
+    /// Whether nothing runs beside the ring. If something does, the task is woken when it ends.
+    fn is_idle(&self, task: &TaskContext<'_>) -> bool {
+        let _ = task;
+        true
+    }
+
     /// A request that was handed over is not wanted any more.
     fn cancelled(&mut self, request: Ticket) {
         let _ = request;
@@ -254,7 +260,7 @@ impl Rings {
     }
 
     /// Goes on with coming to an end, if that was asked for.
-    fn wind_up<H: RequestHandler>(&mut self, handler: &mut H) {
+    fn wind_up<H: RequestHandler>(&mut self, handler: &mut H, task: &TaskContext<'_>) {
         let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
         let stage = match stage {
             Stage::Asked(tell) => {
@@ -267,7 +273,7 @@ impl Rings {
             let mailboxes = self.mailboxes.borrow();
             let is_flushed = mailboxes.flush();
             let is_idle = self.queue.is_empty() && self.running.is_none();
-            is_idle && mailboxes.is_idle() && is_flushed
+            is_idle && handler.is_idle(task) && mailboxes.is_idle() && is_flushed
         };
         *self.ending.0.borrow_mut() = match stage {
             Stage::Draining(tell) if is_over() => {
@@ -280,7 +286,7 @@ impl Rings {
 
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
-        self.wind_up(handler);
+        self.wind_up(handler, task);
         let mut active = self.run(handler, task);
         for _ in 0..SPINS {
             if self.collect(handler) {

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use slimerpc::channel::{Delivery, Geometries};
+use slimerpc::channel::Geometries;
 use slimerpc::fabric::RetryPolicy;
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -280,10 +280,10 @@ pub(crate) struct Launch {
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
-/// An instance that has started. Its parallel methods, if there are some, are to see `T`, and to pass requests for others on.
+/// An instance that has started. Its parallel methods, if there are some, are to see `T`.
 struct Started<T> {
     address: Address,
-    parallel: Option<(watch::Receiver<T>, UnboundedSender<Delivery>)>,
+    shared: Option<watch::Receiver<T>>,
 }
 
 impl Launch {
@@ -301,11 +301,12 @@ impl Launch {
             serial: started.address,
             front: None,
         };
-        if let Some((shared, serial)) = started.parallel {
+        if let Some(shared) = started.shared {
             let (setup, workers) = (self.setup(), self.workers);
+            let serial = running.serial.deliveries.clone();
             let front = on_new_arbiter(move || {
                 let pool = Pool::start(workers, shared).map_err(AgentError::Thread)?;
-                Ok(setup.start(Front::<S, A>::new(serial, Some(pool)), None))
+                Ok(setup.start(Front::<S, A>::new(serial, Some(pool))))
             });
             match front.await {
                 Ok(front) => running.front = Some(front),
@@ -326,7 +327,7 @@ impl Launch {
     {
         let (tell, told) = mpsc::unbounded_channel();
         let setup = self.setup();
-        let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None), None)));
+        let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None))));
         let running = Running {
             only: None,
             serial: front.await?,
@@ -392,21 +393,17 @@ impl Setup {
             service: self.name.clone(),
             message: panic_message(&*panic),
         })?;
-        let (tell, told) = mpsc::unbounded_channel();
         Ok(Started {
-            address: self.start(serial, shared.is_some().then_some(told)),
-            parallel: shared.map(|shared| (shared, tell)),
+            address: self.start(serial),
+            shared,
         })
     }
 
     /// Starts an instance on the current arbiter.
-    fn start<H: RequestHandler>(
-        self,
-        handler: H,
-        forwarded: Option<UnboundedReceiver<Delivery>>,
-    ) -> Address {
-        let mailboxes = Mailboxes::new(&self.name, self.geometries, self.retry, forwarded);
-        Instance::start(handler, self.id, mailboxes, self.busy_poll)
+    fn start<H: RequestHandler>(self, handler: H) -> Address {
+        let (tell, told) = mpsc::unbounded_channel();
+        let mailboxes = Mailboxes::new(&self.name, self.geometries, self.retry, told);
+        Instance::start(handler, self.id, mailboxes, self.busy_poll, tell)
     }
 }
 

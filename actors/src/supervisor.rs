@@ -17,13 +17,14 @@ use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::channel::{
-    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch, Patience,
-    ServiceTable,
+    ClientChannel, Delivery, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
+    Patience, ServiceTable,
 };
 use slimerpc::control::topology;
 use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -70,11 +71,17 @@ pub(crate) struct Started {
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
-/// A channel to a service.
+/// How a service is reached.
+pub(crate) enum Link {
+    /// The second is for its parallel methods, if it has some and the peer is native.
+    Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
+    /// It is of this agent; likewise.
+    Local(UnboundedSender<Delivery>, Option<UnboundedSender<Delivery>>),
+}
+
+/// A service that can be called.
 pub(crate) struct Dialled {
-    pub(crate) channel: Arc<ClientChannel>,
-    /// The channel of its parallel methods, if it has some and the peer is native.
-    pub(crate) parallel: Option<Arc<ClientChannel>>,
+    pub(crate) link: Link,
     pub(crate) table: ServiceTable,
     /// The life of the peer, if it is native.
     pub(crate) incarnation: Option<u64>,
@@ -316,6 +323,9 @@ impl State {
 
     async fn dial(&self, dial: Dial) -> Result<Dialled, AgentError> {
         let started = Instant::now();
+        if dial.peer == self.alias {
+            return self.dial_self(&dial).await;
+        }
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
@@ -327,8 +337,7 @@ impl State {
             Found::Dlslime(record) => {
                 let channel = self.call_dlslime(&dial, &record, started).await?;
                 return Ok(Dialled {
-                    channel,
-                    parallel: None,
+                    link: Link::Channels(channel, None),
                     table: dial.wanted,
                     incarnation: None,
                 });
@@ -343,10 +352,33 @@ impl State {
             None
         };
         Ok(Dialled {
-            channel,
-            parallel,
+            link: Link::Channels(channel, parallel),
             table,
             incarnation: Some(theirs.incarnation),
+        })
+    }
+
+    /// The way to a service of this agent, once it is served.
+    async fn dial_self(&self, dial: &Dial) -> Result<Dialled, AgentError> {
+        let geometry = self.settings.geometry;
+        let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
+        let found = self.find(&dial.peer, dial.timeout, check).await?;
+        let running = self.services.borrow().get(&dial.wanted.name).cloned();
+        let (Found::Native(ours, table), Some(running)) = (found, running) else {
+            return Err(AgentError::Refused {
+                peer: dial.peer.clone(),
+                mismatch: Mismatch::NoSuchService {
+                    wanted: dial.wanted.name.clone(),
+                    served: self.services.borrow().keys().cloned().collect(),
+                },
+            });
+        };
+        let parallel = running.front().deliveries.clone();
+        let has_parallel = !table.parallel.is_empty();
+        Ok(Dialled {
+            link: Link::Local(running.serial.deliveries, has_parallel.then_some(parallel)),
+            table,
+            incarnation: Some(ours.incarnation),
         })
     }
 

@@ -36,14 +36,18 @@ pub struct Tell(State);
 
 enum State {
     Told(ToldCall),
+    /// It was taken at once.
+    Taken,
     Failed(RpcError),
     Done,
 }
 
 impl Tell {
-    pub(crate) fn new(told: Result<ToldCall, RpcError>) -> Self {
+    /// Without a call it has been taken already.
+    pub(crate) fn new(told: Result<Option<ToldCall>, RpcError>) -> Self {
         Self(match told {
-            Ok(call) => State::Told(call),
+            Ok(Some(call)) => State::Told(call),
+            Ok(None) => State::Taken,
             Err(error) => State::Failed(error),
         })
     }
@@ -61,6 +65,7 @@ impl Future for Tell {
                     Poll::Pending
                 }
             },
+            State::Taken => Poll::Ready(Ok(())),
             State::Failed(error) => Poll::Ready(Err(error)),
             State::Done => panic!("a tell is polled after it was ready"),
         }
@@ -70,7 +75,7 @@ impl Future for Tell {
 impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            State::Told(_) => "Tell(told)",
+            State::Told(_) | State::Taken => "Tell(told)",
             State::Failed(_) => "Tell(failed)",
             State::Done => "Tell(done)",
         })

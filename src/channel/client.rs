@@ -6,7 +6,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -21,8 +20,8 @@ use super::pump::Pump;
 use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
-    Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile,
-    QueuePairInfo, RingAddress, Violation, Violations,
+    Answer, Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError,
+    Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
 use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, RetryPolicy};
 use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal};
@@ -660,8 +659,24 @@ impl ClientChannel {
         self.geometry
     }
 
+    /// Lends the answer in `slot`.
+    pub(super) fn lend_answer(&self, slot: u16) -> Loan<'_> {
+        let loan = self.replies.lend(slot);
+        loan.expect("an answered slot is lent to its call only")
+    }
+
+    /// The same; the loan keeps the ring.
+    pub(super) fn lend_answer_shared(&self, slot: u16) -> Option<Lent<Arc<Ring>>> {
+        self.replies.lend_shared(slot)
+    }
+
+    /// The payload of the answer in `slot`, which did not travel through the ring.
+    pub(super) fn take_read(&self, slot: u16) -> Result<Option<Block>, CallError> {
+        self.lock().read.remove(&slot).transpose()
+    }
+
     /// The answer of a call has been read: its credit is back.
-    fn finish(&self, id: CallId, slot: u16) {
+    pub(super) fn finish(&self, id: CallId, slot: u16) {
         let mut core = self.lock();
         // Of an answer that nobody has looked at.
         core.read.remove(&slot);
@@ -1188,135 +1203,6 @@ fn register(place: &mut Option<Waker>, waker: Option<&Waker>) {
     match (place, waker) {
         (Some(held), Some(waker)) if held.will_wake(waker) => {}
         (place, waker) => *place = waker.cloned(),
-    }
-}
-
-/// An answer, lent from the ring. The credit goes back when it is dropped.
-#[derive(Debug)]
-pub struct Answer<'a> {
-    channel: &'a Arc<ClientChannel>,
-    id: CallId,
-    slot: u16,
-    loan: Option<Loan<'a>>,
-    /// The payload, if it did not travel through the ring.
-    outside: Option<Block>,
-    kind: MessageKind,
-    payload: Range<usize>,
-}
-
-impl<'a> Answer<'a> {
-    fn read(channel: &'a Arc<ClientChannel>, id: CallId, slot: u16) -> Result<Self, CallError> {
-        let loan = channel.replies.lend(slot);
-        let loan = loan.expect("an answered slot is lent to its call only");
-        let decoded = channel.profile.decode(&loan);
-        let mut answer = Self {
-            channel,
-            id,
-            slot,
-            loan: Some(loan),
-            outside: None,
-            kind: MessageKind::Reply,
-            payload: 0..0,
-        };
-        let (header, payload) = decoded?;
-        answer.kind = header.kind;
-        answer.payload = payload;
-        if header.extension.is_some_and(|e| e.outside.is_some()) {
-            answer.outside = channel.lock().read.remove(&slot).transpose()?;
-        }
-        Ok(answer)
-    }
-
-    /// Who answered.
-    pub fn profile(&self) -> Profile {
-        self.channel.profile
-    }
-
-    /// Whether this is the failure of the call instead of its result.
-    pub fn is_exception(&self) -> bool {
-        self.kind == MessageKind::Exception
-    }
-
-    /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
-    pub fn payload(&self) -> &[u8] {
-        match (&self.outside, &self.loan) {
-            (Some(block), _) => block,
-            (None, Some(loan)) => &loan[self.payload.clone()],
-            (None, None) => &[],
-        }
-    }
-
-    /// Keeps the payload where it is, without the borrow of the call.
-    pub fn keep(mut self) -> ReplyBytes {
-        if let Some(block) = self.outside.take() {
-            return ReplyBytes(Kept::Outside(block));
-        }
-        self.loan = None;
-        // Nobody else is lent the slot of an answered call.
-        let kept = InRing {
-            channel: self.channel.clone(),
-            id: self.id,
-            slot: self.slot,
-            loan: self.channel.replies.lend_shared(self.slot),
-            payload: self.payload.clone(),
-        };
-        // It goes on as the owner of the slot.
-        std::mem::forget(self);
-        ReplyBytes(Kept::InRing(kept))
-    }
-}
-
-impl Drop for Answer<'_> {
-    fn drop(&mut self) {
-        self.loan = None;
-        self.channel.finish(self.id, self.slot);
-    }
-}
-
-/// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back when this is dropped, or
-/// from the memory that it was read into if it does not fit a slot.
-#[derive(Debug)]
-pub struct ReplyBytes(Kept);
-
-#[derive(Debug)]
-enum Kept {
-    InRing(InRing),
-    Outside(Block),
-}
-
-#[derive(Debug)]
-struct InRing {
-    channel: Arc<ClientChannel>,
-    id: CallId,
-    slot: u16,
-    loan: Option<Lent<Arc<Ring>>>,
-    payload: Range<usize>,
-}
-
-impl Deref for ReplyBytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Kept::Outside(block) => block,
-            Kept::InRing(kept) => {
-                let loan = kept.loan.as_ref();
-                loan.map_or(&[], |loan| &loan[kept.payload.clone()])
-            }
-        }
-    }
-}
-
-impl AsRef<[u8]> for ReplyBytes {
-    fn as_ref(&self) -> &[u8] {
-        self
-    }
-}
-
-impl Drop for InRing {
-    fn drop(&mut self) {
-        self.loan = None;
-        self.channel.finish(self.id, self.slot);
     }
 }
 

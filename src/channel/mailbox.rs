@@ -5,9 +5,10 @@ use std::io;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
+use super::inbound::{Inbound, Ticket};
 use super::lanes::{Lanes, LanesInit};
 use super::lend::{RemoteRing, Ring};
-use super::peer_channel::{Arrived, Inbound, PeerChannel, Slotted, Ticket};
+use super::peer_channel::{Arrived, PeerChannel, Slotted};
 use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{

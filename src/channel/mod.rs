@@ -37,6 +37,7 @@
 //! - ORDER-1 Serial calls from one proxy run in the order they were sent; one whose payload travels outside of the slot takes
 //!   its place in that order when it has been read.
 
+mod answer;
 mod bulk;
 mod caller;
 mod client;
@@ -44,8 +45,10 @@ mod descriptor;
 mod endpoint;
 mod error;
 mod geometry;
+mod inbound;
 mod lanes;
 mod lend;
+mod local;
 mod mailbox;
 mod memory;
 mod peer_channel;
@@ -59,18 +62,18 @@ mod simulation;
 mod violation;
 mod work_id;
 
+pub use answer::{Answer, ReplyBytes};
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{
-    Answer, ClientChannel, Dialer, Patience, PendingCall, ReplyBytes, TellError, TellFailure,
-    ToldCall,
-};
+pub use client::{ClientChannel, Dialer, Patience, PendingCall, TellError, TellFailure, ToldCall};
 pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
+pub use inbound::{Inbound, Payload, Room, Ticket};
+pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};
 pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
-pub use peer_channel::{Inbound, Payload, Room, Ticket};
+
 pub use profile::Profile;
 pub use responder::{Arrival, Responder};
 pub use violation::{Violation, Violations};

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::inbound::{Lender, Payload};
 use super::lanes::{Lanes, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
 use super::rendezvous::Rendezvous;
@@ -28,7 +29,7 @@ pub(super) struct PeerChannel {
     memory: Option<Arc<Memory>>,
     remote: RemoteRing,
     geometry: Geometry,
-    profile: Profile,
+    pub(super) profile: Profile,
     pub(super) peer: String,
 }
 
@@ -254,9 +255,30 @@ impl PeerChannel {
         self.lock().violations
     }
 
+    /// The arguments of `request`, where they arrived.
+    pub(super) fn payload<'a>(&'a self, request: &'a Slotted) -> Payload<'a> {
+        if let Some(block) = &request.outside {
+            return Payload(Lender::Bytes(block));
+        }
+        let slot = self.requests.lend(request.slot);
+        let loan = slot.expect("a request's slot is lent to the request only");
+        Payload(Lender::Ring(loan, request.payload.clone()))
+    }
+
+    /// The send memory of the answer to `request`.
+    pub(super) fn room(&self, request: &Slotted) -> Loan<'_> {
+        let slot = self.sends.lend(request.slot);
+        slot.expect("an unanswered slot's send memory is lent to its answer only")
+    }
+
+    /// Bytes of the largest answer that can be written in place.
+    pub(super) fn max_in_place(&self) -> usize {
+        self.geometry.max_payload()
+    }
+
     /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
     /// caller, into memory of its own if it asks for more.
-    fn answer(
+    pub(super) fn answer(
         &self,
         request: &Slotted,
         kind: MessageKind,
@@ -367,7 +389,7 @@ impl Core {
 
 /// A request is not answered with what was to be its answer.
 #[derive(Debug)]
-enum AnswerError {
+pub(super) enum AnswerError {
     Encode(EncodeError),
     /// There is no memory for an answer of this size.
     Memory(usize, MemoryError),
@@ -420,203 +442,14 @@ pub(super) enum Arrived {
 pub(super) struct Slotted {
     pub(super) slot: u16,
     pub(super) request_id: u64,
-    header: Header,
+    pub(super) header: Header,
     payload: Range<usize>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
     /// When its caller has stopped waiting.
-    expires: Option<Instant>,
+    pub(super) expires: Option<Instant>,
     /// False once its caller has cancelled it while its payload was being read.
     pub(super) is_wanted: bool,
-}
-
-/// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
-///
-/// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
-#[derive(Debug)]
-pub struct Inbound {
-    channel: Arc<PeerChannel>,
-    request: Slotted,
-    service: Arc<str>,
-    answered: bool,
-}
-
-/// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
-    /// Where its channel stands in memory.
-    channel: usize,
-    slot: u16,
-    request_id: u64,
-}
-
-impl Ticket {
-    pub(super) fn new(channel: &Arc<PeerChannel>, slot: u16, request_id: u64) -> Self {
-        Self {
-            channel: Arc::as_ptr(channel).addr(),
-            slot,
-            request_id,
-        }
-    }
-}
-
-impl Inbound {
-    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<str>) -> Self {
-        Self {
-            channel,
-            request,
-            service,
-            answered: false,
-        }
-    }
-
-    /// Number of the method.
-    pub fn method(&self) -> u32 {
-        self.request.header.method
-    }
-
-    /// Alias of the caller.
-    pub fn peer(&self) -> &str {
-        &self.channel.peer
-    }
-
-    /// Name of the service that was called.
-    pub fn service(&self) -> &str {
-        &self.service
-    }
-
-    /// Who the caller is.
-    pub fn profile(&self) -> Profile {
-        self.channel.profile
-    }
-
-    /// Whether its caller can still be answered.
-    pub fn is_connected(&self) -> bool {
-        self.channel.closed().is_none()
-    }
-
-    /// When the caller has stopped waiting for the answer, if it said so.
-    pub fn expires(&self) -> Option<Instant> {
-        self.request.expires
-    }
-
-    /// Names this request.
-    pub fn ticket(&self) -> Ticket {
-        Ticket::new(&self.channel, self.request.slot, self.request.request_id)
-    }
-
-    /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
-    /// begin at a multiple of 8 bytes.
-    pub fn payload(&self) -> Payload<'_> {
-        if let Some(block) = &self.request.outside {
-            return Payload(Lender::Outside(block));
-        }
-        let slot = self.channel.requests.lend(self.request.slot);
-        let loan = slot.expect("a request's slot is lent to the request only");
-        Payload(Lender::Ring(loan, self.request.payload.clone()))
-    }
-
-    /// The send memory of the answer, to be written before [`reply`](Self::reply) says how much of it was used.
-    pub fn room(&self) -> Room<'_> {
-        let slot = self.channel.sends.lend(self.request.slot);
-        Room(slot.expect("an unanswered slot's send memory is lent to its answer only"))
-    }
-
-    /// Answers with a result, encoded straight into send memory. `encode` is called again, with more room, if it asks for
-    /// that and the caller is native. If there is none or the result does not encode, the caller gets a [`Fault`] that says
-    /// so.
-    pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-        if let Err(error) = self.answer(MessageKind::Reply, encode) {
-            self.fault(error.into());
-        }
-    }
-
-    /// Answers with the first `len` bytes of the [room](Self::room). If that has fewer, the caller gets a [`Fault`].
-    pub fn reply_written(mut self, len: usize) {
-        let limit = self.channel.geometry.max_payload();
-        if len > limit {
-            return self.fault(Fault::ReplyTooLarge {
-                size: len as u64,
-                limit: limit as u64,
-            });
-        }
-        self.reply(|_| Ok(len));
-    }
-
-    /// Answers with a failure, shortened if it does not fit.
-    pub fn fail(mut self, fault: Fault) {
-        self.fault(fault);
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        let profile = self.channel.profile;
-        let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
-        if let Err(error) = self.answer(MessageKind::Exception, encode) {
-            tracing::error!(
-                ?error,
-                "a slot has no room for any fault; the caller will time out"
-            );
-            self.answered = true;
-        }
-    }
-
-    fn answer(
-        &mut self,
-        kind: MessageKind,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(), AnswerError> {
-        self.channel.answer(&self.request, kind, encode)?;
-        self.answered = true;
-        Ok(())
-    }
-}
-
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        if !self.answered {
-            let service = self.service.to_string();
-            self.fault(Fault::ServiceDown { service });
-        }
-    }
-}
-
-/// Where the answer to a request is written.
-#[derive(Debug)]
-pub struct Room<'a>(Loan<'a>);
-
-impl std::ops::Deref for Room<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.0[Header::LEN..]
-    }
-}
-
-impl std::ops::DerefMut for Room<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.0[Header::LEN..]
-    }
-}
-
-/// The arguments of a request, borrowed from where they arrived.
-#[derive(Debug)]
-pub struct Payload<'a>(Lender<'a>);
-
-#[derive(Debug)]
-enum Lender<'a> {
-    Ring(Loan<'a>, Range<usize>),
-    Outside(&'a Block),
-}
-
-impl std::ops::Deref for Payload<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Lender::Ring(loan, range) => &loan[range.clone()],
-            Lender::Outside(block) => block,
-        }
-    }
 }
 
 impl Violation {
@@ -628,16 +461,4 @@ impl Violation {
         Self::SlotBusy,
         Self::UnknownRequest,
     ];
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_may_be_handled_and_answered_on_any_thread() {
-        fn can_be_shared<T: Send + Sync>() {}
-        can_be_shared::<Inbound>();
-        can_be_shared::<super::super::Delivery>();
-    }
 }

@@ -1,0 +1,298 @@
+//! A request, from its arrival to its answer.
+
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::Profile;
+use super::lend::Loan;
+use super::local::LocalRequest;
+use super::peer_channel::{AnswerError, PeerChannel, Slotted};
+use crate::wire::{EncodeError, Fault, Header, MessageKind};
+
+/// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
+///
+/// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
+#[derive(Debug)]
+pub struct Inbound {
+    from: From,
+    service: Arc<str>,
+    answered: bool,
+}
+
+/// Where it came from.
+#[derive(Debug)]
+enum From {
+    Ring(Arc<PeerChannel>, Slotted),
+    /// From this process, with the memory of an answer that is written in place.
+    Here(LocalRequest, Mutex<Vec<u8>>),
+}
+
+/// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// Where its channel stands in memory; 0 for those of this process.
+    channel: usize,
+    slot: u16,
+    request_id: u64,
+}
+
+impl Ticket {
+    pub(super) fn new(channel: &Arc<PeerChannel>, slot: u16, request_id: u64) -> Self {
+        Self {
+            channel: Arc::as_ptr(channel).addr(),
+            slot,
+            request_id,
+        }
+    }
+
+    pub(super) fn local(request_id: u64) -> Self {
+        Self {
+            channel: 0,
+            slot: 0,
+            request_id,
+        }
+    }
+}
+
+impl Inbound {
+    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<str>) -> Self {
+        Self {
+            from: From::Ring(channel, request),
+            service,
+            answered: false,
+        }
+    }
+
+    pub(super) fn local(request: LocalRequest, service: Arc<str>) -> Self {
+        Self {
+            from: From::Here(request, Mutex::default()),
+            service,
+            answered: false,
+        }
+    }
+
+    /// Number of the method.
+    pub fn method(&self) -> u32 {
+        match &self.from {
+            From::Ring(_, request) => request.header.method,
+            From::Here(request, _) => request.method,
+        }
+    }
+
+    /// Alias of the caller.
+    pub fn peer(&self) -> &str {
+        match &self.from {
+            From::Ring(channel, _) => &channel.peer,
+            From::Here(request, _) => &request.peer,
+        }
+    }
+
+    /// Name of the service that was called.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// Who the caller is.
+    pub fn profile(&self) -> Profile {
+        match &self.from {
+            From::Ring(channel, _) => channel.profile,
+            From::Here(..) => Profile::Native,
+        }
+    }
+
+    /// Whether its caller can still be answered.
+    pub fn is_connected(&self) -> bool {
+        match &self.from {
+            From::Ring(channel, _) => channel.closed().is_none(),
+            From::Here(..) => true,
+        }
+    }
+
+    /// When the caller has stopped waiting for the answer, if it said so.
+    pub fn expires(&self) -> Option<Instant> {
+        match &self.from {
+            From::Ring(_, request) => request.expires,
+            From::Here(request, _) => request.expires,
+        }
+    }
+
+    /// Names this request.
+    pub fn ticket(&self) -> Ticket {
+        match &self.from {
+            From::Ring(channel, request) => Ticket::new(channel, request.slot, request.request_id),
+            From::Here(request, _) => request.ticket,
+        }
+    }
+
+    /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
+    /// begin at a multiple of 8 bytes.
+    pub fn payload(&self) -> Payload<'_> {
+        match &self.from {
+            From::Ring(channel, request) => channel.payload(request),
+            From::Here(request, _) => Payload(Lender::Bytes(&request.payload)),
+        }
+    }
+
+    /// The send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how much of it was
+    /// used.
+    pub fn room(&self) -> Room<'_> {
+        Room(match &self.from {
+            From::Ring(channel, request) => Place::Slot(channel.room(request)),
+            From::Here(request, home) => {
+                let mut bytes = std::mem::take(&mut *lock(home));
+                bytes.resize(request.max_in_place, 0);
+                Place::Here { bytes, home }
+            }
+        })
+    }
+
+    /// Answers with a result, encoded straight into send memory. `encode` is called again, with more room, if it asks for
+    /// that and the caller is native. If there is none or the result does not encode, the caller gets a [`Fault`] that says
+    /// so.
+    pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
+        let replied = match &mut self.from {
+            From::Ring(channel, request) => channel.answer(request, MessageKind::Reply, encode),
+            From::Here(request, _) => request.answer(encode),
+        };
+        match replied {
+            Ok(()) => self.answered = true,
+            Err(error) => self.fault(error.into()),
+        }
+    }
+
+    /// Answers with the first `len` bytes of the [room](Self::room). If that has fewer, the caller gets a [`Fault`].
+    pub fn reply_written(mut self, len: usize) {
+        let limit = match &self.from {
+            From::Ring(channel, _) => channel.max_in_place(),
+            From::Here(request, _) => request.max_in_place,
+        };
+        if len > limit {
+            return self.fault(Fault::ReplyTooLarge {
+                size: len as u64,
+                limit: limit as u64,
+            });
+        }
+        if let From::Here(request, room) = &mut self.from {
+            let room = room.get_mut().unwrap_or_else(PoisonError::into_inner);
+            room.resize(len, 0);
+            request.conclude(Ok(std::mem::take(room)));
+            self.answered = true;
+            return;
+        }
+        self.reply(|_| Ok(len));
+    }
+
+    /// Answers with a failure, shortened if it does not fit.
+    pub fn fail(mut self, fault: Fault) {
+        self.fault(fault);
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        self.answered = true;
+        let failed: Result<(), AnswerError> = match &mut self.from {
+            From::Ring(channel, request) => {
+                let encode = |room: &mut [u8]| channel.profile.encode_fault(fault.clone(), room);
+                channel.answer(request, MessageKind::Exception, encode)
+            }
+            From::Here(request, _) => {
+                request.conclude(Err(fault));
+                Ok(())
+            }
+        };
+        if let Err(error) = failed {
+            tracing::error!(
+                ?error,
+                "a slot has no room for any fault; the caller will time out"
+            );
+        }
+    }
+}
+
+impl Drop for Inbound {
+    fn drop(&mut self) {
+        if !self.answered {
+            let service = self.service.to_string();
+            self.fault(Fault::ServiceDown { service });
+        }
+    }
+}
+
+/// Where the answer to a request is written.
+#[derive(Debug)]
+pub struct Room<'a>(Place<'a>);
+
+#[derive(Debug)]
+enum Place<'a> {
+    Slot(Loan<'a>),
+    /// Goes home when it is dropped.
+    Here {
+        bytes: Vec<u8>,
+        home: &'a Mutex<Vec<u8>>,
+    },
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Self::Here { bytes, home } = self {
+            *lock(home) = std::mem::take(bytes);
+        }
+    }
+}
+
+fn lock(home: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
+    home.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Deref for Room<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Place::Slot(loan) => &loan[Header::LEN..],
+            Place::Here { bytes, .. } => bytes,
+        }
+    }
+}
+
+impl DerefMut for Room<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Place::Slot(loan) => &mut loan[Header::LEN..],
+            Place::Here { bytes, .. } => bytes,
+        }
+    }
+}
+
+/// The arguments of a request, borrowed from where they arrived.
+#[derive(Debug)]
+pub struct Payload<'a>(pub(super) Lender<'a>);
+
+#[derive(Debug)]
+pub(super) enum Lender<'a> {
+    Ring(Loan<'a>, Range<usize>),
+    Bytes(&'a [u8]),
+}
+
+impl Deref for Payload<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Lender::Ring(loan, range) => &loan[range.clone()],
+            Lender::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_may_be_handled_and_answered_on_any_thread() {
+        fn can_be_shared<T: Send + Sync>() {}
+        can_be_shared::<Inbound>();
+        can_be_shared::<super::super::Delivery>();
+    }
+}

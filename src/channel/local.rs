@@ -1,0 +1,244 @@
+//! Calls within a process: the same requests and answers, without a fabric between.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use super::inbound::{Inbound, Ticket};
+use super::peer_channel::AnswerError;
+use super::{Answer, CallError, Delivery, LossCause, Patience};
+use crate::wire::{EncodeError, Fault};
+
+/// A service of this process, to whose instance requests are handed.
+#[derive(Debug, Clone)]
+pub struct LocalService {
+    /// To the instance.
+    pub deliveries: UnboundedSender<Delivery>,
+    /// Its name.
+    pub service: Arc<str>,
+    /// Alias of the caller, which is the service's.
+    pub peer: Arc<str>,
+    /// Bytes of a slot's payload: what an answer that is written in place may take.
+    pub max_in_place: usize,
+    /// How callers wait.
+    pub patience: Patience,
+}
+
+/// What came of a request.
+type Outcome = Result<Vec<u8>, Fault>;
+
+/// To be told what came of a request.
+pub(super) struct Conclude(Box<dyn FnOnce(Outcome) + Send + Sync>);
+
+impl fmt::Debug for Conclude {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Conclude")
+    }
+}
+
+/// A request of this process.
+#[derive(Debug)]
+pub(super) struct LocalRequest {
+    pub(super) method: u32,
+    pub(super) payload: Box<[u8]>,
+    pub(super) peer: Arc<str>,
+    pub(super) expires: Option<Instant>,
+    pub(super) ticket: Ticket,
+    pub(super) max_in_place: usize,
+    conclude: Option<Conclude>,
+}
+
+impl LocalRequest {
+    /// Tells the caller. Only the first time counts.
+    pub(super) fn conclude(&mut self, outcome: Outcome) {
+        if let Some(conclude) = self.conclude.take() {
+            conclude.0(outcome);
+        }
+    }
+
+    /// Answers with what `encode` writes.
+    pub(super) fn answer(
+        &mut self,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(), AnswerError> {
+        let bytes = to_vec(encode)?;
+        self.conclude(Ok(bytes));
+        Ok(())
+    }
+}
+
+/// What `encode` writes, however much that is.
+fn to_vec(
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<Vec<u8>, EncodeError> {
+    const FIRST: usize = 256;
+    let mut bytes = vec![0; FIRST];
+    let encoded = match encode(&mut bytes) {
+        Err(EncodeError::TooLarge { size, .. }) => {
+            bytes
+                .try_reserve(size)
+                .map_err(|error| EncodeError::Value(error.to_string()))?;
+            bytes.resize(size, 0);
+            encode(&mut bytes)
+        }
+        encoded => encoded,
+    };
+    bytes.truncate(encoded?);
+    Ok(bytes)
+}
+
+impl LocalService {
+    /// Makes a call now. As [`ClientChannel::call`](super::ClientChannel::call), without credits: like an actor's mailbox
+    /// it takes what comes.
+    ///
+    /// # Errors
+    /// The arguments do not encode, no time is allowed, or the service has ended.
+    pub fn call(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<LocalCall, CallError> {
+        let (tell, told) = oneshot::channel();
+        let conclude = move |outcome| drop(tell.send(outcome));
+        let (ticket, deadline) = self.hand_over(method, timeout, encode, conclude)?;
+        Ok(LocalCall {
+            service: self.clone(),
+            ticket,
+            answer: told,
+            deadline,
+            done: false,
+        })
+    }
+
+    /// Makes a call whose result nobody waits for; `failed` hears of its failure.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn tell(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        failed: impl FnOnce(Fault) + Send + Sync + 'static,
+    ) -> Result<(), CallError> {
+        let conclude = move |outcome: Outcome| {
+            if let Err(fault) = outcome {
+                failed(fault);
+            }
+        };
+        self.hand_over(method, timeout, encode, conclude).map(drop)
+    }
+
+    fn hand_over(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        conclude: impl FnOnce(Outcome) + Send + Sync + 'static,
+    ) -> Result<(Ticket, Option<(Instant, Duration)>), CallError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        if let Some(after @ Duration::ZERO) = timeout {
+            return Err(CallError::Timeout { after, sent: false });
+        }
+        let deadline =
+            timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
+        let ticket = Ticket::local(NEXT.fetch_add(1, Ordering::Relaxed));
+        let request = LocalRequest {
+            method,
+            payload: to_vec(encode)?.into(),
+            peer: self.peer.clone(),
+            expires: deadline.map(|(at, _)| at),
+            ticket,
+            max_in_place: self.max_in_place,
+            conclude: Some(Conclude(Box::new(conclude))),
+        };
+        let inbound = Inbound::local(request, self.service.clone());
+        let sent = self.deliveries.send(Delivery::Request(inbound));
+        sent.map_err(|_| CallError::Closed {
+            cause: LossCause::ShutDown,
+            sent: false,
+        })?;
+        Ok((ticket, deadline))
+    }
+}
+
+/// A call within the process. Dropping it cancels it.
+#[derive(Debug)]
+pub struct LocalCall {
+    service: LocalService,
+    ticket: Ticket,
+    answer: oneshot::Receiver<Outcome>,
+    deadline: Option<(Instant, Duration)>,
+    done: bool,
+}
+
+impl LocalCall {
+    /// The service that was called.
+    pub fn service(&self) -> &LocalService {
+        &self.service
+    }
+
+    /// Sets the deadline, counted from now.
+    pub fn set_timeout(&mut self, after: Duration) {
+        let at = Instant::now().checked_add(after);
+        self.deadline = at.map(|at| (at, after));
+    }
+
+    /// The time allowed, if any was set.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.deadline.map(|(_, after)| after)
+    }
+
+    /// The deadline, if one was set.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.map(|(at, _)| at)
+    }
+
+    /// The runtime that serves callers outside of one.
+    pub fn runtime(&self) -> &Handle {
+        &self.service.patience.runtime
+    }
+
+    /// Says whether the call is decided. If it is not and a `waker` is given, it is woken when it is.
+    pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'static>, CallError>> {
+        let waker = waker.unwrap_or(Waker::noop());
+        let polled = Pin::new(&mut self.answer).poll(&mut Context::from_waker(waker));
+        let decided = match polled {
+            Poll::Ready(Ok(outcome)) => Ok(Answer::local(outcome)),
+            Poll::Ready(Err(_)) => Err(CallError::Closed {
+                cause: LossCause::ShutDown,
+                sent: true,
+            }),
+            Poll::Pending => match self.deadline {
+                Some((at, after)) if at <= Instant::now() => {
+                    self.cancel();
+                    Err(CallError::Timeout { after, sent: true })
+                }
+                _ => return Poll::Pending,
+            },
+        };
+        self.done = true;
+        Poll::Ready(decided)
+    }
+
+    fn cancel(&mut self) {
+        if !std::mem::replace(&mut self.done, true) {
+            // Nobody is there if that fails.
+            let _ = self.service.deliveries.send(Delivery::Cancel(self.ticket));
+        }
+    }
+}
+
+impl Drop for LocalCall {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}

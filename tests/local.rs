@@ -1,0 +1,252 @@
+//! Calls of an agent to services of its own, which do not touch the fabric and are otherwise like all others.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use slimerpc_actors::{
+    AgentError, AgentEvent, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service,
+    wait_all,
+};
+use tokio::time::sleep;
+
+const LONG: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_millis(30);
+
+#[derive(Default)]
+struct Shop {
+    dropped: Arc<AtomicUsize>,
+    sold: u64,
+}
+
+impl Share for Shop {
+    type Shared = ();
+
+    fn share(&self) -> Arc<()> {
+        Arc::default()
+    }
+}
+
+#[service]
+impl Shop {
+    #[method]
+    fn sell(&mut self, n: u64) -> u64 {
+        self.sold += n;
+        self.sold
+    }
+
+    #[method]
+    async fn wait(&mut self, millis: u64) -> u64 {
+        struct OnDrop(Arc<AtomicUsize>);
+        impl Drop for OnDrop {
+            fn drop(&mut self) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let _guard = OnDrop(self.dropped.clone());
+        sleep(Duration::from_millis(millis)).await;
+        millis
+    }
+
+    #[method]
+    fn fails(&mut self) -> Result<u8, String> {
+        Err("sold out".into())
+    }
+
+    #[method]
+    fn panics(&mut self) {
+        panic!("oh no");
+    }
+
+    #[method(raw)]
+    fn echo(&mut self, request: &[u8]) -> Vec<u8> {
+        request.to_vec()
+    }
+
+    #[method(raw, inplace)]
+    fn reversed(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
+            *to = *from;
+        }
+        request.len()
+    }
+
+    #[method(raw, inplace, parallel)]
+    async fn parallel_reversed(_shared: &(), request: &[u8], reply: &mut [u8]) -> usize {
+        sleep(Duration::from_millis(1)).await;
+        for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
+            *to = *from;
+        }
+        request.len()
+    }
+
+    #[method(parallel)]
+    async fn nap(_shared: &(), millis: u64) -> u64 {
+        sleep(Duration::from_millis(millis)).await;
+        millis
+    }
+
+    #[method(oneway)]
+    fn note(&mut self, n: u64) -> Result<(), String> {
+        self.sold += n;
+        if n == 13 {
+            Err("unlucky".into())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+struct Corner {
+    agent: PeerAgent,
+    _there: PeerAgent,
+    /// Of the same type, whether it is here or far away.
+    shops: [Proxy<Shop>; 2],
+    handle: ServiceHandle,
+    dropped: Arc<AtomicUsize>,
+}
+
+async fn corner() -> Corner {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let agent = |role| {
+        PeerAgent::builder()
+            .alias(format!("local:{role}:{number}"))
+            .start()
+    };
+    let (here, there) = (agent("here").await.unwrap(), agent("there").await.unwrap());
+    let shop = Shop::default();
+    let dropped = shop.dropped.clone();
+    let handle = here.serve(shop).await.unwrap();
+    let shops = [
+        here.proxy::<Shop>(here.alias()).await.unwrap(),
+        there.proxy::<Shop>(here.alias()).await.unwrap(),
+    ];
+    assert!(shops[0].is_local() && shops[0].channel().is_none());
+    assert!(!shops[1].is_local() && shops[1].channel().is_some());
+    Corner {
+        agent: here,
+        _there: there,
+        shops,
+        handle,
+        dropped,
+    }
+}
+
+#[actix::test]
+async fn code_need_not_care_where_the_service_lives() {
+    let corner = corner().await;
+    for shop in &corner.shops {
+        let before = shop.sell(0).await.unwrap();
+        assert_eq!(shop.sell(2).await, Ok(before + 2));
+        assert_eq!(shop.send(Sell { n: 3 }).await, Ok(before + 5));
+        assert_eq!(
+            shop.recipient::<Sell>().send(Sell { n: 0 }).await,
+            Ok(before + 5)
+        );
+        let many = (0..1000).map(|_| shop.sell(0));
+        assert_eq!(wait_all(many, LONG).await.unwrap().len(), 1000);
+        for bytes in [&b""[..], b"abc", &[7; 100_000]] {
+            assert_eq!(shop.echo(bytes).await.unwrap(), bytes);
+            assert_eq!(*shop.echo(bytes).lent().await.unwrap(), *bytes);
+        }
+        assert_eq!(shop.reversed(b"abc").await.unwrap(), b"cba");
+        assert_eq!(shop.parallel_reversed(b"abc").await.unwrap(), b"cba");
+        let error = shop.reversed(&[0; 100_000]).await.unwrap_err();
+        assert!(
+            matches!(error, RpcError::ReplyTooLarge { size: 100_000, .. }),
+            "{error}"
+        );
+        let error = shop.fails().await.unwrap_err();
+        assert_eq!(error.to_string(), "String: sold out");
+        assert_eq!(error.returned::<String>().as_deref(), Some("sold out"));
+        let error = shop.panics().await.unwrap_err();
+        assert!(matches!(&error, RpcError::Remote { type_name, .. } if type_name == "panic"));
+        let shop = shop.clone();
+        let blocking = std::thread::spawn(move || shop.nap(1).wait());
+        while !blocking.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(blocking.join().unwrap(), Ok(1));
+    }
+}
+
+#[actix::test]
+async fn order_1_serial_1_local_and_remote_callers_share_one_instance() {
+    let corner = corner().await;
+    let waits: Vec<_> = (0..4).map(|n| corner.shops[n % 2].wait(5)).collect();
+    let sold: Vec<_> = (0..20).map(|_| corner.shops[0].sell(1)).collect();
+    let started = Instant::now();
+    assert_eq!(wait_all(waits, LONG).await, Ok(vec![5; 4]));
+    assert!(started.elapsed() >= Duration::from_millis(20), "SERIAL-1");
+    assert_eq!(
+        wait_all(sold, LONG).await,
+        Ok((1..=20).collect()),
+        "ORDER-1"
+    );
+}
+
+#[actix::test]
+async fn deadlines_cancels_and_tells_are_as_with_others() {
+    let corner = corner().await;
+    for (round, shop) in corner.shops.iter().enumerate() {
+        let dropped = || corner.dropped.load(Ordering::SeqCst);
+        let before = dropped();
+        let error = shop.wait(3_600_000).timeout(SOON).await.unwrap_err();
+        assert!(
+            matches!(error, RpcError::Timeout { .. }),
+            "{round}: {error}"
+        );
+        drop(shop.with_timeout(LONG).wait(3_600_000));
+        let error = shop.with_timeout(Duration::ZERO).sell(1).await.unwrap_err();
+        assert_eq!(error.ran(), Ran::No);
+        // A serial method is free again, whether the second had begun or not.
+        assert!(shop.sell(0).timeout(LONG).await.is_ok());
+        assert!(dropped() > before);
+
+        let mut events = corner.agent.events();
+        let sold = shop.sell(0).await.unwrap();
+        shop.note(5).await.unwrap();
+        shop.note(13).await.unwrap();
+        assert_eq!(shop.sell(0).await, Ok(sold + 18));
+        if shop.is_local() {
+            let AgentEvent::TellFailed { method, error, .. } = events.next().await.unwrap() else {
+                panic!("another event")
+            };
+            assert_eq!(
+                (&*method, error.to_string()),
+                ("note", "String: unlucky".to_owned())
+            );
+        }
+    }
+}
+
+#[actix::test]
+async fn stop_answers_local_requests_and_later_ones_end() {
+    let corner = corner().await;
+    let has = [corner.shops[0].wait(100), corner.shops[0].nap(150)];
+    sleep(SOON).await;
+    corner.handle.stop().await.unwrap();
+    assert_eq!(wait_all(has, LONG).await, Ok(vec![100, 150]));
+    for late in [corner.shops[0].sell(1), corner.shops[0].nap(1)] {
+        let error = late.timeout(LONG).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RpcError::ServiceDown { .. } | RpcError::PeerLost { .. }
+            ),
+            "{error}"
+        );
+    }
+    let impatient = PeerAgent::builder()
+        .connect_timeout(SOON)
+        .start()
+        .await
+        .unwrap();
+    let error = impatient
+        .proxy::<Shop>(impatient.alias())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, AgentError::Refused { .. }), "{error}");
+}
