@@ -70,7 +70,7 @@ pub enum MemoryError {
     Fabric(#[from] FabricError),
 }
 
-/// See the [module](self). One for each device of an agent, shared by its channels.
+/// One for each device of an agent, shared by its channels.
 ///
 /// ```
 /// use slimerpc::channel::{Memory, MemoryLimits};
