@@ -1,5 +1,8 @@
-//! Payloads beyond a slot, over shared memory: both directions, several at once, beside small calls, and what goes wrong.
+//! Payloads beyond a slot: both directions, several at once, beside small calls, and what goes wrong. Over shared memory,
+//! or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
+
+mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -110,8 +113,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 fn agent(role: &str) -> Builder {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    PeerAgent::builder()
-        .alias(format!("large:{role}:{number}"))
+    common::agent(format!("large:{role}:{number}"))
         .slot_size(SLOT_SIZE)
         .max_inflight(SLOTS)
         .max_payload(64 * MIB)

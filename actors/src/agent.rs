@@ -10,17 +10,20 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{
-    ClientChannel, Geometries, Geometry, LocalService, MemoryAccount, Patience, ServiceTable,
+    Buffer, ClientChannel, Geometries, Geometry, LocalService, MemoryAccount, Patience, Rights,
+    ServiceTable,
 };
 use slimerpc::fabric::RetryPolicy;
 use slimerpc::wire::Fault;
 use tokio::sync::{Mutex, broadcast};
 
+use crate::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::instance_id::InstanceId;
 use crate::once::Once;
 use crate::proxy::{Failed, Way};
+use crate::remote_buffer::RemoteBuffer;
 use crate::serial::Factory;
 use crate::serve::{Callers, Launch, Serve};
 use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Link, Supervisor};
@@ -80,6 +83,8 @@ struct Inner {
     /// Services that are served one request at a time.
     once: Mutex<HashMap<&'static str, Arc<Mutex<Once>>>>,
     events: broadcast::Sender<AgentEvent>,
+    /// Memory that peers may use.
+    offered: Arc<Offered>,
 }
 
 impl PeerAgent {
@@ -123,6 +128,7 @@ impl PeerAgent {
                 workers,
                 once: Mutex::default(),
                 events: broadcast::Sender::new(EVENTS),
+                offered: Arc::default(),
             }),
         })
     }
@@ -151,7 +157,7 @@ impl PeerAgent {
         Events(self.inner.events.subscribe())
     }
 
-    /// What this agent has registered for payloads beyond a slot, over all its devices.
+    /// What this agent has registered for payloads beyond a slot and for memory that is used one-sided, over all its devices.
     pub fn memory(&self) -> MemoryAccount {
         self.inner.devices.account()
     }
@@ -371,6 +377,81 @@ impl PeerAgent {
             instance.map(|incarnation| InstanceId::new(incarnation, name)),
             self.inner.call_timeout,
         )))
+    }
+
+    /// Registers `len` zeroed bytes with which peers may do what `rights` say, once they are given the
+    /// [handle](OwnBuffer::handle), until it is dropped. They are in the memory that all devices of this agent use.
+    ///
+    /// # Errors
+    /// [`BufferError::Memory`]: more than `max_payload`, or than what is left of `payload_memory` or the system's limits.
+    pub fn allocate(&self, len: usize, rights: Rights) -> Result<OwnBuffer, BufferError> {
+        let devices = self.inner.devices.all_apart().map_err(AgentError::from)?;
+        let buffer = Buffer::new(&devices, len, rights)?;
+        let Inner {
+            alias, incarnation, ..
+        } = &*self.inner;
+        Ok(self.inner.offered.offer(alias, *incarnation, buffer))
+    }
+
+    /// Offers `bytes` while `work` is being done, and takes them back when it is done or dropped.
+    ///
+    /// They are copied into registered memory for that, and, if peers may write them, back at the end; work in a buffer
+    /// that was [allocated](Self::allocate) to do without.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{BufferError, PeerAgent, Proxy, RdmaBuffer, Rights, RpcError, service};
+    /// # struct Worker;
+    /// # #[service]
+    /// # impl Worker {
+    /// #     #[method]
+    /// #     fn fill(&mut self, gradients: RdmaBuffer) {}
+    /// # }
+    /// # async fn example(agent: PeerAgent, worker: Proxy<Worker>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut gradients = vec![0; 1 << 20];
+    /// let filled = agent.lend(&mut gradients, Rights::Write, async |buffer| worker.fill(buffer).await);
+    /// filled.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub async fn lend<T>(
+        &self,
+        bytes: &mut [u8],
+        rights: Rights,
+        work: impl AsyncFnOnce(RdmaBuffer) -> T,
+    ) -> Result<T, BufferError> {
+        let buffer = self.allocate(bytes.len(), rights)?;
+        buffer.write(0, bytes)?;
+        let done = work(buffer.handle()).await;
+        if rights.include(Rights::Write) {
+            buffer.read(0, bytes)?;
+        }
+        Ok(done)
+    }
+
+    /// Connects with the owner of `buffer`, unless this agent is, so that it can be read and written.
+    ///
+    /// # Errors
+    /// [`BufferError::OwnerGone`], [`BufferError::Revoked`], or the two agents cannot be connected.
+    pub async fn attach(&self, buffer: &RdmaBuffer) -> Result<RemoteBuffer, BufferError> {
+        let inner = &*self.inner;
+        if buffer.owner() != inner.alias {
+            return RemoteBuffer::remote(
+                buffer,
+                inner.supervisor.clone(),
+                inner.patience.clone(),
+                inner.connect_timeout,
+            )
+            .await;
+        }
+        if buffer.incarnation() != inner.incarnation {
+            return Err(BufferError::OwnerGone {
+                owner: inner.alias.clone(),
+            });
+        }
+        Ok(RemoteBuffer::local(buffer, inner.offered.clone()))
     }
 
     /// Has calls that nobody waits for heard of when they fail: number of the method, and why.

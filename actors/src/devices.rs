@@ -1,16 +1,48 @@
 //! The devices of an agent, and which of them a connection uses.
 
 use std::fmt;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, OnceLock};
 
 use slimerpc::channel::{Memory, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::fabric::{self, FabricError, LinkType};
 
-/// Opened devices, one for each kind of link, each with the memory that is registered on it for payloads beyond a slot.
-/// Shared memory comes first: it is the faster one where both can be used.
+/// Opened devices, one for each kind of link. Shared memory comes first: it is the faster one where both can be used.
 #[derive(Debug, Clone)]
-pub(crate) struct Devices(Vec<Arc<Memory>>);
+pub(crate) struct Devices(Arc<[Opened]>);
+
+#[derive(Debug)]
+struct Opened {
+    /// Registered for payloads beyond a slot.
+    memory: Arc<Memory>,
+    port: u8,
+    /// The same device once more, for memory that is used one-sided: by the keys of that, peers reach nothing else.
+    apart: OnceLock<Arc<Memory>>,
+}
+
+impl Opened {
+    fn new(name: &str, port: Option<u32>, limits: MemoryLimits) -> Result<Self, FabricError> {
+        let port = port.and_then(|port| u8::try_from(port).ok()).unwrap_or(1);
+        Ok(Self {
+            memory: Memory::new(fabric::open(name, port)?, limits),
+            port,
+            apart: OnceLock::new(),
+        })
+    }
+
+    fn link(&self) -> LinkType {
+        self.memory.device().port().link_type
+    }
+
+    fn apart(&self) -> Result<&Arc<Memory>, FabricError> {
+        if let Some(apart) = self.apart.get() {
+            return Ok(apart);
+        }
+        let device = fabric::open(self.memory.device().name(), self.port)?;
+        let apart = Memory::private(device, self.memory.limits());
+        Ok(self.apart.get_or_init(|| apart))
+    }
+}
 
 impl Devices {
     /// The device asked for, or shared memory and the first usable RDMA port of this host.
@@ -22,10 +54,9 @@ impl Devices {
         if let Some(name) = forced {
             let nic = topology.nics.iter().find(|nic| nic.name == name);
             let port = nic.and_then(|nic| Some(nic.first_usable()?.number));
-            let device = fabric::open(name, port_number(port))?;
-            return Ok(Self(vec![Memory::new(device, limits)]));
+            return Ok(Self([Opened::new(name, port, limits)?].into()));
         }
-        let mut devices = vec![fabric::open(fabric::SHM, 1)?];
+        let mut devices = vec![Opened::new(fabric::SHM, None, limits)?];
         match topology.first_usable() {
             None => {
                 static SAID: Once = Once::new();
@@ -35,7 +66,7 @@ impl Devices {
                     );
                 });
             }
-            Some((nic, port)) => match fabric::open(&nic.name, port_number(Some(port.number))) {
+            Some((nic, port)) => match Opened::new(&nic.name, Some(port.number), limits) {
                 Ok(device) => devices.push(device),
                 Err(error) => tracing::warn!(
                     device = nic.name,
@@ -44,33 +75,45 @@ impl Devices {
                 ),
             },
         }
-        let memory = |device| Memory::new(device, limits);
-        Ok(Self(devices.into_iter().map(memory).collect()))
+        Ok(Self(devices.into()))
     }
 
     /// The preferred one.
     pub(crate) fn first(&self) -> &Arc<Memory> {
-        &self.0[0]
+        &self.0[0].memory
+    }
+
+    fn opened(&self, link: LinkType) -> Option<&Opened> {
+        self.0.iter().find(|opened| opened.link() == link)
     }
 
     /// The device on links of this type.
     pub(crate) fn on(&self, link: LinkType) -> Option<&Arc<Memory>> {
-        self.0
-            .iter()
-            .find(|memory| memory.device().port().link_type == link)
+        self.opened(link).map(|opened| &opened.memory)
+    }
+
+    /// The same, or the first one, for memory that is used one-sided.
+    pub(crate) fn apart(&self, link: LinkType) -> Result<&Arc<Memory>, FabricError> {
+        self.opened(link).unwrap_or(&self.0[0]).apart()
+    }
+
+    /// All of them, likewise.
+    pub(crate) fn all_apart(&self) -> Result<Vec<Arc<Memory>>, FabricError> {
+        let all = self.0.iter().map(|opened| opened.apart().cloned());
+        all.collect()
     }
 
     /// The kinds of links that there are, in order of preference.
     pub(crate) fn links(&self) -> Vec<LinkType> {
-        self.0
-            .iter()
-            .map(|memory| memory.device().port().link_type)
-            .collect()
+        self.0.iter().map(Opened::link).collect()
     }
 
-    /// What is registered for payloads beyond a slot.
+    /// What is registered for payloads beyond a slot, and to be used one-sided.
     pub(crate) fn account(&self) -> MemoryAccount {
-        let accounts = self.0.iter().map(|memory| memory.account());
+        let memories = self.0.iter();
+        let memories =
+            memories.flat_map(|opened| opened.apart.get().into_iter().chain([&opened.memory]));
+        let accounts = memories.map(|memory| memory.account());
         accounts.fold(MemoryAccount::default(), |sum, one| MemoryAccount {
             lent: sum.lent + one.lent,
             idle: sum.idle + one.idle,
@@ -79,18 +122,16 @@ impl Devices {
 
     /// The first RDMA device, or the only one there is.
     pub(crate) fn for_dlslime(&self) -> &Arc<Memory> {
-        let is_rdma = |memory: &&Arc<Memory>| memory.device().port().link_type != LinkType::Shm;
-        self.0.iter().find(is_rdma).unwrap_or(self.first())
+        let is_rdma = |opened: &&Opened| opened.link() != LinkType::Shm;
+        let rdma = self.0.iter().find(is_rdma);
+        rdma.map_or(self.first(), |opened| &opened.memory)
     }
 }
 
 impl fmt::Display for Devices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.0.iter().map(|memory| memory.device().name()).collect();
+        let names = self.0.iter().map(|opened| opened.memory.device().name());
+        let names: Vec<_> = names.collect();
         f.write_str(&names.join(", "))
     }
-}
-
-fn port_number(port: Option<u32>) -> u8 {
-    port.and_then(|port| u8::try_from(port).ok()).unwrap_or(1)
 }

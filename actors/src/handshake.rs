@@ -12,7 +12,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use slimerpc::channel::{Endpoint, Mismatch};
+use slimerpc::channel::{Endpoint, Mismatch, QueuePairInfo};
 use slimerpc::control::Mail;
 use slimerpc::fabric::LinkType;
 
@@ -45,8 +45,34 @@ pub(crate) struct Answer {
     pub(crate) result: Result<Endpoint, Mismatch>,
 }
 
+/// A caller asks for a connection to memory of an agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OneSidedOpen {
+    /// Chosen by the caller, echoed in the answer.
+    pub(crate) id: u64,
+    /// Wire version of the caller.
+    pub(crate) wire_version: u32,
+    /// The life of the owner that is meant (FENCE-1).
+    pub(crate) to: u64,
+    /// What both devices are attached to.
+    pub(crate) link: LinkType,
+    /// The caller's queue pair.
+    pub(crate) qp: QueuePairInfo,
+}
+
+/// The answer to a [`OneSidedOpen`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct OneSidedAnswer {
+    /// Of the [`OneSidedOpen`].
+    pub(crate) id: u64,
+    /// The owner's queue pair, or why there is none.
+    pub(crate) result: Result<QueuePairInfo, Mismatch>,
+}
+
 const OPEN: &str = "slimerpc_open";
 const ANSWER: &str = "slimerpc_answer";
+const ONE_SIDED_OPEN: &str = "slimerpc_one_sided_open";
+const ONE_SIDED_ANSWER: &str = "slimerpc_one_sided_answer";
 
 /// Mail that concerns the handshake.
 #[derive(Debug)]
@@ -55,6 +81,10 @@ pub(crate) enum Handshake {
     Open(String, Open),
     /// To an open of ours.
     Answer(Answer),
+    /// From this peer.
+    OneSidedOpen(String, OneSidedOpen),
+    /// To one of ours.
+    OneSidedAnswer(OneSidedAnswer),
 }
 
 impl Open {
@@ -69,15 +99,26 @@ impl Answer {
     }
 }
 
+impl OneSidedOpen {
+    pub(crate) fn to_mail(&self, me: &str) -> Mail {
+        mail(ONE_SIDED_OPEN, me, self)
+    }
+}
+
+impl OneSidedAnswer {
+    pub(crate) fn to_mail(&self, me: &str) -> Mail {
+        mail(ONE_SIDED_ANSWER, me, self)
+    }
+}
+
 impl Handshake {
     /// Reads mail. `Ok(None)` if it is of another kind; the error says what is wrong with one of ours.
     pub(crate) fn read(mail: &Mail) -> Result<Option<Self>, String> {
         match mail.kind.as_str() {
-            OPEN => {
-                let peer = mail.peer().ok_or("field `peer` is missing")?;
-                Ok(Some(Self::Open(peer.to_owned(), body(mail)?)))
-            }
+            OPEN => Ok(Some(Self::Open(sender(mail)?, body(mail)?))),
             ANSWER => Ok(Some(Self::Answer(body(mail)?))),
+            ONE_SIDED_OPEN => Ok(Some(Self::OneSidedOpen(sender(mail)?, body(mail)?))),
+            ONE_SIDED_ANSWER => Ok(Some(Self::OneSidedAnswer(body(mail)?))),
             _ => Ok(None),
         }
     }
@@ -86,6 +127,11 @@ impl Handshake {
 fn mail<T: Serialize>(kind: &str, me: &str, body: &T) -> Mail {
     let body = serde_json::to_string(body).expect("handshakes have string keys only");
     Mail::new(kind).with("peer", me).with("body", body)
+}
+
+fn sender(mail: &Mail) -> Result<String, String> {
+    let peer = mail.peer().ok_or("field `peer` is missing")?;
+    Ok(peer.to_owned())
 }
 
 fn body<T: DeserializeOwned>(mail: &Mail) -> Result<T, String> {
@@ -120,6 +166,8 @@ mod tests {
             Mail::new(OPEN).with("peer", "a"),
             Mail::new(OPEN).with("peer", "a").with("body", "{"),
             Mail::new(ANSWER).with("body", "{\"id\":-1}"),
+            Mail::new(ONE_SIDED_OPEN).with("body", "{}"),
+            Mail::new(ONE_SIDED_ANSWER),
         ] {
             assert!(Handshake::read(&bad).is_err(), "{bad:?}");
         }

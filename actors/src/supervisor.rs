@@ -5,6 +5,7 @@
 
 mod calling;
 mod pairs;
+mod reaching;
 mod serving;
 
 use std::cell::{Cell, RefCell};
@@ -34,7 +35,10 @@ use crate::handshake::{Answer, Handshake, Open};
 use crate::qp_ready::QpReady;
 use crate::serve::{Callers, Running};
 
+pub(crate) use self::reaching::{Reach, Reached};
+
 use self::pairs::{Pair, Pairs};
+use self::reaching::Reaching;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks for a peer that is not there yet.
@@ -60,6 +64,8 @@ struct State {
     wanted: RefCell<BTreeSet<String>>,
     /// Connections with DLSlime peers.
     pairs: RefCell<Pairs>,
+    /// Connections for memory that is used one-sided.
+    reaching: RefCell<Reaching>,
     next: Cell<u64>,
     left: Cell<bool>,
 }
@@ -116,6 +122,7 @@ impl Supervisor {
             channels: RefCell::default(),
             wanted: RefCell::default(),
             pairs: RefCell::default(),
+            reaching: RefCell::default(),
             next: Cell::new(random()),
             left: Cell::new(false),
         });
@@ -549,6 +556,12 @@ impl State {
                         actix::spawn(self.clone().answer(peer, open));
                     }
                     Ok(Some(Handshake::Answer(answer))) => self.take_answer(answer),
+                    Ok(Some(Handshake::OneSidedOpen(peer, open))) => {
+                        actix::spawn(self.clone().answer_one_sided(peer, open));
+                    }
+                    Ok(Some(Handshake::OneSidedAnswer(answer))) => {
+                        self.reaching.borrow_mut().take_answer(answer);
+                    }
                     Ok(None) => tracing::debug!(kind = mail.kind, "mail of another kind skipped"),
                     Err(reason) => {
                         tracing::warn!(
@@ -582,18 +595,7 @@ impl State {
 
     async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
         let found = self.descriptor.borrow().incarnation;
-        if open.to != found {
-            return Err(Mismatch::Incarnation {
-                meant: open.to,
-                found,
-            });
-        }
-        if open.wire_version != WIRE_VERSION {
-            return Err(Mismatch::WireVersion {
-                ours: WIRE_VERSION,
-                theirs: open.wire_version,
-            });
-        }
+        check_life(open.to, found, open.wire_version)?;
         if open.endpoint.geometry != self.settings.geometry {
             return Err(Mismatch::Geometry {
                 ours: self.settings.geometry,
@@ -674,6 +676,7 @@ impl State {
             let (state, peer) = (self.clone(), peer.to_owned());
             actix::spawn(async move { state.withdraw_mailbox(&peer).await });
         }
+        self.reaching.borrow_mut().peer_left(peer);
         for channel in self.channels.borrow().iter().filter_map(Weak::upgrade) {
             if channel.peer() == peer {
                 channel.close(LossCause::Left);
@@ -708,6 +711,7 @@ impl State {
             channel.close(LossCause::ShutDown);
         }
         self.pairs.borrow_mut().end(|_| true);
+        self.reaching.borrow_mut().end();
         for service in services.into_values() {
             service.end();
         }
@@ -723,6 +727,20 @@ impl State {
             Ok(())
         }
     }
+}
+
+/// Whether a caller means this life of ours (FENCE-1), and speaks as we do.
+fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch> {
+    if meant != found {
+        return Err(Mismatch::Incarnation { meant, found });
+    }
+    if wire_version != WIRE_VERSION {
+        return Err(Mismatch::WireVersion {
+            ours: WIRE_VERSION,
+            theirs: wire_version,
+        });
+    }
+    Ok(())
 }
 
 /// What is known of a peer.

@@ -1,7 +1,7 @@
-//! The queue pair by which one end of a native channel reads payloads that the other keeps outside of the rings.
+//! The queue pair by which one end reads memory of the other, and writes it.
 //!
-//! They are read in pieces, taking turns, and no more are posted than keep the link busy: so neither messages, which have a
-//! queue pair of their own, nor small payloads wait for a large one.
+//! A transfer goes in pieces, which take turns with those of others, and no more are posted than keep the link busy: so
+//! neither messages, which have a queue pair of their own, nor small transfers wait for a large one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,6 @@ use crate::fabric::{
     CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
     RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
-use crate::wire::Outside;
 
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
@@ -23,22 +22,83 @@ const DEPTH: usize = 2;
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Bulk {
-    // Dropped first, and so drained before the memory that it reads into is used again (DROP-1).
+    // Dropped first, and so drained before the memory that it uses is used again (DROP-1).
     qp: Box<dyn QueuePair>,
     owner: u64,
-    reads: VecDeque<Read>,
-    /// The slot that each posted piece is for.
-    posted: VecDeque<u16>,
+    transfers: VecDeque<Transfer>,
+    /// The transfer that each posted piece is of.
+    posted: VecDeque<u64>,
 }
 
+/// Bytes of the peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Remote {
+    pub(super) addr: u64,
+    pub(super) rkey: u32,
+    pub(super) len: usize,
+}
+
+/// What is to be moved between the peer and `local`.
 #[derive(Debug)]
-struct Read {
-    slot: u16,
-    from: Outside,
-    into: Block,
+pub(super) struct Transfer {
+    id: u64,
+    operation: Operation,
+    /// What has yet to be posted.
+    left: VecDeque<Remote>,
+    local: Block,
     posted: usize,
     /// Pieces that are on their way.
     underway: usize,
+}
+
+impl Transfer {
+    /// Reads `from`, one after the other, into `into`, which has room for them. They are not empty, and no other transfer
+    /// has this id meanwhile.
+    pub(super) fn read(id: u64, from: impl IntoIterator<Item = Remote>, into: Block) -> Self {
+        Self::new(id, Operation::Read, from, into)
+    }
+
+    /// Writes `from` to `to`, likewise.
+    pub(super) fn write(id: u64, from: Block, to: impl IntoIterator<Item = Remote>) -> Self {
+        Self::new(id, Operation::Write, to, from)
+    }
+
+    fn new(
+        id: u64,
+        operation: Operation,
+        remote: impl IntoIterator<Item = Remote>,
+        local: Block,
+    ) -> Self {
+        Self {
+            id,
+            operation,
+            left: remote.into_iter().collect(),
+            local,
+            posted: 0,
+            underway: 0,
+        }
+    }
+
+    /// Takes the next piece: where it lies in `local`, and at the peer.
+    fn next_piece(&mut self) -> Option<(usize, Remote)> {
+        let first = self.left.front_mut()?;
+        let piece = Remote {
+            len: first.len.min(PIECE),
+            ..*first
+        };
+        first.addr = first.addr.wrapping_add(piece.len as u64);
+        first.len -= piece.len;
+        if first.len == 0 {
+            self.left.pop_front();
+        }
+        let at = self.posted;
+        self.posted += piece.len;
+        Some((at, piece))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.underway == 0 && self.left.is_empty()
+    }
 }
 
 impl Bulk {
@@ -64,7 +124,7 @@ impl Bulk {
         Ok(Self {
             qp,
             owner,
-            reads: VecDeque::new(),
+            transfers: VecDeque::new(),
             posted: VecDeque::new(),
         })
     }
@@ -79,86 +139,94 @@ impl Bulk {
         Ok(self.qp.to_rts()?)
     }
 
-    /// Begins to read `from` into the first bytes of `into`, which has room for them, for the message in `slot`.
-    pub(super) fn read(
-        &mut self,
-        slot: u16,
-        from: Outside,
-        into: Block,
-    ) -> Result<(), FabricError> {
-        self.reads.push_back(Read {
-            slot,
-            from,
-            into,
-            posted: 0,
-            underway: 0,
-        });
+    /// Whether nothing is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.transfers.is_empty()
+    }
+
+    pub(super) fn begin(&mut self, transfer: Transfer) -> Result<(), FabricError> {
+        self.transfers.push_back(transfer);
         self.post()
     }
 
-    /// The piece posted first has arrived. Gives back what is complete with it.
-    pub(super) fn complete(&mut self) -> Result<Option<(u16, Block)>, FabricError> {
+    /// The piece posted first has arrived. Gives back the transfer that is complete with it, and its memory.
+    pub(super) fn complete(&mut self) -> Result<Option<(u64, Block)>, FabricError> {
         let arrived = self.posted.pop_front();
         let at = self
-            .reads
+            .transfers
             .iter()
-            .position(|read| Some(read.slot) == arrived);
+            .position(|transfer| Some(transfer.id) == arrived);
         let Some(at) = at else {
             return Ok(None);
         };
-        let read = &mut self.reads[at];
-        read.underway -= 1;
-        let is_complete = read.underway == 0 && read.posted == read.into.len();
-        let complete = is_complete.then(|| self.reads.remove(at)).flatten();
+        let transfer = &mut self.transfers[at];
+        transfer.underway -= 1;
+        let is_complete = transfer.is_complete();
+        let complete = is_complete.then(|| self.transfers.remove(at)).flatten();
         self.post()?;
-        Ok(complete.map(|read| (read.slot, read.into)))
+        Ok(complete.map(|transfer| (transfer.id, transfer.local)))
+    }
+
+    /// The transfer of the piece posted first.
+    pub(super) fn first_posted(&self) -> Option<u64> {
+        self.posted.front().copied()
     }
 
     fn post(&mut self) -> Result<(), FabricError> {
         while self.posted.len() < DEPTH {
-            let is_left = |read: &Read| read.posted < read.into.len();
-            let Some(at) = self.reads.iter().position(is_left) else {
+            let is_left = |transfer: &Transfer| !transfer.left.is_empty();
+            let Some(at) = self.transfers.iter().position(is_left) else {
                 break;
             };
             // To the end of the line.
-            let Some(mut read) = self.reads.remove(at) else {
+            let Some(mut transfer) = self.transfers.remove(at) else {
                 break;
             };
-            let (slot, length) = (read.slot, PIECE.min(read.into.len() - read.posted));
-            let offset = read.posted as u64;
-            let id = WorkId {
-                receive: false,
-                owner: self.owner,
-                lane: WorkId::BULK,
-                retires: 0,
-            };
-            let posted = self.qp.post_send(&SendRequest {
-                wr_id: id.to_bits(),
-                operation: Operation::Read,
-                local: Payload::Region(Sge {
-                    addr: read.into.outside().addr + offset,
-                    length: length as u32,
-                    lkey: read.into.lkey(),
-                }),
-                remote: RemoteSlice {
-                    addr: read.from.addr.wrapping_add(offset),
-                    rkey: read.from.rkey,
-                },
-                signalled: true,
-            });
-            read.posted += length;
-            read.underway += 1;
-            self.reads.push_back(read);
+            let posted = self.post_piece(&mut transfer);
+            if posted.is_ok() {
+                transfer.underway += 1;
+                self.posted.push_back(transfer.id);
+            }
+            self.transfers.push_back(transfer);
             posted?;
-            self.posted.push_back(slot);
         }
         Ok(())
     }
 
-    /// To ERR. What is being read never arrives.
+    fn post_piece(&mut self, transfer: &mut Transfer) -> Result<(), FabricError> {
+        let Some((at, piece)) = transfer.next_piece() else {
+            return Ok(());
+        };
+        let id = WorkId {
+            receive: false,
+            owner: self.owner,
+            lane: WorkId::BULK,
+            retires: 0,
+        };
+        self.qp.post_send(&SendRequest {
+            wr_id: id.to_bits(),
+            operation: transfer.operation,
+            local: Payload::Region(Sge {
+                addr: transfer.local.outside().addr + at as u64,
+                length: piece.len as u32,
+                lkey: transfer.local.lkey(),
+            }),
+            remote: RemoteSlice {
+                addr: piece.addr,
+                rkey: piece.rkey,
+            },
+            signalled: true,
+        })
+    }
+
+    /// To ERR. What is on its way never arrives; its memory goes back as the completions of its pieces do.
     pub(super) fn fail(&mut self) {
         if let Err(error) = self.qp.to_error() {
             tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
         }
+        self.transfers.retain_mut(|transfer| {
+            transfer.left.clear();
+            transfer.underway > 0
+        });
     }
 }

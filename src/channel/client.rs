@@ -16,7 +16,7 @@ use super::bulk::Bulk;
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
 use super::lanes::{Lanes, LanesInit, Outgoing};
 use super::lend::{Lent, Loan, RemoteRing, Ring};
-use super::pump::Pump;
+use super::pump::{Pump, Pumped};
 use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
@@ -236,7 +236,7 @@ pub struct ClientChannel {
     created: Instant,
     waiting: Patience,
     listener: OnceLock<Listener>,
-    pub(super) pump: Pump,
+    pump: Pump,
 }
 
 /// Hears of told calls that fail.
@@ -573,35 +573,6 @@ impl ClientChannel {
         Ok(())
     }
 
-    /// Handles what has arrived. Says whether anything had.
-    pub(super) fn progress(&self) -> bool {
-        let mut core = self.lock();
-        let progressed = core.progress(self);
-        self.wake(core);
-        progressed
-    }
-
-    /// Arms the completion queue, then looks once more, so that no event is lost.
-    pub(super) fn arm(&self) -> bool {
-        if let Err(error) = self.cq.arm() {
-            self.close(LossCause::Fabric(error.to_string()));
-        }
-        self.progress()
-    }
-
-    /// The events of the completion queue, for the current runtime.
-    pub(super) fn events(&self) -> io::Result<CompletionEvents> {
-        CompletionEvents::new(self.cq.clone())
-    }
-
-    /// Whether anybody waits for the peer, and so wants to be woken.
-    pub(super) fn has_sleepers(&self) -> bool {
-        let core = self.lock();
-        !core.told.is_empty()
-            || core.wakers.iter().any(Option::is_some)
-            || core.waiting.values().any(|call| call.waker.is_some())
-    }
-
     /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that have arrived count,
     /// looked at or not.
     pub fn close(&self, cause: LossCause) {
@@ -690,12 +661,6 @@ impl ClientChannel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the payload of an answer is being read, which goes on as the channel is polled.
-    pub(super) fn is_reading(&self) -> bool {
-        let core = self.lock();
-        core.cause.is_none() && core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
-    }
-
     /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
     fn wake<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
         if !core.offers.is_empty() {
@@ -713,6 +678,47 @@ impl ClientChannel {
         if let Some(Listener(listener)) = self.listener.get() {
             failures.into_iter().for_each(listener);
         }
+    }
+}
+
+impl Pumped for ClientChannel {
+    fn pump(&self) -> &Pump {
+        &self.pump
+    }
+
+    fn runtime(&self) -> &Handle {
+        &self.waiting.runtime
+    }
+
+    fn events(&self) -> io::Result<CompletionEvents> {
+        CompletionEvents::new(self.cq.clone())
+    }
+
+    fn progress(&self) -> bool {
+        let mut core = self.lock();
+        let progressed = core.progress(self);
+        self.wake(core);
+        progressed
+    }
+
+    fn arm(&self) -> bool {
+        if let Err(error) = self.cq.arm() {
+            self.close(LossCause::Fabric(error.to_string()));
+        }
+        self.progress()
+    }
+
+    /// Whether the payload of an answer is being read.
+    fn is_moving(&self) -> bool {
+        let core = self.lock();
+        core.cause.is_none() && core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
+    }
+
+    fn has_sleepers(&self) -> bool {
+        let core = self.lock();
+        !core.told.is_empty()
+            || core.wakers.iter().any(Option::is_some)
+            || core.waiting.values().any(|call| call.waker.is_some())
     }
 }
 

@@ -148,16 +148,18 @@ impl<R: Deref<Target = Ring>> Drop for Lent<R> {
 
 /// A whole region, lent to its one owner.
 ///
-/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, or a READ that the owner has
-/// posted and whose end it awaits.
+/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, a READ that the owner has
+/// posted and whose end it awaits, or a peer that the owner has allowed to write, see the [module](self).
 #[derive(Debug)]
 pub(super) struct Whole(Arc<dyn MemoryRegion>);
 
 impl Whole {
-    /// Registers memory to be read by peers, and to read into.
-    pub(super) fn register(device: &dyn Device, len: usize) -> Result<Self, FabricError> {
-        let access = Access::LOCAL_WRITE | Access::REMOTE_READ;
-        // Nobody else has a handle of the region.
+    /// Registers memory, with which peers may do what `access` says.
+    pub(super) fn register(
+        device: &dyn Device,
+        len: usize,
+        access: Access,
+    ) -> Result<Self, FabricError> {
         Ok(Self(device.register(len, access)?))
     }
 
@@ -165,14 +167,19 @@ impl Whole {
     pub(super) fn region(&self) -> &dyn MemoryRegion {
         &*self.0
     }
+
+    /// The same, to be registered with other devices: they use it as peers do.
+    pub(super) fn shared(&self) -> &Arc<dyn MemoryRegion> {
+        &self.0
+    }
 }
 
 impl Deref for Whole {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: the region is valid for `len` bytes while it lives, and this owns the only handle of it, so `&self`
-        // excludes a `&mut` to the same bytes; see the type about READs.
+        // SAFETY: the region is valid for `len` bytes while it lives, and only this makes references to its bytes, so
+        // `&self` excludes a `&mut` to the same ones; see the type about READs.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
     }
 }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::lend::Whole;
-use crate::fabric::{Device, FabricError, MemoryRegion};
+use crate::fabric::{Access, Device, FabricError, MemoryRegion};
 use crate::wire::Outside;
 
 /// Bytes that blocks are rounded up to, so that they fit again.
@@ -87,6 +87,8 @@ pub enum MemoryError {
 #[derive(Debug)]
 pub struct Memory {
     device: Arc<dyn Device>,
+    /// What peers may do with what is lent by [`take`](Self::take).
+    access: Access,
     limits: MemoryLimits,
     held: Mutex<Held>,
 }
@@ -98,10 +100,20 @@ struct Held {
 }
 
 impl Memory {
-    /// Nothing is registered yet.
+    /// Nothing is registered yet. What is lent, peers may read.
     pub fn new(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
+        Self::with_access(device, limits, Access::REMOTE_READ)
+    }
+
+    /// The same; what is lent by [`take`](Self::take), no peer may touch.
+    pub fn private(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
+        Self::with_access(device, limits, Access::LOCAL_READ)
+    }
+
+    fn with_access(device: Arc<dyn Device>, limits: MemoryLimits, access: Access) -> Arc<Self> {
         Arc::new(Self {
             device,
+            access: access | Access::LOCAL_WRITE,
             limits,
             held: Mutex::default(),
         })
@@ -127,19 +139,40 @@ impl Memory {
     /// # Errors
     /// That is beyond a limit, or the device refuses.
     pub fn take(self: &Arc<Self>, len: usize) -> Result<Block, MemoryError> {
-        let MemoryLimits { payload, total, .. } = self.limits;
-        if len > payload {
-            return Err(MemoryError::TooLarge {
-                size: len,
-                limit: payload,
-            });
+        let limit = self.limits.payload;
+        if len > limit {
+            return Err(MemoryError::TooLarge { size: len, limit });
         }
         let step = if len <= LARGE { SMALL } else { LARGE };
         let size = len.max(1).next_multiple_of(step);
         let mut held = self.lock();
         if let Some(whole) = held.reuse(size) {
-            return Ok(self.lend(&mut held, whole, len));
+            return Ok(self.lend(&mut held, whole, len, true));
         }
+        drop(held);
+        let whole = self.register(size, len, self.access)?;
+        Ok(self.lend(&mut self.lock(), whole, len, true))
+    }
+
+    /// Lends `len` zeroed bytes with which peers may do what `access` says, registered for this alone: when the block is
+    /// dropped, its key is worth nothing any more.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn dedicate(self: &Arc<Self>, len: usize, access: Access) -> Result<Block, MemoryError> {
+        let limit = self.limits.payload;
+        if len > limit {
+            return Err(MemoryError::TooLarge { size: len, limit });
+        }
+        let size = len.max(1);
+        let whole = self.register(size, len, access)?;
+        Ok(self.lend(&mut self.lock(), whole, len, false))
+    }
+
+    /// Registers `size` bytes for a payload of `len`, as far as the limits allow.
+    fn register(&self, size: usize, len: usize, access: Access) -> Result<Whole, MemoryError> {
+        let total = self.limits.total;
+        let mut held = self.lock();
         if held.account.lent.saturating_add(size) > total {
             return Err(MemoryError::Exhausted {
                 size: len,
@@ -152,28 +185,28 @@ impl Memory {
         // Counted while it is being registered, which takes its time.
         held.account.lent += size;
         drop(held);
-        let registered = Whole::register(&*self.device, size).or_else(|_| {
+        let registered = Whole::register(&*self.device, size, access).or_else(|_| {
             self.lock().trim(0);
-            Whole::register(&*self.device, size)
+            Whole::register(&*self.device, size, access)
         });
-        let mut held = self.lock();
-        held.account.lent -= size;
-        Ok(self.lend(&mut held, registered?, len))
+        self.lock().account.lent -= size;
+        Ok(registered?)
     }
 
-    fn lend(self: &Arc<Self>, held: &mut Held, whole: Whole, len: usize) -> Block {
+    fn lend(self: &Arc<Self>, held: &mut Held, whole: Whole, len: usize, is_kept: bool) -> Block {
         held.account.lent += whole.len();
         Block {
             whole: Some(whole),
             len,
+            is_kept,
             memory: self.clone(),
         }
     }
 
-    fn take_back(&self, whole: Whole) {
+    fn take_back(&self, whole: Whole, is_kept: bool) {
         let mut held = self.lock();
         held.account.lent -= whole.len();
-        if held.account.idle + whole.len() <= self.limits.idle {
+        if is_kept && held.account.idle + whole.len() <= self.limits.idle {
             held.account.idle += whole.len();
             held.idle.push(whole);
         }
@@ -213,10 +246,17 @@ pub struct Block {
     /// There until it is dropped.
     whole: Option<Whole>,
     len: usize,
+    /// Whether it stays registered, for others.
+    is_kept: bool,
     memory: Arc<Memory>,
 }
 
 impl Block {
+    /// The region, to be registered with other devices as well.
+    pub(super) fn shared(&self) -> Option<&Arc<dyn MemoryRegion>> {
+        self.whole.as_ref().map(Whole::shared)
+    }
+
     fn region(&self) -> Option<&dyn MemoryRegion> {
         self.whole.as_ref().map(Whole::region)
     }
@@ -270,7 +310,7 @@ impl fmt::Debug for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         if let Some(whole) = self.whole.take() {
-            self.memory.take_back(whole);
+            self.memory.take_back(whole, self.is_kept);
         }
     }
 }

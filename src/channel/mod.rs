@@ -38,6 +38,7 @@
 //!   its place in that order when it has been read.
 
 mod answer;
+mod buffer;
 mod bulk;
 mod caller;
 mod client;
@@ -51,6 +52,7 @@ mod lend;
 mod local;
 mod mailbox;
 mod memory;
+mod one_sided;
 mod peer_channel;
 mod profile;
 mod pump;
@@ -63,6 +65,7 @@ mod violation;
 mod work_id;
 
 pub use answer::{Answer, ReplyBytes};
+pub use buffer::{Buffer, Place, Rights};
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
 pub use client::{ClientChannel, Dialer, Patience, PendingCall, TellError, TellFailure, ToldCall};
 pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
@@ -73,7 +76,7 @@ pub use inbound::{Inbound, Payload, Room, Ticket};
 pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};
 pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
-
+pub use one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError};
 pub use profile::Profile;
 pub use responder::{Arrival, Responder};
 pub use violation::{Violation, Violations};

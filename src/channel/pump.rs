@@ -1,44 +1,63 @@
-//! Watches a channel's completion queue while those who wait for answers sleep.
+//! Watches a completion queue while those who wait for it sleep.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use tokio::runtime::Handle;
 
-use super::ClientChannel;
+use crate::fabric::CompletionEvents;
 
-/// One task for each channel that has sleepers, on the runtime of the first of them, so that waking it and
-/// waking them is one wake-up. It ends when nobody sleeps any more; busy pollers never pay for it.
+/// One task for each queue that has sleepers, on the runtime of the first of them, so that waking it and waking them is one
+/// wake-up. It ends when nobody sleeps any more; busy pollers never pay for it.
 #[derive(Debug, Default)]
 pub(super) struct Pump {
     running: AtomicBool,
 }
 
+/// Something with a completion queue that others wait for.
+pub(super) trait Pumped: Send + Sync + 'static {
+    /// Its pump.
+    fn pump(&self) -> &Pump;
+    /// The runtime for those outside of one.
+    fn runtime(&self) -> &Handle;
+    /// The events of its queue, for the current runtime.
+    fn events(&self) -> io::Result<CompletionEvents>;
+    /// Handles what has arrived. Says whether anything had.
+    fn progress(&self) -> bool;
+    /// Arms the queue, then looks once more, so that no event is lost.
+    fn arm(&self) -> bool;
+    /// Whether something moves on only as the queue is polled.
+    fn is_moving(&self) -> bool;
+    /// Whether anybody wants to be woken.
+    fn has_sleepers(&self) -> bool;
+}
+
 impl Pump {
-    /// Starts the pump of `channel` unless it runs.
-    pub(super) fn ensure(channel: &Arc<ClientChannel>) {
-        if channel.pump.running.swap(true, Ordering::AcqRel) {
+    /// Starts the pump of `pumped` unless it runs.
+    pub(super) fn ensure<P: Pumped>(pumped: &Arc<P>) {
+        if pumped.pump().running.swap(true, Ordering::AcqRel) {
             return;
         }
-        let runtime = Handle::try_current().unwrap_or_else(|_| channel.runtime().clone());
-        let running = Running(Arc::downgrade(channel));
+        let runtime = Handle::try_current().unwrap_or_else(|_| pumped.runtime().clone());
+        let running = Running(Arc::downgrade(pumped));
         runtime.spawn(pump(running));
     }
 }
 
 /// Clears the flag when the pump ends in whatever way, its runtime's end included.
-struct Running(Weak<ClientChannel>);
+struct Running<P: Pumped>(Weak<P>);
 
-impl Drop for Running {
+impl<P: Pumped> Drop for Running<P> {
     fn drop(&mut self) {
-        if let Some(channel) = self.0.upgrade() {
-            channel.pump.running.store(false, Ordering::Release);
+        if let Some(pumped) = self.0.upgrade() {
+            pumped.pump().running.store(false, Ordering::Release);
         }
     }
 }
 
-async fn pump(running: Running) {
-    let events = running.0.upgrade().map(|channel| channel.events());
+async fn pump<P: Pumped>(running: Running<P>) {
+    let events = running.0.upgrade().map(|pumped| pumped.events());
     let events = match events {
         None => return,
         Some(Ok(events)) => events,
@@ -49,16 +68,16 @@ async fn pump(running: Running) {
     };
     loop {
         {
-            let Some(channel) = running.0.upgrade() else {
+            let Some(pumped) = running.0.upgrade() else {
                 return;
             };
-            channel.arm();
+            pumped.arm();
             // Each piece is posted as the one before has arrived.
-            while channel.is_reading() {
+            while pumped.is_moving() {
                 tokio::task::yield_now().await;
-                channel.progress();
+                pumped.progress();
             }
-            if !channel.has_sleepers() {
+            if !pumped.has_sleepers() {
                 break;
             }
         }
@@ -68,9 +87,9 @@ async fn pump(running: Running) {
         }
     }
     // A sleeper that came after the last look saw the flag still set: look again after clearing it.
-    let channel = running.0.upgrade();
+    let pumped = running.0.upgrade();
     drop(running);
-    if let Some(channel) = channel.filter(|channel| channel.has_sleepers()) {
-        Pump::ensure(&channel);
+    if let Some(pumped) = pumped.filter(|pumped| pumped.has_sleepers()) {
+        Pump::ensure(&pumped);
     }
 }

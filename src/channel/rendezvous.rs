@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::bulk::Bulk;
+use super::bulk::{Bulk, Remote, Transfer};
 use super::memory::Block;
 use super::{ConnectError, QueuePairInfo};
 use crate::fabric::FabricError;
@@ -61,7 +61,12 @@ impl<T> Rendezvous<T> {
         into: Block,
     ) -> Result<(), FabricError> {
         self.reading.insert(slot, message);
-        self.bulk.read(slot, from, into)
+        let from = Remote {
+            addr: from.addr,
+            rkey: from.rkey,
+            len: into.len(),
+        };
+        self.bulk.begin(Transfer::read(slot.into(), [from], into))
     }
 
     /// The message in `slot` whose payload is being read.
@@ -76,9 +81,10 @@ impl<T> Rendezvous<T> {
 
     /// A piece has arrived. Gives back the message that is complete with it, and its payload.
     pub(super) fn complete(&mut self) -> Result<Option<(u16, T, Block)>, FabricError> {
-        let Some((slot, block)) = self.bulk.complete()? else {
+        let Some((id, block)) = self.bulk.complete()? else {
             return Ok(None);
         };
+        let slot = id as u16;
         let message = self.reading.remove(&slot);
         Ok(message.map(|message| (slot, message, block)))
     }

@@ -26,6 +26,24 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn register(&self, length: usize, access: Access)
     -> Result<Arc<dyn MemoryRegion>, FabricError>;
 
+    /// Registers the memory of a region of another device here, too, so that peers on either can use it. The other region
+    /// lives as long as this one.
+    ///
+    /// # Errors
+    /// This device registers only memory that it has allocated itself ([`FabricError::Foreign`]), a limit is exhausted, or
+    /// the device refuses.
+    fn register_too(
+        &self,
+        region: &Arc<dyn MemoryRegion>,
+        access: Access,
+    ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
+        let _ = (region, access);
+        Err(FabricError::Foreign {
+            what: "memory region",
+            device: self.name().to_owned(),
+        })
+    }
+
     /// Creates a completion queue for at least `depth` entries: the sum of the depths of the queues
     /// that will complete into it.
     ///

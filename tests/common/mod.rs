@@ -18,6 +18,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
 
+/// The device that agents of a test are to use; without it, they choose.
+const DEVICE: &str = "SLIME_TEST_DEVICE";
+
+/// An agent of a test that can run on any device.
+pub fn agent(alias: String) -> slimerpc_actors::Builder {
+    let builder = slimerpc_actors::PeerAgent::builder().alias(alias);
+    match env::var(DEVICE) {
+        Ok(device) => builder.device(&device),
+        Err(_) => builder,
+    }
+}
+
 /// A port of 127.0.0.1 that nobody listens on, and that no other test of this process was given. It is below
 /// those that the system chooses from by itself, for outgoing connections too.
 pub fn free_port() -> u16 {

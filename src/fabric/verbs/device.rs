@@ -146,6 +146,19 @@ impl Device for VerbsDevice {
         )?))
     }
 
+    fn register_too(
+        &self,
+        region: &Arc<dyn MemoryRegion>,
+        access: Access,
+    ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
+        let domain = self.domain.clone();
+        Ok(Arc::new(VerbsRegion::shared(
+            domain,
+            region.clone(),
+            access,
+        )?))
+    }
+
     fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
         self.limit("depth", depth.into(), self.limits.max_cqe.into())?;
         Ok(Arc::new(VerbsCompletionQueue::new(self.context(), depth)?))

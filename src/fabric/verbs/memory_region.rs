@@ -17,7 +17,31 @@ pub(super) struct VerbsRegion {
     raw: NonNull<ibv_mr>,
     domain: Arc<ProtectionDomain>,
     /// Unmapped after `drop` has deregistered it (DROP-1).
-    memory: MmapMut,
+    memory: Memory,
+}
+
+/// What is registered.
+#[derive(Debug)]
+enum Memory {
+    Own(MmapMut),
+    /// Of another device.
+    Shared(Arc<dyn MemoryRegion>),
+}
+
+impl Memory {
+    fn as_ptr(&self) -> *mut u8 {
+        match self {
+            Self::Own(mapped) => mapped.as_ptr().cast_mut(),
+            Self::Shared(region) => region.as_ptr().as_ptr(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(mapped) => mapped.len(),
+            Self::Shared(region) => region.len(),
+        }
+    }
 }
 
 // SAFETY: the verbs API is thread safe for every object (ibverbs(7)); the memory is only reached by pointer.
@@ -32,10 +56,28 @@ impl VerbsRegion {
         access: Access,
     ) -> Result<Self, FabricError> {
         let mapped = MmapOptions::new().len(length).map_anon();
-        let mut memory = mapped.map_err(FabricError::os("allocating memory"))?;
-        let access = access.bits() as i32;
-        // SAFETY: the memory is mapped for `length` bytes and stays so until after deregistration.
-        let raw = unsafe { ibv_reg_mr(domain.raw(), memory.as_mut_ptr().cast(), length, access) };
+        let mapped = mapped.map_err(FabricError::os("allocating memory"))?;
+        Self::register(domain, Memory::Own(mapped), access)
+    }
+
+    /// Registers the memory of another device's region, which lives as long as this.
+    pub(super) fn shared(
+        domain: Arc<ProtectionDomain>,
+        region: Arc<dyn MemoryRegion>,
+        access: Access,
+    ) -> Result<Self, FabricError> {
+        Self::register(domain, Memory::Shared(region), access)
+    }
+
+    fn register(
+        domain: Arc<ProtectionDomain>,
+        memory: Memory,
+        access: Access,
+    ) -> Result<Self, FabricError> {
+        let (access, length) = (access.bits() as i32, memory.len());
+        // SAFETY: `memory` is mapped for `length` bytes, by us or by the contract of `MemoryRegion`, and lives in `self`
+        // until after deregistration.
+        let raw = unsafe { ibv_reg_mr(domain.raw(), memory.as_ptr().cast(), length, access) };
         let Some(raw) = NonNull::new(raw) else {
             return Err(refused(&domain, length));
         };
@@ -70,7 +112,7 @@ fn refused(domain: &ProtectionDomain, length: usize) -> FabricError {
 // SAFETY: the mapping is `length` bytes, readable, writable, page aligned and does not move while `self` lives.
 unsafe impl MemoryRegion for VerbsRegion {
     fn as_ptr(&self) -> NonNull<u8> {
-        NonNull::new(self.memory.as_ptr().cast_mut()).expect("a mapping is not null")
+        NonNull::new(self.memory.as_ptr()).expect("a mapping is not null")
     }
 
     fn len(&self) -> usize {

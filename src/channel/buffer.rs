@@ -1,0 +1,165 @@
+//! Memory that an agent offers to its peers, who read and write it without asking.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::memory::{Block, Memory, MemoryError};
+use crate::fabric::{Access, Device, LinkType, MemoryRegion, OutOfRange};
+
+/// What peers may do with a [`Buffer`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Rights {
+    /// Read it.
+    Read,
+    /// Write it.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl Rights {
+    /// Whether `other` is part of these.
+    ///
+    /// ```
+    /// use slimerpc::channel::Rights;
+    /// assert!(Rights::ReadWrite.include(Rights::Read));
+    /// assert!(!Rights::Read.include(Rights::Write));
+    /// ```
+    pub fn include(self, other: Self) -> bool {
+        self == Self::ReadWrite || self == other
+    }
+
+    fn access(self) -> Access {
+        let remote = match self {
+            Self::Read => Access::REMOTE_READ,
+            Self::Write => Access::REMOTE_WRITE,
+            Self::ReadWrite => Access::REMOTE_READ | Access::REMOTE_WRITE,
+        };
+        // Without the local right devices grant no remote one.
+        remote | Access::LOCAL_WRITE
+    }
+}
+
+/// Where peers on one kind of link find a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The kind of link.
+    pub link: LinkType,
+    /// Address of the first byte.
+    pub addr: u64,
+    /// Key for the peer.
+    pub rkey: u32,
+}
+
+/// Registered memory with which peers may do what its rights say, until it is dropped: then its keys are worth nothing any
+/// more, and only then is the memory freed (DROP-1).
+///
+/// A peer may write while its owner reads, and the other way round; as with any DMA, the bytes are then a mixture.
+///
+/// ```
+/// use slimerpc::channel::{Buffer, Memory, MemoryLimits, Rights};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let memory = Memory::private(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
+/// let buffer = Buffer::new(&[memory], 1000, Rights::Read)?;
+/// buffer.write(990, b"weights")?;
+/// assert!(buffer.write(995, b"weights").is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Buffer {
+    // Before the memory that they register as well (DROP-1).
+    others: Vec<(LinkType, Arc<dyn MemoryRegion>)>,
+    block: Block,
+    link: LinkType,
+    rights: Rights,
+}
+
+impl Buffer {
+    /// Allocates `len` zeroed bytes from the first memory and registers them with the devices of all.
+    ///
+    /// # Errors
+    /// That is beyond a limit of the first memory, or a device refuses.
+    ///
+    /// # Panics
+    /// There is no memory.
+    pub fn new(on: &[Arc<Memory>], len: usize, rights: Rights) -> Result<Self, MemoryError> {
+        let (first, others) = on.split_first().expect("an agent has a device");
+        let block = first.dedicate(len, rights.access())?;
+        let mut shared = Vec::new();
+        if let Some(region) = block.shared() {
+            for memory in others {
+                let region = memory.device().register_too(region, rights.access())?;
+                shared.push((link(&**memory.device()), region));
+            }
+        }
+        Ok(Self {
+            others: shared,
+            block,
+            link: link(&**first.device()),
+            rights,
+        })
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.block.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What peers may do with it.
+    pub fn rights(&self) -> Rights {
+        self.rights
+    }
+
+    /// Where peers find it, on each kind of link.
+    pub fn places(&self) -> Vec<Place> {
+        let outside = self.block.outside();
+        let own = Place {
+            link: self.link,
+            addr: outside.addr,
+            rkey: outside.rkey,
+        };
+        let others = self.others.iter().map(|(link, region)| Place {
+            link: *link,
+            addr: region.addr(),
+            rkey: region.rkey(),
+        });
+        std::iter::once(own).chain(others).collect()
+    }
+
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Errors
+    /// They do not fit; nothing is written then.
+    pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfRange> {
+        self.region(offset, bytes.len())?.copy_in(offset, bytes)
+    }
+
+    /// Copies from `offset` into `bytes`.
+    ///
+    /// # Errors
+    /// There are not so many; nothing is read then.
+    pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), OutOfRange> {
+        self.region(offset, bytes.len())?.copy_out(offset, bytes)
+    }
+
+    /// The region, if it has these bytes.
+    fn region(&self, offset: usize, len: usize) -> Result<&dyn MemoryRegion, OutOfRange> {
+        let fits = offset.checked_add(len).is_some_and(|end| end <= self.len());
+        let region = self.block.shared().filter(|_| fits);
+        region.map(|region| &**region).ok_or_else(|| OutOfRange {
+            range: offset..offset.saturating_add(len),
+            len: self.len(),
+        })
+    }
+}
+
+fn link(device: &dyn Device) -> LinkType {
+    device.port().link_type
+}
