@@ -3,18 +3,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{
-    CallError, ClientChannel, Delivery, Dialer, Endpoint, Geometry, Inbound, LossCause, Mailbox,
-    Memory, MemoryLimits, Patience, PendingCall, RingAddress, Violation,
+    CallError, ClientChannel, Delivery, Dialer, Endpoint, Geometry, Hosted, Inbound, LossCause,
+    Mailbox, Memory, MemoryLimits, Patience, PendingCall, RingAddress, Violation,
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
     Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
     QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
-use slimerpc::wire::{Extension, Header, MessageKind, Outside};
+use slimerpc::wire::{Extension, Header, MessageKind, Outside, StreamPart};
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 256;
@@ -22,6 +23,13 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn geometry() -> Geometry {
     Geometry::new(SLOTS, SLOT_SIZE).unwrap()
+}
+
+fn hosted() -> Hosted {
+    Hosted {
+        name: "test".to_owned(),
+        stream_patience: SOON,
+    }
 }
 
 const MAX_PAYLOAD: usize = 1 << 20;
@@ -136,6 +144,7 @@ impl Stranger {
         let completions = batch[..count].iter();
         let imms = completions.filter_map(|completion| completion.imm);
         imms.map(|imm| {
+            self.qp.post_recv(RecvRequest { wr_id: 0 }).unwrap();
             let mut slot = [0; SLOT_SIZE];
             self.ring
                 .copy_out(imm as u16 as usize * SLOT_SIZE, &mut slot)
@@ -174,7 +183,7 @@ fn damaged(kind: MessageKind) -> Vec<Vec<u8>> {
     let mut extended = encoded(Header {
         extension: Some(Extension {
             deadline_us: Some(1),
-            outside: None,
+            ..Extension::default()
         }),
         ..header(kind, 7)
     });
@@ -217,7 +226,7 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
         memory(&device),
         geometry().into(),
         RetryPolicy::default(),
-        "test",
+        hosted(),
     )
     .unwrap();
     let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
@@ -272,7 +281,7 @@ fn a_mailbox_bears_many_cancels() {
         memory(&device),
         geometry().into(),
         RetryPolicy::default(),
-        "test",
+        hosted(),
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
@@ -293,6 +302,126 @@ fn a_mailbox_bears_many_cancels() {
     assert_eq!(requests(&mut mailbox).len(), SLOTS);
 }
 
+/// A request that is a part of a stream.
+fn in_stream(id: u64, part: StreamPart) -> Vec<u8> {
+    let extension = Extension {
+        stream: Some(part),
+        ..Extension::default()
+    };
+    encoded(Header {
+        extension: Some(extension),
+        ..header(MessageKind::Request, id)
+    })
+}
+
+#[test]
+fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
+    let device = ShmDevice::open().unwrap();
+    let mut mailbox = Mailbox::new(
+        memory(&device),
+        geometry().into(),
+        RetryPolicy::default(),
+        hosted(),
+    )
+    .unwrap();
+    let mut caller = Stranger::new(&*device);
+    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    let is_end = |answers: &[(u32, Header)], slot: u32, stream: u64| {
+        let [(at, header)] = answers else {
+            panic!("{answers:?}")
+        };
+        assert_eq!(
+            (*at, header.stream()),
+            (slot, Some(StreamPart::End(stream)))
+        );
+    };
+    // Never opened.
+    caller.write(0, 0, &in_stream(1, StreamPart::Next(77)));
+    assert!(requests(&mut mailbox).is_empty());
+    is_end(&caller.receive(1), 0, 77);
+    caller.write(0, 0, &in_stream(2, StreamPart::End(u64::MAX)));
+    assert!(requests(&mut mailbox).is_empty());
+    is_end(&caller.receive(1), 0, u64::MAX);
+    // Opened, and answered by a method that makes no stream.
+    caller.write(0, 0, &in_stream(3, StreamPart::Open));
+    let opened = requests(&mut mailbox);
+    caller.write(1, 1, &in_stream(4, StreamPart::Next(3)));
+    assert!(requests(&mut mailbox).is_empty());
+    opened
+        .into_iter()
+        .for_each(|request| request.reply(|_| Ok(0)));
+    let answers = caller.receive(2);
+    assert_eq!(answers[0], (0, header(MessageKind::Reply, 3)));
+    is_end(&answers[1..], 1, 3);
+    // The payload of a stream that is not opened is not read.
+    let mut forged = header(MessageKind::Request, 5);
+    forged.set_outside(Outside {
+        addr: 1,
+        len: 1 << 20,
+        rkey: 9,
+    });
+    forged.extension.as_mut().unwrap().stream = Some(StreamPart::Next(3));
+    caller.write(0, 0, &encoded(forged));
+    assert!(requests(&mut mailbox).is_empty());
+    is_end(&caller.receive(1), 0, 3);
+}
+
+#[test]
+fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
+    const LIMIT: u64 = 1024;
+    let device = ShmDevice::open().unwrap();
+    let mut mailbox = Mailbox::new(
+        memory(&device),
+        geometry().into(),
+        RetryPolicy::default(),
+        hosted(),
+    )
+    .unwrap();
+    let mut caller = Stranger::new(&*device);
+    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    let (mut deliveries, mut open) = (VecDeque::new(), Vec::new());
+    for id in 1..=LIMIT + 1 {
+        caller.write(0, 0, &in_stream(id, StreamPart::Open));
+        let request = loop {
+            mailbox.poll(&mut deliveries).unwrap();
+            match deliveries.pop_front() {
+                Some(Delivery::Request(request)) => break request,
+                Some(other) => panic!("{other:?}"),
+                None => {}
+            }
+        };
+        // Each has its first item, and is left alone.
+        if let Some(mut sink) = request.into_items() {
+            let context = Context::from_waker(Waker::noop());
+            let Poll::Ready(Some(first)) = sink.poll_asked(&context) else {
+                panic!("the first item is asked for")
+            };
+            first.reply(|_| Ok(0));
+            open.push(sink);
+        }
+        let kind = if id <= LIMIT {
+            MessageKind::Reply
+        } else {
+            MessageKind::Exception
+        };
+        assert_eq!(caller.receive(1)[0].1.kind, kind, "{id}");
+    }
+    assert_eq!(open.len() as u64, LIMIT);
+    // Those that have ended make room.
+    open.truncate(10);
+    for id in 11..=LIMIT {
+        caller.write(0, 0, &in_stream(5000 + id, StreamPart::Next(id)));
+        while caller.received().is_empty() {
+            mailbox.poll(&mut deliveries).unwrap();
+        }
+    }
+    caller.write(0, 0, &in_stream(9999, StreamPart::Open));
+    let request = requests(&mut mailbox).pop().unwrap();
+    assert!(request.into_items().is_some());
+}
+
 /// A message whose payload lies at `addr` of the stranger.
 fn outside(kind: MessageKind, id: u64, addr: u64, len: u64, rkey: u32) -> Vec<u8> {
     let mut header = header(kind, id);
@@ -308,7 +437,7 @@ fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
         memory.clone(),
         geometry().into(),
         RetryPolicy::default(),
-        "test",
+        hosted(),
     )
     .unwrap();
     let lies = |ring: &dyn MemoryRegion| {
@@ -370,7 +499,7 @@ fn input_1_what_is_too_large_for_us_is_refused_before_memory_is_spent() {
         memory.clone(),
         geometry().into(),
         RetryPolicy::default(),
-        "test",
+        hosted(),
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);

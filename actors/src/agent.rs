@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
 use slimerpc::channel::{
-    Buffer, ClientChannel, Geometries, Geometry, LocalService, MemoryAccount, Patience, Rights,
-    ServiceTable,
+    Buffer, ClientChannel, Geometries, Geometry, Hosted, LocalService, MemoryAccount, Patience,
+    Rights, ServiceTable,
 };
 use slimerpc::fabric::RetryPolicy;
 use slimerpc::wire::Fault;
@@ -79,6 +79,7 @@ struct Inner {
     patience: Patience,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
+    stream_patience: Duration,
     workers: NonZeroUsize,
     /// Services that are served one request at a time.
     once: Mutex<HashMap<&'static str, Arc<Mutex<Once>>>>,
@@ -99,6 +100,7 @@ impl PeerAgent {
         let (geometry, retry) = (settings.geometry, settings.retry);
         let dlslime_geometry = settings.dlslime_geometry;
         let (busy_poll, workers) = (settings.busy_poll, settings.workers);
+        let stream_patience = settings.stream_patience;
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
@@ -125,6 +127,7 @@ impl PeerAgent {
                 patience,
                 connect_timeout,
                 call_timeout,
+                stream_patience,
                 workers,
                 once: Mutex::default(),
                 events: broadcast::Sender::new(EVENTS),
@@ -305,6 +308,7 @@ impl PeerAgent {
             },
             retry: inner.retry,
             busy_poll: inner.patience.busy_poll,
+            stream_patience: inner.stream_patience,
             supervisor: inner.supervisor.clone(),
         }
     }
@@ -339,7 +343,7 @@ impl PeerAgent {
                 timeout: self.inner.connect_timeout,
             })
             .await?;
-        let routes = dialled.table.resolve(&wanted.methods);
+        let routes = dialled.table.resolve(&wanted);
         let instance = dialled.incarnation;
         let failed = self.report_tells(peer, dialled.table);
         let ways = match dialled.link {
@@ -354,11 +358,15 @@ impl PeerAgent {
                 (way(serial), parallel.map(way))
             }
             Link::Local(serial, parallel) => {
+                let hosted = Arc::new(Hosted {
+                    name: name.to_owned(),
+                    stream_patience: self.inner.stream_patience,
+                });
                 let way = |deliveries| {
                     let failed = failed.clone();
                     let service = LocalService {
                         deliveries,
-                        service: name.into(),
+                        service: hosted.clone(),
                         peer: peer.into(),
                         max_in_place: self.inner.geometry.max_payload(),
                         patience: self.inner.patience.clone(),
@@ -504,14 +512,16 @@ impl PeerAgent {
 /// The table of a service as its callers know it.
 pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
     let methods = || S::METHODS.iter().map(|&name| name.to_owned());
-    let parallel = methods()
-        .zip(S::PARALLEL)
-        .filter(|(_, parallel)| **parallel);
+    let those = |which: &[bool]| {
+        let chosen = methods().zip(which).filter(|(_, is_chosen)| **is_chosen);
+        chosen.map(|(name, _)| name).collect()
+    };
     ServiceTable {
         name: name.to_owned(),
         codec: S::CODEC.name().to_owned(),
         methods: methods().collect(),
-        parallel: parallel.map(|(name, _)| name).collect(),
+        parallel: those(S::PARALLEL),
+        streams: those(S::STREAMS),
     }
 }
 

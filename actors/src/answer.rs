@@ -12,7 +12,7 @@ use std::task::Poll;
 use serde::Serialize;
 use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
-use crate::{Call, Dispatch, Finished, Request, Service};
+use crate::{Call, Dispatch, Finished, Message, Request, Service};
 
 /// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,11 +227,20 @@ fn conclude<T>(
     encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
 ) -> Finished {
     conclude_with(request, handled, |request, output| {
-        request.reply(|room| {
-            let encoded = catch_unwind(AssertUnwindSafe(|| encode(&output, room)));
-            encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic_message(&*panic))))
-        });
+        reply(request, &output, encode);
     })
+}
+
+/// Answers with `output`, also if that panics as it is encoded.
+pub(crate) fn reply<T>(
+    request: Request,
+    output: &T,
+    encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
+) {
+    request.reply(|room| {
+        let encoded = catch_unwind(AssertUnwindSafe(|| encode(output, room)));
+        encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic_message(&*panic))))
+    });
 }
 
 /// The same for an answer that stands in send memory already. A handler that claims more than that has made a mistake.
@@ -256,11 +265,11 @@ fn conclude_with<T>(
 }
 
 /// How the payloads of a request travel.
-fn codec<M: Call>(request: &Request) -> PayloadCodec {
+pub(crate) fn codec<M: Message>(request: &Request) -> PayloadCodec {
     request.profile().codec(<M::Service as Service>::CODEC)
 }
 
-fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
+pub(crate) fn decode<M: Message>(request: &Request) -> Result<M, Fault> {
     let decoded = codec::<M>(request).decode(&request.payload());
     let arguments = decoded.map_err(|error| Fault::BadArguments {
         reason: error.to_string(),
@@ -268,7 +277,7 @@ fn decode<M: Call>(request: &Request) -> Result<M, Fault> {
     Ok(M::from_arguments(arguments))
 }
 
-fn encode_with<T: Serialize>(
+pub(crate) fn encode_with<T: Serialize>(
     codec: PayloadCodec,
 ) -> impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError> {
     move |value, room| codec.encode(value, room)
@@ -283,7 +292,7 @@ impl From<Finished> for Dispatch<'_> {
     }
 }
 
-async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     poll_fn(|context| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));

@@ -20,6 +20,7 @@ const MAX_INFLIGHT: usize = 16;
 const BUSY_POLL: Duration = Duration::from_micros(50);
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where an agent finds its peers.
 #[derive(Debug, Clone)]
@@ -47,6 +48,7 @@ enum Plane {
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50 | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
+/// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
 /// | `timeout` | `SLIME_RPC_ACK_TIMEOUT` | 14 (67 ms) | code | wait for an acknowledgement |
@@ -67,6 +69,7 @@ pub struct Builder {
     busy_poll: Option<Duration>,
     connect_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
+    stream_patience: Option<Duration>,
 }
 
 /// What an agent is started with.
@@ -82,6 +85,7 @@ pub(crate) struct Settings {
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) call_timeout: Option<Duration>,
+    pub(crate) stream_patience: Duration,
 }
 
 impl Default for Builder {
@@ -100,6 +104,7 @@ impl Default for Builder {
             busy_poll: None,
             connect_timeout: None,
             call_timeout: None,
+            stream_patience: None,
         }
     }
 }
@@ -202,6 +207,13 @@ impl Builder {
         self
     }
 
+    /// How long the caller of a stream may leave it without asking for an item, until the service ends it with
+    /// [`RpcError::Stalled`](crate::RpcError::Stalled): a serial method's stream keeps the service's other serial methods waiting.
+    pub fn stream_patience(mut self, limit: Duration) -> Self {
+        self.stream_patience = Some(limit);
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to listen.
     ///
     /// # Errors
@@ -235,7 +247,11 @@ impl Builder {
             Some(set) => Some(set),
             None => environment::millis("SLIME_RPC_CALL_TIMEOUT_MS")?,
         };
-        check_times(busy_poll, connect_timeout, call_timeout)?;
+        let stream_patience = match self.stream_patience {
+            Some(set) => set,
+            None => environment::millis("SLIME_RPC_STREAM_PATIENCE_MS")?.unwrap_or(STREAM_PATIENCE),
+        };
+        check_times(busy_poll, connect_timeout, call_timeout, stream_patience)?;
         let retry = self.retry.map_or_else(environment::retry, Ok)?;
         let geometry = |slot_size| {
             Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
@@ -280,6 +296,7 @@ impl Builder {
             busy_poll,
             connect_timeout,
             call_timeout,
+            stream_patience,
         })
     }
 }
@@ -289,6 +306,7 @@ fn check_times(
     busy_poll: Duration,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
+    stream_patience: Duration,
 ) -> Result<(), AgentError> {
     let refuse = |name, value: Duration, allowed: &str| {
         Err(AgentError::Setting {
@@ -303,6 +321,10 @@ fn check_times(
     }
     if let Some(limit) = call_timeout.filter(Duration::is_zero) {
         return refuse("call_timeout", limit, "a call takes more than no time");
+    }
+    if stream_patience.is_zero() {
+        let allowed = "a caller takes some time to ask for the next item";
+        return refuse("stream_patience", stream_patience, allowed);
     }
     if busy_poll > MAX_BUSY_POLL {
         let allowed = "waiters would keep their cores busy for more than 10 s after each call";

@@ -107,6 +107,21 @@ pub enum RpcError {
         /// Its name.
         service: String,
     },
+    /// The service had ended the stream, as its items were not read for longer than its
+    /// [`stream_patience`](crate::Builder::stream_patience).
+    #[error("the service ended the stream, as no item was asked for in {after:?}")]
+    Stalled {
+        /// How long it had waited.
+        after: Duration,
+    },
+    /// A DLSlime peer was asked for what only native peers have.
+    #[error("`{peer}` is a DLSlime peer, and those have no {what}")]
+    NotNative {
+        /// Alias of the peer.
+        peer: String,
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A serial handler called its own instance, which could not answer before that handler is done. Make it a
     /// function that both share, or send from a task of its own (`actix::spawn`) and do not await it in the handler.
     #[error(
@@ -156,11 +171,15 @@ impl RpcError {
             Self::Timeout { ran, .. } | Self::PeerLost { ran, .. } | Self::NoMemory { ran, .. } => {
                 *ran
             }
-            Self::Remote { .. } | Self::BadReply(_) | Self::ReplyTooLarge { .. } => Ran::Yes,
+            Self::Remote { .. }
+            | Self::BadReply(_)
+            | Self::ReplyTooLarge { .. }
+            | Self::Stalled { .. } => Ran::Yes,
             Self::MethodNotFound { .. }
             | Self::BadArguments { .. }
             | Self::TooLarge { .. }
             | Self::Encode { .. }
+            | Self::NotNative { .. }
             | Self::OwnService { .. } => Ran::No,
             Self::ServiceDown { .. } | Self::WouldBlock | Self::Damaged { .. } => Ran::Unknown,
         }
@@ -268,6 +287,15 @@ impl From<Fault> for RpcError {
                 size: usize::try_from(size).unwrap_or(usize::MAX),
                 reason,
                 ran: if is_reply { Ran::Yes } else { Ran::No },
+            },
+            Fault::Stalled { after_ms } => Self::Stalled {
+                after: Duration::from_millis(after_ms),
+            },
+            Fault::NotStreamed => Self::Remote {
+                type_name: "NotStreamed".to_owned(),
+                message: fault.to_string(),
+                traceback: String::new(),
+                value: None,
             },
         }
     }

@@ -44,6 +44,7 @@
 //!   called, not when its [`Reply`] is polled.
 //! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,
 //!   [`wait_all`] awaits many. Dropping one cancels its call.
+//! - [`Items`] are what a `#[method(stream)]` brings: a stream, each item of which takes a credit. Dropping it ends the stream.
 //! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
 //!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
@@ -52,6 +53,7 @@
 
 mod agent;
 mod answer;
+mod answer_stream;
 mod arbiter;
 mod buffer;
 mod builder;
@@ -63,6 +65,7 @@ mod group;
 mod handshake;
 mod instance;
 mod instance_id;
+mod items;
 mod mailboxes;
 mod once;
 mod pool;
@@ -82,12 +85,16 @@ pub use agent::{Connect, PeerAgent};
 pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use builder::Builder;
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
+pub use futures_util::Stream;
 pub use group::{Gather, Group, GroupError, MemberError};
+pub use items::Items;
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use remote_buffer::{BufferBytes, RemoteBuffer};
 pub use reply::{Reply, wait_all, wait_all_settled};
 pub use serve::{Serve, ServiceHandle};
-pub use service::{Call, Dispatch, Finished, Parallel, ServedBy, Service, Share};
+pub use service::{
+    Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
+};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::wire::PayloadCodec;
@@ -101,6 +108,8 @@ pub mod __private {
         Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_inplace,
         answer_inplace_async, answer_raw, answer_raw_async, lend, lend_mut, unknown_method,
     };
+    pub use crate::answer_stream::answer_stream;
+    pub use futures_util::StreamExt;
 }
 
 /// The program in the README compiles and runs.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{ConnectError, Delivery, Geometries, LossCause, Mailbox, Memory};
+use slimerpc::channel::{ConnectError, Delivery, Geometries, Hosted, LossCause, Mailbox, Memory};
 use slimerpc::fabric::{CompletionEvents, FabricError, RetryPolicy};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -16,7 +16,7 @@ pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 /// See the [module](self). Lives on the instance's arbiter.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
-    service: Rc<str>,
+    service: Hosted,
     geometries: Geometries,
     retry: RetryPolicy,
     sources: Vec<Source>,
@@ -34,13 +34,13 @@ struct Source {
 impl Mailboxes {
     /// None yet. Also delivers what comes from `forwarded`.
     pub(crate) fn new(
-        service: &str,
+        service: Hosted,
         geometries: Geometries,
         retry: RetryPolicy,
         forwarded: UnboundedReceiver<Delivery>,
     ) -> Self {
         Self {
-            service: service.into(),
+            service,
             geometries,
             retry,
             sources: Vec::new(),
@@ -57,8 +57,8 @@ impl Mailboxes {
         let at = match found {
             Some(at) => at,
             None => {
-                let mailbox =
-                    Mailbox::new(memory.clone(), self.geometries, self.retry, &self.service)?;
+                let service = self.service.clone();
+                let mailbox = Mailbox::new(memory.clone(), self.geometries, self.retry, service)?;
                 let events = mailbox.events().map_err(|source| FabricError::Os {
                     doing: "awaiting completions",
                     source,
@@ -141,7 +141,7 @@ impl Mailboxes {
 
     /// Does something with each mailbox. One that fails is given up, its callers with it; the others go on.
     fn each(&mut self, mut work: impl FnMut(&mut Source) -> Result<(), FabricError>) {
-        let service = &*self.service;
+        let service = &*self.service.name;
         self.sources.retain_mut(|source| {
             let worked = work(source);
             if let Err(error) = &worked {

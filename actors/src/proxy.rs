@@ -6,13 +6,14 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slimerpc::channel::{ClientChannel, LocalService, Route, ToldCall};
+use slimerpc::channel::{ClientChannel, LocalService, Profile, Route, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
 use crate::answer::written;
 use crate::instance_id::InstanceId;
+use crate::items::{Items, Source};
 use crate::reply::{AnyCall, Decoder};
-use crate::{Call, Reply, RpcError, Service, Tell};
+use crate::{Call, Message, Reply, RpcError, Service, StreamCall, Tell};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -61,6 +62,28 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// Calls the method that `message` belongs to without waiting for its result; see [`Tell`].
     pub fn tell<M: Call<Service = S>>(&self, message: M) -> Tell {
         self.caller.tell(message)
+    }
+
+    /// Opens the stream that `message` asks for.
+    ///
+    /// ```no_run
+    /// # use futures_util::{Stream, StreamExt, stream};
+    /// # use slimerpc_actors::{Proxy, service};
+    /// # struct Counter;
+    /// # #[service]
+    /// # impl Counter {
+    /// #     #[method(stream)]
+    /// #     fn count(&mut self, to: u32) -> impl Stream<Item = u32> {
+    /// #         stream::iter(0..to)
+    /// #     }
+    /// # }
+    /// # async fn example(counter: Proxy<Counter>) {
+    /// let sum = counter.stream(Count { to: 9 }).filter_map(async |item| item.ok()).collect::<Vec<u32>>().await;
+    /// # drop(sum);
+    /// # }
+    /// ```
+    pub fn stream<M: StreamCall<Service = S>>(&self, message: M) -> Items<M::Item> {
+        self.caller.stream(message)
     }
 
     /// As [`send`](Self::send), unless the message was not sent: then it comes back with the error.
@@ -345,6 +368,39 @@ impl Way {
         made.map_err(|error| RpcError::from_call(error, self.peer()))
     }
 
+    fn open_stream(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(AnyCall, Source), RpcError> {
+        let opened = match self {
+            Self::Channel(channel) if channel.profile() == Profile::Compatible => {
+                return Err(RpcError::NotNative {
+                    peer: channel.peer().to_owned(),
+                    what: "streams",
+                });
+            }
+            Self::Channel(channel) => {
+                channel
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, stream)| {
+                        let source = Source::Remote(channel.clone(), stream);
+                        (AnyCall::Remote(call), source)
+                    })
+            }
+            Self::Local(service, _) => {
+                service
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, demand)| {
+                        let source = Source::Local(service.clone(), demand);
+                        (AnyCall::Local(call), source)
+                    })
+            }
+        };
+        opened.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+
     fn tell(
         &self,
         number: u32,
@@ -398,8 +454,7 @@ impl Caller {
     }
 
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
-        let codec = <M::Service as Service>::CODEC;
-        let codec = self.inner.codec(codec);
+        let codec = self.codec::<M>();
         self.make(
             M::METHOD,
             |room| codec.encode(&message.arguments(), room),
@@ -409,13 +464,36 @@ impl Caller {
 
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
-        let codec = <M::Service as Service>::CODEC;
-        let codec = self.inner.codec(codec);
+        let codec = self.codec::<M>();
         let told = self.route(M::METHOD).and_then(|(number, way)| {
             let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
             way.tell(number, self.timeout, encode)
         });
         Tell::new(told)
+    }
+
+    /// Calls a method that gives back a stream.
+    pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
+        let codec = self.codec::<M>();
+        let decode: Decoder<Option<M::Item>> = (codec, |codec, answer| {
+            if answer.is_end() {
+                return Ok(None);
+            }
+            codec.decode(answer.payload()).map(Some)
+        });
+        let opened = self.way(M::METHOD).and_then(|(number, way)| {
+            let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+            way.open_stream(number, self.timeout, encode)
+        });
+        match opened {
+            Ok((first, source)) => Items::new(source, first, decode, self.timeout),
+            Err(error) => Items::failed(error, decode),
+        }
+    }
+
+    /// How the payloads of a message travel.
+    fn codec<M: Message>(&self) -> PayloadCodec {
+        self.inner.codec(<M::Service as Service>::CODEC)
     }
 
     /// Calls a raw method: number `method` of the service's table.
@@ -464,6 +542,13 @@ impl Caller {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
+        let (number, way) = self.way(method)?;
+        let call = way.call(number, self.timeout, encode)?;
+        Ok(Reply::new(call, decode))
+    }
+
+    /// The same for a call whose caller waits: not for the handler that it runs in itself.
+    fn way(&self, method: usize) -> Result<(u32, &Way), RpcError> {
         let inner = &self.inner;
         let (number, way) = self.route(method)?;
         // A parallel method answers while its service waits for it.
@@ -473,7 +558,6 @@ impl Caller {
                 service: inner.service.to_string(),
             });
         }
-        let call = way.call(number, self.timeout, encode)?;
-        Ok(Reply::new(call, decode))
+        Ok((number, way))
     }
 }

@@ -1,5 +1,5 @@
 //! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
-//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/calls.rs` or `tests/processes.rs`.
+//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/calls.rs` or `tests/processes.rs`.
 //!
 //! # Order
 //!
@@ -52,6 +52,20 @@
 //! | A oneway call is taken back only until the transport has taken it. | `a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped` |
 //!
 //! Not promised: that a cancel overtakes the handler. DLSlime peers cannot be told of a cancel at all.
+//!
+//! # Streams
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | Items come in order; after the last, or an error, there are none. | `items_come_in_order_and_the_stream_ends`, `an_error_ends_the_stream_and_can_be_had_back` |
+//! | No more items are made than are asked for, or read. | `no_more_items_are_made_than_are_asked_for` |
+//! | Dropping the items ends the stream, where it awaits or between two items. | `dropping_the_items_ends_the_stream_wherever_it_is`, `slot_2_items_may_be_dropped_at_each_of_their_pending_points` |
+//! | The stream of a serial method has the state until it ends; those of parallel methods run beside it. | `serial_1_the_stream_of_a_serial_method_has_the_state_until_it_ends` |
+//! | A consumer that stops reading loses the stream after `stream_patience`, and is told. | `a_consumer_that_stops_reading_loses_the_stream_and_is_told` |
+//! | A deadline is that of the whole stream. | `the_deadline_is_that_of_the_whole_stream` |
+//! | A stream ends when its service stops, its peer leaves or its caller dies. | `call_1_a_stream_ends_when_its_service_stops_or_its_peer_leaves`, `a_caller_that_dies_leaves_no_stream_behind` |
+//!
+//! Not promised: that calls find a credit while as many streams as there are credits are open and not read.
 //!
 //! # When either side dies
 //!

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use slimerpc::channel::Geometries;
+use slimerpc::channel::{Geometries, Hosted};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -277,6 +277,7 @@ pub(crate) struct Launch {
     pub(crate) geometries: Geometries,
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
+    pub(crate) stream_patience: Duration,
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
@@ -365,6 +366,7 @@ impl Launch {
             geometries: self.geometries,
             retry: self.retry,
             busy_poll: self.busy_poll,
+            stream_patience: self.stream_patience,
         }
     }
 }
@@ -376,6 +378,7 @@ struct Setup {
     geometries: Geometries,
     retry: RetryPolicy,
     busy_poll: Duration,
+    stream_patience: Duration,
 }
 
 impl Setup {
@@ -402,7 +405,11 @@ impl Setup {
     /// Starts an instance on the current arbiter.
     fn start<H: RequestHandler>(self, handler: H) -> Address {
         let (tell, told) = mpsc::unbounded_channel();
-        let mailboxes = Mailboxes::new(&self.name, self.geometries, self.retry, told);
+        let hosted = Hosted {
+            name: self.name,
+            stream_patience: self.stream_patience,
+        };
+        let mailboxes = Mailboxes::new(hosted, self.geometries, self.retry, told);
         Instance::start(handler, self.id, mailboxes, self.busy_poll, tell)
     }
 }

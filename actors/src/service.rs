@@ -45,6 +45,8 @@ pub trait Service: 'static {
     const METHODS: &'static [&'static str];
     /// For each of them, whether it runs beside the others; see [`Share`].
     const PARALLEL: &'static [bool];
+    /// For each of them, whether it gives back a stream of items; see [`StreamCall`].
+    const STREAMS: &'static [bool];
     /// How typed payloads travel between native agents. To and from DLSlime peers it is always pickle.
     const CODEC: PayloadCodec;
     /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.
@@ -130,8 +132,8 @@ pub trait Share {
     fn share(&self) -> Arc<Self::Shared>;
 }
 
-/// A message to a service: the arguments of one of its typed methods. Implemented by `#[service]`.
-pub trait Call: 'static {
+/// A message to a service: the arguments of one of its methods. Implemented by `#[service]`.
+pub trait Message: 'static {
     /// The service.
     type Service: Service + ?Sized;
     /// The arguments as they travel: a tuple.
@@ -140,14 +142,24 @@ pub trait Call: 'static {
     type ArgumentsRef<'a>: Serialize
     where
         Self: 'a;
-    /// What the method returns; `T` of a `Result<T, E>`.
-    type Output: Serialize + DeserializeOwned + 'static;
     /// Place of the method in [`Service::METHODS`].
     const METHOD: usize;
     /// What is sent.
     fn arguments(&self) -> Self::ArgumentsRef<'_>;
     /// From what was received.
     fn from_arguments(arguments: Self::Arguments) -> Self;
+}
+
+/// A message that is answered once. Implemented by `#[service]`.
+pub trait Call: Message {
+    /// What the method returns; `T` of a `Result<T, E>`.
+    type Output: Serialize + DeserializeOwned + 'static;
+}
+
+/// A message that is answered with a stream of items: the arguments of a `#[method(stream)]`. Implemented by `#[service]`.
+pub trait StreamCall: Message {
+    /// An item; `T` of a `Result<T, E>`.
+    type Item: Serialize + DeserializeOwned + 'static;
 }
 
 /// What a dispatch came to.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::caller::CallId;
 use super::lend::{Lent, Loan, Ring};
 use super::{Block, CallError, ClientChannel};
-use crate::wire::{DecodeError, Fault, MessageKind};
+use crate::wire::{DecodeError, Fault, MessageKind, StreamPart};
 
 /// An answer: lent from the ring, whose credit goes back when this is dropped, or from this process.
 #[derive(Debug)]
@@ -15,7 +15,8 @@ pub struct Answer<'a>(Source<'a>);
 #[derive(Debug)]
 enum Source<'a> {
     Ring(RingAnswer<'a>),
-    Here(Result<Vec<u8>, Fault>),
+    /// `None`: the stream that was asked for an item has no more.
+    Here(Result<Option<Vec<u8>>, Fault>),
 }
 
 #[derive(Debug)]
@@ -27,6 +28,8 @@ struct RingAnswer<'a> {
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
     kind: MessageKind,
+    /// Whether the stream that was asked for an item has no more.
+    is_end: bool,
     payload: Range<usize>,
 }
 
@@ -41,10 +44,12 @@ impl<'a> RingAnswer<'a> {
             loan: Some(loan),
             outside: None,
             kind: MessageKind::Reply,
+            is_end: false,
             payload: 0..0,
         };
         let (header, payload) = decoded?;
         answer.kind = header.kind;
+        answer.is_end = matches!(header.stream(), Some(StreamPart::End(_)));
         answer.payload = payload;
         if header.extension.is_some_and(|e| e.outside.is_some()) {
             answer.outside = channel.take_read(slot)?;
@@ -96,7 +101,7 @@ impl<'a> Answer<'a> {
         Ok(Self(Source::Ring(answer)))
     }
 
-    pub(super) fn local(outcome: Result<Vec<u8>, Fault>) -> Self {
+    pub(super) fn local(outcome: Result<Option<Vec<u8>>, Fault>) -> Self {
         Self(Source::Here(outcome))
     }
 
@@ -115,12 +120,20 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Whether the stream that was asked for an item has no more.
+    pub fn is_end(&self) -> bool {
+        match &self.0 {
+            Source::Ring(answer) => answer.is_end,
+            Source::Here(outcome) => matches!(outcome, Ok(None)),
+        }
+    }
+
     /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
     pub fn payload(&self) -> &[u8] {
         match &self.0 {
             Source::Ring(answer) => answer.payload(),
-            Source::Here(Ok(bytes)) => bytes,
-            Source::Here(Err(_)) => &[],
+            Source::Here(Ok(Some(bytes))) => bytes,
+            Source::Here(Ok(None) | Err(_)) => &[],
         }
     }
 
@@ -128,7 +141,7 @@ impl<'a> Answer<'a> {
     pub fn keep(self) -> ReplyBytes {
         ReplyBytes(match self.0 {
             Source::Ring(answer) => answer.keep(),
-            Source::Here(outcome) => Kept::Here(outcome.unwrap_or_default()),
+            Source::Here(outcome) => Kept::Here(outcome.ok().flatten().unwrap_or_default()),
         })
     }
 }

@@ -24,7 +24,9 @@ use super::{
     Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
 use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, RetryPolicy};
-use crate::wire::{EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal};
+use crate::wire::{
+    EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
+};
 
 const BATCH: usize = 16;
 /// Names a client's queue pairs before they have been connected anew.
@@ -271,6 +273,10 @@ pub enum TellError {
     },
 }
 
+/// Names an open stream of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StreamName(u64);
+
 /// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
 #[derive(Debug)]
 pub struct ToldCall(PendingCall);
@@ -301,11 +307,19 @@ impl ToldCall {
     pub fn channel(&self) -> &Arc<ClientChannel> {
         &self.0.channel
     }
+
+    /// Leaves it to the channel, also while it waits for a credit.
+    fn detach(mut self) {
+        self.0.done = true;
+    }
 }
 
 impl Drop for ToldCall {
     fn drop(&mut self) {
         let call = &mut self.0;
+        if call.done {
+            return;
+        }
         let mut core = call.channel.lock();
         if core.waiting.contains_key(&call.id) {
             core.told.remove(&call.id);
@@ -355,6 +369,7 @@ struct Core {
 #[derive(Debug)]
 struct WaitingCall {
     method: u32,
+    stream: Option<StreamPart>,
     payload: Prepared,
     waker: Option<Waker>,
 }
@@ -391,6 +406,53 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<PendingCall, CallError> {
+        self.make(method, timeout, None, encode)
+    }
+
+    /// Opens a stream now; the call brings its first item. Native peers only.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn open_stream(
+        self: &Arc<Self>,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(PendingCall, StreamName), CallError> {
+        let call = self.make(method, timeout, Some(StreamPart::Open), encode)?;
+        let stream = StreamName(call.id.0);
+        Ok((call, stream))
+    }
+
+    /// Asks for the next item of a stream.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn next_item(
+        self: &Arc<Self>,
+        stream: StreamName,
+        timeout: Option<Duration>,
+    ) -> Result<PendingCall, CallError> {
+        let part = StreamPart::Next(stream.0);
+        self.make(0, timeout, Some(part), |_| Ok(0))
+    }
+
+    /// Says that no more items of a stream are wanted. If the channel is closed, the peer knows.
+    pub fn end_stream(self: &Arc<Self>, stream: StreamName) {
+        let part = StreamPart::End(stream.0);
+        let told = self
+            .make(0, None, Some(part), |_| Ok(0))
+            .and_then(|call| self.told(call, 0));
+        drop(told.map(ToldCall::detach));
+    }
+
+    fn make(
+        self: &Arc<Self>,
+        method: u32,
+        timeout: Option<Duration>,
+        stream: Option<StreamPart>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = match timeout {
@@ -431,8 +493,11 @@ impl ClientChannel {
             done: false,
         };
         match slot {
-            Some(slot) => self.send_from_slot(id, slot, method, at, encode)?,
-            None => self.line_up(id, method, encode)?,
+            Some(slot) => {
+                let header = self.request(id, method, at, stream);
+                self.send_from_slot(slot, header, at, encode)?;
+            }
+            None => self.line_up(id, method, stream, encode)?,
         }
         Ok(call)
     }
@@ -447,7 +512,12 @@ impl ClientChannel {
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<ToldCall, CallError> {
-        let mut call = self.call(method, timeout, encode)?;
+        let call = self.call(method, timeout, encode)?;
+        self.told(call, method)
+    }
+
+    /// Nobody waits for `call`.
+    fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<ToldCall, CallError> {
         let mut core = self.lock();
         match core.caller.state(call.id, call.slot, self.created) {
             // Decided before it could be noted as told.
@@ -475,9 +545,8 @@ impl ClientChannel {
 
     fn send_from_slot(
         &self,
-        id: CallId,
         slot: u16,
-        method: u32,
+        mut header: Header,
         deadline: Option<Instant>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
@@ -486,7 +555,6 @@ impl ClientChannel {
             .sends
             .lend(slot)
             .expect("a claimed slot is lent to its call only");
-        let mut header = self.request(id, method, deadline);
         let block = match encode(&mut message[header.encoded_len()..]) {
             Ok(len) => {
                 header.payload_len = len as u32;
@@ -524,21 +592,29 @@ impl ClientChannel {
     }
 
     /// The header of a request, whose payload is still to come.
-    fn request(&self, id: CallId, method: u32, deadline: Option<Instant>) -> Header {
+    fn request(
+        &self,
+        id: CallId,
+        method: u32,
+        deadline: Option<Instant>,
+        stream: Option<StreamPart>,
+    ) -> Header {
         let deadline = deadline.filter(|_| self.profile == Profile::Native);
-        let extension = deadline.map(|at| {
+        let deadline_us = deadline.map(|at| {
             let left = at.saturating_duration_since(Instant::now()).as_micros();
-            Extension {
-                deadline_us: Some(u64::try_from(left).unwrap_or(u64::MAX)),
-                outside: None,
-            }
+            u64::try_from(left).unwrap_or(u64::MAX)
         });
+        let extension = Extension {
+            deadline_us,
+            outside: None,
+            stream,
+        };
         Header {
             kind: MessageKind::Request,
             method,
             request_id: id.0,
             payload_len: 0,
-            extension,
+            extension: Some(extension).filter(|e| *e != Extension::default()),
         }
     }
 
@@ -546,10 +622,12 @@ impl ClientChannel {
         &self,
         id: CallId,
         method: u32,
+        stream: Option<StreamPart>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
         let mut encode = encode;
-        let mut payload = vec![0; self.geometry.max_payload()];
+        let in_front = self.request(id, method, None, stream).encoded_len();
+        let mut payload = vec![0; self.geometry.slot_size() - in_front];
         let payload = match encode(&mut payload) {
             Ok(len) => {
                 payload.truncate(len);
@@ -563,6 +641,7 @@ impl ClientChannel {
             id,
             WaitingCall {
                 method,
+                stream,
                 payload,
                 waker: None,
             },
@@ -971,12 +1050,12 @@ impl Core {
                 break;
             };
             let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
-            let mut header = channel.request(id, call.method, deadline);
+            let mut header = channel.request(id, call.method, deadline, call.stream);
             match call.payload {
                 Prepared::Here(payload) => {
                     if header.encoded_len() + payload.len() > message.len() {
                         // A deadline that was set later does not fit beside the arguments.
-                        header.extension = None;
+                        header.drop_deadline();
                     }
                     let at = header.encoded_len();
                     header.payload_len = payload.len() as u32;

@@ -65,6 +65,9 @@ pub struct ServiceTable {
     /// Those of them that run beside the others, for which callers open a channel of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub parallel: Vec<String>,
+    /// Those of them that give back a stream of items.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub streams: Vec<String>,
 }
 
 /// Two agents do not fit together.
@@ -250,17 +253,21 @@ pub struct Route {
 }
 
 impl ServiceTable {
-    /// The server's number for each of the caller's methods, `None` for those that it does not have. So a
-    /// method that is added on one side never shifts another.
-    pub fn resolve(&self, methods: &[String]) -> Vec<Option<Route>> {
+    /// The server's number for each of the caller's methods, `None` for those that it does not have, or not in the same form:
+    /// one that gives back a stream on one side only is not the same. So a method that is added on one side never shifts
+    /// another.
+    pub fn resolve(&self, ours: &Self) -> Vec<Option<Route>> {
         let route = |name: &String| {
+            if self.streams.contains(name) != ours.streams.contains(name) {
+                return None;
+            }
             let number = self.methods.iter().position(|theirs| theirs == name)?;
             Some(Route {
                 number: number as u32,
                 is_parallel: self.parallel.contains(name),
             })
         };
-        methods.iter().map(route).collect()
+        ours.methods.iter().map(route).collect()
     }
 }
 
@@ -275,6 +282,7 @@ mod tests {
             codec: "bincode".into(),
             methods: methods.iter().map(|&m| m.into()).collect(),
             parallel: vec!["mul".into()],
+            streams: Vec::new(),
         }
     }
 
@@ -305,9 +313,23 @@ mod tests {
             })
         };
         assert_eq!(
-            theirs.resolve(&ours.methods),
+            theirs.resolve(&ours),
             [route(1, false), None, route(2, true)]
         );
+    }
+
+    #[test]
+    fn a_stream_on_one_side_only_is_another_method() {
+        let streaming = ServiceTable {
+            streams: vec!["add".into()],
+            ..table(&["add", "mul"])
+        };
+        let plain = table(&["add", "mul"]);
+        for (theirs, ours) in [(&streaming, &plain), (&plain, &streaming)] {
+            let routes = theirs.resolve(ours);
+            assert!(routes[0].is_none() && routes[1].is_some(), "{routes:?}");
+        }
+        assert!(streaming.resolve(&streaming)[0].is_some());
     }
 
     #[test]

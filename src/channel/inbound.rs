@@ -2,13 +2,23 @@
 
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Profile;
 use super::lend::Loan;
 use super::local::LocalRequest;
 use super::peer_channel::{AnswerError, PeerChannel, Slotted};
+use super::stream::{Demand, ItemSink};
 use crate::wire::{EncodeError, Fault, Header, MessageKind};
+
+/// What the requests for a service have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hosted {
+    /// Name of the service.
+    pub name: String,
+    /// How long the caller of a stream may leave it without asking for an item.
+    pub stream_patience: Duration,
+}
 
 /// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
 ///
@@ -16,7 +26,7 @@ use crate::wire::{EncodeError, Fault, Header, MessageKind};
 #[derive(Debug)]
 pub struct Inbound {
     from: From,
-    service: Arc<str>,
+    service: Arc<Hosted>,
     answered: bool,
 }
 
@@ -56,7 +66,7 @@ impl Ticket {
 }
 
 impl Inbound {
-    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<str>) -> Self {
+    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<Hosted>) -> Self {
         Self {
             from: From::Ring(channel, request),
             service,
@@ -64,7 +74,7 @@ impl Inbound {
         }
     }
 
-    pub(super) fn local(request: LocalRequest, service: Arc<str>) -> Self {
+    pub(super) fn local(request: LocalRequest, service: Arc<Hosted>) -> Self {
         Self {
             from: From::Here(request, Mutex::default()),
             service,
@@ -90,7 +100,7 @@ impl Inbound {
 
     /// Name of the service that was called.
     pub fn service(&self) -> &str {
-        &self.service
+        &self.service.name
     }
 
     /// Who the caller is.
@@ -176,7 +186,7 @@ impl Inbound {
         if let From::Here(request, room) = &mut self.from {
             let room = room.get_mut().unwrap_or_else(PoisonError::into_inner);
             room.resize(len, 0);
-            request.conclude(Ok(std::mem::take(room)));
+            request.conclude(Ok(Some(std::mem::take(room))));
             self.answered = true;
             return;
         }
@@ -186,6 +196,32 @@ impl Inbound {
     /// Answers with a failure, shortened if it does not fit.
     pub fn fail(mut self, fault: Fault) {
         self.fault(fault);
+    }
+
+    /// Answers that the stream, for an item of which this asks, has no more.
+    pub fn end(mut self) {
+        self.answered = true;
+        match &mut self.from {
+            From::Ring(channel, request) => channel.answer_end(request),
+            From::Here(request, _) => request.conclude(Ok(None)),
+        }
+    }
+
+    /// To answer with the items of a stream. `None` if the caller did not open one; it has been told.
+    pub fn into_items(mut self) -> Option<ItemSink> {
+        let Some(demand) = self.take_demand() else {
+            self.fail(Fault::NotStreamed);
+            return None;
+        };
+        let patience = self.service.stream_patience;
+        Some(ItemSink::new(self, demand, patience))
+    }
+
+    fn take_demand(&mut self) -> Option<Arc<Demand>> {
+        match &mut self.from {
+            From::Ring(_, request) => request.demand.take(),
+            From::Here(request, _) => request.demand.take(),
+        }
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -212,8 +248,12 @@ impl Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         if !self.answered {
-            let service = self.service.to_string();
+            let service = self.service.name.clone();
             self.fault(Fault::ServiceDown { service });
+        }
+        // Nobody makes items of a stream that was not answered as one.
+        if let Some(demand) = self.take_demand() {
+            demand.conclude(None);
         }
     }
 }

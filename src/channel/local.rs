@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::inbound::{Inbound, Ticket};
 use super::peer_channel::AnswerError;
-use super::{Answer, CallError, Delivery, LossCause, Patience};
+use super::{Answer, CallError, Delivery, Demand, Hosted, LossCause, Patience};
 use crate::wire::{EncodeError, Fault};
 
 /// A service of this process, to whose instance requests are handed.
@@ -21,8 +21,8 @@ use crate::wire::{EncodeError, Fault};
 pub struct LocalService {
     /// To the instance.
     pub deliveries: UnboundedSender<Delivery>,
-    /// Its name.
-    pub service: Arc<str>,
+    /// What it is.
+    pub service: Arc<Hosted>,
     /// Alias of the caller, which is the service's.
     pub peer: Arc<str>,
     /// Bytes of a slot's payload: what an answer that is written in place may take.
@@ -31,8 +31,8 @@ pub struct LocalService {
     pub patience: Patience,
 }
 
-/// What came of a request.
-type Outcome = Result<Vec<u8>, Fault>;
+/// What came of a request. `None`: the stream that it asked for an item has no more.
+type Outcome = Result<Option<Vec<u8>>, Fault>;
 
 /// To be told what came of a request.
 pub(super) struct Conclude(Box<dyn FnOnce(Outcome) + Send + Sync>);
@@ -52,6 +52,8 @@ pub(super) struct LocalRequest {
     pub(super) expires: Option<Instant>,
     pub(super) ticket: Ticket,
     pub(super) max_in_place: usize,
+    /// If it opens a stream: what is asked of that.
+    pub(super) demand: Option<Arc<Demand>>,
     conclude: Option<Conclude>,
 }
 
@@ -69,7 +71,7 @@ impl LocalRequest {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), AnswerError> {
         let bytes = to_vec(encode)?;
-        self.conclude(Ok(bytes));
+        self.conclude(Ok(Some(bytes)));
         Ok(())
     }
 }
@@ -106,16 +108,69 @@ impl LocalService {
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<LocalCall, CallError> {
+        self.request(method, timeout, None, encode)
+    }
+
+    /// Opens a stream now; the call brings its first item.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub fn open_stream(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(LocalCall, Arc<Demand>), CallError> {
+        let demand = Arc::<Demand>::default();
+        let call = self.request(method, timeout, Some(demand.clone()), encode)?;
+        Ok((call, demand))
+    }
+
+    /// Asks for the next item of a stream.
+    ///
+    /// # Errors
+    /// No time is allowed.
+    pub fn next_item(
+        &self,
+        demand: &Demand,
+        timeout: Option<Duration>,
+    ) -> Result<LocalCall, CallError> {
+        let (request, call) = self.prepare(0, timeout, None, |_| Ok(0))?;
+        demand.ask(request);
+        Ok(call)
+    }
+
+    fn request(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        demand: Option<Arc<Demand>>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<LocalCall, CallError> {
+        let (request, call) = self.prepare(method, timeout, demand, encode)?;
+        self.hand_over(request)?;
+        Ok(call)
+    }
+
+    fn prepare(
+        &self,
+        method: u32,
+        timeout: Option<Duration>,
+        demand: Option<Arc<Demand>>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(Inbound, LocalCall), CallError> {
         let (tell, told) = oneshot::channel();
         let conclude = move |outcome| drop(tell.send(outcome));
-        let (ticket, deadline) = self.hand_over(method, timeout, encode, conclude)?;
-        Ok(LocalCall {
+        let (mut request, deadline) = self.make(method, timeout, encode, conclude)?;
+        request.demand = demand;
+        let call = LocalCall {
             service: self.clone(),
-            ticket,
+            ticket: request.ticket,
             answer: told,
             deadline,
             done: false,
-        })
+        };
+        Ok((Inbound::local(request, self.service.clone()), call))
     }
 
     /// Makes a call whose result nobody waits for; `failed` hears of its failure.
@@ -134,16 +189,17 @@ impl LocalService {
                 failed(fault);
             }
         };
-        self.hand_over(method, timeout, encode, conclude).map(drop)
+        let (request, _) = self.make(method, timeout, encode, conclude)?;
+        self.hand_over(Inbound::local(request, self.service.clone()))
     }
 
-    fn hand_over(
+    fn make(
         &self,
         method: u32,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         conclude: impl FnOnce(Outcome) + Send + Sync + 'static,
-    ) -> Result<(Ticket, Option<(Instant, Duration)>), CallError> {
+    ) -> Result<(LocalRequest, Option<(Instant, Duration)>), CallError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if let Some(after @ Duration::ZERO) = timeout {
             return Err(CallError::Timeout { after, sent: false });
@@ -158,15 +214,18 @@ impl LocalService {
             expires: deadline.map(|(at, _)| at),
             ticket,
             max_in_place: self.max_in_place,
+            demand: None,
             conclude: Some(Conclude(Box::new(conclude))),
         };
-        let inbound = Inbound::local(request, self.service.clone());
-        let sent = self.deliveries.send(Delivery::Request(inbound));
+        Ok((request, deadline))
+    }
+
+    fn hand_over(&self, request: Inbound) -> Result<(), CallError> {
+        let sent = self.deliveries.send(Delivery::Request(request));
         sent.map_err(|_| CallError::Closed {
             cause: LossCause::ShutDown,
             sent: false,
-        })?;
-        Ok((ticket, deadline))
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::peer_channel::{Arrived, PeerChannel, Slotted};
 use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
-    ConnectError, Endpoint, Geometries, Geometry, LossCause, Memory, MemoryError, Profile,
+    ConnectError, Endpoint, Geometries, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
     QueuePairInfo, RingAddress, Violations,
 };
 use crate::fabric::{Completion, CompletionEvents, CompletionQueue, FabricError, RetryPolicy};
@@ -35,7 +35,7 @@ pub struct Mailbox {
     cq: Arc<dyn CompletionQueue>,
     geometries: Geometries,
     retry: RetryPolicy,
-    service: Arc<str>,
+    service: Arc<Hosted>,
     places: Vec<Place>,
     /// DLSlime callers whose rings are not known yet.
     arriving: Vec<Arriving>,
@@ -86,7 +86,7 @@ impl Mailbox {
         memory: Arc<Memory>,
         geometries: Geometries,
         retry: RetryPolicy,
-        service: &str,
+        service: Hosted,
     ) -> Result<Self, ConnectError> {
         let wanted = CALLERS.saturating_mul(entries(geometries.native));
         let depth = wanted.min(memory.device().limits().max_cqe);
@@ -96,7 +96,7 @@ impl Mailbox {
             cq,
             geometries,
             retry,
-            service: service.into(),
+            service: Arc::new(service),
             places: Vec::new(),
             arriving: Vec::new(),
             entries_left: depth,
@@ -344,9 +344,24 @@ impl Mailbox {
                 }
             }
             Ok(Some(Arrived::Outside(request, outside))) => self.read(channel, request, outside),
+            Ok(Some(Arrived::Next(request, demand))) => {
+                let inbound = Inbound::new(channel, request, self.service.clone());
+                match demand {
+                    Some(demand) => demand.ask(inbound),
+                    None => inbound.end(),
+                }
+            }
+            Ok(Some(Arrived::End(request, demand))) => {
+                if let Some(demand) = demand {
+                    demand.forsake();
+                }
+                Inbound::new(channel, request, self.service.clone()).end();
+            }
             Ok(Some(Arrived::Cancel { slot, request_id })) => {
                 let ticket = Ticket::new(&channel, slot, request_id);
-                deliveries.push_back(Delivery::Cancel(ticket));
+                if !channel.cancel_item(ticket) {
+                    deliveries.push_back(Delivery::Cancel(ticket));
+                }
             }
             Ok(None) => {}
             Err(cause) => self.lose(key, cause, deliveries),

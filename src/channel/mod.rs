@@ -23,6 +23,9 @@
 //! registered [`Block`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
 //! and says when it has. A request's is released by its answer.
 //!
+//! A stream of items uses credits as calls do: each item is the answer to a request of its own, the first to the one that
+//! opens the stream, the others to requests for the next item ([`StreamPart`](crate::wire::StreamPart)).
+//!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
 //! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
 //! before, and in what the bytes mean.
@@ -61,22 +64,26 @@ mod responder;
 mod send_queue;
 #[cfg(test)]
 mod simulation;
+mod stream;
 mod violation;
 mod work_id;
 
 pub use answer::{Answer, ReplyBytes};
 pub use buffer::{Buffer, Place, Rights};
 pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{ClientChannel, Dialer, Patience, PendingCall, TellError, TellFailure, ToldCall};
+pub use client::{
+    ClientChannel, Dialer, Patience, PendingCall, StreamName, TellError, TellFailure, ToldCall,
+};
 pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
-pub use inbound::{Inbound, Payload, Room, Ticket};
+pub use inbound::{Hosted, Inbound, Payload, Room, Ticket};
 pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};
 pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
 pub use one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError};
 pub use profile::Profile;
 pub use responder::{Arrival, Responder};
+pub use stream::{Demand, ItemSink};
 pub use violation::{Violation, Violations};

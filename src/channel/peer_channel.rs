@@ -1,6 +1,6 @@
 //! The answering end of a channel: one caller's rings at a service.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,11 +12,13 @@ use super::rendezvous::Rendezvous;
 use super::responder::{Arrival, Responder};
 use super::work_id::WorkId;
 use super::{
-    Block, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile, QueuePairInfo, RingAddress,
-    Violation, Violations,
+    Block, Demand, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile, QueuePairInfo,
+    RingAddress, Ticket, Violation, Violations,
 };
 use crate::fabric::{Completion, RemoteSlice};
-use crate::wire::{EncodeError, Fault, Header, Immediate, MessageKind, Outside, Signal};
+use crate::wire::{
+    EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
+};
 
 /// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ struct Core {
     /// With a native caller.
     rendezvous: Option<Rendezvous<Slotted>>,
     responder: Responder,
+    /// What is asked of the caller's streams, by the request that opened each.
+    streams: HashMap<u64, Arc<Demand>>,
     /// Answers that wait for a place in the send queue: slot and length.
     unsent: VecDeque<(u16, usize)>,
     /// Whether the mailbox waits until all answers have arrived, those to come as well.
@@ -65,6 +69,7 @@ impl PeerChannel {
                 rendezvous,
                 // A slot must exist at both ends.
                 responder: Responder::new(geometry.slots().min(remote.geometry.slots())),
+                streams: HashMap::new(),
                 unsent: VecDeque::new(),
                 is_flushing: false,
                 violations: Violations::default(),
@@ -155,18 +160,14 @@ impl PeerChannel {
                     header,
                     payload,
                     outside: None,
+                    demand: None,
                     expires: allowed.and_then(|allowed| Instant::now().checked_add(allowed)),
                     is_wanted: true,
                 };
                 if let Some(rendezvous) = &mut core.rendezvous {
                     rendezvous.release(slot);
                 }
-                Some(match extension.outside {
-                    Some(outside) if core.rendezvous.is_some() => {
-                        Arrived::Outside(request, outside)
-                    }
-                    _ => Arrived::Request(request),
-                })
+                Some(core.place(request, &extension))
             }
             (Arrival::Cancel { slot, request_id }, _) => {
                 let reading = core.rendezvous.as_mut().and_then(|r| r.reading(slot));
@@ -204,6 +205,12 @@ impl PeerChannel {
         }
     }
 
+    /// Ends the stream of which `request` asks for an item, if it does: its caller has taken that back.
+    pub(super) fn cancel_item(&self, request: Ticket) -> bool {
+        let streams: Vec<_> = self.lock().streams.values().cloned().collect();
+        streams.iter().any(|demand| demand.cancel(request))
+    }
+
     fn post_unsent(&self, core: &mut Core) {
         while core.lanes.as_ref().is_some_and(Lanes::has_room)
             && let Some((slot, len)) = core.unsent.pop_front()
@@ -239,7 +246,11 @@ impl PeerChannel {
     }
 
     pub(super) fn close(&self, cause: LossCause) {
-        self.lock().close(cause);
+        let mut core = self.lock();
+        core.close(cause);
+        let streams = std::mem::take(&mut core.streams);
+        drop(core);
+        streams.values().for_each(|demand| demand.forsake());
     }
 
     pub(super) fn closed(&self) -> Option<LossCause> {
@@ -276,6 +287,27 @@ impl PeerChannel {
         self.geometry.max_payload()
     }
 
+    /// Answers that the stream, for an item of which `request` asks, has no more.
+    pub(super) fn answer_end(&self, request: &Slotted) {
+        let stream = match request.header.stream() {
+            Some(StreamPart::Next(stream) | StreamPart::End(stream)) => stream,
+            Some(StreamPart::Open) | None => request.request_id,
+        };
+        let extension = Extension {
+            stream: Some(StreamPart::End(stream)),
+            ..Extension::default()
+        };
+        let header = Header {
+            extension: Some(extension),
+            ..answer_header(request, MessageKind::Reply)
+        };
+        let mut message = self.room(request);
+        let encoded = header.encode(&mut message);
+        let len = encoded.expect("a slot has room for a header and an extension");
+        drop(message);
+        self.post_answer(request.slot, None, len);
+    }
+
     /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
     /// caller, into memory of its own if it asks for more.
     pub(super) fn answer(
@@ -284,18 +316,8 @@ impl PeerChannel {
         kind: MessageKind,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), AnswerError> {
-        let slot = request.slot;
-        let mut message = self
-            .sends
-            .lend(slot)
-            .expect("an unanswered slot's send memory is lent to its answer only");
-        let mut header = Header {
-            kind,
-            method: request.header.method,
-            request_id: request.request_id,
-            payload_len: 0,
-            extension: None,
-        };
+        let mut message = self.room(request);
+        let mut header = answer_header(request, kind);
         let block = match (encode(&mut message[Header::LEN..]), &self.memory) {
             (Ok(len), _) => {
                 header.payload_len = len as u32;
@@ -315,6 +337,16 @@ impl PeerChannel {
         let encoded = header.encode(&mut message);
         let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
         drop(message);
+        self.post_answer(
+            request.slot,
+            block,
+            payload_at + header.payload_len as usize,
+        );
+        Ok(())
+    }
+
+    /// Sends the answer of `len` bytes that stands in the send memory of `slot`. Its payload may be in `block`.
+    fn post_answer(&self, slot: u16, block: Option<Block>, len: usize) {
         let mut core = self.lock();
         if let (Some(block), None) = (block, &core.cause)
             && let Some(rendezvous) = &mut core.rendezvous
@@ -322,11 +354,10 @@ impl PeerChannel {
             rendezvous.keep(slot, block);
         }
         core.responder.answered(slot);
-        self.post(&mut core, slot, payload_at + header.payload_len as usize);
+        self.post(&mut core, slot, len);
         if core.is_flushing {
             core.flush(self.remote.slot(0));
         }
-        Ok(())
     }
 
     fn post(&self, core: &mut Core, slot: u16, len: usize) {
@@ -355,7 +386,47 @@ impl PeerChannel {
     }
 }
 
+/// Streams that one caller may have open.
+const MAX_STREAMS: usize = 1024;
+
+/// The header of an answer without payload.
+fn answer_header(request: &Slotted, kind: MessageKind) -> Header {
+    Header {
+        kind,
+        method: request.header.method,
+        request_id: request.request_id,
+        payload_len: 0,
+        extension: None,
+    }
+}
+
 impl Core {
+    /// What has arrived with `request`.
+    fn place(&mut self, mut request: Slotted, extension: &Extension) -> Arrived {
+        match extension.stream {
+            None => {}
+            Some(StreamPart::Next(stream)) => {
+                let demand = self.streams.get(&stream).cloned();
+                return Arrived::Next(request, demand);
+            }
+            Some(StreamPart::End(stream)) => {
+                return Arrived::End(request, self.streams.remove(&stream));
+            }
+            Some(StreamPart::Open) => {
+                self.streams.retain(|_, demand| !demand.is_over());
+                if self.streams.len() < MAX_STREAMS {
+                    let demand = Arc::<Demand>::default();
+                    self.streams.insert(request.request_id, demand.clone());
+                    request.demand = Some(demand);
+                }
+            }
+        }
+        match extension.outside {
+            Some(outside) if self.rendezvous.is_some() => Arrived::Outside(request, outside),
+            _ => Arrived::Request(request),
+        }
+    }
+
     fn flush(&mut self, to: RemoteSlice) -> bool {
         let (None, Some(lanes)) = (&self.cause, &mut self.lanes) else {
             return true;
@@ -431,6 +502,10 @@ pub(super) enum Arrived {
     Request(Slotted),
     /// A request whose payload has to be read first.
     Outside(Slotted, Outside),
+    /// A request for an item of a stream, if that is still known.
+    Next(Slotted, Option<Arc<Demand>>),
+    /// A request to end a stream, likewise.
+    End(Slotted, Option<Arc<Demand>>),
     Cancel {
         slot: u16,
         request_id: u64,
@@ -446,6 +521,8 @@ pub(super) struct Slotted {
     payload: Range<usize>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
+    /// If it opens a stream: what is asked of that.
+    pub(super) demand: Option<Arc<Demand>>,
     /// When its caller has stopped waiting.
     pub(super) expires: Option<Instant>,
     /// False once its caller has cancelled it while its payload was being read.

@@ -112,7 +112,11 @@ fn shorten(fault: &mut Fault) -> bool {
         } => (message, Some(type_name)),
         Fault::BadArguments { reason } | Fault::NoMemory { reason, .. } => (reason, None),
         Fault::MethodNotFound { service, .. } | Fault::ServiceDown { service } => (service, None),
-        Fault::ReplyTooLarge { .. } | Fault::RequestTooLarge { .. } | Fault::Expired => {
+        Fault::ReplyTooLarge { .. }
+        | Fault::RequestTooLarge { .. }
+        | Fault::Expired
+        | Fault::Stalled { .. }
+        | Fault::NotStreamed => {
             return false;
         }
     };

@@ -11,6 +11,8 @@ const FIXED: usize = 8;
 const DEADLINE: u16 = 1;
 /// Three fields, which come together.
 const OUTSIDE: u16 = 0b1110;
+const NEXT: u16 = 1 << 4;
+const END: u16 = 1 << 5;
 const MAX_LEN: usize = FIXED + 16 * 8;
 
 /// What a native message says beside its payload.
@@ -20,6 +22,34 @@ pub struct Extension {
     pub deadline_us: Option<u64>,
     /// Where the payload lies, if that is not the slot.
     pub outside: Option<Outside>,
+    /// What the message is to a stream.
+    pub stream: Option<StreamPart>,
+}
+
+/// A message's part in a stream of items. Every item is the answer to a request of its own: the first one's opens the stream,
+/// the others ask for the next item. So a stream uses credits as calls do.
+///
+/// A stream is named by the request id of the request that opened it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamPart {
+    /// A request that opens a stream, and asks for its first item.
+    Open,
+    /// A request for the next item of this stream.
+    Next(u64),
+    /// From the caller: a request that ends this stream, whose items are not wanted any more. From the service: the answer
+    /// that there is no further item.
+    End(u64),
+}
+
+impl StreamPart {
+    /// Its field and the field's value. A stream that is opened has no name yet; request ids are never 0.
+    fn field(self) -> (u16, u64) {
+        match self {
+            Self::Open => (NEXT, 0),
+            Self::Next(stream) => (NEXT, stream),
+            Self::End(stream) => (END, stream),
+        }
+    }
 }
 
 /// A payload that its sender keeps in registered memory, to be read by the receiver (rendezvous).
@@ -52,7 +82,8 @@ impl Extension {
 
     fn fields(&self) -> u16 {
         let deadline = self.deadline_us.map_or(0, |_| DEADLINE);
-        deadline | self.outside.map_or(0, |_| OUTSIDE)
+        let stream = self.stream.map_or(0, |part| part.field().0);
+        deadline | self.outside.map_or(0, |_| OUTSIDE) | stream
     }
 
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
@@ -64,7 +95,8 @@ impl Extension {
         let values = self
             .deadline_us
             .into_iter()
-            .chain(outside.into_iter().flatten());
+            .chain(outside.into_iter().flatten())
+            .chain(self.stream.map(|part| part.field().1));
         for (field, value) in into[FIXED..].chunks_exact_mut(8).zip(values) {
             field.copy_from_slice(&value.to_le_bytes());
         }
@@ -104,9 +136,19 @@ impl Extension {
         if outside.is_some_and(|outside| outside.len == 0) {
             return Err(damaged);
         }
+        let stream = match fields & (NEXT | END) {
+            0 => None,
+            NEXT => Some(match next() {
+                0 => StreamPart::Open,
+                stream => StreamPart::Next(stream),
+            }),
+            END => Some(StreamPart::End(next())),
+            _ => return Err(damaged),
+        };
         let extension = Self {
             deadline_us,
             outside,
+            stream,
         };
         Ok((extension, claimed))
     }
@@ -120,12 +162,12 @@ mod tests {
     fn fields_from_the_future_are_skipped() {
         let mut block = [0; 24];
         block[0] = 24;
-        block[2] = 0b1_0001;
+        block[2] = 0b100_0001;
         block[8] = 5;
         block[16] = 99;
         let deadline = Extension {
             deadline_us: Some(5),
-            outside: None,
+            ..Extension::default()
         };
         assert_eq!(Extension::decode(&block), Ok((deadline, 24)));
     }
@@ -138,8 +180,8 @@ mod tests {
             rkey: u32::MAX,
         };
         let whole = Extension {
-            deadline_us: None,
             outside: Some(outside),
+            ..Extension::default()
         };
         let mut block = vec![0; whole.encoded_len()];
         whole.encode(&mut block);
@@ -152,6 +194,24 @@ mod tests {
         block[16] = 7;
         block[2] = 0b0110;
         assert!(Extension::decode(&block).is_err());
+    }
+
+    #[test]
+    fn a_message_has_one_part_in_a_stream() {
+        for part in [StreamPart::Open, StreamPart::Next(7), StreamPart::End(7)] {
+            let extension = Extension {
+                deadline_us: Some(5),
+                stream: Some(part),
+                ..Extension::default()
+            };
+            let mut block = vec![0; extension.encoded_len()];
+            extension.encode(&mut block);
+            assert_eq!(Extension::decode(&block), Ok((extension, block.len())));
+        }
+        let mut both = [0; 24];
+        both[0] = 24;
+        both[2] = 0b11_0000;
+        assert!(Extension::decode(&both).is_err());
     }
 
     #[test]

@@ -78,6 +78,15 @@ pub enum Fault {
         /// Whether it is the reply's, so that the handler was run.
         is_reply: bool,
     },
+    /// The caller of a stream had not asked for a further item for so long that the stream was ended.
+    #[error("the stream was ended, as nobody had asked for its next item for {after_ms} ms")]
+    Stalled {
+        /// How long, in milliseconds.
+        after_ms: u64,
+    },
+    /// The method gives back a stream, which the caller did not open: a DLSlime peer, for which there are none.
+    #[error("the method gives back a stream of items, which only native callers can take")]
+    NotStreamed,
 }
 
 impl From<Fault> for Exception {
@@ -101,6 +110,8 @@ impl From<Fault> for Exception {
             } => (type_name, message, String::new()),
             Fault::Expired => ("TimeoutError".to_owned(), fault.to_string(), String::new()),
             Fault::ReplyTooLarge { .. }
+            | Fault::Stalled { .. }
+            | Fault::NotStreamed
             | Fault::ServiceDown { .. }
             | Fault::RequestTooLarge { .. }
             | Fault::NoMemory { .. } => {
@@ -165,6 +176,8 @@ mod tests {
                 reason: text(),
                 is_reply: true,
             },
+            Fault::Stalled { after_ms: 1 << 40 },
+            Fault::NotStreamed,
         ];
         for fault in faults {
             let mut bytes = [0; 128];

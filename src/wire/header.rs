@@ -1,6 +1,6 @@
 //! The 16 bytes in front of every message.
 
-use super::{Extension, ExtensionError, Outside};
+use super::{Extension, ExtensionError, Outside, StreamPart};
 
 const METHOD_BITS: u32 = 26;
 const METHOD_MASK: u32 = (1 << METHOD_BITS) - 1;
@@ -85,6 +85,19 @@ impl Header {
     pub fn set_outside(&mut self, outside: Outside) {
         self.payload_len = 0;
         self.extension.get_or_insert_default().outside = Some(outside);
+    }
+
+    /// Takes the deadline out, whose place the payload needs.
+    pub fn drop_deadline(&mut self) {
+        if let Some(extension) = &mut self.extension {
+            extension.deadline_us = None;
+        }
+        self.extension = self.extension.filter(|e| *e != Extension::default());
+    }
+
+    /// What the message is to a stream.
+    pub fn stream(&self) -> Option<StreamPart> {
+        self.extension.and_then(|extension| extension.stream)
     }
 
     /// Writes header and extension to the beginning of `slot` and gives back where the payload begins.
@@ -216,6 +229,14 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn any_stream_part() -> impl Strategy<Value = StreamPart> {
+        prop_oneof![
+            Just(StreamPart::Open),
+            (1..u64::MAX).prop_map(StreamPart::Next),
+            any::<u64>().prop_map(StreamPart::End)
+        ]
+    }
+
     fn any_header() -> impl Strategy<Value = Header> {
         let kind = prop_oneof![
             Just(MessageKind::Request),
@@ -226,10 +247,12 @@ mod tests {
             (
                 proptest::option::of(any::<u64>()),
                 proptest::option::of((any::<u64>(), 1..u64::MAX, any::<u32>())),
+                proptest::option::of(any_stream_part()),
             )
-                .prop_map(|(deadline_us, outside)| Extension {
+                .prop_map(|(deadline_us, outside, stream)| Extension {
                     deadline_us,
                     outside: outside.map(|(addr, len, rkey)| Outside { addr, len, rkey }),
+                    stream,
                 }),
         );
         (kind, 0..MAX_METHODS, any::<u64>(), 0..200_u32, extension).prop_map(

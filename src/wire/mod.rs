@@ -22,7 +22,7 @@ mod raw;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, DecodeError, EncodeError};
-pub use extension::{Extension, ExtensionError, Outside};
+pub use extension::{Extension, ExtensionError, Outside, StreamPart};
 pub use fault::Fault;
 pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
 pub use immediate::{Immediate, Signal};

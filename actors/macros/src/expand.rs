@@ -5,7 +5,7 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, Type, Visibility, parse_quote};
 
-use crate::model::{Argument, Codec, Form, Kind, Method, Receiver, Service, Typed};
+use crate::model::{Answers, Argument, Codec, Form, Kind, Method, Receiver, Service, Typed};
 
 /// All that is generated beside the item.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -71,11 +71,22 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
         Visibility::Inherited => quote!(type Service),
         visibility => quote_spanned!(visibility.span()=> type Service),
     };
+    let answer = match typed.answers {
+        Answers::Stream => quote! {
+            impl ::slimerpc_actors::StreamCall for #message {
+                type Item = #output;
+            }
+        },
+        Answers::One | Answers::None => quote! {
+            impl ::slimerpc_actors::Call for #message {
+                type Output = #output;
+            }
+        },
+    };
     quote! {
         #definition
-        impl ::slimerpc_actors::Call for #message {
+        impl ::slimerpc_actors::Message for #message {
             #of_service = #spec;
-            type Output = #output;
             type Arguments = #owned;
             type ArgumentsRef<'a> = #borrowed;
             const METHOD: usize = #index;
@@ -86,6 +97,7 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
                 Self { #(#idents),* }
             }
         }
+        #answer
     }
 }
 
@@ -169,17 +181,14 @@ fn client_method(
             } = &**typed;
             let idents: Vec<_> = arguments.iter().map(|argument| &argument.ident).collect();
             let types = arguments.iter().map(|argument| &argument.ty);
-            if typed.is_oneway {
-                return quote! {
-                    #summary #(#attributes)*
-                    #visibility fn #ident(&self, #(#idents: #types),*) -> ::slimerpc_actors::Tell {
-                        self.0.tell(#message { #(#idents),* })
-                    }
-                };
-            }
+            let (returned, call) = match typed.answers {
+                Answers::One => (quote!(Reply<#output>), quote!(call)),
+                Answers::None => (quote!(Tell), quote!(tell)),
+                Answers::Stream => (quote!(Items<#output>), quote!(stream)),
+            };
             quote! {
-                fn #ident(&self, #(#idents: #types),*) -> ::slimerpc_actors::Reply<#output> {
-                    self.0.call(#message { #(#idents),* })
+                fn #ident(&self, #(#idents: #types),*) -> ::slimerpc_actors::#returned {
+                    self.0.#call(#message { #(#idents),* })
                 }
             }
         }
@@ -214,6 +223,7 @@ fn description(service: &Service) -> TokenStream {
         .methods
         .iter()
         .map(|method| method.shared().is_some());
+    let streams = service.methods.iter().map(is_stream);
     let codec = match service.codec {
         Codec::Bincode => quote!(Bincode),
         Codec::Pickle => quote!(Pickle),
@@ -223,6 +233,7 @@ fn description(service: &Service) -> TokenStream {
             const NAME: &'static str = #name;
             const METHODS: &'static [&'static str] = &[#(#methods),*];
             const PARALLEL: &'static [bool] = &[#(#parallel),*];
+            const STREAMS: &'static [bool] = &[#(#streams),*];
             const CODEC: ::slimerpc_actors::PayloadCodec = ::slimerpc_actors::PayloadCodec::#codec;
             type Client = #client;
         }
@@ -316,6 +327,17 @@ fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
         Receiver::Mut => quote!(&mut *::slimerpc_actors::__private::lend_mut::<#actor, _>(&state)),
         _ => quote!(&*::slimerpc_actors::__private::lend::<#actor, _>(&state)),
     };
+    if is_stream(method) {
+        // The stream may borrow the state for as long as it lasts.
+        let answered = answered(service, method, actor, &quote!(lent));
+        return quote!({
+            let state = ::std::rc::Rc::clone(state);
+            ::slimerpc_actors::Dispatch::Running(::std::boxed::Box::pin(async move {
+                let lent = #state;
+                #answered.await
+            }))
+        });
+    }
     let answered = answered(service, method, actor, &state);
     if is_async(method) {
         quote!({
@@ -330,11 +352,22 @@ fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
 /// The expression that begins to answer `request` with what a parallel `method` returns.
 fn answer_parallel(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     let answered = answered(service, method, actor, &quote!(&*shared));
-    if is_async(method) {
+    if is_stream(method) {
+        // The stream may borrow what is shared.
+        let answered = self::answered(service, method, actor, &quote!(seen));
+        quote!(::std::boxed::Box::pin(async move {
+            let seen = &*shared;
+            #answered.await
+        }))
+    } else if is_async(method) {
         quote!(::std::boxed::Box::pin(#answered))
     } else {
         quote!(::std::boxed::Box::pin(async move { #answered }))
     }
+}
+
+fn is_stream(method: &Method) -> bool {
+    matches!(&method.kind, Kind::Typed(typed) if typed.answers == Answers::Stream)
 }
 
 fn is_async(method: &Method) -> bool {
@@ -384,7 +417,18 @@ fn answered(
             let fields = arguments.iter().map(|argument| &argument.ident);
             let call = quote!(#function(#receiver, #(message.#fields),*));
             let pattern = message_pattern(arguments);
-            if *is_async {
+            if typed.answers == Answers::Stream {
+                let outcome = outcome(method, quote!(item));
+                let item = if method.is_fallible {
+                    quote!(|item: ::core::result::Result<_, _>| #outcome)
+                } else {
+                    quote!(|item| #outcome)
+                };
+                quote!(::slimerpc_actors::__private::answer_stream::<#message, _>(
+                    request,
+                    move |#pattern| ::slimerpc_actors::__private::StreamExt::map(#call, #item),
+                ))
+            } else if *is_async {
                 let outcome = outcome(method, quote!(#call.await));
                 quote!(::slimerpc_actors::__private::answer_async::<#message, _>(
                     request,

@@ -177,6 +177,31 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// `#[method(oneway)]` is for a method that returns nothing, or `Result<(), E>`: the client's method returns a `Tell`, which
 /// completes when the transport has taken the request. What goes wrong later is an event of the calling agent.
 ///
+/// # Streams
+///
+/// `#[method(stream)]` gives back `impl Stream<Item = T>`, or of `Result<T, E>`, whose first error ends it. The client's method
+/// returns `Items<T>`, a stream of `Result<T, RpcError>`. Items are made as they are asked for; each has a slot of its own.
+/// The stream may borrow `self`: as a handler that awaits it runs until it has ended or is no longer wanted, and other serial
+/// handlers wait. With `#[method(stream, parallel)]` it borrows what the service shares, and runs beside them.
+///
+/// ```
+/// use futures_util::stream;
+/// use slimerpc_actors::{Stream, service};
+///
+/// struct Countdown {
+///     launches: u32,
+/// }
+///
+/// #[service]
+/// impl Countdown {
+///     #[method(stream)]
+///     fn from(&mut self, n: u32) -> impl Stream<Item = u32> {
+///         self.launches += 1;
+///         stream::iter((0..n).rev())
+///     }
+/// }
+/// ```
+///
 /// # Errors that come back as values
 ///
 /// If the `E` of a method's `Result<T, E>` implements `Serialize`, it travels with its text, and a native caller has it back

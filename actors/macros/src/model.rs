@@ -46,7 +46,7 @@ pub(crate) struct Method {
     pub(crate) visibility: Visibility,
     /// What it runs on.
     pub(crate) receiver: Receiver,
-    /// Whether it returns a `Result`.
+    /// Whether it returns a `Result`, or a stream of them.
     pub(crate) is_fallible: bool,
     /// What passes between caller and handler.
     pub(crate) kind: Kind,
@@ -91,12 +91,23 @@ pub(crate) struct Typed {
     pub(crate) message: Ident,
     /// Its fields.
     pub(crate) arguments: Vec<Argument>,
-    /// The reply.
+    /// The reply, or an item.
     pub(crate) output: Type,
     /// Whether the handler is `async`.
     pub(crate) is_async: bool,
-    /// Whether callers do not wait.
-    pub(crate) is_oneway: bool,
+    /// What comes back.
+    pub(crate) answers: Answers,
+}
+
+/// What comes back from a method with a message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answers {
+    /// Its result.
+    One,
+    /// Nothing: callers do not wait.
+    None,
+    /// The items of a stream.
+    Stream,
 }
 
 /// An argument.

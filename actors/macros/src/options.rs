@@ -56,6 +56,8 @@ pub(crate) struct MethodOptions {
     pub(crate) inplace: Option<Ident>,
     /// The token `oneway`, if callers do not wait for it.
     pub(crate) oneway: Option<Ident>,
+    /// The token `stream`, if it gives back a stream of items.
+    pub(crate) stream: Option<Ident>,
     /// The token `parallel`, if it runs beside serial methods.
     pub(crate) parallel: Option<Ident>,
 }
@@ -84,6 +86,16 @@ impl MethodOptions {
         if let (Some(oneway), Some(_)) = (&options.oneway, &options.raw) {
             errors.at(oneway, "a method that passes bytes back cannot be `oneway`");
         }
+        if let (Some(stream), Some(_)) = (&options.stream, &options.raw) {
+            let text = "the items of a stream are values: for bytes let it give back `impl Stream<Item = Vec<u8>>`, without `raw`";
+            errors.at(stream, text);
+        }
+        if let (Some(stream), Some(_)) = (&options.stream, &options.oneway) {
+            errors.at(
+                stream,
+                "nobody waits for a `oneway` method, so nobody would take the items of its stream",
+            );
+        }
         options
     }
 
@@ -92,11 +104,13 @@ impl MethodOptions {
             "raw" => set(&mut self.raw, option, option.clone()),
             "inplace" => set(&mut self.inplace, option, option.clone()),
             "oneway" => set(&mut self.oneway, option, option.clone()),
+            "stream" => set(&mut self.stream, option, option.clone()),
             "parallel" => set(&mut self.parallel, option, option.clone()),
             other => Err(Error::new(
                 option.span(),
                 format!(
-                    "`#[method]` has no option `{other}`; it knows `raw`, `inplace`, `oneway` and `parallel`"
+                    "`#[method]` has no option `{other}`; it knows `raw`, `inplace`, `oneway`, `stream` and \
+                     `parallel`"
                 ),
             )),
         }

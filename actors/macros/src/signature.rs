@@ -6,7 +6,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
-use crate::model::{Argument, Form, Kind, Method, Receiver, Typed};
+use crate::model::{Answers, Argument, Form, Kind, Method, Receiver, Typed};
 use crate::options::{MethodOptions, ServiceOptions};
 use crate::{names, types};
 
@@ -55,7 +55,7 @@ impl<'a> Reader<'a> {
         let (is_fallible, kind) = match (&candidate.options.raw, &candidate.options.inplace) {
             (Some(_), Some(inplace)) => self.inplace(inplace, signature),
             (Some(raw), None) => self.raw(raw, signature),
-            (None, _) => self.typed(&name, signature, candidate.options.oneway.as_ref()),
+            (None, _) => self.typed(&name, signature, &candidate.options),
         };
         let attributes = shared_attributes(candidate.attributes);
         let ident = signature.ident.clone();
@@ -148,7 +148,12 @@ impl<'a> Reader<'a> {
         Receiver::Shared(Box::new(types::without_self(shared, self.form)))
     }
 
-    fn typed(&mut self, name: &str, signature: &Signature, oneway: Option<&Ident>) -> (bool, Kind) {
+    fn typed(
+        &mut self,
+        name: &str,
+        signature: &Signature,
+        options: &MethodOptions,
+    ) -> (bool, Kind) {
         let message = names::message(&signature.ident, name, self.prefix, self.errors);
         if let Some(argument) = arguments(signature).nth(MAX_ARGUMENTS) {
             let text = format!(
@@ -159,8 +164,16 @@ impl<'a> Reader<'a> {
         let arguments = arguments(signature)
             .filter_map(|argument| self.argument(argument))
             .collect();
-        let (is_fallible, output) = self.output(&signature.output);
-        if let Some(oneway) = oneway
+        let (is_fallible, output) = match &options.stream {
+            Some(stream) => self.items(stream, signature),
+            None => self.output(&signature.output),
+        };
+        let answers = match (&options.oneway, &options.stream) {
+            (_, Some(_)) => Answers::Stream,
+            (Some(_), None) => Answers::None,
+            (None, None) => Answers::One,
+        };
+        if let Some(oneway) = &options.oneway
             && output != parse_quote!(())
         {
             let text =
@@ -175,7 +188,7 @@ impl<'a> Reader<'a> {
                 arguments,
                 output,
                 is_async,
-                is_oneway: oneway.is_some(),
+                answers,
             })),
         )
     }
@@ -193,21 +206,43 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Whether the method returns a `Result`, and the reply.
-    fn output(&mut self, output: &ReturnType) -> (bool, Type) {
-        let ReturnType::Type(_, returned) = output else {
+    /// Whether the items of the stream that the method gives back are `Result`s, and an item.
+    fn items(&mut self, stream: &Ident, signature: &Signature) -> (bool, Type) {
+        let item = match &signature.output {
+            ReturnType::Type(_, returned) => types::item_of_stream(returned),
+            ReturnType::Default => None,
+        };
+        let (Some(item), None) = (item, &signature.asyncness) else {
+            self.errors.at(
+                stream,
+                "a method that gives back a stream looks like `fn tokens(&mut self, prompt: String) -> impl Stream<Item = String>`; \
+                 it is not `async`, as its stream may await, and its items may be `Result`s",
+            );
             return (false, parse_quote!(()));
         };
+        self.reply(item)
+    }
+
+    /// Whether the method returns a `Result`, and the reply.
+    fn output(&mut self, output: &ReturnType) -> (bool, Type) {
+        match output {
+            ReturnType::Type(_, returned) => self.reply(returned),
+            ReturnType::Default => (false, parse_quote!(())),
+        }
+    }
+
+    /// Whether what is returned is a `Result`, and what is sent of it.
+    fn reply(&mut self, returned: &Type) -> (bool, Type) {
         types::check_output(returned, self.form, self.errors);
         let (is_fallible, reply) = match types::as_result(returned) {
-            None => (false, &**returned),
+            None => (false, returned),
             Some(Some(reply)) => (true, reply),
             Some(None) => {
                 self.errors.at(
                     returned,
                     "which type is the reply? write it out, as in `Result<T, E>`",
                 );
-                (true, &**returned)
+                (true, returned)
             }
         };
         (is_fallible, types::without_self(reply, self.form))

@@ -17,8 +17,10 @@ pub(crate) fn read(item: &mut ItemTrait, options: ServiceOptions, errors: &mut E
         match trait_item {
             TraitItem::Fn(function) => {
                 let mut is_parallel = false;
+                let mut is_stream = false;
                 if let Some(method) = take_method(&mut function.attrs, errors) {
                     is_parallel = method.parallel.is_some();
+                    is_stream = method.stream.is_some();
                     let candidate = Candidate {
                         options: method,
                         attributes: &function.attrs,
@@ -28,6 +30,9 @@ pub(crate) fn read(item: &mut ItemTrait, options: ServiceOptions, errors: &mut E
                     methods.push(Reader::new(&form, &options, errors).method(candidate));
                 }
                 make_dyn_compatible(function, is_parallel);
+                if is_parallel && is_stream {
+                    make_send(&mut function.sig.output);
+                }
             }
             TraitItem::Const(item) => {
                 refuse_method(&mut item.attrs, errors);
@@ -67,6 +72,15 @@ fn make_dyn_compatible(function: &mut TraitItemFn, is_parallel: bool) {
     bounds.predicates.push(parse_quote!(Self: Sized));
     if function.sig.asyncness.take().is_some() {
         desugar_async(function, is_parallel);
+    }
+}
+
+/// The stream of a parallel method is polled on threads of a pool.
+fn make_send(output: &mut ReturnType) {
+    if let ReturnType::Type(_, ty) = output
+        && let Type::ImplTrait(stream) = &mut **ty
+    {
+        stream.bounds.push(parse_quote!(::core::marker::Send));
     }
 }
 

@@ -3,7 +3,8 @@
 use quote::ToTokens;
 use syn::visit_mut::{self, VisitMut};
 use syn::{
-    GenericArgument, Ident, Lifetime, Path, PathArguments, Type, TypeImplTrait, TypeReference,
+    GenericArgument, Ident, Lifetime, Path, PathArguments, PathSegment, Type, TypeImplTrait,
+    TypeParamBound, TypeReference,
 };
 
 use crate::errors::Errors;
@@ -60,6 +61,12 @@ pub(crate) fn check_output(ty: &Type, form: &Form, errors: &mut Errors) {
                 "write `async fn` and the type of the reply, instead of `impl Future`",
             );
         }
+        Some(Culprit::ImplTrait(ty)) if item_of_stream(&Type::ImplTrait(ty.clone())).is_some() => {
+            errors.at(
+                ty,
+                "to give back a stream of items write `#[method(stream)]`, without `raw`",
+            );
+        }
         Some(Culprit::ImplTrait(ty)) => {
             errors.at(
                 ty,
@@ -89,6 +96,29 @@ pub(crate) fn as_result(ty: &Type) -> Option<Option<&Type>> {
         GenericArgument::Type(ty) => Some(ty),
         _ => None,
     }))
+}
+
+/// The item of `impl Stream<Item = T>`.
+pub(crate) fn item_of_stream(ty: &Type) -> Option<&Type> {
+    let Type::ImplTrait(ty) = ty else { return None };
+    ty.bounds.iter().find_map(|bound| match bound {
+        TypeParamBound::Trait(bound) => item_of(bound.path.segments.last()?),
+        _ => None,
+    })
+}
+
+/// The same for `Stream<Item = T>`.
+fn item_of(segment: &PathSegment) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return None;
+    };
+    let mut arguments = arguments.args.iter();
+    arguments.find_map(|argument| match argument {
+        GenericArgument::AssocType(item) if segment.ident == "Stream" && item.ident == "Item" => {
+            Some(&item.ty)
+        }
+        _ => None,
+    })
 }
 
 /// Whether `ty` is `[u8]`.

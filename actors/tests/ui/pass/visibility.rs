@@ -40,7 +40,7 @@ pub mod services {
 }
 
 use services::{Adder, Calc, CalcAdd, CalcClient, CalcNearby};
-use slimerpc_actors::{Call, Service};
+use slimerpc_actors::{Message, Service};
 
 fn client(client: &CalcClient, adder: &services::AdderClient) {
     let _ = client.add(1, 2);

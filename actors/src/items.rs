@@ -1,0 +1,251 @@
+//! The items of a stream, as its caller sees them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, StreamName};
+
+use crate::reply::{AnyCall, Decoder};
+use crate::{Ran, Reply, RpcError};
+
+/// Items asked for ahead, if the channel has credits enough.
+const WINDOW: usize = 8;
+
+/// The items of a stream that a service makes: a [`Stream`] of `Result<T, RpcError>`, returned by the client's method of a
+/// `#[method(stream)]`.
+///
+/// The stream was opened when the method was called. Each item takes one of the proxy's credits from when it is asked for
+/// until it is read; some items ahead are asked for, as [`window`](Self::window) says, and the service makes no more than
+/// that. After an error there are no further items. Dropping this ends the stream at the service.
+///
+/// ```no_run
+/// # use futures_util::StreamExt;
+/// # use slimerpc_actors::{Items, RpcError};
+/// # async fn example(mut tokens: Items<String>) -> Result<(), RpcError> {
+/// while let Some(token) = tokens.next().await {
+///     print!("{}", token?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a stream is ended when its items are dropped"]
+pub struct Items<T> {
+    /// `None` once there are no more.
+    source: Option<Source>,
+    /// In the order of the items.
+    asked: VecDeque<Reply<Option<T>>>,
+    decode: Decoder<Option<T>>,
+    window: usize,
+    deadline: Option<(Instant, Duration)>,
+}
+
+/// Who makes the items.
+pub(crate) enum Source {
+    Remote(Arc<ClientChannel>, StreamName),
+    Local(LocalService, Arc<Demand>),
+}
+
+impl Source {
+    fn next(&self, timeout: Option<Duration>) -> Result<AnyCall, CallError> {
+        match self {
+            Self::Remote(channel, stream) => {
+                channel.next_item(*stream, timeout).map(AnyCall::Remote)
+            }
+            Self::Local(service, demand) => service.next_item(demand, timeout).map(AnyCall::Local),
+        }
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Remote(channel, _) => channel.peer(),
+            Self::Local(service, _) => &service.peer,
+        }
+    }
+
+    /// As many as may be asked for ahead without taking more than half of the credits.
+    fn window(&self) -> usize {
+        match self {
+            Self::Remote(channel, _) => WINDOW.min(channel.geometry().slots() / 2).max(1),
+            Self::Local(..) => WINDOW,
+        }
+    }
+
+    fn end(&self) {
+        match self {
+            Self::Remote(channel, stream) => channel.end_stream(*stream),
+            Self::Local(_, demand) => demand.forsake(),
+        }
+    }
+}
+
+impl<T> Items<T> {
+    /// A stream that has been opened; `first` brings its first item.
+    pub(crate) fn new(
+        source: Source,
+        first: AnyCall,
+        decode: Decoder<Option<T>>,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let deadline =
+            timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
+        let mut items = Self {
+            window: source.window(),
+            source: Some(source),
+            asked: VecDeque::from([Reply::new(first, decode)]),
+            decode,
+            deadline,
+        };
+        items.ask();
+        items
+    }
+
+    /// A stream that could not be opened.
+    pub(crate) fn failed(error: RpcError, decode: Decoder<Option<T>>) -> Self {
+        Self {
+            source: None,
+            asked: VecDeque::from([Reply::failed(error)]),
+            decode,
+            window: 0,
+            deadline: None,
+        }
+    }
+
+    /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever is less. Those that are made
+    /// and not read keep their credits.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::Items;
+    /// # fn example(tokens: Items<String>) -> Items<String> {
+    /// tokens.window(2)
+    /// # }
+    /// ```
+    pub fn window(mut self, items: usize) -> Self {
+        self.window = items.max(1);
+        self.ask();
+        self
+    }
+
+    /// Gives the whole stream this long from now; then it ends with [`RpcError::Timeout`].
+    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) does so when a stream is opened.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::Items;
+    /// # use std::time::Duration;
+    /// # fn example(tokens: Items<String>) -> Items<String> {
+    /// tokens.timeout(Duration::from_secs(30))
+    /// # }
+    /// ```
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(after).map(|at| (at, after));
+        for reply in &mut self.asked {
+            reply.set_timeout(after);
+        }
+        self
+    }
+
+    /// Blocks the thread until the next item is there; `None` when there are no more.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Items, RpcError};
+    /// # fn example(mut tokens: Items<String>) -> Result<(), RpcError> {
+    /// while let Some(token) = tokens.wait_next() {
+    ///     print!("{}", token?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs a tokio runtime, which takes no item.
+    pub fn wait_next(&mut self) -> Option<Result<T, RpcError>> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Some(Err(RpcError::WouldBlock));
+        }
+        let result = self.asked.pop_front()?.wait();
+        self.conclude(result)
+    }
+
+    /// What the oldest request for an item came to.
+    fn conclude(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
+        match result {
+            Ok(Some(item)) => {
+                self.ask();
+                Some(Ok(item))
+            }
+            Ok(None) => {
+                // Those asked for ahead are answered likewise.
+                self.source = None;
+                self.asked.clear();
+                None
+            }
+            Err(error) => {
+                self.end();
+                Some(Err(self.named(error)))
+            }
+        }
+    }
+
+    /// The deadline is the stream's, not that of the item that was waited for.
+    fn named(&self, error: RpcError) -> RpcError {
+        match (error, self.deadline) {
+            (RpcError::Timeout { .. }, Some((_, after))) => RpcError::Timeout {
+                after,
+                ran: Ran::Unknown,
+            },
+            (error, _) => error,
+        }
+    }
+
+    /// Asks for items until as many are under way as may be.
+    fn ask(&mut self) {
+        let Some(source) = &self.source else { return };
+        while self.asked.len() < self.window {
+            let left = |(at, _): (Instant, _)| at.saturating_duration_since(Instant::now());
+            let asked = match source.next(self.deadline.map(left)) {
+                Ok(call) => Reply::new(call, self.decode),
+                Err(error) => Reply::failed(RpcError::from_call(error, source.peer())),
+            };
+            self.asked.push_back(asked);
+        }
+    }
+
+    fn end(&mut self) {
+        self.asked.clear();
+        if let Some(source) = self.source.take() {
+            source.end();
+        }
+    }
+}
+
+impl<T> Stream for Items<T> {
+    type Item = Result<T, RpcError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Some(first) = self.asked.front_mut() else {
+            return Poll::Ready(None);
+        };
+        let result = ready!(Pin::new(first).poll(context));
+        self.asked.pop_front();
+        Poll::Ready(self.conclude(result))
+    }
+}
+
+impl<T> Drop for Items<T> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<T> fmt::Debug for Items<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items")
+            .field("asked", &self.asked.len())
+            .field("is_open", &self.source.is_some())
+            .finish_non_exhaustive()
+    }
+}

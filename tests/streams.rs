@@ -1,0 +1,532 @@
+//! Streams of items, over whatever `SLIME_TEST_DEVICE` names, otherwise shared memory.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use slimerpc_actors::slimerpc::channel::Credits;
+use slimerpc_actors::{Builder, Items, PeerAgent, Proxy, RpcError, Share, Stream, service};
+use tokio::time::{sleep, timeout};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+/// Enough for what was sent to have arrived.
+const SOON: Duration = Duration::from_millis(50);
+
+/// What streams share with each other, and with the test.
+#[derive(Default)]
+struct Board {
+    made: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+/// Counts streams that are gone.
+struct OnDrop(Arc<Board>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.dropped.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Default)]
+struct Model {
+    board: Arc<Board>,
+    calls: u64,
+}
+
+impl Share for Model {
+    type Shared = Board;
+
+    fn share(&self) -> Arc<Board> {
+        self.board.clone()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("out of tokens after {0}")]
+struct OutOfTokens(u64);
+
+#[service]
+impl Model {
+    /// Borrows the state for as long as it lasts.
+    #[method(stream)]
+    fn count(&mut self, to: u64) -> impl Stream<Item = u64> {
+        let guard = OnDrop(self.board.clone());
+        stream::iter(0..to).map(move |n| {
+            let _ = &guard;
+            self.calls += 1;
+            self.board.made.fetch_add(1, Ordering::SeqCst);
+            n
+        })
+    }
+
+    #[method(stream)]
+    fn slowly(&mut self, to: u64, millis: u64) -> impl Stream<Item = String> {
+        let guard = OnDrop(self.board.clone());
+        stream::iter(0..to).then(move |n| {
+            let _ = &guard;
+            async move {
+                sleep(Duration::from_millis(millis)).await;
+                format!("token {n}")
+            }
+        })
+    }
+
+    #[method(stream)]
+    fn fails_after(&mut self, items: u64) -> impl Stream<Item = Result<u64, OutOfTokens>> {
+        stream::iter(0..=items).map(move |n| {
+            if n < items {
+                Ok(n)
+            } else {
+                Err(OutOfTokens(n))
+            }
+        })
+    }
+
+    #[method(stream)]
+    fn panics_after(&mut self, items: u64) -> impl Stream<Item = u64> {
+        stream::iter(0..).map(move |n| {
+            if n < items {
+                n
+            } else {
+                panic!("no more than {items}")
+            }
+        })
+    }
+
+    #[method(stream)]
+    fn panics_at_once(&mut self) -> impl Stream<Item = u64> {
+        if self.calls < u64::MAX {
+            panic!("not even one");
+        }
+        stream::empty()
+    }
+
+    #[method(stream)]
+    fn blobs(&mut self, sizes: Vec<usize>) -> impl Stream<Item = Vec<u8>> {
+        stream::iter(sizes).map(|size| vec![size as u8; size])
+    }
+
+    #[method(stream)]
+    fn never(&mut self) -> impl Stream<Item = u64> {
+        let guard = OnDrop(self.board.clone());
+        stream::pending().inspect(move |_: &u64| {
+            let _ = &guard;
+        })
+    }
+
+    #[method]
+    fn calls(&mut self) -> u64 {
+        self.calls
+    }
+
+    #[method(parallel)]
+    fn nothing(_board: &Board) {}
+
+    /// Beside all others.
+    #[method(parallel, stream)]
+    fn beside(board: &Board, to: usize) -> impl Stream<Item = usize> {
+        stream::iter(0..to).then(move |n| async move {
+            sleep(Duration::from_millis(1)).await;
+            board.made.fetch_add(1, Ordering::SeqCst);
+            n
+        })
+    }
+}
+
+struct Fixture {
+    agents: [PeerAgent; 2],
+    board: Arc<Board>,
+    model: Proxy<Model>,
+}
+
+impl Fixture {
+    async fn start(set: impl Fn(Builder) -> Builder) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let agent = |name| set(common::agent(format!("stream-{name}:{n}"))).start();
+        let (worker, driver) = (
+            agent("worker").await.unwrap(),
+            agent("driver").await.unwrap(),
+        );
+        let model = Model::default();
+        let board = model.board.clone();
+        worker.serve(model).workers(2).await.unwrap();
+        let model = driver.proxy::<Model>(worker.alias()).await.unwrap();
+        Self {
+            agents: [worker, driver],
+            board,
+            model,
+        }
+    }
+
+    async fn plain() -> Self {
+        Self::start(|builder| builder).await
+    }
+
+    /// The same service as its own process calls it.
+    async fn here(&self) -> Proxy<Model> {
+        let [worker, _] = &self.agents;
+        worker.proxy::<Model>(worker.alias()).await.unwrap()
+    }
+
+    /// Nothing is left of any stream (SLOT-2), and the service goes on.
+    async fn settled(&self) {
+        let started = Instant::now();
+        for channel in [self.model.channel(), self.model.parallel_channel()] {
+            let channel = channel.unwrap();
+            let idle = Credits {
+                free: channel.geometry().slots(),
+                ..Credits::default()
+            };
+            while channel.credits() != idle {
+                assert!(started.elapsed() < LONG, "{:?}", channel.credits());
+                // Answers are taken in by who waits for one.
+                self.model.calls().await.unwrap();
+                self.model.nothing().await.unwrap();
+            }
+            assert_eq!(channel.violations().total(), 0);
+        }
+    }
+
+    async fn made(&self, items: usize) {
+        sleep(SOON).await;
+        assert_eq!(self.board.made.load(Ordering::SeqCst), items);
+    }
+
+    async fn dropped(&self, streams: usize) {
+        let started = Instant::now();
+        while self.board.dropped.load(Ordering::SeqCst) < streams {
+            assert!(started.elapsed() < LONG, "a stream goes on");
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+async fn poll_once<F: Future + Unpin>(mut future: F) -> std::task::Poll<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(std::pin::Pin::new(&mut future).poll(context))
+    })
+    .await
+}
+
+async fn all<T>(items: Items<T>) -> Result<Vec<T>, RpcError> {
+    timeout(LONG, items.try_collect())
+        .await
+        .expect("the stream ends")
+}
+
+#[actix::test]
+async fn items_come_in_order_and_the_stream_ends() {
+    let fixture = Fixture::plain().await;
+    for model in [fixture.model.clone(), fixture.here().await] {
+        for to in [0, 1, 7, 8, 9, 1000] {
+            assert_eq!(
+                all(model.count(to)).await.unwrap(),
+                (0..to).collect::<Vec<_>>()
+            );
+        }
+        assert_eq!(all(model.stream(Count { to: 3 })).await.unwrap(), [0, 1, 2]);
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn many_streams_at_once_each_have_their_own_items() {
+    let fixture = Fixture::plain().await;
+    let streams = (0..100).map(|n| all(fixture.model.beside(n % 20)));
+    let results = futures_util::future::join_all(streams).await;
+    for (n, result) in results.into_iter().enumerate() {
+        assert_eq!(result.unwrap(), (0..n % 20).collect::<Vec<_>>());
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn no_more_items_are_made_than_are_asked_for() {
+    let fixture = Fixture::plain().await;
+    for model in [fixture.model.clone(), fixture.here().await] {
+        fixture.board.made.store(0, Ordering::SeqCst);
+        let mut items = model.count(1000).window(3);
+        // 8 were asked for as it was opened.
+        fixture.made(8).await;
+        for n in 0..6 {
+            assert_eq!(items.next().await.unwrap().unwrap(), n);
+        }
+        fixture.made(9).await;
+        drop(items);
+        fixture.made(9).await;
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn dropping_the_items_ends_the_stream_wherever_it_is() {
+    let fixture = Fixture::plain().await;
+    let mut streams = 0;
+    for model in [fixture.model.clone(), fixture.here().await] {
+        // Before the first item, between items, and with a service that waits for the caller.
+        let items = model.never();
+        sleep(SOON).await;
+        drop(items);
+        streams += 1;
+        fixture.dropped(streams).await;
+        let mut items = model.slowly(1000, 3);
+        assert_eq!(items.next().await.unwrap().unwrap(), "token 0");
+        drop(items);
+        streams += 1;
+        fixture.dropped(streams).await;
+        let mut items = model.count(1000);
+        assert_eq!(items.next().await.unwrap().unwrap(), 0);
+        sleep(SOON).await;
+        drop(items);
+        streams += 1;
+        fixture.dropped(streams).await;
+    }
+    fixture.settled().await;
+}
+
+/// SLOT-2, CALL-1: at whatever point the items are dropped.
+#[actix::test]
+async fn slot_2_items_may_be_dropped_at_each_of_their_pending_points() {
+    let fixture = Fixture::start(|builder| builder.busy_poll(Duration::ZERO)).await;
+    for polls in 0..40 {
+        let mut items = fixture.model.slowly(5, 1);
+        for _ in 0..polls {
+            let mut next = items.next();
+            if poll_once(&mut next).await.is_pending() {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn an_error_ends_the_stream_and_can_be_had_back() {
+    let fixture = Fixture::plain().await;
+    for model in [fixture.model.clone(), fixture.here().await] {
+        let mut items = model.fails_after(20);
+        for n in 0..20 {
+            assert_eq!(items.next().await.unwrap().unwrap(), n);
+        }
+        let error = items.next().await.unwrap().unwrap_err();
+        assert_eq!(error.returned::<OutOfTokens>(), Some(OutOfTokens(20)));
+        assert!(items.next().await.is_none());
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn panic_1_a_stream_that_panics_answers_its_caller_and_the_service_goes_on() {
+    let fixture = Fixture::plain().await;
+    for model in [fixture.model.clone(), fixture.here().await] {
+        let mut items = model.panics_after(3);
+        for n in 0..3 {
+            assert_eq!(items.next().await.unwrap().unwrap(), n);
+        }
+        let error = items.next().await.unwrap().unwrap_err();
+        assert!(
+            matches!(&error, RpcError::Remote { type_name, message, .. } if type_name == "panic" && message.contains("no more than 3")),
+            "{error:?}"
+        );
+        let error = all(model.panics_at_once()).await.unwrap_err();
+        assert!(error.to_string().contains("not even one"), "{error}");
+    }
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn serial_1_the_stream_of_a_serial_method_has_the_state_until_it_ends() {
+    let fixture = Fixture::plain().await;
+    let items = fixture.model.slowly(10, 5);
+    let calls = fixture.model.calls();
+    let started = Instant::now();
+    let (items, calls) = tokio::join!(all(items), calls);
+    assert_eq!((items.unwrap().len(), calls.unwrap()), (10, 0));
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    // While those of parallel methods run beside it.
+    let mut slow = fixture.model.never();
+    assert_eq!(all(fixture.model.beside(5)).await.unwrap(), [0, 1, 2, 3, 4]);
+    assert!(poll_once(slow.next()).await.is_pending());
+    drop(slow);
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn a_consumer_that_stops_reading_loses_the_stream_and_is_told() {
+    let patience = Duration::from_millis(200);
+    let fixture = Fixture::start(|builder| builder.stream_patience(patience)).await;
+    let mut items = fixture.model.count(1000);
+    assert_eq!(items.next().await.unwrap().unwrap(), 0);
+    // The serial method is free again, although the items are still held.
+    assert_eq!(
+        timeout(LONG, fixture.model.calls()).await.unwrap().unwrap(),
+        9
+    );
+    let mut read = 1;
+    let error = loop {
+        match items.next().await.unwrap() {
+            Ok(item) => assert_eq!(item, read),
+            Err(error) => break error,
+        }
+        read += 1;
+    };
+    // What was asked for arrives all the same.
+    assert_eq!((read, error), (9, RpcError::Stalled { after: patience }));
+    assert!(items.next().await.is_none());
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn the_deadline_is_that_of_the_whole_stream() {
+    let fixture = Fixture::plain().await;
+    let after = Duration::from_millis(150);
+    let (there, here) = (fixture.model.clone(), fixture.here().await);
+    let opened: [&dyn Fn() -> Items<String>; 3] = [
+        &|| there.with_timeout(after).slowly(1000, 5),
+        &|| there.slowly(1000, 5).timeout(after),
+        &|| here.with_timeout(after).slowly(1000, 5),
+    ];
+    for open in opened {
+        let started = Instant::now();
+        let error = all(open()).await.unwrap_err();
+        assert!(
+            matches!(error, RpcError::Timeout { after: a, .. } if a == after),
+            "{error:?}"
+        );
+        assert!((after..LONG).contains(&started.elapsed()));
+    }
+    fixture.dropped(3).await;
+    let error = all(fixture.model.with_timeout(Duration::ZERO).count(1))
+        .await
+        .unwrap_err();
+    assert!(matches!(error, RpcError::Timeout { .. }), "{error:?}");
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn items_beyond_a_slot_and_without_bytes_arrive_in_order() {
+    let fixture = Fixture::plain().await;
+    let sizes = vec![
+        0, 1, 40_000, 0, 3_000_000, 32_000, 100_000, 0, 7, 33_000, 1_000_000, 2,
+    ];
+    for model in [fixture.model.clone(), fixture.here().await] {
+        let blobs = all(model.blobs(sizes.clone())).await.unwrap();
+        assert_eq!(blobs.iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        assert!(
+            blobs
+                .iter()
+                .all(|blob| blob.iter().all(|&byte| byte == blob.len() as u8))
+        );
+    }
+    // The arguments may be beyond a slot, too.
+    let many = vec![1; 100_000];
+    let count = fixture.model.blobs(many).take(10).count();
+    assert_eq!(timeout(LONG, count).await.unwrap(), 10);
+    fixture.settled().await;
+    let started = Instant::now();
+    while fixture.agents.iter().any(|agent| agent.memory().lent > 0) {
+        assert!(started.elapsed() < LONG, "memory is kept");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[actix::test]
+async fn more_streams_than_credits_take_turns_with_calls() {
+    let fixture = Fixture::start(|builder| builder.max_inflight(2)).await;
+    let streams = (0..10).map(|_| all(fixture.model.beside(10)));
+    let results = futures_util::future::join_all(streams).await;
+    assert!(
+        results
+            .into_iter()
+            .all(|result| result.unwrap().len() == 10)
+    );
+    let (items, calls) = (fixture.model.count(50), fixture.model.calls());
+    let (items, calls) = tokio::join!(all(items), calls);
+    assert_eq!((items.unwrap().len(), calls.unwrap()), (50, 50));
+    fixture.settled().await;
+}
+
+#[actix::test]
+async fn call_1_a_stream_ends_when_its_service_stops_or_its_peer_leaves() {
+    let fixture = Fixture::plain().await;
+    let [worker, driver] = &fixture.agents;
+    let handle = worker
+        .serve(Model::default())
+        .named("second")
+        .await
+        .unwrap();
+    let second = driver
+        .proxy_named::<Model>(worker.alias(), "second")
+        .await
+        .unwrap();
+    let mut items = second.never();
+    assert!(timeout(SOON, items.next()).await.is_err());
+    handle.stop_within(SOON).await.unwrap_err();
+    let error = timeout(LONG, items.next())
+        .await
+        .unwrap()
+        .unwrap()
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RpcError::ServiceDown { .. } | RpcError::PeerLost { .. }
+        ),
+        "{error:?}"
+    );
+    let mut items = fixture.model.slowly(1000, 5);
+    items.next().await.unwrap().unwrap();
+    worker.shutdown().await.unwrap();
+    let rest = timeout(LONG, items.collect::<Vec<_>>()).await.unwrap();
+    let error = rest.last().unwrap().as_ref().unwrap_err();
+    assert!(
+        matches!(
+            error,
+            RpcError::ServiceDown { .. } | RpcError::PeerLost { .. }
+        ),
+        "{error:?}"
+    );
+}
+
+#[actix::test]
+async fn a_caller_that_dies_leaves_no_stream_behind() {
+    let fixture = Fixture::plain().await;
+    let [_, driver] = &fixture.agents;
+    let mut items = fixture.model.never();
+    assert!(timeout(SOON, items.next()).await.is_err());
+    driver.shutdown().await.unwrap();
+    fixture.dropped(1).await;
+    let error = items.next().await.unwrap().unwrap_err();
+    assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+}
+
+#[test]
+fn a_plain_thread_reads_a_stream_without_a_runtime() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let model: Proxy<Model> = told.recv().unwrap();
+        let mut items = model.count(100);
+        let items: Result<Vec<_>, _> = std::iter::from_fn(|| items.wait_next()).collect();
+        items
+    });
+    actix::System::new().block_on(async move {
+        let fixture = Fixture::plain().await;
+        let mut items = fixture.model.count(1);
+        assert_eq!(items.wait_next(), Some(Err(RpcError::WouldBlock)));
+        assert_eq!(items.next().await, Some(Ok(0)));
+        tell.send(fixture.model.clone()).unwrap();
+        while !thread.is_finished() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let items = thread.join().unwrap();
+        assert_eq!(items.unwrap(), (0..100).collect::<Vec<_>>());
+    });
+}
