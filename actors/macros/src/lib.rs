@@ -188,14 +188,14 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// use futures_util::stream;
 /// use slimerpc_actors::{Stream, service};
 ///
-/// struct Countdown {
+/// struct Rocket {
 ///     launches: u32,
 /// }
 ///
 /// #[service]
-/// impl Countdown {
+/// impl Rocket {
 ///     #[method(stream)]
-///     fn from(&mut self, n: u32) -> impl Stream<Item = u32> {
+///     fn count_down(&mut self, n: u32) -> impl Stream<Item = u32> {
 ///         self.launches += 1;
 ///         stream::iter((0..n).rev())
 ///     }
