@@ -44,6 +44,8 @@
 //!   called, not when its [`Reply`] is polled.
 //! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,
 //!   [`wait_all`] awaits many. Dropping one cancels its call.
+//! - [`PeerAgent::discover`] finds services by their type, [`PeerAgent::watch_services`] follows them,
+//!   [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] call them.
 //! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
 //!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
@@ -56,6 +58,7 @@ mod arbiter;
 mod buffer;
 mod builder;
 mod devices;
+mod discovery;
 mod environment;
 mod error;
 mod front;
@@ -63,6 +66,7 @@ mod group;
 mod handshake;
 mod instance;
 mod instance_id;
+mod live_service;
 mod mailboxes;
 mod once;
 mod pool;
@@ -75,19 +79,23 @@ pub mod semantics;
 mod serial;
 mod serve;
 mod service;
+mod service_changes;
 mod supervisor;
 mod tell;
 
 pub use agent::{Connect, PeerAgent};
 pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use builder::Builder;
+pub use discovery::DiscoveryError;
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use group::{Gather, Group, GroupError, MemberError};
+pub use live_service::{Fit, LiveService};
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use remote_buffer::{BufferBytes, RemoteBuffer};
 pub use reply::{Reply, wait_all, wait_all_settled};
 pub use serve::{Serve, ServiceHandle};
 pub use service::{Call, Dispatch, Finished, Parallel, ServedBy, Service, Share};
+pub use service_changes::{ServiceChange, ServiceChanges};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::wire::PayloadCodec;
