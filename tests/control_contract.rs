@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -13,10 +14,11 @@ use std::{
 };
 
 use common::NanoCtrlServer;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{
-    Control, ControlError, Local, Mail, MailEvent, NanoCtrl, PeerRecord, Registration,
+    Control, ControlError, Entity, EntityEvent, Local, Mail, MailEvent, NanoCtrl, PeerRecord,
+    Registration,
 };
 use tokio::time::timeout;
 
@@ -97,6 +99,11 @@ contract! {
     an_agent_is_told_when_a_peer_leaves_that_it_declared
     a_declaration_replaces_the_one_before
     fence_1_a_new_life_is_not_told_of_an_earlier_ones_peers
+    entities_are_listed_by_kind_until_they_are_retracted
+    an_entity_advertised_again_is_replaced
+    entities_go_with_their_owner_and_those_of_others_stay
+    whoever_watches_entities_is_told_what_there_is_and_what_happens
+    watching_entities_ends_when_the_agent_leaves
 }
 
 async fn join(world: &dyn World, alias: &str) -> Arc<dyn Control> {
@@ -110,6 +117,53 @@ fn named(alias: &str) -> Registration {
         alias: Some(alias.to_owned()),
         address: "127.0.0.1".to_owned(),
         ..Registration::default()
+    }
+}
+
+fn entity(id: &str, kind: &str) -> Entity {
+    Entity {
+        id: id.to_owned(),
+        kind: kind.to_owned(),
+        metadata: json!({"of": id}),
+    }
+}
+
+/// The entities of a kind, by id.
+async fn entities(agent: &dyn Control, kind: &str) -> Vec<Entity> {
+    let mut entities = agent.entities(kind).await.unwrap();
+    entities.sort_by(|a, b| a.id.cmp(&b.id));
+    entities
+}
+
+/// What a reader of entity events knows.
+struct Follower {
+    events: BoxStream<'static, EntityEvent>,
+    known: BTreeMap<String, Entity>,
+}
+
+impl Follower {
+    fn new(agent: &dyn Control, kind: &str) -> Self {
+        Self {
+            events: agent.watch_entities(kind),
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// Reads events until exactly these entities are known.
+    async fn until(&mut self, wanted: &[Entity]) {
+        let reading = async {
+            while !self.known.values().eq(wanted) {
+                match self.events.next().await.expect("it goes on") {
+                    EntityEvent::All(all) => {
+                        self.known = all.into_iter().map(|it| (it.id.clone(), it)).collect();
+                    }
+                    EntityEvent::Added(it) => drop(self.known.insert(it.id.clone(), it)),
+                    EntityEvent::Removed { id } => drop(self.known.remove(&id)),
+                }
+            }
+        };
+        let done = timeout(SOON, reading).await;
+        done.unwrap_or_else(|_| panic!("{wanted:?} expected"));
     }
 }
 
@@ -195,6 +249,9 @@ async fn only_registered_agents_are_served(world: &dyn World) {
             agent.publish("r", json!(1)).await.unwrap_err(),
             agent.withdraw("r").await.unwrap_err(),
             agent.lookup("b", "r").await.unwrap_err(),
+            agent.advertise(entity("e", "k")).await.unwrap_err(),
+            agent.retract("e").await.unwrap_err(),
+            agent.entities("k").await.unwrap_err(),
         ];
         for refusal in refusals {
             assert!(matches!(refusal, ControlError::NotRegistered), "{refusal}");
@@ -371,4 +428,63 @@ async fn fence_1_a_new_life_is_not_told_of_an_earlier_ones_peers(world: &dyn Wor
     leaver.clean_up().await.unwrap();
     let peer = join(world, "b").await;
     assert_quiet(&*peer).await;
+}
+
+async fn entities_are_listed_by_kind_until_they_are_retracted(world: &dyn World) {
+    let (owner, reader) = (join(world, "a").await, join(world, "b").await);
+    assert_eq!(entities(&*reader, "rpc").await, []);
+    let all = [entity("x/1", "rpc"), entity("y:2", "rpc")];
+    for entity in all.iter().chain([&entity("z", "cache")]) {
+        owner.advertise(entity.clone()).await.unwrap();
+    }
+    assert_eq!(entities(&*reader, "rpc").await, all);
+    owner.retract("x/1").await.unwrap();
+    owner.retract("unknown").await.unwrap();
+    assert_eq!(entities(&*reader, "rpc").await, all[1..]);
+    assert_eq!(entities(&*owner, "cache").await, [entity("z", "cache")]);
+}
+
+async fn an_entity_advertised_again_is_replaced(world: &dyn World) {
+    let agent = join(world, "a").await;
+    agent.advertise(entity("x", "rpc")).await.unwrap();
+    let other = Entity {
+        metadata: json!([1]),
+        ..entity("x", "rpc")
+    };
+    agent.advertise(other.clone()).await.unwrap();
+    agent.heartbeat().await.unwrap();
+    assert_eq!(entities(&*agent, "rpc").await, [other]);
+}
+
+async fn entities_go_with_their_owner_and_those_of_others_stay(world: &dyn World) {
+    let (leaver, other) = (join(world, "a").await, join(world, "a:0").await);
+    leaver.advertise(entity("1", "rpc")).await.unwrap();
+    other.advertise(entity("2", "rpc")).await.unwrap();
+    leaver.advertise(entity("3", "rpc")).await.unwrap();
+    leaver.clean_up().await.unwrap();
+    assert_eq!(entities(&*other, "rpc").await, [entity("2", "rpc")]);
+}
+
+async fn whoever_watches_entities_is_told_what_there_is_and_what_happens(world: &dyn World) {
+    let (owner, reader) = (join(world, "a").await, join(world, "b").await);
+    owner.advertise(entity("1", "rpc")).await.unwrap();
+    let mut follower = Follower::new(&*reader, "rpc");
+    follower.until(&[entity("1", "rpc")]).await;
+    owner.advertise(entity("2", "rpc")).await.unwrap();
+    owner.advertise(entity("3", "cache")).await.unwrap();
+    follower
+        .until(&[entity("1", "rpc"), entity("2", "rpc")])
+        .await;
+    owner.retract("1").await.unwrap();
+    follower.until(&[entity("2", "rpc")]).await;
+    owner.clean_up().await.unwrap();
+    follower.until(&[]).await;
+}
+
+async fn watching_entities_ends_when_the_agent_leaves(world: &dyn World) {
+    let agent = join(world, "a").await;
+    let mut events = agent.watch_entities("rpc");
+    assert_eq!(events.next().await, Some(EntityEvent::All(Vec::new())));
+    agent.clean_up().await.unwrap();
+    assert_eq!(timeout(SOON, events.next()).await, Ok(None));
 }

@@ -243,6 +243,48 @@ fn an_idle_worker_uses_no_processor() {
     assert!(used <= Duration::from_millis(40), "{used:?} in 2 s");
 }
 
+/// What a caller may know of the example's service.
+struct CalcService;
+
+#[service]
+impl CalcService {
+    #[method]
+    fn mul(&mut self, a: f64, b: f64) -> f64 {
+        a * b
+    }
+}
+
+#[actix::test]
+async fn a_killed_worker_is_not_found_while_it_is_still_registered() {
+    let server = NanoCtrlServer::start();
+    let agent = PeerAgent::builder().nanoctrl(server.url()).alias("seeker");
+    let agent = agent.start().await.unwrap();
+    let worker = Role::worker(&server, &[]);
+    let found = agent.discover::<CalcService>().await.unwrap();
+    assert_eq!(found.len(), 1);
+    let calc = agent.proxy_any::<CalcService>().await.unwrap();
+    assert_eq!(calc.mul(2.0, 3.5).await, Ok(7.0));
+    worker.signal(Signal::KILL);
+    worker.end();
+    assert!(
+        server
+            .redis
+            .keys()
+            .iter()
+            .any(|key| key.starts_with("service:"))
+    );
+    assert_eq!(agent.discover::<CalcService>().await.unwrap(), []);
+
+    // The next life of that name is, and it alone.
+    let next = Role::worker(&server, &[]);
+    let again = agent.discover::<CalcService>().await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_ne!(again[0].incarnation(), found[0].incarnation());
+    next.signal(Signal::TERM);
+    assert_eq!(next.end().0, Some(0));
+    assert_eq!(agent.discover::<CalcService>().await.unwrap(), []);
+}
+
 struct Parrot;
 
 #[service]

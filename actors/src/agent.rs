@@ -334,13 +334,24 @@ impl PeerAgent {
         peer: &str,
         name: &str,
     ) -> Result<Proxy<S>, AgentError> {
+        self.proxy_within(peer, name, self.inner.connect_timeout)
+            .await
+    }
+
+    /// The same, with a limit for finding and connecting the peer.
+    pub(crate) async fn proxy_within<S: Service + ?Sized>(
+        &self,
+        peer: &str,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Proxy<S>, AgentError> {
         let wanted = table::<S>(name);
         let dialled = self
             .ask(Dial {
                 peer: peer.to_owned(),
                 wanted: wanted.clone(),
                 patience: self.inner.patience.clone(),
-                timeout: self.inner.connect_timeout,
+                timeout,
             })
             .await?;
         let routes = dialled.table.resolve(&wanted);
@@ -483,6 +494,10 @@ impl PeerAgent {
         })
     }
 
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.inner.connect_timeout
+    }
+
     /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells
     /// the peers. Harmless when repeated.
     ///
@@ -495,7 +510,7 @@ impl PeerAgent {
         }
     }
 
-    async fn ask<M, T>(&self, message: M) -> Result<T, AgentError>
+    pub(crate) async fn ask<M, T>(&self, message: M) -> Result<T, AgentError>
     where
         M: Message<Result = Result<T, AgentError>> + Send + 'static,
         T: Send + 'static,

@@ -45,6 +45,8 @@
 //! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,
 //!   [`wait_all`] awaits many. Dropping one cancels its call.
 //! - [`Items`] are what a `#[method(stream)]` brings: a stream, each item of which takes a credit. Dropping it ends the stream.
+//! - [`PeerAgent::discover`] finds services by their type, [`PeerAgent::watch_services`] follows them,
+//!   [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] call them.
 //! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
 //!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
@@ -58,6 +60,7 @@ mod arbiter;
 mod buffer;
 mod builder;
 mod devices;
+mod discovery;
 mod environment;
 mod error;
 mod front;
@@ -66,6 +69,7 @@ mod handshake;
 mod instance;
 mod instance_id;
 mod items;
+mod live_service;
 mod mailboxes;
 mod once;
 mod pool;
@@ -78,16 +82,19 @@ pub mod semantics;
 mod serial;
 mod serve;
 mod service;
+mod service_changes;
 mod supervisor;
 mod tell;
 
 pub use agent::{Connect, PeerAgent};
 pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use builder::Builder;
+pub use discovery::DiscoveryError;
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use futures_util::Stream;
 pub use group::{Gather, Group, GroupError, MemberError};
 pub use items::Items;
+pub use live_service::{Fit, LiveService};
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use remote_buffer::{BufferBytes, RemoteBuffer};
 pub use reply::{Reply, wait_all, wait_all_settled};
@@ -95,6 +102,7 @@ pub use serve::{Serve, ServiceHandle};
 pub use service::{
     Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
 };
+pub use service_changes::{ServiceChange, ServiceChanges};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::wire::PayloadCodec;

@@ -317,7 +317,8 @@ impl Launch {
                 }
             }
         }
-        self.publish::<S>(running).await
+        let advertise = (self.callers == Callers::All).then_some(S::NAME);
+        self.publish::<S>(running, advertise).await
     }
 
     /// Starts the front alone, which passes all requests on.
@@ -335,17 +336,20 @@ impl Launch {
             front: None,
         };
         let once = Once::new(self.setup().id, told);
-        self.publish::<S>(running).await?;
+        // Between two requests it may not be served for long, which those who know it can tell and others cannot.
+        self.publish::<S>(running, None).await?;
         Ok(once)
     }
 
     async fn publish<S: Service + ?Sized>(
         self,
         running: Running,
+        advertise: Option<&'static str>,
     ) -> Result<ServiceHandle, AgentError> {
         let publish = Publish {
             table: table::<S>(&self.name),
             callers: self.callers,
+            advertise,
             running: running.clone(),
         };
         let published = self.supervisor.send(publish).await;

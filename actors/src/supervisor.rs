@@ -3,7 +3,9 @@
 //! It speaks with the control plane, answers the handshakes of callers, makes those of proxies, and closes
 //! what belongs to peers that leave. No request or reply passes through it.
 
+mod advertising;
 mod calling;
+mod finding;
 mod pairs;
 mod reaching;
 mod serving;
@@ -35,8 +37,11 @@ use crate::handshake::{Answer, Handshake, Open};
 use crate::qp_ready::QpReady;
 use crate::serve::{Callers, Running};
 
+pub(crate) use self::finding::{FollowServices, Following, ListServices, Registered};
 pub(crate) use self::reaching::{Reach, Reached};
 
+use self::advertising::Advertised;
+use self::finding::Followed;
 use self::pairs::{Pair, Pairs};
 use self::reaching::Reaching;
 
@@ -57,6 +62,8 @@ struct State {
     alias: String,
     descriptor: RefCell<Descriptor>,
     services: RefCell<HashMap<String, Running>>,
+    advertised: Advertised,
+    followed: Followed,
     /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// Connected proxies by peer.
@@ -118,6 +125,8 @@ impl Supervisor {
             alias: alias.clone(),
             descriptor: RefCell::new(descriptor),
             services: RefCell::default(),
+            advertised: Advertised::default(),
+            followed: Followed::default(),
             dialing: RefCell::default(),
             channels: RefCell::default(),
             wanted: RefCell::default(),
@@ -173,6 +182,8 @@ pub(crate) struct Connect {
 pub(crate) struct Publish {
     pub(crate) table: ServiceTable,
     pub(crate) callers: Callers,
+    /// The service's own name, if it is to be found by those who do not know our alias.
+    pub(crate) advertise: Option<&'static str>,
     pub(crate) running: Running,
 }
 
@@ -275,13 +286,20 @@ impl State {
         self.services
             .borrow_mut()
             .insert(name.clone(), publish.running);
-        self.descriptor.borrow_mut().services.push(publish.table);
+        self.descriptor
+            .borrow_mut()
+            .services
+            .push(publish.table.clone());
         let published = self.publish().await;
         match &published {
             Ok(()) => self.serve_parked(),
             Err(_) => drop(self.forget_service(&name)),
         }
-        published
+        published?;
+        if let Some(type_name) = publish.advertise {
+            self.advertise(&publish.table, type_name).await;
+        }
+        Ok(())
     }
 
     /// The one peer that we want to be connected with.
@@ -295,7 +313,7 @@ impl State {
         }
     }
 
-    async fn remove_service(&self, withdraw: Withdraw) -> Result<(), AgentError> {
+    async fn remove_service(self: &Rc<Self>, withdraw: Withdraw) -> Result<(), AgentError> {
         let Withdraw {
             service: name,
             limit,
@@ -303,6 +321,7 @@ impl State {
         let Some(running) = self.forget_service(&name) else {
             return Ok(());
         };
+        self.retract(&name).await;
         let published = self.publish().await;
         let drained = running.drain(limit).await;
         running.end();

@@ -1,5 +1,8 @@
 //! The `nanoctrl` command line.
 
+#[path = "nanoctrl/listing.rs"]
+mod listing;
+
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,6 +19,8 @@ Examples:
   nanoctrl start                                     in the background, on port 3000
   nanoctrl start --redis-url redis://10.0.0.5:6379   with this Redis
   nanoctrl status
+  nanoctrl services --scope job-7                    what can be called, and whom
+  nanoctrl agents --json
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
 
@@ -52,6 +57,10 @@ enum Command {
         #[arg(long, value_name = "URL")]
         address: Option<String>,
     },
+    /// List the live services that native agents serve to everybody
+    Services(listing::ListArgs),
+    /// List the live agents, DLSlime's among them
+    Agents(listing::ListArgs),
     /// Stop the started server
     Stop {
         /// How long the server may take to end, in seconds
@@ -107,6 +116,8 @@ fn main() -> ExitCode {
         Command::Server(args) => serve(args),
         Command::Start(args) => start(args),
         Command::Status { address } => status(address.as_deref()),
+        Command::Services(args) => listing::services(args).map(|()| ExitCode::SUCCESS),
+        Command::Agents(args) => listing::agents(args).map(|()| ExitCode::SUCCESS),
         Command::Stop { timeout, force } => stop(timeout, force),
     };
     outcome.unwrap_or_else(|error| {

@@ -7,11 +7,12 @@ use dashmap::DashMap;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::Value;
 
+mod notices;
 mod town;
 
 use self::town::{MailLog, Resident, Town};
 use super::{
-    Control, ControlError, Mail, MailEvent, PeerRecord, Registration,
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     life::Life,
     names::{check_alias, check_scope},
 };
@@ -154,6 +155,38 @@ impl Control for Local {
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError> {
         self.life.current()?;
         Ok(self.town.lookup(peer, name))
+    }
+
+    async fn advertise(&self, entity: Entity) -> Result<(), ControlError> {
+        let home = self.life.current()?;
+        let id = entity.id.clone();
+        self.town.notices.put_up(&home.alias, entity);
+        // If we left meanwhile, the others have been taken down already.
+        if self.life.current().is_err() {
+            self.town.notices.take_down(&id);
+        }
+        Ok(())
+    }
+
+    async fn retract(&self, id: &str) -> Result<(), ControlError> {
+        self.life.current()?;
+        self.town.notices.take_down(id);
+        Ok(())
+    }
+
+    async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        self.life.current()?;
+        Ok(self.town.notices.read(kind))
+    }
+
+    fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent> {
+        let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
+        let (town, kind) = (Arc::clone(&self.town), kind.to_owned());
+        stream::once(async move { life.begun().await })
+            .filter_map(|home| async move { home })
+            .flat_map(move |_| town.notices.watch(kind.clone()))
+            .take_until(async move { end.ended().await })
+            .boxed()
     }
 
     async fn clean_up(&self) -> Result<(), ControlError> {

@@ -1,9 +1,10 @@
-//! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, and
-//! the records of memory regions.
+//! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, the records of
+//! memory regions, and the entities by which others find what it serves.
 //!
 //! One trait, [`Control`], and two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
 //! server and to the Redis beside it; [`Local`] needs neither and joins agents of one process.
 
+mod entity;
 mod error;
 pub mod keys;
 mod life;
@@ -11,19 +12,24 @@ mod local;
 mod mail;
 mod names;
 mod nanoctrl;
+mod natural;
 mod process;
 mod record;
+mod service_record;
 pub mod topology;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::Value;
 
+pub use entity::{Entity, EntityEvent};
 pub use error::ControlError;
 pub use local::Local;
 pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
+pub use natural::natural_order;
 pub use record::{PeerRecord, Registration};
+pub use service_record::ServiceRecord;
 
 /// An agent's view of the control plane. One value serves one agent: it registers once, and after
 /// [`clean_up`](Self::clean_up) it is used up. Before and after, every method that asks the control plane for
@@ -46,8 +52,8 @@ pub trait Control: Send + Sync + 'static {
     /// control plane is out of reach.
     async fn register(&self, registration: Registration) -> Result<String, ControlError>;
 
-    /// Keeps the registration alive; to be called every 15 s. When the control plane has forgotten us, this
-    /// registers again under the same name and publishes topology and records anew.
+    /// Keeps the registration and our entities alive; to be called every 15 s. When the control plane has forgotten us,
+    /// this registers again under the same name and publishes topology, records and entities anew.
     ///
     /// # Errors
     /// The control plane is out of reach, or somebody else took the name.
@@ -95,6 +101,30 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// The control plane is out of reach, or the record is not JSON.
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError>;
+
+    /// Registers an entity, in place of the one of its id. [`heartbeat`](Self::heartbeat) keeps it alive, and registers
+    /// it again when the control plane has forgotten it, until it is [retracted](Self::retract).
+    ///
+    /// # Errors
+    /// The control plane is out of reach, or keeps no entities. The entity is remembered all the same.
+    async fn advertise(&self, entity: Entity) -> Result<(), ControlError>;
+
+    /// Removes an entity. Does nothing if there is none of that id.
+    ///
+    /// # Errors
+    /// The control plane is out of reach; then the entity is removed when it expires.
+    async fn retract(&self, id: &str) -> Result<(), ControlError>;
+
+    /// The live entities of a kind, in any order. What is registered there but no entity is skipped with a warning.
+    ///
+    /// # Errors
+    /// The control plane is out of reach, or keeps no entities.
+    async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError>;
+
+    /// The live entities of a kind, and what happens to them. Ends only when [`clean_up`](Self::clean_up) was called;
+    /// outages are waited out inside, and end with an [`EntityEvent::All`]. An entity whose owner died is removed when it
+    /// expires. To be read promptly: what was not read yet is kept.
+    fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent>;
 
     /// Leaves: removes everything of ours, tells the peers, ends [`mailbox`](Self::mailbox). Does nothing if we
     /// have left already.

@@ -9,12 +9,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::{
+    future::join,
+    stream::{self, BoxStream, StreamExt},
+};
 use redis::pipe;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 mod address;
+mod entities;
 mod http;
 mod mailbox;
 mod parse;
@@ -23,6 +27,7 @@ mod purge;
 mod record;
 mod session;
 mod store;
+mod watch;
 
 use self::{
     http::{Http, Registered},
@@ -31,7 +36,7 @@ use self::{
     store::Store,
 };
 use super::{
-    Control, ControlError, Mail, MailEvent, PeerRecord, Registration,
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     keys::Keys,
     life::Life,
     names::{check_alias, check_scope},
@@ -50,7 +55,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Bounds: [`register`](Control::register) ends within the register timeout (10 s), one request timeout (5 s)
 /// for every Redis command after it, and one more to give the name back when Redis fails. Every other method ends within
 /// a few request timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
-/// commands per polling interval (5 s).
+/// commands per polling interval (5 s), and one per entity and heartbeat; one that watches entities, three more per
+/// polling interval.
 ///
 /// Must be used within a tokio runtime.
 ///
@@ -111,7 +117,8 @@ impl NanoCtrl {
     }
 
     /// How long a blocking read of the mailbox waits, in whole seconds and at least 1. It delays nothing, but
-    /// each interval costs two Redis commands. Default 5 s.
+    /// each interval costs two Redis commands. It is also how late those who watch entities may notice that one has
+    /// expired. Default 5 s.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval;
@@ -191,6 +198,41 @@ impl NanoCtrl {
         if let Err(error) = self.http.clean_up(alias).await {
             tracing::debug!(alias, %error, "the name stays taken until it expires");
         }
+    }
+
+    /// Keeps our registration alive, and registers again if it is gone.
+    async fn renew(&self, session: &Session) -> Result<(), ControlError> {
+        if !self.http.heartbeat(&session.alias).await? {
+            return self.rejoin(session).await;
+        }
+        // The server renews whatever has our name; only we know whether that is us.
+        let is_rejoining = self.rejoining.load(Ordering::SeqCst);
+        match session.owner().await? {
+            Owner::Us => Ok(()),
+            Owner::Unclaimed if is_rejoining => self.restore(session).await,
+            Owner::Nobody => self.rejoin(session).await,
+            Owner::Other | Owner::Unclaimed => Err(self.taken(&session.alias)),
+        }
+    }
+
+    /// Removes what is ours, unless the name has been given to another.
+    async fn leave(&self, session: &Session) -> Result<(), ControlError> {
+        let owner = session.owner().await;
+        if matches!(owner, Ok(Owner::Other)) {
+            return Ok(()); // Nothing under that name is ours any more.
+        }
+        // Our own keys go first: once the server has freed the name, they may be the next one's.
+        let deleted = match owner {
+            Ok(_) => session.delete(session.own_keys()).await,
+            Err(error) => Err(error),
+        };
+        let cleaned = self.http.clean_up(&session.alias).await;
+        if cleaned.is_err() && deleted.is_ok() {
+            let keys = &session.keys;
+            let rest = vec![keys.agent(&session.alias), keys.topology(&session.alias)];
+            session.delete(rest).await?;
+        }
+        deleted.and(cleaned)
     }
 
     /// Registers again under our name after the control plane forgot us, and publishes everything anew.
@@ -290,17 +332,8 @@ impl Control for NanoCtrl {
 
     async fn heartbeat(&self) -> Result<(), ControlError> {
         let session = self.life.current()?;
-        if !self.http.heartbeat(&session.alias).await? {
-            return self.rejoin(&session).await;
-        }
-        // The server renews whatever has our name; only we know whether that is us.
-        let is_rejoining = self.rejoining.load(Ordering::SeqCst);
-        match session.owner().await? {
-            Owner::Us => Ok(()),
-            Owner::Unclaimed if is_rejoining => self.restore(&session).await,
-            Owner::Nobody => self.rejoin(&session).await,
-            Owner::Other | Owner::Unclaimed => Err(self.taken(&session.alias)),
-        }
+        self.renew(&session).await?;
+        self.renew_entities(&session).await
     }
 
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
@@ -364,26 +397,35 @@ impl Control for NanoCtrl {
         record(&key, &text)
     }
 
+    async fn advertise(&self, entity: Entity) -> Result<(), ControlError> {
+        self.add_entity(&*self.life.current()?, entity).await
+    }
+
+    async fn retract(&self, id: &str) -> Result<(), ControlError> {
+        self.remove_entity(&*self.life.current()?, id).await
+    }
+
+    async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        self.life.current()?;
+        self.list_entities(kind).await
+    }
+
+    fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent> {
+        let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
+        let (http, kind, interval) = (self.http.clone(), kind.to_owned(), self.poll_interval);
+        stream::once(async move { life.begun().await })
+            .filter_map(|session| async move { session })
+            .flat_map(move |session| watch::events(http.clone(), session, kind.clone(), interval))
+            .take_until(async move { end.ended().await })
+            .boxed()
+    }
+
     async fn clean_up(&self) -> Result<(), ControlError> {
         let Some(session) = self.life.end() else {
             return Ok(());
         };
-        let owner = session.owner().await;
-        if matches!(owner, Ok(Owner::Other)) {
-            return Ok(()); // Nothing in Redis is ours any more.
-        }
-        // Our own keys go first: once the server has freed the name, they may be the next one's.
-        let deleted = match owner {
-            Ok(_) => session.delete(session.own_keys()).await,
-            Err(error) => Err(error),
-        };
-        let cleaned = self.http.clean_up(&session.alias).await;
-        if cleaned.is_err() && deleted.is_ok() {
-            let keys = &session.keys;
-            let rest = vec![keys.agent(&session.alias), keys.topology(&session.alias)];
-            session.delete(rest).await?;
-        }
-        deleted.and(cleaned)
+        let (left, removed) = join(self.leave(&session), self.remove_entities(&session)).await;
+        left.and(removed)
     }
 
     fn describe(&self) -> String {

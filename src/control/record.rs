@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::topology;
+use super::{process, topology};
 
 /// What an agent registers with (`POST /start_peer_agent`).
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -43,6 +43,13 @@ impl PeerRecord {
     pub fn is_native(&self) -> bool {
         let resource = self.resource.as_ref();
         resource.is_some_and(|resource| resource.get("slime").is_some())
+    }
+
+    /// Whether it was in a process that has ended without leaving. False if that cannot be known from here.
+    pub fn is_gone(&self) -> bool {
+        let resource = self.resource.as_ref();
+        let process = resource.and_then(|resource| resource.get("slime"));
+        process.is_some_and(process::is_gone)
     }
 
     /// The device that a DLSlime agent would choose for a link of this type on this port: the first of its NICs that

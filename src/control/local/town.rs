@@ -10,14 +10,18 @@ use futures_util::stream::{self, Stream};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::notices::Notices;
 use crate::control::{Mail, MailEvent, PeerRecord, Registration};
 
 /// Most events kept in a mailbox; like the server's streams, older ones are dropped.
 const MAILBOX_CAPACITY: usize = 1000;
 
-/// Residents, and mailboxes of residents and of peers not up yet.
+/// Residents, mailboxes of residents and of peers not up yet, and what residents have advertised.
 #[derive(Debug, Default)]
-pub(super) struct Town(Mutex<Inner>);
+pub(super) struct Town {
+    inner: Mutex<Inner>,
+    pub(super) notices: Notices,
+}
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -71,6 +75,7 @@ impl Town {
 
     /// Removes a resident and what is theirs, and tells the peers, whose names are given back.
     pub(super) fn move_out(&self, alias: &str) -> Vec<String> {
+        self.notices.take_down_all(alias);
         let mut inner = self.lock();
         let Some(gone) = inner.remove(alias) else {
             return Vec::new();
@@ -94,6 +99,7 @@ impl Town {
 
     /// Removes a resident and what is theirs, telling nobody.
     pub(super) fn evict(&self, alias: &str) {
+        self.notices.take_down_all(alias);
         self.lock().remove(alias);
     }
 
@@ -140,7 +146,7 @@ impl Town {
 
     /// Every change below is complete before anything can panic, so a poisoned lock is still good.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,10 +6,10 @@ use reqwest::{Client, StatusCode, Url, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::control::{ControlError, Registration};
+use crate::control::{ControlError, Entity, PeerRecord, Registration};
 
-/// Longest answer read; a registration's answer echoes our topology, which is a few kilobytes.
-const LONGEST_ANSWER: usize = 4 << 20;
+/// Longest answer read: a list of agents with their topologies, a few kilobytes each.
+const LONGEST_ANSWER: usize = 16 << 20;
 
 /// Longest part of an error's body that is reported.
 const LONGEST_EXCERPT: usize = 300;
@@ -27,7 +27,32 @@ pub(super) struct Registered {
 #[derive(Debug, Deserialize)]
 struct Listed {
     name: String,
+    #[serde(default)]
+    address: String,
+    device: Option<String>,
+    ib_port: Option<u32>,
+    link_type: Option<String>,
     resource: Option<Value>,
+}
+
+impl From<Listed> for PeerRecord {
+    fn from(listed: Listed) -> Self {
+        let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+        Self {
+            alias: listed.name,
+            address: listed.address,
+            device: some(listed.device),
+            ib_port: listed.ib_port,
+            link_type: some(listed.link_type),
+            resource: listed.resource,
+        }
+    }
+}
+
+/// The answer to `/list_entities`.
+#[derive(Debug, Deserialize)]
+struct Entities {
+    entities: Vec<Value>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -36,7 +61,7 @@ struct Status {
 }
 
 /// A NanoCtrl server, asked on behalf of one scope.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Http {
     client: Client,
     base: Url,
@@ -110,9 +135,54 @@ impl Http {
 
     /// The topology of the registered agent `alias`, if it has one.
     pub(super) async fn resource(&self, alias: &str) -> Result<Option<Value>, ControlError> {
-        let agents: Vec<Listed> = self.ask(&["query"], json!({})).await?;
-        let agent = agents.into_iter().find(|agent| agent.name == alias);
+        let agents = self.agents().await?;
+        let agent = agents.into_iter().find(|agent| agent.alias == alias);
         Ok(agent.and_then(|agent| agent.resource))
+    }
+
+    /// The registered agents. Those described in a way that makes no sense are skipped.
+    pub(super) async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        let listed: Vec<Value> = self.ask(&["query"], json!({})).await?;
+        let read = |agent| match Listed::deserialize(&agent) {
+            Ok(agent) => Some(agent.into()),
+            Err(error) => {
+                tracing::warn!(%error, "skipped a malformed agent");
+                None
+            }
+        };
+        Ok(listed.into_iter().filter_map(read).collect())
+    }
+
+    /// Registers an entity, or registers it anew.
+    pub(super) async fn register_entity(&self, entity: &Entity) -> Result<(), ControlError> {
+        let body = json!({
+            "entity_type": Entity::TYPE,
+            "entity_id": entity.id,
+            "kind": entity.kind,
+            "metadata": entity.metadata,
+        });
+        self.ask::<Status>(&["register"], body).await.map(drop)
+    }
+
+    /// Removes an entity.
+    pub(super) async fn unregister_entity(&self, id: &str) -> Result<(), ControlError> {
+        let body = json!({"entity_type": Entity::TYPE, "entity_id": id});
+        self.ask::<Status>(&["unregister"], body).await.map(drop)
+    }
+
+    /// The entities of a kind. Malformed ones are skipped.
+    pub(super) async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        let body = json!({"entity_type": Entity::TYPE, "kind": kind});
+        let listed: Entities = self.ask(&["list_entities"], body).await?;
+        let read = |info| match Entity::read(info) {
+            // A server need not understand `kind`.
+            Ok(entity) => (entity.kind == kind).then_some(entity),
+            Err(reason) => {
+                tracing::warn!(reason, "skipped a malformed entity");
+                None
+            }
+        };
+        Ok(listed.entities.into_iter().filter_map(read).collect())
     }
 
     /// Declares the peers that `alias` wants.
@@ -161,7 +231,7 @@ impl Http {
         let mut bytes = Vec::new();
         while let Some(chunk) = answer.chunk().await.map_err(failed)? {
             if bytes.len() + chunk.len() > LONGEST_ANSWER {
-                return Err(malformed(path[0], "it is longer than 4 MiB"));
+                return Err(malformed(path[0], "it is longer than 16 MiB"));
             }
             bytes.extend_from_slice(&chunk);
         }

@@ -2,10 +2,13 @@
 
 use redis::Value;
 
-use crate::control::{Mail, MailEvent};
+use crate::control::{Entity, EntityEvent, Mail, MailEvent};
 
 /// Longest accepted message, in bytes of all its names and values.
 const LONGEST_MAIL: usize = 1 << 20;
+
+/// Longest accepted event about an entity, in bytes.
+const LONGEST_EVENT: usize = 64 << 10;
 
 /// Most fields of an accepted message.
 const MOST_FIELDS: usize = 64;
@@ -74,6 +77,28 @@ fn left(payload: &Value) -> Result<MailEvent, &'static str> {
     Ok(MailEvent::Left {
         peer: peer.to_owned(),
     })
+}
+
+/// The event in a message about an entity, and the counter of changes after it.
+pub(super) fn entity_event(message: &[u8]) -> Result<(i64, EntityEvent), &'static str> {
+    if message.len() > LONGEST_EVENT {
+        return Err("it is longer than 64 KiB");
+    }
+    let mut json: serde_json::Value =
+        serde_json::from_slice(message).map_err(|_| "it is not JSON")?;
+    let revision = json["revision"].as_i64().ok_or("it has no revision")?;
+    let event = match json["event_type"].as_str() {
+        Some("ADD") => {
+            let payload = json.get_mut("payload").ok_or("it has no payload")?;
+            EntityEvent::Added(Entity::read(payload.take())?)
+        }
+        Some("REMOVE") => {
+            let id = json["entity_id"].as_str().ok_or("it names no entity")?;
+            EntityEvent::Removed { id: id.to_owned() }
+        }
+        _ => return Err("its type is unknown"),
+    };
+    Ok((revision, event))
 }
 
 fn pair(value: Value) -> Option<[Value; 2]> {
@@ -181,5 +206,46 @@ mod tests {
             let popped = notice(Value::Array(vec![bulk("inbox:a"), bulk(payload)]));
             assert!(popped.is_some_and(|event| event.is_err()), "{payload:.20}");
         }
+    }
+
+    #[test]
+    fn an_event_tells_of_an_entity_that_was_registered_or_is_gone() {
+        let added = br#"{"event_type":"ADD","entity_type":"service","entity_id":"e1","kind":"cache",
+            "timestamp":1795331391,"revision":3,"payload":{"endpoint":null,"entity_id":"e1","entity_type":"service",
+            "id":"e1","kind":"cache","metadata":{"a":1},"resource":null}}"#;
+        let entity = Entity {
+            id: "e1".to_owned(),
+            kind: "cache".to_owned(),
+            metadata: serde_json::json!({"a": 1}),
+        };
+        assert_eq!(entity_event(added), Ok((3, EntityEvent::Added(entity))));
+        let removed = br#"{"entity_type":"service","entity_id":"e1","timestamp":"1795331394","event_type":"REMOVE","revision":4}"#;
+        let id = "e1".to_owned();
+        assert_eq!(entity_event(removed), Ok((4, EntityEvent::Removed { id })));
+    }
+
+    #[test]
+    fn input_1_malformed_events_are_errors() {
+        let deep = "[".repeat(10_000);
+        let long = format!(
+            r#"{{"event_type":"REMOVE","revision":1,"entity_id":"{}"}}"#,
+            "x".repeat(LONGEST_EVENT)
+        );
+        for message in [
+            "",
+            "null",
+            "[]",
+            r#"{"event_type":"REMOVE","entity_id":"e1"}"#,
+            r#"{"event_type":"REMOVE","entity_id":"e1","revision":"4"}"#,
+            r#"{"event_type":"REMOVE","revision":4}"#,
+            r#"{"event_type":"ADD","revision":4}"#,
+            r#"{"event_type":"ADD","revision":4,"payload":{}}"#,
+            r#"{"event_type":"MOVE","revision":4,"entity_id":"e1"}"#,
+            &deep,
+            &long,
+        ] {
+            assert!(entity_event(message.as_bytes()).is_err(), "{message:.40}");
+        }
+        assert!(entity_event(&[0xff, 0xfe]).is_err());
     }
 }

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::control::Entity;
+
 /// What has to be published again after the control plane forgot us.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) records: BTreeMap<String, Value>,
     pub(super) topology: Option<Vec<String>>,
+    /// By id.
+    pub(super) entities: BTreeMap<String, Entity>,
     /// Counts changes of `records`.
     pub(super) version: u64,
 }

@@ -224,7 +224,7 @@ impl Session {
     }
 
     /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
-    fn published(&self) -> MutexGuard<'_, Published> {
+    pub(super) fn published(&self) -> MutexGuard<'_, Published> {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -7,7 +7,7 @@ use std::{
 
 use redis::{
     AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
-    aio::MultiplexedConnection,
+    aio::{MultiplexedConnection, PubSub},
 };
 
 use super::address::Address;
@@ -160,6 +160,24 @@ impl Store {
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         Ok((connection, generation))
+    }
+
+    /// Opens a connection that listens to a channel, and gives it with the generation of its address.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(PubSub, u64), ControlError> {
+        let (address, generation) = {
+            let link = self.link();
+            (link.address.clone(), link.generation)
+        };
+        let open = async {
+            let mut line = address.client()?.get_async_pubsub().await?;
+            line.subscribe(channel).await?;
+            Ok(line)
+        };
+        match tokio::time::timeout(self.timeout, open).await {
+            Ok(Ok(line)) => Ok((line, generation)),
+            Ok(Err(error)) => Err(self.explain(&error)),
+            Err(_) => Err(self.unreachable(format!("no answer within {:?}", self.timeout))),
+        }
     }
 
     fn explain(&self, error: &RedisError) -> ControlError {

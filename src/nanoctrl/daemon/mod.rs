@@ -276,6 +276,16 @@ pub fn status(address: Option<&str>) -> Result<Status, DaemonError> {
     })
 }
 
+/// Where the started server answers; the default address if none was started here.
+///
+/// # Errors
+/// The runtime folder cannot be used.
+pub fn address() -> Result<String, DaemonError> {
+    let running = RuntimeFolder::find()?.running();
+    let known = running.and_then(|(_, meta)| Some(meta?.address));
+    Ok(known.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()))
+}
+
 /// Ends the server and gives back its process number; `None` if there was none. A server that has not ended
 /// after `timeout` is killed with `force`.
 ///

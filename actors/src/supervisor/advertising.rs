@@ -1,0 +1,104 @@
+//! Having services found by agents that do not know our alias.
+//!
+//! A service for everybody is registered as an entity of the control plane; one that is narrowed to a peer, or served one
+//! request at a time, is not, as whoever found it could not rely on being served. The registration is an offer on the side: it
+//! never fails a service, and delays one only as long as the control plane answers quickly.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use slimerpc::channel::ServiceTable;
+use slimerpc::control::{ControlError, Entity, ServiceRecord};
+use tokio::time::{sleep, timeout};
+
+use super::State;
+
+/// How long serving, or ending a service, waits for the control plane to know it. After that it is told all the same.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// First and longest pause between attempts.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// Ids of the entities of services that are advertised, by service. One that is served again has another.
+#[derive(Default)]
+pub(super) struct Advertised(RefCell<HashMap<String, String>>);
+
+impl Advertised {
+    fn has(&self, service: &str, id: &str) -> bool {
+        self.0.borrow().get(service).is_some_and(|held| held == id)
+    }
+}
+
+impl State {
+    /// Advertises a service, which has been published.
+    pub(super) async fn advertise(self: &Rc<Self>, table: &ServiceTable, type_name: &str) {
+        let number = self.next.replace(self.next.get().wrapping_add(1));
+        let incarnation = self.descriptor.borrow().incarnation;
+        // An alias contains no slash, so no two services have the same id.
+        let id = format!(
+            "{}/{}/{incarnation:016x}-{number:x}",
+            self.alias, table.name
+        );
+        let record = ServiceRecord {
+            alias: self.alias.clone(),
+            incarnation,
+            name: table.name.clone(),
+            type_name: type_name.to_owned(),
+            methods: table.methods.clone(),
+            codec: table.codec.clone(),
+            wire_version: self.descriptor.borrow().wire_version,
+            since: unix_millis(),
+            process: ServiceRecord::this_process(),
+        };
+        let held = (table.name.clone(), id.clone());
+        self.advertised.0.borrow_mut().insert(held.0, held.1);
+        let trying = self
+            .clone()
+            .keep_advertising(table.name.clone(), record.entity(id));
+        let _ = timeout(PATIENCE, actix::spawn(trying)).await;
+    }
+
+    /// Tries until it is done, no longer wanted, or known to be useless.
+    async fn keep_advertising(self: Rc<Self>, service: String, entity: Entity) {
+        let mut pause = PAUSES.0;
+        while !self.left.get() && self.advertised.has(&service, &entity.id) {
+            match self.control().advertise(entity.clone()).await {
+                Ok(()) => return,
+                // An old server, maybe. Heartbeats look whether that is still so.
+                Err(
+                    error @ ControlError::Refused {
+                        status: 400..=499, ..
+                    },
+                ) => {
+                    tracing::warn!(service, %error, "the service is served, but can be found by alias only");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(service, %error, ?pause, "the service is served, but cannot be found yet");
+                }
+            }
+            sleep(pause).await;
+            pause = PAUSES.1.min(pause * 2);
+        }
+    }
+
+    /// Has a service no longer be found.
+    pub(super) async fn retract(self: &Rc<Self>, service: &str) {
+        let Some(id) = self.advertised.0.borrow_mut().remove(service) else {
+            return;
+        };
+        let state = self.clone();
+        let retracting = async move {
+            if let Err(error) = state.control().retract(&id).await {
+                tracing::warn!(id, %error, "a service that has ended is found until it expires");
+            }
+        };
+        let _ = timeout(PATIENCE, actix::spawn(retracting)).await;
+    }
+}
+
+fn unix_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,139 @@
+//! Our entities: registering them, keeping them alive, removing them.
+
+use futures_util::future::join_all;
+use redis::pipe;
+
+use super::{NanoCtrl, session::Session};
+use crate::control::{ControlError, Entity, PeerRecord, names::check_scope};
+
+/// Time to live of an entity in seconds, as the server gives it.
+const TTL_SECONDS: u32 = 60;
+
+impl NanoCtrl {
+    /// The live entities of a kind, without being registered; see [`Control::entities`](crate::control::Control::entities).
+    ///
+    /// ```no_run
+    /// use slimerpc::control::{NanoCtrl, ServiceRecord};
+    /// # async fn example() -> Result<(), slimerpc::control::ControlError> {
+    /// let services = NanoCtrl::new("127.0.0.1:3000", "")?.list_entities(ServiceRecord::KIND).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The server is out of reach, or keeps no entities.
+    pub async fn list_entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        check_scope(self.keys.scope())?;
+        self.http.entities(kind).await
+    }
+
+    /// The registered agents, in any order, without being registered.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), slimerpc::control::ControlError> {
+    /// for agent in slimerpc::control::NanoCtrl::new("127.0.0.1:3000", "")?.list_agents().await? {
+    ///     println!("{} at {}", agent.alias, agent.address);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The server is out of reach.
+    pub async fn list_agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        check_scope(self.keys.scope())?;
+        self.http.agents().await
+    }
+
+    /// Remembers an entity and registers it.
+    pub(super) async fn add_entity(
+        &self,
+        session: &Session,
+        entity: Entity,
+    ) -> Result<(), ControlError> {
+        let remembered = entity.clone();
+        session
+            .published()
+            .entities
+            .insert(remembered.id.clone(), remembered);
+        self.register_entity(session, &entity).await
+    }
+
+    /// Forgets an entity and removes it.
+    pub(super) async fn remove_entity(
+        &self,
+        session: &Session,
+        id: &str,
+    ) -> Result<(), ControlError> {
+        session.published().entities.remove(id);
+        self.http.unregister_entity(id).await
+    }
+
+    /// Keeps our entities alive, which takes one round trip however many there are, and registers those again that
+    /// have been forgotten.
+    pub(super) async fn renew_entities(&self, session: &Session) -> Result<(), ControlError> {
+        let entities = session.published().entities.clone();
+        if entities.is_empty() {
+            return Ok(());
+        }
+        let mut renew = pipe();
+        for id in entities.keys() {
+            let key = session.keys.entity(Entity::TYPE, id);
+            renew.cmd("EXPIRE").arg(key).arg(TTL_SECONDS);
+        }
+        let renewed: Vec<bool> = session.store.query(&renew).await?;
+        for (entity, is_there) in entities.values().zip(renewed) {
+            if is_there {
+                continue;
+            }
+            match self.register_entity(session, entity).await {
+                Ok(()) => tracing::debug!(id = entity.id, "entity registered again"),
+                // There is nothing to be kept alive, which is no reason to call the registration of the agent lost.
+                Err(error) if keeps_no_entities(&error) => tracing::debug!(%error, "no entities"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
+    pub(super) async fn remove_entities(&self, session: &Session) -> Result<(), ControlError> {
+        let entities = std::mem::take(&mut session.published().entities);
+        let removals = entities.keys().map(|id| self.http.unregister_entity(id));
+        let failed = join_all(removals).await.into_iter().find_map(Result::err);
+        match failed {
+            None => Ok(()),
+            Some(error) if keeps_no_entities(&error) => Ok(()),
+            Some(error) => {
+                tracing::debug!(%error, "entities are removed without telling those who watch");
+                let key = |id: &String| session.keys.entity(Entity::TYPE, id);
+                session.delete(entities.keys().map(key).collect()).await
+            }
+        }
+    }
+
+    async fn register_entity(
+        &self,
+        session: &Session,
+        entity: &Entity,
+    ) -> Result<(), ControlError> {
+        self.http.register_entity(entity).await?;
+        // It may have been retracted, or we may have left, while the request was under way.
+        let is_ours = session.published().entities.contains_key(&entity.id);
+        if is_ours && self.life.current().is_ok() {
+            return Ok(());
+        }
+        self.http.unregister_entity(&entity.id).await
+    }
+}
+
+/// Whether the server has no such routes: then services are found by alias only.
+fn keeps_no_entities(error: &ControlError) -> bool {
+    matches!(
+        error,
+        ControlError::Refused {
+            status: 404 | 405 | 501,
+            ..
+        }
+    )
+}

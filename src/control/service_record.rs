@@ -1,0 +1,202 @@
+//! What an agent tells of a service that it serves to everybody.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Entity, names::check_alias, process, topology::boot_id};
+
+/// Longest name of a service, its type or a method, in bytes.
+const LONGEST_NAME: usize = 1024;
+
+/// Most methods of a service.
+const MOST_METHODS: usize = 4096;
+
+/// A service as it is registered, in the metadata of an [`Entity`] of the kind [`KIND`](Self::KIND).
+///
+/// It says what a caller has to know to choose among several. What it needs to connect (geometry, devices) stands in the
+/// record of the agent, which is read when it does.
+///
+/// ```
+/// use slimerpc::control::ServiceRecord;
+/// let record = ServiceRecord {
+///     alias: "worker:0".to_owned(),
+///     incarnation: 0x1f,
+///     name: "second".to_owned(),
+///     type_name: "Calc".to_owned(),
+///     methods: vec!["add".to_owned()],
+///     codec: "bincode".to_owned(),
+///     wire_version: 1,
+///     since: 1_795_331_391_000,
+///     process: ServiceRecord::this_process(),
+/// };
+/// let entity = record.entity("worker:0/second");
+/// assert_eq!(entity.metadata["service"], "second");
+/// assert_eq!(ServiceRecord::read(&entity), Ok(record));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// Alias of the agent that serves it.
+    pub alias: String,
+    /// The life of that agent; in hexadecimal, as not every reader of JSON knows integers of 64 bits.
+    #[serde(with = "hexadecimal")]
+    pub incarnation: u64,
+    /// The name that it is served under.
+    #[serde(rename = "service")]
+    pub name: String,
+    /// The service's own name.
+    #[serde(rename = "type")]
+    pub type_name: String,
+    /// Names of its methods; a method's number is its place.
+    pub methods: Vec<String>,
+    /// Name of the codec of its payloads.
+    pub codec: String,
+    /// Version of the protocol between native agents.
+    pub wire_version: u32,
+    /// When it was first offered, in milliseconds of Unix time.
+    pub since: u64,
+    /// The process that serves it, for readers on the same host.
+    #[serde(default)]
+    pub process: Value,
+}
+
+impl ServiceRecord {
+    /// The kind of their entities.
+    pub const KIND: &'static str = "rpc-worker";
+
+    /// This process, for [`process`](Self::process).
+    pub fn this_process() -> Value {
+        process::this()
+    }
+
+    /// An entity with this record.
+    pub fn entity(&self, id: impl Into<String>) -> Entity {
+        Entity {
+            id: id.into(),
+            kind: Self::KIND.to_owned(),
+            metadata: serde_json::to_value(self).expect("a record has string keys only"),
+        }
+    }
+
+    /// Reads the record of an entity. Anybody may have registered it: nothing is taken for granted.
+    ///
+    /// # Errors
+    /// Why it is none, in words.
+    pub fn read(entity: &Entity) -> Result<Self, String> {
+        if entity.kind != Self::KIND {
+            return Err("it is of another kind".to_owned());
+        }
+        let record = Self::deserialize(&entity.metadata).map_err(|error| error.to_string())?;
+        check_alias(&record.alias).map_err(|error| error.to_string())?;
+        if record.methods.len() > MOST_METHODS {
+            return Err(format!("it has more than {MOST_METHODS} methods"));
+        }
+        let is_bad = |name: &String| name.is_empty() || name.len() > LONGEST_NAME;
+        if [&record.name, &record.type_name].into_iter().any(is_bad)
+            || record.methods.iter().any(is_bad)
+        {
+            return Err("a name in it is empty or longer than 1 KiB".to_owned());
+        }
+        Ok(record)
+    }
+
+    /// Whether it is served on this host.
+    pub fn is_on_this_host(&self) -> bool {
+        let theirs = self.process.get("boot_id").and_then(Value::as_str);
+        theirs.is_some_and(|theirs| !theirs.is_empty() && theirs == boot_id())
+    }
+
+    /// Whether the process that served it has ended without leaving. False if that cannot be known from here.
+    pub fn is_gone(&self) -> bool {
+        process::is_gone(&self.process)
+    }
+}
+
+mod hexadecimal {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{number:016x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        let text = String::deserialize(from)?;
+        u64::from_str_radix(&text, 16).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn record() -> ServiceRecord {
+        ServiceRecord {
+            alias: "w:0".to_owned(),
+            incarnation: u64::MAX,
+            name: "Calc".to_owned(),
+            type_name: "Calc".to_owned(),
+            methods: vec!["add".to_owned()],
+            codec: "bincode".to_owned(),
+            wire_version: 1,
+            since: 1,
+            process: process::this(),
+        }
+    }
+
+    #[test]
+    fn a_record_survives_registration_and_knows_its_host() {
+        let record = record();
+        assert_eq!(
+            ServiceRecord::read(&record.entity("id")).as_ref(),
+            Ok(&record)
+        );
+        assert!(record.is_on_this_host() && !record.is_gone());
+        let elsewhere = ServiceRecord {
+            process: json!({"boot_id": "another"}),
+            ..record
+        };
+        assert!(!elsewhere.is_on_this_host() && !elsewhere.is_gone());
+    }
+
+    #[test]
+    fn fields_of_later_versions_are_ignored() {
+        let mut entity = record().entity("id");
+        entity.metadata["region"] = json!("eu");
+        assert!(ServiceRecord::read(&entity).is_ok());
+    }
+
+    #[test]
+    fn input_1_metadata_that_is_no_record_is_refused() {
+        for (name, value) in [
+            ("alias", json!("a/b")),
+            ("alias", json!("")),
+            ("alias", json!(null)),
+            ("incarnation", json!(7)),
+            ("incarnation", json!("-1")),
+            ("incarnation", json!("10000000000000000")),
+            ("service", json!("")),
+            ("type", json!("x".repeat(LONGEST_NAME + 1))),
+            ("methods", json!("add")),
+            ("methods", json!([""])),
+            ("methods", json!(vec!["add"; MOST_METHODS + 1])),
+            ("wire_version", json!(-1)),
+            ("since", json!(0.5)),
+        ] {
+            let mut entity = record().entity("id");
+            entity.metadata[name] = value;
+            assert!(ServiceRecord::read(&entity).is_err(), "{name}");
+        }
+        for metadata in [json!(null), json!([]), json!({}), json!("Calc")] {
+            let odd = Entity {
+                metadata,
+                ..record().entity("id")
+            };
+            assert!(ServiceRecord::read(&odd).is_err());
+        }
+        let other = Entity {
+            kind: "cache".to_owned(),
+            ..record().entity("id")
+        };
+        assert!(ServiceRecord::read(&other).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! `nanoctrl services` and `nanoctrl agents`, as a user types them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::{Command, Output};
+
+use common::{NanoCtrlServer, free_port};
+use serde_json::{Value, json};
+use slimerpc::control::{Control, Entity, NanoCtrl, Registration};
+use slimerpc_actors::{PeerAgent, service};
+
+#[derive(Default)]
+struct Calc;
+
+#[service]
+impl Calc {
+    #[method]
+    fn add(&mut self, a: i64, b: i64) -> i64 {
+        a + b
+    }
+
+    #[method]
+    fn sub(&mut self, a: i64, b: i64) -> i64 {
+        a - b
+    }
+}
+
+fn nanoctrl(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
+    // Whatever runs for the developer is none of the test's business.
+    let nowhere = std::env::temp_dir().join("nanoctrl-that-never-ran");
+    command.env("NANOCTRL_RUNTIME_DIR", nowhere);
+    command.args(words).output().unwrap()
+}
+
+/// What it printed.
+fn printed(words: &[&str]) -> String {
+    let output = nanoctrl(words);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words:?}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+async fn worker(server: &NanoCtrlServer, alias: &str, scope: &str) -> PeerAgent {
+    let builder = PeerAgent::builder().alias(alias).scope(scope);
+    let builder = builder.device("shm0").nanoctrl(server.url());
+    let worker = builder.start().await.unwrap();
+    worker.serve(Calc).await.unwrap();
+    worker
+}
+
+#[actix::test]
+async fn services_are_printed_as_a_table_and_as_json() {
+    let server = NanoCtrlServer::start();
+    let url = server.url();
+    assert_eq!(printed(&["services", "--address", &url]), "no services\n");
+    let worker = worker(&server, "worker:0", "").await;
+    worker.serve(Calc).named("second").await.unwrap();
+
+    let table = printed(&["services", "--address", &url]);
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|it| it.split_whitespace().collect())
+        .collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert_eq!(
+        lines[0],
+        ["ALIAS", "SERVICE", "TYPE", "CODEC", "UP", "METHODS"]
+    );
+    assert_eq!(lines[1][..4], ["worker:0", "Calc", "Calc", "bincode"]);
+    assert_eq!(lines[1][5..], ["add", "sub"]);
+    assert_eq!(lines[2][..3], ["worker:0", "second", "Calc"]);
+
+    let json: Value =
+        serde_json::from_str(&printed(&["services", "--json", "--address", &url])).unwrap();
+    assert_eq!(json[1]["service"], "second");
+    assert_eq!(json[1]["methods"], json!(["add", "sub"]));
+}
+
+#[actix::test]
+async fn agents_are_printed_as_a_table_and_as_json() {
+    let server = NanoCtrlServer::start();
+    let url = server.url();
+    let _worker = worker(&server, "worker:0", "").await;
+    let python = NanoCtrl::new(&url, "").unwrap();
+    let registration = Registration {
+        alias: Some("python:0".to_owned()),
+        address: "127.0.0.1".to_owned(),
+        device: Some("mlx5_0".to_owned()),
+        ib_port: Some(1),
+        link_type: Some("RoCE".to_owned()),
+        resource: Some(json!({"host": {"hostname": "gpu7"}, "nics": []})),
+    };
+    python.register(registration).await.unwrap();
+
+    let table = printed(&["agents", "--address", &url]);
+    let lines: Vec<Vec<&str>> = table
+        .lines()
+        .map(|it| it.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        lines[0],
+        ["ALIAS", "KIND", "HOST", "PID", "ADDRESS", "DEVICE", "LINK"]
+    );
+    assert_eq!(
+        lines[1],
+        [
+            "python:0",
+            "dlslime",
+            "gpu7",
+            "-",
+            "127.0.0.1",
+            "mlx5_0",
+            "RoCE"
+        ]
+    );
+    let pid = std::process::id().to_string();
+    assert_eq!(
+        (lines[2][0], lines[2][1], lines[2][3]),
+        ("worker:0", "native", &*pid)
+    );
+
+    let json: Value =
+        serde_json::from_str(&printed(&["agents", "--json", "--address", &url])).unwrap();
+    assert_eq!(json[0]["alias"], "python:0");
+    assert_eq!(json[1]["pid"], std::process::id());
+}
+
+#[actix::test]
+async fn only_the_scope_asked_for_is_listed() {
+    let server = NanoCtrlServer::start();
+    let url = server.url();
+    let _worker = worker(&server, "worker:0", "job").await;
+    for what in ["services", "agents"] {
+        assert_eq!(printed(&[what, "--address", &url]), format!("no {what}\n"));
+        assert_eq!(printed(&[what, "--address", &url, "--json"]), "[]\n");
+        let table = printed(&[what, "--address", &url, "--scope", "job"]);
+        assert!(table.contains("worker:0"), "{table}");
+    }
+}
+
+#[actix::test]
+async fn input_1_odd_names_do_not_reach_the_terminal_as_they_are() {
+    let server = NanoCtrlServer::start();
+    let url = server.url();
+    let anybody = NanoCtrl::new(&url, "").unwrap();
+    anybody.register(Registration::default()).await.unwrap();
+    let entity = |id: &str, metadata| Entity {
+        id: id.to_owned(),
+        kind: "rpc-worker".to_owned(),
+        metadata,
+    };
+    let odd = json!({"alias": "w", "incarnation": "1", "service": "\u{1b}[2Jred", "type": "T",
+        "methods": ["m".repeat(500)], "codec": "c", "wire_version": 1, "since": 1});
+    anybody.advertise(entity("1", odd)).await.unwrap();
+    anybody
+        .advertise(entity("\u{1b}[2J", json!(7)))
+        .await
+        .unwrap();
+    let output = nanoctrl(&["services", "--address", &url]);
+    assert!(output.status.success());
+    for bytes in [&output.stdout, &output.stderr] {
+        let text = String::from_utf8_lossy(bytes);
+        assert!(!text.contains('\u{1b}') && text.contains("[2J"), "{text:?}");
+        assert!(text.len() < 400, "{text}");
+    }
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named() {
+    let url = format!("http://127.0.0.1:{}", free_port());
+    for what in ["services", "agents"] {
+        let output = nanoctrl(&[what, "--address", &url]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            error.contains(&url) && error.contains("nanoctrl start"),
+            "{error}"
+        );
+    }
+    let output = nanoctrl(&["services", "--address", &url, "--scope", "a/b"]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("`a/b` cannot be used as scope"), "{error}");
+}
