@@ -11,7 +11,7 @@ use slimerpc::fabric::RetryPolicy;
 
 use crate::devices::Devices;
 use crate::serve::check_workers;
-use crate::{AgentError, PeerAgent, environment};
+use crate::{AgentError, PeerAgent, Strategy, environment};
 
 const SLOT_SIZE: usize = 32 * 1024;
 /// What DLSlime peers have unless they are told otherwise.
@@ -47,6 +47,7 @@ enum Plane {
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50 | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
+/// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
 /// | `timeout` | `SLIME_RPC_ACK_TIMEOUT` | 14 (67 ms) | code | wait for an acknowledgement |
@@ -67,6 +68,7 @@ pub struct Builder {
     busy_poll: Option<Duration>,
     connect_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
+    strategy: Strategy,
 }
 
 /// What an agent is started with.
@@ -82,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) call_timeout: Option<Duration>,
+    pub(crate) strategy: Strategy,
 }
 
 impl Default for Builder {
@@ -100,6 +103,7 @@ impl Default for Builder {
             busy_poll: None,
             connect_timeout: None,
             call_timeout: None,
+            strategy: Strategy::default(),
         }
     }
 }
@@ -202,6 +206,12 @@ impl Builder {
         self
     }
 
+    /// Which of its services are restarted when one has to be: that one alone, if not set.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to listen.
     ///
     /// # Errors
@@ -280,6 +290,7 @@ impl Builder {
             busy_poll,
             connect_timeout,
             call_timeout,
+            strategy: self.strategy,
         })
     }
 }

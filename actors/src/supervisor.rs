@@ -4,6 +4,7 @@
 //! what belongs to peers that leave. No request or reply passes through it.
 
 mod calling;
+mod guarding;
 mod pairs;
 mod reaching;
 mod serving;
@@ -26,15 +27,17 @@ use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::AgentError;
 use crate::builder::Settings;
 use crate::handshake::{Answer, Handshake, Open};
 use crate::qp_ready::QpReady;
 use crate::serve::{Callers, Running};
+use crate::wards::Wards;
+use crate::{AgentError, AgentEvent, Restart};
 
+pub(crate) use self::guarding::Ended;
 pub(crate) use self::reaching::{Reach, Reached};
 
 use self::pairs::{Pair, Pairs};
@@ -57,6 +60,9 @@ struct State {
     alias: String,
     descriptor: RefCell<Descriptor>,
     services: RefCell<HashMap<String, Running>>,
+    /// Those of them that are restarted or given up.
+    wards: RefCell<Wards<Running>>,
+    events: broadcast::Sender<AgentEvent>,
     /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// Connected proxies by peer.
@@ -95,7 +101,10 @@ pub(crate) struct Dialled {
 
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
-    pub(crate) async fn start_here(settings: Settings) -> Result<Started, AgentError> {
+    pub(crate) async fn start_here(
+        settings: Settings,
+        events: broadcast::Sender<AgentEvent>,
+    ) -> Result<Started, AgentError> {
         let alias = settings.alias.as_deref();
         let registration = settings.topology.registration(alias, "");
         let alias = settings.control.register(registration).await?;
@@ -112,12 +121,16 @@ impl Supervisor {
             geometry: settings.geometry,
             links: settings.devices.links(),
             services: Vec::new(),
+            down: Vec::new(),
         };
+        let wards = RefCell::new(Wards::new(settings.strategy));
         let state = Rc::new(State {
             settings,
             alias: alias.clone(),
             descriptor: RefCell::new(descriptor),
             services: RefCell::default(),
+            wards,
+            events,
             dialing: RefCell::default(),
             channels: RefCell::default(),
             wanted: RefCell::default(),
@@ -174,6 +187,8 @@ pub(crate) struct Publish {
     pub(crate) table: ServiceTable,
     pub(crate) callers: Callers,
     pub(crate) running: Running,
+    /// If it is to be looked after.
+    pub(crate) restart: Option<Restart>,
 }
 
 /// Ends a service.
@@ -272,6 +287,7 @@ impl State {
         if self.services.borrow().contains_key(&name) {
             return Err(AgentError::AlreadyServed { service: name });
         }
+        self.look_after(&name, &publish.running, publish.restart);
         self.services
             .borrow_mut()
             .insert(name.clone(), publish.running);
@@ -279,7 +295,11 @@ impl State {
         let published = self.publish().await;
         match &published {
             Ok(()) => self.serve_parked(),
-            Err(_) => drop(self.forget_service(&name)),
+            Err(_) => {
+                if let Some(running) = self.forget_service(&name) {
+                    self.look_away(&running);
+                }
+            }
         }
         published
     }
@@ -295,7 +315,7 @@ impl State {
         }
     }
 
-    async fn remove_service(&self, withdraw: Withdraw) -> Result<(), AgentError> {
+    async fn remove_service(self: &Rc<Self>, withdraw: Withdraw) -> Result<(), AgentError> {
         let Withdraw {
             service: name,
             limit,
@@ -305,6 +325,7 @@ impl State {
         };
         let published = self.publish().await;
         let drained = running.drain(limit).await;
+        self.look_away(&running);
         running.end();
         let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
         let ended = self.pairs.borrow_mut().end(is_of);
@@ -321,10 +342,9 @@ impl State {
     }
 
     fn forget_service(&self, name: &str) -> Option<Running> {
-        self.descriptor
-            .borrow_mut()
-            .services
-            .retain(|table| table.name != name);
+        let mut descriptor = self.descriptor.borrow_mut();
+        descriptor.services.retain(|table| table.name != name);
+        descriptor.down.retain(|down| down != name);
         self.services.borrow_mut().remove(name)
     }
 
@@ -614,6 +634,11 @@ impl State {
             return Err(Mismatch::NotServed {
                 service: open.service,
                 peer: peer.to_owned(),
+            });
+        }
+        if self.descriptor.borrow().down.contains(&open.service) {
+            return Err(Mismatch::ServiceDown {
+                service: open.service,
             });
         }
         let devices = &self.settings.devices;
