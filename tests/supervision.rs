@@ -127,6 +127,13 @@ impl Unit {
         millis
     }
 
+    /// Has the arbiter for so long.
+    #[method]
+    fn block(&mut self, millis: u64) -> u64 {
+        std::thread::sleep(Duration::from_millis(millis));
+        millis
+    }
+
     #[method]
     async fn wants_another(&mut self) -> bool {
         let is_heard = restart("stale");
@@ -736,7 +743,7 @@ async fn one_for_one_leaves_the_others_alone() {
 }
 
 #[actix::test]
-async fn one_for_all_ends_the_others_in_reverse_order_and_starts_all_in_order() {
+async fn one_for_all_ends_the_others_too_and_then_starts_all_in_order() {
     let trio = trio(Strategy::OneForAll).await;
     trio.breaks(1).await;
     assert_eq!(trio.generations().await, [1, 1, 1]);
@@ -753,6 +760,19 @@ async fn one_for_all_ends_the_others_in_reverse_order_and_starts_all_in_order() 
     ];
     assert_eq!(lines[..6], lines_of_end);
     assert_eq!(lines[6..], ["started a1", "started b1", "started c1"]);
+}
+
+#[actix::test]
+async fn one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer() {
+    let trio = trio(Strategy::OneForAll).await;
+    let blocks = trio.units[2].block(150);
+    sleep(SOON).await;
+    trio.breaks(0).await;
+    assert_eq!(trio.generations().await, [1, 1, 1]);
+    assert_eq!(blocks.await, Ok(150));
+    let lines = trio.log.lines();
+    let place = |line| lines.iter().position(|other| other == line).unwrap();
+    assert!(place("dropped c0") < place("started a1"), "{lines:?}");
 }
 
 #[actix::test]
@@ -821,7 +841,7 @@ async fn a_service_that_is_stopped_while_its_restart_waits_answers_what_has_arri
 
 #[actix::test]
 async fn an_agent_leaves_while_a_restart_waits() {
-    let plant = plant(after(LONG)).await;
+    let plant = plant(after(LONG).limit(1, LONG)).await;
     plant.breaks().await;
     let waits = plant.unit.count(1);
     sleep(SOON).await;
@@ -892,7 +912,7 @@ async fn settings_that_make_no_sense_are_refused_with_what_is_allowed() {
             Restart::permanent().limit(5, Duration::ZERO),
             "more than no time",
         ),
-        (Restart::permanent().limit(100, second), "never be exceeded"),
+        (Restart::permanent().limit(100, second), "never be reached"),
         (
             Restart::transient().backoff(Backoff {
                 factor: 0.0,

@@ -115,8 +115,11 @@ impl Address {
     }
 
     /// Has the instance end, for another to take its place.
-    pub(crate) fn retire(&self, cause: EndCause) {
-        self.orders.do_send(Order::Retire(cause));
+    pub(crate) async fn retire(&self, cause: EndCause) {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.orders.do_send(Order::Retire { cause, tell });
+        // An error says that it has ended already.
+        let _ = told.await;
     }
 
     /// Has another one take the place of the one that ended. `None` if the service has ended.

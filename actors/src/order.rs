@@ -10,7 +10,12 @@ use crate::EndCause;
 #[rtype(result = "()")]
 pub(crate) enum Order {
     /// End; another will take your place.
-    Retire(EndCause),
+    Retire {
+        /// Why.
+        cause: EndCause,
+        /// Whom to tell when that is done.
+        tell: oneshot::Sender<()>,
+    },
     /// Take the place of the one before.
     Start {
         /// Of starts, counted from 0.

@@ -159,9 +159,13 @@ impl Restart {
         self
     }
 
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.kind == Kind::Temporary
+    }
+
     /// Refuses what makes no sense.
     pub(crate) fn check(&self) -> Result<(), AgentError> {
-        if self.kind == Kind::Temporary {
+        if self.is_temporary() {
             return Ok(());
         }
         if !(1..=MAX_RESTARTS).contains(&self.max_restarts) {
@@ -183,8 +187,8 @@ impl Restart {
             apart += self.backoff.wait(before as usize, 1.0);
             if apart >= self.window {
                 let allowed = format!(
-                    "with this backoff {} restarts are at least {apart:?} apart, so that {} within {:?} would never be \
-                     exceeded; take a longer window, fewer restarts or a shorter backoff",
+                    "with this backoff {} restarts take {apart:?} or more, so that the limit of {} within {:?} would never \
+                     be reached; take a longer window, fewer restarts or a shorter backoff",
                     before + 1,
                     self.max_restarts,
                     self.window

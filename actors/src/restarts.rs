@@ -38,7 +38,7 @@ impl Restarts {
 
     /// Whether it can be restarted at all.
     pub(crate) fn is_temporary(&self) -> bool {
-        self.policy.kind == Kind::Temporary
+        self.policy.is_temporary()
     }
 
     /// An instance has ended, or a start has failed. `chance` is from 0 to 1.

@@ -190,13 +190,16 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Retire(cause) => self.retire(&cause),
+            // Who gave the order may have left.
+            Order::Retire { cause, tell } => {
+                self.retire(&cause);
+                let _ = tell.send(());
+            }
             Order::Start {
                 number,
                 cause,
                 tell,
             } => {
-                // Who gave the order may have left.
                 let _ = tell.send(self.start_again(number, cause));
             }
             Order::GiveUp | Order::End => self.stop(),

@@ -195,7 +195,7 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
 /// Refuses what makes no sense, or cannot be.
 fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError> {
     restart.check()?;
-    if has_factory || *restart == Restart::temporary() {
+    if has_factory || restart.is_temporary() {
         return Ok(());
     }
     Err(AgentError::Setting {
@@ -260,8 +260,8 @@ impl Running {
     }
 
     /// Has its instance end, for another to take its place.
-    pub(crate) fn retire(&self, cause: EndCause) {
-        self.serial.retire(cause);
+    pub(crate) async fn retire(&self, cause: EndCause) {
+        self.serial.retire(cause).await;
     }
 
     /// Has it end, and requests be answered with that.

@@ -1,7 +1,7 @@
 //! What is to be done when an instance of an agent's services ends: a state machine that is told the time.
 //!
 //! - Between a retirement and the next start of a service lies what its [`Restart`] says.
-//! - Of services that are tied together one starts at a time, in the order of serving.
+//! - Of services that are tied together one starts at a time, in the order of serving, when all have ended that are to.
 //! - What is said of an earlier life of a service changes nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +36,8 @@ struct Ward<T> {
     reached: T,
     restarts: Restarts,
     status: Status,
+    /// Whether its instance has been told to end, and not yet said that it has.
+    is_ending: bool,
     /// Number of its last start.
     life: u64,
     /// Why that ended.
@@ -53,17 +55,17 @@ enum Status {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step<T> {
-    /// The instance of this service is to end; another will take its place.
-    Retire(T, EndCause),
+    /// The instance is to end; another will take its place.
+    Retire(Ending<T>),
     /// It is to end, and there will be no other.
-    GiveUp(Stopped<T>),
+    GiveUp(Ending<T>),
     /// Then another start may be due.
     LookAt(Instant),
 }
 
-/// A service that is given up.
+/// A service whose instance is to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Stopped<T> {
+pub(crate) struct Ending<T> {
     pub(crate) id: WardId,
     pub(crate) service: String,
     pub(crate) reached: T,
@@ -97,6 +99,7 @@ impl<T: Clone> Wards<T> {
             reached,
             restarts: Restarts::new(policy),
             status: Status::Up,
+            is_ending: false,
             life: 0,
             cause: None,
         });
@@ -126,15 +129,26 @@ impl<T: Clone> Wards<T> {
         }
     }
 
+    /// The instance that was to retire has.
+    pub(crate) fn has_ended(&mut self, id: WardId) {
+        if let Some(ward) = self.wards.iter_mut().find(|ward| ward.id == id) {
+            ward.is_ending = false;
+        }
+    }
+
     /// The starts that are due now, which begin.
     pub(crate) fn begin_due(&mut self, now: Instant) -> Vec<Due<T>> {
-        let is_due = |ward: &Ward<T>| matches!(ward.status, Status::Down { until } if until <= now);
+        let is_due = |ward: &Ward<T>| {
+            !ward.is_ending && matches!(ward.status, Status::Down { until } if until <= now)
+        };
         let is_settled = |ward: &Ward<T>| matches!(ward.status, Status::Up | Status::GivenUp);
         let due: Vec<usize> = match self.strategy {
             Strategy::OneForOne => {
                 let all = 0..self.wards.len();
                 all.filter(|at| is_due(&self.wards[*at])).collect()
             }
+            // Not before all are gone that are to go.
+            _ if self.wards.iter().any(|ward| ward.is_ending) => Vec::new(),
             Strategy::OneForAll | Strategy::RestForOne => {
                 let first = self.wards.iter().position(|ward| !is_settled(ward));
                 first
@@ -252,7 +266,8 @@ impl<T: Clone> Wards<T> {
             Status::Up | Status::Starting => {
                 ward.status = Status::Down { until };
                 ward.cause = Some(cause.clone());
-                Some(Step::Retire(ward.reached.clone(), cause))
+                ward.is_ending = true;
+                Some(Step::Retire(ward.ending(cause)))
             }
         }
     }
@@ -260,14 +275,18 @@ impl<T: Clone> Wards<T> {
     fn give_up(&mut self, at: usize, cause: EndCause) -> Option<Step<T>> {
         let ward = &mut self.wards[at];
         let before = std::mem::replace(&mut ward.status, Status::GivenUp);
-        (before != Status::GivenUp).then(|| {
-            Step::GiveUp(Stopped {
-                id: ward.id,
-                service: ward.service.clone(),
-                reached: ward.reached.clone(),
-                cause,
-            })
-        })
+        (before != Status::GivenUp).then(|| Step::GiveUp(ward.ending(cause)))
+    }
+}
+
+impl<T: Clone> Ward<T> {
+    fn ending(&self, cause: EndCause) -> Ending<T> {
+        Ending {
+            id: self.id,
+            service: self.service.clone(),
+            reached: self.reached.clone(),
+            cause,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 
 use super::{State, Supervisor, random};
 use crate::serve::Running;
-use crate::wards::{Due, Step, Stopped, WardId};
+use crate::wards::{Due, Ending, Step, WardId};
 use crate::{AgentEvent, EndCause, Restart};
 
 /// An instance has ended by itself.
@@ -60,8 +60,8 @@ impl State {
     fn take(self: &Rc<Self>, steps: Vec<Step<Running>>) {
         for step in steps {
             match step {
-                Step::Retire(running, cause) => running.retire(cause),
-                Step::GiveUp(stopped) => self.give_up(stopped),
+                Step::Retire(ending) => drop(actix::spawn(self.clone().retire(ending))),
+                Step::GiveUp(ending) => self.give_up(ending),
                 Step::LookAt(at) => {
                     let state = self.clone();
                     actix::spawn(async move {
@@ -71,6 +71,12 @@ impl State {
                 }
             }
         }
+        self.start_due();
+    }
+
+    async fn retire(self: Rc<Self>, ending: Ending<Running>) {
+        ending.reached.retire(ending.cause).await;
+        self.wards.borrow_mut().has_ended(ending.id);
         self.start_due();
     }
 
@@ -117,13 +123,13 @@ impl State {
     }
 
     /// Lists the service as down, so that no new proxies are made.
-    fn give_up(self: &Rc<Self>, stopped: Stopped<Running>) {
-        let Stopped {
+    fn give_up(self: &Rc<Self>, ending: Ending<Running>) {
+        let Ending {
             id,
             service,
             reached,
             cause,
-        } = stopped;
+        } = ending;
         tracing::error!(service, %cause, "a service is given up");
         reached.give_up();
         // One that is being stopped is not listed any more.

@@ -36,7 +36,11 @@ impl Wards<usize> {
     /// The service ends at this time: who retires, and who is given up.
     fn end(&mut self, at: usize, now: Instant) -> (Vec<usize>, Vec<usize>) {
         let ward = &self.wards[at];
-        split(self.ended(ward.id, ward.life, panicked(), now, 0.0))
+        let (retired, given_up) = split(self.ended(ward.id, ward.life, panicked(), now, 0.0));
+        for at in &retired {
+            self.has_ended(WardId(*at as u64));
+        }
+        (retired, given_up)
     }
 
     /// Who starts at this time, one after the other, each with success.
@@ -59,8 +63,8 @@ fn split(steps: Vec<Step<usize>>) -> (Vec<usize>, Vec<usize>) {
     let (mut retired, mut given_up) = (Vec::new(), Vec::new());
     for step in steps {
         match step {
-            Step::Retire(at, _) => retired.push(at),
-            Step::GiveUp(stopped) => given_up.push(stopped.reached),
+            Step::Retire(ending) => retired.push(ending.reached),
+            Step::GiveUp(ending) => given_up.push(ending.reached),
             Step::LookAt(_) => {}
         }
     }
@@ -84,6 +88,17 @@ fn the_strategy_says_who_is_restarted_and_in_which_order() {
         assert_eq!(wards.start_all(now + WAIT / 2), [0; 0], "too early");
         assert_eq!(wards.start_all(now + WAIT), started, "{strategy:?}");
     }
+}
+
+#[test]
+fn nothing_starts_before_all_have_ended_that_are_to() {
+    let mut wards = three(Strategy::RestForOne);
+    let now = Instant::now();
+    wards.ended(WardId(1), 0, panicked(), now, 0.0);
+    wards.has_ended(WardId(1));
+    assert_eq!(wards.start_all(now + WAIT), [0; 0]);
+    wards.has_ended(WardId(2));
+    assert_eq!(wards.start_all(now + WAIT), [1, 2]);
 }
 
 #[test]
