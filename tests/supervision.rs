@@ -691,8 +691,8 @@ async fn state_is_handed_over_by_choice_and_waits_for_a_start_that_takes_it() {
 struct Trio {
     log: Arc<Log>,
     units: [Proxy<Unit>; 3],
-    worker: PeerAgent,
-    _driver: PeerAgent,
+    events: Events,
+    _agents: [PeerAgent; 2],
 }
 
 async fn trio(strategy: Strategy) -> Trio {
@@ -718,8 +718,8 @@ async fn trio(strategy: Strategy) -> Trio {
     Trio {
         log,
         units: units.try_into().ok().unwrap(),
-        worker,
-        _driver: driver,
+        events: worker.events(),
+        _agents: [worker, driver],
     }
 }
 
@@ -727,6 +727,15 @@ impl Trio {
     async fn breaks(&self, at: usize) {
         let broken = self.units[at].breaks("ouch".to_owned()).await;
         broken.unwrap_err();
+    }
+
+    /// Breaks one and waits until so many have been restarted: the others hear of it a moment later.
+    async fn restarts_with(&mut self, at: usize, count: usize) {
+        self.breaks(at).await;
+        for _ in 0..count {
+            let event = timeout(LONG, self.events.next()).await.unwrap().unwrap();
+            assert!(matches!(event, AgentEvent::Restarted { .. }), "{event:?}");
+        }
     }
 
     async fn generations(&self) -> [u32; 3] {
@@ -737,15 +746,15 @@ impl Trio {
 
 #[actix::test]
 async fn one_for_one_leaves_the_others_alone() {
-    let trio = trio(Strategy::OneForOne).await;
-    trio.breaks(0).await;
+    let mut trio = trio(Strategy::OneForOne).await;
+    trio.restarts_with(0, 1).await;
     assert_eq!(trio.generations().await, [1, 0, 0]);
 }
 
 #[actix::test]
 async fn one_for_all_ends_the_others_too_and_then_starts_all_in_order() {
-    let trio = trio(Strategy::OneForAll).await;
-    trio.breaks(1).await;
+    let mut trio = trio(Strategy::OneForAll).await;
+    trio.restarts_with(1, 3).await;
     assert_eq!(trio.generations().await, [1, 1, 1]);
     let mut lines = trio.log.lines();
     // Those that end do so on arbiters of their own.
@@ -764,10 +773,10 @@ async fn one_for_all_ends_the_others_too_and_then_starts_all_in_order() {
 
 #[actix::test]
 async fn one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer() {
-    let trio = trio(Strategy::OneForAll).await;
+    let mut trio = trio(Strategy::OneForAll).await;
     let blocks = trio.units[2].block(150);
     sleep(SOON).await;
-    trio.breaks(0).await;
+    trio.restarts_with(0, 3).await;
     assert_eq!(trio.generations().await, [1, 1, 1]);
     assert_eq!(blocks.await, Ok(150));
     let lines = trio.log.lines();
@@ -777,22 +786,22 @@ async fn one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer() {
 
 #[actix::test]
 async fn rest_for_one_restarts_those_that_were_served_later() {
-    let trio = trio(Strategy::RestForOne).await;
-    trio.breaks(1).await;
+    let mut trio = trio(Strategy::RestForOne).await;
+    trio.restarts_with(1, 2).await;
     assert_eq!(trio.generations().await, [0, 1, 1]);
     assert_eq!(trio.log.lines()[4..], ["started b1", "started c1"]);
-    trio.breaks(0).await;
+    trio.restarts_with(0, 3).await;
     assert_eq!(trio.generations().await, [1, 2, 2]);
-    trio.breaks(2).await;
+    trio.restarts_with(2, 1).await;
     assert_eq!(trio.generations().await, [1, 2, 3]);
 }
 
 #[actix::test]
 async fn call_1_handlers_that_await_are_dropped_when_another_service_takes_theirs_with_it() {
-    let trio = trio(Strategy::OneForAll).await;
+    let mut trio = trio(Strategy::OneForAll).await;
     let (rests, counts) = (trio.units[2].rest(60_000), trio.units[2].count(1));
     sleep(SOON).await;
-    trio.breaks(0).await;
+    trio.restarts_with(0, 3).await;
     let error = rests.timeout(LONG).await.unwrap_err();
     assert!(matches!(error, RpcError::ServiceDown { .. }), "{error}");
     assert_eq!(error.ran(), Ran::Unknown);
@@ -802,14 +811,13 @@ async fn call_1_handlers_that_await_are_dropped_when_another_service_takes_their
 
 #[actix::test]
 async fn a_service_that_is_given_up_takes_those_with_it_that_depend_on_it() {
-    let trio = trio(Strategy::RestForOne).await;
-    let mut events = trio.worker.events();
+    let mut trio = trio(Strategy::RestForOne).await;
     for _ in 0..3 {
         trio.breaks(1).await;
     }
     let mut given_up = Vec::new();
     while given_up.len() < 2 {
-        let event = timeout(LONG, events.next()).await.unwrap().unwrap();
+        let event = timeout(LONG, trio.events.next()).await.unwrap().unwrap();
         if let AgentEvent::GivenUp { service, cause } = event {
             given_up.push((service, cause));
         }

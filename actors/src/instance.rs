@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix::{Actor, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture};
 use slimerpc::channel::{ConnectError, Delivery, Mailbox, Memory};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::EndCause;
@@ -83,7 +84,7 @@ impl Address {
         work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
     ) -> Option<Result<T, ConnectError>> {
         let memory = memory.clone();
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (tell, told) = oneshot::channel();
         let work = move |mailboxes: &mut Mailboxes| {
             let _ = tell.send(mailboxes.on(&memory).and_then(work));
         };
@@ -114,23 +115,26 @@ impl Address {
         let _ = self.drain.send(Drain).await;
     }
 
-    /// Has the instance end, for another to take its place.
-    pub(crate) async fn retire(&self, cause: EndCause) {
-        let (tell, told) = tokio::sync::oneshot::channel();
+    /// Has the instance end, for another to take its place. Told when that is done; an error says that the service has ended.
+    pub(crate) fn retire(&self, cause: EndCause) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
         self.orders.do_send(Order::Retire { cause, tell });
-        // An error says that it has ended already.
-        let _ = told.await;
+        told
     }
 
-    /// Has another one take the place of the one that ended. `None` if the service has ended.
-    pub(crate) async fn start(&self, number: u64, cause: EndCause) -> Option<Result<(), EndCause>> {
-        let (tell, told) = tokio::sync::oneshot::channel();
+    /// Has another one take the place of the one that ended. Told what came of it; an error says that the service has ended.
+    pub(crate) fn start(
+        &self,
+        number: u64,
+        cause: EndCause,
+    ) -> oneshot::Receiver<Result<(), EndCause>> {
+        let (tell, told) = oneshot::channel();
         self.orders.do_send(Order::Start {
             number,
             cause,
             tell,
         });
-        told.await.ok()
+        told
     }
 
     /// Has the instance end, and requests be answered with that.

@@ -80,6 +80,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         };
         Ok((serial, seen))
     }
+
     /// Starts the next one. If it cannot be, that has been tried in vain.
     fn start_again(&mut self, number: u64, cause: EndCause) -> Result<(), EndCause> {
         let Life::Between(previous) = &mut self.life else {
@@ -128,11 +129,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
             return;
         };
         self.hooks.restarting(&mut state, cause);
-        if self
-            .factory
-            .as_ref()
-            .is_some_and(|factory| factory.hands_over)
-        {
+        if matches!(&self.factory, Some(factory) if factory.hands_over) {
             self.life = Life::Between(Some(state));
         } else {
             guarded("dropping an instance", || drop(state));

@@ -29,7 +29,7 @@ use crate::ring_context::RequestHandler;
 use crate::serial::{Report, Seen, Serial, Source};
 use crate::supervisor::{Ended, Publish, Supervisor, Withdraw};
 use crate::wards::WardId;
-use crate::{AgentError, EndCause, Lifecycle, PeerAgent, Restart, ServedBy, Service};
+use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
 
 /// Threads for the parallel methods of one service.
 const MAX_WORKERS: usize = 1024;
@@ -257,11 +257,6 @@ impl Running {
             }
         };
         timeout(limit, drain).await.is_ok()
-    }
-
-    /// Has its instance end, for another to take its place.
-    pub(crate) async fn retire(&self, cause: EndCause) {
-        self.serial.retire(cause).await;
     }
 
     /// Has it end, and requests be answered with that.

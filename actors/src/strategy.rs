@@ -24,7 +24,7 @@
 /// Those that are restarted end at the same time, wait out the same pause, and start in the order of serving: the first when
 /// all have ended, each further one when the one before it is up. A running async handler of theirs is dropped where it awaits, and its
 /// caller gets [`RpcError::ServiceDown`](crate::RpcError::ServiceDown); a sync one is waited for. Requests that wait are kept.
-/// A restart counts towards the limit of the service that caused it alone. When that is given up, the others are, too. One
+/// Until they hear of the end that causes theirs, a moment after it, they answer as they were. A restart counts towards the limit of the service that caused it alone. When that is given up, the others are, too. One
 /// that could not be started is tried again by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strategy {

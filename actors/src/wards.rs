@@ -42,6 +42,8 @@ struct Ward<T> {
     life: u64,
     /// Why that ended.
     cause: Option<EndCause>,
+    /// The same, if that was heard before it was heard that the start had succeeded.
+    ended_early: Option<EndCause>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +85,13 @@ pub(crate) struct Due<T> {
     pub(crate) cause: EndCause,
 }
 
+/// A service whose start has succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Up {
+    /// Why it has ended meanwhile, if it has: to be told to [`Wards::ended`] now.
+    pub(crate) ended: Option<EndCause>,
+}
+
 impl<T: Clone> Wards<T> {
     pub(crate) fn new(strategy: Strategy) -> Self {
         Self {
@@ -102,6 +111,7 @@ impl<T: Clone> Wards<T> {
             is_ending: false,
             life: 0,
             cause: None,
+            ended_early: None,
         });
     }
 
@@ -120,6 +130,9 @@ impl<T: Clone> Wards<T> {
         chance: f64,
     ) -> Vec<Step<T>> {
         let Some(at) = self.find(id, life, Status::Up) else {
+            if let Some(at) = self.find(id, life, Status::Starting) {
+                self.wards[at].ended_early = Some(cause);
+            }
             return Vec::new();
         };
         match self.wards[at].restarts.judge(&cause, now, chance) {
@@ -169,6 +182,7 @@ impl<T: Clone> Wards<T> {
             ward.restarts.begin(now);
         }
         ward.status = Status::Starting;
+        ward.ended_early = None;
         ward.life += 1;
         Some(Due {
             id: ward.id,
@@ -179,13 +193,13 @@ impl<T: Clone> Wards<T> {
         })
     }
 
-    /// A start has succeeded. Says whether that still counts.
-    pub(crate) fn is_up(&mut self, id: WardId, life: u64) -> bool {
-        let found = self.find(id, life, Status::Starting);
-        if let Some(at) = found {
-            self.wards[at].status = Status::Up;
-        }
-        found.is_some()
+    /// A start has succeeded. `None` if that is of no account any more.
+    pub(crate) fn is_up(&mut self, id: WardId, life: u64) -> Option<Up> {
+        let at = self.find(id, life, Status::Starting)?;
+        let ward = &mut self.wards[at];
+        ward.status = Status::Up;
+        let ended = ward.ended_early.take();
+        Some(Up { ended })
     }
 
     /// A start has failed; it is tried again by itself. `chance` is from 0 to 1.

@@ -8,7 +8,7 @@ use tokio::time::sleep_until;
 
 use super::{State, Supervisor, random};
 use crate::serve::Running;
-use crate::wards::{Due, Ending, Step, WardId};
+use crate::wards::{Due, Ending, Step, Up, WardId};
 use crate::{AgentEvent, EndCause, Restart};
 
 /// An instance has ended by itself.
@@ -30,12 +30,7 @@ impl Handler<Ended> for Supervisor {
             number,
             cause,
         } = ended;
-        let (now, chance) = (Instant::now(), chance());
-        let steps = {
-            let mut wards = self.state.wards.borrow_mut();
-            wards.ended(ward, number, cause, now, chance)
-        };
-        self.state.take(steps);
+        self.state.has_ended(ward, number, cause);
     }
 }
 
@@ -57,10 +52,19 @@ impl State {
         }
     }
 
+    fn has_ended(self: &Rc<Self>, ward: WardId, life: u64, cause: EndCause) {
+        let (now, chance) = (Instant::now(), chance());
+        let steps = {
+            let mut wards = self.wards.borrow_mut();
+            wards.ended(ward, life, cause, now, chance)
+        };
+        self.take(steps);
+    }
+
     fn take(self: &Rc<Self>, steps: Vec<Step<Running>>) {
         for step in steps {
             match step {
-                Step::Retire(ending) => drop(actix::spawn(self.clone().retire(ending))),
+                Step::Retire(ending) => self.retire(ending),
                 Step::GiveUp(ending) => self.give_up(ending),
                 Step::LookAt(at) => {
                     let state = self.clone();
@@ -74,10 +78,15 @@ impl State {
         self.start_due();
     }
 
-    async fn retire(self: Rc<Self>, ending: Ending<Running>) {
-        ending.reached.retire(ending.cause).await;
-        self.wards.borrow_mut().has_ended(ending.id);
-        self.start_due();
+    fn retire(self: &Rc<Self>, ending: Ending<Running>) {
+        // Orders are given at once, so that they arrive in the order in which they were decided on.
+        let retired = ending.reached.serial.retire(ending.cause);
+        let state = self.clone();
+        actix::spawn(async move {
+            let _ = retired.await;
+            state.wards.borrow_mut().has_ended(ending.id);
+            state.start_due();
+        });
     }
 
     fn start_due(self: &Rc<Self>) {
@@ -86,40 +95,49 @@ impl State {
         }
         let due = self.wards.borrow_mut().begin_due(Instant::now());
         for due in due {
-            actix::spawn(self.clone().start(due));
+            let started = due.reached.serial.start(due.life, due.cause.clone());
+            let state = self.clone();
+            actix::spawn(async move {
+                match started.await {
+                    Ok(Ok(())) => state.is_up(due),
+                    Ok(Err(cause)) => state.has_not_started(&due, cause),
+                    // The service has ended, and somebody has seen to that.
+                    Err(_) => {}
+                }
+            });
         }
     }
 
-    async fn start(self: Rc<Self>, due: Due<Running>) {
+    fn is_up(self: &Rc<Self>, due: Due<Running>) {
         let Due {
             id,
             service,
-            reached,
             life,
             cause,
+            ..
         } = due;
-        // Without an answer the service has ended, and somebody has seen to that.
-        match reached.serial.start(life, cause.clone()).await {
-            Some(Ok(())) if self.wards.borrow_mut().is_up(id, life) => {
-                tracing::warn!(service, %cause, restarts = life, "a service was restarted");
-                self.tell(AgentEvent::Restarted {
-                    service,
-                    cause,
-                    restarts: life,
-                });
-                self.start_due();
-            }
-            Some(Err(cause)) => {
-                tracing::warn!(service, %cause, "a service could not be restarted");
-                let (now, chance) = (Instant::now(), chance());
-                let steps = {
-                    let mut wards = self.wards.borrow_mut();
-                    wards.has_not_started(id, life, cause, now, chance)
-                };
-                self.take(steps);
-            }
-            Some(Ok(())) | None => {}
+        let up = self.wards.borrow_mut().is_up(id, life);
+        let Some(Up { ended }) = up else { return };
+        tracing::warn!(service, %cause, restarts = life, "a service was restarted");
+        self.tell(AgentEvent::Restarted {
+            service,
+            cause,
+            restarts: life,
+        });
+        match ended {
+            Some(cause) => self.has_ended(id, life, cause),
+            None => self.start_due(),
         }
+    }
+
+    fn has_not_started(self: &Rc<Self>, due: &Due<Running>, cause: EndCause) {
+        tracing::warn!(due.service, %cause, "a service could not be restarted");
+        let (now, chance) = (Instant::now(), chance());
+        let steps = {
+            let mut wards = self.wards.borrow_mut();
+            wards.has_not_started(due.id, due.life, cause, now, chance)
+        };
+        self.take(steps);
     }
 
     /// Lists the service as down, so that no new proxies are made.

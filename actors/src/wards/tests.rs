@@ -52,7 +52,7 @@ impl Wards<usize> {
                 return started;
             }
             for due in due {
-                assert!(self.is_up(due.id, due.life));
+                assert!(self.is_up(due.id, due.life).is_some());
                 started.push(due.reached);
             }
         }
@@ -140,9 +140,21 @@ fn what_is_said_of_an_earlier_life_changes_nothing() {
     assert_eq!(due[0].reached, 0);
     // While the first starts, nobody is up who could fail; what was said before comes late.
     assert_eq!(wards.ended(WardId(1), 0, panicked(), now, 0.0), []);
-    assert!(!wards.is_up(WardId(0), 0));
-    assert!(wards.is_up(WardId(0), 1));
+    assert_eq!(wards.is_up(WardId(0), 0), None);
+    assert_eq!(wards.is_up(WardId(0), 1), Some(Up { ended: None }));
     assert_eq!(wards.ended(WardId(0), 0, panicked(), now, 0.0), []);
+}
+
+#[test]
+fn an_end_that_is_heard_before_the_start_is_not_forgotten() {
+    let mut wards = three(Strategy::OneForOne);
+    let now = Instant::now();
+    wards.end(1, now);
+    let due = wards.begin_due(now + WAIT);
+    assert_eq!(wards.ended(WardId(1), 1, panicked(), now, 0.0), []);
+    let ended = Some(panicked());
+    assert_eq!(wards.is_up(due[0].id, due[0].life), Some(Up { ended }));
+    assert_eq!(wards.end(1, now + WAIT).0, [1]);
 }
 
 #[test]
