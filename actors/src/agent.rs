@@ -20,11 +20,12 @@ use tokio::sync::{Mutex, broadcast};
 use crate::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
+use crate::factory::{Factory, Start};
 use crate::instance_id::InstanceId;
 use crate::once::Once;
 use crate::proxy::{Failed, Way};
 use crate::remote_buffer::RemoteBuffer;
-use crate::serial::Factory;
+use crate::serial::Source;
 use crate::serve::{Callers, Launch, Serve};
 use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Link, Supervisor};
 use crate::{AgentError, AgentEvent, Caller, Events, Proxy, RpcError, ServedBy, Service, tell};
@@ -102,10 +103,12 @@ impl PeerAgent {
         let (busy_poll, workers) = (settings.busy_poll, settings.workers);
         let stream_patience = settings.stream_patience;
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
+        let events = broadcast::Sender::new(EVENTS);
+        let heard = events.clone();
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
             actix::spawn(async move {
-                let started = Supervisor::start_here(settings).await;
+                let started = Supervisor::start_here(settings, heard).await;
                 if started.is_err() {
                     Arbiter::current().stop();
                 }
@@ -130,7 +133,7 @@ impl PeerAgent {
                 stream_patience,
                 workers,
                 once: Mutex::default(),
-                events: broadcast::Sender::new(EVENTS),
+                events,
                 offered: Arc::default(),
             }),
         })
@@ -199,11 +202,11 @@ impl PeerAgent {
         S: ServedBy<A> + ?Sized,
         A: Send + 'static,
     {
-        Serve::new(self.clone(), Box::new(move || (state, None)))
+        Serve::new(self.clone(), Box::new(move || Source::Value(state)), false)
     }
 
     /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
-    /// panic in a handler the factory builds a new one.
+    /// panic in a handler the factory builds a new one; how often and how soon, [`restart`](Serve::restart) says.
     pub fn serve_with<A>(&self, factory: impl FnMut() -> A + Send + 'static) -> Serve<A, A>
     where
         A: ServedBy<A>,
@@ -220,11 +223,82 @@ impl PeerAgent {
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
-        let build = move || {
-            let state = factory();
-            (state, Some(Box::new(factory) as Factory<A>))
+        let source = move || {
+            Source::Factory(Factory {
+                make: Box::new(move |_| Ok(factory())),
+                hands_over: false,
+            })
         };
-        Serve::new(self.clone(), Box::new(build))
+        Serve::new(self.clone(), Box::new(source), true)
+    }
+
+    /// [`serve_with`](Self::serve_with) a factory that may fail, and that is told about the instance whose place is to be
+    /// taken; it may take over from that what it likes.
+    ///
+    /// A start that fails counts as a restart, and is tried again; the very first is an error of serving.
+    ///
+    /// ```
+    /// use slimerpc_actors::{PeerAgent, Start, service};
+    ///
+    /// struct Cache {
+    ///     entries: Vec<String>,
+    /// }
+    ///
+    /// #[service]
+    /// impl Cache {
+    ///     #[method]
+    ///     fn add(&mut self, entry: String) -> u64 {
+    ///         if entry.is_empty() {
+    ///             panic!("empty");
+    ///         }
+    ///         self.entries.push(entry);
+    ///         self.entries.len() as u64
+    ///     }
+    /// }
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let worker = PeerAgent::builder().local().alias("from:worker").start().await?;
+    /// let factory = |start: &mut Start<Cache>| -> Result<Cache, std::io::Error> {
+    ///     let entries = start.take_previous().map(|cache| cache.entries);
+    ///     Ok(Cache { entries: entries.unwrap_or_default() })
+    /// };
+    /// worker.serve_from(factory).await?;
+    /// let cache = worker.proxy::<Cache>(worker.alias()).await?;
+    /// assert_eq!(cache.add("one".into()).await?, 1);
+    /// assert!(cache.add(String::new()).await.is_err());
+    /// assert_eq!(cache.add("two".into()).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn serve_from<A, E>(
+        &self,
+        factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
+    ) -> Serve<A, A>
+    where
+        A: ServedBy<A>,
+        E: fmt::Display,
+    {
+        self.serve_as_from::<A, A, E>(factory)
+    }
+
+    /// [`serve_from`](Self::serve_from) for a `#[service]` trait.
+    pub fn serve_as_from<S, A, E>(
+        &self,
+        mut factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
+    ) -> Serve<S, A>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+        E: fmt::Display,
+    {
+        let source = move || {
+            Source::Factory(Factory {
+                make: Box::new(move |start| factory(start).map_err(|error| error.to_string())),
+                hands_over: true,
+            })
+        };
+        Serve::new(self.clone(), Box::new(source), true)
     }
 
     /// Handles one request for `service`, from whichever peer, here and now: on the task that awaits this, with state that

@@ -12,7 +12,8 @@ use std::task::Poll;
 use serde::Serialize;
 use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
-use crate::{Call, Dispatch, Finished, Message, Request, Service};
+use crate::panics::{catch, take_trace};
+use crate::{Call, Dispatch, EndCause, Finished, Message, Request, Service, asked};
 
 /// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,9 +130,7 @@ pub fn answer<M: Call>(
     request: Request,
     handler: impl FnOnce(M) -> Result<M::Output, Failure>,
 ) -> Finished {
-    let handled = catch_unwind(AssertUnwindSafe(|| {
-        handler(decode(&request)?).map_err(Fault::from)
-    }));
+    let handled = catch(|| handler(decode(&request)?).map_err(Fault::from));
     let codec = codec::<M>(&request);
     conclude(request, handled, encode_with(codec))
 }
@@ -142,7 +141,7 @@ where
     F: Future<Output = Result<M::Output, Failure>>,
 {
     let encode = encode_with(codec::<M>(&request));
-    let begun = catch_unwind(AssertUnwindSafe(|| decode(&request).map(handler)));
+    let begun = catch(|| decode(&request).map(handler));
     let handled = match begun {
         Ok(Ok(future)) => catch_panic(future).await,
         Ok(Err(fault)) => return conclude::<M::Output>(request, Ok(Err(fault)), encode),
@@ -157,9 +156,7 @@ pub fn answer_raw<R: AsRef<[u8]>>(
     request: Request,
     handler: impl FnOnce(&[u8]) -> Result<R, Failure>,
 ) -> Finished {
-    let handled = catch_unwind(AssertUnwindSafe(|| {
-        handler(&request.payload()).map_err(Fault::from)
-    }));
+    let handled = catch(|| handler(&request.payload()).map_err(Fault::from));
     conclude(request, handled, copied)
 }
 
@@ -181,9 +178,7 @@ pub fn answer_inplace(
     request: Request,
     handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
-    let handled = catch_unwind(AssertUnwindSafe(|| {
-        handler(&request.payload(), &mut request.room()).map_err(Fault::from)
-    }));
+    let handled = catch(|| handler(&request.payload(), &mut request.room()).map_err(Fault::from));
     conclude_written(request, handled)
 }
 
@@ -258,10 +253,17 @@ fn conclude_with<T>(
         Ok(Err(fault)) => request.fail(fault),
         Err(panic) => {
             request.fail(panic_fault(&*panic));
-            return Finished::Panicked;
+            return has_panicked(&*panic);
         }
     }
     Finished::Answered
+}
+
+/// The handler has ended by a panic, of which its caller has been told.
+pub(crate) fn has_panicked(panic: &(dyn Any + Send)) -> Finished {
+    let message = panic_message(panic);
+    asked::say(EndCause::Panicked { message });
+    Finished::Panicked
 }
 
 /// How the payloads of a request travel.
@@ -292,10 +294,10 @@ impl From<Finished> for Dispatch<'_> {
     }
 }
 
-pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
     let mut future = pin!(future);
     poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context)));
+        let polled = catch(|| future.as_mut().poll(context));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
@@ -310,7 +312,7 @@ pub(crate) fn panic_fault(panic: &(dyn Any + Send)) -> Fault {
     Fault::Raised {
         type_name: "panic".to_owned(),
         message: panic_message(panic),
-        traceback: String::new(),
+        traceback: take_trace(),
     }
 }
 

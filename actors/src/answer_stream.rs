@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
@@ -12,7 +11,8 @@ use slimerpc::wire::{EncodeError, Fault};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::answer::{Failure, codec, decode, encode_with, panic_fault, reply};
+use crate::answer::{Failure, codec, decode, encode_with, has_panicked, panic_fault, reply};
+use crate::panics::catch;
 use crate::{Finished, Request, StreamCall};
 
 /// Runs a method that gives back a stream, and makes an item for each request of the caller, not before that.
@@ -36,11 +36,11 @@ where
             return Finished::Answered;
         }
     };
-    match catch_unwind(AssertUnwindSafe(|| begin(arguments))) {
+    match catch(|| begin(arguments)) {
         Ok(stream) => drive(sink, pin!(stream), encode).await,
         Err(panic) => {
             sink.finish(Some(panic_fault(&*panic)));
-            Finished::Panicked
+            has_panicked(&*panic)
         }
     }
 }
@@ -77,7 +77,7 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
             Next::Panicked(panic) => {
                 request.fail(panic_fault(&*panic));
                 sink.finish(None);
-                return Finished::Panicked;
+                return has_panicked(&*panic);
             }
         }
         // A stream that never waits must not keep the thread from its other work.
@@ -95,13 +95,12 @@ enum Next<T> {
 
 /// The next item, unless it is no longer wanted before it is there.
 async fn next<S: Stream>(sink: &ItemSink, mut stream: Pin<&mut S>) -> Next<S::Item> {
-    poll_fn(|context| {
-        let polled = catch_unwind(AssertUnwindSafe(|| stream.as_mut().poll_next(context)));
-        match polled {
+    poll_fn(
+        |context| match catch(|| stream.as_mut().poll_next(context)) {
             Ok(Poll::Ready(item)) => Poll::Ready(Next::Item(item)),
             Ok(Poll::Pending) => sink.poll_forsaken(context).map(|()| Next::Unwanted),
             Err(panic) => Poll::Ready(Next::Panicked(panic)),
-        }
-    })
+        },
+    )
     .await
 }

@@ -11,7 +11,7 @@ use slimerpc::fabric::RetryPolicy;
 
 use crate::devices::Devices;
 use crate::serve::check_workers;
-use crate::{AgentError, PeerAgent, environment};
+use crate::{AgentError, PeerAgent, Strategy, environment};
 
 const SLOT_SIZE: usize = 32 * 1024;
 /// What DLSlime peers have unless they are told otherwise.
@@ -49,6 +49,7 @@ enum Plane {
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
+/// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
 /// | `timeout` | `SLIME_RPC_ACK_TIMEOUT` | 14 (67 ms) | code | wait for an acknowledgement |
@@ -70,6 +71,7 @@ pub struct Builder {
     connect_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
     stream_patience: Option<Duration>,
+    strategy: Strategy,
 }
 
 /// What an agent is started with.
@@ -86,6 +88,7 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) stream_patience: Duration,
+    pub(crate) strategy: Strategy,
 }
 
 impl Default for Builder {
@@ -105,6 +108,7 @@ impl Default for Builder {
             connect_timeout: None,
             call_timeout: None,
             stream_patience: None,
+            strategy: Strategy::default(),
         }
     }
 }
@@ -214,6 +218,12 @@ impl Builder {
         self
     }
 
+    /// Which of its services are restarted when one has to be: that one alone, if not set.
+    pub fn strategy(mut self, strategy: Strategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to listen.
     ///
     /// # Errors
@@ -297,6 +307,7 @@ impl Builder {
             connect_timeout,
             call_timeout,
             stream_patience,
+            strategy: self.strategy,
         })
     }
 }

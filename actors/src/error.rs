@@ -30,7 +30,7 @@ pub enum RpcError {
         type_name: String,
         /// Its message.
         message: String,
-        /// Where it came from, if known.
+        /// Where it came from, if known: of a panic the place, and a backtrace if the service runs with `RUST_BACKTRACE=1`.
         traceback: String,
         /// The error itself, if it can travel; see [`returned`](Self::returned).
         value: Option<ReturnedValue>,
@@ -101,7 +101,7 @@ pub enum RpcError {
         /// What it said.
         reason: String,
     },
-    /// The service ended before it answered.
+    /// The service ended before it answered, or [was given up](crate::Restart).
     #[error("service `{service}` is down")]
     ServiceDown {
         /// Its name.
@@ -408,12 +408,20 @@ pub enum AgentError {
         /// The time waited.
         waited: Duration,
     },
-    /// The service's factory panicked.
+    /// The service's factory, or its [`Lifecycle::started`](crate::Lifecycle::started), panicked.
     #[error("service `{service}` could not be built: {message}")]
     FactoryPanicked {
         /// Its name.
         service: String,
         /// The panic's message.
+        message: String,
+    },
+    /// The service's factory returned an error.
+    #[error("service `{service}` could not be built: {message}")]
+    FactoryFailed {
+        /// Its name.
+        service: String,
+        /// The error's text.
         message: String,
     },
     /// A setting is out of range.

@@ -19,8 +19,9 @@ use std::task::Context;
 use slimerpc::channel::{Delivery, LossCause, Ticket};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::order::Order;
 use crate::pool::Pool;
-use crate::ring_context::RequestHandler;
+use crate::ring_context::{Readiness, RequestHandler};
 use crate::{Dispatch, Request, ServedBy};
 
 /// See the [module](self).
@@ -29,6 +30,8 @@ pub(crate) struct Front<S: ServedBy<A> + ?Sized, A: 'static> {
     serial: UnboundedSender<Delivery>,
     /// Without one, parallel methods take their turn with the others.
     pool: Option<Pool<Arc<S::Shared>>>,
+    /// Whether the service was given up.
+    is_down: bool,
     service: PhantomData<fn(&S, A)>,
 }
 
@@ -40,6 +43,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Front<S, A> {
         Self {
             serial,
             pool,
+            is_down: false,
             service: PhantomData,
         }
     }
@@ -64,7 +68,17 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Front<S, A> {
         Dispatch::Done
     }
 
-    fn panicked(&mut self) {}
+    fn readiness(&self) -> Readiness {
+        if self.is_down {
+            Readiness::Down
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        self.is_down |= matches!(order, Order::GiveUp | Order::End);
+    }
 
     fn cancelled(&mut self, request: Ticket) {
         if let Some(pool) = &mut self.pool {

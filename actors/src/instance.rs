@@ -1,19 +1,21 @@
 //! An actor behind rings.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{
-    Actor, ActorContext, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture,
-};
+use actix::{Actor, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture};
 use slimerpc::channel::{ConnectError, Delivery, Mailbox, Memory};
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
+use crate::EndCause;
 use crate::instance_id::InstanceId;
 use crate::mailboxes::{Mailboxes, SharedMailboxes};
+use crate::order::Order;
 use crate::ring_context::{Ending, RequestHandler, RingContext, Rings};
 
 /// Between two looks whether answers have arrived.
@@ -22,6 +24,8 @@ const LOOK: Duration = Duration::from_millis(1);
 /// An actor that has the requests of callers handled by `H`.
 pub(crate) struct Instance<H> {
     pub(crate) handler: H,
+    /// Those that have not been carried out.
+    pub(crate) orders: VecDeque<Order>,
     mailboxes: SharedMailboxes,
     ending: Rc<Ending>,
 }
@@ -40,6 +44,7 @@ impl<H: RequestHandler> Instance<H> {
         let rings = Rings::new(id, mailboxes.clone(), ending.clone(), busy_poll);
         let instance = Self {
             handler,
+            orders: VecDeque::new(),
             mailboxes,
             ending,
         };
@@ -49,7 +54,7 @@ impl<H: RequestHandler> Instance<H> {
             mailboxes: address.clone().recipient(),
             flush: address.clone().recipient(),
             drain: address.clone().recipient(),
-            stop: address.recipient(),
+            orders: address.recipient(),
             arbiter: Arbiter::current(),
         }
     }
@@ -67,7 +72,7 @@ pub(crate) struct Address {
     mailboxes: Recipient<WithMailboxes>,
     flush: Recipient<Flush>,
     drain: Recipient<Drain>,
-    stop: Recipient<Stop>,
+    orders: Recipient<Order>,
     arbiter: ArbiterHandle,
 }
 
@@ -79,7 +84,7 @@ impl Address {
         work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
     ) -> Option<Result<T, ConnectError>> {
         let memory = memory.clone();
-        let (tell, told) = tokio::sync::oneshot::channel();
+        let (tell, told) = oneshot::channel();
         let work = move |mailboxes: &mut Mailboxes| {
             let _ = tell.send(mailboxes.on(&memory).and_then(work));
         };
@@ -110,10 +115,40 @@ impl Address {
         let _ = self.drain.send(Drain).await;
     }
 
+    /// Has the instance end, for another to take its place. Told when that is done; an error says that the service has ended.
+    pub(crate) fn retire(&self, cause: EndCause) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        self.orders.do_send(Order::Retire { cause, tell });
+        told
+    }
+
+    /// Has another one take the place of the one that ended. Told what came of it; an error says that the service has ended.
+    pub(crate) fn start(
+        &self,
+        number: u64,
+        cause: EndCause,
+    ) -> oneshot::Receiver<Result<(), EndCause>> {
+        let (tell, told) = oneshot::channel();
+        self.orders.do_send(Order::Start {
+            number,
+            cause,
+            tell,
+        });
+        told
+    }
+
+    /// Has the instance end, and requests be answered with that.
+    pub(crate) fn give_up(&self) {
+        self.orders.do_send(Order::GiveUp);
+    }
+
     /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
     pub(crate) fn end(self) {
-        self.stop.do_send(Stop);
-        self.arbiter.stop();
+        if self.orders.connected() {
+            self.orders.do_send(Order::End);
+        } else {
+            self.arbiter.stop();
+        }
     }
 }
 
@@ -165,15 +200,10 @@ impl<H: RequestHandler> Handler<Drain> for Instance<H> {
     }
 }
 
-/// Ends the instance.
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Stop;
-
-impl<H: RequestHandler> Handler<Stop> for Instance<H> {
+impl<H: RequestHandler> Handler<Order> for Instance<H> {
     type Result = ();
 
-    fn handle(&mut self, _: Stop, context: &mut RingContext<Self>) {
-        context.stop();
+    fn handle(&mut self, order: Order, _: &mut RingContext<Self>) {
+        self.orders.push_back(order);
     }
 }

@@ -132,6 +132,11 @@ impl Mailboxes {
         self.sources.iter().all(|source| source.mailbox.is_idle())
     }
 
+    /// Closes all channels.
+    pub(crate) fn close(&mut self) {
+        self.sources.clear();
+    }
+
     /// Closes the channels of `peer`.
     pub(crate) fn dismiss(&mut self, peer: &str) {
         for source in &mut self.sources {

@@ -12,7 +12,9 @@ use actix::dev::{
     AsyncContextParts, ContextFut, ContextParts, Envelope, Mailbox as ActorMailbox, ToEnvelope,
 };
 use actix::fut::ActorFuture;
-use actix::{Actor, ActorContext, ActorState, Addr, AsyncContext, Handler, Message, SpawnHandle};
+use actix::{
+    Actor, ActorContext, ActorState, Addr, Arbiter, AsyncContext, Handler, Message, SpawnHandle,
+};
 use slimerpc::channel::{Delivery, LossCause, Ticket};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
@@ -21,7 +23,8 @@ use crate::answer::panic_message;
 use crate::instance::Instance;
 use crate::instance_id::InstanceId;
 use crate::mailboxes::SharedMailboxes;
-use crate::{Dispatch, Finished, Request};
+use crate::order::Order;
+use crate::{Dispatch, EndCause, Finished, Request, asked};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
 const TURN: usize = 64;
@@ -30,11 +33,19 @@ const SPINS: usize = 32;
 
 /// What the requests from rings are for.
 pub(crate) trait RequestHandler: Unpin + 'static {
+    /// Whether it takes requests.
+    fn readiness(&self) -> Readiness;
+
     /// Handles a request, or begins to.
     fn handle(&mut self, request: Request) -> Dispatch<'static>;
 
-    /// The handler of a request panicked; its caller has been told (PANIC-1).
-    fn panicked(&mut self);
+    /// A handler panicked, of which its caller has been told (PANIC-1), or said that it should be the last.
+    fn ended(&mut self, cause: EndCause) {
+        let _ = cause;
+    }
+
+    /// Does what it is told. No handler is running.
+    fn obey(&mut self, order: Order);
 
     /// Whether nothing runs beside the ring. If something does, the task is woken when it ends.
     fn is_idle(&self, task: &TaskContext<'_>) -> bool {
@@ -51,6 +62,16 @@ pub(crate) trait RequestHandler: Unpin + 'static {
     fn lost(&mut self, peer: String, cause: LossCause) {
         let _ = (peer, cause);
     }
+}
+
+/// Whether requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Ready,
+    /// Not now: they wait.
+    Waiting,
+    /// Never again: they are answered with that.
+    Down,
 }
 
 /// The context of a service instance. Its completion queues are polled on the arbiter that owns the actor, so
@@ -208,6 +229,7 @@ impl Rings {
                         self.running.take_if(|running| running.request == cancelled)
                     {
                         end(running);
+                        settle(handler, false);
                     }
                     handler.cancelled(cancelled);
                 }
@@ -221,19 +243,53 @@ impl Rings {
         any
     }
 
+    /// Carries out the orders that have come.
+    fn obey<H: RequestHandler>(
+        &mut self,
+        instance: &mut Instance<H>,
+        context: &mut RingContext<Instance<H>>,
+    ) {
+        while let Some(order) = instance.orders.pop_front() {
+            let is_end = matches!(order, Order::End);
+            if is_end {
+                // First of all, so that callers learn that they have lost us, not that a request of theirs was dropped.
+                self.mailboxes.borrow_mut().close();
+            }
+            if let Some(running) = self.running.take() {
+                end(running);
+                // It has ended already, whatever its handler may have wanted.
+                asked::take();
+            }
+            instance.handler.obey(order);
+            if is_end {
+                self.queue.clear();
+                context.stop();
+                Arbiter::current().stop();
+            }
+        }
+    }
+
     /// Runs handlers, one at a time, as far as they go (SERIAL-1). Says whether any ran.
     fn run<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) -> bool {
         let mut ran = false;
         for _ in 0..TURN {
             if let Some(running) = &mut self.running {
-                let polled = self.instance.run(|| running.future.as_mut().poll(task));
-                let Poll::Ready(finished) = polled else {
+                let poll = || self.instance.run(|| running.future.as_mut().poll(task));
+                let Poll::Ready(finished) = asked::listen(poll) else {
                     return ran;
                 };
                 self.running = None;
                 ran = true;
-                if finished == Finished::Panicked {
-                    handler.panicked();
+                settle(handler, finished == Finished::Panicked);
+            }
+            match handler.readiness() {
+                Readiness::Ready => {}
+                Readiness::Waiting => return ran,
+                Readiness::Down => {
+                    ran |= !self.queue.is_empty();
+                    // Dropped, each answers that the service is down.
+                    self.queue.clear();
+                    return ran;
                 }
             }
             let Some(request) = self.queue.pop_front() else {
@@ -245,9 +301,9 @@ impl Rings {
                 continue;
             }
             let ticket = request.ticket();
-            match self.instance.run(|| handler.handle(request)) {
-                Dispatch::Done => {}
-                Dispatch::Panicked => handler.panicked(),
+            match asked::listen(|| self.instance.run(|| handler.handle(request))) {
+                Dispatch::Done => settle(handler, false),
+                Dispatch::Panicked => settle(handler, true),
                 Dispatch::Running(future) => {
                     self.running = Some(Running {
                         request: ticket,
@@ -319,6 +375,16 @@ impl Rings {
     }
 }
 
+/// A handler is done. If it panicked, or has said that it should be the last, the instance ends.
+fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
+    let untold = || EndCause::Panicked {
+        message: "a panic without a message".to_owned(),
+    };
+    if let Some(cause) = asked::take().or_else(|| panicked.then(untold)) {
+        handler.ended(cause);
+    }
+}
+
 /// Drops the handler of a request that was cancelled where it awaits. Its request answers as it is dropped, which gives
 /// the caller its credit back (SLOT-2).
 fn end(running: Running) {
@@ -335,10 +401,12 @@ impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
     fn poll(
         self: Pin<&mut Self>,
         instance: &mut Instance<H>,
-        _: &mut RingContext<Instance<H>>,
+        context: &mut RingContext<Instance<H>>,
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
-        self.get_mut().poll_rings(&mut instance.handler, task);
+        let this = self.get_mut();
+        this.obey(instance, context);
+        this.poll_rings(&mut instance.handler, task);
         Poll::Pending
     }
 }

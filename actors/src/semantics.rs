@@ -1,5 +1,6 @@
 //! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
-//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/calls.rs` or `tests/processes.rs`.
+//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/supervision.rs`, `tests/calls.rs` or
+//! `tests/processes.rs`.
 //!
 //! # Order
 //!
@@ -81,6 +82,31 @@
 //!
 //! Not promised: that the requests of a caller that died are not run; those that arrived may be, and their answers go
 //! nowhere.
+//!
+//! # When an instance ends
+//!
+//! What follows, [`Restart`](crate::Restart) and [`Strategy`](crate::Strategy) say.
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A panic is told to its caller, with its place, and counts; with a factory a new instance is made. | `panic_1_a_panic_is_told_with_its_place_and_the_instance_is_made_anew` |
+//! | Requests that wait survive a restart, in order, their bytes untouched; the one that was running is not run again. | `ring_1_slot_2_waiting_requests_survive_a_restart_and_the_running_one_is_not_run_again` |
+//! | Deadlines and cancels hold while a restart waits. | `deadlines_and_cancels_hold_while_a_restart_waits` |
+//! | Each restart within the window waits longer than the one before. | `restarts_wait_longer_each_time` |
+//! | No more restarts than the limit begin within any window, which slides. | `never_more_than_max_in_any_window_and_waits_within_bounds` (in `restarts.rs`), `the_window_of_the_limit_slides` |
+//! | Beyond the limit all who wait and who call get `ServiceDown`, at once. | `call_1_slot_2_beyond_its_limit_a_service_is_down_for_all_who_wait_and_who_come` |
+//! | New proxies are refused then, with a type of its own. | `new_proxies_are_told_that_a_service_is_down_until_it_is_served_anew` |
+//! | A start that fails is tried again, and counts. | `a_factory_that_fails_at_a_restart_is_tried_again_up_to_the_limit` |
+//! | A handler may ask for a restart; its caller has its answer. | `a_handler_may_ask_for_a_restart_and_its_caller_has_its_answer` |
+//! | What is served by value goes on with its state. | `what_is_served_by_value_keeps_its_state_unless_it_is_temporary` |
+//! | Parallel methods are answered meanwhile, from what the instance before had shared; their panics end nothing. | `parallel_methods_are_answered_while_a_restart_waits_and_their_panics_are_no_end` |
+//! | The old instance is gone before the new one is made, unless it is handed over. | `hooks_are_called_in_order_and_the_old_instance_is_gone_before_the_new_one_is_made`, `state_is_handed_over_by_choice_and_waits_for_a_start_that_takes_it` |
+//! | Services that are tied together end together, and then start in the order of serving. | `one_for_all_ends_the_others_too_and_then_starts_all_in_order`, `rest_for_one_restarts_those_that_were_served_later` |
+//! | Async handlers of theirs are dropped where they await, and answer `ServiceDown`; sync ones are waited for. | `call_1_handlers_that_await_are_dropped_when_another_service_takes_theirs_with_it`, `one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer` |
+//! | A service that is given up takes those with it that would have been restarted with it. | `a_service_that_is_given_up_takes_those_with_it_that_depend_on_it` |
+//! | A service that panics on every tenth request under load answers each exactly once. | `serial_1_call_1_slot_2_a_worker_that_panics_on_every_tenth_answers_each_call_once` |
+//!
+//! Not promised: that `ServiceDown` says whether the call was run; `stopped`, if the process ends first.
 //!
 //! # Calling oneself
 //!

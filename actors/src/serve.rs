@@ -3,7 +3,6 @@
 use std::future::IntoFuture;
 use std::marker::PhantomData;
 use std::num::NonZeroUsize;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,25 +16,28 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::table;
-use crate::answer::panic_message;
+use crate::factory::NotMade;
 use crate::front::Front;
 use crate::instance::{Address, Instance};
 use crate::instance_id::InstanceId;
+use crate::lifecycle::Hooks;
 use crate::mailboxes::Mailboxes;
 use crate::once::Once;
+use crate::panics;
 use crate::pool::Pool;
 use crate::ring_context::RequestHandler;
-use crate::serial::{Factory, Serial};
-use crate::supervisor::{Publish, Supervisor, Withdraw};
-use crate::{AgentError, PeerAgent, ServedBy, Service};
+use crate::serial::{Report, Seen, Serial, Source};
+use crate::supervisor::{Ended, Publish, Supervisor, Withdraw};
+use crate::wards::WardId;
+use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
 
 /// Threads for the parallel methods of one service.
 const MAX_WORKERS: usize = 1024;
 /// How long a service that is stopped may take to answer what it has.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Makes the state of a service, on its arbiter.
-pub(crate) type Build<A> = Box<dyn FnOnce() -> (A, Option<Factory<A>>) + Send>;
+/// Brings the source of a service's state to its arbiter.
+pub(crate) type Bring<A> = Box<dyn FnOnce() -> Source<A> + Send>;
 
 /// Who may call a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,20 +75,44 @@ pub struct Serve<S: ?Sized, A> {
     name: Option<String>,
     callers: Callers,
     workers: Option<usize>,
-    build: Build<A>,
+    source: Bring<A>,
+    hooks: Hooks<A>,
+    /// Without it an instance goes on with its state, whatever happens.
+    restart: Option<Restart>,
+    has_factory: bool,
     service: PhantomData<fn(&S)>,
 }
 
 impl<S: ?Sized, A> Serve<S, A> {
-    pub(crate) fn new(agent: PeerAgent, build: Build<A>) -> Self {
+    pub(crate) fn new(agent: PeerAgent, source: Bring<A>, has_factory: bool) -> Self {
         Self {
             agent,
             name: None,
             callers: Callers::All,
             workers: None,
-            build,
+            source,
+            hooks: Hooks::none(),
+            restart: has_factory.then(Restart::default),
+            has_factory,
             service: PhantomData,
         }
+    }
+
+    /// What follows when an instance ends by itself. By default one that a factory made is restarted
+    /// ([`Restart::permanent`]), and one that was served by value goes on with its state, unless it is to be
+    /// [`temporary`](Restart::temporary).
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = Some(restart);
+        self
+    }
+
+    /// Has the instances' [`Lifecycle`] called.
+    pub fn hooks(mut self) -> Self
+    where
+        A: Lifecycle,
+    {
+        self.hooks = Hooks::of_lifecycle();
+        self
     }
 
     /// Serves under this name instead of the service's own, so that one type can be served several times.
@@ -121,8 +147,8 @@ where
     A: 'static,
 {
     /// # Errors
-    /// A service of the name is served already, the factory panicked, there is not exactly one peer for
-    /// [`only_peer`](Serve::only_peer), or the device or control plane refuses.
+    /// A service of the name is served already, the factory failed, a setting makes no sense, there is not exactly one
+    /// peer for [`only_peer`](Serve::only_peer), or the device or control plane refuses.
     type Output = Result<ServiceHandle, AgentError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -133,7 +159,10 @@ where
                 name,
                 callers,
                 workers,
-                build,
+                source,
+                hooks,
+                restart,
+                has_factory,
                 ..
             } = self;
             let name = name.unwrap_or_else(|| S::NAME.to_owned());
@@ -145,8 +174,11 @@ where
                 });
             }
             let workers = workers.map(check_workers).transpose()?;
+            if let Some(restart) = &restart {
+                check_restart(restart, has_factory)?;
+            }
             let launch = agent.launching(name, callers, workers);
-            launch.serve::<S, A>(build).await
+            launch.serve::<S, A>(source, hooks, restart).await
         })
     }
 }
@@ -158,6 +190,19 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
             .field("callers", &self.callers)
             .finish_non_exhaustive()
     }
+}
+
+/// Refuses what makes no sense, or cannot be.
+fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError> {
+    restart.check()?;
+    if has_factory || restart.is_temporary() {
+        return Ok(());
+    }
+    Err(AgentError::Setting {
+        name: "restart",
+        value: format!("{restart:?}"),
+        allowed: "what is served by value has nothing to be made anew from: use `serve_with`, or `temporary`".to_owned(),
+    })
 }
 
 /// A number of threads for parallel methods.
@@ -176,6 +221,8 @@ pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> 
 pub(crate) struct Running {
     /// The only peer that may call it, if there is but one.
     pub(crate) only: Option<String>,
+    /// What the agent looks after it by, if it does.
+    pub(crate) ward: Option<WardId>,
     /// Where serial calls of native peers go.
     pub(crate) serial: Address,
     front: Option<Address>,
@@ -210,6 +257,11 @@ impl Running {
             }
         };
         timeout(limit, drain).await.is_ok()
+    }
+
+    /// Has it end, and requests be answered with that.
+    pub(crate) fn give_up(&self) {
+        self.addresses().for_each(Address::give_up);
     }
 
     /// Ends the service and its arbiters; not before a sync handler that runs has returned, but without waiting for it.
@@ -290,15 +342,37 @@ struct Started<T> {
 impl Launch {
     /// Starts the instance on an arbiter of its own, its front on another if there are parallel methods, and has the agent
     /// publish the service.
-    async fn serve<S, A>(self, build: Build<A>) -> Result<ServiceHandle, AgentError>
+    async fn serve<S, A>(
+        self,
+        source: Bring<A>,
+        hooks: Hooks<A>,
+        restart: Option<Restart>,
+    ) -> Result<ServiceHandle, AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
+        panics::trace();
         let setup = self.setup();
-        let started = on_new_arbiter(move || setup.instance::<S, A>(build)).await?;
+        let ward = restart.is_some().then(WardId::new);
+        let supervisor = self.supervisor.clone();
+        let report = move |ward| -> Report {
+            Box::new(move |number, cause| {
+                supervisor.do_send(Ended {
+                    ward,
+                    number,
+                    cause,
+                });
+            })
+        };
+        let start = move || {
+            let report = ward.map(report);
+            setup.instance(|| Serial::<S, A>::start(source(), hooks, report))
+        };
+        let started = on_new_arbiter(start).await?;
         let mut running = Running {
             only: None,
+            ward,
             serial: started.address,
             front: None,
         };
@@ -318,7 +392,7 @@ impl Launch {
             }
         }
         let advertise = (self.callers == Callers::All).then_some(S::NAME);
-        self.publish::<S>(running, advertise).await
+        self.publish::<S>(running, advertise, restart).await
     }
 
     /// Starts the front alone, which passes all requests on.
@@ -332,12 +406,13 @@ impl Launch {
         let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None))));
         let running = Running {
             only: None,
+            ward: None,
             serial: front.await?,
             front: None,
         };
         let once = Once::new(self.setup().id, told);
         // Between two requests it may not be served for long, which those who know it can tell and others cannot.
-        self.publish::<S>(running, None).await?;
+        self.publish::<S>(running, None, None).await?;
         Ok(once)
     }
 
@@ -345,8 +420,10 @@ impl Launch {
         self,
         running: Running,
         advertise: Option<&'static str>,
+        restart: Option<Restart>,
     ) -> Result<ServiceHandle, AgentError> {
         let publish = Publish {
+            restart,
             table: table::<S>(&self.name),
             callers: self.callers,
             advertise,
@@ -387,19 +464,15 @@ struct Setup {
 
 impl Setup {
     /// Starts the instance that owns the state, on the current arbiter.
-    fn instance<S, A>(self, build: Build<A>) -> Result<Started<Arc<S::Shared>>, AgentError>
+    fn instance<S, A>(
+        self,
+        start: impl FnOnce() -> Result<(Serial<S, A>, Seen<S::Shared>), NotMade>,
+    ) -> Result<Started<Arc<S::Shared>>, AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
-        let built = catch_unwind(AssertUnwindSafe(|| {
-            let (state, factory) = build();
-            Serial::<S, A>::new(state, factory)
-        }));
-        let (serial, shared) = built.map_err(|panic| AgentError::FactoryPanicked {
-            service: self.name.clone(),
-            message: panic_message(&*panic),
-        })?;
+        let (serial, shared) = start().map_err(|not_made| not_made.of_first(&self.name))?;
         Ok(Started {
             address: self.start(serial),
             shared,

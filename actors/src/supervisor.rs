@@ -6,6 +6,7 @@
 mod advertising;
 mod calling;
 mod finding;
+mod guarding;
 mod pairs;
 mod reaching;
 mod serving;
@@ -28,16 +29,18 @@ use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::AgentError;
 use crate::builder::Settings;
 use crate::handshake::{Answer, Handshake, Open};
 use crate::qp_ready::QpReady;
 use crate::serve::{Callers, Running};
+use crate::wards::Wards;
+use crate::{AgentError, AgentEvent, Restart};
 
 pub(crate) use self::finding::{FollowServices, Following, ListServices, Registered};
+pub(crate) use self::guarding::Ended;
 pub(crate) use self::reaching::{Reach, Reached};
 
 use self::advertising::Advertised;
@@ -64,6 +67,9 @@ struct State {
     services: RefCell<HashMap<String, Running>>,
     advertised: Advertised,
     followed: Followed,
+    /// Those of them that are restarted or given up.
+    wards: RefCell<Wards<Running>>,
+    events: broadcast::Sender<AgentEvent>,
     /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// Connected proxies by peer.
@@ -102,7 +108,10 @@ pub(crate) struct Dialled {
 
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
-    pub(crate) async fn start_here(settings: Settings) -> Result<Started, AgentError> {
+    pub(crate) async fn start_here(
+        settings: Settings,
+        events: broadcast::Sender<AgentEvent>,
+    ) -> Result<Started, AgentError> {
         let alias = settings.alias.as_deref();
         let registration = settings.topology.registration(alias, "");
         let alias = settings.control.register(registration).await?;
@@ -119,7 +128,9 @@ impl Supervisor {
             geometry: settings.geometry,
             links: settings.devices.links(),
             services: Vec::new(),
+            down: Vec::new(),
         };
+        let wards = RefCell::new(Wards::new(settings.strategy));
         let state = Rc::new(State {
             settings,
             alias: alias.clone(),
@@ -127,6 +138,8 @@ impl Supervisor {
             services: RefCell::default(),
             advertised: Advertised::default(),
             followed: Followed::default(),
+            wards,
+            events,
             dialing: RefCell::default(),
             channels: RefCell::default(),
             wanted: RefCell::default(),
@@ -185,6 +198,8 @@ pub(crate) struct Publish {
     /// The service's own name, if it is to be found by those who do not know our alias.
     pub(crate) advertise: Option<&'static str>,
     pub(crate) running: Running,
+    /// If it is to be looked after.
+    pub(crate) restart: Option<Restart>,
 }
 
 /// Ends a service.
@@ -283,6 +298,7 @@ impl State {
         if self.services.borrow().contains_key(&name) {
             return Err(AgentError::AlreadyServed { service: name });
         }
+        self.look_after(&name, &publish.running, publish.restart);
         self.services
             .borrow_mut()
             .insert(name.clone(), publish.running);
@@ -293,7 +309,11 @@ impl State {
         let published = self.publish().await;
         match &published {
             Ok(()) => self.serve_parked(),
-            Err(_) => drop(self.forget_service(&name)),
+            Err(_) => {
+                if let Some(running) = self.forget_service(&name) {
+                    self.look_away(&running);
+                }
+            }
         }
         published?;
         if let Some(type_name) = publish.advertise {
@@ -324,6 +344,7 @@ impl State {
         self.retract(&name).await;
         let published = self.publish().await;
         let drained = running.drain(limit).await;
+        self.look_away(&running);
         running.end();
         let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
         let ended = self.pairs.borrow_mut().end(is_of);
@@ -340,10 +361,9 @@ impl State {
     }
 
     fn forget_service(&self, name: &str) -> Option<Running> {
-        self.descriptor
-            .borrow_mut()
-            .services
-            .retain(|table| table.name != name);
+        let mut descriptor = self.descriptor.borrow_mut();
+        descriptor.services.retain(|table| table.name != name);
+        descriptor.down.retain(|down| down != name);
         self.services.borrow_mut().remove(name)
     }
 
@@ -633,6 +653,11 @@ impl State {
             return Err(Mismatch::NotServed {
                 service: open.service,
                 peer: peer.to_owned(),
+            });
+        }
+        if self.descriptor.borrow().down.contains(&open.service) {
+            return Err(Mismatch::ServiceDown {
+                service: open.service,
             });
         }
         let devices = &self.settings.devices;

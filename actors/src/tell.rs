@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use slimerpc::channel::{TellError, TellFailure, ToldCall};
 use tokio::sync::broadcast;
 
-use crate::{Ran, RpcError};
+use crate::{EndCause, Ran, RpcError};
 
 /// Completes when the transport has taken the request: at once if a credit is free, otherwise when one is. The request is
 /// delivered at most once. Dropping this before it has completed takes the request back.
@@ -96,6 +96,22 @@ pub enum AgentEvent {
         method: String,
         /// What came of it.
         error: RpcError,
+    },
+    /// An instance of a service of this agent ended, and another has taken its place.
+    Restarted {
+        /// Name of the service.
+        service: String,
+        /// Why the one before ended, or the start before this one failed.
+        cause: EndCause,
+        /// How many restarts there have been since the service was served, this one and those that failed included.
+        restarts: u64,
+    },
+    /// A service of this agent has ended, and is not restarted; see [`Restart`](crate::Restart).
+    GivenUp {
+        /// Name of the service.
+        service: String,
+        /// Why it ended.
+        cause: EndCause,
     },
 }
 

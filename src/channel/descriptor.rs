@@ -23,6 +23,9 @@ pub struct Descriptor {
     pub links: Vec<LinkType>,
     /// What it serves.
     pub services: Vec<ServiceTable>,
+    /// Names of those that are down, for good as far as its agent is concerned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub down: Vec<String>,
 }
 
 /// Where an agent runs.
@@ -159,6 +162,12 @@ pub enum Mismatch {
     /// The rings or queue pairs cannot be connected; the text says why.
     #[error("cannot connect: {0}")]
     Connect(String),
+    /// The service has ended and its agent does not restart it.
+    #[error("service `{service}` is down")]
+    ServiceDown {
+        /// Its name.
+        service: String,
+    },
 }
 
 fn list(links: &[LinkType]) -> String {
@@ -221,6 +230,11 @@ impl Descriptor {
                 served,
             });
         };
+        if self.down.contains(&wanted.name) {
+            return Err(Mismatch::ServiceDown {
+                service: wanted.name.clone(),
+            });
+        }
         if theirs.codec != wanted.codec {
             return Err(Mismatch::Codec {
                 service: wanted.name.clone(),
@@ -299,6 +313,7 @@ mod tests {
             links: vec![LinkType::Shm],
             geometry: Geometry::new(16, 1024).unwrap(),
             services: vec![table(&["add", "mul"])],
+            down: Vec::new(),
         }
     }
 

@@ -74,7 +74,7 @@ impl Profile {
     }
 }
 
-/// Encodes a fault, giving up first its traceback, then more and more of its message.
+/// Encodes a fault, giving up more and more of its traceback, from the end, and then of its message.
 fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
     let mut fault = fault;
     loop {
@@ -93,7 +93,7 @@ fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
 fn shorten(fault: &mut Fault) -> bool {
     let (first, second) = match fault {
         Fault::Raised { traceback, .. } if !traceback.is_empty() => {
-            traceback.clear();
+            halve(traceback);
             return true;
         }
         Fault::Returned {
@@ -122,13 +122,17 @@ fn shorten(fault: &mut Fault) -> bool {
     };
     for text in [Some(first), second].into_iter().flatten() {
         if !text.is_empty() {
-            let is_boundary = |at: &usize| text.is_char_boundary(*at);
-            let half = (0..=text.len() / 2).rev().find(is_boundary);
-            text.truncate(half.unwrap_or_default());
+            halve(text);
             return true;
         }
     }
     false
+}
+
+fn halve(text: &mut String) {
+    let is_boundary = |at: &usize| text.is_char_boundary(*at);
+    let half = (0..=text.len() / 2).rev().find(is_boundary);
+    text.truncate(half.unwrap_or_default());
 }
 
 #[cfg(test)]

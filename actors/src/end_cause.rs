@@ -1,0 +1,44 @@
+//! Why a service instance ended.
+
+/// Why a service instance ended, or could not begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EndCause {
+    /// A serial handler panicked. Its caller has been told.
+    #[error("a handler panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// A serial handler [asked for a restart](crate::restart()).
+    #[error("a handler asked for a restart: {why}")]
+    Asked {
+        /// What it said.
+        why: String,
+    },
+    /// A serial handler [said that the instance has done its work](crate::retire).
+    #[error("it has done its work: {why}")]
+    Retired {
+        /// What it said.
+        why: String,
+    },
+    /// The factory panicked or returned an error, or [`Lifecycle::started`](crate::Lifecycle::started) panicked.
+    #[error("it could not be started: {message}")]
+    NotStarted {
+        /// The panic's message, or the error's text.
+        message: String,
+    },
+    /// Another service of the agent ended, and the agent's [`Strategy`](crate::Strategy) ties this one to it.
+    #[error("service `{service}` ended")]
+    Sibling {
+        /// Name of the other one.
+        service: String,
+    },
+}
+
+impl EndCause {
+    /// Whether that is how an instance should end.
+    pub(crate) fn is_normal(&self) -> bool {
+        matches!(self, Self::Retired { .. })
+    }
+}

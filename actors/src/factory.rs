@@ -1,0 +1,97 @@
+//! What makes the instances of a service.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::answer::panic_message;
+use crate::{AgentError, EndCause};
+
+/// What a factory is told about the instance that it is to make; see [`PeerAgent::serve_from`](crate::PeerAgent::serve_from).
+pub struct Start<A> {
+    previous: Option<A>,
+    cause: Option<EndCause>,
+    restarts: u64,
+}
+
+impl<A> Start<A> {
+    /// Of the first instance.
+    pub(crate) fn first() -> Self {
+        Self::again(None, None, 0)
+    }
+
+    pub(crate) fn again(previous: Option<A>, cause: Option<EndCause>, restarts: u64) -> Self {
+        Self {
+            previous,
+            cause,
+            restarts,
+        }
+    }
+
+    /// The instance whose place is to be taken; once. After a panic it may be half changed: take out of it what is certainly
+    /// whole. A factory that fails without having taken it finds it again the next time.
+    pub fn take_previous(&mut self) -> Option<A> {
+        self.previous.take()
+    }
+
+    /// Why that ended, or why the start before this one failed; `None` for the first instance.
+    pub fn cause(&self) -> Option<&EndCause> {
+        self.cause.as_ref()
+    }
+
+    /// How many restarts there have been since the service was served, this one included: 0 for the first instance.
+    pub fn restarts(&self) -> u64 {
+        self.restarts
+    }
+}
+
+impl<A> fmt::Debug for Start<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Start")
+            .field("cause", &self.cause)
+            .field("restarts", &self.restarts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes the state of an instance, on the instance's own arbiter.
+pub(crate) struct Factory<A> {
+    pub(crate) make: Box<Make<A>>,
+    /// Whether it is given what it made before.
+    pub(crate) hands_over: bool,
+}
+
+type Make<A> = dyn FnMut(&mut Start<A>) -> Result<A, String>;
+
+/// Has an instance made.
+pub(crate) fn made<T>(make: impl FnOnce() -> Result<T, String>) -> Result<T, NotMade> {
+    match catch_unwind(AssertUnwindSafe(make)) {
+        Ok(made) => made.map_err(NotMade::Failed),
+        Err(panic) => Err(NotMade::Panicked(panic_message(&*panic))),
+    }
+}
+
+/// Why there is no instance.
+#[derive(Debug)]
+pub(crate) enum NotMade {
+    Panicked(String),
+    /// The factory returned this error.
+    Failed(String),
+}
+
+impl NotMade {
+    /// For who serves.
+    pub(crate) fn of_first(self, service: &str) -> AgentError {
+        let service = service.to_owned();
+        match self {
+            Self::Panicked(message) => AgentError::FactoryPanicked { service, message },
+            Self::Failed(message) => AgentError::FactoryFailed { service, message },
+        }
+    }
+}
+
+impl From<NotMade> for EndCause {
+    fn from(not_made: NotMade) -> Self {
+        let (NotMade::Panicked(message) | NotMade::Failed(message)) = not_made;
+        Self::NotStarted { message }
+    }
+}

@@ -1,0 +1,96 @@
+//! Panics of handlers, and where they were raised.
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::cell::{Cell, RefCell};
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
+use std::sync::Once;
+use std::thread;
+
+thread_local! {
+    /// Whether a handler runs on this thread.
+    static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+    /// Where the last panic of a handler was raised.
+    static TRACE: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Has the panics of handlers traced, by a hook in front of the one that is there. A program that sets another hook later
+/// and does not call this one has no traces.
+pub(crate) fn trace() {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let previous = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            note(info);
+            previous(info);
+        }));
+    });
+}
+
+/// By the time that a panic is caught, its stack is gone.
+fn note(info: &PanicHookInfo<'_>) {
+    if !IN_HANDLER.try_with(Cell::get).unwrap_or(false) {
+        return;
+    }
+    let mut trace = info
+        .location()
+        .map_or_else(String::new, |at| format!("panicked at {at}"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        trace.push('\n');
+        trace.push_str(frames_of_handler(&backtrace.to_string()));
+    }
+    TRACE.set(Some(trace));
+}
+
+/// Leaves out the frames of the panic itself, which come first, and ours and the runtime's, which come last. They may be
+/// missing from a program without symbols.
+fn frames_of_handler(backtrace: &str) -> &str {
+    let ours = backtrace.find("slimerpc_actors::panics::catch");
+    let end = ours.and_then(|at| backtrace[..at].rfind('\n'));
+    let backtrace = &backtrace[..end.unwrap_or(backtrace.len())];
+    let raised = ["core::panicking::", "rust_begin_unwind"];
+    let last = raised.iter().filter_map(|name| backtrace.rfind(name)).max();
+    // The line after it, if there is one, says where that is in a file.
+    let start = last.and_then(|at| Some(at + backtrace[at..].match_indices('\n').nth(1)?.0 + 1));
+    &backtrace[start.unwrap_or(0)..]
+}
+
+/// Runs a handler, or polls it.
+#[inline(never)]
+pub(crate) fn catch<T>(handler: impl FnOnce() -> T) -> thread::Result<T> {
+    struct Leave(bool);
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            IN_HANDLER.set(self.0);
+        }
+    }
+    let _leave = Leave(IN_HANDLER.replace(true));
+    catch_unwind(AssertUnwindSafe(handler))
+}
+
+/// Where the panic that was just caught was raised; a backtrace follows if `RUST_BACKTRACE` asks for that.
+pub(crate) fn take_trace() -> String {
+    TRACE.take().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_backtrace_the_frames_of_the_handler_are_left() {
+        let frames = [
+            "   0: std::backtrace::Backtrace::capture\n             at /std/backtrace.rs:1\n",
+            "   1: rust_begin_unwind\n             at /std/panicking.rs:2\n",
+            "   2: core::panicking::panic_fmt\n             at /core/panicking.rs:3\n",
+            "   3: calc::Calc::divide\n             at ./calc.rs:4\n",
+            "   4: std::panicking::catch_unwind\n             at /std/panicking.rs:5\n",
+            "   5: slimerpc_actors::panics::catch\n             at ./panics.rs:6\n",
+            "   6: main\n",
+        ];
+        let found = frames_of_handler(&frames.concat()).to_owned() + "\n";
+        assert_eq!(found, frames[3..5].concat());
+        assert_eq!(frames_of_handler("<unknown>"), "<unknown>");
+        assert_eq!(frames_of_handler(""), "");
+    }
+}

@@ -1,0 +1,299 @@
+//! Whether, when and how often a service is restarted: the settings.
+
+use std::time::Duration;
+
+use crate::AgentError;
+
+const MAX_RESTARTS: u32 = 100_000;
+const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
+const MAX_WAIT: Duration = Duration::from_secs(3600);
+
+/// What follows when an instance of a service ends by itself: given to [`Serve::restart`](crate::Serve::restart). The names
+/// are those of Erlang's supervisors.
+///
+/// An instance ends by itself when a serial handler panics, [asks for a restart](crate::restart()) or
+/// [retires](crate::retire). Panics of parallel methods answer their callers and are no end: those have no `&mut self` to
+/// leave half changed.
+///
+/// | | after a panic or `restart(why)` | after `retire(why)` |
+/// | --- | --- | --- |
+/// | [`permanent`](Self::permanent) (default with a factory) | restarted | restarted |
+/// | [`transient`](Self::transient) | restarted | given up |
+/// | [`temporary`](Self::temporary) | given up | given up |
+///
+/// A restart waits first ([`backoff`](Self::backoff)); requests wait with it, and none is run twice. One that was due after
+/// [`limit`](Self::limit) restarts within the window does not happen: the service is given up then. It stays listed, as
+/// down, until it is [stopped](crate::ServiceHandle::stop); calls end with
+/// [`RpcError::ServiceDown`](crate::RpcError::ServiceDown) at once, and new proxies are refused with
+/// [`Mismatch::ServiceDown`](slimerpc::channel::Mismatch::ServiceDown).
+///
+/// ```
+/// use std::time::Duration;
+/// use slimerpc_actors::{Backoff, Restart};
+///
+/// let restart = Restart::transient()
+///     .limit(3, Duration::from_secs(60))
+///     .backoff(Backoff { first: Duration::from_millis(100), ..Backoff::default() });
+/// # let _ = restart;
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[must_use = "it is a setting of `Serve`"]
+pub struct Restart {
+    pub(crate) kind: Kind,
+    pub(crate) max_restarts: u32,
+    pub(crate) window: Duration,
+    pub(crate) backoff: Backoff,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Permanent,
+    Transient,
+    Temporary,
+}
+
+/// How long a restart waits. The n-th within the window of the [limit](Restart::limit) waits for `first * factor^(n - 1)`,
+/// but no longer than `longest`; of that, a random share up to `jitter` is taken off, so that instances which fail together
+/// do not come back together.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// What the first restart waits. Zero: it does not. 10 ms by default.
+    pub first: Duration,
+    /// By how much longer each further one waits: 1 or more. 2 by default.
+    pub factor: f64,
+    /// What none exceeds: up to an hour. 5 s by default.
+    pub longest: Duration,
+    /// From 0 to 1. 0.2 by default.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(10),
+            factor: 2.0,
+            longest: Duration::from_secs(5),
+            jitter: 0.2,
+        }
+    }
+}
+
+impl Backoff {
+    /// What a restart waits after `before` others; `chance` is from 0 to 1.
+    pub(crate) fn wait(&self, before: usize, chance: f64) -> Duration {
+        if self.first.is_zero() {
+            return Duration::ZERO;
+        }
+        let power = i32::try_from(before).unwrap_or(i32::MAX);
+        let grown = self.first.as_secs_f64() * self.factor.powi(power);
+        let whole = grown.min(self.longest.as_secs_f64());
+        Duration::from_secs_f64(whole * (1.0 - self.jitter * chance)).min(self.longest)
+    }
+
+    fn check(&self) -> Result<(), AgentError> {
+        if !(self.factor >= 1.0 && self.factor.is_finite()) {
+            let allowed = "a restart waits as long as the one before it, or longer: 1 or more";
+            return refuse("backoff.factor", self.factor, allowed);
+        }
+        if !(0.0..=1.0).contains(&self.jitter) {
+            let allowed = "it is the share of the wait that is left to chance, from 0 to 1";
+            return refuse("backoff.jitter", self.jitter, allowed);
+        }
+        if self.longest > MAX_WAIT {
+            let allowed = "callers would wait for hours; an hour is allowed";
+            return refuse("backoff.longest", format!("{:?}", self.longest), allowed);
+        }
+        if self.first > self.longest {
+            let allowed = format!("no wait exceeds backoff.longest, {:?}", self.longest);
+            return refuse("backoff.first", format!("{:?}", self.first), &allowed);
+        }
+        Ok(())
+    }
+}
+
+impl Default for Restart {
+    /// [`permanent`](Self::permanent)
+    fn default() -> Self {
+        Self::permanent()
+    }
+}
+
+impl Restart {
+    /// Restarted whenever it ends; at most 10 times within a minute.
+    pub fn permanent() -> Self {
+        Self {
+            kind: Kind::Permanent,
+            max_restarts: 10,
+            window: Duration::from_secs(60),
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Restarted unless it [retires](crate::retire); at most 10 times within a minute.
+    pub fn transient() -> Self {
+        Self {
+            kind: Kind::Transient,
+            ..Self::permanent()
+        }
+    }
+
+    /// Never restarted.
+    pub fn temporary() -> Self {
+        Self {
+            kind: Kind::Temporary,
+            ..Self::permanent()
+        }
+    }
+
+    /// Gives the service up instead of restarting it more than `max_restarts` times within any `window`. Starts that fail
+    /// count.
+    pub fn limit(mut self, max_restarts: u32, window: Duration) -> Self {
+        self.max_restarts = max_restarts;
+        self.window = window;
+        self
+    }
+
+    /// How long restarts wait.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.kind == Kind::Temporary
+    }
+
+    /// Refuses what makes no sense.
+    pub(crate) fn check(&self) -> Result<(), AgentError> {
+        if self.is_temporary() {
+            return Ok(());
+        }
+        if !(1..=MAX_RESTARTS).contains(&self.max_restarts) {
+            let allowed = format!("1 to {MAX_RESTARTS}; what is not to restart is `temporary`");
+            return refuse("max_restarts", self.max_restarts, &allowed);
+        }
+        if self.window.is_zero() || self.window > MAX_WINDOW {
+            let allowed = "restarts are counted over more than no time, and no more than a day";
+            return refuse("window", format!("{:?}", self.window), allowed);
+        }
+        self.backoff.check()?;
+        self.check_limit_can_be_reached()
+    }
+
+    /// Restarts that are further apart than the window allows would go on for ever, whatever the limit says.
+    fn check_limit_can_be_reached(&self) -> Result<(), AgentError> {
+        let mut apart = Duration::ZERO;
+        for before in 1..self.max_restarts {
+            apart += self.backoff.wait(before as usize, 1.0);
+            if apart >= self.window {
+                let allowed = format!(
+                    "with this backoff {} restarts take {apart:?} or more, so that the limit of {} within {:?} would never \
+                     be reached; take a longer window, fewer restarts or a shorter backoff",
+                    before + 1,
+                    self.max_restarts,
+                    self.window
+                );
+                return refuse("max_restarts", self.max_restarts, &allowed);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn refuse(name: &'static str, value: impl ToString, allowed: &str) -> Result<(), AgentError> {
+    Err(AgentError::Setting {
+        name,
+        value: value.to_string(),
+        allowed: allowed.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nonsense_is_refused_with_what_is_allowed() {
+        let second = Duration::from_secs(1);
+        let with = |backoff| Restart::permanent().backoff(backoff);
+        let usual = Backoff::default();
+        let nonsense = [
+            (Restart::permanent().limit(0, second), "`temporary`"),
+            (Restart::permanent().limit(100_001, second), "1 to 100000"),
+            (Restart::transient().limit(1, Duration::ZERO), "no time"),
+            (Restart::transient().limit(1, Duration::MAX), "a day"),
+            (Restart::permanent().limit(100, second), "longer window"),
+            (
+                with(Backoff {
+                    factor: 0.5,
+                    ..usual
+                }),
+                "1 or more",
+            ),
+            (
+                with(Backoff {
+                    factor: f64::NAN,
+                    ..usual
+                }),
+                "1 or more",
+            ),
+            (
+                with(Backoff {
+                    factor: f64::INFINITY,
+                    ..usual
+                }),
+                "1 or more",
+            ),
+            (
+                with(Backoff {
+                    jitter: 1.1,
+                    ..usual
+                }),
+                "from 0 to 1",
+            ),
+            (
+                with(Backoff {
+                    jitter: f64::NAN,
+                    ..usual
+                }),
+                "from 0 to 1",
+            ),
+            (
+                with(Backoff {
+                    longest: Duration::MAX,
+                    ..usual
+                }),
+                "an hour",
+            ),
+            (
+                with(Backoff {
+                    first: second * 6,
+                    ..usual
+                }),
+                "5s",
+            ),
+        ];
+        for (restart, allowed) in nonsense {
+            let error = restart.check().unwrap_err();
+            assert!(matches!(error, AgentError::Setting { .. }), "{error}");
+            assert!(error.to_string().contains(allowed), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_defaults_make_sense() {
+        for restart in [
+            Restart::permanent(),
+            Restart::transient(),
+            Restart::temporary(),
+            Restart::permanent().limit(1, Duration::from_nanos(1)),
+            Restart::permanent().backoff(Backoff {
+                first: Duration::ZERO,
+                ..Backoff::default()
+            }),
+        ] {
+            restart.check().unwrap();
+        }
+    }
+}
