@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-/// Longest id of an entity, in bytes.
-const LONGEST_ID: usize = 1024;
+/// Longest id of an entity, in bytes. That of a service has an alias and a name in it.
+const LONGEST_ID: usize = 2048;
 
 /// Something that its owner registers so that others find it (`POST /register`), for as long as the owner is alive.
 ///
@@ -43,7 +43,7 @@ impl Entity {
         }
         let id = text("entity_id").ok_or("it has no id")?;
         if id.len() > LONGEST_ID {
-            return Err("its id is longer than 1 KiB");
+            return Err("its id is longer than 2 KiB");
         }
         Ok(Self {
             id,
