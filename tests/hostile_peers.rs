@@ -230,7 +230,7 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     )
     .unwrap();
     let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
-    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
 
     let damaged = damaged(MessageKind::Request);
@@ -285,7 +285,7 @@ fn a_mailbox_bears_many_cancels() {
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
-    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
     // What a correct caller can have under way without an answer: a cancel, a request and its cancel a slot.
     for slot in 0..SLOTS as u32 {
@@ -325,7 +325,7 @@ fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
-    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
     let is_end = |answers: &[(u32, Header)], slot: u32, stream: u64| {
         let [(at, header)] = answers else {
@@ -379,7 +379,7 @@ fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
-    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
     let (mut deliveries, mut open) = (VecDeque::new(), Vec::new());
     for id in 1..=LIMIT + 1 {
@@ -449,7 +449,7 @@ fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
         ]
     };
     let mut honest = Stranger::new(&*device);
-    let endpoint = mailbox.accept("alice", &honest.endpoint()).unwrap();
+    let endpoint = mailbox.accept("alice", 1, &honest.endpoint()).unwrap();
     honest.connect(endpoint);
     let offered = device.register(8192, Access::REMOTE_READ).unwrap();
     offered.copy_in(0, &[7; 8192]).unwrap();
@@ -462,7 +462,7 @@ fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
     ];
     for which in 0..6 {
         let mut caller = Stranger::new(&*device);
-        let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+        let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
         caller.connect(endpoint);
         let (addr, len, rkey) = match which {
             0..3 => lies(&*caller.ring)[which],
@@ -503,7 +503,7 @@ fn input_1_what_is_too_large_for_us_is_refused_before_memory_is_spent() {
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
-    let endpoint = mailbox.accept("mallory", &caller.endpoint()).unwrap();
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
     let offered = device.register(MAX_PAYLOAD, Access::REMOTE_READ).unwrap();
     let (addr, rkey) = (offered.addr(), offered.rkey());

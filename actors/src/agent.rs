@@ -9,26 +9,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Addr, Arbiter, Message};
+use futures_util::StreamExt;
 use slimerpc::channel::{
-    Buffer, ClientChannel, Geometries, Geometry, Hosted, LocalService, MemoryAccount, Patience,
-    Rights, ServiceTable,
+    Buffer, Geometries, Geometry, MemoryAccount, Patience, Rights, ServiceTable,
 };
 use slimerpc::fabric::RetryPolicy;
-use slimerpc::wire::Fault;
 use tokio::sync::{Mutex, broadcast};
 
 use crate::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
 use crate::builder::{Builder, Settings};
 use crate::devices::Devices;
 use crate::factory::{Factory, Start};
-use crate::instance_id::InstanceId;
 use crate::once::Once;
-use crate::proxy::{Failed, Way};
+use crate::reached::Setup;
 use crate::remote_buffer::RemoteBuffer;
 use crate::serial::Source;
 use crate::serve::{Callers, Launch, Serve};
-use crate::supervisor::{Connect as ConnectMessage, Dial, Leave, Link, Supervisor};
-use crate::{AgentError, AgentEvent, Caller, Events, Proxy, RpcError, ServedBy, Service, tell};
+use crate::supervisor::{Connect as ConnectMessage, Dial, Follow, KeepUp, Leave, Supervisor};
+use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Terminated, Watch};
 
 /// Events that are kept for listeners who are behind.
 const EVENTS: usize = 1024;
@@ -428,48 +426,91 @@ impl PeerAgent {
                 timeout,
             })
             .await?;
-        let routes = dialled.table.resolve(&wanted);
-        let instance = dialled.incarnation;
-        let failed = self.report_tells(peer, dialled.table);
-        let ways = match dialled.link {
-            Link::Channels(serial, parallel) => {
-                let way = |channel: Arc<ClientChannel>| {
-                    let (failed, peer) = (failed.clone(), peer.to_owned());
-                    channel.listen(move |failure| {
-                        failed(failure.method, tell::error(failure, &peer));
-                    });
-                    Way::Channel(channel)
-                };
-                (way(serial), parallel.map(way))
-            }
-            Link::Local(serial, parallel) => {
-                let hosted = Arc::new(Hosted {
-                    name: name.to_owned(),
-                    stream_patience: self.inner.stream_patience,
-                });
-                let way = |deliveries| {
-                    let failed = failed.clone();
-                    let service = LocalService {
-                        deliveries,
-                        service: hosted.clone(),
-                        peer: peer.into(),
-                        max_in_place: self.inner.geometry.max_payload(),
-                        patience: self.inner.patience.clone(),
-                    };
-                    let failed = move |method, fault: Fault| failed(method, fault.into());
-                    Way::Local(service, Failed(Arc::new(failed)))
-                };
-                (way(serial), parallel.map(way))
-            }
+        let setup = Setup {
+            peer: peer.into(),
+            wanted,
+            patience: self.inner.patience.clone(),
+            connect_timeout: self.inner.connect_timeout,
+            stream_patience: self.inner.stream_patience,
+            max_in_place: self.inner.geometry.max_payload(),
+            events: self.inner.events.clone(),
+            supervisor: self.inner.supervisor.clone(),
         };
-        Ok(Proxy::new(Caller::new(
-            ways,
-            name,
-            S::METHODS,
-            routes,
-            instance.map(|incarnation| InstanceId::new(incarnation, name)),
-            self.inner.call_timeout,
-        )))
+        let caller = Caller::new(setup, S::METHODS, dialled, self.inner.call_timeout);
+        if let Some(proxy) = caller.healing() {
+            self.inner.supervisor.do_send(KeepUp(proxy));
+        }
+        Ok(Proxy::new(caller))
+    }
+
+    /// What becomes of a native peer from now on: whether it is there, has stalled, is lost, and comes back. While anybody
+    /// watches, or has a proxy for it, both agents give each other signs of life.
+    ///
+    /// Waits up to the connect timeout for the peer to register.
+    ///
+    /// ```no_run
+    /// # use futures_util::StreamExt;
+    /// # use slimerpc_actors::{AgentError, PeerAgent, PeerEvent};
+    /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+    /// let mut events = agent.watch("worker:0").await?;
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         PeerEvent::Lost { cause } => println!("worker:0 is lost: {cause}"),
+    ///         PeerEvent::Reconnected { incarnation } => println!("it is back as {incarnation:#x}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::PeerUnknown`]; [`AgentError::NotNative`] of a DLSlime peer, which gives no signs of life;
+    /// [`AgentError::WatchesItself`].
+    pub async fn watch(&self, peer: &str) -> Result<Watch, AgentError> {
+        let follow = Follow {
+            peer: peer.to_owned(),
+            timeout: self.inner.connect_timeout,
+        };
+        self.ask(follow).await
+    }
+
+    /// Tells an actor once when `peer` is lost or leaves.
+    ///
+    /// ```no_run
+    /// # use actix::{Actor, Addr, Context, Handler};
+    /// # use slimerpc_actors::{AgentError, PeerAgent, Terminated};
+    /// # struct Router;
+    /// # impl Actor for Router {
+    /// #     type Context = Context<Self>;
+    /// # }
+    /// # impl Handler<Terminated> for Router {
+    /// #     type Result = ();
+    /// #     fn handle(&mut self, _: Terminated, _: &mut Context<Self>) {}
+    /// # }
+    /// # async fn example(agent: PeerAgent, router: Addr<Router>) -> Result<(), AgentError> {
+    /// agent.death_watch("worker:0", router.recipient()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch).
+    pub async fn death_watch(
+        &self,
+        peer: &str,
+        actor: actix::Recipient<Terminated>,
+    ) -> Result<(), AgentError> {
+        let mut events = self.watch(peer).await?;
+        let peer = peer.to_owned();
+        self.inner.patience.runtime.spawn(async move {
+            while let Some(event) = events.next().await {
+                if event.is_end() {
+                    return actor.do_send(Terminated { peer, event });
+                }
+            }
+        });
+        Ok(())
     }
 
     /// Registers `len` zeroed bytes with which peers may do what `rights` say, once they are given the
@@ -548,26 +589,6 @@ impl PeerAgent {
     }
 
     /// Has calls that nobody waits for heard of when they fail: number of the method, and why.
-    fn report_tells(
-        &self,
-        peer: &str,
-        table: ServiceTable,
-    ) -> Arc<dyn Fn(u32, RpcError) + Send + Sync> {
-        let (events, peer) = (self.inner.events.clone(), peer.to_owned());
-        Arc::new(move |method, error| {
-            let method = table.methods.get(method as usize);
-            let event = AgentEvent::TellFailed {
-                peer: peer.clone(),
-                service: table.name.clone(),
-                method: method.cloned().unwrap_or_default(),
-                error,
-            };
-            tracing::debug!(?event, "a call that nobody waits for failed");
-            // Nobody may be listening.
-            let _ = events.send(event);
-        })
-    }
-
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.inner.connect_timeout
     }

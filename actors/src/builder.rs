@@ -4,10 +4,10 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use slimerpc::channel::{Geometry, MemoryLimits};
+use slimerpc::channel::{Geometry, Heartbeat, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local, NanoCtrl};
-use slimerpc::fabric::RetryPolicy;
+use slimerpc::fabric::{LinkType, RetryPolicy};
 
 use crate::devices::Devices;
 use crate::serve::check_workers;
@@ -20,6 +20,9 @@ const MAX_INFLIGHT: usize = 16;
 const BUSY_POLL: Duration = Duration::from_micros(50);
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const DETECTION: Duration = Duration::from_secs(3);
+const DETECTION_SHM: Duration = Duration::from_secs(1);
+const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(1);
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where an agent finds its peers.
@@ -49,6 +52,8 @@ enum Plane {
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
+/// | [`heartbeat`](Self::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two signs of life to each native peer |
+/// | [`detection`](Self::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | without a sign of life for so long, a peer is stalled |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
@@ -72,6 +77,8 @@ pub struct Builder {
     call_timeout: Option<Duration>,
     stream_patience: Option<Duration>,
     strategy: Strategy,
+    heartbeat: Option<Duration>,
+    detection: Option<Duration>,
 }
 
 /// What an agent is started with.
@@ -89,6 +96,26 @@ pub(crate) struct Settings {
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) stream_patience: Duration,
     pub(crate) strategy: Strategy,
+    heartbeat: Option<Duration>,
+    detection: Option<Duration>,
+}
+
+impl Settings {
+    /// How often to give signs of life on links of this kind, and how long to do without.
+    pub(crate) fn heartbeat(&self, link: LinkType) -> Heartbeat {
+        heartbeat(self.heartbeat, self.detection, link)
+    }
+}
+
+fn heartbeat(interval: Option<Duration>, detection: Option<Duration>, link: LinkType) -> Heartbeat {
+    let detection = detection.unwrap_or(match link {
+        LinkType::Shm => DETECTION_SHM,
+        _ => DETECTION,
+    });
+    Heartbeat {
+        interval: interval.unwrap_or(detection / 2),
+        detection,
+    }
 }
 
 impl Default for Builder {
@@ -109,6 +136,8 @@ impl Default for Builder {
             call_timeout: None,
             stream_patience: None,
             strategy: Strategy::default(),
+            heartbeat: None,
+            detection: None,
         }
     }
 }
@@ -224,6 +253,21 @@ impl Builder {
         self
     }
 
+    /// How often this agent gives signs of life to each native peer that it is connected with; half of the detection time if
+    /// not set.
+    pub fn heartbeat(mut self, interval: Duration) -> Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// Without a sign of life for so long, a native peer is [stalled](crate::PeerEvent::Stalled). That it is gone is noticed
+    /// at once on shared memory, and on RDMA devices when it does not acknowledge the next sign of life within
+    /// [`retry`](Self::retry).
+    pub fn detection(mut self, limit: Duration) -> Self {
+        self.detection = Some(limit);
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to listen.
     ///
     /// # Errors
@@ -262,6 +306,7 @@ impl Builder {
             None => environment::millis("SLIME_RPC_STREAM_PATIENCE_MS")?.unwrap_or(STREAM_PATIENCE),
         };
         check_times(busy_poll, connect_timeout, call_timeout, stream_patience)?;
+        let (heartbeat, detection) = self.settle_heartbeat()?;
         let retry = self.retry.map_or_else(environment::retry, Ok)?;
         let geometry = |slot_size| {
             Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
@@ -308,7 +353,42 @@ impl Builder {
             call_timeout,
             stream_patience,
             strategy: self.strategy,
+            heartbeat,
+            detection,
         })
+    }
+
+    fn settle_heartbeat(&self) -> Result<(Option<Duration>, Option<Duration>), AgentError> {
+        let interval = match self.heartbeat {
+            Some(set) => Some(set),
+            None => environment::millis("SLIME_RPC_HEARTBEAT_MS")?,
+        };
+        let detection = match self.detection {
+            Some(set) => Some(set),
+            None => environment::millis("SLIME_RPC_DETECTION_MS")?,
+        };
+        for link in [LinkType::Shm, LinkType::Roce] {
+            let beat = heartbeat(interval, detection, link);
+            let refuse = |name, value: Duration, allowed: &str| AgentError::Setting {
+                name,
+                value: format!("{value:?}"),
+                allowed: allowed.to_owned(),
+            };
+            if beat.interval < SHORTEST_HEARTBEAT {
+                let allowed =
+                    "signs of life more often than every millisecond would keep cores busy";
+                return Err(refuse("heartbeat", beat.interval, allowed));
+            }
+            if beat.interval >= beat.detection {
+                let allowed = format!(
+                    "a peer that gives signs of life no more often than that would be taken for stalled after {:?}, the \
+                     detection time",
+                    beat.detection
+                );
+                return Err(refuse("heartbeat", beat.interval, &allowed));
+            }
+        }
+        Ok((interval, detection))
     }
 }
 

@@ -328,6 +328,12 @@ pub enum AgentError {
         /// The time waited.
         waited: Duration,
     },
+    /// An agent was to watch itself.
+    #[error("`{alias}` is this agent itself, which is there as long as it can be asked")]
+    WatchesItself {
+        /// Its alias.
+        alias: String,
+    },
     /// A DLSlime peer did not do its part in time.
     #[error(
         "waited {waited:?} for {waiting_for} of the DLSlime peer `{peer}`; it may have died, or be connected with an \

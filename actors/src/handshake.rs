@@ -16,6 +16,8 @@ use slimerpc::channel::{Endpoint, Mismatch, QueuePairInfo};
 use slimerpc::control::Mail;
 use slimerpc::fabric::LinkType;
 
+use crate::link_letter::LinkLetter;
+
 /// A caller asks to be connected with a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Open {
@@ -28,6 +30,9 @@ pub(crate) struct Open {
     pub(crate) parallel: bool,
     /// Wire version of the caller.
     pub(crate) wire_version: u32,
+    /// The life of the caller.
+    #[serde(default)]
+    pub(crate) from: u64,
     /// The life of the server that is meant (FENCE-1).
     pub(crate) to: u64,
     /// What both devices are attached to.
@@ -73,6 +78,7 @@ const OPEN: &str = "slimerpc_open";
 const ANSWER: &str = "slimerpc_answer";
 const ONE_SIDED_OPEN: &str = "slimerpc_one_sided_open";
 const ONE_SIDED_ANSWER: &str = "slimerpc_one_sided_answer";
+const LINK: &str = "slimerpc_link";
 
 /// Mail that concerns the handshake.
 #[derive(Debug)]
@@ -85,6 +91,8 @@ pub(crate) enum Handshake {
     OneSidedOpen(String, OneSidedOpen),
     /// To one of ours.
     OneSidedAnswer(OneSidedAnswer),
+    /// From this peer.
+    Link(String, LinkLetter),
 }
 
 impl Open {
@@ -111,6 +119,12 @@ impl OneSidedAnswer {
     }
 }
 
+impl LinkLetter {
+    pub(crate) fn to_mail(&self, me: &str) -> Mail {
+        mail(LINK, me, self)
+    }
+}
+
 impl Handshake {
     /// Reads mail. `Ok(None)` if it is of another kind; the error says what is wrong with one of ours.
     pub(crate) fn read(mail: &Mail) -> Result<Option<Self>, String> {
@@ -119,6 +133,7 @@ impl Handshake {
             ANSWER => Ok(Some(Self::Answer(body(mail)?))),
             ONE_SIDED_OPEN => Ok(Some(Self::OneSidedOpen(sender(mail)?, body(mail)?))),
             ONE_SIDED_ANSWER => Ok(Some(Self::OneSidedAnswer(body(mail)?))),
+            LINK => Ok(Some(Self::Link(sender(mail)?, body(mail)?))),
             _ => Ok(None),
         }
     }
@@ -168,6 +183,9 @@ mod tests {
             Mail::new(ANSWER).with("body", "{\"id\":-1}"),
             Mail::new(ONE_SIDED_OPEN).with("body", "{}"),
             Mail::new(ONE_SIDED_ANSWER),
+            Mail::new(LINK)
+                .with("peer", "a")
+                .with("body", "{\"from\":1}"),
         ] {
             assert!(Handshake::read(&bad).is_err(), "{bad:?}");
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture};
-use slimerpc::channel::{ConnectError, Delivery, Mailbox, Memory};
+use slimerpc::channel::{ConnectError, Delivery, LossCause, Mailbox, Memory};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
@@ -96,9 +96,9 @@ impl Address {
     }
 
     /// Closes the channels of a peer that has left.
-    pub(crate) fn dismiss(&self, peer: &str) {
-        let peer = peer.to_owned();
-        let work = move |mailboxes: &mut Mailboxes| mailboxes.dismiss(&peer);
+    pub(crate) fn dismiss(&self, peer: &str, life: Option<u64>, cause: &LossCause) {
+        let (peer, cause) = (peer.to_owned(), cause.clone());
+        let work = move |mailboxes: &mut Mailboxes| mailboxes.dismiss(&peer, life, &cause);
         self.mailboxes.do_send(WithMailboxes(Box::new(work)));
     }
 

@@ -73,6 +73,7 @@ mod instance;
 mod instance_id;
 mod items;
 mod lifecycle;
+mod link_letter;
 mod live_service;
 mod mailboxes;
 mod once;
@@ -81,6 +82,7 @@ mod panics;
 mod pool;
 mod proxy;
 mod qp_ready;
+mod reached;
 mod remote_buffer;
 mod reply;
 mod restart;
@@ -95,6 +97,7 @@ mod strategy;
 mod supervisor;
 mod tell;
 mod wards;
+mod watch;
 
 pub use agent::{Connect, PeerAgent};
 pub use asked::{restart, retire};
@@ -124,6 +127,7 @@ pub use slimerpc::wire::PayloadCodec;
 pub use slimerpc_macros::{method, service};
 pub use strategy::Strategy;
 pub use tell::{AgentEvent, Events, Tell};
+pub use watch::{PeerEvent, Terminated, Watch};
 
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]

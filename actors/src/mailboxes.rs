@@ -137,10 +137,10 @@ impl Mailboxes {
         self.sources.clear();
     }
 
-    /// Closes the channels of `peer`.
-    pub(crate) fn dismiss(&mut self, peer: &str) {
+    /// Closes the channels of `peer`, or of one life of it.
+    pub(crate) fn dismiss(&mut self, peer: &str, life: Option<u64>, cause: &LossCause) {
         for source in &mut self.sources {
-            source.mailbox.dismiss(peer, &LossCause::Left);
+            source.mailbox.dismiss(peer, life, cause);
         }
     }
 

@@ -3,17 +3,21 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use slimerpc::channel::{ClientChannel, LocalService, Profile, Route, ToldCall};
-use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
+use arc_swap::ArcSwap;
+use slimerpc::channel::{ClientChannel, Patience, ServiceTable};
+use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
+use tokio::sync::Notify;
 
 use crate::answer::written;
 use crate::instance_id::InstanceId;
-use crate::items::{Items, Source};
-use crate::reply::{AnyCall, Decoder};
-use crate::{Call, Message, Reply, RpcError, Service, StreamCall, Tell};
+use crate::items::Items;
+use crate::reached::{Reached, Setup, Way};
+use crate::reply::Decoder;
+use crate::supervisor::{Dialled, Heal};
+use crate::{AgentError, Call, Message, Reply, RpcError, Service, StreamCall, Tell, Watch};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -157,12 +161,12 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// Name of the service.
     pub fn name(&self) -> &str {
-        &self.caller.inner.service
+        &self.caller.inner.setup.wanted.name
     }
 
     /// How its typed payloads travel.
     pub(crate) fn codec(&self) -> PayloadCodec {
-        self.caller.inner.codec(S::CODEC)
+        self.caller.inner.reached.load().codec(S::CODEC)
     }
 
     /// Sends arguments that have been encoded with the [codec](Self::codec), or have not.
@@ -181,7 +185,7 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// Alias of the peer.
     pub fn peer(&self) -> &str {
-        self.caller.inner.serial.peer()
+        &self.caller.inner.setup.peer
     }
 
     /// Whether the service is of this agent: then calls do not touch the fabric.
@@ -189,15 +193,45 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.channel().is_none()
     }
 
-    /// The channel below: its account of credits and counters. `None` if the service is [local](Self::is_local).
-    pub fn channel(&self) -> Option<&ClientChannel> {
-        self.caller.inner.serial.channel()
+    /// The channel below, as it is now: its account of credits and counters. `None` if the service is
+    /// [local](Self::is_local).
+    pub fn channel(&self) -> Option<Arc<ClientChannel>> {
+        self.caller.inner.reached.load().serial.channel().cloned()
     }
 
     /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
     /// nor calls that wait for a credit of the other channel delay them.
-    pub fn parallel_channel(&self) -> Option<&ClientChannel> {
-        self.caller.inner.parallel.as_ref()?.channel()
+    pub fn parallel_channel(&self) -> Option<Arc<ClientChannel>> {
+        let reached = self.caller.inner.reached.load();
+        reached.parallel.as_ref()?.channel().cloned()
+    }
+
+    /// What becomes of the peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// ```no_run
+    /// # use futures_util::StreamExt;
+    /// # use slimerpc_actors::{AgentError, Proxy, service};
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), AgentError> {
+    /// let mut events = calc.watch().await?;
+    /// while let Some(event) = events.next().await {
+    ///     println!("{}: {event:?}", calc.peer());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn watch(&self) -> Result<Watch, AgentError> {
+        self.caller.inner.setup.watch().await
     }
 }
 
@@ -296,7 +330,7 @@ impl<M> fmt::Debug for Recipient<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Recipient")
             .field("message", &std::any::type_name::<M>())
-            .field("peer", &self.caller.inner.serial.peer())
+            .field("peer", &self.caller.inner.setup.peer)
             .finish_non_exhaustive()
     }
 }
@@ -311,141 +345,59 @@ pub struct Caller {
 
 #[derive(Debug)]
 struct Inner {
-    serial: Way,
-    /// For parallel methods, if they have one of their own.
-    parallel: Option<Way>,
-    /// What is called, if it is served by a process that may be this one.
-    instance: Option<InstanceId>,
-    service: Box<str>,
+    setup: Setup,
     methods: &'static [&'static str],
-    /// For each of `methods`; `None` for those that the server does not have.
-    routes: Vec<Option<Route>>,
+    /// Replaced when the connection was lost and is there again.
+    reached: ArcSwap<Reached>,
 }
 
-/// How calls get to a service.
-#[derive(Debug, Clone)]
-pub(crate) enum Way {
-    Channel(Arc<ClientChannel>),
-    /// It is of this agent.
-    Local(LocalService, Failed),
-}
-
-/// Hears of calls without a waiter that fail: the method, and why.
-#[derive(Clone)]
-pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
-
-impl fmt::Debug for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Failed")
-    }
-}
-
-impl Way {
-    pub(crate) fn channel(&self) -> Option<&ClientChannel> {
-        match self {
-            Self::Channel(channel) => Some(channel),
-            Self::Local(..) => None,
-        }
-    }
-
+impl Heal for Inner {
     fn peer(&self) -> &str {
-        match self {
-            Self::Channel(channel) => channel.peer(),
-            Self::Local(service, _) => &service.peer,
-        }
+        &self.setup.peer
     }
 
-    fn call(
-        &self,
-        number: u32,
-        timeout: Option<Duration>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<AnyCall, RpcError> {
-        let made = match self {
-            Self::Channel(channel) => channel.call(number, timeout, encode).map(AnyCall::Remote),
-            Self::Local(service, _) => service.call(number, timeout, encode).map(AnyCall::Local),
-        };
-        made.map_err(|error| RpcError::from_call(error, self.peer()))
+    fn wanted(&self) -> &ServiceTable {
+        &self.setup.wanted
     }
 
-    fn open_stream(
-        &self,
-        number: u32,
-        timeout: Option<Duration>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(AnyCall, Source), RpcError> {
-        let opened = match self {
-            Self::Channel(channel) if channel.profile() == Profile::Compatible => {
-                return Err(RpcError::NotNative {
-                    peer: channel.peer().to_owned(),
-                    what: "streams",
-                });
-            }
-            Self::Channel(channel) => {
-                channel
-                    .open_stream(number, timeout, encode)
-                    .map(|(call, stream)| {
-                        let source = Source::Remote(channel.clone(), stream);
-                        (AnyCall::Remote(call), source)
-                    })
-            }
-            Self::Local(service, _) => {
-                service
-                    .open_stream(number, timeout, encode)
-                    .map(|(call, demand)| {
-                        let source = Source::Local(service.clone(), demand);
-                        (AnyCall::Local(call), source)
-                    })
-            }
-        };
-        opened.map_err(|error| RpcError::from_call(error, self.peer()))
+    fn patience(&self) -> &Patience {
+        &self.setup.patience
     }
 
-    fn tell(
-        &self,
-        number: u32,
-        timeout: Option<Duration>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Option<ToldCall>, RpcError> {
-        let told = match self {
-            Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
-            Self::Local(service, Failed(failed)) => {
-                let failed = failed.clone();
-                let failed = move |fault| failed(number, fault);
-                service.tell(number, timeout, encode, failed).map(|()| None)
-            }
-        };
-        told.map_err(|error| RpcError::from_call(error, self.peer()))
+    fn closing(&self) -> Vec<Arc<Notify>> {
+        let reached = self.reached.load();
+        let channels = reached.channels();
+        channels.map(|channel| channel.closing()).collect()
     }
-}
 
-impl Inner {
-    fn codec(&self, native: PayloadCodec) -> PayloadCodec {
-        let channel = self.serial.channel();
-        channel.map_or(native, |channel| channel.profile().codec(native))
+    fn adopt(&self, dialled: Dialled) {
+        self.reached.store(Arc::new(self.setup.reached(dialled)));
     }
 }
 
 impl Caller {
+    /// Calls through what has been dialled.
     pub(crate) fn new(
-        (serial, parallel): (Way, Option<Way>),
-        service: &str,
+        setup: Setup,
         methods: &'static [&'static str],
-        routes: Vec<Option<Route>>,
-        instance: Option<InstanceId>,
+        dialled: Dialled,
         timeout: Option<Duration>,
     ) -> Self {
+        let reached = ArcSwap::from_pointee(setup.reached(dialled));
         Self {
             timeout,
             inner: Arc::new(Inner {
-                serial,
-                parallel,
-                instance,
-                service: service.into(),
+                setup,
                 methods,
-                routes,
+                reached,
             }),
         }
+    }
+
+    /// For who is to keep it connected; `None` if there is nothing that could be lost.
+    pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
+        let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
+        self.inner.reached.load().is_native().then_some(inner)
     }
 
     /// Calls a typed method.
@@ -465,7 +417,8 @@ impl Caller {
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
         let codec = self.codec::<M>();
-        let told = self.route(M::METHOD).and_then(|(number, way)| {
+        let reached = self.inner.reached.load();
+        let told = self.route(&reached, M::METHOD).and_then(|(number, way)| {
             let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
             way.tell(number, self.timeout, encode)
         });
@@ -481,7 +434,8 @@ impl Caller {
             }
             codec.decode(answer.payload()).map(Some)
         });
-        let opened = self.way(M::METHOD).and_then(|(number, way)| {
+        let reached = self.inner.reached.load();
+        let opened = self.way(&reached, M::METHOD).and_then(|(number, way)| {
             let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
             way.open_stream(number, self.timeout, encode)
         });
@@ -493,7 +447,8 @@ impl Caller {
 
     /// How the payloads of a message travel.
     fn codec<M: Message>(&self) -> PayloadCodec {
-        self.inner.codec(<M::Service as Service>::CODEC)
+        let native = <M::Service as Service>::CODEC;
+        self.inner.reached.load().codec(native)
     }
 
     /// Calls a raw method: number `method` of the service's table.
@@ -524,16 +479,16 @@ impl Caller {
     }
 
     /// The server's number of a method, and the way to it.
-    fn route(&self, method: usize) -> Result<(u32, &Way), RpcError> {
-        let inner = &*self.inner;
-        let Some(route) = inner.routes.get(method).copied().flatten() else {
+    fn route<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
+        let Some(route) = reached.routes.get(method).copied().flatten() else {
+            let name = self.inner.methods.get(method).copied();
             return Err(RpcError::MethodNotFound {
-                service: inner.service.to_string(),
-                method: inner.methods.get(method).copied().unwrap_or("?").to_owned(),
+                service: self.inner.setup.wanted.name.clone(),
+                method: name.unwrap_or("?").to_owned(),
             });
         };
-        let parallel = inner.parallel.as_ref().filter(|_| route.is_parallel);
-        Ok((route.number, parallel.unwrap_or(&inner.serial)))
+        let parallel = reached.parallel.as_ref().filter(|_| route.is_parallel);
+        Ok((route.number, parallel.unwrap_or(&reached.serial)))
     }
 
     fn make<T>(
@@ -542,20 +497,20 @@ impl Caller {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let (number, way) = self.way(method)?;
+        let reached = self.inner.reached.load();
+        let (number, way) = self.way(&reached, method)?;
         let call = way.call(number, self.timeout, encode)?;
         Ok(Reply::new(call, decode))
     }
 
     /// The same for a call whose caller waits: not for the handler that it runs in itself.
-    fn way(&self, method: usize) -> Result<(u32, &Way), RpcError> {
-        let inner = &self.inner;
-        let (number, way) = self.route(method)?;
+    fn way<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
+        let (number, way) = self.route(reached, method)?;
         // A parallel method answers while its service waits for it.
-        let is_serial = std::ptr::eq(way, &inner.serial);
-        if is_serial && inner.instance.is_some_and(InstanceId::is_running_here) {
+        let is_serial = std::ptr::eq(way, &reached.serial);
+        if is_serial && reached.instance.is_some_and(InstanceId::is_running_here) {
             return Err(RpcError::OwnService {
-                service: inner.service.to_string(),
+                service: self.inner.setup.wanted.name.clone(),
             });
         }
         Ok((number, way))

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use slimerpc::channel::{Geometries, Hosted};
+use slimerpc::channel::{Geometries, Hosted, LossCause};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -238,9 +238,11 @@ impl Running {
         self.front.iter().chain([&self.serial])
     }
 
-    /// Closes the channels of a peer that has left.
-    pub(crate) fn dismiss(&self, peer: &str) {
-        self.addresses().for_each(|address| address.dismiss(peer));
+    /// Closes the channels of a peer that has left, or of one life of it.
+    pub(crate) fn dismiss(&self, peer: &str, life: Option<u64>, cause: &LossCause) {
+        for address in self.addresses() {
+            address.dismiss(peer, life, cause);
+        }
     }
 
     /// Waits until the answers that have been given have arrived, but no longer than `limit`.

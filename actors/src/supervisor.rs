@@ -7,6 +7,8 @@ mod advertising;
 mod calling;
 mod finding;
 mod guarding;
+mod healing;
+mod lines;
 mod pairs;
 mod reaching;
 mod serving;
@@ -41,10 +43,13 @@ use crate::{AgentError, AgentEvent, Restart};
 
 pub(crate) use self::finding::{FollowServices, Following, ListServices, Registered};
 pub(crate) use self::guarding::Ended;
+pub(crate) use self::healing::{Heal, KeepUp};
+pub(crate) use self::lines::Follow;
 pub(crate) use self::reaching::{Reach, Reached};
 
 use self::advertising::Advertised;
 use self::finding::Followed;
+use self::lines::Lines;
 use self::pairs::{Pair, Pairs};
 use self::reaching::Reaching;
 
@@ -72,8 +77,9 @@ struct State {
     events: broadcast::Sender<AgentEvent>,
     /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
-    /// Connected proxies by peer.
-    channels: RefCell<Vec<Weak<ClientChannel>>>,
+    /// Those of proxies, with the life of the peer if it is native.
+    channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
+    lines: Lines,
     wanted: RefCell<BTreeSet<String>>,
     /// Connections with DLSlime peers.
     pairs: RefCell<Pairs>,
@@ -142,6 +148,7 @@ impl Supervisor {
             events,
             dialing: RefCell::default(),
             channels: RefCell::default(),
+            lines: Lines::default(),
             wanted: RefCell::default(),
             pairs: RefCell::default(),
             reaching: RefCell::default(),
@@ -367,7 +374,7 @@ impl State {
         self.services.borrow_mut().remove(name)
     }
 
-    async fn dial(&self, dial: Dial) -> Result<Dialled, AgentError> {
+    async fn dial(self: &Rc<Self>, dial: Dial) -> Result<Dialled, AgentError> {
         let started = Instant::now();
         if dial.peer == self.alias {
             return self.dial_self(&dial).await;
@@ -390,6 +397,7 @@ impl State {
             }
         };
         self.declare(&dial.peer).await?;
+        self.want_line(&dial.peer);
         let is_wanted = |method| dial.wanted.methods.contains(method);
         let channel = self.open(&dial, &theirs, link, false, started).await?;
         let parallel = if table.parallel.iter().any(is_wanted) {
@@ -451,6 +459,7 @@ impl State {
             service: dial.wanted.name.clone(),
             parallel,
             wire_version: WIRE_VERSION,
+            from: self.descriptor.borrow().incarnation,
             to: theirs.incarnation,
             link,
             endpoint: dialer.endpoint(),
@@ -490,10 +499,14 @@ impl State {
             Ok(Ok(Ok(endpoint))) => endpoint,
         };
         let channel = dialer.connect(&dial.peer, &endpoint, dial.patience.clone())?;
-        let mut channels = self.channels.borrow_mut();
-        channels.retain(|channel| channel.strong_count() > 0);
-        channels.push(Arc::downgrade(&channel));
+        self.note_channel(Some(theirs.incarnation), &channel);
         Ok(channel)
+    }
+
+    fn note_channel(&self, life: Option<u64>, channel: &Arc<ClientChannel>) {
+        let mut channels = self.channels.borrow_mut();
+        channels.retain(|(_, channel)| channel.strong_count() > 0);
+        channels.push((life, Arc::downgrade(channel)));
     }
 
     /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
@@ -598,6 +611,7 @@ impl State {
                     Ok(Some(Handshake::OneSidedOpen(peer, open))) => {
                         actix::spawn(self.clone().answer_one_sided(peer, open));
                     }
+                    Ok(Some(Handshake::Link(peer, letter))) => self.take_letter(&peer, letter),
                     Ok(Some(Handshake::OneSidedAnswer(answer))) => {
                         self.reaching.borrow_mut().take_answer(answer);
                     }
@@ -669,7 +683,7 @@ impl State {
             });
         };
         let (who, endpoint) = (peer.to_owned(), open.endpoint);
-        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, &endpoint);
+        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, open.from, &endpoint);
         let part = if open.parallel {
             service.front()
         } else {
@@ -693,17 +707,29 @@ impl State {
         }
     }
 
-    fn peer_left(self: &Rc<Self>, peer: &str) {
-        tracing::info!(%peer, "peer left");
-        if self.wanted.borrow_mut().remove(peer) {
-            // Otherwise the server would leave a notice for it when we leave, which nobody ever reads.
-            let state = self.clone();
-            actix::spawn(async move {
-                if let Err(error) = state.declare_wanted().await {
-                    tracing::debug!(%error, "the peers we want could not be declared");
-                }
-            });
+    /// Takes `peer` out of those that we want to be connected with. Otherwise the server would leave a notice for it when
+    /// we leave, which nobody ever reads.
+    fn want_no_more(self: &Rc<Self>, peer: &str) {
+        if !self.wanted.borrow_mut().remove(peer) {
+            return;
         }
+        let state = self.clone();
+        actix::spawn(async move {
+            if let Err(error) = state.declare_wanted().await {
+                tracing::debug!(%error, "the peers we want could not be declared");
+            }
+        });
+    }
+
+    /// The control plane says that `peer` has left.
+    fn peer_left(self: &Rc<Self>, peer: &str) {
+        if let Some(incarnation) = self.reachable(peer) {
+            // FENCE-1: it is another life of it that has left; if it is this one, its line says so.
+            return tracing::debug!(%peer, incarnation, "an earlier life of a peer has left");
+        }
+        tracing::info!(%peer, "peer left");
+        self.want_no_more(peer);
+        self.nudge_line(peer);
         let pair = {
             let mut pairs = self.pairs.borrow_mut();
             pairs.unpark(peer);
@@ -721,13 +747,15 @@ impl State {
             actix::spawn(async move { state.withdraw_mailbox(&peer).await });
         }
         self.reaching.borrow_mut().peer_left(peer);
-        for channel in self.channels.borrow().iter().filter_map(Weak::upgrade) {
-            if channel.peer() == peer {
+        for (_, channel) in &*self.channels.borrow() {
+            if let Some(channel) = channel.upgrade()
+                && channel.peer() == peer
+            {
                 channel.close(LossCause::Left);
             }
         }
         for service in self.services.borrow().values() {
-            service.dismiss(peer);
+            service.dismiss(peer, None, &LossCause::Left);
         }
     }
 
@@ -751,8 +779,11 @@ impl State {
         // Who shuts down after its last answer means that to arrive.
         join_all(services.values().map(|service| service.flush(LAST_ANSWERS))).await;
         let cleaned = self.control().clean_up().await;
-        for channel in self.channels.take().iter().filter_map(Weak::upgrade) {
-            channel.close(LossCause::ShutDown);
+        self.end_lines().await;
+        for (_, channel) in self.channels.take() {
+            if let Some(channel) = channel.upgrade() {
+                channel.close(LossCause::ShutDown);
+            }
         }
         self.pairs.borrow_mut().end(|_| true);
         self.reaching.borrow_mut().end();

@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::bulk::Bulk;
 use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
@@ -190,6 +191,7 @@ impl Dialer {
         // A slot must exist at both ends.
         let slots = self.geometry.slots().min(remote.geometry.slots());
         let (rendezvous, memory) = self.rendezvous.unzip();
+        let closing = Arc::<Notify>::default();
         Arc::new(ClientChannel {
             core: Mutex::new(Core {
                 lanes: self.lanes,
@@ -206,6 +208,7 @@ impl Dialer {
                 failures: Vec::new(),
                 violations: Violations::default(),
                 cause: None,
+                closing: closing.clone(),
             }),
             cq: self.cq,
             memory,
@@ -218,6 +221,7 @@ impl Dialer {
             waiting,
             listener: OnceLock::new(),
             pump: Pump::default(),
+            closing,
         })
     }
 }
@@ -239,6 +243,7 @@ pub struct ClientChannel {
     waiting: Patience,
     listener: OnceLock<Listener>,
     pump: Pump,
+    closing: Arc<Notify>,
 }
 
 /// Hears of told calls that fail.
@@ -364,6 +369,7 @@ struct Core {
     failures: Vec<TellFailure>,
     violations: Violations,
     cause: Option<LossCause>,
+    closing: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -669,6 +675,25 @@ impl ClientChannel {
         self.lock().cause.clone()
     }
 
+    /// Notified once when the channel is closed or dropped. For one waiter, who need not keep the channel.
+    pub fn closing(&self) -> Arc<Notify> {
+        self.closing.clone()
+    }
+
+    /// Sends something empty, unless that or something else is on its way: so a peer that is gone is noticed, if somebody
+    /// looks.
+    pub fn probe(&self) {
+        let mut core = self.lock();
+        let to = core.remote.slot(0);
+        if core.cause.is_none()
+            && let Err(error) = core.lanes.probe(to)
+        {
+            core.close(LossCause::Fabric(error.to_string()));
+        }
+        core.progress(self);
+        self.wake(core);
+    }
+
     /// The account of slots.
     pub fn credits(&self) -> Credits {
         self.lock().caller.credits()
@@ -757,6 +782,12 @@ impl ClientChannel {
         if let Some(Listener(listener)) = self.listener.get() {
             failures.into_iter().for_each(listener);
         }
+    }
+}
+
+impl Drop for ClientChannel {
+    fn drop(&mut self) {
+        self.closing.notify_one();
     }
 }
 
@@ -1131,6 +1162,7 @@ impl Core {
             return;
         }
         tracing::debug!(%cause, "channel closed");
+        self.closing.notify_one();
         self.cause = Some(cause.clone());
         self.caller.close();
         for (id, method) in self.told.drain() {

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::send_queue::SendQueue;
+use super::send_queue::{SendQueue, Ticket};
 use super::work_id::WorkId;
 use super::{ConnectError, QueuePairInfo};
 use crate::fabric::{
@@ -194,8 +194,22 @@ impl Lanes {
     /// Whether everything that was sent has arrived. Sees to it that completions will tell, so ask again after each. An
     /// empty write to `to` is what they are asked for with.
     pub(super) fn flush(&mut self, to: RemoteSlice) -> Result<bool, FabricError> {
+        self.write_nothing(to, SendQueue::admit_last)?;
+        Ok(self.lanes.iter().all(|lane| lane.queue.is_empty()))
+    }
+
+    /// Sees to it that a peer that is gone is noticed, by an empty write to `to`, unless something on its way does that.
+    pub(super) fn probe(&mut self, to: RemoteSlice) -> Result<(), FabricError> {
+        self.write_nothing(to, SendQueue::admit_probe)
+    }
+
+    fn write_nothing(
+        &mut self,
+        to: RemoteSlice,
+        admit: impl Fn(&mut SendQueue) -> Option<Ticket>,
+    ) -> Result<(), FabricError> {
         for (at, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(ticket) = lane.queue.admit_last() else {
+            let Some(ticket) = admit(&mut lane.queue) else {
                 continue;
             };
             let id = WorkId {
@@ -212,7 +226,7 @@ impl Lanes {
                 signalled: true,
             })?;
         }
-        Ok(self.lanes.iter().all(|lane| lane.queue.is_empty()))
+        Ok(())
     }
 
     /// Whether a completion belongs to these queue pairs as they are now.

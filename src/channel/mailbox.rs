@@ -103,12 +103,17 @@ impl Mailbox {
         })
     }
 
-    /// Makes room for a caller and connects to its end. What is given back must be told to it; only then may
-    /// it write.
+    /// Makes room for a caller and connects to its end. `life` tells its lives under one alias apart. What is given back
+    /// must be told to it; only then may it write.
     ///
     /// # Errors
     /// The caller's endpoint is not acceptable, the completion queue is given away, or the device refuses.
-    pub fn accept(&mut self, peer: &str, theirs: &Endpoint) -> Result<Endpoint, ConnectError> {
+    pub fn accept(
+        &mut self,
+        peer: &str,
+        life: u64,
+        theirs: &Endpoint,
+    ) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometries.native)?;
         let geometry = self.geometries.native;
         let (key, mut lanes) = self.lanes(1, geometry)?;
@@ -124,7 +129,8 @@ impl Mailbox {
                 let (qp, bulk) = (lanes.addresses()[0], rendezvous.address());
                 let rendezvous = Some((rendezvous, self.memory.clone()));
                 let profile = Profile::Native;
-                let channel = self.occupy(key, peer, lanes, rendezvous, rings, remote, profile);
+                let who = (peer, Some(life));
+                let channel = self.occupy(key, who, lanes, rendezvous, rings, remote, profile);
                 Ok(channel.endpoint(qp, bulk))
             }
             Err(error) => {
@@ -222,7 +228,7 @@ impl Mailbox {
         let rings = self.rings(geometry)?;
         let Arriving { lanes, key, .. } = self.arriving.swap_remove(at);
         let profile = Profile::Compatible;
-        let channel = self.occupy(key, peer, lanes, None, rings, remote, profile);
+        let channel = self.occupy(key, (peer, None), lanes, None, rings, remote, profile);
         Ok(channel.ring())
     }
 
@@ -287,7 +293,7 @@ impl Mailbox {
     fn occupy(
         &mut self,
         key: Key,
-        peer: &str,
+        who: (&str, Option<u64>),
         lanes: Lanes,
         rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
         rings: (Ring, Ring),
@@ -298,7 +304,7 @@ impl Mailbox {
             Profile::Native => self.geometries.native,
             Profile::Compatible => self.geometries.compatible,
         };
-        let channel = PeerChannel::new(peer, lanes, rendezvous, rings, geometry, remote, profile);
+        let channel = PeerChannel::new(who, lanes, rendezvous, rings, geometry, remote, profile);
         let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
@@ -404,26 +410,35 @@ impl Mailbox {
         self.channels().all(|channel| channel.is_idle())
     }
 
-    /// Closes the channels of `peer`: it has left, or come back as another incarnation.
-    pub fn dismiss(&mut self, peer: &str, cause: &LossCause) {
-        while let Some(at) = self
-            .arriving
-            .iter()
-            .position(|arriving| arriving.peer == peer)
-        {
+    /// Closes the channels of `peer`, or of one life of it: it has left, or come back as another.
+    pub fn dismiss(&mut self, peer: &str, life: Option<u64>, cause: &LossCause) {
+        let is_arriving = |arriving: &Arriving| life.is_none() && arriving.peer == peer;
+        while let Some(at) = self.arriving.iter().position(is_arriving) {
             let arriving = self.arriving.swap_remove(at);
             drop(arriving.lanes);
             self.vacate(arriving.key);
         }
         for at in 0..self.places.len() {
             let place = &self.places[at];
-            if place.channel.as_ref().is_some_and(|c| c.peer == peer) {
+            let is_of = |channel: &Arc<PeerChannel>| {
+                channel.peer == peer && (life.is_none() || channel.life == life)
+            };
+            if place.channel.as_ref().is_some_and(is_of) {
                 let key = Key {
                     at,
                     generation: place.generation,
                 };
                 self.lose(key, cause.clone(), &mut VecDeque::new());
             }
+        }
+    }
+
+    /// Sends something empty to the DLSlime callers that were not sent anything lately, so that one that is gone is
+    /// noticed.
+    pub fn probe(&self) {
+        let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
+        for channel in self.channels().filter(compatible) {
+            channel.probe();
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct PeerChannel {
     geometry: Geometry,
     pub(super) profile: Profile,
     pub(super) peer: String,
+    /// Tells its lives apart, if it is native.
+    pub(super) life: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ struct Core {
 
 impl PeerChannel {
     pub(super) fn new(
-        peer: &str,
+        (peer, life): (&str, Option<u64>),
         lanes: Lanes,
         rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
         rings: (Ring, Ring),
@@ -82,6 +84,7 @@ impl PeerChannel {
             geometry,
             profile,
             peer: peer.to_owned(),
+            life,
         }
     }
 
@@ -224,6 +227,18 @@ impl PeerChannel {
         let mut core = self.lock();
         core.is_flushing = true;
         core.flush(self.remote.slot(0))
+    }
+
+    /// Sends something empty, unless that or something else is on its way.
+    pub(super) fn probe(&self) {
+        let core = &mut *self.lock();
+        let to = self.remote.slot(0);
+        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+            return;
+        };
+        if let Err(error) = lanes.probe(to) {
+            core.close(LossCause::Fabric(error.to_string()));
+        }
     }
 
     /// Whether there is nothing to answer.

@@ -57,6 +57,19 @@ impl SendQueue {
         Some(Ticket { retires })
     }
 
+    /// Takes a place for a request whose completion retires everything before it, if nothing is on its way.
+    pub(crate) fn admit_probe(&mut self) -> Option<Ticket> {
+        if self.outstanding > self.unsignalled {
+            return None; // What is signalled will tell.
+        }
+        if !self.has_room() {
+            return None;
+        }
+        self.outstanding += 1;
+        let retires = std::mem::take(&mut self.unsignalled) + 1;
+        Some(Ticket { retires })
+    }
+
     /// Whether nothing is on its way.
     pub(crate) fn is_empty(&self) -> bool {
         self.outstanding == 0

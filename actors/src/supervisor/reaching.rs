@@ -70,6 +70,18 @@ impl Reaching {
         }
     }
 
+    /// Closes the connections to a life of an owner that is lost.
+    pub(super) fn life_lost(&mut self, peer: &str, incarnation: u64, cause: &LossCause) {
+        self.exposed.retain(|(_, end)| !end.is_over());
+        self.connections.retain(|(owner, life, _), connection| {
+            let is_lost = owner == peer && *life == incarnation;
+            if is_lost && let Some(connection) = connection.upgrade() {
+                connection.close(cause.clone());
+            }
+            !is_lost
+        });
+    }
+
     /// Closes what belongs to a peer that has left.
     pub(super) fn peer_left(&mut self, peer: &str) {
         self.exposed.retain(|(owner, _)| owner != peer);

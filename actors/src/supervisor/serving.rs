@@ -114,7 +114,7 @@ impl State {
             Ok(()) => tracing::info!(%peer, "DLSlime peer connected"),
             Err(refusal) => {
                 tracing::warn!(%peer, %refusal, "a DLSlime peer is not let in");
-                running.dismiss(&peer);
+                running.dismiss(&peer, None, &LossCause::Left);
                 // This drops our own task, which has nothing left to do; a better qp_ready may follow.
                 self.pairs.borrow_mut().remove(&peer);
             }
@@ -147,7 +147,7 @@ impl State {
         let connect = move |mailbox: &mut Mailbox| {
             let mut ours = mailbox.prepare(&who, theirs.len())?;
             if ours.len() != theirs.len() {
-                mailbox.dismiss(&who, &LossCause::Gone);
+                mailbox.dismiss(&who, None, &LossCause::Gone);
                 ours = mailbox.prepare(&who, theirs.len())?;
             }
             mailbox.reach(&who, &theirs)?;

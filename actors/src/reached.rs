@@ -1,0 +1,229 @@
+//! How the calls of a proxy get to its service.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use slimerpc::channel::{
+    ClientChannel, Hosted, LocalService, Patience, Profile, Route, ServiceTable, ToldCall,
+};
+use slimerpc::wire::{EncodeError, Fault, PayloadCodec};
+use tokio::sync::broadcast;
+
+use crate::instance_id::InstanceId;
+use crate::items::Source;
+use crate::reply::AnyCall;
+use crate::supervisor::{Dialled, Follow, Link, Supervisor};
+use crate::{AgentError, AgentEvent, RpcError, Watch, tell};
+
+/// What a proxy is made of, each time that its service has been dialled.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) peer: Box<str>,
+    /// The service, as its callers know it.
+    pub(crate) wanted: ServiceTable,
+    pub(crate) patience: Patience,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) stream_patience: Duration,
+    /// Bytes of an answer that is written in place.
+    pub(crate) max_in_place: usize,
+    pub(crate) events: broadcast::Sender<AgentEvent>,
+    pub(crate) supervisor: Addr<Supervisor>,
+}
+
+impl Setup {
+    /// The way to the service.
+    pub(crate) fn reached(&self, dialled: Dialled) -> Reached {
+        let routes = dialled.table.resolve(&self.wanted);
+        let failed = self.report_tells(dialled.table);
+        let way = |channel: Arc<ClientChannel>| {
+            let (failed, peer) = (failed.clone(), self.peer.clone());
+            channel.listen(move |failure| failed(failure.method, tell::error(failure, &peer)));
+            Way::Channel(channel)
+        };
+        let (serial, parallel) = match dialled.link {
+            Link::Channels(serial, parallel) => (way(serial), parallel.map(way)),
+            Link::Local(serial, parallel) => {
+                let service = Arc::new(Hosted {
+                    name: self.wanted.name.clone(),
+                    stream_patience: self.stream_patience,
+                });
+                let way = |deliveries| {
+                    let failed = failed.clone();
+                    let service = LocalService {
+                        deliveries,
+                        service: service.clone(),
+                        peer: (*self.peer).into(),
+                        max_in_place: self.max_in_place,
+                        patience: self.patience.clone(),
+                    };
+                    let failed = move |method, fault: Fault| failed(method, fault.into());
+                    Way::Local(service, Failed(Arc::new(failed)))
+                };
+                (way(serial), parallel.map(way))
+            }
+        };
+        let life = dialled.incarnation;
+        Reached {
+            serial,
+            parallel,
+            instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
+            routes,
+        }
+    }
+
+    fn report_tells(&self, table: ServiceTable) -> Arc<dyn Fn(u32, RpcError) + Send + Sync> {
+        let (events, peer) = (self.events.clone(), self.peer.to_string());
+        Arc::new(move |method, error| {
+            let method = table.methods.get(method as usize);
+            let event = AgentEvent::TellFailed {
+                peer: peer.clone(),
+                service: table.name.clone(),
+                method: method.cloned().unwrap_or_default(),
+                error,
+            };
+            tracing::debug!(?event, "a call that nobody waits for failed");
+            // Nobody may be listening.
+            let _ = events.send(event);
+        })
+    }
+
+    /// What becomes of the peer.
+    pub(crate) async fn watch(&self) -> Result<Watch, AgentError> {
+        let follow = Follow {
+            peer: self.peer.to_string(),
+            timeout: self.connect_timeout,
+        };
+        let watch = self.supervisor.send(follow).await;
+        watch.unwrap_or(Err(AgentError::ShutDown))
+    }
+}
+
+/// The way to a service, as long as its connection lasts.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) serial: Way,
+    /// For parallel methods, if they have one of their own.
+    pub(crate) parallel: Option<Way>,
+    /// What is called, if it is served by a process that may be this one.
+    pub(crate) instance: Option<InstanceId>,
+    /// For each method of the caller's; `None` for those that the server does not have.
+    pub(crate) routes: Vec<Option<Route>>,
+}
+
+impl Reached {
+    /// How typed payloads travel, where native peers would use `native`.
+    pub(crate) fn codec(&self, native: PayloadCodec) -> PayloadCodec {
+        let channel = self.serial.channel();
+        channel.map_or(native, |channel| channel.profile().codec(native))
+    }
+
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {
+        let ways = self.parallel.iter().chain([&self.serial]);
+        ways.filter_map(Way::channel)
+    }
+
+    /// Whether it has channels, and they are to a native peer.
+    pub(crate) fn is_native(&self) -> bool {
+        let channel = self.serial.channel();
+        channel.is_some_and(|channel| channel.profile() == Profile::Native)
+    }
+}
+
+/// How calls get to a service.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    Channel(Arc<ClientChannel>),
+    /// It is of this agent.
+    Local(LocalService, Failed),
+}
+
+/// Hears of calls without a waiter that fail: the method, and why.
+#[derive(Clone)]
+pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failed")
+    }
+}
+
+impl Way {
+    pub(crate) fn channel(&self) -> Option<&Arc<ClientChannel>> {
+        match self {
+            Self::Channel(channel) => Some(channel),
+            Self::Local(..) => None,
+        }
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Channel(channel) => channel.peer(),
+            Self::Local(service, _) => &service.peer,
+        }
+    }
+
+    pub(crate) fn call(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<AnyCall, RpcError> {
+        let made = match self {
+            Self::Channel(channel) => channel.call(number, timeout, encode).map(AnyCall::Remote),
+            Self::Local(service, _) => service.call(number, timeout, encode).map(AnyCall::Local),
+        };
+        made.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+
+    pub(crate) fn open_stream(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(AnyCall, Source), RpcError> {
+        let opened = match self {
+            Self::Channel(channel) if channel.profile() == Profile::Compatible => {
+                return Err(RpcError::NotNative {
+                    peer: channel.peer().to_owned(),
+                    what: "streams",
+                });
+            }
+            Self::Channel(channel) => {
+                channel
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, stream)| {
+                        let source = Source::Remote(channel.clone(), stream);
+                        (AnyCall::Remote(call), source)
+                    })
+            }
+            Self::Local(service, _) => {
+                service
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, demand)| {
+                        let source = Source::Local(service.clone(), demand);
+                        (AnyCall::Local(call), source)
+                    })
+            }
+        };
+        opened.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+
+    pub(crate) fn tell(
+        &self,
+        number: u32,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Option<ToldCall>, RpcError> {
+        let told = match self {
+            Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
+            Self::Local(service, Failed(failed)) => {
+                let failed = failed.clone();
+                let failed = move |fault| failed(number, fault);
+                service.tell(number, timeout, encode, failed).map(|()| None)
+            }
+        };
+        told.map_err(|error| RpcError::from_call(error, self.peer()))
+    }
+}

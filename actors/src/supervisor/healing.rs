@@ -1,0 +1,94 @@
+//! Proxies whose connection is lost get another as soon as their peer can be reached.
+
+use std::rc::Rc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use actix::{Context, Handler, Message};
+use slimerpc::channel::{Patience, ServiceTable};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::{Dial, Dialled, FIRST_LOOK, LAST_LOOK, State, Supervisor, random};
+
+/// How long one attempt may take.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// Between two looks whether the proxy is still there while its peer is not.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// A proxy, as who keeps it connected sees it.
+pub(crate) trait Heal: Send + Sync {
+    /// Alias of its peer.
+    fn peer(&self) -> &str;
+    /// The service that it is for.
+    fn wanted(&self) -> &ServiceTable;
+    /// How its callers wait.
+    fn patience(&self) -> &Patience;
+    /// Notified when its connection is closed, or when it has gone.
+    fn closing(&self) -> Vec<Arc<Notify>>;
+    /// Another connection.
+    fn adopt(&self, dialled: Dialled);
+}
+
+/// Keeps a proxy connected for as long as it is there.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct KeepUp(pub(crate) Weak<dyn Heal>);
+
+impl Handler<KeepUp> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, keep: KeepUp, _: &mut Context<Self>) {
+        actix::spawn(self.state.clone().keep_up(keep.0));
+    }
+}
+
+impl State {
+    async fn keep_up(self: Rc<Self>, proxy: Weak<dyn Heal>) {
+        while let Some(closing) = proxy.upgrade().map(|proxy| proxy.closing()) {
+            let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
+            futures_util::future::select_all(closed).await;
+            if !self.heal(&proxy).await {
+                return;
+            }
+        }
+    }
+
+    /// False if the proxy or the agent has gone.
+    async fn heal(self: &Rc<Self>, proxy: &Weak<dyn Heal>) -> bool {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let Some(peer) = proxy.upgrade().map(|proxy| proxy.peer().to_owned()) else {
+                return false;
+            };
+            if self.left.get() {
+                return false;
+            }
+            if !self.await_line(&peer, AWAY).await {
+                continue;
+            }
+            let Some(dial) = proxy.upgrade().map(|proxy| Dial {
+                peer,
+                wanted: proxy.wanted().clone(),
+                patience: proxy.patience().clone(),
+                timeout: ATTEMPT,
+            }) else {
+                return false;
+            };
+            match (self.dial(dial).await, proxy.upgrade()) {
+                (Ok(dialled), Some(proxy)) => {
+                    tracing::info!(peer = proxy.peer(), "a proxy is connected again");
+                    proxy.adopt(dialled);
+                    return true;
+                }
+                (Err(error), Some(proxy)) => {
+                    tracing::debug!(peer = proxy.peer(), %error, "a proxy is not connected again yet");
+                }
+                (_, None) => return false,
+            }
+            // Not as long as others do.
+            sleep(pause / 2 + pause.mul_f64((random() % 1024) as f64 / 2048.0)).await;
+            pause = (pause * 2).min(LAST_LOOK);
+        }
+    }
+}

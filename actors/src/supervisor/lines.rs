@@ -1,0 +1,538 @@
+//! The lines of an agent: to each native peer one, on which both ends give signs of life.
+//!
+//! Which end connects with which is decided by a [`Link`]; here is what it has done. While a line is up, a task of its own
+//! listens to it and beats. A line that goes down takes with it everything that belongs to that life of the peer.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::{Context, Handler, Message, ResponseFuture};
+use slimerpc::channel::link::{Action, Body, Input, Letter, Link, Pace, Session};
+use slimerpc::channel::{
+    Change, Descriptor, Heard, Heartbeat, Liveness, LossCause, Mismatch, Pulse,
+};
+use slimerpc::fabric::{CompletionEvents, LinkType};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::{Found, State, Supervisor};
+use crate::AgentError;
+use crate::link_letter::{LinkEnd, LinkLetter};
+use crate::watch::{PeerEvent, Watch};
+
+/// Lines to peers that began them and that nobody here wants; more are not answered.
+const MAX_LINES: usize = 4096;
+/// Events of a peer that are kept for who is slow to read them.
+const EVENTS: usize = 64;
+/// An attempt to reach the life of a peer that was lost is not made more often, as it is most likely dead.
+const GHOST: Duration = Duration::from_secs(2);
+/// How long a farewell may take to arrive.
+const FAREWELL: Duration = Duration::from_millis(20);
+const PACE: Pace = Pace {
+    answer: Duration::from_millis(500),
+    first: Duration::from_millis(10),
+    last: Duration::from_millis(400),
+};
+
+/// What an agent has of lines.
+#[derive(Default)]
+pub(super) struct Lines(RefCell<HashMap<String, Rc<Line>>>);
+
+/// See the [module](self).
+pub(super) struct Line {
+    peer: String,
+    core: RefCell<Core>,
+    /// Something was put in for the task.
+    stirred: Notify,
+    events: broadcast::Sender<PeerEvent>,
+    /// The life of the peer that can be reached.
+    up: watch::Sender<Option<u64>>,
+}
+
+struct Core {
+    link: Link<LinkEnd>,
+    inputs: VecDeque<Input<LinkEnd>>,
+    /// The end that there is, if there is one.
+    end: Option<End>,
+    /// What the peer's last open is attached to.
+    opened: Option<(Session, LinkType)>,
+    /// What our next open is to be attached to.
+    found: LinkType,
+    was_up: bool,
+    /// The life that was lost last, and when it may be tried again.
+    lost: Option<(u64, Instant)>,
+    /// Why the next end of the line is.
+    cause: Option<LossCause>,
+}
+
+struct End {
+    session: Session,
+    pulse: Pulse,
+    events: Rc<CompletionEvents>,
+    /// Once it is up: the life of the peer, and what is known of that.
+    up: Option<(u64, Liveness)>,
+    beat: Heartbeat,
+    next_beat: Instant,
+}
+
+/// What is to be done when nothing of a line is borrowed.
+enum Effect {
+    LookUp,
+    Send(Letter<LinkEnd>),
+    Up(u64),
+    Down(u64, LossCause),
+    Told(PeerEvent),
+}
+
+/// Follows what becomes of a peer.
+#[derive(Message)]
+#[rtype(result = "Result<Watch, AgentError>")]
+pub(crate) struct Follow {
+    pub(crate) peer: String,
+    pub(crate) timeout: Duration,
+}
+
+impl Handler<Follow> for Supervisor {
+    type Result = ResponseFuture<Result<Watch, AgentError>>;
+
+    fn handle(&mut self, follow: Follow, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.follow_peer(follow).await })
+    }
+}
+
+impl State {
+    async fn follow_peer(self: &Rc<Self>, follow: Follow) -> Result<Watch, AgentError> {
+        let Follow { peer, timeout } = follow;
+        if peer == self.alias {
+            return Err(AgentError::WatchesItself { alias: peer });
+        }
+        let known = self.lines.0.borrow().contains_key(&peer);
+        if !known {
+            let devices = &self.settings.devices;
+            let here = self.descriptor.borrow().host.clone();
+            let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here);
+            if let Found::Dlslime(_) = self.find(&peer, timeout, check).await? {
+                return Err(AgentError::NotNative {
+                    peer,
+                    waited: Duration::ZERO,
+                });
+            }
+        }
+        let line = self.want_line(&peer);
+        let up = *line.up.borrow();
+        let known = up.map(|incarnation| PeerEvent::Connected { incarnation });
+        Ok(Watch::new(
+            known.into_iter().collect(),
+            line.events.subscribe(),
+        ))
+    }
+
+    /// The line to `peer`, which is wanted from now on.
+    pub(super) fn want_line(self: &Rc<Self>, peer: &str) -> Rc<Line> {
+        let line = self.line(peer);
+        line.put(Input::Want);
+        line
+    }
+
+    /// Waits until `peer` can be reached, but no longer than `limit`.
+    pub(super) async fn await_line(self: &Rc<Self>, peer: &str, limit: Duration) -> bool {
+        let mut up = self.want_line(peer).up.subscribe();
+        let reached = timeout(limit, up.wait_for(Option::is_some)).await;
+        matches!(reached, Ok(Ok(_)))
+    }
+
+    /// The life of `peer` that is known to be there.
+    pub(super) fn reachable(&self, peer: &str) -> Option<u64> {
+        let lines = self.lines.0.borrow();
+        lines.get(peer).and_then(|line| *line.up.borrow())
+    }
+
+    /// There is reason to think that `peer` can be reached.
+    pub(super) fn nudge_line(&self, peer: &str) {
+        if let Some(line) = self.lines.0.borrow().get(peer) {
+            line.put(Input::Nudge);
+        }
+    }
+
+    fn line(self: &Rc<Self>, peer: &str) -> Rc<Line> {
+        if let Some(line) = self.lines.0.borrow().get(peer) {
+            return line.clone();
+        }
+        let incarnation = self.descriptor.borrow().incarnation;
+        let line = Rc::new(Line {
+            peer: peer.to_owned(),
+            core: RefCell::new(Core {
+                link: Link::new(incarnation, PACE),
+                inputs: VecDeque::new(),
+                end: None,
+                opened: None,
+                found: self.settings.devices.links()[0],
+                was_up: false,
+                lost: None,
+                cause: None,
+            }),
+            stirred: Notify::new(),
+            events: broadcast::Sender::new(EVENTS),
+            up: watch::Sender::new(None),
+        });
+        self.lines
+            .0
+            .borrow_mut()
+            .insert(peer.to_owned(), line.clone());
+        actix::spawn(self.clone().keep(line.clone()));
+        line
+    }
+
+    /// A letter has come from `peer`.
+    pub(super) fn take_letter(self: &Rc<Self>, peer: &str, letter: LinkLetter) {
+        let is_known = self.lines.0.borrow().contains_key(peer);
+        if !is_known && self.lines.0.borrow().len() >= MAX_LINES {
+            tracing::warn!(%peer, "too many peers have opened lines to this agent; one is not answered");
+            return;
+        }
+        self.line(peer).put(Input::Letter(letter.into()));
+    }
+
+    /// The task of a line.
+    async fn keep(self: Rc<Self>, line: Rc<Line>) {
+        while !self.left.get() {
+            for effect in line.advance(&self, Instant::now()) {
+                self.clone().take_effect(&line, effect);
+            }
+            if self.is_over(&line) {
+                self.lines.0.borrow_mut().remove(&line.peer);
+                return;
+            }
+            let (until, events) = line.next();
+            let raised = async {
+                match events {
+                    Some(events) => events.raised().await,
+                    None => pending().await,
+                }
+            };
+            let time = async {
+                match until {
+                    Some(until) => sleep_until(until.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = line.stirred.notified() => {}
+                raised = raised => if let Err(error) = raised {
+                    tracing::warn!(peer = line.peer, %error, "a line cannot be listened to");
+                    return;
+                },
+                () = time => {}
+            }
+        }
+    }
+
+    /// Nobody wants it, at either end.
+    fn is_over(&self, line: &Line) -> bool {
+        let core = line.core.borrow();
+        let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
+        !is_wanted && core.inputs.is_empty() && line.events.receiver_count() == 0
+    }
+
+    fn take_effect(self: Rc<Self>, line: &Rc<Line>, effect: Effect) {
+        match effect {
+            Effect::LookUp => {
+                let line = line.clone();
+                actix::spawn(async move { self.look_up(&line).await });
+            }
+            Effect::Send(letter) => {
+                let (peer, me) = (line.peer.clone(), self.alias.clone());
+                let mail = LinkLetter::from(letter).to_mail(&me);
+                actix::spawn(async move {
+                    if let Err(error) = self.control().send_mail(&peer, &mail).await {
+                        tracing::debug!(%peer, %error, "a letter could not be sent");
+                    }
+                });
+            }
+            Effect::Up(incarnation) => {
+                tracing::info!(peer = line.peer, incarnation, "peer reached");
+                line.up.send_replace(Some(incarnation));
+            }
+            Effect::Down(incarnation, cause) => {
+                tracing::info!(peer = line.peer, incarnation, %cause, "peer lost");
+                line.up.send_replace(None);
+                self.life_lost(&line.peer, incarnation, &cause);
+                if cause == LossCause::Left {
+                    self.want_no_more(&line.peer);
+                }
+            }
+            Effect::Told(event) => {
+                // Nobody may be watching.
+                let _ = line.events.send(event);
+            }
+        }
+    }
+
+    /// Whether anybody here has to do with its peer.
+    fn is_of_interest(&self, line: &Line) -> bool {
+        let channels = self.channels.borrow();
+        let mut live = channels.iter().filter_map(|(_, channel)| channel.upgrade());
+        line.events.receiver_count() > 0 || live.any(|channel| channel.peer() == line.peer)
+    }
+
+    /// Says which life of the peer there is.
+    async fn look_up(&self, line: &Line) {
+        if !self.is_of_interest(line) {
+            return line.put(Input::Leave);
+        }
+        let record = self.control().lookup(&line.peer, Descriptor::RECORD).await;
+        let found = match record {
+            Ok(Some(record)) => serde_json::from_value::<Descriptor>(record).ok(),
+            Ok(None) => None,
+            // It is asked again.
+            Err(_) => return,
+        };
+        let here = self.descriptor.borrow().host.clone();
+        let found = found.and_then(|theirs| {
+            let link: Result<_, Mismatch> = theirs.link(&self.settings.devices.links(), &here);
+            Some((theirs.incarnation, link.ok()?))
+        });
+        let mut core = line.core.borrow_mut();
+        let now = Instant::now();
+        let found = found.filter(|(life, _)| match &mut core.lost {
+            Some((lost, again)) if lost == life => {
+                let is_time = *again <= now;
+                if is_time {
+                    *again = now + GHOST;
+                }
+                is_time
+            }
+            _ => true,
+        });
+        if let Some((_, link)) = found {
+            core.found = link;
+        }
+        core.inputs
+            .push_back(Input::Record(found.map(|(life, _)| life)));
+        line.stirred.notify_one();
+    }
+
+    /// Closes what belongs to a life of a peer.
+    fn life_lost(&self, peer: &str, incarnation: u64, cause: &LossCause) {
+        for (life, channel) in &*self.channels.borrow() {
+            if *life == Some(incarnation)
+                && let Some(channel) = channel.upgrade()
+                && channel.peer() == peer
+            {
+                channel.close(cause.clone());
+            }
+        }
+        self.reaching
+            .borrow_mut()
+            .life_lost(peer, incarnation, cause);
+        for service in self.services.borrow().values() {
+            service.dismiss(peer, Some(incarnation), cause);
+        }
+    }
+
+    /// Tells peers that we leave.
+    pub(super) async fn end_lines(&self) {
+        let lines = self.lines.0.take();
+        let mut any = false;
+        for line in lines.values() {
+            any |= line.say_farewell();
+        }
+        if any {
+            sleep(FAREWELL).await;
+        }
+    }
+}
+
+impl Line {
+    fn put(&self, input: Input<LinkEnd>) {
+        if let Input::Letter(Letter {
+            session,
+            body: Body::Open { endpoint, .. },
+            ..
+        }) = &input
+        {
+            self.core.borrow_mut().opened = Some((*session, endpoint.link));
+        }
+        self.core.borrow_mut().inputs.push_back(input);
+        self.stirred.notify_one();
+    }
+
+    /// When to go on, and what to listen to.
+    fn next(&self) -> (Option<Instant>, Option<Rc<CompletionEvents>>) {
+        let core = self.core.borrow();
+        let end = core.end.as_ref();
+        let beat = end.filter(|end| end.up.is_some()).map(|end| end.next_beat);
+        let until = [core.link.next_timeout(), beat].into_iter().flatten().min();
+        (until, end.map(|end| end.events.clone()))
+    }
+
+    /// Takes in what has happened.
+    fn advance(&self, state: &State, now: Instant) -> Vec<Effect> {
+        let core = &mut *self.core.borrow_mut();
+        let mut effects = Vec::new();
+        core.link.handle_timeout(now);
+        core.listen(now, &mut effects);
+        while let Some(input) = core.inputs.pop_front() {
+            core.link.handle(input, now);
+        }
+        while let Some(action) = core.link.poll_action() {
+            core.act(state, action, now, &mut effects);
+        }
+        effects
+    }
+
+    fn say_farewell(&self) -> bool {
+        let mut core = self.core.borrow_mut();
+        let end = core.end.as_mut().filter(|end| end.up.is_some());
+        end.map(|end| end.pulse.leave()).is_some()
+    }
+}
+
+impl Core {
+    /// Listens to the peer, and beats if it is time.
+    fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(end) = &mut self.end else { return };
+        let session = end.session;
+        match end.listen(now, effects) {
+            Ok(Heard::Leaving) => self.lose(session, LossCause::Left, now),
+            Ok(_) => {}
+            Err(cause) => self.lose(session, cause, now),
+        }
+    }
+
+    fn lose(&mut self, session: Session, cause: LossCause, now: Instant) {
+        self.cause = Some(cause);
+        self.link.handle(Input::Lost(session), now);
+    }
+
+    fn act(
+        &mut self,
+        state: &State,
+        action: Action<LinkEnd>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match action {
+            Action::LookUp => effects.push(Effect::LookUp),
+            Action::Send(letter) => effects.push(Effect::Send(letter)),
+            Action::Make(session) => match self.make(state, session, now) {
+                Ok(endpoint) => self.link.handle(Input::Made { session, endpoint }, now),
+                Err(cause) => self.lose(session, cause, now),
+            },
+            Action::Join { session, theirs } => {
+                let joined = self.end.as_mut().map(|end| end.pulse.connect(theirs.qp));
+                if let Some(Err(error)) = joined {
+                    self.lose(session, LossCause::Fabric(error.to_string()), now);
+                }
+            }
+            Action::Up { peer, .. } => {
+                if let Some(end) = &mut self.end {
+                    end.up = Some((peer, Liveness::new(end.beat, now)));
+                    end.next_beat = now;
+                }
+                let was_up = std::mem::replace(&mut self.was_up, true);
+                effects.push(Effect::Up(peer));
+                effects.push(Effect::Told(if was_up {
+                    PeerEvent::Reconnected { incarnation: peer }
+                } else {
+                    PeerEvent::Connected { incarnation: peer }
+                }));
+            }
+            Action::Drain(session) => {
+                self.drain(now, effects);
+                self.link.handle(Input::Drained(session), now);
+            }
+        }
+    }
+
+    fn make(
+        &mut self,
+        state: &State,
+        session: Session,
+        now: Instant,
+    ) -> Result<LinkEnd, LossCause> {
+        let refused = |error: &dyn std::fmt::Display| LossCause::Fabric(error.to_string());
+        let link = match self.opened {
+            Some((opened, link)) if opened == session => link,
+            _ => self.found,
+        };
+        let Some(memory) = state.settings.devices.on(link) else {
+            return Err(refused(&format!("no device is on {link}")));
+        };
+        let pulse = Pulse::new(&**memory.device(), state.settings.retry);
+        let pulse = pulse.map_err(|error| refused(&error))?;
+        let events = pulse.events().map_err(|error| refused(&error))?;
+        let qp = pulse.address();
+        self.end = Some(End {
+            session,
+            pulse,
+            events: Rc::new(events),
+            up: None,
+            beat: state.settings.heartbeat(link),
+            next_beat: now,
+        });
+        Ok(LinkEnd { link, qp })
+    }
+
+    /// Dropping the end drains its queue pair (DROP-1).
+    fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let cause = self.cause.take().unwrap_or(LossCause::Gone);
+        let Some(End {
+            up: Some((peer, _)),
+            ..
+        }) = self.end.take()
+        else {
+            return;
+        };
+        // A glitch is over soon; a dead one stays so.
+        self.lost = Some((peer, now + GHOST / 2));
+        effects.push(Effect::Down(peer, cause.clone()));
+        effects.push(Effect::Told(match cause {
+            LossCause::Left => PeerEvent::Left,
+            cause => PeerEvent::Lost { cause },
+        }));
+    }
+}
+
+impl End {
+    /// What the peer says, after which it is listened for an event.
+    fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) -> Result<Heard, LossCause> {
+        let mut change = None;
+        let mut heard = self.pulse.listen()?;
+        if let Some((_, liveness)) = &mut self.up {
+            if heard != Heard::Nothing {
+                change = liveness.heard(now);
+            }
+            if self.next_beat <= now {
+                self.next_beat = now + self.beat.interval;
+                change = change.or(liveness.tick(now));
+                self.pulse.beat()?;
+            }
+        }
+        self.pulse.arm()?;
+        // What came before that raises no event.
+        match self.pulse.listen()? {
+            Heard::Nothing => {}
+            later => {
+                if heard != Heard::Leaving {
+                    heard = later;
+                }
+                change = change.or(self
+                    .up
+                    .as_mut()
+                    .and_then(|(_, liveness)| liveness.heard(now)));
+            }
+        }
+        if let Some(change) = change {
+            effects.push(Effect::Told(match change {
+                Change::Stalled => PeerEvent::Stalled,
+                Change::Recovered => PeerEvent::Recovered,
+            }));
+        }
+        Ok(heard)
+    }
+}

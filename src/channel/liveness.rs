@@ -1,0 +1,118 @@
+//! What is known of a peer's life, without I/O or clock.
+
+use std::time::{Duration, Instant};
+
+/// How often to give a sign of life, and how long to do without one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Between two signs of life.
+    pub interval: Duration,
+    /// Without one for so long, a peer is stalled.
+    pub detection: Duration,
+}
+
+/// The life of a peer has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// It gives no signs of life, though its end of the connection is there.
+    Stalled,
+    /// It gives some again.
+    Recovered,
+}
+
+/// Told of signs of life and of the time, says when a peer has stalled.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use slimerpc::channel::{Change, Heartbeat, Liveness};
+///
+/// let beat = Heartbeat { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+/// let start = Instant::now();
+/// let mut peer = Liveness::new(beat, start);
+/// assert_eq!(peer.tick(start + beat.interval), None);
+/// assert_eq!(peer.tick(start + 2 * beat.interval), Some(Change::Stalled));
+/// assert_eq!(peer.heard(start + 3 * beat.interval), Some(Change::Recovered));
+/// ```
+#[derive(Debug)]
+pub struct Liveness {
+    beat: Heartbeat,
+    /// When the last sign of life came, as far as we could notice.
+    heard: Instant,
+    ticked: Instant,
+    is_stalled: bool,
+}
+
+impl Liveness {
+    /// A peer that has just been heard of. `tick` is to be called at each interval.
+    pub fn new(beat: Heartbeat, now: Instant) -> Self {
+        Self {
+            beat,
+            heard: now,
+            ticked: now,
+            is_stalled: false,
+        }
+    }
+
+    /// It gave a sign of life.
+    pub fn heard(&mut self, now: Instant) -> Option<Change> {
+        self.heard = now;
+        std::mem::take(&mut self.is_stalled).then_some(Change::Recovered)
+    }
+
+    /// An interval has passed. If it took longer than that, we were not running ourselves, which is not held against the peer.
+    pub fn tick(&mut self, now: Instant) -> Option<Change> {
+        let passed = now.saturating_duration_since(self.ticked);
+        self.ticked = now;
+        if passed > 2 * self.beat.interval {
+            self.heard += passed - self.beat.interval;
+        }
+        let silence = now.saturating_duration_since(self.heard);
+        if self.is_stalled || silence < self.beat.detection {
+            return None;
+        }
+        self.is_stalled = true;
+        Some(Change::Stalled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEAT: Heartbeat = Heartbeat {
+        interval: Duration::from_millis(100),
+        detection: Duration::from_millis(300),
+    };
+
+    #[test]
+    fn a_stall_is_told_once_and_so_is_its_end() {
+        let start = Instant::now();
+        let mut peer = Liveness::new(BEAT, start);
+        let stalls: Vec<_> = (1..=10)
+            .filter(|n| peer.tick(start + *n * BEAT.interval) == Some(Change::Stalled))
+            .collect();
+        assert_eq!(stalls, [3]);
+        let later = start + 11 * BEAT.interval;
+        assert_eq!(peer.heard(later), Some(Change::Recovered));
+        assert_eq!(peer.heard(later), None);
+        assert_eq!(peer.tick(later + BEAT.interval), None);
+    }
+
+    #[test]
+    fn a_pause_of_our_own_is_not_held_against_the_peer() {
+        let start = Instant::now();
+        let mut peer = Liveness::new(BEAT, start);
+        assert_eq!(peer.tick(start + BEAT.interval), None);
+        let woken = start + Duration::from_secs(3600);
+        assert_eq!(peer.tick(woken), None);
+        assert_eq!(peer.tick(woken + BEAT.interval), Some(Change::Stalled));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_stalls_nobody() {
+        let start = Instant::now() + Duration::from_secs(10);
+        let mut peer = Liveness::new(BEAT, start);
+        assert_eq!(peer.tick(start - Duration::from_secs(5)), None);
+        assert_eq!(peer.heard(start - Duration::from_secs(5)), None);
+    }
+}

@@ -1,0 +1,250 @@
+//! The control lane between two agents: a queue pair that carries signs of life and nothing else, so that no transfer,
+//! however large, delays them.
+//!
+//! A sign of life is an empty WRITE_WITH_IMM. It takes up a receive of the peer, which posts it again when it looks; so one
+//! that does not look is sent only so many, and then probed with empty writes, which take up nothing: they fail when its end
+//! of the connection is gone, and succeed when it is merely stalled.
+
+use std::io;
+use std::sync::Arc;
+
+use super::send_queue::SendQueue;
+use super::{ConnectError, LossCause, QueuePairInfo};
+use crate::fabric::{
+    Completion, CompletionEvents, CompletionQueue, Device, FabricError, Opcode, Operation, Payload,
+    QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+};
+
+const RECEIVES: u32 = 16;
+const SENDS: u32 = 16;
+/// Signs of life to a peer that gives none. It has a receive for each, and for as many that crossed its own.
+const UNANSWERED: u32 = RECEIVES / 2;
+const BATCH: usize = (RECEIVES + SENDS) as usize;
+
+const BEAT: u32 = 1;
+const LEAVING: u32 = 2;
+
+/// What a peer's end of a [`Pulse`] has said since it was last asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing.
+    Nothing,
+    /// It lives.
+    Beat,
+    /// It leaves.
+    Leaving,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Pulse {
+    // Before the queue that it completes into.
+    qp: Box<dyn QueuePair>,
+    cq: Arc<dyn CompletionQueue>,
+    /// Signs of life since the peer gave one.
+    unanswered: u32,
+    queue: SendQueue,
+}
+
+impl Pulse {
+    /// Creates a queue pair that is ready to be connected.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn new(device: &dyn Device, retry: RetryPolicy) -> Result<Self, ConnectError> {
+        let cq = device.create_completion_queue(RECEIVES + SENDS)?;
+        let mut qp = device.create_queue_pair(&QueuePairInit {
+            send_cq: cq.clone(),
+            recv_cq: cq.clone(),
+            max_send_wr: SENDS,
+            max_recv_wr: RECEIVES,
+            max_inline: 0,
+            retry,
+        })?;
+        qp.to_init()?;
+        for _ in 0..RECEIVES {
+            qp.post_recv(RecvRequest { wr_id: 0 })?;
+        }
+        Ok(Self {
+            qp,
+            cq,
+            unanswered: 0,
+            queue: SendQueue::new(SENDS),
+        })
+    }
+
+    /// What the peer must be told.
+    pub fn address(&self) -> QueuePairInfo {
+        self.qp.address().into()
+    }
+
+    /// Connects to the peer's end.
+    ///
+    /// # Errors
+    /// Its address is not acceptable, or the device refuses.
+    pub fn connect(&mut self, theirs: QueuePairInfo) -> Result<(), ConnectError> {
+        self.qp.to_rtr(&theirs.into())?;
+        self.qp.to_rts()?;
+        Ok(())
+    }
+
+    /// The events of the lane, for the current runtime.
+    ///
+    /// # Errors
+    /// As [`CompletionEvents::new`].
+    pub fn events(&self) -> io::Result<CompletionEvents> {
+        CompletionEvents::new(self.cq.clone())
+    }
+
+    /// Asks for an event at the next arrival. [Listen](Self::listen) once more before waiting for it.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn arm(&self) -> Result<(), LossCause> {
+        self.cq.arm().map_err(failed)
+    }
+
+    /// What has arrived.
+    ///
+    /// # Errors
+    /// Why the connection is gone.
+    pub fn listen(&mut self) -> Result<Heard, LossCause> {
+        let mut batch = [Completion::EMPTY; BATCH];
+        let count = self.cq.poll(&mut batch).map_err(failed)?;
+        let mut heard = Heard::Nothing;
+        for completion in &batch[..count] {
+            if !completion.status.is_success() {
+                return Err(completion.status.into());
+            }
+            if completion.opcode != Opcode::RecvWriteWithImm {
+                self.queue.retire(completion.wr_id as u32);
+                continue;
+            }
+            self.unanswered = 0;
+            self.qp
+                .post_recv(RecvRequest { wr_id: 0 })
+                .map_err(failed)?;
+            heard = match completion.imm {
+                Some(LEAVING) => Heard::Leaving,
+                _ if heard == Heard::Nothing => Heard::Beat,
+                _ => heard,
+            };
+        }
+        Ok(heard)
+    }
+
+    /// Gives a sign of life, or probes a peer that does not look.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn beat(&mut self) -> Result<(), LossCause> {
+        if self.unanswered < UNANSWERED {
+            self.unanswered += 1;
+            return self.send(Operation::WriteWithImm(BEAT));
+        }
+        self.send(Operation::Write)
+    }
+
+    /// Says that this end leaves. It arrives if the lane is there for a moment longer.
+    pub fn leave(&mut self) {
+        // If it is gone, the peer has noticed.
+        let _ = self.send(Operation::WriteWithImm(LEAVING));
+    }
+
+    fn send(&mut self, operation: Operation) -> Result<(), LossCause> {
+        let Some(ticket) = self.queue.admit() else {
+            return Ok(()); // What was sent has yet to arrive, or to fail.
+        };
+        let posted = self.qp.post_send(&SendRequest {
+            wr_id: ticket.retires.into(),
+            operation,
+            local: Payload::Inline(&[]),
+            remote: RemoteSlice::default(),
+            signalled: ticket.retires > 0,
+        });
+        posted.map_err(failed)
+    }
+}
+
+fn failed(error: FabricError) -> LossCause {
+    LossCause::Fabric(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::fabric;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn pair() -> (Pulse, Pulse) {
+        let end = || {
+            Pulse::new(
+                &*fabric::open(fabric::SHM, 1).unwrap(),
+                RetryPolicy::default(),
+            )
+        };
+        let (mut one, mut other) = (end().unwrap(), end().unwrap());
+        one.connect(other.address()).unwrap();
+        other.connect(one.address()).unwrap();
+        (one, other)
+    }
+
+    fn hears(end: &mut Pulse) -> Result<Heard, LossCause> {
+        let started = Instant::now();
+        loop {
+            match end.listen() {
+                Ok(Heard::Nothing) => assert!(started.elapsed() < LONG),
+                heard => return heard,
+            }
+        }
+    }
+
+    #[test]
+    fn signs_of_life_go_both_ways_and_so_does_a_farewell() {
+        let (mut one, mut other) = pair();
+        for _ in 0..100 {
+            one.beat().unwrap();
+            assert_eq!(hears(&mut other), Ok(Heard::Beat));
+            other.beat().unwrap();
+            assert_eq!(hears(&mut one), Ok(Heard::Beat));
+        }
+        one.leave();
+        assert_eq!(hears(&mut other), Ok(Heard::Leaving));
+    }
+
+    #[test]
+    fn a_peer_that_does_not_look_is_neither_lost_nor_drowned() {
+        let (mut one, mut other) = pair();
+        for _ in 0..100 {
+            one.beat().unwrap();
+            assert_eq!(one.listen(), Ok(Heard::Nothing));
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert_eq!(hears(&mut other), Ok(Heard::Beat));
+        other.beat().unwrap();
+        assert_eq!(hears(&mut one), Ok(Heard::Beat));
+        one.beat().unwrap();
+        assert_eq!(hears(&mut other), Ok(Heard::Beat));
+    }
+
+    #[test]
+    fn an_end_that_is_gone_is_a_loss() {
+        let (mut one, other) = pair();
+        drop(other);
+        let started = Instant::now();
+        let cause = loop {
+            assert!(started.elapsed() < LONG);
+            if let Err(cause) = one.beat().and_then(|()| one.listen()) {
+                break cause;
+            }
+        };
+        assert!(
+            matches!(cause, LossCause::Gone | LossCause::Completion(_)),
+            "{cause}"
+        );
+    }
+}

@@ -1,0 +1,312 @@
+//! What becomes of peers: watched, lost, back again; and what proxies for them make of that. Over whatever
+//! `SLIME_TEST_DEVICE` names, otherwise shared memory.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use actix::{Actor, Context, Handler};
+use futures_util::StreamExt;
+use slimerpc_actors::{
+    AgentError, PeerAgent, PeerEvent, Proxy, Ran, RpcError, Terminated, Watch, service,
+};
+use tokio::time::{sleep, timeout};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+/// Enough for what was sent to have arrived.
+const SOON: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Counter {
+    total: u64,
+}
+
+#[service]
+impl Counter {
+    #[method]
+    fn add(&mut self, n: u64) -> u64 {
+        self.total += n;
+        self.total
+    }
+
+    #[method]
+    async fn never(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Names that no other test has.
+fn names() -> (String, String) {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let n = NEXT.fetch_add(1, Ordering::Relaxed);
+    (format!("life-worker:{n}"), format!("life-driver:{n}"))
+}
+
+async fn agent(alias: &str) -> PeerAgent {
+    common::agent(alias.to_owned()).start().await.unwrap()
+}
+
+async fn worker(alias: &str) -> PeerAgent {
+    let worker = agent(alias).await;
+    worker.serve(Counter::default()).await.unwrap();
+    worker
+}
+
+async fn next(events: &mut Watch) -> PeerEvent {
+    let event = timeout(LONG, events.next()).await.expect("an event comes");
+    event.expect("the agent lives")
+}
+
+/// Calls until that works, and says how long it took.
+async fn healed(counter: &Proxy<Counter>) -> Duration {
+    let started = Instant::now();
+    loop {
+        match counter.add(1).await {
+            Ok(_) => return started.elapsed(),
+            Err(error) => assert!(started.elapsed() < LONG, "{error}"),
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[actix::test]
+async fn call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back() {
+    let (alias, driver) = names();
+    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    let mut events = driver.watch(&alias).await.unwrap();
+    let PeerEvent::Connected { incarnation } = next(&mut events).await else {
+        panic!("it is there");
+    };
+    assert_eq!(counter.add(5).await.unwrap(), 5);
+    let pending = counter.never();
+    sleep(SOON).await;
+
+    let started = Instant::now();
+    first.shutdown().await.unwrap();
+    let error = timeout(LONG, pending).await.unwrap().unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            RpcError::PeerLost {
+                ran: Ran::Unknown,
+                ..
+            } | RpcError::ServiceDown { .. }
+        ),
+        "{error:?}"
+    );
+    assert_eq!(next(&mut events).await, PeerEvent::Left);
+    assert!(started.elapsed() < Duration::from_secs(5));
+    // What is called now is certainly not run, and ends at once.
+    let error = timeout(SOON, counter.add(1)).await.unwrap().unwrap_err();
+    assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+    assert_eq!(error.ran(), Ran::No);
+
+    let second = worker(&alias).await;
+    let took = healed(&counter).await;
+    assert_eq!(
+        counter.add(1).await.unwrap(),
+        2,
+        "another life, another state"
+    );
+    assert!(took < LONG);
+    let PeerEvent::Reconnected { incarnation: later } = next(&mut events).await else {
+        panic!("it is there again");
+    };
+    assert_ne!(incarnation, later);
+    second.shutdown().await.unwrap();
+}
+
+#[actix::test]
+async fn a_proxy_heals_when_its_service_is_served_again() {
+    let (alias, driver) = names();
+    let (worker, driver) = (agent(&alias).await, agent(&driver).await);
+    let served = worker.serve(Counter::default()).await.unwrap();
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    assert_eq!(counter.add(7).await.unwrap(), 7);
+    served.stop().await.unwrap();
+    counter.add(1).await.unwrap_err();
+    worker.serve(Counter::default()).await.unwrap();
+    healed(&counter).await;
+    assert_eq!(counter.add(1).await.unwrap(), 2);
+}
+
+#[actix::test]
+async fn fence_1_a_proxy_checks_the_table_of_a_service_that_is_back_anew() {
+    mod later {
+        use slimerpc_actors::service;
+
+        #[derive(Default)]
+        pub(super) struct Counter;
+
+        #[service]
+        impl Counter {
+            #[method]
+            fn absent(&mut self) {}
+
+            #[method]
+            fn never(&mut self) -> u8 {
+                0
+            }
+        }
+    }
+    let (alias, driver) = names();
+    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    counter.add(1).await.unwrap();
+    first.shutdown().await.unwrap();
+    let second = agent(&alias).await;
+    second.serve(later::Counter).await.unwrap();
+    let started = Instant::now();
+    let error = loop {
+        match counter.add(1).await.unwrap_err() {
+            RpcError::PeerLost { .. } => assert!(started.elapsed() < LONG),
+            error => break error,
+        }
+        sleep(Duration::from_millis(5)).await;
+    };
+    // Not number 0 of the new table.
+    assert!(
+        matches!(error, RpcError::MethodNotFound { .. }),
+        "{error:?}"
+    );
+}
+
+#[actix::test]
+async fn both_sides_that_begin_at_once_end_with_one_connection() {
+    for _ in 0..10 {
+        let (one, other) = names();
+        let (one, other) = (agent(&one).await, agent(&other).await);
+        let (from_one, from_other) =
+            tokio::join!(one.watch(other.alias()), other.watch(one.alias()));
+        let (mut from_one, mut from_other) = (from_one.unwrap(), from_other.unwrap());
+        for events in [&mut from_one, &mut from_other] {
+            let event = next(events).await;
+            assert!(matches!(event, PeerEvent::Connected { .. }), "{event:?}");
+        }
+        for events in [&mut from_one, &mut from_other] {
+            let more = timeout(SOON, events.next()).await;
+            assert!(more.is_err(), "{more:?}");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_watch_on_nobody_and_on_oneself_is_an_error_that_says_so() {
+    let (alias, nobody) = names();
+    let agent = common::agent(alias.clone())
+        .connect_timeout(SOON)
+        .start()
+        .await
+        .unwrap();
+    let error = agent.watch(&nobody).await.unwrap_err();
+    assert!(matches!(error, AgentError::PeerUnknown { .. }), "{error:?}");
+    let error = agent.watch(&alias).await.unwrap_err();
+    assert!(
+        matches!(error, AgentError::WatchesItself { .. }),
+        "{error:?}"
+    );
+}
+
+#[actix::test]
+async fn a_watch_ends_with_its_agent() {
+    let (alias, driver) = names();
+    let (_worker, driver) = (worker(&alias).await, agent(&driver).await);
+    let mut events = driver.watch(&alias).await.unwrap();
+    next(&mut events).await;
+    driver.shutdown().await.unwrap();
+    drop(driver);
+    let rest = timeout(LONG, events.collect::<Vec<_>>()).await.unwrap();
+    assert!(rest.iter().all(PeerEvent::is_end), "{rest:?}");
+}
+
+struct Mourner {
+    told: Arc<AtomicUsize>,
+}
+
+impl Actor for Mourner {
+    type Context = Context<Self>;
+}
+
+impl Handler<Terminated> for Mourner {
+    type Result = ();
+
+    fn handle(&mut self, gone: Terminated, _: &mut Context<Self>) {
+        assert_eq!(gone.event, PeerEvent::Left);
+        self.told.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[actix::test]
+async fn an_actor_is_told_once_of_the_death_of_a_peer() {
+    let (alias, driver) = names();
+    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let told = Arc::<AtomicUsize>::default();
+    let mourner = Mourner { told: told.clone() }.start();
+    driver
+        .death_watch(&alias, mourner.recipient())
+        .await
+        .unwrap();
+    sleep(SOON).await;
+    first.shutdown().await.unwrap();
+    sleep(SOON).await;
+    let second = worker(&alias).await;
+    sleep(SOON).await;
+    second.shutdown().await.unwrap();
+    sleep(SOON).await;
+    assert_eq!(told.load(Ordering::SeqCst), 1);
+}
+
+/// Bounded memory: see the account of descriptors at the end.
+#[actix::test]
+async fn a_peer_may_come_back_many_times() {
+    let (alias, driver) = names();
+    let driver = agent(&driver).await;
+    let mut life = worker(&alias).await;
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut before = 0;
+    for n in 0..30 {
+        life.shutdown().await.unwrap();
+        life = worker(&alias).await;
+        healed(&counter).await;
+        if n == 5 {
+            before = descriptors();
+        }
+    }
+    let after = descriptors();
+    // Other tests of this process come and go; a leak would be several for each life.
+    assert!(after < before + 60, "{before} descriptors became {after}");
+    let error = counter.add(1).await.map(drop);
+    assert_eq!(error, Ok(()));
+}
+
+#[actix::test]
+async fn heartbeats_that_make_no_sense_are_refused() {
+    let (alias, _) = names();
+    let second = Duration::from_secs(1);
+    for (interval, detection) in [
+        (second, second),
+        (2 * second, second),
+        (Duration::ZERO, second),
+    ] {
+        let builder = common::agent(alias.clone())
+            .heartbeat(interval)
+            .detection(detection);
+        let error = builder.start().await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                AgentError::Setting {
+                    name: "heartbeat",
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+}
