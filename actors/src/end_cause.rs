@@ -1,6 +1,22 @@
 //! Why a service instance ended.
 
-/// Why a service instance ended, or could not begin.
+/// Why a service instance ended, or could not begin: in events and hooks.
+///
+/// ```no_run
+/// # use slimerpc_actors::{AgentEvent, EndCause, PeerAgent};
+/// # async fn example(agent: PeerAgent) {
+/// let mut events = agent.events();
+/// while let Some(event) = events.next().await {
+///     match event {
+///         AgentEvent::Restarted { service, cause: EndCause::Panicked { message }, restarts } => {
+///             println!("{service} panicked ({message}); restart {restarts}");
+///         }
+///         AgentEvent::GivenUp { service, cause } => println!("{service} is down: {cause}"),
+///         _ => {}
+///     }
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndCause {

@@ -40,6 +40,8 @@
 //! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings of all its callers
 //!   there, so no thread hop lies between the wire and the handler, and runs one handler at a time, also across
 //!   `.await` (SERIAL-1): what a lock is elsewhere, the actor is here.
+//! - An instance that panics, or asks for it, is made anew by the factory that it was served with; [`Restart`], [`Strategy`]
+//!   and [`Lifecycle`] say how.
 //! - [`Proxy`] is its address: `Clone`, `Send`, and used like an actix `Addr`. A call is made when the method is
 //!   called, not when its [`Reply`] is polled.
 //! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,

@@ -1,8 +1,9 @@
 //! What a service instance may want to do when it begins and ends.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use crate::EndCause;
 use crate::answer::panic_message;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Hooks into the life of a service's instances. Each does nothing unless it is written; a service that has some is served
 /// with [`hooks`](crate::Serve::hooks).

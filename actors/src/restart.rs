@@ -55,6 +55,21 @@ pub(crate) enum Kind {
 /// How long a restart waits. The n-th within the window of the [limit](Restart::limit) waits for `first * factor^(n - 1)`,
 /// but no longer than `longest`; of that, a random share up to `jitter` is taken off, so that instances which fail together
 /// do not come back together.
+///
+/// ```
+/// use std::time::Duration;
+/// use slimerpc_actors::{Backoff, Restart};
+///
+/// // 1 s, 3 s, 9 s, 10 s, 10 s, ..., each less up to 30 %
+/// let backoff = Backoff {
+///     first: Duration::from_secs(1),
+///     factor: 3.0,
+///     longest: Duration::from_secs(10),
+///     jitter: 0.3,
+/// };
+/// let restart = Restart::permanent().backoff(backoff).limit(5, Duration::from_secs(120));
+/// # let _ = restart;
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
     /// What the first restart waits. Zero: it does not. 10 ms by default.
@@ -146,7 +161,8 @@ impl Restart {
     }
 
     /// Gives the service up instead of restarting it more than `max_restarts` times within any `window`. Starts that fail
-    /// count.
+    /// count; restarts along with another service, as the agent's [`Strategy`](crate::Strategy) may demand, do not. A limit
+    /// that the backoff does not let be reached is refused.
     pub fn limit(mut self, max_restarts: u32, window: Duration) -> Self {
         self.max_restarts = max_restarts;
         self.window = window;

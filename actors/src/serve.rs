@@ -101,6 +101,25 @@ impl<S: ?Sized, A> Serve<S, A> {
     /// What follows when an instance ends by itself. By default one that a factory made is restarted
     /// ([`Restart::permanent`]), and one that was served by value goes on with its state, unless it is to be
     /// [`temporary`](Restart::temporary).
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use slimerpc_actors::{AgentError, PeerAgent, Restart, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+    /// let restart = Restart::permanent().limit(3, Duration::from_secs(60));
+    /// agent.serve_with(Calc::default).restart(restart).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
         self

@@ -128,7 +128,8 @@ pub trait Share {
     /// What parallel methods take a reference to.
     type Shared: Send + Sync + 'static;
 
-    /// Asked for when the service is served, and again when a factory has built a new state after a panic.
+    /// Asked for when the service is served, and again whenever a factory has made a new instance; until then parallel methods
+    /// see what the one before had shared.
     fn share(&self) -> Arc<Self::Shared>;
 }
 

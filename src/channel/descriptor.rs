@@ -416,4 +416,27 @@ mod tests {
             "{text}"
         );
     }
+
+    #[test]
+    fn a_service_that_is_down_is_refused_as_such_and_others_are_not() {
+        let ours = Geometry::new(16, 1024).unwrap();
+        let mut theirs = descriptor();
+        let other = ServiceTable {
+            name: "Clock".into(),
+            ..table(&["add"])
+        };
+        theirs.services.push(other.clone());
+        theirs.down.push("Calc".into());
+        let service = "Calc".to_owned();
+        let refused = theirs.check(ours, &table(&["add"])).unwrap_err();
+        assert_eq!(refused, Mismatch::ServiceDown { service });
+        assert_eq!(theirs.check(ours, &other), Ok(&other));
+        // Those who know of no such list publish none, and nothing changes for them.
+        let text = serde_json::to_string(&descriptor()).unwrap();
+        assert!(!text.contains("down"), "{text}");
+        assert_eq!(
+            serde_json::from_str::<Descriptor>(&text).unwrap(),
+            descriptor()
+        );
+    }
 }
