@@ -1,6 +1,6 @@
 //! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
-//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/supervision.rs`, `tests/calls.rs` or
-//! `tests/processes.rs`.
+//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/supervision.rs`, `tests/liveness.rs`,
+//! `tests/calls.rs` or `tests/processes.rs`.
 //!
 //! # Order
 //!
@@ -73,6 +73,11 @@
 //! | promise | test |
 //! | --- | --- |
 //! | Calls of a peer that is killed end with `PeerLost`. | `call_1_a_killed_worker_fails_the_call_within_a_second` |
+//! | Calls made while a peer is away end at once, and are not run. | `call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back` |
+//! | Proxies heal by themselves when the peer, or its service, is back. | the same, `a_proxy_heals_when_its_service_is_served_again` |
+//! | A service that is back is checked anew: no call goes to another method. | `fence_1_a_proxy_checks_the_table_of_a_service_that_is_back_anew` |
+//! | Two agents that connect with each other at once end with one line between them. | `both_sides_that_begin_at_once_end_with_one_connection` |
+//! | A death watch tells an actor once. | `an_actor_is_told_once_of_the_death_of_a_peer` |
 //! | Calls of a peer that leaves end with `PeerLost`. | `call_1_calls_end_when_the_peer_leaves` |
 //! | A service that is stopped answers what has arrived and takes nothing more. | `stop_answers_what_has_arrived_and_takes_nothing_more` |
 //! | A handler that never returns holds up neither `stop` nor `shutdown`. | `a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown` |
@@ -80,7 +85,8 @@
 //! | Answers that were given before `shutdown` arrive. | `serve_once_ends_when_the_agent_leaves_and_its_last_answer_arrives` |
 //! | A handler that panics answers its caller; the service goes on. | `panic_1_a_panic_answers_its_caller_and_the_service_goes_on` |
 //!
-//! Not promised: that the requests of a caller that died are not run; those that arrived may be, and their answers go
+//! Not promised: that a proxy heals when a DLSlime peer comes back (make a new one); that a peer which is merely
+//! [stalled](crate::PeerEvent::Stalled) is given up, as its calls may have deadlines; that the requests of a caller that died are not run; those that arrived may be, and their answers go
 //! nowhere.
 //!
 //! # When an instance ends

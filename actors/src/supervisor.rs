@@ -10,6 +10,7 @@ mod guarding;
 mod healing;
 mod lines;
 mod pairs;
+mod probing;
 mod reaching;
 mod serving;
 
@@ -173,6 +174,7 @@ impl Actor for Supervisor {
     fn started(&mut self, _: &mut Context<Self>) {
         actix::spawn(self.state.clone().read_mail());
         actix::spawn(self.state.clone().beat());
+        actix::spawn(self.state.clone().probe());
     }
 }
 

@@ -71,6 +71,11 @@ impl Pairs {
         self.by_peer.remove(peer)
     }
 
+    /// Does something with each.
+    pub(super) fn each(&self, work: impl FnMut(&Pair)) {
+        self.by_peer.values().for_each(work);
+    }
+
     /// Keeps a `qp_ready` for later.
     pub(super) fn park(&mut self, ready: QpReady) {
         if self.parked.len() >= MAX_PARKED && !self.parked.contains_key(&ready.peer) {

@@ -1,0 +1,49 @@
+//! Signs of life of DLSlime peers. They give none; but an empty write to one that is gone fails.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::time::Duration;
+
+use slimerpc::channel::Mailbox;
+use tokio::time::{sleep, timeout};
+
+use super::State;
+use super::pairs::Pair;
+
+/// How long to wait for an instance whose handler keeps its thread busy.
+const LATEST: Duration = Duration::from_millis(100);
+
+impl State {
+    /// Writes to every DLSlime peer now and then, until the agent leaves.
+    pub(super) async fn probe(self: Rc<Self>) {
+        let device = self.settings.devices.for_dlslime().device().clone();
+        let interval = self.settings.heartbeat(device.port().link_type).interval;
+        while !self.left.get() {
+            sleep(interval).await;
+            self.probe_callers().await;
+        }
+    }
+
+    /// Those that we call at once, those that call us by way of the services that they call.
+    async fn probe_callers(&self) {
+        let mut called = BTreeSet::new();
+        self.pairs.borrow().each(|pair| match pair {
+            Pair::Calling { channel, .. } => channel.probe(),
+            Pair::Serving(serving) => {
+                called.insert(serving.service.clone());
+            }
+            Pair::Dialing(_) => {}
+        });
+        for service in called {
+            let running = self.services.borrow().get(&service).cloned();
+            let Some(running) = running else { continue };
+            let memory = self.settings.devices.for_dlslime();
+            let probe = |mailbox: &mut Mailbox| {
+                mailbox.probe();
+                Ok(())
+            };
+            // An instance that has ended has no callers; one that is busy is asked again later.
+            let _ = timeout(LATEST, running.front().mailbox(memory, probe)).await;
+        }
+    }
+}
