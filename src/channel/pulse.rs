@@ -35,7 +35,22 @@ pub enum Heard {
     Leaving,
 }
 
-/// See the [module](self).
+/// One end of the control lane between two agents, which carries signs of life and nothing else.
+///
+/// ```
+/// use slimerpc::channel::{Heard, Pulse};
+/// use slimerpc::fabric::{self, RetryPolicy};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let device = fabric::open("shm0", 1)?;
+/// let (mut one, mut other) = (Pulse::new(&*device, RetryPolicy::default())?, Pulse::new(&*device, RetryPolicy::default())?);
+/// one.connect(other.address())?;
+/// other.connect(one.address())?;
+/// one.beat()?;
+/// while other.listen()? != Heard::Beat {}
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Pulse {
     // Before the queue that it completes into.
