@@ -248,6 +248,8 @@ enum Role {
     DriverTyped,
     /// Checks a mixed worker
     DriverMixed,
+    /// Checks that the death of a raw worker, while it is called, is noticed
+    DriverBereaved,
 }
 
 impl Args {
@@ -332,11 +334,33 @@ async fn driver(args: &Args) -> Result<(), Error> {
     }
     let checked = match args.role {
         Role::DriverRaw => check_raw(args, &agent.proxy(&args.peer).await?).await,
+        Role::DriverBereaved => check_death(args, &agent.proxy(&args.peer).await?).await,
         Role::DriverMixed => check_mixed(args, &agent.proxy(&args.peer).await?).await,
         _ => check_typed(args, &agent.proxy(&args.peer).await?).await,
     };
     agent.shutdown().await?;
     checked
+}
+
+/// Calls until the worker dies, which somebody else sees to.
+async fn check_death(args: &Args, worker: &Proxy<RawWorker>) -> Result<(), Error> {
+    same(
+        "upper",
+        soon(args, worker.upper(b"alive")).await?,
+        b"ALIVE".to_vec(),
+    )?;
+    let never = [&u32::MAX.to_le_bytes()[..], b"rest"].concat();
+    let pending = worker.sleepy(&never);
+    println!("called; it may die now");
+    let started = Instant::now();
+    match soon(args, pending).await {
+        Err(error @ RpcError::PeerLost { .. }) => {
+            println!("{error}: {:.1?} after the call", started.elapsed());
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => Err("it answered".into()),
+    }
 }
 
 async fn check_raw(args: &Args, worker: &Proxy<RawWorker>) -> Result<(), Error> {

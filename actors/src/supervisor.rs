@@ -399,7 +399,6 @@ impl State {
             }
         };
         self.declare(&dial.peer).await?;
-        self.want_line(&dial.peer);
         let is_wanted = |method| dial.wanted.methods.contains(method);
         let channel = self.open(&dial, &theirs, link, false, started).await?;
         let parallel = if table.parallel.iter().any(is_wanted) {
@@ -407,6 +406,7 @@ impl State {
         } else {
             None
         };
+        self.want_line(&dial.peer);
         Ok(Dialled {
             link: Link::Channels(channel, parallel),
             table,

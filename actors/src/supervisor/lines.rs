@@ -30,7 +30,7 @@ const EVENTS: usize = 64;
 /// An attempt to reach the life of a peer that was lost is not made more often, as it is most likely dead.
 const GHOST: Duration = Duration::from_secs(2);
 /// How long a farewell may take to arrive.
-const FAREWELL: Duration = Duration::from_millis(20);
+const FAREWELL: Duration = Duration::from_millis(50);
 const PACE: Pace = Pace {
     answer: Duration::from_millis(500),
     first: Duration::from_millis(10),
@@ -256,6 +256,8 @@ impl State {
             Effect::Up(incarnation) => {
                 tracing::info!(peer = line.peer, incarnation, "peer reached");
                 line.up.send_replace(Some(incarnation));
+                // Its queue is to be armed.
+                line.stirred.notify_one();
             }
             Effect::Down(incarnation, cause) => {
                 tracing::info!(peer = line.peer, incarnation, %cause, "peer lost");
@@ -429,10 +431,17 @@ impl Core {
                     self.lose(session, LossCause::Fabric(error.to_string()), now);
                 }
             }
-            Action::Up { peer, .. } => {
+            Action::Up { session, peer } => {
                 if let Some(end) = &mut self.end {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
-                    end.next_beat = now;
+                    // Who opened is connected last, and so may begin.
+                    let has_opened = session.opener == peer;
+                    end.next_beat = now
+                        + if has_opened {
+                            end.beat.interval
+                        } else {
+                            Duration::ZERO
+                        };
                 }
                 let was_up = std::mem::replace(&mut self.was_up, true);
                 effects.push(Effect::Up(peer));
