@@ -23,6 +23,8 @@
 //! registered [`Block`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
 //! and says when it has. A request's is released by its answer.
 //!
+//! Who connects with whom, and which life of a peer is believed in, is for a third state machine, [`link`].
+//!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
 //! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
 //! before, and in what the bytes mean.
@@ -49,6 +51,7 @@ mod geometry;
 mod inbound;
 mod lanes;
 mod lend;
+pub mod link;
 mod local;
 mod mailbox;
 mod memory;

@@ -1,0 +1,416 @@
+//! Whether two agents are connected: a state machine without I/O or clock, one at each end.
+//!
+//! Either end may begin, both at once, and either may die and come back under its alias as another incarnation. The machine
+//! is told what happens ([`Input`]), says what is to be done ([`Action`]), and holds these:
+//!
+//! - **One connection.** A [`Session`] is named by who opened it and by the number of the attempt. When both ends open at
+//!   once, the one with the smaller incarnation goes on and the other accepts; attempts that crossed are void.
+//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the earlier; and letters and
+//!   records may be late. So the life of a peer that is believed in changes only to one that has *proved to be alive since*:
+//!   it has answered an attempt of ours, or echoed a challenge that was made after the last change. (So do TCP's
+//!   three-way handshake and DTLS's cookies tell a new connection from the ghost of an old one.) Everything else that an
+//!   earlier life has said is dropped.
+//! - **SLOT-1.** What belongs to a session is used again only once it is [`Drained`](Input::Drained): at most one session has
+//!   queue pairs at any time.
+//!
+//! ```text
+//!            look up       record        make, open      accept
+//!   Waiting ────────▶ Looking ─────▶ Opening ─────────────────────▶ Connected
+//!      ▲                 │              │  their open, if they win     │ lost, ended,
+//!      │                 │              ▼  or we were not opening      │ a newer open
+//!      │                 │           Draining ──────▶ Accepting ──▶ Connected
+//!      └─────────────────┴──────────────┴──────────────────────────────┘
+//!                             time is up, or drained
+//! ```
+
+mod vocabulary;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+pub use vocabulary::{Action, Body, Input, Letter, Pace, Session};
+
+/// See the [module](self).
+#[derive(Debug, Clone)]
+pub struct Link<E> {
+    /// Our incarnation.
+    me: u64,
+    pace: Pace,
+    phase: Phase<E>,
+    wanted: bool,
+    /// The life of the peer that we believe in.
+    believed: Option<u64>,
+    /// How often that has been settled: the number in our challenges.
+    epoch: u64,
+    /// The last attempt of the believed life that is dealt with.
+    heard: u64,
+    /// Our attempts.
+    attempts: u64,
+    /// Attempts since the last success.
+    failures: u32,
+    actions: VecDeque<Action<E>>,
+}
+
+#[derive(Debug, Clone)]
+enum Phase<E> {
+    /// Nobody wants the connection.
+    Idle,
+    /// Until the next attempt.
+    Waiting(Instant),
+    /// For a record.
+    Looking(Instant),
+    /// We have begun; `peer` is the life that we mean, and `ours` our end once it is made.
+    Opening {
+        session: Session,
+        peer: u64,
+        ours: Option<E>,
+        until: Instant,
+    },
+    /// The peer has begun, and our end is being made.
+    Accepting {
+        session: Session,
+        peer: u64,
+        theirs: E,
+    },
+    Connected {
+        session: Session,
+        peer: u64,
+    },
+    /// An end is being drained; then comes what was opened by the peer, if anything was.
+    Draining {
+        session: Session,
+        next: Option<Opened<E>>,
+    },
+}
+
+/// What the peer has opened.
+#[derive(Debug, Clone)]
+struct Opened<E> {
+    session: Session,
+    peer: u64,
+    theirs: E,
+}
+
+impl<E: Clone> Link<E> {
+    /// The link of an agent with this incarnation to a peer, neither wanted nor connected.
+    pub fn new(incarnation: u64, pace: Pace) -> Self {
+        Self {
+            me: incarnation,
+            pace,
+            phase: Phase::Idle,
+            wanted: false,
+            believed: None,
+            epoch: 0,
+            heard: 0,
+            attempts: 0,
+            failures: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// The session that can be used, and the peer's incarnation.
+    pub fn connected(&self) -> Option<(Session, u64)> {
+        match self.phase {
+            Phase::Connected { session, peer } => Some((session, peer)),
+            _ => None,
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Waiting(until) | Phase::Looking(until) | Phase::Opening { until, .. } => {
+                Some(until)
+            }
+            _ => None,
+        }
+    }
+
+    /// What is to be done next.
+    pub fn poll_action(&mut self) -> Option<Action<E>> {
+        self.actions.pop_front()
+    }
+
+    /// Takes in that it is `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.next_timeout().is_none_or(|until| now < until) {
+            return;
+        }
+        match self.phase {
+            Phase::Waiting(_) => self.look_up(now),
+            Phase::Opening { session, .. } => self.drain(session, None),
+            _ => self.wait(now),
+        }
+    }
+
+    /// Takes in what has happened by `now`.
+    pub fn handle(&mut self, input: Input<E>, now: Instant) {
+        match input {
+            Input::Want => {
+                self.wanted = true;
+                if matches!(self.phase, Phase::Idle) {
+                    self.look_up(now);
+                }
+            }
+            Input::Leave => self.leave(),
+            Input::Nudge => {
+                if matches!(self.phase, Phase::Waiting(_)) {
+                    self.look_up(now);
+                }
+            }
+            Input::Record(record) => self.take_record(record, now),
+            // FENCE-1: to an earlier life of ours.
+            Input::Letter(letter) if letter.to != self.me => {}
+            Input::Letter(letter) => self.take_letter(letter),
+            Input::Made { session, endpoint } => self.made(session, endpoint),
+            Input::Lost(session) => {
+                if self.current() == Some(session) {
+                    self.drain(session, None);
+                }
+            }
+            Input::Drained(session) => self.drained(session, now),
+        }
+    }
+
+    /// The session that has queue pairs and is not being drained.
+    fn current(&self) -> Option<Session> {
+        match self.phase {
+            Phase::Opening { session, .. }
+            | Phase::Accepting { session, .. }
+            | Phase::Connected { session, .. } => Some(session),
+            Phase::Idle | Phase::Waiting(_) | Phase::Looking(_) | Phase::Draining { .. } => None,
+        }
+    }
+
+    fn look_up(&mut self, now: Instant) {
+        self.phase = Phase::Looking(now + self.pace.answer);
+        self.actions.push_back(Action::LookUp);
+    }
+
+    /// Waits before the next attempt, if there is to be one: ever longer, and not as long as others do.
+    fn wait(&mut self, now: Instant) {
+        if !self.wanted {
+            self.phase = Phase::Idle;
+            return;
+        }
+        let doubled = self.pace.first * 2_u32.pow(self.failures.min(16));
+        let most = doubled.min(self.pace.last);
+        self.failures = self.failures.saturating_add(1);
+        let share = (self.me.rotate_left(self.failures) % 1024) as u32;
+        self.phase = Phase::Waiting(now + most / 2 + most / 2 * share / 1024);
+    }
+
+    fn take_record(&mut self, record: Option<u64>, now: Instant) {
+        if !matches!(self.phase, Phase::Looking(_)) {
+            return;
+        }
+        let Some(peer) = record else {
+            return self.wait(now);
+        };
+        self.attempts += 1;
+        let session = Session {
+            opener: self.me,
+            attempt: self.attempts,
+        };
+        self.phase = Phase::Opening {
+            session,
+            peer,
+            ours: None,
+            until: now + self.pace.answer,
+        };
+        self.actions.push_back(Action::Make(session));
+    }
+
+    fn take_letter(&mut self, letter: Letter<E>) {
+        let Letter {
+            from,
+            session,
+            body,
+            ..
+        } = letter;
+        match body {
+            Body::Open { endpoint, echo } => {
+                let opened = Opened {
+                    session,
+                    peer: from,
+                    theirs: endpoint,
+                };
+                self.take_open(opened, echo);
+            }
+            Body::Challenge(number) => self.take_challenge(from, session, number),
+            Body::Accept { endpoint, void } => self.take_accept(from, session, endpoint, void),
+            Body::End => self.take_end(from, session),
+        }
+    }
+
+    fn take_open(&mut self, opened: Opened<E>, echo: Option<u64>) {
+        let (session, peer) = (opened.session, opened.peer);
+        if session.opener != peer {
+            return;
+        }
+        let is_known = self.believed.is_none_or(|believed| believed == peer);
+        if !is_known && echo != Some(self.epoch) {
+            // FENCE-1: it may have died since it wrote this.
+            return self.send(peer, session, Body::Challenge(self.epoch));
+        }
+        if is_known && session.attempt <= self.heard {
+            return;
+        }
+        match self.phase {
+            // Both have begun at once, and we go on.
+            Phase::Opening { peer: meant, .. } if meant == peer && self.me < peer => return,
+            _ => {}
+        }
+        self.believe(peer);
+        self.heard = session.attempt;
+        if let Some(current) = self.current() {
+            self.drain(current, Some(opened));
+        } else if let Phase::Draining { next, .. } = &mut self.phase {
+            *next = Some(opened);
+        } else {
+            self.accept(opened);
+        }
+    }
+
+    /// This life of the peer has proved to be alive since the last change.
+    fn believe(&mut self, peer: u64) {
+        if self.believed != Some(peer) {
+            self.believed = Some(peer);
+            self.heard = 0;
+            self.epoch += 1;
+        }
+    }
+
+    /// The peer does not know whether we live.
+    fn take_challenge(&mut self, from: u64, session: Session, number: u64) {
+        if let Phase::Opening {
+            session: current,
+            peer,
+            ours: Some(ours),
+            ..
+        } = &self.phase
+            && (*current, *peer) == (session, from)
+        {
+            let (endpoint, echo) = (ours.clone(), Some(number));
+            self.send(from, session, Body::Open { endpoint, echo });
+        }
+    }
+
+    fn take_accept(&mut self, from: u64, session: Session, endpoint: E, void: u64) {
+        match self.phase {
+            Phase::Opening {
+                session: current,
+                peer,
+                ..
+            } if current == session && peer == from => {
+                self.believe(peer);
+                self.heard = self.heard.max(void);
+                let theirs = endpoint;
+                self.actions.push_back(Action::Join { session, theirs });
+                self.up(session, peer);
+            }
+            _ if self.current() == Some(session) => {}
+            // It waits for something that we have given up.
+            _ => self.send(from, session, Body::End),
+        }
+    }
+
+    fn take_end(&mut self, from: u64, session: Session) {
+        let is_peer = match self.phase {
+            Phase::Opening { peer, .. }
+            | Phase::Accepting { peer, .. }
+            | Phase::Connected { peer, .. } => peer == from,
+            Phase::Draining { ref mut next, .. } => {
+                next.take_if(|next| next.session == session);
+                false
+            }
+            _ => false,
+        };
+        if is_peer && self.current() == Some(session) {
+            self.drain(session, None);
+        }
+    }
+
+    fn accept(&mut self, opened: Opened<E>) {
+        self.phase = Phase::Accepting {
+            session: opened.session,
+            peer: opened.peer,
+            theirs: opened.theirs,
+        };
+        self.actions.push_back(Action::Make(opened.session));
+    }
+
+    fn made(&mut self, session: Session, endpoint: E) {
+        if self.current() != Some(session) {
+            return;
+        }
+        match &mut self.phase {
+            Phase::Opening { peer, ours, .. } => {
+                let (peer, echo) = (*peer, None);
+                *ours = Some(endpoint.clone());
+                self.send(peer, session, Body::Open { endpoint, echo });
+            }
+            Phase::Accepting { peer, theirs, .. } => {
+                let (peer, theirs) = (*peer, theirs.clone());
+                self.actions.push_back(Action::Join { session, theirs });
+                let void = self.attempts;
+                self.send(peer, session, Body::Accept { endpoint, void });
+                self.up(session, peer);
+            }
+            _ => {}
+        }
+    }
+
+    fn up(&mut self, session: Session, peer: u64) {
+        self.failures = 0;
+        self.phase = Phase::Connected { session, peer };
+        self.actions.push_back(Action::Up { session, peer });
+    }
+
+    fn drain(&mut self, session: Session, next: Option<Opened<E>>) {
+        self.phase = Phase::Draining { session, next };
+        self.actions.push_back(Action::Drain(session));
+    }
+
+    fn drained(&mut self, session: Session, now: Instant) {
+        let Phase::Draining {
+            session: current,
+            next,
+        } = &mut self.phase
+        else {
+            return;
+        };
+        if *current != session {
+            return;
+        }
+        match next.take() {
+            Some(opened) => self.accept(opened),
+            None => self.wait(now),
+        }
+    }
+
+    fn leave(&mut self) {
+        self.wanted = false;
+        if let Phase::Connected { session, peer } = self.phase {
+            self.send(peer, session, Body::End);
+        }
+        match self.current() {
+            Some(session) => self.drain(session, None),
+            None if matches!(self.phase, Phase::Draining { .. }) => {}
+            None => self.phase = Phase::Idle,
+        }
+    }
+
+    fn send(&mut self, to: u64, session: Session, body: Body<E>) {
+        let from = self.me;
+        self.actions.push_back(Action::Send(Letter {
+            from,
+            to,
+            session,
+            body,
+        }));
+    }
+}
