@@ -606,7 +606,9 @@ async fn main() -> std::process::ExitCode {
     let args = Args::parse();
     let result = match args.role {
         Role::WorkerRaw | Role::WorkerTyped | Role::WorkerMixed => worker(&args).await,
-        Role::DriverRaw | Role::DriverTyped | Role::DriverMixed => driver(&args).await,
+        Role::DriverRaw | Role::DriverTyped | Role::DriverMixed | Role::DriverBereaved => {
+            driver(&args).await
+        }
     };
     match result {
         Ok(()) => {

@@ -51,7 +51,8 @@
 //!
 //! # Features
 //!
-//! - `verbs`: RDMA devices through libibverbs. Declared and still empty.
+//! - `verbs`: RDMA devices through libibverbs.
+//! - `faults`: [`fabric`]s that fail as planned, for tests of what becomes of a program then.
 
 pub mod channel;
 pub mod control;

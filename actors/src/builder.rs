@@ -7,9 +7,11 @@ use std::time::Duration;
 use slimerpc::channel::{Geometry, Heartbeat, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local, NanoCtrl};
+#[cfg(feature = "faults")]
+use slimerpc::fabric::Device;
 use slimerpc::fabric::{LinkType, RetryPolicy};
 
-use crate::devices::Devices;
+use crate::devices::{Devices, Opener};
 use crate::serve::check_workers;
 use crate::{AgentError, PeerAgent, Strategy, environment};
 
@@ -66,6 +68,7 @@ pub struct Builder {
     alias: Option<String>,
     scope: String,
     device: Option<String>,
+    opener: Opener,
     slot_size: Option<usize>,
     max_inflight: Option<usize>,
     max_payload: Option<usize>,
@@ -125,6 +128,7 @@ impl Default for Builder {
             alias: None,
             scope: String::new(),
             device: None,
+            opener: Opener::default(),
             slot_size: None,
             max_inflight: None,
             max_payload: None,
@@ -173,6 +177,28 @@ impl Builder {
     /// them, through the first usable RDMA port. `SLIME_VISIBLE_DEVICES` limits the choice.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
+        self
+    }
+
+    /// Has `wrap` put something around each device that this agent opens: for tests of what becomes of a program when its
+    /// fabric fails.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use slimerpc_actors::PeerAgent;
+    /// use slimerpc_actors::slimerpc::fabric::faults::{Fault, Faults, Plan};
+    ///
+    /// let faults = Faults::new(Plan::seeded(42).with(Fault::PeerLost.chance(0.001)));
+    /// let wrapping = faults.clone();
+    /// let builder = PeerAgent::builder().wrap_device(move |device| wrapping.wrap(device));
+    /// # let _ = (builder, faults.account());
+    /// ```
+    #[cfg(feature = "faults")]
+    pub fn wrap_device(
+        mut self,
+        wrap: impl Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync + 'static,
+    ) -> Self {
+        self.opener = Opener::wrapping(Arc::new(wrap));
         self
     }
 
@@ -333,7 +359,7 @@ impl Builder {
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
-        let devices = Devices::open(self.device.as_deref(), &topology, limits)?;
+        let devices = Devices::open(&self.opener, self.device.as_deref(), &topology, limits)?;
         retry.check(devices.first().device().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),

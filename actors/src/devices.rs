@@ -5,7 +5,37 @@ use std::sync::{Arc, Once, OnceLock};
 
 use slimerpc::channel::{Memory, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
-use slimerpc::fabric::{self, FabricError, LinkType};
+use slimerpc::fabric::{self, Device, FabricError, LinkType};
+
+/// Puts something between an opened device and the agent.
+pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync>;
+
+/// How devices are opened.
+#[derive(Clone, Default)]
+pub(crate) struct Opener(Option<Wrap>);
+
+impl Opener {
+    /// What is opened, `wrap` puts something around.
+    #[cfg(feature = "faults")]
+    pub(crate) fn wrapping(wrap: Wrap) -> Self {
+        Self(Some(wrap))
+    }
+
+    fn open(&self, name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
+        let device = fabric::open(name, port)?;
+        Ok(match &self.0 {
+            Some(wrap) => wrap(device),
+            None => device,
+        })
+    }
+}
+
+impl fmt::Debug for Opener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.0.as_ref().map_or("as it is", |_| "wrapped");
+        f.debug_tuple("Opener").field(&kind).finish()
+    }
+}
 
 /// Opened devices, one for each kind of link. Shared memory comes first: it is the faster one where both can be used.
 #[derive(Debug, Clone)]
@@ -16,16 +46,23 @@ struct Opened {
     /// Registered for payloads beyond a slot.
     memory: Arc<Memory>,
     port: u8,
+    opener: Opener,
     /// The same device once more, for memory that is used one-sided: by the keys of that, peers reach nothing else.
     apart: OnceLock<Arc<Memory>>,
 }
 
 impl Opened {
-    fn new(name: &str, port: Option<u32>, limits: MemoryLimits) -> Result<Self, FabricError> {
+    fn new(
+        opener: &Opener,
+        name: &str,
+        port: Option<u32>,
+        limits: MemoryLimits,
+    ) -> Result<Self, FabricError> {
         let port = port.and_then(|port| u8::try_from(port).ok()).unwrap_or(1);
         Ok(Self {
-            memory: Memory::new(fabric::open(name, port)?, limits),
+            memory: Memory::new(opener.open(name, port)?, limits),
             port,
+            opener: opener.clone(),
             apart: OnceLock::new(),
         })
     }
@@ -38,7 +75,7 @@ impl Opened {
         if let Some(apart) = self.apart.get() {
             return Ok(apart);
         }
-        let device = fabric::open(self.memory.device().name(), self.port)?;
+        let device = self.opener.open(self.memory.device().name(), self.port)?;
         let apart = Memory::private(device, self.memory.limits());
         Ok(self.apart.get_or_init(|| apart))
     }
@@ -47,6 +84,7 @@ impl Opened {
 impl Devices {
     /// The device asked for, or shared memory and the first usable RDMA port of this host.
     pub(crate) fn open(
+        opener: &Opener,
         forced: Option<&str>,
         topology: &Topology,
         limits: MemoryLimits,
@@ -54,9 +92,9 @@ impl Devices {
         if let Some(name) = forced {
             let nic = topology.nics.iter().find(|nic| nic.name == name);
             let port = nic.and_then(|nic| Some(nic.first_usable()?.number));
-            return Ok(Self([Opened::new(name, port, limits)?].into()));
+            return Ok(Self([Opened::new(opener, name, port, limits)?].into()));
         }
-        let mut devices = vec![Opened::new(fabric::SHM, None, limits)?];
+        let mut devices = vec![Opened::new(opener, fabric::SHM, None, limits)?];
         match topology.first_usable() {
             None => {
                 static SAID: Once = Once::new();
@@ -66,7 +104,7 @@ impl Devices {
                     );
                 });
             }
-            Some((nic, port)) => match Opened::new(&nic.name, Some(port.number), limits) {
+            Some((nic, port)) => match Opened::new(opener, &nic.name, Some(port.number), limits) {
                 Ok(device) => devices.push(device),
                 Err(error) => tracing::warn!(
                     device = nic.name,

@@ -867,6 +867,10 @@ fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
 
 impl Core {
     fn progress(&mut self, channel: &ClientChannel) -> bool {
+        if self.cause.is_some() {
+            // Every call has ended; an answer that still comes would make one that was sent look as if it had not been.
+            return false;
+        }
         match self.collect(channel) {
             Ok(progressed) => {
                 if progressed {

@@ -26,6 +26,8 @@
 //! A stream of items uses credits as calls do: each item is the answer to a request of its own, the first to the one that
 //! opens the stream, the others to requests for the next item ([`StreamPart`](crate::wire::StreamPart)).
 //!
+//! Who connects with whom, and which life of a peer is believed in, is for a third state machine, [`link`].
+//!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
 //! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
 //! before, and in what the bytes mean.

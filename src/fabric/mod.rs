@@ -7,6 +7,7 @@
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
 //! - `verbs` (cargo feature of that name): libibverbs devices, soft-RoCE among them.
+//! - `faults` (cargo feature of that name): any of them, with misfortunes, for tests.
 //!
 //! [`open()`] gives either by name.
 //!
@@ -19,6 +20,8 @@ pub mod conformance;
 mod device;
 mod error;
 mod events;
+#[cfg(feature = "faults")]
+pub mod faults;
 mod memory_region;
 mod open;
 mod queue_pair;

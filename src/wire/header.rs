@@ -269,7 +269,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_header_comes_back_as_it_was_written(header in any_header()) {
-            let mut slot = [0xa5; 256];
+            let mut slot = [0xa5; 320];
             let at = header.encode(&mut slot).unwrap();
             let (read, payload) = Header::decode(&slot).unwrap();
             prop_assert_eq!(read, header);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::caller::{CallId, CallState, Caller, Placed, Received};
-use super::responder::{Arrival, Responder};
+use crate::channel::caller::{CallId, CallState, Caller, Placed, Received};
+use crate::channel::responder::{Arrival, Responder};
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
 /// One thing that may happen next.

@@ -1,0 +1,74 @@
+//! The control plane: records that may be stale, letters that may be late, come twice, or find another life.
+
+use super::agent::Spot;
+use super::fabric::Port;
+use super::schedule::{Event, Micros};
+use super::world::World;
+use crate::channel::link::{Input, Letter};
+
+/// What the world keeps under an alias, whoever lives there.
+#[derive(Debug, Default)]
+pub(super) struct Alias {
+    /// Those it knows.
+    pub(super) neighbours: Vec<Neighbour>,
+    /// What was published, and when.
+    pub(super) records: Vec<(Micros, Option<u64>)>,
+    /// Incarnations of all lives so far.
+    pub(super) incarnations: Vec<u64>,
+    /// Letters that came while nobody lived there.
+    pub(super) mail: Vec<(usize, Letter<Port>)>,
+}
+
+/// One that an alias knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Neighbour {
+    pub(super) agent: usize,
+    /// Our place among its neighbours.
+    pub(super) back: usize,
+    pub(super) wanted: bool,
+}
+
+impl World {
+    /// When something said to the control plane now has been heard.
+    fn heard_at(&mut self, least: Micros, most: Micros) -> Micros {
+        let delay = self.rng.between(least, most);
+        (self.schedule.now + delay).max(self.outage_until)
+    }
+
+    pub(super) fn look_up(&mut self, spot: Spot, peer: usize) {
+        let at = self.heard_at(100, 1000);
+        self.schedule.at(at, Event::Record(spot, peer));
+    }
+
+    /// Answers a look-up, with something stale now and then.
+    pub(super) fn answer_look_up(&mut self, spot: Spot, peer: usize) {
+        let age = match self.is_calm {
+            false if self.rng.percent(30) => self.rng.below(40_000),
+            _ => 0,
+        };
+        let as_of = self.schedule.now.saturating_sub(age);
+        let neighbour = self.aliases[spot.agent].neighbours[peer];
+        let records = &self.aliases[neighbour.agent].records;
+        let found = records.iter().rev().find(|(since, _)| *since <= as_of);
+        let record = found.and_then(|(_, record)| *record);
+        self.tell(|| format!("{spot:?} is told that {} is {record:x?}", neighbour.agent));
+        self.handle(spot, peer, Input::Record(record));
+    }
+
+    pub(super) fn publish(&mut self, agent: usize, record: Option<u64>) {
+        let now = self.schedule.now;
+        self.aliases[agent].records.push((now, record));
+    }
+
+    pub(super) fn mail(&mut self, spot: Spot, peer: usize, letter: Letter<Port>) {
+        let Neighbour { agent, back, .. } = self.aliases[spot.agent].neighbours[peer];
+        self.tell(|| format!("{spot:?} writes to {agent}: {letter:x?}"));
+        let copies = if self.rng.percent(4) { 2 } else { 1 };
+        for _ in 0..copies {
+            let most = if self.rng.percent(6) { 60_000 } else { 2000 };
+            let at = self.heard_at(100, most);
+            self.schedule
+                .at(at, Event::Mail(agent, back, letter.clone()));
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The state machines of channels under schedules that no test would think of, without I/O or clock.
+//!
+//! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks. Here, two to eight agents
+//! live in a [`World`](world::World) of their own: a fabric whose queue pairs keep their order and nothing else, a control
+//! plane whose records are stale and whose letters are late, lost lives and new ones, freezes and outages, under one
+//! virtual clock and one seed. Each agent has for each of its peers a [`Link`](super::link::Link), a
+//! [`Caller`](super::Caller), [`Responder`](super::Responder)s and the accounts of send queues, as the shells have them, and
+//! completions find their way by [`WorkId`](super::work_id::WorkId). After each step the world, which knows what is true,
+//! checks what was promised:
+//!
+//! | invariant | what is checked |
+//! | --- | --- |
+//! | SLOT-1 | nothing is written into a slot that a call, or its late answer, does not hold; no correct peer causes a violation |
+//! | SLOT-2 | credits are conserved after each step, and all free when the world has come to rest |
+//! | RING-1 | a handler finds the bytes that arrived when it answers, a caller those of its answer when it reads |
+//! | CALL-1 | no call outlives its deadline or its channel; at rest all have ended, and none was run twice |
+//! | CALL-2 | late answers are counted, and only those |
+//! | ORDER-1 | requests of a session arrive in the order in which they were made |
+//! | FENCE-1 | the life of a peer that is believed in never goes back; what arrives is of the session that is up |
+//! | one connection | at rest, both ends of each wanted link are connected, with one another |
+//!
+//! A seed that fails says so: `SLIME_SIM_SEED=seed cargo test -p slimerpc --lib simulation` runs it alone and tells what
+//! happened. `SLIME_SIM_SEEDS=100000` runs so many.
+
+mod agent;
+mod calls;
+mod control;
+mod fabric;
+mod linking;
+mod pair;
+mod rest;
+mod rng;
+mod schedule;
+mod seeds;
+mod trouble;
+mod world;

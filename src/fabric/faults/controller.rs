@@ -1,0 +1,156 @@
+//! The handle of a test on its faults.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use super::Account;
+use super::completion_queue::FaultyCompletionQueue;
+use super::device::FaultyDevice;
+use super::dice::Dice;
+use super::pair::Pair;
+use super::plan::{Fault, Plan, Point};
+use crate::fabric::{Device, Opcode};
+
+/// Follows a [`Plan`] on the devices that it wraps: all of one process, say. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    core: Arc<Core>,
+}
+
+/// What the devices, queue pairs and queues under one [`Faults`] share.
+#[derive(Debug)]
+pub(super) struct Core {
+    dice: Mutex<Dice>,
+    frozen: Mutex<Option<Frozen>>,
+    made: Mutex<Made>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Frozen {
+    Until(Instant),
+    UntilThawed,
+}
+
+#[derive(Debug, Default)]
+struct Made {
+    queues: Vec<Weak<FaultyCompletionQueue>>,
+    pairs: Vec<Weak<Pair>>,
+    /// Queue pairs so far.
+    count: u64,
+}
+
+/// How long a frozen process that nobody has thawed is left alone before it is looked at again.
+const LOOK: Duration = Duration::from_secs(3600);
+
+impl Faults {
+    /// Begins a plan.
+    pub fn new(plan: Plan) -> Self {
+        Self {
+            core: Arc::new(Core {
+                dice: Mutex::new(Dice::new(plan)),
+                frozen: Mutex::default(),
+                made: Mutex::default(),
+            }),
+        }
+    }
+
+    /// `device` with the faults of the plan. It has the same name, limits and addresses.
+    pub fn wrap(&self, device: Arc<dyn Device>) -> Arc<dyn Device> {
+        Arc::new(FaultyDevice::new(device, self.core.clone()))
+    }
+
+    /// What has gone wrong so far.
+    pub fn account(&self) -> Account {
+        lock(&self.core.dice).account()
+    }
+
+    /// Ends the plan: nothing goes wrong by itself any more. What is delayed or frozen comes when it was to come.
+    pub fn calm(&self) {
+        lock(&self.core.dice).calm();
+    }
+
+    /// Lets nothing complete until [`thaw`](Self::thaw), as if the process were stopped: what peers write arrives in memory,
+    /// and is not seen.
+    pub fn freeze(&self) {
+        lock(&self.core.dice).count(Fault::Frozen(Duration::MAX));
+        *lock(&self.core.frozen) = Some(Frozen::UntilThawed);
+    }
+
+    /// Ends every freeze.
+    pub fn thaw(&self) {
+        *lock(&self.core.frozen) = None;
+        for queue in self.core.queues() {
+            queue.remind(Instant::now());
+        }
+    }
+
+    /// Puts every connected queue pair in ERR: all peers are lost at once.
+    pub fn lose_peers(&self) {
+        for pair in self.core.pairs() {
+            if pair.lose() {
+                lock(&self.core.dice).count(Fault::PeerLost);
+            }
+        }
+    }
+}
+
+impl Core {
+    pub(super) fn throw(
+        &self,
+        point: Point,
+        queue_pair: u64,
+        opcode: Option<Opcode>,
+    ) -> Option<Fault> {
+        lock(&self.dice).throw(point, queue_pair, opcode)
+    }
+
+    /// When a freeze ends, if there is one `now`.
+    pub(super) fn frozen_until(&self, now: Instant) -> Option<Instant> {
+        match *lock(&self.frozen) {
+            None => None,
+            Some(Frozen::Until(end)) => (now < end).then_some(end),
+            Some(Frozen::UntilThawed) => Some(now + LOOK),
+        }
+    }
+
+    pub(super) fn freeze_for(&self, now: Instant, time: Duration) {
+        let mut frozen = lock(&self.frozen);
+        if !matches!(*frozen, Some(Frozen::UntilThawed)) {
+            *frozen = Some(Frozen::Until(now + time));
+        }
+    }
+
+    /// The number of the next queue pair.
+    pub(super) fn next_pair(&self) -> u64 {
+        let mut made = lock(&self.made);
+        made.count += 1;
+        made.count - 1
+    }
+
+    pub(super) fn add_pair(&self, pair: &Arc<Pair>) {
+        let mut made = lock(&self.made);
+        made.pairs.retain(|pair| pair.strong_count() > 0);
+        made.pairs.push(Arc::downgrade(pair));
+    }
+
+    pub(super) fn add_queue(&self, queue: &Arc<FaultyCompletionQueue>) {
+        let mut made = lock(&self.made);
+        made.queues.retain(|queue| queue.strong_count() > 0);
+        made.queues.push(Arc::downgrade(queue));
+    }
+
+    fn queues(&self) -> Vec<Arc<FaultyCompletionQueue>> {
+        let made = lock(&self.made);
+        made.queues.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn pairs(&self) -> Vec<Arc<Pair>> {
+        let made = lock(&self.made);
+        made.pairs.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+/// Nothing panics while one of these locks is held.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,47 @@
+//! Any fabric, with the misfortunes that a real one has when one is not looking: for people who test message passing.
+//!
+//! [`Faults::wrap`] puts a device behind the same traits, and a [`Plan`] says what goes wrong: by script ("the third send
+//! fails"), or by chance, decided by a seed. With an empty plan nothing does, and the wrapped device passes the whole
+//! [conformance suite](super::conformance). What a plan does to a connection is what a fabric may do: completions of one
+//! queue pair stay in order, a failed one puts its queue pair in error and flushes the rest, and memory is never touched
+//! by what was dropped (DROP-1).
+//!
+//! | kind | faults |
+//! | --- | --- |
+//! | refusals | [`RegistrationRefused`](Fault::RegistrationRefused), [`QueuePairRefused`](Fault::QueuePairRefused), [`SendQueueFull`](Fault::SendQueueFull), [`ReceiveQueueFull`](Fault::ReceiveQueueFull), [`PostRefused`](Fault::PostRefused) |
+//! | the end of a connection | [`SendFails`](Fault::SendFails), [`CompletionFails`](Fault::CompletionFails), [`PeerLost`](Fault::PeerLost), [`QueueFails`](Fault::QueueFails) |
+//! | what a correct program only sees as time | [`Delayed`](Fault::Delayed), [`Overtaken`](Fault::Overtaken), [`NotReady`](Fault::NotReady), [`Frozen`](Fault::Frozen) |
+//!
+//! Whether a rule strikes depends on the seed, the queue pair (numbered in the order in which they were asked for) and how often the rule was
+//! asked there, so what happens to one queue pair does not depend on what others do meanwhile. The [`Account`] says what did
+//! happen: a test that asserts nothing about it may have tested nothing.
+//!
+//! ```
+//! use slimerpc::fabric::faults::{Fault, Faults, Plan};
+//! use slimerpc::fabric::{Access, FabricError, shm::ShmDevice};
+//!
+//! let faults = Faults::new(Plan::new().with(Fault::RegistrationRefused.nth(1)));
+//! let device = faults.wrap(ShmDevice::open()?);
+//! device.register(4096, Access::ALL)?;
+//! let refused = device.register(4096, Access::ALL).unwrap_err();
+//! assert!(matches!(refused, FabricError::MemoryLock { needed: 4096, .. }));
+//! assert_eq!(faults.account().refused_registrations, 1);
+//! # Ok::<(), FabricError>(())
+//! ```
+
+mod account;
+mod alarm;
+mod completion_queue;
+mod controller;
+mod device;
+mod dice;
+mod pair;
+mod plan;
+mod queue_pair;
+mod staging;
+#[cfg(test)]
+mod tests;
+
+pub use account::Account;
+pub use controller::Faults;
+pub use plan::{Fault, Plan, Rule};

@@ -1,0 +1,87 @@
+//! Completions between the device and the program.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use crate::fabric::Completion;
+
+/// Completions that have been taken from the device, in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Staging {
+    held: VecDeque<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    completion: Completion,
+    due: Due,
+}
+
+/// When a completion may be seen, unless an earlier one of its queue pair may not.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Due {
+    Now,
+    NextLook,
+    At(Instant),
+}
+
+impl Staging {
+    /// A new look begins: what was held back for it is due.
+    pub(super) fn begin_look(&mut self) {
+        for held in &mut self.held {
+            if matches!(held.due, Due::NextLook) {
+                held.due = Due::Now;
+            }
+        }
+    }
+
+    pub(super) fn push(&mut self, completion: Completion, due: Due) {
+        self.held.push_back(Held { completion, due });
+    }
+
+    /// Moves what is due into `out`, oldest first, and says how much. A queue pair waits for its first one (RC order).
+    pub(super) fn give_out(&mut self, out: &mut [Completion], now: Instant) -> usize {
+        let mut waiting: Vec<u32> = Vec::new();
+        let (mut count, mut at) = (0, 0);
+        while count < out.len() && at < self.held.len() {
+            let held = &self.held[at];
+            let number = held.completion.qp_num;
+            if waiting.contains(&number) {
+                at += 1;
+            } else if !held.is_due(now) {
+                waiting.push(number);
+                at += 1;
+            } else {
+                out[count] = held.completion;
+                count += 1;
+                self.held.remove(at);
+            }
+        }
+        count
+    }
+
+    /// When there is something to be seen that is not yet: the earliest time at which it makes sense to look.
+    pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
+        let undue = self.held.iter().filter(|held| !held.is_due(now));
+        let times = undue.map(|held| match held.due {
+            Due::At(at) => at,
+            Due::Now | Due::NextLook => now,
+        });
+        times.min()
+    }
+
+    /// Drops what is of this queue pair.
+    pub(super) fn forget(&mut self, number: u32) {
+        self.held.retain(|held| held.completion.qp_num != number);
+    }
+}
+
+impl Held {
+    fn is_due(&self, now: Instant) -> bool {
+        match self.due {
+            Due::Now => true,
+            Due::NextLook => false,
+            Due::At(at) => at <= now,
+        }
+    }
+}
