@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use slimerpc::channel::MemoryAccount;
+use slimerpc::channel::{ClientChannel, MemoryAccount};
 use slimerpc::fabric::faults::{Account, Fault, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode};
 use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, service};
@@ -145,8 +145,7 @@ fn check(stage: &Stage, id: u64, outcome: &Result<u64, RpcError>) {
 }
 
 /// SLOT-2: all credits come back, or, on a channel that is closed, none is in use.
-async fn check_credits(proxy: &Proxy<Ledger>) {
-    let channel = proxy.channel().unwrap();
+async fn check_credits(proxy: &Proxy<Ledger>, channel: &ClientChannel) {
     let started = Instant::now();
     loop {
         let credits = channel.credits();
@@ -202,21 +201,23 @@ async fn life(seed: u64) -> (usize, [Account; 2]) {
     let mut proxy = stage.connect().await;
     let mut lost = 0;
     for number in 0..ROUNDS {
+        // A proxy heals, but we look at what it was connected by.
+        let channel = proxy.channel().unwrap();
         let errors = round(&stage, &proxy, number * 10).await;
         let ends = |error: &&RpcError| matches!(error, RpcError::PeerLost { .. });
         let ended = errors.iter().filter(ends).count();
         lost += ended;
-        let channel = proxy.channel().unwrap();
         if channel.closed().is_some() {
-            check_credits(&proxy).await;
+            check_credits(&proxy, &channel).await;
             proxy = stage.connect().await;
         } else {
             assert_eq!(ended, 0, "{errors:?} on an open channel");
         }
     }
     stage.faults.iter().for_each(Faults::calm);
-    check_credits(&proxy).await;
-    if proxy.channel().unwrap().closed().is_some() {
+    let channel = proxy.channel().unwrap();
+    check_credits(&proxy, &channel).await;
+    if channel.closed().is_some() {
         proxy = stage.connect().await;
     }
     let healed = timeout(LONG, proxy.record(u64::MAX, vec![1; 5000])).await;
@@ -301,7 +302,7 @@ async fn call_2_answers_of_a_worker_that_was_frozen_come_late_and_harm_nothing()
     assert_eq!(channel.violations().total(), 0);
     let late = stage.ran(SLOTS as u64 + 1);
     assert_eq!(late, 0, "what was never sent is never run");
-    check_credits(&proxy).await;
+    check_credits(&proxy, &proxy.channel().unwrap()).await;
     stage.strike().await;
 }
 
