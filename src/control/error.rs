@@ -46,6 +46,14 @@ pub enum ControlError {
         /// What it said.
         reason: String,
     },
+    /// NanoCtrl answers only those who bring its token.
+    #[error("NanoCtrl at {url} {}", token_advice(*.is_given))]
+    Unauthorized {
+        /// Its URL.
+        url: String,
+        /// Whether a token was brought, which was the wrong one then.
+        is_given: bool,
+    },
     /// NanoCtrl answered with an error.
     #[error("NanoCtrl at {url} answered {path} with {status}: {body}")]
     Refused {
@@ -84,9 +92,26 @@ pub enum ControlError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A secret setting that cannot be used, and why. What was given is not repeated.
+    #[error("the {what} cannot be used: {reason}")]
+    BadSetting {
+        /// Which one.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The agent is not registered, or has left.
     #[error("not registered")]
     NotRegistered,
+}
+
+fn token_advice(is_given: bool) -> &'static str {
+    if is_given {
+        "refuses our token; give the one that it was started with, in NANOCTRL_TOKEN or as the setting `token`"
+    } else {
+        "wants a token and was given none; give the one that it was started with, in NANOCTRL_TOKEN or as the setting \
+         `token`"
+    }
 }
 
 fn in_scope(scope: &str) -> String {

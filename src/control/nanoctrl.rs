@@ -36,7 +36,7 @@ use self::{
     store::Store,
 };
 use super::{
-    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration, Secret,
     keys::Keys,
     life::Life,
     names::{check_alias, check_scope},
@@ -114,6 +114,20 @@ impl NanoCtrl {
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.http.timeout = timeout;
         self
+    }
+
+    /// Brings this bearer token with every request. A server that was started without one takes no notice of it.
+    ///
+    /// # Errors
+    /// [`ControlError::BadSetting`] if it cannot be sent in a header.
+    pub fn token(mut self, token: impl Into<Secret>) -> Result<Self, ControlError> {
+        let token = token.into();
+        token.check_token().map_err(|reason| ControlError::BadSetting {
+            what: "token for NanoCtrl",
+            reason: reason.to_owned(),
+        })?;
+        self.http.token = Some(token);
+        Ok(self)
     }
 
     /// How long a blocking read of the mailbox waits, in whole seconds and at least 1. It delays nothing, but
