@@ -247,7 +247,11 @@ fn status(address: Option<&str>, token: Option<&Secret>) -> Outcome {
         Err(reason) => println!("health: down ({reason})"),
     }
     if status.is_locked {
-        let was = if token.is_some() { "another one was brought" } else { "none was brought" };
+        let was = if token.is_some() {
+            "another one was brought"
+        } else {
+            "none was brought"
+        };
         println!("token: needed, and {was}; set NANOCTRL_TOKEN");
     }
     if let Some(log) = status.log {

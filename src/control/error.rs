@@ -27,18 +27,29 @@ pub enum ControlError {
     },
     /// Redis does not answer.
     #[error(
-        "Redis at {address} cannot be reached: {reason}. NanoCtrl at {url} named this address; \
-         does it listen there?"
+        "Redis at {address} cannot be reached: {reason}. This address was named by {named_by}; does Redis listen there, \
+         and with TLS if and only if `rediss://` is set?"
     )]
     RedisUnreachable {
         /// `host:port` of Redis.
         address: String,
-        /// The NanoCtrl that named it.
-        url: String,
+        /// Who named it: a NanoCtrl, or the setting `redis`.
+        named_by: String,
         /// What the Redis client said.
         reason: String,
     },
-    /// Redis answered with an error (it wants a password, is read-only, is out of memory, ...).
+    /// Redis does not let us in, or not do what we need.
+    #[error(
+        "Redis at {address} does not let us in: {reason}. NanoCtrl tells nobody user and password; give them in \
+         SLIME_RPC_REDIS_URL or as the setting `redis`: redis://user:password@"
+    )]
+    RedisLogin {
+        /// `host:port` of Redis.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Redis answered with an error (it is read-only, is out of memory, ...).
     #[error("Redis at {address} refuses: {reason}")]
     RedisRefused {
         /// `host:port` of Redis.

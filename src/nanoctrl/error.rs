@@ -87,7 +87,9 @@ pub(super) enum ApiError {
     PathNotText(&'static str),
     #[error("Peer agent alias '{0}' already exists in this scope")]
     AliasTaken(String),
-    #[error("this server wants a bearer token: set NANOCTRL_TOKEN to the one that it was started with")]
+    #[error(
+        "this server wants a bearer token: set NANOCTRL_TOKEN to the one that it was started with"
+    )]
     TokenMissing,
     #[error("this server was started with another token: set NANOCTRL_TOKEN to that")]
     TokenWrong,

@@ -126,10 +126,14 @@ impl Drop for Server {
 }
 
 fn open(url: &str) -> Result<Client, StartError> {
-    Client::open(url).map_err(|error| StartError::RedisUrl {
+    let refused = |reason| StartError::RedisUrl {
         url: redacted(url),
-        reason: error.to_string(),
-    })
+        reason,
+    };
+    if url.starts_with("rediss://") && !cfg!(feature = "tls") {
+        return Err(refused("TLS needs the cargo feature `tls`".to_owned()));
+    }
+    Client::open(url).map_err(|error| refused(error.to_string()))
 }
 
 /// `url` without user and password.

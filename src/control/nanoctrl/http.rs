@@ -55,6 +55,12 @@ struct Entities {
     entities: Vec<Value>,
 }
 
+/// The answer to `/get_redis_address`.
+#[derive(Debug, Deserialize)]
+struct RedisAddress {
+    redis_address: String,
+}
+
 #[derive(Debug, Deserialize)]
 struct Status {
     status: String,
@@ -134,6 +140,12 @@ impl Http {
                 &format!("status `{}`", excerpt(other)),
             )),
         }
+    }
+
+    /// Where Redis is now, with a scheme.
+    pub(super) async fn redis_address(&self) -> Result<String, ControlError> {
+        let answer: RedisAddress = self.ask(&["get_redis_address"], json!({})).await?;
+        Ok(answer.redis_address)
     }
 
     /// The topology of the registered agent `alias`, if it has one.
