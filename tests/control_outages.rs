@@ -8,7 +8,7 @@ use std::time::Duration;
 use common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 use futures_util::StreamExt;
 use serde_json::json;
-use slimerpc::control::{Control, ControlError, Mail, MailEvent, NanoCtrl, Registration};
+use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The bound given to every request.
@@ -261,4 +261,153 @@ async fn the_mailbox_ends_at_once_during_an_outage() {
     let end = timeout(Duration::from_millis(500), reader).await;
     assert_eq!(end.expect("it ends at once").unwrap(), None);
     println!("{error}");
+}
+
+/// Waits until Redis has the key.
+async fn appears(server: &NanoCtrlServer, key: &str) {
+    let deadline = Instant::now() + SOON;
+    while !server.redis.keys().contains(&key.to_owned()) {
+        assert!(
+            Instant::now() < deadline,
+            "{key} is not there after {SOON:?}"
+        );
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn entity(id: &str) -> Entity {
+    Entity {
+        id: id.to_owned(),
+        kind: "k".to_owned(),
+        metadata: json!({}),
+    }
+}
+
+/// An agent that has something of everything.
+async fn settled(server: &NanoCtrlServer) -> NanoCtrl {
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    agent.publish("ring", json!(1)).await.unwrap();
+    agent.set_topology(&["b".to_owned()]).await.unwrap();
+    agent.advertise(entity("a/Calc")).await.unwrap();
+    agent
+}
+
+const EVERYTHING: [&str; 4] = ["agent:a", "mr:a:ring", "spec:topology:a", "service:a/Calc"];
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_has_everything_again_before_the_next_heartbeat() {
+    let mut server = NanoCtrlServer::start();
+    let agent = settled(&server).await;
+    let mut mailbox = agent.mailbox();
+    let reader = tokio::spawn(async move {
+        loop {
+            if let Some(MailEvent::Mail(mail)) = mailbox.next().await
+                && mail.kind == "note"
+            {
+                return mail;
+            }
+        }
+    });
+    // Nobody calls `heartbeat` here: the mailbox notices.
+    sleep(Duration::from_millis(200)).await;
+    server.redis.restart();
+    let back = Instant::now();
+    for key in EVERYTHING {
+        appears(&server, key).await;
+    }
+    println!("everything is back {:?} after Redis", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(5));
+    let ttl: i64 = server.redis.run(&["TTL", "agent:a"]);
+    assert!((1..=60).contains(&ttl), "{ttl}");
+    agent.send_mail("a", &Mail::new("note")).await.unwrap();
+    let mail = timeout(SOON, reader).await.unwrap().unwrap();
+    assert_eq!(mail.kind, "note");
+}
+
+#[tokio::test]
+async fn after_one_failed_heartbeat_the_agent_comes_back_by_itself() {
+    let mut server = NanoCtrlServer::start();
+    let agent = settled(&server).await;
+    server.redis.stop();
+    server.stop();
+    agent.heartbeat().await.unwrap_err();
+    sleep(Duration::from_secs(1)).await;
+    server.redis.restart();
+    server.serve();
+    for key in EVERYTHING {
+        appears(&server, key).await;
+    }
+    agent.heartbeat().await.unwrap();
+}
+
+#[tokio::test]
+async fn while_nanoctrl_is_away_redis_is_enough_to_stay_registered() {
+    let mut server = NanoCtrlServer::start();
+    let agent = settled(&server).await;
+    let reader = NanoCtrl::new(&server.url(), "").unwrap();
+    reader.register(named("b")).await.unwrap();
+    server.stop();
+    for key in ["agent:a", "service:a/Calc"] {
+        let _: i64 = server.redis.run(&["EXPIRE", key, "5"]);
+    }
+    let error = agent.heartbeat().await.unwrap_err();
+    assert!(
+        matches!(error, ControlError::NanoCtrlUnreachable { .. }),
+        "{error}"
+    );
+    for key in ["agent:a", "service:a/Calc"] {
+        let ttl: i64 = server.redis.run(&["TTL", key]);
+        assert!(ttl > 50, "{key}: {ttl}");
+    }
+    // Peers find each other and write to each other as before.
+    assert!(reader.peer("a").await.unwrap().is_some());
+    reader.send_mail("a", &Mail::new("note")).await.unwrap();
+    agent.publish("ring", json!(2)).await.unwrap();
+    assert_eq!(reader.lookup("a", "ring").await.unwrap(), Some(json!(2)));
+}
+
+#[tokio::test]
+async fn a_nanoctrl_that_is_restarted_with_another_redis_is_followed_there() {
+    let mut server = NanoCtrlServer::start();
+    let agent = settled(&server).await;
+    let mut mailbox = agent.mailbox();
+    let reader = tokio::spawn(async move {
+        while let Some(event) = mailbox.next().await {
+            if event == MailEvent::Mail(Mail::new("note")) {
+                return;
+            }
+        }
+    });
+    server.stop();
+    server.redis = common::Redis::start(); // The old one ends.
+    server.serve();
+    for key in EVERYTHING {
+        appears(&server, key).await;
+    }
+    agent.send_mail("a", &Mail::new("note")).await.unwrap();
+    timeout(SOON, reader)
+        .await
+        .expect("mail comes through the new Redis")
+        .unwrap();
+}
+
+#[tokio::test]
+async fn mail_is_read_although_the_clock_of_redis_was_set_back() {
+    let mut server = NanoCtrlServer::start();
+    let agent = agent(&server.url());
+    agent.register(named("a")).await.unwrap();
+    let mut mailbox = agent.mailbox();
+    let _: String = server
+        .redis
+        .run(&["XADD", "stream:a", "9999999999999-0", "type", "early"]);
+    let early = timeout(SOON, mailbox.next()).await.unwrap();
+    assert_eq!(early, Some(MailEvent::Mail(Mail::new("early"))));
+    let reader = tokio::spawn(async move { mailbox.next().await });
+    sleep(Duration::from_millis(100)).await;
+    server.redis.restart();
+    recover(&agent).await;
+    agent.send_mail("a", &Mail::new("late")).await.unwrap();
+    let late = timeout(SOON, reader).await.expect("mail is read").unwrap();
+    assert_eq!(late, Some(MailEvent::Mail(Mail::new("late"))));
 }

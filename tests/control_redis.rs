@@ -8,7 +8,7 @@ use std::{collections::HashMap, time::Duration};
 use common::NanoCtrlServer;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use slimerpc::control::{Control, ControlError, Mail, MailEvent, NanoCtrl, Registration};
+use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.
@@ -146,6 +146,82 @@ async fn fence_1_an_agent_whose_name_another_took_notices_and_leaves_it_alone() 
     second.heartbeat().await.unwrap();
     let record: String = server.redis.run(&["GET", "mr:w:0:ring"]);
     assert_eq!(record, "2");
+}
+
+#[tokio::test]
+async fn two_agents_with_one_alias_are_a_typed_error_for_the_second() {
+    let server = NanoCtrlServer::start();
+    let _first = join(&server, "", "w:0").await;
+    let second = NanoCtrl::new(&server.url(), "").unwrap();
+    let error = second.register(named("w:0")).await.unwrap_err();
+    assert!(
+        matches!(&error, ControlError::AliasTaken { alias, .. } if alias == "w:0"),
+        "{error}"
+    );
+    let elsewhere = NanoCtrl::new(&server.url(), "job").unwrap();
+    assert_eq!(elsewhere.register(named("w:0")).await.unwrap(), "w:0");
+}
+
+#[tokio::test]
+async fn fence_1_an_agent_that_was_away_too_long_overwrites_nothing_of_who_took_its_name() {
+    let server = NanoCtrlServer::start();
+    let entity = |of: &str| Entity {
+        id: "w:0/Calc".to_owned(),
+        kind: "k".to_owned(),
+        metadata: json!({"of": of}),
+    };
+    let first = join(&server, "", "w:0").await;
+    first.publish("ring", json!(1)).await.unwrap();
+    first.set_topology(&["p".to_owned()]).await.unwrap();
+    first.advertise(entity("first")).await.unwrap();
+    let _: i64 = server.redis.run(&["DEL", "agent:w:0", "service:w:0/Calc"]); // As if expired.
+    let second = join(&server, "", "w:0").await;
+    second.publish("ring", json!(2)).await.unwrap();
+    second.set_topology(&["q".to_owned()]).await.unwrap();
+    second.advertise(entity("second")).await.unwrap();
+
+    let peers = ["r".to_owned()];
+    let errors = [
+        first.publish("ring", json!(3)).await.unwrap_err(),
+        first.send_mail("p", &Mail::new("note")).await.unwrap_err(),
+        first.set_topology(&peers).await.unwrap_err(),
+        first.advertise(entity("first")).await.unwrap_err(),
+        first.heartbeat().await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, ControlError::AliasTaken { .. }), "{error}");
+    }
+    first.withdraw("ring").await.unwrap();
+    first.retract("w:0/Calc").await.unwrap();
+    // What is another's is not kept alive by us either.
+    let _: i64 = server.redis.run(&["EXPIRE", "agent:w:0", "5"]);
+    first.heartbeat().await.unwrap_err();
+    let ttl: i64 = server.redis.run(&["TTL", "agent:w:0"]);
+    assert!(ttl <= 5, "{ttl}");
+    first.clean_up().await.unwrap();
+
+    second.heartbeat().await.unwrap();
+    let record: String = server.redis.run(&["GET", "mr:w:0:ring"]);
+    assert_eq!(record, "2");
+    let topology: String = server.redis.run(&["GET", "spec:topology:w:0"]);
+    assert!(topology.contains(r#"["q"]"#), "{topology}");
+    let entities = second.entities("k").await.unwrap();
+    assert_eq!(entities, [entity("second")]);
+    assert!(!server.redis.keys().contains(&"stream:p".to_owned()));
+}
+
+#[tokio::test]
+async fn an_agent_whose_name_is_free_again_has_it_back() {
+    let server = NanoCtrlServer::start();
+    let first = join(&server, "", "w:0").await;
+    first.publish("ring", json!(1)).await.unwrap();
+    let _: i64 = server.redis.run(&["DEL", "agent:w:0"]);
+    let second = join(&server, "", "w:0").await;
+    first.heartbeat().await.unwrap_err();
+    second.clean_up().await.unwrap();
+    first.heartbeat().await.unwrap();
+    assert_eq!(first.lookup("w:0", "ring").await.unwrap(), Some(json!(1)));
+    assert!(first.peer("w:0").await.unwrap().is_some());
 }
 
 #[tokio::test]

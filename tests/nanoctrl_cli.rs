@@ -216,6 +216,28 @@ fn a_private_redis_ends_with_a_server_that_was_killed() {
 }
 
 #[test]
+fn a_private_redis_that_was_killed_is_replaced_at_its_address() {
+    let user = User::new();
+    if TcpStream::connect("127.0.0.1:6379").is_ok() {
+        // With a Redis on the default port there is no private one; the test above says so.
+        return;
+    }
+    let pid = pid_in(&user.start(&[]));
+    let (address, redis) = (user.told_at("127.0.0.1"), children(pid));
+    let killed = rustix::process::Pid::from_raw(redis[0]).unwrap();
+    rustix::process::kill_process(killed, rustix::process::Signal::KILL).unwrap();
+    wait_until(
+        "another private Redis runs",
+        || matches!(children(pid).as_slice(), [other] if *other != redis[0]),
+    );
+    wait_until("the server uses it", || {
+        let server = ([127, 0, 0, 1], user.port).into();
+        http::post(server, "/query", "{}").status == 200
+    });
+    assert_eq!(user.told_at("127.0.0.1"), address);
+}
+
+#[test]
 fn a_server_in_the_foreground_ends_cleanly_on_sigterm() {
     let (user, redis) = (User::new(), Redis::start());
     for words in [&["server"][..], &[]] {
@@ -416,6 +438,68 @@ fn write(folder: &Path, name: &str, text: &str) {
 }
 
 #[test]
+fn a_token_is_wanted_brought_and_shown_nowhere() {
+    let (mut user, redis) = (User::new(), Redis::start());
+    redis.run::<()>(&["CONFIG", "SET", "requirepass", "hunter1"]);
+    user.set("NANOCTRL", "TOKEN", "hunter2");
+    let url = format!("redis://:hunter1@127.0.0.1:{}", redis.port);
+    let started = user.start(&["--redis-url", &url]);
+    let pid = pid_in(&started);
+    let meta = fs::read_to_string(user.home.path().join("nanoctrl/nanoctrl.meta.json")).unwrap();
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    for shown in [started, user.log(), meta, command] {
+        assert!(!shown.contains("hunter"), "{shown}");
+    }
+    let status = succeeded(&user.run(&["status"]));
+    assert!(!status.contains("token:"), "{status}");
+    assert_eq!(succeeded(&user.run(&["agents"])), "no agents\n");
+
+    user.variables.clear();
+    let status = succeeded(&user.run(&["status"]));
+    let told = "health: ok\ntoken: needed, and none was brought; set NANOCTRL_TOKEN\n";
+    assert!(status.contains(told), "{status}");
+    let status = succeeded(&user.run(&["status", "--token", "wrong"]));
+    assert!(
+        status.contains("token: needed, and another one was brought"),
+        "{status}"
+    );
+    let error = failed(&user.run(&["services"]));
+    assert!(
+        error.contains("wants a token") && error.contains("NANOCTRL_TOKEN"),
+        "{error}"
+    );
+    let error = failed(&user.run(&["services", "--token", "wrong"]));
+    assert!(
+        error.contains("refuses our token") && !error.contains("wrong"),
+        "{error}"
+    );
+    assert_eq!(
+        succeeded(&user.run(&["services", "--token", "hunter2"])),
+        "no services\n"
+    );
+}
+
+#[test]
+fn a_token_that_cannot_be_sent_keeps_the_server_from_starting() {
+    let (user, redis) = (User::new(), Redis::start());
+    let port = user.port.to_string();
+    for word in ["start", "server"] {
+        let words = [
+            word,
+            "--port",
+            &port,
+            "--redis-url",
+            &redis.url(),
+            "--token",
+            "two words",
+        ];
+        let error = failed(&user.run(&words));
+        assert!(error.contains("token cannot be used"), "{error}");
+        assert!(!error.contains("two words"), "{error}");
+    }
+}
+
+#[test]
 fn help_names_commands_and_variables() {
     let user = User::new();
     let help = succeeded(&user.run(&["--help"]));
@@ -425,6 +509,7 @@ fn help_names_commands_and_variables() {
         "status",
         "stop",
         "NANOCTRL_REDIS_URL",
+        "NANOCTRL_TOKEN",
         "Examples",
     ] {
         assert!(help.contains(word), "{word}: {help}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use slimerpc::channel::{Geometry, Heartbeat, MemoryLimits};
 use slimerpc::control::topology::Topology;
-use slimerpc::control::{Control, Local, NanoCtrl};
+use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
 use slimerpc::fabric::{LinkType, RetryPolicy};
@@ -42,6 +42,8 @@ enum Plane {
 /// | setting | or else | default | unit | effect |
 /// | --- | --- | --- | --- | --- |
 /// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | | local | URL | where peers are found |
+/// | [`token`](Self::token) | `NANOCTRL_TOKEN` | none | | bearer token for NanoCtrl, if it wants one |
+/// | [`redis`](Self::redis) | `SLIME_RPC_REDIS_URL` | as NanoCtrl says, no login | URL | how to log in to Redis, and maybe where it is |
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
@@ -65,6 +67,8 @@ enum Plane {
 #[must_use = "an agent begins with `start`"]
 pub struct Builder {
     plane: Plane,
+    token: Option<Secret>,
+    redis: Option<Secret>,
     alias: Option<String>,
     scope: String,
     device: Option<String>,
@@ -125,6 +129,8 @@ impl Default for Builder {
     fn default() -> Self {
         Self {
             plane: Plane::Local,
+            token: None,
+            redis: None,
             alias: None,
             scope: String::new(),
             device: None,
@@ -156,6 +162,26 @@ impl Builder {
     /// Finds peers in this process only; nothing needs to be installed or running.
     pub fn local(mut self) -> Self {
         self.plane = Plane::Local;
+        self
+    }
+
+    /// The bearer token that the NanoCtrl server was started with, if it was started with one. It is shown nowhere.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().nanoctrl("http://ctrl:3000").token("hunter2");
+    /// assert!(!format!("{builder:?}").contains("hunter2"));
+    /// ```
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// How to log in to Redis: `redis://[[user]:password@][host[:port]][/database]`, or `rediss://` for TLS. A server tells
+    /// nobody its credentials, and DLSlime peers know none. Without a host Redis is where the server says, so
+    /// `redis://:password@` and `rediss://` are enough; with one it is there. See [`NanoCtrl::redis`].
+    pub fn redis(mut self, url: impl Into<Secret>) -> Self {
+        self.redis = Some(url.into());
         self
     }
 
@@ -303,6 +329,18 @@ impl Builder {
         PeerAgent::start(self.settle()?).await
     }
 
+    fn control(&self, url: &str) -> Result<NanoCtrl, ControlError> {
+        let or = |set: &Option<Secret>, name| set.clone().or_else(|| environment::secret(name));
+        let mut control = NanoCtrl::new(url, &self.scope)?;
+        if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
+            control = control.token(token)?;
+        }
+        if let Some(url) = or(&self.redis, "SLIME_RPC_REDIS_URL") {
+            control = control.redis(url)?;
+        }
+        Ok(control)
+    }
+
     fn settle(self) -> Result<Settings, AgentError> {
         let or = |set: Option<usize>, name, default| match set {
             Some(set) => Ok(set),
@@ -363,7 +401,7 @@ impl Builder {
         retry.check(devices.first().device().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
-            Plane::NanoCtrl(url) => Arc::new(NanoCtrl::new(url, &self.scope)?),
+            Plane::NanoCtrl(url) => Arc::new(self.control(url)?),
         };
         Ok(Settings {
             control,

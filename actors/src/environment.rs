@@ -4,6 +4,7 @@ use std::env::{self, VarError};
 use std::str::FromStr;
 use std::time::Duration;
 
+use slimerpc::control::Secret;
 use slimerpc::fabric::RetryPolicy;
 
 use crate::AgentError;
@@ -24,6 +25,13 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
             allowed: "a whole number is expected, not too large".to_owned(),
         }),
     }
+}
+
+/// A text from the variable `name` that is not to be shown; `None` if that is not set, or empty.
+pub(crate) fn secret(name: &str) -> Option<Secret> {
+    let value = env::var_os(name).filter(|value| !value.is_empty())?;
+    // What is not text is refused by whoever reads it, and not repeated.
+    Some(Secret::from(value.to_string_lossy()))
 }
 
 /// A time from the variable `name`, in microseconds.

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use slimerpc::control::Secret;
 use slimerpc::nanoctrl::daemon::{self, DaemonError, Running, Started};
 use slimerpc::nanoctrl::{Config, RedisSource, Server, environment};
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,12 +24,15 @@ Examples:
   nanoctrl agents --json
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
+  NANOCTRL_TOKEN=$(cat token) nanoctrl start         answers only those who bring this token
 
 Redis: the one that NANOCTRL_REDIS_URL or --redis-url names; else the one at redis://127.0.0.1:6379; else, if
 `redis-server` is on PATH, a private one, for agents on this machine only, that ends with the server.
 
 Environment (DLSLIME_CTRL_… works like NANOCTRL_…, which wins):
   NANOCTRL_REDIS_URL        Redis to use; overrides --redis-url
+  NANOCTRL_TOKEN            bearer token: one that callers must bring, or, for `services`, `agents` and `status`, the one to
+                            bring; unlike --token, which wins, it is not to be seen in the list of processes
   NANOCTRL_REDIS_ADVERTISE  Redis address to tell agents, HOST:PORT, if not the one of the URL
   REDIS_PUBLIC_ADDRESS      Redis address to tell agents on other machines if the URL is on loopback
   NANOCTRL_RUST_LOG         what to log, for instance `debug` or `slimerpc=trace` [default: info]
@@ -56,6 +60,8 @@ enum Command {
         /// Ask here instead of where the server was started
         #[arg(long, value_name = "URL")]
         address: Option<String>,
+        #[command(flatten)]
+        token: TokenArg,
     },
     /// List the live services that native agents serve to everybody
     Services(listing::ListArgs),
@@ -73,6 +79,22 @@ enum Command {
 }
 
 #[derive(Args)]
+struct TokenArg {
+    /// Bearer token that callers must bring, or that we bring; better in NANOCTRL_TOKEN, as arguments are for all to see
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
+}
+
+impl TokenArg {
+    /// The token given, or that of the environment.
+    fn find(self) -> Option<Secret> {
+        self.token
+            .or_else(|| environment::lookup("TOKEN"))
+            .map(Secret::from)
+    }
+}
+
+#[derive(Args)]
 struct ServerArgs {
     /// Host name or address to listen on
     #[arg(long, default_value = "0.0.0.0")]
@@ -83,6 +105,8 @@ struct ServerArgs {
     /// Redis to use [default: redis://127.0.0.1:6379, or a private one]
     #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
+    #[command(flatten)]
+    token: TokenArg,
 }
 
 #[derive(Args)]
@@ -115,7 +139,7 @@ fn main() -> ExitCode {
     let outcome = match cli.command.unwrap_or(Command::Server(cli.server)) {
         Command::Server(args) => serve(args),
         Command::Start(args) => start(args),
-        Command::Status { address } => status(address.as_deref()),
+        Command::Status { address, token } => status(address.as_deref(), token.find().as_ref()),
         Command::Services(args) => listing::services(args).map(|()| ExitCode::SUCCESS),
         Command::Agents(args) => listing::agents(args).map(|()| ExitCode::SUCCESS),
         Command::Stop { timeout, force } => stop(timeout, force),
@@ -135,9 +159,12 @@ async fn serve(args: ServerArgs) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let redis = RedisSource::choose(args.redis_url.as_deref())?;
-    let config = Config::new(redis)
+    let mut config = Config::new(redis)
         .listen(args.host, args.port)
         .addresses_from_environment();
+    if let Some(token) = args.token.find() {
+        config = config.token(token);
+    }
     let server = tokio::select! {
         server = Server::start(config) => server?,
         _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
@@ -170,6 +197,7 @@ fn start(args: StartArgs) -> Outcome {
         host: args.server.host,
         port: args.server.port,
         redis_url: args.server.redis_url,
+        token: args.server.token.find(),
         health_host: args.health_host,
         health_port: args.health_port,
         log_file: args.log_file,
@@ -207,8 +235,8 @@ fn describe(running: &Running) {
     }
 }
 
-fn status(address: Option<&str>) -> Outcome {
-    let status = daemon::status(address)?;
+fn status(address: Option<&str>, token: Option<&Secret>) -> Outcome {
+    let status = daemon::status(address, token)?;
     match status.pid {
         Some(pid) => println!("pid: {pid}\nprocess: running"),
         None => println!("nanoctrl is not running"),
@@ -217,6 +245,14 @@ fn status(address: Option<&str>) -> Outcome {
     match &status.health {
         Ok(()) => println!("health: ok"),
         Err(reason) => println!("health: down ({reason})"),
+    }
+    if status.is_locked {
+        let was = if token.is_some() {
+            "another one was brought"
+        } else {
+            "none was brought"
+        };
+        println!("token: needed, and {was}; set NANOCTRL_TOKEN");
     }
     if let Some(log) = status.log {
         println!("log: {}", log.display());

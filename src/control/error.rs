@@ -27,24 +27,43 @@ pub enum ControlError {
     },
     /// Redis does not answer.
     #[error(
-        "Redis at {address} cannot be reached: {reason}. NanoCtrl at {url} named this address; \
-         does it listen there?"
+        "Redis at {address} cannot be reached: {reason}. This address was named by {named_by}; does Redis listen there, \
+         and with TLS if and only if `rediss://` is set?"
     )]
     RedisUnreachable {
         /// `host:port` of Redis.
         address: String,
-        /// The NanoCtrl that named it.
-        url: String,
+        /// Who named it: a NanoCtrl, or the setting `redis`.
+        named_by: String,
         /// What the Redis client said.
         reason: String,
     },
-    /// Redis answered with an error (it wants a password, is read-only, is out of memory, ...).
+    /// Redis does not let us in, or not do what we need.
+    #[error(
+        "Redis at {address} does not let us in: {reason}. NanoCtrl tells nobody user and password; give them in \
+         SLIME_RPC_REDIS_URL or as the setting `redis`: redis://user:password@"
+    )]
+    RedisLogin {
+        /// `host:port` of Redis.
+        address: String,
+        /// What it said.
+        reason: String,
+    },
+    /// Redis answered with an error (it is read-only, is out of memory, ...).
     #[error("Redis at {address} refuses: {reason}")]
     RedisRefused {
         /// `host:port` of Redis.
         address: String,
         /// What it said.
         reason: String,
+    },
+    /// NanoCtrl answers only those who bring its token.
+    #[error("NanoCtrl at {url} {}", token_advice(*.is_given))]
+    Unauthorized {
+        /// Its URL.
+        url: String,
+        /// Whether a token was brought, which was the wrong one then.
+        is_given: bool,
     },
     /// NanoCtrl answered with an error.
     #[error("NanoCtrl at {url} answered {path} with {status}: {body}")]
@@ -84,9 +103,26 @@ pub enum ControlError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// A secret setting that cannot be used, and why. What was given is not repeated.
+    #[error("the {what} cannot be used: {reason}")]
+    BadSetting {
+        /// Which one.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The agent is not registered, or has left.
     #[error("not registered")]
     NotRegistered,
+}
+
+fn token_advice(is_given: bool) -> &'static str {
+    if is_given {
+        "refuses our token; give the one that it was started with, in NANOCTRL_TOKEN or as the setting `token`"
+    } else {
+        "wants a token and was given none; give the one that it was started with, in NANOCTRL_TOKEN or as the setting \
+         `token`"
+    }
 }
 
 fn in_scope(scope: &str) -> String {

@@ -15,6 +15,7 @@ mod nanoctrl;
 mod natural;
 mod process;
 mod record;
+mod secret;
 mod service_record;
 pub mod topology;
 
@@ -29,6 +30,7 @@ pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
 pub use natural::natural_order;
 pub use record::{PeerRecord, Registration};
+pub use secret::Secret;
 pub use service_record::ServiceRecord;
 
 /// An agent's view of the control plane. One value serves one agent: it registers once, and after

@@ -1,10 +1,7 @@
 //! The control plane of DLSlime: a NanoCtrl (or `dlslime-ctrl`) server and the Redis that it names.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,8 +12,12 @@ use futures_util::{
 };
 use redis::pipe;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
+mod access;
 mod address;
 mod entities;
 mod http;
@@ -25,27 +26,27 @@ mod parse;
 mod published;
 mod purge;
 mod record;
+mod renewal;
 mod session;
 mod store;
 mod watch;
 
 use self::{
+    access::Access,
     http::{Http, Registered},
     record::{LONGEST_RECORD, peer_record, record},
-    session::{Owner, Session},
+    renewal::{Renewal, checked, is_passing, taken},
+    session::Session,
     store::Store,
 };
 use super::{
-    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration, Secret,
     keys::Keys,
     life::Life,
     names::{check_alias, check_scope},
     process,
     topology::address_towards,
 };
-
-/// Entries that a stream keeps, approximately; the server says the same.
-const STREAM_LENGTH: usize = 1000;
 
 /// First and longest pause between attempts to register.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -77,11 +78,13 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 pub struct NanoCtrl {
     http: Http,
     keys: Keys,
+    access: Access,
     register_timeout: Duration,
     poll_interval: Duration,
     life: Arc<Life<Session>>,
-    /// We have asked to be registered again and not yet claimed the answer.
-    rejoining: AtomicBool,
+    renewal: Arc<renewal::State>,
+    /// What brings us back after an outage; ends with us.
+    recovery: Mutex<JoinSet<()>>,
 }
 
 impl NanoCtrl {
@@ -95,10 +98,12 @@ impl NanoCtrl {
         Ok(Self {
             http: Http::new(url, scope.clone(), Duration::from_secs(5))?,
             keys: Keys::new(scope),
+            access: Access::default(),
             register_timeout: Duration::from_secs(10),
             poll_interval: Duration::from_secs(5),
             life: Arc::new(Life::new()),
-            rejoining: AtomicBool::new(false),
+            renewal: Arc::default(),
+            recovery: Mutex::default(),
         })
     }
 
@@ -114,6 +119,44 @@ impl NanoCtrl {
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.http.timeout = timeout;
         self
+    }
+
+    /// Brings this bearer token with every request. A server that was started without one takes no notice of it.
+    ///
+    /// # Errors
+    /// [`ControlError::BadSetting`] if it cannot be sent in a header.
+    pub fn token(mut self, token: impl Into<Secret>) -> Result<Self, ControlError> {
+        let token = token.into();
+        token
+            .check_token()
+            .map_err(|reason| ControlError::BadSetting {
+                what: "token for NanoCtrl",
+                reason: reason.to_owned(),
+            })?;
+        self.http.token = Some(token);
+        Ok(self)
+    }
+
+    /// How to log in to Redis, which the server tells nobody: `redis://[[user]:password@][host[:port]][/database]`, or
+    /// `rediss://` for TLS (cargo feature `tls`). Without a host Redis is where the server says; with one it is there.
+    /// Characters that mean something in a URL are percent-encoded.
+    ///
+    /// With TLS, Redis must show a certificate for that host from somebody whom this system trusts, or, if `SSL_CERT_FILE`
+    /// names a PEM file, from one of those in there.
+    ///
+    /// ```
+    /// # use slimerpc::control::{ControlError, NanoCtrl};
+    /// # fn example() -> Result<NanoCtrl, ControlError> {
+    /// NanoCtrl::new("127.0.0.1:4479", "")?.redis("redis://agents:pass%20word@/2")
+    /// # }
+    /// # assert!(example().is_ok());
+    /// ```
+    ///
+    /// # Errors
+    /// [`ControlError::BadSetting`] if it is no such URL.
+    pub fn redis(mut self, url: impl Into<Secret>) -> Result<Self, ControlError> {
+        self.access = Access::parse(&url.into())?;
+        Ok(self)
     }
 
     /// How long a blocking read of the mailbox waits, in whole seconds and at least 1. It delays nothing, but
@@ -132,7 +175,7 @@ impl NanoCtrl {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let error = match self.http.register(registration, left).await {
-                Ok(answer) => return self.checked(answer, registration),
+                Ok(answer) => return checked(answer, registration),
                 Err(error) => error,
             };
             if !is_passing(&error) || Instant::now() + pause >= deadline {
@@ -159,32 +202,15 @@ impl NanoCtrl {
         Ok(is_ghost)
     }
 
-    /// The name answered must be the one asked for, or one that can be used.
-    fn checked(
-        &self,
-        answer: Registered,
-        registration: &Registration,
-    ) -> Result<Registered, ControlError> {
-        let is_wanted = registration
-            .alias
-            .as_ref()
-            .is_none_or(|alias| *alias == answer.name);
-        if !is_wanted || check_alias(&answer.name).is_err() {
-            return Err(ControlError::Malformed {
-                what: "NanoCtrl's answer to /start_peer_agent".to_owned(),
-                reason: "it gives us a name that we cannot use".to_owned(),
-            });
-        }
-        Ok(answer)
-    }
-
     /// Turns the server's answer into a session: Redis is reached, stale keys are gone, our hash is written.
     async fn settle(
         &self,
         answer: Registered,
         registration: Registration,
     ) -> Result<Arc<Session>, ControlError> {
-        let store = Store::new(self.http.url(), &answer.redis_address, self.http.timeout)?;
+        let access = self.access.clone();
+        let timeout = self.http.timeout;
+        let store = Store::new(self.http.url(), &answer.redis_address, access, timeout)?;
         let session = Session::new(answer.name, registration, self.keys.clone(), store);
         purge::purge(&session).await?;
         if !session.claim().await? {
@@ -200,30 +226,23 @@ impl NanoCtrl {
         }
     }
 
-    /// Keeps our registration alive, and registers again if it is gone.
-    async fn renew(&self, session: &Session) -> Result<(), ControlError> {
-        if !self.http.heartbeat(&session.alias).await? {
-            return self.rejoin(session).await;
-        }
-        // The server renews whatever has our name; only we know whether that is us.
-        let is_rejoining = self.rejoining.load(Ordering::SeqCst);
-        match session.owner().await? {
-            Owner::Us => Ok(()),
-            Owner::Unclaimed if is_rejoining => self.restore(session).await,
-            Owner::Nobody => self.rejoin(session).await,
-            Owner::Other | Owner::Unclaimed => Err(self.taken(&session.alias)),
+    fn renewal(&self) -> Renewal {
+        Renewal {
+            http: self.http.clone(),
+            life: Arc::clone(&self.life),
+            state: Arc::clone(&self.renewal),
         }
     }
 
-    /// Removes what is ours, unless the name has been given to another.
-    async fn leave(&self, session: &Session) -> Result<(), ControlError> {
-        let owner = session.owner().await;
-        if matches!(owner, Ok(Owner::Other)) {
-            return Ok(()); // Nothing under that name is ours any more.
-        }
+    /// Removes what is ours. `reached` says whether Redis can be reached.
+    async fn leave(
+        &self,
+        session: &Session,
+        reached: Result<(), ControlError>,
+    ) -> Result<(), ControlError> {
         // Our own keys go first: once the server has freed the name, they may be the next one's.
-        let deleted = match owner {
-            Ok(_) => session.delete(session.own_keys()).await,
+        let deleted = match reached {
+            Ok(()) => session.delete(session.own_keys()).await,
             Err(error) => Err(error),
         };
         let cleaned = self.http.clean_up(&session.alias).await;
@@ -233,56 +252,6 @@ impl NanoCtrl {
             session.delete(rest).await?;
         }
         deleted.and(cleaned)
-    }
-
-    /// Registers again under our name after the control plane forgot us, and publishes everything anew.
-    async fn rejoin(&self, session: &Session) -> Result<(), ControlError> {
-        tracing::warn!(
-            alias = session.alias,
-            "NanoCtrl has forgotten us; registering again"
-        );
-        self.rejoining.store(true, Ordering::SeqCst);
-        let registration = session.registration();
-        match self.http.register(&registration, self.http.timeout).await {
-            Ok(answer) => {
-                let answer = self.checked(answer, &registration)?;
-                session.store.retarget(&answer.redis_address)?;
-            }
-            Err(error) => {
-                // A timeout leaves open whether we are registered now; the next heartbeat will tell.
-                let is_refused = matches!(error, ControlError::AliasTaken { .. });
-                self.rejoining.fetch_and(!is_refused, Ordering::SeqCst);
-                return Err(error);
-            }
-        }
-        self.restore(session).await
-    }
-
-    /// Claims our new registration and publishes records and topology again.
-    async fn restore(&self, session: &Session) -> Result<(), ControlError> {
-        session.claim().await?;
-        self.rejoining.store(false, Ordering::SeqCst);
-        session.publish_all().await?;
-        match session.topology() {
-            Some(peers) => self.http.set_topology(&session.alias, &peers).await,
-            None => Ok(()),
-        }
-    }
-
-    fn taken(&self, alias: &str) -> ControlError {
-        ControlError::AliasTaken {
-            alias: alias.to_owned(),
-            scope: self.keys.scope().to_owned(),
-        }
-    }
-}
-
-/// Whether the same request may succeed a moment later.
-fn is_passing(error: &ControlError) -> bool {
-    match error {
-        ControlError::NanoCtrlUnreachable { .. } | ControlError::Timeout { .. } => true,
-        ControlError::Refused { status, .. } => *status >= 500,
-        _ => false,
     }
 }
 
@@ -294,7 +263,7 @@ impl Control for NanoCtrl {
             check_alias(alias)?;
         }
         if let Ok(session) = self.life.current() {
-            return Err(self.taken(&session.alias));
+            return Err(taken(&session));
         }
         if !self.life.is_new() {
             return Err(ControlError::NotRegistered);
@@ -323,22 +292,29 @@ impl Control for NanoCtrl {
                 return Err(error);
             }
         };
-        if !self.life.begin(session) {
+        if !self.life.begin(Arc::clone(&session)) {
             self.give_back(&name).await;
             return Err(ControlError::NotRegistered);
         }
+        let mut recovery = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        recovery.spawn(self.renewal().recover(session));
         Ok(name)
     }
 
     async fn heartbeat(&self) -> Result<(), ControlError> {
         let session = self.life.current()?;
-        self.renew(&session).await?;
-        self.renew_entities(&session).await
+        let renewal = self.renewal();
+        let renewed = renewal.renew_all(&session).await;
+        if renewed.as_ref().is_err_and(is_passing) {
+            renewal.look_soon();
+        }
+        renewed
     }
 
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
         let session = self.life.current()?;
         session.set_topology(peers);
+        self.renewal().check_owner(&session).await?;
         self.http.set_topology(&session.alias, peers).await
     }
 
@@ -360,28 +336,28 @@ impl Control for NanoCtrl {
 
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError> {
         let session = self.life.current()?;
-        let mut add = pipe();
-        let xadd = add.cmd("XADD").arg(self.keys.stream(peer));
-        xadd.arg("MAXLEN").arg("~").arg(STREAM_LENGTH).arg("*");
-        xadd.arg("type").arg(&mail.kind);
+        let mut entry = vec!["type", mail.kind.as_str()];
         for (field, value) in mail.fields.iter().filter(|(field, _)| *field != "type") {
-            xadd.arg(field).arg(value);
+            entry.extend([field.as_str(), value]);
         }
-        session.store.query::<(String,)>(&add).await.map(drop)
+        let owner = session.send(self.keys.stream(peer), &entry).await?;
+        self.renewal().check(&session, owner)
     }
 
     fn mailbox(&self) -> BoxStream<'static, MailEvent> {
         let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
-        let interval = self.poll_interval;
+        let (renewal, interval) = (self.renewal(), self.poll_interval);
         stream::once(async move { life.begun().await })
             .filter_map(|session| async move { session })
-            .flat_map(move |session| mailbox::events(session, interval))
+            .flat_map(move |session| mailbox::events(session, renewal.clone(), interval))
             .take_until(async move { end.ended().await })
             .boxed()
     }
 
     async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
-        self.life.current()?.publish(name, record).await
+        let session = self.life.current()?;
+        let owner = session.publish(name, record).await?;
+        self.renewal().check(&session, owner)
     }
 
     async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
@@ -424,7 +400,16 @@ impl Control for NanoCtrl {
         let Some(session) = self.life.end() else {
             return Ok(());
         };
-        let (left, removed) = join(self.leave(&session), self.remove_entities(&session)).await;
+        let (renewal, owner) = (self.renewal(), session.keep().await);
+        let is_others = match &owner {
+            Ok(owner) => renewal.is_others(*owner),
+            Err(_) => renewal.is_displaced(),
+        };
+        if is_others {
+            return Ok(()); // Nothing under that name is ours any more.
+        }
+        let leave = self.leave(&session, owner.map(drop));
+        let (left, removed) = join(leave, self.remove_entities(&session)).await;
         left.and(removed)
     }
 

@@ -24,6 +24,7 @@ const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8));
 pub(super) struct RedisAddress {
     host: String,
     port: u16,
+    is_tls: bool,
     /// Reachable from this machine only, whatever address of it is used.
     private: bool,
     advertise: Option<Advertised>,
@@ -51,12 +52,17 @@ impl RedisAddress {
             other => (other.to_string(), 0),
         };
         let redis = info.redis_settings();
-        if redis.db() != 0 || redis.password().is_some() {
-            tracing::warn!("nobody is told database or credentials of Redis");
+        let is_tls = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        if redis.db() != 0 || redis.password().is_some() || is_tls {
+            tracing::warn!(
+                "agents are told neither credentials nor database of Redis, nor that it speaks TLS; ours are to have \
+                 SLIME_RPC_REDIS_URL set"
+            );
         }
         let address = Self {
             host,
             port,
+            is_tls,
             private,
             advertise,
             public,
@@ -101,7 +107,8 @@ impl RedisAddress {
             false => None,
         };
         let host = own.map_or_else(|| self.plain_host().to_owned(), |ip| ip.to_string());
-        format!("redis://{host}:{}", self.port)
+        let scheme = if self.is_tls { "rediss" } else { "redis" };
+        format!("{scheme}://{host}:{}", self.port)
     }
 
     /// The host without colons. Only `::1` can have some here.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::StartError;
 use super::environment;
+use crate::control::Secret;
 
 /// Where Redis is when nobody says.
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
@@ -65,6 +66,7 @@ pub struct Config {
     pub(super) redis: RedisSource,
     pub(super) advertise: Option<String>,
     pub(super) public_address: Option<String>,
+    pub(super) token: Option<Secret>,
 }
 
 impl Config {
@@ -81,6 +83,7 @@ impl Config {
             redis,
             advertise: None,
             public_address: None,
+            token: None,
         }
     }
 
@@ -103,6 +106,14 @@ impl Config {
     #[must_use]
     pub fn public_address(mut self, address: impl Into<String>) -> Self {
         self.public_address = Some(address.into()).filter(|address| !address.is_empty());
+        self
+    }
+
+    /// Answers only those who bring this token (visible ASCII characters) as `Authorization: Bearer`. The token travels in the
+    /// clear: it keeps strangers out, not those who read along.
+    #[must_use]
+    pub fn token(mut self, token: impl Into<Secret>) -> Self {
+        self.token = Some(token.into());
         self
     }
 

@@ -3,9 +3,11 @@
 use std::io;
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
+use super::gate::CHALLENGE;
 use super::repository::RepositoryError;
 
 /// Why a server did not start.
@@ -28,6 +30,13 @@ pub enum StartError {
         address: String,
         /// What is wrong with it, and what to set.
         reason: String,
+    },
+
+    /// The token cannot be sent in a header.
+    #[error("the token cannot be used: {reason}")]
+    Token {
+        /// What is wrong with it.
+        reason: &'static str,
     },
 
     /// Redis does not answer.
@@ -78,6 +87,12 @@ pub(super) enum ApiError {
     PathNotText(&'static str),
     #[error("Peer agent alias '{0}' already exists in this scope")]
     AliasTaken(String),
+    #[error(
+        "this server wants a bearer token: set NANOCTRL_TOKEN to the one that it was started with"
+    )]
+    TokenMissing,
+    #[error("this server was started with another token: set NANOCTRL_TOKEN to that")]
+    TokenWrong,
     #[error(transparent)]
     Repository(#[from] RepositoryError),
 }
@@ -93,6 +108,7 @@ impl ResponseError for ApiError {
         match self {
             Self::PathNotText(_) => StatusCode::BAD_REQUEST,
             Self::AliasTaken(_) => StatusCode::CONFLICT,
+            Self::TokenMissing | Self::TokenWrong => StatusCode::UNAUTHORIZED,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -106,6 +122,9 @@ impl ResponseError for ApiError {
         }
         if let Self::Repository(error) = self {
             tracing::warn!(%error, "request failed");
+        }
+        if self.status_code() == StatusCode::UNAUTHORIZED {
+            response.insert_header((WWW_AUTHENTICATE, CHALLENGE));
         }
         response.json(ErrorBody {
             message: self.to_string(),

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `server`, `config`, `environment` | life of a server, what it is told at start |
 //! | `agents`, `topology`, `regions`, `entities`, `cleanup`, `redis_address` | requests and answers, by noun |
+//! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
 //! | `address` | which Redis address an agent is told |
@@ -21,6 +22,8 @@
 //! - `start_peer_agent` tells a plain `host:port`: no scheme, credentials, path or IPv6 literal, which Python
 //!   peers could not parse; `get_redis_address` tells the scheme too, but neither credentials nor path.
 //! - Key patterns are escaped and scanned for, so odd aliases match only themselves and `KEYS` never blocks Redis.
+//! - With a token ([`Config::token`]) every route but `/` answers 401 to those who do not bring it as
+//!   `Authorization: Bearer`, which Python peers cannot do. A server without one takes no notice of tokens.
 //! - SIGTERM and SIGINT end it cleanly.
 //!
 //! # Example
@@ -46,6 +49,7 @@ pub mod daemon;
 mod entities;
 pub mod environment;
 mod error;
+mod gate;
 mod private_redis;
 mod redis_address;
 mod regions;

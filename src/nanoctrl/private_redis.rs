@@ -1,4 +1,5 @@
-//! A Redis of the server's own: on loopback, without persistence, never outliving its server.
+//! A Redis of the server's own: on loopback, without persistence, never outliving its server. One that ends by itself is
+//! replaced by another on the same port, where agents register again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -21,6 +22,9 @@ use super::StartError;
 const ATTEMPTS: usize = 3;
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// Longest pause before another is started in place of one that ended by itself.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A running `redis-server`; ends when dropped.
 #[derive(Debug)]
@@ -77,7 +81,8 @@ fn failed(reason: impl ToString) -> StartError {
     }
 }
 
-/// Starts a redis-server, says where, and ends it when nobody wants it any more.
+/// Starts a redis-server, says where, and ends it when nobody wants it any more. Each that has to be replaced makes the
+/// pause before the next one longer.
 fn keep(started: oneshot::Sender<io::Result<u16>>, stopped: &mpsc::Receiver<()>) {
     let mut process = match Process::start() {
         Ok(process) => process,
@@ -86,11 +91,17 @@ fn keep(started: oneshot::Sender<io::Result<u16>>, stopped: &mpsc::Receiver<()>)
     if started.send(Ok(process.port)).is_err() {
         return;
     }
-    while stopped.recv_timeout(10 * LOOK_EVERY) == Err(RecvTimeoutError::Timeout) {
-        if let Ok(Some(status)) = process.child.try_wait() {
-            tracing::error!(%status, "private redis-server ended by itself");
-            return;
+    let mut pause = 10 * LOOK_EVERY;
+    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+        let Ok(Some(status)) = process.child.try_wait() else {
+            continue;
+        };
+        tracing::error!(%status, port = process.port, "private redis-server ended by itself; starting another");
+        match Process::start_once(process.port) {
+            Ok(another) => process = another,
+            Err(error) => tracing::error!(%error, "private redis-server did not start again"),
         }
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
 }
 
@@ -102,19 +113,18 @@ struct Process {
 
 impl Process {
     fn start() -> io::Result<Self> {
-        let mut last = Self::start_once();
+        let mut last = Self::start_once(free_port()?);
         for _ in 1..ATTEMPTS {
             if last.is_ok() {
                 break;
             }
-            last = Self::start_once();
+            last = Self::start_once(free_port()?);
         }
         last
     }
 
-    fn start_once() -> io::Result<Self> {
+    fn start_once(port: u16) -> io::Result<Self> {
         let folder = Folder::new()?;
-        let port = free_port()?;
         let log = File::create(folder.log())?;
         let child = command(port, &folder.0, log)?.spawn()?;
         let mut process = Self {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::dev::{Handler, ServerHandle};
 use actix_web::http::header::ALLOW;
+use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{FromRequest, HttpResponse, HttpServer, Resource, Responder};
 use redis::Client;
@@ -12,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::address::RedisAddress;
 use super::config::{Config, RedisSource};
+use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
 use super::{StartError, agents, cleanup, entities, redis_address, regions, topology};
@@ -29,6 +31,7 @@ const SHUTDOWN_SECONDS: u64 = 3;
 pub(super) struct App {
     pub(super) repository: Repository,
     pub(super) address: RedisAddress,
+    pub(super) gate: Gate,
 }
 
 /// Keys of the scope of a request.
@@ -52,8 +55,14 @@ impl Server {
     /// Starts a server. When this returns, it answers.
     ///
     /// # Errors
-    /// Redis does not answer, its address cannot be told to agents, or the address to listen on is not free.
+    /// Redis does not answer, its address cannot be told to agents, the token cannot be sent in a header, or the address
+    /// to listen on is not free.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        if let Some(token) = &config.token {
+            token
+                .check_token()
+                .map_err(|reason| StartError::Token { reason })?;
+        }
         let (url, redis) = match &config.redis {
             RedisSource::Url(url) => (url.clone(), None),
             RedisSource::Private => {
@@ -75,6 +84,7 @@ impl Server {
         let app = Data::new(App {
             repository,
             address,
+            gate: Gate(config.token.clone()),
         });
         let (server, address) = bind(&config, app)?;
         let handle = server.handle();
@@ -116,10 +126,14 @@ impl Drop for Server {
 }
 
 fn open(url: &str) -> Result<Client, StartError> {
-    Client::open(url).map_err(|error| StartError::RedisUrl {
+    let refused = |reason| StartError::RedisUrl {
         url: redacted(url),
-        reason: error.to_string(),
-    })
+        reason,
+    };
+    if url.starts_with("rediss://") && !cfg!(feature = "tls") {
+        return Err(refused("TLS needs the cargo feature `tls`".to_owned()));
+    }
+    Client::open(url).map_err(|error| refused(error.to_string()))
 }
 
 /// `url` without user and password.
@@ -142,6 +156,7 @@ fn bind(
     let server = HttpServer::new(move || {
         actix_web::App::new()
             .app_data(app.clone())
+            .wrap(from_fn(guard))
             .configure(routes)
     })
     .workers(WORKERS)

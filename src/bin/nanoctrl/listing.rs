@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use slimerpc::control::{NanoCtrl, PeerRecord, ServiceRecord, natural_order};
 use slimerpc::nanoctrl::daemon;
 
+use crate::TokenArg;
+
 /// Most characters of a cell.
 const WIDEST: usize = 60;
 
@@ -27,21 +29,28 @@ pub(crate) struct ListArgs {
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    token: TokenArg,
 }
 
 impl ListArgs {
-    fn server(&self) -> Result<NanoCtrl, Box<dyn Error>> {
+    fn server(self) -> Result<NanoCtrl, Box<dyn Error>> {
         let address = match &self.address {
             Some(address) => address.clone(),
             None => daemon::address()?,
         };
-        Ok(NanoCtrl::new(&address, &self.scope)?)
+        let server = NanoCtrl::new(&address, &self.scope)?;
+        Ok(match self.token.find() {
+            Some(token) => server.token(token)?,
+            None => server,
+        })
     }
 }
 
 /// Prints the live services of native agents.
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn services(args: ListArgs) -> Result<(), Box<dyn Error>> {
+    let as_json = args.json;
     let listed = args.server()?.list_entities(ServiceRecord::KIND).await?;
     let mut services = Vec::new();
     for entity in &listed {
@@ -54,7 +63,7 @@ pub(crate) async fn services(args: ListArgs) -> Result<(), Box<dyn Error>> {
     services.sort_by(|a, b| {
         natural_order(&a.alias, &b.alias).then_with(|| natural_order(&a.name, &b.name))
     });
-    if args.json {
+    if as_json {
         println!("{}", serde_json::to_string_pretty(&services)?);
         return Ok(());
     }
@@ -76,11 +85,12 @@ pub(crate) async fn services(args: ListArgs) -> Result<(), Box<dyn Error>> {
 /// Prints the registered agents.
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn agents(args: ListArgs) -> Result<(), Box<dyn Error>> {
+    let as_json = args.json;
     let mut agents = args.server()?.list_agents().await?;
     agents.retain(|agent| !agent.is_gone());
     agents.sort_by(|a, b| natural_order(&a.alias, &b.alias));
     let agents: Vec<_> = agents.iter().map(describe).collect();
-    if args.json {
+    if as_json {
         println!("{}", serde_json::to_string_pretty(&agents)?);
         return Ok(());
     }

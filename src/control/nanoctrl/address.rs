@@ -1,8 +1,6 @@
 //! Where Redis is.
 
-use redis::{
-    Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisResult,
-};
+use redis::ConnectionAddr;
 
 use crate::control::ControlError;
 
@@ -20,25 +18,34 @@ pub(super) struct Address {
 }
 
 impl Address {
+    pub(super) fn new(host: &str, port: u16) -> Self {
+        Self {
+            host: host.to_owned(),
+            port,
+        }
+    }
+
     /// Reads `host:port`. DLSlime's server passes on what it was started with, so a `redis://` in front and
     /// a missing port are understood; what we could not honour is refused.
     pub(super) fn parse(text: &str) -> Result<Self, ControlError> {
         split(text)
             .filter(|(host, port)| is_host(host) && *port != 0)
-            .map(|(host, port)| Self {
-                host: host.to_owned(),
-                port,
-            })
+            .map(|(host, port)| Self::new(host, port))
             .ok_or_else(|| refused(text))
     }
 
-    /// A client for this address; it connects to nothing yet.
-    pub(super) fn client(&self) -> RedisResult<Client> {
-        let settings = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP2)
-            .set_skip_set_lib_name();
-        let info = ConnectionAddr::Tcp(self.host.clone(), self.port).into_connection_info()?;
-        Client::open(info.set_redis_settings(settings))
+    /// The address as what is connected to, with TLS or without.
+    pub(super) fn within(&self, is_tls: bool) -> ConnectionAddr {
+        let (host, port) = (self.host.clone(), self.port);
+        match is_tls {
+            false => ConnectionAddr::Tcp(host, port),
+            true => ConnectionAddr::TcpTls {
+                host,
+                port,
+                insecure: false,
+                tls_params: None,
+            },
+        }
     }
 }
 

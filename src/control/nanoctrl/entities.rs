@@ -3,11 +3,12 @@
 use futures_util::future::join_all;
 use redis::pipe;
 
-use super::{NanoCtrl, session::Session};
+use super::{
+    NanoCtrl,
+    renewal::Renewal,
+    session::{Session, TTL_SECONDS},
+};
 use crate::control::{ControlError, Entity, PeerRecord, names::check_scope};
-
-/// Time to live of an entity in seconds, as the server gives it.
-const TTL_SECONDS: u32 = 60;
 
 impl NanoCtrl {
     /// The live entities of a kind, without being registered; see [`Control::entities`](crate::control::Control::entities).
@@ -56,7 +57,9 @@ impl NanoCtrl {
             .published()
             .entities
             .insert(remembered.id.clone(), remembered);
-        self.register_entity(session, &entity).await
+        let renewal = self.renewal();
+        renewal.check_owner(session).await?;
+        renewal.register_entity(session, &entity).await
     }
 
     /// Forgets an entity and removes it.
@@ -66,9 +69,30 @@ impl NanoCtrl {
         id: &str,
     ) -> Result<(), ControlError> {
         session.published().entities.remove(id);
+        if self.renewal().is_others(session.keep().await?) {
+            return Ok(()); // What has that id now is another's.
+        }
         self.http.unregister_entity(id).await
     }
 
+    /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
+    pub(super) async fn remove_entities(&self, session: &Session) -> Result<(), ControlError> {
+        let entities = std::mem::take(&mut session.published().entities);
+        let removals = entities.keys().map(|id| self.http.unregister_entity(id));
+        let failed = join_all(removals).await.into_iter().find_map(Result::err);
+        match failed {
+            None => Ok(()),
+            Some(error) if keeps_no_entities(&error) => Ok(()),
+            Some(error) => {
+                tracing::debug!(%error, "entities are removed without telling those who watch");
+                let key = |id: &String| session.keys.entity(Entity::TYPE, id);
+                session.delete(entities.keys().map(key).collect()).await
+            }
+        }
+    }
+}
+
+impl Renewal {
     /// Keeps our entities alive, which takes one round trip however many there are, and registers those again that
     /// have been forgotten.
     pub(super) async fn renew_entities(&self, session: &Session) -> Result<(), ControlError> {
@@ -94,22 +118,6 @@ impl NanoCtrl {
             }
         }
         Ok(())
-    }
-
-    /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
-    pub(super) async fn remove_entities(&self, session: &Session) -> Result<(), ControlError> {
-        let entities = std::mem::take(&mut session.published().entities);
-        let removals = entities.keys().map(|id| self.http.unregister_entity(id));
-        let failed = join_all(removals).await.into_iter().find_map(Result::err);
-        match failed {
-            None => Ok(()),
-            Some(error) if keeps_no_entities(&error) => Ok(()),
-            Some(error) => {
-                tracing::debug!(%error, "entities are removed without telling those who watch");
-                let key = |id: &String| session.keys.entity(Entity::TYPE, id);
-                session.delete(entities.keys().map(key).collect()).await
-            }
-        }
     }
 
     async fn register_entity(

@@ -6,7 +6,7 @@ use reqwest::{Client, StatusCode, Url, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
-use crate::control::{ControlError, Entity, PeerRecord, Registration};
+use crate::control::{ControlError, Entity, PeerRecord, Registration, Secret};
 
 /// Longest answer read: a list of agents with their topologies, a few kilobytes each.
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -55,6 +55,12 @@ struct Entities {
     entities: Vec<Value>,
 }
 
+/// The answer to `/get_redis_address`.
+#[derive(Debug, Deserialize)]
+struct RedisAddress {
+    redis_address: String,
+}
+
 #[derive(Debug, Deserialize)]
 struct Status {
     status: String,
@@ -66,6 +72,8 @@ pub(super) struct Http {
     client: Client,
     base: Url,
     scope: String,
+    /// Brought with every request.
+    pub(super) token: Option<Secret>,
     /// Bound on every request, from connecting to the last byte of the answer.
     pub(super) timeout: Duration,
 }
@@ -83,6 +91,7 @@ impl Http {
             client,
             base,
             scope,
+            token: None,
             timeout,
         })
     }
@@ -131,6 +140,12 @@ impl Http {
                 &format!("status `{}`", excerpt(other)),
             )),
         }
+    }
+
+    /// Where Redis is now, with a scheme.
+    pub(super) async fn redis_address(&self) -> Result<String, ControlError> {
+        let answer: RedisAddress = self.ask(&["get_redis_address"], json!({})).await?;
+        Ok(answer.redis_address)
     }
 
     /// The topology of the registered agent `alias`, if it has one.
@@ -220,11 +235,14 @@ impl Http {
         if !self.scope.is_empty() {
             body["scope"] = self.scope.as_str().into();
         }
-        let request = self
+        let mut request = self
             .client
             .post(self.route(path))
             .timeout(timeout)
             .json(&body);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose());
+        }
         let failed = |error: reqwest::Error| self.failed(path, timeout, &error);
         let mut answer = request.send().await.map_err(failed)?;
         let status = answer.status();
@@ -244,6 +262,12 @@ impl Http {
         status: StatusCode,
         bytes: &[u8],
     ) -> Result<T, ControlError> {
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(ControlError::Unauthorized {
+                url: self.url().to_owned(),
+                is_given: self.token.is_some(),
+            });
+        }
         if !status.is_success() {
             return Err(ControlError::Refused {
                 url: self.url().to_owned(),

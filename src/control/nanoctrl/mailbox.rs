@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::stream::{self, Stream};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
-use super::{parse, session::Session};
+use super::{parse, renewal::Renewal, session::Session};
 use crate::control::MailEvent;
 
 /// Most entries read at once.
@@ -21,13 +21,15 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 const GRACE: Duration = Duration::from_secs(5);
 
 /// All events for `session`, for ever. `wait` is how long a blocking command waits; Redis counts it in
-/// whole seconds.
+/// whole seconds. After an outage the registration is looked after, too.
 pub(super) fn events(
     session: Arc<Session>,
+    renewal: Renewal,
     wait: Duration,
 ) -> impl Stream<Item = MailEvent> + Send {
-    let mail = Reader::new(Arc::clone(&session), Source::Stream(FIRST.to_owned()), wait);
-    let notices = Reader::new(session, Source::Inbox, wait);
+    let from_first = Source::Stream(FIRST.to_owned());
+    let mail = Reader::new(Arc::clone(&session), renewal.clone(), from_first, wait);
+    let notices = Reader::new(session, renewal, Source::Inbox, wait);
     stream::select(mail.events(), notices.events())
 }
 
@@ -47,6 +49,7 @@ enum Source {
 #[derive(Debug)]
 struct Reader {
     session: Arc<Session>,
+    renewal: Renewal,
     source: Source,
     wait: Duration,
     line: Option<(MultiplexedConnection, u64)>,
@@ -69,10 +72,11 @@ enum Failure {
 }
 
 impl Reader {
-    fn new(session: Arc<Session>, source: Source, wait: Duration) -> Self {
+    fn new(session: Arc<Session>, renewal: Renewal, source: Source, wait: Duration) -> Self {
         Self {
             generation: session.store.generation(),
             session,
+            renewal,
             source,
             wait: Duration::from_secs(wait.as_secs().max(1)),
             line: None,
@@ -102,9 +106,9 @@ impl Reader {
 
     /// Asks once; what came is `ready` afterwards.
     async fn fetch(&mut self) -> Result<(), Failure> {
-        let command = self.command();
         let patience = self.wait + GRACE;
         let mut connection = self.connection().await?;
+        let command = self.command();
         let asked = command.query_async::<Value>(&mut connection);
         let answer = tokio::time::timeout(patience, asked)
             .await
@@ -120,9 +124,27 @@ impl Reader {
         {
             return Ok(connection.clone());
         }
-        let (connection, generation) = self.session.store.open().await?;
+        let (mut connection, generation) = self.session.store.open().await?;
+        let checked = tokio::time::timeout(GRACE, self.check_position(&mut connection));
+        checked.await.map_err(|_| Failure::Silent(GRACE))??;
         self.line = Some((connection.clone(), generation));
         Ok(connection)
+    }
+
+    /// Begins anew if the stream ends before where we are: it is another one then, since Redis has lost the one that we
+    /// read, and if the clock was set back as well, all that comes would seem to have been read.
+    async fn check_position(&mut self, line: &mut MultiplexedConnection) -> Result<(), Failure> {
+        let Source::Stream(last) = &mut self.source else {
+            return Ok(());
+        };
+        let mut newest = redis::cmd("XREVRANGE");
+        let stream = self.session.keys.stream(&self.session.alias);
+        newest.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+        let newest: Value = newest.query_async(line).await?;
+        if parse::newest_id(&newest) < parse::id(last) {
+            FIRST.clone_into(last);
+        }
+        Ok(())
     }
 
     fn command(&mut self) -> Cmd {
@@ -185,6 +207,7 @@ impl Reader {
     fn outage_is_over(&mut self) {
         if self.outage.take().is_some() {
             tracing::info!(alias = self.session.alias, source = ?self.source, "mailbox can be read again");
+            self.renewal.look_soon();
         }
     }
 }

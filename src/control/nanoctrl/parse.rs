@@ -34,6 +34,26 @@ pub(super) fn entries(answer: Value) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
+/// The id of the entry in the answer to XREVRANGE for one; `None` if there is none.
+pub(super) fn newest_id(answer: &Value) -> Option<(u64, u64)> {
+    let Value::Array(entries) = answer else {
+        return None;
+    };
+    let Value::Array(entry) = entries.first()? else {
+        return None;
+    };
+    match entry.first()? {
+        Value::BulkString(text) => id(std::str::from_utf8(text).ok()?),
+        _ => None,
+    }
+}
+
+/// An entry's id as numbers, which compare as ids do: `<milliseconds>-<number>`.
+pub(super) fn id(text: &str) -> Option<(u64, u64)> {
+    let (millis, number) = text.split_once('-')?;
+    Some((millis.parse().ok()?, number.parse().ok()?))
+}
+
 /// The message in the fields of an entry.
 fn mail(fields: Value) -> Result<Mail, &'static str> {
     let Value::Array(fields) = fields else {

@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use redis::{Pipeline, pipe};
+use redis::pipe;
 use serde_json::Value;
 
 use super::{published::Published, store::Store};
@@ -16,9 +16,33 @@ use crate::control::{ControlError, Registration, keys::Keys};
 const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
                      redis.call('HSET', KEYS[1], unpack(ARGV)) return 1";
 
-/// Writes fields into the hash while it is still ours; the first argument is our incarnation.
-const UPDATE: &str = "if redis.call('HGET', KEYS[1], 'incarnation') ~= ARGV[1] then return 0 end \
-                      redis.call('HSET', KEYS[1], unpack(ARGV, 2)) return 1";
+/// Begins the scripts that act under our name: finds out whose it is, as the number of an [`Owner`]. The first key is the
+/// agent's hash, the first argument our incarnation.
+const OWNER: &str = "local it = redis.call('HGET', KEYS[1], 'incarnation') \
+                     local owner = it == ARGV[1] and 1 or it and 2 or redis.call('EXISTS', KEYS[1]) == 1 and 3 or 0 ";
+
+/// Gives the hash another time to live, if it is ours.
+const KEEP: &str = "if owner == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end return owner";
+
+/// Writes fields into the hash, if it is ours.
+const UPDATE: &str =
+    "if owner == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end return owner";
+
+/// Writes a record, if the name is ours.
+const PUBLISH: &str = "if owner == 1 then redis.call('SET', KEYS[2], ARGV[2]) end return owner";
+
+/// Deletes a record, unless it may be another's.
+const WITHDRAW: &str = "if owner ~= 2 then redis.call('DEL', KEYS[2]) end return owner";
+
+/// Adds mail to a peer's stream, unless it would come from an impostor.
+const SEND: &str = "if owner ~= 2 then \
+                    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3)) end return owner";
+
+/// Entries that a stream keeps, approximately; the server says the same.
+const STREAM_LENGTH: &str = "1000";
+
+/// Time to live of a registration or entity in seconds, as the server gives it.
+pub(super) const TTL_SECONDS: u32 = 60;
 
 /// To whom the name belongs, as far as Redis knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,62 +96,76 @@ impl Session {
             ("incarnation", self.incarnation.clone()),
         ];
         fields.extend(self.described(&self.published().names()));
-        let (claimed,): (bool,) = self.store.query(&self.script(CLAIM, None, fields)).await?;
+        let mut commands = pipe();
+        let command = commands.cmd("EVAL").arg(CLAIM).arg(1);
+        command.arg(self.keys.agent(&self.alias)).arg(fields);
+        let (claimed,): (bool,) = self.store.query(&commands).await?;
         Ok(claimed)
     }
 
-    /// Asks Redis to whom the name belongs.
-    pub(super) async fn owner(&self) -> Result<Owner, ControlError> {
-        let key = self.keys.agent(&self.alias);
+    /// Asks Redis to whom the name belongs, and keeps our registration alive if it is ours.
+    pub(super) async fn keep(&self) -> Result<Owner, ControlError> {
+        self.act(KEEP, None, &[&TTL_SECONDS.to_string()]).await
+    }
+
+    /// Puts an entry, made of fields and values, into a stream. One from whose name another has is not sent.
+    pub(super) async fn send(&self, stream: String, entry: &[&str]) -> Result<Owner, ControlError> {
+        let arguments = [&[STREAM_LENGTH], entry].concat();
+        self.act(SEND, Some(stream), &arguments).await
+    }
+
+    /// Runs a script that acts under our name, and says whose that is.
+    async fn act(
+        &self,
+        script: &str,
+        key: Option<String>,
+        arguments: &[&str],
+    ) -> Result<Owner, ControlError> {
         let mut commands = pipe();
-        commands.cmd("EXISTS").arg(&key);
-        commands.cmd("HGET").arg(&key).arg("incarnation");
-        let (exists, incarnation): (bool, Option<Vec<u8>>) = self.store.query(&commands).await?;
-        Ok(match incarnation {
-            Some(it) if it == self.incarnation.as_bytes() => Owner::Us,
-            Some(_) => Owner::Other,
-            None if exists => Owner::Unclaimed,
-            None => Owner::Nobody,
+        let command = commands.cmd("EVAL").arg(format!("{OWNER}{script}"));
+        command.arg(1 + usize::from(key.is_some()));
+        command.arg(self.keys.agent(&self.alias)).arg(key);
+        command.arg(&self.incarnation).arg(arguments);
+        let (owner,): (u8,) = self.store.query(&commands).await?;
+        Ok(match owner {
+            1 => Owner::Us,
+            2 => Owner::Other,
+            3 => Owner::Unclaimed,
+            _ => Owner::Nobody,
         })
     }
 
-    /// Remembers a record and publishes it.
-    pub(super) async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
+    /// Remembers a record and publishes it, unless the name is not ours at the moment; says whose it is.
+    pub(super) async fn publish(&self, name: &str, record: Value) -> Result<Owner, ControlError> {
         let text = record.to_string();
         self.published().insert(name, record);
-        let mut set = pipe();
-        set.cmd("SET")
-            .arg(self.keys.region(&self.alias, name))
-            .arg(text);
-        self.store.query::<(String,)>(&set).await?;
-        self.publish_names().await
+        let key = self.keys.region(&self.alias, name);
+        match self.act(PUBLISH, Some(key), &[&text]).await? {
+            Owner::Us => self.publish_names().await,
+            owner => Ok(owner),
+        }
     }
 
     /// Forgets a record and withdraws it.
     pub(super) async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
         self.published().remove(name);
-        self.delete(vec![self.keys.region(&self.alias, name)])
-            .await?;
-        self.publish_names().await
+        let key = self.keys.region(&self.alias, name);
+        self.act(WITHDRAW, Some(key), &[]).await?;
+        self.publish_names().await.map(drop)
     }
 
-    /// Publishes all records again.
-    pub(super) async fn publish_all(&self) -> Result<(), ControlError> {
+    /// Publishes all records again, for as long as the name is ours; says whose it is.
+    pub(super) async fn publish_all(&self) -> Result<Owner, ControlError> {
         let (records, version) = {
             let published = self.published();
             (published.records.clone(), published.version)
         };
-        if !records.is_empty() {
-            let mut commands = pipe();
-            for (name, record) in &records {
-                let key = self.keys.region(&self.alias, name);
-                commands
-                    .cmd("SET")
-                    .arg(key)
-                    .arg(record.to_string())
-                    .ignore();
+        for (name, record) in &records {
+            let key = self.keys.region(&self.alias, name);
+            let written = self.act(PUBLISH, Some(key), &[&record.to_string()]).await?;
+            if written != Owner::Us {
+                return Ok(written);
             }
-            self.store.query::<()>(&commands).await?;
         }
         // Those withdrawn while we published them have to go after all.
         let removed = self.published().removed_since(version, &records);
@@ -137,19 +175,20 @@ impl Session {
 
     /// Writes the names of our records into our hash. Several calls may overtake each other on the way to
     /// Redis, so each goes on until what it wrote was still true afterwards.
-    async fn publish_names(&self) -> Result<(), ControlError> {
+    async fn publish_names(&self) -> Result<Owner, ControlError> {
         loop {
             let (names, version) = {
                 let published = self.published();
                 (published.names(), published.version)
             };
-            let script = self.script(UPDATE, Some(&self.incarnation), self.described(&names));
-            let (written,): (bool,) = self.store.query(&script).await?;
-            if !written {
+            let fields = self.described(&names);
+            let fields = fields.iter().flat_map(|(name, value)| [*name, value]);
+            let owner = self.act(UPDATE, None, &fields.collect::<Vec<_>>()).await?;
+            if owner != Owner::Us {
                 tracing::debug!(alias = self.alias, "not registered at the moment");
             }
             if self.published().version == version {
-                return Ok(());
+                return Ok(owner);
             }
         }
     }
@@ -208,21 +247,6 @@ impl Session {
         fields
     }
 
-    fn script(
-        &self,
-        script: &str,
-        first: Option<&str>,
-        fields: Vec<(&'static str, String)>,
-    ) -> Pipeline {
-        let mut commands = pipe();
-        let command = commands.cmd("EVAL").arg(script).arg(1);
-        command
-            .arg(self.keys.agent(&self.alias))
-            .arg(first)
-            .arg(fields);
-        commands
-    }
-
     /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
     pub(super) fn published(&self) -> MutexGuard<'_, Published> {
         self.published
@@ -251,12 +275,14 @@ fn new_incarnation() -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::access::Access;
     use super::*;
     use serde_json::json;
     use std::{collections::BTreeMap, time::Duration};
 
     fn session(resource: Option<Value>) -> Session {
-        let store = Store::new("http://h", "h:1", Duration::from_secs(1)).expect("valid");
+        let store = Store::new("http://h", "h:1", Access::default(), Duration::from_secs(1))
+            .expect("valid");
         let registration = Registration {
             resource,
             ..Registration::default()

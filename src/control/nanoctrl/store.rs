@@ -10,14 +10,15 @@ use redis::{
     aio::{MultiplexedConnection, PubSub},
 };
 
-use super::address::Address;
+use super::{access::Access, address::Address};
 use crate::control::ControlError;
 
-/// Redis, as NanoCtrl named it.
+/// Redis, where NanoCtrl says that it is, unless we know better.
 #[derive(Debug)]
 pub(super) struct Store {
-    /// URL of the NanoCtrl that named the address; for messages.
-    url: String,
+    /// Who named the address; for messages.
+    named_by: String,
+    access: Access,
     /// Bound on every command, connecting included.
     timeout: Duration,
     link: Mutex<Link>,
@@ -27,11 +28,24 @@ pub(super) struct Store {
 #[derive(Debug)]
 struct Link {
     address: Address,
+    /// The one named when we registered last.
+    registered: Address,
     /// Counts changes of the address.
     generation: u64,
     connection: Option<Line>,
     /// Counts connections.
     opened: u64,
+}
+
+impl Link {
+    fn move_to(&mut self, address: Address) {
+        if self.address != address {
+            tracing::info!(from = %self.address, to = %address, "Redis has moved");
+            self.address = address;
+            self.generation += 1;
+            self.connection = None;
+        }
+    }
 }
 
 /// A connection that remembers which it is.
@@ -42,32 +56,58 @@ struct Line {
 }
 
 impl Store {
-    /// Redis at the address named by the NanoCtrl at `url`; nothing is connected yet.
-    pub(super) fn new(url: &str, address: &str, timeout: Duration) -> Result<Self, ControlError> {
+    /// Redis at the `address` that the NanoCtrl at `url` has named, unless `access` knows another; nothing is connected
+    /// yet.
+    pub(super) fn new(
+        url: &str,
+        address: &str,
+        access: Access,
+        timeout: Duration,
+    ) -> Result<Self, ControlError> {
+        let (named_by, address) = match &access.address {
+            Some(address) => ("the setting `redis`".to_owned(), address.clone()),
+            None => (format!("NanoCtrl at {url}"), Address::parse(address)?),
+        };
         let link = Link {
-            address: Address::parse(address)?,
+            registered: address.clone(),
+            address,
             generation: 0,
             connection: None,
             opened: 0,
         };
         Ok(Self {
-            url: url.to_owned(),
+            named_by,
+            access,
             timeout,
             link: Mutex::new(link),
         })
     }
 
-    /// Takes over the address named at a later registration.
+    /// Takes over the address that NanoCtrl names later, unless we know another.
     pub(super) fn retarget(&self, address: &str) -> Result<(), ControlError> {
+        if self.access.address.is_some() {
+            return Ok(());
+        }
         let address = Address::parse(address)?;
         let mut link = self.link();
-        if link.address != address {
-            tracing::info!(from = %link.address, to = %address, "Redis has moved");
-            link.address = address;
-            link.generation += 1;
-            link.connection = None;
-        }
+        link.registered = address.clone();
+        link.move_to(address);
         Ok(())
+    }
+
+    /// Tries another address, as nothing answers at this one: the one that NanoCtrl tells everybody, which may be wrong for
+    /// us, or else the one that it told us when we registered.
+    pub(super) fn try_instead(&self, told: &str) {
+        if self.access.address.is_some() {
+            return;
+        }
+        let told = Address::parse(told.strip_prefix("rediss://").unwrap_or(told));
+        let mut link = self.link();
+        let address = match told {
+            Ok(told) if told != link.address => told,
+            _ => link.registered.clone(),
+        };
+        link.move_to(address);
     }
 
     /// Counts the changes of the address: a dedicated connection of an older generation is out of date.
@@ -155,8 +195,9 @@ impl Store {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None);
-        let connection = address
-            .client()?
+        let connection = self
+            .access
+            .client(&address)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
         Ok((connection, generation))
@@ -169,7 +210,7 @@ impl Store {
             (link.address.clone(), link.generation)
         };
         let open = async {
-            let mut line = address.client()?.get_async_pubsub().await?;
+            let mut line = self.access.client(&address)?.get_async_pubsub().await?;
             line.subscribe(channel).await?;
             Ok(line)
         };
@@ -187,12 +228,14 @@ impl Store {
                 malformed("Redis' answer", &reason)
             }
             _ if reason.contains("WRONGTYPE") => malformed("a key in Redis", &reason),
-            ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::AuthenticationFailed => {
-                ControlError::RedisRefused {
-                    address: self.address(),
-                    reason,
-                }
-            }
+            _ if is_about_login(error) => ControlError::RedisLogin {
+                address: self.address(),
+                reason,
+            },
+            ErrorKind::Server(_) | ErrorKind::Extension => ControlError::RedisRefused {
+                address: self.address(),
+                reason,
+            },
             _ => self.unreachable(reason),
         }
     }
@@ -200,7 +243,7 @@ impl Store {
     fn unreachable(&self, reason: String) -> ControlError {
         ControlError::RedisUnreachable {
             address: self.address(),
-            url: self.url.clone(),
+            named_by: self.named_by.clone(),
             reason,
         }
     }
@@ -213,6 +256,12 @@ impl Store {
     fn link(&self) -> MutexGuard<'_, Link> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether Redis would have answered somebody else.
+fn is_about_login(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
 }
 
 fn malformed(what: &str, reason: &str) -> ControlError {

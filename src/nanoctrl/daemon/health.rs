@@ -4,21 +4,31 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
+use crate::control::Secret;
+
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// `GET /` at `address`, which is `host:port`, `http://` in front allowed.
+/// Most of an answer that is read, in bytes.
+const LONGEST_ANSWER: u64 = 4096;
+
+/// `GET /` at `address`, which is `host:port`, `http://` in front allowed. Says whether the server wants another token
+/// than the one brought.
 ///
 /// # Errors
 /// Why it is not up, in words.
-pub(super) fn probe(address: &str) -> Result<(), String> {
-    match status_line(address) {
-        Ok(line) if line.starts_with("HTTP/1.1 200") => Ok(()),
-        Ok(line) => Err(line),
-        Err(error) => Err(error.to_string()),
+pub(super) fn probe(address: &str, token: Option<&Secret>) -> Result<bool, String> {
+    let head = head(address, token).map_err(|error| error.to_string())?;
+    let mut lines = head.lines();
+    let status = lines.next().unwrap_or("no answer");
+    if !status.starts_with("HTTP/1.1 200") {
+        return Err(status.to_owned());
     }
+    let mut fields = lines.take_while(|line| !line.is_empty());
+    Ok(fields.any(|field| field.to_ascii_lowercase().starts_with("www-authenticate:")))
 }
 
-fn status_line(address: &str) -> io::Result<String> {
+/// The answer's beginning.
+fn head(address: &str, token: Option<&Secret>) -> io::Result<String> {
     let rest = address.strip_prefix("http://").unwrap_or(address);
     let authority = rest.split('/').next().unwrap_or_default();
     let target = authority
@@ -28,10 +38,13 @@ fn status_line(address: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    let token = token
+        .map(|token| format!("Authorization: Bearer {}\r\n", token.expose()))
+        .unwrap_or_default();
+    let request =
+        format!("GET / HTTP/1.1\r\nHost: {authority}\r\n{token}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes())?;
     let mut head = Vec::new();
-    stream.take(256).read_to_end(&mut head)?;
-    let head = String::from_utf8_lossy(&head);
-    Ok(head.lines().next().unwrap_or("no answer").to_owned())
+    stream.take(LONGEST_ANSWER).read_to_end(&mut head)?;
+    Ok(String::from_utf8_lossy(&head).into_owned())
 }

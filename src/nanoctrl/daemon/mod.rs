@@ -21,7 +21,9 @@ use rustix::process::{Pid, Signal};
 pub use error::DaemonError;
 use files::{Meta, RuntimeFolder};
 
+use super::StartError;
 use super::config::RedisSource;
+use crate::control::Secret;
 
 /// How often a server that starts or stops is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -44,6 +46,8 @@ pub struct Start {
     pub port: u16,
     /// Redis, if it was named.
     pub redis_url: Option<String>,
+    /// The token that callers have to bring, if any.
+    pub token: Option<Secret>,
     /// Where to ask whether the server is up, if not at `host`.
     pub health_host: Option<String>,
     /// Where to ask whether the server is up, if not at `port`.
@@ -68,13 +72,9 @@ impl Start {
 
     fn arguments(&self) -> Vec<String> {
         let port = self.port.to_string();
-        let mut arguments: Vec<String> = ["server", "--host", &self.host, "--port", &port]
+        ["server", "--host", &self.host, "--port", &port]
             .map(str::to_owned)
-            .into();
-        if let Some(url) = &self.redis_url {
-            arguments.extend(["--redis-url".to_owned(), url.clone()]);
-        }
-        arguments
+            .into()
     }
 }
 
@@ -129,19 +129,23 @@ pub fn start(options: &Start) -> Result<Started, DaemonError> {
     }
     folder.forget();
     let address = options.address();
-    if health::probe(&address).is_ok() {
+    if health::probe(&address, None).is_ok() {
         return Ok(Started::Occupied { address });
     }
-    let private_redis = RedisSource::choose(options.redis_url.as_deref())? == RedisSource::Private;
+    if let Some(token) = &options.token {
+        let checked = token.check_token();
+        checked.map_err(|reason| StartError::Token { reason })?;
+    }
+    let redis = RedisSource::choose(options.redis_url.as_deref())?;
 
     let log = options.log_file.clone().unwrap_or_else(|| folder.log());
     let (mut log_file, log_start) = open_log(&log)?;
-    let mut child = spawn(options, &log_file)?;
+    let mut child = spawn(options, &redis, &log_file)?;
     let running = Running {
         pid: child.id().cast_signed(),
         address,
         log,
-        private_redis,
+        private_redis: redis == RedisSource::Private,
     };
     remember(&folder, options, &running)?;
     match wait_until_up(&mut child, options.wait, &running.address) {
@@ -191,9 +195,18 @@ fn program() -> Result<PathBuf, DaemonError> {
     std::env::current_exe().map_err(DaemonError::Spawn)
 }
 
-fn spawn(options: &Start, log: &File) -> Result<Child, DaemonError> {
+/// Starts the server. Arguments are for all to see, in `ps` and in the meta file, so what may be secret goes through its
+/// environment.
+fn spawn(options: &Start, redis: &RedisSource, log: &File) -> Result<Child, DaemonError> {
     let log = |()| log.try_clone().map_err(DaemonError::Spawn);
-    Command::new(program()?)
+    let mut command = Command::new(program()?);
+    if let RedisSource::Url(url) = redis {
+        command.env("NANOCTRL_REDIS_URL", url);
+    }
+    if let Some(token) = &options.token {
+        command.env("NANOCTRL_TOKEN", token.expose());
+    }
+    command
         .args(options.arguments())
         .stdin(Stdio::null())
         .stdout(log(())?)
@@ -230,7 +243,7 @@ fn wait_until_up(child: &mut Child, wait: Duration, address: &str) -> Up {
         if let Ok(Some(status)) = child.try_wait() {
             return Up::Ended(status);
         }
-        if health::probe(address).is_ok() {
+        if health::probe(address, None).is_ok() {
             return Up::Yes;
         }
         if Instant::now() >= deadline {
@@ -249,15 +262,17 @@ pub struct Status {
     pub address: String,
     /// Its answer, or why there was none.
     pub health: Result<(), String>,
+    /// Whether it answers, but wants another token than the one brought for everything else.
+    pub is_locked: bool,
     /// Its log, if it runs.
     pub log: Option<PathBuf>,
 }
 
-/// Looks after the server; asks at `address` if one is given.
+/// Looks after the server; asks at `address` if one is given, and brings the token if there is one.
 ///
 /// # Errors
 /// The runtime folder cannot be used.
-pub fn status(address: Option<&str>) -> Result<Status, DaemonError> {
+pub fn status(address: Option<&str>, token: Option<&Secret>) -> Result<Status, DaemonError> {
     let folder = RuntimeFolder::find()?;
     let (pid, meta) = match folder.running() {
         Some((pid, meta)) => (Some(pid.as_raw_nonzero().get()), meta),
@@ -268,9 +283,11 @@ pub fn status(address: Option<&str>) -> Result<Status, DaemonError> {
     };
     let known = meta.as_ref().map(|meta| meta.address.as_str());
     let address = address.or(known).unwrap_or(DEFAULT_ADDRESS).to_owned();
+    let probed = health::probe(&address, token.filter(|token| token.check_token().is_ok()));
     Ok(Status {
         pid,
-        health: health::probe(&address),
+        is_locked: probed == Ok(true),
+        health: probed.map(drop),
         address,
         log: meta.map(|meta| meta.log),
     })

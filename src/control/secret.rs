@@ -1,0 +1,70 @@
+//! Texts that must not be told by accident.
+
+use subtle::ConstantTimeEq;
+
+/// A bearer token, or a URL with credentials in it. `Debug` does not show it.
+///
+/// ```
+/// use slimerpc::control::Secret;
+/// assert_eq!(format!("{:?}", Secret::from("hunter2")), "Secret(..)");
+/// ```
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for those who have to say it to somebody entitled.
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `guess` is this text. How long that takes depends on the lengths alone, so that a text cannot be
+    /// guessed byte by byte.
+    pub(crate) fn is(&self, guess: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(guess).into()
+    }
+
+    /// What keeps it from being a bearer token: such a one stands in an HTTP header.
+    pub(crate) fn check_token(&self) -> Result<(), &'static str> {
+        if self.0.is_empty() {
+            return Err("it is empty");
+        }
+        match self.0.bytes().all(|byte| byte.is_ascii_graphic()) {
+            true => Ok(()),
+            false => Err("only visible ASCII characters can be sent, and no spaces"),
+        }
+    }
+}
+
+impl<T: Into<String>> From<T> for Secret {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_text_is_the_secret() {
+        let secret = Secret::from("abc");
+        assert!(secret.is(b"abc"));
+        for guess in ["", "ab", "abcd", "abd", "ABC"] {
+            assert!(!secret.is(guess.as_bytes()), "{guess}");
+        }
+    }
+
+    #[test]
+    fn input_1_what_no_header_can_carry_is_no_token() {
+        for text in ["", "two words", "line\r\nInjected: yes", "é", "tab\t"] {
+            assert!(Secret::from(text).check_token().is_err(), "{text:?}");
+        }
+        assert!(Secret::from("aZ09-._~+/==").check_token().is_ok());
+    }
+}

@@ -1,0 +1,95 @@
+//! Agents while the control plane is away, and after: what is connected goes on, and who comes later finds everybody.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::env;
+use std::time::{Duration, Instant};
+
+use common::NanoCtrlServer;
+use slimerpc_actors::{PeerAgent, service};
+
+/// How long the control plane is away, in seconds; more of them only prove more of the same.
+const OUTAGE: &str = "SLIME_TEST_OUTAGE_S";
+
+#[derive(Default)]
+struct Counter {
+    total: i64,
+}
+
+#[service]
+impl Counter {
+    #[method]
+    fn add(&mut self, n: i64) -> i64 {
+        self.total += n;
+        self.total
+    }
+}
+
+fn outage() -> Duration {
+    let seconds = env::var(OUTAGE).map_or(3, |seconds| seconds.parse().unwrap());
+    Duration::from_secs(seconds)
+}
+
+async fn agent(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
+    let builder = common::agent(alias.to_owned()).nanoctrl(server.url());
+    builder.start().await.unwrap()
+}
+
+/// Asks again until a newcomer finds the service by its type, as it may be registered a little later.
+async fn found(agent: &PeerAgent) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < deadline {
+        if agent
+            .discover::<Counter>()
+            .await
+            .is_ok_and(|found| found.len() == 1)
+        {
+            return true;
+        }
+        actix::clock::sleep(Duration::from_millis(100)).await;
+    }
+    false
+}
+
+#[actix::test]
+async fn established_channels_outlive_nanoctrl_and_redis_and_newcomers_find_everything_again() {
+    let mut server = NanoCtrlServer::start();
+    let worker = agent(&server, "worker:0").await;
+    worker.serve(Counter::default()).await.unwrap();
+    let driver = agent(&server, "driver:0").await;
+    let counter = driver.proxy::<Counter>("worker:0").await.unwrap();
+    assert_eq!(counter.add(1).await.unwrap(), 1);
+
+    server.stop();
+    server.redis.stop();
+    let (away, mut calls) = (Instant::now(), 1);
+    while away.elapsed() < outage() {
+        calls += 1;
+        let called = Instant::now();
+        assert_eq!(counter.add(1).await.unwrap(), calls);
+        assert!(
+            called.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            called.elapsed()
+        );
+        actix::clock::sleep(Duration::from_millis(20)).await;
+    }
+    server.redis.restart(); // It comes back empty.
+    server.serve();
+    let back = Instant::now();
+
+    let newcomer = agent(&server, "driver:1").await;
+    assert!(found(&newcomer).await, "the service is advertised again");
+    println!(
+        "found {:?} after the control plane was back",
+        back.elapsed()
+    );
+    let counted = newcomer.proxy::<Counter>("worker:0").await.unwrap();
+    assert_eq!(counted.add(1).await.unwrap(), calls + 1);
+    assert_eq!(counter.add(1).await.unwrap(), calls + 2);
+    for agent in [driver, newcomer, worker] {
+        agent.shutdown().await.unwrap();
+    }
+    assert_eq!(server.redis.keys(), ["nano_meta:service_revision"]);
+}
