@@ -166,8 +166,8 @@ impl Builder {
         self
     }
 
-    /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most,
-    /// and no more than 256 MiB, stays registered for later ones.
+    /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most
+    /// stays registered for later ones.
     pub fn payload_memory(mut self, bytes: usize) -> Self {
         self.payload_memory = Some(bytes);
         self
@@ -282,7 +282,7 @@ impl Builder {
         let limits = MemoryLimits {
             payload,
             total,
-            idle: defaults.idle.min(total / 4),
+            idle: total / 4,
         };
         let mut topology = Topology::of_host();
         if let Some(device) = &self.device {

@@ -24,12 +24,12 @@ pub struct MemoryLimits {
 }
 
 impl Default for MemoryLimits {
-    /// 1 GiB, 4 GiB, 256 MiB.
+    /// 1 GiB, 4 GiB, 1 GiB.
     fn default() -> Self {
         Self {
             payload: 1 << 30,
             total: 4 << 30,
-            idle: 256 << 20,
+            idle: 1 << 30,
         }
     }
 }
