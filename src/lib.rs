@@ -51,7 +51,8 @@
 //!
 //! # Features
 //!
-//! - `verbs`: RDMA devices through libibverbs. Declared and still empty.
+//! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it needs `libibverbs-dev
+//!   libclang-dev cmake pkg-config` to build; without it there is shared memory.
 
 pub mod channel;
 pub mod control;
