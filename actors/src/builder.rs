@@ -279,6 +279,7 @@ impl Builder {
             "SLIME_RPC_PAYLOAD_MEMORY",
             defaults.total,
         )?;
+        check_payloads(payload, total, geometry)?;
         let limits = MemoryLimits {
             payload,
             total,
@@ -310,6 +311,29 @@ impl Builder {
             strategy: self.strategy,
         })
     }
+}
+
+/// Refuses limits for messages beyond a slot that contradict themselves.
+fn check_payloads(payload: usize, total: usize, geometry: Geometry) -> Result<(), AgentError> {
+    let refuse = |name, value: usize, allowed: String| {
+        Err(AgentError::Setting {
+            name,
+            value: value.to_string(),
+            allowed,
+        })
+    };
+    let slot = geometry.max_payload();
+    if payload < slot {
+        let allowed = format!("a slot carries messages of {slot} bytes all the same");
+        return refuse("max_payload", payload, allowed);
+    }
+    if payload > slot && total == 0 {
+        let allowed = "messages beyond a slot take some memory, or set max_payload to \
+            what a slot carries"
+            .to_owned();
+        return refuse("payload_memory", total, allowed);
+    }
+    Ok(())
 }
 
 /// Refuses times with which nothing could ever work.
