@@ -568,7 +568,7 @@ async fn streams_and_what_does_not_fit_are_refused_towards_a_dlslime_peer_before
     let error = proxy.much(&[0; SLOT_SIZE]).await.unwrap_err();
     assert!(matches!(error, RpcError::TooLarge { .. }), "{error}");
     // Nothing was sent, and nothing is taken up: what fits is answered.
-    let channel = proxy.channel().unwrap().clone();
+    let channel = proxy.channel().unwrap();
     assert_eq!(channel.credits().free, SLOTS);
     let fits = proxy.much(b"");
     let (fits, ()) = tokio::join!(fits, async {
