@@ -146,10 +146,10 @@ fn echoes(args: &Args, echo: &Proxy<Echo>, size: usize) -> Result<()> {
         ("raw echo", 6, raw),
         ("typed echo", 6, typed),
     ] {
-        let Figures { p50, p99, .. } = figures;
+        let Figures { p50, longest, .. } = figures;
         let (size, ratio) = (pretty(size), p50 / base.p50);
-        let (p50, p99) = (p50 / 1e3, p99 / 1e3);
-        println!("{size:>8}  {name:<22} {copies:>6} {p50:>10.2} {p99:>10.2} {ratio:>7.2}");
+        let (p50, longest) = (p50 / 1e3, longest / 1e3);
+        println!("{size:>8}  {name:<22} {copies:>6} {p50:>10.2} {longest:>10.2} {ratio:>7.2}");
     }
     Ok(())
 }
@@ -291,7 +291,7 @@ fn run(args: &Args) -> Result<()> {
     }
     println!(
         "\r\n{:>8}  {:<22} {:>6} {:>10} {:>10} {:>7}",
-        "", "ms", "copies", "p50", "p99", "ratio"
+        "", "ms", "copies", "p50", "longest", "ratio"
     );
     let sizes = args.mib.iter().map(|mib| usize::from(*mib) << 20);
     for size in sizes.clone() {
