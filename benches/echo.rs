@@ -8,12 +8,12 @@
 //! second one of itself as the peer, and a NanoCtrl server for the agents to find each other, which needs
 //! `redis-server` (or a Redis on port 6379).
 
-use std::error::Error;
+mod support;
+
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -22,10 +22,9 @@ use slimerpc::fabric::{
     self, Access, Completion, CompletionQueue, MemoryRegion, Operation, Payload, QueuePair,
     QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
-use slimerpc::nanoctrl::{Config, RedisSource, Server};
 use slimerpc_actors::{PeerAgent, Proxy, service};
 
-type Result<T> = std::result::Result<T, Box<dyn Error>>;
+use support::{Figures, NanoCtrl, Peer, Result, ended, pretty};
 
 const SIZES: [usize; 10] = [
     64,
@@ -42,6 +41,8 @@ const SIZES: [usize; 10] = [
 const INFLIGHT: [usize; 3] = [1, 16, 64];
 /// Sizes up to this one are measured between agents with many small slots.
 const SMALL: usize = 64 << 10;
+/// Round trips for each figure at least.
+const LEAST: usize = 10;
 /// Work requests in each queue of the raw ping-pong.
 const DEPTH: usize = 64;
 /// Long enough that neither side sleeps while it is measured.
@@ -247,82 +248,6 @@ impl Args {
     }
 }
 
-/// The peer's process, ended with ours.
-struct Peer {
-    child: Child,
-    to: ChildStdin,
-    from: BufReader<ChildStdout>,
-}
-
-impl Peer {
-    fn start(args: &Args, url: &str) -> Result<Self> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["--peer-of", url, "--device", &args.device])
-            .args(["--largest", &args.largest.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let to = child.stdin.take().ok_or("no stdin")?;
-        let from = BufReader::new(child.stdout.take().ok_or("no stdout")?);
-        Ok(Self { child, to, from })
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        self.from.read_line(&mut line)?;
-        Ok(line.trim().to_owned())
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        let _ = writeln!(self.to);
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Median and 99th percentile of round trips, in microseconds.
-#[derive(Clone, Copy)]
-struct Figures {
-    p50: f64,
-    p99: f64,
-}
-
-impl Figures {
-    fn measure<E>(
-        seconds: f64,
-        mut round_trip: impl FnMut() -> std::result::Result<(), E>,
-    ) -> std::result::Result<Self, E> {
-        let limit = Duration::from_secs_f64(seconds);
-        let warm_up = Instant::now();
-        while warm_up.elapsed() < limit / 5 {
-            round_trip()?;
-        }
-        let mut samples = Vec::new();
-        let started = Instant::now();
-        while started.elapsed() < limit || samples.len() < 10 {
-            let began = Instant::now();
-            round_trip()?;
-            samples.push(began.elapsed().as_secs_f64() * 1e6);
-        }
-        samples.sort_by(f64::total_cmp);
-        let at = |part: f64| samples[((samples.len() - 1) as f64 * part) as usize];
-        Ok(Self {
-            p50: at(0.5),
-            p99: at(0.99),
-        })
-    }
-}
-
-fn pretty(size: usize) -> String {
-    match size {
-        0..1024 => format!("{size} B"),
-        1024..0x10_0000 => format!("{} KiB", size >> 10),
-        _ => format!("{} MiB", size >> 20),
-    }
-}
-
 /// Raw calls in a second with `inflight` of them under way, from one task.
 async fn throughput(echo: &Proxy<Echo>, inflight: usize, seconds: f64) -> Result<f64> {
     let request = [7; 64];
@@ -341,45 +266,11 @@ async fn throughput(echo: &Proxy<Echo>, inflight: usize, seconds: f64) -> Result
     Ok(calls as f64 / started.elapsed().as_secs_f64())
 }
 
-/// A NanoCtrl server on a thread of its own.
-struct NanoCtrl {
-    url: String,
-    stop: tokio::sync::oneshot::Sender<()>,
-    thread: JoinHandle<()>,
-}
-
-impl NanoCtrl {
-    fn start() -> Result<Self> {
-        let (tell, told) = mpsc::channel();
-        let (stop, stopped) = tokio::sync::oneshot::channel();
-        let thread = thread::spawn(move || {
-            actix::System::new().block_on(async {
-                let config = RedisSource::choose(None).map(Config::new);
-                let server = match config {
-                    Ok(config) => Server::start(config).await,
-                    Err(error) => Err(error),
-                };
-                let started = server.as_ref().map(Server::address);
-                let _ = tell.send(started.map_err(ToString::to_string));
-                if let Ok(server) = server {
-                    let _ = stopped.await;
-                    server.stop().await;
-                }
-            });
-        });
-        let url = format!("http://{}", told.recv()??);
-        Ok(Self { url, stop, thread })
-    }
-
-    fn stop(self) {
-        let _ = self.stop.send(());
-        let _ = self.thread.join();
-    }
-}
-
 fn run(args: &Args) -> Result<()> {
     let nanoctrl = NanoCtrl::start()?;
-    let mut peer = Peer::start(args, &nanoctrl.url)?;
+    let largest = args.largest.to_string();
+    let options = ["--device", &args.device, "--largest", &largest];
+    let mut peer = Peer::start(&nanoctrl.url, &options)?;
     let fabric = measure_fabric(args, &mut peer)?;
     let mut csv = String::from("size,echo,p50_us,p99_us,ratio\n");
 
@@ -405,8 +296,10 @@ fn run(args: &Args) -> Result<()> {
         let echo = &echoes[usize::from(size > SMALL)];
         let request = vec![b'x'; size];
         let text = String::from_utf8(request.clone())?;
-        let raw = Figures::measure(args.seconds, || echo.raw(&request).wait().map(drop))?;
-        let typed = Figures::measure(args.seconds, || echo.typed(text.clone()).wait().map(drop))?;
+        let raw = Figures::measure(args.seconds, LEAST, || echo.raw(&request).wait().map(drop))?;
+        let typed = Figures::measure(args.seconds, LEAST, || {
+            echo.typed(text.clone()).wait().map(drop)
+        })?;
         println!(
             "\r{:>9} {:>8.2} {:>8.2}   | {:>8.2} {:>8.2} {:>7.2} | {:>8.2} {:>8.2} {:>7.2}",
             pretty(size),
@@ -420,7 +313,7 @@ fn run(args: &Args) -> Result<()> {
             typed.p50 / base.p50,
         );
         for (name, figures) in [("fabric", base), ("raw", &raw), ("typed", &typed)] {
-            let Figures { p50, p99 } = figures;
+            let Figures { p50, p99, .. } = figures;
             let ratio = p50 / base.p50;
             writeln!(csv, "{size},{name},{p50:.3},{p99:.3},{ratio:.3}")?;
         }
@@ -447,12 +340,12 @@ fn run(args: &Args) -> Result<()> {
 fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
     let mut ping = Pong::new(args)?;
     let told: Told = serde_json::from_str(&peer.line()?)?;
-    writeln!(peer.to, "{}", serde_json::to_string(&ping.told())?)?;
+    peer.tell(&serde_json::to_string(&ping.told())?)?;
     ping.connect(&told)?;
     let mut all = Vec::new();
     for size in args.sizes() {
         eprint!("\rfabric {:10}", pretty(size));
-        all.push(Figures::measure(args.seconds, || -> Result<()> {
+        all.push(Figures::measure(args.seconds, LEAST, || -> Result<()> {
             ping.send(&told, size)?;
             ping.receive().map(drop)
         })?);
@@ -461,10 +354,10 @@ fn measure_fabric(args: &Args, peer: &mut Peer) -> Result<Vec<Figures>> {
     Ok(all)
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let args = Args::parse();
-    match &args.peer_of {
+    ended(match &args.peer_of {
         Some(url) => peer(&args, url),
         None => run(&args),
-    }
+    })
 }

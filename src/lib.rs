@@ -51,8 +51,10 @@
 //!
 //! # Features
 //!
-//! - `verbs`: RDMA devices through libibverbs.
-//! - `faults`: [`fabric`]s that fail as planned, for tests of what becomes of a program then.
+//! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it needs `libibverbs-dev
+//!   libclang-dev cmake pkg-config` to build; without it there is shared memory.
+//! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a program then.
+//! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
 pub mod channel;
 pub mod control;

@@ -379,7 +379,8 @@ async fn two_versions_of_a_service_meet() {
 #[actix::test]
 async fn agents_that_do_not_fit_together_refuse_each_other_by_value() {
     let (worker, _driver, _lab) = pair(Lab::default()).await;
-    let driver = agent("driver").slot_size(8192).start().await.unwrap();
+    let driver = agent("driver").slot_size(8192).max_payload(8176);
+    let driver = driver.start().await.unwrap();
     let error = driver.proxy::<Lab>(worker.alias()).await.unwrap_err();
     let AgentError::Refused {
         mismatch: Mismatch::Geometry { .. },
@@ -683,6 +684,13 @@ async fn settings_out_of_range_are_refused_at_start() {
         agent("x").slot_size(usize::MAX),
         agent("x").max_inflight(0),
         agent("x").max_inflight(65_537),
+        agent("x").max_payload(4079),
+        agent("x").max_payload(5000).payload_memory(0),
+        agent("x").workers(0),
+        agent("x").connect_timeout(Duration::ZERO),
+        agent("x").call_timeout(Duration::ZERO),
+        agent("x").stream_patience(Duration::ZERO),
+        agent("x").busy_poll(Duration::from_secs(11)),
     ] {
         let error = builder.start().await.unwrap_err();
         assert!(matches!(error, AgentError::Setting { .. }), "{error}");

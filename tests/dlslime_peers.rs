@@ -17,7 +17,9 @@ use slimerpc::fabric::{
 };
 use slimerpc::wire::pickle::Exception;
 use slimerpc::wire::{Header, MessageKind, Pickle};
-use slimerpc_actors::{AgentError, Builder, PeerAgent, RpcError, Share, service};
+use slimerpc_actors::{
+    AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, Share, Stream, service,
+};
 use tokio::time::{sleep, timeout};
 
 const SLOTS: usize = 4;
@@ -455,6 +457,126 @@ async fn parallel_methods_answer_a_dlslime_peer_while_serial_ones_are_busy() {
         answered.push(slot);
     }
     assert_eq!(answered, [2, 0, 1]);
+}
+
+/// What DLSlime has no word for, or no room.
+#[derive(Default)]
+struct Beyond;
+
+impl Share for Beyond {
+    type Shared = ();
+
+    fn share(&self) -> Arc<()> {
+        Arc::default()
+    }
+}
+
+#[service]
+impl Beyond {
+    #[method(stream)]
+    fn items(&mut self, to: u64) -> impl Stream<Item = u64> {
+        futures_util::stream::iter(0..to)
+    }
+
+    #[method(parallel, stream)]
+    fn items_beside(_shared: &(), to: u64) -> impl Stream<Item = u64> {
+        futures_util::stream::iter(0..to)
+    }
+
+    #[method(raw)]
+    fn much(&mut self, request: &[u8]) -> Vec<u8> {
+        request.repeat(SLOT_SIZE)
+    }
+
+    #[method(raw, inplace)]
+    fn claims(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        reply.len() + request.len()
+    }
+}
+
+const CLAIMS: u32 = 0;
+const ITEMS: u32 = 1;
+const ITEMS_BESIDE: u32 = 2;
+const MUCH: u32 = 3;
+
+#[actix::test]
+async fn a_dlslime_peer_that_asks_for_a_stream_is_told_that_there_are_none_for_it() {
+    let scope = scope();
+    let worker = agent(&scope, "worker").start().await.unwrap();
+    worker.serve(Beyond).await.unwrap();
+    let mut peer = Peer::new(&scope, "driver", 1).await;
+    peer.begin("worker").await;
+    // More often than there are slots: none is taken up for ever.
+    for round in 0..2 * SLOTS {
+        for tag in [ITEMS, ITEMS_BESIDE] {
+            let (slot, id) = (round % SLOTS, 10 + round as u64);
+            let (header, payload) = peer.ask(slot, tag, id, &pickled(&(3,))).await;
+            assert_eq!(header.kind, MessageKind::Exception);
+            let exception = Exception::decode(&payload);
+            assert_eq!(exception.type_name, "RuntimeError");
+            let message = exception.message;
+            assert!(message.contains("only native callers"), "{message}");
+        }
+    }
+}
+
+#[actix::test]
+async fn a_dlslime_peer_is_told_that_a_reply_does_not_fit_its_slot() {
+    let scope = scope();
+    let worker = agent(&scope, "worker").start().await.unwrap();
+    worker.serve(Beyond).await.unwrap();
+    let mut peer = Peer::new(&scope, "driver", 1).await;
+    peer.begin("worker").await;
+    for tag in [MUCH, CLAIMS] {
+        let (header, payload) = peer.ask(0, tag, 1, b"x").await;
+        assert_eq!(header.kind, MessageKind::Exception);
+        let exception = Exception::decode(&payload);
+        assert_eq!(exception.type_name, "RuntimeError");
+        let message = exception.message;
+        let room = (SLOT_SIZE - 16).to_string();
+        assert!(message.contains(&room), "{message}");
+        // And what does fit is not cut.
+        let (header, payload) = peer.ask(0, tag, 2, b"").await;
+        assert_eq!(header.kind, MessageKind::Reply);
+        assert!(tag == CLAIMS || payload.is_empty());
+    }
+}
+
+#[actix::test]
+async fn streams_and_what_does_not_fit_are_refused_towards_a_dlslime_peer_before_it_is_asked() {
+    let scope = scope();
+    let driver = agent(&scope, "driver").start().await.unwrap();
+    let mut peer = Peer::new(&scope, "worker", 1).await;
+    let (proxy, ()) = tokio::join!(driver.proxy::<Beyond>("worker"), async {
+        let (theirs, _) = peer.next_ready().await;
+        peer.send_ready("driver").await;
+        peer.connect(&theirs);
+        peer.meet("driver").await;
+    });
+    let proxy: Proxy<Beyond> = proxy.unwrap();
+    for mut items in [
+        proxy.items(3),
+        proxy.stream(Items { to: 3 }),
+        proxy.items_beside(3),
+    ] {
+        let error = items.next().await.unwrap().unwrap_err();
+        let (peer, what) = ("worker".to_owned(), "streams");
+        assert_eq!(error, RpcError::NotNative { peer, what });
+        assert_eq!(error.ran(), Ran::No);
+        assert!(items.next().await.is_none());
+    }
+    let error = proxy.much(&[0; SLOT_SIZE]).await.unwrap_err();
+    assert!(matches!(error, RpcError::TooLarge { .. }), "{error}");
+    // Nothing was sent, and nothing is taken up: what fits is answered.
+    let channel = proxy.channel().unwrap();
+    assert_eq!(channel.credits().free, SLOTS);
+    let fits = proxy.much(b"");
+    let (fits, ()) = tokio::join!(fits, async {
+        let (slot, header, payload) = peer.read().await;
+        assert_eq!((header.method, payload.len()), (MUCH, 0));
+        peer.write(slot, 0x2000_0000 | MUCH, header.request_id, b"");
+    });
+    assert_eq!(fits.unwrap(), b"");
 }
 
 #[actix::test]

@@ -59,6 +59,10 @@ impl Desk {
         n
     }
 
+    /// Nothing there, and nothing back.
+    #[method]
+    fn rest(&mut self) {}
+
     #[method]
     fn block(&mut self, millis: u64) {
         std::thread::sleep(Duration::from_millis(millis));
@@ -444,12 +448,18 @@ async fn ring_1_raw_methods_write_requests_and_replies_in_place() {
 #[actix::test]
 async fn payloads_of_0_bytes_are_payloads() {
     let office = office(2).await;
-    for _ in 0..5 {
-        assert_eq!(office.desk.echo(b"").await.unwrap(), b"");
-        assert_eq!(office.desk.echo_with(|_| 0).await.unwrap(), b"");
-        assert!(office.desk.echo(b"").lent().await.unwrap().is_empty());
-        assert_eq!(office.desk.reversed(b"").await.unwrap(), b"");
-        assert_eq!(office.desk.later(b"").await.unwrap(), b"");
+    let [worker, _] = &office.agents;
+    let here = worker.proxy::<Desk>(worker.alias()).await.unwrap();
+    for desk in [&office.desk, &here, &office.desk.with_timeout(LONG)] {
+        for _ in 0..5 {
+            assert_eq!(desk.echo(b"").await.unwrap(), b"");
+            assert_eq!(desk.echo_with(|_| 0).await.unwrap(), b"");
+            assert!(desk.echo(b"").lent().await.unwrap().is_empty());
+            assert_eq!(desk.reversed(b"").await.unwrap(), b"");
+            assert_eq!(desk.later(b"").await.unwrap(), b"");
+            desk.rest().await.unwrap();
+            desk.send(Rest {}).await.unwrap();
+        }
     }
     office.credits_are_back().await;
 }

@@ -247,8 +247,8 @@ impl Builder {
         self
     }
 
-    /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most,
-    /// and no more than 256 MiB, stays registered for later ones.
+    /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most
+    /// stays registered for later ones.
     pub fn payload_memory(mut self, bytes: usize) -> Self {
         self.payload_memory = Some(bytes);
         self
@@ -388,10 +388,11 @@ impl Builder {
             "SLIME_RPC_PAYLOAD_MEMORY",
             defaults.total,
         )?;
+        check_payloads(payload, total, geometry)?;
         let limits = MemoryLimits {
             payload,
             total,
-            idle: defaults.idle.min(total / 4),
+            idle: total / 4,
         };
         let mut topology = Topology::of_host();
         if let Some(device) = &self.device {
@@ -454,6 +455,29 @@ impl Builder {
         }
         Ok((interval, detection))
     }
+}
+
+/// Refuses limits for messages beyond a slot that contradict themselves.
+fn check_payloads(payload: usize, total: usize, geometry: Geometry) -> Result<(), AgentError> {
+    let refuse = |name, value: usize, allowed: String| {
+        Err(AgentError::Setting {
+            name,
+            value: value.to_string(),
+            allowed,
+        })
+    };
+    let slot = geometry.max_payload();
+    if payload < slot {
+        let allowed = format!("a slot carries messages of {slot} bytes all the same");
+        return refuse("max_payload", payload, allowed);
+    }
+    if payload > slot && total == 0 {
+        let allowed = "messages beyond a slot take some memory, or set max_payload to \
+            what a slot carries"
+            .to_owned();
+        return refuse("payload_memory", total, allowed);
+    }
+    Ok(())
 }
 
 /// Refuses times with which nothing could ever work.

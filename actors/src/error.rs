@@ -453,3 +453,113 @@ pub enum AgentError {
     #[error("this agent has been shut down")]
     ShutDown,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What callers of native peers make of each failure that crosses the wire.
+    #[test]
+    fn every_fault_is_an_error_that_says_whether_the_call_was_run() {
+        let text = || "text".to_owned();
+        let (size, limit) = (70_000, 32_752);
+        let raised = |type_name: &str, message: &str| RpcError::Remote {
+            type_name: type_name.to_owned(),
+            message: message.to_owned(),
+            traceback: String::new(),
+            value: None,
+        };
+        for (fault, error, ran) in [
+            (
+                Fault::Raised {
+                    type_name: text(),
+                    message: text(),
+                    traceback: String::new(),
+                },
+                raised("text", "text"),
+                Ran::Yes,
+            ),
+            (
+                Fault::MethodNotFound {
+                    service: text(),
+                    method: 9,
+                },
+                RpcError::MethodNotFound {
+                    service: text(),
+                    method: "number 9".to_owned(),
+                },
+                Ran::No,
+            ),
+            (
+                Fault::BadArguments { reason: text() },
+                RpcError::BadArguments { reason: text() },
+                Ran::No,
+            ),
+            (
+                Fault::ReplyTooLarge { size, limit },
+                RpcError::ReplyTooLarge { size, limit },
+                Ran::Yes,
+            ),
+            (
+                Fault::ServiceDown { service: text() },
+                RpcError::ServiceDown { service: text() },
+                Ran::Unknown,
+            ),
+            (
+                Fault::Returned {
+                    type_name: text(),
+                    message: text(),
+                    value: vec![1],
+                },
+                RpcError::Remote {
+                    type_name: text(),
+                    message: text(),
+                    traceback: String::new(),
+                    value: Some(ReturnedValue(vec![1])),
+                },
+                Ran::Yes,
+            ),
+            (
+                Fault::Expired,
+                RpcError::Timeout {
+                    after: Duration::ZERO,
+                    ran: Ran::No,
+                },
+                Ran::No,
+            ),
+            (
+                Fault::RequestTooLarge { size, limit },
+                RpcError::TooLarge {
+                    size: 70_000,
+                    limit: 32_752,
+                },
+                Ran::No,
+            ),
+            (
+                Fault::NoMemory {
+                    size,
+                    reason: text(),
+                    is_reply: true,
+                },
+                RpcError::NoMemory {
+                    size: 70_000,
+                    reason: text(),
+                    ran: Ran::Yes,
+                },
+                Ran::Yes,
+            ),
+            (
+                Fault::Stalled { after_ms: 5 },
+                RpcError::Stalled {
+                    after: Duration::from_millis(5),
+                },
+                Ran::Yes,
+            ),
+        ] {
+            let found = RpcError::from(fault);
+            assert_eq!((found.ran(), found), (ran, error));
+        }
+        let not_streamed = RpcError::from(Fault::NotStreamed).to_string();
+        assert!(not_streamed.contains("stream of items"), "{not_streamed}");
+    }
+}

@@ -164,8 +164,11 @@ impl Ending {
     pub(crate) fn begin(&self) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
         let mut stage = self.0.borrow_mut();
-        if matches!(*stage, Stage::Open) {
-            *stage = Stage::Asked(tell);
+        match &mut *stage {
+            Stage::Open => *stage = Stage::Asked(tell),
+            // Who asked before has given up waiting.
+            Stage::Draining(waiting) => *waiting = tell,
+            Stage::Asked(_) | Stage::Ended => {}
         }
         told
     }

@@ -9,7 +9,6 @@
 //! | Calls of one proxy run in the order in which they were made, also those that wait for a credit. | `order_1_calls_of_one_proxy_run_in_order_also_beyond_the_credits` |
 //! | A service instance runs one handler at a time, across callers and across `.await`. | `serial_1_one_handler_at_a_time_across_peers_and_awaits` |
 //! | A call is made when it is made, not when its reply is polled. | `a_call_is_made_when_it_is_made_not_when_it_is_polled` |
-//!
 //! | Parallel methods run beside the serial one and one another, as many at once as there are workers. | `parallel_methods_run_beside_one_another_as_many_as_there_are_workers` |
 //! | A busy serial handler does not delay them, nor do serial calls that wait for a credit. | `a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_credits` |
 //!

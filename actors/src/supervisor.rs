@@ -353,6 +353,11 @@ impl State {
         self.retract(&name).await;
         let published = self.publish().await;
         let drained = running.drain(limit).await;
+        if !drained {
+            // Not every device tells callers that a queue pair is gone, so they are told why (CALL-1).
+            running.give_up();
+            running.drain(LAST_ANSWERS).await;
+        }
         self.look_away(&running);
         running.end();
         let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);

@@ -24,12 +24,12 @@ pub struct MemoryLimits {
 }
 
 impl Default for MemoryLimits {
-    /// 1 GiB, 4 GiB, 256 MiB.
+    /// 1 GiB, 4 GiB, 1 GiB.
     fn default() -> Self {
         Self {
             payload: 1 << 30,
             total: 4 << 30,
-            idle: 256 << 20,
+            idle: 1 << 30,
         }
     }
 }
@@ -95,6 +95,7 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Held {
+    /// What was used last comes last.
     idle: Vec<Whole>,
     account: MemoryAccount,
 }
@@ -181,12 +182,14 @@ impl Memory {
             });
         }
         let room = total - held.account.lent - size;
-        held.trim(room);
-        // Counted while it is being registered, which takes its time.
+        let given_up = held.trim(room);
+        // Counted while it is being registered, which takes its time, as giving memory up does.
         held.account.lent += size;
         drop(held);
+        drop(given_up);
         let registered = Whole::register(&*self.device, size, access).or_else(|_| {
-            self.lock().trim(0);
+            let given_up = self.lock().trim(0);
+            drop(given_up);
             Whole::register(&*self.device, size, access)
         });
         self.lock().account.lent -= size;
@@ -206,9 +209,16 @@ impl Memory {
     fn take_back(&self, whole: Whole, is_kept: bool) {
         let mut held = self.lock();
         held.account.lent -= whole.len();
-        if is_kept && held.account.idle + whole.len() <= self.limits.idle {
+        let Some(room) = self.limits.idle.checked_sub(whole.len()) else {
+            return;
+        };
+        if is_kept {
+            // Sizes change: what fits the payloads of late is more likely to fit the next.
+            let given_up = held.trim(room);
             held.account.idle += whole.len();
             held.idle.push(whole);
+            drop(held);
+            drop(given_up);
         }
     }
 
@@ -226,18 +236,22 @@ impl Held {
             .filter(|(_, whole)| fits(whole))
             .min_by_key(|(_, whole)| whole.len());
         let at = best.map(|(at, _)| at)?;
-        let whole = self.idle.swap_remove(at);
+        let whole = self.idle.remove(at);
         self.account.idle -= whole.len();
         Some(whole)
     }
 
-    /// Gives idle regions up until they are no more than `limit` bytes.
-    fn trim(&mut self, limit: usize) {
-        while self.account.idle > limit
-            && let Some(whole) = self.idle.pop()
-        {
+    /// Gives idle regions up, those not used for longest first, until they are no more than `limit` bytes. To deregister
+    /// them takes its time: drop them when others may go on.
+    #[must_use]
+    fn trim(&mut self, limit: usize) -> Vec<Whole> {
+        let mut given_up = Vec::new();
+        while self.account.idle > limit && !self.idle.is_empty() {
+            let whole = self.idle.remove(0);
             self.account.idle -= whole.len();
+            given_up.push(whole);
         }
+        given_up
     }
 }
 
@@ -362,6 +376,29 @@ mod tests {
             "a large one is not for few bytes"
         );
         drop(small);
+    }
+
+    #[test]
+    fn what_was_used_last_stays_registered() {
+        let memory = memory(MemoryLimits {
+            idle: 4 * LARGE,
+            ..MemoryLimits::default()
+        });
+        drop((
+            memory.take(2 * LARGE).unwrap(),
+            memory.take(2 * LARGE).unwrap(),
+        ));
+        assert_eq!(memory.account().idle, 4 * LARGE);
+        // Payloads have become larger: of the others there is no need any more.
+        let block = memory.take(4 * LARGE).unwrap();
+        let key = block.outside().rkey;
+        drop(block);
+        assert_eq!(memory.account().idle, 4 * LARGE);
+        assert_eq!(memory.take(4 * LARGE).unwrap().outside().rkey, key);
+        // What is more than may stay is no reason to give the others up.
+        drop(memory.take(8 * LARGE).unwrap());
+        assert_eq!(memory.account().idle, 4 * LARGE);
+        assert_eq!(memory.account().lent, 0);
     }
 
     #[test]

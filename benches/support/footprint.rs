@@ -1,0 +1,70 @@
+//! What a process takes, as its kernel has it.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+
+/// Name of the memory that the shared memory fabric registers.
+const REGION: &str = "/memfd:slimerpc-region";
+
+/// In bytes.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Footprint {
+    /// Registered by this process: what devices have pinned for it (`VmPin`), and its regions of shared memory, of which a
+    /// page each is for their validity.
+    pub(crate) registered: u64,
+    /// In memory (`VmRSS`), what it only maps of its peers included.
+    pub(crate) resident: u64,
+}
+
+impl Footprint {
+    pub(crate) fn of_this_process() -> io::Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        Ok(Self {
+            registered: kib(&status, "VmPin:") * 1024 + regions()?,
+            resident: kib(&status, "VmRSS:") * 1024,
+        })
+    }
+
+    /// What each of `count` things took that are here now and were not `before`.
+    pub(crate) fn each(self, before: Self, count: usize) -> Self {
+        let each = |now: u64, before: u64| now.saturating_sub(before) / count.max(1) as u64;
+        Self {
+            registered: each(self.registered, before.registered),
+            resident: each(self.resident, before.resident),
+        }
+    }
+}
+
+/// The field of that name in a `/proc/PID/status`.
+fn kib(status: &str, name: &str) -> u64 {
+    let field = status.lines().find_map(|line| line.strip_prefix(name));
+    let number = field.and_then(|field| field.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Those of peers are mapped too, but only our own are open.
+fn regions() -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let path = entry?.path();
+        // The descriptor by which the directory is read is gone by now.
+        if fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().starts_with(REGION)) {
+            bytes += fs::metadata(&path)?.size();
+        }
+    }
+    Ok(bytes)
+}
+
+/// Lets this process, and those that it starts, have as many files open as they may have at all.
+pub(crate) fn allow_many_files() -> io::Result<()> {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
