@@ -293,12 +293,12 @@ fn run(args: &Args) -> Result<()> {
         "\r\n{:>8}  {:<22} {:>6} {:>10} {:>10} {:>7}",
         "", "ms", "copies", "p50", "longest", "ratio"
     );
-    let sizes = args.mib.iter().map(|mib| usize::from(*mib) << 20);
-    for size in sizes.clone() {
-        echoes(args, &echo, size)?;
+    let sizes: Vec<_> = args.mib.iter().map(|mib| usize::from(*mib) << 20).collect();
+    for size in &sizes {
+        echoes(args, &echo, *size)?;
     }
     if let Some(size) = sizes.last() {
-        small_calls(args, &echo, &second, size)?;
+        small_calls(args, &echo, &second, *size)?;
     }
     runtime.block_on(driver.shutdown())?;
     drop(peer);
