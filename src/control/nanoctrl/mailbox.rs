@@ -98,7 +98,7 @@ impl Reader {
                 return event;
             }
             match self.fetch().await {
-                Ok(()) => self.outage_is_over(),
+                Ok(()) => {}
                 Err(failure) => self.sit_out(&failure).await,
             }
         }
@@ -127,15 +127,17 @@ impl Reader {
         let (mut connection, generation) = self.session.store.open().await?;
         let checked = tokio::time::timeout(GRACE, self.check_position(&mut connection));
         checked.await.map_err(|_| Failure::Silent(GRACE))??;
+        // Not only when there is something to read.
+        self.outage_is_over();
         self.line = Some((connection.clone(), generation));
         Ok(connection)
     }
 
-    /// Begins anew if the stream ends before where we are: it is another one then, since Redis has lost the one that we
+    /// Makes sure that Redis answers, and begins anew if the stream ends before where we are: it is another one then, since Redis has lost the one that we
     /// read, and if the clock was set back as well, all that comes would seem to have been read.
     async fn check_position(&mut self, line: &mut MultiplexedConnection) -> Result<(), Failure> {
         let Source::Stream(last) = &mut self.source else {
-            return Ok(());
+            return Ok(redis::cmd("PING").exec_async(line).await?);
         };
         let mut newest = redis::cmd("XREVRANGE");
         let stream = self.session.keys.stream(&self.session.alias);
@@ -197,6 +199,8 @@ impl Reader {
         let alias = &self.session.alias;
         let pause = self.outage.unwrap_or_else(|| {
             tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
+            // Redis may not be away but elsewhere, which NanoCtrl would know.
+            self.renewal.look_soon();
             PAUSES.0
         });
         self.line = None;

@@ -228,7 +228,7 @@ impl Store {
                 malformed("Redis' answer", &reason)
             }
             _ if reason.contains("WRONGTYPE") => malformed("a key in Redis", &reason),
-            _ if is_about_login(error) => ControlError::RedisLogin {
+            _ if is_about_login(error, &reason) => ControlError::RedisLogin {
                 address: self.address(),
                 reason,
             },
@@ -259,9 +259,9 @@ impl Store {
 }
 
 /// Whether Redis would have answered somebody else.
-fn is_about_login(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+fn is_about_login(error: &RedisError, reason: &str) -> bool {
+    let codes = ["NOAUTH", "WRONGPASS", "NOPERM"];
+    error.kind() == ErrorKind::AuthenticationFailed || codes.iter().any(|it| reason.contains(it))
 }
 
 fn malformed(what: &str, reason: &str) -> ControlError {
