@@ -37,6 +37,9 @@ pub use service_record::ServiceRecord;
 /// [`clean_up`](Self::clean_up) it is used up. Before and after, every method that asks the control plane for
 /// something fails with [`ControlError::NotRegistered`].
 ///
+/// An agent whose registration expired while it was away, and whose name another took, is nobody from then on (FENCE-1): what it
+/// does under that name fails with [`ControlError::AliasTaken`] and changes nothing. It registers again when the name is free.
+///
 /// Every method may be called while others are in progress. None panics or hangs: each ends within the
 /// bounds that the implementation states.
 #[async_trait]
@@ -55,7 +58,8 @@ pub trait Control: Send + Sync + 'static {
     async fn register(&self, registration: Registration) -> Result<String, ControlError>;
 
     /// Keeps the registration and our entities alive; to be called every 15 s. When the control plane has forgotten us,
-    /// this registers again under the same name and publishes topology, records and entities anew.
+    /// this registers again under the same name and publishes topology, records and entities anew. After an outage
+    /// [`NanoCtrl`] does so by itself, as soon as it can.
     ///
     /// # Errors
     /// The control plane is out of reach, or somebody else took the name.
