@@ -9,8 +9,10 @@ const MEASURED: &str = "measured ";
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum What {
-    /// From the end of a process, or its stop, until who watches it is told.
+    /// From the end of a process until who watches it is told.
     Detection,
+    /// From its stop.
+    Stalled,
     /// From the end of a process until the last of the calls that it had has ended.
     Failing,
     /// From the registration of the next life of a process until a call is answered that was made since.
@@ -22,8 +24,9 @@ pub(crate) enum What {
 }
 
 impl What {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Detection,
+        Self::Stalled,
         Self::Failing,
         Self::Reconnection,
         Self::Cleaning,
@@ -34,6 +37,7 @@ impl What {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Detection => "detection",
+            Self::Stalled => "stalled",
             Self::Failing => "calls failed",
             Self::Reconnection => "reconnection",
             Self::Cleaning => "cleaning",

@@ -68,7 +68,7 @@ impl Target {
     pub(crate) fn tenth(&mut self, id: u64) -> u64 {
         self.common.run(id);
         self.tenths += 1;
-        assert!(self.tenths % TENTH != 0, "the tenth");
+        assert!(!self.tenths.is_multiple_of(TENTH), "the tenth");
         !id
     }
 

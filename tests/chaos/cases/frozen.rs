@@ -39,7 +39,7 @@ pub(crate) async fn for_a_while(stage: &Stage) {
     let stalled = events
         .wait_for("Stalled", limits.stalled(), is_stalled)
         .await;
-    measure::say(What::Detection, stalled.since(stopped));
+    measure::say(What::Stalled, stalled.since(stopped));
     sleep(A_WHILE.saturating_sub(stopped.elapsed())).await;
     let answered = load.answered();
     let goes_on = worker.thaw();
@@ -75,7 +75,7 @@ pub(crate) async fn for_ever(stage: &Stage) {
     let stalled = events
         .wait_for("Stalled", limits.stalled(), is_stalled)
         .await;
-    measure::say(What::Detection, stalled.since(stopped));
+    measure::say(What::Stalled, stalled.since(stopped));
     let killed = worker.kill();
     let lost = events.lost(limits.loss).await;
     measure::say(What::Detection, lost.since(killed));

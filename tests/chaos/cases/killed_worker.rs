@@ -35,12 +35,11 @@ pub(crate) async fn run(stage: &Stage) {
 
     let account = stage.account();
     account.check(&[]);
-    let failing = account.failing(killed).expect("some were under way");
-    measure::say(What::Failing, failing);
-    assert!(
-        failing < limits.loss,
-        "the last call failed after {failing:?}"
-    );
+    // All that were under way may have been answered just before.
+    if let Some(failing) = account.failing(killed) {
+        measure::say(What::Failing, failing);
+        assert!(failing < limits.loss, "the last failed after {failing:?}");
+    }
     let reconnection = account
         .first_answer(next.registered)
         .expect("some were answered");
