@@ -26,7 +26,7 @@ const SHM: Limits = Limits {
     detection: Duration::from_secs(1),
     loss: Duration::from_secs(1),
     at_once: Duration::from_millis(200),
-    reconnection: Duration::from_secs(3),
+    reconnection: Duration::from_millis(1_500),
     anything: Duration::from_secs(20),
     case: Duration::from_secs(60),
     jobs: 3,
