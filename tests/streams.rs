@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use slimerpc_actors::slimerpc::channel::Credits;
-use slimerpc_actors::{Builder, Items, PeerAgent, Proxy, RpcError, Share, Stream, service};
+use slimerpc_actors::{Builder, Items, PeerAgent, Proxy, Ran, RpcError, Share, Stream, service};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
@@ -494,6 +494,25 @@ async fn call_1_a_stream_ends_when_its_service_stops_or_its_peer_leaves() {
         ),
         "{error:?}"
     );
+}
+
+#[actix::test]
+async fn an_error_after_an_item_says_that_the_handler_was_run() {
+    let fixture = Fixture::plain().await;
+    let [worker, _] = &fixture.agents;
+    let mut items = fixture.model.count(1000).window(1);
+    items.next().await.unwrap().unwrap();
+    worker.shutdown().await.unwrap();
+    let channel = fixture.model.channel().unwrap();
+    while channel.closed().is_none() {
+        channel.probe();
+        sleep(Duration::from_millis(1)).await;
+    }
+    // The second may have come before; a third can be asked for no more.
+    let rest = timeout(LONG, items.collect::<Vec<_>>()).await.unwrap();
+    let error = rest.last().unwrap().as_ref().unwrap_err();
+    assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+    assert_eq!(error.ran(), Ran::Yes);
 }
 
 #[actix::test]

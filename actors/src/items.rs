@@ -42,6 +42,8 @@ pub struct Items<T> {
     decode: Decoder<Option<T>>,
     window: usize,
     deadline: Option<(Instant, Duration)>,
+    /// An item has come, so the handler was run.
+    has_begun: bool,
 }
 
 /// Who makes the items.
@@ -99,6 +101,7 @@ impl<T> Items<T> {
             asked: VecDeque::from([Reply::new(first, decode)]),
             decode,
             deadline,
+            has_begun: false,
         };
         items.ask();
         items
@@ -112,6 +115,7 @@ impl<T> Items<T> {
             decode,
             window: 0,
             deadline: None,
+            has_begun: false,
         }
     }
 
@@ -174,6 +178,7 @@ impl<T> Items<T> {
     fn conclude(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
         match result {
             Ok(Some(item)) => {
+                self.has_begun = true;
                 self.ask();
                 Some(Ok(item))
             }
@@ -190,12 +195,26 @@ impl<T> Items<T> {
         }
     }
 
-    /// The deadline is the stream's, not that of the item that was waited for.
+    /// The deadline is the stream's, not that of the item that was waited for; and what was run is the handler of the stream,
+    /// whatever became of the request for that item.
     fn named(&self, error: RpcError) -> RpcError {
+        let ran = |of_item| if self.has_begun { Ran::Yes } else { of_item };
         match (error, self.deadline) {
             (RpcError::Timeout { .. }, Some((_, after))) => RpcError::Timeout {
                 after,
-                ran: Ran::Unknown,
+                ran: ran(Ran::Unknown),
+            },
+            (
+                RpcError::PeerLost {
+                    peer,
+                    cause,
+                    ran: of,
+                },
+                _,
+            ) => RpcError::PeerLost {
+                peer,
+                cause,
+                ran: ran(of),
             },
             (error, _) => error,
         }

@@ -472,7 +472,12 @@ impl State {
             endpoint: dialer.endpoint(),
         };
         let (tell, told) = oneshot::channel();
-        self.dialing.borrow_mut().insert(id, tell);
+        {
+            let mut dialing = self.dialing.borrow_mut();
+            // Of attempts that were given up.
+            dialing.retain(|_, tell| !tell.is_closed());
+            dialing.insert(id, tell);
+        }
         let sent = self
             .control()
             .send_mail(&dial.peer, &open.to_mail(&self.alias))

@@ -160,7 +160,10 @@ impl Caller {
             }
             Some(&Slot::Orphaned(orphan)) if orphan == id => {
                 self.late += 1;
-                self.release(slot);
+                // A closed channel has no use for the slot, and its owner may ask yet whether the request was sent.
+                if !self.closed {
+                    self.release(slot);
+                }
                 Received::Late
             }
             Some(_) => Received::Violation(Violation::UnknownRequest),
@@ -327,5 +330,28 @@ impl Caller {
     fn release(&mut self, slot: u16) {
         self.slots[usize::from(slot)] = Slot::Free;
         self.free.push_back(slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn call_2_an_answer_that_comes_after_the_channel_was_closed_leaves_its_request_sent() {
+        let mut caller = Caller::new(2);
+        let Some(Placed::Slot(id, slot)) = caller.open(true, None) else {
+            panic!("there is a free slot");
+        };
+        assert!(caller.posted(id, slot, None));
+        caller.close();
+        assert_eq!(caller.receive(slot, id), Received::Late);
+        assert_eq!(
+            caller.state(id, Some(slot), Instant::now()),
+            CallState::Closed
+        );
+        assert!(caller.was_sent(id), "so it may have been run");
+        caller.reset();
+        assert!(caller.is_free(slot), "SLOT-2");
     }
 }

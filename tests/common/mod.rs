@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
 
 /// The device that agents of a test are to use; without it, they choose.
-const DEVICE: &str = "SLIME_TEST_DEVICE";
+pub const DEVICE: &str = "SLIME_TEST_DEVICE";
 
 /// An agent of a test that can run on any device.
 pub fn agent(alias: String) -> slimerpc_actors::Builder {
@@ -95,6 +95,13 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A command for a process that the system kills when the thread that started it ends, however that ends.
+fn tied(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", program]);
+    command
 }
 
 /// A Redis of our own that stores nothing.
@@ -181,7 +188,7 @@ impl Redis {
 }
 
 fn redis_command(port: u16) -> Command {
-    let mut command = Command::new("redis-server");
+    let mut command = tied("redis-server");
     command.args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--save", "", "--appendonly", "no"]);
     command
@@ -237,7 +244,7 @@ impl NanoCtrlServer {
 fn nanoctrl_command(port: u16, redis: &str) -> Command {
     let program = env::var(NANOCTRL).unwrap_or_else(|_| env!("CARGO_BIN_EXE_nanoctrl").to_owned());
     let mut words = program.split_whitespace();
-    let mut command = Command::new(words.next().expect("a command"));
+    let mut command = tied(words.next().expect("a command"));
     command.args(words);
     command.args(["server", "--host", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--redis-url", redis]);

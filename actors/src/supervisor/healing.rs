@@ -75,7 +75,14 @@ impl State {
             }) else {
                 return false;
             };
-            match (self.dial(dial).await, proxy.upgrade()) {
+            let life = self.reachable(&dial.peer);
+            let peer = dial.peer.clone();
+            let dialled = tokio::select! {
+                dialled = self.dial(dial) => dialled,
+                // It will not answer, and the next life is not to wait until that is certain.
+                () = self.life_over(&peer, life) => continue,
+            };
+            match (dialled, proxy.upgrade()) {
                 (Ok(dialled), Some(proxy)) => {
                     tracing::info!(peer = proxy.peer(), "a proxy is connected again");
                     proxy.adopt(dialled);

@@ -145,6 +145,13 @@ impl State {
         matches!(reached, Ok(Ok(_)))
     }
 
+    /// Waits until this is not the life of `peer` any more that can be reached.
+    pub(super) async fn life_over(self: &Rc<Self>, peer: &str, life: Option<u64>) {
+        let mut up = self.want_line(peer).up.subscribe();
+        // An error: the line is gone, and with it the life.
+        let _ = up.wait_for(|up| *up != life).await;
+    }
+
     /// The life of `peer` that is known to be there.
     pub(super) fn reachable(&self, peer: &str) -> Option<u64> {
         let lines = self.lines.0.borrow();

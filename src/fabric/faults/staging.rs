@@ -60,10 +60,19 @@ impl Staging {
         count
     }
 
-    /// When there is something to be seen that is not yet: the earliest time at which it makes sense to look.
+    /// The earliest time at which it makes sense to look again: also that of what has become due since the last look. Of a
+    /// queue pair only the first one counts.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
-        let undue = self.held.iter().filter(|held| !held.is_due(now));
-        let times = undue.map(|held| match held.due {
+        let mut seen: Vec<u32> = Vec::new();
+        let firsts = self.held.iter().filter(|held| {
+            let number = held.completion.qp_num;
+            let is_first = !seen.contains(&number);
+            if is_first {
+                seen.push(number);
+            }
+            is_first
+        });
+        let times = firsts.map(|held| match held.due {
             Due::At(at) => at,
             Due::Now | Due::NextLook => now,
         });
@@ -83,5 +92,25 @@ impl Held {
             Due::NextLook => false,
             Due::At(at) => at <= now,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_became_due_after_the_last_look_is_looked_for() {
+        let (look, late) = (Instant::now(), Duration::from_millis(1));
+        let mut staging = Staging::default();
+        staging.push(Completion::EMPTY, Due::At(look + late));
+        let mut out = [Completion::EMPTY];
+        assert_eq!(staging.give_out(&mut out, look), 0);
+        // By now the time has come, and nobody will look again unless told to.
+        assert!(staging.next_due(look + 2 * late).is_some());
+        assert_eq!(staging.give_out(&mut out, look + 2 * late), 1);
+        assert!(staging.next_due(look + 2 * late).is_none());
     }
 }
