@@ -32,6 +32,11 @@ fn hosted() -> Hosted {
     }
 }
 
+fn mailbox(device: &Arc<dyn Device>) -> Mailbox {
+    let geometries = geometry().into();
+    Mailbox::new(memory(device), geometries, RetryPolicy::default(), hosted()).unwrap()
+}
+
 const MAX_PAYLOAD: usize = 1 << 20;
 
 fn memory(device: &Arc<dyn Device>) -> Arc<Memory> {
@@ -222,13 +227,7 @@ fn requests(mailbox: &mut Mailbox) -> Vec<Inbound> {
 #[test]
 fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(
-        memory(&device),
-        geometry().into(),
-        RetryPolicy::default(),
-        hosted(),
-    )
-    .unwrap();
+    let mut mailbox = mailbox(&device);
     let mut caller = Stranger::new(&*ShmDevice::open().unwrap());
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -277,13 +276,7 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
 #[test]
 fn a_mailbox_bears_many_cancels() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(
-        memory(&device),
-        geometry().into(),
-        RetryPolicy::default(),
-        hosted(),
-    )
-    .unwrap();
+    let mut mailbox = mailbox(&device);
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -317,13 +310,7 @@ fn in_stream(id: u64, part: StreamPart) -> Vec<u8> {
 #[test]
 fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(
-        memory(&device),
-        geometry().into(),
-        RetryPolicy::default(),
-        hosted(),
-    )
-    .unwrap();
+    let mut mailbox = mailbox(&device);
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -371,13 +358,7 @@ fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
 fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
     const LIMIT: u64 = 1024;
     let device = ShmDevice::open().unwrap();
-    let mut mailbox = Mailbox::new(
-        memory(&device),
-        geometry().into(),
-        RetryPolicy::default(),
-        hosted(),
-    )
-    .unwrap();
+    let mut mailbox = mailbox(&device);
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
