@@ -261,16 +261,17 @@ async fn an_actor_is_told_once_of_the_death_of_a_peer() {
     assert_eq!(told.load(Ordering::SeqCst), 1);
 }
 
-/// Bounded memory: see the account of descriptors at the end.
+/// As often as `SLIME_TEST_LIVES` says; see the account of descriptors and memory at the end.
 #[actix::test]
 async fn a_peer_may_come_back_many_times() {
+    let lives = std::env::var("SLIME_TEST_LIVES").map_or(30, |lives| lives.parse().unwrap());
     let (alias, driver) = names();
     let driver = agent(&driver).await;
     let mut life = worker(&alias).await;
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
-    for n in 0..30 {
+    for n in 0..lives {
         life.shutdown().await.unwrap();
         life = worker(&alias).await;
         healed(&counter).await;
@@ -279,6 +280,9 @@ async fn a_peer_may_come_back_many_times() {
         }
     }
     let after = descriptors();
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find(|line| line.starts_with("VmRSS"));
+    println!("after {lives} lives: {before} descriptors became {after}, {resident:?}");
     // Other tests of this process come and go; a leak would be several for each life.
     assert!(after < before + 60, "{before} descriptors became {after}");
     let error = counter.add(1).await.map(drop);
