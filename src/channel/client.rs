@@ -694,8 +694,9 @@ impl ClientChannel {
         self.wake(core);
     }
 
-    /// The account of slots.
+    /// The account of slots, with what has arrived taken in.
     pub fn credits(&self) -> Credits {
+        self.progress();
         self.lock().caller.credits()
     }
 

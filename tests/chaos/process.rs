@@ -16,6 +16,9 @@ use crate::common::DEVICE;
 /// What a process says before the time at which it was there.
 const READY: &str = "ready ";
 
+/// How long a process may take to stop.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
 /// This program in another role; killed and reaped when dropped.
 pub(crate) struct Process {
     child: Child,
@@ -75,10 +78,26 @@ impl Process {
         now
     }
 
-    /// SIGSTOP. Says when.
+    /// SIGSTOP. Says when all its threads stood still, which takes a moment on another processor.
     pub(crate) fn freeze(&self) -> Moment {
         self.signal(Signal::STOP);
+        let began = Instant::now();
+        while !self.stands_still() {
+            assert!(began.elapsed() < STOPS_WITHIN, "it does not stop");
+            std::thread::yield_now();
+        }
         Moment::now()
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid()));
+        let mut tasks = tasks.expect("it is there").flatten();
+        tasks.all(|task| {
+            let status = std::fs::read_to_string(task.path().join("stat"));
+            // The name, in parentheses, may be anything; the state follows.
+            let state = status.as_deref().unwrap_or("").rsplit(") ").next();
+            state.is_some_and(|state| state.starts_with('T'))
+        })
     }
 
     /// SIGCONT. Says when.

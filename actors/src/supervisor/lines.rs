@@ -74,6 +74,8 @@ struct End {
     events: Rc<CompletionEvents>,
     /// Once it is up: the life of the peer, and what is known of that.
     up: Option<(u64, Liveness)>,
+    /// Whether the other end is certain to be up as well. Until then its end is that of an attempt, not of a life.
+    is_certain: bool,
     beat: Heartbeat,
     next_beat: Instant,
 }
@@ -82,6 +84,7 @@ struct End {
 enum Effect {
     LookUp,
     Send(Letter<LinkEnd>),
+    Listen,
     Up(u64),
     Down(u64, LossCause),
     Told(PeerEvent),
@@ -263,9 +266,9 @@ impl State {
             Effect::Up(incarnation) => {
                 tracing::info!(peer = line.peer, incarnation, "peer reached");
                 line.up.send_replace(Some(incarnation));
-                // Its queue is to be armed.
-                line.stirred.notify_one();
             }
+            // Its queue is to be armed.
+            Effect::Listen => line.stirred.notify_one(),
             Effect::Down(incarnation, cause) => {
                 tracing::info!(peer = line.peer, incarnation, %cause, "peer lost");
                 line.up.send_replace(None);
@@ -406,11 +409,32 @@ impl Core {
     fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
-        match end.listen(now, effects) {
+        let heard = end.listen(now, effects);
+        if let (Ok(Heard::Beat | Heard::Leaving), Some((peer, _)), false) =
+            (&heard, &end.up, end.is_certain)
+        {
+            let peer = *peer;
+            self.is_up(peer, effects);
+        }
+        match heard {
             Ok(Heard::Leaving) => self.lose(session, LossCause::Left, now),
             Ok(_) => {}
             Err(cause) => self.lose(session, cause, now),
         }
+    }
+
+    /// Both ends are up.
+    fn is_up(&mut self, peer: u64, effects: &mut Vec<Effect>) {
+        if let Some(end) = &mut self.end {
+            end.is_certain = true;
+        }
+        let was_up = std::mem::replace(&mut self.was_up, true);
+        effects.push(Effect::Up(peer));
+        effects.push(Effect::Told(if was_up {
+            PeerEvent::Reconnected { incarnation: peer }
+        } else {
+            PeerEvent::Connected { incarnation: peer }
+        }));
     }
 
     fn lose(&mut self, session: Session, cause: LossCause, now: Instant) {
@@ -441,7 +465,7 @@ impl Core {
             Action::Up { session, peer } => {
                 if let Some(end) = &mut self.end {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
-                    // Who opened is connected last, and so may begin.
+                    // Who opened is connected last, and so may begin. Whether it is, the other end knows when it hears it.
                     let has_opened = session.opener == peer;
                     end.next_beat = now
                         + if has_opened {
@@ -449,14 +473,11 @@ impl Core {
                         } else {
                             Duration::ZERO
                         };
+                    if !has_opened {
+                        self.is_up(peer, effects);
+                    }
                 }
-                let was_up = std::mem::replace(&mut self.was_up, true);
-                effects.push(Effect::Up(peer));
-                effects.push(Effect::Told(if was_up {
-                    PeerEvent::Reconnected { incarnation: peer }
-                } else {
-                    PeerEvent::Connected { incarnation: peer }
-                }));
+                effects.push(Effect::Listen);
             }
             Action::Drain(session) => {
                 self.drain(now, effects);
@@ -488,6 +509,7 @@ impl Core {
             pulse,
             events: Rc::new(events),
             up: None,
+            is_certain: false,
             beat: state.settings.heartbeat(link),
             next_beat: now,
         });
@@ -499,6 +521,7 @@ impl Core {
         let cause = self.cause.take().unwrap_or(LossCause::Gone);
         let Some(End {
             up: Some((peer, _)),
+            is_certain: true,
             ..
         }) = self.end.take()
         else {
