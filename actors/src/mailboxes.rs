@@ -88,6 +88,11 @@ impl Mailboxes {
         any
     }
 
+    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.sources.iter().all(|source| source.mailbox.is_quiet()) && self.forwarded.is_empty()
+    }
+
     /// Asks for an event at the next arrival. Poll once more before waiting for it.
     pub(crate) fn arm(&mut self) {
         self.each(|source| source.mailbox.arm());

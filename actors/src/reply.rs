@@ -15,8 +15,11 @@ use tokio::time::Sleep;
 
 use crate::{Ran, RpcError};
 
-/// Polls in a row before other tasks get a turn.
-const SPINS: usize = 32;
+/// Looks in a row before other tasks get a turn, or another look at the clock.
+const SPINS: usize = 64;
+
+/// Busy polling beyond this may be what keeps the other side from running: it gives way, where cores are fewer than pollers.
+pub(crate) const ALONE: Duration = Duration::from_micros(20);
 
 /// The answer to a call that has been made already: the request was posted when the call was made, not when
 /// this is first polled. Dropping it cancels the call.
@@ -84,6 +87,14 @@ impl AnyCall {
         match self {
             Self::Remote(call) => call.deadline(),
             Self::Local(call) => call.deadline(),
+        }
+    }
+
+    /// Whether polling would surely be in vain, unless somebody else has polled.
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Remote(call) => call.channel().is_quiet(),
+            Self::Local(_) => false,
         }
     }
 
@@ -155,14 +166,15 @@ impl<T> Reply<T> {
         if tokio::runtime::Handle::try_current().is_ok() {
             return Err(RpcError::WouldBlock);
         }
-        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            match Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace) {
-                Poll::Ready(result) => return result,
-                Poll::Pending => std::thread::park(),
+        UNPARK.with(|waker| {
+            let mut context = Context::from_waker(waker);
+            loop {
+                match Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace) {
+                    Poll::Ready(result) => return result,
+                    Poll::Pending => std::thread::park(),
+                }
             }
-        }
+        })
     }
 
     /// Blocks the thread until the answer is there or `after` has passed.
@@ -208,9 +220,13 @@ impl Waiting {
     ) -> Poll<Result<T, RpcError>> {
         let patience = self.call.patience();
         loop {
+            let mut looks = true;
             for _ in 0..SPINS {
-                if let ready @ Poll::Ready(_) = self.poll_call(None, decode) {
-                    return ready;
+                // Once in any case, as whoever polled before may have taken in this answer, too.
+                if std::mem::take(&mut looks) || !self.call.is_quiet() {
+                    if let ready @ Poll::Ready(_) = self.poll_call(None, decode) {
+                        return ready;
+                    }
                 }
                 std::hint::spin_loop();
             }
@@ -218,6 +234,9 @@ impl Waiting {
             let since = *self.since.get_or_insert(now);
             if now.duration_since(since) >= patience {
                 break;
+            }
+            if now.duration_since(since) >= ALONE {
+                std::thread::yield_now();
             }
             if busy == BusyPoll::Yielding {
                 context.waker().wake_by_ref();
@@ -322,6 +341,11 @@ impl<T> fmt::Debug for Reply<T> {
             State::Done => "Reply(done)",
         })
     }
+}
+
+thread_local! {
+    /// Unparks this thread.
+    static UNPARK: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
 }
 
 struct Unpark(Thread);

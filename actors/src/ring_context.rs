@@ -24,12 +24,16 @@ use crate::instance::Instance;
 use crate::instance_id::InstanceId;
 use crate::mailboxes::SharedMailboxes;
 use crate::order::Order;
+use crate::reply::ALONE;
 use crate::{Dispatch, EndCause, Finished, Request, asked};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
 const TURN: usize = 64;
-/// Polls in a row before the arbiter's other tasks get a turn.
-const SPINS: usize = 32;
+/// Looks in vain in a row before the arbiter's other tasks get a turn: some microseconds, against the part of one that a
+/// turn of theirs takes when there is none.
+const SPINS: usize = 128;
+/// The same while a handler awaits one of those tasks.
+const SPINS_AWAITING: usize = 16;
 
 /// What the requests from rings are for.
 pub(crate) trait RequestHandler: Unpin + 'static {
@@ -194,7 +198,8 @@ pub(crate) struct Rings {
     /// Requests that wait for the serial handler that runs.
     queue: VecDeque<Request>,
     running: Option<Running>,
-    last_arrival: Instant,
+    /// When looking began to be in vain.
+    idle_since: Option<Instant>,
 }
 
 impl Rings {
@@ -213,7 +218,7 @@ impl Rings {
             arrived: VecDeque::new(),
             queue: VecDeque::new(),
             running: None,
-            last_arrival: Instant::now(),
+            idle_since: None,
         }
     }
 
@@ -272,10 +277,16 @@ impl Rings {
         }
     }
 
-    /// Runs handlers, one at a time, as far as they go (SERIAL-1). Says whether any ran.
-    fn run<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) -> bool {
+    /// Runs handlers, one at a time, as far as they go, or until none is `left` (SERIAL-1). Says whether any ran.
+    fn run<H: RequestHandler>(
+        &mut self,
+        handler: &mut H,
+        task: &mut TaskContext<'_>,
+        left: &mut usize,
+    ) -> bool {
         let mut ran = false;
-        for _ in 0..TURN {
+        while *left > 0 {
+            *left -= 1;
             if let Some(running) = &mut self.running {
                 let poll = || self.instance.run(|| running.future.as_mut().poll(task));
                 let Poll::Ready(finished) = asked::listen(poll) else {
@@ -346,21 +357,36 @@ impl Rings {
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
         self.wind_up(handler, task);
-        let mut active = self.run(handler, task);
-        for _ in 0..SPINS {
-            if self.collect(handler) {
+        let mut left = TURN;
+        let mut active = self.run(handler, task, &mut left);
+        let mut spins = 0;
+        let mut looks = true;
+        // A handler that awaits needs the arbiter's other tasks.
+        let limit = |running: &Option<Running>| match running {
+            Some(_) => SPINS_AWAITING,
+            None => SPINS,
+        };
+        while left > 0 && spins < limit(&self.running) {
+            if (std::mem::take(&mut looks) || !self.mailboxes.borrow().is_quiet())
+                && self.collect(handler)
+            {
                 active = true;
-                self.run(handler, task);
-                break;
+                self.run(handler, task, &mut left);
+                spins = 0;
             }
+            spins += 1;
             std::hint::spin_loop();
         }
         if active {
-            self.last_arrival = Instant::now();
+            self.idle_since = None;
             task.waker().wake_by_ref();
             return;
         }
-        if self.last_arrival.elapsed() < self.busy_poll {
+        let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
+        if idle < self.busy_poll {
+            if idle >= ALONE {
+                std::thread::yield_now();
+            }
             task.waker().wake_by_ref();
             return;
         }

@@ -57,6 +57,7 @@ impl<'a> RingAnswer<'a> {
         Ok(answer)
     }
 
+    #[inline]
     fn payload(&self) -> &[u8] {
         match (&self.outside, &self.loan) {
             (Some(block), _) => block,
@@ -129,6 +130,7 @@ impl<'a> Answer<'a> {
     }
 
     /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         match &self.0 {
             Source::Ring(answer) => answer.payload(),

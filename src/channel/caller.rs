@@ -104,6 +104,7 @@ impl Caller {
 
     /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take it now.
     /// A call never overtakes one that waits (ORDER-1).
+    #[inline]
     pub fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
         if self.closed {
             return None;
@@ -139,6 +140,7 @@ impl Caller {
 
     /// The request of `id` is about to be posted. False if the call has ended meanwhile.
     #[must_use]
+    #[inline]
     pub fn posted(&mut self, id: CallId, slot: u16, deadline: Option<Instant>) -> bool {
         self.replace(slot, Slot::Claimed(id), Slot::Pending(id, deadline))
     }
@@ -151,6 +153,7 @@ impl Caller {
     }
 
     /// A reply to `id` arrived in `slot`.
+    #[inline]
     pub fn receive(&mut self, slot: u16, id: CallId) -> Received {
         match self.slots.get(usize::from(slot)) {
             None => Received::Violation(Violation::BadSlot),
@@ -171,6 +174,7 @@ impl Caller {
     }
 
     /// Whether `id` waits for its answer in `slot`.
+    #[inline]
     pub fn is_pending(&self, slot: u16, id: CallId) -> bool {
         let slot = self.slots.get(usize::from(slot));
         matches!(slot, Some(Slot::Pending(held, _)) if *held == id)
@@ -182,6 +186,7 @@ impl Caller {
     }
 
     /// The answer of `id` has been read.
+    #[inline]
     pub fn finish(&mut self, id: CallId, slot: u16) {
         if self.slots[usize::from(slot)] == Slot::Answered(id) {
             self.release(slot);
@@ -189,6 +194,7 @@ impl Caller {
     }
 
     /// What has become of `id` by `now`. `slot` is where it was last seen.
+    #[inline]
     pub fn state(&self, id: CallId, slot: Option<u16>, now: Instant) -> CallState {
         let expired = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
         let found = slot
@@ -318,6 +324,7 @@ impl Caller {
         Some(at as u16)
     }
 
+    #[inline]
     fn replace(&mut self, slot: u16, from: Slot, to: Slot) -> bool {
         let slot = &mut self.slots[usize::from(slot)];
         let is_from = *slot == from;
@@ -327,6 +334,7 @@ impl Caller {
         is_from
     }
 
+    #[inline]
     fn release(&mut self, slot: u16) {
         self.slots[usize::from(slot)] = Slot::Free;
         self.free.push_back(slot);

@@ -209,6 +209,7 @@ impl Dialer {
                 violations: Violations::default(),
                 cause: None,
                 closing: closing.clone(),
+                batch: Box::new([Completion::EMPTY; BATCH]),
             }),
             cq: self.cq,
             memory,
@@ -370,6 +371,8 @@ struct Core {
     violations: Violations,
     cause: Option<LossCause>,
     closing: Arc<Notify>,
+    /// Where completions are polled into.
+    batch: Box<[Completion; BATCH]>,
 }
 
 #[derive(Debug)]
@@ -500,7 +503,8 @@ impl ClientChannel {
         };
         match slot {
             Some(slot) => {
-                let header = self.request(id, method, at, stream);
+                // It was allowed just now.
+                let header = self.request(id, method, timeout, stream);
                 self.send_from_slot(slot, header, at, encode)?;
             }
             None => self.line_up(id, method, stream, encode)?,
@@ -597,19 +601,17 @@ impl ClientChannel {
         Ok(block)
     }
 
-    /// The header of a request, whose payload is still to come.
+    /// The header of a request that may take this long from now, and whose payload is still to come.
+    #[inline]
     fn request(
         &self,
         id: CallId,
         method: u32,
-        deadline: Option<Instant>,
+        left: Option<Duration>,
         stream: Option<StreamPart>,
     ) -> Header {
-        let deadline = deadline.filter(|_| self.profile == Profile::Native);
-        let deadline_us = deadline.map(|at| {
-            let left = at.saturating_duration_since(Instant::now()).as_micros();
-            u64::try_from(left).unwrap_or(u64::MAX)
-        });
+        let left = left.filter(|_| self.profile == Profile::Native);
+        let deadline_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
         let extension = Extension {
             deadline_us,
             outside: None,
@@ -710,6 +712,13 @@ impl ClientChannel {
         self.lock().caller.late()
     }
 
+    /// Whether nothing has arrived that nobody has taken in, by a look that is cheaper than [polling](PendingCall::poll).
+    /// For who spins; now and then it has to poll, as others may have taken in its answer.
+    #[inline]
+    pub fn is_quiet(&self) -> bool {
+        self.cq.is_quiet()
+    }
+
     /// How long a waiter polls before it sleeps.
     pub fn patience(&self) -> Duration {
         self.waiting.busy_poll
@@ -754,13 +763,16 @@ impl ClientChannel {
     /// The answer of a call has been read: its credit is back.
     pub(super) fn finish(&self, id: CallId, slot: u16) {
         let mut core = self.lock();
-        // Of an answer that nobody has looked at.
-        core.read.remove(&slot);
+        if !core.read.is_empty() {
+            // Of an answer that nobody has looked at.
+            core.read.remove(&slot);
+        }
         core.caller.finish(id, slot);
         core.grant(self);
         self.wake(core);
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Core> {
         // No code of a user runs under this lock, so a panic cannot leave the core half changed.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -888,13 +900,13 @@ impl Core {
 
     /// Takes in what has arrived. Says whether anything had, or why the channel is lost.
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
-        let mut batch = [Completion::EMPTY; BATCH];
         let mut any = false;
         loop {
-            let count = channel.cq.poll(&mut batch);
+            let count = channel.cq.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
-            for completion in &batch[..count] {
-                self.complete(channel, completion)?;
+            for at in 0..count {
+                let completion = self.batch[at];
+                self.complete(channel, &completion)?;
             }
             any |= count > 0;
             if count < BATCH {
@@ -971,7 +983,7 @@ impl Core {
         id: CallId,
     ) -> Option<Violation> {
         match self.caller.receive(slot, id) {
-            Received::Answer(id) => match self.told.remove(&id) {
+            Received::Answer(id) => match self.take_told(id) {
                 Some(method) => self.conclude_told(channel, id, slot, method),
                 None => self.ready.extend(self.wakers[usize::from(slot)].take()),
             },
@@ -983,6 +995,15 @@ impl Core {
             rendezvous.release(slot);
         }
         None
+    }
+
+    /// The method of a call that nobody waits for.
+    fn take_told(&mut self, id: CallId) -> Option<u32> {
+        // Not hashed for nothing.
+        if self.told.is_empty() {
+            return None;
+        }
+        self.told.remove(&id)
     }
 
     /// Begins to read the answer to `id`, which lies at the peer.
@@ -1086,7 +1107,8 @@ impl Core {
                 break;
             };
             let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
-            let mut header = channel.request(id, call.method, deadline, call.stream);
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let mut header = channel.request(id, call.method, left, call.stream);
             match call.payload {
                 Prepared::Here(payload) => {
                     if header.encoded_len() + payload.len() > message.len() {
@@ -1260,12 +1282,15 @@ impl PendingCall {
     /// Decides in which slot the answer stands.
     fn poll_slot(&mut self, waker: Option<&Waker>) -> Poll<Result<u16, CallError>> {
         let channel = &*self.channel;
-        let now = self.deadline.map_or(channel.created, |_| Instant::now());
         let mut core = channel.lock();
-        let mut state = core.caller.state(self.id, self.slot, now);
+        // Nothing has expired as the channel was created.
+        let mut state = core.caller.state(self.id, self.slot, channel.created);
         if !matches!(state, CallState::Answered(_)) {
             core.progress(channel);
-            state = core.caller.state(self.id, self.slot, now);
+            state = core.caller.state(self.id, self.slot, channel.created);
+        }
+        if self.deadline.is_some() && matches!(state, CallState::Pending(_) | CallState::Waiting) {
+            state = core.caller.state(self.id, self.slot, Instant::now());
         }
         let decided = match state {
             CallState::Answered(slot) => Poll::Ready(Ok(slot)),

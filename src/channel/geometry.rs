@@ -58,11 +58,13 @@ impl Geometry {
     }
 
     /// Number of slots, which is the number of calls in flight.
+    #[inline]
     pub fn slots(&self) -> usize {
         self.slots as usize
     }
 
     /// Bytes of one slot.
+    #[inline]
     pub fn slot_size(&self) -> usize {
         self.slot_size as usize
     }
@@ -79,6 +81,7 @@ impl Geometry {
     }
 
     /// Where a slot begins.
+    #[inline]
     pub(crate) fn offset(&self, slot: u16) -> usize {
         usize::from(slot) * self.slot_size()
     }

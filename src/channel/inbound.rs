@@ -83,9 +83,10 @@ impl Inbound {
     }
 
     /// Number of the method.
+    #[inline]
     pub fn method(&self) -> u32 {
         match &self.from {
-            From::Ring(_, request) => request.header.method,
+            From::Ring(_, request) => request.method,
             From::Here(request, _) => request.method,
         }
     }
@@ -120,6 +121,7 @@ impl Inbound {
     }
 
     /// When the caller has stopped waiting for the answer, if it said so.
+    #[inline]
     pub fn expires(&self) -> Option<Instant> {
         match &self.from {
             From::Ring(_, request) => request.expires,
@@ -128,6 +130,7 @@ impl Inbound {
     }
 
     /// Names this request.
+    #[inline]
     pub fn ticket(&self) -> Ticket {
         match &self.from {
             From::Ring(channel, request) => Ticket::new(channel, request.slot, request.request_id),
@@ -137,6 +140,7 @@ impl Inbound {
 
     /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
     /// begin at a multiple of 8 bytes.
+    #[inline]
     pub fn payload(&self) -> Payload<'_> {
         match &self.from {
             From::Ring(channel, request) => channel.payload(request),
@@ -146,6 +150,7 @@ impl Inbound {
 
     /// The send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how much of it was
     /// used.
+    #[inline]
     pub fn room(&self) -> Room<'_> {
         Room(match &self.from {
             From::Ring(channel, request) => Place::Slot(channel.room(request)),
@@ -287,6 +292,7 @@ fn lock(home: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 impl Deref for Room<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Place::Slot(loan) => &loan[Header::LEN..],
@@ -296,6 +302,7 @@ impl Deref for Room<'_> {
 }
 
 impl DerefMut for Room<'_> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             Place::Slot(loan) => &mut loan[Header::LEN..],
@@ -317,6 +324,7 @@ pub(super) enum Lender<'a> {
 impl Deref for Payload<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Lender::Ring(loan, range) => &loan[range.clone()],

@@ -146,6 +146,7 @@ impl Lanes {
     }
 
     /// Whether another message can be sent now.
+    #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.lanes.iter().all(|lane| lane.queue.has_room())
     }
@@ -155,7 +156,10 @@ impl Lanes {
         if !self.has_room() {
             return Ok(false);
         }
-        let stripe = message.bytes.len().div_ceil(self.lanes.len());
+        let stripe = match self.lanes.len() {
+            1 => message.bytes.len(),
+            lanes => message.bytes.len().div_ceil(lanes),
+        };
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             let Some(ticket) = lane.queue.admit() else {
                 continue; // There is room, as has just been seen.
@@ -230,11 +234,13 @@ impl Lanes {
     }
 
     /// Whether a completion belongs to these queue pairs as they are now.
+    #[inline]
     pub(super) fn owns(&self, id: WorkId) -> bool {
         id.owner == self.owner
     }
 
     /// Takes in a completion that succeeded. Gives back the immediate of a message that it completed.
+    #[inline]
     pub(super) fn complete(
         &mut self,
         id: WorkId,
@@ -274,6 +280,7 @@ impl Lanes {
         }
     }
 
+    #[inline]
     fn post_recv(&mut self, at: usize) -> Result<(), FabricError> {
         let id = WorkId {
             receive: true,

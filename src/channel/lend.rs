@@ -7,6 +7,7 @@
 //! bytes therefore validates values after copying them out, and no safety rests on the bytes.
 
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,9 +18,20 @@ use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge}
 #[derive(Debug)]
 pub(crate) struct Ring {
     region: Arc<dyn MemoryRegion>,
+    base: Base,
+    lkey: u32,
     geometry: Geometry,
     lent: Box<[AtomicBool]>,
 }
+
+/// Where the memory of the region beside it begins.
+#[derive(Debug, Clone, Copy)]
+struct Base(NonNull<u8>);
+
+// SAFETY: only an address; what is read and written through it is governed by the ring's loans.
+unsafe impl Send for Base {}
+// SAFETY: as above.
+unsafe impl Sync for Base {}
 
 impl Ring {
     /// Registers a ring that the peer writes into.
@@ -43,6 +55,8 @@ impl Ring {
             "a device registers what it was asked for"
         );
         Ok(Self {
+            base: Base(region.as_ptr()),
+            lkey: region.lkey(),
             region,
             geometry,
             lent: (0..geometry.slots())
@@ -57,21 +71,24 @@ impl Ring {
     }
 
     /// The first `length` bytes of a slot, for a work request.
+    #[inline]
     pub(crate) fn sge(&self, slot: u16, length: usize) -> Sge {
         debug_assert!(length <= self.geometry.slot_size());
         Sge {
-            addr: self.region.addr() + self.geometry.offset(slot) as u64,
+            addr: self.base.0.as_ptr() as u64 + self.geometry.offset(slot) as u64,
             length: length as u32,
-            lkey: self.region.lkey(),
+            lkey: self.lkey,
         }
     }
 
     /// Whether there is such a slot.
+    #[inline]
     pub(crate) fn has(&self, slot: u16) -> bool {
         usize::from(slot) < self.geometry.slots()
     }
 
     /// Lends a slot until the loan is dropped. `None` if there is no such slot or it is lent already.
+    #[inline]
     pub(crate) fn lend(&self, slot: u16) -> Option<Loan<'_>> {
         // Made only if the slot was free, as dropping a loan frees it.
         self.take(slot).then(|| Lent { ring: self, slot })
@@ -86,20 +103,17 @@ impl Ring {
     }
 
     /// Marks a slot as lent, unless it is or does not exist.
+    #[inline]
     fn take(&self, slot: u16) -> bool {
         let lent = self.lent.get(usize::from(slot));
         lent.is_some_and(|lent| !lent.swap(true, Ordering::Acquire))
     }
 
+    #[inline]
     fn slot_ptr(&self, slot: u16) -> *mut u8 {
         // SAFETY: loans exist only for slots below `geometry.slots()`, and `register` made sure that the
         // region covers `geometry.len()` bytes, so the offset stays inside it.
-        unsafe {
-            self.region
-                .as_ptr()
-                .as_ptr()
-                .add(self.geometry.offset(slot))
-        }
+        unsafe { self.base.0.as_ptr().add(self.geometry.offset(slot)) }
     }
 }
 
@@ -116,6 +130,7 @@ pub(crate) type Loan<'a> = Lent<&'a Ring>;
 impl<R: Deref<Target = Ring>> Deref for Lent<R> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the pointer is valid for `slot_size` bytes while the ring lives, which this loan borrows or shares;
         // the `lent` flag excludes another loan of the slot; see the module about the peer.
@@ -129,6 +144,7 @@ impl<R: Deref<Target = Ring>> Deref for Lent<R> {
 }
 
 impl<R: Deref<Target = Ring>> DerefMut for Lent<R> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference.
         unsafe {
@@ -141,6 +157,7 @@ impl<R: Deref<Target = Ring>> DerefMut for Lent<R> {
 }
 
 impl<R: Deref<Target = Ring>> Drop for Lent<R> {
+    #[inline]
     fn drop(&mut self) {
         self.ring.lent[usize::from(self.slot)].store(false, Ordering::Release);
     }
@@ -177,6 +194,7 @@ impl Whole {
 impl Deref for Whole {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         // SAFETY: the region is valid for `len` bytes while it lives, and only this makes references to its bytes, so
         // `&self` excludes a `&mut` to the same ones; see the type about READs.
@@ -185,6 +203,7 @@ impl Deref for Whole {
 }
 
 impl DerefMut for Whole {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().as_ptr(), self.0.len()) }
@@ -203,6 +222,7 @@ pub(crate) struct RemoteRing {
 }
 
 impl RemoteRing {
+    #[inline]
     pub(crate) fn slot(&self, slot: u16) -> RemoteSlice {
         RemoteSlice {
             addr: self.addr.wrapping_add(self.geometry.offset(slot) as u64),

@@ -41,6 +41,8 @@ pub struct Mailbox {
     arriving: Vec<Arriving>,
     /// Entries of the completion queue that are still to be given to callers.
     entries_left: u32,
+    /// Where completions are polled into.
+    batch: Box<[Completion; BATCH]>,
 }
 
 /// A place for a caller. The generation tells the completions of its earlier occupants apart.
@@ -100,6 +102,7 @@ impl Mailbox {
             places: Vec::new(),
             arriving: Vec::new(),
             entries_left: depth,
+            batch: Box::new([Completion::EMPTY; BATCH]),
         })
     }
 
@@ -322,12 +325,17 @@ impl Mailbox {
     /// # Errors
     /// The completion queue has failed; the mailbox is of no use any more.
     pub fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> Result<bool, FabricError> {
-        let mut batch = [Completion::EMPTY; BATCH];
-        let count = self.cq.poll(&mut batch)?;
-        for completion in &batch[..count] {
-            self.complete(completion, deliveries);
+        let count = self.cq.poll(&mut *self.batch)?;
+        for at in 0..count {
+            let completion = self.batch[at];
+            self.complete(&completion, deliveries);
         }
         Ok(count > 0)
+    }
+
+    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
+    pub fn is_quiet(&self) -> bool {
+        self.cq.is_quiet()
     }
 
     fn complete(&mut self, completion: &Completion, deliveries: &mut VecDeque<Delivery>) {

@@ -138,7 +138,10 @@ impl PeerChannel {
                 None
             }
         };
-        core.cause.clone().map_or(Ok(arrived), Err)
+        match &core.cause {
+            None => Ok(arrived),
+            Some(cause) => Err(cause.clone()),
+        }
     }
 
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
@@ -160,7 +163,8 @@ impl PeerChannel {
                 let request = Slotted {
                     slot,
                     request_id,
-                    header,
+                    method: header.method,
+                    stream: extension.stream,
                     payload,
                     outside: None,
                     demand: None,
@@ -247,6 +251,7 @@ impl PeerChannel {
         core.cause.is_some() || core.responder.unanswered() == 0
     }
 
+    #[inline]
     fn lock(&self) -> MutexGuard<'_, Core> {
         // Nothing that can panic runs under the lock.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
@@ -304,7 +309,7 @@ impl PeerChannel {
 
     /// Answers that the stream, for an item of which `request` asks, has no more.
     pub(super) fn answer_end(&self, request: &Slotted) {
-        let stream = match request.header.stream() {
+        let stream = match request.stream {
             Some(StreamPart::Next(stream) | StreamPart::End(stream)) => stream,
             Some(StreamPart::Open) | None => request.request_id,
         };
@@ -405,10 +410,11 @@ impl PeerChannel {
 const MAX_STREAMS: usize = 1024;
 
 /// The header of an answer without payload.
+#[inline]
 fn answer_header(request: &Slotted, kind: MessageKind) -> Header {
     Header {
         kind,
-        method: request.header.method,
+        method: request.method,
         request_id: request.request_id,
         payload_len: 0,
         extension: None,
@@ -532,7 +538,9 @@ pub(super) enum Arrived {
 pub(super) struct Slotted {
     pub(super) slot: u16,
     pub(super) request_id: u64,
-    pub(super) header: Header,
+    pub(super) method: u32,
+    /// Of the stream that it is about.
+    stream: Option<StreamPart>,
     payload: Range<usize>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,

@@ -55,6 +55,7 @@ impl Profile {
     }
 
     /// Reads a header as the other end writes it.
+    #[inline]
     pub(super) fn decode(self, slot: &[u8]) -> Result<(Header, Range<usize>), HeaderError> {
         match self {
             Self::Native => Header::decode(slot),
@@ -63,6 +64,7 @@ impl Profile {
     }
 
     /// Reads an immediate as the other end writes it.
+    #[inline]
     pub(super) fn immediate(self, bits: u32) -> Immediate {
         match self {
             Self::Native => Immediate::from_bits(bits),

@@ -47,6 +47,7 @@ impl Responder {
     }
 
     /// An immediate arrived; `header` is what stands in its slot.
+    #[inline]
     pub fn receive(&mut self, imm: Immediate, header: Option<&Header>) -> Arrival {
         let slot = imm.slot;
         let Some(held) = self.slots.get_mut(usize::from(slot)) else {
@@ -68,6 +69,7 @@ impl Responder {
     }
 
     /// The answer of the request in `slot` is about to be posted: from then on the caller may write the slot.
+    #[inline]
     pub fn answered(&mut self, slot: u16) {
         self.slots[usize::from(slot)] = None;
     }

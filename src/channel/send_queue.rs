@@ -27,11 +27,13 @@ impl SendQueue {
         }
     }
 
+    #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.outstanding < self.depth
     }
 
     /// Takes a place; `None` if there is none until completions are polled.
+    #[inline]
     pub(crate) fn admit(&mut self) -> Option<Ticket> {
         if !self.has_room() {
             return None;
@@ -76,6 +78,7 @@ impl SendQueue {
     }
 
     /// Gives the places back that a completion retires.
+    #[inline]
     pub(crate) fn retire(&mut self, requests: u32) {
         self.outstanding = self.outstanding.saturating_sub(requests);
     }

@@ -26,6 +26,7 @@ impl WorkId {
     /// Bits of an owner.
     pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;
 
+    #[inline]
     pub(super) fn to_bits(self) -> u64 {
         let receive = if self.receive { RECEIVE } else { 0 };
         receive
@@ -34,6 +35,7 @@ impl WorkId {
             | u64::from(self.retires)
     }
 
+    #[inline]
     pub(super) fn from_bits(bits: u64) -> Self {
         Self {
             receive: bits & RECEIVE != 0,

@@ -18,6 +18,12 @@ pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
     /// When the queue itself has failed (overrun, device gone). Its queue pairs are of no use then.
     fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError>;
 
+    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one. For who spins; `false` if
+    /// there is no cheaper look.
+    fn is_quiet(&self) -> bool {
+        false
+    }
+
     /// Asks for one event at the next completion.
     ///
     /// # Errors

@@ -76,6 +76,7 @@ pub struct ExtensionError {
 
 impl Extension {
     /// Bytes that the block takes.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
         FIXED + 8 * self.fields().count_ones() as usize
     }
@@ -87,6 +88,7 @@ impl Extension {
     }
 
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
+    #[inline]
     pub(super) fn encode(&self, into: &mut [u8]) {
         into[0..2].copy_from_slice(&(self.encoded_len() as u16).to_le_bytes());
         into[2..4].copy_from_slice(&self.fields().to_le_bytes());
@@ -103,6 +105,7 @@ impl Extension {
     }
 
     /// Reads a block at the beginning of `bytes`, and says how long it is.
+    #[inline]
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), ExtensionError> {
         let half = |at: usize| match bytes.get(at..at + 2) {
             Some(&[low, high]) => u16::from_le_bytes([low, high]),

@@ -77,6 +77,7 @@ impl Header {
     pub const LEN: usize = 16;
 
     /// Bytes in front of the payload.
+    #[inline]
     pub fn encoded_len(&self) -> usize {
         Self::LEN + self.extension.map_or(0, |e| e.encoded_len())
     }
@@ -104,6 +105,7 @@ impl Header {
     ///
     /// # Errors
     /// [`HeaderError::TooLong`] when header and payload do not fit `slot`.
+    #[inline]
     pub fn encode(&self, slot: &mut [u8]) -> Result<usize, HeaderError> {
         let payload_at = self.encoded_len();
         let total = payload_at as u64 + u64::from(self.payload_len);
@@ -126,6 +128,7 @@ impl Header {
     ///
     /// # Errors
     /// Whatever is wrong with it; nothing in `slot` is trusted.
+    #[inline]
     pub fn decode(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
         let (tag, request_id, message) = Self::fixed(slot)?;
         let extension = match tag & EXTENSION {
@@ -176,6 +179,7 @@ impl Header {
     }
 
     /// Tag, request id and the bytes of the message.
+    #[inline]
     fn fixed(slot: &[u8]) -> Result<(u32, u64, &[u8]), HeaderError> {
         let too_long = |needed| HeaderError::TooLong {
             needed,
@@ -195,6 +199,7 @@ impl Header {
         Ok((u32_at(fixed, 0), request_id, message))
     }
 
+    #[inline]
     fn tag(&self) -> u32 {
         let kind = match self.kind {
             MessageKind::Request => 0,
@@ -210,6 +215,7 @@ impl Header {
     }
 }
 
+#[inline]
 fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
     match tag & (REPLY | EXCEPTION | ACK | CHUNK | LAST) {
         0 => Ok(MessageKind::Request),

@@ -33,6 +33,7 @@ pub struct Immediate {
 
 impl Immediate {
     /// The number to post, in host order.
+    #[inline]
     pub fn to_bits(self) -> u32 {
         let signal = match self.signal {
             Signal::Message => 0,
@@ -43,6 +44,7 @@ impl Immediate {
     }
 
     /// Reads a received number. High bits without a meaning are ignored, as DLSlime does.
+    #[inline]
     pub fn from_bits(bits: u32) -> Self {
         let signal = match bits & (CANCEL | RELEASE) {
             0 => Signal::Message,

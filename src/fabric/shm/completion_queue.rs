@@ -9,7 +9,7 @@ use rustix::event::EventfdFlags;
 
 use super::receive_ring::Bell;
 use super::receiver::Receiver;
-use super::segment::Segment;
+use super::segment::{Segment, View};
 use crate::fabric::{Completion, CompletionQueue, FabricError, Gid};
 
 /// A completion queue: completions of our own sends, and the receive queues that peers write into, which are
@@ -19,7 +19,7 @@ pub(super) struct ShmCompletionQueue {
     device: Gid,
     event: OwnedFd,
     page: OwnedFd,
-    segment: Segment,
+    bell: View<Bell>,
     entries: Mutex<Entries>,
 }
 
@@ -40,8 +40,8 @@ pub(super) struct Sent {
 }
 
 /// The bell in a completion queue's shared page.
-pub(super) fn bell_in(segment: &Segment) -> Option<&Bell> {
-    segment.slice(0, 1)?.first()
+pub(super) fn bell_in(page: Segment) -> Option<View<Bell>> {
+    View::of(&Arc::new(page), 0, 1)
 }
 
 /// Wakes whoever awaits this eventfd.
@@ -69,7 +69,7 @@ impl ShmCompletionQueue {
             device,
             event: eventfd()?,
             page,
-            segment,
+            bell: bell_in(segment).expect("the page was made so"),
             entries: Mutex::default(),
         })
     }
@@ -91,9 +91,11 @@ impl ShmCompletionQueue {
 
     /// Forgets a receive queue.
     pub(super) fn detach(&self, number: u32) {
-        self.lock()
+        let mut entries = self.lock();
+        entries
             .receivers
             .retain(|receiver| receiver.number() != number);
+        entries.turn = 0;
     }
 
     pub(super) fn push(&self, sent: Sent) {
@@ -109,7 +111,7 @@ impl ShmCompletionQueue {
     }
 
     fn bell(&self) -> &Bell {
-        bell_in(&self.segment).expect("the page was made so")
+        &self.bell[0]
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -130,17 +132,24 @@ impl CompletionQueue for ShmCompletionQueue {
             out[count] = sent.completion;
             count += 1;
         }
-        let receivers = entries.receivers.len();
-        for step in 0..receivers {
-            let at = (entries.turn + step) % receivers;
-            count += entries.receivers[at].poll(&mut out[count..]);
+        let (later, first) = entries.receivers.split_at(entries.turn);
+        for (step, receiver) in first.iter().chain(later).enumerate() {
+            if receiver.is_quiet() {
+                continue;
+            }
+            count += receiver.poll(&mut out[count..]);
             if count == out.len() {
                 // The one that filled it comes last the next time, so that none starves.
-                entries.turn = (at + 1) % receivers;
+                entries.turn = (entries.turn + step + 1) % entries.receivers.len();
                 break;
             }
         }
         Ok(count)
+    }
+
+    fn is_quiet(&self) -> bool {
+        let entries = self.lock();
+        entries.sent.is_empty() && entries.receivers.iter().all(|receiver| receiver.is_quiet())
     }
 
     fn arm(&self) -> Result<(), FabricError> {

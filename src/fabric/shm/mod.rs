@@ -29,6 +29,7 @@ mod receive_ring;
 mod receiver;
 mod region;
 mod remote_regions;
+mod ring_memory;
 mod segment;
 mod sender;
 mod sync;

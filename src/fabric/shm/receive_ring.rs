@@ -6,7 +6,7 @@
 //!
 //! Every field is atomic, so whatever a peer writes is a value and not a data race.
 
-use super::sync::{AtomicU32, Ordering, fence};
+use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Receives posted since the beginning, modulo 2^32. On a cache line pair of its own: the consumer writes it.
 #[derive(Debug, Default)]
@@ -30,6 +30,7 @@ pub(super) struct ReceiveRing<'a> {
 }
 
 impl<'a> ReceiveRing<'a> {
+    #[inline]
     fn entry(self, number: u32) -> &'a Entry {
         &self.entries[number as usize & (self.entries.len() - 1)]
     }
@@ -52,6 +53,7 @@ pub(super) struct Producer {
 
 impl Producer {
     /// Whether the consumer has a receive for the next message.
+    #[inline]
     pub(super) fn has_receive(&mut self, ring: ReceiveRing<'_>) -> bool {
         let has = |posted: u32| {
             (1..=ring.entries.len()).contains(&(posted.wrapping_sub(self.next) as usize))
@@ -66,6 +68,7 @@ impl Producer {
 
     /// Publishes the next message, for which [`has_receive`](Self::has_receive) was true. Everything written
     /// before is visible to who takes it.
+    #[inline]
     pub(super) fn publish(&mut self, ring: ReceiveRing<'_>, arrival: Arrival) {
         let entry = ring.entry(self.next);
         entry.imm.store(arrival.imm, Ordering::Relaxed);
@@ -75,32 +78,84 @@ impl Producer {
     }
 }
 
-/// The consuming end.
-#[derive(Debug, Default)]
+/// The consuming end. One thread at a time posts, and one at a time takes; they need not be the same.
+#[derive(Debug)]
 pub(super) struct Consumer {
-    next: u32,
-    posted: u32,
+    depth: u32,
+    /// Receives posted.
+    posted: AtomicU32,
+    /// Of these, used up.
+    next: AtomicU32,
+    /// What their owner calls them; as many as the ring has entries.
+    wr_ids: Box<[AtomicU64]>,
 }
 
 impl Consumer {
-    /// Posts one more receive.
-    pub(super) fn post(&mut self, ring: ReceiveRing<'_>) {
-        self.posted = self.posted.wrapping_add(1);
-        ring.posted.0.store(self.posted, Ordering::Release);
+    /// Of a ring with `capacity` entries, a power of two, of which `depth` may be posted at a time.
+    pub(super) fn new(depth: u32, capacity: usize) -> Self {
+        Self {
+            depth,
+            posted: AtomicU32::new(0),
+            next: AtomicU32::new(0),
+            wr_ids: (0..capacity).map(|_| AtomicU64::new(0)).collect(),
+        }
     }
 
-    /// Takes the next message if it is there.
-    pub(super) fn take(&mut self, ring: ReceiveRing<'_>) -> Option<Arrival> {
-        let entry = ring.entry(self.next);
-        let number = self.next.wrapping_add(1);
-        if entry.sequence.load(Ordering::Acquire) != number {
+    #[inline]
+    fn wr_id(&self, number: u32) -> &AtomicU64 {
+        &self.wr_ids[number as usize & (self.wr_ids.len() - 1)]
+    }
+
+    /// Posts one more receive. Says whether there was room.
+    #[must_use]
+    #[inline]
+    pub(super) fn post(&self, ring: ReceiveRing<'_>, wr_id: u64) -> bool {
+        let posted = self.posted.load(Ordering::Relaxed);
+        // Acquire: the entry, and the name, that are used again have been read.
+        if posted.wrapping_sub(self.next.load(Ordering::Acquire)) >= self.depth {
+            return false;
+        }
+        self.wr_id(posted).store(wr_id, Ordering::Relaxed);
+        let posted = posted.wrapping_add(1);
+        self.posted.store(posted, Ordering::Release);
+        ring.posted.0.store(posted, Ordering::Release);
+        true
+    }
+
+    /// Whether the next message is there. For the one who takes.
+    #[inline]
+    pub(super) fn has_arrival(&self, ring: ReceiveRing<'_>) -> bool {
+        let next = self.next.load(Ordering::Relaxed);
+        ring.entry(next).sequence.load(Ordering::Acquire) == next.wrapping_add(1)
+    }
+
+    /// Whether no receive is posted. For the one who takes.
+    #[inline]
+    pub(super) fn is_used_up(&self) -> bool {
+        self.posted.load(Ordering::Acquire) == self.next.load(Ordering::Relaxed)
+    }
+
+    /// Uses up the next receive: for the next message, or for none if that is not there and this `flushes`.
+    #[inline]
+    pub(super) fn take(
+        &self,
+        ring: ReceiveRing<'_>,
+        flushes: bool,
+    ) -> Option<(u64, Option<Arrival>)> {
+        let has_arrival = self.has_arrival(ring);
+        // A peer that publishes more than was posted is not listened to.
+        if !(has_arrival || flushes) || self.is_used_up() {
             return None;
         }
-        self.next = number;
-        Some(Arrival {
+        let next = self.next.load(Ordering::Relaxed);
+        let entry = ring.entry(next);
+        let arrival = has_arrival.then(|| Arrival {
             imm: entry.imm.load(Ordering::Relaxed),
             byte_len: entry.byte_len.load(Ordering::Relaxed),
-        })
+        });
+        let wr_id = self.wr_id(next).load(Ordering::Relaxed);
+        self.next.store(next.wrapping_add(1), Ordering::Release);
+        Some((wr_id, arrival))
     }
 }
 
@@ -118,6 +173,7 @@ impl Bell {
     }
 
     /// After publishing: whether the owner must be woken. True once for each arming.
+    #[inline]
     pub(super) fn must_ring(&self) -> bool {
         fence(Ordering::SeqCst);
         self.0.load(Ordering::Relaxed) != 0 && self.0.swap(0, Ordering::AcqRel) != 0
@@ -146,13 +202,19 @@ mod tests {
             entries.iter().for_each(|entry| entry.sequence.store(start, Ordering::Relaxed));
             let ring = ReceiveRing { posted: &posted, entries: &entries };
             let mut producer = Producer { next: start, posted: start };
-            let mut consumer = Consumer { next: start, posted: start };
+            let consumer = Consumer::new(entries.len() as u32, entries.len());
+            consumer.next.store(start, Ordering::Relaxed);
+            consumer.posted.store(start, Ordering::Relaxed);
             let (mut receives, mut inside, mut number) = (0, VecDeque::new(), 0);
+            let (mut named, mut taken) = (0, 0);
             for step in steps {
                 match step {
-                    0 if receives + inside.len() < entries.len() => {
-                        consumer.post(ring);
-                        receives += 1;
+                    0 => {
+                        let has_room = receives + inside.len() < entries.len();
+                        prop_assert_eq!(consumer.post(ring, named), has_room);
+                        if has_room {
+                            (receives, named) = (receives + 1, named + 1);
+                        }
                     }
                     1 => {
                         prop_assert_eq!(producer.has_receive(ring), receives > 0);
@@ -163,8 +225,13 @@ mod tests {
                             (receives, number) = (receives - 1, number + 1);
                         }
                     }
-                    2 => prop_assert_eq!(consumer.take(ring), inside.pop_front()),
-                    _ => {}
+                    _ => {
+                        let expected = inside.pop_front();
+                        prop_assert_eq!(consumer.has_arrival(ring), expected.is_some());
+                        let found = consumer.take(ring, false);
+                        prop_assert_eq!(found, expected.map(|arrival| (taken, Some(arrival))));
+                        taken += u64::from(found.is_some());
+                    }
                 }
             }
         }
@@ -182,14 +249,29 @@ mod tests {
                 })
                 .collect();
             let ring = ReceiveRing { posted: &posted, entries: &entries };
-            let (mut producer, mut consumer) = (Producer::default(), Consumer::default());
+            let (mut producer, consumer) = (Producer::default(), Consumer::new(4, entries.len()));
             for _ in 0..8 {
                 if producer.has_receive(ring) {
                     producer.publish(ring, Arrival { imm: 1, byte_len: 2 });
                 }
-                consumer.take(ring);
+                consumer.take(ring, false);
+                let _ = consumer.post(ring, 0);
             }
         }
+    }
+
+    #[test]
+    fn what_was_posted_is_flushed_and_nothing_else() {
+        let (posted, entries) = (Posted::default(), [Entry::default(), Entry::default()]);
+        let ring = ReceiveRing {
+            posted: &posted,
+            entries: &entries,
+        };
+        let consumer = Consumer::new(2, 2);
+        assert!(consumer.post(ring, 7));
+        assert_eq!(consumer.take(ring, false), None);
+        assert_eq!(consumer.take(ring, true), Some((7, None)));
+        assert_eq!(consumer.take(ring, true), None);
     }
 
     #[test]
@@ -239,8 +321,8 @@ mod loom_tests {
     fn no_event_is_lost() {
         loom::model(|| {
             let shared = Shared::new(1);
-            let mut consumer = Consumer::default();
-            consumer.post(shared.ring());
+            let consumer = Consumer::new(1, 1);
+            assert!(consumer.post(shared.ring(), 5));
             let theirs = shared.clone();
             let producer = thread::spawn(move || {
                 let mut producer = Producer::default();
@@ -257,17 +339,15 @@ mod loom_tests {
                 }
             });
             shared.bell.arm();
-            let found = consumer.take(shared.ring());
+            let found = consumer.take(shared.ring(), false);
             producer.join().expect("the producer ends");
             assert!(found.is_some() || shared.event.load(Ordering::Acquire));
-            let arrival = found.or_else(|| consumer.take(shared.ring()));
-            assert_eq!(
-                arrival,
-                Some(Arrival {
-                    imm: 7,
-                    byte_len: 9
-                })
-            );
+            let arrival = found.or_else(|| consumer.take(shared.ring(), false));
+            let expected = Arrival {
+                imm: 7,
+                byte_len: 9,
+            };
+            assert_eq!(arrival, Some((5, Some(expected))));
         });
     }
 
@@ -276,8 +356,8 @@ mod loom_tests {
     fn a_reused_entry_is_never_torn() {
         loom::model(|| {
             let shared = Shared::new(1);
-            let mut consumer = Consumer::default();
-            consumer.post(shared.ring());
+            let consumer = Consumer::new(1, 1);
+            assert!(consumer.post(shared.ring(), 5));
             let theirs = shared.clone();
             let producer = thread::spawn(move || {
                 let mut producer = Producer::default();
@@ -299,27 +379,23 @@ mod loom_tests {
             });
             let mut taken = 0;
             for _ in 0..2 {
-                if let Some(arrival) = consumer.take(shared.ring()) {
-                    assert_eq!(
-                        arrival,
-                        Arrival {
-                            imm: taken,
-                            byte_len: !taken
-                        }
-                    );
+                if let Some((_, arrival)) = consumer.take(shared.ring(), false) {
+                    let expected = Arrival {
+                        imm: taken,
+                        byte_len: !taken,
+                    };
+                    assert_eq!(arrival, Some(expected));
                     taken += 1;
-                    consumer.post(shared.ring());
+                    assert!(consumer.post(shared.ring(), 5));
                 }
             }
             let sent = producer.join().expect("the producer ends");
-            while let Some(arrival) = consumer.take(shared.ring()) {
-                assert_eq!(
-                    arrival,
-                    Arrival {
-                        imm: taken,
-                        byte_len: !taken
-                    }
-                );
+            while let Some((_, arrival)) = consumer.take(shared.ring(), false) {
+                let expected = Arrival {
+                    imm: taken,
+                    byte_len: !taken,
+                };
+                assert_eq!(arrival, Some(expected));
                 taken += 1;
             }
             assert_eq!(taken, sent);

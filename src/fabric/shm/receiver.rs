@@ -1,11 +1,10 @@
 //! The receiving half of a queue pair.
 
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::receive_ring::{Consumer, Entry, Posted, ReceiveRing};
+use super::receive_ring::{Consumer, ReceiveRing};
+use super::ring_memory::RingMemory;
 use super::segment::Segment;
 use crate::fabric::{
     Completion, CompletionStatus, FabricError, Opcode, QueuePairState, RecvRequest,
@@ -18,26 +17,9 @@ pub(super) struct Receiver {
     depth: u32,
     state: AtomicU8,
     fd: OwnedFd,
-    segment: Segment,
+    memory: RingMemory,
     capacity: usize,
-    posted: Mutex<PostedReceives>,
-}
-
-#[derive(Debug)]
-struct PostedReceives {
     consumer: Consumer,
-    wr_ids: VecDeque<u64>,
-}
-
-/// Where the parts of a receive queue's memory are; both processes count on it.
-pub(super) fn ring_in(segment: &Segment, capacity: usize) -> Option<ReceiveRing<'_>> {
-    let posted = segment.slice::<Posted>(0, 1)?;
-    let entries = segment.slice::<Entry>(size_of::<Posted>(), capacity)?;
-    let ring = ReceiveRing {
-        posted: &posted[0],
-        entries,
-    };
-    capacity.is_power_of_two().then_some(ring)
 }
 
 const STATES: [QueuePairState; 5] = [
@@ -51,20 +33,16 @@ const STATES: [QueuePairState; 5] = [
 impl Receiver {
     pub(super) fn create(number: u32, depth: u32) -> Result<Self, FabricError> {
         let capacity = depth.next_power_of_two() as usize;
-        let len = size_of::<Posted>() + capacity * size_of::<Entry>();
-        let (fd, segment) = Segment::create("slimerpc-receives", len)
+        let (fd, segment) = Segment::create("slimerpc-receives", RingMemory::len(capacity))
             .map_err(FabricError::os("allocating a receive queue"))?;
         Ok(Self {
             number,
             depth,
             state: AtomicU8::new(QueuePairState::Reset as u8),
             fd,
-            segment,
+            memory: RingMemory::new(segment, capacity).expect("it was made so"),
             capacity,
-            posted: Mutex::new(PostedReceives {
-                consumer: Consumer::default(),
-                wr_ids: VecDeque::with_capacity(depth as usize),
-            }),
+            consumer: Consumer::new(depth, capacity),
         })
     }
 
@@ -79,6 +57,7 @@ impl Receiver {
     }
 
     /// State of the queue pair.
+    #[inline]
     pub(super) fn state(&self) -> QueuePairState {
         STATES[usize::from(self.state.load(Ordering::Acquire))]
     }
@@ -101,6 +80,7 @@ impl Receiver {
             .map_err(|state| STATES[usize::from(state)])
     }
 
+    #[inline]
     pub(super) fn post(&self, request: RecvRequest) -> Result<(), FabricError> {
         let state = self.state();
         if state == QueuePairState::Reset {
@@ -110,35 +90,26 @@ impl Receiver {
                 state,
             });
         }
-        let mut posted = self.lock();
-        if posted.wr_ids.len() >= self.depth as usize {
+        if !self.consumer.post(self.ring(), request.wr_id) {
             return Err(FabricError::QueueFull {
                 qp_num: self.number,
                 queue: "receive",
                 depth: self.depth,
             });
         }
-        posted.wr_ids.push_back(request.wr_id);
-        posted.consumer.post(self.ring());
         Ok(())
     }
 
     /// Moves completions to the front of `out`; the number of them.
+    #[inline]
     pub(super) fn poll(&self, out: &mut [Completion]) -> usize {
         // In this order: what was published before the error is delivered, then the rest is flushed.
         let failed = self.state() == QueuePairState::Error;
-        let mut posted = self.lock();
+        let ring = self.ring();
         let mut count = 0;
-        while count < out.len() {
-            // A peer that publishes more than was posted is not listened to.
-            let Some(wr_id) = posted.wr_ids.front().copied() else {
-                break;
-            };
-            let arrival = posted.consumer.take(self.ring());
-            if arrival.is_none() && !failed {
-                break;
-            }
-            posted.wr_ids.pop_front();
+        while count < out.len()
+            && let Some((wr_id, arrival)) = self.consumer.take(ring, failed)
+        {
             out[count] = Completion {
                 wr_id,
                 status: arrival.map_or(CompletionStatus::Flushed, |_| CompletionStatus::Success),
@@ -152,12 +123,15 @@ impl Receiver {
         count
     }
 
-    fn ring(&self) -> ReceiveRing<'_> {
-        ring_in(&self.segment, self.capacity).expect("the queue was made so")
+    /// Whether [`poll`](Self::poll) would find nothing. Asked by who would call that.
+    #[inline]
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.consumer.has_arrival(self.ring())
+            && (self.state() != QueuePairState::Error || self.consumer.is_used_up())
     }
 
-    fn lock(&self) -> MutexGuard<'_, PostedReceives> {
-        // Nothing panics while it is held.
-        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
+    #[inline]
+    fn ring(&self) -> ReceiveRing<'_> {
+        self.memory.ring()
     }
 }

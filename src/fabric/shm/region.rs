@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::message::RegionInfo;
 use super::segment::Segment;
@@ -11,8 +11,10 @@ use super::worker::Worker;
 use crate::fabric::{Access, FabricError, MemoryRegion};
 
 /// The first page of a region's memory belongs to the fabric; the bytes that users see come behind it.
+#[inline]
 pub(super) fn data_offset() -> usize {
-    rustix::param::page_size()
+    static PAGE: LazyLock<usize> = LazyLock::new(rustix::param::page_size);
+    *PAGE
 }
 
 /// Whether the region is still registered: what a peer that has it mapped must check.
@@ -21,6 +23,7 @@ pub(super) fn data_offset() -> usize {
 pub(super) struct Validity(AtomicU32);
 
 impl Validity {
+    #[inline]
     pub(super) fn is_valid(&self) -> bool {
         self.0.load(Ordering::Acquire) != 0
     }
@@ -54,15 +57,18 @@ impl RegionMemory {
         Ok(memory)
     }
 
+    #[inline]
     fn validity(&self) -> &Validity {
         validity(&self.segment)
     }
 
+    #[inline]
     pub(super) fn as_ptr(&self) -> NonNull<u8> {
         self.segment.at(data_offset())
     }
 
     /// The pointer to `length` bytes at `addr`. `None` if they leave the region or `access` is not allowed.
+    #[inline]
     pub(super) fn locate(&self, addr: u64, length: usize, access: Access) -> Option<NonNull<u8>> {
         let offset = addr.checked_sub(self.as_ptr().as_ptr() as u64)?;
         let offset = usize::try_from(offset).ok()?;
@@ -83,6 +89,7 @@ impl RegionMemory {
 }
 
 /// The validity word of a region's memory, ours or a peer's.
+#[inline]
 pub(super) fn validity(segment: &Segment) -> &Validity {
     &segment.slice(0, 1).expect("a region has a first page")[0]
 }
@@ -114,6 +121,7 @@ impl ShmRegion {
 // SAFETY: the mapping is readable and writable, covers `len` bytes from `as_ptr` and lives in `memory`, which
 // this handle owns a share of.
 unsafe impl MemoryRegion for ShmRegion {
+    #[inline]
     fn as_ptr(&self) -> NonNull<u8> {
         self.memory.as_ptr()
     }
@@ -122,6 +130,7 @@ unsafe impl MemoryRegion for ShmRegion {
         self.memory.len
     }
 
+    #[inline]
     fn lkey(&self) -> u32 {
         self.key
     }

@@ -58,6 +58,7 @@ impl RemoteRegions {
     }
 
     /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to it.
+    #[inline]
     pub(super) fn locate(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
         let is_it = |region: &RemoteRegion| {
             region.info.rkey == rkey && validity(&region.segment).is_valid()

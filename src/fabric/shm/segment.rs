@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -54,6 +56,7 @@ impl Segment {
     }
 
     /// The byte at `offset`, which must not lie behind the end.
+    #[inline]
     pub(super) fn at(&self, offset: usize) -> NonNull<u8> {
         assert!(offset <= self.len());
         // SAFETY: a mapping is never at address 0, and `offset` stays inside it (or one past it).
@@ -61,6 +64,7 @@ impl Segment {
     }
 
     /// The `count` values at `offset`; `None` if they do not fit or are not aligned.
+    #[inline]
     pub(super) fn slice<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
         let end = count.checked_mul(size_of::<T>())?.checked_add(offset)?;
         if end > self.len() || !offset.is_multiple_of(align_of::<T>()) {
@@ -71,6 +75,40 @@ impl Segment {
         Some(unsafe { std::slice::from_raw_parts(self.at(offset).as_ptr().cast(), count) })
     }
 }
+
+/// Values in a segment, found once and for all.
+#[derive(Debug)]
+pub(super) struct View<T> {
+    values: NonNull<[T]>,
+    /// Keeps them mapped.
+    _segment: Arc<Segment>,
+}
+
+impl<T: Shared> View<T> {
+    /// As [`Segment::slice`].
+    pub(super) fn of(segment: &Arc<Segment>, offset: usize, count: usize) -> Option<Self> {
+        let values = NonNull::from(segment.slice(offset, count)?);
+        Some(Self {
+            values,
+            _segment: segment.clone(),
+        })
+    }
+}
+
+impl<T: Shared> Deref for View<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: made from a `&[T]` that `Segment::slice` gave, which is valid as long as the segment, held here.
+        unsafe { self.values.as_ref() }
+    }
+}
+
+// SAFETY: it is a `&[T]` that brings its lifetime along.
+unsafe impl<T: Shared + Sync> Send for View<T> {}
+// SAFETY: as above.
+unsafe impl<T: Shared + Sync> Sync for View<T> {}
 
 impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use super::completion_queue::{bell_in, raise};
 use super::key_table::KeyTable;
 use super::message::Welcome;
-use super::receive_ring::{Arrival, Producer};
-use super::receiver::ring_in;
+use super::receive_ring::{Arrival, Bell, Producer};
 use super::region::RegionMemory;
 use super::remote_regions::{Located, RemoteRegions};
-use super::segment::Segment;
+use super::ring_memory::RingMemory;
+use super::segment::{Segment, View};
 use crate::fabric::{
     Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,
     Sge,
@@ -41,10 +41,9 @@ pub(super) struct Sender {
 /// The peer's receive queue and how to wake its owner.
 #[derive(Debug)]
 struct Peer {
-    segment: Segment,
-    capacity: usize,
+    memory: RingMemory,
     producer: Producer,
-    bell: Segment,
+    bell: View<Bell>,
     event: OwnedFd,
     /// Wait before a message without a receive is tried again.
     rnr_timer: Duration,
@@ -132,25 +131,25 @@ impl Sender {
     /// Notes the peer's receive queue, page with bell, and eventfd.
     pub(super) fn welcome(&mut self, welcome: Welcome, fds: [OwnedFd; 3]) -> io::Result<()> {
         let [ring, bell, event] = fds;
-        let peer = Peer {
-            segment: Segment::open(&ring)?,
-            capacity: welcome.capacity as usize,
-            producer: Producer::default(),
-            bell: Segment::open(&bell)?,
-            event,
-            rnr_timer: rnr_timer(welcome.min_rnr_timer),
-        };
-        if ring_in(&peer.segment, peer.capacity).is_none() || bell_in(&peer.bell).is_none() {
+        let memory = RingMemory::new(Segment::open(&ring)?, welcome.capacity as usize);
+        let (Some(memory), Some(bell)) = (memory, bell_in(Segment::open(&bell)?)) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer's receive queue is malformed",
             ));
-        }
-        self.peer = Some(peer);
+        };
+        self.peer = Some(Peer {
+            memory,
+            producer: Producer::default(),
+            bell,
+            event,
+            rnr_timer: rnr_timer(welcome.min_rnr_timer),
+        });
         Ok(())
     }
 
     /// Executes a request or lines it up. `None`: it is lined up, and is the first if `is_first`.
+    #[inline]
     pub(super) fn post(&mut self, keys: &KeyTable, request: &SendRequest<'_>) -> Option<Executed> {
         if self.pending.is_empty() {
             match self.attempt(keys, request) {
@@ -242,6 +241,7 @@ impl Sender {
     }
 
     /// Accounts for a request that is over.
+    #[inline]
     pub(super) fn executed(
         &mut self,
         request: &SendRequest<'_>,
@@ -271,7 +271,7 @@ impl Sender {
         let Some(peer) = &mut self.peer else {
             return Attempt::Needs(Need::Welcome);
         };
-        let ring = ring_in(&peer.segment, peer.capacity).expect("checked by `welcome`");
+        let ring = peer.memory.ring();
         if matches!(request.operation, Operation::WriteWithImm(_))
             && !peer.producer.has_receive(ring)
         {
@@ -331,10 +331,7 @@ impl Sender {
         if let Operation::WriteWithImm(imm) = request.operation {
             let byte_len = length as u32;
             peer.producer.publish(ring, Arrival { imm, byte_len });
-            if bell_in(&peer.bell)
-                .expect("checked by `welcome`")
-                .must_ring()
-            {
+            if peer.bell[0].must_ring() {
                 raise(&peer.event);
             }
         }

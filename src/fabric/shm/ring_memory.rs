@@ -1,0 +1,38 @@
+//! Where the parts of a receive queue are in the memory that two processes share; both count on it.
+
+use std::sync::Arc;
+
+use super::receive_ring::{Entry, Posted, ReceiveRing};
+use super::segment::{Segment, View};
+
+/// A receive queue in shared memory.
+#[derive(Debug)]
+pub(super) struct RingMemory {
+    posted: View<Posted>,
+    entries: View<Entry>,
+}
+
+impl RingMemory {
+    /// Bytes of a queue with so many entries.
+    pub(super) const fn len(capacity: usize) -> usize {
+        size_of::<Posted>() + capacity * size_of::<Entry>()
+    }
+
+    /// `None` if the segment is too short for so many entries, or they are no power of two.
+    pub(super) fn new(segment: Segment, capacity: usize) -> Option<Self> {
+        let segment = Arc::new(segment);
+        capacity.is_power_of_two().then_some(())?;
+        Some(Self {
+            posted: View::of(&segment, 0, 1)?,
+            entries: View::of(&segment, size_of::<Posted>(), capacity)?,
+        })
+    }
+
+    #[inline]
+    pub(super) fn ring(&self) -> ReceiveRing<'_> {
+        ReceiveRing {
+            posted: &self.posted[0],
+            entries: &self.entries,
+        }
+    }
+}
