@@ -5,140 +5,30 @@
 #[allow(dead_code, unused_imports)]
 #[path = "../examples/digits/mod.rs"]
 mod digits;
+#[path = "common/job.rs"]
+mod job;
 #[path = "../examples/model_runner/resend.rs"]
 mod resend;
-#[path = "../examples/model_runner/restarts.rs"]
+#[path = "../examples/processes/restarts.rs"]
 mod restarts;
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use digits::{Digits, Network};
+use job::{Driver, SOON};
 use resend::{Repeat, is_worthwhile};
 use restarts::{LIMIT, Restarts, WINDOW};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use slimerpc_actors::slimerpc::channel::LossCause;
 use slimerpc_actors::{Ran, RpcError};
 
-const SOON: Duration = Duration::from_secs(20);
 /// So little work that it is soon done without optimisation, too.
 const SMALL: [&str; 6] = ["--workers", "2", "--neurons", "64", "--batch", "32"];
 
-/// `cargo test` builds examples beside tests.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let examples = test.parent().unwrap().with_file_name("examples");
-    let example = examples.join("model_runner");
-    assert!(
-        example.exists(),
-        "`cargo build --example model_runner` first"
-    );
-    example
-}
-
-/// The example, killed when dropped.
-struct Driver {
-    child: Child,
-    errors: BufReader<ChildStderr>,
-}
-
-/// How it ended.
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Driver {
-    fn start(words: &[&str]) -> Self {
-        let mut command = Command::new(example());
-        command.args(words);
-        command.stdin(Stdio::null());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let errors = BufReader::new(child.stderr.take().unwrap());
-        Self { child, errors }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
-    }
-
-    /// Waits until it says on standard error that requests have been answered.
-    fn wait_for_answers(&mut self) {
-        let mut line = String::new();
-        while !line.contains(" of ") {
-            line.clear();
-            let read = self.errors.read_line(&mut line).unwrap();
-            assert_ne!(read, 0, "it ended");
-        }
-    }
-
-    fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + SOON;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "still running after {SOON:?}");
-            sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// Waits for its end, and for that of everything that it started.
-    fn end(mut self) -> Ended {
-        let code = self.wait();
-        let (mut out, mut err) = (String::new(), String::new());
-        let mut stdout = self.child.stdout.take().unwrap();
-        stdout.read_to_string(&mut out).unwrap();
-        self.errors.read_to_string(&mut err).unwrap();
-        assert_eq!(self.left_behind(), Vec::<String>::new());
-        Ended { code, out, err }
-    }
-
-    /// Command lines of its workers and its Redis that run.
-    fn left_behind(&self) -> Vec<String> {
-        let running = self.running().into_iter();
-        running.map(|(_, command)| command).collect()
-    }
-
-    /// Its workers that run.
-    fn workers(&self) -> Vec<Pid> {
-        let running = self.running().into_iter();
-        let workers = running.filter(|(_, command)| command.contains(" worker "));
-        workers.map(|(pid, _)| pid).collect()
-    }
-
-    /// What it started and runs: process id and command line.
-    fn running(&self) -> Vec<(Pid, String)> {
-        let pid = self.child.id();
-        let scope = format!("model-runner-{pid}");
-        let folder = format!("nanoctrl-redis-{pid}-");
-        let of_process = |process: fs::DirEntry| {
-            let pid = process.file_name().to_str()?.parse().ok()?;
-            let command = fs::read(process.path().join("cmdline")).ok()?;
-            let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            let cwd = fs::read_link(process.path().join("cwd")).unwrap_or_default();
-            let is_ours = command.split(' ').any(|word| word == scope)
-                || cwd.to_string_lossy().contains(&folder);
-            is_ours.then_some((Pid::from_raw(pid)?, command))
-        };
-        let processes = fs::read_dir("/proc").unwrap().flatten();
-        processes.filter_map(of_process).collect()
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(words: &[&str]) -> Driver {
+    Driver::start("model_runner", "model-runner", words)
 }
 
 /// The rows of an account: the name, and a value for each run.
@@ -156,7 +46,7 @@ fn account(out: &str) -> HashMap<String, Vec<String>> {
 #[test]
 fn killed_workers_lose_nothing_and_all_answer_as_a_single_process_does() {
     let words = ["--requests", "600", "--kill-every", "20ms"];
-    let ended = Driver::start(&[&SMALL[..], &words].concat()).end();
+    let ended = start(&[&SMALL[..], &words].concat()).end();
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let account = account(&ended.out);
     for name in ["requests", "answered", "bit-equal to a single process's"] {
@@ -173,8 +63,8 @@ fn killed_workers_lose_nothing_and_all_answer_as_a_single_process_does() {
 
 #[test]
 fn ctrl_c_answers_what_is_in_flight_and_ends_the_workers() {
-    let mut driver = Driver::start(&[&SMALL[..], &["--requests", "10000000"]].concat());
-    driver.wait_for_answers();
+    let mut driver = start(&[&SMALL[..], &["--requests", "10000000"]].concat());
+    driver.wait_for_progress("without kills");
     assert_eq!(driver.left_behind().len(), 3, "two workers and a Redis");
     driver.signal(Signal::INT);
     let ended = driver.end();
@@ -187,23 +77,19 @@ fn ctrl_c_answers_what_is_in_flight_and_ends_the_workers() {
 
 #[test]
 fn a_driver_that_is_killed_takes_its_workers_and_its_redis_with_it() {
-    let mut driver = Driver::start(&[&SMALL[..], &["--requests", "10000000"]].concat());
-    driver.wait_for_answers();
+    let mut driver = start(&[&SMALL[..], &["--requests", "10000000"]].concat());
+    driver.wait_for_progress("without kills");
     // One of them can do nothing about it by itself.
     kill_process(driver.workers()[0], Signal::STOP).unwrap();
     driver.signal(Signal::KILL);
     driver.wait();
-    let deadline = Instant::now() + SOON;
-    while !driver.left_behind().is_empty() {
-        assert!(Instant::now() < deadline, "{:?}", driver.left_behind());
-        sleep(Duration::from_millis(10));
-    }
+    driver.wait_for_others();
 }
 
 #[test]
 fn a_worker_that_is_stopped_is_killed_and_its_requests_are_answered() {
-    let mut driver = Driver::start(&[&SMALL[..], &["--requests", "10000000"]].concat());
-    driver.wait_for_answers();
+    let mut driver = start(&[&SMALL[..], &["--requests", "10000000"]].concat());
+    driver.wait_for_progress("without kills");
     let workers = driver.workers();
     kill_process(workers[0], Signal::STOP).unwrap();
     let deadline = Instant::now() + SOON;
@@ -220,7 +106,7 @@ fn a_worker_that_is_stopped_is_killed_and_its_requests_are_answered() {
 
 #[test]
 fn workers_that_cannot_start_are_given_up() {
-    let ended = Driver::start(&[&SMALL[..], &["--program", "/bin/false"]].concat()).end();
+    let ended = start(&[&SMALL[..], &["--program", "/bin/false"]].concat()).end();
     assert_eq!((ended.code, ended.out.as_str()), (Some(1), ""));
     for words in ["worker 1 is given up after 5 restarts", "exit status: 1"] {
         assert!(ended.err.contains(words), "{}", ended.err);
@@ -242,11 +128,11 @@ fn what_makes_no_sense_is_refused_at_once() {
         ["--kill-every", "1e300m"],
     ];
     for words in refused {
-        let ended = Driver::start(&words).end();
+        let ended = start(&words).end();
         assert_eq!(ended.code, Some(2), "{words:?}");
         assert!(ended.err.contains(words[1]), "{}", ended.err);
     }
-    let ended = Driver::start(&["--device", "nope0"]).end();
+    let ended = start(&["--device", "nope0"]).end();
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("`nope0`"), "{}", ended.err);
 }

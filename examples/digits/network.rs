@@ -75,12 +75,14 @@ impl Layer {
         self.bias.scaled_add(-rate, &gradient.bias);
     }
 
-    fn values(&self) -> impl Iterator<Item = f32> {
-        self.weights.iter().chain(&self.bias).copied()
+    fn parts(&self) -> [&[f32]; 2] {
+        let parts = [self.weights.as_slice(), self.bias.as_slice()];
+        parts.map(|part| part.expect("layers lie row after row"))
     }
 
-    fn values_mut(&mut self) -> impl Iterator<Item = &mut f32> {
-        self.weights.iter_mut().chain(&mut self.bias)
+    fn parts_mut(&mut self) -> [&mut [f32]; 2] {
+        let parts = [self.weights.as_slice_mut(), self.bias.as_slice_mut()];
+        parts.map(|part| part.expect("layers lie row after row"))
     }
 }
 
@@ -112,11 +114,19 @@ impl Network {
 
     /// Of the mean cross-entropy over these images.
     pub(crate) fn gradient(&self, digits: &Digits) -> Self {
+        self.loss_and_gradient(digits).1
+    }
+
+    /// The mean cross-entropy over these images, and its gradient.
+    pub(crate) fn loss_and_gradient(&self, digits: &Digits) -> (f32, Self) {
         let input = input(digits.pixels());
         let hidden = relu(self.hidden.apply(&input));
         let mut output = softmax(self.output.apply(&hidden));
+        let mut loss = 0.0;
         for (mut row, &label) in output.rows_mut().into_iter().zip(digits.labels()) {
-            row[usize::from(label)] -= 1.0;
+            let likelihood = &mut row[usize::from(label)];
+            loss -= likelihood.max(f32::MIN_POSITIVE).ln();
+            *likelihood -= 1.0;
         }
         output /= digits.len() as f32;
         let mut hidden_gradient = output.dot(&self.output.weights.t());
@@ -127,10 +137,11 @@ impl Network {
                     *gradient = 0.0;
                 }
             });
-        Self {
+        let gradient = Self {
             hidden: Layer::gradient(&input, &hidden_gradient),
             output: Layer::gradient(&hidden, &output),
-        }
+        };
+        (loss / digits.len() as f32, gradient)
     }
 
     /// Goes down a gradient.
@@ -149,8 +160,8 @@ impl Network {
 
     /// Its weights as they travel: little-endian f32, the hidden layer first.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let values = self.hidden.values().chain(self.output.values());
-        values.flat_map(f32::to_le_bytes).collect()
+        let values = self.parts().into_iter().flatten();
+        values.flat_map(|value| value.to_le_bytes()).collect()
     }
 
     /// From what [`to_bytes`](Self::to_bytes) of a network with as many hidden neurons gave.
@@ -161,10 +172,7 @@ impl Network {
             let found = bytes.len();
             return Err(WeightsError::Length { neurons, found });
         }
-        let places = network
-            .hidden
-            .values_mut()
-            .chain(network.output.values_mut());
+        let places = network.parts_mut().into_iter().flatten();
         for (at, (place, &bytes)) in places.zip(values).enumerate() {
             let value = f32::from_le_bytes(bytes);
             if !value.is_finite() {
@@ -174,6 +182,19 @@ impl Network {
             *place = value;
         }
         Ok(network)
+    }
+
+    /// Its weights in the order in which they travel.
+    pub(crate) fn parts(&self) -> [&[f32]; 4] {
+        let ([hidden, bias], [output, last]) = (self.hidden.parts(), self.output.parts());
+        [hidden, bias, output, last]
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn parts_mut(&mut self) -> [&mut [f32]; 4] {
+        let (hidden, output) = (self.hidden.parts_mut(), self.output.parts_mut());
+        let ([hidden, bias], [output, last]) = (hidden, output);
+        [hidden, bias, output, last]
     }
 
     /// Number of weights.

@@ -9,11 +9,9 @@ use slimerpc_actors::PeerAgent;
 
 use crate::account::{Account, Run};
 use crate::args::{self, Args};
-use crate::control::ControlPlane;
 use crate::digits::{Digits, Network, Schedule};
-use crate::interrupt::{self, Interrupt};
 use crate::load::{Batch, Load};
-use crate::progress::Progress;
+use crate::processes::{self, ControlPlane, Interrupt, Progress};
 use crate::router::{Drain, Fleet, Report, Router, Settle};
 use crate::runner::weights_message;
 
@@ -32,14 +30,14 @@ type Error = Box<dyn std::error::Error>;
 
 /// Runs everything; whatever it started has ended when this returns.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Error> {
-    let interrupt = Interrupt::listen()?;
+    let interrupt = Interrupt::listen("answering what is in flight")?;
     let control = ControlPlane::find(args.ctrl.as_deref()).await?;
     let driven = drive(args, &control.url, &interrupt).await;
     control.stop().await;
     let account = driven?;
     print!("{account}");
     Ok(if interrupt.is_asked() {
-        ExitCode::from(interrupt::STATUS)
+        ExitCode::from(processes::STATUS)
     } else if account.is_good() {
         ExitCode::SUCCESS
     } else {

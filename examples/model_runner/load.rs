@@ -9,8 +9,7 @@ use actix::Addr;
 use futures_util::future::join_all;
 
 use crate::digits::{Digits, Network, best};
-use crate::interrupt::Interrupt;
-use crate::progress::Progress;
+use crate::processes::{Interrupt, Progress};
 use crate::resend::Repeat;
 use crate::router::{Infer, RouteError, Router, Strike};
 use crate::runner::Scores;
@@ -142,7 +141,7 @@ impl Load {
             match answer.unwrap_or(Err(RouteError::Ended)) {
                 Ok(scores) => {
                     figures.borrow_mut().answer(batch, &scores, sent.elapsed());
-                    progress.answered();
+                    progress.step();
                 }
                 Err(error) => {
                     let nobody_is_left =

@@ -11,23 +11,19 @@
 //! | --- | --- |
 //! | `args` | the command line |
 //! | `runner`, `worker` | the service, and the process that serves it |
-//! | `process`, `restarts` | a worker as its parent sees it; when to start it again, and when not any more |
 //! | `router`, `resend` | balances, supervises; what may be sent a second time |
-//! | `driver`, `load`, `account`, `progress` | who sends the requests and keeps the books |
-//! | `control`, `interrupt` | a NanoCtrl of our own, if none is named; Ctrl-C |
+//! | `driver`, `load`, `account` | who sends the requests and keeps the books |
+//! | `../processes` | a worker as its parent sees it; when to start it again, and when not any more; a NanoCtrl of our own, if none is named; Ctrl-C; progress |
 
 mod account;
 mod args;
-mod control;
 #[path = "../digits/mod.rs"]
 mod digits;
 mod driver;
-mod interrupt;
 mod load;
-mod process;
-mod progress;
+#[path = "../processes/mod.rs"]
+mod processes;
 mod resend;
-mod restarts;
 mod router;
 mod runner;
 mod worker;

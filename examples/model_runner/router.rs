@@ -21,9 +21,8 @@ use slimerpc_actors::{Proxy, RpcError};
 use tokio::sync::oneshot;
 
 use crate::digits::Random;
-use crate::process::{Output, Process};
+use crate::processes::{LIMIT, Output, Process, WINDOW};
 use crate::resend::{self, Repeat};
-use crate::restarts::{LIMIT, WINDOW};
 use crate::runner::{Condition, ModelRunner, Scores};
 
 pub(crate) use fleet::Fleet;

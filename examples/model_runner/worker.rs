@@ -1,22 +1,12 @@
-//! A worker process. Two pipes tie it to the driver: on its standard output it says once that it serves, and when its
-//! standard input ends, because the driver wants it so or is gone, it leaves.
+//! A worker process.
 
-use std::io::{self, Read, Write};
 use std::process::ExitCode;
-use std::thread;
-use std::time::Duration;
 
-use rustix::process::{Signal, set_parent_process_death_signal};
 use slimerpc_actors::PeerAgent;
-use tokio::sync::oneshot;
 
 use crate::args::{self, WorkerArgs};
+use crate::processes::{READY, say, watch_driver};
 use crate::runner::ModelRunner;
-
-/// What it says when it serves. Anything else that it says is why it does not.
-pub(crate) const READY: &str = "ready";
-/// How long leaving may take: the control plane may have died with the driver.
-const LEAVE: Duration = Duration::from_secs(2);
 
 type Error = Box<dyn std::error::Error>;
 
@@ -49,30 +39,4 @@ async fn serve(args: &WorkerArgs) -> Result<PeerAgent, Error> {
     agent.serve(ModelRunner::default()).await?;
     say(READY)?;
     Ok(agent)
-}
-
-/// Completes when standard input ends. A while later the process ends, whatever it is at; and at once if the driver dies,
-/// even if it is stopped.
-fn watch_driver() -> io::Result<oneshot::Receiver<()>> {
-    // Of a driver that died before this, standard input tells.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    let (release, released) = oneshot::channel();
-    let watch = move || {
-        let mut ignored = [0; 64];
-        while matches!(io::stdin().read(&mut ignored), Ok(1..)) {}
-        // If nobody waits for it, the process is about to end.
-        let _ = release.send(());
-        thread::sleep(LEAVE);
-        std::process::exit(1);
-    };
-    thread::Builder::new()
-        .name("driver-watch".to_owned())
-        .spawn(watch)?;
-    Ok(released)
-}
-
-fn say(line: &str) -> io::Result<()> {
-    let mut output = io::stdout();
-    writeln!(output, "{}", line.replace('\n', " "))?;
-    output.flush()
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use slimerpc_actors::{PeerAgent, Proxy};
 
-use crate::process::{Output, Process};
+use crate::processes::{Output, Process, READY};
 use crate::runner::ModelRunner;
-use crate::worker::READY;
 
 /// How long a worker may take until it has its weights.
 const PATIENCE: Duration = Duration::from_secs(10);

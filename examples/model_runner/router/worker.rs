@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use slimerpc_actors::Proxy;
 
-use crate::process::Process;
-use crate::restarts::Restarts;
+use crate::processes::{Process, Restarts};
 use crate::runner::ModelRunner;
 
 #[derive(Default)]

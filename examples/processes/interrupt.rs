@@ -13,8 +13,8 @@ pub(crate) const STATUS: u8 = 130;
 pub(crate) struct Interrupt(watch::Receiver<bool>);
 
 impl Interrupt {
-    /// Listens from now on.
-    pub(crate) fn listen() -> io::Result<Self> {
+    /// Listens from now on. What is still to be done when the end has been asked for, `last` says.
+    pub(crate) fn listen(last: &'static str) -> io::Result<Self> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let (tell, told) = watch::channel(false);
@@ -28,7 +28,7 @@ impl Interrupt {
                     // Workers, and a Redis of ours, end with us.
                     std::process::exit(STATUS.into());
                 }
-                eprintln!("interrupted: answering what is in flight; once more to end at once");
+                eprintln!("interrupted: {last}; once more to end at once");
             }
         });
         Ok(Self(told))

@@ -29,8 +29,13 @@ impl Progress {
     }
 
     /// One more.
-    pub(crate) fn answered(&self) {
-        self.bar.inc(1);
+    pub(crate) fn step(&self) {
+        self.at(self.bar.position() + 1);
+    }
+
+    /// It is so far; that may be less than it was.
+    pub(crate) fn at(&self, position: u64) {
+        self.bar.set_position(position);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= LINE_EVERY {
             self.last_line.set(Instant::now());
             eprintln!("{}: {} of {}", self.what, self.bar.position(), self.total);

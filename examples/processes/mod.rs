@@ -1,0 +1,15 @@
+//! Processes of one job, for the examples that have some: a driver that starts workers, and starts them again when they die.
+
+mod control;
+mod interrupt;
+mod leash;
+mod process;
+mod progress;
+mod restarts;
+
+pub(crate) use control::ControlPlane;
+pub(crate) use interrupt::{Interrupt, STATUS};
+pub(crate) use leash::{READY, say, watch_driver};
+pub(crate) use process::{Output, Process};
+pub(crate) use progress::Progress;
+pub(crate) use restarts::{LIMIT, Restarts, WINDOW};
