@@ -2,39 +2,29 @@
 
 use std::time::Duration;
 
+use crate::SMALL;
 use crate::in_turns::{Slice, in_turns};
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::socket::Socket;
 use crate::suite::Suite;
 use crate::support::{Figures, Result};
 use crate::worker::{Agents, Pair};
-use crate::{LEAST, SMALL};
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut socket = Socket::start()?;
     let pair = Pair::start(suite, &Agents::of(suite)?.busy_poll(Duration::ZERO))?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
-    let inside = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let inside = slices::runtime()?;
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![
         (
             "unix socket",
             Box::new(move |seconds| socket.measure(seconds)),
         ),
-        (
-            "raw call",
-            Box::new(|seconds| {
-                let call = || echo.raw(&request).wait().map(drop);
-                Ok(Figures::measure(seconds, LEAST, call)?)
-            }),
-        ),
+        ("raw call", slices::raw(echo, &request)),
         (
             "raw call in a runtime",
-            Box::new(|seconds| {
-                let call = async || echo.raw(&request).await.map(drop);
-                Ok(inside.block_on(Figures::measure_async(seconds, LEAST, call))?)
-            }),
+            slices::raw_inside(&inside, echo, &request),
         ),
     ];
     if let [socket, raw, inside] = in_turns(suite, slices)?.as_slice() {

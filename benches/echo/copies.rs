@@ -4,13 +4,12 @@
 //! is the WRITE there, the handler's own copy, and the WRITE back. Beyond a slot it is: into registered memory, READ by the
 //! service, the handler's copy, into registered memory, READ by the caller.
 
-use std::hint::black_box;
-
 use slimerpc_actors::Proxy;
 
 use crate::LEAST;
 use crate::in_turns::{Slice, in_turns};
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::suite::Suite;
 use crate::support::{Figures, Result, pretty};
 use crate::worker::{Agents, Echo, Pair};
@@ -36,19 +35,8 @@ fn echoes(suite: &Suite, size: usize) -> Result<()> {
     let slots = Pair::start(suite, &agents.clone().slots(2, size))?;
     let beyond = Pair::start(suite, &agents)?;
     let bytes = vec![b'x'; size];
-    let (mut there, mut back) = (bytes.clone(), bytes.clone());
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![
-        (
-            "memcpy",
-            Box::new(move |seconds| {
-                Figures::measure(seconds, LEAST, || {
-                    there.copy_from_slice(black_box(&back));
-                    back.copy_from_slice(black_box(&there));
-                    black_box(&back);
-                    Ok(())
-                })
-            }),
-        ),
+        ("memcpy", slices::memcpy(size)),
         (
             "in place",
             Box::new(|seconds| Figures::measure(seconds, LEAST, || in_place(&slots.echo, size))),

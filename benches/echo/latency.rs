@@ -4,6 +4,7 @@ use crate::cache_line::CacheLine;
 use crate::in_turns::{Slice, in_turns};
 use crate::pong::Fabric;
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::suite::Suite;
 use crate::support::record::{Record, rounded};
 use crate::support::{Figures, Result};
@@ -23,23 +24,15 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut fabric = Fabric::start(&suite.args.device, SMALL)?;
     let pair = Pair::start(suite, &Agents::of(suite)?.polling())?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
-    let inside = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let inside = slices::runtime()?;
     let mut slices: Vec<Slice<'_, Figures>> = vec![
         Box::new(move |seconds| fabric.measure(SMALL, seconds)),
-        Box::new(|seconds| {
-            let call = || echo.raw(&request).wait().map(drop);
-            Ok(Figures::measure(seconds, LEAST, call)?)
-        }),
+        slices::raw(echo, &request),
         Box::new(|seconds| {
             let call = || echo.in_place(&request).lent().wait().map(drop);
             Ok(Figures::measure(seconds, LEAST, call)?)
         }),
-        Box::new(|seconds| {
-            let call = async || echo.raw(&request).await.map(drop);
-            Ok(inside.block_on(Figures::measure_async(seconds, LEAST, call))?)
-        }),
+        slices::raw_inside(&inside, echo, &request),
         Box::new(|seconds| {
             let call = || echo.add(40, 2).wait().map(drop);
             Ok(Figures::measure(seconds, LEAST, call)?)

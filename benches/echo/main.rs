@@ -37,6 +37,7 @@ mod report;
 mod role;
 mod row;
 mod sizes;
+mod slices;
 mod socket;
 mod steady;
 mod strace;

@@ -1,13 +1,12 @@
 //! Latency against size: a raw ping-pong of WRITE_WITH_IMM on the fabric, a raw call (bytes), a typed call (a `String` through
 //! bincode), and plain copies of as many bytes there and back.
 
-use std::hint::black_box;
-
 use slimerpc_actors::Proxy;
 
 use crate::LEAST;
 use crate::in_turns::{Slice, in_turns};
 use crate::pong::Fabric;
+use crate::slices;
 use crate::suite::Suite;
 use crate::support::record::{Record, rounded};
 use crate::support::{Figures, Result, pretty};
@@ -64,21 +63,10 @@ fn measure(
 ) -> Result<Vec<Figures>> {
     let request = vec![b'x'; size];
     let text = String::from_utf8(request.clone())?;
-    let (mut there, mut back) = (request.clone(), request.clone());
     let slices: [Slice<'_, Figures>; 4] = [
-        Box::new(move |seconds| {
-            Figures::measure(seconds, LEAST, || {
-                there.copy_from_slice(black_box(&back));
-                back.copy_from_slice(black_box(&there));
-                black_box(&back);
-                Ok(())
-            })
-        }),
+        slices::memcpy(size),
         Box::new(|seconds| fabric.measure(size, seconds)),
-        Box::new(|seconds| {
-            let call = || echo.raw(&request).wait().map(drop);
-            Ok(Figures::measure(seconds, LEAST, call)?)
-        }),
+        slices::raw(echo, &request),
         Box::new(|seconds| {
             let call = || echo.typed(text.clone()).wait().map(drop);
             Ok(Figures::measure(seconds, LEAST, call)?)

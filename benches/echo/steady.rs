@@ -13,6 +13,7 @@ use crate::SMALL;
 use crate::account::Account;
 use crate::missing::Missing;
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::strace::{Strace, SystemCalls};
 use crate::suite::Suite;
 use crate::support::Result;
@@ -72,9 +73,7 @@ impl Way {
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut pair = Pair::start(suite, &Agents::of(suite)?.polling())?;
-    let inside = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let inside = slices::runtime()?;
     suite.report.expect(5);
     for way in [Way::InPlace, Way::Inside, Way::Vecs] {
         suite.report.step(way.name());

@@ -12,6 +12,7 @@ use crate::SMALL;
 use crate::in_turns::{Rate, Slice, in_turns};
 use crate::pong::Fabric;
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::suite::Suite;
 use crate::support::Result;
 use crate::support::record::{Record, rounded};
@@ -35,9 +36,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     let many = Pair::with(suite, &sleepy, worker)?;
     let echoes = proxies(suite, &many)?;
     let echo = &pair.echo;
-    let inside = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let inside = slices::runtime()?;
 
     let mut slices: Vec<(&str, Slice<'_, Rate>)> = vec![
         (

@@ -1,5 +1,5 @@
 //! What the benches share: a second process of themselves, a NanoCtrl server, figures, and the file they go to.
-#![allow(dead_code)] // no bench uses all of it
+#![allow(dead_code, unused_imports)] // no bench uses all of it
 
 mod figures;
 pub(crate) mod footprint;
