@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
+use rustix::param::page_size;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,8 @@ pub(crate) struct Footprint {
     /// Registered by this process: what devices have pinned for it (`VmPin`), and its regions of shared memory, of which a
     /// page each is for their validity.
     pub(crate) registered: u64,
+    /// Those pages.
+    pub(crate) validity: u64,
     /// In memory (`VmRSS`), what it only maps of its peers included.
     pub(crate) resident: u64,
 }
@@ -23,8 +26,10 @@ pub(crate) struct Footprint {
 impl Footprint {
     pub(crate) fn of_this_process() -> io::Result<Self> {
         let status = fs::read_to_string("/proc/self/status")?;
+        let (regions, bytes) = regions()?;
         Ok(Self {
-            registered: kib(&status, "VmPin:") * 1024 + regions()?,
+            registered: kib(&status, "VmPin:") * 1024 + bytes,
+            validity: regions * page_size() as u64,
             resident: kib(&status, "VmRSS:") * 1024,
         })
     }
@@ -34,6 +39,7 @@ impl Footprint {
         let each = |now: u64, before: u64| now.saturating_sub(before) / count.max(1) as u64;
         Self {
             registered: each(self.registered, before.registered),
+            validity: each(self.validity, before.validity),
             resident: each(self.resident, before.resident),
         }
     }
@@ -46,17 +52,18 @@ fn kib(status: &str, name: &str) -> u64 {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// Those of peers are mapped too, but only our own are open.
-fn regions() -> io::Result<u64> {
-    let mut bytes = 0;
+/// How many there are, and their bytes. Those of peers are mapped too, but only our own are open.
+fn regions() -> io::Result<(u64, u64)> {
+    let (mut count, mut bytes) = (0, 0);
     for entry in fs::read_dir("/proc/self/fd")? {
         let path = entry?.path();
         // The descriptor by which the directory is read is gone by now.
         if fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().starts_with(REGION)) {
+            count += 1;
             bytes += fs::metadata(&path)?.size();
         }
     }
-    Ok(bytes)
+    Ok((count, bytes))
 }
 
 /// Lets this process, and those that it starts, have as many files open as they may have at all.

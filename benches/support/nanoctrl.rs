@@ -10,6 +10,8 @@ use super::Result;
 /// It runs on a thread of its own.
 pub(crate) struct NanoCtrl {
     pub(crate) url: String,
+    /// URL of its Redis, if that serves nobody else.
+    pub(crate) private_redis: Option<String>,
     stop: tokio::sync::oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -25,7 +27,9 @@ impl NanoCtrl {
                     Ok(config) => Server::start(config).await,
                     Err(error) => Err(error),
                 };
-                let started = server.as_ref().map(Server::address);
+                let started = server
+                    .as_ref()
+                    .map(|server| (server.address(), server.private_redis()));
                 let _ = tell.send(started.map_err(ToString::to_string));
                 if let Ok(server) = server {
                     let _ = stopped.await;
@@ -33,8 +37,13 @@ impl NanoCtrl {
                 }
             });
         });
-        let url = format!("http://{}", told.recv()??);
-        Ok(Self { url, stop, thread })
+        let (address, private_redis) = told.recv()??;
+        Ok(Self {
+            url: format!("http://{address}"),
+            private_redis,
+            stop,
+            thread,
+        })
     }
 
     pub(crate) fn stop(self) {

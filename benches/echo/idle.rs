@@ -1,0 +1,75 @@
+//! What connections cost that nobody uses: processor time, and commands to Redis.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::account::Account;
+use crate::connections::Connections;
+use crate::row::{Row, Unit};
+use crate::suite::Suite;
+use crate::support::Result;
+use crate::worker::{Agents, Worker};
+
+/// What is left to do after connecting is done.
+const SETTLE: Duration = Duration::from_secs(2);
+const SHARED: &str = "that Redis is not the suite's own, others may use it";
+
+pub(crate) fn run(suite: &Suite) -> Result<()> {
+    let count = suite.args.connections as usize;
+    let report = &suite.report;
+    report.expect(2);
+    report.step("connecting");
+    let settings = Agents::of(suite)?;
+    let mut working = Worker::new(settings.clone()).start()?;
+    let connections = Connections::make(suite, &settings, count, working.alias())?;
+    connections.check(suite)?;
+    thread::sleep(SETTLE);
+
+    report.step("idle");
+    let redis = suite.nanoctrl()?.private_redis.as_deref();
+    let mut redis = redis.map(Commands::of).transpose()?;
+    let mut commands = || redis.as_mut().map(Commands::so_far).transpose();
+    let before = (commands()?, working.account()?, Account::of_this_process()?);
+    let began = Instant::now();
+    thread::sleep(Duration::from_secs_f64(suite.args.idle));
+    let seconds = began.elapsed().as_secs_f64();
+    let after = (commands()?, working.account()?, Account::of_this_process()?);
+
+    let what = format!("processor, service with {count} connections");
+    let row = Row::new(what, after.1.cpu_percent(&before.1, seconds), Unit::Percent);
+    report.row(&row.under(0.5));
+    let what = format!("processor, its {count} callers together");
+    let cpu = after.2.cpu_percent(&before.2, seconds);
+    report.row(&Row::new(what, cpu, Unit::Percent));
+    let what = "commands to Redis, an agent";
+    match (before.0, after.0) {
+        (Some(before), Some(after)) => {
+            // The last question is one itself.
+            let commands = after.saturating_sub(before + 1) as f64;
+            let each = commands / seconds / (count + 1) as f64;
+            report.row(&Row::new(what, each, Unit::PerSecond).at_most(2.0));
+        }
+        _ => report.skip(what, SHARED),
+    }
+    connections.end(suite)
+}
+
+/// How many commands a Redis has run.
+struct Commands(redis::Connection);
+
+impl Commands {
+    fn of(url: &str) -> Result<Self> {
+        Ok(Self(redis::Client::open(url)?.get_connection()?))
+    }
+
+    fn so_far(&mut self) -> Result<u64> {
+        let stats: String = redis::cmd("INFO").arg("stats").query(&mut self.0)?;
+        let count = stats
+            .lines()
+            .find_map(|line| line.strip_prefix("total_commands_processed:"));
+        Ok(count
+            .ok_or("Redis does not count its commands")?
+            .trim()
+            .parse()?)
+    }
+}
