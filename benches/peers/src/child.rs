@@ -1,6 +1,6 @@
 //! The other process of a peer: it ends with us, and is ended when it takes too long.
 
-use std::io::{BufRead, BufReader, Write as _};
+use std::io::{BufRead, BufReader};
 use std::process::{self, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -13,8 +13,9 @@ use crate::support::Result;
 /// Whoever waits for it gets an end of file or of connection once it is gone, so its leash is ours, too.
 pub(crate) struct Child {
     shared: Arc<Shared>,
-    to: ChildStdin,
     from: BufReader<ChildStdout>,
+    /// Closed when we end, which it notices.
+    _to: ChildStdin,
     /// Dropped when it need not be watched any more.
     _leash: Sender<()>,
 }
@@ -62,8 +63,8 @@ impl Child {
         });
         Ok(Self {
             shared,
-            to,
             from,
+            _to: to,
             _leash: leash,
         })
     }
@@ -92,10 +93,6 @@ impl Child {
     pub(crate) fn line(&mut self) -> Result<String> {
         let line = self.next_line()?;
         line.ok_or_else(|| "its process ended before it was ready".into())
-    }
-
-    pub(crate) fn tell(&mut self, line: &str) -> Result<()> {
-        Ok(writeln!(self.to, "{line}")?)
     }
 }
 

@@ -169,11 +169,6 @@ impl Window {
         self.is_open && self.begun - self.ended < self.inflight as u64
     }
 
-    /// Whether there is one to wait for.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.begun > self.ended
-    }
-
     /// A call is made. What this gives is wanted back by [`ended`](Self::ended).
     pub(crate) fn begun(&mut self) -> Option<Instant> {
         self.begun += 1;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 
 use super::{Peer, runtime};
-use crate::child::{self, Child};
+use crate::child::Child;
 use crate::measure::{self, Echo, Job, Window};
 use crate::support::Result;
 use crate::table::Report;

@@ -14,7 +14,7 @@ use super::{Peer, runtime};
 use crate::child::{self, Child};
 use crate::measure::{self, Echo, Job, Window};
 use crate::socket;
-use crate::support::Result;
+use crate::support;
 use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
@@ -41,11 +41,7 @@ impl Actor for Echoing {
     type State = ();
     type Arguments = ();
 
-    async fn pre_start(
-        &self,
-        _: ActorRef<Message>,
-        (): (),
-    ) -> std::result::Result<(), ActorProcessingErr> {
+    async fn pre_start(&self, _: ActorRef<Message>, (): ()) -> Result<(), ActorProcessingErr> {
         Ok(())
     }
 
@@ -54,7 +50,7 @@ impl Actor for Echoing {
         _: ActorRef<Message>,
         Message::Echo(bytes, reply): Message,
         (): &mut (),
-    ) -> std::result::Result<(), ActorProcessingErr> {
+    ) -> Result<(), ActorProcessingErr> {
         Ok(reply.send(bytes)?)
     }
 }
@@ -77,7 +73,7 @@ impl ClusterBidiStream for Unix {
 }
 
 /// A node that speaks with one other over `stream`. It listens on a port of its own, too, which nobody uses.
-async fn join(name: &str, stream: UnixStream, is_server: bool) -> Result<()> {
+async fn join(name: &str, stream: UnixStream, is_server: bool) -> support::Result<()> {
     let (cookie, host) = ("slimerpc-bench".to_owned(), "localhost".to_owned());
     let node = NodeServer::new(0, cookie, name.to_owned(), host, None, None)
         .with_listen_addr(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -98,25 +94,25 @@ struct Caller {
 }
 
 impl Caller {
-    async fn call(echo: &ActorRef<Message>, request: &[u8]) -> Result<Vec<u8>> {
-        let reply: std::result::Result<_, ractor::RactorErr<Message>> =
+    async fn call(echo: &ActorRef<Message>, request: &[u8]) -> support::Result<Vec<u8>> {
+        let reply: Result<_, ractor::RactorErr<Message>> =
             call!(echo, Message::Echo, request.to_vec());
         reply.map_err(|error| format!("{error}").into())
     }
 }
 
 impl Echo for Caller {
-    fn echo(&mut self, request: &[u8]) -> Result<impl AsRef<[u8]>> {
+    fn echo(&mut self, request: &[u8]) -> support::Result<impl AsRef<[u8]>> {
         self.runtime.block_on(Self::call(&self.echo, request))
     }
 
-    fn many(&mut self, request: &[u8], window: &mut Window) -> Result<()> {
+    fn many(&mut self, request: &[u8], window: &mut Window) -> support::Result<()> {
         let call = || async { Self::call(&self.echo, request).await.map(drop) };
         self.runtime.block_on(window.fill(call))
     }
 }
 
-fn serve(at: &str) -> Result<()> {
+fn serve(at: &str) -> support::Result<()> {
     runtime()?.block_on(async {
         let (echo, ended) = Actor::spawn(None, Echoing, ()).await?;
         pg::join(GROUP.to_owned(), vec![echo.get_cell()]);
@@ -127,7 +123,7 @@ fn serve(at: &str) -> Result<()> {
     })
 }
 
-async fn find(at: &str) -> Result<ActorRef<Message>> {
+async fn find(at: &str) -> support::Result<ActorRef<Message>> {
     join("caller", socket::tokio::connect(at)?, false).await?;
     let began = Instant::now();
     while began.elapsed() < PATIENCE {
@@ -140,7 +136,7 @@ async fn find(at: &str) -> Result<ActorRef<Message>> {
     Err("the actor is not found".into())
 }
 
-fn measure(job: &Job, report: &mut Report) -> Result<()> {
+fn measure(job: &Job, report: &mut Report) -> support::Result<()> {
     let name = socket::name(PEER.name);
     let mut child = Child::serving(PEER.name, &name, job.limit())?;
     child.line()?;
