@@ -74,7 +74,7 @@ struct Args {
     /// Device that carries the bytes [default: shared memory on one host, otherwise the first usable RDMA port]
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
-    /// How long waiters poll before they sleep
+    /// How long waiters poll before they sleep; 0 where other programs keep the cores busy
     #[arg(long, value_name = "US", default_value_t = 100_000)]
     busy_poll: u64,
     /// Be the worker of another process
@@ -305,22 +305,26 @@ fn both(mut args: Args) -> Result<()> {
     args.scope = format!("{}-{}", args.scope, std::process::id());
     args.device.get_or_insert_with(|| fabric::SHM.to_owned());
     let nanoctrl = NanoCtrl::start()?;
+    let driven = drive_own(&args, &nanoctrl.url);
+    nanoctrl.stop();
+    driven
+}
+
+/// A worker that ends with us.
+fn drive_own(args: &Args, url: &str) -> Result<()> {
     let (buf_mb, max_inflight) = (args.buf_mb.to_string(), args.max_inflight.to_string());
     let busy_poll = args.busy_poll.to_string();
     let mut options = vec!["--scope", &args.scope, "--buf-mb", &buf_mb];
     options.extend(["--max-inflight", &max_inflight, "--busy-poll", &busy_poll]);
     options.extend(args.device.iter().flat_map(|device| ["--device", device]));
-    let mut worker = Peer::start(&nanoctrl.url, &options)?;
+    let mut worker = Peer::start(url, &options)?;
     worker.line()?;
-    let driven = drive(&args, &nanoctrl.url);
-    drop(worker);
-    nanoctrl.stop();
-    driven
+    drive(args, url)
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let system = || actix::System::new();
+    let system = actix::System::new;
     ended(match (&args.peer_of, args.role) {
         (Some(url), _) => system().block_on(work(&args, url, released())),
         (None, Some(Role::Worker)) => system().block_on(work(&args, &args.ctrl, interrupted())),

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::peers;
 use crate::support::Result;
 
 /// Whoever waits for it gets an end of file or of connection once it is gone, so its leash is ours, too.
@@ -37,7 +38,14 @@ impl Child {
     /// This program once more, which serves that peer `at` an address, for `limit` at most.
     pub(crate) fn serving(peer: &str, at: &str, limit: Duration) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args(["--serve", peer, "--at", at]);
+        command.args([
+            "--serve",
+            peer,
+            "--at",
+            at,
+            "--threads",
+            &peers::threads().to_string(),
+        ]);
         Self::start(&mut command, limit)
     }
 

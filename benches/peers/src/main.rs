@@ -3,9 +3,10 @@
 //!     cargo run --release --manifest-path benches/peers/Cargo.toml [-- tarpc tonic --seconds 2 --csv FILE]
 //!
 //! Everything runs one after the other in one run, so ratios are worth more than times. A peer is a file in `peers/`; each
-//! says what it does with the bytes, and `--list` repeats it. Who lacks a package, a device or memory is skipped and says why.
+//! says what it does with the bytes, and `--list` prints it. Who lacks a package, a device or memory is skipped and says why.
 
 mod child;
+mod load;
 mod measure;
 mod memory;
 mod peers;
@@ -51,6 +52,10 @@ struct Args {
     /// Device that carries our bytes; dlslime's, too, if it is an RDMA device
     #[arg(long, default_value = fabric::SHM)]
     device: String,
+    /// Threads of each tokio runtime; with one it is a current_thread runtime, which is the faster here for all of them
+    #[arg(long, default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
     /// Python that has the packages `ray` and `dlslime`
     #[arg(long, value_name = "PROGRAM", default_value = "python3")]
     python: String,
@@ -102,6 +107,9 @@ fn run(args: &Args) -> Result<()> {
     let job = args.job();
     let chosen = args.chosen();
     let rows = job.sizes.len() + job.inflight.len();
+    if let Some(note) = load::note() {
+        eprintln!("{note}");
+    }
     let mut table = Table::new(rows * chosen.len(), args.csv.as_deref())?;
     let mut failures = 0;
     for (done, peer) in (1..).zip(&chosen) {
@@ -156,6 +164,7 @@ fn serve(name: &str, at: &str) -> Result<()> {
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    peers::set_threads(args.threads.into());
     ended(match (&args.serve, &args.at) {
         (Some(name), Some(at)) => serve(name, at),
         _ if args.list => {

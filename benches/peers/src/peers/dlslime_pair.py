@@ -22,6 +22,14 @@ class Echo:
         return length
 
 
+class CalledWithBytes:
+    """The same for its caller, who would write the request in place, too, if its method were so."""
+
+    @method(raw=True)
+    def echo(self, channel, at, length):
+        pass
+
+
 def connected(role):
     other = ALIASES["driver" if role == "worker" else "worker"]
     agent = PeerAgent(TOLD["url"], alias=ALIASES[role], device=TOLD["device"])
@@ -35,7 +43,7 @@ agent, other = connected(TOLD["role"])
 if TOLD["role"] == "worker":
     serve(agent, Echo(), other)
 else:
-    echo = proxy(agent, other, Echo).echo
+    echo = proxy(agent, other, CalledWithBytes).echo
     measure(echo, lambda future: future.wait(60))
     sys.stdout.flush()
     # Threads of its own would keep the process.

@@ -21,7 +21,7 @@ use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
     name: "kameo-remote",
-    bytes: "MessagePack, bytes as a block, a libp2p stream a call; encrypted, in and out of the kernel each way; current_thread runtimes",
+    bytes: "MessagePack, bytes as a block, a libp2p stream a call; encrypted, in and out of the kernel each way; tokio",
     serve: Some(serve),
     measure,
 };
@@ -107,9 +107,14 @@ fn serve(_: &str) -> Result<()> {
     })
 }
 
-async fn find(at: Multiaddr) -> Result<RemoteActorRef<Echoing>> {
+async fn find(mut at: Multiaddr) -> Result<RemoteActorRef<Echoing>> {
+    let Some(Protocol::P2p(service)) = at.pop() else {
+        return Err("an address without the peer's identity".into());
+    };
     let mut swarm = swarm()?;
-    swarm.dial(at)?;
+    // Its registry asks those whose addresses it was told.
+    swarm.add_peer_address(service, at);
+    swarm.dial(service)?;
     tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;

@@ -13,6 +13,10 @@ mod tarpc;
 mod tokio_unix;
 mod tonic;
 
+use std::sync::OnceLock;
+
+use tokio::runtime::Builder;
+
 use crate::measure::Job;
 use crate::support::Result;
 use crate::table::Report;
@@ -45,9 +49,23 @@ pub(crate) const PEERS: [Peer; 12] = [
     dlslime::PEER,
 ];
 
-/// What most of them run on, at both ends: with one call under way a second thread only adds hops.
+/// Threads of each runtime.
+static THREADS: OnceLock<usize> = OnceLock::new();
+
+/// Before any runtime is made.
+pub(crate) fn set_threads(threads: usize) {
+    let _ = THREADS.set(threads);
+}
+
+pub(crate) fn threads() -> usize {
+    THREADS.get().copied().unwrap_or(1)
+}
+
+/// What most of them run on, at both ends.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let mut builder = match threads() {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(threads()).enable_all().build()
 }

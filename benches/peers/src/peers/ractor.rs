@@ -19,7 +19,7 @@ use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
     name: "ractor-cluster",
-    bytes: "bytes as they are, in a protobuf frame; encoded and decoded at each end, in and out of the kernel each way; current_thread runtimes",
+    bytes: "bytes as they are, in a protobuf frame; encoded and decoded at each end, in and out of the kernel each way; tokio",
     serve: Some(serve),
     measure,
 };

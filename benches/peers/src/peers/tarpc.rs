@@ -18,7 +18,7 @@ use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
     name: "tarpc",
-    bytes: "bincode, bytes as a block; encoded, framed and decoded at each end, in and out of the kernel each way; current_thread runtimes",
+    bytes: "bincode, bytes as a block; encoded, framed and decoded at each end, in and out of the kernel each way; tokio",
     serve: Some(serve),
     measure,
 };

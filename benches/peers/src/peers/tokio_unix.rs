@@ -17,7 +17,7 @@ use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
     name: "unix-tokio",
-    bytes: "no codec; copied into a frame by the caller, in and out of the kernel each way; current_thread runtimes",
+    bytes: "no codec; copied into a frame by the caller, in and out of the kernel each way; tokio",
     serve: Some(serve),
     measure,
 };

@@ -25,7 +25,7 @@ use crate::table::Report;
 
 pub(super) const PEER: Peer = Peer {
     name: "tonic",
-    bytes: "no codec; copied into a gRPC frame and shared from there, in and out of the kernel each way; current_thread runtimes",
+    bytes: "no codec; copied into a gRPC frame and shared from there, in and out of the kernel each way; tokio",
     serve: Some(serve),
     measure,
 };
