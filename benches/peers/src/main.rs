@@ -52,7 +52,7 @@ struct Args {
     /// Device that carries our bytes; dlslime's, too, if it is an RDMA device
     #[arg(long, default_value = fabric::SHM)]
     device: String,
-    /// Threads of each tokio runtime; with one it is a current_thread runtime, which is the faster here for all of them
+    /// Threads of each tokio runtime; 1 makes it a current_thread runtime, with which round trips are faster
     #[arg(long, default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,

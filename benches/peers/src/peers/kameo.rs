@@ -113,8 +113,8 @@ async fn find(mut at: Multiaddr) -> Result<RemoteActorRef<Echoing>> {
     };
     let mut swarm = swarm()?;
     // Its registry asks those whose addresses it was told.
-    swarm.add_peer_address(service, at);
-    swarm.dial(service)?;
+    swarm.add_peer_address(service, at.clone());
+    swarm.dial(at.with(Protocol::P2p(service)))?;
     tokio::spawn(async move {
         loop {
             swarm.select_next_some().await;
