@@ -12,7 +12,7 @@ use crate::table::Report;
 
 /// Round trips for each figure at least.
 const LEAST: usize = 10;
-/// Of so many calls under way at once the time of one is taken: looking at the clock takes part of a fast call.
+/// Of so many calls under way at once the time of the first is taken: looking at the clock takes part of a fast call.
 const SAMPLED: u64 = 16;
 /// For a peer to start, to be found, and to end.
 const SLACK: Duration = Duration::from_secs(60);
@@ -172,7 +172,7 @@ impl Window {
     /// A call is made. What this gives is wanted back by [`ended`](Self::ended).
     pub(crate) fn begun(&mut self) -> Option<Instant> {
         self.begun += 1;
-        self.begun.is_multiple_of(SAMPLED).then(Instant::now)
+        (self.begun % SAMPLED == 1).then(Instant::now)
     }
 
     pub(crate) fn ended(&mut self, began: Option<Instant>) {

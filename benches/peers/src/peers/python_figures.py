@@ -56,7 +56,7 @@ def many(size, inflight, call, wait):
     while under_way or not begun or time.perf_counter() - started < JOB["seconds"]:
         while len(under_way) < inflight and time.perf_counter() - started < JOB["seconds"]:
             begun += 1
-            began = time.perf_counter() if begun % SAMPLED == 0 else None
+            began = time.perf_counter() if begun % SAMPLED == 1 else None
             under_way.append((began, call(request)))
         if under_way:
             began, future = under_way.popleft()
