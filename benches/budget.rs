@@ -15,6 +15,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -166,6 +167,7 @@ fn run(scenario: Scenario) -> Result<()> {
             return Err("the two ends do not hear of each other".into());
         }
         answered += ends.round(&request, &mut reply, scenario.inflight())?;
+        thread::sleep(Duration::from_millis(1));
     }
     budgeted(&mut ends, scenario, &request, &mut reply)?;
     if reply != request {
@@ -179,7 +181,11 @@ fn run(scenario: Scenario) -> Result<()> {
 fn count(scenario: Scenario) -> Result<f64> {
     let out = tempfile::NamedTempFile::new()?;
     let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--collect-atstart=no"])
+        .args([
+            "--tool=callgrind",
+            "--fair-sched=yes",
+            "--collect-atstart=no",
+        ])
         .arg("--toggle-collect=budget::budgeted")
         .arg(format!("--callgrind-out-file={}", out.path().display()))
         .arg(std::env::current_exe()?)

@@ -1,8 +1,8 @@
-//! Both sides sleep between two messages: what being woken takes, against a socket, which always works like that.
+//! Both sides sleep between two messages, as nobody calls for a while: what being woken takes, against a socket.
 
+use std::thread;
 use std::time::Duration;
 
-use crate::SMALL;
 use crate::in_turns::{Slice, in_turns};
 use crate::row::{Row, Unit};
 use crate::slices;
@@ -10,21 +10,35 @@ use crate::socket::Socket;
 use crate::suite::Suite;
 use crate::support::{Figures, Result};
 use crate::worker::{Agents, Pair};
+use crate::{LEAST, SMALL};
+
+/// Between two messages.
+const PAUSE: Duration = Duration::from_micros(200);
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut socket = Socket::start()?;
     let pair = Pair::start(suite, &Agents::of(suite)?.busy_poll(Duration::ZERO))?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
+    let pause = || thread::sleep(PAUSE);
     let inside = slices::runtime()?;
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![
         (
             "unix socket",
-            Box::new(move |seconds| socket.measure(seconds)),
+            Box::new(move |seconds| socket.measure(seconds, pause)),
         ),
-        ("raw call", slices::raw(echo, &request)),
+        (
+            "raw call",
+            Box::new(|seconds| {
+                let call = || echo.raw(&request).wait().map(drop);
+                Ok(Figures::measure_between(seconds, LEAST, pause, call)?)
+            }),
+        ),
         (
             "raw call in a runtime",
-            slices::raw_inside(&inside, echo, &request),
+            Box::new(|seconds| {
+                let call = || inside.block_on(echo.raw(&request)).map(drop);
+                Ok(Figures::measure_between(seconds, LEAST, pause, call)?)
+            }),
         ),
     ];
     if let [socket, raw, inside] = in_turns(suite, slices)?.as_slice() {

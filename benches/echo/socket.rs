@@ -33,10 +33,10 @@ impl Socket {
         })
     }
 
-    /// Round trips of 64 bytes.
-    pub(crate) fn measure(&mut self, seconds: f64) -> Result<Figures> {
+    /// Round trips of 64 bytes, with a `pause` before each.
+    pub(crate) fn measure(&mut self, seconds: f64, pause: impl FnMut()) -> Result<Figures> {
         let mut message = [7; SMALL];
-        let figures = Figures::measure(seconds, 1, || {
+        let figures = Figures::measure_between(seconds, 1, pause, || {
             self.stream.write_all(&message)?;
             self.stream.read_exact(&mut message)
         })?;

@@ -1,6 +1,6 @@
 //! What is known of a peer's life, without I/O or clock.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often to give a sign of life, and how long to do without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,6 +9,26 @@ pub struct Heartbeat {
     pub interval: Duration,
     /// Without one for so long, a peer is stalled.
     pub detection: Duration,
+}
+
+impl Heartbeat {
+    /// When the next sign of life is due, after less than an interval: at moments that all agents of this host share, so
+    /// that what gives many of them, or is given many, is woken for them together.
+    ///
+    /// ```
+    /// use std::time::{Duration, Instant};
+    /// use slimerpc::channel::Heartbeat;
+    ///
+    /// let beat = Heartbeat { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+    /// let now = Instant::now();
+    /// assert!(beat.next(now) > now && beat.next(now) <= now + beat.interval);
+    /// ```
+    pub fn next(&self, now: Instant) -> Instant {
+        let interval = self.interval.as_nanos().max(1);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        let phase = wall.map_or(0, |wall| wall.as_nanos() % interval);
+        now + Duration::from_nanos(u64::try_from(interval - phase).unwrap_or(u64::MAX))
+    }
 }
 
 /// The life of a peer has changed.
@@ -66,7 +86,8 @@ impl Liveness {
         if passed > 2 * self.beat.interval {
             self.heard += passed - self.beat.interval;
         }
-        let silence = now.saturating_duration_since(self.heard);
+        // Signs of life come when ours are given, so the last one may be a moment younger than so many intervals.
+        let silence = now.saturating_duration_since(self.heard) + self.beat.interval / 10;
         if self.is_stalled || silence < self.beat.detection {
             return None;
         }

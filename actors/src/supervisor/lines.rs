@@ -467,12 +467,7 @@ impl Core {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
                     // Who opened is connected last, and so may begin. Whether it is, the other end knows when it hears it.
                     let has_opened = session.opener == peer;
-                    end.next_beat = now
-                        + if has_opened {
-                            end.beat.interval
-                        } else {
-                            Duration::ZERO
-                        };
+                    end.next_beat = if has_opened { end.beat.next(now) } else { now };
                     if !has_opened {
                         self.is_up(peer, effects);
                     }
@@ -547,7 +542,7 @@ impl End {
                 change = liveness.heard(now);
             }
             if self.next_beat <= now {
-                self.next_beat = now + self.beat.interval;
+                self.next_beat = self.beat.next(now);
                 change = change.or(liveness.tick(now));
                 self.pulse.beat()?;
             }
