@@ -67,7 +67,7 @@ pub(crate) fn draw(path: &Path, records: &[Record], peers: &[PeerRow]) -> Result
         label: &chart::micros,
     };
     let area = chart::area(path, (860, 560))?;
-    let legend = SeriesLabelPosition::UpperLeft;
+    let legend = SeriesLabelPosition::LowerRight;
     chart::draw(
         &area,
         "Round trips between two processes",

@@ -13,10 +13,13 @@ pub(crate) struct PeerRow {
     pub(crate) calls_per_s: Option<f64>,
 }
 
+/// Rows of theirs that the suite measures itself, for comparison.
+const OURS: [&str; 3] = ["slimerpc-raw", "slimerpc-typed", "cache-line"];
+
 /// A line for each peer, in the order of the file.
 pub(crate) fn lines(rows: &[PeerRow], point: impl Fn(&PeerRow) -> Option<(f64, f64)>) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
-    for row in rows {
+    for row in rows.iter().filter(|row| !OURS.contains(&&*row.peer)) {
         let Some(point) = point(row) else {
             continue;
         };

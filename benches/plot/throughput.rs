@@ -33,6 +33,8 @@ pub(crate) fn draw(path: &Path, records: &[Record], peers: &[PeerRow]) -> Result
         lines.insert(0, Line::new(name, Look::Limit(2), points));
     }
     let (bottom, top) = chart::around(all(&lines).map(|(_, rate)| rate));
+    // Room for the legend.
+    let bottom = bottom - 2.0;
     let x = Axis {
         title: "calls in flight, from one thread",
         from: left,
