@@ -9,7 +9,6 @@
 //! its reply in place, and the driver is given a copy. Either role may be DLSlime's: its worker and driver have these aliases,
 //! this scope and this service.
 
-#[allow(unused_imports)] // not all of it is wanted here
 mod support;
 
 use std::fs::File;

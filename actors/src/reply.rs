@@ -223,10 +223,10 @@ impl Waiting {
             let mut looks = true;
             for _ in 0..SPINS {
                 // Once in any case, as whoever polled before may have taken in this answer, too.
-                if std::mem::take(&mut looks) || !self.call.is_quiet() {
-                    if let ready @ Poll::Ready(_) = self.poll_call(None, decode) {
-                        return ready;
-                    }
+                if (std::mem::take(&mut looks) || !self.call.is_quiet())
+                    && let ready @ Poll::Ready(_) = self.poll_call(None, decode)
+                {
+                    return ready;
                 }
                 std::hint::spin_loop();
             }

@@ -57,7 +57,7 @@ pub(crate) enum TrainingError {
     Attempts {
         step: usize,
         worker: String,
-        error: RpcError,
+        error: Box<RpcError>,
     },
     #[error("{worker} answered {found} bytes instead of {expected}")]
     Answer {
@@ -300,7 +300,7 @@ impl Training<'_> {
             Some((rank, error)) if attempts == ATTEMPTS => Err(TrainingError::Attempts {
                 step: steps + 1,
                 worker: alias(*rank),
-                error: error.clone(),
+                error: Box::new(error.clone()),
             }),
             _ => Ok(()),
         }

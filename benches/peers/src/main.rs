@@ -11,7 +11,6 @@ mod measure;
 mod memory;
 mod peers;
 mod socket;
-#[allow(unused_imports)] // what the other benches share, and not all of it here
 #[path = "../../support/mod.rs"]
 mod support;
 mod table;
