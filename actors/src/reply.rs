@@ -166,15 +166,15 @@ impl<T> Reply<T> {
         if tokio::runtime::Handle::try_current().is_ok() {
             return Err(RpcError::WouldBlock);
         }
-        UNPARK.with(|waker| {
-            let mut context = Context::from_waker(waker);
-            loop {
-                match Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace) {
-                    Poll::Ready(result) => return result,
-                    Poll::Pending => std::thread::park(),
-                }
+        // The thread may be ending already.
+        let waker = UNPARK.try_with(Waker::clone).unwrap_or_else(|_| unpark());
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace) {
+                Poll::Ready(result) => return result,
+                Poll::Pending => std::thread::park(),
             }
-        })
+        }
     }
 
     /// Blocks the thread until the answer is there or `after` has passed.
@@ -344,8 +344,13 @@ impl<T> fmt::Debug for Reply<T> {
 }
 
 thread_local! {
-    /// Unparks this thread.
-    static UNPARK: Waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    /// Of this thread; making one for each call would allocate.
+    static UNPARK: Waker = unpark();
+}
+
+/// Unparks this thread.
+fn unpark() -> Waker {
+    Waker::from(Arc::new(Unpark(std::thread::current())))
 }
 
 struct Unpark(Thread);

@@ -377,6 +377,10 @@ impl Rings {
             spins += 1;
             std::hint::spin_loop();
         }
+        if left == 0 {
+            // However much is to be done, who cancels is heard.
+            self.collect(handler);
+        }
         if active {
             self.idle_since = None;
             task.waker().wake_by_ref();

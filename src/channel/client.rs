@@ -503,8 +503,9 @@ impl ClientChannel {
         };
         match slot {
             Some(slot) => {
-                // It was allowed just now.
-                let header = self.request(id, method, timeout, stream);
+                // All of it is left: it was allowed just now.
+                let left = deadline.map(|(_, after)| after);
+                let header = self.request(id, method, left, stream);
                 self.send_from_slot(slot, header, at, encode)?;
             }
             None => self.line_up(id, method, stream, encode)?,

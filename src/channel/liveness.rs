@@ -12,6 +12,13 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
+    /// The silence that is too long. Signs of life come when ours are given, so the last one may be a moment younger than
+    /// the intervals that have passed since; but a single one that is a moment late is no silence.
+    fn patience(&self) -> Duration {
+        let spare = self.detection.saturating_sub(self.interval) / 2;
+        self.detection - spare.min(self.interval / 10)
+    }
+
     /// When the next sign of life is due, after less than an interval: at moments that all agents of this host share, so
     /// that what gives many of them, or is given many, is woken for them together.
     ///
@@ -84,11 +91,10 @@ impl Liveness {
         let passed = now.saturating_duration_since(self.ticked);
         self.ticked = now;
         if passed > 2 * self.beat.interval {
-            self.heard += passed - self.beat.interval;
+            self.heard = now.min(self.heard + passed - self.beat.interval);
         }
-        // Signs of life come when ours are given, so the last one may be a moment younger than so many intervals.
-        let silence = now.saturating_duration_since(self.heard) + self.beat.interval / 10;
-        if self.is_stalled || silence < self.beat.detection {
+        let silence = now.saturating_duration_since(self.heard);
+        if self.is_stalled || silence < self.beat.patience() {
             return None;
         }
         self.is_stalled = true;
@@ -127,6 +133,32 @@ mod tests {
         let woken = start + Duration::from_secs(3600);
         assert_eq!(peer.tick(woken), None);
         assert_eq!(peer.tick(woken + BEAT.interval), Some(Change::Stalled));
+    }
+
+    #[test]
+    fn a_pause_of_our_own_does_not_put_off_what_is_noticed_after_it() {
+        let start = Instant::now();
+        let mut peer = Liveness::new(BEAT, start);
+        let woken = start + Duration::from_secs(3600);
+        assert_eq!(peer.heard(woken), None);
+        assert_eq!(peer.tick(woken), None);
+        let stalled = (1..=3).find(|n| peer.tick(woken + *n * BEAT.interval).is_some());
+        assert_eq!(stalled, Some(3));
+    }
+
+    #[test]
+    fn a_sign_of_life_that_comes_a_moment_after_ours_is_none_that_is_missing() {
+        let beat = Heartbeat {
+            interval: Duration::from_millis(100),
+            detection: Duration::from_millis(105),
+        };
+        let start = Instant::now();
+        let mut peer = Liveness::new(beat, start);
+        for n in 1..10 {
+            let now = start + n * beat.interval;
+            assert_eq!(peer.tick(now), None);
+            assert_eq!(peer.heard(now + Duration::from_millis(1)), None);
+        }
     }
 
     #[test]

@@ -467,7 +467,12 @@ impl Core {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
                     // Who opened is connected last, and so may begin. Whether it is, the other end knows when it hears it.
                     let has_opened = session.opener == peer;
-                    end.next_beat = if has_opened { end.beat.next(now) } else { now };
+                    end.next_beat = now
+                        + if has_opened {
+                            end.beat.interval
+                        } else {
+                            Duration::ZERO
+                        };
                     if !has_opened {
                         self.is_up(peer, effects);
                     }
@@ -555,10 +560,13 @@ impl End {
                 if heard != Heard::Leaving {
                     heard = later;
                 }
-                change = change.or(self
-                    .up
-                    .as_mut()
-                    .and_then(|(_, liveness)| liveness.heard(now)));
+                let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
+                let later = liveness.and_then(|liveness| liveness.heard(now));
+                change = match (change, later) {
+                    // It was not, after all.
+                    (Some(Change::Stalled), Some(Change::Recovered)) => None,
+                    (change, later) => change.or(later),
+                };
             }
         }
         if let Some(change) = change {
