@@ -220,10 +220,9 @@ impl Waiting {
     ) -> Poll<Result<T, RpcError>> {
         let patience = self.call.patience();
         loop {
-            let mut looks = true;
-            for _ in 0..SPINS {
+            for spin in 0..SPINS {
                 // Once in any case, as whoever polled before may have taken in this answer, too.
-                if (std::mem::take(&mut looks) || !self.call.is_quiet())
+                if (spin == 0 || !self.call.is_quiet())
                     && let ready @ Poll::Ready(_) = self.poll_call(None, decode)
                 {
                     return ready;

@@ -360,16 +360,14 @@ impl Rings {
         let mut left = TURN;
         let mut active = self.run(handler, task, &mut left);
         let mut spins = 0;
-        let mut looks = true;
         // A handler that awaits needs the arbiter's other tasks.
         let limit = |running: &Option<Running>| match running {
             Some(_) => SPINS_AWAITING,
             None => SPINS,
         };
         while left > 0 && spins < limit(&self.running) {
-            if (std::mem::take(&mut looks) || !self.mailboxes.borrow().is_quiet())
-                && self.collect(handler)
-            {
+            // Once in any case, for what has been taken out of the queues but not looked at.
+            if (spins == 0 || !self.mailboxes.borrow().is_quiet()) && self.collect(handler) {
                 active = true;
                 self.run(handler, task, &mut left);
                 spins = 0;

@@ -21,7 +21,7 @@ use slimerpc_actors::{Proxy, RpcError};
 use tokio::sync::oneshot;
 
 use crate::digits::Random;
-use crate::processes::{LIMIT, Output, Process, WINDOW};
+use crate::processes::{Output, Process, end_of, given_up};
 use crate::resend::{self, Repeat};
 use crate::runner::{Condition, ModelRunner, Scores};
 
@@ -124,23 +124,16 @@ impl Router {
     /// A life of a worker is over, or did not even begin.
     fn down(&mut self, number: usize, reason: Option<String>, ctx: &mut Context<Self>) {
         let worker = &mut self.workers[number];
-        let status = worker.process.take().map(Process::reap);
+        let reason = end_of(worker.process.take(), reason);
         if self.is_draining {
             return self.check_drained();
         }
-        let reason = reason.unwrap_or_else(|| "it ended".to_owned());
-        let reason = match status {
-            Some(Ok(status)) => format!("{reason} ({status})"),
-            Some(Err(_)) | None => reason,
-        };
         match worker.down() {
             Some(pause) => {
                 ctx.run_later(pause, move |router, ctx| router.start_worker(number, ctx));
             }
             None => {
-                let reason = format!(
-                    "worker {number} is given up after {LIMIT} restarts within {WINDOW:?}: {reason}"
-                );
+                let reason = given_up(number, &reason);
                 worker.give_up(reason.clone());
                 self.tally.given_up.push(reason);
             }

@@ -10,6 +10,6 @@ mod restarts;
 pub(crate) use control::ControlPlane;
 pub(crate) use interrupt::{Interrupt, STATUS};
 pub(crate) use leash::{READY, say, watch_driver};
-pub(crate) use process::{Output, Process};
+pub(crate) use process::{Output, Process, end_of, given_up};
 pub(crate) use progress::Progress;
-pub(crate) use restarts::{LIMIT, Restarts, WINDOW};
+pub(crate) use restarts::Restarts;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::net::unix::pipe::Receiver;
 
+use super::restarts::{LIMIT, WINDOW};
+
 /// Longer lines than this are cut.
 const LINE: usize = 4096;
 /// How long a process may live on without its output.
@@ -75,6 +77,15 @@ impl Process {
     }
 }
 
+/// Why a life is over, or did not even begin, with how its process ended.
+pub(crate) fn end_of(process: Option<Process>, reason: Option<String>) -> String {
+    let reason = reason.unwrap_or_else(|| "it ended".to_owned());
+    match process.map(Process::reap) {
+        Some(Ok(status)) => format!("{reason} ({status})"),
+        Some(Err(_)) | None => reason,
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
@@ -122,4 +133,9 @@ impl Output {
             }
         }
     }
+}
+
+/// What is said of a worker that is not started any more.
+pub(crate) fn given_up(worker: usize, reason: &str) -> String {
+    format!("worker {worker} is given up after {LIMIT} restarts within {WINDOW:?}: {reason}")
 }

@@ -15,7 +15,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, ResponseFutur
 use slimerpc_actors::Proxy;
 use tokio::sync::oneshot;
 
-use crate::processes::{LIMIT, Output, Process, WINDOW};
+use crate::processes::{Output, Process, end_of, given_up};
 use crate::train_worker::TrainWorker;
 
 pub(crate) use fleet::{Fleet, alias};
@@ -89,22 +89,15 @@ impl Driver {
     /// A life of a worker is over, or did not even begin.
     fn down(&mut self, rank: usize, reason: Option<String>, ctx: &mut Context<Self>) {
         let worker = &mut self.workers[rank];
-        let status = worker.process.take().map(Process::reap);
+        let reason = end_of(worker.process.take(), reason);
         if self.is_dismissing {
             return self.check_dismissed();
         }
-        let reason = reason.unwrap_or_else(|| "it ended".to_owned());
-        let reason = match status {
-            Some(Ok(status)) => format!("{reason} ({status})"),
-            Some(Err(_)) | None => reason,
-        };
         match worker.down() {
             Some(pause) => {
                 ctx.run_later(pause, move |driver, ctx| driver.start_worker(rank, ctx));
             }
-            None => worker.give_up(format!(
-                "worker {rank} is given up after {LIMIT} restarts within {WINDOW:?}: {reason}"
-            )),
+            None => worker.give_up(given_up(rank, &reason)),
         }
         self.check_assembled();
     }

@@ -1,4 +1,4 @@
-//! What is known of a peer's life, without I/O or clock.
+//! What is known of a peer's life, without I/O, and without a clock but for the moments that a host's agents share.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ impl Heartbeat {
         self.detection - spare.min(self.interval / 10)
     }
 
-    /// When the next sign of life is due, after less than an interval: at moments that all agents of this host share, so
+    /// When the next sign of life is due, after an interval at most: at moments that all agents of this host share, so
     /// that what gives many of them, or is given many, is woken for them together.
     ///
     /// ```
