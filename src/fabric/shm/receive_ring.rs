@@ -404,36 +404,6 @@ mod loom_tests {
 
     /// Two producers of one completion queue ring its bell once for one arming.
     #[test]
-    fn what_one_thread_posts_another_takes_by_its_name() {
-        loom::model(|| {
-            let shared = Shared::new(1);
-            let consumer = Arc::new(Consumer::new(1, 1));
-            let (ours, theirs) = (consumer.clone(), shared.clone());
-            let poster = thread::spawn(move || {
-                let mut posted = 0;
-                for _ in 0..2 {
-                    posted += u64::from(ours.post(theirs.ring(), posted));
-                }
-                posted
-            });
-            let mut taken = 0;
-            let mut take = || {
-                let found = consumer.take(shared.ring(), true);
-                found.is_some_and(|found| {
-                    assert_eq!(found, (taken, None));
-                    taken += 1;
-                    true
-                })
-            };
-            take();
-            take();
-            let posted = poster.join().expect("the poster ends");
-            while take() {}
-            assert_eq!(taken, posted);
-        });
-    }
-
-    #[test]
     fn one_arming_gives_one_event() {
         loom::model(|| {
             let shared = Shared::new(1);
