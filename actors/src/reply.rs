@@ -2,13 +2,11 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{Answer, CallError, LocalCall, PendingCall, ReplyBytes};
+use slimerpc::channel::{Answer, CallError, LocalCall, Parker, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
@@ -114,6 +112,14 @@ impl AnyCall {
         }
     }
 
+    /// Sleeps until the waker of `parker` is woken or the deadline has passed; may return for nothing.
+    fn park(&self, parker: &Parker) {
+        match self {
+            Self::Remote(call) => call.park(parker),
+            Self::Local(call) => parker.park(call.deadline()),
+        }
+    }
+
     fn runtime(&self) -> Handle {
         match self {
             Self::Remote(call) => call.channel().runtime().clone(),
@@ -166,15 +172,18 @@ impl<T> Reply<T> {
         if tokio::runtime::Handle::try_current().is_ok() {
             return Err(RpcError::WouldBlock);
         }
-        // The thread may be ending already.
-        let waker = UNPARK.try_with(Waker::clone).unwrap_or_else(|_| unpark());
-        let mut context = Context::from_waker(&waker);
-        loop {
-            match Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace) {
-                Poll::Ready(result) => return result,
-                Poll::Pending => std::thread::park(),
+        Parker::with(|parker, waker| {
+            let mut context = Context::from_waker(waker);
+            loop {
+                let polled = Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace);
+                if let Poll::Ready(result) = polled {
+                    return result;
+                }
+                if let State::Pending(waiting, _) = &self.0 {
+                    waiting.call.park(parker);
+                }
             }
-        }
+        })
     }
 
     /// Blocks the thread until the answer is there or `after` has passed.
@@ -243,7 +252,7 @@ impl Waiting {
             }
         }
         let polled = self.poll_call(Some(context.waker()), decode);
-        if polled.is_pending() {
+        if polled.is_pending() && busy == BusyPoll::Yielding {
             self.sleep(context);
         }
         polled
@@ -339,24 +348,6 @@ impl<T> fmt::Debug for Reply<T> {
             State::Failed(_) => "Reply(failed)",
             State::Done => "Reply(done)",
         })
-    }
-}
-
-thread_local! {
-    /// Of this thread; making one for each call would allocate.
-    static UNPARK: Waker = unpark();
-}
-
-/// Unparks this thread.
-fn unpark() -> Waker {
-    Waker::from(Arc::new(Unpark(std::thread::current())))
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

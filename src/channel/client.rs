@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -22,9 +21,9 @@ use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
 use super::{
     Answer, Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError,
-    Profile, QueuePairInfo, RingAddress, Violation, Violations,
+    Parker, Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
-use crate::fabric::{Completion, CompletionEvents, CompletionQueue, Device, RetryPolicy};
+use crate::fabric::{Completion, CompletionQueue, Device, RetryPolicy};
 use crate::wire::{
     EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
 };
@@ -545,7 +544,7 @@ impl ClientChannel {
         }
         self.wake(core);
         // Somebody has to take the answer in, as nobody waits for it.
-        Pump::ensure(self);
+        Pump::ensure_at_home(self);
         Ok(ToldCall(call))
     }
 
@@ -814,8 +813,8 @@ impl Pumped for ClientChannel {
         &self.waiting.runtime
     }
 
-    fn events(&self) -> io::Result<CompletionEvents> {
-        CompletionEvents::new(self.cq.clone())
+    fn queue(&self) -> &Arc<dyn CompletionQueue> {
+        &self.cq
     }
 
     fn progress(&self) -> bool {
@@ -1324,6 +1323,12 @@ impl PendingCall {
     /// that somebody watches the completion queue.
     pub fn sleep(&self) {
         Pump::ensure(&self.channel);
+    }
+
+    /// The same for a thread outside of every runtime, which sleeps here until the waker of `parker` is woken or the deadline
+    /// has passed; it may return for nothing. If nobody else does, the thread watches the completion queue itself.
+    pub fn park(&self, parker: &Parker) {
+        Pump::park(&self.channel, parker, self.deadline());
     }
 
     fn end(&mut self) {

@@ -4,7 +4,6 @@
 //! a device that nothing else uses, so a forged key leads to no other memory than what is offered.
 
 use std::collections::HashMap;
-use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -17,8 +16,8 @@ use super::memory::{Block, Memory, MemoryError};
 use super::pump::{Pump, Pumped};
 use super::{ConnectError, LossCause, Patience, Place, QueuePairInfo};
 use crate::fabric::{
-    Completion, CompletionEvents, CompletionQueue, CompletionStatus, Device, QueuePair,
-    QueuePairInit, QueuePairState, RetryPolicy,
+    Completion, CompletionQueue, CompletionStatus, Device, QueuePair, QueuePairInit,
+    QueuePairState, RetryPolicy,
 };
 
 const BATCH: usize = Bulk::ENTRIES as usize;
@@ -266,8 +265,8 @@ impl Pumped for OneSided {
         &self.waiting.runtime
     }
 
-    fn events(&self) -> io::Result<CompletionEvents> {
-        CompletionEvents::new(self.cq.clone())
+    fn queue(&self) -> &Arc<dyn CompletionQueue> {
+        &self.cq
     }
 
     fn progress(&self) -> bool {

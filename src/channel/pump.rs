@@ -1,28 +1,55 @@
 //! Watches a completion queue while those who wait for it sleep.
 
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::Instant;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
+use tokio::sync::Notify;
 
-use crate::fabric::CompletionEvents;
+use super::parker::{Parker, Woken};
+use crate::fabric::{CompletionEvents, CompletionQueue};
 
-/// One task for each queue that has sleepers, on the runtime of the first of them, so that waking it and waking them is one
-/// wake-up. It ends when nobody sleeps any more; busy pollers never pay for it.
+/// Who watches one queue.
+///
+/// A sleeper that watches by itself, or whose own runtime does, is spared a wake-up. But nobody else may count on that: a
+/// thread that has its answer watches no more, and a runtime that nobody drives runs nothing. So there are two places. The
+/// first to go to sleep takes that of the *guest*, by a task on its runtime, which serves all sleepers of that runtime, or
+/// by its own thread. All others are served by a task *at home*, on the library's runtime, which always runs. Both watch
+/// until nobody sleeps any more; busy pollers never pay for it. A guest's task stays for the next sleeper of its runtime,
+/// unless another takes its place.
+///
+/// An event reaches all who watch, and whoever is first consumes it; then it is armed anew if anybody sleeps. Who watches
+/// already may therefore be deaf, until the next who goes to sleep arms the queue.
 #[derive(Debug, Default)]
 pub(super) struct Pump {
-    running: AtomicBool,
+    home: AtomicBool,
+    guest: Mutex<Option<Guest>>,
+}
+
+#[derive(Debug)]
+enum Guest {
+    Thread,
+    Task(GuestTask),
+}
+
+#[derive(Debug)]
+struct GuestTask {
+    runtime: runtime::Id,
+    /// Nobody sleeps. It waits for `bell`.
+    is_idle: bool,
+    bell: Arc<Notify>,
 }
 
 /// Something with a completion queue that others wait for.
 pub(super) trait Pumped: Send + Sync + 'static {
     /// Its pump.
     fn pump(&self) -> &Pump;
-    /// The runtime for those outside of one.
+    /// The library's runtime.
     fn runtime(&self) -> &Handle;
-    /// The events of its queue, for the current runtime.
-    fn events(&self) -> io::Result<CompletionEvents>;
+    /// Its queue.
+    fn queue(&self) -> &Arc<dyn CompletionQueue>;
     /// Handles what has arrived. Says whether anything had.
     fn progress(&self) -> bool;
     /// Arms the queue, then looks once more, so that no event is lost.
@@ -34,31 +61,161 @@ pub(super) trait Pumped: Send + Sync + 'static {
 }
 
 impl Pump {
-    /// Starts the pump of `pumped` unless it runs.
+    /// Sees to it that somebody watches for a sleeper in the current runtime, or in none.
     pub(super) fn ensure<P: Pumped>(pumped: &Arc<P>) {
-        if pumped.pump().running.swap(true, Ordering::AcqRel) {
-            return;
+        let here = Handle::try_current().ok();
+        let Some(here) = here.filter(|here| here.id() != pumped.runtime().id()) else {
+            return Self::ensure_at_home(pumped);
+        };
+        let mut guest = pumped.pump().guest();
+        if let Some(Guest::Task(task)) = &mut *guest
+            && task.runtime == here.id()
+        {
+            if std::mem::take(&mut task.is_idle) {
+                return task.bell.notify_one();
+            }
+            drop(guest);
+            pumped.arm();
+        } else if pumped.pump().admits(&mut guest) {
+            let bell = Arc::<Notify>::default();
+            *guest = Some(Guest::Task(GuestTask {
+                runtime: here.id(),
+                is_idle: false,
+                bell: bell.clone(),
+            }));
+            drop(guest);
+            here.spawn(watch(Watching::new(pumped, Place::Guest(bell))));
+        } else {
+            drop(guest);
+            Self::ensure_at_home(pumped);
         }
-        let runtime = Handle::try_current().unwrap_or_else(|_| pumped.runtime().clone());
-        let running = Running(Arc::downgrade(pumped));
-        runtime.spawn(pump(running));
+    }
+
+    /// The same for what may outlive the current runtime.
+    pub(super) fn ensure_at_home<P: Pumped>(pumped: &Arc<P>) {
+        if pumped.pump().home.swap(true, Ordering::AcqRel) {
+            pumped.arm();
+        } else {
+            let watching = Watching::new(pumped, Place::Home);
+            pumped.runtime().spawn(watch(watching));
+        }
+    }
+
+    /// Sleeps until `parker` is woken, or until then; may return for nothing. For a thread outside of every runtime.
+    pub(super) fn park<P: Pumped>(pumped: &Arc<P>, parker: &Parker, until: Option<Instant>) {
+        let is_guest = {
+            let mut guest = pumped.pump().guest();
+            let is_admitted = pumped.pump().admits(&mut guest);
+            if is_admitted {
+                *guest = Some(Guest::Thread);
+            }
+            is_admitted
+        };
+        if !is_guest {
+            Self::ensure_at_home(pumped);
+            return parker.park(until);
+        }
+        let _watching = Watching::new(pumped, Place::Thread);
+        let queue = pumped.queue();
+        loop {
+            pumped.arm();
+            while pumped.is_moving() && !parker.is_notified() {
+                thread::yield_now();
+                pumped.progress();
+            }
+            match parker.park_on(queue.event_fd(), until) {
+                Some(Woken::ByDescriptor) => {
+                    queue.clear_events();
+                    pumped.progress();
+                }
+                Some(Woken::Otherwise) => return,
+                None => {
+                    Self::ensure_at_home(pumped);
+                    return parker.park(until);
+                }
+            }
+        }
+    }
+
+    /// Whether a new guest may take the place: nobody watches. Sends home who is idle there.
+    fn admits(&self, place: &mut Option<Guest>) -> bool {
+        if self.home.load(Ordering::Acquire) {
+            return false;
+        }
+        match place {
+            Some(Guest::Task(task)) if task.is_idle => {
+                task.bell.notify_one();
+                *place = None;
+                true
+            }
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    fn guest(&self) -> MutexGuard<'_, Option<Guest>> {
+        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The task with this bell, if it is the guest still.
+    fn task<'a>(place: &'a mut Option<Guest>, bell: &Arc<Notify>) -> Option<&'a mut GuestTask> {
+        match place {
+            Some(Guest::Task(task)) if Arc::ptr_eq(&task.bell, bell) => Some(task),
+            _ => None,
+        }
     }
 }
 
-/// Clears the flag when the pump ends in whatever way, its runtime's end included.
-struct Running<P: Pumped>(Weak<P>);
-
-impl<P: Pumped> Drop for Running<P> {
+impl Drop for Pump {
     fn drop(&mut self) {
-        if let Some(pumped) = self.0.upgrade() {
-            pumped.pump().running.store(false, Ordering::Release);
+        if let Some(Guest::Task(task)) = &*self.guest() {
+            task.bell.notify_one();
         }
     }
 }
 
-async fn pump<P: Pumped>(running: Running<P>) {
-    let events = running.0.upgrade().map(|pumped| pumped.events());
-    let events = match events {
+/// Holds a place until it ends in whatever way, its runtime's end included.
+struct Watching<P: Pumped> {
+    pumped: Weak<P>,
+    place: Place,
+}
+
+#[derive(Debug, Clone)]
+enum Place {
+    Home,
+    Thread,
+    Guest(Arc<Notify>),
+}
+
+impl<P: Pumped> Watching<P> {
+    fn new(pumped: &Arc<P>, place: Place) -> Self {
+        let pumped = Arc::downgrade(pumped);
+        Self { pumped, place }
+    }
+}
+
+impl<P: Pumped> Drop for Watching<P> {
+    fn drop(&mut self) {
+        let Some(pumped) = self.pumped.upgrade() else {
+            return;
+        };
+        let pump = pumped.pump();
+        match &self.place {
+            Place::Home => pump.home.store(false, Ordering::Release),
+            Place::Thread => *pump.guest() = None,
+            Place::Guest(bell) => {
+                let mut guest = pump.guest();
+                if Pump::task(&mut guest, bell).is_some() {
+                    *guest = None;
+                }
+            }
+        }
+    }
+}
+
+async fn watch<P: Pumped>(watching: Watching<P>) {
+    let queue = watching.pumped.upgrade().map(|p| p.queue().clone());
+    let events = match queue.map(CompletionEvents::new) {
         None => return,
         Some(Ok(events)) => events,
         Some(Err(error)) => {
@@ -67,9 +224,47 @@ async fn pump<P: Pumped>(running: Running<P>) {
         }
     };
     loop {
+        if let Err(error) = watch_for_sleepers(&watching.pumped, &events).await {
+            tracing::warn!(%error, "a completion queue cannot be awaited");
+            return;
+        }
+        let Place::Guest(bell) = &watching.place else {
+            break;
+        };
         {
-            let Some(pumped) = running.0.upgrade() else {
+            let Some(pumped) = watching.pumped.upgrade() else {
                 return;
+            };
+            let mut guest = pumped.pump().guest();
+            let Some(task) = Pump::task(&mut guest, bell) else {
+                return;
+            };
+            task.is_idle = true;
+            // A sleeper that came after the last look saw that the task was not idle.
+            if pumped.has_sleepers() {
+                task.is_idle = false;
+                continue;
+            }
+        }
+        bell.notified().await;
+    }
+    // The same for one that saw the home taken.
+    let pumped = watching.pumped.upgrade();
+    drop(watching);
+    if let Some(pumped) = pumped.filter(|pumped| pumped.has_sleepers()) {
+        Pump::ensure_at_home(&pumped);
+    }
+}
+
+/// Until nobody sleeps.
+async fn watch_for_sleepers<P: Pumped>(
+    pumped: &Weak<P>,
+    events: &CompletionEvents,
+) -> std::io::Result<()> {
+    loop {
+        {
+            let Some(pumped) = pumped.upgrade().filter(|p| p.has_sleepers()) else {
+                return Ok(());
             };
             pumped.arm();
             // Each piece is posted as the one before has arrived.
@@ -78,18 +273,12 @@ async fn pump<P: Pumped>(running: Running<P>) {
                 pumped.progress();
             }
             if !pumped.has_sleepers() {
-                break;
+                return Ok(());
             }
         }
-        if let Err(error) = events.raised().await {
-            tracing::warn!(%error, "a completion queue cannot be awaited");
-            return;
+        events.raised().await?;
+        if let Some(pumped) = pumped.upgrade() {
+            pumped.progress();
         }
-    }
-    // A sleeper that came after the last look saw the flag still set: look again after clearing it.
-    let pumped = running.0.upgrade();
-    drop(running);
-    if let Some(pumped) = pumped.filter(|pumped| pumped.has_sleepers()) {
-        Pump::ensure(&pumped);
     }
 }

@@ -19,6 +19,7 @@ mod completion_queue;
 pub mod conformance;
 mod device;
 mod error;
+pub(crate) mod eventfd;
 mod events;
 #[cfg(feature = "faults")]
 pub mod faults;

@@ -5,12 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::event::EventfdFlags;
-
 use super::receive_ring::Bell;
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
-use crate::fabric::{Completion, CompletionQueue, FabricError, Gid};
+use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
 
 /// A completion queue: completions of our own sends, and the receive queues that peers write into, which are
 /// looked at directly.
@@ -44,30 +42,13 @@ pub(super) fn bell_in(page: Segment) -> Option<View<Bell>> {
     View::of(&Arc::new(page), 0, 1)
 }
 
-/// Wakes whoever awaits this eventfd.
-pub(super) fn raise(event: &OwnedFd) {
-    // The only failure is that the counter is at its end; then it is readable anyway.
-    let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
-}
-
-/// Takes back what was raised.
-pub(super) fn lower(event: &OwnedFd) {
-    // The only failure is that nothing was raised.
-    let _ = rustix::io::read(event, &mut [0; 8]);
-}
-
-pub(super) fn eventfd() -> Result<OwnedFd, FabricError> {
-    rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(FabricError::os("creating an eventfd"))
-}
-
 impl ShmCompletionQueue {
     pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
         let (page, segment) = Segment::create("slimerpc-bell", size_of::<Bell>())
             .map_err(FabricError::os("creating a completion queue"))?;
         Ok(Self {
             device,
-            event: eventfd()?,
+            event: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             page,
             bell: bell_in(segment).expect("the page was made so"),
             entries: Mutex::default(),
@@ -106,7 +87,7 @@ impl ShmCompletionQueue {
     /// Raises an event if one was asked for.
     pub(super) fn ring(&self) {
         if self.bell().must_ring() {
-            raise(&self.event);
+            eventfd::raise(&self.event);
         }
     }
 
@@ -162,6 +143,6 @@ impl CompletionQueue for ShmCompletionQueue {
     }
 
     fn clear_events(&self) {
-        lower(&self.event);
+        eventfd::lower(&self.event);
     }
 }

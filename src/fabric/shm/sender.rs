@@ -7,7 +7,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 
-use super::completion_queue::{bell_in, raise};
+use rustix::fs::OFlags;
+
+use super::completion_queue::bell_in;
 use super::key_table::KeyTable;
 use super::message::Welcome;
 use super::receive_ring::{Arrival, Bell, Producer};
@@ -17,7 +19,7 @@ use super::ring_memory::RingMemory;
 use super::segment::{Segment, View};
 use crate::fabric::{
     Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,
-    Sge,
+    Sge, eventfd,
 };
 
 /// Longest message in bytes.
@@ -138,6 +140,8 @@ impl Sender {
                 "the peer's receive queue is malformed",
             ));
         };
+        // Whatever it is that the peer calls an eventfd, raising it must not block us.
+        rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
         self.peer = Some(Peer {
             memory,
             producer: Producer::default(),
@@ -332,7 +336,7 @@ impl Sender {
             let byte_len = length as u32;
             peer.producer.publish(ring, Arrival { imm, byte_len });
             if peer.bell[0].must_ring() {
-                raise(&peer.event);
+                eventfd::raise(&peer.event);
             }
         }
         Attempt::Done(if is_read { length as u32 } else { 0 })

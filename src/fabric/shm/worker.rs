@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use super::completion_queue::{eventfd, lower, raise};
 use super::connection::Connection;
 use super::key_table::KeyTable;
 use super::link::{self, Incoming, Link};
 use super::message::{Hello, Message, VERSION};
-use crate::fabric::{FabricError, Gid};
+use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
@@ -65,7 +64,7 @@ impl Core {
 
     pub(super) fn command(&self, command: Command) {
         lock(&self.commands).push(command);
-        raise(&self.control);
+        eventfd::raise(&self.control);
     }
 
     /// Makes a connection with a number that no other one has.
@@ -138,7 +137,7 @@ impl Worker {
         let core = Arc::new(Core {
             gid,
             keys: Arc::default(),
-            control: eventfd()?,
+            control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
             connections: Mutex::new(Connections {
                 by_number: HashMap::new(),
@@ -312,7 +311,7 @@ impl Routine {
 
     /// Carries out commands. Says whether to end.
     fn obey(&mut self) -> bool {
-        lower(&self.core.control);
+        eventfd::lower(&self.core.control);
         let commands = std::mem::take(&mut *lock(&self.core.commands));
         for command in commands {
             match command {

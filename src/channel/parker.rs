@@ -1,0 +1,135 @@
+//! How a thread outside of every runtime sleeps.
+
+use std::cell::OnceCell;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::{Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::fabric::eventfd;
+
+/// One for each thread. Its waker ends the thread's sleep, or the next one if it is awake.
+#[derive(Debug)]
+pub struct Parker {
+    thread: Thread,
+    notified: AtomicBool,
+    /// Whether the thread sleeps on file descriptors, of which `event` is one.
+    is_watching: AtomicBool,
+    /// `None` if there was no descriptor left for it.
+    event: Option<OwnedFd>,
+}
+
+/// What ended a sleep on a file descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Woken {
+    ByDescriptor,
+    /// By the waker, the clock, or nothing.
+    Otherwise,
+}
+
+thread_local! {
+    /// Making one for each call would allocate.
+    static OWN: OnceCell<(Arc<Parker>, Waker)> = const { OnceCell::new() };
+}
+
+impl Parker {
+    /// Does something with that of this thread and its waker.
+    ///
+    /// ```
+    /// use slimerpc::channel::Parker;
+    /// Parker::with(|parker, waker| {
+    ///     waker.wake_by_ref();
+    ///     parker.park(None); // does not sleep
+    /// });
+    /// ```
+    pub fn with<T>(work: impl FnOnce(&Self, &Waker) -> T) -> T {
+        let mut work = Some(work);
+        let mut worked = |(parker, waker): &(Arc<Self>, Waker)| {
+            let work = work.take().expect("it is done once");
+            work(parker, waker)
+        };
+        match OWN.try_with(|own| worked(own.get_or_init(Self::new))) {
+            Ok(done) => done,
+            // The thread is ending.
+            Err(_) => worked(&Self::new()),
+        }
+    }
+
+    fn new() -> (Arc<Self>, Waker) {
+        let parker = Arc::new(Self {
+            thread: thread::current(),
+            notified: AtomicBool::new(false),
+            is_watching: AtomicBool::new(false),
+            event: eventfd::create().ok(),
+        });
+        (parker.clone(), parker.into())
+    }
+
+    /// Sleeps until woken, or until then. May be woken for nothing.
+    pub fn park(&self, until: Option<Instant>) {
+        if self.take_notice() {
+            return;
+        }
+        match until {
+            None => thread::park(),
+            Some(until) => thread::park_timeout(until.saturating_duration_since(Instant::now())),
+        }
+        self.take_notice();
+    }
+
+    /// The same, or until `fd` is readable. `None`, at once, if it cannot sleep on that.
+    pub(super) fn park_on(&self, fd: BorrowedFd<'_>, until: Option<Instant>) -> Option<Woken> {
+        let event = self.event.as_ref()?;
+        let mut fds = [
+            PollFd::from_borrowed_fd(fd, PollFlags::IN),
+            PollFd::new(event, PollFlags::IN),
+        ];
+        self.is_watching.store(true, Ordering::Relaxed);
+        // Pairs with the one in `wake`: either that one sees that we watch, or we see its notice.
+        fence(Ordering::SeqCst);
+        if !self.is_notified() {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
+            // It may be interrupted, which is being woken for nothing.
+            let _ = poll(&mut fds, left.as_ref());
+        }
+        self.is_watching.store(false, Ordering::Relaxed);
+        if !fds[1].revents().is_empty() {
+            eventfd::lower(event);
+        }
+        let is_readable = !fds[0].revents().is_empty();
+        Some(match self.take_notice() {
+            false if is_readable => Woken::ByDescriptor,
+            _ => Woken::Otherwise,
+        })
+    }
+
+    /// Whether it was woken since the last time.
+    pub(super) fn is_notified(&self) -> bool {
+        self.notified.load(Ordering::Acquire)
+    }
+
+    fn take_notice(&self) -> bool {
+        self.is_notified() && self.notified.swap(false, Ordering::Acquire)
+    }
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.notified.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        if let (Some(event), true) = (&self.event, self.is_watching.load(Ordering::Relaxed)) {
+            eventfd::raise(event);
+        }
+        // In any case: it may have stopped watching since.
+        self.thread.unpark();
+    }
+}

@@ -1,0 +1,180 @@
+//! Callers that sleep until they are answered: no wake-up is lost, whoever watches the queue, and whatever becomes of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::env;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slimerpc_actors::{PeerAgent, Proxy, service};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::sleep;
+
+/// When who was forgotten wakes up, and finds the answer.
+const LONG: Duration = Duration::from_secs(20);
+
+/// How many calls [`no_wake_up_is_lost`] makes; 10,000,000 take half an hour.
+const SLEEPS: &str = "SLIME_TEST_SLEEPS";
+
+#[derive(Default)]
+struct Sleeper;
+
+#[service]
+impl Sleeper {
+    #[method]
+    async fn answer_after(&mut self, millis: u64) -> u64 {
+        sleep(Duration::from_millis(millis)).await;
+        millis
+    }
+
+    #[method(raw)]
+    fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
+}
+
+/// Two agents that never poll for more than a moment, and a runtime for whoever awaits them.
+struct Pair {
+    proxy: Proxy<Sleeper>,
+    driver: PeerAgent,
+    worker: PeerAgent,
+    runtime: Runtime,
+}
+
+impl Pair {
+    fn connect(name: &str) -> Self {
+        let runtime = runtime();
+        let (driver, worker, proxy) = runtime.block_on(async {
+            let agent = |role| common::agent(format!("{role}-{name}:0")).busy_poll(Duration::ZERO);
+            let worker = agent("worker").start().await.unwrap();
+            worker.serve(Sleeper).await.unwrap();
+            let driver = agent("driver").start().await.unwrap();
+            let proxy = driver.proxy::<Sleeper>(worker.alias()).await.unwrap();
+            (driver, worker, proxy)
+        });
+        Self {
+            proxy,
+            driver,
+            worker,
+            runtime,
+        }
+    }
+
+    fn end(self) {
+        self.runtime.block_on(async {
+            self.driver.shutdown().await.unwrap();
+            self.worker.shutdown().await.unwrap();
+        });
+    }
+}
+
+/// One that runs only while somebody blocks on it.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// Fails if nobody woke who waited in `call`.
+fn woken<T>(call: impl FnOnce() -> T) -> T {
+    let begun = Instant::now();
+    let answer = call();
+    assert!(begun.elapsed() < LONG / 2, "it was woken by the clock");
+    answer
+}
+
+#[test]
+fn call_1_a_thread_is_answered_though_the_runtime_that_watched_before_it_has_stopped() {
+    let pair = Pair::connect("stopped");
+    let (proxy, watching) = (&pair.proxy, runtime());
+    thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(30));
+            woken(|| proxy.answer_after(200).wait_timeout(LONG))
+        });
+        let first = async { proxy.answer_after(100).timeout(LONG).await };
+        assert_eq!(watching.block_on(first).unwrap(), 100);
+        // From here on nobody drives that runtime.
+        assert_eq!(second.join().unwrap().unwrap(), 200);
+    });
+    drop(watching);
+    pair.end();
+}
+
+#[test]
+fn call_1_a_runtime_is_served_though_another_one_of_its_thread_watched_before_it() {
+    let pair = Pair::connect("another");
+    let (proxy, watching) = (&pair.proxy, runtime());
+    // Asleep in a runtime that is not driven any more.
+    let left = watching.block_on(async {
+        let mut left = Box::pin(proxy.answer_after(100).timeout(LONG));
+        tokio::select! {
+            _ = &mut left => panic!("it takes longer than that"),
+            () = sleep(Duration::from_millis(20)) => left,
+        }
+    });
+    let other = runtime();
+    let call = async { proxy.answer_after(10).timeout(LONG).await };
+    assert_eq!(woken(|| other.block_on(call)).unwrap(), 10);
+    let answered = woken(|| proxy.answer_after(20).wait_timeout(LONG));
+    assert_eq!(answered.unwrap(), 20);
+    assert_eq!(watching.block_on(left).unwrap(), 100);
+    drop((watching, other));
+    pair.end();
+}
+
+#[test]
+fn call_1_a_sleeping_thread_is_told_of_its_deadline() {
+    let pair = Pair::connect("deadline");
+    let (begun, allowed) = (Instant::now(), Duration::from_millis(50));
+    let error = pair.proxy.answer_after(500).wait_timeout(allowed);
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("50ms"), "{error}");
+    let waited = begun.elapsed();
+    assert!(
+        (allowed..Duration::from_millis(450)).contains(&waited),
+        "{waited:?}"
+    );
+    pair.end();
+}
+
+/// Threads and runtimes share a channel, and sleep between calls as well as in them, so that who watches changes all the
+/// time.
+#[test]
+fn no_wake_up_is_lost() {
+    let calls = env::var(SLEEPS).map_or(5_000, |calls| calls.parse().unwrap());
+    let pair = Pair::connect("soak");
+    let (proxy, left) = (&pair.proxy, &AtomicU64::new(calls));
+    let take = || {
+        let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+            left.checked_sub(1)
+        });
+        let number = taken.ok()?;
+        if number.is_multiple_of(1_000_000) && number > 0 {
+            println!("{number} calls to go");
+        }
+        // A pause now and then, longer than a look at the queue takes.
+        if number.is_multiple_of(7) {
+            thread::sleep(Duration::from_micros(number % 50));
+        }
+        Some(number.to_le_bytes())
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(bytes) = take() {
+                    let echo = woken(|| proxy.echo(&bytes).wait_timeout(LONG));
+                    assert_eq!(echo.unwrap(), bytes);
+                }
+            });
+            scope.spawn(|| {
+                let runtime = runtime();
+                while let Some(bytes) = take() {
+                    let echo = async { proxy.echo(&bytes).timeout(LONG).await };
+                    assert_eq!(woken(|| runtime.block_on(echo)).unwrap(), bytes);
+                }
+            });
+        }
+    });
+    pair.end();
+}
