@@ -17,6 +17,13 @@ impl Upper {
         request.len()
     }
 
+    /// The request itself becomes the reply, where it stands in the receive ring.
+    #[method(raw, inplace)]
+    fn lower(&mut self, bytes: &mut [u8]) -> usize {
+        bytes.make_ascii_lowercase();
+        bytes.len()
+    }
+
     /// Claims more than there is room for, which is an error and not a truncation.
     #[method(raw, inplace)]
     fn boasts(&mut self, _request: &[u8], reply: &mut [u8]) -> usize {
@@ -32,6 +39,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let upper = driver.proxy::<Upper>("worker:0").await?;
 
     let reply = upper.upper(b"written in place").await?;
+    println!("{}", String::from_utf8_lossy(&reply));
+    let reply = upper.lower(&reply).await?;
     println!("{}", String::from_utf8_lossy(&reply));
 
     match upper.boasts(b"").await {

@@ -495,12 +495,19 @@ impl Beyond {
     fn claims(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
         reply.len() + request.len()
     }
+
+    #[method(raw, inplace)]
+    fn turned(&mut self, bytes: &mut [u8]) -> usize {
+        bytes.reverse();
+        bytes.len()
+    }
 }
 
 const CLAIMS: u32 = 0;
 const ITEMS: u32 = 1;
 const ITEMS_BESIDE: u32 = 2;
 const MUCH: u32 = 3;
+const TURNED: u32 = 4;
 
 #[actix::test]
 async fn a_dlslime_peer_that_asks_for_a_stream_is_told_that_there_are_none_for_it() {
@@ -519,6 +526,23 @@ async fn a_dlslime_peer_that_asks_for_a_stream_is_told_that_there_are_none_for_i
             assert_eq!(exception.type_name, "RuntimeError");
             let message = exception.message;
             assert!(message.contains("only native callers"), "{message}");
+        }
+    }
+}
+
+#[actix::test]
+async fn ring_1_a_dlslime_peer_is_answered_in_place_of_its_request() {
+    for queue_pairs in [1, 3] {
+        let scope = scope();
+        let worker = agent(&scope, "worker").start().await.unwrap();
+        worker.serve(Beyond).await.unwrap();
+        let mut peer = Peer::new(&scope, "driver", queue_pairs).await;
+        peer.begin("worker").await;
+        for size in [0, 1, 2, 200, 1000, SLOT_SIZE - 16] {
+            let request: Vec<_> = (0..size).map(|at| at as u8).collect();
+            let (header, payload) = peer.ask(size % SLOTS, TURNED, 7, &request).await;
+            assert_eq!((header.kind, header.request_id), (MessageKind::Reply, 7));
+            assert!(payload.iter().eq(request.iter().rev()), "{size} bytes");
         }
     }
 }

@@ -195,6 +195,28 @@ pub async fn answer_inplace_async(
     conclude_written(request, handled)
 }
 
+/// Runs a sync handler that turns its request into its answer where it stands, and says how many bytes of it are that.
+pub fn answer_rewritten(
+    mut request: Request,
+    handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
+) -> Finished {
+    let handled = catch(|| handler(&mut request.payload_mut()).map_err(Fault::from));
+    conclude_with(request, handled, Request::reply_rewritten)
+}
+
+/// The same with an async handler.
+pub async fn answer_rewritten_async(
+    mut request: Request,
+    handler: impl AsyncFnOnce(&mut [u8]) -> Result<usize, Failure>,
+) -> Finished {
+    let handled = {
+        let mut payload = request.payload_mut();
+        catch_panic(handler(&mut payload)).await
+    };
+    let handled = handled.map(|result| result.map_err(Fault::from));
+    conclude_with(request, handled, Request::reply_rewritten)
+}
+
 fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
     Raw::encode(bytes.as_ref(), room)
 }

@@ -32,6 +32,12 @@ impl Echo {
         request.len()
     }
 
+    /// Sent from where it arrived.
+    #[method(raw, inplace)]
+    fn untouched(&mut self, bytes: &mut [u8]) -> usize {
+        bytes.len()
+    }
+
     #[method]
     fn typed(&mut self, request: String) -> String {
         request

@@ -1167,7 +1167,7 @@ impl Core {
         let sent = self.lanes.write(&Outgoing {
             imm: imm.to_bits(),
             bytes,
-            at: channel.sends.sge(imm.slot, bytes.len()),
+            at: channel.sends.sge(imm.slot, &(0..bytes.len())),
             to: self.remote.slot(imm.slot),
         });
         sent.unwrap_or_else(|error| {

@@ -148,6 +148,15 @@ impl Inbound {
         }
     }
 
+    /// The same, to be turned into the answer where they stand, before [`reply_rewritten`](Self::reply_rewritten) says how
+    /// many of them are that.
+    pub fn payload_mut(&mut self) -> PayloadMut<'_> {
+        PayloadMut(match &mut self.from {
+            From::Ring(channel, request) => channel.payload_mut(request),
+            From::Here(request, _) => Borrower::Bytes(&mut request.payload),
+        })
+    }
+
     /// The send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how much of it was
     /// used.
     #[inline]
@@ -196,6 +205,27 @@ impl Inbound {
             return;
         }
         self.reply(|_| Ok(len));
+    }
+
+    /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from where they stand. If it has
+    /// fewer, the caller gets a [`Fault`].
+    pub fn reply_rewritten(mut self, len: usize) {
+        let limit = self.payload().len();
+        if len > limit {
+            return self.fault(Fault::ReplyTooLarge {
+                size: len as u64,
+                limit: limit as u64,
+            });
+        }
+        self.answered = true;
+        match &mut self.from {
+            From::Ring(channel, request) => channel.answer_with_payload(request, len),
+            From::Here(request, _) => {
+                let mut payload = std::mem::take(&mut request.payload).into_vec();
+                payload.truncate(len);
+                request.conclude(Ok(Some(payload)));
+            }
+        }
     }
 
     /// Answers with a failure, shortened if it does not fit.
@@ -329,6 +359,36 @@ impl Deref for Payload<'_> {
         match &self.0 {
             Lender::Ring(loan, range) => &loan[range.clone()],
             Lender::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+/// The arguments of a request where they arrived, to be changed.
+#[derive(Debug)]
+pub struct PayloadMut<'a>(Borrower<'a>);
+
+#[derive(Debug)]
+pub(super) enum Borrower<'a> {
+    Ring(Loan<'a>, Range<usize>),
+    Bytes(&'a mut [u8]),
+}
+
+impl Deref for PayloadMut<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Borrower::Ring(loan, range) => &loan[range.clone()],
+            Borrower::Bytes(bytes) => bytes,
+        }
+    }
+}
+
+impl DerefMut for PayloadMut<'_> {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match &mut self.0 {
+            Borrower::Ring(loan, range) => &mut loan[range.clone()],
+            Borrower::Bytes(bytes) => bytes,
         }
     }
 }

@@ -6,7 +6,7 @@
 //! that changes bytes under a reader, as a device could with any DMA buffer; everything that reads lent
 //! bytes therefore validates values after copying them out, and no safety rests on the bytes.
 
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -70,13 +70,13 @@ impl Ring {
         &*self.region
     }
 
-    /// The first `length` bytes of a slot, for a work request.
+    /// Some bytes of a slot, for a work request.
     #[inline]
-    pub(crate) fn sge(&self, slot: u16, length: usize) -> Sge {
-        debug_assert!(length <= self.geometry.slot_size());
+    pub(crate) fn sge(&self, slot: u16, bytes: &Range<usize>) -> Sge {
+        debug_assert!(bytes.end <= self.geometry.slot_size());
         Sge {
-            addr: self.base.0.as_ptr() as u64 + self.geometry.offset(slot) as u64,
-            length: length as u32,
+            addr: self.base.0.as_ptr() as u64 + (self.geometry.offset(slot) + bytes.start) as u64,
+            length: bytes.len() as u32,
             lkey: self.lkey,
         }
     }

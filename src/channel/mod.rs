@@ -84,7 +84,7 @@ pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
-pub use inbound::{Hosted, Inbound, Payload, Room, Ticket};
+pub use inbound::{Hosted, Inbound, Payload, PayloadMut, Room, Ticket};
 pub use liveness::{Change, Heartbeat, Liveness};
 pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};

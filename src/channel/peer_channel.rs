@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::inbound::{Lender, Payload};
+use super::inbound::{Borrower, Lender, Payload};
 use super::lanes::{Lanes, Outgoing};
 use super::lend::{Loan, RemoteRing, Ring};
 use super::rendezvous::Rendezvous;
@@ -46,8 +46,8 @@ struct Core {
     responder: Responder,
     /// What is asked of the caller's streams, by the request that opened each.
     streams: HashMap<u64, Arc<Demand>>,
-    /// Answers that wait for a place in the send queue: slot and length.
-    unsent: VecDeque<(u16, usize)>,
+    /// Answers that wait for a place in the send queue.
+    unsent: VecDeque<Standing>,
     /// Whether the mailbox waits until all answers have arrived, those to come as well.
     is_flushing: bool,
     violations: Violations,
@@ -146,11 +146,12 @@ impl PeerChannel {
 
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
         let read = match imm.signal {
-            Signal::Message => self
+            // What stands in a slot is lent to its handler until it is answered.
+            Signal::Message if !core.responder.holds(imm.slot) => self
                 .requests
                 .lend(imm.slot)
                 .and_then(|slot| self.profile.decode(&slot).ok()),
-            Signal::Cancel | Signal::Release => None,
+            Signal::Message | Signal::Cancel | Signal::Release => None,
         };
         let arrival = core
             .responder
@@ -220,9 +221,9 @@ impl PeerChannel {
 
     fn post_unsent(&self, core: &mut Core) {
         while core.lanes.as_ref().is_some_and(Lanes::has_room)
-            && let Some((slot, len)) = core.unsent.pop_front()
+            && let Some(answer) = core.unsent.pop_front()
         {
-            self.post(core, slot, len);
+            self.post(core, answer);
         }
     }
 
@@ -296,6 +297,16 @@ impl PeerChannel {
         Payload(Lender::Ring(loan, request.payload.clone()))
     }
 
+    /// The same, to be changed.
+    pub(super) fn payload_mut<'a>(&'a self, request: &'a mut Slotted) -> Borrower<'a> {
+        if let Some(block) = &mut request.outside {
+            return Borrower::Bytes(block);
+        }
+        let slot = self.requests.lend(request.slot);
+        let loan = slot.expect("a request's slot is lent to the request only");
+        Borrower::Ring(loan, request.payload.clone())
+    }
+
     /// The send memory of the answer to `request`.
     pub(super) fn room(&self, request: &Slotted) -> Loan<'_> {
         let slot = self.sends.lend(request.slot);
@@ -325,7 +336,35 @@ impl PeerChannel {
         let encoded = header.encode(&mut message);
         let len = encoded.expect("a slot has room for a header and an extension");
         drop(message);
-        self.post_answer(request.slot, None, len);
+        self.post_answer(Standing::written(request.slot, len), None);
+    }
+
+    /// Sends the first `len` bytes of the payload of `request` from where they stand, as its answer.
+    pub(super) fn answer_with_payload(&self, request: &mut Slotted, len: usize) {
+        let mut header = answer_header(request, MessageKind::Reply);
+        if let Some(mut block) = request.outside.take() {
+            block.truncate(len);
+            header.set_outside(block.outside());
+            let mut message = self.room(request);
+            let encoded = header.encode(&mut message);
+            let len = encoded.expect("a slot has room for a header and an extension");
+            drop(message);
+            return self.post_answer(Standing::written(request.slot, len), Some(block));
+        }
+        header.payload_len = len as u32;
+        // In front of the payload stands the header of the request, which is no shorter.
+        let from = request.payload.start - Header::LEN;
+        let slot = self.requests.lend(request.slot);
+        let mut message = slot.expect("a request's slot is lent to the request only");
+        let encoded = header.encode(&mut message[from..]);
+        debug_assert_eq!(encoded.ok(), Some(Header::LEN));
+        drop(message);
+        let answer = Standing {
+            slot: request.slot,
+            is_rewritten: true,
+            bytes: from..request.payload.start + len,
+        };
+        self.post_answer(answer, None);
     }
 
     /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
@@ -357,51 +396,80 @@ impl PeerChannel {
         let encoded = header.encode(&mut message);
         let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
         drop(message);
-        self.post_answer(
-            request.slot,
-            block,
-            payload_at + header.payload_len as usize,
-        );
+        let len = payload_at + header.payload_len as usize;
+        self.post_answer(Standing::written(request.slot, len), block);
         Ok(())
     }
 
-    /// Sends the answer of `len` bytes that stands in the send memory of `slot`. Its payload may be in `block`.
-    fn post_answer(&self, slot: u16, block: Option<Block>, len: usize) {
+    /// Sends an answer, whose payload may be in `block`.
+    fn post_answer(&self, answer: Standing, block: Option<Block>) {
         let mut core = self.lock();
         if let (Some(block), None) = (block, &core.cause)
             && let Some(rendezvous) = &mut core.rendezvous
         {
-            rendezvous.keep(slot, block);
+            rendezvous.keep(answer.slot, block);
         }
-        core.responder.answered(slot);
-        self.post(&mut core, slot, len);
+        core.responder.answered(answer.slot);
+        self.post(&mut core, answer);
         if core.is_flushing {
             core.flush(self.remote.slot(0));
         }
     }
 
-    fn post(&self, core: &mut Core, slot: u16, len: usize) {
+    fn post(&self, core: &mut Core, answer: Standing) {
         let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
             return;
         };
-        let message = self
-            .sends
-            .lend(slot)
-            .expect("the answer in a slot is posted once");
+        let Standing {
+            slot,
+            is_rewritten,
+            ref bytes,
+        } = answer;
+        let ring = if is_rewritten {
+            &self.requests
+        } else {
+            &self.sends
+        };
+        let Some(message) = ring.lend(slot) else {
+            // It waited to be sent, and the caller has used the slot again without it.
+            core.violations.record(Violation::SlotBusy, &self.peer);
+            return;
+        };
         let imm = Immediate {
             slot,
             signal: Signal::Message,
         };
         let written = lanes.write(&Outgoing {
             imm: imm.to_bits(),
-            bytes: &message[..len],
-            at: self.sends.sge(slot, len),
+            bytes: &message[bytes.clone()],
+            at: ring.sge(slot, bytes),
             to: self.remote.slot(slot),
         });
         match written {
             Ok(true) => {}
-            Ok(false) => core.unsent.push_back((slot, len)),
+            Ok(false) => core.unsent.push_back(answer),
             Err(error) => core.close(LossCause::Fabric(error.to_string())),
+        }
+    }
+}
+
+/// An answer where it is sent from: in send memory, or in place of its request. Neither changes until the caller, who has to
+/// get it first, writes into the slot again.
+#[derive(Debug)]
+struct Standing {
+    slot: u16,
+    is_rewritten: bool,
+    bytes: Range<usize>,
+}
+
+impl Standing {
+    /// At the beginning of send memory.
+    #[inline]
+    fn written(slot: u16, len: usize) -> Self {
+        Self {
+            slot,
+            is_rewritten: false,
+            bytes: 0..len,
         }
     }
 }

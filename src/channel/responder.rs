@@ -68,6 +68,14 @@ impl Responder {
         }
     }
 
+    /// Whether a request that is not answered stands in `slot`.
+    #[inline]
+    pub fn holds(&self, slot: u16) -> bool {
+        self.slots
+            .get(usize::from(slot))
+            .is_some_and(Option::is_some)
+    }
+
     /// The answer of the request in `slot` is about to be posted: from then on the caller may write the slot.
     #[inline]
     pub fn answered(&mut self, slot: u16) {

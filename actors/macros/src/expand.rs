@@ -5,7 +5,9 @@ use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Ident, Type, Visibility, parse_quote};
 
-use crate::model::{Answers, Argument, Codec, Form, Kind, Method, Receiver, Service, Typed};
+use crate::model::{
+    Answers, Argument, Codec, Form, Kind, Method, RawReply, Receiver, Service, Typed,
+};
 
 /// All that is generated beside the item.
 pub(crate) fn service(service: &Service) -> TokenStream {
@@ -386,14 +388,15 @@ fn answered(
 ) -> TokenStream {
     let function = function(service, method, actor);
     match &method.kind {
-        Kind::Raw {
-            is_async,
-            is_inplace,
-        } => {
-            let (arguments, parameters) = if *is_inplace {
-                (quote!(bytes, room), quote!(bytes: &[u8], room: &mut [u8]))
-            } else {
-                (quote!(bytes), quote!(bytes: &[u8]))
+        Kind::Raw { is_async, reply } => {
+            let (form, arguments, parameters) = match reply {
+                RawReply::Returned => ("raw", quote!(bytes), quote!(bytes: &[u8])),
+                RawReply::Written => (
+                    "inplace",
+                    quote!(bytes, room),
+                    quote!(bytes: &[u8], room: &mut [u8]),
+                ),
+                RawReply::Rewritten => ("rewritten", quote!(bytes), quote!(bytes: &mut [u8])),
             };
             let call = quote!(#function(#receiver, #arguments));
             let (answer, handler) = if *is_async {
@@ -403,7 +406,6 @@ fn answered(
                 let outcome = outcome(method, call);
                 ("", quote!(|#parameters| #outcome))
             };
-            let form = if *is_inplace { "inplace" } else { "raw" };
             let answer = format_ident!("answer_{form}{answer}");
             quote!(::slimerpc_actors::__private::#answer(request, #handler))
         }

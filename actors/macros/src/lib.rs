@@ -146,7 +146,9 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 /// memory and says how many bytes.
 ///
 /// `#[method(raw, inplace)]` spares the copy of the reply, too: the handler gets a second argument, a `&mut [u8]` in
-/// registered send memory, and returns how many bytes of it are the reply. A count beyond the buffer is an error.
+/// registered send memory, and returns how many bytes of it are the reply. A count beyond the buffer is an error. If its only
+/// argument is a `&mut [u8]`, these are the bytes of the request, which become those of the reply where they stand, without
+/// any copy on this side, and no more than they are.
 ///
 /// ```
 /// use slimerpc_actors::service;
@@ -161,6 +163,12 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///             *to = *from;
 ///         }
 ///         request.len()
+///     }
+///
+///     #[method(raw, inplace)]
+///     fn double(&mut self, bytes: &mut [u8]) -> usize {
+///         bytes.iter_mut().for_each(|byte| *byte = byte.wrapping_mul(2));
+///         bytes.len()
 ///     }
 /// }
 /// ```

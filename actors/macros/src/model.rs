@@ -80,9 +80,20 @@ pub(crate) enum Kind {
     Raw {
         /// Whether the handler is `async`.
         is_async: bool,
-        /// Whether it writes its reply into send memory itself.
-        is_inplace: bool,
+        /// Where its reply comes into being.
+        reply: RawReply,
     },
+}
+
+/// Where the reply of a raw method comes into being.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RawReply {
+    /// Wherever; it is returned.
+    Returned,
+    /// In send memory.
+    Written,
+    /// In place of the request.
+    Rewritten,
 }
 
 /// A method with a message.

@@ -6,7 +6,7 @@ use syn::{
 };
 
 use crate::errors::Errors;
-use crate::model::{Answers, Argument, Form, Kind, Method, Receiver, Typed};
+use crate::model::{Answers, Argument, Form, Kind, Method, RawReply, Receiver, Typed};
 use crate::options::{MethodOptions, ServiceOptions};
 use crate::{names, types};
 
@@ -265,15 +265,20 @@ impl<'a> Reader<'a> {
         let is_async = signature.asyncness.is_some();
         let kind = Kind::Raw {
             is_async,
-            is_inplace: false,
+            reply: RawReply::Returned,
         };
         (self.raw_output(signature), kind)
     }
 
     fn inplace(&mut self, inplace: &Ident, signature: &Signature) -> (bool, Kind) {
         let arguments: Vec<_> = arguments(signature).collect();
-        let fits = matches!(&arguments[..], [request, reply]
-            if is_borrowed_bytes(&request.ty) && is_mutable_bytes(&reply.ty));
+        let reply = match arguments[..] {
+            [request, reply] if is_borrowed_bytes(&request.ty) && is_mutable_bytes(&reply.ty) => {
+                Some(RawReply::Written)
+            }
+            [bytes] if is_mutable_bytes(&bytes.ty) => Some(RawReply::Rewritten),
+            _ => None,
+        };
         let returned = match &signature.output {
             ReturnType::Type(_, returned) => Some(&**returned),
             ReturnType::Default => None,
@@ -284,16 +289,17 @@ impl<'a> Reader<'a> {
             None => returned,
         };
         let counts = matches!(count, Some(Type::Path(count)) if count.path.is_ident("usize"));
-        if !fits || !counts {
+        if reply.is_none() || !counts {
             self.errors.at(
                 inplace,
                 "a method that writes its reply in place looks like \
-                 `fn bytes(&mut self, request: &[u8], reply: &mut [u8]) -> usize`, and may return a `Result` of that",
+                 `fn bytes(&mut self, request: &[u8], reply: &mut [u8]) -> usize`, or `fn bytes(&mut self, bytes: &mut [u8]) -> usize` \
+                 if that takes the place of the request, and may return a `Result` of that",
             );
         }
         let kind = Kind::Raw {
             is_async: signature.asyncness.is_some(),
-            is_inplace: true,
+            reply: reply.unwrap_or(RawReply::Written),
         };
         (result.is_some(), kind)
     }
