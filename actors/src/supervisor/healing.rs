@@ -48,7 +48,8 @@ impl State {
         while let Some(closing) = proxy.upgrade().map(|proxy| proxy.closing()) {
             let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
             futures_util::future::select_all(closed).await;
-            if !self.heal(&proxy).await {
+            // Rarely needed, and large.
+            if !Box::pin(self.heal(&proxy)).await {
                 return;
             }
         }

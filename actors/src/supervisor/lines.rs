@@ -3,7 +3,7 @@
 //! Which end connects with which is decided by a [`Link`]; here is what it has done. While a line is up, a task of its own
 //! listens to it and beats. A line that goes down takes with it everything that belongs to that life of the peer.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
 use std::rc::Rc;
@@ -47,9 +47,23 @@ pub(super) struct Line {
     core: RefCell<Core>,
     /// Something was put in for the task.
     stirred: Notify,
-    events: broadcast::Sender<PeerEvent>,
+    /// There once somebody watches: it takes up some memory.
+    events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The life of the peer that can be reached.
     up: watch::Sender<Option<u64>>,
+}
+
+impl Line {
+    fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
+        let events = self.events.get_or_init(|| broadcast::Sender::new(EVENTS));
+        events.subscribe()
+    }
+
+    fn is_watched(&self) -> bool {
+        self.events
+            .get()
+            .is_some_and(|events| events.receiver_count() > 0)
+    }
 }
 
 struct Core {
@@ -128,10 +142,7 @@ impl State {
         let line = self.want_line(&peer);
         let up = *line.up.borrow();
         let known = up.map(|incarnation| PeerEvent::Connected { incarnation });
-        Ok(Watch::new(
-            known.into_iter().collect(),
-            line.events.subscribe(),
-        ))
+        Ok(Watch::new(known.into_iter().collect(), line.subscribe()))
     }
 
     /// The line to `peer`, which is wanted from now on.
@@ -186,7 +197,7 @@ impl State {
                 cause: None,
             }),
             stirred: Notify::new(),
-            events: broadcast::Sender::new(EVENTS),
+            events: OnceCell::new(),
             up: watch::Sender::new(None),
         });
         self.lines
@@ -245,7 +256,7 @@ impl State {
     fn is_over(&self, line: &Line) -> bool {
         let core = line.core.borrow();
         let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
-        !is_wanted && core.inputs.is_empty() && line.events.receiver_count() == 0
+        !is_wanted && core.inputs.is_empty() && !line.is_watched()
     }
 
     fn take_effect(self: Rc<Self>, line: &Rc<Line>, effect: Effect) {
@@ -278,8 +289,10 @@ impl State {
                 }
             }
             Effect::Told(event) => {
-                // Nobody may be watching.
-                let _ = line.events.send(event);
+                if let Some(events) = line.events.get() {
+                    // Nobody may be watching any more.
+                    let _ = events.send(event);
+                }
             }
         }
     }
@@ -288,7 +301,7 @@ impl State {
     fn is_of_interest(&self, line: &Line) -> bool {
         let channels = self.channels.borrow();
         let mut live = channels.iter().filter_map(|(_, channel)| channel.upgrade());
-        line.events.receiver_count() > 0 || live.any(|channel| channel.peer() == line.peer)
+        line.is_watched() || live.any(|channel| channel.peer() == line.peer)
     }
 
     /// Says which life of the peer there is.
