@@ -81,9 +81,12 @@ impl Mailboxes {
             any |= source.mailbox.poll(deliveries)?;
             Ok(())
         });
-        while let Ok(delivery) = self.forwarded.try_recv() {
-            deliveries.push_back(delivery);
-            any = true;
+        // Cheaper than to try.
+        if !self.forwarded.is_empty() {
+            while let Ok(delivery) = self.forwarded.try_recv() {
+                deliveries.push_back(delivery);
+                any = true;
+            }
         }
         any
     }

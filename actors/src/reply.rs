@@ -13,8 +13,10 @@ use tokio::time::Sleep;
 
 use crate::{Ran, RpcError};
 
-/// Looks in a row before other tasks get a turn, or another look at the clock.
+/// Looks in a row before other tasks get a turn.
 const SPINS: usize = 64;
+/// The same before a look at the clock, where there are no others. A look takes less than 30 ns.
+const SPINS_IN_PLACE: usize = 256;
 
 /// Busy polling beyond this may be what keeps the other side from running: it gives way, where cores are fewer than pollers.
 pub(crate) const ALONE: Duration = Duration::from_micros(20);
@@ -228,8 +230,12 @@ impl Waiting {
         decode: Decoder<T>,
     ) -> Poll<Result<T, RpcError>> {
         let patience = self.call.patience();
+        let spins = match busy {
+            BusyPoll::InPlace if !patience.is_zero() => SPINS_IN_PLACE,
+            _ => SPINS,
+        };
         loop {
-            for spin in 0..SPINS {
+            for spin in 0..spins {
                 // Once in any case, as whoever polled before may have taken in this answer, too.
                 if (spin == 0 || !self.call.is_quiet())
                     && let ready @ Poll::Ready(_) = self.poll_call(None, decode)

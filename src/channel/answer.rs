@@ -4,9 +4,10 @@ use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use super::caller::CallId;
+use super::client::Landed;
 use super::lend::{Lent, Loan, Ring};
 use super::{Block, CallError, ClientChannel};
-use crate::wire::{DecodeError, Fault, MessageKind, StreamPart};
+use crate::wire::{DecodeError, Fault};
 
 /// An answer: lent from the ring, whose credit goes back when this is dropped, or from this process.
 #[derive(Debug)]
@@ -27,31 +28,26 @@ struct RingAnswer<'a> {
     loan: Option<Loan<'a>>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
-    kind: MessageKind,
-    /// Whether the stream that was asked for an item has no more.
-    is_end: bool,
-    payload: Range<usize>,
+    landed: Landed,
 }
 
 impl<'a> RingAnswer<'a> {
-    fn read(channel: &'a Arc<ClientChannel>, id: CallId, slot: u16) -> Result<Self, CallError> {
-        let loan = channel.lend_answer(slot);
-        let decoded = channel.profile().decode(&loan);
+    #[inline]
+    fn read(
+        channel: &'a Arc<ClientChannel>,
+        id: CallId,
+        slot: u16,
+        landed: Landed,
+    ) -> Result<Self, CallError> {
         let mut answer = Self {
             channel,
             id,
             slot,
-            loan: Some(loan),
+            loan: Some(channel.lend_answer(slot)),
             outside: None,
-            kind: MessageKind::Reply,
-            is_end: false,
-            payload: 0..0,
+            landed,
         };
-        let (header, payload) = decoded?;
-        answer.kind = header.kind;
-        answer.is_end = matches!(header.stream(), Some(StreamPart::End(_)));
-        answer.payload = payload;
-        if header.extension.is_some_and(|e| e.outside.is_some()) {
+        if landed.is_outside {
             answer.outside = channel.take_read(slot)?;
         }
         Ok(answer)
@@ -61,7 +57,7 @@ impl<'a> RingAnswer<'a> {
     fn payload(&self) -> &[u8] {
         match (&self.outside, &self.loan) {
             (Some(block), _) => block,
-            (None, Some(loan)) => &loan[self.payload.clone()],
+            (None, Some(loan)) => &loan[self.landed.payload()],
             (None, None) => &[],
         }
     }
@@ -77,7 +73,7 @@ impl<'a> RingAnswer<'a> {
             id: self.id,
             slot: self.slot,
             loan: self.channel.lend_answer_shared(self.slot),
-            payload: self.payload.clone(),
+            payload: self.landed.payload(),
         };
         // It goes on as the owner of the slot.
         std::mem::forget(self);
@@ -97,8 +93,9 @@ impl<'a> Answer<'a> {
         channel: &'a Arc<ClientChannel>,
         id: CallId,
         slot: u16,
+        landed: Landed,
     ) -> Result<Self, CallError> {
-        let answer = RingAnswer::read(channel, id, slot)?;
+        let answer = RingAnswer::read(channel, id, slot, landed)?;
         Ok(Self(Source::Ring(answer)))
     }
 
@@ -112,7 +109,7 @@ impl<'a> Answer<'a> {
     /// It does not decode.
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
         match &self.0 {
-            Source::Ring(answer) if answer.kind == MessageKind::Exception => {
+            Source::Ring(answer) if answer.landed.is_exception => {
                 let profile = answer.channel.profile();
                 profile.decode_fault(answer.payload()).map(Some)
             }
@@ -124,7 +121,7 @@ impl<'a> Answer<'a> {
     /// Whether the stream that was asked for an item has no more.
     pub fn is_end(&self) -> bool {
         match &self.0 {
-            Source::Ring(answer) => answer.is_end,
+            Source::Ring(answer) => answer.landed.is_end,
             Source::Here(outcome) => matches!(outcome, Ok(None)),
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -196,6 +197,7 @@ impl Dialer {
                 lanes: self.lanes,
                 rendezvous,
                 offers: Vec::new(),
+                landed: vec![Landed::default(); slots].into(),
                 read: HashMap::new(),
                 releases: VecDeque::new(),
                 caller: Caller::new(slots),
@@ -351,6 +353,8 @@ struct Core {
     rendezvous: Option<Rendezvous<CallId>>,
     /// Answers whose payload has to be read, once the lock is released: memory is needed for that.
     offers: Vec<(u16, CallId, Outside)>,
+    /// The headers of answers that have arrived, by slot.
+    landed: Box<[Landed]>,
     /// Payloads of answers that did not travel through the ring, by slot.
     read: HashMap<u16, Result<Block, CallError>>,
     /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
@@ -372,6 +376,36 @@ struct Core {
     closing: Arc<Notify>,
     /// Where completions are polled into.
     batch: Box<[Completion; BATCH]>,
+}
+
+/// What the header of an answer says about the bytes of its slot.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Landed {
+    pub(super) is_exception: bool,
+    /// The stream that was asked for an item has no more.
+    pub(super) is_end: bool,
+    /// The payload did not travel through the ring.
+    pub(super) is_outside: bool,
+    begin: u32,
+    end: u32,
+}
+
+impl Landed {
+    fn of(header: &Header, payload: Range<usize>) -> Self {
+        Self {
+            is_exception: header.kind == MessageKind::Exception,
+            is_end: matches!(header.stream(), Some(StreamPart::End(_))),
+            is_outside: header.extension.is_some_and(|e| e.outside.is_some()),
+            begin: payload.start as u32,
+            end: payload.end as u32,
+        }
+    }
+
+    /// Where in its slot the payload is.
+    #[inline]
+    pub(super) fn payload(self) -> Range<usize> {
+        self.begin as usize..self.end as usize
+    }
 }
 
 #[derive(Debug)]
@@ -779,14 +813,18 @@ impl ClientChannel {
     }
 
     /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
-    fn wake<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+    #[inline]
+    fn wake<'a>(&'a self, core: MutexGuard<'a, Core>) {
+        if !(core.offers.is_empty() && core.ready.is_empty() && core.failures.is_empty()) {
+            self.wake_some(core);
+        }
+    }
+
+    fn wake_some<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
         if !core.offers.is_empty() {
             let offers = std::mem::take(&mut core.offers);
             drop(core);
             core = self.take_offers(offers);
-        }
-        if core.ready.is_empty() && core.failures.is_empty() {
-            return;
         }
         let ready = std::mem::take(&mut core.ready);
         let failures = std::mem::take(&mut core.failures);
@@ -948,19 +986,21 @@ impl Core {
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
         let violation = match read_reply(channel, imm) {
             Err(violation) => violation,
-            Ok((id, Some(outside))) if self.caller.is_pending(imm.slot, id) => {
+            Ok((id, Some(outside), landed)) if self.caller.is_pending(imm.slot, id) => {
                 let reading = self
                     .rendezvous
                     .as_mut()
                     .map(|r| r.reading(imm.slot).is_some());
                 let is_known = self.offers.iter().any(|(slot, ..)| *slot == imm.slot);
                 if reading == Some(false) && !is_known {
+                    self.landed[usize::from(imm.slot)] = landed;
                     return self.offers.push((imm.slot, id, outside));
                 }
                 Violation::SlotBusy
             }
-            Ok((id, outside)) => match self.receive_answer(channel, imm.slot, id) {
+            Ok((id, outside, landed)) => match self.receive_answer(channel, imm.slot, id) {
                 None => {
+                    self.landed[usize::from(imm.slot)] = landed;
                     if outside.is_some() {
                         self.releases.push_back(imm.slot);
                     }
@@ -1096,7 +1136,14 @@ impl Core {
     }
 
     /// Sends calls that waited, as far as there are credits.
+    #[inline]
     fn grant(&mut self, channel: &ClientChannel) {
+        if !self.releases.is_empty() || self.caller.waiting() > 0 {
+            self.grant_some(channel);
+        }
+    }
+
+    fn grant_some(&mut self, channel: &ClientChannel) {
         self.release(channel);
         while self.lanes.has_room()
             && let Some(first) = self.caller.first_waiting()
@@ -1219,7 +1266,7 @@ impl Core {
 fn read_reply(
     channel: &ClientChannel,
     imm: Immediate,
-) -> Result<(CallId, Option<Outside>), Violation> {
+) -> Result<(CallId, Option<Outside>, Landed), Violation> {
     let Some(slot) = channel.replies.lend(imm.slot) else {
         // A slot that is lent holds an answer already.
         return Err(if channel.replies.has(imm.slot) {
@@ -1229,11 +1276,12 @@ fn read_reply(
         });
     };
     let read = channel.profile.decode(&slot);
-    let (header, _) = read.map_err(|_| Violation::BadHeader)?;
+    let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
     match (imm.signal, header.kind) {
         (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
             let outside = header.extension.and_then(|extension| extension.outside);
-            Ok((CallId(header.request_id), outside))
+            let landed = Landed::of(&header, payload);
+            Ok((CallId(header.request_id), outside, landed))
         }
         _ => Err(Violation::WrongKind),
     }
@@ -1268,9 +1316,9 @@ impl PendingCall {
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
         match self.poll_slot(waker) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(slot)) => {
+            Poll::Ready(Ok((slot, landed))) => {
                 self.done = true;
-                Poll::Ready(Answer::read(&self.channel, self.id, slot))
+                Poll::Ready(Answer::read(&self.channel, self.id, slot, landed))
             }
             Poll::Ready(Err(error)) => {
                 self.end();
@@ -1280,7 +1328,7 @@ impl PendingCall {
     }
 
     /// Decides in which slot the answer stands.
-    fn poll_slot(&mut self, waker: Option<&Waker>) -> Poll<Result<u16, CallError>> {
+    fn poll_slot(&mut self, waker: Option<&Waker>) -> Poll<Result<(u16, Landed), CallError>> {
         let channel = &*self.channel;
         let mut core = channel.lock();
         // Nothing has expired as the channel was created.
@@ -1293,7 +1341,7 @@ impl PendingCall {
             state = core.caller.state(self.id, self.slot, Instant::now());
         }
         let decided = match state {
-            CallState::Answered(slot) => Poll::Ready(Ok(slot)),
+            CallState::Answered(slot) => Poll::Ready(Ok((slot, core.landed[usize::from(slot)]))),
             CallState::Closed => Poll::Ready(Err(CallError::Closed {
                 cause: core.loss(),
                 sent: core.caller.was_sent(self.id),

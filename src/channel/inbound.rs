@@ -26,7 +26,6 @@ pub struct Hosted {
 #[derive(Debug)]
 pub struct Inbound {
     from: From,
-    service: Arc<Hosted>,
     answered: bool,
 }
 
@@ -66,18 +65,17 @@ impl Ticket {
 }
 
 impl Inbound {
-    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted, service: Arc<Hosted>) -> Self {
+    #[inline]
+    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted) -> Self {
         Self {
             from: From::Ring(channel, request),
-            service,
             answered: false,
         }
     }
 
-    pub(super) fn local(request: LocalRequest, service: Arc<Hosted>) -> Self {
+    pub(super) fn local(request: LocalRequest) -> Self {
         Self {
             from: From::Here(request, Mutex::default()),
-            service,
             answered: false,
         }
     }
@@ -101,7 +99,14 @@ impl Inbound {
 
     /// Name of the service that was called.
     pub fn service(&self) -> &str {
-        &self.service.name
+        &self.hosted().name
+    }
+
+    fn hosted(&self) -> &Hosted {
+        match &self.from {
+            From::Ring(channel, _) => &channel.service,
+            From::Here(request, _) => &request.service,
+        }
     }
 
     /// Who the caller is.
@@ -248,7 +253,7 @@ impl Inbound {
             self.fail(Fault::NotStreamed);
             return None;
         };
-        let patience = self.service.stream_patience;
+        let patience = self.hosted().stream_patience;
         Some(ItemSink::new(self, demand, patience))
     }
 
@@ -283,7 +288,7 @@ impl Inbound {
 impl Drop for Inbound {
     fn drop(&mut self) {
         if !self.answered {
-            let service = self.service.name.clone();
+            let service = self.service().to_owned();
             self.fault(Fault::ServiceDown { service });
         }
         // Nobody makes items of a stream that was not answered as one.

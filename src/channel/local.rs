@@ -46,6 +46,7 @@ impl fmt::Debug for Conclude {
 /// A request of this process.
 #[derive(Debug)]
 pub(super) struct LocalRequest {
+    pub(super) service: Arc<Hosted>,
     pub(super) method: u32,
     pub(super) payload: Box<[u8]>,
     pub(super) peer: Arc<str>,
@@ -170,7 +171,7 @@ impl LocalService {
             deadline,
             done: false,
         };
-        Ok((Inbound::local(request, self.service.clone()), call))
+        Ok((Inbound::local(request), call))
     }
 
     /// Makes a call whose result nobody waits for; `failed` hears of its failure.
@@ -190,7 +191,7 @@ impl LocalService {
             }
         };
         let (request, _) = self.make(method, timeout, encode, conclude)?;
-        self.hand_over(Inbound::local(request, self.service.clone()))
+        self.hand_over(Inbound::local(request))
     }
 
     fn make(
@@ -208,6 +209,7 @@ impl LocalService {
             timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
         let ticket = Ticket::local(NEXT.fetch_add(1, Ordering::Relaxed));
         let request = LocalRequest {
+            service: self.service.clone(),
             method,
             payload: to_vec(encode)?.into(),
             peer: self.peer.clone(),

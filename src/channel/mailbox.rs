@@ -307,7 +307,10 @@ impl Mailbox {
             Profile::Native => self.geometries.native,
             Profile::Compatible => self.geometries.compatible,
         };
-        let channel = PeerChannel::new(who, lanes, rendezvous, rings, geometry, remote, profile);
+        let service = self.service.clone();
+        let channel = PeerChannel::new(
+            who, service, lanes, rendezvous, rings, geometry, remote, profile,
+        );
         let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
@@ -351,7 +354,7 @@ impl Mailbox {
         match channel.complete(id, completion) {
             Ok(Some(Arrived::Request(request))) => {
                 let is_wanted = request.is_wanted;
-                let inbound = Inbound::new(channel, request, self.service.clone());
+                let inbound = Inbound::new(channel, request);
                 // Otherwise it answers as it is dropped.
                 if is_wanted {
                     deliveries.push_back(Delivery::Request(inbound));
@@ -359,7 +362,7 @@ impl Mailbox {
             }
             Ok(Some(Arrived::Outside(request, outside))) => self.read(channel, request, outside),
             Ok(Some(Arrived::Next(request, demand))) => {
-                let inbound = Inbound::new(channel, request, self.service.clone());
+                let inbound = Inbound::new(channel, request);
                 match demand {
                     Some(demand) => demand.ask(inbound),
                     None => inbound.end(),
@@ -369,7 +372,7 @@ impl Mailbox {
                 if let Some(demand) = demand {
                     demand.forsake();
                 }
-                Inbound::new(channel, request, self.service.clone()).end();
+                Inbound::new(channel, request).end();
             }
             Ok(Some(Arrived::Cancel { slot, request_id })) => {
                 let ticket = Ticket::new(&channel, slot, request_id);
@@ -389,7 +392,7 @@ impl Mailbox {
             Ok(block) => return channel.read(request, outside, block),
             Err(error) => error,
         };
-        let inbound = Inbound::new(channel, request, self.service.clone());
+        let inbound = Inbound::new(channel, request);
         inbound.fail(match error {
             MemoryError::TooLarge { limit, .. } => Fault::RequestTooLarge {
                 size: outside.len,

@@ -12,8 +12,8 @@ use super::rendezvous::Rendezvous;
 use super::responder::{Arrival, Responder};
 use super::work_id::WorkId;
 use super::{
-    Block, Demand, Endpoint, Geometry, LossCause, Memory, MemoryError, Profile, QueuePairInfo,
-    RingAddress, Ticket, Violation, Violations,
+    Block, Demand, Endpoint, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
+    QueuePairInfo, RingAddress, Ticket, Violation, Violations,
 };
 use crate::fabric::{Completion, RemoteSlice};
 use crate::wire::{
@@ -32,6 +32,8 @@ pub(super) struct PeerChannel {
     remote: RemoteRing,
     geometry: Geometry,
     pub(super) profile: Profile,
+    /// What it calls.
+    pub(super) service: Arc<Hosted>,
     pub(super) peer: String,
     /// Tells its lives apart, if it is native.
     pub(super) life: Option<u64>,
@@ -55,8 +57,10 @@ struct Core {
 }
 
 impl PeerChannel {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         (peer, life): (&str, Option<u64>),
+        service: Arc<Hosted>,
         lanes: Lanes,
         rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
         rings: (Ring, Ring),
@@ -83,6 +87,7 @@ impl PeerChannel {
             remote,
             geometry,
             profile,
+            service,
             peer: peer.to_owned(),
             life,
         }

@@ -34,7 +34,7 @@ struct Entries {
 pub(super) struct Sent {
     pub(super) completion: Completion,
     pub(super) retires: u32,
-    pub(super) outstanding: Arc<AtomicU32>,
+    pub(super) retired: Arc<AtomicU32>,
 }
 
 /// The bell in a completion queue's shared page.
@@ -109,7 +109,7 @@ impl CompletionQueue for ShmCompletionQueue {
         while count < out.len()
             && let Some(sent) = entries.sent.pop_front()
         {
-            sent.outstanding.fetch_sub(sent.retires, Ordering::Relaxed);
+            sent.retired.fetch_add(sent.retires, Ordering::Relaxed);
             out[count] = sent.completion;
             count += 1;
         }

@@ -29,8 +29,8 @@ pub(super) struct Connection {
     receiver: Arc<Receiver>,
     keys: Arc<KeyTable>,
     remote: OnceLock<QueuePairAddress>,
-    /// Sends whose places are taken.
-    outstanding: Arc<AtomicU32>,
+    /// Sends that have been retired, of those that the sender has counted, modulo 2^32.
+    retired: Arc<AtomicU32>,
     sender: Mutex<Sender>,
     links: Mutex<Links>,
 }
@@ -66,7 +66,7 @@ impl Connection {
             receiver,
             keys,
             remote: OnceLock::new(),
-            outstanding: Arc::default(),
+            retired: Arc::default(),
             sender: Mutex::new(Sender::new(init.retry)),
             links: Mutex::default(),
         })
@@ -120,14 +120,15 @@ impl Connection {
                 state,
             });
         }
-        if self.outstanding.load(Ordering::Relaxed) >= self.max_send_wr {
+        let retired = self.retired.load(Ordering::Relaxed);
+        if sender.posted.wrapping_sub(retired) >= self.max_send_wr {
             return Err(FabricError::QueueFull {
                 qp_num: self.number,
                 queue: "send",
                 depth: self.max_send_wr,
             });
         }
-        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        sender.posted = sender.posted.wrapping_add(1);
         if state == QueuePairState::Error {
             let flushed = sender.executed(request, CompletionStatus::Flushed, 0);
             self.complete(flushed);
@@ -272,7 +273,7 @@ impl Connection {
                 qp_num: self.number,
             },
             retires: executed.retires,
-            outstanding: self.outstanding.clone(),
+            retired: self.retired.clone(),
         });
     }
 

@@ -38,6 +38,8 @@ pub(super) struct Sender {
     stall: Option<Stall>,
     /// Requests completed since the last completion that said so.
     unsignalled: u32,
+    /// Requests so far, modulo 2^32.
+    pub(super) posted: u32,
 }
 
 /// The peer's receive queue and how to wake its owner.
@@ -127,6 +129,7 @@ impl Sender {
             pending: VecDeque::new(),
             stall: None,
             unsignalled: 0,
+            posted: 0,
         }
     }
 
