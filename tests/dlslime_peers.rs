@@ -248,6 +248,7 @@ impl Peer {
                 rkey: ring.rkey,
             },
             signalled: true,
+            solicited: true,
         };
         self.qps[0].post_send(&request).unwrap();
         // The next message would overwrite this one before it was seen.
@@ -280,6 +281,7 @@ impl Peer {
                     rkey: ring.rkey,
                 },
                 signalled: true,
+                solicited: true,
             };
             qp.post_send(&request).unwrap();
         }

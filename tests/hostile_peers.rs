@@ -128,6 +128,7 @@ impl Stranger {
                 rkey: ring.rkey,
             },
             signalled: true,
+            solicited: true,
         };
         self.qp.post_send(&request).unwrap();
     }

@@ -77,6 +77,7 @@ impl End {
                 rkey: peer.rkey,
             },
             signalled: true,
+            solicited: true,
         };
         self.qp.post_send(&request).unwrap();
     }

@@ -115,6 +115,7 @@ impl Pong {
             },
             // Once per half of what is under way, as a NIC needs it.
             signalled: self.sent.is_multiple_of(DEPTH / 2),
+            solicited: true,
         })?)
     }
 

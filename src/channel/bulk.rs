@@ -216,6 +216,7 @@ impl Bulk {
                 rkey: piece.rkey,
             },
             signalled: true,
+            solicited: true,
         })
     }
 

@@ -61,7 +61,7 @@ impl Dialer {
         let device = &**memory.device();
         let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
         let bulk = Bulk::new(device, &dialer.cq, OWNER, retry)?;
-        let rendezvous = Rendezvous::new(bulk, geometry.slots());
+        let rendezvous = Rendezvous::new(bulk);
         dialer.rendezvous = Some((rendezvous, memory.clone()));
         Ok(dialer)
     }

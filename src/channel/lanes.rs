@@ -190,6 +190,7 @@ impl Lanes {
                     rkey: message.to.rkey,
                 },
                 signalled: ticket.retires > 0,
+                solicited: true,
             })?;
         }
         Ok(true)
@@ -228,6 +229,7 @@ impl Lanes {
                 local: Payload::Inline(&[]),
                 remote: to,
                 signalled: true,
+                solicited: true,
             })?;
         }
         Ok(())

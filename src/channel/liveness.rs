@@ -80,10 +80,15 @@ impl Liveness {
         }
     }
 
-    /// It gave a sign of life.
-    pub fn heard(&mut self, now: Instant) -> Option<Change> {
-        self.heard = now;
+    /// It gave a sign of life then.
+    pub fn heard(&mut self, at: Instant) -> Option<Change> {
+        self.heard = self.heard.max(at);
         std::mem::take(&mut self.is_stalled).then_some(Change::Recovered)
+    }
+
+    /// Whether it gives none any more.
+    pub fn is_stalled(&self) -> bool {
+        self.is_stalled
     }
 
     /// An interval has passed. If it took longer than that, we were not running ourselves, which is not held against the peer.

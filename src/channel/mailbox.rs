@@ -123,7 +123,7 @@ impl Mailbox {
         let connected = lanes.connect(&[theirs.qp]).and_then(|()| {
             let device = self.memory.device();
             let bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
-            let mut rendezvous = Rendezvous::new(bulk, geometry.slots());
+            let mut rendezvous = Rendezvous::new(bulk);
             rendezvous.connect(theirs.bulk)?;
             Ok((rendezvous, self.rings(geometry)?))
         });

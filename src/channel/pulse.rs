@@ -7,6 +7,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
 
 use super::send_queue::SendQueue;
 use super::{ConnectError, LossCause, QueuePairInfo};
@@ -21,16 +24,19 @@ const SENDS: u32 = 16;
 const UNANSWERED: u32 = RECEIVES / 2;
 const BATCH: usize = (RECEIVES + SENDS) as usize;
 
+/// The lower bits of an immediate say what it is, those above when that was.
+const KIND: u32 = 3;
 const BEAT: u32 = 1;
 const LEAVING: u32 = 2;
+const MAX_MILLIS: u32 = u32::MAX >> 2;
 
 /// What a peer's end of a [`Pulse`] has said since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
     /// Nothing.
     Nothing,
-    /// It lives.
-    Beat,
+    /// It lived so long ago, by the clock of this host; that means something only if the peer is on it, too.
+    Beat(Duration),
     /// It leaves.
     Leaving,
 }
@@ -47,7 +53,7 @@ pub enum Heard {
 /// one.connect(other.address())?;
 /// other.connect(one.address())?;
 /// one.beat()?;
-/// while other.listen()? != Heard::Beat {}
+/// while !matches!(other.listen()?, Heard::Beat(_)) {}
 /// # Ok(())
 /// # }
 /// ```
@@ -119,6 +125,14 @@ impl Pulse {
         self.cq.arm().map_err(failed)
     }
 
+    /// Asks for an event when the peer leaves, or is gone. Signs of life may raise none, so look for them now and then.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn arm_for_the_end(&self) -> Result<(), LossCause> {
+        self.cq.arm_solicited().map_err(failed)
+    }
+
     /// What has arrived.
     ///
     /// # Errors
@@ -139,10 +153,11 @@ impl Pulse {
             self.qp
                 .post_recv(RecvRequest { wr_id: 0 })
                 .map_err(failed)?;
-            heard = match completion.imm {
-                Some(LEAVING) => Heard::Leaving,
-                _ if heard == Heard::Nothing => Heard::Beat,
-                _ => heard,
+            let imm = completion.imm.unwrap_or_default();
+            heard = match heard {
+                Heard::Leaving => heard,
+                _ if imm & KIND == LEAVING => Heard::Leaving,
+                _ => Heard::Beat(age(imm)),
             };
         }
         Ok(heard)
@@ -155,18 +170,18 @@ impl Pulse {
     pub fn beat(&mut self) -> Result<(), LossCause> {
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
-            return self.send(Operation::WriteWithImm(BEAT));
+            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), false);
         }
-        self.send(Operation::Write)
+        self.send(Operation::Write, false)
     }
 
     /// Says that this end leaves. It arrives if the lane is there for a moment longer.
     pub fn leave(&mut self) {
         // If it is gone, the peer has noticed.
-        let _ = self.send(Operation::WriteWithImm(LEAVING));
+        let _ = self.send(Operation::WriteWithImm(LEAVING), true);
     }
 
-    fn send(&mut self, operation: Operation) -> Result<(), LossCause> {
+    fn send(&mut self, operation: Operation, solicited: bool) -> Result<(), LossCause> {
         let Some(ticket) = self.queue.admit() else {
             return Ok(()); // What was sent has yet to arrive, or to fail.
         };
@@ -176,9 +191,25 @@ impl Pulse {
             local: Payload::Inline(&[]),
             remote: RemoteSlice::default(),
             signalled: ticket.retires > 0,
+            solicited,
         });
         posted.map_err(failed)
     }
+}
+
+/// Milliseconds since this host was started, as far as they go into a sign of life.
+fn now() -> u32 {
+    let now = clock_gettime(ClockId::Monotonic);
+    (now.tv_sec as u32)
+        .wrapping_mul(1000)
+        .wrapping_add((now.tv_nsec / 1_000_000) as u32)
+        & MAX_MILLIS
+}
+
+/// How long ago a sign of life was given.
+fn age(imm: u32) -> Duration {
+    let millis = now().wrapping_sub(imm >> 2) & MAX_MILLIS;
+    Duration::from_millis(millis.into())
 }
 
 fn failed(error: FabricError) -> LossCause {
@@ -188,7 +219,9 @@ fn failed(error: FabricError) -> LossCause {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
     use crate::fabric;
@@ -223,9 +256,9 @@ mod tests {
         let (mut one, mut other) = pair();
         for _ in 0..100 {
             one.beat().unwrap();
-            assert_eq!(hears(&mut other), Ok(Heard::Beat));
+            assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
             other.beat().unwrap();
-            assert_eq!(hears(&mut one), Ok(Heard::Beat));
+            assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
         }
         one.leave();
         assert_eq!(hears(&mut other), Ok(Heard::Leaving));
@@ -239,11 +272,45 @@ mod tests {
             assert_eq!(one.listen(), Ok(Heard::Nothing));
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert_eq!(hears(&mut other), Ok(Heard::Beat));
+        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
         other.beat().unwrap();
-        assert_eq!(hears(&mut one), Ok(Heard::Beat));
+        assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
         one.beat().unwrap();
-        assert_eq!(hears(&mut other), Ok(Heard::Beat));
+        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+    }
+
+    #[test]
+    fn a_sign_of_life_says_how_old_it_is() {
+        let (mut one, mut other) = pair();
+        let begun = Instant::now();
+        one.beat().unwrap();
+        std::thread::sleep(Duration::from_millis(30));
+        let Ok(Heard::Beat(ago)) = hears(&mut other) else {
+            panic!("it lives");
+        };
+        let at_least = Duration::from_millis(28);
+        assert!(ago >= at_least && ago <= begun.elapsed() + Duration::from_millis(1));
+    }
+
+    #[test]
+    fn who_waits_for_the_end_is_not_woken_by_signs_of_life() {
+        let is_raised = |pulse: &Pulse, time: Duration| {
+            let mut fds = [PollFd::from_borrowed_fd(pulse.cq.event_fd(), PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::try_from(time).unwrap())).unwrap() > 0
+        };
+        let (mut one, mut other) = pair();
+        one.beat().unwrap();
+        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+        other.arm_for_the_end().unwrap();
+        one.beat().unwrap();
+        assert!(!is_raised(&other, Duration::from_millis(20)));
+        one.leave();
+        assert!(is_raised(&other, LONG));
+        assert_eq!(hears(&mut other), Ok(Heard::Leaving));
+        other.cq.clear_events();
+        other.arm_for_the_end().unwrap();
+        drop(one);
+        assert!(is_raised(&other, LONG), "it is gone");
     }
 
     #[test]

@@ -13,15 +13,15 @@ use crate::wire::Outside;
 pub(super) struct Rendezvous<T> {
     bulk: Bulk,
     /// By slot.
-    kept: Box<[Option<Block>]>,
+    kept: HashMap<u16, Block>,
     reading: HashMap<u16, T>,
 }
 
 impl<T> Rendezvous<T> {
-    pub(super) fn new(bulk: Bulk, slots: usize) -> Self {
+    pub(super) fn new(bulk: Bulk) -> Self {
         Self {
             bulk,
-            kept: (0..slots).map(|_| None).collect(),
+            kept: HashMap::new(),
             reading: HashMap::new(),
         }
     }
@@ -37,19 +37,21 @@ impl<T> Rendezvous<T> {
 
     /// Keeps the payload of the message in `slot` until it is [released](Self::release).
     pub(super) fn keep(&mut self, slot: u16, block: Block) {
-        self.kept[usize::from(slot)] = Some(block);
+        self.kept.insert(slot, block);
     }
 
     /// The peer does not read the payload of the message in `slot` any more.
+    #[inline]
     pub(super) fn release(&mut self, slot: u16) {
-        if let Some(kept) = self.kept.get_mut(usize::from(slot)) {
-            *kept = None;
+        // Not hashed for nothing.
+        if !self.kept.is_empty() {
+            self.kept.remove(&slot);
         }
     }
 
     /// Whether the peer has yet to read something.
     pub(super) fn keeps_any(&self) -> bool {
-        self.kept.iter().any(Option::is_some)
+        !self.kept.is_empty()
     }
 
     /// Reads the payload of the message in `slot` into `into`, which has its length.
@@ -92,6 +94,6 @@ impl<T> Rendezvous<T> {
     /// The channel is closed: nothing is read any more, by either side.
     pub(super) fn fail(&mut self) {
         self.bulk.fail();
-        self.kept.fill_with(|| None);
+        self.kept.clear();
     }
 }

@@ -30,6 +30,15 @@ pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
     /// When the device refuses.
     fn arm(&self) -> Result<(), FabricError>;
 
+    /// Asks for one event at the next completion that the peer [wants](super::SendRequest::solicited) to be noticed, or that
+    /// is a failure. Others may raise one, too: that is not left to providers, which differ in what they do about failures.
+    ///
+    /// # Errors
+    /// When the device refuses.
+    fn arm_solicited(&self) -> Result<(), FabricError> {
+        self.arm()
+    }
+
     /// Readable after an event, until [`clear_events`](Self::clear_events). Fit for epoll.
     fn event_fd(&self) -> BorrowedFd<'_>;
 

@@ -20,6 +20,8 @@ pub struct SendRequest<'a> {
     pub remote: RemoteSlice,
     /// Whether success is reported. Failure always is.
     pub signalled: bool,
+    /// Whether a peer is to be woken that sleeps until somebody [asks for that](super::CompletionQueue::arm_solicited).
+    pub solicited: bool,
 }
 
 /// Kinds of RDMA operations.

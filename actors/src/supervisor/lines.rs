@@ -92,6 +92,9 @@ struct End {
     is_certain: bool,
     beat: Heartbeat,
     next_beat: Instant,
+    /// Whether the peer is on this host, so that it is known how old a sign of life is, and to be noticed only when ours is
+    /// given. Nobody is woken for it then.
+    is_here: bool,
 }
 
 /// What is to be done when nothing of a line is borrowed.
@@ -423,7 +426,7 @@ impl Core {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
         let heard = end.listen(now, effects);
-        if let (Ok(Heard::Beat | Heard::Leaving), Some((peer, _)), false) =
+        if let (Ok(Heard::Beat(_) | Heard::Leaving), Some((peer, _)), false) =
             (&heard, &end.up, end.is_certain)
         {
             let peer = *peer;
@@ -525,6 +528,7 @@ impl Core {
             is_certain: false,
             beat: state.settings.heartbeat(link),
             next_beat: now,
+            is_here: link == LinkType::Shm,
         });
         Ok(LinkEnd { link, qp })
     }
@@ -553,11 +557,18 @@ impl Core {
 impl End {
     /// What the peer says, after which it is listened for an event.
     fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) -> Result<Heard, LossCause> {
+        let (is_here, interval) = (self.is_here, self.beat.interval);
+        let heard_at = |heard, now: Instant| match heard {
+            Heard::Nothing => None,
+            // It came since the last look.
+            Heard::Beat(ago) if is_here => now.checked_sub(ago.min(interval)).or(Some(now)),
+            Heard::Beat(_) | Heard::Leaving => Some(now),
+        };
         let mut change = None;
         let mut heard = self.pulse.listen()?;
         if let Some((_, liveness)) = &mut self.up {
-            if heard != Heard::Nothing {
-                change = liveness.heard(now);
+            if let Some(at) = heard_at(heard, now) {
+                change = liveness.heard(at);
             }
             if self.next_beat <= now {
                 self.next_beat = self.beat.next(now);
@@ -565,7 +576,13 @@ impl End {
                 self.pulse.beat()?;
             }
         }
-        self.pulse.arm()?;
+        let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
+        let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
+        if self.is_here && self.is_certain && is_well {
+            self.pulse.arm_for_the_end()?;
+        } else {
+            self.pulse.arm()?;
+        }
         // What came before that raises no event.
         match self.pulse.listen()? {
             Heard::Nothing => {}
@@ -574,7 +591,8 @@ impl End {
                     heard = later;
                 }
                 let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
-                let later = liveness.and_then(|liveness| liveness.heard(now));
+                let at = heard_at(later, now);
+                let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
                     // It was not, after all.
                     (Some(Change::Stalled), Some(Change::Recovered)) => None,

@@ -40,6 +40,7 @@ pub(super) fn a_full_send_queue_says_so_and_has_room_after_polling(devices: &Dev
         local: Payload::Inline(&[1]),
         remote: b.remote(0),
         signalled: true,
+        solicited: true,
     };
     // Without a message on its way the end would have nothing to wait for.
     let mut posted = 0;

@@ -59,6 +59,10 @@ pub(super) fn one_arming_gives_one_event(devices: &Devices) {
     doorbell(&mut a, 3);
     b.succeed(2);
     assert!(!readable(&*b.cq, A_WHILE), "not armed again");
+    b.cq.arm_solicited().expect("arm");
+    doorbell(&mut a, 4);
+    assert!(readable(&*b.cq, SOON), "it is solicited");
+    b.succeed(1);
 }
 
 pub(super) fn a_send_completion_raises_an_event(devices: &Devices) {
@@ -75,21 +79,27 @@ pub(super) fn a_send_completion_raises_an_event(devices: &Devices) {
 }
 
 pub(super) fn an_error_raises_an_event(devices: &Devices) {
-    let (mut a, mut b) = devices.pair();
-    a.receives([1]);
-    b.receives([1]);
-    for end in [&a, &b] {
-        end.cq.arm().expect("arm");
+    let armings: [fn(&dyn CompletionQueue) -> _; 2] = [
+        <dyn CompletionQueue>::arm,
+        <dyn CompletionQueue>::arm_solicited,
+    ];
+    for arm in armings {
+        let (mut a, mut b) = devices.pair();
+        a.receives([1]);
+        b.receives([1]);
+        for end in [&a, &b] {
+            arm(&*end.cq).expect("arm");
+        }
+        let bad = RemoteSlice {
+            rkey: !b.region.rkey(),
+            ..b.remote(0)
+        };
+        a.send(2, Operation::Write, Payload::Inline(b"x"), bad);
+        for end in [&a, &b] {
+            assert!(readable(&*end.cq, SOON));
+        }
+        assert!(!b.outcomes(1)[0].1.is_success());
     }
-    let bad = RemoteSlice {
-        rkey: !b.region.rkey(),
-        ..b.remote(0)
-    };
-    a.send(2, Operation::Write, Payload::Inline(b"x"), bad);
-    for end in [&a, &b] {
-        assert!(readable(&*end.cq, SOON));
-    }
-    assert!(!b.outcomes(1)[0].1.is_success());
 }
 
 /// Both sides sleep before each message. A lost event would leave them asleep.

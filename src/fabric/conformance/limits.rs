@@ -119,6 +119,7 @@ pub(super) fn an_inline_read_is_refused(devices: &Devices) {
         local: Payload::Inline(&[0; 8]),
         remote: b.remote(0),
         signalled: true,
+        solicited: true,
     };
     is_limit(a.qp.post_send(&request));
     let request = SendRequest {

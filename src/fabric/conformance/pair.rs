@@ -140,6 +140,7 @@ impl End {
             local,
             remote,
             signalled,
+            solicited: true,
         };
         self.qp.post_send(&request).expect("post_send");
     }

@@ -12,6 +12,7 @@ const EMPTY: SendRequest<'static> = SendRequest {
     local: Payload::Inline(&[]),
     remote: RemoteSlice { addr: 0, rkey: 0 },
     signalled: true,
+    solicited: true,
 };
 
 fn refused_in(state: QueuePairState, result: Result<(), FabricError>) {

@@ -102,6 +102,7 @@ impl End {
             local: Payload::Inline(&[]),
             remote: RemoteSlice::default(),
             signalled: true,
+            solicited: true,
         })
     }
 

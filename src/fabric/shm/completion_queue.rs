@@ -80,13 +80,14 @@ impl ShmCompletionQueue {
     }
 
     pub(super) fn push(&self, sent: Sent) {
+        let is_failure = !sent.completion.status.is_success();
         self.lock().sent.push_back(sent);
-        self.ring();
+        self.ring(is_failure);
     }
 
-    /// Raises an event if one was asked for.
-    pub(super) fn ring(&self) {
-        if self.bell().must_ring() {
+    /// Raises an event if one was asked for, of this kind.
+    pub(super) fn ring(&self, is_failure: bool) {
+        if self.bell().must_ring(is_failure) {
             eventfd::raise(&self.event);
         }
     }
@@ -135,6 +136,11 @@ impl CompletionQueue for ShmCompletionQueue {
 
     fn arm(&self) -> Result<(), FabricError> {
         self.bell().arm();
+        Ok(())
+    }
+
+    fn arm_solicited(&self) -> Result<(), FabricError> {
+        self.bell().arm_solicited();
         Ok(())
     }
 

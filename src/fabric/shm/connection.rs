@@ -255,8 +255,8 @@ impl Connection {
         for link in [links.outgoing, links.incoming].into_iter().flatten() {
             link.end();
         }
-        self.recv_cq.ring();
-        self.send_cq.ring();
+        self.recv_cq.ring(true);
+        self.send_cq.ring(true);
     }
 
     fn complete(&self, executed: Executed) {

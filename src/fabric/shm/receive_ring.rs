@@ -165,18 +165,37 @@ impl Consumer {
 pub(super) struct Bell(AtomicU32);
 
 impl Bell {
+    /// Wakes at any message.
+    const ANY: u32 = 1;
+    /// Wakes at one that asks for it.
+    const SOLICITED: u32 = 2;
+
     /// Asks to be woken at the next message. The owner must look for messages once more before it sleeps.
     pub(super) fn arm(&self) {
-        self.0.store(1, Ordering::Relaxed);
-        // Pairs with the fence in `must_ring`: either that one sees our 1, or our next look sees its message.
+        self.arm_for(Self::ANY);
+    }
+
+    /// The same, at the next one that asks for it.
+    pub(super) fn arm_solicited(&self) {
+        self.arm_for(Self::SOLICITED);
+    }
+
+    fn arm_for(&self, wanted: u32) {
+        self.0.store(wanted, Ordering::Relaxed);
+        // Pairs with the fence in `must_ring`: either that one sees what we want, or our next look sees its message.
         fence(Ordering::SeqCst);
     }
 
     /// After publishing: whether the owner must be woken. True once for each arming.
     #[inline]
-    pub(super) fn must_ring(&self) -> bool {
+    pub(super) fn must_ring(&self, solicited: bool) -> bool {
         fence(Ordering::SeqCst);
-        self.0.load(Ordering::Relaxed) != 0 && self.0.swap(0, Ordering::AcqRel) != 0
+        let wants = match self.0.load(Ordering::Relaxed) {
+            0 => false,
+            Self::SOLICITED => solicited,
+            _ => true,
+        };
+        wants && self.0.swap(0, Ordering::AcqRel) != 0
     }
 }
 
@@ -275,6 +294,18 @@ mod tests {
     }
 
     #[test]
+    fn who_wants_to_be_asked_for_is_not_woken_by_others() {
+        let bell = Bell::default();
+        assert!(!bell.must_ring(true));
+        bell.arm_solicited();
+        assert!(!bell.must_ring(false));
+        assert!(bell.must_ring(true));
+        assert!(!bell.must_ring(true), "once for each arming");
+        bell.arm();
+        assert!(bell.must_ring(false));
+    }
+
+    #[test]
     fn shared_structures_have_the_size_that_both_processes_count_on() {
         assert_eq!(
             (size_of::<Posted>(), size_of::<Entry>(), size_of::<Bell>()),
@@ -334,7 +365,7 @@ mod loom_tests {
                         byte_len: 9,
                     },
                 );
-                if theirs.bell.must_ring() {
+                if theirs.bell.must_ring(true) {
                     theirs.event.store(true, Ordering::Release);
                 }
             });
@@ -409,8 +440,8 @@ mod loom_tests {
             let shared = Shared::new(1);
             shared.bell.arm();
             let theirs = shared.clone();
-            let other = thread::spawn(move || theirs.bell.must_ring());
-            let here = shared.bell.must_ring();
+            let other = thread::spawn(move || theirs.bell.must_ring(true));
+            let here = shared.bell.must_ring(true);
             assert!(here ^ other.join().expect("the other producer ends"));
         });
     }

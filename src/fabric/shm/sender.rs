@@ -61,6 +61,7 @@ struct Pending {
     local: PendingPayload,
     remote: RemoteSlice,
     signalled: bool,
+    solicited: bool,
 }
 
 #[derive(Debug)]
@@ -338,7 +339,7 @@ impl Sender {
         if let Operation::WriteWithImm(imm) = request.operation {
             let byte_len = length as u32;
             peer.producer.publish(ring, Arrival { imm, byte_len });
-            if peer.bell[0].must_ring() {
+            if peer.bell[0].must_ring(request.solicited) {
                 eventfd::raise(&peer.event);
             }
         }
@@ -357,6 +358,7 @@ impl Pending {
             },
             remote: request.remote,
             signalled: request.signalled,
+            solicited: request.solicited,
         }
     }
 
@@ -370,6 +372,7 @@ impl Pending {
             },
             remote: self.remote,
             signalled: self.signalled,
+            solicited: self.solicited,
         }
     }
 }
