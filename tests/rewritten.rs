@@ -71,6 +71,11 @@ impl Cipher {
         Ok(add(self.keys.0, &mut bytes[..half]))
     }
 
+    #[method(raw, inplace)]
+    fn nothing(&mut self, _bytes: &mut [u8]) -> usize {
+        0
+    }
+
     /// Claims more than there is.
     #[method(raw, inplace)]
     fn boast(&mut self, bytes: &mut [u8]) -> usize {
@@ -160,6 +165,10 @@ async fn a_reply_may_be_shorter_than_its_request_but_not_longer() {
             let bytes = request(size, 1);
             let half = cipher.half(&bytes).await.unwrap();
             assert_eq!(half, added(&bytes[..size / 2]), "{size}");
+            for _ in 0..10 {
+                let nothing = cipher.nothing(&bytes).timeout(LONG);
+                assert_eq!(nothing.await.unwrap(), b"", "{size}");
+            }
             let error = cipher.boast(&bytes).await.unwrap_err();
             let (claimed, there) = (size as u64 + 1, size as u64);
             assert!(
@@ -191,7 +200,7 @@ async fn panic_1_a_request_that_was_half_rewritten_is_answered_with_the_panic() 
     end(agents).await;
 }
 
-/// More than there are slots and places in the send queue, of all kinds, again and again.
+/// More than there are slots, of all kinds, again and again.
 #[actix::test]
 async fn slot_1_rewritten_slots_are_used_again() {
     let (cipher, agents) = pair("again", false).await;

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 /// When who was forgotten wakes up, and finds the answer.
 const LONG: Duration = Duration::from_secs(20);
 
-/// How many calls [`no_wake_up_is_lost`] makes; 10,000,000 take half an hour.
+/// How many calls the last two tests make. 10,000,000 take some ten minutes each.
 const SLEEPS: &str = "SLIME_TEST_SLEEPS";
 
 #[derive(Default)]
@@ -138,13 +138,39 @@ fn call_1_a_sleeping_thread_is_told_of_its_deadline() {
     pair.end();
 }
 
+fn calls() -> u64 {
+    env::var(SLEEPS).map_or(5_000, |calls| calls.parse().unwrap())
+}
+
+/// One sleeper at a time, so that nobody else wakes it: a thread, a runtime, another runtime, each for a while.
+#[test]
+fn no_wake_up_is_lost_on_a_lone_sleeper() {
+    let pair = Pair::connect("lone");
+    let (proxy, runtimes) = (&pair.proxy, [runtime(), runtime()]);
+    for number in 0..calls() {
+        if number.is_multiple_of(1_000_000) && number > 0 {
+            println!("{number} calls");
+        }
+        let bytes = number.to_le_bytes();
+        let echo = woken(|| match number / 16 % 3 {
+            0 => proxy.echo(&bytes).wait_timeout(LONG),
+            other => {
+                let echo = async { proxy.echo(&bytes).timeout(LONG).await };
+                runtimes[other as usize - 1].block_on(echo)
+            }
+        });
+        assert_eq!(echo.unwrap(), bytes);
+    }
+    drop(runtimes);
+    pair.end();
+}
+
 /// Threads and runtimes share a channel, and sleep between calls as well as in them, so that who watches changes all the
 /// time.
 #[test]
-fn no_wake_up_is_lost() {
-    let calls = env::var(SLEEPS).map_or(5_000, |calls| calls.parse().unwrap());
+fn no_wake_up_is_lost_on_sleepers_who_share_a_channel() {
     let pair = Pair::connect("soak");
-    let (proxy, left) = (&pair.proxy, &AtomicU64::new(calls));
+    let (proxy, left) = (&pair.proxy, &AtomicU64::new(calls()));
     let take = || {
         let taken = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
             left.checked_sub(1)

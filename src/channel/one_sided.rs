@@ -234,7 +234,7 @@ impl OneSided {
     pub fn close(self: &Arc<Self>, cause: LossCause) {
         self.end(cause);
         if self.is_moving() {
-            Pump::ensure(self);
+            Pump::ensure_at_home(self);
         }
     }
 
@@ -416,7 +416,7 @@ impl Drop for PendingTransfer {
         drop(core);
         if is_closed || matches!(pending, Some(Pending::Underway(_))) {
             // Somebody has to see the end of what is on its way, so that its memory comes back.
-            Pump::ensure(&self.connection);
+            Pump::ensure_at_home(&self.connection);
         }
     }
 }

@@ -150,6 +150,11 @@ impl PeerChannel {
     }
 
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
+        if imm.signal == Signal::Message && core.unsent.iter().any(|a| a.slot == imm.slot) {
+            // The caller uses a slot again without the answer that still stands in it.
+            core.violations.record(Violation::SlotBusy, &self.peer);
+            return None;
+        }
         let read = match imm.signal {
             // What stands in a slot is lent to its handler until it is answered.
             Signal::Message if !core.responder.holds(imm.slot) => self
@@ -349,12 +354,16 @@ impl PeerChannel {
         let mut header = answer_header(request, MessageKind::Reply);
         if let Some(mut block) = request.outside.take() {
             block.truncate(len);
-            header.set_outside(block.outside());
+            // Nothing lies nowhere.
+            let block = (len > 0).then_some(block);
+            if let Some(block) = &block {
+                header.set_outside(block.outside());
+            }
             let mut message = self.room(request);
             let encoded = header.encode(&mut message);
             let len = encoded.expect("a slot has room for a header and an extension");
             drop(message);
-            return self.post_answer(Standing::written(request.slot, len), Some(block));
+            return self.post_answer(Standing::written(request.slot, len), block);
         }
         header.payload_len = len as u32;
         // In front of the payload stands the header of the request, which is no shorter.
@@ -435,11 +444,9 @@ impl PeerChannel {
         } else {
             &self.sends
         };
-        let Some(message) = ring.lend(slot) else {
-            // It waited to be sent, and the caller has used the slot again without it.
-            core.violations.record(Violation::SlotBusy, &self.peer);
-            return;
-        };
+        let message = ring
+            .lend(slot)
+            .expect("the answer in a slot is posted once");
         let imm = Immediate {
             slot,
             signal: Signal::Message,

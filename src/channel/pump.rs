@@ -16,7 +16,7 @@ use crate::fabric::{CompletionEvents, CompletionQueue};
 /// A sleeper that watches by itself, or whose own runtime does, is spared a wake-up. But nobody else may count on that: a
 /// thread that has its answer watches no more, and a runtime that nobody drives runs nothing. So there are two places. The
 /// first to go to sleep takes that of the *guest*, by a task on its runtime, which serves all sleepers of that runtime, or
-/// by its own thread. All others are served by a task *at home*, on the library's runtime, which always runs. Both watch
+/// by its own thread. All others are served by a task *at home*, on the agent's runtime, which runs as long as it. Both watch
 /// until nobody sleeps any more; busy pollers never pay for it. A guest's task stays for the next sleeper of its runtime,
 /// unless another takes its place.
 ///
@@ -46,7 +46,7 @@ struct GuestTask {
 pub(super) trait Pumped: Send + Sync + 'static {
     /// Its pump.
     fn pump(&self) -> &Pump;
-    /// The library's runtime.
+    /// The agent's runtime.
     fn runtime(&self) -> &Handle;
     /// Its queue.
     fn queue(&self) -> &Arc<dyn CompletionQueue>;
@@ -117,9 +117,10 @@ impl Pump {
         }
         let _watching = Watching::new(pumped, Place::Thread);
         let queue = pumped.queue();
+        let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
             pumped.arm();
-            while pumped.is_moving() && !parker.is_notified() {
+            while pumped.is_moving() && !parker.is_notified() && !is_due() {
                 thread::yield_now();
                 pumped.progress();
             }
@@ -127,6 +128,11 @@ impl Pump {
                 Some(Woken::ByDescriptor) => {
                     queue.clear_events();
                     pumped.progress();
+                    if is_due() {
+                        // Others may sleep, for whom the event was, too.
+                        pumped.arm();
+                        return;
+                    }
                 }
                 Some(Woken::Otherwise) => return,
                 None => {
@@ -205,8 +211,14 @@ impl<P: Pumped> Drop for Watching<P> {
             Place::Thread => *pump.guest() = None,
             Place::Guest(bell) => {
                 let mut guest = pump.guest();
-                if Pump::task(&mut guest, bell).is_some() {
-                    *guest = None;
+                if Pump::task(&mut guest, bell).is_none() {
+                    return;
+                }
+                *guest = None;
+                drop(guest);
+                // Who counts on it may be driven elsewhere, even if its runtime has ended.
+                if pumped.has_sleepers() {
+                    Pump::ensure_at_home(&pumped);
                 }
             }
         }
@@ -262,19 +274,20 @@ async fn watch_for_sleepers<P: Pumped>(
     events: &CompletionEvents,
 ) -> std::io::Result<()> {
     loop {
-        {
-            let Some(pumped) = pumped.upgrade().filter(|p| p.has_sleepers()) else {
-                return Ok(());
-            };
-            pumped.arm();
-            // Each piece is posted as the one before has arrived.
-            while pumped.is_moving() {
-                tokio::task::yield_now().await;
+        let Some(armed) = pumped.upgrade().filter(|p| p.has_sleepers()) else {
+            return Ok(());
+        };
+        armed.arm();
+        drop(armed);
+        // Each piece is posted as the one before has arrived. The runtime may stop here, so nothing is held meanwhile.
+        while pumped.upgrade().is_some_and(|p| p.is_moving()) {
+            tokio::task::yield_now().await;
+            if let Some(pumped) = pumped.upgrade() {
                 pumped.progress();
             }
-            if !pumped.has_sleepers() {
-                return Ok(());
-            }
+        }
+        if pumped.upgrade().is_none_or(|p| !p.has_sleepers()) {
+            return Ok(());
         }
         events.raised().await?;
         if let Some(pumped) = pumped.upgrade() {

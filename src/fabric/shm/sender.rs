@@ -144,7 +144,7 @@ impl Sender {
                 "the peer's receive queue is malformed",
             ));
         };
-        // Whatever it is that the peer calls an eventfd, raising it must not block us.
+        // Raising it does not block us then, unless the peer, who is of the same user, takes that back.
         rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
         self.peer = Some(Peer {
             memory,
