@@ -297,7 +297,7 @@ async fn what_is_cancelled_or_late_gives_its_memory_back() {
     let (started, mut patience) = (Instant::now(), Duration::ZERO);
     while pair.dropped.load(Ordering::SeqCst) == 0 {
         assert!(started.elapsed() < LONG, "no handler was dropped");
-        patience += Duration::from_millis(20);
+        patience = patience * 3 / 2 + Duration::from_millis(20);
         let later = pair.store.later(&bytes);
         let _ = tokio::time::timeout(patience, later).await;
     }
