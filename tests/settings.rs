@@ -5,6 +5,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use slimerpc_actors::{PeerAgent, service};
 
 #[derive(Default)]
@@ -138,5 +139,27 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         let refused = said.lines().find(|line| line.starts_with("refused: "));
         let refused = refused.unwrap_or_else(|| panic!("{name}={value} is accepted: {said}"));
         assert!(refused.contains(says), "{name}={value}: {refused}");
+    }
+}
+
+#[actix::test]
+async fn who_has_one_core_does_not_poll_unless_told_to() {
+    let all = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+    // Of this thread, on which the agents are built.
+    sched_setaffinity(None, &one).unwrap();
+    let worker = PeerAgent::builder().alias("one-core:worker");
+    let worker = worker.start().await.unwrap();
+    worker.serve(Slow).await.unwrap();
+    let told = Duration::from_micros(70);
+    for (builder, expected) in [
+        (PeerAgent::builder(), Duration::ZERO),
+        (PeerAgent::builder().busy_poll(told), told),
+    ] {
+        let caller = builder.start().await.unwrap();
+        let proxy = caller.proxy::<Slow>(worker.alias()).await.unwrap();
+        assert_eq!(proxy.channel().unwrap().patience(), expected);
+        caller.shutdown().await.unwrap();
     }
 }

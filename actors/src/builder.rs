@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use slimerpc::channel::{Geometry, Heartbeat, MemoryLimits};
@@ -52,7 +53,7 @@ enum Plane {
 /// | [`max_payload`](Self::max_payload) | `SLIME_RPC_MAX_PAYLOAD` | 1 GiB | bytes | largest message between native peers |
 /// | [`payload_memory`](Self::payload_memory) | `SLIME_RPC_PAYLOAD_MEMORY` | 4 GiB | bytes | registered for messages beyond a slot at the same time, for each device |
 /// | [`workers`](Self::workers) | `SLIME_RPC_SERVER_WORKERS` | 1 | threads | parallel methods of one service that run at once |
-/// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50 | us | how long a waiter polls before it sleeps |
+/// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50; 0 where this process has one core, by its affinity or quota | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
@@ -111,6 +112,14 @@ impl Settings {
     /// How often to give signs of life on links of this kind, and how long to do without.
     pub(crate) fn heartbeat(&self, link: LinkType) -> Heartbeat {
         heartbeat(self.heartbeat, self.detection, link)
+    }
+}
+
+/// While the only core polls, a peer on this host does not run.
+fn busy_poll() -> Duration {
+    match thread::available_parallelism() {
+        Ok(cores) if cores.get() == 1 => Duration::ZERO,
+        _ => BUSY_POLL,
     }
 }
 
@@ -355,7 +364,7 @@ impl Builder {
         let workers = check_workers(or(self.workers, "SLIME_RPC_SERVER_WORKERS", 1)?)?;
         let busy_poll = match self.busy_poll {
             Some(set) => set,
-            None => environment::micros("SLIME_RPC_BUSY_POLL_US")?.unwrap_or(BUSY_POLL),
+            None => environment::micros("SLIME_RPC_BUSY_POLL_US")?.unwrap_or_else(busy_poll),
         };
         let connect_timeout = match self.connect_timeout {
             Some(set) => set,

@@ -558,16 +558,21 @@ impl End {
     /// What the peer says, after which it is listened for an event.
     fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) -> Result<Heard, LossCause> {
         let (is_here, interval) = (self.is_here, self.beat.interval);
-        let heard_at = |heard, now: Instant| match heard {
-            Heard::Nothing => None,
-            // It came since the last look.
-            Heard::Beat(ago) if is_here => now.checked_sub(ago.min(interval)).or(Some(now)),
-            Heard::Beat(_) | Heard::Leaving => Some(now),
+        let heard_at = |heard| match (heard, Instant::now()) {
+            (Heard::Nothing, _) => None,
+            // It came since the last look. What claims to be older by far has another clock.
+            (Heard::Beat(ago), now) if is_here && ago <= 2 * interval => {
+                now.checked_sub(ago.min(interval)).or(Some(now))
+            }
+            (Heard::Beat(_) | Heard::Leaving, now) => Some(now),
         };
         let mut change = None;
         let mut heard = self.pulse.listen()?;
+        if heard == Heard::Leaving {
+            return Ok(heard);
+        }
         if let Some((_, liveness)) = &mut self.up {
-            if let Some(at) = heard_at(heard, now) {
+            if let Some(at) = heard_at(heard) {
                 change = liveness.heard(at);
             }
             if self.next_beat <= now {
@@ -587,11 +592,9 @@ impl End {
         match self.pulse.listen()? {
             Heard::Nothing => {}
             later => {
-                if heard != Heard::Leaving {
-                    heard = later;
-                }
+                heard = later;
                 let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
-                let at = heard_at(later, now);
+                let at = heard_at(later);
                 let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
                     // It was not, after all.
