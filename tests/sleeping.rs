@@ -106,12 +106,10 @@ fn call_1_a_runtime_is_served_though_another_one_of_its_thread_watched_before_it
     let pair = Pair::connect("another");
     let (proxy, watching) = (&pair.proxy, runtime());
     // Asleep in a runtime that is not driven any more.
-    let left = watching.block_on(async {
-        let mut left = Box::pin(proxy.answer_after(100).timeout(LONG));
-        tokio::select! {
-            _ = &mut left => panic!("it takes longer than that"),
-            () = sleep(Duration::from_millis(20)) => left,
-        }
+    let mut left = Box::pin(async { proxy.answer_after(100).timeout(LONG).await });
+    watching.block_on(async {
+        let begun = tokio::time::timeout(Duration::from_millis(20), &mut left);
+        begun.await.unwrap_err();
     });
     let other = runtime();
     let call = async { proxy.answer_after(10).timeout(LONG).await };
