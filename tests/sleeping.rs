@@ -4,6 +4,7 @@
 mod common;
 
 use std::env;
+use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -133,6 +134,47 @@ fn call_1_a_sleeping_thread_is_told_of_its_deadline() {
         (allowed..Duration::from_millis(450)).contains(&waited),
         "{waited:?}"
     );
+    pair.end();
+}
+
+/// Whoever watched goes with the channel, and lets go of its queue.
+#[test]
+fn channels_that_are_gone_leave_no_descriptors() {
+    let pair = Pair::connect("gone");
+    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
+    let round = || {
+        let driver = common::agent("driver-gone:1".to_owned()).busy_poll(Duration::ZERO);
+        let driver = pair.runtime.block_on(driver.start()).unwrap();
+        let proxy = driver.proxy::<Sleeper>(pair.worker.alias());
+        let proxy = &pair.runtime.block_on(proxy).unwrap();
+        // Two watch, and are deaf or idle in the end.
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let other = runtime();
+                    for millis in 0..3 {
+                        proxy.answer_after(millis).wait_timeout(LONG).unwrap();
+                        let echo = async { proxy.echo(b"x").timeout(LONG).await };
+                        other.block_on(echo).unwrap();
+                    }
+                });
+            }
+            let echo = async { proxy.echo(b"x").timeout(LONG).await };
+            pair.runtime.block_on(echo).unwrap();
+        });
+        pair.runtime.block_on(driver.shutdown()).unwrap();
+    };
+    round();
+    let before = descriptors();
+    for _ in 0..20 {
+        round();
+    }
+    let begun = Instant::now();
+    while descriptors() > before + 10 {
+        assert!(begun.elapsed() < LONG, "{} of {before}", descriptors());
+        pair.runtime
+            .block_on(async { sleep(Duration::from_millis(10)).await });
+    }
     pair.end();
 }
 

@@ -25,6 +25,8 @@ use crate::fabric::{CompletionEvents, CompletionQueue};
 #[derive(Debug, Default)]
 pub(super) struct Pump {
     home: AtomicBool,
+    /// Of the task at home.
+    bell: Arc<Notify>,
     guest: Mutex<Option<Guest>>,
 }
 
@@ -37,7 +39,7 @@ enum Guest {
 #[derive(Debug)]
 struct GuestTask {
     runtime: runtime::Id,
-    /// Nobody sleeps. It waits for `bell`.
+    /// Nobody sleeps. It waits for `bell` alone.
     is_idle: bool,
     bell: Arc<Notify>,
 }
@@ -84,7 +86,7 @@ impl Pump {
                 bell: bell.clone(),
             }));
             drop(guest);
-            here.spawn(watch(Watching::new(pumped, Place::Guest(bell))));
+            here.spawn(watch(Watching::new(pumped, Place::Guest, bell)));
         } else {
             drop(guest);
             Self::ensure_at_home(pumped);
@@ -96,7 +98,8 @@ impl Pump {
         if pumped.pump().home.swap(true, Ordering::AcqRel) {
             pumped.arm();
         } else {
-            let watching = Watching::new(pumped, Place::Home);
+            let bell = pumped.pump().bell.clone();
+            let watching = Watching::new(pumped, Place::Home, bell);
             pumped.runtime().spawn(watch(watching));
         }
     }
@@ -115,7 +118,7 @@ impl Pump {
             Self::ensure_at_home(pumped);
             return parker.park(until);
         }
-        let _watching = Watching::new(pumped, Place::Thread);
+        let _watching = Watching::new(pumped, Place::Thread, Arc::default());
         let queue = pumped.queue();
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
@@ -173,7 +176,9 @@ impl Pump {
 }
 
 impl Drop for Pump {
+    /// Whoever watches would wait for ever, and keep the queue.
     fn drop(&mut self) {
+        self.bell.notify_one();
         if let Some(Guest::Task(task)) = &*self.guest() {
             task.bell.notify_one();
         }
@@ -184,19 +189,24 @@ impl Drop for Pump {
 struct Watching<P: Pumped> {
     pumped: Weak<P>,
     place: Place,
+    bell: Arc<Notify>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Home,
     Thread,
-    Guest(Arc<Notify>),
+    Guest,
 }
 
 impl<P: Pumped> Watching<P> {
-    fn new(pumped: &Arc<P>, place: Place) -> Self {
+    fn new(pumped: &Arc<P>, place: Place, bell: Arc<Notify>) -> Self {
         let pumped = Arc::downgrade(pumped);
-        Self { pumped, place }
+        Self {
+            pumped,
+            place,
+            bell,
+        }
     }
 }
 
@@ -206,12 +216,12 @@ impl<P: Pumped> Drop for Watching<P> {
             return;
         };
         let pump = pumped.pump();
-        match &self.place {
+        match self.place {
             Place::Home => pump.home.store(false, Ordering::Release),
             Place::Thread => *pump.guest() = None,
-            Place::Guest(bell) => {
+            Place::Guest => {
                 let mut guest = pump.guest();
-                if Pump::task(&mut guest, bell).is_none() {
+                if Pump::task(&mut guest, &self.bell).is_none() {
                     return;
                 }
                 *guest = None;
@@ -236,19 +246,19 @@ async fn watch<P: Pumped>(watching: Watching<P>) {
         }
     };
     loop {
-        if let Err(error) = watch_for_sleepers(&watching.pumped, &events).await {
+        if let Err(error) = watch_for_sleepers(&watching, &events).await {
             tracing::warn!(%error, "a completion queue cannot be awaited");
             return;
         }
-        let Place::Guest(bell) = &watching.place else {
+        if watching.place != Place::Guest {
             break;
-        };
+        }
         {
             let Some(pumped) = watching.pumped.upgrade() else {
                 return;
             };
             let mut guest = pumped.pump().guest();
-            let Some(task) = Pump::task(&mut guest, bell) else {
+            let Some(task) = Pump::task(&mut guest, &watching.bell) else {
                 return;
             };
             task.is_idle = true;
@@ -258,7 +268,7 @@ async fn watch<P: Pumped>(watching: Watching<P>) {
                 continue;
             }
         }
-        bell.notified().await;
+        watching.bell.notified().await;
     }
     // The same for one that saw the home taken.
     let pumped = watching.pumped.upgrade();
@@ -270,7 +280,7 @@ async fn watch<P: Pumped>(watching: Watching<P>) {
 
 /// Until nobody sleeps.
 async fn watch_for_sleepers<P: Pumped>(
-    pumped: &Weak<P>,
+    Watching { pumped, bell, .. }: &Watching<P>,
     events: &CompletionEvents,
 ) -> std::io::Result<()> {
     loop {
@@ -289,7 +299,10 @@ async fn watch_for_sleepers<P: Pumped>(
         if pumped.upgrade().is_none_or(|p| !p.has_sleepers()) {
             return Ok(());
         }
-        events.raised().await?;
+        tokio::select! {
+            raised = events.raised() => raised?,
+            () = bell.notified() => {}
+        }
         if let Some(pumped) = pumped.upgrade() {
             pumped.progress();
         }
