@@ -342,11 +342,7 @@ impl PeerChannel {
             extension: Some(extension),
             ..answer_header(request, MessageKind::Reply)
         };
-        let mut message = self.room(request);
-        let encoded = header.encode(&mut message);
-        let len = encoded.expect("a slot has room for a header and an extension");
-        drop(message);
-        self.post_answer(Standing::written(request.slot, len), None);
+        self.answer_with_header(request, &header, None);
     }
 
     /// Sends the first `len` bytes of the payload of `request` from where they stand, as its answer.
@@ -359,11 +355,7 @@ impl PeerChannel {
             if let Some(block) = &block {
                 header.set_outside(block.outside());
             }
-            let mut message = self.room(request);
-            let encoded = header.encode(&mut message);
-            let len = encoded.expect("a slot has room for a header and an extension");
-            drop(message);
-            return self.post_answer(Standing::written(request.slot, len), block);
+            return self.answer_with_header(request, &header, block);
         }
         header.payload_len = len as u32;
         // In front of the payload stands the header of the request, which is no shorter.
@@ -379,6 +371,15 @@ impl PeerChannel {
             bytes: from..request.payload.start + len,
         };
         self.post_answer(answer, None);
+    }
+
+    /// Answers with a header alone; a payload may be in `block`.
+    fn answer_with_header(&self, request: &Slotted, header: &Header, block: Option<Block>) {
+        let mut message = self.room(request);
+        let encoded = header.encode(&mut message);
+        let len = encoded.expect("a slot has room for a header and an extension");
+        drop(message);
+        self.post_answer(Standing::written(request.slot, len), block);
     }
 
     /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native

@@ -118,7 +118,7 @@ impl Pump {
             Self::ensure_at_home(pumped);
             return parker.park(until);
         }
-        let _watching = Watching::new(pumped, Place::Thread, Arc::default());
+        let _watching = Watching::new(pumped, Place::Thread, pumped.pump().bell.clone());
         let queue = pumped.queue();
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
