@@ -10,7 +10,8 @@ use slimerpc_actors::Ran;
 use crate::clock::Moment;
 use crate::outcome::{Ending, Outcome};
 
-const SIZE: usize = 24;
+/// Divides a page: the system writes page by page, and who reads meanwhile would see the part of a record that is in the first.
+const SIZE: usize = 32;
 
 /// Something that happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,12 +107,13 @@ impl Journal {
     }
 }
 
-/// What all journals of a directory say, in the order of time.
+/// What all journals of a directory say, in the order of time. Part of a record at the end of a file is none yet: on some file
+/// system its process may still be writing it, or has been killed before it did what it was about to write down.
 pub(crate) fn read_all(dir: &Path) -> io::Result<Vec<Record>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(dir)? {
         let bytes = fs::read(entry?.path())?;
-        for bytes in bytes.chunks(SIZE) {
+        for bytes in bytes.chunks_exact(SIZE) {
             let record = Record::from_bytes(bytes).ok_or(io::ErrorKind::InvalidData)?;
             records.push(record);
         }
