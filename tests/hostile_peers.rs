@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{
@@ -60,6 +62,13 @@ struct Stranger {
 
 impl Stranger {
     fn new(device: &dyn Device) -> Self {
+        let mut stranger = Self::deaf(device);
+        stranger.listen();
+        stranger
+    }
+
+    /// One that takes no messages yet.
+    fn deaf(device: &dyn Device) -> Self {
         let cq = device.create_completion_queue(1024).unwrap();
         let queue_pair = || {
             let mut qp = device
@@ -75,10 +84,7 @@ impl Stranger {
             qp.to_init().unwrap();
             qp
         };
-        let (mut qp, bulk) = (queue_pair(), queue_pair());
-        for wr_id in 0..256 {
-            qp.post_recv(RecvRequest { wr_id }).unwrap();
-        }
+        let (qp, bulk) = (queue_pair(), queue_pair());
         let ring = device
             .register(
                 SLOTS * SLOT_SIZE,
@@ -91,6 +97,12 @@ impl Stranger {
             cq,
             ring,
             theirs: None,
+        }
+    }
+
+    fn listen(&mut self) {
+        for wr_id in 0..256 {
+            self.qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
     }
 
@@ -292,8 +304,120 @@ fn a_mailbox_bears_many_cancels() {
         caller.write(slot as usize, 1 << 16 | slot, &[]);
     }
     // Longer than a sender waits for receives.
-    std::thread::sleep(Duration::from_millis(50));
+    thread::sleep(Duration::from_millis(50));
     assert_eq!(requests(&mut mailbox).len(), SLOTS);
+}
+
+/// A caller asks up to `most` times in one slot and takes no answer, until the slot is refused; then it listens. Gives how
+/// often it has asked, and the last answer.
+fn asks_and_does_not_listen(most: u64, is_rewritten: bool) -> (u64, Header) {
+    const SLOT: u32 = 1;
+    let device = ShmDevice::open().unwrap();
+    // Answers wait until they are received.
+    let for_ever = RetryPolicy {
+        rnr_retry: 7,
+        ..RetryPolicy::default()
+    };
+    let mut mailbox = Mailbox::new(memory(&device), geometry().into(), for_ever, hosted()).unwrap();
+    let mut caller = Stranger::deaf(&*device);
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    let mut bytes = [0; Header::LEN + 5];
+    let mut deliveries = VecDeque::new();
+    let (mut asked, mut answered) = (0, 0);
+    while asked == answered && asked < most {
+        asked += 1;
+        let asks = Header {
+            payload_len: 5,
+            ..header(MessageKind::Request, asked)
+        };
+        asks.encode(&mut bytes).unwrap();
+        caller.write(SLOT as usize, SLOT, &bytes);
+        let until = Instant::now() + SOON;
+        while answered + mailbox.violations()[0].1.total() < asked {
+            assert!(Instant::now() < until, "{asked} is not taken, nor refused");
+            mailbox.poll(&mut deliveries).unwrap();
+            for delivery in deliveries.drain(..) {
+                let Delivery::Request(mut request) = delivery else {
+                    panic!("{delivery:?}")
+                };
+                answered += 1;
+                if is_rewritten {
+                    request.payload_mut().fill(7);
+                    request.reply_rewritten(3);
+                } else {
+                    request.reply(|_| Ok(3));
+                }
+            }
+        }
+    }
+    let refused = mailbox.violations()[0].1.count(Violation::SlotBusy);
+    assert_eq!(refused, asked - answered);
+
+    caller.listen();
+    let mut taken = Vec::new();
+    let until = Instant::now() + SOON;
+    while (taken.len() as u64) < answered {
+        assert!(Instant::now() < until, "{} of {answered} came", taken.len());
+        mailbox.poll(&mut deliveries).unwrap();
+        taken.extend(caller.received());
+    }
+    let (slot, answer) = taken[taken.len() - 1];
+    assert_eq!(slot, SLOT);
+    (asked, answer)
+}
+
+#[test]
+fn input_1_a_slot_whose_answer_is_not_taken_is_not_used_again() {
+    const MANY: u64 = 1000;
+    for is_rewritten in [false, true] {
+        // As many as the send queue takes, one that waits for a place in it, and one that is refused.
+        let (asked, _) = asks_and_does_not_listen(MANY, is_rewritten);
+        assert!(asked > 2 && asked < MANY, "{asked}");
+        // What waits comes as it was.
+        let (_, answer) = asks_and_does_not_listen(asked - 1, is_rewritten);
+        let expected = Header {
+            payload_len: 3,
+            ..header(MessageKind::Reply, asked - 1)
+        };
+        assert_eq!(answer, expected, "{is_rewritten}");
+    }
+}
+
+#[test]
+fn ring_1_a_slot_in_use_is_not_looked_at() {
+    const TIMES: u64 = 20_000;
+    let device = ShmDevice::open().unwrap();
+    let mut mailbox = mailbox(&device);
+    let mut caller = Stranger::new(&*device);
+    let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
+    caller.connect(endpoint);
+    let asks = encoded(header(MessageKind::Request, 1));
+    caller.write(1, 1, &asks);
+    let request = requests(&mut mailbox).pop().unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // It finds its arguments whenever it looks, whatever its caller writes into the slot meanwhile.
+        let handler = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(request.payload().is_empty());
+            }
+        });
+        let mut deliveries = VecDeque::new();
+        let until = Instant::now() + SOON;
+        for seen in 1..=TIMES {
+            caller.write(1, 1, &asks);
+            while mailbox.violations()[0].1.count(Violation::SlotBusy) < seen
+                && !handler.is_finished()
+            {
+                assert!(Instant::now() < until, "{seen} of {TIMES}");
+                mailbox.poll(&mut deliveries).unwrap();
+                caller.received();
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    drop(request);
 }
 
 /// A request that is a part of a stream.
