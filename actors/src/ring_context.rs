@@ -34,6 +34,8 @@ const TURN: usize = 64;
 const SPINS: usize = 128;
 /// The same while a handler awaits one of those tasks.
 const SPINS_AWAITING: usize = 16;
+/// Takes in all that had arrived when a service was to end.
+const ALL: Duration = Duration::from_millis(100);
 
 /// What the requests from rings are for.
 pub(crate) trait RequestHandler: Unpin + 'static {
@@ -334,7 +336,9 @@ impl Rings {
         let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
         let stage = match stage {
             Stage::Asked(tell) => {
-                while self.collect(handler) {}
+                // A caller may write as fast as this reads.
+                let until = Instant::now() + ALL;
+                while self.collect(handler) && Instant::now() < until {}
                 Stage::Draining(tell)
             }
             other => other,

@@ -936,19 +936,27 @@ impl Core {
         }
     }
 
-    /// Takes in what has arrived. Says whether anything had, or why the channel is lost.
+    /// Takes in what has arrived. Says whether anything had, or why the channel is lost; what has arrived nevertheless is
+    /// taken in as well.
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
-        let mut any = false;
+        let mut lost = None;
+        let mut batches = 0;
         loop {
             let count = channel.cq.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
             for at in 0..count {
                 let completion = self.batch[at];
-                self.complete(channel, &completion)?;
+                if let Err(cause) = self.complete(channel, &completion) {
+                    lost.get_or_insert(cause);
+                }
             }
-            any |= count > 0;
             if count < BATCH {
-                return Ok(any);
+                return lost.map_or(Ok(batches + count > 0), Err);
+            }
+            batches += 1;
+            // Nothing is sent meanwhile, so there is an end to what a correct peer has to say.
+            if batches > self.lanes.entries() {
+                return Err(lost.unwrap_or(LossCause::Flood));
             }
         }
     }
@@ -959,8 +967,9 @@ impl Core {
         completion: &Completion,
     ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
-        if !self.lanes.owns(id) {
-            return Ok(()); // From before a reset.
+        // From before a reset, or after the end.
+        if !self.lanes.owns(id) || self.cause.is_some() {
+            return Ok(());
         }
         if !completion.status.is_success() {
             return Err(completion.status.into());

@@ -18,6 +18,9 @@ pub enum LossCause {
     /// A verb failed.
     #[error("{0}")]
     Fabric(String),
+    /// The peer writes more messages than it was asked for, as fast as they are read.
+    #[error("the peer floods us with messages that nobody asked for")]
+    Flood,
     /// The peer left cleanly.
     #[error("the peer left")]
     Left,

@@ -145,6 +145,12 @@ impl Lanes {
         self.prepare()
     }
 
+    /// Completions that can be in its queue at once.
+    #[inline]
+    pub(super) fn entries(&self) -> usize {
+        self.lanes.len() * (self.sends + self.receives) as usize
+    }
+
     /// Whether another message can be sent now.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
