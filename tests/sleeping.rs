@@ -6,17 +6,19 @@ mod common;
 use std::env;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use slimerpc_actors::{PeerAgent, Proxy, service};
+use actix::System;
+use slimerpc_actors::{PeerAgent, Proxy, Ran, RpcError, service};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
 /// When who was forgotten wakes up, and finds the answer.
 const LONG: Duration = Duration::from_secs(20);
 
-/// How many calls the last two tests make. 10,000,000 take some ten minutes each.
+/// How many calls each of the last two tests makes. 5,000,000 take some minutes, optimised.
 const SLEEPS: &str = "SLIME_TEST_SLEEPS";
 
 #[derive(Default)]
@@ -134,6 +136,45 @@ fn call_1_a_sleeping_thread_is_told_of_its_deadline() {
         (allowed..Duration::from_millis(450)).contains(&waited),
         "{waited:?}"
     );
+    pair.end();
+}
+
+/// Nobody can watch any more for who counts on the agent's runtime.
+#[test]
+fn call_1_calls_end_with_the_system_that_their_agent_runs_in() {
+    let pair = Pair::connect("system");
+    let worker = pair.worker.alias().to_owned();
+    let (give, take) = mpsc::channel();
+    let system = thread::spawn(move || {
+        let system = System::new();
+        let driver = system.block_on(async {
+            let driver = common::agent("driver-system:1".to_owned());
+            let driver = driver.busy_poll(Duration::ZERO).start().await.unwrap();
+            let proxy = driver.proxy::<Sleeper>(&worker).await.unwrap();
+            give.send((proxy, System::current())).unwrap();
+            driver
+        });
+        system.run().unwrap();
+        drop(driver);
+    });
+    let (proxy, running) = take.recv().unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| woken(|| proxy.answer_after(200).wait_timeout(LONG)));
+        // It watches by itself, but not for long.
+        thread::sleep(Duration::from_millis(50));
+        let second = scope.spawn(|| woken(|| proxy.answer_after(60_000).wait_timeout(LONG)));
+        assert_eq!(first.join().unwrap().unwrap(), 200);
+        running.stop();
+        let error = second.join().unwrap().unwrap_err();
+        assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+    });
+    // Nor for those that come later.
+    let error = woken(|| proxy.answer_after(0).wait_timeout(LONG)).unwrap_err();
+    assert!(
+        matches!(error, RpcError::PeerLost { ran: Ran::No, .. }),
+        "{error:?}"
+    );
+    system.join().unwrap();
     pair.end();
 }
 

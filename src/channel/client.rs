@@ -881,6 +881,10 @@ impl Pumped for ClientChannel {
             || core.wakers.iter().any(Option::is_some)
             || core.waiting.values().any(|call| call.waker.is_some())
     }
+
+    fn abandon(&self, cause: LossCause) {
+        self.close(cause);
+    }
 }
 
 impl ClientChannel {

@@ -302,6 +302,10 @@ impl Pumped for OneSided {
     fn has_sleepers(&self) -> bool {
         self.is_moving()
     }
+
+    fn abandon(&self, cause: LossCause) {
+        self.end(cause);
+    }
 }
 
 impl Core {

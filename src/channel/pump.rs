@@ -1,5 +1,6 @@
 //! Watches a completion queue while those who wait for it sleep.
 
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::Instant;
 use tokio::runtime::{self, Handle};
 use tokio::sync::Notify;
 
+use super::LossCause;
 use super::parker::{Parker, Woken};
 use crate::fabric::{CompletionEvents, CompletionQueue};
 
@@ -16,9 +18,9 @@ use crate::fabric::{CompletionEvents, CompletionQueue};
 /// A sleeper that watches by itself, or whose own runtime does, is spared a wake-up. But nobody else may count on that: a
 /// thread that has its answer watches no more, and a runtime that nobody drives runs nothing. So there are two places. The
 /// first to go to sleep takes that of the *guest*, by a task on its runtime, which serves all sleepers of that runtime, or
-/// by its own thread. All others are served by a task *at home*, on the agent's runtime, which runs as long as it. Both watch
-/// until nobody sleeps any more; busy pollers never pay for it. A guest's task stays for the next sleeper of its runtime,
-/// unless another takes its place.
+/// by its own thread. All others are served by a task *at home*, on the agent's runtime, which runs as long as it; with that
+/// runtime the channel ends. Both watch until nobody sleeps any more; busy pollers never pay for it. A guest's task stays for
+/// the next sleeper of its runtime, unless another takes its place.
 ///
 /// An event reaches all who watch, and whoever is first consumes it; then it is armed anew if anybody sleeps. Who watches
 /// already may therefore be deaf, until the next who goes to sleep arms the queue.
@@ -60,6 +62,8 @@ pub(super) trait Pumped: Send + Sync + 'static {
     fn is_moving(&self) -> bool;
     /// Whether anybody wants to be woken.
     fn has_sleepers(&self) -> bool;
+    /// Ends it, as nobody can watch it any more.
+    fn abandon(&self, cause: LossCause);
 }
 
 impl Pump {
@@ -190,6 +194,8 @@ struct Watching<P: Pumped> {
     pumped: Weak<P>,
     place: Place,
     bell: Arc<Notify>,
+    /// Whether it leaves by itself.
+    leaves: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +212,19 @@ impl<P: Pumped> Watching<P> {
             pumped,
             place,
             bell,
+            leaves: false,
+        }
+    }
+
+    /// It cannot watch.
+    fn fail(self, error: &io::Error) {
+        let reason = format!("a completion queue cannot be awaited: {error}");
+        tracing::warn!("{reason}");
+        // Who counts on a guest goes home.
+        if self.place == Place::Home
+            && let Some(pumped) = self.pumped.upgrade()
+        {
+            pumped.abandon(LossCause::Fabric(reason));
         }
     }
 }
@@ -217,7 +236,12 @@ impl<P: Pumped> Drop for Watching<P> {
         };
         let pump = pumped.pump();
         match self.place {
-            Place::Home => pump.home.store(false, Ordering::Release),
+            Place::Home => {
+                pump.home.store(false, Ordering::Release);
+                if !self.leaves {
+                    pumped.abandon(LossCause::ShutDown);
+                }
+            }
             Place::Thread => *pump.guest() = None,
             Place::Guest => {
                 let mut guest = pump.guest();
@@ -235,20 +259,16 @@ impl<P: Pumped> Drop for Watching<P> {
     }
 }
 
-async fn watch<P: Pumped>(watching: Watching<P>) {
+async fn watch<P: Pumped>(mut watching: Watching<P>) {
     let queue = watching.pumped.upgrade().map(|p| p.queue().clone());
     let events = match queue.map(CompletionEvents::new) {
         None => return,
         Some(Ok(events)) => events,
-        Some(Err(error)) => {
-            tracing::warn!(%error, "a completion queue cannot be awaited");
-            return;
-        }
+        Some(Err(error)) => return watching.fail(&error),
     };
     loop {
         if let Err(error) = watch_for_sleepers(&watching, &events).await {
-            tracing::warn!(%error, "a completion queue cannot be awaited");
-            return;
+            return watching.fail(&error);
         }
         if watching.place != Place::Guest {
             break;
@@ -272,6 +292,7 @@ async fn watch<P: Pumped>(watching: Watching<P>) {
     }
     // The same for one that saw the home taken.
     let pumped = watching.pumped.upgrade();
+    watching.leaves = true;
     drop(watching);
     if let Some(pumped) = pumped.filter(|pumped| pumped.has_sleepers()) {
         Pump::ensure_at_home(&pumped);
@@ -282,7 +303,7 @@ async fn watch<P: Pumped>(watching: Watching<P>) {
 async fn watch_for_sleepers<P: Pumped>(
     Watching { pumped, bell, .. }: &Watching<P>,
     events: &CompletionEvents,
-) -> std::io::Result<()> {
+) -> io::Result<()> {
     loop {
         let Some(armed) = pumped.upgrade().filter(|p| p.has_sleepers()) else {
             return Ok(());
