@@ -199,13 +199,13 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
     let after = Duration::from_millis(20);
     let started = Instant::now();
     assert_eq!(
-        lab.slow(300).timeout(after).await,
+        lab.slow(1_000).timeout(after).await,
         Err(RpcError::Timeout {
             after,
             ran: Ran::Unknown
         })
     );
-    assert!(started.elapsed() < Duration::from_millis(250));
+    assert!(started.elapsed() < Duration::from_millis(900));
     assert_eq!(
         lab.channel().unwrap().credits().orphaned,
         1,

@@ -386,7 +386,7 @@ fn input_1_a_slot_whose_answer_is_not_taken_is_not_used_again() {
 
 #[test]
 fn ring_1_a_slot_in_use_is_not_looked_at() {
-    const TIMES: u64 = 20_000;
+    const TIMES: u64 = 5_000;
     let device = ShmDevice::open().unwrap();
     let mut mailbox = mailbox(&device);
     let mut caller = Stranger::new(&*device);

@@ -326,7 +326,7 @@ async fn ring_1_slot_2_waiting_requests_survive_a_restart_and_the_running_one_is
 
 #[actix::test]
 async fn deadlines_and_cancels_hold_while_a_restart_waits() {
-    let plant = plant(after(millis(200))).await;
+    let plant = plant(after(millis(1_000))).await;
     plant.breaks().await;
     let started = Instant::now();
     let hasty = plant.unit.with_timeout(millis(50)).count(1);
@@ -337,7 +337,7 @@ async fn deadlines_and_cancels_hold_while_a_restart_waits() {
     sleep(SOON).await;
     drop(cancelled);
     assert!(matches!(hasty.await, Err(RpcError::Timeout { .. })));
-    assert!(started.elapsed() < millis(150), "{:?}", started.elapsed());
+    assert!(started.elapsed() < millis(900), "{:?}", started.elapsed());
     assert_eq!(
         patient.await,
         Ok(1),

@@ -13,6 +13,9 @@ use super::LossCause;
 use super::parker::{Parker, Woken};
 use crate::fabric::{CompletionEvents, CompletionQueue};
 
+#[cfg(all(test, slime_loom))]
+mod loom_model;
+
 /// Who watches one queue.
 ///
 /// A sleeper that watches by itself, or whose own runtime does, is spared a wake-up. But nobody else may count on that: a
@@ -23,7 +26,7 @@ use crate::fabric::{CompletionEvents, CompletionQueue};
 /// the next sleeper of its runtime, unless another takes its place.
 ///
 /// An event reaches all who watch, and whoever is first consumes it; then it is armed anew if anybody sleeps. Who watches
-/// already may therefore be deaf, until the next who goes to sleep arms the queue.
+/// already may therefore be deaf, until the next who goes to sleep arms the queue. `loom_model` checks these rules.
 #[derive(Debug, Default)]
 pub(super) struct Pump {
     home: AtomicBool,
@@ -237,7 +240,7 @@ impl<P: Pumped> Drop for Watching<P> {
         let pump = pumped.pump();
         match self.place {
             Place::Home => {
-                pump.home.store(false, Ordering::Release);
+                pump.home.swap(false, Ordering::AcqRel);
                 if !self.leaves {
                     pumped.abandon(LossCause::ShutDown);
                 }

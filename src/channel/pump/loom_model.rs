@@ -1,0 +1,403 @@
+//! The rules of the [pump](super) under every interleaving, with up to two preemptions, of two who sleep and of what wakes
+//! them: nobody is forgotten.
+//!
+//! It is a model of the rules, not the code, which runs on a kernel and on runtimes. A thread stands for a thread that sleeps in
+//! `.wait()`, for home, or for a runtime of one thread: that drives its sleeper and its watching task, and stops as soon as
+//! the sleeper has its answer. The soak in `tests/sleeping.rs` is of the code.
+
+use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
+use loom::{model::Builder, thread};
+
+const SLEEPERS: usize = 2;
+/// Answers for one sleeper are counted from this bit on, for each.
+const BITS: usize = 8;
+
+/// A channel, and what wakes those who wait for it.
+#[derive(Default)]
+struct Channel {
+    /// The completion queue: answers that have arrived, for each sleeper.
+    queue: AtomicUsize,
+    bell: AtomicBool,
+    core: Mutex<Core>,
+    home: AtomicBool,
+    guest: Mutex<Option<Guest>>,
+    kernel: Mutex<Kernel>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Core {
+    /// Answers taken in, for each sleeper.
+    answers: [usize; SLEEPERS],
+    /// Who wants to be woken.
+    asleep: [bool; SLEEPERS],
+}
+
+enum Guest {
+    Thread,
+    /// On the runtime of this sleeper.
+    Task {
+        of: usize,
+        is_idle: bool,
+    },
+}
+
+/// What ends waiting.
+#[derive(Default)]
+struct Kernel {
+    /// The completion queue's descriptor is readable.
+    raised: bool,
+    woken: [bool; SLEEPERS],
+    /// Of the tasks on the sleepers' runtimes.
+    bells: [bool; SLEEPERS],
+    /// The task at home has been spawned, and has not begun.
+    spawned: bool,
+    is_over: bool,
+}
+
+impl Channel {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().expect("nobody panics")
+    }
+
+    fn guest(&self) -> MutexGuard<'_, Option<Guest>> {
+        self.guest.lock().expect("nobody panics")
+    }
+
+    fn tell(&self, tell: impl FnOnce(&mut Kernel)) {
+        tell(&mut self.kernel.lock().expect("nobody panics"));
+        self.changed.notify_all();
+    }
+
+    /// Waits until `look` finds something.
+    fn wait<T>(&self, mut look: impl FnMut(&mut Kernel) -> Option<T>) -> T {
+        let mut kernel = self.kernel.lock().expect("nobody panics");
+        loop {
+            if let Some(found) = look(&mut kernel) {
+                return found;
+            }
+            kernel = self.changed.wait(kernel).expect("nobody panics");
+        }
+    }
+
+    /// The peer answers a call of this sleeper.
+    fn answer(&self, sleeper: usize) {
+        self.queue
+            .fetch_add(1 << (sleeper * BITS), Ordering::Release);
+        fence(Ordering::SeqCst);
+        if self.bell.load(Ordering::Relaxed) && self.bell.swap(false, Ordering::AcqRel) {
+            self.tell(|kernel| kernel.raised = true);
+        }
+    }
+
+    /// Takes in what has arrived, under the lock.
+    fn collect(&self, core: &mut Core) -> [bool; SLEEPERS] {
+        let arrived = self.queue.swap(0, Ordering::Acquire);
+        let mut ready = [false; SLEEPERS];
+        for sleeper in 0..SLEEPERS {
+            let count = arrived >> (sleeper * BITS) & ((1 << BITS) - 1);
+            core.answers[sleeper] += count;
+            ready[sleeper] = count > 0 && std::mem::take(&mut core.asleep[sleeper]);
+        }
+        ready
+    }
+
+    fn wake(&self, ready: [bool; SLEEPERS]) {
+        if ready.contains(&true) {
+            self.tell(|kernel| {
+                for (woken, ready) in kernel.woken.iter_mut().zip(ready) {
+                    *woken |= ready;
+                }
+            });
+        }
+    }
+
+    fn progress(&self) {
+        let ready = self.collect(&mut self.core());
+        self.wake(ready);
+    }
+
+    fn arm(&self) {
+        self.bell.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.progress();
+    }
+
+    fn has_sleepers(&self) -> bool {
+        self.core().asleep.contains(&true)
+    }
+
+    /// Whether so many calls of this sleeper are answered. If not, it is woken when another one is.
+    fn poll(&self, sleeper: usize, calls: usize) -> bool {
+        let mut core = self.core();
+        let ready = self.collect(&mut core);
+        let is_answered = core.answers[sleeper] >= calls;
+        core.asleep[sleeper] = !is_answered;
+        drop(core);
+        self.wake(ready);
+        is_answered
+    }
+
+    fn admits(&self, place: &mut Option<Guest>) -> bool {
+        if self.home.load(Ordering::Acquire) {
+            return false;
+        }
+        match *place {
+            None => true,
+            Some(Guest::Task { of, is_idle: true }) => {
+                self.tell(|kernel| kernel.bells[of] = true);
+                *place = None;
+                true
+            }
+            Some(_) => false,
+        }
+    }
+
+    fn ensure_at_home(&self) {
+        if self.home.swap(true, Ordering::AcqRel) {
+            self.arm();
+        } else {
+            self.tell(|kernel| kernel.spawned = true);
+        }
+    }
+
+    /// A thread makes calls, one after the other.
+    fn sleep_in_thread(&self, sleeper: usize, calls: usize) {
+        for call in 1..=calls {
+            while !self.poll(sleeper, call) {
+                self.park(sleeper);
+            }
+        }
+    }
+
+    fn park(&self, sleeper: usize) {
+        let is_guest = {
+            let mut guest = self.guest();
+            let is_admitted = self.admits(&mut guest);
+            if is_admitted {
+                *guest = Some(Guest::Thread);
+            }
+            is_admitted
+        };
+        if !is_guest {
+            self.ensure_at_home();
+            return self.wait(|kernel| std::mem::take(&mut kernel.woken[sleeper]).then_some(()));
+        }
+        loop {
+            self.arm();
+            let is_woken = self.wait(|kernel| {
+                let is_woken = std::mem::take(&mut kernel.woken[sleeper]);
+                (is_woken || kernel.raised).then_some(is_woken)
+            });
+            if is_woken {
+                break;
+            }
+            self.tell(|kernel| kernel.raised = false);
+            self.progress();
+        }
+        *self.guest() = None;
+    }
+
+    /// A runtime is driven until its sleeper is answered, for each call.
+    fn sleep_in_runtime(&self, sleeper: usize, calls: usize) {
+        let mut task = None;
+        for call in 1..=calls {
+            // Who waits is polled first, then the task that watches.
+            while !self.poll(sleeper, call) {
+                let is_new = self.ensure(sleeper);
+                if is_new {
+                    task = self.watch(sleeper);
+                }
+                while !self.drive(sleeper, &mut task) {}
+            }
+        }
+    }
+
+    /// Says whether a task is to be spawned on this runtime.
+    fn ensure(&self, sleeper: usize) -> bool {
+        let mut guest = self.guest();
+        match &mut *guest {
+            Some(Guest::Task { of, is_idle }) if *of == sleeper => {
+                if std::mem::take(is_idle) {
+                    self.tell(|kernel| kernel.bells[sleeper] = true);
+                } else {
+                    drop(guest);
+                    self.arm();
+                }
+                return false;
+            }
+            _ => {}
+        }
+        let is_admitted = self.admits(&mut guest);
+        if is_admitted {
+            let is_idle = false;
+            *guest = Some(Guest::Task {
+                of: sleeper,
+                is_idle,
+            });
+        } else {
+            drop(guest);
+            self.ensure_at_home();
+        }
+        is_admitted
+    }
+
+    /// Runs what can run on a runtime, or waits for it. Says whether its sleeper was woken.
+    fn drive(&self, sleeper: usize, task: &mut Option<Task>) -> bool {
+        enum Next {
+            Sleeper,
+            Task { is_raised: bool },
+        }
+        let next = self.wait(|kernel| {
+            if std::mem::take(&mut kernel.woken[sleeper]) {
+                return Some(Next::Sleeper);
+            }
+            let is_raised = kernel.raised && *task == Some(Task::Watching);
+            if is_raised {
+                kernel.raised = false;
+            }
+            let is_rung = task.is_some() && std::mem::take(&mut kernel.bells[sleeper]);
+            (is_raised || is_rung).then_some(Next::Task { is_raised })
+        });
+        let Next::Task { is_raised } = next else {
+            return true;
+        };
+        if is_raised || *task == Some(Task::Watching) {
+            self.progress();
+        }
+        *task = self.watch(sleeper);
+        false
+    }
+
+    /// The task on a sleeper's runtime runs until it waits.
+    fn watch(&self, sleeper: usize) -> Option<Task> {
+        loop {
+            if self.has_sleepers() {
+                self.arm();
+                if self.has_sleepers() {
+                    return Some(Task::Watching);
+                }
+            }
+            let mut guest = self.guest();
+            let Some(Guest::Task { of, is_idle }) = &mut *guest else {
+                return None;
+            };
+            if *of != sleeper {
+                return None;
+            }
+            *is_idle = true;
+            if !self.has_sleepers() {
+                return Some(Task::Idle);
+            }
+            *is_idle = false;
+        }
+    }
+
+    /// The agent's runtime.
+    fn stay_at_home(&self) {
+        while self.wait(|kernel| {
+            let is_spawned = std::mem::take(&mut kernel.spawned);
+            (is_spawned || kernel.is_over).then_some(is_spawned)
+        }) {
+            while self.has_sleepers() {
+                self.arm();
+                if !self.has_sleepers() {
+                    break;
+                }
+                let is_over = self.wait(|kernel| {
+                    let is_raised = std::mem::take(&mut kernel.raised);
+                    (is_raised || kernel.is_over).then_some(kernel.is_over)
+                });
+                if is_over {
+                    return;
+                }
+                self.progress();
+            }
+            self.home.swap(false, Ordering::AcqRel);
+            if self.has_sleepers() {
+                self.ensure_at_home();
+            }
+        }
+    }
+}
+
+/// What a watching task waits for: an event or its bell, or its bell alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    Watching,
+    Idle,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Thread,
+    Runtime,
+}
+
+/// Two make so many calls each, which are answered in turns. Who is forgotten waits for ever, which loom reports as a deadlock.
+fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS]) {
+    let mut builder = Builder::new();
+    builder.preemption_bound = Some(2);
+    builder.check(move || {
+        let channel = Arc::new(Channel::default());
+        let spawn = |work: fn(&Channel, &[(Kind, usize); SLEEPERS])| {
+            let channel = channel.clone();
+            thread::spawn(move || work(&channel, &sleepers))
+        };
+        let sleep = move |channel: &Channel, sleeper: usize| match sleepers[sleeper] {
+            (Kind::Thread, calls) => channel.sleep_in_thread(sleeper, calls),
+            (Kind::Runtime, calls) => channel.sleep_in_runtime(sleeper, calls),
+        };
+        let home = spawn(|channel, _| channel.stay_at_home());
+        let peer = spawn(|channel, sleepers| {
+            for call in 0..sleepers.iter().map(|(_, calls)| *calls).max().unwrap_or(0) {
+                for (sleeper, (_, calls)) in sleepers.iter().enumerate() {
+                    if call < *calls {
+                        channel.answer(sleeper);
+                    }
+                }
+            }
+        });
+        let other = {
+            let channel = channel.clone();
+            thread::spawn(move || sleep(&channel, 1))
+        };
+        sleep(&channel, 0);
+        other.join().expect("the other is answered");
+        peer.join().expect("the peer ends");
+        channel.tell(|kernel| kernel.is_over = true);
+        home.join().expect("home ends");
+    });
+}
+
+#[test]
+fn call_1_two_threads() {
+    nobody_is_forgotten([(Kind::Thread, 1), (Kind::Thread, 1)]);
+}
+
+#[test]
+fn call_1_a_thread_and_a_runtime() {
+    nobody_is_forgotten([(Kind::Thread, 1), (Kind::Runtime, 1)]);
+}
+
+#[test]
+fn call_1_a_thread_after_a_runtime_that_sleeps_twice() {
+    nobody_is_forgotten([(Kind::Runtime, 2), (Kind::Thread, 1)]);
+}
+
+#[test]
+fn call_1_two_runtimes() {
+    nobody_is_forgotten([(Kind::Runtime, 1), (Kind::Runtime, 1)]);
+}
+
+#[test]
+fn call_1_a_thread_that_sleeps_twice() {
+    nobody_is_forgotten([(Kind::Thread, 2), (Kind::Thread, 1)]);
+}
+
+/// Whoever was served at home may find it deaf the next time: a guest has consumed the event.
+#[test]
+fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
+    nobody_is_forgotten([(Kind::Runtime, 1), (Kind::Thread, 2)]);
+}
