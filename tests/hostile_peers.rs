@@ -688,12 +688,69 @@ fn input_1_a_forged_descriptor_of_an_answer_ends_the_channel() {
     }
 }
 
+/// A channel that is closed, or a call that is given up, while a large answer is being read or when it has been.
+#[test]
+fn drop_1_memory_of_answers_that_nobody_takes_comes_back() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let device: Arc<dyn Device> = ShmDevice::open().unwrap();
+    let offered = device.register(MAX_PAYLOAD, Access::REMOTE_READ).unwrap();
+    for (is_read, is_closed) in [(false, true), (true, false), (false, false), (true, true)] {
+        let memory = memory(&device);
+        let (channel, mut server) = client_with(&memory, &runtime);
+        let mut call = channel.call(0, None, |_| Ok(0)).unwrap();
+        let (imm, request) = server.receive(1)[0];
+        let id = request.request_id;
+        let (addr, len) = (offered.addr(), MAX_PAYLOAD as u64);
+        let answer = outside(MessageKind::Reply, id, addr, len, offered.rkey());
+        server.write(imm as usize, imm, &answer);
+        let until = Instant::now() + SOON;
+        while memory.account().lent == 0 {
+            assert!(Instant::now() < until);
+            assert!(call.poll(None).map(|answer| answer.is_ok()).is_pending());
+        }
+        if is_read {
+            // Nobody looks at the call meanwhile.
+            while server.received().is_empty() {
+                assert!(Instant::now() < until);
+                channel.credits();
+            }
+        }
+        if is_closed {
+            channel.close(LossCause::Left);
+        }
+        if !(is_read && is_closed) {
+            drop(call);
+            while memory.account().lent > 0 {
+                assert!(Instant::now() < until, "{is_read} {is_closed}");
+                channel.credits();
+            }
+        } else {
+            // What has been read can be had still.
+            let Poll::Ready(Ok(answer)) = call.poll(None) else {
+                panic!("the answer has arrived")
+            };
+            assert_eq!(answer.payload().len(), MAX_PAYLOAD);
+            drop(answer);
+            assert_eq!(memory.account().lent, 0);
+        }
+    }
+}
+
 fn client(
     device: &Arc<dyn Device>,
     runtime: &tokio::runtime::Runtime,
 ) -> (Arc<ClientChannel>, Stranger) {
-    let mut server = Stranger::new(&**device);
-    let dialer = Dialer::new(&memory(device), geometry(), RetryPolicy::default()).unwrap();
+    client_with(&memory(device), runtime)
+}
+
+fn client_with(
+    memory: &Arc<Memory>,
+    runtime: &tokio::runtime::Runtime,
+) -> (Arc<ClientChannel>, Stranger) {
+    let mut server = Stranger::new(&**memory.device());
+    let dialer = Dialer::new(memory, geometry(), RetryPolicy::default()).unwrap();
     server.connect(dialer.endpoint());
     let patience = Patience {
         busy_poll: Duration::ZERO,

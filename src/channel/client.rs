@@ -1260,9 +1260,8 @@ impl Core {
             self.failures.push(TellFailure { method, cause });
         }
         self.lanes.fail();
-        if let Some(rendezvous) = &mut self.rendezvous {
-            rendezvous.fail();
-        }
+        // Drained by that, so that the memory of what it was reading comes back, however long the channel is kept (DROP-1).
+        self.rendezvous = None;
         self.offers.clear();
         self.ready
             .extend(self.wakers.iter_mut().filter_map(Option::take));
@@ -1398,6 +1397,11 @@ impl PendingCall {
         }
         let mut core = self.channel.lock();
         core.waiting.remove(&self.id);
+        let state = core.caller.state(self.id, self.slot, self.channel.created);
+        if let CallState::Answered(slot) = state {
+            // An answer that nobody has looked at.
+            core.read.remove(&slot);
+        }
         if let Some(slot) = core.caller.end(self.id) {
             core.wakers[usize::from(slot)] = None;
             core.cancel(&self.channel, slot);
