@@ -50,6 +50,13 @@ impl Lab {
         millis
     }
 
+    /// Cannot be cancelled.
+    #[method]
+    fn block(&mut self, millis: u64) -> u64 {
+        std::thread::sleep(Duration::from_millis(millis));
+        millis
+    }
+
     #[method]
     fn fails(&mut self, text: String) -> Result<u8, std::num::ParseIntError> {
         text.parse()
@@ -199,7 +206,7 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
     let after = Duration::from_millis(20);
     let started = Instant::now();
     assert_eq!(
-        lab.slow(1_000).timeout(after).await,
+        lab.block(1_000).timeout(after).await,
         Err(RpcError::Timeout {
             after,
             ran: Ran::Unknown
