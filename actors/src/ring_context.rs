@@ -34,7 +34,7 @@ const TURN: usize = 64;
 const SPINS: usize = 128;
 /// The same while a handler awaits one of those tasks.
 const SPINS_AWAITING: usize = 16;
-/// Takes in all that had arrived when a service was to end.
+/// How long a service that is to end takes in what had arrived before.
 const ALL: Duration = Duration::from_millis(100);
 
 /// What the requests from rings are for.

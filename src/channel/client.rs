@@ -797,11 +797,7 @@ impl ClientChannel {
     /// The answer of a call has been read: its credit is back.
     pub(super) fn finish(&self, id: CallId, slot: u16) {
         let mut core = self.lock();
-        if !core.read.is_empty() {
-            // Of an answer that nobody has looked at.
-            core.read.remove(&slot);
-        }
-        core.caller.finish(id, slot);
+        core.finish(id, slot);
         core.grant(self);
         self.wake(core);
     }
@@ -872,7 +868,7 @@ impl Pumped for ClientChannel {
     /// Whether the payload of an answer is being read.
     fn is_moving(&self) -> bool {
         let core = self.lock();
-        core.cause.is_none() && core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
+        core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
     }
 
     fn has_sleepers(&self) -> bool {
@@ -1061,7 +1057,8 @@ impl Core {
 
     /// Begins to read the answer to `id`, which lies at the peer.
     fn read(&mut self, slot: u16, id: CallId, from: Outside, block: Block) {
-        let (None, Some(rendezvous)) = (&self.cause, &mut self.rendezvous) else {
+        // None once the channel is closed.
+        let Some(rendezvous) = &mut self.rendezvous else {
             return;
         };
         if let Err(error) = rendezvous.read(slot, id, from, block) {
@@ -1084,6 +1081,15 @@ impl Core {
             self.read.remove(&slot);
         }
         self.release(channel);
+    }
+
+    /// Nobody needs the answer in `slot`, to `id`, any more: its credit is back, and what was read for it if nobody has looked.
+    #[inline]
+    fn finish(&mut self, id: CallId, slot: u16) {
+        if !self.read.is_empty() {
+            self.read.remove(&slot);
+        }
+        self.caller.finish(id, slot);
     }
 
     /// Tells the peer which payloads it need not keep any more.
@@ -1399,10 +1405,8 @@ impl PendingCall {
         core.waiting.remove(&self.id);
         let state = core.caller.state(self.id, self.slot, self.channel.created);
         if let CallState::Answered(slot) = state {
-            // An answer that nobody has looked at.
-            core.read.remove(&slot);
-        }
-        if let Some(slot) = core.caller.end(self.id) {
+            core.finish(self.id, slot);
+        } else if let Some(slot) = core.caller.end(self.id) {
             core.wakers[usize::from(slot)] = None;
             core.cancel(&self.channel, slot);
         }
