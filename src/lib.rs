@@ -60,4 +60,5 @@ pub mod channel;
 pub mod control;
 pub mod fabric;
 pub mod nanoctrl;
+pub mod panics;
 pub mod wire;

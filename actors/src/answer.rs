@@ -1,19 +1,17 @@
 //! From a request to its answer: what `#[service]`'s dispatch tables call.
 
-use std::any::Any;
 use std::borrow::BorrowMut;
 use std::cell::{Ref, RefCell, RefMut};
 use std::fmt::Display;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
 use serde::Serialize;
 use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
-use crate::panics::{catch, take_trace};
-use crate::{Call, Dispatch, EndCause, Finished, Message, Request, Service, asked};
+use crate::panics::{Panic, catch, discard};
+use crate::{Call, Dispatch, Finished, Message, Parallel, Request, Service};
 
 /// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,9 +64,16 @@ impl<E: Display> TextOnly for &Returned<E> {
 
 impl Failure {
     fn text<E: Display>(error: &E) -> Self {
+        // Caught here, while the error is not dropped: one that panics then, too, would abort the process.
+        let shown = catch(|| error.to_string());
         Self {
             type_name: short_name::<E>(),
-            message: error.to_string(),
+            message: shown.unwrap_or_else(|panic| {
+                format!(
+                    "an error that panics as it is shown: {}",
+                    panic.into_message()
+                )
+            }),
             value: None,
         }
     }
@@ -77,10 +82,13 @@ impl Failure {
 /// Largest error that travels as a value.
 const MAX_VALUE: usize = 64 * 1024;
 
-/// An error as bytes. `None` if it does not encode or is too large: its text has to do then.
+/// An error as bytes. `None` if it does not encode, panics as it does, or is too large: its text has to do then.
 fn encode_value<E: Serialize>(error: &E) -> Option<Vec<u8>> {
-    let encoded = PayloadCodec::Bincode.encode_to_vec(error).ok();
-    encoded.filter(|bytes| bytes.len() <= MAX_VALUE)
+    let encoded = catch(|| PayloadCodec::Bincode.encode_to_vec(error).ok());
+    encoded
+        .ok()
+        .flatten()
+        .filter(|bytes| bytes.len() <= MAX_VALUE)
 }
 
 impl From<Failure> for Fault {
@@ -113,7 +121,7 @@ pub(crate) fn short_name<E>() -> String {
 }
 
 /// What came of running a handler: its result or the failure to tell, unless it panicked.
-type Handled<T> = Result<Result<T, Fault>, Box<dyn Any + Send>>;
+type Handled<T> = Result<Result<T, Fault>, Panic>;
 
 /// The state, for a handler with `&self`.
 pub fn lend<A, L: BorrowMut<A>>(state: &RefCell<L>) -> Ref<'_, A> {
@@ -201,7 +209,7 @@ pub fn answer_rewritten(
     handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
     let handled = catch(|| handler(&mut request.payload_mut()).map_err(Fault::from));
-    conclude_with(request, handled, Request::reply_rewritten)
+    conclude_rewritten(request, handled)
 }
 
 /// The same with an async handler.
@@ -214,7 +222,7 @@ pub async fn answer_rewritten_async(
         catch_panic(handler(&mut payload)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude_with(request, handled, Request::reply_rewritten)
+    conclude_rewritten(request, handled)
 }
 
 fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
@@ -244,48 +252,70 @@ fn conclude<T>(
     encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
 ) -> Finished {
     conclude_with(request, handled, |request, output| {
-        reply(request, &output, encode);
+        reply(request, output, encode)
     })
 }
 
-/// Answers with `output`, also if that panics as it is encoded.
+/// Answers with `output`, also if that panics as it is encoded. An error says that it panicked as it was dropped, after that.
 pub(crate) fn reply<T>(
     request: Request,
-    output: &T,
+    output: T,
     encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
-) {
+) -> Result<(), Panic> {
     request.reply(|room| {
-        let encoded = catch_unwind(AssertUnwindSafe(|| encode(output, room)));
-        encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic_message(&*panic))))
+        let encoded = catch(|| encode(&output, room));
+        encoded.unwrap_or_else(|panic| Err(EncodeError::Value(panic.into_message())))
     });
+    discard(output)
 }
 
 /// The same for an answer that stands in send memory already. A handler that claims more than that has made a mistake.
 fn conclude_written(request: Request, handled: Handled<usize>) -> Finished {
-    conclude_with(request, handled, Request::reply_written)
+    conclude_with(request, handled, |request, len| {
+        request.reply_written(len);
+        Ok(())
+    })
+}
+
+fn conclude_rewritten(request: Request, handled: Handled<usize>) -> Finished {
+    conclude_with(request, handled, |request, len| {
+        request.reply_rewritten(len);
+        Ok(())
+    })
 }
 
 fn conclude_with<T>(
     request: Request,
     handled: Handled<T>,
-    reply: impl FnOnce(Request, T),
+    reply: impl FnOnce(Request, T) -> Result<(), Panic>,
 ) -> Finished {
-    match handled {
+    let concluded = match handled {
         Ok(Ok(output)) => reply(request, output),
-        Ok(Err(fault)) => request.fail(fault),
-        Err(panic) => {
-            request.fail(panic_fault(&*panic));
-            return has_panicked(&*panic);
+        Ok(Err(fault)) => {
+            request.fail(fault);
+            Ok(())
         }
-    }
-    Finished::Answered
+        Err(panic) => {
+            request.fail(panic.fault());
+            Err(panic)
+        }
+    };
+    concluded.map_or_else(Panic::finish, |()| Finished::Answered)
 }
 
-/// The handler has ended by a panic, of which its caller has been told.
-pub(crate) fn has_panicked(panic: &(dyn Any + Send)) -> Finished {
-    let message = panic_message(panic);
-    asked::say(EndCause::Panicked { message });
-    Finished::Panicked
+/// Begins a parallel handler that takes its turn with the serial ones, with what `share` gives it to see.
+pub fn answer_in_turn<'state, T>(
+    request: Request,
+    share: impl FnOnce() -> T,
+    dispatch: impl FnOnce(T, Request) -> Parallel,
+) -> Dispatch<'state> {
+    match catch(share) {
+        Ok(shared) => Dispatch::Running(dispatch(shared, request)),
+        Err(panic) => {
+            request.fail(panic.fault());
+            panic.finish().into()
+        }
+    }
 }
 
 /// How the payloads of a request travel.
@@ -316,7 +346,7 @@ impl From<Finished> for Dispatch<'_> {
     }
 }
 
-async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Panic> {
     let mut future = pin!(future);
     poll_fn(|context| {
         let polled = catch(|| future.as_mut().poll(context));
@@ -327,20 +357,4 @@ async fn catch_panic<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Se
         }
     })
     .await
-}
-
-/// What a caller is told of a panic.
-pub(crate) fn panic_fault(panic: &(dyn Any + Send)) -> Fault {
-    Fault::Raised {
-        type_name: "panic".to_owned(),
-        message: panic_message(panic),
-        traceback: take_trace(),
-    }
-}
-
-/// The message that a panic was raised with.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "a panic without a message".to_owned())
 }

@@ -1,8 +1,7 @@
 //! From a request to the items of a stream.
 
-use std::any::Any;
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use futures_util::Stream;
@@ -11,8 +10,8 @@ use slimerpc::wire::{EncodeError, Fault};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::answer::{Failure, codec, decode, encode_with, has_panicked, panic_fault, reply};
-use crate::panics::catch;
+use crate::answer::{Failure, codec, decode, encode_with, reply};
+use crate::panics::{Panic, catch, discard};
 use crate::{Finished, Request, StreamCall};
 
 /// Runs a method that gives back a stream, and makes an item for each request of the caller, not before that.
@@ -25,24 +24,28 @@ where
     S: Stream<Item = Result<M::Item, Failure>>,
 {
     let encode = encode_with(codec::<M>(&request));
-    let arguments = decode::<M>(&request);
+    if !request.opens_stream() {
+        request.fail(Fault::NotStreamed);
+        return Finished::Answered;
+    }
+    let begun = catch(|| decode(&request).map(begin));
     let Some(sink) = request.into_items() else {
         return Finished::Answered;
     };
-    let arguments = match arguments {
-        Ok(arguments) => arguments,
-        Err(fault) => {
+    let mut stream = match begun {
+        Ok(Ok(stream)) => Box::pin(stream),
+        Ok(Err(fault)) => {
             sink.finish(Some(fault));
             return Finished::Answered;
         }
-    };
-    match catch(|| begin(arguments)) {
-        Ok(stream) => drive(sink, pin!(stream), encode).await,
         Err(panic) => {
-            sink.finish(Some(panic_fault(&*panic)));
-            has_panicked(&*panic)
+            sink.finish(Some(panic.fault()));
+            return panic.finish();
         }
-    }
+    };
+    let finished = drive(sink, stream.as_mut(), encode).await;
+    // Its caller has been told how it ended.
+    discard(stream).map_or_else(Panic::finish, |()| finished)
 }
 
 async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
@@ -63,7 +66,12 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
             }
         };
         match next(&sink, stream.as_mut()).await {
-            Next::Item(Some(Ok(item))) => reply(request, &item, &encode),
+            Next::Item(Some(Ok(item))) => {
+                if let Err(panic) = reply(request, item, &encode) {
+                    sink.finish(Some(panic.fault()));
+                    return panic.finish();
+                }
+            }
             Next::Item(Some(Err(failure))) => {
                 request.fail(failure.into());
                 sink.finish(None);
@@ -75,9 +83,9 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
                 return Finished::Answered;
             }
             Next::Panicked(panic) => {
-                request.fail(panic_fault(&*panic));
+                request.fail(panic.fault());
                 sink.finish(None);
-                return has_panicked(&*panic);
+                return panic.finish();
             }
         }
         // A stream that never waits must not keep the thread from its other work.
@@ -90,7 +98,7 @@ enum Next<T> {
     Item(Option<T>),
     /// Its caller wants no more.
     Unwanted,
-    Panicked(Box<dyn Any + Send>),
+    Panicked(Panic),
 }
 
 /// The next item, unless it is no longer wanted before it is there.

@@ -1,9 +1,9 @@
 //! What makes the instances of a service.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::answer::panic_message;
+use slimerpc::panics::contain;
+
 use crate::{AgentError, EndCause};
 
 /// What a factory is told about the instance that it is to make; see [`PeerAgent::serve_from`](crate::PeerAgent::serve_from).
@@ -64,10 +64,9 @@ type Make<A> = dyn FnMut(&mut Start<A>) -> Result<A, String>;
 
 /// Has an instance made.
 pub(crate) fn made<T>(make: impl FnOnce() -> Result<T, String>) -> Result<T, NotMade> {
-    match catch_unwind(AssertUnwindSafe(make)) {
-        Ok(made) => made.map_err(NotMade::Failed),
-        Err(panic) => Err(NotMade::Panicked(panic_message(&*panic))),
-    }
+    contain(make)
+        .map_err(NotMade::Panicked)?
+        .map_err(NotMade::Failed)
 }
 
 /// Why there is no instance.

@@ -135,8 +135,8 @@ pub use watch::{PeerEvent, Terminated, Watch};
 #[doc(hidden)]
 pub mod __private {
     pub use crate::answer::{
-        Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_inplace,
-        answer_inplace_async, answer_raw, answer_raw_async, answer_rewritten,
+        Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_in_turn,
+        answer_inplace, answer_inplace_async, answer_raw, answer_raw_async, answer_rewritten,
         answer_rewritten_async, lend, lend_mut, unknown_method,
     };
     pub use crate::answer_stream::answer_stream;

@@ -1,9 +1,8 @@
 //! What a service instance may want to do when it begins and ends.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use slimerpc::panics::contain;
 
 use crate::EndCause;
-use crate::answer::panic_message;
 
 /// Hooks into the life of a service's instances. Each does nothing unless it is written; a service that has some is served
 /// with [`hooks`](crate::Serve::hooks).
@@ -91,8 +90,7 @@ impl<A> Hooks<A> {
 
 /// Does what belongs to the end of an instance, which no panic may keep from ending.
 pub(crate) fn guarded(doing: &str, work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        let message = panic_message(&*panic);
+    if let Err(message) = contain(work) {
         tracing::error!(doing, message, "the end of an instance panicked");
     }
 }

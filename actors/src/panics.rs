@@ -4,7 +4,48 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::Once;
-use std::thread;
+
+use slimerpc::panics::message;
+use slimerpc::wire::Fault;
+
+use crate::{EndCause, Finished, asked};
+
+/// A panic of a handler, or of what a handler gave, that was caught.
+#[derive(Debug)]
+pub(crate) struct Panic {
+    message: String,
+    /// Where it was raised; a backtrace follows if `RUST_BACKTRACE` asks for that.
+    trace: String,
+}
+
+impl Panic {
+    /// What a caller is told.
+    pub(crate) fn fault(&self) -> Fault {
+        Fault::Raised {
+            type_name: "panic".to_owned(),
+            message: self.message.clone(),
+            traceback: self.trace.clone(),
+        }
+    }
+
+    pub(crate) fn into_message(self) -> String {
+        self.message
+    }
+
+    /// Ends a request by this. Its caller has been told, or had its answer before; what becomes of the instance, the
+    /// supervisor decides.
+    pub(crate) fn finish(self) -> Finished {
+        asked::say(self.into());
+        Finished::Panicked
+    }
+}
+
+impl From<Panic> for EndCause {
+    fn from(panic: Panic) -> Self {
+        let message = panic.message;
+        Self::Panicked { message }
+    }
+}
 
 thread_local! {
     /// Whether a handler runs on this thread.
@@ -55,22 +96,32 @@ fn frames_of_handler(backtrace: &str) -> &str {
     &backtrace[start.unwrap_or(0)..]
 }
 
-/// Runs a handler, or polls it.
+/// Runs a handler, polls it, or does something else that runs code of the service.
 #[inline(never)]
-pub(crate) fn catch<T>(handler: impl FnOnce() -> T) -> thread::Result<T> {
+pub(crate) fn catch<T>(handler: impl FnOnce() -> T) -> Result<T, Panic> {
     struct Leave(bool);
     impl Drop for Leave {
         fn drop(&mut self) {
             IN_HANDLER.set(self.0);
         }
     }
-    let _leave = Leave(IN_HANDLER.replace(true));
-    catch_unwind(AssertUnwindSafe(handler))
+    let caught = {
+        let _leave = Leave(IN_HANDLER.replace(true));
+        catch_unwind(AssertUnwindSafe(handler))
+    };
+    caught.map_err(|payload| Panic {
+        trace: TRACE.take().unwrap_or_default(),
+        message: message(payload),
+    })
 }
 
-/// Where the panic that was just caught was raised; a backtrace follows if `RUST_BACKTRACE` asks for that.
-pub(crate) fn take_trace() -> String {
-    TRACE.take().unwrap_or_default()
+/// Drops what a handler gave, which is code of the service.
+#[inline]
+pub(crate) fn discard<T>(value: T) -> Result<(), Panic> {
+    if std::mem::needs_drop::<T>() {
+        return catch(|| drop(value));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context as TaskContext, Poll};
@@ -19,11 +18,12 @@ use slimerpc::channel::{Delivery, LossCause, Ticket};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
-use crate::answer::panic_message;
 use crate::instance::Instance;
 use crate::instance_id::InstanceId;
+use crate::lifecycle::guarded;
 use crate::mailboxes::SharedMailboxes;
 use crate::order::Order;
+use crate::panics::catch;
 use crate::reply::ALONE;
 use crate::{Dispatch, EndCause, Finished, Request, asked};
 
@@ -290,11 +290,16 @@ impl Rings {
         while *left > 0 {
             *left -= 1;
             if let Some(running) = &mut self.running {
-                let poll = || self.instance.run(|| running.future.as_mut().poll(task));
-                let Poll::Ready(finished) = asked::listen(poll) else {
-                    return ran;
+                let instance = self.instance;
+                let poll = || instance.run(|| running.future.as_mut().poll(task));
+                // What the service's code may do is caught where it is told to the caller; nothing else of it gets further
+                // than this.
+                let finished = match asked::listen(|| catch(poll)) {
+                    Ok(Poll::Pending) => return ran,
+                    Ok(Poll::Ready(finished)) => finished,
+                    Err(panic) => asked::listen(|| panic.finish()),
                 };
-                self.running = None;
+                self.running.take().map(end);
                 ran = true;
                 settle(handler, finished == Finished::Panicked);
             }
@@ -420,14 +425,10 @@ fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     }
 }
 
-/// Drops the handler of a request that was cancelled where it awaits. Its request answers as it is dropped, which gives
+/// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its request answers as it is dropped, which gives
 /// the caller its credit back (SLOT-2).
 fn end(running: Running) {
-    let dropped = catch_unwind(AssertUnwindSafe(|| drop(running)));
-    if let Err(panic) = dropped {
-        let message = panic_message(&*panic);
-        tracing::error!(message, "a cancelled handler panicked as it was dropped");
-    }
+    guarded("dropping a handler", || drop(running));
 }
 
 impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {

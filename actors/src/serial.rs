@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use slimerpc::panics::contain;
 use tokio::sync::watch;
 
 use crate::factory::{Factory, NotMade, Start, made};
@@ -61,11 +62,16 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         report: Option<Report>,
     ) -> Result<(Self, Seen<S::Shared>), NotMade> {
         let ((state, shared), factory) = match source {
-            Source::Value(state) => (made(|| Ok(ready::<S, A>(state, &hooks)))?, None),
+            Source::Value(state) => (ready::<S, A>(state, &hooks)?, None),
             Source::Factory(mut factory) => {
-                let mut start = Start::first();
-                let make = || (factory.make)(&mut start).map(|state| ready::<S, A>(state, &hooks));
-                (made(make)?, Some(factory))
+                let made = made(|| (factory.make)(&mut Start::first()));
+                match made.and_then(|state| ready::<S, A>(state, &hooks)) {
+                    Ok(ready) => (ready, Some(factory)),
+                    Err(not_made) => {
+                        guarded("dropping a factory", || drop(factory));
+                        return Err(not_made);
+                    }
+                }
             }
         };
         let (shared, seen) = shared.map(watch::channel).unzip();
@@ -90,8 +96,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
             return Ok(());
         };
         let mut start = Start::again(previous.take(), Some(cause), number);
-        let make = || (factory.make)(&mut start).map(|state| ready::<S, A>(state, &self.hooks));
-        let made = made(make);
+        let made = made(|| (factory.make)(&mut start));
+        let made = made.and_then(|state| ready::<S, A>(state, &self.hooks));
         let untaken = start.take_previous();
         let (state, shared) = match made {
             Ok(made) => made,
@@ -102,7 +108,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         };
         guarded("dropping the instance before it", || drop(untaken));
         if let (Some(seen), Some(shared)) = (&self.shared, shared) {
-            seen.send_replace(shared);
+            let before = seen.send_replace(shared);
+            guarded("dropping what parallel methods saw", || drop(before));
         }
         self.number = number;
         self.life = Life::Up(Rc::new(RefCell::new(state)));
@@ -143,6 +150,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         }
         let before = std::mem::replace(&mut self.life, Life::Down);
         guarded("dropping an instance", || drop(before));
+        let factory = self.factory.take();
+        guarded("dropping a factory", || drop(factory));
     }
 }
 
@@ -150,10 +159,19 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
 fn ready<S: ServedBy<A> + ?Sized, A>(
     mut state: A,
     hooks: &Hooks<A>,
-) -> (A, Option<Arc<S::Shared>>) {
-    (hooks.started)(&mut state);
-    let shared = S::share(&state);
-    (state, shared)
+) -> Result<(A, Option<Arc<S::Shared>>), NotMade> {
+    let begun = contain(|| {
+        (hooks.started)(&mut state);
+        S::share(&state)
+    });
+    match begun {
+        Ok(shared) => Ok((state, shared)),
+        Err(message) => {
+            // By now: one that panics while another panic unwinds would abort the process.
+            guarded("dropping an instance that did not start", || drop(state));
+            Err(NotMade::Panicked(message))
+        }
+    }
 }
 
 impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {

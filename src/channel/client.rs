@@ -19,6 +19,7 @@ use super::lanes::{Lanes, LanesInit, Outgoing};
 use super::lend::{Lent, Loan, RemoteRing, Ring};
 use super::pump::{Pump, Pumped};
 use super::rendezvous::Rendezvous;
+use super::wake::wake_all;
 use super::work_id::WorkId;
 use super::{
     Answer, Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError,
@@ -298,15 +299,17 @@ impl ToldCall {
         let channel = &*call.channel;
         let mut core = channel.lock();
         core.progress(channel);
+        let mut before = None;
         let taken = match core.waiting.get_mut(&call.id) {
             None => Poll::Ready(()),
             Some(waiting) => {
-                register(&mut waiting.waker, Some(waker));
+                before = register(&mut waiting.waker, Some(waker));
                 Poll::Pending
             }
         };
         call.done = taken.is_ready();
         channel.wake(core);
+        drop(before);
         taken
     }
 
@@ -825,7 +828,7 @@ impl ClientChannel {
         let ready = std::mem::take(&mut core.ready);
         let failures = std::mem::take(&mut core.failures);
         drop(core);
-        ready.into_iter().for_each(Waker::wake);
+        wake_all(ready);
         if let Some(Listener(listener)) = self.listener.get() {
             failures.into_iter().for_each(listener);
         }
@@ -1358,6 +1361,7 @@ impl PendingCall {
         if self.deadline.is_some() && matches!(state, CallState::Pending(_) | CallState::Waiting) {
             state = core.caller.state(self.id, self.slot, Instant::now());
         }
+        let mut before = None;
         let decided = match state {
             CallState::Answered(slot) => Poll::Ready(Ok((slot, core.landed[usize::from(slot)]))),
             CallState::Closed => Poll::Ready(Err(CallError::Closed {
@@ -1371,17 +1375,18 @@ impl PendingCall {
             }
             CallState::Pending(slot) => {
                 self.slot = Some(slot);
-                register(&mut core.wakers[usize::from(slot)], waker);
+                before = register(&mut core.wakers[usize::from(slot)], waker);
                 Poll::Pending
             }
             CallState::Waiting => {
                 if let Some(call) = core.waiting.get_mut(&self.id) {
-                    register(&mut call.waker, waker);
+                    before = register(&mut call.waker, waker);
                 }
                 Poll::Pending
             }
         };
         channel.wake(core);
+        drop(before);
         decided
     }
 
@@ -1402,12 +1407,14 @@ impl PendingCall {
             return;
         }
         let mut core = self.channel.lock();
-        core.waiting.remove(&self.id);
+        // With its waker, which is not dropped before the lock is released.
+        let _waiting = core.waiting.remove(&self.id);
+        let mut _waker = None;
         let state = core.caller.state(self.id, self.slot, self.channel.created);
         if let CallState::Answered(slot) = state {
             core.finish(self.id, slot);
         } else if let Some(slot) = core.caller.end(self.id) {
-            core.wakers[usize::from(slot)] = None;
+            _waker = core.wakers[usize::from(slot)].take();
             core.cancel(&self.channel, slot);
         }
         core.grant(&self.channel);
@@ -1421,10 +1428,13 @@ impl Drop for PendingCall {
     }
 }
 
-fn register(place: &mut Option<Waker>, waker: Option<&Waker>) {
+/// Gives back the waker that was there before, to be dropped when the lock is released: with it may go the last of a task that
+/// has other calls of the same channel.
+#[must_use]
+fn register(place: &mut Option<Waker>, waker: Option<&Waker>) -> Option<Waker> {
     match (place, waker) {
-        (Some(held), Some(waker)) if held.will_wake(waker) => {}
-        (place, waker) => *place = waker.cloned(),
+        (Some(held), Some(waker)) if held.will_wake(waker) => None,
+        (place, waker) => std::mem::replace(place, waker.cloned()),
     }
 }
 

@@ -247,6 +247,14 @@ impl Inbound {
         }
     }
 
+    /// Whether the caller opens a stream with it, and awaits items.
+    pub fn opens_stream(&self) -> bool {
+        match &self.from {
+            From::Ring(_, request) => request.demand.is_some(),
+            From::Here(request, _) => request.demand.is_some(),
+        }
+    }
+
     /// To answer with the items of a stream. `None` if the caller did not open one; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
         let Some(demand) = self.take_demand() else {

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::inbound::{Inbound, Ticket};
 use super::peer_channel::AnswerError;
 use super::{Answer, CallError, Delivery, Demand, Hosted, LossCause, Patience};
+use crate::panics::contain;
 use crate::wire::{EncodeError, Fault};
 
 /// A service of this process, to whose instance requests are handed.
@@ -62,7 +63,10 @@ impl LocalRequest {
     /// Tells the caller. Only the first time counts.
     pub(super) fn conclude(&mut self, outcome: Outcome) {
         if let Some(conclude) = self.conclude.take() {
-            conclude.0(outcome);
+            // Of the caller, whose waker may panic: its service goes on.
+            if let Err(message) = contain(|| conclude.0(outcome)) {
+                tracing::error!(message, "a caller panicked as it was told");
+            }
         }
     }
 

@@ -72,6 +72,7 @@ mod send_queue;
 mod simulation;
 mod stream;
 mod violation;
+mod wake;
 mod work_id;
 
 pub use answer::{Answer, ReplyBytes};

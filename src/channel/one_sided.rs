@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use super::bulk::{Bulk, Remote, Transfer};
 use super::memory::{Block, Memory, MemoryError};
 use super::pump::{Pump, Pumped};
+use super::wake::wake_all;
 use super::{ConnectError, LossCause, Patience, Place, QueuePairInfo};
 use crate::fabric::{
     Completion, CompletionQueue, CompletionStatus, Device, QueuePair, QueuePairInit,
@@ -252,7 +253,7 @@ impl OneSided {
     fn wake(&self, mut core: MutexGuard<'_, Core>) {
         let ready = std::mem::take(&mut core.ready);
         drop(core);
-        ready.into_iter().for_each(Waker::wake);
+        wake_all(ready);
     }
 }
 
@@ -374,8 +375,14 @@ impl PendingTransfer {
         match core.pending.remove(&self.id) {
             Some(Pending::Done(result)) => Poll::Ready(result),
             Some(Pending::Underway(held)) => {
-                let held = waker.cloned().or(held);
-                core.pending.insert(self.id, Pending::Underway(held));
+                let (next, before) = match (waker, held) {
+                    (Some(waker), held) => (Some(waker.clone()), held),
+                    (None, held) => (held, None),
+                };
+                core.pending.insert(self.id, Pending::Underway(next));
+                // With a waker may go the last of a task that has other transfers of this connection.
+                drop(core);
+                drop(before);
                 Poll::Pending
             }
             None => panic!("a transfer is polled after it was ready"),

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::wake::wake_all;
 use super::{Inbound, Ticket};
 use crate::wire::Fault;
 
@@ -44,7 +45,7 @@ impl Demand {
                 state.asked.push_back(request);
                 let waker = state.waker.take();
                 drop(state);
-                return waker.into_iter().for_each(Waker::wake);
+                return wake_all(waker);
             }
             Phase::Unwanted => None,
             Phase::Over(failure) => failure.take(),
@@ -64,7 +65,7 @@ impl Demand {
         let waker = state.waker.take();
         drop(state);
         asked.into_iter().for_each(Inbound::end);
-        waker.into_iter().for_each(Waker::wake);
+        wake_all(waker);
     }
 
     /// The same if `request` is one of those for items. Says whether it is.

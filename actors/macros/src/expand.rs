@@ -257,10 +257,11 @@ fn dispatch(service: &Service) -> TokenStream {
     };
     let arms = service.methods.iter().enumerate().map(|(index, method)| {
         let answer = if method.shared().is_some() {
-            quote!({
-                let shared = ::slimerpc_actors::Share::share(&*::slimerpc_actors::__private::lend::<#actor, _>(state));
-                ::slimerpc_actors::Dispatch::Running(<Self as ::slimerpc_actors::ServedBy<#actor>>::dispatch_parallel(shared, method, request))
-            })
+            quote!(::slimerpc_actors::__private::answer_in_turn(
+                request,
+                || ::slimerpc_actors::Share::share(&*::slimerpc_actors::__private::lend::<#actor, _>(state)),
+                |shared, request| <Self as ::slimerpc_actors::ServedBy<#actor>>::dispatch_parallel(shared, method, request),
+            ))
         } else {
             answer(service, method, &actor)
         };
