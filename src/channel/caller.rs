@@ -346,6 +346,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn slot_2_a_call_that_ends_when_it_is_answered_gives_its_slot_back() {
+        let mut caller = Caller::new(1);
+        let Some(Placed::Slot(id, slot)) = caller.open(true, None) else {
+            panic!("there is a free slot");
+        };
+        assert!(caller.posted(id, slot, None));
+        assert_eq!(caller.receive(slot, id), Received::Answer(id));
+        assert_eq!(caller.end(id), None, "nothing is to be cancelled");
+        assert!(caller.is_free(slot));
+        // Whatever still says that it is done with it frees it once.
+        caller.finish(id, slot);
+        assert_eq!((caller.credits().free, caller.free.len()), (1, 1));
+    }
+
+    #[test]
     fn call_2_an_answer_that_comes_after_the_channel_was_closed_leaves_its_request_sent() {
         let mut caller = Caller::new(2);
         let Some(Placed::Slot(id, slot)) = caller.open(true, None) else {

@@ -1446,3 +1446,6 @@ impl From<EncodeError> for CallError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -569,6 +569,67 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::channel::loopback::{DRIVER, Loopback};
+    use crate::fabric::{CompletionStatus, Opcode};
+
+    #[test]
+    fn fence_1_the_end_of_an_earlier_life_closes_no_channel_of_the_new_one() {
+        let mut ends = Loopback::new(2);
+        let second = ends.dial(2);
+        ends.mailbox.dismiss(DRIVER, Some(1), &LossCause::Gone);
+        assert_eq!(ends.mailbox.callers(), 1);
+        ends.serve(&second);
+        // Nor does that of another caller.
+        ends.mailbox.dismiss("another", None, &LossCause::Left);
+        ends.mailbox.dismiss("another", Some(2), &LossCause::Left);
+        ends.serve(&second);
+        ends.mailbox.dismiss(DRIVER, Some(2), &LossCause::Gone);
+        assert_eq!(ends.mailbox.callers(), 0);
+    }
+
+    #[test]
+    fn fence_1_completions_of_an_earlier_caller_in_a_place_do_nothing() {
+        let mut ends = Loopback::new(2);
+        ends.mailbox.dismiss(DRIVER, Some(1), &LossCause::Gone);
+        let second = ends.dial(2);
+        assert_eq!(ends.mailbox.places.len(), 1, "the place is used again");
+        let completion = |generation, lane, status| {
+            let id = WorkId {
+                receive: lane == 0,
+                owner: Key { at: 0, generation }.to_owner(),
+                lane,
+                retires: 0,
+            };
+            Completion {
+                wr_id: id.to_bits(),
+                status,
+                opcode: Opcode::RecvWriteWithImm,
+                imm: Some(0),
+                ..Completion::EMPTY
+            }
+        };
+        let mut deliveries = VecDeque::new();
+        for lane in [0, WorkId::BULK] {
+            for status in [CompletionStatus::Success, CompletionStatus::Flushed] {
+                let early = completion(0, lane, status);
+                ends.mailbox.complete(&early, &mut deliveries);
+                assert!(deliveries.is_empty(), "{deliveries:?}");
+                let [(_, violations)] = &ends.mailbox.violations()[..] else {
+                    panic!("the caller of now is gone")
+                };
+                assert_eq!(violations.total(), 0);
+            }
+        }
+        ends.serve(&second);
+        // Those of now count.
+        let generation = ends.mailbox.places[0].generation;
+        let lost = completion(generation, 0, CompletionStatus::Flushed);
+        ends.mailbox.complete(&lost, &mut deliveries);
+        assert!(matches!(
+            deliveries.pop_front(),
+            Some(Delivery::Lost { .. })
+        ));
+    }
 
     #[test]
     fn a_key_survives_its_owner_number() {

@@ -57,6 +57,8 @@ mod lend;
 pub mod link;
 mod liveness;
 mod local;
+#[cfg(test)]
+mod loopback;
 mod mailbox;
 mod memory;
 mod one_sided;

@@ -444,3 +444,40 @@ fn remote(place: Place, ranges: &[(u64, usize)]) -> impl Iterator<Item = Remote>
         len,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::channel::loopback::{LONG, memory, patience};
+    use crate::channel::{Buffer, Rights};
+    use crate::fabric::drop_order::{DropOrder, Gone};
+    use crate::fabric::shm::ShmDevice;
+
+    #[test]
+    fn drop_1_memory_that_is_read_into_outlives_the_queue_pair() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .unwrap();
+        let (ours, theirs) = (
+            DropOrder::new(ShmDevice::open().unwrap()),
+            ShmDevice::open().unwrap(),
+        );
+        let size = 1 << 20;
+        let buffer = Buffer::new(&[memory(&theirs)], size, Rights::Read).unwrap();
+        let device: Arc<dyn Device> = ours.clone();
+        let retry = RetryPolicy::default();
+        let dialer = OneSidedDialer::new(&memory(&device), retry).unwrap();
+        let (_exposed, address) = Exposed::accept(&*theirs, dialer.address(), retry).unwrap();
+        let connection = dialer.connect(address, patience(&runtime)).unwrap();
+        let transfer = connection.read(buffer.places()[0], &[(0, size)]).unwrap();
+        let until = Instant::now() + LONG;
+        while !connection.progress() {
+            assert!(Instant::now() < until, "no piece arrives");
+        }
+        assert!(transfer.poll_once(None).is_pending(), "some are to come");
+        // Nobody drives the runtime, so nobody looks any more.
+        drop((transfer, connection));
+        assert_eq!(ours.take_gone(), [Gone::QueuePair, Gone::Region]);
+    }
+}

@@ -133,3 +133,85 @@ impl Wake for Parker {
         self.thread.unpark();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::fs;
+    use std::os::fd::AsFd;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Nothing takes so long unless it hangs.
+    const LONG: Duration = Duration::from_secs(10);
+
+    /// Wakes a thread that `sleep` has put to sleep, once the kernel says that it sleeps.
+    fn is_woken(sleep: impl Fn(&Parker) + Send + 'static) {
+        let (tell, told) = mpsc::channel();
+        let (say, said) = mpsc::channel();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let ends = is_over.clone();
+        thread::spawn(move || {
+            Parker::with(|parker, waker| {
+                tell.send((rustix::thread::gettid(), waker.clone()))
+                    .unwrap();
+                // It may wake up for nothing.
+                while !ends.load(Ordering::Acquire) {
+                    sleep(parker);
+                }
+                say.send(()).unwrap();
+            });
+        });
+        let (thread, waker) = told.recv_timeout(LONG).unwrap();
+        let until = Instant::now() + LONG;
+        while !is_asleep(thread.as_raw_nonzero().get()) {
+            assert!(Instant::now() < until, "it does not go to sleep");
+            thread::yield_now();
+        }
+        is_over.store(true, Ordering::Release);
+        waker.wake();
+        said.recv_timeout(LONG).expect("the thread is woken");
+    }
+
+    /// Whether a thread of ours waits in the kernel.
+    fn is_asleep(thread: i32) -> bool {
+        let stat = fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+        let (_, state) = stat.rsplit_once(") ").unwrap();
+        state.starts_with('S')
+    }
+
+    #[test]
+    fn call_1_a_waker_wakes_its_thread_however_that_sleeps() {
+        is_woken(|parker| parker.park(None));
+        is_woken(|parker| parker.park(Some(Instant::now() + 10 * LONG)));
+        let queue = eventfd::create().unwrap();
+        is_woken(move |parker| {
+            let woken = parker.park_on(queue.as_fd(), None);
+            assert_eq!(woken, Some(Woken::Otherwise));
+        });
+    }
+
+    /// The waker sees that the thread watches descriptors, and it does not any more.
+    #[test]
+    fn call_1_a_waker_wakes_a_thread_that_has_stopped_watching_since() {
+        is_woken(|parker| {
+            parker.is_watching.store(true, Ordering::Relaxed);
+            parker.park(None);
+        });
+    }
+
+    #[test]
+    fn call_1_who_is_woken_while_awake_does_not_sleep() {
+        let queue = eventfd::create().unwrap();
+        Parker::with(|parker, waker| {
+            waker.wake_by_ref();
+            parker.park(None);
+            waker.wake_by_ref();
+            let woken = parker.park_on(queue.as_fd(), None);
+            assert_eq!(woken, Some(Woken::Otherwise));
+            assert!(!parker.is_notified());
+        });
+    }
+}

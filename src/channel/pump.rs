@@ -15,6 +15,8 @@ use crate::fabric::{CompletionEvents, CompletionQueue};
 
 #[cfg(all(test, slime_loom))]
 mod loom_model;
+#[cfg(all(test, not(slime_loom)))]
+mod tests;
 
 /// Who watches one queue.
 ///

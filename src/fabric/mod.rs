@@ -18,6 +18,8 @@ mod completion;
 mod completion_queue;
 pub mod conformance;
 mod device;
+#[cfg(test)]
+pub(crate) mod drop_order;
 mod error;
 pub(crate) mod eventfd;
 mod events;

@@ -280,6 +280,32 @@ mod tests {
     }
 
     #[test]
+    fn input_1_what_is_published_beyond_what_was_posted_is_not_delivered() {
+        let posted = Posted::default();
+        let entries: [Entry; 4] = Default::default();
+        let ring = ReceiveRing {
+            posted: &posted,
+            entries: &entries,
+        };
+        let consumer = Consumer::new(4, 4);
+        // A peer that does not ask whether there is a receive.
+        let mut producer = Producer::default();
+        let arrival = |imm| Arrival { imm, byte_len: 0 };
+        for imm in 0..3 {
+            producer.publish(ring, arrival(imm));
+        }
+        assert_eq!(consumer.take(ring, false), None);
+        assert_eq!(consumer.take(ring, true), None, "nor is it flushed");
+        // Each receive takes one, under the name of that receive.
+        for number in 0..3 {
+            assert!(consumer.post(ring, 7 + u64::from(number)));
+            let taken = Some((7 + u64::from(number), Some(arrival(number))));
+            assert_eq!(consumer.take(ring, false), taken);
+            assert_eq!(consumer.take(ring, false), None);
+        }
+    }
+
+    #[test]
     fn what_was_posted_is_flushed_and_nothing_else() {
         let (posted, entries) = (Posted::default(), [Entry::default(), Entry::default()]);
         let ring = ReceiveRing {

@@ -1,0 +1,212 @@
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use super::*;
+use crate::channel::loopback::{LONG, Loopback, WORKER, memory, patience};
+use crate::fabric::drop_order::{DropOrder, Gone};
+use crate::fabric::{CompletionStatus, Opcode, shm::ShmDevice};
+
+/// Somebody looks whether anything has arrived, but at no call.
+fn look(channel: &ClientChannel) {
+    channel.progress();
+}
+
+#[test]
+fn slot_2_an_answer_that_is_dropped_unread_gives_its_credit_back() {
+    for is_seen in [false, true] {
+        let mut ends = Loopback::new(2);
+        let call = ends.call();
+        let request = ends.request();
+        ends.answer(request, b"");
+        if is_seen {
+            look(&ends.channel);
+        }
+        drop(call);
+        let credits = ends.channel.credits();
+        assert_eq!((credits.free, credits.in_use, credits.orphaned), (2, 0, 0));
+    }
+}
+
+#[test]
+fn call_1_a_call_that_waits_is_sent_when_an_answer_is_dropped_unread() {
+    let mut ends = Loopback::new(1);
+    let first = ends.call();
+    let second = ends.channel.call(7, None, |_| Ok(0)).unwrap();
+    let request = ends.request();
+    ends.answer(request, b"");
+    look(&ends.channel);
+    drop(first);
+    assert_eq!(ends.request().method(), 7);
+    drop(second);
+}
+
+#[test]
+fn call_1_a_channel_that_is_closed_keeps_the_answers_that_have_arrived() {
+    for is_seen in [false, true] {
+        let mut ends = Loopback::new(2);
+        let (mut answered, mut other) = (ends.call(), ends.call());
+        let request = ends.request();
+        ends.answer(request, b"42");
+        if is_seen {
+            look(&ends.channel);
+        }
+        ends.channel.close(LossCause::Left);
+        let Poll::Ready(Ok(answer)) = answered.poll(None) else {
+            panic!("the answer had arrived")
+        };
+        assert_eq!(answer.payload(), b"42");
+        drop(answer);
+        let cause = LossCause::Left;
+        let closed = CallError::Closed { cause, sent: true };
+        let outcome = other.poll(None).map(|answer| answer.map(drop));
+        assert_eq!(outcome, Poll::Ready(Err(closed)));
+    }
+}
+
+#[test]
+fn call_1_the_deadline_of_a_call_travels_though_it_waited_for_a_credit() {
+    const ALLOWED: Duration = Duration::from_secs(3600);
+    let mut ends = Loopback::new(1);
+    let begun = Instant::now();
+    let call = |timeout| ends.channel.call(0, timeout, |_| Ok(0)).unwrap();
+    let (at_once, waits, mut set_later) = (call(Some(ALLOWED)), call(Some(ALLOWED)), call(None));
+    let without = call(None);
+    set_later.set_timeout(ALLOWED);
+    let mut calls = vec![without, set_later, waits, at_once];
+    while let Some(call) = calls.pop() {
+        let request = ends.request();
+        let left = request.expires().map(|at| at.duration_since(begun));
+        if calls.is_empty() {
+            assert_eq!(left, None, "no deadline was set");
+        } else {
+            let left = left.expect("it has a deadline");
+            // What it has waited is not given to it again, and it arrives later than it was sent.
+            assert!(left > ALLOWED - LONG && left < ALLOWED + LONG, "{left:?}");
+        }
+        ends.answer(request, b"");
+        look(&ends.channel);
+        drop(call);
+    }
+}
+
+#[test]
+fn fence_1_completions_from_before_a_reset_do_nothing() {
+    let (ours, theirs) = (ShmDevice::open().unwrap(), ShmDevice::open().unwrap());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    let (geometry, retry) = (Geometry::new(2, 256).unwrap(), RetryPolicy::default());
+    let mut dialer = Dialer::compatible(&*ours, geometry, retry, 1).unwrap();
+    let peer = Dialer::compatible(&*theirs, geometry, retry, 1).unwrap();
+    for _ in 0..2 {
+        dialer.reach(&peer.queue_pairs()).unwrap();
+    }
+    let patience = patience(&runtime);
+    let channel = dialer.connect_compatible(WORKER, &peer.ring(), patience);
+    let channel = channel.unwrap();
+    let completion = |owner, status| {
+        let id = WorkId {
+            receive: true,
+            owner,
+            lane: 0,
+            retires: 0,
+        };
+        Completion {
+            wr_id: id.to_bits(),
+            status,
+            opcode: Opcode::RecvWriteWithImm,
+            imm: Some(0),
+            ..Completion::EMPTY
+        }
+    };
+    let complete = |owner, status| {
+        let completion = completion(owner, status);
+        channel.lock().complete(&channel, &completion)
+    };
+    for status in [CompletionStatus::Success, CompletionStatus::Flushed] {
+        assert_eq!(complete(OWNER, status), Ok(()), "{status:?}");
+        assert_eq!(channel.violations().total(), 0, "{status:?}");
+    }
+    // Those of now count.
+    let lost = complete(OWNER + 1, CompletionStatus::Flushed);
+    assert_eq!(lost, Err(LossCause::Gone));
+}
+
+/// So many queue pairs go, and then so many regions.
+fn in_order(queue_pairs: usize, regions: usize) -> Vec<Gone> {
+    let queue_pairs = std::iter::repeat_n(Gone::QueuePair, queue_pairs);
+    let regions = std::iter::repeat_n(Gone::Region, regions);
+    queue_pairs.chain(regions).collect()
+}
+
+fn noted() -> Arc<DropOrder> {
+    DropOrder::new(ShmDevice::open().unwrap())
+}
+
+#[test]
+fn drop_1_rings_of_a_caller_outlive_its_queue_pairs() {
+    let (ours, theirs) = (noted(), noted());
+    let ends = Loopback::on(ours.clone(), theirs.clone(), 2);
+    drop(ends.channel);
+    assert_eq!(ours.take_gone(), in_order(2, 2));
+}
+
+#[test]
+fn drop_1_rings_of_a_mailbox_outlive_its_queue_pairs() {
+    let (ours, theirs) = (noted(), noted());
+    let mut ends = Loopback::on(ours.clone(), theirs.clone(), 2);
+    let call = ends.call();
+    let request = ends.request();
+    drop(ends.mailbox);
+    assert_eq!(theirs.take_gone(), [], "a request keeps its ring");
+    drop(request);
+    assert_eq!(theirs.take_gone(), in_order(2, 2));
+    drop(call);
+}
+
+#[test]
+fn drop_1_memory_outlives_the_queue_pair_that_moves_a_payload() {
+    let (ours, theirs) = (noted(), noted());
+    let mut ends = Loopback::on(ours.clone(), theirs.clone(), 2);
+    let size = 1 << 20;
+    let call = ends.channel.call(0, None, |room| {
+        let limit = room.len();
+        let too_large = EncodeError::TooLarge { size, limit };
+        (limit >= size).then_some(size).ok_or(too_large)
+    });
+    let call = call.unwrap();
+    let until = Instant::now() + LONG;
+    while ends.memory.account().lent == 0 {
+        assert!(Instant::now() < until, "the payload is not read");
+        ends.mailbox.poll(&mut VecDeque::new()).unwrap();
+    }
+    let Loopback {
+        channel, mailbox, ..
+    } = ends;
+    // The service goes as it reads the payload, the caller as it offers it.
+    drop(mailbox);
+    assert_eq!(theirs.take_gone(), in_order(2, 3));
+    // The call keeps its channel, and is the last that does.
+    drop(channel);
+    assert_eq!(ours.take_gone(), []);
+    drop(call);
+    assert_eq!(ours.take_gone(), in_order(2, 3));
+}
+
+#[test]
+fn drop_1_rings_of_a_channel_that_was_never_connected_go_last() {
+    let device = noted();
+    let (geometry, retry) = (Geometry::new(2, 256).unwrap(), RetryPolicy::default());
+    drop(
+        Dialer::new(
+            &memory(&(device.clone() as Arc<dyn Device>)),
+            geometry,
+            retry,
+        )
+        .unwrap(),
+    );
+    assert_eq!(device.take_gone(), in_order(2, 2));
+    drop(Dialer::compatible(&*device, geometry, retry, 3).unwrap());
+    assert_eq!(device.take_gone(), in_order(3, 2));
+}

@@ -1,0 +1,105 @@
+//! Who watched has gone; nobody who sleeps is forgotten.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::mpsc;
+use std::task::{Poll, Wake, Waker};
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+
+use super::*;
+use crate::channel::loopback::{LONG, Loopback};
+use crate::channel::{Inbound, PendingCall};
+
+/// Wakes nobody, and says that it was woken.
+struct Told(mpsc::Sender<()>);
+
+impl Wake for Told {
+    fn wake(self: Arc<Self>) {
+        // Who is not waited for any more is not told.
+        let _ = self.0.send(());
+    }
+}
+
+/// A call of somebody who sleeps.
+struct Sleeper {
+    call: PendingCall,
+    woken: mpsc::Receiver<()>,
+}
+
+impl Sleeper {
+    /// Goes to sleep in the current runtime, or in none.
+    fn new(mut call: PendingCall) -> Self {
+        let (tell, woken) = mpsc::channel();
+        let waker = Waker::from(Arc::new(Told(tell)));
+        let polled = call.poll(Some(&waker)).map(|answer| answer.is_ok());
+        assert_eq!(polled, Poll::Pending);
+        call.sleep();
+        Self { call, woken }
+    }
+
+    /// Is woken when `request`, which it has made, is answered.
+    fn is_woken(mut self, request: Inbound) {
+        request.reply(|_| Ok(0));
+        self.woken.recv_timeout(LONG).expect("it is forgotten");
+        assert!(self.call.poll(None).map(|answer| answer.is_ok()) == Poll::Ready(true));
+    }
+}
+
+/// Its tasks run only while somebody blocks on it.
+fn runtime() -> tokio::runtime::Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
+    for is_driven in [false, true] {
+        let mut ends = Loopback::new(2);
+        let guest = runtime();
+        let sleeper = {
+            let _entered = guest.enter();
+            Sleeper::new(ends.call())
+        };
+        assert!(matches!(*ends.channel.pump().guest(), Some(Guest::Task(_))));
+        if is_driven {
+            // Until its task waits for events.
+            guest.block_on(async {
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+            });
+        }
+        drop(guest);
+        let request = ends.request();
+        sleeper.is_woken(request);
+    }
+}
+
+#[test]
+fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
+    let mut ends = Loopback::new(2);
+    let mut first = ends.call();
+    let others = thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            Parker::with(|parker, waker| {
+                while first.poll(Some(waker)).map(|a| a.is_ok()).is_pending() {
+                    first.park(parker);
+                }
+            });
+        });
+        let until = Instant::now() + LONG;
+        while !matches!(*ends.channel.pump().guest(), Some(Guest::Thread)) {
+            assert!(Instant::now() < until, "the thread does not watch");
+            thread::sleep(Duration::from_millis(1));
+        }
+        let request = ends.request();
+        // One outside of every runtime, and one in a runtime that nobody drives.
+        let second = Sleeper::new(ends.call());
+        request.reply(|_| Ok(0));
+        thread.join().unwrap();
+        second
+    });
+    assert!(ends.channel.pump().guest().is_none());
+    let request = ends.request();
+    others.is_woken(request);
+}

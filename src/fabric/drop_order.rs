@@ -1,0 +1,180 @@
+//! A device that notes in which order what was made on it goes, for tests of DROP-1.
+
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
+    QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest, SendRequest,
+};
+
+/// What has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gone {
+    /// A queue pair, drained.
+    QueuePair,
+    /// A region, deregistered.
+    Region,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct DropOrder {
+    device: Arc<dyn Device>,
+    gone: Log,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<Gone>>>);
+
+impl Log {
+    fn lock(&self) -> MutexGuard<'_, Vec<Gone>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DropOrder {
+    /// Does as `device` does.
+    pub(crate) fn new(device: Arc<dyn Device>) -> Arc<Self> {
+        Arc::new(Self {
+            device,
+            gone: Log::default(),
+        })
+    }
+
+    /// What has gone since this was asked last, in order.
+    pub(crate) fn take_gone(&self) -> Vec<Gone> {
+        std::mem::take(&mut *self.gone.lock())
+    }
+}
+
+impl Device for DropOrder {
+    fn name(&self) -> &str {
+        self.device.name()
+    }
+
+    fn port(&self) -> PortAttributes {
+        self.device.port()
+    }
+
+    fn limits(&self) -> DeviceLimits {
+        self.device.limits()
+    }
+
+    fn register(
+        &self,
+        length: usize,
+        access: Access,
+    ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
+        let region = self.device.register(length, access)?;
+        let gone = self.gone.clone();
+        Ok(Arc::new(NotedRegion { region, gone }))
+    }
+
+    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
+        self.device.create_completion_queue(depth)
+    }
+
+    fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
+        let qp = Some(self.device.create_queue_pair(init)?);
+        let gone = self.gone.clone();
+        Ok(Box::new(NotedQueuePair { qp, gone }))
+    }
+}
+
+#[derive(Debug)]
+struct NotedRegion {
+    region: Arc<dyn MemoryRegion>,
+    gone: Log,
+}
+
+// SAFETY: it is the region within, which keeps the contract.
+unsafe impl MemoryRegion for NotedRegion {
+    fn as_ptr(&self) -> NonNull<u8> {
+        self.region.as_ptr()
+    }
+
+    fn len(&self) -> usize {
+        self.region.len()
+    }
+
+    fn lkey(&self) -> u32 {
+        self.region.lkey()
+    }
+
+    fn rkey(&self) -> u32 {
+        self.region.rkey()
+    }
+}
+
+impl Drop for NotedRegion {
+    fn drop(&mut self) {
+        self.gone.lock().push(Gone::Region);
+    }
+}
+
+#[derive(Debug)]
+struct NotedQueuePair {
+    /// There until it is dropped.
+    qp: Option<Box<dyn QueuePair>>,
+    gone: Log,
+}
+
+impl NotedQueuePair {
+    fn qp(&self) -> &dyn QueuePair {
+        &**self.qp.as_ref().expect("it has not been dropped")
+    }
+
+    fn qp_mut(&mut self) -> &mut dyn QueuePair {
+        &mut **self.qp.as_mut().expect("it has not been dropped")
+    }
+}
+
+impl QueuePair for NotedQueuePair {
+    fn number(&self) -> u32 {
+        self.qp().number()
+    }
+
+    fn address(&self) -> QueuePairAddress {
+        self.qp().address()
+    }
+
+    fn state(&self) -> QueuePairState {
+        self.qp().state()
+    }
+
+    fn to_init(&mut self) -> Result<(), FabricError> {
+        self.qp_mut().to_init()
+    }
+
+    fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        self.qp_mut().to_rtr(remote)
+    }
+
+    fn to_rts(&mut self) -> Result<(), FabricError> {
+        self.qp_mut().to_rts()
+    }
+
+    fn to_error(&mut self) -> Result<(), FabricError> {
+        self.qp_mut().to_error()
+    }
+
+    fn to_reset(&mut self) -> Result<(), FabricError> {
+        self.qp_mut().to_reset()
+    }
+
+    fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
+        self.qp_mut().post_recv(request)
+    }
+
+    fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        self.qp_mut().post_send(request)
+    }
+}
+
+impl Drop for NotedQueuePair {
+    fn drop(&mut self) {
+        drop(self.qp.take());
+        self.gone.lock().push(Gone::QueuePair);
+    }
+}
