@@ -43,7 +43,7 @@ pub struct HostId {
 }
 
 impl HostId {
-    /// Whether the two can share memory.
+    /// Whether the two are known to be able to share memory.
     ///
     /// ```
     /// use slimerpc::channel::HostId;
@@ -52,7 +52,12 @@ impl HostId {
     /// assert!(!host("a", 1).shares_memory_with(&host("b", 2)));
     /// ```
     pub fn shares_memory_with(&self, other: &Self) -> bool {
-        self.boot_id == other.boot_id && self.uid == other.uid && self.network == other.network
+        // Empty: whoever wrote it could not tell where it runs.
+        let is_known = !self.boot_id.is_empty() && !self.network.is_empty();
+        is_known
+            && self.boot_id == other.boot_id
+            && self.uid == other.uid
+            && self.network == other.network
     }
 }
 
@@ -148,7 +153,7 @@ pub enum Mismatch {
         ours: Vec<LinkType>,
         /// Of the other.
         theirs: Vec<LinkType>,
-        /// Whether the two can share memory.
+        /// Whether the two are known to be able to share memory.
         same_host: bool,
     },
     /// The service is for another peer.
@@ -305,10 +310,10 @@ mod tests {
             wire_version: WIRE_VERSION,
             incarnation: 1,
             host: HostId {
-                boot_id: String::new(),
+                boot_id: "a boot".into(),
                 uid: 0,
                 pid: 1,
-                network: String::new(),
+                network: "net:[1]".into(),
             },
             links: vec![LinkType::Shm],
             geometry: Geometry::new(16, 1024).unwrap(),
@@ -361,6 +366,22 @@ mod tests {
         assert_eq!(theirs.link(&both, &here), Ok(LinkType::Shm));
         assert_eq!(theirs.link(&both, &elsewhere), Ok(LinkType::Roce));
         assert_eq!(theirs.link(&[LinkType::Roce], &here), Ok(LinkType::Roce));
+        // What neither knows is not the same.
+        let unknown = |boot_id: &str, network: &str| HostId {
+            boot_id: boot_id.into(),
+            network: network.into(),
+            ..here.clone()
+        };
+        for host in [unknown("", "net:[1]"), unknown("a boot", "")] {
+            let (theirs, host) = (
+                Descriptor {
+                    host: host.clone(),
+                    ..theirs.clone()
+                },
+                host,
+            );
+            assert_eq!(theirs.link(&both, &host), Ok(LinkType::Roce));
+        }
         let error = theirs
             .link(&[LinkType::Shm], &elsewhere)
             .unwrap_err()

@@ -102,7 +102,7 @@ impl ServiceRecord {
     /// Whether it is served on this host.
     pub fn is_on_this_host(&self) -> bool {
         let theirs = self.process.get("boot_id").and_then(Value::as_str);
-        theirs.is_some_and(|theirs| !theirs.is_empty() && theirs == boot_id())
+        theirs.is_some_and(|theirs| theirs == boot_id())
     }
 
     /// Whether the process that served it has ended without leaving. False if that cannot be known from here.

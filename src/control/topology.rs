@@ -1,7 +1,9 @@
 //! What this host has: RDMA devices and where it is, in DLSlime's schema.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     path::Path,
+    sync::LazyLock,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -128,21 +130,36 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
         .ok()?
 }
 
-/// Identifies this boot of this kernel: two processes with the same one share the host.
+/// Identifies this boot of this kernel: two processes with the same one share the host. Where it cannot be read, only this
+/// process has the one that is given, so nobody else is taken to be on this host.
 pub fn boot_id() -> String {
-    attribute(Path::new("/proc/sys/kernel/random/boot_id")).unwrap_or_default()
+    let boot_id = attribute(Path::new("/proc/sys/kernel/random/boot_id"));
+    boot_id.filter(|id| !id.is_empty()).unwrap_or_else(unknown)
 }
 
-/// Identifies the network namespace: abstract sockets, by which shared memory is handed over, do not cross it.
+/// Identifies the network namespace: abstract sockets, by which shared memory is handed over, do not cross it. Where it cannot
+/// be read, only this process has the one that is given.
 pub fn network() -> String {
-    std::fs::read_link("/proc/self/ns/net")
-        .map(|link| link.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    namespace("net")
 }
 
-/// The user that this process runs as.
+/// Identifies a namespace of this process by its kind, as `/proc/self/ns` names it.
+pub(super) fn namespace(kind: &str) -> String {
+    match std::fs::read_link(Path::new("/proc/self/ns").join(kind)) {
+        Ok(link) => link.to_string_lossy().into_owned(),
+        Err(_) => unknown(),
+    }
+}
+
+/// In place of what cannot be known: equal to itself in this process, and to nothing that another has.
+fn unknown() -> String {
+    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+    format!("unknown:{:016x}", *PROCESS)
+}
+
+/// The user that this process acts as.
 pub fn uid() -> u32 {
-    rustix::process::getuid().as_raw()
+    rustix::process::geteuid().as_raw()
 }
 
 #[cfg(test)]
