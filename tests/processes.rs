@@ -11,8 +11,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use common::NanoCtrlServer;
+use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
-use slimerpc_actors::{PeerAgent, service};
+use slimerpc_actors::{PeerAgent, PeerEvent, service};
 
 const SOON: Duration = Duration::from_secs(20);
 const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
@@ -315,4 +316,145 @@ async fn an_idle_pair_asks_redis_a_few_times_a_second_at_most() {
     assert_eq!(parrot.echo("still".into()).await.unwrap(), "still");
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
+}
+
+/// Serves until it is killed.
+struct Forker;
+
+#[service]
+impl Forker {
+    /// Forks a process that never becomes another program, and so keeps all that this one has open; gives its number.
+    #[method]
+    fn fork(&mut self) -> i32 {
+        // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a fork of a process with
+        // threads.
+        unsafe {
+            match libc::fork() {
+                0 => loop {
+                    libc::pause();
+                },
+                child => child,
+            }
+        }
+    }
+}
+
+/// Tells a process of this test binary where its NanoCtrl is.
+const HELPER: &str = "SLIME_TEST_HELPER";
+
+/// A process of this test binary that does what the test of this name does when it is told to. `within` is put before it.
+fn helper(within: &[&str], test: &str, server: &NanoCtrlServer) -> Role {
+    let exe = std::env::current_exe().unwrap();
+    let words = [exe.to_str().unwrap(), "--exact", test, "--nocapture"];
+    let words = [within, &words].concat();
+    let mut command = Command::new(words[0]);
+    command.args(&words[1..]).env(HELPER, server.url());
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    Role(command.stderr(Stdio::piped()).spawn().unwrap())
+}
+
+/// Not a test of its own.
+#[actix::test]
+async fn helper_that_forks() {
+    let Ok(url) = std::env::var(HELPER) else {
+        return;
+    };
+    let worker = PeerAgent::builder().nanoctrl(url).alias("forker");
+    let worker = worker.start().await.unwrap();
+    worker.serve(Forker).await.unwrap();
+    println!("says: served");
+    std::future::pending().await
+}
+
+/// Not a test of its own: follows a worker through its death.
+#[actix::test]
+async fn helper_that_calls_who_forks() {
+    let Ok(url) = std::env::var(HELPER) else {
+        return;
+    };
+    let driver = PeerAgent::builder().nanoctrl(url).alias("driver");
+    let driver = driver.start().await.unwrap();
+    let forker = driver.proxy::<Forker>("forker").await.unwrap();
+    let mut events = driver.watch("forker").await.unwrap();
+    let known = events.next().await;
+    assert!(
+        matches!(known, Some(PeerEvent::Connected { .. })),
+        "{known:?}"
+    );
+    println!("says: {}", forker.fork().await.unwrap());
+    while let Some(event) = events.next().await {
+        match event {
+            PeerEvent::Lost { .. } => println!("says: lost"),
+            PeerEvent::Reconnected { .. } => break,
+            _ => {}
+        }
+    }
+    loop {
+        if let Ok(forked) = forker.fork().await {
+            println!("says: {forked}");
+            std::future::pending().await
+        }
+        actix::clock::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// The lines that a helper says, as they come.
+fn said(role: &mut Role) -> std::sync::mpsc::Receiver<String> {
+    let output = BufReader::new(role.0.stdout.take().unwrap());
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            if let Some((_, said)) = line.split_once("says: ") {
+                let _ = tell.send(said.to_owned());
+            }
+        }
+    });
+    told
+}
+
+/// Kills a worker that has forked, and starts another; `within` is where the driver runs. What is proved where: the end of the
+/// process, or that another life has its alias.
+fn outlived_by_what_it_forked(within: &[&str]) {
+    let server = NanoCtrlServer::start();
+    let mut worker = helper(&[], "helper_that_forks", &server);
+    assert_eq!(said(&mut worker).recv_timeout(SOON).unwrap(), "served");
+    let mut driver = helper(within, "helper_that_calls_who_forks", &server);
+    let driver = (said(&mut driver), driver);
+    let first: i32 = driver.0.recv_timeout(SOON).unwrap().parse().unwrap();
+    worker.signal(Signal::KILL);
+    worker.0.wait().unwrap();
+
+    let next = helper(&[], "helper_that_forks", &server);
+    let lost = driver.0.recv_timeout(SOON);
+    let second = driver.0.recv_timeout(SOON);
+    for forked in [Ok(first.to_string()), second.clone()]
+        .into_iter()
+        .flatten()
+    {
+        let forked = Pid::from_raw(forked.parse().unwrap()).unwrap();
+        kill_process(forked, Signal::KILL).unwrap();
+    }
+    assert_eq!(lost.as_deref(), Ok("lost"));
+    assert!(second.is_ok(), "{second:?}");
+    drop(next);
+}
+
+#[test]
+fn a_killed_worker_is_lost_although_what_it_forked_lives_on() {
+    outlived_by_what_it_forked(&[]);
+}
+
+/// Nothing can be known of the worker's process there.
+#[test]
+fn a_killed_worker_is_replaced_in_the_eyes_of_another_container_although_what_it_forked_lives_on() {
+    let within = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let can = Command::new(within[0])
+        .args(&within[1..])
+        .arg("true")
+        .output();
+    if !can.is_ok_and(|ended| ended.status.success()) {
+        eprintln!("SKIPPED: this may not make a namespace of processes");
+        return;
+    }
+    outlived_by_what_it_forked(&within);
 }

@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::shm::ShmDevice;
@@ -17,6 +18,8 @@ use slimerpc::fabric::{
 const SOON: Duration = Duration::from_secs(20);
 const IS_CHILD: &str = "SLIME_TEST_SHM_CHILD";
 const LEN: usize = 1 << 20;
+/// The message at which the other process forks.
+const FORK: &[u8] = b"fork";
 
 /// What the two processes tell each other, over a pipe.
 #[derive(Serialize, Deserialize)]
@@ -163,9 +166,25 @@ fn the_other_process() {
             if let (CompletionStatus::Success, Some(imm)) = (completion.status, completion.imm) {
                 let mut bytes = vec![0; completion.byte_len as usize];
                 end.region.copy_out(imm as usize, &mut bytes).unwrap();
+                if bytes == FORK {
+                    bytes = fork().to_string().into_bytes();
+                }
                 bytes.reverse();
                 end.write(&peer, imm as usize, &bytes, imm);
             }
+        }
+    }
+}
+
+/// Forks a process that never becomes another program, and so keeps all that this one has open; gives its number.
+fn fork() -> i32 {
+    // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a fork of a process with threads.
+    unsafe {
+        match libc::fork() {
+            0 => loop {
+                libc::pause();
+            },
+            child => child,
         }
     }
 }
@@ -222,4 +241,27 @@ fn a_killed_process_puts_the_queue_pair_in_error_within_100_ms() {
         times.iter().any(|time| *time < Duration::from_millis(100)),
         "{times:?}"
     );
+}
+
+/// The one that it has forked has its sockets open for as long as it likes.
+#[test]
+fn a_killed_process_is_gone_although_one_that_it_has_forked_lives_on() {
+    let (mut end, mut other, theirs) = connected();
+    end.write(&theirs, 0, FORK, 0);
+    let completions = end.completions(2);
+    let length = completions.iter().find_map(|c| c.imm.map(|_| c.byte_len));
+    let mut number = vec![0; length.unwrap() as usize];
+    end.region.copy_out(0, &mut number).unwrap();
+    number.reverse();
+    let forked: i32 = String::from_utf8(number).unwrap().parse().unwrap();
+    let forked = Pid::from_raw(forked).unwrap();
+    other.0.kill().unwrap();
+    other.0.wait().unwrap();
+    let began = Instant::now();
+    while end.qp.state() != QueuePairState::Error && began.elapsed() < SOON / 4 {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let state = end.qp.state();
+    kill_process(forked, Signal::KILL).unwrap();
+    assert_eq!(state, QueuePairState::Error, "after {:?}", began.elapsed());
 }

@@ -8,6 +8,7 @@ mod calling;
 mod finding;
 mod guarding;
 mod healing;
+mod inquiry;
 mod lines;
 mod pairs;
 mod probing;

@@ -29,6 +29,8 @@ const MAX_LINES: usize = 4096;
 const EVENTS: usize = 64;
 /// An attempt to reach the life of a peer that was lost is not made more often, as it is most likely dead.
 const GHOST: Duration = Duration::from_secs(2);
+/// Between two questions to the control plane whether a stalled peer is gone.
+const INQUIRY: Duration = Duration::from_secs(2);
 /// How long a farewell may take to arrive.
 const FAREWELL: Duration = Duration::from_millis(50);
 const PACE: Pace = Pace {
@@ -92,6 +94,8 @@ struct End {
     is_certain: bool,
     beat: Heartbeat,
     next_beat: Instant,
+    /// When the control plane is asked next whether a stalled peer is gone.
+    next_inquiry: Instant,
     /// Whether the peer is on this host, so that it is known how old a sign of life is, and to be noticed only when ours is
     /// given. Nobody is woken for it then.
     is_here: bool,
@@ -105,6 +109,8 @@ enum Effect {
     Up(u64),
     Down(u64, LossCause),
     Told(PeerEvent),
+    /// This life of the peer gives no signs of life.
+    Inquire(u64),
 }
 
 /// Follows what becomes of a peer.
@@ -227,7 +233,7 @@ impl State {
             for effect in line.advance(&self, Instant::now()) {
                 self.clone().take_effect(&line, effect);
             }
-            if self.is_over(&line) {
+            if self.is_unwanted(&line) {
                 self.lines.0.borrow_mut().remove(&line.peer);
                 return;
             }
@@ -256,7 +262,7 @@ impl State {
     }
 
     /// Nobody wants it, at either end.
-    fn is_over(&self, line: &Line) -> bool {
+    fn is_unwanted(&self, line: &Line) -> bool {
         let core = line.core.borrow();
         let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
         !is_wanted && core.inputs.is_empty() && !line.is_watched()
@@ -290,6 +296,14 @@ impl State {
                 if cause == LossCause::Left {
                     self.want_no_more(&line.peer);
                 }
+            }
+            Effect::Inquire(life) => {
+                let line = line.clone();
+                actix::spawn(async move {
+                    if self.is_life_over(&line.peer, life).await {
+                        line.give_up(life);
+                    }
+                });
             }
             Effect::Told(event) => {
                 if let Some(events) = line.events.get() {
@@ -413,6 +427,19 @@ impl Line {
         effects
     }
 
+    /// This life of the peer is over, if it has not given a sign of life meanwhile.
+    fn give_up(&self, life: u64) {
+        let mut core = self.core.borrow_mut();
+        let is_it = |end: &&End| {
+            let up = end.up.as_ref();
+            up.is_some_and(|(peer, liveness)| *peer == life && liveness.is_stalled())
+        };
+        if let Some(session) = core.end.as_ref().filter(is_it).map(|end| end.session) {
+            core.lose(session, LossCause::Gone, Instant::now());
+            self.stirred.notify_one();
+        }
+    }
+
     fn say_farewell(&self) -> bool {
         let mut core = self.core.borrow_mut();
         let end = core.end.as_mut().filter(|end| end.up.is_some());
@@ -528,6 +555,7 @@ impl Core {
             is_certain: false,
             beat: state.settings.heartbeat(link),
             next_beat: now,
+            next_inquiry: now,
             is_here: link == LinkType::Shm,
         });
         Ok(LinkEnd { link, qp })
@@ -571,7 +599,7 @@ impl End {
         if heard == Heard::Leaving {
             return Ok(heard);
         }
-        if let Some((_, liveness)) = &mut self.up {
+        if let Some((peer, liveness)) = &mut self.up {
             if let Some(at) = heard_at(heard) {
                 change = liveness.heard(at);
             }
@@ -579,6 +607,10 @@ impl End {
                 self.next_beat = self.beat.next(now);
                 change = change.or(liveness.tick(now));
                 self.pulse.beat()?;
+            }
+            if liveness.is_stalled() && self.next_inquiry <= now {
+                self.next_inquiry = now + INQUIRY;
+                effects.push(Effect::Inquire(*peer));
             }
         }
         let liveness = self.up.as_ref().map(|(_, liveness)| liveness);

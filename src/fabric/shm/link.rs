@@ -3,14 +3,15 @@
 use std::fmt::Write as _;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-    SocketType, sockopt,
+    SocketType,
 };
+use rustix::process::Pid;
 
 use super::message::{MAX_LEN, Message};
 use crate::fabric::Gid;
@@ -73,6 +74,31 @@ fn name(gid: Gid) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
 }
 
+/// Who is at the other end of a socket. (`rustix` takes the number 0, which a process of another container has, for an error.)
+fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = size_of_val(&found) as libc::socklen_t;
+    // SAFETY: the descriptor is open while it is borrowed. The kernel writes at most `length` bytes to `found`, which is of
+    // that size, and any bytes are a `ucred`.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    match status {
+        0 => Ok(found),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 impl Link {
     fn new(socket: OwnedFd) -> Self {
         Self {
@@ -96,13 +122,18 @@ impl Link {
 
     /// Refuses a peer that runs as another user.
     pub(super) fn check_user(&self) -> io::Result<()> {
-        let theirs = sockopt::socket_peercred(&*self.socket)?.uid;
-        let ours = rustix::process::geteuid();
+        let theirs = peer_credentials(self.as_fd())?.uid;
+        let ours = rustix::process::geteuid().as_raw();
         if theirs == ours {
             return Ok(());
         }
         let message = format!("the peer runs as user {theirs}, this process as user {ours}");
         Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+    }
+
+    /// The process at the other end, by its number; `None` if it has none where we are, in another container.
+    pub(super) fn peer_process(&self) -> io::Result<Option<Pid>> {
+        Ok(Pid::from_raw(peer_credentials(self.as_fd())?.pid))
     }
 
     /// Sends a message. Never blocks: a peer that lets its link fill up is given up.

@@ -24,6 +24,7 @@ mod device;
 mod key_table;
 mod link;
 mod message;
+mod peer_process;
 mod queue_pair;
 mod receive_ring;
 mod receiver;

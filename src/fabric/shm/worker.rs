@@ -8,11 +8,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
+use rustix::process::Pid;
 
 use super::connection::Connection;
 use super::key_table::KeyTable;
 use super::link::{self, Incoming, Link};
 use super::message::{Hello, Message, VERSION};
+use super::peer_process::{PeerProcess, PeerProcesses};
 use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;
@@ -182,6 +184,7 @@ struct Routine {
     strangers: usize,
     /// Connections with sends that wait, and when to look at them.
     stalled: Vec<(Instant, Weak<Connection>)>,
+    processes: PeerProcesses,
 }
 
 /// What a link is for.
@@ -208,6 +211,7 @@ impl Routine {
             next_token: FIRST_LINK,
             strangers: 0,
             stalled: Vec::new(),
+            processes: PeerProcesses::default(),
         };
         routine.watch(routine.listener.as_fd(), LISTENER)?;
         routine.watch(routine.core.control.as_fd(), COMMANDS)?;
@@ -244,7 +248,10 @@ impl Routine {
                             return;
                         }
                     }
-                    token => self.hear(token),
+                    token => match PeerProcesses::of_token(token) {
+                        Some(process) => self.process_ended(process),
+                        None => self.hear(token),
+                    },
                 }
             }
             self.look_after_stalled();
@@ -300,12 +307,23 @@ impl Routine {
         self.next_token += 1;
         match self.watch(link.as_fd(), token) {
             Ok(()) => {
-                self.links.insert(token, (link, role));
+                let is_dialled = matches!(role, Role::Outgoing(_));
+                self.links.insert(token, (link.clone(), role));
+                if is_dialled {
+                    self.watch_process(token, &link);
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, "a link cannot be watched");
                 self.ended(role);
             }
+        }
+    }
+
+    /// A peer's process has ended. Others that were forked from it may keep its sockets open.
+    fn process_ended(&mut self, process: Pid) {
+        for token in self.processes.links_to(process) {
+            self.remove(token);
         }
     }
 
@@ -351,8 +369,19 @@ impl Routine {
             }
             Some(false) => return false,
         };
+        let is_answered = matches!(role, Role::Incoming(_));
         self.links.insert(token, (link.clone(), role));
+        if is_answered {
+            self.watch_process(token, link);
+        }
         true
+    }
+
+    /// Ends the link with the process at its other end, if that comes first.
+    fn watch_process(&mut self, token: u64, link: &Link) {
+        if self.processes.watch(&self.epoll, link, token) == PeerProcess::Ended {
+            self.remove(token);
+        }
     }
 
     /// Takes in what a link brings.
@@ -403,6 +432,7 @@ impl Routine {
         };
         // It is open until the last clone is gone, so this cannot fail.
         let _ = epoll::delete(&self.epoll, &link);
+        self.processes.forget(&self.epoll, token);
         link.end();
         self.ended(role);
     }
