@@ -205,6 +205,9 @@ async fn whoever_watches_notices_events_that_never_came() {
     // An event that reached nobody: what it would have told of is there all the same.
     let info = r#"{"entity_id":"a/1","kind":"rpc","metadata":{}}"#;
     let _: u64 = server.redis.run(&["HSET", "service:a/1", "info", info]);
+    let _: u64 = server
+        .redis
+        .run(&["SADD", "nanoctrl/entities/", "service:a/1"]);
     let _: u64 = server.redis.run(&["INCR", "nano_meta:service_revision"]);
     follower.until(&["a/1"]).await;
     owner.advertise(rpc("a/2")).await.unwrap();
@@ -301,7 +304,7 @@ async fn entities_and_those_who_watch_them_cost_little() {
     let before = server.redis.calls();
     owner.heartbeat().await.unwrap();
     let beat = server.redis.calls() - before;
-    // Every 15 s: with 20 entities less than two a second.
-    assert!(beat <= 30, "{beat} commands for a heartbeat");
+    // Every 15 s: with 20 entities less than four a second, most of them within two scripts.
+    assert!(beat <= 58, "{beat} commands for a heartbeat");
     reading.abort();
 }

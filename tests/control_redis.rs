@@ -3,7 +3,12 @@
 
 mod common;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use common::NanoCtrlServer;
 use futures_util::StreamExt;
@@ -301,30 +306,25 @@ async fn registering_deletes_what_an_earlier_life_left_and_nothing_of_others() {
     let redis = &server.redis;
     let longer = join(&server, "", "w:0").await;
     longer.publish("ring", json!(1)).await.unwrap();
-    let stale = [
-        "mr:w:ring",
-        "mr:w:ring:rxe0:1:RoCE",
-        "exchange:w:p",
-        "exchange:p:w",
-        "exchange:p:w:p:rxe0:port1->w:rxe0:port1#qp1",
-    ];
-    let others = [
-        "mr:ww:ring",
-        "exchange:w:0:p",
-        "exchange:p:w:0",
-        "exchange:p:q",
-    ];
+    let stale = ["mr:w:ring", "mr:w:ring:rxe0:1:RoCE"];
+    let others = ["mr:ww:ring", "mr:w:8:ring", "exchange:w:p"];
     for key in stale.iter().chain(&others) {
         let _: String = redis.run(&["SET", key, "{}"]);
     }
     let foreign = r#"{"agent_name":"w:7","mr_name":"ring"}"#;
     let _: String = redis.run(&["SET", "mr:w:7:ring", foreign]);
-    let event = r#"{"peer":"old","type":"cleanup"}"#;
     for inbox in ["inbox:w", ":inbox:w"] {
+        let event = r#"{"peer":"old","type":"cleanup"}"#;
         let _: i64 = redis.run(&["LPUSH", inbox, event]);
     }
     let _: String = redis.run(&["XADD", "stream:w", "*", "type", "qp_ready", "peer", "early"]);
     let _: i64 = redis.run(&["LPUSH", "mr:w:odd", "a list, not a record"]);
+    for key in stale
+        .iter()
+        .chain(&["mr:w:odd", "mr:w:7:ring", "mr:w:gone"])
+    {
+        let _: i64 = redis.run(&["SADD", "nanoctrl/records//w", key]);
+    }
 
     let agent = join(&server, "", "w").await;
     let keys = redis.keys();
@@ -342,6 +342,213 @@ async fn registering_deletes_what_an_earlier_life_left_and_nothing_of_others() {
     }
     let early = Mail::new("qp_ready").with("peer", "early");
     assert_eq!(next_event(&agent).await, Some(MailEvent::Mail(early)));
+}
+
+#[tokio::test]
+async fn an_agent_that_leaves_or_comes_back_takes_nothing_of_one_whose_name_begins_with_its_own() {
+    for scope in ["", "job"] {
+        let server = NanoCtrlServer::start();
+        let longer = join(&server, scope, "worker:0").await;
+        longer.publish("ring", json!(1)).await.unwrap();
+        longer.publish("0:ring", json!(2)).await.unwrap();
+        let shorter = join(&server, scope, "worker").await;
+        shorter.publish("ring", json!(3)).await.unwrap();
+        shorter.clean_up().await.unwrap();
+
+        let killed = join(&server, scope, "worker").await;
+        killed.publish("ring", json!(4)).await.unwrap();
+        let agent = if scope.is_empty() {
+            "agent:worker"
+        } else {
+            "job:agent:worker"
+        };
+        let _: i64 = server.redis.run(&["DEL", agent]); // As if it had expired.
+        let restarted = join(&server, scope, "worker").await;
+        restarted.clean_up().await.unwrap();
+
+        let peer = join(&server, scope, "peer").await;
+        for (name, record) in [("ring", 1), ("0:ring", 2)] {
+            let found = peer.lookup("worker:0", name).await.unwrap();
+            assert_eq!(found, Some(json!(record)), "{name} in `{scope}`");
+        }
+        assert_eq!(peer.lookup("worker", "ring").await.unwrap(), None);
+    }
+}
+
+#[tokio::test]
+async fn a_record_does_not_replace_that_of_another_agent_whose_key_is_the_same() {
+    let server = NanoCtrlServer::start();
+    let (first, second) = (join(&server, "", "w").await, join(&server, "", "w:0").await);
+    first.publish("0:kv", json!(1)).await.unwrap();
+    let error = second.publish("kv", json!(2)).await.unwrap_err();
+    assert!(
+        matches!(&error, ControlError::RecordTaken { key } if key == "mr:w:0:kv"),
+        "{error}"
+    );
+    second.publish("other", json!(3)).await.unwrap();
+    second.heartbeat().await.unwrap();
+    second.clean_up().await.unwrap();
+    assert_eq!(first.lookup("w", "0:kv").await.unwrap(), Some(json!(1)));
+
+    first.clean_up().await.unwrap();
+    let third = join(&server, "", "w:0").await;
+    third.publish("kv", json!(4)).await.unwrap();
+    assert_eq!(third.lookup("w:0", "kv").await.unwrap(), Some(json!(4)));
+}
+
+/// An agent with one of everything that an agent can have in Redis.
+async fn settled(server: &NanoCtrlServer, scope: &str, alias: &str) -> NanoCtrl {
+    let agent = join(server, scope, alias).await;
+    agent.publish("slimerpc", json!({"a": 1})).await.unwrap();
+    agent.publish("kv", json!({"rkey": 7})).await.unwrap();
+    agent.set_topology(&["p".to_owned()]).await.unwrap();
+    let entity = Entity {
+        id: format!("{alias}/Calc"),
+        kind: "k".to_owned(),
+        metadata: json!({}),
+    };
+    agent.advertise(entity).await.unwrap();
+    agent
+}
+
+#[tokio::test]
+async fn whatever_redis_has_lost_of_an_agent_is_back_after_a_heartbeat() {
+    for scope in ["", "job"] {
+        let server = NanoCtrlServer::start();
+        let agent = settled(&server, scope, "w:0").await;
+        let keys = server.redis.keys();
+        let passing = ["stream:", "nano_meta:"];
+        let lasting = keys
+            .iter()
+            .filter(|key| !passing.iter().any(|it| key.contains(it)));
+        let lasting: Vec<_> = lasting.cloned().collect();
+        assert!(lasting.len() >= 9, "{lasting:?}");
+        for key in &lasting {
+            let _: i64 = server.redis.run(&["DEL", key]);
+            agent.heartbeat().await.unwrap();
+            let keys = server.redis.keys();
+            assert!(keys.contains(key), "{key} is not back: {keys:?}");
+        }
+        for names in lasting.windows(3) {
+            let _: i64 = server.redis.run(&["DEL", &names[0], &names[1], &names[2]]);
+            agent.heartbeat().await.unwrap();
+            let keys = server.redis.keys();
+            assert!(
+                names.iter().all(|key| keys.contains(key)),
+                "{names:?}: {keys:?}"
+            );
+        }
+        agent.withdraw("kv").await.unwrap();
+        agent.heartbeat().await.unwrap();
+        assert_eq!(agent.lookup("w:0", "kv").await.unwrap(), None);
+        agent.send_mail("w:0", &Mail::new("note")).await.unwrap();
+        assert!(matches!(next_event(&agent).await, Some(MailEvent::Mail(_))));
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_agent_that_was_killed_stays() {
+    let server = NanoCtrlServer::start();
+    let mut agents = Vec::new();
+    for number in 0..12 {
+        let agent = settled(&server, "job", &format!("w:{number}")).await;
+        agent.send_mail("w:0", &Mail::new("note")).await.unwrap();
+        agents.push(agent);
+    }
+    // An agent that is told of one that left, and does not read it any more.
+    let leaver = join(&server, "job", "p").await;
+    leaver.clean_up().await.unwrap();
+    let assert_all_leased = |longest: i64| {
+        for key in server.redis.keys() {
+            let left: i64 = server.redis.run(&["TTL", &key]);
+            assert!((0..=longest).contains(&left), "{key} lives for {left} s");
+        }
+    };
+    assert!(server.redis.keys().len() > 60);
+    assert_all_leased(60);
+    // Heartbeats renew leases and lengthen none.
+    for agent in &agents {
+        agent.heartbeat().await.unwrap();
+    }
+    assert_all_leased(60);
+    // Mail for one that is not there yet waits for longer.
+    agents[0]
+        .send_mail("late", &Mail::new("note"))
+        .await
+        .unwrap();
+    assert_all_leased(600);
+    let left: i64 = server.redis.run(&["TTL", "job:stream:late"]);
+    assert!(left > 60, "{left}");
+    let late = join(&server, "job", "late").await;
+    late.heartbeat().await.unwrap();
+    assert_all_leased(60);
+}
+
+#[tokio::test]
+async fn an_agent_never_looks_through_keys_of_others() {
+    let server = NanoCtrlServer::start();
+    server.redis.populate(300_000);
+    let peer = settled(&server, "", "p").await;
+    let agent = settled(&server, "", "w:0").await;
+    agent.send_mail("p", &Mail::new("note")).await.unwrap();
+    agent.heartbeat().await.unwrap();
+    assert!(agent.peer("p").await.unwrap().is_some());
+    assert_eq!(agent.entities("k").await.unwrap().len(), 2);
+    assert_eq!(agent.list_agents().await.unwrap().len(), 2);
+    agent.clean_up().await.unwrap();
+    peer.clean_up().await.unwrap();
+    assert_eq!(server.redis.looks_through_keys(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_agent_warns_of_a_redis_that_may_remove_its_keys() {
+    let server = NanoCtrlServer::start();
+    for (user, commands) in [
+        ("all", "+@all"),
+        ("config", "-info"),
+        ("none", "-info -config"),
+    ] {
+        let mut words = vec!["ACL", "SETUSER", user, "on", ">x", "~*", "&*", "+@all"];
+        words.extend(commands.split(' '));
+        let _: String = server.redis.run(&words);
+    }
+    for (policy, user, is_told) in [
+        ("noeviction", "all", false),
+        ("allkeys-lru", "all", true),
+        ("volatile-ttl", "config", true),
+        ("allkeys-lru", "none", false),
+    ] {
+        let _: String = server
+            .redis
+            .run(&["CONFIG", "SET", "maxmemory-policy", policy]);
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(move || writer.clone())
+            .finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        let agent = NanoCtrl::new(&server.url(), "").unwrap();
+        let agent = agent.redis(format!("redis://{user}:x@")).unwrap();
+        agent.register(named("w:0")).await.unwrap();
+        agent.clean_up().await.unwrap();
+        let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let is_warned = said.contains("maxmemory-policy") && said.contains(policy);
+        assert_eq!(is_warned, is_told, "{policy} {user}: {said}");
+    }
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(text)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 #[tokio::test]

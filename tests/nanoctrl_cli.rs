@@ -500,6 +500,24 @@ fn a_token_that_cannot_be_sent_keeps_the_server_from_starting() {
 }
 
 #[test]
+fn a_redis_that_may_remove_keys_is_warned_of_and_one_that_does_not_say_is_not() {
+    for (acl, is_told) in [("+@all", true), ("-info", true), ("-info -config", false)] {
+        let (user, redis) = (User::new(), Redis::start());
+        redis.run::<()>(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+        let mut words = vec!["ACL", "SETUSER", "u", "on", ">x", "~*", "&*", "+@all"];
+        words.extend(acl.split(' '));
+        redis.run::<()>(&words);
+        user.start(&[
+            "--redis-url",
+            &format!("redis://u:x@127.0.0.1:{}", redis.port),
+        ]);
+        let log = user.log();
+        let is_warned = log.contains("WARN") && log.contains("allkeys-lru");
+        assert_eq!(is_warned, is_told, "{acl}: {log}");
+    }
+}
+
+#[test]
 fn help_names_commands_and_variables() {
     let user = User::new();
     let help = succeeded(&user.run(&["--help"]));

@@ -17,6 +17,15 @@ pub enum ControlError {
         /// The scope it was asked for in; empty for none.
         scope: String,
     },
+    /// The key of a record is that of another agent's record: `mr:w:0:x` is the record `0:x` of `w`, or `x` of `w:0`.
+    #[error(
+        "the record `{key}` belongs to another agent: its alias and the name of its record make the same key as ours; \
+         choose another name for the record, without `:`"
+    )]
+    RecordTaken {
+        /// The key in Redis.
+        key: String,
+    },
     /// NanoCtrl does not answer.
     #[error("NanoCtrl at {url} cannot be reached: {reason}. Is `nanoctrl start` running there?")]
     NanoCtrlUnreachable {

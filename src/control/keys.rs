@@ -1,4 +1,24 @@
-//! Names of the Redis keys (DLSlime 0.1.23), shared by agents and server.
+//! Names of the Redis keys, shared by agents and server: those of DLSlime 0.1.23, and those of our indexes.
+//!
+//! DLSlime glues scope, kind and names with `:`, and finds keys by pattern. The indexes tell what there is without looking
+//! at keys of others. Their names contain no `:`, so no scope, alias or entity spells one.
+
+/// Parts of keys that tell what a key is. A scope with one of them between its colons spells keys of another scope.
+pub(crate) const KINDS: [&str; 10] = [
+    "agent",
+    "exchange",
+    "inbox",
+    "mr",
+    "nano_events",
+    "nano_meta",
+    "obs",
+    "service",
+    "spec",
+    "stream",
+];
+
+/// Set of the scopes in which something is registered, each as in [`Keys::index_name`].
+pub(crate) const SCOPES: &str = "nanoctrl/scopes";
 
 /// Builds keys for one scope: `<scope>:` in front of everything, nothing for the empty scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -87,5 +107,90 @@ impl Keys {
     /// Channel on which changes to the entities of a type are published.
     pub fn entity_events(&self, entity_type: &str) -> String {
         self.scoped(&format!("nano_events:{entity_type}_update"))
+    }
+
+    /// Set of the aliases that are registered in this scope. Some may have expired.
+    pub fn agents(&self) -> String {
+        format!("nanoctrl/agents/{}", self.index_name())
+    }
+
+    /// Set of the aliases that have declared a topology in this scope. Some may have expired.
+    pub fn topologies(&self) -> String {
+        format!("nanoctrl/topologies/{}", self.index_name())
+    }
+
+    /// Set of the keys of the entities of this scope. Some may have expired.
+    pub fn entities(&self) -> String {
+        format!("nanoctrl/entities/{}", self.index_name())
+    }
+
+    /// Set of the keys of the records that `alias` has published.
+    pub fn records(&self, alias: &str) -> String {
+        format!("nanoctrl/records/{}/{}", self.index_name(), escape(alias))
+    }
+
+    /// The scope as it stands in the names of indexes.
+    pub(crate) fn index_name(&self) -> String {
+        escape(&self.scope)
+    }
+
+    /// The scope whose [`index_name`](Self::index_name) this is.
+    pub(crate) fn from_index_name(name: &str) -> Self {
+        Self::new(
+            name.replace("%3A", ":")
+                .replace("%2F", "/")
+                .replace("%25", "%"),
+        )
+    }
+
+    /// The indexes of all other aliases that may call the record at `key` theirs: `mr:w:0:x` is the record `0:x` of `w`,
+    /// or `x` of `w:0`.
+    pub(crate) fn rival_records(&self, key: &str, alias: &str) -> Vec<String> {
+        let rest = key.strip_prefix(&self.scoped("mr:")).unwrap_or_default();
+        let owners = rest.match_indices(':').map(|(at, _)| &rest[..at]);
+        owners
+            .filter(|owner| *owner != alias)
+            .map(|owner| self.records(owner))
+            .collect()
+    }
+}
+
+/// `name` without `:` and `/`.
+fn escape(name: &str) -> String {
+    name.replace('%', "%25")
+        .replace('/', "%2F")
+        .replace(':', "%3A")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_indexes_are_told_apart_whatever_they_contain() {
+        let keys = |scope: &str| Keys::new(scope);
+        assert_eq!(keys("").agents(), "nanoctrl/agents/");
+        assert_eq!(keys("a:b").records("w:0"), "nanoctrl/records/a%3Ab/w%3A0");
+        assert_ne!(keys("a").records("b/c"), keys("a/b").records("c"));
+        assert_ne!(keys("a").records("%3A"), keys("a").records(":"));
+        for scope in ["", "job", "a:b/c%", "%3A", "%253A"] {
+            assert_eq!(
+                Keys::from_index_name(&keys(scope).index_name()),
+                keys(scope)
+            );
+        }
+    }
+
+    #[test]
+    fn every_alias_that_a_record_may_belong_to_is_a_rival() {
+        let keys = Keys::new("job");
+        let key = keys.region("w", "0:rpc:x");
+        let rivals = ["w:0", "w:0:rpc"].map(|alias| keys.records(alias));
+        assert_eq!(keys.rival_records(&key, "w"), rivals);
+        assert!(keys.rival_records("job:mr:w:ring", "w").is_empty());
+        assert_eq!(
+            keys.rival_records("job:mr:w:0:x", "w:0"),
+            [keys.records("w")]
+        );
     }
 }

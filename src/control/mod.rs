@@ -7,7 +7,9 @@
 mod alive_socket;
 mod entity;
 mod error;
+pub(crate) mod eviction;
 pub mod keys;
+pub(crate) mod lease;
 mod life;
 mod local;
 mod mail;
@@ -16,6 +18,7 @@ mod nanoctrl;
 mod natural;
 mod process;
 mod record;
+pub(crate) mod record_owner;
 mod secret;
 mod service_record;
 pub mod topology;

@@ -1,6 +1,6 @@
 //! Which aliases and scopes can be used.
 
-use super::ControlError;
+use super::{ControlError, keys::KINDS};
 
 /// Longest alias or scope, in bytes.
 const LONGEST: usize = 256;
@@ -13,9 +13,19 @@ pub(crate) fn check_alias(name: &str) -> Result<(), ControlError> {
     check(name, "alias")
 }
 
-/// Checks a scope; the empty one means "none" and is allowed.
+/// Checks a scope; the empty one means "none" and is allowed. An agent `x` of the scope `agent` would have the key of an
+/// agent `agent:x` without scope.
 pub(crate) fn check_scope(name: &str) -> Result<(), ControlError> {
-    check(name, "scope")
+    check(name, "scope")?;
+    if name.split(':').any(|part| KINDS.contains(&part)) {
+        return Err(bad(
+            name,
+            "scope",
+            "it contains a word that tells what a key in Redis is (`agent`, `exchange`, `inbox`, `mr`, `nano_events`, \
+             `nano_meta`, `obs`, `service`, `spec` or `stream`), so its keys would be those of another scope",
+        ));
+    }
+    Ok(())
 }
 
 /// What neither may contain: `/` breaks the topology URL, and the server puts names unescaped into the
@@ -63,6 +73,18 @@ mod tests {
             assert!(check_alias(name).is_ok(), "{name}");
         }
         assert!(check_scope("").is_ok());
+    }
+
+    #[test]
+    fn a_scope_that_spells_a_kind_of_key_is_refused() {
+        for scope in ["agent", "job:stream", "mr:w", "spec", "service:x"] {
+            let error = check_scope(scope).expect_err("its keys are another scope's");
+            assert!(error.to_string().contains("tells what a key"), "{error}");
+        }
+        for scope in ["agents", "my-agent", "job:streams"] {
+            assert!(check_scope(scope).is_ok(), "{scope}");
+        }
+        assert!(check_alias("agent:0").is_ok());
     }
 
     #[test]

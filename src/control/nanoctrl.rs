@@ -21,6 +21,7 @@ mod access;
 mod address;
 mod entities;
 mod http;
+mod leases;
 mod mailbox;
 mod parse;
 mod published;
@@ -56,8 +57,11 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// Bounds: [`register`](Control::register) ends within the register timeout (10 s), one request timeout (5 s)
 /// for every Redis command after it, and one more to give the name back when Redis fails. Every other method ends within
 /// a few request timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
-/// commands per polling interval (5 s), and one per entity and heartbeat; one that watches entities, three more per
-/// polling interval.
+/// commands per polling interval (5 s), some 25 per heartbeat, and one per record or entity and heartbeat; one that watches
+/// entities, three more per polling interval. What others keep in that Redis costs nothing: no key is looked for.
+///
+/// All that an agent has in Redis has a time to live of a minute, which heartbeats renew. So nothing stays of one that is killed;
+/// and what Redis loses or removes is there again after the next heartbeat, mail excepted.
 ///
 /// Must be used within a tokio runtime.
 ///
@@ -216,6 +220,7 @@ impl NanoCtrl {
         if !session.claim().await? {
             tracing::warn!(alias = session.alias, "the registration vanished at once");
         }
+        session.store.warn_of_eviction().await;
         Ok(Arc::new(session))
     }
 
@@ -242,7 +247,7 @@ impl NanoCtrl {
     ) -> Result<(), ControlError> {
         // Our own keys go first: once the server has freed the name, they may be the next one's.
         let deleted = match reached {
-            Ok(()) => session.delete(session.own_keys()).await,
+            Ok(()) => session.vacate().await,
             Err(error) => Err(error),
         };
         let cleaned = self.http.clean_up(&session.alias).await;
@@ -340,7 +345,7 @@ impl Control for NanoCtrl {
         for (field, value) in mail.fields.iter().filter(|(field, _)| *field != "type") {
             entry.extend([field.as_str(), value]);
         }
-        let owner = session.send(self.keys.stream(peer), &entry).await?;
+        let owner = session.send(peer, &entry).await?;
         self.renewal().check(&session, owner)
     }
 

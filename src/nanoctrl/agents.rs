@@ -102,8 +102,12 @@ pub(super) async fn heartbeat(
         entity_id,
         scope,
     } = request;
-    let key = keys(&scope).entity(&entity_type, &entity_id);
-    Ok(Json(if app.repository.keep_alive(&key).await? {
+    let keys = keys(&scope);
+    let is_there = app
+        .repository
+        .heartbeat(&keys, &entity_type, &entity_id)
+        .await?;
+    Ok(Json(if is_there {
         Said {
             status: "ok",
             message: format!("Heartbeat successful for {entity_type} {entity_id}"),
@@ -128,6 +132,26 @@ pub(super) async fn query(
 ) -> Result<Json<Vec<Agent>>, ApiError> {
     let rows = app.repository.agents(&keys(&request.scope)).await?;
     Ok(Json(rows.into_iter().map(Agent::from).collect()))
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListScopes {}
+
+#[derive(Serialize)]
+pub(super) struct Scopes {
+    status: &'static str,
+    scopes: Vec<String>,
+}
+
+/// The scopes in which something is registered; the empty one is that of those without.
+pub(super) async fn list_scopes(
+    app: Data<App>,
+    JsonBody(ListScopes {}): JsonBody<ListScopes>,
+) -> Result<Json<Scopes>, ApiError> {
+    Ok(Json(Scopes {
+        status: "ok",
+        scopes: app.repository.scopes().await?,
+    }))
 }
 
 #[derive(Serialize)]

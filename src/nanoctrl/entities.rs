@@ -47,7 +47,11 @@ pub(super) async fn register(
         metadata: request.metadata,
         resource: request.resource,
     };
-    app.repository.register_entity(&keys, &entity).await?;
+    if !app.repository.register_entity(&keys, &entity).await? {
+        return Err(ApiError::EntityKeyTaken {
+            key: keys.entity(&entity.entity_type, &entity.entity_id),
+        });
+    }
     tracing::info!(
         entity_type = entity.entity_type,
         entity_id = entity.entity_id,

@@ -87,6 +87,8 @@ pub(super) enum ApiError {
     PathNotText(&'static str),
     #[error("Peer agent alias '{0}' already exists in this scope")]
     AliasTaken(String),
+    #[error("the key `{key}` of this entity is that of something else, for instance of an agent")]
+    EntityKeyTaken { key: String },
     #[error(
         "this server wants a bearer token: set NANOCTRL_TOKEN to the one that it was started with"
     )]
@@ -107,7 +109,7 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::PathNotText(_) => StatusCode::BAD_REQUEST,
-            Self::AliasTaken(_) => StatusCode::CONFLICT,
+            Self::AliasTaken(_) | Self::EntityKeyTaken { .. } => StatusCode::CONFLICT,
             Self::TokenMissing | Self::TokenWrong => StatusCode::UNAUTHORIZED,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

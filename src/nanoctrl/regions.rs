@@ -34,7 +34,7 @@ pub(super) async fn register(
     app: Data<App>,
     JsonBody(request): JsonBody<RegisterRegion>,
 ) -> Result<Json<Done>, ApiError> {
-    let key = keys(&request.scope).region(&request.agent_name, &request.mr_name);
+    let keys = keys(&request.scope);
     let record = serde_json::to_string(&StoredRegion {
         addr: request.addr,
         length: request.length,
@@ -42,7 +42,9 @@ pub(super) async fn register(
         rkey: request.rkey,
     })
     .expect("numbers are JSON");
-    app.repository.put(&key, &record).await?;
+    app.repository
+        .put_region(&keys, &request.agent_name, &request.mr_name, &record)
+        .await?;
     Ok(Json(Done::OK))
 }
 

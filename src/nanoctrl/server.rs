@@ -74,13 +74,12 @@ impl Server {
         let address = RedisAddress::new(&client, &config, redis.is_some())?;
         let url = redacted(&url);
         tracing::info!(url, private = redis.is_some(), "using Redis");
-        let repository =
-            Repository::connect(client)
-                .await
-                .map_err(|error| StartError::RedisUnreachable {
-                    url,
-                    reason: error.to_string(),
-                })?;
+        let repository = Repository::connect(client, &url).await.map_err(|error| {
+            StartError::RedisUnreachable {
+                url,
+                reason: error.to_string(),
+            }
+        })?;
         let app = Data::new(App {
             repository,
             address,
@@ -191,6 +190,7 @@ fn routes(app: &mut ServiceConfig) {
     .service(post("/unregister", entities::unregister))
     .service(post("/get_entity_info", entities::info))
     .service(post("/list_entities", entities::list))
+    .service(post("/list_scopes", agents::list_scopes))
     .service(post("/get_redis_address", redis_address::get));
 }
 

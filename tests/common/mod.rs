@@ -169,6 +169,20 @@ impl Redis {
         keys
     }
 
+    /// Adds keys that are nobody's, with names such as agents have.
+    pub fn populate(&self, count: u32) {
+        let script = "for i = 1, ARGV[1] do redis.call('SET', 'agent:other:' .. i, i) end";
+        self.run::<()>(&["EVAL", script, "0", &count.to_string()]);
+    }
+
+    /// Statistics of the commands that look through all keys, if any was called.
+    pub fn looks_through_keys(&self) -> Vec<String> {
+        let calls: String = self.run(&["INFO", "commandstats"]);
+        let looks =
+            |line: &&str| line.starts_with("cmdstat_scan:") || line.starts_with("cmdstat_keys:");
+        calls.lines().filter(looks).map(str::to_owned).collect()
+    }
+
     /// Calls per command since Redis started.
     pub fn calls(&self) -> u64 {
         let statistics: String = self.run(&["INFO", "commandstats"]);

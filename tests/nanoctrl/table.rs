@@ -158,7 +158,11 @@ impl<'a> Player<'a> {
                     .map(|pair| (pair[0].as_str().unwrap().to_owned(), pair[1].clone()))
                     .collect();
             }
-            ("KEYS", serde_json::Value::Array(keys)) => keys.sort_by_key(|key| key.to_string()),
+            ("KEYS", serde_json::Value::Array(keys)) => {
+                // The original has no indexes.
+                keys.retain(|key| !key.to_string().starts_with("\"nanoctrl/"));
+                keys.sort_by_key(|key| key.to_string());
+            }
             ("TTL", serde_json::Value::Number(ttl)) if ttl.as_i64() > Some(50) => {
                 answer = json!(60);
             }

@@ -3,12 +3,17 @@
 use futures_util::future::join_all;
 use redis::pipe;
 
-use super::{
-    NanoCtrl,
-    renewal::Renewal,
-    session::{Session, TTL_SECONDS},
-};
-use crate::control::{ControlError, Entity, PeerRecord, names::check_scope};
+use super::{NanoCtrl, renewal::Renewal, session::Session};
+use crate::control::{ControlError, Entity, PeerRecord, lease, names::check_scope};
+
+/// Renews the leases of entities, and says of each whether it is there.
+const RENEW: &str = "local there, found = {}, {} \
+                     for i = 3, #KEYS do \
+                     there[i - 2] = redis.call('EXPIRE', KEYS[i], NATIVE) \
+                     if there[i - 2] == 1 then table.insert(found, KEYS[i]) end end \
+                     if #found > 0 then \
+                     redis.call('SADD', KEYS[1], unpack(found)) enlist(KEYS[1], found[1], ARGV[1], NATIVE) end \
+                     prolong(KEYS[2]) return there";
 
 impl NanoCtrl {
     /// The live entities of a kind, without being registered; see [`Control::entities`](crate::control::Control::entities).
@@ -86,7 +91,9 @@ impl NanoCtrl {
             Some(error) => {
                 tracing::debug!(%error, "entities are removed without telling those who watch");
                 let key = |id: &String| session.keys.entity(Entity::TYPE, id);
-                session.delete(entities.keys().map(key).collect()).await
+                session
+                    .remove_entities(entities.keys().map(key).collect())
+                    .await
             }
         }
     }
@@ -100,12 +107,18 @@ impl Renewal {
         if entities.is_empty() {
             return Ok(());
         }
+        let keys = &session.keys;
         let mut renew = pipe();
+        let command = renew.cmd("EVAL").arg(lease::script(RENEW));
+        command.arg(2 + entities.len());
+        command
+            .arg(keys.entities())
+            .arg(keys.entity_revision(Entity::TYPE));
         for id in entities.keys() {
-            let key = session.keys.entity(Entity::TYPE, id);
-            renew.cmd("EXPIRE").arg(key).arg(TTL_SECONDS);
+            command.arg(keys.entity(Entity::TYPE, id));
         }
-        let renewed: Vec<bool> = session.store.query(&renew).await?;
+        command.arg(keys.index_name());
+        let (renewed,): (Vec<bool>,) = session.store.query(&renew).await?;
         for (entity, is_there) in entities.values().zip(renewed) {
             if is_there {
                 continue;

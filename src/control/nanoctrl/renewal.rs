@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     http::{Http, Registered},
+    leases::Renewed,
     session::{Owner, Session},
 };
 use crate::control::{ControlError, Registration, life::Life, names::check_alias};
@@ -97,22 +98,44 @@ impl Renewal {
                 false => self.http.heartbeat(&session.alias).await,
             }
         };
-        let (owner, known) = join(session.keep(), heartbeat).await;
+        let (renewed, known) = join(session.renew(), heartbeat).await;
+        let owner = match &renewed {
+            Ok(renewed) => Ok(renewed.owner),
+            Err(_) => Err(()),
+        };
         match (owner, known) {
-            (Ok(Owner::Us), Ok(true)) => Ok(()),
+            (Ok(Owner::Us), Ok(true)) => self.bring_back(session, renewed?).await,
             // Redis has moved, maybe: the server looks at another than we.
             (Ok(Owner::Us) | Err(_), Ok(false)) => self.rejoin(session).await,
-            (Ok(Owner::Us), Err(error)) => Err(error),
+            (Ok(Owner::Us), Err(error)) => {
+                session.publish_lost(&renewed?.lost).await?;
+                Err(error)
+            }
             (Ok(Owner::Unclaimed), _) if self.state.is_rejoining.load(Ordering::SeqCst) => {
                 self.restore(session).await
             }
             (Ok(Owner::Nobody), _) => self.rejoin(session).await,
             (Ok(Owner::Other | Owner::Unclaimed), _) => Err(self.displaced(session)),
-            (Err(error), Ok(true)) => {
+            (Err(()), Ok(true)) => {
                 self.ask_for_redis(session).await;
-                Err(error)
+                renewed.map(drop)
             }
-            (Err(error), Err(_)) => Err(error),
+            (Err(()), Err(_)) => renewed.map(drop),
+        }
+    }
+
+    /// Publishes what the control plane has lost of us, or removed for want of memory, although we are registered.
+    async fn bring_back(&self, session: &Session, renewed: Renewed) -> Result<(), ControlError> {
+        session.publish_lost(&renewed.lost).await?;
+        match session.topology() {
+            Some(peers) if renewed.is_topology_lost => {
+                tracing::warn!(
+                    alias = session.alias,
+                    "Redis has lost our topology; declaring it again"
+                );
+                self.http.set_topology(&session.alias, &peers).await
+            }
+            _ => Ok(()),
         }
     }
 

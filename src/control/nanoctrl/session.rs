@@ -5,16 +5,17 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use redis::pipe;
+use redis::{FromRedisValue, pipe};
 use serde_json::Value;
 
 use super::{published::Published, store::Store};
-use crate::control::{ControlError, Registration, keys::Keys};
+use crate::control::{ControlError, Registration, keys::Keys, lease};
 
 /// Writes our fields into the hash that the server has made for us. Without a hash nothing is written: the
 /// key would have no time to live and seem registered for ever.
 const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
-                     redis.call('HSET', KEYS[1], unpack(ARGV)) return 1";
+                     redis.call('HSET', KEYS[1], unpack(ARGV, 4)) \
+                     enlist(KEYS[2], ARGV[1], ARGV[2], NATIVE) sweep(KEYS[2], ARGV[3]) return 1";
 
 /// Begins the scripts that act under our name: finds out whose it is, as the number of an [`Owner`]. The first key is the
 /// agent's hash, the first argument our incarnation.
@@ -22,27 +23,31 @@ const OWNER: &str = "local it = redis.call('HGET', KEYS[1], 'incarnation') \
                      local owner = it == ARGV[1] and 1 or it and 2 or redis.call('EXISTS', KEYS[1]) == 1 and 3 or 0 ";
 
 /// Gives the hash another time to live, if it is ours.
-const KEEP: &str = "if owner == 1 then redis.call('EXPIRE', KEYS[1], ARGV[2]) end return owner";
+const KEEP: &str = "if owner == 1 then redis.call('EXPIRE', KEYS[1], NATIVE) end return owner";
 
 /// Writes fields into the hash, if it is ours.
 const UPDATE: &str =
     "if owner == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end return owner";
 
-/// Writes a record, if the name is ours.
-const PUBLISH: &str = "if owner == 1 then redis.call('SET', KEYS[2], ARGV[2]) end return owner";
+/// Writes a record, if the name is ours, unless the key is the record of another.
+const PUBLISH: &str = "if owner == 1 then \
+                       for i = 4, #KEYS do \
+                       if redis.call('SISMEMBER', KEYS[i], KEYS[2]) + redis.call('EXISTS', KEYS[2]) == 2 then \
+                       return 4 end end \
+                       redis.call('SET', KEYS[2], ARGV[2], 'EX', NATIVE) \
+                       redis.call('SADD', KEYS[3], KEYS[2]) lease(KEYS[3], NATIVE) end return owner";
 
 /// Deletes a record, unless it may be another's.
-const WITHDRAW: &str = "if owner ~= 2 then redis.call('DEL', KEYS[2]) end return owner";
+const WITHDRAW: &str = "if owner ~= 2 then redis.call('DEL', KEYS[2]) redis.call('SREM', KEYS[3], KEYS[2]) end \
+                        return owner";
 
 /// Adds mail to a peer's stream, unless it would come from an impostor.
 const SEND: &str = "if owner ~= 2 then \
-                    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3)) end return owner";
+                    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3)) \
+                    lease(KEYS[2], lease_of(KEYS[3])) end return owner";
 
 /// Entries that a stream keeps, approximately; the server says the same.
 const STREAM_LENGTH: &str = "1000";
-
-/// Time to live of a registration or entity in seconds, as the server gives it.
-pub(super) const TTL_SECONDS: u32 = 60;
 
 /// To whom the name belongs, as far as Redis knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +61,21 @@ pub(super) enum Owner {
     /// There is no registration.
     Nobody,
 }
+
+impl Owner {
+    /// The owner of this number.
+    pub(super) fn of(number: u8) -> Self {
+        match number {
+            1 => Self::Us,
+            2 => Self::Other,
+            3 => Self::Unclaimed,
+            _ => Self::Nobody,
+        }
+    }
+}
+
+/// Answer of [`PUBLISH`] if the key is the record of another.
+const TAKEN: u8 = 4;
 
 /// One registered agent.
 #[derive(Debug)]
@@ -91,58 +111,83 @@ impl Session {
 
     /// Makes the hash that the server has just made ours. Says whether there was one.
     pub(super) async fn claim(&self) -> Result<bool, ControlError> {
+        let keys = &self.keys;
         let mut fields = vec![
             ("addr", self.registration.address.clone()),
             ("incarnation", self.incarnation.clone()),
         ];
         fields.extend(self.described(&self.published().names()));
         let mut commands = pipe();
-        let command = commands.cmd("EVAL").arg(CLAIM).arg(1);
-        command.arg(self.keys.agent(&self.alias)).arg(fields);
+        let command = commands.cmd("EVAL").arg(lease::script(CLAIM)).arg(2);
+        command.arg(keys.agent(&self.alias)).arg(keys.agents());
+        command.arg(&self.alias).arg(keys.index_name());
+        command.arg(keys.agent("")).arg(fields);
         let (claimed,): (bool,) = self.store.query(&commands).await?;
         Ok(claimed)
     }
 
     /// Asks Redis to whom the name belongs, and keeps our registration alive if it is ours.
     pub(super) async fn keep(&self) -> Result<Owner, ControlError> {
-        self.act(KEEP, None, &[&TTL_SECONDS.to_string()]).await
+        self.act(KEEP, &[], &[]).await
     }
 
     /// Puts an entry, made of fields and values, into a stream. One from whose name another has is not sent.
-    pub(super) async fn send(&self, stream: String, entry: &[&str]) -> Result<Owner, ControlError> {
+    pub(super) async fn send(&self, peer: &str, entry: &[&str]) -> Result<Owner, ControlError> {
         let arguments = [&[STREAM_LENGTH], entry].concat();
-        self.act(SEND, Some(stream), &arguments).await
+        let keys = [self.keys.stream(peer), self.keys.agent(peer)];
+        self.act(SEND, &keys, &arguments).await
     }
 
     /// Runs a script that acts under our name, and says whose that is.
     async fn act(
         &self,
         script: &str,
-        key: Option<String>,
+        keys: &[String],
         arguments: &[&str],
     ) -> Result<Owner, ControlError> {
+        self.run(script, keys, arguments).await.map(Owner::of)
+    }
+
+    /// Runs a script that acts under our name.
+    pub(super) async fn run<T: FromRedisValue>(
+        &self,
+        script: &str,
+        keys: &[String],
+        arguments: &[&str],
+    ) -> Result<T, ControlError> {
         let mut commands = pipe();
-        let command = commands.cmd("EVAL").arg(format!("{OWNER}{script}"));
-        command.arg(1 + usize::from(key.is_some()));
-        command.arg(self.keys.agent(&self.alias)).arg(key);
+        let script = lease::script(&format!("{OWNER}{script}"));
+        let command = commands.cmd("EVAL").arg(script).arg(1 + keys.len());
+        command.arg(self.keys.agent(&self.alias)).arg(keys);
         command.arg(&self.incarnation).arg(arguments);
-        let (owner,): (u8,) = self.store.query(&commands).await?;
-        Ok(match owner {
-            1 => Owner::Us,
-            2 => Owner::Other,
-            3 => Owner::Unclaimed,
-            _ => Owner::Nobody,
-        })
+        let (answer,): (T,) = self.store.query(&commands).await?;
+        Ok(answer)
     }
 
     /// Remembers a record and publishes it, unless the name is not ours at the moment; says whose it is.
     pub(super) async fn publish(&self, name: &str, record: Value) -> Result<Owner, ControlError> {
         let text = record.to_string();
         self.published().insert(name, record);
+        match self.write(name, &text).await {
+            Ok(Owner::Us) => self.publish_names().await,
+            Err(error @ ControlError::RecordTaken { .. }) => {
+                self.published().remove(name);
+                Err(error)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Writes a record, unless the name is not ours at the moment; says whose it is.
+    pub(super) async fn write(&self, name: &str, text: &str) -> Result<Owner, ControlError> {
         let key = self.keys.region(&self.alias, name);
-        match self.act(PUBLISH, Some(key), &[&text]).await? {
-            Owner::Us => self.publish_names().await,
-            owner => Ok(owner),
+        let mut keys = vec![key, self.keys.records(&self.alias)];
+        keys.extend(self.keys.rival_records(&keys[0], &self.alias));
+        match self.run(PUBLISH, &keys, &[text]).await? {
+            TAKEN => Err(ControlError::RecordTaken {
+                key: keys.swap_remove(0),
+            }),
+            number => Ok(Owner::of(number)),
         }
     }
 
@@ -150,7 +195,8 @@ impl Session {
     pub(super) async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
         self.published().remove(name);
         let key = self.keys.region(&self.alias, name);
-        self.act(WITHDRAW, Some(key), &[]).await?;
+        let keys = [key, self.keys.records(&self.alias)];
+        self.act(WITHDRAW, &keys, &[]).await?;
         self.publish_names().await.map(drop)
     }
 
@@ -161,10 +207,12 @@ impl Session {
             (published.records.clone(), published.version)
         };
         for (name, record) in &records {
-            let key = self.keys.region(&self.alias, name);
-            let written = self.act(PUBLISH, Some(key), &[&record.to_string()]).await?;
-            if written != Owner::Us {
-                return Ok(written);
+            match self.write(name, &record.to_string()).await {
+                Ok(Owner::Us) => {}
+                Err(error @ ControlError::RecordTaken { .. }) => {
+                    tracing::warn!(alias = self.alias, %error, "a record is not published again");
+                }
+                answer => return answer,
             }
         }
         // Those withdrawn while we published them have to go after all.
@@ -183,7 +231,7 @@ impl Session {
             };
             let fields = self.described(&names);
             let fields = fields.iter().flat_map(|(name, value)| [*name, value]);
-            let owner = self.act(UPDATE, None, &fields.collect::<Vec<_>>()).await?;
+            let owner = self.act(UPDATE, &[], &fields.collect::<Vec<_>>()).await?;
             if owner != Owner::Us {
                 tracing::debug!(alias = self.alias, "not registered at the moment");
             }
@@ -193,16 +241,7 @@ impl Session {
         }
     }
 
-    /// Keys that are ours besides the agent's hash and its topology.
-    pub(super) fn own_keys(&self) -> Vec<String> {
-        let names = self.published().names();
-        let mut keys = self.record_keys(&names);
-        keys.push(self.keys.stream(&self.alias));
-        keys.extend(self.keys.inboxes(&self.alias));
-        keys
-    }
-
-    fn record_keys(&self, names: &[String]) -> Vec<String> {
+    pub(super) fn record_keys(&self, names: &[String]) -> Vec<String> {
         let key = |name: &String| self.keys.region(&self.alias, name);
         names.iter().map(key).collect()
     }

@@ -6,12 +6,12 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult,
+    AsyncConnectionConfig, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Value,
     aio::{MultiplexedConnection, PubSub},
 };
 
 use super::{access::Access, address::Address};
-use crate::control::ControlError;
+use crate::control::{ControlError, eviction};
 
 /// Redis, where NanoCtrl says that it is, unless we know better.
 #[derive(Debug)]
@@ -218,6 +218,25 @@ impl Store {
             Ok(Ok(line)) => Ok((line, generation)),
             Ok(Err(error)) => Err(self.explain(&error)),
             Err(_) => Err(self.unreachable(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+
+    /// Warns if Redis may remove our keys. One that tells nobody its settings is taken for one that does not.
+    pub(super) async fn warn_of_eviction(&self) {
+        for question in eviction::QUESTIONS {
+            let mut ask = Pipeline::new();
+            ask.cmd(question[0]).arg(&question[1..]);
+            let answer = match self.query::<(Value,)>(&ask).await {
+                Ok((answer,)) => eviction::text(answer),
+                Err(error) => {
+                    tracing::debug!(%error, "Redis does not tell whether it removes keys");
+                    continue;
+                }
+            };
+            if let Some(policy) = eviction::policy(&answer) {
+                eviction::warn(&self.address(), policy);
+            }
+            return;
         }
     }
 

@@ -5,14 +5,19 @@ use std::collections::BTreeSet;
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands, RedisResult};
 
-use super::scan::{CHUNK, literal, patterns, scan, suffix};
+use super::agents::foreign_records;
+use super::index::Index;
 use super::topology::target_peers;
-use super::{Repository, RepositoryError};
+use super::{CHUNK, Repository, RepositoryError, script};
 use crate::control::keys::Keys;
+use crate::control::record_owner::record_owner;
 
 /// Events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are gone, nor
 /// `inbox:<alias>` of Python peers.
-const INBOX_EVENTS: isize = 1024;
+const INBOX_EVENTS: usize = 1024;
+
+/// Longest beginning of a record that is read to learn its owner.
+const LONGEST_RECORD: isize = 64 << 10;
 
 impl Repository {
     /// Removes all that is known of `agent`, tells its peers, and gives back how many they are.
@@ -23,20 +28,25 @@ impl Repository {
     ) -> Result<usize, RepositoryError> {
         self.run(async |mut redis| {
             let peers = peers_of(&mut redis, keys, agent).await?;
-            let remains = remains_of(&mut redis, keys, agent).await?;
-            let remains: Vec<Vec<u8>> = remains.into_iter().collect();
             let event = serde_json::json!({"peer": agent, "type": "cleanup"}).to_string();
-
-            let mut transaction = redis::pipe();
-            transaction.atomic();
-            for chunk in remains.chunks(CHUNK) {
-                transaction.del(chunk).ignore();
+            let script = script(include_str!("clean_up.lua"));
+            let mut call = script.key(keys.agents());
+            call.key(keys.topologies()).key(keys.records(agent));
+            call.key(keys.agent(agent)).key(keys.topology(agent));
+            call.key(keys.stream(agent)).key(keys.inboxes(agent));
+            call.key(records_of(&mut redis, keys, agent).await?);
+            call.arg(agent).arg(keys.index_name());
+            call.arg(event).arg(INBOX_EVENTS);
+            for peer in &peers {
+                // Agents of DLSlime leave such keys. Those with an id behind the names nobody reads, and they remove them
+                // when they start or end.
+                call.key(keys.exchange(agent, peer));
+                call.key(keys.exchange(peer, agent));
+                for inbox in keys.inboxes(peer) {
+                    call.arg(keys.agent(peer)).arg(inbox);
+                }
             }
-            for inbox in peers.iter().flat_map(|peer| keys.inboxes(peer)) {
-                transaction.lpush(&inbox, &event).ignore();
-                transaction.ltrim(&inbox, 0, INBOX_EVENTS - 1).ignore();
-            }
-            transaction.query_async::<()>(&mut redis).await?;
+            call.invoke_async::<()>(&mut redis).await?;
             Ok(peers.len())
         })
         .await
@@ -49,17 +59,23 @@ async fn peers_of(
     keys: &Keys,
     agent: &str,
 ) -> RedisResult<BTreeSet<String>> {
-    let specs: Vec<Vec<u8>> = scan(redis, &patterns(keys).topology("*"))
-        .await?
-        .into_iter()
-        .collect();
-    let prefix = keys.topology("");
-    let mut peers = BTreeSet::new();
-    for chunk in specs.chunks(CHUNK) {
-        let values: Vec<Option<Vec<u8>>> = redis.mget(chunk).await?;
-        for (key, spec) in chunk.iter().zip(values) {
-            let owner = suffix(key, &prefix).and_then(|owner| std::str::from_utf8(owner).ok());
-            let (Some(owner), Some(spec)) = (owner, spec) else {
+    let index = Index::topologies(keys);
+    let (mut peers, mut gone) = (BTreeSet::new(), Vec::new());
+    // A server of DLSlime tells no index of a topology that it was told.
+    let agents = Index::agents(keys).members(redis).await?;
+    let mut owners: BTreeSet<Vec<u8>> = index.members(redis).await?.into_iter().collect();
+    owners.extend(agents);
+    owners.insert(agent.as_bytes().to_vec());
+    let owners: Vec<Vec<u8>> = owners.into_iter().collect();
+    for chunk in owners.chunks(CHUNK) {
+        let specs: Vec<Vec<u8>> = chunk.iter().map(|owner| index.key_of(owner)).collect();
+        let values: Vec<Option<Vec<u8>>> = redis.mget(specs).await?;
+        for (owner, spec) in chunk.iter().zip(values) {
+            let Some(spec) = spec else {
+                gone.push(owner.clone());
+                continue;
+            };
+            let Ok(owner) = std::str::from_utf8(owner) else {
                 continue;
             };
             let targets = target_peers(&spec);
@@ -70,27 +86,43 @@ async fn peers_of(
             }
         }
     }
+    index.forget(redis, &gone).await?;
     peers.remove(agent);
     Ok(peers)
 }
 
-/// The keys that go with the agent. Not the keys `exchange:<peer>:<agent>:<id>`, which are the peers'.
-async fn remains_of(
+/// Keys of the records of the agent: those in its index, and those that its hash names if it is one of DLSlime, but for those
+/// that name another owner.
+async fn records_of(
     redis: &mut ConnectionManager,
     keys: &Keys,
     agent: &str,
-) -> RedisResult<BTreeSet<Vec<u8>>> {
-    let mut remains = BTreeSet::from([keys.agent(agent), keys.topology(agent), keys.stream(agent)]);
-    remains.extend(keys.inboxes(agent));
-    let mut remains: BTreeSet<Vec<u8>> = remains.into_iter().map(String::into_bytes).collect();
-
-    let (patterns, agent) = (patterns(keys), literal(agent));
-    for pattern in [
-        patterns.exchange(&agent, "*"),
-        patterns.exchange("*", &agent),
-        patterns.region(&agent, "*"),
-    ] {
-        remains.extend(scan(redis, &pattern).await?);
+) -> RedisResult<Vec<Vec<u8>>> {
+    let mut hash = redis::pipe();
+    hash.cmd("HMGET").arg(keys.agent(agent));
+    hash.arg(&["memory_keys", "resource"]);
+    let hash: Vec<RedisResult<[Option<Vec<u8>>; 2]>> =
+        hash.ignore_errors().query_async(redis).await?;
+    let [names, resource] = hash.into_iter().find_map(Result::ok).unwrap_or_default();
+    let named = foreign_records(keys, agent, names.as_deref(), resource.as_deref());
+    let listed: BTreeSet<Vec<u8>> = redis.smembers(keys.records(agent)).await?;
+    let named = named.into_iter().map(String::into_bytes);
+    let mut listed: Vec<Vec<u8>> = listed.into_iter().chain(named).collect();
+    listed.sort_unstable();
+    listed.dedup();
+    let mut records = Vec::with_capacity(listed.len());
+    for chunk in listed.chunks_mut(CHUNK) {
+        let mut pipe = redis::pipe();
+        for key in &*chunk {
+            pipe.getrange(key, 0, LONGEST_RECORD);
+        }
+        let texts: Vec<RedisResult<Vec<u8>>> = pipe.ignore_errors().query_async(redis).await?;
+        for (key, text) in chunk.iter_mut().zip(texts) {
+            let owner = record_owner(&text.unwrap_or_default());
+            if owner.is_none_or(|owner| owner == agent) {
+                records.push(std::mem::take(key));
+            }
+        }
     }
-    Ok(remains)
+    Ok(records)
 }

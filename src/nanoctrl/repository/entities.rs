@@ -1,12 +1,14 @@
 //! Entities, the counters of their changes, and the events that tell of them.
 
+use std::collections::BTreeMap;
+
 use redis::aio::ConnectionManager;
-use redis::{AsyncCommands, RedisResult, Script};
+use redis::{AsyncCommands, RedisResult};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::scan::{CHUNK, literal, patterns, scan};
-use super::{Repository, RepositoryError, TTL_SECONDS, now};
+use super::index::{Index, scopes};
+use super::{CHUNK, Repository, RepositoryError, now, script};
 use crate::control::keys::Keys;
 
 /// An entity to register.
@@ -84,19 +86,21 @@ fn optional(value: &Option<Value>) -> String {
 }
 
 impl Repository {
-    /// Registers an entity, or registers it anew, and tells those who watch its type.
+    /// Registers an entity, or registers it anew, and tells those who watch its type. False if its key is that of something
+    /// else, for instance of an agent.
     pub(in crate::nanoctrl) async fn register_entity(
         &self,
         keys: &Keys,
         entity: &Entity,
-    ) -> Result<(), RepositoryError> {
+    ) -> Result<bool, RepositoryError> {
         let info = entity.info();
         self.run(async |mut redis| {
-            Ok(Script::new(include_str!("register_entity.lua"))
+            Ok(script(include_str!("register_entity.lua"))
                 .key(keys.entity(&entity.entity_type, &entity.entity_id))
                 .key(keys.entity_revision(&entity.entity_type))
                 .key(keys.entity_events(&entity.entity_type))
-                .arg(TTL_SECONDS)
+                .key(keys.entities())
+                .arg(keys.index_name())
                 .arg(entity.event())
                 .arg(format!(",\"payload\":{info}}}"))
                 .arg(("entity_type", &entity.entity_type))
@@ -120,11 +124,15 @@ impl Repository {
         entity_id: &str,
     ) -> Result<(), RepositoryError> {
         self.run(async |mut redis| {
-            Ok(Script::new(include_str!("unregister_entity.lua"))
+            Ok(script(include_str!("unregister_entity.lua"))
                 .key(keys.entity(entity_type, entity_id))
                 .key(keys.entity_revision(entity_type))
                 .key(keys.entity_events(entity_type))
+                .key(keys.entities())
+                .arg(keys.index_name())
                 .arg(removal(entity_type, entity_id))
+                .arg(entity_type)
+                .arg(entity_id)
                 .invoke_async(&mut redis)
                 .await?)
         })
@@ -142,19 +150,42 @@ impl Repository {
         Ok(info.and_then(|info| serde_json::from_slice(&info).ok()))
     }
 
-    /// What the entities of a type, or of all types, tell of themselves.
+    /// What the entities of a type, or of all types, tell of themselves. Without scope and type, those of all scopes do.
     pub(in crate::nanoctrl) async fn entities(
         &self,
         keys: &Keys,
         entity_type: Option<&str>,
     ) -> Result<Vec<Value>, RepositoryError> {
-        let entity_type = entity_type.map_or("*".to_owned(), literal);
         self.run(async |mut redis| {
-            let found = scan(&mut redis, &patterns(keys).entity(&entity_type, "*")).await?;
-            let found: Vec<Vec<u8>> = found.into_iter().collect();
-            let mut entities = Vec::new();
-            for chunk in found.chunks(CHUNK) {
-                entities.extend(read_infos(&mut redis, chunk).await?);
+            let scopes = match entity_type {
+                None if keys.scope().is_empty() => scopes(&mut redis).await?,
+                _ => vec![keys.clone()],
+            };
+            let mut found = BTreeMap::new();
+            for keys in scopes {
+                let index = Index {
+                    key: keys.entities(),
+                    prefix: String::new(),
+                    scope: keys.index_name(),
+                };
+                let listed = index.members(&mut redis).await?;
+                let mut gone = Vec::new();
+                for chunk in listed.chunks(CHUNK) {
+                    for (key, info) in chunk.iter().zip(read_infos(&mut redis, chunk).await?) {
+                        match info {
+                            Some(info) => drop(found.insert(key.clone(), info)),
+                            None => gone.push(key.clone()),
+                        }
+                    }
+                }
+                index.forget(&mut redis, &gone).await?;
+            }
+            let mut entities: Vec<Value> = found
+                .into_values()
+                .filter_map(|info| serde_json::from_slice(&info).ok())
+                .collect();
+            if let Some(wanted) = entity_type {
+                entities.retain(|info| info.get("entity_type").is_none_or(|it| it == wanted));
             }
             Ok(entities)
         })
@@ -162,20 +193,17 @@ impl Repository {
     }
 }
 
-/// The information in these hashes; what is no hash, or has none, is left out.
+/// The information in these hashes; what is no hash has none.
 async fn read_infos(
     redis: &mut ConnectionManager,
     keys: &[Vec<u8>],
-) -> RedisResult<impl Iterator<Item = Value>> {
+) -> RedisResult<Vec<Option<Vec<u8>>>> {
     let mut pipe = redis::pipe();
     for key in keys {
         pipe.hget(key, "info");
     }
     let infos: Vec<RedisResult<Option<Vec<u8>>>> = pipe.ignore_errors().query_async(redis).await?;
-    Ok(infos.into_iter().filter_map(|info| {
-        let info = info.ok()??;
-        serde_json::from_slice(&info).ok()
-    }))
+    Ok(infos.into_iter().map(|info| info.ok().flatten()).collect())
 }
 
 #[cfg(test)]

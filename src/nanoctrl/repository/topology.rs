@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use redis::{AsyncCommands, Script};
+use redis::AsyncCommands;
 use serde::{Deserialize, Serialize};
 
-use super::scan::CHUNK;
-use super::{Repository, RepositoryError, now};
+use super::{CHUNK, Repository, RepositoryError, now, script};
 use crate::control::keys::Keys;
 
 /// Attempts to change specs that others change at the same time.
@@ -119,12 +118,14 @@ impl Repository {
                 }
             }
             let change = Change::new(alias, spec, &stored);
-            let script = Script::new(include_str!("declare_topology.lua"));
+            let script = script(include_str!("declare_topology.lua"));
             let mut call = script.prepare_invoke();
+            call.key(keys.topologies());
             call.arg(change.specs.len()).arg(now().as_secs_f64());
+            call.arg(keys.index_name()).arg(keys.agent(""));
             for (name, spec) in &change.specs {
                 let text = serde_json::to_string(spec).expect("a spec is JSON");
-                call.key(keys.topology(name)).arg(text);
+                call.key(keys.topology(name)).arg(name).arg(text);
                 match stored.get(name) {
                     Some(Some(seen)) => call.arg("seen").arg(seen),
                     Some(None) => call.arg("none").arg(""),
@@ -132,7 +133,7 @@ impl Repository {
                 };
             }
             for (owner, peer) in &change.messages {
-                call.key(keys.stream(owner)).arg(peer);
+                call.key(keys.stream(owner)).arg(owner).arg(peer);
             }
             Ok(call.invoke_async(&mut redis).await?)
         })

@@ -1,9 +1,18 @@
 -- Removes an entity, if it is there, and publishes an event.
--- KEYS     its hash, the revision of its type, the channel of its type
--- ARGV[1]  the event before its revision
-if redis.call('EXISTS', KEYS[1]) == 0 then
+-- KEYS     its hash, the revision of its type, the channel of its type, the index of entities
+-- ARGV[1]  the scope in indexes
+-- ARGV[2]  the event before its revision
+-- ARGV[3]… its type and id
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then
     return
 end
-local revision = redis.call('INCR', KEYS[2])
+local found = redis.call('HMGET', KEYS[1], 'entity_type', 'entity_id')
+if found[1] ~= ARGV[3] or found[2] ~= ARGV[4] then
+    return
+end
+local revision = count(KEYS[2])
+prolong(KEYS[2])
 redis.call('DEL', KEYS[1])
-redis.call('PUBLISH', KEYS[3], ARGV[1] .. ',"revision":' .. string.format('%.0f', revision) .. '}')
+redis.call('SREM', KEYS[4], KEYS[1])
+close_if_empty(ARGV[1])
+redis.call('PUBLISH', KEYS[3], ARGV[2] .. ',"revision":' .. string.format('%.0f', revision) .. '}')

@@ -1,0 +1,114 @@
+//! The leases on what is ours in Redis: renewing them, noticing what is lost, and ending them.
+
+use redis::pipe;
+
+use super::session::{Owner, Session};
+use crate::control::{ControlError, lease};
+
+/// Renews all leases, if the name is ours. Answers whose it is, whether our topology is there, and the records that are not.
+const RENEW: &str = "if owner ~= 1 then return {owner, 0, {}} end \
+                     redis.call('EXPIRE', KEYS[1], NATIVE) \
+                     enlist(KEYS[2], ARGV[2], ARGV[3], NATIVE) prolong(KEYS[5]) \
+                     local topology = redis.call('EXPIRE', KEYS[6], NATIVE) \
+                     if topology == 1 then enlist(KEYS[4], ARGV[2], ARGV[3], NATIVE) end \
+                     for i = 7, #KEYS do redis.call('EXPIRE', KEYS[i], NATIVE) end \
+                     for i = 4, #ARGV do redis.call('SADD', KEYS[3], ARGV[i]) end \
+                     local lost = {} \
+                     for _, key in ipairs(redis.call('SMEMBERS', KEYS[3])) do \
+                     if redis.call('EXPIRE', key, NATIVE) == 0 then \
+                     redis.call('SREM', KEYS[3], key) table.insert(lost, key) end end \
+                     lease(KEYS[3], NATIVE) \
+                     return {owner, topology, lost}";
+
+/// Deletes keys and removes us from the indexes, if the name is ours or nobody's.
+const VACATE: &str = "if owner == 2 then return owner end \
+                      redis.call('DEL', unpack(KEYS, 4)) \
+                      redis.call('SREM', KEYS[2], ARGV[2]) redis.call('SREM', KEYS[3], ARGV[2]) \
+                      close_if_empty(ARGV[3]) return owner";
+
+/// Deletes entities, and removes them from the index.
+const REMOVE: &str = "redis.call('DEL', unpack(KEYS, 2)) redis.call('SREM', KEYS[1], unpack(KEYS, 2)) \
+                      close_if_empty(ARGV[1]) return 1";
+
+/// What the control plane still has of us.
+#[derive(Debug)]
+pub(super) struct Renewed {
+    pub(super) owner: Owner,
+    /// Whether a topology that we have declared is gone.
+    pub(super) is_topology_lost: bool,
+    /// Names of the records that are gone.
+    pub(super) lost: Vec<String>,
+}
+
+impl Session {
+    /// Renews the leases on everything that is ours but entities, if the name is, and says what is lost. Mail and clean-up
+    /// events that are lost stay so; those who sent them notice.
+    pub(super) async fn renew(&self) -> Result<Renewed, ControlError> {
+        let Session { keys, alias, .. } = self;
+        let mut all = vec![
+            keys.agents(),
+            keys.records(alias),
+            keys.topologies(),
+            keys.agent_counter(),
+            keys.topology(alias),
+            keys.stream(alias),
+        ];
+        all.extend(keys.inboxes(alias));
+        let records = self.record_keys(&self.published().names());
+        let scope = keys.index_name();
+        let mut arguments = vec![alias.as_str(), &scope];
+        arguments.extend(records.iter().map(String::as_str));
+        let (owner, has_topology, lost): (u8, bool, Vec<String>) =
+            self.run(RENEW, &all, &arguments).await?;
+        let prefix = keys.region(alias, "");
+        let name = |key: String| Some(key.strip_prefix(&prefix)?.to_owned());
+        Ok(Renewed {
+            owner: Owner::of(owner),
+            is_topology_lost: !has_topology && self.topology().is_some(),
+            lost: lost.into_iter().filter_map(name).collect(),
+        })
+    }
+
+    /// Publishes lost records again.
+    pub(super) async fn publish_lost(&self, names: &[String]) -> Result<(), ControlError> {
+        for name in names {
+            let Some(record) = self.published().records.get(name).map(ToString::to_string) else {
+                continue;
+            };
+            tracing::warn!(
+                alias = self.alias,
+                name,
+                "Redis has lost a record; publishing it again"
+            );
+            self.write(name, &record).await?;
+            if !self.published().records.contains_key(name) {
+                self.withdraw(name).await?; // It was withdrawn meanwhile.
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes everything that is ours but the agent's hash, its topology and entities.
+    pub(super) async fn vacate(&self) -> Result<(), ControlError> {
+        let Session { keys, alias, .. } = self;
+        let names = self.published().names();
+        let mut all = vec![keys.agents(), keys.topologies()];
+        all.extend([keys.records(alias), keys.stream(alias)]);
+        all.extend(keys.inboxes(alias));
+        all.extend(self.record_keys(&names));
+        let scope = keys.index_name();
+        self.run::<u8>(VACATE, &all, &[alias, &scope])
+            .await
+            .map(drop)
+    }
+
+    /// Removes entities without telling anybody.
+    pub(super) async fn remove_entities(&self, entities: Vec<String>) -> Result<(), ControlError> {
+        let mut commands = pipe();
+        let command = commands.cmd("EVAL").arg(lease::script(REMOVE));
+        command.arg(1 + entities.len());
+        command.arg(self.keys.entities()).arg(entities);
+        command.arg(self.keys.index_name());
+        self.store.query::<(u8,)>(&commands).await.map(drop)
+    }
+}

@@ -1,0 +1,76 @@
+//! Indexes: sets that tell what there is, so that nobody has to look through the keys of others.
+//!
+//! A member may outlive the key that it tells of, which expires; who reads an index notices and removes it.
+
+use redis::aio::ConnectionManager;
+use redis::{AsyncCommands, RedisResult};
+
+use super::{CHUNK, script};
+use crate::control::keys::{Keys, SCOPES};
+
+/// An index of a scope.
+pub(super) struct Index {
+    pub(super) key: String,
+    /// What the key that a member tells of begins with; the member follows.
+    pub(super) prefix: String,
+    /// The scope in indexes.
+    pub(super) scope: String,
+}
+
+impl Index {
+    /// The agents of a scope.
+    pub(super) fn agents(keys: &Keys) -> Self {
+        Self {
+            key: keys.agents(),
+            prefix: keys.agent(""),
+            scope: keys.index_name(),
+        }
+    }
+
+    /// Those who have declared a topology in a scope.
+    pub(super) fn topologies(keys: &Keys) -> Self {
+        Self {
+            key: keys.topologies(),
+            prefix: keys.topology(""),
+            scope: keys.index_name(),
+        }
+    }
+
+    /// The members, sorted.
+    pub(super) async fn members(&self, redis: &mut ConnectionManager) -> RedisResult<Vec<Vec<u8>>> {
+        let mut members: Vec<Vec<u8>> = redis.smembers(&self.key).await?;
+        members.sort_unstable();
+        Ok(members)
+    }
+
+    /// The key that a member tells of.
+    pub(super) fn key_of(&self, member: &[u8]) -> Vec<u8> {
+        [self.prefix.as_bytes(), member].concat()
+    }
+
+    /// Removes members that are still gone.
+    pub(super) async fn forget(
+        &self,
+        redis: &mut ConnectionManager,
+        members: &[Vec<u8>],
+    ) -> RedisResult<()> {
+        for chunk in members.chunks(CHUNK) {
+            let script = script(include_str!("forget.lua"));
+            let mut call = script.prepare_invoke();
+            call.key(&self.key).arg(&self.prefix).arg(&self.scope);
+            call.arg(chunk).invoke_async::<()>(redis).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Keys of the scopes in which something is registered, sorted by scope.
+pub(super) async fn scopes(redis: &mut ConnectionManager) -> RedisResult<Vec<Keys>> {
+    let names: Vec<Vec<u8>> = redis.smembers(SCOPES).await?;
+    let names = names
+        .into_iter()
+        .filter_map(|name| String::from_utf8(name).ok());
+    let mut scopes: Vec<Keys> = names.map(|name| Keys::from_index_name(&name)).collect();
+    scopes.sort_by(|a, b| a.scope().cmp(b.scope()));
+    Ok(scopes)
+}
