@@ -208,6 +208,8 @@ async fn call_1_call_2_a_timeout_ends_the_call_and_its_late_answer_harms_nothing
     assert_eq!(
         lab.block(1_000).timeout(after).await,
         Err(RpcError::Timeout {
+            peer: lab.peer().to_owned(),
+            method: "block".to_owned(),
             after,
             ran: Ran::Unknown
         })
@@ -230,6 +232,8 @@ async fn deadlines_of_nothing_and_of_years_are_deadlines() {
     assert_eq!(
         lab.slow(50).timeout(zero).await,
         Err(RpcError::Timeout {
+            peer: lab.peer().to_owned(),
+            method: "slow".to_owned(),
             after: zero,
             ran: Ran::Unknown
         })
@@ -607,6 +611,8 @@ async fn threads_without_a_runtime_wait_for_their_replies() {
                 assert_eq!(
                     lab.slow(50).wait_timeout(after),
                     Err(RpcError::Timeout {
+                        peer: lab.peer().to_owned(),
+                        method: "slow".to_owned(),
                         after,
                         ran: Ran::Unknown
                     })

@@ -4,14 +4,19 @@
 
 mod common;
 
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Context, Handler};
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt, stream};
+use slimerpc_actors::slimerpc::channel::Descriptor;
+use slimerpc_actors::slimerpc::control::topology::Topology;
+use slimerpc_actors::slimerpc::control::{Control, Local};
 use slimerpc_actors::{
-    AgentError, PeerAgent, PeerEvent, Proxy, Ran, RpcError, Terminated, Watch, service,
+    AgentError, BufferError, Group, PeerAgent, PeerEvent, Proxy, Ran, Rights, RpcError, Terminated,
+    Watch, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -36,6 +41,16 @@ impl Counter {
     #[method]
     async fn never(&mut self) {
         std::future::pending::<()>().await;
+    }
+
+    #[method(oneway)]
+    fn note(&mut self, n: u64) {
+        self.total += n;
+    }
+
+    #[method(stream)]
+    fn count(&mut self, to: u64) -> impl Stream<Item = u64> {
+        stream::iter(0..to)
     }
 }
 
@@ -313,4 +328,199 @@ async fn heartbeats_that_make_no_sense_are_refused() {
             "{error:?}"
         );
     }
+}
+
+/// What a dead life of `agent` leaves: a registration, and a description of who does not answer any more. Ends the agent.
+async fn ghost(agent: PeerAgent) -> Local {
+    let alias = agent.alias().to_owned();
+    let join = async |alias: &str| {
+        let control = Local::new("");
+        let registration = Topology::of_host().registration(Some(alias), "");
+        control.register(registration).await.unwrap();
+        control
+    };
+    let spy = join(&format!("{alias}:spy")).await;
+    let record = spy.lookup(&alias, Descriptor::RECORD).await.unwrap();
+    spy.clean_up().await.unwrap();
+    agent.shutdown().await.unwrap();
+    let ghost = join(&alias).await;
+    ghost
+        .publish(Descriptor::RECORD, record.unwrap())
+        .await
+        .unwrap();
+    ghost
+}
+
+#[actix::test]
+async fn fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another() {
+    let (alias, driver) = names();
+    let first = worker(&alias).await;
+    let handle = first.allocate(100, Rights::Read).unwrap().handle();
+    let ghost = ghost(first).await;
+    // Longer than the test waits.
+    let driver = common::agent(driver).connect_timeout(10 * LONG);
+    let driver = driver.start().await.unwrap();
+    let called = async {
+        let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+        assert_eq!(counter.add(5).await, Ok(5));
+    };
+    let connected = async { driver.connect_to(alias.as_str()).await.unwrap() };
+    let watched = async {
+        let mut events = driver.watch(&alias).await.unwrap();
+        let event = next(&mut events).await;
+        assert!(matches!(event, PeerEvent::Connected { .. }), "{event:?}");
+    };
+    let attached = async {
+        let error = driver.attach(&handle).await.unwrap_err();
+        assert!(matches!(error, BufferError::OwnerGone { .. }), "{error:?}");
+    };
+    let restarted = async {
+        sleep(5 * SOON).await;
+        ghost.clean_up().await.unwrap();
+        worker(&alias).await
+    };
+    let all = async { tokio::join!(called, connected, watched, attached, restarted) };
+    timeout(LONG, all).await.expect("all have looked again");
+}
+
+#[actix::test]
+async fn a_watch_on_a_peer_that_was_lost_begins_with_that() {
+    let (alias, driver) = names();
+    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    let mut events = driver.watch(&alias).await.unwrap();
+    next(&mut events).await;
+    first.shutdown().await.unwrap();
+    assert_eq!(next(&mut events).await, PeerEvent::Left);
+    let (mut later, mut of_proxy) = (
+        driver.watch(&alias).await.unwrap(),
+        counter.watch().await.unwrap(),
+    );
+    assert_eq!(next(&mut later).await, PeerEvent::Left);
+    assert_eq!(next(&mut of_proxy).await, PeerEvent::Left);
+    let told = Arc::<AtomicUsize>::default();
+    let mourner = Mourner { told: told.clone() }.start();
+    let dead = driver.death_watch(&alias, mourner.recipient());
+    dead.await.unwrap();
+    let started = Instant::now();
+    while told.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < LONG, "it is not told");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[actix::test]
+async fn a_proxy_says_that_it_is_connected_again_when_it_can_be_called() {
+    let (alias, driver) = names();
+    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    counter.ready().await.unwrap();
+    let mut events = counter.watch().await.unwrap();
+    next(&mut events).await;
+    first.shutdown().await.unwrap();
+    assert_eq!(next(&mut events).await, PeerEvent::Left);
+    // The agent is there, and the service is not.
+    let second = agent(&alias).await;
+    let early = timeout(5 * SOON, events.next()).await;
+    assert!(early.is_err(), "{early:?}");
+    second.serve(Counter::default()).await.unwrap();
+    let event = next(&mut events).await;
+    assert!(matches!(event, PeerEvent::Reconnected { .. }), "{event:?}");
+    assert_eq!(counter.add(1).await, Ok(1));
+}
+
+#[actix::test]
+async fn a_proxy_that_is_not_ready_in_time_says_for_whom_it_has_waited() {
+    let (alias, driver) = names();
+    let first = worker(&alias).await;
+    let driver = common::agent(driver).connect_timeout(Duration::from_secs(1));
+    let driver = driver.start().await.unwrap();
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    first.shutdown().await.unwrap();
+    while counter.add(1).await.is_ok() {}
+    let error = counter.ready().await.unwrap_err();
+    let AgentError::NotBack { peer, service, .. } = &error else {
+        panic!("{error:?}")
+    };
+    assert_eq!((peer.as_str(), service.as_str()), (&*alias, "Counter"));
+    assert!(error.to_string().contains("is not back after 1"), "{error}");
+    let _second = worker(&alias).await;
+    counter.ready().await.unwrap();
+    assert_eq!(counter.add(1).await, Ok(1));
+    driver.shutdown().await.unwrap();
+    let error = counter.ready().await.unwrap_err();
+    assert!(matches!(error, AgentError::ShutDown), "{error:?}");
+}
+
+#[actix::test]
+async fn calls_of_a_peer_that_is_lost_wait_for_it_as_long_as_they_may() {
+    let (alias, driver) = names();
+    let first = worker(&alias).await;
+    let driver = common::agent(driver).reconnect_wait(LONG);
+    let driver = driver.start().await.unwrap();
+    let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+    let hasty = counter.with_reconnect_wait(Duration::ZERO);
+    first.shutdown().await.unwrap();
+    while hasty.add(1).await.is_ok() {}
+
+    // As long as they may, and no longer.
+    let lost = counter.with_reconnect_wait(SOON).add(1).await.unwrap_err();
+    assert!(matches!(lost, RpcError::PeerLost { .. }), "{lost:?}");
+    let timed_out = RpcError::Timeout {
+        peer: alias.clone(),
+        method: "add".to_owned(),
+        after: SOON,
+        ran: Ran::No,
+    };
+    assert_eq!(lost.ran(), Ran::No);
+    let limited = counter.with_timeout(SOON);
+    assert_eq!(limited.add(1).await, Err(timed_out.clone()));
+    assert_eq!(counter.add(1).timeout(SOON).await, Err(timed_out.clone()));
+    let blocking = counter.add(1);
+    let blocked = std::thread::spawn(move || blocking.wait_timeout(SOON));
+    assert_eq!(blocked.join().unwrap(), Err(timed_out));
+    let error = limited.count(3).next().await.unwrap().unwrap_err();
+    assert!(
+        matches!(&error, RpcError::Timeout { method, .. } if method == "count"),
+        "{error}"
+    );
+    assert_eq!(error.ran(), Ran::No);
+    limited.note(1).await.unwrap_err();
+    drop(counter.add(1_000));
+
+    let group = Group::new([counter.clone()]).unwrap();
+    let calls = async {
+        let items = counter.count(3).map(Result::unwrap).collect::<Vec<_>>();
+        let blocking = counter.add(1);
+        let blocked = tokio::task::spawn_blocking(move || {
+            std::thread::spawn(move || blocking.wait()).join().unwrap()
+        });
+        let bounded = counter.add(1).timeout(LONG);
+        tokio::join!(
+            counter.add(1),
+            bounded,
+            group.broadcast(Add { n: 1 }).into_future(),
+            counter.note(1),
+            items,
+            blocked,
+        )
+    };
+    let restarted = async {
+        sleep(3 * SOON).await;
+        worker(&alias).await
+    };
+    let joined = async { tokio::join!(calls, restarted) };
+    let (calls, _second) = timeout(LONG, joined).await.expect("none waits for nothing");
+    let (one, two, three, told, items, four) = calls;
+    told.unwrap();
+    assert_eq!(items, [0, 1, 2]);
+    for total in [
+        one.unwrap(),
+        two.unwrap(),
+        three.unwrap()[0],
+        four.unwrap().unwrap(),
+    ] {
+        assert!((1..=5).contains(&total), "{total}");
+    }
+    assert_eq!(hasty.add(0).await, Ok(5), "each has run once");
 }

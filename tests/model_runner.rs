@@ -140,6 +140,7 @@ fn what_makes_no_sense_is_refused_at_once() {
 #[test]
 fn what_may_have_been_run_is_sent_again_only_if_that_is_harmless() {
     let lost = |ran| RpcError::PeerLost {
+        method: "generate".to_owned(),
         peer: "worker:0".to_owned(),
         cause: LossCause::Gone,
         ran,

@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use common::NanoCtrlServer;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
-use slimerpc_actors::{PeerAgent, PeerEvent, service};
+use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Watch, service};
+use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
 const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
@@ -36,8 +37,12 @@ struct Role(Child);
 
 impl Role {
     fn start(server: &NanoCtrlServer, words: &[&str]) -> Self {
+        Self::start_at(&server.url(), words)
+    }
+
+    fn start_at(url: &str, words: &[&str]) -> Self {
         let mut command = Command::new(example());
-        command.args(["--ctrl", &server.url()]).args(words);
+        command.args(["--ctrl", url]).args(words);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -47,7 +52,11 @@ impl Role {
 
     /// A worker that serves.
     fn worker(server: &NanoCtrlServer, words: &[&str]) -> Self {
-        let mut worker = Self::start(server, &[&["--role", "worker"], words].concat());
+        Self::worker_at(&server.url(), words)
+    }
+
+    fn worker_at(url: &str, words: &[&str]) -> Self {
+        let mut worker = Self::start_at(url, &[&["--role", "worker"], words].concat());
         let mut line = String::new();
         let mut output = BufReader::new(worker.0.stdout.as_mut().unwrap());
         output.read_line(&mut line).unwrap();
@@ -457,4 +466,140 @@ fn a_killed_worker_is_replaced_in_the_eyes_of_another_container_although_what_it
         return;
     }
     outlived_by_what_it_forked(&within);
+}
+
+/// Kills that a test goes through.
+const ROUNDS: u32 = 8;
+/// Far less than the connect timeout, for who looks at once.
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+async fn patient(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
+    let builder = PeerAgent::builder().nanoctrl(server.url()).alias(alias);
+    builder.connect_timeout(3 * SOON).start().await.unwrap()
+}
+
+/// Starts a worker after a while, as a supervisor does, and says when it served.
+async fn restart(server: &NanoCtrlServer, after: Duration) -> (Role, Instant) {
+    let url = server.url();
+    let started = tokio::task::spawn_blocking(move || {
+        sleep(after);
+        (Role::worker_at(&url, &[]), Instant::now())
+    });
+    started.await.unwrap()
+}
+
+/// The next event that says that the peer is there, and in which life.
+async fn there(events: &mut Watch) -> u64 {
+    loop {
+        match timeout(SOON, events.next()).await.unwrap().unwrap() {
+            PeerEvent::Connected { incarnation } | PeerEvent::Reconnected { incarnation } => {
+                return incarnation;
+            }
+            _ => {}
+        }
+    }
+}
+
+#[actix::test]
+async fn all_who_wait_for_a_killed_worker_have_its_next_life_as_soon_as_that_serves() {
+    let server = NanoCtrlServer::start();
+    let old = patient(&server, "old").await;
+    let mut worker = Role::worker(&server, &[]);
+    let known = old.proxy::<CalcService>("worker:0").await.unwrap();
+    assert_eq!(known.mul(2.0, 3.0).await, Ok(6.0));
+    for round in 0..ROUNDS {
+        let fresh = patient(&server, &format!("fresh:{round}")).await;
+        worker.signal(Signal::KILL);
+        worker.end();
+        let wait = async |agent: &PeerAgent| {
+            let called = async {
+                let calc = agent.proxy::<CalcService>("worker:0").await.unwrap();
+                assert_eq!(calc.mul(2.0, 3.0).await, Ok(6.0));
+            };
+            let connected = async { agent.connect_to("worker:0").await.unwrap() };
+            let watched = async {
+                let mut events = agent.watch("worker:0").await.unwrap();
+                there(&mut events).await;
+            };
+            let found = async {
+                let calc = agent.proxy_any::<CalcService>().await.unwrap();
+                assert_eq!(calc.mul(2.0, 3.0).await, Ok(6.0));
+            };
+            tokio::join!(called, connected, watched, found);
+            Instant::now()
+        };
+        let restarted = restart(&server, round * Duration::from_millis(50));
+        let (first, second, (next, served)) = tokio::join!(wait(&old), wait(&fresh), restarted);
+        let took = first.max(second).saturating_duration_since(served);
+        assert!(took < AT_ONCE, "{took:?} after it served, in round {round}");
+        worker = next;
+        fresh.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn what_is_known_to_be_lost_is_not_said_to_be_connected_and_what_is_can_be_called() {
+    let server = NanoCtrlServer::start();
+    let agent = patient(&server, "driver").await;
+    let mut worker = Role::worker(&server, &[]);
+    let calc = agent.proxy::<CalcService>("worker:0").await.unwrap();
+    for round in 0..ROUNDS {
+        let life = there(&mut calc.watch().await.unwrap()).await;
+        assert_eq!(calc.mul(2.0, 3.0).await, Ok(6.0), "in round {round}");
+        worker.signal(Signal::KILL);
+        let killed = Instant::now();
+        let error = loop {
+            match calc.mul(2.0, 3.0).await {
+                Ok(_) => assert!(killed.elapsed() < SOON),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, RpcError::PeerLost { .. }), "{error:?}");
+        let (mut of_proxy, mut of_agent) = (
+            calc.watch().await.unwrap(),
+            agent.watch("worker:0").await.unwrap(),
+        );
+        worker.end();
+        let called = async {
+            assert_ne!(there(&mut of_proxy).await, life, "in round {round}");
+            assert_eq!(calc.mul(2.0, 3.0).await, Ok(6.0), "in round {round}");
+        };
+        let ready = async {
+            assert_ne!(there(&mut of_agent).await, life, "in round {round}");
+            calc.ready().await.unwrap();
+            assert_eq!(calc.mul(2.0, 3.0).await, Ok(6.0), "in round {round}");
+        };
+        let (_, _, (next, _)) = tokio::join!(called, ready, restart(&server, Duration::ZERO));
+        worker = next;
+    }
+}
+
+#[actix::test]
+async fn calls_that_may_wait_for_a_killed_worker_are_not_lost_on_the_way() {
+    let server = NanoCtrlServer::start();
+    let agent = patient(&server, "driver").await;
+    let mut worker = Role::worker(&server, &[]);
+    let calc = agent.proxy::<CalcService>("worker:0").await.unwrap();
+    let calc = calc.with_reconnect_wait(3 * SOON);
+    for round in 0..ROUNDS {
+        worker.signal(Signal::KILL);
+        let calls = async {
+            let (mut answered, started) = (0, Instant::now());
+            while answered < 20 {
+                assert!(started.elapsed() < 2 * SOON);
+                match calc.mul(2.0, 3.0).await {
+                    Ok(product) => assert_eq!(product, 6.0),
+                    // Of the dead life, before it is noticed.
+                    Err(error) => {
+                        assert_eq!(error.ran(), Ran::Unknown, "{error} in round {round}");
+                        continue;
+                    }
+                }
+                answered += 1;
+            }
+        };
+        worker.end();
+        let (_, (next, _)) = tokio::join!(calls, restart(&server, Duration::from_millis(100)));
+        worker = next;
+    }
 }

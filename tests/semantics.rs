@@ -231,6 +231,8 @@ async fn an_expired_request_is_not_run_and_its_caller_has_long_had_timeout() {
     assert_eq!(
         error,
         RpcError::Timeout {
+            peer: office.desk.peer().to_owned(),
+            method: "note".to_owned(),
             after: Duration::from_millis(50),
             ran: Ran::Unknown
         }
@@ -260,6 +262,8 @@ async fn deadlines_of_zero_are_not_sent_and_those_of_years_do_not_overflow() {
     assert_eq!(
         zero,
         Err(RpcError::Timeout {
+            peer: office.desk.peer().to_owned(),
+            method: "note".to_owned(),
             after: Duration::ZERO,
             ran: Ran::No
         })

@@ -78,6 +78,7 @@ struct Inner {
     patience: Patience,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
+    reconnect_wait: Duration,
     stream_patience: Duration,
     workers: NonZeroUsize,
     /// Services that are served one request at a time.
@@ -100,6 +101,7 @@ impl PeerAgent {
         let dlslime_geometry = settings.dlslime_geometry;
         let (busy_poll, workers) = (settings.busy_poll, settings.workers);
         let stream_patience = settings.stream_patience;
+        let reconnect_wait = settings.reconnect_wait;
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let events = broadcast::Sender::new(EVENTS);
         let heard = events.clone();
@@ -128,6 +130,7 @@ impl PeerAgent {
                 patience,
                 connect_timeout,
                 call_timeout,
+                reconnect_wait,
                 stream_patience,
                 workers,
                 once: Mutex::default(),
@@ -436,7 +439,13 @@ impl PeerAgent {
             events: self.inner.events.clone(),
             supervisor: self.inner.supervisor.clone(),
         };
-        let caller = Caller::new(setup, S::METHODS, dialled, self.inner.call_timeout);
+        let caller = Caller::new(
+            setup,
+            S::METHODS,
+            dialled,
+            self.inner.call_timeout,
+            self.inner.reconnect_wait,
+        );
         if let Some(proxy) = caller.healing() {
             self.inner.supervisor.do_send(KeepUp(proxy));
         }
@@ -446,7 +455,8 @@ impl PeerAgent {
     /// What becomes of a native peer from now on: whether it is there, has stalled, is lost, and comes back. While anybody
     /// watches, or has a proxy for it, both agents give each other signs of life.
     ///
-    /// Waits up to the connect timeout for the peer to register.
+    /// Waits up to the connect timeout for the peer to register. What is known of it comes first: that it is there, if it has
+    /// not been lost; or how it was lost, if it was watched or called before and is not back.
     ///
     /// ```no_run
     /// # use futures_util::StreamExt;
@@ -475,7 +485,7 @@ impl PeerAgent {
         self.ask(follow).await
     }
 
-    /// Tells an actor once when `peer` is lost or leaves.
+    /// Tells an actor once when `peer` is lost or leaves: at once if that is known to have happened, and it is not back.
     ///
     /// ```no_run
     /// # use actix::{Actor, Addr, Context, Handler};

@@ -56,6 +56,7 @@ enum Plane {
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50; 0 where this process has one core, by its affinity or quota | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
+/// | [`reconnect_wait`](Self::reconnect_wait) | `SLIME_RPC_RECONNECT_WAIT_MS` | 0 | ms | for which calls wait for a peer that is lost |
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
 /// | [`heartbeat`](Self::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two signs of life to each native peer |
 /// | [`detection`](Self::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | without a sign of life for so long, a peer is stalled |
@@ -83,6 +84,7 @@ pub struct Builder {
     busy_poll: Option<Duration>,
     connect_timeout: Option<Duration>,
     call_timeout: Option<Duration>,
+    reconnect_wait: Option<Duration>,
     stream_patience: Option<Duration>,
     strategy: Strategy,
     heartbeat: Option<Duration>,
@@ -102,6 +104,7 @@ pub(crate) struct Settings {
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
     pub(crate) call_timeout: Option<Duration>,
+    pub(crate) reconnect_wait: Duration,
     pub(crate) stream_patience: Duration,
     pub(crate) strategy: Strategy,
     heartbeat: Option<Duration>,
@@ -153,6 +156,7 @@ impl Default for Builder {
             busy_poll: None,
             connect_timeout: None,
             call_timeout: None,
+            reconnect_wait: None,
             stream_patience: None,
             strategy: Strategy::default(),
             heartbeat: None,
@@ -301,6 +305,16 @@ impl Builder {
         self
     }
 
+    /// How long calls wait for a connection that is lost to be made again, within their deadlines; they fail at once with
+    /// [`RpcError::PeerLost`](crate::RpcError::PeerLost) if this is not set. It is for calls made while the peer is not there.
+    /// Those that were under way when it was lost fail all the same: whether they were run, [`RpcError::ran`](crate::RpcError::ran)
+    /// says. Calls that wait are made when their replies are polled, in no certain order. For one proxy see
+    /// [`Proxy::with_reconnect_wait`](crate::Proxy::with_reconnect_wait).
+    pub fn reconnect_wait(mut self, limit: Duration) -> Self {
+        self.reconnect_wait = Some(limit);
+        self
+    }
+
     /// How long the caller of a stream may leave it without asking for an item, until the service ends it with
     /// [`RpcError::Stalled`](crate::RpcError::Stalled): a serial method's stream keeps the service's other serial methods waiting.
     pub fn stream_patience(mut self, limit: Duration) -> Self {
@@ -374,6 +388,10 @@ impl Builder {
             Some(set) => Some(set),
             None => environment::millis("SLIME_RPC_CALL_TIMEOUT_MS")?,
         };
+        let reconnect_wait = match self.reconnect_wait {
+            Some(set) => set,
+            None => environment::millis("SLIME_RPC_RECONNECT_WAIT_MS")?.unwrap_or_default(),
+        };
         let stream_patience = match self.stream_patience {
             Some(set) => set,
             None => environment::millis("SLIME_RPC_STREAM_PATIENCE_MS")?.unwrap_or(STREAM_PATIENCE),
@@ -425,6 +443,7 @@ impl Builder {
             busy_poll,
             connect_timeout,
             call_timeout,
+            reconnect_wait,
             stream_patience,
             strategy: self.strategy,
             heartbeat,

@@ -16,8 +16,12 @@ use crate::answer::short_name;
 #[non_exhaustive]
 pub enum RpcError {
     /// No answer came in time.
-    #[error("no answer within {after:?}")]
+    #[error("`{peer}` did not answer a call of `{method}` within {after:?}")]
     Timeout {
+        /// Alias of the peer.
+        peer: String,
+        /// Name of the method.
+        method: String,
         /// The time allowed.
         after: Duration,
         /// Whether the handler was run. It may run still.
@@ -36,10 +40,12 @@ pub enum RpcError {
         value: Option<ReturnedValue>,
     },
     /// The connection to the peer is gone.
-    #[error("lost `{peer}`: {cause}")]
+    #[error("lost `{peer}` in a call of `{method}`: {cause}")]
     PeerLost {
         /// Alias of the peer.
         peer: String,
+        /// Name of the method.
+        method: String,
         /// What ended the connection.
         cause: LossCause,
         /// Whether the handler was run.
@@ -212,16 +218,21 @@ impl RpcError {
         }
     }
 
-    pub(crate) fn from_call(error: CallError, peer: &str) -> Self {
+    /// What a call of `method` at `peer` came to.
+    pub(crate) fn from_call(error: CallError, peer: &str, method: &str) -> Self {
+        let (peer, method) = (peer.to_owned(), method.to_owned());
         match error {
             CallError::TooLarge { size, limit } => Self::TooLarge { size, limit },
             CallError::Encode(reason) => Self::Encode { reason },
             CallError::Timeout { after, sent } => Self::Timeout {
+                peer,
+                method,
                 after,
                 ran: if sent { Ran::Unknown } else { Ran::No },
             },
             CallError::Closed { cause, sent } => Self::PeerLost {
-                peer: peer.to_owned(),
+                peer,
+                method,
                 cause,
                 ran: if sent { Ran::Unknown } else { Ran::No },
             },
@@ -241,8 +252,9 @@ impl RpcError {
     }
 }
 
-impl From<Fault> for RpcError {
-    fn from(fault: Fault) -> Self {
+impl RpcError {
+    /// What `peer` has answered to a call of `method`.
+    pub(crate) fn from_fault(fault: Fault, peer: &str, method: &str) -> Self {
         match fault {
             Fault::Raised {
                 type_name,
@@ -265,12 +277,14 @@ impl From<Fault> for RpcError {
                 value: Some(ReturnedValue(value)),
             },
             Fault::Expired => Self::Timeout {
+                peer: peer.to_owned(),
+                method: method.to_owned(),
                 after: Duration::ZERO,
                 ran: Ran::No,
             },
-            Fault::MethodNotFound { service, method } => Self::MethodNotFound {
+            Fault::MethodNotFound { service, .. } => Self::MethodNotFound {
                 service,
-                method: format!("number {method}"),
+                method: method.to_owned(),
             },
             Fault::BadArguments { reason } => Self::BadArguments { reason },
             Fault::ReplyTooLarge { size, limit } => Self::ReplyTooLarge { size, limit },
@@ -381,6 +395,21 @@ pub enum AgentError {
         /// The time waited.
         waited: Duration,
     },
+    /// The connection of a proxy was lost, and could not be made again in time; see [`Proxy::ready`](crate::Proxy::ready).
+    #[error(
+        "lost `{peer}` ({cause}), and its service `{service}` is not back after {waited:?}{}",
+        if .waited.is_zero() { "; connections with DLSlime peers are not made again, so make another proxy" } else { "" }
+    )]
+    NotBack {
+        /// Its alias.
+        peer: String,
+        /// Name of the service.
+        service: String,
+        /// What ended the connection.
+        cause: LossCause,
+        /// The time waited; zero for a DLSlime peer, whose connection is not made again.
+        waited: Duration,
+    },
     /// The two agents do not fit together.
     #[error("`{peer}` and this agent do not fit together: {mismatch}")]
     Refused {
@@ -486,7 +515,7 @@ mod tests {
                 },
                 RpcError::MethodNotFound {
                     service: text(),
-                    method: "number 9".to_owned(),
+                    method: "add".to_owned(),
                 },
                 Ran::No,
             ),
@@ -522,6 +551,8 @@ mod tests {
             (
                 Fault::Expired,
                 RpcError::Timeout {
+                    peer: "w:0".to_owned(),
+                    method: "add".to_owned(),
                     after: Duration::ZERO,
                     ran: Ran::No,
                 },
@@ -556,10 +587,12 @@ mod tests {
                 Ran::Yes,
             ),
         ] {
-            let found = RpcError::from(fault);
+            let found = RpcError::from_fault(fault, "w:0", "add");
             assert_eq!((found.ran(), found), (ran, error));
         }
-        let not_streamed = RpcError::from(Fault::NotStreamed).to_string();
+        // A call hands it through several functions.
+        assert!(size_of::<RpcError>() <= 96, "{}", size_of::<RpcError>());
+        let not_streamed = RpcError::from_fault(Fault::NotStreamed, "w:0", "add").to_string();
         assert!(not_streamed.contains("stream of items"), "{not_streamed}");
     }
 }

@@ -8,8 +8,9 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, StreamName};
+use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, Parker, StreamName};
 
+use crate::reconnect::Later;
 use crate::reply::{AnyCall, Decoder};
 use crate::{Ran, Reply, RpcError};
 
@@ -37,11 +38,17 @@ const WINDOW: usize = 8;
 pub struct Items<T> {
     /// `None` once there are no more.
     source: Option<Source>,
+    /// Opens it, while its peer is not there.
+    opening: Option<Box<Later<(AnyCall, Source)>>>,
     /// In the order of the items.
     asked: VecDeque<Reply<Option<T>>>,
     decode: Decoder<Option<T>>,
-    window: usize,
+    method: &'static &'static str,
+    /// `None`: as the source says.
+    window: Option<usize>,
     deadline: Option<(Instant, Duration)>,
+    /// Its request was made.
+    was_opened: bool,
     /// An item has come, so the handler was run.
     has_begun: bool,
 }
@@ -91,16 +98,20 @@ impl<T> Items<T> {
         source: Source,
         first: AnyCall,
         decode: Decoder<Option<T>>,
+        method: &'static &'static str,
         timeout: Option<Duration>,
     ) -> Self {
         let deadline =
             timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
         let mut items = Self {
-            window: source.window(),
+            window: None,
             source: Some(source),
-            asked: VecDeque::from([Reply::new(first, decode)]),
+            opening: None,
+            asked: VecDeque::from([Reply::new(first, method, decode)]),
             decode,
+            method,
             deadline,
+            was_opened: true,
             has_begun: false,
         };
         items.ask();
@@ -108,15 +119,65 @@ impl<T> Items<T> {
     }
 
     /// A stream that could not be opened.
-    pub(crate) fn failed(error: RpcError, decode: Decoder<Option<T>>) -> Self {
+    pub(crate) fn failed(
+        error: RpcError,
+        decode: Decoder<Option<T>>,
+        method: &'static &'static str,
+    ) -> Self {
         Self {
             source: None,
+            opening: None,
             asked: VecDeque::from([Reply::failed(error)]),
             decode,
-            window: 0,
+            method,
+            window: None,
             deadline: None,
+            was_opened: false,
             has_begun: false,
         }
+    }
+
+    /// A stream that is opened once its peer is there.
+    pub(crate) fn later(
+        opening: Box<Later<(AnyCall, Source)>>,
+        decode: Decoder<Option<T>>,
+        method: &'static &'static str,
+    ) -> Self {
+        Self {
+            source: None,
+            deadline: opening.deadline(),
+            opening: Some(opening),
+            asked: VecDeque::new(),
+            decode,
+            method,
+            window: None,
+            was_opened: false,
+            has_begun: false,
+        }
+    }
+
+    /// Goes on with opening the stream, if that is not done.
+    fn poll_opening(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(opening) = &mut self.opening else {
+            return Poll::Ready(());
+        };
+        let opened = ready!(opening.poll(context));
+        self.opening = None;
+        let first = match opened {
+            Ok((first, source)) => {
+                self.source = Some(source);
+                self.was_opened = true;
+                let mut first = Reply::new(first, self.method, self.decode);
+                if let Some((at, _)) = self.deadline {
+                    first.set_timeout(at.saturating_duration_since(Instant::now()));
+                }
+                first
+            }
+            Err(error) => Reply::failed(error),
+        };
+        self.asked.push_back(first);
+        self.ask();
+        Poll::Ready(())
     }
 
     /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever is less. Those that are made
@@ -129,7 +190,7 @@ impl<T> Items<T> {
     /// # }
     /// ```
     pub fn window(mut self, items: usize) -> Self {
-        self.window = items.max(1);
+        self.window = Some(items.max(1));
         self.ask();
         self
     }
@@ -146,6 +207,9 @@ impl<T> Items<T> {
     /// ```
     pub fn timeout(mut self, after: Duration) -> Self {
         self.deadline = Instant::now().checked_add(after).map(|at| (at, after));
+        if let Some(opening) = &mut self.opening {
+            opening.set_timeout(after);
+        }
         for reply in &mut self.asked {
             reply.set_timeout(after);
         }
@@ -170,6 +234,14 @@ impl<T> Items<T> {
         if tokio::runtime::Handle::try_current().is_ok() {
             return Some(Err(RpcError::WouldBlock));
         }
+        Parker::with(|parker, waker| {
+            while self
+                .poll_opening(&mut Context::from_waker(waker))
+                .is_pending()
+            {
+                parker.park(None);
+            }
+        });
         let result = self.asked.pop_front()?.wait();
         self.conclude(result)
     }
@@ -200,19 +272,35 @@ impl<T> Items<T> {
     fn named(&self, error: RpcError) -> RpcError {
         let ran = |of_item| if self.has_begun { Ran::Yes } else { of_item };
         match (error, self.deadline) {
-            (RpcError::Timeout { .. }, Some((_, after))) => RpcError::Timeout {
+            (
+                RpcError::Timeout {
+                    peer,
+                    method,
+                    ran: of,
+                    ..
+                },
+                Some((_, after)),
+            ) => RpcError::Timeout {
+                peer,
+                method,
                 after,
-                ran: ran(Ran::Unknown),
+                ran: if self.was_opened {
+                    ran(Ran::Unknown)
+                } else {
+                    of
+                },
             },
             (
                 RpcError::PeerLost {
                     peer,
+                    method,
                     cause,
                     ran: of,
                 },
                 _,
             ) => RpcError::PeerLost {
                 peer,
+                method,
                 cause,
                 ran: ran(of),
             },
@@ -223,17 +311,19 @@ impl<T> Items<T> {
     /// Asks for items until as many are under way as may be.
     fn ask(&mut self) {
         let Some(source) = &self.source else { return };
-        while self.asked.len() < self.window {
+        let window = self.window.unwrap_or_else(|| source.window());
+        while self.asked.len() < window {
             let left = |(at, _): (Instant, _)| at.saturating_duration_since(Instant::now());
             let asked = match source.next(self.deadline.map(left)) {
-                Ok(call) => Reply::new(call, self.decode),
-                Err(error) => Reply::failed(RpcError::from_call(error, source.peer())),
+                Ok(call) => Reply::new(call, self.method, self.decode),
+                Err(error) => Reply::failed(RpcError::from_call(error, source.peer(), self.method)),
             };
             self.asked.push_back(asked);
         }
     }
 
     fn end(&mut self) {
+        self.opening = None;
         self.asked.clear();
         if let Some(source) = self.source.take() {
             source.end();
@@ -245,6 +335,7 @@ impl<T> Stream for Items<T> {
     type Item = Result<T, RpcError>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(self.poll_opening(context));
         let Some(first) = self.asked.front_mut() else {
             return Poll::Ready(None);
         };

@@ -85,6 +85,7 @@ mod pool;
 mod proxy;
 mod qp_ready;
 mod reached;
+mod reconnect;
 mod remote_buffer;
 mod reply;
 mod restart;

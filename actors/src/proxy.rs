@@ -4,20 +4,22 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use slimerpc::channel::{ClientChannel, Patience, ServiceTable};
+use slimerpc::channel::{ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
-use tokio::sync::Notify;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
 
 use crate::answer::written;
 use crate::instance_id::InstanceId;
-use crate::items::Items;
+use crate::items::{Items, Source};
 use crate::reached::{Reached, Setup, Way};
-use crate::reply::Decoder;
+use crate::reconnect::{self, Later};
+use crate::reply::{AnyCall, Decoder};
 use crate::supervisor::{Dialled, Heal};
-use crate::{AgentError, Call, Message, Reply, RpcError, Service, StreamCall, Tell, Watch};
+use crate::{AgentError, Call, Message, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -151,6 +153,90 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
+    /// This address with another time than the agent's [`reconnect_wait`](crate::Builder::reconnect_wait) for calls made through
+    /// it to wait for a lost connection to be made again. Zero: they fail at once.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # use std::time::Duration;
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let calc = calc.with_reconnect_wait(Duration::from_secs(30));
+    /// let sum = calc.add(1, 2).await?; // also while the worker is being restarted
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_reconnect_wait(&self, limit: Duration) -> Self {
+        Self::new(Caller {
+            reconnect_wait: limit,
+            ..self.caller.clone()
+        })
+    }
+
+    /// Waits until calls can be made: at once, unless the connection is lost. Then it is made again as soon as the peer is back
+    /// and serves the service, which this waits for up to the connect timeout.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sum = loop {
+    ///     match calc.add(1, 2).await {
+    ///         // `add` may be run twice without harm.
+    ///         Err(RpcError::PeerLost { .. }) => calc.ready().await?,
+    ///         result => break result?,
+    ///     }
+    /// };
+    /// # drop(sum);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::NotBack`] after the connect timeout, and at once for a DLSlime peer, whose connection is not made again;
+    /// [`AgentError::ShutDown`].
+    pub async fn ready(&self) -> Result<(), AgentError> {
+        let inner = &self.caller.inner;
+        let reached = inner.reached.load_full();
+        let Some(cause) = reached.lost() else {
+            return Ok(());
+        };
+        if cause == LossCause::ShutDown {
+            return Err(AgentError::ShutDown);
+        }
+        let started = Instant::now();
+        if reached.is_native() {
+            let limit = reconnect::timer(self.caller.runtime(), inner.setup.connect_timeout);
+            tokio::select! {
+                biased;
+                () = self.caller.connected() => return Ok(()),
+                () = limit => {}
+            }
+        }
+        Err(AgentError::NotBack {
+            peer: self.peer().to_owned(),
+            service: self.name().to_owned(),
+            cause,
+            waited: started.elapsed(),
+        })
+    }
+
     /// The address of one of the service's methods, without the type of the service.
     pub fn recipient<M: Call<Service = S>>(&self) -> Recipient<M> {
         Recipient {
@@ -206,10 +292,12 @@ impl<S: Service + ?Sized> Proxy<S> {
         reached.parallel.as_ref()?.channel().cloned()
     }
 
-    /// What becomes of the peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
+    /// What becomes of the peer, as [`PeerAgent::watch`](crate::PeerAgent::watch) tells it, but
+    /// [`Connected`](crate::PeerEvent::Connected) and [`Reconnected`](crate::PeerEvent::Reconnected) come when calls through
+    /// this proxy can be made.
     ///
     /// # Errors
-    /// As there.
+    /// Those of [`PeerAgent::watch`](crate::PeerAgent::watch).
     ///
     /// ```no_run
     /// # use futures_util::StreamExt;
@@ -231,7 +319,13 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// # }
     /// ```
     pub async fn watch(&self) -> Result<Watch, AgentError> {
-        self.caller.inner.setup.watch().await
+        let inner = &self.caller.inner;
+        let (adopted, inner) = (inner.adopted.subscribe(), Arc::downgrade(inner));
+        let watch = self.caller.inner.setup.watch().await?;
+        Ok(watch.of_proxy(adopted, move |life| {
+            let inner = inner.upgrade();
+            inner.is_none_or(|inner| inner.reached.load().can_call(life))
+        }))
     }
 }
 
@@ -340,7 +434,9 @@ impl<M> fmt::Debug for Recipient<M> {
 pub struct Caller {
     inner: Arc<Inner>,
     /// Of each call.
-    timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
+    /// How long each call waits for a connection that is lost.
+    pub(crate) reconnect_wait: Duration,
 }
 
 #[derive(Debug)]
@@ -349,11 +445,17 @@ struct Inner {
     methods: &'static [&'static str],
     /// Replaced when the connection was lost and is there again.
     reached: ArcSwap<Reached>,
+    /// Told when that was done.
+    adopted: watch::Sender<()>,
 }
 
 impl Heal for Inner {
     fn peer(&self) -> &str {
         &self.setup.peer
+    }
+
+    fn life(&self) -> Option<u64> {
+        self.reached.load().life
     }
 
     fn wanted(&self) -> &ServiceTable {
@@ -372,6 +474,7 @@ impl Heal for Inner {
 
     fn adopt(&self, dialled: Dialled) {
         self.reached.store(Arc::new(self.setup.reached(dialled)));
+        self.adopted.send_replace(());
     }
 }
 
@@ -382,14 +485,17 @@ impl Caller {
         methods: &'static [&'static str],
         dialled: Dialled,
         timeout: Option<Duration>,
+        reconnect_wait: Duration,
     ) -> Self {
         let reached = ArcSwap::from_pointee(setup.reached(dialled));
         Self {
             timeout,
+            reconnect_wait,
             inner: Arc::new(Inner {
                 setup,
                 methods,
                 reached,
+                adopted: watch::Sender::new(()),
             }),
         }
     }
@@ -398,6 +504,39 @@ impl Caller {
     pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
         let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
         self.inner.reached.load().is_native().then_some(inner)
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.inner.setup.peer
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.setup.patience.runtime
+    }
+
+    /// Waits until calls can be made.
+    pub(crate) async fn connected(&self) {
+        let mut adopted = self.inner.adopted.subscribe();
+        while self.inner.reached.load().lost().is_some() {
+            // The sender is in `inner`.
+            let _ = adopted.changed().await;
+        }
+    }
+
+    /// Whether a call that could not be made is to wait for the connection to be made again.
+    pub(crate) fn can_wait(&self, error: &RpcError) -> bool {
+        let is_lost = match error {
+            RpcError::PeerLost { cause, ran, .. } => {
+                *ran == Ran::No && *cause != LossCause::ShutDown
+            }
+            _ => false,
+        };
+        is_lost && !self.reconnect_wait.is_zero() && self.inner.reached.load().is_native()
+    }
+
+    /// The name of a method.
+    fn name(&self, method: usize) -> &'static &'static str {
+        self.inner.methods.get(method).unwrap_or(&"?")
     }
 
     /// Calls a typed method.
@@ -417,12 +556,32 @@ impl Caller {
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
         let codec = self.codec::<M>();
+        let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+        match self.try_tell(M::METHOD, self.timeout, encode) {
+            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
+                Ok(bytes) => Tell::later(Later::new(
+                    self,
+                    self.name(M::METHOD),
+                    error,
+                    move |caller, left| {
+                        caller.try_tell(M::METHOD, left, |room| Raw::encode(&bytes, room))
+                    },
+                )),
+                Err(_) => Tell::new(Err(error)),
+            },
+            told => Tell::new(told),
+        }
+    }
+
+    fn try_tell(
+        &self,
+        method: usize,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Option<ToldCall>, RpcError> {
         let reached = self.inner.reached.load();
-        let told = self.route(&reached, M::METHOD).and_then(|(number, way)| {
-            let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-            way.tell(number, self.timeout, encode)
-        });
-        Tell::new(told)
+        let (number, way) = self.route(&reached, method)?;
+        way.tell(number, self.name(method), timeout, encode)
     }
 
     /// Calls a method that gives back a stream.
@@ -434,15 +593,32 @@ impl Caller {
             }
             codec.decode(answer.payload()).map(Some)
         });
-        let reached = self.inner.reached.load();
-        let opened = self.way(&reached, M::METHOD).and_then(|(number, way)| {
-            let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-            way.open_stream(number, self.timeout, encode)
-        });
-        match opened {
-            Ok((first, source)) => Items::new(source, first, decode, self.timeout),
-            Err(error) => Items::failed(error, decode),
+        let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+        let method = self.name(M::METHOD);
+        match self.try_stream(M::METHOD, self.timeout, encode) {
+            Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
+            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
+                Ok(bytes) => {
+                    let open = move |caller: &Self, left| {
+                        caller.try_stream(M::METHOD, left, |room| Raw::encode(&bytes, room))
+                    };
+                    Items::later(Later::new(self, method, error, open), decode, method)
+                }
+                Err(_) => Items::failed(error, decode, method),
+            },
+            Err(error) => Items::failed(error, decode, method),
         }
+    }
+
+    fn try_stream(
+        &self,
+        method: usize,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(AnyCall, Source), RpcError> {
+        let reached = self.inner.reached.load();
+        let (number, way) = self.way(&reached, method)?;
+        way.open_stream(number, self.name(method), timeout, encode)
     }
 
     /// How the payloads of a message travel.
@@ -494,13 +670,44 @@ impl Caller {
     fn make<T>(
         &self,
         method: usize,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let reached = self.inner.reached.load();
         let (number, way) = self.way(&reached, method)?;
-        let call = way.call(number, self.timeout, encode)?;
-        Ok(Reply::new(call, decode))
+        let name = self.name(method);
+        match way.call(number, name, self.timeout, &mut encode) {
+            Ok(call) => Ok(Reply::new(call, name, decode)),
+            Err(error) => self.make_later(method, error, encode, decode),
+        }
+    }
+
+    /// Makes a call that could not be made once that is possible, if it may wait so long.
+    #[cold]
+    fn make_later<T>(
+        &self,
+        method: usize,
+        error: RpcError,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        if !self.can_wait(&error) {
+            return Err(error);
+        }
+        let Ok(bytes) = reconnect::encoded(encode) else {
+            return Err(error);
+        };
+        let name = self.name(method);
+        let make = move |caller: &Self, left| {
+            let reached = caller.inner.reached.load();
+            let (number, way) = caller.way(&reached, method)?;
+            way.call(number, name, left, |room| Raw::encode(&bytes, room))
+        };
+        Ok(Reply::later(
+            Later::new(self, name, error, make),
+            name,
+            decode,
+        ))
     }
 
     /// The same for a call whose caller waits: not for the handler that it runs in itself.

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use actix::Addr;
 use slimerpc::channel::{
-    ClientChannel, Hosted, LocalService, Patience, Profile, Route, ServiceTable, ToldCall,
+    ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route, ServiceTable,
+    TellError, ToldCall,
 };
 use slimerpc::wire::{EncodeError, Fault, PayloadCodec};
 use tokio::sync::broadcast;
@@ -38,8 +39,8 @@ impl Setup {
         let routes = dialled.table.resolve(&self.wanted);
         let failed = self.report_tells(dialled.table);
         let way = |channel: Arc<ClientChannel>| {
-            let (failed, peer) = (failed.clone(), self.peer.clone());
-            channel.listen(move |failure| failed(failure.method, tell::error(failure, &peer)));
+            let failed = failed.clone();
+            channel.listen(move |failure| failed(failure.method, failure.cause));
             Way::Channel(channel)
         };
         let (serial, parallel) = match dialled.link {
@@ -58,7 +59,7 @@ impl Setup {
                         max_in_place: self.max_in_place,
                         patience: self.patience.clone(),
                     };
-                    let failed = move |method, fault: Fault| failed(method, fault.into());
+                    let failed = move |method, fault| failed(method, TellError::Fault(fault));
                     Way::Local(service, Failed(Arc::new(failed)))
                 };
                 (way(serial), parallel.map(way))
@@ -68,20 +69,22 @@ impl Setup {
         Reached {
             serial,
             parallel,
+            life,
             instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
             routes,
         }
     }
 
-    fn report_tells(&self, table: ServiceTable) -> Arc<dyn Fn(u32, RpcError) + Send + Sync> {
+    fn report_tells(&self, table: ServiceTable) -> Arc<dyn Fn(u32, TellError) + Send + Sync> {
         let (events, peer) = (self.events.clone(), self.peer.to_string());
-        Arc::new(move |method, error| {
+        Arc::new(move |method, cause| {
             let method = table.methods.get(method as usize);
+            let method = method.cloned().unwrap_or_default();
             let event = AgentEvent::TellFailed {
+                error: tell::error(cause, &peer, &method),
                 peer: peer.clone(),
                 service: table.name.clone(),
-                method: method.cloned().unwrap_or_default(),
-                error,
+                method,
             };
             tracing::debug!(?event, "a call that nobody waits for failed");
             // Nobody may be listening.
@@ -106,6 +109,8 @@ pub(crate) struct Reached {
     pub(crate) serial: Way,
     /// For parallel methods, if they have one of their own.
     pub(crate) parallel: Option<Way>,
+    /// The life of the peer, if it is native.
+    pub(crate) life: Option<u64>,
     /// What is called, if it is served by a process that may be this one.
     pub(crate) instance: Option<InstanceId>,
     /// For each method of the caller's; `None` for those that the server does not have.
@@ -122,6 +127,16 @@ impl Reached {
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {
         let ways = self.parallel.iter().chain([&self.serial]);
         ways.filter_map(Way::channel)
+    }
+
+    /// Why its connection has ended, if it has.
+    pub(crate) fn lost(&self) -> Option<LossCause> {
+        self.channels().find_map(|channel| channel.closed())
+    }
+
+    /// Whether calls can be made, to this life of the peer.
+    pub(crate) fn can_call(&self, life: u64) -> bool {
+        self.life == Some(life) && self.lost().is_none()
     }
 
     /// Whether it has channels, and they are to a native peer.
@@ -167,6 +182,7 @@ impl Way {
     pub(crate) fn call(
         &self,
         number: u32,
+        name: &str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<AnyCall, RpcError> {
@@ -174,12 +190,13 @@ impl Way {
             Self::Channel(channel) => channel.call(number, timeout, encode).map(AnyCall::Remote),
             Self::Local(service, _) => service.call(number, timeout, encode).map(AnyCall::Local),
         };
-        made.map_err(|error| RpcError::from_call(error, self.peer()))
+        made.map_err(|error| RpcError::from_call(error, self.peer(), name))
     }
 
     pub(crate) fn open_stream(
         &self,
         number: u32,
+        name: &str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(AnyCall, Source), RpcError> {
@@ -207,12 +224,13 @@ impl Way {
                     })
             }
         };
-        opened.map_err(|error| RpcError::from_call(error, self.peer()))
+        opened.map_err(|error| RpcError::from_call(error, self.peer(), name))
     }
 
     pub(crate) fn tell(
         &self,
         number: u32,
+        name: &str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<Option<ToldCall>, RpcError> {
@@ -224,6 +242,6 @@ impl Way {
                 service.tell(number, timeout, encode, failed).map(|()| None)
             }
         };
-        told.map_err(|error| RpcError::from_call(error, self.peer()))
+        told.map_err(|error| RpcError::from_call(error, self.peer(), name))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
@@ -11,6 +11,7 @@ use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
+use crate::reconnect::Later;
 use crate::{Ran, RpcError};
 
 /// Looks in a row before other tasks get a turn.
@@ -43,12 +44,16 @@ pub(crate) type Decoder<T> = (
 
 enum State<T> {
     Pending(Waiting, Decoder<T>),
+    /// Its peer is not there.
+    Later(Box<Later<AnyCall>>, &'static &'static str, Decoder<T>),
     Failed(RpcError),
     Done,
 }
 
 struct Waiting {
     call: AnyCall,
+    /// Name of the method.
+    method: &'static &'static str,
     /// When busy polling began.
     since: Option<Instant>,
     /// Wakes us at the deadline; made when we first go to sleep.
@@ -73,6 +78,14 @@ impl AnyCall {
         match self {
             Self::Remote(call) => call.set_timeout(after),
             Self::Local(call) => call.set_timeout(after),
+        }
+    }
+
+    /// The call is allowed `after`, which ends then.
+    fn set_deadline(&mut self, at: Instant, after: Duration) {
+        match self {
+            Self::Remote(call) => call.set_deadline(at, after),
+            Self::Local(call) => call.set_timeout(at.saturating_duration_since(Instant::now())),
         }
     }
 
@@ -138,13 +151,17 @@ impl AnyCall {
 }
 
 impl<T> Reply<T> {
-    pub(crate) fn new(call: AnyCall, decode: Decoder<T>) -> Self {
-        let waiting = Waiting {
-            call,
-            since: None,
-            timer: None,
-        };
-        Self(State::Pending(waiting, decode))
+    pub(crate) fn new(call: AnyCall, method: &'static &'static str, decode: Decoder<T>) -> Self {
+        Self(State::Pending(Waiting::new(call, method), decode))
+    }
+
+    /// The reply to a call that is made once its peer is there.
+    pub(crate) fn later(
+        call: Box<Later<AnyCall>>,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Self {
+        Self(State::Later(call, method, decode))
     }
 
     /// The reply to a call that could not be made.
@@ -160,9 +177,13 @@ impl<T> Reply<T> {
     }
 
     pub(crate) fn set_timeout(&mut self, after: Duration) {
-        if let State::Pending(waiting, _) = &mut self.0 {
-            waiting.call.set_timeout(after);
-            waiting.timer = None;
+        match &mut self.0 {
+            State::Pending(waiting, _) => {
+                waiting.call.set_timeout(after);
+                waiting.timer = None;
+            }
+            State::Later(call, ..) => call.set_timeout(after),
+            State::Failed(_) | State::Done => {}
         }
     }
 
@@ -181,8 +202,9 @@ impl<T> Reply<T> {
                 if let Poll::Ready(result) = polled {
                     return result;
                 }
-                if let State::Pending(waiting, _) = &self.0 {
-                    waiting.call.park(parker);
+                match &self.0 {
+                    State::Pending(waiting, _) => waiting.call.park(parker),
+                    _ => parker.park(None),
                 }
             }
         })
@@ -201,7 +223,15 @@ impl<T> Reply<T> {
         context: &mut Context<'_>,
         busy: BusyPoll,
     ) -> Poll<Result<T, RpcError>> {
+        if let State::Later(later, method, decode) = &mut self.0 {
+            let (method, decode) = (*method, *decode);
+            self.0 = match ready!(later.poll(context)) {
+                Ok(call) => State::Pending(Waiting::made_later(call, method, later), decode),
+                Err(error) => State::Failed(error),
+            };
+        }
         let polled = match &mut self.0 {
+            State::Later(..) => unreachable!("it has been made, or has failed"),
             State::Pending(waiting, decode) => waiting.poll(context, busy, *decode),
             State::Failed(error) => Poll::Ready(Err(error.clone())),
             State::Done => panic!("a reply is polled after it was ready"),
@@ -223,6 +253,24 @@ enum BusyPoll {
 }
 
 impl Waiting {
+    fn new(call: AnyCall, method: &'static &'static str) -> Self {
+        Self {
+            call,
+            method,
+            since: None,
+            timer: None,
+        }
+    }
+
+    /// A call whose deadline, if it has one, was set before it was made.
+    fn made_later(call: AnyCall, method: &'static &'static str, later: &Later<AnyCall>) -> Self {
+        let mut made = Self::new(call, method);
+        if let Some((at, after)) = later.deadline() {
+            made.call.set_deadline(at, after);
+        }
+        made
+    }
+
     fn poll<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -291,12 +339,14 @@ impl Waiting {
 
     fn named(&self, error: Conclusion) -> RpcError {
         match error {
-            Conclusion::Call(error) => RpcError::from_call(error, self.call.peer()),
+            Conclusion::Call(error) => RpcError::from_call(error, self.call.peer(), self.method),
             Conclusion::Fault(Fault::Expired) => RpcError::Timeout {
+                peer: self.call.peer().to_owned(),
+                method: (*self.method).to_owned(),
                 after: self.call.timeout().unwrap_or_default(),
                 ran: Ran::No,
             },
-            Conclusion::Fault(fault) => fault.into(),
+            Conclusion::Fault(fault) => RpcError::from_fault(fault, self.call.peer(), self.method),
             Conclusion::Decode(error) => RpcError::BadReply(error),
         }
     }
@@ -333,6 +383,9 @@ impl Reply<Vec<u8>> {
             State::Pending(waiting, (codec, _)) => {
                 State::Pending(waiting, (codec, |_, answer| Ok(answer.keep())))
             }
+            State::Later(call, method, (codec, _)) => {
+                State::Later(call, method, (codec, |_, answer| Ok(answer.keep())))
+            }
             State::Failed(error) => State::Failed(error),
             State::Done => State::Done,
         })
@@ -351,6 +404,7 @@ impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             State::Pending(..) => "Reply(pending)",
+            State::Later(..) => "Reply(later)",
             State::Failed(_) => "Reply(failed)",
             State::Done => "Reply(done)",
         })

@@ -10,6 +10,7 @@ mod guarding;
 mod healing;
 mod inquiry;
 mod lines;
+mod news;
 mod pairs;
 mod probing;
 mod reaching;
@@ -52,6 +53,7 @@ pub(crate) use self::reaching::{Reach, Reached};
 use self::advertising::Advertised;
 use self::finding::Followed;
 use self::lines::Lines;
+use self::news::News;
 use self::pairs::{Pair, Pairs};
 use self::reaching::Reaching;
 
@@ -282,14 +284,21 @@ impl State {
         Ok(self.control().publish(Descriptor::RECORD, record).await?)
     }
 
-    async fn connect(&self, connect: Connect) -> Result<(), AgentError> {
+    async fn connect(self: &Rc<Self>, connect: Connect) -> Result<(), AgentError> {
         let started = Instant::now();
         let Connect { peer, timeout, .. } = connect;
         self.pairs
             .borrow_mut()
             .set_queue_pairs(&peer, connect.queue_pairs);
-        match self.find(&peer, timeout, |_| Ok(())).await? {
-            Found::Native(..) => self.declare(&peer).await,
+        match self.find(&peer, started, timeout, |_| Ok(())).await? {
+            Found::Native(..) => {
+                self.declare(&peer).await?;
+                if peer == self.alias {
+                    return Ok(());
+                }
+                // What it has published says nothing of whether it lives.
+                self.await_life(&peer, started, timeout).await
+            }
             Found::Dlslime(record) => {
                 let left = timeout.saturating_sub(started.elapsed());
                 self.begin_with_dlslime(&record, left).await
@@ -385,46 +394,105 @@ impl State {
     async fn dial(self: &Rc<Self>, dial: Dial) -> Result<Dialled, AgentError> {
         let started = Instant::now();
         if dial.peer == self.alias {
-            return self.dial_self(&dial).await;
+            return self.dial_self(&dial, started).await;
         }
+        let mut news = News::new(self, &dial.peer);
+        let mut broken = None;
+        loop {
+            let (theirs, table, link) = match self.find_service(&dial, started).await? {
+                Found::Native(theirs, (table, link)) => (theirs, table, link),
+                Found::Dlslime(record) => {
+                    let channel = self.call_dlslime(&dial, &record, started).await?;
+                    return Ok(Dialled {
+                        link: Link::Channels(channel, None),
+                        table: dial.wanted,
+                        incarnation: None,
+                    });
+                }
+            };
+            self.declare(&dial.peer).await?;
+            let opened = tokio::select! {
+                opened = self.open_all(&dial, &theirs, &table, link, started) => opened,
+                // It does not answer any more, or what it has answered is worth nothing.
+                () = self.superseded(&dial.peer, theirs.incarnation) => {
+                    tracing::debug!(peer = dial.peer, "a peer is back as another life while it is dialled");
+                    continue;
+                }
+            };
+            let error = match opened {
+                Ok((channel, parallel)) => {
+                    self.want_line(&dial.peer);
+                    return Ok(Dialled {
+                        link: Link::Channels(channel, parallel),
+                        table,
+                        incarnation: Some(theirs.incarnation),
+                    });
+                }
+                Err(error) => error,
+            };
+            let may_pass = match &error {
+                // Another life of it has read this, or a service is not served yet, or not any more.
+                AgentError::Refused { mismatch, .. } => matches!(
+                    mismatch,
+                    Mismatch::Incarnation { .. } | Mismatch::NoSuchService { .. }
+                ),
+                // It may have died after its answer. One that lives answers again, and is no better.
+                AgentError::Connect(_) => {
+                    broken.replace(theirs.incarnation) != Some(theirs.incarnation)
+                }
+                _ => false,
+            };
+            let left = dial.timeout.saturating_sub(started.elapsed());
+            if !may_pass || left.is_zero() {
+                return Err(error);
+            }
+            news.wait(left).await;
+        }
+    }
+
+    /// Waits until the service that is dialled is served, and can be reached.
+    async fn find_service(
+        self: &Rc<Self>,
+        dial: &Dial,
+        started: Instant,
+    ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
             let table = theirs.check(self.settings.geometry, &dial.wanted)?.clone();
             Ok((table, theirs.link(&devices.links(), &here)?))
         };
-        let (theirs, (table, link)) = match self.find(&dial.peer, dial.timeout, check).await? {
-            Found::Native(theirs, checked) => (theirs, checked),
-            Found::Dlslime(record) => {
-                let channel = self.call_dlslime(&dial, &record, started).await?;
-                return Ok(Dialled {
-                    link: Link::Channels(channel, None),
-                    table: dial.wanted,
-                    incarnation: None,
-                });
-            }
-        };
-        self.declare(&dial.peer).await?;
+        self.find(&dial.peer, started, dial.timeout, check).await
+    }
+
+    /// Opens the channels to a service: one, or two if parallel methods of it are wanted.
+    async fn open_all(
+        &self,
+        dial: &Dial,
+        theirs: &Descriptor,
+        table: &ServiceTable,
+        link: LinkType,
+        started: Instant,
+    ) -> Result<(Arc<ClientChannel>, Option<Arc<ClientChannel>>), AgentError> {
         let is_wanted = |method| dial.wanted.methods.contains(method);
-        let channel = self.open(&dial, &theirs, link, false, started).await?;
+        let channel = self.open(dial, theirs, link, false, started).await?;
         let parallel = if table.parallel.iter().any(is_wanted) {
-            Some(self.open(&dial, &theirs, link, true, started).await?)
+            Some(self.open(dial, theirs, link, true, started).await?)
         } else {
             None
         };
-        self.want_line(&dial.peer);
-        Ok(Dialled {
-            link: Link::Channels(channel, parallel),
-            table,
-            incarnation: Some(theirs.incarnation),
-        })
+        Ok((channel, parallel))
     }
 
     /// The way to a service of this agent, once it is served.
-    async fn dial_self(&self, dial: &Dial) -> Result<Dialled, AgentError> {
+    async fn dial_self(
+        self: &Rc<Self>,
+        dial: &Dial,
+        started: Instant,
+    ) -> Result<Dialled, AgentError> {
         let geometry = self.settings.geometry;
         let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
-        let found = self.find(&dial.peer, dial.timeout, check).await?;
+        let found = self.find(&dial.peer, started, dial.timeout, check).await?;
         let running = self.services.borrow().get(&dial.wanted.name).cloned();
         let (Found::Native(ours, table), Some(running)) = (found, running) else {
             return Err(AgentError::Refused {
@@ -525,13 +593,13 @@ impl State {
     /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
     /// be about to be served, so that is waited for too; other mismatches are final.
     async fn find<T>(
-        &self,
+        self: &Rc<Self>,
         peer: &str,
+        started: Instant,
         limit: Duration,
         check: impl Fn(&Descriptor) -> Result<T, Mismatch>,
     ) -> Result<Found<T>, AgentError> {
-        let started = Instant::now();
-        let mut pause = FIRST_LOOK;
+        let mut news = News::new(self, peer);
         loop {
             self.check_open()?;
             let missing = match self.look(peer).await? {
@@ -560,11 +628,11 @@ impl State {
                     }
                 },
             };
-            if started.elapsed() >= limit {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() {
                 return Err(missing);
             }
-            sleep(pause.min(limit.saturating_sub(started.elapsed()))).await;
-            pause = (pause * 2).min(LAST_LOOK);
+            news.wait(left).await;
         }
     }
 

@@ -4,9 +4,10 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{TellError, TellFailure, ToldCall};
+use slimerpc::channel::{TellError, ToldCall};
 use tokio::sync::broadcast;
 
+use crate::reconnect::Later;
 use crate::{EndCause, Ran, RpcError};
 
 /// Completes when the transport has taken the request: at once if a credit is free, otherwise when one is. The request is
@@ -36,6 +37,8 @@ pub struct Tell(State);
 
 enum State {
     Told(ToldCall),
+    /// Its peer is not there.
+    Later(Box<Later<Option<ToldCall>>>),
     /// It was taken at once.
     Taken,
     Failed(RpcError),
@@ -51,6 +54,10 @@ impl Tell {
             Err(error) => State::Failed(error),
         })
     }
+
+    pub(crate) fn later(call: Box<Later<Option<ToldCall>>>) -> Self {
+        Self(State::Later(call))
+    }
 }
 
 impl Future for Tell {
@@ -65,6 +72,16 @@ impl Future for Tell {
                     Poll::Pending
                 }
             },
+            State::Later(mut call) => match call.poll(context) {
+                Poll::Ready(told) => {
+                    *self = Self::new(told);
+                    self.poll(context)
+                }
+                Poll::Pending => {
+                    self.0 = State::Later(call);
+                    Poll::Pending
+                }
+            },
             State::Taken => Poll::Ready(Ok(())),
             State::Failed(error) => Poll::Ready(Err(error)),
             State::Done => panic!("a tell is polled after it was ready"),
@@ -76,6 +93,7 @@ impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
             State::Told(_) | State::Taken => "Tell(told)",
+            State::Later(_) => "Tell(later)",
             State::Failed(_) => "Tell(failed)",
             State::Done => "Tell(done)",
         })
@@ -135,11 +153,12 @@ impl Events {
 }
 
 /// What the caller sees of a told call that failed.
-pub(crate) fn error(failure: TellFailure, peer: &str) -> RpcError {
-    match failure.cause {
-        TellError::Fault(fault) => fault.into(),
+pub(crate) fn error(cause: TellError, peer: &str, method: &str) -> RpcError {
+    match cause {
+        TellError::Fault(fault) => RpcError::from_fault(fault, peer, method),
         TellError::Lost { cause, sent } => RpcError::PeerLost {
             peer: peer.to_owned(),
+            method: method.to_owned(),
             cause,
             ran: if sent { Ran::Unknown } else { Ran::No },
         },

@@ -1,14 +1,15 @@
 //! What becomes of peers.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use actix::Message;
 use futures_util::stream::{BoxStream, StreamExt};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, future, stream};
 use slimerpc::channel::LossCause;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// What becomes of a peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,9 @@ pub enum PeerEvent {
         /// What was noticed.
         cause: LossCause,
     },
-    /// It is there again; proxies for it work again as soon as its services are found.
+    /// It is there again. [`Proxy::watch`](crate::Proxy::watch) says so once calls through that proxy can be made;
+    /// [`PeerAgent::watch`](crate::PeerAgent::watch) as soon as the agent can be reached, which may be before it serves anything:
+    /// [`Proxy::ready`](crate::Proxy::ready) waits for that.
     Reconnected {
         /// Which life of it: another one if it was restarted.
         incarnation: u64,
@@ -50,8 +53,12 @@ impl PeerEvent {
 pub struct Watch(BoxStream<'static, PeerEvent>);
 
 impl Watch {
-    /// What is known already comes first.
-    pub(crate) fn new(known: Vec<PeerEvent>, events: broadcast::Receiver<PeerEvent>) -> Self {
+    /// What is known already, once that is certain, comes first.
+    pub(crate) fn new(
+        known: impl Future<Output = Option<PeerEvent>> + Send + 'static,
+        events: broadcast::Receiver<PeerEvent>,
+    ) -> Self {
+        let known = stream::once(known).filter_map(future::ready);
         let events = stream::unfold(events, async |mut events| {
             loop {
                 match events.recv().await {
@@ -63,7 +70,72 @@ impl Watch {
                 }
             }
         });
-        Self(stream::iter(known).chain(events).boxed())
+        Self(known.chain(events).boxed())
+    }
+}
+
+impl Watch {
+    /// As a proxy tells it: that the peer is there once `can_call` says that this life of it can be called, which it is asked
+    /// whenever something was `adopted`. Of a life that is lost before, nothing is told.
+    pub(crate) fn of_proxy(
+        self,
+        adopted: watch::Receiver<()>,
+        can_call: impl Fn(u64) -> bool + Send + 'static,
+    ) -> Self {
+        let held = Held {
+            events: self,
+            adopted,
+            can_call,
+            queue: VecDeque::new(),
+            has_ended: false,
+        };
+        let events = stream::unfold(held, async |mut held| Some((held.next().await?, held)));
+        Self(events.boxed())
+    }
+}
+
+/// Events of a peer, from one that says that it is there and is held back.
+struct Held<F> {
+    events: Watch,
+    adopted: watch::Receiver<()>,
+    can_call: F,
+    /// Those that are held back.
+    queue: VecDeque<PeerEvent>,
+    /// An end was told last.
+    has_ended: bool,
+}
+
+impl<F: Fn(u64) -> bool> Held<F> {
+    async fn next(&mut self) -> Option<PeerEvent> {
+        loop {
+            self.adopted.mark_unchanged();
+            let is_held = match self.queue.front() {
+                Some(
+                    PeerEvent::Connected { incarnation } | PeerEvent::Reconnected { incarnation },
+                ) => !(self.can_call)(*incarnation),
+                Some(_) => false,
+                None => true,
+            };
+            if !is_held && let Some(event) = self.queue.pop_front() {
+                self.has_ended = event.is_end();
+                return Some(event);
+            }
+            let event = tokio::select! {
+                event = self.events.next() => event?,
+                // An error: the proxy has gone, so nothing is held back any more.
+                _ = self.adopted.changed(), if !self.queue.is_empty() => continue,
+            };
+            if !event.is_end() {
+                self.queue.push_back(event);
+                continue;
+            }
+            // What is held back is not so any more.
+            let was_held = !self.queue.is_empty();
+            self.queue.clear();
+            if !(was_held && self.has_ended && matches!(event, PeerEvent::Lost { .. })) {
+                self.queue.push_back(event);
+            }
+        }
     }
 }
 

@@ -1317,6 +1317,12 @@ impl PendingCall {
         self.channel.lock().caller.set_deadline(self.id, at);
     }
 
+    /// Allows the call `after`, which ends then: of the time, some has passed already.
+    pub fn set_deadline(&mut self, at: Instant, after: Duration) {
+        self.deadline = Some((at, after));
+        self.channel.lock().caller.set_deadline(self.id, Some(at));
+    }
+
     /// The time allowed, if any was set.
     pub fn timeout(&self) -> Option<Duration> {
         self.deadline.map(|(_, after)| after)

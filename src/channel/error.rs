@@ -29,6 +29,21 @@ pub enum LossCause {
     ShutDown,
 }
 
+impl LossCause {
+    /// Whether it says something of the peer: that is gone, or cannot be reached.
+    ///
+    /// ```
+    /// use slimerpc::channel::LossCause;
+    /// assert!(LossCause::Gone.is_of_peer() && !LossCause::ShutDown.is_of_peer());
+    /// ```
+    pub fn is_of_peer(&self) -> bool {
+        match self {
+            Self::Gone | Self::Completion(_) | Self::Fabric(_) | Self::Left => true,
+            Self::Flood | Self::ShutDown => false,
+        }
+    }
+}
+
 impl From<CompletionStatus> for LossCause {
     fn from(status: CompletionStatus) -> Self {
         match status {

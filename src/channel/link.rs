@@ -129,6 +129,11 @@ impl<E: Clone> Link<E> {
         }
     }
 
+    /// Whether the connection is wanted, and an attempt to make it has failed since it was there.
+    pub fn is_in_trouble(&self) -> bool {
+        self.wanted && self.failures > 0
+    }
+
     /// What is to be done next.
     pub fn poll_action(&mut self) -> Option<Action<E>> {
         self.actions.pop_front()
@@ -156,11 +161,12 @@ impl<E: Clone> Link<E> {
                 }
             }
             Input::Leave => self.leave(),
-            Input::Nudge => {
-                if matches!(self.phase, Phase::Waiting(_)) {
-                    self.look_up(now);
-                }
-            }
+            Input::Nudge => match self.phase {
+                Phase::Waiting(_) => self.look_up(now),
+                // The life that was opened may be dead; the attempt goes on unless there is another.
+                Phase::Opening { .. } => self.actions.push_back(Action::LookUp),
+                _ => {}
+            },
             Input::Record(record) => self.take_record(record, now),
             // FENCE-1: to an earlier life of ours.
             Input::Letter(letter) if letter.to != self.me => {}
@@ -204,6 +210,12 @@ impl<E: Clone> Link<E> {
     }
 
     fn take_record(&mut self, record: Option<u64>, now: Instant) {
+        if let Phase::Opening { session, peer, .. } = self.phase
+            && record.is_some_and(|record| record != peer)
+        {
+            self.failures = 0;
+            return self.drain(session, None);
+        }
         if !matches!(self.phase, Phase::Looking(_)) {
             return;
         }

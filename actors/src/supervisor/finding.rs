@@ -56,7 +56,7 @@ impl Handler<FollowServices> for Supervisor {
 }
 
 impl State {
-    fn follow(self: &Rc<Self>) -> Following {
+    pub(super) fn follow(self: &Rc<Self>) -> Following {
         let mut followed = self.followed.0.borrow_mut();
         if let Some(sender) = &*followed {
             let mut receiver = sender.subscribe();

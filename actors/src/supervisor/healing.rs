@@ -20,6 +20,8 @@ const AWAY: Duration = Duration::from_secs(1);
 pub(crate) trait Heal: Send + Sync {
     /// Alias of its peer.
     fn peer(&self) -> &str;
+    /// The life of its peer that it is connected with.
+    fn life(&self) -> Option<u64>;
     /// The service that it is for.
     fn wanted(&self) -> &ServiceTable;
     /// How its callers wait.
@@ -45,9 +47,13 @@ impl Handler<KeepUp> for Supervisor {
 
 impl State {
     async fn keep_up(self: Rc<Self>, proxy: Weak<dyn Heal>) {
-        while let Some(closing) = proxy.upgrade().map(|proxy| proxy.closing()) {
+        while let Some((peer, life, closing)) = proxy
+            .upgrade()
+            .map(|proxy| (proxy.peer().to_owned(), proxy.life(), proxy.closing()))
+        {
             let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
             futures_util::future::select_all(closed).await;
+            self.doubt(&peer, life);
             // Rarely needed, and large.
             if !Box::pin(self.heal(&proxy)).await {
                 return;

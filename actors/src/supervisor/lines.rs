@@ -3,21 +3,22 @@
 //! Which end connects with which is decided by a [`Link`]; here is what it has done. While a line is up, a task of its own
 //! listens to it and beats. A line that goes down takes with it everything that belongs to that life of the peer.
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::future::pending;
+use std::future::{self, pending};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slimerpc::channel::link::{Action, Body, Input, Letter, Link, Pace, Session};
 use slimerpc::channel::{
-    Change, Descriptor, Heard, Heartbeat, Liveness, LossCause, Mismatch, Pulse,
+    Change, ClientChannel, Descriptor, Heard, Heartbeat, Liveness, LossCause, Mismatch, Pulse,
 };
 use slimerpc::fabric::{CompletionEvents, LinkType};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::news::News;
 use super::{Found, State, Supervisor};
 use crate::AgentError;
 use crate::link_letter::{LinkEnd, LinkLetter};
@@ -33,6 +34,8 @@ const GHOST: Duration = Duration::from_secs(2);
 const INQUIRY: Duration = Duration::from_secs(2);
 /// How long a farewell may take to arrive.
 const FAREWELL: Duration = Duration::from_millis(50);
+/// By so much a sign of life may be older than it says: its age is in milliseconds.
+const AGE_ERROR: Duration = Duration::from_millis(5);
 const PACE: Pace = Pace {
     answer: Duration::from_millis(500),
     first: Duration::from_millis(10),
@@ -53,12 +56,40 @@ pub(super) struct Line {
     events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The life of the peer that can be reached.
     up: watch::Sender<Option<u64>>,
+    /// When the peer gave its last sign of life that has been noticed.
+    heard: watch::Sender<Instant>,
+    /// When there was last reason to think that the life that can be reached is over: a connection to it has ended.
+    doubted: Cell<Option<Instant>>,
+    /// How its last life ended, if there is no other.
+    ended: RefCell<Option<PeerEvent>>,
 }
 
 impl Line {
     fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
         let events = self.events.get_or_init(|| broadcast::Sender::new(EVENTS));
         events.subscribe()
+    }
+
+    /// Whether nothing was heard of the peer since there was reason to think that it is gone.
+    fn is_doubted(&self) -> bool {
+        let doubted = self.doubted.get();
+        doubted.is_some_and(|doubted| *self.heard.borrow() <= doubted + AGE_ERROR)
+    }
+
+    /// The life of the peer that can be reached; of one that is doubted, once it is known. `None` if there is none.
+    async fn certain_life(&self) -> Option<u64> {
+        let (mut up, mut heard) = (self.up.subscribe(), self.heard.subscribe());
+        loop {
+            let life = *up.borrow_and_update();
+            heard.mark_unchanged();
+            if life.is_none() || !self.is_doubted() {
+                return life;
+            }
+            tokio::select! {
+                changed = up.changed() => changed.ok()?,
+                changed = heard.changed() => changed.ok()?,
+            }
+        }
     }
 
     fn is_watched(&self) -> bool {
@@ -111,6 +142,8 @@ enum Effect {
     Told(PeerEvent),
     /// This life of the peer gives no signs of life.
     Inquire(u64),
+    /// The peer gave a sign of life then.
+    Heard(Instant),
 }
 
 /// Follows what becomes of a peer.
@@ -141,7 +174,8 @@ impl State {
             let devices = &self.settings.devices;
             let here = self.descriptor.borrow().host.clone();
             let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here);
-            if let Found::Dlslime(_) = self.find(&peer, timeout, check).await? {
+            let found = self.find(&peer, Instant::now(), timeout, check).await?;
+            if let Found::Dlslime(_) = found {
                 return Err(AgentError::NotNative {
                     peer,
                     waited: Duration::ZERO,
@@ -149,9 +183,70 @@ impl State {
             }
         }
         let line = self.want_line(&peer);
-        let up = *line.up.borrow();
-        let known = up.map(|incarnation| PeerEvent::Connected { incarnation });
-        Ok(Watch::new(known.into_iter().collect(), line.subscribe()))
+        self.doubt_lost(&line);
+        let events = line.subscribe();
+        if let Some(ended) = line.ended.borrow().clone() {
+            return Ok(Watch::new(future::ready(Some(ended)), events));
+        }
+        let (tell, told) = oneshot::channel();
+        actix::spawn(async move {
+            // Nobody may be watching any more.
+            let _ = tell.send(line.certain_life().await);
+        });
+        let connected = |incarnation| PeerEvent::Connected { incarnation };
+        let known = async move { told.await.ok().flatten().map(connected) };
+        Ok(Watch::new(known, events))
+    }
+
+    /// Takes note of channels to the life that a line is up with which have ended.
+    fn doubt_lost(&self, line: &Line) {
+        let Some(up) = *line.up.borrow() else { return };
+        let is_lost = |channel: &ClientChannel| {
+            channel.peer() == line.peer && channel.closed().is_some_and(|cause| cause.is_of_peer())
+        };
+        let channels = self.channels.borrow();
+        let mut of_life = channels.iter().filter(|(life, _)| *life == Some(up));
+        if of_life.any(|(_, channel)| channel.upgrade().is_some_and(|channel| is_lost(&channel))) {
+            line.doubted.set(Some(Instant::now()));
+        }
+    }
+
+    /// A connection to this life of `peer` has ended.
+    pub(super) fn doubt(&self, peer: &str, life: Option<u64>) {
+        if life.is_some()
+            && let Some(line) = self.lines.0.borrow().get(peer)
+            && *line.up.borrow() == life
+        {
+            line.doubted.set(Some(Instant::now()));
+        }
+    }
+
+    /// Waits until `peer` has proved to be alive.
+    pub(super) async fn await_life(
+        self: &Rc<Self>,
+        peer: &str,
+        started: Instant,
+        limit: Duration,
+    ) -> Result<(), AgentError> {
+        let line = self.want_line(peer);
+        self.doubt_lost(&line);
+        // So that the line knows that somebody is interested.
+        let _interest = line.subscribe();
+        let mut up = line.up.subscribe();
+        let alive = async {
+            while line.certain_life().await.is_none() {
+                up.wait_for(Option::is_some).await.ok()?;
+            }
+            Some(())
+        };
+        match timeout(limit.saturating_sub(started.elapsed()), alive).await {
+            Ok(Some(())) => Ok(()),
+            Ok(None) => Err(AgentError::ShutDown),
+            Err(_) => Err(AgentError::ConnectTimeout {
+                peer: peer.to_owned(),
+                waited: started.elapsed(),
+            }),
+        }
     }
 
     /// The line to `peer`, which is wanted from now on.
@@ -208,6 +303,9 @@ impl State {
             stirred: Notify::new(),
             events: OnceCell::new(),
             up: watch::Sender::new(None),
+            heard: watch::Sender::new(Instant::now()),
+            doubted: Cell::new(None),
+            ended: RefCell::new(None),
         });
         self.lines
             .0
@@ -229,6 +327,7 @@ impl State {
 
     /// The task of a line.
     async fn keep(self: Rc<Self>, line: Rc<Line>) {
+        let mut news = None;
         while !self.left.get() {
             for effect in line.advance(&self, Instant::now()) {
                 self.clone().take_effect(&line, effect);
@@ -250,8 +349,21 @@ impl State {
                     None => pending().await,
                 }
             };
+            // A line that is up, or comes up at once, needs none.
+            if !line.core.borrow().link.is_in_trouble() {
+                news = None;
+            } else if news.is_none() {
+                news = Some(News::new(&self, &line.peer));
+            }
+            let told = async {
+                match &mut news {
+                    Some(news) => news.told().await,
+                    None => pending().await,
+                }
+            };
             tokio::select! {
                 () = line.stirred.notified() => {}
+                () = told => line.put(Input::Nudge),
                 raised = raised => if let Err(error) = raised {
                     tracing::warn!(peer = line.peer, %error, "a line cannot be listened to");
                     return;
@@ -285,6 +397,8 @@ impl State {
             }
             Effect::Up(incarnation) => {
                 tracing::info!(peer = line.peer, incarnation, "peer reached");
+                line.doubted.set(None);
+                line.ended.replace(None);
                 line.up.send_replace(Some(incarnation));
             }
             // Its queue is to be armed.
@@ -305,7 +419,11 @@ impl State {
                     }
                 });
             }
+            Effect::Heard(at) => line.heard.send_modify(|heard| *heard = at.max(*heard)),
             Effect::Told(event) => {
+                if event.is_end() {
+                    line.ended.replace(Some(event.clone()));
+                }
                 if let Some(events) = line.events.get() {
                     // Nobody may be watching any more.
                     let _ = events.send(event);
@@ -601,6 +719,7 @@ impl End {
         }
         if let Some((peer, liveness)) = &mut self.up {
             if let Some(at) = heard_at(heard) {
+                effects.push(Effect::Heard(at));
                 change = liveness.heard(at);
             }
             if self.next_beat <= now {
@@ -627,6 +746,7 @@ impl End {
                 heard = later;
                 let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
                 let at = heard_at(later);
+                effects.extend(at.map(Effect::Heard));
                 let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
                     // It was not, after all.

@@ -4,6 +4,7 @@
 //! the next transfer makes another.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -113,13 +114,13 @@ impl Handler<Reach> for Supervisor {
 }
 
 impl State {
-    async fn reach_memory(&self, reach: Reach) -> Result<Reached, BufferError> {
+    async fn reach_memory(self: &Rc<Self>, reach: Reach) -> Result<Reached, BufferError> {
         let started = Instant::now();
         let owner = reach.buffer.owner();
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here);
-        let (theirs, link) = match self.find(owner, reach.timeout, check).await {
+        let (theirs, link) = match self.find(owner, started, reach.timeout, check).await {
             Ok(Found::Native(theirs, link)) => (theirs, link),
             Ok(Found::Dlslime(_)) | Err(AgentError::PeerUnknown { .. }) => return Err(gone(owner)),
             Err(error) => return Err(error.into()),
@@ -136,7 +137,10 @@ impl State {
         if let Some(connection) = self.reaching.borrow_mut().open(&key) {
             return Ok(Reached { connection, place });
         }
-        let connection = self.dial_memory(&reach, link, started).await?;
+        let connection = tokio::select! {
+            connection = self.dial_memory(&reach, link, started) => connection?,
+            () = self.superseded(owner, theirs.incarnation) => return Err(gone(owner)),
+        };
         let weak = Arc::downgrade(&connection);
         self.reaching.borrow_mut().connections.insert(key, weak);
         Ok(Reached { connection, place })
@@ -194,11 +198,7 @@ impl State {
     }
 
     /// A peer wants to reach memory of ours.
-    pub(super) async fn answer_one_sided(
-        self: std::rc::Rc<Self>,
-        peer: String,
-        open: OneSidedOpen,
-    ) {
+    pub(super) async fn answer_one_sided(self: Rc<Self>, peer: String, open: OneSidedOpen) {
         let answer = OneSidedAnswer {
             id: open.id,
             result: self.expose(&peer, open),

@@ -292,6 +292,39 @@ fn an_attempt_that_comes_again_or_late_opens_nothing() {
 }
 
 #[test]
+fn an_attempt_at_a_dead_life_is_given_up_as_soon_as_there_is_another() {
+    let (mut link, now) = (Link::<u64>::new(US, Pace::default()), Instant::now());
+    link.handle(Input::Want, now);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    link.handle(Input::Record(Some(GHOST)), now);
+    let Some(Action::Make(session)) = link.poll_action() else {
+        panic!("it opens")
+    };
+    let endpoint = US;
+    link.handle(Input::Made { session, endpoint }, now);
+    assert!(matches!(link.poll_action(), Some(Action::Send(_))));
+
+    // Nothing new: it goes on.
+    link.handle(Input::Nudge, now);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    for record in [Some(GHOST), None] {
+        link.handle(Input::Record(record), now);
+        assert_eq!(link.poll_action(), None);
+    }
+    link.handle(Input::Nudge, now);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    link.handle(Input::Record(Some(PEER)), now);
+    assert_eq!(link.poll_action(), Some(Action::Drain(session)), "SLOT-1");
+    link.handle(Input::Drained(session), now);
+    let again = link.next_timeout().expect("it tries again");
+    assert!(again <= now + Pace::default().first);
+    link.handle_timeout(again);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    link.handle(Input::Record(Some(PEER)), again);
+    assert!(matches!(link.poll_action(), Some(Action::Make(_))));
+}
+
+#[test]
 fn attempts_come_ever_later_but_not_later_than_the_pace_says() {
     let pace = Pace::default();
     let (mut link, mut now) = (Link::<u64>::new(US, pace), Instant::now());

@@ -55,7 +55,7 @@ pub enum Input<E> {
     Want,
     /// It is not wanted any more: it ends, and is made again only if the peer opens it.
     Leave,
-    /// There is reason to think that the peer can be reached now: it has registered, say.
+    /// There is reason to think that the peer can be reached now, or that another life of it can: it has registered, say.
     Nudge,
     /// Answer to [`Action::LookUp`]: the incarnation that the peer has published, if it has any.
     Record(Option<u64>),
