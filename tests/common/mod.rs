@@ -1,6 +1,7 @@
 //! Servers that tests start for themselves: a private Redis, a NanoCtrl, and one that answers nonsense.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod alone;
 pub mod fake_http;
 
 use std::{
@@ -11,6 +12,8 @@ use std::{
     thread::sleep,
     time::{Duration, Instant},
 };
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a server may take to come up.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -76,17 +79,8 @@ impl Server {
         self.0.try_wait().unwrap().is_none()
     }
 
-    /// Sends a signal, by name.
-    fn signal(&self, name: &str) {
-        let signal = format!("-{name}");
-        let pid = self.0.id().to_string();
-        assert!(
-            Command::new("kill")
-                .args([signal, pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 }
 
@@ -137,11 +131,11 @@ impl Redis {
 
     /// Lets it hang, connections open, until [`resume`](Self::resume).
     pub fn suspend(&self) {
-        self.server.as_ref().unwrap().signal("STOP");
+        self.server.as_ref().unwrap().signal(Signal::STOP);
     }
 
     pub fn resume(&self) {
-        self.server.as_ref().unwrap().signal("CONT");
+        self.server.as_ref().unwrap().signal(Signal::CONT);
     }
 
     pub fn url(&self) -> String {

@@ -1,8 +1,6 @@
 //! Callers that sleep until they are answered: no wake-up is lost, whoever watches the queue, and whatever becomes of them.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::env;
 use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +8,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::common;
+use crate::common::alone::is_alone;
 use actix::System;
 use slimerpc_actors::{PeerAgent, Proxy, Ran, RpcError, service};
 use tokio::runtime::{Builder, Runtime};
@@ -181,6 +181,12 @@ fn call_1_calls_end_with_the_system_that_their_agent_runs_in() {
 /// Whoever watched goes with the channel, and lets go of its queue.
 #[test]
 fn channels_that_are_gone_leave_no_descriptors() {
+    if !is_alone(
+        module_path!(),
+        "channels_that_are_gone_leave_no_descriptors",
+    ) {
+        return;
+    }
     let pair = Pair::connect("gone");
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let round = || {

@@ -1,18 +1,15 @@
 //! The NanoCtrl server over HTTP, in front of a real Redis.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-mod nanoctrl;
-
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::Redis;
-use nanoctrl::fixture::Fixture;
-use nanoctrl::http;
-use nanoctrl::table::{self, Player};
+use crate::common::Redis;
+use crate::nanoctrl::fixture::Fixture;
+use crate::nanoctrl::http;
+use crate::nanoctrl::table::{self, Player};
 use serde_json::{Value, json};
 use slimerpc::nanoctrl::{Config, RedisSource};
 

@@ -577,7 +577,10 @@ async fn slot_2_a_result_that_panics_as_it_is_decoded_leaves_the_channel_as_it_w
 }
 
 /// Owns what is left of a task, as wakers of some executors do.
-struct Owner(std::sync::Mutex<Option<slimerpc_actors::Reply<u8>>>);
+struct Owner(
+    #[expect(dead_code, reason = "it is only dropped")]
+    std::sync::Mutex<Option<slimerpc_actors::Reply<u8>>>,
+);
 
 impl Wake for Owner {
     fn wake(self: Arc<Self>) {}

@@ -3,21 +3,19 @@
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code, unused_imports)]
-#[path = "../examples/digits/mod.rs"]
+#[path = "../../examples/digits/mod.rs"]
 mod digits;
-#[path = "common/job.rs"]
-mod job;
-#[path = "../examples/model_runner/resend.rs"]
+#[path = "../../examples/model_runner/resend.rs"]
 mod resend;
-#[path = "../examples/processes/restarts.rs"]
+#[path = "../../examples/processes/restarts.rs"]
 mod restarts;
 
 use std::collections::HashMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::job::{Driver, SOON};
 use digits::{Digits, Network};
-use job::{Driver, SOON};
 use resend::{Repeat, is_worthwhile};
 use restarts::{LIMIT, Restarts, WINDOW};
 use rustix::process::{Signal, kill_process};

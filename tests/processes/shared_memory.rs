@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common::alone::test_process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
@@ -112,13 +113,7 @@ struct Other(Child, BufReader<std::process::ChildStdout>);
 
 impl Other {
     fn start() -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([
-                "--exact",
-                "the_other_process",
-                "--nocapture",
-                "--test-threads=1",
-            ])
+        let mut child = test_process(module_path!(), "the_other_process")
             .env(IS_CHILD, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,9 +1,6 @@
 //! The `nanoctrl` command line, as a user types it.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-mod nanoctrl;
-
 use std::fs::{self, File};
 use std::net::TcpStream;
 use std::path::Path;
@@ -11,8 +8,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::{Redis, free_port};
-use nanoctrl::http;
+use crate::common::{Redis, free_port};
+use crate::nanoctrl::http;
 use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common::alone::is_alone;
 use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service};
 use tokio::time::sleep;
 
@@ -183,6 +184,12 @@ fn held() -> [usize; 3] {
 
 #[actix::test]
 async fn slot_2_drop_1_accounts_are_back_after_everything_that_can_go_wrong() {
+    if !is_alone(
+        module_path!(),
+        "slot_2_drop_1_accounts_are_back_after_everything_that_can_go_wrong",
+    ) {
+        return;
+    }
     for number in 0..3 {
         life(number).await;
     }

@@ -2,11 +2,10 @@
 //! or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common;
 use slimerpc_actors::{AgentError, BufferError, Builder, PeerAgent, RdmaBuffer, Rights, service};
 use tokio::time::{sleep, timeout};
 

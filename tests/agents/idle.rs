@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use crate::common::alone::is_alone;
 use slimerpc_actors::{PeerAgent, service};
 
 const CONNECTIONS: usize = 20;
@@ -33,6 +34,12 @@ fn shared_memory() -> usize {
 
 #[actix::test]
 async fn an_idle_connection_takes_at_most_a_mebibyte_at_each_end() {
+    if !is_alone(
+        module_path!(),
+        "an_idle_connection_takes_at_most_a_mebibyte_at_each_end",
+    ) {
+        return;
+    }
     let worker = PeerAgent::builder()
         .alias("idle:worker")
         .start()

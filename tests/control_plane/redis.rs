@@ -1,8 +1,6 @@
 //! What `NanoCtrl` agents leave in Redis, find there, and do to it.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{
     collections::HashMap,
     io::Write,
@@ -10,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use common::NanoCtrlServer;
+use crate::common::NanoCtrlServer;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};

@@ -1,15 +1,12 @@
 //! The example `trainer` as a user runs it: whoever sums and whoever dies, the weights are in the end the same to the bit.
 #![allow(clippy::unwrap_used)]
 
-#[path = "common/job.rs"]
-mod job;
-
 use std::collections::HashMap;
 use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use job::{Driver, Ended};
+use crate::job::{Driver, Ended};
 use rustix::process::{Signal, kill_process};
 
 /// So little work that it is soon done without optimisation, too: 90 steps.

@@ -220,9 +220,20 @@ fn damaged(kind: MessageKind) -> Vec<Vec<u8>> {
 
 /// Polls until nothing has come for a moment, and gives the requests.
 fn requests(mailbox: &mut Mailbox) -> Vec<Inbound> {
+    at_least(0, mailbox)
+}
+
+/// Waits for so many requests, and takes those that come right after them as well.
+fn at_least(count: usize, mailbox: &mut Mailbox) -> Vec<Inbound> {
     let (mut deliveries, mut all) = (VecDeque::new(), Vec::new());
-    let mut quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_millis(20) {
+    let started = Instant::now();
+    let mut quiet = started;
+    while quiet.elapsed() < Duration::from_millis(20) || all.len() < count {
+        assert!(
+            started.elapsed() < Duration::from_secs(20),
+            "{} of {count} requests",
+            all.len()
+        );
         if mailbox.poll(&mut deliveries).unwrap() {
             quiet = Instant::now();
         }
@@ -264,7 +275,7 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
 
     // A second request in a slot whose first is not answered.
     caller.write(3, 3, &encoded(header(MessageKind::Request, 41)));
-    let first = requests(&mut mailbox);
+    let first = at_least(1, &mut mailbox);
     caller.write(3, 3, &encoded(header(MessageKind::Request, 42)));
     assert!(requests(&mut mailbox).is_empty());
     let [(_, violations)] = &mailbox.violations()[..] else {
@@ -305,7 +316,7 @@ fn a_mailbox_bears_many_cancels() {
     }
     // Longer than a sender waits for receives.
     thread::sleep(Duration::from_millis(50));
-    assert_eq!(requests(&mut mailbox).len(), SLOTS);
+    assert_eq!(at_least(SLOTS, &mut mailbox).len(), SLOTS);
 }
 
 /// A caller asks up to `most` times in one slot and takes no answer, until the slot is refused; then it listens. Gives how
@@ -394,7 +405,7 @@ fn ring_1_a_slot_in_use_is_not_looked_at() {
     caller.connect(endpoint);
     let asks = encoded(header(MessageKind::Request, 1));
     caller.write(1, 1, &asks);
-    let request = requests(&mut mailbox).pop().unwrap();
+    let request = at_least(1, &mut mailbox).pop().unwrap();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
         // It finds its arguments whenever it looks, whatever its caller writes into the slot meanwhile.
@@ -457,7 +468,7 @@ fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
     is_end(&caller.receive(1), 0, u64::MAX);
     // Opened, and answered by a method that makes no stream.
     caller.write(0, 0, &in_stream(3, StreamPart::Open));
-    let opened = requests(&mut mailbox);
+    let opened = at_least(1, &mut mailbox);
     caller.write(1, 1, &in_stream(4, StreamPart::Next(3)));
     assert!(requests(&mut mailbox).is_empty());
     opened
@@ -524,7 +535,7 @@ fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
         }
     }
     caller.write(0, 0, &in_stream(9999, StreamPart::Open));
-    let request = requests(&mut mailbox).pop().unwrap();
+    let request = at_least(1, &mut mailbox).pop().unwrap();
     assert!(request.into_items().is_some());
 }
 
@@ -590,7 +601,7 @@ fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
 
     // What was offered is read, to the last byte.
     honest.write(2, 2, &outside(MessageKind::Request, 6, addr, 8192, rkey));
-    let mut requests = requests(&mut mailbox);
+    let mut requests = at_least(1, &mut mailbox);
     assert_eq!(*requests[0].payload(), [7; 8192]);
     requests.remove(0).reply(|_| Ok(0));
     assert_eq!(honest.receive(1)[0].1.request_id, 6);
@@ -629,7 +640,7 @@ fn input_1_what_is_too_large_for_us_is_refused_before_memory_is_spent() {
         let request = outside(MessageKind::Request, 10 + slot, addr, len, rkey);
         caller.write(slot as usize, slot as u32, &request);
     }
-    let held = requests(&mut mailbox);
+    let held = at_least(2, &mut mailbox);
     assert_eq!(held.len(), 2);
     assert_eq!(caller.receive(1)[0].1.kind, MessageKind::Exception);
     drop(held);

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::common::alone::is_alone;
 use futures_util::future::join_all;
 use slimerpc::channel::{ClientChannel, MemoryAccount};
 use slimerpc::fabric::faults::{Account, Fault, Faults, Plan};
@@ -244,6 +245,12 @@ fn held() -> [usize; 2] {
 
 #[actix::test]
 async fn call_1_slot_2_drop_1_hold_for_whole_agents_under_seeded_faults() {
+    if !is_alone(
+        module_path!(),
+        "call_1_slot_2_drop_1_hold_for_whole_agents_under_seeded_faults",
+    ) {
+        return;
+    }
     let _alone = ALONE.lock().await;
     let (mut lost, mut broken) = (0, 0);
     life(1000).await;

@@ -2,9 +2,9 @@
 //! no sense. The environment is that of child processes, which run `child` below.
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::common::alone::test_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use slimerpc_actors::{PeerAgent, service};
 
@@ -23,6 +23,7 @@ impl Slow {
 #[actix::test]
 #[ignore = "run by the others"]
 async fn child() {
+    println!(); // The harness has begun a line.
     let worker = match PeerAgent::builder().alias("settings:worker").start().await {
         Ok(worker) => worker,
         Err(error) => return println!("refused: {error}"),
@@ -52,8 +53,7 @@ async fn child() {
 
 /// What the child says with these variables.
 fn with(variables: &[(&str, &str)]) -> String {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "child", "--ignored", "--nocapture"]);
+    let mut child = test_process(module_path!(), "child");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("SLIME_RPC_")) {
         child.env_remove(name);
     }

@@ -2,13 +2,12 @@
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::free_port;
+use crate::common::alone::test_process;
+use crate::common::free_port;
 use serde_json::json;
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc_actors::PeerAgent;
@@ -121,8 +120,7 @@ async fn child() {
 }
 
 fn run_child(url: &str, authority: &Path) -> String {
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "child", "--ignored", "--nocapture"]);
+    let mut child = test_process(module_path!(), "child");
     child.env(NANOCTRL, url).env("SSL_CERT_FILE", authority);
     child.env("SLIME_RPC_REDIS_URL", "rediss://:hunter2@");
     let output = child.output().unwrap();

@@ -1,11 +1,9 @@
 //! What `NanoCtrl` agents do to their entities in Redis, and what those who watch see when something goes wrong there.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{collections::BTreeSet, time::Duration};
 
-use common::{NanoCtrlServer, fake_http::FakeHttp};
+use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, Entity, EntityEvent, NanoCtrl, Registration};

@@ -1,11 +1,8 @@
 //! A Redis that wants a password, a user, a database or TLS: what servers and agents of ours need, and what they tell.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-mod nanoctrl;
-
-use common::Redis;
-use nanoctrl::fixture::Fixture;
+use crate::common::Redis;
+use crate::nanoctrl::fixture::Fixture;
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
 use slimerpc::nanoctrl::Config;
@@ -113,7 +110,7 @@ fn an_address_of_ones_own_is_used_whatever_nanoctrl_names() {
     let server = Fixture::with(|redis| Config::with_redis(redis.url()).advertise("198.51.100.1:1"));
     let own = server.redis.url();
     runtime().block_on(works(&server, &own)).unwrap();
-    let nobody = format!("redis://:hunter2@127.0.0.1:{}", common::free_port());
+    let nobody = format!("redis://:hunter2@127.0.0.1:{}", crate::common::free_port());
     let error = runtime().block_on(works(&server, &nobody)).unwrap_err();
     assert!(
         matches!(error, ControlError::RedisUnreachable { .. }),

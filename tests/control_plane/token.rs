@@ -1,14 +1,11 @@
 //! The bearer token of NanoCtrl: brought by our agents, wanted by the server, on both sides, on one, or on none.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-mod nanoctrl;
-
 use std::io::{BufReader, Write};
 use std::time::{Duration, Instant};
 
-use nanoctrl::fixture::Fixture;
-use nanoctrl::http::{self, Answer};
+use crate::nanoctrl::fixture::Fixture;
+use crate::nanoctrl::http::{self, Answer};
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
 use slimerpc::nanoctrl::{Config, Server, StartError};
 use slimerpc_actors::{AgentError, PeerAgent};

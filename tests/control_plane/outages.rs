@@ -1,11 +1,9 @@
 //! `NanoCtrl` when the server or Redis is not there, comes late, goes away, hangs, or talks nonsense.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::time::Duration;
 
-use common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
+use crate::common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 use futures_util::StreamExt;
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
@@ -380,7 +378,7 @@ async fn a_nanoctrl_that_is_restarted_with_another_redis_is_followed_there() {
         }
     });
     server.stop();
-    server.redis = common::Redis::start(); // The old one ends.
+    server.redis = crate::common::Redis::start(); // The old one ends.
     server.serve();
     for key in EVERYTHING {
         appears(&server, key).await;

@@ -2,8 +2,6 @@
 //! and without, as the keys differ).
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::{
     collections::BTreeMap,
     sync::{
@@ -13,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use common::NanoCtrlServer;
+use crate::common::NanoCtrlServer;
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{

@@ -1,12 +1,11 @@
 //! Streams of items, over whatever `SLIME_TEST_DEVICE` names, otherwise shared memory.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use slimerpc_actors::slimerpc::channel::Credits;

@@ -2,12 +2,11 @@
 //! or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common;
 use slimerpc_actors::{
     Builder, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service, wait_all,
 };
@@ -53,7 +52,7 @@ impl Store {
             }
         }
         let _guard = OnDrop(self.dropped.clone());
-        sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(500)).await;
         request.to_vec()
     }
 
@@ -398,7 +397,7 @@ async fn stop_waits_until_large_answers_have_been_read() {
     let pair = pair().await;
     let bytes = pattern(16 * MIB, 4);
     let later = actix::spawn(pair.store.later(&bytes).timeout(LONG));
-    sleep(Duration::from_millis(20)).await;
+    sleep(Duration::from_millis(200)).await;
     pair.service.stop().await.unwrap();
     assert!(later.await.unwrap().unwrap() == bytes);
 }

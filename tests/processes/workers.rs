@@ -1,8 +1,6 @@
 //! The example as a user runs it: a worker and a driver in two processes that find each other through NanoCtrl.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -10,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::NanoCtrlServer;
+use crate::common::NanoCtrlServer;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Watch, service};

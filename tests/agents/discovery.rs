@@ -1,13 +1,11 @@
 //! Finding services without knowing who serves them, in one process and by way of NanoCtrl and Redis.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{NanoCtrlServer, fake_http::FakeHttp};
+use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use serde_json::json;
 use slimerpc_actors::slimerpc::channel::Mismatch;
 use slimerpc_actors::slimerpc::control::{

@@ -2,13 +2,13 @@
 //! `SLIME_TEST_DEVICE` names, otherwise shared memory.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::common;
+use crate::common::alone::is_alone;
 use actix::{Actor, Context, Handler};
 use futures_util::{Stream, StreamExt, stream};
 use slimerpc_actors::slimerpc::channel::Descriptor;
@@ -279,6 +279,9 @@ async fn an_actor_is_told_once_of_the_death_of_a_peer() {
 /// As often as `SLIME_TEST_LIVES` says; see the account of descriptors and memory at the end.
 #[actix::test]
 async fn a_peer_may_come_back_many_times() {
+    if !is_alone(module_path!(), "a_peer_may_come_back_many_times") {
+        return;
+    }
     let lives = std::env::var("SLIME_TEST_LIVES").map_or(30, |lives| lives.parse().unwrap());
     let (alias, driver) = names();
     let driver = agent(&driver).await;

@@ -1,11 +1,9 @@
 //! `nanoctrl services` and `nanoctrl agents`, as a user types them.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::process::{Command, Output};
 
-use common::{NanoCtrlServer, free_port};
+use crate::common::{NanoCtrlServer, free_port};
 use serde_json::{Value, json};
 use slimerpc::control::{Control, Entity, NanoCtrl, Registration};
 use slimerpc_actors::{PeerAgent, service};

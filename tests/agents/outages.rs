@@ -1,12 +1,10 @@
 //! Agents while the control plane is away, and after: what is connected goes on, and who comes later finds everybody.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::env;
 use std::time::{Duration, Instant};
 
-use common::NanoCtrlServer;
+use crate::common::NanoCtrlServer;
 use slimerpc_actors::{PeerAgent, service};
 
 /// How long the control plane is away, in seconds; more of them only prove more of the same.
@@ -32,7 +30,7 @@ fn outage() -> Duration {
 }
 
 async fn agent(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
-    let builder = common::agent(alias.to_owned()).nanoctrl(server.url());
+    let builder = crate::common::agent(alias.to_owned()).nanoctrl(server.url());
     builder.start().await.unwrap()
 }
 

@@ -1,11 +1,10 @@
 //! Raw methods that turn a request into its reply where it stands: in the ring, or in the memory that it was read into.
 #![allow(clippy::unwrap_used)]
 
-mod common;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::common;
 use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service, wait_all};
 
 /// Bytes of a slot here, of which the header takes 16.

@@ -1,0 +1,27 @@
+//! Agents that talk with each other: calls, streams, buffers, supervision, discovery, and peers that die or lie.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod accounts;
+mod buffers;
+mod calls;
+mod completions;
+mod discovery;
+mod dlslime_peers;
+mod faults;
+mod groups;
+mod hostile_peers;
+mod idle;
+mod large_payloads;
+mod liveness;
+mod local;
+mod outages;
+mod panics;
+mod parallel;
+mod rewritten;
+mod semantics;
+mod settings;
+mod sleeping;
+mod streams;
+mod supervision;

@@ -1,0 +1,16 @@
+//! The control plane: what agents say to NanoCtrl and Redis, and the NanoCtrl server and its command line.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod nanoctrl;
+
+mod contract;
+mod entities;
+mod login;
+mod nanoctrl_cli;
+mod nanoctrl_http;
+mod nanoctrl_listing;
+mod outages;
+mod redis;
+mod tls;
+mod token;

@@ -1,0 +1,12 @@
+//! Several processes: workers and drivers, the examples that start processes, shared memory between two, and Python.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/job.rs"]
+mod job;
+
+mod model_runner;
+mod python_pickles;
+mod shared_memory;
+mod trainer;
+mod workers;
