@@ -8,6 +8,7 @@ mod alive_socket;
 mod entity;
 mod error;
 pub(crate) mod eviction;
+pub(crate) mod failover;
 pub mod keys;
 pub(crate) mod lease;
 mod life;

@@ -1,12 +1,21 @@
 //! `NanoCtrl` when the server or Redis is not there, comes late, goes away, hangs, or talks nonsense.
 #![allow(clippy::unwrap_used)]
 
+use std::net::{TcpListener, TcpStream};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU16, Ordering},
+};
 use std::time::Duration;
 
-use crate::common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
+use crate::common::{NanoCtrlServer, Redis, fake_http::FakeHttp, free_port};
+use crate::nanoctrl::fixture::Fixture;
 use futures_util::StreamExt;
 use serde_json::json;
-use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
+use slimerpc::control::{
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, NanoCtrl, Registration,
+};
+use slimerpc::nanoctrl::Config;
 use tokio::time::{Instant, sleep, timeout};
 
 /// The bound given to every request.
@@ -408,4 +417,162 @@ async fn mail_is_read_although_the_clock_of_redis_was_set_back() {
     agent.send_mail("a", &Mail::new("late")).await.unwrap();
     let late = timeout(SOON, reader).await.expect("mail is read").unwrap();
     assert_eq!(late, Some(MailEvent::Mail(Mail::new("late"))));
+}
+
+/// An address that leads to whichever Redis is the master, for those who connect. Connections that there are stay where they
+/// lead to.
+struct Vip {
+    port: u16,
+    target: Arc<AtomicU16>,
+}
+
+impl Vip {
+    fn start(target: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Arc::new(AtomicU16::new(target));
+        let to = Arc::clone(&target);
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let port = to.load(Ordering::SeqCst);
+                let Ok(redis) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                for (mut from, mut into) in [
+                    (client.try_clone().unwrap(), redis.try_clone().unwrap()),
+                    (redis, client),
+                ] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut into);
+                        let _ = into.shutdown(std::net::Shutdown::Both);
+                    });
+                }
+            }
+        });
+        Self { port, target }
+    }
+}
+
+/// Waits until the replica has what its master has.
+async fn in_step(replica: &Redis) {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let about: String = replica.run(&["INFO", "replication"]);
+        if about.contains("master_link_status:up") {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{about}");
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn replicate(replica: &Redis, master: &Redis) {
+    // Otherwise it writes a file into the current folder.
+    let _: String = replica.run(&["CONFIG", "SET", "repl-diskless-load", "swapdb"]);
+    let _: String = replica.run(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
+}
+
+#[test]
+fn after_a_failover_everybody_turns_to_the_new_master_although_the_old_ones_connections_stay() {
+    let (other, mut vip) = (Redis::start(), None);
+    let server = Fixture::with(|redis| {
+        replicate(&other, redis);
+        let vip = vip.insert(Vip::start(redis.port));
+        Config::with_redis(format!("redis://127.0.0.1:{}", vip.port))
+    });
+    let (old, vip) = (&server.redis, vip.unwrap());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let url = format!("http://{}", server.address());
+        let agent = NanoCtrl::new(&url, "").unwrap();
+        agent.register(named("a")).await.unwrap();
+        agent.publish("ring", json!(1)).await.unwrap();
+        let mut mailbox = agent.mailbox();
+        let mut entities = agent.watch_entities("k");
+        assert_eq!(entities.next().await, Some(EntityEvent::All(Vec::new())));
+        let reader = tokio::spawn(async move {
+            while let Some(event) = mailbox.next().await {
+                if event == MailEvent::Mail(Mail::new("after")) {
+                    return;
+                }
+            }
+        });
+        let watcher = tokio::spawn(async move {
+            while let Some(event) = entities.next().await {
+                match event {
+                    EntityEvent::Added(entity) if entity.id == "late" => return,
+                    EntityEvent::All(all) if all.iter().any(|it| it.id == "late") => return,
+                    _ => {}
+                }
+            }
+        });
+        in_step(&other).await;
+
+        let _: String = other.run(&["REPLICAOF", "NO", "ONE"]);
+        replicate(old, &other);
+        // Those who look for the master again find the old one for a while.
+        let target = Arc::clone(&vip.target);
+        let port = other.port;
+        let moving = tokio::spawn(async move {
+            sleep(Duration::from_millis(700)).await;
+            target.store(port, Ordering::SeqCst);
+        });
+        let failover = Instant::now();
+        agent.publish("ring", json!(2)).await.unwrap();
+        agent.heartbeat().await.unwrap();
+        let next = NanoCtrl::new(&url, "").unwrap();
+        next.register(named("b")).await.unwrap();
+        next.send_mail("a", &Mail::new("after")).await.unwrap();
+        let late = Entity {
+            id: "late".to_owned(),
+            kind: "k".to_owned(),
+            metadata: json!({}),
+        };
+        next.advertise(late).await.unwrap();
+        timeout(SOON, reader).await.expect("mail arrives").unwrap();
+        timeout(SOON, watcher)
+            .await
+            .expect("events arrive")
+            .unwrap();
+        println!("{:?} after the failover", failover.elapsed());
+        moving.await.unwrap();
+        // What was there is there, and what is new is in the new one first.
+        assert_eq!(next.lookup("a", "ring").await.unwrap(), Some(json!(2)));
+        let record: String = other.run(&["GET", "mr:a:ring"]);
+        assert_eq!(record, "2");
+        let keys = other.keys();
+        for key in ["agent:a", "agent:b", "service:late"] {
+            assert!(keys.contains(&key.to_owned()), "{keys:?}");
+        }
+        for agent in [agent, next] {
+            agent.clean_up().await.unwrap();
+        }
+    });
+}
+
+#[tokio::test]
+async fn a_redis_that_is_being_loaded_is_waited_for_and_a_replica_is_named_as_one() {
+    let (master, replica) = (Redis::start(), Redis::start());
+    replicate(&replica, &master);
+    in_step(&replica).await;
+    let answer = format!(
+        r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
+        replica.port
+    );
+    let server = FakeHttp::registering(answer.leak());
+    let (error, took) = refusal(&server.url()).await;
+    assert!(
+        matches!(error, ControlError::RedisRefused { .. }),
+        "{error}"
+    );
+    let (text, master) = (error.to_string(), format!("127.0.0.1:{}", master.port));
+    assert!(text.contains("replica") && text.contains(&master), "{text}");
+    assert!(took < SOON, "{took:?}");
+    // It becomes a master while it is asked.
+    let agent = NanoCtrl::new(&server.url(), "").unwrap();
+    let (registered, ()) = tokio::join!(agent.register(named("a")), async {
+        sleep(Duration::from_millis(300)).await;
+        let _: String = replica.run(&["REPLICAOF", "NO", "ONE"]);
+    });
+    assert_eq!(registered.unwrap(), "a");
 }

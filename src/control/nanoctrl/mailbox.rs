@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::stream::{self, Stream};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
-use super::{parse, renewal::Renewal, session::Session};
+use super::{parse, renewal::Renewal, session::Session, store::Epoch};
 use crate::control::MailEvent;
 
 /// Most entries read at once.
@@ -52,7 +52,7 @@ struct Reader {
     renewal: Renewal,
     source: Source,
     wait: Duration,
-    line: Option<(MultiplexedConnection, u64)>,
+    line: Option<(MultiplexedConnection, Epoch)>,
     /// Generation of the address that the position in the stream belongs to.
     generation: u64,
     ready: VecDeque<MailEvent>,
@@ -74,7 +74,7 @@ enum Failure {
 impl Reader {
     fn new(session: Arc<Session>, renewal: Renewal, source: Source, wait: Duration) -> Self {
         Self {
-            generation: session.store.generation(),
+            generation: session.store.epoch().generation,
             session,
             renewal,
             source,
@@ -118,18 +118,18 @@ impl Reader {
 
     /// The connection, opened anew if there is none or Redis has moved.
     async fn connection(&mut self) -> Result<MultiplexedConnection, Failure> {
-        let generation = self.session.store.generation();
+        let epoch = self.session.store.epoch();
         if let Some((connection, of)) = &self.line
-            && *of == generation
+            && *of == epoch
         {
             return Ok(connection.clone());
         }
-        let (mut connection, generation) = self.session.store.open().await?;
+        let (mut connection, epoch) = self.session.store.open().await?;
         let checked = tokio::time::timeout(GRACE, self.check_position(&mut connection));
         checked.await.map_err(|_| Failure::Silent(GRACE))??;
         // Not only when there is something to read.
         self.outage_is_over();
-        self.line = Some((connection.clone(), generation));
+        self.line = Some((connection.clone(), epoch));
         Ok(connection)
     }
 
@@ -150,7 +150,7 @@ impl Reader {
     }
 
     fn command(&mut self) -> Cmd {
-        let generation = self.session.store.generation();
+        let generation = self.session.store.epoch().generation;
         if generation != self.generation {
             self.generation = generation;
             if let Source::Stream(last) = &mut self.source {
@@ -197,6 +197,9 @@ impl Reader {
     /// Warns once per outage, drops the connection and pauses, longer every time.
     async fn sit_out(&mut self, failure: &Failure) {
         let alias = &self.session.alias;
+        if let Failure::Redis(error) = failure {
+            self.session.store.suspect(error);
+        }
         let pause = self.outage.unwrap_or_else(|| {
             tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
             // Redis may not be away but elsewhere, which NanoCtrl would know.

@@ -260,8 +260,8 @@ pub(super) fn is_passing(error: &ControlError) -> bool {
         | ControlError::RedisUnreachable { .. }
         | ControlError::Timeout { .. } => true,
         ControlError::Refused { status, .. } => *status >= 500,
-        // While it loads what it has stored, for instance.
-        ControlError::RedisRefused { .. } => true,
+        // While it loads what it has stored, or its users, for instance.
+        ControlError::RedisRefused { .. } | ControlError::RedisLogin { .. } => true,
         _ => false,
     }
 }

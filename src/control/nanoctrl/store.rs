@@ -1,6 +1,7 @@
 //! The Redis half: one shared connection that is opened again after an outage.
 
 use std::{
+    io,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use redis::{
 };
 
 use super::{access::Access, address::Address};
-use crate::control::{ControlError, eviction};
+use crate::control::{ControlError, eviction, failover};
 
 /// Redis, where NanoCtrl says that it is, unless we know better.
 #[derive(Debug)]
@@ -30,11 +31,19 @@ struct Link {
     address: Address,
     /// The one named when we registered last.
     registered: Address,
-    /// Counts changes of the address.
-    generation: u64,
+    epoch: Epoch,
     connection: Option<Line>,
     /// Counts connections.
     opened: u64,
+}
+
+/// Tells connections that are out of date from others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Epoch {
+    /// Counts changes of the address.
+    pub(super) generation: u64,
+    /// Counts how often the Redis at this address has turned out not to be the one to ask.
+    failovers: u64,
 }
 
 impl Link {
@@ -42,7 +51,7 @@ impl Link {
         if self.address != address {
             tracing::info!(from = %self.address, to = %address, "Redis has moved");
             self.address = address;
-            self.generation += 1;
+            self.epoch.generation += 1;
             self.connection = None;
         }
     }
@@ -71,7 +80,7 @@ impl Store {
         let link = Link {
             registered: address.clone(),
             address,
-            generation: 0,
+            epoch: Epoch::default(),
             connection: None,
             opened: 0,
         };
@@ -110,36 +119,54 @@ impl Store {
         link.move_to(address);
     }
 
-    /// Counts the changes of the address: a dedicated connection of an older generation is out of date.
-    pub(super) fn generation(&self) -> u64 {
-        self.link().generation
+    /// A dedicated connection of another epoch is out of date.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.link().epoch
     }
 
-    /// Runs commands and reads their answers as a tuple. A connection that turns out to be dead is replaced
-    /// once, so commands run at least once.
+    /// Runs commands and reads their answers as a tuple. A connection that turns out to be dead is replaced, and so is one to a
+    /// Redis that is not the master, or not up, until the time is over; so commands run at least once.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
     ) -> Result<T, ControlError> {
-        match tokio::time::timeout(self.timeout, self.attempt_twice(commands)).await {
+        let mut refused = None;
+        let insisted = self.insist(commands, &mut refused);
+        match tokio::time::timeout(self.timeout, insisted).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.explain(&error)),
             Err(_) => {
                 // It may be half open; the next command shall not wait for it.
                 self.link().connection = None;
-                Err(self.unreachable(format!("no answer within {:?}", self.timeout)))
+                Err(match refused {
+                    Some(error) => self.explain(&error),
+                    None => self.unreachable(format!("no answer within {:?}", self.timeout)),
+                })
             }
         }
     }
 
-    async fn attempt_twice<T: FromRedisValue>(&self, commands: &Pipeline) -> RedisResult<T> {
-        let (line, is_fresh) = self.line().await?;
-        match self.attempt(line, commands).await {
-            Err(error) if error.is_unrecoverable_error() && !is_fresh => {
-                let (line, _) = self.line().await?;
-                self.attempt(line, commands).await
+    /// Goes on for as long as another attempt may succeed; `refused` is why the last one did not.
+    async fn insist<T: FromRedisValue>(
+        &self,
+        commands: &Pipeline,
+        refused: &mut Option<RedisError>,
+    ) -> RedisResult<T> {
+        let mut pause = failover::PAUSES.0;
+        loop {
+            let (attempt, is_fresh) = match self.line().await {
+                Ok((line, is_fresh)) => (self.attempt(line, commands).await, is_fresh),
+                Err(error) => (Err(error), true),
+            };
+            match attempt {
+                Err(error) if failover::is_passing(&error) => {
+                    *refused = Some(error);
+                    tokio::time::sleep(pause).await;
+                    pause = failover::PAUSES.1.min(pause * 2);
+                }
+                Err(error) if failover::is_of_no_use(&error) && !is_fresh => {}
+                answer => return answer,
             }
-            answer => answer,
         }
     }
 
@@ -149,11 +176,8 @@ impl Store {
         commands: &Pipeline,
     ) -> RedisResult<T> {
         let answer = commands.query_async(&mut line.connection).await;
-        if answer
-            .as_ref()
-            .is_err_and(RedisError::is_unrecoverable_error)
-        {
-            self.hang_up(line.number);
+        if let Err(error) = &answer {
+            self.hang_up(line.number, error);
         }
         answer
     }
@@ -163,51 +187,65 @@ impl Store {
         if let Some(line) = self.link().connection.clone() {
             return Ok((line, false));
         }
-        let (connection, generation) = self.open().await?;
+        let (connection, epoch) = self.open().await?;
         let mut link = self.link();
         link.opened += 1;
         let number = link.opened;
         let line = Line { connection, number };
-        if link.generation == generation {
+        if link.epoch == epoch {
             link.connection = Some(line.clone());
         }
         Ok((line, true))
     }
 
-    /// Forgets a dead connection, unless it has been replaced already.
-    fn hang_up(&self, number: u64) {
+    /// Forgets a connection that is of no use any more, unless it has been replaced already.
+    fn hang_up(&self, number: u64, error: &RedisError) {
+        if !failover::is_of_no_use(error) {
+            return;
+        }
         let mut link = self.link();
-        if link
-            .connection
-            .as_ref()
-            .is_some_and(|line| line.number == number)
-        {
-            link.connection = None;
+        let current = link.connection.take_if(|line| line.number == number);
+        if current.is_some() && failover::is_passing(error) {
+            link.epoch.failovers += 1;
+            tracing::warn!(address = %link.address, %error, "Redis is not the one to ask; looking again");
         }
     }
 
-    /// Opens a connection and gives it with the generation of its address. Answers are not timed by it.
-    pub(super) async fn open(&self) -> RedisResult<(MultiplexedConnection, u64)> {
-        let (address, generation) = {
+    /// Has all connections opened again, as one of them leads to a Redis that is not the one to ask.
+    pub(super) fn suspect(&self, error: &RedisError) {
+        if failover::is_passing(error) {
+            let mut link = self.link();
+            link.connection = None;
+            link.epoch.failovers += 1;
+        }
+    }
+
+    /// Opens a connection to a master and gives it with its epoch. Answers are not timed by it.
+    pub(super) async fn open(&self) -> RedisResult<(MultiplexedConnection, Epoch)> {
+        let (address, epoch) = {
             let link = self.link();
-            (link.address.clone(), link.generation)
+            (link.address.clone(), link.epoch)
         };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(None);
-        let connection = self
+        let mut connection = self
             .access
             .client(&address)?
             .get_multiplexed_async_connection_with_config(&config)
             .await?;
-        Ok((connection, generation))
+        let checked = failover::check_master(&mut connection);
+        tokio::time::timeout(self.timeout, checked)
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        Ok((connection, epoch))
     }
 
-    /// Opens a connection that listens to a channel, and gives it with the generation of its address.
-    pub(super) async fn subscribe(&self, channel: &str) -> Result<(PubSub, u64), ControlError> {
-        let (address, generation) = {
+    /// Opens a connection that listens to a channel, and gives it with its epoch.
+    pub(super) async fn subscribe(&self, channel: &str) -> Result<(PubSub, Epoch), ControlError> {
+        let (address, epoch) = {
             let link = self.link();
-            (link.address.clone(), link.generation)
+            (link.address.clone(), link.epoch)
         };
         let open = async {
             let mut line = self.access.client(&address)?.get_async_pubsub().await?;
@@ -215,7 +253,7 @@ impl Store {
             Ok(line)
         };
         match tokio::time::timeout(self.timeout, open).await {
-            Ok(Ok(line)) => Ok((line, generation)),
+            Ok(Ok(line)) => Ok((line, epoch)),
             Ok(Err(error)) => Err(self.explain(&error)),
             Err(_) => Err(self.unreachable(format!("no answer within {:?}", self.timeout))),
         }

@@ -18,7 +18,7 @@ use redis::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{http::Http, parse, session::Session};
+use super::{http::Http, parse, session::Session, store::Epoch};
 use crate::control::{ControlError, Entity, EntityEvent};
 
 /// First and longest pause between attempts during an outage.
@@ -71,8 +71,7 @@ struct Follower {
 struct Line {
     sink: PubSubSink,
     messages: PubSubStream,
-    /// Of the address that it is connected with.
-    generation: u64,
+    epoch: Epoch,
     next_look: Instant,
 }
 
@@ -102,11 +101,11 @@ impl Follower {
 
     /// Takes a step; what came of it is `ready` afterwards.
     async fn follow(&mut self) -> Result<(), Failure> {
-        let generation = self.session.store.generation();
+        let epoch = self.session.store.epoch();
         let Some(line) = &mut self.line else {
             return self.begin().await;
         };
-        if line.generation != generation {
+        if line.epoch != epoch {
             return self.begin().await;
         }
         match timeout_at(line.next_look, line.messages.next()).await {
@@ -122,14 +121,14 @@ impl Follower {
     /// Subscribes first, so that nothing is missed between the list and the events.
     async fn begin(&mut self) -> Result<(), Failure> {
         let channel = self.session.keys.entity_events(Entity::TYPE);
-        let (line, generation) = self.session.store.subscribe(&channel).await?;
+        let (line, epoch) = self.session.store.subscribe(&channel).await?;
         let (sink, messages) = line.split();
         let (revision, _) = self.ask().await?;
         self.list(revision).await?;
         self.line = Some(Line {
             sink,
             messages,
-            generation,
+            epoch,
             next_look: Instant::now() + self.interval,
         });
         Ok(())

@@ -14,7 +14,8 @@ mod error;
 mod index;
 mod topology;
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncCommands, Client, RedisResult, Script, Value};
@@ -25,7 +26,7 @@ pub(super) use error::RepositoryError;
 pub(super) use topology::Spec;
 
 use crate::control::keys::Keys;
-use crate::control::{eviction, lease};
+use crate::control::{eviction, failover, lease};
 
 /// Keys or values that are asked for in one command.
 const CHUNK: usize = 512;
@@ -35,24 +36,23 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a request is tried again while the Redis that it finds is no master, or not up.
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Redis, as the control plane uses it. Clones share a connection.
 #[derive(Clone)]
 pub(super) struct Repository {
-    connection: ConnectionManager,
+    client: Client,
+    connection: Arc<Mutex<Option<ConnectionManager>>>,
 }
 
 impl Repository {
     /// Connects, and makes sure that Redis answers; `url` is for messages.
     pub(super) async fn connect(client: Client, url: &str) -> Result<Self, RepositoryError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(COMMAND_TIMEOUT))
-            .set_number_of_retries(0);
-        let connecting = ConnectionManager::new_with_config(client, config);
-        let connection = tokio::time::timeout(REQUEST_TIMEOUT, connecting)
-            .await
-            .map_err(|_| RepositoryError::Slow)??;
-        let repository = Self { connection };
+        let repository = Self {
+            client,
+            connection: Arc::default(),
+        };
         repository.run(async |_| Ok(())).await?;
         if let Err(error) = repository.warn_of_eviction(url).await {
             tracing::debug!(%error, "Redis does not tell whether it removes keys");
@@ -60,25 +60,72 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`].
+    /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`]. A Redis that turns out not to be the
+    /// one to ask has done nothing, so another one is tried.
     async fn run<T>(
         &self,
-        work: impl AsyncFnOnce(ConnectionManager) -> Result<T, RepositoryError>,
+        work: impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
     ) -> Result<T, RepositoryError> {
-        let job = async { work(self.live_connection().await?).await };
-        tokio::time::timeout(REQUEST_TIMEOUT, job)
+        let insist = async {
+            let (started, mut pause) = (Instant::now(), failover::PAUSES.0);
+            loop {
+                let error = match self.attempt(&work).await {
+                    Err(RepositoryError::Redis(error)) if failover::is_of_no_use(&error) => error,
+                    done => return done,
+                };
+                *self.connection() = None;
+                let is_in_time = started.elapsed() + pause < FAILOVER_TIMEOUT;
+                if !failover::is_passing(&error) || !is_in_time {
+                    return Err(error.into());
+                }
+                tracing::debug!(%error, "Redis is not the one to ask; trying again");
+                tokio::time::sleep(pause).await;
+                pause = failover::PAUSES.1.min(pause * 2);
+            }
+        };
+        tokio::time::timeout(REQUEST_TIMEOUT, insist)
             .await
             .map_err(|_| RepositoryError::Slow)?
+    }
+
+    async fn attempt<T>(
+        &self,
+        work: &impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
+    ) -> Result<T, RepositoryError> {
+        work(self.live_connection().await?).await
     }
 
     /// The manager reconnects only after a command has failed. Let that be a PING, which may be repeated, and
     /// not a registration, which may not.
     async fn live_connection(&self) -> RedisResult<ConnectionManager> {
-        let mut connection = self.connection.clone();
+        let found = self.connection().clone();
+        let Some(mut connection) = found else {
+            return self.open().await;
+        };
         if connection.ping::<()>().await.is_err() {
             connection.ping::<()>().await?;
         }
         Ok(connection)
+    }
+
+    /// Connects with a master.
+    async fn open(&self) -> RedisResult<ConnectionManager> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            .set_response_timeout(Some(COMMAND_TIMEOUT))
+            .set_number_of_retries(0);
+        let mut connection =
+            ConnectionManager::new_with_config(self.client.clone(), config).await?;
+        failover::check_master(&mut connection).await?;
+        *self.connection() = Some(connection.clone());
+        Ok(connection)
+    }
+
+    /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
+    fn connection(&self) -> std::sync::MutexGuard<'_, Option<ConnectionManager>> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a record of an agent.
