@@ -352,7 +352,8 @@ const HELPER: &str = "SLIME_TEST_HELPER";
 /// A process of this test binary that does what the test of this name does when it is told to. `within` is put before it.
 fn helper(within: &[&str], test: &str, server: &NanoCtrlServer) -> Role {
     let exe = std::env::current_exe().unwrap();
-    let words = [exe.to_str().unwrap(), "--exact", test, "--nocapture"];
+    let test = format!("workers::{test}");
+    let words = [exe.to_str().unwrap(), "--exact", &test, "--nocapture"];
     let words = [within, &words].concat();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).env(HELPER, server.url());
