@@ -8,6 +8,10 @@
 //!
 //! Where copies are long callgrind counts each byte (`rep movsb`), so the 16 KiB tell how often they are copied.
 
+#[macro_use]
+#[path = "support/print.rs"]
+mod print;
+
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs;

@@ -7,6 +7,7 @@
 //! The parent process measures; it starts a second one of itself as the peer, and a NanoCtrl server for the agents to find
 //! each other, which needs `redis-server` (or a Redis on port 6379). Agents are as they are by default.
 
+#[macro_use]
 mod support;
 
 use std::hint::black_box;

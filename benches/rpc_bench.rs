@@ -9,6 +9,7 @@
 //! its reply in place, and the driver is given a copy. Either role may be DLSlime's: its worker and driver have these aliases,
 //! this scope and this service.
 
+#[macro_use]
 mod support;
 
 use std::fs::File;

@@ -18,6 +18,10 @@
 //! processor time, and of what is counted (allocations, system calls, commands to Redis), there is nothing to choose
 //! from: it is what it was.
 
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
 mod account;
 mod args;
 mod asleep;
@@ -43,8 +47,6 @@ mod steady;
 mod strace;
 mod subset;
 mod suite;
-#[path = "../support/mod.rs"]
-mod support;
 mod throughput;
 mod worker;
 

@@ -6,12 +6,14 @@
 //! `latency.svg`: time against size, with the limits of the machine and the peers. `throughput.svg`: calls a second against
 //! calls in flight. `polling.svg`: what polling before sleeping gains and costs.
 
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
 mod chart;
 mod latency;
 mod peers;
 mod polling;
-#[path = "../support/mod.rs"]
-mod support;
 mod throughput;
 
 use std::fs;

@@ -1,6 +1,9 @@
 //! What the benches share: a second process of themselves, a NanoCtrl server, figures, and the file they go to.
 #![allow(dead_code, unused_imports)] // no bench uses all of it
 
+#[macro_use]
+mod print;
+
 mod figures;
 pub(crate) mod footprint;
 mod nanoctrl;

@@ -2,18 +2,23 @@
 
 #[path = "nanoctrl/listing.rs"]
 mod listing;
+#[path = "nanoctrl/output.rs"]
+mod output;
 
 use std::io::{self, IsTerminal};
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use slimerpc::control::Secret;
-use slimerpc::nanoctrl::daemon::{self, DaemonError, Running, Started};
+use slimerpc::nanoctrl::daemon::{self, DaemonError, Running, Search, Started, Stopped, Stranger};
 use slimerpc::nanoctrl::{Config, RedisSource, Server, environment};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use output::{Report, complain};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -22,6 +27,7 @@ Examples:
   nanoctrl status
   nanoctrl services --scope job-7                    what can be called, and whom
   nanoctrl agents --json
+  nanoctrl agents --all-scopes --port 3001
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
   NANOCTRL_TOKEN=$(cat token) nanoctrl start         answers only those who bring this token
@@ -57,9 +63,8 @@ enum Command {
     Start(StartArgs),
     /// Tell whether the started server runs and answers; exit status 1 if it does not run
     Status {
-        /// Ask here instead of where the server was started
-        #[arg(long, value_name = "URL")]
-        address: Option<String>,
+        #[command(flatten)]
+        server: ServerAddress,
         #[command(flatten)]
         token: TokenArg,
     },
@@ -76,6 +81,35 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+}
+
+/// Where to ask, if not where the server was started.
+#[derive(Args)]
+struct ServerAddress {
+    /// Ask the server here [default: where it was started, else http://127.0.0.1:3000]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["at_host", "at_port"])]
+    address: Option<String>,
+    /// Ask the server on this host
+    #[arg(id = "at_host", long = "host", value_name = "HOST")]
+    host: Option<String>,
+    /// Ask the server on this port
+    #[arg(id = "at_port", long = "port", value_name = "PORT")]
+    port: Option<u16>,
+}
+
+impl ServerAddress {
+    /// The address given, if one is.
+    fn find(self) -> Option<String> {
+        if self.host.is_none() && self.port.is_none() {
+            return self.address;
+        }
+        let host = self.host.unwrap_or_else(|| "127.0.0.1".to_owned());
+        let host = match host.parse::<Ipv6Addr>() {
+            Ok(address) => format!("[{address}]"),
+            Err(_) => host,
+        };
+        Some(format!("http://{host}:{}", self.port.unwrap_or(3000)))
+    }
 }
 
 #[derive(Args)]
@@ -132,25 +166,34 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
-type Outcome = Result<ExitCode, Box<dyn std::error::Error>>;
+type Outcome = Result<Report, Box<dyn std::error::Error>>;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => error.exit(),
+        Err(help) => return Report::new(help.render().to_string()).print(),
+    };
     let outcome = match cli.command.unwrap_or(Command::Server(cli.server)) {
         Command::Server(args) => serve(args),
         Command::Start(args) => start(args),
-        Command::Status { address, token } => status(address.as_deref(), token.find().as_ref()),
-        Command::Services(args) => listing::services(args).map(|()| ExitCode::SUCCESS),
-        Command::Agents(args) => listing::agents(args).map(|()| ExitCode::SUCCESS),
+        Command::Status { server, token } => {
+            Ok(status(server.find().as_deref(), token.find().as_ref()))
+        }
+        Command::Services(args) => listing::services(args),
+        Command::Agents(args) => listing::agents(args),
         Command::Stop { timeout, force } => stop(timeout, force),
     };
-    outcome.unwrap_or_else(|error| {
-        if let Some(DaemonError::Ended { recent_log, .. }) = error.downcast_ref() {
-            eprintln!("\nrecent log:\n{recent_log}");
+    match outcome {
+        Ok(report) => report.print(),
+        Err(error) => {
+            if let Some(DaemonError::Ended { recent_log, .. }) = error.downcast_ref() {
+                complain(format_args!("\nrecent log:\n{recent_log}"));
+            }
+            complain(format_args!("Error: {error}"));
+            ExitCode::FAILURE
         }
-        eprintln!("Error: {error}");
-        ExitCode::FAILURE
-    })
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -167,8 +210,8 @@ async fn serve(args: ServerArgs) -> Outcome {
     }
     let server = tokio::select! {
         server = Server::start(config) => server?,
-        _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
-        _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+        _ = terminate.recv() => return Ok(Report::new("")),
+        _ = interrupt.recv() => return Ok(Report::new("")),
     };
     tokio::select! {
         _ = terminate.recv() => {}
@@ -176,7 +219,7 @@ async fn serve(args: ServerArgs) -> Outcome {
     }
     tracing::info!("stopping");
     server.stop().await;
-    Ok(ExitCode::SUCCESS)
+    Ok(Report::new(""))
 }
 
 fn log_to_stdout() {
@@ -186,6 +229,8 @@ fn log_to_stdout() {
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
         .with_ansi(io::stdout().is_terminal())
+        // Whoever reads the log may go; the server stays.
+        .log_internal_errors(false)
         .init();
     if let Some(error) = refused {
         tracing::warn!(wanted, error, "no such log filter, taking `info`");
@@ -203,70 +248,118 @@ fn start(args: StartArgs) -> Outcome {
         log_file: args.log_file,
         wait: args.wait,
     })?;
-    match started {
+    Ok(Report::new(match started {
         Started::Up(running) => {
-            println!("nanoctrl started (pid={})", running.pid);
-            describe(&running);
+            let pid = running.pid;
+            format!("nanoctrl started (pid={pid})\n{}", describe(&running))
         }
         Started::Silent {
             running,
             recent_log,
         } => {
             let pid = running.pid;
-            println!("nanoctrl process started (pid={pid}), but health check timed out");
-            describe(&running);
-            println!("\nrecent log:\n{recent_log}");
+            format!(
+                "nanoctrl process started (pid={pid}), but health check timed out\n{}\nrecent log:\n{recent_log}\n",
+                describe(&running)
+            )
         }
-        Started::Already { pid } => println!("nanoctrl is already running (pid={pid})"),
+        Started::Already { pid } => format!("nanoctrl is already running (pid={pid})\n"),
         Started::Occupied { address } => {
-            println!("a server that nanoctrl did not start already answers at {address}");
+            format!("a server that nanoctrl did not start already answers at {address}\n")
         }
-    }
-    Ok(ExitCode::SUCCESS)
+    }))
 }
 
-fn describe(running: &Running) {
-    println!("address: {}", running.address);
-    println!("log: {}", running.log.display());
+fn describe(running: &Running) -> String {
+    let mut text = format!(
+        "address: {}\nlog: {}\n",
+        running.address,
+        running.log.display()
+    );
     if running.private_redis {
-        println!(
-            "redis: a private one, for agents on this machine; none was named and none answers"
-        );
+        text +=
+            "redis: a private one, for agents on this machine; none was named and none answers\n";
     }
+    text
 }
 
-fn status(address: Option<&str>, token: Option<&Secret>) -> Outcome {
-    let status = daemon::status(address, token)?;
-    match status.pid {
-        Some(pid) => println!("pid: {pid}\nprocess: running"),
-        None => println!("nanoctrl is not running"),
-    }
-    println!("address: {}", status.address);
-    match &status.health {
-        Ok(()) => println!("health: ok"),
-        Err(reason) => println!("health: down ({reason})"),
-    }
+fn status(address: Option<&str>, token: Option<&Secret>) -> Report {
+    let status = daemon::status(address, token);
+    let mut text = match status.pid {
+        Some(pid) => format!("pid: {pid}\nprocess: running\n"),
+        None => NOT_RUNNING.to_owned(),
+    };
+    text += &format!("address: {}\n", status.address);
+    text += &match &status.health {
+        Ok(()) => "health: ok\n".to_owned(),
+        Err(reason) => format!("health: down ({reason})\n"),
+    };
     if status.is_locked {
         let was = if token.is_some() {
             "another one was brought"
         } else {
             "none was brought"
         };
-        println!("token: needed, and {was}; set NANOCTRL_TOKEN");
+        text += &format!("token: needed, and {was}; set NANOCTRL_TOKEN\n");
     }
     if let Some(log) = status.log {
-        println!("log: {}", log.display());
+        text += &format!("log: {}\n", log.display());
     }
-    Ok(match status.pid {
-        Some(_) => ExitCode::SUCCESS,
-        None => ExitCode::FAILURE,
+    match status.search {
+        None => Report::new(text),
+        Some(search) => {
+            complain(tell(&search));
+            Report::new(text).failed()
+        }
+    }
+}
+
+/// What `stop` and `status` say first if they find no server.
+const NOT_RUNNING: &str = "nanoctrl is not running\n";
+
+fn stop(timeout: Duration, force: bool) -> Outcome {
+    Ok(match daemon::stop(timeout, force)? {
+        Stopped::Ended { pid } => Report::new(format!("nanoctrl stopped (pid={pid})\n")),
+        Stopped::NotFound(search) => {
+            complain(tell(&search));
+            let report = Report::new(NOT_RUNNING);
+            match search.is_in_doubt() {
+                true => report.failed(),
+                false => report,
+            }
+        }
     })
 }
 
-fn stop(timeout: Duration, force: bool) -> Outcome {
-    match daemon::stop(timeout, force)? {
-        Some(pid) => println!("nanoctrl stopped (pid={pid})"),
-        None => println!("nanoctrl is not running"),
+/// Where a server was looked for, and what runs all the same.
+fn tell(search: &Search) -> String {
+    let folders: Vec<_> = search
+        .folders
+        .iter()
+        .map(|it| it.display().to_string())
+        .collect();
+    let mut text = format!("looked for nanoctrl.pid in {}", folders.join(", "));
+    if let Some(address) = &search.answering {
+        text += &format!("\nbut a server answers at {address}");
     }
-    Ok(ExitCode::SUCCESS)
+    for Stranger {
+        pid,
+        command,
+        folder,
+    } in &search.strangers
+    {
+        text += &format!("\nbut a server of yours runs (pid={pid}): {command}");
+        match folder {
+            Some(folder) => {
+                text += &format!(
+                    "\n  it is found with NANOCTRL_RUNTIME_DIR={}",
+                    folder.display()
+                );
+            }
+            None => {
+                text += "\n  it was not started with `nanoctrl start`: end it where it was started"
+            }
+        }
+    }
+    text
 }

@@ -514,6 +514,125 @@ fn a_redis_that_may_remove_keys_is_warned_of_and_one_that_does_not_say_is_not() 
     }
 }
 
+/// Runs a command whose standard output goes there; its exit status and what it says of errors.
+fn run_into(user: &User, words: &[&str], output: impl Into<Stdio>) -> (Option<i32>, String) {
+    let mut command = user.command(words);
+    let command = command.stdout(output).stderr(Stdio::piped());
+    let output = command.output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), errors)
+}
+
+#[test]
+fn a_reader_that_has_gone_ends_no_command_and_a_full_disk_fails_it_with_one_line() {
+    let (user, redis) = (User::new(), Redis::start());
+    let (url, port) = (redis.url(), user.port.to_string());
+    let start = [
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        &port,
+        "--redis-url",
+        &url,
+    ];
+    let commands: [&[&str]; 10] = [
+        &start,
+        &["services"],
+        &["services", "--json"],
+        &["agents"],
+        &["agents", "--json", "--all-scopes"],
+        &["status"],
+        &["--help"],
+        &["services", "--help"],
+        &["--version"],
+        &["stop"],
+    ];
+    for words in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(
+            run_into(&user, words, writer),
+            (Some(0), String::new()),
+            "{words:?}"
+        );
+    }
+    for words in commands {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let (code, errors) = run_into(&user, words, full);
+        assert_eq!(code, Some(1), "{words:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{words:?}: {errors}");
+        assert!(
+            errors.contains("cannot write to standard output"),
+            "{words:?}: {errors}"
+        );
+    }
+    // Nor is there a panic if nothing can be said at all.
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for words in [
+        &["status"][..],
+        &["stop"],
+        &["agents"],
+        &["no-such-command"],
+    ] {
+        let mut command = user.command(words);
+        let status = command.stdout(full()).stderr(full()).status().unwrap();
+        assert!(matches!(status.code(), Some(1 | 2)), "{words:?}: {status}");
+    }
+}
+
+#[test]
+fn a_server_whose_log_nobody_reads_any_more_goes_on() {
+    let (user, redis) = (User::new(), Redis::start());
+    let (url, port) = (redis.url(), user.port.to_string());
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let mut command = user.command(&["server", "--port", &port, "--redis-url", &url]);
+    let server = command.stdout(full()).stderr(full()).spawn().unwrap();
+    wait_until("the server answers", || user.answers());
+    assert_eq!(
+        user.told_at("127.0.0.1"),
+        format!("127.0.0.1:{}", redis.port)
+    );
+    assert_eq!(terminate(server), Some(0));
+}
+
+#[test]
+fn a_server_that_was_started_with_another_environment_is_found_or_told_of() {
+    let (user, redis) = (User::new(), Redis::start());
+    // Started without XDG_RUNTIME_DIR, it is found with it.
+    let mut start = user.command(&["start", "--port", &user.port.to_string()]);
+    start.env_remove("XDG_RUNTIME_DIR");
+    let started = start.args(["--redis-url", &redis.url()]).output().unwrap();
+    let pid = pid_in(&succeeded(&started));
+    assert!(succeeded(&user.run(&["status"])).contains(&format!("pid: {pid}\n")));
+    let stopped = succeeded(&user.run(&["stop"]));
+    assert_eq!(stopped, format!("nanoctrl stopped (pid={pid})\n"));
+
+    // Started with it, it cannot be found without, but is told of.
+    let pid = pid_in(&user.start(&["--redis-url", &redis.url()]));
+    let elsewhere = TempDir::new().unwrap();
+    for word in ["stop", "status"] {
+        let mut command = user.command(&[word]);
+        command
+            .env_remove("XDG_RUNTIME_DIR")
+            .env("TMPDIR", elsewhere.path());
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let looked = elsewhere.path().join("nanoctrl").display().to_string();
+        assert!(errors.contains(&looked), "{errors}");
+        let (_, told) = errors.split_once(&format!("(pid={pid})")).expect(&errors);
+        let folder = user.home.path().join("nanoctrl");
+        let hint = format!("NANOCTRL_RUNTIME_DIR={}", folder.display());
+        assert!(told.lines().nth(1).unwrap().contains(&hint), "{errors}");
+    }
+    let mut stop = user.command(&["stop"]);
+    let folder = user.home.path().join("nanoctrl");
+    stop.env_clear().env("NANOCTRL_RUNTIME_DIR", folder);
+    let stopped = succeeded(&stop.output().unwrap());
+    assert_eq!(stopped, format!("nanoctrl stopped (pid={pid})\n"));
+}
+
 #[test]
 fn help_names_commands_and_variables() {
     let user = User::new();

@@ -3,7 +3,7 @@
 
 use std::process::{Command, Output};
 
-use crate::common::{NanoCtrlServer, free_port};
+use crate::common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 use serde_json::{Value, json};
 use slimerpc::control::{Control, Entity, NanoCtrl, Registration};
 use slimerpc_actors::{PeerAgent, service};
@@ -136,6 +136,73 @@ async fn only_the_scope_asked_for_is_listed() {
         let table = printed(&[what, "--address", &url, "--scope", "job"]);
         assert!(table.contains("worker:0"), "{table}");
     }
+}
+
+#[actix::test]
+async fn a_port_names_the_server_and_all_scopes_are_listed_at_once() {
+    let server = NanoCtrlServer::start();
+    let port = server.port.to_string();
+    let mut workers = Vec::new();
+    for (alias, scope) in [("w:0", ""), ("w:1", "job-1"), ("w:2", "a:b%")] {
+        workers.push(worker(&server, alias, scope).await);
+    }
+    for words in [["--port", &port], ["--address", &server.url()]] {
+        let listed = printed(&[&["agents", "--all-scopes"], &words[..]].concat());
+        let lines: Vec<Vec<&str>> = listed
+            .lines()
+            .map(|it| it.split_whitespace().collect())
+            .collect();
+        assert_eq!(lines[0][..2], ["SCOPE", "ALIAS"], "{listed}");
+        let found: Vec<_> = lines[1..].iter().map(|it| it[0]).collect();
+        assert_eq!(found, ["w:0", "a:b%", "job-1"], "{listed}");
+    }
+    let host = ["--host", "127.0.0.1", "--port", &port];
+    let listed = printed(&[&["services", "--json", "--all-scopes"], &host[..]].concat());
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let found: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (&it["scope"], &it["alias"]))
+        .collect();
+    let scopes = [("", "w:0"), ("a:b%", "w:2"), ("job-1", "w:1")];
+    let scopes = scopes.map(|(scope, alias)| (json!(scope), json!(alias)));
+    assert!(
+        found
+            .into_iter()
+            .eq(scopes.iter().map(|(scope, alias)| (scope, alias))),
+        "{listed}"
+    );
+    let one = printed(&[&["agents", "--scope", "job-1"], &host[..]].concat());
+    assert!(
+        one.contains("w:1") && !one.contains("w:0") && !one.contains("SCOPE"),
+        "{one}"
+    );
+    assert!(
+        String::from_utf8_lossy(&nanoctrl(&["status", "--port", &port]).stdout)
+            .contains("health: ok")
+    );
+    for words in [
+        &["agents", "--all-scopes", "--scope", "x"][..],
+        &["agents", "--port", "1", "--address", "h"],
+    ] {
+        assert_eq!(nanoctrl(words).status.code(), Some(2), "{words:?}");
+    }
+    for worker in workers {
+        worker.shutdown().await.unwrap();
+    }
+}
+
+#[actix::test]
+async fn a_server_that_lists_no_scopes_is_named() {
+    let server = FakeHttp::start(|_| Some((404, Vec::new())));
+    let output = nanoctrl(&["agents", "--all-scopes", "--address", &server.url()]);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        error.contains("--scope") && error.lines().count() == 1,
+        "{error}"
+    );
 }
 
 #[actix::test]

@@ -5,14 +5,16 @@
 //! Everything runs one after the other in one run, so ratios are worth more than times. A peer is a file in `peers/`; each
 //! says what it does with the bytes, and `--list` prints it. Who lacks a package, a device or memory is skipped and says why.
 
+#[macro_use]
+#[path = "../../support/mod.rs"]
+mod support;
+
 mod child;
 mod load;
 mod measure;
 mod memory;
 mod peers;
 mod socket;
-#[path = "../../support/mod.rs"]
-mod support;
 mod table;
 
 use std::path::PathBuf;

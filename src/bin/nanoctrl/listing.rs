@@ -5,19 +5,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::{Value, json};
-use slimerpc::control::{NanoCtrl, PeerRecord, ServiceRecord, natural_order};
+use slimerpc::control::{ControlError, NanoCtrl, PeerRecord, ServiceRecord, natural_order};
 use slimerpc::nanoctrl::daemon;
 
-use crate::TokenArg;
+use crate::output::{Report, complain};
+use crate::{ServerAddress, TokenArg};
 
 /// Most characters of a cell.
 const WIDEST: usize = 60;
 
 #[derive(Args)]
 pub(crate) struct ListArgs {
-    /// Ask the server here instead of where it was started [default: http://127.0.0.1:3000]
-    #[arg(long, value_name = "URL")]
-    address: Option<String>,
+    #[command(flatten)]
+    server: ServerAddress,
     /// Scope to look into [default: agents without a scope]
     #[arg(
         long,
@@ -26,6 +26,9 @@ pub(crate) struct ListArgs {
         hide_default_value = true
     )]
     scope: String,
+    /// Look into all scopes, and into none
+    #[arg(long, conflicts_with = "scope")]
+    all_scopes: bool,
     /// Print a JSON array instead of a table
     #[arg(long)]
     json: bool,
@@ -34,67 +37,105 @@ pub(crate) struct ListArgs {
 }
 
 impl ListArgs {
-    fn server(self) -> Result<NanoCtrl, Box<dyn Error>> {
-        let address = match &self.address {
-            Some(address) => address.clone(),
-            None => daemon::address()?,
+    /// What to print of each scope, as a client of it tells.
+    async fn collect<T>(
+        self,
+        list: impl AsyncFn(&NanoCtrl) -> Result<Vec<T>, ControlError>,
+    ) -> Result<Vec<(String, T)>, Box<dyn Error>> {
+        let address = self.server.find().unwrap_or_else(daemon::address);
+        let token = self.token.find();
+        let client = |scope: &str| match NanoCtrl::new(&address, scope) {
+            Ok(client) => match token.clone() {
+                Some(token) => client.token(token),
+                None => Ok(client),
+            },
+            error => error,
         };
-        let server = NanoCtrl::new(&address, &self.scope)?;
-        Ok(match self.token.find() {
-            Some(token) => server.token(token)?,
-            None => server,
-        })
+        let scopes = match self.all_scopes {
+            true => client("")?.list_scopes().await.map_err(|error| match error {
+                ControlError::Refused { status: 404, .. } => format!(
+                    "the server at {address} keeps no list of scopes: it is another program, or an older one; name one, with \
+                     --scope"
+                )
+                .into(),
+                error => Box::<dyn Error>::from(error),
+            })?,
+            false => vec![self.scope],
+        };
+        let mut all = Vec::new();
+        for scope in scopes {
+            let listed = list(&client(&scope)?).await?;
+            all.extend(listed.into_iter().map(|item| (scope.clone(), item)));
+        }
+        Ok(all)
     }
 }
 
-/// Prints the live services of native agents.
+/// The live services of native agents.
 #[tokio::main(flavor = "current_thread")]
-pub(crate) async fn services(args: ListArgs) -> Result<(), Box<dyn Error>> {
-    let as_json = args.json;
-    let listed = args.server()?.list_entities(ServiceRecord::KIND).await?;
+pub(crate) async fn services(args: ListArgs) -> Result<Report, Box<dyn Error>> {
+    let (as_json, with_scope) = (args.json, args.all_scopes);
+    let listed = args
+        .collect(async |server| server.list_entities(ServiceRecord::KIND).await)
+        .await?;
     let mut services = Vec::new();
-    for entity in &listed {
+    for (scope, entity) in &listed {
         match ServiceRecord::read(entity) {
             Ok(record) if record.is_gone() => {}
-            Ok(record) => services.push(record),
-            Err(reason) => eprintln!("skipped {}: {reason}", printable(&entity.id)),
+            Ok(record) => services.push((scope, record)),
+            Err(reason) => complain(format_args!("skipped {}: {reason}", printable(&entity.id))),
         }
     }
-    services.sort_by(|a, b| {
-        natural_order(&a.alias, &b.alias).then_with(|| natural_order(&a.name, &b.name))
+    services.sort_by(|(scope, a), (other, b)| {
+        natural_order(scope, other)
+            .then_with(|| natural_order(&a.alias, &b.alias))
+            .then_with(|| natural_order(&a.name, &b.name))
     });
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&services)?);
-        return Ok(());
+        let services = services
+            .iter()
+            .map(|(scope, it)| Ok(scoped(serde_json::to_value(it)?, scope, with_scope)));
+        return json_array(services.collect::<serde_json::Result<_>>()?);
     }
-    let row = |it: &ServiceRecord| {
-        [
+    let rows = services.iter().map(|(scope, it)| {
+        let cells = [
             it.alias.clone(),
             it.name.clone(),
             it.type_name.clone(),
             it.codec.clone(),
             age(it.since),
             it.methods.join(" "),
-        ]
-    };
+        ];
+        with_scope
+            .then(|| (*scope).clone())
+            .into_iter()
+            .chain(cells)
+            .collect()
+    });
     let head = ["ALIAS", "SERVICE", "TYPE", "CODEC", "UP", "METHODS"];
-    print("services", head, services.iter().map(row));
-    Ok(())
+    Ok(table("services", &head, with_scope, rows))
 }
 
-/// Prints the registered agents.
+/// The registered agents.
 #[tokio::main(flavor = "current_thread")]
-pub(crate) async fn agents(args: ListArgs) -> Result<(), Box<dyn Error>> {
-    let as_json = args.json;
-    let mut agents = args.server()?.list_agents().await?;
-    agents.retain(|agent| !agent.is_gone());
-    agents.sort_by(|a, b| natural_order(&a.alias, &b.alias));
-    let agents: Vec<_> = agents.iter().map(describe).collect();
+pub(crate) async fn agents(args: ListArgs) -> Result<Report, Box<dyn Error>> {
+    let (as_json, with_scope) = (args.json, args.all_scopes);
+    let mut agents = args
+        .collect(async |server| server.list_agents().await)
+        .await?;
+    agents.retain(|(_, agent)| !agent.is_gone());
+    agents.sort_by(|(scope, a), (other, b)| {
+        natural_order(scope, other).then_with(|| natural_order(&a.alias, &b.alias))
+    });
+    let agents: Vec<_> = agents
+        .iter()
+        .map(|(scope, agent)| scoped(describe(agent), scope, with_scope))
+        .collect();
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&agents)?);
-        return Ok(());
+        return json_array(agents);
     }
     let fields = [
+        "scope",
         "alias",
         "kind",
         "hostname",
@@ -103,16 +144,27 @@ pub(crate) async fn agents(args: ListArgs) -> Result<(), Box<dyn Error>> {
         "device",
         "link_type",
     ];
-    let row = |agent: &Value| {
-        fields.map(|field| match &agent[field] {
-            Value::String(text) => text.clone(),
-            Value::Null => "-".to_owned(),
-            other => other.to_string(),
-        })
+    let fields = &fields[usize::from(!with_scope)..];
+    let cell = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
     };
+    let row = |agent: &Value| fields.iter().map(|field| cell(&agent[*field])).collect();
     let head = ["ALIAS", "KIND", "HOST", "PID", "ADDRESS", "DEVICE", "LINK"];
-    print("agents", head, agents.iter().map(row));
-    Ok(())
+    Ok(table("agents", &head, with_scope, agents.iter().map(row)))
+}
+
+/// `item` with the scope that it was found in, if scopes are shown.
+fn scoped(mut item: Value, scope: &str, is_shown: bool) -> Value {
+    if is_shown {
+        item["scope"] = scope.into();
+    }
+    item
+}
+
+fn json_array(items: Vec<Value>) -> Result<Report, Box<dyn Error>> {
+    Ok(Report::new(serde_json::to_string_pretty(&items)? + "\n"))
 }
 
 fn describe(agent: &PeerRecord) -> Value {
@@ -129,30 +181,36 @@ fn describe(agent: &PeerRecord) -> Value {
     })
 }
 
-fn print<const COLUMNS: usize>(
+/// A table of `rows` under `head`, each with the scope in front if scopes are shown.
+fn table(
     what: &str,
-    head: [&str; COLUMNS],
-    rows: impl Iterator<Item = [String; COLUMNS]>,
-) {
-    let rows: Vec<_> = rows.map(|row| row.map(|cell| printable(&cell))).collect();
-    if rows.is_empty() {
-        println!("no {what}");
-        return;
+    head: &[&str],
+    with_scope: bool,
+    rows: impl Iterator<Item = Vec<String>>,
+) -> Report {
+    let scope = with_scope.then_some("SCOPE");
+    let head = scope.iter().chain(head).map(|&title| title.to_owned());
+    let mut lines: Vec<Vec<String>> = vec![head.collect()];
+    lines.extend(rows.map(|row| row.iter().map(|cell| printable(cell)).collect()));
+    if lines.len() == 1 {
+        return Report::new(format!("no {what}\n"));
     }
-    let mut widths = head.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
+    let mut widths = vec![0; lines[0].len()];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let rows = rows.iter().map(|row| row.each_ref().map(String::as_str));
-    for row in std::iter::once(head).chain(rows) {
-        let cells = row.iter().zip(widths);
-        let line: Vec<_> = cells
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(&widths);
+        let cells: Vec<_> = cells
             .map(|(cell, width)| format!("{cell:width$}"))
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        text += cells.join("  ").trim_end();
+        text.push('\n');
     }
+    Report::new(text)
 }
 
 /// A text from outside, as far as it can be shown on a terminal.

@@ -51,6 +51,14 @@ impl NanoCtrl {
         self.http.agents().await
     }
 
+    /// The scopes in which something is registered, the empty one among them if something is without.
+    ///
+    /// # Errors
+    /// The server is out of reach, or keeps no such list, as that of DLSlime: [`ControlError::Refused`] with 404.
+    pub async fn list_scopes(&self) -> Result<Vec<String>, ControlError> {
+        self.http.scopes().await
+    }
+
     /// Remembers an entity and registers it.
     pub(super) async fn add_entity(
         &self,

@@ -55,6 +55,12 @@ struct Entities {
     entities: Vec<Value>,
 }
 
+/// The answer to `/list_scopes`.
+#[derive(Debug, Deserialize)]
+struct Scopes {
+    scopes: Vec<String>,
+}
+
 /// The answer to `/get_redis_address`.
 #[derive(Debug, Deserialize)]
 struct RedisAddress {
@@ -198,6 +204,12 @@ impl Http {
             }
         };
         Ok(listed.entities.into_iter().filter_map(read).collect())
+    }
+
+    /// The scopes in which something is registered.
+    pub(super) async fn scopes(&self) -> Result<Vec<String>, ControlError> {
+        let answer: Scopes = self.ask(&["list_scopes"], json!({})).await?;
+        Ok(answer.scopes)
     }
 
     /// Declares the peers that `alias` wants.

@@ -1,5 +1,6 @@
 //! The files that tell of a server in the background.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -24,48 +25,99 @@ pub(super) struct Meta {
 }
 
 /// The folder of the files.
-pub(super) struct RuntimeFolder(PathBuf);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RuntimeFolder {
+    path: PathBuf,
+    /// Whether anybody may have made it.
+    is_public: bool,
+}
 
 impl RuntimeFolder {
+    fn private(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            is_public: false,
+        }
+    }
+
+    fn public(parent: impl Into<PathBuf>) -> Self {
+        Self {
+            path: parent.into().join("nanoctrl"),
+            is_public: true,
+        }
+    }
+
     /// The folder that the environment names, made if it is not there.
-    pub(super) fn find() -> Result<Self, DaemonError> {
-        let named = environment::lookup("RUNTIME_DIR").map(PathBuf::from);
-        let users = std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty());
-        let ours = named.or(users.map(|folder| PathBuf::from(folder).join("nanoctrl")));
-        let (folder, made) = match ours {
-            Some(folder) => (Self(folder.clone()), make(&folder)),
-            None => {
-                let folder = std::env::temp_dir().join("nanoctrl");
-                let made = make(&folder).and_then(|()| check_owner(&folder));
-                (Self(folder), made)
-            }
-        };
-        made.map_err(DaemonError::file(&folder.0))?;
+    pub(super) fn make() -> Result<Self, DaemonError> {
+        let folder = Self::named_by(&|name| std::env::var_os(name));
+        let made = make(&folder.path).and_then(|()| folder.check());
+        made.map_err(DaemonError::file(&folder.path))?;
         Ok(folder)
+    }
+
+    /// The folder that an environment names; an empty variable counts as none.
+    pub(super) fn named_by(lookup: &dyn Fn(&str) -> Option<OsString>) -> Self {
+        let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        let named = set("NANOCTRL_RUNTIME_DIR").or_else(|| set("DLSLIME_CTRL_RUNTIME_DIR"));
+        match (named, set("XDG_RUNTIME_DIR")) {
+            (Some(folder), _) => Self::private(folder),
+            (None, Some(parent)) => Self::private(PathBuf::from(parent).join("nanoctrl")),
+            (None, None) => Self::public(set("TMPDIR").unwrap_or_else(|| "/tmp".into())),
+        }
+    }
+
+    /// Where a server of ours may have been started: in the folder that the environment names; unless it names one for us
+    /// alone, in that for temporary files too, where one is without `XDG_RUNTIME_DIR`; and without that variable, as in cron
+    /// or behind sudo, in the one that systemd has for the user.
+    pub(super) fn all() -> Vec<Self> {
+        let mut all = vec![Self::named_by(&|name| std::env::var_os(name))];
+        if environment::lookup("RUNTIME_DIR").is_none() {
+            all.push(Self::public(std::env::temp_dir()));
+        }
+        if is_without_names() {
+            let user = geteuid().as_raw();
+            all.push(Self::private(format!("/run/user/{user}/nanoctrl")));
+        }
+        all.dedup();
+        all
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Anybody may write where temporary files are: what others have put there is not for us.
+    fn check(&self) -> io::Result<()> {
+        if !self.is_public || fs::metadata(&self.path)?.uid() == geteuid().as_raw() {
+            Ok(())
+        } else {
+            Err(io::Error::other("this folder belongs to somebody else"))
+        }
     }
 
     /// Keeps others from starting a server at the same time.
     pub(super) fn lock(&self) -> Result<File, DaemonError> {
-        let lock = File::open(&self.0).map_err(DaemonError::file(&self.0))?;
+        let lock = File::open(&self.path).map_err(DaemonError::file(&self.path))?;
         flock(&lock, FlockOperation::LockExclusive)
-            .map_err(|error| DaemonError::file(&self.0)(error.into()))?;
+            .map_err(|error| DaemonError::file(&self.path)(error.into()))?;
         Ok(lock)
     }
 
     pub(super) fn log(&self) -> PathBuf {
-        self.0.join("nanoctrl.log")
+        self.path.join("nanoctrl.log")
     }
 
     fn pid(&self) -> PathBuf {
-        self.0.join("nanoctrl.pid")
+        self.path.join("nanoctrl.pid")
     }
 
     fn meta(&self) -> PathBuf {
-        self.0.join("nanoctrl.meta.json")
+        self.path.join("nanoctrl.meta.json")
     }
 
     /// The process that the files tell of, if it runs.
     pub(super) fn running(&self) -> Option<(Pid, Option<Meta>)> {
+        self.check().ok()?;
         let pid: i32 = fs::read_to_string(self.pid()).ok()?.trim().parse().ok()?;
         let pid = Pid::from_raw(pid.max(0))?;
         let meta: Option<Meta> = fs::read(self.meta())
@@ -95,13 +147,10 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Anybody may write where temporary files are: what others have put there is not for us.
-fn check_owner(folder: &Path) -> io::Result<()> {
-    if fs::metadata(folder)?.uid() == geteuid().as_raw() {
-        Ok(())
-    } else {
-        Err(io::Error::other("this folder belongs to somebody else"))
-    }
+/// Whether the environment does not say where such files are to be.
+pub(super) fn is_without_names() -> bool {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    environment::lookup("RUNTIME_DIR").is_none() && !is_set("XDG_RUNTIME_DIR")
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DaemonError> {

@@ -7,6 +7,7 @@ mod error;
 mod files;
 mod health;
 mod process;
+mod strangers;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -19,7 +20,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, Signal};
 
 pub use error::DaemonError;
-use files::{Meta, RuntimeFolder};
+use files::{Meta, RuntimeFolder, is_without_names};
+pub use strangers::Stranger;
 
 use super::StartError;
 use super::config::RedisSource;
@@ -120,15 +122,21 @@ pub struct Running {
 /// # Errors
 /// There is no Redis, the server ended at once, or files cannot be written.
 pub fn start(options: &Start) -> Result<Started, DaemonError> {
-    let folder = RuntimeFolder::find()?;
+    let folder = RuntimeFolder::make()?;
     let _lock = folder.lock()?;
-    if let Some((pid, _)) = folder.running() {
-        return Ok(Started::Already {
-            pid: pid.as_raw_nonzero().get(),
-        });
+    let address = options.address();
+    for other in RuntimeFolder::all() {
+        // One that another folder tells of is another one, unless it is in the way.
+        let is_in_the_way = |meta: Option<Meta>| meta.is_some_and(|it| it.address == address);
+        if let Some((pid, meta)) = other.running()
+            && (other == folder || is_in_the_way(meta))
+        {
+            return Ok(Started::Already {
+                pid: pid.as_raw_nonzero().get(),
+            });
+        }
     }
     folder.forget();
-    let address = options.address();
     if health::probe(&address, None).is_ok() {
         return Ok(Started::Occupied { address });
     }
@@ -266,53 +274,99 @@ pub struct Status {
     pub is_locked: bool,
     /// Its log, if it runs.
     pub log: Option<PathBuf>,
+    /// Where it was looked for in vain, if it was not found.
+    pub search: Option<Search>,
+}
+
+/// Where a server was looked for that was not found, and what runs all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// The runtime folders.
+    pub folders: Vec<PathBuf>,
+    /// The default address, if a server answers there.
+    pub answering: Option<String>,
+    /// Servers of this user that those folders do not tell of. They are looked for if the environment does not say where the
+    /// folder is.
+    pub strangers: Vec<Stranger>,
+}
+
+impl Search {
+    fn new() -> Self {
+        let answering = health::probe(DEFAULT_ADDRESS, None).is_ok();
+        Self {
+            folders: RuntimeFolder::all()
+                .iter()
+                .map(|folder| folder.path().to_owned())
+                .collect(),
+            answering: answering.then(|| DEFAULT_ADDRESS.to_owned()),
+            strangers: match is_without_names() {
+                true => strangers::strangers(),
+                false => Vec::new(),
+            },
+        }
+    }
+
+    /// Whether there is a server after all.
+    pub fn is_in_doubt(&self) -> bool {
+        self.answering.is_some() || !self.strangers.is_empty()
+    }
+}
+
+/// The started server: what the runtime folders tell of. Folders that tell of one that has ended are put in order.
+fn started() -> Option<(RuntimeFolder, Pid, Option<Meta>)> {
+    RuntimeFolder::all().into_iter().find_map(|folder| {
+        let Some((pid, meta)) = folder.running() else {
+            folder.forget();
+            return None;
+        };
+        Some((folder, pid, meta))
+    })
 }
 
 /// Looks after the server; asks at `address` if one is given, and brings the token if there is one.
-///
-/// # Errors
-/// The runtime folder cannot be used.
-pub fn status(address: Option<&str>, token: Option<&Secret>) -> Result<Status, DaemonError> {
-    let folder = RuntimeFolder::find()?;
-    let (pid, meta) = match folder.running() {
-        Some((pid, meta)) => (Some(pid.as_raw_nonzero().get()), meta),
-        None => {
-            folder.forget();
-            (None, None)
-        }
+pub fn status(address: Option<&str>, token: Option<&Secret>) -> Status {
+    let (pid, meta) = match started() {
+        Some((_, pid, meta)) => (Some(pid.as_raw_nonzero().get()), meta),
+        None => (None, None),
     };
     let known = meta.as_ref().map(|meta| meta.address.as_str());
     let address = address.or(known).unwrap_or(DEFAULT_ADDRESS).to_owned();
     let probed = health::probe(&address, token.filter(|token| token.check_token().is_ok()));
-    Ok(Status {
+    Status {
         pid,
         is_locked: probed == Ok(true),
         health: probed.map(drop),
         address,
         log: meta.map(|meta| meta.log),
-    })
+        search: pid.is_none().then(Search::new),
+    }
 }
 
 /// Where the started server answers; the default address if none was started here.
-///
-/// # Errors
-/// The runtime folder cannot be used.
-pub fn address() -> Result<String, DaemonError> {
-    let running = RuntimeFolder::find()?.running();
-    let known = running.and_then(|(_, meta)| Some(meta?.address));
-    Ok(known.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned()))
+pub fn address() -> String {
+    let known = started().and_then(|(_, _, meta)| Some(meta?.address));
+    known.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned())
 }
 
-/// Ends the server and gives back its process number; `None` if there was none. A server that has not ended
-/// after `timeout` is killed with `force`.
+/// How [`stop`] went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stopped {
+    /// The server has ended.
+    Ended {
+        /// Its process number.
+        pid: i32,
+    },
+    /// No started server was found.
+    NotFound(Search),
+}
+
+/// Ends the server. One that has not ended after `timeout` is killed with `force`.
 ///
 /// # Errors
 /// The server has not ended.
-pub fn stop(timeout: Duration, force: bool) -> Result<Option<i32>, DaemonError> {
-    let folder = RuntimeFolder::find()?;
-    let Some((pid, _)) = folder.running() else {
-        folder.forget();
-        return Ok(None);
+pub fn stop(timeout: Duration, force: bool) -> Result<Stopped, DaemonError> {
+    let Some((folder, pid, _)) = started() else {
+        return Ok(Stopped::NotFound(Search::new()));
     };
     let number = pid.as_raw_nonzero().get();
     let ended = end(pid, Signal::TERM, timeout)? || force && end(pid, Signal::KILL, KILL_TIMEOUT)?;
@@ -323,7 +377,7 @@ pub fn stop(timeout: Duration, force: bool) -> Result<Option<i32>, DaemonError> 
         });
     }
     folder.forget();
-    Ok(Some(number))
+    Ok(Stopped::Ended { pid: number })
 }
 
 /// Signals, and waits for the process to be gone; false if it is not.

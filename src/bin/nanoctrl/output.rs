@@ -1,0 +1,49 @@
+//! What a command prints, and where that ends: a reader that has gone is no failure, a full disk is.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
+
+/// What a command has to say, and its exit status.
+pub(crate) struct Report {
+    text: String,
+    code: ExitCode,
+}
+
+impl Report {
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            code: ExitCode::SUCCESS,
+        }
+    }
+
+    /// The command has not found, or done, what was asked for.
+    pub(crate) fn failed(mut self) -> Self {
+        self.code = ExitCode::FAILURE;
+        self
+    }
+
+    /// Prints it; the exit status.
+    pub(crate) fn print(&self) -> ExitCode {
+        let mut output = io::stdout().lock();
+        let written = output
+            .write_all(self.text.as_bytes())
+            .and_then(|()| output.flush());
+        match written {
+            Ok(()) => self.code,
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => self.code,
+            Err(error) => {
+                complain(format_args!(
+                    "Error: cannot write to standard output: {error}"
+                ));
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// Writes a line to standard error. If that cannot be written there is nobody left to tell.
+pub(crate) fn complain(line: impl fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
