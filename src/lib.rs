@@ -52,7 +52,7 @@
 //! # Features
 //!
 //! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it needs `libibverbs-dev
-//!   libclang-dev cmake pkg-config` to build; without it there is shared memory.
+//!   libclang-dev cmake make g++ python3 pkg-config` to build; without it there is shared memory.
 //! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a program then.
 //! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
