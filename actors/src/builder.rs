@@ -11,6 +11,7 @@ use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
 use slimerpc::fabric::{LinkType, RetryPolicy};
+use slimerpc::wire::CodecLimits;
 
 use crate::devices::{Devices, Opener};
 use crate::serve::check_workers;
@@ -52,6 +53,8 @@ enum Plane {
 /// | [`max_inflight`](Self::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
 /// | [`max_payload`](Self::max_payload) | `SLIME_RPC_MAX_PAYLOAD` | 1 GiB | bytes | largest message between native peers |
 /// | [`payload_memory`](Self::payload_memory) | `SLIME_RPC_PAYLOAD_MEMORY` | 4 GiB | bytes | registered for messages beyond a slot at the same time, for each device |
+/// | [`max_depth`](Self::max_depth) | `SLIME_RPC_MAX_DEPTH` | 128 | levels | values within values, written or read; for the whole process |
+/// | [`max_pickle_values`](Self::max_pickle_values) | `SLIME_RPC_MAX_PICKLE_VALUES` | 16,777,216 | values | in a pickle that is read; for the whole process |
 /// | [`workers`](Self::workers) | `SLIME_RPC_SERVER_WORKERS` | 1 | threads | parallel methods of one service that run at once |
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50; 0 where this process has one core, by its affinity or quota | us | how long a waiter polls before it sleeps |
 /// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
@@ -79,6 +82,8 @@ pub struct Builder {
     max_inflight: Option<usize>,
     max_payload: Option<usize>,
     payload_memory: Option<usize>,
+    max_depth: Option<usize>,
+    max_pickle_values: Option<usize>,
     workers: Option<usize>,
     retry: Option<RetryPolicy>,
     busy_poll: Option<Duration>,
@@ -151,6 +156,8 @@ impl Default for Builder {
             max_inflight: None,
             max_payload: None,
             payload_memory: None,
+            max_depth: None,
+            max_pickle_values: None,
             workers: None,
             retry: None,
             busy_poll: None,
@@ -260,6 +267,20 @@ impl Builder {
         self
     }
 
+    /// Levels of values within values that are written or read, by all agents of this process: arguments, results, items
+    /// and errors. Both ends need the same. However many are allowed, what takes more than 1 MiB of stack is refused; see
+    /// [`CodecLimits`].
+    pub fn max_depth(mut self, levels: usize) -> Self {
+        self.max_depth = Some(levels);
+        self
+    }
+
+    /// Values in a pickle that any agent of this process reads; see [`CodecLimits`].
+    pub fn max_pickle_values(mut self, values: usize) -> Self {
+        self.max_pickle_values = Some(values);
+        self
+    }
+
     /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most
     /// stays registered for later ones.
     pub fn payload_memory(mut self, bytes: usize) -> Self {
@@ -364,7 +385,39 @@ impl Builder {
         Ok(control)
     }
 
+    /// The limits of what is encoded and decoded, if any is set here. They are those of the process.
+    fn settle_codec_limits(&self) -> Result<CodecLimits, AgentError> {
+        let current = CodecLimits::current();
+        let or = |set: Option<usize>, name, current| match set {
+            Some(set) => Ok(set),
+            None => Ok::<_, AgentError>(environment::number(name)?.unwrap_or(current)),
+        };
+        let limits = CodecLimits {
+            depth: or(self.max_depth, "SLIME_RPC_MAX_DEPTH", current.depth)?,
+            pickle_values: or(
+                self.max_pickle_values,
+                "SLIME_RPC_MAX_PICKLE_VALUES",
+                current.pickle_values,
+            )?,
+        };
+        let refuse = |name, value: usize, allowed: &str| AgentError::Setting {
+            name,
+            value: value.to_string(),
+            allowed: allowed.to_owned(),
+        };
+        if limits.depth == 0 {
+            let allowed = "the arguments of a call are a tuple, which is a level";
+            return Err(refuse("max_depth", 0, allowed));
+        }
+        if limits.pickle_values == 0 {
+            let allowed = "a pickle has a value in it";
+            return Err(refuse("max_pickle_values", 0, allowed));
+        }
+        Ok(limits)
+    }
+
     fn settle(self) -> Result<Settings, AgentError> {
+        let codec_limits = self.settle_codec_limits()?;
         let or = |set: Option<usize>, name, default| match set {
             Some(set) => Ok(set),
             None => Ok::<_, AgentError>(environment::number(name)?.unwrap_or(default)),
@@ -431,6 +484,7 @@ impl Builder {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::NanoCtrl(url) => Arc::new(self.control(url)?),
         };
+        codec_limits.apply();
         Ok(Settings {
             control,
             devices,

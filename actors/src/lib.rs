@@ -126,7 +126,7 @@ pub use service::{
 pub use service_changes::{ServiceChange, ServiceChanges};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
-pub use slimerpc::wire::PayloadCodec;
+pub use slimerpc::wire::{CodecLimits, PayloadCodec};
 pub use slimerpc_macros::{method, service};
 pub use strategy::Strategy;
 pub use tell::{AgentEvent, Events, Tell};

@@ -1,14 +1,24 @@
 //! The default codec between native peers: bincode 2, standard configuration (little-endian, varint).
+//!
+//! Behind a value that has variants or fields stand four bytes of its [shape](super::guard).
 
-use std::io;
+use std::marker::PhantomData;
 
-use bincode::config::{self, Config};
-use bincode::serde::{decode_from_slice, encode_into_slice, encode_into_std_write};
+use bincode::config;
+use bincode::enc::write::Writer;
+use bincode::error as inner;
+use bincode::serde::{encode_into_writer, seed_decode_from_slice};
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::guard::{Guard, Nested, Seed};
 use super::{Codec, DecodeError, EncodeError};
 
 /// Serde values as bincode.
+///
+/// Bincode says neither names nor types. So what a reader has to be told is refused when it is written: fields that are
+/// left out (serde's `skip_serializing_if`), `flatten`. What is written with other fields or variants than it is read with
+/// (`skip_serializing` and its like, or another type) is refused when it is read. See [`CodecLimits`](super::CodecLimits),
+/// too.
 ///
 /// ```
 /// use slimerpc::wire::{Bincode, Codec};
@@ -26,13 +36,22 @@ impl Bincode {
     /// # Errors
     /// As [`Codec::encode`].
     pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
-        match encode_into_slice(value, into, config::standard()) {
-            Ok(len) => Ok(len),
-            Err(bincode::error::EncodeError::UnexpectedEnd) => Err(EncodeError::TooLarge {
-                size: encoded_size(value)?,
-                limit: into.len(),
-            }),
-            Err(other) => Err(EncodeError::Value(other.to_string())),
+        let limit = into.len();
+        let guard = Guard::encoding();
+        let level = guard.level();
+        let mut room = Room {
+            into,
+            guard: &guard,
+        };
+        encode_into_writer(Nested { value, level }, &mut room, config::standard())
+            .map_err(refused)?;
+        guard.check_elements()?;
+        if let Some(shape) = guard.shape() {
+            room.put(&shape);
+        }
+        match guard.encoded_len() {
+            size if size > limit => Err(EncodeError::TooLarge { size, limit }),
+            len => Ok(len),
         }
     }
 
@@ -41,18 +60,12 @@ impl Bincode {
     /// # Errors
     /// As [`Codec::decode`].
     pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-        // A hostile length must not allocate more than a small multiple of what was really sent; bincode's
-        // limit is a compile-time number, so there are a few of them to choose from.
-        match bytes.len() {
-            0..=0x1000 => decode_limited(bytes, config::standard().with_limit::<0x1_0000>()),
-            0x1001..=0x4_0000 => {
-                decode_limited(bytes, config::standard().with_limit::<0x40_0000>())
-            }
-            0x4_0001..=0x100_0000 => {
-                decode_limited(bytes, config::standard().with_limit::<0x1000_0000>())
-            }
-            _ => decode_limited(bytes, config::standard().with_limit::<0x1_0000_0000>()),
-        }
+        let guard = Guard::decoding(bytes.len());
+        let seed = Seed::<PhantomData<T>>::outermost(&guard);
+        let decoded = seed_decode_from_slice(seed, bytes, config::standard());
+        let (value, used) = decoded.map_err(malformed)?;
+        guard.check_shape(&bytes[used..])?;
+        Ok(value)
     }
 }
 
@@ -68,24 +81,55 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Bincode {
     }
 }
 
-fn decode_limited<T: DeserializeOwned, C: Config>(
-    bytes: &[u8],
-    config: C,
-) -> Result<T, DecodeError> {
-    let (value, used) =
-        decode_from_slice(bytes, config).map_err(|error| DecodeError::Malformed {
-            reason: error.to_string(),
-        })?;
-    match bytes.len() - used {
-        0 => Ok(value),
-        extra => Err(DecodeError::Trailing { extra }),
+/// Send memory. Bytes beyond its end are counted only.
+struct Room<'a, 'g> {
+    into: &'a mut [u8],
+    guard: &'g Guard,
+}
+
+impl Room<'_, '_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let from = self.guard.encoded_len();
+        let end = from.saturating_add(bytes.len());
+        if let Some(room) = self.into.get_mut(from..end) {
+            room.copy_from_slice(bytes);
+        }
+        self.guard.set_encoded_len(end);
     }
 }
 
-/// Bytes that `value` takes, found by encoding it to nowhere. Only for error messages.
-fn encoded_size<T: Serialize + ?Sized>(value: &T) -> Result<usize, EncodeError> {
-    encode_into_std_write(value, &mut io::sink(), config::standard())
-        .map_err(|error| EncodeError::Value(error.to_string()))
+impl Writer for Room<'_, '_> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) -> Result<(), inner::EncodeError> {
+        self.put(bytes);
+        Ok(())
+    }
+}
+
+#[cold]
+fn refused(error: inner::EncodeError) -> EncodeError {
+    EncodeError::Value(match error {
+        inner::EncodeError::OtherString(reason) => reason,
+        other => other.to_string(),
+    })
+}
+
+#[cold]
+fn malformed(error: inner::DecodeError) -> DecodeError {
+    let reason = match error {
+        inner::DecodeError::OtherString(reason) => reason,
+        inner::DecodeError::UnexpectedEnd { additional } => {
+            format!("it ends early: {additional} bytes or more are missing")
+        }
+        inner::DecodeError::Serde(_) => {
+            "its type asks the bytes what they are (serde's untagged, tag or flatten, or a \
+            value of any type): bincode does not say, `codec = \"pickle\"` does"
+                .to_owned()
+        }
+        other => other.to_string(),
+    };
+    DecodeError::Malformed { reason }
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@ mod bincode;
 mod codec;
 mod extension;
 mod fault;
+mod guard;
 mod header;
 mod immediate;
+mod limits;
 mod payload_codec;
 pub mod pickle;
 mod raw;
@@ -26,9 +28,10 @@ pub use extension::{Extension, ExtensionError, Outside, StreamPart};
 pub use fault::Fault;
 pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
 pub use immediate::{Immediate, Signal};
+pub use limits::CodecLimits;
 pub use payload_codec::PayloadCodec;
 pub use pickle::Pickle;
 pub use raw::Raw;
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.
-pub const WIRE_VERSION: u32 = 2;
+pub const WIRE_VERSION: u32 = 3;

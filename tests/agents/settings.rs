@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::alone::test_process;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use slimerpc_actors::{PeerAgent, service};
+use slimerpc_actors::{CodecLimits, PeerAgent, service};
 
 #[derive(Default)]
 struct Slow;
@@ -30,6 +30,8 @@ async fn child() {
     };
     let shape = worker.geometry();
     println!("{} x {}", shape.slots(), shape.slot_size());
+    let limits = CodecLimits::current();
+    println!("limits: {} {}", limits.depth, limits.pickle_values);
     let built = PeerAgent::builder().max_inflight(3).slot_size(2048);
     let built = built.connect_timeout(Duration::from_millis(70));
     let built = built.start().await.unwrap();
@@ -74,6 +76,7 @@ fn millis(said: &str, start: &str) -> u64 {
 fn settings_come_from_the_environment_unless_they_are_set() {
     let said = with(&[]);
     assert!(said.contains("\n16 x 32768\n"), "{said}");
+    assert!(said.contains("\nlimits: 128 16777216\n"), "{said}");
     let said = with(&[
         ("SLIME_RPC_SLOT_SIZE", ""),
         ("SLIME_RPC_MAX_INFLIGHT", " 4 "),
@@ -87,8 +90,11 @@ fn settings_come_from_the_environment_unless_they_are_set() {
         ("SLIME_RPC_BUSY_POLL_US", "0"),
         ("SLIME_RPC_SERVER_WORKERS", "2"),
         ("SLIME_RPC_RETRY_CNT", "3"),
+        ("SLIME_RPC_MAX_DEPTH", "77"),
+        ("SLIME_RPC_MAX_PICKLE_VALUES", "1000"),
     ]);
     assert!(said.contains("\n5 x 8192\n"), "{said}");
+    assert!(said.contains("\nlimits: 77 1000\n"), "{said}");
     assert!(said.contains("built: 3 x 2048\n"), "{said}");
     assert!(
         (400..5_000).contains(&millis(&said, "tried for ")),
@@ -106,6 +112,9 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
     for (name, value, says) in [
         ("SLIME_RPC_SLOT_SIZE", "big", "SLIME_RPC_SLOT_SIZE"),
         ("SLIME_RPC_SLOT_SIZE", "0", "slot_size"),
+        ("SLIME_RPC_MAX_DEPTH", "0", "max_depth"),
+        ("SLIME_RPC_MAX_PICKLE_VALUES", "0", "max_pickle_values"),
+        ("SLIME_RPC_MAX_DEPTH", "deep", "SLIME_RPC_MAX_DEPTH"),
         (
             "SLIME_RPC_SLOT_SIZE",
             "18446744073709551616",

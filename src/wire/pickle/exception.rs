@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Pickle, Value, machine};
+use super::{Pickle, Value};
 use crate::wire::EncodeError;
 
 /// What a DLSlime peer says of an exception.
@@ -69,7 +69,10 @@ impl Exception {
 
     /// Reads one. Whatever the bytes are, they are an exception: something is wrong over there.
     pub fn decode(bytes: &[u8]) -> Self {
-        let dict = match machine::run(bytes) {
+        if bytes.is_empty() {
+            return Self::saying("an exception that cannot be read: it has no bytes".to_owned());
+        }
+        let dict = match Pickle::decode(bytes) {
             Ok(Value::Dict(dict)) => dict,
             Ok(other) => return Self::saying(text(other)),
             Err(error) => {

@@ -1,89 +1,82 @@
 //! The stack machine that reads pickles.
 //!
-//! Values are built in an arena, so that shared ones are built once; the result is copied out of it at the end, and
-//! there the limits hold: an exponential structure of shared lists is small until then. Nothing here recurses on what
-//! the bytes say but that copying, which stops at [`MAX_DEPTH`].
+//! Values are built in a [`Heap`], so that shared ones are built once. They are read from there, and there the limits on
+//! depth, values and bytes hold: an exponential structure of shared lists is small until then. Nothing here recurses, and
+//! no opcode takes longer than its own bytes and operands are long.
 
 use std::collections::HashMap;
 
-use num_bigint::BigInt;
-
+use super::heap::{Chain, Constructor, Heap, Item, Literal, Node};
 use super::opcode::*;
-use super::value::Value;
-use crate::wire::DecodeError;
+use crate::wire::guard::TOO_MANY_VALUES;
+use crate::wire::{DecodeError, limits};
 
-/// Containers within containers. A list that contains itself is deeper than any number.
-const MAX_DEPTH: usize = 256;
-/// Values in all, besides one for each byte.
-const MAX_VALUES: usize = 1 << 20;
 /// Bytes of texts and the like in all, besides as many as came.
 const MAX_BYTES: usize = 64 << 20;
 
-type Id = u32;
-
 /// Runs a pickle and gives back what it leaves.
-pub(super) fn run(bytes: &[u8]) -> Result<Value, DecodeError> {
+pub(super) fn run(bytes: &[u8]) -> Result<(Heap<'_>, Item), DecodeError> {
     let mut machine = Machine {
         bytes,
         at: 0,
         opcode_at: 0,
-        nodes: Vec::new(),
+        heap: Heap::new(bytes, bytes.len().saturating_add(MAX_BYTES)),
+        values_left: limits::max_pickle_values(),
         stack: Vec::new(),
         marks: Vec::new(),
-        memo: HashMap::new(),
+        memo: Memo::default(),
     };
+    if u32::try_from(bytes.len()).is_err() {
+        return Err(machine.fail("pickles of 4 GiB or more are not read"));
+    }
     let result = machine.execute()?;
     match bytes.len() - machine.at {
-        0 => {}
-        extra => return Err(DecodeError::Trailing { extra }),
+        0 => Ok((machine.heap, result)),
+        extra => Err(DecodeError::Trailing { extra }),
     }
-    let mut copy = Copy {
-        nodes: &machine.nodes,
-        values_left: MAX_VALUES + bytes.len(),
-        bytes_left: MAX_BYTES + bytes.len(),
-    };
-    copy.value(result, 0)
 }
 
 struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
     opcode_at: usize,
-    nodes: Vec<Node<'a>>,
-    stack: Vec<Id>,
-    marks: Vec<usize>,
-    memo: HashMap<u32, Id>,
+    heap: Heap<'a>,
+    values_left: usize,
+    stack: Vec<Item>,
+    marks: Vec<u32>,
+    memo: Memo,
 }
 
-enum Node<'a> {
-    None,
-    Bool(bool),
-    Int(i64),
-    BigInt(&'a [u8]),
-    Float(f64),
-    Str(&'a str),
-    Bytes(&'a [u8]),
-    OwnedBytes(Vec<u8>),
-    List(Vec<Id>),
-    Tuple(Vec<Id>),
-    Set(Vec<Id>),
-    Dict(Vec<(Id, Id)>),
-    Constructor(Constructor),
+/// What was put aside under a number: mostly 0, 1, 2 ..
+#[derive(Default)]
+struct Memo {
+    dense: Vec<Option<Item>>,
+    sparse: HashMap<u32, Item>,
+    len: u32,
 }
 
-/// Functions by which Python writes plain values where a protocol has no opcode for them.
-#[derive(Clone, Copy)]
-enum Constructor {
-    /// `_codecs.encode(text, "latin1")`: bytes in protocol 2.
-    Encode,
-    /// `bytes()` and `bytearray(bytes)`.
-    Bytes,
-    /// `set(list)` and `frozenset(list)`.
-    Set,
+impl Memo {
+    fn insert(&mut self, index: u32, item: Item) {
+        let at = index as usize;
+        // At least half of it is in use.
+        if at >= self.dense.len() && at <= 2 * self.dense.len() + 16 {
+            self.dense.resize(at + 1, None);
+        }
+        let before = match self.dense.get_mut(at) {
+            Some(place) => place.replace(item).or_else(|| self.sparse.remove(&index)),
+            None => self.sparse.insert(index, item),
+        };
+        self.len += u32::from(before.is_none());
+    }
+
+    fn get(&self, index: u32) -> Option<Item> {
+        let dense = self.dense.get(index as usize).copied().flatten();
+        dense.or_else(|| self.sparse.get(&index).copied())
+    }
 }
 
 impl<'a> Machine<'a> {
-    fn execute(&mut self) -> Result<Id, DecodeError> {
+    fn execute(&mut self) -> Result<Item, DecodeError> {
         loop {
             self.opcode_at = self.at;
             let [opcode] = self.array()?;
@@ -103,88 +96,88 @@ impl<'a> Machine<'a> {
                         );
                     }
                 }
-                NONE => self.push(Node::None),
-                NEWTRUE => self.push(Node::Bool(true)),
-                NEWFALSE => self.push(Node::Bool(false)),
+                NONE => self.push(Item::None)?,
+                NEWTRUE => self.push(Item::Bool(true))?,
+                NEWFALSE => self.push(Item::Bool(false))?,
                 BININT => {
                     let int = i32::from_le_bytes(self.array()?);
-                    self.push(Node::Int(int.into()));
+                    self.push(Item::Int(int))?;
                 }
                 BININT1 => {
                     let [int] = self.array()?;
-                    self.push(Node::Int(int.into()));
+                    self.push(Item::Int(int.into()))?;
                 }
                 BININT2 => {
                     let int = u16::from_le_bytes(self.array()?);
-                    self.push(Node::Int(int.into()));
+                    self.push(Item::Int(int.into()))?;
                 }
-                LONG1 | LONG4 => self.long(opcode)?,
                 BINFLOAT => {
-                    let float = f64::from_be_bytes(self.array()?);
-                    self.push(Node::Float(float));
+                    self.take(8)?;
+                    self.push_literal()?;
                 }
                 SHORT_BINUNICODE | BINUNICODE | BINUNICODE8 => {
                     let bytes = self.counted(opcode)?;
-                    let text = std::str::from_utf8(bytes);
-                    let text = text
-                        .map_err(|error| self.fail(format!("a str that is not UTF-8: {error}")))?;
-                    self.push(Node::Str(text));
+                    if let Err(error) = std::str::from_utf8(bytes) {
+                        return Err(self.fail(format!("a str that is not UTF-8: {error}")));
+                    }
+                    self.push_literal()?;
                 }
-                SHORT_BINBYTES | BINBYTES | BINBYTES8 | BYTEARRAY8 => {
-                    let bytes = self.counted(opcode)?;
-                    self.push(Node::Bytes(bytes));
+                SHORT_BINBYTES | BINBYTES | BINBYTES8 | BYTEARRAY8 | LONG1 | LONG4 => {
+                    self.counted(opcode)?;
+                    self.push_literal()?;
                 }
-                MARK => self.marks.push(self.stack.len()),
+                // Each mark is a byte of the pickle.
+                MARK => self.marks.push(self.stack.len() as u32),
                 POP => drop(self.pop()?),
-                POP_MARK => drop(self.pop_to_mark()?),
-                EMPTY_LIST => self.push(Node::List(Vec::new())),
-                EMPTY_TUPLE => self.push(Node::Tuple(Vec::new())),
-                EMPTY_DICT => self.push(Node::Dict(Vec::new())),
-                EMPTY_SET => self.push(Node::Set(Vec::new())),
+                POP_MARK => {
+                    let from = self.mark()?;
+                    self.stack.truncate(from);
+                }
+                EMPTY_LIST => self.push_node(Node::List(Chain::EMPTY))?,
+                EMPTY_TUPLE => self.push(Item::EmptyTuple)?,
+                EMPTY_DICT => self.push_node(Node::Dict(Chain::EMPTY))?,
+                EMPTY_SET => self.push_node(Node::Set(Chain::EMPTY))?,
                 LIST => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Node::List(items));
+                    let from = self.mark()?;
+                    self.gather(from, Node::List)?;
                 }
                 TUPLE => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Node::Tuple(items));
+                    let from = self.mark()?;
+                    self.gather(from, Node::Tuple)?;
                 }
                 FROZENSET => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Node::Set(items));
+                    let from = self.mark()?;
+                    self.gather(from, Node::FrozenSet)?;
                 }
                 TUPLE1 | TUPLE2 | TUPLE3 => {
-                    let count = usize::from(opcode - TUPLE1) + 1;
-                    let items = self.pop_many(count)?;
-                    self.push(Node::Tuple(items));
+                    let from = self.last(usize::from(opcode - TUPLE1) + 1)?;
+                    self.gather(from, Node::Tuple)?;
                 }
                 DICT => {
-                    let items = self.pop_to_mark()?;
-                    let pairs = self.pairs(&items)?;
-                    self.push(Node::Dict(pairs));
+                    let from = self.mark()?;
+                    self.check_pairs(from)?;
+                    self.gather(from, Node::Dict)?;
                 }
                 APPEND => {
-                    let item = self.pop()?;
-                    self.extend(vec![item])?;
+                    let from = self.last(1)?;
+                    self.extend(from, "list")?;
                 }
                 APPENDS => {
-                    let items = self.pop_to_mark()?;
-                    self.extend(items)?;
+                    let from = self.mark()?;
+                    self.extend(from, "list")?;
                 }
                 ADDITEMS => {
-                    let items = self.pop_to_mark()?;
-                    match self.top()? {
-                        Node::Set(set) => set.extend(items),
-                        _ => return Err(self.fail("items for a set that is none")),
-                    }
+                    let from = self.mark()?;
+                    self.extend(from, "set")?;
                 }
                 SETITEM => {
-                    let items = self.pop_many(2)?;
-                    self.set_items(&items)?;
+                    let from = self.last(2)?;
+                    self.extend(from, "dict")?;
                 }
                 SETITEMS => {
-                    let items = self.pop_to_mark()?;
-                    self.set_items(&items)?;
+                    let from = self.mark()?;
+                    self.check_pairs(from)?;
+                    self.extend(from, "dict")?;
                 }
                 BINPUT => {
                     let [index] = self.array()?;
@@ -194,7 +187,7 @@ impl<'a> Machine<'a> {
                     let index = u32::from_le_bytes(self.array()?);
                     self.memoize(index)?;
                 }
-                MEMOIZE => self.memoize(self.memo.len() as u32)?,
+                MEMOIZE => self.memoize(self.memo.len)?,
                 BINGET => {
                     let [index] = self.array()?;
                     self.recall(index.into())?;
@@ -208,12 +201,10 @@ impl<'a> Machine<'a> {
                     self.constructor(module, name)?;
                 }
                 STACK_GLOBAL => {
-                    let names = self.pop_many(2)?;
-                    let [module, name] =
-                        [names[0], names[1]].map(|id| match &self.nodes[id as usize] {
-                            Node::Str(text) => text,
-                            _ => "?",
-                        });
+                    let from = self.last(2)?;
+                    let name = |at: usize| self.heap.text(self.stack[at]).unwrap_or("?");
+                    let (module, name) = (name(from), name(from + 1));
+                    self.stack.truncate(from);
                     self.constructor(module, name)?;
                 }
                 REDUCE => self.reduce()?,
@@ -260,29 +251,11 @@ impl<'a> Machine<'a> {
     /// Bytes behind their count, whose width the opcode says.
     fn counted(&mut self, opcode: u8) -> Result<&'a [u8], DecodeError> {
         let count = match opcode {
-            SHORT_BINUNICODE | SHORT_BINBYTES => self.array::<1>()?[0].into(),
-            BINUNICODE | BINBYTES => u32::from_le_bytes(self.array()?).into(),
+            SHORT_BINUNICODE | SHORT_BINBYTES | LONG1 => self.array::<1>()?[0].into(),
+            BINUNICODE | BINBYTES | LONG4 => u32::from_le_bytes(self.array()?).into(),
             _ => u64::from_le_bytes(self.array()?),
         };
         self.take(count)
-    }
-
-    fn long(&mut self, opcode: u8) -> Result<(), DecodeError> {
-        let count = match opcode {
-            LONG1 => self.array::<1>()?[0].into(),
-            _ => u32::from_le_bytes(self.array()?),
-        };
-        let bytes = self.take(count.into())?;
-        let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
-        let mut wide = [if is_negative { 0xff } else { 0 }; 8];
-        match wide.get_mut(..bytes.len()) {
-            Some(low) => {
-                low.copy_from_slice(bytes);
-                self.push(Node::Int(i64::from_le_bytes(wide)));
-            }
-            None => self.push(Node::BigInt(bytes)),
-        }
-        Ok(())
     }
 
     fn line(&mut self) -> Result<&'a str, DecodeError> {
@@ -293,88 +266,97 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(&rest[..end]).map_err(|_| self.fail("a name that is not UTF-8"))
     }
 
-    fn push(&mut self, node: Node<'a>) {
-        // At most one for each byte, of which a payload has less than 2^32.
-        self.stack.push(self.nodes.len() as Id);
-        self.nodes.push(node);
+    fn push(&mut self, item: Item) -> Result<(), DecodeError> {
+        let left = self.values_left.checked_sub(1);
+        self.values_left = left.ok_or_else(|| self.fail(TOO_MANY_VALUES))?;
+        self.stack.push(item);
+        Ok(())
+    }
+
+    /// The text, bytes or number of the opcode that is being executed.
+    fn push_literal(&mut self) -> Result<(), DecodeError> {
+        self.push(Item::Literal(self.opcode_at as u32))
+    }
+
+    fn push_node(&mut self, node: Node) -> Result<(), DecodeError> {
+        let item = self.heap.add(node);
+        self.push(item)
     }
 
     /// The stack above the last mark, as far as it may be popped.
     fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
+        self.marks.last().map_or(0, |mark| *mark as usize)
     }
 
-    fn pop(&mut self) -> Result<Id, DecodeError> {
-        Ok(self.pop_many(1)?[0])
-    }
-
-    fn pop_many(&mut self, count: usize) -> Result<Vec<Id>, DecodeError> {
+    /// Where the last `count` values of the stack begin.
+    fn last(&self, count: usize) -> Result<usize, DecodeError> {
         match self.stack.len().checked_sub(count) {
-            Some(at) if at >= self.floor() => Ok(self.stack.split_off(at)),
+            Some(at) if at >= self.floor() => Ok(at),
             _ => Err(self.fail("it takes more from the stack than there is")),
         }
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Id>, DecodeError> {
-        let mark = self
-            .marks
+    fn pop(&mut self) -> Result<Item, DecodeError> {
+        self.last(1)?;
+        self.stack
             .pop()
-            .ok_or_else(|| self.fail("there is no mark"))?;
-        Ok(self.stack.split_off(mark))
+            .ok_or_else(|| self.fail("the stack is empty"))
     }
 
-    fn top(&mut self) -> Result<&mut Node<'a>, DecodeError> {
-        match self.stack.get(self.floor()..).and_then(<[Id]>::last) {
-            Some(id) => Ok(&mut self.nodes[*id as usize]),
-            None => Err(self.fail("the stack is empty")),
+    /// Takes away the last mark. Where the values above it begin.
+    fn mark(&mut self) -> Result<usize, DecodeError> {
+        let mark = self.marks.pop();
+        let mark = mark.ok_or_else(|| self.fail("there is no mark"))?;
+        Ok(mark as usize)
+    }
+
+    /// Puts the values of the stack from there on into a new container.
+    fn gather(&mut self, from: usize, make: fn(Chain) -> Node) -> Result<(), DecodeError> {
+        let chain = self.heap.chain(&self.stack[from..]);
+        self.stack.truncate(from);
+        self.push_node(make(chain))
+    }
+
+    /// Puts the values of the stack from there on into the container below them.
+    fn extend(&mut self, from: usize, kind: &str) -> Result<(), DecodeError> {
+        let below = self.stack[..from]
+            .get(self.floor()..)
+            .and_then(<[Item]>::last);
+        let container = *below.ok_or_else(|| self.fail("the stack is empty"))?;
+        let is_one = self
+            .heap
+            .extend(container, &self.stack[from..], |node| match (node, kind) {
+                (Node::List(chain), "list")
+                | (Node::Set(chain), "set")
+                | (Node::Dict(chain), "dict") => Some(chain),
+                _ => None,
+            });
+        self.stack.truncate(from);
+        if !is_one {
+            return Err(self.fail(format!("items for a {kind} that is none")));
         }
+        Ok(())
     }
 
-    fn extend(&mut self, items: Vec<Id>) -> Result<(), DecodeError> {
-        match self.top()? {
-            Node::List(list) => {
-                list.extend(items);
-                Ok(())
-            }
-            _ => Err(self.fail("items for a list that is none")),
-        }
-    }
-
-    fn set_items(&mut self, items: &[Id]) -> Result<(), DecodeError> {
-        let pairs = self.pairs(items)?;
-        match self.top()? {
-            Node::Dict(dict) => {
-                dict.extend(pairs);
-                Ok(())
-            }
-            _ => Err(self.fail("items for a dict that is none")),
-        }
-    }
-
-    fn pairs(&self, items: &[Id]) -> Result<Vec<(Id, Id)>, DecodeError> {
-        if !items.len().is_multiple_of(2) {
+    fn check_pairs(&self, from: usize) -> Result<(), DecodeError> {
+        if !(self.stack.len() - from).is_multiple_of(2) {
             return Err(self.fail("a key without a value"));
         }
-        Ok(items
-            .chunks_exact(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect())
+        Ok(())
     }
 
     fn memoize(&mut self, index: u32) -> Result<(), DecodeError> {
-        self.top()?;
-        if let Some(id) = self.stack.last() {
-            self.memo.insert(index, *id);
-        }
+        let top = self.stack.get(self.floor()..).and_then(<[Item]>::last);
+        let top = *top.ok_or_else(|| self.fail("the stack is empty"))?;
+        self.memo.insert(index, top);
         Ok(())
     }
 
     fn recall(&mut self, index: u32) -> Result<(), DecodeError> {
-        match self.memo.get(&index) {
-            Some(id) => self.stack.push(*id),
-            None => return Err(self.fail(format!("memo {index} was never written"))),
+        match self.memo.get(index) {
+            Some(item) => self.push(item),
+            None => Err(self.fail(format!("memo {index} was never written"))),
         }
-        Ok(())
     }
 
     fn constructor(&mut self, module: &str, name: &str) -> Result<(), DecodeError> {
@@ -391,102 +373,87 @@ impl<'a> Machine<'a> {
                 )));
             }
         };
-        self.push(Node::Constructor(constructor));
-        Ok(())
+        self.push(Item::Constructor(constructor))
     }
 
+    /// Nothing is copied: a pickle may ask for that as often as it likes.
     fn reduce(&mut self) -> Result<(), DecodeError> {
-        let called = self.pop_many(2)?;
-        let [function, arguments] = [called[0], called[1]].map(|id| &self.nodes[id as usize]);
-        let (Node::Constructor(constructor), Node::Tuple(arguments)) = (function, arguments) else {
+        let from = self.last(2)?;
+        let (function, arguments) = (self.stack[from], self.stack[from + 1]);
+        self.stack.truncate(from);
+        let (Item::Constructor(constructor), Some(arguments)) =
+            (function, self.arguments(arguments))
+        else {
             return Err(self.fail("refused: it would call something"));
         };
-        let arguments: Vec<_> = arguments
-            .iter()
-            .map(|id| &self.nodes[*id as usize])
-            .collect();
-        let made = match (constructor, &arguments[..]) {
-            (Constructor::Encode, [Node::Str(text), Node::Str("latin1")]) => {
-                let bytes = text.chars().map(|letter| u8::try_from(letter).ok());
-                bytes.collect::<Option<Vec<u8>>>().map(Node::OwnedBytes)
+        let made = match (constructor, arguments) {
+            (Constructor::Encode, [Some(text), Some(encoding)])
+                if self.heap.text(encoding) == Some("latin1") =>
+            {
+                self.latin1(text)
             }
-            (Constructor::Bytes, []) => Some(Node::Bytes(&[])),
-            (Constructor::Bytes, [Node::Bytes(bytes)]) => Some(Node::Bytes(bytes)),
-            (Constructor::Bytes, [Node::OwnedBytes(bytes)]) => {
-                Some(Node::OwnedBytes(bytes.clone()))
+            (Constructor::Bytes, [Some(text), Some(encoding)])
+                if self.heap.text(encoding) == Some("latin-1") =>
+            {
+                self.latin1(text)
             }
-            (Constructor::Set, [Node::List(items)]) => Some(Node::Set(items.clone())),
+            (Constructor::Bytes, [None, None]) => Some(Item::EmptyBytes),
+            (Constructor::Bytes, [Some(bytes), None]) => match bytes {
+                Item::EmptyBytes => Some(bytes),
+                Item::Literal(at) => match self.heap.literal(at) {
+                    Some(Literal::Bytes(_)) => Some(bytes),
+                    _ => None,
+                },
+                bytes => match self.heap.node(bytes) {
+                    Some(Node::Latin1(_)) => Some(bytes),
+                    _ => None,
+                },
+            },
+            (Constructor::Set, [Some(list), None]) => match self.heap.node(list) {
+                Some(Node::List(chain)) => {
+                    let chain = *chain;
+                    Some(self.heap.add(Node::FrozenSet(chain)))
+                }
+                _ => None,
+            },
             _ => None,
         };
         match made {
             Some(made) => self.push(made),
-            None => return Err(self.fail("refused: it would call something")),
+            None => Err(self.fail("refused: it would call something")),
         }
-        Ok(())
-    }
-}
-
-/// Copies values out of the arena, as often as they appear.
-struct Copy<'a> {
-    nodes: &'a [Node<'a>],
-    values_left: usize,
-    bytes_left: usize,
-}
-
-impl Copy<'_> {
-    fn value(&mut self, id: Id, depth: usize) -> Result<Value, DecodeError> {
-        let beyond = |reason: &str| DecodeError::Malformed {
-            reason: format!("pickle: {reason}"),
-        };
-        if depth > MAX_DEPTH {
-            return Err(beyond(&format!(
-                "nested more than {MAX_DEPTH} deep, or a value that contains itself"
-            )));
-        }
-        let left = self.values_left.checked_sub(1);
-        self.values_left =
-            left.ok_or_else(|| beyond("too many values: shared ones count each time"))?;
-        let node = &self.nodes[id as usize];
-        let length = match node {
-            Node::Str(text) => text.len(),
-            Node::Bytes(bytes) | Node::BigInt(bytes) => bytes.len(),
-            Node::OwnedBytes(bytes) => bytes.len(),
-            _ => 0,
-        };
-        let left = self.bytes_left.checked_sub(length);
-        self.bytes_left =
-            left.ok_or_else(|| beyond("too many bytes: shared ones count each time"))?;
-        Ok(match node {
-            Node::None => Value::None,
-            Node::Bool(bool) => Value::Bool(*bool),
-            Node::Int(int) => Value::Int(*int),
-            Node::BigInt(bytes) => BigInt::from_signed_bytes_le(bytes).into(),
-            Node::Float(float) => Value::Float(*float),
-            Node::Str(text) => Value::Str((*text).to_owned()),
-            Node::Bytes(bytes) => Value::Bytes(bytes.to_vec()),
-            Node::OwnedBytes(bytes) => Value::Bytes(bytes.clone()),
-            Node::List(items) => Value::List(self.values(items, depth)?),
-            Node::Tuple(items) => Value::Tuple(self.values(items, depth)?),
-            Node::Set(items) => Value::Set(self.values(items, depth)?),
-            Node::Dict(items) => {
-                let mut pairs = Vec::new();
-                for (key, value) in items {
-                    pairs.push((self.value(*key, depth + 1)?, self.value(*value, depth + 1)?));
-                }
-                Value::Dict(pairs)
-            }
-            Node::Constructor(_) => return Err(beyond("a function is no plain value")),
-        })
     }
 
-    fn values(&mut self, items: &[Id], depth: usize) -> Result<Vec<Value>, DecodeError> {
-        items.iter().map(|id| self.value(*id, depth + 1)).collect()
+    /// The items of a tuple of two at most.
+    fn arguments(&self, item: Item) -> Option<[Option<Item>; 2]> {
+        let mut items = match (item, self.heap.node(item)) {
+            (Item::EmptyTuple, _) => return Some([None, None]),
+            (_, Some(Node::Tuple(chain))) => self.heap.items(*chain),
+            _ => return None,
+        };
+        let arguments = [items.next(), items.next()];
+        (items.len() == 0).then_some(arguments)
+    }
+
+    fn latin1(&mut self, text: Item) -> Option<Item> {
+        let Item::Literal(at) = text else {
+            return None;
+        };
+        let is_text = self.heap.is_text(at);
+        is_text.then(|| self.heap.add(Node::Latin1(at)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::wire::Pickle;
+    use crate::wire::pickle::Value;
+
+    fn run(bytes: &[u8]) -> Result<Value, DecodeError> {
+        Pickle::decode(bytes)
+    }
 
     fn reason(bytes: &[u8]) -> String {
         run(bytes).unwrap_err().to_string()
@@ -570,6 +537,99 @@ mod tests {
         );
     }
 
+    /// `count` times: `opcodes` on what the memo has under 0 and 1.
+    fn repeated(prefix: &[u8], opcodes: &[u8], count: usize) -> Vec<u8> {
+        let mut bytes = prefix.to_vec();
+        bytes.extend(opcodes.repeat(count));
+        bytes.extend(b"N.");
+        bytes
+    }
+
+    /// Each of these would copy a megabyte 100,000 times.
+    #[test]
+    fn input_1_no_opcode_copies_what_is_shared() {
+        let counted = |opcode: u8, content: &[u8]| {
+            let mut bytes = vec![opcode];
+            bytes.extend((content.len() as u32).to_le_bytes());
+            bytes.extend(content);
+            bytes
+        };
+        let text = counted(BINUNICODE, &[b'a'; 1 << 20]);
+        let latin1 = counted(BINUNICODE, b"latin1");
+        let encode = [
+            b"\x80\x02",
+            &text[..],
+            b"q\0",
+            &latin1,
+            b"q\x01c_codecs\nencode\nq\x02",
+        ];
+        let many = repeated(&encode.concat(), b"h\x02h\0h\x01\x86R0", 100_000);
+        assert_eq!(run(&many).unwrap(), Value::None);
+        // The bytes of that, again and again.
+        let prefix = [
+            &encode.concat()[..],
+            b"h\x02h\0h\x01\x86Rq\0cbuiltins\nbytes\nq\x01",
+        ]
+        .concat();
+        let many = repeated(&prefix, b"h\x01h\0\x85R0", 100_000);
+        assert_eq!(run(&many).unwrap(), Value::None);
+        let list = [
+            b"\x80\x02](",
+            &[NONE; 1 << 20][..],
+            b"eq\0cbuiltins\nset\nq\x01",
+        ]
+        .concat();
+        let many = repeated(&list, b"h\x01h\0\x85R0", 100_000);
+        assert_eq!(run(&many).unwrap(), Value::None);
+        let arguments = [
+            b"\x80\x02(",
+            &[NONE; 1 << 20][..],
+            b"tq\0cbuiltins\nset\nq\x01",
+        ]
+        .concat();
+        assert!(reason(&repeated(&arguments, b"h\x01h\0R0", 2)).contains("call"));
+    }
+
+    #[test]
+    fn input_1_numbers_of_any_length_are_read_in_time_that_is_linear() {
+        let mut long = b"\x80\x02\x8b\0\0\x80\0".to_vec();
+        long.resize(long.len() + (8 << 20), 0x11);
+        long.push(b'.');
+        let refused = Pickle::decode::<f64>(&long).unwrap_err().to_string();
+        assert!(refused.contains("too large for a float"), "{refused}");
+        Pickle::decode::<i64>(&long).unwrap_err();
+        Pickle::decode::<i128>(&long).unwrap_err();
+        let value = run(&long).unwrap();
+        assert_eq!(value.to_float(), None);
+        assert!(value.to_string().contains("bits"), "{value}");
+    }
+
+    #[test]
+    fn input_1_a_pickle_takes_memory_in_proportion() {
+        assert_eq!(size_of::<Item>(), 8);
+        assert_eq!(size_of::<Node>(), 12);
+        let mut many = b"\x80\x04".to_vec();
+        many.resize((1 << 24) + 10, NONE);
+        many.push(STOP);
+        assert!(reason(&many).contains("too many values"));
+        // Puts aside what it likes under any number.
+        let memo: Vec<u8> = (0..1000_u32)
+            .flat_map(|index| [&[LONG_BINPUT][..], &(index << 20).to_le_bytes()].concat())
+            .collect();
+        let memo = [b"\x80\x02N", &memo[..], &[MEMOIZE; 1000], b"j\0\0\x10\0."].concat();
+        assert_eq!(run(&memo).unwrap(), Value::None);
+    }
+
+    /// A set is what the list was when it was made.
+    #[test]
+    fn a_list_that_grows_does_not_change_what_was_made_of_it() {
+        // r = [1]; s = set(r); r.append(2); (r, s)
+        let bytes = b"\x80\x02cbuiltins\nset\n](K\x01eq\0\x85Rq\x01h\0K\x02ah\x01\x86.";
+        let [one, two] = [1, 2].map(Value::from);
+        let both = vec![Value::List(vec![one.clone(), two]), Value::Set(vec![one])];
+        assert_eq!(run(bytes).unwrap(), Value::Tuple(both));
+    }
+
     #[test]
     fn input_1_bombs_are_refused() {
         // Each list contains the one before twice.
@@ -588,7 +648,7 @@ mod tests {
         assert!(reason(&long).contains("too many bytes"));
 
         // A list that contains itself.
-        assert!(reason(b"\x80\x04]\x94h\x00a.").contains("contains itself"));
+        assert!(reason(b"\x80\x04]\x94h\x00a.").contains("deep"));
         for open in [b']', b'}', b'('] {
             let mut deep = b"\x80\x04".to_vec();
             deep.resize(1 << 20, open);

@@ -2,20 +2,26 @@
 //!
 //! Read are protocols 2 to 5, written is protocol 4. A pickle is a program for a stack machine; ours knows the opcodes
 //! that build plain values and refuses those that would look up or call anything. It is iterative and has limits on
-//! depth, on the number of values (shared ones count each time they appear) and on bytes.
+//! depth, on the number of values and on bytes (shared ones count each time they appear); see
+//! [`CodecLimits`](super::CodecLimits). It takes memory in proportion to the pickle: some 20 times as much at most, besides
+//! what the values are decoded to.
 //!
 //! | Python | Rust |
 //! | --- | --- |
 //! | `None` | `()`, `Option::None`; an empty payload, too |
 //! | `bool`, `int`, `float` | `bool`, integers (checked for range), floats (of ints, too) |
-//! | `str`, `bytes` | `String`, `char`; `Vec<u8>` when read, `serde_bytes` when written |
+//! | `str`, `bytes` | `String`, `char`; `Vec<u8>`, `[u8; N]` and tuple structs when read, `serde_bytes` when written |
 //! | `list`, `set`; `tuple` | `Vec` and the like; tuples of exactly that arity |
 //! | `dict` | maps; structs by field name |
 //! | `"Name"`, `{"Name": content}` | variants of an enum without and with content |
 //! | anything | [`Value`] |
+//!
+//! What would not arrive as itself is refused when it is written: `Some(None)` and `Some(())`, which are `None` to Python,
+//! and keys and members that Python cannot hash (lists and dicts, so also `Vec`, structs and variants with content).
 
 mod de;
 mod exception;
+mod heap;
 mod machine;
 mod opcode;
 mod ser;
@@ -25,9 +31,18 @@ pub use exception::Exception;
 pub use num_bigint::BigInt;
 pub use value::Value;
 
-use serde::{Serialize, de::DeserializeOwned};
+use std::marker::PhantomData;
 
-use super::{Codec, DecodeError, EncodeError};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, DeserializeSeed};
+
+use self::de::Ref;
+use self::heap::{Heap, Item};
+use super::guard::{Guard, Seed};
+use super::{Codec, DecodeError, EncodeError, limits};
+
+/// Values in all, besides one for each byte.
+const SHARED_VALUES: usize = 1 << 20;
 
 /// Serde values as Python pickles.
 ///
@@ -56,11 +71,15 @@ impl Pickle {
     /// # Errors
     /// As [`Codec::decode`].
     pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-        let value = match bytes {
-            [] => Value::None,
+        let (heap, item) = match bytes {
+            [] => (Heap::new(bytes, 0), Item::None),
             bytes => machine::run(bytes)?,
         };
-        T::deserialize(value)
+        let values = bytes.len().saturating_add(SHARED_VALUES);
+        let values = values.min(limits::max_pickle_values());
+        let guard = Guard::decoding_named(bytes.len(), values);
+        let heap = &heap;
+        Seed::<PhantomData<T>>::outermost(&guard).deserialize(Ref { heap, item })
     }
 }
 
@@ -139,11 +158,29 @@ mod tests {
         ];
         leaf.prop_recursive(5, 64, 6, |inner| {
             let some = proptest::collection::vec(inner.clone(), 0..6);
+            let keys = proptest::collection::vec(any_key(), 0..6);
             prop_oneof![
                 some.clone().prop_map(Value::List),
+                some.prop_map(Value::Tuple),
+                keys.prop_map(Value::Set),
+                proptest::collection::vec((any_key(), inner), 0..4).prop_map(Value::Dict),
+            ]
+        })
+    }
+
+    /// What Python can hash.
+    fn any_key() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::None),
+            any::<i64>().prop_map(Value::Int),
+            ".*".prop_map(Value::Str),
+            any::<Vec<u8>>().prop_map(Value::Bytes),
+        ];
+        leaf.prop_recursive(2, 8, 3, |inner| {
+            let some = proptest::collection::vec(inner, 0..3);
+            prop_oneof![
                 some.clone().prop_map(Value::Tuple),
-                some.prop_map(Value::Set),
-                proptest::collection::vec((inner.clone(), inner), 0..4).prop_map(Value::Dict),
+                some.prop_map(Value::Set)
             ]
         })
     }
@@ -211,8 +248,140 @@ mod tests {
 
     #[test]
     fn bytes_are_read_as_bytes_and_as_numbers() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Rgb(u8, u8, u8);
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Digest([u8; 3]);
+        #[derive(Debug, PartialEq, Deserialize)]
+        enum Named {
+            Rgb(u8, u8, u8),
+        }
         let bytes = pickled(&Value::Bytes(vec![1, 2, 255]));
-        assert_eq!(Pickle::decode::<Vec<u8>>(&bytes).unwrap(), [1, 2, 255]);
+        let bytearray = b"\x80\x05\x96\x03\0\0\0\0\0\0\0\x01\x02\xff.".to_vec();
+        // bytearray(b"..") of protocol 2, and bytes(..) of it.
+        let text =
+            b"\x80\x02c__builtin__\nbytearray\nX\x04\0\0\0\x01\x02\xc3\xbfX\x07\0\0\0latin-1\x86R."
+                .to_vec();
+        let encoded =
+            b"\x80\x02c_codecs\nencode\nX\x04\0\0\0\x01\x02\xc3\xbfX\x06\0\0\0latin1\x86R."
+                .to_vec();
+        for bytes in [bytes, bytearray, text, encoded] {
+            assert_eq!(Pickle::decode::<Vec<u8>>(&bytes).unwrap(), [1, 2, 255]);
+            assert_eq!(Pickle::decode::<[u8; 3]>(&bytes).unwrap(), [1, 2, 255]);
+            assert_eq!(Pickle::decode::<(u8, u8, u8)>(&bytes).unwrap(), (1, 2, 255));
+            assert_eq!(Pickle::decode::<Rgb>(&bytes).unwrap(), Rgb(1, 2, 255));
+            assert_eq!(
+                Pickle::decode::<Digest>(&bytes).unwrap(),
+                Digest([1, 2, 255])
+            );
+            let value = Pickle::decode::<Value>(&bytes).unwrap();
+            assert_eq!(value, Value::Bytes(vec![1, 2, 255]));
+            let named = Value::Dict(vec![("Rgb".into(), value)]);
+            assert_eq!(
+                Pickle::decode::<Named>(&pickled(&named)).unwrap(),
+                Named::Rgb(1, 2, 255)
+            );
+            let text = Pickle::decode::<[u8; 4]>(&bytes).unwrap_err().to_string();
+            assert!(text.contains("3 values where 4"), "{text}");
+            Pickle::decode::<[i8; 3]>(&bytes).unwrap_err();
+        }
+    }
+
+    #[track_caller]
+    fn refused<T: Serialize>(value: T, why: &str) {
+        let error = Pickle::encode(&value, &mut [0; 1000])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(why), "{error}");
+        // Also where there is no room for it.
+        let error = Pickle::encode(&value, &mut [0; 3]).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+
+    #[test]
+    fn a_some_that_would_arrive_as_none_is_refused() {
+        #[derive(Serialize)]
+        struct Unit;
+        #[derive(Serialize)]
+        struct Newtype(Option<u8>);
+        refused(Some(None::<u8>), "`Some(None)`");
+        refused(Some(()), "`Some(())`");
+        refused(Some(Unit), "arrive as `None`");
+        refused(Some(Newtype(None)), "arrive as `None`");
+        refused(Some(Some(None::<u8>)), "arrive as `None`");
+        refused(Some(Value::None), "arrive as `None`");
+        refused(vec![Some(Some(1)), Some(None)], "arrive as `None`");
+        refused(BTreeMap::from([(1, Some(()))]), "arrive as `None`");
+        for value in [None, Some(Some(1)), Some(Some(0))] {
+            assert_eq!(
+                Pickle::decode::<Option<Option<u8>>>(&pickled(&value)).unwrap(),
+                value
+            );
+        }
+        let tuple = Some((None::<u8>,));
+        assert_eq!(
+            Pickle::decode::<Option<(Option<u8>,)>>(&pickled(&tuple)).unwrap(),
+            tuple
+        );
+        let list = Some(vec![None::<u8>]);
+        assert_eq!(
+            Pickle::decode::<Option<Vec<Option<u8>>>>(&pickled(&list)).unwrap(),
+            list
+        );
+        let result = Some(Ok::<_, ()>(()));
+        assert_eq!(
+            Pickle::decode::<Option<Result<(), ()>>>(&pickled(&result)).unwrap(),
+            result
+        );
+    }
+
+    #[test]
+    fn keys_and_members_that_python_cannot_hash_are_refused() {
+        #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+        struct Point {
+            x: u8,
+        }
+        #[derive(Serialize, PartialEq, Eq, PartialOrd, Ord)]
+        enum Key {
+            Plain,
+            Newtype(u8),
+            Tuple(u8, u8),
+            Struct { x: u8 },
+        }
+        let map = |key| BTreeMap::from([(key, 1)]);
+        refused(map(vec![1]), "key number 1 of a map");
+        refused(BTreeMap::from([(Point { x: 1 }, 1)]), "`Point`");
+        refused(BTreeMap::from([((1, vec![1]), 1)]), "a list");
+        refused(BTreeMap::from([(Some(vec![1]), 1)]), "a list");
+        refused(BTreeMap::from([(BTreeMap::from([(1, 1)]), 1)]), "a dict");
+        refused(
+            BTreeMap::from([(Key::Plain, 1), (Key::Newtype(1), 2)]),
+            "key number 2 of a map is or has in it `Key::Newtype`",
+        );
+        refused(BTreeMap::from([(Key::Tuple(1, 2), 1)]), "`Key::Tuple`");
+        refused(
+            vec![BTreeMap::from([(Key::Struct { x: 1 }, 1)])],
+            "`Key::Struct`",
+        );
+        let list = || Value::List(vec![]);
+        refused(
+            Value::Set(vec![1.into(), list()]),
+            "member number 2 of a set",
+        );
+        refused(Value::Set(vec![Value::Tuple(vec![list()])]), "a list");
+        refused(Value::Dict(vec![(list(), 1.into())]), "a list");
+        refused(Value::Dict(vec![(Value::Dict(vec![]), 1.into())]), "a dict");
+        // What stands behind a key is none.
+        pickled(&BTreeMap::from([(1, vec![1])]));
+        pickled(&BTreeMap::from([((1, "a"), Point { x: 1 })]));
+        pickled(&Value::Dict(vec![(1.into(), list()), (2.into(), list())]));
+        // A set that is a key is written as a frozenset.
+        let set = Value::Set(vec![1.into()]);
+        assert_eq!(
+            pickled(&Value::Set(vec![set.clone()])),
+            b"\x80\x04\x8f((K\x01\x91\x90."
+        );
+        assert_eq!(pickled(&set), b"\x80\x04\x8f(K\x01\x90.");
     }
 
     #[test]

@@ -1,10 +1,14 @@
 //! Writes serde values as pickles of protocol 4.
 
-use serde::ser::{self, Serialize, Serializer};
+use std::fmt;
 
+use serde::ser::{self, Error as _, Serialize, Serializer};
+
+use super::heap::significant;
 use super::opcode::*;
 use super::value::{BIG_INT, SET};
 use crate::wire::EncodeError;
+use crate::wire::guard::{Guard, Nested};
 
 /// Writes `value` to the beginning of `into`, and says how many bytes it took.
 pub(super) fn write<T: Serialize + ?Sized>(
@@ -16,9 +20,13 @@ pub(super) fn write<T: Serialize + ?Sized>(
         into,
         len: 0,
         meant: Meant::Itself,
+        hashed: None,
+        last_none: usize::MAX,
     };
     writer.put(&[PROTO, 4]);
-    value.serialize(&mut writer)?;
+    let guard = Guard::encoding_named();
+    let level = guard.level();
+    Nested { value, level }.serialize(&mut writer)?;
     writer.put(&[STOP]);
     match writer.len {
         size if size > limit => Err(EncodeError::TooLarge { size, limit }),
@@ -31,6 +39,26 @@ struct Writer<'a> {
     into: &'a mut [u8],
     len: usize,
     meant: Meant,
+    /// What Python will hash: which key or member is being written.
+    hashed: Option<Hashed>,
+    /// Where a `None` was written last.
+    last_none: usize,
+}
+
+/// A place whose value Python hashes, and its number there.
+#[derive(Clone, Copy)]
+enum Hashed {
+    Key(usize),
+    Member(usize),
+}
+
+impl fmt::Display for Hashed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key(number) => write!(f, "key number {number} of a map"),
+            Self::Member(number) => write!(f, "member number {number} of a set"),
+        }
+    }
 }
 
 /// What the next bytes or sequence stand for.
@@ -47,7 +75,15 @@ impl ser::Error for EncodeError {
     }
 }
 
-impl Writer<'_> {
+impl<'a> Writer<'a> {
+    fn elements(&mut self, end: End) -> Elements<'_, 'a> {
+        Elements {
+            writer: self,
+            end,
+            written: 0,
+        }
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         let end = self.len.saturating_add(bytes.len());
         if let Some(room) = self.into.get_mut(self.len..end) {
@@ -86,14 +122,9 @@ impl Writer<'_> {
         }
     }
 
-    /// A little-endian number in two's complement, without the bytes that say nothing.
+    /// A little-endian number in two's complement.
     fn long(&mut self, bytes: &[u8]) {
-        let mut bytes = bytes;
-        while let [rest @ .., before, last] = bytes
-            && (*last == 0 && before & 0x80 == 0 || *last == 0xff && before & 0x80 != 0)
-        {
-            bytes = &bytes[..rest.len() + 1];
-        }
+        let bytes = significant(bytes);
         match u8::try_from(bytes.len()) {
             Ok(len) => self.put(&[LONG1, len]),
             Err(_) => {
@@ -114,6 +145,29 @@ impl Writer<'_> {
         }
     }
 
+    /// Refuses what Python cannot hash, where it would have to.
+    fn check_hashable(&self, what: impl fmt::Display) -> Result<(), EncodeError> {
+        match self.hashed {
+            None => Ok(()),
+            Some(hashed) => Err(EncodeError::custom(format_args!(
+                "{hashed} is or has in it {what}, which Python cannot hash: a number, a text, bytes or a tuple of them can be \
+                 there"
+            ))),
+        }
+    }
+
+    fn hashing<T: Serialize + ?Sized>(
+        &mut self,
+        hashed: Hashed,
+        value: &T,
+    ) -> Result<(), EncodeError> {
+        // A tuple that is a key may have a set in it.
+        let outer = self.hashed.replace(self.hashed.unwrap_or(hashed));
+        value.serialize(&mut *self)?;
+        self.hashed = outer;
+        Ok(())
+    }
+
     /// `{name: `
     fn begin_variant(&mut self, name: &str) {
         self.put(&[EMPTY_DICT]);
@@ -125,11 +179,14 @@ impl Writer<'_> {
 pub(super) struct Elements<'w, 'a> {
     writer: &'w mut Writer<'a>,
     end: End,
+    /// How many members or keys there have been.
+    written: usize,
 }
 
 enum End {
     List,
     Set,
+    FrozenSet,
     Dict,
     Tuple(usize),
     TupleVariant(usize),
@@ -146,6 +203,7 @@ impl Elements<'_, '_> {
         match self.end {
             End::List => self.writer.put(&[APPENDS]),
             End::Set => self.writer.put(&[ADDITEMS]),
+            End::FrozenSet => self.writer.put(&[FROZENSET]),
             End::Dict => self.writer.put(&[SETITEMS]),
             End::Tuple(len) => self.writer.put(&[tuple(len)]),
             End::TupleVariant(len) => self.writer.put(&[tuple(len), SETITEM]),
@@ -230,10 +288,19 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
     }
 
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), EncodeError> {
-        value.serialize(self)
+        let at = self.len;
+        value.serialize(&mut *self)?;
+        if self.last_none == at && self.len == at + 1 {
+            return Err(EncodeError::custom(
+                "`Some(None)`, or `Some` of another value that is None to Python, such as `Some(())`: it would arrive as \
+                 `None`. Put what is in it into a tuple of one, or use the codec bincode",
+            ));
+        }
+        Ok(())
     }
 
     fn serialize_unit(self) -> Result<(), EncodeError> {
+        self.last_none = self.len;
         self.put(&[NONE]);
         Ok(())
     }
@@ -266,11 +333,12 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _: &'static str,
+        name: &'static str,
         _: u32,
         variant: &'static str,
         value: &T,
     ) -> Result<(), EncodeError> {
+        self.check_hashable(format_args!("`{name}::{variant}`, a dict"))?;
         self.begin_variant(variant);
         value.serialize(&mut *self)?;
         self.put(&[SETITEM]);
@@ -278,20 +346,27 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
     }
 
     fn serialize_seq(self, _: Option<usize>) -> Result<Elements<'w, 'a>, EncodeError> {
-        let (begin, end) = match std::mem::replace(&mut self.meant, Meant::Itself) {
-            Meant::Set => (EMPTY_SET, End::Set),
-            _ => (EMPTY_LIST, End::List),
+        let end = match std::mem::replace(&mut self.meant, Meant::Itself) {
+            Meant::Set if self.hashed.is_some() => {
+                self.put(&[MARK]);
+                End::FrozenSet
+            }
+            Meant::Set => {
+                self.put(&[EMPTY_SET, MARK]);
+                End::Set
+            }
+            _ => {
+                self.check_hashable("a list")?;
+                self.put(&[EMPTY_LIST, MARK]);
+                End::List
+            }
         };
-        self.put(&[begin, MARK]);
-        Ok(Elements { writer: self, end })
+        Ok(self.elements(end))
     }
 
     fn serialize_tuple(self, len: usize) -> Result<Elements<'w, 'a>, EncodeError> {
         self.begin_tuple(len);
-        Ok(Elements {
-            writer: self,
-            end: End::Tuple(len),
-        })
+        Ok(self.elements(End::Tuple(len)))
     }
 
     fn serialize_tuple_struct(
@@ -304,44 +379,43 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
 
     fn serialize_tuple_variant(
         self,
-        _: &'static str,
+        name: &'static str,
         _: u32,
         variant: &'static str,
         len: usize,
     ) -> Result<Elements<'w, 'a>, EncodeError> {
+        self.check_hashable(format_args!("`{name}::{variant}`, a dict"))?;
         self.begin_variant(variant);
         self.begin_tuple(len);
-        Ok(Elements {
-            writer: self,
-            end: End::TupleVariant(len),
-        })
+        Ok(self.elements(End::TupleVariant(len)))
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Elements<'w, 'a>, EncodeError> {
+        self.check_hashable("a dict")?;
         self.put(&[EMPTY_DICT, MARK]);
-        Ok(Elements {
-            writer: self,
-            end: End::Dict,
-        })
+        Ok(self.elements(End::Dict))
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Elements<'w, 'a>, EncodeError> {
+    fn serialize_struct(
+        self,
+        name: &'static str,
+        _: usize,
+    ) -> Result<Elements<'w, 'a>, EncodeError> {
+        self.check_hashable(format_args!("a struct `{name}`, a dict"))?;
         self.serialize_map(None)
     }
 
     fn serialize_struct_variant(
         self,
-        _: &'static str,
+        name: &'static str,
         _: u32,
         variant: &'static str,
         _: usize,
     ) -> Result<Elements<'w, 'a>, EncodeError> {
+        self.check_hashable(format_args!("`{name}::{variant}`, a dict"))?;
         self.begin_variant(variant);
         self.put(&[EMPTY_DICT, MARK]);
-        Ok(Elements {
-            writer: self,
-            end: End::StructVariant,
-        })
+        Ok(self.elements(End::StructVariant))
     }
 }
 
@@ -362,8 +436,26 @@ macro_rules! elements {
     };
 }
 
+impl ser::SerializeSeq for Elements<'_, '_> {
+    type Ok = ();
+    type Error = EncodeError;
+
+    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
+        match self.end {
+            End::Set | End::FrozenSet => {
+                self.written += 1;
+                self.writer.hashing(Hashed::Member(self.written), value)
+            }
+            _ => value.serialize(&mut *self.writer),
+        }
+    }
+
+    fn end(self) -> Result<(), EncodeError> {
+        Elements::end(self)
+    }
+}
+
 elements!(
-    SerializeSeq: serialize_element,
     SerializeTuple: serialize_element,
     SerializeTupleStruct: serialize_field,
     SerializeTupleVariant: serialize_field
@@ -374,7 +466,8 @@ impl ser::SerializeMap for Elements<'_, '_> {
     type Error = EncodeError;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), EncodeError> {
-        key.serialize(&mut *self.writer)
+        self.written += 1;
+        self.writer.hashing(Hashed::Key(self.written), key)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {

@@ -60,12 +60,12 @@ impl Value {
         }
     }
 
-    /// A `float`, or an `int` as the nearest; `None` if it is something else.
+    /// A `float`, or an `int` as the nearest; `None` if it is something else, or too large for one.
     pub fn to_float(&self) -> Option<f64> {
         match self {
             Self::Float(float) => Some(*float),
             Self::Int(int) => Some(*int as f64),
-            Self::BigInt(int) => int.to_string().parse().ok(),
+            Self::BigInt(int) => nearest_float(int),
             _ => None,
         }
     }
@@ -85,6 +85,18 @@ impl Value {
             Self::Dict(_) => "dict",
         }
     }
+}
+
+/// Digits take time that is quadratic in their number, so Python prints no more than this many either.
+const MAX_DIGITS_BITS: u64 = 4300 * 10 / 3;
+
+/// The float that is nearest to `int`, if any is near.
+pub(super) fn nearest_float(int: &BigInt) -> Option<f64> {
+    if int.bits() > 1024 {
+        return None;
+    }
+    let float: f64 = int.to_string().parse().ok()?;
+    float.is_finite().then_some(float)
 }
 
 impl From<BigInt> for Value {
@@ -139,6 +151,9 @@ impl fmt::Display for Value {
             Self::Bool(true) => f.write_str("True"),
             Self::Bool(false) => f.write_str("False"),
             Self::Int(int) => int.fmt(f),
+            Self::BigInt(int) if int.bits() > MAX_DIGITS_BITS => {
+                write!(f, "<int of {} bits>", int.bits())
+            }
             Self::BigInt(int) => int.fmt(f),
             Self::Float(float) => write!(f, "{float:?}"),
             Self::Str(text) => write!(f, "{text:?}"),
@@ -281,7 +296,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut list = Vec::new();
+        // The codec has counted them.
+        let mut list = Vec::with_capacity(items.size_hint().unwrap_or(0));
         while let Some(item) = items.next_element()? {
             list.push(item);
         }
@@ -289,7 +305,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let mut dict = Vec::new();
+        let mut dict = Vec::with_capacity(items.size_hint().unwrap_or(0));
         while let Some(item) = items.next_entry()? {
             dict.push(item);
         }
@@ -300,12 +316,12 @@ impl<'de> Visitor<'de> for ValueVisitor {
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
         let (name, content) = data.variant::<String>()?;
         match &*name {
-            TUPLE => Ok(Value::Tuple(content.newtype_variant()?)),
-            SET => Ok(Value::Set(content.newtype_variant()?)),
-            BIG_INT => {
-                let bytes: Vec<u8> = content.newtype_variant()?;
-                Ok(BigInt::from_signed_bytes_le(&bytes).into())
-            }
+            TUPLE | SET | BIG_INT => match (content.tuple_variant(0, self)?, &*name) {
+                (Value::List(items), TUPLE) => Ok(Value::Tuple(items)),
+                (Value::List(items), SET) => Ok(Value::Set(items)),
+                (Value::Bytes(bytes), BIG_INT) => Ok(BigInt::from_signed_bytes_le(&bytes).into()),
+                (other, _) => Ok(other),
+            },
             _ => Err(A::Error::unknown_variant(&name, &[TUPLE, SET, BIG_INT])),
         }
     }

@@ -1,0 +1,473 @@
+//! Around a codec's deserializer.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{
+    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess,
+    SeqAccess, VariantAccess, Visitor,
+};
+
+use super::{Guard, Guarded, Level, NEWTYPE, TooMany, UNIT};
+
+/// A value to be, with its level.
+pub(in crate::wire) struct Seed<'g, T> {
+    seed: T,
+    level: Level<'g>,
+}
+
+impl<'g, T> Seed<'g, PhantomData<T>> {
+    /// For any `T` at the outermost level.
+    #[inline]
+    pub(in crate::wire) fn outermost(guard: &'g Guard) -> Self {
+        Self {
+            seed: PhantomData,
+            level: guard.level(),
+        }
+    }
+}
+
+impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, T> {
+    type Value = T::Value;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T::Value, D::Error> {
+        let level = self.level;
+        self.seed.deserialize(Guarded { inner, level })
+    }
+}
+
+/// What a sequence is for its reader.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sequence {
+    /// As many as the bytes say.
+    Elements,
+    /// As many as the type says.
+    Tuple,
+    /// As many as the type says, unless attributes do.
+    Fields,
+}
+
+/// A visitor of what stands at `level`.
+struct Visit<'g, V> {
+    visitor: V,
+    level: Level<'g>,
+    sequence: Sequence,
+    /// Of an enum.
+    variants: &'static [&'static str],
+}
+
+impl<'g, D> Guarded<'g, D> {
+    #[inline]
+    fn visit<V>(&self, visitor: V, sequence: Sequence) -> Visit<'g, V> {
+        Visit {
+            visitor,
+            level: self.level,
+            sequence,
+            variants: &[],
+        }
+    }
+}
+
+macro_rules! scalars {
+    ($($method:ident),+ $(,)?) => {
+        $(#[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            self.inner.$method(visitor)
+        })+
+    };
+}
+
+macro_rules! elements {
+    ($($method:ident: $inner:ident),+ $(,)?) => {
+        $(#[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+            let visitor = self.visit(visitor, Sequence::Elements);
+            self.inner.$inner(visitor)
+        })+
+    };
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
+    type Error = D::Error;
+
+    // No codec answers these with values that have others in them.
+    scalars!(
+        deserialize_bool,
+        deserialize_i8,
+        deserialize_i16,
+        deserialize_i32,
+        deserialize_i64,
+        deserialize_i128,
+        deserialize_u8,
+        deserialize_u16,
+        deserialize_u32,
+        deserialize_u64,
+        deserialize_u128,
+        deserialize_f32,
+        deserialize_f64,
+        deserialize_char,
+        deserialize_str,
+        deserialize_unit,
+        deserialize_identifier,
+        deserialize_ignored_any,
+    );
+
+    elements!(
+        deserialize_any: deserialize_any,
+        deserialize_seq: deserialize_seq,
+        deserialize_map: deserialize_map,
+        deserialize_option: deserialize_option,
+        // Borrowed, so that nothing is allocated before it is known that the bytes are there.
+        deserialize_bytes: deserialize_bytes,
+        deserialize_byte_buf: deserialize_bytes,
+    );
+
+    #[inline]
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_str(visitor)
+    }
+
+    #[inline]
+    fn deserialize_unit_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        self.inner.deserialize_unit_struct(name, visitor)
+    }
+
+    #[inline]
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = self.visit(visitor, Sequence::Elements);
+        self.inner.deserialize_newtype_struct(name, visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = self.visit(visitor, Sequence::Tuple);
+        self.inner.deserialize_tuple(len, visitor)
+    }
+
+    #[inline]
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        len: usize,
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = self.visit(visitor, Sequence::Fields);
+        self.inner.deserialize_tuple_struct(name, len, visitor)
+    }
+
+    #[inline]
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = self.visit(visitor, Sequence::Fields);
+        self.inner.deserialize_struct(name, fields, visitor)
+    }
+
+    #[inline]
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = Visit {
+            variants,
+            ..self.visit(visitor, Sequence::Elements)
+        };
+        self.inner.deserialize_enum(name, variants, visitor)
+    }
+
+    #[inline]
+    fn is_human_readable(&self) -> bool {
+        self.inner.is_human_readable()
+    }
+}
+
+impl<'g, V> Visit<'g, V> {
+    #[inline]
+    fn deeper<E: Error>(&self) -> Result<Level<'g>, E> {
+        self.level.deeper().map_err(E::custom)
+    }
+
+    /// Elements are paid for before there is memory for them, or time.
+    #[inline]
+    fn count<E: Error>(&self, hint: Option<usize>) -> Result<(), E> {
+        let guard = self.level.guard;
+        // Both codecs know.
+        let elements = hint.unwrap_or(0);
+        match guard.elements.get().checked_sub(elements) {
+            Some(left) => {
+                guard.elements.set(left);
+                Ok(())
+            }
+            None if guard.is_named => Err(E::custom(TooMany::Values)),
+            None => Err(E::custom(TooMany::Elements(elements))),
+        }
+    }
+}
+
+macro_rules! visits {
+    ($($method:ident: $type:ty),+ $(,)?) => {
+        $(#[inline]
+        fn $method<E: Error>(self, value: $type) -> Result<V::Value, E> {
+            self.visitor.$method(value)
+        })+
+    };
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.visitor.expecting(f)
+    }
+
+    visits!(
+        visit_bool: bool,
+        visit_i8: i8,
+        visit_i16: i16,
+        visit_i32: i32,
+        visit_i64: i64,
+        visit_i128: i128,
+        visit_u8: u8,
+        visit_u16: u16,
+        visit_u32: u32,
+        visit_u64: u64,
+        visit_u128: u128,
+        visit_f32: f32,
+        visit_f64: f64,
+        visit_char: char,
+        visit_str: &str,
+        visit_borrowed_str: &'de str,
+        visit_string: String,
+        visit_bytes: &[u8],
+        visit_borrowed_bytes: &'de [u8],
+        visit_byte_buf: Vec<u8>,
+    );
+
+    #[inline]
+    fn visit_none<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_none()
+    }
+
+    #[inline]
+    fn visit_unit<E: Error>(self) -> Result<V::Value, E> {
+        self.visitor.visit_unit()
+    }
+
+    #[inline]
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        let level = self.deeper()?;
+        self.visitor.visit_some(Guarded { inner, level })
+    }
+
+    #[inline]
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
+        let level = self.level.beside().map_err(D::Error::custom)?;
+        self.visitor.visit_newtype_struct(Guarded { inner, level })
+    }
+
+    #[inline]
+    fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let level = self.deeper()?;
+        let guard = level.guard;
+        if self.sequence == Sequence::Elements || guard.is_named {
+            self.count(inner.size_hint())?;
+        }
+        let mut parts = Parts {
+            inner,
+            level,
+            read: 0,
+        };
+        let visited = self.visitor.visit_seq(&mut parts)?;
+        if self.sequence == Sequence::Fields {
+            guard.fold(parts.read);
+        }
+        Ok(visited)
+    }
+
+    #[inline]
+    fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let level = self.deeper()?;
+        self.count(inner.size_hint())?;
+        let parts = Parts {
+            inner,
+            level,
+            read: 0,
+        };
+        self.visitor.visit_map(parts)
+    }
+
+    #[inline]
+    fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        self.visitor.visit_enum(Variants {
+            inner,
+            level: self.level,
+            names: self.variants,
+        })
+    }
+}
+
+/// What stands in a value, one by one.
+struct Parts<'g, A> {
+    inner: A,
+    /// Theirs.
+    level: Level<'g>,
+    read: u32,
+}
+
+impl<'g, A> Parts<'g, A> {
+    #[inline]
+    fn nested<T>(&self, seed: T) -> Seed<'g, T> {
+        Seed {
+            seed,
+            level: self.level,
+        }
+    }
+
+    /// For who makes room for as many: elements that take memory take bytes of the payload, too.
+    #[inline]
+    fn hint(&self, inner: Option<usize>) -> Option<usize> {
+        inner.map(|len| len.min(self.level.guard.payload_len))
+    }
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Parts<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
+        let nested = self.nested(seed);
+        let next = self.inner.next_element_seed(nested)?;
+        self.read = self.read.wrapping_add(u32::from(next.is_some()));
+        Ok(next)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.hint(self.inner.size_hint())
+    }
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for Parts<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_key_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
+        let nested = self.nested(seed);
+        self.inner.next_key_seed(nested)
+    }
+
+    #[inline]
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
+        let nested = self.nested(seed);
+        self.inner.next_value_seed(nested)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.hint(self.inner.size_hint())
+    }
+}
+
+/// A variant and its content.
+struct Variants<'g, A> {
+    inner: A,
+    level: Level<'g>,
+    names: &'static [&'static str],
+}
+
+impl<'de, 'g, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'g, A> {
+    type Error = A::Error;
+    type Variant = Guarded<'g, A::Variant>;
+
+    #[inline]
+    fn variant_seed<T: DeserializeSeed<'de>>(
+        self,
+        seed: T,
+    ) -> Result<(T::Value, Self::Variant), A::Error> {
+        let level = self.level;
+        let (value, inner) = if level.guard.is_named {
+            self.inner.variant_seed(seed)?
+        } else {
+            let (guard, names) = (level.guard, self.names);
+            self.inner.variant_seed(Number { seed, guard, names })?
+        };
+        Ok((value, Guarded { inner, level }))
+    }
+}
+
+/// The number of a variant, which is noted by its name. Serde numbers all variants when it writes, and only those that can
+/// be read when it reads.
+struct Number<'g, T> {
+    seed: T,
+    guard: &'g Guard,
+    names: &'static [&'static str],
+}
+
+impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Number<'_, T> {
+    type Value = T::Value;
+
+    #[inline]
+    fn deserialize<D: Deserializer<'de>>(self, inner: D) -> Result<T::Value, D::Error> {
+        let number = u32::deserialize(inner)?;
+        let name = self.names.get(number as usize).copied();
+        self.guard.fold_name(name.unwrap_or_default());
+        self.seed.deserialize(number.into_deserializer())
+    }
+}
+
+impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn unit_variant(self) -> Result<(), A::Error> {
+        self.level.guard.fold(UNIT);
+        self.inner.unit_variant()
+    }
+
+    #[inline]
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, A::Error> {
+        let level = self.level.deeper().map_err(A::Error::custom)?;
+        level.guard.fold(NEWTYPE);
+        self.inner.newtype_variant_seed(Seed { seed, level })
+    }
+
+    #[inline]
+    fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
+        let visitor = self.visit(visitor, Sequence::Fields);
+        self.inner.tuple_variant(len, visitor)
+    }
+
+    #[inline]
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, A::Error> {
+        let visitor = self.visit(visitor, Sequence::Fields);
+        self.inner.struct_variant(fields, visitor)
+    }
+}

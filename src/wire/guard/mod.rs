@@ -1,0 +1,257 @@
+//! What every value passes on its way through a codec, in both directions: a serializer and a deserializer around the
+//! codec's own.
+//!
+//! They hold a value to its limits ([`CodecLimits`](super::CodecLimits), and a number of elements in proportion to the
+//! payload), since a peer chooses its depth and its lengths. And they notice where writer and reader do not see the same
+//! thing, which bytes that do not describe themselves would turn into other values: serde calls `Serialize` and
+//! `Deserialize` of a type independently, and attributes such as `skip_serializing` change one of them only. Both sides
+//! compute a [shape](Guard::shape), of the variants by name and of the number of fields, and it travels.
+
+mod de;
+mod ser;
+
+use std::cell::Cell;
+use std::fmt;
+
+pub(super) use de::Seed;
+pub(super) use ser::Nested;
+
+use super::{DecodeError, EncodeError, limits};
+
+/// Elements of sequences and maps that need not have a byte each.
+const FREE_ELEMENTS: usize = 1 << 16;
+/// Half of what a thread has unless it is told otherwise.
+const MAX_STACK: usize = 1 << 20;
+
+const UNIT: u32 = 1 << 30;
+const NEWTYPE: u32 = 1 << 31;
+
+/// A value with limits, around the codec's serializer, deserializer or part of one.
+pub(super) struct Guarded<'g, T> {
+    pub(super) inner: T,
+    pub(super) level: Level<'g>,
+}
+
+/// What one encoding or decoding has come across.
+pub(super) struct Guard {
+    /// Where the stack stood at its beginning.
+    stack: usize,
+    max_depth: usize,
+    /// Whether the codec writes names, so that writer and reader may differ in what they leave out.
+    is_named: bool,
+    /// When decoding: elements that may yet come. When encoding: those that have been.
+    elements: Cell<usize>,
+    /// Bytes to decode.
+    payload_len: usize,
+    /// Bytes encoded so far, if the codec says.
+    encoded_len: Cell<usize>,
+    /// 0 as long as there is no variant or field.
+    shape: Cell<u32>,
+}
+
+/// A value's place among those that it is in.
+#[derive(Clone, Copy)]
+pub(super) struct Level<'g> {
+    guard: &'g Guard,
+    left: usize,
+}
+
+/// An address in the stack frame of the caller, or near it.
+#[inline(always)]
+fn stack_address() -> usize {
+    let here = 0_u8;
+    std::ptr::from_ref(&here).addr()
+}
+
+impl Guard {
+    fn new(is_named: bool, elements: usize, payload_len: usize) -> Self {
+        Self {
+            stack: stack_address(),
+            max_depth: limits::max_depth(),
+            is_named,
+            elements: Cell::new(elements),
+            payload_len,
+            encoded_len: Cell::new(0),
+            shape: Cell::new(0),
+        }
+    }
+
+    /// For bytes that say no names.
+    #[inline]
+    pub(super) fn encoding() -> Self {
+        Self::new(false, 0, 0)
+    }
+
+    /// For bytes that say no names.
+    #[inline]
+    pub(super) fn decoding(payload_len: usize) -> Self {
+        Self::new(
+            false,
+            payload_len.saturating_add(FREE_ELEMENTS),
+            payload_len,
+        )
+    }
+
+    pub(super) fn encoding_named() -> Self {
+        Self::new(true, 0, 0)
+    }
+
+    pub(super) fn decoding_named(payload_len: usize, elements: usize) -> Self {
+        Self::new(true, elements, payload_len)
+    }
+
+    /// The outermost level.
+    #[inline]
+    pub(super) fn level(&self) -> Level<'_> {
+        Level {
+            guard: self,
+            left: self.max_depth,
+        }
+    }
+
+    /// Where the next bytes go.
+    #[inline]
+    pub(super) fn encoded_len(&self) -> usize {
+        self.encoded_len.get()
+    }
+
+    #[inline]
+    pub(super) fn set_encoded_len(&self, len: usize) {
+        self.encoded_len.set(len);
+    }
+
+    /// Checks what has been encoded, as its reader will.
+    #[inline]
+    pub(super) fn check_elements(&self) -> Result<(), EncodeError> {
+        let elements = self.elements.get();
+        if elements > self.encoded_len.get().saturating_add(FREE_ELEMENTS) {
+            return Err(EncodeError::Value(TooMany::Elements(elements).to_string()));
+        }
+        Ok(())
+    }
+
+    /// Checks that a sequence of so many elements has taken bytes.
+    #[cold]
+    fn check_progress(&self, elements: usize) -> Result<(), TooMany> {
+        let most = self.encoded_len.get().saturating_add(FREE_ELEMENTS);
+        match elements > most && !self.is_named {
+            true => Err(TooMany::Elements(self.elements.get())),
+            false => Ok(()),
+        }
+    }
+
+    /// What variants and fields there were. `None` if there were none.
+    #[inline]
+    pub(super) fn shape(&self) -> Option<[u8; 4]> {
+        match self.shape.get() {
+            0 => None,
+            shape => Some(shape.to_le_bytes()),
+        }
+    }
+
+    /// Checks what stands behind the value.
+    #[inline]
+    pub(super) fn check_shape(&self, rest: &[u8]) -> Result<(), DecodeError> {
+        match (self.shape(), rest) {
+            (None, []) => Ok(()),
+            (Some(shape), rest) if rest == shape => Ok(()),
+            _ => Err(self.wrong_shape(rest)),
+        }
+    }
+
+    #[cold]
+    fn wrong_shape(&self, rest: &[u8]) -> DecodeError {
+        let extra = rest.len() - self.shape().map_or(0, |shape| shape.len().min(rest.len()));
+        match extra {
+            0 => DecodeError::Malformed {
+                reason: OTHER_SHAPE.to_owned(),
+            },
+            extra => DecodeError::Trailing { extra },
+        }
+    }
+
+    #[inline]
+    fn fold(&self, part: u32) {
+        let mixed = (self.shape.get().rotate_left(5) ^ part).wrapping_mul(0x9e37_79b1);
+        // Never 0: there has been something.
+        self.shape.set(mixed | 1);
+    }
+
+    /// FNV-1a of a variant's name.
+    #[inline]
+    fn fold_name(&self, name: &str) {
+        let add = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        self.fold(name.bytes().fold(0x811c_9dc5, add));
+    }
+}
+
+impl Level<'_> {
+    /// The level of what is in it.
+    #[inline]
+    fn deeper(self) -> Result<Self, TooDeep> {
+        match self.left.checked_sub(1) {
+            Some(left) => Self { left, ..self }.beside(),
+            None => Err(TooDeep::Levels(self.guard.max_depth)),
+        }
+    }
+
+    /// The level of what is in it without being a level deeper.
+    #[inline]
+    fn beside(self) -> Result<Self, TooDeep> {
+        if self.guard.stack.abs_diff(stack_address()) > MAX_STACK {
+            return Err(TooDeep::Stack);
+        }
+        Ok(self)
+    }
+}
+
+enum TooDeep {
+    Levels(usize),
+    Stack,
+}
+
+impl fmt::Display for TooDeep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Levels(limit) => write!(
+                f,
+                "nested more than {limit} deep; both ends allow more with `max_depth` or SLIME_RPC_MAX_DEPTH"
+            ),
+            Self::Stack => write!(
+                f,
+                "nested so deep that it takes more than {MAX_STACK} bytes of stack"
+            ),
+        }
+    }
+}
+
+enum TooMany {
+    /// So many.
+    Elements(usize),
+    /// In a pickle, which may refer to a value more than once.
+    Values,
+}
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Elements(elements) => write!(
+                f,
+                "a sequence or map of {elements} elements, too many for the bytes of the payload"
+            ),
+            Self::Values => f.write_str(TOO_MANY_VALUES),
+        }
+    }
+}
+
+/// What a pickle may not have in it.
+pub(super) const TOO_MANY_VALUES: &str = "too many values: shared ones count each time; `max_pickle_values` or \
+    SLIME_RPC_MAX_PICKLE_VALUES allows more";
+
+const OTHER_SHAPE: &str = "it was written with other fields or variants than it is read with. If both ends declare the \
+    same type, some serde attribute changes only its `Serialize` or only its `Deserialize` (skip_serializing, \
+    skip_deserializing, skip_serializing_if, other, into without from), or it skips, renames or aliases a variant; \
+    bincode cannot carry that, `codec = \"pickle\"` can carry most of it";
+
+#[cfg(test)]
+mod tests;
