@@ -18,12 +18,20 @@ use crate::{Call, Dispatch, Finished, Message, Parallel, Request, Service};
 pub struct Failure {
     type_name: String,
     message: String,
-    value: Option<Vec<u8>>,
+    value: Option<FailureValue>,
+}
+
+/// The error itself, on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FailureValue {
+    bytes: Vec<u8>,
+    codec: PayloadCodec,
+    type_path: String,
 }
 
 /// The error that a handler returned, on its way to become a [`Failure`].
 ///
-/// `(&Returned(error)).failure()` is [`WithValue`]'s if the error implements `Serialize`, otherwise [`TextOnly`]'s: method
+/// `(&Returned(error)).failure(codec)` is [`WithValue`]'s if the error implements `Serialize`, otherwise [`TextOnly`]'s: method
 /// lookup finds the one that needs no further reference first.
 #[derive(Debug)]
 pub struct Returned<E>(E);
@@ -37,27 +45,27 @@ impl<E: Display> Returned<E> {
 
 /// The caller can have the error back as a value.
 pub trait WithValue {
-    /// Its failure.
-    fn failure(&self) -> Failure;
+    /// Its failure, for a service with this codec.
+    fn failure(&self, codec: PayloadCodec) -> Failure;
 }
 
 /// The caller sees the error's type and text.
 pub trait TextOnly {
-    /// Its failure.
-    fn failure(&self) -> Failure;
+    /// Its failure, for a service with this codec.
+    fn failure(&self, codec: PayloadCodec) -> Failure;
 }
 
 impl<E: Display + Serialize> WithValue for Returned<E> {
-    fn failure(&self) -> Failure {
+    fn failure(&self, codec: PayloadCodec) -> Failure {
         Failure {
-            value: encode_value(&self.0),
+            value: encode_value(&self.0, codec),
             ..Failure::text(&self.0)
         }
     }
 }
 
 impl<E: Display> TextOnly for &Returned<E> {
-    fn failure(&self) -> Failure {
+    fn failure(&self, _: PayloadCodec) -> Failure {
         Failure::text(&self.0)
     }
 }
@@ -83,12 +91,17 @@ impl Failure {
 const MAX_VALUE: usize = 64 * 1024;
 
 /// An error as bytes. `None` if it does not encode, panics as it does, or is too large: its text has to do then.
-fn encode_value<E: Serialize>(error: &E) -> Option<Vec<u8>> {
-    let encoded = catch(|| PayloadCodec::Bincode.encode_to_vec(error).ok());
-    encoded
+fn encode_value<E: Serialize>(error: &E, codec: PayloadCodec) -> Option<FailureValue> {
+    let encoded = catch(|| codec.encode_to_vec(error).ok());
+    let bytes = encoded
         .ok()
         .flatten()
-        .filter(|bytes| bytes.len() <= MAX_VALUE)
+        .filter(|bytes| bytes.len() <= MAX_VALUE)?;
+    Some(FailureValue {
+        bytes,
+        codec,
+        type_path: type_path::<E>(),
+    })
 }
 
 impl From<Failure> for Fault {
@@ -102,7 +115,9 @@ impl From<Failure> for Fault {
             Some(value) => Self::Returned {
                 type_name,
                 message,
-                value,
+                value: value.bytes,
+                codec: value.codec,
+                type_path: value.type_path,
             },
             None => Self::Raised {
                 type_name,
@@ -118,6 +133,22 @@ pub(crate) fn short_name<E>() -> String {
     let full = std::any::type_name::<E>();
     let head = full.split('<').next().unwrap_or(full);
     head.rsplit("::").next().unwrap_or(head).to_owned()
+}
+
+/// A type with its modules and parameters. Without crates: the two ends are often programs that share a module.
+pub(crate) fn type_path<E>() -> String {
+    let is_path = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
+    let mut rest = std::any::type_name::<E>();
+    let mut path = String::with_capacity(rest.len());
+    while !rest.is_empty() {
+        let (word, behind) =
+            rest.split_at(rest.find(|letter| !is_path(letter)).unwrap_or(rest.len()));
+        path.push_str(word.split_once("::").map_or(word, |(_, inside)| inside));
+        let (between, next) = behind.split_at(behind.find(is_path).unwrap_or(behind.len()));
+        path.push_str(between);
+        rest = next;
+    }
+    path
 }
 
 /// What came of running a handler: its result or the failure to tell, unless it panicked.

@@ -9,7 +9,7 @@ use slimerpc::fabric::FabricError;
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
-use crate::answer::short_name;
+use crate::answer::type_path;
 
 /// A call did not bring a result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,7 +162,11 @@ pub enum Ran {
 
 /// An error that a handler returned, as it travelled; see [`RpcError::returned`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReturnedValue(Vec<u8>);
+pub struct ReturnedValue {
+    bytes: Vec<u8>,
+    codec: PayloadCodec,
+    type_path: String,
+}
 
 impl RpcError {
     /// Whether the handler of the call was run.
@@ -192,7 +196,8 @@ impl RpcError {
     }
 
     /// The error that the handler returned, as a value: if the method returns `Result<_, E>`, `E` implements
-    /// `Serialize` at the service and `Deserialize` here, and both sides are native.
+    /// `Serialize` at the service and `Deserialize` here, and both sides are native. `None` if it is another type: its
+    /// modules and parameters count, its crate does not, so two programs may share the module that declares it.
     ///
     /// ```no_run
     /// # use serde::{Deserialize, Serialize};
@@ -210,10 +215,8 @@ impl RpcError {
     pub fn returned<E: DeserializeOwned>(&self) -> Option<E> {
         match self {
             Self::Remote {
-                type_name,
-                value: Some(ReturnedValue(bytes)),
-                ..
-            } if *type_name == short_name::<E>() => PayloadCodec::Bincode.decode(bytes).ok(),
+                value: Some(value), ..
+            } if value.type_path == type_path::<E>() => value.codec.decode(&value.bytes).ok(),
             _ => None,
         }
     }
@@ -270,11 +273,17 @@ impl RpcError {
                 type_name,
                 message,
                 value,
+                codec,
+                type_path,
             } => Self::Remote {
                 type_name,
                 message,
                 traceback: String::new(),
-                value: Some(ReturnedValue(value)),
+                value: Some(ReturnedValue {
+                    bytes: value,
+                    codec,
+                    type_path,
+                }),
             },
             Fault::Expired => Self::Timeout {
                 peer: peer.to_owned(),
@@ -539,12 +548,18 @@ mod tests {
                     type_name: text(),
                     message: text(),
                     value: vec![1],
+                    codec: PayloadCodec::Pickle,
+                    type_path: text(),
                 },
                 RpcError::Remote {
                     type_name: text(),
                     message: text(),
                     traceback: String::new(),
-                    value: Some(ReturnedValue(vec![1])),
+                    value: Some(ReturnedValue {
+                        bytes: vec![1],
+                        codec: PayloadCodec::Pickle,
+                        type_path: text(),
+                    }),
                 },
                 Ran::Yes,
             ),

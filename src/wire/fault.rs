@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PayloadCodec;
 use super::pickle::Exception;
 
 /// Why a call was not answered with a result. Encoded with [`Bincode`](super::Bincode).
@@ -56,6 +57,10 @@ pub enum Fault {
         message: String,
         /// The error, encoded with the codec of the service.
         value: Vec<u8>,
+        /// That codec.
+        codec: PayloadCodec,
+        /// The whole type of the error: its modules, without its crate, and its parameters.
+        type_path: String,
     },
     /// The time that the caller allowed had passed when the request's turn came. The handler was not run.
     #[error("the request expired before its turn came")]
@@ -165,6 +170,8 @@ mod tests {
                 type_name: text(),
                 message: text(),
                 value: vec![1, 2, 3],
+                codec: PayloadCodec::Pickle,
+                type_path: text(),
             },
             Fault::Expired,
             Fault::RequestTooLarge {

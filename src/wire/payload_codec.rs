@@ -1,6 +1,6 @@
 //! The choice between the codecs of typed payloads.
 
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Bincode, DecodeError, EncodeError, Pickle};
 
@@ -13,7 +13,7 @@ use super::{Bincode, DecodeError, EncodeError, Pickle};
 /// let back: (i64, String) = PayloadCodec::Pickle.decode(&slot[..len]).unwrap();
 /// assert_eq!(back, (1, "two".to_owned()));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum PayloadCodec {
     /// Compact and fast; what native peers speak unless a service says otherwise.
     #[default]

@@ -8,10 +8,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Handler, Message, ResponseActFuture, WrapFuture};
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
+use slimerpc::wire::Fault;
+use slimerpc::wire::pickle::Value;
 use slimerpc_actors::{
-    AgentError, AgentEvent, PeerAgent, Proxy, Ran, Recipient, RpcError, ServiceHandle, service,
-    wait_all, wait_all_settled,
+    AgentError, AgentEvent, PeerAgent, Proxy, Ran, Recipient, RpcError, Service, ServiceHandle,
+    Stream, service, wait_all, wait_all_settled,
 };
 
 /// Longer than anything here takes.
@@ -424,10 +427,183 @@ async fn a_handlers_own_error_comes_back_as_a_value() {
     };
     assert_eq!(error.returned::<OutOfStock>(), Some(expected));
     assert_eq!(error.returned::<String>(), None, "another type's name");
+    assert_eq!(
+        error.returned::<elsewhere::OutOfStock>(),
+        None,
+        "of another module"
+    );
     // One that serde does not know has its text.
     let error = office.desk.parse("x".to_owned()).await.unwrap_err();
     assert!(error.to_string().starts_with("ParseIntError: "), "{error}");
     assert_eq!(error.returned::<OutOfStock>(), None);
+}
+
+mod elsewhere {
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    pub(super) struct OutOfStock {
+        left: u32,
+        article: String,
+    }
+}
+
+/// An error with a parameter.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Unknown<T>(T);
+
+impl<T: fmt::Debug> fmt::Display for Unknown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} is unknown", self.0)
+    }
+}
+
+#[derive(Default)]
+struct Pickled;
+
+#[service(codec = "pickle")]
+impl Pickled {
+    /// Only a pickle tells what this error is.
+    #[method]
+    fn find(&mut self) -> Result<u8, Unknown<Value>> {
+        Err(Unknown(Value::Tuple(vec![1.into(), "a".into()])))
+    }
+
+    #[method]
+    fn count(&mut self) -> Result<u8, Unknown<u32>> {
+        Err(Unknown(7))
+    }
+}
+
+#[actix::test]
+async fn an_error_comes_back_as_its_whole_type_with_the_services_codec() {
+    let [worker, driver] = ["pickled:worker", "pickled:driver"].map(|alias| {
+        let builder = PeerAgent::builder().scope("pickled").alias(alias);
+        builder.start()
+    });
+    let (worker, driver) = (worker.await.unwrap(), driver.await.unwrap());
+    worker.serve(Pickled).await.unwrap();
+    let there = driver.proxy::<Pickled>("pickled:worker").await.unwrap();
+    let here = worker.proxy::<Pickled>("pickled:worker").await.unwrap();
+    for proxy in [there, here] {
+        let error = proxy.find().await.unwrap_err();
+        let value = Value::Tuple(vec![1.into(), "a".into()]);
+        assert_eq!(error.returned::<Unknown<Value>>(), Some(Unknown(value)));
+        assert_eq!(error.returned::<Unknown<u32>>(), None);
+        let error = proxy.count().await.unwrap_err();
+        assert_eq!(error.returned::<Unknown<u32>>(), Some(Unknown(7)));
+        assert_eq!(
+            error.returned::<Unknown<u64>>(),
+            None,
+            "with another parameter"
+        );
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Tree {
+    Leaf,
+    Node(Box<Tree>),
+}
+
+#[derive(Default)]
+struct Forest;
+
+#[service]
+impl Forest {
+    #[method]
+    fn depth(&mut self, tree: Tree) -> usize {
+        let (mut depth, mut tree) = (0, tree);
+        while let Tree::Node(inner) = tree {
+            (depth, tree) = (depth + 1, *inner);
+        }
+        depth
+    }
+
+    #[method]
+    fn grow(&mut self, levels: usize) -> Tree {
+        (0..levels).fold(Tree::Leaf, |tree, _| Tree::Node(Box::new(tree)))
+    }
+
+    #[method(stream)]
+    fn grows(&mut self, levels: usize) -> impl Stream<Item = Tree> {
+        futures_util::stream::iter([self.grow(levels)])
+    }
+
+    #[method]
+    fn units(&mut self, units: Vec<()>) -> usize {
+        units.len()
+    }
+}
+
+/// Sends these bytes as the arguments of a method.
+async fn send_bytes(proxy: &Proxy<Forest>, method: &str, bytes: &[u8]) -> Option<Fault> {
+    let number = Forest::METHODS.iter().position(|name| *name == method);
+    let channel = proxy.channel().unwrap();
+    let encode = |room: &mut [u8]| {
+        room[..bytes.len()].copy_from_slice(bytes);
+        Ok(bytes.len())
+    };
+    let timeout = Some(Duration::from_secs(20));
+    let mut call = channel
+        .call(number.unwrap() as u32, timeout, encode)
+        .unwrap();
+    loop {
+        if let Poll::Ready(answer) = call.poll(None) {
+            return answer.unwrap().fault().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[actix::test]
+async fn input_1_a_request_of_any_depth_or_count_ends_nothing_but_itself() {
+    let [worker, driver] = ["forest:worker", "forest:driver"].map(|alias| {
+        let builder = PeerAgent::builder().scope("forest").alias(alias);
+        builder.start()
+    });
+    let (worker, driver) = (worker.await.unwrap(), driver.await.unwrap());
+    worker.serve(Forest).await.unwrap();
+    let forest = driver.proxy::<Forest>("forest:worker").await.unwrap();
+    let refused = |fault: Option<Fault>, why: &str| match fault {
+        Some(Fault::BadArguments { reason }) => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{other:?}"),
+    };
+    let mut deep = vec![1; 20_000];
+    deep.push(0);
+    refused(
+        send_bytes(&forest, "depth", &deep).await,
+        "more than 128 deep",
+    );
+    let many = [253, 0, 0, 0, 0, 0, 0, 0, 16];
+    refused(send_bytes(&forest, "units", &many).await, "too many");
+
+    let tree = Forest.grow(120);
+    assert_eq!(forest.depth(tree).await.unwrap(), 120);
+    assert_eq!(forest.units(vec![(); 1000]).await.unwrap(), 1000);
+    // A deep result or item is refused where it is written, and a deep argument here.
+    let error = forest.grow(2000).await.unwrap_err().to_string();
+    assert!(error.contains("more than 128 deep"), "{error}");
+    let error = forest
+        .grows(2000)
+        .next()
+        .await
+        .unwrap()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("more than 128 deep"), "{error}");
+    let error = forest.depth(Forest.grow(2000)).await.unwrap_err();
+    assert_eq!(error.ran(), Ran::No);
+    assert!(matches!(error, RpcError::Encode { .. }), "{error}");
+    let error = forest
+        .tell(Depth {
+            tree: Forest.grow(2000),
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(error, RpcError::Encode { .. }), "{error}");
+    assert_eq!(
+        forest.depth(forest.grow(100).await.unwrap()).await.unwrap(),
+        100
+    );
 }
 
 #[actix::test]

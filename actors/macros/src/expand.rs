@@ -401,10 +401,10 @@ fn answered(
             };
             let call = quote!(#function(#receiver, #arguments));
             let (answer, handler) = if *is_async {
-                let outcome = outcome(method, quote!(#call.await));
+                let outcome = outcome(service, method, quote!(#call.await));
                 ("_async", quote!(async move |#parameters| #outcome))
             } else {
-                let outcome = outcome(method, call);
+                let outcome = outcome(service, method, call);
                 ("", quote!(|#parameters| #outcome))
             };
             let answer = format_ident!("answer_{form}{answer}");
@@ -421,7 +421,7 @@ fn answered(
             let call = quote!(#function(#receiver, #(message.#fields),*));
             let pattern = message_pattern(arguments);
             if typed.answers == Answers::Stream {
-                let outcome = outcome(method, quote!(item));
+                let outcome = outcome(service, method, quote!(item));
                 let item = if method.is_fallible {
                     quote!(|item: ::core::result::Result<_, _>| #outcome)
                 } else {
@@ -432,13 +432,13 @@ fn answered(
                     move |#pattern| ::slimerpc_actors::__private::StreamExt::map(#call, #item),
                 ))
             } else if *is_async {
-                let outcome = outcome(method, quote!(#call.await));
+                let outcome = outcome(service, method, quote!(#call.await));
                 quote!(::slimerpc_actors::__private::answer_async::<#message, _>(
                     request,
                     move |#pattern| async move { #outcome },
                 ))
             } else {
-                let outcome = outcome(method, call);
+                let outcome = outcome(service, method, call);
                 quote!(::slimerpc_actors::__private::answer::<#message>(request, |#pattern| #outcome))
             }
         }
@@ -463,12 +463,14 @@ fn message_pattern(arguments: &[Argument]) -> TokenStream {
 }
 
 /// `call` as a `Result` whose error is what the caller sees.
-fn outcome(method: &Method, call: TokenStream) -> TokenStream {
+fn outcome(service: &Service, method: &Method, call: TokenStream) -> TokenStream {
     if method.is_fallible {
+        let spec = spec(service);
         quote!(#call.map_err(|error| {
             #[allow(unused_imports)]
             use ::slimerpc_actors::__private::{TextOnly as _, WithValue as _};
-            (&::slimerpc_actors::__private::Returned::new(error)).failure()
+            (&::slimerpc_actors::__private::Returned::new(error))
+                .failure(<#spec as ::slimerpc_actors::Service>::CODEC)
         }))
     } else {
         quote!(::core::result::Result::Ok(#call))
