@@ -7,8 +7,12 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use futures_util::future::select_ok;
 use serde_json::{Value, json};
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::{
+    net::{TcpStream, UdpSocket, lookup_host},
+    time::timeout,
+};
 
 mod nic;
 
@@ -18,6 +22,9 @@ use super::{Registration, process};
 
 /// Where the kernel lists RDMA devices.
 const SYSFS: &str = "/sys/class/infiniband";
+
+/// How long a server may take to accept the connection from which our address is read.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Environment variable that limits the devices used: names separated by commas. DLSlime honours it too.
 const VISIBLE_DEVICES: &str = "SLIME_VISIBLE_DEVICES";
@@ -115,19 +122,36 @@ impl Topology {
     }
 }
 
-/// The address that this host would use towards a server; `None` if that cannot be told within a second.
-/// Nothing is sent. A peer on the server's own host thus gets a loopback address if it used one itself.
+/// The address that this host uses towards a server; `None` if that cannot be told within a second. It is that of a connection,
+/// to whichever of the server's addresses answers first; while none does, the one from which this host would try to reach the
+/// first that it has a route to. A peer on the server's own host thus gets a loopback address if it used one itself.
 pub async fn address_towards(host: &str, port: u16) -> Option<String> {
     let find = async {
-        let to = lookup_host((host, port)).await.ok()?.next()?;
-        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-        let socket = UdpSocket::bind(any).await.ok()?;
-        socket.connect(to).await.ok()?;
-        Some(socket.local_addr().ok()?.ip().to_string())
+        let all: Vec<_> = lookup_host((host, port)).await.ok()?.collect();
+        let connecting = all.iter().map(|to| Box::pin(TcpStream::connect(*to)));
+        let connected = async {
+            match all.is_empty() {
+                true => None,
+                false => Some(select_ok(connecting).await.ok()?.0),
+            }
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connected).await.ok().flatten();
+        if let Some(own) = connected.and_then(|stream| stream.local_addr().ok()) {
+            return Some(own);
+        }
+        for to in all {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            // Nothing is sent.
+            if let Ok(socket) = UdpSocket::bind(any).await
+                && socket.connect(to).await.is_ok()
+            {
+                return socket.local_addr().ok();
+            }
+        }
+        None
     };
-    tokio::time::timeout(Duration::from_secs(1), find)
-        .await
-        .ok()?
+    let found = timeout(Duration::from_secs(1), find).await.ok().flatten();
+    found.map(|own| own.ip().to_canonical().to_string())
 }
 
 /// Identifies this boot of this kernel: two processes with the same one share the host. Where it cannot be read, only this
@@ -248,5 +272,21 @@ mod tests {
             Some("127.0.0.1")
         );
         assert_eq!(address_towards("", 1).await, None);
+        let mapped = address_towards("::ffff:127.0.0.1", 1).await;
+        assert_eq!(mapped.as_deref(), Some("127.0.0.1"));
+    }
+
+    #[tokio::test]
+    async fn our_address_is_that_of_the_connection_that_can_be_made() {
+        for local in ["127.0.0.1:0", "[::1]:0", "127.0.0.9:0"] {
+            let Ok(listener) = tokio::net::TcpListener::bind(local).await else {
+                continue; // This host has no IPv6.
+            };
+            let at = listener.local_addr().expect("it is bound");
+            let ip = at.ip().to_string();
+            let own = address_towards(&ip, at.port()).await.expect("it listens");
+            let own: std::net::IpAddr = own.parse().expect("an address");
+            assert!(own.is_loopback() && own.is_ipv4() == at.is_ipv4(), "{own}");
+        }
     }
 }

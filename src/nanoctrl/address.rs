@@ -1,15 +1,16 @@
 //! Which Redis address is told to whom.
 //!
 //! Agents get `host:port` and nothing else: Python peers split it at the colon, take the second half for a
-//! number, and know neither credentials nor databases.
+//! number, and know neither credentials nor databases. So only native agents can be told an IPv6 address, in brackets.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
 use redis::{Client, ConnectionAddr};
 
 use super::StartError;
 use super::config::Config;
+use crate::control::host;
 
 /// Port of a Redis whose address names none.
 const REDIS_PORT: u16 = 6379;
@@ -28,13 +29,53 @@ pub(super) struct RedisAddress {
     /// Reachable from this machine only, whatever address of it is used.
     private: bool,
     advertise: Option<Advertised>,
-    public: Option<String>,
+    public: Option<HostPort>,
+}
+
+/// Who asks where Redis is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Asker<'a> {
+    /// Where it says to be: a host, maybe with a port.
+    pub(super) at: &'a str,
+    /// The address of ours that it has reached.
+    pub(super) reached: Option<IpAddr>,
+    /// It understands brackets.
+    pub(super) is_native: bool,
+}
+
+/// An agent cannot be told where Redis is.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Redis is at {0}, an IPv6 address, which DLSlime agents do not understand; set NANOCTRL_REDIS_ADVERTISE to a host \
+     name or IPv4 address and a port"
+)]
+pub(super) struct Unspeakable(HostPort);
+
+/// A host and a port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HostPort {
+    host: String,
+    port: u16,
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", host::bracketed(&self.host), self.port)
+    }
+}
+
+impl HostPort {
+    fn told(self, is_native: bool) -> Result<String, Unspeakable> {
+        match is_native || !self.host.contains(':') {
+            true => Ok(self.to_string()),
+            false => Err(Unspeakable(self)),
+        }
+    }
 }
 
 /// An address that is told instead of the server's own.
 struct Advertised {
-    /// `host:port`.
-    for_agents: String,
+    for_agents: HostPort,
     /// As configured, but for credentials and path.
     for_others: String,
 }
@@ -67,56 +108,71 @@ impl RedisAddress {
             advertise,
             public,
         };
-        if address.advertise.is_none() && !address.can_be_told() {
+        if address.advertise.is_none() && address.port == 0 {
             return Err(unspeakable(&address.host, "it is not `host:port`"));
+        }
+        let told = address.advertise.as_ref().map(|it| &it.for_agents.host);
+        if told.unwrap_or(&address.host).contains(':') && !host::is_loopback(&address.host) {
+            tracing::warn!(
+                "Redis is at an IPv6 address, which DLSlime agents do not understand: they are refused. Set \
+                 NANOCTRL_REDIS_ADVERTISE to a host name or IPv4 address and a port to have some"
+            );
         }
         Ok(address)
     }
 
-    fn can_be_told(&self) -> bool {
-        self.port != 0 && (self.is_loopback() || !self.host.contains(':'))
+    /// The address for an agent.
+    pub(super) async fn for_agent(&self, asker: Asker<'_>) -> Result<String, Unspeakable> {
+        self.seen_by(asker).await.told(asker.is_native)
     }
 
-    fn is_loopback(&self) -> bool {
-        self.host.starts_with("localhost")
-            || self.host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-    }
-
-    /// The address for an agent that says to be at `agent`, `host:port`.
-    pub(super) async fn for_agent(&self, agent: &str) -> String {
+    async fn seen_by(&self, asker: Asker<'_>) -> HostPort {
         if let Some(advertised) = &self.advertise {
             return advertised.for_agents.clone();
         }
-        let local = agent.starts_with("127.0.0.1") || agent.starts_with("localhost");
-        if self.private || local || !self.is_loopback() {
-            return format!("{}:{}", self.plain_host(), self.port);
+        let is_here = host::is_loopback(host::without_port(asker.at));
+        if self.private || is_here || !host::is_loopback(&self.host) {
+            return self.plain();
         }
         match &self.public {
             Some(address) => address.clone(),
-            None => format!("{}:{}", own_address(Some(agent)).await, self.port),
+            None => HostPort {
+                host: own_address(asker).await.to_string(),
+                port: self.port,
+            },
         }
     }
 
     /// The address with its scheme.
-    pub(super) async fn url(&self) -> String {
+    pub(super) async fn url(&self, reached: Option<IpAddr>) -> String {
         if let Some(advertised) = &self.advertise {
             return advertised.for_others.clone();
         }
-        let own = match self.is_loopback() && !self.private {
-            true => Some(own_address(None).await).filter(|ip| !ip.is_loopback()),
+        let asker = Asker {
+            reached,
+            ..Asker::default()
+        };
+        let own = match host::is_loopback(&self.host) && !self.private {
+            true => Some(own_address(asker).await).filter(|ip| !ip.is_loopback()),
             false => None,
         };
-        let host = own.map_or_else(|| self.plain_host().to_owned(), |ip| ip.to_string());
+        let told = own.map_or_else(
+            || self.plain(),
+            |ip| HostPort {
+                host: ip.to_string(),
+                port: self.port,
+            },
+        );
         let scheme = if self.is_tls { "rediss" } else { "redis" };
-        format!("{scheme}://{host}:{}", self.port)
+        format!("{scheme}://{told}")
     }
 
-    /// The host without colons. Only `::1` can have some here.
-    fn plain_host(&self) -> &str {
-        if self.host.contains(':') {
-            "localhost"
-        } else {
-            &self.host
+    /// The address as it was configured. An IPv6 one of this host has a name that everybody understands.
+    fn plain(&self) -> HostPort {
+        let is_ours = self.host.contains(':') && host::is_loopback(&self.host);
+        HostPort {
+            host: if is_ours { "localhost" } else { &self.host }.to_owned(),
+            port: self.port,
         }
     }
 }
@@ -140,15 +196,23 @@ fn bare(address: &str) -> (&str, &str) {
     (scheme, rest.split(['/', '?']).next().unwrap_or_default())
 }
 
-/// `host:port` of an address that may have a scheme, credentials or a path, and need not have a port.
-fn plain(address: &str) -> Result<String, StartError> {
+/// Host and port of an address that may have a scheme, credentials or a path, and need not have a port.
+fn plain(address: &str) -> Result<HostPort, StartError> {
     let (_, rest) = bare(address);
-    let (host, port) = match rest.split_once(':') {
-        Some((host, port)) => (host, port.parse().ok()),
-        None => (rest, Some(REDIS_PORT)),
+    let host = host::without_port(rest);
+    let after_host = match rest.strip_prefix('[') {
+        Some(bracketed) => bracketed.split_once(']').map_or("?", |(_, after)| after),
+        None => &rest[host.len()..],
+    };
+    let port = match after_host {
+        "" => Some(REDIS_PORT),
+        after => after.strip_prefix(':').and_then(|port| port.parse().ok()),
     };
     match port {
-        Some(port) if !host.is_empty() => Ok(format!("{host}:{port}")),
+        Some(port) if !host.is_empty() => Ok(HostPort {
+            host: host.to_owned(),
+            port,
+        }),
         _ => Err(unspeakable(rest, "it is not `host:port`")),
     }
 }
@@ -157,42 +221,56 @@ fn unspeakable(address: &str, problem: &str) -> StartError {
     StartError::RedisAddress {
         address: address.to_owned(),
         reason: format!(
-            "{problem}, and Python peers understand nothing else; \
-             set NANOCTRL_REDIS_ADVERTISE to a host name or IPv4 address and a port"
+            "{problem}; set NANOCTRL_REDIS_ADVERTISE to a host name or address and a port"
         ),
     }
 }
 
-/// Our address as `peer` would see it, else as the internet would, else 127.0.0.1.
-async fn own_address(peer: Option<&str>) -> IpAddr {
-    let peer = match peer {
-        Some(peer) => resolve(peer).await,
-        None => None,
-    };
-    peer.and_then(address_towards)
-        .or_else(|| address_towards(ELSEWHERE))
-        .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+/// Our address: the one that the asker has reached, or as it would see us from where it says to be; else as the internet would;
+/// else 127.0.0.1.
+async fn own_address(asker: Asker<'_>) -> IpAddr {
+    let can_be_told = |ip: &IpAddr| ip.is_ipv4() || asker.is_native;
+    let reached = asker.reached.map(|ip| ip.to_canonical());
+    if let Some(reached) = reached.filter(is_public).filter(can_be_told) {
+        return reached;
+    }
+    for peer in resolve(host::without_port(asker.at)).await {
+        if let Some(own) = address_towards(peer).filter(can_be_told) {
+            return own;
+        }
+    }
+    address_towards(ELSEWHERE).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-/// The IPv4 address of a host; of the others agents cannot be told.
-async fn resolve(host: &str) -> Option<IpAddr> {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        return Some(ip).filter(IpAddr::is_ipv4);
+/// The addresses of a host.
+async fn resolve(host: &str) -> Vec<IpAddr> {
+    if let Some(ip) = host::address(host) {
+        return vec![ip];
     }
     if host.is_empty() {
-        return None;
+        return Vec::new();
     }
     let found = tokio::time::timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host((host, 9)));
-    let mut found = found.await.ok()?.ok()?;
-    found.find(SocketAddr::is_ipv4).map(|found| found.ip())
+    match found.await {
+        Ok(Ok(found)) => found.map(|found| found.ip().to_canonical()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// The local address that the system would use towards `peer`. Connecting a UDP socket sends nothing.
 fn address_towards(peer: IpAddr) -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    let any = match peer {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect((peer, 9)).ok()?;
-    let ip = socket.local_addr().ok()?.ip();
-    Some(ip).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+    Some(socket.local_addr().ok()?.ip()).filter(is_public)
+}
+
+/// Whether others can reach this address, as far as that can be seen.
+fn is_public(ip: &IpAddr) -> bool {
+    !ip.is_loopback() && !ip.is_unspecified()
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Agents: registering, keeping alive, listing.
 
+use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::address::Asker;
 use super::body::JsonBody;
 use super::error::ApiError;
 use super::repository::{AgentName, AgentRow};
-use super::server::{App, keys};
+use super::server::{App, keys, reached};
 
 #[derive(Deserialize)]
 pub(super) struct StartPeerAgent {
@@ -43,8 +45,16 @@ pub(super) struct Started {
 
 pub(super) async fn start(
     app: Data<App>,
+    connection: HttpRequest,
     JsonBody(request): JsonBody<StartPeerAgent>,
 ) -> Result<Json<Started>, ApiError> {
+    let resource = request.resource.as_ref();
+    let asker = Asker {
+        at: &request.address,
+        reached: reached(&connection),
+        is_native: resource.is_some_and(|resource| resource.get("slime").is_some()),
+    };
+    let redis_address = app.address.for_agent(asker).await?;
     let keys = keys(&request.scope);
     let name = match &request.alias {
         Some(alias) => AgentName::Wanted(alias),
@@ -61,7 +71,7 @@ pub(super) async fn start(
     Ok(Json(Started {
         status: "ok",
         name,
-        redis_address: app.address.for_agent(&request.address).await,
+        redis_address: redis_address,
         resource: request.resource,
     }))
 }

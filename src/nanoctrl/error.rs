@@ -7,6 +7,7 @@ use actix_web::http::header::WWW_AUTHENTICATE;
 use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
+use super::address::Unspeakable;
 use super::gate::CHALLENGE;
 use super::repository::RepositoryError;
 
@@ -96,6 +97,8 @@ pub(super) enum ApiError {
     #[error("this server was started with another token: set NANOCTRL_TOKEN to that")]
     TokenWrong,
     #[error(transparent)]
+    RedisAddress(#[from] Unspeakable),
+    #[error(transparent)]
     Repository(#[from] RepositoryError),
 }
 
@@ -111,6 +114,7 @@ impl ResponseError for ApiError {
             Self::PathNotText(_) => StatusCode::BAD_REQUEST,
             Self::AliasTaken(_) | Self::EntityKeyTaken { .. } => StatusCode::CONFLICT,
             Self::TokenMissing | Self::TokenWrong => StatusCode::UNAUTHORIZED,
+            Self::RedisAddress(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

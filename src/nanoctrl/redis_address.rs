@@ -1,10 +1,11 @@
 //! Where Redis is, for those who are not agents.
 
+use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
 use serde::{Deserialize, Serialize};
 
 use super::body::JsonBody;
-use super::server::App;
+use super::server::{App, reached};
 
 #[derive(Deserialize)]
 pub(super) struct GetRedisAddress {
@@ -18,9 +19,13 @@ pub(super) struct Answer {
     redis_address: String,
 }
 
-pub(super) async fn get(app: Data<App>, JsonBody(_): JsonBody<GetRedisAddress>) -> Json<Answer> {
+pub(super) async fn get(
+    app: Data<App>,
+    request: HttpRequest,
+    JsonBody(_): JsonBody<GetRedisAddress>,
+) -> Json<Answer> {
     Json(Answer {
         status: "ok",
-        redis_address: app.address.url().await,
+        redis_address: app.address.url(reached(&request)).await,
     })
 }

@@ -1,14 +1,15 @@
 //! Life of a server, and its routes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use actix_web::dev::{Handler, ServerHandle};
 use actix_web::http::header::ALLOW;
 use actix_web::middleware::from_fn;
 use actix_web::web::{self, Data, ServiceConfig};
-use actix_web::{FromRequest, HttpResponse, HttpServer, Resource, Responder};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, HttpServer, Resource, Responder};
 use redis::Client;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::address::RedisAddress;
@@ -17,7 +18,7 @@ use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
 use super::{StartError, agents, cleanup, entities, redis_address, regions, topology};
-use crate::control::keys::Keys;
+use crate::control::{host, keys::Keys};
 
 /// What the health check says. Nobody reads the words.
 const GREETING: &str = "NanoCtrl Server Running";
@@ -32,6 +33,14 @@ pub(super) struct App {
     pub(super) repository: Repository,
     pub(super) address: RedisAddress,
     pub(super) gate: Gate,
+}
+
+/// The address of ours that a connection was made to.
+struct Reached(IpAddr);
+
+/// The address of ours that a request has come to.
+pub(super) fn reached(request: &HttpRequest) -> Option<IpAddr> {
+    request.conn_data().map(|Reached(ip)| *ip)
 }
 
 /// Keys of the scope of a request.
@@ -163,7 +172,14 @@ fn bind(
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .disable_signals()
-    .bind((config.host.as_str(), config.port))
+    .on_connect(|connection, data| {
+        if let Some(stream) = connection.downcast_ref::<TcpStream>()
+            && let Ok(ours) = stream.local_addr()
+        {
+            data.insert(Reached(ours.ip()));
+        }
+    })
+    .bind((host::without_port(&config.host), config.port))
     .map_err(failed)?;
     let address = *server
         .addrs()

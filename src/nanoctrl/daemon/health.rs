@@ -27,15 +27,23 @@ pub(super) fn probe(address: &str, token: Option<&Secret>) -> Result<bool, Strin
     Ok(fields.any(|field| field.to_ascii_lowercase().starts_with("www-authenticate:")))
 }
 
+/// Connects with the first of the addresses of `host:port` that answers.
+fn connect(authority: &str) -> io::Result<TcpStream> {
+    let mut failed = io::ErrorKind::AddrNotAvailable.into();
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
 /// The answer's beginning.
 fn head(address: &str, token: Option<&Secret>) -> io::Result<String> {
     let rest = address.strip_prefix("http://").unwrap_or(address);
     let authority = rest.split('/').next().unwrap_or_default();
-    let target = authority
-        .to_socket_addrs()?
-        .next()
-        .ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let mut stream = TcpStream::connect_timeout(&target, TIMEOUT)?;
+    let mut stream = connect(authority)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
     stream.set_write_timeout(Some(TIMEOUT))?;
     let token = token

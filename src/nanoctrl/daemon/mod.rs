@@ -25,7 +25,7 @@ pub use strangers::Stranger;
 
 use super::StartError;
 use super::config::RedisSource;
-use crate::control::Secret;
+use crate::control::{Secret, host};
 
 /// How often a server that starts or stops is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -63,11 +63,11 @@ pub struct Start {
 impl Start {
     fn address(&self) -> String {
         let host = self.health_host.as_deref().unwrap_or(&self.host);
-        let host = match host {
-            "0.0.0.0" => "127.0.0.1".to_owned(),
-            "::" => "[::1]".to_owned(),
-            literal if literal.contains(':') => format!("[{literal}]"),
-            name => name.to_owned(),
+        let host = host::without_port(host);
+        let host = match host::address(host) {
+            Some(ip) if ip.is_unspecified() && ip.is_ipv4() => "127.0.0.1".to_owned(),
+            Some(ip) if ip.is_unspecified() => "[::1]".to_owned(),
+            _ => host::bracketed(host),
         };
         format!("http://{host}:{}", self.health_port.unwrap_or(self.port))
     }

@@ -20,8 +20,8 @@ fn state(pid: Pid) -> Option<char> {
     after_name.trim_start().chars().next()
 }
 
-/// Whether the process was called like this, so that a number used again is not taken for our server. True if
-/// that cannot be told.
+/// Whether the process was called like this, so that a number used again is not taken for our server. Of a process that hides
+/// how it was called, as those of other users may, it is known that it is none that we have started.
 pub(super) fn has_command(pid: Pid, command: &[String]) -> bool {
     match fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) {
         Ok(found) => found
@@ -29,7 +29,8 @@ pub(super) fn has_command(pid: Pid, command: &[String]) -> bool {
             .unwrap_or(&found)
             .split(|&byte| byte == 0)
             .eq(command.iter().map(String::as_bytes)),
-        Err(_) => true,
+        // Where no process can be seen, not even this one, that is no sign of anything.
+        Err(_) => fs::read("/proc/self/cmdline").is_err(),
     }
 }
 
