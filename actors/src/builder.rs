@@ -57,7 +57,8 @@ enum Plane {
 /// | [`max_pickle_values`](Self::max_pickle_values) | `SLIME_RPC_MAX_PICKLE_VALUES` | 16,777,216 | values | in a pickle that is read; for the whole process |
 /// | [`workers`](Self::workers) | `SLIME_RPC_SERVER_WORKERS` | 1 | threads | parallel methods of one service that run at once |
 /// | [`busy_poll`](Self::busy_poll) | `SLIME_RPC_BUSY_POLL_US` | 50; 0 where this process has one core, by its affinity or quota | us | how long a waiter polls before it sleeps |
-/// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for finding and connecting a peer |
+/// | [`connect_timeout`](Self::connect_timeout) | `SLIME_RPC_CONNECT_TIMEOUT_MS` | 10,000 | ms | for registering, and for finding and connecting a peer |
+/// | [`take_over`](Self::take_over) | `SLIME_RPC_TAKE_OVER_MS` | 0 | ms | how long starting waits for an alias that is taken |
 /// | [`call_timeout`](Self::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`reconnect_wait`](Self::reconnect_wait) | `SLIME_RPC_RECONNECT_WAIT_MS` | 0 | ms | for which calls wait for a peer that is lost |
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
@@ -88,6 +89,7 @@ pub struct Builder {
     retry: Option<RetryPolicy>,
     busy_poll: Option<Duration>,
     connect_timeout: Option<Duration>,
+    take_over: Option<Duration>,
     call_timeout: Option<Duration>,
     reconnect_wait: Option<Duration>,
     stream_patience: Option<Duration>,
@@ -108,6 +110,8 @@ pub(crate) struct Settings {
     pub(crate) retry: RetryPolicy,
     pub(crate) busy_poll: Duration,
     pub(crate) connect_timeout: Duration,
+    /// How long to wait for an alias that is taken.
+    pub(crate) take_over: Duration,
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) reconnect_wait: Duration,
     pub(crate) stream_patience: Duration,
@@ -162,6 +166,7 @@ impl Default for Builder {
             retry: None,
             busy_poll: None,
             connect_timeout: None,
+            take_over: None,
             call_timeout: None,
             reconnect_wait: None,
             stream_patience: None,
@@ -314,9 +319,26 @@ impl Builder {
         self
     }
 
-    /// How long finding and connecting a peer may take.
+    /// How long registering with the control plane may take, and finding and connecting a peer.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = Some(limit);
+        self
+    }
+
+    /// How long [`start`](Self::start) waits for an alias that another agent has, and says so in the log; not at all, if not set.
+    ///
+    /// An agent that was killed keeps its alias for up to 60 s, unless its process is proved to have ended: it ran on this host,
+    /// and can be seen from here. So this is for an agent that is restarted under its alias in another container or on another
+    /// host: with 65 s it starts when the alias of the dead one has expired. One that is alive keeps it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().alias("worker:0").take_over(Duration::from_secs(65));
+    /// # let _ = builder;
+    /// ```
+    pub fn take_over(mut self, within: Duration) -> Self {
+        self.take_over = Some(within);
         self
     }
 
@@ -373,9 +395,9 @@ impl Builder {
         PeerAgent::start(self.settle()?).await
     }
 
-    fn control(&self, url: &str) -> Result<NanoCtrl, ControlError> {
+    fn control(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
         let or = |set: &Option<Secret>, name| set.clone().or_else(|| environment::secret(name));
-        let mut control = NanoCtrl::new(url, &self.scope)?;
+        let mut control = NanoCtrl::new(url, &self.scope)?.register_timeout(within);
         if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
             control = control.token(token)?;
         }
@@ -437,6 +459,10 @@ impl Builder {
             Some(set) => set,
             None => environment::millis("SLIME_RPC_CONNECT_TIMEOUT_MS")?.unwrap_or(CONNECT_TIMEOUT),
         };
+        let take_over = match self.take_over {
+            Some(set) => set,
+            None => environment::millis("SLIME_RPC_TAKE_OVER_MS")?.unwrap_or_default(),
+        };
         let call_timeout = match self.call_timeout {
             Some(set) => Some(set),
             None => environment::millis("SLIME_RPC_CALL_TIMEOUT_MS")?,
@@ -482,7 +508,7 @@ impl Builder {
         retry.check(devices.first().device().name())?;
         let control: Arc<dyn Control> = match &self.plane {
             Plane::Local => Arc::new(Local::new(&self.scope)),
-            Plane::NanoCtrl(url) => Arc::new(self.control(url)?),
+            Plane::NanoCtrl(url) => Arc::new(self.control(url, connect_timeout)?),
         };
         codec_limits.apply();
         Ok(Settings {
@@ -496,6 +522,7 @@ impl Builder {
             retry,
             busy_poll,
             connect_timeout,
+            take_over,
             call_timeout,
             reconnect_wait,
             stream_patience,

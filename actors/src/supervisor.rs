@@ -14,6 +14,7 @@ mod news;
 mod pairs;
 mod probing;
 mod reaching;
+mod registering;
 mod serving;
 
 use std::cell::{Cell, RefCell};
@@ -122,9 +123,7 @@ impl Supervisor {
         settings: Settings,
         events: broadcast::Sender<AgentEvent>,
     ) -> Result<Started, AgentError> {
-        let alias = settings.alias.as_deref();
-        let registration = settings.topology.registration(alias, "");
-        let alias = settings.control.register(registration).await?;
+        let alias = registering::register(&settings).await?;
         let incarnation = random();
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,

@@ -8,14 +8,16 @@ use std::time::Duration;
 pub enum ControlError {
     /// The name belongs to a registered agent.
     #[error(
-        "the alias `{alias}` is taken{}; choose another, or wait until the other agent has left \
-         (a crashed one keeps its name for up to 60 s)", in_scope(.scope)
+        "the alias `{alias}` is taken{}{}; choose another, or wait until the other agent has left: a crashed one keeps its \
+         name for up to 60 s, for which the setting `take_over` waits", in_scope(.scope), by(.holder)
     )]
     AliasTaken {
         /// The name asked for.
         alias: String,
         /// The scope it was asked for in; empty for none.
         scope: String,
+        /// Who has it, in words; empty if that is not known.
+        holder: String,
     },
     /// The key of a record is that of another agent's record: `mr:w:0:x` is the record `0:x` of `w`, or `x` of `w:0`.
     #[error(
@@ -131,6 +133,13 @@ fn token_advice(is_given: bool) -> &'static str {
     } else {
         "wants a token and was given none; give the one that it was started with, in NANOCTRL_TOKEN or as the setting \
          `token`"
+    }
+}
+
+fn by(holder: &str) -> String {
+    match holder {
+        "" => String::new(),
+        holder => format!(" by {holder}"),
     }
 }
 

@@ -77,6 +77,7 @@ impl Local {
         ControlError::AliasTaken {
             alias,
             scope: self.scope.clone(),
+            holder: String::new(),
         }
     }
 }

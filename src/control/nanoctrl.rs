@@ -14,7 +14,7 @@ use redis::pipe;
 use serde_json::Value;
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 mod access;
@@ -52,10 +52,40 @@ use super::{
 /// First and longest pause between attempts to register.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
+/// How long giving a name back may take.
+const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// The field beside a process that says which attempt to register it was published by.
+const MARK: &str = "attempt";
+
+/// A registration that has been accepted.
+struct Joined {
+    answer: Registered,
+    /// It was taken from a process that has ended.
+    is_taken_over: bool,
+}
+
+/// What became of a try to free an alias.
+enum Eviction {
+    Done,
+    /// It may be in use, by whom this says.
+    Refused(String),
+}
+
+/// Makes a registration known to be of this attempt, if it describes the process.
+fn mark(registration: &mut Registration) -> Option<String> {
+    let process = registration.resource.as_mut()?.get_mut("slime")?;
+    let mark = session::new_incarnation();
+    process
+        .as_object_mut()?
+        .insert(MARK.to_owned(), mark.as_str().into());
+    Some(mark)
+}
+
 /// Talks HTTP to a NanoCtrl server, and to Redis at the address that the server names.
 ///
-/// Bounds: [`register`](Control::register) ends within the register timeout (10 s), one request timeout (5 s)
-/// for every Redis command after it, and one more to give the name back when Redis fails. Every other method ends within
+/// Bounds: [`register`](Control::register) ends within the register timeout (10 s), and a second more at most to give the name
+/// back when Redis fails. Every other method ends within
 /// a few request timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
 /// commands per polling interval (5 s), some 25 per heartbeat, and one per record or entity and heartbeat; one that watches
 /// entities, three more per polling interval. What others keep in that Redis costs nothing: no key is looked for.
@@ -111,7 +141,7 @@ impl NanoCtrl {
         })
     }
 
-    /// How long registering is tried while the server is out of reach. Default 10 s.
+    /// How long registering may take; it is tried again while the server is out of reach. Default 10 s.
     #[must_use]
     pub fn register_timeout(mut self, timeout: Duration) -> Self {
         self.register_timeout = timeout;
@@ -172,38 +202,98 @@ impl NanoCtrl {
         self
     }
 
-    /// Registers, trying again for as long as the server is out of reach or in trouble.
-    async fn join(&self, registration: &Registration) -> Result<Registered, ControlError> {
-        let deadline = Instant::now() + self.register_timeout;
-        let mut pause = PAUSES.0;
+    /// Registers, trying again for as long as the server is out of reach or in trouble. `failed` is why the last attempt did.
+    async fn join(
+        &self,
+        registration: &mut Registration,
+        failed: &mut Option<ControlError>,
+    ) -> Result<Joined, ControlError> {
+        let deadline = Instant::now().checked_add(self.register_timeout);
+        let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let is_address_wanted = registration.address.is_empty();
+        let mark = mark(registration);
+        let (mut pause, mut is_taken_over) = (PAUSES.0, false);
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let error = match self.http.register(registration, left).await {
-                Ok(answer) => return checked(answer, registration),
+            if is_address_wanted {
+                let (host, port) = self.http.host();
+                registration.address = address_towards(&host, port).await.unwrap_or_default();
+            }
+            let limit = left().unwrap_or(self.http.timeout);
+            let error = match self.http.register(registration, limit).await {
+                Ok(answer) => {
+                    let answer = checked(answer, registration)?;
+                    return Ok(Joined {
+                        answer,
+                        is_taken_over,
+                    });
+                }
+                Err(ControlError::AliasTaken { alias, scope, .. }) => {
+                    match self.evict(&alias, mark.as_deref()).await? {
+                        Eviction::Done => {
+                            is_taken_over = true;
+                            continue;
+                        }
+                        Eviction::Refused(holder) => {
+                            return Err(ControlError::AliasTaken {
+                                alias,
+                                scope,
+                                holder,
+                            });
+                        }
+                    }
+                }
                 Err(error) => error,
             };
-            if !is_passing(&error) || Instant::now() + pause >= deadline {
+            if !is_passing(&error) || left().is_some_and(|left| left <= pause) {
                 return Err(error);
             }
-            tracing::debug!(%error, ?pause, "registering failed; trying again");
+            if failed.is_none() {
+                let (url, within) = (self.http.url(), self.register_timeout);
+                tracing::warn!(url, ?within, %error, "cannot register yet; trying again");
+            }
+            tracing::debug!(%error, ?pause, "registering failed");
+            *failed = Some(error);
             sleep(pause).await;
             pause = PAUSES.1.min(pause * 2);
         }
     }
 
-    /// Frees an alias if whoever has it was a process of this host that has ended. Says whether it was.
-    async fn evict(&self, alias: &str) -> Result<bool, ControlError> {
+    /// Frees an alias if whoever has it is proved to have ended, or is this attempt to register: one that was not answered in
+    /// time may have been carried out.
+    async fn evict(&self, alias: &str, mark: Option<&str>) -> Result<Eviction, ControlError> {
         let resource = self.http.resource(alias).await?.unwrap_or_default();
-        let is_ghost = resource.get("slime").is_some_and(process::is_gone);
-        if is_ghost {
+        let Some(process) = resource.get("slime") else {
+            return Ok(Eviction::Refused(String::new()));
+        };
+        let is_ours = mark.is_some() && process.get(MARK).and_then(Value::as_str) == mark;
+        if !is_ours && !process::is_gone(process) {
+            return Ok(Eviction::Refused(process::explain(process)));
+        }
+        if !is_ours {
             tracing::warn!(
                 alias,
-                pid = %resource["slime"]["pid"],
+                pid = %process["pid"],
                 "the process that had this alias has ended without leaving; taking it over"
             );
-            self.http.clean_up(alias).await?;
         }
-        Ok(is_ghost)
+        self.http.clean_up(alias).await?;
+        Ok(Eviction::Done)
+    }
+
+    /// Joins, and makes that a session. `name` is what we are registered as meanwhile.
+    async fn begin(
+        &self,
+        mut registration: Registration,
+        name: &mut Option<String>,
+        failed: &mut Option<ControlError>,
+    ) -> Result<Arc<Session>, ControlError> {
+        let joined = self.join(&mut registration, failed).await?;
+        *name = Some(joined.answer.name.clone());
+        let session = self.settle(joined.answer, registration).await?;
+        if joined.is_taken_over {
+            session.delete_mail().await?;
+        }
+        Ok(session)
     }
 
     /// Turns the server's answer into a session: Redis is reached, stale keys are gone, our hash is written.
@@ -226,8 +316,12 @@ impl NanoCtrl {
 
     /// Gives a name back that could not be used after all.
     async fn give_back(&self, alias: &str) {
-        if let Err(error) = self.http.clean_up(alias).await {
-            tracing::debug!(alias, %error, "the name stays taken until it expires");
+        match timeout(GIVE_BACK, self.http.clean_up(alias)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(alias, %error, "the name stays taken until it expires")
+            }
+            Err(_) => tracing::debug!(alias, "the name stays taken until it expires"),
         }
     }
 
@@ -262,7 +356,7 @@ impl NanoCtrl {
 
 #[async_trait]
 impl Control for NanoCtrl {
-    async fn register(&self, mut registration: Registration) -> Result<String, ControlError> {
+    async fn register(&self, registration: Registration) -> Result<String, ControlError> {
         check_scope(self.keys.scope())?;
         if let Some(alias) = &registration.alias {
             check_alias(alias)?;
@@ -273,30 +367,25 @@ impl Control for NanoCtrl {
         if !self.life.is_new() {
             return Err(ControlError::NotRegistered);
         }
-        if registration.address.is_empty() {
-            let (host, port) = self.http.host();
-            registration.address = address_towards(&host, port).await.unwrap_or_default();
-        }
-        let mut is_taken_over = false;
-        let answer = match self.join(&registration).await {
-            Err(ControlError::AliasTaken { alias, .. }) if self.evict(&alias).await? => {
-                is_taken_over = true;
-                self.join(&registration).await?
-            }
-            answer => answer?,
+        let (mut name, mut failed) = (None, None);
+        let begun = self.begin(registration, &mut name, &mut failed);
+        let begun = match timeout(self.register_timeout, begun).await {
+            Ok(begun) => begun,
+            Err(_) => Err(failed.unwrap_or_else(|| ControlError::Timeout {
+                what: format!("registering with NanoCtrl at {}", self.http.url()),
+                after: self.register_timeout,
+            })),
         };
-        let name = answer.name.clone();
-        let settled = match self.settle(answer, registration).await {
-            Ok(session) if is_taken_over => session.delete_mail().await.map(|()| session),
-            settled => settled,
-        };
-        let session = match settled {
+        let session = match begun {
             Ok(session) => session,
             Err(error) => {
-                self.give_back(&name).await;
+                if let Some(name) = name {
+                    self.give_back(&name).await;
+                }
                 return Err(error);
             }
         };
+        let name = session.alias.clone();
         if !self.life.begin(Arc::clone(&session)) {
             self.give_back(&name).await;
             return Err(ControlError::NotRegistered);

@@ -62,7 +62,6 @@ pub(super) fn is_gone(described: &Value) -> bool {
 }
 
 /// In words, who published `described` and why it is not known whether that process has ended.
-#[expect(dead_code)]
 pub(super) fn explain(described: &Value) -> String {
     let pid = match described.get("pid").and_then(Value::as_u64) {
         Some(pid) => format!("process {pid}"),

@@ -4,8 +4,10 @@
 use std::env;
 use std::time::{Duration, Instant};
 
-use crate::common::NanoCtrlServer;
-use slimerpc_actors::{PeerAgent, service};
+use crate::common::{NanoCtrlServer, free_port};
+use serde_json::json;
+use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
+use slimerpc_actors::{AgentError, PeerAgent, service};
 
 /// How long the control plane is away, in seconds; more of them only prove more of the same.
 const OUTAGE: &str = "SLIME_TEST_OUTAGE_S";
@@ -90,4 +92,51 @@ async fn established_channels_outlive_nanoctrl_and_redis_and_newcomers_find_ever
         agent.shutdown().await.unwrap();
     }
     assert_eq!(server.redis.keys(), ["nano_meta:service_revision"]);
+}
+
+#[actix::test]
+async fn a_control_plane_that_is_not_there_is_reported_within_the_connect_timeout() {
+    let within = Duration::from_secs(1);
+    let url = format!("http://127.0.0.1:{}", free_port());
+    let builder = PeerAgent::builder().nanoctrl(&url).connect_timeout(within);
+    let started = Instant::now();
+    let error = builder.start().await.err().expect("nothing is there");
+    assert!(error.to_string().contains(&url), "{error}");
+    assert!(started.elapsed() < within * 4, "{:?}", started.elapsed());
+}
+
+/// As in another container: nothing can be known of its process.
+#[actix::test]
+async fn an_alias_of_which_nobody_knows_whether_its_agent_lives_can_be_waited_for() {
+    let server = NanoCtrlServer::start();
+    let dead = NanoCtrl::new(&server.url(), "").unwrap();
+    let registration = Registration {
+        alias: Some("w".to_owned()),
+        resource: Some(json!({"slime": {"boot_id": "another", "pid": 4711}})),
+        ..Registration::default()
+    };
+    dead.register(registration).await.unwrap();
+    drop(dead);
+    let builder = || PeerAgent::builder().nanoctrl(server.url()).alias("w");
+    let taken = builder().start().await.err().expect("it is taken");
+    assert!(
+        matches!(taken, AgentError::Control(ControlError::AliasTaken { .. })),
+        "{taken:?}"
+    );
+    let text = taken.to_string();
+    assert!(text.contains("process 4711 on another host"), "{text}");
+    assert!(text.contains("take_over"), "{text}");
+
+    let _: i64 = server.redis.run(&["EXPIRE", "agent:w", "2"]);
+    let agent = builder().take_over(Duration::from_secs(20)).start().await;
+    agent.unwrap().shutdown().await.unwrap();
+
+    // Of agents in this process, too.
+    let local = || PeerAgent::builder().local().alias("taken-over");
+    let first = local().start().await.unwrap();
+    let second = actix::spawn(local().take_over(Duration::from_secs(20)).start());
+    actix::clock::sleep(Duration::from_millis(300)).await;
+    assert!(!second.is_finished());
+    first.shutdown().await.unwrap();
+    second.await.unwrap().unwrap().shutdown().await.unwrap();
 }

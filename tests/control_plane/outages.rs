@@ -576,3 +576,90 @@ async fn a_redis_that_is_being_loaded_is_waited_for_and_a_replica_is_named_as_on
     });
     assert_eq!(registered.unwrap(), "a");
 }
+
+#[tokio::test]
+async fn registering_ends_in_time_although_redis_accepts_and_never_answers() {
+    let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let answer = format!(r#"{{"name":"a","redis_address":"127.0.0.1:{port}"}}"#);
+    let server = FakeHttp::registering(answer.leak());
+    let agent = NanoCtrl::new(&server.url(), "").unwrap();
+    let agent = agent.register_timeout(REGISTER);
+    let start = Instant::now();
+    let error = agent.register(named("a")).await.unwrap_err();
+    assert!(matches!(error, ControlError::Timeout { .. }), "{error}");
+    assert!(start.elapsed() < REGISTER * 4, "{:?}", start.elapsed());
+    assert_eq!(server.paths(), ["/start_peer_agent", "/cleanup"]);
+}
+
+/// Registering is carried out, and the answer is lost.
+#[tokio::test]
+async fn an_attempt_to_register_that_was_not_answered_does_not_take_the_alias_from_the_next() {
+    let server = NanoCtrlServer::start();
+    let (port, listener) = (server.port, TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for (number, client) in listener.incoming().map_while(Result::ok).enumerate() {
+            let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            let (mut from, mut into) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+            if number > 0 {
+                let (mut from, mut into) = (server, client);
+                std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+            } else {
+                std::mem::forget((server, client));
+            }
+        }
+    });
+    let agent = NanoCtrl::new(&url, "").unwrap().request_timeout(REGISTER);
+    let registration = Registration {
+        resource: Some(json!({"slime": {}})),
+        ..named("a")
+    };
+    assert_eq!(agent.register(registration.clone()).await.unwrap(), "a");
+    let other = NanoCtrl::new(&url, "").unwrap();
+    let error = other.register(registration).await.unwrap_err();
+    assert!(matches!(error, ControlError::AliasTaken { .. }), "{error}");
+}
+
+/// Where `localhost` is `::1` first, as on Debian, and everything listens on 127.0.0.1.
+#[tokio::test]
+async fn localhost_is_the_address_at_which_something_answers() {
+    const HELPER: &str = "SLIME_TEST_LOCALHOST";
+    const NAME: &str = "outages::localhost_is_the_address_at_which_something_answers";
+    if let Ok(port) = std::env::var(HELPER) {
+        let first = tokio::net::lookup_host("localhost:1").await.unwrap().next();
+        assert!(first.unwrap().is_ipv6(), "{first:?}");
+        let agent = NanoCtrl::new(&format!("http://localhost:{port}"), "").unwrap();
+        let registration = Registration {
+            address: String::new(),
+            ..named("a")
+        };
+        agent.register(registration).await.unwrap();
+        let peer = agent.peer("a").await.unwrap().unwrap();
+        assert_eq!(peer.address, "127.0.0.1");
+        return agent.clean_up().await.unwrap();
+    }
+    let server = NanoCtrlServer::start();
+    let hosts = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(hosts.path(), "::1 localhost\n127.0.0.1 localhost\n").unwrap();
+    let script = "mount --bind \"$0\" /etc/hosts || exit 77; exec \"$1\" --exact \"$2\"";
+    let mut command = std::process::Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", script])
+        .arg(hosts.path());
+    command.arg(std::env::current_exe().unwrap()).arg(NAME);
+    let ended = command
+        .env(HELPER, server.port.to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stdout);
+    if !rustix::process::geteuid().is_root() || ended.status.code() == Some(77) {
+        eprintln!("SKIPPED: this needs root, and may mount over /etc/hosts");
+        return;
+    }
+    assert!(
+        ended.status.success() && said.contains("1 passed"),
+        "{said}"
+    );
+}

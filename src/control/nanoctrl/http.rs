@@ -129,6 +129,7 @@ impl Http {
             Err(ControlError::Refused { status: 409, .. }) => Err(ControlError::AliasTaken {
                 alias: registration.alias.clone().unwrap_or_default(),
                 scope: self.scope.clone(),
+                holder: String::new(),
             }),
             answer => answer,
         }

@@ -232,6 +232,7 @@ pub(super) fn taken(session: &Session) -> ControlError {
     ControlError::AliasTaken {
         alias: session.alias.clone(),
         scope: session.keys.scope().to_owned(),
+        holder: String::new(),
     }
 }
 

@@ -302,7 +302,7 @@ fn unix_seconds() -> u64 {
 }
 
 /// A name for this life that no other has: process, time and a keyed hash, whose keys are random.
-fn new_incarnation() -> String {
+pub(super) fn new_incarnation() -> String {
     use std::hash::{BuildHasher, RandomState};
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
