@@ -125,8 +125,8 @@ impl fmt::Debug for RdmaBuffer {
 /// Memory of this agent, offered to whoever is given its [handle](Self::handle), until this is dropped. Made by
 /// [`PeerAgent::allocate`](crate::PeerAgent::allocate).
 ///
-/// Peers may use it while its owner does; as with any DMA, bytes that are written meanwhile are then a mixture of old and
-/// new ones. Tell them when it is ready.
+/// Peers may use it while its owner does, and so may threads of the owner that share it; as with any DMA, bytes that are written
+/// meanwhile are then a mixture of old and new ones. Tell them when it is ready.
 #[derive(Debug)]
 pub struct OwnBuffer {
     handle: RdmaBuffer,

@@ -438,7 +438,7 @@ impl Builder {
         Ok(limits)
     }
 
-    fn settle(self) -> Result<Settings, AgentError> {
+    pub(crate) fn settle(self) -> Result<Settings, AgentError> {
         let codec_limits = self.settle_codec_limits()?;
         let or = |set: Option<usize>, name, default| match set {
             Some(set) => Ok(set),

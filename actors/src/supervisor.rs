@@ -16,6 +16,8 @@ mod probing;
 mod reaching;
 mod registering;
 mod serving;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};

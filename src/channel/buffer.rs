@@ -55,7 +55,8 @@ pub struct Place {
 /// Registered memory with which peers may do what its rights say, until it is dropped: then its keys are worth nothing any
 /// more, and only then is the memory freed (DROP-1).
 ///
-/// A peer may write while its owner reads, and the other way round; as with any DMA, the bytes are then a mixture.
+/// A peer may write while its owner reads, and the other way round, and so may several threads of the owner; as with any DMA,
+/// the bytes are then a mixture.
 ///
 /// ```
 /// use slimerpc::channel::{Buffer, Memory, MemoryLimits, Rights};

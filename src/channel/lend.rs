@@ -1,10 +1,18 @@
 //! Rings, and the one place that lends their bytes.
 //!
-//! A slot is lent to one borrower at a time, which the ring itself enforces; so two Rust references to the
-//! same bytes cannot exist in this process. What the *peer* does to a slot is governed by the protocol: it
-//! writes a slot of a receive ring only while it holds the slot's credit (SLOT-1, RING-1). A peer that breaks
-//! that changes bytes under a reader, as a device could with any DMA buffer; everything that reads lent
-//! bytes therefore validates values after copying them out, and no safety rests on the bytes.
+//! A reference to lent bytes needs three things:
+//! - *Valid, initialised memory.* [`MemoryRegion`] promises it for as long as the region lives, and a loan keeps that.
+//! - *No other access in this process.* A slot is lent to one borrower at a time, which the ring itself enforces; a whole region
+//!   belongs to one owner. Nobody else is given the region to copy to or from, and work requests that change lent bytes are
+//!   posted only by who holds them, and await their end.
+//! - *No change from outside.* Rust does not enforce this: another process or a device writes the memory. The protocol governs
+//!   it: a peer writes a slot of a receive ring only while it holds the slot's credit (SLOT-1, RING-1), and is told of memory
+//!   beyond the rings only to read it.
+//!
+//! A peer that breaks the protocol changes bytes under a reader, as a device could with any DMA buffer. Every bit pattern is a
+//! byte, so each access gives some value, old or new. Everything in this crate that reads lent bytes validates values after
+//! copying them out, and no safety rests on the bytes; who is lent them by a raw method must do so likewise, where the peer is
+//! not trusted.
 
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
@@ -132,8 +140,10 @@ impl<R: Deref<Target = Ring>> Deref for Lent<R> {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the pointer is valid for `slot_size` bytes while the ring lives, which this loan borrows or shares;
-        // the `lent` flag excludes another loan of the slot; see the module about the peer.
+        // SAFETY: the pointer is valid for `slot_size` initialised bytes while the region lives, which the ring holds and this
+        // loan borrows or shares. The `lent` flag, which was taken with Acquire and is given back with Release, excludes
+        // another loan of the slot, so no `&mut` to its bytes exists in this process. The peer writes them only while it holds
+        // the slot's credit; see the module about one that does not keep to that.
         unsafe {
             std::slice::from_raw_parts(
                 self.ring.slot_ptr(self.slot),
@@ -146,7 +156,8 @@ impl<R: Deref<Target = Ring>> Deref for Lent<R> {
 impl<R: Deref<Target = Ring>> DerefMut for Lent<R> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference.
+        // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference. The memory is writable by the
+        // contract of `MemoryRegion`.
         unsafe {
             std::slice::from_raw_parts_mut(
                 self.ring.slot_ptr(self.slot),
@@ -196,8 +207,10 @@ impl Deref for Whole {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the region is valid for `len` bytes while it lives, and only this makes references to its bytes, so
-        // `&self` excludes a `&mut` to the same ones; see the type about READs.
+        // SAFETY: the region is valid for `len` initialised bytes while it lives, and it lives as long as `self`. Only this
+        // makes references to its bytes, so `&self` excludes a `&mut` to the same ones. Whoever has the region by `shared`
+        // registers it with other devices; a `Buffer`, which copies to and from it while peers write, makes no reference. A
+        // READ into it, or an allowed peer's write, takes place only while its owner awaits that; see the type.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
     }
 }
@@ -234,14 +247,15 @@ impl RemoteRing {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::thread;
+
     use super::*;
-    use crate::fabric;
+    use crate::fabric::heap::HeapDevice;
 
     #[test]
     fn ring_1_a_slot_is_lent_to_one_borrower_at_a_time() {
-        let device = fabric::open(fabric::SHM, 1).unwrap();
         let geometry = Geometry::new(2, 64).unwrap();
-        let ring = Arc::new(Ring::receive(&*device, geometry).unwrap());
+        let ring = Arc::new(Ring::receive(&HeapDevice::default(), geometry).unwrap());
         let loan = ring.lend(0).unwrap();
         for _ in 0..2 {
             assert!(ring.lend(0).is_none(), "a refusal does not free the slot");
@@ -254,5 +268,41 @@ mod tests {
         assert!(ring.lend(1).is_some());
         drop(loan);
         assert!(ring.lend(0).is_some());
+    }
+
+    #[test]
+    fn ring_1_threads_hand_a_slot_over_by_its_loan_alone() {
+        let geometry = Geometry::new(2, 64).unwrap();
+        let ring = Arc::new(Ring::receive(&HeapDevice::default(), geometry).unwrap());
+        thread::scope(|scope| {
+            for number in 1..=3 {
+                let ring = &ring;
+                scope.spawn(move || {
+                    let mut lent = 0;
+                    while lent < 20 {
+                        let Some(mut loan) = ring.lend(1) else {
+                            thread::yield_now();
+                            continue;
+                        };
+                        let before = loan[0];
+                        assert!(loan.iter().all(|byte| *byte == before));
+                        loan.fill(number);
+                        lent += 1;
+                    }
+                });
+            }
+        });
+        assert!(ring.lend(0).unwrap().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_whole_region_is_read_and_written_by_its_owner() {
+        let device = HeapDevice::default();
+        let mut whole = Whole::register(&device, 100, Access::LOCAL_WRITE).unwrap();
+        whole[99] = 7;
+        assert_eq!((whole.len(), whole[0], whole[99]), (100, 0, 7));
+        let mut back = [0; 2];
+        whole.region().copy_out(98, &mut back).unwrap();
+        assert_eq!(back, [0, 7]);
     }
 }

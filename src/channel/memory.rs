@@ -333,10 +333,10 @@ impl Drop for Block {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::fabric;
+    use crate::fabric::heap::HeapDevice;
 
     fn memory(limits: MemoryLimits) -> Arc<Memory> {
-        Memory::new(fabric::open(fabric::SHM, 1).unwrap(), limits)
+        Memory::new(Arc::new(HeapDevice::default()), limits)
     }
 
     #[test]

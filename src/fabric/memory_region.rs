@@ -5,14 +5,22 @@ use std::fmt;
 use std::ops::{BitOr, Range};
 use std::ptr::NonNull;
 
+use super::shared_bytes::SharedBytes;
+
 /// Memory that a device may read and write, and, with the right [`Access`], peers too.
 ///
 /// Dropping the last handle deregisters the memory before it is freed (DROP-1): from then on its keys are
 /// refused, locally and remotely.
 ///
+/// Devices and peers use its bytes whenever they like, so nobody has a reference to them by right. `copy_in` and
+/// `copy_out` may be called by any thread at any time: what they copy while it changes is a mixture of old and new bytes.
+/// Whoever uses the pointer otherwise has to know that no thread of this process accesses those bytes meanwhile.
+///
 /// # Safety
-/// [`as_ptr`](Self::as_ptr) must be valid for reads and writes of [`len`](Self::len) bytes while the
-/// region lives, and must not move.
+/// [`as_ptr`](Self::as_ptr) must be valid for reads and writes of [`len`](Self::len) initialised bytes while the region
+/// lives, and must not move. The implementation itself must not access them but by atomics, or by work requests: those move
+/// bytes as a device does, and whoever posts one must know that no thread of this process has a reference to bytes that it
+/// changes until it has completed.
 pub unsafe trait MemoryRegion: Any + Send + Sync + fmt::Debug {
     /// The first byte.
     fn as_ptr(&self) -> NonNull<u8>;
@@ -50,39 +58,39 @@ pub struct OutOfRange {
 impl dyn MemoryRegion {
     /// Copies `bytes` to `offset`.
     ///
-    /// A peer may write there at the same time; as with any DMA the bytes are then a mixture.
+    /// Others may read and write there at the same time, threads of this process, peers and devices; as with any DMA, the
+    /// bytes are then a mixture.
     ///
     /// # Errors
     /// The range leaves the region; nothing is written then.
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfRange> {
-        let at = self.checked(offset, bytes.len())?;
-        // SAFETY: `checked` keeps the range inside the region, which the trait's contract makes writable;
-        // `bytes` is a Rust slice and the region is never lent as `&mut` to the caller of this function.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+        self.check(offset, bytes.len())?;
+        self.shared_bytes().store(offset, bytes);
         Ok(())
     }
 
-    /// Copies from `offset` into `bytes`.
+    /// Copies from `offset` into `bytes`. Others may write there at the same time, as with [`copy_in`](Self::copy_in).
     ///
     /// # Errors
     /// The range leaves the region; nothing is read then.
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) -> Result<(), OutOfRange> {
-        let at = self.checked(offset, bytes.len())?;
-        // SAFETY: as in `copy_in`, with the roles exchanged.
-        unsafe { std::ptr::copy_nonoverlapping(at, bytes.as_mut_ptr(), bytes.len()) };
+        self.check(offset, bytes.len())?;
+        self.shared_bytes().load(offset, bytes);
         Ok(())
     }
 
-    fn checked(&self, offset: usize, len: usize) -> Result<*mut u8, OutOfRange> {
+    fn shared_bytes(&self) -> SharedBytes<'_> {
+        // SAFETY: the trait's contract makes `len` bytes valid and initialised while `self` lives, and has everybody in this
+        // process who accesses them otherwise see to it that nobody does so by this meanwhile.
+        unsafe { SharedBytes::new(self.as_ptr(), self.len()) }
+    }
+
+    fn check(&self, offset: usize, len: usize) -> Result<(), OutOfRange> {
         let end = offset.checked_add(len).filter(|end| *end <= self.len());
-        match end {
-            // SAFETY: `offset <= end <= self.len()`, so the result stays inside the region (or one past it).
-            Some(_) => Ok(unsafe { self.as_ptr().as_ptr().add(offset) }),
-            None => Err(OutOfRange {
-                range: offset..offset.saturating_add(len),
-                len: self.len(),
-            }),
-        }
+        end.map(drop).ok_or_else(|| OutOfRange {
+            range: offset..offset.saturating_add(len),
+            len: self.len(),
+        })
     }
 }
 
@@ -123,5 +131,50 @@ impl BitOr for Access {
     type Output = Self;
     fn bitor(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::thread;
+
+    use super::*;
+    use crate::fabric::Device;
+    use crate::fabric::heap::HeapDevice;
+
+    /// Safe code cannot have a data race: Miri says so.
+    #[test]
+    fn threads_may_copy_to_and_from_the_same_bytes() {
+        const LEN: usize = 61;
+        let region = HeapDevice::default().register(LEN, Access::ALL).unwrap();
+        let region = &*region;
+        thread::scope(|scope| {
+            for (number, offset) in [(1, 0), (2, 3), (3, 16)] {
+                scope.spawn(move || {
+                    let mut back = [0; LEN];
+                    for _ in 0..20 {
+                        region.copy_in(offset, &[number; 41]).unwrap();
+                        region.copy_out(0, &mut back).unwrap();
+                        assert!(back.iter().all(|byte| *byte <= 3), "{back:?}");
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_leaves_the_region_is_refused_and_not_copied() {
+        let region = HeapDevice::default().register(16, Access::ALL).unwrap();
+        for (offset, len) in [(0, 17), (16, 1), (17, 0), (usize::MAX, 2), (usize::MAX, 0)] {
+            let range = offset..offset.saturating_add(len);
+            let refused = Err(OutOfRange { range, len: 16 });
+            assert_eq!(region.copy_in(offset, &vec![1; len]), refused);
+            assert_eq!(region.copy_out(offset, &mut vec![1; len]), refused);
+        }
+        region.copy_in(16, &[]).unwrap();
+        let mut back = [1; 16];
+        region.copy_out(0, &mut back).unwrap();
+        assert_eq!(back, [0; 16]);
     }
 }

@@ -25,9 +25,12 @@ pub(crate) mod eventfd;
 mod events;
 #[cfg(feature = "faults")]
 pub mod faults;
+#[cfg(test)]
+pub(crate) mod heap;
 mod memory_region;
 mod open;
 mod queue_pair;
+mod shared_bytes;
 pub mod shm;
 mod soft_rnr_monitor;
 #[cfg(feature = "verbs")]

@@ -60,6 +60,11 @@ pub trait QueuePair: Send + fmt::Debug {
 
     /// Posts a send. A bad key or address is not an error here but a completion.
     ///
+    /// A key is all that the device asks for, so it is for who posts to see to these, until the request has completed or the
+    /// queue pair is dropped: the memory that `request` names here stays registered (a region that is dropped earlier makes
+    /// the request fail), and no thread has a reference to bytes that it changes, nor changes bytes that it sends. Inline bytes
+    /// are taken before this returns.
+    ///
     /// # Errors
     /// Not in RTS or ERR, the send queue is full, or inline data is longer than `max_inline` or given for
     /// a read. In ERR it is accepted and then flushed, unsignalled ones too.

@@ -477,7 +477,7 @@ impl State {
     }
 
     /// Closes what belongs to a life of a peer.
-    fn life_lost(&self, peer: &str, incarnation: u64, cause: &LossCause) {
+    pub(super) fn life_lost(&self, peer: &str, incarnation: u64, cause: &LossCause) {
         for (life, channel) in &*self.channels.borrow() {
             if *life == Some(incarnation)
                 && let Some(channel) = channel.upgrade()

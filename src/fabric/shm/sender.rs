@@ -329,11 +329,12 @@ impl Sender {
             } else {
                 (local, remote)
             };
-            // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when
-            // posted) or of a region held by `memory`; `remote` is `length` bytes of a mapping held by
-            // `self.regions`. No Rust reference into regions is held across a post except the loans that the
-            // protocol governs. The ranges may be the same memory in a loopback, hence `copy`; bytes that
-            // another process changes meanwhile arrive as some mixture, as they do by DMA.
+            // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when posted) or of a region
+            // held by `memory`; `remote` is `length` bytes of a mapping held by `self.regions`. Both are valid for that. This
+            // plays the device, whose part it is to move bytes that others use: by the contract of `post_send` nobody here has
+            // a reference to those that change, and bytes that are changed meanwhile, by another process or by a copy of
+            // another thread, arrive as some mixture, as they do by DMA. The ranges may be the same memory in a loopback,
+            // hence `copy`.
             unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), length) };
         }
         if let Operation::WriteWithImm(imm) = request.operation {

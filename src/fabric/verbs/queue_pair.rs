@@ -389,8 +389,8 @@ impl QueuePair for VerbsQueuePair {
             num_sge: 0,
         };
         let mut refused = ptr::null_mut();
-        // SAFETY: the queue pair is alive, its context's table has this entry, and the work request, which has no buffer,
-        // is read before the call returns.
+        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
+        // receive queue. The work request, which has no buffer, is read before the call returns; `refused` is valid for a write.
         let posted = unsafe {
             let post = (*(*self.raw()).context).ops.post_recv;
             post.map_or(libc::ENOSYS, |post| {
@@ -471,8 +471,12 @@ impl QueuePair for VerbsQueuePair {
         work.wr.rdma.remote_addr = request.remote.addr;
         work.wr.rdma.rkey = request.remote.rkey;
         let mut refused = ptr::null_mut();
-        // SAFETY: the queue pair is alive and its context's table has this entry. The work request and its element are
-        // read before the call returns, inline bytes too. Registered memory is checked by the device against the key.
+        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
+        // send queue. The work request, its one element and inline bytes, which are at most as many as the queue pair was made
+        // for, are valid now and read before the call returns; `refused` is valid for a write. Other memory is not reached by
+        // pointer: the device checks address, length and right against the key, and a key is worth nothing once its region is
+        // deregistered, which comes before its memory is freed (DROP-1). That nobody here has a reference to bytes that the
+        // device changes is the contract of `QueuePair::post_send`.
         let posted = unsafe {
             let post = (*(*self.raw()).context).ops.post_send;
             post.map_or(libc::ENOSYS, |post| {
