@@ -69,6 +69,9 @@ mod environment;
 mod error;
 mod factory;
 mod front;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod group;
 mod handshake;
 mod instance;

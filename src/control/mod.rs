@@ -34,6 +34,9 @@ pub use error::ControlError;
 pub use local::Local;
 pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use nanoctrl::read_mailbox;
 pub use natural::natural_order;
 pub use record::{PeerRecord, Registration};
 pub use secret::Secret;

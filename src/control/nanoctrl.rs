@@ -32,6 +32,9 @@ mod session;
 mod store;
 mod watch;
 
+#[cfg(fuzzing)]
+pub use self::parse::read_mailbox;
+
 use self::{
     access::Access,
     http::{Http, Registered},

@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::common::alone::is_alone;
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::channel::{ClientChannel, MemoryAccount};
 use slimerpc::fabric::faults::{Account, Fault, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode};
-use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, service};
+use slimerpc_actors::{AgentError, Builder, PeerAgent, PeerEvent, Proxy, Ran, RpcError, service};
 use tokio::time::{sleep, timeout};
 
 /// Nothing takes so long unless it hangs.
@@ -311,6 +312,47 @@ async fn call_2_answers_of_a_worker_that_was_frozen_come_late_and_harm_nothing()
     assert_eq!(late, 0, "what was never sent is never run");
     check_credits(&proxy, &proxy.channel().unwrap()).await;
     stage.strike().await;
+}
+
+/// Who is stopped is not lost: its calls wait, and nothing of its connections is given up.
+#[actix::test]
+async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
+    let _alone = ALONE.lock().await;
+    let (beat, detection) = (Duration::from_millis(20), Duration::from_millis(200));
+    let faults = Faults::new(Plan::new());
+    let often = |builder: Builder| builder.heartbeat(beat).detection(detection).start();
+    let worker = often(agent("worker", "stalled", &faults)).await.unwrap();
+    let driver = often(agent("driver", "stalled", &Faults::new(Plan::new())));
+    let driver = driver.await.unwrap();
+    worker
+        .serve(Ledger {
+            runs: Runs::default(),
+        })
+        .await
+        .unwrap();
+    let proxy = driver.proxy::<Ledger>(worker.alias()).await.unwrap();
+    let mut events = driver.watch(worker.alias()).await.unwrap();
+    let mut next = async || timeout(LONG, events.next()).await.expect("an event comes");
+    let first = next().await;
+    assert!(
+        matches!(first, Some(PeerEvent::Connected { .. })),
+        "{first:?}"
+    );
+    proxy.record(1, vec![]).await.unwrap();
+    let channel = proxy.channel().unwrap();
+
+    faults.freeze();
+    let call = proxy.record(2, vec![]);
+    assert_eq!(next().await, Some(PeerEvent::Stalled));
+    // Longer than it takes to notice a loss.
+    sleep(2 * detection).await;
+    assert_eq!(channel.closed(), None);
+    faults.thaw();
+    assert_eq!(next().await, Some(PeerEvent::Recovered));
+    let (id, _) = timeout(LONG, call).await.expect("CALL-1").unwrap();
+    assert_eq!((id, channel.closed()), (2, None));
+    driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
 }
 
 /// A caller that is told "not run" calls again.

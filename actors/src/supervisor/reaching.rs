@@ -241,3 +241,41 @@ fn gone(owner: &str) -> BufferError {
         owner: owner.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use slimerpc::channel::{Memory, MemoryLimits};
+    use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
+
+    use super::*;
+
+    /// A connection of ours, and the other end.
+    fn connection() -> (Arc<OneSided>, Exposed) {
+        let (device, retry) = (ShmDevice::open().unwrap(), RetryPolicy::default());
+        let memory = Memory::private(device.clone(), MemoryLimits::default());
+        let dialer = OneSidedDialer::new(&memory, retry).unwrap();
+        let (exposed, theirs) = Exposed::accept(&*device, dialer.address(), retry).unwrap();
+        let patience = Patience {
+            busy_poll: Duration::ZERO,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        (dialer.connect(theirs, patience).unwrap(), exposed)
+    }
+
+    #[actix::test]
+    async fn fence_1_the_end_of_an_earlier_life_of_an_owner_closes_no_connection_to_a_later_one() {
+        let mut reaching = Reaching::default();
+        let owners = [("owner:0", 1), ("owner:0", 2), ("owner:1", 1)];
+        let ends = owners.map(|(owner, life)| {
+            let (connection, exposed) = connection();
+            let key = (owner.to_owned(), life, LinkType::Shm);
+            let ours = Arc::downgrade(&connection);
+            reaching.connections.insert(key, ours);
+            (connection, exposed)
+        });
+        reaching.life_lost("owner:0", 1, &LossCause::Gone);
+        let closed = ends.each_ref().map(|(connection, _)| connection.closed());
+        assert_eq!(closed, [Some(LossCause::Gone), None, None]);
+    }
+}

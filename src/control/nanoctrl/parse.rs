@@ -121,6 +121,20 @@ pub(super) fn entity_event(message: &[u8]) -> Result<(i64, EntityEvent), &'stati
     Ok((revision, event))
 }
 
+/// Reads whatever Redis may answer, in every way that mailboxes and watches do: for fuzzing.
+#[cfg(fuzzing)]
+pub fn read_mailbox(answer: &[u8]) {
+    if let Ok(value) = redis::parse_redis_value(answer) {
+        newest_id(&value);
+        notice(value.clone());
+        for (entry, _) in entries(value).into_iter().flatten() {
+            id(&entry);
+        }
+    }
+    let _ = left(&Value::BulkString(answer.to_vec()));
+    let _ = entity_event(answer);
+}
+
 fn pair(value: Value) -> Option<[Value; 2]> {
     match value {
         Value::Array(items) => items.try_into().ok(),

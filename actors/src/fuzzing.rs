@@ -1,0 +1,34 @@
+//! What fuzz targets reach and users do not.
+
+use slimerpc::control::Mail;
+
+use crate::handshake::Handshake;
+use crate::qp_ready::{self, QpReady};
+
+/// Reads a `qp_ready`; what can be used survives being told by us.
+pub fn read_qp_ready(mail: &Mail) {
+    assert!(QpReady::is(mail));
+    let Ok(ready) = QpReady::read(mail) else {
+        return;
+    };
+    let again = qp_ready::mail("driver:0", &ready.peer, &ready.queue_pairs, &ready.path);
+    let read = QpReady::read(&again).expect("what we write, we read");
+    assert_eq!(read.queue_pairs, ready.queue_pairs);
+}
+
+/// Reads mail of a native agent; what can be used survives being written by us.
+pub fn read_handshake(mail: &Mail) {
+    let Ok(Some(handshake)) = Handshake::read(mail) else {
+        return;
+    };
+    let read = format!("{handshake:?}");
+    let again = match handshake {
+        Handshake::Open(peer, open) => open.to_mail(&peer),
+        Handshake::OneSidedOpen(peer, open) => open.to_mail(&peer),
+        Handshake::Link(peer, letter) => letter.to_mail(&peer),
+        Handshake::Answer(answer) => answer.to_mail("worker:0"),
+        Handshake::OneSidedAnswer(answer) => answer.to_mail("worker:0"),
+    };
+    let again = Handshake::read(&again).expect("what we write, we read");
+    assert_eq!(format!("{:?}", again.expect("it is of our kinds")), read);
+}
