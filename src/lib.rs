@@ -10,6 +10,7 @@
 //! | [`channel`] | one link to one peer: rings, credits, pending calls; a mailbox over many of them | wire, fabric |
 //! | [`control`] | what an agent says to NanoCtrl (HTTP) and Redis; in one process without either | |
 //! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
+//! | [`clock`] | moments to come, however far | |
 //!
 //! # The way of a call
 //!
@@ -57,6 +58,7 @@
 //! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
 pub mod channel;
+pub mod clock;
 pub mod control;
 pub mod fabric;
 pub mod nanoctrl;

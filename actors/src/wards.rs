@@ -5,7 +5,9 @@
 //! - What is said of an earlier life of a service changes nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+
+use slimerpc::clock::later;
 
 use crate::restarts::{Restarts, Verdict};
 use crate::{EndCause, Restart, Strategy};
@@ -302,10 +304,6 @@ impl<T: Clone> Ward<T> {
             cause,
         }
     }
-}
-
-fn later(now: Instant, wait: Duration) -> Instant {
-    now.checked_add(wait).unwrap_or(now)
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ use std::time::Instant;
 
 pub use vocabulary::{Action, Body, Input, Letter, Pace, Session};
 
+use crate::clock::later;
+
 /// See the [module](self).
 #[derive(Debug, Clone)]
 pub struct Link<E> {
@@ -192,7 +194,7 @@ impl<E: Clone> Link<E> {
     }
 
     fn look_up(&mut self, now: Instant) {
-        self.phase = Phase::Looking(now + self.pace.answer);
+        self.phase = Phase::Looking(later(now, self.pace.answer));
         self.actions.push_back(Action::LookUp);
     }
 
@@ -202,11 +204,14 @@ impl<E: Clone> Link<E> {
             self.phase = Phase::Idle;
             return;
         }
-        let doubled = self.pace.first * 2_u32.pow(self.failures.min(16));
+        let doubled = self
+            .pace
+            .first
+            .saturating_mul(2_u32.pow(self.failures.min(16)));
         let most = doubled.min(self.pace.last);
         self.failures = self.failures.saturating_add(1);
         let share = (self.me.rotate_left(self.failures) % 1024) as u32;
-        self.phase = Phase::Waiting(now + most / 2 + most / 2 * share / 1024);
+        self.phase = Phase::Waiting(later(now, most / 2 + most / 2048 * share));
     }
 
     fn take_record(&mut self, record: Option<u64>, now: Instant) {
@@ -231,7 +236,7 @@ impl<E: Clone> Link<E> {
             session,
             peer,
             ours: None,
-            until: now + self.pace.answer,
+            until: later(now, self.pace.answer),
         };
         self.actions.push_back(Action::Make(session));
     }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::clock::later;
+
 /// How often to give a sign of life, and how long to do without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Heartbeat {
@@ -34,7 +36,8 @@ impl Heartbeat {
         let interval = self.interval.as_nanos().max(1);
         let wall = SystemTime::now().duration_since(UNIX_EPOCH);
         let phase = wall.map_or(0, |wall| wall.as_nanos() % interval);
-        now + Duration::from_nanos(u64::try_from(interval - phase).unwrap_or(u64::MAX))
+        let wait = u64::try_from(interval - phase).map_or(Duration::MAX, Duration::from_nanos);
+        later(now, wait)
     }
 }
 
@@ -95,7 +98,7 @@ impl Liveness {
     pub fn tick(&mut self, now: Instant) -> Option<Change> {
         let passed = now.saturating_duration_since(self.ticked);
         self.ticked = now;
-        if passed > 2 * self.beat.interval {
+        if passed > self.beat.interval.saturating_mul(2) {
             self.heard = now.min(self.heard + passed - self.beat.interval);
         }
         let silence = now.saturating_duration_since(self.heard);

@@ -52,6 +52,8 @@ use super::{
     topology::address_towards,
 };
 
+/// Who polls less often than that would notice for hours neither a lost connection nor the end of an entity.
+const LONGEST_POLL: Duration = Duration::from_secs(3600);
 /// First and longest pause between attempts to register.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -196,12 +198,12 @@ impl NanoCtrl {
         Ok(self)
     }
 
-    /// How long a blocking read of the mailbox waits, in whole seconds and at least 1. It delays nothing, but
+    /// How long a blocking read of the mailbox waits, in whole seconds: 1 at least, and an hour at most. It delays nothing, but
     /// each interval costs two Redis commands. It is also how late those who watch entities may notice that one has
     /// expired. Default 5 s.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
-        self.poll_interval = interval;
+        self.poll_interval = interval.clamp(Duration::from_secs(1), LONGEST_POLL);
         self
     }
 

@@ -5,8 +5,9 @@
 use std::time::{Duration, Instant};
 
 use crate::common::alone::test_process;
+use futures_util::StreamExt;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use slimerpc_actors::{CodecLimits, PeerAgent, service};
+use slimerpc_actors::{Builder, CodecLimits, PeerAgent, PeerEvent, Stream, service};
 
 #[derive(Default)]
 struct Slow;
@@ -16,6 +17,22 @@ impl Slow {
     #[method]
     async fn never(&mut self) {
         std::future::pending::<()>().await;
+    }
+}
+
+#[derive(Default)]
+struct Quick;
+
+#[service]
+impl Quick {
+    #[method]
+    fn twice(&mut self, n: u64) -> u64 {
+        2 * n
+    }
+
+    #[method(stream)]
+    fn items(&mut self) -> impl Stream<Item = u64> {
+        futures_util::stream::iter([1])
     }
 }
 
@@ -148,6 +165,72 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         let refused = said.lines().find(|line| line.starts_with("refused: "));
         let refused = refused.unwrap_or_else(|| panic!("{name}={value} is accepted: {said}"));
         assert!(refused.contains(says), "{name}={value}: {refused}");
+    }
+}
+
+/// A time is "never", or refused by name: with each, agents find each other, call, and notice that one leaves.
+#[actix::test]
+async fn times_without_end_are_never_or_refused() {
+    type Set = fn(Builder, Duration) -> Builder;
+    let settings: [(&str, Set); 7] = [
+        ("", |builder, time| builder.connect_timeout(time)),
+        ("", |builder, time| builder.call_timeout(time)),
+        ("", |builder, time| builder.stream_patience(time)),
+        ("", |builder, time| builder.detection(time)),
+        ("", |builder, time| {
+            builder
+                .heartbeat(time - Duration::from_nanos(1))
+                .detection(time)
+        }),
+        ("heartbeat", |builder, time| builder.heartbeat(time)),
+        ("busy_poll", |builder, time| builder.busy_poll(time)),
+    ];
+    for (at, (refused, set)) in settings.into_iter().enumerate() {
+        for never in [
+            Duration::MAX,
+            Duration::from_secs(u64::MAX / 2),
+            Duration::from_secs(u64::MAX / 4),
+            Duration::from_millis(u64::MAX),
+            Duration::from_secs(400 * 365 * 24 * 3600),
+        ] {
+            let what = format!("setting {at}, {never:?}");
+            let worker = set(PeerAgent::builder(), never).start().await;
+            if !refused.is_empty() {
+                let error = worker.unwrap_err().to_string();
+                assert!(error.contains(refused), "{what}: {error}");
+                continue;
+            }
+            let worker = worker.unwrap();
+            worker.serve(Quick).await.unwrap();
+            let driver = set(PeerAgent::builder(), never).start().await.unwrap();
+            let quick = driver.proxy::<Quick>(worker.alias()).await.unwrap();
+            assert_eq!(quick.twice(21).await, Ok(42), "{what}");
+            assert_eq!(quick.items().next().await, Some(Ok(1)), "{what}");
+            let mut events = quick.watch().await.unwrap();
+            worker.shutdown().await.unwrap();
+            let left =
+                async { while events.next().await.expect("it is watched") != PeerEvent::Left {} };
+            let left = tokio::time::timeout(Duration::from_secs(20), left).await;
+            assert!(left.is_ok(), "{what}: nobody noticed that the worker left");
+            driver.shutdown().await.unwrap();
+        }
+    }
+}
+
+#[test]
+fn times_without_end_in_the_environment_are_never_or_refused() {
+    let most = u64::MAX.to_string();
+    for name in ["SLIME_RPC_DETECTION_MS", "SLIME_RPC_STREAM_PATIENCE_MS"] {
+        let said = with(&[(name, &most)]);
+        assert!(said.contains("\n16 x 32768\n"), "{name}: {said}");
+    }
+    for (name, setting) in [
+        ("SLIME_RPC_HEARTBEAT_MS", "heartbeat"),
+        ("SLIME_RPC_BUSY_POLL_US", "busy_poll"),
+    ] {
+        let said = with(&[(name, &most)]);
+        let refused = said.lines().find(|line| line.starts_with("refused: "));
+        assert!(refused.unwrap().contains(setting), "{name}: {said}");
     }
 }
 

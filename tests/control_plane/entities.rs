@@ -6,7 +6,9 @@ use std::{collections::BTreeSet, time::Duration};
 use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
-use slimerpc::control::{Control, ControlError, Entity, EntityEvent, NanoCtrl, Registration};
+use slimerpc::control::{
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, NanoCtrl, Registration,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.
@@ -19,6 +21,28 @@ async fn join(server: &NanoCtrlServer, scope: &str, alias: &str) -> NanoCtrl {
         .poll_interval(Duration::from_secs(1));
     agent.register(named(alias)).await.unwrap();
     agent
+}
+
+/// Redis takes no such times, and a clock does not reach so far.
+#[tokio::test]
+async fn an_agent_with_times_without_end_is_sent_mail_and_sees_entities() {
+    let server = NanoCtrlServer::start();
+    let never = Duration::MAX;
+    let agent = NanoCtrl::new(&server.url(), "")
+        .unwrap()
+        .register_timeout(never)
+        .request_timeout(never)
+        .poll_interval(never);
+    agent.register(named("endless")).await.unwrap();
+    let mut mailbox = agent.mailbox();
+    let mut follower = Follower::new(&agent).await;
+    let other = join(&server, "", "other").await;
+    let sent = Mail::new("greeting").with("peer", "other");
+    other.send_mail("endless", &sent).await.unwrap();
+    let received = async { while mailbox.next().await != Some(MailEvent::Mail(sent.clone())) {} };
+    timeout(SOON, received).await.unwrap();
+    other.advertise(rpc("other/1")).await.unwrap();
+    follower.until(&["other/1"]).await;
 }
 
 fn named(alias: &str) -> Registration {

@@ -176,7 +176,7 @@ fn start_status_stop() {
 fn a_redis_of_its_own_ends_with_the_server() {
     let user = User::new();
     let there_is_one = TcpStream::connect("127.0.0.1:6379").is_ok();
-    let started = user.start(&[]);
+    let started = user.start(&["--wait", "1e19"]);
     let private = !there_is_one;
     assert_eq!(
         started.contains("redis: a private one"),
@@ -186,7 +186,8 @@ fn a_redis_of_its_own_ends_with_the_server() {
     let pid = pid_in(&started);
     let redis = children(pid);
     assert_eq!(redis.len(), usize::from(private));
-    succeeded(&user.run(&["stop"]));
+    // That is never.
+    succeeded(&user.run(&["stop", "--timeout", "1e19"]));
     for redis in redis {
         wait_until("the private Redis has ended", || is_gone(redis));
     }

@@ -14,6 +14,7 @@ use slimerpc::channel::link::{Action, Body, Input, Letter, Link, Pace, Session};
 use slimerpc::channel::{
     Change, ClientChannel, Descriptor, Heard, Heartbeat, Liveness, LossCause, Mismatch, Pulse,
 };
+use slimerpc::clock::later;
 use slimerpc::fabric::{CompletionEvents, LinkType};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -628,12 +629,10 @@ impl Core {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
                     // Who opened is connected last, and so may begin. Whether it is, the other end knows when it hears it.
                     let has_opened = session.opener == peer;
-                    end.next_beat = now
-                        + if has_opened {
-                            end.beat.interval
-                        } else {
-                            Duration::ZERO
-                        };
+                    end.next_beat = match has_opened {
+                        true => later(now, end.beat.interval),
+                        false => now,
+                    };
                     if !has_opened {
                         self.is_up(peer, effects);
                     }
@@ -707,7 +706,7 @@ impl End {
         let heard_at = |heard| match (heard, Instant::now()) {
             (Heard::Nothing, _) => None,
             // It came since the last look. What claims to be older by far has another clock.
-            (Heard::Beat(ago), now) if is_here && ago <= 2 * interval => {
+            (Heard::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
                 now.checked_sub(ago.min(interval)).or(Some(now))
             }
             (Heard::Beat(_) | Heard::Leaving, now) => Some(now),

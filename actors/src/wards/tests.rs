@@ -2,6 +2,8 @@
 
 use proptest::prelude::{Just, any, prop_assert, prop_oneof, proptest};
 
+use std::time::Duration;
+
 use super::*;
 use crate::Backoff;
 

@@ -11,6 +11,7 @@ use super::controller::{Core, lock};
 use super::pair::Pair;
 use super::plan::{Fault, Point};
 use super::staging::{Due, Staging};
+use crate::clock::later;
 use crate::fabric::{Completion, CompletionQueue, FabricError};
 
 /// Completions taken from the device at a time.
@@ -119,7 +120,7 @@ impl FaultyCompletionQueue {
                     completion.status = status;
                     pair.spoil();
                 }
-                Some(Fault::Delayed(time)) => due = Due::At(now + time),
+                Some(Fault::Delayed(time)) => due = Due::At(later(now, time)),
                 Some(Fault::Overtaken) => due = Due::NextLook,
                 Some(Fault::Frozen(time)) => self.core.freeze_for(now, time),
                 Some(Fault::QueueFails) => state.fail(),

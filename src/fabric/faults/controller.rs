@@ -9,6 +9,7 @@ use super::device::FaultyDevice;
 use super::dice::Dice;
 use super::pair::Pair;
 use super::plan::{Fault, Plan, Point};
+use crate::clock::later;
 use crate::fabric::{Device, Opcode};
 
 /// Follows a [`Plan`] on the devices that it wraps: all of one process, say. Clones are the same.
@@ -116,7 +117,7 @@ impl Core {
     pub(super) fn freeze_for(&self, now: Instant, time: Duration) {
         let mut frozen = lock(&self.frozen);
         if !matches!(*frozen, Some(Frozen::UntilThawed)) {
-            *frozen = Some(Frozen::Until(now + time));
+            *frozen = Some(Frozen::Until(later(now, time)));
         }
     }
 

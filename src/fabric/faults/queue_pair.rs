@@ -8,6 +8,7 @@ use super::completion_queue::FaultyCompletionQueue;
 use super::controller::Core;
 use super::pair::Pair;
 use super::plan::{Fault, Point};
+use crate::clock::later;
 use crate::fabric::{
     FabricError, Opcode, Operation, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
     SendRequest,
@@ -123,7 +124,7 @@ impl QueuePair for FaultyQueuePair {
             }
             return end.post_recv(request);
         };
-        let until = Instant::now() + time;
+        let until = later(Instant::now(), time);
         end.withhold(until);
         let posted = end.post_recv(request);
         drop(end);

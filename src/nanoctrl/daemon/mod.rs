@@ -25,6 +25,7 @@ pub use strangers::Stranger;
 
 use super::StartError;
 use super::config::RedisSource;
+use crate::clock::later;
 use crate::control::{Secret, host};
 
 /// How often a server that starts or stops is looked at.
@@ -246,7 +247,7 @@ enum Up {
 }
 
 fn wait_until_up(child: &mut Child, wait: Duration, address: &str) -> Up {
-    let deadline = Instant::now() + wait;
+    let deadline = later(Instant::now(), wait);
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             return Up::Ended(status);
@@ -383,7 +384,7 @@ pub fn stop(timeout: Duration, force: bool) -> Result<Stopped, DaemonError> {
 /// Signals, and waits for the process to be gone; false if it is not.
 fn end(pid: Pid, signal: Signal, timeout: Duration) -> Result<bool, DaemonError> {
     process::signal(pid, signal)?;
-    let deadline = Instant::now() + timeout;
+    let deadline = later(Instant::now(), timeout);
     while process::is_alive(pid) {
         if Instant::now() >= deadline {
             return Ok(false);
