@@ -138,9 +138,15 @@ pub enum RpcError {
         service: String,
     },
     /// [`wait`](crate::Reply::wait) was called on a thread that runs an async runtime, which it would block:
-    /// `.await` the reply there.
-    #[error("waiting would block the async runtime of this thread; `.await` the reply instead")]
-    WouldBlock,
+    /// `.await` the reply there. The call has been taken back, but the service may have its request; calls through
+    /// [`Proxy::blocking`](crate::Proxy::blocking) are refused before anything is sent.
+    #[error(
+        "waiting would block the async runtime of this thread; `.await` the reply instead, or wait in `spawn_blocking`"
+    )]
+    WouldBlock {
+        /// Whether the handler was run.
+        ran: Ran,
+    },
     /// The bytes in the ring are not an answer: the peer broke the protocol.
     #[error("the answer is damaged: {reason}")]
     Damaged {
@@ -178,9 +184,10 @@ impl RpcError {
     /// ```
     pub fn ran(&self) -> Ran {
         match self {
-            Self::Timeout { ran, .. } | Self::PeerLost { ran, .. } | Self::NoMemory { ran, .. } => {
-                *ran
-            }
+            Self::Timeout { ran, .. }
+            | Self::PeerLost { ran, .. }
+            | Self::NoMemory { ran, .. }
+            | Self::WouldBlock { ran } => *ran,
             Self::Remote { .. }
             | Self::BadReply(_)
             | Self::ReplyTooLarge { .. }
@@ -191,7 +198,7 @@ impl RpcError {
             | Self::Encode { .. }
             | Self::NotNative { .. }
             | Self::OwnService { .. } => Ran::No,
-            Self::ServiceDown { .. } | Self::WouldBlock | Self::Damaged { .. } => Ran::Unknown,
+            Self::ServiceDown { .. } | Self::Damaged { .. } => Ran::Unknown,
         }
     }
 

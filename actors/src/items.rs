@@ -11,6 +11,7 @@ use futures_util::Stream;
 use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, Parker, StreamName};
 
 use crate::reconnect::Later;
+use crate::blocking::would_block_a_runtime;
 use crate::reply::{AnyCall, Decoder};
 use crate::{Ran, Reply, RpcError};
 
@@ -229,10 +230,17 @@ impl<T> Items<T> {
     /// ```
     ///
     /// # Errors
-    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs a tokio runtime, which takes no item.
+    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs async code, which takes no item: the stream goes on.
+    /// One of [`Proxy::blocking`](crate::Proxy::blocking) is not opened at all there.
     pub fn wait_next(&mut self) -> Option<Result<T, RpcError>> {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            return Some(Err(RpcError::WouldBlock));
+        let first = self.asked.front();
+        let waits = self.opening.is_some() || first.is_some_and(Reply::is_undecided);
+        if waits && would_block_a_runtime() {
+            let ran = match self.has_begun {
+                true => Ran::Yes,
+                false => Ran::Unknown,
+            };
+            return Some(Err(RpcError::WouldBlock { ran }));
         }
         Parker::with(|parker, waker| {
             while self

@@ -44,7 +44,7 @@
 //!   and [`Lifecycle`] say how.
 //! - [`Proxy`] is its address: `Clone`, `Send`, and used like an actix `Addr`. A call is made when the method is
 //!   called, not when its [`Reply`] is polled.
-//! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads without a runtime,
+//! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads that run no async code,
 //!   [`wait_all`] awaits many. Dropping one cancels its call.
 //! - [`Items`] are what a `#[method(stream)]` brings: a stream, each item of which takes a credit. Dropping it ends the stream.
 //! - [`PeerAgent::discover`] finds services by their type, [`PeerAgent::watch_services`] follows them,
@@ -60,6 +60,7 @@ mod answer;
 mod answer_stream;
 mod arbiter;
 mod asked;
+mod blocking;
 mod buffer;
 mod builder;
 mod devices;

@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
 use crate::answer::written;
+use crate::blocking::would_block_a_runtime;
 use crate::instance_id::InstanceId;
 use crate::items::{Items, Source};
 use crate::reached::{Reached, Setup, Way};
@@ -237,6 +238,36 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
+    /// This address for threads that wait for replies ([`Reply::wait`], [`Items::wait_next`](crate::Items::wait_next)). A call
+    /// made through it on a thread that runs async code, where it could not be waited for, ends with
+    /// [`RpcError::WouldBlock`] before anything is sent.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, Ran, RpcError, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let calc = calc.blocking();
+    /// assert_eq!(calc.add(1, 2).wait(), Err(RpcError::WouldBlock { ran: Ran::No }));
+    /// let sum = tokio::task::spawn_blocking(move || calc.add(1, 2).wait());
+    /// # drop(sum);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn blocking(&self) -> Self {
+        Self::new(Caller {
+            is_waited_for: true,
+            ..self.caller.clone()
+        })
+    }
+
     /// The address of one of the service's methods, without the type of the service.
     pub fn recipient<M: Call<Service = S>>(&self) -> Recipient<M> {
         Recipient {
@@ -437,6 +468,8 @@ pub struct Caller {
     pub(crate) timeout: Option<Duration>,
     /// How long each call waits for a connection that is lost.
     pub(crate) reconnect_wait: Duration,
+    /// Threads wait for the replies: no calls are made where that cannot be.
+    is_waited_for: bool,
 }
 
 #[derive(Debug)]
@@ -491,6 +524,7 @@ impl Caller {
         Self {
             timeout,
             reconnect_wait,
+            is_waited_for: false,
             inner: Arc::new(Inner {
                 setup,
                 methods,
@@ -719,6 +753,9 @@ impl Caller {
             return Err(RpcError::OwnService {
                 service: self.inner.setup.wanted.name.clone(),
             });
+        }
+        if self.is_waited_for && would_block_a_runtime() {
+            return Err(RpcError::WouldBlock { ran: Ran::No });
         }
         Ok((number, way))
     }

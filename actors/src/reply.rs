@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use crate::reconnect::Later;
+use crate::blocking::would_block_a_runtime;
 use crate::{Ran, RpcError};
 
 /// Looks in a row before other tasks get a turn.
@@ -135,6 +136,17 @@ impl AnyCall {
         }
     }
 
+    /// Ends the call unanswered.
+    fn take_back(self) -> Ran {
+        match self {
+            Self::Remote(call) => match call.take_back() {
+                true => Ran::Unknown,
+                false => Ran::No,
+            },
+            Self::Local(_) => Ran::Unknown,
+        }
+    }
+
     fn runtime(&self) -> Handle {
         match self {
             Self::Remote(call) => call.channel().runtime().clone(),
@@ -176,6 +188,11 @@ impl<T> Reply<T> {
         self
     }
 
+    /// Whether an answer has yet to come.
+    pub(crate) fn is_undecided(&self) -> bool {
+        matches!(self.0, State::Pending(..) | State::Later(..))
+    }
+
     pub(crate) fn set_timeout(&mut self, after: Duration) {
         match &mut self.0 {
             State::Pending(waiting, _) => {
@@ -187,13 +204,20 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Blocks the thread until the answer is there.
+    /// Blocks the thread until the answer is there: a thread without a runtime, or one that a runtime keeps for what blocks
+    /// (`spawn_blocking`, `web::block`, `block_in_place`).
     ///
     /// # Errors
-    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs a tokio runtime.
+    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. The call has been made by then and is taken
+    /// back; those of [`Proxy::blocking`](crate::Proxy::blocking) are not made at all there.
     pub fn wait(mut self) -> Result<T, RpcError> {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            return Err(RpcError::WouldBlock);
+        if self.is_undecided() && would_block_a_runtime() {
+            let ran = match std::mem::replace(&mut self.0, State::Done) {
+                State::Pending(waiting, _) => waiting.call.take_back(),
+                // It has not been made.
+                _ => Ran::No,
+            };
+            return Err(RpcError::WouldBlock { ran });
         }
         Parker::with(|parker, waker| {
             let mut context = Context::from_waker(waker);

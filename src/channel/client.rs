@@ -1408,13 +1408,19 @@ impl PendingCall {
         Pump::park(&self.channel, parker, self.deadline());
     }
 
-    fn end(&mut self) {
+    /// Ends the call. Says whether its request had been sent by then, so that its handler may run all the same.
+    pub fn take_back(mut self) -> bool {
+        self.end()
+    }
+
+    /// Whether the request had been sent.
+    fn end(&mut self) -> bool {
         if std::mem::replace(&mut self.done, true) {
-            return;
+            return true;
         }
         let mut core = self.channel.lock();
         // With its waker, which is not dropped before the lock is released.
-        let _waiting = core.waiting.remove(&self.id);
+        let waiting = core.waiting.remove(&self.id);
         let mut _waker = None;
         let state = core.caller.state(self.id, self.slot, self.channel.created);
         if let CallState::Answered(slot) = state {
@@ -1423,8 +1429,13 @@ impl PendingCall {
             _waker = core.wakers[usize::from(slot)].take();
             core.cancel(&self.channel, slot);
         }
+        let was_sent = match state {
+            CallState::Closed => core.caller.was_sent(self.id),
+            _ => waiting.is_none(),
+        };
         core.grant(&self.channel);
         self.channel.wake(core);
+        was_sent
     }
 }
 

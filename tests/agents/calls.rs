@@ -591,9 +591,135 @@ async fn call_1_calls_end_when_we_leave() {
 
 #[actix::test]
 async fn waiting_on_a_runtime_thread_is_an_error_instead_of_a_deadlock() {
-    let (_worker, _driver, lab) = pair(Lab::default()).await;
-    assert_eq!(lab.add(1, 2).wait(), Err(RpcError::WouldBlock));
+    let (worker, _driver, lab) = pair(Lab::default()).await;
+    let here = worker.proxy::<Lab>(worker.alias()).await.unwrap();
+    for lab in [&lab, &here] {
+        let refused = lab.add(1, 2).wait().unwrap_err();
+        assert!(matches!(refused, RpcError::WouldBlock { .. }));
+        assert_eq!(refused.ran(), Ran::Unknown, "its request was sent");
+    }
     assert_eq!(lab.add(1, 2).await, Ok(3));
+}
+
+#[actix::test]
+async fn a_wait_that_is_refused_takes_back_a_call_that_waits_for_a_credit() {
+    let probe = Probe::default();
+    let (_worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        ..Lab::default()
+    })
+    .await;
+    let all_credits: Vec<_> = (0..4).map(|_| lab.slow(10_000)).collect();
+    let refused = lab.note(7).wait();
+    assert_eq!(refused, Err(RpcError::WouldBlock { ran: Ran::No }));
+    drop(all_credits);
+    all_credits_are_back(&lab).await;
+    assert!(probe.seen.lock().unwrap().is_empty());
+}
+
+#[actix::test]
+async fn a_proxy_for_threads_that_wait_sends_nothing_where_nobody_may_wait() {
+    let probe = Probe::default();
+    let (worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        ..Lab::default()
+    })
+    .await;
+    let here = worker.proxy::<Lab>(worker.alias()).await.unwrap();
+    for lab in [lab, here] {
+        let calls = lab.calls().await.unwrap();
+        let waiting = lab.blocking();
+        let limited = waiting.with_timeout(Duration::from_secs(60)).clone();
+        let refused = RpcError::WouldBlock { ran: Ran::No };
+        assert_eq!(waiting.note(7).wait(), Err(refused.clone()));
+        assert_eq!(limited.note(7).wait(), Err(refused.clone()));
+        assert_eq!(limited.send(Add { a: 1, b: 2 }).await, Err(refused.clone()));
+        assert_eq!(waiting.raw_echo(b"x").wait(), Err(refused.clone()));
+        assert_eq!(
+            waiting.try_send(Add { a: 1, b: 2 }).unwrap_err().error,
+            refused
+        );
+        let value = tokio::task::spawn_blocking(move || waiting.add(1, 2).wait());
+        assert_eq!(value.await.unwrap(), Ok(3));
+        assert_eq!(lab.calls().await, Ok(calls + 1), "nothing else was run");
+    }
+    assert!(probe.seen.lock().unwrap().is_empty());
+}
+
+#[actix::test]
+async fn threads_that_a_runtime_keeps_for_what_blocks_wait_for_their_replies() {
+    let (worker, _driver, lab) = pair(Lab::default()).await;
+    let here = worker.proxy::<Lab>(worker.alias()).await.unwrap();
+    for lab in [lab, here] {
+        let add = |lab: &Proxy<Lab>| {
+            let lab = lab.clone();
+            move || (lab.add(1, 2).wait(), lab.slow(20).wait())
+        };
+        let sums = (Ok(3), Ok(20));
+        let blocking = tokio::task::spawn_blocking(add(&lab));
+        assert_eq!(blocking.await.unwrap(), sums);
+        assert_eq!(actix_web::web::block(add(&lab)).await.unwrap(), sums);
+        let (handle, entered) = (tokio::runtime::Handle::current(), add(&lab));
+        let entered = std::thread::spawn(move || {
+            let _entered = handle.enter();
+            entered()
+        });
+        while !entered.is_finished() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(entered.join().unwrap(), sums);
+    }
+}
+
+#[test]
+fn a_worker_that_has_left_its_runtime_waits_for_its_replies() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_agents, lab) = runtime.block_on(async {
+        let (worker, driver, lab) = pair(Lab::default()).await;
+        let task = tokio::spawn({
+            let lab = lab.clone();
+            async move { tokio::task::block_in_place(|| lab.slow(20).wait()) }
+        });
+        assert_eq!(task.await.unwrap(), Ok(20));
+        let task = tokio::spawn({
+            let lab = lab.clone();
+            async move { lab.slow(20).wait() }
+        });
+        let refused = task.await.unwrap().unwrap_err();
+        assert!(matches!(refused, RpcError::WouldBlock { .. }));
+        ((worker, driver), lab)
+    });
+    let _entered = runtime.enter();
+    assert_eq!(lab.slow(20).wait(), Ok(20));
+}
+
+#[actix::test]
+async fn a_call_may_be_given_time_without_end() {
+    let (worker, _driver, lab) = pair(Lab::default()).await;
+    let here = worker.proxy::<Lab>(worker.alias()).await.unwrap();
+    for never in [
+        Duration::MAX,
+        Duration::MAX - Duration::from_nanos(1),
+        Duration::from_secs(u64::MAX / 2),
+        Duration::from_secs(u64::MAX / 4),
+        Duration::from_millis(u64::MAX),
+    ] {
+        for lab in [&lab, &here] {
+            assert_eq!(lab.slow(1).timeout(never).await, Ok(1));
+            assert_eq!(lab.with_timeout(never).slow(1).await, Ok(1));
+            assert_eq!(wait_all([lab.slow(1)], never).await, Ok(vec![1]));
+            let lab = lab.clone();
+            let waited = tokio::task::spawn_blocking(move || lab.slow(1).wait_timeout(never));
+            assert_eq!(waited.await.unwrap(), Ok(1));
+        }
+        let connect = agent("other").start().await.unwrap();
+        let connected = connect.connect_to(worker.alias()).timeout(never).await;
+        connected.unwrap();
+        let name = unique("short");
+        let handle = worker.serve(Lab::default()).named(&name).await.unwrap();
+        handle.stop_within(never).await.unwrap();
+        connect.shutdown().await.unwrap();
+    }
 }
 
 #[actix::test]

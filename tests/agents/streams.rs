@@ -538,8 +538,19 @@ fn a_plain_thread_reads_a_stream_without_a_runtime() {
     actix::System::new().block_on(async move {
         let fixture = Fixture::plain().await;
         let mut items = fixture.model.count(1);
-        assert_eq!(items.wait_next(), Some(Err(RpcError::WouldBlock)));
+        let refused = |ran| Some(Err(RpcError::WouldBlock { ran }));
+        assert_eq!(items.wait_next(), refused(Ran::Unknown));
         assert_eq!(items.next().await, Some(Ok(0)));
+        assert_eq!(items.wait_next(), refused(Ran::Yes));
+        assert_eq!(items.next().await, None);
+        assert_eq!(items.wait_next(), None, "there is nothing to wait for");
+        let blocking = fixture.model.blocking();
+        assert_eq!(blocking.count(1).wait_next(), refused(Ran::No));
+        let read = tokio::task::spawn_blocking(move || blocking.count(1).wait_next());
+        assert_eq!(read.await.unwrap(), Some(Ok(0)));
+        let endless = fixture.model.with_timeout(Duration::MAX).count(3);
+        let endless = endless.timeout(Duration::MAX).collect::<Vec<_>>();
+        assert_eq!(endless.await, [Ok(0), Ok(1), Ok(2)]);
         tell.send(fixture.model.clone()).unwrap();
         while !thread.is_finished() {
             sleep(Duration::from_millis(1)).await;
