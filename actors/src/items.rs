@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use futures_util::Stream;
 use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, Parker, StreamName};
 
-use crate::reconnect::Later;
 use crate::blocking::would_block_a_runtime;
+use crate::reconnect::Later;
 use crate::reply::{AnyCall, Decoder};
 use crate::{Ran, Reply, RpcError};
 

@@ -69,6 +69,7 @@ mod end_cause;
 mod environment;
 mod error;
 mod factory;
+mod fields;
 mod front;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -145,6 +146,7 @@ pub mod __private {
         answer_rewritten_async, lend, lend_mut, unknown_method,
     };
     pub use crate::answer_stream::answer_stream;
+    pub use crate::fields::{CloneField, DebugField};
     pub use futures_util::StreamExt;
 }
 

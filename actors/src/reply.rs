@@ -11,8 +11,8 @@ use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-use crate::reconnect::Later;
 use crate::blocking::would_block_a_runtime;
+use crate::reconnect::Later;
 use crate::{Ran, RpcError};
 
 /// Looks in a row before other tasks get a turn.

@@ -172,8 +172,9 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
 #[actix::test]
 async fn times_without_end_are_never_or_refused() {
     type Set = fn(Builder, Duration) -> Builder;
-    let settings: [(&str, Set); 7] = [
+    let settings: [(&str, Set); 8] = [
         ("", |builder, time| builder.connect_timeout(time)),
+        ("", |builder, time| builder.reconnect_wait(time)),
         ("", |builder, time| builder.call_timeout(time)),
         ("", |builder, time| builder.stream_patience(time)),
         ("", |builder, time| builder.detection(time)),

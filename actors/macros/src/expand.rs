@@ -2,6 +2,7 @@
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
+use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, Type, Visibility, parse_quote};
 
@@ -40,7 +41,12 @@ fn spec(service: &Service) -> TokenStream {
 }
 
 fn client_ident(service: &Service) -> Ident {
-    format_ident!("{}Client", service.ident)
+    // Without an `r#`, and where the service stands.
+    format_ident!(
+        "{}Client",
+        service.ident.unraw(),
+        span = service.ident.span()
+    )
 }
 
 fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> TokenStream {
@@ -62,7 +68,7 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
         let span = types[0].span();
         (
             quote_spanned!(span=> (#(#types,)*)),
-            quote_spanned!(span=> (#(&'a #types,)*)),
+            quote_spanned!(span=> (#(&'__message #types,)*)),
             quote!((#(&self.#idents,)*)),
             quote!((#(#idents,)*)),
         )
@@ -90,7 +96,7 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
         impl ::slimerpc_actors::Message for #message {
             #of_service = #spec;
             type Arguments = #owned;
-            type ArgumentsRef<'a> = #borrowed;
+            type ArgumentsRef<'__message> = #borrowed;
             const METHOD: usize = #index;
             fn arguments(&self) -> Self::ArgumentsRef<'_> {
                 #arguments_of_self
@@ -112,15 +118,59 @@ fn message_struct(service: &Service, method: &Method, typed: &Typed) -> TokenStr
         let summary = format!("The argument `{ident}` of {called}.");
         quote!(#[doc = #summary] #visibility #ident: #ty)
     });
-    let body = if typed.arguments.is_empty() {
-        quote!(;)
-    } else {
-        quote!({ #(#fields,)* })
-    };
+    if typed.arguments.is_empty() {
+        return quote! {
+            #[doc = #summary]
+            #[derive(::core::clone::Clone, ::core::fmt::Debug)]
+            #[allow(dead_code, unreachable_pub, private_interfaces)]
+            #visibility struct #message;
+        };
+    }
+    let traits = traits_of_arguments(typed);
     quote! {
         #[doc = #summary]
         #[allow(dead_code, unreachable_pub, private_interfaces)]
-        #visibility struct #message #body
+        #visibility struct #message { #(#fields,)* }
+        #traits
+    }
+}
+
+/// `Clone` and `Debug` for a message whose arguments have them. The lifetime makes the compiler take the bounds for conditions,
+/// though there is no parameter that they depend on.
+fn traits_of_arguments(typed: &Typed) -> TokenStream {
+    let message = &typed.message;
+    let name = message.to_string();
+    let idents: Vec<_> = typed
+        .arguments
+        .iter()
+        .map(|argument| &argument.ident)
+        .collect();
+    let names = idents.iter().map(|ident| ident.unraw().to_string());
+    let types: Vec<_> = typed
+        .arguments
+        .iter()
+        .map(|argument| &argument.ty)
+        .collect();
+    quote! {
+        impl ::core::clone::Clone for #message
+        where
+            #(for<'__field> #types: ::slimerpc_actors::__private::CloneField<'__field>,)*
+        {
+            fn clone(&self) -> Self {
+                Self { #(#idents: ::slimerpc_actors::__private::CloneField::clone_field(&self.#idents),)* }
+            }
+        }
+
+        impl ::core::fmt::Debug for #message
+        where
+            #(for<'__field> #types: ::slimerpc_actors::__private::DebugField<'__field>,)*
+        {
+            fn fmt(&self, __formatter: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {
+                let mut __message = __formatter.debug_struct(#name);
+                #(__message.field(#names, ::slimerpc_actors::__private::DebugField::as_debug(&self.#idents));)*
+                __message.finish()
+            }
+        }
     }
 }
 
@@ -141,12 +191,12 @@ fn client(service: &Service) -> TokenStream {
     quote! {
         #[doc = #summary]
         #[derive(::core::clone::Clone)]
-        #[allow(dead_code, unreachable_pub)]
+        #[allow(dead_code, unreachable_pub, non_camel_case_types)]
         #visibility struct #client(::slimerpc_actors::Caller);
 
         impl ::core::convert::From<::slimerpc_actors::Caller> for #client {
-            fn from(caller: ::slimerpc_actors::Caller) -> Self {
-                Self(caller)
+            fn from(__caller: ::slimerpc_actors::Caller) -> Self {
+                Self(__caller)
             }
         }
 
@@ -242,6 +292,7 @@ fn description(service: &Service) -> TokenStream {
     }
 }
 
+/// Names of locals begin with `__`: a static in the service's module may have any other name, and cannot be hidden.
 fn dispatch(service: &Service) -> TokenStream {
     let spec = spec(service);
     let shared = service.methods.iter().find_map(Method::shared);
@@ -258,9 +309,9 @@ fn dispatch(service: &Service) -> TokenStream {
     let arms = service.methods.iter().enumerate().map(|(index, method)| {
         let answer = if method.shared().is_some() {
             quote!(::slimerpc_actors::__private::answer_in_turn(
-                request,
-                || ::slimerpc_actors::Share::share(&*::slimerpc_actors::__private::lend::<#actor, _>(state)),
-                |shared, request| <Self as ::slimerpc_actors::ServedBy<#actor>>::dispatch_parallel(shared, method, request),
+                __request,
+                || ::slimerpc_actors::Share::share(&*::slimerpc_actors::__private::lend::<#actor, _>(__state)),
+                |__shared, __request| <Self as ::slimerpc_actors::ServedBy<#actor>>::dispatch_parallel(__shared, __method, __request),
             ))
         } else {
             answer(service, method, &actor)
@@ -280,13 +331,13 @@ fn dispatch(service: &Service) -> TokenStream {
             // Handlers of one instance run one at a time, also across `.await`: the state is never borrowed twice.
             #[allow(clippy::await_holding_refcell_ref, deprecated)]
             fn dispatch<'state, __State: ::core::borrow::BorrowMut<#actor> + 'state>(
-                state: &::std::rc::Rc<::core::cell::RefCell<__State>>,
-                method: usize,
-                request: ::slimerpc_actors::Request,
+                __state: &::std::rc::Rc<::core::cell::RefCell<__State>>,
+                __method: usize,
+                __request: ::slimerpc_actors::Request,
             ) -> ::slimerpc_actors::Dispatch<'state> {
-                match method {
+                match __method {
                     #(#arms,)*
-                    _ => ::slimerpc_actors::__private::unknown_method(request).into(),
+                    _ => ::core::convert::Into::into(::slimerpc_actors::__private::unknown_method(__request)),
                 }
             }
             #parallel
@@ -307,18 +358,18 @@ fn dispatch_parallel(service: &Service, actor: &Type) -> TokenStream {
         });
     quote! {
         type Shared = <#actor as ::slimerpc_actors::Share>::Shared;
-        fn share(state: &#actor) -> ::core::option::Option<::std::sync::Arc<Self::Shared>> {
-            ::core::option::Option::Some(::slimerpc_actors::Share::share(state))
+        fn share(__state: &#actor) -> ::core::option::Option<::std::sync::Arc<Self::Shared>> {
+            ::core::option::Option::Some(::slimerpc_actors::Share::share(__state))
         }
         #[allow(deprecated)]
         fn dispatch_parallel(
-            shared: ::std::sync::Arc<Self::Shared>,
-            method: usize,
-            request: ::slimerpc_actors::Request,
+            __shared: ::std::sync::Arc<Self::Shared>,
+            __method: usize,
+            __request: ::slimerpc_actors::Request,
         ) -> ::slimerpc_actors::Parallel {
-            match method {
+            match __method {
                 #(#arms,)*
-                _ => ::std::boxed::Box::pin(async move { ::slimerpc_actors::__private::unknown_method(request) }),
+                _ => ::std::boxed::Box::pin(async move { ::slimerpc_actors::__private::unknown_method(__request) }),
             }
         }
     }
@@ -327,16 +378,18 @@ fn dispatch_parallel(service: &Service, actor: &Type) -> TokenStream {
 /// The expression that answers `request` with what a serial `method` returns.
 fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     let state = match method.receiver {
-        Receiver::Mut => quote!(&mut *::slimerpc_actors::__private::lend_mut::<#actor, _>(&state)),
-        _ => quote!(&*::slimerpc_actors::__private::lend::<#actor, _>(&state)),
+        Receiver::Mut => {
+            quote!(&mut *::slimerpc_actors::__private::lend_mut::<#actor, _>(&__state))
+        }
+        _ => quote!(&*::slimerpc_actors::__private::lend::<#actor, _>(&__state)),
     };
     if is_stream(method) {
         // The stream may borrow the state for as long as it lasts.
-        let answered = answered(service, method, actor, &quote!(lent));
+        let answered = answered(service, method, actor, &quote!(__lent));
         return quote!({
-            let state = ::std::rc::Rc::clone(state);
+            let __state = ::core::clone::Clone::clone(__state);
             ::slimerpc_actors::Dispatch::Running(::std::boxed::Box::pin(async move {
-                let lent = #state;
+                let __lent = #state;
                 #answered.await
             }))
         });
@@ -344,22 +397,22 @@ fn answer(service: &Service, method: &Method, actor: &Type) -> TokenStream {
     let answered = answered(service, method, actor, &state);
     if is_async(method) {
         quote!({
-            let state = ::std::rc::Rc::clone(state);
+            let __state = ::core::clone::Clone::clone(__state);
             ::slimerpc_actors::Dispatch::Running(::std::boxed::Box::pin(#answered))
         })
     } else {
-        quote!(::slimerpc_actors::Dispatch::from(#answered))
+        quote!(::core::convert::Into::into(#answered))
     }
 }
 
 /// The expression that begins to answer `request` with what a parallel `method` returns.
 fn answer_parallel(service: &Service, method: &Method, actor: &Type) -> TokenStream {
-    let answered = answered(service, method, actor, &quote!(&*shared));
+    let answered = answered(service, method, actor, &quote!(&*__shared));
     if is_stream(method) {
         // The stream may borrow what is shared.
-        let answered = self::answered(service, method, actor, &quote!(seen));
+        let answered = self::answered(service, method, actor, &quote!(__seen));
         quote!(::std::boxed::Box::pin(async move {
-            let seen = &*shared;
+            let __seen = &*__shared;
             #answered.await
         }))
     } else if is_async(method) {
@@ -391,13 +444,13 @@ fn answered(
     match &method.kind {
         Kind::Raw { is_async, reply } => {
             let (form, arguments, parameters) = match reply {
-                RawReply::Returned => ("raw", quote!(bytes), quote!(bytes: &[u8])),
+                RawReply::Returned => ("raw", quote!(__bytes), quote!(__bytes: &[u8])),
                 RawReply::Written => (
                     "inplace",
-                    quote!(bytes, room),
-                    quote!(bytes: &[u8], room: &mut [u8]),
+                    quote!(__bytes, __room),
+                    quote!(__bytes: &[u8], __room: &mut [u8]),
                 ),
-                RawReply::Rewritten => ("rewritten", quote!(bytes), quote!(bytes: &mut [u8])),
+                RawReply::Rewritten => ("rewritten", quote!(__bytes), quote!(__bytes: &mut [u8])),
             };
             let call = quote!(#function(#receiver, #arguments));
             let (answer, handler) = if *is_async {
@@ -408,7 +461,7 @@ fn answered(
                 ("", quote!(|#parameters| #outcome))
             };
             let answer = format_ident!("answer_{form}{answer}");
-            quote!(::slimerpc_actors::__private::#answer(request, #handler))
+            quote!(::slimerpc_actors::__private::#answer(__request, #handler))
         }
         Kind::Typed(typed) => {
             let Typed {
@@ -418,28 +471,28 @@ fn answered(
                 ..
             } = &**typed;
             let fields = arguments.iter().map(|argument| &argument.ident);
-            let call = quote!(#function(#receiver, #(message.#fields),*));
+            let call = quote!(#function(#receiver, #(__message.#fields),*));
             let pattern = message_pattern(arguments);
             if typed.answers == Answers::Stream {
-                let outcome = outcome(service, method, quote!(item));
+                let outcome = outcome(service, method, quote!(__item));
                 let item = if method.is_fallible {
-                    quote!(|item: ::core::result::Result<_, _>| #outcome)
+                    quote!(|__item: ::core::result::Result<_, _>| #outcome)
                 } else {
-                    quote!(|item| #outcome)
+                    quote!(|__item| #outcome)
                 };
                 quote!(::slimerpc_actors::__private::answer_stream::<#message, _>(
-                    request,
+                    __request,
                     move |#pattern| ::slimerpc_actors::__private::StreamExt::map(#call, #item),
                 ))
             } else if *is_async {
                 let outcome = outcome(service, method, quote!(#call.await));
                 quote!(::slimerpc_actors::__private::answer_async::<#message, _>(
-                    request,
+                    __request,
                     move |#pattern| async move { #outcome },
                 ))
             } else {
                 let outcome = outcome(service, method, call);
-                quote!(::slimerpc_actors::__private::answer::<#message>(request, |#pattern| #outcome))
+                quote!(::slimerpc_actors::__private::answer::<#message>(__request, |#pattern| #outcome))
             }
         }
     }
@@ -458,7 +511,7 @@ fn message_pattern(arguments: &[Argument]) -> TokenStream {
     if arguments.is_empty() {
         quote!(_)
     } else {
-        quote!(message)
+        quote!(__message)
     }
 }
 
@@ -466,10 +519,10 @@ fn message_pattern(arguments: &[Argument]) -> TokenStream {
 fn outcome(service: &Service, method: &Method, call: TokenStream) -> TokenStream {
     if method.is_fallible {
         let spec = spec(service);
-        quote!(#call.map_err(|error| {
+        quote!(#call.map_err(|__error| {
             #[allow(unused_imports)]
             use ::slimerpc_actors::__private::{TextOnly as _, WithValue as _};
-            (&::slimerpc_actors::__private::Returned::new(error))
+            (&::slimerpc_actors::__private::Returned::new(__error))
                 .failure(<#spec as ::slimerpc_actors::Service>::CODEC)
         }))
     } else {

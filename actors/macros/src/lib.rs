@@ -5,19 +5,25 @@
 //! - `options`: what stands in `#[service(..)]` and `#[method(..)]`;
 //! - `parse`, with `impl_form` and `trait_form`: from the item to a `model`, and the item as it is given back;
 //! - `signature`: the rules for one method; every broken one is reported, at the token that breaks it;
+//! - `conditional`: attributes that are there in some builds;
 //! - `types`: the rules for the types of arguments and replies;
 //! - `names`: names of messages, and those that cannot be had;
-//! - `expand`: from the model to messages, client and dispatch table.
+//! - `neighbours`: what else stands in the module;
+//! - `expand`: from the model to messages, client and dispatch table;
+//! - `crate_path`: where the crate that all this refers to is found.
 //!
 //! Whatever reaches `expand` has been found sound: only the steps before it report errors.
 
 use proc_macro::TokenStream;
 
+mod conditional;
+mod crate_path;
 mod errors;
 mod expand;
 mod impl_form;
 mod model;
 mod names;
+mod neighbours;
 mod options;
 mod parse;
 mod signature;
@@ -66,10 +72,12 @@ mod types;
 ///
 /// - a message for every method that is not raw: `Add { a: i64, b: i64 }` and `Load { path: String }`, for
 ///   `calc.send(Add { a: 1, b: 2 })`. A message is as visible as its method: write `pub fn` where callers in other
-///   modules shall name it, and no `pub` where the service type is private;
+///   modules shall name it, and no `pub` where the service type is private. It has `Clone` and `Debug` if all arguments do;
 /// - `CalcClient`, always `pub`, with a method for every `#[method]`. A `Proxy<Calc>` dereferences to it:
 ///   `calc.add(1, 2)` returns a `Reply<i64>`;
 /// - the implementations of `Service`, `Call` and `ServedBy`, among them the dispatch table.
+///
+/// A type has one such block. What peers do not call may stand in others, without `#[service]`.
 ///
 /// # On a trait
 ///
@@ -114,13 +122,16 @@ mod types;
 /// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in one module.
 /// - `#[service(codec = "pickle")]`: typed payloads are pickles between native agents, too, as they always are to and from
 ///   DLSlime peers. For values whose type only the pickle tells (`slimerpc::wire::pickle::Value`).
+/// - `#[service(crate = slime::rpc)]`: where `slimerpc-actors` is found, if another crate re-exports it. Under whatever name it
+///   stands in the `Cargo.toml` of the crate that declares the service, it is found by itself.
 ///
 /// # Methods
 ///
 /// See [`macro@method`] for what a method may look like.
 #[proc_macro_attribute]
 pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
-    parse::service(options.into(), item.into()).into()
+    let file = proc_macro::Span::call_site().local_file();
+    parse::service(options.into(), item.into(), file.as_deref()).into()
 }
 
 /// Marks a function of a [`macro@service`] as callable by peers.

@@ -46,6 +46,8 @@ pub(crate) struct Method {
     pub(crate) visibility: Visibility,
     /// What it runs on.
     pub(crate) receiver: Receiver,
+    /// The names that its signature mentions and that a message may hide.
+    pub(crate) mentioned: Vec<Ident>,
     /// Whether it returns a `Result`, or a stream of them.
     pub(crate) is_fallible: bool,
     /// What passes between caller and handler.

@@ -1,13 +1,14 @@
 //! What stands in `#[service(..)]` and `#[method(..)]`.
 
 use proc_macro2::TokenStream;
+use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, Error, Ident, LitStr, Meta, Result, Token};
+use syn::{Attribute, Error, Ident, LitStr, Meta, Path, Result, Token};
 
 use crate::errors::Errors;
 use crate::model::Codec;
 
-/// `#[service(name = "..", prefix = "..", codec = "..")]`.
+/// `#[service(name = "..", prefix = "..", codec = "..", crate = ..)]`.
 #[derive(Default)]
 pub(crate) struct ServiceOptions {
     /// The name peers know the service by.
@@ -16,6 +17,8 @@ pub(crate) struct ServiceOptions {
     pub(crate) prefix: Option<String>,
     /// How payloads travel between native agents.
     pub(crate) codec: Option<Codec>,
+    /// Where `slimerpc-actors` is found.
+    pub(crate) crate_path: Option<Path>,
 }
 
 impl ServiceOptions {
@@ -36,11 +39,12 @@ impl ServiceOptions {
             "name" => set(&mut self.name, option, service_name(option, input)?),
             "prefix" => set(&mut self.prefix, option, message_prefix(option, input)?),
             "codec" => set(&mut self.codec, option, codec(option, input)?),
+            "crate" => set(&mut self.crate_path, option, crate_path(option, input)?),
             other => Err(Error::new(
                 option.span(),
                 format!(
-                    "`#[service]` has no option `{other}`; it knows `name = \"calc.v1\"`, `prefix = \"Calc\"` and \
-                     `codec = \"pickle\"`"
+                    "`#[service]` has no option `{other}`; it knows `name = \"calc.v1\"`, `prefix = \"Calc\"`, \
+                     `codec = \"pickle\"` and `crate = path`"
                 ),
             )),
         }
@@ -124,7 +128,10 @@ fn each_option(
     mut read: impl FnMut(&Ident, ParseStream<'_>) -> Result<()>,
 ) -> Result<()> {
     while !input.is_empty() {
-        let option: Ident = input.parse()?;
+        let option = match input.peek(Token![crate]) {
+            true => input.call(Ident::parse_any)?,
+            false => input.parse()?,
+        };
         if let Err(error) = read(&option, input) {
             errors.push(error);
             skip_to_comma(input)?;
@@ -189,9 +196,24 @@ fn codec(option: &Ident, input: ParseStream<'_>) -> Result<Codec> {
     }
 }
 
+/// `crate = slime::rpc`; as serde's, it may be a string.
+fn crate_path(option: &Ident, input: ParseStream<'_>) -> Result<Path> {
+    let usage = "`crate` takes the path at which `slimerpc-actors` is found: `crate = slime::rpc`";
+    if !input.peek(Token![=]) {
+        return Err(Error::new(option.span(), usage));
+    }
+    input.parse::<Token![=]>()?;
+    let path = if input.peek(LitStr) {
+        input.parse::<LitStr>()?.parse_with(Path::parse_mod_style)
+    } else {
+        input.call(Path::parse_mod_style)
+    };
+    path.map_err(|error| Error::new(error.span(), usage))
+}
+
 fn message_prefix(option: &Ident, input: ParseStream<'_>) -> Result<String> {
     let literal = string(option, input)?;
-    if syn::parse_str::<Ident>(&literal.value()).is_err() {
+    if syn::parse_str::<Ident>(&literal.value()).is_err() || literal.value().starts_with("r#") {
         return Err(Error::new(
             literal.span(),
             "names of messages start with the prefix, so it must be an identifier, such as \"Calc\"",

@@ -2,12 +2,13 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
-use syn::{Attribute, Error, Ident, Item};
+use syn::ext::IdentExt;
+use syn::{Attribute, Error, Ident, Item, Path};
 
 use crate::errors::Errors;
 use crate::model::{Form, Method, Service};
 use crate::options::{MethodOptions, ServiceOptions};
-use crate::{expand, impl_form, names, trait_form};
+use crate::{conditional, crate_path, expand, impl_form, names, neighbours, trait_form};
 
 /// Where `#[service]` may stand.
 pub(crate) const FORMS: &str =
@@ -18,9 +19,15 @@ pub(crate) const GENERIC_SERVICE: &str =
     "peers know a service by one name, so it cannot be generic; name the types";
 
 /// `#[service]`: the item, and what is generated for it or what is wrong with it.
-pub(crate) fn service(options: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn service(
+    options: TokenStream,
+    item: TokenStream,
+    file: Option<&std::path::Path>,
+) -> TokenStream {
     let mut errors = Errors::default();
-    let options = ServiceOptions::parse(options, &mut errors);
+    let mut options = ServiceOptions::parse(options, &mut errors);
+    let crate_path = crate_path::find(options.crate_path.take());
+    let neighbours = neighbours::find(file, &item);
     let item = match syn::parse2::<Item>(item) {
         Ok(item) => item,
         Err(error) => return error.into_compile_error(),
@@ -39,8 +46,14 @@ pub(crate) fn service(options: TokenStream, item: TokenStream) -> TokenStream {
             (item.into_token_stream(), None)
         }
     };
+    if let (Some(service), true) = (&service, errors.is_empty()) {
+        neighbours::check(service, &neighbours, &mut errors);
+    }
     let generated = match service {
-        Some(service) if errors.is_empty() => expand::service(&service),
+        Some(service) if errors.is_empty() => match crate_path {
+            Ok(path) => crate_path::put(&path, expand::service(&service)),
+            Err(error) => error.into_compile_error(),
+        },
         _ => errors.into_tokens(),
     };
     quote!(#item #generated)
@@ -50,7 +63,8 @@ pub(crate) fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 pub(crate) fn stray_method(item: TokenStream) -> TokenStream {
     let error = Error::new(
         Span::call_site(),
-        "`#[method]` marks a method of a service; put `#[service]` on the `impl` or trait around it",
+        "`#[method]` marks a method of a service; put `#[service]` on the `impl` or trait around it (inside of one it is \
+         known as `method`, whatever the path before that)",
     )
     .into_compile_error();
     quote!(#error #item)
@@ -71,9 +85,10 @@ pub(crate) fn finish(
         );
     }
     names::check_unique(&ident, &methods, errors);
+    names::check_hidden(&ident, &methods, errors);
     // `str` compares by bytes, which for UTF-8 is the order of code points.
     methods.sort_by(|one, other| one.name.cmp(&other.name));
-    let name = options.name.unwrap_or_else(|| ident.to_string());
+    let name = options.name.unwrap_or_else(|| ident.unraw().to_string());
     Service {
         ident,
         form,
@@ -89,6 +104,16 @@ pub(crate) fn take_method(
     errors: &mut Errors,
 ) -> Option<MethodOptions> {
     let mut options = None;
+    let is_maybe = |attribute: &mut Attribute| {
+        !is_method(attribute) && conditional::comes_to(&attribute.meta, is_called_method)
+    };
+    for attribute in attributes.extract_if(.., is_maybe) {
+        errors.at(
+            &attribute,
+            "a function is a method in all builds or in none, as peers know the table of methods; write `#[method]` without \
+             `cfg_attr`",
+        );
+    }
     for attribute in attributes.extract_if(.., |attribute| is_method(attribute)) {
         if options.is_some() {
             errors.at(&attribute, "`#[method]` is given twice");
@@ -106,12 +131,11 @@ pub(crate) fn refuse_method(attributes: &mut Vec<Attribute>, errors: &mut Errors
 }
 
 fn is_method(attribute: &Attribute) -> bool {
-    let segments = &attribute.path().segments;
-    match (segments.first(), segments.last()) {
-        (Some(first), Some(last)) if segments.len() == 2 => {
-            first.ident == "slimerpc_actors" && last.ident == "method"
-        }
-        (Some(only), _) => segments.len() == 1 && only.ident == "method",
-        _ => false,
-    }
+    is_called_method(attribute.path())
+}
+
+/// Whether this is the path of `#[method]`: that may be re-exported by anybody, under any path.
+fn is_called_method(path: &Path) -> bool {
+    let last = path.segments.last();
+    last.is_some_and(|last| last.ident == "method")
 }

@@ -2,13 +2,14 @@
 
 use syn::ext::IdentExt;
 use syn::{
-    Attribute, FnArg, Ident, Pat, PatType, ReturnType, Signature, Type, Visibility, parse_quote,
+    Attribute, FnArg, Ident, Pat, PatType, Path, ReturnType, Signature, Type, Visibility,
+    parse_quote,
 };
 
 use crate::errors::Errors;
 use crate::model::{Answers, Argument, Form, Kind, Method, RawReply, Receiver, Typed};
 use crate::options::{MethodOptions, ServiceOptions};
-use crate::{names, types};
+use crate::{conditional, names, types};
 
 /// A function with `#[method]`, as found.
 pub(crate) struct Candidate<'a> {
@@ -47,6 +48,7 @@ impl<'a> Reader<'a> {
         let name = signature.ident.unraw().to_string();
         names::check_shadowed(&signature.ident, &name, self.errors);
         self.check_attributes(candidate.attributes);
+        self.check_argument_attributes(signature);
         self.check_qualifiers(signature);
         let receiver = match &candidate.options.parallel {
             Some(parallel) => self.shared(parallel, signature),
@@ -65,21 +67,39 @@ impl<'a> Reader<'a> {
             attributes,
             visibility: candidate.visibility,
             receiver,
+            mentioned: mentioned(signature),
             is_fallible,
             kind,
         }
     }
 
     fn check_attributes(&mut self, attributes: &[Attribute]) {
-        for attribute in attributes
-            .iter()
-            .filter(|attribute| attribute.path().is_ident("cfg"))
-        {
-            self.errors.at(
-                attribute,
-                "a method cannot be left out of some builds, as its place in the method table is part of its message; \
-                 put the `#[cfg]` on the service, or inside the method",
-            );
+        for attribute in attributes {
+            if conditional::comes_to(&attribute.meta, is_cfg) {
+                self.errors.at(
+                    attribute,
+                    "a method cannot be left out of some builds, as its place in the method table is part of its message; \
+                     put the `#[cfg]` on the service, or inside the method",
+                );
+            }
+        }
+    }
+
+    fn check_argument_attributes(&mut self, signature: &Signature) {
+        for input in &signature.inputs {
+            let attributes = match input {
+                FnArg::Receiver(receiver) => &receiver.attrs,
+                FnArg::Typed(argument) => &argument.attrs,
+            };
+            for attribute in attributes {
+                if conditional::comes_to(&attribute.meta, is_cfg) {
+                    self.errors.at(
+                        attribute,
+                        "an argument cannot be left out of some builds, as both sides must know the same message; put the \
+                         `#[cfg]` on the service, or make the argument an `Option`",
+                    );
+                }
+            }
         }
     }
 
@@ -109,17 +129,27 @@ impl<'a> Reader<'a> {
 
     fn receiver(&mut self, signature: &Signature) -> Receiver {
         match signature.inputs.first() {
-            Some(FnArg::Receiver(receiver)) if receiver.reference.is_some() => {
-                return if receiver.mutability.is_some() {
-                    Receiver::Mut
-                } else {
-                    Receiver::Ref
-                };
-            }
-            Some(FnArg::Receiver(receiver)) => self.errors.at(
-                receiver,
-                "the service stays when a call is over, so take `&mut self` or `&self`",
-            ),
+            // `&self` is short for `self: &Self`.
+            Some(FnArg::Receiver(receiver)) => match &*receiver.ty {
+                Type::Reference(reference) if types::is_self(&reference.elem, self.form) => {
+                    let lifetime = reference.lifetime.as_ref();
+                    if let Some(long) = lifetime.filter(|lifetime| lifetime.ident == "static") {
+                        self.errors.at(long, "a method has the service for as long as its call takes; leave the lifetime out");
+                    }
+                    return match reference.mutability {
+                        Some(_) => Receiver::Mut,
+                        None => Receiver::Ref,
+                    };
+                }
+                owner if types::is_self(owner, self.form) || types::is_box(owner) => self.errors.at(
+                    receiver,
+                    "the service stays when a call is over, so take `&mut self` or `&self`",
+                ),
+                _ => self.errors.at(
+                    receiver,
+                    "a method is lent the service itself, in no wrapping, so take `&mut self` or `&self`",
+                ),
+            },
             _ => {
                 let text = "a method runs on an instance of the service; its first parameter is `&mut self` or `&self`";
                 self.errors.at(&signature.ident, text);
@@ -321,10 +351,27 @@ impl<'a> Reader<'a> {
     }
 }
 
+fn is_cfg(path: &Path) -> bool {
+    path.is_ident("cfg")
+}
+
 /// Arguments travel as a tuple.
 const MAX_ARGUMENTS: usize = 16;
 
 const RAW_SHAPE: &str = "a raw method looks like `fn bytes(&mut self, request: &[u8]) -> Vec<u8>`";
+
+/// The names that the types in `signature` mention.
+fn mentioned(signature: &Signature) -> Vec<Ident> {
+    let taken = signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(argument) => Some(&*argument.ty),
+        FnArg::Receiver(_) => None,
+    });
+    let returned = match &signature.output {
+        ReturnType::Type(_, returned) => Some(&**returned),
+        ReturnType::Default => None,
+    };
+    taken.chain(returned).flat_map(types::mentioned).collect()
+}
 
 /// Those that travel. The first is what the method runs on.
 fn arguments(signature: &Signature) -> impl Iterator<Item = &PatType> {
@@ -355,8 +402,8 @@ fn is_mutable_bytes(ty: &Type) -> bool {
 
 /// What the client's method has in common with the service's.
 fn shared_attributes(attributes: &[Attribute]) -> Vec<Attribute> {
-    let is_shared = |attribute: &&Attribute| {
-        attribute.path().is_ident("doc") || attribute.path().is_ident("deprecated")
-    };
-    attributes.iter().filter(is_shared).cloned().collect()
+    let is_shared = |path: &Path| path.is_ident("doc") || path.is_ident("deprecated");
+    let are_shared =
+        |attribute: &&Attribute| conditional::comes_only_to(&attribute.meta, is_shared);
+    attributes.iter().filter(are_shared).cloned().collect()
 }

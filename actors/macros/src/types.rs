@@ -81,6 +81,38 @@ pub(crate) fn check_output(ty: &Type, form: &Form, errors: &mut Errors) {
 const SELF_IN_TRAIT: &str =
     "`Self` is the implementation, which callers of a trait do not know; name a type they know";
 
+/// Whether `ty` is the service itself.
+pub(crate) fn is_self(ty: &Type, form: &Form) -> bool {
+    match (ty, form) {
+        (Type::Path(ty), _) if ty.qself.is_none() && ty.path.is_ident("Self") => true,
+        (Type::Path(ty), Form::Impl(path)) => ty.qself.is_none() && ty.path == *path,
+        _ => false,
+    }
+}
+
+/// Whether `ty` is a `Box`.
+pub(crate) fn is_box(ty: &Type) -> bool {
+    matches!(ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Box"))
+}
+
+/// The names in `ty` that are looked up in the module: of each path the first segment.
+pub(crate) fn mentioned(ty: &Type) -> Vec<Ident> {
+    struct Mentioned(Vec<Ident>);
+
+    impl VisitMut for Mentioned {
+        fn visit_path_mut(&mut self, path: &mut Path) {
+            if let (Some(first), None) = (path.segments.first(), path.leading_colon) {
+                self.0.push(first.ident.clone());
+            }
+            visit_mut::visit_path_mut(self, path);
+        }
+    }
+
+    let mut mentioned = Mentioned(Vec::new());
+    mentioned.visit_type_mut(&mut ty.clone());
+    mentioned.0
+}
+
 /// Whether `ty` is called `Result`, and its first parameter.
 pub(crate) fn as_result(ty: &Type) -> Option<Option<&Type>> {
     let Type::Path(path) = ty else { return None };

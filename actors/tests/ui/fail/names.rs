@@ -8,10 +8,18 @@ impl Calc {
     fn send(&self) {}
 
     #[method]
-    fn call(&self) {}
+    fn ok(&self) {}
 
     #[method]
-    fn peer(&self) {}
+    fn none(&self) -> Option<u8> {
+        None
+    }
+
+    #[method]
+    fn some(&self, _of: u8) {}
+
+    #[method]
+    fn err(&self) {}
 
     #[method]
     fn add_one(&self) {}

@@ -31,6 +31,20 @@ impl Untold {
     fn one(&self) {}
 }
 
+struct Elsewhere;
+
+#[service(crate = 3)]
+impl Elsewhere {
+    #[method]
+    fn one(&self) {}
+}
+
+#[service(crate, prefix = "r#type")]
+trait Nowhere {
+    #[method]
+    fn one(&self);
+}
+
 struct Garbage;
 
 #[service("calc")]

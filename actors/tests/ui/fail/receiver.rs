@@ -19,4 +19,24 @@ impl Calc {
     fn nothing() {}
 }
 
+struct Wrapped;
+
+#[service]
+impl Wrapped {
+    #[method]
+    fn pinned(self: std::pin::Pin<&mut Self>) {}
+
+    #[method]
+    fn counted(self: std::rc::Rc<Self>) {}
+
+    #[method]
+    fn owned(self: Self) {}
+
+    #[method]
+    fn of_another(self: &Box<Self>) {}
+
+    #[method]
+    fn for_ever(&'static self) {}
+}
+
 fn main() {}

@@ -15,6 +15,21 @@ trait Calculator {
 #[method]
 fn free() {}
 
+mod facade {
+    pub use slimerpc_actors::{method as remote, service as served};
+}
+
+struct Renamed;
+
+#[facade::served]
+impl Renamed {
+    #[method]
+    fn add(&self) {}
+
+    #[facade::remote]
+    fn sub(&self) {}
+}
+
 fn main() {
     Calc.add();
 }

@@ -1,0 +1,3 @@
+//! Re-exports the actors, as the one crate of a company would.
+
+pub use slimerpc_actors::{self as rpc, method, service};
