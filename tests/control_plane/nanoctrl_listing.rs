@@ -194,6 +194,44 @@ async fn a_port_names_the_server_and_all_scopes_are_listed_at_once() {
 }
 
 #[actix::test]
+async fn agents_that_call_each_other_leave_nothing_without_a_lease_and_look_through_no_keys() {
+    let server = NanoCtrlServer::start();
+    // The keys, if nobody but we has looked through them.
+    let keys = || {
+        assert_eq!(server.redis.looks_through_keys(), Vec::<String>::new());
+        let keys = server.redis.keys();
+        let _: String = server.redis.run(&["CONFIG", "RESETSTAT"]);
+        keys
+    };
+    let (short, long) = (
+        worker(&server, "w", "").await,
+        worker(&server, "w:0", "").await,
+    );
+    for peer in ["w", "w:0"] {
+        let driver = worker(&server, "driver", "").await;
+        let calc = driver.proxy::<Calc>(peer).await.unwrap();
+        assert_eq!(calc.add(1, 2).await.unwrap(), 3);
+        for key in keys() {
+            let left: i64 = server.redis.run(&["TTL", &key]);
+            assert!((0..=60).contains(&left), "{key} lives for {left} s");
+        }
+        driver.shutdown().await.unwrap();
+    }
+    // What begins with the name of one that leaves stays callable for those who come.
+    short.shutdown().await.unwrap();
+    let late = worker(&server, "late", "").await;
+    let calc = late.proxy::<Calc>("w:0").await.unwrap();
+    assert_eq!(calc.sub(3, 2).await.unwrap(), 1);
+    late.shutdown().await.unwrap();
+    long.shutdown().await.unwrap();
+    let left = keys();
+    assert!(
+        left.iter().all(|key| key.contains("nano_meta:")),
+        "{left:?}"
+    );
+}
+
+#[actix::test]
 async fn a_server_that_lists_no_scopes_is_named() {
     let server = FakeHttp::start(|_| Some((404, Vec::new())));
     let output = nanoctrl(&["agents", "--all-scopes", "--address", &server.url()]);
