@@ -152,6 +152,22 @@ async fn an_entity_that_could_not_be_registered_is_by_a_later_heartbeat() {
 }
 
 #[tokio::test]
+async fn an_agent_that_leaves_takes_no_entity_that_another_has_registered_in_its_place() {
+    let server = NanoCtrlServer::start();
+    let (first, second) = (join(&server, "", "a").await, join(&server, "", "b").await);
+    for id in ["shared/1", "shared/2"] {
+        first.advertise(rpc(id)).await.unwrap();
+        second.advertise(rpc(id)).await.unwrap();
+    }
+    first.retract("shared/1").await.unwrap();
+    first.clean_up().await.unwrap();
+    assert_eq!(ids(&second).await, ["shared/1", "shared/2"]);
+    second.clean_up().await.unwrap();
+    let keys = server.redis.keys();
+    assert!(!keys.iter().any(|key| key.contains("shared")), "{keys:?}");
+}
+
+#[tokio::test]
 async fn without_nanoctrl_clean_up_still_removes_entities() {
     let mut server = NanoCtrlServer::start();
     let agent = join(&server, "", "a").await;

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use redis::pipe;
+use serde_json::Value;
 
 use super::{NanoCtrl, renewal::Renewal, session::Session};
 use crate::control::{ControlError, Entity, PeerRecord, lease, names::check_scope};
@@ -85,12 +86,23 @@ impl NanoCtrl {
         if self.renewal().is_others(session.keep().await?) {
             return Ok(()); // What has that id now is another's.
         }
+        if session.others_entities(&[id]).await?.contains(&id) {
+            return Ok(());
+        }
         self.http.unregister_entity(id).await
     }
 
     /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
     pub(super) async fn remove_entities(&self, session: &Session) -> Result<(), ControlError> {
-        let entities = std::mem::take(&mut session.published().entities);
+        let mut entities = std::mem::take(&mut session.published().entities);
+        let ids: Vec<String> = entities.keys().cloned().collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        for id in session.others_entities(&ids).await.unwrap_or_default() {
+            entities.remove(id);
+        }
+        if entities.is_empty() {
+            return Ok(());
+        }
         let removals = entities.keys().map(|id| self.http.unregister_entity(id));
         let failed = join_all(removals).await.into_iter().find_map(Result::err);
         match failed {
@@ -146,13 +158,34 @@ impl Renewal {
         session: &Session,
         entity: &Entity,
     ) -> Result<(), ControlError> {
-        self.http.register_entity(entity).await?;
+        self.http.register_entity(entity, session.mark()).await?;
         // It may have been retracted, or we may have left, while the request was under way.
         let is_ours = session.published().entities.contains_key(&entity.id);
         if is_ours && self.life.current().is_ok() {
             return Ok(());
         }
         self.http.unregister_entity(&entity.id).await
+    }
+}
+
+impl Session {
+    /// Those of these entities that another agent has registered in place of ours.
+    async fn others_entities<'a>(&self, ids: &[&'a str]) -> Result<Vec<&'a str>, ControlError> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut read = pipe();
+        for id in ids {
+            let key = self.keys.entity(Entity::TYPE, id);
+            read.cmd("HGET").arg(key).arg("endpoint");
+        }
+        let marks: Vec<Option<Vec<u8>>> = self.store.query(&read).await?;
+        let others = ids.iter().zip(marks).filter(|(_, mark)| {
+            let mark: Value =
+                serde_json::from_slice(mark.as_deref().unwrap_or_default()).unwrap_or_default();
+            mark["incarnation"].is_string() && mark != self.mark()
+        });
+        Ok(others.map(|(id, _)| *id).collect())
     }
 }
 

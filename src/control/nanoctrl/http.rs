@@ -175,12 +175,17 @@ impl Http {
         Ok(listed.into_iter().filter_map(read).collect())
     }
 
-    /// Registers an entity, or registers it anew.
-    pub(super) async fn register_entity(&self, entity: &Entity) -> Result<(), ControlError> {
+    /// Registers an entity, or registers it anew, with what tells whose it is.
+    pub(super) async fn register_entity(
+        &self,
+        entity: &Entity,
+        owner: Value,
+    ) -> Result<(), ControlError> {
         let body = json!({
             "entity_type": Entity::TYPE,
             "entity_id": entity.id,
             "kind": entity.kind,
+            "endpoint": owner,
             "metadata": entity.metadata,
         });
         self.ask::<Status>(&["register"], body).await.map(drop)

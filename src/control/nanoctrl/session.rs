@@ -6,7 +6,7 @@ use std::{
 };
 
 use redis::{FromRedisValue, pipe};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{published::Published, store::Store};
 use crate::control::{ControlError, Registration, keys::Keys, lease};
@@ -99,6 +99,11 @@ impl Session {
             registration,
             published: Mutex::default(),
         }
+    }
+
+    /// What our entities say of their owner.
+    pub(super) fn mark(&self) -> Value {
+        json!({"agent": self.alias, "incarnation": self.incarnation})
     }
 
     /// What to register with again: the same, under the name that we have.
@@ -316,7 +321,6 @@ pub(super) fn new_incarnation() -> String {
 mod tests {
     use super::super::access::Access;
     use super::*;
-    use serde_json::json;
     use std::{collections::BTreeMap, time::Duration};
 
     fn session(resource: Option<Value>) -> Session {
