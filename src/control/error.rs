@@ -68,6 +68,14 @@ pub enum ControlError {
         /// What it said.
         reason: String,
     },
+    /// Redis cannot do, or does not let its user do, what agents need.
+    #[error("Redis at {address} cannot be used: {lacking}")]
+    RedisUnfit {
+        /// `host:port` of Redis.
+        address: String,
+        /// What it lacks, by name.
+        lacking: String,
+    },
     /// NanoCtrl answers only those who bring its token.
     #[error("NanoCtrl at {url} {}", token_advice(*.is_given))]
     Unauthorized {

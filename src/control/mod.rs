@@ -4,6 +4,7 @@
 //! One trait, [`Control`], and two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
 //! server and to the Redis beside it; [`Local`] needs neither and joins agents of one process.
 
+pub(crate) mod abilities;
 mod alive_socket;
 mod entity;
 mod error;

@@ -311,6 +311,11 @@ impl NanoCtrl {
         let timeout = self.http.timeout;
         let store = Store::new(self.http.url(), &answer.redis_address, access, timeout)?;
         let session = Session::new(answer.name, registration, self.keys.clone(), store);
+        let probe = session
+            .keys
+            .region(&session.alias, &session::new_incarnation());
+        let channel = session.keys.entity_events(Entity::TYPE);
+        session.store.check_abilities(&probe, &channel).await?;
         purge::purge(&session).await?;
         if !session.claim().await? {
             tracing::warn!(alias = session.alias, "the registration vanished at once");

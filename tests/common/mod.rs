@@ -107,9 +107,16 @@ pub struct Redis {
 impl Redis {
     /// Starts one; a port that somebody else took meanwhile is tried again.
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts one with more arguments, which it has until it is restarted.
+    pub fn start_with(arguments: &[&str]) -> Self {
         for _ in 0..5 {
             let port = free_port();
-            if let Some(server) = Server::start(redis_command(port), port) {
+            let mut command = redis_command(port);
+            command.args(arguments);
+            if let Some(server) = Server::start(command, port) {
                 let server = Some(server);
                 return Self { server, port };
             }

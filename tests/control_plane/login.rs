@@ -139,3 +139,63 @@ async fn tls_without_its_feature_is_refused_by_name() {
         "{error}"
     );
 }
+
+/// A server of the names alone: it names a Redis, and registers everybody.
+fn naming(redis: &Redis) -> crate::common::fake_http::FakeHttp {
+    let answer = format!(
+        r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
+        redis.port
+    );
+    crate::common::fake_http::FakeHttp::registering(answer.leak())
+}
+
+#[tokio::test]
+async fn what_a_user_of_redis_may_not_do_is_said_at_the_start_by_name() {
+    let redis = Redis::start();
+    let user = |rules: &[&str]| {
+        let words = ["ACL", "SETUSER", "u", "reset", "on", ">pw", "~*"];
+        redis.run::<()>(&[&words, rules].concat());
+    };
+    let server = naming(&redis);
+    let agent = || {
+        let agent = NanoCtrl::new(&server.url(), "").unwrap();
+        agent.redis("redis://u:pw@").unwrap()
+    };
+    user(&["&*", "+@all", "-xread", "-blpop"]);
+    let error = agent().register(named("a")).await.unwrap_err();
+    assert!(matches!(error, ControlError::RedisUnfit { .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("XREAD (") && text.contains("BLPOP ("),
+        "{text}"
+    );
+    assert!(!text.contains("XREVRANGE"), "{text}");
+    assert!(server.paths().contains(&"/cleanup".to_owned()));
+    // Those who follow no services do without channels.
+    user(&["resetchannels", "+@all"]);
+    agent().register(named("a")).await.unwrap();
+    let left: Vec<_> = redis.keys();
+    assert_eq!(left, Vec::<String>::new(), "the probe leaves nothing");
+
+    redis.run::<()>(&["ACL", "SETUSER", "u", "-srandmember"]);
+    let url = format!("redis://u:pw@127.0.0.1:{}", redis.port);
+    let error = slimerpc::nanoctrl::Server::start(Config::with_redis(url)).await;
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("SRANDMEMBER ("), "{text}");
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_is_refused_as_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let redis = Redis::start_with(&["--cluster-enabled", "yes", "--dir", folder]);
+    redis.run::<()>(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    let server = naming(&redis);
+    let agent = NanoCtrl::new(&server.url(), "").unwrap();
+    let error = agent.register(named("a")).await.unwrap_err();
+    assert!(matches!(error, ControlError::RedisUnfit { .. }), "{error}");
+    assert!(error.to_string().contains("Redis Cluster"), "{error}");
+    let error = slimerpc::nanoctrl::Server::start(Config::with_redis(redis.url())).await;
+    let text = error.unwrap_err().to_string();
+    assert!(text.contains("Redis Cluster"), "{text}");
+}

@@ -12,7 +12,7 @@ use redis::{
 };
 
 use super::{access::Access, address::Address};
-use crate::control::{ControlError, eviction, failover};
+use crate::control::{ControlError, abilities, eviction, failover};
 
 /// Redis, where NanoCtrl says that it is, unless we know better.
 #[derive(Debug)]
@@ -122,6 +122,30 @@ impl Store {
     /// A dedicated connection of another epoch is out of date.
     pub(super) fn epoch(&self) -> Epoch {
         self.link().epoch
+    }
+
+    /// Refuses a Redis that lacks something that agents need; nobody may have `key`. That we may not listen to `channel` is only
+    /// said: those who follow no services do without.
+    pub(super) async fn check_abilities(
+        &self,
+        key: &str,
+        channel: &str,
+    ) -> Result<(), ControlError> {
+        let answers: Vec<redis::Value> = self.query(&abilities::probe(key)).await?;
+        if let Some(lacking) = abilities::lacking(&answers) {
+            return Err(ControlError::RedisUnfit {
+                address: self.address(),
+                lacking,
+            });
+        }
+        match self.subscribe(channel).await {
+            Err(error @ ControlError::RedisLogin { .. }) => {
+                tracing::warn!(channel, %error, "services cannot be followed: Redis does not let its user SUBSCRIBE");
+            }
+            Err(error) => tracing::debug!(channel, %error, "cannot listen"),
+            Ok(_) => {}
+        }
+        Ok(())
     }
 
     /// Runs commands and reads their answers as a tuple. A connection that turns out to be dead is replaced, and so is one to a

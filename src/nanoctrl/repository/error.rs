@@ -9,6 +9,8 @@ use redis::RedisError;
 pub(in crate::nanoctrl) enum RepositoryError {
     /// It refused, or is out of reach.
     Redis(RedisError),
+    /// It cannot do, or does not let us do, what is needed.
+    Unfit(String),
     /// It took too long.
     Slow,
     /// Others changed the same keys again and again.
@@ -28,6 +30,7 @@ impl fmt::Display for RepositoryError {
         f.write_str("Redis: ")?;
         match self {
             Self::Redis(error) => f.write_str(&describe(error)),
+            Self::Unfit(lacking) => f.write_str(lacking),
             Self::Slow => f.write_str("no answer in time"),
             Self::Contention => f.write_str("the keys keep changing, try again"),
         }

@@ -26,7 +26,7 @@ pub(super) use error::RepositoryError;
 pub(super) use topology::Spec;
 
 use crate::control::keys::Keys;
-use crate::control::{eviction, failover, lease};
+use crate::control::{abilities, eviction, failover, lease};
 
 /// Keys or values that are asked for in one command.
 const CHUNK: usize = 512;
@@ -53,7 +53,15 @@ impl Repository {
             client,
             connection: Arc::default(),
         };
-        repository.run(async |_| Ok(())).await?;
+        let probe = abilities::probe(&format!("nano_meta:probe:{}", unique()));
+        let check = async |mut redis: ConnectionManager| {
+            let answers: Vec<Value> = probe.query_async(&mut redis).await?;
+            match abilities::lacking(&answers) {
+                Some(lacking) => Err(RepositoryError::Unfit(lacking)),
+                None => Ok(()),
+            }
+        };
+        repository.run(check).await?;
         if let Err(error) = repository.warn_of_eviction(url).await {
             tracing::debug!(%error, "Redis does not tell whether it removes keys");
         }
@@ -180,6 +188,13 @@ impl Repository {
 /// A script that may use the functions of leases and indexes.
 fn script(body: &str) -> Script {
     Script::new(&lease::script(body))
+}
+
+/// A text that nobody else has.
+fn unique() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    // Each `RandomState` has fresh random keys.
+    format!("{:016x}", RandomState::new().hash_one(now()))
 }
 
 /// Unix time in seconds, with fraction.
