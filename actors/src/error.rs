@@ -168,7 +168,10 @@ pub enum Ran {
 
 /// An error that a handler returned, as it travelled; see [`RpcError::returned`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReturnedValue {
+pub struct ReturnedValue(Box<EncodedError>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct EncodedError {
     bytes: Vec<u8>,
     codec: PayloadCodec,
     type_path: String,
@@ -222,7 +225,8 @@ impl RpcError {
     pub fn returned<E: DeserializeOwned>(&self) -> Option<E> {
         match self {
             Self::Remote {
-                value: Some(value), ..
+                value: Some(ReturnedValue(value)),
+                ..
             } if value.type_path == type_path::<E>() => value.codec.decode(&value.bytes).ok(),
             _ => None,
         }
@@ -286,11 +290,11 @@ impl RpcError {
                 type_name,
                 message,
                 traceback: String::new(),
-                value: Some(ReturnedValue {
+                value: Some(ReturnedValue(Box::new(EncodedError {
                     bytes: value,
                     codec,
                     type_path,
-                }),
+                }))),
             },
             Fault::Expired => Self::Timeout {
                 peer: peer.to_owned(),
@@ -562,11 +566,11 @@ mod tests {
                     type_name: text(),
                     message: text(),
                     traceback: String::new(),
-                    value: Some(ReturnedValue {
+                    value: Some(ReturnedValue(Box::new(EncodedError {
                         bytes: vec![1],
                         codec: PayloadCodec::Pickle,
                         type_path: text(),
-                    }),
+                    }))),
                 },
                 Ran::Yes,
             ),

@@ -2,12 +2,12 @@
 //!
 //! Behind a value that has variants or fields stand four bytes of its [shape](super::guard).
 
+use std::io;
 use std::marker::PhantomData;
 
 use bincode::config;
-use bincode::enc::write::Writer;
 use bincode::error as inner;
-use bincode::serde::{encode_into_writer, seed_decode_from_slice};
+use bincode::serde::{encode_into_slice, encode_into_std_write, seed_decode_from_slice};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::guard::{Guard, Nested, Seed};
@@ -36,23 +36,22 @@ impl Bincode {
     /// # Errors
     /// As [`Codec::encode`].
     pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
-        let limit = into.len();
         let guard = Guard::encoding();
         let level = guard.level();
-        let mut room = Room {
-            into,
-            guard: &guard,
+        let len = match encode_into_slice(Nested { value, level }, into, config::standard()) {
+            Ok(len) => len,
+            Err(inner::EncodeError::UnexpectedEnd) => return Err(too_large(value, into.len())),
+            Err(other) => return Err(refused(other)),
         };
-        encode_into_writer(Nested { value, level }, &mut room, config::standard())
-            .map_err(refused)?;
-        guard.check_elements()?;
-        if let Some(shape) = guard.shape() {
-            room.put(&shape);
-        }
-        match guard.encoded_len() {
-            size if size > limit => Err(EncodeError::TooLarge { size, limit }),
-            len => Ok(len),
-        }
+        guard.check_elements(len)?;
+        let Some(shape) = guard.shape() else {
+            return Ok(len);
+        };
+        let (size, limit) = (len + shape.len(), into.len());
+        let room = into.get_mut(len..size);
+        let room = room.ok_or(EncodeError::TooLarge { size, limit })?;
+        room.copy_from_slice(&shape);
+        Ok(size)
     }
 
     /// Decodes any owned serde value; see [`Codec::decode`].
@@ -81,29 +80,20 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Bincode {
     }
 }
 
-/// Send memory. Bytes beyond its end are counted only.
-struct Room<'a, 'g> {
-    into: &'a mut [u8],
-    guard: &'g Guard,
-}
-
-impl Room<'_, '_> {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        let from = self.guard.encoded_len();
-        let end = from.saturating_add(bytes.len());
-        if let Some(room) = self.into.get_mut(from..end) {
-            room.copy_from_slice(bytes);
-        }
-        self.guard.set_encoded_len(end);
-    }
-}
-
-impl Writer for Room<'_, '_> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) -> Result<(), inner::EncodeError> {
-        self.put(bytes);
-        Ok(())
+/// Finds the bytes that `value` takes, by encoding it to nowhere.
+#[cold]
+fn too_large<T: Serialize + ?Sized>(value: &T, limit: usize) -> EncodeError {
+    let guard = Guard::encoding();
+    let level = guard.level();
+    let nested = Nested { value, level };
+    let encoded = encode_into_std_write(nested, &mut io::sink(), config::standard());
+    let checked = encoded.map_err(refused).and_then(|len| {
+        guard.check_elements(len)?;
+        Ok(len + guard.shape().map_or(0, |shape| shape.len()))
+    });
+    match checked {
+        Ok(size) => EncodeError::TooLarge { size, limit },
+        Err(error) => error,
     }
 }
 

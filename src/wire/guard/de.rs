@@ -199,10 +199,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
     }
 }
 
+#[cold]
+#[inline(never)]
+fn refuse<E: Error>(reason: impl fmt::Display) -> E {
+    E::custom(reason)
+}
+
 impl<'g, V> Visit<'g, V> {
     #[inline]
     fn deeper<E: Error>(&self) -> Result<Level<'g>, E> {
-        self.level.deeper().map_err(E::custom)
+        self.level.deeper().map_err(refuse)
     }
 
     /// Elements are paid for before there is memory for them, or time.
@@ -216,8 +222,8 @@ impl<'g, V> Visit<'g, V> {
                 guard.elements.set(left);
                 Ok(())
             }
-            None if guard.is_named => Err(E::custom(TooMany::Values)),
-            None => Err(E::custom(TooMany::Elements(elements))),
+            None if guard.is_named => Err(refuse(TooMany::Values)),
+            None => Err(refuse(TooMany::Elements(elements))),
         }
     }
 }
@@ -279,7 +285,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
 
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
-        let level = self.level.beside().map_err(D::Error::custom)?;
+        let level = self.level.beside().map_err(refuse)?;
         self.visitor.visit_newtype_struct(Guarded { inner, level })
     }
 
@@ -450,7 +456,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
 
     #[inline]
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, A::Error> {
-        let level = self.level.deeper().map_err(A::Error::custom)?;
+        let level = self.level.deeper().map_err(refuse)?;
         level.guard.fold(NEWTYPE);
         self.inner.newtype_variant_seed(Seed { seed, level })
     }

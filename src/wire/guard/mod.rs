@@ -43,8 +43,6 @@ pub(super) struct Guard {
     elements: Cell<usize>,
     /// Bytes to decode.
     payload_len: usize,
-    /// Bytes encoded so far, if the codec says.
-    encoded_len: Cell<usize>,
     /// 0 as long as there is no variant or field.
     shape: Cell<u32>,
 }
@@ -71,7 +69,6 @@ impl Guard {
             is_named,
             elements: Cell::new(elements),
             payload_len,
-            encoded_len: Cell::new(0),
             shape: Cell::new(0),
         }
     }
@@ -109,35 +106,14 @@ impl Guard {
         }
     }
 
-    /// Where the next bytes go.
+    /// Checks what has been encoded into `len` bytes, as its reader will.
     #[inline]
-    pub(super) fn encoded_len(&self) -> usize {
-        self.encoded_len.get()
-    }
-
-    #[inline]
-    pub(super) fn set_encoded_len(&self, len: usize) {
-        self.encoded_len.set(len);
-    }
-
-    /// Checks what has been encoded, as its reader will.
-    #[inline]
-    pub(super) fn check_elements(&self) -> Result<(), EncodeError> {
+    pub(super) fn check_elements(&self, len: usize) -> Result<(), EncodeError> {
         let elements = self.elements.get();
-        if elements > self.encoded_len.get().saturating_add(FREE_ELEMENTS) {
-            return Err(EncodeError::Value(TooMany::Elements(elements).to_string()));
+        if elements > len.saturating_add(FREE_ELEMENTS) {
+            return Err(too_many(elements));
         }
         Ok(())
-    }
-
-    /// Checks that a sequence of so many elements has taken bytes.
-    #[cold]
-    fn check_progress(&self, elements: usize) -> Result<(), TooMany> {
-        let most = self.encoded_len.get().saturating_add(FREE_ELEMENTS);
-        match elements > most && !self.is_named {
-            true => Err(TooMany::Elements(self.elements.get())),
-            false => Ok(()),
-        }
     }
 
     /// What variants and fields there were. `None` if there were none.
@@ -155,18 +131,10 @@ impl Guard {
         match (self.shape(), rest) {
             (None, []) => Ok(()),
             (Some(shape), rest) if rest == shape => Ok(()),
-            _ => Err(self.wrong_shape(rest)),
-        }
-    }
-
-    #[cold]
-    fn wrong_shape(&self, rest: &[u8]) -> DecodeError {
-        let extra = rest.len() - self.shape().map_or(0, |shape| shape.len().min(rest.len()));
-        match extra {
-            0 => DecodeError::Malformed {
-                reason: OTHER_SHAPE.to_owned(),
-            },
-            extra => DecodeError::Trailing { extra },
+            (shape, rest) => {
+                let expected = shape.map_or(0, |shape| shape.len());
+                Err(wrong_shape(rest.len().saturating_sub(expected)))
+            }
         }
     }
 
@@ -182,6 +150,16 @@ impl Guard {
     fn fold_name(&self, name: &str) {
         let add = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
         self.fold(name.bytes().fold(0x811c_9dc5, add));
+    }
+}
+
+#[cold]
+fn wrong_shape(extra: usize) -> DecodeError {
+    match extra {
+        0 => DecodeError::Malformed {
+            reason: OTHER_SHAPE.to_owned(),
+        },
+        extra => DecodeError::Trailing { extra },
     }
 }
 
@@ -223,6 +201,11 @@ impl fmt::Display for TooDeep {
             ),
         }
     }
+}
+
+#[cold]
+fn too_many(elements: usize) -> EncodeError {
+    EncodeError::Value(TooMany::Elements(elements).to_string())
 }
 
 enum TooMany {

@@ -1,13 +1,13 @@
 //! Around a codec's serializer.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 
 use serde::ser::{
     Error, Serialize, SerializeMap, SerializeSeq, SerializeStruct, SerializeStructVariant,
     SerializeTuple, SerializeTupleStruct, SerializeTupleVariant, Serializer,
 };
 
-use super::{FREE_ELEMENTS, Guarded, Level, NEWTYPE, UNIT};
+use super::{Guarded, Level, NEWTYPE, UNIT};
 
 /// A value with its level.
 pub(in crate::wire) struct Nested<'g, 'v, T: ?Sized> {
@@ -46,16 +46,18 @@ impl<'g, C> Parts<'g, C> {
     /// A reader will see as many as were announced.
     #[inline]
     fn check<E: Error>(&self) -> Result<(), E> {
-        match self.announced {
-            Some(announced) if announced != self.written => Err(E::custom(format_args!(
-                "`Serialize` of {} announces {announced} parts and writes {}",
-                if self.name.is_empty() {
-                    "a value"
-                } else {
-                    self.name
-                },
-                self.written
-            ))),
+        let Self {
+            name,
+            announced,
+            written,
+            ..
+        } = *self;
+        match announced {
+            Some(announced) if announced != written => Err(refuse(Miscounted {
+                name,
+                announced,
+                written,
+            })),
             _ => Ok(()),
         }
     }
@@ -69,10 +71,39 @@ impl<'g, C> Parts<'g, C> {
     }
 }
 
+/// Out of line, so that what is written around it is small enough to become part of the loops of others.
+#[cold]
+#[inline(never)]
+fn refuse<E: Error>(reason: impl Display) -> E {
+    E::custom(reason)
+}
+
+/// Made of copies: a counter whose address is taken is one that loops keep in memory.
+struct Miscounted {
+    name: &'static str,
+    announced: usize,
+    written: usize,
+}
+
+impl Display for Miscounted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            name,
+            announced,
+            written,
+        } = self;
+        let name = if name.is_empty() { "a value" } else { name };
+        write!(
+            f,
+            "`Serialize` of {name} announces {announced} parts and writes {written}"
+        )
+    }
+}
+
 impl<'g, S: Serializer> Guarded<'g, S> {
     #[inline]
     fn deeper(&self) -> Result<Level<'g>, S::Error> {
-        self.level.deeper().map_err(S::Error::custom)
+        self.level.deeper().map_err(refuse)
     }
 
     /// A reader has to be told how many there are, unless it is told where they end.
@@ -86,7 +117,7 @@ impl<'g, S: Serializer> Guarded<'g, S> {
                 Ok(())
             }
             None if guard.is_named => Ok(()),
-            None => Err(S::Error::custom(
+            None => Err(refuse(
                 "a sequence or map that does not know its length (serde's flatten makes one): bincode cannot carry that, \
                  `codec = \"pickle\"` can",
             )),
@@ -165,7 +196,7 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
         name: &'static str,
         value: &T,
     ) -> Result<S::Ok, S::Error> {
-        let level = self.level.beside().map_err(S::Error::custom)?;
+        let level = self.level.beside().map_err(refuse)?;
         let nested = Nested { value, level };
         self.inner.serialize_newtype_struct(name, &nested)
     }
@@ -318,13 +349,6 @@ impl<C: SerializeSeq> SerializeSeq for Parts<'_, C> {
     #[inline]
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
         self.written += 1;
-        // Elements that take no bytes could go on for ever.
-        if self.written.is_multiple_of(FREE_ELEMENTS) {
-            let guard = self.level.guard;
-            guard
-                .check_progress(self.written)
-                .map_err(C::Error::custom)?;
-        }
         let nested = self.nested(value);
         self.inner.serialize_element(&nested)
     }

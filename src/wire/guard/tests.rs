@@ -258,8 +258,7 @@ mod elements {
 
     #[test]
     fn input_1_a_writer_refuses_what_its_reader_would() {
-        let many: &[()] = &[(); 1 << 60];
-        let error = Bincode.encode_to_vec(&many).unwrap_err();
+        let error = Bincode.encode_to_vec(&vec![(); 1 << 18]).unwrap_err();
         assert!(error.to_string().contains("too many"), "{error}");
         let error = Bincode.encode_to_vec(&vec![[(); 0]; 100_000]).unwrap_err();
         assert!(error.to_string().contains("too many"), "{error}");
