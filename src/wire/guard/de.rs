@@ -280,7 +280,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     #[inline]
     fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let level = self.deeper()?;
-        self.visitor.visit_some(Guarded { inner, level })
+        let visited = self.visitor.visit_some(Guarded { inner, level });
+        level.leave();
+        visited
     }
 
     #[inline]
@@ -301,7 +303,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
             level,
             read: 0,
         };
-        let visited = self.visitor.visit_seq(&mut parts)?;
+        let visited = self.visitor.visit_seq(&mut parts);
+        level.leave();
+        let visited = visited?;
         if self.sequence == Sequence::Fields {
             guard.fold(parts.read);
         }
@@ -317,7 +321,9 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
             level,
             read: 0,
         };
-        self.visitor.visit_map(parts)
+        let visited = self.visitor.visit_map(parts);
+        level.leave();
+        visited
     }
 
     #[inline]
@@ -458,7 +464,9 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Guarded<'_, A> {
     fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, A::Error> {
         let level = self.level.deeper().map_err(refuse)?;
         level.guard.fold(NEWTYPE);
-        self.inner.newtype_variant_seed(Seed { seed, level })
+        let made = self.inner.newtype_variant_seed(Seed { seed, level });
+        level.leave();
+        made
     }
 
     #[inline]

@@ -37,6 +37,8 @@ pub(super) struct Guard {
     /// Where the stack stood at its beginning.
     stack: usize,
     max_depth: usize,
+    /// Levels that there may be below the present one.
+    depth_left: Cell<usize>,
     /// Whether the codec writes names, so that writer and reader may differ in what they leave out.
     is_named: bool,
     /// When decoding: elements that may yet come. When encoding: those that have been.
@@ -47,11 +49,11 @@ pub(super) struct Guard {
     shape: Cell<u32>,
 }
 
-/// A value's place among those that it is in.
+/// A value's place among those that it is in, which the guard knows: a codec's serializer and this are two words, which
+/// travel in registers, so that the compiler sees how little a loop over elements does.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'g> {
     guard: &'g Guard,
-    left: usize,
 }
 
 /// An address in the stack frame of the caller, or near it.
@@ -63,9 +65,11 @@ fn stack_address() -> usize {
 
 impl Guard {
     fn new(is_named: bool, elements: usize, payload_len: usize) -> Self {
+        let max_depth = limits::max_depth();
         Self {
             stack: stack_address(),
-            max_depth: limits::max_depth(),
+            max_depth,
+            depth_left: Cell::new(max_depth),
             is_named,
             elements: Cell::new(elements),
             payload_len,
@@ -100,10 +104,7 @@ impl Guard {
     /// The outermost level.
     #[inline]
     pub(super) fn level(&self) -> Level<'_> {
-        Level {
-            guard: self,
-            left: self.max_depth,
-        }
+        Level { guard: self }
     }
 
     /// Checks what has been encoded into `len` bytes, as its reader will.
@@ -164,13 +165,23 @@ fn wrong_shape(extra: usize) -> DecodeError {
 }
 
 impl Level<'_> {
-    /// The level of what is in it.
+    /// The level of what is in it, until [`leave`](Self::leave). A reader may go on after an error, a writer does not.
     #[inline]
     fn deeper(self) -> Result<Self, TooDeep> {
-        match self.left.checked_sub(1) {
-            Some(left) => Self { left, ..self }.beside(),
+        match self.guard.depth_left.get().checked_sub(1) {
+            Some(left) => {
+                self.beside()?;
+                self.guard.depth_left.set(left);
+                Ok(self)
+            }
             None => Err(TooDeep::Levels(self.guard.max_depth)),
         }
+    }
+
+    /// What was in it is done.
+    #[inline]
+    fn leave(self) {
+        self.guard.depth_left.set(self.guard.depth_left.get() + 1);
     }
 
     /// The level of what is in it without being a level deeper.

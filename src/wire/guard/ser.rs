@@ -43,7 +43,7 @@ impl<'g, C> Parts<'g, C> {
         }
     }
 
-    /// A reader will see as many as were announced.
+    /// Ends them: a reader will see as many as were announced.
     #[inline]
     fn check<E: Error>(&self) -> Result<(), E> {
         let Self {
@@ -52,6 +52,7 @@ impl<'g, C> Parts<'g, C> {
             written,
             ..
         } = *self;
+        self.level.leave();
         match announced {
             Some(announced) if announced != written => Err(refuse(Miscounted {
                 name,
@@ -187,7 +188,9 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
     #[inline]
     fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<S::Ok, S::Error> {
         let level = self.deeper()?;
-        self.inner.serialize_some(&Nested { value, level })
+        let done = self.inner.serialize_some(&Nested { value, level })?;
+        level.leave();
+        Ok(done)
     }
 
     #[inline]
@@ -225,8 +228,11 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
         level.guard.fold_name(variant);
         level.guard.fold(NEWTYPE);
         let nested = Nested { value, level };
-        self.inner
-            .serialize_newtype_variant(name, index, variant, &nested)
+        let done = self
+            .inner
+            .serialize_newtype_variant(name, index, variant, &nested)?;
+        level.leave();
+        Ok(done)
     }
 
     #[inline]
