@@ -14,11 +14,11 @@ pub(crate) fn start() -> io::Result<Arbiter> {
     }
     let system = background()?;
     // On a thread of its own, so that the caller's thread does not become part of the system.
-    let started = thread::spawn(move || {
+    let started = thread::Builder::new().spawn(move || {
         System::set_current(system);
         Arbiter::try_new()
     });
-    started
+    started?
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("an arbiter's thread panicked")))
 }

@@ -10,7 +10,7 @@ use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
-use slimerpc::fabric::{LinkType, RetryPolicy};
+use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
 use slimerpc::wire::CodecLimits;
 
 use crate::devices::{Devices, Opener};
@@ -64,6 +64,7 @@ enum Plane {
 /// | [`stream_patience`](Self::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
 /// | [`heartbeat`](Self::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two signs of life to each native peer |
 /// | [`detection`](Self::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | without a sign of life for so long, a peer is stalled |
+/// | [`raise_open_files`](Self::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
@@ -93,6 +94,7 @@ pub struct Builder {
     call_timeout: Option<Duration>,
     reconnect_wait: Option<Duration>,
     stream_patience: Option<Duration>,
+    raise_open_files: Option<bool>,
     strategy: Strategy,
     heartbeat: Option<Duration>,
     detection: Option<Duration>,
@@ -170,6 +172,7 @@ impl Default for Builder {
             call_timeout: None,
             reconnect_wait: None,
             stream_patience: None,
+            raise_open_files: None,
             strategy: Strategy::default(),
             heartbeat: None,
             detection: None,
@@ -365,6 +368,22 @@ impl Builder {
         self
     }
 
+    /// Raises this process' limit of file descriptors (`ulimit -n`) as far as it may, since each peer takes some 20 on shared
+    /// memory. It is not done unless it is asked for: processes that this one starts inherit the limit, and `select()`, which
+    /// some still use, breaks with descriptors beyond 1,024.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{AgentError, PeerAgent};
+    /// # async fn example() -> Result<(), AgentError> {
+    /// let worker = PeerAgent::builder().alias("worker:0").raise_open_files(true).start().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn raise_open_files(mut self, raises: bool) -> Self {
+        self.raise_open_files = Some(raises);
+        self
+    }
+
     /// Which of its services are restarted when one has to be: that one alone, if not set.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
@@ -500,6 +519,11 @@ impl Builder {
             total,
             idle: total / 4,
         };
+        let raises = self.raise_open_files;
+        if raises.map_or_else(|| environment::flag("SLIME_RPC_RAISE_OPEN_FILES"), Ok)? {
+            fabric::raise_open_files()
+                .map_err(FabricError::os("raising the limit of open files"))?;
+        }
         let mut topology = Topology::of_host();
         if let Some(device) = &self.device {
             topology = topology.preferring(device);

@@ -58,7 +58,10 @@ impl Opened {
         port: Option<u32>,
         limits: MemoryLimits,
     ) -> Result<Self, FabricError> {
-        let port = port.and_then(|port| u8::try_from(port).ok()).unwrap_or(1);
+        let port = u8::try_from(port.unwrap_or(1)).map_err(|_| FabricError::NoDevice {
+            device: name.to_owned(),
+            reason: "a port has a number from 1 to 255".to_owned(),
+        })?;
         Ok(Self {
             memory: Memory::new(opener.open(name, port)?, limits),
             port,
@@ -90,8 +93,11 @@ impl Devices {
         limits: MemoryLimits,
     ) -> Result<Self, FabricError> {
         if let Some(name) = forced {
-            let nic = topology.nics.iter().find(|nic| nic.name == name);
-            let port = nic.and_then(|nic| Some(nic.first_usable()?.number));
+            let (name, port) = match topology.named(name) {
+                Some((nic, Some(port))) => (&*nic.name, Some(port)),
+                Some((nic, None)) => (&*nic.name, nic.first_usable().map(|port| port.number)),
+                None => (name, None),
+            };
             return Ok(Self([Opened::new(opener, name, port, limits)?].into()));
         }
         let mut devices = vec![Opened::new(opener, fabric::SHM, None, limits)?];

@@ -13,7 +13,7 @@ use crate::AgentError;
 pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentError> {
     let value = match env::var(name) {
         Err(VarError::NotPresent) => return Ok(None),
-        Ok(value) if value.is_empty() => return Ok(None),
+        Ok(value) if value.trim().is_empty() => return Ok(None),
         Ok(value) => value,
         Err(VarError::NotUnicode(value)) => value.to_string_lossy().into_owned(),
     };
@@ -29,9 +29,25 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
 
 /// A text from the variable `name` that is not to be shown; `None` if that is not set, or empty.
 pub(crate) fn secret(name: &str) -> Option<Secret> {
-    let value = env::var_os(name).filter(|value| !value.is_empty())?;
+    let value = env::var_os(name)?;
     // What is not text is refused by whoever reads it, and not repeated.
-    Some(Secret::from(value.to_string_lossy()))
+    let text = value.to_string_lossy();
+    (!text.trim().is_empty()).then(|| Secret::from(text))
+}
+
+/// Yes or no from the variable `name`; no if that is not set, or empty.
+pub(crate) fn flag(name: &'static str) -> Result<bool, AgentError> {
+    let value = env::var_os(name).unwrap_or_default();
+    let value = value.to_string_lossy();
+    match &*value.trim().to_lowercase() {
+        "" | "0" | "false" | "no" | "off" => Ok(false),
+        "1" | "true" | "yes" | "on" => Ok(true),
+        _ => Err(AgentError::Setting {
+            name,
+            value: value.into_owned(),
+            allowed: "1 or 0 is expected".to_owned(),
+        }),
+    }
 }
 
 /// A time from the variable `name`, in microseconds.

@@ -5,8 +5,7 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use slimerpc::channel::{CallError, ConnectError, LossCause, Mismatch};
 use slimerpc::control::ControlError;
-use slimerpc::fabric::FabricError;
-use slimerpc::fabric::LinkType;
+use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
 use crate::answer::type_path;
@@ -430,8 +429,8 @@ pub enum AgentError {
         /// The time waited; zero for a DLSlime peer, whose connection is not made again.
         waited: Duration,
     },
-    /// The two agents do not fit together.
-    #[error("`{peer}` and this agent do not fit together: {mismatch}")]
+    /// The two agents do not fit together, or the peer has no room for another connection.
+    #[error("{}", refused(.peer, .mismatch))]
     Refused {
         /// The peer's alias.
         peer: String,
@@ -496,11 +495,29 @@ pub enum AgentError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// No thread could be started.
-    #[error("no thread for an actor: {0}")]
+    #[error("{}", no_thread(.0))]
     Thread(std::io::Error),
     /// The agent has been shut down.
     #[error("this agent has been shut down")]
     ShutDown,
+}
+
+/// What is the matter comes first.
+fn no_thread(error: &std::io::Error) -> String {
+    const DOING: &str = "starting a thread for an actor";
+    match SystemLimit::of_thread(error) {
+        Some(limit) => format!("{limit} ({DOING}: {error})"),
+        None => format!("{DOING}: {error}"),
+    }
+}
+
+fn refused(peer: &str, mismatch: &Mismatch) -> String {
+    match mismatch {
+        Mismatch::Connect(reason) => {
+            format!("`{peer}` cannot be connected with, for a reason at its end: {reason}")
+        }
+        mismatch => format!("`{peer}` and this agent do not fit together: {mismatch}"),
+    }
 }
 
 #[cfg(test)]

@@ -59,10 +59,8 @@ impl Mailboxes {
             None => {
                 let service = self.service.clone();
                 let mailbox = Mailbox::new(memory.clone(), self.geometries, self.retry, service)?;
-                let events = mailbox.events().map_err(|source| FabricError::Os {
-                    doing: "awaiting completions",
-                    source,
-                })?;
+                let events = mailbox.events();
+                let events = events.map_err(FabricError::os("awaiting completions"))?;
                 self.sources.push(Source {
                     memory: memory.clone(),
                     mailbox,

@@ -5,10 +5,12 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Context;
+use std::thread;
 use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use slimerpc::channel::Ticket;
+use slimerpc::panics::contain;
 use slimerpc::wire::Fault;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
@@ -53,11 +55,18 @@ impl Drop for Handler {
 impl<T: Clone> Pool<T> {
     /// Starts the threads.
     pub(crate) fn start(workers: NonZeroUsize, shared: watch::Receiver<T>) -> io::Result<Self> {
-        let runtime = runtime::Builder::new_multi_thread()
-            .worker_threads(workers.get())
-            .thread_name("slimerpc-parallel")
-            .enable_all()
-            .build()?;
+        let build = || {
+            runtime::Builder::new_multi_thread()
+                .worker_threads(workers.get())
+                .thread_name("slimerpc-parallel")
+                .enable_all()
+                .build()
+        };
+        // Without a thread it panics instead.
+        let runtime = contain(build).map_err(|message| {
+            let another = thread::Builder::new().spawn(|| {});
+            another.err().unwrap_or_else(|| io::Error::other(message))
+        })??;
         Ok(Self {
             runtime: Some(runtime),
             shared,

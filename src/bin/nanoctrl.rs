@@ -201,6 +201,8 @@ async fn serve(args: ServerArgs) -> Outcome {
     log_to_stdout();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // A log that may not grow any more (`ulimit -f`) loses lines; otherwise the server would end.
+    let _file_size = signal(SignalKind::from_raw(libc::SIGXFSZ))?;
     let redis = RedisSource::choose(args.redis_url.as_deref())?;
     let mut config = Config::new(redis)
         .listen(args.host, args.port)

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 
 use super::LossCause;
 use super::parker::{Parker, Woken};
-use crate::fabric::{CompletionEvents, CompletionQueue};
+use crate::fabric::{CompletionEvents, CompletionQueue, FabricError};
 
 #[cfg(all(test, slime_loom))]
 mod loom_model;
@@ -222,8 +222,8 @@ impl<P: Pumped> Watching<P> {
     }
 
     /// It cannot watch.
-    fn fail(self, error: &io::Error) {
-        let reason = format!("a completion queue cannot be awaited: {error}");
+    fn fail(self, error: io::Error) {
+        let reason = FabricError::os("awaiting a completion queue")(error).to_string();
         tracing::warn!("{reason}");
         // Who counts on a guest goes home.
         if self.place == Place::Home
@@ -269,11 +269,11 @@ async fn watch<P: Pumped>(mut watching: Watching<P>) {
     let events = match queue.map(CompletionEvents::new) {
         None => return,
         Some(Ok(events)) => events,
-        Some(Err(error)) => return watching.fail(&error),
+        Some(Err(error)) => return watching.fail(error),
     };
     loop {
         if let Err(error) = watch_for_sleepers(&watching, &events).await {
-            return watching.fail(&error);
+            return watching.fail(error);
         }
         if watching.place != Place::Guest {
             break;

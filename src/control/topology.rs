@@ -1,9 +1,10 @@
 //! What this host has: RDMA devices and where it is, in DLSlime's schema.
 
 use std::{
+    ffi::OsStr,
     hash::{BuildHasher, RandomState},
     path::Path,
-    sync::LazyLock,
+    sync::{LazyLock, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -15,9 +16,11 @@ use tokio::{
 };
 
 mod nic;
+mod selection;
 
 pub use self::nic::{Nic, Port, link_type};
 use self::nic::{attribute, entries};
+use self::selection::{Selection, split_port};
 use super::{Registration, process};
 
 /// Where the kernel lists RDMA devices.
@@ -26,7 +29,7 @@ const SYSFS: &str = "/sys/class/infiniband";
 /// How long a server may take to accept the connection from which our address is read.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Environment variable that limits the devices used: names separated by commas. DLSlime honours it too.
+/// Environment variable that limits the devices used. DLSlime honours it too, and understands names separated by commas.
 const VISIBLE_DEVICES: &str = "SLIME_VISIBLE_DEVICES";
 
 /// The topology of this host.
@@ -45,32 +48,61 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set. A host without
+    /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set and not empty. A host without
     /// RDMA has no devices; that is no error.
+    ///
+    /// The variable takes names as NCCL and UCX take them: `mlx5_0,mlx5_1`, also with blanks between; `mlx5_0:1` is a port;
+    /// `mlx5` and `mlx5_*` are all that begin so, `=mlx5_1` is exactly that one, `^mlx5_0` all but that one. What names
+    /// nothing is logged as a warning.
     pub fn of_host() -> Self {
-        let visible = std::env::var(VISIBLE_DEVICES).ok();
+        // While there are descriptors: an agent without it would be taken for one on another host.
+        boot_id();
+        let visible = std::env::var_os(VISIBLE_DEVICES);
+        let visible = visible.as_deref().map(OsStr::to_string_lossy);
         Self::read(Path::new(SYSFS), visible.as_deref())
     }
 
-    /// Reads the devices listed in the directory `sysfs`, limited to the names in `visible` if given.
+    /// Reads the devices listed in the directory `sysfs`, limited to those that `visible` names, if it names any, as
+    /// [`of_host`](Self::of_host) says.
     pub fn read(sysfs: &Path, visible: Option<&str>) -> Self {
-        let is_visible = |name: &str| {
-            visible.is_none_or(|names| names.split(',').any(|visible| visible.trim() == name))
-        };
-        let mut nics: Vec<Nic> = entries(sysfs)
-            .into_iter()
-            .filter(|name| is_visible(name))
+        let nics = entries(sysfs).into_iter();
+        let mut nics: Vec<Nic> = nics
             .map(|name| Nic::read(&sysfs.join(&name), name))
             .collect();
         nics.sort_by(|a, b| a.name.cmp(&b.name));
+        if let Some(selection) = visible.and_then(Selection::parse) {
+            let there_are: Vec<_> = nics.iter().map(|nic| nic.name.clone()).collect();
+            let unmatched = selection.apply(&mut nics);
+            if !unmatched.is_empty() {
+                tracing::warn!(
+                    ?unmatched,
+                    ?there_are,
+                    visible = nics.len(),
+                    "{VISIBLE_DEVICES} names RDMA devices or ports that this host does not have"
+                );
+            }
+        }
         Self { nics }
     }
 
     /// Puts the device `name` in front, if there is one of that name: DLSlime peers connect with the first.
     #[must_use]
     pub fn preferring(mut self, name: &str) -> Self {
-        self.nics.sort_by_key(|nic| nic.name != name);
+        let preferred = self.named(name).map(|(nic, _)| nic.name.clone());
+        self.nics
+            .sort_by_key(|nic| Some(&nic.name) != preferred.as_ref());
         self
+    }
+
+    /// The device `name`, and its port if that is named too: `mlx5_0:1`. Upper and lower case are the same if there is none of
+    /// exactly this name.
+    pub fn named(&self, name: &str) -> Option<(&Nic, Option<u32>)> {
+        let (name, port) = split_port(name.trim());
+        let exactly = |nic: &&Nic| nic.name == name;
+        let nearly = |nic: &&Nic| nic.name.eq_ignore_ascii_case(name);
+        let found = self.nics.iter().find(exactly);
+        let nic = found.or_else(|| self.nics.iter().find(nearly))?;
+        Some((nic, port))
     }
 
     /// The first usable device and port.
@@ -157,8 +189,15 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
 /// Identifies this boot of this kernel: two processes with the same one share the host. Where it cannot be read, only this
 /// process has the one that is given, so nobody else is taken to be on this host.
 pub fn boot_id() -> String {
-    let boot_id = attribute(Path::new("/proc/sys/kernel/random/boot_id"));
-    boot_id.filter(|id| !id.is_empty()).unwrap_or_else(unknown)
+    static READ: OnceLock<String> = OnceLock::new();
+    if let Some(read) = READ.get() {
+        return read.clone();
+    }
+    match attribute(Path::new("/proc/sys/kernel/random/boot_id")) {
+        Some(read) if !read.is_empty() => READ.get_or_init(|| read).clone(),
+        // Not for good: a process may have no descriptor left for the moment.
+        _ => unknown(),
+    }
 }
 
 /// Identifies the network namespace: abstract sockets, by which shared memory is handed over, do not cross it. Where it cannot
@@ -215,6 +254,20 @@ mod tests {
         assert_eq!(registration.ib_port, Some(2));
         assert_eq!(registration.link_type.as_deref(), Some("RoCE"));
 
+        let hidden = Topology::read(root.path(), Some("mlx5_0:1"));
+        assert_eq!(hidden.first_usable(), None, "that port is down");
+        let named = registration.device.as_deref();
+        for unset in ["", " "] {
+            let all = Topology::read(root.path(), Some(unset)).registration(None, "");
+            assert_eq!(all.device.as_deref(), named);
+        }
+        let host = Topology::read(root.path(), None);
+        for (name, found) in [("mlx5_1", None), ("MLX5_1", None), (" mlx5_1:1", Some(1))] {
+            let (nic, port) = host.named(name).expect(name);
+            assert_eq!((&*nic.name, port), ("mlx5_1", found));
+            assert_eq!(host.clone().preferring(name).nics[0].name, "mlx5_1");
+        }
+        assert_eq!(host.named("mlx5"), None);
         let visible = Topology::read(root.path(), Some("mlx5_7, mlx5_1"));
         let (nic, port) = visible.first_usable().expect("mlx5_1 is active");
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::QueuePairState;
+use super::{QueuePairState, SystemLimit};
 
 /// A verb was refused. Failures of work that was accepted arrive as completions instead.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +88,16 @@ pub enum FabricError {
         /// The limit in bytes (`ulimit -l` is in KiB).
         limit: u64,
     },
+    /// A limit of the operating system stands in the way.
+    #[error("{limit} ({doing}: {source})")]
+    SystemLimit {
+        /// Which one.
+        limit: SystemLimit,
+        /// What was being done.
+        doing: &'static str,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// The operating system refused.
     #[error("{doing}: {source}")]
     Os {
@@ -99,11 +109,33 @@ pub enum FabricError {
 }
 
 impl FabricError {
-    /// Wraps an operating-system error; for use in `map_err`.
-    pub(crate) fn os<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::Os {
-            doing,
-            source: source.into(),
+    /// Wraps an operating-system error, which may mean a [limit](SystemLimit); for use in `map_err`.
+    ///
+    /// ```
+    /// use slimerpc::fabric::FabricError;
+    /// let opened = std::fs::File::open("/nonexistent").map_err(FabricError::os("opening a file"));
+    /// assert!(matches!(opened, Err(FabricError::Os { .. })));
+    /// ```
+    pub fn os<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
+        move |source| {
+            let source = source.into();
+            Self::of_limit(SystemLimit::of(&source), doing, source)
+        }
+    }
+
+    /// The same of an error of starting a thread.
+    pub(crate) fn thread(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::of_limit(SystemLimit::of_thread(&source), doing, source)
+    }
+
+    fn of_limit(limit: Option<SystemLimit>, doing: &'static str, source: io::Error) -> Self {
+        match limit {
+            Some(limit) => Self::SystemLimit {
+                limit,
+                doing,
+                source,
+            },
+            None => Self::Os { doing, source },
         }
     }
 }

@@ -27,6 +27,7 @@ mod events;
 pub mod faults;
 #[cfg(test)]
 pub(crate) mod heap;
+mod limits;
 mod memory_region;
 mod open;
 mod queue_pair;
@@ -42,6 +43,7 @@ pub use completion_queue::CompletionQueue;
 pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
 pub use error::FabricError;
 pub use events::CompletionEvents;
+pub use limits::{SystemLimit, raise_open_files};
 pub use memory_region::{Access, MemoryRegion, OutOfRange};
 pub use open::{SHM, open};
 pub use queue_pair::{

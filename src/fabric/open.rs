@@ -22,10 +22,10 @@ pub const SHM: &str = "shm0";
 /// # Ok::<_, fabric::FabricError>(())
 /// ```
 pub fn open(name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
-    match name {
-        SHM => Ok(ShmDevice::open()?),
-        name => open_rdma(name, port),
+    if name.eq_ignore_ascii_case(SHM) {
+        return Ok(ShmDevice::open()?);
     }
+    open_rdma(name, port)
 }
 
 #[cfg(feature = "verbs")]

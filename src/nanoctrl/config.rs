@@ -2,6 +2,7 @@
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::StartError;
@@ -48,8 +49,8 @@ impl RedisSource {
 }
 
 fn is_on_path(program: &str) -> bool {
-    env::var_os("PATH")
-        .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))
+    let is_in = |folder: PathBuf| folder.is_absolute() && folder.join(program).is_file();
+    env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(is_in))
 }
 
 /// What a [`Server`](super::Server) is told at start.

@@ -25,5 +25,6 @@ pub fn redis_public_address() -> Option<String> {
 }
 
 fn non_empty(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
+    let value = env::var(name).ok();
+    value.filter(|value| !value.trim().is_empty())
 }

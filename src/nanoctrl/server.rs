@@ -25,7 +25,7 @@ const GREETING: &str = "NanoCtrl Server Running";
 
 const WORKERS: usize = 2;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const SHUTDOWN_SECONDS: u64 = 3;
 
 /// What every handler needs.

@@ -5,6 +5,7 @@ mod common;
 #[path = "../common/job.rs"]
 mod job;
 
+mod limits;
 mod model_runner;
 mod python_pickles;
 mod shared_memory;

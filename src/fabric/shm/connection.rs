@@ -42,6 +42,18 @@ struct Links {
     outgoing: Option<Link>,
     /// The one that the peer dialled.
     incoming: Option<Link>,
+    /// Descriptors kept back until the connection is made.
+    reserve: Reserve,
+}
+
+/// What a connection still takes once it has been begun: what is missing then can be told to nobody, since both ends only see
+/// that the connection ends.
+#[derive(Debug, Default)]
+pub(super) struct Reserve {
+    /// For the peer's eventfd.
+    pub(super) event: Option<OwnedFd>,
+    /// For the link that the peer dials.
+    pub(super) incoming: Option<OwnedFd>,
 }
 
 impl Connection {
@@ -103,8 +115,11 @@ impl Connection {
     }
 
     /// Notes who the peer is and the link dialled to it.
-    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Link) {
-        self.links().outgoing = Some(link);
+    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Link, reserve: Reserve) {
+        let mut links = self.links();
+        links.outgoing = Some(link);
+        links.reserve = reserve;
+        drop(links);
         // Set once: only `to_rtr` calls this, which happens at most once.
         let _ = self.remote.set(remote);
     }
@@ -176,6 +191,11 @@ impl Connection {
         link.is_some_and(|link| link.send(message, &[]).is_ok())
     }
 
+    /// A message comes over the link that we dialled, with an eventfd if it is the first.
+    pub(super) fn make_room(&self) {
+        self.links().reserve.event = None;
+    }
+
     /// The peer has sent a message over the link that we dialled. Says whether it made sense.
     pub(super) fn answered(&self, message: Message, fds: Vec<OwnedFd>) -> bool {
         let mut sender = self.sender();
@@ -221,7 +241,10 @@ impl Connection {
             capacity,
             min_rnr_timer: self.retry.min_rnr_timer,
         });
-        self.links().incoming = Some(link.clone());
+        let mut links = self.links();
+        links.incoming = Some(link.clone());
+        links.reserve.incoming = None;
+        drop(links);
         Some(link.send(&welcome, &[ring, bell, event]).is_ok())
     }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use rustix::process::Resource;
-
 use super::completion_queue::ShmCompletionQueue;
 use super::connection::Connection;
 use super::queue_pair::ShmQueuePair;
@@ -57,15 +55,12 @@ pub(super) fn port(gid: Gid) -> PortAttributes {
 }
 
 impl ShmDevice {
-    /// Opens a new device.
-    ///
-    /// Raises the soft limit of open files to the hard one, because regions and connections are file
-    /// descriptors.
+    /// Opens a new device. Its regions and connections are file descriptors; see
+    /// [`raise_open_files`](crate::fabric::raise_open_files).
     ///
     /// # Errors
     /// No file descriptor, memory or thread is left.
     pub fn open() -> Result<Arc<dyn Device>, FabricError> {
-        raise_open_files();
         let worker = Arc::new(Worker::start(Gid(random()?))?);
         Ok(Arc::new(Self { worker }))
     }
@@ -92,15 +87,6 @@ fn random<const N: usize>() -> Result<[u8; N], FabricError> {
     // The kernel gives up to 256 bytes at once.
     assert_eq!(read, N);
     Ok(bytes)
-}
-
-fn raise_open_files() {
-    let mut limit = rustix::process::getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Without it fewer connections are possible; running out is reported where it happens.
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
 }
 
 /// Refuses a value outside of `1..=max`.

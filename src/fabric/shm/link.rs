@@ -17,7 +17,7 @@ use super::message::{MAX_LEN, Message};
 use crate::fabric::Gid;
 
 /// File descriptors that travel with one message.
-const MAX_FDS: usize = 3;
+pub(super) const MAX_FDS: usize = 3;
 /// Dials that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
@@ -34,6 +34,8 @@ pub(super) enum Incoming {
     Message(Message, Vec<OwnedFd>),
     /// Nothing for now.
     Nothing,
+    /// A message, but not the descriptors that came with it, as this process may have no more.
+    Unreceived(io::Error),
     /// The other process has closed the link or died, or it does not keep to the protocol.
     End,
 }
@@ -174,11 +176,17 @@ impl Link {
                 fds.extend(rights);
             }
         }
-        let whole = !received
-            .flags
-            .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+        if received.flags.contains(ReturnFlags::TRUNC) {
+            return Incoming::End;
+        }
         match Message::decode(&bytes[..received.bytes]) {
-            Some(message) if whole => Incoming::Message(message, fds),
+            // There is room for as many as a message may have, so it is descriptors that there were none for.
+            Some(_) if received.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS => {
+                Incoming::Unreceived(rustix::io::Errno::MFILE.into())
+            }
+            Some(message) if !received.flags.contains(ReturnFlags::CTRUNC) => {
+                Incoming::Message(message, fds)
+            }
             _ => Incoming::End,
         }
     }

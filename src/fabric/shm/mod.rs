@@ -18,6 +18,7 @@
 //! The sockets are in the abstract namespace and the memory in memfds, so nothing has a name in the file
 //! system and the kernel removes everything with the last process, `kill -9` included.
 
+mod complaints;
 mod completion_queue;
 mod connection;
 mod device;
@@ -33,6 +34,7 @@ mod remote_regions;
 mod ring_memory;
 mod segment;
 mod sender;
+mod strangers;
 mod sync;
 mod worker;
 

@@ -1,14 +1,15 @@
 //! Queue pairs of the shm fabric.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::connection::Connection;
+use super::connection::{Connection, Reserve};
 use super::link::Link;
 use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
     FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
-    SendRequest,
+    SendRequest, SystemLimit,
 };
 
 /// The owner's handle of one end of a connection.
@@ -52,11 +53,12 @@ impl ShmQueuePair {
     }
 
     fn dial(&self, remote: &QueuePairAddress) -> Result<Link, FabricError> {
-        let link = Link::dial(remote.gid).map_err(|error| {
-            self.unreachable(format!(
+        let link = Link::dial(remote.gid).map_err(|error| match SystemLimit::of(&error) {
+            Some(_) => FabricError::os("connecting a socket with a peer")(error),
+            None => self.unreachable(format!(
                 "no shm device of this user has the GID {}: {error}",
                 remote.gid
-            ))
+            )),
         })?;
         let hello = Hello {
             version: VERSION,
@@ -107,7 +109,15 @@ impl QueuePair for ShmQueuePair {
             });
         }
         let link = self.dial(remote)?;
-        self.connection.dialled(*remote, link.clone());
+        let keep = || {
+            let descriptor = link.as_fd().try_clone_to_owned();
+            descriptor.map_err(FabricError::os("connecting with a peer"))
+        };
+        let reserve = Reserve {
+            event: Some(keep()?),
+            incoming: Some(keep()?),
+        };
+        self.connection.dialled(*remote, link.clone(), reserve);
         self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)?;
         let core = self.worker.core();
         core.command(Command::Watch(link, Arc::downgrade(&self.connection)));

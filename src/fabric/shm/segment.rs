@@ -5,13 +5,15 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use rustix::io::Errno;
 
 use super::receive_ring::{Bell, Entry, Posted};
 use super::region::Validity;
+use crate::fabric::limits::{check_file_size, is_memory_promised_strictly};
 
 /// Sizes cannot change any more, so a mapping never faults, whatever the other process does.
 const SEALS: SealFlags = SealFlags::SHRINK
@@ -26,8 +28,23 @@ pub(super) struct Segment {
 impl Segment {
     /// Creates a memfd of `len` zero bytes and maps it.
     pub(super) fn create(name: &str, len: usize) -> io::Result<(OwnedFd, Self)> {
+        static IS_TAKEN_AT_ONCE: LazyLock<bool> = LazyLock::new(is_memory_promised_strictly);
+        Self::create_with(name, len, *IS_TAKEN_AT_ONCE)
+    }
+
+    /// The same. Its memory is taken `at_once`, or as it is touched, which spares what is never used.
+    fn create_with(name: &str, len: usize, at_once: bool) -> io::Result<(OwnedFd, Self)> {
+        check_file_size(len as u64)?;
         let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
+        if at_once {
+            let taken = rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64);
+            // To the kernel this is a file system that is full.
+            taken.map_err(|error| match error {
+                Errno::NOSPC => Errno::NOMEM,
+                error => error,
+            })?;
+        }
         rustix::fs::fcntl_add_seals(&fd, SEALS)?;
         let segment = Self::map(&fd, len)?;
         Ok((fd, segment))
@@ -130,3 +147,18 @@ unsafe impl Shared for Entry {}
 unsafe impl Shared for Bell {}
 // SAFETY: an `AtomicU32`.
 unsafe impl Shared for Validity {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_taken_when_it_is_touched_unless_that_may_fail_then() {
+        const LEN: usize = 1 << 20;
+        let taken = |at_once| {
+            let (fd, _segment) = Segment::create_with("test", LEN, at_once).expect("a memfd");
+            rustix::fs::fstat(&fd).expect("it is open").st_blocks * 512
+        };
+        assert_eq!((taken(false), taken(true)), (0, LEN as i64));
+    }
+}

@@ -138,3 +138,130 @@ fn other_users_are_refused() {
     as_somebody_else.join().expect("both ends refuse");
     CASES[2].run(&device, &device);
 }
+
+/// A process with a device and few descriptors, which says its GID and counts its log lines.
+struct Cramped {
+    process: std::process::Child,
+    gid: crate::fabric::Gid,
+}
+
+const CRAMPED: &str = "SLIME_TEST_CRAMPED";
+
+impl Cramped {
+    /// With no descriptor left at all, if it is `full`.
+    fn start(full: bool) -> Self {
+        let mut command = std::process::Command::new("prlimit");
+        command
+            .arg("--nofile=40")
+            .arg(std::env::current_exe().expect("it runs"))
+            .args(["fabric::shm::tests::the_cramped_process", "--exact"])
+            .arg("--nocapture")
+            .env(CRAMPED, if full { "full" } else { "1" })
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        let mut process = command.spawn().expect("prlimit is there");
+        let out = process.stdout.as_mut().expect("piped");
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(out));
+        let gid = lines.find_map(|line| {
+            let line = line.expect("text");
+            line.strip_prefix("gid ").map(|gid| gid.parse::<u128>())
+        });
+        let gid = gid.expect("it says").expect("a number");
+        Self {
+            process,
+            gid: crate::fabric::Gid(gid.to_be_bytes()),
+        }
+    }
+
+    /// CPU time so far.
+    fn used(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id()));
+        let stat = stat.expect("it runs");
+        let fields: Vec<_> = stat[stat.rfind(')').expect("a name") + 2..]
+            .split(' ')
+            .collect();
+        let ticks = |at: usize| fields[at].parse::<u64>().expect("a number");
+        let per_second = rustix::param::clock_ticks_per_second();
+        Duration::from_secs_f64((ticks(11) + ticks(12)) as f64 / per_second as f64)
+    }
+
+    /// Ends it; gives its log.
+    fn log(mut self) -> String {
+        drop(self.process.stdin.take());
+        let output = self.process.wait_with_output().expect("it ends");
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stderr).expect("text")
+    }
+}
+
+/// Not a test of its own: the process of those below. Has a device until its standard input ends.
+#[test]
+fn the_cramped_process() {
+    let Some(how) = std::env::var_os(CRAMPED) else {
+        return;
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
+    let device = open();
+    let held = (0..100).map_while(|_| std::fs::File::open("/dev/null").ok());
+    let _held: Vec<_> = held.filter(|_| how == "full").collect();
+    println!("\ngid {}", u128::from_be_bytes(device.port().gid.0));
+    std::io::read_to_string(std::io::stdin()).expect("it ends");
+}
+
+/// INPUT-1: they neither keep a core busy nor fill the disk, are closed, and keep nobody else out.
+#[test]
+fn strangers_that_say_nothing_are_closed_even_if_no_descriptor_is_left() {
+    let cramped = Cramped::start(false);
+    let dial = || Link::dial(cramped.gid).expect("there is a backlog");
+    let strangers: Vec<_> = (0..100).map(|_| dial()).collect();
+    std::thread::sleep(Duration::from_secs(2));
+    let used = cramped.used();
+    assert!(used < Duration::from_secs(1), "a core is busy: {used:?}");
+    // Somebody who says something is heard before the strangers' time is over: there is no such queue pair.
+    let link = dial();
+    let mut hello = hello(&open());
+    hello.to_qp = 0xff_fffe;
+    link.send(&Message::Hello(hello), &[]).expect("room");
+    ends(&link);
+    strangers.iter().for_each(ends);
+    let log = cramped.log();
+    let lines = log.lines().count();
+    assert!((1..10).contains(&lines), "{lines} lines: {log}");
+    assert!(log.contains("ulimit -n"), "{log}");
+}
+
+/// With descriptors enough, too.
+#[test]
+fn a_stranger_that_says_nothing_is_closed() {
+    let device = open();
+    let start = Instant::now();
+    let link = Link::dial(device.port().gid).expect("it listens");
+    ends(&link);
+    assert!(start.elapsed() > Duration::from_secs(1), "it had some time");
+}
+
+/// Those of other users are closed, too, when no descriptor is left and nobody can be sent away. Needs to be root.
+#[test]
+fn other_users_keep_nobody_waiting_where_no_descriptor_is_left() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let cramped = Cramped::start(true);
+    let gid = cramped.gid;
+    let others = std::thread::spawn(move || {
+        // Of this thread only.
+        rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).expect("root may");
+        let dial = |_| Link::dial_anyone(gid).expect("anybody can connect");
+        let others: Vec<_> = (0..500).map(dial).collect();
+        others.iter().for_each(ends);
+    });
+    others.join().expect("all are closed");
+    let used = cramped.used();
+    assert!(used < Duration::from_secs(1), "{used:?}");
+    let log = cramped.log();
+    let lines = log.lines().count();
+    assert!((1..10).contains(&lines), "{lines} lines: {log}");
+}

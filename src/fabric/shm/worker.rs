@@ -2,6 +2,7 @@
 //! never meet it.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -10,11 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Pid;
 
+use super::complaints::Complaints;
 use super::connection::Connection;
 use super::key_table::KeyTable;
 use super::link::{self, Incoming, Link};
 use super::message::{Hello, Message, VERSION};
 use super::peer_process::{PeerProcess, PeerProcesses};
+use super::strangers::Strangers;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;
@@ -22,6 +25,10 @@ const COMMANDS: u64 = 1;
 const FIRST_LINK: u64 = 2;
 /// Links that have not said yet to which queue pair they belong.
 const MAX_STRANGERS: usize = 4096;
+/// Dials accepted in a row before links are heard.
+const MAX_ACCEPTED: usize = 64;
+/// How long dials wait when they cannot be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Queue pair numbers have 24 bits; the first ones are special in InfiniBand.
 const FIRST_QUEUE_PAIR: u32 = 17;
 const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
@@ -151,7 +158,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name("slimerpc-shm".to_owned())
             .spawn(move || routine.run())
-            .map_err(FabricError::os("starting the thread of shm0"))?;
+            .map_err(FabricError::thread("starting the thread of shm0"))?;
         Ok(Self {
             core,
             thread: Some(thread),
@@ -180,8 +187,17 @@ struct Routine {
     epoll: OwnedFd,
     links: HashMap<u64, (Link, Role)>,
     next_token: u64,
-    /// Links in role `Stranger` or `Waiting`.
-    strangers: usize,
+    /// Number of links in role `Stranger` or `Waiting`.
+    unsettled: usize,
+    /// Those of them that have said nothing.
+    strangers: Strangers,
+    /// Descriptors kept back for when there are no others: to learn who dials, and to receive those that come with a message.
+    spare: Vec<OwnedFd>,
+    /// When dials are accepted again, if they are not now.
+    pausing: Option<Instant>,
+    refused: Complaints,
+    unaccepted: Complaints,
+    cut_off: Complaints,
     /// Connections with sends that wait, and when to look at them.
     stalled: Vec<(Instant, Weak<Connection>)>,
     processes: PeerProcesses,
@@ -203,16 +219,23 @@ enum Role {
 impl Routine {
     fn new(core: Arc<Core>, listener: OwnedFd) -> rustix::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let routine = Self {
+        let mut routine = Self {
             core,
             listener,
             epoll,
             links: HashMap::new(),
             next_token: FIRST_LINK,
-            strangers: 0,
+            unsettled: 0,
+            strangers: Strangers::default(),
+            spare: Vec::new(),
+            pausing: None,
+            refused: Complaints::default(),
+            unaccepted: Complaints::default(),
+            cut_off: Complaints::default(),
             stalled: Vec::new(),
             processes: PeerProcesses::default(),
         };
+        routine.replenish();
         routine.watch(routine.listener.as_fd(), LISTENER)?;
         routine.watch(routine.core.control.as_fd(), COMMANDS)?;
         Ok(routine)
@@ -242,7 +265,7 @@ impl Routine {
             }
             for event in &events {
                 match event.data.u64() {
-                    LISTENER => self.accept(),
+                    LISTENER => self.accept(Instant::now()),
                     COMMANDS => {
                         if self.obey() {
                             return;
@@ -254,19 +277,25 @@ impl Routine {
                     },
                 }
             }
-            self.look_after_stalled();
+            let now = Instant::now();
+            self.end_strangers(now, false);
+            self.look_after_stalled(now);
+            if self.pausing.take_if(|until| *until <= now).is_some() {
+                self.resume();
+            }
         }
     }
 
     fn until_next_look(&self) -> Option<Timespec> {
-        let next = self.stalled.iter().map(|(at, _)| *at).min()?;
+        let stalled = self.stalled.iter().map(|(at, _)| *at);
+        let others = [self.strangers.next(), self.pausing];
+        let next = stalled.chain(others.into_iter().flatten()).min()?;
         let wait = next.saturating_duration_since(Instant::now());
         // An hour is as good as any longer time and always representable.
         Timespec::try_from(wait.min(Duration::from_secs(3600))).ok()
     }
 
-    fn look_after_stalled(&mut self) {
-        let now = Instant::now();
+    fn look_after_stalled(&mut self, now: Instant) {
         self.stalled.retain_mut(|(at, connection)| {
             if *at > now {
                 return true;
@@ -278,26 +307,80 @@ impl Routine {
         });
     }
 
-    fn accept(&mut self) {
-        loop {
+    fn accept(&mut self, now: Instant) {
+        for _ in 0..MAX_ACCEPTED {
             match link::accept(&self.listener) {
                 Ok(None) => return,
-                Ok(Some(link)) => self.admit(link),
+                Ok(Some(link)) => self.admit(link, now),
+                // Who dialled has given up.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "a peer could not be accepted");
-                    return;
+                    if !self.accept_in_need(error, now) {
+                        return self.pause(now);
+                    }
                 }
             }
         }
     }
 
-    fn admit(&mut self, link: Link) {
+    /// A dial could not be accepted; most likely no descriptor is left. Says whether to go on.
+    fn accept_in_need(&mut self, error: io::Error, now: Instant) -> bool {
+        let error = FabricError::os("accepting a peer")(error);
+        self.unaccepted.warn(now, error);
+        if self.end_strangers(now, true) {
+            return true;
+        }
+        // Those of another user do not keep ours waiting.
+        drop(self.spare.pop());
+        if let Ok(Some(link)) = link::accept(&self.listener) {
+            self.admit(link, now);
+        }
+        self.replenish();
+        !self.spare.is_empty()
+    }
+
+    /// Accepts nothing for a while.
+    fn pause(&mut self, now: Instant) {
+        // It is watched until then, so this cannot fail.
+        let _ = epoll::delete(&self.epoll, &self.listener);
+        self.pausing = Some(now + PAUSE);
+    }
+
+    fn resume(&mut self) {
+        self.replenish();
+        if let Err(error) = self.watch(self.listener.as_fd(), LISTENER) {
+            let now = Instant::now();
+            let error = FabricError::os("waiting for peers")(error);
+            self.unaccepted.warn(now, error);
+            self.pausing = Some(now + PAUSE);
+        }
+    }
+
+    /// Ends those who have been silent for too long; sooner `in_need` of their descriptors. Says whether there were any.
+    fn end_strangers(&mut self, now: Instant, in_need: bool) -> bool {
+        let mut any = false;
+        while let Some(token) = self.strangers.pop_overdue(now, in_need) {
+            if matches!(self.links.get(&token), Some((_, Role::Stranger))) {
+                let what = "links that nothing came over were closed";
+                self.refused.warn(now, what);
+                self.remove(token);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn admit(&mut self, link: Link, now: Instant) {
         if let Err(error) = link.check_user() {
-            tracing::warn!(%error, "a dial was refused");
-        } else if self.strangers >= MAX_STRANGERS {
-            tracing::warn!("a dial was refused: {MAX_STRANGERS} others have not been answered");
+            self.refused
+                .warn(now, format_args!("a dial was refused: {error}"));
+        } else if self.unsettled >= MAX_STRANGERS {
+            let why = format_args!("{MAX_STRANGERS} others have not been answered");
+            self.refused
+                .warn(now, format_args!("a dial was refused: {why}"));
         } else {
-            self.strangers += 1;
+            self.unsettled += 1;
+            self.strangers.add(now, self.next_token);
             self.add(link, Role::Stranger);
         }
     }
@@ -314,7 +397,8 @@ impl Routine {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "a link cannot be watched");
+                let error = FabricError::os("watching a link")(error);
+                self.cut_off.warn(Instant::now(), error);
                 self.ended(role);
             }
         }
@@ -364,7 +448,7 @@ impl Routine {
         let role = match connection.greet(&hello, link) {
             None => Role::Waiting(hello),
             Some(true) => {
-                self.strangers -= 1;
+                self.unsettled -= 1;
                 Role::Incoming(Arc::downgrade(&connection))
             }
             Some(false) => return false,
@@ -386,11 +470,36 @@ impl Routine {
 
     /// Takes in what a link brings.
     fn hear(&mut self, token: u64) {
+        if let Some((_, Role::Outgoing(connection))) = self.links.get(&token) {
+            if let Some(connection) = connection.upgrade() {
+                connection.make_room();
+            }
+            self.spare.clear();
+        }
+        self.hear_all(token);
+        self.replenish();
+    }
+
+    /// Keeps back as many descriptors as may be needed at once, or as many as there are.
+    fn replenish(&mut self) {
+        while self.spare.len() <= link::MAX_FDS
+            && let Ok(descriptor) = eventfd::create()
+        {
+            self.spare.push(descriptor);
+        }
+    }
+
+    fn hear_all(&mut self, token: u64) {
         // It may have been removed in this turn.
         while let Some((link, role)) = self.links.get(&token).cloned() {
             let understood = match link.receive() {
                 Incoming::Nothing => return,
                 Incoming::End => false,
+                Incoming::Unreceived(error) => {
+                    let error = FabricError::os("receiving descriptors of a peer")(error);
+                    self.cut_off.warn(Instant::now(), error);
+                    false
+                }
                 Incoming::Message(message, fds) => match (role, message) {
                     (Role::Stranger, Message::Hello(hello)) if hello.version == VERSION => {
                         self.greet(token, &link, hello)
@@ -440,7 +549,7 @@ impl Routine {
     /// What follows from the end of a link.
     fn ended(&mut self, role: Role) {
         match role {
-            Role::Stranger | Role::Waiting(_) => self.strangers -= 1,
+            Role::Stranger | Role::Waiting(_) => self.unsettled -= 1,
             Role::Incoming(connection) | Role::Outgoing(connection) => {
                 if let Some(connection) = connection.upgrade() {
                     connection.lost();

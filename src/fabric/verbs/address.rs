@@ -1,5 +1,6 @@
 //! Where a port is, as peers reach it.
 
+use std::ffi::OsStr;
 use std::fs;
 
 use ibverbs_sys::{
@@ -39,8 +40,10 @@ impl Address {
     pub(super) fn of_port(context: &Context, port: u8) -> Result<Self, FabricError> {
         let attributes = query_port(context, port)?;
         let is_infiniband = u32::from(attributes.link_layer) == IBV_LINK_LAYER_INFINIBAND;
-        if let Ok(index) = std::env::var(GID_INDEX) {
-            return Self::at_setting(context, port, &index, attributes.gid_tbl_len);
+        let index = std::env::var_os(GID_INDEX);
+        let index = index.as_deref().map(OsStr::to_string_lossy);
+        if let Some(index) = index.filter(|index| !index.trim().is_empty()) {
+            return Self::at_setting(context, port, index.trim(), attributes.gid_tbl_len);
         }
         if is_infiniband {
             return Ok(Self {

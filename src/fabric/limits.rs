@@ -1,0 +1,199 @@
+//! What the operating system does not let a process have more of.
+
+use std::fmt;
+use std::fs;
+use std::io;
+
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// A limit that stands in the way, with its value where there is one. Its text says what to do about it.
+///
+/// ```
+/// use slimerpc::fabric::SystemLimit;
+/// let limit = SystemLimit::OpenFiles { limit: 64, hard: Some(4096) };
+/// assert!(limit.to_string().contains("ulimit -n"));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SystemLimit {
+    /// File descriptors of this process (`RLIMIT_NOFILE`).
+    OpenFiles {
+        /// How many it may have.
+        limit: u64,
+        /// How far it may raise that by itself; `None`: as far as it likes.
+        hard: Option<u64>,
+    },
+    /// File descriptors of all processes (`fs.file-max`).
+    OpenFilesOfAll,
+    /// Bytes of a file (`RLIMIT_FSIZE`), and so of memory that is shared with another process.
+    FileSize {
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Bytes of address space (`RLIMIT_AS`).
+    AddressSpace {
+        /// How many there may be.
+        limit: u64,
+    },
+    /// Memory, or mappings of it.
+    Memory,
+    /// Threads and processes of this user (`RLIMIT_NPROC`), or of this control group.
+    Threads {
+        /// How many the user may have; `None`: as many as there may be in all.
+        limit: Option<u64>,
+    },
+    /// Descriptors that the epolls of this user watch (`fs.epoll.max_user_watches`).
+    Watches,
+}
+
+impl SystemLimit {
+    /// The limit that this error means; `None` if it means something else.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match Errno::from_io_error(error)? {
+            // Those that are on their way to another process count, too.
+            Errno::MFILE | Errno::TOOMANYREFS => {
+                let limit = getrlimit(Resource::Nofile);
+                Some(Self::OpenFiles {
+                    limit: limit.current.unwrap_or(u64::MAX),
+                    hard: limit.maximum,
+                })
+            }
+            Errno::NFILE => Some(Self::OpenFilesOfAll),
+            Errno::FBIG => {
+                let limit = getrlimit(Resource::Fsize).current?;
+                Some(Self::FileSize { limit })
+            }
+            Errno::NOMEM => Some(match getrlimit(Resource::As).current {
+                Some(limit) => Self::AddressSpace { limit },
+                None => Self::Memory,
+            }),
+            Errno::NOSPC => Some(Self::Watches),
+            _ => None,
+        }
+    }
+
+    /// The same of an error of starting a thread, and what that needs.
+    pub fn of_thread(error: &io::Error) -> Option<Self> {
+        if Errno::from_io_error(error) != Some(Errno::AGAIN) {
+            return Self::of(error);
+        }
+        // What memory its stack takes is refused with the same error.
+        if let Some(limit) = getrlimit(Resource::As).current {
+            return Some(Self::AddressSpace { limit });
+        }
+        let limit = getrlimit(Resource::Nproc).current;
+        Some(Self::Threads { limit })
+    }
+}
+
+impl fmt::Display for SystemLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::OpenFiles { limit, hard } => {
+                write!(
+                    f,
+                    "no file descriptor is left, as this process may have {limit}; raise the limit (`ulimit -n`, LimitNOFILE= in \
+                     a systemd unit"
+                )?;
+                if hard.is_none_or(|hard| hard > limit) {
+                    f.write_str(", or SLIME_RPC_RAISE_OPEN_FILES=1")?;
+                }
+                f.write_str(")")
+            }
+            Self::OpenFilesOfAll => f.write_str(
+                "no file descriptor is left on this host; raise the limit (`sysctl fs.file-max`)",
+            ),
+            Self::FileSize { limit } => write!(
+                f,
+                "no file of this process may have more than {limit} bytes, and memory that is shared with a peer counts as a \
+                 file; raise the limit (`ulimit -f`, LimitFSIZE= in a systemd unit)"
+            ),
+            Self::AddressSpace { limit } => write!(
+                f,
+                "this process may have {limit} bytes of address space; raise the limit (`ulimit -v`, LimitAS= in a systemd \
+                 unit), or use less memory (`slot_size`, `max_inflight`, `payload_memory`)"
+            ),
+            Self::Memory => f.write_str(
+                "no memory is left, or no mapping of it (`sysctl vm.max_map_count`); use less (`slot_size`, `max_inflight`, \
+                 `payload_memory`)",
+            ),
+            Self::Threads { limit } => {
+                f.write_str("no thread can be started, as ")?;
+                match limit {
+                    Some(limit) => write!(
+                        f,
+                        "this user may have {limit} threads and processes, or its control group has no more"
+                    )?,
+                    None => f.write_str("the control group of this process, or the host, has no more")?,
+                }
+                f.write_str("; raise the limit (`ulimit -u`, TasksMax= in a systemd unit, --pids-limit of a container)")
+            }
+            Self::Watches => f.write_str(
+                "this user may watch no more file descriptors; raise the limit (`sysctl fs.epoll.max_user_watches`)",
+            ),
+        }
+    }
+}
+
+/// Raises the limit of open files of this process as far as it may, and says how many that are. Nothing here does that by
+/// itself: processes that are started later inherit the limit, and one that uses `select()` breaks with more than 1,024.
+///
+/// # Errors
+/// The system refuses; the limit is what it was.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit)?;
+    Ok(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
+}
+
+/// Refuses a file of this many bytes if this process may have none such. To try would be its end: the kernel answers with
+/// SIGXFSZ.
+pub(crate) fn check_file_size(len: u64) -> io::Result<()> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if len > limit => Err(Errno::FBIG.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the kernel promises no more memory than there is (`vm.overcommit_memory`). Then what was not taken at once may be
+/// missing later, at the first touch, which is the end of the process.
+pub(crate) fn is_memory_promised_strictly() -> bool {
+    fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_says_how_to_raise_it() {
+        let of = |errno: Errno| SystemLimit::of(&errno.into());
+        let files = of(Errno::MFILE).expect("a limit").to_string();
+        assert!(files.contains("ulimit -n"), "{files}");
+        assert_eq!(of(Errno::TOOMANYREFS), of(Errno::MFILE));
+        assert_eq!(of(Errno::NFILE), Some(SystemLimit::OpenFilesOfAll));
+        assert_eq!(of(Errno::NOSPC), Some(SystemLimit::Watches));
+        assert_eq!(of(Errno::CONNREFUSED), None);
+        assert_eq!(SystemLimit::of(&io::Error::other("no errno")), None);
+        let threads = SystemLimit::of_thread(&Errno::AGAIN.into()).expect("a limit");
+        assert!(threads.to_string().contains("ulimit"), "{threads}");
+        for (limit, named) in [
+            (SystemLimit::FileSize { limit: 512 }, "ulimit -f"),
+            (SystemLimit::AddressSpace { limit: 512 }, "ulimit -v"),
+            (SystemLimit::Memory, "vm.max_map_count"),
+            (SystemLimit::Threads { limit: None }, "ulimit -u"),
+            (SystemLimit::OpenFilesOfAll, "fs.file-max"),
+            (SystemLimit::Watches, "max_user_watches"),
+        ] {
+            assert!(limit.to_string().contains(named), "{limit}");
+        }
+        // What cannot be raised from within is not advised.
+        for (hard, advised) in [(Some(64), false), (Some(65), true), (None, true)] {
+            let text = SystemLimit::OpenFiles { limit: 64, hard }.to_string();
+            assert!(text.contains("may have 64;"), "{text}");
+            assert_eq!(text.contains("RAISE_OPEN_FILES"), advised, "{text}");
+        }
+    }
+}
