@@ -71,7 +71,7 @@ pub(super) async fn start(
     Ok(Json(Started {
         status: "ok",
         name,
-        redis_address: redis_address,
+        redis_address,
         resource: request.resource,
     }))
 }
