@@ -169,9 +169,10 @@ impl<E: Clone> Link<E> {
                 Phase::Opening { .. } => self.actions.push_back(Action::LookUp),
                 _ => {}
             },
-            Input::Record(record) => self.take_record(record, now),
-            // FENCE-1: to an earlier life of ours.
-            Input::Letter(letter) if letter.to != self.me => {}
+            // FENCE-1: nobody else has our incarnation.
+            Input::Record(record) => self.take_record(record.filter(|life| *life != self.me), now),
+            // FENCE-1: to an earlier life of ours, or from somebody who says to be us.
+            Input::Letter(letter) if letter.to != self.me || letter.from == self.me => {}
             Input::Letter(letter) => self.take_letter(letter),
             Input::Made { session, endpoint } => self.made(session, endpoint),
             Input::Lost(session) => {

@@ -362,3 +362,40 @@ fn who_leaves_says_so_and_the_peer_may_open_again() {
     link.handle(open(PEER, 2, None), now);
     assert!(matches!(link.poll_action(), Some(Action::Make(_))));
 }
+
+#[test]
+fn fence_1_nobody_else_has_our_incarnation() {
+    let now = Instant::now();
+    let mut link = Link::new(US, Pace::default());
+    let session = Session {
+        opener: US,
+        attempt: 1,
+    };
+    for body in [
+        Body::Open {
+            endpoint: 7,
+            echo: None,
+        },
+        Body::Challenge(1),
+        Body::Accept {
+            endpoint: 7,
+            void: 0,
+        },
+        Body::End,
+    ] {
+        let letter = Letter {
+            from: US,
+            to: US,
+            session,
+            body,
+        };
+        link.handle(Input::Letter(letter), now);
+        assert_eq!(link.poll_action(), None);
+    }
+    // A record that says so is nobody's.
+    link.handle(Input::Want, now);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    link.handle(Input::Record(Some(US)), now);
+    assert_eq!(link.poll_action(), None);
+    assert_eq!(link.connected(), None);
+}
