@@ -49,6 +49,7 @@
 //! - **FENCE-1** Nothing said by an earlier incarnation of a peer is acted on.
 //! - **INPUT-1** No bytes from a peer, from Redis or over HTTP can panic, abort, over-allocate or block us.
 //! - **DROP-1** A memory region is deregistered, and a queue pair drained, before its memory is freed.
+//! - **TYPE-1** A call is decoded as the types it was encoded from, or it is refused before it runs.
 //!
 //! # Features
 //!

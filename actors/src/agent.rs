@@ -82,7 +82,7 @@ struct Inner {
     stream_patience: Duration,
     workers: NonZeroUsize,
     /// Services that are served one request at a time.
-    once: Mutex<HashMap<&'static str, Arc<Mutex<Once>>>>,
+    once: Mutex<HashMap<&'static str, (ServiceTable, Arc<Mutex<Once>>)>>,
     events: broadcast::Sender<AgentEvent>,
     /// Memory that peers may use.
     offered: Arc<Offered>,
@@ -352,12 +352,19 @@ impl PeerAgent {
     {
         let once = {
             let mut offered = self.inner.once.lock().await;
+            let table = table::<S>(S::NAME);
             match offered.get(S::NAME) {
-                Some(once) => once.clone(),
+                Some((served, once)) if *served == table => once.clone(),
+                // Callers have the numbers and types of that one's methods (TYPE-1).
+                Some(_) => {
+                    return Err(AgentError::AlreadyServed {
+                        service: S::NAME.to_owned(),
+                    });
+                }
                 None => {
                     let launch = self.launching(S::NAME.to_owned(), Callers::All, None);
                     let once = Arc::new(Mutex::new(launch.serve_once::<S, A>().await?));
-                    offered.insert(S::NAME, once.clone());
+                    offered.insert(S::NAME, (table, once.clone()));
                     once
                 }
             }
@@ -427,6 +434,7 @@ impl PeerAgent {
                 wanted: wanted.clone(),
                 patience: self.inner.patience.clone(),
                 timeout,
+                again: false,
             })
             .await?;
         let setup = Setup {
@@ -642,6 +650,7 @@ pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
         methods: methods().collect(),
         parallel: those(S::PARALLEL),
         streams: those(S::STREAMS),
+        signatures: S::signatures().to_vec(),
     }
 }
 

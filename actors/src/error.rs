@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
-use slimerpc::channel::{CallError, ConnectError, LossCause, Mismatch};
+use slimerpc::channel::{CallError, ConnectError, LossCause, MethodMismatch, Mismatch};
 use slimerpc::control::ControlError;
 use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
@@ -59,6 +59,28 @@ pub enum RpcError {
         service: String,
         /// Name, or number, of the method.
         method: String,
+    },
+    /// The peer's version of the service declares the method with other types. Nothing was sent.
+    #[error(
+        "service `{service}` of the peer is another version: {mismatch}; use the same version of its types on both sides"
+    )]
+    MethodMismatch {
+        /// Name of the service.
+        service: String,
+        /// The method, as both sides declare it.
+        mismatch: MethodMismatch,
+    },
+    /// The codec of the service cannot carry the types of the method. Nothing was sent.
+    #[error("`{service}::{method}` cannot be called with {codec}: {}", not_in_codec(.reason))]
+    NotInCodec {
+        /// Name of the service.
+        service: String,
+        /// Name of the method.
+        method: String,
+        /// Name of the codec.
+        codec: String,
+        /// Which type it is, and why it cannot be carried.
+        reason: String,
     },
     /// The service cannot decode the arguments. Nothing was run.
     #[error(
@@ -154,6 +176,14 @@ pub enum RpcError {
     },
 }
 
+/// What to do about a type that a codec cannot carry.
+fn not_in_codec(reason: &str) -> String {
+    format!(
+        "{reason}, and this codec does not say; declare the service with `codec = \"pickle\"`, or send another type: a plain \
+         enum, a struct without `flatten`, JSON as a `String`"
+    )
+}
+
 /// Whether a call that failed was run by the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ran {
@@ -195,6 +225,8 @@ impl RpcError {
             | Self::ReplyTooLarge { .. }
             | Self::Stalled { .. } => Ran::Yes,
             Self::MethodNotFound { .. }
+            | Self::MethodMismatch { .. }
+            | Self::NotInCodec { .. }
             | Self::BadArguments { .. }
             | Self::TooLarge { .. }
             | Self::Encode { .. }
@@ -442,6 +474,18 @@ pub enum AgentError {
     AlreadyServed {
         /// Its name.
         service: String,
+    },
+    /// The codec of a service cannot carry the types of one of its methods.
+    #[error("service `{service}` cannot be served: method `{method}` is not possible with {codec}: {}", not_in_codec(.reason))]
+    NotInCodec {
+        /// Its name.
+        service: String,
+        /// The method.
+        method: String,
+        /// Name of the codec.
+        codec: String,
+        /// Which type it is, and why it cannot be carried.
+        reason: String,
     },
     /// The one peer to serve cannot be told from what this agent is connected with.
     #[error(

@@ -150,13 +150,14 @@ impl<S: Service + ?Sized> Group<S> {
     pub fn broadcast<M: Call<Service = S>>(&self, message: M) -> Gather<M::Output> {
         let mut encoded: Vec<(PayloadCodec, Result<Vec<u8>, EncodeError>)> = Vec::new();
         self.each(|_, member| {
-            let codec = member.codec();
-            let at = encoded.iter().position(|(held, _)| *held == codec);
-            let at = at.unwrap_or_else(|| {
-                encoded.push((codec, codec.encode_to_vec(&message.arguments())));
-                encoded.len() - 1
-            });
-            member.send_encoded::<M>(&encoded[at].1)
+            member.send_encoded::<M>(|codec| {
+                let at = encoded.iter().position(|(held, _)| *held == codec);
+                let at = at.unwrap_or_else(|| {
+                    encoded.push((codec, codec.encode_to_vec(&message.arguments())));
+                    encoded.len() - 1
+                });
+                &encoded[at].1
+            })
         })
     }
 

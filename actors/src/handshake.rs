@@ -35,6 +35,10 @@ pub(crate) struct Open {
     pub(crate) from: u64,
     /// The life of the server that is meant (FENCE-1).
     pub(crate) to: u64,
+    /// [`ServiceTable::fingerprint`](slimerpc::channel::ServiceTable::fingerprint) of the service that is meant. Earlier
+    /// releases do not say.
+    #[serde(default)]
+    pub(crate) table: Option<u64>,
     /// What both devices are attached to.
     pub(crate) link: LinkType,
     /// The caller's end.

@@ -101,6 +101,7 @@ mod serial;
 mod serve;
 mod service;
 mod service_changes;
+mod shape_of;
 mod strategy;
 mod supervisor;
 mod tell;
@@ -131,7 +132,7 @@ pub use service::{
 pub use service_changes::{ServiceChange, ServiceChanges};
 pub use slimerpc;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
-pub use slimerpc::wire::{CodecLimits, PayloadCodec};
+pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc_macros::{method, service};
 pub use strategy::Strategy;
 pub use tell::{AgentEvent, Events, Tell};
@@ -147,6 +148,7 @@ pub mod __private {
     };
     pub use crate::answer_stream::answer_stream;
     pub use crate::fields::{CloneField, DebugField};
+    pub use crate::shape_of::{ShapeOf, Shaped, Shapeless};
     pub use futures_util::StreamExt;
 }
 

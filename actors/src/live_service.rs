@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use slimerpc::channel::Mismatch;
+use slimerpc::channel::{MethodMismatch, Mismatch, ServiceTable};
 use slimerpc::control::{ServiceRecord, natural_order};
 use slimerpc::wire::WIRE_VERSION;
 
@@ -46,6 +46,7 @@ pub struct LiveService {
 /// match service.fit() {
 ///     Fit::Full => println!("{service} is of our release"),
 ///     Fit::Lacks { methods } => println!("{service} is older: no {methods:?}"),
+///     Fit::Differs { methods } => println!("{service} is another version: {methods:?}"),
 ///     Fit::Not(mismatch) => println!("{service} cannot be called: {mismatch}"),
 /// }
 /// # }
@@ -58,6 +59,12 @@ pub enum Fit {
     Lacks {
         /// Methods that the caller knows and the service does not have, in code-point order.
         methods: Vec<String>,
+    },
+    /// Some methods have other types there; calls of these end with [`MethodMismatch`](crate::RpcError::MethodMismatch). It may
+    /// lack others.
+    Differs {
+        /// They, and how they are declared on both sides.
+        methods: Vec<MethodMismatch>,
     },
     /// A proxy would be refused.
     Not(Mismatch),
@@ -123,7 +130,24 @@ fn fit<S: Service + ?Sized>(theirs: &ServiceRecord) -> Fit {
     let lacking: Vec<_> = ours()
         .filter(|method| !theirs.methods.contains(method))
         .collect();
-    if lacking.is_empty() {
+    let table = |methods, signatures| ServiceTable {
+        name: theirs.name.clone(),
+        codec: theirs.codec.clone(),
+        methods,
+        parallel: Vec::new(),
+        streams: Vec::new(),
+        signatures,
+    };
+    let wanted = table(ours().collect(), S::signatures().to_vec());
+    let methods = table(theirs.methods.clone(), theirs.signatures.clone()).differences(&wanted);
+    if !methods.is_empty() && methods.len() + lacking.len() == S::METHODS.len() {
+        Fit::Not(Mismatch::Types {
+            service: theirs.name.clone(),
+            methods,
+        })
+    } else if !methods.is_empty() {
+        Fit::Differs { methods }
+    } else if lacking.is_empty() {
         Fit::Full
     } else if lacking.len() < S::METHODS.len() {
         Fit::Lacks { methods: lacking }
@@ -172,6 +196,10 @@ impl fmt::Display for LiveService {
         match &self.fit {
             Fit::Full => Ok(()),
             Fit::Lacks { methods } => write!(f, " (lacks {})", methods.join(", ")),
+            Fit::Differs { methods } => {
+                let methods: Vec<_> = methods.iter().map(MethodMismatch::to_string).collect();
+                write!(f, " ({})", methods.join(", "))
+            }
             Fit::Not(mismatch) => write!(f, " ({mismatch})"),
         }
     }
@@ -213,6 +241,7 @@ mod tests {
             name: "Calc".to_owned(),
             type_name: "Calc".to_owned(),
             methods: vec!["add".to_owned(), "mul".to_owned(), "sub".to_owned()],
+            signatures: Vec::new(),
             codec: Calc::CODEC.name().to_owned(),
             wire_version: WIRE_VERSION,
             since,

@@ -20,7 +20,7 @@ use crate::reached::{Reached, Setup, Way};
 use crate::reconnect::{self, Later};
 use crate::reply::{AnyCall, Decoder};
 use crate::supervisor::{Dialled, Heal};
-use crate::{AgentError, Call, Message, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
+use crate::{AgentError, Call, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -281,22 +281,22 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self.caller.inner.setup.wanted.name
     }
 
-    /// How its typed payloads travel.
-    pub(crate) fn codec(&self) -> PayloadCodec {
-        self.caller.inner.reached.load().codec(S::CODEC)
-    }
-
-    /// Sends arguments that have been encoded with the [codec](Self::codec), or have not.
-    pub(crate) fn send_encoded<M: Call<Service = S>>(
+    /// Sends arguments that have been encoded with the codec by which typed payloads travel, or have not.
+    pub(crate) fn send_encoded<'a, M: Call<Service = S>>(
         &self,
-        arguments: &Result<Vec<u8>, EncodeError>,
+        encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
     ) -> Reply<M::Output> {
+        let reached = self.caller.inner.reached.load();
+        let codec = reached.codec(S::CODEC);
+        let arguments = encoded(codec);
         let encode = |room: &mut [u8]| match arguments {
             Ok(bytes) => Raw::encode(bytes, room),
             Err(error) => Err(error.clone()),
         };
-        let decode: Decoder<_> = (self.codec(), |codec, answer| codec.decode(answer.payload()));
-        let made = self.caller.make(M::METHOD, encode, decode);
+        let decode: Decoder<_> = (codec, |codec, answer| codec.decode(answer.payload()));
+        let made = self
+            .caller
+            .make(&reached, Some(codec), M::METHOD, encode, decode);
         made.unwrap_or_else(Reply::failed)
     }
 
@@ -579,8 +579,11 @@ impl Caller {
     }
 
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
-        let codec = self.codec::<M>();
+        let reached = self.inner.reached.load();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
         self.make(
+            &reached,
+            Some(codec),
             M::METHOD,
             |room| codec.encode(&message.arguments(), room),
             (codec, |codec, answer| codec.decode(answer.payload())),
@@ -589,16 +592,19 @@ impl Caller {
 
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
-        let codec = self.codec::<M>();
+        let reached = self.inner.reached.load();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-        match self.try_tell(M::METHOD, self.timeout, encode) {
+        match self.try_tell(&reached, M::METHOD, self.timeout, encode) {
             Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
                 Ok(bytes) => Tell::later(Later::new(
                     self,
                     self.name(M::METHOD),
                     error,
                     move |caller, left| {
-                        caller.try_tell(M::METHOD, left, |room| Raw::encode(&bytes, room))
+                        let reached = caller.inner.reached.load();
+                        caller.check_codec(&reached, Some(codec))?;
+                        caller.try_tell(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
                     },
                 )),
                 Err(_) => Tell::new(Err(error)),
@@ -609,18 +615,19 @@ impl Caller {
 
     fn try_tell(
         &self,
+        reached: &Reached,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<Option<ToldCall>, RpcError> {
-        let reached = self.inner.reached.load();
-        let (number, way) = self.route(&reached, method)?;
+        let (number, way) = self.route(reached, method)?;
         way.tell(number, self.name(method), timeout, encode)
     }
 
     /// Calls a method that gives back a stream.
     pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
-        let codec = self.codec::<M>();
+        let reached = self.inner.reached.load();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
         let decode: Decoder<Option<M::Item>> = (codec, |codec, answer| {
             if answer.is_end() {
                 return Ok(None);
@@ -629,12 +636,15 @@ impl Caller {
         });
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let method = self.name(M::METHOD);
-        match self.try_stream(M::METHOD, self.timeout, encode) {
+        match self.try_stream(&reached, M::METHOD, self.timeout, encode) {
             Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
             Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
                 Ok(bytes) => {
                     let open = move |caller: &Self, left| {
-                        caller.try_stream(M::METHOD, left, |room| Raw::encode(&bytes, room))
+                        let reached = caller.inner.reached.load();
+                        caller.check_codec(&reached, Some(codec))?;
+                        caller
+                            .try_stream(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
                     };
                     Items::later(Later::new(self, method, error, open), decode, method)
                 }
@@ -646,19 +656,29 @@ impl Caller {
 
     fn try_stream(
         &self,
+        reached: &Reached,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(AnyCall, Source), RpcError> {
-        let reached = self.inner.reached.load();
-        let (number, way) = self.way(&reached, method)?;
+        let (number, way) = self.way(reached, method)?;
         way.open_stream(number, self.name(method), timeout, encode)
     }
 
-    /// How the payloads of a message travel.
-    fn codec<M: Message>(&self) -> PayloadCodec {
-        let native = <M::Service as Service>::CODEC;
-        self.inner.reached.load().codec(native)
+    /// Refuses arguments that were encoded for another connection than the one that there is by now: whoever has come back under
+    /// the alias may speak another codec (TYPE-1). Raw ones have none.
+    fn check_codec(
+        &self,
+        reached: &Reached,
+        encoded: Option<PayloadCodec>,
+    ) -> Result<(), RpcError> {
+        let wanted = &self.inner.setup.wanted;
+        if encoded.is_none_or(|codec| reached.speaks(wanted, codec)) {
+            return Ok(());
+        }
+        Err(RpcError::Encode {
+            reason: "the peer has come back with another codec; call again".to_owned(),
+        })
     }
 
     /// Calls a raw method: number `method` of the service's table.
@@ -684,35 +704,33 @@ impl Caller {
         let decode: Decoder<_> = (PayloadCodec::default(), |_, answer| {
             <Raw as Codec<[u8]>>::decode(answer.payload())
         });
-        self.make(method, encode, decode)
+        self.make(&self.inner.reached.load(), None, method, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
 
     /// The server's number of a method, and the way to it.
     fn route<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
         let Some(route) = reached.routes.get(method).copied().flatten() else {
-            let name = self.inner.methods.get(method).copied();
-            return Err(RpcError::MethodNotFound {
-                service: self.inner.setup.wanted.name.clone(),
-                method: name.unwrap_or("?").to_owned(),
-            });
+            return Err(reached.no_route(&self.inner.setup.wanted, self.name(method)));
         };
         let parallel = reached.parallel.as_ref().filter(|_| route.is_parallel);
         Ok((route.number, parallel.unwrap_or(&reached.serial)))
     }
 
+    /// Makes a call by what was `reached` when its codec was chosen.
     fn make<T>(
         &self,
+        reached: &Reached,
+        codec: Option<PayloadCodec>,
         method: usize,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let reached = self.inner.reached.load();
-        let (number, way) = self.way(&reached, method)?;
+        let (number, way) = self.way(reached, method)?;
         let name = self.name(method);
         match way.call(number, name, self.timeout, &mut encode) {
             Ok(call) => Ok(Reply::new(call, name, decode)),
-            Err(error) => self.make_later(method, error, encode, decode),
+            Err(error) => self.make_later(codec, method, error, encode, decode),
         }
     }
 
@@ -720,6 +738,7 @@ impl Caller {
     #[cold]
     fn make_later<T>(
         &self,
+        codec: Option<PayloadCodec>,
         method: usize,
         error: RpcError,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
@@ -734,6 +753,7 @@ impl Caller {
         let name = self.name(method);
         let make = move |caller: &Self, left| {
             let reached = caller.inner.reached.load();
+            caller.check_codec(&reached, codec)?;
             let (number, way) = caller.way(&reached, method)?;
             way.call(number, name, left, |room| Raw::encode(&bytes, room))
         };

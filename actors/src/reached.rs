@@ -9,7 +9,7 @@ use slimerpc::channel::{
     ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route, ServiceTable,
     TellError, ToldCall,
 };
-use slimerpc::wire::{EncodeError, Fault, PayloadCodec};
+use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
 use tokio::sync::broadcast;
 
 use crate::instance_id::InstanceId;
@@ -36,8 +36,19 @@ pub(crate) struct Setup {
 impl Setup {
     /// The way to the service.
     pub(crate) fn reached(&self, dialled: Dialled) -> Reached {
-        let routes = dialled.table.resolve(&self.wanted);
-        let failed = self.report_tells(dialled.table);
+        let mut routes = dialled.table.resolve(&self.wanted);
+        if dialled.incarnation.is_some() {
+            // To and from DLSlime peers all types travel, as theirs is another codec.
+            let methods = self
+                .wanted
+                .methods
+                .iter()
+                .map(|method| self.wanted.signature(method));
+            for (route, signature) in routes.iter_mut().zip(methods) {
+                route.take_if(|_| signature.is_some_and(|it| it.obstacle().is_some()));
+            }
+        }
+        let failed = self.report_tells(dialled.table.clone());
         let way = |channel: Arc<ClientChannel>| {
             let failed = failed.clone();
             channel.listen(move |failure| failed(failure.method, failure.cause));
@@ -72,6 +83,7 @@ impl Setup {
             life,
             instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
             routes,
+            table: dialled.table,
         }
     }
 
@@ -115,13 +127,41 @@ pub(crate) struct Reached {
     pub(crate) instance: Option<InstanceId>,
     /// For each method of the caller's; `None` for those that the server does not have.
     pub(crate) routes: Vec<Option<Route>>,
+    /// The service as its server knows it.
+    table: ServiceTable,
 }
 
 impl Reached {
+    /// Why a method has no route.
+    pub(crate) fn no_route(&self, wanted: &ServiceTable, method: &str) -> RpcError {
+        let (service, method) = (wanted.name.clone(), method.to_owned());
+        let obstacle = wanted.signature(&method).and_then(Signature::obstacle);
+        if let Some(mismatch) = self.table.difference(wanted, &method) {
+            return RpcError::MethodMismatch { service, mismatch };
+        }
+        if let Some(reason) = obstacle {
+            return RpcError::NotInCodec {
+                service,
+                method,
+                codec: wanted.codec.clone(),
+                reason: reason.to_owned(),
+            };
+        }
+        RpcError::MethodNotFound { service, method }
+    }
+
     /// How typed payloads travel, where native peers would use `native`.
     pub(crate) fn codec(&self, native: PayloadCodec) -> PayloadCodec {
         let channel = self.serial.channel();
         channel.map_or(native, |channel| channel.profile().codec(native))
+    }
+
+    /// Whether payloads that were encoded with `codec` can go this way, for a service that is `wanted` with another or the same.
+    pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
+        match self.serial.channel().map(|channel| channel.profile()) {
+            Some(Profile::Compatible) => codec == PayloadCodec::Pickle,
+            Some(Profile::Native) | None => codec.name() == wanted.codec,
+        }
     }
 
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {

@@ -1,6 +1,6 @@
 //! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
 //! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/supervision.rs`, `tests/liveness.rs`,
-//! `tests/calls.rs` or `tests/processes.rs`.
+//! `tests/calls.rs`, `tests/types.rs` or `tests/processes.rs`.
 //!
 //! # Order
 //!
@@ -25,6 +25,22 @@
 //! | When the peer is lost, calls that were not sent were not run; of the others nothing is known. | `losing_the_peer_says_which_calls_were_certainly_not_run` |
 //! | A message that could not be sent comes back. | `a_message_that_was_not_sent_comes_back` |
 //! | A oneway call is run at most once, in order with the others. | `oneway_calls_complete_when_they_are_taken_and_run_once_in_order` |
+//!
+//! # Types
+//!
+//! Both sides may declare a service for themselves, in different versions. A proxy compares what the service publishes with what it
+//! declares, when it is made and whenever it connects again; [`Shape`](slimerpc::wire::Shape) says what of a type is compared.
+//!
+//! | promise | test |
+//! | --- | --- |
+//! | A method that both declare with the same types can be called, whatever the types are named and wherever they stand. | `type_1_types_that_are_changed_are_refused_and_renamed_or_moved_ones_are_not` |
+//! | Calls of others end with `MethodMismatch` or `MethodNotFound` before anything is sent, in whatever way they are made. | `type_1_a_method_that_differs_is_never_called_and_others_are` |
+//! | If there are no others, no proxy is made. | `type_1_a_proxy_is_refused_when_no_method_has_the_same_types` |
+//! | That holds also for a service that is replaced while it is called. | `type_1_a_proxy_that_heals_compares_anew`, `type_1_a_service_that_was_replaced_since_its_table_was_read_is_not_reached` |
+//! | A type that the codec cannot carry is refused where it is declared. | `types_that_bincode_cannot_carry_are_refused_where_they_are_declared` |
+//!
+//! Not promised: anything about types towards peers of earlier releases, which publish none (this is logged once), and towards
+//! DLSlime peers.
 //!
 //! # Deadlines
 //!

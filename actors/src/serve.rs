@@ -211,6 +211,22 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
     }
 }
 
+/// Refuses methods whose types the codec cannot carry.
+fn check_types<S: Service + ?Sized>(name: &str) -> Result<(), AgentError> {
+    let refused = S::METHODS.iter().zip(S::signatures());
+    for (method, signature) in refused {
+        if let Some(reason) = signature.obstacle() {
+            return Err(AgentError::NotInCodec {
+                service: name.to_owned(),
+                method: (*method).to_owned(),
+                codec: S::CODEC.name().to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
 /// Refuses what makes no sense, or cannot be.
 fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError> {
     restart.check()?;
@@ -374,6 +390,7 @@ impl Launch {
         A: 'static,
     {
         panics::trace();
+        check_types::<S>(&self.name)?;
         let setup = self.setup();
         let ward = restart.is_some().then(WardId::new);
         let supervisor = self.supervisor.clone();
@@ -422,6 +439,7 @@ impl Launch {
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
+        check_types::<S>(&self.name)?;
         let (tell, told) = mpsc::unbounded_channel();
         let setup = self.setup();
         let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None))));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use slimerpc::wire::PayloadCodec;
+use slimerpc::wire::{PayloadCodec, Signature};
 
 use crate::answer::unknown_method;
 use crate::{Caller, Request};
@@ -47,6 +47,15 @@ pub trait Service: 'static {
     const PARALLEL: &'static [bool];
     /// For each of them, whether it gives back a stream of items; see [`StreamCall`].
     const STREAMS: &'static [bool];
+    /// For each of them, the types that it takes and gives back.
+    ///
+    /// Both sides publish or know them, and a call is made only of a method that both declare with the same types (TYPE-1): of
+    /// others [`proxy`](crate::PeerAgent::proxy) says so if there are no more, and a call does
+    /// ([`MethodMismatch`](crate::RpcError::MethodMismatch)) otherwise. [`Shape`](slimerpc::wire::Shape) says what of a type is
+    /// seen. A service that is written by hand has none unless it says so, and is not checked.
+    fn signatures() -> &'static [Signature] {
+        &[]
+    }
     /// How typed payloads travel between native agents. To and from DLSlime peers it is always pickle.
     const CODEC: PayloadCodec;
     /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.

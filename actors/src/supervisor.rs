@@ -4,6 +4,7 @@
 //! what belongs to peers that leave. No request or reply passes through it.
 
 mod advertising;
+mod agreement;
 mod calling;
 mod finding;
 mod guarding;
@@ -54,6 +55,7 @@ pub(crate) use self::lines::Follow;
 pub(crate) use self::reaching::{Reach, Reached};
 
 use self::advertising::Advertised;
+use self::agreement::Untyped;
 use self::finding::Followed;
 use self::lines::Lines;
 use self::news::News;
@@ -79,6 +81,7 @@ struct State {
     services: RefCell<HashMap<String, Running>>,
     advertised: Advertised,
     followed: Followed,
+    untyped: Untyped,
     /// Those of them that are restarted or given up.
     wards: RefCell<Wards<Running>>,
     events: broadcast::Sender<AgentEvent>,
@@ -149,6 +152,7 @@ impl Supervisor {
             services: RefCell::default(),
             advertised: Advertised::default(),
             followed: Followed::default(),
+            untyped: Untyped::default(),
             wards,
             events,
             dialing: RefCell::default(),
@@ -190,6 +194,8 @@ pub(crate) struct Dial {
     pub(crate) wanted: ServiceTable,
     pub(crate) patience: Patience,
     pub(crate) timeout: Duration,
+    /// For a proxy that there is: it connects also if it can call nothing any more, so that its calls say why.
+    pub(crate) again: bool,
 }
 
 /// Waits for a peer.
@@ -422,6 +428,7 @@ impl State {
             };
             let error = match opened {
                 Ok((channel, parallel)) => {
+                    self.note_agreement(&dial.peer, &dial.wanted, &table);
                     self.want_line(&dial.peer);
                     return Ok(Dialled {
                         link: Link::Channels(channel, parallel),
@@ -435,7 +442,9 @@ impl State {
                 // Another life of it has read this, or a service is not served yet, or not any more.
                 AgentError::Refused { mismatch, .. } => matches!(
                     mismatch,
-                    Mismatch::Incarnation { .. } | Mismatch::NoSuchService { .. }
+                    Mismatch::Incarnation { .. }
+                        | Mismatch::NoSuchService { .. }
+                        | Mismatch::ServiceChanged { .. }
                 ),
                 // It may have died after its answer. One that lives answers again, and is no better.
                 AgentError::Connect(_) => {
@@ -460,7 +469,11 @@ impl State {
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
-            let table = theirs.check(self.settings.geometry, &dial.wanted)?.clone();
+            let table = theirs.check_service(self.settings.geometry, &dial.wanted)?;
+            if !dial.again {
+                table.check_methods(&dial.wanted)?;
+            }
+            let table = table.clone();
             Ok((table, theirs.link(&devices.links(), &here)?))
         };
         self.find(&dial.peer, started, dial.timeout, check).await
@@ -476,9 +489,9 @@ impl State {
         started: Instant,
     ) -> Result<(Arc<ClientChannel>, Option<Arc<ClientChannel>>), AgentError> {
         let is_wanted = |method| dial.wanted.methods.contains(method);
-        let channel = self.open(dial, theirs, link, false, started).await?;
+        let channel = self.open(dial, theirs, table, link, false, started).await?;
         let parallel = if table.parallel.iter().any(is_wanted) {
-            Some(self.open(dial, theirs, link, true, started).await?)
+            Some(self.open(dial, theirs, table, link, true, started).await?)
         } else {
             None
         };
@@ -504,6 +517,7 @@ impl State {
                 },
             });
         };
+        self.note_agreement(&dial.peer, &dial.wanted, &table);
         let parallel = running.front().deliveries.clone();
         let has_parallel = !table.parallel.is_empty();
         Ok(Dialled {
@@ -518,6 +532,7 @@ impl State {
         &self,
         dial: &Dial,
         theirs: &Descriptor,
+        table: &ServiceTable,
         link: LinkType,
         parallel: bool,
         started: Instant,
@@ -538,6 +553,7 @@ impl State {
             wire_version: WIRE_VERSION,
             from: self.descriptor.borrow().incarnation,
             to: theirs.incarnation,
+            table: Some(table.fingerprint()),
             link,
             endpoint: dialer.endpoint(),
         };
@@ -756,6 +772,7 @@ impl State {
                 service: open.service,
             });
         }
+        self.check_table(peer, &open.service, open.table)?;
         let devices = &self.settings.devices;
         let Some(memory) = devices.on(open.link) else {
             return Err(Mismatch::Link {

@@ -1,10 +1,11 @@
 //! What a native agent publishes about itself, so that peers can check it before the first write.
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::Geometry;
 use crate::fabric::LinkType;
-use crate::wire::WIRE_VERSION;
+use crate::wire::{Signature, WIRE_VERSION, any_signatures};
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
 ///
@@ -76,6 +77,25 @@ pub struct ServiceTable {
     /// Those of them that give back a stream of items.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub streams: Vec<String>,
+    /// For each of `methods`, the types that it takes and gives back. Earlier releases publish none.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "any_signatures"
+    )]
+    pub signatures: Vec<Signature>,
+}
+
+/// A method that two sides declare with different types.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("`{method}` is `{ours}` here and `{theirs}` there")]
+pub struct MethodMismatch {
+    /// Its name.
+    pub method: String,
+    /// Its signature at the caller.
+    pub ours: String,
+    /// Its signature at the server.
+    pub theirs: String,
 }
 
 /// Two agents do not fit together.
@@ -121,6 +141,20 @@ pub enum Mismatch {
         ours: Vec<String>,
         /// Methods of the server.
         theirs: Vec<String>,
+    },
+    /// Services of one name whose methods take or give back other types, all that both have.
+    #[error("service `{service}`: {}; use the same version of its types on both sides", several(.methods))]
+    Types {
+        /// Its name.
+        service: String,
+        /// Its methods, or the first of many.
+        methods: Vec<MethodMismatch>,
+    },
+    /// Another service is served under the name since the peer's table was read.
+    #[error("service `{service}`: another one is served under this name by now; try again")]
+    ServiceChanged {
+        /// Its name.
+        service: String,
     },
     /// The service uses another codec.
     #[error("service `{service}`: our codec is {ours}, theirs is {theirs}")]
@@ -180,6 +214,21 @@ fn list(links: &[LinkType]) -> String {
     links.join(", ")
 }
 
+/// Methods that a text names before it counts.
+const NAMED_METHODS: usize = 8;
+
+fn several(methods: &[MethodMismatch]) -> String {
+    let named = methods.iter().take(NAMED_METHODS);
+    let mut text = named
+        .map(MethodMismatch::to_string)
+        .collect::<Vec<_>>()
+        .join(", ");
+    if let more @ 1.. = methods.len().saturating_sub(NAMED_METHODS) {
+        text += &format!(", and {more} more");
+    }
+    text
+}
+
 impl Descriptor {
     /// Name of the record.
     pub const RECORD: &'static str = "slimerpc";
@@ -208,6 +257,20 @@ impl Descriptor {
     /// # Errors
     /// The first [`Mismatch`], naming both sides' values.
     pub fn check(&self, ours: Geometry, wanted: &ServiceTable) -> Result<&ServiceTable, Mismatch> {
+        let theirs = self.check_service(ours, wanted)?;
+        theirs.check_methods(wanted)?;
+        Ok(theirs)
+    }
+
+    /// The same, whatever the methods of the service are.
+    ///
+    /// # Errors
+    /// The first [`Mismatch`], naming both sides' values.
+    pub fn check_service(
+        &self,
+        ours: Geometry,
+        wanted: &ServiceTable,
+    ) -> Result<&ServiceTable, Mismatch> {
         if self.wire_version != WIRE_VERSION {
             return Err(Mismatch::WireVersion {
                 ours: WIRE_VERSION,
@@ -247,17 +310,6 @@ impl Descriptor {
                 theirs: theirs.codec.clone(),
             });
         }
-        if !wanted
-            .methods
-            .iter()
-            .any(|method| theirs.methods.contains(method))
-        {
-            return Err(Mismatch::NoCommonMethod {
-                service: wanted.name.clone(),
-                ours: wanted.methods.clone(),
-                theirs: theirs.methods.clone(),
-            });
-        }
         Ok(theirs)
     }
 }
@@ -271,13 +323,104 @@ pub struct Route {
     pub is_parallel: bool,
 }
 
+/// Most methods that a [`Mismatch::Types`] carries.
+const MOST_DIFFERENCES: usize = 64;
+
 impl ServiceTable {
+    /// The types of a method; `None` if there is no such method, or an earlier release has made the table.
+    pub fn signature(&self, method: &str) -> Option<&Signature> {
+        let at = self.methods.iter().position(|name| name == method)?;
+        self.signatures
+            .get(at)
+            .filter(|signature| signature.is_known())
+    }
+
+    /// Whether it says of each method which types it takes and gives back. Otherwise nobody knows whether the sides agree.
+    pub fn is_typed(&self) -> bool {
+        self.methods
+            .iter()
+            .all(|method| self.signature(method).is_some())
+    }
+
+    /// How the caller's declaration of a method differs from the server's, as far as both are known.
+    pub fn difference(&self, ours: &Self, method: &str) -> Option<MethodMismatch> {
+        let (theirs, ours) = (self.signature(method)?, ours.signature(method)?);
+        theirs.differs_from(ours).then(|| {
+            let (mut here, mut there) = (ours.to_string(), theirs.to_string());
+            if here == there {
+                // They differ behind the cut.
+                here += &format!(" [{}]", ours.fingerprint());
+                there += &format!(" [{}]", theirs.fingerprint().escape_debug());
+            }
+            MethodMismatch {
+                method: method.to_owned(),
+                ours: here,
+                theirs: there,
+            }
+        })
+    }
+
+    /// The caller's methods that differ from the server's of the same name.
+    pub fn differences(&self, ours: &Self) -> Vec<MethodMismatch> {
+        let methods = ours.methods.iter();
+        methods
+            .filter_map(|method| self.difference(ours, method))
+            .collect()
+    }
+
+    /// Whether a caller can call any of its methods.
+    ///
+    /// # Errors
+    /// [`Mismatch::NoCommonMethod`], [`Mismatch::Types`].
+    pub fn check_methods(&self, wanted: &Self) -> Result<(), Mismatch> {
+        let is_there = |method: &&String| self.methods.contains(method);
+        let common = wanted.methods.iter().filter(is_there).count();
+        if common == 0 {
+            return Err(Mismatch::NoCommonMethod {
+                service: wanted.name.clone(),
+                ours: wanted.methods.clone(),
+                theirs: self.methods.clone(),
+            });
+        }
+        let mut methods = self.differences(wanted);
+        if methods.len() == common {
+            methods.truncate(MOST_DIFFERENCES);
+            return Err(Mismatch::Types {
+                service: wanted.name.clone(),
+                methods,
+            });
+        }
+        Ok(())
+    }
+
+    /// A number that is another for another service under the name: callers say which one they mean, as theirs are numbers of
+    /// its methods.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        let mut add = |text: &str| {
+            hash.update(&(text.len() as u64).to_le_bytes());
+            hash.update(text.as_bytes());
+        };
+        add(&self.name);
+        add(&self.codec);
+        for list in [&self.methods, &self.parallel, &self.streams] {
+            add(&list.len().to_string());
+            list.iter().for_each(|name| add(name));
+        }
+        for method in &self.methods {
+            add(self.signature(method).map_or("", Signature::fingerprint));
+        }
+        hash.digest()
+    }
+
     /// The server's number for each of the caller's methods, `None` for those that it does not have, or not in the same form:
-    /// one that gives back a stream on one side only is not the same. So a method that is added on one side never shifts
-    /// another.
+    /// one that gives back a stream on one side only, or takes or gives back [other types](Self::difference), is not the same.
+    /// So a method that is added on one side never shifts another, and what arrives is what was sent (TYPE-1).
     pub fn resolve(&self, ours: &Self) -> Vec<Option<Route>> {
         let route = |name: &String| {
-            if self.streams.contains(name) != ours.streams.contains(name) {
+            if self.streams.contains(name) != ours.streams.contains(name)
+                || self.difference(ours, name).is_some()
+            {
                 return None;
             }
             let number = self.methods.iter().position(|theirs| theirs == name)?;
@@ -294,6 +437,7 @@ impl ServiceTable {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::wire::{PayloadCodec, Shape, SignatureBuilder};
 
     fn table(methods: &[&str]) -> ServiceTable {
         ServiceTable {
@@ -302,6 +446,7 @@ mod tests {
             methods: methods.iter().map(|&m| m.into()).collect(),
             parallel: vec!["mul".into()],
             streams: Vec::new(),
+            signatures: Vec::new(),
         }
     }
 
@@ -350,6 +495,72 @@ mod tests {
             assert!(routes[0].is_none() && routes[1].is_some(), "{routes:?}");
         }
         assert!(streaming.resolve(&streaming)[0].is_some());
+    }
+
+    fn typed(table: ServiceTable, signatures: Vec<Signature>) -> ServiceTable {
+        ServiceTable {
+            signatures,
+            ..table
+        }
+    }
+
+    /// A signature with as many arguments.
+    fn signature<T: serde::de::DeserializeOwned>(method: &str, arguments: usize) -> Signature {
+        let (byte, output) = (shape::<u8>(), shape::<T>());
+        let first = Signature::of(method).argument("first", &byte);
+        let more = |builder: SignatureBuilder, _| builder.argument("another_one", &byte);
+        (1..arguments).fold(first, more).returns(&output)
+    }
+
+    fn shape<T: serde::de::DeserializeOwned>() -> Shape {
+        Shape::of::<T>(PayloadCodec::Bincode)
+    }
+
+    #[test]
+    fn type_1_a_method_of_other_types_has_no_route_and_one_of_unknown_types_has() {
+        let table = || table(&["add", "mul"]);
+        let ours = typed(
+            table(),
+            vec![signature::<u8>("add", 1), signature::<u8>("mul", 1)],
+        );
+        let theirs = typed(
+            table(),
+            vec![signature::<u8>("add", 1), signature::<i8>("mul", 1)],
+        );
+        let routes = theirs.resolve(&ours);
+        assert!(routes[0].is_some() && routes[1].is_none(), "{routes:?}");
+        let difference = theirs.difference(&ours, "mul").unwrap();
+        assert_eq!(difference.ours, "mul(first: u8) -> u8");
+        assert_eq!(difference.theirs, "mul(first: u8) -> i8");
+        assert!(theirs.check_methods(&ours).is_ok());
+
+        let mut partly = theirs.clone();
+        partly.signatures.pop();
+        for (theirs, ours) in [(&table(), &ours), (&ours, &table()), (&partly, &ours)] {
+            assert!(theirs.resolve(ours).iter().all(Option::is_some));
+        }
+        assert!(ours.is_typed() && !partly.is_typed() && !table().is_typed());
+
+        let one = typed(self::table(&["mul"]), vec![signature::<u16>("mul", 1)]);
+        let refused = theirs.check_methods(&one).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("-> u16") && text.contains("-> i8"), "{text}");
+        // Every table is another: callers say which one they have read.
+        let tables = [table(), ours, theirs, partly, one];
+        let prints = tables.iter().map(ServiceTable::fingerprint);
+        assert_eq!(prints.collect::<std::collections::HashSet<_>>().len(), 5);
+    }
+
+    #[test]
+    fn a_difference_behind_the_cut_of_a_long_signature_shows() {
+        let of = |signature| typed(table(&["add"]), vec![signature]);
+        let (ours, theirs) = (
+            of(signature::<u8>("add", 60)),
+            of(signature::<i8>("add", 60)),
+        );
+        let difference = theirs.difference(&ours, "add").unwrap();
+        assert_ne!(difference.ours, difference.theirs);
+        assert!(difference.ours.len() < 600, "{}", difference.ours);
     }
 
     #[test]

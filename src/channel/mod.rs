@@ -83,7 +83,7 @@ pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
 pub use client::{
     ClientChannel, Dialer, Patience, PendingCall, StreamName, TellError, TellFailure, ToldCall,
 };
-pub use descriptor::{Descriptor, HostId, Mismatch, Route, ServiceTable};
+pub use descriptor::{Descriptor, HostId, MethodMismatch, Mismatch, Route, ServiceTable};
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};

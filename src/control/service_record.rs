@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::wire::{Signature, any_signatures};
+
 use super::{Entity, names::check_alias, process, topology::boot_id};
 
 /// Longest name of a service, its type or a method, in bytes.
@@ -24,6 +26,7 @@ const MOST_METHODS: usize = 4096;
 ///     name: "second".to_owned(),
 ///     type_name: "Calc".to_owned(),
 ///     methods: vec!["add".to_owned()],
+///     signatures: Vec::new(),
 ///     codec: "bincode".to_owned(),
 ///     wire_version: 1,
 ///     since: 1_795_331_391_000,
@@ -48,6 +51,13 @@ pub struct ServiceRecord {
     pub type_name: String,
     /// Names of its methods; a method's number is its place.
     pub methods: Vec<String>,
+    /// For each of them, the types that it takes and gives back. Earlier releases register none.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "any_signatures"
+    )]
+    pub signatures: Vec<Signature>,
     /// Name of the codec of its payloads.
     pub codec: String,
     /// Version of the protocol between native agents.
@@ -89,6 +99,9 @@ impl ServiceRecord {
         check_alias(&record.alias).map_err(|error| error.to_string())?;
         if record.methods.len() > MOST_METHODS {
             return Err(format!("it has more than {MOST_METHODS} methods"));
+        }
+        if record.signatures.len() > record.methods.len() {
+            return Err("it has more signatures than methods".to_owned());
         }
         let is_bad = |name: &String| name.is_empty() || name.len() > LONGEST_NAME;
         if [&record.name, &record.type_name].into_iter().any(is_bad)
@@ -136,6 +149,7 @@ mod tests {
             name: "Calc".to_owned(),
             type_name: "Calc".to_owned(),
             methods: vec!["add".to_owned()],
+            signatures: Vec::new(),
             codec: "bincode".to_owned(),
             wire_version: 1,
             since: 1,
@@ -163,6 +177,15 @@ mod tests {
         let mut entity = record().entity("id");
         entity.metadata["region"] = json!("eu");
         assert!(ServiceRecord::read(&entity).is_ok());
+        for signatures in [
+            json!(null),
+            json!("hello"),
+            json!([7]),
+            json!([{"text": [7]}]),
+        ] {
+            entity.metadata["signatures"] = signatures;
+            assert_eq!(ServiceRecord::read(&entity), Ok(record()));
+        }
     }
 
     #[test]
@@ -179,6 +202,7 @@ mod tests {
             ("methods", json!("add")),
             ("methods", json!([""])),
             ("methods", json!(vec!["add"; MOST_METHODS + 1])),
+            ("signatures", json!(vec![json!({}); 2])),
             ("wire_version", json!(-1)),
             ("since", json!(0.5)),
         ] {

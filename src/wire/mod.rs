@@ -21,6 +21,8 @@ mod limits;
 mod payload_codec;
 pub mod pickle;
 mod raw;
+mod shape;
+mod signature;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, DecodeError, EncodeError};
@@ -32,6 +34,9 @@ pub use limits::CodecLimits;
 pub use payload_codec::PayloadCodec;
 pub use pickle::Pickle;
 pub use raw::Raw;
+pub use shape::Shape;
+pub(crate) use signature::any_signatures;
+pub use signature::{Signature, SignatureBuilder};
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.
 pub const WIRE_VERSION: u32 = 3;

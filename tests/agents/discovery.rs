@@ -54,6 +54,22 @@ mod other {
         }
     }
 
+    pub(super) mod wider {
+        use super::service;
+        pub(crate) struct Calc;
+        #[service]
+        impl Calc {
+            #[method]
+            pub(crate) fn add(&mut self, a: i64, b: i64) -> i64 {
+                a + b
+            }
+            #[method]
+            pub(crate) fn sub(&mut self, a: i128, b: i128) -> i128 {
+                a - b
+            }
+        }
+    }
+
     pub(super) mod pickled {
         use super::service;
         pub(crate) struct Calc;
@@ -162,6 +178,7 @@ fn record(alias: &str) -> ServiceRecord {
         name: "Calc".to_owned(),
         type_name: "Calc".to_owned(),
         methods: vec!["add".to_owned(), "sub".to_owned()],
+        signatures: Vec::new(),
         codec: "bincode".to_owned(),
         wire_version: slimerpc::wire::WIRE_VERSION,
         since: 1,
@@ -245,12 +262,13 @@ async fn services_for_one_peer_and_those_served_now_and_then_are_not_found(world
 
 async fn services_that_do_not_fit_are_found_and_say_why(world: World) {
     let mut workers = Vec::new();
-    for alias in ["w:older", "w:pickled", "w:unrelated"] {
+    for alias in ["w:older", "w:pickled", "w:unrelated", "w:wider"] {
         workers.push(world.agent(alias).await);
     }
     workers[0].serve(other::older::Calc).await.unwrap();
     workers[1].serve(other::pickled::Calc).await.unwrap();
     workers[2].serve(other::unrelated::Calc).await.unwrap();
+    workers[3].serve(other::wider::Calc).await.unwrap();
     let driver = world.agent("driver:0").await;
     let found = driver.discover::<Calc>().await.unwrap();
     let fits: Vec<_> = found.iter().map(LiveService::fit).collect();
@@ -260,9 +278,14 @@ async fn services_that_do_not_fit_are_found_and_say_why(world: World) {
     assert_eq!(fits[0], &lacks);
     assert!(matches!(fits[1], Fit::Not(Mismatch::Codec { .. })));
     assert!(matches!(fits[2], Fit::Not(Mismatch::NoCommonMethod { .. })));
+    let Fit::Differs { methods } = fits[3] else {
+        panic!("TYPE-1: {:?}", fits[3]);
+    };
+    assert_eq!(methods[0].ours, "sub(a: i64, b: i64) -> i64");
+    assert_eq!(methods[0].theirs, "sub(a: i128, b: i128) -> i128");
 
     let group = driver.group_of::<Calc>().await.unwrap_err();
-    assert!(matches!(&group, DiscoveryError::NoneFits { found, .. } if found.len() == 3));
+    assert!(matches!(&group, DiscoveryError::NoneFits { found, .. } if found.len() == 4));
     assert!(
         group.to_string().contains("w:older/Calc (lacks sub)"),
         "{group}"

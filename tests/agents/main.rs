@@ -25,3 +25,4 @@ mod settings;
 mod sleeping;
 mod streams;
 mod supervision;
+mod types;

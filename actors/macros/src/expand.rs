@@ -276,6 +276,7 @@ fn description(service: &Service) -> TokenStream {
         .iter()
         .map(|method| method.shared().is_some());
     let streams = service.methods.iter().map(is_stream);
+    let signatures = service.methods.iter().map(signature);
     let codec = match service.codec {
         Codec::Bincode => quote!(Bincode),
         Codec::Pickle => quote!(Pickle),
@@ -288,6 +289,42 @@ fn description(service: &Service) -> TokenStream {
             const STREAMS: &'static [bool] = &[#(#streams),*];
             const CODEC: ::slimerpc_actors::PayloadCodec = ::slimerpc_actors::PayloadCodec::#codec;
             type Client = #client;
+            fn signatures() -> &'static [::slimerpc_actors::Signature] {
+                static __SIGNATURES: ::std::sync::OnceLock<::std::vec::Vec<::slimerpc_actors::Signature>> =
+                    ::std::sync::OnceLock::new();
+                #[allow(unused_imports)]
+                use ::slimerpc_actors::__private::{Shaped as _, Shapeless as _};
+                __SIGNATURES.get_or_init(|| ::std::vec![#(#signatures),*])
+            }
+        }
+    }
+}
+
+/// The expression that finds out which types `method` takes and gives back.
+fn signature(method: &Method) -> TokenStream {
+    let name = &method.name;
+    let of = quote!(::slimerpc_actors::Signature::of(#name));
+    // A type that is not for serde is an error elsewhere, and is not to be another one here.
+    let shape = |ty: &Type| {
+        quote!(&(&::slimerpc_actors::__private::ShapeOf::<#ty>::new())
+            .shape(<Self as ::slimerpc_actors::Service>::CODEC))
+    };
+    match &method.kind {
+        Kind::Raw { .. } => quote!(#of.raw()),
+        Kind::Typed(typed) => {
+            let Typed {
+                arguments, output, ..
+            } = &**typed;
+            let names = arguments
+                .iter()
+                .map(|argument| argument.ident.unraw().to_string());
+            let shapes = arguments.iter().map(|argument| shape(&argument.ty));
+            let gives = match typed.answers {
+                Answers::Stream => quote!(streams),
+                Answers::One | Answers::None => quote!(returns),
+            };
+            let output = shape(output);
+            quote!(#of #(.argument(#names, #shapes))* .#gives(#output))
         }
     }
 }

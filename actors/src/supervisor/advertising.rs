@@ -46,6 +46,7 @@ impl State {
             name: table.name.clone(),
             type_name: type_name.to_owned(),
             methods: table.methods.clone(),
+            signatures: table.signatures.clone(),
             codec: table.codec.clone(),
             wire_version: self.descriptor.borrow().wire_version,
             since: unix_millis(),

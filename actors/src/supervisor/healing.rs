@@ -79,6 +79,7 @@ impl State {
                 wanted: proxy.wanted().clone(),
                 patience: proxy.patience().clone(),
                 timeout: ATTEMPT,
+                again: true,
             }) else {
                 return false;
             };

@@ -107,6 +107,7 @@ impl Stranger {
             wire_version: WIRE_VERSION,
             from: 1,
             to: life,
+            table: None,
             link: LinkType::Shm,
             endpoint: self.dialer.endpoint(),
         };

@@ -29,6 +29,7 @@ mod value;
 
 pub use exception::Exception;
 pub use num_bigint::BigInt;
+pub(super) use value::VALUE;
 pub use value::Value;
 
 use std::marker::PhantomData;

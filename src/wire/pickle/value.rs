@@ -45,7 +45,7 @@ pub enum Value {
 }
 
 /// Names under which values that serde does not know pass through it.
-pub(super) const VALUE: &str = "$slimerpc::pickle::Value";
+pub(in crate::wire) const VALUE: &str = "$slimerpc::pickle::Value";
 pub(super) const BIG_INT: &str = "$slimerpc::pickle::BigInt";
 pub(super) const SET: &str = "$slimerpc::pickle::Set";
 pub(super) const TUPLE: &str = "$slimerpc::pickle::Tuple";

@@ -1,0 +1,255 @@
+//! What a method takes and gives back, so that two sides can find out whether they mean the same.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Shape;
+
+/// The way in which shapes are written. Fingerprints of other ways say nothing about ours.
+const WAY: &str = "1-";
+
+/// Bytes of a signature's text that are published, for error messages. The fingerprint is of all of it.
+const LONGEST_TEXT: usize = 512;
+
+/// Bytes of a fingerprint.
+const LONGEST_FINGERPRINT: usize = 64;
+
+/// The types of a method: its arguments by name, and its result. Two sides call a method the same only if their signatures
+/// have one fingerprint (TYPE-1).
+///
+/// Names of arguments belong to it, without leading underscores, as names of fields do: two that change places are two others.
+/// See [`Shape`] for what of a type is seen.
+///
+/// ```
+/// use slimerpc::wire::{PayloadCodec, Shape, Signature};
+///
+/// let [unsigned, signed] = [Shape::of::<u64>(PayloadCodec::Bincode), Shape::of::<i64>(PayloadCodec::Bincode)];
+/// let ours = Signature::of("mul").argument("a", &unsigned).argument("b", &unsigned).returns(&unsigned);
+/// let theirs = Signature::of("mul").argument("a", &signed).argument("b", &signed).returns(&signed);
+/// assert_eq!(ours.to_string(), "mul(a: u64, b: u64) -> u64");
+/// assert!(ours.differs_from(&theirs));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Published")]
+pub struct Signature {
+    text: String,
+    fingerprint: String,
+    /// Ours alone.
+    #[serde(skip)]
+    obstacle: Option<String>,
+}
+
+/// A signature as anybody may have written it.
+#[derive(Deserialize)]
+struct Published {
+    #[serde(default)]
+    text: String,
+    #[serde(default)]
+    fingerprint: String,
+}
+
+impl From<Published> for Signature {
+    fn from(published: Published) -> Self {
+        let Published { text, fingerprint } = published;
+        let fits = fingerprint.len() <= LONGEST_FINGERPRINT;
+        Self {
+            text: clip(text),
+            fingerprint: if fits { fingerprint } else { String::new() },
+            obstacle: None,
+        }
+    }
+}
+
+/// Reads what a peer has published in place of signatures: of a later release, it may be of another form.
+pub(crate) fn any_signatures<'de, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Vec<Signature>, D::Error> {
+    let published = Value::deserialize(from)?;
+    Ok(serde_json::from_value(published).unwrap_or_default())
+}
+
+/// A [`Signature`] in the making; see [`Signature::of`].
+#[derive(Debug)]
+#[must_use = "it is a signature when it is said what the method gives back"]
+pub struct SignatureBuilder {
+    text: String,
+    arguments: usize,
+    obstacle: Option<String>,
+}
+
+impl Signature {
+    /// Begins with the name of a method.
+    pub fn of(method: &str) -> SignatureBuilder {
+        SignatureBuilder {
+            text: format!("{method}("),
+            arguments: 0,
+            obstacle: None,
+        }
+    }
+
+    /// Whether it is known to be another than `other`. One whose fingerprint was made in a way that we do not know, or that
+    /// has none, is not known to be.
+    pub fn differs_from(&self, other: &Self) -> bool {
+        self.is_known() && other.is_known() && self.fingerprint != other.fingerprint
+    }
+
+    /// Whether it can be compared with those that this release makes.
+    pub fn is_known(&self) -> bool {
+        self.fingerprint.starts_with(WAY)
+    }
+
+    /// The fingerprint: the same for the same types, in every build and on every machine.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
+    /// Why its types cannot be carried by the codec of its service, if they cannot: `argument "filter": the type ..`.
+    pub fn obstacle(&self) -> Option<&str> {
+        self.obstacle.as_deref()
+    }
+}
+
+impl fmt::Display for Signature {
+    /// As one would declare it; a long one is cut.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It may come from anybody, and goes to terminals.
+        self.text
+            .escape_debug()
+            .try_for_each(|it| fmt::Write::write_char(f, it))
+    }
+}
+
+impl SignatureBuilder {
+    /// Adds an argument.
+    pub fn argument(mut self, name: &str, shape: &Shape) -> Self {
+        // They are written to hush the compiler, and say nothing.
+        let name = name.trim_start_matches('_');
+        if self.arguments > 0 {
+            self.text += ", ";
+        }
+        self.arguments += 1;
+        self.text += &format!("{name}: {}", shape.text());
+        self.met(shape, || format!("argument `{name}`"));
+        self
+    }
+
+    fn met(&mut self, shape: &Shape, part: impl FnOnce() -> String) {
+        if let Some(obstacle) = shape.obstacle() {
+            self.obstacle
+                .get_or_insert_with(|| format!("{}: {obstacle}", part()));
+        }
+    }
+
+    /// The method gives back such a value.
+    pub fn returns(mut self, shape: &Shape) -> Signature {
+        self.met(shape, || "its result".to_owned());
+        self.text += &format!(") -> {}", shape.text());
+        self.finish()
+    }
+
+    /// The method gives back a stream of such values.
+    pub fn streams(mut self, shape: &Shape) -> Signature {
+        self.met(shape, || "an item of its stream".to_owned());
+        self.text += &format!(") -> stream of {}", shape.text());
+        self.finish()
+    }
+
+    /// The method takes bytes and gives bytes, whatever they mean.
+    pub fn raw(mut self) -> Signature {
+        self.text += "raw bytes) -> raw bytes";
+        self.finish()
+    }
+
+    fn finish(self) -> Signature {
+        Signature {
+            fingerprint: format!("{WAY}{:016x}", xxh3_64(self.text.as_bytes())),
+            text: clip(self.text),
+            obstacle: self.obstacle,
+        }
+    }
+}
+
+/// Shortens a text that is too long, and says so.
+fn clip(mut text: String) -> String {
+    const MORE: &str = " ..";
+    if text.len() > LONGEST_TEXT {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT - MORE.len()));
+        text += MORE;
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::wire::PayloadCodec;
+
+    fn shape<T: serde::de::DeserializeOwned>() -> Shape {
+        Shape::of::<T>(PayloadCodec::Bincode)
+    }
+
+    fn mul() -> Signature {
+        let number = shape::<u64>();
+        let builder = Signature::of("mul").argument("a", &number);
+        builder.argument("_b", &number).returns(&number)
+    }
+
+    /// Peers of other builds and releases compare with it: should this change, so must [`WAY`].
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_build() {
+        assert_eq!(mul().to_string(), "mul(a: u64, b: u64) -> u64");
+        assert_eq!(mul().fingerprint(), "1-f4f7c02681e767c0");
+    }
+
+    #[test]
+    fn a_signature_comes_back_from_json_as_it_was() {
+        let text = serde_json::to_string(&mul()).unwrap();
+        assert_eq!(serde_json::from_str::<Signature>(&text).unwrap(), mul());
+    }
+
+    #[test]
+    fn what_differs_is_told_and_what_is_unknown_is_not() {
+        let of = |fingerprint: &str| -> Signature {
+            serde_json::from_value(json!({"text": "mul()", "fingerprint": fingerprint})).unwrap()
+        };
+        assert!(!mul().differs_from(&mul()));
+        assert!(mul().differs_from(&of("1-0000000000000000")));
+        for unknown in ["", "2-0000000000000000", "hello"] {
+            assert!(!mul().differs_from(&of(unknown)), "{unknown}");
+            assert!(!of(unknown).is_known());
+        }
+        let number = shape::<u64>();
+        let swapped = Signature::of("mul").argument("b", &number);
+        let swapped = swapped.argument("a", &number).returns(&number);
+        assert!(mul().differs_from(&swapped));
+    }
+
+    #[test]
+    fn input_1_what_anybody_publishes_is_bounded_and_harmless() {
+        let long = json!({"text": "é\u{1b}[2J".repeat(10_000), "fingerprint": "1".repeat(10_000), "more": [1]});
+        let long: Signature = serde_json::from_value(long).unwrap();
+        assert!(long.text.len() <= LONGEST_TEXT && long.fingerprint.is_empty());
+        assert!(!long.to_string().contains('\u{1b}'), "{long}");
+        let odd: Signature = serde_json::from_value(json!({})).unwrap();
+        assert!(!odd.is_known());
+        for wrong in [json!([]), json!({"text": 1}), json!("text")] {
+            let read = serde_json::from_value::<Signature>(wrong);
+            assert!(read.is_err() || !read.unwrap().is_known());
+        }
+    }
+
+    #[test]
+    fn a_raw_method_is_another_than_one_of_bytes() {
+        let (of, bytes) = (|| Signature::of("load"), shape::<Vec<u8>>());
+        let typed = of().argument("bytes", &bytes).returns(&bytes);
+        assert!(of().raw().differs_from(&typed));
+        let streamed = of().argument("bytes", &bytes).streams(&bytes);
+        assert!(streamed.differs_from(&typed));
+    }
+}
