@@ -159,7 +159,7 @@ pub(crate) fn check_hidden(service: &Ident, methods: &[Method], errors: &mut Err
         if PRELUDE.contains(&message.as_str()) {
             continue;
         }
-        if message != service.to_string() && mentioned.contains(&message) {
+        if *service != message && mentioned.contains(&message) {
             let text = format!(
                 "the message of `{}` would be called `{message}` and hide the `{message}` that methods take or return; \
                  {WAYS_OUT}",
