@@ -67,6 +67,9 @@ pub struct PeerAgent {
     inner: Arc<Inner>,
 }
 
+/// Services that are served one request at a time, by name, with the tables that are published.
+type OneShots = HashMap<&'static str, (ServiceTable, Arc<Mutex<Once>>)>;
+
 struct Inner {
     alias: String,
     incarnation: u64,
@@ -82,7 +85,7 @@ struct Inner {
     stream_patience: Duration,
     workers: NonZeroUsize,
     /// Services that are served one request at a time.
-    once: Mutex<HashMap<&'static str, (ServiceTable, Arc<Mutex<Once>>)>>,
+    once: Mutex<OneShots>,
     events: broadcast::Sender<AgentEvent>,
     /// Memory that peers may use.
     offered: Arc<Offered>,

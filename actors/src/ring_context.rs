@@ -299,7 +299,9 @@ impl Rings {
                     Ok(Poll::Ready(finished)) => finished,
                     Err(panic) => asked::listen(|| panic.finish()),
                 };
-                self.running.take().map(end);
+                if let Some(running) = self.running.take() {
+                    end(running);
+                }
                 ran = true;
                 settle(handler, finished == Finished::Panicked);
             }

@@ -155,11 +155,14 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
     }
 }
 
+/// A state, and what its parallel handlers see of it.
+type Readied<A, Shared> = (A, Option<Arc<Shared>>);
+
 /// Readies a state that was made for its first request. Also gives back what the parallel handlers are to see.
 fn ready<S: ServedBy<A> + ?Sized, A>(
     mut state: A,
     hooks: &Hooks<A>,
-) -> Result<(A, Option<Arc<S::Shared>>), NotMade> {
+) -> Result<Readied<A, S::Shared>, NotMade> {
     let begun = contain(|| {
         (hooks.started)(&mut state);
         S::share(&state)

@@ -176,7 +176,9 @@ impl SignatureBuilder {
 fn clip(mut text: String) -> String {
     const MORE: &str = " ..";
     if text.len() > LONGEST_TEXT {
-        text.truncate(text.floor_char_boundary(LONGEST_TEXT - MORE.len()));
+        let fits = |end: &usize| text.is_char_boundary(*end);
+        let end = (0..=LONGEST_TEXT - MORE.len()).rev().find(fits);
+        text.truncate(end.unwrap_or_default());
         text += MORE;
     }
     text

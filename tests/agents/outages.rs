@@ -100,7 +100,7 @@ async fn a_control_plane_that_is_not_there_is_reported_within_the_connect_timeou
     let url = format!("http://127.0.0.1:{}", free_port());
     let builder = PeerAgent::builder().nanoctrl(&url).connect_timeout(within);
     let started = Instant::now();
-    let error = builder.start().await.err().expect("nothing is there");
+    let error = builder.start().await.expect_err("nothing is there");
     assert!(error.to_string().contains(&url), "{error}");
     assert!(started.elapsed() < within * 4, "{:?}", started.elapsed());
 }
@@ -118,7 +118,7 @@ async fn an_alias_of_which_nobody_knows_whether_its_agent_lives_can_be_waited_fo
     dead.register(registration).await.unwrap();
     drop(dead);
     let builder = || PeerAgent::builder().nanoctrl(server.url()).alias("w");
-    let taken = builder().start().await.err().expect("it is taken");
+    let taken = builder().start().await.expect_err("it is taken");
     assert!(
         matches!(taken, AgentError::Control(ControlError::AliasTaken { .. })),
         "{taken:?}"

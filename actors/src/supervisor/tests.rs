@@ -15,7 +15,9 @@ const LONG: Duration = Duration::from_secs(20);
 /// Looks at what the supervisor knows, or does something with it.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Do(Box<dyn FnOnce(&Rc<State>) + Send>);
+struct Do(Work);
+
+type Work = Box<dyn FnOnce(&Rc<State>) + Send>;
 
 impl Handler<Do> for Supervisor {
     type Result = ();

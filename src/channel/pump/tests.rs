@@ -39,7 +39,7 @@ impl Sleeper {
     }
 
     /// Is woken when `request`, which it has made, is answered.
-    fn is_woken(mut self, request: Inbound) {
+    fn expect_woken(mut self, request: Inbound) {
         request.reply(|_| Ok(0));
         self.woken.recv_timeout(LONG).expect("it is forgotten");
         assert!(self.call.poll(None).map(|answer| answer.is_ok()) == Poll::Ready(true));
@@ -71,7 +71,7 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
         }
         drop(guest);
         let request = ends.request();
-        sleeper.is_woken(request);
+        sleeper.expect_woken(request);
     }
 }
 
@@ -101,5 +101,5 @@ fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
     });
     assert!(ends.channel.pump().guest().is_none());
     let request = ends.request();
-    others.is_woken(request);
+    others.expect_woken(request);
 }
