@@ -711,7 +711,7 @@ impl IntoFuture for Connect {
             } = self;
             if !(1..=64).contains(&qp_num) {
                 return Err(AgentError::Setting {
-                    name: "qp_num",
+                    name: "qp_num".into(),
                     value: qp_num.to_string(),
                     allowed: "a connection has 1 to 64 queue pairs".to_owned(),
                 });

@@ -233,7 +233,9 @@ impl Offered {
 }
 
 /// Memory of a peer could not be used, or own memory not be offered.
-#[derive(Debug, thiserror::Error)]
+///
+/// It travels, as [`RpcError`](crate::RpcError) does.
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BufferError {
     /// The range leaves the buffer. Nothing was touched.

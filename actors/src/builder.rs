@@ -1,5 +1,6 @@
 //! Settings of an agent.
 
+use std::borrow::Cow;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::thread;
@@ -442,7 +443,7 @@ impl Builder {
             )?,
         };
         let refuse = |name, value: usize, allowed: &str| AgentError::Setting {
-            name,
+            name: Cow::Borrowed(name),
             value: value.to_string(),
             allowed: allowed.to_owned(),
         };
@@ -499,7 +500,7 @@ impl Builder {
         let retry = self.retry.map_or_else(environment::retry, Ok)?;
         let geometry = |slot_size| {
             Geometry::new(slots, slot_size).map_err(|error| AgentError::Setting {
-                name: "slot_size x max_inflight",
+                name: "slot_size x max_inflight".into(),
                 value: format!("{slot_size} x {slots}"),
                 allowed: error.to_string(),
             })
@@ -568,7 +569,7 @@ impl Builder {
         for link in [LinkType::Shm, LinkType::Roce] {
             let beat = heartbeat(interval, detection, link);
             let refuse = |name, value: Duration, allowed: &str| AgentError::Setting {
-                name,
+                name: Cow::Borrowed(name),
                 value: format!("{value:?}"),
                 allowed: allowed.to_owned(),
             };
@@ -594,7 +595,7 @@ impl Builder {
 fn check_payloads(payload: usize, total: usize, geometry: Geometry) -> Result<(), AgentError> {
     let refuse = |name, value: usize, allowed: String| {
         Err(AgentError::Setting {
-            name,
+            name: Cow::Borrowed(name),
             value: value.to_string(),
             allowed,
         })
@@ -622,7 +623,7 @@ fn check_times(
 ) -> Result<(), AgentError> {
     let refuse = |name, value: Duration, allowed: &str| {
         Err(AgentError::Setting {
-            name,
+            name: Cow::Borrowed(name),
             value: format!("{value:?}"),
             allowed: allowed.to_owned(),
         })

@@ -4,6 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::timeout;
 
 use crate::live_service::live;
@@ -60,6 +61,26 @@ pub enum DiscoveryError {
     /// The control plane cannot be asked, or the agent has been shut down.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// An error of another process, as it travelled: its text.
+    #[error("{message}")]
+    Elsewhere {
+        /// The text.
+        message: String,
+    },
+}
+
+/// As text: what it holds means something where it was made only.
+impl Serialize for DiscoveryError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DiscoveryError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let message = String::deserialize(deserializer)?;
+        Ok(Self::Elsewhere { message })
+    }
 }
 
 fn list(found: &[LiveService]) -> String {

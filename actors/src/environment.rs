@@ -20,7 +20,7 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
     match value.trim().parse() {
         Ok(number) => Ok(Some(number)),
         Err(_) => Err(AgentError::Setting {
-            name,
+            name: name.into(),
             value,
             allowed: "a whole number is expected, not too large".to_owned(),
         }),
@@ -43,7 +43,7 @@ pub(crate) fn flag(name: &'static str) -> Result<bool, AgentError> {
         "" | "0" | "false" | "no" | "off" => Ok(false),
         "1" | "true" | "yes" | "on" => Ok(true),
         _ => Err(AgentError::Setting {
-            name,
+            name: name.into(),
             value: value.into_owned(),
             allowed: "1 or 0 is expected".to_owned(),
         }),

@@ -1,8 +1,10 @@
 //! What callers and agents can get wrong, or have go wrong.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use slimerpc::channel::{CallError, ConnectError, LossCause, MethodMismatch, Mismatch};
 use slimerpc::control::ControlError;
 use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
@@ -11,7 +13,10 @@ use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use crate::answer::type_path;
 
 /// A call did not bring a result.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+///
+/// It travels: a handler that calls others may return `Result<_, RpcError>`, and its caller has that error by
+/// [`returned::<RpcError>()`](Self::returned), whole. [`Error`](crate::Error) does so for all errors of this crate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
     /// No answer came in time.
@@ -147,7 +152,7 @@ pub enum RpcError {
         /// Alias of the peer.
         peer: String,
         /// What was asked for.
-        what: &'static str,
+        what: Cow<'static, str>,
     },
     /// A serial handler called its own instance, which could not answer before that handler is done. Make it a
     /// function that both share, or send from a task of its own (`actix::spawn`) and do not await it in the handler.
@@ -185,7 +190,7 @@ fn not_in_codec(reason: &str) -> String {
 }
 
 /// Whether a call that failed was run by the service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ran {
     /// It was not, and will not be: the call can be made again without harm.
     No,
@@ -196,10 +201,10 @@ pub enum Ran {
 }
 
 /// An error that a handler returned, as it travelled; see [`RpcError::returned`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnedValue(Box<EncodedError>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct EncodedError {
     bytes: Vec<u8>,
     codec: PayloadCodec,
@@ -367,7 +372,9 @@ impl RpcError {
 }
 
 /// An agent could not start, connect, serve or make a proxy.
-#[derive(Debug, thiserror::Error)]
+///
+/// It travels, as [`RpcError`] does; errors of the control plane, of a device or of the system do so as text.
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
     /// The control plane said no, or nothing: the alias is taken, NanoCtrl or Redis cannot be reached, ...
@@ -408,7 +415,7 @@ pub enum AgentError {
         /// Its alias.
         peer: String,
         /// What did not come.
-        waiting_for: &'static str,
+        waiting_for: Cow<'static, str>,
         /// The time waited.
         waited: Duration,
     },
@@ -526,7 +533,7 @@ pub enum AgentError {
     #[error("{name} is {value}; {allowed}")]
     Setting {
         /// Its name.
-        name: &'static str,
+        name: Cow<'static, str>,
         /// The value given.
         value: String,
         /// What is allowed.
@@ -540,7 +547,7 @@ pub enum AgentError {
     Connect(#[from] ConnectError),
     /// No thread could be started.
     #[error("{}", no_thread(.0))]
-    Thread(std::io::Error),
+    Thread(#[serde(with = "io_error")] std::io::Error),
     /// The agent has been shut down.
     #[error("this agent has been shut down")]
     ShutDown,
@@ -561,6 +568,26 @@ fn refused(peer: &str, mismatch: &Mismatch) -> String {
             format!("`{peer}` cannot be connected with, for a reason at its end: {reason}")
         }
         mismatch => format!("`{peer}` and this agent do not fit together: {mismatch}"),
+    }
+}
+
+/// An error of the system as text.
+mod io_error {
+    use std::io::Error;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        error: &Error,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(error)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Error, D::Error> {
+        String::deserialize(deserializer).map(Error::other)
     }
 }
 

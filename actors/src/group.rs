@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
+use serde::{Deserialize, Serialize};
 use slimerpc::wire::{EncodeError, PayloadCodec};
 
 use crate::{Call, Proxy, Reply, RpcError, Service};
@@ -44,7 +45,7 @@ pub struct Group<S: Service + ?Sized> {
 }
 
 /// A group cannot be made, or not be called like this.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
     /// Nobody is in it.
@@ -71,7 +72,7 @@ pub enum GroupError {
 }
 
 /// A member of a group did not answer as it should.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("member {rank}, `{peer}`: {error}")]
 pub struct MemberError {
     /// Its rank.

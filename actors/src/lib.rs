@@ -58,6 +58,7 @@
 mod agent;
 mod answer;
 mod answer_stream;
+mod any_error;
 mod arbiter;
 mod asked;
 mod blocking;
@@ -109,6 +110,7 @@ mod wards;
 mod watch;
 
 pub use agent::{Connect, PeerAgent};
+pub use any_error::Error;
 pub use asked::{restart, retire};
 pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use builder::Builder;

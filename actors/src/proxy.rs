@@ -397,6 +397,13 @@ pub struct SendError<M> {
     pub error: RpcError,
 }
 
+impl<M> From<SendError<M>> for RpcError {
+    /// Without the message.
+    fn from(unsent: SendError<M>) -> Self {
+        unsent.error
+    }
+}
+
 impl<M> fmt::Debug for SendError<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SendError")

@@ -244,7 +244,7 @@ impl Way {
             Self::Channel(channel) if channel.profile() == Profile::Compatible => {
                 return Err(RpcError::NotNative {
                     peer: channel.peer().to_owned(),
-                    what: "streams",
+                    what: "streams".into(),
                 });
             }
             Self::Channel(channel) => {

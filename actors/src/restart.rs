@@ -218,7 +218,7 @@ impl Restart {
 
 fn refuse(name: &'static str, value: impl ToString, allowed: &str) -> Result<(), AgentError> {
     Err(AgentError::Setting {
-        name,
+        name: name.into(),
         value: value.to_string(),
         allowed: allowed.to_owned(),
     })

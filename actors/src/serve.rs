@@ -187,7 +187,7 @@ where
             let name = name.unwrap_or_else(|| S::NAME.to_owned());
             if name.is_empty() {
                 return Err(AgentError::Setting {
-                    name: "the name of a service",
+                    name: "the name of a service".into(),
                     value: "empty".to_owned(),
                     allowed: "peers ask for a service by its name".to_owned(),
                 });
@@ -234,7 +234,7 @@ fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError>
         return Ok(());
     }
     Err(AgentError::Setting {
-        name: "restart",
+        name: "restart".into(),
         value: format!("{restart:?}"),
         allowed: "what is served by value has nothing to be made anew from: use `serve_with`, or `temporary`".to_owned(),
     })
@@ -245,7 +245,7 @@ pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> 
     NonZeroUsize::new(threads)
         .filter(|threads| threads.get() <= MAX_WORKERS)
         .ok_or_else(|| AgentError::Setting {
-            name: "workers",
+            name: "workers".into(),
             value: threads.to_string(),
             allowed: format!("parallel methods run on 1 to {MAX_WORKERS} threads"),
         })

@@ -100,7 +100,10 @@ impl RingAddress {
     /// The ring of a DLSlime peer, which says nothing of its shape but the length. It must be a whole number of
     /// slots of our size.
     pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
-        let refuse = |field, reason: String| Err(ConnectError::BadEndpoint { field, reason });
+        let refuse = |field: &'static str, reason| {
+            let field = field.into();
+            Err(ConnectError::BadEndpoint { field, reason })
+        };
         let slot_size = ours.slot_size() as u64;
         let slots = self.length / slot_size;
         if slots == 0 || !self.length.is_multiple_of(slot_size) {
@@ -130,7 +133,10 @@ impl RingAddress {
 impl Endpoint {
     /// Checks that the peer's ring has the shape of ours and lies in addressable memory.
     pub(crate) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
-        let refuse = |field, reason: String| Err(ConnectError::BadEndpoint { field, reason });
+        let refuse = |field: &'static str, reason| {
+            let field = field.into();
+            Err(ConnectError::BadEndpoint { field, reason })
+        };
         if let Err(error) = self.geometry.checked() {
             return refuse("geometry", error.to_string());
         }

@@ -1,12 +1,15 @@
 //! Errors of channels.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::fabric::{CompletionStatus, FabricError};
 use crate::wire::HeaderError;
 
 /// Why a channel was closed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossCause {
     /// The connection has ended under us: the peer died, or closed it without a word.
@@ -100,7 +103,7 @@ pub enum CallError {
 }
 
 /// Two ends do not connect.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// A verb failed.
@@ -110,7 +113,7 @@ pub enum ConnectError {
     #[error("the peer's {field} is not acceptable: {reason}")]
     BadEndpoint {
         /// Field of its endpoint.
-        field: &'static str,
+        field: Cow<'static, str>,
         /// What is wrong with it.
         reason: String,
     },

@@ -69,7 +69,7 @@ impl Lanes {
     pub(super) fn new(device: &dyn Device, init: &LanesInit) -> Result<Self, ConnectError> {
         if !(1..=WorkId::MAX_LANES).contains(&init.count) {
             return Err(ConnectError::BadEndpoint {
-                field: "number of queue pairs",
+                field: "number of queue pairs".into(),
                 reason: format!("{} is not 1 to {}", init.count, WorkId::MAX_LANES),
             });
         }
@@ -122,7 +122,7 @@ impl Lanes {
     pub(super) fn connect(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
         if theirs.len() != self.lanes.len() {
             return Err(ConnectError::BadEndpoint {
-                field: "number of queue pairs",
+                field: "number of queue pairs".into(),
                 reason: format!("it is {}, ours is {}", theirs.len(), self.lanes.len()),
             });
         }

@@ -212,7 +212,7 @@ impl Mailbox {
         let remote = ring.compatible_ring(geometry)?;
         if remote.geometry.slots() > geometry.slots() {
             return Err(ConnectError::BadEndpoint {
-                field: "mailbox length",
+                field: "mailbox length".into(),
                 reason: format!(
                     "{} bytes are {} slots, and a caller may not have more than ours, {}; raise max_inflight here",
                     ring.length,
@@ -538,7 +538,7 @@ fn entries(geometry: Geometry) -> u32 {
 
 fn not_prepared(peer: &str) -> ConnectError {
     ConnectError::BadEndpoint {
-        field: "alias",
+        field: "alias".into(),
         reason: format!("no queue pairs have been prepared for `{peer}`"),
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::lend::Whole;
 use crate::fabric::{Access, Device, FabricError, MemoryRegion};
 use crate::wire::Outside;
@@ -44,7 +46,7 @@ pub struct MemoryAccount {
 }
 
 /// There is no memory for a payload.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
     /// It is larger than any may be.

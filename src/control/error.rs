@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 /// The control plane did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -133,6 +135,26 @@ pub enum ControlError {
     /// The agent is not registered, or has left.
     #[error("not registered")]
     NotRegistered,
+    /// An error of another process, as it travelled: its text.
+    #[error("{message}")]
+    Elsewhere {
+        /// The text.
+        message: String,
+    },
+}
+
+/// As text: what it holds means something where it was made only.
+impl Serialize for ControlError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ControlError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let message = String::deserialize(deserializer)?;
+        Ok(Self::Elsewhere { message })
+    }
 }
 
 fn token_advice(is_given: bool) -> &'static str {

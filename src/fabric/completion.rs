@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// What became of one work request, as `ibv_wc` says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
@@ -31,7 +33,7 @@ pub enum Opcode {
 }
 
 /// Status of a completion (`ibv_wc_status`, those that an RC queue pair can give).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CompletionStatus {
     /// It worked.
     Success,

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
 use super::{QueuePairState, SystemLimit};
 
 /// A verb was refused. Failures of work that was accepted arrive as completions instead.
@@ -106,6 +108,26 @@ pub enum FabricError {
         /// Its answer.
         source: io::Error,
     },
+    /// An error of another process, as it travelled: its text.
+    #[error("{message}")]
+    Elsewhere {
+        /// The text.
+        message: String,
+    },
+}
+
+/// As text: what it holds means something where it was made only.
+impl Serialize for FabricError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FabricError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let message = String::deserialize(deserializer)?;
+        Ok(Self::Elsewhere { message })
+    }
 }
 
 impl FabricError {

@@ -1,5 +1,7 @@
 //! How values become payload bytes.
 
+use serde::{Deserialize, Serialize};
+
 /// Encodes values of type `T` straight into send memory, and decodes them from a ring.
 pub trait Codec<T: ?Sized> {
     /// What decoding gives; the value's owned form.
@@ -35,7 +37,7 @@ pub enum EncodeError {
 }
 
 /// A payload is not the value expected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum DecodeError {
     /// The bytes do not decode.
     #[error("{reason}")]

@@ -590,7 +590,13 @@ async fn streams_and_what_does_not_fit_are_refused_towards_a_dlslime_peer_before
     ] {
         let error = items.next().await.unwrap().unwrap_err();
         let (peer, what) = ("worker".to_owned(), "streams");
-        assert_eq!(error, RpcError::NotNative { peer, what });
+        assert_eq!(
+            error,
+            RpcError::NotNative {
+                peer,
+                what: what.into()
+            }
+        );
         assert_eq!(error.ran(), Ran::No);
         assert!(items.next().await.is_none());
     }

@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use slimerpc::wire::Fault;
 use slimerpc::wire::pickle::Value;
 use slimerpc_actors::{
-    AgentError, AgentEvent, PeerAgent, Proxy, Ran, Recipient, RpcError, Service, ServiceHandle,
-    Stream, service, wait_all, wait_all_settled,
+    AgentError, AgentEvent, Error, Group, GroupError, PeerAgent, Proxy, Ran, Recipient, RpcError,
+    Service, ServiceHandle, Stream, service, wait_all, wait_all_settled,
 };
 
 /// Longer than anything here takes.
@@ -413,6 +413,63 @@ impl Late {
         let myself = self.myself.lock().unwrap().clone().unwrap();
         myself.ask().await.map_err(|error| error.to_string())
     }
+}
+
+/// Calls a desk on behalf of its own callers.
+struct Steward {
+    desk: Proxy<Desk>,
+}
+
+#[service]
+impl Steward {
+    #[method]
+    async fn buy(&mut self, count: u32) -> Result<u32, RpcError> {
+        self.desk.order(count).await
+    }
+
+    #[method]
+    async fn hurry(&mut self) -> Result<(), Error> {
+        let hasty = self.desk.with_timeout(Duration::from_millis(20));
+        Ok(hasty.block(200).await?)
+    }
+
+    #[method]
+    async fn assemble(&mut self) -> Result<(), Error> {
+        Ok(Group::new(Vec::<Proxy<Desk>>::new()).map(drop)?)
+    }
+}
+
+#[actix::test]
+async fn errors_of_the_calls_that_a_handler_makes_come_back_as_values() {
+    let office = office(4).await;
+    let [worker, driver] = &office.agents;
+    let desk = driver.proxy::<Desk>(worker.alias()).await.unwrap();
+    driver.serve(Steward { desk }).await.unwrap();
+    let steward = worker.proxy::<Steward>(driver.alias()).await.unwrap();
+
+    let error = steward.buy(9).await.unwrap_err();
+    let of_desk: RpcError = error.returned().expect("the steward's error");
+    let of_order: OutOfStock = of_desk.returned().expect("the desk's error");
+    assert_eq!(of_order.left, 3);
+
+    let error = steward.hurry().await.unwrap_err();
+    let Some(Error::Call(error)) = error.returned::<Error>() else {
+        panic!("{error:?}")
+    };
+    let timed_out = RpcError::Timeout {
+        peer: worker.alias().to_owned(),
+        method: "block".to_owned(),
+        after: Duration::from_millis(20),
+        ran: Ran::Unknown,
+    };
+    assert_eq!(error, timed_out);
+
+    let error = steward.assemble().await.unwrap_err();
+    let error = error.returned::<Error>().unwrap();
+    assert!(
+        matches!(error, Error::Group(GroupError::Empty)),
+        "{error:?}"
+    );
 }
 
 #[actix::test]

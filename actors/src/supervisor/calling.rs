@@ -233,7 +233,7 @@ impl State {
     fn silent(&self, dial: &Dial, started: Instant, waiting_for: &'static str) -> AgentError {
         AgentError::DlslimeTimeout {
             peer: dial.peer.clone(),
-            waiting_for,
+            waiting_for: waiting_for.into(),
             waited: started.elapsed(),
         }
     }

@@ -226,7 +226,7 @@ impl State {
             Ok(Err(_)) => Err(AgentError::ShutDown),
             Err(_) => Err(AgentError::DlslimeTimeout {
                 peer: peer.to_owned(),
-                waiting_for: "its queue pairs (qp_ready)",
+                waiting_for: "its queue pairs (qp_ready)".into(),
                 waited: started.elapsed(),
             }),
         }
