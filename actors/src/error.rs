@@ -73,7 +73,7 @@ pub enum RpcError {
         /// Name of the service.
         service: String,
         /// The method, as both sides declare it.
-        mismatch: MethodMismatch,
+        mismatch: Box<MethodMismatch>,
     },
     /// The codec of the service cannot carry the types of the method. Nothing was sent.
     #[error("`{service}::{method}` cannot be called with {codec}: {}", not_in_codec(.reason))]
@@ -83,7 +83,7 @@ pub enum RpcError {
         /// Name of the method.
         method: String,
         /// Name of the codec.
-        codec: String,
+        codec: Box<str>,
         /// Which type it is, and why it cannot be carried.
         reason: String,
     },

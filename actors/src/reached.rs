@@ -137,13 +137,14 @@ impl Reached {
         let (service, method) = (wanted.name.clone(), method.to_owned());
         let obstacle = wanted.signature(&method).and_then(Signature::obstacle);
         if let Some(mismatch) = self.table.difference(wanted, &method) {
+            let mismatch = Box::new(mismatch);
             return RpcError::MethodMismatch { service, mismatch };
         }
         if let Some(reason) = obstacle {
             return RpcError::NotInCodec {
                 service,
                 method,
-                codec: wanted.codec.clone(),
+                codec: wanted.codec.as_str().into(),
                 reason: reason.to_owned(),
             };
         }
