@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common::alone::is_alone;
+use serde::{Deserialize, Serialize};
 use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service};
 use tokio::time::sleep;
 
@@ -22,8 +23,35 @@ impl Share for Victim {
     }
 }
 
+/// Goes over the wire as a number, of which it takes half.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+struct Even(u64);
+
+impl TryFrom<u64> for Even {
+    type Error = String;
+
+    fn try_from(n: u64) -> Result<Self, String> {
+        let is_even = n.is_multiple_of(2);
+        is_even
+            .then_some(Self(n))
+            .ok_or_else(|| format!("{n} is odd"))
+    }
+}
+
+impl From<Even> for u64 {
+    fn from(even: Even) -> Self {
+        even.0
+    }
+}
+
 #[service]
 impl Victim {
+    #[method]
+    fn pick(&mut self, n: Even) -> u64 {
+        n.into()
+    }
+
     #[method]
     fn number(&mut self, n: u64) -> u64 {
         n
@@ -74,8 +102,8 @@ mod other {
     #[service]
     impl Victim {
         #[method]
-        fn number(&mut self, n: String) -> u64 {
-            n.len() as u64
+        fn pick(&mut self, n: u64) -> u64 {
+            n
         }
 
         #[method]
@@ -138,7 +166,10 @@ async fn life(number: usize) {
             victim.breaks().await,
             Err(RpcError::Remote { .. })
         ));
-        assert!(other.number("not a number".into()).await.is_err());
+        assert!(matches!(
+            other.pick(1).await,
+            Err(RpcError::BadArguments { .. })
+        ));
         assert!(other.unheard_of().await.is_err());
         victim.told(round % 2 == 0).await.unwrap();
     }

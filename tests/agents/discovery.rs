@@ -609,7 +609,7 @@ async fn serving_does_not_wait_for_a_control_plane_that_keeps_no_entities_or_is_
 }
 
 #[actix::test]
-async fn an_idle_worker_with_services_costs_redis_less_than_two_commands_a_second() {
+async fn an_idle_worker_with_services_costs_redis_less_than_two_requests_a_second() {
     let world = World::served();
     let worker = world.agent("worker:0").await;
     for number in 0..5 {
@@ -619,10 +619,10 @@ async fn an_idle_worker_with_services_costs_redis_less_than_two_commands_a_secon
     let World::Served(server) = &world else {
         unreachable!();
     };
-    let before = server.redis.calls();
+    let before = server.redis.requests();
     // More than the time between two heartbeats.
     sleep(Duration::from_secs(16)).await;
-    let calls = server.redis.calls() - before;
-    println!("{calls} commands in 16 s");
-    assert!(calls <= 32, "{calls} commands in 16 s");
+    let requests = server.redis.requests() - before;
+    println!("{requests} requests in 16 s");
+    assert!(requests <= 32, "{requests} requests in 16 s");
 }

@@ -184,7 +184,15 @@ impl Redis {
         calls.lines().filter(looks).map(str::to_owned).collect()
     }
 
-    /// Calls per command since Redis started.
+    /// Requests that clients have sent since Redis started; a pipeline or a script is one.
+    pub fn requests(&self) -> u64 {
+        let statistics: String = self.run(&["INFO", "stats"]);
+        let mut lines = statistics.lines();
+        let reads = lines.find_map(|line| line.strip_prefix("total_reads_processed:"));
+        reads.unwrap().trim().parse().unwrap()
+    }
+
+    /// Commands that Redis has run since it started, those of scripts included.
     pub fn calls(&self) -> u64 {
         let statistics: String = self.run(&["INFO", "commandstats"]);
         statistics

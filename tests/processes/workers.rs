@@ -316,10 +316,10 @@ async fn an_idle_pair_asks_redis_a_few_times_a_second_at_most() {
     worker.serve(Parrot).await.unwrap();
     let parrot = driver.proxy::<Parrot>("w").await.unwrap();
     assert_eq!(parrot.echo("hi".into()).await.unwrap(), "hi");
-    let before = server.redis.calls();
+    let before = server.redis.requests();
     actix::clock::sleep(Duration::from_secs(4)).await;
-    let calls = server.redis.calls() - before;
-    assert!(calls <= 4 * 3, "{calls} commands in 4 s");
+    let requests = server.redis.requests() - before;
+    assert!(requests <= 4 * 3, "{requests} requests in 4 s");
     assert_eq!(parrot.echo("still".into()).await.unwrap(), "still");
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
