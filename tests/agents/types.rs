@@ -376,7 +376,8 @@ async fn type_1_one_at_a_time_a_name_stands_for_one_service() {
     let mut calc = theirs::Calc::default();
     let waiting = tokio::time::timeout(Duration::from_millis(300), worker.serve_once(&mut calc));
     assert!(waiting.await.is_err(), "nobody has called");
-    let error = worker.serve_once(&mut ours::Calc).await.unwrap_err();
+    let refused = tokio::time::timeout(LONG, worker.serve_once(&mut ours::Calc)).await;
+    let error = refused.expect("TYPE-1: it is served").unwrap_err();
     assert!(
         matches!(error, AgentError::AlreadyServed { .. }),
         "TYPE-1: {error:?}"
