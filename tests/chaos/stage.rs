@@ -126,14 +126,15 @@ impl Stage {
         keys
     }
 
-    /// Keys that somebody ought to have removed. Not those are meant by which dead lives are listed as services: each of them
-    /// has a name of its own and expires.
+    /// Keys that somebody ought to have removed: all but the service entities of dead lives and the indexes that list them, which
+    /// expire.
     pub(crate) fn forgotten_keys(&self) -> Vec<String> {
         let mut keys = self.keys();
         let servers = self.servers.borrow();
         keys.retain(|key| {
             let seconds: i64 = servers.redis.run(&["TTL", key]);
-            !(key.starts_with("service:") && (-2..=EXPIRY).contains(&seconds) && seconds != -1)
+            let is_of_the_dead = key.starts_with("service:") || key.starts_with("nanoctrl/");
+            !(is_of_the_dead && (-2..=EXPIRY).contains(&seconds) && seconds != -1)
         });
         keys
     }
