@@ -512,6 +512,10 @@ impl Heal for Inner {
         channels.map(|channel| channel.closing()).collect()
     }
 
+    fn lost(&self) -> Option<LossCause> {
+        self.reached.load().lost()
+    }
+
     fn adopt(&self, dialled: Dialled) {
         self.reached.store(Arc::new(self.setup.reached(dialled)));
         self.adopted.send_replace(());

@@ -52,9 +52,13 @@ pub(super) fn is_gone(described: &Value) -> bool {
         if is_same("time_namespace", time_namespace())
             && is_ours(Path::new(PROC))
             && let Some(stat) = Stat::read(Path::new(PROC), &pid.as_raw_nonzero().to_string())
-            && (stat.has_ended || started.is_some_and(|started| started != stat.started))
         {
-            return true;
+            match started {
+                _ if stat.has_ended => return true,
+                // It lives or does not, whatever has become of its socket.
+                Some(started) => return started != stat.started,
+                None => {}
+            }
         }
     }
     is_same("network", network())

@@ -69,7 +69,7 @@ impl dyn MemoryRegion {
         Ok(())
     }
 
-    /// Copies from `offset` into `bytes`. Others may write there at the same time, as with [`copy_in`](MemoryRegion::copy_in).
+    /// Copies from `offset` into `bytes`. Others may write there at the same time, as with `copy_in`.
     ///
     /// # Errors
     /// The range leaves the region; nothing is read then.

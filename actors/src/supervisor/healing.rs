@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::{Context, Handler, Message};
-use slimerpc::channel::{Patience, ServiceTable};
+use slimerpc::channel::{LossCause, Patience, ServiceTable};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -28,6 +28,8 @@ pub(crate) trait Heal: Send + Sync {
     fn patience(&self) -> &Patience;
     /// Notified when its connection is closed, or when it has gone.
     fn closing(&self) -> Vec<Arc<Notify>>;
+    /// What ended its connection.
+    fn lost(&self) -> Option<LossCause>;
     /// Another connection.
     fn adopt(&self, dialled: Dialled);
 }
@@ -53,7 +55,11 @@ impl State {
         {
             let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
             futures_util::future::select_all(closed).await;
-            self.doubt(&peer, life);
+            // A proxy that was dropped says nothing about its peer.
+            let cause = proxy.upgrade().and_then(|proxy| proxy.lost());
+            if cause.is_some_and(|cause| cause.is_of_peer()) {
+                self.doubt(&peer, life);
+            }
             // Rarely needed, and large.
             if !Box::pin(self.heal(&proxy)).await {
                 return;

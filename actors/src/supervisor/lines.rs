@@ -35,6 +35,8 @@ const GHOST: Duration = Duration::from_secs(2);
 const INQUIRY: Duration = Duration::from_secs(2);
 /// How long a farewell may take to arrive.
 const FAREWELL: Duration = Duration::from_millis(50);
+/// A life that is doubted and has not ended by then goes on: it takes about 2 s to notice that an RDMA peer is gone.
+const DOUBT: Duration = Duration::from_secs(3);
 /// By so much a sign of life may be older than it says: its age is in milliseconds.
 const AGE_ERROR: Duration = Duration::from_millis(5);
 const PACE: Pace = Pace {
@@ -71,9 +73,10 @@ impl Line {
         events.subscribe()
     }
 
-    /// Whether nothing was heard of the peer since there was reason to think that it is gone.
+    /// Whether nothing was heard of the peer since there was reason to think that it is gone, and it may be so unnoticed.
     fn is_doubted(&self) -> bool {
-        let doubted = self.doubted.get();
+        let is_recent = |doubted: &Instant| doubted.elapsed() < DOUBT;
+        let doubted = self.doubted.get().filter(is_recent);
         doubted.is_some_and(|doubted| *self.heard.borrow() <= doubted + AGE_ERROR)
     }
 
@@ -89,6 +92,8 @@ impl Line {
             tokio::select! {
                 changed = up.changed() => changed.ok()?,
                 changed = heard.changed() => changed.ok()?,
+                // Heartbeats may be set to be rare.
+                () = sleep(DOUBT) => {}
             }
         }
     }

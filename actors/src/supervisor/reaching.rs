@@ -165,7 +165,12 @@ impl State {
             qp: dialer.address(),
         };
         let (tell, told) = oneshot::channel();
-        self.reaching.borrow_mut().dialing.insert(id, tell);
+        {
+            let dialing = &mut self.reaching.borrow_mut().dialing;
+            // Of attempts that were given up.
+            dialing.retain(|_, tell| !tell.is_closed());
+            dialing.insert(id, tell);
+        }
         let mail = open.to_mail(&self.alias);
         let sent = self.control().send_mail(owner, &mail).await;
         let left = reach.timeout.saturating_sub(started.elapsed());

@@ -211,17 +211,22 @@ impl Session {
             let published = self.published();
             (published.records.clone(), published.version)
         };
+        let mut taken = Vec::new();
         for (name, record) in &records {
             match self.write(name, &record.to_string()).await {
                 Ok(Owner::Us) => {}
                 Err(error @ ControlError::RecordTaken { .. }) => {
                     tracing::warn!(alias = self.alias, %error, "a record is not published again");
+                    // What is another's is neither renewed nor removed by us.
+                    self.published().remove(name);
+                    taken.push(name);
                 }
                 answer => return answer,
             }
         }
         // Those withdrawn while we published them have to go after all.
-        let removed = self.published().removed_since(version, &records);
+        let mut removed = self.published().removed_since(version, &records);
+        removed.retain(|name| !taken.contains(&name));
         self.delete(self.record_keys(&removed)).await?;
         self.publish_names().await
     }

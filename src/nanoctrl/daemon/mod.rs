@@ -313,13 +313,11 @@ impl Search {
     }
 }
 
-/// The started server: what the runtime folders tell of. Folders that tell of one that has ended are put in order.
+/// The started server: what the runtime folders tell of. Folders that tell of no server that can be seen are left as they are:
+/// they may be another user's, or those of a server in another container, or be written just now.
 fn started() -> Option<(RuntimeFolder, Pid, Option<Meta>)> {
     RuntimeFolder::all().into_iter().find_map(|folder| {
-        let Some((pid, meta)) = folder.running() else {
-            folder.forget();
-            return None;
-        };
+        let (pid, meta) = folder.running()?;
         Some((folder, pid, meta))
     })
 }
