@@ -337,9 +337,8 @@ impl ServiceTable {
 
     /// Whether it says of each method which types it takes and gives back. Otherwise nobody knows whether the sides agree.
     pub fn is_typed(&self) -> bool {
-        self.methods
-            .iter()
-            .all(|method| self.signature(method).is_some())
+        let signatures = self.signatures.get(..self.methods.len());
+        signatures.is_some_and(|signatures| signatures.iter().all(Signature::is_known))
     }
 
     /// How the caller's declaration of a method differs from the server's, as far as both are known.
@@ -407,8 +406,13 @@ impl ServiceTable {
             add(&list.len().to_string());
             list.iter().for_each(|name| add(name));
         }
-        for method in &self.methods {
-            add(self.signature(method).map_or("", Signature::fingerprint));
+        // By their places: a table of a peer may be long.
+        for at in 0..self.methods.len() {
+            let signature = self
+                .signatures
+                .get(at)
+                .filter(|signature| signature.is_known());
+            add(signature.map_or("", Signature::fingerprint));
         }
         hash.digest()
     }

@@ -10,7 +10,7 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::heap::{Heap, Item, Items, Literal, Node};
+use super::heap::{Heap, Item, Items, Literal, Node, significant};
 use super::value::{BIG_INT, SET, TUPLE, VALUE, nearest_float};
 use crate::wire::DecodeError;
 
@@ -105,13 +105,11 @@ impl<'m, 'de> Ref<'m, 'de> {
                     heap.spend(bytes.len())?;
                     Kind::Bytes(bytes)
                 }
-                Some(Literal::Int(bytes)) => match sign_extended(bytes) {
-                    Some(int) => Kind::Int(int),
-                    None => {
-                        heap.spend(bytes.len())?;
-                        Kind::BigInt(bytes)
-                    }
-                },
+                Some(Literal::Int(bytes)) => {
+                    heap.spend(bytes.len())?;
+                    let bytes = significant(bytes);
+                    sign_extended(bytes).map_or(Kind::BigInt(bytes), Kind::Int)
+                }
                 None => return Err(DecodeError::custom("pickle: no value")),
             },
             Item::Node(_) => match heap.node(self.item) {

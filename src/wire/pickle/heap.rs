@@ -191,8 +191,8 @@ impl<'a> Heap<'a> {
             SHORT_BINBYTES => Literal::Bytes(counted(1)?),
             BINBYTES => Literal::Bytes(counted(4)?),
             BINBYTES8 | BYTEARRAY8 => Literal::Bytes(counted(8)?),
-            LONG1 => Literal::Int(significant(counted(1)?)),
-            LONG4 => Literal::Int(significant(counted(4)?)),
+            LONG1 => Literal::Int(counted(1)?),
+            LONG4 => Literal::Int(counted(4)?),
             _ => return None,
         })
     }

@@ -590,6 +590,23 @@ mod tests {
         assert!(reason(&repeated(&arguments, b"h\x01h\0R0", 2)).contains("call"));
     }
 
+    /// A number of a megabyte that says nothing, read again and again.
+    #[test]
+    fn input_1_a_number_that_is_shared_counts_each_time() {
+        let number = [
+            &b"\x80\x04]\x8b"[..],
+            &(1_u32 << 20).to_le_bytes(),
+            &[0; 1 << 20],
+            b"\x940(",
+        ]
+        .concat();
+        let mut bytes = repeated(&number, b"h\0", 100_000);
+        bytes.truncate(bytes.len() - 2);
+        bytes.extend_from_slice(b"e.");
+        let error = Pickle::decode::<Vec<i64>>(&bytes).unwrap_err();
+        assert!(error.to_string().contains("too many bytes"), "{error}");
+    }
+
     #[test]
     fn input_1_numbers_of_any_length_are_read_in_time_that_is_linear() {
         let mut long = b"\x80\x02\x8b\0\0\x80\0".to_vec();

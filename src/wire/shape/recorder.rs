@@ -197,7 +197,10 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         if self.explorer.is_again() {
             return visitor.visit_none();
         }
-        visitor.visit_some(Recorder::new(self.explorer, some, self.of, self.index))
+        let depth = self.explorer.go(Place::Some);
+        let visited = visitor.visit_some(Recorder::new(self.explorer, some, self.of, self.index));
+        self.explorer.back_to(depth);
+        visited
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(

@@ -508,3 +508,15 @@ fn other_names_of_a_field_or_variant_are_no_fields() {
         "{found}"
     );
 }
+
+/// Serde sees neither a name nor a newtype in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Options {
+    next: Option<Box<Options>>,
+}
+
+#[test]
+fn input_1_a_type_of_options_without_end_is_cut() {
+    assert!(text::<Options>().len() > 10);
+}
