@@ -311,7 +311,13 @@ impl Worker {
         let mut command = again(test, with);
         command.env("SLIME_TEST_URL", nanoctrl);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        // Of a pipe: a file that this process writes its log to may be longer than the worker's limit of files.
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap()).lines();
+        std::thread::spawn(move || {
+            log.map_while(Result::ok)
+                .for_each(|line| eprintln!("{line}"))
+        });
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let served = lines
             .map(Result::unwrap)
