@@ -208,8 +208,9 @@ impl<T> Reply<T> {
     /// (`spawn_blocking`, `web::block`, `block_in_place`).
     ///
     /// # Errors
-    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. The call has been made by then and is taken
-    /// back; those of [`Proxy::blocking`](crate::Proxy::blocking) are not made at all there.
+    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. A call is sent as it is made, so it is
+    /// cancelled then, and runs only if it has begun: [`RpcError::ran`] says what is known. Whoever is to be refused before
+    /// anything is sent calls through [`Proxy::blocking`](crate::Proxy::blocking).
     pub fn wait(mut self) -> Result<T, RpcError> {
         if self.is_undecided() && would_block_a_runtime() {
             let ran = match std::mem::replace(&mut self.0, State::Done) {

@@ -621,6 +621,29 @@ async fn a_wait_that_is_refused_takes_back_a_call_that_waits_for_a_credit() {
 }
 
 #[actix::test]
+async fn a_wait_that_is_refused_cancels_a_call_that_has_been_sent_but_has_not_begun() {
+    let probe = Probe::default();
+    let (worker, _driver, lab) = pair(Lab {
+        probe: probe.clone(),
+        ..Lab::default()
+    })
+    .await;
+    let here = worker.proxy::<Lab>(worker.alias()).await.unwrap();
+    for lab in [lab, here] {
+        probe.running.store(0, Ordering::SeqCst);
+        let busy = lab.slow(60_000);
+        while probe.running.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let refused = lab.note(7).wait();
+        assert!(matches!(refused, Err(RpcError::WouldBlock { .. })));
+        drop(busy);
+        assert_eq!(lab.add(1, 2).await, Ok(3));
+        assert!(probe.seen.lock().unwrap().is_empty());
+    }
+}
+
+#[actix::test]
 async fn a_proxy_for_threads_that_wait_sends_nothing_where_nobody_may_wait() {
     let probe = Probe::default();
     let (worker, _driver, lab) = pair(Lab {
