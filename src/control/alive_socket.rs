@@ -10,29 +10,51 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, socket_with,
 };
 
+use super::topology::network_of_thread;
+
 /// Put before random digits, and asked of the names that others publish.
 const PREFIX: &str = "slimerpc-alive-";
 
-static BOUND: LazyLock<Option<(OwnedFd, String)>> = LazyLock::new(|| {
-    let mut random = [0; 16];
-    rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok()?;
-    let name = format!("{PREFIX}{:032x}", u128::from_ne_bytes(random));
-    let socket = socket().ok()?;
-    bind(
-        &socket,
-        &SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?,
-    )
-    .ok()?;
-    Some((socket, name))
-});
+static BOUND: LazyLock<Option<Bound>> = LazyLock::new(Bound::new);
 
-/// The name of this process' socket, which it binds when it is first asked for; `None` if it cannot have one.
-pub(super) fn name() -> Option<&'static str> {
-    BOUND.as_ref().map(|(_, name)| &**name)
+struct Bound {
+    _socket: OwnedFd,
+    name: String,
+    /// The network namespace of the thread that has bound it.
+    network: String,
 }
 
-/// Whether nobody in our network namespace has the socket of this name. False if that cannot be told.
-pub(super) fn is_certainly_unbound(name: &str) -> bool {
+impl Bound {
+    fn new() -> Option<Self> {
+        let mut random = [0; 16];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).ok()?;
+        let name = format!("{PREFIX}{:032x}", u128::from_ne_bytes(random));
+        let socket = socket().ok()?;
+        bind(
+            &socket,
+            &SocketAddrUnix::new_abstract_name(name.as_bytes()).ok()?,
+        )
+        .ok()?;
+        Some(Self {
+            _socket: socket,
+            name,
+            network: network_of_thread(),
+        })
+    }
+}
+
+/// The name of this process' socket, which it binds when it is first asked for; `None` if it has none in this network
+/// namespace: a process may move to another one, or some of its threads.
+pub(super) fn name_in(network: &str) -> Option<&'static str> {
+    let bound = BOUND.as_ref()?;
+    (bound.network == network).then_some(&*bound.name)
+}
+
+/// Whether nobody in this network namespace has the socket of this name. False if that cannot be told from this thread.
+pub(super) fn is_certainly_unbound(name: &str, network: &str) -> bool {
+    if network != network_of_thread() {
+        return false;
+    }
     let Ok(address) = SocketAddrUnix::new_abstract_name(name.as_bytes()) else {
         return false;
     };
@@ -52,7 +74,9 @@ mod tests {
 
     #[test]
     fn a_name_is_unbound_once_its_socket_is_closed() {
-        let ours = name().expect("there are descriptors left");
+        let here = network_of_thread();
+        let is_certainly_unbound = |name: &str| is_certainly_unbound(name, &here);
+        let ours = name_in(&here).expect("there are descriptors left");
         assert!(!is_certainly_unbound(ours));
         let other = format!("{PREFIX}test-{}", std::process::id());
         let socket = socket().expect("there are descriptors left");

@@ -19,6 +19,7 @@ const PROC: &str = "/proc";
 
 /// This process.
 pub(super) fn this() -> Value {
+    let network = network();
     json!({
         "boot_id": boot_id(),
         "uid": uid(),
@@ -26,8 +27,8 @@ pub(super) fn this() -> Value {
         "pid_namespace": namespace("pid"),
         "time_namespace": time_namespace(),
         "started": Stat::read(Path::new(PROC), "self").map(|stat| stat.started),
-        "network": network(),
-        "socket": alive_socket::name(),
+        "socket": alive_socket::name_in(&network),
+        "network": network,
     })
 }
 
@@ -61,8 +62,10 @@ pub(super) fn is_gone(described: &Value) -> bool {
             }
         }
     }
-    is_same("network", network())
-        && text(described, "socket").is_some_and(alive_socket::is_certainly_unbound)
+    match (text(described, "socket"), text(described, "network")) {
+        (Some(socket), Some(network)) => alive_socket::is_certainly_unbound(socket, network),
+        _ => false,
+    }
 }
 
 /// In words, who published `described` and why it is not known whether that process has ended.
@@ -170,6 +173,35 @@ mod tests {
     #[test]
     fn a_process_that_has_the_number_of_another_is_not_taken_for_it() {
         assert!(is_gone(&elsewhere(&[("started", 1.into())])));
+    }
+
+    /// The number and the start time come first: a child that was forked may have the socket, or its owner may have lost it.
+    #[test]
+    fn a_process_of_which_the_start_time_is_known_is_told_by_that_and_not_by_its_socket() {
+        assert!(!is_gone(&with(&[(
+            "socket",
+            json!("slimerpc-alive-nobody")
+        )])));
+        let is_bound = alive_socket::name_in(&network()).is_some();
+        assert!(is_bound && is_gone(&with(&[("started", 1.into())])));
+    }
+
+    #[test]
+    fn the_socket_of_a_process_proves_nothing_in_another_network_namespace() {
+        let described = with(&[("pid_namespace", json!("pid:[1]"))]);
+        assert!(described["socket"].is_string(), "{described}");
+        let looked = std::thread::spawn(move || {
+            #[expect(deprecated, reason = "this thread shares its descriptors")]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).ok()?;
+            Some((is_gone(&described), described))
+        });
+        let Some((is_gone, described)) = looked.join().expect("no panic") else {
+            eprintln!("SKIPPED: this needs root");
+            return;
+        };
+        assert!(!is_gone, "it lives: {described}");
+        // Nor is a socket published that is bound in another one than the process is in.
+        assert_eq!(alive_socket::name_in("net:[1]"), None);
     }
 
     #[test]

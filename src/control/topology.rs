@@ -206,9 +206,18 @@ pub fn network() -> String {
     namespace("net")
 }
 
+/// The network namespace of this thread, in which its sockets are.
+pub(super) fn network_of_thread() -> String {
+    namespace_at("/proc/thread-self/ns", "net")
+}
+
 /// Identifies a namespace of this process by its kind, as `/proc/self/ns` names it.
 pub(super) fn namespace(kind: &str) -> String {
-    match std::fs::read_link(Path::new("/proc/self/ns").join(kind)) {
+    namespace_at("/proc/self/ns", kind)
+}
+
+fn namespace_at(folder: &str, kind: &str) -> String {
+    match std::fs::read_link(Path::new(folder).join(kind)) {
         Ok(link) => link.to_string_lossy().into_owned(),
         Err(_) => unknown(),
     }
