@@ -74,7 +74,7 @@ impl Line {
     }
 
     /// Whether nothing was heard of the peer since there was reason to think that it is gone, and it may be so unnoticed.
-    fn is_doubted(&self) -> bool {
+    pub(super) fn is_doubted(&self) -> bool {
         let is_recent = |doubted: &Instant| doubted.elapsed() < DOUBT;
         let doubted = self.doubted.get().filter(is_recent);
         doubted.is_some_and(|doubted| *self.heard.borrow() <= doubted + AGE_ERROR)

@@ -63,6 +63,15 @@ impl Reaching {
         connection.closed().is_none().then_some(connection)
     }
 
+    /// Brings the owner's answer to this dial.
+    fn await_answer(&mut self, id: u64) -> oneshot::Receiver<Result<QueuePairInfo, Mismatch>> {
+        let (tell, told) = oneshot::channel();
+        // Of attempts that were given up.
+        self.dialing.retain(|_, tell| !tell.is_closed());
+        self.dialing.insert(id, tell);
+        told
+    }
+
     pub(super) fn take_answer(&mut self, answer: OneSidedAnswer) {
         match self.dialing.remove(&answer.id) {
             Some(waiter) => drop(waiter.send(answer.result)),
@@ -164,13 +173,7 @@ impl State {
             link,
             qp: dialer.address(),
         };
-        let (tell, told) = oneshot::channel();
-        {
-            let dialing = &mut self.reaching.borrow_mut().dialing;
-            // Of attempts that were given up.
-            dialing.retain(|_, tell| !tell.is_closed());
-            dialing.insert(id, tell);
-        }
+        let told = self.reaching.borrow_mut().await_answer(id);
         let mail = open.to_mail(&self.alias);
         let sent = self.control().send_mail(owner, &mail).await;
         let left = reach.timeout.saturating_sub(started.elapsed());
@@ -266,6 +269,23 @@ mod tests {
             runtime: tokio::runtime::Handle::current(),
         };
         (dialer.connect(theirs, patience).unwrap(), exposed)
+    }
+
+    #[test]
+    fn dials_that_were_given_up_are_forgotten_and_others_are_answered() {
+        let mut reaching = Reaching::default();
+        let waits = reaching.await_answer(1);
+        for id in 2..100 {
+            drop(reaching.await_answer(id));
+        }
+        let _last = reaching.await_answer(100);
+        assert_eq!(reaching.dialing.len(), 2);
+        let result = Err(Mismatch::Connect("no".to_owned()));
+        reaching.take_answer(OneSidedAnswer {
+            id: 1,
+            result: result.clone(),
+        });
+        assert_eq!(waits.blocking_recv(), Ok(result));
     }
 
     #[actix::test]

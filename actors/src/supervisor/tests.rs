@@ -5,6 +5,7 @@ use futures_util::stream::BoxStream;
 use slimerpc::channel::{Hosted, Memory, MemoryLimits};
 use slimerpc::control::{Local, Mail, Registration};
 use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
+use tokio::sync::Notify;
 
 use super::*;
 use crate::handshake::{OneSidedAnswer, OneSidedOpen};
@@ -29,7 +30,9 @@ impl Handler<Do> for Supervisor {
 
 /// An agent of one test, without its handle.
 async fn agent(scope: &str, alias: &str) -> Started {
+    // Signs of life are rarer than a test takes.
     let builder = PeerAgent::builder().local().scope(scope).alias(alias);
+    let builder = builder.heartbeat(LONG * 6).detection(LONG * 12);
     let settings = builder.device("shm0").settle().unwrap();
     let events = broadcast::Sender::new(16);
     Supervisor::start_here(settings, events).await.unwrap()
@@ -135,6 +138,129 @@ impl Stranger {
     }
 }
 
+/// The life of `worker` that `driver` can reach.
+async fn connected(driver: &Started, worker: &Started) -> u64 {
+    let follow = Follow {
+        peer: worker.alias.clone(),
+        timeout: LONG,
+    };
+    let mut events = driver.supervisor.send(follow).await.unwrap().unwrap();
+    let event = timeout(LONG, events.next()).await.expect("an event");
+    let Some(PeerEvent::Connected { incarnation }) = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(incarnation, worker.incarnation);
+    incarnation
+}
+
+async fn is_doubted(peer: &Started, by: &Started) -> bool {
+    let (tell, told) = oneshot::channel();
+    let alias = peer.alias.clone();
+    ask(by, move |state| {
+        tell.send(state.want_line(&alias).is_doubted()).unwrap();
+    })
+    .await;
+    told.await.unwrap()
+}
+
+#[actix::test]
+async fn a_life_that_is_doubted_and_gives_no_sign_of_life_for_long_goes_on() {
+    let scope = "doubt-bound";
+    let (worker, driver) = (
+        agent(scope, "worker:0").await,
+        agent(scope, "driver:0").await,
+    );
+    let life = connected(&driver, &worker).await;
+    ask(&driver, move |state| state.doubt("worker:0", Some(life))).await;
+    assert!(is_doubted(&worker, &driver).await);
+    assert_eq!(connected(&driver, &worker).await, life);
+    assert!(!is_doubted(&worker, &driver).await);
+}
+
+/// A proxy to `worker:0`.
+struct Proxied {
+    life: u64,
+    closing: Arc<Notify>,
+    cause: Option<LossCause>,
+    wanted: ServiceTable,
+    patience: Patience,
+}
+
+impl healing::Heal for Proxied {
+    fn peer(&self) -> &str {
+        "worker:0"
+    }
+    fn life(&self) -> Option<u64> {
+        Some(self.life)
+    }
+    fn wanted(&self) -> &ServiceTable {
+        &self.wanted
+    }
+    fn patience(&self) -> &Patience {
+        &self.patience
+    }
+    fn closing(&self) -> Vec<Arc<Notify>> {
+        vec![self.closing.clone()]
+    }
+    fn lost(&self) -> Option<LossCause> {
+        self.cause.clone()
+    }
+    fn adopt(&self, _: Dialled) {}
+}
+
+#[actix::test]
+async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_lost_it_does() {
+    let scope = "doubt-dropped";
+    let (worker, driver) = (
+        agent(scope, "worker:0").await,
+        agent(scope, "driver:0").await,
+    );
+    let life = connected(&driver, &worker).await;
+    let closing = Arc::new(Notify::new());
+    let proxy = |cause| {
+        Arc::new(Proxied {
+            life,
+            closing: closing.clone(),
+            cause,
+            wanted: ServiceTable {
+                name: "Calc".to_owned(),
+                codec: String::new(),
+                methods: Vec::new(),
+                parallel: Vec::new(),
+                streams: Vec::new(),
+                signatures: Vec::new(),
+            },
+            patience: Patience {
+                busy_poll: Duration::ZERO,
+                runtime: tokio::runtime::Handle::current(),
+            },
+        })
+    };
+    let keep_up = async |proxy: &Arc<Proxied>| {
+        let weak: Weak<dyn healing::Heal> =
+            Arc::downgrade(&(proxy.clone() as Arc<dyn healing::Heal>));
+        driver.supervisor.send(healing::KeepUp(weak)).await.unwrap();
+    };
+    let dropped = proxy(Some(LossCause::Gone));
+    keep_up(&dropped).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(dropped);
+    closing.notify_waiters();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!is_doubted(&worker, &driver).await);
+    }
+    let lost = proxy(Some(LossCause::Gone));
+    keep_up(&lost).await;
+    let doubted = async {
+        while !is_doubted(&worker, &driver).await {
+            closing.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, doubted).await.expect("it is doubted");
+}
+
 #[actix::test]
 async fn fence_1_an_open_that_was_meant_for_our_earlier_life_is_refused() {
     let scope = "fence-open";
@@ -165,16 +291,7 @@ async fn fence_1_a_late_notice_that_an_earlier_life_of_a_peer_has_left_ends_noth
         agent(scope, "worker:0").await,
         agent(scope, "driver:0").await,
     );
-    let follow = Follow {
-        peer: worker.alias.clone(),
-        timeout: LONG,
-    };
-    let mut events = driver.supervisor.send(follow).await.unwrap().unwrap();
-    let event = timeout(LONG, events.next()).await.expect("an event");
-    let Some(PeerEvent::Connected { incarnation }) = event else {
-        panic!("{event:?}")
-    };
-    assert_eq!(incarnation, worker.incarnation);
+    let incarnation = connected(&driver, &worker).await;
     let (of_worker, _worker_end) = channel(&worker.alias);
     let (of_nobody, _other_end) = channel("nobody:0");
     let noted = [of_worker.clone(), of_nobody.clone()];
