@@ -341,9 +341,10 @@ fn tell(search: &Search) -> String {
         .map(|it| it.display().to_string())
         .collect();
     let mut text = format!("looked for nanoctrl.pid in {}", folders.join(", "));
-    if let Some(address) = &search.answering {
-        text += &format!("\nbut a server answers at {address}");
-    }
+    text += &match &search.answering {
+        Some(address) => format!("\nbut a server answers at {address}"),
+        None => format!(", and nothing answers at {}", search.asked),
+    };
     for Stranger {
         pid,
         command,

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// A user of `nanoctrl` with a runtime folder of their own and nothing in the environment.
+/// A user of `nanoctrl` with a runtime folder of their own and nothing else in the environment.
 struct User {
     home: TempDir,
     port: u16,
@@ -43,9 +43,21 @@ impl User {
         let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
         command.args(words).env_clear();
         command.env("PATH", std::env::var_os("PATH").unwrap());
-        command.env("XDG_RUNTIME_DIR", self.home.path());
         command.env("TMPDIR", self.home.path());
+        let names_folder = |(name, _): &(String, String)| name.ends_with("RUNTIME_DIR");
+        if !self.variables.iter().any(names_folder) {
+            // Without that, servers of other tests would be told of.
+            command.env("NANOCTRL_RUNTIME_DIR", self.home.path().join("nanoctrl"));
+        }
         command.envs(self.variables.iter().cloned());
+        command
+    }
+
+    /// A command of one whose session has a folder for files like these.
+    fn in_session(&self, words: &[&str]) -> Command {
+        let mut command = self.command(words);
+        command.env_remove("NANOCTRL_RUNTIME_DIR");
+        command.env("XDG_RUNTIME_DIR", self.home.path());
         command
     }
 
@@ -601,27 +613,42 @@ fn a_server_whose_log_nobody_reads_any_more_goes_on() {
 fn a_server_that_was_started_with_another_environment_is_found_or_told_of() {
     let (user, redis) = (User::new(), Redis::start());
     // Started without XDG_RUNTIME_DIR, it is found with it.
-    let mut start = user.command(&["start", "--port", &user.port.to_string()]);
-    start.env_remove("XDG_RUNTIME_DIR");
-    let started = start.args(["--redis-url", &redis.url()]).output().unwrap();
-    let pid = pid_in(&succeeded(&started));
-    assert!(succeeded(&user.run(&["status"])).contains(&format!("pid: {pid}\n")));
-    let stopped = succeeded(&user.run(&["stop"]));
+    let port = user.port.to_string();
+    let words = ["start", "--port", &port, "--redis-url", &redis.url()];
+    let started = user
+        .in_session(&words)
+        .env_remove("XDG_RUNTIME_DIR")
+        .output();
+    let pid = pid_in(&succeeded(&started.unwrap()));
+    let run = |word| user.in_session(&[word]).output().unwrap();
+    assert!(succeeded(&run("status")).contains(&format!("pid: {pid}\n")));
+    let stopped = succeeded(&run("stop"));
     assert_eq!(stopped, format!("nanoctrl stopped (pid={pid})\n"));
 
-    // Started with it, it cannot be found without, but is told of.
-    let pid = pid_in(&user.start(&["--redis-url", &redis.url()]));
+    // Started with it, it cannot be found without or with another, but is told of.
+    let pid = pid_in(&succeeded(&user.in_session(&words).output().unwrap()));
     let elsewhere = TempDir::new().unwrap();
-    for word in ["stop", "status"] {
-        let mut command = user.command(&[word]);
-        command
-            .env_remove("XDG_RUNTIME_DIR")
-            .env("TMPDIR", elsewhere.path());
+    for (word, is_in_session) in [
+        ("stop", false),
+        ("stop", true),
+        ("status", false),
+        ("status", true),
+    ] {
+        let mut command = user.in_session(&[word]);
+        command.env("TMPDIR", elsewhere.path());
+        match is_in_session {
+            true => command.env("XDG_RUNTIME_DIR", elsewhere.path()),
+            false => command.env_remove("XDG_RUNTIME_DIR"),
+        };
         let output = command.output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let errors = String::from_utf8_lossy(&output.stderr);
         let looked = elsewhere.path().join("nanoctrl").display().to_string();
         assert!(errors.contains(&looked), "{errors}");
+        assert!(
+            errors.contains("answers at http://127.0.0.1:3000"),
+            "{errors}"
+        );
         let (_, told) = errors.split_once(&format!("(pid={pid})")).expect(&errors);
         let folder = user.home.path().join("nanoctrl");
         let hint = format!("NANOCTRL_RUNTIME_DIR={}", folder.display());
@@ -632,6 +659,53 @@ fn a_server_that_was_started_with_another_environment_is_found_or_told_of() {
     stop.env_clear().env("NANOCTRL_RUNTIME_DIR", folder);
     let stopped = succeeded(&stop.output().unwrap());
     assert_eq!(stopped, format!("nanoctrl stopped (pid={pid})\n"));
+}
+
+/// They may be another user's, or of a server in another container.
+#[test]
+fn files_of_a_server_that_cannot_be_seen_are_left_as_they_are() {
+    let user = User::new();
+    let folder = user.home.path().join("nanoctrl");
+    fs::create_dir_all(&folder).unwrap();
+    let mut ended = Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let meta = r#"{"pid":1,"address":"http://127.0.0.1:1","cmd":["x"],"log":"/x","started_at":1}"#;
+    write(&folder, "nanoctrl.pid", &ended.id().to_string());
+    write(&folder, "nanoctrl.meta.json", meta);
+    for word in ["status", "stop", "agents"] {
+        user.run(&[word]);
+        let files: Vec<_> = fs::read_dir(&folder).unwrap().flatten().collect();
+        assert_eq!(files.len(), 2, "after {word}: {files:?}");
+    }
+}
+
+/// Anybody may have made the folder for temporary files.
+#[test]
+fn the_runtime_folder_of_another_user_is_neither_believed_nor_touched() {
+    const NOBODY: u32 = 65534;
+    let user = User::new();
+    let folder = user.home.path().join("nanoctrl");
+    fs::create_dir_all(&folder).unwrap();
+    let mut sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+    write(&folder, "nanoctrl.pid", &sleeper.id().to_string());
+    if std::os::unix::fs::chown(&folder, Some(NOBODY), None).is_err() {
+        eprintln!("SKIPPED: this needs root");
+    } else {
+        for word in ["status", "stop"] {
+            let mut command = user.in_session(&[word]);
+            let output = command.env_remove("XDG_RUNTIME_DIR").output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.starts_with("nanoctrl is not running\n"), "{said}");
+        }
+        assert!(sleeper.try_wait().unwrap().is_none(), "it was signalled");
+        assert!(folder.join("nanoctrl.pid").exists());
+        let port = user.port.to_string();
+        let mut start = user.in_session(&["start", "--port", &port]);
+        let told = failed(&start.env_remove("XDG_RUNTIME_DIR").output().unwrap());
+        assert!(told.contains("belongs to somebody else"), "{told}");
+    }
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
 }
 
 #[test]

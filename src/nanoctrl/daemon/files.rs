@@ -71,10 +71,11 @@ impl RuntimeFolder {
     /// or behind sudo, in the one that systemd has for the user.
     pub(super) fn all() -> Vec<Self> {
         let mut all = vec![Self::named_by(&|name| std::env::var_os(name))];
-        if environment::lookup("RUNTIME_DIR").is_none() {
+        if !is_named() {
             all.push(Self::public(std::env::temp_dir()));
         }
-        if is_without_names() {
+        let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if !is_named() && !is_set("XDG_RUNTIME_DIR") {
             let user = geteuid().as_raw();
             all.push(Self::private(format!("/run/user/{user}/nanoctrl")));
         }
@@ -147,10 +148,9 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Whether the environment does not say where such files are to be.
-pub(super) fn is_without_names() -> bool {
-    let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    environment::lookup("RUNTIME_DIR").is_none() && !is_set("XDG_RUNTIME_DIR")
+/// Whether the environment names a folder for such files alone.
+pub(super) fn is_named() -> bool {
+    environment::lookup("RUNTIME_DIR").is_some()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), DaemonError> {

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::process::{Pid, Signal};
 
 pub use error::DaemonError;
-use files::{Meta, RuntimeFolder, is_without_names};
+use files::{Meta, RuntimeFolder};
 pub use strangers::Stranger;
 
 use super::StartError;
@@ -284,10 +284,12 @@ pub struct Status {
 pub struct Search {
     /// The runtime folders.
     pub folders: Vec<PathBuf>,
-    /// The default address, if a server answers there.
+    /// The address that was asked in case that one is there of which no folder tells: the default one.
+    pub asked: String,
+    /// That address, if a server answers there.
     pub answering: Option<String>,
-    /// Servers of this user that those folders do not tell of. They are looked for if the environment does not say where the
-    /// folder is.
+    /// Servers of this user that those folders do not tell of. They are looked for unless the environment names one folder for
+    /// this alone, so that no other is meant.
     pub strangers: Vec<Stranger>,
 }
 
@@ -299,10 +301,11 @@ impl Search {
                 .iter()
                 .map(|folder| folder.path().to_owned())
                 .collect(),
+            asked: DEFAULT_ADDRESS.to_owned(),
             answering: answering.then(|| DEFAULT_ADDRESS.to_owned()),
-            strangers: match is_without_names() {
-                true => strangers::strangers(),
-                false => Vec::new(),
+            strangers: match files::is_named() {
+                true => Vec::new(),
+                false => strangers::strangers(),
             },
         }
     }
