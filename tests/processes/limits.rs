@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::common;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
+use slimerpc_actors::slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc_actors::slimerpc::fabric::{self, FabricError, SystemLimit};
 use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Rights, service};
 use tokio::time::timeout;
@@ -421,6 +422,23 @@ fn a_device_under_a_limit_names_it_by_type() {
         &refused,
         "no file descriptor is left, as this process may have 3",
     );
+}
+
+#[test]
+fn an_agent_that_has_no_descriptor_left_for_nanoctrl_says_so() {
+    const NAME: &str = "an_agent_that_has_no_descriptor_left_for_nanoctrl_says_so";
+    if is_done_elsewhere(NAME, &["env"]) {
+        return;
+    }
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let agent = NanoCtrl::new("http://127.0.0.1:9", "").unwrap();
+        let agent = agent.register_timeout(Duration::from_millis(200));
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        let current = Some(3);
+        setrlimit(Resource::Nofile, Rlimit { current, maximum }).unwrap();
+        let refused = agent.register(Registration::default()).await.unwrap_err();
+        names(&refused, "ulimit -n");
+    });
 }
 
 /// A log that may not grow any more is no reason to end.

@@ -1,12 +1,13 @@
 //! The HTTP half: requests to a NanoCtrl (or `dlslime-ctrl`) server.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, io, time::Duration};
 
 use reqwest::{Client, StatusCode, Url, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use crate::control::{ControlError, Entity, PeerRecord, Registration, Secret};
+use crate::fabric::SystemLimit;
 
 /// Longest answer read: a list of agents with their topologies, a few kilobytes each.
 const LONGEST_ANSWER: usize = 16 << 20;
@@ -328,6 +329,12 @@ fn parse_url(url: &str) -> Result<Url, ControlError> {
     } else {
         format!("http://{text}")
     };
+    if has_zone(&text) {
+        return Err(bad_url(
+            url,
+            "an address with a zone cannot be used; name the server by another of its addresses, or by a host name",
+        ));
+    }
     let mut parsed = Url::parse(&text).map_err(|error| bad_url(url, &error.to_string()))?;
     if parsed.scheme() != "http" {
         return Err(bad_url(url, "only http:// is supported"));
@@ -338,6 +345,13 @@ fn parse_url(url: &str) -> Result<Url, ControlError> {
     parsed.set_query(None);
     parsed.set_fragment(None);
     Ok(parsed)
+}
+
+/// Whether the host is an address with a zone, as in `http://[fe80::1%25eth0]`.
+fn has_zone(url: &str) -> bool {
+    let after_scheme = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = after_scheme.split('/').next().unwrap_or_default();
+    authority.starts_with('[') && authority.contains('%')
 }
 
 fn registration_body(registration: &Registration) -> Value {
@@ -386,11 +400,15 @@ fn excerpt(text: &str) -> String {
     excerpt
 }
 
-/// The innermost causes of an HTTP error; the outer ones only say that there was one.
+/// The innermost causes of an HTTP error; the outer ones only say that there was one. A limit of the system comes first.
 fn reason(error: &reqwest::Error) -> String {
     let mut causes = Vec::new();
     let mut cause = error.source();
     while let Some(inner) = cause {
+        let of_system = inner.downcast_ref::<io::Error>();
+        if let Some(limit) = of_system.and_then(SystemLimit::of) {
+            causes.insert(0, limit.to_string());
+        }
         causes.push(inner.to_string());
         cause = inner.source();
     }
@@ -432,6 +450,18 @@ mod tests {
             let error = http(url).expect_err(url);
             assert!(matches!(error, ControlError::Malformed { .. }), "{url}");
         }
+    }
+
+    #[test]
+    fn an_address_with_a_zone_is_refused_with_what_to_use_instead() {
+        for url in ["http://[fe80::1%25eth0]:3000", "[fe80::1%eth0]:3000"] {
+            let error = http(url).expect_err(url).to_string();
+            assert!(
+                error.contains("zone") && error.contains("host name"),
+                "{error}"
+            );
+        }
+        assert!(http("http://[::1]:3000/50%25").is_ok());
     }
 
     #[test]
