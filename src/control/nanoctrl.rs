@@ -60,7 +60,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from
 /// How long giving a name back may take.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// The field beside a process that says which attempt to register it was published by.
+/// The field beside a process that says which life of an agent published it: a server of DLSlime tells no other.
 const MARK: &str = "attempt";
 
 /// A registration that has been accepted.
@@ -73,18 +73,18 @@ struct Joined {
 /// What became of a try to free an alias.
 enum Eviction {
     Done,
+    /// Somebody else has freed it meanwhile, and maybe taken it.
+    Overtaken,
     /// It may be in use, by whom this says.
     Refused(String),
 }
 
-/// Makes a registration known to be of this attempt, if it describes the process.
-fn mark(registration: &mut Registration) -> Option<String> {
-    let process = registration.resource.as_mut()?.get_mut("slime")?;
-    let mark = session::new_incarnation();
-    process
-        .as_object_mut()?
-        .insert(MARK.to_owned(), mark.as_str().into());
-    Some(mark)
+/// Makes a registration known to be of this life, if it describes the process.
+fn mark(registration: &mut Registration, incarnation: &str) {
+    let resource = registration.resource.as_mut();
+    if let Some(Value::Object(process)) = resource.and_then(|it| it.get_mut("slime")) {
+        process.insert(MARK.to_owned(), incarnation.into());
+    }
 }
 
 /// Talks HTTP to a NanoCtrl server, and to Redis at the address that the server names.
@@ -211,12 +211,13 @@ impl NanoCtrl {
     async fn join(
         &self,
         registration: &mut Registration,
+        incarnation: &str,
         failed: &mut Option<ControlError>,
     ) -> Result<Joined, ControlError> {
         let deadline = Instant::now().checked_add(self.register_timeout);
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let is_address_wanted = registration.address.is_empty();
-        let mark = mark(registration);
+        mark(registration, incarnation);
         let (mut pause, mut is_taken_over) = (PAUSES.0, false);
         loop {
             if is_address_wanted {
@@ -224,7 +225,8 @@ impl NanoCtrl {
                 registration.address = address_towards(&host, port).await.unwrap_or_default();
             }
             let limit = left().unwrap_or(self.http.timeout);
-            let error = match self.http.register(registration, limit).await {
+            let registered = self.http.register(registration, incarnation, limit);
+            let error = match registered.await {
                 Ok(answer) => {
                     let answer = checked(answer, registration)?;
                     return Ok(Joined {
@@ -233,11 +235,12 @@ impl NanoCtrl {
                     });
                 }
                 Err(ControlError::AliasTaken { alias, scope, .. }) => {
-                    match self.evict(&alias, mark.as_deref()).await? {
+                    match self.evict(&alias, incarnation).await? {
                         Eviction::Done => {
                             is_taken_over = true;
                             continue;
                         }
+                        Eviction::Overtaken => continue,
                         Eviction::Refused(holder) => {
                             return Err(ControlError::AliasTaken {
                                 alias,
@@ -265,12 +268,16 @@ impl NanoCtrl {
 
     /// Frees an alias if whoever has it is proved to have ended, or is this attempt to register: one that was not answered in
     /// time may have been carried out.
-    async fn evict(&self, alias: &str, mark: Option<&str>) -> Result<Eviction, ControlError> {
-        let resource = self.http.resource(alias).await?.unwrap_or_default();
-        let Some(process) = resource.get("slime") else {
+    async fn evict(&self, alias: &str, incarnation: &str) -> Result<Eviction, ControlError> {
+        let Some(holder) = self.http.holder(alias).await? else {
             return Ok(Eviction::Refused(String::new()));
         };
-        let is_ours = mark.is_some() && process.get(MARK).and_then(Value::as_str) == mark;
+        let resource = holder.resource.unwrap_or_default();
+        let (life, process) = (holder.incarnation, &resource["slime"]);
+        let is_ours = [life.as_deref(), process[MARK].as_str()].contains(&Some(incarnation));
+        if !is_ours && process.is_null() {
+            return Ok(Eviction::Refused(String::new()));
+        }
         if !is_ours && !process::is_gone(process) {
             return Ok(Eviction::Refused(process::explain(process)));
         }
@@ -281,20 +288,25 @@ impl NanoCtrl {
                 "the process that had this alias has ended without leaving; taking it over"
             );
         }
-        self.http.clean_up(alias).await?;
-        Ok(Eviction::Done)
+        // Others may wait for this name, too: what one of them has registered since we looked stays.
+        match self.http.clean_up(alias, life.as_deref()).await? {
+            true => Ok(Eviction::Done),
+            false => Ok(Eviction::Overtaken),
+        }
     }
 
     /// Joins, and makes that a session. `name` is what we are registered as meanwhile.
     async fn begin(
         &self,
         mut registration: Registration,
+        incarnation: &str,
         name: &mut Option<String>,
         failed: &mut Option<ControlError>,
     ) -> Result<Arc<Session>, ControlError> {
-        let joined = self.join(&mut registration, failed).await?;
+        let joined = self.join(&mut registration, incarnation, failed).await?;
         *name = Some(joined.answer.name.clone());
-        let session = self.settle(joined.answer, registration).await?;
+        let life = incarnation.to_owned();
+        let session = self.settle(joined.answer, life, registration).await?;
         if joined.is_taken_over {
             session.delete_mail().await?;
         }
@@ -305,12 +317,14 @@ impl NanoCtrl {
     async fn settle(
         &self,
         answer: Registered,
+        incarnation: String,
         registration: Registration,
     ) -> Result<Arc<Session>, ControlError> {
         let access = self.access.clone();
         let timeout = self.http.timeout;
         let store = Store::new(self.http.url(), &answer.redis_address, access, timeout)?;
-        let session = Session::new(answer.name, registration, self.keys.clone(), store);
+        let keys = self.keys.clone();
+        let session = Session::new(answer.name, incarnation, registration, keys, store);
         let probe = session
             .keys
             .region(&session.alias, &session::new_incarnation());
@@ -325,9 +339,9 @@ impl NanoCtrl {
     }
 
     /// Gives a name back that could not be used after all.
-    async fn give_back(&self, alias: &str) {
-        match timeout(GIVE_BACK, self.http.clean_up(alias)).await {
-            Ok(Ok(())) => {}
+    async fn give_back(&self, alias: &str, incarnation: &str) {
+        match timeout(GIVE_BACK, self.http.clean_up(alias, Some(incarnation))).await {
+            Ok(Ok(_)) => {}
             Ok(Err(error)) => {
                 tracing::debug!(alias, %error, "the name stays taken until it expires")
             }
@@ -354,7 +368,8 @@ impl NanoCtrl {
             Ok(()) => session.vacate().await,
             Err(error) => Err(error),
         };
-        let cleaned = self.http.clean_up(&session.alias).await;
+        let life = Some(session.incarnation.as_str());
+        let cleaned = self.http.clean_up(&session.alias, life).await.map(drop);
         if cleaned.is_err() && deleted.is_ok() {
             let keys = &session.keys;
             let rest = vec![keys.agent(&session.alias), keys.topology(&session.alias)];
@@ -378,7 +393,8 @@ impl Control for NanoCtrl {
             return Err(ControlError::NotRegistered);
         }
         let (mut name, mut failed) = (None, None);
-        let begun = self.begin(registration, &mut name, &mut failed);
+        let incarnation = session::new_incarnation();
+        let begun = self.begin(registration, &incarnation, &mut name, &mut failed);
         let begun = match timeout(self.register_timeout, begun).await {
             Ok(begun) => begun,
             Err(_) => Err(failed.unwrap_or_else(|| ControlError::Timeout {
@@ -390,14 +406,14 @@ impl Control for NanoCtrl {
             Ok(session) => session,
             Err(error) => {
                 if let Some(name) = name {
-                    self.give_back(&name).await;
+                    self.give_back(&name, &incarnation).await;
                 }
                 return Err(error);
             }
         };
         let name = session.alias.clone();
         if !self.life.begin(Arc::clone(&session)) {
-            self.give_back(&name).await;
+            self.give_back(&name, &incarnation).await;
             return Err(ControlError::NotRegistered);
         }
         let mut recovery = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);

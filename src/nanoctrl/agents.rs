@@ -26,6 +26,9 @@ pub(super) struct StartPeerAgent {
     ib_port: Option<u32>,
     #[serde(default)]
     resource: Option<Value>,
+    /// Names the life of the agent, if it says so.
+    #[serde(default)]
+    incarnation: Option<String>,
     #[serde(default)]
     scope: Option<String>,
 }
@@ -82,6 +85,8 @@ fn fields(request: &StartPeerAgent) -> Vec<(&'static str, String)> {
     fields.extend(request.device.clone().map(|device| ("device", device)));
     fields.extend(request.ib_port.map(|port| ("ib_port", port.to_string())));
     fields.extend(request.link_type.clone().map(|link| ("link_type", link)));
+    let incarnation = request.incarnation.clone();
+    fields.extend(incarnation.map(|incarnation| ("incarnation", incarnation)));
     if let Some(resource) = &request.resource {
         let text = resource.to_string();
         fields.extend([("resource", text.clone()), ("topology", text)]);
@@ -173,6 +178,8 @@ pub(super) struct Agent {
     address: String,
     resource: Value,
     memory_keys: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<String>,
 }
 
 impl From<AgentRow> for Agent {
@@ -190,6 +197,7 @@ impl From<AgentRow> for Agent {
             device: row.device.unwrap_or_default(),
             link_type: row.link_type.unwrap_or_default(),
             address: row.address,
+            incarnation: row.incarnation,
         }
     }
 }

@@ -11,6 +11,9 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct Cleanup {
     agent_name: String,
+    /// The life of the agent that is meant. Agents of DLSlime name none: whichever has the name is meant.
+    #[serde(default)]
+    incarnation: Option<String>,
     #[serde(default)]
     scope: Option<String>,
 }
@@ -20,7 +23,10 @@ pub(super) async fn cleanup(
     JsonBody(request): JsonBody<Cleanup>,
 ) -> Result<Json<Said>, ApiError> {
     let (keys, name) = (keys(&request.scope), request.agent_name);
-    let told = app.repository.clean_up(&keys, &name).await?;
+    let life = request.incarnation.as_deref();
+    let Some(told) = app.repository.clean_up(&keys, &name, life).await? else {
+        return Err(ApiError::OtherIncarnation(name));
+    };
     tracing::info!(name, scope = keys.scope(), told, "agent cleaned up");
     Ok(Json(Said {
         status: "ok",

@@ -77,6 +77,9 @@ pub(super) struct Named {
     entity_id: String,
     #[serde(default = "service")]
     entity_type: String,
+    /// The life of its owner that is meant by who removes it; without one, whoever owns it.
+    #[serde(default)]
+    incarnation: Option<String>,
     #[serde(default)]
     scope: Option<String>,
 }
@@ -90,7 +93,9 @@ pub(super) async fn unregister(
         &request.entity_type,
         &request.entity_id,
     );
-    app.repository.unregister_entity(&keys, kind, id).await?;
+    let owner = request.incarnation.as_deref();
+    let removed = app.repository.unregister_entity(&keys, kind, id, owner);
+    removed.await?;
     Ok(Json(said("unregistered", kind, id)))
 }
 

@@ -88,6 +88,8 @@ pub(super) enum ApiError {
     PathNotText(&'static str),
     #[error("Peer agent alias '{0}' already exists in this scope")]
     AliasTaken(String),
+    #[error("another incarnation has the name '{0}' of this peer agent")]
+    OtherIncarnation(String),
     #[error("the key `{key}` of this entity is that of something else, for instance of an agent")]
     EntityKeyTaken { key: String },
     #[error(
@@ -112,7 +114,9 @@ impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::PathNotText(_) => StatusCode::BAD_REQUEST,
-            Self::AliasTaken(_) | Self::EntityKeyTaken { .. } => StatusCode::CONFLICT,
+            Self::AliasTaken(_) | Self::OtherIncarnation(_) | Self::EntityKeyTaken { .. } => {
+                StatusCode::CONFLICT
+            }
             Self::TokenMissing | Self::TokenWrong => StatusCode::UNAUTHORIZED,
             Self::RedisAddress(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Repository(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -394,6 +394,122 @@ async fn a_record_does_not_replace_that_of_another_agent_whose_key_is_the_same()
     assert_eq!(third.lookup("w:0", "kv").await.unwrap(), Some(json!(4)));
 }
 
+#[tokio::test]
+async fn a_record_that_another_has_taken_meanwhile_is_left_to_it() {
+    let server = NanoCtrlServer::start();
+    let first = join(&server, "", "w").await;
+    first.publish("0:kv", json!(1)).await.unwrap();
+    first.publish("other", json!(2)).await.unwrap();
+    let _: String = server.redis.run(&["FLUSHALL"]);
+    let second = join(&server, "", "w:0").await;
+    second.publish("kv", json!(3)).await.unwrap();
+
+    first.heartbeat().await.unwrap();
+    assert_eq!(first.lookup("w", "other").await.unwrap(), Some(json!(2)));
+    assert_eq!(second.lookup("w:0", "kv").await.unwrap(), Some(json!(3)));
+    first.clean_up().await.unwrap();
+    assert_eq!(second.lookup("w:0", "kv").await.unwrap(), Some(json!(3)));
+}
+
+/// An agent's registration as a process of this host has left it that has ended since.
+async fn leave_behind(server: &NanoCtrlServer, alias: &str) {
+    let mut ended = std::process::Command::new("true").spawn().unwrap();
+    ended.wait().unwrap();
+    let topology = slimerpc::control::topology::Topology::default();
+    let mut described = topology.to_json("");
+    described["slime"]["pid"] = ended.id().into();
+    let dead = NanoCtrl::new(&server.url(), "").unwrap();
+    let registration = Registration {
+        resource: Some(described),
+        ..named(alias)
+    };
+    dead.register(registration).await.unwrap();
+    std::mem::forget(dead); // It does not leave.
+}
+
+/// As one process of this host.
+fn alive(alias: &str) -> Registration {
+    let topology = slimerpc::control::topology::Topology::default();
+    Registration {
+        resource: Some(topology.to_json("")),
+        ..named(alias)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fence_1_of_many_who_wait_for_the_alias_of_a_dead_agent_one_has_it_and_keeps_it() {
+    let server = NanoCtrlServer::start();
+    for round in 0..10 {
+        let alias = format!("w:{round}");
+        leave_behind(&server, &alias).await;
+        let waiting = (0..6).map(|_| {
+            let agent = NanoCtrl::new(&server.url(), "").unwrap();
+            let registration = alive(&alias);
+            tokio::spawn(async move { agent.register(registration).await.map(|_| agent) })
+        });
+        let mut winners = Vec::new();
+        for waited in futures_util::future::join_all(waiting).await {
+            match waited.unwrap() {
+                Ok(agent) => winners.push(agent),
+                Err(error) => assert!(matches!(error, ControlError::AliasTaken { .. }), "{error}"),
+            }
+        }
+        assert_eq!(winners.len(), 1, "in round {round}");
+        winners[0].heartbeat().await.unwrap();
+        winners[0].clean_up().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn fence_1_a_life_of_an_agent_that_is_over_removes_nothing_of_the_next() {
+    let server = NanoCtrlServer::start();
+    let post = |path: &str, body: Value| {
+        let address = ([127, 0, 0, 1], server.port).into();
+        crate::nanoctrl::http::post(address, path, &body.to_string()).status
+    };
+    let agent = join(&server, "", "w:0").await;
+    agent.publish("ring", json!(1)).await.unwrap();
+    let entity = Entity {
+        id: "w:0/Calc".to_owned(),
+        kind: "k".to_owned(),
+        metadata: json!({}),
+    };
+    agent.advertise(entity).await.unwrap();
+    let life = hash(&server, "agent:w:0")["incarnation"].clone();
+    let removal = |life: &str| json!({"entity_id": "w:0/Calc", "incarnation": life});
+    assert_eq!(post("/unregister", removal("earlier")), 200);
+    assert_eq!(agent.entities("k").await.unwrap().len(), 1);
+    assert_eq!(post("/unregister", removal(&life)), 200);
+    assert_eq!(agent.entities("k").await.unwrap().len(), 0);
+
+    let cleanup = |life: &str| json!({"agent_name": "w:0", "incarnation": life});
+    assert_eq!(post("/cleanup", cleanup("earlier")), 409);
+    assert_eq!(agent.lookup("w:0", "ring").await.unwrap(), Some(json!(1)));
+    assert_eq!(post("/cleanup", cleanup(&life)), 200);
+    assert!(hash(&server, "agent:w:0").is_empty());
+
+    // A name that nobody has is cleaned up by whoever asks; one without a life, or without saying which, too.
+    assert_eq!(post("/cleanup", cleanup("earlier")), 200);
+    let foreign = json!({"address": "127.0.0.1", "alias": "w:0"});
+    assert_eq!(post("/start_peer_agent", foreign), 200);
+    assert_eq!(post("/cleanup", cleanup("earlier")), 409);
+    assert_eq!(post("/cleanup", json!({"agent_name": "w:0"})), 200);
+    assert!(hash(&server, "agent:w:0").is_empty());
+}
+
+#[tokio::test]
+async fn the_life_of_an_agent_is_known_as_soon_as_it_is_registered() {
+    let server = NanoCtrlServer::start();
+    let address = ([127, 0, 0, 1], server.port).into();
+    let body = json!({"address": "127.0.0.1", "alias": "w:0", "incarnation": "7-x"});
+    let post = |path: &str, body: &Value| {
+        crate::nanoctrl::http::post(address, path, &body.to_string()).json()
+    };
+    assert_eq!(post("/start_peer_agent", &body)["name"], "w:0");
+    assert_eq!(hash(&server, "agent:w:0")["incarnation"], "7-x");
+    assert_eq!(post("/query", &json!({}))[0]["incarnation"], "7-x");
+}
+
 /// An agent with one of everything that an agent can have in Redis.
 async fn settled(server: &NanoCtrlServer, scope: &str, alias: &str) -> NanoCtrl {
     let agent = join(server, scope, alias).await;

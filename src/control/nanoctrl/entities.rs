@@ -89,7 +89,7 @@ impl NanoCtrl {
         if session.others_entities(&[id]).await?.contains(&id) {
             return Ok(());
         }
-        self.http.unregister_entity(id).await
+        self.http.unregister_entity(id, &session.incarnation).await
     }
 
     /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
@@ -103,7 +103,9 @@ impl NanoCtrl {
         if entities.is_empty() {
             return Ok(());
         }
-        let removals = entities.keys().map(|id| self.http.unregister_entity(id));
+        let life = &session.incarnation;
+        let ids = entities.keys();
+        let removals = ids.map(|id| self.http.unregister_entity(id, life));
         let failed = join_all(removals).await.into_iter().find_map(Result::err);
         match failed {
             None => Ok(()),
@@ -164,7 +166,8 @@ impl Renewal {
         if is_ours && self.life.current().is_ok() {
             return Ok(());
         }
-        self.http.unregister_entity(&entity.id).await
+        let life = &session.incarnation;
+        self.http.unregister_entity(&entity.id, life).await
     }
 }
 

@@ -34,6 +34,16 @@ struct Listed {
     ib_port: Option<u32>,
     link_type: Option<String>,
     resource: Option<Value>,
+    incarnation: Option<String>,
+}
+
+/// Who has a name.
+#[derive(Debug)]
+pub(super) struct Holder {
+    /// Its topology.
+    pub(super) resource: Option<Value>,
+    /// Its life; that of an agent that names none, and what a server of DLSlime says, is unknown.
+    pub(super) incarnation: Option<String>,
 }
 
 impl From<Listed> for PeerRecord {
@@ -122,9 +132,11 @@ impl Http {
     pub(super) async fn register(
         &self,
         registration: &Registration,
+        incarnation: &str,
         timeout: Duration,
     ) -> Result<Registered, ControlError> {
-        let body = registration_body(registration);
+        let mut body = registration_body(registration);
+        body["incarnation"] = incarnation.into();
         let timeout = timeout.min(self.timeout);
         match self.post(&["start_peer_agent"], body, timeout).await {
             Err(ControlError::Refused { status: 409, .. }) => Err(ControlError::AliasTaken {
@@ -156,18 +168,27 @@ impl Http {
         Ok(answer.redis_address)
     }
 
-    /// The topology of the registered agent `alias`, if it has one.
-    pub(super) async fn resource(&self, alias: &str) -> Result<Option<Value>, ControlError> {
-        let agents = self.agents().await?;
-        let agent = agents.into_iter().find(|agent| agent.alias == alias);
-        Ok(agent.and_then(|agent| agent.resource))
+    /// The registered agent `alias`, if there is one.
+    pub(super) async fn holder(&self, alias: &str) -> Result<Option<Holder>, ControlError> {
+        let agents = self.listed().await?;
+        let agent = agents.into_iter().find(|agent| agent.name == alias);
+        Ok(agent.map(|agent| Holder {
+            resource: agent.resource,
+            incarnation: agent.incarnation,
+        }))
+    }
+
+    /// The registered agents.
+    pub(super) async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        let agents = self.listed().await?;
+        Ok(agents.into_iter().map(PeerRecord::from).collect())
     }
 
     /// The registered agents. Those described in a way that makes no sense are skipped.
-    pub(super) async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+    async fn listed(&self) -> Result<Vec<Listed>, ControlError> {
         let listed: Vec<Value> = self.ask(&["query"], json!({})).await?;
         let read = |agent| match Listed::deserialize(&agent) {
-            Ok(agent) => Some(agent.into()),
+            Ok(agent) => Some(agent),
             Err(error) => {
                 tracing::warn!(%error, "skipped a malformed agent");
                 None
@@ -192,9 +213,17 @@ impl Http {
         self.ask::<Status>(&["register"], body).await.map(drop)
     }
 
-    /// Removes an entity.
-    pub(super) async fn unregister_entity(&self, id: &str) -> Result<(), ControlError> {
-        let body = json!({"entity_type": Entity::TYPE, "entity_id": id});
+    /// Removes an entity, if it is that of this life of an agent.
+    pub(super) async fn unregister_entity(
+        &self,
+        id: &str,
+        incarnation: &str,
+    ) -> Result<(), ControlError> {
+        let body = json!({
+            "entity_type": Entity::TYPE,
+            "entity_id": id,
+            "incarnation": incarnation,
+        });
         self.ask::<Status>(&["unregister"], body).await.map(drop)
     }
 
@@ -230,10 +259,21 @@ impl Http {
         self.ask::<Status>(&path, body).await.map(drop)
     }
 
-    /// Makes the server forget `alias` and tell its peers.
-    pub(super) async fn clean_up(&self, alias: &str) -> Result<(), ControlError> {
-        let body = json!({"agent_name": alias});
-        self.ask::<Status>(&["cleanup"], body).await.map(drop)
+    /// Makes the server forget `alias` and tell its peers. Does nothing and says false if `incarnation` is given and another
+    /// has the name, of which a server of DLSlime takes no notice.
+    pub(super) async fn clean_up(
+        &self,
+        alias: &str,
+        incarnation: Option<&str>,
+    ) -> Result<bool, ControlError> {
+        let mut body = json!({"agent_name": alias});
+        if let Some(incarnation) = incarnation {
+            body["incarnation"] = incarnation.into();
+        }
+        match self.ask::<Status>(&["cleanup"], body).await {
+            Err(ControlError::Refused { status: 409, .. }) => Ok(false),
+            answer => answer.map(|_| true),
+        }
     }
 
     async fn ask<T: DeserializeOwned>(

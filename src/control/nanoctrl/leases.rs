@@ -22,7 +22,7 @@ const RENEW: &str = "if owner ~= 1 then return {owner, 0, {}} end \
 
 /// Deletes keys and removes us from the indexes, if the name is ours or nobody's.
 const VACATE: &str = "if owner == 2 then return owner end \
-                      redis.call('DEL', unpack(KEYS, 4)) \
+                      for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end \
                       redis.call('SREM', KEYS[2], ARGV[2]) redis.call('SREM', KEYS[3], ARGV[2]) \
                       close_if_empty(ARGV[3]) return owner";
 

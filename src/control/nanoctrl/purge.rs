@@ -26,11 +26,12 @@ pub(super) async fn purge(session: &Session) -> Result<(), ControlError> {
         }
     }
     stale.extend(keys.inboxes(alias).into_iter().map(String::into_bytes));
-    let mut delete = pipe();
-    delete.cmd("DEL").arg(stale);
-    let (deleted,): (u64,) = session.store.query(&delete).await?;
-    tracing::debug!(alias, deleted, "deleted what an earlier life left");
-    Ok(())
+    tracing::debug!(
+        alias,
+        keys = stale.len(),
+        "deleting what an earlier life left"
+    );
+    session.delete(stale).await
 }
 
 /// Whether the record names an owner, and another than us.

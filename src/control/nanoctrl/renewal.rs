@@ -104,15 +104,17 @@ impl Renewal {
             Err(_) => Err(()),
         };
         match (owner, known) {
-            (Ok(Owner::Us), Ok(true)) => self.bring_back(session, renewed?).await,
             // Redis has moved, maybe: the server looks at another than we.
             (Ok(Owner::Us) | Err(_), Ok(false)) => self.rejoin(session).await,
+            (Ok(Owner::Us | Owner::Unclaimed), _)
+                if self.state.is_rejoining.load(Ordering::SeqCst) =>
+            {
+                self.restore(session).await
+            }
+            (Ok(Owner::Us), Ok(true)) => self.bring_back(session, renewed?).await,
             (Ok(Owner::Us), Err(error)) => {
                 session.publish_lost(&renewed?.lost).await?;
                 Err(error)
-            }
-            (Ok(Owner::Unclaimed), _) if self.state.is_rejoining.load(Ordering::SeqCst) => {
-                self.restore(session).await
             }
             (Ok(Owner::Nobody), _) => self.rejoin(session).await,
             (Ok(Owner::Other | Owner::Unclaimed), _) => Err(self.displaced(session)),
@@ -155,7 +157,8 @@ impl Renewal {
         );
         self.state.is_rejoining.store(true, Ordering::SeqCst);
         let registration = session.registration();
-        let answer = match self.http.register(&registration, self.http.timeout).await {
+        let (life, limit) = (&session.incarnation, self.http.timeout);
+        let answer = match self.http.register(&registration, life, limit).await {
             Ok(answer) => checked(answer, &registration)?,
             Err(ControlError::AliasTaken { .. }) => {
                 self.state.is_rejoining.store(false, Ordering::SeqCst);
@@ -166,7 +169,8 @@ impl Renewal {
         };
         if self.life.current().is_err() {
             // We have left meanwhile, and nobody would give the name back.
-            return self.http.clean_up(&session.alias).await;
+            let cleaned = self.http.clean_up(&session.alias, Some(life)).await;
+            return cleaned.map(drop);
         }
         session.store.retarget(&answer.redis_address)?;
         self.restore(session).await

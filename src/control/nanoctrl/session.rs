@@ -5,7 +5,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use redis::{FromRedisValue, pipe};
+use redis::{FromRedisValue, ToRedisArgs, pipe};
 use serde_json::{Value, json};
 
 use super::{published::Published, store::Store};
@@ -40,6 +40,10 @@ const PUBLISH: &str = "if owner == 1 then \
 /// Deletes a record, unless it may be another's.
 const WITHDRAW: &str = "if owner ~= 2 then redis.call('DEL', KEYS[2]) redis.call('SREM', KEYS[3], KEYS[2]) end \
                         return owner";
+
+/// Deletes what is ours, unless the name is another's.
+const DELETE: &str =
+    "if owner ~= 2 then for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end end return owner";
 
 /// Adds mail to a peer's stream, unless it would come from an impostor.
 const SEND: &str = "if owner ~= 2 then \
@@ -84,18 +88,24 @@ pub(super) struct Session {
     pub(super) keys: Keys,
     pub(super) store: Store,
     /// Names this life in the agent's hash, in the field `incarnation`, which DLSlime ignores.
-    incarnation: String,
+    pub(super) incarnation: String,
     registration: Registration,
     published: Mutex<Published>,
 }
 
 impl Session {
-    pub(super) fn new(alias: String, registration: Registration, keys: Keys, store: Store) -> Self {
+    pub(super) fn new(
+        alias: String,
+        incarnation: String,
+        registration: Registration,
+        keys: Keys,
+        store: Store,
+    ) -> Self {
         Self {
             alias,
             keys,
             store,
-            incarnation: new_incarnation(),
+            incarnation,
             registration,
             published: Mutex::default(),
         }
@@ -157,7 +167,7 @@ impl Session {
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &str,
-        keys: &[String],
+        keys: &[impl ToRedisArgs],
         arguments: &[&str],
     ) -> Result<T, ControlError> {
         let mut commands = pipe();
@@ -261,14 +271,12 @@ impl Session {
         self.delete(vec![self.keys.stream(&self.alias)]).await
     }
 
-    /// Deletes keys.
-    pub(super) async fn delete(&self, keys: Vec<String>) -> Result<(), ControlError> {
+    /// Deletes keys, unless the name is another's (FENCE-1).
+    pub(super) async fn delete(&self, keys: Vec<impl ToRedisArgs>) -> Result<(), ControlError> {
         if keys.is_empty() {
             return Ok(());
         }
-        let mut commands = pipe();
-        commands.cmd("DEL").arg(keys);
-        self.store.query::<(i64,)>(&commands).await.map(drop)
+        self.run::<u8>(DELETE, &keys, &[]).await.map(drop)
     }
 
     /// The peers declared last.
@@ -335,7 +343,8 @@ mod tests {
             resource,
             ..Registration::default()
         };
-        Session::new("w:0".to_owned(), registration, Keys::new(""), store)
+        let (alias, life) = ("w:0".to_owned(), new_incarnation());
+        Session::new(alias, life, registration, Keys::new(""), store)
     }
 
     #[test]

@@ -29,15 +29,17 @@ pub(in crate::nanoctrl) struct AgentRow {
     pub(in crate::nanoctrl) link_type: Option<String>,
     pub(in crate::nanoctrl) resource: Option<String>,
     pub(in crate::nanoctrl) memory_keys: Option<String>,
+    pub(in crate::nanoctrl) incarnation: Option<String>,
 }
 
-const ROW: [&str; 6] = [
+const ROW: [&str; 7] = [
     "addr",
     "device",
     "ib_port",
     "link_type",
     "resource",
     "memory_keys",
+    "incarnation",
 ];
 
 impl Repository {
@@ -187,8 +189,15 @@ async fn read_fields(
 }
 
 fn row(name: &[u8], fields: [Option<Vec<u8>>; ROW.len()]) -> Option<AgentRow> {
-    let [address, device, ib_port, link_type, resource, memory_keys] =
-        fields.map(|field| field.map(text));
+    let [
+        address,
+        device,
+        ib_port,
+        link_type,
+        resource,
+        memory_keys,
+        incarnation,
+    ] = fields.map(|field| field.map(text));
     Some(AgentRow {
         name: text(name.to_vec()),
         address: address?,
@@ -197,6 +206,7 @@ fn row(name: &[u8], fields: [Option<Vec<u8>>; ROW.len()]) -> Option<AgentRow> {
         link_type,
         resource,
         memory_keys,
+        incarnation,
     })
 }
 

@@ -20,12 +20,14 @@ const INBOX_EVENTS: usize = 1024;
 const LONGEST_RECORD: isize = 64 << 10;
 
 impl Repository {
-    /// Removes all that is known of `agent`, tells its peers, and gives back how many they are.
+    /// Removes all that is known of `agent`, tells its peers, and gives back how many they are. `None` if `incarnation` names
+    /// a life of it, and another has the name (FENCE-1): then nothing is done.
     pub(in crate::nanoctrl) async fn clean_up(
         &self,
         keys: &Keys,
         agent: &str,
-    ) -> Result<usize, RepositoryError> {
+        incarnation: Option<&str>,
+    ) -> Result<Option<usize>, RepositoryError> {
         self.run(async |mut redis| {
             let peers = peers_of(&mut redis, keys, agent).await?;
             let event = serde_json::json!({"peer": agent, "type": "cleanup"}).to_string();
@@ -37,6 +39,7 @@ impl Repository {
             call.key(records_of(&mut redis, keys, agent).await?);
             call.arg(agent).arg(keys.index_name());
             call.arg(event).arg(INBOX_EVENTS);
+            call.arg(incarnation.unwrap_or_default());
             for peer in &peers {
                 // Agents of DLSlime leave such keys. Those with an id behind the names nobody reads, and they remove them
                 // when they start or end.
@@ -46,8 +49,8 @@ impl Repository {
                     call.arg(keys.agent(peer)).arg(inbox);
                 }
             }
-            call.invoke_async::<()>(&mut redis).await?;
-            Ok(peers.len())
+            let is_done: bool = call.invoke_async(&mut redis).await?;
+            Ok(is_done.then_some(peers.len()))
         })
         .await
     }

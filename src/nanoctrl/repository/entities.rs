@@ -116,12 +116,14 @@ impl Repository {
         .await
     }
 
-    /// Removes an entity and tells those who watch its type; does nothing if it is not there.
+    /// Removes an entity and tells those who watch its type; does nothing if it is not there, or if `owner` names a life of an
+    /// agent and it says that it is another's (FENCE-1).
     pub(in crate::nanoctrl) async fn unregister_entity(
         &self,
         keys: &Keys,
         entity_type: &str,
         entity_id: &str,
+        owner: Option<&str>,
     ) -> Result<(), RepositoryError> {
         self.run(async |mut redis| {
             Ok(script(include_str!("unregister_entity.lua"))
@@ -133,6 +135,7 @@ impl Repository {
                 .arg(removal(entity_type, entity_id))
                 .arg(entity_type)
                 .arg(entity_id)
+                .arg(owner.unwrap_or_default())
                 .invoke_async(&mut redis)
                 .await?)
         })
