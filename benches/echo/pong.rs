@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::{
-    self, Access, Completion, CompletionQueue, MemoryRegion, Operation, Payload, QueuePair,
-    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
+    self, Access, Completion, MemoryRegion, Operation, Payload, Poller, QueuePair, QueuePairInit,
+    RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 
 use crate::missing::Missing;
@@ -30,7 +30,7 @@ const STOP: u32 = u32::MAX;
 /// One end.
 struct Pong {
     qp: Box<dyn QueuePair>,
-    cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     sends: Arc<dyn MemoryRegion>,
     ring: Arc<dyn MemoryRegion>,
     inline: usize,
@@ -53,7 +53,7 @@ impl Pong {
         let name = device;
         let device = fabric::open(name, 1)?;
         let inline = INLINE.min(device.limits().max_inline);
-        let cq = device.create_completion_queue(4 * DEPTH as u32)?;
+        let (cq, poller) = device.create_completion_queue(4 * DEPTH as u32)?;
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
@@ -70,7 +70,7 @@ impl Pong {
         }
         Ok(Self {
             qp,
-            cq,
+            poller,
             sends,
             ring,
             inline: inline as usize,
@@ -122,7 +122,7 @@ impl Pong {
     /// Takes what is there, and posts receives for as many again.
     fn poll(&mut self) -> Result<()> {
         let mut batch = [Completion::EMPTY; 16];
-        let count = self.cq.poll(&mut batch)?;
+        let count = self.poller.poll(&mut batch)?;
         for completion in &batch[..count] {
             if !completion.status.is_success() {
                 return Err(completion.status.to_string().into());

@@ -25,7 +25,7 @@ use super::{
     Answer, Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError,
     Parker, Profile, QueuePairInfo, RingAddress, Violation, Violations,
 };
-use crate::fabric::{Completion, CompletionQueue, Device, RetryPolicy};
+use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
 use crate::wire::{
     EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
 };
@@ -39,6 +39,7 @@ const OWNER: u64 = 0;
 pub struct Dialer {
     lanes: Lanes,
     cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     /// With a native peer.
     rendezvous: Option<(Rendezvous<CallId>, Arc<Memory>)>,
     sends: Ring,
@@ -97,7 +98,7 @@ impl Dialer {
         };
         let entries =
             (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
-        let cq = device.create_completion_queue(entries + Bulk::ENTRIES)?;
+        let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
         let lanes = Lanes::new(
             device,
             &LanesInit {
@@ -112,6 +113,7 @@ impl Dialer {
         Ok(Self {
             lanes,
             cq,
+            poller,
             rendezvous: None,
             sends: Ring::send(device, geometry)?,
             replies: Ring::receive(device, geometry)?,
@@ -196,6 +198,7 @@ impl Dialer {
         Arc::new(ClientChannel {
             core: Mutex::new(Core {
                 lanes: self.lanes,
+                poller: self.poller,
                 rendezvous,
                 offers: Vec::new(),
                 landed: vec![Landed::default(); slots].into(),
@@ -352,6 +355,7 @@ pub struct Patience {
 #[derive(Debug)]
 struct Core {
     lanes: Lanes,
+    poller: Box<dyn Poller>,
     /// With a native peer.
     rendezvous: Option<Rendezvous<CallId>>,
     /// Answers whose payload has to be read, once the lock is released: memory is needed for that.
@@ -753,7 +757,11 @@ impl ClientChannel {
     /// For who spins; now and then it has to poll, as others may have taken in its answer.
     #[inline]
     pub fn is_quiet(&self) -> bool {
-        self.cq.is_quiet()
+        // Whoever holds the lock looks, too.
+        match self.core.try_lock() {
+            Ok(core) => core.poller.is_quiet(),
+            Err(_) => true,
+        }
     }
 
     /// How long a waiter polls before it sleeps.
@@ -945,7 +953,7 @@ impl Core {
         let mut lost = None;
         let mut batches = 0;
         loop {
-            let count = channel.cq.poll(&mut *self.batch);
+            let count = self.poller.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
             for at in 0..count {
                 let completion = self.batch[at];

@@ -15,7 +15,9 @@ use super::{
     ConnectError, Endpoint, Geometries, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
     QueuePairInfo, RingAddress, Violations,
 };
-use crate::fabric::{Completion, CompletionEvents, CompletionQueue, FabricError, RetryPolicy};
+use crate::fabric::{
+    Completion, CompletionEvents, CompletionQueue, FabricError, Poller, RetryPolicy,
+};
 use crate::wire::{Fault, Outside};
 
 const BATCH: usize = 16;
@@ -33,6 +35,7 @@ const CALLERS: u32 = 1024;
 pub struct Mailbox {
     memory: Arc<Memory>,
     cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     geometries: Geometries,
     retry: RetryPolicy,
     service: Arc<Hosted>,
@@ -92,10 +95,11 @@ impl Mailbox {
     ) -> Result<Self, ConnectError> {
         let wanted = CALLERS.saturating_mul(entries(geometries.native));
         let depth = wanted.min(memory.device().limits().max_cqe);
-        let cq = memory.device().create_completion_queue(depth)?;
+        let (cq, poller) = memory.device().create_completion_queue(depth)?;
         Ok(Self {
             memory,
             cq,
+            poller,
             geometries,
             retry,
             service: Arc::new(service),
@@ -328,7 +332,7 @@ impl Mailbox {
     /// # Errors
     /// The completion queue has failed; the mailbox is of no use any more.
     pub fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> Result<bool, FabricError> {
-        let count = self.cq.poll(&mut *self.batch)?;
+        let count = self.poller.poll(&mut *self.batch)?;
         for at in 0..count {
             let completion = self.batch[at];
             self.complete(&completion, deliveries);
@@ -338,7 +342,7 @@ impl Mailbox {
 
     /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
     pub fn is_quiet(&self) -> bool {
-        self.cq.is_quiet()
+        self.poller.is_quiet()
     }
 
     fn complete(&mut self, completion: &Completion, deliveries: &mut VecDeque<Delivery>) {

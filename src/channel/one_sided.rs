@@ -17,7 +17,7 @@ use super::pump::{Pump, Pumped};
 use super::wake::wake_all;
 use super::{ConnectError, LossCause, Patience, Place, QueuePairInfo};
 use crate::fabric::{
-    Completion, CompletionQueue, CompletionStatus, Device, QueuePair, QueuePairInit,
+    Completion, CompletionQueue, CompletionStatus, Device, Poller, QueuePair, QueuePairInit,
     QueuePairState, RetryPolicy,
 };
 
@@ -47,6 +47,7 @@ pub struct OneSidedDialer {
     // Before the queue that it completes into.
     bulk: Bulk,
     cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     memory: Arc<Memory>,
 }
 
@@ -57,10 +58,11 @@ impl OneSidedDialer {
     /// The device refuses.
     pub fn new(memory: &Arc<Memory>, retry: RetryPolicy) -> Result<Self, ConnectError> {
         let device = &**memory.device();
-        let cq = device.create_completion_queue(Bulk::ENTRIES + 1)?;
+        let (cq, poller) = device.create_completion_queue(Bulk::ENTRIES + 1)?;
         Ok(Self {
             bulk: Bulk::new(device, &cq, 0, retry)?,
             cq,
+            poller,
             memory: memory.clone(),
         })
     }
@@ -83,6 +85,7 @@ impl OneSidedDialer {
         Ok(Arc::new(OneSided {
             core: Mutex::new(Core {
                 bulk: self.bulk,
+                poller: self.poller,
                 next: 0,
                 pending: HashMap::new(),
                 ready: Vec::new(),
@@ -114,7 +117,7 @@ impl Exposed {
         theirs: QueuePairInfo,
         retry: RetryPolicy,
     ) -> Result<(Self, QueuePairInfo), ConnectError> {
-        let cq = device.create_completion_queue(2)?;
+        let (cq, _) = device.create_completion_queue(2)?;
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
@@ -150,6 +153,7 @@ pub struct OneSided {
 #[derive(Debug)]
 struct Core {
     bulk: Bulk,
+    poller: Box<dyn Poller>,
     next: u64,
     /// Transfers that somebody waits for.
     pending: HashMap<u64, Pending>,
@@ -273,7 +277,7 @@ impl Pumped for OneSided {
     fn progress(&self) -> bool {
         let mut batch = [Completion::EMPTY; BATCH];
         let mut core = self.lock();
-        let any = match self.cq.poll(&mut batch) {
+        let any = match core.poller.poll(&mut batch) {
             Ok(count) => {
                 batch[..count].iter().for_each(|done| core.complete(done));
                 count > 0

@@ -15,7 +15,7 @@ use super::send_queue::SendQueue;
 use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, Device, FabricError, Opcode, Operation, Payload,
-    QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Poller, QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 
 const RECEIVES: u32 = 16;
@@ -62,6 +62,7 @@ pub struct Pulse {
     // Before the queue that it completes into.
     qp: Box<dyn QueuePair>,
     cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     /// Signs of life since the peer gave one.
     unanswered: u32,
     queue: SendQueue,
@@ -73,7 +74,7 @@ impl Pulse {
     /// # Errors
     /// The device refuses.
     pub fn new(device: &dyn Device, retry: RetryPolicy) -> Result<Self, ConnectError> {
-        let cq = device.create_completion_queue(RECEIVES + SENDS)?;
+        let (cq, poller) = device.create_completion_queue(RECEIVES + SENDS)?;
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
@@ -89,6 +90,7 @@ impl Pulse {
         Ok(Self {
             qp,
             cq,
+            poller,
             unanswered: 0,
             queue: SendQueue::new(SENDS),
         })
@@ -139,7 +141,7 @@ impl Pulse {
     /// Why the connection is gone.
     pub fn listen(&mut self) -> Result<Heard, LossCause> {
         let mut batch = [Completion::EMPTY; BATCH];
-        let count = self.cq.poll(&mut batch).map_err(failed)?;
+        let count = self.poller.poll(&mut batch).map_err(failed)?;
         let mut heard = Heard::Nothing;
         for completion in &batch[..count] {
             if !completion.status.is_success() {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Access, CompletionQueue, FabricError, Gid, MemoryRegion, QueuePair, QueuePairInit};
+use super::{
+    Access, CompletionQueue, FabricError, Gid, MemoryRegion, Poller, QueuePair, QueuePairInit,
+};
 
 /// An opened device: one port, one protection domain.
 pub trait Device: Send + Sync + fmt::Debug {
@@ -44,12 +46,15 @@ pub trait Device: Send + Sync + fmt::Debug {
         })
     }
 
-    /// Creates a completion queue for at least `depth` entries: the sum of the depths of the queues
-    /// that will complete into it.
+    /// Creates a completion queue for at least `depth` entries (the sum of the depths of the queues
+    /// that will complete into it), and the one who takes them.
     ///
     /// # Errors
     /// `depth` is 0 or beyond [`DeviceLimits::max_cqe`], or the device refuses.
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError>;
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError>;
 
     /// Creates a reliable-connected queue pair in state RESET.
     ///

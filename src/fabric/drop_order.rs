@@ -4,8 +4,9 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
-    QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest, SendRequest,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
+    PortAttributes, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
+    RemoteSlice, SendRequest,
 };
 
 /// What has gone.
@@ -71,7 +72,10 @@ impl Device for DropOrder {
         Ok(Arc::new(NotedRegion { region, gone }))
     }
 
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
         self.device.create_completion_queue(depth)
     }
 
@@ -169,6 +173,14 @@ impl QueuePair for NotedQueuePair {
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
         self.qp_mut().post_send(request)
+    }
+
+    fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
+        self.qp_mut().post_recvs(request, count)
+    }
+
+    fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
+        self.qp_mut().write_now(imm, bytes, remote)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    PortAttributes, QueuePair, QueuePairInit,
+    Poller, PortAttributes, QueuePair, QueuePairInit,
 };
 
 /// See the [module](self).
@@ -59,7 +59,10 @@ impl Device for HeapDevice {
         }))
     }
 
-    fn create_completion_queue(&self, _: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
+    fn create_completion_queue(
+        &self,
+        _: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
         Err(self.has_none())
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The traits here follow the verbs nouns of the InfiniBand Architecture (volume 1, chapters 10 and 11): a
 //! [`Device`] registers [`MemoryRegion`]s and creates [`CompletionQueue`]s and [`QueuePair`]s; work
-//! requests go in at a queue pair, [`Completion`]s come out at a completion queue.
+//! requests go in at a queue pair, [`Completion`]s come out at the [`Poller`] of a completion queue.
 //!
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
@@ -39,7 +39,7 @@ pub mod verbs;
 mod work_request;
 
 pub use completion::{Completion, CompletionStatus, Opcode};
-pub use completion_queue::CompletionQueue;
+pub use completion_queue::{Arrival, CompletionQueue, Poller};
 pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
 pub use error::FabricError;
 pub use events::CompletionEvents;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CompletionQueue, FabricError, RecvRequest, SendRequest};
+use super::{CompletionQueue, FabricError, RecvRequest, RemoteSlice, SendRequest};
 
 /// One end of a reliable connection: ordered, each message delivered once or the pair is in error.
 ///
@@ -58,6 +58,14 @@ pub trait QueuePair: Send + fmt::Debug {
     /// In RESET, or the receive queue is full. In ERR it is accepted and then flushed.
     fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError>;
 
+    /// Posts so many receives of one `wr_id`, with one doorbell.
+    ///
+    /// # Errors
+    /// As [`post_recv`](Self::post_recv). Some of them may have been posted then.
+    fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
+        (0..count).try_for_each(|_| self.post_recv(request))
+    }
+
     /// Posts a send. A bad key or address is not an error here but a completion.
     ///
     /// A key is all that the device asks for, so it is for who posts to see to these, until the request has completed or the
@@ -69,6 +77,14 @@ pub trait QueuePair: Send + fmt::Debug {
     /// Not in RTS or ERR, the send queue is full, or inline data is longer than `max_inline` or given for
     /// a read. In ERR it is accepted and then flushed, unsignalled ones too.
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError>;
+
+    /// Executes a solicited WRITE_WITH_IMM here and now, after those that were posted, if that is possible, and says whether it
+    /// was. Such a write takes no place in the send queue and completes at the peer only. If it was not possible, nothing was
+    /// done: [`post_send`](Self::post_send) then. The bytes may be reused as soon as this returns.
+    fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
+        let _ = (imm, bytes, remote);
+        false
+    }
 }
 
 /// What a queue pair is created with.

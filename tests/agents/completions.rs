@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -14,7 +13,7 @@ use slimerpc::channel::{
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
     Access, Completion, CompletionQueue, CompletionStatus, Device, DeviceLimits, FabricError,
-    MemoryRegion, PortAttributes, QueuePair, QueuePairInit, RetryPolicy,
+    MemoryRegion, Poller, PortAttributes, QueuePair, QueuePairInit, RetryPolicy,
 };
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,15 +34,15 @@ struct Troubled {
 }
 
 #[derive(Debug)]
-struct TroubledQueue {
-    queue: Arc<dyn CompletionQueue>,
+struct TroubledPoller {
+    poller: Box<dyn Poller>,
     trouble: Arc<Mutex<Trouble>>,
 }
 
-impl CompletionQueue for TroubledQueue {
-    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError> {
+impl Poller for TroubledPoller {
+    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
         match *self.trouble.lock().unwrap() {
-            Trouble::None => self.queue.poll(out),
+            Trouble::None => self.poller.poll(out),
             Trouble::Flood => {
                 // Of nobody, so that there is always room for more.
                 out.fill(Completion {
@@ -53,7 +52,7 @@ impl CompletionQueue for TroubledQueue {
                 Ok(out.len())
             }
             Trouble::Failure => {
-                let count = self.queue.poll(&mut out[1..])?;
+                let count = self.poller.poll(&mut out[1..])?;
                 if count == 0 {
                     return Ok(0);
                 }
@@ -64,18 +63,6 @@ impl CompletionQueue for TroubledQueue {
                 Ok(1 + count)
             }
         }
-    }
-
-    fn arm(&self) -> Result<(), FabricError> {
-        self.queue.arm()
-    }
-
-    fn event_fd(&self) -> BorrowedFd<'_> {
-        self.queue.event_fd()
-    }
-
-    fn clear_events(&self) {
-        self.queue.clear_events();
     }
 }
 
@@ -96,22 +83,17 @@ impl Device for Troubled {
         self.device.register(len, access)
     }
 
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
-        let queue = self.device.create_completion_queue(depth)?;
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+        let (queue, poller) = self.device.create_completion_queue(depth)?;
         let trouble = self.trouble.clone();
-        Ok(Arc::new(TroubledQueue { queue, trouble }))
+        Ok((queue, Box::new(TroubledPoller { poller, trouble })))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
-        let beneath = |queue: &Arc<dyn CompletionQueue>| {
-            let queue: Arc<dyn std::any::Any + Send + Sync> = queue.clone();
-            queue.downcast::<TroubledQueue>().unwrap().queue.clone()
-        };
-        self.device.create_queue_pair(&QueuePairInit {
-            send_cq: beneath(&init.send_cq),
-            recv_cq: beneath(&init.recv_cq),
-            ..init.clone()
-        })
+        self.device.create_queue_pair(init)
     }
 }
 

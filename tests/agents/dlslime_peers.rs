@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use slimerpc::channel::{QueuePairInfo, RingAddress};
 use slimerpc::control::{Control, Local, Mail, MailEvent, Registration};
 use slimerpc::fabric::{
-    self, Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
-    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
+    self, Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, Poller,
+    QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 use slimerpc::wire::pickle::Exception;
 use slimerpc::wire::{Header, MessageKind, Pickle};
@@ -73,6 +73,7 @@ struct Peer {
     device: Arc<dyn Device>,
     qps: Vec<Box<dyn QueuePair>>,
     cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     mailbox: Arc<dyn MemoryRegion>,
     sends: Arc<dyn MemoryRegion>,
     /// Immediates that came by each queue pair.
@@ -93,7 +94,7 @@ impl Peer {
         };
         control.register(registration).await.unwrap();
         let device = fabric::open("shm0", 1).unwrap();
-        let cq = device.create_completion_queue(4096).unwrap();
+        let (cq, poller) = device.create_completion_queue(4096).unwrap();
         let all = Access::LOCAL_WRITE | Access::REMOTE_WRITE;
         let mut peer = Self {
             alias: alias.to_owned(),
@@ -103,6 +104,7 @@ impl Peer {
             mailbox: device.register(SLOTS * SLOT_SIZE, all).unwrap(),
             sends: device.register(SLOTS * SLOT_SIZE, all).unwrap(),
             cq,
+            poller,
             device,
             arrived: Vec::new(),
             theirs: None,
@@ -293,7 +295,7 @@ impl Peer {
         while self.arrived.iter().any(Vec::is_empty) {
             assert!(Instant::now() < until, "nothing comes");
             let mut batch = [Completion::EMPTY; 16];
-            let count = self.cq.poll(&mut batch).unwrap();
+            let count = self.poller.poll(&mut batch).unwrap();
             for completion in batch[..count]
                 .iter()
                 .filter(|c| c.wr_id == 1 && c.status.is_success())

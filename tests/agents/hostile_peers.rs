@@ -14,8 +14,8 @@ use slimerpc::channel::{
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, QueuePair,
-    QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Access, Completion, Device, MemoryRegion, Operation, Payload, Poller, QueuePair, QueuePairInit,
+    RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 use slimerpc::wire::{Extension, Header, MessageKind, Outside, StreamPart};
 
@@ -55,7 +55,7 @@ struct Stranger {
     qp: Box<dyn QueuePair>,
     /// What the channel reads over.
     bulk: Box<dyn QueuePair>,
-    cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     ring: Arc<dyn MemoryRegion>,
     theirs: Option<Endpoint>,
 }
@@ -69,7 +69,7 @@ impl Stranger {
 
     /// One that takes no messages yet.
     fn deaf(device: &dyn Device) -> Self {
-        let cq = device.create_completion_queue(1024).unwrap();
+        let (cq, poller) = device.create_completion_queue(1024).unwrap();
         let queue_pair = || {
             let mut qp = device
                 .create_queue_pair(&QueuePairInit {
@@ -94,7 +94,7 @@ impl Stranger {
         Self {
             qp,
             bulk,
-            cq,
+            poller,
             ring,
             theirs: None,
         }
@@ -158,7 +158,7 @@ impl Stranger {
 
     fn received(&mut self) -> Vec<(u32, Header)> {
         let mut batch = [Completion::EMPTY; 64];
-        let count = self.cq.poll(&mut batch).unwrap();
+        let count = self.poller.poll(&mut batch).unwrap();
         let completions = batch[..count].iter();
         let imms = completions.filter_map(|completion| completion.imm);
         imms.map(|imm| {

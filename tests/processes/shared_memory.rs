@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, CompletionQueue, CompletionStatus, MemoryRegion, Operation, Payload,
-    QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Access, Completion, CompletionStatus, MemoryRegion, Operation, Payload, Poller, QueuePair,
+    QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -32,14 +32,14 @@ struct Told {
 
 struct End {
     qp: Box<dyn QueuePair>,
-    cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
     region: Arc<dyn MemoryRegion>,
 }
 
 impl End {
     fn new() -> Self {
         let device = ShmDevice::open().unwrap();
-        let cq = device.create_completion_queue(64).unwrap();
+        let (cq, poller) = device.create_completion_queue(64).unwrap();
         let mut qp = device
             .create_queue_pair(&QueuePairInit {
                 send_cq: cq.clone(),
@@ -55,7 +55,7 @@ impl End {
             qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
         let region = device.register(LEN, Access::ALL).unwrap();
-        Self { qp, cq, region }
+        Self { qp, poller, region }
     }
 
     fn told(&self) -> Told {
@@ -86,12 +86,12 @@ impl End {
         self.qp.post_send(&request).unwrap();
     }
 
-    fn completions(&self, count: usize) -> Vec<Completion> {
+    fn completions(&mut self, count: usize) -> Vec<Completion> {
         let (mut all, end) = (Vec::new(), Instant::now() + SOON);
         while all.len() < count {
             assert!(Instant::now() < end, "{all:?}");
             let mut batch = [Completion::EMPTY; 16];
-            let polled = self.cq.poll(&mut batch).unwrap();
+            let polled = self.poller.poll(&mut batch).unwrap();
             all.extend_from_slice(&batch[..polled]);
             std::thread::yield_now();
         }

@@ -1,6 +1,6 @@
 //! What is completed, and how much may be posted.
 
-use super::pair::{Devices, End, Shape};
+use super::pair::{Devices, End, Shape, connect, poll};
 use crate::fabric::{FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest};
 
 const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
@@ -95,18 +95,20 @@ pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
     const PAIRS: usize = 10;
     const MESSAGES: u64 = 20;
     let shape = Shape::default();
-    let cq = devices
+    let (cq, mut poller) = devices
         .a
         .create_completion_queue(PAIRS as u32 * (shape.sends + shape.receives))
         .expect("a completion queue");
-    let mut servers: Vec<End> = (0..PAIRS)
-        .map(|_| End::on(&devices.a, shape, cq.clone()))
+    let mut servers: Vec<_> = (0..PAIRS)
+        .map(|_| End::queue_pair(&devices.a, shape, &cq).0)
         .collect();
     let mut clients: Vec<End> = (0..PAIRS).map(|_| End::new(&devices.b, shape)).collect();
     for (server, client) in servers.iter_mut().zip(&mut clients) {
-        server.receives(0..MESSAGES);
-        server.connect(client);
-        client.connect(server);
+        for wr_id in 0..MESSAGES {
+            server.post_recv(RecvRequest { wr_id }).expect("post_recv");
+        }
+        connect(&mut **server, &*client.qp);
+        connect(&mut *client.qp, &**server);
     }
     for message in 0..MESSAGES {
         for (index, client) in clients.iter_mut().enumerate() {
@@ -120,10 +122,10 @@ pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
         }
     }
     let mut next = [0; PAIRS];
-    for completion in servers[0].poll(PAIRS * MESSAGES as usize) {
+    for completion in poll(&mut *poller, PAIRS * MESSAGES as usize) {
         let imm = completion.imm.expect("receives carry it");
         let (index, message) = ((imm >> 16) as usize, u64::from(imm & 0xffff));
-        assert_eq!(completion.qp_num, servers[index].qp.number());
+        assert_eq!(completion.qp_num, servers[index].number());
         assert_eq!(completion.wr_id, message);
         assert_eq!(next[index], message, "in order for each queue pair");
         next[index] += 1;

@@ -124,7 +124,7 @@ pub(super) fn bad_local_memory_is_a_local_protection_error(devices: &Devices) {
         spoil(&mut sge);
         let local = Payload::Region(sge);
         a.send(1, Operation::Write, local, b.remote(0));
-        refused_locally(&a, 1);
+        refused_locally(&mut a, 1);
         a.goes_to_error();
     }
     let (mut a, b) = devices.pair();
@@ -140,11 +140,11 @@ pub(super) fn bad_local_memory_is_a_local_protection_error(devices: &Devices) {
     a.send(1, Operation::Write, local, b.remote(0));
     a.succeed(1);
     a.send(2, Operation::Read, local, b.remote(0));
-    refused_locally(&a, 2);
+    refused_locally(&mut a, 2);
 }
 
 /// What the specification calls a local protection error, soft-RoCE calls a local queue pair operation error.
-fn refused_locally(end: &End, wr_id: u64) {
+fn refused_locally(end: &mut End, wr_id: u64) {
     const LOCAL_OPERATION: CompletionStatus = CompletionStatus::Other(2);
     let outcome = end.outcomes(1)[0];
     let refused = [CompletionStatus::LocalProtection, LOCAL_OPERATION];

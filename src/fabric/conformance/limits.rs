@@ -31,7 +31,7 @@ pub(super) fn nonsense_is_refused(devices: &Devices) {
     is_limit(device.register(0, Access::ALL));
     is_limit(device.create_completion_queue(0));
     is_limit(device.create_completion_queue(limits.max_cqe + 1));
-    let cq = device
+    let (cq, _) = device
         .create_completion_queue(8)
         .expect("a completion queue");
     let good = init(&cq);
@@ -97,7 +97,7 @@ pub(super) fn nonsense_is_refused(devices: &Devices) {
         is_limit(device.create_queue_pair(&bad));
     }
     if !Arc::ptr_eq(&devices.a, &devices.b) {
-        let foreign = devices
+        let (foreign, _) = devices
             .b
             .create_completion_queue(8)
             .expect("a completion queue");

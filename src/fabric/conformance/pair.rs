@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::fabric::{
     Access, Completion, CompletionQueue, CompletionStatus, Device, MemoryRegion, Operation,
-    Payload, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy,
-    SendRequest, Sge,
+    Payload, Poller, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
+    RetryPolicy, SendRequest, Sge,
 };
 
 /// Longer than any retry policy used here takes on a slow machine.
@@ -60,19 +60,30 @@ pub(super) struct End {
     // Dropped first (DROP-1).
     pub(super) qp: Box<dyn QueuePair>,
     pub(super) cq: Arc<dyn CompletionQueue>,
+    pub(super) poller: Box<dyn Poller>,
     pub(super) region: Arc<dyn MemoryRegion>,
 }
 
 impl End {
     pub(super) fn new(device: &Arc<dyn Device>, shape: Shape) -> Self {
-        let cq = device
+        let (cq, poller) = device
             .create_completion_queue(4 * (shape.sends + shape.receives))
             .expect("a completion queue");
-        Self::on(device, shape, cq)
+        let (qp, region) = Self::queue_pair(device, shape, &cq);
+        Self {
+            qp,
+            cq,
+            poller,
+            region,
+        }
     }
 
-    /// An end on an existing completion queue, in INIT.
-    pub(super) fn on(device: &Arc<dyn Device>, shape: Shape, cq: Arc<dyn CompletionQueue>) -> Self {
+    /// A queue pair in INIT on an existing completion queue, and a region.
+    pub(super) fn queue_pair(
+        device: &Arc<dyn Device>,
+        shape: Shape,
+        cq: &Arc<dyn CompletionQueue>,
+    ) -> (Box<dyn QueuePair>, Arc<dyn MemoryRegion>) {
         let mut qp = device
             .create_queue_pair(&QueuePairInit {
                 send_cq: cq.clone(),
@@ -85,12 +96,11 @@ impl End {
             .expect("a queue pair");
         qp.to_init().expect("RESET to INIT");
         let region = device.register(LEN, Access::ALL).expect("a region");
-        Self { qp, cq, region }
+        (qp, region)
     }
 
     pub(super) fn connect(&mut self, peer: &End) {
-        self.qp.to_rtr(&peer.qp.address()).expect("INIT to RTR");
-        self.qp.to_rts().expect("RTR to RTS");
+        connect(&mut *self.qp, &*peer.qp);
     }
 
     pub(super) fn receives(&mut self, wr_ids: impl IntoIterator<Item = u64>) {
@@ -146,23 +156,12 @@ impl End {
     }
 
     /// The next `count` completions; fails if they do not come.
-    pub(super) fn poll(&self, count: usize) -> Vec<Completion> {
-        let mut all = Vec::new();
-        let end = Instant::now() + SOON;
-        while all.len() < count {
-            assert!(
-                Instant::now() < end,
-                "{} of {count} completions came: {all:?}",
-                all.len()
-            );
-            all.extend(self.take(count - all.len()));
-            std::thread::yield_now();
-        }
-        all
+    pub(super) fn poll(&mut self, count: usize) -> Vec<Completion> {
+        poll(&mut *self.poller, count)
     }
 
     /// The next `count` completions, which must be successful.
-    pub(super) fn succeed(&self, count: usize) -> Vec<Completion> {
+    pub(super) fn succeed(&mut self, count: usize) -> Vec<Completion> {
         let all = self.poll(count);
         for completion in &all {
             assert_eq!(
@@ -176,7 +175,7 @@ impl End {
     }
 
     /// The `wr_id` and status of the next `count` completions.
-    pub(super) fn outcomes(&self, count: usize) -> Vec<(u64, CompletionStatus)> {
+    pub(super) fn outcomes(&mut self, count: usize) -> Vec<(u64, CompletionStatus)> {
         self.poll(count)
             .iter()
             .map(|c| (c.wr_id, c.status))
@@ -184,15 +183,12 @@ impl End {
     }
 
     /// What is there now, at most `max`.
-    pub(super) fn take(&self, max: usize) -> Vec<Completion> {
-        let mut out = vec![Completion::EMPTY; max];
-        let count = self.cq.poll(&mut out).expect("poll");
-        out.truncate(count);
-        out
+    pub(super) fn take(&mut self, max: usize) -> Vec<Completion> {
+        take(&mut *self.poller, max)
     }
 
     /// Checks that nothing comes for a while.
-    pub(super) fn stays_silent(&self) {
+    pub(super) fn stays_silent(&mut self) {
         let end = Instant::now() + A_WHILE;
         while Instant::now() < end {
             let none = self.take(4);
@@ -222,6 +218,36 @@ impl End {
             .expect("inside the region");
         bytes
     }
+}
+
+/// Connects `qp`, in INIT, with the peer's.
+pub(super) fn connect(qp: &mut dyn QueuePair, peer: &dyn QueuePair) {
+    qp.to_rtr(&peer.address()).expect("INIT to RTR");
+    qp.to_rts().expect("RTR to RTS");
+}
+
+/// The next `count` completions; fails if they do not come.
+pub(super) fn poll(poller: &mut dyn Poller, count: usize) -> Vec<Completion> {
+    let mut all = Vec::new();
+    let end = Instant::now() + SOON;
+    while all.len() < count {
+        assert!(
+            Instant::now() < end,
+            "{} of {count} completions came: {all:?}",
+            all.len()
+        );
+        all.extend(take(poller, count - all.len()));
+        std::thread::yield_now();
+    }
+    all
+}
+
+/// What is there now, at most `max`.
+fn take(poller: &mut dyn Poller, max: usize) -> Vec<Completion> {
+    let mut out = vec![Completion::EMPTY; max];
+    let count = poller.poll(&mut out).expect("poll");
+    out.truncate(count);
+    out
 }
 
 /// `length` bytes that depend on `seed`.

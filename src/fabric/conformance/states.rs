@@ -23,7 +23,7 @@ fn refused_in(state: QueuePairState, result: Result<(), FabricError>) {
 }
 
 pub(super) fn a_queue_pair_goes_through_its_states_in_order(devices: &Devices) {
-    let cq = devices
+    let (cq, _) = devices
         .a
         .create_completion_queue(8)
         .expect("a completion queue");

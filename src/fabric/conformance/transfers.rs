@@ -10,7 +10,7 @@ const LENGTHS: [usize; 9] = [1, 7, 64, 255, 4095, 4096, 4097, 65_536, 200_003];
 const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
 
 pub(super) fn writes_arrive_whole_and_touch_nothing_else(devices: &Devices) {
-    let (mut a, b) = devices.pair();
+    let (mut a, mut b) = devices.pair();
     for (seed, length) in LENGTHS.into_iter().enumerate() {
         b.fill(0, &vec![0xee; length + 200]);
         let bytes = pattern(seed, length);
@@ -34,7 +34,7 @@ pub(super) fn writes_arrive_whole_and_touch_nothing_else(devices: &Devices) {
 }
 
 pub(super) fn reads_fetch_what_the_peer_has(devices: &Devices) {
-    let (mut a, b) = devices.pair();
+    let (mut a, mut b) = devices.pair();
     for (seed, length) in LENGTHS.into_iter().enumerate() {
         a.fill(0, &vec![0xee; length + 200]);
         let bytes = pattern(seed, length);

@@ -12,7 +12,7 @@ use super::pair::Pair;
 use super::plan::{Fault, Point};
 use super::staging::{Due, Staging};
 use crate::clock::later;
-use crate::fabric::{Completion, CompletionQueue, FabricError};
+use crate::fabric::{Completion, CompletionQueue, FabricError, Poller};
 
 /// Completions taken from the device at a time.
 const BATCH: usize = 32;
@@ -26,8 +26,10 @@ pub(super) struct FaultyCompletionQueue {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Of the device's own queue.
+    poller: Box<dyn Poller>,
     staging: Staging,
     /// Queue pairs that complete here, by number.
     pairs: HashMap<u32, Weak<Pair>>,
@@ -39,13 +41,20 @@ struct State {
 impl FaultyCompletionQueue {
     pub(super) fn new(
         inner: Arc<dyn CompletionQueue>,
+        poller: Box<dyn Poller>,
         core: Arc<Core>,
     ) -> Result<Self, FabricError> {
         Ok(Self {
             alarm: Alarm::new(&*inner)?,
             inner,
             core,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                poller,
+                staging: Staging::default(),
+                pairs: HashMap::new(),
+                is_armed: false,
+                has_failed: false,
+            }),
         })
     }
 
@@ -94,7 +103,7 @@ impl FaultyCompletionQueue {
     fn take_in(&self, state: &mut State, now: Instant) -> Result<(), FabricError> {
         let mut batch = [Completion::EMPTY; BATCH];
         loop {
-            let count = self.inner.poll(&mut batch)?;
+            let count = state.poller.poll(&mut batch)?;
             for completion in &batch[..count] {
                 self.take(state, *completion, now);
             }
@@ -176,19 +185,26 @@ impl State {
     }
 }
 
-impl CompletionQueue for FaultyCompletionQueue {
-    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError> {
-        let mut state = self.lock();
-        let looked = self.look(&mut state, out);
+/// Takes what is to be seen.
+#[derive(Debug)]
+pub(super) struct FaultyPoller(pub(super) Arc<FaultyCompletionQueue>);
+
+impl Poller for FaultyPoller {
+    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
+        let queue = &*self.0;
+        let mut state = queue.lock();
+        let looked = queue.look(&mut state, out);
         let now = Instant::now();
         // Also posts the receives that were withheld until now.
-        let next = self.next_look(&state, now);
+        let next = queue.next_look(&state, now);
         if state.is_armed {
-            self.alarm.set(next, now);
+            queue.alarm.set(next, now);
         }
         looked
     }
+}
 
+impl CompletionQueue for FaultyCompletionQueue {
     fn arm(&self) -> Result<(), FabricError> {
         let mut state = self.lock();
         self.inner.arm()?;

@@ -4,14 +4,14 @@ use std::any::Any;
 use std::io;
 use std::sync::Arc;
 
-use super::completion_queue::FaultyCompletionQueue;
+use super::completion_queue::{FaultyCompletionQueue, FaultyPoller};
 use super::controller::Core;
 use super::pair::Pair;
 use super::plan::Point;
 use super::queue_pair::FaultyQueuePair;
 use crate::fabric::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
-    QueuePair, QueuePairInit,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
+    PortAttributes, QueuePair, QueuePairInit,
 };
 
 /// See [`Faults::wrap`](super::Faults::wrap). Regions are those of the device itself.
@@ -79,11 +79,15 @@ impl Device for FaultyDevice {
         self.inner.register_too(region, access)
     }
 
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
-        let inner = self.inner.create_completion_queue(depth)?;
-        let queue = Arc::new(FaultyCompletionQueue::new(inner, self.core.clone())?);
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+        let (inner, poller) = self.inner.create_completion_queue(depth)?;
+        let core = self.core.clone();
+        let queue = Arc::new(FaultyCompletionQueue::new(inner, poller, core)?);
         self.core.add_queue(&queue);
-        Ok(queue)
+        Ok((queue.clone(), Box::new(FaultyPoller(queue))))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {

@@ -11,8 +11,8 @@ use crate::fabric::conformance::CASES;
 use crate::fabric::shm::ShmDevice;
 use crate::fabric::{
     Access, Completion, CompletionQueue, CompletionStatus, Device, FabricError, Opcode, Operation,
-    Payload, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy,
-    SendRequest,
+    Payload, Poller, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
+    RetryPolicy, SendRequest,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -68,20 +68,26 @@ fn only_one_of_two_devices_under_faults_conforms_with_the_other() {
 struct End {
     qp: Box<dyn QueuePair>,
     cq: Arc<dyn CompletionQueue>,
+    /// Of the queue, unless another end has it.
+    poller: Option<Box<dyn Poller>>,
 }
 
 impl End {
-    fn on(device: &Arc<dyn Device>, cq: Arc<dyn CompletionQueue>) -> Self {
+    fn on(
+        device: &Arc<dyn Device>,
+        cq: Arc<dyn CompletionQueue>,
+        poller: Option<Box<dyn Poller>>,
+    ) -> Self {
         let mut qp = device.create_queue_pair(&init(&cq)).expect("a queue pair");
         qp.to_init().expect("RESET to INIT");
-        Self { qp, cq }
+        Self { qp, cq, poller }
     }
 
     fn new(device: &Arc<dyn Device>) -> Self {
-        let cq = device
+        let (cq, poller) = device
             .create_completion_queue(4 * DEPTH)
             .expect("a completion queue");
-        Self::on(device, cq)
+        Self::on(device, cq, Some(poller))
     }
 
     fn connect(&mut self, peer: &End) {
@@ -112,13 +118,17 @@ impl End {
             .expect("post_send");
     }
 
-    fn look(&self) -> Vec<Completion> {
+    fn poller(&mut self) -> &mut dyn Poller {
+        &mut **self.poller.as_mut().expect("it is not another's")
+    }
+
+    fn look(&mut self) -> Vec<Completion> {
         let mut batch = [Completion::EMPTY; 16];
-        let count = self.cq.poll(&mut batch).expect("poll");
+        let count = self.poller().poll(&mut batch).expect("poll");
         batch[..count].to_vec()
     }
 
-    fn take(&self, count: usize) -> Vec<Completion> {
+    fn take(&mut self, count: usize) -> Vec<Completion> {
         let (mut all, end) = (Vec::new(), Instant::now() + SOON);
         while all.len() < count {
             assert!(Instant::now() < end, "{} of {count} came", all.len());
@@ -128,13 +138,13 @@ impl End {
         all
     }
 
-    fn outcomes(&self, count: usize) -> Vec<(u64, CompletionStatus)> {
+    fn outcomes(&mut self, count: usize) -> Vec<(u64, CompletionStatus)> {
         let all = self.take(count);
         all.iter().map(|c| (c.wr_id, c.status)).collect()
     }
 
     /// Sleeps until there is something, as the channel does.
-    fn sleep_until_one_comes(&self) -> Completion {
+    fn sleep_until_one_comes(&mut self) -> Completion {
         let end = Instant::now() + SOON;
         loop {
             self.cq.arm().expect("arm");
@@ -183,10 +193,13 @@ fn queue_pairs_overtake_one_another_and_each_stays_in_order() {
         .with(Fault::Delayed(Duration::from_millis(1)).chance(0.1));
     let faults = Faults::new(plan);
     let (device, plain) = (faults.wrap(open()), open());
-    let cq = device
+    let (cq, poller) = device
         .create_completion_queue(2 * DEPTH * PAIRS as u32)
         .expect("a completion queue");
-    let mut servers: Vec<_> = (0..PAIRS).map(|_| End::on(&device, cq.clone())).collect();
+    let mut poller = Some(poller);
+    let mut servers: Vec<_> = (0..PAIRS)
+        .map(|_| End::on(&device, cq.clone(), poller.take()))
+        .collect();
     let mut clients: Vec<_> = (0..PAIRS).map(|_| End::new(&plain)).collect();
     for (server, client) in servers.iter_mut().zip(&mut clients) {
         server.receives(32);
@@ -214,7 +227,7 @@ fn queue_pairs_overtake_one_another_and_each_stays_in_order() {
 #[test]
 fn a_completion_that_fails_ends_its_queue_pair_and_flushes_the_rest() {
     let failure = CompletionStatus::RetryExceeded;
-    let (faults, mut a, b) = pair(Plan::new().with(Fault::CompletionFails(failure).nth(1)));
+    let (faults, mut a, mut b) = pair(Plan::new().with(Fault::CompletionFails(failure).nth(1)));
     a.receives(2);
     for number in 0..3 {
         a.ring(number);
@@ -238,7 +251,7 @@ fn a_completion_that_fails_ends_its_queue_pair_and_flushes_the_rest() {
 fn a_send_that_fails_is_not_executed_and_nothing_after_it_is() {
     let failure = CompletionStatus::RnrRetryExceeded;
     let plan = Plan::new().with(Fault::SendFails(failure).nth(2).of(Opcode::Write));
-    let (faults, mut a, b) = pair(plan);
+    let (faults, mut a, mut b) = pair(plan);
     a.ring(0);
     a.ring(1);
     let mut outcomes = a.outcomes(2);
@@ -261,7 +274,7 @@ fn a_send_that_fails_is_not_executed_and_nothing_after_it_is() {
 
 #[test]
 fn a_lost_peer_is_lost_at_both_ends() {
-    let (faults, mut a, b) = pair(Plan::new().with(Fault::PeerLost.nth(1).on(0)));
+    let (faults, mut a, mut b) = pair(Plan::new().with(Fault::PeerLost.nth(1).on(0)));
     a.ring(0);
     a.ring(1);
     assert_eq!(a.outcomes(2)[1], (1, CompletionStatus::Flushed));
@@ -271,7 +284,7 @@ fn a_lost_peer_is_lost_at_both_ends() {
     );
     assert_eq!(faults.account().lost_peers, 1);
 
-    let (faults, a, b) = pair(Plan::new());
+    let (faults, a, mut b) = pair(Plan::new());
     faults.lose_peers();
     assert_eq!(a.qp.state(), QueuePairState::Error);
     assert!(
@@ -295,7 +308,7 @@ fn refusals_come_from_the_verb_and_change_nothing() {
         .with(Fault::ReceiveQueueFull.nth(3))
         .with(Fault::RegistrationRefused.nth(0))
         .with(Fault::QueuePairRefused.nth(1));
-    let (faults, mut a, b) = pair(plan);
+    let (faults, mut a, mut b) = pair(plan);
     let message = Operation::WriteWithImm(7);
     let full = a.try_send(7, message).expect_err("planned");
     assert!(matches!(
@@ -331,7 +344,7 @@ fn refusals_come_from_the_verb_and_change_nothing() {
         matches!(error, FabricError::MemoryLock { needed: 64, .. }),
         "{error:?}"
     );
-    let cq = device
+    let (cq, _) = device
         .create_completion_queue(8)
         .expect("a completion queue");
     let error = device.create_queue_pair(&init(&cq)).expect_err("planned");
@@ -348,7 +361,7 @@ fn the_queue_of_another_device_is_foreign_wrapped_or_not() {
         b.create_completion_queue(8),
         open().create_completion_queue(8),
     ] {
-        let queue = queue.expect("a completion queue");
+        let (queue, _) = queue.expect("a completion queue");
         let error = a.create_queue_pair(&init(&queue)).expect_err("foreign");
         assert!(matches!(error, FabricError::Foreign { .. }), "{error:?}");
     }
@@ -423,10 +436,10 @@ fn a_queue_that_fails_says_so_from_then_on_and_takes_its_queue_pairs_along() {
     a.ring(0);
     let mut batch = [Completion::EMPTY; 4];
     let end = Instant::now() + SOON;
-    while a.cq.poll(&mut batch).is_ok() {
+    while a.poller().poll(&mut batch).is_ok() {
         assert!(Instant::now() < end, "it does not fail");
     }
-    assert!(a.cq.poll(&mut batch).is_err());
+    assert!(a.poller().poll(&mut batch).is_err());
     assert_eq!(a.qp.state(), QueuePairState::Error);
     assert_eq!(faults.account().failed_queues, 1);
 }
@@ -449,10 +462,11 @@ fn drop_1_a_queue_pair_is_drained_as_it_is_dropped_whoever_polls_its_queue_meanw
             b.ring(number);
         }
         let cq = a.cq.clone();
+        let mut poll = a.poller.take().expect("it is there");
         let poller = thread::spawn(move || {
             let mut batch = [Completion::EMPTY; 1];
-            while Arc::strong_count(&cq) > 1 {
-                cq.poll(&mut batch).expect("poll");
+            while Arc::strong_count(&cq) > 2 {
+                poll.poll(&mut batch).expect("poll");
             }
         });
         drop(a);

@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::receive_ring::Bell;
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
-use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
+use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, Poller, eventfd};
 
 /// A completion queue: completions of our own sends, and the receive queues that peers write into, which are
 /// looked at directly.
@@ -19,12 +19,25 @@ pub(super) struct ShmCompletionQueue {
     page: OwnedFd,
     bell: View<Bell>,
     entries: Mutex<Entries>,
+    /// Counts changes of the receivers.
+    version: AtomicU32,
+    has_sent: AtomicBool,
 }
 
+/// What the poller takes from.
 #[derive(Debug, Default)]
 struct Entries {
     sent: VecDeque<Sent>,
     receivers: Vec<Arc<Receiver>>,
+}
+
+/// Takes what completes.
+#[derive(Debug)]
+pub(super) struct ShmPoller {
+    queue: Arc<ShmCompletionQueue>,
+    /// The receivers as they were when the queue had this version.
+    receivers: Vec<Arc<Receiver>>,
+    version: u32,
     /// Which receiver is looked at first the next time.
     turn: usize,
 }
@@ -52,6 +65,8 @@ impl ShmCompletionQueue {
             page,
             bell: bell_in(segment).expect("the page was made so"),
             entries: Mutex::default(),
+            version: AtomicU32::new(0),
+            has_sent: AtomicBool::new(false),
         })
     }
 
@@ -67,7 +82,9 @@ impl ShmCompletionQueue {
 
     /// Looks at this receive queue, too, from now on.
     pub(super) fn attach(&self, receiver: Arc<Receiver>) {
-        self.lock().receivers.push(receiver);
+        let mut entries = self.lock();
+        entries.receivers.push(receiver);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     /// Forgets a receive queue.
@@ -76,12 +93,15 @@ impl ShmCompletionQueue {
         entries
             .receivers
             .retain(|receiver| receiver.number() != number);
-        entries.turn = 0;
+        self.version.fetch_add(1, Ordering::Release);
     }
 
     pub(super) fn push(&self, sent: Sent) {
         let is_failure = !sent.completion.status.is_success();
-        self.lock().sent.push_back(sent);
+        let mut entries = self.lock();
+        entries.sent.push_back(sent);
+        self.has_sent.store(true, Ordering::Release);
+        drop(entries);
         self.ring(is_failure);
     }
 
@@ -102,19 +122,55 @@ impl ShmCompletionQueue {
     }
 }
 
-impl CompletionQueue for ShmCompletionQueue {
-    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError> {
-        let mut entries = self.lock();
-        let entries = &mut *entries;
-        let mut count = 0;
-        while count < out.len()
-            && let Some(sent) = entries.sent.pop_front()
-        {
-            sent.retired.fetch_add(sent.retires, Ordering::Relaxed);
-            out[count] = sent.completion;
-            count += 1;
+impl ShmPoller {
+    pub(super) fn new(queue: Arc<ShmCompletionQueue>) -> Self {
+        Self {
+            queue,
+            receivers: Vec::new(),
+            version: 0,
+            turn: 0,
         }
-        let (later, first) = entries.receivers.split_at(entries.turn);
+    }
+
+    /// Whether receivers have come or gone since they were looked at.
+    fn is_outdated(&self) -> bool {
+        self.queue.version.load(Ordering::Acquire) != self.version
+    }
+
+    #[cold]
+    fn update(&mut self) {
+        let entries = self.queue.lock();
+        self.version = self.queue.version.load(Ordering::Relaxed);
+        self.receivers.clone_from(&entries.receivers);
+        self.turn = 0;
+    }
+
+    /// Moves completions of sends to the front of `out`; the number of them.
+    #[cold]
+    fn take_sent(&self, out: &mut [Completion]) -> usize {
+        let mut entries = self.queue.lock();
+        let count = out.len().min(entries.sent.len());
+        for (completion, sent) in out.iter_mut().zip(entries.sent.drain(..count)) {
+            sent.retired.fetch_add(sent.retires, Ordering::Relaxed);
+            *completion = sent.completion;
+        }
+        self.queue
+            .has_sent
+            .store(!entries.sent.is_empty(), Ordering::Relaxed);
+        count
+    }
+}
+
+impl Poller for ShmPoller {
+    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
+        if self.is_outdated() {
+            self.update();
+        }
+        let mut count = 0;
+        if self.queue.has_sent.load(Ordering::Acquire) {
+            count = self.take_sent(out);
+        }
+        let (later, first) = self.receivers.split_at(self.turn);
         for (step, receiver) in first.iter().chain(later).enumerate() {
             if receiver.is_quiet() {
                 continue;
@@ -122,7 +178,7 @@ impl CompletionQueue for ShmCompletionQueue {
             count += receiver.poll(&mut out[count..]);
             if count == out.len() {
                 // The one that filled it comes last the next time, so that none starves.
-                entries.turn = (entries.turn + step + 1) % entries.receivers.len();
+                self.turn = (self.turn + step + 1) % self.receivers.len();
                 break;
             }
         }
@@ -130,10 +186,13 @@ impl CompletionQueue for ShmCompletionQueue {
     }
 
     fn is_quiet(&self) -> bool {
-        let entries = self.lock();
-        entries.sent.is_empty() && entries.receivers.iter().all(|receiver| receiver.is_quiet())
+        !self.is_outdated()
+            && !self.queue.has_sent.load(Ordering::Acquire)
+            && self.receivers.iter().all(|receiver| receiver.is_quiet())
     }
+}
 
+impl CompletionQueue for ShmCompletionQueue {
     fn arm(&self) -> Result<(), FabricError> {
         self.bell().arm();
         Ok(())

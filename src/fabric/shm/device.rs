@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::completion_queue::ShmCompletionQueue;
+use super::completion_queue::{ShmCompletionQueue, ShmPoller};
 use super::connection::Connection;
 use super::queue_pair::ShmQueuePair;
 use super::region::ShmRegion;
@@ -10,7 +10,7 @@ use super::sender::MAX_MESSAGE;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    PortAttributes, QueuePair, QueuePairInit,
+    Poller, PortAttributes, QueuePair, QueuePairInit,
 };
 
 /// Name of every shm device.
@@ -132,15 +132,17 @@ impl Device for ShmDevice {
         )?))
     }
 
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
         check(
             "the depth of a completion queue",
             depth.into(),
             LIMITS.max_cqe.into(),
         )?;
-        Ok(Arc::new(ShmCompletionQueue::create(
-            self.worker.core().gid(),
-        )?))
+        let queue = Arc::new(ShmCompletionQueue::create(self.worker.core().gid())?);
+        Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {

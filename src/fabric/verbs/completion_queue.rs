@@ -15,7 +15,7 @@ use rustix::event::epoll;
 use super::book::{Book, Owner, WorkNumber};
 use super::context::Context;
 use super::diagnosis::{check, failed, last_failed};
-use crate::fabric::{Completion, CompletionQueue, CompletionStatus, FabricError, Opcode};
+use crate::fabric::{Completion, CompletionQueue, CompletionStatus, FabricError, Opcode, Poller};
 
 const BATCH: usize = 16;
 
@@ -189,15 +189,20 @@ fn join(channel: &Channel, context: &Context) -> rustix::io::Result<OwnedFd> {
     Ok(joined)
 }
 
-impl CompletionQueue for VerbsCompletionQueue {
-    fn poll(&self, out: &mut [Completion]) -> Result<usize, FabricError> {
+/// Takes what completes.
+#[derive(Debug)]
+pub(super) struct VerbsPoller(pub(super) Arc<VerbsCompletionQueue>);
+
+impl Poller for VerbsPoller {
+    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
+        let queue = &*self.0;
         let mut filled = 0;
         while filled < out.len() {
             let mut batch = [ibv_wc::default(); BATCH];
             let wanted = BATCH.min(out.len() - filled);
-            let count = self.poll_raw(&mut batch[..wanted])?;
+            let count = queue.poll_raw(&mut batch[..wanted])?;
             if count > 0 {
-                let register = self.register();
+                let register = queue.register();
                 for entry in &batch[..count] {
                     if let Some(completion) = completion(&register, entry) {
                         out[filled] = completion;
@@ -209,7 +214,7 @@ impl CompletionQueue for VerbsCompletionQueue {
                 break;
             }
         }
-        if filled == 0 && self.failed.load(Ordering::Acquire) {
+        if filled == 0 && queue.failed.load(Ordering::Acquire) {
             return Err(failed(
                 "ibv_poll_cq",
                 "the completion queue has failed: overrun, or the device is gone",
@@ -218,7 +223,9 @@ impl CompletionQueue for VerbsCompletionQueue {
         }
         Ok(filled)
     }
+}
 
+impl CompletionQueue for VerbsCompletionQueue {
     fn arm(&self) -> Result<(), FabricError> {
         // SAFETY: the queue is alive, and its context's table has this entry.
         let armed = unsafe {

@@ -7,15 +7,15 @@ use ibverbs_sys::{ibv_device_attr, ibv_port_state, ibv_query_device};
 
 use super::address::{Address, port_attributes, query_port};
 use super::book::Book;
-use super::completion_queue::VerbsCompletionQueue;
+use super::completion_queue::{VerbsCompletionQueue, VerbsPoller};
 use super::context::Context;
 use super::diagnosis::check;
 use super::memory_region::VerbsRegion;
 use super::protection_domain::ProtectionDomain;
 use super::queue_pair::{Limits, VerbsQueuePair, granted_inline};
 use crate::fabric::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
-    QueuePair, QueuePairInit,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
+    PortAttributes, QueuePair, QueuePairInit,
 };
 
 /// One port of an RDMA device, with a protection domain.
@@ -159,9 +159,13 @@ impl Device for VerbsDevice {
         )?))
     }
 
-    fn create_completion_queue(&self, depth: u32) -> Result<Arc<dyn CompletionQueue>, FabricError> {
+    fn create_completion_queue(
+        &self,
+        depth: u32,
+    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
         self.limit("depth", depth.into(), self.limits.max_cqe.into())?;
-        Ok(Arc::new(VerbsCompletionQueue::new(self.context(), depth)?))
+        let queue = Arc::new(VerbsCompletionQueue::new(self.context(), depth)?);
+        Ok((queue.clone(), Box::new(VerbsPoller(queue))))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
