@@ -46,7 +46,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let started = Instant::now();
         count_words(&cache, text).await?;
         let way = if cache.is_local() {
-            "past the fabric"
+            "within its process"
         } else {
             "over the fabric"
         };

@@ -154,7 +154,23 @@ pub mod __private {
     pub use futures_util::StreamExt;
 }
 
-/// The program in the README compiles and runs.
+/// The programs in the README and in the book compile and run.
 #[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct Readme;
+mod documents {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../docs/getting-started.md")]
+    struct GettingStarted;
+    #[doc = include_str!("../../docs/services.md")]
+    struct Services;
+    #[doc = include_str!("../../docs/calling.md")]
+    struct Calling;
+    #[doc = include_str!("../../docs/supervision.md")]
+    struct Supervision;
+    #[doc = include_str!("../../docs/recipes.md")]
+    struct Recipes;
+    #[doc = include_str!("../../docs/testing.md")]
+    struct Testing;
+    #[doc = include_str!("../../docs/migration.md")]
+    struct Migration;
+}

@@ -22,13 +22,17 @@ const OURS: [RGBColor; 3] = [
     RGBColor(90, 155, 220),
     RGBColor(160, 200, 240),
 ];
-const PEERS: [RGBColor; 6] = [
+/// As many as there are peers, so that no two lines share a color.
+const PEERS: [RGBColor; 9] = [
     RGBColor(200, 110, 30),
     RGBColor(120, 140, 60),
     RGBColor(150, 90, 140),
     RGBColor(190, 150, 60),
     RGBColor(170, 80, 80),
     RGBColor(80, 130, 125),
+    RGBColor(210, 60, 110),
+    RGBColor(110, 90, 200),
+    RGBColor(40, 150, 60),
 ];
 
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! Pictures of what the suite has measured, as SVG.
 //!
-//!     cargo bench --bench echo -- --csv benches/plots/echo.csv
+//!     cargo bench --bench echo -- --csv docs/plots/echo.csv
 //!     cargo bench --bench plot [-- --peers FILE]
 //!
 //! `latency.svg`: time against size, with the limits of the machine and the peers. `throughput.svg`: calls a second against
@@ -30,13 +30,13 @@ use support::{Result, ended};
 #[derive(Parser)]
 struct Args {
     /// Figures of the suite
-    #[arg(long, value_name = "FILE", default_value = "benches/plots/echo.csv")]
+    #[arg(long, value_name = "FILE", default_value = "docs/plots/echo.csv")]
     csv: PathBuf,
     /// Figures of peers: peer,size,inflight,p50_us,p99_us,calls_per_s
     #[arg(long, value_name = "FILE")]
     peers: Option<PathBuf>,
     /// Where the pictures go
-    #[arg(long, value_name = "DIR", default_value = "benches/plots")]
+    #[arg(long, value_name = "DIR", default_value = "docs/plots")]
     out: PathBuf,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
