@@ -3,10 +3,10 @@
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
-use super::caller::CallId;
-use super::client::Landed;
+use super::core::caller::CallId;
+use super::core::slot::ReplyMeta;
 use super::lend::{Lent, Loan, Ring};
-use super::{Block, CallError, ClientChannel};
+use super::{Block, CallError, ClientChannel, Profile};
 use crate::wire::{DecodeError, Fault};
 
 /// An answer: lent from the ring, whose credit goes back when this is dropped, or from this process.
@@ -28,7 +28,7 @@ struct RingAnswer<'a> {
     loan: Option<Loan<'a>>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
-    landed: Landed,
+    reply: ReplyMeta,
 }
 
 impl<'a> RingAnswer<'a> {
@@ -37,7 +37,7 @@ impl<'a> RingAnswer<'a> {
         channel: &'a Arc<ClientChannel>,
         id: CallId,
         slot: u16,
-        landed: Landed,
+        reply: ReplyMeta,
     ) -> Result<Self, CallError> {
         let mut answer = Self {
             channel,
@@ -45,21 +45,29 @@ impl<'a> RingAnswer<'a> {
             slot,
             loan: Some(channel.lend_answer(slot)),
             outside: None,
-            landed,
+            reply,
         };
-        if landed.is_outside {
+        if reply.is_outside {
             answer.outside = channel.take_read(slot)?;
         }
         Ok(answer)
     }
 
     #[inline]
-    fn payload(&self) -> &[u8] {
-        match (&self.outside, &self.loan) {
+    fn view(&self) -> AnswerView<'_> {
+        let payload: &[u8] = match (&self.outside, &self.loan) {
             (Some(block), _) => block,
-            (None, Some(loan)) => &loan[self.landed.payload()],
+            (None, Some(loan)) => &loan[self.reply.payload()],
             (None, None) => &[],
-        }
+        };
+        let content = if self.reply.is_exception {
+            Content::Exception(self.channel.profile())
+        } else if self.reply.is_end {
+            Content::End
+        } else {
+            Content::Result
+        };
+        AnswerView { payload, content }
     }
 
     fn keep(mut self) -> Kept {
@@ -73,7 +81,7 @@ impl<'a> RingAnswer<'a> {
             id: self.id,
             slot: self.slot,
             loan: self.channel.lend_answer_shared(self.slot),
-            payload: self.landed.payload(),
+            payload: self.reply.payload(),
         };
         // It goes on as the owner of the slot.
         std::mem::forget(self);
@@ -93,14 +101,39 @@ impl<'a> Answer<'a> {
         channel: &'a Arc<ClientChannel>,
         id: CallId,
         slot: u16,
-        landed: Landed,
+        reply: ReplyMeta,
     ) -> Result<Self, CallError> {
-        let answer = RingAnswer::read(channel, id, slot, landed)?;
+        let answer = RingAnswer::read(channel, id, slot, reply)?;
         Ok(Self(Source::Ring(answer)))
+    }
+
+    /// Has `read` look at the answer, whose credit goes back then.
+    #[inline]
+    pub(super) fn read_with<T>(
+        channel: &'a Arc<ClientChannel>,
+        id: CallId,
+        slot: u16,
+        reply: ReplyMeta,
+        read: impl FnOnce(AnswerView<'_>) -> T,
+    ) -> Result<T, CallError> {
+        let answer = RingAnswer::read(channel, id, slot, reply)?;
+        Ok(read(answer.view()))
     }
 
     pub(super) fn local(outcome: Result<Option<Vec<u8>>, Fault>) -> Self {
         Self(Source::Here(outcome))
+    }
+
+    /// The answer, to be looked at.
+    #[inline]
+    pub fn view(&self) -> AnswerView<'_> {
+        let (payload, content) = match &self.0 {
+            Source::Ring(answer) => return answer.view(),
+            Source::Here(Ok(Some(bytes))) => (&bytes[..], Content::Result),
+            Source::Here(Ok(None)) => (&[][..], Content::End),
+            Source::Here(Err(fault)) => (&[][..], Content::Fault(fault)),
+        };
+        AnswerView { payload, content }
     }
 
     /// The failure of the call, if it has one instead of a result.
@@ -108,32 +141,18 @@ impl<'a> Answer<'a> {
     /// # Errors
     /// It does not decode.
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
-        match &self.0 {
-            Source::Ring(answer) if answer.landed.is_exception => {
-                let profile = answer.channel.profile();
-                profile.decode_fault(answer.payload()).map(Some)
-            }
-            Source::Here(Err(fault)) => Ok(Some(fault.clone())),
-            Source::Ring(_) | Source::Here(Ok(_)) => Ok(None),
-        }
+        self.view().fault()
     }
 
     /// Whether the stream that was asked for an item has no more.
     pub fn is_end(&self) -> bool {
-        match &self.0 {
-            Source::Ring(answer) => answer.landed.is_end,
-            Source::Here(outcome) => matches!(outcome, Ok(None)),
-        }
+        self.view().is_end()
     }
 
     /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        match &self.0 {
-            Source::Ring(answer) => answer.payload(),
-            Source::Here(Ok(Some(bytes))) => bytes,
-            Source::Here(Ok(None) | Err(_)) => &[],
-        }
+        self.view().payload()
     }
 
     /// Keeps the payload where it is, without the borrow of the call.
@@ -142,6 +161,49 @@ impl<'a> Answer<'a> {
             Source::Ring(answer) => answer.keep(),
             Source::Here(outcome) => Kept::Here(outcome.ok().flatten().unwrap_or_default()),
         })
+    }
+}
+
+/// An answer, looked at where its bytes lie.
+#[derive(Debug, Clone, Copy)]
+pub struct AnswerView<'a> {
+    payload: &'a [u8],
+    content: Content<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Content<'a> {
+    Result,
+    /// The payload is a failure.
+    Exception(Profile),
+    Fault(&'a Fault),
+    End,
+}
+
+impl<'a> AnswerView<'a> {
+    /// The failure of the call, if it has one instead of a result.
+    ///
+    /// # Errors
+    /// It does not decode.
+    #[inline]
+    pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
+        match self.content {
+            Content::Result | Content::End => Ok(None),
+            Content::Exception(profile) => profile.decode_fault(self.payload).map(Some),
+            Content::Fault(fault) => Ok(Some(fault.clone())),
+        }
+    }
+
+    /// Whether the stream that was asked for an item has no more.
+    #[inline]
+    pub fn is_end(&self) -> bool {
+        matches!(self.content, Content::End)
+    }
+
+    /// The payload.
+    #[inline]
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
     }
 }
 

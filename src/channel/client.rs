@@ -3,257 +3,71 @@
 //! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when waiters go to
 //! sleep does a small task, the [pump](super::pump), sleep on the queue's file descriptor for all of them.
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use super::bulk::Bulk;
-use super::caller::{CallId, CallState, Caller, Credits, Placed, Received};
-use super::lanes::{Lanes, LanesInit, Outgoing};
+use super::bulk::{Bulk, Remote, Transfer};
+use super::core::caller::{
+    CallId, CallState, Caller, Granted, Placed, Prepared, PreparedPayload, Received,
+};
+use super::core::slot::ReplyMeta;
+use super::lanes::{Lanes, Outgoing};
 use super::lend::{Lent, Loan, RemoteRing, Ring};
 use super::pump::{Pump, Pumped};
-use super::rendezvous::Rendezvous;
 use super::wake::wake_all;
 use super::work_id::WorkId;
 use super::{
-    Answer, Block, CallError, ConnectError, Endpoint, Geometry, LossCause, Memory, MemoryError,
-    Parker, Profile, QueuePairInfo, RingAddress, Violation, Violations,
+    Block, CallError, Credits, Geometry, LossCause, Memory, MemoryError, PendingCall, Profile,
+    ToldCall, Violation, Violations,
 };
-use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
+use crate::fabric::{Completion, CompletionQueue, Poller};
 use crate::wire::{
     EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
 };
 
-const BATCH: usize = 16;
-/// Names a client's queue pairs before they have been connected anew.
-const OWNER: u64 = 0;
-
-/// The calling end before the peer's is known.
-#[derive(Debug)]
-pub struct Dialer {
-    lanes: Lanes,
-    cq: Arc<dyn CompletionQueue>,
-    poller: Box<dyn Poller>,
-    /// With a native peer.
-    rendezvous: Option<(Rendezvous<CallId>, Arc<Memory>)>,
-    sends: Ring,
-    replies: Ring,
-    geometry: Geometry,
-    profile: Profile,
-    /// How often the queue pairs have been connected.
-    reached: u64,
-}
-
-impl Dialer {
-    /// Creates queue pairs and rings, ready to receive, for a native peer. Payloads beyond a slot go to `memory`.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn new(
-        memory: &Arc<Memory>,
-        geometry: Geometry,
-        retry: RetryPolicy,
-    ) -> Result<Self, ConnectError> {
-        let device = &**memory.device();
-        let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
-        let bulk = Bulk::new(device, &dialer.cq, OWNER, retry)?;
-        let rendezvous = Rendezvous::new(bulk);
-        dialer.rendezvous = Some((rendezvous, memory.clone()));
-        Ok(dialer)
-    }
-
-    /// The same for a DLSlime peer, with any number of queue pairs.
-    ///
-    /// # Errors
-    /// The number is 0 or more than 64, or the device refuses.
-    pub fn compatible(
-        device: &dyn Device,
-        geometry: Geometry,
-        retry: RetryPolicy,
-        queue_pairs: usize,
-    ) -> Result<Self, ConnectError> {
-        Self::create(device, geometry, retry, queue_pairs, Profile::Compatible)
-    }
-
-    fn create(
-        device: &dyn Device,
-        geometry: Geometry,
-        retry: RetryPolicy,
-        queue_pairs: usize,
-        profile: Profile,
-    ) -> Result<Self, ConnectError> {
-        let slots = geometry.slots() as u32;
-        // A request, a cancel and a release for each slot; twice that, so that signalling every half queue is enough.
-        let sends = 6 * slots;
-        let receives = match profile {
-            Profile::Native => slots,
-            // A DLSlime peer may call us where we call it. It should not; but what it sends has to arrive.
-            Profile::Compatible => 2 * slots,
-        };
-        let entries =
-            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
-        let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
-        let lanes = Lanes::new(
-            device,
-            &LanesInit {
-                cq: cq.clone(),
-                count: queue_pairs,
-                sends,
-                receives,
-                owner: OWNER,
-                retry,
-            },
-        )?;
-        Ok(Self {
-            lanes,
-            cq,
-            poller,
-            rendezvous: None,
-            sends: Ring::send(device, geometry)?,
-            replies: Ring::receive(device, geometry)?,
-            geometry,
-            profile,
-            reached: 0,
-        })
-    }
-
-    /// What a native peer must be told.
-    pub fn endpoint(&self) -> Endpoint {
-        let qp = self.lanes.addresses()[0];
-        let rendezvous = self.rendezvous.as_ref();
-        Endpoint {
-            qp,
-            bulk: rendezvous.map_or(qp, |(rendezvous, _)| rendezvous.address()),
-            ring: self.ring(),
-            geometry: self.geometry,
-        }
-    }
-
-    /// The queue pairs that a DLSlime peer must be told.
-    pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
-        self.lanes.addresses()
-    }
-
-    /// The ring that a DLSlime peer must be told.
-    pub fn ring(&self) -> RingAddress {
-        RingAddress::of(self.replies.region(), self.geometry)
-    }
-
-    /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
-    ///
-    /// # Errors
-    /// Their number is not ours, their addresses are not acceptable, or the device refuses.
-    pub fn reach(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
-        if self.reached > 0 {
-            self.lanes.reset(self.reached)?;
-        }
-        self.reached += 1;
-        self.lanes.connect(theirs)
-    }
-
-    /// Connects to a native peer's end, which must be ready to receive.
-    ///
-    /// # Errors
-    /// The peer's endpoint is not acceptable, or the device refuses.
-    pub fn connect(
-        mut self,
-        peer: &str,
-        theirs: &Endpoint,
-        waiting: Patience,
-    ) -> Result<Arc<ClientChannel>, ConnectError> {
-        let remote = theirs.remote_ring(self.geometry)?;
-        self.reach(&[theirs.qp])?;
-        if let Some((rendezvous, _)) = &mut self.rendezvous {
-            rendezvous.connect(theirs.bulk)?;
-        }
-        Ok(self.open(peer, remote, waiting))
-    }
-
-    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and whose mailbox
-    /// is `ring`.
-    ///
-    /// # Errors
-    /// The mailbox does not fit our geometry.
-    pub fn connect_compatible(
-        self,
-        peer: &str,
-        ring: &RingAddress,
-        waiting: Patience,
-    ) -> Result<Arc<ClientChannel>, ConnectError> {
-        let remote = ring.compatible_ring(self.geometry)?;
-        Ok(self.open(peer, remote, waiting))
-    }
-
-    fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
-        // A slot must exist at both ends.
-        let slots = self.geometry.slots().min(remote.geometry.slots());
-        let (rendezvous, memory) = self.rendezvous.unzip();
-        let closing = Arc::<Notify>::default();
-        Arc::new(ClientChannel {
-            core: Mutex::new(Core {
-                lanes: self.lanes,
-                poller: self.poller,
-                rendezvous,
-                offers: Vec::new(),
-                landed: vec![Landed::default(); slots].into(),
-                read: HashMap::new(),
-                releases: VecDeque::new(),
-                caller: Caller::new(slots),
-                remote,
-                wakers: vec![None; slots].into(),
-                waiting: HashMap::new(),
-                told: HashMap::new(),
-                ready: Vec::new(),
-                failures: Vec::new(),
-                violations: Violations::default(),
-                cause: None,
-                closing: closing.clone(),
-                batch: Box::new([Completion::EMPTY; BATCH]),
-            }),
-            cq: self.cq,
-            memory,
-            sends: self.sends,
-            replies: Arc::new(self.replies),
-            geometry: self.geometry,
-            profile: self.profile,
-            peer: peer.to_owned(),
-            created: Instant::now(),
-            waiting,
-            listener: OnceLock::new(),
-            pump: Pump::default(),
-            closing,
-        })
-    }
-}
+pub(super) const BATCH: usize = 16;
 
 /// The calling end of a connected channel.
 #[derive(Debug)]
 pub struct ClientChannel {
     // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
-    core: Mutex<Core>,
-    cq: Arc<dyn CompletionQueue>,
+    pub(super) core: Mutex<Core>,
+    pub(super) cq: Arc<dyn CompletionQueue>,
     /// For payloads beyond a slot.
-    memory: Option<Arc<Memory>>,
-    sends: Ring,
-    replies: Arc<Ring>,
-    geometry: Geometry,
-    profile: Profile,
-    peer: String,
-    created: Instant,
-    waiting: Patience,
-    listener: OnceLock<Listener>,
-    pump: Pump,
-    closing: Arc<Notify>,
+    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) sends: Ring,
+    pub(super) replies: Arc<Ring>,
+    pub(super) geometry: Geometry,
+    pub(super) profile: Profile,
+    pub(super) peer: String,
+    pub(super) waiting: Patience,
+    pub(super) listener: OnceLock<Listener>,
+    pub(super) pump: Pump,
+    pub(super) closing: Arc<Notify>,
+}
+
+/// What is behind the lock: the state machine, and what posts for it.
+#[derive(Debug)]
+pub(super) struct Core {
+    // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
+    pub(super) lanes: Lanes,
+    pub(super) poller: Box<dyn Poller>,
+    /// With a native peer, for payloads beyond a slot.
+    pub(super) bulk: Option<Bulk>,
+    pub(super) caller: Caller,
+    pub(super) remote: RemoteRing,
+    pub(super) violations: Violations,
+    pub(super) closing: Arc<Notify>,
+    /// Where completions are polled into.
+    pub(super) batch: Box<[Completion; BATCH]>,
 }
 
 /// Hears of told calls that fail.
-struct Listener(Box<dyn Fn(TellFailure) + Send + Sync>);
+pub(super) struct Listener(Box<dyn Fn(TellFailure) + Send + Sync>);
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -288,61 +102,6 @@ pub enum TellError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamName(u64);
 
-/// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
-#[derive(Debug)]
-pub struct ToldCall(PendingCall);
-
-impl ToldCall {
-    /// Whether the transport has taken the request. If it has not, `waker` is woken when it has.
-    pub fn poll_taken(&mut self, waker: &Waker) -> Poll<()> {
-        let call = &mut self.0;
-        if call.done {
-            return Poll::Ready(());
-        }
-        let channel = &*call.channel;
-        let mut core = channel.lock();
-        core.progress(channel);
-        let mut before = None;
-        let taken = match core.waiting.get_mut(&call.id) {
-            None => Poll::Ready(()),
-            Some(waiting) => {
-                before = register(&mut waiting.waker, Some(waker));
-                Poll::Pending
-            }
-        };
-        call.done = taken.is_ready();
-        channel.wake(core);
-        drop(before);
-        taken
-    }
-
-    /// The channel that the call was made on.
-    pub fn channel(&self) -> &Arc<ClientChannel> {
-        &self.0.channel
-    }
-
-    /// Leaves it to the channel, also while it waits for a credit.
-    fn detach(mut self) {
-        self.0.done = true;
-    }
-}
-
-impl Drop for ToldCall {
-    fn drop(&mut self) {
-        let call = &mut self.0;
-        if call.done {
-            return;
-        }
-        let mut core = call.channel.lock();
-        if core.waiting.contains_key(&call.id) {
-            core.told.remove(&call.id);
-        } else {
-            // The answer is taken in by whoever looks next.
-            call.done = true;
-        }
-    }
-}
-
 /// How callers wait.
 #[derive(Debug, Clone)]
 pub struct Patience {
@@ -352,93 +111,18 @@ pub struct Patience {
     pub runtime: Handle,
 }
 
-#[derive(Debug)]
-struct Core {
-    lanes: Lanes,
-    poller: Box<dyn Poller>,
-    /// With a native peer.
-    rendezvous: Option<Rendezvous<CallId>>,
-    /// Answers whose payload has to be read, once the lock is released: memory is needed for that.
-    offers: Vec<(u16, CallId, Outside)>,
-    /// The headers of answers that have arrived, by slot.
-    landed: Box<[Landed]>,
-    /// Payloads of answers that did not travel through the ring, by slot.
-    read: HashMap<u16, Result<Block, CallError>>,
-    /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
-    releases: VecDeque<u16>,
-    caller: Caller,
-    remote: RemoteRing,
-    /// Who waits for the answer in each slot.
-    wakers: Box<[Option<Waker>]>,
-    /// Calls without a credit.
-    waiting: HashMap<CallId, WaitingCall>,
-    /// Calls that nobody waits for, and their methods.
-    told: HashMap<CallId, u32>,
-    /// To be woken once the lock is released.
-    ready: Vec<Waker>,
-    /// To be told to the listener once the lock is released.
-    failures: Vec<TellFailure>,
-    violations: Violations,
-    cause: Option<LossCause>,
-    closing: Arc<Notify>,
-    /// Where completions are polled into.
-    batch: Box<[Completion; BATCH]>,
-}
-
-/// What the header of an answer says about the bytes of its slot.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Landed {
-    pub(super) is_exception: bool,
-    /// The stream that was asked for an item has no more.
-    pub(super) is_end: bool,
-    /// The payload did not travel through the ring.
-    pub(super) is_outside: bool,
-    begin: u32,
-    end: u32,
-}
-
-impl Landed {
-    fn of(header: &Header, payload: Range<usize>) -> Self {
-        Self {
-            is_exception: header.kind == MessageKind::Exception,
-            is_end: matches!(header.stream(), Some(StreamPart::End(_))),
-            is_outside: header.extension.is_some_and(|e| e.outside.is_some()),
-            begin: payload.start as u32,
-            end: payload.end as u32,
-        }
+/// When a call that may take `timeout` from now has to be decided.
+///
+/// # Errors
+/// No time is allowed.
+#[inline]
+fn deadline_of(timeout: Option<Duration>) -> Result<Option<(Instant, Duration)>, CallError> {
+    match timeout {
+        None => Ok(None),
+        Some(after @ Duration::ZERO) => Err(CallError::Timeout { after, sent: false }),
+        // A deadline beyond the end of time is none.
+        Some(after) => Ok(Instant::now().checked_add(after).map(|at| (at, after))),
     }
-
-    /// Where in its slot the payload is.
-    #[inline]
-    pub(super) fn payload(self) -> Range<usize> {
-        self.begin as usize..self.end as usize
-    }
-}
-
-#[derive(Debug)]
-struct WaitingCall {
-    method: u32,
-    stream: Option<StreamPart>,
-    payload: Prepared,
-    waker: Option<Waker>,
-}
-
-/// The arguments of a call that waits.
-#[derive(Debug)]
-enum Prepared {
-    Here(Vec<u8>),
-    /// They do not fit a slot.
-    Outside(Block),
-}
-
-/// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes (SLOT-1).
-#[derive(Debug)]
-pub struct PendingCall {
-    channel: Arc<ClientChannel>,
-    id: CallId,
-    slot: Option<u16>,
-    deadline: Option<(Instant, Duration)>,
-    done: bool,
 }
 
 impl ClientChannel {
@@ -458,6 +142,52 @@ impl ClientChannel {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         self.make(method, timeout, None, encode)
+    }
+
+    /// Makes a call whose arguments are bytes already. It is as [`call`](Self::call) with a closure that copies them, and
+    /// cheaper, as no code of the caller's runs between claiming a slot and posting it.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    #[inline]
+    pub fn call_bytes(
+        self: &Arc<Self>,
+        method: u32,
+        timeout: Option<Duration>,
+        payload: &[u8],
+    ) -> Result<PendingCall, CallError> {
+        let deadline = deadline_of(timeout)?;
+        let left = deadline.map(|(_, after)| after);
+        let mut header = self.request(CallId(0), method, left, None);
+        let payload_at = header.encoded_len();
+        if payload_at + payload.len() <= self.geometry.slot_size() {
+            let mut core = self.lock();
+            if core.lanes.has_room()
+                && let Some((id, slot)) = core.caller.claim()
+            {
+                header.request_id = id.0;
+                header.payload_len = payload.len() as u32;
+                let mut message = self.claimed(slot);
+                message[payload_at..payload_at + payload.len()].copy_from_slice(payload);
+                core.post(self, slot, &header, None, &mut message);
+                drop(message);
+                let is_closed = core.caller.closed().is_some();
+                self.wake(core);
+                let call = PendingCall::new(self, id, Some(slot), deadline);
+                return match is_closed {
+                    false => Ok(call),
+                    true => Err(self.unsent()),
+                };
+            }
+        }
+        self.make(method, timeout, None, |room| {
+            let limit = room.len();
+            let size = payload.len();
+            let room = room.get_mut(..size);
+            room.ok_or(EncodeError::TooLarge { size, limit })?
+                .copy_from_slice(payload);
+            Ok(size)
+        })
     }
 
     /// Opens a stream now; the call brings its first item. Native peers only.
@@ -504,49 +234,25 @@ impl ClientChannel {
         stream: Option<StreamPart>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
-        let deadline = match timeout {
-            Some(Duration::ZERO) => {
-                return Err(CallError::Timeout {
-                    after: Duration::ZERO,
-                    sent: false,
-                });
-            }
-            // A deadline beyond the end of time is none.
-            Some(after) => Instant::now().checked_add(after).map(|at| (at, after)),
-            None => None,
-        };
-        let at = deadline.map(|(at, _)| at);
+        let deadline = deadline_of(timeout)?;
         let placed = {
             let mut core = self.lock();
             let has_room = core.lanes.has_room();
-            match core.caller.open(has_room, at) {
-                Some(placed) => placed,
-                None => {
-                    return Err(CallError::Closed {
-                        cause: core.loss(),
-                        sent: false,
-                    });
-                }
-            }
+            core.caller.open(has_room, deadline.map(|(at, _)| at))
         };
         let (id, slot) = match placed {
-            Placed::Slot(id, slot) => (id, Some(slot)),
-            Placed::Waiting(id) => (id, None),
+            Some(Placed::Slot(id, slot)) => (id, Some(slot)),
+            Some(Placed::Waiting(id)) => (id, None),
+            None => return Err(self.unsent()),
         };
         // From here on the call ends when `call` is dropped, also if `encode` fails or panics.
-        let call = PendingCall {
-            channel: self.clone(),
-            id,
-            slot,
-            deadline,
-            done: false,
-        };
+        let call = PendingCall::new(self, id, slot, deadline);
         match slot {
             Some(slot) => {
                 // All of it is left: it was allowed just now.
                 let left = deadline.map(|(_, after)| after);
                 let header = self.request(id, method, left, stream);
-                self.send_from_slot(slot, header, at, encode)?;
+                self.send_from_slot(slot, header, encode)?;
             }
             None => self.line_up(id, method, stream, encode)?,
         }
@@ -570,23 +276,26 @@ impl ClientChannel {
     /// Nobody waits for `call`.
     fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<ToldCall, CallError> {
         let mut core = self.lock();
-        match core.caller.state(call.id, call.slot, self.created) {
-            // Decided before it could be noted as told.
-            CallState::Answered(slot) => core.conclude_told(self, call.id, slot, method),
+        match core.caller.state(call.id, call.slot) {
+            // It was decided before it could be noted as one-way.
+            CallState::Answered(slot, _) => {
+                core.caller.make_one_way(call.id, call.slot, method);
+                core.conclude(self, slot, method);
+            }
             CallState::Closed => {
                 let cause = core.loss();
-                let sent = core.caller.was_sent(call.id);
+                let sent = core.caller.was_sent(call.id, call.slot);
                 call.done = true;
                 return Err(CallError::Closed { cause, sent });
             }
             CallState::Waiting | CallState::Pending(_) | CallState::Expired => {
-                core.told.insert(call.id, method);
+                core.caller.make_one_way(call.id, call.slot, method);
             }
         }
         self.wake(core);
         // Somebody has to take the answer in, as nobody waits for it.
         Pump::ensure_at_home(self);
-        Ok(ToldCall(call))
+        Ok(ToldCall::new(call))
     }
 
     /// Has `listener` hear of every told call that fails. Only the first listener is heard.
@@ -598,15 +307,10 @@ impl ClientChannel {
         &self,
         slot: u16,
         mut header: Header,
-        deadline: Option<Instant>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
-        let mut encode = encode;
-        let mut message = self
-            .sends
-            .lend(slot)
-            .expect("a claimed slot is lent to its call only");
-        let block = match encode(&mut message[header.encoded_len()..]) {
+        let mut message = self.claimed(slot);
+        let exported = match encode(&mut message[header.encoded_len()..]) {
             Ok(len) => {
                 header.payload_len = len as u32;
                 None
@@ -618,12 +322,13 @@ impl ClientChannel {
             }
         };
         let mut core = self.lock();
-        if let (Some(block), Some(rendezvous)) = (block, &mut core.rendezvous) {
-            rendezvous.keep(slot, block);
+        core.post(self, slot, &header, exported, &mut message);
+        let is_closed = core.caller.closed().is_some();
+        self.wake(core);
+        if is_closed {
+            return Err(self.unsent());
         }
-        core.post(self, slot, &header, deadline, &mut message);
-        let closed = |cause| CallError::Closed { cause, sent: false };
-        core.cause.clone().map(closed).map_or(Ok(()), Err)
+        Ok(())
     }
 
     /// Encodes what does not fit a slot, as `error` says, into memory that the peer can read.
@@ -652,18 +357,20 @@ impl ClientChannel {
         stream: Option<StreamPart>,
     ) -> Header {
         let left = left.filter(|_| self.profile == Profile::Native);
-        let deadline_us = left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX));
-        let extension = Extension {
-            deadline_us,
-            outside: None,
-            stream,
+        let extension = match (left, stream) {
+            (None, None) => None,
+            _ => Some(Extension {
+                deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
+                outside: None,
+                stream,
+            }),
         };
         Header {
             kind: MessageKind::Request,
             method,
             request_id: id.0,
             payload_len: 0,
-            extension: Some(extension).filter(|e| *e != Extension::default()),
+            extension,
         }
     }
 
@@ -672,40 +379,52 @@ impl ClientChannel {
         id: CallId,
         method: u32,
         stream: Option<StreamPart>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
-        let mut encode = encode;
         let in_front = self.request(id, method, None, stream).encoded_len();
         let mut payload = vec![0; self.geometry.slot_size() - in_front];
         let payload = match encode(&mut payload) {
             Ok(len) => {
                 payload.truncate(len);
                 payload.shrink_to_fit();
-                Prepared::Here(payload)
+                PreparedPayload::Here(payload)
             }
-            Err(error) => Prepared::Outside(self.encode_outside(error, encode)?),
+            Err(error) => PreparedPayload::Outside(self.encode_outside(error, encode)?),
+        };
+        let request = Prepared {
+            method,
+            stream,
+            payload,
         };
         let mut core = self.lock();
-        core.waiting.insert(
-            id,
-            WaitingCall {
-                method,
-                stream,
-                payload,
-                waker: None,
-            },
-        );
+        core.caller.line_up(id, request);
         // A credit may have come back while the arguments were encoded.
         core.grant(self);
         self.wake(core);
         Ok(())
     }
 
+    /// The send memory of a slot that has been claimed.
+    #[inline]
+    fn claimed(&self, slot: u16) -> Loan<'_> {
+        let loan = self.sends.lend(slot);
+        loan.expect("a claimed slot is lent to its call only")
+    }
+
+    /// The channel is closed, and so nothing was sent.
+    #[cold]
+    fn unsent(&self) -> CallError {
+        CallError::Closed {
+            cause: self.lock().loss(),
+            sent: false,
+        }
+    }
+
     /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that have arrived count,
     /// looked at or not.
     pub fn close(&self, cause: LossCause) {
         let mut core = self.lock();
-        if core.cause.is_none() {
+        if core.caller.closed().is_none() {
             // What goes wrong with it matters no more.
             let _ = core.collect(self);
         }
@@ -715,7 +434,7 @@ impl ClientChannel {
 
     /// Why the channel is closed; `None` while it is open.
     pub fn closed(&self) -> Option<LossCause> {
-        self.lock().cause.clone()
+        self.lock().caller.closed().cloned()
     }
 
     /// Notified once when the channel is closed or dropped. For one waiter, who need not keep the channel.
@@ -728,7 +447,7 @@ impl ClientChannel {
     pub fn probe(&self) {
         let mut core = self.lock();
         let to = core.remote.slot(0);
-        if core.cause.is_none()
+        if core.caller.closed().is_none()
             && let Err(error) = core.lanes.probe(to)
         {
             core.close(LossCause::Fabric(error.to_string()));
@@ -802,44 +521,67 @@ impl ClientChannel {
 
     /// The payload of the answer in `slot`, which did not travel through the ring.
     pub(super) fn take_read(&self, slot: u16) -> Result<Option<Block>, CallError> {
-        self.lock().read.remove(&slot).transpose()
+        self.lock().caller.take_read(slot)
     }
 
     /// The answer of a call has been read: its credit is back.
+    #[inline]
     pub(super) fn finish(&self, id: CallId, slot: u16) {
         let mut core = self.lock();
-        core.finish(id, slot);
+        core.caller.finish(id, slot);
         core.grant(self);
         self.wake(core);
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         // No code of a user runs under this lock, so a panic cannot leave the core half changed.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
     #[inline]
-    fn wake<'a>(&'a self, core: MutexGuard<'a, Core>) {
-        if !(core.offers.is_empty() && core.ready.is_empty() && core.failures.is_empty()) {
-            self.wake_some(core);
+    pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, Core>) {
+        if core.caller.has_effects() {
+            self.wake_slow(core);
         }
     }
 
-    fn wake_some<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
-        if !core.offers.is_empty() {
-            let offers = std::mem::take(&mut core.offers);
+    #[cold]
+    fn wake_slow<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+        let mut effects = core.caller.take_effects();
+        if !effects.offers.is_empty() {
             drop(core);
-            core = self.take_offers(offers);
+            core = self.take_offers(std::mem::take(&mut effects.offers));
+            let more = core.caller.take_effects();
+            effects.wakers.extend(more.wakers);
+            effects.failures.extend(more.failures);
         }
-        let ready = std::mem::take(&mut core.ready);
-        let failures = std::mem::take(&mut core.failures);
         drop(core);
-        wake_all(ready);
+        wake_all(effects.wakers);
         if let Some(Listener(listener)) = self.listener.get() {
-            failures.into_iter().for_each(listener);
+            effects.failures.into_iter().for_each(listener);
         }
+    }
+
+    /// Begins to read answers that lie at the peer.
+    fn take_offers(&self, offers: Vec<(u16, CallId, Outside)>) -> MutexGuard<'_, Core> {
+        let blocks = offers.iter().map(|(_, _, outside)| {
+            let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
+            let block = self.memory.as_ref().map(|memory| memory.take(size));
+            block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
+        });
+        let blocks: Vec<_> = blocks.collect();
+        let mut core = self.lock();
+        for ((slot, id, outside), block) in offers.into_iter().zip(blocks) {
+            match block {
+                _ if !core.caller.awaits_read(slot, id) => {}
+                Some(Ok(block)) => core.read(slot, outside, block),
+                Some(Err(error)) => core.conclude_read(self, slot, Err(error)),
+                None => {}
+            }
+        }
+        core
     }
 }
 
@@ -878,40 +620,18 @@ impl Pumped for ClientChannel {
 
     /// Whether the payload of an answer is being read.
     fn is_moving(&self) -> bool {
-        let core = self.lock();
-        core.rendezvous.as_ref().is_some_and(Rendezvous::is_reading)
+        self.lock()
+            .bulk
+            .as_ref()
+            .is_some_and(|bulk| !bulk.is_idle())
     }
 
     fn has_sleepers(&self) -> bool {
-        let core = self.lock();
-        !core.told.is_empty()
-            || core.wakers.iter().any(Option::is_some)
-            || core.waiting.values().any(|call| call.waker.is_some())
+        self.lock().caller.has_sleepers()
     }
 
     fn abandon(&self, cause: LossCause) {
         self.close(cause);
-    }
-}
-
-impl ClientChannel {
-    /// Begins to read answers that lie at the peer.
-    fn take_offers(&self, offers: Vec<(u16, CallId, Outside)>) -> MutexGuard<'_, Core> {
-        let blocks = offers.iter().map(|(_, _, outside)| {
-            let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
-            let block = self.memory.as_ref().map(|memory| memory.take(size));
-            block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
-        });
-        let blocks: Vec<_> = blocks.collect();
-        let mut core = self.lock();
-        for ((slot, id, outside), block) in offers.into_iter().zip(blocks) {
-            match block {
-                Some(Ok(block)) => core.read(slot, id, outside, block),
-                Some(Err(error)) => core.conclude_read(self, slot, id, Err(error)),
-                None => {}
-            }
-        }
-        core
     }
 }
 
@@ -928,8 +648,8 @@ fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
 }
 
 impl Core {
-    fn progress(&mut self, channel: &ClientChannel) -> bool {
-        if self.cause.is_some() {
+    pub(super) fn progress(&mut self, channel: &ClientChannel) -> bool {
+        if self.caller.closed().is_some() {
             // Every call has ended; an answer that still comes would make one that was sent look as if it had not been.
             return false;
         }
@@ -972,26 +692,26 @@ impl Core {
         }
     }
 
-    fn complete(
+    pub(super) fn complete(
         &mut self,
         channel: &ClientChannel,
         completion: &Completion,
     ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
         // From before a reset, or after the end.
-        if !self.lanes.owns(id) || self.cause.is_some() {
+        if !self.lanes.owns(id) || self.caller.closed().is_some() {
             return Ok(());
         }
         if !completion.status.is_success() {
             return Err(completion.status.into());
         }
         if id.lane == WorkId::BULK
-            && let Some(rendezvous) = &mut self.rendezvous
+            && let Some(bulk) = &mut self.bulk
         {
-            let complete = rendezvous.complete();
+            let complete = bulk.complete();
             let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
-            if let Some((slot, call, block)) = complete {
-                self.conclude_read(channel, slot, call, Ok(block));
+            if let Some((slot, block)) = complete {
+                self.conclude_read(channel, slot as u16, Ok(block));
             }
             return Ok(());
         }
@@ -1004,134 +724,87 @@ impl Core {
     }
 
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
-        let violation = match read_reply(channel, imm) {
-            Err(violation) => violation,
-            Ok((id, Some(outside), landed)) if self.caller.is_pending(imm.slot, id) => {
-                let reading = self
-                    .rendezvous
-                    .as_mut()
-                    .map(|r| r.reading(imm.slot).is_some());
-                let is_known = self.offers.iter().any(|(slot, ..)| *slot == imm.slot);
-                if reading == Some(false) && !is_known {
-                    self.landed[usize::from(imm.slot)] = landed;
-                    return self.offers.push((imm.slot, id, outside));
-                }
-                Violation::SlotBusy
-            }
-            Ok((id, outside, landed)) => match self.receive_answer(channel, imm.slot, id) {
-                None => {
-                    self.landed[usize::from(imm.slot)] = landed;
-                    if outside.is_some() {
-                        self.releases.push_back(imm.slot);
-                    }
-                    return;
-                }
-                Some(violation) => violation,
-            },
+        let received = match read_reply(channel, imm) {
+            Ok((id, reply, outside)) => self.caller.receive(imm.slot, id, reply, outside),
+            Err(violation) => Received::Violation(violation),
         };
-        self.violations.record(violation, &channel.peer);
-        if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
-            self.refuse(channel, imm.slot);
+        if received != Received::Answer {
+            self.received_rare(channel, imm.slot, received);
         }
     }
 
-    /// The answer to `id` has arrived in `slot`, or something that cannot be.
-    fn receive_answer(
-        &mut self,
-        channel: &ClientChannel,
-        slot: u16,
-        id: CallId,
-    ) -> Option<Violation> {
-        match self.caller.receive(slot, id) {
-            Received::Answer(id) => match self.take_told(id) {
-                Some(method) => self.conclude_told(channel, id, slot, method),
-                None => self.ready.extend(self.wakers[usize::from(slot)].take()),
-            },
-            Received::Late => {}
-            Received::Violation(violation) => return Some(violation),
+    #[cold]
+    fn received_rare(&mut self, channel: &ClientChannel, slot: u16, received: Received) {
+        match received {
+            Received::Answer | Received::Offered | Received::Late => {}
+            Received::OneWay(method) => self.conclude(channel, slot, method),
+            Received::Violation(violation) => {
+                self.violations.record(violation, &channel.peer);
+                if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
+                    self.refuse(channel, slot);
+                }
+            }
         }
-        // The request's payload has been read long since.
-        if let Some(rendezvous) = &mut self.rendezvous {
-            rendezvous.release(slot);
-        }
-        None
     }
 
-    /// The method of a call that nobody waits for.
-    fn take_told(&mut self, id: CallId) -> Option<u32> {
-        // Not hashed for nothing.
-        if self.told.is_empty() {
-            return None;
-        }
-        self.told.remove(&id)
-    }
-
-    /// Begins to read the answer to `id`, which lies at the peer.
-    fn read(&mut self, slot: u16, id: CallId, from: Outside, block: Block) {
+    /// Begins to read the answer in `slot`, which lies at the peer.
+    fn read(&mut self, slot: u16, from: Outside, block: Block) {
         // None once the channel is closed.
-        let Some(rendezvous) = &mut self.rendezvous else {
+        let Some(bulk) = &mut self.bulk else {
             return;
         };
-        if let Err(error) = rendezvous.read(slot, id, from, block) {
+        let from = Remote {
+            addr: from.addr,
+            rkey: from.rkey,
+            len: block.len(),
+        };
+        if let Err(error) = bulk.begin(Transfer::read(slot.into(), [from], block)) {
             self.close(LossCause::Fabric(error.to_string()));
         }
     }
 
-    /// The answer to `id` has been read, or cannot be.
+    /// The answer in `slot` has been read, or cannot be.
     fn conclude_read(
         &mut self,
         channel: &ClientChannel,
         slot: u16,
-        id: CallId,
         payload: Result<Block, CallError>,
     ) {
-        self.releases.push_back(slot);
-        self.read.insert(slot, payload);
-        self.receive_answer(channel, slot, id);
-        if !self.caller.is_answered(slot, id) {
-            self.read.remove(&slot);
+        if let Received::OneWay(method) = self.caller.read(slot, payload) {
+            self.conclude(channel, slot, method);
         }
         self.release(channel);
     }
 
-    /// Nobody needs the answer in `slot`, to `id`, any more: its credit is back, and what was read for it if nobody has looked.
-    #[inline]
-    fn finish(&mut self, id: CallId, slot: u16) {
-        if !self.read.is_empty() {
-            self.read.remove(&slot);
-        }
-        self.caller.finish(id, slot);
-    }
-
     /// Tells the peer which payloads it need not keep any more.
     fn release(&mut self, channel: &ClientChannel) {
-        while self.cause.is_none()
+        while self.caller.closed().is_none()
             && self.lanes.has_room()
-            && let Some(slot) = self.releases.pop_front()
+            && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
             self.write(channel, Immediate { slot, signal }, &[]);
         }
     }
 
-    /// The answer to a told call has arrived in `slot`.
-    fn conclude_told(&mut self, channel: &ClientChannel, id: CallId, slot: u16, method: u32) {
-        let failure = channel.replies.lend(slot).and_then(|bytes| {
+    /// The answer to a one-way call has arrived in `slot`.
+    fn conclude(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
+        let fault = channel.replies.lend(slot).and_then(|bytes| {
             let (header, payload) = channel.profile.decode(&bytes).ok()?;
             (header.kind == MessageKind::Exception)
-                .then(|| channel.profile.decode_fault(&bytes[payload]))
+                .then(|| channel.profile.decode_fault(&bytes[payload]).ok())?
         });
-        if let Some(Ok(fault)) = failure {
-            let cause = TellError::Fault(fault);
-            self.failures.push(TellFailure { method, cause });
-        }
-        self.caller.finish(id, slot);
+        let failure = fault.map(|fault| TellFailure {
+            method,
+            cause: TellError::Fault(fault),
+        });
+        self.caller.conclude(slot, failure);
     }
 
     /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
     /// does; but unanswered it would wait for ever. This answers if no call of ours is in the slot.
     fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
-        if self.cause.is_some() || !self.caller.is_free(slot) {
+        if self.caller.closed().is_some() || !self.caller.is_free(slot) {
             return;
         }
         let request = channel.replies.lend(slot);
@@ -1165,29 +838,31 @@ impl Core {
         }
     }
 
-    /// Sends calls that waited, as far as there are credits.
+    /// Sends what waited, as far as there are credits and places in the send queue.
     #[inline]
-    fn grant(&mut self, channel: &ClientChannel) {
-        if !self.releases.is_empty() || self.caller.waiting() > 0 {
-            self.grant_some(channel);
+    pub(super) fn grant(&mut self, channel: &ClientChannel) {
+        if self.caller.has_unsent() {
+            self.grant_slow(channel);
         }
     }
 
-    fn grant_some(&mut self, channel: &ClientChannel) {
+    #[cold]
+    fn grant_slow(&mut self, channel: &ClientChannel) {
         self.release(channel);
         while self.lanes.has_room()
-            && let Some(first) = self.caller.first_waiting()
-            && self.waiting.contains_key(&first)
-            && let Some((id, slot, deadline)) = self.caller.grant()
+            && let Some(granted) = self.caller.grant()
         {
-            let Some(call) = self.waiting.remove(&id) else {
-                break;
-            };
+            let Granted {
+                id,
+                slot,
+                deadline,
+                request,
+            } = granted;
             let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let mut header = channel.request(id, call.method, left, call.stream);
-            match call.payload {
-                Prepared::Here(payload) => {
+            let mut header = channel.request(id, request.method, left, request.stream);
+            let exported = match request.payload {
+                PreparedPayload::Here(payload) => {
                     if header.encoded_len() + payload.len() > message.len() {
                         // A deadline that was set later does not fit beside the arguments.
                         header.drop_deadline();
@@ -1195,42 +870,34 @@ impl Core {
                     let at = header.encoded_len();
                     header.payload_len = payload.len() as u32;
                     message[at..at + payload.len()].copy_from_slice(&payload);
+                    None
                 }
-                Prepared::Outside(block) => {
+                PreparedPayload::Outside(block) => {
                     header.set_outside(block.outside());
-                    if let Some(rendezvous) = &mut self.rendezvous {
-                        rendezvous.keep(slot, block);
-                    }
+                    Some(block)
                 }
-            }
-            if self.told.contains_key(&id) {
-                self.ready.extend(call.waker);
-            } else {
-                self.wakers[usize::from(slot)] = call.waker;
-            }
-            self.post(channel, slot, &header, deadline, &mut message);
+            };
+            self.post(channel, slot, &header, exported, &mut message);
         }
     }
 
-    /// Posts the request whose payload stands in `slot` behind the place of its `header`.
+    /// Posts the request whose payload stands in `slot` behind the place of its `header`, or is `exported`.
+    #[inline]
     fn post(
         &mut self,
         channel: &ClientChannel,
         slot: u16,
         header: &Header,
-        deadline: Option<Instant>,
-        message: &mut Loan<'_>,
+        exported: Option<Block>,
+        message: &mut [u8],
     ) {
         let id = CallId(header.request_id);
-        let posted = self.caller.posted(id, slot, deadline);
-        let encoded = header.encode(message);
-        let (true, Ok(payload_at), true) = (posted, encoded, self.lanes.has_room()) else {
-            self.caller.abandon(id, slot);
-            if let Some(rendezvous) = &mut self.rendezvous {
-                rendezvous.release(slot);
-            }
-            return;
+        let (true, Ok(payload_at)) = (self.lanes.has_room(), header.encode(message)) else {
+            return self.caller.abandon(id, slot);
         };
+        if !self.caller.posted(id, slot, exported) {
+            return;
+        }
         let total = payload_at + header.payload_len as usize;
         let imm = Immediate {
             slot,
@@ -1240,62 +907,52 @@ impl Core {
     }
 
     /// Sends `bytes`, which stand in the send memory of the slot that `imm` names.
-    fn write(&mut self, channel: &ClientChannel, imm: Immediate, bytes: &[u8]) -> bool {
+    fn write(&mut self, channel: &ClientChannel, imm: Immediate, bytes: &[u8]) {
         let sent = self.lanes.write(&Outgoing {
             imm: imm.to_bits(),
             bytes,
             at: channel.sends.sge(imm.slot, &(0..bytes.len())),
             to: self.remote.slot(imm.slot),
         });
-        sent.unwrap_or_else(|error| {
+        if let Err(error) = sent {
             self.close(LossCause::Fabric(error.to_string()));
-            false
-        })
+        }
     }
 
     /// Tells the peer that nobody waits for the answer in `slot` any more.
-    fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
-        if self.cause.is_none() && channel.profile == Profile::Native {
+    pub(super) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
+        if self.caller.closed().is_none() && channel.profile == Profile::Native {
             let signal = Signal::Cancel;
             self.write(channel, Immediate { slot, signal }, &[]);
         }
     }
 
+    #[cold]
     fn close(&mut self, cause: LossCause) {
-        if self.cause.is_some() {
+        if self.caller.closed().is_some() {
             return;
         }
         tracing::debug!(%cause, "channel closed");
         self.closing.notify_one();
-        self.cause = Some(cause.clone());
-        self.caller.close();
-        for (id, method) in self.told.drain() {
-            let cause = TellError::Lost {
-                cause: cause.clone(),
-                sent: self.caller.was_sent(id),
-            };
-            self.failures.push(TellFailure { method, cause });
-        }
         self.lanes.fail();
-        // Drained by that, so that the memory of what it was reading comes back, however long the channel is kept (DROP-1).
-        self.rendezvous = None;
-        self.offers.clear();
-        self.ready
-            .extend(self.wakers.iter_mut().filter_map(Option::take));
-        self.ready
-            .extend(self.waiting.drain().filter_map(|(_, call)| call.waker));
+        // Drained by that, so that the memory of what it was reading comes back, however long the channel is kept, and that of
+        // requests can go (DROP-1).
+        self.bulk = None;
+        self.caller.close(cause);
     }
 
-    fn loss(&self) -> LossCause {
-        self.cause.clone().unwrap_or(LossCause::ShutDown)
+    pub(super) fn loss(&self) -> LossCause {
+        let cause = self.caller.closed().cloned();
+        cause.unwrap_or(LossCause::ShutDown)
     }
 }
 
 /// Reads the header of the reply that `imm` announces.
+#[inline]
 fn read_reply(
     channel: &ClientChannel,
     imm: Immediate,
-) -> Result<(CallId, Option<Outside>, Landed), Violation> {
+) -> Result<(CallId, ReplyMeta, Option<Outside>), Violation> {
     let Some(slot) = channel.replies.lend(imm.slot) else {
         // A slot that is lent holds an answer already.
         return Err(if channel.replies.has(imm.slot) {
@@ -1308,158 +965,10 @@ fn read_reply(
     let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
     match (imm.signal, header.kind) {
         (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
-            let outside = header.extension.and_then(|extension| extension.outside);
-            let landed = Landed::of(&header, payload);
-            Ok((CallId(header.request_id), outside, landed))
+            let (reply, outside) = ReplyMeta::of(&header, payload);
+            Ok((CallId(header.request_id), reply, outside))
         }
         _ => Err(Violation::WrongKind),
-    }
-}
-
-impl PendingCall {
-    /// Sets the deadline, counted from now.
-    pub fn set_timeout(&mut self, after: Duration) {
-        // A deadline beyond the end of time is none.
-        let at = Instant::now().checked_add(after);
-        self.deadline = at.map(|at| (at, after));
-        self.channel.lock().caller.set_deadline(self.id, at);
-    }
-
-    /// Allows the call `after`, which ends then: of the time, some has passed already.
-    pub fn set_deadline(&mut self, at: Instant, after: Duration) {
-        self.deadline = Some((at, after));
-        self.channel.lock().caller.set_deadline(self.id, Some(at));
-    }
-
-    /// The time allowed, if any was set.
-    pub fn timeout(&self) -> Option<Duration> {
-        self.deadline.map(|(_, after)| after)
-    }
-
-    /// The deadline, if one was set.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.deadline.map(|(at, _)| at)
-    }
-
-    /// The channel that the call was made on.
-    pub fn channel(&self) -> &Arc<ClientChannel> {
-        &self.channel
-    }
-
-    /// Handles what has arrived and says whether this call is decided. If it is not and a `waker` is given, it
-    /// is woken when it is (by whoever polls the channel next; see [`sleep`](Self::sleep)).
-    pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
-        match self.poll_slot(waker) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok((slot, landed))) => {
-                self.done = true;
-                Poll::Ready(Answer::read(&self.channel, self.id, slot, landed))
-            }
-            Poll::Ready(Err(error)) => {
-                self.end();
-                Poll::Ready(Err(error))
-            }
-        }
-    }
-
-    /// Decides in which slot the answer stands.
-    fn poll_slot(&mut self, waker: Option<&Waker>) -> Poll<Result<(u16, Landed), CallError>> {
-        let channel = &*self.channel;
-        let mut core = channel.lock();
-        // Nothing has expired as the channel was created.
-        let mut state = core.caller.state(self.id, self.slot, channel.created);
-        if !matches!(state, CallState::Answered(_)) {
-            core.progress(channel);
-            state = core.caller.state(self.id, self.slot, channel.created);
-        }
-        if self.deadline.is_some() && matches!(state, CallState::Pending(_) | CallState::Waiting) {
-            state = core.caller.state(self.id, self.slot, Instant::now());
-        }
-        let mut before = None;
-        let decided = match state {
-            CallState::Answered(slot) => Poll::Ready(Ok((slot, core.landed[usize::from(slot)]))),
-            CallState::Closed => Poll::Ready(Err(CallError::Closed {
-                cause: core.loss(),
-                sent: core.caller.was_sent(self.id),
-            })),
-            CallState::Expired => {
-                let after = self.deadline.map_or(Duration::ZERO, |(_, after)| after);
-                let sent = !core.waiting.contains_key(&self.id);
-                Poll::Ready(Err(CallError::Timeout { after, sent }))
-            }
-            CallState::Pending(slot) => {
-                self.slot = Some(slot);
-                before = register(&mut core.wakers[usize::from(slot)], waker);
-                Poll::Pending
-            }
-            CallState::Waiting => {
-                if let Some(call) = core.waiting.get_mut(&self.id) {
-                    before = register(&mut call.waker, waker);
-                }
-                Poll::Pending
-            }
-        };
-        channel.wake(core);
-        drop(before);
-        decided
-    }
-
-    /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker: makes sure
-    /// that somebody watches the completion queue.
-    pub fn sleep(&self) {
-        Pump::ensure(&self.channel);
-    }
-
-    /// The same for a thread outside of every runtime, which sleeps here until the waker of `parker` is woken or the deadline
-    /// has passed; it may return for nothing. If nobody else does, the thread watches the completion queue itself.
-    pub fn park(&self, parker: &Parker) {
-        Pump::park(&self.channel, parker, self.deadline());
-    }
-
-    /// Ends the call. Says whether its request had been sent by then, so that its handler may run all the same.
-    pub fn take_back(mut self) -> bool {
-        self.end()
-    }
-
-    /// Whether the request had been sent.
-    fn end(&mut self) -> bool {
-        if std::mem::replace(&mut self.done, true) {
-            return true;
-        }
-        let mut core = self.channel.lock();
-        // With its waker, which is not dropped before the lock is released.
-        let waiting = core.waiting.remove(&self.id);
-        let mut _waker = None;
-        let state = core.caller.state(self.id, self.slot, self.channel.created);
-        if let CallState::Answered(slot) = state {
-            core.finish(self.id, slot);
-        } else if let Some(slot) = core.caller.end(self.id) {
-            _waker = core.wakers[usize::from(slot)].take();
-            core.cancel(&self.channel, slot);
-        }
-        let was_sent = match state {
-            CallState::Closed => core.caller.was_sent(self.id),
-            _ => waiting.is_none(),
-        };
-        core.grant(&self.channel);
-        self.channel.wake(core);
-        was_sent
-    }
-}
-
-impl Drop for PendingCall {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// Gives back the waker that was there before, to be dropped when the lock is released: with it may go the last of a task that
-/// has other calls of the same channel.
-#[must_use]
-fn register(place: &mut Option<Waker>, waker: Option<&Waker>) -> Option<Waker> {
-    match (place, waker) {
-        (Some(held), Some(waker)) if held.will_wake(waker) => None,
-        (place, waker) => std::mem::replace(place, waker.cloned()),
     }
 }
 

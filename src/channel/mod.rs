@@ -14,7 +14,7 @@
 //!   └───────────────┘                                          └───────────────┘
 //! ```
 //!
-//! What may happen when is decided by two state machines without I/O or clock, [`Caller`] and
+//! What may happen when is decided by two state machines without I/O or clock, `core::caller` and
 //! [`Responder`]; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
 //! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
 //! of all its peers.
@@ -45,9 +45,10 @@
 mod answer;
 mod buffer;
 mod bulk;
-mod caller;
 mod client;
+mod core;
 mod descriptor;
+mod dialer;
 mod endpoint;
 mod error;
 mod geometry;
@@ -64,6 +65,7 @@ mod memory;
 mod one_sided;
 mod parker;
 mod peer_channel;
+mod pending;
 mod profile;
 mod pulse;
 mod pump;
@@ -77,13 +79,12 @@ mod violation;
 mod wake;
 mod work_id;
 
-pub use answer::{Answer, ReplyBytes};
+pub use self::core::caller::{CallId, Credits};
+pub use answer::{Answer, AnswerView, ReplyBytes};
 pub use buffer::{Buffer, Place, Rights};
-pub use caller::{CallId, CallState, Caller, Credits, Placed, Received};
-pub use client::{
-    ClientChannel, Dialer, Patience, PendingCall, StreamName, TellError, TellFailure, ToldCall,
-};
+pub use client::{ClientChannel, Patience, StreamName, TellError, TellFailure};
 pub use descriptor::{Descriptor, HostId, MethodMismatch, Mismatch, Route, ServiceTable};
+pub use dialer::Dialer;
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
@@ -94,6 +95,7 @@ pub use mailbox::{Delivery, Mailbox};
 pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
 pub use one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError};
 pub use parker::Parker;
+pub use pending::{PendingCall, ToldCall};
 pub use profile::Profile;
 pub use pulse::{Heard, Pulse};
 pub use responder::{Arrival, Responder};

@@ -76,11 +76,6 @@ impl<T> Rendezvous<T> {
         self.reading.get_mut(&slot)
     }
 
-    /// Whether anything is being read.
-    pub(super) fn is_reading(&self) -> bool {
-        !self.reading.is_empty()
-    }
-
     /// A piece has arrived. Gives back the message that is complete with it, and its payload.
     pub(super) fn complete(&mut self) -> Result<Option<(u16, T, Block)>, FabricError> {
         let Some((id, block)) = self.bulk.complete()? else {

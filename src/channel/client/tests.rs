@@ -1,11 +1,17 @@
 #![allow(clippy::unwrap_used)]
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::Poll;
 
 use super::*;
+use crate::channel::AnswerView;
+use crate::channel::Dialer;
+use crate::channel::dialer::OWNER;
 use crate::channel::loopback::{LONG, Loopback, WORKER, memory, patience};
 use crate::fabric::drop_order::{DropOrder, Gone};
-use crate::fabric::{CompletionStatus, Opcode, shm::ShmDevice};
+use crate::fabric::{CompletionStatus, Device, Opcode, RetryPolicy, shm::ShmDevice};
+use crate::wire::{Codec, Raw};
 
 /// Somebody looks whether anything has arrived, but at no call.
 fn look(channel: &ClientChannel) {
@@ -87,6 +93,69 @@ fn call_1_the_deadline_of_a_call_travels_though_it_waited_for_a_credit() {
         ends.answer(request, b"");
         look(&ends.channel);
         drop(call);
+    }
+}
+
+#[test]
+fn an_answer_is_read_where_it_stands_and_its_credit_comes_back() {
+    let mut ends = Loopback::new(1);
+    for size in [0, 200, 240, 241, 4000] {
+        let bytes: Vec<u8> = (0..size).map(|at| at as u8).collect();
+        let mut call = ends.channel.call_bytes(7, None, &bytes).unwrap();
+        let pending = call.poll_answer(None, |_| panic!("nothing was answered"));
+        assert!(pending.is_pending());
+        let request = ends.request();
+        assert_eq!(request.method(), 7);
+        assert_eq!(*request.payload(), bytes);
+        request.reply(|room| Raw::encode(&bytes[..], room));
+        let until = Instant::now() + LONG;
+        let read = loop {
+            assert!(Instant::now() < until, "no answer arrives");
+            let read = |answer: AnswerView<'_>| {
+                assert!(!answer.is_end() && answer.fault().unwrap().is_none());
+                answer.payload().to_vec()
+            };
+            if let Poll::Ready(read) = call.poll_answer(None, read) {
+                break read.unwrap();
+            }
+        };
+        assert_eq!(read, bytes);
+        assert_eq!(ends.channel.credits().free, 1, "its bytes are read");
+    }
+}
+
+#[test]
+fn slot_2_an_answer_whose_reader_panics_gives_its_credit_back() {
+    let mut ends = Loopback::new(1);
+    let mut call = ends.channel.call_bytes(0, None, b"request").unwrap();
+    let request = ends.request();
+    ends.answer(request, b"answer");
+    let read = || call.poll_answer(None, |_| -> () { panic!("a decoder's") });
+    assert!(crate::panics::contain(read).is_err());
+    drop(call);
+    assert_eq!(ends.channel.credits().free, 1);
+    // It is of use yet.
+    drop(ends.call());
+}
+
+#[test]
+fn order_1_bytes_that_are_called_with_wait_their_turn() {
+    let mut ends = Loopback::new(1);
+    let first = ends.call();
+    let mut calls: VecDeque<_> = (1..4)
+        .map(|method| ends.channel.call_bytes(method, None, b"1").unwrap())
+        .collect();
+    let request = ends.request();
+    ends.answer(request, b"");
+    look(&ends.channel);
+    drop(first);
+    for method in 1..4 {
+        let request = ends.request();
+        assert_eq!((request.method(), &*request.payload()), (method, &b"1"[..]));
+        ends.answer(request, b"");
+        look(&ends.channel);
+        // Its credit is the next one's.
+        drop(calls.pop_front());
     }
 }
 

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use super::fabric::{Completed, Content, Port};
 use super::schedule::Micros;
+use crate::channel::Responder;
+use crate::channel::core::caller::{CallId, Caller};
 use crate::channel::link::{Link, Pace, Session};
 use crate::channel::send_queue::SendQueue;
-use crate::channel::{CallId, Caller, Responder};
 
 /// A life of an agent: its place among the agents, and how many lives it had before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

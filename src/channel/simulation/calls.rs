@@ -2,11 +2,14 @@
 
 use super::agent::{Live, Spot};
 use super::fabric::{Completed, Content, Port};
+use super::pair::nothing;
 use super::schedule::{Event, Micros};
 use super::world::World;
+use crate::channel::Arrival;
+use crate::channel::core::caller::{CallId, CallState, Placed, Received};
+use crate::channel::core::slot::ReplyMeta;
 use crate::channel::link::{Input, Session};
 use crate::channel::work_id::WorkId;
-use crate::channel::{Arrival, CallId, CallState, Placed, Received};
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
 /// In an immediate: it is about a reply ring. (Above the bits that immediates use.)
@@ -64,7 +67,10 @@ impl World {
         let placed = placed.expect("CALL-1: what is up takes calls");
         let (id, slot) = match placed {
             Placed::Slot(id, slot) => (id, Some(slot)),
-            Placed::Waiting(id) => (id, None),
+            Placed::Waiting(id) => {
+                peer.caller.line_up(id, nothing());
+                (id, None)
+            }
         };
         peer.live.insert(
             id,
@@ -82,7 +88,7 @@ impl World {
             has_ended: false,
         });
         if let Some(slot) = slot {
-            assert!(self.peer(spot, at).caller.posted(id, slot, until));
+            assert!(self.peer(spot, at).caller.posted(id, slot, None));
             self.request(spot, at, id, slot, call);
         }
         if let Some(deadline) = deadline {
@@ -140,10 +146,11 @@ impl World {
             if !peer.up.as_ref().is_some_and(may_send) {
                 return;
             }
-            let Some((id, slot, deadline)) = peer.caller.grant() else {
+            let Some(granted) = peer.caller.grant() else {
                 return;
             };
-            assert!(peer.caller.posted(id, slot, deadline));
+            let (id, slot) = (granted.id, granted.slot);
+            assert!(peer.caller.posted(id, slot, None));
             let live = peer.live.get_mut(&id).expect("CALL-1: who waits is alive");
             live.slot = Some(slot);
             let call = live.call;
@@ -269,8 +276,8 @@ impl World {
         let peer = self.peer(spot, at);
         let content = peer.replies[usize::from(slot)].expect("a reply was written here");
         let id = CallId(content.header.request_id);
-        match peer.caller.receive(slot, id) {
-            Received::Answer(id) => {
+        match peer.caller.receive(slot, id, ReplyMeta::default(), None) {
+            Received::Answer => {
                 let live = peer.live.get_mut(&id);
                 let live = live.expect("CALL-2: the call had ended");
                 assert_eq!(live.call, content.call, "the answer is another's");
@@ -287,9 +294,7 @@ impl World {
                 );
                 peer.forgotten -= 1;
             }
-            Received::Violation(violation) => {
-                panic!("SLOT-1: a correct responder caused {violation:?}")
-            }
+            other => panic!("SLOT-1: a correct responder caused {other:?}"),
         }
     }
 
@@ -298,13 +303,13 @@ impl World {
         let now = self.schedule.instant();
         let peer = self.peer(spot, at);
         let states = peer.live.iter().map(|(id, live)| {
-            let state = peer.caller.state(*id, live.slot, now);
-            (*id, *live, state)
+            let state = peer.caller.state(*id, live.slot);
+            (*id, *live, state.by(live.deadline, || now))
         });
         for (id, live, state) in states.collect::<Vec<_>>() {
             let is_over = live.deadline.is_some_and(|deadline| deadline <= now);
             match state {
-                CallState::Answered(slot) => {
+                CallState::Answered(slot, _) => {
                     if live
                         .reads_at
                         .is_some_and(|reads_at| reads_at <= self.schedule.now)
@@ -343,7 +348,7 @@ impl World {
         let Some(live) = peer.live.remove(&id) else {
             return;
         };
-        let slot = peer.caller.end(id);
+        let slot = peer.caller.end(id, live.slot).cancel;
         peer.forgotten += usize::from(slot.is_some());
         self.calls[live.call].end();
         if let Some(slot) = slot {

@@ -4,9 +4,10 @@ use super::agent::{Spot, Up};
 use super::fabric::{Port, QueuePair, State};
 use super::schedule::Event;
 use super::world::World;
+use crate::channel::core::caller::CallState;
 use crate::channel::link::{Action, Input, Session};
 use crate::channel::send_queue::SendQueue;
-use crate::channel::{CallState, Responder};
+use crate::channel::{LossCause, Responder};
 
 impl World {
     /// Tells a link something, and does what it says.
@@ -112,7 +113,7 @@ impl World {
         peer.believed = Some(life);
         let made = peer.made.filter(|(made, _)| *made == session);
         let (_, port) = made.expect("what is up was made");
-        if peer.caller.is_closed() {
+        if peer.caller.closed().is_some() {
             peer.caller.reset();
             peer.forgotten = 0;
         }
@@ -130,23 +131,22 @@ impl World {
     /// A session is over: its calls end, its queue pair is flushed.
     fn drain(&mut self, spot: Spot, at: usize, session: Session) {
         self.tell(|| format!("{spot:?} drains {session:x?}"));
-        let now = self.schedule.instant();
         let peer = self.peer(spot, at);
         peer.making.take_if(|making| *making == session);
         let made = peer.made.map(|(_, port)| port);
         let mut ended = Vec::new();
         if peer.up.take().is_some() {
-            peer.caller.close();
+            peer.caller.close(LossCause::Gone);
             assert!(
                 peer.caller.open(true, None).is_none(),
                 "SLOT-1: no credit before the drain"
             );
             let caller = &peer.caller;
             peer.live.retain(|id, live| {
-                let state = caller.state(*id, live.slot, now);
-                let is_answered = matches!(state, CallState::Answered(_));
+                let state = caller.state(*id, live.slot);
+                let is_answered = matches!(state, CallState::Answered(..));
                 assert!(
-                    is_answered || state == CallState::Closed,
+                    is_answered || matches!(state, CallState::Closed),
                     "CALL-1: {id:?} is {state:?}"
                 );
                 if !is_answered {

@@ -5,7 +5,11 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::channel::caller::{CallId, CallState, Caller, Placed, Received};
+use crate::channel::LossCause;
+use crate::channel::core::caller::{
+    CallId, CallState, Caller, Placed, Prepared, PreparedPayload, Received,
+};
+use crate::channel::core::slot::ReplyMeta;
 use crate::channel::responder::{Arrival, Responder};
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
@@ -54,6 +58,15 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Grant),
         1 => Just(Step::Reset),
     ]
+}
+
+/// A request without arguments, to be lined up.
+pub(super) fn nothing() -> Prepared {
+    Prepared {
+        method: 0,
+        stream: None,
+        payload: PreparedPayload::Here(Vec::new()),
+    }
 }
 
 /// What the caller's program still holds.
@@ -132,23 +145,26 @@ impl World {
             .open(has_room, deadline)
             .expect("the channel is open");
         let (id, slot) = match placed {
-            Placed::Waiting(id) => (id, None),
+            Placed::Waiting(id) => {
+                self.caller.line_up(id, nothing());
+                (id, None)
+            }
             Placed::Slot(id, slot) => {
-                self.post(id, slot, deadline);
+                self.post(id, slot);
                 (id, Some(slot))
             }
         };
         self.live.insert(id, Live { slot, deadline });
     }
 
-    fn post(&mut self, id: CallId, slot: u16, deadline: Option<Instant>) {
-        assert!(self.caller.posted(id, slot, deadline));
+    fn post(&mut self, id: CallId, slot: u16) {
+        assert!(self.caller.posted(id, slot, None));
         self.to_server.push_back((Signal::Message, slot, id));
     }
 
     fn grant(&mut self) {
-        while let Some((id, slot, deadline)) = self.caller.grant() {
-            self.post(id, slot, deadline);
+        while let Some(granted) = self.caller.grant() {
+            self.post(granted.id, granted.slot);
         }
     }
 
@@ -200,9 +216,8 @@ impl World {
             return;
         };
         let late = self.caller.late();
-        match self.caller.receive(slot, id) {
-            Received::Answer(answered) => {
-                assert_eq!(answered, id);
+        match self.receive(slot, id) {
+            Received::Answer => {
                 assert!(self.live.contains_key(&id), "CALL-2: {id:?} had ended");
                 self.last_reply = Some((slot, id));
             }
@@ -215,13 +230,17 @@ impl World {
                 );
                 self.forgotten -= 1;
             }
-            Received::Violation(violation) => panic!("a correct responder caused {violation:?}"),
+            other => panic!("a correct responder caused {other:?}"),
         }
+    }
+
+    fn receive(&mut self, slot: u16, id: CallId) -> Received {
+        self.caller.receive(slot, id, ReplyMeta::default(), None)
     }
 
     fn read(&mut self, which: usize) {
         let Some(id) = self.pick(which) else { return };
-        if let CallState::Answered(slot) = self.caller.state(id, self.live[&id].slot, self.now) {
+        if let CallState::Answered(slot, _) = self.caller.state(id, self.live[&id].slot) {
             self.caller.finish(id, slot);
             self.live.remove(&id);
         }
@@ -229,8 +248,10 @@ impl World {
 
     /// Ends a call whose caller has lost interest or patience.
     fn give_up(&mut self, id: CallId) {
-        self.live.remove(&id);
-        if let Some(slot) = self.caller.end(id) {
+        let Some(live) = self.live.remove(&id) else {
+            return;
+        };
+        if let Some(slot) = self.caller.end(id, live.slot).cancel {
             self.forgotten += 1;
             self.to_server.push_back((Signal::Cancel, slot, id));
         }
@@ -242,23 +263,17 @@ impl World {
             .live
             .iter()
             .map(|(id, live)| {
-                (
-                    *id,
-                    live.deadline,
-                    self.caller.state(*id, live.slot, self.now),
-                )
+                let state = self.caller.state(*id, live.slot);
+                (*id, live.deadline, state.by(live.deadline, || self.now))
             })
             .collect();
         for (id, deadline, state) in states {
             let is_over = deadline.is_some_and(|deadline| deadline <= self.now);
-            if !matches!(state, CallState::Answered(_)) {
-                assert_eq!(
-                    state == CallState::Expired,
-                    is_over,
-                    "CALL-1: deadlines end calls"
-                );
+            let is_expired = matches!(state, CallState::Expired);
+            if !matches!(state, CallState::Answered(..)) {
+                assert_eq!(is_expired, is_over, "CALL-1: deadlines end calls");
             }
-            if state == CallState::Expired {
+            if is_expired {
                 self.give_up(id);
             }
         }
@@ -269,7 +284,7 @@ impl World {
             return;
         };
         let before = self.caller.credits();
-        let received = self.caller.receive(slot, id);
+        let received = self.receive(slot, id);
         assert!(
             matches!(received, Received::Violation(_)),
             "a second reply is {received:?}"
@@ -279,16 +294,13 @@ impl World {
 
     fn foreign_reply(&mut self, slot: u16, id: CallId) {
         let before = self.caller.credits();
-        assert!(matches!(
-            self.caller.receive(slot, id),
-            Received::Violation(_)
-        ));
+        assert!(matches!(self.receive(slot, id), Received::Violation(_)));
         assert_eq!(self.caller.credits(), before);
     }
 
     /// The connection breaks, is drained and set up again.
     fn reset(&mut self) {
-        self.caller.close();
+        self.caller.close(LossCause::Gone);
         self.check();
         assert!(
             self.caller.open(true, None).is_none(),
@@ -300,10 +312,10 @@ impl World {
         self.responder = Responder::new(self.slots);
         self.forgotten = 0;
         self.live.retain(|id, live| {
-            let state = self.caller.state(*id, live.slot, self.now);
-            let has_answer = matches!(state, CallState::Answered(_));
+            let state = self.caller.state(*id, live.slot);
+            let has_answer = matches!(state, CallState::Answered(..));
             assert!(
-                has_answer || state == CallState::Closed,
+                has_answer || matches!(state, CallState::Closed),
                 "CALL-1: {id:?} is {state:?}"
             );
             has_answer
@@ -318,7 +330,7 @@ impl World {
             self.slots,
             "SLOT-2"
         );
-        if !self.caller.is_closed() {
+        if self.caller.closed().is_none() {
             assert_eq!(
                 credits.orphaned, self.forgotten,
                 "SLOT-1: a slot is kept until its answer"

@@ -21,7 +21,7 @@ impl World {
             peer.live.len() - peer.caller.waiting(),
             "SLOT-2"
         );
-        if !peer.caller.is_closed() {
+        if peer.caller.closed().is_none() {
             assert_eq!(
                 credits.orphaned, peer.forgotten,
                 "SLOT-1: a slot is kept until its answer"

@@ -1,0 +1,733 @@
+//! The calling side of a channel: credits, calls, one-way calls, and payloads beyond a slot.
+//!
+//! A slot goes through these phases; the credit is back when it is free again.
+//!
+//! ```text
+//!         open          posted           receive            finish
+//!  Free ───────▶ Claimed ─────▶ Pending ─────────▶ Answered ─────▶ Free
+//!                  │ abandon      │ end (timeout, dropped)  receive
+//!                  ▼              ▼                              │
+//!                 Free         Orphaned ─────────────────────────┴▶ Free
+//! ```
+//!
+//! Calls that find no free slot wait in order. After [`close`](Caller::close) every call has ended (CALL-1)
+//! and no slot is handed out until the queue pair has been drained (SLOT-1).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::task::Waker;
+use std::time::Instant;
+
+use super::slot::{Phase, ReplyMeta, Slot};
+use crate::channel::{Block, CallError, LossCause, TellError, TellFailure, Violation};
+use crate::wire::{Outside, StreamPart};
+
+/// Names one call for the life of its channel; it is the request id on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub(crate) u64);
+
+/// Where a new call went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Placed {
+    /// It has this slot.
+    Slot(CallId, u16),
+    /// It waits for a credit.
+    Waiting(CallId),
+}
+
+/// What has become of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CallState {
+    /// It waits for a credit.
+    Waiting,
+    /// Its request is on its way or being handled, in this slot.
+    Pending(u16),
+    /// Its answer stands in this slot.
+    Answered(u16, ReplyMeta),
+    /// Its deadline has passed.
+    Expired,
+    /// The channel was closed before an answer came.
+    Closed,
+}
+
+impl CallState {
+    /// The same for a call with this deadline. The clock is read only if it matters.
+    #[inline]
+    pub(crate) fn by(self, deadline: Option<Instant>, now: impl FnOnce() -> Instant) -> Self {
+        if let (Self::Waiting | Self::Pending(_), Some(deadline)) = (self, deadline)
+            && deadline <= now()
+        {
+            return Self::Expired;
+        }
+        self
+    }
+}
+
+/// What an arriving message was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// The answer to the call in its slot.
+    Answer,
+    /// The answer to this one-way call, which is to be [concluded](Caller::conclude).
+    OneWay(u32),
+    /// An answer whose payload is to be read first; it is among the [offers](Effects::offers).
+    Offered,
+    /// The answer to a call that had ended (CALL-2). The slot is free again.
+    Late,
+    /// Something that a correct peer does not send.
+    Violation(Violation),
+}
+
+/// How many slots are in which state. Their sum is the number of slots (SLOT-2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Credits {
+    /// Free slots.
+    pub free: usize,
+    /// Slots of live calls.
+    pub in_use: usize,
+    /// Slots of calls that ended without an answer.
+    pub orphaned: usize,
+}
+
+/// A request that waits for a credit.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) method: u32,
+    pub(crate) stream: Option<StreamPart>,
+    pub(crate) payload: PreparedPayload,
+}
+
+/// The arguments of a call that waits.
+#[derive(Debug)]
+pub(crate) enum PreparedPayload {
+    Here(Vec<u8>),
+    /// They do not fit a slot.
+    Outside(Block),
+}
+
+/// A call that waited, and is to be posted now in this slot.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) id: CallId,
+    pub(crate) slot: u16,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) request: Prepared,
+}
+
+/// What ending a call leaves to do.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The slot whose request the peer need not answer. It stays occupied until the answer comes (SLOT-1).
+    pub(crate) cancel: Option<u16>,
+    /// Whether the request had been sent.
+    pub(crate) was_sent: bool,
+    /// To be dropped once the lock is released: with a waker may go a task that has other calls of the channel.
+    pub(crate) _waker: Option<Waker>,
+}
+
+/// What is to be done once the lock is released.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// To be woken.
+    pub(crate) wakers: Vec<Waker>,
+    /// One-way calls that failed, to be told to the listener.
+    pub(crate) failures: Vec<TellFailure>,
+    /// Answers whose payload has to be read: memory is needed for that.
+    pub(crate) offers: Vec<(u16, CallId, Outside)>,
+}
+
+/// A call that found no credit, until whoever made it has seen that it has one.
+#[derive(Debug, Default)]
+struct LinedUp {
+    /// `None` while its arguments are being encoded, and once it has a slot.
+    request: Option<Prepared>,
+    deadline: Option<Instant>,
+    waker: Option<Waker>,
+    one_way: Option<u32>,
+    slot: Option<u16>,
+}
+
+/// The calling side.
+#[derive(Debug)]
+pub(crate) struct Caller {
+    slots: Box<[Slot]>,
+    /// Free slots, the one that was freed first in front.
+    free: VecDeque<u16>,
+    /// By age: those that have a slot stand before those that wait for one.
+    lined_up: BTreeMap<CallId, LinedUp>,
+    /// How many of them have no slot.
+    waiting: usize,
+    /// All that are older have a slot or have ended.
+    first_waiting: CallId,
+    next: u64,
+    late: u64,
+    closed: Option<LossCause>,
+    /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
+    releases: VecDeque<u16>,
+    /// Wakers that calls have.
+    sleepers: usize,
+    /// One-way calls that have not ended.
+    one_way: usize,
+    has_effects: bool,
+    effects: Effects,
+}
+
+impl Caller {
+    /// A calling side with `slots` credits, 1 to 65,536.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self {
+            slots: (0..slots).map(|_| Slot::FREE).collect(),
+            free: (0..slots).map(|slot| slot as u16).collect(),
+            lined_up: BTreeMap::new(),
+            waiting: 0,
+            first_waiting: CallId(1),
+            next: 1,
+            late: 0,
+            closed: None,
+            releases: VecDeque::new(),
+            sleepers: 0,
+            one_way: 0,
+            has_effects: false,
+            effects: Effects::default(),
+        }
+    }
+
+    /// Opens a call in a free slot; `None` if there is none, if others wait for one (ORDER-1), or if the channel is closed.
+    #[inline]
+    pub(crate) fn claim(&mut self) -> Option<(CallId, u16)> {
+        if self.waiting > 0 || self.closed.is_some() {
+            return None;
+        }
+        let slot = self.free.pop_front()?;
+        let id = CallId(self.next);
+        self.next += 1;
+        let held = &mut self.slots[usize::from(slot)];
+        held.id = id;
+        held.phase = Phase::Claimed;
+        Some((id, slot))
+    }
+
+    /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take it now.
+    /// A call never overtakes one that waits (ORDER-1).
+    #[inline]
+    pub(crate) fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
+        if may_send && let Some((id, slot)) = self.claim() {
+            return Some(Placed::Slot(id, slot));
+        }
+        if self.closed.is_some() {
+            return None;
+        }
+        let id = CallId(self.next);
+        self.next += 1;
+        let call = LinedUp {
+            deadline,
+            ..LinedUp::default()
+        };
+        self.lined_up.insert(id, call);
+        self.waiting += 1;
+        Some(Placed::Waiting(id))
+    }
+
+    /// The arguments of a call that waits have been encoded.
+    pub(crate) fn line_up(&mut self, id: CallId, request: Prepared) {
+        if let Some(call) = self.lined_up.get_mut(&id) {
+            call.request = Some(request);
+        }
+    }
+
+    /// Gives the call that has waited longest a slot, if there is one and its arguments are encoded.
+    pub(crate) fn grant(&mut self) -> Option<Granted> {
+        if self.closed.is_some() || self.waiting == 0 || self.free.is_empty() {
+            return None;
+        }
+        let (&id, call) = self.lined_up.range_mut(self.first_waiting..).next()?;
+        let request = call.request.take()?;
+        let slot = self.free.pop_front()?;
+        self.waiting -= 1;
+        self.first_waiting = CallId(id.0 + 1);
+        let held = &mut self.slots[usize::from(slot)];
+        held.id = id;
+        held.phase = Phase::Claimed;
+        let deadline = call.deadline;
+        call.slot = Some(slot);
+        let waker = call.waker.take();
+        match call.one_way {
+            None => held.waker = waker,
+            Some(method) => {
+                held.rare().one_way = Some(method);
+                // Nobody looks for its slot.
+                self.lined_up.remove(&id);
+                if let Some(waker) = waker {
+                    self.wake(waker);
+                }
+            }
+        }
+        Some(Granted {
+            id,
+            slot,
+            deadline,
+            request,
+        })
+    }
+
+    /// The request of `id` is about to be posted. `exported` is its payload, if that lies outside of the slot. False if the
+    /// call has ended meanwhile.
+    #[must_use]
+    #[inline]
+    pub(crate) fn posted(&mut self, id: CallId, slot: u16, exported: Option<Block>) -> bool {
+        let held = &mut self.slots[usize::from(slot)];
+        if !held.is(id, Phase::Claimed) {
+            return false;
+        }
+        held.phase = Phase::Pending;
+        if exported.is_some() {
+            held.rare().exported = exported;
+        }
+        true
+    }
+
+    /// The request of `id` will not be posted.
+    pub(crate) fn abandon(&mut self, id: CallId, slot: u16) {
+        if self.slots[usize::from(slot)].is(id, Phase::Claimed) {
+            self.release(slot);
+        }
+    }
+
+    /// A reply to `id` arrived in `slot`; its payload is at the peer if it is `outside`.
+    #[inline]
+    pub(crate) fn receive(
+        &mut self,
+        slot: u16,
+        id: CallId,
+        reply: ReplyMeta,
+        outside: Option<Outside>,
+    ) -> Received {
+        let Some(held) = self.slots.get_mut(usize::from(slot)) else {
+            return Received::Violation(Violation::BadSlot);
+        };
+        if !held.is(id, Phase::Pending) {
+            return self.receive_late(slot, id, outside);
+        }
+        if held.rare.is_some() || outside.is_some() {
+            return self.receive_rare(slot, reply, outside);
+        }
+        held.phase = Phase::Answered;
+        held.reply = reply;
+        if let Some(waker) = held.waker.take() {
+            self.wake(waker);
+        }
+        Received::Answer
+    }
+
+    /// It answers no call that awaits an answer.
+    #[cold]
+    fn receive_late(&mut self, slot: u16, id: CallId, outside: Option<Outside>) -> Received {
+        let held = &self.slots[usize::from(slot)];
+        if !held.is(id, Phase::Orphaned) {
+            return Received::Violation(Violation::UnknownRequest);
+        }
+        if held.rare.as_ref().is_some_and(|rare| rare.is_reading) {
+            return Received::Violation(Violation::SlotBusy);
+        }
+        self.late += 1;
+        if outside.is_some() {
+            self.releases.push_back(slot);
+        }
+        // A closed channel has no use for the slot, and its owner may ask yet whether the request was sent.
+        if self.closed.is_none() {
+            self.release(slot);
+        }
+        Received::Late
+    }
+
+    /// The call that it answers is not a plain one, or the answer is not.
+    #[cold]
+    fn receive_rare(&mut self, slot: u16, reply: ReplyMeta, outside: Option<Outside>) -> Received {
+        let held = &mut self.slots[usize::from(slot)];
+        let id = held.id;
+        if held.rare().is_reading {
+            return Received::Violation(Violation::SlotBusy);
+        }
+        held.reply = reply;
+        match outside {
+            None => self.answer(slot),
+            Some(outside) => {
+                held.rare().is_reading = true;
+                self.has_effects = true;
+                self.effects.offers.push((slot, id, outside));
+                Received::Offered
+            }
+        }
+    }
+
+    /// The payload of the answer in `slot`, which lay at the peer, has been read, or cannot be.
+    pub(crate) fn read(&mut self, slot: u16, payload: Result<Block, CallError>) -> Received {
+        self.releases.push_back(slot);
+        let held = &mut self.slots[usize::from(slot)];
+        held.rare().is_reading = false;
+        if held.phase == Phase::Pending {
+            held.rare().read = Some(payload);
+            return self.answer(slot);
+        }
+        let id = held.id;
+        self.receive_late(slot, id, None)
+    }
+
+    /// The call in `slot` is answered.
+    fn answer(&mut self, slot: u16) -> Received {
+        let held = &mut self.slots[usize::from(slot)];
+        held.phase = Phase::Answered;
+        let rare = held.rare();
+        // It has been read long since.
+        rare.exported = None;
+        if let Some(method) = rare.one_way {
+            return Received::OneWay(method);
+        }
+        if let Some(waker) = held.waker.take() {
+            self.wake(waker);
+        }
+        Received::Answer
+    }
+
+    /// The one-way call that is answered in `slot` has ended, and failed if there is a `failure`.
+    pub(crate) fn conclude(&mut self, slot: u16, failure: Option<TellFailure>) {
+        if self.slots[usize::from(slot)].phase == Phase::Answered {
+            self.one_way -= 1;
+            self.release(slot);
+        }
+        if let Some(failure) = failure {
+            self.has_effects = true;
+            self.effects.failures.push(failure);
+        }
+    }
+
+    /// The slot that `id` has; `hint` is where it was last seen.
+    #[inline]
+    fn slot_of(&self, id: CallId, hint: Option<u16>) -> Option<u16> {
+        let slot = match hint {
+            Some(slot) => slot,
+            None => self.lined_up.get(&id)?.slot?,
+        };
+        self.slots[usize::from(slot)].is_of(id).then_some(slot)
+    }
+
+    /// What has become of `id`. `hint` is where it was last seen.
+    #[inline]
+    pub(crate) fn state(&self, id: CallId, hint: Option<u16>) -> CallState {
+        if let Some(slot) = self.slot_of(id, hint) {
+            let held = &self.slots[usize::from(slot)];
+            return match held.phase {
+                Phase::Answered => CallState::Answered(slot, held.reply),
+                Phase::Claimed | Phase::Pending => CallState::Pending(slot),
+                Phase::Free | Phase::Orphaned => CallState::Closed,
+            };
+        }
+        match self.is_waiting(id) {
+            true => CallState::Waiting,
+            false => CallState::Closed,
+        }
+    }
+
+    /// Whether `id` waits for a credit.
+    pub(crate) fn is_waiting(&self, id: CallId) -> bool {
+        self.lined_up
+            .get(&id)
+            .is_some_and(|call| call.slot.is_none())
+    }
+
+    /// Whoever holds `id` knows its slot, and asks by that from now on.
+    #[cold]
+    pub(crate) fn seen(&mut self, id: CallId) {
+        self.lined_up.remove(&id);
+    }
+
+    /// Has `waker`, or nobody, woken when `id` is decided, instead of the one that was given before. That one comes back if
+    /// it is another, to be dropped once the lock is released.
+    #[must_use]
+    #[inline]
+    pub(crate) fn register(
+        &mut self,
+        id: CallId,
+        hint: Option<u16>,
+        waker: Option<&Waker>,
+    ) -> Option<Waker> {
+        let place = match self.slot_of(id, hint) {
+            Some(slot) => &mut self.slots[usize::from(slot)].waker,
+            None => &mut self.lined_up.get_mut(&id)?.waker,
+        };
+        match (place, waker) {
+            (None, None) => None,
+            (Some(held), Some(waker)) if held.will_wake(waker) => None,
+            (place, waker) => {
+                let before = std::mem::replace(place, waker.cloned());
+                self.sleepers += usize::from(waker.is_some());
+                self.sleepers -= usize::from(before.is_some());
+                before
+            }
+        }
+    }
+
+    /// Nobody waits for the answer of `id`, which is not decided: its failure is to be told.
+    pub(crate) fn make_one_way(&mut self, id: CallId, hint: Option<u16>, method: u32) {
+        match self.slot_of(id, hint) {
+            Some(slot) => {
+                self.slots[usize::from(slot)].rare().one_way = Some(method);
+                self.lined_up.remove(&id);
+            }
+            None => {
+                if let Some(call) = self.lined_up.get_mut(&id) {
+                    call.one_way = Some(method);
+                }
+            }
+        }
+        self.one_way += 1;
+    }
+
+    /// The payload of the answer in `slot`, if it did not travel through the ring.
+    pub(crate) fn take_read(&mut self, slot: u16) -> Result<Option<Block>, CallError> {
+        let rare = self.slots[usize::from(slot)].rare.as_mut();
+        rare.and_then(|rare| rare.read.take()).transpose()
+    }
+
+    /// The answer of `id` has been read.
+    #[inline]
+    pub(crate) fn finish(&mut self, id: CallId, slot: u16) {
+        if self.slots[usize::from(slot)].is(id, Phase::Answered) {
+            self.release(slot);
+        }
+    }
+
+    /// Sets the deadline of a call that waits for a credit: what is left of it travels with the request.
+    pub(crate) fn set_deadline(&mut self, id: CallId, at: Option<Instant>) {
+        if let Some(call) = self.lined_up.get_mut(&id) {
+            call.deadline = at;
+        }
+    }
+
+    /// Ends `id`: it timed out or nobody wants the answer.
+    pub(crate) fn end(&mut self, id: CallId, hint: Option<u16>) -> Ended {
+        let slot = self.slot_of(id, hint);
+        let lined_up = self.lined_up.remove(&id);
+        let mut ended = Ended {
+            cancel: None,
+            was_sent: false,
+            _waker: None,
+        };
+        let Some(slot) = slot else {
+            if let Some(call) = lined_up.filter(|call| call.slot.is_none()) {
+                self.waiting -= 1;
+                self.one_way -= usize::from(call.one_way.is_some());
+                self.sleepers -= usize::from(call.waker.is_some());
+                ended._waker = call.waker;
+            }
+            return ended;
+        };
+        let held = &mut self.slots[usize::from(slot)];
+        ended._waker = held.waker.take();
+        self.sleepers -= usize::from(ended._waker.is_some());
+        ended.was_sent = held.phase != Phase::Claimed;
+        match held.phase {
+            Phase::Pending => {
+                held.phase = Phase::Orphaned;
+                ended.cancel = Some(slot);
+            }
+            Phase::Answered | Phase::Claimed => self.release(slot),
+            Phase::Free | Phase::Orphaned => {}
+        }
+        ended
+    }
+
+    /// Closes the channel: every unanswered call has ended. Answers that arrived can still be read.
+    pub(crate) fn close(&mut self, cause: LossCause) {
+        for (id, call) in std::mem::take(&mut self.lined_up) {
+            if call.slot.is_some() {
+                self.lined_up.insert(id, call);
+                continue;
+            }
+            self.effects.wakers.extend(call.waker);
+            if let Some(method) = call.one_way {
+                self.effects.lose(method, &cause, false);
+            }
+        }
+        self.waiting = 0;
+        self.first_waiting = CallId(self.next);
+        for held in &mut self.slots {
+            if !matches!(held.phase, Phase::Free | Phase::Answered) {
+                let rare = held.rare.take();
+                if let Some(method) = rare.and_then(|rare| rare.one_way) {
+                    self.effects.lose(method, &cause, true);
+                }
+                held.phase = Phase::Orphaned;
+            }
+            self.effects.wakers.extend(held.waker.take());
+        }
+        self.sleepers = 0;
+        self.one_way = 0;
+        self.effects.offers.clear();
+        self.has_effects = true;
+        self.closed = Some(cause);
+    }
+
+    /// The queue pair of a closed channel has been drained and a new one takes its place: credits of ended
+    /// calls are back. Answers nobody has read yet keep their slots.
+    #[cfg(test)]
+    pub(crate) fn reset(&mut self) {
+        debug_assert!(self.closed.is_some(), "only a closed channel is reset");
+        self.closed = None;
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].phase == Phase::Orphaned {
+                self.release(slot as u16);
+            }
+        }
+    }
+
+    /// Whether the request of `id`, which ended with the channel, was sent and is not answered.
+    pub(crate) fn was_sent(&self, id: CallId, hint: Option<u16>) -> bool {
+        let slot = self.slot_of(id, hint);
+        slot.is_some_and(|slot| self.slots[usize::from(slot)].phase == Phase::Orphaned)
+    }
+
+    /// Whether nobody uses a slot, which must exist.
+    pub(crate) fn is_free(&self, slot: u16) -> bool {
+        let slot = self.slots.get(usize::from(slot));
+        slot.is_some_and(|slot| slot.phase == Phase::Free)
+    }
+
+    /// Whether the answer of `id` stands in `slot`.
+    #[cfg(test)]
+    pub(crate) fn is_answered(&self, slot: u16, id: CallId) -> bool {
+        self.slots[usize::from(slot)].is(id, Phase::Answered)
+    }
+
+    /// Whether `id` awaits the payload of its answer in `slot`.
+    pub(crate) fn awaits_read(&self, slot: u16, id: CallId) -> bool {
+        let held = &self.slots[usize::from(slot)];
+        held.is_of(id) && matches!(held.phase, Phase::Pending | Phase::Orphaned)
+    }
+
+    /// Why the channel is closed.
+    #[inline]
+    pub(crate) fn closed(&self) -> Option<&LossCause> {
+        self.closed.as_ref()
+    }
+
+    /// How many answers came after their call had ended.
+    pub(crate) fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// Number of calls that wait for a credit.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Whether anybody wants to hear of what arrives.
+    pub(crate) fn has_sleepers(&self) -> bool {
+        self.sleepers > 0 || self.one_way > 0
+    }
+
+    /// Whether something waits to be posted until a credit or a place in the send queue is free.
+    #[inline]
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.waiting > 0 || !self.releases.is_empty()
+    }
+
+    /// A slot whose answer's payload the peer need not keep any more, to be told so.
+    pub(crate) fn take_release(&mut self) -> Option<u16> {
+        self.releases.pop_front()
+    }
+
+    /// Whether there is something to do once the lock is released.
+    #[inline]
+    pub(crate) fn has_effects(&self) -> bool {
+        self.has_effects
+    }
+
+    /// What is to be done once the lock is released.
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        self.has_effects = false;
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The account of slots.
+    pub(crate) fn credits(&self) -> Credits {
+        let mut credits = Credits::default();
+        for slot in &self.slots {
+            match slot.phase {
+                Phase::Free => credits.free += 1,
+                Phase::Orphaned => credits.orphaned += 1,
+                Phase::Claimed | Phase::Pending | Phase::Answered => credits.in_use += 1,
+            }
+        }
+        credits
+    }
+
+    fn wake(&mut self, waker: Waker) {
+        self.sleepers -= 1;
+        self.has_effects = true;
+        self.effects.wakers.push(waker);
+    }
+
+    #[inline]
+    fn release(&mut self, slot: u16) {
+        let held = &mut self.slots[usize::from(slot)];
+        held.phase = Phase::Free;
+        if held.rare.is_some() {
+            held.rare = None;
+        }
+        self.free.push_back(slot);
+    }
+}
+
+impl Effects {
+    fn lose(&mut self, method: u32, cause: &LossCause, sent: bool) {
+        let cause = cause.clone();
+        let cause = TellError::Lost { cause, sent };
+        self.failures.push(TellFailure { method, cause });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn posted(caller: &mut Caller) -> (CallId, u16) {
+        let Some(Placed::Slot(id, slot)) = caller.open(true, None) else {
+            panic!("there is a free slot");
+        };
+        assert!(caller.posted(id, slot, None));
+        (id, slot)
+    }
+
+    fn receive(caller: &mut Caller, slot: u16, id: CallId) -> Received {
+        caller.receive(slot, id, ReplyMeta::default(), None)
+    }
+
+    #[test]
+    fn slot_2_a_call_that_ends_when_it_is_answered_gives_its_slot_back() {
+        let mut caller = Caller::new(1);
+        let (id, slot) = posted(&mut caller);
+        assert_eq!(receive(&mut caller, slot, id), Received::Answer);
+        assert_eq!(
+            caller.end(id, Some(slot)).cancel,
+            None,
+            "nothing is to be cancelled"
+        );
+        assert!(caller.is_free(slot));
+        // Whatever still says that it is done with it frees it once.
+        caller.finish(id, slot);
+        assert_eq!((caller.credits().free, caller.free.len()), (1, 1));
+    }
+
+    #[test]
+    fn call_2_an_answer_that_comes_after_the_channel_was_closed_leaves_its_request_sent() {
+        let mut caller = Caller::new(2);
+        let (id, slot) = posted(&mut caller);
+        caller.close(LossCause::Gone);
+        assert_eq!(receive(&mut caller, slot, id), Received::Late);
+        assert!(matches!(caller.state(id, Some(slot)), CallState::Closed));
+        assert!(caller.was_sent(id, Some(slot)), "so it may have been run");
+        caller.reset();
+        assert!(caller.is_free(slot), "SLOT-2");
+    }
+}

@@ -1,0 +1,207 @@
+//! The calling end of a channel before it is connected.
+
+use std::sync::{Arc, Mutex, OnceLock};
+
+use tokio::sync::Notify;
+
+use super::bulk::Bulk;
+use super::client::{BATCH, Core};
+use super::core::caller::Caller;
+use super::lanes::{Lanes, LanesInit};
+use super::lend::{RemoteRing, Ring};
+use super::pump::Pump;
+use super::work_id::WorkId;
+use super::{
+    ClientChannel, ConnectError, Endpoint, Geometry, Memory, Patience, Profile, QueuePairInfo,
+    RingAddress, Violations,
+};
+use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
+
+/// Names a client's queue pairs before they have been connected anew.
+pub(super) const OWNER: u64 = 0;
+
+/// The calling end before the peer's is known.
+#[derive(Debug)]
+pub struct Dialer {
+    lanes: Lanes,
+    cq: Arc<dyn CompletionQueue>,
+    poller: Box<dyn Poller>,
+    /// With a native peer.
+    bulk: Option<(Bulk, Arc<Memory>)>,
+    sends: Ring,
+    replies: Ring,
+    geometry: Geometry,
+    profile: Profile,
+    /// How often the queue pairs have been connected.
+    reached: u64,
+}
+
+impl Dialer {
+    /// Creates queue pairs and rings, ready to receive, for a native peer. Payloads beyond a slot go to `memory`.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub fn new(
+        memory: &Arc<Memory>,
+        geometry: Geometry,
+        retry: RetryPolicy,
+    ) -> Result<Self, ConnectError> {
+        let device = &**memory.device();
+        let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
+        let bulk = Bulk::new(device, &dialer.cq, OWNER, retry)?;
+        dialer.bulk = Some((bulk, memory.clone()));
+        Ok(dialer)
+    }
+
+    /// The same for a DLSlime peer, with any number of queue pairs.
+    ///
+    /// # Errors
+    /// The number is 0 or more than 64, or the device refuses.
+    pub fn compatible(
+        device: &dyn Device,
+        geometry: Geometry,
+        retry: RetryPolicy,
+        queue_pairs: usize,
+    ) -> Result<Self, ConnectError> {
+        Self::create(device, geometry, retry, queue_pairs, Profile::Compatible)
+    }
+
+    fn create(
+        device: &dyn Device,
+        geometry: Geometry,
+        retry: RetryPolicy,
+        queue_pairs: usize,
+        profile: Profile,
+    ) -> Result<Self, ConnectError> {
+        let slots = geometry.slots() as u32;
+        // A request, a cancel and a release for each slot; twice that, so that signalling every half queue is enough.
+        let sends = 6 * slots;
+        let receives = match profile {
+            Profile::Native => slots,
+            // A DLSlime peer may call us where we call it. It should not; but what it sends has to arrive.
+            Profile::Compatible => 2 * slots,
+        };
+        let entries =
+            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
+        let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
+        let lanes = Lanes::new(
+            device,
+            &LanesInit {
+                cq: cq.clone(),
+                count: queue_pairs,
+                sends,
+                receives,
+                owner: OWNER,
+                retry,
+            },
+        )?;
+        Ok(Self {
+            lanes,
+            cq,
+            poller,
+            bulk: None,
+            sends: Ring::send(device, geometry)?,
+            replies: Ring::receive(device, geometry)?,
+            geometry,
+            profile,
+            reached: 0,
+        })
+    }
+
+    /// What a native peer must be told.
+    pub fn endpoint(&self) -> Endpoint {
+        let qp = self.lanes.addresses()[0];
+        let bulk = self.bulk.as_ref();
+        Endpoint {
+            qp,
+            bulk: bulk.map_or(qp, |(bulk, _)| bulk.address()),
+            ring: self.ring(),
+            geometry: self.geometry,
+        }
+    }
+
+    /// The queue pairs that a DLSlime peer must be told.
+    pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
+        self.lanes.addresses()
+    }
+
+    /// The ring that a DLSlime peer must be told.
+    pub fn ring(&self) -> RingAddress {
+        RingAddress::of(self.replies.region(), self.geometry)
+    }
+
+    /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
+    ///
+    /// # Errors
+    /// Their number is not ours, their addresses are not acceptable, or the device refuses.
+    pub fn reach(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
+        if self.reached > 0 {
+            self.lanes.reset(self.reached)?;
+        }
+        self.reached += 1;
+        self.lanes.connect(theirs)
+    }
+
+    /// Connects to a native peer's end, which must be ready to receive.
+    ///
+    /// # Errors
+    /// The peer's endpoint is not acceptable, or the device refuses.
+    pub fn connect(
+        mut self,
+        peer: &str,
+        theirs: &Endpoint,
+        waiting: Patience,
+    ) -> Result<Arc<ClientChannel>, ConnectError> {
+        let remote = theirs.remote_ring(self.geometry)?;
+        self.reach(&[theirs.qp])?;
+        if let Some((bulk, _)) = &mut self.bulk {
+            bulk.connect(theirs.bulk)?;
+        }
+        Ok(self.open(peer, remote, waiting))
+    }
+
+    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and whose mailbox
+    /// is `ring`.
+    ///
+    /// # Errors
+    /// The mailbox does not fit our geometry.
+    pub fn connect_compatible(
+        self,
+        peer: &str,
+        ring: &RingAddress,
+        waiting: Patience,
+    ) -> Result<Arc<ClientChannel>, ConnectError> {
+        let remote = ring.compatible_ring(self.geometry)?;
+        Ok(self.open(peer, remote, waiting))
+    }
+
+    fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
+        // A slot must exist at both ends.
+        let slots = self.geometry.slots().min(remote.geometry.slots());
+        let (bulk, memory) = self.bulk.unzip();
+        let closing = Arc::<Notify>::default();
+        Arc::new(ClientChannel {
+            core: Mutex::new(Core {
+                lanes: self.lanes,
+                poller: self.poller,
+                bulk,
+                caller: Caller::new(slots),
+                remote,
+                violations: Violations::default(),
+                closing: closing.clone(),
+                batch: Box::new([Completion::EMPTY; BATCH]),
+            }),
+            cq: self.cq,
+            memory,
+            sends: self.sends,
+            replies: Arc::new(self.replies),
+            geometry: self.geometry,
+            profile: self.profile,
+            peer: peer.to_owned(),
+            waiting,
+            listener: OnceLock::new(),
+            pump: Pump::default(),
+            closing,
+        })
+    }
+}

@@ -1,0 +1,242 @@
+//! Calls that have been made.
+
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use super::answer::AnswerView;
+use super::core::caller::{CallId, CallState};
+use super::pump::Pump;
+use super::{Answer, CallError, ClientChannel, Parker};
+
+/// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes (SLOT-1).
+#[derive(Debug)]
+pub struct PendingCall {
+    pub(super) channel: Arc<ClientChannel>,
+    pub(super) id: CallId,
+    /// Its slot, once it is known to have one.
+    pub(super) slot: Option<u16>,
+    deadline: Option<(Instant, Duration)>,
+    pub(super) done: bool,
+}
+
+impl PendingCall {
+    #[inline]
+    pub(super) fn new(
+        channel: &Arc<ClientChannel>,
+        id: CallId,
+        slot: Option<u16>,
+        deadline: Option<(Instant, Duration)>,
+    ) -> Self {
+        Self {
+            channel: channel.clone(),
+            id,
+            slot,
+            deadline,
+            done: false,
+        }
+    }
+
+    /// Sets the deadline, counted from now.
+    pub fn set_timeout(&mut self, after: Duration) {
+        // A deadline beyond the end of time is none.
+        let at = Instant::now().checked_add(after);
+        self.allow(at.map(|at| (at, after)));
+    }
+
+    /// Allows the call `after`, which ends then: of the time, some has passed already.
+    pub fn set_deadline(&mut self, at: Instant, after: Duration) {
+        self.allow(Some((at, after)));
+    }
+
+    fn allow(&mut self, deadline: Option<(Instant, Duration)>) {
+        self.deadline = deadline;
+        if self.slot.is_none() {
+            let at = deadline.map(|(at, _)| at);
+            self.channel.lock().caller.set_deadline(self.id, at);
+        }
+    }
+
+    /// The time allowed, if any was set.
+    pub fn timeout(&self) -> Option<Duration> {
+        self.deadline.map(|(_, after)| after)
+    }
+
+    /// The deadline, if one was set.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.map(|(at, _)| at)
+    }
+
+    /// The channel that the call was made on.
+    pub fn channel(&self) -> &Arc<ClientChannel> {
+        &self.channel
+    }
+
+    /// Handles what has arrived and says whether this call is decided. If it is not and a `waker` is given, it
+    /// is woken when it is (by whoever polls the channel next; see [`sleep`](Self::sleep)).
+    pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
+        match self.look(waker) {
+            CallState::Waiting | CallState::Pending(_) => Poll::Pending,
+            CallState::Answered(slot, reply) => {
+                self.done = true;
+                Poll::Ready(Answer::read(&self.channel, self.id, slot, reply))
+            }
+            ended => Poll::Ready(Err(self.failure(ended))),
+        }
+    }
+
+    /// As [`poll`](Self::poll), and reads the answer by `read` where its bytes lie. Its credit goes back when `read` returns.
+    /// Cheaper, as no answer is handed around.
+    #[inline]
+    pub fn poll_answer<T>(
+        &mut self,
+        waker: Option<&Waker>,
+        read: impl FnOnce(AnswerView<'_>) -> T,
+    ) -> Poll<Result<T, CallError>> {
+        match self.look(waker) {
+            CallState::Waiting | CallState::Pending(_) => Poll::Pending,
+            CallState::Answered(slot, reply) => {
+                self.done = true;
+                Poll::Ready(Answer::read_with(&self.channel, self.id, slot, reply, read))
+            }
+            ended => Poll::Ready(Err(self.failure(ended))),
+        }
+    }
+
+    /// Takes in what has arrived, and says what has become of the call.
+    #[inline]
+    fn look(&mut self, waker: Option<&Waker>) -> CallState {
+        let channel = &*self.channel;
+        let mut core = channel.lock();
+        let mut state = core.caller.state(self.id, self.slot);
+        if !matches!(state, CallState::Answered(..)) && core.progress(channel) {
+            state = core.caller.state(self.id, self.slot);
+        }
+        let deadline = self.deadline.map(|(at, _)| at);
+        let state = state.by(deadline, Instant::now);
+        if self.slot.is_none()
+            && let CallState::Pending(slot) | CallState::Answered(slot, _) = state
+        {
+            self.slot = Some(slot);
+            core.caller.seen(self.id);
+        }
+        // Dropped when the lock is released: with it may go the last of a task that has other calls of the channel.
+        let _before = match state {
+            CallState::Waiting | CallState::Pending(_) => {
+                core.caller.register(self.id, self.slot, waker)
+            }
+            _ => None,
+        };
+        channel.wake(core);
+        state
+    }
+
+    /// Why the call has ended.
+    #[cold]
+    fn failure(&mut self, state: CallState) -> CallError {
+        let core = self.channel.lock();
+        let error = match (state, self.deadline) {
+            (CallState::Expired, Some((_, after))) => CallError::Timeout {
+                after,
+                sent: !core.caller.is_waiting(self.id),
+            },
+            _ => CallError::Closed {
+                cause: core.loss(),
+                sent: core.caller.was_sent(self.id, self.slot),
+            },
+        };
+        drop(core);
+        self.end();
+        error
+    }
+
+    /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker: makes sure
+    /// that somebody watches the completion queue.
+    pub fn sleep(&self) {
+        Pump::ensure(&self.channel);
+    }
+
+    /// The same for a thread outside of every runtime, which sleeps here until the waker of `parker` is woken or the deadline
+    /// has passed; it may return for nothing. If nobody else does, the thread watches the completion queue itself.
+    pub fn park(&self, parker: &Parker) {
+        Pump::park(&self.channel, parker, self.deadline());
+    }
+
+    /// Ends the call. Says whether its request had been sent by then, so that its handler may run all the same.
+    pub fn take_back(mut self) -> bool {
+        self.end()
+    }
+
+    /// Whether the request had been sent.
+    fn end(&mut self) -> bool {
+        if std::mem::replace(&mut self.done, true) {
+            return true;
+        }
+        let mut core = self.channel.lock();
+        let ended = core.caller.end(self.id, self.slot);
+        if let Some(slot) = ended.cancel {
+            core.cancel(&self.channel, slot);
+        }
+        core.grant(&self.channel);
+        self.channel.wake(core);
+        ended.was_sent
+    }
+}
+
+impl Drop for PendingCall {
+    #[inline]
+    fn drop(&mut self) {
+        if !self.done {
+            self.end();
+        }
+    }
+}
+
+/// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
+#[derive(Debug)]
+pub struct ToldCall(PendingCall);
+
+impl ToldCall {
+    pub(super) fn new(call: PendingCall) -> Self {
+        Self(call)
+    }
+
+    /// Whether the transport has taken the request. If it has not, `waker` is woken when it has.
+    pub fn poll_taken(&mut self, waker: &Waker) -> Poll<()> {
+        let call = &mut self.0;
+        if call.done {
+            return Poll::Ready(());
+        }
+        let channel = &*call.channel;
+        let mut core = channel.lock();
+        core.progress(channel);
+        call.done = !core.caller.is_waiting(call.id);
+        let mut _before = None;
+        if !call.done {
+            _before = core.caller.register(call.id, None, Some(waker));
+        }
+        channel.wake(core);
+        match call.done {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// The channel that the call was made on.
+    pub fn channel(&self) -> &Arc<ClientChannel> {
+        &self.0.channel
+    }
+
+    /// Leaves it to the channel, also while it waits for a credit.
+    pub(super) fn detach(mut self) {
+        self.0.done = true;
+    }
+}
+
+impl Drop for ToldCall {
+    fn drop(&mut self) {
+        let call = &mut self.0;
+        // What has been sent is taken in by whoever looks next; what waits is taken back.
+        call.done |= !call.channel.lock().caller.is_waiting(call.id);
+    }
+}
