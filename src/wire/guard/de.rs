@@ -3,10 +3,12 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use serde::de::value::U32Deserializer;
 use serde::de::{
     Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, IntoDeserializer, MapAccess,
     SeqAccess, VariantAccess, Visitor,
 };
+use serde::forward_to_deserialize_any;
 
 use super::{Guard, Guarded, Level, NEWTYPE, TooMany, UNIT};
 
@@ -431,8 +433,9 @@ impl<'de, 'g, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'g, A> {
     }
 }
 
-/// The number of a variant, which is noted by its name. Serde numbers all variants when it writes, and only those that can
-/// be read when it reads.
+/// A variant of which the bytes say the number. Serde numbers all variants when it writes, and only those that can be read
+/// when it reads, while `names` has the other names of a variant (serde's `alias`), too. So the name is what is noted, and
+/// what is read: one that is not what was written shows in the shape.
 struct Number<'g, T> {
     seed: T,
     guard: &'g Guard,
@@ -447,7 +450,44 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Number<'_, T> {
         let number = u32::deserialize(inner)?;
         let name = self.names.get(number as usize).copied();
         self.guard.fold_name(name.unwrap_or_default());
-        self.seed.deserialize(number.into_deserializer())
+        self.seed.deserialize(Named {
+            name,
+            number: number.into_deserializer(),
+        })
+    }
+}
+
+/// A variant, by its name for those who ask for that.
+struct Named<E> {
+    name: Option<&'static str>,
+    number: U32Deserializer<E>,
+}
+
+macro_rules! by_name {
+    ($($method:ident),+) => {
+        $(#[inline]
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+            match self.name {
+                Some(name) => visitor.visit_borrowed_str(name),
+                None => self.number.$method(visitor),
+            }
+        })+
+    };
+}
+
+impl<'de, E: Error> Deserializer<'de> for Named<E> {
+    type Error = E;
+
+    by_name!(deserialize_identifier, deserialize_str, deserialize_string);
+
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
+        self.number.deserialize_any(visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf option unit unit_struct newtype_struct seq
+        tuple tuple_struct map struct enum ignored_any
     }
 }
 

@@ -519,6 +519,73 @@ mod halves {
     }
 
     #[test]
+    fn a_variant_with_other_names_hides_none_that_is_skipped() {
+        #[derive(Debug, PartialEq, Serialize, Deserialize)]
+        enum Both {
+            #[serde(alias = "Aa")]
+            A(u8),
+            #[serde(skip)]
+            #[allow(dead_code)]
+            B(u8),
+            C(u8),
+            D(u8),
+            E(u8),
+        }
+        same(&Both::A(1));
+        // The other name takes the number of the one that is missing.
+        same(&Both::C(1));
+        same(&Both::D(1));
+        same_or_refused(&Both::E(1), "decode");
+    }
+
+    /// Written by hand: they know variants by one of the two only.
+    #[test]
+    fn variants_are_known_by_number_or_by_name() {
+        use serde::de::{EnumAccess, VariantAccess, Visitor};
+
+        #[derive(Debug, Clone, Copy, PartialEq)]
+        struct By<T>(u32, std::marker::PhantomData<T>);
+        trait Known: DeserializeOwned + Debug + PartialEq {
+            fn number(self) -> u32;
+        }
+        impl Known for u32 {
+            fn number(self) -> u32 {
+                self
+            }
+        }
+        impl Known for String {
+            fn number(self) -> u32 {
+                u32::from(self == "B")
+            }
+        }
+        impl<T> Serialize for By<T> {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_unit_variant("By", self.0, ["A", "B"][self.0 as usize])
+            }
+        }
+        impl<'de, T: Known> Visitor<'de> for By<T> {
+            type Value = Self;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("A or B")
+            }
+            fn visit_enum<A: EnumAccess<'de>>(self, from: A) -> Result<Self, A::Error> {
+                let (known, content) = from.variant::<T>()?;
+                content.unit_variant()?;
+                Ok(Self(known.number(), self.1))
+            }
+        }
+        impl<'de, T: Known> Deserialize<'de> for By<T> {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                from.deserialize_enum("By", &["A", "B"], Self(0, std::marker::PhantomData))
+            }
+        }
+        for number in [0, 1] {
+            same(&By::<u32>(number, std::marker::PhantomData));
+            same(&By::<String>(number, std::marker::PhantomData));
+        }
+    }
+
+    #[test]
     fn the_variant_for_all_others_takes_nothing_for_its_own() {
         #[derive(Debug, PartialEq, Serialize, Deserialize)]
         enum Newer {

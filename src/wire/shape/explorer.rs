@@ -3,6 +3,7 @@
 use std::any::type_name;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::graph::{Graph, Id, NO_VARIANT, Names};
@@ -48,6 +49,16 @@ impl serde::de::Error for Stop {
     }
 }
 
+/// Why bincode cannot carry an enum whose numbers and names are not in step.
+const ALIAS: &str = "has `#[serde(alias)]` on a variant in front of others, which serde counts among the variants when it \
+    reads, and not when it writes";
+
+fn variant_id<T>(variant: &T) -> VariantId {
+    let mut hasher = DefaultHasher::new();
+    std::mem::discriminant(variant).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Tells types apart within this process. None of it gets into the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
@@ -67,6 +78,36 @@ struct Known {
     least_is_unit: bool,
     /// It reads its fields in order only.
     by_order_only: bool,
+    /// Which variant each number means, and each name as far as that was asked. Only bincode writes numbers.
+    by_number: Vec<Option<VariantId>>,
+    by_name: Vec<Option<VariantId>>,
+}
+
+/// Tells the variants of one enum apart.
+type VariantId = u64;
+
+impl Known {
+    /// The next name of which to ask what it means: serde lists other names of a variant among the names, which shows where
+    /// there are fewer variants than names.
+    fn name_to_ask(&self) -> Option<usize> {
+        let numbers = &self.by_number;
+        let is_asked = numbers.len() == self.parts.len() && self.parts.iter().all(|it| it.done);
+        let is_doubtful = || {
+            let distinct: HashSet<_> = numbers.iter().flatten().collect();
+            distinct.len() < numbers.len()
+        };
+        let next = self.by_name.len();
+        (is_asked && next < numbers.len() && is_doubtful()).then_some(next)
+    }
+
+    /// Whether the name in the place of some number means another variant, as far as is known.
+    fn is_shifted(&self) -> bool {
+        let numbers = &self.by_number;
+        let is_other = |(number, name): (&Option<VariantId>, &Option<VariantId>)| {
+            number.is_some() && number != name && name.is_some() && numbers.contains(name)
+        };
+        numbers.iter().zip(&self.by_name).any(is_other)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -178,10 +219,10 @@ impl Explorer {
                 Ok(()) | Err(Stop::NoVariant | Stop::Deep) => {}
             }
             let is_all = || {
-                self.known
-                    .values()
-                    .flat_map(|known| &known.parts)
-                    .all(|part| part.done)
+                let is_done = |known: &Known| {
+                    known.parts.iter().all(|part| part.done) && known.name_to_ask().is_none()
+                };
+                self.known.values().all(is_done)
             };
             if outcome.is_ok() && is_all() {
                 return;
@@ -362,6 +403,33 @@ impl Explorer {
         if !std::mem::replace(&mut known.least_is_unit, true) {
             known.least = at;
         }
+    }
+
+    /// The variant that a number means.
+    pub(super) fn note_number<T>(&mut self, of: Id, number: usize, variant: Option<&T>) {
+        let numbers = &mut self.known.entry(of).or_default().by_number;
+        if numbers.len() <= number {
+            numbers.resize(number + 1, None);
+        }
+        numbers[number] = variant.map(variant_id);
+    }
+
+    /// The name of which to ask what it means, before anything else is seen.
+    pub(super) fn name_to_ask(&self, of: Id) -> Option<usize> {
+        self.known.get(&of)?.name_to_ask()
+    }
+
+    /// The variant that the name of this place means. An obstacle if numbers mean others than the names in their places.
+    pub(super) fn note_name<T>(&mut self, of: Id, variant: Option<&T>, name: &'static str) -> Stop {
+        self.done += 1;
+        let known = self.known.entry(of).or_default();
+        known.by_name.push(variant.map(variant_id));
+        if !known.is_shifted() {
+            return Stop::NoVariant;
+        }
+        // It is the enum's, not one variant's.
+        self.stack.pop();
+        self.obstacle(ALIAS, name)
     }
 
     /// There is no variant of this number.

@@ -305,13 +305,15 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
             return Err(Stop::NoVariant);
         };
         self.explorer.try_part(id, number);
-        let name = names[number];
-        self.explorer.go(Place::Variant(name));
+        let variant = names[number];
+        self.explorer.go(Place::Variant(variant));
         let visited = visitor.visit_enum(Variant {
             explorer: self.explorer,
             id,
+            of: name,
+            names,
             number,
-            name,
+            name: variant,
             content,
         });
         self.explorer.back_to(depth);
@@ -540,6 +542,9 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 struct Variant<'a> {
     explorer: &'a mut Explorer,
     id: Id,
+    /// The enum.
+    of: &'static str,
+    names: Names,
     number: usize,
     name: &'static str,
     content: Id,
@@ -550,20 +555,28 @@ impl<'de> EnumAccess<'de> for Variant<'_> {
     type Variant = Self;
 
     fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), Stop> {
-        let chosen = match self.explorer.codec {
+        let (explorer, id, number) = (&mut *self.explorer, self.id, self.number);
+        let by_name = |name: &'static str, seed: T| {
+            let name: StrDeserializer<'_, Stop> = name.into_deserializer();
+            seed.deserialize(name).ok()
+        };
+        let chosen = match explorer.codec {
+            PayloadCodec::Pickle => by_name(self.name, seed),
             PayloadCodec::Bincode => {
-                let number: U32Deserializer<Stop> = (self.number as u32).into_deserializer();
-                seed.deserialize(number)
-            }
-            PayloadCodec::Pickle => {
-                let name: StrDeserializer<'_, Stop> = self.name.into_deserializer();
-                seed.deserialize(name)
+                if let Some(at) = explorer.name_to_ask(id) {
+                    let named = by_name(self.names[at], seed);
+                    return Err(explorer.note_name(id, named.as_ref(), self.of));
+                }
+                let value: U32Deserializer<Stop> = (number as u32).into_deserializer();
+                let chosen = seed.deserialize(value).ok();
+                explorer.note_number(id, number, chosen.as_ref());
+                chosen
             }
         };
         match chosen {
-            Ok(chosen) => Ok((chosen, self)),
-            Err(_) => {
-                self.explorer.no_variant(self.id, self.number, self.content);
+            Some(chosen) => Ok((chosen, self)),
+            None => {
+                explorer.no_variant(id, number, self.content);
                 Err(Stop::NoVariant)
             }
         }

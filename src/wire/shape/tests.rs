@@ -509,6 +509,83 @@ fn other_names_of_a_field_or_variant_are_no_fields() {
     );
 }
 
+#[test]
+fn other_names_of_a_variant_in_front_of_others_are_an_obstacle_to_bincode() {
+    #[derive(Deserialize)]
+    enum InFront {
+        #[serde(alias = "Old")]
+        A(u8),
+        B(i8),
+    }
+    #[derive(Deserialize)]
+    enum WithOther {
+        #[serde(alias = "Old", alias = "Older")]
+        A,
+        B,
+        #[serde(other)]
+        Other,
+    }
+    #[derive(Deserialize)]
+    enum WithSkipped {
+        #[serde(alias = "Aa")]
+        A(u8),
+        #[serde(skip)]
+        B(u8),
+        C(u8),
+        D(u8),
+        E(u8),
+    }
+    #[derive(Deserialize)]
+    struct Within {
+        first: u8,
+        list: Vec<(Kind, InFront)>,
+    }
+    use old::Kind;
+    let found = obstacle::<Within>();
+    assert!(
+        found.contains("`InFront` at `list[..].1` has `#[serde(alias)]`"),
+        "{found}"
+    );
+    for found in [obstacle::<WithOther>(), obstacle::<WithSkipped>()] {
+        assert!(found.contains("`#[serde(alias)]`"), "{found}");
+    }
+    assert_eq!(Shape::of::<Within>(PayloadCodec::Pickle).obstacle(), None);
+}
+
+#[test]
+fn enums_whose_numbers_are_those_of_their_names_are_no_obstacle() {
+    fn none<T: DeserializeOwned>() {
+        assert_eq!(Shape::of::<T>(PayloadCodec::Bincode).obstacle(), None);
+    }
+    #[derive(Deserialize)]
+    enum AtTheEnd {
+        A(u8),
+        #[serde(alias = "Old")]
+        B(i8),
+    }
+    #[derive(Deserialize)]
+    enum Other {
+        A,
+        B,
+        #[serde(other)]
+        Other,
+    }
+    #[derive(Deserialize)]
+    enum Skipped {
+        A(u8),
+        #[serde(skip)]
+        B(u8),
+        C(u8),
+    }
+    #[derive(Deserialize)]
+    enum Discriminants {
+        A = 7,
+        B = 3,
+    }
+    none::<(AtTheEnd, Other, Skipped, Discriminants, Expr)>();
+    none::<(Result<u8, String>, IpAddr, std::ops::Bound<u8>, SystemTime)>();
+}
+
 /// Serde sees neither a name nor a newtype in it.
 #[derive(Deserialize)]
 #[serde(transparent)]
