@@ -243,7 +243,9 @@ impl RpcError {
 
     /// The error that the handler returned, as a value: if the method returns `Result<_, E>`, `E` implements
     /// `Serialize` at the service and `Deserialize` here, and both sides are native. `None` if it is another type: its
-    /// modules and parameters count, its crate does not, so two programs may share the module that declares it.
+    /// modules and parameters count, its crate does not, so two programs may share the module that declares it. Therefore two
+    /// types of one path in different crates (`db::Error` and `cache::Error`, say) are taken for each other where the bytes of
+    /// one can be those of the other: give errors names of their own.
     ///
     /// ```no_run
     /// # use serde::{Deserialize, Serialize};

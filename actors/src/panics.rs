@@ -50,6 +50,8 @@ impl From<Panic> for EndCause {
 thread_local! {
     /// Whether a handler runs on this thread.
     static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
+    /// Whether values are made up on this thread, which a user's `Deserialize` may refuse by a panic.
+    static IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
     /// Where the last panic of a handler was raised.
     static TRACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
@@ -61,10 +63,28 @@ pub(crate) fn trace() {
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            note(info);
-            previous(info);
+            if !IS_EXPECTED.try_with(Cell::get).unwrap_or(false) {
+                note(info);
+                previous(info);
+            } else if cfg!(panic = "abort") {
+                previous(info);
+                eprintln!("{REFUSED_BY_PANIC}");
+            }
         }));
     });
+}
+
+/// What is said last by a program that ends with its first panic.
+const REFUSED_BY_PANIC: &str = "slimerpc: a `Deserialize` panicked at a value that was made up to see which types a service takes \
+    and gives back. It ends this program, which is compiled with `panic = \"abort\"`: let it return an error";
+
+/// Runs what makes values up for types of a user. A panic at one, which is caught, says nothing to anybody.
+pub(crate) fn expected<T>(work: impl FnOnce() -> T) -> T {
+    trace();
+    let outer = IS_EXPECTED.replace(true);
+    let made = catch_unwind(AssertUnwindSafe(work));
+    IS_EXPECTED.set(outer);
+    made.unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
 /// By the time that a panic is caught, its stack is gone.
@@ -127,6 +147,45 @@ pub(crate) fn discard<T>(value: T) -> Result<(), Panic> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By its hook in a process of its own: other tests panic, too.
+    #[test]
+    fn a_made_up_value_that_is_refused_by_a_panic_prints_nothing() {
+        use std::process::Command;
+        use std::{env, thread};
+
+        use serde::{Deserialize, Deserializer};
+        use slimerpc::wire::PayloadCodec;
+
+        use crate::shape_of::{ShapeOf, Shaped};
+
+        #[derive(Debug)]
+        struct Even;
+        impl<'de> Deserialize<'de> for Even {
+            fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let number = u64::deserialize(from)?;
+                assert!(number.is_multiple_of(2), "{number} is odd");
+                Ok(Self)
+            }
+        }
+        const ALONE: &str = "SLIME_RPC_TEST_ALONE";
+        if env::var_os(ALONE).is_some() {
+            let shape = (&ShapeOf::<(Even, u8)>::new()).shape(PayloadCodec::Bincode);
+            assert_eq!(shape.text(), "(u64, u8)");
+            // That goes for what is made up only.
+            let _ = thread::spawn(|| panic!("said aloud")).join();
+            return;
+        }
+        let me = env::current_exe().expect("the test program");
+        let name = "a_made_up_value_that_is_refused_by_a_panic_prints_nothing";
+        let mut alone = Command::new(me);
+        alone.args([name, "--nocapture"]).env(ALONE, "1");
+        let output = alone.output().expect("it runs");
+        let printed = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{printed}");
+        assert!(printed.contains("said aloud"), "{printed}");
+        assert!(!printed.contains("is odd"), "{printed}");
+    }
 
     #[test]
     fn of_a_backtrace_the_frames_of_the_handler_are_left() {

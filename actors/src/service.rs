@@ -52,7 +52,9 @@ pub trait Service: 'static {
     /// Both sides publish or know them, and a call is made only of a method that both declare with the same types (TYPE-1): of
     /// others [`proxy`](crate::PeerAgent::proxy) says so if there are no more, and a call does
     /// ([`MethodMismatch`](crate::RpcError::MethodMismatch)) otherwise. [`Shape`](slimerpc::wire::Shape) says what of a type is
-    /// seen. A service that is written by hand has none unless it says so, and is not checked.
+    /// seen: the types' `Deserialize` runs with values that are made up when a service is served or a proxy is made. One that
+    /// panics at a value instead of giving an error is taken to refuse it, but ends a program that is compiled with
+    /// `panic = "abort"`. A service that is written by hand has none unless it says so, and is not checked.
     fn signatures() -> &'static [Signature] {
         &[]
     }

@@ -5,6 +5,8 @@ use std::marker::PhantomData;
 use serde::de::DeserializeOwned;
 use slimerpc::wire::{PayloadCodec, Shape};
 
+use crate::panics::expected;
+
 /// `(&ShapeOf::<T>::new()).shape(codec)` is [`Shaped`]'s if `T` can be deserialized, otherwise [`Shapeless`]'s: method lookup finds
 /// the one that needs no further reference first.
 #[derive(Debug)]
@@ -26,7 +28,7 @@ pub trait Shaped {
 
 impl<T: DeserializeOwned> Shaped for ShapeOf<T> {
     fn shape(&self, codec: PayloadCodec) -> Shape {
-        Shape::of::<T>(codec)
+        expected(|| Shape::of::<T>(codec))
     }
 }
 

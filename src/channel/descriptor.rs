@@ -5,11 +5,12 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Geometry;
 use crate::fabric::LinkType;
-use crate::wire::{Signature, WIRE_VERSION, any_signatures};
+use crate::wire::{Signature, WIRE_VERSION, any_signatures, names};
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
 ///
-/// Fields that are unknown are ignored, so later versions can add some.
+/// Fields that are unknown are ignored, so later versions can add some. One with more than 4096 services, methods of a service
+/// or links, or with a name that is empty or longer than 1 KiB, is not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
     /// [`WIRE_VERSION`] of its owner.
@@ -21,11 +22,17 @@ pub struct Descriptor {
     /// Shape of its rings.
     pub geometry: Geometry,
     /// What its devices are attached to.
+    #[serde(deserialize_with = "names::list")]
     pub links: Vec<LinkType>,
     /// What it serves.
+    #[serde(deserialize_with = "names::list")]
     pub services: Vec<ServiceTable>,
     /// Names of those that are down, for good as far as its agent is concerned.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "names::names"
+    )]
     pub down: Vec<String>,
 }
 
@@ -66,16 +73,27 @@ impl HostId {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceTable {
     /// Name of the service.
+    #[serde(deserialize_with = "names::name")]
     pub name: String,
     /// Name of the codec of its payloads.
+    #[serde(deserialize_with = "names::name")]
     pub codec: String,
     /// Names of its methods.
+    #[serde(deserialize_with = "names::names")]
     pub methods: Vec<String>,
     /// Those of them that run beside the others, for which callers open a channel of its own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "names::names"
+    )]
     pub parallel: Vec<String>,
     /// Those of them that give back a stream of items.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "names::names"
+    )]
     pub streams: Vec<String>,
     /// For each of `methods`, the types that it takes and gives back. Earlier releases publish none.
     #[serde(
@@ -485,6 +503,48 @@ mod tests {
             theirs.resolve(&ours),
             [route(1, false), None, route(2, true)]
         );
+    }
+
+    #[test]
+    fn input_1_a_descriptor_of_too_much_is_refused() {
+        let read = |change: &dyn Fn(&mut Descriptor)| {
+            let mut published = descriptor();
+            change(&mut published);
+            let text = serde_json::to_string(&published).unwrap();
+            let read = serde_json::from_str::<Descriptor>(&text);
+            assert!(read.as_ref().is_ok_and(|read| *read == published) || read.is_err());
+            read.map(drop).map_err(|error| error.to_string())
+        };
+        let names = |count: usize| vec!["m".to_owned(); count];
+        assert_eq!(read(&|it| it.services[0].methods = names(4096)), Ok(()));
+        let too_long: [&dyn Fn(&mut Descriptor); 6] = [
+            &|it| it.services[0].methods = names(4097),
+            &|it| it.services[0].parallel = names(4097),
+            &|it| it.services[0].streams = names(4097),
+            &|it| it.services = vec![table(&[]); 4097],
+            &|it| it.links = vec![LinkType::Shm; 4097],
+            &|it| it.down = names(4097),
+        ];
+        for change in too_long {
+            let refused = read(change).unwrap_err();
+            assert!(refused.contains("a list of more than 4096"), "{refused}");
+        }
+        for wrong in [String::new(), "m".repeat(1025)] {
+            let refused = read(&|it| it.services[0].methods[0] = wrong.clone()).unwrap_err();
+            assert!(refused.contains("not of 1 to 1024"), "{refused}");
+            read(&|it| it.services[0].name = wrong.clone()).unwrap_err();
+            read(&|it| it.down = vec![wrong.clone()]).unwrap_err();
+        }
+        // Of signatures a peer may say anything.
+        let signed = |count| {
+            let table = typed(table(&["add"]), vec![signature::<u8>("add", 1); count]);
+            let text = serde_json::to_string(&table).unwrap();
+            serde_json::from_str::<ServiceTable>(&text)
+                .unwrap()
+                .signatures
+                .len()
+        };
+        assert_eq!((signed(1), signed(4096), signed(4097)), (1, 4096, 0));
     }
 
     #[test]

@@ -23,7 +23,8 @@ static MAX_PICKLE_VALUES: AtomicUsize = AtomicUsize::new(PICKLE_VALUES);
 pub struct CodecLimits {
     /// Levels of values within values: each sequence, map, tuple, struct, option and variant with content is one. A
     /// newtype struct is none. Whatever is allowed here, a value that takes more than 1 MiB of stack is refused, too:
-    /// handlers run on threads of 2 MiB.
+    /// handlers run on threads of 2 MiB. The stack of types that serde reads before it knows what they are (`untagged`, `tag`)
+    /// is limited by the number of levels only.
     pub depth: usize,
     /// Values in a pickle. One that is referred to several times counts each time. A value takes up to 32 bytes of
     /// memory as a [`pickle::Value`](super::pickle::Value), and one byte in the pickle.

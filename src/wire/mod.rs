@@ -18,6 +18,7 @@ mod guard;
 mod header;
 mod immediate;
 mod limits;
+pub(crate) mod names;
 mod payload_codec;
 pub mod pickle;
 mod raw;

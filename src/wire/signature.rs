@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Shape;
+use super::{Shape, names::list};
 
 /// The way in which shapes are written. Fingerprints of other ways say nothing about ours.
 const WAY: &str = "1-";
@@ -68,7 +68,7 @@ pub(crate) fn any_signatures<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Vec<Signature>, D::Error> {
     let published = Value::deserialize(from)?;
-    Ok(serde_json::from_value(published).unwrap_or_default())
+    Ok(list(published).unwrap_or_default())
 }
 
 /// A [`Signature`] in the making; see [`Signature::of`].

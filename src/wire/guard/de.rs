@@ -1,5 +1,6 @@
 //! Around a codec's deserializer.
 
+use std::any::type_name;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -115,8 +116,16 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
         deserialize_ignored_any,
     );
 
+    #[inline]
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        if type_name::<V>().contains("ContentVisitor") {
+            self.level.guard.spend_on_content().map_err(refuse)?;
+        }
+        let visitor = self.visit(visitor, Sequence::Elements);
+        self.inner.deserialize_any(visitor)
+    }
+
     elements!(
-        deserialize_any: deserialize_any,
         deserialize_seq: deserialize_seq,
         deserialize_map: deserialize_map,
         deserialize_option: deserialize_option,
@@ -213,6 +222,13 @@ impl<'g, V> Visit<'g, V> {
         self.level.deeper().map_err(refuse)
     }
 
+    /// The level of what is in a `T`, which may stand in a box.
+    #[inline]
+    fn inside<T, E: Error>(&self) -> Result<Level<'g>, E> {
+        self.level.guard.spend_on::<T>().map_err(refuse)?;
+        self.deeper()
+    }
+
     /// Elements are paid for before there is memory for them, or time.
     #[inline]
     fn count<E: Error>(&self, hint: Option<usize>) -> Result<(), E> {
@@ -290,12 +306,13 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     #[inline]
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<V::Value, D::Error> {
         let level = self.level.beside().map_err(refuse)?;
+        level.guard.spend_on::<V::Value>().map_err(refuse)?;
         self.visitor.visit_newtype_struct(Guarded { inner, level })
     }
 
     #[inline]
     fn visit_seq<A: SeqAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let level = self.deeper()?;
+        let level = self.inside::<V::Value, _>()?;
         let guard = level.guard;
         if self.sequence == Sequence::Elements || guard.is_named {
             self.count(inner.size_hint())?;
@@ -316,7 +333,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
 
     #[inline]
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
-        let level = self.deeper()?;
+        let level = self.inside::<V::Value, _>()?;
         self.count(inner.size_hint())?;
         let parts = Parts {
             inner,
@@ -330,6 +347,8 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
 
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
+        let guard = self.level.guard;
+        guard.spend_on::<V::Value>().map_err(refuse)?;
         self.visitor.visit_enum(Variants {
             inner,
             level: self.level,
@@ -347,12 +366,12 @@ struct Parts<'g, A> {
 }
 
 impl<'g, A> Parts<'g, A> {
+    /// The next one. There may be none, of which it is noted all the same.
     #[inline]
-    fn nested<T>(&self, seed: T) -> Seed<'g, T> {
-        Seed {
-            seed,
-            level: self.level,
-        }
+    fn nested<'de, T: DeserializeSeed<'de>, E: Error>(&self, seed: T) -> Result<Seed<'g, T>, E> {
+        let level = self.level;
+        level.guard.spend_on::<T::Value>().map_err(refuse)?;
+        Ok(Seed { seed, level })
     }
 
     /// For who makes room for as many: elements that take memory take bytes of the payload, too.
@@ -370,7 +389,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Parts<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        let nested = self.nested(seed);
+        let nested = self.nested(seed)?;
         let next = self.inner.next_element_seed(nested)?;
         self.read = self.read.wrapping_add(u32::from(next.is_some()));
         Ok(next)
@@ -390,13 +409,13 @@ impl<'de, A: MapAccess<'de>> MapAccess<'de> for Parts<'_, A> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
-        let nested = self.nested(seed);
+        let nested = self.nested(seed)?;
         self.inner.next_key_seed(nested)
     }
 
     #[inline]
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, A::Error> {
-        let nested = self.nested(seed);
+        let nested = self.nested(seed)?;
         self.inner.next_value_seed(nested)
     }
 

@@ -20,6 +20,13 @@ use super::{DecodeError, EncodeError, limits};
 
 /// Elements of sequences and maps that need not have a byte each.
 const FREE_ELEMENTS: usize = 1 << 16;
+/// Bytes in memory of values that are read which need not have any in the payload, and those that go with each that is there.
+const FREE_MEMORY: usize = 128 << 20;
+const MEMORY_PER_BYTE: usize = 512;
+/// Up to this size the number of elements limits what values take.
+const SMALL: usize = 64;
+/// What serde keeps a value in that it reads before it knows what it is (`untagged`, `tag`, `flatten`).
+const CONTENT: usize = 32;
 /// Half of what a thread has unless it is told otherwise.
 const MAX_STACK: usize = 1 << 20;
 
@@ -43,6 +50,8 @@ pub(super) struct Guard {
     is_named: bool,
     /// When decoding: elements that may yet come. When encoding: those that have been.
     elements: Cell<usize>,
+    /// Bytes of memory that large values took which were read.
+    memory: Cell<usize>,
     /// Bytes to decode.
     payload_len: usize,
     /// 0 as long as there is no variant or field.
@@ -72,6 +81,7 @@ impl Guard {
             depth_left: Cell::new(max_depth),
             is_named,
             elements: Cell::new(elements),
+            memory: Cell::new(0),
             payload_len,
             shape: Cell::new(0),
         }
@@ -99,6 +109,33 @@ impl Guard {
 
     pub(super) fn decoding_named(payload_len: usize, elements: usize) -> Self {
         Self::new(true, elements, payload_len)
+    }
+
+    /// Notes that a `T` is read: it may take memory without taking bytes (fields with serde's `skip`, the room of an option
+    /// that is none). What is in it may be noted again.
+    #[inline]
+    fn spend_on<T>(&self) -> Result<(), TooMuch> {
+        match size_of::<T>() {
+            ..=SMALL => Ok(()),
+            size => self.spend(size),
+        }
+    }
+
+    fn spend(&self, bytes: usize) -> Result<(), TooMuch> {
+        let limit = self.payload_len.saturating_mul(MEMORY_PER_BYTE);
+        let memory = self.memory.get().saturating_add(bytes);
+        self.memory.set(memory);
+        if memory > limit.saturating_add(FREE_MEMORY) {
+            return Err(TooMuch(memory));
+        }
+        Ok(())
+    }
+
+    /// Notes a value that serde keeps until it knows what it is. It is copied for each of those around it that do not know,
+    /// and what it becomes is made out of our sight.
+    fn spend_on_content(&self) -> Result<(), TooMuch> {
+        let depth = self.max_depth.saturating_sub(self.depth_left.get());
+        self.spend(CONTENT.saturating_mul(depth + 1))
     }
 
     /// The outermost level.
@@ -211,6 +248,19 @@ impl fmt::Display for TooDeep {
                 "nested so deep that it takes more than {MAX_STACK} bytes of stack"
             ),
         }
+    }
+}
+
+/// So many bytes of memory.
+struct TooMuch(usize);
+
+impl fmt::Display for TooMuch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = self;
+        write!(
+            f,
+            "values that take {bytes} bytes of memory or more, too many for the bytes of the payload"
+        )
     }
 }
 

@@ -43,7 +43,7 @@ impl<'g, C> Parts<'g, C> {
         }
     }
 
-    /// Ends them: a reader will see as many as were announced.
+    /// Ends them: a reader will see as many as were announced, unless it is told where they end.
     #[inline]
     fn check<E: Error>(&self) -> Result<(), E> {
         let Self {
@@ -54,11 +54,13 @@ impl<'g, C> Parts<'g, C> {
         } = *self;
         self.level.leave();
         match announced {
-            Some(announced) if announced != written => Err(refuse(Miscounted {
-                name,
-                announced,
-                written,
-            })),
+            Some(announced) if announced != written && !self.level.guard.is_named => {
+                Err(refuse(Miscounted {
+                    name,
+                    announced,
+                    written,
+                }))
+            }
             _ => Ok(()),
         }
     }

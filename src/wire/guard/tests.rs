@@ -741,8 +741,12 @@ mod halves {
     }
 
     #[test]
-    fn a_serialize_that_miscounts_is_an_error() {
+    fn a_serialize_that_miscounts_is_an_error_where_the_count_is_written() {
         use serde::ser::{SerializeMap, SerializeSeq, SerializeStruct, SerializeTuple, Serializer};
+        fn error<T: Serialize>(codec: PayloadCodec, value: &T) {
+            let error = codec.encode_to_vec(value).unwrap_err().to_string();
+            assert!(error.contains("announces 2 parts and writes 1"), "{error}");
+        }
         macro_rules! miscounts {
             ($name:ident, $begin:ident($($begins:expr),*), $add:ident($($adds:expr),*)) => {
                 struct $name;
@@ -753,15 +757,219 @@ mod halves {
                         parts.end()
                     }
                 }
-                for codec in CODECS {
-                    let error = codec.encode_to_vec(&$name).unwrap_err().to_string();
-                    assert!(error.contains("announces 2 parts and writes 1"), "{error}");
-                }
+                error(Bincode, &$name);
             };
         }
         miscounts!(Sequence, serialize_seq(Some(2)), serialize_element(&1));
         miscounts!(Tuple, serialize_tuple(2), serialize_element(&1));
         miscounts!(Map, serialize_map(Some(2)), serialize_entry(&1, &1));
         miscounts!(Struct, serialize_struct("S", 2), serialize_field("a", &1));
+        // A pickle says where they end, but for short tuples.
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Read {
+            a: u8,
+        }
+        assert_eq!(travel::<_, Vec<u8>>(Pickle, &Sequence), Ok(vec![1]));
+        let map = BTreeMap::from([(1, 1)]);
+        assert_eq!(travel::<_, BTreeMap<u8, u8>>(Pickle, &Map), Ok(map));
+        assert_eq!(travel::<_, Read>(Pickle, &Struct), Ok(Read { a: 1 }));
+        error(Pickle, &Tuple);
+        error(Pickle, &(7, Some(Tuple)));
+    }
+}
+
+mod memory {
+    use super::*;
+
+    /// What takes no bytes, or few, and much memory.
+    #[derive(Debug, Clone, Serialize, Deserialize)]
+    struct Cached {
+        #[serde(skip, default = "numbers")]
+        cache: [u64; 1024],
+    }
+
+    fn numbers() -> [u64; 1024] {
+        [7; 1024]
+    }
+
+    #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+    struct Key {
+        #[serde(skip, default = "number")]
+        number: u64,
+        #[serde(skip, default = "numbers")]
+        cache: [u64; 1024],
+    }
+
+    fn number() -> u64 {
+        use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        NEXT.fetch_add(1, Relaxed)
+    }
+
+    #[derive(Debug, Default, Clone, Copy, PartialEq, Serialize, Deserialize)]
+    #[serde(from = "()", into = "()")]
+    struct FromNothing([[u64; 32]; 32]);
+
+    impl From<()> for FromNothing {
+        fn from((): ()) -> Self {
+            Self([[7; 32]; 32])
+        }
+    }
+
+    impl From<FromNothing> for () {
+        fn from(_: FromNothing) {}
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Four([Option<Box<Branches>>; 4]);
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Branches {
+        below: Four,
+        #[serde(skip, default = "numbers")]
+        _cache: [u64; 1024],
+    }
+
+    /// A list of lists of the same value, as Python pickles what is shared.
+    fn shared(item: &[u8], of: usize) -> Vec<u8> {
+        let (mut bytes, repeated) = (b"\x80\x04]".to_vec(), b"h\x00".repeat(of));
+        bytes.extend([b"(", item, b"\x94", &repeated, b"e."].concat());
+        bytes
+    }
+
+    #[track_caller]
+    fn too_much<T: DeserializeOwned>(codec: PayloadCodec, bytes: &[u8]) {
+        let error = codec.decode::<T>(bytes).map(drop).unwrap_err().to_string();
+        assert!(error.contains("bytes of memory"), "{codec:?}: {error}");
+    }
+
+    #[test]
+    fn input_1_elements_are_paid_for_by_what_they_take() {
+        // 65,000 of them.
+        let many = [251, 0xe8, 0xfd];
+        too_much::<Vec<Cached>>(Bincode, &many);
+        too_much::<VecDeque<Box<Cached>>>(Bincode, &many);
+        too_much::<BTreeSet<Key>>(Bincode, &many);
+        too_much::<HashSet<Key>>(Bincode, &many);
+        too_much::<BTreeMap<Key, ()>>(Bincode, &many);
+        too_much::<Vec<[Cached; 2]>>(Bincode, &many);
+        too_much::<Vec<(Cached, ())>>(Bincode, &many);
+        too_much::<Vec<FromNothing>>(Bincode, &many);
+        // With a byte each, or two.
+        let with = |bytes: &[u8]| [&many[..], &bytes.repeat(65_000)].concat();
+        too_much::<Vec<Option<Box<Cached>>>>(Bincode, &with(&[1]));
+        too_much::<Vec<Option<Cached>>>(Bincode, &with(&[0]));
+        too_much::<BTreeMap<u16, Cached>>(Bincode, &with(&[1]));
+        too_much::<Vec<Result<Box<Cached>, ()>>>(Bincode, &with(&[0]));
+        // In a pickle: each is an empty dict, or None.
+        let dicts = shared(b"}", 65_000);
+        too_much::<Vec<Cached>>(Pickle, &dicts);
+        too_much::<Vec<Option<Box<Cached>>>>(Pickle, &dicts);
+        too_much::<BTreeSet<Key>>(Pickle, &dicts);
+        let mut nones = b"\x80\x04](".to_vec();
+        nones.extend(b"N".repeat(65_000));
+        nones.extend(b"e.");
+        too_much::<Vec<FromNothing>>(Pickle, &nones);
+        too_much::<Vec<Option<Cached>>>(Pickle, &nones);
+    }
+
+    #[test]
+    fn input_1_so_are_values_in_boxes_without_a_sequence() {
+        fn branches(levels: usize) -> Vec<u8> {
+            match levels {
+                0 => vec![0; 4],
+                levels => {
+                    let below = [&[1][..], &branches(levels - 1)].concat();
+                    below.repeat(4)
+                }
+            }
+        }
+        // 4^8 of 8 KiB, and those around them.
+        too_much::<Four>(Bincode, &branches(8));
+    }
+
+    #[test]
+    fn large_values_travel_in_number() {
+        for codec in CODECS {
+            let cached = vec![Cached { cache: [7; 1024] }; 2000];
+            let back: Vec<Cached> = travel(codec, &cached).unwrap();
+            assert!(back.len() == 2000 && back[1999].cache == [7; 1024]);
+            let sparse = vec![None::<([u64; 30], String)>; 50_000];
+            assert_eq!(travel(codec, &sparse), Ok(sparse));
+            let dense = vec![[[1_u64; 32]; 8]; 2000];
+            assert_eq!(travel(codec, &dense), Ok(dense));
+        }
+    }
+}
+
+/// Serde keeps what it does not know yet, and makes the value of that, out of our sight.
+mod untagged {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Tree {
+        Leaf(u8),
+        Node(Vec<Tree>),
+        Named { below: Box<Tree> },
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(tag = "kind")]
+    enum Tagged {
+        Leaf,
+        Node { below: Box<Tagged> },
+    }
+
+    /// Lists within lists, innermost a list of as many numbers.
+    fn lists(levels: usize, numbers: usize) -> Vec<u8> {
+        let mut bytes = b"\x80\x04".to_vec();
+        bytes.extend(b"](".repeat(levels));
+        bytes.extend(b"K\x01".repeat(numbers));
+        bytes.extend(b"e".repeat(levels));
+        bytes.push(b'.');
+        bytes
+    }
+
+    #[test]
+    fn input_1_a_deep_value_is_refused() {
+        for levels in [129, 1000, 100_000] {
+            let error = Pickle.decode::<Tree>(&lists(levels, 1)).unwrap_err();
+            assert!(error.to_string().contains("deep"), "{error}");
+        }
+        let mut bytes = b"\x80\x04".to_vec();
+        bytes.extend(b"}(X\x04\0\0\0kindX\x04\0\0\0NodeX\x05\0\0\0below".repeat(1000));
+        bytes.extend(b"u".repeat(1000));
+        bytes.push(b'.');
+        let error = Pickle.decode::<Tagged>(&bytes).unwrap_err().to_string();
+        assert!(
+            error.contains("deep") || error.contains("pickle"),
+            "{error}"
+        );
+    }
+
+    /// On a thread of 2 MiB, as this is.
+    #[test]
+    fn what_is_as_deep_as_is_allowed_travels() {
+        let tree: Tree = Pickle.decode(&lists(128, 1)).unwrap();
+        assert_eq!(travel(Pickle, &tree), Ok(tree));
+        let tagged = (0..100).fold(Tagged::Leaf, |below, _| Tagged::Node {
+            below: Box::new(below),
+        });
+        travel::<_, Tagged>(Pickle, &tagged).unwrap();
+    }
+
+    /// Each level keeps a copy of what is in it while it tries its variants.
+    #[test]
+    fn input_1_a_wide_value_deep_within_is_refused() {
+        let error = Pickle
+            .decode::<Tree>(&lists(100, 500_000))
+            .map(drop)
+            .unwrap_err();
+        assert!(error.to_string().contains("bytes of memory"), "{error}");
+        let shared = [&b"\x80\x04]("[..], b"K\x01", &b"\x94h\0".repeat(1), b"e."].concat();
+        Pickle.decode::<Tree>(&shared).unwrap();
+        let wide: Tree = Pickle.decode(&lists(3, 200_000)).unwrap();
+        assert_eq!(travel(Pickle, &wide), Ok(wide));
     }
 }

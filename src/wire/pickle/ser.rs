@@ -179,7 +179,7 @@ impl<'a> Writer<'a> {
 pub(super) struct Elements<'w, 'a> {
     writer: &'w mut Writer<'a>,
     end: End,
-    /// How many members or keys there have been.
+    /// How many there have been; of a list or struct, nobody counts.
     written: usize,
 }
 
@@ -195,18 +195,23 @@ enum End {
 
 impl Elements<'_, '_> {
     fn end(self) -> Result<(), EncodeError> {
+        let written = self.written;
         let tuple = |len| match len {
-            0 => EMPTY_TUPLE,
-            1..=3 => TUPLE1 + len as u8 - 1,
-            _ => TUPLE,
+            // These take what stands on the stack, whoever has put it there.
+            ..=3 if len != written => Err(EncodeError::custom(format_args!(
+                "`Serialize` of a tuple announces {len} parts and writes {written}"
+            ))),
+            0 => Ok(EMPTY_TUPLE),
+            1..=3 => Ok(TUPLE1 + len as u8 - 1),
+            _ => Ok(TUPLE),
         };
         match self.end {
             End::List => self.writer.put(&[APPENDS]),
             End::Set => self.writer.put(&[ADDITEMS]),
             End::FrozenSet => self.writer.put(&[FROZENSET]),
             End::Dict => self.writer.put(&[SETITEMS]),
-            End::Tuple(len) => self.writer.put(&[tuple(len)]),
-            End::TupleVariant(len) => self.writer.put(&[tuple(len), SETITEM]),
+            End::Tuple(len) => self.writer.put(&[tuple(len)?]),
+            End::TupleVariant(len) => self.writer.put(&[tuple(len)?, SETITEM]),
             End::StructVariant => self.writer.put(&[SETITEMS, SETITEM]),
         }
         Ok(())
@@ -426,6 +431,7 @@ macro_rules! elements {
             type Error = EncodeError;
 
             fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
+                self.written += 1;
                 value.serialize(&mut *self.writer)
             }
 

@@ -4,10 +4,10 @@ use std::any::type_name;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::graph::{Graph, Id, NO_VARIANT, Names};
 use super::recorder::Recorder;
+use crate::panics::contain;
 use crate::wire::PayloadCodec;
 
 /// Values asked for, in all runs. A run of an ordinary type asks for some tens.
@@ -209,10 +209,15 @@ impl Explorer {
             (self.again, self.last_offer) = (0, None);
             self.stack.clear();
             // What a user's `Deserialize` does to itself when it panics is its own: no state of it outlives the run.
-            let outcome = catch_unwind(AssertUnwindSafe(|| {
-                read(Recorder::new(self, Graph::ROOT, of, 0))
-            }));
-            let outcome = outcome.unwrap_or(Err(Stop::Refused));
+            let outcome = contain(|| read(Recorder::new(self, Graph::ROOT, of, 0)));
+            let outcome = outcome.unwrap_or_else(|message| {
+                tracing::debug!(
+                    of,
+                    message,
+                    "a `Deserialize` panics instead of refusing a value"
+                );
+                Err(Stop::Refused)
+            });
             match outcome {
                 Err(Stop::Refused) => self.offer_another(),
                 Err(Stop::Steps | Stop::Obstacle) => return,

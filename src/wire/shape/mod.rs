@@ -22,6 +22,8 @@ use super::PayloadCodec;
 /// `?`. Not seen, therefore, are:
 /// - what follows a value that is always refused, in a tuple or in a variant that is a tuple (other fields of a struct are seen);
 /// - what a hand-written `Deserialize` asks for only after certain values;
+/// - where other names of the last variant of an enum are (serde's `alias`), of which bincode refuses the variant when it is
+///   read if one of them comes first in the alphabet;
 /// - what `Serialize` does: a type whose two halves disagree has the shape of its `Deserialize`;
 /// - what bytes or strings contain, and what a value means: `struct Metres(f64)` and `struct Feet(f64)` have one shape.
 ///
@@ -46,7 +48,9 @@ pub struct Shape {
 impl Shape {
     /// The shape of `T`, as `codec` shows itself to it.
     ///
-    /// It runs `T`'s `Deserialize`. That may fail, and may panic, which is caught.
+    /// It runs `T`'s `Deserialize` with values that no peer has sent. One that does not like a value is to give an error. A panic
+    /// is taken for one, but the hook for panics is called before that can be done (the default one prints), and a program that
+    /// is compiled with `panic = "abort"` ends.
     pub fn of<T: DeserializeOwned>(codec: PayloadCodec) -> Self {
         let mut explorer = Explorer::new(codec);
         explorer.explore(type_name::<T>(), |recorder| {
