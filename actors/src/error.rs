@@ -272,10 +272,13 @@ impl RpcError {
 
     /// What a call of `method` at `peer` came to.
     pub(crate) fn from_call(error: CallError, peer: &str, method: &str) -> Self {
+        let of_call = |reason: String| in_call(&reason, peer, method);
         let (peer, method) = (peer.to_owned(), method.to_owned());
         match error {
             CallError::TooLarge { size, limit } => Self::TooLarge { size, limit },
-            CallError::Encode(reason) => Self::Encode { reason },
+            CallError::Encode(reason) => Self::Encode {
+                reason: of_call(reason),
+            },
             CallError::Timeout { after, sent } => Self::Timeout {
                 peer,
                 method,
@@ -294,14 +297,25 @@ impl RpcError {
                 is_answer,
             } => Self::NoMemory {
                 size,
-                reason,
+                reason: of_call(reason),
                 ran: if is_answer { Ran::Yes } else { Ran::No },
             },
             other => Self::Damaged {
-                reason: other.to_string(),
+                reason: of_call(other.to_string()),
             },
         }
     }
+
+    /// The answer to a call of `method` at `peer` does not decode.
+    pub(crate) fn bad_reply(error: &DecodeError, peer: &str, method: &str) -> Self {
+        let reason = in_call(&error.to_string(), peer, method);
+        Self::BadReply(DecodeError::Malformed { reason })
+    }
+}
+
+/// A reason that says in which call.
+fn in_call(reason: &str, peer: &str, method: &str) -> String {
+    format!("{reason} (in a call of `{method}` at `{peer}`)")
 }
 
 impl RpcError {
@@ -344,7 +358,9 @@ impl RpcError {
                 service,
                 method: method.to_owned(),
             },
-            Fault::BadArguments { reason } => Self::BadArguments { reason },
+            Fault::BadArguments { reason } => Self::BadArguments {
+                reason: in_call(&reason, peer, method),
+            },
             Fault::ReplyTooLarge { size, limit } => Self::ReplyTooLarge { size, limit },
             Fault::ServiceDown { service } => Self::ServiceDown { service },
             Fault::RequestTooLarge { size, limit } => Self::TooLarge {
@@ -357,7 +373,7 @@ impl RpcError {
                 is_reply,
             } => Self::NoMemory {
                 size: usize::try_from(size).unwrap_or(usize::MAX),
-                reason,
+                reason: in_call(&reason, peer, method),
                 ran: if is_reply { Ran::Yes } else { Ran::No },
             },
             Fault::Stalled { after_ms } => Self::Stalled {
@@ -601,6 +617,7 @@ mod tests {
     #[test]
     fn every_fault_is_an_error_that_says_whether_the_call_was_run() {
         let text = || "text".to_owned();
+        let in_call = || "text (in a call of `add` at `w:0`)".to_owned();
         let (size, limit) = (70_000, 32_752);
         let raised = |type_name: &str, message: &str| RpcError::Remote {
             type_name: type_name.to_owned(),
@@ -631,7 +648,7 @@ mod tests {
             ),
             (
                 Fault::BadArguments { reason: text() },
-                RpcError::BadArguments { reason: text() },
+                RpcError::BadArguments { reason: in_call() },
                 Ran::No,
             ),
             (
@@ -690,7 +707,7 @@ mod tests {
                 },
                 RpcError::NoMemory {
                     size: 70_000,
-                    reason: text(),
+                    reason: in_call(),
                     ran: Ran::Yes,
                 },
                 Ran::Yes,
@@ -710,5 +727,26 @@ mod tests {
         assert!(size_of::<RpcError>() <= 96, "{}", size_of::<RpcError>());
         let not_streamed = RpcError::from_fault(Fault::NotStreamed, "w:0", "add").to_string();
         assert!(not_streamed.contains("stream of items"), "{not_streamed}");
+    }
+
+    #[test]
+    fn errors_that_give_a_reason_say_in_which_call() {
+        let of_call = |error| RpcError::from_call(error, "w:0", "add");
+        for error in [
+            of_call(CallError::Encode("text".to_owned())),
+            of_call(CallError::NoMemory {
+                size: 1,
+                reason: "text".to_owned(),
+                is_answer: false,
+            }),
+            of_call(CallError::Timeout {
+                after: Duration::ZERO,
+                sent: true,
+            }),
+            RpcError::bad_reply(&DecodeError::Trailing { extra: 3 }, "w:0", "add"),
+        ] {
+            let text = error.to_string();
+            assert!(text.contains("`w:0`") && text.contains("`add`"), "{text}");
+        }
     }
 }

@@ -372,7 +372,7 @@ impl Waiting {
                 ran: Ran::No,
             },
             Conclusion::Fault(fault) => RpcError::from_fault(fault, self.call.peer(), self.method),
-            Conclusion::Decode(error) => RpcError::BadReply(error),
+            Conclusion::Decode(error) => RpcError::bad_reply(&error, self.call.peer(), self.method),
         }
     }
 }
