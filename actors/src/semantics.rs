@@ -1,6 +1,5 @@
-//! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, in
-//! `tests/semantics.rs`, `tests/parallel.rs`, `tests/streams.rs`, `tests/supervision.rs`, `tests/liveness.rs`,
-//! `tests/calls.rs`, `tests/types.rs` or `tests/processes.rs`.
+//! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, which stands in
+//! `tests/agents`, in `tests/processes` or beside the code. The book's chapter `docs/semantics.md` says the same.
 //!
 //! # Order
 //!
