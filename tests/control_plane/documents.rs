@@ -259,6 +259,21 @@ fn each_promise_of_the_book_names_a_test() {
 }
 
 #[test]
+fn the_book_promises_what_the_documentation_promises() {
+    let named = |path: &str| -> BTreeSet<String> {
+        let page = Page {
+            path: path.to_owned(),
+            text: read(path),
+        };
+        let spans = page.spans().into_iter();
+        spans.filter(|name| is_test_name(name)).collect()
+    };
+    let (book, documentation) = (named("docs/semantics.md"), named("actors/src/semantics.rs"));
+    assert!(book.len() > 50, "only {} tests are named", book.len());
+    assert_eq!(book, documentation);
+}
+
+#[test]
 fn settings_and_files_that_the_documents_name_exist() {
     let sources = sources(&["src", "actors", "tests", "benches", "examples"]);
     let folders = [
