@@ -170,7 +170,7 @@ mod tests {
         }
         const ALONE: &str = "SLIME_RPC_TEST_ALONE";
         if env::var_os(ALONE).is_some() {
-            let shape = (&ShapeOf::<(Even, u8)>::new()).shape(PayloadCodec::Bincode);
+            let shape = ShapeOf::<(Even, u8)>::new().shape(PayloadCodec::Bincode);
             assert_eq!(shape.text(), "(u64, u8)");
             // That goes for what is made up only.
             let _ = thread::spawn(|| panic!("said aloud")).join();
