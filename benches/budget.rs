@@ -6,6 +6,10 @@
 //! time. Valgrind's callgrind counts them, both sides together, from the call's start to the reply in its caller's hands;
 //! a scenario that takes 3 % more than the figure in `benches/budget.txt` fails. `--write` puts today's figures there.
 //!
+//! The scenario `actors` is whole calls, through a proxy and an actor. Their futures take turns on the actor's arbiter, with
+//! as many calls under way as the arbiter runs in a row, so that neither looks in vain. Actix and tokio are counted with them;
+//! start and end are not, as it is run twice, with more calls and with fewer.
+//!
 //! Where copies are long callgrind counts each byte (`rep movsb`), so the 16 KiB tell how often they are copied.
 
 #[macro_use]
@@ -15,9 +19,10 @@ mod print;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::fs;
+use std::future::poll_fn;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -28,11 +33,15 @@ use slimerpc::channel::{
     Patience,
 };
 use slimerpc::fabric::{self, RetryPolicy};
+use slimerpc_actors::{PeerAgent, Proxy, service};
+use tokio::sync::oneshot;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Calls that are counted.
 const CALLS: u32 = 2000;
+/// Rounds of `actors` that are run, and how many fewer the second time.
+const ROUNDS: (u32, u32) = (500, 100);
 /// More than the committed figure, in parts of it, that is too much.
 const TOLERANCE: f64 = 0.03;
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
@@ -46,6 +55,9 @@ struct Args {
     /// Run one scenario, to be counted
     #[arg(long, hide = true)]
     scenario: Option<Scenario>,
+    /// So often
+    #[arg(long, hide = true, default_value_t = 1)]
+    rounds: u32,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -61,6 +73,8 @@ enum Scenario {
     Raw64Pipelined,
     /// 16 KiB there and back, not sent inline
     Raw16k,
+    /// 64 bytes there and back through a proxy and an actor, in place and lent, with 64 calls under way
+    Actors,
 }
 
 impl Scenario {
@@ -71,7 +85,7 @@ impl Scenario {
 
     fn size(self) -> usize {
         match self {
-            Self::Lean | Self::Raw64 | Self::Raw64Pipelined => 64,
+            Self::Lean | Self::Raw64 | Self::Raw64Pipelined | Self::Actors => 64,
             Self::Raw16k => 16 << 10,
         }
     }
@@ -80,6 +94,7 @@ impl Scenario {
         match self {
             Self::Lean | Self::Raw64 | Self::Raw16k => 1,
             Self::Raw64Pipelined => 16,
+            Self::Actors => 64,
         }
     }
 }
@@ -183,7 +198,93 @@ fn budgeted(ends: &mut Ends, scenario: Scenario, request: &[u8], reply: &mut [u8
     Ok(answered)
 }
 
-fn run(scenario: Scenario) -> Result<()> {
+struct Echo;
+
+#[service]
+impl Echo {
+    #[method(raw, inplace)]
+    fn echo(&mut self, request: &[u8], reply: &mut [u8]) -> usize {
+        reply[..request.len()].copy_from_slice(request);
+        request.len()
+    }
+}
+
+/// Calls a service of another agent from a task on that service's arbiter.
+fn run_actors(scenario: Scenario, rounds: u32) -> Result<()> {
+    actix::System::new().block_on(async {
+        let agent = |alias| {
+            let agent = PeerAgent::builder().local().alias(alias);
+            let agent = agent.max_inflight(scenario.inflight() as usize);
+            // Callgrind's clock is fast: nobody goes to sleep in a turn of the other.
+            agent.busy_poll(Duration::from_secs(10)).start()
+        };
+        let (worker, driver) = (agent("worker").await?, agent("driver").await?);
+        let (bring, brought) = oneshot::channel();
+        let (tell, told) = oneshot::channel();
+        let once = Mutex::new(Some((brought, tell)));
+        let factory = move || {
+            if let Some((brought, tell)) = once.lock().ok().and_then(|mut once| once.take()) {
+                actix::spawn(async move {
+                    if let Ok(echo) = brought.await {
+                        let _ = tell.send(drive(&echo, scenario, rounds).await);
+                    }
+                });
+            }
+            Echo
+        };
+        worker.serve_with(factory).await?;
+        let echo = driver.proxy::<Echo>("worker").await?;
+        if echo.is_local() || bring.send(echo).is_err() {
+            return Err("the service cannot be called over shared memory".into());
+        }
+        told.await?.map_err(Into::into)
+    })
+}
+
+async fn drive(
+    echo: &Proxy<Echo>,
+    scenario: Scenario,
+    rounds: u32,
+) -> std::result::Result<(), String> {
+    let (size, inflight) = (scenario.size(), scenario.inflight());
+    let mut replies = VecDeque::with_capacity(inflight as usize);
+    for _ in 0..rounds {
+        for _ in 0..inflight {
+            replies.push_back(echo.echo_with(|room| {
+                room[..size].fill(7);
+                size
+            }));
+        }
+        take_turns().await;
+        for reply in replies.drain(..) {
+            let bytes = reply.lent().await.map_err(|error| error.to_string())?;
+            if bytes.len() != size || bytes[size - 1] != 7 {
+                return Err("what came back is not what was sent".to_owned());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Lets the arbiter's other tasks have one turn. (Tokio's `yield_now` waits until none of them wants one.)
+async fn take_turns() {
+    let mut had_turn = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut had_turn, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+fn run(scenario: Scenario, rounds: u32) -> Result<()> {
+    if let Scenario::Actors = scenario {
+        run_actors(scenario, rounds)?;
+        println!("done");
+        return Ok(());
+    }
     let mut ends = Ends::connect()?;
     let request = vec![7; scenario.size()];
     let mut reply = vec![0; scenario.size()];
@@ -206,17 +307,27 @@ fn run(scenario: Scenario) -> Result<()> {
 
 /// Instructions a call.
 fn count(scenario: Scenario) -> Result<f64> {
+    let Scenario::Actors = scenario else {
+        return Ok(total(scenario, 1)? / f64::from(CALLS));
+    };
+    let (rounds, fewer) = ROUNDS;
+    let more = total(scenario, rounds)? - total(scenario, rounds - fewer)?;
+    Ok(more / f64::from(fewer * scenario.inflight()))
+}
+
+/// Instructions of a run.
+fn total(scenario: Scenario, rounds: u32) -> Result<f64> {
     let out = tempfile::NamedTempFile::new()?;
     let output = Command::new("valgrind")
-        .args([
-            "--tool=callgrind",
-            "--fair-sched=yes",
-            "--collect-atstart=no",
-        ])
-        .arg("--toggle-collect=budget::budgeted")
+        .args(["--tool=callgrind", "--fair-sched=yes"])
+        .args(match scenario {
+            Scenario::Actors => &[][..],
+            _ => &["--collect-atstart=no", "--toggle-collect=budget::budgeted"],
+        })
         .arg(format!("--callgrind-out-file={}", out.path().display()))
         .arg(std::env::current_exe()?)
         .args(["--scenario", &scenario.name()])
+        .args(["--rounds", &rounds.to_string()])
         .stdout(Stdio::null())
         .output()
         .map_err(|error| format!("valgrind: {error}; install Debian's package valgrind"))?;
@@ -229,7 +340,7 @@ fn count(scenario: Scenario) -> Result<f64> {
         .find_map(|line| line.strip_prefix("totals: "))
         .and_then(|total| total.trim().parse::<f64>().ok());
     match total {
-        Some(total) if total > 0.0 => Ok(total / f64::from(CALLS)),
+        Some(total) if total > 0.0 => Ok(total),
         _ => Err("callgrind counted nothing".into()),
     }
 }
@@ -287,7 +398,7 @@ fn check(args: &Args) -> Result<()> {
 fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.scenario {
-        Some(scenario) => run(scenario),
+        Some(scenario) => run(scenario, args.rounds),
         None => check(&args),
     };
     match done {
