@@ -73,12 +73,19 @@ impl Mailboxes {
     }
 
     /// Appends what has arrived to `deliveries`. Says whether anything had.
+    #[inline]
     pub(crate) fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> bool {
         let mut any = false;
-        self.each(|source| {
-            any |= source.mailbox.poll(deliveries)?;
-            Ok(())
-        });
+        let mut at = 0;
+        while let Some(source) = self.sources.get_mut(at) {
+            match source.mailbox.poll(deliveries) {
+                Ok(found) => {
+                    any |= found;
+                    at += 1;
+                }
+                Err(error) => self.give_up(at, &error),
+            }
+        }
         // Cheaper than to try.
         if !self.forwarded.is_empty() {
             while let Ok(delivery) = self.forwarded.try_recv() {
@@ -89,9 +96,10 @@ impl Mailboxes {
         any
     }
 
-    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
+    /// Whether nothing has arrived in the rings, by a look that is cheaper than [`poll`](Self::poll).
+    #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
-        self.sources.iter().all(|source| source.mailbox.is_quiet()) && self.forwarded.is_empty()
+        self.sources.iter().all(|source| source.mailbox.is_quiet())
     }
 
     /// Asks for an event at the next arrival. Poll once more before waiting for it.
@@ -150,16 +158,22 @@ impl Mailboxes {
         }
     }
 
-    /// Does something with each mailbox. One that fails is given up, its callers with it; the others go on.
+    /// Does something with each mailbox.
     fn each(&mut self, mut work: impl FnMut(&mut Source) -> Result<(), FabricError>) {
-        let service = &*self.service.name;
-        self.sources.retain_mut(|source| {
-            let worked = work(source);
-            if let Err(error) = &worked {
-                let device = source.memory.device().name();
-                tracing::error!(service, device, %error, "a mailbox has failed; its callers are lost");
+        let mut at = 0;
+        while let Some(source) = self.sources.get_mut(at) {
+            match work(source) {
+                Ok(()) => at += 1,
+                Err(error) => self.give_up(at, &error),
             }
-            worked.is_ok()
-        });
+        }
+    }
+
+    /// Gives up a mailbox that has failed, its callers with it; the others go on.
+    #[cold]
+    fn give_up(&mut self, at: usize, error: &FabricError) {
+        let source = self.sources.remove(at);
+        let (service, device) = (&*self.service.name, source.memory.device().name());
+        tracing::error!(service, device, %error, "a mailbox has failed; its callers are lost");
     }
 }

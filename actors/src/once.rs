@@ -12,7 +12,7 @@ use slimerpc::wire::Fault;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::instance_id::InstanceId;
-use crate::{AgentError, Dispatch, Request, ServedBy};
+use crate::{AgentError, Dispatch, Request, ServedBy, current_handler};
 
 /// The requests for a service that is served now and then. They wait in the rings of their callers.
 pub(crate) struct Once {
@@ -40,7 +40,7 @@ impl Once {
         let request = self.next().await.ok_or(AgentError::ShutDown)?;
         let (instance, ticket) = (self.instance, request.ticket());
         let (state, method) = (Rc::new(RefCell::new(state)), request.method() as usize);
-        let dispatch = instance.run(|| S::dispatch(&state, method, request));
+        let dispatch = current_handler::once(instance, || S::dispatch(&state, method, request));
         let Dispatch::Running(mut handler) = dispatch else {
             return Ok(());
         };
@@ -51,7 +51,7 @@ impl Once {
                 }
                 self.take(delivery);
             }
-            let polled = instance.run(|| handler.as_mut().poll(context));
+            let polled = current_handler::once(instance, || handler.as_mut().poll(context));
             polled.map(drop)
         })
         .await;

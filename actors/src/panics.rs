@@ -1,5 +1,6 @@
 //! Panics of handlers, and where they were raised.
 
+use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -8,7 +9,7 @@ use std::sync::Once;
 use slimerpc::panics::message;
 use slimerpc::wire::Fault;
 
-use crate::{EndCause, Finished, asked};
+use crate::{EndCause, Finished, current_handler};
 
 /// A panic of a handler, or of what a handler gave, that was caught.
 #[derive(Debug)]
@@ -19,6 +20,14 @@ pub(crate) struct Panic {
 }
 
 impl Panic {
+    #[cold]
+    fn caught(payload: Box<dyn Any + Send>) -> Self {
+        Self {
+            trace: TRACE.take().unwrap_or_default(),
+            message: message(payload),
+        }
+    }
+
     /// What a caller is told.
     pub(crate) fn fault(&self) -> Fault {
         Fault::Raised {
@@ -35,7 +44,7 @@ impl Panic {
     /// Ends a request by this. Its caller has been told, or had its answer before; what becomes of the instance, the
     /// supervisor decides.
     pub(crate) fn finish(self) -> Finished {
-        asked::say(self.into());
+        current_handler::request_exit(self.into());
         Finished::Panicked
     }
 }
@@ -48,8 +57,6 @@ impl From<Panic> for EndCause {
 }
 
 thread_local! {
-    /// Whether a handler runs on this thread.
-    static IN_HANDLER: Cell<bool> = const { Cell::new(false) };
     /// Whether values are made up on this thread, which a user's `Deserialize` may refuse by a panic.
     static IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
     /// Where the last panic of a handler was raised.
@@ -89,7 +96,7 @@ pub(crate) fn expected<T>(work: impl FnOnce() -> T) -> T {
 
 /// By the time that a panic is caught, its stack is gone.
 fn note(info: &PanicHookInfo<'_>) {
-    if !IN_HANDLER.try_with(Cell::get).unwrap_or(false) {
+    if !current_handler::is_handler() {
         return;
     }
     let mut trace = info
@@ -119,20 +126,7 @@ fn frames_of_handler(backtrace: &str) -> &str {
 /// Runs a handler, polls it, or does something else that runs code of the service.
 #[inline(never)]
 pub(crate) fn catch<T>(handler: impl FnOnce() -> T) -> Result<T, Panic> {
-    struct Leave(bool);
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            IN_HANDLER.set(self.0);
-        }
-    }
-    let caught = {
-        let _leave = Leave(IN_HANDLER.replace(true));
-        catch_unwind(AssertUnwindSafe(handler))
-    };
-    caught.map_err(|payload| Panic {
-        trace: TRACE.take().unwrap_or_default(),
-        message: message(payload),
-    })
+    catch_unwind(AssertUnwindSafe(handler)).map_err(Panic::caught)
 }
 
 /// Drops what a handler gave, which is code of the service.

@@ -1,5 +1,6 @@
 //! The threads on which parallel methods run.
 
+use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::current_handler::parallel;
 use crate::{Finished, Parallel, Request};
 
 /// See the [module](self). Handlers see a `T`.
@@ -94,7 +96,9 @@ impl<T: Clone> Pool<T> {
                 return request.fail(Fault::Expired);
             }
             let service = request.service().to_owned();
-            if handler(shared, request).await == Finished::Panicked {
+            let mut handling = handler(shared, request);
+            let finished = poll_fn(|context| parallel(|| handling.as_mut().poll(context))).await;
+            if finished == Finished::Panicked {
                 tracing::warn!(service, "a parallel handler panicked");
             }
         });

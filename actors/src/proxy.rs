@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::answer::written;
 use crate::blocking::would_block_a_runtime;
-use crate::instance_id::InstanceId;
+use crate::current_handler;
 use crate::items::{Items, Source};
 use crate::reached::{Reached, Setup, Way};
 use crate::reconnect::{self, Later};
@@ -780,7 +780,7 @@ impl Caller {
         let (number, way) = self.route(reached, method)?;
         // A parallel method answers while its service waits for it.
         let is_serial = std::ptr::eq(way, &reached.serial);
-        if is_serial && reached.instance.is_some_and(InstanceId::is_running_here) {
+        if is_serial && reached.instance.is_some_and(current_handler::is_of) {
             return Err(RpcError::OwnService {
                 service: self.inner.setup.wanted.name.clone(),
             });

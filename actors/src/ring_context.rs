@@ -18,6 +18,7 @@ use slimerpc::channel::{Delivery, LossCause, Ticket};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
+use crate::current_handler::{serial, take_exit_request};
 use crate::instance::Instance;
 use crate::instance_id::InstanceId;
 use crate::lifecycle::guarded;
@@ -25,7 +26,7 @@ use crate::mailboxes::SharedMailboxes;
 use crate::order::Order;
 use crate::panics::catch;
 use crate::reply::ALONE;
-use crate::{Dispatch, EndCause, Finished, Request, asked};
+use crate::{Dispatch, EndCause, Finished, Request};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
 const TURN: usize = 64;
@@ -196,9 +197,8 @@ pub(crate) struct Rings {
     mailboxes: SharedMailboxes,
     ending: Rc<Ending>,
     busy_poll: Duration,
-    arrived: VecDeque<Delivery>,
-    /// Requests that wait for the serial handler that runs.
-    queue: VecDeque<Request>,
+    /// Requests that wait for the serial handler that runs, and what has arrived behind them and was not looked at.
+    queue: VecDeque<Delivery>,
     running: Option<Running>,
     /// When looking began to be in vain.
     idle_since: Option<Instant>,
@@ -217,7 +217,6 @@ impl Rings {
             ending,
             mailboxes,
             busy_poll,
-            arrived: VecDeque::new(),
             queue: VecDeque::new(),
             running: None,
             idle_since: None,
@@ -225,16 +224,34 @@ impl Rings {
     }
 
     /// Takes in what has arrived. Says whether anything had.
+    #[inline]
     fn collect<H: RequestHandler>(&mut self, handler: &mut H) -> bool {
-        let any = self.mailboxes.borrow_mut().poll(&mut self.arrived) || !self.arrived.is_empty();
+        let known = self.queue.len();
+        let any = self.mailboxes.borrow_mut().poll(&mut self.queue);
+        self.look_at(known, handler);
+        any
+    }
+
+    /// Looks at what has arrived behind the requests that were `known`.
+    #[inline]
+    fn look_at<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
+        let is_request = |delivery: &Delivery| matches!(delivery, Delivery::Request(_));
+        let is_plain = self.queue.range(known..).all(is_request);
+        if !is_plain || !self.ending.takes_requests() {
+            self.sort_out(known, handler);
+        }
+    }
+
+    #[cold]
+    fn sort_out<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
         let takes_requests = self.ending.takes_requests();
-        for delivery in self.arrived.drain(..) {
+        for delivery in self.queue.split_off(known) {
             match delivery {
                 // Dropped, it answers that the service is down.
                 Delivery::Request(request) if !takes_requests => drop(request),
-                Delivery::Request(request) => self.queue.push_back(request),
+                Delivery::Request(_) => self.queue.push_back(delivery),
                 Delivery::Cancel(cancelled) => {
-                    self.queue.retain(|request| request.ticket() != cancelled);
+                    self.keep_requests(|request| request.ticket() != cancelled);
                     if let Some(running) =
                         self.running.take_if(|running| running.request == cancelled)
                     {
@@ -245,12 +262,16 @@ impl Rings {
                 }
                 Delivery::Lost { peer, cause } => {
                     tracing::info!(%peer, %cause, "caller lost");
-                    self.queue.retain(|request| request.is_connected());
+                    self.keep_requests(Request::is_connected);
                     handler.lost(peer, cause);
                 }
             }
         }
-        any
+    }
+
+    fn keep_requests(&mut self, is_kept: impl Fn(&Request) -> bool) {
+        self.queue
+            .retain(|waiting| matches!(waiting, Delivery::Request(request) if is_kept(request)));
     }
 
     /// Carries out the orders that have come.
@@ -268,7 +289,7 @@ impl Rings {
             if let Some(running) = self.running.take() {
                 end(running);
                 // It has ended already, whatever its handler may have wanted.
-                asked::take();
+                take_exit_request();
             }
             instance.handler.obey(order);
             if is_end {
@@ -288,16 +309,15 @@ impl Rings {
     ) -> bool {
         let mut ran = false;
         while *left > 0 {
-            *left -= 1;
             if let Some(running) = &mut self.running {
-                let instance = self.instance;
-                let poll = || instance.run(|| running.future.as_mut().poll(task));
                 // What the service's code may do is caught where it is told to the caller; nothing else of it gets further
                 // than this.
-                let finished = match asked::listen(|| catch(poll)) {
-                    Ok(Poll::Pending) => return ran,
-                    Ok(Poll::Ready(finished)) => finished,
-                    Err(panic) => asked::listen(|| panic.finish()),
+                let polled = serial(self.instance, || {
+                    catch(|| running.future.as_mut().poll(task))
+                        .unwrap_or_else(|panic| Poll::Ready(panic.finish()))
+                });
+                let Poll::Ready(finished) = polled else {
+                    return ran;
                 };
                 if let Some(running) = self.running.take() {
                     end(running);
@@ -315,16 +335,17 @@ impl Rings {
                     return ran;
                 }
             }
-            let Some(request) = self.queue.pop_front() else {
+            let Some(Delivery::Request(request)) = self.queue.pop_front() else {
                 return ran;
             };
+            *left -= 1;
             ran = true;
             if request.expires().is_some_and(|at| at <= Instant::now()) {
                 request.fail(Fault::Expired);
                 continue;
             }
             let ticket = request.ticket();
-            match asked::listen(|| self.instance.run(|| handler.handle(request))) {
+            match serial(self.instance, || handler.handle(request)) {
                 Dispatch::Done => settle(handler, false),
                 Dispatch::Panicked => settle(handler, true),
                 Dispatch::Running(future) => {
@@ -371,20 +392,16 @@ impl Rings {
         let mut left = TURN;
         let mut active = self.run(handler, task, &mut left);
         let mut spins = 0;
-        // A handler that awaits needs the arbiter's other tasks.
-        let limit = |running: &Option<Running>| match running {
-            Some(_) => SPINS_AWAITING,
-            None => SPINS,
-        };
-        while left > 0 && spins < limit(&self.running) {
-            // Once in any case, for what has been taken out of the queues but not looked at.
-            if (spins == 0 || !self.mailboxes.borrow().is_quiet()) && self.collect(handler) {
+        // Once in any case, for what has been taken out of the queues but not looked at.
+        while left > 0 {
+            if self.collect(handler) {
                 active = true;
                 self.run(handler, task, &mut left);
                 spins = 0;
             }
-            spins += 1;
-            std::hint::spin_loop();
+            if !self.spin(&mut spins) {
+                break;
+            }
         }
         if left == 0 {
             // However much is to be done, who cancels is heard.
@@ -409,11 +426,38 @@ impl Rings {
                 task.waker().wake_by_ref();
                 return;
             }
-            let mut mailboxes = self.mailboxes.borrow_mut();
-            if mailboxes.poll_raised(task, &mut self.arrived).is_pending() {
+            let known = self.queue.len();
+            let raised = self
+                .mailboxes
+                .borrow_mut()
+                .poll_raised(task, &mut self.queue);
+            if raised.is_pending() {
+                return;
+            }
+            if self.queue.len() > known {
+                self.look_at(known, handler);
+                task.waker().wake_by_ref();
                 return;
             }
         }
+    }
+
+    /// Waits for arrivals by looking for them. False if it has looked as often in vain as the arbiter's other tasks can wait.
+    #[inline]
+    fn spin(&self, spins: &mut usize) -> bool {
+        let limit = match self.running {
+            Some(_) => SPINS_AWAITING,
+            None => SPINS,
+        };
+        let mailboxes = self.mailboxes.borrow();
+        while *spins < limit {
+            *spins += 1;
+            if !mailboxes.is_quiet() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 }
 
@@ -422,7 +466,7 @@ fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     let untold = || EndCause::Panicked {
         message: "a panic without a message".to_owned(),
     };
-    if let Some(cause) = asked::take().or_else(|| panicked.then(untold)) {
+    if let Some(cause) = take_exit_request().or_else(|| panicked.then(untold)) {
         handler.ended(cause);
     }
 }

@@ -1,15 +1,7 @@
-//! How a handler says that its instance is to end.
-
-use std::cell::{Cell, RefCell};
+//! How a handler asks for its instance's end.
 
 use crate::EndCause;
-
-thread_local! {
-    /// Whether a serial handler of a service instance runs on this thread.
-    static LISTENING: Cell<bool> = const { Cell::new(false) };
-    /// What it said.
-    static SAID: RefCell<Option<EndCause>> = const { RefCell::new(None) };
-}
+use crate::current_handler::request_exit;
 
 /// Has the instance whose serial handler calls this replaced by a new one, as after a panic, once the handler is done; its
 /// caller gets its answer. Requests that wait go to the next instance. Whether there is one, the service's
@@ -51,7 +43,7 @@ thread_local! {
 /// # }
 /// ```
 pub fn restart(why: impl Into<String>) -> bool {
-    say(EndCause::Asked { why: why.into() })
+    request_exit(EndCause::Asked { why: why.into() })
 }
 
 /// Says that the instance whose serial handler calls this has done its work; as [`restart`], but a normal end: a
@@ -73,52 +65,5 @@ pub fn restart(why: impl Into<String>) -> bool {
 /// }
 /// ```
 pub fn retire(why: impl Into<String>) -> bool {
-    say(EndCause::Retired { why: why.into() })
-}
-
-/// Notes why the instance whose handler runs here is to end. The last word counts.
-pub(crate) fn say(cause: EndCause) -> bool {
-    let is_heard = LISTENING.get();
-    if is_heard {
-        SAID.set(Some(cause));
-    } else {
-        tracing::debug!(%cause, "said where no instance listens");
-    }
-    is_heard
-}
-
-/// Runs a serial handler, up to where it awaits, and gives ear to it.
-pub(crate) fn listen<T>(handler: impl FnOnce() -> T) -> T {
-    struct Leave;
-    impl Drop for Leave {
-        fn drop(&mut self) {
-            LISTENING.set(false);
-        }
-    }
-    LISTENING.set(true);
-    let _leave = Leave;
-    handler()
-}
-
-/// What was said since this was asked last.
-pub(crate) fn take() -> Option<EndCause> {
-    SAID.take()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_handlers_are_listened_to() {
-        assert!(!restart("too early"));
-        assert_eq!(take(), None);
-        assert!(listen(|| restart("now")));
-        assert!(listen(|| retire("or rather")));
-        let why = "or rather".to_owned();
-        assert_eq!(take(), Some(EndCause::Retired { why }));
-        assert!(!restart("too late"));
-        listen(|| ());
-        assert_eq!(take(), None);
-    }
+    request_exit(EndCause::Retired { why: why.into() })
 }
