@@ -8,11 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use slimerpc::channel::{CallError, ClientChannel, Demand, LocalService, Parker, StreamName};
+use slimerpc::channel::{ClientChannel, Demand, LocalService, Parker, StreamName};
 
 use crate::blocking::would_block_a_runtime;
 use crate::reconnect::Later;
-use crate::reply::{AnyCall, Decoder};
+use crate::reply::Decoder;
 use crate::{Ran, Reply, RpcError};
 
 /// Items asked for ahead, if the channel has credits enough.
@@ -40,7 +40,7 @@ pub struct Items<T> {
     /// `None` once there are no more.
     source: Option<Source>,
     /// Opens it, while its peer is not there.
-    opening: Option<Box<Later<(AnyCall, Source)>>>,
+    opening: Option<Box<Later<(Reply<Option<T>>, Source)>>>,
     /// In the order of the items.
     asked: VecDeque<Reply<Option<T>>>,
     decode: Decoder<Option<T>>,
@@ -61,13 +61,22 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    fn next(&self, timeout: Option<Duration>) -> Result<AnyCall, CallError> {
-        match self {
-            Self::Remote(channel, stream) => {
-                channel.next_item(*stream, timeout).map(AnyCall::Remote)
-            }
-            Self::Local(service, demand) => service.next_item(demand, timeout).map(AnyCall::Local),
-        }
+    fn next<T>(
+        &self,
+        timeout: Option<Duration>,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Reply<T> {
+        let asked = match self {
+            Self::Remote(channel, stream) => channel
+                .next_item(*stream, timeout)
+                .map(|call| Reply::called(call, method, decode)),
+            Self::Local(service, demand) => service
+                .next_item(demand, timeout)
+                .map(|call| Reply::local(call, method, decode)),
+        };
+        let failed = |error| RpcError::from_call(error, self.peer(), method);
+        asked.map_err(failed).unwrap_or_else(Reply::failed)
     }
 
     fn peer(&self) -> &str {
@@ -97,7 +106,7 @@ impl<T> Items<T> {
     /// A stream that has been opened; `first` brings its first item.
     pub(crate) fn new(
         source: Source,
-        first: AnyCall,
+        first: Reply<Option<T>>,
         decode: Decoder<Option<T>>,
         method: &'static &'static str,
         timeout: Option<Duration>,
@@ -108,7 +117,7 @@ impl<T> Items<T> {
             window: None,
             source: Some(source),
             opening: None,
-            asked: VecDeque::from([Reply::new(first, method, decode)]),
+            asked: VecDeque::from([first]),
             decode,
             method,
             deadline,
@@ -140,7 +149,7 @@ impl<T> Items<T> {
 
     /// A stream that is opened once its peer is there.
     pub(crate) fn later(
-        opening: Box<Later<(AnyCall, Source)>>,
+        opening: Box<Later<(Reply<Option<T>>, Source)>>,
         decode: Decoder<Option<T>>,
         method: &'static &'static str,
     ) -> Self {
@@ -165,10 +174,9 @@ impl<T> Items<T> {
         let opened = ready!(opening.poll(context));
         self.opening = None;
         let first = match opened {
-            Ok((first, source)) => {
+            Ok((mut first, source)) => {
                 self.source = Some(source);
                 self.was_opened = true;
-                let mut first = Reply::new(first, self.method, self.decode);
                 if let Some((at, _)) = self.deadline {
                     first.set_timeout(at.saturating_duration_since(Instant::now()));
                 }
@@ -322,10 +330,7 @@ impl<T> Items<T> {
         let window = self.window.unwrap_or_else(|| source.window());
         while self.asked.len() < window {
             let left = |(at, _): (Instant, _)| at.saturating_duration_since(Instant::now());
-            let asked = match source.next(self.deadline.map(left)) {
-                Ok(call) => Reply::new(call, self.method, self.decode),
-                Err(error) => Reply::failed(RpcError::from_call(error, source.peer(), self.method)),
-            };
+            let asked = source.next(self.deadline.map(left), self.method, self.decode);
             self.asked.push_back(asked);
         }
     }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use slimerpc::channel::{ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
@@ -18,7 +18,7 @@ use crate::current_handler;
 use crate::items::{Items, Source};
 use crate::reached::{Reached, Setup, Way};
 use crate::reconnect::{self, Later};
-use crate::reply::{AnyCall, Decoder};
+use crate::reply::Decoder;
 use crate::supervisor::{Dialled, Heal};
 use crate::{AgentError, Call, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
 
@@ -214,7 +214,7 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// [`AgentError::ShutDown`].
     pub async fn ready(&self) -> Result<(), AgentError> {
         let inner = &self.caller.inner;
-        let reached = inner.reached.load_full();
+        let reached = inner.current();
         let Some(cause) = reached.lost() else {
             return Ok(());
         };
@@ -286,7 +286,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self,
         encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
     ) -> Reply<M::Output> {
-        let reached = self.caller.inner.reached.load();
+        let reached = self.caller.reached();
         let codec = reached.codec(S::CODEC);
         let arguments = encoded(codec);
         let encode = |room: &mut [u8]| match arguments {
@@ -313,13 +313,13 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// The channel below, as it is now: its account of credits and counters. `None` if the service is
     /// [local](Self::is_local).
     pub fn channel(&self) -> Option<Arc<ClientChannel>> {
-        self.caller.inner.reached.load().serial.channel().cloned()
+        self.caller.reached().serial.channel().cloned()
     }
 
     /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
     /// nor calls that wait for a credit of the other channel delay them.
     pub fn parallel_channel(&self) -> Option<Arc<ClientChannel>> {
-        let reached = self.caller.inner.reached.load();
+        let reached = self.caller.reached();
         reached.parallel.as_ref()?.channel().cloned()
     }
 
@@ -355,7 +355,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         let watch = self.caller.inner.setup.watch().await?;
         Ok(watch.of_proxy(adopted, move |life| {
             let inner = inner.upgrade();
-            inner.is_none_or(|inner| inner.reached.load().can_call(life))
+            inner.is_none_or(|inner| inner.current().can_call(life))
         }))
     }
 }
@@ -468,9 +468,12 @@ impl<M> fmt::Debug for Recipient<M> {
 }
 
 /// Makes calls without knowing the service's type; what `#[service]`'s clients are made of.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Caller {
     inner: Arc<Inner>,
+    /// The way to the service as it was when this was made, and how often it had been replaced by then.
+    reached: Arc<Reached>,
+    version: u64,
     /// Of each call.
     pub(crate) timeout: Option<Duration>,
     /// How long each call waits for a connection that is lost.
@@ -484,7 +487,9 @@ struct Inner {
     setup: Setup,
     methods: &'static [&'static str],
     /// Replaced when the connection was lost and is there again.
-    reached: ArcSwap<Reached>,
+    current: Mutex<Arc<Reached>>,
+    /// How often it was replaced.
+    version: AtomicU64,
     /// Told when that was done.
     adopted: watch::Sender<()>,
 }
@@ -495,7 +500,7 @@ impl Heal for Inner {
     }
 
     fn life(&self) -> Option<u64> {
-        self.reached.load().life
+        self.current().life
     }
 
     fn wanted(&self) -> &ServiceTable {
@@ -507,18 +512,61 @@ impl Heal for Inner {
     }
 
     fn closing(&self) -> Vec<Arc<Notify>> {
-        let reached = self.reached.load();
+        let reached = self.current();
         let channels = reached.channels();
         channels.map(|channel| channel.closing()).collect()
     }
 
     fn lost(&self) -> Option<LossCause> {
-        self.reached.load().lost()
+        self.current().lost()
     }
 
     fn adopt(&self, dialled: Dialled) {
-        self.reached.store(Arc::new(self.setup.reached(dialled)));
+        let reached = Arc::new(self.setup.reached(dialled));
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = reached;
+        self.version.fetch_add(1, Ordering::Release);
         self.adopted.send_replace(());
+    }
+}
+
+impl Inner {
+    fn current(&self) -> Arc<Reached> {
+        self.current
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl Clone for Caller {
+    /// A clone knows the way to the service as it is now.
+    fn clone(&self) -> Self {
+        // Before the way is looked up: one that is replaced in between is looked up again by each call.
+        let version = self.inner.version.load(Ordering::Acquire);
+        Self {
+            inner: self.inner.clone(),
+            reached: self.inner.current(),
+            version,
+            ..*self
+        }
+    }
+}
+
+/// The way to a service, as a caller knows it or as it is since.
+enum Known<'a> {
+    Still(&'a Reached),
+    Replaced(Arc<Reached>),
+}
+
+impl Deref for Known<'_> {
+    type Target = Reached;
+
+    #[inline]
+    fn deref(&self) -> &Reached {
+        match self {
+            Self::Still(reached) => reached,
+            Self::Replaced(reached) => reached,
+        }
     }
 }
 
@@ -531,15 +579,18 @@ impl Caller {
         timeout: Option<Duration>,
         reconnect_wait: Duration,
     ) -> Self {
-        let reached = ArcSwap::from_pointee(setup.reached(dialled));
+        let reached = Arc::new(setup.reached(dialled));
         Self {
+            reached: reached.clone(),
+            version: 0,
             timeout,
             reconnect_wait,
             is_waited_for: false,
             inner: Arc::new(Inner {
                 setup,
                 methods,
-                reached,
+                current: Mutex::new(reached),
+                version: AtomicU64::new(0),
                 adopted: watch::Sender::new(()),
             }),
         }
@@ -548,7 +599,7 @@ impl Caller {
     /// For who is to keep it connected; `None` if there is nothing that could be lost.
     pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
         let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
-        self.inner.reached.load().is_native().then_some(inner)
+        self.reached().is_native().then_some(inner)
     }
 
     pub(crate) fn peer(&self) -> &str {
@@ -559,10 +610,19 @@ impl Caller {
         &self.inner.setup.patience.runtime
     }
 
+    /// The way to the service, as it is now. It takes a lock only if the connection was lost since this caller was made.
+    #[inline]
+    fn reached(&self) -> Known<'_> {
+        if self.inner.version.load(Ordering::Acquire) == self.version {
+            return Known::Still(&self.reached);
+        }
+        Known::Replaced(self.inner.current())
+    }
+
     /// Waits until calls can be made.
     pub(crate) async fn connected(&self) {
         let mut adopted = self.inner.adopted.subscribe();
-        while self.inner.reached.load().lost().is_some() {
+        while self.reached().lost().is_some() {
             // The sender is in `inner`.
             let _ = adopted.changed().await;
         }
@@ -576,7 +636,7 @@ impl Caller {
             }
             _ => false,
         };
-        is_lost && !self.reconnect_wait.is_zero() && self.inner.reached.load().is_native()
+        is_lost && !self.reconnect_wait.is_zero() && self.reached().is_native()
     }
 
     /// The name of a method.
@@ -590,7 +650,7 @@ impl Caller {
     }
 
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
-        let reached = self.inner.reached.load();
+        let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
         self.make(
             &reached,
@@ -603,7 +663,7 @@ impl Caller {
 
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
-        let reached = self.inner.reached.load();
+        let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         match self.try_tell(&reached, M::METHOD, self.timeout, encode) {
@@ -613,7 +673,7 @@ impl Caller {
                     self.name(M::METHOD),
                     error,
                     move |caller, left| {
-                        let reached = caller.inner.reached.load();
+                        let reached = caller.reached();
                         caller.check_codec(&reached, Some(codec))?;
                         caller.try_tell(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
                     },
@@ -637,7 +697,7 @@ impl Caller {
 
     /// Calls a method that gives back a stream.
     pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
-        let reached = self.inner.reached.load();
+        let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
         let decode: Decoder<Option<M::Item>> = (codec, |codec, answer| {
             if answer.is_end() {
@@ -647,15 +707,15 @@ impl Caller {
         });
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let method = self.name(M::METHOD);
-        match self.try_stream(&reached, M::METHOD, self.timeout, encode) {
+        match self.try_stream(&reached, M::METHOD, self.timeout, encode, decode) {
             Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
             Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
                 Ok(bytes) => {
                     let open = move |caller: &Self, left| {
-                        let reached = caller.inner.reached.load();
+                        let reached = caller.reached();
                         caller.check_codec(&reached, Some(codec))?;
-                        caller
-                            .try_stream(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
+                        let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
+                        caller.try_stream(&reached, M::METHOD, left, encode, decode)
                     };
                     Items::later(Later::new(self, method, error, open), decode, method)
                 }
@@ -665,15 +725,16 @@ impl Caller {
         }
     }
 
-    fn try_stream(
+    fn try_stream<T>(
         &self,
         reached: &Reached,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(AnyCall, Source), RpcError> {
+        decode: Decoder<T>,
+    ) -> Result<(Reply<T>, Source), RpcError> {
         let (number, way) = self.way(reached, method)?;
-        way.open_stream(number, self.name(method), timeout, encode)
+        way.open_stream(number, self.name(method), timeout, encode, decode)
     }
 
     /// Refuses arguments that were encoded for another connection than the one that there is by now: whoever has come back under
@@ -715,7 +776,7 @@ impl Caller {
         let decode: Decoder<_> = (PayloadCodec::default(), |_, answer| {
             <Raw as Codec<[u8]>>::decode(answer.payload())
         });
-        self.make(&self.inner.reached.load(), None, method, encode, decode)
+        self.make(&self.reached(), None, method, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
 
@@ -729,7 +790,7 @@ impl Caller {
     }
 
     /// Makes a call by what was `reached` when its codec was chosen.
-    fn make<T>(
+    fn make<T: 'static>(
         &self,
         reached: &Reached,
         codec: Option<PayloadCodec>,
@@ -739,15 +800,15 @@ impl Caller {
     ) -> Result<Reply<T>, RpcError> {
         let (number, way) = self.way(reached, method)?;
         let name = self.name(method);
-        match way.call(number, name, self.timeout, &mut encode) {
-            Ok(call) => Ok(Reply::new(call, name, decode)),
+        match way.call(number, name, self.timeout, &mut encode, decode) {
+            Ok(reply) => Ok(reply),
             Err(error) => self.make_later(codec, method, error, encode, decode),
         }
     }
 
     /// Makes a call that could not be made once that is possible, if it may wait so long.
     #[cold]
-    fn make_later<T>(
+    fn make_later<T: 'static>(
         &self,
         codec: Option<PayloadCodec>,
         method: usize,
@@ -763,16 +824,12 @@ impl Caller {
         };
         let name = self.name(method);
         let make = move |caller: &Self, left| {
-            let reached = caller.inner.reached.load();
+            let reached = caller.reached();
             caller.check_codec(&reached, codec)?;
             let (number, way) = caller.way(&reached, method)?;
-            way.call(number, name, left, |room| Raw::encode(&bytes, room))
+            way.call(number, name, left, |room| Raw::encode(&bytes, room), decode)
         };
-        Ok(Reply::later(
-            Later::new(self, name, error, make),
-            name,
-            decode,
-        ))
+        Ok(Reply::later(Later::new(self, name, error, make)))
     }
 
     /// The same for a call whose caller waits: not for the handler that it runs in itself.

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use actix::Addr;
 use slimerpc::channel::{
-    ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route, ServiceTable,
-    TellError, ToldCall,
+    CallError, ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route,
+    ServiceTable, TellError, ToldCall,
 };
 use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
 use tokio::sync::broadcast;
 
 use crate::instance_id::InstanceId;
 use crate::items::Source;
-use crate::reply::AnyCall;
+use crate::reply::Decoder;
 use crate::supervisor::{Dialled, Follow, Link, Supervisor};
-use crate::{AgentError, AgentEvent, RpcError, Watch, tell};
+use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, tell};
 
 /// What a proxy is made of, each time that its service has been dialled.
 #[derive(Debug)]
@@ -220,27 +220,34 @@ impl Way {
         }
     }
 
-    pub(crate) fn call(
+    #[inline]
+    pub(crate) fn call<T>(
         &self,
         number: u32,
-        name: &str,
+        name: &'static &'static str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<AnyCall, RpcError> {
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
         let made = match self {
-            Self::Channel(channel) => channel.call(number, timeout, encode).map(AnyCall::Remote),
-            Self::Local(service, _) => service.call(number, timeout, encode).map(AnyCall::Local),
+            Self::Channel(channel) => channel
+                .call(number, timeout, encode)
+                .map(|call| Reply::called(call, name, decode)),
+            Self::Local(service, _) => service
+                .call(number, timeout, encode)
+                .map(|call| Reply::local(call, name, decode)),
         };
-        made.map_err(|error| RpcError::from_call(error, self.peer(), name))
+        made.map_err(|error| self.failed(error, name))
     }
 
-    pub(crate) fn open_stream(
+    pub(crate) fn open_stream<T>(
         &self,
         number: u32,
-        name: &str,
+        name: &'static &'static str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(AnyCall, Source), RpcError> {
+        decode: Decoder<T>,
+    ) -> Result<(Reply<T>, Source), RpcError> {
         let opened = match self {
             Self::Channel(channel) if channel.profile() == Profile::Compatible => {
                 return Err(RpcError::NotNative {
@@ -253,7 +260,7 @@ impl Way {
                     .open_stream(number, timeout, encode)
                     .map(|(call, stream)| {
                         let source = Source::Remote(channel.clone(), stream);
-                        (AnyCall::Remote(call), source)
+                        (Reply::called(call, name, decode), source)
                     })
             }
             Self::Local(service, _) => {
@@ -261,11 +268,16 @@ impl Way {
                     .open_stream(number, timeout, encode)
                     .map(|(call, demand)| {
                         let source = Source::Local(service.clone(), demand);
-                        (AnyCall::Local(call), source)
+                        (Reply::local(call, name, decode), source)
                     })
             }
         };
-        opened.map_err(|error| RpcError::from_call(error, self.peer(), name))
+        opened.map_err(|error| self.failed(error, name))
+    }
+
+    #[cold]
+    fn failed(&self, error: CallError, name: &str) -> RpcError {
+        RpcError::from_call(error, self.peer(), name)
     }
 
     pub(crate) fn tell(
@@ -283,6 +295,6 @@ impl Way {
                 service.tell(number, timeout, encode, failed).map(|()| None)
             }
         };
-        told.map_err(|error| RpcError::from_call(error, self.peer(), name))
+        told.map_err(|error| self.failed(error, name))
     }
 }

@@ -49,7 +49,7 @@ struct Deadline {
     timer: Pin<Box<Sleep>>,
 }
 
-impl<T: 'static> Later<T> {
+impl<T> Later<T> {
     /// Calls `method` as soon as `caller` can; now it has failed with `lost`, and this is what it ends with if it takes too
     /// long. `make` is given the time that is left for the call.
     pub(crate) fn new(
@@ -57,7 +57,10 @@ impl<T: 'static> Later<T> {
         method: &'static str,
         lost: RpcError,
         mut make: impl FnMut(&Caller, Option<Duration>) -> Result<T, RpcError> + Send + 'static,
-    ) -> Box<Self> {
+    ) -> Box<Self>
+    where
+        T: 'static,
+    {
         let (runtime, peer) = (caller.runtime().clone(), caller.peer().into());
         let (caller, started) = (caller.clone(), Instant::now());
         let timer = timer(&runtime, caller.reconnect_wait);
@@ -89,6 +92,21 @@ impl<T: 'static> Later<T> {
             later.set_timeout(after);
         }
         later
+    }
+
+    /// The same, of what is made of the call.
+    pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U + Send + 'static) -> Box<Later<U>>
+    where
+        T: 'static,
+    {
+        let call = self.call;
+        Box::new(Later {
+            call: Box::pin(async move { call.await.map(change) }),
+            deadline: self.deadline,
+            runtime: self.runtime,
+            peer: self.peer,
+            method: self.method,
+        })
     }
 
     /// Gives the call this long from now.

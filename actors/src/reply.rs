@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use futures_util::future::{join_all, try_join_all};
 use slimerpc::channel::{Answer, CallError, LocalCall, Parker, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
-use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
 use crate::blocking::would_block_a_runtime;
@@ -35,7 +34,13 @@ pub(crate) const ALONE: Duration = Duration::from_micros(20);
 /// # }
 /// ```
 #[must_use = "a call is cancelled when its reply is dropped"]
-pub struct Reply<T>(State<T>);
+pub struct Reply<T> {
+    state: State<T>,
+    /// When busy polling began.
+    since: Option<Instant>,
+    /// Wakes us at the deadline; made when we first go to sleep.
+    timer: Option<Pin<Box<Sleep>>>,
+}
 
 /// How to decode the result, and with which codec.
 pub(crate) type Decoder<T> = (
@@ -43,142 +48,76 @@ pub(crate) type Decoder<T> = (
     fn(PayloadCodec, Answer<'_>) -> Result<T, DecodeError>,
 );
 
+/// A plain call is a few words, which are moved often.
 enum State<T> {
-    Pending(Waiting, Decoder<T>),
-    /// Its peer is not there.
-    Later(Box<Later<AnyCall>>, &'static &'static str, Decoder<T>),
-    Failed(RpcError),
+    Called(PendingCall, &'static &'static str, Decoder<T>),
+    Rare(Box<Rare<T>>),
     Done,
 }
 
-struct Waiting {
-    call: AnyCall,
-    /// Name of the method.
-    method: &'static &'static str,
-    /// When busy polling began.
-    since: Option<Instant>,
-    /// Wakes us at the deadline; made when we first go to sleep.
-    timer: Option<Pin<Box<Sleep>>>,
+enum Rare<T> {
+    /// The service is of this process.
+    Local(LocalCall, &'static &'static str, Decoder<T>),
+    /// Its peer is not there.
+    Later(Box<Later<Reply<T>>>),
+    Failed(RpcError),
 }
 
-/// A call to wherever.
-pub(crate) enum AnyCall {
-    Remote(PendingCall),
-    Local(LocalCall),
-}
-
-impl AnyCall {
-    fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
-        match self {
-            Self::Remote(call) => call.poll(waker),
-            Self::Local(call) => call.poll(waker),
-        }
-    }
-
-    fn set_timeout(&mut self, after: Duration) {
-        match self {
-            Self::Remote(call) => call.set_timeout(after),
-            Self::Local(call) => call.set_timeout(after),
-        }
-    }
-
-    /// The call is allowed `after`, which ends then.
-    fn set_deadline(&mut self, at: Instant, after: Duration) {
-        match self {
-            Self::Remote(call) => call.set_deadline(at, after),
-            Self::Local(call) => call.set_timeout(at.saturating_duration_since(Instant::now())),
-        }
-    }
-
-    fn timeout(&self) -> Option<Duration> {
-        match self {
-            Self::Remote(call) => call.timeout(),
-            Self::Local(call) => call.timeout(),
-        }
-    }
-
+impl<T> Rare<T> {
     fn deadline(&self) -> Option<Instant> {
         match self {
-            Self::Remote(call) => call.deadline(),
-            Self::Local(call) => call.deadline(),
+            Self::Local(call, ..) => call.deadline(),
+            Self::Later(..) | Self::Failed(_) => None,
         }
     }
+}
 
-    /// Whether polling would surely be in vain, unless somebody else has polled.
-    fn is_quiet(&self) -> bool {
-        match self {
-            Self::Remote(call) => call.channel().is_quiet(),
-            Self::Local(_) => false,
-        }
+impl<T> From<Rare<T>> for Reply<T> {
+    fn from(rare: Rare<T>) -> Self {
+        State::Rare(Box::new(rare)).into()
     }
+}
 
-    /// How long to poll before sleeping.
-    fn patience(&self) -> Duration {
-        match self {
-            Self::Remote(call) => call.channel().patience(),
-            // The instance runs on another thread of this process, which wakes us.
-            Self::Local(_) => Duration::ZERO,
-        }
-    }
-
-    /// Makes sure that somebody wakes who goes to sleep.
-    fn sleep(&self) {
-        if let Self::Remote(call) = self {
-            call.sleep();
-        }
-    }
-
-    /// Sleeps until the waker of `parker` is woken or the deadline has passed; may return for nothing.
-    fn park(&self, parker: &Parker) {
-        match self {
-            Self::Remote(call) => call.park(parker),
-            Self::Local(call) => parker.park(call.deadline()),
-        }
-    }
-
-    /// Ends the call unanswered.
-    fn take_back(self) -> Ran {
-        match self {
-            Self::Remote(call) => match call.take_back() {
-                true => Ran::Unknown,
-                false => Ran::No,
-            },
-            Self::Local(_) => Ran::Unknown,
-        }
-    }
-
-    fn runtime(&self) -> Handle {
-        match self {
-            Self::Remote(call) => call.channel().runtime().clone(),
-            Self::Local(call) => call.runtime().clone(),
-        }
-    }
-
-    fn peer(&self) -> &str {
-        match self {
-            Self::Remote(call) => call.channel().peer(),
-            Self::Local(call) => &call.service().peer,
+impl<T> From<State<T>> for Reply<T> {
+    #[inline]
+    fn from(state: State<T>) -> Self {
+        Self {
+            state,
+            since: None,
+            timer: None,
         }
     }
 }
 
 impl<T> Reply<T> {
-    pub(crate) fn new(call: AnyCall, method: &'static &'static str, decode: Decoder<T>) -> Self {
-        Self(State::Pending(Waiting::new(call, method), decode))
-    }
-
-    /// The reply to a call that is made once its peer is there.
-    pub(crate) fn later(
-        call: Box<Later<AnyCall>>,
+    /// The reply to a call that was made over a channel.
+    #[inline]
+    pub(crate) fn called(
+        call: PendingCall,
         method: &'static &'static str,
         decode: Decoder<T>,
     ) -> Self {
-        Self(State::Later(call, method, decode))
+        State::Called(call, method, decode).into()
+    }
+
+    /// The reply to a call within the process.
+    pub(crate) fn local(
+        call: LocalCall,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Self {
+        Rare::Local(call, method, decode).into()
+    }
+
+    /// The reply to a call that is made once its peer is there.
+    pub(crate) fn later(call: Box<Later<Self>>) -> Self {
+        Rare::Later(call).into()
     }
 
     /// The reply to a call that could not be made.
+    #[cold]
     pub(crate) fn failed(error: RpcError) -> Self {
-        Self(State::Failed(error))
+        Rare::Failed(error).into()
     }
 
     /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service is told that nobody
@@ -190,17 +129,31 @@ impl<T> Reply<T> {
 
     /// Whether an answer has yet to come.
     pub(crate) fn is_undecided(&self) -> bool {
-        matches!(self.0, State::Pending(..) | State::Later(..))
+        match &self.state {
+            State::Called(..) => true,
+            State::Rare(rare) => !matches!(**rare, Rare::Failed(_)),
+            State::Done => false,
+        }
     }
 
     pub(crate) fn set_timeout(&mut self, after: Duration) {
-        match &mut self.0 {
-            State::Pending(waiting, _) => {
-                waiting.call.set_timeout(after);
-                waiting.timer = None;
-            }
-            State::Later(call, ..) => call.set_timeout(after),
-            State::Failed(_) | State::Done => {}
+        match &mut self.state {
+            State::Called(call, ..) => call.set_timeout(after),
+            State::Rare(rare) => match &mut **rare {
+                Rare::Local(call, ..) => call.set_timeout(after),
+                Rare::Later(call, ..) => call.set_timeout(after),
+                Rare::Failed(_) => {}
+            },
+            State::Done => {}
+        }
+        self.timer = None;
+    }
+
+    /// The call is allowed `after`, which ends then.
+    fn set_deadline(&mut self, at: Instant, after: Duration) {
+        match &mut self.state {
+            State::Called(call, ..) => call.set_deadline(at, after),
+            _ => self.set_timeout(at.saturating_duration_since(Instant::now())),
         }
     }
 
@@ -213,26 +166,43 @@ impl<T> Reply<T> {
     /// anything is sent calls through [`Proxy::blocking`](crate::Proxy::blocking).
     pub fn wait(mut self) -> Result<T, RpcError> {
         if self.is_undecided() && would_block_a_runtime() {
-            let ran = match std::mem::replace(&mut self.0, State::Done) {
-                State::Pending(waiting, _) => waiting.call.take_back(),
-                // It has not been made.
-                _ => Ran::No,
-            };
-            return Err(RpcError::WouldBlock { ran });
+            return Err(self.take_back());
+        }
+        // Most answers come while it looks for them.
+        if let Some(Poll::Ready(result)) = self.busy_poll(None, BusyPoll::InPlace) {
+            return result;
         }
         Parker::with(|parker, waker| {
-            let mut context = Context::from_waker(waker);
             loop {
-                let polled = Pin::new(&mut self).poll_with(&mut context, BusyPoll::InPlace);
+                let polled = self.poll_with(&mut Context::from_waker(waker), BusyPoll::InPlace);
                 if let Poll::Ready(result) = polled {
                     return result;
                 }
-                match &self.0 {
-                    State::Pending(waiting, _) => waiting.call.park(parker),
-                    _ => parker.park(None),
+                match &self.state {
+                    State::Called(call, ..) => call.park(parker),
+                    State::Rare(rare) => parker.park(rare.deadline()),
+                    State::Done => {}
                 }
             }
         })
+    }
+
+    /// Ends a call that cannot be waited for.
+    #[cold]
+    fn take_back(self) -> RpcError {
+        let ran = match self.state {
+            State::Called(call, ..) => match call.take_back() {
+                true => Ran::Unknown,
+                false => Ran::No,
+            },
+            State::Rare(rare) => match *rare {
+                Rare::Local(..) => Ran::Unknown,
+                // It has not been made.
+                Rare::Later(..) | Rare::Failed(_) => Ran::No,
+            },
+            State::Done => Ran::No,
+        };
+        RpcError::WouldBlock { ran }
     }
 
     /// Blocks the thread until the answer is there or `after` has passed.
@@ -244,27 +214,177 @@ impl<T> Reply<T> {
     }
 
     fn poll_with(
-        mut self: Pin<&mut Self>,
+        &mut self,
         context: &mut Context<'_>,
         busy: BusyPoll,
     ) -> Poll<Result<T, RpcError>> {
-        if let State::Later(later, method, decode) = &mut self.0 {
-            let (method, decode) = (*method, *decode);
-            self.0 = match ready!(later.poll(context)) {
-                Ok(call) => State::Pending(Waiting::made_later(call, method, later), decode),
-                Err(error) => State::Failed(error),
-            };
+        if let State::Rare(_) = &self.state {
+            return self.poll_rare(context, busy);
         }
-        let polled = match &mut self.0 {
-            State::Later(..) => unreachable!("it has been made, or has failed"),
-            State::Pending(waiting, decode) => waiting.poll(context, busy, *decode),
-            State::Failed(error) => Poll::Ready(Err(error.clone())),
-            State::Done => panic!("a reply is polled after it was ready"),
-        };
-        if polled.is_ready() {
-            self.0 = State::Done;
+        if let Some(polled) = self.busy_poll(Some(context.waker()), busy) {
+            return polled;
+        }
+        let polled = self.look(Some(context.waker()));
+        if polled.is_pending() && busy == BusyPoll::Yielding {
+            self.sleep(context);
         }
         polled
+    }
+
+    /// Looks for the answer. `None`: it has done so for as long as callers do before they sleep. `Pending`: others want the
+    /// thread, and `waker` was woken.
+    #[inline]
+    fn busy_poll(
+        &mut self,
+        waker: Option<&Waker>,
+        busy: BusyPoll,
+    ) -> Option<Poll<Result<T, RpcError>>> {
+        // Once in any case, as whoever polled before may have taken in this answer, too.
+        match self.look(None) {
+            Poll::Pending => self.busy_poll_on(waker, busy),
+            ready => Some(ready),
+        }
+    }
+
+    #[inline(never)]
+    fn busy_poll_on(
+        &mut self,
+        waker: Option<&Waker>,
+        busy: BusyPoll,
+    ) -> Option<Poll<Result<T, RpcError>>> {
+        let patience = match &self.state {
+            State::Called(call, ..) => call.channel().patience(),
+            _ => return None,
+        };
+        let spins = match busy {
+            BusyPoll::InPlace if !patience.is_zero() => SPINS_IN_PLACE,
+            _ => SPINS,
+        };
+        loop {
+            for _ in 0..spins {
+                if !self.is_quiet()
+                    && let ready @ Poll::Ready(_) = self.look(None)
+                {
+                    return Some(ready);
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            let since = *self.since.get_or_insert(now);
+            if now.duration_since(since) >= patience {
+                return None;
+            }
+            if now.duration_since(since) >= ALONE {
+                std::thread::yield_now();
+            }
+            match (busy, waker) {
+                (BusyPoll::Yielding, Some(waker)) => {
+                    waker.wake_by_ref();
+                    return Some(Poll::Pending);
+                }
+                // Somebody else may have taken it in.
+                _ => match self.look(None) {
+                    Poll::Pending => {}
+                    ready => return Some(ready),
+                },
+            }
+        }
+    }
+
+    /// Whether looking would surely be in vain, unless somebody else has looked.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        matches!(&self.state, State::Called(call, ..) if call.channel().is_quiet())
+    }
+
+    /// Looks for the answer once.
+    #[inline]
+    fn look(&mut self, waker: Option<&Waker>) -> Poll<Result<T, RpcError>> {
+        let State::Called(call, method, decode) = &mut self.state else {
+            return self.not_called();
+        };
+        let concluded = conclude(ready!(call.poll(waker)), *decode);
+        let result =
+            concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
+        self.state = State::Done;
+        Poll::Ready(result)
+    }
+
+    #[cold]
+    fn not_called(&self) -> Poll<Result<T, RpcError>> {
+        match &self.state {
+            State::Done => panic!("a reply is polled after it was ready"),
+            State::Called(..) | State::Rare(_) => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn poll_rare(
+        &mut self,
+        context: &mut Context<'_>,
+        busy: BusyPoll,
+    ) -> Poll<Result<T, RpcError>> {
+        let State::Rare(rare) = &mut self.state else {
+            return self.poll_with(context, busy);
+        };
+        let result = match &mut **rare {
+            Rare::Failed(error) => Err(error.clone()),
+            Rare::Later(later) => match ready!(later.poll(context)) {
+                Ok(mut made) => {
+                    if let Some((at, after)) = later.deadline() {
+                        made.set_deadline(at, after);
+                    }
+                    *self = made;
+                    return self.poll_with(context, busy);
+                }
+                Err(error) => Err(error),
+            },
+            Rare::Local(call, method, decode) => {
+                let mut looks = 0..SPINS;
+                let answer = loop {
+                    match (call.poll(None), looks.next()) {
+                        (Poll::Ready(answer), _) => break answer,
+                        (Poll::Pending, Some(_)) => std::hint::spin_loop(),
+                        (Poll::Pending, None) => match call.poll(Some(context.waker())) {
+                            Poll::Ready(answer) => break answer,
+                            Poll::Pending => {
+                                if busy == BusyPoll::Yielding {
+                                    self.sleep(context);
+                                }
+                                return Poll::Pending;
+                            }
+                        },
+                    }
+                };
+                conclude(answer, *decode)
+                    .map_err(|error| error.named(&call.service().peer, method, call.timeout()))
+            }
+        };
+        self.state = State::Done;
+        Poll::Ready(result)
+    }
+
+    /// Makes sure that we are woken by the answer and by the deadline.
+    fn sleep(&mut self, context: &mut Context<'_>) {
+        let (deadline, runtime) = match &self.state {
+            State::Called(call, ..) => {
+                call.sleep();
+                (call.deadline(), call.channel().runtime())
+            }
+            State::Rare(rare) => match &**rare {
+                Rare::Local(call, ..) => (call.deadline(), call.runtime()),
+                Rare::Later(..) | Rare::Failed(_) => return,
+            },
+            State::Done => return,
+        };
+        let Some(deadline) = deadline else { return };
+        let timer = self.timer.get_or_insert_with(|| {
+            let _guard = runtime.enter();
+            Box::pin(tokio::time::sleep_until(deadline.into()))
+        });
+        if timer.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
     }
 }
 
@@ -277,113 +397,31 @@ enum BusyPoll {
     InPlace,
 }
 
-impl Waiting {
-    fn new(call: AnyCall, method: &'static &'static str) -> Self {
-        Self {
-            call,
-            method,
-            since: None,
-            timer: None,
-        }
-    }
-
-    /// A call whose deadline, if it has one, was set before it was made.
-    fn made_later(call: AnyCall, method: &'static &'static str, later: &Later<AnyCall>) -> Self {
-        let mut made = Self::new(call, method);
-        if let Some((at, after)) = later.deadline() {
-            made.call.set_deadline(at, after);
-        }
-        made
-    }
-
-    fn poll<T>(
-        &mut self,
-        context: &mut Context<'_>,
-        busy: BusyPoll,
-        decode: Decoder<T>,
-    ) -> Poll<Result<T, RpcError>> {
-        let patience = self.call.patience();
-        let spins = match busy {
-            BusyPoll::InPlace if !patience.is_zero() => SPINS_IN_PLACE,
-            _ => SPINS,
-        };
-        loop {
-            for spin in 0..spins {
-                // Once in any case, as whoever polled before may have taken in this answer, too.
-                if (spin == 0 || !self.call.is_quiet())
-                    && let ready @ Poll::Ready(_) = self.poll_call(None, decode)
-                {
-                    return ready;
-                }
-                std::hint::spin_loop();
-            }
-            let now = Instant::now();
-            let since = *self.since.get_or_insert(now);
-            if now.duration_since(since) >= patience {
-                break;
-            }
-            if now.duration_since(since) >= ALONE {
-                std::thread::yield_now();
-            }
-            if busy == BusyPoll::Yielding {
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-        }
-        let polled = self.poll_call(Some(context.waker()), decode);
-        if polled.is_pending() && busy == BusyPoll::Yielding {
-            self.sleep(context);
-        }
-        polled
-    }
-
-    fn poll_call<T>(
-        &mut self,
-        waker: Option<&Waker>,
-        decode: Decoder<T>,
-    ) -> Poll<Result<T, RpcError>> {
-        let polled = self.call.poll(waker).map(|answer| conclude(answer, decode));
-        polled.map(|result| result.map_err(|error| self.named(error)))
-    }
-
-    /// Makes sure that we are woken by the answer and by the deadline.
-    fn sleep(&mut self, context: &mut Context<'_>) {
-        self.call.sleep();
-        let Some(deadline) = self.call.deadline() else {
-            return;
-        };
-        let runtime = self.call.runtime();
-        let timer = self.timer.get_or_insert_with(|| {
-            let _guard = runtime.enter();
-            Box::pin(tokio::time::sleep_until(deadline.into()))
-        });
-        if timer.as_mut().poll(context).is_ready() {
-            context.waker().wake_by_ref();
-        }
-    }
-
-    fn named(&self, error: Conclusion) -> RpcError {
-        match error {
-            Conclusion::Call(error) => RpcError::from_call(error, self.call.peer(), self.method),
-            Conclusion::Fault(Fault::Expired) => RpcError::Timeout {
-                peer: self.call.peer().to_owned(),
-                method: (*self.method).to_owned(),
-                after: self.call.timeout().unwrap_or_default(),
-                ran: Ran::No,
-            },
-            Conclusion::Fault(fault) => RpcError::from_fault(fault, self.call.peer(), self.method),
-            Conclusion::Decode(error) => RpcError::bad_reply(&error, self.call.peer(), self.method),
-        }
-    }
-}
-
 enum Conclusion {
     Call(CallError),
     Fault(Fault),
     Decode(DecodeError),
 }
 
+impl Conclusion {
+    #[cold]
+    fn named(self, peer: &str, method: &str, timeout: Option<Duration>) -> RpcError {
+        match self {
+            Self::Call(error) => RpcError::from_call(error, peer, method),
+            Self::Fault(Fault::Expired) => RpcError::Timeout {
+                peer: peer.to_owned(),
+                method: method.to_owned(),
+                after: timeout.unwrap_or_default(),
+                ran: Ran::No,
+            },
+            Self::Fault(fault) => RpcError::from_fault(fault, peer, method),
+            Self::Decode(error) => RpcError::bad_reply(&error, peer, method),
+        }
+    }
+}
+
 /// Decodes an answer from the ring, outside of every lock.
+#[inline]
 fn conclude<T>(answer: Result<Answer<'_>, CallError>, decode: Decoder<T>) -> Result<T, Conclusion> {
     let answer = answer.map_err(Conclusion::Call)?;
     if let Some(fault) = answer.fault().map_err(Conclusion::Decode)? {
@@ -404,33 +442,39 @@ impl Reply<Vec<u8>> {
     /// # }
     /// ```
     pub fn lent(self) -> Reply<ReplyBytes> {
-        Reply(match self.0 {
-            State::Pending(waiting, (codec, _)) => {
-                State::Pending(waiting, (codec, |_, answer| Ok(answer.keep())))
-            }
-            State::Later(call, method, (codec, _)) => {
-                State::Later(call, method, (codec, |_, answer| Ok(answer.keep())))
-            }
-            State::Failed(error) => State::Failed(error),
-            State::Done => State::Done,
-        })
+        fn kept((codec, _): Decoder<Vec<u8>>) -> Decoder<ReplyBytes> {
+            (codec, |_, answer| Ok(answer.keep()))
+        }
+        match self.state {
+            State::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
+            State::Rare(rare) => match *rare {
+                Rare::Local(call, method, decode) => Reply::local(call, method, kept(decode)),
+                Rare::Later(call) => Reply::later(call.map(Self::lent)),
+                Rare::Failed(error) => Reply::failed(error),
+            },
+            State::Done => State::Done.into(),
+        }
     }
 }
 
 impl<T> Future for Reply<T> {
     type Output = Result<T, RpcError>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_with(context, BusyPoll::Yielding)
     }
 }
 
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match &self.0 {
-            State::Pending(..) => "Reply(pending)",
-            State::Later(..) => "Reply(later)",
-            State::Failed(_) => "Reply(failed)",
+        f.write_str(match &self.state {
+            State::Called(..) => "Reply(pending)",
+            State::Rare(rare) => match **rare {
+                Rare::Local(..) => "Reply(pending)",
+                Rare::Later(..) => "Reply(later)",
+                Rare::Failed(_) => "Reply(failed)",
+            },
             State::Done => "Reply(done)",
         })
     }
