@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use slimerpc::channel::{ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
+use serde::de::DeserializeOwned;
+use slimerpc::channel::{AnswerView, ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -18,7 +19,7 @@ use crate::current_handler;
 use crate::items::{Items, Source};
 use crate::reached::{Reached, Setup, Way};
 use crate::reconnect::{self, Later};
-use crate::reply::Decoder;
+use crate::reply::{Decode, Decoder};
 use crate::supervisor::{Dialled, Heal};
 use crate::{AgentError, Call, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
 
@@ -293,7 +294,7 @@ impl<S: Service + ?Sized> Proxy<S> {
             Ok(bytes) => Raw::encode(bytes, room),
             Err(error) => Err(error.clone()),
         };
-        let decode: Decoder<_> = (codec, |codec, answer| codec.decode(answer.payload()));
+        let decode = (codec, result());
         let made = self
             .caller
             .make(&reached, Some(codec), M::METHOD, encode, decode);
@@ -657,7 +658,7 @@ impl Caller {
             Some(codec),
             M::METHOD,
             |room| codec.encode(&message.arguments(), room),
-            (codec, |codec, answer| codec.decode(answer.payload())),
+            (codec, result()),
         )
     }
 
@@ -699,12 +700,13 @@ impl Caller {
     pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
         let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
-        let decode: Decoder<Option<M::Item>> = (codec, |codec, answer| {
+        let item = |codec: PayloadCodec, answer: AnswerView<'_>| {
             if answer.is_end() {
                 return Ok(None);
             }
             codec.decode(answer.payload()).map(Some)
-        });
+        };
+        let decode: Decoder<Option<M::Item>> = (codec, Decode::View(item));
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let method = self.name(M::METHOD);
         match self.try_stream(&reached, M::METHOD, self.timeout, encode, decode) {
@@ -773,9 +775,8 @@ impl Caller {
         method: usize,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Reply<Vec<u8>> {
-        let decode: Decoder<_> = (PayloadCodec::default(), |_, answer| {
-            <Raw as Codec<[u8]>>::decode(answer.payload())
-        });
+        let decode = Decode::View(|_, answer| <Raw as Codec<[u8]>>::decode(answer.payload()));
+        let decode = (PayloadCodec::default(), decode);
         self.make(&self.reached(), None, method, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
@@ -847,4 +848,9 @@ impl Caller {
         }
         Ok((number, way))
     }
+}
+
+/// Decodes a typed result.
+fn result<T: DeserializeOwned>() -> Decode<T> {
+    Decode::View(|codec, answer| codec.decode(answer.payload()))
 }

@@ -6,7 +6,9 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{Answer, CallError, LocalCall, Parker, PendingCall, ReplyBytes};
+use slimerpc::channel::{
+    Answer, AnswerView, CallError, LocalCall, Parker, PendingCall, ReplyBytes,
+};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
@@ -43,10 +45,23 @@ pub struct Reply<T> {
 }
 
 /// How to decode the result, and with which codec.
-pub(crate) type Decoder<T> = (
-    PayloadCodec,
-    fn(PayloadCodec, Answer<'_>) -> Result<T, DecodeError>,
-);
+pub(crate) type Decoder<T> = (PayloadCodec, Decode<T>);
+
+/// How to decode the result.
+pub(crate) enum Decode<T> {
+    /// From where its bytes lie.
+    View(fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>),
+    /// Its bytes stay where they lie.
+    Kept(fn(ReplyBytes) -> T),
+}
+
+impl<T> Clone for Decode<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Decode<T> {}
 
 /// A plain call is a few words, which are moved often.
 enum State<T> {
@@ -303,7 +318,13 @@ impl<T> Reply<T> {
         let State::Called(call, method, decode) = &mut self.state else {
             return self.not_called();
         };
-        let concluded = conclude(ready!(call.poll(waker)), *decode);
+        let concluded = match *decode {
+            (codec, Decode::View(decode)) => {
+                let read = |answer: AnswerView<'_>| conclude(answer, codec, decode);
+                ready!(call.poll_answer(waker, read)).unwrap_or_else(|lost| Err(lost.into()))
+            }
+            (_, Decode::Kept(_)) => conclude_whole(ready!(call.poll(waker)), *decode),
+        };
         let result =
             concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
         self.state = State::Done;
@@ -356,7 +377,7 @@ impl<T> Reply<T> {
                         },
                     }
                 };
-                conclude(answer, *decode)
+                conclude_whole(answer, *decode)
                     .map_err(|error| error.named(&call.service().peer, method, call.timeout()))
             }
         };
@@ -420,15 +441,37 @@ impl Conclusion {
     }
 }
 
-/// Decodes an answer from the ring, outside of every lock.
+impl From<CallError> for Conclusion {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// Decodes an answer where its bytes lie, outside of every lock.
 #[inline]
-fn conclude<T>(answer: Result<Answer<'_>, CallError>, decode: Decoder<T>) -> Result<T, Conclusion> {
-    let answer = answer.map_err(Conclusion::Call)?;
+fn conclude<T>(
+    answer: AnswerView<'_>,
+    codec: PayloadCodec,
+    decode: fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
+) -> Result<T, Conclusion> {
     if let Some(fault) = answer.fault().map_err(Conclusion::Decode)? {
         return Err(Conclusion::Fault(fault));
     }
-    let (codec, decode) = decode;
     decode(codec, answer).map_err(Conclusion::Decode)
+}
+
+fn conclude_whole<T>(
+    answer: Result<Answer<'_>, CallError>,
+    (codec, decode): Decoder<T>,
+) -> Result<T, Conclusion> {
+    let answer = answer?;
+    match decode {
+        Decode::View(decode) => conclude(answer.view(), codec, decode),
+        Decode::Kept(kept) => {
+            conclude(answer.view(), codec, |_, _| Ok(()))?;
+            Ok(kept(answer.keep()))
+        }
+    }
 }
 
 impl Reply<Vec<u8>> {
@@ -442,9 +485,7 @@ impl Reply<Vec<u8>> {
     /// # }
     /// ```
     pub fn lent(self) -> Reply<ReplyBytes> {
-        fn kept((codec, _): Decoder<Vec<u8>>) -> Decoder<ReplyBytes> {
-            (codec, |_, answer| Ok(answer.keep()))
-        }
+        let kept = |(codec, _)| (codec, Decode::Kept(|bytes| bytes));
         match self.state {
             State::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
             State::Rare(rare) => match *rare {
