@@ -137,12 +137,12 @@ impl Ends {
     fn serve(&mut self) -> Result<()> {
         while self.mailbox.poll(&mut self.deliveries)? {}
         for delivery in self.deliveries.drain(..) {
-            let Delivery::Request(inbound) = delivery else {
+            let Delivery::Request(mut inbound) = delivery else {
                 continue;
             };
             let len = {
-                let (payload, mut room) = (inbound.payload(), inbound.room());
-                room[..payload.len()].copy_from_slice(&payload);
+                let (payload, room) = inbound.parts();
+                room[..payload.len()].copy_from_slice(payload);
                 payload.len()
             };
             inbound.reply_written(len);

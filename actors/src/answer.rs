@@ -195,7 +195,7 @@ pub fn answer_raw<R: AsRef<[u8]>>(
     request: Request,
     handler: impl FnOnce(&[u8]) -> Result<R, Failure>,
 ) -> Finished {
-    let handled = catch(|| handler(&request.payload()).map_err(Fault::from));
+    let handled = catch(|| handler(request.payload()).map_err(Fault::from));
     conclude(request, handled, copied)
 }
 
@@ -206,7 +206,7 @@ pub async fn answer_raw_async<R: AsRef<[u8]>>(
 ) -> Finished {
     let handled = {
         let payload = request.payload();
-        catch_panic(handler(&payload)).await
+        catch_panic(handler(payload)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
     conclude(request, handled, copied)
@@ -214,21 +214,24 @@ pub async fn answer_raw_async<R: AsRef<[u8]>>(
 
 /// Runs a sync handler that writes its answer into send memory itself, and says how many bytes.
 pub fn answer_inplace(
-    request: Request,
+    mut request: Request,
     handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
-    let handled = catch(|| handler(&request.payload(), &mut request.room()).map_err(Fault::from));
+    let handled = catch(|| {
+        let (payload, room) = request.parts();
+        handler(payload, room).map_err(Fault::from)
+    });
     conclude_written(request, handled)
 }
 
 /// The same with an async handler.
 pub async fn answer_inplace_async(
-    request: Request,
+    mut request: Request,
     handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
     let handled = {
-        let (payload, mut room) = (request.payload(), request.room());
-        catch_panic(handler(&payload, &mut room)).await
+        let (payload, room) = request.parts();
+        catch_panic(handler(payload, room)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
     conclude_written(request, handled)
@@ -239,7 +242,7 @@ pub fn answer_rewritten(
     mut request: Request,
     handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
-    let handled = catch(|| handler(&mut request.payload_mut()).map_err(Fault::from));
+    let handled = catch(|| handler(request.payload_mut()).map_err(Fault::from));
     conclude_rewritten(request, handled)
 }
 
@@ -249,8 +252,8 @@ pub async fn answer_rewritten_async(
     handler: impl AsyncFnOnce(&mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
     let handled = {
-        let mut payload = request.payload_mut();
-        catch_panic(handler(&mut payload)).await
+        let payload = request.payload_mut();
+        catch_panic(handler(payload)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
     conclude_rewritten(request, handled)
@@ -355,7 +358,7 @@ pub(crate) fn codec<M: Message>(request: &Request) -> PayloadCodec {
 }
 
 pub(crate) fn decode<M: Message>(request: &Request) -> Result<M, Fault> {
-    let decoded = codec::<M>(request).decode(&request.payload());
+    let decoded = codec::<M>(request).decode(request.payload());
     let arguments = decoded.map_err(|error| Fault::BadArguments {
         reason: error.to_string(),
     })?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::core::caller::CallId;
 use super::core::slot::ReplyMeta;
-use super::lend::{Lent, Loan, Ring};
+use super::lend::SlotToken;
 use super::{Block, CallError, ClientChannel, Profile};
 use crate::wire::{DecodeError, Fault};
 
@@ -24,8 +24,8 @@ enum Source<'a> {
 struct RingAnswer<'a> {
     channel: &'a Arc<ClientChannel>,
     id: CallId,
-    slot: u16,
-    loan: Option<Loan<'a>>,
+    /// The right to its bytes, until this is dropped.
+    replied: Option<SlotToken>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
     reply: ReplyMeta,
@@ -36,14 +36,14 @@ impl<'a> RingAnswer<'a> {
     fn read(
         channel: &'a Arc<ClientChannel>,
         id: CallId,
-        slot: u16,
+        replied: SlotToken,
         reply: ReplyMeta,
     ) -> Result<Self, CallError> {
+        let slot = replied.slot();
         let mut answer = Self {
             channel,
             id,
-            slot,
-            loan: Some(channel.lend_answer(slot)),
+            replied: Some(replied),
             outside: None,
             reply,
         };
@@ -55,9 +55,9 @@ impl<'a> RingAnswer<'a> {
 
     #[inline]
     fn view(&self) -> AnswerView<'_> {
-        let payload: &[u8] = match (&self.outside, &self.loan) {
+        let payload: &[u8] = match (&self.outside, &self.replied) {
             (Some(block), _) => block,
-            (None, Some(loan)) => &loan[self.reply.payload()],
+            (None, Some(replied)) => &self.channel.replies.bytes(replied)[self.reply.payload()],
             (None, None) => &[],
         };
         let content = if self.reply.is_exception {
@@ -74,25 +74,22 @@ impl<'a> RingAnswer<'a> {
         if let Some(block) = self.outside.take() {
             return Kept::Outside(block);
         }
-        self.loan = None;
-        // Nobody else is lent the slot of an answered call.
-        let kept = InRing {
+        // It goes on as the owner of the slot.
+        Kept::InRing(InRing {
             channel: self.channel.clone(),
             id: self.id,
-            slot: self.slot,
-            loan: self.channel.lend_answer_shared(self.slot),
+            replied: self.replied.take(),
             payload: self.reply.payload(),
-        };
-        // It goes on as the owner of the slot.
-        std::mem::forget(self);
-        Kept::InRing(kept)
+        })
     }
 }
 
 impl Drop for RingAnswer<'_> {
+    #[inline]
     fn drop(&mut self) {
-        self.loan = None;
-        self.channel.finish(self.id, self.slot);
+        if let Some(replied) = self.replied.take() {
+            self.channel.finish(self.id, replied);
+        }
     }
 }
 
@@ -100,10 +97,10 @@ impl<'a> Answer<'a> {
     pub(super) fn read(
         channel: &'a Arc<ClientChannel>,
         id: CallId,
-        slot: u16,
+        replied: SlotToken,
         reply: ReplyMeta,
     ) -> Result<Self, CallError> {
-        let answer = RingAnswer::read(channel, id, slot, reply)?;
+        let answer = RingAnswer::read(channel, id, replied, reply)?;
         Ok(Self(Source::Ring(answer)))
     }
 
@@ -112,11 +109,11 @@ impl<'a> Answer<'a> {
     pub(super) fn read_with<T>(
         channel: &'a Arc<ClientChannel>,
         id: CallId,
-        slot: u16,
+        replied: SlotToken,
         reply: ReplyMeta,
         read: impl FnOnce(AnswerView<'_>) -> T,
     ) -> Result<T, CallError> {
-        let answer = RingAnswer::read(channel, id, slot, reply)?;
+        let answer = RingAnswer::read(channel, id, replied, reply)?;
         Ok(read(answer.view()))
     }
 
@@ -223,8 +220,8 @@ enum Kept {
 struct InRing {
     channel: Arc<ClientChannel>,
     id: CallId,
-    slot: u16,
-    loan: Option<Lent<Arc<Ring>>>,
+    /// The right to its bytes, until this is dropped.
+    replied: Option<SlotToken>,
     payload: Range<usize>,
 }
 
@@ -236,8 +233,9 @@ impl Deref for ReplyBytes {
             Kept::Outside(block) => block,
             Kept::Here(bytes) => bytes,
             Kept::InRing(kept) => {
-                let loan = kept.loan.as_ref();
-                loan.map_or(&[], |loan| &loan[kept.payload.clone()])
+                let bytes = |replied| kept.channel.replies.bytes(replied);
+                let replied = kept.replied.as_ref();
+                replied.map_or(&[], |replied| &bytes(replied)[kept.payload.clone()])
             }
         }
     }
@@ -251,7 +249,8 @@ impl AsRef<[u8]> for ReplyBytes {
 
 impl Drop for InRing {
     fn drop(&mut self) {
-        self.loan = None;
-        self.channel.finish(self.id, self.slot);
+        if let Some(replied) = self.replied.take() {
+            self.channel.finish(self.id, replied);
+        }
     }
 }

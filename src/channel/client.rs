@@ -16,7 +16,7 @@ use super::core::caller::{
 };
 use super::core::slot::ReplyMeta;
 use super::lanes::{Lanes, Outgoing};
-use super::lend::{Lent, Loan, RemoteRing, Ring};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::pump::{Pump, Pumped};
 use super::wake::wake_all;
 use super::work_id::WorkId;
@@ -40,7 +40,7 @@ pub struct ClientChannel {
     /// For payloads beyond a slot.
     pub(super) memory: Option<Arc<Memory>>,
     pub(super) sends: Ring,
-    pub(super) replies: Arc<Ring>,
+    pub(super) replies: Ring,
     pub(super) geometry: Geometry,
     pub(super) profile: Profile,
     pub(super) peer: String,
@@ -163,14 +163,14 @@ impl ClientChannel {
         if payload_at + payload.len() <= self.geometry.slot_size() {
             let mut core = self.lock();
             if core.lanes.has_room()
-                && let Some((id, slot)) = core.caller.claim()
+                && let Some((id, mut send)) = core.caller.claim()
             {
                 header.request_id = id.0;
                 header.payload_len = payload.len() as u32;
-                let mut message = self.claimed(slot);
+                let message = self.sends.bytes_mut(&mut send);
                 message[payload_at..payload_at + payload.len()].copy_from_slice(payload);
-                core.post(self, slot, &header, None, &mut message);
-                drop(message);
+                let slot = send.slot();
+                core.post(self, &header, None, send);
                 let is_closed = core.caller.closed().is_some();
                 self.wake(core);
                 let call = PendingCall::new(self, id, Some(slot), deadline);
@@ -240,23 +240,23 @@ impl ClientChannel {
             let has_room = core.lanes.has_room();
             core.caller.open(has_room, deadline.map(|(at, _)| at))
         };
-        let (id, slot) = match placed {
-            Some(Placed::Slot(id, slot)) => (id, Some(slot)),
-            Some(Placed::Waiting(id)) => (id, None),
-            None => return Err(self.unsent()),
-        };
         // From here on the call ends when `call` is dropped, also if `encode` fails or panics.
-        let call = PendingCall::new(self, id, slot, deadline);
-        match slot {
-            Some(slot) => {
+        match placed {
+            Some(Placed::Slot(id, send)) => {
+                let call = PendingCall::new(self, id, Some(send.slot()), deadline);
                 // All of it is left: it was allowed just now.
                 let left = deadline.map(|(_, after)| after);
                 let header = self.request(id, method, left, stream);
-                self.send_from_slot(slot, header, encode)?;
+                self.send_from_slot(send, header, encode)?;
+                Ok(call)
             }
-            None => self.line_up(id, method, stream, encode)?,
+            Some(Placed::Waiting(id)) => {
+                let call = PendingCall::new(self, id, None, deadline);
+                self.line_up(id, method, stream, encode)?;
+                Ok(call)
+            }
+            None => Err(self.unsent()),
         }
-        Ok(call)
     }
 
     /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
@@ -305,12 +305,16 @@ impl ClientChannel {
 
     fn send_from_slot(
         &self,
-        slot: u16,
+        send: SlotToken,
         mut header: Header,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
-        let mut message = self.claimed(slot);
-        let exported = match encode(&mut message[header.encoded_len()..]) {
+        let mut claimed = Claimed {
+            channel: self,
+            id: CallId(header.request_id),
+            send: Some(send),
+        };
+        let exported = match encode(&mut claimed.message()[header.encoded_len()..]) {
             Ok(len) => {
                 header.payload_len = len as u32;
                 None
@@ -322,7 +326,9 @@ impl ClientChannel {
             }
         };
         let mut core = self.lock();
-        core.post(self, slot, &header, exported, &mut message);
+        if let Some(send) = claimed.send.take() {
+            core.post(self, &header, exported, send);
+        }
         let is_closed = core.caller.closed().is_some();
         self.wake(core);
         if is_closed {
@@ -402,13 +408,6 @@ impl ClientChannel {
         core.grant(self);
         self.wake(core);
         Ok(())
-    }
-
-    /// The send memory of a slot that has been claimed.
-    #[inline]
-    fn claimed(&self, slot: u16) -> Loan<'_> {
-        let loan = self.sends.lend(slot);
-        loan.expect("a claimed slot is lent to its call only")
     }
 
     /// The channel is closed, and so nothing was sent.
@@ -508,17 +507,6 @@ impl ClientChannel {
         self.geometry
     }
 
-    /// Lends the answer in `slot`.
-    pub(super) fn lend_answer(&self, slot: u16) -> Loan<'_> {
-        let loan = self.replies.lend(slot);
-        loan.expect("an answered slot is lent to its call only")
-    }
-
-    /// The same; the loan keeps the ring.
-    pub(super) fn lend_answer_shared(&self, slot: u16) -> Option<Lent<Arc<Ring>>> {
-        self.replies.lend_shared(slot)
-    }
-
     /// The payload of the answer in `slot`, which did not travel through the ring.
     pub(super) fn take_read(&self, slot: u16) -> Result<Option<Block>, CallError> {
         self.lock().caller.take_read(slot)
@@ -526,9 +514,9 @@ impl ClientChannel {
 
     /// The answer of a call has been read: its credit is back.
     #[inline]
-    pub(super) fn finish(&self, id: CallId, slot: u16) {
+    pub(super) fn finish(&self, id: CallId, replied: SlotToken) {
         let mut core = self.lock();
-        core.caller.finish(id, slot);
+        core.caller.finish(id, replied);
         core.grant(self);
         self.wake(core);
     }
@@ -582,6 +570,28 @@ impl ClientChannel {
             }
         }
         core
+    }
+}
+
+/// The send memory of a call whose request is being written. Dropped, it gives up the call.
+struct Claimed<'a> {
+    channel: &'a ClientChannel,
+    id: CallId,
+    send: Option<SlotToken>,
+}
+
+impl Claimed<'_> {
+    fn message(&mut self) -> &mut [u8] {
+        let send = self.send.as_mut();
+        send.map_or(&mut [], |send| self.channel.sends.bytes_mut(send))
+    }
+}
+
+impl Drop for Claimed<'_> {
+    fn drop(&mut self) {
+        if let Some(send) = self.send.take() {
+            self.channel.lock().caller.abandon(self.id, send);
+        }
     }
 }
 
@@ -723,8 +733,27 @@ impl Core {
         Ok(())
     }
 
+    /// Reads the header of the reply that `imm` announces.
+    #[inline]
+    fn read_reply(
+        &self,
+        channel: &ClientChannel,
+        imm: Immediate,
+    ) -> Result<(CallId, ReplyMeta, Option<Outside>), Violation> {
+        let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
+        let read = channel.profile.decode(slot);
+        let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
+        match (imm.signal, header.kind) {
+            (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
+                let (reply, outside) = ReplyMeta::of(&header, payload);
+                Ok((CallId(header.request_id), reply, outside))
+            }
+            _ => Err(Violation::WrongKind),
+        }
+    }
+
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
-        let received = match read_reply(channel, imm) {
+        let received = match self.read_reply(channel, imm) {
             Ok((id, reply, outside)) => self.caller.receive(imm.slot, id, reply, outside),
             Err(violation) => Received::Violation(violation),
         };
@@ -789,8 +818,9 @@ impl Core {
 
     /// The answer to a one-way call has arrived in `slot`.
     fn conclude(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
-        let fault = channel.replies.lend(slot).and_then(|bytes| {
-            let (header, payload) = channel.profile.decode(&bytes).ok()?;
+        let fault = self.caller.replied(slot).ok().and_then(|replied| {
+            let bytes = channel.replies.bytes(replied);
+            let (header, payload) = channel.profile.decode(bytes).ok()?;
             (header.kind == MessageKind::Exception)
                 .then(|| channel.profile.decode_fault(&bytes[payload]).ok())?
         });
@@ -804,14 +834,18 @@ impl Core {
     /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
     /// does; but unanswered it would wait for ever. This answers if no call of ours is in the slot.
     fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
-        if self.caller.closed().is_some() || !self.caller.is_free(slot) {
+        if self.caller.closed().is_some() {
             return;
         }
-        let request = channel.replies.lend(slot);
-        let request = request.and_then(|bytes| channel.profile.decode(&bytes).ok());
-        let (Some((request, _)), Some(mut message)) = (request, channel.sends.lend(slot)) else {
+        let request = self.caller.replied(slot).ok();
+        let request = request.and_then(|replied| {
+            let bytes = channel.replies.bytes(replied);
+            channel.profile.decode(bytes).ok()
+        });
+        let (Some((request, _)), Some(send)) = (request, self.caller.free_memory(slot)) else {
             return;
         };
+        let message = channel.sends.bytes_mut(send);
         let fault = Fault::Raised {
             type_name: "RuntimeError".to_owned(),
             message: "you are called over this pair of aliases; call over another alias".to_owned(),
@@ -828,13 +862,11 @@ impl Core {
             payload_len: len as u32,
             ..request
         };
-        if request.kind == MessageKind::Request && header.encode(&mut message).is_ok() {
+        if request.kind == MessageKind::Request && header.encode(message).is_ok() {
             let signal = Signal::Message;
-            self.write(
-                channel,
-                Immediate { slot, signal },
-                &message[..Header::LEN + len],
-            );
+            // It is sent inline or from where it stands, which nobody uses.
+            let message = message[..Header::LEN + len].to_vec();
+            self.write(channel, Immediate { slot, signal }, &message);
         }
     }
 
@@ -854,11 +886,11 @@ impl Core {
         {
             let Granted {
                 id,
-                slot,
+                mut send,
                 deadline,
                 request,
             } = granted;
-            let mut message = channel.sends.lend(slot).expect("a free slot is not lent");
+            let message = channel.sends.bytes_mut(&mut send);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let mut header = channel.request(id, request.method, left, request.stream);
             let exported = match request.payload {
@@ -877,33 +909,32 @@ impl Core {
                     Some(block)
                 }
             };
-            self.post(channel, slot, &header, exported, &mut message);
+            self.post(channel, &header, exported, send);
         }
     }
 
-    /// Posts the request whose payload stands in `slot` behind the place of its `header`, or is `exported`.
+    /// Posts the request whose payload stands in `send` behind the place of its `header`, or is `exported`.
     #[inline]
     fn post(
         &mut self,
         channel: &ClientChannel,
-        slot: u16,
         header: &Header,
         exported: Option<Block>,
-        message: &mut [u8],
+        mut send: SlotToken,
     ) {
-        let id = CallId(header.request_id);
-        let (true, Ok(payload_at)) = (self.lanes.has_room(), header.encode(message)) else {
-            return self.caller.abandon(id, slot);
+        let (id, slot) = (CallId(header.request_id), send.slot());
+        let may_send = self.caller.is_claimed(id, slot) && self.lanes.has_room();
+        let message = channel.sends.bytes_mut(&mut send);
+        let (true, Ok(payload_at)) = (may_send, header.encode(message)) else {
+            return self.caller.abandon(id, send);
         };
-        if !self.caller.posted(id, slot, exported) {
-            return;
-        }
         let total = payload_at + header.payload_len as usize;
         let imm = Immediate {
             slot,
             signal: Signal::Message,
         };
         self.write(channel, imm, &message[..total]);
+        self.caller.posted(id, send, exported);
     }
 
     /// Sends `bytes`, which stand in the send memory of the slot that `imm` names.
@@ -944,31 +975,6 @@ impl Core {
     pub(super) fn loss(&self) -> LossCause {
         let cause = self.caller.closed().cloned();
         cause.unwrap_or(LossCause::ShutDown)
-    }
-}
-
-/// Reads the header of the reply that `imm` announces.
-#[inline]
-fn read_reply(
-    channel: &ClientChannel,
-    imm: Immediate,
-) -> Result<(CallId, ReplyMeta, Option<Outside>), Violation> {
-    let Some(slot) = channel.replies.lend(imm.slot) else {
-        // A slot that is lent holds an answer already.
-        return Err(if channel.replies.has(imm.slot) {
-            Violation::UnknownRequest
-        } else {
-            Violation::BadSlot
-        });
-    };
-    let read = channel.profile.decode(&slot);
-    let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
-    match (imm.signal, header.kind) {
-        (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
-            let (reply, outside) = ReplyMeta::of(&header, payload);
-            Ok((CallId(header.request_id), reply, outside))
-        }
-        _ => Err(Violation::WrongKind),
     }
 }
 

@@ -8,7 +8,7 @@ use super::bulk::Bulk;
 use super::client::{BATCH, Core};
 use super::core::caller::Caller;
 use super::lanes::{Lanes, LanesInit};
-use super::lend::{RemoteRing, Ring};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::pump::Pump;
 use super::work_id::WorkId;
 use super::{
@@ -28,8 +28,8 @@ pub struct Dialer {
     poller: Box<dyn Poller>,
     /// With a native peer.
     bulk: Option<(Bulk, Arc<Memory>)>,
-    sends: Ring,
-    replies: Ring,
+    sends: (Ring, Vec<SlotToken>),
+    replies: (Ring, Vec<SlotToken>),
     geometry: Geometry,
     profile: Profile,
     /// How often the queue pairs have been connected.
@@ -127,7 +127,7 @@ impl Dialer {
 
     /// The ring that a DLSlime peer must be told.
     pub fn ring(&self) -> RingAddress {
-        RingAddress::of(self.replies.region(), self.geometry)
+        RingAddress::of(self.replies.0.region(), self.geometry)
     }
 
     /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
@@ -176,8 +176,10 @@ impl Dialer {
     }
 
     fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
+        let (sends, mut claims) = self.sends;
+        let (replies, replied) = self.replies;
         // A slot must exist at both ends.
-        let slots = self.geometry.slots().min(remote.geometry.slots());
+        claims.truncate(remote.geometry.slots());
         let (bulk, memory) = self.bulk.unzip();
         let closing = Arc::<Notify>::default();
         Arc::new(ClientChannel {
@@ -185,7 +187,7 @@ impl Dialer {
                 lanes: self.lanes,
                 poller: self.poller,
                 bulk,
-                caller: Caller::new(slots),
+                caller: Caller::new(claims, replied),
                 remote,
                 violations: Violations::default(),
                 closing: closing.clone(),
@@ -193,8 +195,8 @@ impl Dialer {
             }),
             cq: self.cq,
             memory,
-            sends: self.sends,
-            replies: Arc::new(self.replies),
+            sends,
+            replies,
             geometry: self.geometry,
             profile: self.profile,
             peer: peer.to_owned(),

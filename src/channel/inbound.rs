@@ -1,15 +1,13 @@
 //! A request, from its arrival to its answer.
 
-use std::ops::{Deref, DerefMut, Range};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Profile;
-use super::lend::Loan;
 use super::local::LocalRequest;
 use super::peer_channel::{AnswerError, PeerChannel, Slotted};
 use super::stream::{Demand, ItemSink};
-use crate::wire::{EncodeError, Fault, Header, MessageKind};
+use crate::wire::{EncodeError, Fault, MessageKind};
 
 /// What the requests for a service have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,8 +31,8 @@ pub struct Inbound {
 #[derive(Debug)]
 enum From {
     Ring(Arc<PeerChannel>, Slotted),
-    /// From this process, with the memory of an answer that is written in place.
-    Here(LocalRequest, Mutex<Vec<u8>>),
+    /// From this process.
+    Here(Box<LocalRequest>),
 }
 
 /// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
@@ -75,7 +73,7 @@ impl Inbound {
 
     pub(super) fn local(request: LocalRequest) -> Self {
         Self {
-            from: From::Here(request, Mutex::default()),
+            from: From::Here(Box::new(request)),
             answered: false,
         }
     }
@@ -85,7 +83,7 @@ impl Inbound {
     pub fn method(&self) -> u32 {
         match &self.from {
             From::Ring(_, request) => request.method,
-            From::Here(request, _) => request.method,
+            From::Here(request) => request.method,
         }
     }
 
@@ -93,7 +91,7 @@ impl Inbound {
     pub fn peer(&self) -> &str {
         match &self.from {
             From::Ring(channel, _) => &channel.peer,
-            From::Here(request, _) => &request.peer,
+            From::Here(request) => &request.peer,
         }
     }
 
@@ -105,7 +103,7 @@ impl Inbound {
     fn hosted(&self) -> &Hosted {
         match &self.from {
             From::Ring(channel, _) => &channel.service,
-            From::Here(request, _) => &request.service,
+            From::Here(request) => &request.service,
         }
     }
 
@@ -113,7 +111,7 @@ impl Inbound {
     pub fn profile(&self) -> Profile {
         match &self.from {
             From::Ring(channel, _) => channel.profile,
-            From::Here(..) => Profile::Native,
+            From::Here(_) => Profile::Native,
         }
     }
 
@@ -121,7 +119,7 @@ impl Inbound {
     pub fn is_connected(&self) -> bool {
         match &self.from {
             From::Ring(channel, _) => channel.closed().is_none(),
-            From::Here(..) => true,
+            From::Here(_) => true,
         }
     }
 
@@ -130,7 +128,7 @@ impl Inbound {
     pub fn expires(&self) -> Option<Instant> {
         match &self.from {
             From::Ring(_, request) => request.expires,
-            From::Here(request, _) => request.expires,
+            From::Here(request) => request.expires,
         }
     }
 
@@ -139,41 +137,37 @@ impl Inbound {
     pub fn ticket(&self) -> Ticket {
         match &self.from {
             From::Ring(channel, request) => Ticket::new(channel, request.slot, request.request_id),
-            From::Here(request, _) => request.ticket,
+            From::Here(request) => request.ticket,
         }
     }
 
     /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
     /// begin at a multiple of 8 bytes.
     #[inline]
-    pub fn payload(&self) -> Payload<'_> {
+    pub fn payload(&self) -> &[u8] {
         match &self.from {
             From::Ring(channel, request) => channel.payload(request),
-            From::Here(request, _) => Payload(Lender::Bytes(&request.payload)),
+            From::Here(request) => &request.payload,
         }
     }
 
-    /// The same, to be turned into the answer where they stand, before [`reply_rewritten`](Self::reply_rewritten) says how
-    /// many of them are that.
-    pub fn payload_mut(&mut self) -> PayloadMut<'_> {
-        PayloadMut(match &mut self.from {
+    /// The arguments where they stand, to be turned into the answer before [`reply_rewritten`](Self::reply_rewritten) says
+    /// how many of them are that.
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        match &mut self.from {
             From::Ring(channel, request) => channel.payload_mut(request),
-            From::Here(request, _) => Borrower::Bytes(&mut request.payload),
-        })
+            From::Here(request) => &mut request.payload,
+        }
     }
 
-    /// The send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how much of it was
-    /// used.
+    /// The arguments, and the send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how
+    /// much of it was used.
     #[inline]
-    pub fn room(&self) -> Room<'_> {
-        Room(match &self.from {
-            From::Ring(channel, request) => Place::Slot(channel.room(request)),
-            From::Here(request, home) => {
-                let mut bytes = std::mem::take(&mut *lock(home));
-                bytes.resize(request.max_in_place, 0);
-                Place::Here { bytes, home }
-            }
-        })
+    pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
+        match &mut self.from {
+            From::Ring(channel, request) => channel.parts(request),
+            From::Here(request) => request.parts(),
+        }
     }
 
     /// Answers with a result, encoded straight into send memory. `encode` is called again, with more room, if it asks for
@@ -182,7 +176,7 @@ impl Inbound {
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
         let replied = match &mut self.from {
             From::Ring(channel, request) => channel.answer(request, MessageKind::Reply, encode),
-            From::Here(request, _) => request.answer(encode),
+            From::Here(request) => request.answer(encode),
         };
         match replied {
             Ok(()) => self.answered = true,
@@ -190,11 +184,11 @@ impl Inbound {
         }
     }
 
-    /// Answers with the first `len` bytes of the [room](Self::room). If that has fewer, the caller gets a [`Fault`].
+    /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If that has fewer, the caller gets a [`Fault`].
     pub fn reply_written(mut self, len: usize) {
         let limit = match &self.from {
             From::Ring(channel, _) => channel.max_in_place(),
-            From::Here(request, _) => request.max_in_place,
+            From::Here(request) => request.max_in_place,
         };
         if len > limit {
             return self.fault(Fault::ReplyTooLarge {
@@ -202,10 +196,10 @@ impl Inbound {
                 limit: limit as u64,
             });
         }
-        if let From::Here(request, room) = &mut self.from {
-            let room = room.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let From::Here(request) = &mut self.from {
+            let mut room = std::mem::take(&mut request.room);
             room.resize(len, 0);
-            request.conclude(Ok(Some(std::mem::take(room))));
+            request.conclude(Ok(Some(room)));
             self.answered = true;
             return;
         }
@@ -225,7 +219,7 @@ impl Inbound {
         self.answered = true;
         match &mut self.from {
             From::Ring(channel, request) => channel.answer_with_payload(request, len),
-            From::Here(request, _) => {
+            From::Here(request) => {
                 let mut payload = std::mem::take(&mut request.payload).into_vec();
                 payload.truncate(len);
                 request.conclude(Ok(Some(payload)));
@@ -243,15 +237,15 @@ impl Inbound {
         self.answered = true;
         match &mut self.from {
             From::Ring(channel, request) => channel.answer_end(request),
-            From::Here(request, _) => request.conclude(Ok(None)),
+            From::Here(request) => request.conclude(Ok(None)),
         }
     }
 
     /// Whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
         match &self.from {
-            From::Ring(_, request) => request.demand.is_some(),
-            From::Here(request, _) => request.demand.is_some(),
+            From::Ring(_, request) => request.opens_stream(),
+            From::Here(request) => request.demand.is_some(),
         }
     }
 
@@ -267,8 +261,8 @@ impl Inbound {
 
     fn take_demand(&mut self) -> Option<Arc<Demand>> {
         match &mut self.from {
-            From::Ring(_, request) => request.demand.take(),
-            From::Here(request, _) => request.demand.take(),
+            From::Ring(_, request) => request.take_demand(),
+            From::Here(request) => request.demand.take(),
         }
     }
 
@@ -279,7 +273,7 @@ impl Inbound {
                 let encode = |room: &mut [u8]| channel.profile.encode_fault(fault.clone(), room);
                 channel.answer(request, MessageKind::Exception, encode)
             }
-            From::Here(request, _) => {
+            From::Here(request) => {
                 request.conclude(Err(fault));
                 Ok(())
             }
@@ -302,106 +296,6 @@ impl Drop for Inbound {
         // Nobody makes items of a stream that was not answered as one.
         if let Some(demand) = self.take_demand() {
             demand.conclude(None);
-        }
-    }
-}
-
-/// Where the answer to a request is written.
-#[derive(Debug)]
-pub struct Room<'a>(Place<'a>);
-
-#[derive(Debug)]
-enum Place<'a> {
-    Slot(Loan<'a>),
-    /// Goes home when it is dropped.
-    Here {
-        bytes: Vec<u8>,
-        home: &'a Mutex<Vec<u8>>,
-    },
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        if let Self::Here { bytes, home } = self {
-            *lock(home) = std::mem::take(bytes);
-        }
-    }
-}
-
-fn lock(home: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
-    home.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Deref for Room<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Place::Slot(loan) => &loan[Header::LEN..],
-            Place::Here { bytes, .. } => bytes,
-        }
-    }
-}
-
-impl DerefMut for Room<'_> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            Place::Slot(loan) => &mut loan[Header::LEN..],
-            Place::Here { bytes, .. } => bytes,
-        }
-    }
-}
-
-/// The arguments of a request, borrowed from where they arrived.
-#[derive(Debug)]
-pub struct Payload<'a>(pub(super) Lender<'a>);
-
-#[derive(Debug)]
-pub(super) enum Lender<'a> {
-    Ring(Loan<'a>, Range<usize>),
-    Bytes(&'a [u8]),
-}
-
-impl Deref for Payload<'_> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Lender::Ring(loan, range) => &loan[range.clone()],
-            Lender::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-/// The arguments of a request where they arrived, to be changed.
-#[derive(Debug)]
-pub struct PayloadMut<'a>(Borrower<'a>);
-
-#[derive(Debug)]
-pub(super) enum Borrower<'a> {
-    Ring(Loan<'a>, Range<usize>),
-    Bytes(&'a mut [u8]),
-}
-
-impl Deref for PayloadMut<'_> {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Borrower::Ring(loan, range) => &loan[range.clone()],
-            Borrower::Bytes(bytes) => bytes,
-        }
-    }
-}
-
-impl DerefMut for PayloadMut<'_> {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            Borrower::Ring(loan, range) => &mut loan[range.clone()],
-            Borrower::Bytes(bytes) => bytes,
         }
     }
 }

@@ -158,46 +158,33 @@ impl Lanes {
     }
 
     /// Sends a message if there is room, and says whether there was.
+    #[inline]
     pub(super) fn write(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
+        let [lane] = &mut *self.lanes else {
+            return self.write_striped(message);
+        };
+        let Some(ticket) = lane.queue.admit() else {
+            return Ok(false);
+        };
+        let id = send_id(self.owner, 0, ticket);
+        lane.post_stripe(id, self.inline, message, 0, message.bytes)?;
+        Ok(true)
+    }
+
+    #[cold]
+    fn write_striped(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
         if !self.has_room() {
             return Ok(false);
         }
-        let stripe = match self.lanes.len() {
-            1 => message.bytes.len(),
-            lanes => message.bytes.len().div_ceil(lanes),
-        };
+        let stripe = message.bytes.len().div_ceil(self.lanes.len());
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             let Some(ticket) = lane.queue.admit() else {
                 continue; // There is room, as has just been seen.
             };
             let begin = (at * stripe).min(message.bytes.len());
             let bytes = &message.bytes[begin..(begin + stripe).min(message.bytes.len())];
-            let local = if bytes.len() <= self.inline {
-                Payload::Inline(bytes)
-            } else {
-                Payload::Region(Sge {
-                    addr: message.at.addr + begin as u64,
-                    length: bytes.len() as u32,
-                    lkey: message.at.lkey,
-                })
-            };
-            let id = WorkId {
-                receive: false,
-                owner: self.owner,
-                lane: at,
-                retires: ticket.retires,
-            };
-            lane.qp.post_send(&SendRequest {
-                wr_id: id.to_bits(),
-                operation: Operation::WriteWithImm(message.imm),
-                local,
-                remote: RemoteSlice {
-                    addr: message.to.addr.wrapping_add(begin as u64),
-                    rkey: message.to.rkey,
-                },
-                signalled: ticket.retires > 0,
-                solicited: true,
-            })?;
+            let id = send_id(self.owner, at, ticket);
+            lane.post_stripe(id, self.inline, message, begin, bytes)?;
         }
         Ok(true)
     }
@@ -223,14 +210,8 @@ impl Lanes {
             let Some(ticket) = admit(&mut lane.queue) else {
                 continue;
             };
-            let id = WorkId {
-                receive: false,
-                owner: self.owner,
-                lane: at,
-                retires: ticket.retires,
-            };
             lane.qp.post_send(&SendRequest {
-                wr_id: id.to_bits(),
+                wr_id: send_id(self.owner, at, ticket).to_bits(),
                 operation: Operation::Write,
                 local: Payload::Inline(&[]),
                 remote: to,
@@ -298,6 +279,51 @@ impl Lanes {
         };
         self.lanes[at].qp.post_recv(RecvRequest {
             wr_id: id.to_bits(),
+        })
+    }
+}
+
+/// Names what a lane sends.
+#[inline]
+fn send_id(owner: u64, lane: usize, ticket: Ticket) -> WorkId {
+    WorkId {
+        receive: false,
+        owner,
+        lane,
+        retires: ticket.retires,
+    }
+}
+
+impl Lane {
+    /// Posts the part of `message` that begins at `begin`.
+    #[inline]
+    fn post_stripe(
+        &mut self,
+        id: WorkId,
+        inline: usize,
+        message: &Outgoing<'_>,
+        begin: usize,
+        bytes: &[u8],
+    ) -> Result<(), FabricError> {
+        let local = if bytes.len() <= inline {
+            Payload::Inline(bytes)
+        } else {
+            Payload::Region(Sge {
+                addr: message.at.addr + begin as u64,
+                length: bytes.len() as u32,
+                lkey: message.at.lkey,
+            })
+        };
+        self.qp.post_send(&SendRequest {
+            wr_id: id.to_bits(),
+            operation: Operation::WriteWithImm(message.imm),
+            local,
+            remote: RemoteSlice {
+                addr: message.to.addr.wrapping_add(begin as u64),
+                rkey: message.to.rkey,
+            },
+            signalled: id.retires > 0,
+            solicited: true,
         })
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A reference to lent bytes needs three things:
 //! - *Valid, initialised memory.* [`MemoryRegion`] promises it for as long as the region lives, and a loan keeps that.
-//! - *No other access in this process.* A slot is lent to one borrower at a time, which the ring itself enforces; a whole region
+//! - *No other access in this process.* A slot has one token, which is moved and lent but never copied; a whole region
 //!   belongs to one owner. Nobody else is given the region to copy to or from, and work requests that change lent bytes are
 //!   posted only by who holds them, and await their end.
 //! - *No change from outside.* Rust does not enforce this: another process or a device writes the memory. The protocol governs
@@ -14,41 +14,72 @@
 //! copying them out, and no safety rests on the bytes; who is lent them by a raw method must do so likewise, where the peer is
 //! not trusted.
 
+use std::num::NonZeroU32;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Geometry;
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge};
 
-/// A registered region cut into slots: a receive ring, or the send memory that mirrors one.
+/// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever has the [token](SlotToken)
+/// of a slot has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
     region: Arc<dyn MemoryRegion>,
     base: Base,
     lkey: u32,
     geometry: Geometry,
-    lent: Box<[AtomicBool]>,
+    number: NonZeroU32,
 }
 
 /// Where the memory of the region beside it begins.
 #[derive(Debug, Clone, Copy)]
 struct Base(NonNull<u8>);
 
-// SAFETY: only an address; what is read and written through it is governed by the ring's loans.
+// SAFETY: only an address; what is read and written through it is governed by the tokens of the ring's slots.
 unsafe impl Send for Base {}
 // SAFETY: as above.
 unsafe impl Sync for Base {}
 
+/// The right to the bytes of one slot of one ring. There is one for each slot, it is moved and never copied, and it is lent
+/// as its bytes are: so no two have them at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct SlotToken {
+    ring: NonZeroU32,
+    slot: u16,
+}
+
+impl SlotToken {
+    /// Its slot.
+    #[inline]
+    pub(crate) fn slot(&self) -> u16 {
+        self.slot
+    }
+
+    /// Of no ring.
+    #[cfg(test)]
+    pub(crate) fn of_nothing(slot: u16) -> Self {
+        let ring = NonZeroU32::MAX;
+        Self { ring, slot }
+    }
+}
+
 impl Ring {
     /// Registers a ring that the peer writes into.
-    pub(crate) fn receive(device: &dyn Device, geometry: Geometry) -> Result<Self, FabricError> {
+    pub(crate) fn receive(
+        device: &dyn Device,
+        geometry: Geometry,
+    ) -> Result<(Self, Vec<SlotToken>), FabricError> {
         Self::register(device, geometry, Access::LOCAL_WRITE | Access::REMOTE_WRITE)
     }
 
     /// Registers memory to send from.
-    pub(crate) fn send(device: &dyn Device, geometry: Geometry) -> Result<Self, FabricError> {
+    pub(crate) fn send(
+        device: &dyn Device,
+        geometry: Geometry,
+    ) -> Result<(Self, Vec<SlotToken>), FabricError> {
         Self::register(device, geometry, Access::LOCAL_READ)
     }
 
@@ -56,21 +87,28 @@ impl Ring {
         device: &dyn Device,
         geometry: Geometry,
         access: Access,
-    ) -> Result<Self, FabricError> {
+    ) -> Result<(Self, Vec<SlotToken>), FabricError> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
         let region = device.register(geometry.len(), access)?;
         assert!(
             region.len() >= geometry.len(),
             "a device registers what it was asked for"
         );
-        Ok(Self {
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = NonZeroU32::new(next).unwrap_or(NonZeroU32::MIN);
+        let ring = Self {
             base: Base(region.as_ptr()),
             lkey: region.lkey(),
             region,
             geometry,
-            lent: (0..geometry.slots())
-                .map(|_| AtomicBool::new(false))
-                .collect(),
-        })
+            number,
+        };
+        let slots = 0..geometry.slots();
+        let token = |slot| SlotToken {
+            ring: number,
+            slot: slot as u16,
+        };
+        Ok((ring, slots.map(token).collect()))
     }
 
     /// The region, to be told to the peer.
@@ -89,88 +127,32 @@ impl Ring {
         }
     }
 
-    /// Whether there is such a slot.
+    /// The bytes of a slot.
     #[inline]
-    pub(crate) fn has(&self, slot: u16) -> bool {
-        usize::from(slot) < self.geometry.slots()
+    pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
+        let (ptr, len) = self.place(token);
+        // SAFETY: the pointer is valid for `len` initialised bytes while the region lives, which the ring holds and the result
+        // borrows. The one token of the slot is borrowed as well, so no `&mut` to its bytes exists in this process. The peer
+        // writes them only while it holds the slot's credit; see the module about one that does not keep to that.
+        unsafe { std::slice::from_raw_parts(ptr, len) }
     }
 
-    /// Lends a slot until the loan is dropped. `None` if there is no such slot or it is lent already.
+    /// The same, to be changed.
     #[inline]
-    pub(crate) fn lend(&self, slot: u16) -> Option<Loan<'_>> {
-        // Made only if the slot was free, as dropping a loan frees it.
-        self.take(slot).then(|| Lent { ring: self, slot })
-    }
-
-    /// The same; the loan keeps the ring.
-    pub(crate) fn lend_shared(self: &Arc<Self>, slot: u16) -> Option<Lent<Arc<Self>>> {
-        self.take(slot).then(|| Lent {
-            ring: self.clone(),
-            slot,
-        })
-    }
-
-    /// Marks a slot as lent, unless it is or does not exist.
-    #[inline]
-    fn take(&self, slot: u16) -> bool {
-        let lent = self.lent.get(usize::from(slot));
-        lent.is_some_and(|lent| !lent.swap(true, Ordering::Acquire))
+    pub(crate) fn bytes_mut<'a>(&'a self, token: &'a mut SlotToken) -> &'a mut [u8] {
+        let (ptr, len) = self.place(token);
+        // SAFETY: as in `bytes`; the one token of the slot is borrowed mutably, so this is the only reference. The memory is
+        // writable by the contract of `MemoryRegion`.
+        unsafe { std::slice::from_raw_parts_mut(ptr, len) }
     }
 
     #[inline]
-    fn slot_ptr(&self, slot: u16) -> *mut u8 {
-        // SAFETY: loans exist only for slots below `geometry.slots()`, and `register` made sure that the
+    fn place(&self, token: &SlotToken) -> (*mut u8, usize) {
+        assert_eq!(token.ring, self.number, "a token is used with its ring");
+        // SAFETY: there are tokens of this ring only for slots below `geometry.slots()`, and `register` made sure that the
         // region covers `geometry.len()` bytes, so the offset stays inside it.
-        unsafe { self.base.0.as_ptr().add(self.geometry.offset(slot)) }
-    }
-}
-
-/// The bytes of one slot, lent by a ring that is borrowed or shared.
-#[derive(Debug)]
-pub(crate) struct Lent<R: Deref<Target = Ring>> {
-    ring: R,
-    slot: u16,
-}
-
-/// Lent by a ring that is borrowed.
-pub(crate) type Loan<'a> = Lent<&'a Ring>;
-
-impl<R: Deref<Target = Ring>> Deref for Lent<R> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        // SAFETY: the pointer is valid for `slot_size` initialised bytes while the region lives, which the ring holds and this
-        // loan borrows or shares. The `lent` flag, which was taken with Acquire and is given back with Release, excludes
-        // another loan of the slot, so no `&mut` to its bytes exists in this process. The peer writes them only while it holds
-        // the slot's credit; see the module about one that does not keep to that.
-        unsafe {
-            std::slice::from_raw_parts(
-                self.ring.slot_ptr(self.slot),
-                self.ring.geometry.slot_size(),
-            )
-        }
-    }
-}
-
-impl<R: Deref<Target = Ring>> DerefMut for Lent<R> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`; `&mut self` and the `lent` flag make this the only reference. The memory is writable by the
-        // contract of `MemoryRegion`.
-        unsafe {
-            std::slice::from_raw_parts_mut(
-                self.ring.slot_ptr(self.slot),
-                self.ring.geometry.slot_size(),
-            )
-        }
-    }
-}
-
-impl<R: Deref<Target = Ring>> Drop for Lent<R> {
-    #[inline]
-    fn drop(&mut self) {
-        self.ring.lent[usize::from(self.slot)].store(false, Ordering::Release);
+        let ptr = unsafe { self.base.0.as_ptr().add(self.geometry.offset(token.slot)) };
+        (ptr, self.geometry.slot_size())
     }
 }
 
@@ -247,52 +229,50 @@ impl RemoteRing {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::Mutex;
     use std::thread;
 
     use super::*;
     use crate::fabric::heap::HeapDevice;
 
-    #[test]
-    fn ring_1_a_slot_is_lent_to_one_borrower_at_a_time() {
+    fn ring() -> (Ring, Vec<SlotToken>) {
         let geometry = Geometry::new(2, 64).unwrap();
-        let ring = Arc::new(Ring::receive(&HeapDevice::default(), geometry).unwrap());
-        let loan = ring.lend(0).unwrap();
-        for _ in 0..2 {
-            assert!(ring.lend(0).is_none(), "a refusal does not free the slot");
-            assert!(ring.lend_shared(0).is_none());
-        }
-        assert!(ring.lend(2).is_none(), "there is no such slot");
-        drop(loan);
-        let loan = ring.lend_shared(0).unwrap();
-        assert!(ring.lend(0).is_none());
-        assert!(ring.lend(1).is_some());
-        drop(loan);
-        assert!(ring.lend(0).is_some());
+        Ring::receive(&HeapDevice::default(), geometry).unwrap()
     }
 
     #[test]
-    fn ring_1_threads_hand_a_slot_over_by_its_loan_alone() {
-        let geometry = Geometry::new(2, 64).unwrap();
-        let ring = Arc::new(Ring::receive(&HeapDevice::default(), geometry).unwrap());
+    fn ring_1_a_slot_has_one_token_and_no_other_ring_takes_it() {
+        let ((ring, mut tokens), (other, _)) = (ring(), ring());
+        assert_eq!(
+            tokens.iter().map(SlotToken::slot).collect::<Vec<_>>(),
+            [0, 1]
+        );
+        ring.bytes_mut(&mut tokens[1]).fill(7);
+        assert!(ring.bytes(&tokens[0]).iter().all(|byte| *byte == 0));
+        assert!(ring.bytes(&tokens[1]).iter().all(|byte| *byte == 7));
+        let foreign = || other.bytes(&tokens[0]).len();
+        assert!(crate::panics::contain(foreign).is_err());
+    }
+
+    #[test]
+    fn ring_1_threads_hand_a_slot_over_by_its_token_alone() {
+        let (ring, mut tokens) = ring();
+        let token = Mutex::new(tokens.remove(1));
         thread::scope(|scope| {
             for number in 1..=3 {
-                let ring = &ring;
+                let (ring, token) = (&ring, &token);
                 scope.spawn(move || {
-                    let mut lent = 0;
-                    while lent < 20 {
-                        let Some(mut loan) = ring.lend(1) else {
-                            thread::yield_now();
-                            continue;
-                        };
-                        let before = loan[0];
-                        assert!(loan.iter().all(|byte| *byte == before));
-                        loan.fill(number);
-                        lent += 1;
+                    for _ in 0..20 {
+                        let mut token = token.lock().unwrap();
+                        let bytes = ring.bytes_mut(&mut token);
+                        let before = bytes[0];
+                        assert!(bytes.iter().all(|byte| *byte == before));
+                        bytes.fill(number);
                     }
                 });
             }
         });
-        assert!(ring.lend(0).unwrap().iter().all(|byte| *byte == 0));
+        assert!(ring.bytes(&tokens[0]).iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub(super) struct LocalRequest {
     pub(super) expires: Option<Instant>,
     pub(super) ticket: Ticket,
     pub(super) max_in_place: usize,
+    /// The memory of an answer that is written in place.
+    pub(super) room: Vec<u8>,
     /// If it opens a stream: what is asked of that.
     pub(super) demand: Option<Arc<Demand>>,
     conclude: Option<Conclude>,
@@ -68,6 +70,12 @@ impl LocalRequest {
                 tracing::error!(message, "a caller panicked as it was told");
             }
         }
+    }
+
+    /// The arguments, and the memory of an answer that is written in place.
+    pub(super) fn parts(&mut self) -> (&[u8], &mut [u8]) {
+        self.room.resize(self.max_in_place, 0);
+        (&self.payload, &mut self.room)
     }
 
     /// Answers with what `encode` writes.
@@ -220,6 +228,7 @@ impl LocalService {
             expires: deadline.map(|(at, _)| at),
             ticket,
             max_in_place: self.max_in_place,
+            room: Vec::new(),
             demand: None,
             conclude: Some(Conclude(Box::new(conclude))),
         };

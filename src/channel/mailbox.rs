@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::bulk::Bulk;
 use super::inbound::{Inbound, Ticket};
 use super::lanes::{Lanes, LanesInit};
-use super::lend::{RemoteRing, Ring};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::peer_channel::{Arrived, PeerChannel, Slotted};
 use super::rendezvous::Rendezvous;
 use super::work_id::WorkId;
@@ -288,12 +288,12 @@ impl Mailbox {
         Ok(None)
     }
 
-    fn rings(&self, geometry: Geometry) -> Result<(Ring, Ring), ConnectError> {
+    fn rings(&self, geometry: Geometry) -> Result<[(Ring, Vec<SlotToken>); 2], ConnectError> {
         let device = &**self.memory.device();
-        Ok((
+        Ok([
             Ring::receive(device, geometry)?,
             Ring::send(device, geometry)?,
-        ))
+        ])
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -303,7 +303,7 @@ impl Mailbox {
         who: (&str, Option<u64>),
         lanes: Lanes,
         rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
-        rings: (Ring, Ring),
+        rings: [(Ring, Vec<SlotToken>); 2],
         remote: RemoteRing,
         profile: Profile,
     ) -> Arc<PeerChannel> {
@@ -357,7 +357,7 @@ impl Mailbox {
         }
         match channel.complete(id, completion) {
             Ok(Some(Arrived::Request(request))) => {
-                let is_wanted = request.is_wanted;
+                let is_wanted = request.is_wanted();
                 let inbound = Inbound::new(channel, request);
                 // Otherwise it answers as it is dropped.
                 if is_wanted {

@@ -15,7 +15,7 @@
 //! ```
 //!
 //! What may happen when is decided by two state machines without I/O or clock, `core::caller` and
-//! [`Responder`]; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
+//! `core::responder`; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
 //! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
 //! of all its peers.
 //!
@@ -70,7 +70,6 @@ mod profile;
 mod pulse;
 mod pump;
 mod rendezvous;
-mod responder;
 mod send_queue;
 #[cfg(test)]
 mod simulation;
@@ -88,7 +87,7 @@ pub use dialer::Dialer;
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
-pub use inbound::{Hosted, Inbound, Payload, PayloadMut, Room, Ticket};
+pub use inbound::{Hosted, Inbound, Ticket};
 pub use liveness::{Change, Heartbeat, Liveness};
 pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};
@@ -98,6 +97,5 @@ pub use parker::Parker;
 pub use pending::{PendingCall, ToldCall};
 pub use profile::Profile;
 pub use pulse::{Heard, Pulse};
-pub use responder::{Arrival, Responder};
 pub use stream::{Demand, ItemSink};
 pub use violation::{Violation, Violations};

@@ -5,15 +5,14 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::inbound::{Borrower, Lender, Payload};
+use super::core::responder::{Arrival, Responder, ServedSlot};
 use super::lanes::{Lanes, Outgoing};
-use super::lend::{Loan, RemoteRing, Ring};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::rendezvous::Rendezvous;
-use super::responder::{Arrival, Responder};
 use super::work_id::WorkId;
 use super::{
     Block, Demand, Endpoint, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
-    QueuePairInfo, RingAddress, Ticket, Violation, Violations,
+    QueuePairInfo, RingAddress, Ticket, Violations,
 };
 use crate::fabric::{Completion, RemoteSlice};
 use crate::wire::{
@@ -63,26 +62,28 @@ impl PeerChannel {
         service: Arc<Hosted>,
         lanes: Lanes,
         rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
-        rings: (Ring, Ring),
+        rings: [(Ring, Vec<SlotToken>); 2],
         geometry: Geometry,
         remote: RemoteRing,
         profile: Profile,
     ) -> Self {
         let (rendezvous, memory) = rendezvous.unzip();
+        let [(requests, mut arrivals), (sends, answers)] = rings;
+        // A slot must exist at both ends.
+        arrivals.truncate(remote.geometry.slots());
         Self {
             core: Mutex::new(Core {
                 lanes: Some(lanes),
                 rendezvous,
-                // A slot must exist at both ends.
-                responder: Responder::new(geometry.slots().min(remote.geometry.slots())),
+                responder: Responder::new(arrivals, answers),
                 streams: HashMap::new(),
                 unsent: VecDeque::new(),
                 is_flushing: false,
                 violations: Violations::default(),
                 cause: None,
             }),
-            requests: rings.0,
-            sends: rings.1,
+            requests,
+            sends,
             memory,
             remote,
             geometry,
@@ -122,11 +123,9 @@ impl PeerChannel {
         {
             let complete = rendezvous.complete();
             let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
-            return Ok(complete.map(|(_, request, outside)| {
-                Arrived::Request(Slotted {
-                    outside: Some(outside),
-                    ..request
-                })
+            return Ok(complete.map(|(_, mut request, outside)| {
+                request.rare().outside = Some(outside);
+                Arrived::Request(request)
             }));
         }
         let Some(lanes) = &mut core.lanes else {
@@ -150,40 +149,39 @@ impl PeerChannel {
     }
 
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
-        if imm.signal == Signal::Message && core.unsent.iter().any(|a| a.slot == imm.slot) {
-            // The caller uses a slot again without the answer that still stands in it.
-            core.violations.record(Violation::SlotBusy, &self.peer);
-            return None;
-        }
         let read = match imm.signal {
             // What stands in a slot is lent to its handler until it is answered.
-            Signal::Message if !core.responder.holds(imm.slot) => self
-                .requests
-                .lend(imm.slot)
-                .and_then(|slot| self.profile.decode(&slot).ok()),
-            Signal::Message | Signal::Cancel | Signal::Release => None,
+            Signal::Message => core
+                .responder
+                .arrived(imm.slot)
+                .and_then(|arrived| self.profile.decode(self.requests.bytes(arrived)).ok()),
+            Signal::Cancel | Signal::Release => None,
         };
         let arrival = core
             .responder
             .receive(imm, read.as_ref().map(|(header, _)| header));
         match (arrival, read) {
             (Arrival::Request { slot, request_id }, Some((header, payload))) => {
-                let extension = header.extension.unwrap_or_default();
-                // The time in flight is not known, so a request may live a little longer here than at its caller.
-                let allowed = extension.deadline_us.map(Duration::from_micros);
-                let request = Slotted {
-                    slot,
+                let mut request = Slotted {
                     request_id,
+                    bytes: core.responder.lend(slot),
                     method: header.method,
-                    stream: extension.stream,
-                    payload,
-                    outside: None,
-                    demand: None,
-                    expires: allowed.and_then(|allowed| Instant::now().checked_add(allowed)),
-                    is_wanted: true,
+                    slot,
+                    payload: (payload.start as u32, payload.end as u32),
+                    expires: None,
+                    rare: None,
                 };
                 if let Some(rendezvous) = &mut core.rendezvous {
                     rendezvous.release(slot);
+                }
+                let Some(extension) = header.extension else {
+                    return Some(Arrived::Request(request));
+                };
+                // The time in flight is not known, so a request may live a little longer here than at its caller.
+                let allowed = extension.deadline_us.map(Duration::from_micros);
+                request.expires = allowed.and_then(|allowed| Instant::now().checked_add(allowed));
+                if extension.stream.is_none() && extension.outside.is_none() {
+                    return Some(Arrived::Request(request));
                 }
                 Some(core.place(request, &extension))
             }
@@ -191,7 +189,7 @@ impl PeerChannel {
                 let reading = core.rendezvous.as_mut().and_then(|r| r.reading(slot));
                 match reading {
                     Some(request) => {
-                        request.is_wanted = false;
+                        request.rare().is_unwanted = true;
                         None
                     }
                     None => Some(Arrived::Cancel { slot, request_id }),
@@ -233,6 +231,7 @@ impl PeerChannel {
         while core.lanes.as_ref().is_some_and(Lanes::has_room)
             && let Some(answer) = core.unsent.pop_front()
         {
+            core.responder.set_unsent(answer.slot, false);
             self.post(core, answer);
         }
     }
@@ -298,29 +297,46 @@ impl PeerChannel {
     }
 
     /// The arguments of `request`, where they arrived.
-    pub(super) fn payload<'a>(&'a self, request: &'a Slotted) -> Payload<'a> {
-        if let Some(block) = &request.outside {
-            return Payload(Lender::Bytes(block));
+    #[inline]
+    pub(super) fn payload<'a>(&'a self, request: &'a Slotted) -> &'a [u8] {
+        match (request.outside(), &request.bytes) {
+            (Some(block), _) => block,
+            (None, Some(bytes)) => &self.requests.bytes(&bytes.request)[request.payload()],
+            (None, None) => &[],
         }
-        let slot = self.requests.lend(request.slot);
-        let loan = slot.expect("a request's slot is lent to the request only");
-        Payload(Lender::Ring(loan, request.payload.clone()))
     }
 
     /// The same, to be changed.
-    pub(super) fn payload_mut<'a>(&'a self, request: &'a mut Slotted) -> Borrower<'a> {
-        if let Some(block) = &mut request.outside {
-            return Borrower::Bytes(block);
+    pub(super) fn payload_mut<'a>(&'a self, request: &'a mut Slotted) -> &'a mut [u8] {
+        let payload = request.payload();
+        let outside = request.rare.as_mut().and_then(|rare| rare.outside.as_mut());
+        match (outside, &mut request.bytes) {
+            (Some(block), _) => block,
+            (None, Some(bytes)) => &mut self.requests.bytes_mut(&mut bytes.request)[payload],
+            (None, None) => &mut [],
         }
-        let slot = self.requests.lend(request.slot);
-        let loan = slot.expect("a request's slot is lent to the request only");
-        Borrower::Ring(loan, request.payload.clone())
     }
 
-    /// The send memory of the answer to `request`.
-    pub(super) fn room(&self, request: &Slotted) -> Loan<'_> {
-        let slot = self.sends.lend(request.slot);
-        slot.expect("an unanswered slot's send memory is lent to its answer only")
+    /// The arguments of `request`, and the send memory of its answer.
+    #[inline]
+    pub(super) fn parts<'a>(&'a self, request: &'a mut Slotted) -> (&'a [u8], &'a mut [u8]) {
+        let payload = request.payload();
+        let outside = request.rare.as_ref().and_then(|rare| rare.outside.as_ref());
+        let Some(ServedSlot { request, send }) = &mut request.bytes else {
+            return (&[], &mut []);
+        };
+        let payload = match outside {
+            Some(block) => block,
+            None => &self.requests.bytes(request)[payload],
+        };
+        (payload, &mut self.sends.bytes_mut(send)[Header::LEN..])
+    }
+
+    /// All of the send memory of the answer to `request`.
+    #[inline]
+    fn message<'a>(&'a self, request: &'a mut Slotted) -> &'a mut [u8] {
+        let bytes = request.bytes.as_mut();
+        bytes.map_or(&mut [], |bytes| self.sends.bytes_mut(&mut bytes.send))
     }
 
     /// Bytes of the largest answer that can be written in place.
@@ -329,8 +345,8 @@ impl PeerChannel {
     }
 
     /// Answers that the stream, for an item of which `request` asks, has no more.
-    pub(super) fn answer_end(&self, request: &Slotted) {
-        let stream = match request.stream {
+    pub(super) fn answer_end(&self, request: &mut Slotted) {
+        let stream = match request.rare.as_ref().and_then(|rare| rare.stream) {
             Some(StreamPart::Next(stream) | StreamPart::End(stream)) => stream,
             Some(StreamPart::Open) | None => request.request_id,
         };
@@ -348,7 +364,8 @@ impl PeerChannel {
     /// Sends the first `len` bytes of the payload of `request` from where they stand, as its answer.
     pub(super) fn answer_with_payload(&self, request: &mut Slotted, len: usize) {
         let mut header = answer_header(request, MessageKind::Reply);
-        if let Some(mut block) = request.outside.take() {
+        let outside = request.rare.as_mut().and_then(|rare| rare.outside.take());
+        if let Some(mut block) = outside {
             block.truncate(len);
             // Nothing lies nowhere.
             let block = (len > 0).then_some(block);
@@ -358,40 +375,41 @@ impl PeerChannel {
             return self.answer_with_header(request, &header, block);
         }
         header.payload_len = len as u32;
+        let payload = request.payload();
         // In front of the payload stands the header of the request, which is no shorter.
-        let from = request.payload.start - Header::LEN;
-        let slot = self.requests.lend(request.slot);
-        let mut message = slot.expect("a request's slot is lent to the request only");
-        let encoded = header.encode(&mut message[from..]);
-        debug_assert_eq!(encoded.ok(), Some(Header::LEN));
-        drop(message);
+        let from = payload.start - Header::LEN;
+        if let Some(bytes) = &mut request.bytes {
+            let message = self.requests.bytes_mut(&mut bytes.request);
+            let encoded = header.encode(&mut message[from..]);
+            debug_assert_eq!(encoded.ok(), Some(Header::LEN));
+        }
         let answer = Standing {
             slot: request.slot,
             is_rewritten: true,
-            bytes: from..request.payload.start + len,
+            bytes: from as u32..(payload.start + len) as u32,
         };
-        self.post_answer(answer, None);
+        self.post_answer(request, answer, None);
     }
 
     /// Answers with a header alone; a payload may be in `block`.
-    fn answer_with_header(&self, request: &Slotted, header: &Header, block: Option<Block>) {
-        let mut message = self.room(request);
-        let encoded = header.encode(&mut message);
+    fn answer_with_header(&self, request: &mut Slotted, header: &Header, block: Option<Block>) {
+        let encoded = header.encode(self.message(request));
         let len = encoded.expect("a slot has room for a header and an extension");
-        drop(message);
-        self.post_answer(Standing::written(request.slot, len), block);
+        let answer = Standing::written(request.slot, len);
+        self.post_answer(request, answer, block);
     }
 
     /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
     /// caller, into memory of its own if it asks for more.
+    #[inline]
     pub(super) fn answer(
         &self,
-        request: &Slotted,
+        request: &mut Slotted,
         kind: MessageKind,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), AnswerError> {
-        let mut message = self.room(request);
         let mut header = answer_header(request, kind);
+        let message = self.message(request);
         let block = match (encode(&mut message[Header::LEN..]), &self.memory) {
             (Ok(len), _) => {
                 header.payload_len = len as u32;
@@ -408,59 +426,64 @@ impl PeerChannel {
             }
             (Err(error), _) => return Err(error.into()),
         };
-        let encoded = header.encode(&mut message);
+        let encoded = header.encode(message);
         let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
-        drop(message);
         let len = payload_at + header.payload_len as usize;
-        self.post_answer(Standing::written(request.slot, len), block);
+        let answer = Standing::written(request.slot, len);
+        self.post_answer(request, answer, block);
         Ok(())
     }
 
-    /// Sends an answer, whose payload may be in `block`.
-    fn post_answer(&self, answer: Standing, block: Option<Block>) {
+    /// Sends the answer to `request`, whose payload may be in `block`. The bytes of the slot are not the request's any more.
+    #[inline]
+    fn post_answer(&self, request: &mut Slotted, answer: Standing, block: Option<Block>) {
+        let Some(bytes) = request.bytes.take() else {
+            return;
+        };
         let mut core = self.lock();
         if let (Some(block), None) = (block, &core.cause)
             && let Some(rendezvous) = &mut core.rendezvous
         {
             rendezvous.keep(answer.slot, block);
         }
-        core.responder.answered(answer.slot);
+        core.responder.answered(answer.slot, bytes);
         self.post(&mut core, answer);
         if core.is_flushing {
             core.flush(self.remote.slot(0));
         }
     }
 
+    #[inline]
     fn post(&self, core: &mut Core, answer: Standing) {
-        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+        let (None, Some(lanes), Some(bytes)) = (
+            &core.cause,
+            &mut core.lanes,
+            core.responder.bytes(answer.slot),
+        ) else {
             return;
         };
-        let Standing {
-            slot,
-            is_rewritten,
-            ref bytes,
-        } = answer;
-        let ring = if is_rewritten {
-            &self.requests
+        let range = answer.bytes.start as usize..answer.bytes.end as usize;
+        let (ring, token) = if answer.is_rewritten {
+            (&self.requests, &bytes.request)
         } else {
-            &self.sends
+            (&self.sends, &bytes.send)
         };
-        let message = ring
-            .lend(slot)
-            .expect("the answer in a slot is posted once");
         let imm = Immediate {
-            slot,
+            slot: answer.slot,
             signal: Signal::Message,
         };
         let written = lanes.write(&Outgoing {
             imm: imm.to_bits(),
-            bytes: &message[bytes.clone()],
-            at: ring.sge(slot, bytes),
-            to: self.remote.slot(slot),
+            at: ring.sge(answer.slot, &range),
+            bytes: &ring.bytes(token)[range],
+            to: self.remote.slot(answer.slot),
         });
         match written {
             Ok(true) => {}
-            Ok(false) => core.unsent.push_back(answer),
+            Ok(false) => {
+                core.responder.set_unsent(answer.slot, true);
+                core.unsent.push_back(answer);
+            }
             Err(error) => core.close(LossCause::Fabric(error.to_string())),
         }
     }
@@ -472,7 +495,7 @@ impl PeerChannel {
 struct Standing {
     slot: u16,
     is_rewritten: bool,
-    bytes: Range<usize>,
+    bytes: Range<u32>,
 }
 
 impl Standing {
@@ -482,7 +505,7 @@ impl Standing {
         Self {
             slot,
             is_rewritten: false,
-            bytes: 0..len,
+            bytes: 0..len as u32,
         }
     }
 }
@@ -504,7 +527,9 @@ fn answer_header(request: &Slotted, kind: MessageKind) -> Header {
 
 impl Core {
     /// What has arrived with `request`.
+    #[cold]
     fn place(&mut self, mut request: Slotted, extension: &Extension) -> Arrived {
+        request.rare().stream = extension.stream;
         match extension.stream {
             None => {}
             Some(StreamPart::Next(stream)) => {
@@ -519,7 +544,7 @@ impl Core {
                 if self.streams.len() < MAX_STREAMS {
                     let demand = Arc::<Demand>::default();
                     self.streams.insert(request.request_id, demand.clone());
-                    request.demand = Some(demand);
+                    request.rare().demand = Some(demand);
                 }
             }
         }
@@ -617,29 +642,61 @@ pub(super) enum Arrived {
 /// A request in its slot.
 #[derive(Debug)]
 pub(super) struct Slotted {
-    pub(super) slot: u16,
     pub(super) request_id: u64,
+    /// The bytes of its slot, until it is answered.
+    bytes: Option<ServedSlot>,
     pub(super) method: u32,
+    pub(super) slot: u16,
+    /// Where the payload begins and ends.
+    payload: (u32, u32),
+    /// When its caller has stopped waiting.
+    pub(super) expires: Option<Instant>,
+    /// `None` for a plain call.
+    rare: Option<Box<Rare>>,
+}
+
+/// What only some requests have.
+#[derive(Debug, Default)]
+struct Rare {
     /// Of the stream that it is about.
     stream: Option<StreamPart>,
-    payload: Range<usize>,
     /// The payload, if it did not travel through the ring.
     outside: Option<Block>,
     /// If it opens a stream: what is asked of that.
-    pub(super) demand: Option<Arc<Demand>>,
-    /// When its caller has stopped waiting.
-    pub(super) expires: Option<Instant>,
-    /// False once its caller has cancelled it while its payload was being read.
-    pub(super) is_wanted: bool,
+    demand: Option<Arc<Demand>>,
+    /// Its caller has cancelled it while its payload was being read.
+    is_unwanted: bool,
 }
 
-impl Violation {
-    /// Every kind, for reports.
-    pub const ALL: [Self; 5] = [
-        Self::BadHeader,
-        Self::BadSlot,
-        Self::WrongKind,
-        Self::SlotBusy,
-        Self::UnknownRequest,
-    ];
+impl Slotted {
+    #[inline]
+    fn payload(&self) -> Range<usize> {
+        self.payload.0 as usize..self.payload.1 as usize
+    }
+
+    #[inline]
+    fn outside(&self) -> Option<&Block> {
+        self.rare.as_ref()?.outside.as_ref()
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Whether its caller has not cancelled it.
+    #[inline]
+    pub(super) fn is_wanted(&self) -> bool {
+        self.rare.as_ref().is_none_or(|rare| !rare.is_unwanted)
+    }
+
+    /// Whether it opens a stream.
+    pub(super) fn opens_stream(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.demand.is_some())
+    }
+
+    /// What is asked of the stream that it opens.
+    #[inline]
+    pub(super) fn take_demand(&mut self) -> Option<Arc<Demand>> {
+        self.rare.as_mut()?.demand.take()
+    }
 }

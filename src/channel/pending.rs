@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::answer::AnswerView;
 use super::core::caller::{CallId, CallState};
+use super::core::slot::ReplyMeta;
+use super::lend::SlotToken;
 use super::pump::Pump;
 use super::{Answer, CallError, ClientChannel, Parker};
 
@@ -18,6 +20,14 @@ pub struct PendingCall {
     pub(super) slot: Option<u16>,
     deadline: Option<(Instant, Duration)>,
     pub(super) done: bool,
+}
+
+/// What has become of a call, for whoever asks.
+enum Looked {
+    Undecided,
+    /// With the right to the bytes of the answer.
+    Answered(ReplyMeta, SlotToken),
+    Ended(CallState),
 }
 
 impl PendingCall {
@@ -76,12 +86,12 @@ impl PendingCall {
     /// is woken when it is (by whoever polls the channel next; see [`sleep`](Self::sleep)).
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
         match self.look(waker) {
-            CallState::Waiting | CallState::Pending(_) => Poll::Pending,
-            CallState::Answered(slot, reply) => {
+            Looked::Undecided => Poll::Pending,
+            Looked::Answered(reply, replied) => {
                 self.done = true;
-                Poll::Ready(Answer::read(&self.channel, self.id, slot, reply))
+                Poll::Ready(Answer::read(&self.channel, self.id, replied, reply))
             }
-            ended => Poll::Ready(Err(self.failure(ended))),
+            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
     }
 
@@ -94,18 +104,19 @@ impl PendingCall {
         read: impl FnOnce(AnswerView<'_>) -> T,
     ) -> Poll<Result<T, CallError>> {
         match self.look(waker) {
-            CallState::Waiting | CallState::Pending(_) => Poll::Pending,
-            CallState::Answered(slot, reply) => {
+            Looked::Undecided => Poll::Pending,
+            Looked::Answered(reply, replied) => {
                 self.done = true;
-                Poll::Ready(Answer::read_with(&self.channel, self.id, slot, reply, read))
+                let answer = Answer::read_with(&self.channel, self.id, replied, reply, read);
+                Poll::Ready(answer)
             }
-            ended => Poll::Ready(Err(self.failure(ended))),
+            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
     }
 
     /// Takes in what has arrived, and says what has become of the call.
     #[inline]
-    fn look(&mut self, waker: Option<&Waker>) -> CallState {
+    fn look(&mut self, waker: Option<&Waker>) -> Looked {
         let channel = &*self.channel;
         let mut core = channel.lock();
         let mut state = core.caller.state(self.id, self.slot);
@@ -121,14 +132,19 @@ impl PendingCall {
             core.caller.seen(self.id);
         }
         // Dropped when the lock is released: with it may go the last of a task that has other calls of the channel.
-        let _before = match state {
-            CallState::Waiting | CallState::Pending(_) => {
-                core.caller.register(self.id, self.slot, waker)
+        let mut _before = None;
+        let looked = match state {
+            CallState::Answered(slot, reply) => {
+                Looked::Answered(reply, core.caller.lend_reply(slot))
             }
-            _ => None,
+            CallState::Waiting | CallState::Pending(_) => {
+                _before = core.caller.register(self.id, self.slot, waker);
+                Looked::Undecided
+            }
+            CallState::Expired | CallState::Closed => Looked::Ended(state),
         };
         channel.wake(core);
-        state
+        looked
     }
 
     /// Why the call has ended.

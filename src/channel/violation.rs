@@ -17,6 +17,17 @@ pub enum Violation {
     UnknownRequest,
 }
 
+impl Violation {
+    /// Every kind, for reports.
+    pub const ALL: [Self; 5] = [
+        Self::BadHeader,
+        Self::BadSlot,
+        Self::WrongKind,
+        Self::SlotBusy,
+        Self::UnknownRequest,
+    ];
+}
+
 /// How often each kind was seen on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Violations {

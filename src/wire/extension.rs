@@ -43,6 +43,7 @@ pub enum StreamPart {
 
 impl StreamPart {
     /// Its field and the field's value. A stream that is opened has no name yet; request ids are never 0.
+    #[inline]
     fn field(self) -> (u16, u64) {
         match self {
             Self::Open => (NEXT, 0),
@@ -81,6 +82,7 @@ impl Extension {
         FIXED + 8 * self.fields().count_ones() as usize
     }
 
+    #[inline]
     fn fields(&self) -> u16 {
         let deadline = self.deadline_us.map_or(0, |_| DEADLINE);
         let stream = self.stream.map_or(0, |part| part.field().0);
@@ -90,28 +92,33 @@ impl Extension {
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
     #[inline]
     pub(super) fn encode(&self, into: &mut [u8]) {
-        into[0..2].copy_from_slice(&(self.encoded_len() as u16).to_le_bytes());
-        into[2..4].copy_from_slice(&self.fields().to_le_bytes());
-        into[4..8].fill(0);
-        let outside = self.outside.map(|o| [o.addr, o.len, o.rkey.into()]);
-        let values = self
-            .deadline_us
-            .into_iter()
-            .chain(outside.into_iter().flatten())
-            .chain(self.stream.map(|part| part.field().1));
-        for (field, value) in into[FIXED..].chunks_exact_mut(8).zip(values) {
-            field.copy_from_slice(&value.to_le_bytes());
+        let fields = self.fields();
+        let len = FIXED + 8 * fields.count_ones() as usize;
+        let mut words = into.chunks_exact_mut(8);
+        let mut put = |word: u64| {
+            if let Some(place) = words.next() {
+                place.copy_from_slice(&word.to_le_bytes());
+            }
+        };
+        put(len as u64 | u64::from(fields) << 16);
+        if let Some(deadline) = self.deadline_us {
+            put(deadline);
+        }
+        if let Some(outside) = self.outside {
+            put(outside.addr);
+            put(outside.len);
+            put(outside.rkey.into());
+        }
+        if let Some(part) = self.stream {
+            put(part.field().1);
         }
     }
 
     /// Reads a block at the beginning of `bytes`, and says how long it is.
     #[inline]
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), ExtensionError> {
-        let half = |at: usize| match bytes.get(at..at + 2) {
-            Some(&[low, high]) => u16::from_le_bytes([low, high]),
-            _ => 0,
-        };
-        let (claimed, fields) = (usize::from(half(0)), half(2));
+        let fixed = bytes.first_chunk().map_or(0, |f| u64::from_le_bytes(*f));
+        let (claimed, fields) = (usize::from(fixed as u16), (fixed >> 16) as u16);
         let damaged = ExtensionError {
             claimed,
             fields,

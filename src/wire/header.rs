@@ -79,7 +79,7 @@ impl Header {
     /// Bytes in front of the payload.
     #[inline]
     pub fn encoded_len(&self) -> usize {
-        Self::LEN + self.extension.map_or(0, |e| e.encoded_len())
+        Self::LEN + self.extension.as_ref().map_or(0, Extension::encoded_len)
     }
 
     /// The payload lies elsewhere.
@@ -109,16 +109,22 @@ impl Header {
     pub fn encode(&self, slot: &mut [u8]) -> Result<usize, HeaderError> {
         let payload_at = self.encoded_len();
         let total = payload_at as u64 + u64::from(self.payload_len);
-        let (Ok(total_len), true) = (u32::try_from(total), total <= slot.len() as u64) else {
+        let slot_size = slot.len();
+        let (Ok(total_len), Some(fixed), true) = (
+            u32::try_from(total),
+            slot.first_chunk_mut::<16>(),
+            total <= slot_size as u64,
+        ) else {
             return Err(HeaderError::TooLong {
                 needed: total,
-                slot_size: slot.len(),
+                slot_size,
             });
         };
-        slot[0..4].copy_from_slice(&self.tag().to_le_bytes());
-        slot[4..8].copy_from_slice(&total_len.to_le_bytes());
-        slot[8..16].copy_from_slice(&self.request_id.to_le_bytes());
-        if let Some(extension) = self.extension {
+        let bits = u128::from(self.tag())
+            | u128::from(total_len) << 32
+            | u128::from(self.request_id) << 64;
+        *fixed = bits.to_le_bytes();
+        if let Some(extension) = &self.extension {
             extension.encode(&mut slot[Self::LEN..payload_at]);
         }
         Ok(payload_at)
@@ -160,6 +166,7 @@ impl Header {
     /// let (header, _) = Header::decode_compatible(&slot).unwrap();
     /// assert_eq!((header.kind, header.method), (MessageKind::Request, 4));
     /// ```
+    #[inline]
     pub fn decode_compatible(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
         let (tag, request_id, message) = Self::fixed(slot)?;
         let (kind, method) = match tag & (REPLY | EXCEPTION | CHUNK) {
@@ -186,17 +193,16 @@ impl Header {
             slot_size: slot.len(),
         };
         let fixed = slot.first_chunk::<16>().ok_or(too_long(16))?;
-        let total_len = u32_at(fixed, 4);
-        let request_id = u64::from_le_bytes([
-            fixed[8], fixed[9], fixed[10], fixed[11], fixed[12], fixed[13], fixed[14], fixed[15],
-        ]);
+        // Read once: a peer may change it meanwhile.
+        let bits = u128::from_le_bytes(*fixed);
+        let (total_len, request_id) = ((bits >> 32) as u32, (bits >> 64) as u64);
         if (total_len as usize) < Self::LEN {
             return Err(HeaderError::TooShort(total_len));
         }
         let message = slot
             .get(..total_len as usize)
             .ok_or(too_long(total_len.into()))?;
-        Ok((u32_at(fixed, 0), request_id, message))
+        Ok((bits as u32, request_id, message))
     }
 
     #[inline]
@@ -223,10 +229,6 @@ fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
         flags if flags == REPLY | EXCEPTION => Ok(MessageKind::Exception),
         _ => Err(HeaderError::Flags(tag)),
     }
-}
-
-fn u32_at(bytes: &[u8; 16], at: usize) -> u32 {
-    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 #[cfg(test)]

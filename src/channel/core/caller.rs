@@ -18,6 +18,7 @@ use std::task::Waker;
 use std::time::Instant;
 
 use super::slot::{Phase, ReplyMeta, Slot};
+use crate::channel::lend::SlotToken;
 use crate::channel::{Block, CallError, LossCause, TellError, TellFailure, Violation};
 use crate::wire::{Outside, StreamPart};
 
@@ -26,10 +27,10 @@ use crate::wire::{Outside, StreamPart};
 pub struct CallId(pub(crate) u64);
 
 /// Where a new call went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Placed {
-    /// It has this slot.
-    Slot(CallId, u16),
+    /// It has the slot of this send memory.
+    Slot(CallId, SlotToken),
     /// It waits for a credit.
     Waiting(CallId),
 }
@@ -104,11 +105,11 @@ pub(crate) enum PreparedPayload {
     Outside(Block),
 }
 
-/// A call that waited, and is to be posted now in this slot.
+/// A call that waited, and is to be posted now in the slot of this send memory.
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) id: CallId,
-    pub(crate) slot: u16,
+    pub(crate) send: SlotToken,
     pub(crate) deadline: Option<Instant>,
     pub(crate) request: Prepared,
 }
@@ -172,11 +173,13 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A calling side with `slots` credits, 1 to 65,536.
-    pub(crate) fn new(slots: usize) -> Self {
+    /// A calling side with a credit for each slot that has send memory and a place for the reply, 1 to 65,536.
+    pub(crate) fn new(sends: Vec<SlotToken>, replies: Vec<SlotToken>) -> Self {
+        let slots = sends.into_iter().zip(replies);
+        let slots: Box<[_]> = slots.map(|(send, reply)| Slot::new(send, reply)).collect();
         Self {
-            slots: (0..slots).map(|_| Slot::FREE).collect(),
-            free: (0..slots).map(|slot| slot as u16).collect(),
+            free: (0..slots.len()).map(|slot| slot as u16).collect(),
+            slots,
             lined_up: BTreeMap::new(),
             waiting: 0,
             first_waiting: CallId(1),
@@ -191,27 +194,31 @@ impl Caller {
         }
     }
 
+    /// One without memory.
+    #[cfg(test)]
+    pub(crate) fn of(slots: usize) -> Self {
+        let tokens = || (0..slots).map(|slot| SlotToken::of_nothing(slot as u16));
+        Self::new(tokens().collect(), tokens().collect())
+    }
+
     /// Opens a call in a free slot; `None` if there is none, if others wait for one (ORDER-1), or if the channel is closed.
     #[inline]
-    pub(crate) fn claim(&mut self) -> Option<(CallId, u16)> {
+    pub(crate) fn claim(&mut self) -> Option<(CallId, SlotToken)> {
         if self.waiting > 0 || self.closed.is_some() {
             return None;
         }
         let slot = self.free.pop_front()?;
         let id = CallId(self.next);
         self.next += 1;
-        let held = &mut self.slots[usize::from(slot)];
-        held.id = id;
-        held.phase = Phase::Claimed;
-        Some((id, slot))
+        Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
     /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take it now.
     /// A call never overtakes one that waits (ORDER-1).
     #[inline]
     pub(crate) fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
-        if may_send && let Some((id, slot)) = self.claim() {
-            return Some(Placed::Slot(id, slot));
+        if may_send && let Some((id, send)) = self.claim() {
+            return Some(Placed::Slot(id, send));
         }
         if self.closed.is_some() {
             return None;
@@ -245,8 +252,7 @@ impl Caller {
         self.waiting -= 1;
         self.first_waiting = CallId(id.0 + 1);
         let held = &mut self.slots[usize::from(slot)];
-        held.id = id;
-        held.phase = Phase::Claimed;
+        let send = held.claim(id);
         let deadline = call.deadline;
         call.slot = Some(slot);
         let waker = call.waker.take();
@@ -263,33 +269,65 @@ impl Caller {
         }
         Some(Granted {
             id,
-            slot,
+            send,
             deadline,
             request,
         })
     }
 
-    /// The request of `id` is about to be posted. `exported` is its payload, if that lies outside of the slot. False if the
-    /// call has ended meanwhile.
-    #[must_use]
+    /// Whether the request of `id` is yet to be posted in `slot`.
     #[inline]
-    pub(crate) fn posted(&mut self, id: CallId, slot: u16, exported: Option<Block>) -> bool {
-        let held = &mut self.slots[usize::from(slot)];
-        if !held.is(id, Phase::Claimed) {
-            return false;
+    pub(crate) fn is_claimed(&self, id: CallId, slot: u16) -> bool {
+        self.slots[usize::from(slot)].is(id, Phase::Claimed)
+    }
+
+    /// The request of `id`, which stands in `send`, has been posted. `exported` is its payload, if that lies outside of the
+    /// slot.
+    #[inline]
+    pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<Block>) {
+        let held = &mut self.slots[usize::from(send.slot())];
+        held.send = Some(send);
+        if held.is(id, Phase::Claimed) {
+            held.phase = Phase::Pending;
+            if exported.is_some() {
+                held.rare().exported = exported;
+            }
         }
-        held.phase = Phase::Pending;
-        if exported.is_some() {
-            held.rare().exported = exported;
-        }
-        true
     }
 
     /// The request of `id` will not be posted.
-    pub(crate) fn abandon(&mut self, id: CallId, slot: u16) {
-        if self.slots[usize::from(slot)].is(id, Phase::Claimed) {
+    #[cold]
+    pub(crate) fn abandon(&mut self, id: CallId, send: SlotToken) {
+        let slot = send.slot();
+        let held = &mut self.slots[usize::from(slot)];
+        held.send = Some(send);
+        if held.is(id, Phase::Claimed) {
             self.release(slot);
         }
+    }
+
+    /// The right to what stands in `slot` of the reply ring.
+    ///
+    /// # Errors
+    /// There is no such slot, or it holds an answer that is being read.
+    #[inline]
+    pub(crate) fn replied(&self, slot: u16) -> Result<&SlotToken, Violation> {
+        let held = self.slots.get(usize::from(slot));
+        let held = held.ok_or(Violation::BadSlot)?;
+        held.replied.as_ref().ok_or(Violation::UnknownRequest)
+    }
+
+    /// The same, lent to whoever reads the answer in `slot` until they are [done](Self::finish).
+    #[inline]
+    pub(crate) fn lend_reply(&mut self, slot: u16) -> SlotToken {
+        let token = self.slots[usize::from(slot)].replied.take();
+        token.expect("an answer is lent to its call only")
+    }
+
+    /// The right to the send memory of a slot that nobody uses.
+    pub(crate) fn free_memory(&mut self, slot: u16) -> Option<&mut SlotToken> {
+        let held = self.slots.get_mut(usize::from(slot))?;
+        held.send.as_mut().filter(|_| held.phase == Phase::Free)
     }
 
     /// A reply to `id` arrived in `slot`; its payload is at the peer if it is `outside`.
@@ -490,7 +528,9 @@ impl Caller {
 
     /// The answer of `id` has been read.
     #[inline]
-    pub(crate) fn finish(&mut self, id: CallId, slot: u16) {
+    pub(crate) fn finish(&mut self, id: CallId, replied: SlotToken) {
+        let slot = replied.slot();
+        self.slots[usize::from(slot)].replied = Some(replied);
         if self.slots[usize::from(slot)].is(id, Phase::Answered) {
             self.release(slot);
         }
@@ -587,6 +627,7 @@ impl Caller {
     }
 
     /// Whether nobody uses a slot, which must exist.
+    #[cfg(test)]
     pub(crate) fn is_free(&self, slot: u16) -> bool {
         let slot = self.slots.get(usize::from(slot));
         slot.is_some_and(|slot| slot.phase == Phase::Free)
@@ -692,10 +733,11 @@ mod tests {
     use super::*;
 
     fn posted(caller: &mut Caller) -> (CallId, u16) {
-        let Some(Placed::Slot(id, slot)) = caller.open(true, None) else {
+        let Some(Placed::Slot(id, send)) = caller.open(true, None) else {
             panic!("there is a free slot");
         };
-        assert!(caller.posted(id, slot, None));
+        let slot = send.slot();
+        caller.posted(id, send, None);
         (id, slot)
     }
 
@@ -705,7 +747,7 @@ mod tests {
 
     #[test]
     fn slot_2_a_call_that_ends_when_it_is_answered_gives_its_slot_back() {
-        let mut caller = Caller::new(1);
+        let mut caller = Caller::of(1);
         let (id, slot) = posted(&mut caller);
         assert_eq!(receive(&mut caller, slot, id), Received::Answer);
         assert_eq!(
@@ -715,13 +757,14 @@ mod tests {
         );
         assert!(caller.is_free(slot));
         // Whatever still says that it is done with it frees it once.
-        caller.finish(id, slot);
+        let replied = caller.lend_reply(slot);
+        caller.finish(id, replied);
         assert_eq!((caller.credits().free, caller.free.len()), (1, 1));
     }
 
     #[test]
     fn call_2_an_answer_that_comes_after_the_channel_was_closed_leaves_its_request_sent() {
-        let mut caller = Caller::new(2);
+        let mut caller = Caller::of(2);
         let (id, slot) = posted(&mut caller);
         caller.close(LossCause::Gone);
         assert_eq!(receive(&mut caller, slot, id), Received::Late);

@@ -5,4 +5,5 @@
 //! simulation and the property tests drive the same machines.
 
 pub(super) mod caller;
+pub(super) mod responder;
 pub(super) mod slot;

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::task::Waker;
 
 use super::caller::CallId;
+use crate::channel::lend::SlotToken;
 use crate::channel::{Block, CallError};
 use crate::wire::{Header, MessageKind, Outside, StreamPart};
 
@@ -17,6 +18,10 @@ pub(super) struct Slot {
     pub(super) reply: ReplyMeta,
     /// Wakes whoever waits for the answer.
     pub(super) waker: Option<Waker>,
+    /// The right to its send memory, unless that is being written.
+    pub(super) send: Option<SlotToken>,
+    /// The right to its place in the reply ring, unless that is being read.
+    pub(super) replied: Option<SlotToken>,
     /// `None` for a plain call.
     pub(super) rare: Option<Box<Rare>>,
 }
@@ -60,19 +65,25 @@ pub(crate) struct ReplyMeta {
 }
 
 impl Slot {
-    pub(super) const FREE: Self = Self {
-        id: CallId(0),
-        phase: Phase::Free,
-        reply: ReplyMeta {
-            is_exception: false,
-            is_end: false,
-            is_outside: false,
-            begin: 0,
-            end: 0,
-        },
-        waker: None,
-        rare: None,
-    };
+    pub(super) fn new(send: SlotToken, replied: SlotToken) -> Self {
+        Self {
+            id: CallId(0),
+            phase: Phase::Free,
+            reply: ReplyMeta::default(),
+            waker: None,
+            send: Some(send),
+            replied: Some(replied),
+            rare: None,
+        }
+    }
+
+    /// It is that of `id` now. Gives the right to its send memory away.
+    #[inline]
+    pub(super) fn claim(&mut self, id: CallId) -> SlotToken {
+        self.id = id;
+        self.phase = Phase::Claimed;
+        self.send.take().expect("nobody writes a free slot")
+    }
 
     /// Whether `id` is the call in it.
     #[inline]

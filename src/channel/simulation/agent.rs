@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use super::fabric::{Completed, Content, Port};
 use super::schedule::Micros;
-use crate::channel::Responder;
 use crate::channel::core::caller::{CallId, Caller};
+use crate::channel::core::responder::Responder;
 use crate::channel::link::{Link, Pace, Session};
 use crate::channel::send_queue::SendQueue;
 
@@ -85,7 +85,7 @@ impl Peer {
             up: None,
             generation: 0,
             believed: None,
-            caller: Caller::new(slots),
+            caller: Caller::of(slots),
             replies: vec![None; slots].into(),
             live: BTreeMap::new(),
             forgotten: 0,

@@ -5,8 +5,8 @@ use super::fabric::{Completed, Content, Port};
 use super::pair::nothing;
 use super::schedule::{Event, Micros};
 use super::world::World;
-use crate::channel::Arrival;
 use crate::channel::core::caller::{CallId, CallState, Placed, Received};
+use crate::channel::core::responder::Arrival;
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::link::{Input, Session};
 use crate::channel::work_id::WorkId;
@@ -66,7 +66,12 @@ impl World {
         let placed = peer.caller.open(may_send, until);
         let placed = placed.expect("CALL-1: what is up takes calls");
         let (id, slot) = match placed {
-            Placed::Slot(id, slot) => (id, Some(slot)),
+            Placed::Slot(id, send) => {
+                let slot = send.slot();
+                assert!(peer.caller.is_claimed(id, slot));
+                peer.caller.posted(id, send, None);
+                (id, Some(slot))
+            }
             Placed::Waiting(id) => {
                 peer.caller.line_up(id, nothing());
                 (id, None)
@@ -88,7 +93,6 @@ impl World {
             has_ended: false,
         });
         if let Some(slot) = slot {
-            assert!(self.peer(spot, at).caller.posted(id, slot, None));
             self.request(spot, at, id, slot, call);
         }
         if let Some(deadline) = deadline {
@@ -149,8 +153,9 @@ impl World {
             let Some(granted) = peer.caller.grant() else {
                 return;
             };
-            let (id, slot) = (granted.id, granted.slot);
-            assert!(peer.caller.posted(id, slot, None));
+            let (id, slot) = (granted.id, granted.send.slot());
+            assert!(peer.caller.is_claimed(id, slot));
+            peer.caller.posted(id, granted.send, None);
             let live = peer.live.get_mut(&id).expect("CALL-1: who waits is alive");
             live.slot = Some(slot);
             let call = live.call;
@@ -258,7 +263,9 @@ impl World {
         ring[slot] = None;
         let slot = slot as u16;
         if let Some(up) = &mut self.peer(spot, at).up {
-            up.responder.answered(slot);
+            let bytes = up.responder.lend(slot);
+            up.responder
+                .answered(slot, bytes.expect("RING-1: it is the request's"));
         }
         let content = Content {
             header: message(MessageKind::Reply, id),
@@ -336,7 +343,8 @@ impl World {
             content.call, live.call,
             "RING-1: the answer has been overwritten"
         );
-        peer.caller.finish(id, slot);
+        let replied = peer.caller.lend_reply(slot);
+        peer.caller.finish(id, replied);
         let call = &mut self.calls[live.call];
         assert_eq!(call.runs, 1, "it is answered, and so was run");
         call.end();

@@ -4,10 +4,11 @@ use super::agent::{Spot, Up};
 use super::fabric::{Port, QueuePair, State};
 use super::schedule::Event;
 use super::world::World;
+use crate::channel::LossCause;
 use crate::channel::core::caller::CallState;
+use crate::channel::core::responder::Responder;
 use crate::channel::link::{Action, Input, Session};
 use crate::channel::send_queue::SendQueue;
-use crate::channel::{LossCause, Responder};
 
 impl World {
     /// Tells a link something, and does what it says.
@@ -119,7 +120,7 @@ impl World {
         }
         peer.up = Some(Up {
             port,
-            responder: Responder::new(slots),
+            responder: Responder::of(slots),
             sends: SendQueue::new(6 * slots as u32),
             unsent: Default::default(),
             last: None,

@@ -9,8 +9,9 @@ use crate::channel::LossCause;
 use crate::channel::core::caller::{
     CallId, CallState, Caller, Placed, Prepared, PreparedPayload, Received,
 };
+use crate::channel::core::responder::{Arrival, Responder};
 use crate::channel::core::slot::ReplyMeta;
-use crate::channel::responder::{Arrival, Responder};
+use crate::channel::lend::SlotToken;
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
 /// One thing that may happen next.
@@ -95,8 +96,8 @@ impl World {
     fn new(slots: usize) -> Self {
         Self {
             slots,
-            caller: Caller::new(slots),
-            responder: Responder::new(slots),
+            caller: Caller::of(slots),
+            responder: Responder::of(slots),
             now: Instant::now(),
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
@@ -149,22 +150,25 @@ impl World {
                 self.caller.line_up(id, nothing());
                 (id, None)
             }
-            Placed::Slot(id, slot) => {
-                self.post(id, slot);
+            Placed::Slot(id, send) => {
+                let slot = send.slot();
+                self.post(id, send);
                 (id, Some(slot))
             }
         };
         self.live.insert(id, Live { slot, deadline });
     }
 
-    fn post(&mut self, id: CallId, slot: u16) {
-        assert!(self.caller.posted(id, slot, None));
+    fn post(&mut self, id: CallId, send: SlotToken) {
+        let slot = send.slot();
+        assert!(self.caller.is_claimed(id, slot));
+        self.caller.posted(id, send, None);
         self.to_server.push_back((Signal::Message, slot, id));
     }
 
     fn grant(&mut self) {
         while let Some(granted) = self.caller.grant() {
-            self.post(granted.id, granted.slot);
+            self.post(granted.id, granted.send);
         }
     }
 
@@ -207,7 +211,11 @@ impl World {
             return;
         }
         let (slot, id) = self.handling.remove(which % self.handling.len());
-        self.responder.answered(slot);
+        let bytes = self
+            .responder
+            .lend(slot)
+            .expect("RING-1: it is the request's");
+        self.responder.answered(slot, bytes);
         self.to_client.push_back((slot, id));
     }
 
@@ -241,7 +249,8 @@ impl World {
     fn read(&mut self, which: usize) {
         let Some(id) = self.pick(which) else { return };
         if let CallState::Answered(slot, _) = self.caller.state(id, self.live[&id].slot) {
-            self.caller.finish(id, slot);
+            let replied = self.caller.lend_reply(slot);
+            self.caller.finish(id, replied);
             self.live.remove(&id);
         }
     }
@@ -309,7 +318,7 @@ impl World {
         self.to_server.clear();
         self.to_client.clear();
         self.handling.clear();
-        self.responder = Responder::new(self.slots);
+        self.responder = Responder::of(self.slots);
         self.forgotten = 0;
         self.live.retain(|id, live| {
             let state = self.caller.state(*id, live.slot);
