@@ -55,7 +55,7 @@ impl Guard {
     }
 }
 
-/// Runs a serial handler of an instance, up to where it awaits, and takes its exit request.
+/// Runs a serial handler of an instance, up to where it awaits. It may request the instance's exit.
 #[inline]
 pub(crate) fn serial<T>(instance: InstanceId, handler: impl FnOnce() -> T) -> T {
     let guard = Guard {
