@@ -317,17 +317,20 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
         if self.sequence == Sequence::Elements || guard.is_named {
             self.count(inner.size_hint())?;
         }
-        let mut parts = Parts {
-            inner,
-            level,
+        let mut parts = Parts { inner, level };
+        if self.sequence != Sequence::Fields {
+            let visited = self.visitor.visit_seq(parts);
+            level.leave();
+            return visited;
+        }
+        let mut fields = Counted {
+            parts: &mut parts,
             read: 0,
         };
-        let visited = self.visitor.visit_seq(&mut parts);
+        let visited = self.visitor.visit_seq(&mut fields);
         level.leave();
         let visited = visited?;
-        if self.sequence == Sequence::Fields {
-            guard.fold(parts.read);
-        }
+        guard.fold(fields.read);
         Ok(visited)
     }
 
@@ -335,11 +338,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     fn visit_map<A: MapAccess<'de>>(self, inner: A) -> Result<V::Value, A::Error> {
         let level = self.inside::<V::Value, _>()?;
         self.count(inner.size_hint())?;
-        let parts = Parts {
-            inner,
-            level,
-            read: 0,
-        };
+        let parts = Parts { inner, level };
         let visited = self.visitor.visit_map(parts);
         level.leave();
         visited
@@ -362,7 +361,31 @@ struct Parts<'g, A> {
     inner: A,
     /// Theirs.
     level: Level<'g>,
+}
+
+/// Fields, which are counted as they are read.
+struct Counted<'p, 'g, A> {
+    parts: &'p mut Parts<'g, A>,
     read: u32,
+}
+
+impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Counted<'_, '_, A> {
+    type Error = A::Error;
+
+    #[inline]
+    fn next_element_seed<T: DeserializeSeed<'de>>(
+        &mut self,
+        seed: T,
+    ) -> Result<Option<T::Value>, A::Error> {
+        let next = self.parts.next_element_seed(seed)?;
+        self.read = self.read.wrapping_add(u32::from(next.is_some()));
+        Ok(next)
+    }
+
+    #[inline]
+    fn size_hint(&self) -> Option<usize> {
+        self.parts.size_hint()
+    }
 }
 
 impl<'g, A> Parts<'g, A> {
@@ -390,9 +413,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Parts<'_, A> {
         seed: T,
     ) -> Result<Option<T::Value>, A::Error> {
         let nested = self.nested(seed)?;
-        let next = self.inner.next_element_seed(nested)?;
-        self.read = self.read.wrapping_add(u32::from(next.is_some()));
-        Ok(next)
+        self.inner.next_element_seed(nested)
     }
 
     #[inline]

@@ -23,6 +23,20 @@ impl<T: Serialize + ?Sized> Serialize for Nested<'_, '_, T> {
     }
 }
 
+/// An item with its level.
+struct Item<'g, T> {
+    value: T,
+    level: Level<'g>,
+}
+
+impl<T: Serialize> Serialize for Item<'_, T> {
+    #[inline]
+    fn serialize<S: Serializer>(&self, inner: S) -> Result<S::Ok, S::Error> {
+        let level = self.level;
+        self.value.serialize(Guarded { inner, level })
+    }
+}
+
 /// What stands in a value, one by one.
 pub(in crate::wire) struct Parts<'g, C> {
     inner: C,
@@ -248,6 +262,21 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
             announced: len,
             written: 0,
         })
+    }
+
+    /// An iterator that knows its length need not be counted, so that numbers in a row are copied as one.
+    #[inline]
+    fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
+        let items = items.into_iter();
+        let (least, most) = items.size_hint();
+        let len = most.filter(|most| *most == least);
+        let level = self.deeper()?;
+        self.count(len)?;
+        let done = self
+            .inner
+            .collect_seq(items.map(|value| Item { value, level }))?;
+        level.leave();
+        Ok(done)
     }
 
     #[inline]
