@@ -1,7 +1,12 @@
 //! What is completed, and how much may be posted.
 
-use super::pair::{Devices, End, Shape, connect, poll};
-use crate::fabric::{FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest};
+use std::time::Instant;
+
+use super::pair::{Devices, End, SOON, Shape, connect, poll};
+use crate::fabric::{
+    Arrival, CompletionStatus, FabricError, Operation, Payload, RecvRequest, RemoteSlice,
+    SendRequest,
+};
 
 const NOWHERE: RemoteSlice = RemoteSlice { addr: 0, rkey: 0 };
 
@@ -131,4 +136,87 @@ pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
         next[index] += 1;
     }
     assert_eq!(next, [MESSAGES; PAIRS]);
+}
+
+pub(super) fn arrivals_come_in_order_and_give_way_to_everything_else(devices: &Devices) {
+    let (mut a, mut b) = devices.pair();
+    b.receives(0..20);
+    let there = b.remote(0);
+    let mut send = |number: u32| {
+        let bytes = [1; 20];
+        a.send(
+            number.into(),
+            Operation::WriteWithImm(number),
+            Payload::Inline(&bytes[..number as usize]),
+            there,
+        );
+        a.succeed(1);
+    };
+    let arrival = |number: u32| Arrival {
+        wr_id: number.into(),
+        imm: number,
+        byte_len: number,
+    };
+    (0..8).for_each(&mut send);
+    assert_eq!(b.arrivals(8), (0..8).map(arrival).collect::<Vec<_>>());
+    // A send of its own and a message: neither is lost, whichever way comes first.
+    b.send(99, Operation::Write, Payload::Inline(&[]), NOWHERE);
+    let mut came = Vec::new();
+    (8..12).for_each(&mut send);
+    let (mut own, end) = (0, Instant::now() + SOON);
+    while own == 0 || came.len() < 4 {
+        assert!(Instant::now() < end, "{own} and {came:?} came");
+        let mut out = [Arrival::EMPTY; 2];
+        if let Some(count) = b.poller.poll_arrivals(&mut out) {
+            came.extend(out[..count].iter().map(|arrival| arrival.imm));
+        } else {
+            let taken = b.take(2);
+            own += taken.iter().filter(|c| c.wr_id == 99).count();
+            came.extend(taken.iter().filter_map(|completion| completion.imm));
+        }
+    }
+    assert_eq!((own, came), (1, (8..12).collect()));
+    // What came before the error is no failure, and the rest is no arrival.
+    (12..16).for_each(&mut send);
+    b.qp.to_error().expect("any state to ERR");
+    assert_eq!(b.arrivals(4), (12..16).map(arrival).collect::<Vec<_>>());
+    let flushed = (16..20).map(|wr_id| (wr_id, CompletionStatus::Flushed));
+    assert_eq!(b.outcomes(4), flushed.collect::<Vec<_>>());
+    b.stays_silent();
+}
+
+pub(super) fn many_receives_are_posted_at_once(devices: &Devices) {
+    let shape = Shape {
+        receives: 16,
+        ..Shape::default()
+    };
+    let (mut a, mut b) = devices.pair_of(shape);
+    for (wr_id, count) in [(7, 10), (8, 0), (9, 6)] {
+        b.qp.post_recvs(RecvRequest { wr_id }, count)
+            .expect("post_recvs");
+    }
+    let full = b.qp.post_recvs(RecvRequest { wr_id: 10 }, 1);
+    assert!(
+        matches!(
+            full,
+            Err(FabricError::QueueFull {
+                queue: "receive",
+                ..
+            })
+        ),
+        "{full:?}"
+    );
+    for number in 0..16 {
+        let message = Operation::WriteWithImm(number);
+        a.send(number.into(), message, Payload::Inline(&[]), NOWHERE);
+    }
+    a.succeed(16);
+    let arrivals = b.arrivals(16);
+    let came: Vec<_> = arrivals.iter().map(|a| (a.wr_id, a.imm)).collect();
+    let expected = (0..16).map(|imm| (if imm < 10 { 7 } else { 9 }, imm));
+    assert_eq!(came, expected.collect::<Vec<_>>());
+    b.qp.post_recvs(RecvRequest { wr_id: 11 }, 16)
+        .expect("there is room again");
+    b.qp.to_error().expect("any state to ERR");
+    assert_eq!(b.outcomes(16), [(11, CompletionStatus::Flushed); 16]);
 }

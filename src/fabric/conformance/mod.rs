@@ -12,6 +12,7 @@
 //! # Ok::<(), slimerpc::fabric::FabricError>(())
 //! ```
 
+mod at_once;
 mod completions;
 mod errors;
 mod events;
@@ -74,7 +75,10 @@ cases! {
         immediates_arrive_in_order_with_their_data, zero_length_operations_need_no_memory,
         inline_data_may_be_reused_at_once, both_directions_work_at_the_same_time;
     completions: unsignalled_sends_complete_silently, a_full_send_queue_says_so_and_has_room_after_polling,
-        a_full_receive_queue_says_so, one_completion_queue_serves_many_queue_pairs;
+        a_full_receive_queue_says_so, one_completion_queue_serves_many_queue_pairs,
+        arrivals_come_in_order_and_give_way_to_everything_else, many_receives_are_posted_at_once;
+    at_once: a_message_written_now_follows_those_posted_and_completes_at_the_peer,
+        what_cannot_be_written_now_is_not_written_at_all;
     errors: a_bad_remote_key_puts_both_ends_in_error, every_remote_refusal_is_a_remote_access_error,
         deregistered_memory_is_refused, bad_local_memory_is_a_local_protection_error,
         posts_in_error_are_accepted_and_flushed, going_to_error_flushes_what_is_posted,

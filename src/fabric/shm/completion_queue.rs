@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::receive_ring::Bell;
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
-use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, Poller, eventfd};
+use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
 
-/// A completion queue: completions of our own sends, and the receive queues that peers write into, which are
-/// looked at directly.
+/// The half of a completion queue that is shared: the bell, and what is not a message that has arrived.
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
     device: Gid,
@@ -19,27 +18,20 @@ pub(super) struct ShmCompletionQueue {
     page: OwnedFd,
     bell: View<Bell>,
     entries: Mutex<Entries>,
-    /// Counts changes of the receivers.
-    version: AtomicU32,
-    has_sent: AtomicBool,
+    /// Whether the poller has to look at them.
+    has_news: AtomicBool,
 }
 
-/// What the poller takes from.
+/// Whatever is not a message that has arrived.
 #[derive(Debug, Default)]
-struct Entries {
-    sent: VecDeque<Sent>,
-    receivers: Vec<Arc<Receiver>>,
-}
-
-/// Takes what completes.
-#[derive(Debug)]
-pub(super) struct ShmPoller {
-    queue: Arc<ShmCompletionQueue>,
-    /// The receivers as they were when the queue had this version.
-    receivers: Vec<Arc<Receiver>>,
-    version: u32,
-    /// Which receiver is looked at first the next time.
-    turn: usize,
+pub(super) struct Entries {
+    pub(super) sent: VecDeque<Sent>,
+    /// Receive queues that had a receive posted.
+    pub(super) receivers: Vec<Arc<Receiver>>,
+    /// Whether some have come or gone.
+    pub(super) are_others: bool,
+    /// Whether one of them has something to flush.
+    pub(super) has_failed: bool,
 }
 
 /// A completion of a send, which frees places in its send queue when it is polled.
@@ -59,14 +51,15 @@ impl ShmCompletionQueue {
     pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
         let (page, segment) = Segment::create("slimerpc-bell", size_of::<Bell>())
             .map_err(FabricError::os("creating a completion queue"))?;
+        let bell = bell_in(segment).expect("the page was made so");
+        bell[0].set_up();
         Ok(Self {
             device,
             event: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             page,
-            bell: bell_in(segment).expect("the page was made so"),
+            bell,
             entries: Mutex::default(),
-            version: AtomicU32::new(0),
-            has_sent: AtomicBool::new(false),
+            has_news: AtomicBool::new(false),
         })
     }
 
@@ -82,27 +75,50 @@ impl ShmCompletionQueue {
 
     /// Looks at this receive queue, too, from now on.
     pub(super) fn attach(&self, receiver: Arc<Receiver>) {
-        let mut entries = self.lock();
-        entries.receivers.push(receiver);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell(|entries| {
+            entries.receivers.push(receiver);
+            entries.are_others = true;
+        });
     }
 
     /// Forgets a receive queue.
     pub(super) fn detach(&self, number: u32) {
-        let mut entries = self.lock();
-        entries
-            .receivers
-            .retain(|receiver| receiver.number() != number);
-        self.version.fetch_add(1, Ordering::Release);
+        self.tell(|entries| {
+            entries
+                .receivers
+                .retain(|receiver| receiver.number() != number);
+            entries.are_others = true;
+        });
     }
 
     pub(super) fn push(&self, sent: Sent) {
         let is_failure = !sent.completion.status.is_success();
-        let mut entries = self.lock();
-        entries.sent.push_back(sent);
-        self.has_sent.store(true, Ordering::Release);
-        drop(entries);
+        self.tell(|entries| entries.sent.push_back(sent));
         self.ring(is_failure);
+    }
+
+    /// A receive queue has something to flush.
+    pub(super) fn flush(&self) {
+        self.tell(|entries| entries.has_failed = true);
+    }
+
+    /// Changes the entries and has the poller look at them.
+    pub(super) fn tell(&self, change: impl FnOnce(&mut Entries)) {
+        change(&mut self.lock());
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    /// Whether there is something else than messages that have arrived.
+    #[inline]
+    pub(super) fn has_news(&self) -> bool {
+        self.has_news.load(Ordering::Acquire)
+    }
+
+    /// The entries, to be looked at now.
+    pub(super) fn news(&self) -> MutexGuard<'_, Entries> {
+        // Not a mere store: what was told before one that this overwrites has to be seen.
+        self.has_news.swap(false, Ordering::AcqRel);
+        self.lock()
     }
 
     /// Raises an event if one was asked for, of this kind.
@@ -119,76 +135,6 @@ impl ShmCompletionQueue {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // Nothing panics while it is held.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ShmPoller {
-    pub(super) fn new(queue: Arc<ShmCompletionQueue>) -> Self {
-        Self {
-            queue,
-            receivers: Vec::new(),
-            version: 0,
-            turn: 0,
-        }
-    }
-
-    /// Whether receivers have come or gone since they were looked at.
-    fn is_outdated(&self) -> bool {
-        self.queue.version.load(Ordering::Acquire) != self.version
-    }
-
-    #[cold]
-    fn update(&mut self) {
-        let entries = self.queue.lock();
-        self.version = self.queue.version.load(Ordering::Relaxed);
-        self.receivers.clone_from(&entries.receivers);
-        self.turn = 0;
-    }
-
-    /// Moves completions of sends to the front of `out`; the number of them.
-    #[cold]
-    fn take_sent(&self, out: &mut [Completion]) -> usize {
-        let mut entries = self.queue.lock();
-        let count = out.len().min(entries.sent.len());
-        for (completion, sent) in out.iter_mut().zip(entries.sent.drain(..count)) {
-            sent.retired.fetch_add(sent.retires, Ordering::Relaxed);
-            *completion = sent.completion;
-        }
-        self.queue
-            .has_sent
-            .store(!entries.sent.is_empty(), Ordering::Relaxed);
-        count
-    }
-}
-
-impl Poller for ShmPoller {
-    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
-        if self.is_outdated() {
-            self.update();
-        }
-        let mut count = 0;
-        if self.queue.has_sent.load(Ordering::Acquire) {
-            count = self.take_sent(out);
-        }
-        let (later, first) = self.receivers.split_at(self.turn);
-        for (step, receiver) in first.iter().chain(later).enumerate() {
-            if receiver.is_quiet() {
-                continue;
-            }
-            count += receiver.poll(&mut out[count..]);
-            if count == out.len() {
-                // The one that filled it comes last the next time, so that none starves.
-                self.turn = (self.turn + step + 1) % self.receivers.len();
-                break;
-            }
-        }
-        Ok(count)
-    }
-
-    fn is_quiet(&self) -> bool {
-        !self.is_outdated()
-            && !self.queue.has_sent.load(Ordering::Acquire)
-            && self.receivers.iter().all(|receiver| receiver.is_quiet())
     }
 }
 

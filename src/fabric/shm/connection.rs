@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::biased_lock::BiasedLock;
 use super::completion_queue::{Sent, ShmCompletionQueue};
 use super::key_table::KeyTable;
 use super::link::Link;
@@ -13,7 +14,7 @@ use super::receiver::Receiver;
 use super::sender::{Executed, Need, Progress, Sender};
 use crate::fabric::{
     Completion, CompletionStatus, FabricError, QueuePairAddress, QueuePairInit, QueuePairState,
-    RetryPolicy, SendRequest,
+    RemoteSlice, RetryPolicy, SendRequest,
 };
 
 /// One end of a connection.
@@ -31,7 +32,8 @@ pub(super) struct Connection {
     remote: OnceLock<QueuePairAddress>,
     /// Sends that have been retired, of those that the sender has counted, modulo 2^32.
     retired: Arc<AtomicU32>,
-    sender: Mutex<Sender>,
+    /// Of the handle.
+    sender: BiasedLock<Sender>,
     links: Mutex<Links>,
 }
 
@@ -66,7 +68,6 @@ impl Connection {
     ) -> Result<Self, FabricError> {
         let [send_cq, recv_cq] = queues;
         let receiver = Arc::new(Receiver::create(number, init.max_recv_wr)?);
-        recv_cq.attach(receiver.clone());
         Ok(Self {
             number,
             psn,
@@ -79,7 +80,7 @@ impl Connection {
             keys,
             remote: OnceLock::new(),
             retired: Arc::default(),
-            sender: Mutex::new(Sender::new(init.retry)),
+            sender: BiasedLock::new(Sender::new(init.retry)),
             links: Mutex::default(),
         })
     }
@@ -124,9 +125,23 @@ impl Connection {
         let _ = self.remote.set(remote);
     }
 
+    /// Has its completion queue look at what is received from now on: a receive was posted.
+    pub(super) fn attach(&self) {
+        self.recv_cq.attach(self.receiver.clone());
+    }
+
+    /// Has the receives flushed that were posted in ERR.
+    pub(super) fn flush(&self) {
+        self.recv_cq.flush();
+    }
+
     /// Executes a request or lines it up. Says whether the device's thread has to look after it.
-    pub(super) fn post_send(&self, request: &SendRequest<'_>) -> Result<bool, FabricError> {
-        let mut sender = self.sender();
+    ///
+    /// # Safety
+    /// Only the handle calls this and [`write_now`](Self::write_now), on one thread at a time.
+    pub(super) unsafe fn post_send(&self, request: &SendRequest<'_>) -> Result<bool, FabricError> {
+        // SAFETY: the caller is the owner; nobody else locks it so, nor below.
+        let mut sender = unsafe { self.sender.lock_as_owner() };
         let state = self.state();
         if !matches!(state, QueuePairState::Rts | QueuePairState::Error) {
             return Err(FabricError::InvalidState {
@@ -161,9 +176,20 @@ impl Connection {
         Ok(false)
     }
 
+    /// Executes a solicited WRITE_WITH_IMM, if that is possible here and now. Says whether it was.
+    ///
+    /// # Safety
+    /// As [`post_send`](Self::post_send).
+    #[inline]
+    pub(super) unsafe fn write_now(&self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
+        // SAFETY: the caller is the owner; nobody else locks it so, nor below.
+        let mut sender = unsafe { self.sender.lock_as_owner() };
+        self.state() == QueuePairState::Rts && sender.write_now(imm, bytes, remote)
+    }
+
     /// Goes on with requests that wait. When to look again, if that is necessary.
     pub(super) fn progress(&self, now: Instant) -> Option<Instant> {
-        self.advance(&mut self.sender(), now)
+        self.advance(&mut self.sender.lock(), now)
     }
 
     fn advance(&self, sender: &mut Sender, now: Instant) -> Option<Instant> {
@@ -198,7 +224,7 @@ impl Connection {
 
     /// The peer has sent a message over the link that we dialled. Says whether it made sense.
     pub(super) fn answered(&self, message: Message, fds: Vec<OwnedFd>) -> bool {
-        let mut sender = self.sender();
+        let mut sender = self.sender.lock();
         let understood = match message {
             Message::Welcome(welcome) => {
                 <[OwnedFd; 3]>::try_from(fds).is_ok_and(|fds| sender.welcome(welcome, fds).is_ok())
@@ -259,12 +285,12 @@ impl Connection {
 
     /// A link has ended: the peer is in ERR, gone or dead.
     pub(super) fn lost(&self) {
-        self.fail(&mut self.sender(), CompletionStatus::RetryExceeded);
+        self.fail(&mut self.sender.lock(), CompletionStatus::RetryExceeded);
     }
 
     /// Enters ERR because our side wants to.
     pub(super) fn give_up(&self) {
-        self.fail(&mut self.sender(), CompletionStatus::Flushed);
+        self.fail(&mut self.sender.lock(), CompletionStatus::Flushed);
     }
 
     /// Enters ERR, ends the links so that the peer does the same, and flushes.
@@ -273,6 +299,7 @@ impl Connection {
             return;
         }
         self.receiver.fail();
+        self.recv_cq.flush();
         sender.flush(first, |executed| self.complete(executed));
         let links = std::mem::take(&mut *self.links());
         for link in [links.outgoing, links.incoming].into_iter().flatten() {
@@ -305,12 +332,8 @@ impl Connection {
         self.recv_cq.detach(self.number);
     }
 
-    fn sender(&self) -> MutexGuard<'_, Sender> {
-        // Nothing panics while it is held.
-        self.sender.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn links(&self) -> MutexGuard<'_, Links> {
+        // Nothing panics while it is held.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::completion_queue::{ShmCompletionQueue, ShmPoller};
+use super::barrier;
+use super::completion_queue::ShmCompletionQueue;
 use super::connection::Connection;
+use super::poller::ShmPoller;
 use super::queue_pair::ShmQueuePair;
 use super::region::ShmRegion;
 use super::sender::MAX_MESSAGE;
@@ -61,6 +63,7 @@ impl ShmDevice {
     /// # Errors
     /// No file descriptor, memory or thread is left.
     pub fn open() -> Result<Arc<dyn Device>, FabricError> {
+        barrier::register();
         let worker = Arc::new(Worker::start(Gid(random()?))?);
         Ok(Arc::new(Self { worker }))
     }

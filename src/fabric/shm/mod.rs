@@ -10,7 +10,7 @@
 //! | memory region | a sealed memfd, handed to the peer over its link when it first uses the rkey |
 //! | WRITE, READ | a copy by the poster, inside `post_send` |
 //! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in a memfd of its own |
-//! | completion channel | an eventfd; the peer writes to it only if the queue was armed |
+//! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
 //!
 //! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that such a peer
@@ -18,6 +18,8 @@
 //! The sockets are in the abstract namespace and the memory in memfds, so nothing has a name in the file
 //! system and the kernel removes everything with the last process, `kill -9` included.
 
+mod barrier;
+mod biased_lock;
 mod complaints;
 mod completion_queue;
 mod connection;
@@ -26,6 +28,7 @@ mod key_table;
 mod link;
 mod message;
 mod peer_process;
+mod poller;
 mod queue_pair;
 mod receive_ring;
 mod receiver;

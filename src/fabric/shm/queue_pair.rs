@@ -9,7 +9,7 @@ use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
     FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
-    SendRequest, SystemLimit,
+    RemoteSlice, SendRequest, SystemLimit,
 };
 
 /// The owner's handle of one end of a connection.
@@ -17,6 +17,8 @@ use crate::fabric::{
 pub(super) struct ShmQueuePair {
     connection: Arc<Connection>,
     max_inline: u32,
+    /// Whether the completion queue looks at what is received.
+    is_attached: bool,
     worker: Arc<Worker>,
 }
 
@@ -25,6 +27,7 @@ impl ShmQueuePair {
         Self {
             connection,
             max_inline,
+            is_attached: false,
             worker,
         }
     }
@@ -140,11 +143,24 @@ impl QueuePair for ShmQueuePair {
         let fresh = Arc::new(self.connection.renewed()?);
         self.worker.core().replace(&fresh);
         self.connection = fresh;
+        self.is_attached = false;
         Ok(())
     }
 
     fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
-        self.connection.receiver().post(request)
+        self.post_recvs(request, 1)
+    }
+
+    fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
+        let is_flushed = self.connection.receiver().post(request, count)?;
+        if !self.is_attached {
+            self.is_attached = true;
+            self.connection.attach();
+        }
+        if is_flushed {
+            self.connection.flush();
+        }
+        Ok(())
     }
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
@@ -164,11 +180,17 @@ impl QueuePair for ShmQueuePair {
                 return Err(limit("the inline data", bytes.len() as u64, allowed));
             }
         }
-        if self.connection.post_send(request)? {
+        // SAFETY: this is the one handle, and it is borrowed by this thread alone.
+        if unsafe { self.connection.post_send(request) }? {
             let command = Command::Look(Arc::downgrade(&self.connection));
             self.worker.core().command(command);
         }
         Ok(())
+    }
+
+    fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
+        // SAFETY: this is the one handle, and it is borrowed by this thread alone.
+        unsafe { self.connection.write_now(imm, bytes, remote) }
     }
 }
 

@@ -6,6 +6,9 @@
 //!
 //! Every field is atomic, so whatever a peer writes is a value and not a data race.
 
+use std::sync::atomic::compiler_fence;
+
+use super::barrier;
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Receives posted since the beginning, modulo 2^32. On a cache line pair of its own: the consumer writes it.
@@ -78,7 +81,7 @@ impl Producer {
     }
 }
 
-/// The consuming end. One thread at a time posts, and one at a time takes; they need not be the same.
+/// The consuming end. One thread at a time posts, and the one [`Taker`] takes.
 #[derive(Debug)]
 pub(super) struct Consumer {
     depth: u32,
@@ -106,69 +109,112 @@ impl Consumer {
         &self.wr_ids[number as usize & (self.wr_ids.len() - 1)]
     }
 
-    /// Posts one more receive. Says whether there was room.
+    /// Posts so many more receives. Says whether there was room for them.
     #[must_use]
     #[inline]
-    pub(super) fn post(&self, ring: ReceiveRing<'_>, wr_id: u64) -> bool {
+    pub(super) fn post(&self, ring: ReceiveRing<'_>, wr_id: u64, count: u32) -> bool {
         let posted = self.posted.load(Ordering::Relaxed);
-        // Acquire: the entry, and the name, that are used again have been read.
-        if posted.wrapping_sub(self.next.load(Ordering::Acquire)) >= self.depth {
+        // Acquire: the entries, and the names, that are used again have been read.
+        let taken = posted.wrapping_sub(self.next.load(Ordering::Acquire));
+        if count > self.depth.saturating_sub(taken) {
             return false;
         }
-        self.wr_id(posted).store(wr_id, Ordering::Relaxed);
-        let posted = posted.wrapping_add(1);
+        for number in 0..count {
+            let at = self.wr_id(posted.wrapping_add(number));
+            at.store(wr_id, Ordering::Relaxed);
+        }
+        let posted = posted.wrapping_add(count);
         self.posted.store(posted, Ordering::Release);
         ring.posted.0.store(posted, Ordering::Release);
         true
     }
+}
 
-    /// Whether the next message is there. For the one who takes.
-    #[inline]
-    pub(super) fn has_arrival(&self, ring: ReceiveRing<'_>) -> bool {
-        let next = self.next.load(Ordering::Relaxed);
-        ring.entry(next).sequence.load(Ordering::Acquire) == next.wrapping_add(1)
+/// Takes what has arrived for a [`Consumer`].
+#[derive(Debug)]
+pub(super) struct Taker {
+    next: u32,
+    /// Receives posted when that was last looked at.
+    posted: u32,
+}
+
+impl Taker {
+    /// There must be no other one, or no more.
+    pub(super) fn new(consumer: &Consumer) -> Self {
+        let next = consumer.next.load(Ordering::Relaxed);
+        Self { next, posted: next }
     }
 
-    /// Whether no receive is posted. For the one who takes.
+    /// Whether the next message is there.
     #[inline]
-    pub(super) fn is_used_up(&self) -> bool {
-        self.posted.load(Ordering::Acquire) == self.next.load(Ordering::Relaxed)
+    pub(super) fn has_arrival(&self, entries: &[Entry]) -> bool {
+        let entry = &entries[self.next as usize & (entries.len() - 1)];
+        entry.sequence.load(Ordering::Acquire) == self.next.wrapping_add(1)
     }
 
-    /// Uses up the next receive: for the next message, or for none if that is not there and this `flushes`.
+    /// Uses up the next receive for the next message, if that is there. A peer that publishes more than was posted is not
+    /// listened to.
     #[inline]
     pub(super) fn take(
-        &self,
-        ring: ReceiveRing<'_>,
-        flushes: bool,
-    ) -> Option<(u64, Option<Arrival>)> {
-        let has_arrival = self.has_arrival(ring);
-        // A peer that publishes more than was posted is not listened to.
-        if !(has_arrival || flushes) || self.is_used_up() {
+        &mut self,
+        entries: &[Entry],
+        consumer: &Consumer,
+    ) -> Option<(u64, Arrival)> {
+        if !self.has_arrival(entries) || self.is_used_up(consumer) {
             return None;
         }
-        let next = self.next.load(Ordering::Relaxed);
-        let entry = ring.entry(next);
-        let arrival = has_arrival.then(|| Arrival {
+        let entry = &entries[self.next as usize & (entries.len() - 1)];
+        let arrival = Arrival {
             imm: entry.imm.load(Ordering::Relaxed),
             byte_len: entry.byte_len.load(Ordering::Relaxed),
-        });
-        let wr_id = self.wr_id(next).load(Ordering::Relaxed);
-        self.next.store(next.wrapping_add(1), Ordering::Release);
-        Some((wr_id, arrival))
+        };
+        Some((self.use_up(consumer), arrival))
+    }
+
+    /// Uses up the next receive for nothing.
+    pub(super) fn flush(&mut self, consumer: &Consumer) -> Option<u64> {
+        let is_posted = !self.is_used_up(consumer);
+        is_posted.then(|| self.use_up(consumer))
+    }
+
+    #[inline]
+    fn is_used_up(&mut self, consumer: &Consumer) -> bool {
+        if self.posted == self.next {
+            self.posted = consumer.posted.load(Ordering::Acquire);
+        }
+        self.posted == self.next
+    }
+
+    #[inline]
+    fn use_up(&mut self, consumer: &Consumer) -> u64 {
+        let wr_id = consumer.wr_id(self.next).load(Ordering::Relaxed);
+        self.next = self.next.wrapping_add(1);
+        consumer.next.store(self.next, Ordering::Release);
+        wr_id
     }
 }
 
-/// Whether the owner of a completion queue asked to be woken.
+/// Whether the owner of a completion queue asked to be woken. Who rings and who arms each store first and load then; a fence
+/// between the two is dear, and who rings does so at every message. So who arms fences for both, if the kernel can do that in
+/// both processes, and says so here. An earlier version of this fabric finds, and leaves, a 0 there.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
-pub(super) struct Bell(AtomicU32);
+pub(super) struct Bell {
+    wanted: AtomicU32,
+    fences_everywhere: AtomicU32,
+}
 
 impl Bell {
     /// Wakes at any message.
     const ANY: u32 = 1;
     /// Wakes at one that asks for it.
     const SOLICITED: u32 = 2;
+
+    /// Says who fences, before the first peer sees this.
+    pub(super) fn set_up(&self) {
+        let fences = u32::from(barrier::is_asymmetric());
+        self.fences_everywhere.store(fences, Ordering::Relaxed);
+    }
 
     /// Asks to be woken at the next message. The owner must look for messages once more before it sleeps.
     pub(super) fn arm(&self) {
@@ -181,21 +227,35 @@ impl Bell {
     }
 
     fn arm_for(&self, wanted: u32) {
-        self.0.store(wanted, Ordering::Relaxed);
+        self.wanted.store(wanted, Ordering::Relaxed);
         // Pairs with the fence in `must_ring`: either that one sees what we want, or our next look sees its message.
+        if self.fences_everywhere.load(Ordering::Relaxed) != 0 && !barrier::everywhere() {
+            self.fences_everywhere.store(0, Ordering::SeqCst);
+            barrier::settle();
+        }
         fence(Ordering::SeqCst);
     }
 
     /// After publishing: whether the owner must be woken. True once for each arming.
     #[inline]
     pub(super) fn must_ring(&self, solicited: bool) -> bool {
-        fence(Ordering::SeqCst);
-        let wants = match self.0.load(Ordering::Relaxed) {
+        if self.is_fenced_by_owner() {
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
+        let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
             Self::SOLICITED => solicited,
             _ => true,
         };
-        wants && self.0.swap(0, Ordering::AcqRel) != 0
+        wants && self.wanted.swap(0, Ordering::AcqRel) != 0
+    }
+
+    /// Whether it fences this process, too, as it arms.
+    #[inline]
+    pub(super) fn is_fenced_by_owner(&self) -> bool {
+        barrier::is_asymmetric() && self.fences_everywhere.load(Ordering::Relaxed) != 0
     }
 }
 
@@ -213,7 +273,7 @@ mod tests {
         fn a_ring_is_a_bounded_queue(
             log2 in 0_u32..4,
             start in prop_oneof![Just(0_u32), Just(u32::MAX - 3), any::<u32>()],
-            steps in proptest::collection::vec(0_u8..3, 0..200),
+            steps in proptest::collection::vec((0_u8..3, 1_u32..4), 0..200),
         ) {
             let posted = Posted(AtomicU32::new(start));
             let entries: Vec<Entry> = (0..1 << log2).map(|_| Entry::default()).collect();
@@ -224,15 +284,18 @@ mod tests {
             let consumer = Consumer::new(entries.len() as u32, entries.len());
             consumer.next.store(start, Ordering::Relaxed);
             consumer.posted.store(start, Ordering::Relaxed);
+            let mut taker = Taker::new(&consumer);
             let (mut receives, mut inside, mut number) = (0, VecDeque::new(), 0);
-            let (mut named, mut taken) = (0, 0);
-            for step in steps {
+            let (mut named, mut names) = (0, VecDeque::new());
+            for (step, count) in steps {
                 match step {
                     0 => {
-                        let has_room = receives + inside.len() < entries.len();
-                        prop_assert_eq!(consumer.post(ring, named), has_room);
+                        let has_room = receives + inside.len() + count as usize <= entries.len();
+                        prop_assert_eq!(consumer.post(ring, named, count), has_room);
                         if has_room {
-                            (receives, named) = (receives + 1, named + 1);
+                            receives += count as usize;
+                            names.extend(std::iter::repeat_n(named, count as usize));
+                            named += 1;
                         }
                     }
                     1 => {
@@ -246,10 +309,10 @@ mod tests {
                     }
                     _ => {
                         let expected = inside.pop_front();
-                        prop_assert_eq!(consumer.has_arrival(ring), expected.is_some());
-                        let found = consumer.take(ring, false);
-                        prop_assert_eq!(found, expected.map(|arrival| (taken, Some(arrival))));
-                        taken += u64::from(found.is_some());
+                        prop_assert_eq!(taker.has_arrival(&entries), expected.is_some());
+                        let found = taker.take(&entries, &consumer);
+                        let expected = expected.and_then(|arrival| Some((names.pop_front()?, arrival)));
+                        prop_assert_eq!(found, expected);
                     }
                 }
             }
@@ -269,12 +332,13 @@ mod tests {
                 .collect();
             let ring = ReceiveRing { posted: &posted, entries: &entries };
             let (mut producer, consumer) = (Producer::default(), Consumer::new(4, entries.len()));
+            let mut taker = Taker::new(&consumer);
             for _ in 0..8 {
                 if producer.has_receive(ring) {
                     producer.publish(ring, Arrival { imm: 1, byte_len: 2 });
                 }
-                consumer.take(ring, false);
-                let _ = consumer.post(ring, 0);
+                taker.take(&entries, &consumer);
+                let _ = consumer.post(ring, 0, 1);
             }
         }
     }
@@ -294,14 +358,15 @@ mod tests {
         for imm in 0..3 {
             producer.publish(ring, arrival(imm));
         }
-        assert_eq!(consumer.take(ring, false), None);
-        assert_eq!(consumer.take(ring, true), None, "nor is it flushed");
+        let mut taker = Taker::new(&consumer);
+        assert_eq!(taker.take(&entries, &consumer), None);
+        assert_eq!(taker.flush(&consumer), None, "nor is it flushed");
         // Each receive takes one, under the name of that receive.
         for number in 0..3 {
-            assert!(consumer.post(ring, 7 + u64::from(number)));
-            let taken = Some((7 + u64::from(number), Some(arrival(number))));
-            assert_eq!(consumer.take(ring, false), taken);
-            assert_eq!(consumer.take(ring, false), None);
+            assert!(consumer.post(ring, 7 + u64::from(number), 1));
+            let taken = Some((7 + u64::from(number), arrival(number)));
+            assert_eq!(taker.take(&entries, &consumer), taken);
+            assert_eq!(taker.take(&entries, &consumer), None);
         }
     }
 
@@ -313,10 +378,13 @@ mod tests {
             entries: &entries,
         };
         let consumer = Consumer::new(2, 2);
-        assert!(consumer.post(ring, 7));
-        assert_eq!(consumer.take(ring, false), None);
-        assert_eq!(consumer.take(ring, true), Some((7, None)));
-        assert_eq!(consumer.take(ring, true), None);
+        assert!(!consumer.post(ring, 7, 3), "there is room for two");
+        assert!(consumer.post(ring, 7, 2));
+        let mut taker = Taker::new(&consumer);
+        assert_eq!(taker.take(&entries, &consumer), None);
+        assert_eq!(taker.flush(&consumer), Some(7));
+        assert_eq!(taker.flush(&consumer), Some(7));
+        assert_eq!(taker.flush(&consumer), None);
     }
 
     #[test]
@@ -329,6 +397,19 @@ mod tests {
         assert!(!bell.must_ring(true), "once for each arming");
         bell.arm();
         assert!(bell.must_ring(false));
+    }
+
+    /// As an earlier version of this fabric does, and one whose kernel cannot fence others.
+    #[test]
+    fn who_rings_fences_for_an_owner_that_does_not_fence_everywhere() {
+        barrier::register();
+        let bell = Bell::default();
+        assert!(!bell.is_fenced_by_owner());
+        bell.set_up();
+        assert_eq!(bell.is_fenced_by_owner(), barrier::is_asymmetric());
+        bell.arm();
+        assert_eq!(bell.is_fenced_by_owner(), barrier::is_asymmetric());
+        assert!(bell.must_ring(true));
     }
 
     #[test]
@@ -379,7 +460,8 @@ mod loom_tests {
         loom::model(|| {
             let shared = Shared::new(1);
             let consumer = Consumer::new(1, 1);
-            assert!(consumer.post(shared.ring(), 5));
+            let mut taker = Taker::new(&consumer);
+            assert!(consumer.post(shared.ring(), 5, 1));
             let theirs = shared.clone();
             let producer = thread::spawn(move || {
                 let mut producer = Producer::default();
@@ -396,15 +478,15 @@ mod loom_tests {
                 }
             });
             shared.bell.arm();
-            let found = consumer.take(shared.ring(), false);
+            let found = taker.take(&shared.entries, &consumer);
             producer.join().expect("the producer ends");
             assert!(found.is_some() || shared.event.load(Ordering::Acquire));
-            let arrival = found.or_else(|| consumer.take(shared.ring(), false));
+            let arrival = found.or_else(|| taker.take(&shared.entries, &consumer));
             let expected = Arrival {
                 imm: 7,
                 byte_len: 9,
             };
-            assert_eq!(arrival, Some((5, Some(expected))));
+            assert_eq!(arrival, Some((5, expected)));
         });
     }
 
@@ -414,7 +496,8 @@ mod loom_tests {
         loom::model(|| {
             let shared = Shared::new(1);
             let consumer = Consumer::new(1, 1);
-            assert!(consumer.post(shared.ring(), 5));
+            let mut taker = Taker::new(&consumer);
+            assert!(consumer.post(shared.ring(), 5, 1));
             let theirs = shared.clone();
             let producer = thread::spawn(move || {
                 let mut producer = Producer::default();
@@ -436,23 +519,23 @@ mod loom_tests {
             });
             let mut taken = 0;
             for _ in 0..2 {
-                if let Some((_, arrival)) = consumer.take(shared.ring(), false) {
+                if let Some((_, arrival)) = taker.take(&shared.entries, &consumer) {
                     let expected = Arrival {
                         imm: taken,
                         byte_len: !taken,
                     };
-                    assert_eq!(arrival, Some(expected));
+                    assert_eq!(arrival, expected);
                     taken += 1;
-                    assert!(consumer.post(shared.ring(), 5));
+                    assert!(consumer.post(shared.ring(), 5, 1));
                 }
             }
             let sent = producer.join().expect("the producer ends");
-            while let Some((_, arrival)) = consumer.take(shared.ring(), false) {
+            while let Some((_, arrival)) = taker.take(&shared.entries, &consumer) {
                 let expected = Arrival {
                     imm: taken,
                     byte_len: !taken,
                 };
-                assert_eq!(arrival, Some(expected));
+                assert_eq!(arrival, expected);
                 taken += 1;
             }
             assert_eq!(taken, sent);

@@ -3,12 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use super::receive_ring::{Consumer, ReceiveRing};
+use super::barrier;
+use super::receive_ring::{Consumer, Entry};
 use super::ring_memory::RingMemory;
-use super::segment::Segment;
-use crate::fabric::{
-    Completion, CompletionStatus, FabricError, Opcode, QueuePairState, RecvRequest,
-};
+use super::segment::{Segment, View};
+use crate::fabric::{FabricError, QueuePairState, RecvRequest};
 
 /// A receive queue in memory that the peer writes into, and the state of the queue pair.
 #[derive(Debug)]
@@ -66,6 +65,7 @@ impl Receiver {
     pub(super) fn fail(&self) {
         self.state
             .store(QueuePairState::Error as u8, Ordering::Release);
+        barrier::heavy();
     }
 
     /// Goes from one state to the next, unless another one was entered meanwhile; that one is the error.
@@ -80,8 +80,9 @@ impl Receiver {
             .map_err(|state| STATES[usize::from(state)])
     }
 
+    /// Posts receives. Says whether they have to be flushed.
     #[inline]
-    pub(super) fn post(&self, request: RecvRequest) -> Result<(), FabricError> {
+    pub(super) fn post(&self, request: RecvRequest, count: u32) -> Result<bool, FabricError> {
         let state = self.state();
         if state == QueuePairState::Reset {
             return Err(FabricError::InvalidState {
@@ -90,48 +91,26 @@ impl Receiver {
                 state,
             });
         }
-        if !self.consumer.post(self.ring(), request.wr_id) {
+        if !self.consumer.post(self.memory.ring(), request.wr_id, count) {
             return Err(FabricError::QueueFull {
                 qp_num: self.number,
                 queue: "receive",
                 depth: self.depth,
             });
         }
-        Ok(())
+        // Pairs with the fence in `fail`: either this sees the error, or who flushes sees the receives.
+        barrier::light();
+        Ok(self.state() == QueuePairState::Error)
     }
 
-    /// Moves completions to the front of `out`; the number of them.
-    #[inline]
-    pub(super) fn poll(&self, out: &mut [Completion]) -> usize {
-        // In this order: what was published before the error is delivered, then the rest is flushed.
-        let failed = self.state() == QueuePairState::Error;
-        let ring = self.ring();
-        let mut count = 0;
-        while count < out.len()
-            && let Some((wr_id, arrival)) = self.consumer.take(ring, failed)
-        {
-            out[count] = Completion {
-                wr_id,
-                status: arrival.map_or(CompletionStatus::Flushed, |_| CompletionStatus::Success),
-                opcode: Opcode::RecvWriteWithImm,
-                byte_len: arrival.map_or(0, |arrival| arrival.byte_len),
-                imm: arrival.map(|arrival| arrival.imm),
-                qp_num: self.number,
-            };
-            count += 1;
-        }
-        count
+    /// Where the peer writes.
+    pub(super) fn entries(&self) -> View<Entry> {
+        self.memory.entries()
     }
 
-    /// Whether [`poll`](Self::poll) would find nothing. Asked by who would call that.
+    /// What is posted.
     #[inline]
-    pub(super) fn is_quiet(&self) -> bool {
-        !self.consumer.has_arrival(self.ring())
-            && (self.state() != QueuePairState::Error || self.consumer.is_used_up())
-    }
-
-    #[inline]
-    fn ring(&self) -> ReceiveRing<'_> {
-        self.memory.ring()
+    pub(super) fn consumer(&self) -> &Consumer {
+        &self.consumer
     }
 }

@@ -3,10 +3,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use super::message::RegionInfo;
-use super::region::{data_offset, validity};
-use super::segment::Segment;
+use super::region::{Validity, data_offset};
+use super::segment::{Segment, View};
 
 /// The peer's regions that this queue pair has used.
 #[derive(Debug, Default)]
@@ -21,7 +22,17 @@ pub(super) struct RemoteRegions {
 #[derive(Debug)]
 struct RemoteRegion {
     info: RegionInfo,
-    segment: Segment,
+    validity: View<Validity>,
+    segment: Arc<Segment>,
+    /// Where its bytes begin in the segment.
+    begin: usize,
+}
+
+impl RemoteRegion {
+    #[inline]
+    fn is_valid(&self) -> bool {
+        self.validity[0].is_valid()
+    }
 }
 
 /// What became of looking up a remote slice.
@@ -46,9 +57,14 @@ impl RemoteRegions {
                 "the region's length is wrong",
             ));
         }
-        self.mapped
-            .retain(|region| validity(&region.segment).is_valid());
-        self.mapped.push(RemoteRegion { info, segment });
+        let segment = Arc::new(segment);
+        self.mapped.retain(RemoteRegion::is_valid);
+        self.mapped.push(RemoteRegion {
+            info,
+            validity: View::of(&segment, 0, 1).expect("there is a first page"),
+            segment,
+            begin: data_offset(),
+        });
         Ok(())
     }
 
@@ -60,9 +76,7 @@ impl RemoteRegions {
     /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to it.
     #[inline]
     pub(super) fn locate(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
-        let is_it = |region: &RemoteRegion| {
-            region.info.rkey == rkey && validity(&region.segment).is_valid()
-        };
+        let is_it = |region: &RemoteRegion| region.info.rkey == rkey && region.is_valid();
         if !self.mapped.get(self.last).is_some_and(is_it) {
             match self.mapped.iter().position(is_it) {
                 Some(at) => self.last = at,
@@ -70,7 +84,8 @@ impl RemoteRegions {
                 None => return Located::Ask,
             }
         }
-        let RemoteRegion { info, segment } = &self.mapped[self.last];
+        let region = &self.mapped[self.last];
+        let info = &region.info;
         let offset = addr
             .checked_sub(info.addr)
             .and_then(|o| usize::try_from(o).ok());
@@ -79,7 +94,7 @@ impl RemoteRegions {
             (Some(offset), Some(end))
                 if end as u64 <= info.len && info.access & access == access =>
             {
-                Located::At(segment.at(data_offset() + offset))
+                Located::At(region.segment.at(region.begin + offset))
             }
             _ => Located::Refused,
         }

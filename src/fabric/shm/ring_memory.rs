@@ -28,6 +28,10 @@ impl RingMemory {
         })
     }
 
+    pub(super) fn entries(&self) -> View<Entry> {
+        self.entries.clone()
+    }
+
     #[inline]
     pub(super) fn ring(&self) -> ReceiveRing<'_> {
         ReceiveRing {

@@ -98,7 +98,16 @@ impl Segment {
 pub(super) struct View<T> {
     values: NonNull<[T]>,
     /// Keeps them mapped.
-    _segment: Arc<Segment>,
+    segment: Arc<Segment>,
+}
+
+impl<T> Clone for View<T> {
+    fn clone(&self) -> Self {
+        Self {
+            values: self.values,
+            segment: self.segment.clone(),
+        }
+    }
 }
 
 impl<T: Shared> View<T> {
@@ -107,7 +116,7 @@ impl<T: Shared> View<T> {
         let values = NonNull::from(segment.slice(offset, count)?);
         Some(Self {
             values,
-            _segment: segment.clone(),
+            segment: segment.clone(),
         })
     }
 }

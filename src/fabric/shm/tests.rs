@@ -265,3 +265,78 @@ fn other_users_keep_nobody_waiting_where_no_descriptor_is_left() {
     let lines = log.lines().count();
     assert!((1..10).contains(&lines), "{lines} lines: {log}");
 }
+
+const WITHOUT_MEMBARRIER: &str = "SLIME_TEST_WITHOUT_MEMBARRIER";
+
+/// Lets the kernel forbid it, to all threads of this process, as a container's policy may.
+fn forbid_membarrier() {
+    let statement = |code: u32, jf, k| libc::sock_filter {
+        code: code as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    let refusal = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            1,
+            libc::SYS_membarrier as u32,
+        ),
+        statement(libc::BPF_RET | libc::BPF_K, 0, refusal),
+        statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog {
+        len: filter.len() as u16,
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: the program, and the statements that it points to, are read before the calls return.
+    let refused = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+            || libc::syscall(
+                libc::SYS_seccomp,
+                libc::SECCOMP_SET_MODE_FILTER,
+                libc::SECCOMP_FILTER_FLAG_TSYNC,
+                &raw const program,
+            ) != 0
+    };
+    assert!(!refused, "{}", std::io::Error::last_os_error());
+}
+
+/// Not a test of its own: the process of the one below.
+#[test]
+fn the_process_without_membarrier() {
+    let Some(when) = std::env::var_os(WITHOUT_MEMBARRIER) else {
+        return;
+    };
+    if when == "early" {
+        forbid_membarrier();
+    }
+    let (a, b) = (open(), open());
+    assert_eq!(super::barrier::is_asymmetric(), when != "early");
+    if when == "late" {
+        forbid_membarrier();
+    }
+    for case in CASES {
+        case.run(&a, &b);
+    }
+    assert!(!super::barrier::is_asymmetric());
+    println!("\nconforms");
+}
+
+/// Also if it is forbidden to a process that counts on it already.
+#[test]
+fn without_membarrier_devices_conform() {
+    for when in ["early", "late"] {
+        let mut command = std::process::Command::new(std::env::current_exe().expect("it runs"));
+        command
+            .args(["fabric::shm::tests::the_process_without_membarrier"])
+            .args(["--exact", "--nocapture"])
+            .env(WITHOUT_MEMBARRIER, when);
+        let output = command.output().expect("it can be started");
+        let said = String::from_utf8_lossy(&output.stdout);
+        let is_done = output.status.success() && said.contains("\nconforms\n");
+        assert!(is_done, "{when}: {output:?}");
+    }
+}

@@ -1,0 +1,197 @@
+//! A lock that its owner takes and releases by plain stores. Others pay for that.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use super::barrier;
+use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, pause};
+
+/// See the [module](self).
+pub(super) struct BiasedLock<T> {
+    is_owner_in: AtomicBool,
+    /// Somebody else is inside, or is about to be.
+    is_wanted: AtomicBool,
+    others: Mutex<()>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: a guard is the only way to the value, and there is one at a time.
+unsafe impl<T: Send> Sync for BiasedLock<T> {}
+
+/// The value, for the owner.
+pub(super) struct OwnerGuard<'a, T>(&'a BiasedLock<T>);
+
+/// The value, for others.
+pub(super) struct Guard<'a, T> {
+    lock: &'a BiasedLock<T>,
+    /// Dropped last.
+    _others: MutexGuard<'a, ()>,
+}
+
+impl<T> BiasedLock<T> {
+    pub(super) fn new(value: T) -> Self {
+        Self {
+            is_owner_in: AtomicBool::new(false),
+            is_wanted: AtomicBool::new(false),
+            others: Mutex::new(()),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Locks it for its owner.
+    ///
+    /// # Safety
+    /// One thread at a time calls this, and it has neither guard of this lock.
+    #[inline]
+    pub(super) unsafe fn lock_as_owner(&self) -> OwnerGuard<'_, T> {
+        self.is_owner_in.store(true, Ordering::Relaxed);
+        // Either this sees that somebody wants it, or that one sees that the owner is in.
+        barrier::light();
+        if self.is_wanted.load(Ordering::Acquire) {
+            self.wait_for_others();
+        }
+        OwnerGuard(self)
+    }
+
+    #[cold]
+    fn wait_for_others(&self) {
+        while self.is_wanted.load(Ordering::Acquire) {
+            self.is_owner_in.store(false, Ordering::Release);
+            drop(self.others.lock());
+            self.is_owner_in.store(true, Ordering::Relaxed);
+            barrier::light();
+        }
+    }
+
+    /// Locks it for anybody, who must not have the owner's guard.
+    pub(super) fn lock(&self) -> Guard<'_, T> {
+        // A panic while it was held leaves the value as it was between two statements, which is not undefined.
+        let others = self.others.lock().unwrap_or_else(|held| held.into_inner());
+        self.is_wanted.store(true, Ordering::Relaxed);
+        barrier::heavy();
+        let mut looks = 0;
+        while self.is_owner_in.load(Ordering::Acquire) {
+            pause(&mut looks);
+        }
+        Guard {
+            lock: self,
+            _others: others,
+        }
+    }
+}
+
+impl<T> Drop for OwnerGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.is_owner_in.store(false, Ordering::Release);
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.is_wanted.store(false, Ordering::Release);
+    }
+}
+
+impl<T> Deref for OwnerGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &*self.0.value.get() }
+    }
+}
+
+impl<T> DerefMut for OwnerGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &mut *self.0.value.get() }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> fmt::Debug for BiasedLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BiasedLock")
+    }
+}
+
+#[cfg(all(test, not(slime_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn the_owner_and_others_take_turns() {
+        const TURNS: u64 = 2000;
+        barrier::register();
+        let lock = BiasedLock::new((0_u64, 0_u64));
+        let add = |value: &mut (u64, u64)| {
+            assert_eq!(value.0, value.1, "somebody is in between");
+            value.0 += 1;
+            std::hint::black_box(&mut *value);
+            value.1 += 1;
+        };
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..TURNS * 10 {
+                    // SAFETY: this thread alone is the owner, and the guard is dropped at once.
+                    add(&mut *unsafe { lock.lock_as_owner() });
+                }
+            });
+            for _ in 0..2 {
+                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut *lock.lock())));
+            }
+        });
+        assert_eq!(lock.lock().0, TURNS * 12);
+    }
+}
+
+#[cfg(all(test, slime_loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Somebody is inside as long as this is true.
+    fn use_alone(is_used: &AtomicBool) {
+        assert!(!is_used.load(Ordering::Relaxed), "two are inside");
+        is_used.store(true, Ordering::Relaxed);
+        thread::yield_now();
+        is_used.store(false, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn one_at_a_time_is_inside() {
+        loom::model(|| {
+            let lock = Arc::new(BiasedLock::new(AtomicBool::new(false)));
+            let theirs = lock.clone();
+            let other = thread::spawn(move || use_alone(&*theirs.lock()));
+            for _ in 0..2 {
+                // SAFETY: this thread alone is the owner, and the guard is dropped at once.
+                use_alone(&*unsafe { lock.lock_as_owner() });
+            }
+            other.join().expect("the other ends");
+        });
+    }
+}

@@ -1,0 +1,172 @@
+//! Who takes the completions of a queue of the shm fabric.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::completion_queue::ShmCompletionQueue;
+use super::receive_ring::{Arrival, Entry, Taker};
+use super::receiver::Receiver;
+use super::segment::View;
+use crate::fabric::{
+    self, Completion, CompletionStatus, FabricError, Opcode, Poller, QueuePairState,
+};
+
+/// Looks at the receive queues that peers write into, and at the rest of its queue when that has news.
+#[derive(Debug)]
+pub(super) struct ShmPoller {
+    queue: Arc<ShmCompletionQueue>,
+    watched: Vec<Watched>,
+    /// Which of them is looked at first the next time.
+    turn: usize,
+}
+
+/// A receive queue. It may be gone already, if the queue has news.
+#[derive(Debug)]
+struct Watched {
+    entries: View<Entry>,
+    taker: Taker,
+    receiver: Arc<Receiver>,
+}
+
+impl Watched {
+    fn new(receiver: &Arc<Receiver>) -> Self {
+        Self {
+            entries: receiver.entries(),
+            taker: Taker::new(receiver.consumer()),
+            receiver: receiver.clone(),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self) -> Option<(u64, Arrival)> {
+        self.taker.take(&self.entries, self.receiver.consumer())
+    }
+
+    /// What arrived before the error, then the receives that are left.
+    fn take_or_flush(&mut self) -> Option<(u64, Option<Arrival>)> {
+        match self.take() {
+            Some((wr_id, arrival)) => Some((wr_id, Some(arrival))),
+            None => Some((self.taker.flush(self.receiver.consumer())?, None)),
+        }
+    }
+
+    fn completion(&self, wr_id: u64, arrival: Option<Arrival>) -> Completion {
+        Completion {
+            wr_id,
+            status: arrival.map_or(CompletionStatus::Flushed, |_| CompletionStatus::Success),
+            opcode: Opcode::RecvWriteWithImm,
+            byte_len: arrival.map_or(0, |arrival| arrival.byte_len),
+            imm: arrival.map(|arrival| arrival.imm),
+            qp_num: self.receiver.number(),
+        }
+    }
+}
+
+impl ShmPoller {
+    pub(super) fn new(queue: Arc<ShmCompletionQueue>) -> Self {
+        Self {
+            queue,
+            watched: Vec::new(),
+            turn: 0,
+        }
+    }
+
+    /// Takes in what the queue has been told. How many completions that gives.
+    #[cold]
+    fn take_news(&mut self, out: &mut [Completion]) -> usize {
+        let mut news = self.queue.news();
+        let mut count = out.len().min(news.sent.len());
+        for (completion, sent) in out.iter_mut().zip(news.sent.drain(..count)) {
+            sent.retired.fetch_add(sent.retires, Ordering::Relaxed);
+            *completion = sent.completion;
+        }
+        if std::mem::take(&mut news.are_others) {
+            self.watched = news.receivers.iter().map(Watched::new).collect();
+            self.turn = 0;
+        }
+        let mut is_more = !news.sent.is_empty();
+        if news.has_failed {
+            count += flush(&mut self.watched, &mut out[count..]);
+            news.has_failed = count == out.len();
+            is_more |= news.has_failed;
+        }
+        drop(news);
+        if is_more {
+            self.queue.tell(|_| {});
+        }
+        count
+    }
+
+    /// Moves what has arrived to the front of `out`; the number of it.
+    #[inline]
+    fn take<T>(&mut self, out: &mut [T], make: impl Fn(&Watched, u64, Arrival) -> T) -> usize {
+        let mut count = 0;
+        for step in 0..self.watched.len() {
+            let mut at = self.turn + step;
+            if at >= self.watched.len() {
+                at -= self.watched.len();
+            }
+            let watched = &mut self.watched[at];
+            while count < out.len()
+                && let Some((wr_id, arrival)) = watched.take()
+            {
+                out[count] = make(watched, wr_id, arrival);
+                count += 1;
+            }
+            if count == out.len() {
+                // The one that filled it comes last the next time, so that none starves.
+                self.turn = (at + 1) % self.watched.len();
+                break;
+            }
+        }
+        count
+    }
+}
+
+/// Moves what is left of receive queues in error to the front of `out`; the number of it.
+fn flush(watched: &mut [Watched], out: &mut [Completion]) -> usize {
+    let mut count = 0;
+    for watched in watched {
+        if watched.receiver.state() == QueuePairState::Error {
+            while count < out.len()
+                && let Some((wr_id, arrival)) = watched.take_or_flush()
+            {
+                out[count] = watched.completion(wr_id, arrival);
+                count += 1;
+            }
+        }
+    }
+    count
+}
+
+impl Poller for ShmPoller {
+    fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError> {
+        let mut count = 0;
+        if self.queue.has_news() {
+            count = self.take_news(out);
+        }
+        count += self.take(&mut out[count..], |watched, wr_id, arrival| {
+            watched.completion(wr_id, Some(arrival))
+        });
+        Ok(count)
+    }
+
+    fn poll_arrivals(&mut self, out: &mut [fabric::Arrival]) -> Option<usize> {
+        if self.queue.has_news() {
+            return None;
+        }
+        Some(self.take(out, |_, wr_id, arrival| fabric::Arrival {
+            wr_id,
+            imm: arrival.imm,
+            byte_len: arrival.byte_len,
+        }))
+    }
+
+    fn is_quiet(&self) -> bool {
+        !self.queue.has_news()
+            && self
+                .watched
+                .iter()
+                .all(|watched| !watched.taker.has_arrival(&watched.entries))
+    }
+}
