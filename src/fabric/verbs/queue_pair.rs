@@ -42,6 +42,8 @@ pub(super) struct VerbsQueuePair {
     /// In the register of the send queue's and of the receive queue's completion queue.
     owners: [Owner; 2],
     books: Arc<Books>,
+    /// Receives that are being posted.
+    receives: Vec<ibv_recv_wr>,
     /// The state that we put it into. The device may have put it into ERR since.
     state: QueuePairState,
     port: u8,
@@ -118,6 +120,7 @@ impl VerbsQueuePair {
             recv_cq,
             owners,
             books,
+            receives: Vec::new(),
             state: QueuePairState::Reset,
             port,
             address,
@@ -366,6 +369,10 @@ impl QueuePair for VerbsQueuePair {
     }
 
     fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
+        self.post_recvs(request, 1)
+    }
+
+    fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
         if self.state == QueuePairState::Reset {
             return Err(FabricError::InvalidState {
                 qp_num: self.number(),
@@ -374,31 +381,34 @@ impl QueuePair for VerbsQueuePair {
             });
         }
         let book = &self.books.receives;
-        let Some(sequence) = book.post(request.wr_id) else {
-            return Err(self.full("receive", book.depth()));
-        };
-        let number = WorkNumber {
-            receive: true,
-            owner: self.owners[1],
-            sequence,
-        };
-        let mut work = ibv_recv_wr {
-            wr_id: number.to_bits(),
-            next: ptr::null_mut(),
-            sg_list: ptr::null_mut(),
-            num_sge: 0,
-        };
-        let mut refused = ptr::null_mut();
-        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
-        // receive queue. The work request, which has no buffer, is read before the call returns; `refused` is valid for a write.
-        let posted = unsafe {
-            let post = (*(*self.raw()).context).ops.post_recv;
-            post.map_or(libc::ENOSYS, |post| {
-                post(self.raw(), &mut work, &mut refused)
-            })
-        };
-        check("ibv_post_recv", posted, || self.device().to_owned())
-            .inspect_err(|_| book.unpost(sequence))?;
+        self.receives.clear();
+        self.receives.reserve(count as usize);
+        // It stays where it is, as there is room for all of them.
+        let list = self.receives.as_mut_ptr();
+        for at in 0..count as usize {
+            let Some(sequence) = book.post(request.wr_id) else {
+                break;
+            };
+            let number = WorkNumber {
+                receive: true,
+                owner: self.owners[1],
+                sequence,
+            };
+            self.receives.push(ibv_recv_wr {
+                wr_id: number.to_bits(),
+                next: list.wrapping_add(at + 1),
+                sg_list: ptr::null_mut(),
+                num_sge: 0,
+            });
+        }
+        let is_full = self.receives.len() < count as usize;
+        if let Some(last) = self.receives.last_mut() {
+            last.next = ptr::null_mut();
+            self.post_receives()?;
+        }
+        if is_full {
+            return Err(self.full("receive", self.books.receives.depth()));
+        }
         if self.state == QueuePairState::Error {
             // soft-RoCE does not look at the receive queue until something happens.
             self.to_error()?;
@@ -489,6 +499,27 @@ impl QueuePair for VerbsQueuePair {
 }
 
 impl VerbsQueuePair {
+    /// Posts the list of `receives`, which is not empty.
+    fn post_receives(&mut self) -> Result<(), FabricError> {
+        let list = self.receives.as_mut_ptr();
+        let mut refused = list;
+        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
+        // receive queue. The work requests, which have no buffers, lie one after the other from `list`, each but the last with
+        // the address of the next one, and are read before the call returns; `refused` is valid for a write.
+        let posted = unsafe {
+            let post = (*(*self.raw()).context).ops.post_recv;
+            post.map_or(libc::ENOSYS, |post| post(self.raw(), list, &mut refused))
+        };
+        check("ibv_post_recv", posted, || self.device().to_owned()).inspect_err(|_| {
+            // Those before it have been posted.
+            let is_refused = |work: &&ibv_recv_wr| ptr::eq(*work, refused);
+            let first = self.receives.iter().find(is_refused);
+            let work = first.unwrap_or(&self.receives[0]);
+            let sequence = WorkNumber::from_bits(work.wr_id).sequence;
+            self.books.receives.unpost(sequence);
+        })
+    }
+
     fn leave(&self) {
         self.send_cq.leave(self.owners[0]);
         if !Arc::ptr_eq(&self.send_cq, &self.recv_cq) {
