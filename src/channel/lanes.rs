@@ -176,6 +176,11 @@ impl Lanes {
         if !self.has_room() {
             return Ok(false);
         }
+        if let [lane] = &mut *self.lanes
+            && lane.qp.write_now(message.imm, message.bytes, message.to)
+        {
+            return Ok(true);
+        }
         let stripe = message.bytes.len().div_ceil(self.lanes.len());
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             let Some(ticket) = lane.queue.admit() else {
