@@ -40,7 +40,7 @@ pub struct Items<T> {
     /// `None` once there are no more.
     source: Option<Source>,
     /// Opens it, while its peer is not there.
-    opening: Option<Box<Later<(Reply<Option<T>>, Source)>>>,
+    opening: Option<Box<Later<Opened<T>>>>,
     /// In the order of the items.
     asked: VecDeque<Reply<Option<T>>>,
     decode: Decoder<Option<T>>,
@@ -53,6 +53,9 @@ pub struct Items<T> {
     /// An item has come, so the handler was run.
     has_begun: bool,
 }
+
+/// A stream that is open: its first item, and who makes the others.
+type Opened<T> = (Reply<Option<T>>, Source);
 
 /// Who makes the items.
 pub(crate) enum Source {
@@ -149,7 +152,7 @@ impl<T> Items<T> {
 
     /// A stream that is opened once its peer is there.
     pub(crate) fn later(
-        opening: Box<Later<(Reply<Option<T>>, Source)>>,
+        opening: Box<Later<Opened<T>>>,
         decode: Decoder<Option<T>>,
         method: &'static &'static str,
     ) -> Self {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use super::{Completion, FabricError};
 
@@ -34,6 +35,9 @@ pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
     /// Consumes the events that have been raised. Does not block; harmless when there are none.
     fn clear_events(&self);
 }
+
+/// Both halves of a new completion queue.
+pub type QueueHalves = (Arc<dyn CompletionQueue>, Box<dyn Poller>);
 
 /// Takes the completions of one queue. There is one for each queue, so that polling needs no lock.
 pub trait Poller: Send + fmt::Debug {

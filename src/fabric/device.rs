@@ -6,9 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Access, CompletionQueue, FabricError, Gid, MemoryRegion, Poller, QueuePair, QueuePairInit,
-};
+use super::{Access, FabricError, Gid, MemoryRegion, QueueHalves, QueuePair, QueuePairInit};
 
 /// An opened device: one port, one protection domain.
 pub trait Device: Send + Sync + fmt::Debug {
@@ -51,10 +49,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `depth` is 0 or beyond [`DeviceLimits::max_cqe`], or the device refuses.
-    fn create_completion_queue(
-        &self,
-        depth: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError>;
+    fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError>;
 
     /// Creates a reliable-connected queue pair in state RESET.
     ///

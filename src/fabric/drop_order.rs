@@ -4,9 +4,9 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
-    PortAttributes, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
-    RemoteSlice, SendRequest,
+    Access, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes, QueueHalves,
+    QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
+    SendRequest,
 };
 
 /// What has gone.
@@ -72,10 +72,7 @@ impl Device for DropOrder {
         Ok(Arc::new(NotedRegion { region, gone }))
     }
 
-    fn create_completion_queue(
-        &self,
-        depth: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+    fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         self.device.create_completion_queue(depth)
     }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    Poller, PortAttributes, QueuePair, QueuePairInit,
+    Access, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion, PortAttributes,
+    QueueHalves, QueuePair, QueuePairInit,
 };
 
 /// See the [module](self).
@@ -59,10 +59,7 @@ impl Device for HeapDevice {
         }))
     }
 
-    fn create_completion_queue(
-        &self,
-        _: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+    fn create_completion_queue(&self, _: u32) -> Result<QueueHalves, FabricError> {
         Err(self.has_none())
     }
 

@@ -151,7 +151,7 @@ fn order_1_bytes_that_are_called_with_wait_their_turn() {
     drop(first);
     for method in 1..4 {
         let request = ends.request();
-        assert_eq!((request.method(), &*request.payload()), (method, &b"1"[..]));
+        assert_eq!((request.method(), request.payload()), (method, &b"1"[..]));
         ends.answer(request, b"");
         look(&ends.channel);
         // Its credit is the next one's.

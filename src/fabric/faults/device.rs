@@ -10,8 +10,8 @@ use super::pair::Pair;
 use super::plan::Point;
 use super::queue_pair::FaultyQueuePair;
 use crate::fabric::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
-    PortAttributes, QueuePair, QueuePairInit,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
+    QueueHalves, QueuePair, QueuePairInit,
 };
 
 /// See [`Faults::wrap`](super::Faults::wrap). Regions are those of the device itself.
@@ -79,10 +79,7 @@ impl Device for FaultyDevice {
         self.inner.register_too(region, access)
     }
 
-    fn create_completion_queue(
-        &self,
-        depth: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+    fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         let (inner, poller) = self.inner.create_completion_queue(depth)?;
         let core = self.core.clone();
         let queue = Arc::new(FaultyCompletionQueue::new(inner, poller, core)?);

@@ -159,7 +159,7 @@ mod tests {
                 }
             });
             for _ in 0..2 {
-                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut *lock.lock())));
+                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut lock.lock())));
             }
         });
         assert_eq!(lock.lock().0, TURNS * 12);

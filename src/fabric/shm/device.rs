@@ -12,7 +12,7 @@ use super::sender::MAX_MESSAGE;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    Poller, PortAttributes, QueuePair, QueuePairInit,
+    PortAttributes, QueueHalves, QueuePair, QueuePairInit,
 };
 
 /// Name of every shm device.
@@ -135,10 +135,7 @@ impl Device for ShmDevice {
         )?))
     }
 
-    fn create_completion_queue(
-        &self,
-        depth: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+    fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         check(
             "the depth of a completion queue",
             depth.into(),

@@ -14,8 +14,8 @@ use super::memory_region::VerbsRegion;
 use super::protection_domain::ProtectionDomain;
 use super::queue_pair::{Limits, VerbsQueuePair, granted_inline};
 use crate::fabric::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, Poller,
-    PortAttributes, QueuePair, QueuePairInit,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
+    QueueHalves, QueuePair, QueuePairInit,
 };
 
 /// One port of an RDMA device, with a protection domain.
@@ -159,10 +159,7 @@ impl Device for VerbsDevice {
         )?))
     }
 
-    fn create_completion_queue(
-        &self,
-        depth: u32,
-    ) -> Result<(Arc<dyn CompletionQueue>, Box<dyn Poller>), FabricError> {
+    fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         self.limit("depth", depth.into(), self.limits.max_cqe.into())?;
         let queue = Arc::new(VerbsCompletionQueue::new(self.context(), depth)?);
         Ok((queue.clone(), Box::new(VerbsPoller(queue))))

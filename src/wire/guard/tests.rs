@@ -967,7 +967,7 @@ mod untagged {
             .map(drop)
             .unwrap_err();
         assert!(error.to_string().contains("bytes of memory"), "{error}");
-        let shared = [&b"\x80\x04]("[..], b"K\x01", &b"\x94h\0".repeat(1), b"e."].concat();
+        let shared = [&b"\x80\x04]("[..], b"K\x01", b"\x94h\0", b"e."].concat();
         Pickle.decode::<Tree>(&shared).unwrap();
         let wide: Tree = Pickle.decode(&lists(3, 200_000)).unwrap();
         assert_eq!(travel(Pickle, &wide), Ok(wide));

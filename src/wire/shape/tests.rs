@@ -564,7 +564,7 @@ fn enums_whose_numbers_are_those_of_their_names_are_no_obstacle() {
         B(i8),
     }
     #[derive(Deserialize)]
-    enum Other {
+    enum Unknown {
         A,
         B,
         #[serde(other)]
@@ -582,7 +582,7 @@ fn enums_whose_numbers_are_those_of_their_names_are_no_obstacle() {
         A = 7,
         B = 3,
     }
-    none::<(AtTheEnd, Other, Skipped, Discriminants, Expr)>();
+    none::<(AtTheEnd, Unknown, Skipped, Discriminants, Expr)>();
     none::<(Result<u8, String>, IpAddr, std::ops::Bound<u8>, SystemTime)>();
 }
 
