@@ -163,6 +163,9 @@ impl Lanes {
         let [lane] = &mut *self.lanes else {
             return self.write_striped(message);
         };
+        if lane.qp.write_now(message.imm, message.bytes, message.to) {
+            return Ok(true);
+        }
         let Some(ticket) = lane.queue.admit() else {
             return Ok(false);
         };
@@ -175,11 +178,6 @@ impl Lanes {
     fn write_striped(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
         if !self.has_room() {
             return Ok(false);
-        }
-        if let [lane] = &mut *self.lanes
-            && lane.qp.write_now(message.imm, message.bytes, message.to)
-        {
-            return Ok(true);
         }
         let stripe = message.bytes.len().div_ceil(self.lanes.len());
         for (at, lane) in self.lanes.iter_mut().enumerate() {
