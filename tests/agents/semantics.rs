@@ -23,6 +23,8 @@ const LONG: Duration = Duration::from_secs(10);
 #[derive(Default, Clone)]
 struct Watch {
     run: Arc<Mutex<Vec<u64>>>,
+    /// Handlers that block, when they begin.
+    blocking: Arc<AtomicUsize>,
     dropped: Arc<AtomicUsize>,
 }
 
@@ -68,6 +70,7 @@ impl Desk {
 
     #[method]
     fn block(&mut self, millis: u64) {
+        self.watch.blocking.fetch_add(1, Ordering::Relaxed);
         std::thread::sleep(Duration::from_millis(millis));
         self.watch.run.lock().unwrap().push(millis);
     }
@@ -340,7 +343,7 @@ async fn panic_1_a_handler_that_panics_as_it_is_dropped_harms_nobody() {
 async fn a_cancelled_sync_handler_finishes_and_its_answer_is_dropped() {
     let office = office(4).await;
     let running = office.desk.block(50);
-    tokio::time::sleep(Duration::from_millis(10)).await;
+    until(|| office.watch.blocking.load(Ordering::Relaxed) == 1).await;
     drop(running);
     office.desk.note(2).await.unwrap();
     assert_eq!(office.run(), [50, 2]);
