@@ -14,11 +14,11 @@
 //! copying them out, and no safety rests on the bytes; who is lent them by a raw method must do so likewise, where the peer is
 //! not trusted.
 
-use std::num::NonZeroU32;
+use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Geometry;
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge};
@@ -31,7 +31,7 @@ pub(crate) struct Ring {
     base: Base,
     lkey: u32,
     geometry: Geometry,
-    number: NonZeroU32,
+    number: NonZeroU64,
 }
 
 /// Where the memory of the region beside it begins.
@@ -47,7 +47,7 @@ unsafe impl Sync for Base {}
 /// as its bytes are: so no two have them at a time.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct SlotToken {
-    ring: NonZeroU32,
+    ring: NonZeroU64,
     slot: u16,
 }
 
@@ -61,7 +61,7 @@ impl SlotToken {
     /// Of no ring.
     #[cfg(test)]
     pub(crate) fn of_nothing(slot: u16) -> Self {
-        let ring = NonZeroU32::MAX;
+        let ring = NonZeroU64::MAX;
         Self { ring, slot }
     }
 }
@@ -88,14 +88,14 @@ impl Ring {
         geometry: Geometry,
         access: Access,
     ) -> Result<(Self, Vec<SlotToken>), FabricError> {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
+        static NEXT: AtomicU64 = AtomicU64::new(1);
         let region = device.register(geometry.len(), access)?;
         assert!(
             region.len() >= geometry.len(),
             "a device registers what it was asked for"
         );
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let number = NonZeroU32::new(next).unwrap_or(NonZeroU32::MIN);
+        let number = NonZeroU64::new(next).unwrap_or(NonZeroU64::MIN);
         let ring = Self {
             base: Base(region.as_ptr()),
             lkey: region.lkey(),
