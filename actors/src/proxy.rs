@@ -4,9 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
 use slimerpc::channel::{AnswerView, ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
@@ -488,7 +489,7 @@ struct Inner {
     setup: Setup,
     methods: &'static [&'static str],
     /// Replaced when the connection was lost and is there again.
-    current: Mutex<Arc<Reached>>,
+    current: ArcSwap<Reached>,
     /// How often it was replaced.
     version: AtomicU64,
     /// Told when that was done.
@@ -524,7 +525,7 @@ impl Heal for Inner {
 
     fn adopt(&self, dialled: Dialled) {
         let reached = Arc::new(self.setup.reached(dialled));
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = reached;
+        self.current.store(reached);
         self.version.fetch_add(1, Ordering::Release);
         self.adopted.send_replace(());
     }
@@ -532,10 +533,7 @@ impl Heal for Inner {
 
 impl Inner {
     fn current(&self) -> Arc<Reached> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.load_full()
     }
 }
 
@@ -556,7 +554,7 @@ impl Clone for Caller {
 /// The way to a service, as a caller knows it or as it is since.
 enum Known<'a> {
     Still(&'a Reached),
-    Replaced(Arc<Reached>),
+    Replaced(Guard<Arc<Reached>>),
 }
 
 impl Deref for Known<'_> {
@@ -590,7 +588,7 @@ impl Caller {
             inner: Arc::new(Inner {
                 setup,
                 methods,
-                current: Mutex::new(reached),
+                current: ArcSwap::new(reached),
                 version: AtomicU64::new(0),
                 adopted: watch::Sender::new(()),
             }),
@@ -611,13 +609,13 @@ impl Caller {
         &self.inner.setup.patience.runtime
     }
 
-    /// The way to the service, as it is now. It takes a lock only if the connection was lost since this caller was made.
+    /// The way to the service, as it is now. It has to be looked up only if the connection was lost since this caller was made.
     #[inline]
     fn reached(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
             return Known::Still(&self.reached);
         }
-        Known::Replaced(self.inner.current())
+        Known::Replaced(self.inner.current.load())
     }
 
     /// Waits until calls can be made.

@@ -36,7 +36,6 @@ pub(super) const BATCH: usize = 16;
 pub struct ClientChannel {
     // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
     pub(super) core: Mutex<Core>,
-    pub(super) cq: Arc<dyn CompletionQueue>,
     /// For payloads beyond a slot.
     pub(super) memory: Option<Arc<Memory>>,
     pub(super) sends: Ring,
@@ -55,7 +54,9 @@ pub struct ClientChannel {
 pub(super) struct Core {
     // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
     pub(super) lanes: Lanes,
-    pub(super) poller: Box<dyn Poller>,
+    /// Both halves of the queue; `None` once the channel is closed.
+    pub(super) cq: Option<Arc<dyn CompletionQueue>>,
+    pub(super) poller: Option<Box<dyn Poller>>,
     /// With a native peer, for payloads beyond a slot.
     pub(super) bulk: Option<Bulk>,
     pub(super) caller: Caller,
@@ -477,7 +478,7 @@ impl ClientChannel {
     pub fn is_quiet(&self) -> bool {
         // Whoever holds the lock looks, too.
         match self.core.try_lock() {
-            Ok(core) => core.poller.is_quiet(),
+            Ok(core) => core.poller.as_ref().is_none_or(|poller| poller.is_quiet()),
             Err(_) => true,
         }
     }
@@ -545,7 +546,16 @@ impl ClientChannel {
             effects.wakers.extend(more.wakers);
             effects.failures.extend(more.failures);
         }
+        let tokens = core.caller.take_tokens();
+        let is_closed = core.caller.closed().is_some();
         drop(core);
+        if let Some((sends, replies)) = tokens {
+            self.sends.release(sends);
+            self.replies.release(replies);
+        }
+        if is_closed {
+            self.pump.end();
+        }
         wake_all(effects.wakers);
         if let Some(Listener(listener)) = self.listener.get() {
             effects.failures.into_iter().for_each(listener);
@@ -610,8 +620,8 @@ impl Pumped for ClientChannel {
         &self.waiting.runtime
     }
 
-    fn queue(&self) -> &Arc<dyn CompletionQueue> {
-        &self.cq
+    fn queue(&self) -> Option<Arc<dyn CompletionQueue>> {
+        self.lock().cq.clone()
     }
 
     fn progress(&self) -> bool {
@@ -622,10 +632,15 @@ impl Pumped for ClientChannel {
     }
 
     fn arm(&self) -> bool {
-        if let Err(error) = self.cq.arm() {
-            self.close(LossCause::Fabric(error.to_string()));
+        let mut core = self.lock();
+        if let Some(cq) = &core.cq
+            && let Err(error) = cq.arm()
+        {
+            core.close(LossCause::Fabric(error.to_string()));
         }
-        self.progress()
+        let progressed = core.progress(self);
+        self.wake(core);
+        progressed
     }
 
     /// Whether the payload of an answer is being read.
@@ -682,8 +697,8 @@ impl Core {
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
         let mut batches = 0;
-        loop {
-            let count = self.poller.poll(&mut *self.batch);
+        while let Some(poller) = &mut self.poller {
+            let count = poller.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
             for at in 0..count {
                 let completion = self.batch[at];
@@ -700,6 +715,8 @@ impl Core {
                 return Err(lost.unwrap_or(LossCause::Flood));
             }
         }
+        // Closed meanwhile.
+        lost.map_or(Ok(true), Err)
     }
 
     pub(super) fn complete(
@@ -965,10 +982,11 @@ impl Core {
         }
         tracing::debug!(%cause, "channel closed");
         self.closing.notify_one();
-        self.lanes.fail();
-        // Drained by that, so that the memory of what it was reading comes back, however long the channel is kept, and that of
-        // requests can go (DROP-1).
+        // However long the channel is kept, it keeps nothing but what somebody reads or writes: drained by this, the memory of
+        // what it was reading comes back, and that of requests and of the rings can go (DROP-1).
+        self.lanes.end();
         self.bulk = None;
+        (self.poller, self.cq) = (None, None);
         self.caller.close(cause);
     }
 

@@ -127,7 +127,7 @@ impl Dialer {
 
     /// The ring that a DLSlime peer must be told.
     pub fn ring(&self) -> RingAddress {
-        RingAddress::of(self.replies.0.region(), self.geometry)
+        self.replies.0.address()
     }
 
     /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
@@ -176,16 +176,18 @@ impl Dialer {
     }
 
     fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
-        let (sends, mut claims) = self.sends;
-        let (replies, replied) = self.replies;
+        let ((mut sends, mut claims), (mut replies, mut replied)) = (self.sends, self.replies);
         // A slot must exist at both ends.
-        claims.truncate(remote.geometry.slots());
+        let slots = remote.geometry.slots().min(self.geometry.slots());
+        sends.retire(claims.split_off(slots));
+        replies.retire(replied.split_off(slots));
         let (bulk, memory) = self.bulk.unzip();
         let closing = Arc::<Notify>::default();
         Arc::new(ClientChannel {
             core: Mutex::new(Core {
                 lanes: self.lanes,
-                poller: self.poller,
+                cq: Some(self.cq),
+                poller: Some(self.poller),
                 bulk,
                 caller: Caller::new(claims, replied),
                 remote,
@@ -193,7 +195,6 @@ impl Dialer {
                 closing: closing.clone(),
                 batch: Box::new([Completion::EMPTY; BATCH]),
             }),
-            cq: self.cq,
             memory,
             sends,
             replies,

@@ -179,7 +179,7 @@ impl Lanes {
         if !self.has_room() {
             return Ok(false);
         }
-        let stripe = message.bytes.len().div_ceil(self.lanes.len());
+        let stripe = message.bytes.len().div_ceil(self.lanes.len().max(1));
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             let Some(ticket) = lane.queue.admit() else {
                 continue; // There is room, as has just been seen.
@@ -270,6 +270,12 @@ impl Lanes {
                 tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
             }
         }
+    }
+
+    /// The same, and gives them up: they are drained by that.
+    pub(super) fn end(&mut self) {
+        self.fail();
+        self.lanes = Box::default();
     }
 
     #[inline]

@@ -17,21 +17,24 @@
 use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::Geometry;
+use super::{Geometry, RingAddress};
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge};
 
 /// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever has the [token](SlotToken)
 /// of a slot has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    region: Arc<dyn MemoryRegion>,
+    /// `None` once it is [released](Self::release), when nobody has a token any more.
+    region: Mutex<Option<Arc<dyn MemoryRegion>>>,
     base: Base,
     lkey: u32,
     geometry: Geometry,
     number: NonZeroU64,
+    /// Tokens that have not been retired.
+    tokens: usize,
 }
 
 /// Where the memory of the region beside it begins.
@@ -99,9 +102,10 @@ impl Ring {
         let ring = Self {
             base: Base(region.as_ptr()),
             lkey: region.lkey(),
-            region,
+            region: Mutex::new(Some(region)),
             geometry,
             number,
+            tokens: geometry.slots(),
         };
         let slots = 0..geometry.slots();
         let token = |slot| SlotToken {
@@ -111,9 +115,36 @@ impl Ring {
         Ok((ring, slots.map(token).collect()))
     }
 
-    /// The region, to be told to the peer.
-    pub(crate) fn region(&self) -> &dyn MemoryRegion {
-        &*self.region
+    /// Where the peer finds it.
+    pub(crate) fn address(&self) -> RingAddress {
+        let region = self.region();
+        let region = region
+            .as_deref()
+            .expect("its address is told before it is used");
+        RingAddress::of(region, self.geometry)
+    }
+
+    /// Nobody will use the slots of these tokens.
+    pub(crate) fn retire(&mut self, tokens: Vec<SlotToken>) {
+        for token in tokens {
+            assert_eq!(token.ring, self.number, "a token is used with its ring");
+            self.tokens -= 1;
+        }
+    }
+
+    /// Gives the memory back, as nobody can reach its bytes any more: `tokens` are all there are. No queue pair may use it
+    /// (DROP-1).
+    pub(crate) fn release(&self, tokens: Vec<SlotToken>) {
+        assert!(
+            tokens.iter().all(|token| token.ring == self.number),
+            "a token is used with its ring"
+        );
+        assert_eq!(tokens.len(), self.tokens, "nobody has a token any more");
+        drop(self.region().take());
+    }
+
+    fn region(&self) -> MutexGuard<'_, Option<Arc<dyn MemoryRegion>>> {
+        self.region.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Some bytes of a slot, for a work request.
@@ -131,9 +162,10 @@ impl Ring {
     #[inline]
     pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
         let (ptr, len) = self.place(token);
-        // SAFETY: the pointer is valid for `len` initialised bytes while the region lives, which the ring holds and the result
-        // borrows. The one token of the slot is borrowed as well, so no `&mut` to its bytes exists in this process. The peer
-        // writes them only while it holds the slot's credit; see the module about one that does not keep to that.
+        // SAFETY: the pointer is valid for `len` initialised bytes while the region lives. The result borrows the ring, which
+        // holds the region until it is given all tokens, and the one token of the slot; so until then the region lives, and no
+        // `&mut` to the bytes exists in this process. The peer writes them only while it holds the slot's credit; see the
+        // module about one that does not keep to that.
         unsafe { std::slice::from_raw_parts(ptr, len) }
     }
 
@@ -150,7 +182,8 @@ impl Ring {
     fn place(&self, token: &SlotToken) -> (*mut u8, usize) {
         assert_eq!(token.ring, self.number, "a token is used with its ring");
         // SAFETY: there are tokens of this ring only for slots below `geometry.slots()`, and `register` made sure that the
-        // region covers `geometry.len()` bytes, so the offset stays inside it.
+        // region covers `geometry.len()` bytes, so the offset stays inside it. It lives, as not all tokens have been given
+        // back.
         let ptr = unsafe { self.base.0.as_ptr().add(self.geometry.offset(token.slot)) };
         (ptr, self.geometry.slot_size())
     }
@@ -229,7 +262,6 @@ impl RemoteRing {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Mutex;
     use std::thread;
 
     use super::*;

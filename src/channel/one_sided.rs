@@ -270,8 +270,8 @@ impl Pumped for OneSided {
         &self.waiting.runtime
     }
 
-    fn queue(&self) -> &Arc<dyn CompletionQueue> {
-        &self.cq
+    fn queue(&self) -> Option<Arc<dyn CompletionQueue>> {
+        Some(self.cq.clone())
     }
 
     fn progress(&self) -> bool {

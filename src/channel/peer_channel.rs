@@ -105,13 +105,14 @@ impl PeerChannel {
 
     /// The ring that the caller writes requests into.
     pub(super) fn ring(&self) -> RingAddress {
-        RingAddress::of(self.requests.region(), self.geometry)
+        self.requests.address()
     }
 
     /// Takes in a completion that succeeded.
     ///
     /// # Errors
     /// Why the channel is closed.
+    #[inline]
     pub(super) fn complete(
         &self,
         id: WorkId,
@@ -148,6 +149,7 @@ impl PeerChannel {
         }
     }
 
+    #[inline]
     fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
         let read = match imm.signal {
             // What stands in a slot is lent to its handler until it is answered.

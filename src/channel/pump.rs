@@ -57,8 +57,8 @@ pub(super) trait Pumped: Send + Sync + 'static {
     fn pump(&self) -> &Pump;
     /// The agent's runtime.
     fn runtime(&self) -> &Handle;
-    /// Its queue.
-    fn queue(&self) -> &Arc<dyn CompletionQueue>;
+    /// Its queue; `None` once it is closed.
+    fn queue(&self) -> Option<Arc<dyn CompletionQueue>>;
     /// Handles what has arrived. Says whether anything had.
     fn progress(&self) -> bool;
     /// Arms the queue, then looks once more, so that no event is lost.
@@ -128,7 +128,9 @@ impl Pump {
             return parker.park(until);
         }
         let _watching = Watching::new(pumped, Place::Thread, pumped.pump().bell.clone());
-        let queue = pumped.queue();
+        let Some(queue) = pumped.queue() else {
+            return;
+        };
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
             pumped.arm();
@@ -152,6 +154,14 @@ impl Pump {
                     return parker.park(until);
                 }
             }
+        }
+    }
+
+    /// There is nothing to watch any more. Tasks would wait for ever, and keep the queue.
+    pub(super) fn end(&self) {
+        self.bell.notify_one();
+        if let Some(Guest::Task(task)) = &*self.guest() {
+            task.bell.notify_one();
         }
     }
 
@@ -185,12 +195,8 @@ impl Pump {
 }
 
 impl Drop for Pump {
-    /// Whoever watches would wait for ever, and keep the queue.
     fn drop(&mut self) {
-        self.bell.notify_one();
-        if let Some(Guest::Task(task)) = &*self.guest() {
-            task.bell.notify_one();
-        }
+        self.end();
     }
 }
 
@@ -265,7 +271,7 @@ impl<P: Pumped> Drop for Watching<P> {
 }
 
 async fn watch<P: Pumped>(mut watching: Watching<P>) {
-    let queue = watching.pumped.upgrade().map(|p| p.queue().clone());
+    let queue = watching.pumped.upgrade().and_then(|p| p.queue());
     let events = match queue.map(CompletionEvents::new) {
         None => return,
         Some(Ok(events)) => events,
@@ -279,7 +285,7 @@ async fn watch<P: Pumped>(mut watching: Watching<P>) {
             break;
         }
         {
-            let Some(pumped) = watching.pumped.upgrade() else {
+            let Some(pumped) = watching.pumped.upgrade().filter(|p| p.queue().is_some()) else {
                 return;
             };
             let mut guest = pumped.pump().guest();

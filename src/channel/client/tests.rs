@@ -222,6 +222,45 @@ fn drop_1_rings_of_a_caller_outlive_its_queue_pairs() {
 }
 
 #[test]
+fn drop_1_a_closed_channel_keeps_nothing_but_what_is_in_use() {
+    let (ours, theirs) = (noted(), noted());
+    let mut ends = Loopback::on(ours.clone(), theirs.clone(), 2);
+    let mut call = ends.call();
+    let request = ends.request();
+    ends.answer(request, b"kept");
+    let Poll::Ready(Ok(answer)) = call.poll(None) else {
+        panic!("it is answered");
+    };
+    let kept = answer.keep();
+    let mut unread = ends.call();
+    let request = ends.request();
+    ends.answer(request, b"unread");
+    ends.channel.close(LossCause::Gone);
+    assert_eq!(ours.take_gone(), in_order(2, 0), "no queue pair is");
+    assert_eq!(&*kept, b"kept");
+    drop(kept);
+    assert_eq!(ours.take_gone(), [], "an answer is yet to be read");
+    assert!(unread.poll(None).map(|answer| answer.is_ok()) == Poll::Ready(true));
+    assert_eq!(ours.take_gone(), in_order(0, 2));
+    assert_eq!(ends.channel.closed(), Some(LossCause::Gone));
+    drop(call);
+}
+
+#[test]
+fn drop_1_a_channel_that_is_closed_while_a_request_is_written_keeps_its_memory_so_long() {
+    let (ours, theirs) = (noted(), noted());
+    let ends = Loopback::on(ours.clone(), theirs.clone(), 2);
+    let made = ends.channel.call(0, None, |room| {
+        ends.channel.close(LossCause::Gone);
+        assert_eq!(ours.take_gone(), in_order(2, 0));
+        room.fill(7);
+        Ok(room.len())
+    });
+    assert!(matches!(made, Err(CallError::Closed { sent: false, .. })));
+    assert_eq!(ours.take_gone(), in_order(0, 2));
+}
+
+#[test]
 fn drop_1_rings_of_a_mailbox_outlive_its_queue_pairs() {
     let (ours, theirs) = (noted(), noted());
     let mut ends = Loopback::on(ours.clone(), theirs.clone(), 2);

@@ -168,8 +168,11 @@ pub(crate) struct Caller {
     sleepers: usize,
     /// One-way calls that have not ended.
     one_way: usize,
+    /// Always once it is closed, as each slot that somebody is done with may be the last.
     has_effects: bool,
     effects: Effects,
+    /// Slots, of a closed channel, that nobody uses any more, from the first one on.
+    unused: usize,
 }
 
 impl Caller {
@@ -191,6 +194,7 @@ impl Caller {
             one_way: 0,
             has_effects: false,
             effects: Effects::default(),
+            unused: 0,
         }
     }
 
@@ -613,6 +617,7 @@ impl Caller {
     pub(crate) fn reset(&mut self) {
         debug_assert!(self.closed.is_some(), "only a closed channel is reset");
         self.closed = None;
+        self.unused = 0;
         for slot in 0..self.slots.len() {
             if self.slots[slot].phase == Phase::Orphaned {
                 self.release(slot as u16);
@@ -686,8 +691,25 @@ impl Caller {
 
     /// What is to be done once the lock is released.
     pub(crate) fn take_effects(&mut self) -> Effects {
-        self.has_effects = false;
+        self.has_effects = self.closed.is_some();
         std::mem::take(&mut self.effects)
+    }
+
+    /// The rights to all send memory and to the whole reply ring, once the channel is closed and nobody uses either any more.
+    pub(crate) fn take_tokens(&mut self) -> Option<(Vec<SlotToken>, Vec<SlotToken>)> {
+        self.closed.as_ref()?;
+        let rest = self
+            .slots
+            .get(self.unused..)
+            .filter(|rest| !rest.is_empty())?;
+        self.unused += rest.iter().take_while(|slot| slot.is_unused()).count();
+        if self.unused < self.slots.len() {
+            return None;
+        }
+        let slots = self.slots.iter_mut();
+        slots
+            .map(|slot| slot.send.take().zip(slot.replied.take()))
+            .collect()
     }
 
     /// The account of slots.

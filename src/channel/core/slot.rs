@@ -96,6 +96,11 @@ impl Slot {
         self.id == id && self.phase == phase
     }
 
+    /// Whether nobody reads or writes its memory, nor will, as its channel is closed.
+    pub(super) fn is_unused(&self) -> bool {
+        self.phase != Phase::Answered && self.send.is_some() && self.replied.is_some()
+    }
+
     /// What is rare about it, from now on.
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()

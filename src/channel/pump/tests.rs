@@ -63,11 +63,7 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
         assert!(matches!(*ends.channel.pump().guest(), Some(Guest::Task(_))));
         if is_driven {
             // Until its task waits for events.
-            guest.block_on(async {
-                for _ in 0..100 {
-                    tokio::task::yield_now().await;
-                }
-            });
+            drive(&guest);
         }
         drop(guest);
         let request = ends.request();
@@ -102,4 +98,41 @@ fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
     assert!(ends.channel.pump().guest().is_none());
     let request = ends.request();
     others.expect_woken(request);
+}
+
+#[test]
+fn drop_1_nobody_watches_the_queue_of_a_closed_channel() {
+    let mut ends = Loopback::new(4);
+    let guest = runtime();
+    let (asleep, at_home) = {
+        let _entered = guest.enter();
+        // One has its answer, and leaves an idle task; another sleeps until the channel is closed.
+        let first = Sleeper::new(ends.call());
+        let request = ends.request();
+        drive(&guest);
+        request.reply(|_| Ok(0));
+        while first.woken.try_recv().is_err() {
+            drive(&guest);
+        }
+        (Sleeper::new(ends.call()), first)
+    };
+    let elsewhere = Sleeper::new(ends.call());
+    drive(&guest);
+    drive(&ends.runtime);
+    let queue = Arc::downgrade(&ends.channel.queue().expect("it is open"));
+    ends.channel.close(LossCause::Gone);
+    drive(&guest);
+    drive(&ends.runtime);
+    assert!(queue.upgrade().is_none(), "a task has it");
+    assert!(ends.channel.queue().is_none());
+    drop((asleep, at_home, elsewhere));
+}
+
+/// Its tasks run as far as they can.
+fn drive(runtime: &tokio::runtime::Runtime) {
+    runtime.block_on(async {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    });
 }
