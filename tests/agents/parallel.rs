@@ -19,6 +19,8 @@ const SOON: Duration = Duration::from_millis(30);
 #[derive(Default)]
 struct Board {
     running: AtomicUsize,
+    /// Handlers of `step`, `rest` and `nap` that have begun.
+    begun: AtomicUsize,
     most: AtomicUsize,
     noted: Mutex<Vec<u64>>,
     dropped: AtomicUsize,
@@ -26,6 +28,13 @@ struct Board {
     /// Of the state that it belongs to.
     generation: AtomicU32,
     myself: Mutex<Option<Proxy<Runner>>>,
+}
+
+impl Board {
+    /// Waits until so many handlers have begun.
+    async fn begin(&self, handlers: usize) {
+        until(|| self.begun.load(Ordering::SeqCst) == handlers).await;
+    }
 }
 
 /// Closed until it is opened.
@@ -78,6 +87,7 @@ impl Runner {
     /// A model step: has the arbiter until the gate is open.
     #[method]
     fn step(&mut self) -> u64 {
+        self.board.begun.fetch_add(1, Ordering::SeqCst);
         self.board.gate.pass();
         self.steps += 1;
         self.steps
@@ -85,6 +95,7 @@ impl Runner {
 
     #[method]
     async fn rest(&mut self, millis: u64) -> u64 {
+        self.board.begun.fetch_add(1, Ordering::SeqCst);
         let _guard = OnDrop(&self.board.dropped);
         sleep(Duration::from_millis(millis)).await;
         millis
@@ -141,6 +152,7 @@ impl Runner {
 
     #[method(parallel)]
     async fn nap(board: &Board, millis: u64) -> u64 {
+        board.begun.fetch_add(1, Ordering::SeqCst);
         let _guard = OnDrop(&board.dropped);
         sleep(Duration::from_millis(millis)).await;
         millis
@@ -250,7 +262,7 @@ async fn until(what: impl Fn() -> bool) {
 async fn a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_credits() {
     let plant = plant(1, 2).await;
     let steps: Vec<_> = (0..10).map(|_| plant.runner.step()).collect();
-    sleep(SOON).await;
+    plant.board.begin(1).await;
     assert_eq!(plant.runner.channel().unwrap().credits().free, 0);
     for _ in 0..100 {
         assert_eq!(plant.runner.health().timeout(LONG).await, Ok(0));
@@ -335,14 +347,15 @@ async fn panic_1_a_panic_of_a_parallel_method_answers_its_caller_and_the_pool_go
 async fn cancelled_parallel_methods_are_dropped_or_never_begin() {
     let plant = plant(1, 4).await;
     let naps = [plant.runner.nap(3_600_000), plant.runner.nap(3_600_000)];
-    sleep(SOON).await;
+    plant.board.begin(2).await;
     drop(naps);
     until(|| plant.board.dropped.load(Ordering::SeqCst) == 2).await;
     // The only thread is busy with the first; the second waits, and is cancelled.
     let first = plant.runner.pass(1);
     until(|| plant.board.running.load(Ordering::SeqCst) == 1).await;
     drop(plant.runner.pass(2));
-    sleep(SOON).await;
+    let channel = plant.runner.parallel_channel().unwrap();
+    until(|| channel.credits().orphaned == 0).await;
     plant.board.gate.open();
     assert_eq!(first.await, Ok(1));
     assert_eq!(plant.runner.pass(3).await, Ok(3));
@@ -370,15 +383,24 @@ async fn a_parallel_request_that_expires_while_it_waits_is_not_run() {
 async fn stop_answers_parallel_requests_that_have_arrived() {
     let worker = agent("worker").start().await.unwrap();
     let driver = agent("driver").start().await.unwrap();
-    let handle = worker.serve(Runner::default()).await.unwrap();
+    let board = Arc::new(Board::default());
+    let state = Runner {
+        board: board.clone(),
+        ..Runner::default()
+    };
+    let handle = worker.serve(state).await.unwrap();
     let runner = driver.proxy::<Runner>(worker.alias()).await.unwrap();
-    let has = [runner.nap(150), runner.nap(100), runner.rest(120)];
-    sleep(SOON).await;
+    let has = [runner.nap(1_500), runner.nap(1_000), runner.rest(1_200)];
+    board.begin(3).await;
     let stopping = actix::spawn(async move { handle.stop().await });
-    sleep(SOON).await;
-    let late = runner.health().await.unwrap_err();
+    let late = loop {
+        match runner.health().await {
+            Ok(_) => sleep(Duration::from_millis(2)).await,
+            Err(late) => break late,
+        }
+    };
     assert!(matches!(late, RpcError::ServiceDown { .. }), "{late}");
-    assert_eq!(wait_all(has, LONG).await, Ok(vec![150, 100, 120]));
+    assert_eq!(wait_all(has, LONG).await, Ok(vec![1_500, 1_000, 1_200]));
     stopping.await.unwrap().unwrap();
     // The connection is lost a moment later; until then the service says itself that it is down.
     let gone = || async { runner.health().timeout(LONG).await.unwrap_err() };
@@ -464,7 +486,7 @@ async fn two_versions_meet_one_of_which_has_parallel_methods() {
     let plant = plant(1, 4).await;
     let old: Proxy<older::Runner> = plant.driver.proxy(plant.worker.alias()).await.unwrap();
     let steps = plant.runner.step();
-    sleep(SOON).await;
+    plant.board.begin(1).await;
     assert_eq!(
         old.health().timeout(LONG).await,
         Ok(0),
@@ -633,7 +655,7 @@ async fn serve_once_drops_a_handler_that_is_cancelled_and_skips_what_has_expired
     let board = runner.board.clone();
     let cancel = async |runner: &Proxy<Runner>| {
         let rest = runner.rest(3_600_000);
-        sleep(SOON).await;
+        board.begin(1).await;
         drop(rest);
     };
     let (proxy, ()) = served_once(&worker, &driver, &mut runner, cancel).await;

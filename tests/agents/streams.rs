@@ -21,6 +21,8 @@ const SOON: Duration = Duration::from_millis(50);
 #[derive(Default)]
 struct Board {
     made: AtomicUsize,
+    /// Streams of `never` that have begun.
+    begun: AtomicUsize,
     dropped: AtomicUsize,
 }
 
@@ -114,6 +116,7 @@ impl Model {
 
     #[method(stream)]
     fn never(&mut self) -> impl Stream<Item = u64> {
+        self.board.begun.fetch_add(1, Ordering::SeqCst);
         let guard = OnDrop(self.board.clone());
         stream::pending().inspect(move |_: &u64| {
             let _ = &guard;
@@ -195,6 +198,12 @@ impl Fixture {
     }
 
     async fn made(&self, items: usize) {
+        let started = Instant::now();
+        while self.board.made.load(Ordering::SeqCst) < items {
+            assert!(started.elapsed() < LONG);
+            sleep(Duration::from_millis(2)).await;
+        }
+        // No more than that.
         sleep(SOON).await;
         assert_eq!(self.board.made.load(Ordering::SeqCst), items);
     }
@@ -271,8 +280,13 @@ async fn dropping_the_items_ends_the_stream_wherever_it_is() {
     let mut streams = 0;
     for model in [fixture.model.clone(), fixture.here().await] {
         // Before the first item, between items, and with a service that waits for the caller.
+        let begun = || fixture.board.begun.load(Ordering::SeqCst);
+        let (before, started) = (begun(), Instant::now());
         let items = model.never();
-        sleep(SOON).await;
+        while begun() == before {
+            assert!(started.elapsed() < LONG);
+            sleep(Duration::from_millis(2)).await;
+        }
         drop(items);
         streams += 1;
         fixture.dropped(streams).await;
