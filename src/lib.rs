@@ -53,6 +53,7 @@
 //!
 //! # Features
 //!
+//! - `server`: the NanoCtrl server ([`nanoctrl`]) and its program. On by default; `slimerpc-actors` does without it.
 //! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it needs `libibverbs-dev
 //!   libclang-dev cmake make g++ python3 pkg-config` to build; without it there is shared memory.
 //! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a program then.
@@ -62,6 +63,7 @@ pub mod channel;
 pub mod clock;
 pub mod control;
 pub mod fabric;
+#[cfg(feature = "server")]
 pub mod nanoctrl;
 pub mod panics;
 pub mod wire;

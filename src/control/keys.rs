@@ -17,9 +17,6 @@ pub(crate) const KINDS: [&str; 10] = [
     "stream",
 ];
 
-/// Set of the scopes in which something is registered, each as in [`Keys::index_name`].
-pub(crate) const SCOPES: &str = "nanoctrl/scopes";
-
 /// Builds keys for one scope: `<scope>:` in front of everything, nothing for the empty scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keys {
@@ -135,6 +132,7 @@ impl Keys {
     }
 
     /// The scope whose [`index_name`](Self::index_name) this is.
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn from_index_name(name: &str) -> Self {
         Self::new(
             name.replace("%3A", ":")

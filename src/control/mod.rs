@@ -10,7 +10,6 @@ mod entity;
 mod error;
 pub(crate) mod eviction;
 pub(crate) mod failover;
-pub(crate) mod host;
 pub mod keys;
 pub(crate) mod lease;
 mod life;

@@ -1,7 +1,5 @@
 //! Texts that must not be told by accident.
 
-use subtle::ConstantTimeEq;
-
 /// A bearer token, or a URL with credentials in it. `Debug` does not show it.
 ///
 /// ```
@@ -15,12 +13,6 @@ impl Secret {
     /// The text, for those who have to say it to somebody entitled.
     pub(crate) fn expose(&self) -> &str {
         &self.0
-    }
-
-    /// Whether `guess` is this text. How long that takes depends on the lengths alone, so that a text cannot be
-    /// guessed byte by byte.
-    pub(crate) fn is(&self, guess: &[u8]) -> bool {
-        self.0.as_bytes().ct_eq(guess).into()
     }
 
     /// What keeps it from being a bearer token: such a one stands in an HTTP header.
@@ -50,15 +42,6 @@ impl std::fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_the_whole_text_is_the_secret() {
-        let secret = Secret::from("abc");
-        assert!(secret.is(b"abc"));
-        for guess in ["", "ab", "abcd", "abd", "ABC"] {
-            assert!(!secret.is(guess.as_bytes()), "{guess}");
-        }
-    }
 
     #[test]
     fn input_1_what_no_header_can_carry_is_no_token() {

@@ -10,7 +10,7 @@ use redis::{Client, ConnectionAddr};
 
 use super::StartError;
 use super::config::Config;
-use crate::control::host;
+use super::host;
 
 /// Port of a Redis whose address names none.
 const REDIS_PORT: u16 = 6379;

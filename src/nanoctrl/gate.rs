@@ -5,6 +5,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
+use subtle::ConstantTimeEq;
 
 use super::error::ApiError;
 use super::server::App;
@@ -26,11 +27,17 @@ impl Gate {
             return Ok(());
         };
         match headers.get(AUTHORIZATION).and_then(bearer) {
-            Some(brought) if token.is(brought) => Ok(()),
+            Some(brought) if is(token, brought) => Ok(()),
             Some(_) => Err(ApiError::TokenWrong),
             None => Err(ApiError::TokenMissing),
         }
     }
+}
+
+/// Compares a guess with the token. How long that takes depends on the lengths alone, so that a token cannot be guessed byte
+/// by byte.
+fn is(token: &Secret, guess: &[u8]) -> bool {
+    token.expose().as_bytes().ct_eq(guess).into()
 }
 
 /// The token of a `Bearer` header.
@@ -56,4 +63,18 @@ pub(super) async fn guard(
         answer.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
     }
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_whole_text_is_the_secret() {
+        let secret = Secret::from("abc");
+        assert!(is(&secret, b"abc"));
+        for guess in ["", "ab", "abcd", "abd", "ABC"] {
+            assert!(!is(&secret, guess.as_bytes()), "{guess}");
+        }
+    }
 }

@@ -10,7 +10,7 @@
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
-//! | `address` | which Redis address an agent is told |
+//! | `address`, `host` | which Redis address an agent is told; hosts as they are written |
 //! | `private_redis` | a Redis that lives and dies with the server |
 //! | [`daemon`] | `nanoctrl start`, `status` and `stop` |
 //!
@@ -58,6 +58,7 @@ mod entities;
 pub mod environment;
 mod error;
 mod gate;
+mod host;
 mod private_redis;
 mod redis_address;
 mod regions;

@@ -17,8 +17,8 @@ use super::config::{Config, RedisSource};
 use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
-use super::{StartError, agents, cleanup, entities, redis_address, regions, topology};
-use crate::control::{host, keys::Keys};
+use super::{StartError, agents, cleanup, entities, host, redis_address, regions, topology};
+use crate::control::keys::Keys;
 
 /// What the health check says. Nobody reads the words.
 const GREETING: &str = "NanoCtrl Server Running";

@@ -25,8 +25,9 @@ pub use strangers::Stranger;
 
 use super::StartError;
 use super::config::RedisSource;
+use super::host;
 use crate::clock::later;
-use crate::control::{Secret, host};
+use crate::control::Secret;
 
 /// How often a server that starts or stops is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);

@@ -6,7 +6,10 @@ use redis::aio::ConnectionManager;
 use redis::{AsyncCommands, RedisResult};
 
 use super::{CHUNK, script};
-use crate::control::keys::{Keys, SCOPES};
+use crate::control::keys::Keys;
+
+/// Set of the scopes in which something is registered, each as in [`Keys::index_name`].
+const SCOPES: &str = "nanoctrl/scopes";
 
 /// An index of a scope.
 pub(super) struct Index {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 /// The host in `host`, `host:port`, `[address]` or `[address]:port`.
-pub(crate) fn without_port(text: &str) -> &str {
+pub(super) fn without_port(text: &str) -> &str {
     if let Some(rest) = text.strip_prefix('[') {
         return rest.split(']').next().unwrap_or_default();
     }
@@ -16,13 +16,13 @@ pub(crate) fn without_port(text: &str) -> &str {
 
 /// The address that a host is, if it is none that has to be looked up. A zone is left out, and one of version 4 that is written
 /// as one of version 6 is of version 4.
-pub(crate) fn address(host: &str) -> Option<IpAddr> {
+pub(super) fn address(host: &str) -> Option<IpAddr> {
     let plain = host.split('%').next().unwrap_or_default();
     plain.parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
 /// Whether a host is this one, whoever asks.
-pub(crate) fn is_loopback(host: &str) -> bool {
+pub(super) fn is_loopback(host: &str) -> bool {
     match address(host) {
         Some(ip) => ip.is_loopback(),
         None => {
@@ -33,7 +33,7 @@ pub(crate) fn is_loopback(host: &str) -> bool {
 }
 
 /// A host as it stands before a port.
-pub(crate) fn bracketed(host: &str) -> String {
+pub(super) fn bracketed(host: &str) -> String {
     match host.contains(':') {
         true => format!("[{host}]"),
         false => host.to_owned(),
