@@ -10,7 +10,8 @@
 //! | [`channel`] | one link to one peer: rings, credits, pending calls; a mailbox over many of them | wire, fabric |
 //! | [`control`] | what an agent says to NanoCtrl (HTTP) and Redis; in one process without either | |
 //! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
-//! | [`clock`] | moments to come, however far | |
+//! | [`clock`], [`backoff`] | moments to come, however far; pauses between attempts | |
+//! | [`unique`](mod@unique) | numbers that nobody else draws | |
 //!
 //! # The way of a call
 //!
@@ -59,6 +60,7 @@
 //! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a program then.
 //! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
+pub mod backoff;
 pub mod channel;
 pub mod clock;
 pub mod control;
@@ -66,4 +68,5 @@ pub mod fabric;
 #[cfg(feature = "server")]
 pub mod nanoctrl;
 pub mod panics;
+pub mod unique;
 pub mod wire;

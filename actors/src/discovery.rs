@@ -1,6 +1,5 @@
 //! Finding services without knowing who serves them.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -205,11 +204,8 @@ impl PeerAgent {
     pub async fn proxy_any<S: Service + ?Sized>(&self) -> Result<Proxy<S>, DiscoveryError> {
         let (started, limit) = (Instant::now(), self.connect_timeout());
         let mut candidates = self.find_some::<S>(started).await?;
-        let chance = RandomState::new();
-        candidates.sort_by_cached_key(|it| {
-            let is_far = !it.is_on_this_host();
-            (is_far, chance.hash_one((it.alias(), it.name())))
-        });
+        fastrand::shuffle(&mut candidates);
+        candidates.sort_by_key(|it| !it.is_on_this_host());
         let mut failed = Vec::new();
         for (tried, service) in (0..).zip(&candidates) {
             let left = limit.saturating_sub(started.elapsed());

@@ -127,13 +127,14 @@ pub use live_service::{Fit, LiveService};
 pub use proxy::{Caller, Proxy, Recipient, SendError};
 pub use remote_buffer::{BufferBytes, RemoteBuffer};
 pub use reply::{Reply, wait_all, wait_all_settled};
-pub use restart::{Backoff, Restart};
+pub use restart::Restart;
 pub use serve::{Serve, ServiceHandle};
 pub use service::{
     Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
 };
 pub use service_changes::{ServiceChange, ServiceChanges};
 pub use slimerpc;
+pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc_macros::{method, service};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use slimerpc::backoff::Backoff;
+
 use crate::AgentError;
 
 const MAX_RESTARTS: u32 = 100_000;
@@ -52,80 +54,6 @@ pub(crate) enum Kind {
     Temporary,
 }
 
-/// How long a restart waits. The n-th within the window of the [limit](Restart::limit) waits for `first * factor^(n - 1)`,
-/// but no longer than `longest`; of that, a random share up to `jitter` is taken off, so that instances which fail together
-/// do not come back together.
-///
-/// ```
-/// use std::time::Duration;
-/// use slimerpc_actors::{Backoff, Restart};
-///
-/// // 1 s, 3 s, 9 s, 10 s, 10 s, ..., each less up to 30 %
-/// let backoff = Backoff {
-///     first: Duration::from_secs(1),
-///     factor: 3.0,
-///     longest: Duration::from_secs(10),
-///     jitter: 0.3,
-/// };
-/// let restart = Restart::permanent().backoff(backoff).limit(5, Duration::from_secs(120));
-/// # let _ = restart;
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Backoff {
-    /// What the first restart waits. Zero: it does not. 10 ms by default.
-    pub first: Duration,
-    /// By how much longer each further one waits: 1 or more. 2 by default.
-    pub factor: f64,
-    /// What none exceeds: up to an hour. 5 s by default.
-    pub longest: Duration,
-    /// From 0 to 1. 0.2 by default.
-    pub jitter: f64,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            first: Duration::from_millis(10),
-            factor: 2.0,
-            longest: Duration::from_secs(5),
-            jitter: 0.2,
-        }
-    }
-}
-
-impl Backoff {
-    /// What a restart waits after `before` others; `chance` is from 0 to 1.
-    pub(crate) fn wait(&self, before: usize, chance: f64) -> Duration {
-        if self.first.is_zero() {
-            return Duration::ZERO;
-        }
-        let power = i32::try_from(before).unwrap_or(i32::MAX);
-        let grown = self.first.as_secs_f64() * self.factor.powi(power);
-        let whole = grown.min(self.longest.as_secs_f64());
-        Duration::from_secs_f64(whole * (1.0 - self.jitter * chance)).min(self.longest)
-    }
-
-    fn check(&self) -> Result<(), AgentError> {
-        if !(self.factor >= 1.0 && self.factor.is_finite()) {
-            let allowed = "a restart waits as long as the one before it, or longer: 1 or more";
-            return refuse("backoff.factor", self.factor, allowed);
-        }
-        if !(0.0..=1.0).contains(&self.jitter) {
-            let allowed = "it is the share of the wait that is left to chance, from 0 to 1";
-            return refuse("backoff.jitter", self.jitter, allowed);
-        }
-        if self.longest > MAX_WAIT {
-            let allowed = "callers would wait for hours; an hour is allowed";
-            return refuse("backoff.longest", format!("{:?}", self.longest), allowed);
-        }
-        if self.first > self.longest {
-            let allowed = format!("no wait exceeds backoff.longest, {:?}", self.longest);
-            return refuse("backoff.first", format!("{:?}", self.first), &allowed);
-        }
-        Ok(())
-    }
-}
-
 impl Default for Restart {
     /// [`permanent`](Self::permanent)
     fn default() -> Self {
@@ -169,7 +97,7 @@ impl Restart {
         self
     }
 
-    /// How long restarts wait.
+    /// How long restarts wait: the n-th within the window of the [limit](Self::limit) for the n-th pause.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
@@ -192,7 +120,7 @@ impl Restart {
             let allowed = "restarts are counted over more than no time, and no more than a day";
             return refuse("window", format!("{:?}", self.window), allowed);
         }
-        self.backoff.check()?;
+        check_backoff(&self.backoff)?;
         self.check_limit_can_be_reached()
     }
 
@@ -214,6 +142,26 @@ impl Restart {
         }
         Ok(())
     }
+}
+
+fn check_backoff(backoff: &Backoff) -> Result<(), AgentError> {
+    if !(backoff.factor >= 1.0 && backoff.factor.is_finite()) {
+        let allowed = "a restart waits as long as the one before it, or longer: 1 or more";
+        return refuse("backoff.factor", backoff.factor, allowed);
+    }
+    if !(0.0..=1.0).contains(&backoff.jitter) {
+        let allowed = "it is the share of the wait that is left to chance, from 0 to 1";
+        return refuse("backoff.jitter", backoff.jitter, allowed);
+    }
+    if backoff.longest > MAX_WAIT {
+        let allowed = "callers would wait for hours; an hour is allowed";
+        return refuse("backoff.longest", format!("{:?}", backoff.longest), allowed);
+    }
+    if backoff.first > backoff.longest {
+        let allowed = format!("no wait exceeds backoff.longest, {:?}", backoff.longest);
+        return refuse("backoff.first", format!("{:?}", backoff.first), &allowed);
+    }
+    Ok(())
 }
 
 fn refuse(name: &'static str, value: impl ToString, allowed: &str) -> Result<(), AgentError> {

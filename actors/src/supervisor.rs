@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
+use slimerpc::backoff::Backoff;
 use slimerpc::channel::{
     ClientChannel, Delivery, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
     Patience, ServiceTable,
@@ -36,6 +37,7 @@ use slimerpc::channel::{
 use slimerpc::control::topology;
 use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::fabric::LinkType;
+use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{broadcast, oneshot};
@@ -65,7 +67,7 @@ use self::reaching::Reaching;
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks for a peer that is not there yet.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
-const LAST_LOOK: Duration = Duration::from_millis(250);
+const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(250));
 /// How long answers that have been given may take to arrive when the agent leaves.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
@@ -129,7 +131,7 @@ impl Supervisor {
         events: broadcast::Sender<AgentEvent>,
     ) -> Result<Started, AgentError> {
         let alias = registering::register(&settings).await?;
-        let incarnation = random();
+        let incarnation = unique();
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,
             incarnation,
@@ -161,7 +163,7 @@ impl Supervisor {
             wanted: RefCell::default(),
             pairs: RefCell::default(),
             reaching: RefCell::default(),
-            next: Cell::new(random()),
+            next: Cell::new(unique()),
             left: Cell::new(false),
         });
         if let Err(error) = state.publish().await {
@@ -932,13 +934,4 @@ enum Found<T> {
     Native(Descriptor, T),
     /// A DLSlime peer, about which little can be checked.
     Dlslime(PeerRecord),
-}
-
-/// A number that differs from life to life.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, Hasher};
-    // Each `RandomState` carries fresh random keys.
-    std::collections::hash_map::RandomState::new()
-        .build_hasher()
-        .finish()
 }

@@ -2,11 +2,9 @@
 
 mod data;
 mod network;
-mod random;
 
 pub(crate) use data::{CLASSES, Digits, PIXELS};
 pub(crate) use network::{Network, Schedule, WeightsError};
-pub(crate) use random::Random;
 
 /// The digit with the highest score; the first of equals.
 pub(crate) fn best(scores: &[f32; CLASSES]) -> u8 {

@@ -1,9 +1,9 @@
 //! Two dense layers, a ReLU between them and a softmax behind; trained by stochastic gradient descent.
 
+use fastrand::Rng;
 use ndarray::{Array1, Array2, Axis, Zip};
 
 use super::data::{CLASSES, Digits, PIXELS};
-use super::random::Random;
 
 /// More neurons than this nobody needs to read digits: 64 MiB of weights come from afar, no more.
 const MAX_NEURONS: usize = (64 << 20) / (4 * (PIXELS + 1 + CLASSES));
@@ -47,12 +47,12 @@ pub(crate) enum WeightsError {
 }
 
 impl Layer {
-    fn new(inputs: usize, neurons: usize, random: &mut Random) -> Self {
+    fn new(inputs: usize, neurons: usize, random: &mut Rng) -> Self {
         // He et al., 2015: so that signals neither grow nor fade on their way.
         let scale = (6.0 / inputs as f32).sqrt();
         Self {
             weights: Array2::from_shape_simple_fn((inputs, neurons), || {
-                scale * random.signed_unit()
+                scale * (2.0 * random.f32() - 1.0)
             }),
             bias: Array1::zeros(neurons),
         }
@@ -92,7 +92,7 @@ impl Network {
         if !(1..=MAX_NEURONS).contains(&neurons) {
             return Err(WeightsError::Neurons { neurons });
         }
-        let mut random = Random::new(seed);
+        let mut random = Rng::with_seed(seed);
         Ok(Self {
             hidden: Layer::new(PIXELS, neurons, &mut random),
             output: Layer::new(neurons, CLASSES, &mut random),
@@ -101,7 +101,7 @@ impl Network {
 
     /// Trains it; the same for the same schedule.
     pub(crate) fn train(&mut self, digits: &Digits, schedule: &Schedule) {
-        let mut random = Random::new(schedule.seed);
+        let mut random = Rng::with_seed(schedule.seed);
         let mut order: Vec<usize> = (0..digits.len()).collect();
         for _ in 0..schedule.epochs {
             random.shuffle(&mut order);

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use actix::fut::wrap_future;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, MessageResult, ResponseFuture};
+use fastrand::Rng;
 use slimerpc_actors::{Proxy, RpcError};
 use tokio::sync::oneshot;
 
-use crate::digits::Random;
 use crate::processes::{Output, Process, end_of, given_up};
 use crate::resend::{self, Repeat};
 use crate::runner::{Condition, ModelRunner, Scores};
@@ -47,7 +47,7 @@ pub(crate) struct Router {
     workers: Vec<Worker>,
     waiting: VecDeque<Job>,
     /// Chooses whom to kill.
-    random: Random,
+    random: Rng,
     tally: Tally,
     /// Wait until no worker is starting.
     settling: Vec<oneshot::Sender<Result<(), RouteError>>>,
@@ -71,7 +71,7 @@ impl Router {
             fleet: Rc::new(fleet),
             workers: (0..workers).map(|_| Worker::default()).collect(),
             waiting: VecDeque::new(),
-            random: Random::new(seed),
+            random: Rng::with_seed(seed),
             tally: Tally::default(),
             settling: Vec::new(),
             is_draining: false,
@@ -309,7 +309,7 @@ impl Handler<Strike> for Router {
         if at_work.is_empty() {
             return;
         }
-        let victim = self.random.below(at_work.len());
+        let victim = self.random.usize(..at_work.len());
         at_work[victim].strike();
         self.tally.killed += 1;
     }

@@ -1,6 +1,6 @@
 //! Which images are looked at in which step, and by whom. Decided beforehand, so that a step can be repeated.
 
-use crate::digits::Random;
+use fastrand::Rng;
 
 /// All steps.
 pub(crate) struct Plan {
@@ -47,7 +47,7 @@ impl Plan {
             let images = order.len();
             return Err(PlanError::Workers { images, workers });
         }
-        let mut random = Random::new(seed);
+        let mut random = Rng::with_seed(seed);
         let mut steps = Vec::new();
         for _ in 0..epochs {
             random.shuffle(&mut order);

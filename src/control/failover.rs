@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, aio::ConnectionLike};
 
-/// First and longest pause between attempts to reach a Redis that can be written to.
-pub(crate) const PAUSES: (Duration, Duration) =
-    (Duration::from_millis(50), Duration::from_millis(500));
+use crate::backoff::Backoff;
+
+/// Between attempts to reach a Redis that can be written to.
+pub(crate) const BACKOFF: Backoff =
+    Backoff::doubling(Duration::from_millis(50), Duration::from_millis(500));
 
 /// What a Redis says, in whatever answer, that another one may not say, or it may not say a little later.
 const CODES: [&str; 10] = [

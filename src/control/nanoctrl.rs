@@ -51,11 +51,12 @@ use super::{
     process,
     topology::address_towards,
 };
+use crate::backoff::Backoff;
 
 /// Who polls less often than that would notice for hours neither a lost connection nor the end of an entity.
 const LONGEST_POLL: Duration = Duration::from_secs(3600);
-/// First and longest pause between attempts to register.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Between attempts to register.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
 
 /// How long giving a name back may take.
 const GIVE_BACK: Duration = Duration::from_secs(1);
@@ -218,7 +219,7 @@ impl NanoCtrl {
         let left = || deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let is_address_wanted = registration.address.is_empty();
         mark(registration, incarnation);
-        let (mut pause, mut is_taken_over) = (PAUSES.0, false);
+        let (mut pauses, mut is_taken_over) = (BACKOFF.pauses(), false);
         loop {
             if is_address_wanted {
                 let (host, port) = self.http.host();
@@ -252,6 +253,7 @@ impl NanoCtrl {
                 }
                 Err(error) => error,
             };
+            let pause = pauses.take();
             if !is_passing(&error) || left().is_some_and(|left| left <= pause) {
                 return Err(error);
             }
@@ -262,7 +264,6 @@ impl NanoCtrl {
             tracing::debug!(%error, ?pause, "registering failed");
             *failed = Some(error);
             sleep(pause).await;
-            pause = PAUSES.1.min(pause * 2);
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    hash::{BuildHasher, RandomState},
     path::Path,
     sync::{LazyLock, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -22,6 +21,7 @@ pub use self::nic::{Nic, Port, link_type};
 use self::nic::{attribute, entries};
 use self::selection::{Selection, split_port};
 use super::{Registration, process};
+use crate::unique::unique;
 
 /// Where the kernel lists RDMA devices.
 const SYSFS: &str = "/sys/class/infiniband";
@@ -225,7 +225,7 @@ fn namespace_at(folder: &str, kind: &str) -> String {
 
 /// In place of what cannot be known: equal to itself in this process, and to nothing that another has.
 fn unknown() -> String {
-    static PROCESS: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
+    static PROCESS: LazyLock<u64> = LazyLock::new(unique);
     format!("unknown:{:016x}", *PROCESS)
 }
 

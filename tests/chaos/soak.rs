@@ -1,7 +1,6 @@
 //! Everything at once: several drivers keep several workers busy, while by chance any of them is killed or stopped, and the
 //! control plane with them.
 
-mod chance;
 mod plan;
 mod report;
 
@@ -9,6 +8,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use tokio::time::sleep;
 
 use crate::args::Args;
@@ -16,7 +16,6 @@ use crate::clock::Moment;
 use crate::host::Held;
 use crate::process::Process;
 use crate::stage::Stage;
-use chance::Chance;
 use plan::Deed;
 use report::Report;
 
@@ -64,7 +63,7 @@ async fn live(seed: u64, time: Duration, home: &Path, device: Option<String>) ->
     let mut soak = Soak::begin(&stage).await;
     sleep(CALM).await;
     let before = soak.survivors();
-    let mut chance = Chance::new(seed);
+    let mut chance = Rng::with_seed(seed);
     let began = Instant::now();
     while began.elapsed() < time {
         let (pause, deed) = plan::next(&mut chance, &WORKERS, &DRIVERS);

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use slimerpc::backoff::Backoff;
 use slimerpc::channel::ServiceTable;
 use slimerpc::control::{ControlError, Entity, ServiceRecord};
 use tokio::time::{sleep, timeout};
@@ -17,8 +18,8 @@ use super::State;
 
 /// How long serving, or ending a service, waits for the control plane to know it. After that it is told all the same.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// First and longest pause between attempts.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Between attempts.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(500), Duration::from_secs(15));
 
 /// Ids of the entities of services that are advertised, by service. One that is served again has another.
 #[derive(Default)]
@@ -62,8 +63,9 @@ impl State {
 
     /// Tries until it is done, no longer wanted, or known to be useless.
     async fn keep_advertising(self: Rc<Self>, service: String, entity: Entity) {
-        let mut pause = PAUSES.0;
+        let mut pauses = BACKOFF.pauses();
         while !self.left.get() && self.advertised.has(&service, &entity.id) {
+            let pause = pauses.take();
             match self.control().advertise(entity.clone()).await {
                 Ok(()) => return,
                 // An old server, maybe. Heartbeats look whether that is still so.
@@ -80,7 +82,6 @@ impl State {
                 }
             }
             sleep(pause).await;
-            pause = PAUSES.1.min(pause * 2);
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use actix::{Context, Handler, Message};
 use tokio::time::sleep_until;
 
-use super::{State, Supervisor, random};
+use super::{State, Supervisor};
 use crate::serve::Running;
 use crate::wards::{Due, Ending, Step, Up, WardId};
 use crate::{AgentEvent, EndCause, Restart};
@@ -53,7 +53,7 @@ impl State {
     }
 
     fn has_ended(self: &Rc<Self>, ward: WardId, life: u64, cause: EndCause) {
-        let (now, chance) = (Instant::now(), chance());
+        let (now, chance) = (Instant::now(), fastrand::f64());
         let steps = {
             let mut wards = self.wards.borrow_mut();
             wards.ended(ward, life, cause, now, chance)
@@ -132,7 +132,7 @@ impl State {
 
     fn has_not_started(self: &Rc<Self>, due: &Due<Running>, cause: EndCause) {
         tracing::warn!(due.service, %cause, "a service could not be restarted");
-        let (now, chance) = (Instant::now(), chance());
+        let (now, chance) = (Instant::now(), fastrand::f64());
         let steps = {
             let mut wards = self.wards.borrow_mut();
             wards.has_not_started(due.id, due.life, cause, now, chance)
@@ -168,9 +168,4 @@ impl State {
         // Nobody may be listening.
         let _ = self.events.send(event);
     }
-}
-
-/// A number from 0 to 1, by chance.
-fn chance() -> f64 {
-    random() as f64 / u64::MAX as f64
 }

@@ -9,7 +9,7 @@ use slimerpc::channel::{LossCause, Patience, ServiceTable};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Dial, Dialled, FIRST_LOOK, LAST_LOOK, State, Supervisor, random};
+use super::{Dial, Dialled, LOOKS, State, Supervisor};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -69,7 +69,7 @@ impl State {
 
     /// False if the proxy or the agent has gone.
     async fn heal(self: &Rc<Self>, proxy: &Weak<dyn Heal>) -> bool {
-        let mut pause = FIRST_LOOK;
+        let mut pauses = LOOKS.with_jitter(0.5).pauses();
         loop {
             let Some(peer) = proxy.upgrade().map(|proxy| proxy.peer().to_owned()) else {
                 return false;
@@ -108,8 +108,7 @@ impl State {
                 (_, None) => return false,
             }
             // Not as long as others do.
-            sleep(pause / 2 + pause.mul_f64((random() % 1024) as f64 / 2048.0)).await;
-            pause = (pause * 2).min(LAST_LOOK);
+            sleep(pauses.take()).await;
         }
     }
 }

@@ -7,17 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use slimerpc::backoff::Pauses;
 use slimerpc::control::ServiceRecord;
 use tokio::time::{sleep, timeout};
 
 use super::finding::{Following, Registered};
-use super::{FIRST_LOOK, LAST_LOOK, Look, State};
+use super::{LOOKS, Look, State};
 
 /// News of one peer, for one wait. It costs nothing before the first pause is over.
 pub(super) struct News {
     state: Rc<State>,
     peer: String,
-    pause: Duration,
+    pauses: Pauses,
     following: Option<Following>,
     /// The peer's services, as they were told of last.
     told: Option<Vec<Arc<ServiceRecord>>>,
@@ -28,7 +29,7 @@ impl News {
         Self {
             state: state.clone(),
             peer: peer.to_owned(),
-            pause: FIRST_LOOK,
+            pauses: LOOKS.pauses(),
             following: None,
             told: None,
         }
@@ -36,14 +37,13 @@ impl News {
 
     /// Until there are some, for a while that gets longer each time, and no longer than `limit`.
     pub(super) async fn wait(&mut self, limit: Duration) {
-        let pause = self.pause.min(limit);
-        if self.pause == FIRST_LOOK {
+        let pause = self.pauses.take().min(limit);
+        if self.following.is_none() {
             sleep(pause).await;
             self.following = Some(self.state.follow());
         } else {
             let _ = timeout(pause, self.told()).await;
         }
-        self.pause = (self.pause * 2).min(LAST_LOOK);
     }
 
     /// Until the control plane tells something new of the peer.

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use slimerpc::backoff::Backoff;
 use slimerpc::control::ControlError;
 use tokio::time::sleep;
 
 use crate::builder::Settings;
 
-/// First and longest pause between two looks whether the alias is free.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(2));
+/// Between two looks whether the alias is free.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(2));
 
 /// Registers and gives back the alias. Waits for one that is taken, for as long as that is allowed.
 pub(super) async fn register(settings: &Settings) -> Result<String, ControlError> {
-    let (started, mut pause) = (Instant::now(), PAUSES.0);
+    let (started, mut pauses) = (Instant::now(), BACKOFF.pauses());
     let mut is_told = false;
     loop {
         let alias = settings.alias.as_deref();
@@ -29,7 +30,6 @@ pub(super) async fn register(settings: &Settings) -> Result<String, ControlError
             tracing::warn!(within = ?settings.take_over, %taken, "waiting for an alias");
             is_told = true;
         }
-        sleep(pause.min(left)).await;
-        pause = PAUSES.1.min(pause * 2);
+        sleep(pauses.take().min(left)).await;
     }
 }

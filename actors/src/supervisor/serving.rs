@@ -6,6 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use slimerpc::backoff::Backoff;
 use slimerpc::channel::{ConnectError, LossCause, Mailbox, QueuePairInfo};
 use slimerpc::control::PeerRecord;
 use tokio::sync::watch;
@@ -17,8 +18,8 @@ use crate::AgentError;
 use crate::qp_ready::{self, QpReady};
 use crate::serve::Running;
 
-/// The longest pause between two looks for a peer's mailbox, which it may publish any time later.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+/// Between two looks for a peer's mailbox, which it may publish any time later.
+const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(500));
 
 /// A peer could not be let in.
 #[derive(Debug, thiserror::Error)]
@@ -171,7 +172,7 @@ impl State {
         if let Some(Pair::Serving(serving)) = self.pairs.borrow_mut().get(&peer) {
             serving.reached.send_replace(true);
         }
-        let mut pause = FIRST_LOOK;
+        let mut pauses = LOOKS.pauses();
         let ring = loop {
             match self.mailbox_of(&peer).await {
                 Ok(Some(ring)) => break ring,
@@ -180,8 +181,7 @@ impl State {
                     tracing::debug!(%peer, %error, "its mailbox cannot be looked up; trying again")
                 }
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LAST_LOOK);
+            sleep(pauses.take()).await;
         };
         let who = peer.clone();
         let admit = move |mailbox: &mut Mailbox| mailbox.admit(&who, &ring);

@@ -9,13 +9,14 @@ use futures_util::stream::{self, Stream};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
 use super::{parse, renewal::Renewal, session::Session, store::Epoch};
+use crate::backoff::{Backoff, Pauses};
 use crate::control::MailEvent;
 
 /// Most entries read at once.
 const BATCH: usize = 100;
 
-/// First and longest pause between attempts during an outage.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// Between attempts during an outage.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
 /// Added to the waiting time before a connection that stays silent counts as dead.
 const GRACE: Duration = Duration::from_secs(5);
@@ -56,8 +57,8 @@ struct Reader {
     /// Generation of the address that the position in the stream belongs to.
     generation: u64,
     ready: VecDeque<MailEvent>,
-    /// The next pause, during an outage.
-    outage: Option<Duration>,
+    /// The pauses that are left, during an outage.
+    outage: Option<Pauses>,
 }
 
 /// Why nothing could be read.
@@ -200,14 +201,14 @@ impl Reader {
         if let Failure::Redis(error) = failure {
             self.session.store.suspect(error);
         }
-        let pause = self.outage.unwrap_or_else(|| {
+        let pauses = self.outage.get_or_insert_with(|| {
             tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
             // Redis may not be away but elsewhere, which NanoCtrl would know.
             self.renewal.look_soon();
-            PAUSES.0
+            BACKOFF.pauses()
         });
+        let pause = pauses.take();
         self.line = None;
-        self.outage = Some(PAUSES.1.min(pause * 2));
         tokio::time::sleep(pause).await;
     }
 

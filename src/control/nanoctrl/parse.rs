@@ -1,4 +1,7 @@
 //! Reads what Redis answers to the mailbox. Anybody may have written there: nothing is taken for granted.
+//!
+//! The readers of streams in the crate `redis` refuse a whole answer for one field name that is not text, so one such message
+//! would hold up all that come after it.
 
 use redis::Value;
 

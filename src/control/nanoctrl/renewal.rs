@@ -1,7 +1,6 @@
 //! Staying registered: heartbeats, and coming back when the control plane was away or has forgotten us.
 
 use std::{
-    hash::{BuildHasher, RandomState},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -20,10 +19,12 @@ use super::{
     leases::Renewed,
     session::{Owner, Session},
 };
+use crate::backoff::Backoff;
 use crate::control::{ControlError, Registration, life::Life, names::check_alias};
 
-/// First and longest pause between attempts to be back after an outage.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Between attempts to be back after an outage. Thousands of agents are not to come back at the same moment.
+const BACKOFF: Backoff =
+    Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2)).with_jitter(0.25);
 
 /// Keeps one agent registered. Clones are the same one.
 #[derive(Debug, Clone)]
@@ -60,14 +61,13 @@ impl Renewal {
                 () = self.state.is_wanted.notified() => {}
                 () = self.life.ended() => return,
             }
-            let (start, mut pause) = (Instant::now(), PAUSES.0);
+            let (start, mut pauses) = (Instant::now(), BACKOFF.pauses());
             while let Err(error) = self.renew_all(&session).await {
                 if !is_passing(&error) || self.life.current().is_err() {
                     tracing::warn!(alias = session.alias, %error, "not registered");
                     break;
                 }
-                sleep(spread(pause)).await;
-                pause = PAUSES.1.min(pause * 2);
+                sleep(pauses.take()).await;
             }
             tracing::debug!(alias = session.alias, took = ?start.elapsed(), "looked after the registration");
         }
@@ -268,26 +268,5 @@ pub(super) fn is_passing(error: &ControlError) -> bool {
         // While it loads what it has stored, or its users, for instance.
         ControlError::RedisRefused { .. } | ControlError::RedisLogin { .. } => true,
         _ => false,
-    }
-}
-
-/// A pause that is up to a quarter shorter or longer: thousands of agents are not to come back at the same moment.
-fn spread(pause: Duration) -> Duration {
-    // Each `RandomState` has fresh random keys.
-    let chance = RandomState::new().hash_one(()) % 512;
-    pause * 3 / 4 + pause * u32::try_from(chance).unwrap_or_default() / 1024
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_are_spread_around_what_they_should_be() {
-        let pause = Duration::from_millis(1000);
-        let pauses: Vec<_> = (0..100).map(|_| spread(pause)).collect();
-        let (least, most) = (Duration::from_millis(750), Duration::from_millis(1250));
-        assert!(pauses.iter().all(|it| (least..most).contains(it)));
-        assert!(pauses.iter().any(|it| *it != pauses[0]));
     }
 }

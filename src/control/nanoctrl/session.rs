@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{published::Published, store::Store};
 use crate::control::{ControlError, Registration, keys::Keys, lease};
+use crate::unique::unique;
 
 /// Writes our fields into the hash that the server has made for us. Without a hash nothing is written: the
 /// key would have no time to live and seem registered for ever.
@@ -319,15 +320,13 @@ fn unix_seconds() -> u64 {
         .as_secs()
 }
 
-/// A name for this life that no other has: process, time and a keyed hash, whose keys are random.
+/// A name for this life that no other has: process, time and a number that nobody else draws.
 pub(super) fn new_incarnation() -> String {
-    use std::hash::{BuildHasher, RandomState};
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     let pid = std::process::id();
-    let salt = RandomState::new().hash_one((pid, now));
-    format!("{pid}-{:x}-{salt:016x}", now.as_nanos())
+    format!("{pid}-{:x}-{:016x}", now.as_nanos(), unique())
 }
 
 #[cfg(test)]

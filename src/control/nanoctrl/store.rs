@@ -176,7 +176,7 @@ impl Store {
         commands: &Pipeline,
         refused: &mut Option<RedisError>,
     ) -> RedisResult<T> {
-        let mut pause = failover::PAUSES.0;
+        let mut pauses = failover::BACKOFF.pauses();
         loop {
             let (attempt, is_fresh) = match self.line().await {
                 Ok((line, is_fresh)) => (self.attempt(line, commands).await, is_fresh),
@@ -185,8 +185,7 @@ impl Store {
             match attempt {
                 Err(error) if failover::is_passing(&error) => {
                     *refused = Some(error);
-                    tokio::time::sleep(pause).await;
-                    pause = failover::PAUSES.1.min(pause * 2);
+                    tokio::time::sleep(pauses.take()).await;
                 }
                 Err(error) if failover::is_of_no_use(&error) && !is_fresh => {}
                 answer => return answer,

@@ -19,10 +19,11 @@ use redis::{
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{http::Http, parse, session::Session, store::Epoch};
+use crate::backoff::{Backoff, Pauses};
 use crate::control::{ControlError, Entity, EntityEvent};
 
-/// First and longest pause between attempts during an outage.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// Between attempts during an outage.
+const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
 /// Most entities followed; further ones are seen when others are gone.
 const MOST_ENTITIES: usize = 16_384;
@@ -63,8 +64,8 @@ struct Follower {
     /// The counter of changes, as of the last list or event.
     revision: i64,
     ready: VecDeque<EntityEvent>,
-    /// The next pause, during an outage.
-    outage: Option<Duration>,
+    /// The pauses that are left, during an outage.
+    outage: Option<Pauses>,
 }
 
 /// A subscription.
@@ -239,12 +240,12 @@ impl Follower {
 
     /// Warns once per outage, drops the subscription and pauses, longer every time.
     async fn sit_out(&mut self, failure: &Failure) {
-        let pause = self.outage.unwrap_or_else(|| {
+        let pauses = self.outage.get_or_insert_with(|| {
             tracing::warn!(kind = self.kind, %failure, "entities cannot be followed; waiting");
-            PAUSES.0
+            BACKOFF.pauses()
         });
+        let pause = pauses.take();
         self.line = None;
-        self.outage = Some(PAUSES.1.min(pause * 2));
         tokio::time::sleep(pause).await;
     }
 

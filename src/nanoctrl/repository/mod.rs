@@ -27,6 +27,7 @@ pub(super) use topology::Spec;
 
 use crate::control::keys::Keys;
 use crate::control::{abilities, eviction, failover, lease};
+use crate::unique::unique;
 
 /// Keys or values that are asked for in one command.
 const CHUNK: usize = 512;
@@ -53,7 +54,7 @@ impl Repository {
             client,
             connection: Arc::default(),
         };
-        let probe = abilities::probe(&format!("nano_meta:probe:{}", unique()));
+        let probe = abilities::probe(&format!("nano_meta:probe:{:016x}", unique()));
         let check = async |mut redis: ConnectionManager| {
             let answers: Vec<Value> = probe.query_async(&mut redis).await?;
             match abilities::lacking(&answers) {
@@ -75,20 +76,20 @@ impl Repository {
         work: impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
     ) -> Result<T, RepositoryError> {
         let insist = async {
-            let (started, mut pause) = (Instant::now(), failover::PAUSES.0);
+            let (started, mut pauses) = (Instant::now(), failover::BACKOFF.pauses());
             loop {
                 let error = match self.attempt(&work).await {
                     Err(RepositoryError::Redis(error)) if failover::is_of_no_use(&error) => error,
                     done => return done,
                 };
                 *self.connection() = None;
+                let pause = pauses.take();
                 let is_in_time = started.elapsed() + pause < FAILOVER_TIMEOUT;
                 if !failover::is_passing(&error) || !is_in_time {
                     return Err(error.into());
                 }
                 tracing::debug!(%error, "Redis is not the one to ask; trying again");
                 tokio::time::sleep(pause).await;
-                pause = failover::PAUSES.1.min(pause * 2);
             }
         };
         tokio::time::timeout(REQUEST_TIMEOUT, insist)
@@ -188,13 +189,6 @@ impl Repository {
 /// A script that may use the functions of leases and indexes.
 fn script(body: &str) -> Script {
     Script::new(&lease::script(body))
-}
-
-/// A text that nobody else has.
-fn unique() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    // Each `RandomState` has fresh random keys.
-    format!("{:016x}", RandomState::new().hash_one(now()))
 }
 
 /// Unix time in seconds, with fraction.

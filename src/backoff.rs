@@ -1,0 +1,129 @@
+//! Pauses between attempts.
+
+use std::time::Duration;
+
+/// Pauses that get longer. The n-th is `first * factor^(n - 1)`, but no longer than `longest`; of that, a random share up to
+/// `jitter` is taken off, so that those who fail together do not come back together.
+///
+/// ```
+/// use std::time::Duration;
+/// use slimerpc::backoff::Backoff;
+///
+/// // 1 s, 3 s, 9 s, 10 s, 10 s, ..., each less up to 30 %
+/// let backoff = Backoff {
+///     first: Duration::from_secs(1),
+///     factor: 3.0,
+///     longest: Duration::from_secs(10),
+///     jitter: 0.3,
+/// };
+/// assert_eq!(backoff.wait(1, 0.0), Duration::from_secs(3));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Backoff {
+    /// The first pause. Zero: there are none. 10 ms by default.
+    pub first: Duration,
+    /// By how much longer each further one is: 1 or more. 2 by default.
+    pub factor: f64,
+    /// What none exceeds: up to an hour. 5 s by default.
+    pub longest: Duration,
+    /// From 0 to 1. 0.2 by default.
+    pub jitter: f64,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::doubling(Duration::from_millis(10), Duration::from_secs(5)).with_jitter(0.2)
+    }
+}
+
+impl Backoff {
+    /// Pauses that double from `first` to `longest`, without jitter.
+    pub const fn doubling(first: Duration, longest: Duration) -> Self {
+        Self {
+            first,
+            factor: 2.0,
+            longest,
+            jitter: 0.0,
+        }
+    }
+
+    /// The same pauses, with a random share up to `jitter` taken off.
+    pub const fn with_jitter(self, jitter: f64) -> Self {
+        Self { jitter, ..self }
+    }
+
+    /// The pause that follows `before` others. `chance`, from 0 to 1, is how much of the jitter is taken off.
+    pub fn wait(&self, before: usize, chance: f64) -> Duration {
+        if self.first.is_zero() {
+            return Duration::ZERO;
+        }
+        let power = i32::try_from(before).unwrap_or(i32::MAX);
+        let grown = self.first.as_secs_f64() * self.factor.powi(power);
+        let whole = grown.min(self.longest.as_secs_f64());
+        Duration::try_from_secs_f64(whole * (1.0 - self.jitter * chance))
+            .unwrap_or(self.longest)
+            .min(self.longest)
+    }
+
+    /// The pauses of one series of attempts, one after the other.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use slimerpc::backoff::Backoff;
+    ///
+    /// let mut pauses = Backoff::doubling(Duration::from_millis(20), Duration::from_millis(50)).pauses();
+    /// let taken = [pauses.take(), pauses.take(), pauses.take(), pauses.take()];
+    /// assert_eq!(taken.map(|pause| pause.as_millis()), [20, 40, 50, 50]);
+    /// ```
+    pub const fn pauses(self) -> Pauses {
+        Pauses {
+            backoff: self,
+            taken: 0,
+        }
+    }
+}
+
+/// The pauses of one series of attempts: see [`Backoff::pauses`].
+#[derive(Debug, Clone)]
+pub struct Pauses {
+    backoff: Backoff,
+    taken: usize,
+}
+
+impl Pauses {
+    /// The next pause, which is longer than the one before it, up to the longest.
+    #[must_use]
+    pub fn take(&mut self) -> Duration {
+        let pause = self.backoff.wait(self.taken, fastrand::f64());
+        self.taken = self.taken.saturating_add(1);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_spread_below_what_they_would_be() {
+        let pause = Duration::from_millis(1000);
+        let backoff = Backoff::doubling(pause, pause).with_jitter(0.25);
+        let pauses: Vec<_> = (0..100).map(|_| backoff.pauses().take()).collect();
+        assert!(pauses.iter().all(|it| (pause * 3 / 4..=pause).contains(it)));
+        assert!(pauses.iter().any(|it| *it != pauses[0]));
+    }
+
+    #[test]
+    fn nonsense_gives_the_longest_pause() {
+        let usual = Backoff::default();
+        for (factor, jitter) in [(-3.0, 0.0), (f64::NAN, 0.0), (2.0, f64::NAN), (2.0, 9.0)] {
+            let nonsense = Backoff {
+                factor,
+                jitter,
+                ..usual
+            };
+            assert_eq!(nonsense.wait(1, 1.0), usual.longest, "{factor}, {jitter}");
+        }
+        assert_eq!(usual.wait(usize::MAX, 0.0), usual.longest);
+    }
+}
