@@ -241,7 +241,7 @@ impl Builder {
     /// ```
     /// use std::time::Duration;
     /// use slimerpc_actors::PeerAgent;
-    /// use slimerpc_actors::slimerpc::fabric::faults::{Fault, Faults, Plan};
+    /// use slimerpc_actors::faults::{Fault, Faults, Plan};
     ///
     /// let faults = Faults::new(Plan::seeded(42).with(Fault::PeerLost.chance(0.001)));
     /// let wrapping = faults.clone();

@@ -173,12 +173,6 @@ pub enum RpcError {
         /// Whether the handler was run.
         ran: Ran,
     },
-    /// The bytes in the ring are not an answer: the peer broke the protocol.
-    #[error("the answer is damaged: {reason}")]
-    Damaged {
-        /// What is wrong with them.
-        reason: String,
-    },
 }
 
 /// What to do about a type that a codec cannot carry.
@@ -237,7 +231,7 @@ impl RpcError {
             | Self::Encode { .. }
             | Self::NotNative { .. }
             | Self::OwnService { .. } => Ran::No,
-            Self::ServiceDown { .. } | Self::Damaged { .. } => Ran::Unknown,
+            Self::ServiceDown { .. } => Ran::Unknown,
         }
     }
 
@@ -299,9 +293,6 @@ impl RpcError {
                 size,
                 reason: of_call(reason),
                 ran: if is_answer { Ran::Yes } else { Ran::No },
-            },
-            other => Self::Damaged {
-                reason: of_call(other.to_string()),
             },
         }
     }

@@ -63,6 +63,7 @@ mod arbiter;
 mod blocking;
 mod buffer;
 mod builder;
+mod channel_view;
 mod current_handler;
 mod devices;
 mod discovery;
@@ -114,6 +115,7 @@ pub use agent::{Connect, PeerAgent};
 pub use any_error::Error;
 pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use builder::Builder;
+pub use channel_view::ChannelView;
 pub use discovery::DiscoveryError;
 pub use end_cause::EndCause;
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
@@ -133,14 +135,27 @@ pub use service::{
     Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
 };
 pub use service_changes::{ServiceChange, ServiceChanges};
-pub use slimerpc;
 pub use slimerpc::backoff::Backoff;
+pub use slimerpc::channel::{
+    ConnectError, Credits, Geometry, LossCause, MemoryAccount, MemoryError, MethodMismatch,
+    Mismatch, Profile, Violation, Violations,
+};
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
+pub use slimerpc::control::{ControlError, Secret, ServiceRecord};
+pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
+pub use slimerpc::wire::{DecodeError, EncodeError, pickle};
 pub use slimerpc_macros::{method, service};
 pub use strategy::Strategy;
 pub use tell::{AgentEvent, Events, Tell};
 pub use watch::{PeerEvent, Terminated, Watch};
+
+/// Fabrics that fail as planned, for tests of what becomes of a program then: see [`Builder::wrap_device`].
+#[cfg(feature = "faults")]
+pub mod faults {
+    pub use slimerpc::fabric::faults::*;
+    pub use slimerpc::fabric::{CompletionStatus, Device};
+}
 
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]

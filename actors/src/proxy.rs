@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
-use slimerpc::channel::{AnswerView, ClientChannel, LossCause, Patience, ServiceTable, ToldCall};
+use slimerpc::channel::{AnswerView, LossCause, Patience, ServiceTable, ToldCall};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -22,7 +22,9 @@ use crate::reached::{Reached, Setup, Way};
 use crate::reconnect::{self, Later};
 use crate::reply::{Decode, Decoder};
 use crate::supervisor::{Dialled, Heal};
-use crate::{AgentError, Call, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch};
+use crate::{
+    AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
+};
 
 /// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
 /// through it run in the order in which they were made (ORDER-1).
@@ -314,15 +316,17 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// The channel below, as it is now: its account of credits and counters. `None` if the service is
     /// [local](Self::is_local).
-    pub fn channel(&self) -> Option<Arc<ClientChannel>> {
-        self.caller.reached().serial.channel().cloned()
+    pub fn channel(&self) -> Option<ChannelView> {
+        let channel = self.caller.reached().serial.channel().cloned();
+        channel.map(ChannelView)
     }
 
     /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
     /// nor calls that wait for a credit of the other channel delay them.
-    pub fn parallel_channel(&self) -> Option<Arc<ClientChannel>> {
+    pub fn parallel_channel(&self) -> Option<ChannelView> {
         let reached = self.caller.reached();
-        reached.parallel.as_ref()?.channel().cloned()
+        let channel = reached.parallel.as_ref()?.channel().cloned();
+        channel.map(ChannelView)
     }
 
     /// What becomes of the peer, as [`PeerAgent::watch`](crate::PeerAgent::watch) tells it, but

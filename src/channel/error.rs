@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::fabric::{CompletionStatus, FabricError};
-use crate::wire::HeaderError;
 
 /// Why a channel was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -58,7 +57,6 @@ impl From<CompletionStatus> for LossCause {
 
 /// A call did not bring an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum CallError {
     /// The request is larger than any may be: than a slot, towards a DLSlime peer. Nothing was sent.
     #[error("the request takes {size} bytes, and {limit} are allowed")]
@@ -97,9 +95,6 @@ pub enum CallError {
         /// Whether the request was sent; if not, it never will be.
         sent: bool,
     },
-    /// The answer in the ring is not a message.
-    #[error("the answer is damaged: {0}")]
-    Damaged(#[from] HeaderError),
 }
 
 /// Two ends do not connect.

@@ -7,10 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use serde_json::json;
-use slimerpc_actors::slimerpc::channel::Mismatch;
-use slimerpc_actors::slimerpc::control::{
-    Control, Entity, Local, NanoCtrl, Registration, ServiceRecord,
-};
+use slimerpc::channel::Mismatch;
+use slimerpc::control::{Control, Entity, Local, NanoCtrl, Registration, ServiceRecord};
 use slimerpc_actors::{
     AgentError, Builder, DiscoveryError, Fit, LiveService, PeerAgent, ServiceChange,
     ServiceChanges, service,

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use crate::common::alone::is_alone;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use slimerpc::channel::{ClientChannel, MemoryAccount};
+use slimerpc::channel::MemoryAccount;
 use slimerpc::fabric::faults::{Account, Fault, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode};
-use slimerpc_actors::{AgentError, Builder, PeerAgent, PeerEvent, Proxy, Ran, RpcError, service};
+use slimerpc_actors::{
+    AgentError, Builder, ChannelView, PeerAgent, PeerEvent, Proxy, Ran, RpcError, service,
+};
 use tokio::time::{sleep, timeout};
 
 /// Nothing takes so long unless it hangs.
@@ -147,7 +149,7 @@ fn check(stage: &Stage, id: u64, outcome: &Result<u64, RpcError>) {
 }
 
 /// SLOT-2: all credits come back, or, on a channel that is closed, none is in use.
-async fn check_credits(proxy: &Proxy<Ledger>, channel: &ClientChannel) {
+async fn check_credits(proxy: &Proxy<Ledger>, channel: &ChannelView) {
     let started = Instant::now();
     loop {
         let credits = channel.credits();

@@ -11,9 +11,9 @@ use crate::common;
 use crate::common::alone::is_alone;
 use actix::{Actor, Context, Handler};
 use futures_util::{Stream, StreamExt, stream};
-use slimerpc_actors::slimerpc::channel::Descriptor;
-use slimerpc_actors::slimerpc::control::topology::Topology;
-use slimerpc_actors::slimerpc::control::{Control, Local};
+use slimerpc::channel::Descriptor;
+use slimerpc::control::topology::Topology;
+use slimerpc::control::{Control, Local};
 use slimerpc_actors::{
     AgentError, BufferError, Group, PeerAgent, PeerEvent, Proxy, Ran, Rights, RpcError, Terminated,
     Watch, service,

@@ -10,11 +10,10 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, AsyncContext, Handler, Message, ResponseActFuture, WrapFuture};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use slimerpc::wire::Fault;
 use slimerpc::wire::pickle::Value;
 use slimerpc_actors::{
-    AgentError, AgentEvent, Error, Group, GroupError, PeerAgent, Proxy, Ran, Recipient, RpcError,
-    Service, ServiceHandle, Stream, service, wait_all, wait_all_settled,
+    AgentError, AgentEvent, Caller, Error, Group, GroupError, PayloadCodec, PeerAgent, Proxy, Ran,
+    Recipient, RpcError, Service, ServiceHandle, Stream, service, wait_all, wait_all_settled,
 };
 
 /// Longer than anything here takes.
@@ -594,24 +593,16 @@ impl Forest {
     }
 }
 
-/// Sends these bytes as the arguments of a method.
-async fn send_bytes(proxy: &Proxy<Forest>, method: &str, bytes: &[u8]) -> Option<Fault> {
-    let number = Forest::METHODS.iter().position(|name| *name == method);
-    let channel = proxy.channel().unwrap();
-    let encode = |room: &mut [u8]| {
-        room[..bytes.len()].copy_from_slice(bytes);
-        Ok(bytes.len())
-    };
-    let timeout = Some(Duration::from_secs(20));
-    let mut call = channel
-        .call(number.unwrap() as u32, timeout, encode)
-        .unwrap();
-    loop {
-        if let Poll::Ready(answer) = call.poll(None) {
-            return answer.unwrap().fault().unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+/// The same service to those who send bytes of their own as arguments.
+struct AnyBytes;
+
+impl Service for AnyBytes {
+    const NAME: &'static str = Forest::NAME;
+    const METHODS: &'static [&'static str] = Forest::METHODS;
+    const PARALLEL: &'static [bool] = Forest::PARALLEL;
+    const STREAMS: &'static [bool] = Forest::STREAMS;
+    const CODEC: PayloadCodec = Forest::CODEC;
+    type Client = Caller;
 }
 
 #[actix::test]
@@ -623,18 +614,20 @@ async fn input_1_a_request_of_any_depth_or_count_ends_nothing_but_itself() {
     let (worker, driver) = (worker.await.unwrap(), driver.await.unwrap());
     worker.serve(Forest).await.unwrap();
     let forest = driver.proxy::<Forest>("forest:worker").await.unwrap();
-    let refused = |fault: Option<Fault>, why: &str| match fault {
-        Some(Fault::BadArguments { reason }) => assert!(reason.contains(why), "{reason}"),
+    let bytes = driver.proxy::<AnyBytes>("forest:worker").await.unwrap();
+    let send = |method: &str, arguments: &[u8]| {
+        let number = Forest::METHODS.iter().position(|name| *name == method);
+        bytes.call_raw(number.unwrap(), arguments)
+    };
+    let refused = |result: Result<Vec<u8>, RpcError>, why: &str| match result {
+        Err(RpcError::BadArguments { reason, .. }) => assert!(reason.contains(why), "{reason}"),
         other => panic!("{other:?}"),
     };
     let mut deep = vec![1; 20_000];
     deep.push(0);
-    refused(
-        send_bytes(&forest, "depth", &deep).await,
-        "more than 128 deep",
-    );
+    refused(send("depth", &deep).await, "more than 128 deep");
     let many = [253, 0, 0, 0, 0, 0, 0, 0, 16];
-    refused(send_bytes(&forest, "units", &many).await, "too many");
+    refused(send("units", &many).await, "too many");
 
     let tree = Forest.grow(120);
     assert_eq!(forest.depth(tree).await.unwrap(), 120);

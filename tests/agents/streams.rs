@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::common;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
-use slimerpc_actors::slimerpc::channel::Credits;
+use slimerpc::channel::Credits;
 use slimerpc_actors::{Builder, Items, PeerAgent, Proxy, Ran, RpcError, Share, Stream, service};
 use tokio::time::{sleep, timeout};
 
@@ -518,7 +518,6 @@ async fn an_error_after_an_item_says_that_the_handler_was_run() {
     worker.shutdown().await.unwrap();
     let channel = fixture.model.channel().unwrap();
     while channel.closed().is_none() {
-        channel.probe();
         sleep(Duration::from_millis(1)).await;
     }
     // The second may have come before; a third can be asked for no more.

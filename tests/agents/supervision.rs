@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use slimerpc_actors::slimerpc::channel::Mismatch;
+use slimerpc::channel::Mismatch;
 use slimerpc_actors::{
     AgentError, AgentEvent, Backoff, Builder, EndCause, Events, Lifecycle, PeerAgent, Proxy, Ran,
     Restart, RpcError, Share, Start, Strategy, restart, retire, service,

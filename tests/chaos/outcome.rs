@@ -33,7 +33,7 @@ endings! {
     ServiceDown => "ServiceDown",
     Stalled => "Stalled",
     NoMemory => "NoMemory",
-    Damaged => "Damaged",
+    BadReply => "BadReply",
     // Of which the load gives no occasion.
     Other => "other errors",
 }
@@ -49,7 +49,10 @@ impl Ending {
 
     /// Whether it is one that no fault of a peer excuses.
     pub(crate) fn is_a_bug(self) -> bool {
-        matches!(self, Self::Wrong | Self::Hung | Self::Damaged | Self::Other)
+        matches!(
+            self,
+            Self::Wrong | Self::Hung | Self::BadReply | Self::Other
+        )
     }
 }
 
@@ -92,7 +95,7 @@ impl Outcome {
             RpcError::ServiceDown { .. } => Ending::ServiceDown,
             RpcError::Stalled { .. } => Ending::Stalled,
             RpcError::NoMemory { .. } => Ending::NoMemory,
-            RpcError::Damaged { .. } | RpcError::BadReply(_) => Ending::Damaged,
+            RpcError::BadReply(_) => Ending::BadReply,
             _ => Ending::Other,
         };
         Self::new(ending, error.ran())

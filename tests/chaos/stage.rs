@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use slimerpc_actors::slimerpc::channel::Credits;
+use slimerpc::channel::Credits;
 use slimerpc_actors::{PeerAgent, Proxy};
 use tokio::time::sleep;
 

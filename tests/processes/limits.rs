@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::common;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
-use slimerpc_actors::slimerpc::control::{Control, NanoCtrl, Registration};
-use slimerpc_actors::slimerpc::fabric::{self, FabricError, SystemLimit};
+use slimerpc::control::{Control, NanoCtrl, Registration};
+use slimerpc::fabric::{self, FabricError, SystemLimit};
 use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Rights, service};
 use tokio::time::timeout;
 

@@ -19,7 +19,7 @@ use digits::{Digits, Network};
 use resend::{Repeat, is_worthwhile};
 use restarts::{LIMIT, Restarts, WINDOW};
 use rustix::process::{Signal, kill_process};
-use slimerpc_actors::slimerpc::channel::LossCause;
+use slimerpc::channel::LossCause;
 use slimerpc_actors::{Ran, RpcError};
 
 /// So little work that it is soon done without optimisation, too.
