@@ -4,36 +4,40 @@ use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::support::Result;
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-const INK: RGBColor = RGBColor(60, 60, 60);
-const FAINT: RGBColor = RGBColor(228, 228, 228);
-const LIMITS: [RGBColor; 3] = [
-    RGBColor(175, 175, 175),
-    RGBColor(135, 135, 135),
-    RGBColor(85, 85, 85),
-];
-/// From the strongest to the lightest.
+// All colours stand out from white and from black alike, at 3 to 1 or more: the ground of a picture is that of its page.
+const INK: RGBColor = RGBColor(120, 120, 120);
+const FAINT: RGBAColor = RGBAColor(128, 128, 128, 0.25);
+/// From the strongest on.
 const OURS: [RGBColor; 3] = [
-    RGBColor(10, 80, 160),
-    RGBColor(90, 155, 220),
-    RGBColor(160, 200, 240),
+    RGBColor(34, 117, 232),
+    RGBColor(37, 158, 214),
+    RGBColor(129, 107, 216),
 ];
-/// As many as there are peers, so that no two lines share a color.
+/// As many as there are peers, so that no two lines share a colour.
 const PEERS: [RGBColor; 9] = [
-    RGBColor(200, 110, 30),
-    RGBColor(120, 140, 60),
-    RGBColor(150, 90, 140),
-    RGBColor(190, 150, 60),
-    RGBColor(170, 80, 80),
-    RGBColor(80, 130, 125),
-    RGBColor(210, 60, 110),
-    RGBColor(110, 90, 200),
-    RGBColor(40, 150, 60),
+    RGBColor(198, 93, 38),
+    RGBColor(121, 130, 29),
+    RGBColor(184, 74, 192),
+    RGBColor(176, 133, 5),
+    RGBColor(222, 59, 61),
+    RGBColor(38, 153, 142),
+    RGBColor(230, 72, 135),
+    RGBColor(134, 84, 204),
+    RGBColor(57, 158, 67),
 ];
+
+/// Of the name of a line.
+const NAME_SIZE: u32 = 14;
+/// Between the names of two lines that end close to each other.
+const NAME_HEIGHT: i32 = 15;
+/// From the end of a line to its name.
+const NAME_GAP: i32 = 14;
 
 #[derive(Clone, Copy)]
 pub(crate) enum Look {
@@ -66,7 +70,7 @@ impl Line {
 
     fn color(&self) -> RGBColor {
         match self.look {
-            Look::Limit(number) => LIMITS[number % LIMITS.len()],
+            Look::Limit(_) => INK,
             Look::Ours(number) => OURS[number % OURS.len()],
             Look::Peer(number) => PEERS[number % PEERS.len()],
         }
@@ -92,11 +96,9 @@ pub(crate) struct Axis<'a> {
     pub(crate) label: &'a dyn Fn(f64) -> String,
 }
 
-/// An area of that size, white, as a file.
-pub(crate) fn area(path: &Path, size: (u32, u32)) -> Result<Area<'_>> {
-    let area = SVGBackend::new(path, size).into_drawing_area();
-    area.fill(&WHITE)?;
-    Ok(area)
+/// An area of that size, on the ground of its page, as a file.
+pub(crate) fn area(path: &Path, size: (u32, u32)) -> Area<'_> {
+    SVGBackend::new(path, size).into_drawing_area()
 }
 
 pub(crate) fn draw(
@@ -105,12 +107,17 @@ pub(crate) fn draw(
     x: &Axis<'_>,
     y: &Axis<'_>,
     lines: &[Line],
-    legend: SeriesLabelPosition,
 ) -> Result<()> {
+    let name_style = ("sans-serif", NAME_SIZE).into_font();
+    let mut widest = 0;
+    for line in lines {
+        let (width, _) = area.estimate_text_size(&line.name, &name_style.color(&INK))?;
+        widest = widest.max(width);
+    }
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 19).into_font().color(&INK))
         .margin(14)
-        .margin_right(24)
+        .margin_right(widest as i32 + NAME_GAP + 8)
         .x_label_area_size(48)
         .y_label_area_size(74)
         .build_cartesian_2d(x.from..x.to, y.from..y.to)?;
@@ -118,7 +125,7 @@ pub(crate) fn draw(
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .bold_line_style(FAINT)
-        .axis_style(LIMITS[1])
+        .axis_style(INK)
         .label_style(("sans-serif", 14).into_font().color(&INK))
         .axis_desc_style(("sans-serif", 15).into_font().color(&INK))
         .x_desc(x.title)
@@ -128,37 +135,52 @@ pub(crate) fn draw(
         .x_label_formatter(&|value| (x.label)(*value))
         .y_label_formatter(&|value| (y.label)(*value))
         .draw()?;
+    let mut ends = Vec::new();
     for line in lines {
         let (style, points) = (line.style(), line.points.iter().copied());
-        let drawn = match line.look {
+        let Some(last) = line.points.last() else {
+            continue;
+        };
+        ends.push((chart.backend_coord(last), line));
+        match line.look {
             Look::Limit(number) => {
                 let dash = 3 + 4 * number as i32;
-                chart.draw_series(DashedLineSeries::new(points, dash, 4, style))?
+                chart.draw_series(DashedLineSeries::new(points, dash, 4, style))?;
             }
             _ => {
                 let dots = points.clone().map(|at| Circle::new(at, 3, style.filled()));
                 chart.draw_series(dots)?;
-                chart.draw_series(LineSeries::new(points, style))?
+                chart.draw_series(LineSeries::new(points, style))?;
             }
-        };
-        let look = line.look;
-        drawn.label(&line.name).legend(move |(x, y)| match look {
-            Look::Limit(_) => {
-                PathElement::new([(x, y), (x + 5, y), (x + 9, y), (x + 14, y)], style)
-            }
-            _ => PathElement::new([(x, y), (x + 18, y)], style),
-        });
+        }
     }
-    chart
-        .configure_series_labels()
-        .position(legend)
-        .background_style(WHITE.mix(0.85))
-        .border_style(FAINT)
-        .label_font(("sans-serif", 14).into_font().color(&INK))
-        .legend_area_size(26)
-        .margin(8)
-        .draw()?;
+    ends.sort_by_key(|((_, y), _)| *y);
+    let (left, top) = area.get_base_pixel();
+    let (_, bottom) = chart.backend_coord(&(x.to, y.from));
+    let right = chart.backend_coord(&(x.to, y.to)).0 + NAME_GAP;
+    let mut heights: Vec<i32> = ends.iter().map(|((_, y), _)| *y).collect();
+    spread(&mut heights, bottom);
+    for (((end_x, end_y), line), height) in ends.into_iter().zip(heights) {
+        let (end, at) = ((end_x - left, end_y - top), (right - left, height - top));
+        let lead = [(end.0 + 4, end.1), (at.0 - 3, at.1)];
+        area.draw(&PathElement::new(lead, line.color().mix(0.6)))?;
+        let anchor = Pos::new(HPos::Left, VPos::Center);
+        let style = name_style.color(&line.color()).pos(anchor);
+        area.draw(&Text::new(line.name.clone(), at, style))?;
+    }
     Ok(())
+}
+
+/// Moves sorted heights apart, as little as that takes, and none below `bottom`.
+fn spread(heights: &mut [i32], bottom: i32) {
+    for place in 1..heights.len() {
+        heights[place] = heights[place].max(heights[place - 1] + NAME_HEIGHT);
+    }
+    let mut most = bottom;
+    for height in heights.iter_mut().rev() {
+        *height = most.min(*height);
+        most = *height - NAME_HEIGHT;
+    }
 }
 
 /// A number of microseconds of which `exponent` is the logarithm to base 10; nothing between powers of 10.

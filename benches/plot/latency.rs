@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use plotters::prelude::SeriesLabelPosition;
-
 use crate::chart::{self, Axis, Line, Look};
 use crate::peers::{self, PeerRow};
 use crate::support::record::Record;
@@ -66,15 +64,7 @@ pub(crate) fn draw(path: &Path, records: &[Record], peers: &[PeerRow]) -> Result
         labels: (top - bottom) as usize + 1,
         label: &chart::micros,
     };
-    let area = chart::area(path, (860, 560))?;
-    let legend = SeriesLabelPosition::LowerRight;
-    chart::draw(
-        &area,
-        "Round trips between two processes",
-        &x,
-        &y,
-        &lines,
-        legend,
-    )?;
+    let area = chart::area(path, (960, 560));
+    chart::draw(&area, "Round trips between two processes", &x, &y, &lines)?;
     Ok(area.present()?)
 }

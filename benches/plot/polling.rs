@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use plotters::prelude::SeriesLabelPosition;
-
 use crate::chart::{self, Axis, Line, Look};
 use crate::peers::PeerRow;
 use crate::support::Result;
@@ -51,7 +49,7 @@ pub(crate) fn draw(path: &Path, records: &[Record], _: &[PeerRow]) -> Result<()>
         labels: budgets.len(),
         label: &label,
     };
-    let area = chart::area(path, (1000, 440))?;
+    let area = chart::area(path, (1160, 440));
     let halves = area.split_evenly((1, 2));
     let [left, right] = halves.as_slice() else {
         return Err("a picture has two halves".into());
@@ -67,8 +65,7 @@ pub(crate) fn draw(path: &Path, records: &[Record], _: &[PeerRow]) -> Result<()>
         labels: (top - bottom) as usize + 1,
         label: &chart::micros,
     };
-    let legend = SeriesLabelPosition::LowerLeft;
-    chart::draw(left, "What it gains: latency", &x, &y, &latency, legend)?;
+    chart::draw(left, "What it gains: latency", &x, &y, &latency)?;
 
     let cost = lines(|record| Some(record.caller_cpu_percent? + record.service_cpu_percent?));
     let y = Axis {
@@ -78,23 +75,15 @@ pub(crate) fn draw(path: &Path, records: &[Record], _: &[PeerRow]) -> Result<()>
         labels: 6,
         label: &|percent| percent.to_string(),
     };
-    let legend = SeriesLabelPosition::UpperLeft;
-    chart::draw(
-        right,
-        "What it costs: processor time",
-        &x,
-        &y,
-        &cost,
-        legend,
-    )?;
+    chart::draw(right, "What it costs: processor time", &x, &y, &cost)?;
     Ok(area.present()?)
 }
 
-/// More than the largest, so that the legend has room.
+/// More than the largest.
 fn above(lines: &[Line]) -> f64 {
     let points = lines.iter().flat_map(|line| &line.points);
     let most = points.map(|(_, value)| *value).fold(1.0, f64::max);
-    most * 1.4
+    most * 1.1
 }
 
 /// A time for people.

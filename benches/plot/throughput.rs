@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use plotters::prelude::SeriesLabelPosition;
-
 use crate::chart::{self, Axis, Line, Look};
 use crate::peers::{self, PeerRow};
 use crate::support::Result;
@@ -33,8 +31,6 @@ pub(crate) fn draw(path: &Path, records: &[Record], peers: &[PeerRow]) -> Result
         lines.insert(0, Line::new(name, Look::Limit(2), points));
     }
     let (bottom, top) = chart::around(all(&lines).map(|(_, rate)| rate));
-    // Room for the legend.
-    let bottom = bottom - 2.0;
     let x = Axis {
         title: "calls in flight, from one thread",
         from: left,
@@ -49,10 +45,9 @@ pub(crate) fn draw(path: &Path, records: &[Record], peers: &[PeerRow]) -> Result
         labels: (top - bottom) as usize + 1,
         label: &rate,
     };
-    let area = chart::area(path, (860, 480))?;
-    let legend = SeriesLabelPosition::LowerRight;
+    let area = chart::area(path, (960, 480));
     let title = "Calls of 64 bytes between two processes";
-    chart::draw(&area, title, &x, &y, &lines, legend)?;
+    chart::draw(&area, title, &x, &y, &lines)?;
     Ok(area.present()?)
 }
 
