@@ -113,7 +113,8 @@ impl Parker {
         self.notified.load(Ordering::Acquire)
     }
 
-    fn take_notice(&self) -> bool {
+    /// The same, and it counts as not woken from now on.
+    pub(super) fn take_notice(&self) -> bool {
         self.is_notified() && self.notified.swap(false, Ordering::Acquire)
     }
 }

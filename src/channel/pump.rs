@@ -35,6 +35,8 @@ pub(super) struct Pump {
     /// Of the task at home.
     bell: Arc<Notify>,
     guest: Mutex<Option<Guest>>,
+    /// A thread has seen an event that is not cleared yet.
+    is_raised: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -133,6 +135,10 @@ impl Pump {
         };
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
+            // Not as soon as it is seen: whoever has an answer with it would wait for that.
+            if pumped.pump().is_raised.swap(false, Ordering::Relaxed) {
+                queue.clear_events();
+            }
             pumped.arm();
             while pumped.is_moving() && !parker.is_notified() && !is_due() {
                 thread::yield_now();
@@ -140,9 +146,9 @@ impl Pump {
             }
             match parker.park_on(queue.event_fd(), until) {
                 Some(Woken::ByDescriptor) => {
-                    queue.clear_events();
+                    pumped.pump().is_raised.store(true, Ordering::Relaxed);
                     pumped.progress();
-                    if is_due() {
+                    if parker.take_notice() || is_due() {
                         // Others may sleep, for whom the event was, too.
                         pumped.arm();
                         return;

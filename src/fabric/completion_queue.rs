@@ -34,6 +34,11 @@ pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
 
     /// Consumes the events that have been raised. Does not block; harmless when there are none.
     fn clear_events(&self);
+
+    /// Whether each event is an edge on the descriptor, cleared or not. Whoever awaits edges then need not clear them.
+    fn has_edges(&self) -> bool {
+        false
+    }
 }
 
 /// Both halves of a new completion queue.

@@ -39,7 +39,9 @@ impl CompletionEvents {
     /// The reactor is gone.
     pub fn poll_raised(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut readable = ready!(self.fd.poll_read_ready(context))?;
-        self.queue.clear_events();
+        if !self.queue.has_edges() {
+            self.queue.clear_events();
+        }
         readable.clear_ready();
         Poll::Ready(Ok(()))
     }

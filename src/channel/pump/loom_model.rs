@@ -16,12 +16,16 @@ const BITS: usize = 8;
 /// A channel, and what wakes those who wait for it.
 #[derive(Default)]
 struct Channel {
+    /// Whoever awaits edges of the descriptor need not clear it.
+    has_edges: bool,
     /// The completion queue: answers that have arrived, for each sleeper.
     queue: AtomicUsize,
     bell: AtomicBool,
     core: Mutex<Core>,
     home: AtomicBool,
     guest: Mutex<Option<Guest>>,
+    /// A thread has seen an event that is not cleared yet.
+    is_raised: AtomicBool,
     kernel: Mutex<Kernel>,
     changed: Condvar,
 }
@@ -48,6 +52,10 @@ enum Guest {
 struct Kernel {
     /// The completion queue's descriptor is readable.
     raised: bool,
+    /// It was raised since the task at home, and those on the sleepers' runtimes, took notice of that. They await edges; what
+    /// is cleared before they look they miss.
+    edge_at_home: bool,
+    edges: [bool; SLEEPERS],
     woken: [bool; SLEEPERS],
     /// Of the tasks on the sleepers' runtimes.
     bells: [bool; SLEEPERS],
@@ -87,7 +95,11 @@ impl Channel {
             .fetch_add(1 << (sleeper * BITS), Ordering::Release);
         fence(Ordering::SeqCst);
         if self.bell.load(Ordering::Relaxed) && self.bell.swap(false, Ordering::AcqRel) {
-            self.tell(|kernel| kernel.raised = true);
+            self.tell(|kernel| {
+                kernel.raised = true;
+                kernel.edge_at_home = true;
+                kernel.edges = [true; SLEEPERS];
+            });
         }
     }
 
@@ -185,6 +197,9 @@ impl Channel {
             return self.wait(|kernel| std::mem::take(&mut kernel.woken[sleeper]).then_some(()));
         }
         loop {
+            if self.is_raised.swap(false, Ordering::Relaxed) {
+                self.tell(|kernel| kernel.raised = false);
+            }
             self.arm();
             let is_woken = self.wait(|kernel| {
                 let is_woken = std::mem::take(&mut kernel.woken[sleeper]);
@@ -193,10 +208,20 @@ impl Channel {
             if is_woken {
                 break;
             }
-            self.tell(|kernel| kernel.raised = false);
+            self.is_raised.store(true, Ordering::Relaxed);
             self.progress();
+            if self.take_notice(sleeper) {
+                self.arm();
+                break;
+            }
         }
         *self.guest() = None;
+    }
+
+    /// Whether this sleeper was woken.
+    fn take_notice(&self, sleeper: usize) -> bool {
+        let mut kernel = self.kernel.lock().expect("nobody panics");
+        std::mem::take(&mut kernel.woken[sleeper])
     }
 
     /// A runtime is driven until its sleeper is answered, for each call.
@@ -253,10 +278,10 @@ impl Channel {
             if std::mem::take(&mut kernel.woken[sleeper]) {
                 return Some(Next::Sleeper);
             }
-            let is_raised = kernel.raised && *task == Some(Task::Watching);
-            if is_raised {
-                kernel.raised = false;
-            }
+            let is_raised = *task == Some(Task::Watching)
+                && std::mem::take(&mut kernel.edges[sleeper])
+                && kernel.raised;
+            kernel.raised &= !is_raised || self.has_edges;
             let is_rung = task.is_some() && std::mem::take(&mut kernel.bells[sleeper]);
             (is_raised || is_rung).then_some(Next::Task { is_raised })
         });
@@ -306,7 +331,8 @@ impl Channel {
                     break;
                 }
                 let is_over = self.wait(|kernel| {
-                    let is_raised = std::mem::take(&mut kernel.raised);
+                    let is_raised = std::mem::take(&mut kernel.edge_at_home) && kernel.raised;
+                    kernel.raised &= !is_raised || self.has_edges;
                     (is_raised || kernel.is_over).then_some(kernel.is_over)
                 });
                 if is_over {
@@ -337,10 +363,19 @@ enum Kind {
 
 /// Two make so many calls each, which are answered in turns. Who is forgotten waits for ever, which loom reports as a deadlock.
 fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS]) {
+    for has_edges in [false, true] {
+        nobody_is_forgotten_where(has_edges, sleepers);
+    }
+}
+
+fn nobody_is_forgotten_where(has_edges: bool, sleepers: [(Kind, usize); SLEEPERS]) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(2);
     builder.check(move || {
-        let channel = Arc::new(Channel::default());
+        let channel = Arc::new(Channel {
+            has_edges,
+            ..Channel::default()
+        });
         let spawn = |work: fn(&Channel, &[(Kind, usize); SLEEPERS])| {
             let channel = channel.clone();
             thread::spawn(move || work(&channel, &sleepers))

@@ -156,4 +156,8 @@ impl CompletionQueue for ShmCompletionQueue {
     fn clear_events(&self) {
         eventfd::lower(&self.event);
     }
+
+    fn has_edges(&self) -> bool {
+        true
+    }
 }
