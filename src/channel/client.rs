@@ -30,6 +30,8 @@ use crate::wire::{
 };
 
 pub(super) const BATCH: usize = 16;
+/// Of no bytes.
+const NO_KEY: u32 = 0;
 
 /// The calling end of a connected channel.
 #[derive(Debug)]
@@ -166,6 +168,7 @@ impl ClientChannel {
             if core.lanes.has_room()
                 && let Some((id, mut send)) = core.caller.claim()
             {
+                core.renew(self, &mut send);
                 header.request_id = id.0;
                 header.payload_len = payload.len() as u32;
                 let message = self.sends.bytes_mut(&mut send);
@@ -239,7 +242,11 @@ impl ClientChannel {
         let placed = {
             let mut core = self.lock();
             let has_room = core.lanes.has_room();
-            core.caller.open(has_room, deadline.map(|(at, _)| at))
+            let mut placed = core.caller.open(has_room, deadline.map(|(at, _)| at));
+            if let Some(Placed::Slot(_, send)) = &mut placed {
+                core.renew(self, send);
+            }
+            placed
         };
         // From here on the call ends when `call` is dropped, also if `encode` fails or panics.
         match placed {
@@ -819,17 +826,17 @@ impl Core {
         if let Received::OneWay(method) = self.caller.read(slot, payload) {
             self.conclude(channel, slot, method);
         }
-        self.release(channel);
+        self.release();
     }
 
     /// Tells the peer which payloads it need not keep any more.
-    fn release(&mut self, channel: &ClientChannel) {
+    fn release(&mut self) {
         while self.caller.closed().is_none()
             && self.lanes.has_room()
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
-            self.write(channel, Immediate { slot, signal }, &[]);
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
     }
 
@@ -859,32 +866,33 @@ impl Core {
             let bytes = channel.replies.bytes(replied);
             channel.profile.decode(bytes).ok()
         });
-        let (Some((request, _)), Some(send)) = (request, self.caller.free_memory(slot)) else {
+        let (Some((request, _)), Some(mut send)) = (request, self.caller.take_free_memory(slot))
+        else {
             return;
         };
-        let message = channel.sends.bytes_mut(send);
+        let lkey = send.lkey();
+        let message = channel.sends.bytes_mut(&mut send);
         let fault = Fault::Raised {
             type_name: "RuntimeError".to_owned(),
             message: "you are called over this pair of aliases; call over another alias".to_owned(),
             traceback: String::new(),
         };
-        let Ok(len) = channel
+        let len = channel
             .profile
             .encode_fault(fault, &mut message[Header::LEN..])
-        else {
-            return;
-        };
+            .unwrap_or_default();
         let header = Header {
             kind: MessageKind::Exception,
             payload_len: len as u32,
             ..request
         };
-        if request.kind == MessageKind::Request && header.encode(message).is_ok() {
+        let is_request = request.kind == MessageKind::Request && len > 0;
+        if is_request && header.encode(message).is_ok() {
             let signal = Signal::Message;
-            // It is sent inline or from where it stands, which nobody uses.
-            let message = message[..Header::LEN + len].to_vec();
-            self.write(channel, Immediate { slot, signal }, &message);
+            let message = &message[..Header::LEN + len];
+            self.write(Immediate { slot, signal }, message, lkey);
         }
+        self.caller.posted(CallId(request.request_id), send, None);
     }
 
     /// Sends what waited, as far as there are credits and places in the send queue.
@@ -897,7 +905,7 @@ impl Core {
 
     #[cold]
     fn grant_slow(&mut self, channel: &ClientChannel) {
-        self.release(channel);
+        self.release();
         while self.lanes.has_room()
             && let Some(granted) = self.caller.grant()
         {
@@ -907,6 +915,7 @@ impl Core {
                 deadline,
                 request,
             } = granted;
+            self.renew(channel, &mut send);
             let message = channel.sends.bytes_mut(&mut send);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let mut header = channel.request(id, request.method, left, request.stream);
@@ -939,7 +948,7 @@ impl Core {
         exported: Option<Block>,
         mut send: SlotToken,
     ) {
-        let (id, slot) = (CallId(header.request_id), send.slot());
+        let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
         let may_send = self.caller.is_claimed(id, slot) && self.lanes.has_room();
         let message = channel.sends.bytes_mut(&mut send);
         let (true, Ok(payload_at)) = (may_send, header.encode(message)) else {
@@ -950,16 +959,22 @@ impl Core {
             slot,
             signal: Signal::Message,
         };
-        self.write(channel, imm, &message[..total]);
+        self.write(imm, &message[..total], lkey);
         self.caller.posted(id, send, exported);
     }
 
-    /// Sends `bytes`, which stand in the send memory of the slot that `imm` names.
-    fn write(&mut self, channel: &ClientChannel, imm: Immediate, bytes: &[u8]) {
+    /// A new message is to be made in the memory of `send`.
+    #[inline]
+    fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
+        self.lanes.renew(&channel.sends, send, &self.remote);
+    }
+
+    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
         let sent = self.lanes.write(&Outgoing {
             imm: imm.to_bits(),
             bytes,
-            at: channel.sends.sge(imm.slot, &(0..bytes.len())),
+            lkey,
             to: self.remote.slot(imm.slot),
         });
         if let Err(error) = sent {
@@ -971,7 +986,7 @@ impl Core {
     pub(super) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
         if self.caller.closed().is_none() && channel.profile == Profile::Native {
             let signal = Signal::Cancel;
-            self.write(channel, Immediate { slot, signal }, &[]);
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
     }
 

@@ -93,6 +93,7 @@ impl Dialer {
                 receives,
                 owner: OWNER,
                 retry,
+                profile,
             },
         )?;
         Ok(Self {

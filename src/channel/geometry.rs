@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Profile;
 use crate::wire::Header;
 
 /// `slots` x `slot_size` bytes: one slot for each call in flight.
@@ -98,6 +99,16 @@ pub struct Geometries {
     pub native: Geometry,
     /// Towards DLSlime callers, who cannot read payloads beyond a slot.
     pub compatible: Geometry,
+}
+
+impl Geometries {
+    /// That of the rings towards such callers.
+    pub(crate) fn of(self, profile: Profile) -> Geometry {
+        match profile {
+            Profile::Native => self.native,
+            Profile::Compatible => self.compatible,
+        }
+    }
 }
 
 impl From<Geometry> for Geometries {

@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::send_queue::{SendQueue, Ticket};
 use super::work_id::WorkId;
-use super::{ConnectError, QueuePairInfo};
+use super::{ConnectError, Profile, QueuePairInfo};
 use crate::fabric::{
     Completion, CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
     RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
@@ -33,6 +34,8 @@ pub(super) struct LanesInit {
     pub(super) owner: u64,
     /// How long to insist.
     pub(super) retry: RetryPolicy,
+    /// Who the peer is.
+    pub(super) profile: Profile,
 }
 
 /// See the [module](self).
@@ -43,6 +46,8 @@ pub(super) struct Lanes {
     receives: u32,
     inline: usize,
     owner: u64,
+    /// Whether the peer's ring may turn out to be writable in place.
+    may_place: bool,
 }
 
 #[derive(Debug)]
@@ -58,9 +63,9 @@ struct Lane {
 #[derive(Debug)]
 pub(super) struct Outgoing<'a> {
     pub(super) imm: u32,
-    /// The bytes, and where they stand in registered memory.
+    /// The bytes, which stand in registered memory with this key.
     pub(super) bytes: &'a [u8],
-    pub(super) at: Sge,
+    pub(super) lkey: u32,
     pub(super) to: RemoteSlice,
 }
 
@@ -89,8 +94,11 @@ impl Lanes {
                 arrived: VecDeque::new(),
             })
         };
-        let lanes = (0..init.count).map(|_| lane()).collect::<Result<_, _>>()?;
+        let lanes: Box<[Lane]> = (0..init.count).map(|_| lane()).collect::<Result<_, _>>()?;
+        // A DLSlime peer may write into the slot that its next request is made in.
+        let is_alone = init.profile == Profile::Native && lanes.len() == 1;
         let mut lanes = Self {
+            may_place: is_alone && lanes[0].qp.can_place(),
             lanes,
             sends: init.sends,
             receives: init.receives,
@@ -155,6 +163,27 @@ impl Lanes {
     #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.lanes.iter().all(|lane| lane.queue.has_room())
+    }
+
+    /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself, if that can be.
+    #[inline]
+    pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRing) {
+        if self.may_place {
+            self.place(sends, remote);
+        }
+        sends.renew(send);
+    }
+
+    /// Asked again until the fabric can give the peer's ring, which it does once something was sent there.
+    #[cold]
+    fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
+        let peers = self.lanes[0]
+            .qp
+            .place(remote.slot(0), remote.geometry.len());
+        if let Some(peers) = peers {
+            self.may_place = false;
+            sends.place(peers);
+        }
     }
 
     /// Sends a message if there is room, and says whether there was.
@@ -318,9 +347,9 @@ impl Lane {
             Payload::Inline(bytes)
         } else {
             Payload::Region(Sge {
-                addr: message.at.addr + begin as u64,
+                addr: bytes.as_ptr() as u64,
                 length: bytes.len() as u32,
-                lkey: message.at.lkey,
+                lkey: message.lkey,
             })
         };
         self.qp.post_send(&SendRequest {

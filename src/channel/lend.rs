@@ -7,52 +7,56 @@
 //!   posted only by who holds them, and await their end.
 //! - *No change from outside.* Rust does not enforce this: another process or a device writes the memory. The protocol governs
 //!   it: a peer writes a slot of a receive ring only while it holds the slot's credit (SLOT-1, RING-1), and is told of memory
-//!   beyond the rings only to read it.
+//!   beyond the rings only to read it. A message may be made in the peer's ring: whoever makes it holds the slot's credit,
+//!   and the peer does not look at the slot before it is told of the message.
 //!
-//! A peer that breaks the protocol changes bytes under a reader, as a device could with any DMA buffer. Every bit pattern is a
+//! A peer that breaks the protocol changes bytes under a reader, or under whoever makes a message in its ring, as a device could
+//! with any DMA buffer. It may look at such a message before it is whole. Every bit pattern is a
 //! byte, so each access gives some value, old or new. Everything in this crate that reads lent bytes validates values after
 //! copying them out, and no safety rests on the bytes; who is lent them by a raw method must do so likewise, where the peer is
 //! not trusted.
 
 use std::num::NonZeroU64;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Geometry, RingAddress};
-use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice, Sge};
+use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice};
 
 /// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever has the [token](SlotToken)
 /// of a slot has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// `None` once it is [released](Self::release), when nobody has a token any more.
-    region: Mutex<Option<Arc<dyn MemoryRegion>>>,
-    base: Base,
+    /// The region, and the peer's ring, of which this one is the mirror, once that can be written in place. Neither once they
+    /// are [released](Self::release), when nobody has a token any more.
+    regions: Mutex<Vec<Arc<dyn MemoryRegion>>>,
     lkey: u32,
+    /// Where the peer's ring begins, and its key. Null as long as it cannot be written in place.
+    placed: (AtomicPtr<u8>, AtomicU32),
     geometry: Geometry,
     number: NonZeroU64,
     /// Tokens that have not been retired.
     tokens: usize,
 }
 
-/// Where the memory of the region beside it begins.
-#[derive(Debug, Clone, Copy)]
-struct Base(NonNull<u8>);
-
-// SAFETY: only an address; what is read and written through it is governed by the tokens of the ring's slots.
-unsafe impl Send for Base {}
-// SAFETY: as above.
-unsafe impl Sync for Base {}
-
 /// The right to the bytes of one slot of one ring. There is one for each slot, it is moved and never copied, and it is lent
 /// as its bytes are: so no two have them at a time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct SlotToken {
     ring: NonZeroU64,
+    /// Where its bytes begin: in the ring's own region, or in the peer's ring.
+    first: NonNull<u8>,
+    /// Key of that region.
+    lkey: u32,
     slot: u16,
 }
+
+// SAFETY: to it `first` is only an address; a `Ring` makes references of it, to bytes that any thread may use.
+unsafe impl Send for SlotToken {}
+// SAFETY: as above.
+unsafe impl Sync for SlotToken {}
 
 impl SlotToken {
     /// Its slot.
@@ -61,11 +65,21 @@ impl SlotToken {
         self.slot
     }
 
+    /// Key of the region of its bytes, for a work request.
+    #[inline]
+    pub(crate) fn lkey(&self) -> u32 {
+        self.lkey
+    }
+
     /// Of no ring.
     #[cfg(test)]
     pub(crate) fn of_nothing(slot: u16) -> Self {
-        let ring = NonZeroU64::MAX;
-        Self { ring, slot }
+        Self {
+            ring: NonZeroU64::MAX,
+            first: NonNull::dangling(),
+            lkey: 0,
+            slot,
+        }
     }
 }
 
@@ -97,37 +111,77 @@ impl Ring {
             region.len() >= geometry.len(),
             "a device registers what it was asked for"
         );
+        let first = region.as_ptr();
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let number = NonZeroU64::new(next).unwrap_or(NonZeroU64::MIN);
         let ring = Self {
-            base: Base(region.as_ptr()),
             lkey: region.lkey(),
-            region: Mutex::new(Some(region)),
+            placed: (AtomicPtr::default(), AtomicU32::default()),
+            regions: Mutex::new(vec![region]),
             geometry,
             number,
             tokens: geometry.slots(),
         };
         let slots = 0..geometry.slots();
-        let token = |slot| SlotToken {
-            ring: number,
-            slot: slot as u16,
-        };
-        Ok((ring, slots.map(token).collect()))
+        let tokens = slots.map(|slot| ring.token(first, ring.lkey, slot as u16));
+        let tokens = tokens.collect();
+        Ok((ring, tokens))
+    }
+
+    /// The right to a slot below `geometry.slots()`, whose bytes are those of a region which begins at `first`. It is one of
+    /// `regions`, and covers the geometry.
+    fn token(&self, first: NonNull<u8>, lkey: u32, slot: u16) -> SlotToken {
+        // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It lives, as there are tokens.
+        let first = unsafe { first.add(self.geometry.offset(slot)) };
+        SlotToken {
+            ring: self.number,
+            first,
+            lkey,
+            slot,
+        }
+    }
+
+    /// From now on messages are made in `peers`, the ring that they are sent to: each slot's from its [renewal](Self::renew)
+    /// on.
+    pub(crate) fn place(&self, peers: Arc<dyn MemoryRegion>) {
+        let (first, lkey) = (peers.as_ptr().as_ptr(), peers.lkey());
+        let mut regions = self.regions();
+        // Only the first is needed.
+        if peers.len() >= self.geometry.len() && regions.len() == 1 {
+            regions.push(peers);
+            self.placed.1.store(lkey, Ordering::Relaxed);
+            self.placed.0.store(first, Ordering::Release);
+        }
+    }
+
+    /// A new message is to be made in the slot of `token`. What was made there before is sent, or never will be.
+    #[inline]
+    pub(crate) fn renew(&self, token: &mut SlotToken) {
+        if token.lkey == self.lkey
+            && let Some(first) = NonNull::new(self.placed.0.load(Ordering::Acquire))
+        {
+            self.check(token);
+            *token = self.token(first, self.placed.1.load(Ordering::Relaxed), token.slot);
+        }
+    }
+
+    #[inline]
+    fn check(&self, token: &SlotToken) {
+        assert_eq!(token.ring, self.number, "a token is used with its ring");
     }
 
     /// Where the peer finds it.
     pub(crate) fn address(&self) -> RingAddress {
-        let region = self.region();
-        let region = region
-            .as_deref()
-            .expect("its address is told before it is used");
-        RingAddress::of(region, self.geometry)
+        let regions = self.regions();
+        let region = regions.first();
+        let region = region.expect("its address is told before it is used");
+        RingAddress::of(&**region, self.geometry)
     }
 
     /// Nobody will use the slots of these tokens.
     pub(crate) fn retire(&mut self, tokens: Vec<SlotToken>) {
         for token in tokens {
-            assert_eq!(token.ring, self.number, "a token is used with its ring");
+            self.check(&token);
             self.tokens -= 1;
         }
     }
@@ -135,57 +189,33 @@ impl Ring {
     /// Gives the memory back, as nobody can reach its bytes any more: `tokens` are all there are. No queue pair may use it
     /// (DROP-1).
     pub(crate) fn release(&self, tokens: Vec<SlotToken>) {
-        assert!(
-            tokens.iter().all(|token| token.ring == self.number),
-            "a token is used with its ring"
-        );
+        tokens.iter().for_each(|token| self.check(token));
         assert_eq!(tokens.len(), self.tokens, "nobody has a token any more");
-        drop(self.region().take());
+        self.regions().clear();
     }
 
-    fn region(&self) -> MutexGuard<'_, Option<Arc<dyn MemoryRegion>>> {
-        self.region.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Some bytes of a slot, for a work request.
-    #[inline]
-    pub(crate) fn sge(&self, slot: u16, bytes: &Range<usize>) -> Sge {
-        debug_assert!(bytes.end <= self.geometry.slot_size());
-        Sge {
-            addr: self.base.0.as_ptr() as u64 + (self.geometry.offset(slot) + bytes.start) as u64,
-            length: bytes.len() as u32,
-            lkey: self.lkey,
-        }
+    fn regions(&self) -> MutexGuard<'_, Vec<Arc<dyn MemoryRegion>>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bytes of a slot.
     #[inline]
     pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
-        let (ptr, len) = self.place(token);
-        // SAFETY: the pointer is valid for `len` initialised bytes while the region lives. The result borrows the ring, which
-        // holds the region until it is given all tokens, and the one token of the slot; so until then the region lives, and no
-        // `&mut` to the bytes exists in this process. The peer writes them only while it holds the slot's credit; see the
-        // module about one that does not keep to that.
-        unsafe { std::slice::from_raw_parts(ptr, len) }
+        self.check(token);
+        // SAFETY: the pointer of a token of this ring is valid for the initialised bytes of its slot while their region lives,
+        // see `token`. The result borrows the ring, which holds its regions until it is given all tokens, and the one token of
+        // the slot; so until then the region lives, and no `&mut` to the bytes exists in this process. The peer writes them
+        // only while it holds the slot's credit; see the module about one that does not keep to that.
+        unsafe { std::slice::from_raw_parts(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 
     /// The same, to be changed.
     #[inline]
     pub(crate) fn bytes_mut<'a>(&'a self, token: &'a mut SlotToken) -> &'a mut [u8] {
-        let (ptr, len) = self.place(token);
+        self.check(token);
         // SAFETY: as in `bytes`; the one token of the slot is borrowed mutably, so this is the only reference. The memory is
         // writable by the contract of `MemoryRegion`.
-        unsafe { std::slice::from_raw_parts_mut(ptr, len) }
-    }
-
-    #[inline]
-    fn place(&self, token: &SlotToken) -> (*mut u8, usize) {
-        assert_eq!(token.ring, self.number, "a token is used with its ring");
-        // SAFETY: there are tokens of this ring only for slots below `geometry.slots()`, and `register` made sure that the
-        // region covers `geometry.len()` bytes, so the offset stays inside it. It lives, as not all tokens have been given
-        // back.
-        let ptr = unsafe { self.base.0.as_ptr().add(self.geometry.offset(token.slot)) };
-        (ptr, self.geometry.slot_size())
+        unsafe { std::slice::from_raw_parts_mut(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 }
 
@@ -305,6 +335,47 @@ mod tests {
             }
         });
         assert!(ring.bytes(&tokens[0]).iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_message_is_made_in_the_ring_that_it_is_sent_to_once_that_is_placed() {
+        let device = HeapDevice::default();
+        let geometry = Geometry::new(2, 64).unwrap();
+        let (ring, mut tokens) = Ring::send(&device, geometry).unwrap();
+        let peers = device.register(geometry.len(), Access::ALL).unwrap();
+        let first = |slot: u16| {
+            let mut byte = [0];
+            let offset = geometry.offset(slot);
+            peers.copy_out(offset, &mut byte).unwrap();
+            byte[0]
+        };
+        ring.renew(&mut tokens[0]);
+        ring.bytes_mut(&mut tokens[0])[0] = 1;
+        // One that is too small would be left.
+        ring.place(device.register(geometry.len() - 1, Access::ALL).unwrap());
+        ring.renew(&mut tokens[1]);
+        assert_eq!(tokens[1].lkey(), ring.lkey);
+        ring.place(peers.clone());
+        // What has yet to be sent stays where it is.
+        assert_eq!((ring.bytes(&tokens[0])[0], first(0)), (1, 0));
+        assert_eq!(tokens[0].lkey(), ring.lkey);
+        for (slot, token) in (0..).zip(&mut tokens) {
+            ring.renew(token);
+            let bytes = ring.bytes_mut(token);
+            bytes[0] = 7;
+            assert_eq!((first(slot), bytes.len()), (7, 64));
+            assert_eq!((token.slot(), token.lkey()), (slot, peers.lkey()));
+        }
+        // Of another device, where keys are the same.
+        let (_other, mut foreign) = Ring::send(&HeapDevice::default(), geometry).unwrap();
+        assert_eq!(foreign[0].lkey(), ring.lkey);
+        assert!(crate::panics::contain(|| ring.renew(&mut foreign[0])).is_err());
+        // DROP-1: they are all given back.
+        let held = Arc::downgrade(&peers);
+        drop(peers);
+        assert_eq!(held.strong_count(), 1);
+        ring.release(tokens);
+        assert_eq!(held.strong_count(), 0);
     }
 
     #[test]

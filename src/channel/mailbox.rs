@@ -123,7 +123,7 @@ impl Mailbox {
     ) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometries.native)?;
         let geometry = self.geometries.native;
-        let (key, mut lanes) = self.lanes(1, geometry)?;
+        let (key, mut lanes) = self.lanes(1, Profile::Native)?;
         let connected = lanes.connect(&[theirs.qp]).and_then(|()| {
             let device = self.memory.device();
             let bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
@@ -163,7 +163,7 @@ impl Mailbox {
         }
         let (key, lanes) = match self.take_over(peer)? {
             Some(taken) => taken,
-            None => self.lanes(queue_pairs, self.geometries.compatible)?,
+            None => self.lanes(queue_pairs, Profile::Compatible)?,
         };
         let addresses = lanes.addresses();
         self.arriving.push(Arriving {
@@ -240,7 +240,8 @@ impl Mailbox {
     }
 
     /// New queue pairs in a new place.
-    fn lanes(&mut self, count: usize, geometry: Geometry) -> Result<(Key, Lanes), ConnectError> {
+    fn lanes(&mut self, count: usize, profile: Profile) -> Result<(Key, Lanes), ConnectError> {
+        let geometry = self.geometries.of(profile);
         let slots = geometry.slots() as u32;
         let taken = entries(geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
         let Some(left) = self.entries_left.checked_sub(taken) else {
@@ -261,6 +262,7 @@ impl Mailbox {
                 receives: RECEIVES * slots,
                 owner: key.to_owner(),
                 retry: self.retry,
+                profile,
             },
         )?;
         self.entries_left = left;
@@ -307,10 +309,7 @@ impl Mailbox {
         remote: RemoteRing,
         profile: Profile,
     ) -> Arc<PeerChannel> {
-        let geometry = match profile {
-            Profile::Native => self.geometries.native,
-            Profile::Compatible => self.geometries.compatible,
-        };
+        let geometry = self.geometries.of(profile);
         let service = self.service.clone();
         let channel = PeerChannel::new(
             who, service, lanes, rendezvous, rings, geometry, remote, profile,

@@ -14,6 +14,9 @@
 //!   └───────────────┘                                          └───────────────┘
 //! ```
 //!
+//! Over shared memory, send memory *k* of a native peer is slot *k* of the ring that it is written into, once that is mapped:
+//! the message is made where it is read, and the WRITE copies nothing.
+//!
 //! What may happen when is decided by two state machines without I/O or clock, `core::caller` and
 //! `core::responder`; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
 //! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings

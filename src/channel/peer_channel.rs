@@ -164,9 +164,13 @@ impl PeerChannel {
             .receive(imm, read.as_ref().map(|(header, _)| header));
         match (arrival, read) {
             (Arrival::Request { slot, request_id }, Some((header, payload))) => {
+                let mut bytes = core.responder.lend(slot);
+                if let (Some(bytes), Some(lanes)) = (&mut bytes, &mut core.lanes) {
+                    lanes.renew(&self.sends, &mut bytes.send, &self.remote);
+                }
                 let mut request = Slotted {
                     request_id,
-                    bytes: core.responder.lend(slot),
+                    bytes,
                     method: header.method,
                     slot,
                     payload: (payload.start as u32, payload.end as u32),
@@ -476,8 +480,8 @@ impl PeerChannel {
         };
         let written = lanes.write(&Outgoing {
             imm: imm.to_bits(),
-            at: ring.sge(answer.slot, &range),
             bytes: &ring.bytes(token)[range],
+            lkey: token.lkey(),
             to: self.remote.slot(answer.slot),
         });
         match written {

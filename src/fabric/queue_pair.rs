@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CompletionQueue, FabricError, RecvRequest, RemoteSlice, SendRequest};
+use super::{CompletionQueue, FabricError, MemoryRegion, RecvRequest, RemoteSlice, SendRequest};
 
 /// One end of a reliable connection: ordered, each message delivered once or the pair is in error.
 ///
@@ -84,6 +84,21 @@ pub trait QueuePair: Send + fmt::Debug {
     fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         let _ = (imm, bytes, remote);
         false
+    }
+
+    /// Whether [`place`](Self::place) can ever give anything.
+    fn can_place(&self) -> bool {
+        false
+    }
+
+    /// The `len` bytes at `remote`, if this process can reach them and the peer lets them be written. A WRITE there from there
+    /// copies nothing: whoever makes a message in this memory spares a copy. They stay readable and writable as long as the
+    /// region is held, whatever becomes of the peer.
+    ///
+    /// `None` also while the peer has yet to be met; so ask once something was sent there.
+    fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<Arc<dyn MemoryRegion>> {
+        let _ = (remote, len);
+        None
     }
 }
 

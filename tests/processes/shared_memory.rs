@@ -238,6 +238,29 @@ fn a_killed_process_puts_the_queue_pair_in_error_within_100_ms() {
     );
 }
 
+/// Whoever makes a message in its memory does not die with it.
+#[test]
+fn the_memory_of_a_killed_process_can_be_written_as_long_as_it_is_held() {
+    let (mut end, mut other, theirs) = connected();
+    end.write(&theirs, 0, b"hello", 0);
+    end.completions(2);
+    let ring = RemoteSlice {
+        addr: theirs.addr,
+        rkey: theirs.rkey,
+    };
+    let placed = end.qp.place(ring, LEN).unwrap();
+    placed.copy_in(0, b"before").unwrap();
+    other.0.kill().unwrap();
+    other.0.wait().unwrap();
+    end.time_to_error();
+    drop(end);
+    // Pages that neither process has touched, too.
+    placed.copy_in(0, &vec![7; LEN]).unwrap();
+    let mut last = [0];
+    placed.copy_out(LEN - 1, &mut last).unwrap();
+    assert_eq!(last, [7]);
+}
+
 /// The one that it has forked has its sockets open for as long as it likes.
 #[test]
 fn a_killed_process_is_gone_although_one_that_it_has_forked_lives_on() {

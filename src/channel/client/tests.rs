@@ -318,3 +318,112 @@ fn drop_1_rings_of_a_channel_that_was_never_connected_go_last() {
     drop(Dialer::compatible(&*device, geometry, retry, 3).unwrap());
     assert_eq!(device.take_gone(), in_order(3, 2));
 }
+
+/// The first bytes of the payload in `slot` of the caller's ring, where an answer is to be.
+fn reply_at(channel: &ClientChannel, slot: u16) -> [u8; 3] {
+    let core = channel.lock();
+    let ring = channel.replies.bytes(core.caller.replied(slot).unwrap());
+    ring[Header::LEN..][..3].try_into().unwrap()
+}
+
+/// On shared memory, once the peer's ring is mapped: a message is not copied once it is made.
+#[test]
+fn a_message_is_made_where_it_is_sent_to() {
+    let ends = &mut Loopback::new(1);
+    for payload in [b"one", b"two"] {
+        let mut room_at = 0;
+        let call = ends.channel.call(0, None, |room| {
+            room_at = room.as_ptr() as u64;
+            room[..3].copy_from_slice(payload);
+            Ok(3)
+        });
+        let sends = ends.channel.sends.address();
+        let own = sends.addr..sends.addr + sends.length;
+        assert!(!own.contains(&room_at), "it would have to be copied");
+        let request = ends.request();
+        assert_eq!(&*request.payload(), payload);
+        let channel = ends.channel.clone();
+        request.reply(|room| {
+            room[..3].copy_from_slice(payload);
+            assert_eq!(&reply_at(&channel, 0), payload, "before it is sent");
+            Ok(3)
+        });
+        let mut call = call.unwrap();
+        let until = Instant::now() + LONG;
+        let answer = loop {
+            if let Poll::Ready(answer) = call.poll(None) {
+                break answer.unwrap();
+            }
+            assert!(Instant::now() < until, "no answer arrives");
+        };
+        assert_eq!(answer.payload(), payload);
+    }
+}
+
+/// A caller has written into the service's ring, and then cannot say what it wanted to: nobody is told of it.
+#[test]
+fn slot_1_what_is_half_made_in_the_ring_of_the_peer_is_never_a_message() {
+    type Encode = fn(&mut [u8]) -> Result<usize, EncodeError>;
+    let fails: Encode = |room| {
+        room.fill(7);
+        Err(EncodeError::Value("no".to_owned()))
+    };
+    let panics: Encode = |room| {
+        room.fill(8);
+        panic!("ouch")
+    };
+    let is_too_large: Encode = |room| {
+        room.fill(9);
+        let (size, limit) = (usize::MAX, room.len());
+        Err(EncodeError::TooLarge { size, limit })
+    };
+    let ends = &mut Loopback::new(1);
+    for encode in [fails, panics, is_too_large] {
+        let channel = ends.channel.clone();
+        let made = crate::panics::contain(|| channel.call(0, None, encode).map(drop));
+        assert!(!matches!(made, Ok(Ok(()))));
+        let mut deliveries = VecDeque::new();
+        ends.mailbox.poll(&mut deliveries).unwrap();
+        assert!(deliveries.is_empty(), "{deliveries:?}");
+        // The slot is as good as before.
+        let channel = ends.channel.clone();
+        ends.serve(&channel);
+    }
+    let needs_more_room: Encode = |room| {
+        room.fill(5);
+        let limit = room.len();
+        let size = 1000;
+        if limit < size {
+            return Err(EncodeError::TooLarge { size, limit });
+        }
+        Ok(size)
+    };
+    let _call = ends.channel.call(0, None, needs_more_room).unwrap();
+    assert_eq!(*ends.request().payload(), [5; 1000]);
+    assert_eq!(ends.channel.violations(), Violations::default());
+    for (_, violations) in ends.mailbox.violations() {
+        assert_eq!(violations, Violations::default());
+    }
+}
+
+/// Each end goes on to write where the other no longer is: what it writes into stays mapped.
+#[test]
+fn drop_1_the_ring_of_a_peer_that_is_gone_stays_while_a_message_is_made_in_it() {
+    let mut ends = Loopback::new(1);
+    let mut caller = Some(ends.call());
+    let request = ends.request();
+    let mut channel = Some(ends.channel);
+    request.reply(|room| {
+        drop((caller.take(), channel.take()));
+        room.fill(7);
+        Ok(room.len())
+    });
+    let ends = Loopback::new(1);
+    let mut mailbox = Some(ends.mailbox);
+    let call = ends.channel.call(0, None, |room| {
+        drop(mailbox.take());
+        room.fill(7);
+        Ok(room.len())
+    });
+    assert!(!call.is_ok_and(|mut call| matches!(call.poll(None), Poll::Ready(Ok(_)))));
+}

@@ -328,10 +328,11 @@ impl Caller {
         token.expect("an answer is lent to its call only")
     }
 
-    /// The right to the send memory of a slot that nobody uses.
-    pub(crate) fn free_memory(&mut self, slot: u16) -> Option<&mut SlotToken> {
+    /// The right to the send memory of a slot that nobody uses, until something is [posted](Self::posted) from it.
+    pub(crate) fn take_free_memory(&mut self, slot: u16) -> Option<SlotToken> {
         let held = self.slots.get_mut(usize::from(slot))?;
-        held.send.as_mut().filter(|_| held.phase == Phase::Free)
+        let is_free = held.phase == Phase::Free;
+        held.send.take_if(|_| is_free)
     }
 
     /// A reply to `id` arrived in `slot`; its payload is at the peer if it is `outside`.

@@ -73,7 +73,8 @@ cases! {
         a_reset_queue_pair_keeps_its_address_and_meets_another_peer;
     transfers: writes_arrive_whole_and_touch_nothing_else, reads_fetch_what_the_peer_has,
         immediates_arrive_in_order_with_their_data, zero_length_operations_need_no_memory,
-        inline_data_may_be_reused_at_once, both_directions_work_at_the_same_time;
+        inline_data_may_be_reused_at_once, both_directions_work_at_the_same_time,
+        what_is_made_in_place_arrives;
     completions: unsignalled_sends_complete_silently, a_full_send_queue_says_so_and_has_room_after_polling,
         a_full_receive_queue_says_so, one_completion_queue_serves_many_queue_pairs,
         arrivals_come_in_order_and_give_way_to_everything_else, many_receives_are_posted_at_once;

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::pair::{Devices, End, LEN, pattern};
-use crate::fabric::{Opcode, Operation, Payload, RemoteSlice};
+use crate::fabric::{Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, Sge};
 
 /// Lengths around the borders of packets and pages.
 const LENGTHS: [usize; 9] = [1, 7, 64, 255, 4095, 4096, 4097, 65_536, 200_003];
@@ -170,4 +170,54 @@ pub(super) fn both_directions_work_at_the_same_time(devices: &Devices) {
         scope.spawn(move || exchange(a, to_b));
         scope.spawn(move || exchange(b, to_a));
     });
+}
+
+/// Whoever can write the peer's memory in place sends from there, and from nowhere else.
+pub(super) fn what_is_made_in_place_arrives(devices: &Devices) {
+    let (mut a, mut b) = devices.pair();
+    let private = devices
+        .b
+        .register(LEN, Access::LOCAL_WRITE)
+        .expect("a region");
+    b.receives([1, 2, 3]);
+    a.send(1, Operation::WriteWithImm(1), a.local(0, 100), b.remote(0));
+    a.succeed(1);
+    b.succeed(1);
+    let placed = a.qp.place(b.remote(100), 1000);
+    assert_eq!(placed.is_some(), a.qp.can_place());
+    let Some(placed) = placed else {
+        return;
+    };
+    let private = RemoteSlice {
+        addr: private.addr(),
+        rkey: private.rkey(),
+    };
+    for (remote, len) in [
+        (private, 1),
+        (b.remote(1), LEN),
+        (b.remote(0), 0),
+        (NOWHERE, 1),
+    ] {
+        assert!(a.qp.place(remote, len).is_none(), "{remote:?} {len}");
+    }
+    let bytes = pattern(3, 1000);
+    placed.copy_in(0, &bytes).expect("inside the region");
+    let local = |offset| {
+        Payload::Region(Sge {
+            addr: placed.addr() + offset,
+            length: 900,
+            lkey: placed.lkey(),
+        })
+    };
+    a.send(2, Operation::WriteWithImm(2), local(50), b.remote(150));
+    a.succeed(1);
+    assert_eq!(b.succeed(1)[0].byte_len, 900);
+    assert_eq!(b.bytes(150, 900), bytes[50..950]);
+    a.send(3, Operation::Write, local(0), b.remote(101));
+    assert_eq!(a.outcomes(1), [(3, CompletionStatus::LocalProtection)]);
+    // It stays mapped as long as it is held.
+    drop((a, b));
+    let mut back = vec![0; 1000];
+    placed.copy_out(0, &mut back).expect("inside the region");
+    assert_eq!(back, bytes);
 }

@@ -10,8 +10,8 @@ use super::pair::Pair;
 use super::plan::{Fault, Point};
 use crate::clock::later;
 use crate::fabric::{
-    FabricError, Opcode, Operation, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
-    SendRequest,
+    FabricError, MemoryRegion, Opcode, Operation, QueuePair, QueuePairAddress, QueuePairState,
+    RecvRequest, RemoteSlice, SendRequest,
 };
 
 /// The owner's handle.
@@ -140,6 +140,14 @@ impl QueuePair for FaultyQueuePair {
             return self.post_under(fault, request);
         }
         self.pair.lock().qp().post_send(request)
+    }
+
+    fn can_place(&self) -> bool {
+        self.pair.lock().qp().can_place()
+    }
+
+    fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<Arc<dyn MemoryRegion>> {
+        self.pair.lock().qp().place(remote, len)
     }
 }
 

@@ -10,6 +10,7 @@ use super::completion_queue::{Sent, ShmCompletionQueue};
 use super::key_table::KeyTable;
 use super::link::Link;
 use super::message::{Hello, Message, RegionInfo, Welcome};
+use super::placed_region::PlacedRegion;
 use super::receiver::Receiver;
 use super::sender::{Executed, Need, Progress, Sender};
 use crate::fabric::{
@@ -185,6 +186,16 @@ impl Connection {
         // SAFETY: the caller is the owner; nobody else locks it so, nor below.
         let mut sender = unsafe { self.sender.lock_as_owner() };
         self.state() == QueuePairState::Rts && sender.write_now(imm, bytes, remote)
+    }
+
+    /// The peer's memory, if it is mapped.
+    ///
+    /// # Safety
+    /// As [`post_send`](Self::post_send).
+    pub(super) unsafe fn place(&self, remote: RemoteSlice, len: usize) -> Option<PlacedRegion> {
+        // SAFETY: the caller is the owner; nobody else locks it so, nor below.
+        let mut sender = unsafe { self.sender.lock_as_owner() };
+        sender.regions.place(remote, len)
     }
 
     /// Goes on with requests that wait. When to look again, if that is necessary.

@@ -9,6 +9,7 @@
 //! | connection | two links (unix sockets), one dialled by each end; a link that ends puts both ends in ERR |
 //! | memory region | a sealed memfd, handed to the peer over its link when it first uses the rkey |
 //! | WRITE, READ | a copy by the poster, inside `post_send` |
+//! | bytes that were made [in place](super::QueuePair::place) | no copy: the peer's region is mapped |
 //! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in a memfd of its own |
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
@@ -28,6 +29,7 @@ mod key_table;
 mod link;
 mod message;
 mod peer_process;
+mod placed_region;
 mod poller;
 mod queue_pair;
 mod receive_ring;

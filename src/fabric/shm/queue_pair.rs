@@ -8,8 +8,8 @@ use super::link::Link;
 use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
-    FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
-    RemoteSlice, SendRequest, SystemLimit,
+    FabricError, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState,
+    RecvRequest, RemoteSlice, SendRequest, SystemLimit,
 };
 
 /// The owner's handle of one end of a connection.
@@ -191,6 +191,16 @@ impl QueuePair for ShmQueuePair {
     fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         // SAFETY: this is the one handle, and it is borrowed by this thread alone.
         unsafe { self.connection.write_now(imm, bytes, remote) }
+    }
+
+    fn can_place(&self) -> bool {
+        true
+    }
+
+    fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<Arc<dyn MemoryRegion>> {
+        // SAFETY: this is the one handle, and it is borrowed by this thread alone.
+        let placed = unsafe { self.connection.place(remote, len) }?;
+        Some(Arc::new(placed))
     }
 }
 

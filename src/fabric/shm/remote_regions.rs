@@ -6,8 +6,10 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use super::message::RegionInfo;
+use super::placed_region::PlacedRegion;
 use super::region::{Validity, data_offset};
 use super::segment::{Segment, View};
+use crate::fabric::{Access, RemoteSlice};
 
 /// The peer's regions that this queue pair has used.
 #[derive(Debug, Default)]
@@ -97,6 +99,18 @@ impl RemoteRegions {
                 Located::At(region.segment.at(region.begin + offset))
             }
             _ => Located::Refused,
+        }
+    }
+
+    /// `len` bytes at `remote` that the peer lets be written, if they are mapped.
+    pub(super) fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<PlacedRegion> {
+        let RemoteSlice { addr, rkey } = remote;
+        match self.locate(rkey, addr, len, Access::REMOTE_WRITE.bits()) {
+            Located::At(first) if len > 0 => {
+                let segment = self.mapped[self.last].segment.clone();
+                Some(PlacedRegion::new(segment, first, len))
+            }
+            _ => None,
         }
     }
 }

@@ -12,6 +12,7 @@ use rustix::fs::OFlags;
 use super::completion_queue::bell_in;
 use super::key_table::KeyTable;
 use super::message::Welcome;
+use super::placed_region::PlacedRegion;
 use super::receive_ring::{Arrival, Bell, Producer};
 use super::region::RegionMemory;
 use super::remote_regions::{Located, RemoteRegions};
@@ -191,8 +192,10 @@ impl Sender {
             let Located::At(to) = self.regions.locate(rkey, addr, bytes.len(), access) else {
                 return false;
             };
-            // SAFETY: `to` is as many bytes of a mapping held by `self.regions`, valid for writes; as in `attempt`.
-            unsafe { ptr::copy(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+            if to.as_ptr().cast_const() != bytes.as_ptr() {
+                // SAFETY: `to` is as many bytes of a mapping held by `self.regions`, valid for writes; as in `attempt`.
+                unsafe { ptr::copy(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
+            }
         }
         let byte_len = bytes.len() as u32;
         peer.deliver(Arrival { imm, byte_len }, true);
@@ -319,8 +322,10 @@ impl Sender {
         if length > 0 {
             // Held until the bytes are copied.
             let memory;
+            // `None`: they stand in the peer's memory.
             let local = match request.local {
-                Payload::Inline(bytes) => NonNull::from(bytes).cast::<u8>(),
+                Payload::Inline(bytes) => Some(NonNull::from(bytes).cast::<u8>()),
+                Payload::Region(sge) if sge.lkey == PlacedRegion::KEY && !is_read => None,
                 Payload::Region(sge) => {
                     if self.local.0 != sge.lkey || self.local.1.strong_count() == 0 {
                         self.local = (sge.lkey, keys.find(sge.lkey));
@@ -334,9 +339,9 @@ impl Sender {
                     let found = memory
                         .as_ref()
                         .and_then(|m| m.locate(sge.addr, length, access));
-                    let Some(found) = found else {
+                    if found.is_none() {
                         return Attempt::Failed(CompletionStatus::LocalProtection);
-                    };
+                    }
                     found
                 }
             };
@@ -351,18 +356,26 @@ impl Sender {
                 Located::Ask => return Attempt::Needs(Need::Region(rkey)),
                 Located::Refused => return Attempt::Failed(CompletionStatus::RemoteAccess),
             };
+            let local = match (local, request.local) {
+                (Some(local), _) => local,
+                // They are sent from where they are to be, and from nowhere else.
+                (None, Payload::Region(sge)) if sge.addr == remote.as_ptr() as u64 => remote,
+                (None, _) => return Attempt::Failed(CompletionStatus::LocalProtection),
+            };
             let (from, to) = if is_read {
                 (remote, local)
             } else {
                 (local, remote)
             };
-            // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when posted) or of a region
-            // held by `memory`; `remote` is `length` bytes of a mapping held by `self.regions`. Both are valid for that. This
-            // plays the device, whose part it is to move bytes that others use: by the contract of `post_send` nobody here has
-            // a reference to those that change, and bytes that are changed meanwhile, by another process or by a copy of
-            // another thread, arrive as some mixture, as they do by DMA. The ranges may be the same memory in a loopback,
-            // hence `copy`.
-            unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), length) };
+            if from != to {
+                // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when posted) or of a
+                // region held by `memory`; `remote` is `length` bytes of a mapping held by `self.regions`. Both are valid for
+                // that. This plays the device, whose part it is to move bytes that others use: by the contract of `post_send`
+                // nobody here has a reference to those that change, and bytes that are changed meanwhile, by another process or
+                // by a copy of another thread, arrive as some mixture, as they do by DMA. The ranges may be the same memory in
+                // a loopback, hence `copy`.
+                unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), length) };
+            }
         }
         if let Operation::WriteWithImm(imm) = request.operation {
             let byte_len = length as u32;

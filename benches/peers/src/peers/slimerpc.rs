@@ -17,14 +17,14 @@ use crate::table::Report;
 
 pub(super) const RAW: Peer = Peer {
     name: OURS,
-    bytes: "no codec; copied by the caller into registered memory, by the fabric each way, by the service where its reply is sent from, and out by the caller; both poll",
+    bytes: "no codec; copied by the caller into the service's ring, by the service into the caller's, and out by the caller; both poll",
     serve: Some(serve),
     measure: |job, report| measure(job, report, false),
 };
 
 pub(super) const TYPED: Peer = Peer {
     name: "slimerpc-typed",
-    bytes: "bincode, bytes as a block; encoded into registered memory and decoded from the ring at each end, copied by the fabric each way; both poll",
+    bytes: "bincode, bytes as a block; encoded into the peer's ring and decoded from there, each way; both poll",
     serve: Some(serve),
     measure: |job, report| measure(job, report, true),
 };
