@@ -113,9 +113,7 @@ impl Lanes {
     fn prepare(&mut self) -> Result<(), FabricError> {
         for at in 0..self.lanes.len() {
             self.lanes[at].qp.to_init()?;
-            for _ in 0..self.receives {
-                self.post_recv(at)?;
-            }
+            self.post_recvs(at, self.receives)?;
         }
         Ok(())
     }
@@ -276,7 +274,7 @@ impl Lanes {
         }
         let imm = completion.imm.unwrap_or_default();
         if self.lanes.len() == 1 {
-            self.post_recv(0)?;
+            self.post_recvs(0, 1)?;
             return Ok(Some(imm));
         }
         self.lanes[id.lane].arrived.push_back(imm);
@@ -287,7 +285,7 @@ impl Lanes {
         for at in 0..self.lanes.len() {
             let imm = self.lanes[at].arrived.pop_front();
             complete = complete.or(imm);
-            self.post_recv(at)?;
+            self.post_recvs(at, 1)?;
         }
         Ok(complete)
     }
@@ -308,16 +306,15 @@ impl Lanes {
     }
 
     #[inline]
-    fn post_recv(&mut self, at: usize) -> Result<(), FabricError> {
+    fn post_recvs(&mut self, at: usize, count: u32) -> Result<(), FabricError> {
         let id = WorkId {
             receive: true,
             owner: self.owner,
             lane: at,
             retires: 0,
         };
-        self.lanes[at].qp.post_recv(RecvRequest {
-            wr_id: id.to_bits(),
-        })
+        let wr_id = id.to_bits();
+        self.lanes[at].qp.post_recvs(RecvRequest { wr_id }, count)
     }
 }
 

@@ -52,44 +52,11 @@ pub trait Poller: Send + fmt::Debug {
     /// When the queue itself has failed (overrun, device gone). Its queue pairs are of no use then.
     fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError>;
 
-    /// Moves up to `out.len()` receives that succeeded into `out`, oldest first for each queue pair, and says how many.
-    /// `None`: there may be other completions, which [`poll`](Self::poll) has to take before this goes on; nothing was moved.
-    fn poll_arrivals(&mut self, out: &mut [Arrival]) -> Option<usize> {
-        let _ = out;
-        None
-    }
-
     /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one. For who spins; `false` if
     /// there is no cheaper look.
     fn is_quiet(&self) -> bool {
         false
     }
-}
-
-/// The completion of a receive that succeeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The `wr_id` of the receive.
-    pub wr_id: u64,
-    /// The immediate of the WRITE_WITH_IMM; host order, not byte-swapped.
-    pub imm: u32,
-    /// Bytes received.
-    pub byte_len: u32,
-}
-
-impl Arrival {
-    /// A placeholder, to build the array that [`Poller::poll_arrivals`] fills.
-    ///
-    /// ```
-    /// use slimerpc::fabric::Arrival;
-    /// let batch = [Arrival::EMPTY; 16];
-    /// assert_eq!(batch[0].wr_id, 0);
-    /// ```
-    pub const EMPTY: Self = Self {
-        wr_id: 0,
-        imm: 0,
-        byte_len: 0,
-    };
 }
 
 impl Completion {

@@ -39,7 +39,7 @@ pub mod verbs;
 mod work_request;
 
 pub use completion::{Completion, CompletionStatus, Opcode};
-pub use completion_queue::{Arrival, CompletionQueue, Poller, QueueHalves};
+pub use completion_queue::{CompletionQueue, Poller, QueueHalves};
 pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
 pub use error::FabricError;
 pub use events::CompletionEvents;

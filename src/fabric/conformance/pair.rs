@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::fabric::{
-    Access, Arrival, Completion, CompletionQueue, CompletionStatus, Device, MemoryRegion, Opcode,
-    Operation, Payload, Poller, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
+    Access, Completion, CompletionQueue, CompletionStatus, Device, MemoryRegion, Operation,
+    Payload, Poller, QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
     RetryPolicy, SendRequest, Sge,
 };
 
@@ -180,31 +180,6 @@ impl End {
             .iter()
             .map(|c| (c.wr_id, c.status))
             .collect()
-    }
-
-    /// The next `count` receives, which must be successful, by the short way where there is one. Fails if there is anything
-    /// else.
-    pub(super) fn arrivals(&mut self, count: usize) -> Vec<Arrival> {
-        let (mut all, end) = (Vec::new(), Instant::now() + SOON);
-        while all.len() < count {
-            assert!(Instant::now() < end, "{} of {count} came", all.len());
-            let mut out = vec![Arrival::EMPTY; count - all.len()];
-            if let Some(taken) = self.poller.poll_arrivals(&mut out) {
-                all.extend_from_slice(&out[..taken]);
-                std::thread::yield_now();
-                continue;
-            }
-            for completion in self.take(out.len()) {
-                assert!(completion.status.is_success(), "{completion:?}");
-                assert_eq!(completion.opcode, Opcode::RecvWriteWithImm);
-                all.push(Arrival {
-                    wr_id: completion.wr_id,
-                    imm: completion.imm.expect("receives carry it"),
-                    byte_len: completion.byte_len,
-                });
-            }
-        }
-        all
     }
 
     /// What is there now, at most `max`.

@@ -7,9 +7,7 @@ use super::completion_queue::ShmCompletionQueue;
 use super::receive_ring::{Arrival, Entry, Taker};
 use super::receiver::Receiver;
 use super::segment::View;
-use crate::fabric::{
-    self, Completion, CompletionStatus, FabricError, Opcode, Poller, QueuePairState,
-};
+use crate::fabric::{Completion, CompletionStatus, FabricError, Opcode, Poller, QueuePairState};
 
 /// Looks at the receive queues that peers write into, and at the rest of its queue when that has news.
 #[derive(Debug)]
@@ -99,7 +97,7 @@ impl ShmPoller {
 
     /// Moves what has arrived to the front of `out`; the number of it.
     #[inline]
-    fn take<T>(&mut self, out: &mut [T], make: impl Fn(&Watched, u64, Arrival) -> T) -> usize {
+    fn take(&mut self, out: &mut [Completion]) -> usize {
         let mut count = 0;
         for step in 0..self.watched.len() {
             let mut at = self.turn + step;
@@ -110,7 +108,7 @@ impl ShmPoller {
             while count < out.len()
                 && let Some((wr_id, arrival)) = watched.take()
             {
-                out[count] = make(watched, wr_id, arrival);
+                out[count] = watched.completion(wr_id, Some(arrival));
                 count += 1;
             }
             if count == out.len() {
@@ -145,21 +143,8 @@ impl Poller for ShmPoller {
         if self.queue.has_news() {
             count = self.take_news(out);
         }
-        count += self.take(&mut out[count..], |watched, wr_id, arrival| {
-            watched.completion(wr_id, Some(arrival))
-        });
+        count += self.take(&mut out[count..]);
         Ok(count)
-    }
-
-    fn poll_arrivals(&mut self, out: &mut [fabric::Arrival]) -> Option<usize> {
-        if self.queue.has_news() {
-            return None;
-        }
-        Some(self.take(out, |_, wr_id, arrival| fabric::Arrival {
-            wr_id,
-            imm: arrival.imm,
-            byte_len: arrival.byte_len,
-        }))
     }
 
     fn is_quiet(&self) -> bool {
