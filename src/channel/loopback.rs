@@ -48,12 +48,22 @@ impl Loopback {
 
     /// The caller on one device, the mailbox on another.
     pub(super) fn on(caller: Arc<dyn Device>, called: Arc<dyn Device>, slots: usize) -> Self {
-        let geometry = Geometry::new(slots, 256).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .unwrap();
+        Self::in_runtime(runtime, caller, called, slots)
+    }
+
+    /// As [`on`](Self::on); the caller's agent runs in `runtime`.
+    pub(super) fn in_runtime(
+        runtime: Runtime,
+        caller: Arc<dyn Device>,
+        called: Arc<dyn Device>,
+        slots: usize,
+    ) -> Self {
+        let geometry = Geometry::new(slots, 256).unwrap();
         let hosted = Hosted {
             name: "test".to_owned(),
             stream_patience: LONG,

@@ -1,6 +1,7 @@
 //! The state machines of channels under schedules that no test would think of, without I/O or clock.
 //!
-//! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks. Here, two to eight agents
+//! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks; [`shells`] does so with the
+//! channel and the mailbox around them, on a fabric. Here, two to eight agents
 //! live in a [`World`](world::World) of their own: a fabric whose queue pairs keep their order and nothing else, a control
 //! plane whose records are stale and whose letters are late, lost lives and new ones, freezes and outages, under one
 //! virtual clock and one seed. Each agent has for each of its peers a [`Link`](super::link::Link), a
@@ -32,5 +33,7 @@ mod rest;
 mod rng;
 mod schedule;
 mod seeds;
+mod shells;
 mod trouble;
+mod trouble_queue;
 mod world;
