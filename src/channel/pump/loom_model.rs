@@ -36,6 +36,7 @@ struct Core {
     answers: [usize; SLEEPERS],
     /// Who wants to be woken.
     asleep: [bool; SLEEPERS],
+    is_closed: bool,
 }
 
 enum Guest {
@@ -103,6 +104,15 @@ impl Channel {
         }
     }
 
+    /// Somebody closes the channel.
+    fn close(&self) {
+        let mut core = self.core();
+        core.is_closed = true;
+        let asleep = std::mem::take(&mut core.asleep);
+        drop(core);
+        self.wake(asleep);
+    }
+
     /// Takes in what has arrived, under the lock.
     fn collect(&self, core: &mut Core) -> [bool; SLEEPERS] {
         let arrived = self.queue.swap(0, Ordering::Acquire);
@@ -140,15 +150,15 @@ impl Channel {
         self.core().asleep.contains(&true)
     }
 
-    /// Whether so many calls of this sleeper are answered. If not, it is woken when another one is.
+    /// Whether so many calls of this sleeper are decided. If not, it is woken when another one is.
     fn poll(&self, sleeper: usize, calls: usize) -> bool {
         let mut core = self.core();
         let ready = self.collect(&mut core);
-        let is_answered = core.answers[sleeper] >= calls;
-        core.asleep[sleeper] = !is_answered;
+        let is_decided = core.is_closed || core.answers[sleeper] >= calls;
+        core.asleep[sleeper] = !is_decided;
         drop(core);
         self.wake(ready);
-        is_answered
+        is_decided
     }
 
     fn admits(&self, place: &mut Option<Guest>) -> bool {
@@ -361,45 +371,53 @@ enum Kind {
     Runtime,
 }
 
-/// Two make so many calls each, which are answered in turns. Who is forgotten waits for ever, which loom reports as a deadlock.
-fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS]) {
+/// What decides calls.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    /// An answer to this sleeper.
+    Answer(usize),
+    Close,
+}
+
+/// Two make so many calls each, which end like this. Who is forgotten waits for ever, which loom reports as a deadlock.
+fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS], ends: &'static [End]) {
     for has_edges in [false, true] {
-        nobody_is_forgotten_where(has_edges, sleepers);
+        explore(2, has_edges, sleepers, ends);
     }
 }
 
-fn nobody_is_forgotten_where(has_edges: bool, sleepers: [(Kind, usize); SLEEPERS]) {
+/// With up to so many preemptions.
+fn explore(
+    preemptions: usize,
+    has_edges: bool,
+    sleepers: [(Kind, usize); SLEEPERS],
+    ends: &'static [End],
+) {
     let mut builder = Builder::new();
-    builder.preemption_bound = Some(2);
+    builder.preemption_bound = Some(preemptions);
     builder.check(move || {
         let channel = Arc::new(Channel {
             has_edges,
             ..Channel::default()
         });
-        let spawn = |work: fn(&Channel, &[(Kind, usize); SLEEPERS])| {
-            let channel = channel.clone();
-            thread::spawn(move || work(&channel, &sleepers))
-        };
         let sleep = move |channel: &Channel, sleeper: usize| match sleepers[sleeper] {
             (Kind::Thread, calls) => channel.sleep_in_thread(sleeper, calls),
             (Kind::Runtime, calls) => channel.sleep_in_runtime(sleeper, calls),
         };
-        let home = spawn(|channel, _| channel.stay_at_home());
-        let peer = spawn(|channel, sleepers| {
-            for call in 0..sleepers.iter().map(|(_, calls)| *calls).max().unwrap_or(0) {
-                for (sleeper, (_, calls)) in sleepers.iter().enumerate() {
-                    if call < *calls {
-                        channel.answer(sleeper);
-                    }
+        let of = || channel.clone();
+        let (home, peer, other) = (of(), of(), of());
+        let home = thread::spawn(move || home.stay_at_home());
+        let peer = thread::spawn(move || {
+            for end in ends {
+                match *end {
+                    End::Answer(sleeper) => peer.answer(sleeper),
+                    End::Close => peer.close(),
                 }
             }
         });
-        let other = {
-            let channel = channel.clone();
-            thread::spawn(move || sleep(&channel, 1))
-        };
+        let other = thread::spawn(move || sleep(&other, 1));
         sleep(&channel, 0);
-        other.join().expect("the other is answered");
+        other.join().expect("the calls of the other are decided");
         peer.join().expect("the peer ends");
         channel.tell(|kernel| kernel.is_over = true);
         home.join().expect("home ends");
@@ -408,31 +426,46 @@ fn nobody_is_forgotten_where(has_edges: bool, sleepers: [(Kind, usize); SLEEPERS
 
 #[test]
 fn call_1_two_threads() {
-    nobody_is_forgotten([(Kind::Thread, 1), (Kind::Thread, 1)]);
+    let sleepers = [(Kind::Thread, 1), (Kind::Thread, 1)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_and_a_runtime() {
-    nobody_is_forgotten([(Kind::Thread, 1), (Kind::Runtime, 1)]);
+    let sleepers = [(Kind::Thread, 1), (Kind::Runtime, 1)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_after_a_runtime_that_sleeps_twice() {
-    nobody_is_forgotten([(Kind::Runtime, 2), (Kind::Thread, 1)]);
+    let sleepers = [(Kind::Runtime, 2), (Kind::Thread, 1)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(0)]);
 }
 
 #[test]
 fn call_1_two_runtimes() {
-    nobody_is_forgotten([(Kind::Runtime, 1), (Kind::Runtime, 1)]);
+    let sleepers = [(Kind::Runtime, 1), (Kind::Runtime, 1)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_that_sleeps_twice() {
-    nobody_is_forgotten([(Kind::Thread, 2), (Kind::Thread, 1)]);
+    let sleepers = [(Kind::Thread, 2), (Kind::Thread, 1)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(0)]);
 }
 
 /// Whoever was served at home may find it deaf the next time: a guest has consumed the event.
 #[test]
 fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
-    nobody_is_forgotten([(Kind::Runtime, 1), (Kind::Thread, 2)]);
+    let sleepers = [(Kind::Runtime, 1), (Kind::Thread, 2)];
+    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(1)]);
+}
+
+/// A close that forgets somebody does so with one preemption.
+#[test]
+fn call_1_a_thread_and_a_runtime_whose_channel_is_closed() {
+    let sleepers = [(Kind::Thread, 1), (Kind::Runtime, 1)];
+    for has_edges in [false, true] {
+        explore(1, has_edges, sleepers, &[End::Answer(0), End::Close]);
+    }
 }
