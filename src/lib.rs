@@ -13,6 +13,9 @@
 //! | [`clock`], [`backoff`] | moments to come, however far; pauses between attempts | |
 //! | [`unique`](mod@unique) | numbers that nobody else draws | |
 //!
+//! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `wire`, `fabric`, `channel`, `control`, `nanoctrl`. A
+//! folder uses those before it only.
+//!
 //! # The way of a call
 //!
 //! 1. The caller takes a **credit**, a free slot of the service's ring, and encodes the arguments straight into the

@@ -10,7 +10,7 @@ use slimerpc::control::ControlError;
 use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
-use crate::answer::type_path;
+use crate::service::answer::type_path;
 
 /// A call did not bring a result.
 ///

@@ -2,8 +2,8 @@
 
 use slimerpc::control::Mail;
 
-use crate::handshake::Handshake;
-use crate::qp_ready::{self, QpReady};
+use crate::agent::handshake::Handshake;
+use crate::dlslime::qp_ready::{self, QpReady};
 
 /// Reads a `qp_ready`; what can be used survives being told by us.
 pub fn read_qp_ready(mail: &Mail) {

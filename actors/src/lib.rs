@@ -51,90 +51,48 @@
 //!   [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] call them.
 //! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
 //!
+//! Folders, from the lowest: `error`, `supervision`, `client`, `service`, `memory`, `dlslime`, `agent`, `discovery`, `any_error`. A
+//! folder uses those before it only; the test of that rule names what does not yet.
+//!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
 //! beside. The layers below, their words and the invariants that the names in capitals stand for are described in
 //! [`slimerpc`].
 
 mod agent;
-mod answer;
-mod answer_stream;
 mod any_error;
-mod arbiter;
-mod blocking;
-mod buffer;
-mod builder;
-mod channel_view;
-mod current_handler;
-mod devices;
+mod client;
 mod discovery;
-mod end_cause;
-mod environment;
+mod dlslime;
 mod error;
-mod exit_request;
-mod factory;
-mod fields;
-mod front;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod group;
-mod handshake;
-mod instance;
-mod instance_id;
-mod items;
-mod lifecycle;
-mod link_letter;
-mod live_service;
-mod mailboxes;
-mod once;
-mod order;
-mod panics;
-mod pool;
-mod proxy;
-mod qp_ready;
-mod reached;
-mod reconnect;
-mod remote_buffer;
-mod reply;
-mod restart;
-mod restarts;
-mod ring_context;
+mod memory;
 pub mod semantics;
-mod serial;
-mod serve;
 mod service;
-mod service_changes;
-mod shape_of;
-mod strategy;
-mod supervisor;
-mod tell;
-mod wards;
-mod watch;
+mod supervision;
 
-pub use agent::{Connect, PeerAgent};
+pub use agent::builder::Builder;
+pub use agent::handle::{Connect, PeerAgent};
+pub use agent::serve::{Serve, ServiceHandle};
 pub use any_error::Error;
-pub use buffer::{BufferError, OwnBuffer, RdmaBuffer};
-pub use builder::Builder;
-pub use channel_view::ChannelView;
-pub use discovery::DiscoveryError;
-pub use end_cause::EndCause;
-pub use error::{AgentError, Ran, ReturnedValue, RpcError};
-pub use exit_request::{restart, retire};
-pub use factory::Start;
-pub use futures_util::Stream;
-pub use group::{Gather, Group, GroupError, MemberError};
-pub use items::Items;
-pub use lifecycle::Lifecycle;
-pub use live_service::{Fit, LiveService};
-pub use proxy::{Caller, Proxy, Recipient, SendError};
-pub use remote_buffer::{BufferBytes, RemoteBuffer};
-pub use reply::{Reply, wait_all, wait_all_settled};
-pub use restart::Restart;
-pub use serve::{Serve, ServiceHandle};
-pub use service::{
+pub use client::channel_view::ChannelView;
+pub use client::group::{Gather, Group, GroupError, MemberError};
+pub use client::items::Items;
+pub use client::proxy::{Caller, Proxy, Recipient, SendError};
+pub use client::reply::{Reply, wait_all, wait_all_settled};
+pub use client::service::{
     Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
 };
-pub use service_changes::{ServiceChange, ServiceChanges};
+pub use client::tell::{AgentEvent, Events, Tell};
+pub use client::watch::{PeerEvent, Terminated, Watch};
+pub use discovery::find::DiscoveryError;
+pub use discovery::live_service::{Fit, LiveService};
+pub use discovery::service_changes::{ServiceChange, ServiceChanges};
+pub use error::{AgentError, Ran, ReturnedValue, RpcError};
+pub use futures_util::Stream;
+pub use memory::buffer::{BufferError, OwnBuffer, RdmaBuffer};
+pub use memory::remote_buffer::{BufferBytes, RemoteBuffer};
 pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{
     ConnectError, Credits, Geometry, LossCause, MemoryAccount, MemoryError, MethodMismatch,
@@ -146,9 +104,12 @@ pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc::wire::{DecodeError, EncodeError, pickle};
 pub use slimerpc_macros::{method, service};
-pub use strategy::Strategy;
-pub use tell::{AgentEvent, Events, Tell};
-pub use watch::{PeerEvent, Terminated, Watch};
+pub use supervision::end_cause::EndCause;
+pub use supervision::exit_request::{restart, retire};
+pub use supervision::factory::Start;
+pub use supervision::lifecycle::Lifecycle;
+pub use supervision::restart::Restart;
+pub use supervision::strategy::Strategy;
 
 /// Fabrics that fail as planned, for tests of what becomes of a program then: see [`Builder::wrap_device`].
 #[cfg(feature = "faults")]
@@ -160,14 +121,14 @@ pub mod faults {
 /// What the code that `#[service]` writes refers to. Not for use by hand.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::answer::{
+    pub use crate::client::fields::{CloneField, DebugField};
+    pub use crate::service::answer::{
         Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_in_turn,
         answer_inplace, answer_inplace_async, answer_raw, answer_raw_async, answer_rewritten,
         answer_rewritten_async, lend, lend_mut, unknown_method,
     };
-    pub use crate::answer_stream::answer_stream;
-    pub use crate::fields::{CloneField, DebugField};
-    pub use crate::shape_of::{ShapeOf, Shaped, Shapeless};
+    pub use crate::service::answer_stream::answer_stream;
+    pub use crate::service::shape_of::{ShapeOf, Shaped, Shapeless};
     pub use futures_util::StreamExt;
 }
 

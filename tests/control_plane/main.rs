@@ -8,6 +8,7 @@ mod nanoctrl;
 mod contract;
 mod documents;
 mod entities;
+mod folders;
 mod login;
 mod nanoctrl_cli;
 mod nanoctrl_http;

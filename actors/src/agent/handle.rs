@@ -1,0 +1,729 @@
+//! The handle of an agent.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::IntoFuture;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Addr, Arbiter, Message};
+use futures_util::StreamExt;
+use slimerpc::channel::{
+    Buffer, Geometries, Geometry, MemoryAccount, Patience, Rights, ServiceTable,
+};
+use slimerpc::fabric::RetryPolicy;
+use tokio::sync::{Mutex, broadcast};
+
+use crate::agent::builder::{Builder, Settings};
+use crate::agent::devices::Devices;
+use crate::agent::serve::{Callers, Launch, Serve};
+use crate::agent::supervisor::{
+    Connect as ConnectMessage, Dial, Follow, KeepUp, Leave, Supervisor,
+};
+use crate::client::reached::Setup;
+use crate::memory::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
+use crate::memory::remote_buffer::RemoteBuffer;
+use crate::service::once::Once;
+use crate::service::serial::Source;
+use crate::supervision::factory::{Factory, Start};
+use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Terminated, Watch};
+
+/// Events that are kept for listeners who are behind.
+const EVENTS: usize = 1024;
+
+/// An agent: finds peers, connects to them, serves and calls. A cheap handle to a supervisor actor that runs
+/// on an arbiter of its own; clones are the same agent.
+///
+/// ```
+/// use slimerpc_actors::{PeerAgent, service};
+///
+/// #[derive(Default)]
+/// struct Calc;
+///
+/// #[service]
+/// impl Calc {
+///     #[method]
+///     fn add(&mut self, a: i64, b: i64) -> i64 {
+///         a + b
+///     }
+/// }
+///
+/// #[actix::main]
+/// async fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     let worker = PeerAgent::builder().local().alias("doc:worker").start().await?;
+///     worker.serve(Calc::default()).await?;
+///
+///     let driver = PeerAgent::builder().local().alias("doc:driver").start().await?;
+///     let calc = driver.proxy::<Calc>("doc:worker").await?;
+///     assert_eq!(calc.add(1, 2).await?, 3);
+///
+///     driver.shutdown().await?;
+///     worker.shutdown().await?;
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct PeerAgent {
+    inner: Arc<Inner>,
+}
+
+/// Services that are served one request at a time, by name, with the tables that are published.
+type OneShots = HashMap<&'static str, (ServiceTable, Arc<Mutex<Once>>)>;
+
+struct Inner {
+    alias: String,
+    incarnation: u64,
+    supervisor: Addr<Supervisor>,
+    devices: Devices,
+    geometry: Geometry,
+    dlslime_geometry: Geometry,
+    retry: RetryPolicy,
+    patience: Patience,
+    connect_timeout: Duration,
+    call_timeout: Option<Duration>,
+    reconnect_wait: Duration,
+    stream_patience: Duration,
+    workers: NonZeroUsize,
+    /// Services that are served one request at a time.
+    once: Mutex<OneShots>,
+    events: broadcast::Sender<AgentEvent>,
+    /// Memory that peers may use.
+    offered: Arc<Offered>,
+}
+
+impl PeerAgent {
+    /// Settings of a new agent.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    pub(crate) async fn start(settings: Settings) -> Result<Self, AgentError> {
+        let arbiter = crate::agent::arbiter::start().map_err(AgentError::Thread)?;
+        let devices = settings.devices.clone();
+        let (geometry, retry) = (settings.geometry, settings.retry);
+        let dlslime_geometry = settings.dlslime_geometry;
+        let (busy_poll, workers) = (settings.busy_poll, settings.workers);
+        let stream_patience = settings.stream_patience;
+        let reconnect_wait = settings.reconnect_wait;
+        let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
+        let events = broadcast::Sender::new(EVENTS);
+        let heard = events.clone();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        arbiter.spawn_fn(move || {
+            actix::spawn(async move {
+                let started = Supervisor::start_here(settings, heard).await;
+                if started.is_err() {
+                    Arbiter::current().stop();
+                }
+                let runtime = tokio::runtime::Handle::current();
+                let _ = tell.send(started.map(|started| (started, runtime)));
+            });
+        });
+        let (started, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
+        let patience = Patience { busy_poll, runtime };
+        Ok(Self {
+            inner: Arc::new(Inner {
+                alias: started.alias,
+                incarnation: started.incarnation,
+                supervisor: started.supervisor,
+                devices,
+                geometry,
+                dlslime_geometry,
+                retry,
+                patience,
+                connect_timeout,
+                call_timeout,
+                reconnect_wait,
+                stream_patience,
+                workers,
+                once: Mutex::default(),
+                events,
+                offered: Arc::default(),
+            }),
+        })
+    }
+
+    /// The name under which peers find this agent.
+    pub fn alias(&self) -> &str {
+        &self.inner.alias
+    }
+
+    /// Name of the preferred device.
+    pub fn device(&self) -> &str {
+        self.inner.devices.first().device().name()
+    }
+
+    /// What happens to this agent beside its calls, from now on.
+    ///
+    /// ```no_run
+    /// # async fn example(agent: slimerpc_actors::PeerAgent) {
+    /// let mut events = agent.events();
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # }
+    /// ```
+    pub fn events(&self) -> Events {
+        Events(self.inner.events.subscribe())
+    }
+
+    /// What this agent has registered for payloads beyond a slot and for memory that is used one-sided, over all its devices.
+    pub fn memory(&self) -> MemoryAccount {
+        self.inner.devices.account()
+    }
+
+    /// The shape of this agent's rings, towards native peers.
+    pub fn geometry(&self) -> Geometry {
+        self.inner.geometry
+    }
+
+    /// Declares `peer` as one that this agent wants to be connected with, and waits until it is there.
+    ///
+    /// [`proxy`](Self::proxy) does this by itself; call it to wait for a peer beforehand.
+    pub fn connect_to(&self, peer: impl Into<String>) -> Connect {
+        Connect {
+            agent: self.clone(),
+            peer: peer.into(),
+            qp_num: 1,
+            timeout: self.inner.connect_timeout,
+        }
+    }
+
+    /// Serves `state` to every peer that asks, on an arbiter of its own. Await what is given back; before that it can be
+    /// [given a name](Serve::named) or [narrowed to one peer](Serve::peer).
+    ///
+    /// After a panic in a handler the instance goes on with its state; see [`serve_with`](Self::serve_with).
+    pub fn serve<A>(&self, state: A) -> Serve<A, A>
+    where
+        A: ServedBy<A> + Send,
+    {
+        self.serve_as::<A, A>(state)
+    }
+
+    /// Serves `state` as the service `S`: `dyn Trait` for a `#[service]` trait that `state` implements.
+    pub fn serve_as<S, A>(&self, state: A) -> Serve<S, A>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: Send + 'static,
+    {
+        Serve::new(self.clone(), Box::new(move || Source::Value(state)), false)
+    }
+
+    /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
+    /// panic in a handler the factory builds a new one; how often and how soon, [`restart`](Serve::restart) says.
+    pub fn serve_with<A>(&self, factory: impl FnMut() -> A + Send + 'static) -> Serve<A, A>
+    where
+        A: ServedBy<A>,
+    {
+        self.serve_as_with::<A, A>(factory)
+    }
+
+    /// [`serve_with`](Self::serve_with) for a `#[service]` trait.
+    pub fn serve_as_with<S, A>(
+        &self,
+        mut factory: impl FnMut() -> A + Send + 'static,
+    ) -> Serve<S, A>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let source = move || {
+            Source::Factory(Factory {
+                make: Box::new(move |_| Ok(factory())),
+                hands_over: false,
+            })
+        };
+        Serve::new(self.clone(), Box::new(source), true)
+    }
+
+    /// [`serve_with`](Self::serve_with) a factory that may fail, and that is told about the instance whose place is to be
+    /// taken; it may take over from that what it likes.
+    ///
+    /// A start that fails counts as a restart, and is tried again; the very first is an error of serving.
+    ///
+    /// ```
+    /// use slimerpc_actors::{PeerAgent, Start, service};
+    ///
+    /// struct Cache {
+    ///     entries: Vec<String>,
+    /// }
+    ///
+    /// #[service]
+    /// impl Cache {
+    ///     #[method]
+    ///     fn add(&mut self, entry: String) -> u64 {
+    ///         if entry.is_empty() {
+    ///             panic!("empty");
+    ///         }
+    ///         self.entries.push(entry);
+    ///         self.entries.len() as u64
+    ///     }
+    /// }
+    ///
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let worker = PeerAgent::builder().local().alias("from:worker").start().await?;
+    /// let factory = |start: &mut Start<Cache>| -> Result<Cache, std::io::Error> {
+    ///     let entries = start.take_previous().map(|cache| cache.entries);
+    ///     Ok(Cache { entries: entries.unwrap_or_default() })
+    /// };
+    /// worker.serve_from(factory).await?;
+    /// let cache = worker.proxy::<Cache>(worker.alias()).await?;
+    /// assert_eq!(cache.add("one".into()).await?, 1);
+    /// assert!(cache.add(String::new()).await.is_err());
+    /// assert_eq!(cache.add("two".into()).await?, 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn serve_from<A, E>(
+        &self,
+        factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
+    ) -> Serve<A, A>
+    where
+        A: ServedBy<A>,
+        E: fmt::Display,
+    {
+        self.serve_as_from::<A, A, E>(factory)
+    }
+
+    /// [`serve_from`](Self::serve_from) for a `#[service]` trait.
+    pub fn serve_as_from<S, A, E>(
+        &self,
+        mut factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
+    ) -> Serve<S, A>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+        E: fmt::Display,
+    {
+        let source = move || {
+            Source::Factory(Factory {
+                make: Box::new(move |start| factory(start).map_err(|error| error.to_string())),
+                hands_over: true,
+            })
+        };
+        Serve::new(self.clone(), Box::new(source), true)
+    }
+
+    /// Handles one request for `service`, from whichever peer, here and now: on the task that awaits this, with state that
+    /// it only borrows. For programs that have something else to do between requests.
+    ///
+    /// The first call offers the service to all peers, until the agent leaves. Requests that come between two calls wait.
+    /// Parallel methods take their turn with the others.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc { calls: u32 }
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         self.calls += 1;
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().local().alias("once:worker").start().await?;
+    /// # let driver = PeerAgent::builder().local().alias("once:driver").start().await?;
+    /// # actix::spawn(async move {
+    /// #     let calc = driver.proxy::<Calc>("once:worker").await.expect("it is served");
+    /// #     assert_eq!(calc.add(1, 2).await, Ok(3));
+    /// # });
+    /// let mut calc = Calc::default();
+    /// worker.serve_once(&mut calc).await?;
+    /// assert_eq!(calc.calls, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The service is being served otherwise, the device or control plane refuses, or the agent leaves.
+    pub async fn serve_once<A: ServedBy<A>>(&self, service: &mut A) -> Result<(), AgentError> {
+        self.serve_once_as::<A, A>(service).await
+    }
+
+    /// [`serve_once`](Self::serve_once) for a `#[service]` trait.
+    ///
+    /// # Errors
+    /// As [`serve_once`](Self::serve_once).
+    pub async fn serve_once_as<S, A>(&self, service: &mut A) -> Result<(), AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let once = {
+            let mut offered = self.inner.once.lock().await;
+            let table = table::<S>(S::NAME);
+            match offered.get(S::NAME) {
+                Some((served, once)) if *served == table => once.clone(),
+                // Callers have the numbers and types of that one's methods (TYPE-1).
+                Some(_) => {
+                    return Err(AgentError::AlreadyServed {
+                        service: S::NAME.to_owned(),
+                    });
+                }
+                None => {
+                    let launch = self.launching(S::NAME.to_owned(), Callers::All, None);
+                    let once = Arc::new(Mutex::new(launch.serve_once::<S, A>().await?));
+                    offered.insert(S::NAME, (table, once.clone()));
+                    once
+                }
+            }
+        };
+        once.lock().await.serve::<S, A>(service).await
+    }
+
+    pub(crate) fn launching(
+        &self,
+        name: String,
+        callers: Callers,
+        workers: Option<NonZeroUsize>,
+    ) -> Launch {
+        let inner = &self.inner;
+        Launch {
+            name,
+            callers,
+            workers: workers.unwrap_or(inner.workers),
+            incarnation: inner.incarnation,
+            geometries: Geometries {
+                native: inner.geometry,
+                compatible: inner.dlslime_geometry,
+            },
+            retry: inner.retry,
+            busy_poll: inner.patience.busy_poll,
+            stream_patience: inner.stream_patience,
+            supervisor: inner.supervisor.clone(),
+        }
+    }
+
+    /// Connects to the service `S` of `peer` and gives back its address. If `peer` is this agent itself, calls go straight
+    /// to the instance, past the fabric; who calls need not care.
+    ///
+    /// Waits up to the connect timeout for the peer to appear and to serve `S`.
+    ///
+    /// # Errors
+    /// [`AgentError::PeerUnknown`], [`AgentError::ConnectTimeout`]; [`AgentError::Refused`] naming both
+    /// sides' values when the two agents or their versions of the service do not fit together.
+    pub async fn proxy<S: Service + ?Sized>(&self, peer: &str) -> Result<Proxy<S>, AgentError> {
+        self.proxy_named(peer, S::NAME).await
+    }
+
+    /// The same for a service that is [served under a name](Serve::named).
+    ///
+    /// # Errors
+    /// As [`proxy`](Self::proxy).
+    pub async fn proxy_named<S: Service + ?Sized>(
+        &self,
+        peer: &str,
+        name: &str,
+    ) -> Result<Proxy<S>, AgentError> {
+        self.proxy_within(peer, name, self.inner.connect_timeout)
+            .await
+    }
+
+    /// The same, with a limit for finding and connecting the peer.
+    pub(crate) async fn proxy_within<S: Service + ?Sized>(
+        &self,
+        peer: &str,
+        name: &str,
+        timeout: Duration,
+    ) -> Result<Proxy<S>, AgentError> {
+        let wanted = table::<S>(name);
+        let dialled = self
+            .ask(Dial {
+                peer: peer.to_owned(),
+                wanted: wanted.clone(),
+                patience: self.inner.patience.clone(),
+                timeout,
+                again: false,
+            })
+            .await?;
+        let setup = Setup {
+            peer: peer.into(),
+            wanted,
+            patience: self.inner.patience.clone(),
+            connect_timeout: self.inner.connect_timeout,
+            stream_patience: self.inner.stream_patience,
+            max_in_place: self.inner.geometry.max_payload(),
+            events: self.inner.events.clone(),
+            supervisor: self.inner.supervisor.clone(),
+        };
+        let caller = Caller::new(
+            setup,
+            S::METHODS,
+            dialled,
+            self.inner.call_timeout,
+            self.inner.reconnect_wait,
+        );
+        if let Some(proxy) = caller.healing() {
+            self.inner.supervisor.do_send(KeepUp(proxy));
+        }
+        Ok(Proxy::new(caller))
+    }
+
+    /// What becomes of a native peer from now on: whether it is there, has stalled, is lost, and comes back. While anybody
+    /// watches, or has a proxy for it, both agents give each other signs of life.
+    ///
+    /// Waits up to the connect timeout for the peer to register. What is known of it comes first: that it is there, if it has
+    /// not been lost; or how it was lost, if it was watched or called before and is not back.
+    ///
+    /// ```no_run
+    /// # use futures_util::StreamExt;
+    /// # use slimerpc_actors::{AgentError, PeerAgent, PeerEvent};
+    /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+    /// let mut events = agent.watch("worker:0").await?;
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         PeerEvent::Lost { cause } => println!("worker:0 is lost: {cause}"),
+    ///         PeerEvent::Reconnected { incarnation } => println!("it is back as {incarnation:#x}"),
+    ///         other => println!("{other:?}"),
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::PeerUnknown`]; [`AgentError::NotNative`] of a DLSlime peer, which gives no signs of life;
+    /// [`AgentError::WatchesItself`].
+    pub async fn watch(&self, peer: &str) -> Result<Watch, AgentError> {
+        let follow = Follow {
+            peer: peer.to_owned(),
+            timeout: self.inner.connect_timeout,
+        };
+        self.ask(follow).await
+    }
+
+    /// Tells an actor once when `peer` is lost or leaves: at once if that is known to have happened, and it is not back.
+    ///
+    /// ```no_run
+    /// # use actix::{Actor, Addr, Context, Handler};
+    /// # use slimerpc_actors::{AgentError, PeerAgent, Terminated};
+    /// # struct Router;
+    /// # impl Actor for Router {
+    /// #     type Context = Context<Self>;
+    /// # }
+    /// # impl Handler<Terminated> for Router {
+    /// #     type Result = ();
+    /// #     fn handle(&mut self, _: Terminated, _: &mut Context<Self>) {}
+    /// # }
+    /// # async fn example(agent: PeerAgent, router: Addr<Router>) -> Result<(), AgentError> {
+    /// agent.death_watch("worker:0", router.recipient()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch).
+    pub async fn death_watch(
+        &self,
+        peer: &str,
+        actor: actix::Recipient<Terminated>,
+    ) -> Result<(), AgentError> {
+        let mut events = self.watch(peer).await?;
+        let peer = peer.to_owned();
+        self.inner.patience.runtime.spawn(async move {
+            while let Some(event) = events.next().await {
+                if event.is_end() {
+                    return actor.do_send(Terminated { peer, event });
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Registers `len` zeroed bytes with which peers may do what `rights` say, once they are given the
+    /// [handle](OwnBuffer::handle), until it is dropped. They are in the memory that all devices of this agent use.
+    ///
+    /// # Errors
+    /// [`BufferError::Memory`]: more than `max_payload`, or than what is left of `payload_memory` or the system's limits.
+    pub fn allocate(&self, len: usize, rights: Rights) -> Result<OwnBuffer, BufferError> {
+        let devices = self.inner.devices.all_apart().map_err(AgentError::from)?;
+        let buffer = Buffer::new(&devices, len, rights)?;
+        let Inner {
+            alias, incarnation, ..
+        } = &*self.inner;
+        Ok(self.inner.offered.offer(alias, *incarnation, buffer))
+    }
+
+    /// Offers `bytes` while `work` is being done, and takes them back when it is done or dropped.
+    ///
+    /// They are copied into registered memory for that, and, if peers may write them, back at the end; work in a buffer
+    /// that was [allocated](Self::allocate) to do without.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{BufferError, PeerAgent, Proxy, RdmaBuffer, Rights, RpcError, service};
+    /// # struct Worker;
+    /// # #[service]
+    /// # impl Worker {
+    /// #     #[method]
+    /// #     fn fill(&mut self, gradients: RdmaBuffer) {}
+    /// # }
+    /// # async fn example(agent: PeerAgent, worker: Proxy<Worker>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut gradients = vec![0; 1 << 20];
+    /// let filled = agent.lend(&mut gradients, Rights::Write, async |buffer| worker.fill(buffer).await);
+    /// filled.await??;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub async fn lend<T>(
+        &self,
+        bytes: &mut [u8],
+        rights: Rights,
+        work: impl AsyncFnOnce(RdmaBuffer) -> T,
+    ) -> Result<T, BufferError> {
+        let buffer = self.allocate(bytes.len(), rights)?;
+        buffer.write(0, bytes)?;
+        let done = work(buffer.handle()).await;
+        if rights.include(Rights::Write) {
+            buffer.read(0, bytes)?;
+        }
+        Ok(done)
+    }
+
+    /// Connects with the owner of `buffer`, unless this agent is, so that it can be read and written.
+    ///
+    /// # Errors
+    /// [`BufferError::OwnerGone`], [`BufferError::Revoked`], or the two agents cannot be connected.
+    pub async fn attach(&self, buffer: &RdmaBuffer) -> Result<RemoteBuffer, BufferError> {
+        let inner = &*self.inner;
+        if buffer.owner() != inner.alias {
+            return RemoteBuffer::remote(
+                buffer,
+                inner.supervisor.clone(),
+                inner.patience.clone(),
+                inner.connect_timeout,
+            )
+            .await;
+        }
+        if buffer.incarnation() != inner.incarnation {
+            return Err(BufferError::OwnerGone {
+                owner: inner.alias.clone(),
+            });
+        }
+        Ok(RemoteBuffer::local(buffer, inner.offered.clone()))
+    }
+
+    /// Has calls that nobody waits for heard of when they fail: number of the method, and why.
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.inner.connect_timeout
+    }
+
+    /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells
+    /// the peers. Harmless when repeated.
+    ///
+    /// # Errors
+    /// The control plane could not be told; everything else has ended all the same.
+    pub async fn shutdown(&self) -> Result<(), AgentError> {
+        match self.ask(Leave).await {
+            Err(AgentError::ShutDown) => Ok(()),
+            other => other,
+        }
+    }
+
+    pub(crate) async fn ask<M, T>(&self, message: M) -> Result<T, AgentError>
+    where
+        M: Message<Result = Result<T, AgentError>> + Send + 'static,
+        T: Send + 'static,
+        Supervisor: actix::Handler<M>,
+    {
+        self.inner
+            .supervisor
+            .send(message)
+            .await
+            .unwrap_or(Err(AgentError::ShutDown))
+    }
+}
+
+/// The table of a service as its callers know it.
+pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
+    let methods = || S::METHODS.iter().map(|&name| name.to_owned());
+    let those = |which: &[bool]| {
+        let chosen = methods().zip(which).filter(|(_, is_chosen)| **is_chosen);
+        chosen.map(|(name, _)| name).collect()
+    };
+    ServiceTable {
+        name: name.to_owned(),
+        codec: S::CODEC.name().to_owned(),
+        methods: methods().collect(),
+        parallel: those(S::PARALLEL),
+        streams: those(S::STREAMS),
+        signatures: S::signatures().to_vec(),
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The last handle is gone; nobody can wait for the end any more.
+        self.supervisor.do_send(Leave);
+    }
+}
+
+impl fmt::Debug for PeerAgent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PeerAgent")
+            .field("alias", &self.alias())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection being made; see [`PeerAgent::connect_to`]. Await it.
+#[derive(Debug)]
+#[must_use = "a connection is made when this is awaited"]
+pub struct Connect {
+    agent: PeerAgent,
+    peer: String,
+    qp_num: u32,
+    timeout: Duration,
+}
+
+impl Connect {
+    /// Number of queue pairs, at least 1, over which messages to a DLSlime peer in Python are striped. Channels
+    /// between native agents have one each, whatever this says.
+    pub fn qp_num(mut self, queue_pairs: u32) -> Self {
+        self.qp_num = queue_pairs;
+        self
+    }
+
+    /// How long to wait for the peer, instead of the agent's connect timeout.
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+}
+
+impl IntoFuture for Connect {
+    type Output = Result<(), AgentError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self {
+                agent,
+                peer,
+                qp_num,
+                timeout,
+            } = self;
+            if !(1..=64).contains(&qp_num) {
+                return Err(AgentError::Setting {
+                    name: "qp_num".into(),
+                    value: qp_num.to_string(),
+                    allowed: "a connection has 1 to 64 queue pairs".to_owned(),
+                });
+            }
+            let connect = ConnectMessage {
+                peer,
+                queue_pairs: qp_num as usize,
+                timeout,
+            };
+            agent.ask(connect).await
+        })
+    }
+}

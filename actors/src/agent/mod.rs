@@ -1,0 +1,11 @@
+//! The agent: its handle, its settings, its supervisor, what it serves.
+
+pub(crate) mod arbiter;
+pub(crate) mod builder;
+pub(crate) mod devices;
+pub(crate) mod environment;
+pub(crate) mod handle;
+pub(crate) mod handshake;
+pub(crate) mod link_letter;
+pub(crate) mod serve;
+pub(crate) mod supervisor;

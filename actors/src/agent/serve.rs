@@ -1,0 +1,547 @@
+//! Starting a service.
+
+use std::future::IntoFuture;
+use std::marker::PhantomData;
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use futures_util::future::join_all;
+use slimerpc::channel::{Geometries, Hosted, LossCause};
+use slimerpc::fabric::RetryPolicy;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::agent::handle::table;
+use crate::agent::supervisor::{Ended, Publish, Supervisor, Withdraw};
+use crate::service::front::Front;
+use crate::service::instance::{Address, Instance};
+use crate::service::mailboxes::Mailboxes;
+use crate::service::once::Once;
+use crate::service::panics;
+use crate::service::pool::Pool;
+use crate::service::ring_context::RequestHandler;
+use crate::service::serial::{Report, Seen, Serial, Source};
+use crate::supervision::factory::NotMade;
+use crate::supervision::instance_id::InstanceId;
+use crate::supervision::lifecycle::Hooks;
+use crate::supervision::wards::WardId;
+use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
+
+/// Threads for the parallel methods of one service.
+const MAX_WORKERS: usize = 1024;
+/// How long a service that is stopped may take to answer what it has.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Brings the source of a service's state to its arbiter.
+pub(crate) type Bring<A> = Box<dyn FnOnce() -> Source<A> + Send>;
+
+/// Who may call a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Callers {
+    All,
+    /// This peer.
+    Peer(String),
+    /// The only peer that the agent has asked to be connected with.
+    OnlyPeer,
+}
+
+/// A service about to be served; made by [`PeerAgent::serve`](crate::PeerAgent::serve) and its kin. Await it.
+///
+/// ```no_run
+/// # use slimerpc_actors::{AgentError, PeerAgent, service};
+/// # #[derive(Default)]
+/// # struct Calc;
+/// # #[service]
+/// # impl Calc {
+/// #     #[method]
+/// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+/// #         a + b
+/// #     }
+/// # }
+/// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+/// agent.serve(Calc::default()).await?; // to all peers, as `Calc`
+/// agent.serve(Calc::default()).named("second").await?; // found with `proxy_named("worker:0", "second")`
+/// agent.serve(Calc::default()).named("private").peer("driver:0").await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a service is served when this is awaited"]
+pub struct Serve<S: ?Sized, A> {
+    agent: PeerAgent,
+    name: Option<String>,
+    callers: Callers,
+    workers: Option<usize>,
+    source: Bring<A>,
+    hooks: Hooks<A>,
+    /// Without it an instance goes on with its state, whatever happens.
+    restart: Option<Restart>,
+    has_factory: bool,
+    service: PhantomData<fn(&S)>,
+}
+
+impl<S: ?Sized, A> Serve<S, A> {
+    pub(crate) fn new(agent: PeerAgent, source: Bring<A>, has_factory: bool) -> Self {
+        Self {
+            agent,
+            name: None,
+            callers: Callers::All,
+            workers: None,
+            source,
+            hooks: Hooks::none(),
+            restart: has_factory.then(Restart::default),
+            has_factory,
+            service: PhantomData,
+        }
+    }
+
+    /// What follows when an instance ends by itself. By default one that a factory made is restarted
+    /// ([`Restart::permanent`]), and one that was served by value goes on with its state, unless it is to be
+    /// [`temporary`](Restart::temporary).
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use slimerpc_actors::{AgentError, PeerAgent, Restart, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+    /// let restart = Restart::permanent().limit(3, Duration::from_secs(60));
+    /// agent.serve_with(Calc::default).restart(restart).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = Some(restart);
+        self
+    }
+
+    /// Has the instances' [`Lifecycle`] called.
+    pub fn hooks(mut self) -> Self
+    where
+        A: Lifecycle,
+    {
+        self.hooks = Hooks::of_lifecycle();
+        self
+    }
+
+    /// Serves under this name instead of the service's own, so that one type can be served several times.
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Serves this peer alone; others are refused. With that, several services can each serve a DLSlime peer of its own.
+    pub fn peer(mut self, alias: impl Into<String>) -> Self {
+        self.callers = Callers::Peer(alias.into());
+        self
+    }
+
+    /// Runs up to `threads` of its parallel methods at once, instead of as many as [the agent's setting](crate::Builder::workers)
+    /// says.
+    pub fn workers(mut self, threads: usize) -> Self {
+        self.workers = Some(threads);
+        self
+    }
+
+    /// Serves the one peer alone that this agent [has asked to be connected with](crate::PeerAgent::connect_to).
+    pub fn only_peer(mut self) -> Self {
+        self.callers = Callers::OnlyPeer;
+        self
+    }
+}
+
+impl<S, A> IntoFuture for Serve<S, A>
+where
+    S: ServedBy<A> + ?Sized,
+    A: 'static,
+{
+    /// # Errors
+    /// A service of the name is served already, the factory failed, a setting makes no sense, there is not exactly one
+    /// peer for [`only_peer`](Serve::only_peer), or the device or control plane refuses.
+    type Output = Result<ServiceHandle, AgentError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move {
+            let Self {
+                agent,
+                name,
+                callers,
+                workers,
+                source,
+                hooks,
+                restart,
+                has_factory,
+                ..
+            } = self;
+            let name = name.unwrap_or_else(|| S::NAME.to_owned());
+            if name.is_empty() {
+                return Err(AgentError::Setting {
+                    name: "the name of a service".into(),
+                    value: "empty".to_owned(),
+                    allowed: "peers ask for a service by its name".to_owned(),
+                });
+            }
+            let workers = workers.map(check_workers).transpose()?;
+            if let Some(restart) = &restart {
+                check_restart(restart, has_factory)?;
+            }
+            let launch = agent.launching(name, callers, workers);
+            launch.serve::<S, A>(source, hooks, restart).await
+        })
+    }
+}
+
+impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Serve")
+            .field("name", &self.name)
+            .field("callers", &self.callers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Refuses methods whose types the codec cannot carry.
+fn check_types<S: Service + ?Sized>(name: &str) -> Result<(), AgentError> {
+    let refused = S::METHODS.iter().zip(S::signatures());
+    for (method, signature) in refused {
+        if let Some(reason) = signature.obstacle() {
+            return Err(AgentError::NotInCodec {
+                service: name.to_owned(),
+                method: (*method).to_owned(),
+                codec: S::CODEC.name().to_owned(),
+                reason: reason.to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what makes no sense, or cannot be.
+fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError> {
+    restart.check()?;
+    if has_factory || restart.is_temporary() {
+        return Ok(());
+    }
+    Err(AgentError::Setting {
+        name: "restart".into(),
+        value: format!("{restart:?}"),
+        allowed: "what is served by value has nothing to be made anew from: use `serve_with`, or `temporary`".to_owned(),
+    })
+}
+
+/// A number of threads for parallel methods.
+pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> {
+    NonZeroUsize::new(threads)
+        .filter(|threads| threads.get() <= MAX_WORKERS)
+        .ok_or_else(|| AgentError::Setting {
+            name: "workers".into(),
+            value: threads.to_string(),
+            allowed: format!("parallel methods run on 1 to {MAX_WORKERS} threads"),
+        })
+}
+
+/// A service that is being served, without its types.
+#[derive(Clone)]
+pub(crate) struct Running {
+    /// The only peer that may call it, if there is but one.
+    pub(crate) only: Option<String>,
+    /// What the agent looks after it by, if it does.
+    pub(crate) ward: Option<WardId>,
+    /// Where serial calls of native peers go.
+    pub(crate) serial: Address,
+    front: Option<Address>,
+}
+
+impl Running {
+    /// Where the others go.
+    pub(crate) fn front(&self) -> &Address {
+        self.front.as_ref().unwrap_or(&self.serial)
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &Address> {
+        self.front.iter().chain([&self.serial])
+    }
+
+    /// Closes the channels of a peer that has left, or of one life of it.
+    pub(crate) fn dismiss(&self, peer: &str, life: Option<u64>, cause: &LossCause) {
+        for address in self.addresses() {
+            address.dismiss(peer, life, cause);
+        }
+    }
+
+    /// Waits until the answers that have been given have arrived, but no longer than `limit`.
+    pub(crate) async fn flush(&self, limit: Duration) {
+        join_all(self.addresses().map(|address| address.flush(limit))).await;
+    }
+
+    /// Has the service answer what it has and take nothing more. False if that takes longer than `limit`.
+    pub(crate) async fn drain(&self, limit: Duration) -> bool {
+        let drain = async {
+            // The front first: what it has taken, the other still has to answer.
+            for address in self.addresses() {
+                address.drain().await;
+            }
+        };
+        timeout(limit, drain).await.is_ok()
+    }
+
+    /// Has it end, and requests be answered with that.
+    pub(crate) fn give_up(&self) {
+        self.addresses().for_each(Address::give_up);
+    }
+
+    /// Ends the service and its arbiters; not before a sync handler that runs has returned, but without waiting for it.
+    pub(crate) fn end(self) {
+        self.front.into_iter().for_each(Address::end);
+        self.serial.end();
+    }
+}
+
+/// A service that is being served. Dropping the handle does not end it.
+#[derive(Clone)]
+pub struct ServiceHandle {
+    name: String,
+    supervisor: Addr<Supervisor>,
+}
+
+impl ServiceHandle {
+    /// Name of the service.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Ends the service: the agent no longer offers it, requests that have arrived are answered, those that come later
+    /// end with [`RpcError::ServiceDown`](crate::RpcError::ServiceDown), and then callers lose their connection.
+    ///
+    /// Waits for running handlers up to 10 s; see [`stop_within`](Self::stop_within).
+    ///
+    /// # Errors
+    /// As [`stop_within`](Self::stop_within).
+    pub async fn stop(&self) -> Result<(), AgentError> {
+        self.stop_within(DRAIN).await
+    }
+
+    /// The same, with another limit. When it has passed, an async handler is dropped where it awaits.
+    ///
+    /// # Errors
+    /// [`AgentError::StillRunning`] if the limit has passed: a sync handler cannot be ended, so its thread goes on until
+    /// it returns. Or the control plane could not be told. The service is no longer offered all the same.
+    pub async fn stop_within(&self, limit: Duration) -> Result<(), AgentError> {
+        let withdraw = Withdraw {
+            service: self.name.clone(),
+            limit,
+        };
+        self.supervisor
+            .send(withdraw)
+            .await
+            .unwrap_or(Err(AgentError::ShutDown))
+    }
+}
+
+impl std::fmt::Debug for ServiceHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceHandle")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service about to be started, and what it needs of its agent.
+pub(crate) struct Launch {
+    pub(crate) name: String,
+    pub(crate) callers: Callers,
+    pub(crate) workers: NonZeroUsize,
+    pub(crate) incarnation: u64,
+    pub(crate) geometries: Geometries,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) busy_poll: Duration,
+    pub(crate) stream_patience: Duration,
+    pub(crate) supervisor: Addr<Supervisor>,
+}
+
+/// An instance that has started. Its parallel methods, if there are some, are to see `T`.
+struct Started<T> {
+    address: Address,
+    shared: Option<watch::Receiver<T>>,
+}
+
+impl Launch {
+    /// Starts the instance on an arbiter of its own, its front on another if there are parallel methods, and has the agent
+    /// publish the service.
+    async fn serve<S, A>(
+        self,
+        source: Bring<A>,
+        hooks: Hooks<A>,
+        restart: Option<Restart>,
+    ) -> Result<ServiceHandle, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        panics::trace();
+        check_types::<S>(&self.name)?;
+        let setup = self.setup();
+        let ward = restart.is_some().then(WardId::new);
+        let supervisor = self.supervisor.clone();
+        let report = move |ward| -> Report {
+            Box::new(move |number, cause| {
+                supervisor.do_send(Ended {
+                    ward,
+                    number,
+                    cause,
+                });
+            })
+        };
+        let start = move || {
+            let report = ward.map(report);
+            setup.instance(|| Serial::<S, A>::start(source(), hooks, report))
+        };
+        let started = on_new_arbiter(start).await?;
+        let mut running = Running {
+            only: None,
+            ward,
+            serial: started.address,
+            front: None,
+        };
+        if let Some(shared) = started.shared {
+            let (setup, workers) = (self.setup(), self.workers);
+            let serial = running.serial.deliveries.clone();
+            let front = on_new_arbiter(move || {
+                let pool = Pool::start(workers, shared).map_err(AgentError::Thread)?;
+                Ok(setup.start(Front::<S, A>::new(serial, Some(pool))))
+            });
+            match front.await {
+                Ok(front) => running.front = Some(front),
+                Err(error) => {
+                    running.end();
+                    return Err(error);
+                }
+            }
+        }
+        let advertise = (self.callers == Callers::All).then_some(S::NAME);
+        self.publish::<S>(running, advertise, restart).await
+    }
+
+    /// Starts the front alone, which passes all requests on.
+    pub(crate) async fn serve_once<S, A>(self) -> Result<Once, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        check_types::<S>(&self.name)?;
+        let (tell, told) = mpsc::unbounded_channel();
+        let setup = self.setup();
+        let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None))));
+        let running = Running {
+            only: None,
+            ward: None,
+            serial: front.await?,
+            front: None,
+        };
+        let once = Once::new(self.setup().id, told);
+        // Between two requests it may not be served for long, which those who know it can tell and others cannot.
+        self.publish::<S>(running, None, None).await?;
+        Ok(once)
+    }
+
+    async fn publish<S: Service + ?Sized>(
+        self,
+        running: Running,
+        advertise: Option<&'static str>,
+        restart: Option<Restart>,
+    ) -> Result<ServiceHandle, AgentError> {
+        let publish = Publish {
+            restart,
+            table: table::<S>(&self.name),
+            callers: self.callers,
+            advertise,
+            running: running.clone(),
+        };
+        let published = self.supervisor.send(publish).await;
+        if let Err(error) = published.unwrap_or(Err(AgentError::ShutDown)) {
+            running.end();
+            return Err(error);
+        }
+        Ok(ServiceHandle {
+            name: self.name,
+            supervisor: self.supervisor,
+        })
+    }
+
+    fn setup(&self) -> Setup {
+        Setup {
+            id: InstanceId::new(self.incarnation, &self.name),
+            name: self.name.clone(),
+            geometries: self.geometries,
+            retry: self.retry,
+            busy_poll: self.busy_poll,
+            stream_patience: self.stream_patience,
+        }
+    }
+}
+
+/// What an instance is started with.
+struct Setup {
+    id: InstanceId,
+    name: String,
+    geometries: Geometries,
+    retry: RetryPolicy,
+    busy_poll: Duration,
+    stream_patience: Duration,
+}
+
+impl Setup {
+    /// Starts the instance that owns the state, on the current arbiter.
+    fn instance<S, A>(
+        self,
+        start: impl FnOnce() -> Result<(Serial<S, A>, Seen<S::Shared>), NotMade>,
+    ) -> Result<Started<Arc<S::Shared>>, AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let (serial, shared) = start().map_err(|not_made| not_made.of_first(&self.name))?;
+        Ok(Started {
+            address: self.start(serial),
+            shared,
+        })
+    }
+
+    /// Starts an instance on the current arbiter.
+    fn start<H: RequestHandler>(self, handler: H) -> Address {
+        let (tell, told) = mpsc::unbounded_channel();
+        let hosted = Hosted {
+            name: self.name,
+            stream_patience: self.stream_patience,
+        };
+        let mailboxes = Mailboxes::new(hosted, self.geometries, self.retry, told);
+        Instance::start(handler, self.id, mailboxes, self.busy_poll, tell)
+    }
+}
+
+/// Does something on an arbiter of its own, which goes on if that succeeds.
+async fn on_new_arbiter<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    let arbiter = crate::agent::arbiter::start().map_err(AgentError::Thread)?;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    arbiter.spawn_fn(move || {
+        let _ = tell.send(work());
+    });
+    let done = told.await.unwrap_or(Err(AgentError::ShutDown));
+    if done.is_err() {
+        arbiter.stop();
+    }
+    done
+}

@@ -1,0 +1,240 @@
+//! Calling a DLSlime peer.
+//!
+//! ```text
+//!   we                                               peer
+//!    │  qp_ready { our queue pairs }                   │
+//!    │ ──────────────────────────────────────────────▶ │  connects
+//!    │                     qp_ready { its queue pairs } │
+//!    │ ◀────────────────────────────────────────────── │
+//!    │  connect; publish our mailbox                    │  publishes its own when it serves
+//!    │  look for the peer's; then call                  │
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slimerpc::channel::{ClientChannel, Dialer, QueuePairInfo, RingAddress};
+use slimerpc::control::PeerRecord;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use super::pairs::{Pair, mailbox_name, mailbox_record};
+use super::{Dial, FIRST_LOOK, State};
+use crate::AgentError;
+use crate::dlslime::qp_ready::{self, Path, QpReady};
+
+/// How long a fresh `qp_ready` is waited for before one is used that lay in our mail: that may be of an earlier life
+/// of the peer, but a peer that began at the same time as we will send no other.
+const GRACE: Duration = Duration::from_secs(1);
+/// Between two looks for the peer's mailbox.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Who connects with a peer.
+enum Claim {
+    /// Nobody has to any more.
+    Connected(Arc<ClientChannel>),
+    /// We do, and are told of its `qp_ready`.
+    Ours(mpsc::Receiver<QpReady>),
+    /// Another proxy's maker.
+    Others,
+}
+
+impl State {
+    /// The channel to a DLSlime peer, made if there is none.
+    pub(super) async fn call_dlslime(
+        &self,
+        dial: &Dial,
+        record: &PeerRecord,
+        started: Instant,
+    ) -> Result<Arc<ClientChannel>, AgentError> {
+        let peer = &*dial.peer;
+        let mail = loop {
+            match self.claim(peer)? {
+                Claim::Connected(channel) => return Ok(channel),
+                Claim::Ours(mail) => break mail,
+                Claim::Others => {}
+            }
+            self.check_open()?;
+            if started.elapsed() >= dial.timeout {
+                return Err(self.silent(dial, started, "another proxy to be connected"));
+            }
+            sleep(FIRST_LOOK).await;
+        };
+        match self.dial_dlslime(dial, record, started, mail).await {
+            Ok((channel, theirs)) => {
+                let calling = Pair::Calling {
+                    channel: channel.clone(),
+                    theirs,
+                };
+                self.pairs.borrow_mut().insert(peer, calling);
+                Ok(channel)
+            }
+            Err(error) => {
+                self.pairs.borrow_mut().remove(peer);
+                self.withdraw_mailbox(peer).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes it upon us to connect with `peer`, unless that is done or under way.
+    fn claim(&self, peer: &str) -> Result<Claim, AgentError> {
+        let mut pairs = self.pairs.borrow_mut();
+        match pairs.get(peer) {
+            Some(Pair::Serving(serving)) => Err(AgentError::BothDirections {
+                peer: peer.to_owned(),
+                service: serving.service.clone(),
+            }),
+            Some(Pair::Calling { channel, .. }) if channel.closed().is_none() => {
+                Ok(Claim::Connected(channel.clone()))
+            }
+            Some(Pair::Dialing(_)) => Ok(Claim::Others),
+            Some(Pair::Calling { .. }) | None => {
+                let (tell, told) = mpsc::channel(16);
+                pairs.insert(peer, Pair::Dialing(tell));
+                Ok(Claim::Ours(told))
+            }
+        }
+    }
+
+    async fn dial_dlslime(
+        &self,
+        dial: &Dial,
+        record: &PeerRecord,
+        started: Instant,
+        mut mail: mpsc::Receiver<QpReady>,
+    ) -> Result<(Arc<ClientChannel>, Vec<QueuePairInfo>), AgentError> {
+        let peer = &*dial.peer;
+        let device = self.settings.devices.for_dlslime().device();
+        let path = self.path_to(record)?;
+        let count = self.pairs.borrow().queue_pairs(peer);
+        let (geometry, retry) = (self.settings.dlslime_geometry, self.settings.retry);
+        let mut dialer = Dialer::compatible(&**device, geometry, retry, count)?;
+        self.declare(peer).await?;
+        let early = self.pairs.borrow_mut().unpark(peer);
+        let ready = qp_ready::mail(&self.alias, peer, &dialer.queue_pairs(), &path);
+        self.control().send_mail(peer, &ready).await?;
+        let mut theirs = self
+            .reach(&mut dialer, early, &mut mail, dial, started)
+            .await?;
+
+        let mailbox = mailbox_record(&self.alias, peer, &**device, &dialer.ring());
+        let name = mailbox_name(&self.alias, peer);
+        self.control().publish(&name, mailbox).await?;
+        let ring = loop {
+            if let Some(ring) = self.mailbox_of(peer).await? {
+                break ring;
+            }
+            if started.elapsed() >= dial.timeout {
+                return Err(self.silent(
+                    dial,
+                    started,
+                    "its mailbox, which it publishes when it serves",
+                ));
+            }
+            // It may have been an earlier life that we are connected with, whose successor answers now.
+            if let Ok(Some(ready)) = timeout(LOOK, mail.recv()).await
+                && ready.queue_pairs != theirs
+            {
+                dialer.reach(&ready.queue_pairs)?;
+                theirs = ready.queue_pairs;
+            }
+        };
+        let channel = dialer.connect_compatible(peer, &ring, dial.patience.clone())?;
+        Ok((channel, theirs))
+    }
+
+    /// Connects to the queue pairs that the peer answers with.
+    async fn reach(
+        &self,
+        dialer: &mut Dialer,
+        early: Option<QpReady>,
+        mail: &mut mpsc::Receiver<QpReady>,
+        dial: &Dial,
+        started: Instant,
+    ) -> Result<Vec<QueuePairInfo>, AgentError> {
+        let mut early = early;
+        let mut refused = None;
+        loop {
+            let left = dial.timeout.saturating_sub(started.elapsed());
+            let wait = if early.is_some() {
+                left.min(GRACE)
+            } else {
+                left
+            };
+            let ready = match timeout(wait, mail.recv()).await {
+                Ok(Some(ready)) => ready,
+                Ok(None) => return Err(AgentError::ShutDown),
+                Err(_) => match early.take() {
+                    Some(ready) => ready,
+                    None => {
+                        let silent = || self.silent(dial, started, "its queue pairs (qp_ready)");
+                        return Err(refused.unwrap_or_else(silent));
+                    }
+                },
+            };
+            match dialer.reach(&ready.queue_pairs) {
+                Ok(()) => return Ok(ready.queue_pairs),
+                Err(error) => {
+                    // A good one may follow.
+                    tracing::warn!(peer = ready.peer, %error, "a qp_ready cannot be used");
+                    refused = Some(error.into());
+                }
+            }
+        }
+    }
+
+    /// The path to a DLSlime peer, from our device to the one that it would choose.
+    pub(super) fn path_to(&self, record: &PeerRecord) -> Result<Path, AgentError> {
+        let device = self.settings.devices.for_dlslime().device();
+        let port = device.port();
+        let theirs = record.device_on(&port.link_type.to_string(), port.number.into());
+        let Some(theirs) = theirs else {
+            return Err(AgentError::NoCommonDevice {
+                peer: record.alias.clone(),
+                device: device.name().to_owned(),
+                link: port.link_type,
+                port: port.number,
+            });
+        };
+        Ok(Path {
+            ours: Some(device.name().to_owned()),
+            theirs: Some(theirs),
+            port: port.number.into(),
+            link: Some(port.link_type),
+        })
+    }
+
+    /// The mailbox that a DLSlime peer has published for us.
+    pub(super) async fn mailbox_of(&self, peer: &str) -> Result<Option<RingAddress>, AgentError> {
+        let name = mailbox_name(peer, &self.alias);
+        let Some(record) = self.control().lookup(peer, &name).await? else {
+            return Ok(None);
+        };
+        match serde_json::from_value(record) {
+            Ok(ring) => Ok(Some(ring)),
+            Err(error) => {
+                tracing::warn!(%peer, %error, "a mailbox record is malformed; waiting for a better one");
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) async fn withdraw_mailbox(&self, peer: &str) {
+        if let Err(error) = self
+            .control()
+            .withdraw(&mailbox_name(&self.alias, peer))
+            .await
+        {
+            tracing::debug!(%peer, %error, "a mailbox record could not be withdrawn");
+        }
+    }
+
+    fn silent(&self, dial: &Dial, started: Instant, waiting_for: &'static str) -> AgentError {
+        AgentError::DlslimeTimeout {
+            peer: dial.peer.clone(),
+            waiting_for: waiting_for.into(),
+            waited: started.elapsed(),
+        }
+    }
+}

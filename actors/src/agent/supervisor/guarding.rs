@@ -1,0 +1,171 @@
+//! Looking after the instances of services.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use actix::{Context, Handler, Message};
+use tokio::time::sleep_until;
+
+use super::{State, Supervisor};
+use crate::agent::serve::Running;
+use crate::supervision::wards::{Due, Ending, Step, Up, WardId};
+use crate::{AgentEvent, EndCause, Restart};
+
+/// An instance has ended by itself.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Ended {
+    pub(crate) ward: WardId,
+    /// Of the start that it came from.
+    pub(crate) number: u64,
+    pub(crate) cause: EndCause,
+}
+
+impl Handler<Ended> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, ended: Ended, _: &mut Context<Self>) {
+        let Ended {
+            ward,
+            number,
+            cause,
+        } = ended;
+        self.state.has_ended(ward, number, cause);
+    }
+}
+
+impl State {
+    /// Looks after a service that has been started, if it is to be.
+    pub(super) fn look_after(&self, name: &str, running: &Running, restart: Option<Restart>) {
+        if let (Some(ward), Some(restart)) = (running.ward, restart) {
+            let mut wards = self.wards.borrow_mut();
+            wards.add(ward, name, running.clone(), restart);
+        }
+    }
+
+    /// Looks after it no more.
+    pub(super) fn look_away(self: &Rc<Self>, running: &Running) {
+        if let Some(ward) = running.ward {
+            self.wards.borrow_mut().remove(ward);
+            // Others may have waited for it to start.
+            self.start_due();
+        }
+    }
+
+    fn has_ended(self: &Rc<Self>, ward: WardId, life: u64, cause: EndCause) {
+        let (now, chance) = (Instant::now(), fastrand::f64());
+        let steps = {
+            let mut wards = self.wards.borrow_mut();
+            wards.ended(ward, life, cause, now, chance)
+        };
+        self.take(steps);
+    }
+
+    fn take(self: &Rc<Self>, steps: Vec<Step<Running>>) {
+        for step in steps {
+            match step {
+                Step::Retire(ending) => self.retire(ending),
+                Step::GiveUp(ending) => self.give_up(ending),
+                Step::LookAt(at) => {
+                    let state = self.clone();
+                    actix::spawn(async move {
+                        sleep_until(at.into()).await;
+                        state.start_due();
+                    });
+                }
+            }
+        }
+        self.start_due();
+    }
+
+    fn retire(self: &Rc<Self>, ending: Ending<Running>) {
+        // Orders are given at once, so that they arrive in the order in which they were decided on.
+        let retired = ending.reached.serial.retire(ending.cause);
+        let state = self.clone();
+        actix::spawn(async move {
+            let _ = retired.await;
+            state.wards.borrow_mut().has_ended(ending.id);
+            state.start_due();
+        });
+    }
+
+    fn start_due(self: &Rc<Self>) {
+        if self.left.get() {
+            return;
+        }
+        let due = self.wards.borrow_mut().begin_due(Instant::now());
+        for due in due {
+            let started = due.reached.serial.start(due.life, due.cause.clone());
+            let state = self.clone();
+            actix::spawn(async move {
+                match started.await {
+                    Ok(Ok(())) => state.is_up(due),
+                    Ok(Err(cause)) => state.has_not_started(&due, cause),
+                    // The service has ended, and somebody has seen to that.
+                    Err(_) => {}
+                }
+            });
+        }
+    }
+
+    fn is_up(self: &Rc<Self>, due: Due<Running>) {
+        let Due {
+            id,
+            service,
+            life,
+            cause,
+            ..
+        } = due;
+        let up = self.wards.borrow_mut().is_up(id, life);
+        let Some(Up { ended }) = up else { return };
+        tracing::warn!(service, %cause, restarts = life, "a service was restarted");
+        self.tell(AgentEvent::Restarted {
+            service,
+            cause,
+            restarts: life,
+        });
+        match ended {
+            Some(cause) => self.has_ended(id, life, cause),
+            None => self.start_due(),
+        }
+    }
+
+    fn has_not_started(self: &Rc<Self>, due: &Due<Running>, cause: EndCause) {
+        tracing::warn!(due.service, %cause, "a service could not be restarted");
+        let (now, chance) = (Instant::now(), fastrand::f64());
+        let steps = {
+            let mut wards = self.wards.borrow_mut();
+            wards.has_not_started(due.id, due.life, cause, now, chance)
+        };
+        self.take(steps);
+    }
+
+    /// Lists the service as down, so that no new proxies are made.
+    fn give_up(self: &Rc<Self>, ending: Ending<Running>) {
+        let Ending {
+            id,
+            service,
+            reached,
+            cause,
+        } = ending;
+        tracing::error!(service, %cause, "a service is given up");
+        reached.give_up();
+        // One that is being stopped is not listed any more.
+        let found = self.services.borrow().get(&service).cloned();
+        if found.is_some_and(|running| running.ward == Some(id)) {
+            self.descriptor.borrow_mut().down.push(service.clone());
+            let state = self.clone();
+            actix::spawn(async move {
+                if let Err(error) = state.publish().await {
+                    tracing::warn!(%error, "peers could not be told that a service is down");
+                }
+            });
+        }
+        self.tell(AgentEvent::GivenUp { service, cause });
+    }
+
+    fn tell(&self, event: AgentEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+}

@@ -1,0 +1,278 @@
+//! Serving a DLSlime peer.
+//!
+//! Either side begins with its `qp_ready`, the other answers. Our mailbox is published only after the peer's was
+//! found, since the peer may write as soon as it sees ours, and we could not answer.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use slimerpc::backoff::Backoff;
+use slimerpc::channel::{ConnectError, LossCause, Mailbox, QueuePairInfo};
+use slimerpc::control::PeerRecord;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::pairs::{Pair, Serving, mailbox_name, mailbox_record};
+use super::{FIRST_LOOK, State};
+use crate::AgentError;
+use crate::agent::serve::Running;
+use crate::dlslime::qp_ready::{self, QpReady};
+
+/// Between two looks for a peer's mailbox, which it may publish any time later.
+const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(500));
+
+/// A peer could not be let in.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("this agent has no device on {0}, which the peer asks for")]
+    NoDevice(String),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    #[error("the service has ended")]
+    Down,
+}
+
+impl State {
+    /// A DLSlime peer has told its queue pairs.
+    pub(super) fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
+        let mut pairs = self.pairs.borrow_mut();
+        let begun = match pairs.get(&ready.peer) {
+            Some(Pair::Dialing(waiter)) => {
+                if waiter.try_send(ready).is_err() {
+                    tracing::debug!("more qp_ready than a dialling proxy can take");
+                }
+                return;
+            }
+            Some(Pair::Calling { theirs, .. }) if *theirs == ready.queue_pairs => return,
+            Some(Pair::Calling { channel, .. }) => {
+                tracing::info!(
+                    peer = ready.peer,
+                    "the peer has come back with other queue pairs"
+                );
+                channel.close(LossCause::Gone);
+                pairs.remove(&ready.peer);
+                return pairs.park(ready);
+            }
+            Some(Pair::Serving(serving)) if serving.theirs == ready.queue_pairs => return,
+            // We began and told our queue pairs already, unless this comes from a later life of the peer.
+            Some(Pair::Serving(serving)) => serving.theirs.is_empty(),
+            None => false,
+        };
+        let Some((service, running)) = self.service_for_dlslime(&ready.peer) else {
+            return pairs.park(ready);
+        };
+        let (peer, theirs) = (ready.peer.clone(), ready.queue_pairs.clone());
+        let task = actix::spawn(self.clone().let_dlslime_in(running, ready, begun));
+        let reached = match pairs.get(&peer) {
+            Some(Pair::Serving(serving)) => serving.reached.clone(),
+            _ => watch::Sender::new(false),
+        };
+        let serving = Serving {
+            service,
+            theirs,
+            reached,
+            task: Some(task.abort_handle()),
+        };
+        pairs.insert(&peer, Pair::Serving(serving));
+    }
+
+    /// Lets those in who came before there was a service.
+    pub(super) fn serve_parked(self: &Rc<Self>) {
+        let parked = self.pairs.borrow_mut().unpark_all();
+        for ready in parked {
+            self.take_qp_ready(ready);
+        }
+    }
+
+    /// The service that a DLSlime peer calls: it names none, so there can be but one, or one for this peer alone.
+    fn service_for_dlslime(&self, peer: &str) -> Option<(String, Running)> {
+        let services = self.services.borrow();
+        let serves = |only: &Option<String>| only.as_deref().is_none_or(|only| only == peer);
+        let mut services: Vec<_> = services
+            .iter()
+            .filter(|(_, running)| serves(&running.only))
+            .collect();
+        if services.iter().any(|(_, running)| running.only.is_some()) {
+            services.retain(|(_, running)| running.only.is_some());
+        }
+        if services.len() > 1 {
+            let served: Vec<_> = services.iter().map(|(name, _)| name).collect();
+            tracing::warn!(
+                ?served,
+                "a DLSlime peer wants to call and cannot say which service; serve each from an agent of its own, or with `.peer(alias)`"
+            );
+            return None;
+        }
+        let (name, running) = services.pop()?;
+        Some((name.clone(), running.clone()))
+    }
+
+    async fn let_dlslime_in(self: Rc<Self>, running: Running, ready: QpReady, begun: bool) {
+        let peer = ready.peer.clone();
+        match self.try_let_dlslime_in(&running, ready, begun).await {
+            Ok(()) => tracing::info!(%peer, "DLSlime peer connected"),
+            Err(refusal) => {
+                tracing::warn!(%peer, %refusal, "a DLSlime peer is not let in");
+                running.dismiss(&peer, None, &LossCause::Left);
+                // This drops our own task, which has nothing left to do; a better qp_ready may follow.
+                self.pairs.borrow_mut().remove(&peer);
+            }
+        }
+    }
+
+    async fn try_let_dlslime_in(
+        &self,
+        running: &Running,
+        ready: QpReady,
+        begun: bool,
+    ) -> Result<(), Refusal> {
+        let devices = &self.settings.devices;
+        let memory = match ready.path.link {
+            None => devices.for_dlslime(),
+            Some(link) => devices
+                .on(link)
+                .ok_or_else(|| Refusal::NoDevice(link.to_string()))?,
+        };
+        let device = memory.device();
+        let peer = ready.peer.clone();
+        let QpReady {
+            queue_pairs: theirs,
+            mut path,
+            ..
+        } = ready;
+        // What was published for an earlier life leads into memory that is about to go.
+        self.withdraw_mailbox(&peer).await;
+        let who = peer.clone();
+        let connect = move |mailbox: &mut Mailbox| {
+            let mut ours = mailbox.prepare(&who, theirs.len())?;
+            if ours.len() != theirs.len() {
+                mailbox.dismiss(&who, None, &LossCause::Gone);
+                ours = mailbox.prepare(&who, theirs.len())?;
+            }
+            mailbox.reach(&who, &theirs)?;
+            Ok(ours)
+        };
+        let ours = running
+            .front()
+            .mailbox(memory, connect)
+            .await
+            .ok_or(Refusal::Down)??;
+        if !begun {
+            path.ours.get_or_insert_with(|| device.name().to_owned());
+            path.theirs.get_or_insert_with(|| device.name().to_owned());
+            path.link.get_or_insert(device.port().link_type);
+            let answer = qp_ready::mail(&self.alias, &peer, &ours, &path);
+            self.control()
+                .send_mail(&peer, &answer)
+                .await
+                .map_err(AgentError::from)?;
+        }
+        if let Some(Pair::Serving(serving)) = self.pairs.borrow_mut().get(&peer) {
+            serving.reached.send_replace(true);
+        }
+        let mut pauses = LOOKS.pauses();
+        let ring = loop {
+            match self.mailbox_of(&peer).await {
+                Ok(Some(ring)) => break ring,
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%peer, %error, "its mailbox cannot be looked up; trying again")
+                }
+            }
+            sleep(pauses.take()).await;
+        };
+        let who = peer.clone();
+        let admit = move |mailbox: &mut Mailbox| mailbox.admit(&who, &ring);
+        let ring = running
+            .front()
+            .mailbox(memory, admit)
+            .await
+            .ok_or(Refusal::Down)??;
+        let record = mailbox_record(&self.alias, &peer, &**device, &ring);
+        let name = mailbox_name(&self.alias, &peer);
+        Ok(self
+            .control()
+            .publish(&name, record)
+            .await
+            .map_err(AgentError::from)?)
+    }
+
+    /// Begins to connect with a DLSlime peer. If we serve, this waits until the queue pairs are connected; if not,
+    /// the proxy that follows will connect.
+    pub(super) async fn begin_with_dlslime(
+        &self,
+        record: &PeerRecord,
+        limit: Duration,
+    ) -> Result<(), AgentError> {
+        let (peer, started) = (&*record.alias, Instant::now());
+        self.declare(peer).await?;
+        let Some((service, running)) = self.service_for_dlslime(peer) else {
+            return Ok(());
+        };
+        let reached = match self.pairs.borrow_mut().get(peer) {
+            Some(Pair::Serving(serving)) => Some(serving.reached.subscribe()),
+            Some(_) => return Ok(()),
+            None => None,
+        };
+        let mut reached = match reached {
+            Some(reached) => reached,
+            None => self.begin_serving(record, service, &running).await?,
+        };
+        let left = limit.saturating_sub(started.elapsed());
+        match timeout(left, reached.wait_for(|reached| *reached)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(AgentError::ShutDown),
+            Err(_) => Err(AgentError::DlslimeTimeout {
+                peer: peer.to_owned(),
+                waiting_for: "its queue pairs (qp_ready)".into(),
+                waited: started.elapsed(),
+            }),
+        }
+    }
+
+    /// Tells a peer our queue pairs; what is given back says when we know its own.
+    async fn begin_serving(
+        &self,
+        record: &PeerRecord,
+        service: String,
+        running: &Running,
+    ) -> Result<watch::Receiver<bool>, AgentError> {
+        let (reached, seen) = watch::channel(false);
+        let serving = Serving {
+            service,
+            theirs: Vec::new(),
+            reached,
+            task: None,
+        };
+        self.pairs
+            .borrow_mut()
+            .insert(&record.alias, Pair::Serving(serving));
+        let told = self.tell_queue_pairs(record, running).await;
+        if told.is_err() {
+            self.pairs.borrow_mut().remove(&record.alias);
+        }
+        told.map(|()| seen)
+    }
+
+    async fn tell_queue_pairs(
+        &self,
+        record: &PeerRecord,
+        running: &Running,
+    ) -> Result<(), AgentError> {
+        let path = self.path_to(record)?;
+        let peer = record.alias.clone();
+        let count = self.pairs.borrow().queue_pairs(&peer);
+        let memory = self.settings.devices.for_dlslime();
+        let who = peer.clone();
+        let prepare = move |mailbox: &mut Mailbox| mailbox.prepare(&who, count);
+        let ours: Vec<QueuePairInfo> = running
+            .front()
+            .mailbox(memory, prepare)
+            .await
+            .ok_or(AgentError::ShutDown)??;
+        let ready = qp_ready::mail(&self.alias, &peer, &ours, &path);
+        Ok(self.control().send_mail(&peer, &ready).await?)
+    }
+}

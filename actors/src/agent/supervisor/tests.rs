@@ -1,0 +1,332 @@
+//! FENCE-1, where an agent hears of peers and of callers.
+#![allow(clippy::unwrap_used)]
+
+use futures_util::stream::BoxStream;
+use slimerpc::channel::{Hosted, Memory, MemoryLimits};
+use slimerpc::control::{Local, Mail, Registration};
+use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
+use crate::{PeerAgent, PeerEvent};
+
+const LONG: Duration = Duration::from_secs(20);
+
+/// Looks at what the supervisor knows, or does something with it.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Do(Work);
+
+type Work = Box<dyn FnOnce(&Rc<State>) + Send>;
+
+impl Handler<Do> for Supervisor {
+    type Result = ();
+
+    fn handle(&mut self, work: Do, _: &mut Context<Self>) {
+        (work.0)(&self.state);
+    }
+}
+
+/// An agent of one test, without its handle.
+async fn agent(scope: &str, alias: &str) -> Started {
+    // Signs of life are rarer than a test takes.
+    let builder = PeerAgent::builder().local().scope(scope).alias(alias);
+    let builder = builder.heartbeat(LONG * 6).detection(LONG * 12);
+    let settings = builder.device("shm0").settle().unwrap();
+    let events = broadcast::Sender::new(16);
+    Supervisor::start_here(settings, events).await.unwrap()
+}
+
+async fn ask(of: &Started, work: impl FnOnce(&Rc<State>) + Send + 'static) {
+    of.supervisor.send(Do(Box::new(work))).await.unwrap();
+}
+
+/// A channel to somebody with this alias, and the other end.
+fn channel(alias: &str) -> (Arc<ClientChannel>, Mailbox) {
+    let device = ShmDevice::open().unwrap();
+    let memory = Memory::new(device, MemoryLimits::default());
+    let geometry = slimerpc::channel::Geometry::new(2, 256).unwrap();
+    let retry = RetryPolicy::default();
+    let hosted = Hosted {
+        name: "test".to_owned(),
+        stream_patience: LONG,
+    };
+    let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, hosted).unwrap();
+    let dialer = Dialer::new(&memory, geometry, retry).unwrap();
+    let endpoint = mailbox.accept("driver", 1, &dialer.endpoint()).unwrap();
+    let patience = Patience {
+        busy_poll: Duration::ZERO,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let channel = dialer.connect(alias, &endpoint, patience).unwrap();
+    (channel, mailbox)
+}
+
+/// Somebody who writes mail as it likes.
+struct Stranger {
+    control: Local,
+    mail: BoxStream<'static, MailEvent>,
+    dialer: Dialer,
+}
+
+impl Stranger {
+    const ALIAS: &str = "stranger:0";
+
+    async fn new(scope: &str) -> Self {
+        let control = Local::new(scope);
+        let mail = control.mailbox();
+        let registration = Registration {
+            alias: Some(Self::ALIAS.to_owned()),
+            ..Registration::default()
+        };
+        control.register(registration).await.unwrap();
+        let memory = Memory::new(ShmDevice::open().unwrap(), MemoryLimits::default());
+        let geometry = slimerpc::channel::Geometry::new(2, 256).unwrap();
+        let dialer = Dialer::new(&memory, geometry, RetryPolicy::default()).unwrap();
+        Self {
+            control,
+            mail,
+            dialer,
+        }
+    }
+
+    async fn sends(&mut self, to: &str, mail: &Mail) -> Handshake {
+        self.control.send_mail(to, mail).await.unwrap();
+        loop {
+            let event = timeout(LONG, self.mail.next()).await.expect("an answer");
+            if let Some(MailEvent::Mail(mail)) = event
+                && let Some(handshake) = Handshake::read(&mail).unwrap()
+            {
+                return handshake;
+            }
+        }
+    }
+
+    /// What comes of an open that is meant for this life of `to`.
+    async fn opens(&mut self, to: &Started, life: u64) -> Result<(), Mismatch> {
+        let open = Open {
+            id: 7,
+            service: "Calc".to_owned(),
+            parallel: false,
+            wire_version: WIRE_VERSION,
+            from: 1,
+            to: life,
+            table: None,
+            link: LinkType::Shm,
+            endpoint: self.dialer.endpoint(),
+        };
+        match self.sends(&to.alias, &open.to_mail(Self::ALIAS)).await {
+            Handshake::Answer(Answer { id: 7, result }) => result.map(drop),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same, to read and write its memory.
+    async fn reaches(&mut self, to: &Started, life: u64) -> Result<(), Mismatch> {
+        let open = OneSidedOpen {
+            id: 8,
+            wire_version: WIRE_VERSION,
+            to: life,
+            link: LinkType::Shm,
+            qp: self.dialer.endpoint().qp,
+        };
+        match self.sends(&to.alias, &open.to_mail(Self::ALIAS)).await {
+            Handshake::OneSidedAnswer(OneSidedAnswer { id: 8, result }) => result.map(drop),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The life of `worker` that `driver` can reach.
+async fn connected(driver: &Started, worker: &Started) -> u64 {
+    let follow = Follow {
+        peer: worker.alias.clone(),
+        timeout: LONG,
+    };
+    let mut events = driver.supervisor.send(follow).await.unwrap().unwrap();
+    let event = timeout(LONG, events.next()).await.expect("an event");
+    let Some(PeerEvent::Connected { incarnation }) = event else {
+        panic!("{event:?}")
+    };
+    assert_eq!(incarnation, worker.incarnation);
+    incarnation
+}
+
+async fn is_doubted(peer: &Started, by: &Started) -> bool {
+    let (tell, told) = oneshot::channel();
+    let alias = peer.alias.clone();
+    ask(by, move |state| {
+        tell.send(state.want_line(&alias).is_doubted()).unwrap();
+    })
+    .await;
+    told.await.unwrap()
+}
+
+#[actix::test]
+async fn a_life_that_is_doubted_and_gives_no_sign_of_life_for_long_goes_on() {
+    let scope = "doubt-bound";
+    let (worker, driver) = (
+        agent(scope, "worker:0").await,
+        agent(scope, "driver:0").await,
+    );
+    let life = connected(&driver, &worker).await;
+    ask(&driver, move |state| state.doubt("worker:0", Some(life))).await;
+    assert!(is_doubted(&worker, &driver).await);
+    assert_eq!(connected(&driver, &worker).await, life);
+    assert!(!is_doubted(&worker, &driver).await);
+}
+
+/// A proxy to `worker:0`.
+struct Proxied {
+    life: u64,
+    closing: Arc<Notify>,
+    cause: Option<LossCause>,
+    wanted: ServiceTable,
+    patience: Patience,
+}
+
+impl healing::Heal for Proxied {
+    fn peer(&self) -> &str {
+        "worker:0"
+    }
+    fn life(&self) -> Option<u64> {
+        Some(self.life)
+    }
+    fn wanted(&self) -> &ServiceTable {
+        &self.wanted
+    }
+    fn patience(&self) -> &Patience {
+        &self.patience
+    }
+    fn closing(&self) -> Vec<Arc<Notify>> {
+        vec![self.closing.clone()]
+    }
+    fn lost(&self) -> Option<LossCause> {
+        self.cause.clone()
+    }
+    fn adopt(&self, _: Dialled) {}
+}
+
+#[actix::test]
+async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_lost_it_does() {
+    let scope = "doubt-dropped";
+    let (worker, driver) = (
+        agent(scope, "worker:0").await,
+        agent(scope, "driver:0").await,
+    );
+    let life = connected(&driver, &worker).await;
+    let closing = Arc::new(Notify::new());
+    let proxy = |cause| {
+        Arc::new(Proxied {
+            life,
+            closing: closing.clone(),
+            cause,
+            wanted: ServiceTable {
+                name: "Calc".to_owned(),
+                codec: String::new(),
+                methods: Vec::new(),
+                parallel: Vec::new(),
+                streams: Vec::new(),
+                signatures: Vec::new(),
+            },
+            patience: Patience {
+                busy_poll: Duration::ZERO,
+                runtime: tokio::runtime::Handle::current(),
+            },
+        })
+    };
+    let keep_up = async |proxy: &Arc<Proxied>| {
+        let weak: Weak<dyn healing::Heal> =
+            Arc::downgrade(&(proxy.clone() as Arc<dyn healing::Heal>));
+        driver.supervisor.send(healing::KeepUp(weak)).await.unwrap();
+    };
+    let dropped = proxy(Some(LossCause::Gone));
+    keep_up(&dropped).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(dropped);
+    closing.notify_waiters();
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!is_doubted(&worker, &driver).await);
+    }
+    let lost = proxy(Some(LossCause::Gone));
+    keep_up(&lost).await;
+    let doubted = async {
+        while !is_doubted(&worker, &driver).await {
+            closing.notify_waiters();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, doubted).await.expect("it is doubted");
+}
+
+#[actix::test]
+async fn fence_1_an_open_that_was_meant_for_our_earlier_life_is_refused() {
+    let scope = "fence-open";
+    let worker = agent(scope, "worker:0").await;
+    let mut stranger = Stranger::new(scope).await;
+    let (found, earlier) = (worker.incarnation, worker.incarnation ^ 1);
+    let refused = Mismatch::Incarnation {
+        meant: earlier,
+        found,
+    };
+    let opened = stranger.opens(&worker, earlier).await;
+    assert_eq!(opened, Err(refused.clone()));
+    let reached = stranger.reaches(&worker, earlier).await;
+    assert_eq!(reached, Err(refused));
+    // What is meant for this life gets further.
+    let opened = stranger.opens(&worker, found).await;
+    assert!(
+        !matches!(opened, Err(Mismatch::Incarnation { .. })),
+        "{opened:?}"
+    );
+    assert_eq!(stranger.reaches(&worker, found).await, Ok(()));
+}
+
+#[actix::test]
+async fn fence_1_a_late_notice_that_an_earlier_life_of_a_peer_has_left_ends_nothing() {
+    let scope = "fence-left";
+    let (worker, driver) = (
+        agent(scope, "worker:0").await,
+        agent(scope, "driver:0").await,
+    );
+    let incarnation = connected(&driver, &worker).await;
+    let (of_worker, _worker_end) = channel(&worker.alias);
+    let (of_nobody, _other_end) = channel("nobody:0");
+    let noted = [of_worker.clone(), of_nobody.clone()];
+    ask(&driver, move |state| {
+        for channel in noted {
+            state.wanted.borrow_mut().insert(channel.peer().to_owned());
+            state.note_channel(Some(incarnation), &channel);
+            state.peer_left(channel.peer());
+        }
+        let wanted: Vec<_> = state.wanted.borrow().iter().cloned().collect();
+        assert_eq!(wanted, ["worker:0"]);
+    })
+    .await;
+    assert_eq!(of_worker.closed(), None, "its line is up");
+    assert_eq!(
+        of_nobody.closed(),
+        Some(LossCause::Left),
+        "nobody knows better"
+    );
+}
+
+#[actix::test]
+async fn fence_1_the_end_of_an_earlier_life_of_a_peer_closes_no_channel_of_a_later_one() {
+    let driver = agent("fence-lost", "driver:0").await;
+    let (earlier, _earlier_end) = channel("worker:0");
+    let (later, _later_end) = channel("worker:0");
+    let (other, _other_end) = channel("worker:1");
+    let noted = [(1, earlier.clone()), (2, later.clone()), (1, other.clone())];
+    ask(&driver, |state| {
+        for (life, channel) in noted {
+            state.note_channel(Some(life), &channel);
+        }
+        state.life_lost("worker:0", 1, &LossCause::Gone);
+    })
+    .await;
+    assert_eq!(earlier.closed(), Some(LossCause::Gone));
+    assert_eq!((later.closed(), other.closed()), (None, None));
+}

@@ -1,0 +1,377 @@
+//! The items of a stream, as its caller sees them.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use slimerpc::channel::{ClientChannel, Demand, LocalService, Parker, StreamName};
+
+use crate::client::blocking::would_block_a_runtime;
+use crate::client::reconnect::Later;
+use crate::client::reply::Decoder;
+use crate::{Ran, Reply, RpcError};
+
+/// Items asked for ahead, if the channel has credits enough.
+const WINDOW: usize = 8;
+
+/// The items of a stream that a service makes: a [`Stream`] of `Result<T, RpcError>`, returned by the client's method of a
+/// `#[method(stream)]`.
+///
+/// The stream was opened when the method was called. Each item takes one of the proxy's credits from when it is asked for
+/// until it is read; some items ahead are asked for, as [`window`](Self::window) says, and the service makes no more than
+/// that. After an error there are no further items. Dropping this ends the stream at the service.
+///
+/// ```no_run
+/// # use futures_util::StreamExt;
+/// # use slimerpc_actors::{Items, RpcError};
+/// # async fn example(mut tokens: Items<String>) -> Result<(), RpcError> {
+/// while let Some(token) = tokens.next().await {
+///     print!("{}", token?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a stream is ended when its items are dropped"]
+pub struct Items<T> {
+    /// `None` once there are no more.
+    source: Option<Source>,
+    /// Opens it, while its peer is not there.
+    opening: Option<Box<Later<Opened<T>>>>,
+    /// In the order of the items.
+    asked: VecDeque<Reply<Option<T>>>,
+    decode: Decoder<Option<T>>,
+    method: &'static &'static str,
+    /// `None`: as the source says.
+    window: Option<usize>,
+    deadline: Option<(Instant, Duration)>,
+    /// Its request was made.
+    was_opened: bool,
+    /// An item has come, so the handler was run.
+    has_begun: bool,
+}
+
+/// A stream that is open: its first item, and who makes the others.
+type Opened<T> = (Reply<Option<T>>, Source);
+
+/// Who makes the items.
+pub(crate) enum Source {
+    Remote(Arc<ClientChannel>, StreamName),
+    Local(LocalService, Arc<Demand>),
+}
+
+impl Source {
+    fn next<T>(
+        &self,
+        timeout: Option<Duration>,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Reply<T> {
+        let asked = match self {
+            Self::Remote(channel, stream) => channel
+                .next_item(*stream, timeout)
+                .map(|call| Reply::called(call, method, decode)),
+            Self::Local(service, demand) => service
+                .next_item(demand, timeout)
+                .map(|call| Reply::local(call, method, decode)),
+        };
+        let failed = |error| RpcError::from_call(error, self.peer(), method);
+        asked.map_err(failed).unwrap_or_else(Reply::failed)
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Remote(channel, _) => channel.peer(),
+            Self::Local(service, _) => &service.peer,
+        }
+    }
+
+    /// As many as may be asked for ahead without taking more than half of the credits.
+    fn window(&self) -> usize {
+        match self {
+            Self::Remote(channel, _) => WINDOW.min(channel.geometry().slots() / 2).max(1),
+            Self::Local(..) => WINDOW,
+        }
+    }
+
+    fn end(&self) {
+        match self {
+            Self::Remote(channel, stream) => channel.end_stream(*stream),
+            Self::Local(_, demand) => demand.forsake(),
+        }
+    }
+}
+
+impl<T> Items<T> {
+    /// A stream that has been opened; `first` brings its first item.
+    pub(crate) fn new(
+        source: Source,
+        first: Reply<Option<T>>,
+        decode: Decoder<Option<T>>,
+        method: &'static &'static str,
+        timeout: Option<Duration>,
+    ) -> Self {
+        let deadline =
+            timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
+        let mut items = Self {
+            window: None,
+            source: Some(source),
+            opening: None,
+            asked: VecDeque::from([first]),
+            decode,
+            method,
+            deadline,
+            was_opened: true,
+            has_begun: false,
+        };
+        items.ask();
+        items
+    }
+
+    /// A stream that could not be opened.
+    pub(crate) fn failed(
+        error: RpcError,
+        decode: Decoder<Option<T>>,
+        method: &'static &'static str,
+    ) -> Self {
+        Self {
+            source: None,
+            opening: None,
+            asked: VecDeque::from([Reply::failed(error)]),
+            decode,
+            method,
+            window: None,
+            deadline: None,
+            was_opened: false,
+            has_begun: false,
+        }
+    }
+
+    /// A stream that is opened once its peer is there.
+    pub(crate) fn later(
+        opening: Box<Later<Opened<T>>>,
+        decode: Decoder<Option<T>>,
+        method: &'static &'static str,
+    ) -> Self {
+        Self {
+            source: None,
+            deadline: opening.deadline(),
+            opening: Some(opening),
+            asked: VecDeque::new(),
+            decode,
+            method,
+            window: None,
+            was_opened: false,
+            has_begun: false,
+        }
+    }
+
+    /// Goes on with opening the stream, if that is not done.
+    fn poll_opening(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(opening) = &mut self.opening else {
+            return Poll::Ready(());
+        };
+        let opened = ready!(opening.poll(context));
+        self.opening = None;
+        let first = match opened {
+            Ok((mut first, source)) => {
+                self.source = Some(source);
+                self.was_opened = true;
+                if let Some((at, _)) = self.deadline {
+                    first.set_timeout(at.saturating_duration_since(Instant::now()));
+                }
+                first
+            }
+            Err(error) => Reply::failed(error),
+        };
+        self.asked.push_back(first);
+        self.ask();
+        Poll::Ready(())
+    }
+
+    /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever is less. Those that are made
+    /// and not read keep their credits.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::Items;
+    /// # fn example(tokens: Items<String>) -> Items<String> {
+    /// tokens.window(2)
+    /// # }
+    /// ```
+    pub fn window(mut self, items: usize) -> Self {
+        self.window = Some(items.max(1));
+        self.ask();
+        self
+    }
+
+    /// Gives the whole stream this long from now; then it ends with [`RpcError::Timeout`].
+    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) does so when a stream is opened.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::Items;
+    /// # use std::time::Duration;
+    /// # fn example(tokens: Items<String>) -> Items<String> {
+    /// tokens.timeout(Duration::from_secs(30))
+    /// # }
+    /// ```
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.deadline = Instant::now().checked_add(after).map(|at| (at, after));
+        if let Some(opening) = &mut self.opening {
+            opening.set_timeout(after);
+        }
+        for reply in &mut self.asked {
+            reply.set_timeout(after);
+        }
+        self
+    }
+
+    /// Blocks the thread until the next item is there; `None` when there are no more.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Items, RpcError};
+    /// # fn example(mut tokens: Items<String>) -> Result<(), RpcError> {
+    /// while let Some(token) = tokens.wait_next() {
+    ///     print!("{}", token?);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs async code, which takes no item: the stream goes on.
+    /// One of [`Proxy::blocking`](crate::Proxy::blocking) is not opened at all there.
+    pub fn wait_next(&mut self) -> Option<Result<T, RpcError>> {
+        let first = self.asked.front();
+        let waits = self.opening.is_some() || first.is_some_and(Reply::is_undecided);
+        if waits && would_block_a_runtime() {
+            let ran = match self.has_begun {
+                true => Ran::Yes,
+                false => Ran::Unknown,
+            };
+            return Some(Err(RpcError::WouldBlock { ran }));
+        }
+        Parker::with(|parker, waker| {
+            while self
+                .poll_opening(&mut Context::from_waker(waker))
+                .is_pending()
+            {
+                parker.park(None);
+            }
+        });
+        let result = self.asked.pop_front()?.wait();
+        self.conclude(result)
+    }
+
+    /// What the oldest request for an item came to.
+    fn conclude(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
+        match result {
+            Ok(Some(item)) => {
+                self.has_begun = true;
+                self.ask();
+                Some(Ok(item))
+            }
+            Ok(None) => {
+                // Those asked for ahead are answered likewise.
+                self.source = None;
+                self.asked.clear();
+                None
+            }
+            Err(error) => {
+                self.end();
+                Some(Err(self.named(error)))
+            }
+        }
+    }
+
+    /// The deadline is the stream's, not that of the item that was waited for; and what was run is the handler of the stream,
+    /// whatever became of the request for that item.
+    fn named(&self, error: RpcError) -> RpcError {
+        let ran = |of_item| if self.has_begun { Ran::Yes } else { of_item };
+        match (error, self.deadline) {
+            (
+                RpcError::Timeout {
+                    peer,
+                    method,
+                    ran: of,
+                    ..
+                },
+                Some((_, after)),
+            ) => RpcError::Timeout {
+                peer,
+                method,
+                after,
+                ran: if self.was_opened {
+                    ran(Ran::Unknown)
+                } else {
+                    of
+                },
+            },
+            (
+                RpcError::PeerLost {
+                    peer,
+                    method,
+                    cause,
+                    ran: of,
+                },
+                _,
+            ) => RpcError::PeerLost {
+                peer,
+                method,
+                cause,
+                ran: ran(of),
+            },
+            (error, _) => error,
+        }
+    }
+
+    /// Asks for items until as many are under way as may be.
+    fn ask(&mut self) {
+        let Some(source) = &self.source else { return };
+        let window = self.window.unwrap_or_else(|| source.window());
+        while self.asked.len() < window {
+            let left = |(at, _): (Instant, _)| at.saturating_duration_since(Instant::now());
+            let asked = source.next(self.deadline.map(left), self.method, self.decode);
+            self.asked.push_back(asked);
+        }
+    }
+
+    fn end(&mut self) {
+        self.opening = None;
+        self.asked.clear();
+        if let Some(source) = self.source.take() {
+            source.end();
+        }
+    }
+}
+
+impl<T> Stream for Items<T> {
+    type Item = Result<T, RpcError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        ready!(self.poll_opening(context));
+        let Some(first) = self.asked.front_mut() else {
+            return Poll::Ready(None);
+        };
+        let result = ready!(Pin::new(first).poll(context));
+        self.asked.pop_front();
+        Poll::Ready(self.conclude(result))
+    }
+}
+
+impl<T> Drop for Items<T> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl<T> fmt::Debug for Items<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Items")
+            .field("asked", &self.asked.len())
+            .field("is_open", &self.source.is_some())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,14 @@
+//! How services are called: the contract, proxies, replies, streams, groups.
+
+pub(crate) mod blocking;
+pub(crate) mod channel_view;
+pub(crate) mod fields;
+pub(crate) mod group;
+pub(crate) mod items;
+pub(crate) mod proxy;
+pub(crate) mod reached;
+pub(crate) mod reconnect;
+pub(crate) mod reply;
+pub(crate) mod service;
+pub(crate) mod tell;
+pub(crate) mod watch;

@@ -1,0 +1,858 @@
+//! Addresses of services.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, Guard};
+use serde::de::DeserializeOwned;
+use slimerpc::channel::{AnswerView, LossCause, Patience, ServiceTable, ToldCall};
+use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+
+use crate::agent::supervisor::{Dialled, Heal};
+use crate::client::blocking::would_block_a_runtime;
+use crate::client::items::{Items, Source};
+use crate::client::reached::{Reached, Setup, Way};
+use crate::client::reconnect::{self, Later};
+use crate::client::reply::{Decode, Decoder};
+use crate::service::answer::written;
+use crate::supervision::current_handler;
+use crate::{
+    AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
+};
+
+/// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
+/// through it run in the order in which they were made (ORDER-1).
+///
+/// It has a method for each method of the service (of [`Service::Client`], to which it dereferences), and
+/// [`send`](Self::send) for messages as values. Both make the call at once, not when the reply is polled.
+///
+/// ```no_run
+/// # use slimerpc_actors::{PeerAgent, RpcError, service};
+/// #[derive(Default)]
+/// struct Calc;
+///
+/// #[service]
+/// impl Calc {
+///     #[method]
+///     fn add(&mut self, a: i64, b: i64) -> i64 {
+///         a + b
+///     }
+/// }
+///
+/// # async fn example(agent: PeerAgent) -> Result<(), Box<dyn std::error::Error>> {
+/// let calc = agent.proxy::<Calc>("worker:0").await?;
+/// let three = calc.add(1, 2).await?;
+/// let seven = calc.send(Add { a: three, b: 4 }).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Proxy<S: Service + ?Sized> {
+    client: S::Client,
+    caller: Caller,
+}
+
+impl<S: Service + ?Sized> Proxy<S> {
+    pub(crate) fn new(caller: Caller) -> Self {
+        Self {
+            client: caller.clone().into(),
+            caller,
+        }
+    }
+
+    /// Calls the method that `message` belongs to.
+    pub fn send<M: Call<Service = S>>(&self, message: M) -> Reply<M::Output> {
+        self.caller.call(message)
+    }
+
+    /// Calls the method that `message` belongs to without waiting for its result; see [`Tell`].
+    pub fn tell<M: Call<Service = S>>(&self, message: M) -> Tell {
+        self.caller.tell(message)
+    }
+
+    /// Opens the stream that `message` asks for.
+    ///
+    /// ```no_run
+    /// # use futures_util::{Stream, StreamExt, stream};
+    /// # use slimerpc_actors::{Proxy, service};
+    /// # struct Counter;
+    /// # #[service]
+    /// # impl Counter {
+    /// #     #[method(stream)]
+    /// #     fn count(&mut self, to: u32) -> impl Stream<Item = u32> {
+    /// #         stream::iter(0..to)
+    /// #     }
+    /// # }
+    /// # async fn example(counter: Proxy<Counter>) {
+    /// let sum = counter.stream(Count { to: 9 }).filter_map(async |item| item.ok()).collect::<Vec<u32>>().await;
+    /// # drop(sum);
+    /// # }
+    /// ```
+    pub fn stream<M: StreamCall<Service = S>>(&self, message: M) -> Items<M::Item> {
+        self.caller.stream(message)
+    }
+
+    /// As [`send`](Self::send), unless the message was not sent: then it comes back with the error.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # fn example(calc: Proxy<Calc>, other: Proxy<Calc>) {
+    /// let sum = match calc.try_send(Add { a: 1, b: 2 }) {
+    ///     Ok(reply) => reply,
+    ///     Err(unsent) => other.send(unsent.message),
+    /// };
+    /// # drop(sum);
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Why it was not sent: the peer is lost, it has no such method, or the arguments do not fit or do not encode.
+    pub fn try_send<M: Call<Service = S>>(
+        &self,
+        message: M,
+    ) -> Result<Reply<M::Output>, SendError<M>> {
+        match self.caller.try_call(&message) {
+            Ok(reply) => Ok(reply),
+            Err(error) => Err(SendError { message, error }),
+        }
+    }
+
+    /// This address with a deadline for each call made through it, counted from when the call is made. The deadline
+    /// travels: a request that has expired when its turn comes is not run.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # use std::time::Duration;
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let sum = calc.with_timeout(Duration::from_millis(50)).add(1, 2).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_timeout(&self, after: Duration) -> Self {
+        Self::new(Caller {
+            timeout: Some(after),
+            ..self.caller.clone()
+        })
+    }
+
+    /// This address with another time than the agent's [`reconnect_wait`](crate::Builder::reconnect_wait) for calls made through
+    /// it to wait for a lost connection to be made again. Zero: they fail at once.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # use std::time::Duration;
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let calc = calc.with_reconnect_wait(Duration::from_secs(30));
+    /// let sum = calc.add(1, 2).await?; // also while the worker is being restarted
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_reconnect_wait(&self, limit: Duration) -> Self {
+        Self::new(Caller {
+            reconnect_wait: limit,
+            ..self.caller.clone()
+        })
+    }
+
+    /// Waits until calls can be made: at once, unless the connection is lost. Then it is made again as soon as the peer is back
+    /// and serves the service, which this waits for up to the connect timeout.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, RpcError, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let sum = loop {
+    ///     match calc.add(1, 2).await {
+    ///         // `add` may be run twice without harm.
+    ///         Err(RpcError::PeerLost { .. }) => calc.ready().await?,
+    ///         result => break result?,
+    ///     }
+    /// };
+    /// # drop(sum);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::NotBack`] after the connect timeout, and at once for a DLSlime peer, whose connection is not made again;
+    /// [`AgentError::ShutDown`].
+    pub async fn ready(&self) -> Result<(), AgentError> {
+        let inner = &self.caller.inner;
+        let reached = inner.current();
+        let Some(cause) = reached.lost() else {
+            return Ok(());
+        };
+        if cause == LossCause::ShutDown {
+            return Err(AgentError::ShutDown);
+        }
+        let started = Instant::now();
+        if reached.is_native() {
+            let limit = reconnect::timer(self.caller.runtime(), inner.setup.connect_timeout);
+            tokio::select! {
+                biased;
+                () = self.caller.connected() => return Ok(()),
+                () = limit => {}
+            }
+        }
+        Err(AgentError::NotBack {
+            peer: self.peer().to_owned(),
+            service: self.name().to_owned(),
+            cause,
+            waited: started.elapsed(),
+        })
+    }
+
+    /// This address for threads that wait for replies ([`Reply::wait`], [`Items::wait_next`](crate::Items::wait_next)). A call
+    /// made through it on a thread that runs async code, where it could not be waited for, ends with
+    /// [`RpcError::WouldBlock`] before anything is sent.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Proxy, Ran, RpcError, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+    /// let calc = calc.blocking();
+    /// assert_eq!(calc.add(1, 2).wait(), Err(RpcError::WouldBlock { ran: Ran::No }));
+    /// let sum = tokio::task::spawn_blocking(move || calc.add(1, 2).wait());
+    /// # drop(sum);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn blocking(&self) -> Self {
+        Self::new(Caller {
+            is_waited_for: true,
+            ..self.caller.clone()
+        })
+    }
+
+    /// The address of one of the service's methods, without the type of the service.
+    pub fn recipient<M: Call<Service = S>>(&self) -> Recipient<M> {
+        Recipient {
+            caller: self.caller.clone(),
+            message: PhantomData,
+        }
+    }
+
+    /// Name of the service.
+    pub fn name(&self) -> &str {
+        &self.caller.inner.setup.wanted.name
+    }
+
+    /// Sends arguments that have been encoded with the codec by which typed payloads travel, or have not.
+    pub(crate) fn send_encoded<'a, M: Call<Service = S>>(
+        &self,
+        encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
+    ) -> Reply<M::Output> {
+        let reached = self.caller.reached();
+        let codec = reached.codec(S::CODEC);
+        let arguments = encoded(codec);
+        let encode = |room: &mut [u8]| match arguments {
+            Ok(bytes) => Raw::encode(bytes, room),
+            Err(error) => Err(error.clone()),
+        };
+        let decode = (codec, result());
+        let made = self
+            .caller
+            .make(&reached, Some(codec), M::METHOD, encode, decode);
+        made.unwrap_or_else(Reply::failed)
+    }
+
+    /// Alias of the peer.
+    pub fn peer(&self) -> &str {
+        &self.caller.inner.setup.peer
+    }
+
+    /// Whether the service is of this agent: then calls do not touch the fabric.
+    pub fn is_local(&self) -> bool {
+        self.channel().is_none()
+    }
+
+    /// The channel below, as it is now: its account of credits and counters. `None` if the service is
+    /// [local](Self::is_local).
+    pub fn channel(&self) -> Option<ChannelView> {
+        let channel = self.caller.reached().serial.channel().cloned();
+        channel.map(ChannelView)
+    }
+
+    /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
+    /// nor calls that wait for a credit of the other channel delay them.
+    pub fn parallel_channel(&self) -> Option<ChannelView> {
+        let reached = self.caller.reached();
+        let channel = reached.parallel.as_ref()?.channel().cloned();
+        channel.map(ChannelView)
+    }
+
+    /// What becomes of the peer, as [`PeerAgent::watch`](crate::PeerAgent::watch) tells it, but
+    /// [`Connected`](crate::PeerEvent::Connected) and [`Reconnected`](crate::PeerEvent::Reconnected) come when calls through
+    /// this proxy can be made.
+    ///
+    /// # Errors
+    /// Those of [`PeerAgent::watch`](crate::PeerAgent::watch).
+    ///
+    /// ```no_run
+    /// # use futures_util::StreamExt;
+    /// # use slimerpc_actors::{AgentError, Proxy, service};
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # async fn example(calc: Proxy<Calc>) -> Result<(), AgentError> {
+    /// let mut events = calc.watch().await?;
+    /// while let Some(event) = events.next().await {
+    ///     println!("{}: {event:?}", calc.peer());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn watch(&self) -> Result<Watch, AgentError> {
+        let inner = &self.caller.inner;
+        let (adopted, inner) = (inner.adopted.subscribe(), Arc::downgrade(inner));
+        let watch = self.caller.inner.setup.watch().await?;
+        Ok(watch.of_proxy(adopted, move |life| {
+            let inner = inner.upgrade();
+            inner.is_none_or(|inner| inner.current().can_call(life))
+        }))
+    }
+}
+
+impl<S: Service + ?Sized> Deref for Proxy<S> {
+    type Target = S::Client;
+
+    fn deref(&self) -> &S::Client {
+        &self.client
+    }
+}
+
+impl<S: Service + ?Sized> Clone for Proxy<S> {
+    fn clone(&self) -> Self {
+        Self {
+            client: self.client.clone(),
+            caller: self.caller.clone(),
+        }
+    }
+}
+
+impl<S: Service + ?Sized> fmt::Debug for Proxy<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Proxy")
+            .field("service", &S::NAME)
+            .field("peer", &self.peer())
+            .finish()
+    }
+}
+
+/// A message was not sent, and comes back.
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not sent: {error}")]
+pub struct SendError<M> {
+    /// The message.
+    pub message: M,
+    /// Why it was not sent.
+    #[source]
+    pub error: RpcError,
+}
+
+impl<M> From<SendError<M>> for RpcError {
+    /// Without the message.
+    fn from(unsent: SendError<M>) -> Self {
+        unsent.error
+    }
+}
+
+impl<M> fmt::Debug for SendError<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendError")
+            .field("error", &self.error)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes messages of one type, like an actix `Recipient`: the address of one method, whatever the service. Made by
+/// [`Proxy::recipient`].
+///
+/// ```no_run
+/// # use slimerpc_actors::{Proxy, Recipient, RpcError, service};
+/// # #[derive(Default)]
+/// # struct Calc;
+/// # #[service]
+/// # impl Calc {
+/// #     #[method]
+/// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+/// #         a + b
+/// #     }
+/// # }
+/// # async fn example(calc: Proxy<Calc>) -> Result<(), RpcError> {
+/// let adder: Recipient<Add> = calc.recipient();
+/// assert_eq!(adder.send(Add { a: 1, b: 2 }).await?, 3);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Recipient<M> {
+    caller: Caller,
+    message: PhantomData<fn(M)>,
+}
+
+impl<M: Call> Recipient<M> {
+    /// Calls the method.
+    pub fn send(&self, message: M) -> Reply<M::Output> {
+        self.caller.call(message)
+    }
+
+    /// Calls the method without waiting for its result; see [`Tell`].
+    pub fn tell(&self, message: M) -> Tell {
+        self.caller.tell(message)
+    }
+}
+
+impl<M> Clone for Recipient<M> {
+    fn clone(&self) -> Self {
+        Self {
+            caller: self.caller.clone(),
+            message: PhantomData,
+        }
+    }
+}
+
+impl<M> fmt::Debug for Recipient<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recipient")
+            .field("message", &std::any::type_name::<M>())
+            .field("peer", &self.caller.inner.setup.peer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes calls without knowing the service's type; what `#[service]`'s clients are made of.
+#[derive(Debug)]
+pub struct Caller {
+    inner: Arc<Inner>,
+    /// The way to the service as it was when this was made, and how often it had been replaced by then.
+    reached: Arc<Reached>,
+    version: u64,
+    /// Of each call.
+    pub(crate) timeout: Option<Duration>,
+    /// How long each call waits for a connection that is lost.
+    pub(crate) reconnect_wait: Duration,
+    /// Threads wait for the replies: no calls are made where that cannot be.
+    is_waited_for: bool,
+}
+
+#[derive(Debug)]
+struct Inner {
+    setup: Setup,
+    methods: &'static [&'static str],
+    /// Replaced when the connection was lost and is there again.
+    current: ArcSwap<Reached>,
+    /// How often it was replaced.
+    version: AtomicU64,
+    /// Told when that was done.
+    adopted: watch::Sender<()>,
+}
+
+impl Heal for Inner {
+    fn peer(&self) -> &str {
+        &self.setup.peer
+    }
+
+    fn life(&self) -> Option<u64> {
+        self.current().life
+    }
+
+    fn wanted(&self) -> &ServiceTable {
+        &self.setup.wanted
+    }
+
+    fn patience(&self) -> &Patience {
+        &self.setup.patience
+    }
+
+    fn closing(&self) -> Vec<Arc<Notify>> {
+        let reached = self.current();
+        let channels = reached.channels();
+        channels.map(|channel| channel.closing()).collect()
+    }
+
+    fn lost(&self) -> Option<LossCause> {
+        self.current().lost()
+    }
+
+    fn adopt(&self, dialled: Dialled) {
+        let reached = Arc::new(self.setup.reached(dialled));
+        self.current.store(reached);
+        self.version.fetch_add(1, Ordering::Release);
+        self.adopted.send_replace(());
+    }
+}
+
+impl Inner {
+    fn current(&self) -> Arc<Reached> {
+        self.current.load_full()
+    }
+}
+
+impl Clone for Caller {
+    /// A clone knows the way to the service as it is now.
+    fn clone(&self) -> Self {
+        // Before the way is looked up: one that is replaced in between is looked up again by each call.
+        let version = self.inner.version.load(Ordering::Acquire);
+        Self {
+            inner: self.inner.clone(),
+            reached: self.inner.current(),
+            version,
+            ..*self
+        }
+    }
+}
+
+/// The way to a service, as a caller knows it or as it is since.
+enum Known<'a> {
+    Still(&'a Reached),
+    Replaced(Guard<Arc<Reached>>),
+}
+
+impl Deref for Known<'_> {
+    type Target = Reached;
+
+    #[inline]
+    fn deref(&self) -> &Reached {
+        match self {
+            Self::Still(reached) => reached,
+            Self::Replaced(reached) => reached,
+        }
+    }
+}
+
+impl Caller {
+    /// Calls through what has been dialled.
+    pub(crate) fn new(
+        setup: Setup,
+        methods: &'static [&'static str],
+        dialled: Dialled,
+        timeout: Option<Duration>,
+        reconnect_wait: Duration,
+    ) -> Self {
+        let reached = Arc::new(setup.reached(dialled));
+        Self {
+            reached: reached.clone(),
+            version: 0,
+            timeout,
+            reconnect_wait,
+            is_waited_for: false,
+            inner: Arc::new(Inner {
+                setup,
+                methods,
+                current: ArcSwap::new(reached),
+                version: AtomicU64::new(0),
+                adopted: watch::Sender::new(()),
+            }),
+        }
+    }
+
+    /// For who is to keep it connected; `None` if there is nothing that could be lost.
+    pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
+        let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
+        self.reached().is_native().then_some(inner)
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.inner.setup.peer
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.inner.setup.patience.runtime
+    }
+
+    /// The way to the service, as it is now. It has to be looked up only if the connection was lost since this caller was made.
+    #[inline]
+    fn reached(&self) -> Known<'_> {
+        if self.inner.version.load(Ordering::Acquire) == self.version {
+            return Known::Still(&self.reached);
+        }
+        Known::Replaced(self.inner.current.load())
+    }
+
+    /// Waits until calls can be made.
+    pub(crate) async fn connected(&self) {
+        let mut adopted = self.inner.adopted.subscribe();
+        while self.reached().lost().is_some() {
+            // The sender is in `inner`.
+            let _ = adopted.changed().await;
+        }
+    }
+
+    /// Whether a call that could not be made is to wait for the connection to be made again.
+    pub(crate) fn can_wait(&self, error: &RpcError) -> bool {
+        let is_lost = match error {
+            RpcError::PeerLost { cause, ran, .. } => {
+                *ran == Ran::No && *cause != LossCause::ShutDown
+            }
+            _ => false,
+        };
+        is_lost && !self.reconnect_wait.is_zero() && self.reached().is_native()
+    }
+
+    /// The name of a method.
+    fn name(&self, method: usize) -> &'static &'static str {
+        self.inner.methods.get(method).unwrap_or(&"?")
+    }
+
+    /// Calls a typed method.
+    pub fn call<M: Call>(&self, message: M) -> Reply<M::Output> {
+        self.try_call(&message).unwrap_or_else(Reply::failed)
+    }
+
+    fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
+        let reached = self.reached();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
+        self.make(
+            &reached,
+            Some(codec),
+            M::METHOD,
+            |room| codec.encode(&message.arguments(), room),
+            (codec, result()),
+        )
+    }
+
+    /// Calls a typed method without waiting for its result.
+    pub fn tell<M: Call>(&self, message: M) -> Tell {
+        let reached = self.reached();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
+        let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+        match self.try_tell(&reached, M::METHOD, self.timeout, encode) {
+            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
+                Ok(bytes) => Tell::later(Later::new(
+                    self,
+                    self.name(M::METHOD),
+                    error,
+                    move |caller, left| {
+                        let reached = caller.reached();
+                        caller.check_codec(&reached, Some(codec))?;
+                        caller.try_tell(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
+                    },
+                )),
+                Err(_) => Tell::new(Err(error)),
+            },
+            told => Tell::new(told),
+        }
+    }
+
+    fn try_tell(
+        &self,
+        reached: &Reached,
+        method: usize,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Option<ToldCall>, RpcError> {
+        let (number, way) = self.route(reached, method)?;
+        way.tell(number, self.name(method), timeout, encode)
+    }
+
+    /// Calls a method that gives back a stream.
+    pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
+        let reached = self.reached();
+        let codec = reached.codec(<M::Service as Service>::CODEC);
+        let item = |codec: PayloadCodec, answer: AnswerView<'_>| {
+            if answer.is_end() {
+                return Ok(None);
+            }
+            codec.decode(answer.payload()).map(Some)
+        };
+        let decode: Decoder<Option<M::Item>> = (codec, Decode::View(item));
+        let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+        let method = self.name(M::METHOD);
+        match self.try_stream(&reached, M::METHOD, self.timeout, encode, decode) {
+            Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
+            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
+                Ok(bytes) => {
+                    let open = move |caller: &Self, left| {
+                        let reached = caller.reached();
+                        caller.check_codec(&reached, Some(codec))?;
+                        let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
+                        caller.try_stream(&reached, M::METHOD, left, encode, decode)
+                    };
+                    Items::later(Later::new(self, method, error, open), decode, method)
+                }
+                Err(_) => Items::failed(error, decode, method),
+            },
+            Err(error) => Items::failed(error, decode, method),
+        }
+    }
+
+    fn try_stream<T>(
+        &self,
+        reached: &Reached,
+        method: usize,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<(Reply<T>, Source), RpcError> {
+        let (number, way) = self.way(reached, method)?;
+        way.open_stream(number, self.name(method), timeout, encode, decode)
+    }
+
+    /// Refuses arguments that were encoded for another connection than the one that there is by now: whoever has come back under
+    /// the alias may speak another codec (TYPE-1). Raw ones have none.
+    fn check_codec(
+        &self,
+        reached: &Reached,
+        encoded: Option<PayloadCodec>,
+    ) -> Result<(), RpcError> {
+        let wanted = &self.inner.setup.wanted;
+        if encoded.is_none_or(|codec| reached.speaks(wanted, codec)) {
+            return Ok(());
+        }
+        Err(RpcError::Encode {
+            reason: "the peer has come back with another codec; call again".to_owned(),
+        })
+    }
+
+    /// Calls a raw method: number `method` of the service's table.
+    pub fn call_raw(&self, method: usize, request: &[u8]) -> Reply<Vec<u8>> {
+        self.raw(method, |room| Raw::encode(request, room))
+    }
+
+    /// The same; `fill` writes the request into send memory itself and says how many bytes. If it says more than there is
+    /// room for, it is called again with that much.
+    pub fn call_raw_with(
+        &self,
+        method: usize,
+        mut fill: impl FnMut(&mut [u8]) -> usize,
+    ) -> Reply<Vec<u8>> {
+        self.raw(method, |room| written(&fill(room), room))
+    }
+
+    fn raw(
+        &self,
+        method: usize,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Reply<Vec<u8>> {
+        let decode = Decode::View(|_, answer| <Raw as Codec<[u8]>>::decode(answer.payload()));
+        let decode = (PayloadCodec::default(), decode);
+        self.make(&self.reached(), None, method, encode, decode)
+            .unwrap_or_else(Reply::failed)
+    }
+
+    /// The server's number of a method, and the way to it.
+    fn route<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
+        let Some(route) = reached.routes.get(method).copied().flatten() else {
+            return Err(reached.no_route(&self.inner.setup.wanted, self.name(method)));
+        };
+        let parallel = reached.parallel.as_ref().filter(|_| route.is_parallel);
+        Ok((route.number, parallel.unwrap_or(&reached.serial)))
+    }
+
+    /// Makes a call by what was `reached` when its codec was chosen.
+    fn make<T: 'static>(
+        &self,
+        reached: &Reached,
+        codec: Option<PayloadCodec>,
+        method: usize,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        let (number, way) = self.way(reached, method)?;
+        let name = self.name(method);
+        match way.call(number, name, self.timeout, &mut encode, decode) {
+            Ok(reply) => Ok(reply),
+            Err(error) => self.make_later(codec, method, error, encode, decode),
+        }
+    }
+
+    /// Makes a call that could not be made once that is possible, if it may wait so long.
+    #[cold]
+    fn make_later<T: 'static>(
+        &self,
+        codec: Option<PayloadCodec>,
+        method: usize,
+        error: RpcError,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        if !self.can_wait(&error) {
+            return Err(error);
+        }
+        let Ok(bytes) = reconnect::encoded(encode) else {
+            return Err(error);
+        };
+        let name = self.name(method);
+        let make = move |caller: &Self, left| {
+            let reached = caller.reached();
+            caller.check_codec(&reached, codec)?;
+            let (number, way) = caller.way(&reached, method)?;
+            way.call(number, name, left, |room| Raw::encode(&bytes, room), decode)
+        };
+        Ok(Reply::later(Later::new(self, name, error, make)))
+    }
+
+    /// The same for a call whose caller waits: not for the handler that it runs in itself.
+    fn way<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
+        let (number, way) = self.route(reached, method)?;
+        // A parallel method answers while its service waits for it.
+        let is_serial = std::ptr::eq(way, &reached.serial);
+        if is_serial && reached.instance.is_some_and(current_handler::is_of) {
+            return Err(RpcError::OwnService {
+                service: self.inner.setup.wanted.name.clone(),
+            });
+        }
+        if self.is_waited_for && would_block_a_runtime() {
+            return Err(RpcError::WouldBlock { ran: Ran::No });
+        }
+        Ok((number, way))
+    }
+}
+
+/// Decodes a typed result.
+fn result<T: DeserializeOwned>() -> Decode<T> {
+    Decode::View(|codec, answer| codec.decode(answer.payload()))
+}

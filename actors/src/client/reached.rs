@@ -1,0 +1,300 @@
+//! How the calls of a proxy get to its service.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::Addr;
+use slimerpc::channel::{
+    CallError, ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route,
+    ServiceTable, TellError, ToldCall,
+};
+use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
+use tokio::sync::broadcast;
+
+use crate::agent::supervisor::{Dialled, Follow, Link, Supervisor};
+use crate::client::items::Source;
+use crate::client::reply::Decoder;
+use crate::supervision::instance_id::InstanceId;
+use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
+
+/// What a proxy is made of, each time that its service has been dialled.
+#[derive(Debug)]
+pub(crate) struct Setup {
+    pub(crate) peer: Box<str>,
+    /// The service, as its callers know it.
+    pub(crate) wanted: ServiceTable,
+    pub(crate) patience: Patience,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) stream_patience: Duration,
+    /// Bytes of an answer that is written in place.
+    pub(crate) max_in_place: usize,
+    pub(crate) events: broadcast::Sender<AgentEvent>,
+    pub(crate) supervisor: Addr<Supervisor>,
+}
+
+impl Setup {
+    /// The way to the service.
+    pub(crate) fn reached(&self, dialled: Dialled) -> Reached {
+        let mut routes = dialled.table.resolve(&self.wanted);
+        if dialled.incarnation.is_some() {
+            // To and from DLSlime peers all types travel, as theirs is another codec.
+            let methods = self
+                .wanted
+                .methods
+                .iter()
+                .map(|method| self.wanted.signature(method));
+            for (route, signature) in routes.iter_mut().zip(methods) {
+                route.take_if(|_| signature.is_some_and(|it| it.obstacle().is_some()));
+            }
+        }
+        let failed = self.report_tells(dialled.table.clone());
+        let way = |channel: Arc<ClientChannel>| {
+            let failed = failed.clone();
+            channel.listen(move |failure| failed(failure.method, failure.cause));
+            Way::Channel(channel)
+        };
+        let (serial, parallel) = match dialled.link {
+            Link::Channels(serial, parallel) => (way(serial), parallel.map(way)),
+            Link::Local(serial, parallel) => {
+                let service = Arc::new(Hosted {
+                    name: self.wanted.name.clone(),
+                    stream_patience: self.stream_patience,
+                });
+                let way = |deliveries| {
+                    let failed = failed.clone();
+                    let service = LocalService {
+                        deliveries,
+                        service: service.clone(),
+                        peer: (*self.peer).into(),
+                        max_in_place: self.max_in_place,
+                        patience: self.patience.clone(),
+                    };
+                    let failed = move |method, fault| failed(method, TellError::Fault(fault));
+                    Way::Local(service, Failed(Arc::new(failed)))
+                };
+                (way(serial), parallel.map(way))
+            }
+        };
+        let life = dialled.incarnation;
+        Reached {
+            serial,
+            parallel,
+            life,
+            instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
+            routes,
+            table: dialled.table,
+        }
+    }
+
+    fn report_tells(&self, table: ServiceTable) -> Arc<dyn Fn(u32, TellError) + Send + Sync> {
+        let (events, peer) = (self.events.clone(), self.peer.to_string());
+        Arc::new(move |method, cause| {
+            let method = table.methods.get(method as usize);
+            let method = method.cloned().unwrap_or_default();
+            let event = AgentEvent::TellFailed {
+                error: tell::error(cause, &peer, &method),
+                peer: peer.clone(),
+                service: table.name.clone(),
+                method,
+            };
+            tracing::debug!(?event, "a call that nobody waits for failed");
+            // Nobody may be listening.
+            let _ = events.send(event);
+        })
+    }
+
+    /// What becomes of the peer.
+    pub(crate) async fn watch(&self) -> Result<Watch, AgentError> {
+        let follow = Follow {
+            peer: self.peer.to_string(),
+            timeout: self.connect_timeout,
+        };
+        let watch = self.supervisor.send(follow).await;
+        watch.unwrap_or(Err(AgentError::ShutDown))
+    }
+}
+
+/// The way to a service, as long as its connection lasts.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    pub(crate) serial: Way,
+    /// For parallel methods, if they have one of their own.
+    pub(crate) parallel: Option<Way>,
+    /// The life of the peer, if it is native.
+    pub(crate) life: Option<u64>,
+    /// What is called, if it is served by a process that may be this one.
+    pub(crate) instance: Option<InstanceId>,
+    /// For each method of the caller's; `None` for those that the server does not have.
+    pub(crate) routes: Vec<Option<Route>>,
+    /// The service as its server knows it.
+    table: ServiceTable,
+}
+
+impl Reached {
+    /// Why a method has no route.
+    pub(crate) fn no_route(&self, wanted: &ServiceTable, method: &str) -> RpcError {
+        let (service, method) = (wanted.name.clone(), method.to_owned());
+        let obstacle = wanted.signature(&method).and_then(Signature::obstacle);
+        if let Some(mismatch) = self.table.difference(wanted, &method) {
+            let mismatch = Box::new(mismatch);
+            return RpcError::MethodMismatch { service, mismatch };
+        }
+        if let Some(reason) = obstacle {
+            return RpcError::NotInCodec {
+                service,
+                method,
+                codec: wanted.codec.as_str().into(),
+                reason: reason.to_owned(),
+            };
+        }
+        RpcError::MethodNotFound { service, method }
+    }
+
+    /// How typed payloads travel, where native peers would use `native`.
+    pub(crate) fn codec(&self, native: PayloadCodec) -> PayloadCodec {
+        let channel = self.serial.channel();
+        channel.map_or(native, |channel| channel.profile().codec(native))
+    }
+
+    /// Whether payloads that were encoded with `codec` can go this way, for a service that is `wanted` with another or the same.
+    pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
+        match self.serial.channel().map(|channel| channel.profile()) {
+            Some(Profile::Compatible) => codec == PayloadCodec::Pickle,
+            Some(Profile::Native) | None => codec.name() == wanted.codec,
+        }
+    }
+
+    pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {
+        let ways = self.parallel.iter().chain([&self.serial]);
+        ways.filter_map(Way::channel)
+    }
+
+    /// Why its connection has ended, if it has.
+    pub(crate) fn lost(&self) -> Option<LossCause> {
+        self.channels().find_map(|channel| channel.closed())
+    }
+
+    /// Whether calls can be made, to this life of the peer.
+    pub(crate) fn can_call(&self, life: u64) -> bool {
+        self.life == Some(life) && self.lost().is_none()
+    }
+
+    /// Whether it has channels, and they are to a native peer.
+    pub(crate) fn is_native(&self) -> bool {
+        let channel = self.serial.channel();
+        channel.is_some_and(|channel| channel.profile() == Profile::Native)
+    }
+}
+
+/// How calls get to a service.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    Channel(Arc<ClientChannel>),
+    /// It is of this agent.
+    Local(LocalService, Failed),
+}
+
+/// Hears of calls without a waiter that fail: the method, and why.
+#[derive(Clone)]
+pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
+
+impl fmt::Debug for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failed")
+    }
+}
+
+impl Way {
+    pub(crate) fn channel(&self) -> Option<&Arc<ClientChannel>> {
+        match self {
+            Self::Channel(channel) => Some(channel),
+            Self::Local(..) => None,
+        }
+    }
+
+    fn peer(&self) -> &str {
+        match self {
+            Self::Channel(channel) => channel.peer(),
+            Self::Local(service, _) => &service.peer,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn call<T>(
+        &self,
+        number: u32,
+        name: &'static &'static str,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        let made = match self {
+            Self::Channel(channel) => channel
+                .call(number, timeout, encode)
+                .map(|call| Reply::called(call, name, decode)),
+            Self::Local(service, _) => service
+                .call(number, timeout, encode)
+                .map(|call| Reply::local(call, name, decode)),
+        };
+        made.map_err(|error| self.failed(error, name))
+    }
+
+    pub(crate) fn open_stream<T>(
+        &self,
+        number: u32,
+        name: &'static &'static str,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<(Reply<T>, Source), RpcError> {
+        let opened = match self {
+            Self::Channel(channel) if channel.profile() == Profile::Compatible => {
+                return Err(RpcError::NotNative {
+                    peer: channel.peer().to_owned(),
+                    what: "streams".into(),
+                });
+            }
+            Self::Channel(channel) => {
+                channel
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, stream)| {
+                        let source = Source::Remote(channel.clone(), stream);
+                        (Reply::called(call, name, decode), source)
+                    })
+            }
+            Self::Local(service, _) => {
+                service
+                    .open_stream(number, timeout, encode)
+                    .map(|(call, demand)| {
+                        let source = Source::Local(service.clone(), demand);
+                        (Reply::local(call, name, decode), source)
+                    })
+            }
+        };
+        opened.map_err(|error| self.failed(error, name))
+    }
+
+    #[cold]
+    fn failed(&self, error: CallError, name: &str) -> RpcError {
+        RpcError::from_call(error, self.peer(), name)
+    }
+
+    pub(crate) fn tell(
+        &self,
+        number: u32,
+        name: &str,
+        timeout: Option<Duration>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<Option<ToldCall>, RpcError> {
+        let told = match self {
+            Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
+            Self::Local(service, Failed(failed)) => {
+                let failed = failed.clone();
+                let failed = move |fault| failed(number, fault);
+                service.tell(number, timeout, encode, failed).map(|()| None)
+            }
+        };
+        told.map_err(|error| self.failed(error, name))
+    }
+}

@@ -1,0 +1,573 @@
+//! The future of an answer.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{join_all, try_join_all};
+use slimerpc::channel::{
+    Answer, AnswerView, CallError, LocalCall, Parker, PendingCall, ReplyBytes,
+};
+use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
+use tokio::time::Sleep;
+
+use crate::client::blocking::would_block_a_runtime;
+use crate::client::reconnect::Later;
+use crate::{Ran, RpcError};
+
+/// Looks in a row before other tasks get a turn.
+const SPINS: usize = 64;
+/// The same before a look at the clock, where there are no others. A look takes less than 30 ns.
+const SPINS_IN_PLACE: usize = 256;
+
+/// Busy polling beyond this may be what keeps the other side from running: it gives way, where cores are fewer than pollers.
+pub(crate) const ALONE: Duration = Duration::from_micros(20);
+
+/// The answer to a call that has been made already: the request was posted when the call was made, not when
+/// this is first polled. Dropping it cancels the call.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Caller, Reply, RpcError};
+/// # use std::time::Duration;
+/// # async fn example(first: Reply<i64>, second: Reply<i64>) -> Result<(), RpcError> {
+/// let sum = first.timeout(Duration::from_secs(1)).await? + second.await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a call is cancelled when its reply is dropped"]
+pub struct Reply<T> {
+    state: State<T>,
+    /// When busy polling began.
+    since: Option<Instant>,
+    /// Wakes us at the deadline; made when we first go to sleep.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// How to decode the result, and with which codec.
+pub(crate) type Decoder<T> = (PayloadCodec, Decode<T>);
+
+/// How to decode the result.
+pub(crate) enum Decode<T> {
+    /// From where its bytes lie.
+    View(fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>),
+    /// Its bytes stay where they lie.
+    Kept(fn(ReplyBytes) -> T),
+}
+
+impl<T> Clone for Decode<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Decode<T> {}
+
+/// A plain call is a few words, which are moved often.
+enum State<T> {
+    Called(PendingCall, &'static &'static str, Decoder<T>),
+    Rare(Box<Rare<T>>),
+    Done,
+}
+
+enum Rare<T> {
+    /// The service is of this process.
+    Local(LocalCall, &'static &'static str, Decoder<T>),
+    /// Its peer is not there.
+    Later(Box<Later<Reply<T>>>),
+    Failed(RpcError),
+}
+
+impl<T> Rare<T> {
+    fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Local(call, ..) => call.deadline(),
+            Self::Later(..) | Self::Failed(_) => None,
+        }
+    }
+}
+
+impl<T> From<Rare<T>> for Reply<T> {
+    fn from(rare: Rare<T>) -> Self {
+        State::Rare(Box::new(rare)).into()
+    }
+}
+
+impl<T> From<State<T>> for Reply<T> {
+    #[inline]
+    fn from(state: State<T>) -> Self {
+        Self {
+            state,
+            since: None,
+            timer: None,
+        }
+    }
+}
+
+impl<T> Reply<T> {
+    /// The reply to a call that was made over a channel.
+    #[inline]
+    pub(crate) fn called(
+        call: PendingCall,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Self {
+        State::Called(call, method, decode).into()
+    }
+
+    /// The reply to a call within the process.
+    pub(crate) fn local(
+        call: LocalCall,
+        method: &'static &'static str,
+        decode: Decoder<T>,
+    ) -> Self {
+        Rare::Local(call, method, decode).into()
+    }
+
+    /// The reply to a call that is made once its peer is there.
+    pub(crate) fn later(call: Box<Later<Self>>) -> Self {
+        Rare::Later(call).into()
+    }
+
+    /// The reply to a call that could not be made.
+    #[cold]
+    pub(crate) fn failed(error: RpcError) -> Self {
+        Rare::Failed(error).into()
+    }
+
+    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service is told that nobody
+    /// waits any more. To have the deadline travel with the request, see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+    pub fn timeout(mut self, after: Duration) -> Self {
+        self.set_timeout(after);
+        self
+    }
+
+    /// Whether an answer has yet to come.
+    pub(crate) fn is_undecided(&self) -> bool {
+        match &self.state {
+            State::Called(..) => true,
+            State::Rare(rare) => !matches!(**rare, Rare::Failed(_)),
+            State::Done => false,
+        }
+    }
+
+    pub(crate) fn set_timeout(&mut self, after: Duration) {
+        match &mut self.state {
+            State::Called(call, ..) => call.set_timeout(after),
+            State::Rare(rare) => match &mut **rare {
+                Rare::Local(call, ..) => call.set_timeout(after),
+                Rare::Later(call, ..) => call.set_timeout(after),
+                Rare::Failed(_) => {}
+            },
+            State::Done => {}
+        }
+        self.timer = None;
+    }
+
+    /// The call is allowed `after`, which ends then.
+    fn set_deadline(&mut self, at: Instant, after: Duration) {
+        match &mut self.state {
+            State::Called(call, ..) => call.set_deadline(at, after),
+            _ => self.set_timeout(at.saturating_duration_since(Instant::now())),
+        }
+    }
+
+    /// Blocks the thread until the answer is there: a thread without a runtime, or one that a runtime keeps for what blocks
+    /// (`spawn_blocking`, `web::block`, `block_in_place`).
+    ///
+    /// # Errors
+    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. A call is sent as it is made, so it is
+    /// cancelled then, and runs only if it has begun: [`RpcError::ran`] says what is known. Whoever is to be refused before
+    /// anything is sent calls through [`Proxy::blocking`](crate::Proxy::blocking).
+    pub fn wait(mut self) -> Result<T, RpcError> {
+        if self.is_undecided() && would_block_a_runtime() {
+            return Err(self.take_back());
+        }
+        // Most answers come while it looks for them.
+        if let Some(Poll::Ready(result)) = self.busy_poll(None, BusyPoll::InPlace) {
+            return result;
+        }
+        Parker::with(|parker, waker| {
+            loop {
+                let polled = self.poll_with(&mut Context::from_waker(waker), BusyPoll::InPlace);
+                if let Poll::Ready(result) = polled {
+                    return result;
+                }
+                match &self.state {
+                    State::Called(call, ..) => call.park(parker),
+                    State::Rare(rare) => parker.park(rare.deadline()),
+                    State::Done => {}
+                }
+            }
+        })
+    }
+
+    /// Ends a call that cannot be waited for.
+    #[cold]
+    fn take_back(self) -> RpcError {
+        let ran = match self.state {
+            State::Called(call, ..) => match call.take_back() {
+                true => Ran::Unknown,
+                false => Ran::No,
+            },
+            State::Rare(rare) => match *rare {
+                Rare::Local(..) => Ran::Unknown,
+                // It has not been made.
+                Rare::Later(..) | Rare::Failed(_) => Ran::No,
+            },
+            State::Done => Ran::No,
+        };
+        RpcError::WouldBlock { ran }
+    }
+
+    /// Blocks the thread until the answer is there or `after` has passed.
+    ///
+    /// # Errors
+    /// As [`wait`](Self::wait); [`RpcError::Timeout`].
+    pub fn wait_timeout(self, after: Duration) -> Result<T, RpcError> {
+        self.timeout(after).wait()
+    }
+
+    fn poll_with(
+        &mut self,
+        context: &mut Context<'_>,
+        busy: BusyPoll,
+    ) -> Poll<Result<T, RpcError>> {
+        if let State::Rare(_) = &self.state {
+            return self.poll_rare(context, busy);
+        }
+        if let Some(polled) = self.busy_poll(Some(context.waker()), busy) {
+            return polled;
+        }
+        let polled = self.look(Some(context.waker()));
+        if polled.is_pending() && busy == BusyPoll::Yielding {
+            self.sleep(context);
+        }
+        polled
+    }
+
+    /// Looks for the answer. `None`: it has done so for as long as callers do before they sleep. `Pending`: others want the
+    /// thread, and `waker` was woken.
+    #[inline]
+    fn busy_poll(
+        &mut self,
+        waker: Option<&Waker>,
+        busy: BusyPoll,
+    ) -> Option<Poll<Result<T, RpcError>>> {
+        // Once in any case, as whoever polled before may have taken in this answer, too.
+        match self.look(None) {
+            Poll::Pending => self.busy_poll_on(waker, busy),
+            ready => Some(ready),
+        }
+    }
+
+    #[inline(never)]
+    fn busy_poll_on(
+        &mut self,
+        waker: Option<&Waker>,
+        busy: BusyPoll,
+    ) -> Option<Poll<Result<T, RpcError>>> {
+        let patience = match &self.state {
+            State::Called(call, ..) => call.channel().patience(),
+            _ => return None,
+        };
+        let spins = match busy {
+            BusyPoll::InPlace if !patience.is_zero() => SPINS_IN_PLACE,
+            _ => SPINS,
+        };
+        loop {
+            for _ in 0..spins {
+                if !self.is_quiet()
+                    && let ready @ Poll::Ready(_) = self.look(None)
+                {
+                    return Some(ready);
+                }
+                std::hint::spin_loop();
+            }
+            let now = Instant::now();
+            let since = *self.since.get_or_insert(now);
+            if now.duration_since(since) >= patience {
+                return None;
+            }
+            if now.duration_since(since) >= ALONE {
+                std::thread::yield_now();
+            }
+            match (busy, waker) {
+                (BusyPoll::Yielding, Some(waker)) => {
+                    waker.wake_by_ref();
+                    return Some(Poll::Pending);
+                }
+                // Somebody else may have taken it in.
+                _ => match self.look(None) {
+                    Poll::Pending => {}
+                    ready => return Some(ready),
+                },
+            }
+        }
+    }
+
+    /// Whether looking would surely be in vain, unless somebody else has looked.
+    #[inline]
+    fn is_quiet(&self) -> bool {
+        matches!(&self.state, State::Called(call, ..) if call.channel().is_quiet())
+    }
+
+    /// Looks for the answer once.
+    #[inline]
+    fn look(&mut self, waker: Option<&Waker>) -> Poll<Result<T, RpcError>> {
+        let State::Called(call, method, decode) = &mut self.state else {
+            return self.not_called();
+        };
+        let concluded = match *decode {
+            (codec, Decode::View(decode)) => {
+                let read = |answer: AnswerView<'_>| conclude(answer, codec, decode);
+                ready!(call.poll_answer(waker, read)).unwrap_or_else(|lost| Err(lost.into()))
+            }
+            (_, Decode::Kept(_)) => conclude_whole(ready!(call.poll(waker)), *decode),
+        };
+        let result =
+            concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
+        self.state = State::Done;
+        Poll::Ready(result)
+    }
+
+    #[cold]
+    fn not_called(&self) -> Poll<Result<T, RpcError>> {
+        match &self.state {
+            State::Done => panic!("a reply is polled after it was ready"),
+            State::Called(..) | State::Rare(_) => Poll::Pending,
+        }
+    }
+
+    #[cold]
+    fn poll_rare(
+        &mut self,
+        context: &mut Context<'_>,
+        busy: BusyPoll,
+    ) -> Poll<Result<T, RpcError>> {
+        let State::Rare(rare) = &mut self.state else {
+            return self.poll_with(context, busy);
+        };
+        let result = match &mut **rare {
+            Rare::Failed(error) => Err(error.clone()),
+            Rare::Later(later) => match ready!(later.poll(context)) {
+                Ok(mut made) => {
+                    if let Some((at, after)) = later.deadline() {
+                        made.set_deadline(at, after);
+                    }
+                    *self = made;
+                    return self.poll_with(context, busy);
+                }
+                Err(error) => Err(error),
+            },
+            Rare::Local(call, method, decode) => {
+                let mut looks = 0..SPINS;
+                let answer = loop {
+                    match (call.poll(None), looks.next()) {
+                        (Poll::Ready(answer), _) => break answer,
+                        (Poll::Pending, Some(_)) => std::hint::spin_loop(),
+                        (Poll::Pending, None) => match call.poll(Some(context.waker())) {
+                            Poll::Ready(answer) => break answer,
+                            Poll::Pending => {
+                                if busy == BusyPoll::Yielding {
+                                    self.sleep(context);
+                                }
+                                return Poll::Pending;
+                            }
+                        },
+                    }
+                };
+                conclude_whole(answer, *decode)
+                    .map_err(|error| error.named(&call.service().peer, method, call.timeout()))
+            }
+        };
+        self.state = State::Done;
+        Poll::Ready(result)
+    }
+
+    /// Makes sure that we are woken by the answer and by the deadline.
+    fn sleep(&mut self, context: &mut Context<'_>) {
+        let (deadline, runtime) = match &self.state {
+            State::Called(call, ..) => {
+                call.sleep();
+                (call.deadline(), call.channel().runtime())
+            }
+            State::Rare(rare) => match &**rare {
+                Rare::Local(call, ..) => (call.deadline(), call.runtime()),
+                Rare::Later(..) | Rare::Failed(_) => return,
+            },
+            State::Done => return,
+        };
+        let Some(deadline) = deadline else { return };
+        let timer = self.timer.get_or_insert_with(|| {
+            let _guard = runtime.enter();
+            Box::pin(tokio::time::sleep_until(deadline.into()))
+        });
+        if timer.as_mut().poll(context).is_ready() {
+            context.waker().wake_by_ref();
+        }
+    }
+}
+
+/// What to do between two busy polls.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BusyPoll {
+    /// Let the runtime's other tasks have a turn.
+    Yielding,
+    /// Stay: the thread has nothing else to do.
+    InPlace,
+}
+
+enum Conclusion {
+    Call(CallError),
+    Fault(Fault),
+    Decode(DecodeError),
+}
+
+impl Conclusion {
+    #[cold]
+    fn named(self, peer: &str, method: &str, timeout: Option<Duration>) -> RpcError {
+        match self {
+            Self::Call(error) => RpcError::from_call(error, peer, method),
+            Self::Fault(Fault::Expired) => RpcError::Timeout {
+                peer: peer.to_owned(),
+                method: method.to_owned(),
+                after: timeout.unwrap_or_default(),
+                ran: Ran::No,
+            },
+            Self::Fault(fault) => RpcError::from_fault(fault, peer, method),
+            Self::Decode(error) => RpcError::bad_reply(&error, peer, method),
+        }
+    }
+}
+
+impl From<CallError> for Conclusion {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+/// Decodes an answer where its bytes lie, outside of every lock.
+#[inline]
+fn conclude<T>(
+    answer: AnswerView<'_>,
+    codec: PayloadCodec,
+    decode: fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
+) -> Result<T, Conclusion> {
+    if let Some(fault) = answer.fault().map_err(Conclusion::Decode)? {
+        return Err(Conclusion::Fault(fault));
+    }
+    decode(codec, answer).map_err(Conclusion::Decode)
+}
+
+fn conclude_whole<T>(
+    answer: Result<Answer<'_>, CallError>,
+    (codec, decode): Decoder<T>,
+) -> Result<T, Conclusion> {
+    let answer = answer?;
+    match decode {
+        Decode::View(decode) => conclude(answer.view(), codec, decode),
+        Decode::Kept(kept) => {
+            conclude(answer.view(), codec, |_, _| Ok(()))?;
+            Ok(kept(answer.keep()))
+        }
+    }
+}
+
+impl Reply<Vec<u8>> {
+    /// The reply's bytes where they stand in the ring, instead of a copy. They take up a credit until they are dropped.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{Reply, RpcError};
+    /// # async fn example(reply: Reply<Vec<u8>>) -> Result<(), RpcError> {
+    /// let sum: u64 = reply.lent().await?.iter().map(|&byte| u64::from(byte)).sum();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lent(self) -> Reply<ReplyBytes> {
+        let kept = |(codec, _)| (codec, Decode::Kept(|bytes| bytes));
+        match self.state {
+            State::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
+            State::Rare(rare) => match *rare {
+                Rare::Local(call, method, decode) => Reply::local(call, method, kept(decode)),
+                Rare::Later(call) => Reply::later(call.map(Self::lent)),
+                Rare::Failed(error) => Reply::failed(error),
+            },
+            State::Done => State::Done.into(),
+        }
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = Result<T, RpcError>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_with(context, BusyPoll::Yielding)
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::Called(..) => "Reply(pending)",
+            State::Rare(rare) => match **rare {
+                Rare::Local(..) => "Reply(pending)",
+                Rare::Later(..) => "Reply(later)",
+                Rare::Failed(_) => "Reply(failed)",
+            },
+            State::Done => "Reply(done)",
+        })
+    }
+}
+
+/// Waits for all replies under one deadline; results come in the order of the replies.
+///
+/// # Errors
+/// The failure that comes first; the other calls are cancelled then.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Reply, RpcError, wait_all};
+/// # use std::time::Duration;
+/// # async fn example(replies: Vec<Reply<i64>>) -> Result<(), RpcError> {
+/// let sums: Vec<i64> = wait_all(replies, Duration::from_secs(1)).await?;
+/// # Ok(())
+/// # }
+/// ```
+pub async fn wait_all<T>(
+    replies: impl IntoIterator<Item = Reply<T>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Result<Vec<T>, RpcError> {
+    try_join_all(under_one_deadline(replies, timeout)).await
+}
+
+/// Waits for all replies under one deadline, whatever becomes of each; results come in the order of the replies.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Reply, wait_all_settled};
+/// # use std::time::Duration;
+/// # async fn example(replies: Vec<Reply<i64>>) {
+/// let results = wait_all_settled(replies, Duration::from_secs(1)).await;
+/// let answered = results.iter().filter(|result| result.is_ok()).count();
+/// println!("{answered} of {} answered", results.len());
+/// # }
+/// ```
+pub async fn wait_all_settled<T>(
+    replies: impl IntoIterator<Item = Reply<T>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Vec<Result<T, RpcError>> {
+    join_all(under_one_deadline(replies, timeout)).await
+}
+
+fn under_one_deadline<T>(
+    replies: impl IntoIterator<Item = Reply<T>>,
+    timeout: impl Into<Option<Duration>>,
+) -> Vec<Reply<T>> {
+    let mut replies: Vec<_> = replies.into_iter().collect();
+    if let Some(after) = timeout.into() {
+        for reply in &mut replies {
+            reply.set_timeout(after);
+        }
+    }
+    replies
+}

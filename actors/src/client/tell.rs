@@ -1,0 +1,166 @@
+//! Calls whose result nobody waits for, and what becomes of them.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use slimerpc::channel::{TellError, ToldCall};
+use tokio::sync::broadcast;
+
+use crate::client::reconnect::Later;
+use crate::{EndCause, Ran, RpcError};
+
+/// Completes when the transport has taken the request: at once if a credit is free, otherwise when one is. The request is
+/// delivered at most once. Dropping this before it has completed takes the request back.
+///
+/// What goes wrong later is an [`AgentEvent`] of the calling agent.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Proxy, RpcError, service};
+/// struct Log;
+///
+/// #[service]
+/// impl Log {
+///     #[method(oneway)]
+///     fn line(&mut self, text: String) {
+///         println!("{text}");
+///     }
+/// }
+///
+/// # async fn example(log: Proxy<Log>) -> Result<(), RpcError> {
+/// log.line("nobody waits for this to be printed".into()).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a request that the transport has not taken is taken back when this is dropped"]
+pub struct Tell(State);
+
+enum State {
+    Told(ToldCall),
+    /// Its peer is not there.
+    Later(Box<Later<Option<ToldCall>>>),
+    /// It was taken at once.
+    Taken,
+    Failed(RpcError),
+    Done,
+}
+
+impl Tell {
+    /// Without a call it has been taken already.
+    pub(crate) fn new(told: Result<Option<ToldCall>, RpcError>) -> Self {
+        Self(match told {
+            Ok(Some(call)) => State::Told(call),
+            Ok(None) => State::Taken,
+            Err(error) => State::Failed(error),
+        })
+    }
+
+    pub(crate) fn later(call: Box<Later<Option<ToldCall>>>) -> Self {
+        Self(State::Later(call))
+    }
+}
+
+impl Future for Tell {
+    type Output = Result<(), RpcError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match std::mem::replace(&mut self.0, State::Done) {
+            State::Told(mut call) => match call.poll_taken(context.waker()) {
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => {
+                    self.0 = State::Told(call);
+                    Poll::Pending
+                }
+            },
+            State::Later(mut call) => match call.poll(context) {
+                Poll::Ready(told) => {
+                    *self = Self::new(told);
+                    self.poll(context)
+                }
+                Poll::Pending => {
+                    self.0 = State::Later(call);
+                    Poll::Pending
+                }
+            },
+            State::Taken => Poll::Ready(Ok(())),
+            State::Failed(error) => Poll::Ready(Err(error)),
+            State::Done => panic!("a tell is polled after it was ready"),
+        }
+    }
+}
+
+impl fmt::Debug for Tell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0 {
+            State::Told(_) | State::Taken => "Tell(told)",
+            State::Later(_) => "Tell(later)",
+            State::Failed(_) => "Tell(failed)",
+            State::Done => "Tell(done)",
+        })
+    }
+}
+
+/// What happens to an agent beside its calls; see [`PeerAgent::events`](crate::PeerAgent::events).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AgentEvent {
+    /// A call whose result nobody waits for has failed.
+    TellFailed {
+        /// Alias of the peer.
+        peer: String,
+        /// Name of the service.
+        service: String,
+        /// Name of the method.
+        method: String,
+        /// What came of it.
+        error: RpcError,
+    },
+    /// An instance of a service of this agent ended, and another has taken its place.
+    Restarted {
+        /// Name of the service.
+        service: String,
+        /// Why the one before ended, or the start before this one failed.
+        cause: EndCause,
+        /// How many restarts there have been since the service was served, this one and those that failed included.
+        restarts: u64,
+    },
+    /// A service of this agent has ended, and is not restarted; see [`Restart`](crate::Restart).
+    GivenUp {
+        /// Name of the service.
+        service: String,
+        /// Why it ended.
+        cause: EndCause,
+    },
+}
+
+/// Events of an agent, from when it was asked for them. Made by [`PeerAgent::events`](crate::PeerAgent::events).
+#[derive(Debug)]
+pub struct Events(pub(crate) broadcast::Receiver<AgentEvent>);
+
+impl Events {
+    /// The next event; `None` once the agent has gone. Who falls more than 1,024 events behind misses the oldest.
+    pub async fn next(&mut self) -> Option<AgentEvent> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "events of an agent were not read in time");
+                }
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+/// What the caller sees of a told call that failed.
+pub(crate) fn error(cause: TellError, peer: &str, method: &str) -> RpcError {
+    match cause {
+        TellError::Fault(fault) => RpcError::from_fault(fault, peer, method),
+        TellError::Lost { cause, sent } => RpcError::PeerLost {
+            peer: peer.to_owned(),
+            method: method.to_owned(),
+            cause,
+            ran: if sent { Ran::Unknown } else { Ran::No },
+        },
+    }
+}

@@ -1,0 +1,339 @@
+//! Finding services without knowing who serves them.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::time::timeout;
+
+use crate::agent::supervisor::{FollowServices, ListServices};
+use crate::discovery::live_service::live;
+use crate::{AgentError, Group, LiveService, PeerAgent, Proxy, Service, ServiceChanges};
+
+/// The least that a service that was found is given to answer before the next one is tried.
+const LEAST_TRY: Duration = Duration::from_secs(1);
+
+/// No service of a type could be found, or connected with.
+///
+/// ```no_run
+/// # use slimerpc_actors::{DiscoveryError, PeerAgent, Proxy, service};
+/// # struct Calc;
+/// # #[service]
+/// # impl Calc {
+/// #     #[method]
+/// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+/// #         a + b
+/// #     }
+/// # }
+/// # async fn example(agent: PeerAgent) -> Result<Option<Proxy<Calc>>, DiscoveryError> {
+/// match agent.proxy_any::<Calc>().await {
+///     Ok(calc) => Ok(Some(calc)),
+///     Err(DiscoveryError::NoneFits { found, .. }) if found.is_empty() => Ok(None),
+///     Err(error) => Err(error), // says what there is, and why it does not fit or cannot be reached
+/// }
+/// # }
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiscoveryError {
+    /// None is live, or none has all the methods that are known here.
+    #[error(
+        "no live service `{service}` that fits was found within {waited:?}; there {}",
+        list(found)
+    )]
+    NoneFits {
+        /// Name of the service.
+        service: &'static str,
+        /// Those that are live and do not fit; [`LiveService::fit`] says why.
+        found: Vec<LiveService>,
+        /// The time waited for one.
+        waited: Duration,
+    },
+    /// Those that fit could not be connected with.
+    #[error("no proxy for a live service `{service}`: {}", reasons(failed))]
+    Unreachable {
+        /// Name of the service.
+        service: &'static str,
+        /// Each one that was tried, and why there is no proxy for it.
+        failed: Vec<(LiveService, AgentError)>,
+    },
+    /// The control plane cannot be asked, or the agent has been shut down.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// An error of another process, as it travelled: its text.
+    #[error("{message}")]
+    Elsewhere {
+        /// The text.
+        message: String,
+    },
+}
+
+/// As text: what it holds means something where it was made only.
+impl Serialize for DiscoveryError {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for DiscoveryError {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let message = String::deserialize(deserializer)?;
+        Ok(Self::Elsewhere { message })
+    }
+}
+
+fn list(found: &[LiveService]) -> String {
+    if found.is_empty() {
+        return "is none".to_owned();
+    }
+    let found: Vec<_> = found.iter().map(ToString::to_string).collect();
+    format!("are: {}", found.join("; "))
+}
+
+fn reasons(failed: &[(LiveService, AgentError)]) -> String {
+    let reasons = failed.iter().map(|(_, error)| error.to_string());
+    reasons.collect::<Vec<_>>().join("; ")
+}
+
+/// # Finding services
+///
+/// A service that is served to everybody, under whatever name, can be found by its type, in the agent's scope and for as long as
+/// its agent is alive. One that is served [to one peer](crate::Serve::peer) or [one request at a time](Self::serve_once) cannot:
+/// whoever found it could not rely on it. Services of this agent are found like those of others.
+///
+/// A process that ends without leaving is no longer found on its own host. Elsewhere, and by those who watch, it is noticed when
+/// its registration expires, 60 s after its last heartbeat.
+impl PeerAgent {
+    /// The live services of type `S`, by alias and name in the order in which people count: `worker:2` before `worker:10`. Those
+    /// that do not [fit](LiveService::fit) the version known here are listed, too.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{Fit, PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().scope("doc:discover").alias("worker:0").start().await?;
+    /// # let driver = PeerAgent::builder().scope("doc:discover").alias("driver:0").start().await?;
+    /// worker.serve(Calc::default()).await?;
+    /// worker.serve(Calc::default()).named("second").await?;
+    /// let found = driver.discover::<Calc>().await?;
+    /// let names: Vec<_> = found.iter().map(|it| (it.alias(), it.name())).collect();
+    /// assert_eq!(names, [("worker:0", "Calc"), ("worker:0", "second")]);
+    /// assert_eq!(found[0].fit(), &Fit::Full);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::Control`]: the control plane is out of reach or keeps no entities; [`AgentError::ShutDown`].
+    pub async fn discover<S: Service + ?Sized>(&self) -> Result<Vec<LiveService>, AgentError> {
+        Ok(live::<S>(&self.ask(ListServices).await?))
+    }
+
+    /// Follows the live services of type `S`: first one [`Added`](crate::ServiceChange::Added) for each there is, then what happens
+    /// to them. Outages of the control plane are sat out, and afterwards told of what has changed meanwhile.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{PeerAgent, ServiceChange, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().scope("doc:watch").alias("worker:0").start().await?;
+    /// # let driver = PeerAgent::builder().scope("doc:watch").alias("driver:0").start().await?;
+    /// let mut changes = driver.watch_services::<Calc>().await?;
+    /// let served = worker.serve(Calc::default()).await?;
+    /// assert!(matches!(changes.next().await, Some(ServiceChange::Added(it)) if it.alias() == "worker:0"));
+    /// served.stop().await?;
+    /// assert!(matches!(changes.next().await, Some(ServiceChange::Removed(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::ShutDown`].
+    pub async fn watch_services<S: Service + ?Sized>(&self) -> Result<ServiceChanges, AgentError> {
+        Ok(ServiceChanges::new::<S>(self.ask(FollowServices).await?))
+    }
+
+    /// A proxy for one live service of type `S` that has all its methods: at random one on this host, where it is reached
+    /// through shared memory; if there is none, at random one elsewhere. So callers spread over the services without talking to
+    /// each other. One that does not answer is passed over for the next.
+    ///
+    /// Waits up to the connect timeout for a service to appear.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().scope("doc:any").start().await?;
+    /// # worker.serve(Calc::default()).await?;
+    /// # let driver = PeerAgent::builder().scope("doc:any").alias("driver:0").start().await?;
+    /// let calc = driver.proxy_any::<Calc>().await?;
+    /// assert_eq!(calc.add(1, 2).await?, 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DiscoveryError::NoneFits`], [`DiscoveryError::Unreachable`], or as [`discover`](Self::discover).
+    pub async fn proxy_any<S: Service + ?Sized>(&self) -> Result<Proxy<S>, DiscoveryError> {
+        let (started, limit) = (Instant::now(), self.connect_timeout());
+        let mut candidates = self.find_some::<S>(started).await?;
+        fastrand::shuffle(&mut candidates);
+        candidates.sort_by_key(|it| !it.is_on_this_host());
+        let mut failed = Vec::new();
+        for (tried, service) in (0..).zip(&candidates) {
+            let left = limit.saturating_sub(started.elapsed());
+            if left.is_zero() && tried > 0 {
+                break;
+            }
+            let share = left / (candidates.len() as u32 - tried);
+            let share = share.max(LEAST_TRY).min(left);
+            match self
+                .proxy_within(service.alias(), service.name(), share)
+                .await
+            {
+                Ok(proxy) => return Ok(proxy),
+                Err(AgentError::ShutDown) => return Err(AgentError::ShutDown.into()),
+                Err(error) => {
+                    tracing::info!(%service, %error, "a service that was found is passed over");
+                    failed.push((service.clone(), error));
+                }
+            }
+        }
+        let service = S::NAME;
+        Err(DiscoveryError::Unreachable { service, failed })
+    }
+
+    /// A group of all live services of type `S` that have all its methods, ranked by alias and name in the order in which people
+    /// count. Those that do not fit are left out; [`discover`](Self::discover) lists them.
+    ///
+    /// It does not wait, as it cannot know for how many; [`watch_services`](Self::watch_services) can. Services that come later
+    /// are [added](Group::add) by whoever wants them.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let mut workers = Vec::new();
+    /// # for rank in 0..2 {
+    /// #     let builder = PeerAgent::builder().scope("doc:group").alias(format!("worker:{rank}"));
+    /// #     let worker = builder.start().await?;
+    /// #     worker.serve(Calc::default()).await?;
+    /// #     workers.push(worker);
+    /// # }
+    /// # let driver = PeerAgent::builder().scope("doc:group").alias("driver:0").start().await?;
+    /// let calcs = driver.group_of::<Calc>().await?;
+    /// assert_eq!(calcs.members()[1].peer(), "worker:1");
+    /// assert_eq!(calcs.broadcast(Add { a: 1, b: 2 }).await?, [3, 3]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DiscoveryError::NoneFits`]; [`DiscoveryError::Unreachable`] if there is no proxy for one of them; or as
+    /// [`discover`](Self::discover).
+    pub async fn group_of<S: Service + ?Sized>(&self) -> Result<Group<S>, DiscoveryError> {
+        let service = S::NAME;
+        let (members, others): (Vec<_>, Vec<_>) = self
+            .discover::<S>()
+            .await?
+            .into_iter()
+            .partition(LiveService::is_full);
+        if members.is_empty() {
+            return Err(DiscoveryError::NoneFits {
+                service,
+                found: others,
+                waited: Duration::ZERO,
+            });
+        }
+        for other in others {
+            tracing::warn!(%other, "a service that does not fit is left out of a group");
+        }
+        let limit = self.connect_timeout();
+        let proxies = members
+            .iter()
+            .map(|it| self.proxy_within(it.alias(), it.name(), limit));
+        let (mut ranked, mut failed) = (Vec::new(), Vec::new());
+        for (result, member) in join_all(proxies).await.into_iter().zip(&members) {
+            match result {
+                Ok(proxy) => ranked.push(proxy),
+                Err(error) => failed.push((member.clone(), error)),
+            }
+        }
+        if !failed.is_empty() {
+            return Err(DiscoveryError::Unreachable { service, failed });
+        }
+        Ok(Group::new(ranked).expect("there are some, and no two have the same alias and name"))
+    }
+
+    /// The live services that fit, once there is one.
+    async fn find_some<S: Service + ?Sized>(
+        &self,
+        started: Instant,
+    ) -> Result<Vec<LiveService>, DiscoveryError> {
+        let mut found = self.discover::<S>().await?;
+        if !found.iter().any(LiveService::is_full) {
+            let mut following = self.ask(FollowServices).await?;
+            let coming = async {
+                while !found.iter().any(LiveService::is_full) {
+                    following
+                        .changed()
+                        .await
+                        .map_err(|_| AgentError::ShutDown)?;
+                    if let Some(registered) = following.borrow_and_update().clone() {
+                        found = live::<S>(&registered);
+                    }
+                }
+                Ok::<_, AgentError>(())
+            };
+            let left = self.connect_timeout().saturating_sub(started.elapsed());
+            if let Ok(ended) = timeout(left, coming).await {
+                ended?;
+            }
+        }
+        if !found.iter().any(LiveService::is_full) {
+            return Err(DiscoveryError::NoneFits {
+                service: S::NAME,
+                found,
+                waited: started.elapsed(),
+            });
+        }
+        found.retain(LiveService::is_full);
+        Ok(found)
+    }
+}

@@ -1,0 +1,324 @@
+//! Services that have been found.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use slimerpc::channel::{MethodMismatch, Mismatch, ServiceTable};
+use slimerpc::control::{ServiceRecord, natural_order};
+use slimerpc::wire::WIRE_VERSION;
+
+use crate::Service;
+use crate::agent::supervisor::Registered;
+
+/// A service that an agent serves to everybody, as it was found: by [`PeerAgent::discover`](crate::PeerAgent::discover) and
+/// its kin.
+///
+/// ```no_run
+/// # use slimerpc_actors::{AgentError, PeerAgent, service};
+/// # struct Calc;
+/// # #[service]
+/// # impl Calc {
+/// #     #[method]
+/// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+/// #         a + b
+/// #     }
+/// # }
+/// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+/// for service in agent.discover::<Calc>().await? {
+///     println!("{service}: {:?}, {:?}", service.methods(), service.fit());
+///     let calc = agent.proxy_named::<Calc>(service.alias(), service.name()).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct LiveService {
+    record: Arc<ServiceRecord>,
+    fit: Fit,
+}
+
+/// How well a service that was found fits the version of it that the caller knows.
+///
+/// ```no_run
+/// # use slimerpc_actors::{Fit, LiveService};
+/// # fn example(service: LiveService) {
+/// match service.fit() {
+///     Fit::Full => println!("{service} is of our release"),
+///     Fit::Lacks { methods } => println!("{service} is older: no {methods:?}"),
+///     Fit::Differs { methods } => println!("{service} is another version: {methods:?}"),
+///     Fit::Not(mismatch) => println!("{service} cannot be called: {mismatch}"),
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    /// All methods can be called.
+    Full,
+    /// Those it has can be called; calls of these end with [`MethodNotFound`](crate::RpcError::MethodNotFound).
+    Lacks {
+        /// Methods that the caller knows and the service does not have, in code-point order.
+        methods: Vec<String>,
+    },
+    /// Some methods have other types there; calls of these end with [`MethodMismatch`](crate::RpcError::MethodMismatch). It may
+    /// lack others.
+    Differs {
+        /// They, and how they are declared on both sides.
+        methods: Vec<MethodMismatch>,
+    },
+    /// A proxy would be refused.
+    Not(Mismatch),
+}
+
+impl LiveService {
+    fn new<S: Service + ?Sized>(record: Arc<ServiceRecord>) -> Self {
+        let fit = fit::<S>(&record);
+        Self { record, fit }
+    }
+
+    /// Alias of the agent that serves it.
+    pub fn alias(&self) -> &str {
+        &self.record.alias
+    }
+
+    /// The name that it is served under: the service's own, or [another](crate::Serve::named).
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// Names of its methods, in code-point order.
+    pub fn methods(&self) -> &[String] {
+        &self.record.methods
+    }
+
+    /// The life of the agent that serves it: another one after a restart.
+    pub fn incarnation(&self) -> u64 {
+        self.record.incarnation
+    }
+
+    /// Whether it is served on this host.
+    pub fn is_on_this_host(&self) -> bool {
+        self.record.is_on_this_host()
+    }
+
+    /// How well it fits the version of the service that it was looked for with.
+    pub fn fit(&self) -> &Fit {
+        &self.fit
+    }
+
+    /// Whether all methods can be called.
+    pub(crate) fn is_full(&self) -> bool {
+        self.fit == Fit::Full
+    }
+}
+
+fn fit<S: Service + ?Sized>(theirs: &ServiceRecord) -> Fit {
+    if theirs.wire_version != WIRE_VERSION {
+        return Fit::Not(Mismatch::WireVersion {
+            ours: WIRE_VERSION,
+            theirs: theirs.wire_version,
+        });
+    }
+    if theirs.codec != S::CODEC.name() {
+        return Fit::Not(Mismatch::Codec {
+            service: theirs.name.clone(),
+            ours: S::CODEC.name().to_owned(),
+            theirs: theirs.codec.clone(),
+        });
+    }
+    let ours = || S::METHODS.iter().map(|&method| method.to_owned());
+    let lacking: Vec<_> = ours()
+        .filter(|method| !theirs.methods.contains(method))
+        .collect();
+    let table = |methods, signatures| ServiceTable {
+        name: theirs.name.clone(),
+        codec: theirs.codec.clone(),
+        methods,
+        parallel: Vec::new(),
+        streams: Vec::new(),
+        signatures,
+    };
+    let wanted = table(ours().collect(), S::signatures().to_vec());
+    let methods = table(theirs.methods.clone(), theirs.signatures.clone()).differences(&wanted);
+    if !methods.is_empty() && methods.len() + lacking.len() == S::METHODS.len() {
+        Fit::Not(Mismatch::Types {
+            service: theirs.name.clone(),
+            methods,
+        })
+    } else if !methods.is_empty() {
+        Fit::Differs { methods }
+    } else if lacking.is_empty() {
+        Fit::Full
+    } else if lacking.len() < S::METHODS.len() {
+        Fit::Lacks { methods: lacking }
+    } else {
+        Fit::Not(Mismatch::NoCommonMethod {
+            service: theirs.name.clone(),
+            ours: ours().collect(),
+            theirs: theirs.methods.clone(),
+        })
+    }
+}
+
+/// The live ones of type `S` among those registered, by alias and name in the order in which people count.
+///
+/// Left out are services of an earlier life of an agent that has come back (FENCE-1), and those of a process of this host
+/// that has ended: they are registered until they expire.
+pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<LiveService> {
+    let mut newest: HashMap<&str, &ServiceRecord> = HashMap::new();
+    for record in registered.values() {
+        let held = newest.entry(&record.alias).or_insert(record);
+        if record.since > held.since {
+            *held = record;
+        }
+    }
+    let is_of_living = |record: &&Arc<ServiceRecord>| {
+        record.type_name == S::NAME
+            && newest[&*record.alias].incarnation == record.incarnation
+            && !record.is_gone()
+    };
+    let records = registered.values().filter(is_of_living).cloned();
+    let mut live: Vec<_> = records.map(LiveService::new::<S>).collect();
+    live.sort_by(|a, b| {
+        natural_order(a.alias(), b.alias())
+            .then_with(|| natural_order(a.name(), b.name()))
+            .then_with(|| b.record.since.cmp(&a.record.since))
+    });
+    // One that was stopped and is served again may be registered twice for a moment; the newest comes first.
+    live.dedup_by(|a, b| a.alias() == b.alias() && a.name() == b.name());
+    live
+}
+
+impl fmt::Display for LiveService {
+    /// `alias/name`, and what does not fit.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.alias(), self.name())?;
+        match &self.fit {
+            Fit::Full => Ok(()),
+            Fit::Lacks { methods } => write!(f, " (lacks {})", methods.join(", ")),
+            Fit::Differs { methods } => {
+                let methods: Vec<_> = methods.iter().map(MethodMismatch::to_string).collect();
+                write!(f, " ({})", methods.join(", "))
+            }
+            Fit::Not(mismatch) => write!(f, " ({mismatch})"),
+        }
+    }
+}
+
+impl fmt::Debug for LiveService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiveService")
+            .field("alias", &self.alias())
+            .field("name", &self.name())
+            .field("methods", &self.methods())
+            .field("incarnation", &format_args!("{:#x}", self.incarnation()))
+            .field("fit", &self.fit)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Caller;
+    use slimerpc::wire::PayloadCodec;
+
+    struct Calc;
+
+    impl Service for Calc {
+        const NAME: &'static str = "Calc";
+        const METHODS: &'static [&'static str] = &["add", "mul"];
+        const PARALLEL: &'static [bool] = &[false, false];
+        const STREAMS: &'static [bool] = &[false, false];
+        const CODEC: PayloadCodec = PayloadCodec::Bincode;
+        type Client = Caller;
+    }
+
+    fn record(alias: &str, since: u64) -> ServiceRecord {
+        ServiceRecord {
+            alias: alias.to_owned(),
+            incarnation: 1,
+            name: "Calc".to_owned(),
+            type_name: "Calc".to_owned(),
+            methods: vec!["add".to_owned(), "mul".to_owned(), "sub".to_owned()],
+            signatures: Vec::new(),
+            codec: Calc::CODEC.name().to_owned(),
+            wire_version: WIRE_VERSION,
+            since,
+            process: ServiceRecord::this_process(),
+        }
+    }
+
+    fn found(records: impl IntoIterator<Item = ServiceRecord>) -> Vec<LiveService> {
+        let ids = (0..).map(|id: u32| id.to_string());
+        let registered = ids.zip(records.into_iter().map(Arc::new)).collect();
+        live::<Calc>(&registered)
+    }
+
+    fn one(record: ServiceRecord) -> Fit {
+        found([record])[0].fit().clone()
+    }
+
+    #[test]
+    fn a_service_fits_as_far_as_its_table_goes() {
+        assert_eq!(one(record("w", 1)), Fit::Full);
+        let part = ServiceRecord {
+            methods: vec!["add".to_owned()],
+            ..record("w", 1)
+        };
+        let methods = vec!["mul".to_owned()];
+        assert_eq!(one(part.clone()), Fit::Lacks { methods });
+        assert_eq!(found([part])[0].to_string(), "w/Calc (lacks mul)");
+        let nothing = ServiceRecord {
+            methods: vec!["sub".to_owned()],
+            ..record("w", 1)
+        };
+        assert!(matches!(
+            one(nothing),
+            Fit::Not(Mismatch::NoCommonMethod { .. })
+        ));
+        let pickled = ServiceRecord {
+            codec: "pickle".to_owned(),
+            ..record("w", 1)
+        };
+        assert!(matches!(one(pickled), Fit::Not(Mismatch::Codec { .. })));
+        let later = ServiceRecord {
+            wire_version: WIRE_VERSION + 1,
+            ..record("w", 1)
+        };
+        assert!(matches!(one(later), Fit::Not(Mismatch::WireVersion { .. })));
+    }
+
+    #[test]
+    fn fence_1_services_of_an_earlier_life_are_not_found() {
+        let next_life = ServiceRecord {
+            incarnation: 2,
+            type_name: "Clock".to_owned(),
+            name: "Clock".to_owned(),
+            ..record("w:0", 7)
+        };
+        let found = found([record("w:0", 5), next_life, record("w:1", 5)]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].alias(), "w:1");
+    }
+
+    #[test]
+    fn a_service_that_is_served_again_is_found_once_as_it_is_now() {
+        let mut again = record("w", 6);
+        again.methods.push("pow".to_owned());
+        let found = found([record("w", 5), again.clone(), record("w", 4)]);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].methods(), again.methods);
+    }
+
+    #[test]
+    fn services_are_found_in_the_order_in_which_people_count() {
+        let second = ServiceRecord {
+            name: "second".to_owned(),
+            ..record("w:2", 1)
+        };
+        let found = found([record("w:10", 1), second, record("w:2", 1)]);
+        let names: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["w:2/Calc", "w:2/second", "w:10/Calc"]);
+    }
+}

@@ -1,0 +1,3 @@
+//! What only DLSlime peers are told.
+
+pub(crate) mod qp_ready;

@@ -1,0 +1,89 @@
+//! Serving one request at a time, with state that is borrowed.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use slimerpc::channel::Delivery;
+use slimerpc::wire::Fault;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::supervision::instance_id::InstanceId;
+use crate::{AgentError, Dispatch, Request, ServedBy, supervision::current_handler};
+
+/// The requests for a service that is served now and then. They wait in the rings of their callers.
+pub(crate) struct Once {
+    instance: InstanceId,
+    arrived: UnboundedReceiver<Delivery>,
+    queue: VecDeque<Request>,
+}
+
+impl Once {
+    pub(crate) fn new(instance: InstanceId, arrived: UnboundedReceiver<Delivery>) -> Self {
+        Self {
+            instance,
+            arrived,
+            queue: VecDeque::new(),
+        }
+    }
+
+    /// Waits for a request and has it handled. Dropped while it waits, it has taken none; dropped while a handler awaits,
+    /// it drops that.
+    pub(crate) async fn serve<S, A>(&mut self, state: &mut A) -> Result<(), AgentError>
+    where
+        S: ServedBy<A> + ?Sized,
+        A: 'static,
+    {
+        let request = self.next().await.ok_or(AgentError::ShutDown)?;
+        let (instance, ticket) = (self.instance, request.ticket());
+        let (state, method) = (Rc::new(RefCell::new(state)), request.method() as usize);
+        let dispatch = current_handler::once(instance, || S::dispatch(&state, method, request));
+        let Dispatch::Running(mut handler) = dispatch else {
+            return Ok(());
+        };
+        poll_fn(|context| {
+            while let Poll::Ready(Some(delivery)) = self.arrived.poll_recv(context) {
+                if matches!(delivery, Delivery::Cancel(cancelled) if cancelled == ticket) {
+                    return Poll::Ready(());
+                }
+                self.take(delivery);
+            }
+            let polled = current_handler::once(instance, || handler.as_mut().poll(context));
+            polled.map(drop)
+        })
+        .await;
+        Ok(())
+    }
+
+    /// The next request that is still wanted; `None` when there will be none.
+    async fn next(&mut self) -> Option<Request> {
+        loop {
+            while let Ok(delivery) = self.arrived.try_recv() {
+                self.take(delivery);
+            }
+            match self.queue.pop_front() {
+                Some(request) if request.expires().is_some_and(|at| at <= Instant::now()) => {
+                    request.fail(Fault::Expired);
+                }
+                Some(request) => return Some(request),
+                None => {
+                    let delivery = self.arrived.recv().await?;
+                    self.take(delivery);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Request(request) => self.queue.push_back(request),
+            Delivery::Cancel(cancelled) => {
+                self.queue.retain(|request| request.ticket() != cancelled);
+            }
+            Delivery::Lost { .. } => self.queue.retain(Request::is_connected),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The threads on which parallel methods run.
+
+use std::future::poll_fn;
+use std::io;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Context;
+use std::thread;
+use std::time::Instant;
+
+use futures_util::task::AtomicWaker;
+use slimerpc::channel::Ticket;
+use slimerpc::panics::contain;
+use slimerpc::wire::Fault;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::supervision::current_handler::parallel;
+use crate::{Finished, Parallel, Request};
+
+/// See the [module](self). Handlers see a `T`.
+pub(crate) struct Pool<T> {
+    /// There until the pool is dropped.
+    runtime: Option<Runtime>,
+    shared: watch::Receiver<T>,
+    running: Vec<(Ticket, AbortHandle)>,
+    load: Arc<Load>,
+}
+
+/// Handlers that have not ended.
+#[derive(Default)]
+struct Load {
+    handlers: AtomicUsize,
+    /// To be woken when one ends.
+    waiter: AtomicWaker,
+}
+
+/// One of them.
+struct Handler(Arc<Load>);
+
+impl Handler {
+    fn new(load: &Arc<Load>) -> Self {
+        load.handlers.fetch_add(1, Ordering::AcqRel);
+        Self(load.clone())
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.0.handlers.fetch_sub(1, Ordering::AcqRel);
+        self.0.waiter.wake();
+    }
+}
+
+impl<T: Clone> Pool<T> {
+    /// Starts the threads.
+    pub(crate) fn start(workers: NonZeroUsize, shared: watch::Receiver<T>) -> io::Result<Self> {
+        let build = || {
+            runtime::Builder::new_multi_thread()
+                .worker_threads(workers.get())
+                .thread_name("slimerpc-parallel")
+                .enable_all()
+                .build()
+        };
+        // Without a thread it panics instead.
+        let runtime = contain(build).map_err(|message| {
+            let another = thread::Builder::new().spawn(|| {});
+            another.err().unwrap_or_else(|| io::Error::other(message))
+        })??;
+        Ok(Self {
+            runtime: Some(runtime),
+            shared,
+            running: Vec::new(),
+            load: Arc::default(),
+        })
+    }
+
+    /// Has `request` handled when a thread is free.
+    pub(crate) fn run(
+        &mut self,
+        request: Request,
+        handler: impl FnOnce(T, Request) -> Parallel + Send + 'static,
+    ) where
+        T: Send + 'static,
+    {
+        let Some(runtime) = &self.runtime else { return };
+        self.running.retain(|(_, task)| !task.is_finished());
+        let ticket = request.ticket();
+        let shared = self.shared.borrow().clone();
+        let running = Handler::new(&self.load);
+        let task = runtime.spawn(async move {
+            let _running = running;
+            if request.expires().is_some_and(|at| at <= Instant::now()) {
+                return request.fail(Fault::Expired);
+            }
+            let service = request.service().to_owned();
+            let mut handling = handler(shared, request);
+            let finished = poll_fn(|context| parallel(|| handling.as_mut().poll(context))).await;
+            if finished == Finished::Panicked {
+                tracing::warn!(service, "a parallel handler panicked");
+            }
+        });
+        self.running.push((ticket, task.abort_handle()));
+    }
+
+    /// Whether no handler runs. If one does, the task is woken when it ends.
+    pub(crate) fn is_idle(&self, task: &Context<'_>) -> bool {
+        self.load.waiter.register(task.waker());
+        self.load.handlers.load(Ordering::Acquire) == 0
+    }
+
+    /// Drops the handler of a request where it awaits, or before it begins. Its request answers as it is dropped, which
+    /// gives the caller its credit back (SLOT-2).
+    pub(crate) fn cancel(&mut self, request: Ticket) {
+        for (_, task) in self
+            .running
+            .extract_if(.., |(running, _)| *running == request)
+        {
+            task.abort();
+        }
+    }
+}
+
+impl<T> Drop for Pool<T> {
+    /// Ends the threads, without waiting for sync handlers.
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}

@@ -1,0 +1,494 @@
+//! An actix context whose message source is the rings of its callers.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use actix::dev::{
+    AsyncContextParts, ContextFut, ContextParts, Envelope, Mailbox as ActorMailbox, ToEnvelope,
+};
+use actix::fut::ActorFuture;
+use actix::{
+    Actor, ActorContext, ActorState, Addr, Arbiter, AsyncContext, Handler, Message, SpawnHandle,
+};
+use slimerpc::channel::{Delivery, LossCause, Ticket};
+use slimerpc::wire::Fault;
+use tokio::sync::oneshot;
+
+use crate::client::reply::ALONE;
+use crate::service::instance::Instance;
+use crate::service::mailboxes::SharedMailboxes;
+use crate::service::order::Order;
+use crate::service::panics::catch;
+use crate::supervision::current_handler::{serial, take_exit_request};
+use crate::supervision::instance_id::InstanceId;
+use crate::supervision::lifecycle::guarded;
+use crate::{Dispatch, EndCause, Finished, Request};
+
+/// Requests handled in a row before the arbiter's other tasks get a turn.
+const TURN: usize = 64;
+/// Looks in vain in a row before the arbiter's other tasks get a turn: some microseconds, against the part of one that a
+/// turn of theirs takes when there is none.
+const SPINS: usize = 128;
+/// The same while a handler awaits one of those tasks.
+const SPINS_AWAITING: usize = 16;
+/// How long a service that is to end takes in what had arrived before.
+const ALL: Duration = Duration::from_millis(100);
+
+/// What the requests from rings are for.
+pub(crate) trait RequestHandler: Unpin + 'static {
+    /// Whether it takes requests.
+    fn readiness(&self) -> Readiness;
+
+    /// Handles a request, or begins to.
+    fn handle(&mut self, request: Request) -> Dispatch<'static>;
+
+    /// A handler panicked, of which its caller has been told (PANIC-1), or said that it should be the last.
+    fn ended(&mut self, cause: EndCause) {
+        let _ = cause;
+    }
+
+    /// Does what it is told. No handler is running.
+    fn obey(&mut self, order: Order);
+
+    /// Whether nothing runs beside the ring. If something does, the task is woken when it ends.
+    fn is_idle(&self, task: &TaskContext<'_>) -> bool {
+        let _ = task;
+        true
+    }
+
+    /// A request that was handed over is not wanted any more.
+    fn cancelled(&mut self, request: Ticket) {
+        let _ = request;
+    }
+
+    /// A caller is gone.
+    fn lost(&mut self, peer: String, cause: LossCause) {
+        let _ = (peer, cause);
+    }
+}
+
+/// Whether requests are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Ready,
+    /// Not now: they wait.
+    Waiting,
+    /// Never again: they are answered with that.
+    Down,
+}
+
+/// The context of a service instance. Its completion queues are polled on the arbiter that owns the actor, so
+/// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
+pub(crate) struct RingContext<A: Actor<Context = Self>> {
+    parts: ContextParts<A>,
+}
+
+impl<A: Actor<Context = Self>> RingContext<A> {
+    /// Starts `actor` on the current arbiter with `rings` as its message source.
+    pub(crate) fn start(actor: A, rings: Rings) -> Addr<A>
+    where
+        Rings: ActorFuture<A, Output = ()>,
+    {
+        let mailbox = ActorMailbox::default();
+        let mut context = Self {
+            parts: ContextParts::new(mailbox.sender_producer()),
+        };
+        let address = context.parts.address();
+        context.parts.spawn(rings);
+        actix::spawn(ContextFut::new(context, actor, mailbox));
+        address
+    }
+}
+
+impl<A: Actor<Context = Self>> ActorContext for RingContext<A> {
+    fn stop(&mut self) {
+        self.parts.stop();
+    }
+    fn terminate(&mut self) {
+        self.parts.terminate();
+    }
+    fn state(&self) -> ActorState {
+        self.parts.state()
+    }
+}
+
+impl<A: Actor<Context = Self>> AsyncContext<A> for RingContext<A> {
+    fn spawn<F: ActorFuture<A, Output = ()> + 'static>(&mut self, future: F) -> SpawnHandle {
+        self.parts.spawn(future)
+    }
+    fn wait<F: ActorFuture<A, Output = ()> + 'static>(&mut self, future: F) {
+        self.parts.wait(future);
+    }
+    fn waiting(&self) -> bool {
+        self.parts.waiting()
+    }
+    fn cancel_future(&mut self, handle: SpawnHandle) -> bool {
+        self.parts.cancel_future(handle)
+    }
+    fn address(&self) -> Addr<A> {
+        self.parts.address()
+    }
+}
+
+impl<A: Actor<Context = Self>> AsyncContextParts<A> for RingContext<A> {
+    fn parts(&mut self) -> &mut ContextParts<A> {
+        &mut self.parts
+    }
+}
+
+impl<A: Actor<Context = Self> + Handler<M>, M> ToEnvelope<A, M> for RingContext<A>
+where
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    fn pack(message: M, reply: Option<tokio::sync::oneshot::Sender<M::Result>>) -> Envelope<A> {
+        Envelope::new(message, reply)
+    }
+}
+
+/// Whether the rings are to come to an end, and who wants to know when they have.
+#[derive(Default)]
+pub(crate) struct Ending(RefCell<Stage>);
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Open,
+    /// What has arrived is still taken.
+    Asked(oneshot::Sender<()>),
+    /// Nothing is taken any more, what was taken is answered.
+    Draining(oneshot::Sender<()>),
+    /// All is answered.
+    Ended,
+}
+
+impl Ending {
+    /// Has everything that has arrived answered and nothing more taken. Told when that is done.
+    pub(crate) fn begin(&self) -> oneshot::Receiver<()> {
+        let (tell, told) = oneshot::channel();
+        let mut stage = self.0.borrow_mut();
+        match &mut *stage {
+            Stage::Open => *stage = Stage::Asked(tell),
+            // Who asked before has given up waiting.
+            Stage::Draining(waiting) => *waiting = tell,
+            Stage::Asked(_) | Stage::Ended => {}
+        }
+        told
+    }
+
+    fn takes_requests(&self) -> bool {
+        matches!(*self.0.borrow(), Stage::Open | Stage::Asked(_))
+    }
+}
+
+/// An async handler that has begun.
+struct Running {
+    request: Ticket,
+    future: Pin<Box<dyn Future<Output = Finished>>>,
+}
+
+/// The rings of a service instance as a future of its context.
+pub(crate) struct Rings {
+    instance: InstanceId,
+    mailboxes: SharedMailboxes,
+    ending: Rc<Ending>,
+    busy_poll: Duration,
+    /// Requests that wait for the serial handler that runs, and what has arrived behind them and was not looked at.
+    queue: VecDeque<Delivery>,
+    running: Option<Running>,
+    /// When looking began to be in vain.
+    idle_since: Option<Instant>,
+}
+
+impl Rings {
+    /// Nothing has arrived yet.
+    pub(crate) fn new(
+        instance: InstanceId,
+        mailboxes: SharedMailboxes,
+        ending: Rc<Ending>,
+        busy_poll: Duration,
+    ) -> Self {
+        Self {
+            instance,
+            ending,
+            mailboxes,
+            busy_poll,
+            queue: VecDeque::new(),
+            running: None,
+            idle_since: None,
+        }
+    }
+
+    /// Takes in what has arrived. Says whether anything had.
+    #[inline]
+    fn collect<H: RequestHandler>(&mut self, handler: &mut H) -> bool {
+        let known = self.queue.len();
+        let any = self.mailboxes.borrow_mut().poll(&mut self.queue);
+        self.look_at(known, handler);
+        any
+    }
+
+    /// Looks at what has arrived behind the requests that were `known`.
+    #[inline]
+    fn look_at<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
+        let is_request = |delivery: &Delivery| matches!(delivery, Delivery::Request(_));
+        let is_plain = self.queue.range(known..).all(is_request);
+        if !is_plain || !self.ending.takes_requests() {
+            self.sort_out(known, handler);
+        }
+    }
+
+    #[cold]
+    fn sort_out<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
+        let takes_requests = self.ending.takes_requests();
+        for delivery in self.queue.split_off(known) {
+            match delivery {
+                // Dropped, it answers that the service is down.
+                Delivery::Request(request) if !takes_requests => drop(request),
+                Delivery::Request(_) => self.queue.push_back(delivery),
+                Delivery::Cancel(cancelled) => {
+                    self.keep_requests(|request| request.ticket() != cancelled);
+                    if let Some(running) =
+                        self.running.take_if(|running| running.request == cancelled)
+                    {
+                        end(running);
+                        settle(handler, false);
+                    }
+                    handler.cancelled(cancelled);
+                }
+                Delivery::Lost { peer, cause } => {
+                    tracing::info!(%peer, %cause, "caller lost");
+                    self.keep_requests(Request::is_connected);
+                    handler.lost(peer, cause);
+                }
+            }
+        }
+    }
+
+    fn keep_requests(&mut self, is_kept: impl Fn(&Request) -> bool) {
+        self.queue
+            .retain(|waiting| matches!(waiting, Delivery::Request(request) if is_kept(request)));
+    }
+
+    /// Carries out the orders that have come.
+    fn obey<H: RequestHandler>(
+        &mut self,
+        instance: &mut Instance<H>,
+        context: &mut RingContext<Instance<H>>,
+    ) {
+        while let Some(order) = instance.orders.pop_front() {
+            let is_end = matches!(order, Order::End);
+            if is_end {
+                // First of all, so that callers learn that they have lost us, not that a request of theirs was dropped.
+                self.mailboxes.borrow_mut().close();
+            }
+            if let Some(running) = self.running.take() {
+                end(running);
+                // It has ended already, whatever its handler may have wanted.
+                take_exit_request();
+            }
+            instance.handler.obey(order);
+            if is_end {
+                self.queue.clear();
+                context.stop();
+                Arbiter::current().stop();
+            }
+        }
+    }
+
+    /// Runs handlers, one at a time, as far as they go, or until none is `left` (SERIAL-1). Says whether any ran.
+    fn run<H: RequestHandler>(
+        &mut self,
+        handler: &mut H,
+        task: &mut TaskContext<'_>,
+        left: &mut usize,
+    ) -> bool {
+        let mut ran = false;
+        while *left > 0 {
+            if let Some(running) = &mut self.running {
+                // What the service's code may do is caught where it is told to the caller; nothing else of it gets further
+                // than this.
+                let polled = serial(self.instance, || {
+                    catch(|| running.future.as_mut().poll(task))
+                        .unwrap_or_else(|panic| Poll::Ready(panic.finish()))
+                });
+                let Poll::Ready(finished) = polled else {
+                    return ran;
+                };
+                if let Some(running) = self.running.take() {
+                    end(running);
+                }
+                ran = true;
+                settle(handler, finished == Finished::Panicked);
+            }
+            match handler.readiness() {
+                Readiness::Ready => {}
+                Readiness::Waiting => return ran,
+                Readiness::Down => {
+                    ran |= !self.queue.is_empty();
+                    // Dropped, each answers that the service is down.
+                    self.queue.clear();
+                    return ran;
+                }
+            }
+            let Some(Delivery::Request(request)) = self.queue.pop_front() else {
+                return ran;
+            };
+            *left -= 1;
+            ran = true;
+            if request.expires().is_some_and(|at| at <= Instant::now()) {
+                request.fail(Fault::Expired);
+                continue;
+            }
+            let ticket = request.ticket();
+            match serial(self.instance, || handler.handle(request)) {
+                Dispatch::Done => settle(handler, false),
+                Dispatch::Panicked => settle(handler, true),
+                Dispatch::Running(future) => {
+                    self.running = Some(Running {
+                        request: ticket,
+                        future,
+                    });
+                }
+            }
+        }
+        ran
+    }
+
+    /// Goes on with coming to an end, if that was asked for.
+    fn wind_up<H: RequestHandler>(&mut self, handler: &mut H, task: &TaskContext<'_>) {
+        let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
+        let stage = match stage {
+            Stage::Asked(tell) => {
+                // A caller may write as fast as this reads.
+                let until = Instant::now() + ALL;
+                while self.collect(handler) && Instant::now() < until {}
+                Stage::Draining(tell)
+            }
+            other => other,
+        };
+        let is_over = || {
+            let mailboxes = self.mailboxes.borrow();
+            let is_flushed = mailboxes.flush();
+            let is_idle = self.queue.is_empty() && self.running.is_none();
+            is_idle && handler.is_idle(task) && mailboxes.is_idle() && is_flushed
+        };
+        *self.ending.0.borrow_mut() = match stage {
+            Stage::Draining(tell) if is_over() => {
+                let _ = tell.send(());
+                Stage::Ended
+            }
+            other => other,
+        };
+    }
+
+    /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
+    fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
+        self.wind_up(handler, task);
+        let mut left = TURN;
+        let mut active = self.run(handler, task, &mut left);
+        let mut spins = 0;
+        // Once in any case, for what has been taken out of the queues but not looked at.
+        while left > 0 {
+            if self.collect(handler) {
+                active = true;
+                self.run(handler, task, &mut left);
+                spins = 0;
+            }
+            if !self.spin(&mut spins) {
+                break;
+            }
+        }
+        if left == 0 {
+            // However much is to be done, who cancels is heard.
+            self.collect(handler);
+        }
+        if active {
+            self.idle_since = None;
+            task.waker().wake_by_ref();
+            return;
+        }
+        let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
+        if idle < self.busy_poll {
+            if idle >= ALONE {
+                std::thread::yield_now();
+            }
+            task.waker().wake_by_ref();
+            return;
+        }
+        loop {
+            self.mailboxes.borrow_mut().arm();
+            if self.collect(handler) {
+                task.waker().wake_by_ref();
+                return;
+            }
+            let known = self.queue.len();
+            let raised = self
+                .mailboxes
+                .borrow_mut()
+                .poll_raised(task, &mut self.queue);
+            if raised.is_pending() {
+                return;
+            }
+            if self.queue.len() > known {
+                self.look_at(known, handler);
+                task.waker().wake_by_ref();
+                return;
+            }
+        }
+    }
+
+    /// Waits for arrivals by looking for them. False if it has looked as often in vain as the arbiter's other tasks can wait.
+    #[inline]
+    fn spin(&self, spins: &mut usize) -> bool {
+        let limit = match self.running {
+            Some(_) => SPINS_AWAITING,
+            None => SPINS,
+        };
+        let mailboxes = self.mailboxes.borrow();
+        while *spins < limit {
+            *spins += 1;
+            if !mailboxes.is_quiet() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
+    }
+}
+
+/// A handler is done. If it panicked, or has said that it should be the last, the instance ends.
+fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
+    let untold = || EndCause::Panicked {
+        message: "a panic without a message".to_owned(),
+    };
+    if let Some(cause) = take_exit_request().or_else(|| panicked.then(untold)) {
+        handler.ended(cause);
+    }
+}
+
+/// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its request answers as it is dropped, which gives
+/// the caller its credit back (SLOT-2).
+fn end(running: Running) {
+    guarded("dropping a handler", || drop(running));
+}
+
+impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
+    type Output = ();
+
+    fn poll(
+        self: Pin<&mut Self>,
+        instance: &mut Instance<H>,
+        context: &mut RingContext<Instance<H>>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        let this = self.get_mut();
+        this.obey(instance, context);
+        this.poll_rings(&mut instance.handler, task);
+        Poll::Pending
+    }
+}

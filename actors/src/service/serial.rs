@@ -1,0 +1,226 @@
+//! The state of a service, and its handlers that have it to themselves.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use slimerpc::panics::contain;
+use tokio::sync::watch;
+
+use crate::service::order::Order;
+use crate::service::ring_context::{Readiness, RequestHandler};
+use crate::supervision::factory::{Factory, NotMade, Start, made};
+use crate::supervision::lifecycle::{Hooks, guarded};
+use crate::{Dispatch, EndCause, Request, ServedBy};
+
+/// Tells the supervisor that this life of the instance has ended by itself, and why.
+pub(crate) type Report = Box<dyn Fn(u64, EndCause)>;
+
+/// Where the state of a service comes from.
+pub(crate) enum Source<A> {
+    /// There is but this one.
+    Value(A),
+    Factory(Factory<A>),
+}
+
+/// Owns the state and handles the requests of all callers one at a time.
+pub(crate) struct Serial<S: ServedBy<A> + ?Sized, A: 'static> {
+    life: Life<A>,
+    /// Counts the starts, from 0.
+    number: u64,
+    factory: Option<Factory<A>>,
+    hooks: Hooks<A>,
+    /// Without it an instance goes on with its state, whatever happens.
+    report: Option<Report>,
+    /// Where parallel handlers find what they see of the state, if there are some.
+    shared: Option<watch::Sender<Arc<S::Shared>>>,
+    service: PhantomData<fn(&S)>,
+}
+
+enum Life<A> {
+    Up(Rc<RefCell<A>>),
+    /// It has ended by itself. What follows, the supervisor decides.
+    Ended(Rc<RefCell<A>>),
+    /// Another is to come, and may be given the one before.
+    Between(Option<A>),
+    /// None is to come.
+    Down,
+}
+
+/// Nothing of it is pinned where it stands.
+impl<S: ServedBy<A> + ?Sized, A: 'static> Unpin for Serial<S, A> {}
+
+/// What the parallel handlers see, if there are some.
+pub(crate) type Seen<T> = Option<watch::Receiver<Arc<T>>>;
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
+    /// Starts the first instance.
+    pub(crate) fn start(
+        source: Source<A>,
+        hooks: Hooks<A>,
+        report: Option<Report>,
+    ) -> Result<(Self, Seen<S::Shared>), NotMade> {
+        let ((state, shared), factory) = match source {
+            Source::Value(state) => (ready::<S, A>(state, &hooks)?, None),
+            Source::Factory(mut factory) => {
+                let made = made(|| (factory.make)(&mut Start::first()));
+                match made.and_then(|state| ready::<S, A>(state, &hooks)) {
+                    Ok(ready) => (ready, Some(factory)),
+                    Err(not_made) => {
+                        guarded("dropping a factory", || drop(factory));
+                        return Err(not_made);
+                    }
+                }
+            }
+        };
+        let (shared, seen) = shared.map(watch::channel).unzip();
+        let serial = Self {
+            life: Life::Up(Rc::new(RefCell::new(state))),
+            number: 0,
+            factory,
+            hooks,
+            report,
+            shared,
+            service: PhantomData,
+        };
+        Ok((serial, seen))
+    }
+
+    /// Starts the next one. If it cannot be, that has been tried in vain.
+    fn start_again(&mut self, number: u64, cause: EndCause) -> Result<(), EndCause> {
+        let Life::Between(previous) = &mut self.life else {
+            return Ok(());
+        };
+        let Some(factory) = &mut self.factory else {
+            return Ok(());
+        };
+        let mut start = Start::again(previous.take(), Some(cause), number);
+        let made = made(|| (factory.make)(&mut start));
+        let made = made.and_then(|state| ready::<S, A>(state, &self.hooks));
+        let untaken = start.take_previous();
+        let (state, shared) = match made {
+            Ok(made) => made,
+            Err(not_made) => {
+                *previous = untaken;
+                return Err(not_made.into());
+            }
+        };
+        guarded("dropping the instance before it", || drop(untaken));
+        if let (Some(seen), Some(shared)) = (&self.shared, shared) {
+            let before = seen.send_replace(shared);
+            guarded("dropping what parallel methods saw", || drop(before));
+        }
+        self.number = number;
+        self.life = Life::Up(Rc::new(RefCell::new(state)));
+        Ok(())
+    }
+
+    /// Takes the state of an instance that has ended, or is to. None of its handlers is there any more.
+    fn take_state(&mut self) -> Option<A> {
+        match std::mem::replace(&mut self.life, Life::Between(None)) {
+            Life::Up(state) | Life::Ended(state) => Rc::into_inner(state).map(RefCell::into_inner),
+            Life::Between(previous) => {
+                self.life = Life::Between(previous);
+                None
+            }
+            Life::Down => {
+                self.life = Life::Down;
+                None
+            }
+        }
+    }
+
+    fn retire(&mut self, cause: &EndCause) {
+        let Some(mut state) = self.take_state() else {
+            return;
+        };
+        self.hooks.restarting(&mut state, cause);
+        if matches!(&self.factory, Some(factory) if factory.hands_over) {
+            self.life = Life::Between(Some(state));
+        } else {
+            guarded("dropping an instance", || drop(state));
+        }
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut state) = self.take_state() {
+            self.hooks.stopped(&mut state);
+            guarded("dropping an instance", || drop(state));
+        }
+        let before = std::mem::replace(&mut self.life, Life::Down);
+        guarded("dropping an instance", || drop(before));
+        let factory = self.factory.take();
+        guarded("dropping a factory", || drop(factory));
+    }
+}
+
+/// A state, and what its parallel handlers see of it.
+type Readied<A, Shared> = (A, Option<Arc<Shared>>);
+
+/// Readies a state that was made for its first request. Also gives back what the parallel handlers are to see.
+fn ready<S: ServedBy<A> + ?Sized, A>(
+    mut state: A,
+    hooks: &Hooks<A>,
+) -> Result<Readied<A, S::Shared>, NotMade> {
+    let begun = contain(|| {
+        (hooks.started)(&mut state);
+        S::share(&state)
+    });
+    match begun {
+        Ok(shared) => Ok((state, shared)),
+        Err(message) => {
+            // By now: one that panics while another panic unwinds would abort the process.
+            guarded("dropping an instance that did not start", || drop(state));
+            Err(NotMade::Panicked(message))
+        }
+    }
+}
+
+impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
+    fn readiness(&self) -> Readiness {
+        match &self.life {
+            Life::Up(_) => Readiness::Ready,
+            Life::Ended(_) | Life::Between(_) => Readiness::Waiting,
+            Life::Down => Readiness::Down,
+        }
+    }
+
+    fn handle(&mut self, request: Request) -> Dispatch<'static> {
+        let Life::Up(state) = &self.life else {
+            // Dropped, it answers that the service is down.
+            return Dispatch::Done;
+        };
+        let method = request.method() as usize;
+        S::dispatch(state, method, request)
+    }
+
+    fn ended(&mut self, cause: EndCause) {
+        let Some(report) = &self.report else {
+            tracing::warn!(service = S::NAME, %cause, "the instance goes on with its state");
+            return;
+        };
+        if let Life::Up(state) = &self.life {
+            report(self.number, cause);
+            self.life = Life::Ended(state.clone());
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            // Who gave the order may have left.
+            Order::Retire { cause, tell } => {
+                self.retire(&cause);
+                let _ = tell.send(());
+            }
+            Order::Start {
+                number,
+                cause,
+                tell,
+            } => {
+                let _ = tell.send(self.start_again(number, cause));
+            }
+            Order::GiveUp | Order::End => self.stop(),
+        }
+    }
+}

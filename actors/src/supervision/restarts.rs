@@ -1,0 +1,185 @@
+//! Whether, when and how often a service is restarted: the decision, a state machine that is told the time.
+//!
+//! - At most `max_restarts` restarts begin within any window.
+//! - Between the end of an instance and the next start lies what [`Backoff`](crate::Backoff) says.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::supervision::restart::Kind;
+use crate::{EndCause, Restart};
+
+/// The restarts of one service.
+#[derive(Debug)]
+pub(crate) struct Restarts {
+    policy: Restart,
+    /// When those began that may still be within the window.
+    begun: VecDeque<Instant>,
+}
+
+/// What follows the end of an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Another one, after this time.
+    RestartAfter(Duration),
+    /// None: there have been too many.
+    TooMany,
+    /// None: this service is not restarted after such an end.
+    Over,
+}
+
+impl Restarts {
+    pub(crate) fn new(policy: Restart) -> Self {
+        Self {
+            policy,
+            begun: VecDeque::new(),
+        }
+    }
+
+    /// Whether it can be restarted at all.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.policy.is_temporary()
+    }
+
+    /// An instance has ended, or a start has failed. `chance` is from 0 to 1.
+    pub(crate) fn judge(&mut self, cause: &EndCause, now: Instant, chance: f64) -> Verdict {
+        let is_restarted = match self.policy.kind {
+            Kind::Permanent => true,
+            Kind::Transient => !cause.is_normal(),
+            Kind::Temporary => false,
+        };
+        if !is_restarted {
+            return Verdict::Over;
+        }
+        self.forget_before(now);
+        if self.begun.len() >= self.policy.max_restarts as usize {
+            return Verdict::TooMany;
+        }
+        Verdict::RestartAfter(self.policy.backoff.wait(self.begun.len(), chance))
+    }
+
+    /// A restart that was granted begins.
+    pub(crate) fn begin(&mut self, now: Instant) {
+        self.begun.push_back(now);
+    }
+
+    fn forget_before(&mut self, now: Instant) {
+        let window = self.policy.window;
+        let is_old = |at: &Instant| now.saturating_duration_since(*at) >= window;
+        while self.begun.front().is_some_and(is_old) {
+            self.begun.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{Strategy, prop_assert, prop_assert_eq, proptest};
+
+    use super::*;
+    use crate::Backoff;
+
+    fn panicked() -> EndCause {
+        let message = String::new();
+        EndCause::Panicked { message }
+    }
+
+    #[test]
+    fn what_follows_depends_on_the_kind_and_the_cause() {
+        let retired = EndCause::Retired { why: String::new() };
+        let asked = EndCause::Asked { why: String::new() };
+        let now = Instant::now();
+        let is_restarted = |policy, cause: &EndCause| {
+            matches!(
+                Restarts::new(policy).judge(cause, now, 0.0),
+                Verdict::RestartAfter(_)
+            )
+        };
+        for (policy, expected) in [
+            (Restart::permanent(), [true, true, true]),
+            (Restart::transient(), [true, true, false]),
+            (Restart::temporary(), [false, false, false]),
+        ] {
+            let found = [&panicked(), &asked, &retired].map(|c| is_restarted(policy.clone(), c));
+            assert_eq!(found, expected, "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn the_window_slides() {
+        let window = Duration::from_secs(10);
+        let backoff = Backoff {
+            first: Duration::ZERO,
+            ..Backoff::default()
+        };
+        let mut restarts = Restarts::new(Restart::permanent().limit(2, window).backoff(backoff));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        restarts.begin(at(0));
+        restarts.begin(at(4));
+        assert_eq!(restarts.judge(&panicked(), at(9), 0.0), Verdict::TooMany);
+        let granted = Verdict::RestartAfter(Duration::ZERO);
+        assert_eq!(restarts.judge(&panicked(), at(10), 0.0), granted);
+        restarts.begin(at(10));
+        assert_eq!(restarts.judge(&panicked(), at(13), 0.0), Verdict::TooMany);
+    }
+
+    fn any_policy() -> impl Strategy<Value = Restart> {
+        (
+            1_u32..6,
+            1_u64..5_000,
+            0_u64..200,
+            1.0..8.0,
+            0_u64..2_000,
+            0.0..=1.0,
+        )
+            .prop_map(|(max, window, first, factor, more, jitter)| {
+                let first = Duration::from_millis(first);
+                let longest = first + Duration::from_millis(more);
+                Restart::permanent()
+                    .limit(max, Duration::from_millis(window))
+                    .backoff(Backoff {
+                        first,
+                        factor,
+                        longest,
+                        jitter,
+                    })
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_max_in_any_window_and_waits_within_bounds(
+            policy in any_policy(),
+            // How long each instance lives, how late its restart begins, and what chance says.
+            lives in proptest::collection::vec((0_u64..1_500, 0_u64..30, 0.0..1.0), 1..80),
+        ) {
+            let mut restarts = Restarts::new(policy.clone());
+            let mut now = Instant::now();
+            let mut begun: Vec<Instant> = Vec::new();
+            for (life, late, chance) in lives {
+                now += Duration::from_millis(life);
+                let within = |at: &&Instant| now.duration_since(**at) < policy.window;
+                let recent = begun.iter().filter(within).count();
+                match restarts.judge(&panicked(), now, chance) {
+                    Verdict::RestartAfter(wait) => {
+                        let longest = policy.backoff.wait(recent, 0.0);
+                        prop_assert!(wait <= longest && longest <= policy.backoff.longest);
+                        let share = 1.0 - policy.backoff.jitter;
+                        prop_assert!(wait.as_secs_f64() >= longest.as_secs_f64() * share - 1e-9);
+                        now += wait + Duration::from_millis(late);
+                        restarts.begin(now);
+                        begun.push(now);
+                    }
+                    Verdict::TooMany => prop_assert_eq!(recent, policy.max_restarts as usize),
+                    Verdict::Over => prop_assert!(false, "permanent"),
+                }
+            }
+            for at in &begun {
+                let within = |other: &&Instant| *other >= at && other.duration_since(*at) < policy.window;
+                let together = begun.iter().filter(within).count();
+                prop_assert!(together <= policy.max_restarts as usize, "{together} restarts");
+            }
+        }
+    }
+}

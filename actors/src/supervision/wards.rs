@@ -1,0 +1,310 @@
+//! What is to be done when an instance of an agent's services ends: a state machine that is told the time.
+//!
+//! - Between a retirement and the next start of a service lies what its [`Restart`] says.
+//! - Of services that are tied together one starts at a time, in the order of serving, when all have ended that are to.
+//! - What is said of an earlier life of a service changes nothing.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use slimerpc::clock::later;
+
+use crate::supervision::restarts::{Restarts, Verdict};
+use crate::{EndCause, Restart, Strategy};
+
+/// Names a service that is looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WardId(u64);
+
+impl WardId {
+    /// One that no other service of this process has.
+    pub(crate) fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The services that are looked after, in the order of serving. `T` is how each is reached.
+#[derive(Debug)]
+pub(crate) struct Wards<T> {
+    strategy: Strategy,
+    wards: Vec<Ward<T>>,
+}
+
+#[derive(Debug)]
+struct Ward<T> {
+    id: WardId,
+    service: String,
+    reached: T,
+    restarts: Restarts,
+    status: Status,
+    /// Whether its instance has been told to end, and not yet said that it has.
+    is_ending: bool,
+    /// Number of its last start.
+    life: u64,
+    /// Why that ended.
+    cause: Option<EndCause>,
+    /// The same, if that was heard before it was heard that the start had succeeded.
+    ended_early: Option<EndCause>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Up,
+    Down { until: Instant },
+    Starting,
+    GivenUp,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step<T> {
+    /// The instance is to end; another will take its place.
+    Retire(Ending<T>),
+    /// It is to end, and there will be no other.
+    GiveUp(Ending<T>),
+    /// Then another start may be due.
+    LookAt(Instant),
+}
+
+/// A service whose instance is to end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ending<T> {
+    pub(crate) id: WardId,
+    pub(crate) service: String,
+    pub(crate) reached: T,
+    pub(crate) cause: EndCause,
+}
+
+/// A start that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Due<T> {
+    pub(crate) id: WardId,
+    pub(crate) service: String,
+    pub(crate) reached: T,
+    /// Its number, counted from 1: how often the service has been restarted.
+    pub(crate) life: u64,
+    pub(crate) cause: EndCause,
+}
+
+/// A service whose start has succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Up {
+    /// Why it has ended meanwhile, if it has: to be told to [`Wards::ended`] now.
+    pub(crate) ended: Option<EndCause>,
+}
+
+impl<T: Clone> Wards<T> {
+    pub(crate) fn new(strategy: Strategy) -> Self {
+        Self {
+            strategy,
+            wards: Vec::new(),
+        }
+    }
+
+    /// Looks after a service that has just been started for the first time.
+    pub(crate) fn add(&mut self, id: WardId, service: &str, reached: T, policy: Restart) {
+        self.wards.push(Ward {
+            id,
+            service: service.to_owned(),
+            reached,
+            restarts: Restarts::new(policy),
+            status: Status::Up,
+            is_ending: false,
+            life: 0,
+            cause: None,
+            ended_early: None,
+        });
+    }
+
+    /// Looks after it no more.
+    pub(crate) fn remove(&mut self, id: WardId) {
+        self.wards.retain(|ward| ward.id != id);
+    }
+
+    /// An instance has ended by itself. `chance` is from 0 to 1.
+    pub(crate) fn ended(
+        &mut self,
+        id: WardId,
+        life: u64,
+        cause: EndCause,
+        now: Instant,
+        chance: f64,
+    ) -> Vec<Step<T>> {
+        let Some(at) = self.find(id, life, Status::Up) else {
+            if let Some(at) = self.find(id, life, Status::Starting) {
+                self.wards[at].ended_early = Some(cause);
+            }
+            return Vec::new();
+        };
+        match self.wards[at].restarts.judge(&cause, now, chance) {
+            Verdict::RestartAfter(wait) => self.restart_with_others(at, cause, later(now, wait)),
+            Verdict::TooMany => self.give_up_with_others(at, cause),
+            Verdict::Over => self.give_up(at, cause).into_iter().collect(),
+        }
+    }
+
+    /// The instance that was to retire has.
+    pub(crate) fn has_ended(&mut self, id: WardId) {
+        if let Some(ward) = self.wards.iter_mut().find(|ward| ward.id == id) {
+            ward.is_ending = false;
+        }
+    }
+
+    /// The starts that are due now, which begin.
+    pub(crate) fn begin_due(&mut self, now: Instant) -> Vec<Due<T>> {
+        let is_due = |ward: &Ward<T>| {
+            !ward.is_ending && matches!(ward.status, Status::Down { until } if until <= now)
+        };
+        let is_settled = |ward: &Ward<T>| matches!(ward.status, Status::Up | Status::GivenUp);
+        let due: Vec<usize> = match self.strategy {
+            Strategy::OneForOne => {
+                let all = 0..self.wards.len();
+                all.filter(|at| is_due(&self.wards[*at])).collect()
+            }
+            // Not before all are gone that are to go.
+            _ if self.wards.iter().any(|ward| ward.is_ending) => Vec::new(),
+            Strategy::OneForAll | Strategy::RestForOne => {
+                let first = self.wards.iter().position(|ward| !is_settled(ward));
+                first
+                    .filter(|at| is_due(&self.wards[*at]))
+                    .into_iter()
+                    .collect()
+            }
+        };
+        due.into_iter()
+            .filter_map(|at| self.begin(at, now))
+            .collect()
+    }
+
+    fn begin(&mut self, at: usize, now: Instant) -> Option<Due<T>> {
+        let ward = &mut self.wards[at];
+        let cause = ward.cause.clone()?;
+        if !matches!(cause, EndCause::Sibling { .. }) {
+            ward.restarts.begin(now);
+        }
+        ward.status = Status::Starting;
+        ward.ended_early = None;
+        ward.life += 1;
+        Some(Due {
+            id: ward.id,
+            service: ward.service.clone(),
+            reached: ward.reached.clone(),
+            life: ward.life,
+            cause,
+        })
+    }
+
+    /// A start has succeeded. `None` if that is of no account any more.
+    pub(crate) fn is_up(&mut self, id: WardId, life: u64) -> Option<Up> {
+        let at = self.find(id, life, Status::Starting)?;
+        let ward = &mut self.wards[at];
+        ward.status = Status::Up;
+        let ended = ward.ended_early.take();
+        Some(Up { ended })
+    }
+
+    /// A start has failed; it is tried again by itself. `chance` is from 0 to 1.
+    pub(crate) fn has_not_started(
+        &mut self,
+        id: WardId,
+        life: u64,
+        cause: EndCause,
+        now: Instant,
+        chance: f64,
+    ) -> Vec<Step<T>> {
+        let Some(at) = self.find(id, life, Status::Starting) else {
+            return Vec::new();
+        };
+        match self.wards[at].restarts.judge(&cause, now, chance) {
+            Verdict::RestartAfter(wait) => {
+                let until = later(now, wait);
+                self.wards[at].status = Status::Down { until };
+                self.wards[at].cause = Some(cause);
+                vec![Step::LookAt(until)]
+            }
+            Verdict::TooMany | Verdict::Over => self.give_up_with_others(at, cause),
+        }
+    }
+
+    fn find(&self, id: WardId, life: u64, status: Status) -> Option<usize> {
+        let is_meant = |ward: &Ward<T>| (ward.id, ward.life, ward.status) == (id, life, status);
+        self.wards.iter().position(is_meant)
+    }
+
+    /// Those that are restarted with another, last served first.
+    fn others(&self, at: usize) -> Vec<usize> {
+        let all = (0..self.wards.len()).rev();
+        match self.strategy {
+            Strategy::OneForOne => Vec::new(),
+            Strategy::OneForAll => all.filter(|other| *other != at).collect(),
+            Strategy::RestForOne => all.filter(|other| *other > at).collect(),
+        }
+    }
+
+    fn restart_with_others(&mut self, at: usize, cause: EndCause, until: Instant) -> Vec<Step<T>> {
+        let mut steps: Vec<_> = self.retire(at, cause, until).into_iter().collect();
+        let tied = self.tied_to(at);
+        for other in self.others(at) {
+            if self.wards[other].restarts.is_temporary() {
+                steps.extend(self.give_up(other, tied.clone()));
+            } else {
+                steps.extend(self.retire(other, tied.clone(), until));
+            }
+        }
+        steps.push(Step::LookAt(until));
+        steps
+    }
+
+    fn give_up_with_others(&mut self, at: usize, cause: EndCause) -> Vec<Step<T>> {
+        let mut steps: Vec<_> = self.give_up(at, cause).into_iter().collect();
+        let tied = self.tied_to(at);
+        for other in self.others(at) {
+            steps.extend(self.give_up(other, tied.clone()));
+        }
+        steps
+    }
+
+    fn tied_to(&self, at: usize) -> EndCause {
+        let service = self.wards[at].service.clone();
+        EndCause::Sibling { service }
+    }
+
+    /// One that is down already stays so, for its own cause, and no shorter than it would have.
+    fn retire(&mut self, at: usize, cause: EndCause, until: Instant) -> Option<Step<T>> {
+        let ward = &mut self.wards[at];
+        match &mut ward.status {
+            Status::GivenUp => None,
+            Status::Down { until: before } => {
+                *before = until.max(*before);
+                None
+            }
+            Status::Up | Status::Starting => {
+                ward.status = Status::Down { until };
+                ward.cause = Some(cause.clone());
+                ward.is_ending = true;
+                Some(Step::Retire(ward.ending(cause)))
+            }
+        }
+    }
+
+    fn give_up(&mut self, at: usize, cause: EndCause) -> Option<Step<T>> {
+        let ward = &mut self.wards[at];
+        let before = std::mem::replace(&mut ward.status, Status::GivenUp);
+        (before != Status::GivenUp).then(|| Step::GiveUp(ward.ending(cause)))
+    }
+}
+
+impl<T: Clone> Ward<T> {
+    fn ending(&self, cause: EndCause) -> Ending<T> {
+        Ending {
+            id: self.id,
+            service: self.service.clone(),
+            reached: self.reached.clone(),
+            cause,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
