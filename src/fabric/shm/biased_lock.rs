@@ -19,14 +19,11 @@ pub(super) struct BiasedLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for BiasedLock<T> {}
 
-/// The value, for the owner.
-pub(super) struct OwnerGuard<'a, T>(&'a BiasedLock<T>);
-
-/// The value, for others.
+/// The value, for one at a time.
 pub(super) struct Guard<'a, T> {
     lock: &'a BiasedLock<T>,
-    /// Dropped last.
-    _others: MutexGuard<'a, ()>,
+    /// Unless it is the owner's. Dropped last.
+    others: Option<MutexGuard<'a, ()>>,
 }
 
 impl<T> BiasedLock<T> {
@@ -44,14 +41,17 @@ impl<T> BiasedLock<T> {
     /// # Safety
     /// One thread at a time calls this, and it has neither guard of this lock.
     #[inline]
-    pub(super) unsafe fn lock_as_owner(&self) -> OwnerGuard<'_, T> {
+    pub(super) unsafe fn lock_as_owner(&self) -> Guard<'_, T> {
         self.is_owner_in.store(true, Ordering::Relaxed);
         // Either this sees that somebody wants it, or that one sees that the owner is in.
         barrier::light();
         if self.is_wanted.load(Ordering::Acquire) {
             self.wait_for_others();
         }
-        OwnerGuard(self)
+        Guard {
+            lock: self,
+            others: None,
+        }
     }
 
     #[cold]
@@ -76,45 +76,26 @@ impl<T> BiasedLock<T> {
         }
         Guard {
             lock: self,
-            _others: others,
+            others: Some(others),
         }
     }
 }
 
-impl<T> Drop for OwnerGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        self.0.is_owner_in.store(false, Ordering::Release);
-    }
-}
-
 impl<T> Drop for Guard<'_, T> {
+    #[inline]
     fn drop(&mut self) {
-        self.lock.is_wanted.store(false, Ordering::Release);
-    }
-}
-
-impl<T> Deref for OwnerGuard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &*self.0.value.get() }
-    }
-}
-
-impl<T> DerefMut for OwnerGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &mut *self.0.value.get() }
+        let flag = match self.others {
+            None => &self.lock.is_owner_in,
+            Some(_) => &self.lock.is_wanted,
+        };
+        flag.store(false, Ordering::Release);
     }
 }
 
 impl<T> Deref for Guard<'_, T> {
     type Target = T;
 
+    #[inline]
     fn deref(&self) -> &T {
         // SAFETY: nobody else is inside as long as this guard is there.
         unsafe { &*self.lock.value.get() }
@@ -122,6 +103,7 @@ impl<T> Deref for Guard<'_, T> {
 }
 
 impl<T> DerefMut for Guard<'_, T> {
+    #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: nobody else is inside as long as this guard is there.
         unsafe { &mut *self.lock.value.get() }

@@ -6,8 +6,6 @@
 //!
 //! Every field is atomic, so whatever a peer writes is a value and not a data race.
 
-use std::sync::atomic::compiler_fence;
-
 use super::barrier;
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -239,11 +237,7 @@ impl Bell {
     /// After publishing: whether the owner must be woken. True once for each arming.
     #[inline]
     pub(super) fn must_ring(&self, solicited: bool) -> bool {
-        if self.is_fenced_by_owner() {
-            compiler_fence(Ordering::SeqCst);
-        } else {
-            fence(Ordering::SeqCst);
-        }
+        barrier::light_if(self.is_fenced_by_owner());
         let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
             Self::SOLICITED => solicited,
