@@ -28,7 +28,7 @@ use crate::wire::{EncodeError, Fault};
 const SIZES: [usize; 4] = [0, 100, 1000, 300_000];
 
 /// One thing that may happen next.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 enum Step {
     Call {
         size: usize,
@@ -476,18 +476,20 @@ fn call_1_call_2_nobody_is_forgotten() {
     };
     let sleep = |as_guest| Step::Sleep { which: 0, as_guest };
     let failure = Step::Trouble(Trouble::Failure);
+    let (look, drive) = (Step::Look, Step::DriveGuest);
     // The credit of an answer that is dropped is that of a call that waits.
-    let steps = [&call, &call, &take, &answer, &Step::Look, &drop];
-    live(1, &steps.map(Clone::clone));
-    // Its watcher ends with its runtime.
-    live(
-        1,
-        &[call.clone(), sleep(true), Step::DriveGuest, Step::EndGuest],
-    );
+    live(1, &[call, call, take, answer, look, drop]);
+    // A watcher ends with its runtime, and with its channel.
+    live(1, &[call, sleep(true), drive, Step::EndGuest]);
+    live(1, &[call, sleep(true), drive]);
+    // It is idle as the next one goes to sleep; the first is looked at.
+    let (first, second) = (sleep(true), sleep(true));
+    let served = [call, first, drive, take, answer, drive];
+    live(1, &[&served[..], &[call, first, second]].concat());
     // Who is looked at sleeps no more.
-    live(1, &[call.clone(), sleep(false), read]);
+    live(1, &[call, sleep(false), read]);
     // What has run was sent, though its answer comes after the end.
-    live(1, &[call, take, answer, failure, Step::Look, Step::Look]);
+    live(1, &[call, take, answer, failure, look, look]);
 }
 
 proptest! {
