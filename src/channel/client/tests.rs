@@ -341,7 +341,7 @@ fn a_message_is_made_where_it_is_sent_to() {
         let own = sends.addr..sends.addr + sends.length;
         assert!(!own.contains(&room_at), "it would have to be copied");
         let request = ends.request();
-        assert_eq!(&*request.payload(), payload);
+        assert_eq!(request.payload(), payload);
         let channel = ends.channel.clone();
         request.reply(|room| {
             room[..3].copy_from_slice(payload);
