@@ -406,24 +406,26 @@ fn slot_1_what_is_half_made_in_the_ring_of_the_peer_is_never_a_message() {
     }
 }
 
-/// Each end goes on to write where the other no longer is: what it writes into stays mapped.
+/// Each end goes on to write where the other no longer is, and over a channel that is closed: that stays mapped.
 #[test]
 fn drop_1_the_ring_of_a_peer_that_is_gone_stays_while_a_message_is_made_in_it() {
     let mut ends = Loopback::new(1);
     let mut caller = Some(ends.call());
     let request = ends.request();
-    let mut channel = Some(ends.channel);
+    let (mut channel, mut mailbox) = (Some(ends.channel), Some(ends.mailbox));
     request.reply(|room| {
-        drop((caller.take(), channel.take()));
+        drop((caller.take(), channel.take(), mailbox.take()));
         room.fill(7);
         Ok(room.len())
     });
     let ends = Loopback::new(1);
     let mut mailbox = Some(ends.mailbox);
     let call = ends.channel.call(0, None, |room| {
+        ends.channel.close(LossCause::Left);
         drop(mailbox.take());
         room.fill(7);
         Ok(room.len())
     });
-    assert!(!call.is_ok_and(|mut call| matches!(call.poll(None), Poll::Ready(Ok(_)))));
+    let cause = LossCause::Left;
+    assert_eq!(call.err(), Some(CallError::Closed { cause, sent: false }));
 }
