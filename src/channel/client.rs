@@ -713,6 +713,9 @@ impl Core {
                     lost.get_or_insert(cause);
                 }
             }
+            if let Err(error) = self.lanes.post_receives() {
+                lost.get_or_insert(LossCause::Fabric(error.to_string()));
+            }
             if count < BATCH {
                 return lost.map_or(Ok(batches + count > 0), Err);
             }
@@ -749,9 +752,9 @@ impl Core {
             }
             return Ok(());
         }
-        let completed = self.lanes.complete(id, completion);
-        let imm = completed.map_err(|error| LossCause::Fabric(error.to_string()))?;
-        if let Some(imm) = imm {
+        if !id.receive {
+            self.lanes.retire(id);
+        } else if let Some(imm) = self.lanes.receive(id, completion.imm.unwrap_or_default()) {
             self.receive(channel, channel.profile.immediate(imm));
         }
         Ok(())

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::Profile;
 use super::local::LocalRequest;
-use super::peer_channel::{AnswerError, PeerChannel, Slotted};
+use super::peer_channel::PeerChannel;
+use super::ring_request::RingRequest;
 use super::stream::{Demand, ItemSink};
 use crate::wire::{EncodeError, Fault, MessageKind};
 
@@ -22,15 +23,12 @@ pub struct Hosted {
 ///
 /// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
-pub struct Inbound {
-    from: From,
-    answered: bool,
-}
+pub struct Inbound(From);
 
 /// Where it came from.
 #[derive(Debug)]
 enum From {
-    Ring(Arc<PeerChannel>, Slotted),
+    Ring(RingRequest),
     /// From this process.
     Here(Box<LocalRequest>),
 }
@@ -64,33 +62,27 @@ impl Ticket {
 
 impl Inbound {
     #[inline]
-    pub(super) fn new(channel: Arc<PeerChannel>, request: Slotted) -> Self {
-        Self {
-            from: From::Ring(channel, request),
-            answered: false,
-        }
+    pub(super) fn ring(request: RingRequest) -> Self {
+        Self(From::Ring(request))
     }
 
     pub(super) fn local(request: LocalRequest) -> Self {
-        Self {
-            from: From::Here(Box::new(request)),
-            answered: false,
-        }
+        Self(From::Here(Box::new(request)))
     }
 
     /// Number of the method.
     #[inline]
     pub fn method(&self) -> u32 {
-        match &self.from {
-            From::Ring(_, request) => request.method,
+        match &self.0 {
+            From::Ring(request) => request.request().method,
             From::Here(request) => request.method,
         }
     }
 
     /// Alias of the caller.
     pub fn peer(&self) -> &str {
-        match &self.from {
-            From::Ring(channel, _) => &channel.peer,
+        match &self.0 {
+            From::Ring(request) => &request.channel.peer,
             From::Here(request) => &request.peer,
         }
     }
@@ -101,24 +93,24 @@ impl Inbound {
     }
 
     fn hosted(&self) -> &Hosted {
-        match &self.from {
-            From::Ring(channel, _) => &channel.service,
+        match &self.0 {
+            From::Ring(request) => &request.channel.service,
             From::Here(request) => &request.service,
         }
     }
 
     /// Who the caller is.
     pub fn profile(&self) -> Profile {
-        match &self.from {
-            From::Ring(channel, _) => channel.profile,
+        match &self.0 {
+            From::Ring(request) => request.channel.profile,
             From::Here(_) => Profile::Native,
         }
     }
 
     /// Whether its caller can still be answered.
     pub fn is_connected(&self) -> bool {
-        match &self.from {
-            From::Ring(channel, _) => channel.closed().is_none(),
+        match &self.0 {
+            From::Ring(request) => request.channel.closed().is_none(),
             From::Here(_) => true,
         }
     }
@@ -126,8 +118,8 @@ impl Inbound {
     /// When the caller has stopped waiting for the answer, if it said so.
     #[inline]
     pub fn expires(&self) -> Option<Instant> {
-        match &self.from {
-            From::Ring(_, request) => request.expires,
+        match &self.0 {
+            From::Ring(request) => request.request().expires,
             From::Here(request) => request.expires,
         }
     }
@@ -135,8 +127,8 @@ impl Inbound {
     /// Names this request.
     #[inline]
     pub fn ticket(&self) -> Ticket {
-        match &self.from {
-            From::Ring(channel, request) => Ticket::new(channel, request.slot, request.request_id),
+        match &self.0 {
+            From::Ring(request) => request.ticket(),
             From::Here(request) => request.ticket,
         }
     }
@@ -145,8 +137,8 @@ impl Inbound {
     /// begin at a multiple of 8 bytes.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        match &self.from {
-            From::Ring(channel, request) => channel.payload(request),
+        match &self.0 {
+            From::Ring(request) => request.payload(),
             From::Here(request) => &request.payload,
         }
     }
@@ -154,8 +146,8 @@ impl Inbound {
     /// The arguments where they stand, to be turned into the answer before [`reply_rewritten`](Self::reply_rewritten) says
     /// how many of them are that.
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        match &mut self.from {
-            From::Ring(channel, request) => channel.payload_mut(request),
+        match &mut self.0 {
+            From::Ring(request) => request.payload_mut(),
             From::Here(request) => &mut request.payload,
         }
     }
@@ -164,8 +156,8 @@ impl Inbound {
     /// much of it was used.
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
-        match &mut self.from {
-            From::Ring(channel, request) => channel.parts(request),
+        match &mut self.0 {
+            From::Ring(request) => request.parts(),
             From::Here(request) => request.parts(),
         }
     }
@@ -174,34 +166,31 @@ impl Inbound {
     /// that and the caller is native. If there is none or the result does not encode, the caller gets a [`Fault`] that says
     /// so.
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-        let replied = match &mut self.from {
-            From::Ring(channel, request) => channel.answer(request, MessageKind::Reply, encode),
+        let replied = match &mut self.0 {
+            From::Ring(request) => request.answer(MessageKind::Reply, encode),
             From::Here(request) => request.answer(encode),
         };
-        match replied {
-            Ok(()) => self.answered = true,
-            Err(error) => self.fault(error.into()),
+        if let Err(error) = replied {
+            self.fail(error.into());
         }
     }
 
     /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If that has fewer, the caller gets a [`Fault`].
     pub fn reply_written(mut self, len: usize) {
-        let limit = match &self.from {
-            From::Ring(channel, _) => channel.max_in_place(),
+        let limit = match &self.0 {
+            From::Ring(request) => request.max_in_place(),
             From::Here(request) => request.max_in_place,
         };
         if len > limit {
-            return self.fault(Fault::ReplyTooLarge {
+            return self.fail(Fault::ReplyTooLarge {
                 size: len as u64,
                 limit: limit as u64,
             });
         }
-        if let From::Here(request) = &mut self.from {
+        if let From::Here(request) = &mut self.0 {
             let mut room = std::mem::take(&mut request.room);
             room.resize(len, 0);
-            request.conclude(Ok(Some(room)));
-            self.answered = true;
-            return;
+            return request.conclude(Ok(Some(room)));
         }
         self.reply(|_| Ok(len));
     }
@@ -211,14 +200,13 @@ impl Inbound {
     pub fn reply_rewritten(mut self, len: usize) {
         let limit = self.payload().len();
         if len > limit {
-            return self.fault(Fault::ReplyTooLarge {
+            return self.fail(Fault::ReplyTooLarge {
                 size: len as u64,
                 limit: limit as u64,
             });
         }
-        self.answered = true;
-        match &mut self.from {
-            From::Ring(channel, request) => channel.answer_with_payload(request, len),
+        match &mut self.0 {
+            From::Ring(request) => request.answer_with_payload(len),
             From::Here(request) => {
                 let mut payload = std::mem::take(&mut request.payload).into_vec();
                 payload.truncate(len);
@@ -229,22 +217,24 @@ impl Inbound {
 
     /// Answers with a failure, shortened if it does not fit.
     pub fn fail(mut self, fault: Fault) {
-        self.fault(fault);
+        match &mut self.0 {
+            From::Ring(request) => request.fail(&fault),
+            From::Here(request) => request.conclude(Err(fault)),
+        }
     }
 
     /// Answers that the stream, for an item of which this asks, has no more.
     pub fn end(mut self) {
-        self.answered = true;
-        match &mut self.from {
-            From::Ring(channel, request) => channel.answer_end(request),
+        match &mut self.0 {
+            From::Ring(request) => request.end(),
             From::Here(request) => request.conclude(Ok(None)),
         }
     }
 
     /// Whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
-        match &self.from {
-            From::Ring(_, request) => request.opens_stream(),
+        match &self.0 {
+            From::Ring(request) => request.opens_stream(),
             From::Here(request) => request.demand.is_some(),
         }
     }
@@ -260,42 +250,9 @@ impl Inbound {
     }
 
     fn take_demand(&mut self) -> Option<Arc<Demand>> {
-        match &mut self.from {
-            From::Ring(_, request) => request.take_demand(),
+        match &mut self.0 {
+            From::Ring(request) => request.take_demand(),
             From::Here(request) => request.demand.take(),
-        }
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        self.answered = true;
-        let failed: Result<(), AnswerError> = match &mut self.from {
-            From::Ring(channel, request) => {
-                let encode = |room: &mut [u8]| channel.profile.encode_fault(fault.clone(), room);
-                channel.answer(request, MessageKind::Exception, encode)
-            }
-            From::Here(request) => {
-                request.conclude(Err(fault));
-                Ok(())
-            }
-        };
-        if let Err(error) = failed {
-            tracing::error!(
-                ?error,
-                "a slot has no room for any fault; the caller will time out"
-            );
-        }
-    }
-}
-
-impl Drop for Inbound {
-    fn drop(&mut self) {
-        if !self.answered {
-            let service = self.service().to_owned();
-            self.fault(Fault::ServiceDown { service });
-        }
-        // Nobody makes items of a stream that was not answered as one.
-        if let Some(demand) = self.take_demand() {
-            demand.conclude(None);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::send_queue::{SendQueue, Ticket};
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
 use crate::fabric::{
-    Completion, CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
+    CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
     RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 
@@ -57,6 +57,8 @@ struct Lane {
     /// Stripes that wait for those of the other lanes. Their receives are posted again only when the message is
     /// complete, so a peer cannot make this longer than the receive queue.
     arrived: VecDeque<u32>,
+    /// Receives that were used up and are to be posted again.
+    used: u32,
 }
 
 /// A message on its way out.
@@ -92,6 +94,7 @@ impl Lanes {
                 qp,
                 queue: SendQueue::new(init.sends),
                 arrived: VecDeque::new(),
+                used: init.receives,
             })
         };
         let lanes: Box<[Lane]> = (0..init.count).map(|_| lane()).collect::<Result<_, _>>()?;
@@ -111,11 +114,10 @@ impl Lanes {
 
     /// RESET to INIT, receives posted.
     fn prepare(&mut self) -> Result<(), FabricError> {
-        for at in 0..self.lanes.len() {
-            self.lanes[at].qp.to_init()?;
-            self.post_recvs(at, self.receives)?;
+        for lane in &mut self.lanes {
+            lane.qp.to_init()?;
         }
-        Ok(())
+        self.post_receives()
     }
 
     /// What the peer must be told.
@@ -147,6 +149,7 @@ impl Lanes {
             lane.qp.to_reset()?;
             lane.queue = SendQueue::new(self.sends);
             lane.arrived.clear();
+            lane.used = self.receives;
         }
         self.prepare()
     }
@@ -258,36 +261,51 @@ impl Lanes {
         id.owner == self.owner
     }
 
-    /// Takes in a completion that succeeded. Gives back the immediate of a message that it completed.
+    /// Takes in the completion of a send.
     #[inline]
-    pub(super) fn complete(
-        &mut self,
-        id: WorkId,
-        completion: &Completion,
-    ) -> Result<Option<u32>, FabricError> {
-        let Some(lane) = self.lanes.get_mut(id.lane) else {
-            return Ok(None);
-        };
-        if !id.receive {
+    pub(super) fn retire(&mut self, id: WorkId) {
+        if let Some(lane) = self.lanes.get_mut(id.lane) {
             lane.queue.retire(id.retires);
-            return Ok(None);
         }
-        let imm = completion.imm.unwrap_or_default();
-        if self.lanes.len() == 1 {
-            self.post_recvs(0, 1)?;
-            return Ok(Some(imm));
+    }
+
+    /// Takes in what arrived on a lane. Gives back the immediate of a message that is complete with it. Its receives are to be
+    /// [posted](Self::post_receives) again.
+    #[inline]
+    pub(super) fn receive(&mut self, id: WorkId, imm: u32) -> Option<u32> {
+        if let [lane] = &mut *self.lanes {
+            lane.used += 1;
+            return Some(imm);
         }
-        self.lanes[id.lane].arrived.push_back(imm);
+        self.lanes.get_mut(id.lane)?.arrived.push_back(imm);
         if self.lanes.iter().any(|lane| lane.arrived.is_empty()) {
-            return Ok(None);
+            return None;
         }
         let mut complete = None;
-        for at in 0..self.lanes.len() {
-            let imm = self.lanes[at].arrived.pop_front();
-            complete = complete.or(imm);
-            self.post_recvs(at, 1)?;
+        for lane in &mut self.lanes {
+            lane.used += 1;
+            complete = complete.or(lane.arrived.pop_front());
         }
-        Ok(complete)
+        complete
+    }
+
+    /// Posts the receives again that were used up.
+    #[inline]
+    pub(super) fn post_receives(&mut self) -> Result<(), FabricError> {
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.used > 0 {
+                let id = WorkId {
+                    receive: true,
+                    owner: self.owner,
+                    lane: at,
+                    retires: 0,
+                };
+                let wr_id = id.to_bits();
+                let count = std::mem::take(&mut lane.used);
+                lane.qp.post_recvs(RecvRequest { wr_id }, count)?;
+            }
+        }
+        Ok(())
     }
 
     /// To ERR, all of them.
@@ -303,18 +321,6 @@ impl Lanes {
     pub(super) fn end(&mut self) {
         self.fail();
         self.lanes = Box::default();
-    }
-
-    #[inline]
-    fn post_recvs(&mut self, at: usize, count: u32) -> Result<(), FabricError> {
-        let id = WorkId {
-            receive: true,
-            owner: self.owner,
-            lane: at,
-            retires: 0,
-        };
-        let wr_id = id.to_bits();
-        self.lanes[at].qp.post_recvs(RecvRequest { wr_id }, count)
     }
 }
 

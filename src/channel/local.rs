@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::inbound::{Inbound, Ticket};
-use super::peer_channel::AnswerError;
+use super::ring_request::AnswerError;
 use super::{Answer, CallError, Delivery, Demand, Hosted, LossCause, Patience};
 use crate::panics::contain;
 use crate::wire::{EncodeError, Fault};
@@ -86,6 +86,19 @@ impl LocalRequest {
         let bytes = to_vec(encode)?;
         self.conclude(Ok(Some(bytes)));
         Ok(())
+    }
+}
+
+impl Drop for LocalRequest {
+    fn drop(&mut self) {
+        if self.conclude.is_some() {
+            let service = self.service.name.clone();
+            self.conclude(Err(Fault::ServiceDown { service }));
+        }
+        // Nobody makes items of a stream that was not answered as one.
+        if let Some(demand) = self.demand.take() {
+            demand.conclude(None);
+        }
     }
 }
 

@@ -120,6 +120,12 @@ impl Loopback {
         }
     }
 
+    /// The mailbox looks. No request arrives.
+    pub(super) fn poll_in_vain(&mut self) {
+        self.mailbox.poll(&mut self.deliveries).unwrap();
+        assert_eq!(self.deliveries.len(), 0, "nothing is delivered");
+    }
+
     /// The next request that arrives.
     pub(super) fn request(&mut self) -> Inbound {
         let until = Instant::now() + LONG;

@@ -8,17 +8,15 @@ use super::bulk::Bulk;
 use super::inbound::{Inbound, Ticket};
 use super::lanes::{Lanes, LanesInit};
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::peer_channel::{Arrived, PeerChannel, Slotted};
-use super::rendezvous::Rendezvous;
+use super::peer_channel::PeerChannel;
 use super::work_id::WorkId;
 use super::{
-    ConnectError, Endpoint, Geometries, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
+    ConnectError, Endpoint, Geometries, Geometry, Hosted, LossCause, Memory, Profile,
     QueuePairInfo, RingAddress, Violations,
 };
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, FabricError, Poller, RetryPolicy,
 };
-use crate::wire::{Fault, Outside};
 
 const BATCH: usize = 16;
 /// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
@@ -45,7 +43,7 @@ pub struct Mailbox {
     /// Entries of the completion queue that are still to be given to callers.
     entries_left: u32,
     /// Where completions are polled into.
-    batch: Box<[Completion; BATCH]>,
+    batch: Box<[Completion]>,
 }
 
 /// A place for a caller. The generation tells the completions of its earlier occupants apart.
@@ -126,19 +124,18 @@ impl Mailbox {
         let (key, mut lanes) = self.lanes(1, Profile::Native)?;
         let connected = lanes.connect(&[theirs.qp]).and_then(|()| {
             let device = self.memory.device();
-            let bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
-            let mut rendezvous = Rendezvous::new(bulk);
-            rendezvous.connect(theirs.bulk)?;
-            Ok((rendezvous, self.rings(geometry)?))
+            let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
+            bulk.connect(theirs.bulk)?;
+            Ok((bulk, self.rings(geometry)?))
         });
         match connected {
-            Ok((rendezvous, rings)) => {
-                let (qp, bulk) = (lanes.addresses()[0], rendezvous.address());
-                let rendezvous = Some((rendezvous, self.memory.clone()));
+            Ok((bulk, rings)) => {
+                let (qp, bulk_qp) = (lanes.addresses()[0], bulk.address());
+                let bulk = Some((bulk, self.memory.clone()));
                 let profile = Profile::Native;
                 let who = (peer, Some(life));
-                let channel = self.occupy(key, who, lanes, rendezvous, rings, remote, profile);
-                Ok(channel.endpoint(qp, bulk))
+                let channel = self.occupy(key, who, lanes, bulk, rings, remote, profile);
+                Ok(channel.endpoint(qp, bulk_qp))
             }
             Err(error) => {
                 drop(lanes);
@@ -304,16 +301,14 @@ impl Mailbox {
         key: Key,
         who: (&str, Option<u64>),
         lanes: Lanes,
-        rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
+        bulk: Option<(Bulk, Arc<Memory>)>,
         rings: [(Ring, Vec<SlotToken>); 2],
         remote: RemoteRing,
         profile: Profile,
     ) -> Arc<PeerChannel> {
         let geometry = self.geometries.of(profile);
         let service = self.service.clone();
-        let channel = PeerChannel::new(
-            who, service, lanes, rendezvous, rings, geometry, remote, profile,
-        );
+        let channel = PeerChannel::new(who, service, lanes, bulk, rings, geometry, remote, profile);
         let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
@@ -331,11 +326,16 @@ impl Mailbox {
     /// # Errors
     /// The completion queue has failed; the mailbox is of no use any more.
     pub fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> Result<bool, FabricError> {
-        let count = self.poller.poll(&mut *self.batch)?;
-        for at in 0..count {
-            let completion = self.batch[at];
-            self.complete(&completion, deliveries);
+        let count = self.poller.poll(&mut self.batch)?;
+        let batch = std::mem::take(&mut self.batch);
+        // What has arrived on one queue pair is taken in together.
+        let is_like = |one: &Completion, next: &Completion| {
+            one.wr_id == next.wr_id && one.status == next.status
+        };
+        for run in batch[..count].chunk_by(is_like) {
+            self.complete(run, deliveries);
         }
+        self.batch = batch;
         Ok(count > 0)
     }
 
@@ -344,69 +344,26 @@ impl Mailbox {
         self.poller.is_quiet()
     }
 
-    fn complete(&mut self, completion: &Completion, deliveries: &mut VecDeque<Delivery>) {
-        let id = WorkId::from_bits(completion.wr_id);
-        let key = Key::of(id.owner);
-        let Some(channel) = self.occupant(key) else {
+    /// Takes in completions that differ in their immediates at most.
+    fn complete(&mut self, run: &[Completion], deliveries: &mut VecDeque<Delivery>) {
+        let Some(&Completion { wr_id, status, .. }) = run.first() else {
             return;
         };
-        if !completion.status.is_success() {
-            self.lose(key, completion.status.into(), deliveries);
+        let id = WorkId::from_bits(wr_id);
+        let Some(channel) = occupant(&self.places, id) else {
             return;
-        }
-        match channel.complete(id, completion) {
-            Ok(Some(Arrived::Request(request))) => {
-                let is_wanted = request.is_wanted();
-                let inbound = Inbound::new(channel, request);
-                // Otherwise it answers as it is dropped.
-                if is_wanted {
-                    deliveries.push_back(Delivery::Request(inbound));
-                }
-            }
-            Ok(Some(Arrived::Outside(request, outside))) => self.read(channel, request, outside),
-            Ok(Some(Arrived::Next(request, demand))) => {
-                let inbound = Inbound::new(channel, request);
-                match demand {
-                    Some(demand) => demand.ask(inbound),
-                    None => inbound.end(),
-                }
-            }
-            Ok(Some(Arrived::End(request, demand))) => {
-                if let Some(demand) = demand {
-                    demand.forsake();
-                }
-                Inbound::new(channel, request).end();
-            }
-            Ok(Some(Arrived::Cancel { slot, request_id })) => {
-                let ticket = Ticket::new(&channel, slot, request_id);
-                if !channel.cancel_item(ticket) {
-                    deliveries.push_back(Delivery::Cancel(ticket));
-                }
-            }
-            Ok(None) => {}
-            Err(cause) => self.lose(key, cause, deliveries),
-        }
-    }
-
-    /// Begins to read the payload of a request, or answers that it cannot be read.
-    fn read(&self, channel: Arc<PeerChannel>, request: Slotted, outside: Outside) {
-        let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
-        let error = match self.memory.take(size) {
-            Ok(block) => return channel.read(request, outside, block),
-            Err(error) => error,
         };
-        let inbound = Inbound::new(channel, request);
-        inbound.fail(match error {
-            MemoryError::TooLarge { limit, .. } => Fault::RequestTooLarge {
-                size: outside.len,
-                limit: limit as u64,
-            },
-            error => Fault::NoMemory {
-                size: outside.len,
-                reason: error.to_string(),
-                is_reply: false,
-            },
-        });
+        let completed = if !status.is_success() {
+            Err(status.into())
+        } else if id.receive {
+            channel.receive(id, run, deliveries)
+        } else {
+            run.iter()
+                .try_for_each(|_| channel.complete(id, deliveries))
+        };
+        if let Err(cause) = completed {
+            self.lose(id, cause, deliveries);
+        }
     }
 
     /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll):
@@ -438,11 +395,8 @@ impl Mailbox {
                 channel.peer == peer && (life.is_none() || channel.life == life)
             };
             if place.channel.as_ref().is_some_and(is_of) {
-                let key = Key {
-                    at,
-                    generation: place.generation,
-                };
-                self.lose(key, cause.clone(), &mut VecDeque::new());
+                let generation = place.generation;
+                self.close(Key { at, generation }, cause);
             }
         }
     }
@@ -490,25 +444,19 @@ impl Mailbox {
             .filter_map(|place| place.channel.as_ref())
     }
 
-    fn occupant(&self, key: Key) -> Option<Arc<PeerChannel>> {
-        let place = self.places.get(key.at)?;
-        place
-            .channel
-            .clone()
-            .filter(|_| place.generation == key.generation)
+    fn lose(&mut self, id: WorkId, cause: LossCause, deliveries: &mut VecDeque<Delivery>) {
+        if let Some(channel) = self.close(Key::of(id.owner), &cause) {
+            let peer = channel.peer.clone();
+            deliveries.push_back(Delivery::Lost { peer, cause });
+        }
     }
 
-    fn lose(&mut self, key: Key, cause: LossCause, deliveries: &mut VecDeque<Delivery>) {
-        let place = &mut self.places[key.at];
-        let Some(channel) = place.channel.take() else {
-            return;
-        };
+    /// Closes a channel, whose place is free then.
+    fn close(&mut self, key: Key, cause: &LossCause) -> Option<Arc<PeerChannel>> {
+        let channel = self.places[key.at].channel.take()?;
         self.vacate(key);
         channel.close(cause.clone());
-        deliveries.push_back(Delivery::Lost {
-            peer: channel.peer.clone(),
-            cause,
-        });
+        Some(channel)
     }
 
     fn free_place(&mut self) -> Key {
@@ -532,6 +480,17 @@ impl Drop for Mailbox {
             channel.close(LossCause::ShutDown);
         }
     }
+}
+
+/// The channel that a work request is of.
+#[inline]
+fn occupant(places: &[Place], id: WorkId) -> Option<&Arc<PeerChannel>> {
+    let key = Key::of(id.owner);
+    let place = places.get(key.at)?;
+    place
+        .channel
+        .as_ref()
+        .filter(|_| place.generation == key.generation)
 }
 
 /// Completion queue entries of one caller: its receives, our sends, and what we read of it.
@@ -571,9 +530,13 @@ impl Key {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Instant;
+
     use super::*;
-    use crate::channel::loopback::{DRIVER, Loopback};
+    use crate::channel::loopback::{DRIVER, LONG, Loopback};
     use crate::fabric::{CompletionStatus, Opcode};
+    use crate::wire::EncodeError;
 
     #[test]
     fn fence_1_the_end_of_an_earlier_life_closes_no_channel_of_the_new_one() {
@@ -615,7 +578,7 @@ mod tests {
         for lane in [0, WorkId::BULK] {
             for status in [CompletionStatus::Success, CompletionStatus::Flushed] {
                 let early = completion(0, lane, status);
-                ends.mailbox.complete(&early, &mut deliveries);
+                ends.mailbox.complete(&[early], &mut deliveries);
                 assert!(deliveries.is_empty(), "{deliveries:?}");
                 let [(_, violations)] = &ends.mailbox.violations()[..] else {
                     panic!("the caller of now is gone")
@@ -627,11 +590,32 @@ mod tests {
         // Those of now count.
         let generation = ends.mailbox.places[0].generation;
         let lost = completion(generation, 0, CompletionStatus::Flushed);
-        ends.mailbox.complete(&lost, &mut deliveries);
+        ends.mailbox.complete(&[lost], &mut deliveries);
         assert!(matches!(
             deliveries.pop_front(),
             Some(Delivery::Lost { .. })
         ));
+    }
+
+    #[test]
+    fn a_request_that_is_cancelled_before_its_payload_is_read_is_not_delivered() {
+        let mut ends = Loopback::new(2);
+        let encode = |room: &mut [u8]| match room.get(..4096) {
+            Some(_) => Ok(4096),
+            None => Err(EncodeError::TooLarge {
+                size: 4096,
+                limit: room.len(),
+            }),
+        };
+        // Both have arrived before the mailbox looks.
+        drop(ends.channel.call(0, None, encode).unwrap());
+        let channel = ends.channel.clone();
+        ends.serve(&channel);
+        let until = Instant::now() + LONG;
+        while channel.credits().free < 2 {
+            assert!(Instant::now() < until, "SLOT-2: it is answered");
+            ends.poll_in_vain();
+        }
     }
 
     #[test]

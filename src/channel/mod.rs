@@ -72,7 +72,7 @@ mod pending;
 mod profile;
 mod pulse;
 mod pump;
-mod rendezvous;
+mod ring_request;
 mod send_queue;
 #[cfg(test)]
 mod simulation;

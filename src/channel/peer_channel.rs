@@ -1,35 +1,33 @@
 //! The answering end of a channel: one caller's rings at a service.
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::core::responder::{Arrival, Responder, ServedSlot};
+use super::bulk::{Bulk, Remote, Transfer};
+use super::core::responder::{self, PreparedReply, Rare, Responder, SlotRequest};
 use super::lanes::{Lanes, Outgoing};
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::rendezvous::Rendezvous;
+use super::ring_request::RingRequest;
 use super::work_id::WorkId;
 use super::{
-    Block, Demand, Endpoint, Geometry, Hosted, LossCause, Memory, MemoryError, Profile,
-    QueuePairInfo, RingAddress, Ticket, Violations,
+    Block, Delivery, Demand, Endpoint, Geometry, Hosted, Inbound, LossCause, Memory, MemoryError,
+    Profile, QueuePairInfo, RingAddress, Ticket, Violations,
 };
-use crate::fabric::{Completion, RemoteSlice};
-use crate::wire::{
-    EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
-};
+use crate::fabric::{Completion, FabricError, RemoteSlice};
+use crate::wire::{Extension, Fault, Immediate, Outside, Signal, StreamPart};
 
 /// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
     // Dropped first, and so drained before the rings are deregistered (DROP-1).
     core: Mutex<Core>,
-    requests: Ring,
-    sends: Ring,
-    /// For replies beyond a slot.
-    memory: Option<Arc<Memory>>,
+    pub(super) requests: Ring,
+    pub(super) sends: Ring,
+    /// For payloads beyond a slot.
+    pub(super) memory: Option<Arc<Memory>>,
     remote: RemoteRing,
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     pub(super) profile: Profile,
     /// What it calls.
     pub(super) service: Arc<Hosted>,
@@ -42,13 +40,11 @@ pub(super) struct PeerChannel {
 struct Core {
     /// Gone once another channel has taken them over.
     lanes: Option<Lanes>,
-    /// With a native caller.
-    rendezvous: Option<Rendezvous<Slotted>>,
+    /// With a native caller: reads payloads beyond a slot.
+    bulk: Option<Bulk>,
     responder: Responder,
     /// What is asked of the caller's streams, by the request that opened each.
     streams: HashMap<u64, Arc<Demand>>,
-    /// Answers that wait for a place in the send queue.
-    unsent: VecDeque<Standing>,
     /// Whether the mailbox waits until all answers have arrived, those to come as well.
     is_flushing: bool,
     violations: Violations,
@@ -61,23 +57,22 @@ impl PeerChannel {
         (peer, life): (&str, Option<u64>),
         service: Arc<Hosted>,
         lanes: Lanes,
-        rendezvous: Option<(Rendezvous<Slotted>, Arc<Memory>)>,
+        bulk: Option<(Bulk, Arc<Memory>)>,
         rings: [(Ring, Vec<SlotToken>); 2],
         geometry: Geometry,
         remote: RemoteRing,
         profile: Profile,
     ) -> Self {
-        let (rendezvous, memory) = rendezvous.unzip();
+        let (bulk, memory) = bulk.unzip();
         let [(requests, mut arrivals), (sends, answers)] = rings;
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
             core: Mutex::new(Core {
                 lanes: Some(lanes),
-                rendezvous,
+                bulk,
                 responder: Responder::new(arrivals, answers),
                 streams: HashMap::new(),
-                unsent: VecDeque::new(),
                 is_flushing: false,
                 violations: Violations::default(),
                 cause: None,
@@ -108,49 +103,53 @@ impl PeerChannel {
         self.requests.address()
     }
 
-    /// Takes in a completion that succeeded.
+    /// Takes in what has arrived on one lane. Requests go to `deliveries`.
     ///
     /// # Errors
     /// Why the channel is closed.
-    #[inline]
-    pub(super) fn complete(
-        &self,
+    pub(super) fn receive(
+        self: &Arc<Self>,
         id: WorkId,
-        completion: &Completion,
-    ) -> Result<Option<Arrived>, LossCause> {
+        arrivals: &[Completion],
+        deliveries: &mut VecDeque<Delivery>,
+    ) -> Result<(), LossCause> {
+        let mut unusual = Vec::new();
+        // One look at the clock for all of them.
+        let mut now = None;
         let mut core = self.lock();
-        if id.lane == WorkId::BULK
-            && let Some(rendezvous) = &mut core.rendezvous
-        {
-            let complete = rendezvous.complete();
-            let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
-            return Ok(complete.map(|(_, mut request, outside)| {
-                request.rare().outside = Some(outside);
-                Arrived::Request(request)
-            }));
-        }
-        let Some(lanes) = &mut core.lanes else {
-            return Err(LossCause::Gone);
-        };
-        let arrived = match lanes.complete(id, completion) {
-            Ok(None) => {
-                self.post_unsent(&mut core);
-                None
+        core.open()?;
+        for arrival in arrivals {
+            let (lanes, imm) = (core.lanes.as_mut(), arrival.imm.unwrap_or_default());
+            let Some(imm) = lanes.and_then(|lanes| lanes.receive(id, imm)) else {
+                continue;
+            };
+            match self.take_in(&mut core, self.profile.immediate(imm), &mut now) {
+                None => {}
+                Some(Arrived::Request(request)) => {
+                    deliveries.push_back(Delivery::Request(self.inbound(request)));
+                }
+                Some(arrived) => unusual.push(arrived),
             }
-            Ok(Some(imm)) => self.receive(&mut core, self.profile.immediate(imm)),
-            Err(error) => {
-                core.close(LossCause::Fabric(error.to_string()));
-                None
-            }
-        };
-        match &core.cause {
-            None => Ok(arrived),
-            Some(cause) => Err(cause.clone()),
         }
+        if let Some(Err(error)) = core.lanes.as_mut().map(Lanes::post_receives) {
+            core.close(LossCause::Fabric(error.to_string()));
+        }
+        let open = core.open();
+        drop(core);
+        if !unusual.is_empty() {
+            self.attend(unusual, deliveries);
+        }
+        open
     }
 
+    /// What an immediate brought.
     #[inline]
-    fn receive(&self, core: &mut Core, imm: Immediate) -> Option<Arrived> {
+    fn take_in(
+        &self,
+        core: &mut Core,
+        imm: Immediate,
+        now: &mut Option<Instant>,
+    ) -> Option<Arrived> {
         let read = match imm.signal {
             // What stands in a slot is lent to its handler until it is answered.
             Signal::Message => core
@@ -159,86 +158,141 @@ impl PeerChannel {
                 .and_then(|arrived| self.profile.decode(self.requests.bytes(arrived)).ok()),
             Signal::Cancel | Signal::Release => None,
         };
-        let arrival = core
-            .responder
-            .receive(imm, read.as_ref().map(|(header, _)| header));
-        match (arrival, read) {
-            (Arrival::Request { slot, request_id }, Some((header, payload))) => {
-                let mut bytes = core.responder.lend(slot);
-                if let (Some(bytes), Some(lanes)) = (&mut bytes, &mut core.lanes) {
-                    lanes.renew(&self.sends, &mut bytes.send, &self.remote);
-                }
-                let mut request = Slotted {
-                    request_id,
-                    bytes,
-                    method: header.method,
-                    slot,
-                    payload: (payload.start as u32, payload.end as u32),
-                    expires: None,
-                    rare: None,
-                };
-                if let Some(rendezvous) = &mut core.rendezvous {
-                    rendezvous.release(slot);
-                }
-                let Some(extension) = header.extension else {
-                    return Some(Arrived::Request(request));
-                };
-                // The time in flight is not known, so a request may live a little longer here than at its caller.
-                let allowed = extension.deadline_us.map(Duration::from_micros);
-                request.expires = allowed.and_then(|allowed| Instant::now().checked_add(allowed));
-                if extension.stream.is_none() && extension.outside.is_none() {
-                    return Some(Arrived::Request(request));
-                }
-                Some(core.place(request, &extension))
-            }
-            (Arrival::Cancel { slot, request_id }, _) => {
-                let reading = core.rendezvous.as_mut().and_then(|r| r.reading(slot));
-                match reading {
-                    Some(request) => {
-                        request.rare().is_unwanted = true;
-                        None
-                    }
-                    None => Some(Arrived::Cancel { slot, request_id }),
-                }
-            }
-            (Arrival::Release { slot }, _) => {
-                if let Some(rendezvous) = &mut core.rendezvous {
-                    rendezvous.release(slot);
-                }
-                None
-            }
-            (Arrival::Violation(violation), _) => {
-                core.violations.record(violation, &self.peer);
-                None
-            }
-            (Arrival::TooLate | Arrival::Request { .. }, _) => None,
-        }
-    }
-
-    /// Reads the payload of `request`, which lies at its caller, into `block`.
-    pub(super) fn read(&self, request: Slotted, from: Outside, block: Block) {
-        let mut core = self.lock();
-        let core = &mut *core;
-        let (None, Some(rendezvous)) = (&core.cause, &mut core.rendezvous) else {
-            return;
+        let message = read.as_ref().map(|(header, at)| (header, at.clone()));
+        let mut request = match core.responder.receive(imm, message) {
+            responder::Arrival::Request(request) => request,
+            other => return core.take_in_signal(&other, &self.peer),
         };
-        if let Err(error) = rendezvous.read(request.slot, request, from, block) {
-            core.close(LossCause::Fabric(error.to_string()));
+        if let Some(lanes) = &mut core.lanes {
+            lanes.renew(&self.sends, &mut request.send, &self.remote);
+        }
+        let Some(extension) = read.and_then(|(header, _)| header.extension) else {
+            return Some(Arrived::Request(request));
+        };
+        // The time in flight is not known, so a request may live a little longer here than at its caller.
+        let allowed = extension.deadline_us.map(Duration::from_micros);
+        let until = |allowed| now.get_or_insert_with(Instant::now).checked_add(allowed);
+        request.expires = allowed.and_then(until);
+        if extension.stream.is_none() && extension.outside.is_none() {
+            return Some(Arrived::Request(request));
+        }
+        Some(core.place(request, &extension))
+    }
+
+    /// Does what is to be done without the lock about what has arrived.
+    #[cold]
+    fn attend(self: &Arc<Self>, all: Vec<Arrived>, deliveries: &mut VecDeque<Delivery>) {
+        for arrived in all {
+            match arrived {
+                Arrived::Request(request) => {
+                    let is_wanted = request.rare.as_ref().is_none_or(|rare| !rare.is_unwanted);
+                    let inbound = self.inbound(request);
+                    // Otherwise it answers as it is dropped.
+                    if is_wanted {
+                        deliveries.push_back(Delivery::Request(inbound));
+                    }
+                }
+                Arrived::Outside(slot, outside) => self.read(slot, outside),
+                Arrived::Next(request, Some(demand)) => demand.ask(self.inbound(request)),
+                Arrived::Next(request, None) => self.inbound(request).end(),
+                Arrived::End(request, demand) => {
+                    if let Some(demand) = demand {
+                        demand.forsake();
+                    }
+                    self.inbound(request).end();
+                }
+                Arrived::Cancel { slot, request_id } => {
+                    let ticket = Ticket::new(self, slot, request_id);
+                    let streams: Vec<_> = self.lock().streams.values().cloned().collect();
+                    // One that asks for an item of a stream ends that.
+                    if !streams.iter().any(|demand| demand.cancel(ticket)) {
+                        deliveries.push_back(Delivery::Cancel(ticket));
+                    }
+                }
+            }
         }
     }
 
-    /// Ends the stream of which `request` asks for an item, if it does: its caller has taken that back.
-    pub(super) fn cancel_item(&self, request: Ticket) -> bool {
-        let streams: Vec<_> = self.lock().streams.values().cloned().collect();
-        streams.iter().any(|demand| demand.cancel(request))
+    #[inline]
+    fn inbound(self: &Arc<Self>, request: Box<SlotRequest>) -> Inbound {
+        Inbound::ring(RingRequest::new(self.clone(), request))
+    }
+
+    /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers that it cannot be read.
+    fn read(self: &Arc<Self>, slot: u16, outside: Outside) {
+        let Some(memory) = &self.memory else {
+            return; // Only with a native caller.
+        };
+        let taken = memory.take(usize::try_from(outside.len).unwrap_or(usize::MAX));
+        let mut core = self.lock();
+        let Core { cause, bulk, .. } = &mut *core;
+        let fault = match (taken, cause, bulk) {
+            (Ok(block), None, Some(bulk)) => {
+                let from = Remote {
+                    addr: outside.addr,
+                    rkey: outside.rkey,
+                    len: block.len(),
+                };
+                if let Err(error) = bulk.begin(Transfer::read(slot.into(), [from], block)) {
+                    core.close(LossCause::Fabric(error.to_string()));
+                }
+                return;
+            }
+            (Ok(_), _, _) => return,
+            (Err(MemoryError::TooLarge { limit, .. }), _, _) => Fault::RequestTooLarge {
+                size: outside.len,
+                limit: limit as u64,
+            },
+            (Err(error), _, _) => Fault::NoMemory {
+                size: outside.len,
+                reason: error.to_string(),
+                is_reply: false,
+            },
+        };
+        let request = core.responder.take_read(slot);
+        drop(core);
+        if let Some(request) = request {
+            self.inbound(request).fail(fault);
+        }
+    }
+
+    /// Takes in the completion of something that was posted. A request whose payload has been read goes to `deliveries`.
+    ///
+    /// # Errors
+    /// Why the channel is closed.
+    pub(super) fn complete(
+        self: &Arc<Self>,
+        id: WorkId,
+        deliveries: &mut VecDeque<Delivery>,
+    ) -> Result<(), LossCause> {
+        let mut core = self.lock();
+        if id.lane != WorkId::BULK {
+            if let Some(lanes) = &mut core.lanes {
+                lanes.retire(id);
+            }
+            self.post_unsent(&mut core);
+            return core.open();
+        }
+        let complete = core.bulk.as_mut().map_or(Ok(None), Bulk::complete);
+        let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
+        if let Some((slot, payload)) = complete
+            && let Some(mut request) = core.responder.take_read(slot as u16)
+        {
+            drop(core);
+            request.rare().outside = Some(payload);
+            self.attend(vec![Arrived::Request(request)], deliveries);
+        }
+        Ok(())
     }
 
     fn post_unsent(&self, core: &mut Core) {
-        while core.lanes.as_ref().is_some_and(Lanes::has_room)
-            && let Some(answer) = core.unsent.pop_front()
+        while core.cause.is_none()
+            && let Some(lanes) = &mut core.lanes
+            && lanes.has_room()
+            && let Some((reply, request)) = core.responder.take_unsent()
         {
-            core.responder.set_unsent(answer.slot, false);
-            self.post(core, answer);
+            let written = self.write(lanes, request, &reply);
+            core.written(written, reply);
         }
     }
 
@@ -302,239 +356,76 @@ impl PeerChannel {
         self.lock().violations
     }
 
-    /// The arguments of `request`, where they arrived.
-    #[inline]
-    pub(super) fn payload<'a>(&'a self, request: &'a Slotted) -> &'a [u8] {
-        match (request.outside(), &request.bytes) {
-            (Some(block), _) => block,
-            (None, Some(bytes)) => &self.requests.bytes(&bytes.request)[request.payload()],
-            (None, None) => &[],
-        }
-    }
-
-    /// The same, to be changed.
-    pub(super) fn payload_mut<'a>(&'a self, request: &'a mut Slotted) -> &'a mut [u8] {
-        let payload = request.payload();
-        let outside = request.rare.as_mut().and_then(|rare| rare.outside.as_mut());
-        match (outside, &mut request.bytes) {
-            (Some(block), _) => block,
-            (None, Some(bytes)) => &mut self.requests.bytes_mut(&mut bytes.request)[payload],
-            (None, None) => &mut [],
-        }
-    }
-
-    /// The arguments of `request`, and the send memory of its answer.
-    #[inline]
-    pub(super) fn parts<'a>(&'a self, request: &'a mut Slotted) -> (&'a [u8], &'a mut [u8]) {
-        let payload = request.payload();
-        let outside = request.rare.as_ref().and_then(|rare| rare.outside.as_ref());
-        let Some(ServedSlot { request, send }) = &mut request.bytes else {
-            return (&[], &mut []);
-        };
-        let payload = match outside {
-            Some(block) => block,
-            None => &self.requests.bytes(request)[payload],
-        };
-        (payload, &mut self.sends.bytes_mut(send)[Header::LEN..])
-    }
-
-    /// All of the send memory of the answer to `request`.
-    #[inline]
-    fn message<'a>(&'a self, request: &'a mut Slotted) -> &'a mut [u8] {
-        let bytes = request.bytes.as_mut();
-        bytes.map_or(&mut [], |bytes| self.sends.bytes_mut(&mut bytes.send))
-    }
-
-    /// Bytes of the largest answer that can be written in place.
-    pub(super) fn max_in_place(&self) -> usize {
-        self.geometry.max_payload()
-    }
-
-    /// Answers that the stream, for an item of which `request` asks, has no more.
-    pub(super) fn answer_end(&self, request: &mut Slotted) {
-        let stream = match request.rare.as_ref().and_then(|rare| rare.stream) {
-            Some(StreamPart::Next(stream) | StreamPart::End(stream)) => stream,
-            Some(StreamPart::Open) | None => request.request_id,
-        };
-        let extension = Extension {
-            stream: Some(StreamPart::End(stream)),
-            ..Extension::default()
-        };
-        let header = Header {
-            extension: Some(extension),
-            ..answer_header(request, MessageKind::Reply)
-        };
-        self.answer_with_header(request, &header, None);
-    }
-
-    /// Sends the first `len` bytes of the payload of `request` from where they stand, as its answer.
-    pub(super) fn answer_with_payload(&self, request: &mut Slotted, len: usize) {
-        let mut header = answer_header(request, MessageKind::Reply);
-        let outside = request.rare.as_mut().and_then(|rare| rare.outside.take());
-        if let Some(mut block) = outside {
-            block.truncate(len);
-            // Nothing lies nowhere.
-            let block = (len > 0).then_some(block);
-            if let Some(block) = &block {
-                header.set_outside(block.outside());
-            }
-            return self.answer_with_header(request, &header, block);
-        }
-        header.payload_len = len as u32;
-        let payload = request.payload();
-        // In front of the payload stands the header of the request, which is no shorter.
-        let from = payload.start - Header::LEN;
-        if let Some(bytes) = &mut request.bytes {
-            let message = self.requests.bytes_mut(&mut bytes.request);
-            let encoded = header.encode(&mut message[from..]);
-            debug_assert_eq!(encoded.ok(), Some(Header::LEN));
-        }
-        let answer = Standing {
-            slot: request.slot,
-            is_rewritten: true,
-            bytes: from as u32..(payload.start + len) as u32,
-        };
-        self.post_answer(request, answer, None);
-    }
-
-    /// Answers with a header alone; a payload may be in `block`.
-    fn answer_with_header(&self, request: &mut Slotted, header: &Header, block: Option<Block>) {
-        let encoded = header.encode(self.message(request));
-        let len = encoded.expect("a slot has room for a header and an extension");
-        let answer = Standing::written(request.slot, len);
-        self.post_answer(request, answer, block);
-    }
-
-    /// Writes the answer to `request` into the caller's ring: what `encode` writes into send memory, or, with a native
-    /// caller, into memory of its own if it asks for more.
+    /// Sends the answer to `request`, whose payload may be in `block`. Gives back what was rare about it.
     #[inline]
     pub(super) fn answer(
         &self,
-        request: &mut Slotted,
-        kind: MessageKind,
-        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(), AnswerError> {
-        let mut header = answer_header(request, kind);
-        let message = self.message(request);
-        let block = match (encode(&mut message[Header::LEN..]), &self.memory) {
-            (Ok(len), _) => {
-                header.payload_len = len as u32;
-                None
-            }
-            (Err(EncodeError::TooLarge { size, .. }), Some(memory)) => {
-                let mut block = memory
-                    .take(size)
-                    .map_err(|error| AnswerError::Memory(size, error))?;
-                let len = encode(&mut block)?;
-                block.truncate(len);
-                header.set_outside(block.outside());
-                Some(block)
-            }
-            (Err(error), _) => return Err(error.into()),
-        };
-        let encoded = header.encode(message);
-        let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
-        let len = payload_at + header.payload_len as usize;
-        let answer = Standing::written(request.slot, len);
-        self.post_answer(request, answer, block);
-        Ok(())
-    }
-
-    /// Sends the answer to `request`, whose payload may be in `block`. The bytes of the slot are not the request's any more.
-    #[inline]
-    fn post_answer(&self, request: &mut Slotted, answer: Standing, block: Option<Block>) {
-        let Some(bytes) = request.bytes.take() else {
-            return;
-        };
+        request: Box<SlotRequest>,
+        reply: PreparedReply,
+        block: Option<Block>,
+    ) -> Option<Box<Rare>> {
         let mut core = self.lock();
-        if let (Some(block), None) = (block, &core.cause)
-            && let Some(rendezvous) = &mut core.rendezvous
-        {
-            rendezvous.keep(answer.slot, block);
+        let core = &mut *core;
+        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+            return core.responder.answered(request);
+        };
+        if let Some(block) = block {
+            core.responder.keep(reply.slot, block);
         }
-        core.responder.answered(answer.slot, bytes);
-        self.post(&mut core, answer);
+        let written = self.write(lanes, &request, &reply);
+        let rare = core.responder.answered(request);
+        core.written(written, reply);
         if core.is_flushing {
             core.flush(self.remote.slot(0));
         }
+        rare
     }
 
     #[inline]
-    fn post(&self, core: &mut Core, answer: Standing) {
-        let (None, Some(lanes), Some(bytes)) = (
-            &core.cause,
-            &mut core.lanes,
-            core.responder.bytes(answer.slot),
-        ) else {
-            return;
-        };
-        let range = answer.bytes.start as usize..answer.bytes.end as usize;
-        let (ring, token) = if answer.is_rewritten {
-            (&self.requests, &bytes.request)
+    fn write(
+        &self,
+        lanes: &mut Lanes,
+        request: &SlotRequest,
+        reply: &PreparedReply,
+    ) -> Result<bool, FabricError> {
+        let (ring, token) = if reply.is_rewritten {
+            (&self.requests, &request.arrived)
         } else {
-            (&self.sends, &bytes.send)
+            (&self.sends, &request.send)
         };
         let imm = Immediate {
-            slot: answer.slot,
+            slot: reply.slot,
             signal: Signal::Message,
         };
-        let written = lanes.write(&Outgoing {
+        lanes.write(&Outgoing {
             imm: imm.to_bits(),
-            bytes: &ring.bytes(token)[range],
+            bytes: &ring.bytes(token)[reply.bytes.clone()],
             lkey: token.lkey(),
-            to: self.remote.slot(answer.slot),
-        });
-        match written {
-            Ok(true) => {}
-            Ok(false) => {
-                core.responder.set_unsent(answer.slot, true);
-                core.unsent.push_back(answer);
-            }
-            Err(error) => core.close(LossCause::Fabric(error.to_string())),
-        }
-    }
-}
-
-/// An answer where it is sent from: in send memory, or in place of its request. Neither changes until the caller, who has to
-/// get it first, writes into the slot again.
-#[derive(Debug)]
-struct Standing {
-    slot: u16,
-    is_rewritten: bool,
-    bytes: Range<u32>,
-}
-
-impl Standing {
-    /// At the beginning of send memory.
-    #[inline]
-    fn written(slot: u16, len: usize) -> Self {
-        Self {
-            slot,
-            is_rewritten: false,
-            bytes: 0..len as u32,
-        }
+            to: self.remote.slot(reply.slot),
+        })
     }
 }
 
 /// Streams that one caller may have open.
 const MAX_STREAMS: usize = 1024;
 
-/// The header of an answer without payload.
-#[inline]
-fn answer_header(request: &Slotted, kind: MessageKind) -> Header {
-    Header {
-        kind,
-        method: request.method,
-        request_id: request.request_id,
-        payload_len: 0,
-        extension: None,
-    }
-}
-
 impl Core {
+    /// What an immediate brought that is no request.
+    #[cold]
+    fn take_in_signal(&mut self, arrival: &responder::Arrival, peer: &str) -> Option<Arrived> {
+        match *arrival {
+            responder::Arrival::Cancel { slot, request_id } => {
+                return Some(Arrived::Cancel { slot, request_id });
+            }
+            responder::Arrival::Violation(violation) => self.violations.record(violation, &peer),
+            responder::Arrival::Noted | responder::Arrival::Request(_) => {}
+        }
+        None
+    }
+
     /// What has arrived with `request`.
     #[cold]
-    fn place(&mut self, mut request: Slotted, extension: &Extension) -> Arrived {
+    fn place(&mut self, mut request: Box<SlotRequest>, extension: &Extension) -> Arrived {
         request.rare().stream = extension.stream;
         match extension.stream {
             None => {}
@@ -555,9 +446,28 @@ impl Core {
             }
         }
         match extension.outside {
-            Some(outside) if self.rendezvous.is_some() => Arrived::Outside(request, outside),
+            Some(outside) if self.bulk.is_some() => {
+                let slot = request.slot();
+                self.responder.read_first(request);
+                Arrived::Outside(slot, outside)
+            }
             _ => Arrived::Request(request),
         }
+    }
+
+    /// Whether `reply` was sent. If not, it waits for a place in the send queue.
+    #[inline]
+    fn written(&mut self, written: Result<bool, FabricError>, reply: PreparedReply) {
+        match written {
+            Ok(true) => {}
+            Ok(false) => self.responder.queue(reply),
+            Err(error) => self.close(LossCause::Fabric(error.to_string())),
+        }
+    }
+
+    /// Why it is closed, if it is.
+    fn open(&self) -> Result<(), LossCause> {
+        self.cause.clone().map_or(Ok(()), Err)
     }
 
     fn flush(&mut self, to: RemoteSlice) -> bool {
@@ -565,10 +475,7 @@ impl Core {
             return true;
         };
         match lanes.flush(to) {
-            Ok(flushed) => {
-                let is_read = self.rendezvous.as_ref().is_none_or(|r| !r.keeps_any());
-                flushed && self.unsent.is_empty() && is_read
-            }
+            Ok(flushed) => flushed && !self.responder.has_unsent() && !self.responder.keeps_any(),
             Err(error) => {
                 self.close(LossCause::Fabric(error.to_string()));
                 true
@@ -581,128 +488,28 @@ impl Core {
             return;
         }
         self.cause = Some(cause);
-        self.unsent.clear();
         if let Some(lanes) = &mut self.lanes {
             lanes.fail();
         }
-        if let Some(rendezvous) = &mut self.rendezvous {
-            rendezvous.fail();
+        if let Some(bulk) = &mut self.bulk {
+            bulk.fail();
         }
-    }
-}
-
-/// A request is not answered with what was to be its answer.
-#[derive(Debug)]
-pub(super) enum AnswerError {
-    Encode(EncodeError),
-    /// There is no memory for an answer of this size.
-    Memory(usize, MemoryError),
-}
-
-impl From<EncodeError> for AnswerError {
-    fn from(error: EncodeError) -> Self {
-        Self::Encode(error)
-    }
-}
-
-impl From<AnswerError> for Fault {
-    fn from(error: AnswerError) -> Self {
-        match error {
-            AnswerError::Encode(EncodeError::TooLarge { size, limit })
-            | AnswerError::Memory(_, MemoryError::TooLarge { size, limit }) => {
-                Self::ReplyTooLarge {
-                    size: size as u64,
-                    limit: limit as u64,
-                }
-            }
-            AnswerError::Encode(EncodeError::Value(reason)) => Self::Raised {
-                type_name: "EncodeError".to_owned(),
-                message: format!("the reply cannot be encoded: {reason}"),
-                traceback: String::new(),
-            },
-            AnswerError::Memory(size, error) => Self::NoMemory {
-                size: size as u64,
-                reason: error.to_string(),
-                is_reply: true,
-            },
-        }
+        self.responder.close();
     }
 }
 
 /// What an immediate brought.
 #[derive(Debug)]
-pub(super) enum Arrived {
-    Request(Slotted),
-    /// A request whose payload has to be read first.
-    Outside(Slotted, Outside),
+enum Arrived {
+    Request(Box<SlotRequest>),
+    /// A request in this slot whose payload has to be read first.
+    Outside(u16, Outside),
     /// A request for an item of a stream, if that is still known.
-    Next(Slotted, Option<Arc<Demand>>),
+    Next(Box<SlotRequest>, Option<Arc<Demand>>),
     /// A request to end a stream, likewise.
-    End(Slotted, Option<Arc<Demand>>),
+    End(Box<SlotRequest>, Option<Arc<Demand>>),
     Cancel {
         slot: u16,
         request_id: u64,
     },
-}
-
-/// A request in its slot.
-#[derive(Debug)]
-pub(super) struct Slotted {
-    pub(super) request_id: u64,
-    /// The bytes of its slot, until it is answered.
-    bytes: Option<ServedSlot>,
-    pub(super) method: u32,
-    pub(super) slot: u16,
-    /// Where the payload begins and ends.
-    payload: (u32, u32),
-    /// When its caller has stopped waiting.
-    pub(super) expires: Option<Instant>,
-    /// `None` for a plain call.
-    rare: Option<Box<Rare>>,
-}
-
-/// What only some requests have.
-#[derive(Debug, Default)]
-struct Rare {
-    /// Of the stream that it is about.
-    stream: Option<StreamPart>,
-    /// The payload, if it did not travel through the ring.
-    outside: Option<Block>,
-    /// If it opens a stream: what is asked of that.
-    demand: Option<Arc<Demand>>,
-    /// Its caller has cancelled it while its payload was being read.
-    is_unwanted: bool,
-}
-
-impl Slotted {
-    #[inline]
-    fn payload(&self) -> Range<usize> {
-        self.payload.0 as usize..self.payload.1 as usize
-    }
-
-    #[inline]
-    fn outside(&self) -> Option<&Block> {
-        self.rare.as_ref()?.outside.as_ref()
-    }
-
-    fn rare(&mut self) -> &mut Rare {
-        self.rare.get_or_insert_default()
-    }
-
-    /// Whether its caller has not cancelled it.
-    #[inline]
-    pub(super) fn is_wanted(&self) -> bool {
-        self.rare.as_ref().is_none_or(|rare| !rare.is_unwanted)
-    }
-
-    /// Whether it opens a stream.
-    pub(super) fn opens_stream(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.demand.is_some())
-    }
-
-    /// What is asked of the stream that it opens.
-    #[inline]
-    pub(super) fn take_demand(&mut self) -> Option<Arc<Demand>> {
-        self.rare.as_mut()?.demand.take()
-    }
 }

@@ -1,19 +1,19 @@
-//! The answering side of a channel: which slots hold requests, without I/O or clock.
+//! The answering side of a channel: what is in its slots, without I/O or clock.
 
-use crate::channel::Violation;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
 use crate::channel::lend::SlotToken;
-use crate::wire::{Header, Immediate, MessageKind, Signal};
+use crate::channel::{Block, Demand, Violation};
+use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
 
 /// What an arriving immediate means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Arrival {
-    /// A request stands in this slot. Its bytes stay until it is answered (RING-1).
-    Request {
-        /// The slot.
-        slot: u16,
-        /// To be echoed in the answer.
-        request_id: u64,
-    },
+    /// A request. Its bytes stay until it is answered (RING-1).
+    Request(Box<SlotRequest>),
     /// The caller no longer wants the answer to the request in this slot. It is answered all the same.
     Cancel {
         /// The slot.
@@ -21,32 +21,69 @@ pub(crate) enum Arrival {
         /// The request.
         request_id: u64,
     },
-    /// A cancel that crossed its answer.
-    TooLate,
-    /// The caller has read the payload of the answer that stood in this slot.
-    Release {
-        /// The slot.
-        slot: u16,
-    },
+    /// Nothing is to be done about it.
+    Noted,
     /// Something that a correct peer does not send.
     Violation(Violation),
 }
 
-/// The rights to the bytes of one slot: of its request, and of the send memory of its answer.
+/// A request in its slot, and the rights to the bytes of that. Each slot has one, which moves to whoever handles a request
+/// and comes back with the answer.
 #[derive(Debug)]
-pub(crate) struct ServedSlot {
-    pub(crate) request: SlotToken,
+pub(crate) struct SlotRequest {
+    /// The right to what arrived.
+    pub(crate) arrived: SlotToken,
+    /// The right to the send memory of the answer.
     pub(crate) send: SlotToken,
+    /// To be echoed in the answer.
+    pub(crate) request_id: u64,
+    pub(crate) method: u32,
+    payload: (u32, u32),
+    /// When its caller has stopped waiting.
+    pub(crate) expires: Option<Instant>,
+    /// `None` for a plain call.
+    pub(crate) rare: Option<Box<Rare>>,
+}
+
+/// What only some requests have.
+#[derive(Debug, Default)]
+pub(crate) struct Rare {
+    /// Of the stream that it is about.
+    pub(crate) stream: Option<StreamPart>,
+    /// The payload, if it did not travel through the ring.
+    pub(crate) outside: Option<Block>,
+    /// If it opens a stream: what is asked of that.
+    pub(crate) demand: Option<Arc<Demand>>,
+    /// Its caller has cancelled it while its payload was being read.
+    pub(crate) is_unwanted: bool,
+}
+
+/// An answer where it is sent from: in send memory, or in place of its request. Neither changes until the caller, who has to
+/// get it first, writes into the slot again.
+#[derive(Debug)]
+pub(crate) struct PreparedReply {
+    pub(crate) slot: u16,
+    pub(crate) is_rewritten: bool,
+    pub(crate) bytes: Range<usize>,
 }
 
 #[derive(Debug)]
 struct Slot {
-    /// The request that it holds.
-    held: Option<u64>,
-    /// Lent to that request.
-    bytes: Option<ServedSlot>,
+    phase: Phase,
+    /// Unless somebody has the request.
+    request: Option<Box<SlotRequest>>,
+    /// The payload of the answer, if it does not travel through the ring, until the caller has read it.
+    kept: Option<Block>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The caller may write into it.
+    Free,
+    /// This request is not answered. While it is here its payload, which lies at the caller, is being read.
+    Unanswered(u64),
     /// The answer waits for a place in the send queue.
-    is_unsent: bool,
+    Unsent,
 }
 
 /// The answering side.
@@ -54,20 +91,49 @@ struct Slot {
 pub(crate) struct Responder {
     slots: Box<[Slot]>,
     unanswered: usize,
+    /// Answers that wait for a place in the send queue.
+    unsent: VecDeque<PreparedReply>,
+}
+
+impl SlotRequest {
+    /// Its slot.
+    #[inline]
+    pub(crate) fn slot(&self) -> u16 {
+        self.arrived.slot()
+    }
+
+    /// Where in its slot the payload is.
+    #[inline]
+    pub(crate) fn payload(&self) -> Range<usize> {
+        self.payload.0 as usize..self.payload.1 as usize
+    }
+
+    /// What is rare about it, from now on.
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
 }
 
 impl Responder {
     /// An answering side with a slot for each place for a request that has memory for the answer.
     pub(crate) fn new(requests: Vec<SlotToken>, sends: Vec<SlotToken>) -> Self {
-        let bytes = requests.into_iter().zip(sends);
-        let slots = bytes.map(|(request, send)| Slot {
-            held: None,
-            bytes: Some(ServedSlot { request, send }),
-            is_unsent: false,
-        });
+        let slot = |(arrived, send)| Slot {
+            phase: Phase::Free,
+            request: Some(Box::new(SlotRequest {
+                arrived,
+                send,
+                request_id: 0,
+                method: 0,
+                payload: (0, 0),
+                expires: None,
+                rare: None,
+            })),
+            kept: None,
+        };
         Self {
-            slots: slots.collect(),
+            slots: requests.into_iter().zip(sends).map(slot).collect(),
             unanswered: 0,
+            unsent: VecDeque::new(),
         }
     }
 
@@ -78,64 +144,125 @@ impl Responder {
         Self::new(tokens().collect(), tokens().collect())
     }
 
-    /// What stands in a slot, unless a request does that is not answered, or whose answer is not sent.
+    /// What stands in a slot that the caller may have written into.
     #[inline]
     pub(crate) fn arrived(&self, slot: u16) -> Option<&SlotToken> {
         let slot = self.slots.get(usize::from(slot))?;
-        let bytes = slot.bytes.as_ref().filter(|_| !slot.is_unsent)?;
-        Some(&bytes.request)
+        let request = slot
+            .request
+            .as_ref()
+            .filter(|_| slot.phase == Phase::Free)?;
+        Some(&request.arrived)
     }
 
-    /// Lends the bytes of a slot to the request that it holds.
+    /// An immediate arrived; `message` is what stands in its slot, and where there the payload is.
     #[inline]
-    pub(crate) fn lend(&mut self, slot: u16) -> Option<ServedSlot> {
-        self.slots.get_mut(usize::from(slot))?.bytes.take()
-    }
-
-    /// The bytes of a slot whose answer is not sent.
-    pub(crate) fn bytes(&self, slot: u16) -> Option<&ServedSlot> {
-        self.slots.get(usize::from(slot))?.bytes.as_ref()
-    }
-
-    /// The answer in `slot` waits for a place in the send queue, or does not any more.
-    pub(crate) fn set_unsent(&mut self, slot: u16, is_unsent: bool) {
-        self.slots[usize::from(slot)].is_unsent = is_unsent;
-    }
-
-    /// An immediate arrived; `header` is what stands in its slot.
-    #[inline]
-    pub(crate) fn receive(&mut self, imm: Immediate, header: Option<&Header>) -> Arrival {
+    pub(crate) fn receive(
+        &mut self,
+        imm: Immediate,
+        message: Option<(&Header, Range<usize>)>,
+    ) -> Arrival {
         let slot = imm.slot;
-        let Some(Slot {
-            held, is_unsent, ..
-        }) = self.slots.get_mut(usize::from(slot))
-        else {
+        let Some(held) = self.slots.get_mut(usize::from(slot)) else {
             return Arrival::Violation(Violation::BadSlot);
         };
-        match (imm.signal, *held, header) {
-            // The caller uses a slot again without the answer that still stands in it.
-            (Signal::Message, None, _) if *is_unsent => Arrival::Violation(Violation::SlotBusy),
-            (Signal::Cancel, Some(request_id), _) => Arrival::Cancel { slot, request_id },
-            (Signal::Cancel, None, _) => Arrival::TooLate,
-            (Signal::Release, _, _) => Arrival::Release { slot },
-            (Signal::Message, Some(_), _) => Arrival::Violation(Violation::SlotBusy),
-            (Signal::Message, None, None) => Arrival::Violation(Violation::BadHeader),
-            (Signal::Message, None, Some(header)) if header.kind == MessageKind::Request => {
-                let request_id = header.request_id;
-                *held = Some(request_id);
+        match (imm.signal, held.phase, message) {
+            (Signal::Message, Phase::Free, Some((header, payload)))
+                if header.kind == MessageKind::Request
+                    && let Some(mut request) = held.request.take() =>
+            {
+                held.phase = Phase::Unanswered(header.request_id);
+                held.kept = None;
                 self.unanswered += 1;
-                Arrival::Request { slot, request_id }
+                request.request_id = header.request_id;
+                request.method = header.method;
+                request.payload = (payload.start as u32, payload.end as u32);
+                request.expires = None;
+                Arrival::Request(request)
             }
-            (Signal::Message, None, Some(_)) => Arrival::Violation(Violation::WrongKind),
+            (Signal::Message, Phase::Free, Some(_)) => Arrival::Violation(Violation::WrongKind),
+            (Signal::Message, Phase::Free, None) => Arrival::Violation(Violation::BadHeader),
+            // One that is unsent is used again without the answer that still stands in it.
+            (Signal::Message, _, _) => Arrival::Violation(Violation::SlotBusy),
+            (Signal::Cancel, Phase::Unanswered(request_id), _) => match &mut held.request {
+                Some(reading) => {
+                    reading.rare().is_unwanted = true;
+                    Arrival::Noted
+                }
+                None => Arrival::Cancel { slot, request_id },
+            },
+            // It crossed the answer.
+            (Signal::Cancel, _, _) => Arrival::Noted,
+            (Signal::Release, _, _) => {
+                held.kept = None;
+                Arrival::Noted
+            }
         }
     }
 
-    /// The answer of the request in `slot` is about to be posted: from then on the caller may write the slot.
+    /// The payload of `request` is to be read before anybody gets it.
+    pub(crate) fn read_first(&mut self, request: Box<SlotRequest>) {
+        let slot = usize::from(request.slot());
+        self.slots[slot].request = Some(request);
+    }
+
+    /// The request in `slot`, whose payload has been read, or cannot be.
+    pub(crate) fn take_read(&mut self, slot: u16) -> Option<Box<SlotRequest>> {
+        let held = self.slots.get_mut(usize::from(slot))?;
+        match held.phase {
+            Phase::Unanswered(_) => held.request.take(),
+            Phase::Free | Phase::Unsent => None,
+        }
+    }
+
+    /// Keeps the payload of the answer in `slot` until the caller has read it.
+    pub(crate) fn keep(&mut self, slot: u16, payload: Block) {
+        self.slots[usize::from(slot)].kept = Some(payload);
+    }
+
+    /// Whether the caller has yet to read something.
+    pub(crate) fn keeps_any(&self) -> bool {
+        self.slots.iter().any(|slot| slot.kept.is_some())
+    }
+
+    /// `request` is answered: the caller may write into its slot once it has the answer. What was rare about it comes back, to
+    /// be dropped without a lock.
     #[inline]
-    pub(crate) fn answered(&mut self, slot: u16, bytes: ServedSlot) {
-        let slot = &mut self.slots[usize::from(slot)];
-        slot.bytes = Some(bytes);
-        self.unanswered -= usize::from(slot.held.take().is_some());
+    #[must_use]
+    pub(crate) fn answered(&mut self, mut request: Box<SlotRequest>) -> Option<Box<Rare>> {
+        let rare = request.rare.take();
+        let slot = &mut self.slots[usize::from(request.slot())];
+        slot.phase = Phase::Free;
+        slot.request = Some(request);
+        self.unanswered -= 1;
+        rare
+    }
+
+    /// The answer waits for a place in the send queue.
+    pub(crate) fn queue(&mut self, reply: PreparedReply) {
+        self.slots[usize::from(reply.slot)].phase = Phase::Unsent;
+        self.unsent.push_back(reply);
+    }
+
+    /// The answer that has waited longest, now that there is a place in the send queue, and its slot.
+    pub(crate) fn take_unsent(&mut self) -> Option<(PreparedReply, &SlotRequest)> {
+        let reply = self.unsent.pop_front()?;
+        let slot = &mut self.slots[usize::from(reply.slot)];
+        slot.phase = Phase::Free;
+        Some((reply, slot.request.as_ref()?))
+    }
+
+    /// Whether answers wait for a place in the send queue.
+    pub(crate) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Nothing is sent any more, and nothing is read.
+    pub(crate) fn close(&mut self) {
+        self.unsent.clear();
+        for slot in &mut self.slots {
+            slot.kept = None;
+        }
     }
 
     /// Number of requests that are not answered.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::fabric::{Completed, Content, Port};
 use super::schedule::Micros;
 use crate::channel::core::caller::{CallId, Caller};
-use crate::channel::core::responder::Responder;
+use crate::channel::core::responder::{Responder, SlotRequest};
 use crate::channel::link::{Link, Pace, Session};
 use crate::channel::send_queue::SendQueue;
 
@@ -62,7 +62,7 @@ pub(super) struct Up {
     /// The request that arrived last.
     pub(super) last: Option<u64>,
     /// Requests that wait for the handler, the one that runs in front.
-    pub(super) requests: VecDeque<Content>,
+    pub(super) requests: VecDeque<(Box<SlotRequest>, Content)>,
 }
 
 /// A call that its program still holds.

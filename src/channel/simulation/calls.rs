@@ -215,16 +215,17 @@ impl World {
         let Some(up) = &mut self.peer(spot, at).up else {
             return;
         };
-        let header = content.map(|content| content.header);
-        match (up.responder.receive(imm, header.as_ref()), content) {
-            (Arrival::Request { request_id, .. }, Some(content)) => {
+        let message = content.as_ref().map(|content| (&content.header, 0..0));
+        match (up.responder.receive(imm, message), content) {
+            (Arrival::Request(request), Some(content)) => {
+                let request_id = request.request_id;
                 assert!(
                     up.last < Some(request_id),
                     "ORDER-1: {request_id} after {:?}",
                     up.last
                 );
                 up.last = Some(request_id);
-                up.requests.push_back(content);
+                up.requests.push_back((request, content));
                 let is_idle = up.requests.len() == 1;
                 let call = &mut self.calls[content.call];
                 assert_eq!(
@@ -237,7 +238,7 @@ impl World {
                     self.schedule.after(delay, Event::Handled(spot, port));
                 }
             }
-            (Arrival::Cancel { .. } | Arrival::TooLate, _) => {}
+            (Arrival::Cancel { .. } | Arrival::Noted, _) => {}
             (other, _) => panic!("SLOT-1: a correct caller caused {other:?}"),
         }
     }
@@ -252,7 +253,7 @@ impl World {
         if up.port != port {
             return; // FENCE-1: the answer is for an earlier session, and goes nowhere.
         }
-        let request = up.requests.pop_front().expect("it was handled");
+        let (lent, request) = up.requests.pop_front().expect("it was handled");
         if !up.requests.is_empty() {
             self.schedule.after(delay, Event::Handled(spot, port));
         }
@@ -262,10 +263,9 @@ impl World {
         let slot = slot.expect("RING-1: the bytes of a request stay until it is answered");
         ring[slot] = None;
         let slot = slot as u16;
+        assert_eq!(lent.slot(), slot, "RING-1: it is the request's");
         if let Some(up) = &mut self.peer(spot, at).up {
-            let bytes = up.responder.lend(slot);
-            up.responder
-                .answered(slot, bytes.expect("RING-1: it is the request's"));
+            assert!(up.responder.answered(lent).is_none());
         }
         let content = Content {
             header: message(MessageKind::Reply, id),

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::channel::LossCause;
 use crate::channel::core::caller::{
     CallId, CallState, Caller, Placed, Prepared, PreparedPayload, Received,
 };
-use crate::channel::core::responder::{Arrival, Responder};
+use crate::channel::core::responder::{Arrival, PreparedReply, Responder, SlotRequest};
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
+use crate::channel::{LossCause, Violation};
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
 /// One thing that may happen next.
@@ -21,10 +21,19 @@ enum Step {
         with_deadline: bool,
         transport_has_room: bool,
     },
-    DeliverRequest,
+    DeliverRequest {
+        is_outside: bool,
+    },
+    /// The payload of a request has been read.
+    ReadPayload,
     Answer {
         which: usize,
+        transport_has_room: bool,
     },
+    /// A place in the responder's send queue is free.
+    Room,
+    /// A caller uses a slot again whose answer it does not have.
+    HastyRequest,
     DeliverReply,
     Read {
         which: usize,
@@ -48,8 +57,11 @@ fn any_step() -> impl Strategy<Value = Step> {
     let which = 0..8_usize;
     prop_oneof![
         6 => any::<(bool, bool)>().prop_map(|(with_deadline, full)| Step::Call { with_deadline, transport_has_room: !full }),
-        6 => Just(Step::DeliverRequest),
-        5 => which.clone().prop_map(|which| Step::Answer { which }),
+        6 => any::<bool>().prop_map(|is_outside| Step::DeliverRequest { is_outside }),
+        3 => Just(Step::ReadPayload),
+        5 => (which.clone(), any::<bool>()).prop_map(|(which, transport_has_room)| Step::Answer { which, transport_has_room }),
+        3 => Just(Step::Room),
+        1 => Just(Step::HastyRequest),
         6 => Just(Step::DeliverReply),
         5 => which.clone().prop_map(|which| Step::Read { which }),
         2 => which.prop_map(|which| Step::Drop { which }),
@@ -59,6 +71,16 @@ fn any_step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Grant),
         1 => Just(Step::Reset),
     ]
+}
+
+fn request_header(id: CallId) -> Header {
+    Header {
+        kind: MessageKind::Request,
+        method: 0,
+        request_id: id.0,
+        payload_len: 0,
+        extension: None,
+    }
 }
 
 /// A request without arguments, to be lined up.
@@ -84,7 +106,13 @@ struct World {
     now: Instant,
     to_server: VecDeque<(Signal, u16, CallId)>,
     to_client: VecDeque<(u16, CallId)>,
-    handling: Vec<(u16, CallId)>,
+    // As they are handed out.
+    #[allow(clippy::vec_box)]
+    handling: Vec<Box<SlotRequest>>,
+    /// The slots of requests whose payload is being read, and whether they were cancelled meanwhile.
+    reading: VecDeque<(u16, bool)>,
+    /// Answers that wait for a place in the send queue.
+    unsent: VecDeque<(u16, CallId)>,
     live: BTreeMap<CallId, Live>,
     /// Ended by their callers while the server still had them.
     forgotten: usize,
@@ -102,6 +130,8 @@ impl World {
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
             handling: Vec::new(),
+            reading: VecDeque::new(),
+            unsent: VecDeque::new(),
             live: BTreeMap::new(),
             forgotten: 0,
             last_arrived: None,
@@ -115,8 +145,14 @@ impl World {
                 with_deadline,
                 transport_has_room,
             } => self.call(with_deadline, transport_has_room),
-            Step::DeliverRequest => self.deliver_request(),
-            Step::Answer { which } => self.answer(which),
+            Step::DeliverRequest { is_outside } => self.deliver_request(is_outside),
+            Step::ReadPayload => self.read_payload(),
+            Step::Answer {
+                which,
+                transport_has_room,
+            } => self.answer(which, transport_has_room),
+            Step::Room => self.send_unsent(),
+            Step::HastyRequest => self.hasty_request(),
             Step::DeliverReply => self.deliver_reply(),
             Step::Read { which } => self.read(which),
             Step::Drop { which } => {
@@ -172,51 +208,101 @@ impl World {
         }
     }
 
-    fn deliver_request(&mut self) {
+    fn deliver_request(&mut self, is_outside: bool) {
         let Some((signal, slot, id)) = self.to_server.pop_front() else {
             return;
         };
-        let header = Header {
-            kind: MessageKind::Request,
-            method: 0,
-            request_id: id.0,
-            payload_len: 0,
-            extension: None,
-        };
+        let header = request_header(id);
         match self
             .responder
-            .receive(Immediate { slot, signal }, Some(&header))
+            .receive(Immediate { slot, signal }, Some((&header, 0..0)))
         {
-            Arrival::Request { slot, request_id } => {
-                assert_eq!(request_id, id.0);
+            Arrival::Request(request) => {
+                assert_eq!(request.request_id, id.0);
                 assert!(
                     self.last_arrived < Some(id),
                     "ORDER-1: {id:?} after {:?}",
                     self.last_arrived
                 );
                 self.last_arrived = Some(id);
-                self.handling.push((slot, id));
+                if is_outside {
+                    self.reading.push_back((request.slot(), false));
+                    self.responder.read_first(request);
+                } else {
+                    self.handling.push(request);
+                }
             }
-            Arrival::Cancel { request_id, .. } => assert_eq!(request_id, id.0),
-            Arrival::TooLate => assert_eq!(signal, Signal::Cancel),
-            Arrival::Release { .. } => assert_eq!(signal, Signal::Release),
+            Arrival::Cancel { request_id, .. } => {
+                let mut handled = self.handling.iter();
+                assert!(handled.any(|request| request.request_id == request_id));
+                assert_eq!(request_id, id.0);
+            }
+            Arrival::Noted => {
+                assert_ne!(signal, Signal::Message);
+                let reading = self.reading.iter_mut().find(|(at, _)| *at == slot);
+                if let Some((_, is_cancelled)) = reading {
+                    *is_cancelled |= signal == Signal::Cancel;
+                }
+            }
             Arrival::Violation(violation) => {
                 panic!("SLOT-1: a correct caller caused {violation:?}")
             }
         }
     }
 
-    fn answer(&mut self, which: usize) {
+    fn read_payload(&mut self) {
+        let Some((slot, is_cancelled)) = self.reading.pop_front() else {
+            return;
+        };
+        let request = self.responder.take_read(slot);
+        let request = request.expect("RING-1: it waits for its payload");
+        let is_unwanted = request.rare.as_ref().is_some_and(|rare| rare.is_unwanted);
+        assert_eq!(is_unwanted, is_cancelled);
+        self.handling.push(request);
+    }
+
+    fn answer(&mut self, which: usize, transport_has_room: bool) {
         if self.handling.is_empty() {
             return;
         }
-        let (slot, id) = self.handling.remove(which % self.handling.len());
-        let bytes = self
-            .responder
-            .lend(slot)
-            .expect("RING-1: it is the request's");
-        self.responder.answered(slot, bytes);
-        self.to_client.push_back((slot, id));
+        let request = self.handling.remove(which % self.handling.len());
+        let answer = (request.slot(), CallId(request.request_id));
+        drop(self.responder.answered(request));
+        if transport_has_room {
+            return self.to_client.push_back(answer);
+        }
+        self.unsent.push_back(answer);
+        self.responder.queue(PreparedReply {
+            slot: answer.0,
+            is_rewritten: false,
+            bytes: 0..0,
+        });
+    }
+
+    fn send_unsent(&mut self) {
+        let taken = self.responder.take_unsent();
+        let sent = taken.map(|(reply, request)| (reply.slot, CallId(request.request_id)));
+        assert_eq!(sent, self.unsent.pop_front(), "CALL-1: it is sent yet");
+        self.to_client.extend(sent);
+    }
+
+    /// RING-1: neither a request that is handled nor an answer that is not sent is written over.
+    fn hasty_request(&mut self) {
+        let handled = self.handling.iter().map(|request| request.slot());
+        let unsent = self.unsent.iter().map(|(slot, _)| *slot);
+        let read = self.reading.iter().map(|(slot, _)| *slot);
+        let slots: Vec<_> = handled.chain(unsent).chain(read).collect();
+        for slot in slots {
+            assert!(self.responder.arrived(slot).is_none());
+            let imm = Immediate {
+                slot,
+                signal: Signal::Message,
+            };
+            let message = Some((&request_header(CallId(u64::MAX)), 0..0));
+            let arrival = self.responder.receive(imm, message);
+            let is_refused = matches!(arrival, Arrival::Violation(Violation::SlotBusy));
+            assert!(is_refused, "{arrival:?}");
+        }
     }
 
     fn deliver_reply(&mut self) {
@@ -318,6 +404,8 @@ impl World {
         self.to_server.clear();
         self.to_client.clear();
         self.handling.clear();
+        self.reading.clear();
+        self.unsent.clear();
         self.responder = Responder::of(self.slots);
         self.forgotten = 0;
         self.live.retain(|id, live| {
@@ -367,8 +455,10 @@ proptest! {
         }
         // CALL-1, SLOT-2: when everything has run dry, all credits are free.
         for _ in 0..1000 {
-            world.deliver_request();
-            world.answer(0);
+            world.deliver_request(false);
+            world.read_payload();
+            world.answer(0, true);
+            world.send_unsent();
             world.deliver_reply();
             for which in 0..8 {
                 world.read(which);
