@@ -100,7 +100,7 @@ pub use slimerpc::channel::{
 };
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::control::{ControlError, Secret, ServiceRecord};
-pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange};
+pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange, RetryPolicy};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc::wire::{DecodeError, EncodeError, pickle};
 pub use slimerpc_macros::{method, service};

@@ -307,7 +307,7 @@ impl Builder {
     /// retry_cnt 6 if not set.
     ///
     /// ```
-    /// use slimerpc_actors::{PeerAgent, slimerpc::fabric::RetryPolicy};
+    /// use slimerpc_actors::{PeerAgent, RetryPolicy};
     /// let far_away = RetryPolicy { timeout: 18, ..RetryPolicy::default() };
     /// let builder = PeerAgent::builder().retry(far_away);
     /// # let _ = builder;
