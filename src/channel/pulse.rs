@@ -18,10 +18,11 @@ use crate::fabric::{
     Poller, QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 
-const RECEIVES: u32 = 16;
+const RECEIVES: u32 = 24;
 const SENDS: u32 = 16;
-/// Signs of life to a peer that gives none. It has a receive for each, and for as many that crossed its own.
-const UNANSWERED: u32 = RECEIVES / 2;
+/// Signs of life to a peer that gives none. It has a receive for each, for as many that crossed its own, and for as many at
+/// which it had yet to look.
+const UNANSWERED: u32 = RECEIVES / 3;
 const BATCH: usize = (RECEIVES + SENDS) as usize;
 
 /// The lower bits of an immediate say what it is, those above when that was.
@@ -282,6 +283,25 @@ mod tests {
         other.beat().unwrap();
         assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
         one.beat().unwrap();
+        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+    }
+
+    #[test]
+    fn a_peer_that_gives_signs_of_life_and_does_not_look_is_not_lost() {
+        let (mut one, mut other) = pair();
+        for _ in 0..UNANSWERED {
+            one.beat().unwrap();
+        }
+        for _ in 0..UNANSWERED {
+            other.beat().unwrap();
+            assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
+            one.beat().unwrap();
+        }
+        for _ in 0..100 {
+            one.beat().unwrap();
+            assert_eq!(one.listen(), Ok(Heard::Nothing));
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
     }
 
