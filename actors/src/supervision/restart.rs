@@ -27,7 +27,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// [`limit`](Self::limit) restarts within the window does not happen: the service is given up then. It stays listed, as
 /// down, until it is [stopped](crate::ServiceHandle::stop); calls end with
 /// [`RpcError::ServiceDown`](crate::RpcError::ServiceDown) at once, and new proxies are refused with
-/// [`Mismatch::ServiceDown`](slimerpc::channel::Mismatch::ServiceDown).
+/// [`Mismatch::ServiceDown`](crate::Mismatch::ServiceDown).
 ///
 /// ```
 /// use std::time::Duration;
