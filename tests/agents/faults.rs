@@ -9,7 +9,7 @@ use crate::common::alone::is_alone;
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::channel::MemoryAccount;
-use slimerpc::fabric::faults::{Account, Fault, Faults, Plan};
+use slimerpc::fabric::faults::{Fault, FaultStats, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode};
 use slimerpc_actors::{
     AgentError, Builder, ChannelView, PeerAgent, PeerEvent, Proxy, Ran, RpcError, service,
@@ -124,8 +124,8 @@ impl Stage {
         self.runs.lock().unwrap().get(&id).copied().unwrap_or(0)
     }
 
-    fn account(&self) -> [Account; 2] {
-        [self.faults[0].account(), self.faults[1].account()]
+    fn stats(&self) -> [FaultStats; 2] {
+        [self.faults[0].stats(), self.faults[1].stats()]
     }
 
     async fn strike(self) {
@@ -199,7 +199,7 @@ async fn round(stage: &Stage, proxy: &Proxy<Ledger>, first: u64) -> Vec<RpcError
 }
 
 /// One life of two agents under the faults of a seed. Gives back how many calls were lost with their connection.
-async fn life(seed: u64) -> (usize, [Account; 2]) {
+async fn life(seed: u64) -> (usize, [FaultStats; 2]) {
     let plans = [weather(seed), weather(!seed)];
     let stage = Stage::set(&format!("faults:{seed}"), plans).await;
     let mut proxy = stage.connect().await;
@@ -226,7 +226,7 @@ async fn life(seed: u64) -> (usize, [Account; 2]) {
     }
     let healed = timeout(LONG, proxy.record(u64::MAX, vec![1; 5000])).await;
     assert_eq!(healed.expect("CALL-1").unwrap().0, u64::MAX);
-    let accounts = stage.account();
+    let accounts = stage.stats();
     drop(proxy);
     let is_empty = |account: MemoryAccount| account.lent == 0;
     until("payload memory comes back", || {
@@ -266,7 +266,7 @@ async fn call_1_slot_2_drop_1_hold_for_whole_agents_under_seeded_faults() {
             accounts[0], accounts[1]
         );
         lost += failures;
-        broken += accounts.iter().map(Account::broken).sum::<u64>();
+        broken += accounts.iter().map(FaultStats::broken).sum::<u64>();
     }
     assert!(
         broken > 10,

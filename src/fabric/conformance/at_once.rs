@@ -1,6 +1,6 @@
 //! Messages that are executed as they are written, where a fabric can do that.
 
-use super::pair::{Devices, End, LEN, Shape, pattern};
+use super::pair::{Devices, LEN, PairEnd, Shape, pattern};
 use crate::fabric::{Access, Operation, Payload, QueuePairState, RemoteSlice, RetryPolicy};
 
 pub(super) fn a_message_written_now_follows_those_posted_and_completes_at_the_peer(
@@ -38,7 +38,7 @@ pub(super) fn a_message_written_now_follows_those_posted_and_completes_at_the_pe
 }
 
 pub(super) fn what_cannot_be_written_now_is_not_written_at_all(devices: &Devices) {
-    let mut fresh = End::new(&devices.a, Shape::default());
+    let mut fresh = PairEnd::new(&devices.a, Shape::default());
     let (mut a, mut b) = devices.pair_of(Shape {
         retry: RetryPolicy {
             rnr_retry: 7,

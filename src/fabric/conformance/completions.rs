@@ -1,6 +1,6 @@
 //! What is completed, and how much may be posted.
 
-use super::pair::{Devices, End, Shape, connect, poll};
+use super::pair::{Devices, PairEnd, Shape, connect, poll};
 use crate::fabric::{
     CompletionStatus, FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest,
 };
@@ -102,9 +102,11 @@ pub(super) fn one_completion_queue_serves_many_queue_pairs(devices: &Devices) {
         .create_completion_queue(PAIRS as u32 * (shape.sends + shape.receives))
         .expect("a completion queue");
     let mut servers: Vec<_> = (0..PAIRS)
-        .map(|_| End::queue_pair(&devices.a, shape, &cq).0)
+        .map(|_| PairEnd::queue_pair(&devices.a, shape, &cq).0)
         .collect();
-    let mut clients: Vec<End> = (0..PAIRS).map(|_| End::new(&devices.b, shape)).collect();
+    let mut clients: Vec<PairEnd> = (0..PAIRS)
+        .map(|_| PairEnd::new(&devices.b, shape))
+        .collect();
     for (server, client) in servers.iter_mut().zip(&mut clients) {
         for wr_id in 0..MESSAGES {
             server.post_recv(RecvRequest { wr_id }).expect("post_recv");

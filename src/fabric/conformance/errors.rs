@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::pair::{Devices, End, LEN, Shape};
+use super::pair::{Devices, LEN, PairEnd, Shape};
 use crate::fabric::{
     Access, CompletionStatus, Operation, Payload, QueuePairState, RemoteSlice, RetryPolicy, Sge,
 };
@@ -144,7 +144,7 @@ pub(super) fn bad_local_memory_is_a_local_protection_error(devices: &Devices) {
 }
 
 /// What the specification calls a local protection error, soft-RoCE calls a local queue pair operation error.
-fn refused_locally(end: &mut End, wr_id: u64) {
+fn refused_locally(end: &mut PairEnd, wr_id: u64) {
     const LOCAL_OPERATION: CompletionStatus = CompletionStatus::Other(2);
     let outcome = end.outcomes(1)[0];
     let refused = [CompletionStatus::LocalProtection, LOCAL_OPERATION];
@@ -255,7 +255,10 @@ pub(super) fn a_peer_that_is_gone_is_noticed(devices: &Devices) {
 }
 
 pub(super) fn a_queue_pair_that_never_was_is_noticed(devices: &Devices) {
-    let (mut a, b) = (End::new(&devices.a, brief()), End::new(&devices.b, brief()));
+    let (mut a, b) = (
+        PairEnd::new(&devices.a, brief()),
+        PairEnd::new(&devices.b, brief()),
+    );
     let mut ghost = b.qp.address();
     ghost.qp_num ^= 0x40_0000;
     a.qp.to_rtr(&ghost).expect("nobody looks yet");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::pair::{A_WHILE, Devices, End, SOON, Shape};
+use super::pair::{A_WHILE, Devices, PairEnd, SOON, Shape};
 use crate::fabric::{
     Completion, CompletionQueue, Opcode, Operation, Payload, QueuePairInit, RemoteSlice,
     RetryPolicy,
@@ -21,7 +21,7 @@ fn readable(cq: &dyn CompletionQueue, time: Duration) -> bool {
     poll(&mut fds, Some(&timeout)).expect("poll") > 0
 }
 
-fn doorbell(end: &mut End, imm: u32) {
+fn doorbell(end: &mut PairEnd, imm: u32) {
     end.post(
         0,
         Operation::WriteWithImm(imm),
@@ -106,7 +106,7 @@ pub(super) fn an_error_raises_an_event(devices: &Devices) {
 pub(super) fn sleepers_miss_nothing(devices: &Devices) {
     const ROUNDS: u32 = 1000;
     /// Whether a message is there.
-    fn look(end: &mut End) -> bool {
+    fn look(end: &mut PairEnd) -> bool {
         let Some(completion) = end.take(1).first().copied() else {
             return false;
         };
@@ -117,7 +117,7 @@ pub(super) fn sleepers_miss_nothing(devices: &Devices) {
         end.receives([0]);
         true
     }
-    fn wait(end: &mut End) {
+    fn wait(end: &mut PairEnd) {
         while !look(end) {
             end.cq.arm().expect("arm");
             if look(end) {
@@ -153,8 +153,8 @@ pub(super) fn sleepers_miss_nothing(devices: &Devices) {
 /// Each queue gets its own completions and is woken for those, in error, too.
 pub(super) fn sends_and_receives_may_have_queues_of_their_own(devices: &Devices) {
     let (mut a, mut b) = (
-        End::new(&devices.a, Shape::default()),
-        End::new(&devices.b, Shape::default()),
+        PairEnd::new(&devices.a, Shape::default()),
+        PairEnd::new(&devices.b, Shape::default()),
     );
     let (receive_cq, mut receives) = devices
         .a

@@ -43,12 +43,12 @@ impl Default for Shape {
 
 impl Devices {
     /// Two connected ends.
-    pub(super) fn pair(&self) -> (End, End) {
+    pub(super) fn pair(&self) -> (PairEnd, PairEnd) {
         self.pair_of(Shape::default())
     }
 
-    pub(super) fn pair_of(&self, shape: Shape) -> (End, End) {
-        let (mut a, mut b) = (End::new(&self.a, shape), End::new(&self.b, shape));
+    pub(super) fn pair_of(&self, shape: Shape) -> (PairEnd, PairEnd) {
+        let (mut a, mut b) = (PairEnd::new(&self.a, shape), PairEnd::new(&self.b, shape));
         a.connect(&b);
         b.connect(&a);
         (a, b)
@@ -56,7 +56,7 @@ impl Devices {
 }
 
 /// A queue pair with a completion queue and a region of [`LEN`] bytes.
-pub(super) struct End {
+pub(super) struct PairEnd {
     // Dropped first (DROP-1).
     pub(super) qp: Box<dyn QueuePair>,
     pub(super) cq: Arc<dyn CompletionQueue>,
@@ -64,7 +64,7 @@ pub(super) struct End {
     pub(super) region: Arc<dyn MemoryRegion>,
 }
 
-impl End {
+impl PairEnd {
     pub(super) fn new(device: &Arc<dyn Device>, shape: Shape) -> Self {
         let (cq, poller) = device
             .create_completion_queue(4 * (shape.sends + shape.receives))
@@ -99,7 +99,7 @@ impl End {
         (qp, region)
     }
 
-    pub(super) fn connect(&mut self, peer: &End) {
+    pub(super) fn connect(&mut self, peer: &PairEnd) {
         connect(&mut *self.qp, &*peer.qp);
     }
 

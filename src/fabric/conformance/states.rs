@@ -1,6 +1,6 @@
 //! States of a queue pair.
 
-use super::pair::{Devices, End, Shape};
+use super::pair::{Devices, PairEnd, Shape};
 use crate::fabric::{
     FabricError, Operation, Payload, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice,
     RetryPolicy, SendRequest,
@@ -36,7 +36,7 @@ pub(super) fn a_queue_pair_goes_through_its_states_in_order(devices: &Devices) {
         retry: RetryPolicy::default(),
     };
     let mut qp = devices.a.create_queue_pair(&init).expect("a queue pair");
-    let peer = End::new(&devices.b, Shape::default());
+    let peer = PairEnd::new(&devices.b, Shape::default());
     let remote = peer.qp.address();
 
     assert_eq!(qp.state(), QueuePairState::Reset);
@@ -63,8 +63,8 @@ pub(super) fn a_queue_pair_goes_through_its_states_in_order(devices: &Devices) {
 
 pub(super) fn nothing_is_posted_too_early(devices: &Devices) {
     let (mut a, b) = (
-        End::new(&devices.a, Shape::default()),
-        End::new(&devices.b, Shape::default()),
+        PairEnd::new(&devices.a, Shape::default()),
+        PairEnd::new(&devices.b, Shape::default()),
     );
     refused_in(QueuePairState::Init, a.qp.post_send(&EMPTY));
     a.qp.to_rtr(&b.qp.address()).expect("INIT to RTR");
@@ -106,7 +106,7 @@ pub(super) fn a_reset_queue_pair_keeps_its_address_and_meets_another_peer(device
     a.take(16); // what was posted before may come or not
     a.qp.to_init().expect("RESET to INIT");
     a.receives([4]);
-    let mut second = End::new(&devices.b, Shape::default());
+    let mut second = PairEnd::new(&devices.b, Shape::default());
     second.receives([5]);
     a.connect(&second);
     second.connect(&a);

@@ -6,11 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
-use super::alarm::Alarm;
-use super::controller::{Core, lock};
+use super::controller::{FaultsState, lock};
 use super::pair::Pair;
 use super::plan::{Fault, Point};
 use super::staging::{Due, Staging};
+use super::timer::FaultTimer;
 use crate::clock::later;
 use crate::fabric::{Completion, CompletionQueue, FabricError, Poller};
 
@@ -21,13 +21,13 @@ const BATCH: usize = 32;
 #[derive(Debug)]
 pub(super) struct FaultyCompletionQueue {
     inner: Arc<dyn CompletionQueue>,
-    core: Arc<Core>,
-    alarm: Alarm,
-    state: Mutex<State>,
+    core: Arc<FaultsState>,
+    timer: FaultTimer,
+    state: Mutex<FaultyQueueState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct FaultyQueueState {
     /// Of the device's own queue.
     poller: Box<dyn Poller>,
     staging: Staging,
@@ -42,13 +42,13 @@ impl FaultyCompletionQueue {
     pub(super) fn new(
         inner: Arc<dyn CompletionQueue>,
         poller: Box<dyn Poller>,
-        core: Arc<Core>,
+        core: Arc<FaultsState>,
     ) -> Result<Self, FabricError> {
         Ok(Self {
-            alarm: Alarm::new(&*inner)?,
+            timer: FaultTimer::new(&*inner)?,
             inner,
             core,
-            state: Mutex::new(State {
+            state: Mutex::new(FaultyQueueState {
                 poller,
                 staging: Staging::default(),
                 pairs: HashMap::new(),
@@ -90,17 +90,17 @@ impl FaultyCompletionQueue {
         let now = Instant::now();
         if state.is_armed {
             let earlier = self.next_look(&state, now);
-            self.alarm
+            self.timer
                 .set(Some(earlier.map_or(at, |earlier| earlier.min(at))), now);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FaultyQueueState> {
         lock(&self.state)
     }
 
     /// Takes everything that the device has.
-    fn take_in(&self, state: &mut State, now: Instant) -> Result<(), FabricError> {
+    fn take_in(&self, state: &mut FaultyQueueState, now: Instant) -> Result<(), FabricError> {
         let mut batch = [Completion::EMPTY; BATCH];
         loop {
             let count = state.poller.poll(&mut batch)?;
@@ -113,7 +113,7 @@ impl FaultyCompletionQueue {
         }
     }
 
-    fn take(&self, state: &mut State, mut completion: Completion, now: Instant) {
+    fn take(&self, state: &mut FaultyQueueState, mut completion: Completion, now: Instant) {
         let pair = state.pairs.get(&completion.qp_num).and_then(Weak::upgrade);
         let mut due = Due::Now;
         if let Some(pair) = pair {
@@ -141,7 +141,7 @@ impl FaultyCompletionQueue {
     }
 
     /// When something happens that the device does not tell of.
-    fn next_look(&self, state: &State, now: Instant) -> Option<Instant> {
+    fn next_look(&self, state: &FaultyQueueState, now: Instant) -> Option<Instant> {
         if let Some(end) = self.core.frozen_until(now) {
             return Some(end);
         }
@@ -151,7 +151,11 @@ impl FaultyCompletionQueue {
         receives.chain(state.staging.next_due(now)).min()
     }
 
-    fn look(&self, state: &mut State, out: &mut [Completion]) -> Result<usize, FabricError> {
+    fn look(
+        &self,
+        state: &mut FaultyQueueState,
+        out: &mut [Completion],
+    ) -> Result<usize, FabricError> {
         let now = Instant::now();
         if self.core.frozen_until(now).is_some() {
             return Ok(0);
@@ -172,7 +176,7 @@ impl FaultyCompletionQueue {
     }
 }
 
-impl State {
+impl FaultyQueueState {
     fn live_pairs(&self) -> impl Iterator<Item = Arc<Pair>> {
         self.pairs.values().filter_map(Weak::upgrade)
     }
@@ -198,7 +202,7 @@ impl Poller for FaultyPoller {
         // Also posts the receives that were withheld until now.
         let next = queue.next_look(&state, now);
         if state.is_armed {
-            queue.alarm.set(next, now);
+            queue.timer.set(next, now);
         }
         looked
     }
@@ -210,17 +214,17 @@ impl CompletionQueue for FaultyCompletionQueue {
         self.inner.arm()?;
         state.is_armed = true;
         let now = Instant::now();
-        self.alarm.set(self.next_look(&state, now), now);
+        self.timer.set(self.next_look(&state, now), now);
         Ok(())
     }
 
     fn event_fd(&self) -> BorrowedFd<'_> {
-        self.alarm.fd()
+        self.timer.fd()
     }
 
     fn clear_events(&self) {
         let mut state = self.lock();
-        if self.alarm.clear(&*self.inner) {
+        if self.timer.clear(&*self.inner) {
             state.is_armed = false;
         }
     }

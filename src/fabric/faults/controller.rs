@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use super::Account;
+use super::FaultStats;
 use super::completion_queue::FaultyCompletionQueue;
 use super::device::FaultyDevice;
-use super::dice::Dice;
+use super::fault_rng::FaultRng;
 use super::pair::Pair;
 use super::plan::{Fault, Plan, Point};
 use crate::clock::later;
@@ -15,13 +15,13 @@ use crate::fabric::{Device, Opcode};
 /// Follows a [`Plan`] on the devices that it wraps: all of one process, say. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    core: Arc<Core>,
+    core: Arc<FaultsState>,
 }
 
 /// What the devices, queue pairs and queues under one [`Faults`] share.
 #[derive(Debug)]
-pub(super) struct Core {
-    dice: Mutex<Dice>,
+pub(super) struct FaultsState {
+    rng: Mutex<FaultRng>,
     frozen: Mutex<Option<Frozen>>,
     made: Mutex<Made>,
 }
@@ -47,8 +47,8 @@ impl Faults {
     /// Begins a plan.
     pub fn new(plan: Plan) -> Self {
         Self {
-            core: Arc::new(Core {
-                dice: Mutex::new(Dice::new(plan)),
+            core: Arc::new(FaultsState {
+                rng: Mutex::new(FaultRng::new(plan)),
                 frozen: Mutex::default(),
                 made: Mutex::default(),
             }),
@@ -61,19 +61,19 @@ impl Faults {
     }
 
     /// What has gone wrong so far.
-    pub fn account(&self) -> Account {
-        lock(&self.core.dice).account()
+    pub fn stats(&self) -> FaultStats {
+        lock(&self.core.rng).stats()
     }
 
     /// Ends the plan: nothing goes wrong by itself any more. What is delayed or frozen comes when it was to come.
     pub fn calm(&self) {
-        lock(&self.core.dice).calm();
+        lock(&self.core.rng).calm();
     }
 
     /// Lets nothing complete until [`thaw`](Self::thaw), as if the process were stopped: what peers write arrives in memory,
     /// and is not seen.
     pub fn freeze(&self) {
-        lock(&self.core.dice).count(Fault::Frozen(Duration::MAX));
+        lock(&self.core.rng).count(Fault::Frozen(Duration::MAX));
         *lock(&self.core.frozen) = Some(Frozen::UntilThawed);
     }
 
@@ -89,20 +89,20 @@ impl Faults {
     pub fn lose_peers(&self) {
         for pair in self.core.pairs() {
             if pair.lose() {
-                lock(&self.core.dice).count(Fault::PeerLost);
+                lock(&self.core.rng).count(Fault::PeerLost);
             }
         }
     }
 }
 
-impl Core {
+impl FaultsState {
     pub(super) fn throw(
         &self,
         point: Point,
         queue_pair: u64,
         opcode: Option<Opcode>,
     ) -> Option<Fault> {
-        lock(&self.dice).throw(point, queue_pair, opcode)
+        lock(&self.rng).throw(point, queue_pair, opcode)
     }
 
     /// When a freeze ends, if there is one `now`.

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::completion_queue::{FaultyCompletionQueue, FaultyPoller};
-use super::controller::Core;
+use super::controller::FaultsState;
 use super::pair::Pair;
 use super::plan::Point;
 use super::queue_pair::FaultyQueuePair;
@@ -18,11 +18,11 @@ use crate::fabric::{
 #[derive(Debug)]
 pub(super) struct FaultyDevice {
     inner: Arc<dyn Device>,
-    core: Arc<Core>,
+    core: Arc<FaultsState>,
 }
 
 impl FaultyDevice {
-    pub(super) fn new(inner: Arc<dyn Device>, core: Arc<Core>) -> Self {
+    pub(super) fn new(inner: Arc<dyn Device>, core: Arc<FaultsState>) -> Self {
         Self { inner, core }
     }
 

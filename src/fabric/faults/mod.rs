@@ -13,7 +13,7 @@
 //! | what a correct program only sees as time | [`Delayed`](Fault::Delayed), [`Overtaken`](Fault::Overtaken), [`NotReady`](Fault::NotReady), [`Frozen`](Fault::Frozen) |
 //!
 //! Whether a rule strikes depends on the seed, the queue pair (numbered in the order in which they were asked for) and how often the rule was
-//! asked there, so what happens to one queue pair does not depend on what others do meanwhile. The [`Account`] says what did
+//! asked there, so what happens to one queue pair does not depend on what others do meanwhile. The [`FaultStats`] says what did
 //! happen: a test that asserts nothing about it may have tested nothing.
 //!
 //! ```
@@ -25,23 +25,23 @@
 //! device.register(4096, Access::ALL)?;
 //! let refused = device.register(4096, Access::ALL).unwrap_err();
 //! assert!(matches!(refused, FabricError::MemoryLock { needed: 4096, .. }));
-//! assert_eq!(faults.account().refused_registrations, 1);
+//! assert_eq!(faults.stats().refused_registrations, 1);
 //! # Ok::<(), FabricError>(())
 //! ```
 
-mod account;
-mod alarm;
 mod completion_queue;
 mod controller;
 mod device;
-mod dice;
+mod fault_rng;
 mod pair;
 mod plan;
 mod queue_pair;
 mod staging;
+mod stats;
 #[cfg(test)]
 mod tests;
+mod timer;
 
-pub use account::Account;
 pub use controller::Faults;
 pub use plan::{Fault, Plan, Rule};
+pub use stats::FaultStats;

@@ -16,12 +16,12 @@ pub(super) struct Pair {
     pub(super) ordinal: u64,
     /// Its number on the device.
     pub(super) number: u32,
-    end: Mutex<End>,
+    end: Mutex<PairEnd>,
 }
 
 /// See [`Pair`].
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct PairEnd {
     /// Gone once the owner has dropped it. Nobody else may keep it alive: it is drained as it is dropped (DROP-1).
     qp: Option<Box<dyn QueuePair>>,
     /// Receives that are to be posted later.
@@ -38,7 +38,7 @@ impl Pair {
         Self {
             ordinal,
             number: qp.number(),
-            end: Mutex::new(End {
+            end: Mutex::new(PairEnd {
                 qp: Some(qp),
                 withheld: VecDeque::new(),
                 withheld_until: None,
@@ -48,7 +48,7 @@ impl Pair {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, End> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PairEnd> {
         lock(&self.end)
     }
 
@@ -95,7 +95,7 @@ impl Pair {
     }
 }
 
-impl End {
+impl PairEnd {
     pub(super) fn state(&self) -> QueuePairState {
         self.qp
             .as_ref()

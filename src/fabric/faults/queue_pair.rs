@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::completion_queue::FaultyCompletionQueue;
-use super::controller::Core;
+use super::controller::FaultsState;
 use super::pair::Pair;
 use super::plan::{Fault, Point};
 use crate::clock::later;
@@ -18,7 +18,7 @@ use crate::fabric::{
 #[derive(Debug)]
 pub(super) struct FaultyQueuePair {
     pair: Arc<Pair>,
-    core: Arc<Core>,
+    core: Arc<FaultsState>,
     send_cq: Arc<FaultyCompletionQueue>,
     recv_cq: Arc<FaultyCompletionQueue>,
     /// Of the send and the receive queue.
@@ -28,7 +28,7 @@ pub(super) struct FaultyQueuePair {
 impl FaultyQueuePair {
     pub(super) fn new(
         pair: Arc<Pair>,
-        core: Arc<Core>,
+        core: Arc<FaultsState>,
         send_cq: Arc<FaultyCompletionQueue>,
         recv_cq: Arc<FaultyCompletionQueue>,
         depths: (u32, u32),

@@ -8,11 +8,11 @@ use crate::fabric::Completion;
 /// Completions that have been taken from the device, in the order in which they came.
 #[derive(Debug, Default)]
 pub(super) struct Staging {
-    held: VecDeque<Held>,
+    held: VecDeque<HeldMessage>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldMessage {
     completion: Completion,
     due: Due,
 }
@@ -36,7 +36,7 @@ impl Staging {
     }
 
     pub(super) fn push(&mut self, completion: Completion, due: Due) {
-        self.held.push_back(Held { completion, due });
+        self.held.push_back(HeldMessage { completion, due });
     }
 
     /// Moves what is due into `out`, oldest first, and says how much. A queue pair waits for its first one (RC order).
@@ -85,7 +85,7 @@ impl Staging {
     }
 }
 
-impl Held {
+impl HeldMessage {
     fn is_due(&self, now: Instant) -> bool {
         match self.due {
             Due::Now => true,

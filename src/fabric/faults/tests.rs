@@ -35,7 +35,7 @@ fn with_an_empty_plan_two_devices_conform_and_one_with_itself() {
         case.run(&a, &b);
         case.run(&a, &a);
     }
-    assert_eq!(faults.account().total(), 0);
+    assert_eq!(faults.stats().total(), 0);
 }
 
 #[test]
@@ -47,11 +47,8 @@ fn late_completions_in_another_order_across_queue_pairs_conform_too() {
             println!("seed {seed}: {}", case.name());
             case.run(&a, &b);
         }
-        let account = faults.account();
-        assert!(
-            account.delayed > 100 && account.overtaken > 100,
-            "{account:?}"
-        );
+        let stats = faults.stats();
+        assert!(stats.delayed > 100 && stats.overtaken > 100, "{stats:?}");
     }
 }
 
@@ -221,7 +218,7 @@ fn queue_pairs_overtake_one_another_and_each_stays_in_order() {
         assert!(of_pair.is_sorted(), "RC order: {of_pair:?}");
     }
     assert!(!came.is_sorted(), "nobody was overtaken");
-    assert!(faults.account().overtaken > 0 && faults.account().delayed > 0);
+    assert!(faults.stats().overtaken > 0 && faults.stats().delayed > 0);
 }
 
 #[test]
@@ -244,7 +241,7 @@ fn a_completion_that_fails_ends_its_queue_pair_and_flushes_the_rest() {
         Some(2),
         "it has been executed all the same"
     );
-    assert_eq!(faults.account().broken(), 1);
+    assert_eq!(faults.stats().broken(), 1);
 }
 
 #[test]
@@ -269,7 +266,7 @@ fn a_send_that_fails_is_not_executed_and_nothing_after_it_is() {
     assert_eq!(outcomes, expected);
     let arrived = b.take(32).iter().filter(|c| c.status == executed).count();
     assert_eq!(arrived, 2);
-    assert_eq!(faults.account().failed_sends, 1);
+    assert_eq!(faults.stats().failed_sends, 1);
 }
 
 #[test]
@@ -282,7 +279,7 @@ fn a_lost_peer_is_lost_at_both_ends() {
         b.take(32).last().map(|c| c.status),
         Some(CompletionStatus::Flushed)
     );
-    assert_eq!(faults.account().lost_peers, 1);
+    assert_eq!(faults.stats().lost_peers, 1);
 
     let (faults, a, mut b) = pair(Plan::new());
     faults.lose_peers();
@@ -294,7 +291,7 @@ fn a_lost_peer_is_lost_at_both_ends() {
     );
     faults.lose_peers();
     assert_eq!(
-        faults.account().lost_peers,
+        faults.stats().lost_peers,
         1,
         "only those that are connected are lost"
     );
@@ -349,8 +346,8 @@ fn refusals_come_from_the_verb_and_change_nothing() {
         .expect("a completion queue");
     let error = device.create_queue_pair(&init(&cq)).expect_err("planned");
     assert!(matches!(error, FabricError::Os { .. }), "{error:?}");
-    let account = faults.account();
-    assert_eq!((account.total(), account.broken()), (5, 0));
+    let stats = faults.stats();
+    assert_eq!((stats.total(), stats.broken()), (5, 0));
 }
 
 #[test]
@@ -387,7 +384,7 @@ fn a_frozen_process_sees_nothing_until_it_is_thawed_and_then_everything() {
     });
     assert_eq!(a.sleep_until_one_comes().imm, Some(1));
     let faults = thaw.join().expect("it does not panic");
-    assert_eq!(faults.account().freezes, 1);
+    assert_eq!(faults.stats().freezes, 1);
 }
 
 #[test]
@@ -405,7 +402,7 @@ fn who_sleeps_is_woken_for_what_comes_late() {
         if fault != Fault::Overtaken {
             assert!(started.elapsed() >= A_WHILE, "{fault:?}");
         }
-        assert_eq!(faults.account().total(), 1);
+        assert_eq!(faults.stats().total(), 1);
     }
 }
 
@@ -421,7 +418,7 @@ fn a_receive_that_is_not_ready_lets_the_message_wait_and_the_sleeper_posts_it() 
     );
     assert_eq!(a.sleep_until_one_comes().imm, Some(5));
     assert!(started.elapsed() >= A_WHILE);
-    assert_eq!(faults.account().late_receives, 1);
+    assert_eq!(faults.stats().late_receives, 1);
     // What is withheld is flushed with the rest.
     let (_, mut a, _b) = pair(Plan::new().with(Fault::NotReady(SOON).nth(1)));
     a.receives(3);
@@ -441,7 +438,7 @@ fn a_queue_that_fails_says_so_from_then_on_and_takes_its_queue_pairs_along() {
     }
     assert!(a.poller().poll(&mut batch).is_err());
     assert_eq!(a.qp.state(), QueuePairState::Error);
-    assert_eq!(faults.account().failed_queues, 1);
+    assert_eq!(faults.stats().failed_queues, 1);
 }
 
 #[test]
@@ -450,7 +447,7 @@ fn calm_ends_what_is_left_to_chance() {
     assert!(a.try_send(0, Operation::WriteWithImm(0)).is_err());
     faults.calm();
     assert!(a.try_send(0, Operation::WriteWithImm(0)).is_ok());
-    assert_eq!(faults.account().refused_posts, 1);
+    assert_eq!(faults.stats().refused_posts, 1);
 }
 
 #[test]

@@ -5,18 +5,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::receive_ring::Bell;
+use super::receive_ring::Doorbell;
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
 use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
 
-/// The half of a completion queue that is shared: the bell, and what is not a message that has arrived.
+/// The half of a completion queue that is shared: the doorbell, and what is not a message that has arrived.
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
     device: Gid,
     event: OwnedFd,
     page: OwnedFd,
-    bell: View<Bell>,
+    doorbell: View<Doorbell>,
     entries: Mutex<Entries>,
     /// Whether the poller has to look at them.
     has_news: AtomicBool,
@@ -42,22 +42,22 @@ pub(super) struct Sent {
     pub(super) retired: Arc<AtomicU32>,
 }
 
-/// The bell in a completion queue's shared page.
-pub(super) fn bell_in(page: Segment) -> Option<View<Bell>> {
+/// The doorbell in a completion queue's shared page.
+pub(super) fn doorbell_in(page: Segment) -> Option<View<Doorbell>> {
     View::of(&Arc::new(page), 0, 1)
 }
 
 impl ShmCompletionQueue {
     pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
-        let (page, segment) = Segment::create("slimerpc-bell", size_of::<Bell>())
+        let (page, segment) = Segment::create("slimerpc-doorbell", size_of::<Doorbell>())
             .map_err(FabricError::os("creating a completion queue"))?;
-        let bell = bell_in(segment).expect("the page was made so");
-        bell[0].set_up();
+        let doorbell = doorbell_in(segment).expect("the page was made so");
+        doorbell[0].set_up();
         Ok(Self {
             device,
             event: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             page,
-            bell,
+            doorbell,
             entries: Mutex::default(),
             has_news: AtomicBool::new(false),
         })
@@ -68,7 +68,7 @@ impl ShmCompletionQueue {
         self.device
     }
 
-    /// What a peer needs to wake us: the page with the bell, and the eventfd.
+    /// What a peer needs to wake us: the page with the doorbell, and the eventfd.
     pub(super) fn shared(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.page.as_fd(), self.event.as_fd())
     }
@@ -123,13 +123,13 @@ impl ShmCompletionQueue {
 
     /// Raises an event if one was asked for, of this kind.
     pub(super) fn ring(&self, is_failure: bool) {
-        if self.bell().must_ring(is_failure) {
+        if self.doorbell().needs_ring(is_failure) {
             eventfd::raise(&self.event);
         }
     }
 
-    fn bell(&self) -> &Bell {
-        &self.bell[0]
+    fn doorbell(&self) -> &Doorbell {
+        &self.doorbell[0]
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -140,12 +140,12 @@ impl ShmCompletionQueue {
 
 impl CompletionQueue for ShmCompletionQueue {
     fn arm(&self) -> Result<(), FabricError> {
-        self.bell().arm();
+        self.doorbell().arm();
         Ok(())
     }
 
     fn arm_solicited(&self) -> Result<(), FabricError> {
-        self.bell().arm_solicited();
+        self.doorbell().arm_solicited();
         Ok(())
     }
 

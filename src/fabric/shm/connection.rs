@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::biased_lock::BiasedLock;
 use super::completion_queue::{Sent, ShmCompletionQueue};
+use super::control_socket::ControlSocket;
 use super::key_table::KeyTable;
-use super::link::Link;
 use super::message::{Hello, Message, RegionInfo, Welcome};
 use super::placed_region::PlacedRegion;
 use super::receiver::Receiver;
@@ -35,16 +35,16 @@ pub(super) struct Connection {
     retired: Arc<AtomicU32>,
     /// Of the handle.
     sender: BiasedLock<Sender>,
-    links: Mutex<Links>,
+    links: Mutex<ControlSockets>,
 }
 
 /// The two links of a connection.
 #[derive(Debug, Default)]
-struct Links {
+struct ControlSockets {
     /// The one that we dialled: our sends need it.
-    outgoing: Option<Link>,
+    outgoing: Option<ControlSocket>,
     /// The one that the peer dialled.
-    incoming: Option<Link>,
+    incoming: Option<ControlSocket>,
     /// Descriptors kept back until the connection is made.
     reserve: Reserve,
 }
@@ -117,7 +117,7 @@ impl Connection {
     }
 
     /// Notes who the peer is and the link dialled to it.
-    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Link, reserve: Reserve) {
+    pub(super) fn dialled(&self, remote: QueuePairAddress, link: ControlSocket, reserve: Reserve) {
         let mut links = self.links();
         links.outgoing = Some(link);
         links.reserve = reserve;
@@ -258,7 +258,7 @@ impl Connection {
     }
 
     /// Answers the peer's hello, if it is the right one and we are ready. `None`: not yet.
-    pub(super) fn greet(&self, hello: &Hello, link: &Link) -> Option<bool> {
+    pub(super) fn greet(&self, hello: &Hello, link: &ControlSocket) -> Option<bool> {
         match self.state() {
             QueuePairState::Reset | QueuePairState::Init => return None,
             QueuePairState::Error => return Some(false),
@@ -273,7 +273,7 @@ impl Connection {
             return Some(false);
         }
         let (ring, capacity) = self.receiver.shared();
-        let (bell, event) = self.recv_cq.shared();
+        let (doorbell, event) = self.recv_cq.shared();
         let welcome = Message::Welcome(Welcome {
             capacity,
             min_rnr_timer: self.retry.min_rnr_timer,
@@ -282,11 +282,11 @@ impl Connection {
         links.incoming = Some(link.clone());
         links.reserve.incoming = None;
         drop(links);
-        Some(link.send(&welcome, &[ring, bell, event]).is_ok())
+        Some(link.send(&welcome, &[ring, doorbell, event]).is_ok())
     }
 
     /// The region that the peer asks for over the link that it dialled. Says whether it could be told.
-    pub(super) fn tell_region(&self, rkey: u32, link: &Link) -> bool {
+    pub(super) fn tell_region(&self, rkey: u32, link: &ControlSocket) -> bool {
         let Some(memory) = self.keys.find(rkey).upgrade() else {
             return link.send(&Message::NoRegion { rkey }, &[]).is_ok();
         };
@@ -343,7 +343,7 @@ impl Connection {
         self.recv_cq.detach(self.number);
     }
 
-    fn links(&self) -> MutexGuard<'_, Links> {
+    fn links(&self) -> MutexGuard<'_, ControlSockets> {
         // Nothing panics while it is held.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

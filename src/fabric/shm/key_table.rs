@@ -13,17 +13,17 @@ const MAX_REGIONS: usize = 1 << (32 - GENERATION_BITS);
 /// soon name other memory.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable {
-    places: Mutex<Places>,
+    places: Mutex<KeyEntries>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
-    all: Vec<Place>,
+struct KeyEntries {
+    all: Vec<KeyEntry>,
     free: Vec<usize>,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct KeyEntry {
     generation: u8,
     memory: Weak<RegionMemory>,
 }
@@ -35,7 +35,7 @@ impl KeyTable {
         let index = match places.free.pop() {
             Some(index) => index,
             None if places.all.len() < MAX_REGIONS => {
-                places.all.push(Place::default());
+                places.all.push(KeyEntry::default());
                 places.all.len() - 1
             }
             None => {
@@ -75,7 +75,7 @@ impl KeyTable {
             .unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Places> {
+    fn lock(&self) -> MutexGuard<'_, KeyEntries> {
         // Nothing panics while it is held.
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }

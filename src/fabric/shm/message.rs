@@ -13,7 +13,7 @@ pub(super) const MAX_LEN: usize = 128;
 pub(super) enum Message {
     /// First words of who dials.
     Hello(Hello),
-    /// Who was dialled is ready to receive. With: receive queue, bell of its completion queue, eventfd.
+    /// Who was dialled is ready to receive. With: receive queue, doorbell of its completion queue, eventfd.
     Welcome(Welcome),
     /// Asks for the region of an rkey.
     WantRegion { rkey: u32 },

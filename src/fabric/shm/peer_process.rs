@@ -10,7 +10,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use super::link::Link;
+use super::control_socket::ControlSocket;
 
 /// Tells the tokens of processes from those of links.
 const IS_PROCESS: u64 = 1 << 63;
@@ -48,7 +48,12 @@ impl PeerProcesses {
     }
 
     /// Watches the process at the other end of the link with this token.
-    pub(super) fn watch(&mut self, epoll: &OwnedFd, link: &Link, token: u64) -> PeerProcess {
+    pub(super) fn watch(
+        &mut self,
+        epoll: &OwnedFd,
+        link: &ControlSocket,
+        token: u64,
+    ) -> PeerProcess {
         let process = match link.peer_process() {
             Ok(Some(process)) if process != getpid() => process,
             _ => return PeerProcess::Watched,

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::connection::{Connection, Reserve};
-use super::link::Link;
+use super::control_socket::ControlSocket;
 use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
@@ -55,14 +55,15 @@ impl ShmQueuePair {
         }
     }
 
-    fn dial(&self, remote: &QueuePairAddress) -> Result<Link, FabricError> {
-        let link = Link::dial(remote.gid).map_err(|error| match SystemLimit::of(&error) {
-            Some(_) => FabricError::os("connecting a socket with a peer")(error),
-            None => self.unreachable(format!(
-                "no shm device of this user has the GID {}: {error}",
-                remote.gid
-            )),
-        })?;
+    fn dial(&self, remote: &QueuePairAddress) -> Result<ControlSocket, FabricError> {
+        let link =
+            ControlSocket::dial(remote.gid).map_err(|error| match SystemLimit::of(&error) {
+                Some(_) => FabricError::os("connecting a socket with a peer")(error),
+                None => self.unreachable(format!(
+                    "no shm device of this user has the GID {}: {error}",
+                    remote.gid
+                )),
+            })?;
         let hello = Hello {
             version: VERSION,
             from_gid: self.worker.core().gid().0,

@@ -1,4 +1,4 @@
-//! The receive queue that a peer writes into, and the bell of a completion queue.
+//! The receive queue that a peer writes into, and the doorbell of a completion queue.
 //!
 //! One producer (the peer's sender) and one consumer (our receiver) share [`Posted`] and [`Entry`]s. The
 //! consumer posts receives by counting up; the producer may publish message `n` only while `n` is below that
@@ -197,12 +197,12 @@ impl Taker {
 /// both processes, and says so here. An earlier version of this fabric finds, and leaves, a 0 there.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
-pub(super) struct Bell {
+pub(super) struct Doorbell {
     wanted: AtomicU32,
     fences_everywhere: AtomicU32,
 }
 
-impl Bell {
+impl Doorbell {
     /// Wakes at any message.
     const ANY: u32 = 1;
     /// Wakes at one that asks for it.
@@ -226,7 +226,7 @@ impl Bell {
 
     fn arm_for(&self, wanted: u32) {
         self.wanted.store(wanted, Ordering::Relaxed);
-        // Pairs with the fence in `must_ring`: either that one sees what we want, or our next look sees its message.
+        // Pairs with the fence in `needs_ring`: either that one sees what we want, or our next look sees its message.
         if self.fences_everywhere.load(Ordering::Relaxed) != 0 && !barrier::everywhere() {
             self.fences_everywhere.store(0, Ordering::SeqCst);
             barrier::settle();
@@ -236,7 +236,7 @@ impl Bell {
 
     /// After publishing: whether the owner must be woken. True once for each arming.
     #[inline]
-    pub(super) fn must_ring(&self, solicited: bool) -> bool {
+    pub(super) fn needs_ring(&self, solicited: bool) -> bool {
         barrier::light_if(self.is_fenced_by_owner());
         let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
@@ -383,33 +383,37 @@ mod tests {
 
     #[test]
     fn who_wants_to_be_asked_for_is_not_woken_by_others() {
-        let bell = Bell::default();
-        assert!(!bell.must_ring(true));
-        bell.arm_solicited();
-        assert!(!bell.must_ring(false));
-        assert!(bell.must_ring(true));
-        assert!(!bell.must_ring(true), "once for each arming");
-        bell.arm();
-        assert!(bell.must_ring(false));
+        let doorbell = Doorbell::default();
+        assert!(!doorbell.needs_ring(true));
+        doorbell.arm_solicited();
+        assert!(!doorbell.needs_ring(false));
+        assert!(doorbell.needs_ring(true));
+        assert!(!doorbell.needs_ring(true), "once for each arming");
+        doorbell.arm();
+        assert!(doorbell.needs_ring(false));
     }
 
     /// As an earlier version of this fabric does, and one whose kernel cannot fence others.
     #[test]
     fn who_rings_fences_for_an_owner_that_does_not_fence_everywhere() {
         barrier::register();
-        let bell = Bell::default();
-        assert!(!bell.is_fenced_by_owner());
-        bell.set_up();
-        assert_eq!(bell.is_fenced_by_owner(), barrier::is_asymmetric());
-        bell.arm();
-        assert_eq!(bell.is_fenced_by_owner(), barrier::is_asymmetric());
-        assert!(bell.must_ring(true));
+        let doorbell = Doorbell::default();
+        assert!(!doorbell.is_fenced_by_owner());
+        doorbell.set_up();
+        assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
+        doorbell.arm();
+        assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
+        assert!(doorbell.needs_ring(true));
     }
 
     #[test]
     fn shared_structures_have_the_size_that_both_processes_count_on() {
         assert_eq!(
-            (size_of::<Posted>(), size_of::<Entry>(), size_of::<Bell>()),
+            (
+                size_of::<Posted>(),
+                size_of::<Entry>(),
+                size_of::<Doorbell>()
+            ),
             (128, 16, 128)
         );
     }
@@ -426,7 +430,7 @@ mod loom_tests {
     struct Shared {
         posted: Posted,
         entries: Vec<Entry>,
-        bell: Bell,
+        doorbell: Doorbell,
         event: AtomicBool,
     }
 
@@ -435,7 +439,7 @@ mod loom_tests {
             Arc::new(Self {
                 posted: Posted::default(),
                 entries: (0..capacity).map(|_| Entry::default()).collect(),
-                bell: Bell::default(),
+                doorbell: Doorbell::default(),
                 event: AtomicBool::new(false),
             })
         }
@@ -448,7 +452,7 @@ mod loom_tests {
         }
     }
 
-    /// A consumer that armed the bell and found nothing is told of a message that comes later.
+    /// A consumer that armed the doorbell and found nothing is told of a message that comes later.
     #[test]
     fn no_event_is_lost() {
         loom::model(|| {
@@ -467,11 +471,11 @@ mod loom_tests {
                         byte_len: 9,
                     },
                 );
-                if theirs.bell.must_ring(true) {
+                if theirs.doorbell.needs_ring(true) {
                     theirs.event.store(true, Ordering::Release);
                 }
             });
-            shared.bell.arm();
+            shared.doorbell.arm();
             let found = taker.take(&shared.entries, &consumer);
             producer.join().expect("the producer ends");
             assert!(found.is_some() || shared.event.load(Ordering::Acquire));
@@ -536,15 +540,15 @@ mod loom_tests {
         });
     }
 
-    /// Two producers of one completion queue ring its bell once for one arming.
+    /// Two producers of one completion queue ring its doorbell once for one arming.
     #[test]
     fn one_arming_gives_one_event() {
         loom::model(|| {
             let shared = Shared::new(1);
-            shared.bell.arm();
+            shared.doorbell.arm();
             let theirs = shared.clone();
-            let other = thread::spawn(move || theirs.bell.must_ring(true));
-            let here = shared.bell.must_ring(true);
+            let other = thread::spawn(move || theirs.doorbell.needs_ring(true));
+            let here = shared.doorbell.needs_ring(true);
             assert!(here ^ other.join().expect("the other producer ends"));
         });
     }

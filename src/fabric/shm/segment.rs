@@ -11,7 +11,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::receive_ring::{Bell, Entry, Posted};
+use super::receive_ring::{Doorbell, Entry, Posted};
 use super::region::Validity;
 use crate::fabric::limits::{check_file_size, is_memory_promised_strictly};
 
@@ -153,7 +153,7 @@ unsafe impl Shared for Posted {}
 // SAFETY: `AtomicU32`s.
 unsafe impl Shared for Entry {}
 // SAFETY: an `AtomicU32`.
-unsafe impl Shared for Bell {}
+unsafe impl Shared for Doorbell {}
 // SAFETY: an `AtomicU32`.
 unsafe impl Shared for Validity {}
 

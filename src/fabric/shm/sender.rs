@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
 
-use super::completion_queue::bell_in;
+use super::completion_queue::doorbell_in;
 use super::key_table::KeyTable;
 use super::message::Welcome;
 use super::placed_region::PlacedRegion;
-use super::receive_ring::{Arrival, Bell, Producer};
+use super::receive_ring::{Arrival, Doorbell, Producer};
 use super::region::RegionMemory;
 use super::remote_regions::{Located, RemoteRegions};
 use super::ring_memory::RingMemory;
@@ -48,7 +48,7 @@ pub(super) struct Sender {
 struct Peer {
     memory: RingMemory,
     producer: Producer,
-    bell: View<Bell>,
+    doorbell: View<Doorbell>,
     event: OwnedFd,
     /// Wait before a message without a receive is tried again.
     rnr_timer: Duration,
@@ -135,11 +135,12 @@ impl Sender {
         }
     }
 
-    /// Notes the peer's receive queue, page with bell, and eventfd.
+    /// Notes the peer's receive queue, page with doorbell, and eventfd.
     pub(super) fn welcome(&mut self, welcome: Welcome, fds: [OwnedFd; 3]) -> io::Result<()> {
-        let [ring, bell, event] = fds;
+        let [ring, doorbell, event] = fds;
         let memory = RingMemory::new(Segment::open(&ring)?, welcome.capacity as usize);
-        let (Some(memory), Some(bell)) = (memory, bell_in(Segment::open(&bell)?)) else {
+        let (Some(memory), Some(doorbell)) = (memory, doorbell_in(Segment::open(&doorbell)?))
+        else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer's receive queue is malformed",
@@ -150,7 +151,7 @@ impl Sender {
         self.peer = Some(Peer {
             memory,
             producer: Producer::default(),
-            bell,
+            doorbell,
             event,
             rnr_timer: rnr_timer(welcome.min_rnr_timer),
         });
@@ -390,7 +391,7 @@ impl Peer {
     #[inline]
     fn deliver(&mut self, arrival: Arrival, solicited: bool) {
         self.producer.publish(self.memory.ring(), arrival);
-        if self.bell[0].must_ring(solicited) {
+        if self.doorbell[0].needs_ring(solicited) {
             eventfd::raise(&self.event);
         }
     }

@@ -1,4 +1,4 @@
-//! Links that have been accepted and have not said yet what they are for.
+//! Sockets that have been accepted and have not said yet what they are for.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

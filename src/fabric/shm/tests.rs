@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::ShmDevice;
-use super::link::{Incoming, Link};
+use super::control_socket::{ControlSocket, Incoming};
 use super::message::{Hello, Message, VERSION};
 use super::segment::Segment;
 use crate::fabric::conformance::CASES;
@@ -47,7 +47,7 @@ fn hello(to: &Arc<dyn Device>) -> Hello {
     }
 }
 
-fn ends(link: &Link) {
+fn ends(link: &ControlSocket) {
     let end = Instant::now() + Duration::from_secs(10);
     while !matches!(link.receive(), Incoming::End) {
         assert!(Instant::now() < end, "the link is still open");
@@ -61,7 +61,7 @@ fn strange_dials_are_cut_off() {
     let device = open();
     let gid = device.port().gid;
     let send = |message: &Message| {
-        let link = Link::dial(gid).expect("it listens");
+        let link = ControlSocket::dial(gid).expect("it listens");
         link.send(message, &[]).expect("room for a message");
         ends(&link);
     };
@@ -75,7 +75,7 @@ fn strange_dials_are_cut_off() {
 
     let garbage: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[], &[0xff; 128], &[0; 4096]];
     for bytes in garbage {
-        let link = Link::dial(gid).expect("it listens");
+        let link = ControlSocket::dial(gid).expect("it listens");
         let here = device.register(64, Access::ALL).expect("a region");
         let (fd, _segment) = Segment::create("test", here.len()).expect("a memfd");
         let fds = [fd.as_fd(); 3];
@@ -114,9 +114,9 @@ fn the_thread_ends_with_the_last_object() {
     let region = device.register(64, Access::ALL).expect("a region");
     let gid = device.port().gid;
     drop(device);
-    Link::dial(gid).expect("the region keeps the device");
+    ControlSocket::dial(gid).expect("the region keeps the device");
     drop(region);
-    Link::dial(gid).expect_err("nobody listens any more");
+    ControlSocket::dial(gid).expect_err("nobody listens any more");
 }
 
 /// Both ends look: who dials, and who is dialled. Needs to be root, to become somebody else for a moment.
@@ -130,9 +130,9 @@ fn other_users_are_refused() {
     let as_somebody_else = std::thread::spawn(move || {
         // Of this thread only.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).expect("root may");
-        let refused = Link::dial(gid).expect_err("we look who listens");
+        let refused = ControlSocket::dial(gid).expect_err("we look who listens");
         assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
-        let link = Link::dial_anyone(gid).expect("anybody can connect");
+        let link = ControlSocket::dial_anyone(gid).expect("anybody can connect");
         ends(&link);
     });
     as_somebody_else.join().expect("both ends refuse");
@@ -215,7 +215,7 @@ fn the_cramped_process() {
 #[test]
 fn strangers_that_say_nothing_are_closed_even_if_no_descriptor_is_left() {
     let cramped = Cramped::start(false);
-    let dial = || Link::dial(cramped.gid).expect("there is a backlog");
+    let dial = || ControlSocket::dial(cramped.gid).expect("there is a backlog");
     let strangers: Vec<_> = (0..100).map(|_| dial()).collect();
     std::thread::sleep(Duration::from_secs(2));
     let used = cramped.used();
@@ -238,7 +238,7 @@ fn strangers_that_say_nothing_are_closed_even_if_no_descriptor_is_left() {
 fn a_stranger_that_says_nothing_is_closed() {
     let device = open();
     let start = Instant::now();
-    let link = Link::dial(device.port().gid).expect("it listens");
+    let link = ControlSocket::dial(device.port().gid).expect("it listens");
     ends(&link);
     assert!(start.elapsed() > Duration::from_secs(1), "it had some time");
 }
@@ -254,7 +254,7 @@ fn other_users_keep_nobody_waiting_where_no_descriptor_is_left() {
     let others = std::thread::spawn(move || {
         // Of this thread only.
         rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_534)).expect("root may");
-        let dial = |_| Link::dial_anyone(gid).expect("anybody can connect");
+        let dial = |_| ControlSocket::dial_anyone(gid).expect("anybody can connect");
         let others: Vec<_> = (0..500).map(dial).collect();
         others.iter().for_each(ends);
     });

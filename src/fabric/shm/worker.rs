@@ -13,8 +13,8 @@ use rustix::process::Pid;
 
 use super::complaints::Complaints;
 use super::connection::Connection;
+use super::control_socket::{self, ControlSocket, Incoming};
 use super::key_table::KeyTable;
-use super::link::{self, Incoming, Link};
 use super::message::{Hello, Message, VERSION};
 use super::peer_process::{PeerProcess, PeerProcesses};
 use super::strangers::Strangers;
@@ -23,7 +23,7 @@ use crate::fabric::{FabricError, Gid, eventfd};
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
 const FIRST_LINK: u64 = 2;
-/// Links that have not said yet to which queue pair they belong.
+/// Control sockets that have not said yet to which queue pair they belong.
 const MAX_STRANGERS: usize = 4096;
 /// Dials accepted in a row before links are heard.
 const MAX_ACCEPTED: usize = 64;
@@ -35,7 +35,7 @@ const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
 
 /// What a device's handles and its thread share.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct DeviceState {
     gid: Gid,
     keys: Arc<KeyTable>,
     control: OwnedFd,
@@ -53,7 +53,7 @@ struct Connections {
 #[derive(Debug)]
 pub(super) enum Command {
     /// Watch the link that a connection dialled.
-    Watch(Link, Weak<Connection>),
+    Watch(ControlSocket, Weak<Connection>),
     /// Look at the hellos for this queue pair: it has become ready, or is gone.
     Greet(u32),
     /// Look after the pending sends of a connection.
@@ -62,7 +62,7 @@ pub(super) enum Command {
     Stop,
 }
 
-impl Core {
+impl DeviceState {
     pub(super) fn gid(&self) -> Gid {
         self.gid
     }
@@ -135,15 +135,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Keeps the thread alive; it ends with the last handle of anything of the device.
 #[derive(Debug)]
 pub(super) struct Worker {
-    core: Arc<Core>,
+    core: Arc<DeviceState>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
     /// Starts a device with this GID.
     pub(super) fn start(gid: Gid) -> Result<Self, FabricError> {
-        let listener = link::listen(gid).map_err(FabricError::os("binding the socket of shm0"))?;
-        let core = Arc::new(Core {
+        let listener =
+            control_socket::listen(gid).map_err(FabricError::os("binding the socket of shm0"))?;
+        let core = Arc::new(DeviceState {
             gid,
             keys: Arc::default(),
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
@@ -165,7 +166,7 @@ impl Worker {
         })
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &DeviceState {
         &self.core
     }
 }
@@ -182,10 +183,10 @@ impl Drop for Worker {
 
 /// What the thread works with.
 struct Routine {
-    core: Arc<Core>,
+    core: Arc<DeviceState>,
     listener: OwnedFd,
     epoll: OwnedFd,
-    links: HashMap<u64, (Link, Role)>,
+    links: HashMap<u64, (ControlSocket, Role)>,
     next_token: u64,
     /// Number of links in role `Stranger` or `Waiting`.
     unsettled: usize,
@@ -217,7 +218,7 @@ enum Role {
 }
 
 impl Routine {
-    fn new(core: Arc<Core>, listener: OwnedFd) -> rustix::io::Result<Self> {
+    fn new(core: Arc<DeviceState>, listener: OwnedFd) -> rustix::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut routine = Self {
             core,
@@ -309,7 +310,7 @@ impl Routine {
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..MAX_ACCEPTED {
-            match link::accept(&self.listener) {
+            match control_socket::accept(&self.listener) {
                 Ok(None) => return,
                 Ok(Some(link)) => self.admit(link, now),
                 // Who dialled has given up.
@@ -332,7 +333,7 @@ impl Routine {
         }
         // Those of another user do not keep ours waiting.
         drop(self.spare.pop());
-        if let Ok(Some(link)) = link::accept(&self.listener) {
+        if let Ok(Some(link)) = control_socket::accept(&self.listener) {
             self.admit(link, now);
         }
         self.replenish();
@@ -370,7 +371,7 @@ impl Routine {
         any
     }
 
-    fn admit(&mut self, link: Link, now: Instant) {
+    fn admit(&mut self, link: ControlSocket, now: Instant) {
         if let Err(error) = link.check_user() {
             self.refused
                 .warn(now, format_args!("a dial was refused: {error}"));
@@ -385,7 +386,7 @@ impl Routine {
         }
     }
 
-    fn add(&mut self, link: Link, role: Role) {
+    fn add(&mut self, link: ControlSocket, role: Role) {
         let token = self.next_token;
         self.next_token += 1;
         match self.watch(link.as_fd(), token) {
@@ -441,7 +442,7 @@ impl Routine {
     }
 
     /// Answers a hello, if its queue pair is ready. `false`: the link is of no use.
-    fn greet(&mut self, token: u64, link: &Link, hello: Hello) -> bool {
+    fn greet(&mut self, token: u64, link: &ControlSocket, hello: Hello) -> bool {
         let Some(connection) = self.core.find(hello.to_qp) else {
             return false;
         };
@@ -462,7 +463,7 @@ impl Routine {
     }
 
     /// Ends the link with the process at its other end, if that comes first.
-    fn watch_process(&mut self, token: u64, link: &Link) {
+    fn watch_process(&mut self, token: u64, link: &ControlSocket) {
         if self.processes.watch(&self.epoll, link, token) == PeerProcess::Ended {
             self.remove(token);
         }
@@ -482,7 +483,7 @@ impl Routine {
 
     /// Keeps back as many descriptors as may be needed at once, or as many as there are.
     fn replenish(&mut self) {
-        while self.spare.len() <= link::MAX_FDS
+        while self.spare.len() <= control_socket::MAX_FDS
             && let Ok(descriptor) = eventfd::create()
         {
             self.spare.push(descriptor);

@@ -12,9 +12,9 @@ use ibverbs_sys::{
 };
 use rustix::event::epoll;
 
-use super::book::{Book, Owner, WorkNumber};
 use super::context::Context;
 use super::diagnosis::{check, failed, last_failed};
+use super::work_request_table::{QueuePairKey, WorkNumber, WorkRequestTable};
 use crate::fabric::{Completion, CompletionQueue, CompletionStatus, FabricError, Opcode, Poller};
 
 const BATCH: usize = 16;
@@ -28,7 +28,7 @@ pub(super) struct VerbsCompletionQueue {
     events: OwnedFd,
     failed: Arc<AtomicBool>,
     /// The queue pairs that complete here. Locked once a batch.
-    register: Mutex<Vec<Place>>,
+    register: Mutex<Vec<RegisterEntry>>,
 }
 
 // SAFETY: the verbs API is thread safe for every object (ibverbs(7)); what we keep besides is behind a lock.
@@ -38,16 +38,16 @@ unsafe impl Sync for VerbsCompletionQueue {}
 
 /// A place in the register.
 #[derive(Debug)]
-struct Place {
-    owner: Owner,
-    books: Option<Arc<Books>>,
+struct RegisterEntry {
+    owner: QueuePairKey,
+    tables: Option<Arc<WorkRequestTables>>,
 }
 
 /// The two queues of a queue pair.
 #[derive(Debug)]
-pub(super) struct Books {
-    pub(super) sends: Book,
-    pub(super) receives: Book,
+pub(super) struct WorkRequestTables {
+    pub(super) sends: WorkRequestTable,
+    pub(super) receives: WorkRequestTable,
 }
 
 /// An `ibv_comp_channel`.
@@ -130,11 +130,14 @@ impl VerbsCompletionQueue {
     }
 
     /// Enters a queue pair. Its completions are found by the owner given back.
-    pub(super) fn enter(&self, books: &Arc<Books>) -> Result<Owner, FabricError> {
+    pub(super) fn insert(
+        &self,
+        tables: &Arc<WorkRequestTables>,
+    ) -> Result<QueuePairKey, FabricError> {
         let mut register = self.register();
-        let free = register.iter_mut().find(|place| place.books.is_none());
+        let free = register.iter_mut().find(|place| place.tables.is_none());
         if let Some(place) = free {
-            place.books = Some(books.clone());
+            place.tables = Some(tables.clone());
             return Ok(place.owner);
         }
         let Ok(place) = u16::try_from(register.len()) else {
@@ -145,26 +148,26 @@ impl VerbsCompletionQueue {
                 device: self.context().name().to_owned(),
             });
         };
-        let owner = Owner {
+        let owner = QueuePairKey {
             place,
             generation: 0,
         };
-        register.push(Place {
+        register.push(RegisterEntry {
             owner,
-            books: Some(books.clone()),
+            tables: Some(tables.clone()),
         });
         Ok(owner)
     }
 
     /// Takes a queue pair out. Completions of it that are still in the queue are dropped.
-    pub(super) fn leave(&self, owner: Owner) {
+    pub(super) fn remove(&self, owner: QueuePairKey) {
         if let Some(place) = self.register().get_mut(usize::from(owner.place)) {
-            place.books = None;
+            place.tables = None;
             place.owner = owner.next();
         }
     }
 
-    fn register(&self) -> MutexGuard<'_, Vec<Place>> {
+    fn register(&self) -> MutexGuard<'_, Vec<RegisterEntry>> {
         self.register.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -272,20 +275,20 @@ impl Drop for VerbsCompletionQueue {
 }
 
 /// Finds whose completion it is; `None` if its queue pair is gone.
-fn completion(register: &[Place], entry: &ibv_wc) -> Option<Completion> {
+fn completion(register: &[RegisterEntry], entry: &ibv_wc) -> Option<Completion> {
     let number = WorkNumber::from_bits(entry.wr_id());
     let place = register.get(usize::from(number.owner.place))?;
-    let books = place
-        .books
+    let tables = place
+        .tables
         .as_ref()
         .filter(|_| place.owner == number.owner)?;
-    let book = if number.receive {
-        &books.receives
+    let table = if number.receive {
+        &tables.receives
     } else {
-        &books.sends
+        &tables.sends
     };
     Some(Completion {
-        wr_id: book.complete(number.sequence),
+        wr_id: table.complete(number.sequence),
         status: status(entry),
         opcode: opcode(entry),
         byte_len: entry.len() as u32,

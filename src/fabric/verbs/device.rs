@@ -6,13 +6,13 @@ use std::sync::Arc;
 use ibverbs_sys::{ibv_device_attr, ibv_port_state, ibv_query_device};
 
 use super::address::{Address, port_attributes, query_port};
-use super::book::Book;
 use super::completion_queue::{VerbsCompletionQueue, VerbsPoller};
 use super::context::Context;
 use super::diagnosis::check;
 use super::memory_region::VerbsRegion;
 use super::protection_domain::ProtectionDomain;
 use super::queue_pair::{Limits, VerbsQueuePair, granted_inline};
+use super::work_request_table::WorkRequestTable;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, MemoryRegion, PortAttributes,
     QueueHalves, QueuePair, QueuePairInit,
@@ -64,7 +64,7 @@ impl VerbsDevice {
         let domain = Arc::new(ProtectionDomain::new(context)?);
         let count = |value: i32| u32::try_from(value).unwrap_or(0);
         let limits = DeviceLimits {
-            max_qp_wr: count(attributes.max_qp_wr).min(Book::MAX_DEPTH),
+            max_qp_wr: count(attributes.max_qp_wr).min(WorkRequestTable::MAX_DEPTH),
             max_cqe: count(attributes.max_cqe),
             max_inline: granted_inline(&domain),
             max_message: state.max_msg_sz.into(),

@@ -17,18 +17,18 @@ pub(super) struct VerbsRegion {
     raw: NonNull<ibv_mr>,
     domain: Arc<ProtectionDomain>,
     /// Unmapped after `drop` has deregistered it (DROP-1).
-    memory: Memory,
+    memory: RegisteredMemory,
 }
 
 /// What is registered.
 #[derive(Debug)]
-enum Memory {
+enum RegisteredMemory {
     Own(MmapMut),
     /// Of another device.
     Shared(Arc<dyn MemoryRegion>),
 }
 
-impl Memory {
+impl RegisteredMemory {
     fn as_ptr(&self) -> *mut u8 {
         match self {
             Self::Own(mapped) => mapped.as_ptr().cast_mut(),
@@ -57,7 +57,7 @@ impl VerbsRegion {
     ) -> Result<Self, FabricError> {
         let mapped = MmapOptions::new().len(length).map_anon();
         let mapped = mapped.map_err(FabricError::os("allocating memory"))?;
-        Self::register(domain, Memory::Own(mapped), access)
+        Self::register(domain, RegisteredMemory::Own(mapped), access)
     }
 
     /// Registers the memory of another device's region, which lives as long as this.
@@ -66,12 +66,12 @@ impl VerbsRegion {
         region: Arc<dyn MemoryRegion>,
         access: Access,
     ) -> Result<Self, FabricError> {
-        Self::register(domain, Memory::Shared(region), access)
+        Self::register(domain, RegisteredMemory::Shared(region), access)
     }
 
     fn register(
         domain: Arc<ProtectionDomain>,
-        memory: Memory,
+        memory: RegisteredMemory,
         access: Access,
     ) -> Result<Self, FabricError> {
         let (access, length) = (access.bits() as i32, memory.len());

@@ -5,7 +5,6 @@
 //! handle is dropped (DROP-1).
 
 mod address;
-mod book;
 mod completion_queue;
 mod context;
 mod device;
@@ -13,6 +12,7 @@ mod diagnosis;
 mod memory_region;
 mod protection_domain;
 mod queue_pair;
+mod work_request_table;
 
 use std::sync::Arc;
 

@@ -11,10 +11,10 @@ use ibverbs_sys::{
 };
 
 use super::address::{Address, query_port};
-use super::book::{Book, Owner, WorkNumber};
-use super::completion_queue::{Books, VerbsCompletionQueue};
+use super::completion_queue::{VerbsCompletionQueue, WorkRequestTables};
 use super::diagnosis::{check, last_failed};
 use super::protection_domain::ProtectionDomain;
+use super::work_request_table::{QueuePairKey, WorkNumber, WorkRequestTable};
 use crate::fabric::{
     FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState,
     RecvRequest, RetryPolicy, SendRequest,
@@ -40,8 +40,8 @@ pub(super) struct VerbsQueuePair {
     send_cq: Arc<VerbsCompletionQueue>,
     recv_cq: Arc<VerbsCompletionQueue>,
     /// In the register of the send queue's and of the receive queue's completion queue.
-    owners: [Owner; 2],
-    books: Arc<Books>,
+    owners: [QueuePairKey; 2],
+    tables: Arc<WorkRequestTables>,
     /// Receives that are being posted.
     receives: Vec<ibv_recv_wr>,
     /// The state that we put it into. The device may have put it into ERR since.
@@ -91,18 +91,18 @@ impl VerbsQueuePair {
             );
             last_failed("ibv_create_qp", attributes)
         })?;
-        let books = Arc::new(Books {
-            sends: Book::new(init.max_send_wr),
-            receives: Book::new(init.max_recv_wr),
+        let tables = Arc::new(WorkRequestTables {
+            sends: WorkRequestTable::new(init.max_send_wr),
+            receives: WorkRequestTable::new(init.max_recv_wr),
         });
-        let entered = send_cq.enter(&books).and_then(|sends| {
+        let entered = send_cq.insert(&tables).and_then(|sends| {
             let receives = if Arc::ptr_eq(&send_cq, &recv_cq) {
                 Ok(sends)
             } else {
-                recv_cq.enter(&books)
+                recv_cq.insert(&tables)
             };
             receives
-                .inspect_err(|_| send_cq.leave(sends))
+                .inspect_err(|_| send_cq.remove(sends))
                 .map(|receives| [sends, receives])
         });
         let owners = match entered {
@@ -119,7 +119,7 @@ impl VerbsQueuePair {
             send_cq,
             recv_cq,
             owners,
-            books,
+            tables,
             receives: Vec::new(),
             state: QueuePairState::Reset,
             port,
@@ -352,19 +352,19 @@ impl QueuePair for VerbsQueuePair {
         self.modify("ibv_modify_qp to RESET", &mut attributes, mask, String::new)?;
         self.state = QueuePairState::Reset;
         // Nothing that was posted counts any more; what completes all the same is nobody's.
-        let books = Arc::new(Books {
-            sends: Book::new(self.books.sends.depth()),
-            receives: Book::new(self.books.receives.depth()),
+        let tables = Arc::new(WorkRequestTables {
+            sends: WorkRequestTable::new(self.tables.sends.depth()),
+            receives: WorkRequestTable::new(self.tables.receives.depth()),
         });
-        self.leave();
-        let sends = self.send_cq.enter(&books)?;
+        self.unregister();
+        let sends = self.send_cq.insert(&tables)?;
         let receives = if Arc::ptr_eq(&self.send_cq, &self.recv_cq) {
             sends
         } else {
-            self.recv_cq.enter(&books)?
+            self.recv_cq.insert(&tables)?
         };
         self.owners = [sends, receives];
-        self.books = books;
+        self.tables = tables;
         Ok(())
     }
 
@@ -380,13 +380,13 @@ impl QueuePair for VerbsQueuePair {
                 state: self.state,
             });
         }
-        let book = &self.books.receives;
+        let table = &self.tables.receives;
         self.receives.clear();
         self.receives.reserve(count as usize);
         // It stays where it is, as there is room for all of them.
         let list = self.receives.as_mut_ptr();
         for at in 0..count as usize {
-            let Some(sequence) = book.post(request.wr_id) else {
+            let Some(sequence) = table.post(request.wr_id) else {
                 break;
             };
             let number = WorkNumber {
@@ -407,7 +407,7 @@ impl QueuePair for VerbsQueuePair {
             self.post_receives()?;
         }
         if is_full {
-            return Err(self.full("receive", self.books.receives.depth()));
+            return Err(self.full("receive", self.tables.receives.depth()));
         }
         if self.state == QueuePairState::Error {
             // soft-RoCE does not look at the receive queue until something happens.
@@ -451,9 +451,9 @@ impl QueuePair for VerbsQueuePair {
                 }
             }
         };
-        let book = &self.books.sends;
-        let Some(sequence) = book.post(request.wr_id) else {
-            return Err(self.full("send", book.depth()));
+        let table = &self.tables.sends;
+        let Some(sequence) = table.post(request.wr_id) else {
+            return Err(self.full("send", table.depth()));
         };
         if request.signalled {
             flags |= ibv_send_flags::IBV_SEND_SIGNALED.0;
@@ -494,7 +494,7 @@ impl QueuePair for VerbsQueuePair {
             })
         };
         check("ibv_post_send", posted, || self.device().to_owned())
-            .inspect_err(|_| book.unpost(sequence))
+            .inspect_err(|_| table.unpost(sequence))
     }
 }
 
@@ -516,14 +516,14 @@ impl VerbsQueuePair {
             let first = self.receives.iter().find(is_refused);
             let work = first.unwrap_or(&self.receives[0]);
             let sequence = WorkNumber::from_bits(work.wr_id).sequence;
-            self.books.receives.unpost(sequence);
+            self.tables.receives.unpost(sequence);
         })
     }
 
-    fn leave(&self) {
-        self.send_cq.leave(self.owners[0]);
+    fn unregister(&self) {
+        self.send_cq.remove(self.owners[0]);
         if !Arc::ptr_eq(&self.send_cq, &self.recv_cq) {
-            self.recv_cq.leave(self.owners[1]);
+            self.recv_cq.remove(self.owners[1]);
         }
     }
 }
@@ -536,7 +536,7 @@ impl Drop for VerbsQueuePair {
         {
             tracing::debug!(%error, "a queue pair goes without having been in ERR");
         }
-        self.leave();
+        self.unregister();
         self.domain.context().drain_events();
         // SAFETY: created by us, destroyed once, and nobody uses it any more.
         if unsafe { ibv_destroy_qp(self.raw()) } != 0 {

@@ -14,18 +14,18 @@ const GENERATION: u32 = (1 << 23) - 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WorkNumber {
     pub(super) receive: bool,
-    pub(super) owner: Owner,
+    pub(super) owner: QueuePairKey,
     pub(super) sequence: u32,
 }
 
 /// A queue pair in the register of its completion queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Owner {
+pub(super) struct QueuePairKey {
     pub(super) place: u16,
     pub(super) generation: u32,
 }
 
-impl Owner {
+impl QueuePairKey {
     /// Whoever has the place next.
     pub(super) fn next(self) -> Self {
         Self {
@@ -46,7 +46,7 @@ impl WorkNumber {
     pub(super) fn from_bits(bits: u64) -> Self {
         Self {
             receive: bits >> 63 != 0,
-            owner: Owner {
+            owner: QueuePairKey {
                 place: (bits >> 24) as u16,
                 generation: (bits >> 40) as u32 & GENERATION,
             },
@@ -57,7 +57,7 @@ impl WorkNumber {
 
 /// One queue, which completes in order. The queue pair's owner posts, whoever polls completes.
 #[derive(Debug)]
-pub(super) struct Book {
+pub(super) struct WorkRequestTable {
     /// A power of two, so that places follow each other also where sequences wrap.
     wr_ids: Box<[AtomicU64]>,
     depth: u32,
@@ -65,7 +65,7 @@ pub(super) struct Book {
     completed: AtomicU32,
 }
 
-impl Book {
+impl WorkRequestTable {
     /// Most places that can be told apart.
     pub(super) const MAX_DEPTH: u32 = SEQUENCE / 2;
 
@@ -126,7 +126,7 @@ mod tests {
         {
             let number = WorkNumber {
                 receive,
-                owner: Owner { place, generation },
+                owner: QueuePairKey { place, generation },
                 sequence,
             };
             assert_eq!(WorkNumber::from_bits(number.to_bits()), number);
@@ -135,21 +135,21 @@ mod tests {
 
     #[test]
     fn a_completion_frees_its_place_and_those_before_it() {
-        let book = Book::new(4);
-        let sequences: Vec<_> = (10..).map_while(|wr_id| book.post(wr_id)).collect();
+        let table = WorkRequestTable::new(4);
+        let sequences: Vec<_> = (10..).map_while(|wr_id| table.post(wr_id)).collect();
         assert_eq!(sequences.len(), 4);
-        assert_eq!(book.complete(sequences[2]), 12);
-        let more: Vec<_> = (20..).map_while(|wr_id| book.post(wr_id)).collect();
+        assert_eq!(table.complete(sequences[2]), 12);
+        let more: Vec<_> = (20..).map_while(|wr_id| table.post(wr_id)).collect();
         assert_eq!(more.len(), 3);
-        assert_eq!(book.complete(sequences[3]), 13);
+        assert_eq!(table.complete(sequences[3]), 13);
     }
 
     #[test]
     fn places_are_told_apart_for_ever() {
-        let book = Book::new(3);
+        let table = WorkRequestTable::new(3);
         for wr_id in 0..u64::from(SEQUENCE) + 10 {
-            let sequence = book.post(wr_id).expect("a place is free");
-            assert_eq!(book.complete(sequence), wr_id);
+            let sequence = table.post(wr_id).expect("a place is free");
+            assert_eq!(table.complete(sequence), wr_id);
         }
     }
 }

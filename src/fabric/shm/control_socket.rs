@@ -1,4 +1,4 @@
-//! Links: unix sockets between the devices of two processes.
+//! Control sockets: unix sockets between the devices of two processes.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -23,7 +23,7 @@ const BACKLOG: i32 = 1024;
 
 /// A connected socket. Clones are the same socket.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(super) struct ControlSocket {
     socket: Arc<OwnedFd>,
 }
 
@@ -49,10 +49,10 @@ pub(super) fn listen(gid: Gid) -> io::Result<OwnedFd> {
 }
 
 /// Takes the next dial. `None` if there is none.
-pub(super) fn accept(listener: &OwnedFd) -> io::Result<Option<Link>> {
+pub(super) fn accept(listener: &OwnedFd) -> io::Result<Option<ControlSocket>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     match rustix::net::accept_with(listener, flags) {
-        Ok(socket) => Ok(Some(Link::new(socket))),
+        Ok(socket) => Ok(Some(ControlSocket::new(socket))),
         Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -101,7 +101,7 @@ fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     }
 }
 
-impl Link {
+impl ControlSocket {
     fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Arc::new(socket),
@@ -198,7 +198,7 @@ impl Link {
     }
 }
 
-impl AsFd for Link {
+impl AsFd for ControlSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }

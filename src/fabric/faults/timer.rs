@@ -12,7 +12,7 @@ use crate::fabric::{CompletionQueue, FabricError};
 
 /// A descriptor that is readable when that of the device's queue is, or when a timer has run out.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(super) struct FaultTimer {
     timer: OwnedFd,
     both: OwnedFd,
 }
@@ -22,7 +22,7 @@ const NEVER: Timespec = Timespec {
     tv_nsec: 0,
 };
 
-impl Alarm {
+impl FaultTimer {
     pub(super) fn new(queue: &dyn CompletionQueue) -> Result<Self, FabricError> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)

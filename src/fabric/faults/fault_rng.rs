@@ -2,28 +2,28 @@
 
 use std::collections::HashMap;
 
-use super::Account;
+use super::FaultStats;
 use super::plan::{Fault, Plan, Point, When};
 use crate::fabric::Opcode;
 
 /// A plan being followed.
 #[derive(Debug)]
-pub(super) struct Dice {
+pub(super) struct FaultRng {
     plan: Plan,
     /// By rule: how often it was asked.
     asked: Box<[u64]>,
     /// The same by rule and queue pair, so that chance does not depend on how threads take turns.
     asked_of: HashMap<(usize, u64), u64>,
-    account: Account,
+    stats: FaultStats,
     is_calm: bool,
 }
 
-impl Dice {
+impl FaultRng {
     pub(super) fn new(plan: Plan) -> Self {
         Self {
             asked: vec![0; plan.rules.len()].into(),
             asked_of: HashMap::new(),
-            account: Account::default(),
+            stats: FaultStats::default(),
             is_calm: false,
             plan,
         }
@@ -58,16 +58,16 @@ impl Dice {
                 struck = struck.or(Some(rule.fault));
             }
         }
-        struck.inspect(|fault| self.account.count(*fault))
+        struck.inspect(|fault| self.stats.count(*fault))
     }
 
-    pub(super) fn account(&self) -> Account {
-        self.account
+    pub(super) fn stats(&self) -> FaultStats {
+        self.stats
     }
 
     /// Counts what was asked for by hand.
     pub(super) fn count(&mut self, fault: Fault) {
-        self.account.count(fault);
+        self.stats.count(fault);
     }
 
     pub(super) fn calm(&mut self) {
@@ -93,15 +93,15 @@ mod tests {
     #[test]
     fn chance_is_fair_and_the_same_for_a_seed_whatever_other_queue_pairs_do() {
         let plan = || Plan::seeded(7).with(Fault::Overtaken.chance(0.25));
-        let alone = |dice: &mut Dice| -> Vec<bool> {
-            let throw = |_| dice.throw(Point::Completion, 3, None).is_some();
+        let alone = |rng: &mut FaultRng| -> Vec<bool> {
+            let throw = |_| rng.throw(Point::Completion, 3, None).is_some();
             (0..4000).map(throw).collect()
         };
-        let first = alone(&mut Dice::new(plan()));
+        let first = alone(&mut FaultRng::new(plan()));
         let struck = first.iter().filter(|struck| **struck).count();
         assert!((850..1150).contains(&struck), "{struck} of 4000");
 
-        let mut crowded = Dice::new(plan());
+        let mut crowded = FaultRng::new(plan());
         let among_others: Vec<bool> = (0..4000)
             .map(|turn| {
                 for _ in 0..turn % 3 {
@@ -112,7 +112,7 @@ mod tests {
             .collect();
         assert_eq!(first, among_others);
         let other = Plan { seed: 8, ..plan() };
-        assert_ne!(first, alone(&mut Dice::new(other)));
+        assert_ne!(first, alone(&mut FaultRng::new(other)));
     }
 
     #[test]
@@ -120,14 +120,14 @@ mod tests {
         let plan = Plan::new()
             .with(Fault::PeerLost.nth(2).on(5))
             .with(Fault::PostRefused.every(4).of(Opcode::Read));
-        let mut dice = Dice::new(plan);
+        let mut rng = FaultRng::new(plan);
         let mut struck = Vec::new();
         for turn in 0..8 {
             for (pair, opcode) in [(4, Opcode::Write), (5, Opcode::Read)] {
-                let fault = dice.throw(Point::Send, pair, Some(opcode));
+                let fault = rng.throw(Point::Send, pair, Some(opcode));
                 struck.extend(fault.map(|fault| (turn, pair, fault)));
             }
-            assert_eq!(dice.throw(Point::Receive, 5, None), None);
+            assert_eq!(rng.throw(Point::Receive, 5, None), None);
         }
         let expected = [
             (2, 5, Fault::PeerLost),
@@ -135,13 +135,10 @@ mod tests {
             (7, 5, Fault::PostRefused),
         ];
         assert_eq!(struck, expected);
+        assert_eq!((rng.stats().lost_peers, rng.stats().refused_posts), (1, 2));
+        rng.calm();
         assert_eq!(
-            (dice.account().lost_peers, dice.account().refused_posts),
-            (1, 2)
-        );
-        dice.calm();
-        assert_eq!(
-            (0..8).find_map(|_| dice.throw(Point::Send, 5, Some(Opcode::Read))),
+            (0..8).find_map(|_| rng.throw(Point::Send, 5, Some(Opcode::Read))),
             None
         );
     }

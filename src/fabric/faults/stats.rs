@@ -4,7 +4,7 @@ use super::plan::Fault;
 
 /// How often each fault has struck; those that were asked for by hand count, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Account {
+pub struct FaultStats {
     /// [`Fault::RegistrationRefused`].
     pub refused_registrations: u64,
     /// [`Fault::QueuePairRefused`].
@@ -33,7 +33,7 @@ pub struct Account {
     pub failed_queues: u64,
 }
 
-impl Account {
+impl FaultStats {
     /// Faults that struck, of all kinds.
     pub fn total(&self) -> u64 {
         self.refused_registrations
