@@ -7,10 +7,10 @@ use dashmap::DashMap;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde_json::Value;
 
-mod notices;
-mod town;
+mod registry;
+mod service_directory;
 
-use self::town::{MailLog, Resident, Town};
+use self::registry::{MailLog, RegisteredAgent, Registry};
 use super::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     life::Life,
@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The scopes in use, by name.
-static TOWNS: LazyLock<DashMap<String, Weak<Town>>> = LazyLock::new(DashMap::new);
+static TOWNS: LazyLock<DashMap<String, Weak<Registry>>> = LazyLock::new(DashMap::new);
 
 /// Joins agents of one process without NanoCtrl and Redis, with the same semantics: names are unique in a
 /// scope, mail waits for a peer that is not up yet, peers are told when one leaves.
@@ -40,13 +40,13 @@ static TOWNS: LazyLock<DashMap<String, Weak<Town>>> = LazyLock::new(DashMap::new
 #[derive(Debug)]
 pub struct Local {
     scope: String,
-    town: Arc<Town>,
-    life: Arc<Life<Home>>,
+    registry: Arc<Registry>,
+    life: Arc<Life<LocalIdentity>>,
 }
 
 /// What a registered agent has: its name and its mailbox.
 #[derive(Debug)]
-struct Home {
+struct LocalIdentity {
     alias: String,
     mail: Arc<MailLog>,
 }
@@ -56,21 +56,21 @@ impl Local {
     pub fn new(scope: impl Into<String>) -> Self {
         let scope = scope.into();
         Self {
-            town: town(&scope),
+            registry: registry(&scope),
             scope,
             life: Arc::new(Life::new()),
         }
     }
 
-    /// Registers with a town, under the wanted or a generated name.
-    fn move_in(&self, registration: Registration) -> Result<Home, ControlError> {
+    /// Registers with a registry, under the wanted or a generated name.
+    fn register(&self, registration: Registration) -> Result<LocalIdentity, ControlError> {
         let wanted = registration.alias.clone();
-        let resident = Resident::new(registration);
+        let agent = RegisteredAgent::new(registration);
         let (alias, mail) = self
-            .town
-            .move_in(wanted, resident)
+            .registry
+            .register(wanted, agent)
             .map_err(|alias| self.taken(alias))?;
-        Ok(Home { alias, mail })
+        Ok(LocalIdentity { alias, mail })
     }
 
     fn taken(&self, alias: String) -> ControlError {
@@ -82,14 +82,14 @@ impl Local {
     }
 }
 
-/// The town of a scope, founded if there is none.
-fn town(scope: &str) -> Arc<Town> {
-    TOWNS.retain(|_, town| town.strong_count() > 0);
+/// The registry of a scope, founded if there is none.
+fn registry(scope: &str) -> Arc<Registry> {
+    TOWNS.retain(|_, registry| registry.strong_count() > 0);
     let mut entry = TOWNS.entry(scope.to_owned()).or_default();
     entry.upgrade().unwrap_or_else(|| {
-        let town = Arc::new(Town::default());
-        *entry = Arc::downgrade(&town);
-        town
+        let registry = Arc::new(Registry::default());
+        *entry = Arc::downgrade(&registry);
+        registry
     })
 }
 
@@ -103,9 +103,9 @@ impl Control for Local {
         if let Ok(home) = self.life.current() {
             return Err(self.taken(home.alias.clone()));
         }
-        let home = Arc::new(self.move_in(registration)?);
+        let home = Arc::new(self.register(registration)?);
         if !self.life.begin(Arc::clone(&home)) {
-            self.town.move_out(&home.alias);
+            self.registry.unregister(&home.alias);
             return Err(ControlError::NotRegistered);
         }
         Ok(home.alias.clone())
@@ -117,18 +117,18 @@ impl Control for Local {
 
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
         let home = self.life.current()?;
-        self.town.declare(&home.alias, peers);
+        self.registry.declare(&home.alias, peers);
         Ok(())
     }
 
     async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
         self.life.current()?;
-        Ok(self.town.resident(alias))
+        Ok(self.registry.agent(alias))
     }
 
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError> {
         self.life.current()?;
-        self.town.post(peer, MailEvent::Mail(mail.clone()));
+        self.registry.post(peer, MailEvent::Mail(mail.clone()));
         Ok(())
     }
 
@@ -143,56 +143,56 @@ impl Control for Local {
 
     async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
         let home = self.life.current()?;
-        self.town.publish(&home.alias, name, record);
+        self.registry.publish(&home.alias, name, record);
         Ok(())
     }
 
     async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
         let home = self.life.current()?;
-        self.town.withdraw(&home.alias, name);
+        self.registry.withdraw(&home.alias, name);
         Ok(())
     }
 
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError> {
         self.life.current()?;
-        Ok(self.town.lookup(peer, name))
+        Ok(self.registry.lookup(peer, name))
     }
 
     async fn advertise(&self, entity: Entity) -> Result<(), ControlError> {
         let home = self.life.current()?;
         let id = entity.id.clone();
-        self.town.notices.put_up(&home.alias, entity);
+        self.registry.services.publish(&home.alias, entity);
         // If we left meanwhile, the others have been taken down already.
         if self.life.current().is_err() {
-            self.town.notices.take_down(&id);
+            self.registry.services.take_down(&id);
         }
         Ok(())
     }
 
     async fn retract(&self, id: &str) -> Result<(), ControlError> {
         self.life.current()?;
-        self.town.notices.take_down(id);
+        self.registry.services.take_down(id);
         Ok(())
     }
 
     async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
         self.life.current()?;
-        Ok(self.town.notices.read(kind))
+        Ok(self.registry.services.read(kind))
     }
 
     fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent> {
         let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
-        let (town, kind) = (Arc::clone(&self.town), kind.to_owned());
+        let (registry, kind) = (Arc::clone(&self.registry), kind.to_owned());
         stream::once(async move { life.begun().await })
             .filter_map(|home| async move { home })
-            .flat_map(move |_| town.notices.watch(kind.clone()))
+            .flat_map(move |_| registry.services.watch(kind.clone()))
             .take_until(async move { end.ended().await })
             .boxed()
     }
 
     async fn clean_up(&self) -> Result<(), ControlError> {
         if let Some(home) = self.life.end() {
-            for peer in self.town.move_out(&home.alias) {
+            for peer in self.registry.unregister(&home.alias) {
                 tracing::debug!(alias = home.alias, peer, "told a peer that we leave");
             }
         }
@@ -207,7 +207,7 @@ impl Control for Local {
 impl Drop for Local {
     fn drop(&mut self) {
         if let Some(home) = self.life.end() {
-            self.town.evict(&home.alias);
+            self.registry.unregister_silently(&home.alias);
         }
     }
 }

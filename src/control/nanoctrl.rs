@@ -122,7 +122,7 @@ pub struct NanoCtrl {
     register_timeout: Duration,
     poll_interval: Duration,
     life: Arc<Life<Session>>,
-    renewal: Arc<renewal::State>,
+    renewal: Arc<renewal::RenewalState>,
     /// What brings us back after an outage; ends with us.
     recovery: Mutex<JoinSet<()>>,
 }

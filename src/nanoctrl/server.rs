@@ -36,11 +36,11 @@ pub(super) struct App {
 }
 
 /// The address of ours that a connection was made to.
-struct Reached(IpAddr);
+struct ReachedAddress(IpAddr);
 
 /// The address of ours that a request has come to.
 pub(super) fn reached(request: &HttpRequest) -> Option<IpAddr> {
-    request.conn_data().map(|Reached(ip)| *ip)
+    request.conn_data().map(|ReachedAddress(ip)| *ip)
 }
 
 /// Keys of the scope of a request.
@@ -176,7 +176,7 @@ fn bind(
         if let Some(stream) = connection.downcast_ref::<TcpStream>()
             && let Ok(ours) = stream.local_addr()
         {
-            data.insert(Reached(ours.ip()));
+            data.insert(ReachedAddress(ours.ip()));
         }
     })
     .bind((host::without_port(&config.host), config.port))

@@ -10,35 +10,35 @@ use futures_util::stream::{self, Stream};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::notices::Notices;
+use super::service_directory::ServiceDirectory;
 use crate::control::{Mail, MailEvent, PeerRecord, Registration};
 
 /// Most events kept in a mailbox; like the server's streams, older ones are dropped.
 const MAILBOX_CAPACITY: usize = 1000;
 
-/// Residents, mailboxes of residents and of peers not up yet, and what residents have advertised.
+/// Agents, mailboxes of agents and of peers not up yet, and what agents have advertised.
 #[derive(Debug, Default)]
-pub(super) struct Town {
+pub(super) struct Registry {
     inner: Mutex<Inner>,
-    pub(super) notices: Notices,
+    pub(super) services: ServiceDirectory,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
     names_given: u64,
-    residents: HashMap<String, Resident>,
+    agents: HashMap<String, RegisteredAgent>,
     mail: HashMap<String, Arc<MailLog>>,
 }
 
 /// A registered agent.
 #[derive(Debug, Default)]
-pub(super) struct Resident {
+pub(super) struct RegisteredAgent {
     record: PeerRecord,
     topology: Vec<String>,
     records: BTreeMap<String, Value>,
 }
 
-impl Resident {
+impl RegisteredAgent {
     pub(super) fn new(registration: Registration) -> Self {
         let record = PeerRecord {
             alias: String::new(),
@@ -55,33 +55,33 @@ impl Resident {
     }
 }
 
-impl Town {
-    /// Takes in a resident under the wanted or a generated name; the name taken is the error.
-    pub(super) fn move_in(
+impl Registry {
+    /// Takes in an agent under the wanted or a generated name; the name taken is the error.
+    pub(super) fn register(
         &self,
         wanted: Option<String>,
-        mut resident: Resident,
+        mut agent: RegisteredAgent,
     ) -> Result<(String, Arc<MailLog>), String> {
         let mut inner = self.lock();
         let alias = wanted.unwrap_or_else(|| inner.generate_name());
-        if inner.residents.contains_key(&alias) {
+        if inner.agents.contains_key(&alias) {
             return Err(alias);
         }
-        resident.record.alias.clone_from(&alias);
-        inner.residents.insert(alias.clone(), resident);
+        agent.record.alias.clone_from(&alias);
+        inner.agents.insert(alias.clone(), agent);
         let mail = inner.mail(&alias);
         Ok((alias, mail))
     }
 
-    /// Removes a resident and what is theirs, and tells the peers, whose names are given back.
-    pub(super) fn move_out(&self, alias: &str) -> Vec<String> {
-        self.notices.take_down_all(alias);
+    /// Removes an agent and what is theirs, and tells the peers, whose names are given back.
+    pub(super) fn unregister(&self, alias: &str) -> Vec<String> {
+        self.services.take_down_all(alias);
         let mut inner = self.lock();
         let Some(gone) = inner.remove(alias) else {
             return Vec::new();
         };
         let peers: Vec<String> = inner
-            .residents
+            .agents
             .iter()
             .filter(|(peer, it)| {
                 gone.topology.contains(peer) || it.topology.iter().any(|name| name == alias)
@@ -97,17 +97,17 @@ impl Town {
         peers
     }
 
-    /// Removes a resident and what is theirs, telling nobody.
-    pub(super) fn evict(&self, alias: &str) {
-        self.notices.take_down_all(alias);
+    /// Removes an agent and what is theirs, telling nobody.
+    pub(super) fn unregister_silently(&self, alias: &str) {
+        self.services.take_down_all(alias);
         self.lock().remove(alias);
     }
 
     /// Declares the peers that `alias` wants, and asks it by mail to connect to each, as the server does.
     pub(super) fn declare(&self, alias: &str, peers: &[String]) {
         let mut inner = self.lock();
-        if let Some(resident) = inner.residents.get_mut(alias) {
-            resident.topology = peers.to_vec();
+        if let Some(agent) = inner.agents.get_mut(alias) {
+            agent.topology = peers.to_vec();
             let mail = inner.mail(alias);
             for peer in peers {
                 mail.push(MailEvent::Mail(connect_peer(peer)));
@@ -115,33 +115,33 @@ impl Town {
         }
     }
 
-    /// What is known of a resident.
-    pub(super) fn resident(&self, alias: &str) -> Option<PeerRecord> {
-        self.lock().residents.get(alias).map(|it| it.record.clone())
+    /// What is known of an agent.
+    pub(super) fn agent(&self, alias: &str) -> Option<PeerRecord> {
+        self.lock().agents.get(alias).map(|it| it.record.clone())
     }
 
-    /// Puts an event into a mailbox, of a resident or of a peer not up yet.
+    /// Puts an event into a mailbox, of an agent or of a peer not up yet.
     pub(super) fn post(&self, alias: &str, event: MailEvent) {
         self.lock().mail(alias).push(event);
     }
 
-    /// Publishes a record of a resident.
+    /// Publishes a record of an agent.
     pub(super) fn publish(&self, alias: &str, name: &str, record: Value) {
-        if let Some(resident) = self.lock().residents.get_mut(alias) {
-            resident.records.insert(name.to_owned(), record);
+        if let Some(agent) = self.lock().agents.get_mut(alias) {
+            agent.records.insert(name.to_owned(), record);
         }
     }
 
-    /// Withdraws a record of a resident.
+    /// Withdraws a record of an agent.
     pub(super) fn withdraw(&self, alias: &str, name: &str) {
-        if let Some(resident) = self.lock().residents.get_mut(alias) {
-            resident.records.remove(name);
+        if let Some(agent) = self.lock().agents.get_mut(alias) {
+            agent.records.remove(name);
         }
     }
 
-    /// A record of a resident.
+    /// A record of an agent.
     pub(super) fn lookup(&self, alias: &str, name: &str) -> Option<Value> {
-        self.lock().residents.get(alias)?.records.get(name).cloned()
+        self.lock().agents.get(alias)?.records.get(name).cloned()
     }
 
     /// Every change below is complete before anything can panic, so a poisoned lock is still good.
@@ -156,15 +156,15 @@ impl Inner {
         loop {
             self.names_given += 1;
             let name = format!("agent-{:x}", self.names_given);
-            if !self.residents.contains_key(&name) {
+            if !self.agents.contains_key(&name) {
                 return name;
             }
         }
     }
 
-    fn remove(&mut self, alias: &str) -> Option<Resident> {
+    fn remove(&mut self, alias: &str) -> Option<RegisteredAgent> {
         self.mail.remove(alias);
-        self.residents.remove(alias)
+        self.agents.remove(alias)
     }
 
     fn mail(&mut self, alias: &str) -> Arc<MailLog> {
@@ -262,9 +262,10 @@ mod tests {
 
     #[test]
     fn generated_names_count_in_hexadecimal_and_pass_over_names_in_use() {
-        let town = Town::default();
+        let registry = Registry::default();
         let join = |wanted: Option<&str>| {
-            town.move_in(wanted.map(str::to_owned), Resident::default())
+            registry
+                .register(wanted.map(str::to_owned), RegisteredAgent::default())
                 .map(|(alias, _)| alias)
         };
         assert_eq!(join(Some("agent-2")), Ok("agent-2".to_owned()));

@@ -7,38 +7,38 @@ use tokio::sync::watch;
 
 use crate::control::{Entity, EntityEvent};
 
-/// What the residents of a town have advertised, by id.
+/// What the agents of a registry have advertised, by id.
 #[derive(Debug, Default)]
-pub(super) struct Notices(watch::Sender<BTreeMap<String, Notice>>);
+pub(super) struct ServiceDirectory(watch::Sender<BTreeMap<String, AdvertisedService>>);
 
 #[derive(Debug)]
-struct Notice {
-    /// Alias of the resident.
+struct AdvertisedService {
+    /// Alias of the agent.
     owner: String,
     entity: Entity,
 }
 
-impl Notices {
-    /// Puts up an entity of a resident, in place of the one of its id.
-    pub(super) fn put_up(&self, owner: &str, entity: Entity) {
+impl ServiceDirectory {
+    /// Publishes an entity of an agent, in place of the one of its id.
+    pub(super) fn publish(&self, owner: &str, entity: Entity) {
         let owner = owner.to_owned();
-        self.0.send_modify(|notices| {
-            notices.insert(entity.id.clone(), Notice { owner, entity });
+        self.0.send_modify(|services| {
+            services.insert(entity.id.clone(), AdvertisedService { owner, entity });
         });
     }
 
     /// Takes down an entity.
     pub(super) fn take_down(&self, id: &str) {
         self.0
-            .send_if_modified(|notices| notices.remove(id).is_some());
+            .send_if_modified(|services| services.remove(id).is_some());
     }
 
-    /// Takes down all entities of a resident who is gone.
+    /// Takes down all entities of an agent who is gone.
     pub(super) fn take_down_all(&self, owner: &str) {
-        self.0.send_if_modified(|notices| {
-            let before = notices.len();
-            notices.retain(|_, notice| notice.owner != owner);
-            notices.len() < before
+        self.0.send_if_modified(|services| {
+            let before = services.len();
+            services.retain(|_, service| service.owner != owner);
+            services.len() < before
         });
     }
 
@@ -49,18 +49,18 @@ impl Notices {
 
     /// The entities of a kind, now and after each change. Changes that follow each other at once are seen as one.
     pub(super) fn watch(&self, kind: String) -> impl Stream<Item = EntityEvent> + Send + use<> {
-        let mut notices = self.0.subscribe();
-        notices.mark_changed();
-        stream::unfold((notices, kind), |(mut notices, kind)| async move {
-            notices.changed().await.ok()?;
-            let all = of_kind(&notices.borrow_and_update(), &kind);
-            Some((EntityEvent::All(all), (notices, kind)))
+        let mut services = self.0.subscribe();
+        services.mark_changed();
+        stream::unfold((services, kind), |(mut services, kind)| async move {
+            services.changed().await.ok()?;
+            let all = of_kind(&services.borrow_and_update(), &kind);
+            Some((EntityEvent::All(all), (services, kind)))
         })
     }
 }
 
-fn of_kind(notices: &BTreeMap<String, Notice>, kind: &str) -> Vec<Entity> {
-    let entities = notices.values().map(|notice| &notice.entity);
+fn of_kind(services: &BTreeMap<String, AdvertisedService>, kind: &str) -> Vec<Entity> {
+    let entities = services.values().map(|service| &service.entity);
     entities
         .filter(|entity| entity.kind == kind)
         .cloned()

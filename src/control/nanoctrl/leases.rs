@@ -2,7 +2,7 @@
 
 use redis::pipe;
 
-use super::session::{Owner, Session};
+use super::session::{NameOwner, Session};
 use crate::control::{ControlError, lease};
 
 /// Renews all leases, if the name is ours. Answers whose it is, whether our topology is there, and the records that are not.
@@ -33,7 +33,7 @@ const REMOVE: &str = "redis.call('DEL', unpack(KEYS, 2)) redis.call('SREM', KEYS
 /// What the control plane still has of us.
 #[derive(Debug)]
 pub(super) struct Renewed {
-    pub(super) owner: Owner,
+    pub(super) owner: NameOwner,
     /// Whether a topology that we have declared is gone.
     pub(super) is_topology_lost: bool,
     /// Names of the records that are gone.
@@ -63,7 +63,7 @@ impl Session {
         let prefix = keys.region(alias, "");
         let name = |key: String| Some(key.strip_prefix(&prefix)?.to_owned());
         Ok(Renewed {
-            owner: Owner::of(owner),
+            owner: NameOwner::of(owner),
             is_topology_lost: !has_topology && self.topology().is_some(),
             lost: lost.into_iter().filter_map(name).collect(),
         })

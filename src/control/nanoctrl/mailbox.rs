@@ -28,9 +28,9 @@ pub(super) fn events(
     renewal: Renewal,
     wait: Duration,
 ) -> impl Stream<Item = MailEvent> + Send {
-    let from_first = Source::Stream(FIRST.to_owned());
+    let from_first = StreamSource::Stream(FIRST.to_owned());
     let mail = Reader::new(Arc::clone(&session), renewal.clone(), from_first, wait);
-    let notices = Reader::new(session, renewal, Source::Inbox, wait);
+    let notices = Reader::new(session, renewal, StreamSource::Inbox, wait);
     stream::select(mail.events(), notices.events())
 }
 
@@ -39,7 +39,7 @@ const FIRST: &str = "0-0";
 
 /// What a reader reads.
 #[derive(Debug)]
-enum Source {
+enum StreamSource {
     /// The stream, from after the entry of this id.
     Stream(String),
     /// The inbox lists.
@@ -51,7 +51,7 @@ enum Source {
 struct Reader {
     session: Arc<Session>,
     renewal: Renewal,
-    source: Source,
+    source: StreamSource,
     wait: Duration,
     line: Option<(MultiplexedConnection, Epoch)>,
     /// Generation of the address that the position in the stream belongs to.
@@ -73,7 +73,7 @@ enum Failure {
 }
 
 impl Reader {
-    fn new(session: Arc<Session>, renewal: Renewal, source: Source, wait: Duration) -> Self {
+    fn new(session: Arc<Session>, renewal: Renewal, source: StreamSource, wait: Duration) -> Self {
         Self {
             generation: session.store.epoch().generation,
             session,
@@ -137,7 +137,7 @@ impl Reader {
     /// Makes sure that Redis answers, and begins anew if the stream ends before where we are: it is another one then, since Redis has lost the one that we
     /// read, and if the clock was set back as well, all that comes would seem to have been read.
     async fn check_position(&mut self, line: &mut MultiplexedConnection) -> Result<(), Failure> {
-        let Source::Stream(last) = &mut self.source else {
+        let StreamSource::Stream(last) = &mut self.source else {
             return Ok(redis::cmd("PING").exec_async(line).await?);
         };
         let mut newest = redis::cmd("XREVRANGE");
@@ -154,20 +154,20 @@ impl Reader {
         let generation = self.session.store.epoch().generation;
         if generation != self.generation {
             self.generation = generation;
-            if let Source::Stream(last) = &mut self.source {
+            if let StreamSource::Stream(last) = &mut self.source {
                 FIRST.clone_into(last);
             }
         }
         let Session { keys, alias, .. } = &*self.session;
         match &self.source {
-            Source::Stream(last) => {
+            StreamSource::Stream(last) => {
                 let mut xread = redis::cmd("XREAD");
                 xread.arg("BLOCK").arg(self.wait.as_secs() * 1000);
                 xread.arg("COUNT").arg(BATCH);
                 xread.arg("STREAMS").arg(keys.stream(alias)).arg(last);
                 xread
             }
-            Source::Inbox => {
+            StreamSource::Inbox => {
                 let mut blpop = redis::cmd("BLPOP");
                 blpop.arg(keys.inboxes(alias)).arg(self.wait.as_secs());
                 blpop
@@ -177,7 +177,7 @@ impl Reader {
 
     fn take(&mut self, answer: Value) -> Result<(), Failure> {
         match &mut self.source {
-            Source::Stream(last) => {
+            StreamSource::Stream(last) => {
                 for (id, mail) in parse::entries(answer).ok_or(Failure::Shape)? {
                     match mail {
                         Ok(mail) => self.ready.push_back(MailEvent::Mail(mail)),
@@ -186,7 +186,7 @@ impl Reader {
                     *last = id;
                 }
             }
-            Source::Inbox => match parse::notice(answer) {
+            StreamSource::Inbox => match parse::notice(answer) {
                 Some(Ok(event)) => self.ready.push_back(event),
                 Some(Err(reason)) => skipped(&self.session.alias, "inbox", reason),
                 None => {}

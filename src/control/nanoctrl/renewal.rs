@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     http::{Http, Registered},
     leases::Renewed,
-    session::{Owner, Session},
+    session::{NameOwner, Session},
 };
 use crate::backoff::Backoff;
 use crate::control::{ControlError, Registration, life::Life, names::check_alias};
@@ -31,12 +31,12 @@ const BACKOFF: Backoff =
 pub(super) struct Renewal {
     pub(super) http: Http,
     pub(super) life: Arc<Life<Session>>,
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<RenewalState>,
 }
 
 /// What renewals of one agent have to know of each other.
 #[derive(Debug, Default)]
-pub(super) struct State {
+pub(super) struct RenewalState {
     /// One renewal at a time: two would find each other's half-done registration.
     turn: Mutex<()>,
     /// We have asked to be registered again and not yet claimed the answer.
@@ -105,19 +105,19 @@ impl Renewal {
         };
         match (owner, known) {
             // Redis has moved, maybe: the server looks at another than we.
-            (Ok(Owner::Us) | Err(_), Ok(false)) => self.rejoin(session).await,
-            (Ok(Owner::Us | Owner::Unclaimed), _)
+            (Ok(NameOwner::Us) | Err(_), Ok(false)) => self.rejoin(session).await,
+            (Ok(NameOwner::Us | NameOwner::Unclaimed), _)
                 if self.state.is_rejoining.load(Ordering::SeqCst) =>
             {
                 self.restore(session).await
             }
-            (Ok(Owner::Us), Ok(true)) => self.bring_back(session, renewed?).await,
-            (Ok(Owner::Us), Err(error)) => {
+            (Ok(NameOwner::Us), Ok(true)) => self.bring_back(session, renewed?).await,
+            (Ok(NameOwner::Us), Err(error)) => {
                 session.publish_lost(&renewed?.lost).await?;
                 Err(error)
             }
-            (Ok(Owner::Nobody), _) => self.rejoin(session).await,
-            (Ok(Owner::Other | Owner::Unclaimed), _) => Err(self.displaced(session)),
+            (Ok(NameOwner::Nobody), _) => self.rejoin(session).await,
+            (Ok(NameOwner::Other | NameOwner::Unclaimed), _) => Err(self.displaced(session)),
             (Err(()), Ok(true)) => {
                 self.ask_for_redis(session).await;
                 renewed.map(drop)
@@ -190,11 +190,11 @@ impl Renewal {
 
     /// Whether the name is somebody else's, as far as Redis knows now. A registration that says nothing about its owner is
     /// ours only while we register again.
-    pub(super) fn is_others(&self, owner: Owner) -> bool {
+    pub(super) fn is_others(&self, owner: NameOwner) -> bool {
         match owner {
-            Owner::Us | Owner::Nobody => false,
-            Owner::Other => true,
-            Owner::Unclaimed => !self.state.is_rejoining.load(Ordering::SeqCst),
+            NameOwner::Us | NameOwner::Nobody => false,
+            NameOwner::Other => true,
+            NameOwner::Unclaimed => !self.state.is_rejoining.load(Ordering::SeqCst),
         }
     }
 
@@ -209,11 +209,11 @@ impl Renewal {
     }
 
     /// Refuses if the name has turned out to be somebody else's, and has a lost one looked after soon.
-    pub(super) fn check(&self, session: &Session, owner: Owner) -> Result<(), ControlError> {
+    pub(super) fn check(&self, session: &Session, owner: NameOwner) -> Result<(), ControlError> {
         if self.is_others(owner) {
             return Err(self.displaced(session));
         }
-        if owner == Owner::Nobody {
+        if owner == NameOwner::Nobody {
             self.look_soon();
         }
         Ok(())

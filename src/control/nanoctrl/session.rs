@@ -18,7 +18,7 @@ const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
                      redis.call('HSET', KEYS[1], unpack(ARGV, 4)) \
                      enlist(KEYS[2], ARGV[1], ARGV[2], NATIVE) sweep(KEYS[2], ARGV[3]) return 1";
 
-/// Begins the scripts that act under our name: finds out whose it is, as the number of an [`Owner`]. The first key is the
+/// Begins the scripts that act under our name: finds out whose it is, as the number of an [`NameOwner`]. The first key is the
 /// agent's hash, the first argument our incarnation.
 const OWNER: &str = "local it = redis.call('HGET', KEYS[1], 'incarnation') \
                      local owner = it == ARGV[1] and 1 or it and 2 or redis.call('EXISTS', KEYS[1]) == 1 and 3 or 0 ";
@@ -56,7 +56,7 @@ const STREAM_LENGTH: &str = "1000";
 
 /// To whom the name belongs, as far as Redis knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum NameOwner {
     /// This life of ours.
     Us,
     /// Somebody else, or an earlier life.
@@ -67,7 +67,7 @@ pub(super) enum Owner {
     Nobody,
 }
 
-impl Owner {
+impl NameOwner {
     /// The owner of this number.
     pub(super) fn of(number: u8) -> Self {
         match number {
@@ -143,12 +143,12 @@ impl Session {
     }
 
     /// Asks Redis to whom the name belongs, and keeps our registration alive if it is ours.
-    pub(super) async fn keep(&self) -> Result<Owner, ControlError> {
+    pub(super) async fn keep(&self) -> Result<NameOwner, ControlError> {
         self.act(KEEP, &[], &[]).await
     }
 
     /// Puts an entry, made of fields and values, into a stream. One from whose name another has is not sent.
-    pub(super) async fn send(&self, peer: &str, entry: &[&str]) -> Result<Owner, ControlError> {
+    pub(super) async fn send(&self, peer: &str, entry: &[&str]) -> Result<NameOwner, ControlError> {
         let arguments = [&[STREAM_LENGTH], entry].concat();
         let keys = [self.keys.stream(peer), self.keys.agent(peer)];
         self.act(SEND, &keys, &arguments).await
@@ -160,8 +160,8 @@ impl Session {
         script: &str,
         keys: &[String],
         arguments: &[&str],
-    ) -> Result<Owner, ControlError> {
-        self.run(script, keys, arguments).await.map(Owner::of)
+    ) -> Result<NameOwner, ControlError> {
+        self.run(script, keys, arguments).await.map(NameOwner::of)
     }
 
     /// Runs a script that acts under our name.
@@ -181,11 +181,15 @@ impl Session {
     }
 
     /// Remembers a record and publishes it, unless the name is not ours at the moment; says whose it is.
-    pub(super) async fn publish(&self, name: &str, record: Value) -> Result<Owner, ControlError> {
+    pub(super) async fn publish(
+        &self,
+        name: &str,
+        record: Value,
+    ) -> Result<NameOwner, ControlError> {
         let text = record.to_string();
         self.published().insert(name, record);
         match self.write(name, &text).await {
-            Ok(Owner::Us) => self.publish_names().await,
+            Ok(NameOwner::Us) => self.publish_names().await,
             Err(error @ ControlError::RecordTaken { .. }) => {
                 self.published().remove(name);
                 Err(error)
@@ -195,7 +199,7 @@ impl Session {
     }
 
     /// Writes a record, unless the name is not ours at the moment; says whose it is.
-    pub(super) async fn write(&self, name: &str, text: &str) -> Result<Owner, ControlError> {
+    pub(super) async fn write(&self, name: &str, text: &str) -> Result<NameOwner, ControlError> {
         let key = self.keys.region(&self.alias, name);
         let mut keys = vec![key, self.keys.records(&self.alias)];
         keys.extend(self.keys.rival_records(&keys[0], &self.alias));
@@ -203,7 +207,7 @@ impl Session {
             TAKEN => Err(ControlError::RecordTaken {
                 key: keys.swap_remove(0),
             }),
-            number => Ok(Owner::of(number)),
+            number => Ok(NameOwner::of(number)),
         }
     }
 
@@ -217,7 +221,7 @@ impl Session {
     }
 
     /// Publishes all records again, for as long as the name is ours; says whose it is.
-    pub(super) async fn publish_all(&self) -> Result<Owner, ControlError> {
+    pub(super) async fn publish_all(&self) -> Result<NameOwner, ControlError> {
         let (records, version) = {
             let published = self.published();
             (published.records.clone(), published.version)
@@ -225,7 +229,7 @@ impl Session {
         let mut taken = Vec::new();
         for (name, record) in &records {
             match self.write(name, &record.to_string()).await {
-                Ok(Owner::Us) => {}
+                Ok(NameOwner::Us) => {}
                 Err(error @ ControlError::RecordTaken { .. }) => {
                     tracing::warn!(alias = self.alias, %error, "a record is not published again");
                     // What is another's is neither renewed nor removed by us.
@@ -244,7 +248,7 @@ impl Session {
 
     /// Writes the names of our records into our hash. Several calls may overtake each other on the way to
     /// Redis, so each goes on until what it wrote was still true afterwards.
-    async fn publish_names(&self) -> Result<Owner, ControlError> {
+    async fn publish_names(&self) -> Result<NameOwner, ControlError> {
         loop {
             let (names, version) = {
                 let published = self.published();
@@ -253,7 +257,7 @@ impl Session {
             let fields = self.described(&names);
             let fields = fields.iter().flat_map(|(name, value)| [*name, value]);
             let owner = self.act(UPDATE, &[], &fields.collect::<Vec<_>>()).await?;
-            if owner != Owner::Us {
+            if owner != NameOwner::Us {
                 tracing::debug!(alias = self.alias, "not registered at the moment");
             }
             if self.published().version == version {

@@ -22,17 +22,17 @@ pub(super) struct Store {
     access: Access,
     /// Bound on every command, connecting included.
     timeout: Duration,
-    link: Mutex<Link>,
+    link: Mutex<SharedConnection>,
 }
 
 /// The address, and the shared connection to it while there is one.
 #[derive(Debug)]
-struct Link {
+struct SharedConnection {
     address: Address,
     /// The one named when we registered last.
     registered: Address,
     epoch: Epoch,
-    connection: Option<Line>,
+    connection: Option<NumberedConnection>,
     /// Counts connections.
     opened: u64,
 }
@@ -46,7 +46,7 @@ pub(super) struct Epoch {
     failovers: u64,
 }
 
-impl Link {
+impl SharedConnection {
     fn move_to(&mut self, address: Address) {
         if self.address != address {
             tracing::info!(from = %self.address, to = %address, "Redis has moved");
@@ -59,7 +59,7 @@ impl Link {
 
 /// A connection that remembers which it is.
 #[derive(Debug, Clone)]
-struct Line {
+struct NumberedConnection {
     connection: MultiplexedConnection,
     number: u64,
 }
@@ -77,7 +77,7 @@ impl Store {
             Some(address) => ("the setting `redis`".to_owned(), address.clone()),
             None => (format!("NanoCtrl at {url}"), Address::parse(address)?),
         };
-        let link = Link {
+        let link = SharedConnection {
             registered: address.clone(),
             address,
             epoch: Epoch::default(),
@@ -195,7 +195,7 @@ impl Store {
 
     async fn attempt<T: FromRedisValue>(
         &self,
-        mut line: Line,
+        mut line: NumberedConnection,
         commands: &Pipeline,
     ) -> RedisResult<T> {
         let answer = commands.query_async(&mut line.connection).await;
@@ -206,7 +206,7 @@ impl Store {
     }
 
     /// The shared connection, opened if there is none, and whether it was opened now.
-    async fn line(&self) -> RedisResult<(Line, bool)> {
+    async fn line(&self) -> RedisResult<(NumberedConnection, bool)> {
         if let Some(line) = self.link().connection.clone() {
             return Ok((line, false));
         }
@@ -214,7 +214,7 @@ impl Store {
         let mut link = self.link();
         link.opened += 1;
         let number = link.opened;
-        let line = Line { connection, number };
+        let line = NumberedConnection { connection, number };
         if link.epoch == epoch {
             link.connection = Some(line.clone());
         }
@@ -333,7 +333,7 @@ impl Store {
     }
 
     /// Never held across an await; a poisoned lock is still good, as no change can panic half-way.
-    fn link(&self) -> MutexGuard<'_, Link> {
+    fn link(&self) -> MutexGuard<'_, SharedConnection> {
         self.link.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -58,7 +58,7 @@ struct Follower {
     session: Arc<Session>,
     kind: String,
     interval: Duration,
-    line: Option<Line>,
+    line: Option<Subscription>,
     /// Ids of the entities that have been told of and not of their end.
     known: BTreeSet<String>,
     /// The counter of changes, as of the last list or event.
@@ -69,7 +69,7 @@ struct Follower {
 }
 
 /// A subscription.
-struct Line {
+struct Subscription {
     sink: PubSubSink,
     messages: PubSubStream,
     epoch: Epoch,
@@ -126,7 +126,7 @@ impl Follower {
         let (sink, messages) = line.split();
         let (revision, _) = self.ask().await?;
         self.list(revision).await?;
-        self.line = Some(Line {
+        self.line = Some(Subscription {
             sink,
             messages,
             epoch,
