@@ -29,8 +29,8 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use slimerpc::channel::{
-    AnswerView, ClientChannel, Delivery, Dialer, Geometry, Hosted, Mailbox, Memory, MemoryLimits,
-    Patience,
+    AnswerView, BufferPool, ClientChannel, Delivery, Dialer, Geometry, Mailbox, MemoryLimits,
+    ServiceInfo, WaitPolicy,
 };
 use slimerpc::fabric::{self, RetryPolicy};
 use slimerpc_actors::{PeerAgent, Proxy, service};
@@ -110,17 +110,17 @@ struct Ends {
 impl Ends {
     fn connect() -> Result<Self> {
         let device = fabric::open(fabric::SHM, 1)?;
-        let memory = Memory::new(device, MemoryLimits::default());
+        let memory = BufferPool::new(device, MemoryLimits::default());
         let (geometry, retry) = (Geometry::new(32, 32 << 10)?, RetryPolicy::default());
-        let hosted = Hosted {
+        let service_info = ServiceInfo {
             name: "Echo".to_owned(),
             stream_patience: Duration::from_secs(30),
         };
-        let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, hosted)?;
+        let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, service_info)?;
         let dialer = Dialer::new(&memory, geometry, retry)?;
         let theirs = mailbox.accept("caller", 1, &dialer.endpoint())?;
         let runtime = tokio::runtime::Runtime::new()?;
-        let patience = Patience {
+        let patience = WaitPolicy {
             busy_poll: Duration::ZERO,
             runtime: runtime.handle().clone(),
         };

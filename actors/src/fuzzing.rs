@@ -25,7 +25,7 @@ pub fn read_handshake(mail: &Mail) {
     let again = match handshake {
         Handshake::Open(peer, open) => open.to_mail(&peer),
         Handshake::OneSidedOpen(peer, open) => open.to_mail(&peer),
-        Handshake::Link(peer, letter) => letter.to_mail(&peer),
+        Handshake::Link(peer, message) => message.to_mail(&peer),
         Handshake::Answer(answer) => answer.to_mail("worker:0"),
         Handshake::OneSidedAnswer(answer) => answer.to_mail("worker:0"),
     };

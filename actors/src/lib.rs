@@ -87,8 +87,8 @@ pub use client::service::{
 pub use client::tell::{AgentEvent, Events, Tell};
 pub use client::watch::{PeerEvent, Terminated, Watch};
 pub use discovery::find::DiscoveryError;
-pub use discovery::live_service::{Fit, LiveService};
 pub use discovery::service_changes::{ServiceChange, ServiceChanges};
+pub use discovery::service_instance::{Compatibility, ServiceInstance};
 pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use futures_util::Stream;
 pub use memory::buffer::{BufferError, OwnBuffer, RdmaBuffer};

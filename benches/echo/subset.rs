@@ -25,7 +25,7 @@ pub(crate) enum Subset {
     /// Processor time and Redis commands of connections that do nothing
     Idle,
     /// Memory of connections that do nothing
-    Memory,
+    BufferPool,
     /// Many agents connect to one
     Connect,
     /// Latency against size
@@ -49,7 +49,7 @@ impl Subset {
             Self::Steady => steady::run(suite),
             Self::Fairness => fairness::run(suite),
             Self::Idle => idle::run(suite),
-            Self::Memory => memory::run(suite),
+            Self::BufferPool => memory::run(suite),
             Self::Connect => connect::run(suite),
             Self::Sizes => sizes::run(suite),
             Self::Polling => polling::run(suite),

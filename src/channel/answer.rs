@@ -6,15 +6,15 @@ use std::sync::Arc;
 use super::core::caller::CallId;
 use super::core::slot::ReplyMeta;
 use super::lend::SlotToken;
-use super::{Block, CallError, ClientChannel, Profile};
+use super::{CallError, ClientChannel, PooledBuffer, Profile};
 use crate::wire::{DecodeError, Fault};
 
 /// An answer: lent from the ring, whose credit goes back when this is dropped, or from this process.
 #[derive(Debug)]
-pub struct Answer<'a>(Source<'a>);
+pub struct Answer<'a>(AnswerSource<'a>);
 
 #[derive(Debug)]
-enum Source<'a> {
+enum AnswerSource<'a> {
     Ring(RingAnswer<'a>),
     /// `None`: the stream that was asked for an item has no more.
     Here(Result<Option<Vec<u8>>, Fault>),
@@ -27,7 +27,7 @@ struct RingAnswer<'a> {
     /// The right to its bytes, until this is dropped.
     replied: Option<SlotToken>,
     /// The payload, if it did not travel through the ring.
-    outside: Option<Block>,
+    outside: Option<PooledBuffer>,
     reply: ReplyMeta,
 }
 
@@ -61,21 +61,21 @@ impl<'a> RingAnswer<'a> {
             (None, None) => &[],
         };
         let content = if self.reply.is_exception {
-            Content::Exception(self.channel.profile())
+            AnswerContent::Exception(self.channel.profile())
         } else if self.reply.is_end {
-            Content::End
+            AnswerContent::End
         } else {
-            Content::Result
+            AnswerContent::Result
         };
         AnswerView { payload, content }
     }
 
-    fn keep(mut self) -> Kept {
+    fn keep(mut self) -> AnswerMemory {
         if let Some(block) = self.outside.take() {
-            return Kept::Outside(block);
+            return AnswerMemory::RendezvousDescriptor(block);
         }
         // It goes on as the owner of the slot.
-        Kept::InRing(InRing {
+        AnswerMemory::InRing(InRing {
             channel: self.channel.clone(),
             id: self.id,
             replied: self.replied.take(),
@@ -101,7 +101,7 @@ impl<'a> Answer<'a> {
         reply: ReplyMeta,
     ) -> Result<Self, CallError> {
         let answer = RingAnswer::read(channel, id, replied, reply)?;
-        Ok(Self(Source::Ring(answer)))
+        Ok(Self(AnswerSource::Ring(answer)))
     }
 
     /// Has `read` look at the answer, whose credit goes back then.
@@ -118,17 +118,17 @@ impl<'a> Answer<'a> {
     }
 
     pub(super) fn local(outcome: Result<Option<Vec<u8>>, Fault>) -> Self {
-        Self(Source::Here(outcome))
+        Self(AnswerSource::Here(outcome))
     }
 
     /// The answer, to be looked at.
     #[inline]
     pub fn view(&self) -> AnswerView<'_> {
         let (payload, content) = match &self.0 {
-            Source::Ring(answer) => return answer.view(),
-            Source::Here(Ok(Some(bytes))) => (&bytes[..], Content::Result),
-            Source::Here(Ok(None)) => (&[][..], Content::End),
-            Source::Here(Err(fault)) => (&[][..], Content::Fault(fault)),
+            AnswerSource::Ring(answer) => return answer.view(),
+            AnswerSource::Here(Ok(Some(bytes))) => (&bytes[..], AnswerContent::Result),
+            AnswerSource::Here(Ok(None)) => (&[][..], AnswerContent::End),
+            AnswerSource::Here(Err(fault)) => (&[][..], AnswerContent::Fault(fault)),
         };
         AnswerView { payload, content }
     }
@@ -155,8 +155,10 @@ impl<'a> Answer<'a> {
     /// Keeps the payload where it is, without the borrow of the call.
     pub fn keep(self) -> ReplyBytes {
         ReplyBytes(match self.0 {
-            Source::Ring(answer) => answer.keep(),
-            Source::Here(outcome) => Kept::Here(outcome.ok().flatten().unwrap_or_default()),
+            AnswerSource::Ring(answer) => answer.keep(),
+            AnswerSource::Here(outcome) => {
+                AnswerMemory::Here(outcome.ok().flatten().unwrap_or_default())
+            }
         })
     }
 }
@@ -165,11 +167,11 @@ impl<'a> Answer<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerView<'a> {
     payload: &'a [u8],
-    content: Content<'a>,
+    content: AnswerContent<'a>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Content<'a> {
+enum AnswerContent<'a> {
     Result,
     /// The payload is a failure.
     Exception(Profile),
@@ -185,16 +187,16 @@ impl<'a> AnswerView<'a> {
     #[inline]
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
         match self.content {
-            Content::Result | Content::End => Ok(None),
-            Content::Exception(profile) => profile.decode_fault(self.payload).map(Some),
-            Content::Fault(fault) => Ok(Some(fault.clone())),
+            AnswerContent::Result | AnswerContent::End => Ok(None),
+            AnswerContent::Exception(profile) => profile.decode_fault(self.payload).map(Some),
+            AnswerContent::Fault(fault) => Ok(Some(fault.clone())),
         }
     }
 
     /// Whether the stream that was asked for an item has no more.
     #[inline]
     pub fn is_end(&self) -> bool {
-        matches!(self.content, Content::End)
+        matches!(self.content, AnswerContent::End)
     }
 
     /// The payload.
@@ -207,12 +209,12 @@ impl<'a> AnswerView<'a> {
 /// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back when this is dropped, or
 /// from the memory that it was read into if it does not fit a slot.
 #[derive(Debug)]
-pub struct ReplyBytes(Kept);
+pub struct ReplyBytes(AnswerMemory);
 
 #[derive(Debug)]
-enum Kept {
+enum AnswerMemory {
     InRing(InRing),
-    Outside(Block),
+    RendezvousDescriptor(PooledBuffer),
     Here(Vec<u8>),
 }
 
@@ -230,9 +232,9 @@ impl Deref for ReplyBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Kept::Outside(block) => block,
-            Kept::Here(bytes) => bytes,
-            Kept::InRing(kept) => {
+            AnswerMemory::RendezvousDescriptor(block) => block,
+            AnswerMemory::Here(bytes) => bytes,
+            AnswerMemory::InRing(kept) => {
                 let bytes = |replied| kept.channel.replies.bytes(replied);
                 let replied = kept.replied.as_ref();
                 replied.map_or(&[], |replied| &bytes(replied)[kept.payload.clone()])

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::{Block, Memory, MemoryError};
+use super::buffer_pool::{BufferPool, MemoryError, PooledBuffer};
 use crate::fabric::{Access, Device, LinkType, MemoryRegion, OutOfRange};
 
 /// What peers may do with a [`Buffer`].
@@ -43,7 +43,7 @@ impl Rights {
 
 /// Where peers on one kind of link find a buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Place {
+pub struct BufferLocation {
     /// The kind of link.
     pub link: LinkType,
     /// Address of the first byte.
@@ -59,9 +59,9 @@ pub struct Place {
 /// the bytes are then a mixture.
 ///
 /// ```
-/// use slimerpc::channel::{Buffer, Memory, MemoryLimits, Rights};
+/// use slimerpc::channel::{Buffer, BufferPool, MemoryLimits, Rights};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = Memory::private(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
+/// let memory = BufferPool::private(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
 /// let buffer = Buffer::new(&[memory], 1000, Rights::Read)?;
 /// buffer.write(990, b"weights")?;
 /// assert!(buffer.write(995, b"weights").is_err());
@@ -72,7 +72,7 @@ pub struct Place {
 pub struct Buffer {
     // Before the memory that they register as well (DROP-1).
     others: Vec<(LinkType, Arc<dyn MemoryRegion>)>,
-    block: Block,
+    block: PooledBuffer,
     link: LinkType,
     rights: Rights,
 }
@@ -85,7 +85,7 @@ impl Buffer {
     ///
     /// # Panics
     /// There is no memory.
-    pub fn new(on: &[Arc<Memory>], len: usize, rights: Rights) -> Result<Self, MemoryError> {
+    pub fn new(on: &[Arc<BufferPool>], len: usize, rights: Rights) -> Result<Self, MemoryError> {
         let (first, others) = on.split_first().expect("an agent has a device");
         let block = first.dedicate(len, rights.access())?;
         let mut shared = Vec::new();
@@ -119,14 +119,14 @@ impl Buffer {
     }
 
     /// Where peers find it, on each kind of link.
-    pub fn places(&self) -> Vec<Place> {
+    pub fn places(&self) -> Vec<BufferLocation> {
         let outside = self.block.outside();
-        let own = Place {
+        let own = BufferLocation {
             link: self.link,
             addr: outside.addr,
             rkey: outside.rkey,
         };
-        let others = self.others.iter().map(|(link, region)| Place {
+        let others = self.others.iter().map(|(link, region)| BufferLocation {
             link: *link,
             addr: region.addr(),
             rkey: region.rkey(),

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::lend::Whole;
+use super::lend::OwnedRegion;
 use crate::fabric::{Access, Device, FabricError, MemoryRegion};
-use crate::wire::Outside;
+use crate::wire::RendezvousDescriptor;
 
 /// Bytes that blocks are rounded up to, so that they fit again.
 const SMALL: usize = 64 << 10;
@@ -36,7 +36,7 @@ impl Default for MemoryLimits {
     }
 }
 
-/// What a [`Memory`] holds, in bytes.
+/// What a [`BufferPool`] holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryAccount {
     /// Of payloads that are being sent, received or handled.
@@ -75,9 +75,9 @@ pub enum MemoryError {
 /// One for each device of an agent, shared by its channels.
 ///
 /// ```
-/// use slimerpc::channel::{Memory, MemoryLimits};
+/// use slimerpc::channel::{BufferPool, MemoryLimits};
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let memory = Memory::new(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
+/// let memory = BufferPool::new(slimerpc::fabric::open("shm0", 1)?, MemoryLimits::default());
 /// let mut block = memory.take(100_000)?;
 /// block[99_999] = 7;
 /// assert!(memory.account().lent >= 100_000);
@@ -87,22 +87,22 @@ pub enum MemoryError {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Memory {
+pub struct BufferPool {
     device: Arc<dyn Device>,
     /// What peers may do with what is lent by [`take`](Self::take).
     access: Access,
     limits: MemoryLimits,
-    held: Mutex<Held>,
+    held: Mutex<PoolState>,
 }
 
 #[derive(Debug, Default)]
-struct Held {
+struct PoolState {
     /// What was used last comes last.
-    idle: Vec<Whole>,
+    idle: Vec<OwnedRegion>,
     account: MemoryAccount,
 }
 
-impl Memory {
+impl BufferPool {
     /// Nothing is registered yet. What is lent, peers may read.
     pub fn new(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
         Self::with_access(device, limits, Access::REMOTE_READ)
@@ -141,7 +141,7 @@ impl Memory {
     ///
     /// # Errors
     /// That is beyond a limit, or the device refuses.
-    pub fn take(self: &Arc<Self>, len: usize) -> Result<Block, MemoryError> {
+    pub fn take(self: &Arc<Self>, len: usize) -> Result<PooledBuffer, MemoryError> {
         let limit = self.limits.payload;
         if len > limit {
             return Err(MemoryError::TooLarge { size: len, limit });
@@ -162,7 +162,11 @@ impl Memory {
     ///
     /// # Errors
     /// As [`take`](Self::take).
-    pub fn dedicate(self: &Arc<Self>, len: usize, access: Access) -> Result<Block, MemoryError> {
+    pub fn dedicate(
+        self: &Arc<Self>,
+        len: usize,
+        access: Access,
+    ) -> Result<PooledBuffer, MemoryError> {
         let limit = self.limits.payload;
         if len > limit {
             return Err(MemoryError::TooLarge { size: len, limit });
@@ -173,7 +177,12 @@ impl Memory {
     }
 
     /// Registers `size` bytes for a payload of `len`, as far as the limits allow.
-    fn register(&self, size: usize, len: usize, access: Access) -> Result<Whole, MemoryError> {
+    fn register(
+        &self,
+        size: usize,
+        len: usize,
+        access: Access,
+    ) -> Result<OwnedRegion, MemoryError> {
         let total = self.limits.total;
         let mut held = self.lock();
         if held.account.lent.saturating_add(size) > total {
@@ -189,18 +198,24 @@ impl Memory {
         held.account.lent += size;
         drop(held);
         drop(given_up);
-        let registered = Whole::register(&*self.device, size, access).or_else(|_| {
+        let registered = OwnedRegion::register(&*self.device, size, access).or_else(|_| {
             let given_up = self.lock().trim(0);
             drop(given_up);
-            Whole::register(&*self.device, size, access)
+            OwnedRegion::register(&*self.device, size, access)
         });
         self.lock().account.lent -= size;
         Ok(registered?)
     }
 
-    fn lend(self: &Arc<Self>, held: &mut Held, whole: Whole, len: usize, is_kept: bool) -> Block {
+    fn lend(
+        self: &Arc<Self>,
+        held: &mut PoolState,
+        whole: OwnedRegion,
+        len: usize,
+        is_kept: bool,
+    ) -> PooledBuffer {
         held.account.lent += whole.len();
-        Block {
+        PooledBuffer {
             whole: Some(whole),
             len,
             is_kept,
@@ -208,7 +223,7 @@ impl Memory {
         }
     }
 
-    fn take_back(&self, whole: Whole, is_kept: bool) {
+    fn take_back(&self, whole: OwnedRegion, is_kept: bool) {
         let mut held = self.lock();
         held.account.lent -= whole.len();
         let Some(room) = self.limits.idle.checked_sub(whole.len()) else {
@@ -224,15 +239,16 @@ impl Memory {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Held> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl PoolState {
     /// The smallest idle region of at least `size` bytes that is not much too large.
-    fn reuse(&mut self, size: usize) -> Option<Whole> {
-        let fits = |whole: &Whole| (size..=size.saturating_add(size / 2)).contains(&whole.len());
+    fn reuse(&mut self, size: usize) -> Option<OwnedRegion> {
+        let fits =
+            |whole: &OwnedRegion| (size..=size.saturating_add(size / 2)).contains(&whole.len());
         let idle = self.idle.iter().enumerate();
         let best = idle
             .filter(|(_, whole)| fits(whole))
@@ -246,7 +262,7 @@ impl Held {
     /// Gives idle regions up, those not used for longest first, until they are no more than `limit` bytes. To deregister
     /// them takes its time: drop them when others may go on.
     #[must_use]
-    fn trim(&mut self, limit: usize) -> Vec<Whole> {
+    fn trim(&mut self, limit: usize) -> Vec<OwnedRegion> {
         let mut given_up = Vec::new();
         while self.account.idle > limit && !self.idle.is_empty() {
             let whole = self.idle.remove(0);
@@ -257,30 +273,30 @@ impl Held {
     }
 }
 
-/// Registered bytes of one owner. They go back to their [`Memory`] when it is dropped.
-pub struct Block {
+/// Registered bytes of one owner. They go back to their [`BufferPool`] when it is dropped.
+pub struct PooledBuffer {
     /// There until it is dropped.
-    whole: Option<Whole>,
+    whole: Option<OwnedRegion>,
     len: usize,
     /// Whether it stays registered, for others.
     is_kept: bool,
-    memory: Arc<Memory>,
+    memory: Arc<BufferPool>,
 }
 
-impl Block {
+impl PooledBuffer {
     /// The region, to be registered with other devices as well.
     pub(super) fn shared(&self) -> Option<&Arc<dyn MemoryRegion>> {
-        self.whole.as_ref().map(Whole::shared)
+        self.whole.as_ref().map(OwnedRegion::shared)
     }
 
     fn region(&self) -> Option<&dyn MemoryRegion> {
-        self.whole.as_ref().map(Whole::region)
+        self.whole.as_ref().map(OwnedRegion::region)
     }
 
     /// Where a peer finds the bytes.
-    pub(super) fn outside(&self) -> Outside {
+    pub(super) fn outside(&self) -> RendezvousDescriptor {
         let region = self.region();
-        Outside {
+        RendezvousDescriptor {
             addr: region.map_or(0, MemoryRegion::addr),
             len: self.len as u64,
             rkey: region.map_or(0, MemoryRegion::rkey),
@@ -298,7 +314,7 @@ impl Block {
     }
 }
 
-impl Deref for Block {
+impl Deref for PooledBuffer {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -306,7 +322,7 @@ impl Deref for Block {
     }
 }
 
-impl DerefMut for Block {
+impl DerefMut for PooledBuffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         let len = self.len;
         self.whole
@@ -315,15 +331,15 @@ impl DerefMut for Block {
     }
 }
 
-impl fmt::Debug for Block {
+impl fmt::Debug for PooledBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Block")
+        f.debug_struct("PooledBuffer")
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
 }
 
-impl Drop for Block {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         if let Some(whole) = self.whole.take() {
             self.memory.take_back(whole, self.is_kept);
@@ -337,8 +353,8 @@ mod tests {
     use super::*;
     use crate::fabric::heap::HeapDevice;
 
-    fn memory(limits: MemoryLimits) -> Arc<Memory> {
-        Memory::new(Arc::new(HeapDevice::default()), limits)
+    fn memory(limits: MemoryLimits) -> Arc<BufferPool> {
+        BufferPool::new(Arc::new(HeapDevice::default()), limits)
     }
 
     #[test]

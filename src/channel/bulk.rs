@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::memory::Block;
+use super::buffer_pool::PooledBuffer;
 use super::work_id::WorkId;
 use super::{ConnectError, QueuePairInfo};
 use crate::fabric::{
@@ -45,7 +45,7 @@ pub(super) struct Transfer {
     operation: Operation,
     /// What has yet to be posted.
     left: VecDeque<Remote>,
-    local: Block,
+    local: PooledBuffer,
     posted: usize,
     /// Pieces that are on their way.
     underway: usize,
@@ -54,12 +54,16 @@ pub(super) struct Transfer {
 impl Transfer {
     /// Reads `from`, one after the other, into `into`, which has room for them. They are not empty, and no other transfer
     /// has this id meanwhile.
-    pub(super) fn read(id: u64, from: impl IntoIterator<Item = Remote>, into: Block) -> Self {
+    pub(super) fn read(
+        id: u64,
+        from: impl IntoIterator<Item = Remote>,
+        into: PooledBuffer,
+    ) -> Self {
         Self::new(id, Operation::Read, from, into)
     }
 
     /// Writes `from` to `to`, likewise.
-    pub(super) fn write(id: u64, from: Block, to: impl IntoIterator<Item = Remote>) -> Self {
+    pub(super) fn write(id: u64, from: PooledBuffer, to: impl IntoIterator<Item = Remote>) -> Self {
         Self::new(id, Operation::Write, to, from)
     }
 
@@ -67,7 +71,7 @@ impl Transfer {
         id: u64,
         operation: Operation,
         remote: impl IntoIterator<Item = Remote>,
-        local: Block,
+        local: PooledBuffer,
     ) -> Self {
         Self {
             id,
@@ -150,7 +154,7 @@ impl Bulk {
     }
 
     /// The piece posted first has arrived. Gives back the transfer that is complete with it, and its memory.
-    pub(super) fn complete(&mut self) -> Result<Option<(u64, Block)>, FabricError> {
+    pub(super) fn complete(&mut self) -> Result<Option<(u64, PooledBuffer)>, FabricError> {
         let arrived = self.posted.pop_front();
         let at = self
             .transfers
@@ -200,7 +204,7 @@ impl Bulk {
         let id = WorkId {
             receive: false,
             owner: self.owner,
-            lane: WorkId::BULK,
+            queue_pair: WorkId::BULK,
             retires: 0,
         };
         self.qp.post_send(&SendRequest {

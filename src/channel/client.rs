@@ -1,7 +1,7 @@
 //! The calling end of a channel, usable from any thread.
 //!
 //! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when waiters go to
-//! sleep does a small task, the [pump](super::pump), sleep on the queue's file descriptor for all of them.
+//! sleep does a small task, the [watcher](super::completion_watcher), sleep on the queue's file descriptor for all of them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,22 +11,23 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use super::bulk::{Bulk, Remote, Transfer};
+use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{
     CallId, CallState, Caller, Granted, Placed, Prepared, PreparedPayload, Received,
 };
 use super::core::slot::ReplyMeta;
-use super::lanes::{Lanes, Outgoing};
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::pump::{Pump, Pumped};
+use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::wake::wake_all;
 use super::work_id::WorkId;
 use super::{
-    Block, CallError, Credits, Geometry, LossCause, Memory, MemoryError, PendingCall, Profile,
-    ToldCall, Violation, Violations,
+    BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
+    PooledBuffer, Profile, Violation, Violations,
 };
 use crate::fabric::{Completion, CompletionQueue, Poller};
 use crate::wire::{
-    EncodeError, Extension, Fault, Header, Immediate, MessageKind, Outside, Signal, StreamPart,
+    EncodeError, Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
+    StreamPart,
 };
 
 pub(super) const BATCH: usize = 16;
@@ -37,25 +38,25 @@ const NO_KEY: u32 = 0;
 #[derive(Debug)]
 pub struct ClientChannel {
     // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
-    pub(super) core: Mutex<Core>,
+    pub(super) core: Mutex<ClientState>,
     /// For payloads beyond a slot.
-    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) memory: Option<Arc<BufferPool>>,
     pub(super) sends: Ring,
     pub(super) replies: Ring,
     pub(super) geometry: Geometry,
     pub(super) profile: Profile,
     pub(super) peer: String,
-    pub(super) waiting: Patience,
+    pub(super) waiting: WaitPolicy,
     pub(super) listener: OnceLock<Listener>,
-    pub(super) pump: Pump,
+    pub(super) watcher: CompletionWatcher,
     pub(super) closing: Arc<Notify>,
 }
 
 /// What is behind the lock: the state machine, and what posts for it.
 #[derive(Debug)]
-pub(super) struct Core {
+pub(super) struct ClientState {
     // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
-    pub(super) lanes: Lanes,
+    pub(super) queue_pairs: QueuePairGroup,
     /// Both halves of the queue; `None` once the channel is closed.
     pub(super) cq: Option<Arc<dyn CompletionQueue>>,
     pub(super) poller: Option<Box<dyn Poller>>,
@@ -107,7 +108,7 @@ pub struct StreamName(u64);
 
 /// How callers wait.
 #[derive(Debug, Clone)]
-pub struct Patience {
+pub struct WaitPolicy {
     /// How long a waiter polls before it sleeps.
     pub busy_poll: Duration,
     /// Where timers run, and what watches the queue for callers outside of a runtime.
@@ -165,7 +166,7 @@ impl ClientChannel {
         let payload_at = header.encoded_len();
         if payload_at + payload.len() <= self.geometry.slot_size() {
             let mut core = self.lock();
-            if core.lanes.has_room()
+            if core.queue_pairs.has_room()
                 && let Some((id, mut send)) = core.caller.claim()
             {
                 core.renew(self, &mut send);
@@ -228,7 +229,7 @@ impl ClientChannel {
         let told = self
             .make(0, None, Some(part), |_| Ok(0))
             .and_then(|call| self.told(call, 0));
-        drop(told.map(ToldCall::detach));
+        drop(told.map(OneWayCall::detach));
     }
 
     fn make(
@@ -241,7 +242,7 @@ impl ClientChannel {
         let deadline = deadline_of(timeout)?;
         let placed = {
             let mut core = self.lock();
-            let has_room = core.lanes.has_room();
+            let has_room = core.queue_pairs.has_room();
             let mut placed = core.caller.open(has_room, deadline.map(|(at, _)| at));
             if let Some(Placed::Slot(_, send)) = &mut placed {
                 core.renew(self, send);
@@ -276,19 +277,19 @@ impl ClientChannel {
         method: u32,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<ToldCall, CallError> {
+    ) -> Result<OneWayCall, CallError> {
         let call = self.call(method, timeout, encode)?;
         self.told(call, method)
     }
 
     /// Nobody waits for `call`.
-    fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<ToldCall, CallError> {
+    fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<OneWayCall, CallError> {
         let mut core = self.lock();
         match core.caller.state(call.id, call.slot) {
             // It was decided before it could be noted as one-way.
             CallState::Answered(slot, _) => {
                 core.caller.make_one_way(call.id, call.slot, method);
-                core.conclude(self, slot, method);
+                core.complete_one_way(self, slot, method);
             }
             CallState::Closed => {
                 let cause = core.loss();
@@ -302,8 +303,8 @@ impl ClientChannel {
         }
         self.wake(core);
         // Somebody has to take the answer in, as nobody waits for it.
-        Pump::ensure_at_home(self);
-        Ok(ToldCall::new(call))
+        CompletionWatcher::ensure_fallback(self);
+        Ok(OneWayCall::new(call))
     }
 
     /// Has `listener` hear of every told call that fails. Only the first listener is heard.
@@ -350,7 +351,7 @@ impl ClientChannel {
         &self,
         error: EncodeError,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Block, CallError> {
+    ) -> Result<PooledBuffer, CallError> {
         let (EncodeError::TooLarge { size, .. }, Some(memory)) = (&error, &self.memory) else {
             return Err(error.into());
         };
@@ -403,7 +404,9 @@ impl ClientChannel {
                 payload.shrink_to_fit();
                 PreparedPayload::Here(payload)
             }
-            Err(error) => PreparedPayload::Outside(self.encode_outside(error, encode)?),
+            Err(error) => {
+                PreparedPayload::RendezvousDescriptor(self.encode_outside(error, encode)?)
+            }
         };
         let request = Prepared {
             method,
@@ -455,7 +458,7 @@ impl ClientChannel {
         let mut core = self.lock();
         let to = core.remote.slot(0);
         if core.caller.closed().is_none()
-            && let Err(error) = core.lanes.probe(to)
+            && let Err(error) = core.queue_pairs.probe(to)
         {
             core.close(LossCause::Fabric(error.to_string()));
         }
@@ -516,7 +519,7 @@ impl ClientChannel {
     }
 
     /// The payload of the answer in `slot`, which did not travel through the ring.
-    pub(super) fn take_read(&self, slot: u16) -> Result<Option<Block>, CallError> {
+    pub(super) fn take_read(&self, slot: u16) -> Result<Option<PooledBuffer>, CallError> {
         self.lock().caller.take_read(slot)
     }
 
@@ -530,25 +533,25 @@ impl ClientChannel {
     }
 
     #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ClientState> {
         // No code of a user runs under this lock, so a panic cannot leave the core half changed.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
     #[inline]
-    pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, Core>) {
+    pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, ClientState>) {
         if core.caller.has_effects() {
             self.wake_slow(core);
         }
     }
 
     #[cold]
-    fn wake_slow<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
+    fn wake_slow<'a>(&'a self, mut core: MutexGuard<'a, ClientState>) {
         let mut effects = core.caller.take_effects();
-        if !effects.offers.is_empty() {
+        if !effects.pending_reads.is_empty() {
             drop(core);
-            core = self.take_offers(std::mem::take(&mut effects.offers));
+            core = self.take_pending_reads(std::mem::take(&mut effects.pending_reads));
             let more = core.caller.take_effects();
             effects.wakers.extend(more.wakers);
             effects.failures.extend(more.failures);
@@ -561,7 +564,7 @@ impl ClientChannel {
             self.replies.release(replies);
         }
         if is_closed {
-            self.pump.end();
+            self.watcher.end();
         }
         wake_all(effects.wakers);
         if let Some(Listener(listener)) = self.listener.get() {
@@ -570,19 +573,22 @@ impl ClientChannel {
     }
 
     /// Begins to read answers that lie at the peer.
-    fn take_offers(&self, offers: Vec<(u16, CallId, Outside)>) -> MutexGuard<'_, Core> {
-        let blocks = offers.iter().map(|(_, _, outside)| {
+    fn take_pending_reads(
+        &self,
+        pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
+    ) -> MutexGuard<'_, ClientState> {
+        let blocks = pending_reads.iter().map(|(_, _, outside)| {
             let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
             let block = self.memory.as_ref().map(|memory| memory.take(size));
             block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
         });
         let blocks: Vec<_> = blocks.collect();
         let mut core = self.lock();
-        for ((slot, id, outside), block) in offers.into_iter().zip(blocks) {
+        for ((slot, id, outside), block) in pending_reads.into_iter().zip(blocks) {
             match block {
                 _ if !core.caller.awaits_read(slot, id) => {}
                 Some(Ok(block)) => core.read(slot, outside, block),
-                Some(Err(error)) => core.conclude_read(self, slot, Err(error)),
+                Some(Err(error)) => core.complete_read(self, slot, Err(error)),
                 None => {}
             }
         }
@@ -618,9 +624,9 @@ impl Drop for ClientChannel {
     }
 }
 
-impl Pumped for ClientChannel {
-    fn pump(&self) -> &Pump {
-        &self.pump
+impl WatchedQueue for ClientChannel {
+    fn watcher(&self) -> &CompletionWatcher {
+        &self.watcher
     }
 
     fn runtime(&self) -> &Handle {
@@ -679,7 +685,7 @@ fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
     }
 }
 
-impl Core {
+impl ClientState {
     pub(super) fn progress(&mut self, channel: &ClientChannel) -> bool {
         if self.caller.closed().is_some() {
             // Every call has ended; an answer that still comes would make one that was sent look as if it had not been.
@@ -713,7 +719,7 @@ impl Core {
                     lost.get_or_insert(cause);
                 }
             }
-            if let Err(error) = self.lanes.post_receives() {
+            if let Err(error) = self.queue_pairs.post_receives() {
                 lost.get_or_insert(LossCause::Fabric(error.to_string()));
             }
             if count < BATCH {
@@ -721,7 +727,7 @@ impl Core {
             }
             batches += 1;
             // Nothing is sent meanwhile, so there is an end to what a correct peer has to say.
-            if batches > self.lanes.entries() {
+            if batches > self.queue_pairs.entries() {
                 return Err(lost.unwrap_or(LossCause::Flood));
             }
         }
@@ -736,25 +742,28 @@ impl Core {
     ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
         // From before a reset, or after the end.
-        if !self.lanes.owns(id) || self.caller.closed().is_some() {
+        if !self.queue_pairs.owns(id) || self.caller.closed().is_some() {
             return Ok(());
         }
         if !completion.status.is_success() {
             return Err(completion.status.into());
         }
-        if id.lane == WorkId::BULK
+        if id.queue_pair == WorkId::BULK
             && let Some(bulk) = &mut self.bulk
         {
             let complete = bulk.complete();
             let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
             if let Some((slot, block)) = complete {
-                self.conclude_read(channel, slot as u16, Ok(block));
+                self.complete_read(channel, slot as u16, Ok(block));
             }
             return Ok(());
         }
         if !id.receive {
-            self.lanes.retire(id);
-        } else if let Some(imm) = self.lanes.receive(id, completion.imm.unwrap_or_default()) {
+            self.queue_pairs.retire(id);
+        } else if let Some(imm) = self
+            .queue_pairs
+            .receive(id, completion.imm.unwrap_or_default())
+        {
             self.receive(channel, channel.profile.immediate(imm));
         }
         Ok(())
@@ -766,7 +775,7 @@ impl Core {
         &self,
         channel: &ClientChannel,
         imm: Immediate,
-    ) -> Result<(CallId, ReplyMeta, Option<Outside>), Violation> {
+    ) -> Result<(CallId, ReplyMeta, Option<RendezvousDescriptor>), Violation> {
         let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
         let read = channel.profile.decode(slot);
         let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
@@ -793,7 +802,7 @@ impl Core {
     fn received_rare(&mut self, channel: &ClientChannel, slot: u16, received: Received) {
         match received {
             Received::Answer | Received::Offered | Received::Late => {}
-            Received::OneWay(method) => self.conclude(channel, slot, method),
+            Received::OneWay(method) => self.complete_one_way(channel, slot, method),
             Received::Violation(violation) => {
                 self.violations.record(violation, &channel.peer);
                 if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
@@ -804,7 +813,7 @@ impl Core {
     }
 
     /// Begins to read the answer in `slot`, which lies at the peer.
-    fn read(&mut self, slot: u16, from: Outside, block: Block) {
+    fn read(&mut self, slot: u16, from: RendezvousDescriptor, block: PooledBuffer) {
         // None once the channel is closed.
         let Some(bulk) = &mut self.bulk else {
             return;
@@ -820,14 +829,14 @@ impl Core {
     }
 
     /// The answer in `slot` has been read, or cannot be.
-    fn conclude_read(
+    fn complete_read(
         &mut self,
         channel: &ClientChannel,
         slot: u16,
-        payload: Result<Block, CallError>,
+        payload: Result<PooledBuffer, CallError>,
     ) {
         if let Received::OneWay(method) = self.caller.read(slot, payload) {
-            self.conclude(channel, slot, method);
+            self.complete_one_way(channel, slot, method);
         }
         self.release();
     }
@@ -835,7 +844,7 @@ impl Core {
     /// Tells the peer which payloads it need not keep any more.
     fn release(&mut self) {
         while self.caller.closed().is_none()
-            && self.lanes.has_room()
+            && self.queue_pairs.has_room()
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
@@ -844,7 +853,7 @@ impl Core {
     }
 
     /// The answer to a one-way call has arrived in `slot`.
-    fn conclude(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
+    fn complete_one_way(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
         let fault = self.caller.replied(slot).ok().and_then(|replied| {
             let bytes = channel.replies.bytes(replied);
             let (header, payload) = channel.profile.decode(bytes).ok()?;
@@ -855,7 +864,7 @@ impl Core {
             method,
             cause: TellError::Fault(fault),
         });
-        self.caller.conclude(slot, failure);
+        self.caller.complete(slot, failure);
     }
 
     /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
@@ -909,7 +918,7 @@ impl Core {
     #[cold]
     fn grant_slow(&mut self, channel: &ClientChannel) {
         self.release();
-        while self.lanes.has_room()
+        while self.queue_pairs.has_room()
             && let Some(granted) = self.caller.grant()
         {
             let Granted {
@@ -933,7 +942,7 @@ impl Core {
                     message[at..at + payload.len()].copy_from_slice(&payload);
                     None
                 }
-                PreparedPayload::Outside(block) => {
+                PreparedPayload::RendezvousDescriptor(block) => {
                     header.set_outside(block.outside());
                     Some(block)
                 }
@@ -948,11 +957,11 @@ impl Core {
         &mut self,
         channel: &ClientChannel,
         header: &Header,
-        exported: Option<Block>,
+        exported: Option<PooledBuffer>,
         mut send: SlotToken,
     ) {
         let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
-        let may_send = self.caller.is_claimed(id, slot) && self.lanes.has_room();
+        let may_send = self.caller.is_claimed(id, slot) && self.queue_pairs.has_room();
         let message = channel.sends.bytes_mut(&mut send);
         let (true, Ok(payload_at)) = (may_send, header.encode(message)) else {
             return self.caller.abandon(id, send);
@@ -969,12 +978,12 @@ impl Core {
     /// A new message is to be made in the memory of `send`.
     #[inline]
     fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
-        self.lanes.renew(&channel.sends, send, &self.remote);
+        self.queue_pairs.renew(&channel.sends, send, &self.remote);
     }
 
     /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
     fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
-        let sent = self.lanes.write(&Outgoing {
+        let sent = self.queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes,
             lkey,
@@ -1002,7 +1011,7 @@ impl Core {
         self.closing.notify_one();
         // However long the channel is kept, it keeps nothing but what somebody reads or writes: drained by this, the memory of
         // what it was reading comes back, and that of requests and of the rings can go (DROP-1).
-        self.lanes.end();
+        self.queue_pairs.end();
         self.bulk = None;
         (self.poller, self.cq) = (None, None);
         self.caller.close(cause);

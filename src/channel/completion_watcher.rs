@@ -20,43 +20,44 @@ mod tests;
 
 /// Who watches one queue.
 ///
-/// A sleeper that watches by itself, or whose own runtime does, is spared a wake-up. But nobody else may count on that: a
-/// thread that has its answer watches no more, and a runtime that nobody drives runs nothing. So there are two places. The
-/// first to go to sleep takes that of the *guest*, by a task on its runtime, which serves all sleepers of that runtime, or
-/// by its own thread. All others are served by a task *at home*, on the agent's runtime, which runs as long as it; with that
-/// runtime the channel ends. Both watch until nobody sleeps any more; busy pollers never pay for it. A guest's task stays for
-/// the next sleeper of its runtime, unless another takes its place.
+/// A waiter that watches the queue itself, or whose runtime does, saves a wake-up. Others must not rely on it: a thread
+/// stops watching once it has its reply, and a runtime that is not driven runs no task. Hence two watchers:
 ///
-/// An event reaches all who watch, and whoever is first consumes it; then it is armed anew if anybody sleeps. Who watches
-/// already may therefore be deaf, until the next who goes to sleep arms the queue. `loom_model` checks these rules.
+/// - The *inline watcher* belongs to the first waiter that goes to sleep: its own thread, or a task on its runtime, which
+///   serves all waiters of that runtime. The task stays for that runtime's next waiter unless another takes its place.
+/// - The *fallback watcher* serves all other waiters: a task on the agent's runtime. The channel ends with that runtime.
+///
+/// Both watch until no waiter sleeps; busy pollers never pay for them. An event reaches every watcher and the first one
+/// consumes it; the queue is armed again if a waiter still sleeps. An existing watcher may miss this event (it is
+/// *disarmed*); the next waiter to sleep re-arms the queue. `loom_model` checks these rules.
 #[derive(Debug, Default)]
-pub(super) struct Pump {
-    home: AtomicBool,
-    /// Of the task at home.
-    bell: Arc<Notify>,
-    guest: Mutex<Option<Guest>>,
+pub(super) struct CompletionWatcher {
+    fallback: AtomicBool,
+    /// Wakes the fallback task.
+    wake: Arc<Notify>,
+    inline: Mutex<Option<InlineWatcher>>,
     /// A thread has seen an event that is not cleared yet.
     is_raised: AtomicBool,
 }
 
 #[derive(Debug)]
-enum Guest {
+enum InlineWatcher {
     Thread,
-    Task(GuestTask),
+    Task(InlineTask),
 }
 
 #[derive(Debug)]
-struct GuestTask {
+struct InlineTask {
     runtime: runtime::Id,
-    /// Nobody sleeps. It waits for `bell` alone.
+    /// Nobody sleeps. It waits for `wake` alone.
     is_idle: bool,
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
 }
 
 /// Something with a completion queue that others wait for.
-pub(super) trait Pumped: Send + Sync + 'static {
-    /// Its pump.
-    fn pump(&self) -> &Pump;
+pub(super) trait WatchedQueue: Send + Sync + 'static {
+    /// Its watcher.
+    fn watcher(&self) -> &CompletionWatcher;
     /// The agent's runtime.
     fn runtime(&self) -> &Handle;
     /// Its queue; `None` once it is closed.
@@ -73,90 +74,95 @@ pub(super) trait Pumped: Send + Sync + 'static {
     fn abandon(&self, cause: LossCause);
 }
 
-impl Pump {
+impl CompletionWatcher {
     /// Sees to it that somebody watches for a sleeper in the current runtime, or in none.
-    pub(super) fn ensure<P: Pumped>(pumped: &Arc<P>) {
+    pub(super) fn ensure<P: WatchedQueue>(watched: &Arc<P>) {
         let here = Handle::try_current().ok();
-        let Some(here) = here.filter(|here| here.id() != pumped.runtime().id()) else {
-            return Self::ensure_at_home(pumped);
+        let Some(here) = here.filter(|here| here.id() != watched.runtime().id()) else {
+            return Self::ensure_fallback(watched);
         };
-        let mut guest = pumped.pump().guest();
-        if let Some(Guest::Task(task)) = &mut *guest
+        let mut inline = watched.watcher().inline();
+        if let Some(InlineWatcher::Task(task)) = &mut *inline
             && task.runtime == here.id()
         {
             if std::mem::take(&mut task.is_idle) {
-                return task.bell.notify_one();
+                return task.wake.notify_one();
             }
-            drop(guest);
-            pumped.arm();
-        } else if pumped.pump().admits(&mut guest) {
-            let bell = Arc::<Notify>::default();
-            *guest = Some(Guest::Task(GuestTask {
+            drop(inline);
+            watched.arm();
+        } else if watched.watcher().admits(&mut inline) {
+            let wake = Arc::<Notify>::default();
+            *inline = Some(InlineWatcher::Task(InlineTask {
                 runtime: here.id(),
                 is_idle: false,
-                bell: bell.clone(),
+                wake: wake.clone(),
             }));
-            drop(guest);
-            here.spawn(watch(Watching::new(pumped, Place::Guest, bell)));
+            drop(inline);
+            here.spawn(watch(WatchGuard::new(
+                watched,
+                WatcherKind::InlineWatcher,
+                wake,
+            )));
         } else {
-            drop(guest);
-            Self::ensure_at_home(pumped);
+            drop(inline);
+            Self::ensure_fallback(watched);
         }
     }
 
     /// The same for what may outlive the current runtime.
-    pub(super) fn ensure_at_home<P: Pumped>(pumped: &Arc<P>) {
-        if pumped.pump().home.swap(true, Ordering::AcqRel) {
-            pumped.arm();
+    pub(super) fn ensure_fallback<P: WatchedQueue>(watched: &Arc<P>) {
+        if watched.watcher().fallback.swap(true, Ordering::AcqRel) {
+            watched.arm();
         } else {
-            let bell = pumped.pump().bell.clone();
-            let watching = Watching::new(pumped, Place::Home, bell);
-            pumped.runtime().spawn(watch(watching));
+            let wake = watched.watcher().wake.clone();
+            let watching = WatchGuard::new(watched, WatcherKind::Fallback, wake);
+            watched.runtime().spawn(watch(watching));
         }
     }
 
     /// Sleeps until `parker` is woken, or until then; may return for nothing. For a thread outside of every runtime.
-    pub(super) fn park<P: Pumped>(pumped: &Arc<P>, parker: &Parker, until: Option<Instant>) {
+    pub(super) fn park<P: WatchedQueue>(watched: &Arc<P>, parker: &Parker, until: Option<Instant>) {
         let is_guest = {
-            let mut guest = pumped.pump().guest();
-            let is_admitted = pumped.pump().admits(&mut guest);
+            let mut inline = watched.watcher().inline();
+            let is_admitted = watched.watcher().admits(&mut inline);
             if is_admitted {
-                *guest = Some(Guest::Thread);
+                *inline = Some(InlineWatcher::Thread);
             }
             is_admitted
         };
         if !is_guest {
-            Self::ensure_at_home(pumped);
+            Self::ensure_fallback(watched);
             return parker.park(until);
         }
-        let _watching = Watching::new(pumped, Place::Thread, pumped.pump().bell.clone());
-        let Some(queue) = pumped.queue() else {
+        let _watching =
+            WatchGuard::new(watched, WatcherKind::Thread, watched.watcher().wake.clone());
+        let Some(queue) = watched.queue() else {
             return;
         };
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
             // Not as soon as it is seen: whoever has an answer with it would wait for that.
-            if pumped.pump().is_raised.swap(false, Ordering::Relaxed) {
+            if watched.watcher().is_raised.swap(false, Ordering::Relaxed) {
                 queue.clear_events();
             }
-            pumped.arm();
-            while pumped.is_moving() && !parker.is_notified() && !is_due() {
+            watched.arm();
+            while watched.is_moving() && !parker.is_notified() && !is_due() {
                 thread::yield_now();
-                pumped.progress();
+                watched.progress();
             }
             match parker.park_on(queue.event_fd(), until) {
                 Some(Woken::ByDescriptor) => {
-                    pumped.pump().is_raised.store(true, Ordering::Relaxed);
-                    pumped.progress();
+                    watched.watcher().is_raised.store(true, Ordering::Relaxed);
+                    watched.progress();
                     if parker.take_notice() || is_due() {
                         // Others may sleep, for whom the event was, too.
-                        pumped.arm();
+                        watched.arm();
                         return;
                     }
                 }
                 Some(Woken::Otherwise) => return,
                 None => {
-                    Self::ensure_at_home(pumped);
+                    Self::ensure_fallback(watched);
                     return parker.park(until);
                 }
             }
@@ -165,20 +171,20 @@ impl Pump {
 
     /// There is nothing to watch any more. Tasks would wait for ever, and keep the queue.
     pub(super) fn end(&self) {
-        self.bell.notify_one();
-        if let Some(Guest::Task(task)) = &*self.guest() {
-            task.bell.notify_one();
+        self.wake.notify_one();
+        if let Some(InlineWatcher::Task(task)) = &*self.inline() {
+            task.wake.notify_one();
         }
     }
 
-    /// Whether a new guest may take the place: nobody watches. Sends home who is idle there.
-    fn admits(&self, place: &mut Option<Guest>) -> bool {
-        if self.home.load(Ordering::Acquire) {
+    /// Whether a new inline watcher may take the place: nobody watches. Ends an idle one.
+    fn admits(&self, place: &mut Option<InlineWatcher>) -> bool {
+        if self.fallback.load(Ordering::Acquire) {
             return false;
         }
         match place {
-            Some(Guest::Task(task)) if task.is_idle => {
-                task.bell.notify_one();
+            Some(InlineWatcher::Task(task)) if task.is_idle => {
+                task.wake.notify_one();
                 *place = None;
                 true
             }
@@ -187,48 +193,51 @@ impl Pump {
         }
     }
 
-    fn guest(&self) -> MutexGuard<'_, Option<Guest>> {
-        self.guest.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inline(&self) -> MutexGuard<'_, Option<InlineWatcher>> {
+        self.inline.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The task with this bell, if it is the guest still.
-    fn task<'a>(place: &'a mut Option<Guest>, bell: &Arc<Notify>) -> Option<&'a mut GuestTask> {
+    /// The task with this wake, if it is still the inline watcher.
+    fn task<'a>(
+        place: &'a mut Option<InlineWatcher>,
+        wake: &Arc<Notify>,
+    ) -> Option<&'a mut InlineTask> {
         match place {
-            Some(Guest::Task(task)) if Arc::ptr_eq(&task.bell, bell) => Some(task),
+            Some(InlineWatcher::Task(task)) if Arc::ptr_eq(&task.wake, wake) => Some(task),
             _ => None,
         }
     }
 }
 
-impl Drop for Pump {
+impl Drop for CompletionWatcher {
     fn drop(&mut self) {
         self.end();
     }
 }
 
 /// Holds a place until it ends in whatever way, its runtime's end included.
-struct Watching<P: Pumped> {
-    pumped: Weak<P>,
-    place: Place,
-    bell: Arc<Notify>,
+struct WatchGuard<P: WatchedQueue> {
+    watched: Weak<P>,
+    place: WatcherKind,
+    wake: Arc<Notify>,
     /// Whether it leaves by itself.
     leaves: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    Home,
+enum WatcherKind {
+    Fallback,
     Thread,
-    Guest,
+    InlineWatcher,
 }
 
-impl<P: Pumped> Watching<P> {
-    fn new(pumped: &Arc<P>, place: Place, bell: Arc<Notify>) -> Self {
-        let pumped = Arc::downgrade(pumped);
+impl<P: WatchedQueue> WatchGuard<P> {
+    fn new(watched: &Arc<P>, place: WatcherKind, wake: Arc<Notify>) -> Self {
+        let watched = Arc::downgrade(watched);
         Self {
-            pumped,
+            watched,
             place,
-            bell,
+            wake,
             leaves: false,
         }
     }
@@ -237,47 +246,47 @@ impl<P: Pumped> Watching<P> {
     fn fail(self, error: io::Error) {
         let reason = FabricError::os("awaiting a completion queue")(error).to_string();
         tracing::warn!("{reason}");
-        // Who counts on a guest goes home.
-        if self.place == Place::Home
-            && let Some(pumped) = self.pumped.upgrade()
+        // Waiters of an inline watcher turn to the fallback.
+        if self.place == WatcherKind::Fallback
+            && let Some(watched) = self.watched.upgrade()
         {
-            pumped.abandon(LossCause::Fabric(reason));
+            watched.abandon(LossCause::Fabric(reason));
         }
     }
 }
 
-impl<P: Pumped> Drop for Watching<P> {
+impl<P: WatchedQueue> Drop for WatchGuard<P> {
     fn drop(&mut self) {
-        let Some(pumped) = self.pumped.upgrade() else {
+        let Some(watched) = self.watched.upgrade() else {
             return;
         };
-        let pump = pumped.pump();
+        let watcher = watched.watcher();
         match self.place {
-            Place::Home => {
-                pump.home.swap(false, Ordering::AcqRel);
+            WatcherKind::Fallback => {
+                watcher.fallback.swap(false, Ordering::AcqRel);
                 if !self.leaves {
-                    pumped.abandon(LossCause::ShutDown);
+                    watched.abandon(LossCause::ShutDown);
                 }
             }
-            Place::Thread => *pump.guest() = None,
-            Place::Guest => {
-                let mut guest = pump.guest();
-                if Pump::task(&mut guest, &self.bell).is_none() {
+            WatcherKind::Thread => *watcher.inline() = None,
+            WatcherKind::InlineWatcher => {
+                let mut inline = watcher.inline();
+                if CompletionWatcher::task(&mut inline, &self.wake).is_none() {
                     return;
                 }
-                *guest = None;
-                drop(guest);
+                *inline = None;
+                drop(inline);
                 // Who counts on it may be driven elsewhere, even if its runtime has ended.
-                if pumped.has_sleepers() {
-                    Pump::ensure_at_home(&pumped);
+                if watched.has_sleepers() {
+                    CompletionWatcher::ensure_fallback(&watched);
                 }
             }
         }
     }
 }
 
-async fn watch<P: Pumped>(mut watching: Watching<P>) {
-    let queue = watching.pumped.upgrade().and_then(|p| p.queue());
+async fn watch<P: WatchedQueue>(mut watching: WatchGuard<P>) {
+    let queue = watching.watched.upgrade().and_then(|p| p.queue());
     let events = match queue.map(CompletionEvents::new) {
         None => return,
         Some(Ok(events)) => events,
@@ -287,62 +296,62 @@ async fn watch<P: Pumped>(mut watching: Watching<P>) {
         if let Err(error) = watch_for_sleepers(&watching, &events).await {
             return watching.fail(error);
         }
-        if watching.place != Place::Guest {
+        if watching.place != WatcherKind::InlineWatcher {
             break;
         }
         {
-            let Some(pumped) = watching.pumped.upgrade().filter(|p| p.queue().is_some()) else {
+            let Some(watched) = watching.watched.upgrade().filter(|p| p.queue().is_some()) else {
                 return;
             };
-            let mut guest = pumped.pump().guest();
-            let Some(task) = Pump::task(&mut guest, &watching.bell) else {
+            let mut inline = watched.watcher().inline();
+            let Some(task) = CompletionWatcher::task(&mut inline, &watching.wake) else {
                 return;
             };
             task.is_idle = true;
             // A sleeper that came after the last look saw that the task was not idle.
-            if pumped.has_sleepers() {
+            if watched.has_sleepers() {
                 task.is_idle = false;
                 continue;
             }
         }
-        watching.bell.notified().await;
+        watching.wake.notified().await;
     }
-    // The same for one that saw the home taken.
-    let pumped = watching.pumped.upgrade();
+    // The same for one that saw the fallback taken.
+    let watched = watching.watched.upgrade();
     watching.leaves = true;
     drop(watching);
-    if let Some(pumped) = pumped.filter(|pumped| pumped.has_sleepers()) {
-        Pump::ensure_at_home(&pumped);
+    if let Some(watched) = watched.filter(|watched| watched.has_sleepers()) {
+        CompletionWatcher::ensure_fallback(&watched);
     }
 }
 
 /// Until nobody sleeps.
-async fn watch_for_sleepers<P: Pumped>(
-    Watching { pumped, bell, .. }: &Watching<P>,
+async fn watch_for_sleepers<P: WatchedQueue>(
+    WatchGuard { watched, wake, .. }: &WatchGuard<P>,
     events: &CompletionEvents,
 ) -> io::Result<()> {
     loop {
-        let Some(armed) = pumped.upgrade().filter(|p| p.has_sleepers()) else {
+        let Some(armed) = watched.upgrade().filter(|p| p.has_sleepers()) else {
             return Ok(());
         };
         armed.arm();
         drop(armed);
         // Each piece is posted as the one before has arrived. The runtime may stop here, so nothing is held meanwhile.
-        while pumped.upgrade().is_some_and(|p| p.is_moving()) {
+        while watched.upgrade().is_some_and(|p| p.is_moving()) {
             tokio::task::yield_now().await;
-            if let Some(pumped) = pumped.upgrade() {
-                pumped.progress();
+            if let Some(watched) = watched.upgrade() {
+                watched.progress();
             }
         }
-        if pumped.upgrade().is_none_or(|p| !p.has_sleepers()) {
+        if watched.upgrade().is_none_or(|p| !p.has_sleepers()) {
             return Ok(());
         }
         tokio::select! {
             raised = events.raised() => raised?,
-            () = bell.notified() => {}
+            () = wake.notified() => {}
         }
-        if let Some(pumped) = pumped.upgrade() {
-            pumped.progress();
+        if let Some(watched) = watched.upgrade() {
+            watched.progress();
         }
     }
 }

@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, OnceLock};
 use tokio::sync::Notify;
 
 use super::bulk::Bulk;
-use super::client::{BATCH, Core};
+use super::client::{BATCH, ClientState};
+use super::completion_watcher::CompletionWatcher;
 use super::core::caller::Caller;
-use super::lanes::{Lanes, LanesInit};
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::pump::Pump;
+use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
 use super::work_id::WorkId;
 use super::{
-    ClientChannel, ConnectError, Endpoint, Geometry, Memory, Patience, Profile, QueuePairInfo,
-    RingAddress, Violations,
+    BufferPool, ClientChannel, ConnectError, Endpoint, Geometry, Profile, QueuePairInfo,
+    RingAddress, Violations, WaitPolicy,
 };
 use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
 
@@ -23,11 +23,11 @@ pub(super) const OWNER: u64 = 0;
 /// The calling end before the peer's is known.
 #[derive(Debug)]
 pub struct Dialer {
-    lanes: Lanes,
+    queue_pairs: QueuePairGroup,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
     /// With a native peer.
-    bulk: Option<(Bulk, Arc<Memory>)>,
+    bulk: Option<(Bulk, Arc<BufferPool>)>,
     sends: (Ring, Vec<SlotToken>),
     replies: (Ring, Vec<SlotToken>),
     geometry: Geometry,
@@ -42,7 +42,7 @@ impl Dialer {
     /// # Errors
     /// The device refuses.
     pub fn new(
-        memory: &Arc<Memory>,
+        memory: &Arc<BufferPool>,
         geometry: Geometry,
         retry: RetryPolicy,
     ) -> Result<Self, ConnectError> {
@@ -82,11 +82,11 @@ impl Dialer {
             Profile::Compatible => 2 * slots,
         };
         let entries =
-            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_LANES) as u32);
+            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
         let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
-        let lanes = Lanes::new(
+        let queue_pairs = QueuePairGroup::new(
             device,
-            &LanesInit {
+            &QueuePairGroupInit {
                 cq: cq.clone(),
                 count: queue_pairs,
                 sends,
@@ -97,7 +97,7 @@ impl Dialer {
             },
         )?;
         Ok(Self {
-            lanes,
+            queue_pairs,
             cq,
             poller,
             bulk: None,
@@ -111,7 +111,7 @@ impl Dialer {
 
     /// What a native peer must be told.
     pub fn endpoint(&self) -> Endpoint {
-        let qp = self.lanes.addresses()[0];
+        let qp = self.queue_pairs.addresses()[0];
         let bulk = self.bulk.as_ref();
         Endpoint {
             qp,
@@ -123,7 +123,7 @@ impl Dialer {
 
     /// The queue pairs that a DLSlime peer must be told.
     pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
-        self.lanes.addresses()
+        self.queue_pairs.addresses()
     }
 
     /// The ring that a DLSlime peer must be told.
@@ -137,10 +137,10 @@ impl Dialer {
     /// Their number is not ours, their addresses are not acceptable, or the device refuses.
     pub fn reach(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
         if self.reached > 0 {
-            self.lanes.reset(self.reached)?;
+            self.queue_pairs.reset(self.reached)?;
         }
         self.reached += 1;
-        self.lanes.connect(theirs)
+        self.queue_pairs.connect(theirs)
     }
 
     /// Connects to a native peer's end, which must be ready to receive.
@@ -151,7 +151,7 @@ impl Dialer {
         mut self,
         peer: &str,
         theirs: &Endpoint,
-        waiting: Patience,
+        waiting: WaitPolicy,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
         self.reach(&[theirs.qp])?;
@@ -170,13 +170,13 @@ impl Dialer {
         self,
         peer: &str,
         ring: &RingAddress,
-        waiting: Patience,
+        waiting: WaitPolicy,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = ring.compatible_ring(self.geometry)?;
         Ok(self.open(peer, remote, waiting))
     }
 
-    fn open(self, peer: &str, remote: RemoteRing, waiting: Patience) -> Arc<ClientChannel> {
+    fn open(self, peer: &str, remote: RemoteRing, waiting: WaitPolicy) -> Arc<ClientChannel> {
         let ((mut sends, mut claims), (mut replies, mut replied)) = (self.sends, self.replies);
         // A slot must exist at both ends.
         let slots = remote.geometry.slots().min(self.geometry.slots());
@@ -185,8 +185,8 @@ impl Dialer {
         let (bulk, memory) = self.bulk.unzip();
         let closing = Arc::<Notify>::default();
         Arc::new(ClientChannel {
-            core: Mutex::new(Core {
-                lanes: self.lanes,
+            core: Mutex::new(ClientState {
+                queue_pairs: self.queue_pairs,
                 cq: Some(self.cq),
                 poller: Some(self.poller),
                 bulk,
@@ -204,7 +204,7 @@ impl Dialer {
             peer: peer.to_owned(),
             waiting,
             listener: OnceLock::new(),
-            pump: Pump::default(),
+            watcher: CompletionWatcher::default(),
             closing,
         })
     }

@@ -31,9 +31,9 @@ const BEAT: u32 = 1;
 const LEAVING: u32 = 2;
 const MAX_MILLIS: u32 = u32::MAX >> 2;
 
-/// What a peer's end of a [`Pulse`] has said since it was last asked.
+/// What a peer's end of a [`Heartbeat`] has said since it was last asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
+pub enum HeartbeatEvent {
     /// Nothing.
     Nothing,
     /// It lived so long ago, by the clock of this host; that means something only if the peer is on it, too.
@@ -45,21 +45,21 @@ pub enum Heard {
 /// One end of the control lane between two agents, which carries signs of life and nothing else.
 ///
 /// ```
-/// use slimerpc::channel::{Heard, Pulse};
+/// use slimerpc::channel::{HeartbeatEvent, Heartbeat};
 /// use slimerpc::fabric::{self, RetryPolicy};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let device = fabric::open("shm0", 1)?;
-/// let (mut one, mut other) = (Pulse::new(&*device, RetryPolicy::default())?, Pulse::new(&*device, RetryPolicy::default())?);
+/// let (mut one, mut other) = (Heartbeat::new(&*device, RetryPolicy::default())?, Heartbeat::new(&*device, RetryPolicy::default())?);
 /// one.connect(other.address())?;
 /// other.connect(one.address())?;
-/// one.beat()?;
-/// while !matches!(other.listen()?, Heard::Beat(_)) {}
+/// one.send_heartbeat()?;
+/// while !matches!(other.listen()?, HeartbeatEvent::Beat(_)) {}
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Pulse {
+pub struct Heartbeat {
     // Before the queue that it completes into.
     qp: Box<dyn QueuePair>,
     cq: Arc<dyn CompletionQueue>,
@@ -69,7 +69,7 @@ pub struct Pulse {
     queue: SendQueue,
 }
 
-impl Pulse {
+impl Heartbeat {
     /// Creates a queue pair that is ready to be connected.
     ///
     /// # Errors
@@ -140,15 +140,15 @@ impl Pulse {
     ///
     /// # Errors
     /// Why the connection is gone.
-    pub fn listen(&mut self) -> Result<Heard, LossCause> {
+    pub fn listen(&mut self) -> Result<HeartbeatEvent, LossCause> {
         let mut batch = [Completion::EMPTY; BATCH];
         let count = self.poller.poll(&mut batch).map_err(failed)?;
-        let mut heard = Heard::Nothing;
+        let mut heard = HeartbeatEvent::Nothing;
         for completion in &batch[..count] {
             if !completion.status.is_success() {
                 // Who has said that it leaves is not lost.
                 return match heard {
-                    Heard::Leaving => Ok(heard),
+                    HeartbeatEvent::Leaving => Ok(heard),
                     _ => Err(completion.status.into()),
                 };
             }
@@ -162,9 +162,9 @@ impl Pulse {
                 .map_err(failed)?;
             let imm = completion.imm.unwrap_or_default();
             heard = match heard {
-                Heard::Leaving => heard,
-                _ if imm & KIND == LEAVING => Heard::Leaving,
-                _ => Heard::Beat(age(imm)),
+                HeartbeatEvent::Leaving => heard,
+                _ if imm & KIND == LEAVING => HeartbeatEvent::Leaving,
+                _ => HeartbeatEvent::Beat(age(imm)),
             };
         }
         Ok(heard)
@@ -174,7 +174,7 @@ impl Pulse {
     ///
     /// # Errors
     /// The device refuses.
-    pub fn beat(&mut self) -> Result<(), LossCause> {
+    pub fn send_heartbeat(&mut self) -> Result<(), LossCause> {
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
             return self.send(Operation::WriteWithImm(now() << 2 | BEAT), false);
@@ -235,9 +235,9 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(10);
 
-    fn pair() -> (Pulse, Pulse) {
+    fn pair() -> (Heartbeat, Heartbeat) {
         let end = || {
-            Pulse::new(
+            Heartbeat::new(
                 &*fabric::open(fabric::SHM, 1).unwrap(),
                 RetryPolicy::default(),
             )
@@ -248,11 +248,11 @@ mod tests {
         (one, other)
     }
 
-    fn hears(end: &mut Pulse) -> Result<Heard, LossCause> {
+    fn hears(end: &mut Heartbeat) -> Result<HeartbeatEvent, LossCause> {
         let started = Instant::now();
         loop {
             match end.listen() {
-                Ok(Heard::Nothing) => assert!(started.elapsed() < LONG),
+                Ok(HeartbeatEvent::Nothing) => assert!(started.elapsed() < LONG),
                 heard => return heard,
             }
         }
@@ -262,56 +262,56 @@ mod tests {
     fn signs_of_life_go_both_ways_and_so_does_a_farewell() {
         let (mut one, mut other) = pair();
         for _ in 0..100 {
-            one.beat().unwrap();
-            assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
-            other.beat().unwrap();
-            assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
+            one.send_heartbeat().unwrap();
+            assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(&mut one), Ok(HeartbeatEvent::Beat(_))));
         }
         one.leave();
-        assert_eq!(hears(&mut other), Ok(Heard::Leaving));
+        assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
     }
 
     #[test]
     fn a_peer_that_does_not_look_is_neither_lost_nor_drowned() {
         let (mut one, mut other) = pair();
         for _ in 0..100 {
-            one.beat().unwrap();
-            assert_eq!(one.listen(), Ok(Heard::Nothing));
+            one.send_heartbeat().unwrap();
+            assert_eq!(one.listen(), Ok(HeartbeatEvent::Nothing));
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
-        other.beat().unwrap();
-        assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
-        one.beat().unwrap();
-        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+        assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
+        other.send_heartbeat().unwrap();
+        assert!(matches!(hears(&mut one), Ok(HeartbeatEvent::Beat(_))));
+        one.send_heartbeat().unwrap();
+        assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
     }
 
     #[test]
     fn a_peer_that_gives_signs_of_life_and_does_not_look_is_not_lost() {
         let (mut one, mut other) = pair();
         for _ in 0..UNANSWERED {
-            one.beat().unwrap();
+            one.send_heartbeat().unwrap();
         }
         for _ in 0..UNANSWERED {
-            other.beat().unwrap();
-            assert!(matches!(hears(&mut one), Ok(Heard::Beat(_))));
-            one.beat().unwrap();
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(&mut one), Ok(HeartbeatEvent::Beat(_))));
+            one.send_heartbeat().unwrap();
         }
         for _ in 0..100 {
-            one.beat().unwrap();
-            assert_eq!(one.listen(), Ok(Heard::Nothing));
+            one.send_heartbeat().unwrap();
+            assert_eq!(one.listen(), Ok(HeartbeatEvent::Nothing));
             std::thread::sleep(Duration::from_millis(1));
         }
-        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+        assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
     }
 
     #[test]
     fn a_sign_of_life_says_how_old_it_is() {
         let (mut one, mut other) = pair();
         let begun = Instant::now();
-        one.beat().unwrap();
+        one.send_heartbeat().unwrap();
         std::thread::sleep(Duration::from_millis(30));
-        let Ok(Heard::Beat(ago)) = hears(&mut other) else {
+        let Ok(HeartbeatEvent::Beat(ago)) = hears(&mut other) else {
             panic!("it lives");
         };
         let at_least = Duration::from_millis(27);
@@ -320,19 +320,19 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_end_is_not_woken_by_signs_of_life() {
-        let is_raised = |pulse: &Pulse, time: Duration| {
+        let is_raised = |pulse: &Heartbeat, time: Duration| {
             let mut fds = [PollFd::from_borrowed_fd(pulse.cq.event_fd(), PollFlags::IN)];
             poll(&mut fds, Some(&Timespec::try_from(time).unwrap())).unwrap() > 0
         };
         let (mut one, mut other) = pair();
-        one.beat().unwrap();
-        assert!(matches!(hears(&mut other), Ok(Heard::Beat(_))));
+        one.send_heartbeat().unwrap();
+        assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
         other.arm_for_the_end().unwrap();
-        one.beat().unwrap();
+        one.send_heartbeat().unwrap();
         assert!(!is_raised(&other, Duration::from_millis(20)));
         one.leave();
         assert!(is_raised(&other, LONG));
-        assert_eq!(hears(&mut other), Ok(Heard::Leaving));
+        assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
         other.cq.clear_events();
         other.arm_for_the_end().unwrap();
         drop(one);
@@ -342,12 +342,12 @@ mod tests {
     #[test]
     fn who_has_left_is_not_lost_however_late_that_is_noticed() {
         let (mut one, mut other) = pair();
-        one.beat().unwrap();
+        one.send_heartbeat().unwrap();
         one.leave();
         std::thread::sleep(Duration::from_millis(20));
         drop(one);
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(other.listen(), Ok(Heard::Leaving));
+        assert_eq!(other.listen(), Ok(HeartbeatEvent::Leaving));
     }
 
     #[test]
@@ -357,7 +357,7 @@ mod tests {
         let started = Instant::now();
         let cause = loop {
             assert!(started.elapsed() < LONG);
-            if let Err(cause) = one.beat().and_then(|()| one.listen()) {
+            if let Err(cause) = one.send_heartbeat().and_then(|()| one.listen()) {
                 break cause;
             }
         };

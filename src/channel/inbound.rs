@@ -7,12 +7,12 @@ use super::Profile;
 use super::local::LocalRequest;
 use super::peer_channel::PeerChannel;
 use super::ring_request::RingRequest;
-use super::stream::{Demand, ItemSink};
+use super::stream::{ItemSink, StreamCredit};
 use crate::wire::{EncodeError, Fault, MessageKind};
 
 /// What the requests for a service have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hosted {
+pub struct ServiceInfo {
     /// Name of the service.
     pub name: String,
     /// How long the caller of a stream may leave it without asking for an item.
@@ -35,14 +35,14 @@ enum From {
 
 /// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
+pub struct RequestId {
     /// Where its channel stands in memory; 0 for those of this process.
     channel: usize,
     slot: u16,
     request_id: u64,
 }
 
-impl Ticket {
+impl RequestId {
     pub(super) fn new(channel: &Arc<PeerChannel>, slot: u16, request_id: u64) -> Self {
         Self {
             channel: Arc::as_ptr(channel).addr(),
@@ -89,10 +89,10 @@ impl Inbound {
 
     /// Name of the service that was called.
     pub fn service(&self) -> &str {
-        &self.hosted().name
+        &self.service_info().name
     }
 
-    fn hosted(&self) -> &Hosted {
+    fn service_info(&self) -> &ServiceInfo {
         match &self.0 {
             From::Ring(request) => &request.channel.service,
             From::Here(request) => &request.service,
@@ -126,7 +126,7 @@ impl Inbound {
 
     /// Names this request.
     #[inline]
-    pub fn ticket(&self) -> Ticket {
+    pub fn ticket(&self) -> RequestId {
         match &self.0 {
             From::Ring(request) => request.ticket(),
             From::Here(request) => request.ticket,
@@ -190,7 +190,7 @@ impl Inbound {
         if let From::Here(request) = &mut self.0 {
             let mut room = std::mem::take(&mut request.room);
             room.resize(len, 0);
-            return request.conclude(Ok(Some(room)));
+            return request.complete(Ok(Some(room)));
         }
         self.reply(|_| Ok(len));
     }
@@ -210,7 +210,7 @@ impl Inbound {
             From::Here(request) => {
                 let mut payload = std::mem::take(&mut request.payload).into_vec();
                 payload.truncate(len);
-                request.conclude(Ok(Some(payload)));
+                request.complete(Ok(Some(payload)));
             }
         }
     }
@@ -219,7 +219,7 @@ impl Inbound {
     pub fn fail(mut self, fault: Fault) {
         match &mut self.0 {
             From::Ring(request) => request.fail(&fault),
-            From::Here(request) => request.conclude(Err(fault)),
+            From::Here(request) => request.complete(Err(fault)),
         }
     }
 
@@ -227,7 +227,7 @@ impl Inbound {
     pub fn end(mut self) {
         match &mut self.0 {
             From::Ring(request) => request.end(),
-            From::Here(request) => request.conclude(Ok(None)),
+            From::Here(request) => request.complete(Ok(None)),
         }
     }
 
@@ -235,24 +235,24 @@ impl Inbound {
     pub fn opens_stream(&self) -> bool {
         match &self.0 {
             From::Ring(request) => request.opens_stream(),
-            From::Here(request) => request.demand.is_some(),
+            From::Here(request) => request.stream_credit.is_some(),
         }
     }
 
     /// To answer with the items of a stream. `None` if the caller did not open one; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
-        let Some(demand) = self.take_demand() else {
+        let Some(stream_credit) = self.take_demand() else {
             self.fail(Fault::NotStreamed);
             return None;
         };
-        let patience = self.hosted().stream_patience;
-        Some(ItemSink::new(self, demand, patience))
+        let patience = self.service_info().stream_patience;
+        Some(ItemSink::new(self, stream_credit, patience))
     }
 
-    fn take_demand(&mut self) -> Option<Arc<Demand>> {
+    fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
         match &mut self.0 {
             From::Ring(request) => request.take_demand(),
-            From::Here(request) => request.demand.take(),
+            From::Here(request) => request.stream_credit.take(),
         }
     }
 }

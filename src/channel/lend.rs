@@ -224,9 +224,9 @@ impl Ring {
 /// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, a READ that the owner has
 /// posted and whose end it awaits, or a peer that the owner has allowed to write, see the [module](self).
 #[derive(Debug)]
-pub(super) struct Whole(Arc<dyn MemoryRegion>);
+pub(super) struct OwnedRegion(Arc<dyn MemoryRegion>);
 
-impl Whole {
+impl OwnedRegion {
     /// Registers memory, with which peers may do what `access` says.
     pub(super) fn register(
         device: &dyn Device,
@@ -247,7 +247,7 @@ impl Whole {
     }
 }
 
-impl Deref for Whole {
+impl Deref for OwnedRegion {
     type Target = [u8];
 
     #[inline]
@@ -260,7 +260,7 @@ impl Deref for Whole {
     }
 }
 
-impl DerefMut for Whole {
+impl DerefMut for OwnedRegion {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only reference.
@@ -381,7 +381,7 @@ mod tests {
     #[test]
     fn a_whole_region_is_read_and_written_by_its_owner() {
         let device = HeapDevice::default();
-        let mut whole = Whole::register(&device, 100, Access::LOCAL_WRITE).unwrap();
+        let mut whole = OwnedRegion::register(&device, 100, Access::LOCAL_WRITE).unwrap();
         whole[99] = 7;
         assert_eq!((whole.len(), whole[0], whole[99]), (100, 0, 7));
         let mut back = [0; 2];

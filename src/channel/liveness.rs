@@ -6,14 +6,14 @@ use crate::clock::later;
 
 /// How often to give a sign of life, and how long to do without one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Heartbeat {
+pub struct HeartbeatTiming {
     /// Between two signs of life.
     pub interval: Duration,
     /// Without one for so long, a peer is stalled.
     pub detection: Duration,
 }
 
-impl Heartbeat {
+impl HeartbeatTiming {
     /// The silence that is too long. Signs of life come when ours are given, so the last one may be a moment younger than
     /// the intervals that have passed since; but a single one that is a moment late is no silence.
     fn patience(&self) -> Duration {
@@ -26,9 +26,9 @@ impl Heartbeat {
     ///
     /// ```
     /// use std::time::{Duration, Instant};
-    /// use slimerpc::channel::Heartbeat;
+    /// use slimerpc::channel::HeartbeatTiming;
     ///
-    /// let beat = Heartbeat { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+    /// let beat = HeartbeatTiming { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
     /// let now = Instant::now();
     /// assert!(beat.next(now) > now && beat.next(now) <= now + beat.interval);
     /// ```
@@ -54,9 +54,9 @@ pub enum Change {
 ///
 /// ```
 /// use std::time::{Duration, Instant};
-/// use slimerpc::channel::{Change, Heartbeat, Liveness};
+/// use slimerpc::channel::{Change, HeartbeatTiming, Liveness};
 ///
-/// let beat = Heartbeat { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+/// let beat = HeartbeatTiming { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
 /// let start = Instant::now();
 /// let mut peer = Liveness::new(beat, start);
 /// assert_eq!(peer.tick(start + beat.interval), None);
@@ -65,7 +65,7 @@ pub enum Change {
 /// ```
 #[derive(Debug)]
 pub struct Liveness {
-    beat: Heartbeat,
+    beat: HeartbeatTiming,
     /// When the last sign of life came, as far as we could notice.
     heard: Instant,
     ticked: Instant,
@@ -74,7 +74,7 @@ pub struct Liveness {
 
 impl Liveness {
     /// A peer that has just been heard of. `tick` is to be called at each interval.
-    pub fn new(beat: Heartbeat, now: Instant) -> Self {
+    pub fn new(beat: HeartbeatTiming, now: Instant) -> Self {
         Self {
             beat,
             heard: now,
@@ -114,7 +114,7 @@ impl Liveness {
 mod tests {
     use super::*;
 
-    const BEAT: Heartbeat = Heartbeat {
+    const BEAT: HeartbeatTiming = HeartbeatTiming {
         interval: Duration::from_millis(100),
         detection: Duration::from_millis(300),
     };
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_sign_of_life_that_comes_a_moment_after_ours_is_none_that_is_missing() {
-        let beat = Heartbeat {
+        let beat = HeartbeatTiming {
             interval: Duration::from_millis(100),
             detection: Duration::from_millis(105),
         };

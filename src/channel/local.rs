@@ -11,9 +11,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use super::inbound::{Inbound, Ticket};
+use super::inbound::{Inbound, RequestId};
 use super::ring_request::AnswerError;
-use super::{Answer, CallError, Delivery, Demand, Hosted, LossCause, Patience};
+use super::{Answer, CallError, Delivery, LossCause, ServiceInfo, StreamCredit, WaitPolicy};
 use crate::panics::contain;
 use crate::wire::{EncodeError, Fault};
 
@@ -23,50 +23,50 @@ pub struct LocalService {
     /// To the instance.
     pub deliveries: UnboundedSender<Delivery>,
     /// What it is.
-    pub service: Arc<Hosted>,
+    pub service: Arc<ServiceInfo>,
     /// Alias of the caller, which is the service's.
     pub peer: Arc<str>,
     /// Bytes of a slot's payload: what an answer that is written in place may take.
     pub max_in_place: usize,
     /// How callers wait.
-    pub patience: Patience,
+    pub wait_policy: WaitPolicy,
 }
 
 /// What came of a request. `None`: the stream that it asked for an item has no more.
 type Outcome = Result<Option<Vec<u8>>, Fault>;
 
 /// To be told what came of a request.
-pub(super) struct Conclude(Box<dyn FnOnce(Outcome) + Send + Sync>);
+pub(super) struct OnCompletion(Box<dyn FnOnce(Outcome) + Send + Sync>);
 
-impl fmt::Debug for Conclude {
+impl fmt::Debug for OnCompletion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Conclude")
+        f.write_str("OnCompletion")
     }
 }
 
 /// A request of this process.
 #[derive(Debug)]
 pub(super) struct LocalRequest {
-    pub(super) service: Arc<Hosted>,
+    pub(super) service: Arc<ServiceInfo>,
     pub(super) method: u32,
     pub(super) payload: Box<[u8]>,
     pub(super) peer: Arc<str>,
     pub(super) expires: Option<Instant>,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: RequestId,
     pub(super) max_in_place: usize,
     /// The memory of an answer that is written in place.
     pub(super) room: Vec<u8>,
     /// If it opens a stream: what is asked of that.
-    pub(super) demand: Option<Arc<Demand>>,
-    conclude: Option<Conclude>,
+    pub(super) stream_credit: Option<Arc<StreamCredit>>,
+    complete: Option<OnCompletion>,
 }
 
 impl LocalRequest {
     /// Tells the caller. Only the first time counts.
-    pub(super) fn conclude(&mut self, outcome: Outcome) {
-        if let Some(conclude) = self.conclude.take() {
+    pub(super) fn complete(&mut self, outcome: Outcome) {
+        if let Some(complete) = self.complete.take() {
             // Of the caller, whose waker may panic: its service goes on.
-            if let Err(message) = contain(|| conclude.0(outcome)) {
+            if let Err(message) = contain(|| complete.0(outcome)) {
                 tracing::error!(message, "a caller panicked as it was told");
             }
         }
@@ -84,20 +84,20 @@ impl LocalRequest {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), AnswerError> {
         let bytes = to_vec(encode)?;
-        self.conclude(Ok(Some(bytes)));
+        self.complete(Ok(Some(bytes)));
         Ok(())
     }
 }
 
 impl Drop for LocalRequest {
     fn drop(&mut self) {
-        if self.conclude.is_some() {
+        if self.complete.is_some() {
             let service = self.service.name.clone();
-            self.conclude(Err(Fault::ServiceDown { service }));
+            self.complete(Err(Fault::ServiceDown { service }));
         }
         // Nobody makes items of a stream that was not answered as one.
-        if let Some(demand) = self.demand.take() {
-            demand.conclude(None);
+        if let Some(stream_credit) = self.stream_credit.take() {
+            stream_credit.complete(None);
         }
     }
 }
@@ -146,10 +146,10 @@ impl LocalService {
         method: u32,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(LocalCall, Arc<Demand>), CallError> {
-        let demand = Arc::<Demand>::default();
-        let call = self.request(method, timeout, Some(demand.clone()), encode)?;
-        Ok((call, demand))
+    ) -> Result<(LocalCall, Arc<StreamCredit>), CallError> {
+        let stream_credit = Arc::<StreamCredit>::default();
+        let call = self.request(method, timeout, Some(stream_credit.clone()), encode)?;
+        Ok((call, stream_credit))
     }
 
     /// Asks for the next item of a stream.
@@ -158,11 +158,11 @@ impl LocalService {
     /// No time is allowed.
     pub fn next_item(
         &self,
-        demand: &Demand,
+        stream_credit: &StreamCredit,
         timeout: Option<Duration>,
     ) -> Result<LocalCall, CallError> {
         let (request, call) = self.prepare(0, timeout, None, |_| Ok(0))?;
-        demand.ask(request);
+        stream_credit.ask(request);
         Ok(call)
     }
 
@@ -170,10 +170,10 @@ impl LocalService {
         &self,
         method: u32,
         timeout: Option<Duration>,
-        demand: Option<Arc<Demand>>,
+        stream_credit: Option<Arc<StreamCredit>>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<LocalCall, CallError> {
-        let (request, call) = self.prepare(method, timeout, demand, encode)?;
+        let (request, call) = self.prepare(method, timeout, stream_credit, encode)?;
         self.hand_over(request)?;
         Ok(call)
     }
@@ -182,13 +182,13 @@ impl LocalService {
         &self,
         method: u32,
         timeout: Option<Duration>,
-        demand: Option<Arc<Demand>>,
+        stream_credit: Option<Arc<StreamCredit>>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(Inbound, LocalCall), CallError> {
         let (tell, told) = oneshot::channel();
-        let conclude = move |outcome| drop(tell.send(outcome));
-        let (mut request, deadline) = self.make(method, timeout, encode, conclude)?;
-        request.demand = demand;
+        let complete = move |outcome| drop(tell.send(outcome));
+        let (mut request, deadline) = self.make(method, timeout, encode, complete)?;
+        request.stream_credit = stream_credit;
         let call = LocalCall {
             service: self.clone(),
             ticket: request.ticket,
@@ -210,12 +210,12 @@ impl LocalService {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         failed: impl FnOnce(Fault) + Send + Sync + 'static,
     ) -> Result<(), CallError> {
-        let conclude = move |outcome: Outcome| {
+        let complete = move |outcome: Outcome| {
             if let Err(fault) = outcome {
                 failed(fault);
             }
         };
-        let (request, _) = self.make(method, timeout, encode, conclude)?;
+        let (request, _) = self.make(method, timeout, encode, complete)?;
         self.hand_over(Inbound::local(request))
     }
 
@@ -224,7 +224,7 @@ impl LocalService {
         method: u32,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-        conclude: impl FnOnce(Outcome) + Send + Sync + 'static,
+        complete: impl FnOnce(Outcome) + Send + Sync + 'static,
     ) -> Result<(LocalRequest, Option<(Instant, Duration)>), CallError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         if let Some(after @ Duration::ZERO) = timeout {
@@ -232,7 +232,7 @@ impl LocalService {
         }
         let deadline =
             timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
-        let ticket = Ticket::local(NEXT.fetch_add(1, Ordering::Relaxed));
+        let ticket = RequestId::local(NEXT.fetch_add(1, Ordering::Relaxed));
         let request = LocalRequest {
             service: self.service.clone(),
             method,
@@ -242,8 +242,8 @@ impl LocalService {
             ticket,
             max_in_place: self.max_in_place,
             room: Vec::new(),
-            demand: None,
-            conclude: Some(Conclude(Box::new(conclude))),
+            stream_credit: None,
+            complete: Some(OnCompletion(Box::new(complete))),
         };
         Ok((request, deadline))
     }
@@ -261,7 +261,7 @@ impl LocalService {
 #[derive(Debug)]
 pub struct LocalCall {
     service: LocalService,
-    ticket: Ticket,
+    ticket: RequestId,
     answer: oneshot::Receiver<Outcome>,
     deadline: Option<(Instant, Duration)>,
     done: bool,
@@ -291,7 +291,7 @@ impl LocalCall {
 
     /// The runtime that serves callers outside of one.
     pub fn runtime(&self) -> &Handle {
-        &self.service.patience.runtime
+        &self.service.wait_policy.runtime
     }
 
     /// Says whether the call is decided. If it is not and a `waker` is given, it is woken when it is.

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::{
-    ClientChannel, Delivery, Dialer, Geometry, Hosted, Inbound, Mailbox, Memory, MemoryLimits,
-    Patience, PendingCall,
+    BufferPool, ClientChannel, Delivery, Dialer, Geometry, Inbound, Mailbox, MemoryLimits,
+    PendingCall, ServiceInfo, WaitPolicy,
 };
 use crate::fabric::{Device, RetryPolicy, shm::ShmDevice};
 
@@ -29,7 +29,7 @@ pub(super) struct Loopback {
     /// The agent's: it watches for those who sleep.
     pub(super) runtime: Runtime,
     /// Of the mailbox, for payloads beyond a slot.
-    pub(super) memory: Arc<Memory>,
+    pub(super) memory: Arc<BufferPool>,
     /// What has arrived and was not asked for yet.
     deliveries: VecDeque<Delivery>,
     device: Arc<dyn Device>,
@@ -64,13 +64,14 @@ impl Loopback {
         slots: usize,
     ) -> Self {
         let geometry = Geometry::new(slots, 256).unwrap();
-        let hosted = Hosted {
+        let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
         };
         let retry = RetryPolicy::default();
         let memory = memory(&called);
-        let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, hosted).unwrap();
+        let mut mailbox =
+            Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
         let channel = connect(&mut mailbox, &caller, geometry, &runtime, 1);
         let mut ends = Self {
             channel: channel.clone(),
@@ -150,24 +151,24 @@ fn connect(
     let dialer = Dialer::new(&memory(device), geometry, RetryPolicy::default()).unwrap();
     let endpoint = mailbox.accept(DRIVER, life, &dialer.endpoint()).unwrap();
     dialer
-        .connect(WORKER, &endpoint, patience(runtime))
+        .connect(WORKER, &endpoint, wait_policy(runtime))
         .unwrap()
 }
 
 /// Sleeps at once.
-pub(super) fn patience(runtime: &Runtime) -> Patience {
-    Patience {
+pub(super) fn wait_policy(runtime: &Runtime) -> WaitPolicy {
+    WaitPolicy {
         busy_poll: Duration::ZERO,
         runtime: runtime.handle().clone(),
     }
 }
 
 /// Memory for payloads beyond a slot, none of which stays registered while nobody needs it.
-pub(super) fn memory(device: &Arc<dyn Device>) -> Arc<Memory> {
+pub(super) fn memory(device: &Arc<dyn Device>) -> Arc<BufferPool> {
     let limits = MemoryLimits {
         payload: 1 << 20,
         total: 4 << 20,
         idle: 0,
     };
-    Memory::new(device.clone(), limits)
+    BufferPool::new(device.clone(), limits)
 }

@@ -5,14 +5,14 @@ use std::io;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
-use super::inbound::{Inbound, Ticket};
-use super::lanes::{Lanes, LanesInit};
+use super::inbound::{Inbound, RequestId};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::peer_channel::PeerChannel;
+use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
 use super::work_id::WorkId;
 use super::{
-    ConnectError, Endpoint, Geometries, Geometry, Hosted, LossCause, Memory, Profile,
-    QueuePairInfo, RingAddress, Violations,
+    BufferPool, ConnectError, Endpoint, Geometries, Geometry, LossCause, Profile, QueuePairInfo,
+    RingAddress, ServiceInfo, Violations,
 };
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, FabricError, Poller, RetryPolicy,
@@ -31,13 +31,13 @@ const CALLERS: u32 = 1024;
 /// on others.
 #[derive(Debug)]
 pub struct Mailbox {
-    memory: Arc<Memory>,
+    memory: Arc<BufferPool>,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
     geometries: Geometries,
     retry: RetryPolicy,
-    service: Arc<Hosted>,
-    places: Vec<Place>,
+    service: Arc<ServiceInfo>,
+    places: Vec<CallerEntry>,
     /// DLSlime callers whose rings are not known yet.
     arriving: Vec<Arriving>,
     /// Entries of the completion queue that are still to be given to callers.
@@ -48,7 +48,7 @@ pub struct Mailbox {
 
 /// A place for a caller. The generation tells the completions of its earlier occupants apart.
 #[derive(Debug, Default)]
-struct Place {
+struct CallerEntry {
     generation: u32,
     channel: Option<Arc<PeerChannel>>,
     /// Completion queue entries that it has been given.
@@ -59,7 +59,7 @@ struct Place {
 #[derive(Debug)]
 struct Arriving {
     peer: String,
-    lanes: Lanes,
+    queue_pairs: QueuePairGroup,
     key: Key,
     is_reached: bool,
 }
@@ -70,7 +70,7 @@ pub enum Delivery {
     /// A request.
     Request(Inbound),
     /// The caller of this request no longer wants its answer.
-    Cancel(Ticket),
+    Cancel(RequestId),
     /// A caller is gone; its requests may still be handled, their answers go nowhere.
     Lost {
         /// Its alias.
@@ -86,10 +86,10 @@ impl Mailbox {
     /// # Errors
     /// The device refuses.
     pub fn new(
-        memory: Arc<Memory>,
+        memory: Arc<BufferPool>,
         geometries: Geometries,
         retry: RetryPolicy,
-        service: Hosted,
+        service: ServiceInfo,
     ) -> Result<Self, ConnectError> {
         let wanted = CALLERS.saturating_mul(entries(geometries.native));
         let depth = wanted.min(memory.device().limits().max_cqe);
@@ -121,8 +121,8 @@ impl Mailbox {
     ) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometries.native)?;
         let geometry = self.geometries.native;
-        let (key, mut lanes) = self.lanes(1, Profile::Native)?;
-        let connected = lanes.connect(&[theirs.qp]).and_then(|()| {
+        let (key, mut queue_pairs) = self.queue_pairs(1, Profile::Native)?;
+        let connected = queue_pairs.connect(&[theirs.qp]).and_then(|()| {
             let device = self.memory.device();
             let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
             bulk.connect(theirs.bulk)?;
@@ -130,15 +130,15 @@ impl Mailbox {
         });
         match connected {
             Ok((bulk, rings)) => {
-                let (qp, bulk_qp) = (lanes.addresses()[0], bulk.address());
+                let (qp, bulk_qp) = (queue_pairs.addresses()[0], bulk.address());
                 let bulk = Some((bulk, self.memory.clone()));
                 let profile = Profile::Native;
                 let who = (peer, Some(life));
-                let channel = self.occupy(key, who, lanes, bulk, rings, remote, profile);
+                let channel = self.occupy(key, who, queue_pairs, bulk, rings, remote, profile);
                 Ok(channel.endpoint(qp, bulk_qp))
             }
             Err(error) => {
-                drop(lanes);
+                drop(queue_pairs);
                 self.vacate(key);
                 Err(error)
             }
@@ -156,16 +156,16 @@ impl Mailbox {
     ) -> Result<Vec<QueuePairInfo>, ConnectError> {
         let found = self.arriving.iter().find(|arriving| arriving.peer == peer);
         if let Some(arriving) = found {
-            return Ok(arriving.lanes.addresses());
+            return Ok(arriving.queue_pairs.addresses());
         }
-        let (key, lanes) = match self.take_over(peer)? {
+        let (key, queue_pairs) = match self.take_over(peer)? {
             Some(taken) => taken,
-            None => self.lanes(queue_pairs, Profile::Compatible)?,
+            None => self.queue_pairs(queue_pairs, Profile::Compatible)?,
         };
-        let addresses = lanes.addresses();
+        let addresses = queue_pairs.addresses();
         self.arriving.push(Arriving {
             peer: peer.to_owned(),
-            lanes,
+            queue_pairs,
             key,
             is_reached: false,
         });
@@ -196,11 +196,11 @@ impl Mailbox {
             };
             let arriving = &mut self.arriving[at];
             arriving.key = key;
-            arriving.lanes.reset(key.to_owner())?;
+            arriving.queue_pairs.reset(key.to_owner())?;
         }
         let arriving = &mut self.arriving[at];
         arriving.is_reached = true;
-        arriving.lanes.connect(theirs)
+        arriving.queue_pairs.connect(theirs)
     }
 
     /// Makes a channel of the queue pairs [reached](Self::reach), now that the mailbox of `peer` is known to be
@@ -230,14 +230,20 @@ impl Mailbox {
             return Err(not_prepared(peer));
         };
         let rings = self.rings(geometry)?;
-        let Arriving { lanes, key, .. } = self.arriving.swap_remove(at);
+        let Arriving {
+            queue_pairs, key, ..
+        } = self.arriving.swap_remove(at);
         let profile = Profile::Compatible;
-        let channel = self.occupy(key, (peer, None), lanes, None, rings, remote, profile);
+        let channel = self.occupy(key, (peer, None), queue_pairs, None, rings, remote, profile);
         Ok(channel.ring())
     }
 
     /// New queue pairs in a new place.
-    fn lanes(&mut self, count: usize, profile: Profile) -> Result<(Key, Lanes), ConnectError> {
+    fn queue_pairs(
+        &mut self,
+        count: usize,
+        profile: Profile,
+    ) -> Result<(Key, QueuePairGroup), ConnectError> {
         let geometry = self.geometries.of(profile);
         let slots = geometry.slots() as u32;
         let taken = entries(geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
@@ -250,9 +256,9 @@ impl Mailbox {
             }));
         };
         let key = self.free_place();
-        let lanes = Lanes::new(
+        let queue_pairs = QueuePairGroup::new(
             &**self.memory.device(),
-            &LanesInit {
+            &QueuePairGroupInit {
                 cq: self.cq.clone(),
                 count,
                 sends: SENDS * slots,
@@ -264,11 +270,11 @@ impl Mailbox {
         )?;
         self.entries_left = left;
         self.places[key.at].entries = taken;
-        Ok((key, lanes))
+        Ok((key, queue_pairs))
     }
 
     /// The queue pairs of the channel of `peer`, which ends, and its place.
-    fn take_over(&mut self, peer: &str) -> Result<Option<(Key, Lanes)>, ConnectError> {
+    fn take_over(&mut self, peer: &str) -> Result<Option<(Key, QueuePairGroup)>, ConnectError> {
         for (at, place) in self.places.iter_mut().enumerate() {
             let Some(channel) = place.channel.take_if(|channel| channel.is_compatible(peer)) else {
                 continue;
@@ -278,11 +284,11 @@ impl Mailbox {
                 at,
                 generation: place.generation,
             };
-            let Some(mut lanes) = channel.take_lanes() else {
+            let Some(mut queue_pairs) = channel.take_lanes() else {
                 continue;
             };
-            lanes.reset(key.to_owner())?;
-            return Ok(Some((key, lanes)));
+            queue_pairs.reset(key.to_owner())?;
+            return Ok(Some((key, queue_pairs)));
         }
         Ok(None)
     }
@@ -300,15 +306,24 @@ impl Mailbox {
         &mut self,
         key: Key,
         who: (&str, Option<u64>),
-        lanes: Lanes,
-        bulk: Option<(Bulk, Arc<Memory>)>,
+        queue_pairs: QueuePairGroup,
+        bulk: Option<(Bulk, Arc<BufferPool>)>,
         rings: [(Ring, Vec<SlotToken>); 2],
         remote: RemoteRing,
         profile: Profile,
     ) -> Arc<PeerChannel> {
         let geometry = self.geometries.of(profile);
         let service = self.service.clone();
-        let channel = PeerChannel::new(who, service, lanes, bulk, rings, geometry, remote, profile);
+        let channel = PeerChannel::new(
+            who,
+            service,
+            queue_pairs,
+            bulk,
+            rings,
+            geometry,
+            remote,
+            profile,
+        );
         let channel = Arc::new(channel);
         self.places[key.at].channel = Some(channel.clone());
         channel
@@ -386,7 +401,7 @@ impl Mailbox {
         let is_arriving = |arriving: &Arriving| life.is_none() && arriving.peer == peer;
         while let Some(at) = self.arriving.iter().position(is_arriving) {
             let arriving = self.arriving.swap_remove(at);
-            drop(arriving.lanes);
+            drop(arriving.queue_pairs);
             self.vacate(arriving.key);
         }
         for at in 0..self.places.len() {
@@ -460,10 +475,10 @@ impl Mailbox {
     }
 
     fn free_place(&mut self) -> Key {
-        let is_free = |place: &Place| place.channel.is_none() && place.entries == 0;
+        let is_free = |place: &CallerEntry| place.channel.is_none() && place.entries == 0;
         let free = self.places.iter().position(is_free);
         let at = free.unwrap_or_else(|| {
-            self.places.push(Place::default());
+            self.places.push(CallerEntry::default());
             self.places.len() - 1
         });
         Key {
@@ -484,7 +499,7 @@ impl Drop for Mailbox {
 
 /// The channel that a work request is of.
 #[inline]
-fn occupant(places: &[Place], id: WorkId) -> Option<&Arc<PeerChannel>> {
+fn occupant(places: &[CallerEntry], id: WorkId) -> Option<&Arc<PeerChannel>> {
     let key = Key::of(id.owner);
     let place = places.get(key.at)?;
     place
@@ -559,11 +574,11 @@ mod tests {
         ends.mailbox.dismiss(DRIVER, Some(1), &LossCause::Gone);
         let second = ends.dial(2);
         assert_eq!(ends.mailbox.places.len(), 1, "the place is used again");
-        let completion = |generation, lane, status| {
+        let completion = |generation, queue_pair, status| {
             let id = WorkId {
-                receive: lane == 0,
+                receive: queue_pair == 0,
                 owner: Key { at: 0, generation }.to_owner(),
-                lane,
+                queue_pair,
                 retires: 0,
             };
             Completion {
@@ -575,9 +590,9 @@ mod tests {
             }
         };
         let mut deliveries = VecDeque::new();
-        for lane in [0, WorkId::BULK] {
+        for queue_pair in [0, WorkId::BULK] {
             for status in [CompletionStatus::Success, CompletionStatus::Flushed] {
-                let early = completion(0, lane, status);
+                let early = completion(0, queue_pair, status);
                 ends.mailbox.complete(&[early], &mut deliveries);
                 assert!(deliveries.is_empty(), "{deliveries:?}");
                 let [(_, violations)] = &ends.mailbox.violations()[..] else {

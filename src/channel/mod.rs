@@ -23,7 +23,7 @@
 //! of all its peers.
 //!
 //! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only): its sender keeps it in a
-//! registered [`Block`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
+//! registered [`PooledBuffer`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
 //! and says when it has. A request's is released by its answer.
 //!
 //! A stream of items uses credits as calls do: each item is the answer to a request of its own, the first to the one that
@@ -47,31 +47,31 @@
 
 mod answer;
 mod buffer;
+mod buffer_pool;
 mod bulk;
 mod client;
+mod completion_watcher;
 mod core;
 mod descriptor;
 mod dialer;
 mod endpoint;
 mod error;
 mod geometry;
+mod heartbeat;
 mod inbound;
-mod lanes;
 mod lend;
-pub mod link;
 mod liveness;
 mod local;
 #[cfg(test)]
 mod loopback;
 mod mailbox;
-mod memory;
 mod one_sided;
 mod parker;
 mod peer_channel;
+pub mod peer_connection;
 mod pending;
 mod profile;
-mod pulse;
-mod pump;
+mod queue_pair_group;
 mod ring_request;
 mod send_queue;
 #[cfg(test)]
@@ -83,22 +83,22 @@ mod work_id;
 
 pub use self::core::caller::{CallId, Credits};
 pub use answer::{Answer, AnswerView, ReplyBytes};
-pub use buffer::{Buffer, Place, Rights};
-pub use client::{ClientChannel, Patience, StreamName, TellError, TellFailure};
+pub use buffer::{Buffer, BufferLocation, Rights};
+pub use buffer_pool::{BufferPool, MemoryAccount, MemoryError, MemoryLimits, PooledBuffer};
+pub use client::{ClientChannel, StreamName, TellError, TellFailure, WaitPolicy};
 pub use descriptor::{Descriptor, HostId, MethodMismatch, Mismatch, Route, ServiceTable};
 pub use dialer::Dialer;
 pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
 pub use error::{CallError, ConnectError, LossCause};
 pub use geometry::{BadGeometry, Geometries, Geometry};
-pub use inbound::{Hosted, Inbound, Ticket};
-pub use liveness::{Change, Heartbeat, Liveness};
+pub use heartbeat::{Heartbeat, HeartbeatEvent};
+pub use inbound::{Inbound, RequestId, ServiceInfo};
+pub use liveness::{Change, HeartbeatTiming, Liveness};
 pub use local::{LocalCall, LocalService};
 pub use mailbox::{Delivery, Mailbox};
-pub use memory::{Block, Memory, MemoryAccount, MemoryError, MemoryLimits};
 pub use one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError};
 pub use parker::Parker;
-pub use pending::{PendingCall, ToldCall};
+pub use pending::{OneWayCall, PendingCall};
 pub use profile::Profile;
-pub use pulse::{Heard, Pulse};
-pub use stream::{Demand, ItemSink};
+pub use stream::{ItemSink, StreamCredit};
 pub use violation::{Violation, Violations};

@@ -11,11 +11,11 @@ use std::time::Instant;
 
 use tokio::runtime::Handle;
 
+use super::buffer_pool::{BufferPool, MemoryError, PooledBuffer};
 use super::bulk::{Bulk, Remote, Transfer};
-use super::memory::{Block, Memory, MemoryError};
-use super::pump::{Pump, Pumped};
+use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::wake::wake_all;
-use super::{ConnectError, LossCause, Patience, Place, QueuePairInfo};
+use super::{BufferLocation, ConnectError, LossCause, QueuePairInfo, WaitPolicy};
 use crate::fabric::{
     Completion, CompletionQueue, CompletionStatus, Device, Poller, QueuePair, QueuePairInit,
     QueuePairState, RetryPolicy,
@@ -48,7 +48,7 @@ pub struct OneSidedDialer {
     bulk: Bulk,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
-    memory: Arc<Memory>,
+    memory: Arc<BufferPool>,
 }
 
 impl OneSidedDialer {
@@ -56,7 +56,7 @@ impl OneSidedDialer {
     ///
     /// # Errors
     /// The device refuses.
-    pub fn new(memory: &Arc<Memory>, retry: RetryPolicy) -> Result<Self, ConnectError> {
+    pub fn new(memory: &Arc<BufferPool>, retry: RetryPolicy) -> Result<Self, ConnectError> {
         let device = &**memory.device();
         let (cq, poller) = device.create_completion_queue(Bulk::ENTRIES + 1)?;
         Ok(Self {
@@ -79,11 +79,11 @@ impl OneSidedDialer {
     pub fn connect(
         mut self,
         theirs: QueuePairInfo,
-        waiting: Patience,
+        waiting: WaitPolicy,
     ) -> Result<Arc<OneSided>, ConnectError> {
         self.bulk.connect(theirs)?;
         Ok(Arc::new(OneSided {
-            core: Mutex::new(Core {
+            core: Mutex::new(OneSidedState {
                 bulk: self.bulk,
                 poller: self.poller,
                 next: 0,
@@ -95,7 +95,7 @@ impl OneSidedDialer {
             cq: self.cq,
             memory: self.memory,
             waiting,
-            pump: Pump::default(),
+            watcher: CompletionWatcher::default(),
         }))
     }
 }
@@ -143,15 +143,15 @@ impl Exposed {
 #[derive(Debug)]
 pub struct OneSided {
     // Dropped, and so drained, before the memory that it uses (DROP-1).
-    core: Mutex<Core>,
+    core: Mutex<OneSidedState>,
     cq: Arc<dyn CompletionQueue>,
-    memory: Arc<Memory>,
-    waiting: Patience,
-    pump: Pump,
+    memory: Arc<BufferPool>,
+    waiting: WaitPolicy,
+    watcher: CompletionWatcher,
 }
 
 #[derive(Debug)]
-struct Core {
+struct OneSidedState {
     bulk: Bulk,
     poller: Box<dyn Poller>,
     next: u64,
@@ -167,7 +167,7 @@ struct Core {
 #[derive(Debug)]
 enum Pending {
     Underway(Option<Waker>),
-    Done(Result<Block, TransferError>),
+    Done(Result<PooledBuffer, TransferError>),
 }
 
 impl OneSided {
@@ -177,7 +177,7 @@ impl OneSided {
     /// There is no memory, or the connection is closed.
     pub fn read(
         self: &Arc<Self>,
-        place: Place,
+        place: BufferLocation,
         ranges: &[(u64, usize)],
     ) -> Result<PendingTransfer, TransferError> {
         let block = self.memory.take(total(ranges))?;
@@ -193,7 +193,7 @@ impl OneSided {
     /// As [`read`](Self::read).
     pub fn write(
         self: &Arc<Self>,
-        place: Place,
+        place: BufferLocation,
         ranges: &[(u64, usize)],
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<PendingTransfer, TransferError> {
@@ -239,7 +239,7 @@ impl OneSided {
     pub fn close(self: &Arc<Self>, cause: LossCause) {
         self.end(cause);
         if self.is_moving() {
-            Pump::ensure_at_home(self);
+            CompletionWatcher::ensure_fallback(self);
         }
     }
 
@@ -249,21 +249,21 @@ impl OneSided {
         self.wake(core);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    fn lock(&self) -> MutexGuard<'_, OneSidedState> {
         // Nothing that can panic runs under the lock.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wake(&self, mut core: MutexGuard<'_, Core>) {
+    fn wake(&self, mut core: MutexGuard<'_, OneSidedState>) {
         let ready = std::mem::take(&mut core.ready);
         drop(core);
         wake_all(ready);
     }
 }
 
-impl Pumped for OneSided {
-    fn pump(&self) -> &Pump {
-        &self.pump
+impl WatchedQueue for OneSided {
+    fn watcher(&self) -> &CompletionWatcher {
+        &self.watcher
     }
 
     fn runtime(&self) -> &Handle {
@@ -313,7 +313,7 @@ impl Pumped for OneSided {
     }
 }
 
-impl Core {
+impl OneSidedState {
     fn complete(&mut self, completion: &Completion) {
         match completion.status {
             CompletionStatus::Success => {}
@@ -325,14 +325,14 @@ impl Core {
         }
         // After the last piece of a transfer that was closed, too, its memory goes back.
         match self.bulk.complete() {
-            Ok(Some((id, block))) if self.cause.is_none() => self.conclude(id, Ok(block)),
+            Ok(Some((id, block))) if self.cause.is_none() => self.finish(id, Ok(block)),
             Ok(_) => {}
             Err(error) => self.close(LossCause::Fabric(error.to_string()), None),
         }
     }
 
     /// A transfer is over. If nobody waits for it any more, its memory goes back.
-    fn conclude(&mut self, id: u64, result: Result<Block, TransferError>) {
+    fn finish(&mut self, id: u64, result: Result<PooledBuffer, TransferError>) {
         if let Some(pending) = self.pending.get_mut(&id) {
             let before = std::mem::replace(pending, Pending::Done(result));
             if let Pending::Underway(Some(waker)) = before {
@@ -357,7 +357,7 @@ impl Core {
             } else {
                 TransferError::Closed(cause.clone())
             };
-            self.conclude(id, Err(error));
+            self.finish(id, Err(error));
         }
     }
 }
@@ -374,7 +374,7 @@ pub struct PendingTransfer {
 }
 
 impl PendingTransfer {
-    fn poll_once(&self, waker: Option<&Waker>) -> Poll<Result<Block, TransferError>> {
+    fn poll_once(&self, waker: Option<&Waker>) -> Poll<Result<PooledBuffer, TransferError>> {
         let mut core = self.connection.lock();
         match core.pending.remove(&self.id) {
             Some(Pending::Done(result)) => Poll::Ready(result),
@@ -395,7 +395,7 @@ impl PendingTransfer {
 }
 
 impl Future for PendingTransfer {
-    type Output = Result<Block, TransferError>;
+    type Output = Result<PooledBuffer, TransferError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         for _ in 0..SPINS {
@@ -417,7 +417,7 @@ impl Future for PendingTransfer {
         }
         let polled = self.poll_once(Some(context.waker()));
         if polled.is_pending() {
-            Pump::ensure(&self.connection);
+            CompletionWatcher::ensure(&self.connection);
         }
         polled
     }
@@ -431,7 +431,7 @@ impl Drop for PendingTransfer {
         drop(core);
         if is_closed || matches!(pending, Some(Pending::Underway(_))) {
             // Somebody has to see the end of what is on its way, so that its memory comes back.
-            Pump::ensure_at_home(&self.connection);
+            CompletionWatcher::ensure_fallback(&self.connection);
         }
     }
 }
@@ -440,7 +440,7 @@ fn total(ranges: &[(u64, usize)]) -> usize {
     ranges.iter().map(|(_, len)| len).sum()
 }
 
-fn remote(place: Place, ranges: &[(u64, usize)]) -> impl Iterator<Item = Remote> {
+fn remote(place: BufferLocation, ranges: &[(u64, usize)]) -> impl Iterator<Item = Remote> {
     let ranges = ranges.iter().filter(|(_, len)| *len > 0);
     ranges.map(move |&(offset, len)| Remote {
         addr: place.addr.wrapping_add(offset),
@@ -453,7 +453,7 @@ fn remote(place: Place, ranges: &[(u64, usize)]) -> impl Iterator<Item = Remote>
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::channel::loopback::{LONG, memory, patience};
+    use crate::channel::loopback::{LONG, memory, wait_policy};
     use crate::channel::{Buffer, Rights};
     use crate::fabric::drop_order::{DropOrder, Gone};
     use crate::fabric::shm::ShmDevice;
@@ -473,7 +473,7 @@ mod tests {
         let retry = RetryPolicy::default();
         let dialer = OneSidedDialer::new(&memory(&device), retry).unwrap();
         let (_exposed, address) = Exposed::accept(&*theirs, dialer.address(), retry).unwrap();
-        let connection = dialer.connect(address, patience(&runtime)).unwrap();
+        let connection = dialer.connect(address, wait_policy(&runtime)).unwrap();
         let transfer = connection.read(buffer.places()[0], &[(0, size)]).unwrap();
         let until = Instant::now() + LONG;
         while !connection.progress() {

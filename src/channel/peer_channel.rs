@@ -6,45 +6,45 @@ use std::time::{Duration, Instant};
 
 use super::bulk::{Bulk, Remote, Transfer};
 use super::core::responder::{self, PreparedReply, Rare, Responder, SlotRequest};
-use super::lanes::{Lanes, Outgoing};
 use super::lend::{RemoteRing, Ring, SlotToken};
+use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::ring_request::RingRequest;
 use super::work_id::WorkId;
 use super::{
-    Block, Delivery, Demand, Endpoint, Geometry, Hosted, Inbound, LossCause, Memory, MemoryError,
-    Profile, QueuePairInfo, RingAddress, Ticket, Violations,
+    BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
+    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, StreamCredit, Violations,
 };
 use crate::fabric::{Completion, FabricError, RemoteSlice};
-use crate::wire::{Extension, Fault, Immediate, Outside, Signal, StreamPart};
+use crate::wire::{Extension, Fault, Immediate, RendezvousDescriptor, Signal, StreamPart};
 
 /// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
     // Dropped first, and so drained before the rings are deregistered (DROP-1).
-    core: Mutex<Core>,
+    core: Mutex<PeerChannelState>,
     pub(super) requests: Ring,
     pub(super) sends: Ring,
     /// For payloads beyond a slot.
-    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) memory: Option<Arc<BufferPool>>,
     remote: RemoteRing,
     pub(super) geometry: Geometry,
     pub(super) profile: Profile,
     /// What it calls.
-    pub(super) service: Arc<Hosted>,
+    pub(super) service: Arc<ServiceInfo>,
     pub(super) peer: String,
     /// Tells its lives apart, if it is native.
     pub(super) life: Option<u64>,
 }
 
 #[derive(Debug)]
-struct Core {
+struct PeerChannelState {
     /// Gone once another channel has taken them over.
-    lanes: Option<Lanes>,
+    queue_pairs: Option<QueuePairGroup>,
     /// With a native caller: reads payloads beyond a slot.
     bulk: Option<Bulk>,
     responder: Responder,
     /// What is asked of the caller's streams, by the request that opened each.
-    streams: HashMap<u64, Arc<Demand>>,
+    streams: HashMap<u64, Arc<StreamCredit>>,
     /// Whether the mailbox waits until all answers have arrived, those to come as well.
     is_flushing: bool,
     violations: Violations,
@@ -55,9 +55,9 @@ impl PeerChannel {
     #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         (peer, life): (&str, Option<u64>),
-        service: Arc<Hosted>,
-        lanes: Lanes,
-        bulk: Option<(Bulk, Arc<Memory>)>,
+        service: Arc<ServiceInfo>,
+        queue_pairs: QueuePairGroup,
+        bulk: Option<(Bulk, Arc<BufferPool>)>,
         rings: [(Ring, Vec<SlotToken>); 2],
         geometry: Geometry,
         remote: RemoteRing,
@@ -68,8 +68,8 @@ impl PeerChannel {
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
-            core: Mutex::new(Core {
-                lanes: Some(lanes),
+            core: Mutex::new(PeerChannelState {
+                queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
                 streams: HashMap::new(),
@@ -103,7 +103,7 @@ impl PeerChannel {
         self.requests.address()
     }
 
-    /// Takes in what has arrived on one lane. Requests go to `deliveries`.
+    /// Takes in what has arrived on one queue pair. Requests go to `deliveries`.
     ///
     /// # Errors
     /// Why the channel is closed.
@@ -119,8 +119,8 @@ impl PeerChannel {
         let mut core = self.lock();
         core.open()?;
         for arrival in arrivals {
-            let (lanes, imm) = (core.lanes.as_mut(), arrival.imm.unwrap_or_default());
-            let Some(imm) = lanes.and_then(|lanes| lanes.receive(id, imm)) else {
+            let (queue_pairs, imm) = (core.queue_pairs.as_mut(), arrival.imm.unwrap_or_default());
+            let Some(imm) = queue_pairs.and_then(|queue_pairs| queue_pairs.receive(id, imm)) else {
                 continue;
             };
             match self.take_in(&mut core, self.profile.immediate(imm), &mut now) {
@@ -131,7 +131,7 @@ impl PeerChannel {
                 Some(arrived) => unusual.push(arrived),
             }
         }
-        if let Some(Err(error)) = core.lanes.as_mut().map(Lanes::post_receives) {
+        if let Some(Err(error)) = core.queue_pairs.as_mut().map(QueuePairGroup::post_receives) {
             core.close(LossCause::Fabric(error.to_string()));
         }
         let open = core.open();
@@ -146,7 +146,7 @@ impl PeerChannel {
     #[inline]
     fn take_in(
         &self,
-        core: &mut Core,
+        core: &mut PeerChannelState,
         imm: Immediate,
         now: &mut Option<Instant>,
     ) -> Option<Arrived> {
@@ -163,8 +163,8 @@ impl PeerChannel {
             responder::Arrival::Request(request) => request,
             other => return core.take_in_signal(&other, &self.peer),
         };
-        if let Some(lanes) = &mut core.lanes {
-            lanes.renew(&self.sends, &mut request.send, &self.remote);
+        if let Some(queue_pairs) = &mut core.queue_pairs {
+            queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
         let Some(extension) = read.and_then(|(header, _)| header.extension) else {
             return Some(Arrived::Request(request));
@@ -192,21 +192,26 @@ impl PeerChannel {
                         deliveries.push_back(Delivery::Request(inbound));
                     }
                 }
-                Arrived::Outside(slot, outside) => self.read(slot, outside),
-                Arrived::Next(request, Some(demand)) => demand.ask(self.inbound(request)),
+                Arrived::RendezvousDescriptor(slot, outside) => self.read(slot, outside),
+                Arrived::Next(request, Some(stream_credit)) => {
+                    stream_credit.ask(self.inbound(request))
+                }
                 Arrived::Next(request, None) => self.inbound(request).end(),
-                Arrived::End(request, demand) => {
-                    if let Some(demand) = demand {
-                        demand.forsake();
+                Arrived::End(request, stream_credit) => {
+                    if let Some(stream_credit) = stream_credit {
+                        stream_credit.cancel();
                     }
                     self.inbound(request).end();
                 }
                 Arrived::Cancel { slot, request_id } => {
-                    let ticket = Ticket::new(self, slot, request_id);
+                    let request = RequestId::new(self, slot, request_id);
                     let streams: Vec<_> = self.lock().streams.values().cloned().collect();
                     // One that asks for an item of a stream ends that.
-                    if !streams.iter().any(|demand| demand.cancel(ticket)) {
-                        deliveries.push_back(Delivery::Cancel(ticket));
+                    if !streams
+                        .iter()
+                        .any(|stream_credit| stream_credit.cancel_request(request))
+                    {
+                        deliveries.push_back(Delivery::Cancel(request));
                     }
                 }
             }
@@ -219,13 +224,13 @@ impl PeerChannel {
     }
 
     /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers that it cannot be read.
-    fn read(self: &Arc<Self>, slot: u16, outside: Outside) {
+    fn read(self: &Arc<Self>, slot: u16, outside: RendezvousDescriptor) {
         let Some(memory) = &self.memory else {
             return; // Only with a native caller.
         };
         let taken = memory.take(usize::try_from(outside.len).unwrap_or(usize::MAX));
         let mut core = self.lock();
-        let Core { cause, bulk, .. } = &mut *core;
+        let PeerChannelState { cause, bulk, .. } = &mut *core;
         let fault = match (taken, cause, bulk) {
             (Ok(block), None, Some(bulk)) => {
                 let from = Remote {
@@ -266,9 +271,9 @@ impl PeerChannel {
         deliveries: &mut VecDeque<Delivery>,
     ) -> Result<(), LossCause> {
         let mut core = self.lock();
-        if id.lane != WorkId::BULK {
-            if let Some(lanes) = &mut core.lanes {
-                lanes.retire(id);
+        if id.queue_pair != WorkId::BULK {
+            if let Some(queue_pairs) = &mut core.queue_pairs {
+                queue_pairs.retire(id);
             }
             self.post_unsent(&mut core);
             return core.open();
@@ -285,13 +290,13 @@ impl PeerChannel {
         Ok(())
     }
 
-    fn post_unsent(&self, core: &mut Core) {
+    fn post_unsent(&self, core: &mut PeerChannelState) {
         while core.cause.is_none()
-            && let Some(lanes) = &mut core.lanes
-            && lanes.has_room()
+            && let Some(queue_pairs) = &mut core.queue_pairs
+            && queue_pairs.has_room()
             && let Some((reply, request)) = core.responder.take_unsent()
         {
-            let written = self.write(lanes, request, &reply);
+            let written = self.write(queue_pairs, request, &reply);
             core.written(written, reply);
         }
     }
@@ -307,10 +312,10 @@ impl PeerChannel {
     pub(super) fn probe(&self) {
         let core = &mut *self.lock();
         let to = self.remote.slot(0);
-        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+        let (None, Some(queue_pairs)) = (&core.cause, &mut core.queue_pairs) else {
             return;
         };
-        if let Err(error) = lanes.probe(to) {
+        if let Err(error) = queue_pairs.probe(to) {
             core.close(LossCause::Fabric(error.to_string()));
         }
     }
@@ -322,17 +327,17 @@ impl PeerChannel {
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    fn lock(&self) -> MutexGuard<'_, PeerChannelState> {
         // Nothing that can panic runs under the lock.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the queue pairs away; the channel is closed then.
-    pub(super) fn take_lanes(&self) -> Option<Lanes> {
+    pub(super) fn take_lanes(&self) -> Option<QueuePairGroup> {
         let mut core = self.lock();
-        let lanes = core.lanes.take();
+        let queue_pairs = core.queue_pairs.take();
         core.close(LossCause::Gone);
-        lanes
+        queue_pairs
     }
 
     pub(super) fn close(&self, cause: LossCause) {
@@ -340,7 +345,9 @@ impl PeerChannel {
         core.close(cause);
         let streams = std::mem::take(&mut core.streams);
         drop(core);
-        streams.values().for_each(|demand| demand.forsake());
+        streams
+            .values()
+            .for_each(|stream_credit| stream_credit.cancel());
     }
 
     pub(super) fn closed(&self) -> Option<LossCause> {
@@ -362,17 +369,17 @@ impl PeerChannel {
         &self,
         request: Box<SlotRequest>,
         reply: PreparedReply,
-        block: Option<Block>,
+        block: Option<PooledBuffer>,
     ) -> Option<Box<Rare>> {
         let mut core = self.lock();
         let core = &mut *core;
-        let (None, Some(lanes)) = (&core.cause, &mut core.lanes) else {
+        let (None, Some(queue_pairs)) = (&core.cause, &mut core.queue_pairs) else {
             return core.responder.answered(request);
         };
         if let Some(block) = block {
             core.responder.keep(reply.slot, block);
         }
-        let written = self.write(lanes, &request, &reply);
+        let written = self.write(queue_pairs, &request, &reply);
         let rare = core.responder.answered(request);
         core.written(written, reply);
         if core.is_flushing {
@@ -384,7 +391,7 @@ impl PeerChannel {
     #[inline]
     fn write(
         &self,
-        lanes: &mut Lanes,
+        queue_pairs: &mut QueuePairGroup,
         request: &SlotRequest,
         reply: &PreparedReply,
     ) -> Result<bool, FabricError> {
@@ -397,7 +404,7 @@ impl PeerChannel {
             slot: reply.slot,
             signal: Signal::Message,
         };
-        lanes.write(&Outgoing {
+        queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes: &ring.bytes(token)[reply.bytes.clone()],
             lkey: token.lkey(),
@@ -409,7 +416,7 @@ impl PeerChannel {
 /// Streams that one caller may have open.
 const MAX_STREAMS: usize = 1024;
 
-impl Core {
+impl PeerChannelState {
     /// What an immediate brought that is no request.
     #[cold]
     fn take_in_signal(&mut self, arrival: &responder::Arrival, peer: &str) -> Option<Arrived> {
@@ -430,18 +437,20 @@ impl Core {
         match extension.stream {
             None => {}
             Some(StreamPart::Next(stream)) => {
-                let demand = self.streams.get(&stream).cloned();
-                return Arrived::Next(request, demand);
+                let stream_credit = self.streams.get(&stream).cloned();
+                return Arrived::Next(request, stream_credit);
             }
             Some(StreamPart::End(stream)) => {
                 return Arrived::End(request, self.streams.remove(&stream));
             }
             Some(StreamPart::Open) => {
-                self.streams.retain(|_, demand| !demand.is_over());
+                self.streams
+                    .retain(|_, stream_credit| !stream_credit.is_over());
                 if self.streams.len() < MAX_STREAMS {
-                    let demand = Arc::<Demand>::default();
-                    self.streams.insert(request.request_id, demand.clone());
-                    request.rare().demand = Some(demand);
+                    let stream_credit = Arc::<StreamCredit>::default();
+                    self.streams
+                        .insert(request.request_id, stream_credit.clone());
+                    request.rare().stream_credit = Some(stream_credit);
                 }
             }
         }
@@ -449,7 +458,7 @@ impl Core {
             Some(outside) if self.bulk.is_some() => {
                 let slot = request.slot();
                 self.responder.read_first(request);
-                Arrived::Outside(slot, outside)
+                Arrived::RendezvousDescriptor(slot, outside)
             }
             _ => Arrived::Request(request),
         }
@@ -471,10 +480,10 @@ impl Core {
     }
 
     fn flush(&mut self, to: RemoteSlice) -> bool {
-        let (None, Some(lanes)) = (&self.cause, &mut self.lanes) else {
+        let (None, Some(queue_pairs)) = (&self.cause, &mut self.queue_pairs) else {
             return true;
         };
-        match lanes.flush(to) {
+        match queue_pairs.flush(to) {
             Ok(flushed) => flushed && !self.responder.has_unsent() && !self.responder.keeps_any(),
             Err(error) => {
                 self.close(LossCause::Fabric(error.to_string()));
@@ -488,8 +497,8 @@ impl Core {
             return;
         }
         self.cause = Some(cause);
-        if let Some(lanes) = &mut self.lanes {
-            lanes.fail();
+        if let Some(queue_pairs) = &mut self.queue_pairs {
+            queue_pairs.fail();
         }
         if let Some(bulk) = &mut self.bulk {
             bulk.fail();
@@ -503,11 +512,11 @@ impl Core {
 enum Arrived {
     Request(Box<SlotRequest>),
     /// A request in this slot whose payload has to be read first.
-    Outside(u16, Outside),
+    RendezvousDescriptor(u16, RendezvousDescriptor),
     /// A request for an item of a stream, if that is still known.
-    Next(Box<SlotRequest>, Option<Arc<Demand>>),
+    Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
     /// A request to end a stream, likewise.
-    End(Box<SlotRequest>, Option<Arc<Demand>>),
+    End(Box<SlotRequest>, Option<Arc<StreamCredit>>),
     Cancel {
         slot: u16,
         request_id: u64,

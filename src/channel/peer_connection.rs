@@ -5,7 +5,7 @@
 //!
 //! - **One connection.** A [`Session`] is named by who opened it and by the number of the attempt. When both ends open at
 //!   once, the one with the smaller incarnation goes on and the other accepts; attempts that crossed are void.
-//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the earlier; and letters and
+//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the earlier; and messages and
 //!   records may be late. So the life of a peer that is believed in changes only to one that has *proved to be alive since*:
 //!   it has answered an attempt of ours, or echoed a challenge that was made after the last change. (So do TCP's
 //!   three-way handshake and DTLS's cookies tell a new connection from the ghost of an old one.) Everything else that an
@@ -23,7 +23,7 @@
 //!                             time is up, or drained
 //! ```
 
-mod vocabulary;
+mod handshake_message;
 
 #[cfg(test)]
 mod tests;
@@ -31,16 +31,16 @@ mod tests;
 use std::collections::VecDeque;
 use std::time::Instant;
 
-pub use vocabulary::{Action, Body, Input, Letter, Pace, Session};
+pub use handshake_message::{Action, Body, HandshakeMessage, Input, RetryTiming, Session};
 
 use crate::clock::later;
 
 /// See the [module](self).
 #[derive(Debug, Clone)]
-pub struct Link<E> {
+pub struct PeerConnection<E> {
     /// Our incarnation.
     me: u64,
-    pace: Pace,
+    pace: RetryTiming,
     phase: Phase<E>,
     wanted: bool,
     /// The life of the peer that we believe in.
@@ -96,9 +96,9 @@ struct Opened<E> {
     theirs: E,
 }
 
-impl<E: Clone> Link<E> {
+impl<E: Clone> PeerConnection<E> {
     /// The link of an agent with this incarnation to a peer, neither wanted nor connected.
-    pub fn new(incarnation: u64, pace: Pace) -> Self {
+    pub fn new(incarnation: u64, pace: RetryTiming) -> Self {
         Self {
             me: incarnation,
             pace,
@@ -163,7 +163,7 @@ impl<E: Clone> Link<E> {
                 }
             }
             Input::Leave => self.leave(),
-            Input::Nudge => match self.phase {
+            Input::Wake => match self.phase {
                 Phase::Waiting(_) => self.look_up(now),
                 // The life that was opened may be dead; the attempt goes on unless there is another.
                 Phase::Opening { .. } => self.actions.push_back(Action::LookUp),
@@ -172,8 +172,9 @@ impl<E: Clone> Link<E> {
             // FENCE-1: nobody else has our incarnation.
             Input::Record(record) => self.take_record(record.filter(|life| *life != self.me), now),
             // FENCE-1: to an earlier life of ours, or from somebody who says to be us.
-            Input::Letter(letter) if letter.to != self.me || letter.from == self.me => {}
-            Input::Letter(letter) => self.take_letter(letter),
+            Input::HandshakeMessage(message)
+                if message.to != self.me || message.from == self.me => {}
+            Input::HandshakeMessage(message) => self.take_letter(message),
             Input::Made { session, endpoint } => self.made(session, endpoint),
             Input::Lost(session) => {
                 if self.current() == Some(session) {
@@ -242,13 +243,13 @@ impl<E: Clone> Link<E> {
         self.actions.push_back(Action::Make(session));
     }
 
-    fn take_letter(&mut self, letter: Letter<E>) {
-        let Letter {
+    fn take_letter(&mut self, message: HandshakeMessage<E>) {
+        let HandshakeMessage {
             from,
             session,
             body,
             ..
-        } = letter;
+        } = message;
         match body {
             Body::Open { endpoint, echo } => {
                 let opened = Opened {
@@ -424,7 +425,7 @@ impl<E: Clone> Link<E> {
 
     fn send(&mut self, to: u64, session: Session, body: Body<E>) {
         let from = self.me;
-        self.actions.push_back(Action::Send(Letter {
+        self.actions.push_back(Action::Send(HandshakeMessage {
             from,
             to,
             session,

@@ -5,10 +5,10 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::answer::AnswerView;
+use super::completion_watcher::CompletionWatcher;
 use super::core::caller::{CallId, CallState};
 use super::core::slot::ReplyMeta;
 use super::lend::SlotToken;
-use super::pump::Pump;
 use super::{Answer, CallError, ClientChannel, Parker};
 
 /// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes (SLOT-1).
@@ -169,13 +169,13 @@ impl PendingCall {
     /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker: makes sure
     /// that somebody watches the completion queue.
     pub fn sleep(&self) {
-        Pump::ensure(&self.channel);
+        CompletionWatcher::ensure(&self.channel);
     }
 
     /// The same for a thread outside of every runtime, which sleeps here until the waker of `parker` is woken or the deadline
     /// has passed; it may return for nothing. If nobody else does, the thread watches the completion queue itself.
     pub fn park(&self, parker: &Parker) {
-        Pump::park(&self.channel, parker, self.deadline());
+        CompletionWatcher::park(&self.channel, parker, self.deadline());
     }
 
     /// Ends the call. Says whether its request had been sent by then, so that its handler may run all the same.
@@ -210,9 +210,9 @@ impl Drop for PendingCall {
 
 /// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
 #[derive(Debug)]
-pub struct ToldCall(PendingCall);
+pub struct OneWayCall(PendingCall);
 
-impl ToldCall {
+impl OneWayCall {
     pub(super) fn new(call: PendingCall) -> Self {
         Self(call)
     }
@@ -249,7 +249,7 @@ impl ToldCall {
     }
 }
 
-impl Drop for ToldCall {
+impl Drop for OneWayCall {
     fn drop(&mut self) {
         let call = &mut self.0;
         // What has been sent is taken in by whoever looks next; what waits is taken back.

@@ -1,14 +1,14 @@
 //! The queue pairs of one channel: one, or several over which every message is striped.
 //!
-//! A message of `L` bytes over `n` lanes is cut into stripes of `ceil(L / n)` bytes. Each lane carries one of
+//! A message of `L` bytes over `n` queue pairs is cut into stripes of `ceil(L / n)` bytes. Each queue pair carries one of
 //! them, empty ones too, as a WRITE_WITH_IMM of its own with the same immediate. A message is complete when
-//! every lane has brought its stripe.
+//! every queue pair has brought its stripe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::send_queue::{SendQueue, Ticket};
+use super::send_queue::{SendQueue, SendTicket};
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
 use crate::fabric::{
@@ -21,7 +21,7 @@ const INLINE: u32 = 220;
 
 /// How the queue pairs of a channel are made.
 #[derive(Debug, Clone)]
-pub(super) struct LanesInit {
+pub(super) struct QueuePairGroupInit {
     /// Where everything completes.
     pub(super) cq: Arc<dyn CompletionQueue>,
     /// Number of queue pairs.
@@ -40,8 +40,8 @@ pub(super) struct LanesInit {
 
 /// See the [module](self).
 #[derive(Debug)]
-pub(super) struct Lanes {
-    lanes: Box<[Lane]>,
+pub(super) struct QueuePairGroup {
+    queue_pairs: Box<[Member]>,
     sends: u32,
     receives: u32,
     inline: usize,
@@ -51,10 +51,10 @@ pub(super) struct Lanes {
 }
 
 #[derive(Debug)]
-struct Lane {
+struct Member {
     qp: Box<dyn QueuePair>,
     queue: SendQueue,
-    /// Stripes that wait for those of the other lanes. Their receives are posted again only when the message is
+    /// Stripes that wait for those of the other queue pairs. Their receives are posted again only when the message is
     /// complete, so a peer cannot make this longer than the receive queue.
     arrived: VecDeque<u32>,
     /// Receives that were used up and are to be posted again.
@@ -63,7 +63,7 @@ struct Lane {
 
 /// A message on its way out.
 #[derive(Debug)]
-pub(super) struct Outgoing<'a> {
+pub(super) struct WriteRequest<'a> {
     pub(super) imm: u32,
     /// The bytes, which stand in registered memory with this key.
     pub(super) bytes: &'a [u8],
@@ -71,17 +71,20 @@ pub(super) struct Outgoing<'a> {
     pub(super) to: RemoteSlice,
 }
 
-impl Lanes {
+impl QueuePairGroup {
     /// Creates the queue pairs, with all receives posted.
-    pub(super) fn new(device: &dyn Device, init: &LanesInit) -> Result<Self, ConnectError> {
-        if !(1..=WorkId::MAX_LANES).contains(&init.count) {
+    pub(super) fn new(
+        device: &dyn Device,
+        init: &QueuePairGroupInit,
+    ) -> Result<Self, ConnectError> {
+        if !(1..=WorkId::MAX_QUEUE_PAIRS).contains(&init.count) {
             return Err(ConnectError::BadEndpoint {
                 field: "number of queue pairs".into(),
-                reason: format!("{} is not 1 to {}", init.count, WorkId::MAX_LANES),
+                reason: format!("{} is not 1 to {}", init.count, WorkId::MAX_QUEUE_PAIRS),
             });
         }
         let inline = INLINE.min(device.limits().max_inline);
-        let lane = || {
+        let queue_pair = || {
             let qp = device.create_queue_pair(&QueuePairInit {
                 send_cq: init.cq.clone(),
                 recv_cq: init.cq.clone(),
@@ -90,53 +93,58 @@ impl Lanes {
                 max_inline: inline,
                 retry: init.retry,
             })?;
-            Ok::<_, FabricError>(Lane {
+            Ok::<_, FabricError>(Member {
                 qp,
                 queue: SendQueue::new(init.sends),
                 arrived: VecDeque::new(),
                 used: init.receives,
             })
         };
-        let lanes: Box<[Lane]> = (0..init.count).map(|_| lane()).collect::<Result<_, _>>()?;
+        let queue_pairs: Box<[Member]> = (0..init.count)
+            .map(|_| queue_pair())
+            .collect::<Result<_, _>>()?;
         // A DLSlime peer may write into the slot that its next request is made in.
-        let is_alone = init.profile == Profile::Native && lanes.len() == 1;
-        let mut lanes = Self {
-            may_place: is_alone && lanes[0].qp.can_place(),
-            lanes,
+        let is_alone = init.profile == Profile::Native && queue_pairs.len() == 1;
+        let mut queue_pairs = Self {
+            may_place: is_alone && queue_pairs[0].qp.can_place(),
+            queue_pairs,
             sends: init.sends,
             receives: init.receives,
             inline: inline as usize,
             owner: init.owner,
         };
-        lanes.prepare()?;
-        Ok(lanes)
+        queue_pairs.prepare()?;
+        Ok(queue_pairs)
     }
 
     /// RESET to INIT, receives posted.
     fn prepare(&mut self) -> Result<(), FabricError> {
-        for lane in &mut self.lanes {
-            lane.qp.to_init()?;
+        for queue_pair in &mut self.queue_pairs {
+            queue_pair.qp.to_init()?;
         }
         self.post_receives()
     }
 
     /// What the peer must be told.
     pub(super) fn addresses(&self) -> Vec<QueuePairInfo> {
-        let addresses = self.lanes.iter().map(|lane| lane.qp.address().into());
+        let addresses = self
+            .queue_pairs
+            .iter()
+            .map(|queue_pair| queue_pair.qp.address().into());
         addresses.collect()
     }
 
-    /// Connects each lane to the peer's of the same place.
+    /// Connects each queue pair to the peer's of the same place.
     pub(super) fn connect(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
-        if theirs.len() != self.lanes.len() {
+        if theirs.len() != self.queue_pairs.len() {
             return Err(ConnectError::BadEndpoint {
                 field: "number of queue pairs".into(),
-                reason: format!("it is {}, ours is {}", theirs.len(), self.lanes.len()),
+                reason: format!("it is {}, ours is {}", theirs.len(), self.queue_pairs.len()),
             });
         }
-        for (lane, theirs) in self.lanes.iter_mut().zip(theirs) {
-            lane.qp.to_rtr(&(*theirs).into())?;
-            lane.qp.to_rts()?;
+        for (queue_pair, theirs) in self.queue_pairs.iter_mut().zip(theirs) {
+            queue_pair.qp.to_rtr(&(*theirs).into())?;
+            queue_pair.qp.to_rts()?;
         }
         Ok(())
     }
@@ -145,11 +153,11 @@ impl Lanes {
     /// the peer was told of them stays true. Their completions carry `owner` from now on.
     pub(super) fn reset(&mut self, owner: u64) -> Result<(), FabricError> {
         self.owner = owner;
-        for lane in &mut self.lanes {
-            lane.qp.to_reset()?;
-            lane.queue = SendQueue::new(self.sends);
-            lane.arrived.clear();
-            lane.used = self.receives;
+        for queue_pair in &mut self.queue_pairs {
+            queue_pair.qp.to_reset()?;
+            queue_pair.queue = SendQueue::new(self.sends);
+            queue_pair.arrived.clear();
+            queue_pair.used = self.receives;
         }
         self.prepare()
     }
@@ -157,13 +165,15 @@ impl Lanes {
     /// Completions that can be in its queue at once.
     #[inline]
     pub(super) fn entries(&self) -> usize {
-        self.lanes.len() * (self.sends + self.receives) as usize
+        self.queue_pairs.len() * (self.sends + self.receives) as usize
     }
 
     /// Whether another message can be sent now.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.queue.has_room())
+        self.queue_pairs
+            .iter()
+            .all(|queue_pair| queue_pair.queue.has_room())
     }
 
     /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself, if that can be.
@@ -178,7 +188,7 @@ impl Lanes {
     /// Asked again until the fabric can give the peer's ring, which it does once something was sent there.
     #[cold]
     fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
-        let peers = self.lanes[0]
+        let peers = self.queue_pairs[0]
             .qp
             .place(remote.slot(0), remote.geometry.len());
         if let Some(peers) = peers {
@@ -189,35 +199,38 @@ impl Lanes {
 
     /// Sends a message if there is room, and says whether there was.
     #[inline]
-    pub(super) fn write(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
-        let [lane] = &mut *self.lanes else {
+    pub(super) fn write(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
+        let [queue_pair] = &mut *self.queue_pairs else {
             return self.write_striped(message);
         };
-        if lane.qp.write_now(message.imm, message.bytes, message.to) {
+        if queue_pair
+            .qp
+            .write_now(message.imm, message.bytes, message.to)
+        {
             return Ok(true);
         }
-        let Some(ticket) = lane.queue.admit() else {
+        let Some(ticket) = queue_pair.queue.admit() else {
             return Ok(false);
         };
         let id = send_id(self.owner, 0, ticket);
-        lane.post_stripe(id, self.inline, message, 0, message.bytes)?;
+        queue_pair.post_stripe(id, self.inline, message, 0, message.bytes)?;
         Ok(true)
     }
 
     #[cold]
-    fn write_striped(&mut self, message: &Outgoing<'_>) -> Result<bool, FabricError> {
+    fn write_striped(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
         if !self.has_room() {
             return Ok(false);
         }
-        let stripe = message.bytes.len().div_ceil(self.lanes.len().max(1));
-        for (at, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(ticket) = lane.queue.admit() else {
+        let stripe = message.bytes.len().div_ceil(self.queue_pairs.len().max(1));
+        for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
+            let Some(ticket) = queue_pair.queue.admit() else {
                 continue; // There is room, as has just been seen.
             };
             let begin = (at * stripe).min(message.bytes.len());
             let bytes = &message.bytes[begin..(begin + stripe).min(message.bytes.len())];
             let id = send_id(self.owner, at, ticket);
-            lane.post_stripe(id, self.inline, message, begin, bytes)?;
+            queue_pair.post_stripe(id, self.inline, message, begin, bytes)?;
         }
         Ok(true)
     }
@@ -226,7 +239,10 @@ impl Lanes {
     /// empty write to `to` is what they are asked for with.
     pub(super) fn flush(&mut self, to: RemoteSlice) -> Result<bool, FabricError> {
         self.write_nothing(to, SendQueue::admit_last)?;
-        Ok(self.lanes.iter().all(|lane| lane.queue.is_empty()))
+        Ok(self
+            .queue_pairs
+            .iter()
+            .all(|queue_pair| queue_pair.queue.is_empty()))
     }
 
     /// Sees to it that a peer that is gone is noticed, by an empty write to `to`, unless something on its way does that.
@@ -237,13 +253,13 @@ impl Lanes {
     fn write_nothing(
         &mut self,
         to: RemoteSlice,
-        admit: impl Fn(&mut SendQueue) -> Option<Ticket>,
+        admit: impl Fn(&mut SendQueue) -> Option<SendTicket>,
     ) -> Result<(), FabricError> {
-        for (at, lane) in self.lanes.iter_mut().enumerate() {
-            let Some(ticket) = admit(&mut lane.queue) else {
+        for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
+            let Some(ticket) = admit(&mut queue_pair.queue) else {
                 continue;
             };
-            lane.qp.post_send(&SendRequest {
+            queue_pair.qp.post_send(&SendRequest {
                 wr_id: send_id(self.owner, at, ticket).to_bits(),
                 operation: Operation::Write,
                 local: Payload::Inline(&[]),
@@ -264,27 +280,34 @@ impl Lanes {
     /// Takes in the completion of a send.
     #[inline]
     pub(super) fn retire(&mut self, id: WorkId) {
-        if let Some(lane) = self.lanes.get_mut(id.lane) {
-            lane.queue.retire(id.retires);
+        if let Some(queue_pair) = self.queue_pairs.get_mut(id.queue_pair) {
+            queue_pair.queue.retire(id.retires);
         }
     }
 
-    /// Takes in what arrived on a lane. Gives back the immediate of a message that is complete with it. Its receives are to be
+    /// Takes in what arrived on a queue pair. Gives back the immediate of a message that is complete with it. Its receives are to be
     /// [posted](Self::post_receives) again.
     #[inline]
     pub(super) fn receive(&mut self, id: WorkId, imm: u32) -> Option<u32> {
-        if let [lane] = &mut *self.lanes {
-            lane.used += 1;
+        if let [queue_pair] = &mut *self.queue_pairs {
+            queue_pair.used += 1;
             return Some(imm);
         }
-        self.lanes.get_mut(id.lane)?.arrived.push_back(imm);
-        if self.lanes.iter().any(|lane| lane.arrived.is_empty()) {
+        self.queue_pairs
+            .get_mut(id.queue_pair)?
+            .arrived
+            .push_back(imm);
+        if self
+            .queue_pairs
+            .iter()
+            .any(|queue_pair| queue_pair.arrived.is_empty())
+        {
             return None;
         }
         let mut complete = None;
-        for lane in &mut self.lanes {
-            lane.used += 1;
-            complete = complete.or(lane.arrived.pop_front());
+        for queue_pair in &mut self.queue_pairs {
+            queue_pair.used += 1;
+            complete = complete.or(queue_pair.arrived.pop_front());
         }
         complete
     }
@@ -292,17 +315,17 @@ impl Lanes {
     /// Posts the receives again that were used up.
     #[inline]
     pub(super) fn post_receives(&mut self) -> Result<(), FabricError> {
-        for (at, lane) in self.lanes.iter_mut().enumerate() {
-            if lane.used > 0 {
+        for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
+            if queue_pair.used > 0 {
                 let id = WorkId {
                     receive: true,
                     owner: self.owner,
-                    lane: at,
+                    queue_pair: at,
                     retires: 0,
                 };
                 let wr_id = id.to_bits();
-                let count = std::mem::take(&mut lane.used);
-                lane.qp.post_recvs(RecvRequest { wr_id }, count)?;
+                let count = std::mem::take(&mut queue_pair.used);
+                queue_pair.qp.post_recvs(RecvRequest { wr_id }, count)?;
             }
         }
         Ok(())
@@ -310,8 +333,8 @@ impl Lanes {
 
     /// To ERR, all of them.
     pub(super) fn fail(&mut self) {
-        for lane in &mut self.lanes {
-            if let Err(error) = lane.qp.to_error() {
+        for queue_pair in &mut self.queue_pairs {
+            if let Err(error) = queue_pair.qp.to_error() {
                 tracing::warn!(%error, "the queue pair of a closed channel does not go to error");
             }
         }
@@ -320,29 +343,29 @@ impl Lanes {
     /// The same, and gives them up: they are drained by that.
     pub(super) fn end(&mut self) {
         self.fail();
-        self.lanes = Box::default();
+        self.queue_pairs = Box::default();
     }
 }
 
-/// Names what a lane sends.
+/// Names what a queue pair sends.
 #[inline]
-fn send_id(owner: u64, lane: usize, ticket: Ticket) -> WorkId {
+fn send_id(owner: u64, queue_pair: usize, ticket: SendTicket) -> WorkId {
     WorkId {
         receive: false,
         owner,
-        lane,
+        queue_pair,
         retires: ticket.retires,
     }
 }
 
-impl Lane {
+impl Member {
     /// Posts the part of `message` that begins at `begin`.
     #[inline]
     fn post_stripe(
         &mut self,
         id: WorkId,
         inline: usize,
-        message: &Outgoing<'_>,
+        message: &WriteRequest<'_>,
         begin: usize,
         bytes: &[u8],
     ) -> Result<(), FabricError> {

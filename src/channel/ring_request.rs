@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::core::responder::{PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
-use super::{Block, Demand, MemoryError, Ticket};
+use super::{MemoryError, PooledBuffer, RequestId, StreamCredit};
 use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
 /// See the [module](self). One that is dropped answers with [`Fault::ServiceDown`].
@@ -37,9 +37,9 @@ impl RingRequest {
     }
 
     #[inline]
-    pub(super) fn ticket(&self) -> Ticket {
+    pub(super) fn ticket(&self) -> RequestId {
         let request = self.request();
-        Ticket::new(&self.channel, request.slot(), request.request_id)
+        RequestId::new(&self.channel, request.slot(), request.request_id)
     }
 
     /// The arguments, where they arrived.
@@ -83,13 +83,13 @@ impl RingRequest {
     /// Whether it opens a stream.
     pub(super) fn opens_stream(&self) -> bool {
         let rare = self.request().rare.as_ref();
-        rare.is_some_and(|rare| rare.demand.is_some())
+        rare.is_some_and(|rare| rare.stream_credit.is_some())
     }
 
     /// What is asked of the stream that it opens.
-    pub(super) fn take_demand(&mut self) -> Option<Arc<Demand>> {
+    pub(super) fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
         let (_, request) = self.request_mut();
-        request.rare.as_mut()?.demand.take()
+        request.rare.as_mut()?.stream_credit.take()
     }
 
     /// Answers that the stream, for an item of which it asks, has no more.
@@ -186,7 +186,12 @@ impl RingRequest {
     /// Sends `bytes` of its send memory, or of its own, as the answer, whose payload may be in `block`. The slot is not its own
     /// any more.
     #[inline]
-    fn send(&mut self, bytes: std::ops::Range<usize>, is_rewritten: bool, block: Option<Block>) {
+    fn send(
+        &mut self,
+        bytes: std::ops::Range<usize>,
+        is_rewritten: bool,
+        block: Option<PooledBuffer>,
+    ) {
         let Some(request) = self.request.take() else {
             return;
         };
@@ -196,9 +201,9 @@ impl RingRequest {
             bytes,
         };
         let rare = self.channel.answer(request, reply, block);
-        if let Some(demand) = rare.and_then(|rare| rare.demand) {
+        if let Some(stream_credit) = rare.and_then(|rare| rare.stream_credit) {
             // Nobody makes items of a stream that was not answered as one.
-            demand.conclude(None);
+            stream_credit.complete(None);
         }
     }
 }

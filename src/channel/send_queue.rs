@@ -13,7 +13,7 @@ pub(crate) struct SendQueue {
 
 /// What the completion of a send retires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Ticket {
+pub(crate) struct SendTicket {
     /// Requests that it retires; 0 if it is not signalled.
     pub(crate) retires: u32,
 }
@@ -34,33 +34,33 @@ impl SendQueue {
 
     /// Takes a place; `None` if there is none until completions are polled.
     #[inline]
-    pub(crate) fn admit(&mut self) -> Option<Ticket> {
+    pub(crate) fn admit(&mut self) -> Option<SendTicket> {
         if !self.has_room() {
             return None;
         }
         self.outstanding += 1;
         self.unsignalled += 1;
         if self.unsignalled * 2 < self.depth {
-            return Some(Ticket { retires: 0 });
+            return Some(SendTicket { retires: 0 });
         }
-        Some(Ticket {
+        Some(SendTicket {
             retires: std::mem::take(&mut self.unsignalled),
         })
     }
 
     /// Takes a place for a request whose completion retires everything before it. `None` if that is not needed, as all
     /// that is on its way is signalled, or if there is no place.
-    pub(crate) fn admit_last(&mut self) -> Option<Ticket> {
+    pub(crate) fn admit_last(&mut self) -> Option<SendTicket> {
         if self.unsignalled == 0 || !self.has_room() {
             return None;
         }
         self.outstanding += 1;
         let retires = std::mem::take(&mut self.unsignalled) + 1;
-        Some(Ticket { retires })
+        Some(SendTicket { retires })
     }
 
     /// Takes a place for a request whose completion retires everything before it, if nothing is on its way.
-    pub(crate) fn admit_probe(&mut self) -> Option<Ticket> {
+    pub(crate) fn admit_probe(&mut self) -> Option<SendTicket> {
         if self.outstanding > self.unsignalled {
             return None; // What is signalled will tell.
         }
@@ -69,7 +69,7 @@ impl SendQueue {
         }
         self.outstanding += 1;
         let retires = std::mem::take(&mut self.unsignalled) + 1;
-        Some(Ticket { retires })
+        Some(SendTicket { retires })
     }
 
     /// Whether nothing is on its way.

@@ -10,15 +10,15 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::wake::wake_all;
-use super::{Inbound, Ticket};
+use super::{Inbound, RequestId};
 use crate::wire::Fault;
 
 /// What the caller of a stream asks for. Shared by where its requests arrive and where its items are made.
 #[derive(Debug, Default)]
-pub struct Demand(Mutex<State>);
+pub struct StreamCredit(Mutex<StreamState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct StreamState {
     /// Requests for items, in the order in which they came.
     asked: VecDeque<Inbound>,
     phase: Phase,
@@ -36,7 +36,7 @@ enum Phase {
     Over(Option<Fault>),
 }
 
-impl Demand {
+impl StreamCredit {
     /// The caller asks for one more item.
     pub(super) fn ask(&self, request: Inbound) {
         let mut state = self.lock();
@@ -58,7 +58,7 @@ impl Demand {
     }
 
     /// The caller wants no more items.
-    pub fn forsake(&self) {
+    pub fn cancel(&self) {
         let mut state = self.lock();
         state.phase = Phase::Unwanted;
         let asked = std::mem::take(&mut state.asked);
@@ -69,11 +69,11 @@ impl Demand {
     }
 
     /// The same if `request` is one of those for items. Says whether it is.
-    pub(super) fn cancel(&self, request: Ticket) -> bool {
+    pub(super) fn cancel_request(&self, request: RequestId) -> bool {
         let is_asked = |asked: &Inbound| asked.ticket() == request;
         let is_of_this = self.lock().asked.iter().any(is_asked);
         if is_of_this {
-            self.forsake();
+            self.cancel();
         }
         is_of_this
     }
@@ -84,7 +84,7 @@ impl Demand {
     }
 
     /// There are no more items; because of `failure`, if there is one.
-    pub(super) fn conclude(&self, failure: Option<Fault>) {
+    pub(super) fn complete(&self, failure: Option<Fault>) {
         let mut state = self.lock();
         let mut asked = std::mem::take(&mut state.asked);
         let (first, failure) = match (failure, asked.pop_front()) {
@@ -106,7 +106,7 @@ impl Demand {
         asked.into_iter().for_each(Inbound::end);
     }
 
-    fn poll_asked(&self, context: &Context<'_>) -> Poll<Option<Inbound>> {
+    fn poll_request(&self, context: &Context<'_>) -> Poll<Option<Inbound>> {
         let mut state = self.lock();
         if !matches!(state.phase, Phase::Open) {
             return Poll::Ready(None);
@@ -120,7 +120,7 @@ impl Demand {
         }
     }
 
-    fn poll_forsaken(&self, context: &Context<'_>) -> Poll<()> {
+    fn poll_cancelled(&self, context: &Context<'_>) -> Poll<()> {
         let mut state = self.lock();
         if !matches!(state.phase, Phase::Open) {
             return Poll::Ready(());
@@ -129,7 +129,7 @@ impl Demand {
         Poll::Pending
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, StreamState> {
         // Nothing that can panic runs under the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -141,7 +141,7 @@ impl Demand {
 pub struct ItemSink {
     /// The request that opened the stream, which asks for the first item.
     first: Option<Inbound>,
-    demand: Arc<Demand>,
+    stream_credit: Arc<StreamCredit>,
     patience: Duration,
     /// To be told if this is dropped.
     service: String,
@@ -149,11 +149,15 @@ pub struct ItemSink {
 }
 
 impl ItemSink {
-    pub(super) fn new(first: Inbound, demand: Arc<Demand>, patience: Duration) -> Self {
+    pub(super) fn new(
+        first: Inbound,
+        stream_credit: Arc<StreamCredit>,
+        patience: Duration,
+    ) -> Self {
         Self {
             service: first.service().to_owned(),
             first: Some(first),
-            demand,
+            stream_credit,
             patience,
             is_finished: false,
         }
@@ -165,35 +169,35 @@ impl ItemSink {
     }
 
     /// The next request for an item, to be answered with [`Inbound::reply`]; `None` once none is wanted any more.
-    pub fn poll_asked(&mut self, context: &Context<'_>) -> Poll<Option<Inbound>> {
+    pub fn poll_request(&mut self, context: &Context<'_>) -> Poll<Option<Inbound>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(first)),
-            None => self.demand.poll_asked(context),
+            None => self.stream_credit.poll_request(context),
         }
     }
 
     /// Ready once no item is wanted any more.
-    pub fn poll_forsaken(&self, context: &Context<'_>) -> Poll<()> {
-        self.demand.poll_forsaken(context)
+    pub fn poll_cancelled(&self, context: &Context<'_>) -> Poll<()> {
+        self.stream_credit.poll_cancelled(context)
     }
 
     /// There are no more items; because of `failure`, if there is one.
     pub fn finish(mut self, failure: Option<Fault>) {
-        self.conclude(failure);
+        self.complete(failure);
     }
 
-    fn conclude(&mut self, failure: Option<Fault>) {
+    fn complete(&mut self, failure: Option<Fault>) {
         self.is_finished = true;
         match (self.first.take(), failure) {
             (Some(first), Some(fault)) => {
                 first.fail(fault);
-                self.demand.conclude(None);
+                self.stream_credit.complete(None);
             }
             (Some(first), None) => {
                 first.end();
-                self.demand.conclude(None);
+                self.stream_credit.complete(None);
             }
-            (None, failure) => self.demand.conclude(failure),
+            (None, failure) => self.stream_credit.complete(failure),
         }
     }
 }
@@ -202,7 +206,7 @@ impl Drop for ItemSink {
     fn drop(&mut self) {
         if !self.is_finished {
             let service = std::mem::take(&mut self.service);
-            self.conclude(Some(Fault::ServiceDown { service }));
+            self.complete(Some(Fault::ServiceDown { service }));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What travels in the `wr_id` of a work request, so that its completion finds the way back.
 
-/// receive (1 bit), owner (36 bits), lane (6 bits), work requests retired (21 bits).
+/// receive (1 bit), owner (36 bits), queue pair (6 bits), work requests retired (21 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WorkId {
     /// Whether it is a receive.
@@ -8,7 +8,7 @@ pub(super) struct WorkId {
     /// Whose queue pair it was, on a completion queue that several share.
     pub(super) owner: u64,
     /// Which of the owner's queue pairs.
-    pub(super) lane: usize,
+    pub(super) queue_pair: usize,
     /// Sends that the completion of this one retires.
     pub(super) retires: u32,
 }
@@ -19,10 +19,10 @@ const RECEIVE: u64 = 1 << 63;
 const OWNER_AT: u32 = RETIRES_BITS + LANE_BITS;
 
 impl WorkId {
-    /// Lanes that can be told apart.
-    pub(super) const MAX_LANES: usize = 1 << LANE_BITS;
-    /// The lane of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but lane 0.
-    pub(super) const BULK: usize = Self::MAX_LANES - 1;
+    /// Queue pairs that can be told apart.
+    pub(super) const MAX_QUEUE_PAIRS: usize = 1 << LANE_BITS;
+    /// The queue pair of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but queue pair 0.
+    pub(super) const BULK: usize = Self::MAX_QUEUE_PAIRS - 1;
     /// Bits of an owner.
     pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;
 
@@ -31,7 +31,7 @@ impl WorkId {
         let receive = if self.receive { RECEIVE } else { 0 };
         receive
             | self.owner << OWNER_AT
-            | (self.lane as u64) << RETIRES_BITS
+            | (self.queue_pair as u64) << RETIRES_BITS
             | u64::from(self.retires)
     }
 
@@ -40,7 +40,7 @@ impl WorkId {
         Self {
             receive: bits & RECEIVE != 0,
             owner: bits >> OWNER_AT & ((1 << Self::OWNER_BITS) - 1),
-            lane: (bits >> RETIRES_BITS) as usize & (Self::MAX_LANES - 1),
+            queue_pair: (bits >> RETIRES_BITS) as usize & (Self::MAX_QUEUE_PAIRS - 1),
             retires: bits as u32 & ((1 << RETIRES_BITS) - 1),
         }
     }
@@ -52,12 +52,12 @@ mod tests {
 
     #[test]
     fn every_part_survives_the_work_request() {
-        for (receive, owner, lane, retires) in [
+        for (receive, owner, queue_pair, retires) in [
             (false, 0, 0, 0),
             (
                 true,
                 (1 << WorkId::OWNER_BITS) - 1,
-                WorkId::MAX_LANES - 1,
+                WorkId::MAX_QUEUE_PAIRS - 1,
                 (1 << RETIRES_BITS) - 1,
             ),
             (false, 0x5_5555_5555, 1, 2),
@@ -65,7 +65,7 @@ mod tests {
             let id = WorkId {
                 receive,
                 owner,
-                lane,
+                queue_pair,
                 retires,
             };
             assert_eq!(WorkId::from_bits(id.to_bits()), id);

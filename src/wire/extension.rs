@@ -21,7 +21,7 @@ pub struct Extension {
     /// Time that remained until the call's deadline when it was sent, in microseconds. Clocks need not agree.
     pub deadline_us: Option<u64>,
     /// Where the payload lies, if that is not the slot.
-    pub outside: Option<Outside>,
+    pub outside: Option<RendezvousDescriptor>,
     /// What the message is to a stream.
     pub stream: Option<StreamPart>,
 }
@@ -55,7 +55,7 @@ impl StreamPart {
 
 /// A payload that its sender keeps in registered memory, to be read by the receiver (rendezvous).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outside {
+pub struct RendezvousDescriptor {
     /// Address of the first byte.
     pub addr: u64,
     /// Length in bytes.
@@ -136,7 +136,7 @@ impl Extension {
         let deadline_us = (fields & DEADLINE != 0).then(&mut next);
         let outside = match fields & OUTSIDE {
             0 => None,
-            OUTSIDE => Some(Outside {
+            OUTSIDE => Some(RendezvousDescriptor {
                 addr: next(),
                 len: next(),
                 rkey: u32::try_from(next()).map_err(|_| damaged)?,
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn input_1_part_of_an_address_is_none() {
-        let outside = Outside {
+        let outside = RendezvousDescriptor {
             addr: u64::MAX,
             len: 7,
             rkey: u32::MAX,

@@ -1,6 +1,6 @@
 //! The 16 bytes in front of every message.
 
-use super::{Extension, ExtensionError, Outside, StreamPart};
+use super::{Extension, ExtensionError, RendezvousDescriptor, StreamPart};
 
 const METHOD_BITS: u32 = 26;
 const METHOD_MASK: u32 = (1 << METHOD_BITS) - 1;
@@ -83,7 +83,7 @@ impl Header {
     }
 
     /// The payload lies elsewhere.
-    pub fn set_outside(&mut self, outside: Outside) {
+    pub fn set_outside(&mut self, outside: RendezvousDescriptor) {
         self.payload_len = 0;
         self.extension.get_or_insert_default().outside = Some(outside);
     }
@@ -260,7 +260,11 @@ mod tests {
             )
                 .prop_map(|(deadline_us, outside, stream)| Extension {
                     deadline_us,
-                    outside: outside.map(|(addr, len, rkey)| Outside { addr, len, rkey }),
+                    outside: outside.map(|(addr, len, rkey)| RendezvousDescriptor {
+                        addr,
+                        len,
+                        rkey,
+                    }),
                     stream,
                 }),
         );

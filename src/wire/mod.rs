@@ -27,7 +27,7 @@ mod signature;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, DecodeError, EncodeError};
-pub use extension::{Extension, ExtensionError, Outside, StreamPart};
+pub use extension::{Extension, ExtensionError, RendezvousDescriptor, StreamPart};
 pub use fault::Fault;
 pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
 pub use immediate::{Immediate, Signal};

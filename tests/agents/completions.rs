@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{
-    CallError, ClientChannel, Delivery, Dialer, Geometry, Hosted, LossCause, Mailbox, Memory,
-    MemoryLimits, Patience,
+    BufferPool, CallError, ClientChannel, Delivery, Dialer, Geometry, LossCause, Mailbox,
+    MemoryLimits, ServiceInfo, WaitPolicy,
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
@@ -97,13 +97,13 @@ impl Device for Troubled {
     }
 }
 
-fn memory(device: Arc<dyn Device>) -> Arc<Memory> {
+fn memory(device: Arc<dyn Device>) -> Arc<BufferPool> {
     let limits = MemoryLimits {
         payload: 4096,
         total: 4096,
         idle: 0,
     };
-    Memory::new(device, limits)
+    BufferPool::new(device, limits)
 }
 
 /// A caller and the one it calls, before any trouble.
@@ -126,14 +126,14 @@ fn connect() -> Ends {
         device: device.clone(),
         trouble: trouble.clone(),
     });
-    let hosted = Hosted {
+    let service_info = ServiceInfo {
         name: "test".to_owned(),
         stream_patience: Duration::ZERO,
     };
-    let mut mailbox = Mailbox::new(memory(device), geometry.into(), retry, hosted).unwrap();
+    let mut mailbox = Mailbox::new(memory(device), geometry.into(), retry, service_info).unwrap();
     let dialer = Dialer::new(&memory(troubled), geometry, retry).unwrap();
     let endpoint = mailbox.accept("driver", 1, &dialer.endpoint()).unwrap();
-    let patience = Patience {
+    let patience = WaitPolicy {
         busy_poll: Duration::ZERO,
         runtime: runtime.handle().clone(),
     };

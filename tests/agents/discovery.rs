@@ -10,8 +10,8 @@ use serde_json::json;
 use slimerpc::channel::Mismatch;
 use slimerpc::control::{Control, Entity, Local, NanoCtrl, Registration, ServiceRecord};
 use slimerpc_actors::{
-    AgentError, Builder, DiscoveryError, Fit, LiveService, PeerAgent, ServiceChange,
-    ServiceChanges, service,
+    AgentError, Builder, Compatibility, DiscoveryError, PeerAgent, ServiceChange, ServiceChanges,
+    ServiceInstance, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -164,7 +164,7 @@ in_both_worlds! {
     input_1_what_is_no_service_is_skipped
 }
 
-fn names(found: &[LiveService]) -> Vec<String> {
+fn names(found: &[ServiceInstance]) -> Vec<String> {
     found.iter().map(ToString::to_string).collect()
 }
 
@@ -207,8 +207,12 @@ async fn services_are_found_by_type_with_those_under_other_names(world: World) {
             names(&found),
             ["driver:0/Calc", "worker:0/Calc", "worker:0/second"]
         );
-        assert!(found.iter().all(|it| it.fit() == &Fit::Full));
-        assert!(found.iter().all(LiveService::is_on_this_host));
+        assert!(
+            found
+                .iter()
+                .all(|it| it.compatibility() == &Compatibility::Full)
+        );
+        assert!(found.iter().all(ServiceInstance::is_on_this_host));
         assert_eq!(found[2].methods(), ["add", "sub"]);
         assert_eq!(found[1].incarnation(), found[2].incarnation());
         assert_ne!(found[0].incarnation(), found[2].incarnation());
@@ -269,14 +273,20 @@ async fn services_that_do_not_fit_are_found_and_say_why(world: World) {
     workers[3].serve(other::wider::Calc).await.unwrap();
     let driver = world.agent("driver:0").await;
     let found = driver.discover::<Calc>().await.unwrap();
-    let fits: Vec<_> = found.iter().map(LiveService::fit).collect();
-    let lacks = Fit::Lacks {
+    let fits: Vec<_> = found.iter().map(ServiceInstance::compatibility).collect();
+    let lacks = Compatibility::Lacks {
         methods: vec!["sub".to_owned()],
     };
     assert_eq!(fits[0], &lacks);
-    assert!(matches!(fits[1], Fit::Not(Mismatch::Codec { .. })));
-    assert!(matches!(fits[2], Fit::Not(Mismatch::NoCommonMethod { .. })));
-    let Fit::Differs { methods } = fits[3] else {
+    assert!(matches!(
+        fits[1],
+        Compatibility::Not(Mismatch::Codec { .. })
+    ));
+    assert!(matches!(
+        fits[2],
+        Compatibility::Not(Mismatch::NoCommonMethod { .. })
+    ));
+    let Compatibility::Differs { methods } = fits[3] else {
         panic!("TYPE-1: {:?}", fits[3]);
     };
     assert_eq!(methods[0].ours, "sub(a: i64, b: i64) -> i64");

@@ -9,15 +9,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{
-    CallError, ClientChannel, Delivery, Dialer, Endpoint, Geometry, Hosted, Inbound, LossCause,
-    Mailbox, Memory, MemoryLimits, Patience, PendingCall, RingAddress, Violation,
+    BufferPool, CallError, ClientChannel, Delivery, Dialer, Endpoint, Geometry, Inbound, LossCause,
+    Mailbox, MemoryLimits, PendingCall, RingAddress, ServiceInfo, Violation, WaitPolicy,
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
     Access, Completion, Device, MemoryRegion, Operation, Payload, Poller, QueuePair, QueuePairInit,
     RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
-use slimerpc::wire::{Extension, Header, MessageKind, Outside, StreamPart};
+use slimerpc::wire::{Extension, Header, MessageKind, RendezvousDescriptor, StreamPart};
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 256;
@@ -27,8 +27,8 @@ fn geometry() -> Geometry {
     Geometry::new(SLOTS, SLOT_SIZE).unwrap()
 }
 
-fn hosted() -> Hosted {
-    Hosted {
+fn service_info() -> ServiceInfo {
+    ServiceInfo {
         name: "test".to_owned(),
         stream_patience: SOON,
     }
@@ -36,18 +36,24 @@ fn hosted() -> Hosted {
 
 fn mailbox(device: &Arc<dyn Device>) -> Mailbox {
     let geometries = geometry().into();
-    Mailbox::new(memory(device), geometries, RetryPolicy::default(), hosted()).unwrap()
+    Mailbox::new(
+        memory(device),
+        geometries,
+        RetryPolicy::default(),
+        service_info(),
+    )
+    .unwrap()
 }
 
 const MAX_PAYLOAD: usize = 1 << 20;
 
-fn memory(device: &Arc<dyn Device>) -> Arc<Memory> {
+fn memory(device: &Arc<dyn Device>) -> Arc<BufferPool> {
     let limits = MemoryLimits {
         payload: MAX_PAYLOAD,
         total: 2 * MAX_PAYLOAD,
         idle: MAX_PAYLOAD,
     };
-    Memory::new(device.clone(), limits)
+    BufferPool::new(device.clone(), limits)
 }
 
 /// A peer that speaks to a channel through nothing but the fabric.
@@ -329,7 +335,8 @@ fn asks_and_does_not_listen(most: u64, is_rewritten: bool) -> (u64, Header) {
         rnr_retry: 7,
         ..RetryPolicy::default()
     };
-    let mut mailbox = Mailbox::new(memory(&device), geometry().into(), for_ever, hosted()).unwrap();
+    let mut mailbox =
+        Mailbox::new(memory(&device), geometry().into(), for_ever, service_info()).unwrap();
     let mut caller = Stranger::deaf(&*device);
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
@@ -479,7 +486,7 @@ fn input_1_items_of_streams_that_nobody_makes_are_answered_at_once() {
     is_end(&answers[1..], 1, 3);
     // The payload of a stream that is not opened is not read.
     let mut forged = header(MessageKind::Request, 5);
-    forged.set_outside(Outside {
+    forged.set_outside(RendezvousDescriptor {
         addr: 1,
         len: 1 << 20,
         rkey: 9,
@@ -512,7 +519,7 @@ fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
         // Each has its first item, and is left alone.
         if let Some(mut sink) = request.into_items() {
             let context = Context::from_waker(Waker::noop());
-            let Poll::Ready(Some(first)) = sink.poll_asked(&context) else {
+            let Poll::Ready(Some(first)) = sink.poll_request(&context) else {
                 panic!("the first item is asked for")
             };
             first.reply(|_| Ok(0));
@@ -542,7 +549,7 @@ fn input_1_a_caller_may_have_so_many_streams_open_and_no_more() {
 /// A message whose payload lies at `addr` of the stranger.
 fn outside(kind: MessageKind, id: u64, addr: u64, len: u64, rkey: u32) -> Vec<u8> {
     let mut header = header(kind, id);
-    header.set_outside(Outside { addr, len, rkey });
+    header.set_outside(RendezvousDescriptor { addr, len, rkey });
     encoded(header)
 }
 
@@ -554,7 +561,7 @@ fn input_1_a_forged_descriptor_of_a_request_ends_its_channel_and_no_other() {
         memory.clone(),
         geometry().into(),
         RetryPolicy::default(),
-        hosted(),
+        service_info(),
     )
     .unwrap();
     let lies = |ring: &dyn MemoryRegion| {
@@ -616,7 +623,7 @@ fn input_1_what_is_too_large_for_us_is_refused_before_memory_is_spent() {
         memory.clone(),
         geometry().into(),
         RetryPolicy::default(),
-        hosted(),
+        service_info(),
     )
     .unwrap();
     let mut caller = Stranger::new(&*device);
@@ -763,13 +770,13 @@ fn client(
 }
 
 fn client_with(
-    memory: &Arc<Memory>,
+    memory: &Arc<BufferPool>,
     runtime: &tokio::runtime::Runtime,
 ) -> (Arc<ClientChannel>, Stranger) {
     let mut server = Stranger::new(&**memory.device());
     let dialer = Dialer::new(memory, geometry(), RetryPolicy::default()).unwrap();
     server.connect(dialer.endpoint());
-    let patience = Patience {
+    let patience = WaitPolicy {
         busy_poll: Duration::ZERO,
         runtime: runtime.handle().clone(),
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 const EXCEPTIONS: [(&str, &str); 6] = [
     // A proxy asks the supervisor for its connection, and to keep it up.
     ("client/proxy.rs", "agent"),
-    ("client/reached.rs", "agent"),
+    ("client/connection.rs", "agent"),
     // The paths of types, writing raw bytes, and answering what is no method stand with the answers.
     ("error.rs", "service"),
     ("client/proxy.rs", "service"),

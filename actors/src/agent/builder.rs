@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use slimerpc::channel::{Geometry, Heartbeat, MemoryLimits};
+use slimerpc::channel::{Geometry, HeartbeatTiming, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
@@ -125,7 +125,7 @@ pub(crate) struct Settings {
 
 impl Settings {
     /// How often to give signs of life on links of this kind, and how long to do without.
-    pub(crate) fn heartbeat(&self, link: LinkType) -> Heartbeat {
+    pub(crate) fn heartbeat(&self, link: LinkType) -> HeartbeatTiming {
         heartbeat(self.heartbeat, self.detection, link)
     }
 }
@@ -138,12 +138,16 @@ fn busy_poll() -> Duration {
     }
 }
 
-fn heartbeat(interval: Option<Duration>, detection: Option<Duration>, link: LinkType) -> Heartbeat {
+fn heartbeat(
+    interval: Option<Duration>,
+    detection: Option<Duration>,
+    link: LinkType,
+) -> HeartbeatTiming {
     let detection = detection.unwrap_or(match link {
         LinkType::Shm => DETECTION_SHM,
         _ => DETECTION,
     });
-    Heartbeat {
+    HeartbeatTiming {
         interval: interval.unwrap_or(detection / 2),
         detection,
     }
@@ -246,7 +250,7 @@ impl Builder {
     /// let faults = Faults::new(Plan::seeded(42).with(Fault::PeerLost.chance(0.001)));
     /// let wrapping = faults.clone();
     /// let builder = PeerAgent::builder().wrap_device(move |device| wrapping.wrap(device));
-    /// # let _ = (builder, faults.account());
+    /// # let _ = (builder, faults.stats());
     /// ```
     #[cfg(feature = "faults")]
     pub fn wrap_device(

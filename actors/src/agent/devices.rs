@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Once, OnceLock};
 
-use slimerpc::channel::{Memory, MemoryAccount, MemoryLimits};
+use slimerpc::channel::{BufferPool, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::fabric::{self, Device, FabricError, LinkType};
 
@@ -44,11 +44,11 @@ pub(crate) struct Devices(Arc<[Opened]>);
 #[derive(Debug)]
 struct Opened {
     /// Registered for payloads beyond a slot.
-    memory: Arc<Memory>,
+    memory: Arc<BufferPool>,
     port: u8,
     opener: Opener,
     /// The same device once more, for memory that is used one-sided: by the keys of that, peers reach nothing else.
-    apart: OnceLock<Arc<Memory>>,
+    apart: OnceLock<Arc<BufferPool>>,
 }
 
 impl Opened {
@@ -63,7 +63,7 @@ impl Opened {
             reason: "a port has a number from 1 to 255".to_owned(),
         })?;
         Ok(Self {
-            memory: Memory::new(opener.open(name, port)?, limits),
+            memory: BufferPool::new(opener.open(name, port)?, limits),
             port,
             opener: opener.clone(),
             apart: OnceLock::new(),
@@ -74,12 +74,12 @@ impl Opened {
         self.memory.device().port().link_type
     }
 
-    fn apart(&self) -> Result<&Arc<Memory>, FabricError> {
+    fn apart(&self) -> Result<&Arc<BufferPool>, FabricError> {
         if let Some(apart) = self.apart.get() {
             return Ok(apart);
         }
         let device = self.opener.open(self.memory.device().name(), self.port)?;
-        let apart = Memory::private(device, self.memory.limits());
+        let apart = BufferPool::private(device, self.memory.limits());
         Ok(self.apart.get_or_init(|| apart))
     }
 }
@@ -123,7 +123,7 @@ impl Devices {
     }
 
     /// The preferred one.
-    pub(crate) fn first(&self) -> &Arc<Memory> {
+    pub(crate) fn first(&self) -> &Arc<BufferPool> {
         &self.0[0].memory
     }
 
@@ -132,17 +132,17 @@ impl Devices {
     }
 
     /// The device on links of this type.
-    pub(crate) fn on(&self, link: LinkType) -> Option<&Arc<Memory>> {
+    pub(crate) fn on(&self, link: LinkType) -> Option<&Arc<BufferPool>> {
         self.opened(link).map(|opened| &opened.memory)
     }
 
     /// The same, or the first one, for memory that is used one-sided.
-    pub(crate) fn apart(&self, link: LinkType) -> Result<&Arc<Memory>, FabricError> {
+    pub(crate) fn apart(&self, link: LinkType) -> Result<&Arc<BufferPool>, FabricError> {
         self.opened(link).unwrap_or(&self.0[0]).apart()
     }
 
     /// All of them, likewise.
-    pub(crate) fn all_apart(&self) -> Result<Vec<Arc<Memory>>, FabricError> {
+    pub(crate) fn all_apart(&self) -> Result<Vec<Arc<BufferPool>>, FabricError> {
         let all = self.0.iter().map(|opened| opened.apart().cloned());
         all.collect()
     }
@@ -165,7 +165,7 @@ impl Devices {
     }
 
     /// The first RDMA device, or the only one there is.
-    pub(crate) fn for_dlslime(&self) -> &Arc<Memory> {
+    pub(crate) fn for_dlslime(&self) -> &Arc<BufferPool> {
         let is_rdma = |opened: &&Opened| opened.link() != LinkType::Shm;
         let rdma = self.0.iter().find(is_rdma);
         rdma.map_or(self.first(), |opened| &opened.memory)

@@ -11,7 +11,7 @@ use std::time::Duration;
 use actix::{Addr, Arbiter, Message};
 use futures_util::StreamExt;
 use slimerpc::channel::{
-    Buffer, Geometries, Geometry, MemoryAccount, Patience, Rights, ServiceTable,
+    Buffer, Geometries, Geometry, MemoryAccount, Rights, ServiceTable, WaitPolicy,
 };
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::{Mutex, broadcast};
@@ -20,13 +20,13 @@ use crate::agent::builder::{Builder, Settings};
 use crate::agent::devices::Devices;
 use crate::agent::serve::{Callers, Launch, Serve};
 use crate::agent::supervisor::{
-    Connect as ConnectMessage, Dial, Follow, KeepUp, Leave, Supervisor,
+    Connect as ConnectMessage, ConnectService, Follow, KeepUp, Leave, Supervisor,
 };
-use crate::client::reached::Setup;
+use crate::client::connection::ProxySetup;
 use crate::memory::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
 use crate::memory::remote_buffer::RemoteBuffer;
-use crate::service::once::Once;
-use crate::service::serial::Source;
+use crate::service::one_shot_server::OneShotServer;
+use crate::service::serial::StateSource;
 use crate::supervision::factory::{Factory, Start};
 use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Terminated, Watch};
 
@@ -70,7 +70,7 @@ pub struct PeerAgent {
 }
 
 /// Services that are served one request at a time, by name, with the tables that are published.
-type OneShots = HashMap<&'static str, (ServiceTable, Arc<Mutex<Once>>)>;
+type OneShotServices = HashMap<&'static str, (ServiceTable, Arc<Mutex<OneShotServer>>)>;
 
 struct Inner {
     alias: String,
@@ -80,14 +80,14 @@ struct Inner {
     geometry: Geometry,
     dlslime_geometry: Geometry,
     retry: RetryPolicy,
-    patience: Patience,
+    wait_policy: WaitPolicy,
     connect_timeout: Duration,
     call_timeout: Option<Duration>,
     reconnect_wait: Duration,
     stream_patience: Duration,
     workers: NonZeroUsize,
     /// Services that are served one request at a time.
-    once: Mutex<OneShots>,
+    once: Mutex<OneShotServices>,
     events: broadcast::Sender<AgentEvent>,
     /// Memory that peers may use.
     offered: Arc<Offered>,
@@ -122,7 +122,7 @@ impl PeerAgent {
             });
         });
         let (started, runtime) = told.await.map_err(|_| AgentError::ShutDown)??;
-        let patience = Patience { busy_poll, runtime };
+        let wait_policy = WaitPolicy { busy_poll, runtime };
         Ok(Self {
             inner: Arc::new(Inner {
                 alias: started.alias,
@@ -132,7 +132,7 @@ impl PeerAgent {
                 geometry,
                 dlslime_geometry,
                 retry,
-                patience,
+                wait_policy,
                 connect_timeout,
                 call_timeout,
                 reconnect_wait,
@@ -208,7 +208,11 @@ impl PeerAgent {
         S: ServedBy<A> + ?Sized,
         A: Send + 'static,
     {
-        Serve::new(self.clone(), Box::new(move || Source::Value(state)), false)
+        Serve::new(
+            self.clone(),
+            Box::new(move || StateSource::Value(state)),
+            false,
+        )
     }
 
     /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
@@ -230,7 +234,7 @@ impl PeerAgent {
         A: 'static,
     {
         let source = move || {
-            Source::Factory(Factory {
+            StateSource::Factory(Factory {
                 make: Box::new(move |_| Ok(factory())),
                 hands_over: false,
             })
@@ -299,7 +303,7 @@ impl PeerAgent {
         E: fmt::Display,
     {
         let source = move || {
-            Source::Factory(Factory {
+            StateSource::Factory(Factory {
                 make: Box::new(move |start| factory(start).map_err(|error| error.to_string())),
                 hands_over: true,
             })
@@ -394,7 +398,7 @@ impl PeerAgent {
                 compatible: inner.dlslime_geometry,
             },
             retry: inner.retry,
-            busy_poll: inner.patience.busy_poll,
+            busy_poll: inner.wait_policy.busy_poll,
             stream_patience: inner.stream_patience,
             supervisor: inner.supervisor.clone(),
         }
@@ -434,18 +438,18 @@ impl PeerAgent {
     ) -> Result<Proxy<S>, AgentError> {
         let wanted = table::<S>(name);
         let dialled = self
-            .ask(Dial {
+            .ask(ConnectService {
                 peer: peer.to_owned(),
                 wanted: wanted.clone(),
-                patience: self.inner.patience.clone(),
+                wait_policy: self.inner.wait_policy.clone(),
                 timeout,
                 again: false,
             })
             .await?;
-        let setup = Setup {
+        let setup = ProxySetup {
             peer: peer.into(),
             wanted,
-            patience: self.inner.patience.clone(),
+            wait_policy: self.inner.wait_policy.clone(),
             connect_timeout: self.inner.connect_timeout,
             stream_patience: self.inner.stream_patience,
             max_in_place: self.inner.geometry.max_payload(),
@@ -526,7 +530,7 @@ impl PeerAgent {
     ) -> Result<(), AgentError> {
         let mut events = self.watch(peer).await?;
         let peer = peer.to_owned();
-        self.inner.patience.runtime.spawn(async move {
+        self.inner.wait_policy.runtime.spawn(async move {
             while let Some(event) = events.next().await {
                 if event.is_end() {
                     return actor.do_send(Terminated { peer, event });
@@ -598,7 +602,7 @@ impl PeerAgent {
             return RemoteBuffer::remote(
                 buffer,
                 inner.supervisor.clone(),
-                inner.patience.clone(),
+                inner.wait_policy.clone(),
                 inner.connect_timeout,
             )
             .await;

@@ -16,7 +16,7 @@ use slimerpc::channel::{Endpoint, Mismatch, QueuePairInfo};
 use slimerpc::control::Mail;
 use slimerpc::fabric::LinkType;
 
-use crate::agent::link_letter::LinkLetter;
+use crate::agent::handshake_json::HandshakeJson;
 
 /// A caller asks to be connected with a service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,7 +96,7 @@ pub(crate) enum Handshake {
     /// To one of ours.
     OneSidedAnswer(OneSidedAnswer),
     /// From this peer.
-    Link(String, LinkLetter),
+    Link(String, HandshakeJson),
 }
 
 impl Open {
@@ -123,7 +123,7 @@ impl OneSidedAnswer {
     }
 }
 
-impl LinkLetter {
+impl HandshakeJson {
     pub(crate) fn to_mail(&self, me: &str) -> Mail {
         mail(LINK, me, self)
     }

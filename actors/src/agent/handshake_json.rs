@@ -2,79 +2,87 @@
 
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
-use slimerpc::channel::link::{Body, Letter, Session};
+use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Session};
 use slimerpc::fabric::LinkType;
 
 /// One end of a link: what the other must know to connect with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LinkEnd {
+pub(crate) struct LinkEndpoint {
     /// What both devices are attached to.
     pub(crate) link: LinkType,
     /// The queue pair.
     pub(crate) qp: QueuePairInfo,
 }
 
-/// A [`Letter`] in JSON.
+/// A [`HandshakeMessage`] in JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct LinkLetter {
+pub(crate) struct HandshakeJson {
     from: u64,
     to: u64,
     opener: u64,
     attempt: u64,
-    body: LinkBody,
+    body: HandshakeBody,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-enum LinkBody {
-    Open { end: LinkEnd, echo: Option<u64> },
-    Challenge { number: u64 },
-    Accept { end: LinkEnd, void: u64 },
+enum HandshakeBody {
+    Open {
+        end: LinkEndpoint,
+        echo: Option<u64>,
+    },
+    Challenge {
+        number: u64,
+    },
+    Accept {
+        end: LinkEndpoint,
+        void: u64,
+    },
     End,
 }
 
-impl From<Letter<LinkEnd>> for LinkLetter {
-    fn from(letter: Letter<LinkEnd>) -> Self {
+impl From<HandshakeMessage<LinkEndpoint>> for HandshakeJson {
+    fn from(message: HandshakeMessage<LinkEndpoint>) -> Self {
         Self {
-            from: letter.from,
-            to: letter.to,
-            opener: letter.session.opener,
-            attempt: letter.session.attempt,
-            body: match letter.body {
-                Body::Open { endpoint, echo } => LinkBody::Open {
+            from: message.from,
+            to: message.to,
+            opener: message.session.opener,
+            attempt: message.session.attempt,
+            body: match message.body {
+                Body::Open { endpoint, echo } => HandshakeBody::Open {
                     end: endpoint,
                     echo,
                 },
-                Body::Challenge(number) => LinkBody::Challenge { number },
-                Body::Accept { endpoint, void } => LinkBody::Accept {
+                Body::Challenge(number) => HandshakeBody::Challenge { number },
+                Body::Accept { endpoint, void } => HandshakeBody::Accept {
                     end: endpoint,
                     void,
                 },
-                Body::End => LinkBody::End,
+                Body::End => HandshakeBody::End,
             },
         }
     }
 }
 
-impl From<LinkLetter> for Letter<LinkEnd> {
-    fn from(letter: LinkLetter) -> Self {
+impl From<HandshakeJson> for HandshakeMessage<LinkEndpoint> {
+    fn from(message: HandshakeJson) -> Self {
         Self {
-            from: letter.from,
-            to: letter.to,
+            from: message.from,
+            to: message.to,
             session: Session {
-                opener: letter.opener,
-                attempt: letter.attempt,
+                opener: message.opener,
+                attempt: message.attempt,
             },
-            body: match letter.body {
-                LinkBody::Open { end, echo } => Body::Open {
+            body: match message.body {
+                HandshakeBody::Open { end, echo } => Body::Open {
                     endpoint: end,
                     echo,
                 },
-                LinkBody::Challenge { number } => Body::Challenge(number),
-                LinkBody::Accept { end, void } => Body::Accept {
+                HandshakeBody::Challenge { number } => Body::Challenge(number),
+                HandshakeBody::Accept { end, void } => Body::Accept {
                     endpoint: end,
                     void,
                 },
-                LinkBody::End => Body::End,
+                HandshakeBody::End => Body::End,
             },
         }
     }
@@ -88,7 +96,7 @@ mod tests {
 
     #[test]
     fn every_letter_survives_the_mail() {
-        let endpoint = LinkEnd {
+        let endpoint = LinkEndpoint {
             link: LinkType::Shm,
             qp: QueuePairInfo {
                 gid: GidHalves {
@@ -116,7 +124,7 @@ mod tests {
             Body::End,
         ];
         for body in bodies {
-            let letter = Letter {
+            let message = HandshakeMessage {
                 from: u64::MAX,
                 to: 2,
                 session: Session {
@@ -125,9 +133,9 @@ mod tests {
                 },
                 body,
             };
-            let mail = serde_json::to_string(&LinkLetter::from(letter.clone())).unwrap();
-            let read: LinkLetter = serde_json::from_str(&mail).unwrap();
-            assert_eq!(Letter::from(read), letter);
+            let mail = serde_json::to_string(&HandshakeJson::from(message.clone())).unwrap();
+            let read: HandshakeJson = serde_json::from_str(&mail).unwrap();
+            assert_eq!(HandshakeMessage::from(read), message);
         }
     }
 }

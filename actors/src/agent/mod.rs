@@ -6,6 +6,6 @@ pub(crate) mod devices;
 pub(crate) mod environment;
 pub(crate) mod handle;
 pub(crate) mod handshake;
-pub(crate) mod link_letter;
+pub(crate) mod handshake_json;
 pub(crate) mod serve;
 pub(crate) mod supervisor;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use actix::Addr;
 use futures_util::future::join_all;
-use slimerpc::channel::{Geometries, Hosted, LossCause};
+use slimerpc::channel::{Geometries, LossCause, ServiceInfo};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -17,18 +17,18 @@ use tokio::time::timeout;
 
 use crate::agent::handle::table;
 use crate::agent::supervisor::{Ended, Publish, Supervisor, Withdraw};
-use crate::service::front::Front;
 use crate::service::instance::{Address, Instance};
 use crate::service::mailboxes::Mailboxes;
-use crate::service::once::Once;
+use crate::service::one_shot_server::OneShotServer;
 use crate::service::panics;
+use crate::service::parallel_dispatcher::ParallelDispatcher;
 use crate::service::pool::Pool;
 use crate::service::ring_context::RequestHandler;
-use crate::service::serial::{Report, Seen, Serial, Source};
+use crate::service::serial::{Report, Seen, Serial, StateSource};
 use crate::supervision::factory::NotMade;
 use crate::supervision::instance_id::InstanceId;
 use crate::supervision::lifecycle::Hooks;
-use crate::supervision::wards::WardId;
+use crate::supervision::supervised::ChildId;
 use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
 
 /// Threads for the parallel methods of one service.
@@ -37,7 +37,7 @@ const MAX_WORKERS: usize = 1024;
 const DRAIN: Duration = Duration::from_secs(10);
 
 /// Brings the source of a service's state to its arbiter.
-pub(crate) type Bring<A> = Box<dyn FnOnce() -> Source<A> + Send>;
+pub(crate) type Bring<A> = Box<dyn FnOnce() -> StateSource<A> + Send>;
 
 /// Who may call a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -253,17 +253,17 @@ pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> 
 
 /// A service that is being served, without its types.
 #[derive(Clone)]
-pub(crate) struct Running {
+pub(crate) struct RunningService {
     /// The only peer that may call it, if there is but one.
     pub(crate) only: Option<String>,
     /// What the agent looks after it by, if it does.
-    pub(crate) ward: Option<WardId>,
+    pub(crate) child: Option<ChildId>,
     /// Where serial calls of native peers go.
     pub(crate) serial: Address,
     front: Option<Address>,
 }
 
-impl Running {
+impl RunningService {
     /// Where the others go.
     pub(crate) fn front(&self) -> &Address {
         self.front.as_ref().unwrap_or(&self.serial)
@@ -371,7 +371,7 @@ pub(crate) struct Launch {
 }
 
 /// An instance that has started. Its parallel methods, if there are some, are to see `T`.
-struct Started<T> {
+struct StartedInstance<T> {
     address: Address,
     shared: Option<watch::Receiver<T>>,
 }
@@ -392,25 +392,25 @@ impl Launch {
         panics::trace();
         check_types::<S>(&self.name)?;
         let setup = self.setup();
-        let ward = restart.is_some().then(WardId::new);
+        let child = restart.is_some().then(ChildId::new);
         let supervisor = self.supervisor.clone();
-        let report = move |ward| -> Report {
+        let report = move |child| -> Report {
             Box::new(move |number, cause| {
                 supervisor.do_send(Ended {
-                    ward,
+                    child,
                     number,
                     cause,
                 });
             })
         };
         let start = move || {
-            let report = ward.map(report);
+            let report = child.map(report);
             setup.instance(|| Serial::<S, A>::start(source(), hooks, report))
         };
         let started = on_new_arbiter(start).await?;
-        let mut running = Running {
+        let mut running = RunningService {
             only: None,
-            ward,
+            child,
             serial: started.address,
             front: None,
         };
@@ -419,7 +419,7 @@ impl Launch {
             let serial = running.serial.deliveries.clone();
             let front = on_new_arbiter(move || {
                 let pool = Pool::start(workers, shared).map_err(AgentError::Thread)?;
-                Ok(setup.start(Front::<S, A>::new(serial, Some(pool))))
+                Ok(setup.start(ParallelDispatcher::<S, A>::new(serial, Some(pool))))
             });
             match front.await {
                 Ok(front) => running.front = Some(front),
@@ -434,7 +434,7 @@ impl Launch {
     }
 
     /// Starts the front alone, which passes all requests on.
-    pub(crate) async fn serve_once<S, A>(self) -> Result<Once, AgentError>
+    pub(crate) async fn serve_once<S, A>(self) -> Result<OneShotServer, AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
@@ -442,14 +442,15 @@ impl Launch {
         check_types::<S>(&self.name)?;
         let (tell, told) = mpsc::unbounded_channel();
         let setup = self.setup();
-        let front = on_new_arbiter(move || Ok(setup.start(Front::<S, A>::new(tell, None))));
-        let running = Running {
+        let front =
+            on_new_arbiter(move || Ok(setup.start(ParallelDispatcher::<S, A>::new(tell, None))));
+        let running = RunningService {
             only: None,
-            ward: None,
+            child: None,
             serial: front.await?,
             front: None,
         };
-        let once = Once::new(self.setup().id, told);
+        let once = OneShotServer::new(self.setup().id, told);
         // Between two requests it may not be served for long, which those who know it can tell and others cannot.
         self.publish::<S>(running, None, None).await?;
         Ok(once)
@@ -457,7 +458,7 @@ impl Launch {
 
     async fn publish<S: Service + ?Sized>(
         self,
-        running: Running,
+        running: RunningService,
         advertise: Option<&'static str>,
         restart: Option<Restart>,
     ) -> Result<ServiceHandle, AgentError> {
@@ -479,8 +480,8 @@ impl Launch {
         })
     }
 
-    fn setup(&self) -> Setup {
-        Setup {
+    fn setup(&self) -> InstanceSetup {
+        InstanceSetup {
             id: InstanceId::new(self.incarnation, &self.name),
             name: self.name.clone(),
             geometries: self.geometries,
@@ -492,7 +493,7 @@ impl Launch {
 }
 
 /// What an instance is started with.
-struct Setup {
+struct InstanceSetup {
     id: InstanceId,
     name: String,
     geometries: Geometries,
@@ -501,18 +502,18 @@ struct Setup {
     stream_patience: Duration,
 }
 
-impl Setup {
+impl InstanceSetup {
     /// Starts the instance that owns the state, on the current arbiter.
     fn instance<S, A>(
         self,
         start: impl FnOnce() -> Result<(Serial<S, A>, Seen<S::Shared>), NotMade>,
-    ) -> Result<Started<Arc<S::Shared>>, AgentError>
+    ) -> Result<StartedInstance<Arc<S::Shared>>, AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,
     {
         let (serial, shared) = start().map_err(|not_made| not_made.of_first(&self.name))?;
-        Ok(Started {
+        Ok(StartedInstance {
             address: self.start(serial),
             shared,
         })
@@ -521,11 +522,11 @@ impl Setup {
     /// Starts an instance on the current arbiter.
     fn start<H: RequestHandler>(self, handler: H) -> Address {
         let (tell, told) = mpsc::unbounded_channel();
-        let hosted = Hosted {
+        let service_info = ServiceInfo {
             name: self.name,
             stream_patience: self.stream_patience,
         };
-        let mailboxes = Mailboxes::new(hosted, self.geometries, self.retry, told);
+        let mailboxes = Mailboxes::new(service_info, self.geometries, self.retry, told);
         Instance::start(handler, self.id, mailboxes, self.busy_poll, tell)
     }
 }

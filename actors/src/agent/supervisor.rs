@@ -6,17 +6,17 @@
 mod advertising;
 mod agreement;
 mod calling;
-mod finding;
-mod guarding;
-mod healing;
+mod discovery;
 mod inquiry;
-mod lines;
 mod news;
+mod one_sided;
 mod pairs;
+mod peer_monitor;
 mod probing;
-mod reaching;
+mod reconnect;
 mod registering;
 mod serving;
+mod supervise;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +32,7 @@ use futures_util::future::join_all;
 use slimerpc::backoff::Backoff;
 use slimerpc::channel::{
     ClientChannel, Delivery, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
-    Patience, ServiceTable,
+    ServiceTable, WaitPolicy,
 };
 use slimerpc::control::topology;
 use slimerpc::control::{Control, MailEvent, PeerRecord};
@@ -45,24 +45,24 @@ use tokio::time::{sleep, timeout};
 
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{Answer, Handshake, Open};
-use crate::agent::serve::{Callers, Running};
+use crate::agent::serve::{Callers, RunningService};
 use crate::dlslime::qp_ready::QpReady;
-use crate::supervision::wards::Wards;
+use crate::supervision::supervised::SupervisedServices;
 use crate::{AgentError, AgentEvent, Restart};
 
-pub(crate) use self::finding::{FollowServices, Following, ListServices, Registered};
-pub(crate) use self::guarding::Ended;
-pub(crate) use self::healing::{Heal, KeepUp};
-pub(crate) use self::lines::Follow;
-pub(crate) use self::reaching::{Reach, Reached};
+pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
+pub(crate) use self::one_sided::{BufferConnection, ConnectBuffer};
+pub(crate) use self::peer_monitor::Follow;
+pub(crate) use self::reconnect::{Heal, KeepUp};
+pub(crate) use self::supervise::Ended;
 
 use self::advertising::Advertised;
 use self::agreement::Untyped;
-use self::finding::Followed;
-use self::lines::Lines;
+use self::discovery::Followed;
 use self::news::News;
+use self::one_sided::OneSidedConnections;
 use self::pairs::{Pair, Pairs};
-use self::reaching::Reaching;
+use self::peer_monitor::PeerMonitors;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Between two looks for a peer that is not there yet.
@@ -71,45 +71,45 @@ const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(250))
 /// How long answers that have been given may take to arrive when the agent leaves.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// The actor. Its handlers share [`State`], since each awaits the control plane.
+/// The actor. Its handlers share [`AgentState`], since each awaits the control plane.
 pub(crate) struct Supervisor {
-    state: Rc<State>,
+    state: Rc<AgentState>,
 }
 
-struct State {
+struct AgentState {
     settings: Settings,
     alias: String,
     descriptor: RefCell<Descriptor>,
-    services: RefCell<HashMap<String, Running>>,
+    services: RefCell<HashMap<String, RunningService>>,
     advertised: Advertised,
     followed: Followed,
     untyped: Untyped,
     /// Those of them that are restarted or given up.
-    wards: RefCell<Wards<Running>>,
+    supervised: RefCell<SupervisedServices<RunningService>>,
     events: broadcast::Sender<AgentEvent>,
     /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// Those of proxies, with the life of the peer if it is native.
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
-    lines: Lines,
+    monitors: PeerMonitors,
     wanted: RefCell<BTreeSet<String>>,
     /// Connections with DLSlime peers.
     pairs: RefCell<Pairs>,
     /// Connections for memory that is used one-sided.
-    reaching: RefCell<Reaching>,
+    one_sided: RefCell<OneSidedConnections>,
     next: Cell<u64>,
     left: Cell<bool>,
 }
 
 /// A supervisor that has registered.
-pub(crate) struct Started {
+pub(crate) struct RegisteredSupervisor {
     pub(crate) alias: String,
     pub(crate) incarnation: u64,
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
 /// How a service is reached.
-pub(crate) enum Link {
+pub(crate) enum ServiceConnection {
     /// The second is for its parallel methods, if it has some and the peer is native.
     Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
     /// It is of this agent; likewise.
@@ -117,8 +117,8 @@ pub(crate) enum Link {
 }
 
 /// A service that can be called.
-pub(crate) struct Dialled {
-    pub(crate) link: Link,
+pub(crate) struct ConnectedService {
+    pub(crate) link: ServiceConnection,
     pub(crate) table: ServiceTable,
     /// The life of the peer, if it is native.
     pub(crate) incarnation: Option<u64>,
@@ -129,7 +129,7 @@ impl Supervisor {
     pub(crate) async fn start_here(
         settings: Settings,
         events: broadcast::Sender<AgentEvent>,
-    ) -> Result<Started, AgentError> {
+    ) -> Result<RegisteredSupervisor, AgentError> {
         let alias = registering::register(&settings).await?;
         let incarnation = unique();
         let descriptor = Descriptor {
@@ -146,8 +146,8 @@ impl Supervisor {
             services: Vec::new(),
             down: Vec::new(),
         };
-        let wards = RefCell::new(Wards::new(settings.strategy));
-        let state = Rc::new(State {
+        let supervised = RefCell::new(SupervisedServices::new(settings.strategy));
+        let state = Rc::new(AgentState {
             settings,
             alias: alias.clone(),
             descriptor: RefCell::new(descriptor),
@@ -155,14 +155,14 @@ impl Supervisor {
             advertised: Advertised::default(),
             followed: Followed::default(),
             untyped: Untyped::default(),
-            wards,
+            supervised,
             events,
             dialing: RefCell::default(),
             channels: RefCell::default(),
-            lines: Lines::default(),
+            monitors: PeerMonitors::default(),
             wanted: RefCell::default(),
             pairs: RefCell::default(),
-            reaching: RefCell::default(),
+            one_sided: RefCell::default(),
             next: Cell::new(unique()),
             left: Cell::new(false),
         });
@@ -170,7 +170,7 @@ impl Supervisor {
             let _ = state.settings.control.clean_up().await;
             return Err(error);
         }
-        Ok(Started {
+        Ok(RegisteredSupervisor {
             alias,
             incarnation,
             supervisor: Self { state }.start(),
@@ -190,11 +190,11 @@ impl Actor for Supervisor {
 
 /// Opens a channel to a service of a peer.
 #[derive(Message)]
-#[rtype(result = "Result<Dialled, AgentError>")]
-pub(crate) struct Dial {
+#[rtype(result = "Result<ConnectedService, AgentError>")]
+pub(crate) struct ConnectService {
     pub(crate) peer: String,
     pub(crate) wanted: ServiceTable,
-    pub(crate) patience: Patience,
+    pub(crate) wait_policy: WaitPolicy,
     pub(crate) timeout: Duration,
     /// For a proxy that there is: it connects also if it can call nothing any more, so that its calls say why.
     pub(crate) again: bool,
@@ -218,7 +218,7 @@ pub(crate) struct Publish {
     pub(crate) callers: Callers,
     /// The service's own name, if it is to be found by those who do not know our alias.
     pub(crate) advertise: Option<&'static str>,
-    pub(crate) running: Running,
+    pub(crate) running: RunningService,
     /// If it is to be looked after.
     pub(crate) restart: Option<Restart>,
 }
@@ -237,10 +237,10 @@ pub(crate) struct Withdraw {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Leave;
 
-impl Handler<Dial> for Supervisor {
-    type Result = ResponseFuture<Result<Dialled, AgentError>>;
+impl Handler<ConnectService> for Supervisor {
+    type Result = ResponseFuture<Result<ConnectedService, AgentError>>;
 
-    fn handle(&mut self, dial: Dial, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, dial: ConnectService, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
         Box::pin(async move { state.dial(dial).await })
     }
@@ -282,7 +282,7 @@ impl Handler<Leave> for Supervisor {
     }
 }
 
-impl State {
+impl AgentState {
     fn control(&self) -> &dyn Control {
         &*self.settings.control
     }
@@ -326,7 +326,7 @@ impl State {
         if self.services.borrow().contains_key(&name) {
             return Err(AgentError::AlreadyServed { service: name });
         }
-        self.look_after(&name, &publish.running, publish.restart);
+        self.supervise(&name, &publish.running, publish.restart);
         self.services
             .borrow_mut()
             .insert(name.clone(), publish.running);
@@ -339,7 +339,7 @@ impl State {
             Ok(()) => self.serve_parked(),
             Err(_) => {
                 if let Some(running) = self.forget_service(&name) {
-                    self.look_away(&running);
+                    self.unsupervise(&running);
                 }
             }
         }
@@ -377,7 +377,7 @@ impl State {
             running.give_up();
             running.drain(LAST_ANSWERS).await;
         }
-        self.look_away(&running);
+        self.unsupervise(&running);
         running.end();
         let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
         let ended = self.pairs.borrow_mut().end(is_of);
@@ -393,14 +393,14 @@ impl State {
         published
     }
 
-    fn forget_service(&self, name: &str) -> Option<Running> {
+    fn forget_service(&self, name: &str) -> Option<RunningService> {
         let mut descriptor = self.descriptor.borrow_mut();
         descriptor.services.retain(|table| table.name != name);
         descriptor.down.retain(|down| down != name);
         self.services.borrow_mut().remove(name)
     }
 
-    async fn dial(self: &Rc<Self>, dial: Dial) -> Result<Dialled, AgentError> {
+    async fn dial(self: &Rc<Self>, dial: ConnectService) -> Result<ConnectedService, AgentError> {
         let started = Instant::now();
         if dial.peer == self.alias {
             return self.dial_self(&dial, started).await;
@@ -412,8 +412,8 @@ impl State {
                 Found::Native(theirs, (table, link)) => (theirs, table, link),
                 Found::Dlslime(record) => {
                     let channel = self.call_dlslime(&dial, &record, started).await?;
-                    return Ok(Dialled {
-                        link: Link::Channels(channel, None),
+                    return Ok(ConnectedService {
+                        link: ServiceConnection::Channels(channel, None),
                         table: dial.wanted,
                         incarnation: None,
                     });
@@ -432,8 +432,8 @@ impl State {
                 Ok((channel, parallel)) => {
                     self.note_agreement(&dial.peer, &dial.wanted, &table);
                     self.want_line(&dial.peer);
-                    return Ok(Dialled {
-                        link: Link::Channels(channel, parallel),
+                    return Ok(ConnectedService {
+                        link: ServiceConnection::Channels(channel, parallel),
                         table,
                         incarnation: Some(theirs.incarnation),
                     });
@@ -465,7 +465,7 @@ impl State {
     /// Waits until the service that is dialled is served, and can be reached.
     async fn find_service(
         self: &Rc<Self>,
-        dial: &Dial,
+        dial: &ConnectService,
         started: Instant,
     ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
         let devices = &self.settings.devices;
@@ -484,7 +484,7 @@ impl State {
     /// Opens the channels to a service: one, or two if parallel methods of it are wanted.
     async fn open_all(
         &self,
-        dial: &Dial,
+        dial: &ConnectService,
         theirs: &Descriptor,
         table: &ServiceTable,
         link: LinkType,
@@ -503,9 +503,9 @@ impl State {
     /// The way to a service of this agent, once it is served.
     async fn dial_self(
         self: &Rc<Self>,
-        dial: &Dial,
+        dial: &ConnectService,
         started: Instant,
-    ) -> Result<Dialled, AgentError> {
+    ) -> Result<ConnectedService, AgentError> {
         let geometry = self.settings.geometry;
         let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
         let found = self.find(&dial.peer, started, dial.timeout, check).await?;
@@ -522,8 +522,11 @@ impl State {
         self.note_agreement(&dial.peer, &dial.wanted, &table);
         let parallel = running.front().deliveries.clone();
         let has_parallel = !table.parallel.is_empty();
-        Ok(Dialled {
-            link: Link::Local(running.serial.deliveries, has_parallel.then_some(parallel)),
+        Ok(ConnectedService {
+            link: ServiceConnection::Local(
+                running.serial.deliveries,
+                has_parallel.then_some(parallel),
+            ),
             table,
             incarnation: Some(ours.incarnation),
         })
@@ -532,7 +535,7 @@ impl State {
     /// Opens a channel to a service, or to its parallel methods.
     async fn open(
         &self,
-        dial: &Dial,
+        dial: &ConnectService,
         theirs: &Descriptor,
         table: &ServiceTable,
         link: LinkType,
@@ -598,7 +601,7 @@ impl State {
             }
             Ok(Ok(Ok(endpoint))) => endpoint,
         };
-        let channel = dialer.connect(&dial.peer, &endpoint, dial.patience.clone())?;
+        let channel = dialer.connect(&dial.peer, &endpoint, dial.wait_policy.clone())?;
         self.note_channel(Some(theirs.incarnation), &channel);
         Ok(channel)
     }
@@ -622,17 +625,17 @@ impl State {
         loop {
             self.check_open()?;
             let missing = match self.look(peer).await? {
-                Look::Unknown => AgentError::PeerUnknown {
+                PeerLookup::Unknown => AgentError::PeerUnknown {
                     peer: peer.to_owned(),
                     waited: started.elapsed(),
                     control: self.control().describe(),
                 },
-                Look::Silent => AgentError::NotNative {
+                PeerLookup::Silent => AgentError::NotNative {
                     peer: peer.to_owned(),
                     waited: started.elapsed(),
                 },
-                Look::Dlslime(record) => return Ok(Found::Dlslime(record)),
-                Look::Found(descriptor) => match check(&descriptor) {
+                PeerLookup::Dlslime(record) => return Ok(Found::Dlslime(record)),
+                PeerLookup::Found(descriptor) => match check(&descriptor) {
                     Ok(checked) => return Ok(Found::Native(descriptor, checked)),
                     Err(mismatch) => {
                         let is_final = !matches!(mismatch, Mismatch::NoSuchService { .. });
@@ -655,22 +658,22 @@ impl State {
         }
     }
 
-    async fn look(&self, peer: &str) -> Result<Look, AgentError> {
+    async fn look(&self, peer: &str) -> Result<PeerLookup, AgentError> {
         let Some(known) = self.control().peer(peer).await? else {
-            return Ok(Look::Unknown);
+            return Ok(PeerLookup::Unknown);
         };
         let Some(record) = self.control().lookup(peer, Descriptor::RECORD).await? else {
             return Ok(if known.is_native() {
-                Look::Silent
+                PeerLookup::Silent
             } else {
-                Look::Dlslime(known)
+                PeerLookup::Dlslime(known)
             });
         };
         match serde_json::from_value(record) {
-            Ok(descriptor) => Ok(Look::Found(descriptor)),
+            Ok(descriptor) => Ok(PeerLookup::Found(descriptor)),
             Err(error) => {
                 tracing::warn!(%peer, %error, "a peer's descriptor is malformed");
-                Ok(Look::Silent)
+                Ok(PeerLookup::Silent)
             }
         }
     }
@@ -711,9 +714,9 @@ impl State {
                     Ok(Some(Handshake::OneSidedOpen(peer, open))) => {
                         actix::spawn(self.clone().answer_one_sided(peer, open));
                     }
-                    Ok(Some(Handshake::Link(peer, letter))) => self.take_letter(&peer, letter),
+                    Ok(Some(Handshake::Link(peer, message))) => self.take_letter(&peer, message),
                     Ok(Some(Handshake::OneSidedAnswer(answer))) => {
-                        self.reaching.borrow_mut().take_answer(answer);
+                        self.one_sided.borrow_mut().take_answer(answer);
                     }
                     Ok(None) => tracing::debug!(kind = mail.kind, "mail of another kind skipped"),
                     Err(reason) => {
@@ -825,12 +828,12 @@ impl State {
     /// The control plane says that `peer` has left.
     fn peer_left(self: &Rc<Self>, peer: &str) {
         if let Some(incarnation) = self.reachable(peer) {
-            // FENCE-1: it is another life of it that has left; if it is this one, its line says so.
+            // FENCE-1: it is another life of it that has left; if it is this one, its monitor says so.
             return tracing::debug!(%peer, incarnation, "an earlier life of a peer has left");
         }
         tracing::info!(%peer, "peer left");
         self.want_no_more(peer);
-        self.nudge_line(peer);
+        self.wake_monitor(peer);
         let pair = {
             let mut pairs = self.pairs.borrow_mut();
             pairs.unpark(peer);
@@ -847,7 +850,7 @@ impl State {
             let (state, peer) = (self.clone(), peer.to_owned());
             actix::spawn(async move { state.withdraw_mailbox(&peer).await });
         }
-        self.reaching.borrow_mut().peer_left(peer);
+        self.one_sided.borrow_mut().peer_left(peer);
         for (_, channel) in &*self.channels.borrow() {
             if let Some(channel) = channel.upgrade()
                 && channel.peer() == peer
@@ -887,7 +890,7 @@ impl State {
             }
         }
         self.pairs.borrow_mut().end(|_| true);
-        self.reaching.borrow_mut().end();
+        self.one_sided.borrow_mut().end();
         for service in services.into_values() {
             service.end();
         }
@@ -920,7 +923,7 @@ fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch>
 }
 
 /// What is known of a peer.
-enum Look {
+enum PeerLookup {
     Unknown,
     /// Native, but it has not described itself yet.
     Silent,

@@ -6,25 +6,25 @@ use std::time::Duration;
 
 use actix::Addr;
 use slimerpc::channel::{
-    CallError, ClientChannel, Hosted, LocalService, LossCause, Patience, Profile, Route,
-    ServiceTable, TellError, ToldCall,
+    CallError, ClientChannel, LocalService, LossCause, OneWayCall, Profile, Route, ServiceInfo,
+    ServiceTable, TellError, WaitPolicy,
 };
 use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
 use tokio::sync::broadcast;
 
-use crate::agent::supervisor::{Dialled, Follow, Link, Supervisor};
-use crate::client::items::Source;
+use crate::agent::supervisor::{ConnectedService, Follow, ServiceConnection, Supervisor};
+use crate::client::items::ItemSource;
 use crate::client::reply::Decoder;
 use crate::supervision::instance_id::InstanceId;
 use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
 
 /// What a proxy is made of, each time that its service has been dialled.
 #[derive(Debug)]
-pub(crate) struct Setup {
+pub(crate) struct ProxySetup {
     pub(crate) peer: Box<str>,
     /// The service, as its callers know it.
     pub(crate) wanted: ServiceTable,
-    pub(crate) patience: Patience,
+    pub(crate) wait_policy: WaitPolicy,
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_patience: Duration,
     /// Bytes of an answer that is written in place.
@@ -33,9 +33,9 @@ pub(crate) struct Setup {
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
-impl Setup {
-    /// The way to the service.
-    pub(crate) fn reached(&self, dialled: Dialled) -> Reached {
+impl ProxySetup {
+    /// The connection to the service.
+    pub(crate) fn reached(&self, dialled: ConnectedService) -> Connection {
         let mut routes = dialled.table.resolve(&self.wanted);
         if dialled.incarnation.is_some() {
             // To and from DLSlime peers all types travel, as theirs is another codec.
@@ -49,35 +49,35 @@ impl Setup {
             }
         }
         let failed = self.report_tells(dialled.table.clone());
-        let way = |channel: Arc<ClientChannel>| {
+        let target = |channel: Arc<ClientChannel>| {
             let failed = failed.clone();
             channel.listen(move |failure| failed(failure.method, failure.cause));
-            Way::Channel(channel)
+            CallTarget::Channel(channel)
         };
         let (serial, parallel) = match dialled.link {
-            Link::Channels(serial, parallel) => (way(serial), parallel.map(way)),
-            Link::Local(serial, parallel) => {
-                let service = Arc::new(Hosted {
+            ServiceConnection::Channels(serial, parallel) => (target(serial), parallel.map(target)),
+            ServiceConnection::Local(serial, parallel) => {
+                let service = Arc::new(ServiceInfo {
                     name: self.wanted.name.clone(),
                     stream_patience: self.stream_patience,
                 });
-                let way = |deliveries| {
+                let target = |deliveries| {
                     let failed = failed.clone();
                     let service = LocalService {
                         deliveries,
                         service: service.clone(),
                         peer: (*self.peer).into(),
                         max_in_place: self.max_in_place,
-                        patience: self.patience.clone(),
+                        wait_policy: self.wait_policy.clone(),
                     };
                     let failed = move |method, fault| failed(method, TellError::Fault(fault));
-                    Way::Local(service, Failed(Arc::new(failed)))
+                    CallTarget::Local(service, Failed(Arc::new(failed)))
                 };
-                (way(serial), parallel.map(way))
+                (target(serial), parallel.map(target))
             }
         };
         let life = dialled.incarnation;
-        Reached {
+        Connection {
             serial,
             parallel,
             life,
@@ -117,10 +117,10 @@ impl Setup {
 
 /// The way to a service, as long as its connection lasts.
 #[derive(Debug)]
-pub(crate) struct Reached {
-    pub(crate) serial: Way,
+pub(crate) struct Connection {
+    pub(crate) serial: CallTarget,
     /// For parallel methods, if they have one of their own.
-    pub(crate) parallel: Option<Way>,
+    pub(crate) parallel: Option<CallTarget>,
     /// The life of the peer, if it is native.
     pub(crate) life: Option<u64>,
     /// What is called, if it is served by a process that may be this one.
@@ -131,7 +131,7 @@ pub(crate) struct Reached {
     table: ServiceTable,
 }
 
-impl Reached {
+impl Connection {
     /// Why a method has no route.
     pub(crate) fn no_route(&self, wanted: &ServiceTable, method: &str) -> RpcError {
         let (service, method) = (wanted.name.clone(), method.to_owned());
@@ -157,7 +157,7 @@ impl Reached {
         channel.map_or(native, |channel| channel.profile().codec(native))
     }
 
-    /// Whether payloads that were encoded with `codec` can go this way, for a service that is `wanted` with another or the same.
+    /// Whether payloads that were encoded with `codec` can take this connection, for a service that is `wanted` with another or the same.
     pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
         match self.serial.channel().map(|channel| channel.profile()) {
             Some(Profile::Compatible) => codec == PayloadCodec::Pickle,
@@ -167,7 +167,7 @@ impl Reached {
 
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {
         let ways = self.parallel.iter().chain([&self.serial]);
-        ways.filter_map(Way::channel)
+        ways.filter_map(CallTarget::channel)
     }
 
     /// Why its connection has ended, if it has.
@@ -189,7 +189,7 @@ impl Reached {
 
 /// How calls get to a service.
 #[derive(Debug, Clone)]
-pub(crate) enum Way {
+pub(crate) enum CallTarget {
     Channel(Arc<ClientChannel>),
     /// It is of this agent.
     Local(LocalService, Failed),
@@ -205,7 +205,7 @@ impl fmt::Debug for Failed {
     }
 }
 
-impl Way {
+impl CallTarget {
     pub(crate) fn channel(&self) -> Option<&Arc<ClientChannel>> {
         match self {
             Self::Channel(channel) => Some(channel),
@@ -247,7 +247,7 @@ impl Way {
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
-    ) -> Result<(Reply<T>, Source), RpcError> {
+    ) -> Result<(Reply<T>, ItemSource), RpcError> {
         let opened = match self {
             Self::Channel(channel) if channel.profile() == Profile::Compatible => {
                 return Err(RpcError::NotNative {
@@ -259,7 +259,7 @@ impl Way {
                 channel
                     .open_stream(number, timeout, encode)
                     .map(|(call, stream)| {
-                        let source = Source::Remote(channel.clone(), stream);
+                        let source = ItemSource::Remote(channel.clone(), stream);
                         (Reply::called(call, name, decode), source)
                     })
             }
@@ -267,7 +267,7 @@ impl Way {
                 service
                     .open_stream(number, timeout, encode)
                     .map(|(call, demand)| {
-                        let source = Source::Local(service.clone(), demand);
+                        let source = ItemSource::Local(service.clone(), demand);
                         (Reply::local(call, name, decode), source)
                     })
             }
@@ -286,7 +286,7 @@ impl Way {
         name: &str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Option<ToldCall>, RpcError> {
+    ) -> Result<Option<OneWayCall>, RpcError> {
         let told = match self {
             Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
             Self::Local(service, Failed(failed)) => {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use slimerpc::channel::{ClientChannel, Demand, LocalService, Parker, StreamName};
+use slimerpc::channel::{ClientChannel, LocalService, Parker, StreamCredit, StreamName};
 
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::reconnect::Later;
@@ -38,7 +38,7 @@ const WINDOW: usize = 8;
 #[must_use = "a stream is ended when its items are dropped"]
 pub struct Items<T> {
     /// `None` once there are no more.
-    source: Option<Source>,
+    source: Option<ItemSource>,
     /// Opens it, while its peer is not there.
     opening: Option<Box<Later<Opened<T>>>>,
     /// In the order of the items.
@@ -55,15 +55,15 @@ pub struct Items<T> {
 }
 
 /// A stream that is open: its first item, and who makes the others.
-type Opened<T> = (Reply<Option<T>>, Source);
+type Opened<T> = (Reply<Option<T>>, ItemSource);
 
 /// Who makes the items.
-pub(crate) enum Source {
+pub(crate) enum ItemSource {
     Remote(Arc<ClientChannel>, StreamName),
-    Local(LocalService, Arc<Demand>),
+    Local(LocalService, Arc<StreamCredit>),
 }
 
-impl Source {
+impl ItemSource {
     fn next<T>(
         &self,
         timeout: Option<Duration>,
@@ -100,7 +100,7 @@ impl Source {
     fn end(&self) {
         match self {
             Self::Remote(channel, stream) => channel.end_stream(*stream),
-            Self::Local(_, demand) => demand.forsake(),
+            Self::Local(_, demand) => demand.cancel(),
         }
     }
 }
@@ -108,7 +108,7 @@ impl Source {
 impl<T> Items<T> {
     /// A stream that has been opened; `first` brings its first item.
     pub(crate) fn new(
-        source: Source,
+        source: ItemSource,
         first: Reply<Option<T>>,
         decode: Decoder<Option<T>>,
         method: &'static &'static str,
@@ -262,11 +262,11 @@ impl<T> Items<T> {
             }
         });
         let result = self.asked.pop_front()?.wait();
-        self.conclude(result)
+        self.complete(result)
     }
 
     /// What the oldest request for an item came to.
-    fn conclude(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
+    fn complete(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
         match result {
             Ok(Some(item)) => {
                 self.has_begun = true;
@@ -357,7 +357,7 @@ impl<T> Stream for Items<T> {
         };
         let result = ready!(Pin::new(first).poll(context));
         self.asked.pop_front();
-        Poll::Ready(self.conclude(result))
+        Poll::Ready(self.complete(result))
     }
 }
 

@@ -2,11 +2,11 @@
 
 pub(crate) mod blocking;
 pub(crate) mod channel_view;
+pub(crate) mod connection;
 pub(crate) mod fields;
 pub(crate) mod group;
 pub(crate) mod items;
 pub(crate) mod proxy;
-pub(crate) mod reached;
 pub(crate) mod reconnect;
 pub(crate) mod reply;
 pub(crate) mod service;

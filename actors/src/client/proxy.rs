@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
-use slimerpc::channel::{AnswerView, LossCause, Patience, ServiceTable, ToldCall};
+use slimerpc::channel::{AnswerView, LossCause, OneWayCall, ServiceTable, WaitPolicy};
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use crate::agent::supervisor::{Dialled, Heal};
+use crate::agent::supervisor::{ConnectedService, Heal};
 use crate::client::blocking::would_block_a_runtime;
-use crate::client::items::{Items, Source};
-use crate::client::reached::{Reached, Setup, Way};
+use crate::client::connection::{CallTarget, Connection, ProxySetup};
+use crate::client::items::{ItemSource, Items};
 use crate::client::reconnect::{self, Later};
 use crate::client::reply::{Decode, Decoder};
 use crate::service::answer::written;
@@ -477,8 +477,8 @@ impl<M> fmt::Debug for Recipient<M> {
 #[derive(Debug)]
 pub struct Caller {
     inner: Arc<Inner>,
-    /// The way to the service as it was when this was made, and how often it had been replaced by then.
-    reached: Arc<Reached>,
+    /// The connection to the service as it was when this was made, and how often it had been replaced by then.
+    reached: Arc<Connection>,
     version: u64,
     /// Of each call.
     pub(crate) timeout: Option<Duration>,
@@ -490,10 +490,10 @@ pub struct Caller {
 
 #[derive(Debug)]
 struct Inner {
-    setup: Setup,
+    setup: ProxySetup,
     methods: &'static [&'static str],
     /// Replaced when the connection was lost and is there again.
-    current: ArcSwap<Reached>,
+    current: ArcSwap<Connection>,
     /// How often it was replaced.
     version: AtomicU64,
     /// Told when that was done.
@@ -513,8 +513,8 @@ impl Heal for Inner {
         &self.setup.wanted
     }
 
-    fn patience(&self) -> &Patience {
-        &self.setup.patience
+    fn wait_policy(&self) -> &WaitPolicy {
+        &self.setup.wait_policy
     }
 
     fn closing(&self) -> Vec<Arc<Notify>> {
@@ -527,7 +527,7 @@ impl Heal for Inner {
         self.current().lost()
     }
 
-    fn adopt(&self, dialled: Dialled) {
+    fn adopt(&self, dialled: ConnectedService) {
         let reached = Arc::new(self.setup.reached(dialled));
         self.current.store(reached);
         self.version.fetch_add(1, Ordering::Release);
@@ -536,15 +536,15 @@ impl Heal for Inner {
 }
 
 impl Inner {
-    fn current(&self) -> Arc<Reached> {
+    fn current(&self) -> Arc<Connection> {
         self.current.load_full()
     }
 }
 
 impl Clone for Caller {
-    /// A clone knows the way to the service as it is now.
+    /// A clone knows The connection to the service as it is now.
     fn clone(&self) -> Self {
-        // Before the way is looked up: one that is replaced in between is looked up again by each call.
+        // Before the connection is looked up: one that is replaced in between is looked up again by each call.
         let version = self.inner.version.load(Ordering::Acquire);
         Self {
             inner: self.inner.clone(),
@@ -555,17 +555,17 @@ impl Clone for Caller {
     }
 }
 
-/// The way to a service, as a caller knows it or as it is since.
+/// The connection to a service, as a caller knows it or as it is since.
 enum Known<'a> {
-    Still(&'a Reached),
-    Replaced(Guard<Arc<Reached>>),
+    Still(&'a Connection),
+    Replaced(Guard<Arc<Connection>>),
 }
 
 impl Deref for Known<'_> {
-    type Target = Reached;
+    type Target = Connection;
 
     #[inline]
-    fn deref(&self) -> &Reached {
+    fn deref(&self) -> &Connection {
         match self {
             Self::Still(reached) => reached,
             Self::Replaced(reached) => reached,
@@ -576,9 +576,9 @@ impl Deref for Known<'_> {
 impl Caller {
     /// Calls through what has been dialled.
     pub(crate) fn new(
-        setup: Setup,
+        setup: ProxySetup,
         methods: &'static [&'static str],
-        dialled: Dialled,
+        dialled: ConnectedService,
         timeout: Option<Duration>,
         reconnect_wait: Duration,
     ) -> Self {
@@ -610,10 +610,10 @@ impl Caller {
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
-        &self.inner.setup.patience.runtime
+        &self.inner.setup.wait_policy.runtime
     }
 
-    /// The way to the service, as it is now. It has to be looked up only if the connection was lost since this caller was made.
+    /// The connection to the service, as it is now. It has to be looked up only if the connection was lost since this caller was made.
     #[inline]
     fn reached(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
@@ -689,13 +689,13 @@ impl Caller {
 
     fn try_tell(
         &self,
-        reached: &Reached,
+        reached: &Connection,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Option<ToldCall>, RpcError> {
-        let (number, way) = self.route(reached, method)?;
-        way.tell(number, self.name(method), timeout, encode)
+    ) -> Result<Option<OneWayCall>, RpcError> {
+        let (number, target) = self.route(reached, method)?;
+        target.tell(number, self.name(method), timeout, encode)
     }
 
     /// Calls a method that gives back a stream.
@@ -731,21 +731,21 @@ impl Caller {
 
     fn try_stream<T>(
         &self,
-        reached: &Reached,
+        reached: &Connection,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
-    ) -> Result<(Reply<T>, Source), RpcError> {
-        let (number, way) = self.way(reached, method)?;
-        way.open_stream(number, self.name(method), timeout, encode, decode)
+    ) -> Result<(Reply<T>, ItemSource), RpcError> {
+        let (number, target) = self.target(reached, method)?;
+        target.open_stream(number, self.name(method), timeout, encode, decode)
     }
 
     /// Refuses arguments that were encoded for another connection than the one that there is by now: whoever has come back under
     /// the alias may speak another codec (TYPE-1). Raw ones have none.
     fn check_codec(
         &self,
-        reached: &Reached,
+        reached: &Connection,
         encoded: Option<PayloadCodec>,
     ) -> Result<(), RpcError> {
         let wanted = &self.inner.setup.wanted;
@@ -784,7 +784,11 @@ impl Caller {
     }
 
     /// The server's number of a method, and the way to it.
-    fn route<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
+    fn route<'a>(
+        &self,
+        reached: &'a Connection,
+        method: usize,
+    ) -> Result<(u32, &'a CallTarget), RpcError> {
         let Some(route) = reached.routes.get(method).copied().flatten() else {
             return Err(reached.no_route(&self.inner.setup.wanted, self.name(method)));
         };
@@ -795,15 +799,15 @@ impl Caller {
     /// Makes a call by what was `reached` when its codec was chosen.
     fn make<T: 'static>(
         &self,
-        reached: &Reached,
+        reached: &Connection,
         codec: Option<PayloadCodec>,
         method: usize,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let (number, way) = self.way(reached, method)?;
+        let (number, target) = self.target(reached, method)?;
         let name = self.name(method);
-        match way.call(number, name, self.timeout, &mut encode, decode) {
+        match target.call(number, name, self.timeout, &mut encode, decode) {
             Ok(reply) => Ok(reply),
             Err(error) => self.make_later(codec, method, error, encode, decode),
         }
@@ -829,17 +833,21 @@ impl Caller {
         let make = move |caller: &Self, left| {
             let reached = caller.reached();
             caller.check_codec(&reached, codec)?;
-            let (number, way) = caller.way(&reached, method)?;
-            way.call(number, name, left, |room| Raw::encode(&bytes, room), decode)
+            let (number, target) = caller.target(&reached, method)?;
+            target.call(number, name, left, |room| Raw::encode(&bytes, room), decode)
         };
         Ok(Reply::later(Later::new(self, name, error, make)))
     }
 
     /// The same for a call whose caller waits: not for the handler that it runs in itself.
-    fn way<'a>(&self, reached: &'a Reached, method: usize) -> Result<(u32, &'a Way), RpcError> {
-        let (number, way) = self.route(reached, method)?;
+    fn target<'a>(
+        &self,
+        reached: &'a Connection,
+        method: usize,
+    ) -> Result<(u32, &'a CallTarget), RpcError> {
+        let (number, target) = self.route(reached, method)?;
         // A parallel method answers while its service waits for it.
-        let is_serial = std::ptr::eq(way, &reached.serial);
+        let is_serial = std::ptr::eq(target, &reached.serial);
         if is_serial && reached.instance.is_some_and(current_handler::is_of) {
             return Err(RpcError::OwnService {
                 service: self.inner.setup.wanted.name.clone(),
@@ -848,7 +856,7 @@ impl Caller {
         if self.is_waited_for && would_block_a_runtime() {
             return Err(RpcError::WouldBlock { ran: Ran::No });
         }
-        Ok((number, way))
+        Ok((number, target))
     }
 }
 

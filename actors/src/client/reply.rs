@@ -37,7 +37,7 @@ pub(crate) const ALONE: Duration = Duration::from_micros(20);
 /// ```
 #[must_use = "a call is cancelled when its reply is dropped"]
 pub struct Reply<T> {
-    state: State<T>,
+    state: ReplyState<T>,
     /// When busy polling began.
     since: Option<Instant>,
     /// Wakes us at the deadline; made when we first go to sleep.
@@ -64,13 +64,13 @@ impl<T> Clone for Decode<T> {
 impl<T> Copy for Decode<T> {}
 
 /// A plain call is a few words, which are moved often.
-enum State<T> {
+enum ReplyState<T> {
     Called(PendingCall, &'static &'static str, Decoder<T>),
-    Rare(Box<Rare<T>>),
+    RareReply(Box<RareReply<T>>),
     Done,
 }
 
-enum Rare<T> {
+enum RareReply<T> {
     /// The service is of this process.
     Local(LocalCall, &'static &'static str, Decoder<T>),
     /// Its peer is not there.
@@ -78,7 +78,7 @@ enum Rare<T> {
     Failed(RpcError),
 }
 
-impl<T> Rare<T> {
+impl<T> RareReply<T> {
     fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Local(call, ..) => call.deadline(),
@@ -87,15 +87,15 @@ impl<T> Rare<T> {
     }
 }
 
-impl<T> From<Rare<T>> for Reply<T> {
-    fn from(rare: Rare<T>) -> Self {
-        State::Rare(Box::new(rare)).into()
+impl<T> From<RareReply<T>> for Reply<T> {
+    fn from(rare: RareReply<T>) -> Self {
+        ReplyState::RareReply(Box::new(rare)).into()
     }
 }
 
-impl<T> From<State<T>> for Reply<T> {
+impl<T> From<ReplyState<T>> for Reply<T> {
     #[inline]
-    fn from(state: State<T>) -> Self {
+    fn from(state: ReplyState<T>) -> Self {
         Self {
             state,
             since: None,
@@ -112,7 +112,7 @@ impl<T> Reply<T> {
         method: &'static &'static str,
         decode: Decoder<T>,
     ) -> Self {
-        State::Called(call, method, decode).into()
+        ReplyState::Called(call, method, decode).into()
     }
 
     /// The reply to a call within the process.
@@ -121,18 +121,18 @@ impl<T> Reply<T> {
         method: &'static &'static str,
         decode: Decoder<T>,
     ) -> Self {
-        Rare::Local(call, method, decode).into()
+        RareReply::Local(call, method, decode).into()
     }
 
     /// The reply to a call that is made once its peer is there.
     pub(crate) fn later(call: Box<Later<Self>>) -> Self {
-        Rare::Later(call).into()
+        RareReply::Later(call).into()
     }
 
     /// The reply to a call that could not be made.
     #[cold]
     pub(crate) fn failed(error: RpcError) -> Self {
-        Rare::Failed(error).into()
+        RareReply::Failed(error).into()
     }
 
     /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service is told that nobody
@@ -145,21 +145,21 @@ impl<T> Reply<T> {
     /// Whether an answer has yet to come.
     pub(crate) fn is_undecided(&self) -> bool {
         match &self.state {
-            State::Called(..) => true,
-            State::Rare(rare) => !matches!(**rare, Rare::Failed(_)),
-            State::Done => false,
+            ReplyState::Called(..) => true,
+            ReplyState::RareReply(rare) => !matches!(**rare, RareReply::Failed(_)),
+            ReplyState::Done => false,
         }
     }
 
     pub(crate) fn set_timeout(&mut self, after: Duration) {
         match &mut self.state {
-            State::Called(call, ..) => call.set_timeout(after),
-            State::Rare(rare) => match &mut **rare {
-                Rare::Local(call, ..) => call.set_timeout(after),
-                Rare::Later(call, ..) => call.set_timeout(after),
-                Rare::Failed(_) => {}
+            ReplyState::Called(call, ..) => call.set_timeout(after),
+            ReplyState::RareReply(rare) => match &mut **rare {
+                RareReply::Local(call, ..) => call.set_timeout(after),
+                RareReply::Later(call, ..) => call.set_timeout(after),
+                RareReply::Failed(_) => {}
             },
-            State::Done => {}
+            ReplyState::Done => {}
         }
         self.timer = None;
     }
@@ -167,7 +167,7 @@ impl<T> Reply<T> {
     /// The call is allowed `after`, which ends then.
     fn set_deadline(&mut self, at: Instant, after: Duration) {
         match &mut self.state {
-            State::Called(call, ..) => call.set_deadline(at, after),
+            ReplyState::Called(call, ..) => call.set_deadline(at, after),
             _ => self.set_timeout(at.saturating_duration_since(Instant::now())),
         }
     }
@@ -194,9 +194,9 @@ impl<T> Reply<T> {
                     return result;
                 }
                 match &self.state {
-                    State::Called(call, ..) => call.park(parker),
-                    State::Rare(rare) => parker.park(rare.deadline()),
-                    State::Done => {}
+                    ReplyState::Called(call, ..) => call.park(parker),
+                    ReplyState::RareReply(rare) => parker.park(rare.deadline()),
+                    ReplyState::Done => {}
                 }
             }
         })
@@ -206,16 +206,16 @@ impl<T> Reply<T> {
     #[cold]
     fn take_back(self) -> RpcError {
         let ran = match self.state {
-            State::Called(call, ..) => match call.take_back() {
+            ReplyState::Called(call, ..) => match call.take_back() {
                 true => Ran::Unknown,
                 false => Ran::No,
             },
-            State::Rare(rare) => match *rare {
-                Rare::Local(..) => Ran::Unknown,
+            ReplyState::RareReply(rare) => match *rare {
+                RareReply::Local(..) => Ran::Unknown,
                 // It has not been made.
-                Rare::Later(..) | Rare::Failed(_) => Ran::No,
+                RareReply::Later(..) | RareReply::Failed(_) => Ran::No,
             },
-            State::Done => Ran::No,
+            ReplyState::Done => Ran::No,
         };
         RpcError::WouldBlock { ran }
     }
@@ -233,7 +233,7 @@ impl<T> Reply<T> {
         context: &mut Context<'_>,
         busy: BusyPoll,
     ) -> Poll<Result<T, RpcError>> {
-        if let State::Rare(_) = &self.state {
+        if let ReplyState::RareReply(_) = &self.state {
             return self.poll_rare(context, busy);
         }
         if let Some(polled) = self.busy_poll(Some(context.waker()), busy) {
@@ -268,7 +268,7 @@ impl<T> Reply<T> {
         busy: BusyPoll,
     ) -> Option<Poll<Result<T, RpcError>>> {
         let patience = match &self.state {
-            State::Called(call, ..) => call.channel().patience(),
+            ReplyState::Called(call, ..) => call.channel().patience(),
             _ => return None,
         };
         let spins = match busy {
@@ -309,33 +309,33 @@ impl<T> Reply<T> {
     /// Whether looking would surely be in vain, unless somebody else has looked.
     #[inline]
     fn is_quiet(&self) -> bool {
-        matches!(&self.state, State::Called(call, ..) if call.channel().is_quiet())
+        matches!(&self.state, ReplyState::Called(call, ..) if call.channel().is_quiet())
     }
 
     /// Looks for the answer once.
     #[inline]
     fn look(&mut self, waker: Option<&Waker>) -> Poll<Result<T, RpcError>> {
-        let State::Called(call, method, decode) = &mut self.state else {
+        let ReplyState::Called(call, method, decode) = &mut self.state else {
             return self.not_called();
         };
         let concluded = match *decode {
             (codec, Decode::View(decode)) => {
-                let read = |answer: AnswerView<'_>| conclude(answer, codec, decode);
+                let read = |answer: AnswerView<'_>| complete(answer, codec, decode);
                 ready!(call.poll_answer(waker, read)).unwrap_or_else(|lost| Err(lost.into()))
             }
-            (_, Decode::Kept(_)) => conclude_whole(ready!(call.poll(waker)), *decode),
+            (_, Decode::Kept(_)) => complete_whole(ready!(call.poll(waker)), *decode),
         };
         let result =
             concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
-        self.state = State::Done;
+        self.state = ReplyState::Done;
         Poll::Ready(result)
     }
 
     #[cold]
     fn not_called(&self) -> Poll<Result<T, RpcError>> {
         match &self.state {
-            State::Done => panic!("a reply is polled after it was ready"),
-            State::Called(..) | State::Rare(_) => Poll::Pending,
+            ReplyState::Done => panic!("a reply is polled after it was ready"),
+            ReplyState::Called(..) | ReplyState::RareReply(_) => Poll::Pending,
         }
     }
 
@@ -345,12 +345,12 @@ impl<T> Reply<T> {
         context: &mut Context<'_>,
         busy: BusyPoll,
     ) -> Poll<Result<T, RpcError>> {
-        let State::Rare(rare) = &mut self.state else {
+        let ReplyState::RareReply(rare) = &mut self.state else {
             return self.poll_with(context, busy);
         };
         let result = match &mut **rare {
-            Rare::Failed(error) => Err(error.clone()),
-            Rare::Later(later) => match ready!(later.poll(context)) {
+            RareReply::Failed(error) => Err(error.clone()),
+            RareReply::Later(later) => match ready!(later.poll(context)) {
                 Ok(mut made) => {
                     if let Some((at, after)) = later.deadline() {
                         made.set_deadline(at, after);
@@ -360,7 +360,7 @@ impl<T> Reply<T> {
                 }
                 Err(error) => Err(error),
             },
-            Rare::Local(call, method, decode) => {
+            RareReply::Local(call, method, decode) => {
                 let mut looks = 0..SPINS;
                 let answer = loop {
                     match (call.poll(None), looks.next()) {
@@ -377,26 +377,26 @@ impl<T> Reply<T> {
                         },
                     }
                 };
-                conclude_whole(answer, *decode)
+                complete_whole(answer, *decode)
                     .map_err(|error| error.named(&call.service().peer, method, call.timeout()))
             }
         };
-        self.state = State::Done;
+        self.state = ReplyState::Done;
         Poll::Ready(result)
     }
 
     /// Makes sure that we are woken by the answer and by the deadline.
     fn sleep(&mut self, context: &mut Context<'_>) {
         let (deadline, runtime) = match &self.state {
-            State::Called(call, ..) => {
+            ReplyState::Called(call, ..) => {
                 call.sleep();
                 (call.deadline(), call.channel().runtime())
             }
-            State::Rare(rare) => match &**rare {
-                Rare::Local(call, ..) => (call.deadline(), call.runtime()),
-                Rare::Later(..) | Rare::Failed(_) => return,
+            ReplyState::RareReply(rare) => match &**rare {
+                RareReply::Local(call, ..) => (call.deadline(), call.runtime()),
+                RareReply::Later(..) | RareReply::Failed(_) => return,
             },
-            State::Done => return,
+            ReplyState::Done => return,
         };
         let Some(deadline) = deadline else { return };
         let timer = self.timer.get_or_insert_with(|| {
@@ -418,13 +418,13 @@ enum BusyPoll {
     InPlace,
 }
 
-enum Conclusion {
+enum DecodedReply {
     Call(CallError),
     Fault(Fault),
     Decode(DecodeError),
 }
 
-impl Conclusion {
+impl DecodedReply {
     #[cold]
     fn named(self, peer: &str, method: &str, timeout: Option<Duration>) -> RpcError {
         match self {
@@ -441,7 +441,7 @@ impl Conclusion {
     }
 }
 
-impl From<CallError> for Conclusion {
+impl From<CallError> for DecodedReply {
     fn from(error: CallError) -> Self {
         Self::Call(error)
     }
@@ -449,26 +449,26 @@ impl From<CallError> for Conclusion {
 
 /// Decodes an answer where its bytes lie, outside of every lock.
 #[inline]
-fn conclude<T>(
+fn complete<T>(
     answer: AnswerView<'_>,
     codec: PayloadCodec,
     decode: fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
-) -> Result<T, Conclusion> {
-    if let Some(fault) = answer.fault().map_err(Conclusion::Decode)? {
-        return Err(Conclusion::Fault(fault));
+) -> Result<T, DecodedReply> {
+    if let Some(fault) = answer.fault().map_err(DecodedReply::Decode)? {
+        return Err(DecodedReply::Fault(fault));
     }
-    decode(codec, answer).map_err(Conclusion::Decode)
+    decode(codec, answer).map_err(DecodedReply::Decode)
 }
 
-fn conclude_whole<T>(
+fn complete_whole<T>(
     answer: Result<Answer<'_>, CallError>,
     (codec, decode): Decoder<T>,
-) -> Result<T, Conclusion> {
+) -> Result<T, DecodedReply> {
     let answer = answer?;
     match decode {
-        Decode::View(decode) => conclude(answer.view(), codec, decode),
+        Decode::View(decode) => complete(answer.view(), codec, decode),
         Decode::Kept(kept) => {
-            conclude(answer.view(), codec, |_, _| Ok(()))?;
+            complete(answer.view(), codec, |_, _| Ok(()))?;
             Ok(kept(answer.keep()))
         }
     }
@@ -487,13 +487,13 @@ impl Reply<Vec<u8>> {
     pub fn lent(self) -> Reply<ReplyBytes> {
         let kept = |(codec, _)| (codec, Decode::Kept(|bytes| bytes));
         match self.state {
-            State::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
-            State::Rare(rare) => match *rare {
-                Rare::Local(call, method, decode) => Reply::local(call, method, kept(decode)),
-                Rare::Later(call) => Reply::later(call.map(Self::lent)),
-                Rare::Failed(error) => Reply::failed(error),
+            ReplyState::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
+            ReplyState::RareReply(rare) => match *rare {
+                RareReply::Local(call, method, decode) => Reply::local(call, method, kept(decode)),
+                RareReply::Later(call) => Reply::later(call.map(Self::lent)),
+                RareReply::Failed(error) => Reply::failed(error),
             },
-            State::Done => State::Done.into(),
+            ReplyState::Done => ReplyState::Done.into(),
         }
     }
 }
@@ -510,13 +510,13 @@ impl<T> Future for Reply<T> {
 impl<T> fmt::Debug for Reply<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.state {
-            State::Called(..) => "Reply(pending)",
-            State::Rare(rare) => match **rare {
-                Rare::Local(..) => "Reply(pending)",
-                Rare::Later(..) => "Reply(later)",
-                Rare::Failed(_) => "Reply(failed)",
+            ReplyState::Called(..) => "Reply(pending)",
+            ReplyState::RareReply(rare) => match **rare {
+                RareReply::Local(..) => "Reply(pending)",
+                RareReply::Later(..) => "Reply(later)",
+                RareReply::Failed(_) => "Reply(failed)",
             },
-            State::Done => "Reply(done)",
+            ReplyState::Done => "Reply(done)",
         })
     }
 }

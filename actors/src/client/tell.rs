@@ -4,7 +4,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{TellError, ToldCall};
+use slimerpc::channel::{OneWayCall, TellError};
 use tokio::sync::broadcast;
 
 use crate::client::reconnect::Later;
@@ -33,12 +33,12 @@ use crate::{EndCause, Ran, RpcError};
 /// # }
 /// ```
 #[must_use = "a request that the transport has not taken is taken back when this is dropped"]
-pub struct Tell(State);
+pub struct Tell(TellState);
 
-enum State {
-    Told(ToldCall),
+enum TellState {
+    Told(OneWayCall),
     /// Its peer is not there.
-    Later(Box<Later<Option<ToldCall>>>),
+    Later(Box<Later<Option<OneWayCall>>>),
     /// It was taken at once.
     Taken,
     Failed(RpcError),
@@ -47,16 +47,16 @@ enum State {
 
 impl Tell {
     /// Without a call it has been taken already.
-    pub(crate) fn new(told: Result<Option<ToldCall>, RpcError>) -> Self {
+    pub(crate) fn new(told: Result<Option<OneWayCall>, RpcError>) -> Self {
         Self(match told {
-            Ok(Some(call)) => State::Told(call),
-            Ok(None) => State::Taken,
-            Err(error) => State::Failed(error),
+            Ok(Some(call)) => TellState::Told(call),
+            Ok(None) => TellState::Taken,
+            Err(error) => TellState::Failed(error),
         })
     }
 
-    pub(crate) fn later(call: Box<Later<Option<ToldCall>>>) -> Self {
-        Self(State::Later(call))
+    pub(crate) fn later(call: Box<Later<Option<OneWayCall>>>) -> Self {
+        Self(TellState::Later(call))
     }
 }
 
@@ -64,27 +64,27 @@ impl Future for Tell {
     type Output = Result<(), RpcError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match std::mem::replace(&mut self.0, State::Done) {
-            State::Told(mut call) => match call.poll_taken(context.waker()) {
+        match std::mem::replace(&mut self.0, TellState::Done) {
+            TellState::Told(mut call) => match call.poll_taken(context.waker()) {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    self.0 = State::Told(call);
+                    self.0 = TellState::Told(call);
                     Poll::Pending
                 }
             },
-            State::Later(mut call) => match call.poll(context) {
+            TellState::Later(mut call) => match call.poll(context) {
                 Poll::Ready(told) => {
                     *self = Self::new(told);
                     self.poll(context)
                 }
                 Poll::Pending => {
-                    self.0 = State::Later(call);
+                    self.0 = TellState::Later(call);
                     Poll::Pending
                 }
             },
-            State::Taken => Poll::Ready(Ok(())),
-            State::Failed(error) => Poll::Ready(Err(error)),
-            State::Done => panic!("a tell is polled after it was ready"),
+            TellState::Taken => Poll::Ready(Ok(())),
+            TellState::Failed(error) => Poll::Ready(Err(error)),
+            TellState::Done => panic!("a tell is polled after it was ready"),
         }
     }
 }
@@ -92,10 +92,10 @@ impl Future for Tell {
 impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            State::Told(_) | State::Taken => "Tell(told)",
-            State::Later(_) => "Tell(later)",
-            State::Failed(_) => "Tell(failed)",
-            State::Done => "Tell(done)",
+            TellState::Told(_) | TellState::Taken => "Tell(told)",
+            TellState::Later(_) => "Tell(later)",
+            TellState::Failed(_) => "Tell(failed)",
+            TellState::Done => "Tell(done)",
         })
     }
 }

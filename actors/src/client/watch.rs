@@ -82,7 +82,7 @@ impl Watch {
         adopted: watch::Receiver<()>,
         can_call: impl Fn(u64) -> bool + Send + 'static,
     ) -> Self {
-        let held = Held {
+        let held = HeldEvents {
             events: self,
             adopted,
             can_call,
@@ -95,7 +95,7 @@ impl Watch {
 }
 
 /// Events of a peer, from one that says that it is there and is held back.
-struct Held<F> {
+struct HeldEvents<F> {
     events: Watch,
     adopted: watch::Receiver<()>,
     can_call: F,
@@ -105,7 +105,7 @@ struct Held<F> {
     has_ended: bool,
 }
 
-impl<F: Fn(u64) -> bool> Held<F> {
+impl<F: Fn(u64) -> bool> HeldEvents<F> {
     async fn next(&mut self) -> Option<PeerEvent> {
         loop {
             self.adopted.mark_unchanged();

@@ -7,8 +7,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::time::timeout;
 
 use crate::agent::supervisor::{FollowServices, ListServices};
-use crate::discovery::live_service::live;
-use crate::{AgentError, Group, LiveService, PeerAgent, Proxy, Service, ServiceChanges};
+use crate::discovery::service_instance::live;
+use crate::{AgentError, Group, PeerAgent, Proxy, Service, ServiceChanges, ServiceInstance};
 
 /// The least that a service that was found is given to answer before the next one is tried.
 const LEAST_TRY: Duration = Duration::from_secs(1);
@@ -44,8 +44,8 @@ pub enum DiscoveryError {
     NoneFits {
         /// Name of the service.
         service: &'static str,
-        /// Those that are live and do not fit; [`LiveService::fit`] says why.
-        found: Vec<LiveService>,
+        /// Those that are live and do not fit; [`ServiceInstance::compatibility`] says why.
+        found: Vec<ServiceInstance>,
         /// The time waited for one.
         waited: Duration,
     },
@@ -55,7 +55,7 @@ pub enum DiscoveryError {
         /// Name of the service.
         service: &'static str,
         /// Each one that was tried, and why there is no proxy for it.
-        failed: Vec<(LiveService, AgentError)>,
+        failed: Vec<(ServiceInstance, AgentError)>,
     },
     /// The control plane cannot be asked, or the agent has been shut down.
     #[error(transparent)]
@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for DiscoveryError {
     }
 }
 
-fn list(found: &[LiveService]) -> String {
+fn list(found: &[ServiceInstance]) -> String {
     if found.is_empty() {
         return "is none".to_owned();
     }
@@ -90,7 +90,7 @@ fn list(found: &[LiveService]) -> String {
     format!("are: {}", found.join("; "))
 }
 
-fn reasons(failed: &[(LiveService, AgentError)]) -> String {
+fn reasons(failed: &[(ServiceInstance, AgentError)]) -> String {
     let reasons = failed.iter().map(|(_, error)| error.to_string());
     reasons.collect::<Vec<_>>().join("; ")
 }
@@ -105,10 +105,10 @@ fn reasons(failed: &[(LiveService, AgentError)]) -> String {
 /// its registration expires, 60 s after its last heartbeat.
 impl PeerAgent {
     /// The live services of type `S`, by alias and name in the order in which people count: `worker:2` before `worker:10`. Those
-    /// that do not [fit](LiveService::fit) the version known here are listed, too.
+    /// that do not [fit](ServiceInstance::compatibility) the version known here are listed, too.
     ///
     /// ```
-    /// # use slimerpc_actors::{Fit, PeerAgent, service};
+    /// # use slimerpc_actors::{Compatibility, PeerAgent, service};
     /// # #[derive(Default)]
     /// # struct Calc;
     /// # #[service]
@@ -127,14 +127,14 @@ impl PeerAgent {
     /// let found = driver.discover::<Calc>().await?;
     /// let names: Vec<_> = found.iter().map(|it| (it.alias(), it.name())).collect();
     /// assert_eq!(names, [("worker:0", "Calc"), ("worker:0", "second")]);
-    /// assert_eq!(found[0].fit(), &Fit::Full);
+    /// assert_eq!(found[0].compatibility(), &Compatibility::Full);
     /// # Ok(())
     /// # }
     /// ```
     ///
     /// # Errors
     /// [`AgentError::Control`]: the control plane is out of reach or keeps no entities; [`AgentError::ShutDown`].
-    pub async fn discover<S: Service + ?Sized>(&self) -> Result<Vec<LiveService>, AgentError> {
+    pub async fn discover<S: Service + ?Sized>(&self) -> Result<Vec<ServiceInstance>, AgentError> {
         Ok(live::<S>(&self.ask(ListServices).await?))
     }
 
@@ -273,7 +273,7 @@ impl PeerAgent {
             .discover::<S>()
             .await?
             .into_iter()
-            .partition(LiveService::is_full);
+            .partition(ServiceInstance::is_full);
         if members.is_empty() {
             return Err(DiscoveryError::NoneFits {
                 service,
@@ -305,12 +305,12 @@ impl PeerAgent {
     async fn find_some<S: Service + ?Sized>(
         &self,
         started: Instant,
-    ) -> Result<Vec<LiveService>, DiscoveryError> {
+    ) -> Result<Vec<ServiceInstance>, DiscoveryError> {
         let mut found = self.discover::<S>().await?;
-        if !found.iter().any(LiveService::is_full) {
+        if !found.iter().any(ServiceInstance::is_full) {
             let mut following = self.ask(FollowServices).await?;
             let coming = async {
-                while !found.iter().any(LiveService::is_full) {
+                while !found.iter().any(ServiceInstance::is_full) {
                     following
                         .changed()
                         .await
@@ -326,14 +326,14 @@ impl PeerAgent {
                 ended?;
             }
         }
-        if !found.iter().any(LiveService::is_full) {
+        if !found.iter().any(ServiceInstance::is_full) {
             return Err(DiscoveryError::NoneFits {
                 service: S::NAME,
                 found,
                 waited: started.elapsed(),
             });
         }
-        found.retain(LiveService::is_full);
+        found.retain(ServiceInstance::is_full);
         Ok(found)
     }
 }

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 
 use crate::agent::supervisor::Following;
-use crate::discovery::live_service::live;
-use crate::{LiveService, Service};
+use crate::discovery::service_instance::live;
+use crate::{Service, ServiceInstance};
 
 /// What happened to the live services of a type.
 ///
@@ -28,16 +28,16 @@ use crate::{LiveService, Service};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceChange {
     /// One is there.
-    Added(LiveService),
+    Added(ServiceInstance),
     /// One is another: its agent has been restarted, or serves it anew.
     Changed {
         /// As it was.
-        was: LiveService,
+        was: ServiceInstance,
         /// As it is.
-        is: LiveService,
+        is: ServiceInstance,
     },
     /// One is gone.
-    Removed(LiveService),
+    Removed(ServiceInstance),
 }
 
 /// Changes of the live services of a type, from [`PeerAgent::watch_services`](crate::PeerAgent::watch_services): a stream that
@@ -74,9 +74,9 @@ impl ServiceChanges {
 }
 
 /// From what was told to what is: first what is gone.
-fn changes(told: &[LiveService], now: &[LiveService]) -> VecDeque<ServiceChange> {
-    let find = |all: &[LiveService], one: &LiveService| {
-        let is_same = |it: &&LiveService| it.alias() == one.alias() && it.name() == one.name();
+fn changes(told: &[ServiceInstance], now: &[ServiceInstance]) -> VecDeque<ServiceChange> {
+    let find = |all: &[ServiceInstance], one: &ServiceInstance| {
+        let is_same = |it: &&ServiceInstance| it.alias() == one.alias() && it.name() == one.name();
         all.iter().find(is_same).cloned()
     };
     let gone = told.iter().filter(|was| find(now, was).is_none()).cloned();

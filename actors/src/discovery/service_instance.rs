@@ -26,33 +26,33 @@ use crate::agent::supervisor::Registered;
 /// # }
 /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
 /// for service in agent.discover::<Calc>().await? {
-///     println!("{service}: {:?}, {:?}", service.methods(), service.fit());
+///     println!("{service}: {:?}, {:?}", service.methods(), service.compatibility());
 ///     let calc = agent.proxy_named::<Calc>(service.alias(), service.name()).await?;
 /// }
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
-pub struct LiveService {
+pub struct ServiceInstance {
     record: Arc<ServiceRecord>,
-    fit: Fit,
+    compatibility: Compatibility,
 }
 
 /// How well a service that was found fits the version of it that the caller knows.
 ///
 /// ```no_run
-/// # use slimerpc_actors::{Fit, LiveService};
-/// # fn example(service: LiveService) {
-/// match service.fit() {
-///     Fit::Full => println!("{service} is of our release"),
-///     Fit::Lacks { methods } => println!("{service} is older: no {methods:?}"),
-///     Fit::Differs { methods } => println!("{service} is another version: {methods:?}"),
-///     Fit::Not(mismatch) => println!("{service} cannot be called: {mismatch}"),
+/// # use slimerpc_actors::{Compatibility, ServiceInstance};
+/// # fn example(service: ServiceInstance) {
+/// match service.compatibility() {
+///     Compatibility::Full => println!("{service} is of our release"),
+///     Compatibility::Lacks { methods } => println!("{service} is older: no {methods:?}"),
+///     Compatibility::Differs { methods } => println!("{service} is another version: {methods:?}"),
+///     Compatibility::Not(mismatch) => println!("{service} cannot be called: {mismatch}"),
 /// }
 /// # }
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fit {
+pub enum Compatibility {
     /// All methods can be called.
     Full,
     /// Those it has can be called; calls of these end with [`MethodNotFound`](crate::RpcError::MethodNotFound).
@@ -70,10 +70,13 @@ pub enum Fit {
     Not(Mismatch),
 }
 
-impl LiveService {
+impl ServiceInstance {
     fn new<S: Service + ?Sized>(record: Arc<ServiceRecord>) -> Self {
-        let fit = fit::<S>(&record);
-        Self { record, fit }
+        let compatibility = compatibility_of::<S>(&record);
+        Self {
+            record,
+            compatibility,
+        }
     }
 
     /// Alias of the agent that serves it.
@@ -102,25 +105,25 @@ impl LiveService {
     }
 
     /// How well it fits the version of the service that it was looked for with.
-    pub fn fit(&self) -> &Fit {
-        &self.fit
+    pub fn compatibility(&self) -> &Compatibility {
+        &self.compatibility
     }
 
     /// Whether all methods can be called.
     pub(crate) fn is_full(&self) -> bool {
-        self.fit == Fit::Full
+        self.compatibility == Compatibility::Full
     }
 }
 
-fn fit<S: Service + ?Sized>(theirs: &ServiceRecord) -> Fit {
+fn compatibility_of<S: Service + ?Sized>(theirs: &ServiceRecord) -> Compatibility {
     if theirs.wire_version != WIRE_VERSION {
-        return Fit::Not(Mismatch::WireVersion {
+        return Compatibility::Not(Mismatch::WireVersion {
             ours: WIRE_VERSION,
             theirs: theirs.wire_version,
         });
     }
     if theirs.codec != S::CODEC.name() {
-        return Fit::Not(Mismatch::Codec {
+        return Compatibility::Not(Mismatch::Codec {
             service: theirs.name.clone(),
             ours: S::CODEC.name().to_owned(),
             theirs: theirs.codec.clone(),
@@ -141,18 +144,18 @@ fn fit<S: Service + ?Sized>(theirs: &ServiceRecord) -> Fit {
     let wanted = table(ours().collect(), S::signatures().to_vec());
     let methods = table(theirs.methods.clone(), theirs.signatures.clone()).differences(&wanted);
     if !methods.is_empty() && methods.len() + lacking.len() == S::METHODS.len() {
-        Fit::Not(Mismatch::Types {
+        Compatibility::Not(Mismatch::Types {
             service: theirs.name.clone(),
             methods,
         })
     } else if !methods.is_empty() {
-        Fit::Differs { methods }
+        Compatibility::Differs { methods }
     } else if lacking.is_empty() {
-        Fit::Full
+        Compatibility::Full
     } else if lacking.len() < S::METHODS.len() {
-        Fit::Lacks { methods: lacking }
+        Compatibility::Lacks { methods: lacking }
     } else {
-        Fit::Not(Mismatch::NoCommonMethod {
+        Compatibility::Not(Mismatch::NoCommonMethod {
             service: theirs.name.clone(),
             ours: ours().collect(),
             theirs: theirs.methods.clone(),
@@ -164,7 +167,7 @@ fn fit<S: Service + ?Sized>(theirs: &ServiceRecord) -> Fit {
 ///
 /// Left out are services of an earlier life of an agent that has come back (FENCE-1), and those of a process of this host
 /// that has ended: they are registered until they expire.
-pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<LiveService> {
+pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<ServiceInstance> {
     let mut newest: HashMap<&str, &ServiceRecord> = HashMap::new();
     for record in registered.values() {
         let held = newest.entry(&record.alias).or_insert(record);
@@ -178,7 +181,7 @@ pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<LiveServ
             && !record.is_gone()
     };
     let records = registered.values().filter(is_of_living).cloned();
-    let mut live: Vec<_> = records.map(LiveService::new::<S>).collect();
+    let mut live: Vec<_> = records.map(ServiceInstance::new::<S>).collect();
     live.sort_by(|a, b| {
         natural_order(a.alias(), b.alias())
             .then_with(|| natural_order(a.name(), b.name()))
@@ -189,30 +192,30 @@ pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<LiveServ
     live
 }
 
-impl fmt::Display for LiveService {
+impl fmt::Display for ServiceInstance {
     /// `alias/name`, and what does not fit.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.alias(), self.name())?;
-        match &self.fit {
-            Fit::Full => Ok(()),
-            Fit::Lacks { methods } => write!(f, " (lacks {})", methods.join(", ")),
-            Fit::Differs { methods } => {
+        match &self.compatibility {
+            Compatibility::Full => Ok(()),
+            Compatibility::Lacks { methods } => write!(f, " (lacks {})", methods.join(", ")),
+            Compatibility::Differs { methods } => {
                 let methods: Vec<_> = methods.iter().map(MethodMismatch::to_string).collect();
                 write!(f, " ({})", methods.join(", "))
             }
-            Fit::Not(mismatch) => write!(f, " ({mismatch})"),
+            Compatibility::Not(mismatch) => write!(f, " ({mismatch})"),
         }
     }
 }
 
-impl fmt::Debug for LiveService {
+impl fmt::Debug for ServiceInstance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiveService")
+        f.debug_struct("ServiceInstance")
             .field("alias", &self.alias())
             .field("name", &self.name())
             .field("methods", &self.methods())
             .field("incarnation", &format_args!("{:#x}", self.incarnation()))
-            .field("fit", &self.fit)
+            .field("compatibility", &self.compatibility)
             .finish_non_exhaustive()
     }
 }
@@ -249,25 +252,25 @@ mod tests {
         }
     }
 
-    fn found(records: impl IntoIterator<Item = ServiceRecord>) -> Vec<LiveService> {
+    fn found(records: impl IntoIterator<Item = ServiceRecord>) -> Vec<ServiceInstance> {
         let ids = (0..).map(|id: u32| id.to_string());
         let registered = ids.zip(records.into_iter().map(Arc::new)).collect();
         live::<Calc>(&registered)
     }
 
-    fn one(record: ServiceRecord) -> Fit {
-        found([record])[0].fit().clone()
+    fn one(record: ServiceRecord) -> Compatibility {
+        found([record])[0].compatibility().clone()
     }
 
     #[test]
     fn a_service_fits_as_far_as_its_table_goes() {
-        assert_eq!(one(record("w", 1)), Fit::Full);
+        assert_eq!(one(record("w", 1)), Compatibility::Full);
         let part = ServiceRecord {
             methods: vec!["add".to_owned()],
             ..record("w", 1)
         };
         let methods = vec!["mul".to_owned()];
-        assert_eq!(one(part.clone()), Fit::Lacks { methods });
+        assert_eq!(one(part.clone()), Compatibility::Lacks { methods });
         assert_eq!(found([part])[0].to_string(), "w/Calc (lacks mul)");
         let nothing = ServiceRecord {
             methods: vec!["sub".to_owned()],
@@ -275,18 +278,24 @@ mod tests {
         };
         assert!(matches!(
             one(nothing),
-            Fit::Not(Mismatch::NoCommonMethod { .. })
+            Compatibility::Not(Mismatch::NoCommonMethod { .. })
         ));
         let pickled = ServiceRecord {
             codec: "pickle".to_owned(),
             ..record("w", 1)
         };
-        assert!(matches!(one(pickled), Fit::Not(Mismatch::Codec { .. })));
+        assert!(matches!(
+            one(pickled),
+            Compatibility::Not(Mismatch::Codec { .. })
+        ));
         let later = ServiceRecord {
             wire_version: WIRE_VERSION + 1,
             ..record("w", 1)
         };
-        assert!(matches!(one(later), Fit::Not(Mismatch::WireVersion { .. })));
+        assert!(matches!(
+            one(later),
+            Compatibility::Not(Mismatch::WireVersion { .. })
+        ));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use serde::{Deserialize, Serialize};
-use slimerpc::channel::{Buffer, LossCause, MemoryError, Place, Rights};
+use slimerpc::channel::{Buffer, BufferLocation, LossCause, MemoryError, Rights};
 use slimerpc::fabric::{LinkType, OutOfRange};
 
 use crate::AgentError;
@@ -58,7 +58,7 @@ pub struct RdmaBuffer {
     id: u64,
     len: u64,
     rights: Rights,
-    places: Vec<Place>,
+    places: Vec<BufferLocation>,
 }
 
 impl RdmaBuffer {
@@ -88,7 +88,7 @@ impl RdmaBuffer {
     }
 
     /// Where it lies for peers on this kind of link.
-    pub(crate) fn place(&self, link: LinkType) -> Option<Place> {
+    pub(crate) fn place(&self, link: LinkType) -> Option<BufferLocation> {
         self.places.iter().find(|place| place.link == link).copied()
     }
 
@@ -176,18 +176,18 @@ impl Drop for OwnBuffer {
     }
 }
 
-/// What an agent offers, for those of its own process.
+/// What an agent exported, for those of its own process.
 #[derive(Debug, Default)]
-pub(crate) struct Offered(Mutex<Offers>);
+pub(crate) struct Offered(Mutex<ExportedBuffers>);
 
 #[derive(Debug, Default)]
-struct Offers {
+struct ExportedBuffers {
     next: u64,
     by_id: HashMap<u64, Weak<Buffer>>,
 }
 
 impl Offered {
-    /// Offers `buffer` in the name of this life of an agent.
+    /// Exports `buffer` in the name of this life of an agent.
     pub(crate) fn offer(
         self: &Arc<Self>,
         owner: &str,
@@ -196,10 +196,10 @@ impl Offered {
     ) -> OwnBuffer {
         let buffer = Arc::new(buffer);
         let id = {
-            let mut offers = self.lock();
-            let id = offers.next;
-            offers.next += 1;
-            offers.by_id.insert(id, Arc::downgrade(&buffer));
+            let mut exported = self.lock();
+            let id = exported.next;
+            exported.next += 1;
+            exported.by_id.insert(id, Arc::downgrade(&buffer));
             id
         };
         let handle = RdmaBuffer {
@@ -227,7 +227,7 @@ impl Offered {
         self.lock().by_id.remove(&id);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Offers> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ExportedBuffers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -262,7 +262,7 @@ pub enum BufferError {
         /// The owner.
         owner: String,
     },
-    /// The owner has gone, or has come back as another incarnation, which offers other memory.
+    /// The owner has gone, or has come back as another incarnation, which offered other memory.
     #[error("`{owner}` has gone, and its memory with it")]
     OwnerGone {
         /// The owner.

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use actix::Addr;
 use slimerpc::channel::{
-    Block, Buffer, LossCause, Patience, PendingTransfer, Rights, TransferError,
+    Buffer, LossCause, PendingTransfer, PooledBuffer, Rights, TransferError, WaitPolicy,
 };
 
 use crate::AgentError;
-use crate::agent::supervisor::{Reach, Reached, Supervisor};
+use crate::agent::supervisor::{BufferConnection, ConnectBuffer, Supervisor};
 use crate::memory::buffer::{BufferError, Offered, RdmaBuffer};
 
 /// Bytes that are moved at once when the caller's memory is not registered.
@@ -39,11 +39,11 @@ const TRIES: usize = 3;
 #[derive(Clone)]
 pub struct RemoteBuffer {
     handle: RdmaBuffer,
-    way: Way,
+    way: AccessPath,
 }
 
 #[derive(Clone)]
-enum Way {
+enum AccessPath {
     /// It is of this agent.
     Local(Arc<Offered>),
     Remote(Arc<Remote>),
@@ -51,35 +51,35 @@ enum Way {
 
 struct Remote {
     supervisor: Addr<Supervisor>,
-    patience: Patience,
+    wait_policy: WaitPolicy,
     timeout: Duration,
-    reached: Mutex<Reached>,
+    reached: Mutex<BufferConnection>,
 }
 
 impl RemoteBuffer {
     pub(crate) fn local(handle: &RdmaBuffer, offered: Arc<Offered>) -> Self {
         Self {
             handle: handle.clone(),
-            way: Way::Local(offered),
+            way: AccessPath::Local(offered),
         }
     }
 
     pub(crate) async fn remote(
         handle: &RdmaBuffer,
         supervisor: Addr<Supervisor>,
-        patience: Patience,
+        wait_policy: WaitPolicy,
         timeout: Duration,
     ) -> Result<Self, BufferError> {
-        let reached = reach(handle, &supervisor, &patience, timeout).await?;
+        let reached = reach(handle, &supervisor, &wait_policy, timeout).await?;
         let remote = Remote {
             supervisor,
-            patience,
+            wait_policy,
             timeout,
             reached: Mutex::new(reached),
         };
         Ok(Self {
             handle: handle.clone(),
-            way: Way::Remote(Arc::new(remote)),
+            way: AccessPath::Remote(Arc::new(remote)),
         })
     }
 
@@ -169,10 +169,10 @@ impl RemoteBuffer {
     async fn fetch(&self, ranges: &[(u64, usize)]) -> Result<BufferBytes, BufferError> {
         let total: usize = ranges.iter().map(|(_, len)| len).sum();
         if total == 0 {
-            return Ok(BufferBytes(Held::Here(Vec::new())));
+            return Ok(BufferBytes(HeldBuffer::Here(Vec::new())));
         }
         match &self.way {
-            Way::Local(offered) => {
+            AccessPath::Local(offered) => {
                 let buffer = self.own(offered, Rights::Read)?;
                 let mut bytes = vec![0; total];
                 let mut rest = &mut bytes[..];
@@ -181,25 +181,26 @@ impl RemoteBuffer {
                     buffer.read(local_offset(*offset), these)?;
                     rest = others;
                 }
-                Ok(BufferBytes(Held::Here(bytes)))
+                Ok(BufferBytes(HeldBuffer::Here(bytes)))
             }
-            Way::Remote(remote) => {
-                let begin = |reached: &Reached| reached.connection.read(reached.place, ranges);
+            AccessPath::Remote(remote) => {
+                let begin =
+                    |reached: &BufferConnection| reached.connection.read(reached.place, ranges);
                 let block = self.transfer(remote, begin).await?;
-                Ok(BufferBytes(Held::Registered(block)))
+                Ok(BufferBytes(HeldBuffer::Registered(block)))
             }
         }
     }
 
     async fn store(&self, parts: &[(u64, &[u8])]) -> Result<(), BufferError> {
         match &self.way {
-            Way::Local(offered) => {
+            AccessPath::Local(offered) => {
                 let buffer = self.own(offered, Rights::Write)?;
                 for (offset, from) in parts {
                     buffer.write(local_offset(*offset), from)?;
                 }
             }
-            Way::Remote(remote) => {
+            AccessPath::Remote(remote) => {
                 let ranges: Vec<_> = parts.iter().map(|(at, from)| (*at, from.len())).collect();
                 let fill = |mut room: &mut [u8]| {
                     for (_, from) in parts {
@@ -208,8 +209,9 @@ impl RemoteBuffer {
                         room = others;
                     }
                 };
-                let begin =
-                    |reached: &Reached| reached.connection.write(reached.place, &ranges, fill);
+                let begin = |reached: &BufferConnection| {
+                    reached.connection.write(reached.place, &ranges, fill)
+                };
                 self.transfer(remote, begin).await?;
             }
         }
@@ -220,8 +222,8 @@ impl RemoteBuffer {
     async fn transfer(
         &self,
         remote: &Remote,
-        begin: impl Fn(&Reached) -> Result<PendingTransfer, TransferError>,
-    ) -> Result<Block, BufferError> {
+        begin: impl Fn(&BufferConnection) -> Result<PendingTransfer, TransferError>,
+    ) -> Result<PooledBuffer, BufferError> {
         let mut cause = LossCause::Gone;
         for _ in 0..TRIES {
             let reached = remote.reached();
@@ -257,13 +259,13 @@ impl RemoteBuffer {
 }
 
 impl Remote {
-    fn reached(&self) -> Reached {
+    fn reached(&self) -> BufferConnection {
         let reached = self.reached.lock().unwrap_or_else(PoisonError::into_inner);
         reached.clone()
     }
 
     async fn reach_again(&self, handle: &RdmaBuffer) -> Result<(), BufferError> {
-        let anew = reach(handle, &self.supervisor, &self.patience, self.timeout).await?;
+        let anew = reach(handle, &self.supervisor, &self.wait_policy, self.timeout).await?;
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = anew;
         Ok(())
     }
@@ -272,12 +274,12 @@ impl Remote {
 async fn reach(
     handle: &RdmaBuffer,
     supervisor: &Addr<Supervisor>,
-    patience: &Patience,
+    wait_policy: &WaitPolicy,
     timeout: Duration,
-) -> Result<Reached, BufferError> {
-    let reach = Reach {
+) -> Result<BufferConnection, BufferError> {
+    let reach = ConnectBuffer {
         buffer: handle.clone(),
-        patience: patience.clone(),
+        wait_policy: wait_policy.clone(),
         timeout,
     };
     let reached = supervisor.send(reach).await;
@@ -315,11 +317,11 @@ impl fmt::Debug for RemoteBuffer {
 
 /// Bytes of a peer's buffer, in the registered memory that they arrived in, which goes back when this is dropped.
 #[derive(Debug)]
-pub struct BufferBytes(Held);
+pub struct BufferBytes(HeldBuffer);
 
 #[derive(Debug)]
-enum Held {
-    Registered(Block),
+enum HeldBuffer {
+    Registered(PooledBuffer),
     Here(Vec<u8>),
 }
 
@@ -328,8 +330,8 @@ impl Deref for BufferBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            Held::Registered(block) => block,
-            Held::Here(bytes) => bytes,
+            HeldBuffer::Registered(block) => block,
+            HeldBuffer::Here(bytes) => bytes,
         }
     }
 }

@@ -137,12 +137,12 @@ pub(crate) fn short_name<E>() -> String {
 
 /// A type with its modules and parameters. Without crates: the two ends are often programs that share a module.
 pub(crate) fn type_path<E>() -> String {
-    let is_path = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
+    let is_path = |message: char| message.is_alphanumeric() || matches!(message, '_' | ':');
     let mut rest = std::any::type_name::<E>();
     let mut path = String::with_capacity(rest.len());
     while !rest.is_empty() {
         let (word, behind) =
-            rest.split_at(rest.find(|letter| !is_path(letter)).unwrap_or(rest.len()));
+            rest.split_at(rest.find(|message| !is_path(message)).unwrap_or(rest.len()));
         path.push_str(word.split_once("::").map_or(word, |(_, inside)| inside));
         let (between, next) = behind.split_at(behind.find(is_path).unwrap_or(behind.len()));
         path.push_str(between);
@@ -171,7 +171,7 @@ pub fn answer<M: Call>(
 ) -> Finished {
     let handled = catch(|| handler(decode(&request)?).map_err(Fault::from));
     let codec = codec::<M>(&request);
-    conclude(request, handled, encode_with(codec))
+    complete(request, handled, encode_with(codec))
 }
 
 /// The same with an async handler.
@@ -183,11 +183,11 @@ where
     let begun = catch(|| decode(&request).map(handler));
     let handled = match begun {
         Ok(Ok(future)) => catch_panic(future).await,
-        Ok(Err(fault)) => return conclude::<M::Output>(request, Ok(Err(fault)), encode),
+        Ok(Err(fault)) => return complete::<M::Output>(request, Ok(Err(fault)), encode),
         Err(panic) => Err(panic),
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude(request, handled, encode)
+    complete(request, handled, encode)
 }
 
 /// Runs a sync raw handler on bytes borrowed from the ring (RING-1).
@@ -196,7 +196,7 @@ pub fn answer_raw<R: AsRef<[u8]>>(
     handler: impl FnOnce(&[u8]) -> Result<R, Failure>,
 ) -> Finished {
     let handled = catch(|| handler(request.payload()).map_err(Fault::from));
-    conclude(request, handled, copied)
+    complete(request, handled, copied)
 }
 
 /// The same with an async handler, to which the bytes are lent until it is done (RING-1).
@@ -209,7 +209,7 @@ pub async fn answer_raw_async<R: AsRef<[u8]>>(
         catch_panic(handler(payload)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude(request, handled, copied)
+    complete(request, handled, copied)
 }
 
 /// Runs a sync handler that writes its answer into send memory itself, and says how many bytes.
@@ -221,7 +221,7 @@ pub fn answer_inplace(
         let (payload, room) = request.parts();
         handler(payload, room).map_err(Fault::from)
     });
-    conclude_written(request, handled)
+    complete_written(request, handled)
 }
 
 /// The same with an async handler.
@@ -234,7 +234,7 @@ pub async fn answer_inplace_async(
         catch_panic(handler(payload, room)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude_written(request, handled)
+    complete_written(request, handled)
 }
 
 /// Runs a sync handler that turns its request into its answer where it stands, and says how many bytes of it are that.
@@ -243,7 +243,7 @@ pub fn answer_rewritten(
     handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
     let handled = catch(|| handler(request.payload_mut()).map_err(Fault::from));
-    conclude_rewritten(request, handled)
+    complete_rewritten(request, handled)
 }
 
 /// The same with an async handler.
@@ -256,7 +256,7 @@ pub async fn answer_rewritten_async(
         catch_panic(handler(payload)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
-    conclude_rewritten(request, handled)
+    complete_rewritten(request, handled)
 }
 
 fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
@@ -280,12 +280,12 @@ pub fn unknown_method(request: Request) -> Finished {
 }
 
 /// Tells the caller, panics included (PANIC-1).
-fn conclude<T>(
+fn complete<T>(
     request: Request,
     handled: Handled<T>,
     encode: impl Fn(&T, &mut [u8]) -> Result<usize, EncodeError>,
 ) -> Finished {
-    conclude_with(request, handled, |request, output| {
+    complete_with(request, handled, |request, output| {
         reply(request, output, encode)
     })
 }
@@ -304,21 +304,21 @@ pub(crate) fn reply<T>(
 }
 
 /// The same for an answer that stands in send memory already. A handler that claims more than that has made a mistake.
-fn conclude_written(request: Request, handled: Handled<usize>) -> Finished {
-    conclude_with(request, handled, |request, len| {
+fn complete_written(request: Request, handled: Handled<usize>) -> Finished {
+    complete_with(request, handled, |request, len| {
         request.reply_written(len);
         Ok(())
     })
 }
 
-fn conclude_rewritten(request: Request, handled: Handled<usize>) -> Finished {
-    conclude_with(request, handled, |request, len| {
+fn complete_rewritten(request: Request, handled: Handled<usize>) -> Finished {
+    complete_with(request, handled, |request, len| {
         request.reply_rewritten(len);
         Ok(())
     })
 }
 
-fn conclude_with<T>(
+fn complete_with<T>(
     request: Request,
     handled: Handled<T>,
     reply: impl FnOnce(Request, T) -> Result<(), Panic>,

@@ -55,7 +55,7 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
 ) -> Finished {
     loop {
         let patience = sink.patience();
-        let asked = timeout(patience, poll_fn(|context| sink.poll_asked(context)));
+        let asked = timeout(patience, poll_fn(|context| sink.poll_request(context)));
         let request = match asked.await {
             Ok(Some(request)) => request,
             Ok(None) => return Finished::Answered,
@@ -106,7 +106,7 @@ async fn next<S: Stream>(sink: &ItemSink, mut stream: Pin<&mut S>) -> Next<S::It
     poll_fn(
         |context| match catch(|| stream.as_mut().poll_next(context)) {
             Ok(Poll::Ready(item)) => Poll::Ready(Next::Item(item)),
-            Ok(Poll::Pending) => sink.poll_forsaken(context).map(|()| Next::Unwanted),
+            Ok(Poll::Pending) => sink.poll_cancelled(context).map(|()| Next::Unwanted),
             Err(panic) => Poll::Ready(Next::Panicked(panic)),
         },
     )

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture};
-use slimerpc::channel::{ConnectError, Delivery, LossCause, Mailbox, Memory};
+use slimerpc::channel::{BufferPool, ConnectError, Delivery, LossCause, Mailbox};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::EndCause;
+use crate::service::instance_command::InstanceCommand;
 use crate::service::mailboxes::{Mailboxes, SharedMailboxes};
-use crate::service::order::Order;
-use crate::service::ring_context::{Ending, RequestHandler, RingContext, Rings};
+use crate::service::ring_context::{RequestHandler, RingContext, RingDrain, Rings};
 use crate::supervision::instance_id::InstanceId;
 
 /// Between two looks whether answers have arrived.
@@ -25,9 +25,9 @@ const LOOK: Duration = Duration::from_millis(1);
 pub(crate) struct Instance<H> {
     pub(crate) handler: H,
     /// Those that have not been carried out.
-    pub(crate) orders: VecDeque<Order>,
+    pub(crate) orders: VecDeque<InstanceCommand>,
     mailboxes: SharedMailboxes,
-    ending: Rc<Ending>,
+    ending: Rc<RingDrain>,
 }
 
 impl<H: RequestHandler> Instance<H> {
@@ -40,7 +40,7 @@ impl<H: RequestHandler> Instance<H> {
         deliveries: UnboundedSender<Delivery>,
     ) -> Address {
         let mailboxes = Rc::new(RefCell::new(mailboxes));
-        let ending = Rc::new(Ending::default());
+        let ending = Rc::new(RingDrain::default());
         let rings = Rings::new(id, mailboxes.clone(), ending.clone(), busy_poll);
         let instance = Self {
             handler,
@@ -72,7 +72,7 @@ pub(crate) struct Address {
     mailboxes: Recipient<WithMailboxes>,
     flush: Recipient<Flush>,
     drain: Recipient<Drain>,
-    orders: Recipient<Order>,
+    orders: Recipient<InstanceCommand>,
     arbiter: ArbiterHandle,
 }
 
@@ -80,7 +80,7 @@ impl Address {
     /// Does something with the mailbox on the device of `memory`, on the instance's arbiter. `None` if the instance has ended.
     pub(crate) async fn mailbox<T: Send + 'static>(
         &self,
-        memory: &Arc<Memory>,
+        memory: &Arc<BufferPool>,
         work: impl FnOnce(&mut Mailbox) -> Result<T, ConnectError> + Send + 'static,
     ) -> Option<Result<T, ConnectError>> {
         let memory = memory.clone();
@@ -118,7 +118,7 @@ impl Address {
     /// Has the instance end, for another to take its place. Told when that is done; an error says that the service has ended.
     pub(crate) fn retire(&self, cause: EndCause) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
-        self.orders.do_send(Order::Retire { cause, tell });
+        self.orders.do_send(InstanceCommand::Retire { cause, tell });
         told
     }
 
@@ -129,7 +129,7 @@ impl Address {
         cause: EndCause,
     ) -> oneshot::Receiver<Result<(), EndCause>> {
         let (tell, told) = oneshot::channel();
-        self.orders.do_send(Order::Start {
+        self.orders.do_send(InstanceCommand::Start {
             number,
             cause,
             tell,
@@ -139,13 +139,13 @@ impl Address {
 
     /// Has the instance end, and requests be answered with that.
     pub(crate) fn give_up(&self) {
-        self.orders.do_send(Order::GiveUp);
+        self.orders.do_send(InstanceCommand::GiveUp);
     }
 
     /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
     pub(crate) fn end(self) {
         if self.orders.connected() {
-            self.orders.do_send(Order::End);
+            self.orders.do_send(InstanceCommand::End);
         } else {
             self.arbiter.stop();
         }
@@ -200,10 +200,10 @@ impl<H: RequestHandler> Handler<Drain> for Instance<H> {
     }
 }
 
-impl<H: RequestHandler> Handler<Order> for Instance<H> {
+impl<H: RequestHandler> Handler<InstanceCommand> for Instance<H> {
     type Result = ();
 
-    fn handle(&mut self, order: Order, _: &mut RingContext<Self>) {
+    fn handle(&mut self, order: InstanceCommand, _: &mut RingContext<Self>) {
         self.orders.push_back(order);
     }
 }

@@ -8,7 +8,7 @@ use crate::EndCause;
 /// Carried out when no handler runs: a sync one is waited for, an async one is dropped where it awaits.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) enum Order {
+pub(crate) enum InstanceCommand {
     /// End; another will take your place.
     Retire {
         /// Why.

@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{ConnectError, Delivery, Geometries, Hosted, LossCause, Mailbox, Memory};
+use slimerpc::channel::{
+    BufferPool, ConnectError, Delivery, Geometries, LossCause, Mailbox, ServiceInfo,
+};
 use slimerpc::fabric::{CompletionEvents, FabricError, RetryPolicy};
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -16,17 +18,17 @@ pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 /// See the [module](self). Lives on the instance's arbiter.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
-    service: Hosted,
+    service: ServiceInfo,
     geometries: Geometries,
     retry: RetryPolicy,
-    sources: Vec<Source>,
+    sources: Vec<MailboxSource>,
     /// What has arrived at the front of the service, or in this process.
     forwarded: UnboundedReceiver<Delivery>,
 }
 
 #[derive(Debug)]
-struct Source {
-    memory: Arc<Memory>,
+struct MailboxSource {
+    memory: Arc<BufferPool>,
     mailbox: Mailbox,
     events: CompletionEvents,
 }
@@ -34,7 +36,7 @@ struct Source {
 impl Mailboxes {
     /// None yet. Also delivers what comes from `forwarded`.
     pub(crate) fn new(
-        service: Hosted,
+        service: ServiceInfo,
         geometries: Geometries,
         retry: RetryPolicy,
         forwarded: UnboundedReceiver<Delivery>,
@@ -49,7 +51,7 @@ impl Mailboxes {
     }
 
     /// The mailbox on the device of `memory`, made when it is first asked for.
-    pub(crate) fn on(&mut self, memory: &Arc<Memory>) -> Result<&mut Mailbox, ConnectError> {
+    pub(crate) fn on(&mut self, memory: &Arc<BufferPool>) -> Result<&mut Mailbox, ConnectError> {
         let found = self
             .sources
             .iter()
@@ -61,7 +63,7 @@ impl Mailboxes {
                 let mailbox = Mailbox::new(memory.clone(), self.geometries, self.retry, service)?;
                 let events = mailbox.events();
                 let events = events.map_err(FabricError::os("awaiting completions"))?;
-                self.sources.push(Source {
+                self.sources.push(MailboxSource {
                     memory: memory.clone(),
                     mailbox,
                     events,
@@ -159,7 +161,7 @@ impl Mailboxes {
     }
 
     /// Does something with each mailbox.
-    fn each(&mut self, mut work: impl FnMut(&mut Source) -> Result<(), FabricError>) {
+    fn each(&mut self, mut work: impl FnMut(&mut MailboxSource) -> Result<(), FabricError>) {
         let mut at = 0;
         while let Some(source) = self.sources.get_mut(at) {
             match work(source) {

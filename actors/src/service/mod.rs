@@ -2,12 +2,12 @@
 
 pub(crate) mod answer;
 pub(crate) mod answer_stream;
-pub(crate) mod front;
 pub(crate) mod instance;
+pub(crate) mod instance_command;
 pub(crate) mod mailboxes;
-pub(crate) mod once;
-pub(crate) mod order;
+pub(crate) mod one_shot_server;
 pub(crate) mod panics;
+pub(crate) mod parallel_dispatcher;
 pub(crate) mod pool;
 pub(crate) mod ring_context;
 pub(crate) mod serial;

@@ -15,13 +15,13 @@ use crate::supervision::instance_id::InstanceId;
 use crate::{AgentError, Dispatch, Request, ServedBy, supervision::current_handler};
 
 /// The requests for a service that is served now and then. They wait in the rings of their callers.
-pub(crate) struct Once {
+pub(crate) struct OneShotServer {
     instance: InstanceId,
     arrived: UnboundedReceiver<Delivery>,
     queue: VecDeque<Request>,
 }
 
-impl Once {
+impl OneShotServer {
     pub(crate) fn new(instance: InstanceId, arrived: UnboundedReceiver<Delivery>) -> Self {
         Self {
             instance,

@@ -16,16 +16,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::Context;
 
-use slimerpc::channel::{Delivery, LossCause, Ticket};
+use slimerpc::channel::{Delivery, LossCause, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::service::order::Order;
+use crate::service::instance_command::InstanceCommand;
 use crate::service::pool::Pool;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::{Dispatch, Request, ServedBy};
 
 /// See the [module](self).
-pub(crate) struct Front<S: ServedBy<A> + ?Sized, A: 'static> {
+pub(crate) struct ParallelDispatcher<S: ServedBy<A> + ?Sized, A: 'static> {
     /// To whoever has the state. Callers have but so many credits, so this does not grow without bound.
     serial: UnboundedSender<Delivery>,
     /// Without one, parallel methods take their turn with the others.
@@ -35,7 +35,7 @@ pub(crate) struct Front<S: ServedBy<A> + ?Sized, A: 'static> {
     service: PhantomData<fn(&S, A)>,
 }
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> Front<S, A> {
+impl<S: ServedBy<A> + ?Sized, A: 'static> ParallelDispatcher<S, A> {
     pub(crate) fn new(
         serial: UnboundedSender<Delivery>,
         pool: Option<Pool<Arc<S::Shared>>>,
@@ -54,7 +54,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Front<S, A> {
     }
 }
 
-impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Front<S, A> {
+impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for ParallelDispatcher<S, A> {
     fn handle(&mut self, request: Request) -> Dispatch<'static> {
         let method = request.method() as usize;
         match &mut self.pool {
@@ -76,11 +76,11 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Front<S, A> {
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        self.is_down |= matches!(order, Order::GiveUp | Order::End);
+    fn apply(&mut self, command: InstanceCommand) {
+        self.is_down |= matches!(command, InstanceCommand::GiveUp | InstanceCommand::End);
     }
 
-    fn cancelled(&mut self, request: Ticket) {
+    fn cancelled(&mut self, request: RequestId) {
         if let Some(pool) = &mut self.pool {
             pool.cancel(request);
         }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
-use slimerpc::channel::Ticket;
+use slimerpc::channel::RequestId;
 use slimerpc::panics::contain;
 use slimerpc::wire::Fault;
 use tokio::runtime::{self, Runtime};
@@ -25,7 +25,7 @@ pub(crate) struct Pool<T> {
     /// There until the pool is dropped.
     runtime: Option<Runtime>,
     shared: watch::Receiver<T>,
-    running: Vec<(Ticket, AbortHandle)>,
+    running: Vec<(RequestId, AbortHandle)>,
     load: Arc<Load>,
 }
 
@@ -113,7 +113,7 @@ impl<T: Clone> Pool<T> {
 
     /// Drops the handler of a request where it awaits, or before it begins. Its request answers as it is dropped, which
     /// gives the caller its credit back (SLOT-2).
-    pub(crate) fn cancel(&mut self, request: Ticket) {
+    pub(crate) fn cancel(&mut self, request: RequestId) {
         for (_, task) in self
             .running
             .extract_if(.., |(running, _)| *running == request)

@@ -14,14 +14,14 @@ use actix::fut::ActorFuture;
 use actix::{
     Actor, ActorContext, ActorState, Addr, Arbiter, AsyncContext, Handler, Message, SpawnHandle,
 };
-use slimerpc::channel::{Delivery, LossCause, Ticket};
+use slimerpc::channel::{Delivery, LossCause, RequestId};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
 use crate::client::reply::ALONE;
 use crate::service::instance::Instance;
+use crate::service::instance_command::InstanceCommand;
 use crate::service::mailboxes::SharedMailboxes;
-use crate::service::order::Order;
 use crate::service::panics::catch;
 use crate::supervision::current_handler::{serial, take_exit_request};
 use crate::supervision::instance_id::InstanceId;
@@ -52,7 +52,7 @@ pub(crate) trait RequestHandler: Unpin + 'static {
     }
 
     /// Does what it is told. No handler is running.
-    fn obey(&mut self, order: Order);
+    fn apply(&mut self, order: InstanceCommand);
 
     /// Whether nothing runs beside the ring. If something does, the task is woken when it ends.
     fn is_idle(&self, task: &TaskContext<'_>) -> bool {
@@ -61,7 +61,7 @@ pub(crate) trait RequestHandler: Unpin + 'static {
     }
 
     /// A request that was handed over is not wanted any more.
-    fn cancelled(&mut self, request: Ticket) {
+    fn cancelled(&mut self, request: RequestId) {
         let _ = request;
     }
 
@@ -152,7 +152,7 @@ where
 
 /// Whether the rings are to come to an end, and who wants to know when they have.
 #[derive(Default)]
-pub(crate) struct Ending(RefCell<Stage>);
+pub(crate) struct RingDrain(RefCell<Stage>);
 
 #[derive(Default)]
 enum Stage {
@@ -166,7 +166,7 @@ enum Stage {
     Ended,
 }
 
-impl Ending {
+impl RingDrain {
     /// Has everything that has arrived answered and nothing more taken. Told when that is done.
     pub(crate) fn begin(&self) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
@@ -186,8 +186,8 @@ impl Ending {
 }
 
 /// An async handler that has begun.
-struct Running {
-    request: Ticket,
+struct RunningHandler {
+    request: RequestId,
     future: Pin<Box<dyn Future<Output = Finished>>>,
 }
 
@@ -195,11 +195,11 @@ struct Running {
 pub(crate) struct Rings {
     instance: InstanceId,
     mailboxes: SharedMailboxes,
-    ending: Rc<Ending>,
+    ending: Rc<RingDrain>,
     busy_poll: Duration,
     /// Requests that wait for the serial handler that runs, and what has arrived behind them and was not looked at.
     queue: VecDeque<Delivery>,
-    running: Option<Running>,
+    running: Option<RunningHandler>,
     /// When looking began to be in vain.
     idle_since: Option<Instant>,
 }
@@ -209,7 +209,7 @@ impl Rings {
     pub(crate) fn new(
         instance: InstanceId,
         mailboxes: SharedMailboxes,
-        ending: Rc<Ending>,
+        ending: Rc<RingDrain>,
         busy_poll: Duration,
     ) -> Self {
         Self {
@@ -275,13 +275,13 @@ impl Rings {
     }
 
     /// Carries out the orders that have come.
-    fn obey<H: RequestHandler>(
+    fn apply<H: RequestHandler>(
         &mut self,
         instance: &mut Instance<H>,
         context: &mut RingContext<Instance<H>>,
     ) {
         while let Some(order) = instance.orders.pop_front() {
-            let is_end = matches!(order, Order::End);
+            let is_end = matches!(order, InstanceCommand::End);
             if is_end {
                 // First of all, so that callers learn that they have lost us, not that a request of theirs was dropped.
                 self.mailboxes.borrow_mut().close();
@@ -291,7 +291,7 @@ impl Rings {
                 // It has ended already, whatever its handler may have wanted.
                 take_exit_request();
             }
-            instance.handler.obey(order);
+            instance.handler.apply(order);
             if is_end {
                 self.queue.clear();
                 context.stop();
@@ -349,7 +349,7 @@ impl Rings {
                 Dispatch::Done => settle(handler, false),
                 Dispatch::Panicked => settle(handler, true),
                 Dispatch::Running(future) => {
-                    self.running = Some(Running {
+                    self.running = Some(RunningHandler {
                         request: ticket,
                         future,
                     });
@@ -360,7 +360,7 @@ impl Rings {
     }
 
     /// Goes on with coming to an end, if that was asked for.
-    fn wind_up<H: RequestHandler>(&mut self, handler: &mut H, task: &TaskContext<'_>) {
+    fn drain<H: RequestHandler>(&mut self, handler: &mut H, task: &TaskContext<'_>) {
         let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
         let stage = match stage {
             Stage::Asked(tell) => {
@@ -388,7 +388,7 @@ impl Rings {
 
     /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
-        self.wind_up(handler, task);
+        self.drain(handler, task);
         let mut left = TURN;
         let mut active = self.run(handler, task, &mut left);
         let mut spins = 0;
@@ -473,7 +473,7 @@ fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
 
 /// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its request answers as it is dropped, which gives
 /// the caller its credit back (SLOT-2).
-fn end(running: Running) {
+fn end(running: RunningHandler) {
     guarded("dropping a handler", || drop(running));
 }
 
@@ -487,7 +487,7 @@ impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
         task: &mut TaskContext<'_>,
     ) -> Poll<()> {
         let this = self.get_mut();
-        this.obey(instance, context);
+        this.apply(instance, context);
         this.poll_rings(&mut instance.handler, task);
         Poll::Pending
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use slimerpc::panics::contain;
 use tokio::sync::watch;
 
-use crate::service::order::Order;
+use crate::service::instance_command::InstanceCommand;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::supervision::factory::{Factory, NotMade, Start, made};
 use crate::supervision::lifecycle::{Hooks, guarded};
@@ -18,7 +18,7 @@ use crate::{Dispatch, EndCause, Request, ServedBy};
 pub(crate) type Report = Box<dyn Fn(u64, EndCause)>;
 
 /// Where the state of a service comes from.
-pub(crate) enum Source<A> {
+pub(crate) enum StateSource<A> {
     /// There is but this one.
     Value(A),
     Factory(Factory<A>),
@@ -26,7 +26,7 @@ pub(crate) enum Source<A> {
 
 /// Owns the state and handles the requests of all callers one at a time.
 pub(crate) struct Serial<S: ServedBy<A> + ?Sized, A: 'static> {
-    life: Life<A>,
+    life: InstanceLife<A>,
     /// Counts the starts, from 0.
     number: u64,
     factory: Option<Factory<A>>,
@@ -38,7 +38,7 @@ pub(crate) struct Serial<S: ServedBy<A> + ?Sized, A: 'static> {
     service: PhantomData<fn(&S)>,
 }
 
-enum Life<A> {
+enum InstanceLife<A> {
     Up(Rc<RefCell<A>>),
     /// It has ended by itself. What follows, the supervisor decides.
     Ended(Rc<RefCell<A>>),
@@ -57,13 +57,13 @@ pub(crate) type Seen<T> = Option<watch::Receiver<Arc<T>>>;
 impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
     /// Starts the first instance.
     pub(crate) fn start(
-        source: Source<A>,
+        source: StateSource<A>,
         hooks: Hooks<A>,
         report: Option<Report>,
     ) -> Result<(Self, Seen<S::Shared>), NotMade> {
         let ((state, shared), factory) = match source {
-            Source::Value(state) => (ready::<S, A>(state, &hooks)?, None),
-            Source::Factory(mut factory) => {
+            StateSource::Value(state) => (ready::<S, A>(state, &hooks)?, None),
+            StateSource::Factory(mut factory) => {
                 let made = made(|| (factory.make)(&mut Start::first()));
                 match made.and_then(|state| ready::<S, A>(state, &hooks)) {
                     Ok(ready) => (ready, Some(factory)),
@@ -76,7 +76,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         };
         let (shared, seen) = shared.map(watch::channel).unzip();
         let serial = Self {
-            life: Life::Up(Rc::new(RefCell::new(state))),
+            life: InstanceLife::Up(Rc::new(RefCell::new(state))),
             number: 0,
             factory,
             hooks,
@@ -89,7 +89,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
 
     /// Starts the next one. If it cannot be, that has been tried in vain.
     fn start_again(&mut self, number: u64, cause: EndCause) -> Result<(), EndCause> {
-        let Life::Between(previous) = &mut self.life else {
+        let InstanceLife::Between(previous) = &mut self.life else {
             return Ok(());
         };
         let Some(factory) = &mut self.factory else {
@@ -112,20 +112,22 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
             guarded("dropping what parallel methods saw", || drop(before));
         }
         self.number = number;
-        self.life = Life::Up(Rc::new(RefCell::new(state)));
+        self.life = InstanceLife::Up(Rc::new(RefCell::new(state)));
         Ok(())
     }
 
     /// Takes the state of an instance that has ended, or is to. None of its handlers is there any more.
     fn take_state(&mut self) -> Option<A> {
-        match std::mem::replace(&mut self.life, Life::Between(None)) {
-            Life::Up(state) | Life::Ended(state) => Rc::into_inner(state).map(RefCell::into_inner),
-            Life::Between(previous) => {
-                self.life = Life::Between(previous);
+        match std::mem::replace(&mut self.life, InstanceLife::Between(None)) {
+            InstanceLife::Up(state) | InstanceLife::Ended(state) => {
+                Rc::into_inner(state).map(RefCell::into_inner)
+            }
+            InstanceLife::Between(previous) => {
+                self.life = InstanceLife::Between(previous);
                 None
             }
-            Life::Down => {
-                self.life = Life::Down;
+            InstanceLife::Down => {
+                self.life = InstanceLife::Down;
                 None
             }
         }
@@ -137,7 +139,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         };
         self.hooks.restarting(&mut state, cause);
         if matches!(&self.factory, Some(factory) if factory.hands_over) {
-            self.life = Life::Between(Some(state));
+            self.life = InstanceLife::Between(Some(state));
         } else {
             guarded("dropping an instance", || drop(state));
         }
@@ -148,7 +150,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
             self.hooks.stopped(&mut state);
             guarded("dropping an instance", || drop(state));
         }
-        let before = std::mem::replace(&mut self.life, Life::Down);
+        let before = std::mem::replace(&mut self.life, InstanceLife::Down);
         guarded("dropping an instance", || drop(before));
         let factory = self.factory.take();
         guarded("dropping a factory", || drop(factory));
@@ -156,13 +158,13 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
 }
 
 /// A state, and what its parallel handlers see of it.
-type Readied<A, Shared> = (A, Option<Arc<Shared>>);
+type ReadyState<A, Shared> = (A, Option<Arc<Shared>>);
 
 /// Readies a state that was made for its first request. Also gives back what the parallel handlers are to see.
 fn ready<S: ServedBy<A> + ?Sized, A>(
     mut state: A,
     hooks: &Hooks<A>,
-) -> Result<Readied<A, S::Shared>, NotMade> {
+) -> Result<ReadyState<A, S::Shared>, NotMade> {
     let begun = contain(|| {
         (hooks.started)(&mut state);
         S::share(&state)
@@ -180,14 +182,14 @@ fn ready<S: ServedBy<A> + ?Sized, A>(
 impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
     fn readiness(&self) -> Readiness {
         match &self.life {
-            Life::Up(_) => Readiness::Ready,
-            Life::Ended(_) | Life::Between(_) => Readiness::Waiting,
-            Life::Down => Readiness::Down,
+            InstanceLife::Up(_) => Readiness::Ready,
+            InstanceLife::Ended(_) | InstanceLife::Between(_) => Readiness::Waiting,
+            InstanceLife::Down => Readiness::Down,
         }
     }
 
     fn handle(&mut self, request: Request) -> Dispatch<'static> {
-        let Life::Up(state) = &self.life else {
+        let InstanceLife::Up(state) = &self.life else {
             // Dropped, it answers that the service is down.
             return Dispatch::Done;
         };
@@ -200,27 +202,27 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
             tracing::warn!(service = S::NAME, %cause, "the instance goes on with its state");
             return;
         };
-        if let Life::Up(state) = &self.life {
+        if let InstanceLife::Up(state) = &self.life {
             report(self.number, cause);
-            self.life = Life::Ended(state.clone());
+            self.life = InstanceLife::Ended(state.clone());
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            // Who gave the order may have left.
-            Order::Retire { cause, tell } => {
+    fn apply(&mut self, command: InstanceCommand) {
+        match command {
+            // Who gave the command may have left.
+            InstanceCommand::Retire { cause, tell } => {
                 self.retire(&cause);
                 let _ = tell.send(());
             }
-            Order::Start {
+            InstanceCommand::Start {
                 number,
                 cause,
                 tell,
             } => {
                 let _ = tell.send(self.start_again(number, cause));
             }
-            Order::GiveUp | Order::End => self.stop(),
+            InstanceCommand::GiveUp | InstanceCommand::End => self.stop(),
         }
     }
 }

@@ -9,4 +9,4 @@ pub(crate) mod lifecycle;
 pub(crate) mod restart;
 pub(crate) mod restarts;
 pub(crate) mod strategy;
-pub(crate) mod wards;
+pub(crate) mod supervised;

@@ -19,7 +19,7 @@ pub(crate) struct Restarts {
 
 /// What follows the end of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RestartDecision {
     /// Another one, after this time.
     RestartAfter(Duration),
     /// None: there have been too many.
@@ -42,20 +42,25 @@ impl Restarts {
     }
 
     /// An instance has ended, or a start has failed. `chance` is from 0 to 1.
-    pub(crate) fn judge(&mut self, cause: &EndCause, now: Instant, chance: f64) -> Verdict {
+    pub(crate) fn decide(
+        &mut self,
+        cause: &EndCause,
+        now: Instant,
+        chance: f64,
+    ) -> RestartDecision {
         let is_restarted = match self.policy.kind {
             Kind::Permanent => true,
             Kind::Transient => !cause.is_normal(),
             Kind::Temporary => false,
         };
         if !is_restarted {
-            return Verdict::Over;
+            return RestartDecision::Over;
         }
         self.forget_before(now);
         if self.begun.len() >= self.policy.max_restarts as usize {
-            return Verdict::TooMany;
+            return RestartDecision::TooMany;
         }
-        Verdict::RestartAfter(self.policy.backoff.wait(self.begun.len(), chance))
+        RestartDecision::RestartAfter(self.policy.backoff.wait(self.begun.len(), chance))
     }
 
     /// A restart that was granted begins.
@@ -91,8 +96,8 @@ mod tests {
         let now = Instant::now();
         let is_restarted = |policy, cause: &EndCause| {
             matches!(
-                Restarts::new(policy).judge(cause, now, 0.0),
-                Verdict::RestartAfter(_)
+                Restarts::new(policy).decide(cause, now, 0.0),
+                RestartDecision::RestartAfter(_)
             )
         };
         for (policy, expected) in [
@@ -117,11 +122,17 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         restarts.begin(at(0));
         restarts.begin(at(4));
-        assert_eq!(restarts.judge(&panicked(), at(9), 0.0), Verdict::TooMany);
-        let granted = Verdict::RestartAfter(Duration::ZERO);
-        assert_eq!(restarts.judge(&panicked(), at(10), 0.0), granted);
+        assert_eq!(
+            restarts.decide(&panicked(), at(9), 0.0),
+            RestartDecision::TooMany
+        );
+        let granted = RestartDecision::RestartAfter(Duration::ZERO);
+        assert_eq!(restarts.decide(&panicked(), at(10), 0.0), granted);
         restarts.begin(at(10));
-        assert_eq!(restarts.judge(&panicked(), at(13), 0.0), Verdict::TooMany);
+        assert_eq!(
+            restarts.decide(&panicked(), at(13), 0.0),
+            RestartDecision::TooMany
+        );
     }
 
     fn any_policy() -> impl Strategy<Value = Restart> {
@@ -161,8 +172,8 @@ mod tests {
                 now += Duration::from_millis(life);
                 let within = |at: &&Instant| now.duration_since(**at) < policy.window;
                 let recent = begun.iter().filter(within).count();
-                match restarts.judge(&panicked(), now, chance) {
-                    Verdict::RestartAfter(wait) => {
+                match restarts.decide(&panicked(), now, chance) {
+                    RestartDecision::RestartAfter(wait) => {
                         let longest = policy.backoff.wait(recent, 0.0);
                         prop_assert!(wait <= longest && longest <= policy.backoff.longest);
                         let share = 1.0 - policy.backoff.jitter;
@@ -171,8 +182,8 @@ mod tests {
                         restarts.begin(now);
                         begun.push(now);
                     }
-                    Verdict::TooMany => prop_assert_eq!(recent, policy.max_restarts as usize),
-                    Verdict::Over => prop_assert!(false, "permanent"),
+                    RestartDecision::TooMany => prop_assert_eq!(recent, policy.max_restarts as usize),
+                    RestartDecision::Over => prop_assert!(false, "permanent"),
                 }
             }
             for at in &begun {

@@ -9,14 +9,14 @@ use std::time::Instant;
 
 use slimerpc::clock::later;
 
-use crate::supervision::restarts::{Restarts, Verdict};
+use crate::supervision::restarts::{RestartDecision, Restarts};
 use crate::{EndCause, Restart, Strategy};
 
 /// Names a service that is looked after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct WardId(u64);
+pub(crate) struct ChildId(u64);
 
-impl WardId {
+impl ChildId {
     /// One that no other service of this process has.
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
@@ -26,14 +26,14 @@ impl WardId {
 
 /// The services that are looked after, in the order of serving. `T` is how each is reached.
 #[derive(Debug)]
-pub(crate) struct Wards<T> {
+pub(crate) struct SupervisedServices<T> {
     strategy: Strategy,
-    wards: Vec<Ward<T>>,
+    supervised: Vec<SupervisedService<T>>,
 }
 
 #[derive(Debug)]
-struct Ward<T> {
-    id: WardId,
+struct SupervisedService<T> {
+    id: ChildId,
     service: String,
     reached: T,
     restarts: Restarts,
@@ -50,7 +50,7 @@ struct Ward<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
-    Up,
+    StartedService,
     Down { until: Instant },
     Starting,
     GivenUp,
@@ -60,17 +60,17 @@ enum Status {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step<T> {
     /// The instance is to end; another will take its place.
-    Retire(Ending<T>),
+    Retire(EndingService<T>),
     /// It is to end, and there will be no other.
-    GiveUp(Ending<T>),
+    GiveUp(EndingService<T>),
     /// Then another start may be due.
     LookAt(Instant),
 }
 
 /// A service whose instance is to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ending<T> {
-    pub(crate) id: WardId,
+pub(crate) struct EndingService<T> {
+    pub(crate) id: ChildId,
     pub(crate) service: String,
     pub(crate) reached: T,
     pub(crate) cause: EndCause,
@@ -79,7 +79,7 @@ pub(crate) struct Ending<T> {
 /// A start that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Due<T> {
-    pub(crate) id: WardId,
+    pub(crate) id: ChildId,
     pub(crate) service: String,
     pub(crate) reached: T,
     /// Its number, counted from 1: how often the service has been restarted.
@@ -89,27 +89,27 @@ pub(crate) struct Due<T> {
 
 /// A service whose start has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Up {
-    /// Why it has ended meanwhile, if it has: to be told to [`Wards::ended`] now.
+pub(crate) struct StartedService {
+    /// Why it has ended meanwhile, if it has: to be told to [`SupervisedServices::ended`] now.
     pub(crate) ended: Option<EndCause>,
 }
 
-impl<T: Clone> Wards<T> {
+impl<T: Clone> SupervisedServices<T> {
     pub(crate) fn new(strategy: Strategy) -> Self {
         Self {
             strategy,
-            wards: Vec::new(),
+            supervised: Vec::new(),
         }
     }
 
     /// Looks after a service that has just been started for the first time.
-    pub(crate) fn add(&mut self, id: WardId, service: &str, reached: T, policy: Restart) {
-        self.wards.push(Ward {
+    pub(crate) fn add(&mut self, id: ChildId, service: &str, reached: T, policy: Restart) {
+        self.supervised.push(SupervisedService {
             id,
             service: service.to_owned(),
             reached,
             restarts: Restarts::new(policy),
-            status: Status::Up,
+            status: Status::StartedService,
             is_ending: false,
             life: 0,
             cause: None,
@@ -118,56 +118,60 @@ impl<T: Clone> Wards<T> {
     }
 
     /// Looks after it no more.
-    pub(crate) fn remove(&mut self, id: WardId) {
-        self.wards.retain(|ward| ward.id != id);
+    pub(crate) fn remove(&mut self, id: ChildId) {
+        self.supervised.retain(|child| child.id != id);
     }
 
     /// An instance has ended by itself. `chance` is from 0 to 1.
     pub(crate) fn ended(
         &mut self,
-        id: WardId,
+        id: ChildId,
         life: u64,
         cause: EndCause,
         now: Instant,
         chance: f64,
     ) -> Vec<Step<T>> {
-        let Some(at) = self.find(id, life, Status::Up) else {
+        let Some(at) = self.find(id, life, Status::StartedService) else {
             if let Some(at) = self.find(id, life, Status::Starting) {
-                self.wards[at].ended_early = Some(cause);
+                self.supervised[at].ended_early = Some(cause);
             }
             return Vec::new();
         };
-        match self.wards[at].restarts.judge(&cause, now, chance) {
-            Verdict::RestartAfter(wait) => self.restart_with_others(at, cause, later(now, wait)),
-            Verdict::TooMany => self.give_up_with_others(at, cause),
-            Verdict::Over => self.give_up(at, cause).into_iter().collect(),
+        match self.supervised[at].restarts.decide(&cause, now, chance) {
+            RestartDecision::RestartAfter(wait) => {
+                self.restart_with_others(at, cause, later(now, wait))
+            }
+            RestartDecision::TooMany => self.give_up_with_others(at, cause),
+            RestartDecision::Over => self.give_up(at, cause).into_iter().collect(),
         }
     }
 
     /// The instance that was to retire has.
-    pub(crate) fn has_ended(&mut self, id: WardId) {
-        if let Some(ward) = self.wards.iter_mut().find(|ward| ward.id == id) {
-            ward.is_ending = false;
+    pub(crate) fn has_ended(&mut self, id: ChildId) {
+        if let Some(child) = self.supervised.iter_mut().find(|child| child.id == id) {
+            child.is_ending = false;
         }
     }
 
     /// The starts that are due now, which begin.
     pub(crate) fn begin_due(&mut self, now: Instant) -> Vec<Due<T>> {
-        let is_due = |ward: &Ward<T>| {
-            !ward.is_ending && matches!(ward.status, Status::Down { until } if until <= now)
+        let is_due = |child: &SupervisedService<T>| {
+            !child.is_ending && matches!(child.status, Status::Down { until } if until <= now)
         };
-        let is_settled = |ward: &Ward<T>| matches!(ward.status, Status::Up | Status::GivenUp);
+        let is_settled = |child: &SupervisedService<T>| {
+            matches!(child.status, Status::StartedService | Status::GivenUp)
+        };
         let due: Vec<usize> = match self.strategy {
             Strategy::OneForOne => {
-                let all = 0..self.wards.len();
-                all.filter(|at| is_due(&self.wards[*at])).collect()
+                let all = 0..self.supervised.len();
+                all.filter(|at| is_due(&self.supervised[*at])).collect()
             }
             // Not before all are gone that are to go.
-            _ if self.wards.iter().any(|ward| ward.is_ending) => Vec::new(),
+            _ if self.supervised.iter().any(|child| child.is_ending) => Vec::new(),
             Strategy::OneForAll | Strategy::RestForOne => {
-                let first = self.wards.iter().position(|ward| !is_settled(ward));
+                let first = self.supervised.iter().position(|child| !is_settled(child));
                 first
-                    .filter(|at| is_due(&self.wards[*at]))
+                    .filter(|at| is_due(&self.supervised[*at]))
                     .into_iter()
                     .collect()
             }
@@ -178,36 +182,36 @@ impl<T: Clone> Wards<T> {
     }
 
     fn begin(&mut self, at: usize, now: Instant) -> Option<Due<T>> {
-        let ward = &mut self.wards[at];
-        let cause = ward.cause.clone()?;
+        let child = &mut self.supervised[at];
+        let cause = child.cause.clone()?;
         if !matches!(cause, EndCause::Sibling { .. }) {
-            ward.restarts.begin(now);
+            child.restarts.begin(now);
         }
-        ward.status = Status::Starting;
-        ward.ended_early = None;
-        ward.life += 1;
+        child.status = Status::Starting;
+        child.ended_early = None;
+        child.life += 1;
         Some(Due {
-            id: ward.id,
-            service: ward.service.clone(),
-            reached: ward.reached.clone(),
-            life: ward.life,
+            id: child.id,
+            service: child.service.clone(),
+            reached: child.reached.clone(),
+            life: child.life,
             cause,
         })
     }
 
     /// A start has succeeded. `None` if that is of no account any more.
-    pub(crate) fn is_up(&mut self, id: WardId, life: u64) -> Option<Up> {
+    pub(crate) fn is_up(&mut self, id: ChildId, life: u64) -> Option<StartedService> {
         let at = self.find(id, life, Status::Starting)?;
-        let ward = &mut self.wards[at];
-        ward.status = Status::Up;
-        let ended = ward.ended_early.take();
-        Some(Up { ended })
+        let child = &mut self.supervised[at];
+        child.status = Status::StartedService;
+        let ended = child.ended_early.take();
+        Some(StartedService { ended })
     }
 
     /// A start has failed; it is tried again by itself. `chance` is from 0 to 1.
     pub(crate) fn has_not_started(
         &mut self,
-        id: WardId,
+        id: ChildId,
         life: u64,
         cause: EndCause,
         now: Instant,
@@ -216,25 +220,27 @@ impl<T: Clone> Wards<T> {
         let Some(at) = self.find(id, life, Status::Starting) else {
             return Vec::new();
         };
-        match self.wards[at].restarts.judge(&cause, now, chance) {
-            Verdict::RestartAfter(wait) => {
+        match self.supervised[at].restarts.decide(&cause, now, chance) {
+            RestartDecision::RestartAfter(wait) => {
                 let until = later(now, wait);
-                self.wards[at].status = Status::Down { until };
-                self.wards[at].cause = Some(cause);
+                self.supervised[at].status = Status::Down { until };
+                self.supervised[at].cause = Some(cause);
                 vec![Step::LookAt(until)]
             }
-            Verdict::TooMany | Verdict::Over => self.give_up_with_others(at, cause),
+            RestartDecision::TooMany | RestartDecision::Over => self.give_up_with_others(at, cause),
         }
     }
 
-    fn find(&self, id: WardId, life: u64, status: Status) -> Option<usize> {
-        let is_meant = |ward: &Ward<T>| (ward.id, ward.life, ward.status) == (id, life, status);
-        self.wards.iter().position(is_meant)
+    fn find(&self, id: ChildId, life: u64, status: Status) -> Option<usize> {
+        let is_meant = |child: &SupervisedService<T>| {
+            (child.id, child.life, child.status) == (id, life, status)
+        };
+        self.supervised.iter().position(is_meant)
     }
 
     /// Those that are restarted with another, last served first.
     fn others(&self, at: usize) -> Vec<usize> {
-        let all = (0..self.wards.len()).rev();
+        let all = (0..self.supervised.len()).rev();
         match self.strategy {
             Strategy::OneForOne => Vec::new(),
             Strategy::OneForAll => all.filter(|other| *other != at).collect(),
@@ -246,7 +252,7 @@ impl<T: Clone> Wards<T> {
         let mut steps: Vec<_> = self.retire(at, cause, until).into_iter().collect();
         let tied = self.tied_to(at);
         for other in self.others(at) {
-            if self.wards[other].restarts.is_temporary() {
+            if self.supervised[other].restarts.is_temporary() {
                 steps.extend(self.give_up(other, tied.clone()));
             } else {
                 steps.extend(self.retire(other, tied.clone(), until));
@@ -266,38 +272,38 @@ impl<T: Clone> Wards<T> {
     }
 
     fn tied_to(&self, at: usize) -> EndCause {
-        let service = self.wards[at].service.clone();
+        let service = self.supervised[at].service.clone();
         EndCause::Sibling { service }
     }
 
     /// One that is down already stays so, for its own cause, and no shorter than it would have.
     fn retire(&mut self, at: usize, cause: EndCause, until: Instant) -> Option<Step<T>> {
-        let ward = &mut self.wards[at];
-        match &mut ward.status {
+        let child = &mut self.supervised[at];
+        match &mut child.status {
             Status::GivenUp => None,
             Status::Down { until: before } => {
                 *before = until.max(*before);
                 None
             }
-            Status::Up | Status::Starting => {
-                ward.status = Status::Down { until };
-                ward.cause = Some(cause.clone());
-                ward.is_ending = true;
-                Some(Step::Retire(ward.ending(cause)))
+            Status::StartedService | Status::Starting => {
+                child.status = Status::Down { until };
+                child.cause = Some(cause.clone());
+                child.is_ending = true;
+                Some(Step::Retire(child.ending(cause)))
             }
         }
     }
 
     fn give_up(&mut self, at: usize, cause: EndCause) -> Option<Step<T>> {
-        let ward = &mut self.wards[at];
-        let before = std::mem::replace(&mut ward.status, Status::GivenUp);
-        (before != Status::GivenUp).then(|| Step::GiveUp(ward.ending(cause)))
+        let child = &mut self.supervised[at];
+        let before = std::mem::replace(&mut child.status, Status::GivenUp);
+        (before != Status::GivenUp).then(|| Step::GiveUp(child.ending(cause)))
     }
 }
 
-impl<T: Clone> Ward<T> {
-    fn ending(&self, cause: EndCause) -> Ending<T> {
-        Ending {
+impl<T: Clone> SupervisedService<T> {
+    fn ending(&self, cause: EndCause) -> EndingService<T> {
+        EndingService {
             id: self.id,
             service: self.service.clone(),
             reached: self.reached.clone(),

@@ -8,7 +8,7 @@ use super::*;
 use crate::channel::AnswerView;
 use crate::channel::Dialer;
 use crate::channel::dialer::OWNER;
-use crate::channel::loopback::{LONG, Loopback, WORKER, memory, patience};
+use crate::channel::loopback::{LONG, Loopback, WORKER, memory, wait_policy};
 use crate::fabric::drop_order::{DropOrder, Gone};
 use crate::fabric::{CompletionStatus, Device, Opcode, RetryPolicy, shm::ShmDevice};
 use crate::wire::{Codec, Raw};
@@ -171,14 +171,14 @@ fn fence_1_completions_from_before_a_reset_do_nothing() {
     for _ in 0..2 {
         dialer.reach(&peer.queue_pairs()).unwrap();
     }
-    let patience = patience(&runtime);
-    let channel = dialer.connect_compatible(WORKER, &peer.ring(), patience);
+    let wait_policy = wait_policy(&runtime);
+    let channel = dialer.connect_compatible(WORKER, &peer.ring(), wait_policy);
     let channel = channel.unwrap();
     let completion = |owner, status| {
         let id = WorkId {
             receive: true,
             owner,
-            lane: 0,
+            queue_pair: 0,
             retires: 0,
         };
         Completion {

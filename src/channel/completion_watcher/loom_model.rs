@@ -1,8 +1,8 @@
-//! The rules of the [pump](super) under every interleaving, with up to two preemptions, of two who sleep and of what wakes
+//! The rules of the [watcher](super) under every interleaving, with up to two preemptions, of two who sleep and of what wakes
 //! them: nobody is forgotten.
 //!
 //! It is a model of the rules, not the code, which runs on a kernel and on runtimes. A thread stands for a thread that sleeps in
-//! `.wait()`, for home, or for a runtime of one thread: that drives its sleeper and its watching task, and stops as soon as
+//! `.wait()`, for the fallback, or for a runtime of one thread: that drives its sleeper and its watching task, and stops as soon as
 //! the sleeper has its answer. The soak in `tests/sleeping.rs` is of the code.
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -20,10 +20,10 @@ struct Channel {
     has_edges: bool,
     /// The completion queue: answers that have arrived, for each sleeper.
     queue: AtomicUsize,
-    bell: AtomicBool,
-    core: Mutex<Core>,
-    home: AtomicBool,
-    guest: Mutex<Option<Guest>>,
+    wake: AtomicBool,
+    core: Mutex<ModelState>,
+    fallback: AtomicBool,
+    inline: Mutex<Option<InlineWatcher>>,
     /// A thread has seen an event that is not cleared yet.
     is_raised: AtomicBool,
     kernel: Mutex<Kernel>,
@@ -31,7 +31,7 @@ struct Channel {
 }
 
 #[derive(Default)]
-struct Core {
+struct ModelState {
     /// Answers taken in, for each sleeper.
     answers: [usize; SLEEPERS],
     /// Who wants to be woken.
@@ -39,7 +39,7 @@ struct Core {
     is_closed: bool,
 }
 
-enum Guest {
+enum InlineWatcher {
     Thread,
     /// On the runtime of this sleeper.
     Task {
@@ -53,25 +53,25 @@ enum Guest {
 struct Kernel {
     /// The completion queue's descriptor is readable.
     raised: bool,
-    /// It was raised since the task at home, and those on the sleepers' runtimes, took notice of that. They await edges; what
+    /// It was raised since the fallback task, and those on the sleepers' runtimes, took notice of that. They await edges; what
     /// is cleared before they look they miss.
     edge_at_home: bool,
     edges: [bool; SLEEPERS],
     woken: [bool; SLEEPERS],
     /// Of the tasks on the sleepers' runtimes.
     bells: [bool; SLEEPERS],
-    /// The task at home has been spawned, and has not begun.
+    /// The fallback task has been spawned, and has not begun.
     spawned: bool,
     is_over: bool,
 }
 
 impl Channel {
-    fn core(&self) -> MutexGuard<'_, Core> {
+    fn core(&self) -> MutexGuard<'_, ModelState> {
         self.core.lock().expect("nobody panics")
     }
 
-    fn guest(&self) -> MutexGuard<'_, Option<Guest>> {
-        self.guest.lock().expect("nobody panics")
+    fn inline(&self) -> MutexGuard<'_, Option<InlineWatcher>> {
+        self.inline.lock().expect("nobody panics")
     }
 
     fn tell(&self, tell: impl FnOnce(&mut Kernel)) {
@@ -95,7 +95,7 @@ impl Channel {
         self.queue
             .fetch_add(1 << (sleeper * BITS), Ordering::Release);
         fence(Ordering::SeqCst);
-        if self.bell.load(Ordering::Relaxed) && self.bell.swap(false, Ordering::AcqRel) {
+        if self.wake.load(Ordering::Relaxed) && self.wake.swap(false, Ordering::AcqRel) {
             self.tell(|kernel| {
                 kernel.raised = true;
                 kernel.edge_at_home = true;
@@ -114,7 +114,7 @@ impl Channel {
     }
 
     /// Takes in what has arrived, under the lock.
-    fn collect(&self, core: &mut Core) -> [bool; SLEEPERS] {
+    fn collect(&self, core: &mut ModelState) -> [bool; SLEEPERS] {
         let arrived = self.queue.swap(0, Ordering::Acquire);
         let mut ready = [false; SLEEPERS];
         for sleeper in 0..SLEEPERS {
@@ -141,7 +141,7 @@ impl Channel {
     }
 
     fn arm(&self) {
-        self.bell.store(true, Ordering::Relaxed);
+        self.wake.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.progress();
     }
@@ -161,13 +161,13 @@ impl Channel {
         is_decided
     }
 
-    fn admits(&self, place: &mut Option<Guest>) -> bool {
-        if self.home.load(Ordering::Acquire) {
+    fn admits(&self, place: &mut Option<InlineWatcher>) -> bool {
+        if self.fallback.load(Ordering::Acquire) {
             return false;
         }
         match *place {
             None => true,
-            Some(Guest::Task { of, is_idle: true }) => {
+            Some(InlineWatcher::Task { of, is_idle: true }) => {
                 self.tell(|kernel| kernel.bells[of] = true);
                 *place = None;
                 true
@@ -176,8 +176,8 @@ impl Channel {
         }
     }
 
-    fn ensure_at_home(&self) {
-        if self.home.swap(true, Ordering::AcqRel) {
+    fn ensure_fallback(&self) {
+        if self.fallback.swap(true, Ordering::AcqRel) {
             self.arm();
         } else {
             self.tell(|kernel| kernel.spawned = true);
@@ -195,15 +195,15 @@ impl Channel {
 
     fn park(&self, sleeper: usize) {
         let is_guest = {
-            let mut guest = self.guest();
-            let is_admitted = self.admits(&mut guest);
+            let mut inline = self.inline();
+            let is_admitted = self.admits(&mut inline);
             if is_admitted {
-                *guest = Some(Guest::Thread);
+                *inline = Some(InlineWatcher::Thread);
             }
             is_admitted
         };
         if !is_guest {
-            self.ensure_at_home();
+            self.ensure_fallback();
             return self.wait(|kernel| std::mem::take(&mut kernel.woken[sleeper]).then_some(()));
         }
         loop {
@@ -225,7 +225,7 @@ impl Channel {
                 break;
             }
         }
-        *self.guest() = None;
+        *self.inline() = None;
     }
 
     /// Whether this sleeper was woken.
@@ -251,29 +251,29 @@ impl Channel {
 
     /// Says whether a task is to be spawned on this runtime.
     fn ensure(&self, sleeper: usize) -> bool {
-        let mut guest = self.guest();
-        match &mut *guest {
-            Some(Guest::Task { of, is_idle }) if *of == sleeper => {
+        let mut inline = self.inline();
+        match &mut *inline {
+            Some(InlineWatcher::Task { of, is_idle }) if *of == sleeper => {
                 if std::mem::take(is_idle) {
                     self.tell(|kernel| kernel.bells[sleeper] = true);
                 } else {
-                    drop(guest);
+                    drop(inline);
                     self.arm();
                 }
                 return false;
             }
             _ => {}
         }
-        let is_admitted = self.admits(&mut guest);
+        let is_admitted = self.admits(&mut inline);
         if is_admitted {
             let is_idle = false;
-            *guest = Some(Guest::Task {
+            *inline = Some(InlineWatcher::Task {
                 of: sleeper,
                 is_idle,
             });
         } else {
-            drop(guest);
-            self.ensure_at_home();
+            drop(inline);
+            self.ensure_fallback();
         }
         is_admitted
     }
@@ -288,7 +288,7 @@ impl Channel {
             if std::mem::take(&mut kernel.woken[sleeper]) {
                 return Some(Next::Sleeper);
             }
-            let is_raised = *task == Some(Task::Watching)
+            let is_raised = *task == Some(Task::WatchGuard)
                 && std::mem::take(&mut kernel.edges[sleeper])
                 && kernel.raised;
             kernel.raised &= !is_raised || self.has_edges;
@@ -298,7 +298,7 @@ impl Channel {
         let Next::Task { is_raised } = next else {
             return true;
         };
-        if is_raised || *task == Some(Task::Watching) {
+        if is_raised || *task == Some(Task::WatchGuard) {
             self.progress();
         }
         *task = self.watch(sleeper);
@@ -311,11 +311,11 @@ impl Channel {
             if self.has_sleepers() {
                 self.arm();
                 if self.has_sleepers() {
-                    return Some(Task::Watching);
+                    return Some(Task::WatchGuard);
                 }
             }
-            let mut guest = self.guest();
-            let Some(Guest::Task { of, is_idle }) = &mut *guest else {
+            let mut inline = self.inline();
+            let Some(InlineWatcher::Task { of, is_idle }) = &mut *inline else {
                 return None;
             };
             if *of != sleeper {
@@ -330,7 +330,7 @@ impl Channel {
     }
 
     /// The agent's runtime.
-    fn stay_at_home(&self) {
+    fn stay_fallback(&self) {
         while self.wait(|kernel| {
             let is_spawned = std::mem::take(&mut kernel.spawned);
             (is_spawned || kernel.is_over).then_some(is_spawned)
@@ -350,18 +350,18 @@ impl Channel {
                 }
                 self.progress();
             }
-            self.home.swap(false, Ordering::AcqRel);
+            self.fallback.swap(false, Ordering::AcqRel);
             if self.has_sleepers() {
-                self.ensure_at_home();
+                self.ensure_fallback();
             }
         }
     }
 }
 
-/// What a watching task waits for: an event or its bell, or its bell alone.
+/// What a watching task waits for: an event or its wake, or its wake alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
-    Watching,
+    WatchGuard,
     Idle,
 }
 
@@ -373,14 +373,14 @@ enum Kind {
 
 /// What decides calls.
 #[derive(Debug, Clone, Copy)]
-enum End {
+enum CallEnd {
     /// An answer to this sleeper.
     Answer(usize),
     Close,
 }
 
 /// Two make so many calls each, which end like this. Who is forgotten waits for ever, which loom reports as a deadlock.
-fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS], ends: &'static [End]) {
+fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS], ends: &'static [CallEnd]) {
     for has_edges in [false, true] {
         explore(2, has_edges, sleepers, ends);
     }
@@ -391,7 +391,7 @@ fn explore(
     preemptions: usize,
     has_edges: bool,
     sleepers: [(Kind, usize); SLEEPERS],
-    ends: &'static [End],
+    ends: &'static [CallEnd],
 ) {
     let mut builder = Builder::new();
     builder.preemption_bound = Some(preemptions);
@@ -405,13 +405,13 @@ fn explore(
             (Kind::Runtime, calls) => channel.sleep_in_runtime(sleeper, calls),
         };
         let of = || channel.clone();
-        let (home, peer, other) = (of(), of(), of());
-        let home = thread::spawn(move || home.stay_at_home());
+        let (fallback, peer, other) = (of(), of(), of());
+        let fallback = thread::spawn(move || fallback.stay_fallback());
         let peer = thread::spawn(move || {
             for end in ends {
                 match *end {
-                    End::Answer(sleeper) => peer.answer(sleeper),
-                    End::Close => peer.close(),
+                    CallEnd::Answer(sleeper) => peer.answer(sleeper),
+                    CallEnd::Close => peer.close(),
                 }
             }
         });
@@ -420,45 +420,54 @@ fn explore(
         other.join().expect("the calls of the other are decided");
         peer.join().expect("the peer ends");
         channel.tell(|kernel| kernel.is_over = true);
-        home.join().expect("home ends");
+        fallback.join().expect("fallback ends");
     });
 }
 
 #[test]
 fn call_1_two_threads() {
     let sleepers = [(Kind::Thread, 1), (Kind::Thread, 1)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
+    nobody_is_forgotten(sleepers, &[CallEnd::Answer(0), CallEnd::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_and_a_runtime() {
     let sleepers = [(Kind::Thread, 1), (Kind::Runtime, 1)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
+    nobody_is_forgotten(sleepers, &[CallEnd::Answer(0), CallEnd::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_after_a_runtime_that_sleeps_twice() {
     let sleepers = [(Kind::Runtime, 2), (Kind::Thread, 1)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(0)]);
+    nobody_is_forgotten(
+        sleepers,
+        &[CallEnd::Answer(0), CallEnd::Answer(1), CallEnd::Answer(0)],
+    );
 }
 
 #[test]
 fn call_1_two_runtimes() {
     let sleepers = [(Kind::Runtime, 1), (Kind::Runtime, 1)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1)]);
+    nobody_is_forgotten(sleepers, &[CallEnd::Answer(0), CallEnd::Answer(1)]);
 }
 
 #[test]
 fn call_1_a_thread_that_sleeps_twice() {
     let sleepers = [(Kind::Thread, 2), (Kind::Thread, 1)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(0)]);
+    nobody_is_forgotten(
+        sleepers,
+        &[CallEnd::Answer(0), CallEnd::Answer(1), CallEnd::Answer(0)],
+    );
 }
 
-/// Whoever was served at home may find it deaf the next time: a guest has consumed the event.
+/// Whoever was served by the fallback may find it disarmed the next time: an inline watcher has consumed the event.
 #[test]
 fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
     let sleepers = [(Kind::Runtime, 1), (Kind::Thread, 2)];
-    nobody_is_forgotten(sleepers, &[End::Answer(0), End::Answer(1), End::Answer(1)]);
+    nobody_is_forgotten(
+        sleepers,
+        &[CallEnd::Answer(0), CallEnd::Answer(1), CallEnd::Answer(1)],
+    );
 }
 
 /// A close that forgets somebody does so with one preemption.
@@ -466,6 +475,11 @@ fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
 fn call_1_a_thread_and_a_runtime_whose_channel_is_closed() {
     let sleepers = [(Kind::Thread, 1), (Kind::Runtime, 1)];
     for has_edges in [false, true] {
-        explore(1, has_edges, sleepers, &[End::Answer(0), End::Close]);
+        explore(
+            1,
+            has_edges,
+            sleepers,
+            &[CallEnd::Answer(0), CallEnd::Close],
+        );
     }
 }

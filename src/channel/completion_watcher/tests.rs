@@ -55,17 +55,20 @@ fn runtime() -> tokio::runtime::Runtime {
 fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
     for is_driven in [false, true] {
         let mut ends = Loopback::new(2);
-        let guest = runtime();
+        let inline = runtime();
         let sleeper = {
-            let _entered = guest.enter();
+            let _entered = inline.enter();
             Sleeper::new(ends.call())
         };
-        assert!(matches!(*ends.channel.pump().guest(), Some(Guest::Task(_))));
+        assert!(matches!(
+            *ends.channel.watcher().inline(),
+            Some(InlineWatcher::Task(_))
+        ));
         if is_driven {
             // Until its task waits for events.
-            drive(&guest);
+            drive(&inline);
         }
-        drop(guest);
+        drop(inline);
         let request = ends.request();
         sleeper.expect_woken(request);
     }
@@ -84,7 +87,10 @@ fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
             });
         });
         let until = Instant::now() + LONG;
-        while !matches!(*ends.channel.pump().guest(), Some(Guest::Thread)) {
+        while !matches!(
+            *ends.channel.watcher().inline(),
+            Some(InlineWatcher::Thread)
+        ) {
             assert!(Instant::now() < until, "the thread does not watch");
             thread::sleep(Duration::from_millis(1));
         }
@@ -95,7 +101,7 @@ fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
         thread.join().unwrap();
         second
     });
-    assert!(ends.channel.pump().guest().is_none());
+    assert!(ends.channel.watcher().inline().is_none());
     let request = ends.request();
     others.expect_woken(request);
 }
@@ -103,28 +109,28 @@ fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
 #[test]
 fn drop_1_nobody_watches_the_queue_of_a_closed_channel() {
     let mut ends = Loopback::new(4);
-    let guest = runtime();
+    let inline = runtime();
     let (asleep, at_home) = {
-        let _entered = guest.enter();
+        let _entered = inline.enter();
         // One has its answer, and leaves an idle task; another sleeps until the channel is closed.
         let first = Sleeper::new(ends.call());
         let request = ends.request();
-        drive(&guest);
+        drive(&inline);
         request.reply(|_| Ok(0));
         while first.woken.try_recv().is_err() {
-            drive(&guest);
+            drive(&inline);
         }
         (Sleeper::new(ends.call()), first)
     };
     let elsewhere = Sleeper::new(ends.call());
-    drive(&guest);
+    drive(&inline);
     drive(&ends.runtime);
     let queue = Arc::downgrade(&ends.channel.queue().expect("it is open"));
     ends.channel.close(LossCause::Gone);
     let until = Instant::now() + LONG;
     while queue.strong_count() > 0 {
         assert!(Instant::now() < until, "a task has it");
-        drive(&guest);
+        drive(&inline);
         drive(&ends.runtime);
     }
     assert!(ends.channel.queue().is_none());

@@ -19,8 +19,8 @@ use std::time::Instant;
 
 use super::slot::{Phase, ReplyMeta, Slot};
 use crate::channel::lend::SlotToken;
-use crate::channel::{Block, CallError, LossCause, TellError, TellFailure, Violation};
-use crate::wire::{Outside, StreamPart};
+use crate::channel::{CallError, LossCause, PooledBuffer, TellError, TellFailure, Violation};
+use crate::wire::{RendezvousDescriptor, StreamPart};
 
 /// Names one call for the life of its channel; it is the request id on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,9 +68,9 @@ impl CallState {
 pub(crate) enum Received {
     /// The answer to the call in its slot.
     Answer,
-    /// The answer to this one-way call, which is to be [concluded](Caller::conclude).
+    /// The answer to this one-way call, which is to be [concluded](Caller::complete).
     OneWay(u32),
-    /// An answer whose payload is to be read first; it is among the [offers](Effects::offers).
+    /// An answer whose payload is to be read first; it is among the [pending reads](Effects::pending_reads).
     Offered,
     /// The answer to a call that had ended (CALL-2). The slot is free again.
     Late,
@@ -102,7 +102,7 @@ pub(crate) struct Prepared {
 pub(crate) enum PreparedPayload {
     Here(Vec<u8>),
     /// They do not fit a slot.
-    Outside(Block),
+    RendezvousDescriptor(PooledBuffer),
 }
 
 /// A call that waited, and is to be posted now in the slot of this send memory.
@@ -133,7 +133,7 @@ pub(crate) struct Effects {
     /// One-way calls that failed, to be told to the listener.
     pub(crate) failures: Vec<TellFailure>,
     /// Answers whose payload has to be read: memory is needed for that.
-    pub(crate) offers: Vec<(u16, CallId, Outside)>,
+    pub(crate) pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
 }
 
 /// A call that found no credit, until whoever made it has seen that it has one.
@@ -163,7 +163,7 @@ pub(crate) struct Caller {
     late: u64,
     closed: Option<LossCause>,
     /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
-    releases: VecDeque<u16>,
+    acknowledgements: VecDeque<u16>,
     /// Wakers that calls have.
     sleepers: usize,
     /// One-way calls that have not ended.
@@ -189,7 +189,7 @@ impl Caller {
             next: 1,
             late: 0,
             closed: None,
-            releases: VecDeque::new(),
+            acknowledgements: VecDeque::new(),
             sleepers: 0,
             one_way: 0,
             has_effects: false,
@@ -288,7 +288,7 @@ impl Caller {
     /// The request of `id`, which stands in `send`, has been posted. `exported` is its payload, if that lies outside of the
     /// slot.
     #[inline]
-    pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<Block>) {
+    pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<PooledBuffer>) {
         let held = &mut self.slots[usize::from(send.slot())];
         held.send = Some(send);
         if held.is(id, Phase::Claimed) {
@@ -342,7 +342,7 @@ impl Caller {
         slot: u16,
         id: CallId,
         reply: ReplyMeta,
-        outside: Option<Outside>,
+        outside: Option<RendezvousDescriptor>,
     ) -> Received {
         let Some(held) = self.slots.get_mut(usize::from(slot)) else {
             return Received::Violation(Violation::BadSlot);
@@ -363,7 +363,12 @@ impl Caller {
 
     /// It answers no call that awaits an answer.
     #[cold]
-    fn receive_late(&mut self, slot: u16, id: CallId, outside: Option<Outside>) -> Received {
+    fn receive_late(
+        &mut self,
+        slot: u16,
+        id: CallId,
+        outside: Option<RendezvousDescriptor>,
+    ) -> Received {
         let held = &self.slots[usize::from(slot)];
         if !held.is(id, Phase::Orphaned) {
             return Received::Violation(Violation::UnknownRequest);
@@ -373,7 +378,7 @@ impl Caller {
         }
         self.late += 1;
         if outside.is_some() {
-            self.releases.push_back(slot);
+            self.acknowledgements.push_back(slot);
         }
         // A closed channel has no use for the slot, and its owner may ask yet whether the request was sent.
         if self.closed.is_none() {
@@ -384,7 +389,12 @@ impl Caller {
 
     /// The call that it answers is not a plain one, or the answer is not.
     #[cold]
-    fn receive_rare(&mut self, slot: u16, reply: ReplyMeta, outside: Option<Outside>) -> Received {
+    fn receive_rare(
+        &mut self,
+        slot: u16,
+        reply: ReplyMeta,
+        outside: Option<RendezvousDescriptor>,
+    ) -> Received {
         let held = &mut self.slots[usize::from(slot)];
         let id = held.id;
         if held.rare().is_reading {
@@ -396,15 +406,15 @@ impl Caller {
             Some(outside) => {
                 held.rare().is_reading = true;
                 self.has_effects = true;
-                self.effects.offers.push((slot, id, outside));
+                self.effects.pending_reads.push((slot, id, outside));
                 Received::Offered
             }
         }
     }
 
     /// The payload of the answer in `slot`, which lay at the peer, has been read, or cannot be.
-    pub(crate) fn read(&mut self, slot: u16, payload: Result<Block, CallError>) -> Received {
-        self.releases.push_back(slot);
+    pub(crate) fn read(&mut self, slot: u16, payload: Result<PooledBuffer, CallError>) -> Received {
+        self.acknowledgements.push_back(slot);
         let held = &mut self.slots[usize::from(slot)];
         held.rare().is_reading = false;
         if held.phase == Phase::Pending {
@@ -432,7 +442,7 @@ impl Caller {
     }
 
     /// The one-way call that is answered in `slot` has ended, and failed if there is a `failure`.
-    pub(crate) fn conclude(&mut self, slot: u16, failure: Option<TellFailure>) {
+    pub(crate) fn complete(&mut self, slot: u16, failure: Option<TellFailure>) {
         if self.slots[usize::from(slot)].phase == Phase::Answered {
             self.one_way -= 1;
             self.release(slot);
@@ -526,7 +536,7 @@ impl Caller {
     }
 
     /// The payload of the answer in `slot`, if it did not travel through the ring.
-    pub(crate) fn take_read(&mut self, slot: u16) -> Result<Option<Block>, CallError> {
+    pub(crate) fn take_read(&mut self, slot: u16) -> Result<Option<PooledBuffer>, CallError> {
         let rare = self.slots[usize::from(slot)].rare.as_mut();
         rare.and_then(|rare| rare.read.take()).transpose()
     }
@@ -607,7 +617,7 @@ impl Caller {
         }
         self.sleepers = 0;
         self.one_way = 0;
-        self.effects.offers.clear();
+        self.effects.pending_reads.clear();
         self.has_effects = true;
         self.closed = Some(cause);
     }
@@ -676,12 +686,12 @@ impl Caller {
     /// Whether something waits to be posted until a credit or a place in the send queue is free.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        self.waiting > 0 || !self.releases.is_empty()
+        self.waiting > 0 || !self.acknowledgements.is_empty()
     }
 
     /// A slot whose answer's payload the peer need not keep any more, to be told so.
     pub(crate) fn take_release(&mut self) -> Option<u16> {
-        self.releases.pop_front()
+        self.acknowledgements.pop_front()
     }
 
     /// Whether there is something to do once the lock is released.

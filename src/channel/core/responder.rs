@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::channel::lend::SlotToken;
-use crate::channel::{Block, Demand, Violation};
+use crate::channel::{PooledBuffer, StreamCredit, Violation};
 use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
 
 /// What an arriving immediate means.
@@ -51,9 +51,9 @@ pub(crate) struct Rare {
     /// Of the stream that it is about.
     pub(crate) stream: Option<StreamPart>,
     /// The payload, if it did not travel through the ring.
-    pub(crate) outside: Option<Block>,
+    pub(crate) outside: Option<PooledBuffer>,
     /// If it opens a stream: what is asked of that.
-    pub(crate) demand: Option<Arc<Demand>>,
+    pub(crate) stream_credit: Option<Arc<StreamCredit>>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
 }
@@ -73,7 +73,7 @@ struct Slot {
     /// Unless somebody has the request.
     request: Option<Box<SlotRequest>>,
     /// The payload of the answer, if it does not travel through the ring, until the caller has read it.
-    kept: Option<Block>,
+    exported: Option<PooledBuffer>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +128,7 @@ impl Responder {
                 expires: None,
                 rare: None,
             })),
-            kept: None,
+            exported: None,
         };
         Self {
             slots: requests.into_iter().zip(sends).map(slot).collect(),
@@ -172,7 +172,7 @@ impl Responder {
                     && let Some(mut request) = held.request.take() =>
             {
                 held.phase = Phase::Unanswered(header.request_id);
-                held.kept = None;
+                held.exported = None;
                 self.unanswered += 1;
                 request.request_id = header.request_id;
                 request.method = header.method;
@@ -194,7 +194,7 @@ impl Responder {
             // It crossed the answer.
             (Signal::Cancel, _, _) => Arrival::Noted,
             (Signal::Release, _, _) => {
-                held.kept = None;
+                held.exported = None;
                 Arrival::Noted
             }
         }
@@ -216,13 +216,13 @@ impl Responder {
     }
 
     /// Keeps the payload of the answer in `slot` until the caller has read it.
-    pub(crate) fn keep(&mut self, slot: u16, payload: Block) {
-        self.slots[usize::from(slot)].kept = Some(payload);
+    pub(crate) fn keep(&mut self, slot: u16, payload: PooledBuffer) {
+        self.slots[usize::from(slot)].exported = Some(payload);
     }
 
     /// Whether the caller has yet to read something.
     pub(crate) fn keeps_any(&self) -> bool {
-        self.slots.iter().any(|slot| slot.kept.is_some())
+        self.slots.iter().any(|slot| slot.exported.is_some())
     }
 
     /// `request` is answered: the caller may write into its slot once it has the answer. What was rare about it comes back, to
@@ -261,7 +261,7 @@ impl Responder {
     pub(crate) fn close(&mut self) {
         self.unsent.clear();
         for slot in &mut self.slots {
-            slot.kept = None;
+            slot.exported = None;
         }
     }
 

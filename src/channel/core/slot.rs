@@ -5,8 +5,8 @@ use std::task::Waker;
 
 use super::caller::CallId;
 use crate::channel::lend::SlotToken;
-use crate::channel::{Block, CallError};
-use crate::wire::{Header, MessageKind, Outside, StreamPart};
+use crate::channel::{CallError, PooledBuffer};
+use crate::wire::{Header, MessageKind, RendezvousDescriptor, StreamPart};
 
 /// See the [module](self). A free slot keeps the number of its last call.
 #[derive(Debug)]
@@ -45,11 +45,11 @@ pub(super) struct Rare {
     /// The method of a call that nobody waits for.
     pub(super) one_way: Option<u32>,
     /// The payload of the request, which the peer reads from here.
-    pub(super) exported: Option<Block>,
+    pub(super) exported: Option<PooledBuffer>,
     /// Whether the payload of the answer, which lies at the peer, is asked for or being read.
     pub(super) is_reading: bool,
     /// The payload of the answer, once it has been read.
-    pub(super) read: Option<Result<Block, CallError>>,
+    pub(super) read: Option<Result<PooledBuffer, CallError>>,
 }
 
 /// What the header of an answer says about the bytes of its slot.
@@ -110,7 +110,10 @@ impl Slot {
 impl ReplyMeta {
     /// An answer with this header, whose payload stands there in its slot; and where the payload lies if it does not.
     #[inline]
-    pub(crate) fn of(header: &Header, payload: Range<usize>) -> (Self, Option<Outside>) {
+    pub(crate) fn of(
+        header: &Header,
+        payload: Range<usize>,
+    ) -> (Self, Option<RendezvousDescriptor>) {
         let mut meta = Self {
             is_exception: header.kind == MessageKind::Exception,
             is_end: false,

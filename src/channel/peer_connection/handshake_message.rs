@@ -14,7 +14,7 @@ pub struct Session {
 /// What the ends write to each other over the control plane. It may be late, come twice or be read by another life of the
 /// addressee. `E` is what an end must know of the other's to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Letter<E> {
+pub struct HandshakeMessage<E> {
     /// Incarnation of the writer.
     pub from: u64,
     /// Incarnation of the addressee.
@@ -25,7 +25,7 @@ pub struct Letter<E> {
     pub body: Body<E>,
 }
 
-/// See [`Letter`].
+/// See [`HandshakeMessage`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<E> {
     /// Connect with me.
@@ -56,11 +56,11 @@ pub enum Input<E> {
     /// It is not wanted any more: it ends, and is made again only if the peer opens it.
     Leave,
     /// There is reason to think that the peer can be reached now, or that another life of it can: it has registered, say.
-    Nudge,
+    Wake,
     /// Answer to [`Action::LookUp`]: the incarnation that the peer has published, if it has any.
     Record(Option<u64>),
     /// The peer, or an earlier life of it, has written.
-    Letter(Letter<E>),
+    HandshakeMessage(HandshakeMessage<E>),
     /// Answer to [`Action::Make`].
     Made {
         /// What it was made for.
@@ -89,7 +89,7 @@ pub enum Action<E> {
         theirs: E,
     },
     /// Write to the peer.
-    Send(Letter<E>),
+    Send(HandshakeMessage<E>),
     /// The session can be used, with this life of the peer.
     Up {
         /// The session.
@@ -104,7 +104,7 @@ pub enum Action<E> {
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct RetryTiming {
     /// For the answer to a look-up or an open.
     pub answer: Duration,
     /// Before the first attempt after a failed one; doubled with each.
@@ -113,7 +113,7 @@ pub struct Pace {
     pub last: Duration,
 }
 
-impl Default for Pace {
+impl Default for RetryTiming {
     /// 1 s; 10 ms to 1 s.
     fn default() -> Self {
         Self {

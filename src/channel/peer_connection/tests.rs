@@ -7,7 +7,7 @@ use super::*;
 /// Incarnations: of us, of a peer, and of the life that it had before.
 const US: u64 = 0x11;
 const PEER: u64 = 0x22;
-const GHOST: u64 = 0x33;
+const STALE_RETRY: u64 = 0x33;
 
 /// What has been asked for and is not answered.
 #[derive(Debug, Clone)]
@@ -15,13 +15,13 @@ enum Pending {
     Record,
     Made(Session),
     Drained(Session),
-    Letter(Letter<u64>),
+    HandshakeMessage(HandshakeMessage<u64>),
 }
 
 /// Two links and what lies between them. An end is known by its incarnation.
 #[derive(Debug, Clone)]
 struct Two {
-    links: [Link<u64>; 2],
+    links: [PeerConnection<u64>; 2],
     pending: Vec<(usize, Pending)>,
     now: Instant,
 }
@@ -31,7 +31,8 @@ const INCARNATIONS: [u64; 2] = [US, PEER];
 impl Two {
     fn new() -> Self {
         Self {
-            links: INCARNATIONS.map(|incarnation| Link::new(incarnation, Pace::default())),
+            links: INCARNATIONS
+                .map(|incarnation| PeerConnection::new(incarnation, RetryTiming::default())),
             pending: Vec::new(),
             now: Instant::now(),
         }
@@ -55,7 +56,9 @@ impl Two {
                         .retain(|(whose, pending)| *whose != end || !is_of(pending));
                     self.pending.push((end, Pending::Drained(session)));
                 }
-                Action::Send(letter) => self.pending.push((1 - end, Pending::Letter(letter))),
+                Action::Send(message) => self
+                    .pending
+                    .push((1 - end, Pending::HandshakeMessage(message))),
                 Action::Join { .. } | Action::Up { .. } => {}
             }
         }
@@ -70,7 +73,7 @@ impl Two {
                 endpoint: INCARNATIONS[end],
             },
             Pending::Drained(session) => Input::Drained(session),
-            Pending::Letter(letter) => Input::Letter(letter),
+            Pending::HandshakeMessage(message) => Input::HandshakeMessage(message),
         };
         self.tell(end, input);
     }
@@ -184,7 +187,7 @@ fn one_connection_when_one_end_has_lost_the_old_and_the_other_has_not_noticed() 
 }
 
 fn open(from: u64, attempt: u64, echo: Option<u64>) -> Input<u64> {
-    Input::Letter(Letter {
+    Input::HandshakeMessage(HandshakeMessage {
         from,
         to: US,
         session: Session {
@@ -199,8 +202,11 @@ fn open(from: u64, attempt: u64, echo: Option<u64>) -> Input<u64> {
 }
 
 /// Connected with `PEER`, which opened.
-fn connected() -> (Link<u64>, Instant) {
-    let (mut link, now) = (Link::new(US, Pace::default()), Instant::now());
+fn connected() -> (PeerConnection<u64>, Instant) {
+    let (mut link, now) = (
+        PeerConnection::new(US, RetryTiming::default()),
+        Instant::now(),
+    );
     link.handle(open(PEER, 1, None), now);
     let session = Session {
         opener: PEER,
@@ -218,11 +224,14 @@ fn fence_1_the_ghost_of_an_earlier_life_is_challenged_and_changes_nothing() {
     let (mut link, now) = connected();
     let before = link.connected();
     for echo in [None, Some(0), Some(7), None] {
-        link.handle(open(GHOST, 9, echo), now);
-        let Some(Action::Send(letter)) = link.poll_action() else {
+        link.handle(open(STALE_RETRY, 9, echo), now);
+        let Some(Action::Send(message)) = link.poll_action() else {
             panic!("it is asked whether it lives")
         };
-        assert_eq!((letter.to, letter.body), (GHOST, Body::Challenge(1)));
+        assert_eq!(
+            (message.to, message.body),
+            (STALE_RETRY, Body::Challenge(1))
+        );
         assert_eq!(link.poll_action(), None);
         assert_eq!(link.connected(), before);
     }
@@ -231,13 +240,13 @@ fn fence_1_the_ghost_of_an_earlier_life_is_challenged_and_changes_nothing() {
         attempt: 1,
     };
     // Nor may it end what is not its own.
-    let letter = Letter {
-        from: GHOST,
+    let message = HandshakeMessage {
+        from: STALE_RETRY,
         to: US,
         session,
         body: Body::End,
     };
-    link.handle(Input::Letter(letter), now);
+    link.handle(Input::HandshakeMessage(message), now);
     assert_eq!(link.connected(), before);
 }
 
@@ -245,7 +254,7 @@ fn fence_1_the_ghost_of_an_earlier_life_is_challenged_and_changes_nothing() {
 fn fence_1_a_new_life_that_echoes_the_challenge_is_believed_and_the_old_one_no_more() {
     let (mut link, now) = connected();
     let old = link.connected().expect("connected").0;
-    link.handle(open(GHOST, 1, Some(1)), now);
+    link.handle(open(STALE_RETRY, 1, Some(1)), now);
     assert_eq!(
         link.poll_action(),
         Some(Action::Drain(old)),
@@ -254,7 +263,7 @@ fn fence_1_a_new_life_that_echoes_the_challenge_is_believed_and_the_old_one_no_m
     assert_eq!(link.poll_action(), None);
     link.handle(Input::Drained(old), now);
     let session = Session {
-        opener: GHOST,
+        opener: STALE_RETRY,
         attempt: 1,
     };
     assert_eq!(link.poll_action(), Some(Action::Make(session)));
@@ -265,16 +274,19 @@ fn fence_1_a_new_life_that_echoes_the_challenge_is_believed_and_the_old_one_no_m
         },
         now,
     );
-    assert_eq!(link.connected(), Some((session, GHOST)));
+    assert_eq!(link.connected(), Some((session, STALE_RETRY)));
     // The challenge that the other one could have echoed is void.
     while link.poll_action().is_some() {}
     link.handle(open(PEER, 5, Some(1)), now);
-    assert_eq!(link.connected(), Some((session, GHOST)));
+    assert_eq!(link.connected(), Some((session, STALE_RETRY)));
 }
 
 #[test]
 fn fence_1_what_is_written_to_an_earlier_life_of_ours_is_dropped() {
-    let (mut link, now) = (Link::<u64>::new(US + 1, Pace::default()), Instant::now());
+    let (mut link, now) = (
+        PeerConnection::<u64>::new(US + 1, RetryTiming::default()),
+        Instant::now(),
+    );
     link.handle(open(PEER, 1, None), now);
     assert_eq!(link.poll_action(), None);
 }
@@ -293,10 +305,13 @@ fn an_attempt_that_comes_again_or_late_opens_nothing() {
 
 #[test]
 fn an_attempt_at_a_dead_life_is_given_up_as_soon_as_there_is_another() {
-    let (mut link, now) = (Link::<u64>::new(US, Pace::default()), Instant::now());
+    let (mut link, now) = (
+        PeerConnection::<u64>::new(US, RetryTiming::default()),
+        Instant::now(),
+    );
     link.handle(Input::Want, now);
     assert_eq!(link.poll_action(), Some(Action::LookUp));
-    link.handle(Input::Record(Some(GHOST)), now);
+    link.handle(Input::Record(Some(STALE_RETRY)), now);
     let Some(Action::Make(session)) = link.poll_action() else {
         panic!("it opens")
     };
@@ -305,19 +320,19 @@ fn an_attempt_at_a_dead_life_is_given_up_as_soon_as_there_is_another() {
     assert!(matches!(link.poll_action(), Some(Action::Send(_))));
 
     // Nothing new: it goes on.
-    link.handle(Input::Nudge, now);
+    link.handle(Input::Wake, now);
     assert_eq!(link.poll_action(), Some(Action::LookUp));
-    for record in [Some(GHOST), None] {
+    for record in [Some(STALE_RETRY), None] {
         link.handle(Input::Record(record), now);
         assert_eq!(link.poll_action(), None);
     }
-    link.handle(Input::Nudge, now);
+    link.handle(Input::Wake, now);
     assert_eq!(link.poll_action(), Some(Action::LookUp));
     link.handle(Input::Record(Some(PEER)), now);
     assert_eq!(link.poll_action(), Some(Action::Drain(session)), "SLOT-1");
     link.handle(Input::Drained(session), now);
     let again = link.next_timeout().expect("it tries again");
-    assert!(again <= now + Pace::default().first);
+    assert!(again <= now + RetryTiming::default().first);
     link.handle_timeout(again);
     assert_eq!(link.poll_action(), Some(Action::LookUp));
     link.handle(Input::Record(Some(PEER)), again);
@@ -326,8 +341,8 @@ fn an_attempt_at_a_dead_life_is_given_up_as_soon_as_there_is_another() {
 
 #[test]
 fn attempts_come_ever_later_but_not_later_than_the_pace_says() {
-    let pace = Pace::default();
-    let (mut link, mut now) = (Link::<u64>::new(US, pace), Instant::now());
+    let pace = RetryTiming::default();
+    let (mut link, mut now) = (PeerConnection::<u64>::new(US, pace), Instant::now());
     link.handle(Input::Want, now);
     let mut waits = Vec::new();
     for _ in 0..40 {
@@ -352,10 +367,10 @@ fn who_leaves_says_so_and_the_peer_may_open_again() {
     let (mut link, now) = connected();
     let (session, _) = link.connected().expect("connected");
     link.handle(Input::Leave, now);
-    let Some(Action::Send(letter)) = link.poll_action() else {
+    let Some(Action::Send(message)) = link.poll_action() else {
         panic!("the peer is told")
     };
-    assert_eq!((letter.session, letter.body), (session, Body::End));
+    assert_eq!((message.session, message.body), (session, Body::End));
     assert_eq!(link.poll_action(), Some(Action::Drain(session)));
     link.handle(Input::Drained(session), now);
     assert_eq!((link.poll_action(), link.next_timeout()), (None, None));
@@ -366,7 +381,7 @@ fn who_leaves_says_so_and_the_peer_may_open_again() {
 #[test]
 fn fence_1_nobody_else_has_our_incarnation() {
     let now = Instant::now();
-    let mut link = Link::new(US, Pace::default());
+    let mut link = PeerConnection::new(US, RetryTiming::default());
     let session = Session {
         opener: US,
         attempt: 1,
@@ -383,13 +398,13 @@ fn fence_1_nobody_else_has_our_incarnation() {
         },
         Body::End,
     ] {
-        let letter = Letter {
+        let message = HandshakeMessage {
             from: US,
             to: US,
             session,
             body,
         };
-        link.handle(Input::Letter(letter), now);
+        link.handle(Input::HandshakeMessage(message), now);
         assert_eq!(link.poll_action(), None);
     }
     // A record that says so is nobody's.

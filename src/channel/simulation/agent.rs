@@ -7,7 +7,7 @@ use super::fabric::{Completed, Content, Port};
 use super::schedule::Micros;
 use crate::channel::core::caller::{CallId, Caller};
 use crate::channel::core::responder::{Responder, SlotRequest};
-use crate::channel::link::{Link, Pace, Session};
+use crate::channel::peer_connection::{PeerConnection, RetryTiming, Session};
 use crate::channel::send_queue::SendQueue;
 
 /// A life of an agent: its place among the agents, and how many lives it had before.
@@ -31,7 +31,7 @@ pub(super) struct Agent {
 /// What an agent has for one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) link: Link<Port>,
+    pub(super) link: PeerConnection<Port>,
     /// The earliest timer that is planned for the link.
     pub(super) timer: Option<Micros>,
     /// What is being made.
@@ -76,9 +76,9 @@ pub(super) struct Live {
 }
 
 impl Peer {
-    pub(super) fn new(incarnation: u64, pace: Pace, slots: usize) -> Self {
+    pub(super) fn new(incarnation: u64, pace: RetryTiming, slots: usize) -> Self {
         Self {
-            link: Link::new(incarnation, pace),
+            link: PeerConnection::new(incarnation, pace),
             timer: None,
             making: None,
             made: None,

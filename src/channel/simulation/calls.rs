@@ -8,7 +8,7 @@ use super::world::World;
 use crate::channel::core::caller::{CallId, CallState, Placed, Received};
 use crate::channel::core::responder::Arrival;
 use crate::channel::core::slot::ReplyMeta;
-use crate::channel::link::{Input, Session};
+use crate::channel::peer_connection::{Input, Session};
 use crate::channel::work_id::WorkId;
 use crate::wire::{Header, Immediate, MessageKind, Signal};
 
@@ -135,7 +135,7 @@ impl World {
             let work = WorkId {
                 receive: false,
                 owner,
-                lane: 0,
+                queue_pair: 0,
                 retires: ticket.retires,
             };
             self.fly(port, imm, content, (ticket.retires > 0).then_some(work));

@@ -1,10 +1,10 @@
-//! The control plane: records that may be stale, letters that may be late, come twice, or find another life.
+//! The control plane: records that may be stale, messages that may be late, come twice, or find another life.
 
 use super::agent::Spot;
 use super::fabric::Port;
 use super::schedule::{Event, Micros};
 use super::world::World;
-use crate::channel::link::{Input, Letter};
+use crate::channel::peer_connection::{HandshakeMessage, Input};
 
 /// What the world keeps under an alias, whoever lives there.
 #[derive(Debug, Default)]
@@ -16,7 +16,7 @@ pub(super) struct Alias {
     /// Incarnations of all lives so far.
     pub(super) incarnations: Vec<u64>,
     /// Letters that came while nobody lived there.
-    pub(super) mail: Vec<(usize, Letter<Port>)>,
+    pub(super) mail: Vec<(usize, HandshakeMessage<Port>)>,
 }
 
 /// One that an alias knows.
@@ -60,15 +60,15 @@ impl World {
         self.aliases[agent].records.push((now, record));
     }
 
-    pub(super) fn mail(&mut self, spot: Spot, peer: usize, letter: Letter<Port>) {
+    pub(super) fn mail(&mut self, spot: Spot, peer: usize, message: HandshakeMessage<Port>) {
         let Neighbour { agent, back, .. } = self.aliases[spot.agent].neighbours[peer];
-        self.tell(|| format!("{spot:?} writes to {agent}: {letter:x?}"));
+        self.tell(|| format!("{spot:?} writes to {agent}: {message:x?}"));
         let copies = if self.rng.percent(4) { 2 } else { 1 };
         for _ in 0..copies {
             let most = if self.rng.percent(6) { 60_000 } else { 2000 };
             let at = self.heard_at(100, most);
             self.schedule
-                .at(at, Event::Mail(agent, back, letter.clone()));
+                .at(at, Event::Mail(agent, back, message.clone()));
         }
     }
 }

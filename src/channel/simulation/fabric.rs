@@ -3,7 +3,7 @@
 use super::agent::Spot;
 use super::schedule::{Event, Micros};
 use super::world::World;
-use crate::channel::link::Session;
+use crate::channel::peer_connection::Session;
 use crate::channel::work_id::WorkId;
 use crate::wire::{Header, Immediate, MessageKind};
 
@@ -133,7 +133,7 @@ impl World {
         let work = WorkId {
             receive: true,
             owner: to.generation,
-            lane: 0,
+            queue_pair: 0,
             retires: 0,
         };
         self.complete(flight.to, work, Ok(Some(flight.imm)));
@@ -212,7 +212,7 @@ impl World {
         let work = WorkId {
             receive: true,
             owner: generation,
-            lane: 0,
+            queue_pair: 0,
             retires: 0,
         };
         self.complete(port, work, Err(Flushed));

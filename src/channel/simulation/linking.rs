@@ -7,7 +7,7 @@ use super::world::World;
 use crate::channel::LossCause;
 use crate::channel::core::caller::CallState;
 use crate::channel::core::responder::Responder;
-use crate::channel::link::{Action, Input, Session};
+use crate::channel::peer_connection::{Action, Input, Session};
 use crate::channel::send_queue::SendQueue;
 
 impl World {
@@ -36,7 +36,7 @@ impl World {
                         self.join(ours, theirs);
                     }
                 }
-                Action::Send(letter) => self.mail(spot, peer, letter),
+                Action::Send(message) => self.mail(spot, peer, message),
                 Action::Up {
                     session,
                     peer: life,

@@ -3,8 +3,8 @@
 //! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks; [`shells`] does so with the
 //! channel and the mailbox around them, on a fabric. Here, two to eight agents
 //! live in a [`World`](world::World) of their own: a fabric whose queue pairs keep their order and nothing else, a control
-//! plane whose records are stale and whose letters are late, lost lives and new ones, freezes and outages, under one
-//! virtual clock and one seed. Each agent has for each of its peers a [`Link`](super::link::Link), a
+//! plane whose records are stale and whose messages are late, lost lives and new ones, freezes and outages, under one
+//! virtual clock and one seed. Each agent has for each of its peers a [`PeerConnection`](super::peer_connection::PeerConnection), a
 //! [`Caller`](super::Caller), [`Responder`](super::Responder)s and the accounts of send queues, as the shells have them, and
 //! completions find their way by [`WorkId`](super::work_id::WorkId). After each step the world, which knows what is true,
 //! checks what was promised:

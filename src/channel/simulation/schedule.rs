@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::agent::Spot;
 use super::fabric::{Flight, Port};
 use super::trouble::Trouble;
-use crate::channel::link::{Letter, Session};
+use crate::channel::peer_connection::{HandshakeMessage, Session};
 
 /// Microseconds since the world began.
 pub(super) type Micros = u64;
@@ -35,8 +35,8 @@ pub(super) enum Event {
     Made(Spot, usize, Session),
     /// Queue pairs are drained.
     Drained(Spot, usize, Session),
-    /// A letter comes to whoever has the alias.
-    Mail(usize, usize, Letter<Port>),
+    /// A message comes to whoever has the alias.
+    Mail(usize, usize, HandshakeMessage<Port>),
     /// Something goes wrong.
     Trouble(Trouble),
     /// Nothing goes wrong any more, and no more calls are made.

@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::trouble_queue::{Trouble, TroubledDevice};
 use crate::channel::loopback::{DRIVER, LONG, Loopback};
 use crate::channel::{
-    Answer, CallError, Delivery, Inbound, LossCause, PendingCall, ReplyBytes, ToldCall,
+    Answer, CallError, Delivery, Inbound, LossCause, OneWayCall, PendingCall, ReplyBytes,
 };
 use crate::fabric::CompletionQueue;
 use crate::fabric::shm::ShmDevice;
@@ -141,7 +141,7 @@ struct World {
     is_dismissed: bool,
     made: u32,
     calls: BTreeMap<u32, Waiting<PendingCall>>,
-    told: Vec<Waiting<ToldCall>>,
+    told: Vec<Waiting<OneWayCall>>,
     kept: Vec<(u32, ReplyBytes)>,
     sizes: Vec<usize>,
     requests: Vec<Inbound>,

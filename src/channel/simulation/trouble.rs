@@ -2,8 +2,8 @@
 
 use super::agent::{Agent, Peer, Spot};
 use super::schedule::{Event, Micros};
-use super::world::{CALM, PACE, World};
-use crate::channel::link::Input;
+use super::world::{CALM, RETRY_TIMING, World};
+use crate::channel::peer_connection::Input;
 
 /// What goes wrong. Agents are named by their place.
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +83,7 @@ impl World {
         let neighbours = self.aliases[agent].neighbours.clone();
         let peers = neighbours
             .iter()
-            .map(|_| Peer::new(incarnation, PACE, slots));
+            .map(|_| Peer::new(incarnation, RETRY_TIMING, slots));
         self.lives[agent] = Some(Agent {
             incarnation,
             frozen_until: 0,
@@ -95,8 +95,8 @@ impl World {
         self.aliases[agent].incarnations.push(incarnation);
         self.publish(agent, Some(incarnation));
         let spot = Spot { agent, life };
-        for (at, letter) in std::mem::take(&mut self.aliases[agent].mail) {
-            self.schedule.after(1, Event::Mail(agent, at, letter));
+        for (at, message) in std::mem::take(&mut self.aliases[agent].mail) {
+            self.schedule.after(1, Event::Mail(agent, at, message));
         }
         for (at, neighbour) in neighbours.iter().enumerate() {
             if neighbour.wanted {
@@ -108,7 +108,7 @@ impl World {
                 && let Some(other) = self.spot(neighbour.agent)
                 && self.living(other).frozen_until <= self.schedule.now
             {
-                self.handle(other, neighbour.back, Input::Nudge);
+                self.handle(other, neighbour.back, Input::Wake);
             }
         }
     }

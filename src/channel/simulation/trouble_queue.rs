@@ -89,7 +89,7 @@ impl Poller for TroubledPoller {
                 let id = WorkId {
                     receive: true,
                     owner: OWNER,
-                    lane: 0,
+                    queue_pair: 0,
                     retires: 0,
                 };
                 out[0] = Completion {

@@ -9,14 +9,14 @@ use super::fabric::QueuePair;
 use super::rng::Rng;
 use super::schedule::{Event, Micros, Schedule};
 use super::trouble::Trouble;
-use crate::channel::link::{Input, Pace};
+use crate::channel::peer_connection::{Input, RetryTiming};
 
 /// When nothing goes wrong any more.
 pub(super) const CALM: Micros = 60_000;
 /// Events after which a world that has not come to rest never will.
 const MANY: usize = 100_000;
 
-pub(super) const PACE: Pace = Pace {
+pub(super) const RETRY_TIMING: RetryTiming = RetryTiming {
     answer: Duration::from_millis(15),
     first: Duration::from_millis(1),
     last: Duration::from_millis(16),
@@ -182,14 +182,14 @@ impl World {
             Event::Record(spot, at) => self.answer_look_up(spot, at),
             Event::Made(spot, at, session) => self.make(spot, at, session),
             Event::Drained(spot, at, session) => self.drained(spot, at, session),
-            Event::Mail(agent, at, letter) => match self.spot(agent) {
-                None => self.aliases[agent].mail.push((at, letter)),
+            Event::Mail(agent, at, message) => match self.spot(agent) {
+                None => self.aliases[agent].mail.push((at, message)),
                 Some(spot) => {
                     let until = self.living(spot).frozen_until;
                     if now < until {
-                        return self.schedule.at(until, Event::Mail(agent, at, letter));
+                        return self.schedule.at(until, Event::Mail(agent, at, message));
                     }
-                    self.handle(spot, at, Input::Letter(letter));
+                    self.handle(spot, at, Input::HandshakeMessage(message));
                 }
             },
             Event::Trouble(trouble) => self.trouble(trouble),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
-use slimerpc::channel::link::{Action, Body, Input, Letter, Link, Pace, Session};
+use slimerpc::channel::peer_connection::{Action, Body, HandshakeMessage, Input, PeerConnection, RetryTiming, Session};
 use slimerpc::control::{Mail, read_mailbox};
 use slimerpc_actors::fuzzing::read_handshake;
 
@@ -17,7 +17,7 @@ enum Case<'a> {
     /// The body of mail of one of our kinds.
     Body(u8, &'a str),
     /// What one link is told.
-    Link(Vec<Step>),
+    PeerConnection(Vec<Step>),
 }
 
 const KINDS: [&str; 5] = [
@@ -34,7 +34,7 @@ enum Step {
     Leave,
     Nudge,
     Record(Option<u8>),
-    Letter {
+    HandshakeMessage {
         from: u8,
         to: u8,
         opener: u8,
@@ -66,7 +66,7 @@ fn incarnation(which: u8) -> u64 {
 
 /// A link and a shell that does what it says.
 struct Shell {
-    link: Link<u8>,
+    link: PeerConnection<u8>,
     now: Instant,
     /// The session that has queue pairs.
     live: Option<Session>,
@@ -120,13 +120,13 @@ impl Shell {
             Step::Leave => self.tell(Input::Leave),
             Step::Nudge => self.tell(Input::Nudge),
             Step::Record(found) => self.tell(Input::Record(found.map(incarnation))),
-            Step::Letter {
+            Step::HandshakeMessage {
                 from,
                 to,
                 opener,
                 attempt,
                 text,
-            } => self.tell(Input::Letter(Letter {
+            } => self.tell(Input::HandshakeMessage(HandshakeMessage {
                 from: incarnation(from),
                 to: incarnation(to),
                 session: Session {
@@ -163,9 +163,9 @@ fuzz_target!(|case: Case<'_>| {
             let mail = Mail::new(kind).with("peer", "worker:0").with("body", body);
             read_handshake(&mail);
         }
-        Case::Link(steps) => {
+        Case::PeerConnection(steps) => {
             let mut shell = Shell {
-                link: Link::new(US, Pace::default()),
+                link: PeerConnection::new(US, RetryTiming::default()),
                 now: Instant::now(),
                 live: None,
                 is_made: true,

@@ -14,7 +14,7 @@ use slimerpc::channel::ServiceTable;
 use slimerpc::control::{ControlError, Entity, ServiceRecord};
 use tokio::time::{sleep, timeout};
 
-use super::State;
+use super::AgentState;
 
 /// How long serving, or ending a service, waits for the control plane to know it. After that it is told all the same.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -31,7 +31,7 @@ impl Advertised {
     }
 }
 
-impl State {
+impl AgentState {
     /// Advertises a service, which has been published.
     pub(super) async fn advertise(self: &Rc<Self>, table: &ServiceTable, type_name: &str) {
         let number = self.next.replace(self.next.get().wrapping_add(1));

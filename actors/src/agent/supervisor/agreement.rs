@@ -10,7 +10,7 @@ use std::collections::HashSet;
 
 use slimerpc::channel::{Mismatch, ServiceTable};
 
-use super::State;
+use super::AgentState;
 
 /// Peers that are remembered to have been told of; others choose their names.
 const MOST: usize = 1024;
@@ -26,7 +26,7 @@ impl Untyped {
     }
 }
 
-impl State {
+impl AgentState {
     /// A service of `peer` is about to be called: says what of it cannot be.
     pub(super) fn note_agreement(&self, peer: &str, ours: &ServiceTable, theirs: &ServiceTable) {
         for mismatch in theirs.differences(ours) {

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::pairs::{Pair, mailbox_name, mailbox_record};
-use super::{Dial, FIRST_LOOK, State};
+use super::{AgentState, ConnectService, FIRST_LOOK};
 use crate::AgentError;
 use crate::dlslime::qp_ready::{self, Path, QpReady};
 
@@ -39,11 +39,11 @@ enum Claim {
     Others,
 }
 
-impl State {
+impl AgentState {
     /// The channel to a DLSlime peer, made if there is none.
     pub(super) async fn call_dlslime(
         &self,
-        dial: &Dial,
+        dial: &ConnectService,
         record: &PeerRecord,
         started: Instant,
     ) -> Result<Arc<ClientChannel>, AgentError> {
@@ -99,7 +99,7 @@ impl State {
 
     async fn dial_dlslime(
         &self,
-        dial: &Dial,
+        dial: &ConnectService,
         record: &PeerRecord,
         started: Instant,
         mut mail: mpsc::Receiver<QpReady>,
@@ -140,7 +140,7 @@ impl State {
                 theirs = ready.queue_pairs;
             }
         };
-        let channel = dialer.connect_compatible(peer, &ring, dial.patience.clone())?;
+        let channel = dialer.connect_compatible(peer, &ring, dial.wait_policy.clone())?;
         Ok((channel, theirs))
     }
 
@@ -150,7 +150,7 @@ impl State {
         dialer: &mut Dialer,
         early: Option<QpReady>,
         mail: &mut mpsc::Receiver<QpReady>,
-        dial: &Dial,
+        dial: &ConnectService,
         started: Instant,
     ) -> Result<Vec<QueuePairInfo>, AgentError> {
         let mut early = early;
@@ -230,7 +230,12 @@ impl State {
         }
     }
 
-    fn silent(&self, dial: &Dial, started: Instant, waiting_for: &'static str) -> AgentError {
+    fn silent(
+        &self,
+        dial: &ConnectService,
+        started: Instant,
+        waiting_for: &'static str,
+    ) -> AgentError {
         AgentError::DlslimeTimeout {
             peer: dial.peer.clone(),
             waiting_for: waiting_for.into(),

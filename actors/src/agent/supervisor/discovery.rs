@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use slimerpc::control::{Entity, EntityEvent, ServiceRecord};
 use tokio::sync::watch;
 
-use super::{State, Supervisor};
+use super::{AgentState, Supervisor};
 use crate::AgentError;
 
 /// Registered services by the id of their entity.
@@ -55,7 +55,7 @@ impl Handler<FollowServices> for Supervisor {
     }
 }
 
-impl State {
+impl AgentState {
     pub(super) fn follow(self: &Rc<Self>) -> Following {
         let mut followed = self.followed.0.borrow_mut();
         if let Some(sender) = &*followed {

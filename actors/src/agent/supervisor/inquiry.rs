@@ -3,9 +3,9 @@
 
 use slimerpc::channel::Descriptor;
 
-use super::State;
+use super::AgentState;
 
-impl State {
+impl AgentState {
     /// Whether it is proved that this life of `peer` is over: another one is registered under its alias, or its process has
     /// ended. False if the control plane cannot tell.
     pub(super) async fn is_life_over(&self, peer: &str, life: u64) -> bool {

@@ -11,12 +11,12 @@ use slimerpc::backoff::Pauses;
 use slimerpc::control::ServiceRecord;
 use tokio::time::{sleep, timeout};
 
-use super::finding::{Following, Registered};
-use super::{LOOKS, Look, State};
+use super::discovery::{Following, Registered};
+use super::{AgentState, LOOKS, PeerLookup};
 
 /// News of one peer, for one wait. It costs nothing before the first pause is over.
 pub(super) struct News {
-    state: Rc<State>,
+    state: Rc<AgentState>,
     peer: String,
     pauses: Pauses,
     following: Option<Following>,
@@ -25,7 +25,7 @@ pub(super) struct News {
 }
 
 impl News {
-    pub(super) fn new(state: &Rc<State>, peer: &str) -> Self {
+    pub(super) fn new(state: &Rc<AgentState>, peer: &str) -> Self {
         Self {
             state: state.clone(),
             peer: peer.to_owned(),
@@ -75,14 +75,14 @@ fn services_of(registered: &Registered, peer: &str) -> Vec<Arc<ServiceRecord>> {
         .collect()
 }
 
-impl State {
+impl AgentState {
     /// Waits until another life of `peer` than this one has described itself.
     pub(super) async fn superseded(self: &Rc<Self>, peer: &str, life: u64) {
         let mut news = News::new(self, peer);
         loop {
             news.wait(Duration::MAX).await;
             // An outage of the control plane is sat out.
-            if let Ok(Look::Found(theirs)) = self.look(peer).await
+            if let Ok(PeerLookup::Found(theirs)) = self.look(peer).await
                 && theirs.incarnation != life
             {
                 return;

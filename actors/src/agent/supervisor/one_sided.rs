@@ -10,15 +10,15 @@ use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slimerpc::channel::{
-    Descriptor, Exposed, LossCause, Mismatch, OneSided, OneSidedDialer, Patience, Place,
-    QueuePairInfo,
+    BufferLocation, Descriptor, Exposed, LossCause, Mismatch, OneSided, OneSidedDialer,
+    QueuePairInfo, WaitPolicy,
 };
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{FIRST_LOOK, Found, State, Supervisor, check_life};
+use super::{AgentState, FIRST_LOOK, Found, Supervisor, check_life};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
@@ -29,23 +29,23 @@ const MAX_EXPOSED: usize = 4096;
 
 /// Connects with the owner of a buffer.
 #[derive(Message)]
-#[rtype(result = "Result<Reached, BufferError>")]
-pub(crate) struct Reach {
+#[rtype(result = "Result<BufferConnection, BufferError>")]
+pub(crate) struct ConnectBuffer {
     pub(crate) buffer: RdmaBuffer,
-    pub(crate) patience: Patience,
+    pub(crate) wait_policy: WaitPolicy,
     pub(crate) timeout: Duration,
 }
 
 /// The way to a buffer.
 #[derive(Clone)]
-pub(crate) struct Reached {
+pub(crate) struct BufferConnection {
     pub(crate) connection: Arc<OneSided>,
-    pub(crate) place: Place,
+    pub(crate) place: BufferLocation,
 }
 
 /// What an agent has of such connections.
 #[derive(Default)]
-pub(super) struct Reaching {
+pub(super) struct OneSidedConnections {
     /// Ours, by the life of the owner and the kind of link.
     connections: HashMap<(String, u64, LinkType), Weak<OneSided>>,
     /// Those that wait for the owner's answer.
@@ -54,7 +54,7 @@ pub(super) struct Reaching {
     exposed: Vec<(String, Exposed)>,
 }
 
-impl Reaching {
+impl OneSidedConnections {
     /// An open connection.
     fn open(&mut self, key: &(String, u64, LinkType)) -> Option<Arc<OneSided>> {
         self.connections
@@ -113,17 +113,20 @@ impl Reaching {
     }
 }
 
-impl Handler<Reach> for Supervisor {
-    type Result = ResponseFuture<Result<Reached, BufferError>>;
+impl Handler<ConnectBuffer> for Supervisor {
+    type Result = ResponseFuture<Result<BufferConnection, BufferError>>;
 
-    fn handle(&mut self, reach: Reach, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, reach: ConnectBuffer, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
         Box::pin(async move { state.reach_memory(reach).await })
     }
 }
 
-impl State {
-    async fn reach_memory(self: &Rc<Self>, reach: Reach) -> Result<Reached, BufferError> {
+impl AgentState {
+    async fn reach_memory(
+        self: &Rc<Self>,
+        reach: ConnectBuffer,
+    ) -> Result<BufferConnection, BufferError> {
         let started = Instant::now();
         let owner = reach.buffer.owner();
         let devices = &self.settings.devices;
@@ -143,21 +146,21 @@ impl State {
             });
         };
         let key = (owner.to_owned(), theirs.incarnation, link);
-        if let Some(connection) = self.reaching.borrow_mut().open(&key) {
-            return Ok(Reached { connection, place });
+        if let Some(connection) = self.one_sided.borrow_mut().open(&key) {
+            return Ok(BufferConnection { connection, place });
         }
         let connection = tokio::select! {
             connection = self.dial_memory(&reach, link, started) => connection?,
             () = self.superseded(owner, theirs.incarnation) => return Err(gone(owner)),
         };
         let weak = Arc::downgrade(&connection);
-        self.reaching.borrow_mut().connections.insert(key, weak);
-        Ok(Reached { connection, place })
+        self.one_sided.borrow_mut().connections.insert(key, weak);
+        Ok(BufferConnection { connection, place })
     }
 
     async fn dial_memory(
         &self,
-        reach: &Reach,
+        reach: &ConnectBuffer,
         link: LinkType,
         started: Instant,
     ) -> Result<Arc<OneSided>, BufferError> {
@@ -173,18 +176,18 @@ impl State {
             link,
             qp: dialer.address(),
         };
-        let told = self.reaching.borrow_mut().await_answer(id);
+        let told = self.one_sided.borrow_mut().await_answer(id);
         let mail = open.to_mail(&self.alias);
         let sent = self.control().send_mail(owner, &mail).await;
         let left = reach.timeout.saturating_sub(started.elapsed());
         let answered = match sent {
             Ok(()) => timeout(left.max(FIRST_LOOK), told).await,
             Err(error) => {
-                self.reaching.borrow_mut().dialing.remove(&id);
+                self.one_sided.borrow_mut().dialing.remove(&id);
                 return Err(AgentError::from(error).into());
             }
         };
-        self.reaching.borrow_mut().dialing.remove(&id);
+        self.one_sided.borrow_mut().dialing.remove(&id);
         let theirs = match answered {
             Ok(Ok(Ok(theirs))) => theirs,
             Ok(Ok(Err(Mismatch::Incarnation { .. }))) => return Err(gone(owner)),
@@ -201,7 +204,7 @@ impl State {
                 .into());
             }
         };
-        let connected = dialer.connect(theirs, reach.patience.clone());
+        let connected = dialer.connect(theirs, reach.wait_policy.clone());
         Ok(connected.map_err(AgentError::from)?)
     }
 
@@ -230,7 +233,7 @@ impl State {
         }
         let refuse = |error: &dyn std::fmt::Display| Mismatch::Connect(error.to_string());
         let memory = devices.apart(open.link).map_err(|error| refuse(&error))?;
-        let exposed = &mut self.reaching.borrow_mut().exposed;
+        let exposed = &mut self.one_sided.borrow_mut().exposed;
         exposed.retain(|(_, end)| !end.is_over());
         if exposed.len() >= MAX_EXPOSED {
             return Err(refuse(&format!(
@@ -253,7 +256,7 @@ fn gone(owner: &str) -> BufferError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use slimerpc::channel::{Memory, MemoryLimits};
+    use slimerpc::channel::{BufferPool, MemoryLimits};
     use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
 
     use super::*;
@@ -261,27 +264,27 @@ mod tests {
     /// A connection of ours, and the other end.
     fn connection() -> (Arc<OneSided>, Exposed) {
         let (device, retry) = (ShmDevice::open().unwrap(), RetryPolicy::default());
-        let memory = Memory::private(device.clone(), MemoryLimits::default());
+        let memory = BufferPool::private(device.clone(), MemoryLimits::default());
         let dialer = OneSidedDialer::new(&memory, retry).unwrap();
         let (exposed, theirs) = Exposed::accept(&*device, dialer.address(), retry).unwrap();
-        let patience = Patience {
+        let wait_policy = WaitPolicy {
             busy_poll: Duration::ZERO,
             runtime: tokio::runtime::Handle::current(),
         };
-        (dialer.connect(theirs, patience).unwrap(), exposed)
+        (dialer.connect(theirs, wait_policy).unwrap(), exposed)
     }
 
     #[test]
     fn dials_that_were_given_up_are_forgotten_and_others_are_answered() {
-        let mut reaching = Reaching::default();
-        let waits = reaching.await_answer(1);
+        let mut one_sided = OneSidedConnections::default();
+        let waits = one_sided.await_answer(1);
         for id in 2..100 {
-            drop(reaching.await_answer(id));
+            drop(one_sided.await_answer(id));
         }
-        let _last = reaching.await_answer(100);
-        assert_eq!(reaching.dialing.len(), 2);
+        let _last = one_sided.await_answer(100);
+        assert_eq!(one_sided.dialing.len(), 2);
         let result = Err(Mismatch::Connect("no".to_owned()));
-        reaching.take_answer(OneSidedAnswer {
+        one_sided.take_answer(OneSidedAnswer {
             id: 1,
             result: result.clone(),
         });
@@ -290,16 +293,16 @@ mod tests {
 
     #[actix::test]
     async fn fence_1_the_end_of_an_earlier_life_of_an_owner_closes_no_connection_to_a_later_one() {
-        let mut reaching = Reaching::default();
+        let mut one_sided = OneSidedConnections::default();
         let owners = [("owner:0", 1), ("owner:0", 2), ("owner:1", 1)];
         let ends = owners.map(|(owner, life)| {
             let (connection, exposed) = connection();
             let key = (owner.to_owned(), life, LinkType::Shm);
             let ours = Arc::downgrade(&connection);
-            reaching.connections.insert(key, ours);
+            one_sided.connections.insert(key, ours);
             (connection, exposed)
         });
-        reaching.life_lost("owner:0", 1, &LossCause::Gone);
+        one_sided.life_lost("owner:0", 1, &LossCause::Gone);
         let closed = ends.each_ref().map(|(connection, _)| connection.closed());
         assert_eq!(closed, [Some(LossCause::Gone), None, None]);
     }

@@ -1,7 +1,7 @@
-//! The lines of an agent: to each native peer one, on which both ends give signs of life.
+//! Monitors of native peers: one for each peer, with a queue pair on which both ends send heartbeats.
 //!
-//! Which end connects with which is decided by a [`Link`]; here is what it has done. While a line is up, a task of its own
-//! listens to it and beats. A line that goes down takes with it everything that belongs to that life of the peer.
+//! Which end connects with which is decided by a [`PeerConnection`]; this module carries out its actions.
+//! While a monitor is up, a task of its own listens and sends heartbeats. A monitor that goes down takes with it everything that belongs to that life of the peer.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -10,9 +10,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
-use slimerpc::channel::link::{Action, Body, Input, Letter, Link, Pace, Session};
+use slimerpc::channel::peer_connection::{
+    Action, Body, HandshakeMessage, Input, PeerConnection, RetryTiming, Session,
+};
 use slimerpc::channel::{
-    Change, ClientChannel, Descriptor, Heard, Heartbeat, Liveness, LossCause, Mismatch, Pulse,
+    Change, ClientChannel, Descriptor, Heartbeat, HeartbeatEvent, HeartbeatTiming, Liveness,
+    LossCause, Mismatch,
 };
 use slimerpc::clock::later;
 use slimerpc::fabric::{CompletionEvents, LinkType};
@@ -20,41 +23,41 @@ use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::news::News;
-use super::{Found, State, Supervisor};
+use super::{AgentState, Found, Supervisor};
 use crate::AgentError;
-use crate::agent::link_letter::{LinkEnd, LinkLetter};
+use crate::agent::handshake_json::{HandshakeJson, LinkEndpoint};
 use crate::client::watch::{PeerEvent, Watch};
 
-/// Lines to peers that began them and that nobody here wants; more are not answered.
-const MAX_LINES: usize = 4096;
+/// Limit of monitors that peers opened and no local user wants; further ones are not answered.
+const MAX_MONITORS: usize = 4096;
 /// Events of a peer that are kept for who is slow to read them.
 const EVENTS: usize = 64;
 /// An attempt to reach the life of a peer that was lost is not made more often, as it is most likely dead.
-const GHOST: Duration = Duration::from_secs(2);
+const STALE_RETRY: Duration = Duration::from_secs(2);
 /// Between two questions to the control plane whether a stalled peer is gone.
 const INQUIRY: Duration = Duration::from_secs(2);
 /// How long a farewell may take to arrive.
-const FAREWELL: Duration = Duration::from_millis(50);
+const GOODBYE: Duration = Duration::from_millis(50);
 /// A life that is doubted and has not ended by then goes on: it takes about 2 s to notice that an RDMA peer is gone.
 const DOUBT: Duration = Duration::from_secs(3);
 /// By so much a sign of life may be older than it says: its age is in milliseconds.
 const AGE_ERROR: Duration = Duration::from_millis(5);
-const PACE: Pace = Pace {
+const RETRY_TIMING: RetryTiming = RetryTiming {
     answer: Duration::from_millis(500),
     first: Duration::from_millis(10),
     last: Duration::from_millis(400),
 };
 
-/// What an agent has of lines.
+/// The monitors of an agent, by peer.
 #[derive(Default)]
-pub(super) struct Lines(RefCell<HashMap<String, Rc<Line>>>);
+pub(super) struct PeerMonitors(RefCell<HashMap<String, Rc<PeerMonitor>>>);
 
 /// See the [module](self).
-pub(super) struct Line {
+pub(super) struct PeerMonitor {
     peer: String,
-    core: RefCell<Core>,
+    core: RefCell<MonitorState>,
     /// Something was put in for the task.
-    stirred: Notify,
+    woken: Notify,
     /// There once somebody watches: it takes up some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The life of the peer that can be reached.
@@ -67,7 +70,7 @@ pub(super) struct Line {
     ended: RefCell<Option<PeerEvent>>,
 }
 
-impl Line {
+impl PeerMonitor {
     fn subscribe(&self) -> broadcast::Receiver<PeerEvent> {
         let events = self.events.get_or_init(|| broadcast::Sender::new(EVENTS));
         events.subscribe()
@@ -105,11 +108,11 @@ impl Line {
     }
 }
 
-struct Core {
-    link: Link<LinkEnd>,
-    inputs: VecDeque<Input<LinkEnd>>,
+struct MonitorState {
+    link: PeerConnection<LinkEndpoint>,
+    inputs: VecDeque<Input<LinkEndpoint>>,
     /// The end that there is, if there is one.
-    end: Option<End>,
+    end: Option<MonitoredEnd>,
     /// What the peer's last open is attached to.
     opened: Option<(Session, LinkType)>,
     /// What our next open is to be attached to.
@@ -117,19 +120,19 @@ struct Core {
     was_up: bool,
     /// The life that was lost last, and when it may be tried again.
     lost: Option<(u64, Instant)>,
-    /// Why the next end of the line is.
+    /// Why the monitor will go down next.
     cause: Option<LossCause>,
 }
 
-struct End {
+struct MonitoredEnd {
     session: Session,
-    pulse: Pulse,
+    heartbeat: Heartbeat,
     events: Rc<CompletionEvents>,
     /// Once it is up: the life of the peer, and what is known of that.
     up: Option<(u64, Liveness)>,
     /// Whether the other end is certain to be up as well. Until then its end is that of an attempt, not of a life.
     is_certain: bool,
-    beat: Heartbeat,
+    beat: HeartbeatTiming,
     next_beat: Instant,
     /// When the control plane is asked next whether a stalled peer is gone.
     next_inquiry: Instant,
@@ -138,10 +141,10 @@ struct End {
     is_here: bool,
 }
 
-/// What is to be done when nothing of a line is borrowed.
+/// What is to be done when nothing of a monitor is borrowed.
 enum Effect {
     LookUp,
-    Send(Letter<LinkEnd>),
+    Send(HandshakeMessage<LinkEndpoint>),
     Listen,
     Up(u64),
     Down(u64, LossCause),
@@ -149,7 +152,7 @@ enum Effect {
     /// This life of the peer gives no signs of life.
     Inquire(u64),
     /// The peer gave a sign of life then.
-    Heard(Instant),
+    HeartbeatEvent(Instant),
 }
 
 /// Follows what becomes of a peer.
@@ -169,13 +172,13 @@ impl Handler<Follow> for Supervisor {
     }
 }
 
-impl State {
+impl AgentState {
     async fn follow_peer(self: &Rc<Self>, follow: Follow) -> Result<Watch, AgentError> {
         let Follow { peer, timeout } = follow;
         if peer == self.alias {
             return Err(AgentError::WatchesItself { alias: peer });
         }
-        let known = self.lines.0.borrow().contains_key(&peer);
+        let known = self.monitors.0.borrow().contains_key(&peer);
         if !known {
             let devices = &self.settings.devices;
             let here = self.descriptor.borrow().host.clone();
@@ -188,42 +191,45 @@ impl State {
                 });
             }
         }
-        let line = self.want_line(&peer);
-        self.doubt_lost(&line);
-        let events = line.subscribe();
-        if let Some(ended) = line.ended.borrow().clone() {
+        let monitor = self.want_line(&peer);
+        self.doubt_lost(&monitor);
+        let events = monitor.subscribe();
+        if let Some(ended) = monitor.ended.borrow().clone() {
             return Ok(Watch::new(future::ready(Some(ended)), events));
         }
         let (tell, told) = oneshot::channel();
         actix::spawn(async move {
             // Nobody may be watching any more.
-            let _ = tell.send(line.certain_life().await);
+            let _ = tell.send(monitor.certain_life().await);
         });
         let connected = |incarnation| PeerEvent::Connected { incarnation };
         let known = async move { told.await.ok().flatten().map(connected) };
         Ok(Watch::new(known, events))
     }
 
-    /// Takes note of channels to the life that a line is up with which have ended.
-    fn doubt_lost(&self, line: &Line) {
-        let Some(up) = *line.up.borrow() else { return };
+    /// Takes note of channels to the life that a monitor is up with which have ended.
+    fn doubt_lost(&self, monitor: &PeerMonitor) {
+        let Some(up) = *monitor.up.borrow() else {
+            return;
+        };
         let is_lost = |channel: &ClientChannel| {
-            channel.peer() == line.peer && channel.closed().is_some_and(|cause| cause.is_of_peer())
+            channel.peer() == monitor.peer
+                && channel.closed().is_some_and(|cause| cause.is_of_peer())
         };
         let channels = self.channels.borrow();
         let mut of_life = channels.iter().filter(|(life, _)| *life == Some(up));
         if of_life.any(|(_, channel)| channel.upgrade().is_some_and(|channel| is_lost(&channel))) {
-            line.doubted.set(Some(Instant::now()));
+            monitor.doubted.set(Some(Instant::now()));
         }
     }
 
     /// A connection to this life of `peer` has ended.
     pub(super) fn doubt(&self, peer: &str, life: Option<u64>) {
         if life.is_some()
-            && let Some(line) = self.lines.0.borrow().get(peer)
-            && *line.up.borrow() == life
+            && let Some(monitor) = self.monitors.0.borrow().get(peer)
+            && *monitor.up.borrow() == life
         {
-            line.doubted.set(Some(Instant::now()));
+            monitor.doubted.set(Some(Instant::now()));
         }
     }
 
@@ -234,13 +240,13 @@ impl State {
         started: Instant,
         limit: Duration,
     ) -> Result<(), AgentError> {
-        let line = self.want_line(peer);
-        self.doubt_lost(&line);
-        // So that the line knows that somebody is interested.
-        let _interest = line.subscribe();
-        let mut up = line.up.subscribe();
+        let monitor = self.want_line(peer);
+        self.doubt_lost(&monitor);
+        // So that the monitor knows that somebody is interested.
+        let _interest = monitor.subscribe();
+        let mut up = monitor.up.subscribe();
         let alive = async {
-            while line.certain_life().await.is_none() {
+            while monitor.certain_life().await.is_none() {
                 up.wait_for(Option::is_some).await.ok()?;
             }
             Some(())
@@ -255,11 +261,11 @@ impl State {
         }
     }
 
-    /// The line to `peer`, which is wanted from now on.
-    pub(super) fn want_line(self: &Rc<Self>, peer: &str) -> Rc<Line> {
-        let line = self.line(peer);
-        line.put(Input::Want);
-        line
+    /// The monitor to `peer`, which is wanted from now on.
+    pub(super) fn want_line(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
+        let monitor = self.monitor(peer);
+        monitor.put(Input::Want);
+        monitor
     }
 
     /// Waits until `peer` can be reached, but no longer than `limit`.
@@ -272,32 +278,32 @@ impl State {
     /// Waits until this is not the life of `peer` any more that can be reached.
     pub(super) async fn life_over(self: &Rc<Self>, peer: &str, life: Option<u64>) {
         let mut up = self.want_line(peer).up.subscribe();
-        // An error: the line is gone, and with it the life.
+        // An error: the monitor is gone, and with it the life.
         let _ = up.wait_for(|up| *up != life).await;
     }
 
     /// The life of `peer` that is known to be there.
     pub(super) fn reachable(&self, peer: &str) -> Option<u64> {
-        let lines = self.lines.0.borrow();
-        lines.get(peer).and_then(|line| *line.up.borrow())
+        let monitors = self.monitors.0.borrow();
+        monitors.get(peer).and_then(|monitor| *monitor.up.borrow())
     }
 
     /// There is reason to think that `peer` can be reached.
-    pub(super) fn nudge_line(&self, peer: &str) {
-        if let Some(line) = self.lines.0.borrow().get(peer) {
-            line.put(Input::Nudge);
+    pub(super) fn wake_monitor(&self, peer: &str) {
+        if let Some(monitor) = self.monitors.0.borrow().get(peer) {
+            monitor.put(Input::Wake);
         }
     }
 
-    fn line(self: &Rc<Self>, peer: &str) -> Rc<Line> {
-        if let Some(line) = self.lines.0.borrow().get(peer) {
-            return line.clone();
+    fn monitor(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
+        if let Some(monitor) = self.monitors.0.borrow().get(peer) {
+            return monitor.clone();
         }
         let incarnation = self.descriptor.borrow().incarnation;
-        let line = Rc::new(Line {
+        let monitor = Rc::new(PeerMonitor {
             peer: peer.to_owned(),
-            core: RefCell::new(Core {
-                link: Link::new(incarnation, PACE),
+            core: RefCell::new(MonitorState {
+                link: PeerConnection::new(incarnation, RETRY_TIMING),
                 inputs: VecDeque::new(),
                 end: None,
                 opened: None,
@@ -306,43 +312,44 @@ impl State {
                 lost: None,
                 cause: None,
             }),
-            stirred: Notify::new(),
+            woken: Notify::new(),
             events: OnceCell::new(),
             up: watch::Sender::new(None),
             heard: watch::Sender::new(Instant::now()),
             doubted: Cell::new(None),
             ended: RefCell::new(None),
         });
-        self.lines
+        self.monitors
             .0
             .borrow_mut()
-            .insert(peer.to_owned(), line.clone());
-        actix::spawn(self.clone().keep(line.clone()));
-        line
+            .insert(peer.to_owned(), monitor.clone());
+        actix::spawn(self.clone().keep(monitor.clone()));
+        monitor
     }
 
-    /// A letter has come from `peer`.
-    pub(super) fn take_letter(self: &Rc<Self>, peer: &str, letter: LinkLetter) {
-        let is_known = self.lines.0.borrow().contains_key(peer);
-        if !is_known && self.lines.0.borrow().len() >= MAX_LINES {
-            tracing::warn!(%peer, "too many peers have opened lines to this agent; one is not answered");
+    /// A message has come from `peer`.
+    pub(super) fn take_letter(self: &Rc<Self>, peer: &str, message: HandshakeJson) {
+        let is_known = self.monitors.0.borrow().contains_key(peer);
+        if !is_known && self.monitors.0.borrow().len() >= MAX_MONITORS {
+            tracing::warn!(%peer, "too many peers have opened monitors to this agent; one is not answered");
             return;
         }
-        self.line(peer).put(Input::Letter(letter.into()));
+        self.monitor(peer)
+            .put(Input::HandshakeMessage(message.into()));
     }
 
-    /// The task of a line.
-    async fn keep(self: Rc<Self>, line: Rc<Line>) {
+    /// The task of a monitor.
+    async fn keep(self: Rc<Self>, monitor: Rc<PeerMonitor>) {
         let mut news = None;
         while !self.left.get() {
-            for effect in line.advance(&self, Instant::now()) {
-                self.clone().take_effect(&line, effect);
+            for effect in monitor.advance(&self, Instant::now()) {
+                self.clone().take_effect(&monitor, effect);
             }
-            if self.is_unwanted(&line) {
-                self.lines.0.borrow_mut().remove(&line.peer);
+            if self.is_unwanted(&monitor) {
+                self.monitors.0.borrow_mut().remove(&monitor.peer);
                 return;
             }
-            let (until, events) = line.next();
+            let (until, events) = monitor.next();
             let raised = async {
                 match events {
                     Some(events) => events.raised().await,
@@ -355,11 +362,11 @@ impl State {
                     None => pending().await,
                 }
             };
-            // A line that is up, or comes up at once, needs none.
-            if !line.core.borrow().link.is_in_trouble() {
+            // A monitor that is up, or comes up at once, needs none.
+            if !monitor.core.borrow().link.is_in_trouble() {
                 news = None;
             } else if news.is_none() {
-                news = Some(News::new(&self, &line.peer));
+                news = Some(News::new(&self, &monitor.peer));
             }
             let told = async {
                 match &mut news {
@@ -368,10 +375,10 @@ impl State {
                 }
             };
             tokio::select! {
-                () = line.stirred.notified() => {}
-                () = told => line.put(Input::Nudge),
+                () = monitor.woken.notified() => {}
+                () = told => monitor.put(Input::Wake),
                 raised = raised => if let Err(error) = raised {
-                    tracing::warn!(peer = line.peer, %error, "a line cannot be listened to");
+                    tracing::warn!(peer = monitor.peer, %error, "a monitor cannot be listened to");
                     return;
                 },
                 () = time => {}
@@ -380,57 +387,59 @@ impl State {
     }
 
     /// Nobody wants it, at either end.
-    fn is_unwanted(&self, line: &Line) -> bool {
-        let core = line.core.borrow();
+    fn is_unwanted(&self, monitor: &PeerMonitor) -> bool {
+        let core = monitor.core.borrow();
         let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
-        !is_wanted && core.inputs.is_empty() && !line.is_watched()
+        !is_wanted && core.inputs.is_empty() && !monitor.is_watched()
     }
 
-    fn take_effect(self: Rc<Self>, line: &Rc<Line>, effect: Effect) {
+    fn take_effect(self: Rc<Self>, monitor: &Rc<PeerMonitor>, effect: Effect) {
         match effect {
             Effect::LookUp => {
-                let line = line.clone();
-                actix::spawn(async move { self.look_up(&line).await });
+                let monitor = monitor.clone();
+                actix::spawn(async move { self.look_up(&monitor).await });
             }
-            Effect::Send(letter) => {
-                let (peer, me) = (line.peer.clone(), self.alias.clone());
-                let mail = LinkLetter::from(letter).to_mail(&me);
+            Effect::Send(message) => {
+                let (peer, me) = (monitor.peer.clone(), self.alias.clone());
+                let mail = HandshakeJson::from(message).to_mail(&me);
                 actix::spawn(async move {
                     if let Err(error) = self.control().send_mail(&peer, &mail).await {
-                        tracing::debug!(%peer, %error, "a letter could not be sent");
+                        tracing::debug!(%peer, %error, "a message could not be sent");
                     }
                 });
             }
             Effect::Up(incarnation) => {
-                tracing::info!(peer = line.peer, incarnation, "peer reached");
-                line.doubted.set(None);
-                line.ended.replace(None);
-                line.up.send_replace(Some(incarnation));
+                tracing::info!(peer = monitor.peer, incarnation, "peer reached");
+                monitor.doubted.set(None);
+                monitor.ended.replace(None);
+                monitor.up.send_replace(Some(incarnation));
             }
             // Its queue is to be armed.
-            Effect::Listen => line.stirred.notify_one(),
+            Effect::Listen => monitor.woken.notify_one(),
             Effect::Down(incarnation, cause) => {
-                tracing::info!(peer = line.peer, incarnation, %cause, "peer lost");
-                line.up.send_replace(None);
-                self.life_lost(&line.peer, incarnation, &cause);
+                tracing::info!(peer = monitor.peer, incarnation, %cause, "peer lost");
+                monitor.up.send_replace(None);
+                self.life_lost(&monitor.peer, incarnation, &cause);
                 if cause == LossCause::Left {
-                    self.want_no_more(&line.peer);
+                    self.want_no_more(&monitor.peer);
                 }
             }
             Effect::Inquire(life) => {
-                let line = line.clone();
+                let monitor = monitor.clone();
                 actix::spawn(async move {
-                    if self.is_life_over(&line.peer, life).await {
-                        line.give_up(life);
+                    if self.is_life_over(&monitor.peer, life).await {
+                        monitor.give_up(life);
                     }
                 });
             }
-            Effect::Heard(at) => line.heard.send_modify(|heard| *heard = at.max(*heard)),
+            Effect::HeartbeatEvent(at) => {
+                monitor.heard.send_modify(|heard| *heard = at.max(*heard))
+            }
             Effect::Told(event) => {
                 if event.is_end() {
-                    line.ended.replace(Some(event.clone()));
+                    monitor.ended.replace(Some(event.clone()));
                 }
-                if let Some(events) = line.events.get() {
+                if let Some(events) = monitor.events.get() {
                     // Nobody may be watching any more.
                     let _ = events.send(event);
                 }
@@ -439,18 +448,21 @@ impl State {
     }
 
     /// Whether anybody here has to do with its peer.
-    fn is_of_interest(&self, line: &Line) -> bool {
+    fn is_of_interest(&self, monitor: &PeerMonitor) -> bool {
         let channels = self.channels.borrow();
         let mut live = channels.iter().filter_map(|(_, channel)| channel.upgrade());
-        line.is_watched() || live.any(|channel| channel.peer() == line.peer)
+        monitor.is_watched() || live.any(|channel| channel.peer() == monitor.peer)
     }
 
     /// Says which life of the peer there is.
-    async fn look_up(&self, line: &Line) {
-        if !self.is_of_interest(line) {
-            return line.put(Input::Leave);
+    async fn look_up(&self, monitor: &PeerMonitor) {
+        if !self.is_of_interest(monitor) {
+            return monitor.put(Input::Leave);
         }
-        let record = self.control().lookup(&line.peer, Descriptor::RECORD).await;
+        let record = self
+            .control()
+            .lookup(&monitor.peer, Descriptor::RECORD)
+            .await;
         let found = match record {
             Ok(Some(record)) => serde_json::from_value::<Descriptor>(record).ok(),
             Ok(None) => None,
@@ -462,13 +474,13 @@ impl State {
             let link: Result<_, Mismatch> = theirs.link(&self.settings.devices.links(), &here);
             Some((theirs.incarnation, link.ok()?))
         });
-        let mut core = line.core.borrow_mut();
+        let mut core = monitor.core.borrow_mut();
         let now = Instant::now();
         let found = found.filter(|(life, _)| match &mut core.lost {
             Some((lost, again)) if lost == life => {
                 let is_time = *again <= now;
                 if is_time {
-                    *again = now + GHOST;
+                    *again = now + STALE_RETRY;
                 }
                 is_time
             }
@@ -479,7 +491,7 @@ impl State {
         }
         core.inputs
             .push_back(Input::Record(found.map(|(life, _)| life)));
-        line.stirred.notify_one();
+        monitor.woken.notify_one();
     }
 
     /// Closes what belongs to a life of a peer.
@@ -492,7 +504,7 @@ impl State {
                 channel.close(cause.clone());
             }
         }
-        self.reaching
+        self.one_sided
             .borrow_mut()
             .life_lost(peer, incarnation, cause);
         for service in self.services.borrow().values() {
@@ -502,20 +514,20 @@ impl State {
 
     /// Tells peers that we leave.
     pub(super) async fn end_lines(&self) {
-        let lines = self.lines.0.take();
+        let monitors = self.monitors.0.take();
         let mut any = false;
-        for line in lines.values() {
-            any |= line.say_farewell();
+        for monitor in monitors.values() {
+            any |= monitor.say_goodbye();
         }
         if any {
-            sleep(FAREWELL).await;
+            sleep(GOODBYE).await;
         }
     }
 }
 
-impl Line {
-    fn put(&self, input: Input<LinkEnd>) {
-        if let Input::Letter(Letter {
+impl PeerMonitor {
+    fn put(&self, input: Input<LinkEndpoint>) {
+        if let Input::HandshakeMessage(HandshakeMessage {
             session,
             body: Body::Open { endpoint, .. },
             ..
@@ -524,7 +536,7 @@ impl Line {
             self.core.borrow_mut().opened = Some((*session, endpoint.link));
         }
         self.core.borrow_mut().inputs.push_back(input);
-        self.stirred.notify_one();
+        self.woken.notify_one();
     }
 
     /// When to go on, and what to listen to.
@@ -537,7 +549,7 @@ impl Line {
     }
 
     /// Takes in what has happened.
-    fn advance(&self, state: &State, now: Instant) -> Vec<Effect> {
+    fn advance(&self, state: &AgentState, now: Instant) -> Vec<Effect> {
         let core = &mut *self.core.borrow_mut();
         let mut effects = Vec::new();
         core.link.handle_timeout(now);
@@ -554,37 +566,37 @@ impl Line {
     /// This life of the peer is over, if it has not given a sign of life meanwhile.
     fn give_up(&self, life: u64) {
         let mut core = self.core.borrow_mut();
-        let is_it = |end: &&End| {
+        let is_it = |end: &&MonitoredEnd| {
             let up = end.up.as_ref();
             up.is_some_and(|(peer, liveness)| *peer == life && liveness.is_stalled())
         };
         if let Some(session) = core.end.as_ref().filter(is_it).map(|end| end.session) {
             core.lose(session, LossCause::Gone, Instant::now());
-            self.stirred.notify_one();
+            self.woken.notify_one();
         }
     }
 
-    fn say_farewell(&self) -> bool {
+    fn say_goodbye(&self) -> bool {
         let mut core = self.core.borrow_mut();
         let end = core.end.as_mut().filter(|end| end.up.is_some());
-        end.map(|end| end.pulse.leave()).is_some()
+        end.map(|end| end.heartbeat.leave()).is_some()
     }
 }
 
-impl Core {
+impl MonitorState {
     /// Listens to the peer, and beats if it is time.
     fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
         let heard = end.listen(now, effects);
-        if let (Ok(Heard::Beat(_) | Heard::Leaving), Some((peer, _)), false) =
+        if let (Ok(HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving), Some((peer, _)), false) =
             (&heard, &end.up, end.is_certain)
         {
             let peer = *peer;
             self.is_up(peer, effects);
         }
         match heard {
-            Ok(Heard::Leaving) => self.lose(session, LossCause::Left, now),
+            Ok(HeartbeatEvent::Leaving) => self.lose(session, LossCause::Left, now),
             Ok(_) => {}
             Err(cause) => self.lose(session, cause, now),
         }
@@ -611,20 +623,23 @@ impl Core {
 
     fn act(
         &mut self,
-        state: &State,
-        action: Action<LinkEnd>,
+        state: &AgentState,
+        action: Action<LinkEndpoint>,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) {
         match action {
             Action::LookUp => effects.push(Effect::LookUp),
-            Action::Send(letter) => effects.push(Effect::Send(letter)),
+            Action::Send(message) => effects.push(Effect::Send(message)),
             Action::Make(session) => match self.make(state, session, now) {
                 Ok(endpoint) => self.link.handle(Input::Made { session, endpoint }, now),
                 Err(cause) => self.lose(session, cause, now),
             },
             Action::Join { session, theirs } => {
-                let joined = self.end.as_mut().map(|end| end.pulse.connect(theirs.qp));
+                let joined = self
+                    .end
+                    .as_mut()
+                    .map(|end| end.heartbeat.connect(theirs.qp));
                 if let Some(Err(error)) = joined {
                     self.lose(session, LossCause::Fabric(error.to_string()), now);
                 }
@@ -653,10 +668,10 @@ impl Core {
 
     fn make(
         &mut self,
-        state: &State,
+        state: &AgentState,
         session: Session,
         now: Instant,
-    ) -> Result<LinkEnd, LossCause> {
+    ) -> Result<LinkEndpoint, LossCause> {
         let refused = |error: &dyn std::fmt::Display| LossCause::Fabric(error.to_string());
         let link = match self.opened {
             Some((opened, link)) if opened == session => link,
@@ -665,13 +680,13 @@ impl Core {
         let Some(memory) = state.settings.devices.on(link) else {
             return Err(refused(&format!("no device is on {link}")));
         };
-        let pulse = Pulse::new(&**memory.device(), state.settings.retry);
-        let pulse = pulse.map_err(|error| refused(&error))?;
-        let events = pulse.events().map_err(|error| refused(&error))?;
-        let qp = pulse.address();
-        self.end = Some(End {
+        let heartbeat = Heartbeat::new(&**memory.device(), state.settings.retry);
+        let heartbeat = heartbeat.map_err(|error| refused(&error))?;
+        let events = heartbeat.events().map_err(|error| refused(&error))?;
+        let qp = heartbeat.address();
+        self.end = Some(MonitoredEnd {
             session,
-            pulse,
+            heartbeat,
             events: Rc::new(events),
             up: None,
             is_certain: false,
@@ -680,13 +695,13 @@ impl Core {
             next_inquiry: now,
             is_here: link == LinkType::Shm,
         });
-        Ok(LinkEnd { link, qp })
+        Ok(LinkEndpoint { link, qp })
     }
 
     /// Dropping the end drains its queue pair (DROP-1).
     fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let cause = self.cause.take().unwrap_or(LossCause::Gone);
-        let Some(End {
+        let Some(MonitoredEnd {
             up: Some((peer, _)),
             is_certain: true,
             ..
@@ -695,7 +710,7 @@ impl Core {
             return;
         };
         // A glitch is over soon; a dead one stays so.
-        self.lost = Some((peer, now + GHOST / 2));
+        self.lost = Some((peer, now + STALE_RETRY / 2));
         effects.push(Effect::Down(peer, cause.clone()));
         effects.push(Effect::Told(match cause {
             LossCause::Left => PeerEvent::Left,
@@ -704,32 +719,36 @@ impl Core {
     }
 }
 
-impl End {
+impl MonitoredEnd {
     /// What the peer says, after which it is listened for an event.
-    fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) -> Result<Heard, LossCause> {
+    fn listen(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<HeartbeatEvent, LossCause> {
         let (is_here, interval) = (self.is_here, self.beat.interval);
         let heard_at = |heard| match (heard, Instant::now()) {
-            (Heard::Nothing, _) => None,
+            (HeartbeatEvent::Nothing, _) => None,
             // It came since the last look. What claims to be older by far has another clock.
-            (Heard::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
+            (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
                 now.checked_sub(ago.min(interval)).or(Some(now))
             }
-            (Heard::Beat(_) | Heard::Leaving, now) => Some(now),
+            (HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving, now) => Some(now),
         };
         let mut change = None;
-        let mut heard = self.pulse.listen()?;
-        if heard == Heard::Leaving {
+        let mut heard = self.heartbeat.listen()?;
+        if heard == HeartbeatEvent::Leaving {
             return Ok(heard);
         }
         if let Some((peer, liveness)) = &mut self.up {
             if let Some(at) = heard_at(heard) {
-                effects.push(Effect::Heard(at));
+                effects.push(Effect::HeartbeatEvent(at));
                 change = liveness.heard(at);
             }
             if self.next_beat <= now {
                 self.next_beat = self.beat.next(now);
                 change = change.or(liveness.tick(now));
-                self.pulse.beat()?;
+                self.heartbeat.send_heartbeat()?;
             }
             if liveness.is_stalled() && self.next_inquiry <= now {
                 self.next_inquiry = now + INQUIRY;
@@ -739,18 +758,18 @@ impl End {
         let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
         let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
         if self.is_here && self.is_certain && is_well {
-            self.pulse.arm_for_the_end()?;
+            self.heartbeat.arm_for_the_end()?;
         } else {
-            self.pulse.arm()?;
+            self.heartbeat.arm()?;
         }
         // What came before that raises no event.
-        match self.pulse.listen()? {
-            Heard::Nothing => {}
+        match self.heartbeat.listen()? {
+            HeartbeatEvent::Nothing => {}
             later => {
                 heard = later;
                 let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
                 let at = heard_at(later);
-                effects.extend(at.map(Effect::Heard));
+                effects.extend(at.map(Effect::HeartbeatEvent));
                 let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
                     // It was not, after all.

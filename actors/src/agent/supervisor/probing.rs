@@ -7,13 +7,13 @@ use std::time::Duration;
 use slimerpc::channel::Mailbox;
 use tokio::time::{sleep, timeout};
 
-use super::State;
+use super::AgentState;
 use super::pairs::Pair;
 
 /// How long to wait for an instance whose handler keeps its thread busy.
 const LATEST: Duration = Duration::from_millis(100);
 
-impl State {
+impl AgentState {
     /// Writes to every DLSlime peer now and then, until the agent leaves.
     pub(super) async fn probe(self: Rc<Self>) {
         let device = self.settings.devices.for_dlslime().device().clone();

@@ -5,11 +5,11 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::{Context, Handler, Message};
-use slimerpc::channel::{LossCause, Patience, ServiceTable};
+use slimerpc::channel::{LossCause, ServiceTable, WaitPolicy};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{Dial, Dialled, LOOKS, State, Supervisor};
+use super::{AgentState, ConnectService, ConnectedService, LOOKS, Supervisor};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -25,13 +25,13 @@ pub(crate) trait Heal: Send + Sync {
     /// The service that it is for.
     fn wanted(&self) -> &ServiceTable;
     /// How its callers wait.
-    fn patience(&self) -> &Patience;
+    fn wait_policy(&self) -> &WaitPolicy;
     /// Notified when its connection is closed, or when it has gone.
     fn closing(&self) -> Vec<Arc<Notify>>;
     /// What ended its connection.
     fn lost(&self) -> Option<LossCause>;
     /// Another connection.
-    fn adopt(&self, dialled: Dialled);
+    fn adopt(&self, dialled: ConnectedService);
 }
 
 /// Keeps a proxy connected for as long as it is there.
@@ -47,7 +47,7 @@ impl Handler<KeepUp> for Supervisor {
     }
 }
 
-impl State {
+impl AgentState {
     async fn keep_up(self: Rc<Self>, proxy: Weak<dyn Heal>) {
         while let Some((peer, life, closing)) = proxy
             .upgrade()
@@ -80,10 +80,10 @@ impl State {
             if !self.await_line(&peer, AWAY).await {
                 continue;
             }
-            let Some(dial) = proxy.upgrade().map(|proxy| Dial {
+            let Some(dial) = proxy.upgrade().map(|proxy| ConnectService {
                 peer,
                 wanted: proxy.wanted().clone(),
-                patience: proxy.patience().clone(),
+                wait_policy: proxy.wait_policy().clone(),
                 timeout: ATTEMPT,
                 again: true,
             }) else {

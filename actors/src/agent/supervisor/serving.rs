@@ -13,9 +13,9 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::pairs::{Pair, Serving, mailbox_name, mailbox_record};
-use super::{FIRST_LOOK, State};
+use super::{AgentState, FIRST_LOOK};
 use crate::AgentError;
-use crate::agent::serve::Running;
+use crate::agent::serve::RunningService;
 use crate::dlslime::qp_ready::{self, QpReady};
 
 /// Between two looks for a peer's mailbox, which it may publish any time later.
@@ -34,7 +34,7 @@ enum Refusal {
     Down,
 }
 
-impl State {
+impl AgentState {
     /// A DLSlime peer has told its queue pairs.
     pub(super) fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
         let mut pairs = self.pairs.borrow_mut();
@@ -87,7 +87,7 @@ impl State {
     }
 
     /// The service that a DLSlime peer calls: it names none, so there can be but one, or one for this peer alone.
-    fn service_for_dlslime(&self, peer: &str) -> Option<(String, Running)> {
+    fn service_for_dlslime(&self, peer: &str) -> Option<(String, RunningService)> {
         let services = self.services.borrow();
         let serves = |only: &Option<String>| only.as_deref().is_none_or(|only| only == peer);
         let mut services: Vec<_> = services
@@ -109,7 +109,7 @@ impl State {
         Some((name.clone(), running.clone()))
     }
 
-    async fn let_dlslime_in(self: Rc<Self>, running: Running, ready: QpReady, begun: bool) {
+    async fn let_dlslime_in(self: Rc<Self>, running: RunningService, ready: QpReady, begun: bool) {
         let peer = ready.peer.clone();
         match self.try_let_dlslime_in(&running, ready, begun).await {
             Ok(()) => tracing::info!(%peer, "DLSlime peer connected"),
@@ -124,7 +124,7 @@ impl State {
 
     async fn try_let_dlslime_in(
         &self,
-        running: &Running,
+        running: &RunningService,
         ready: QpReady,
         begun: bool,
     ) -> Result<(), Refusal> {
@@ -237,7 +237,7 @@ impl State {
         &self,
         record: &PeerRecord,
         service: String,
-        running: &Running,
+        running: &RunningService,
     ) -> Result<watch::Receiver<bool>, AgentError> {
         let (reached, seen) = watch::channel(false);
         let serving = Serving {
@@ -259,7 +259,7 @@ impl State {
     async fn tell_queue_pairs(
         &self,
         record: &PeerRecord,
-        running: &Running,
+        running: &RunningService,
     ) -> Result<(), AgentError> {
         let path = self.path_to(record)?;
         let peer = record.alias.clone();

@@ -6,16 +6,16 @@ use std::time::Instant;
 use actix::{Context, Handler, Message};
 use tokio::time::sleep_until;
 
-use super::{State, Supervisor};
-use crate::agent::serve::Running;
-use crate::supervision::wards::{Due, Ending, Step, Up, WardId};
+use super::{AgentState, Supervisor};
+use crate::agent::serve::RunningService;
+use crate::supervision::supervised::{ChildId, Due, EndingService, StartedService, Step};
 use crate::{AgentEvent, EndCause, Restart};
 
 /// An instance has ended by itself.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Ended {
-    pub(crate) ward: WardId,
+    pub(crate) child: ChildId,
     /// Of the start that it came from.
     pub(crate) number: u64,
     pub(crate) cause: EndCause,
@@ -26,42 +26,42 @@ impl Handler<Ended> for Supervisor {
 
     fn handle(&mut self, ended: Ended, _: &mut Context<Self>) {
         let Ended {
-            ward,
+            child,
             number,
             cause,
         } = ended;
-        self.state.has_ended(ward, number, cause);
+        self.state.has_ended(child, number, cause);
     }
 }
 
-impl State {
+impl AgentState {
     /// Looks after a service that has been started, if it is to be.
-    pub(super) fn look_after(&self, name: &str, running: &Running, restart: Option<Restart>) {
-        if let (Some(ward), Some(restart)) = (running.ward, restart) {
-            let mut wards = self.wards.borrow_mut();
-            wards.add(ward, name, running.clone(), restart);
+    pub(super) fn supervise(&self, name: &str, running: &RunningService, restart: Option<Restart>) {
+        if let (Some(child), Some(restart)) = (running.child, restart) {
+            let mut supervised = self.supervised.borrow_mut();
+            supervised.add(child, name, running.clone(), restart);
         }
     }
 
     /// Looks after it no more.
-    pub(super) fn look_away(self: &Rc<Self>, running: &Running) {
-        if let Some(ward) = running.ward {
-            self.wards.borrow_mut().remove(ward);
+    pub(super) fn unsupervise(self: &Rc<Self>, running: &RunningService) {
+        if let Some(child) = running.child {
+            self.supervised.borrow_mut().remove(child);
             // Others may have waited for it to start.
             self.start_due();
         }
     }
 
-    fn has_ended(self: &Rc<Self>, ward: WardId, life: u64, cause: EndCause) {
+    fn has_ended(self: &Rc<Self>, child: ChildId, life: u64, cause: EndCause) {
         let (now, chance) = (Instant::now(), fastrand::f64());
         let steps = {
-            let mut wards = self.wards.borrow_mut();
-            wards.ended(ward, life, cause, now, chance)
+            let mut supervised = self.supervised.borrow_mut();
+            supervised.ended(child, life, cause, now, chance)
         };
         self.take(steps);
     }
 
-    fn take(self: &Rc<Self>, steps: Vec<Step<Running>>) {
+    fn take(self: &Rc<Self>, steps: Vec<Step<RunningService>>) {
         for step in steps {
             match step {
                 Step::Retire(ending) => self.retire(ending),
@@ -78,13 +78,13 @@ impl State {
         self.start_due();
     }
 
-    fn retire(self: &Rc<Self>, ending: Ending<Running>) {
+    fn retire(self: &Rc<Self>, ending: EndingService<RunningService>) {
         // Orders are given at once, so that they arrive in the order in which they were decided on.
         let retired = ending.reached.serial.retire(ending.cause);
         let state = self.clone();
         actix::spawn(async move {
             let _ = retired.await;
-            state.wards.borrow_mut().has_ended(ending.id);
+            state.supervised.borrow_mut().has_ended(ending.id);
             state.start_due();
         });
     }
@@ -93,7 +93,7 @@ impl State {
         if self.left.get() {
             return;
         }
-        let due = self.wards.borrow_mut().begin_due(Instant::now());
+        let due = self.supervised.borrow_mut().begin_due(Instant::now());
         for due in due {
             let started = due.reached.serial.start(due.life, due.cause.clone());
             let state = self.clone();
@@ -108,7 +108,7 @@ impl State {
         }
     }
 
-    fn is_up(self: &Rc<Self>, due: Due<Running>) {
+    fn is_up(self: &Rc<Self>, due: Due<RunningService>) {
         let Due {
             id,
             service,
@@ -116,8 +116,10 @@ impl State {
             cause,
             ..
         } = due;
-        let up = self.wards.borrow_mut().is_up(id, life);
-        let Some(Up { ended }) = up else { return };
+        let up = self.supervised.borrow_mut().is_up(id, life);
+        let Some(StartedService { ended }) = up else {
+            return;
+        };
         tracing::warn!(service, %cause, restarts = life, "a service was restarted");
         self.tell(AgentEvent::Restarted {
             service,
@@ -130,19 +132,19 @@ impl State {
         }
     }
 
-    fn has_not_started(self: &Rc<Self>, due: &Due<Running>, cause: EndCause) {
+    fn has_not_started(self: &Rc<Self>, due: &Due<RunningService>, cause: EndCause) {
         tracing::warn!(due.service, %cause, "a service could not be restarted");
         let (now, chance) = (Instant::now(), fastrand::f64());
         let steps = {
-            let mut wards = self.wards.borrow_mut();
-            wards.has_not_started(due.id, due.life, cause, now, chance)
+            let mut supervised = self.supervised.borrow_mut();
+            supervised.has_not_started(due.id, due.life, cause, now, chance)
         };
         self.take(steps);
     }
 
     /// Lists the service as down, so that no new proxies are made.
-    fn give_up(self: &Rc<Self>, ending: Ending<Running>) {
-        let Ending {
+    fn give_up(self: &Rc<Self>, ending: EndingService<RunningService>) {
+        let EndingService {
             id,
             service,
             reached,
@@ -152,7 +154,7 @@ impl State {
         reached.give_up();
         // One that is being stopped is not listed any more.
         let found = self.services.borrow().get(&service).cloned();
-        if found.is_some_and(|running| running.ward == Some(id)) {
+        if found.is_some_and(|running| running.child == Some(id)) {
             self.descriptor.borrow_mut().down.push(service.clone());
             let state = self.clone();
             actix::spawn(async move {

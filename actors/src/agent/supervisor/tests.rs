@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use futures_util::stream::BoxStream;
-use slimerpc::channel::{Hosted, Memory, MemoryLimits};
+use slimerpc::channel::{BufferPool, MemoryLimits, ServiceInfo};
 use slimerpc::control::{Local, Mail, Registration};
 use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
 use tokio::sync::Notify;
@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(20);
 #[rtype(result = "()")]
 struct Do(Work);
 
-type Work = Box<dyn FnOnce(&Rc<State>) + Send>;
+type Work = Box<dyn FnOnce(&Rc<AgentState>) + Send>;
 
 impl Handler<Do> for Supervisor {
     type Result = ();
@@ -29,7 +29,7 @@ impl Handler<Do> for Supervisor {
 }
 
 /// An agent of one test, without its handle.
-async fn agent(scope: &str, alias: &str) -> Started {
+async fn agent(scope: &str, alias: &str) -> RegisteredSupervisor {
     // Signs of life are rarer than a test takes.
     let builder = PeerAgent::builder().local().scope(scope).alias(alias);
     let builder = builder.heartbeat(LONG * 6).detection(LONG * 12);
@@ -38,28 +38,28 @@ async fn agent(scope: &str, alias: &str) -> Started {
     Supervisor::start_here(settings, events).await.unwrap()
 }
 
-async fn ask(of: &Started, work: impl FnOnce(&Rc<State>) + Send + 'static) {
+async fn ask(of: &RegisteredSupervisor, work: impl FnOnce(&Rc<AgentState>) + Send + 'static) {
     of.supervisor.send(Do(Box::new(work))).await.unwrap();
 }
 
 /// A channel to somebody with this alias, and the other end.
 fn channel(alias: &str) -> (Arc<ClientChannel>, Mailbox) {
     let device = ShmDevice::open().unwrap();
-    let memory = Memory::new(device, MemoryLimits::default());
+    let memory = BufferPool::new(device, MemoryLimits::default());
     let geometry = slimerpc::channel::Geometry::new(2, 256).unwrap();
     let retry = RetryPolicy::default();
-    let hosted = Hosted {
+    let service_info = ServiceInfo {
         name: "test".to_owned(),
         stream_patience: LONG,
     };
-    let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, hosted).unwrap();
+    let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
     let dialer = Dialer::new(&memory, geometry, retry).unwrap();
     let endpoint = mailbox.accept("driver", 1, &dialer.endpoint()).unwrap();
-    let patience = Patience {
+    let wait_policy = WaitPolicy {
         busy_poll: Duration::ZERO,
         runtime: tokio::runtime::Handle::current(),
     };
-    let channel = dialer.connect(alias, &endpoint, patience).unwrap();
+    let channel = dialer.connect(alias, &endpoint, wait_policy).unwrap();
     (channel, mailbox)
 }
 
@@ -81,7 +81,7 @@ impl Stranger {
             ..Registration::default()
         };
         control.register(registration).await.unwrap();
-        let memory = Memory::new(ShmDevice::open().unwrap(), MemoryLimits::default());
+        let memory = BufferPool::new(ShmDevice::open().unwrap(), MemoryLimits::default());
         let geometry = slimerpc::channel::Geometry::new(2, 256).unwrap();
         let dialer = Dialer::new(&memory, geometry, RetryPolicy::default()).unwrap();
         Self {
@@ -104,7 +104,7 @@ impl Stranger {
     }
 
     /// What comes of an open that is meant for this life of `to`.
-    async fn opens(&mut self, to: &Started, life: u64) -> Result<(), Mismatch> {
+    async fn opens(&mut self, to: &RegisteredSupervisor, life: u64) -> Result<(), Mismatch> {
         let open = Open {
             id: 7,
             service: "Calc".to_owned(),
@@ -123,7 +123,7 @@ impl Stranger {
     }
 
     /// The same, to read and write its memory.
-    async fn reaches(&mut self, to: &Started, life: u64) -> Result<(), Mismatch> {
+    async fn reaches(&mut self, to: &RegisteredSupervisor, life: u64) -> Result<(), Mismatch> {
         let open = OneSidedOpen {
             id: 8,
             wire_version: WIRE_VERSION,
@@ -139,7 +139,7 @@ impl Stranger {
 }
 
 /// The life of `worker` that `driver` can reach.
-async fn connected(driver: &Started, worker: &Started) -> u64 {
+async fn connected(driver: &RegisteredSupervisor, worker: &RegisteredSupervisor) -> u64 {
     let follow = Follow {
         peer: worker.alias.clone(),
         timeout: LONG,
@@ -153,7 +153,7 @@ async fn connected(driver: &Started, worker: &Started) -> u64 {
     incarnation
 }
 
-async fn is_doubted(peer: &Started, by: &Started) -> bool {
+async fn is_doubted(peer: &RegisteredSupervisor, by: &RegisteredSupervisor) -> bool {
     let (tell, told) = oneshot::channel();
     let alias = peer.alias.clone();
     ask(by, move |state| {
@@ -183,10 +183,10 @@ struct Proxied {
     closing: Arc<Notify>,
     cause: Option<LossCause>,
     wanted: ServiceTable,
-    patience: Patience,
+    wait_policy: WaitPolicy,
 }
 
-impl healing::Heal for Proxied {
+impl reconnect::Heal for Proxied {
     fn peer(&self) -> &str {
         "worker:0"
     }
@@ -196,8 +196,8 @@ impl healing::Heal for Proxied {
     fn wanted(&self) -> &ServiceTable {
         &self.wanted
     }
-    fn patience(&self) -> &Patience {
-        &self.patience
+    fn wait_policy(&self) -> &WaitPolicy {
+        &self.wait_policy
     }
     fn closing(&self) -> Vec<Arc<Notify>> {
         vec![self.closing.clone()]
@@ -205,7 +205,7 @@ impl healing::Heal for Proxied {
     fn lost(&self) -> Option<LossCause> {
         self.cause.clone()
     }
-    fn adopt(&self, _: Dialled) {}
+    fn adopt(&self, _: ConnectedService) {}
 }
 
 #[actix::test]
@@ -230,16 +230,20 @@ async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_los
                 streams: Vec::new(),
                 signatures: Vec::new(),
             },
-            patience: Patience {
+            wait_policy: WaitPolicy {
                 busy_poll: Duration::ZERO,
                 runtime: tokio::runtime::Handle::current(),
             },
         })
     };
     let keep_up = async |proxy: &Arc<Proxied>| {
-        let weak: Weak<dyn healing::Heal> =
-            Arc::downgrade(&(proxy.clone() as Arc<dyn healing::Heal>));
-        driver.supervisor.send(healing::KeepUp(weak)).await.unwrap();
+        let weak: Weak<dyn reconnect::Heal> =
+            Arc::downgrade(&(proxy.clone() as Arc<dyn reconnect::Heal>));
+        driver
+            .supervisor
+            .send(reconnect::KeepUp(weak))
+            .await
+            .unwrap();
     };
     let dropped = proxy(Some(LossCause::Gone));
     keep_up(&dropped).await;
@@ -305,7 +309,7 @@ async fn fence_1_a_late_notice_that_an_earlier_life_of_a_peer_has_left_ends_noth
         assert_eq!(wanted, ["worker:0"]);
     })
     .await;
-    assert_eq!(of_worker.closed(), None, "its line is up");
+    assert_eq!(of_worker.closed(), None, "its monitor is up");
     assert_eq!(
         of_nobody.closed(),
         Some(LossCause::Left),
