@@ -30,7 +30,7 @@ const REQUEST: [u8; SMALL] = [7; SMALL];
 
 /// How a call is made and waited for.
 #[derive(Clone, Copy)]
-enum Way {
+enum CallStyle {
     /// In place at the service, lent at the caller, which blocks.
     InPlace,
     /// The same from a task.
@@ -39,7 +39,7 @@ enum Way {
     Vecs,
 }
 
-impl Way {
+impl CallStyle {
     fn name(self) -> &'static str {
         match self {
             Self::InPlace => "in place",
@@ -75,11 +75,11 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut pair = Pair::start(suite, &Agents::of(suite)?.polling())?;
     let inside = slices::runtime()?;
     suite.report.expect(5);
-    for way in [Way::InPlace, Way::Inside, Way::Vecs] {
+    for way in [CallStyle::InPlace, CallStyle::Inside, CallStyle::Vecs] {
         suite.report.step(way.name());
         allocations(suite, &mut pair, &inside, way)?;
     }
-    for way in [Way::InPlace, Way::Inside] {
+    for way in [CallStyle::InPlace, CallStyle::Inside] {
         suite.report.step("system calls");
         let counted = system_calls(&pair, &inside, way);
         let missing = match counted {
@@ -95,7 +95,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     pair.end(suite)
 }
 
-fn allocations(suite: &Suite, pair: &mut Pair, inside: &Runtime, way: Way) -> Result<()> {
+fn allocations(suite: &Suite, pair: &mut Pair, inside: &Runtime, way: CallStyle) -> Result<()> {
     way.call(&pair.echo, inside, BATCH)?;
     let before = [Account::of_this_process()?, pair.working.account()?];
     let (began, mut calls) = (Instant::now(), 0);
@@ -109,7 +109,7 @@ fn allocations(suite: &Suite, pair: &mut Pair, inside: &Runtime, way: Way) -> Re
         let allocations = each(after.allocations, before.allocations);
         let what = format!("allocations of the {side}, {}", way.name());
         let row = Row::new(what, allocations, Unit::EachCall);
-        if matches!(way, Way::Vecs) {
+        if matches!(way, CallStyle::Vecs) {
             suite.report.row(&row);
             continue;
         }
@@ -125,7 +125,7 @@ fn allocations(suite: &Suite, pair: &mut Pair, inside: &Runtime, way: Way) -> Re
 }
 
 /// Of the caller and of the service.
-fn system_calls(pair: &Pair, inside: &Runtime, way: Way) -> Result<[SystemCalls; 2]> {
+fn system_calls(pair: &Pair, inside: &Runtime, way: CallStyle) -> Result<[SystemCalls; 2]> {
     let service = Strace::attach(pair.working.peer.id())?;
     let caller = Strace::attach(std::process::id())?;
     let called = way.call(&pair.echo, inside, TRACED);
@@ -134,12 +134,12 @@ fn system_calls(pair: &Pair, inside: &Runtime, way: Way) -> Result<[SystemCalls;
     Ok(counted)
 }
 
-fn system_call_rows(suite: &Suite, way: Way, sides: &[SystemCalls; 2]) {
+fn system_call_rows(suite: &Suite, way: CallStyle, sides: &[SystemCalls; 2]) {
     for (side, calls) in ["caller", "service"].iter().zip(sides) {
         let each = |count: u64| count as f64 / f64::from(TRACED);
         let what = format!("system calls of the {side}, {}", way.name());
         let row = Row::new(what, each(calls.all), Unit::EachCall);
-        let is_blocking_caller = *side == "caller" && matches!(way, Way::InPlace);
+        let is_blocking_caller = *side == "caller" && matches!(way, CallStyle::InPlace);
         suite.report.row(&if is_blocking_caller {
             row.none()
         } else {

@@ -25,7 +25,7 @@ pub(crate) struct Ring {
 #[derive(Debug, Default)]
 struct Round {
     number: u64,
-    state: State,
+    state: RingState,
     rank: usize,
     ranks: usize,
     sum: Vec<f32>,
@@ -34,7 +34,7 @@ struct Round {
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
-enum State {
+enum RingState {
     Running,
     /// It is done, or has come to nothing.
     #[default]
@@ -93,7 +93,7 @@ impl Ring {
         }
         *round = Round {
             number,
-            state: State::Running,
+            state: RingState::Running,
             rank,
             ranks,
             sum,
@@ -149,7 +149,7 @@ impl Ring {
     pub(crate) fn end(&self, number: u64) -> Result<Vec<f32>, RingError> {
         let mut round = self.lock();
         round.check(number)?;
-        round.state = State::Over;
+        round.state = RingState::Over;
         Ok(std::mem::take(&mut round.sum))
     }
 
@@ -158,7 +158,7 @@ impl Ring {
         let mut round = self.lock();
         if number >= round.number {
             round.number = number;
-            round.state = State::Over;
+            round.state = RingState::Over;
         }
         self.changed.notify_waiters();
     }
@@ -185,7 +185,7 @@ impl Ring {
 
 impl Round {
     fn check(&self, number: u64) -> Result<(), RingError> {
-        if self.number != number || self.state == State::Over {
+        if self.number != number || self.state == RingState::Over {
             return Err(RingError::Over { round: number });
         }
         Ok(())

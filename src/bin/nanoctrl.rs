@@ -13,7 +13,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use slimerpc::control::Secret;
-use slimerpc::nanoctrl::daemon::{self, DaemonError, Running, Search, Started, Stopped, Stranger};
+use slimerpc::nanoctrl::daemon::{
+    self, DaemonError, RunningServer, Search, StartOutcome, Stopped, Stranger,
+};
 use slimerpc::nanoctrl::{Config, RedisSource, Server, environment};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -251,11 +253,11 @@ fn start(args: StartArgs) -> Outcome {
         wait: args.wait,
     })?;
     Ok(Report::new(match started {
-        Started::Up(running) => {
+        StartOutcome::Up(running) => {
             let pid = running.pid;
             format!("nanoctrl started (pid={pid})\n{}", describe(&running))
         }
-        Started::Silent {
+        StartOutcome::Silent {
             running,
             recent_log,
         } => {
@@ -265,14 +267,14 @@ fn start(args: StartArgs) -> Outcome {
                 describe(&running)
             )
         }
-        Started::Already { pid } => format!("nanoctrl is already running (pid={pid})\n"),
-        Started::Occupied { address } => {
+        StartOutcome::Already { pid } => format!("nanoctrl is already running (pid={pid})\n"),
+        StartOutcome::Occupied { address } => {
             format!("a server that nanoctrl did not start already answers at {address}\n")
         }
     }))
 }
 
-fn describe(running: &Running) -> String {
+fn describe(running: &RunningServer) -> String {
     let mut text = format!(
         "address: {}\nlog: {}\n",
         running.address,

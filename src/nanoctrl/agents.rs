@@ -38,7 +38,7 @@ fn agent_prefix() -> String {
 }
 
 #[derive(Serialize)]
-pub(super) struct Started {
+pub(super) struct StartedAgent {
     status: &'static str,
     name: String,
     redis_address: String,
@@ -50,7 +50,7 @@ pub(super) async fn start(
     app: Data<App>,
     connection: HttpRequest,
     JsonBody(request): JsonBody<StartPeerAgent>,
-) -> Result<Json<Started>, ApiError> {
+) -> Result<Json<StartedAgent>, ApiError> {
     let resource = request.resource.as_ref();
     let asker = Asker {
         at: &request.address,
@@ -71,7 +71,7 @@ pub(super) async fn start(
         .await?
         .ok_or_else(|| ApiError::AliasTaken(request.alias.clone().unwrap_or_default()))?;
     tracing::info!(name, scope = keys.scope(), "agent registered");
-    Ok(Json(Started {
+    Ok(Json(StartedAgent {
         status: "ok",
         name,
         redis_address,

@@ -9,7 +9,7 @@ use crate::runner::ModelRunner;
 
 #[derive(Default)]
 pub(super) struct Worker {
-    state: State,
+    state: WorkerState,
     /// Number of its life; what belongs to an earlier one is told apart by it.
     pub(super) life: u64,
     /// The process, as long as it has not been seen to end.
@@ -26,7 +26,7 @@ pub(super) struct Worker {
 }
 
 #[derive(Default)]
-enum State {
+enum WorkerState {
     /// Its process is not there, or is not ready, or is about to end.
     #[default]
     Down,
@@ -46,32 +46,32 @@ impl Worker {
 
     /// It serves. Gives how long it was missed, if it was.
     pub(super) fn up(&mut self, proxy: Proxy<ModelRunner>) -> Option<Duration> {
-        self.state = State::Up(proxy);
+        self.state = WorkerState::Up(proxy);
         self.missed.take().map(|since| since.elapsed())
     }
 
     /// Its process has ended. Gives how long to wait before the next one, or that there has been enough of them.
     pub(super) fn down(&mut self) -> Option<Duration> {
         let now = Instant::now();
-        if matches!(self.state, State::Up(_)) {
+        if matches!(self.state, WorkerState::Up(_)) {
             self.missed.get_or_insert(now);
         }
-        self.state = State::Down;
+        self.state = WorkerState::Down;
         self.restarts.after(self.answered > 0, now)
     }
 
     /// It is not started again.
     pub(super) fn give_up(&mut self, reason: String) {
-        self.state = State::GivenUp(reason);
+        self.state = WorkerState::GivenUp(reason);
     }
 
     /// It is of no use any more in this life: ends it, if it is still the current one.
     pub(super) fn abandon(&mut self, life: u64) {
-        if self.life != life || !matches!(self.state, State::Up(_)) {
+        if self.life != life || !matches!(self.state, WorkerState::Up(_)) {
             return;
         }
         self.missed.get_or_insert_with(Instant::now);
-        self.state = State::Down;
+        self.state = WorkerState::Down;
         if let Some(process) = &mut self.process {
             process.kill();
         }
@@ -105,16 +105,16 @@ impl Worker {
     /// Its address, while it serves.
     pub(super) fn proxy(&self) -> Option<&Proxy<ModelRunner>> {
         match &self.state {
-            State::Up(proxy) => Some(proxy),
-            State::Down | State::GivenUp(_) => None,
+            WorkerState::Up(proxy) => Some(proxy),
+            WorkerState::Down | WorkerState::GivenUp(_) => None,
         }
     }
 
     /// Why it is given up, if it is.
     pub(super) fn given_up(&self) -> Option<&str> {
         match &self.state {
-            State::GivenUp(reason) => Some(reason),
-            State::Up(_) | State::Down => None,
+            WorkerState::GivenUp(reason) => Some(reason),
+            WorkerState::Up(_) | WorkerState::Down => None,
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::train_worker::TrainWorker;
 
 #[derive(Default)]
 pub(super) struct Worker {
-    state: State,
+    state: WorkerState,
     /// Number of its life.
     life: u64,
     /// The process, as long as it has not been seen to end.
@@ -23,7 +23,7 @@ pub(super) struct Worker {
 }
 
 #[derive(Default)]
-enum State {
+enum WorkerState {
     /// Its process is not there, or is not ready, or is about to end.
     #[default]
     Down,
@@ -42,7 +42,7 @@ impl Worker {
 
     /// It serves. Says whether it has done so before.
     pub(super) fn up(&mut self, proxy: Proxy<TrainWorker>) -> bool {
-        self.state = State::Up(proxy);
+        self.state = WorkerState::Up(proxy);
         std::mem::replace(&mut self.was_up, true)
     }
 
@@ -52,21 +52,21 @@ impl Worker {
 
     /// Its process has ended. Gives how long to wait before the next one, or that there has been enough of them.
     pub(super) fn down(&mut self) -> Option<Duration> {
-        self.state = State::Down;
+        self.state = WorkerState::Down;
         self.restarts.after(self.has_stepped, Instant::now())
     }
 
     /// It is not started again.
     pub(super) fn give_up(&mut self, reason: String) {
-        self.state = State::GivenUp(reason);
+        self.state = WorkerState::GivenUp(reason);
     }
 
     /// It is of no use any more in this life: ends it, if it is still the current one.
     pub(super) fn abandon(&mut self, life: u64) {
-        if self.life != life || !matches!(self.state, State::Up(_)) {
+        if self.life != life || !matches!(self.state, WorkerState::Up(_)) {
             return;
         }
-        self.state = State::Down;
+        self.state = WorkerState::Down;
         if let Some(process) = &mut self.process {
             process.kill();
         }
@@ -75,19 +75,19 @@ impl Worker {
     /// Itself, while it serves.
     pub(super) fn member(&self) -> Option<Member> {
         match &self.state {
-            State::Up(proxy) => Some(Member {
+            WorkerState::Up(proxy) => Some(Member {
                 proxy: proxy.clone(),
                 life: self.life,
             }),
-            State::Down | State::GivenUp(_) => None,
+            WorkerState::Down | WorkerState::GivenUp(_) => None,
         }
     }
 
     /// Why it is given up, if it is.
     pub(super) fn given_up(&self) -> Option<&str> {
         match &self.state {
-            State::GivenUp(reason) => Some(reason),
-            State::Up(_) | State::Down => None,
+            WorkerState::GivenUp(reason) => Some(reason),
+            WorkerState::Up(_) | WorkerState::Down => None,
         }
     }
 }

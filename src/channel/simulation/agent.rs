@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use super::fabric::{Completed, Content, Port};
+use super::fabric::{Completed, MessageContent, Port};
 use super::schedule::Micros;
 use crate::channel::core::caller::{CallId, Caller};
 use crate::channel::core::responder::{Responder, SlotRequest};
@@ -44,7 +44,7 @@ pub(super) struct Peer {
     /// The last life of the peer that a session was up with.
     pub(super) believed: Option<usize>,
     pub(super) caller: Caller,
-    pub(super) replies: Box<[Option<Content>]>,
+    pub(super) replies: Box<[Option<MessageContent>]>,
     pub(super) live: BTreeMap<CallId, Live>,
     /// Calls that were given up, and whose answers have yet to come.
     pub(super) forgotten: usize,
@@ -58,11 +58,11 @@ pub(super) struct Up {
     pub(super) responder: Responder,
     pub(super) sends: SendQueue,
     /// Signals that wait for a place in the send queue.
-    pub(super) unsent: VecDeque<(u32, Option<Content>)>,
+    pub(super) unsent: VecDeque<(u32, Option<MessageContent>)>,
     /// The request that arrived last.
     pub(super) last: Option<u64>,
     /// Requests that wait for the handler, the one that runs in front.
-    pub(super) requests: VecDeque<(Box<SlotRequest>, Content)>,
+    pub(super) requests: VecDeque<(Box<SlotRequest>, MessageContent)>,
 }
 
 /// A call that its program still holds.

@@ -1,7 +1,7 @@
 //! Calls, from the program that makes them to the handler and back.
 
 use super::agent::{Live, Spot};
-use super::fabric::{Completed, Content, Port};
+use super::fabric::{Completed, MessageContent, Port};
 use super::pair::nothing;
 use super::schedule::{Event, Micros};
 use super::world::World;
@@ -106,12 +106,12 @@ impl World {
 
     fn request(&mut self, spot: Spot, at: usize, id: CallId, slot: u16, call: usize) {
         let header = message(MessageKind::Request, id.0);
-        let content = Some(Content { header, call });
+        let content = Some(MessageContent { header, call });
         self.send(spot, at, immediate(slot, Signal::Message), content);
     }
 
     /// Sends a message once there is room for it.
-    fn send(&mut self, spot: Spot, at: usize, imm: u32, content: Option<Content>) {
+    fn send(&mut self, spot: Spot, at: usize, imm: u32, content: Option<MessageContent>) {
         let Some(up) = &mut self.peer(spot, at).up else {
             return;
         };
@@ -267,7 +267,7 @@ impl World {
         if let Some(up) = &mut self.peer(spot, at).up {
             assert!(up.responder.answered(lent).is_none());
         }
-        let content = Content {
+        let content = MessageContent {
             header: message(MessageKind::Reply, id),
             call: request.call,
         };

@@ -20,17 +20,17 @@ pub(super) struct QueuePair {
     pub(super) session: Session,
     /// Owner of its work requests.
     pub(super) generation: u64,
-    pub(super) state: State,
+    pub(super) state: MessageState,
     pub(super) remote: Option<Port>,
     /// Nothing sent later arrives earlier.
     pub(super) last_arrival: Micros,
     /// What came before this end was joined; the sender tries again (RNR).
     pub(super) early: Vec<Flight>,
-    pub(super) requests: Box<[Option<Content>]>,
+    pub(super) requests: Box<[Option<MessageContent>]>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum MessageState {
     Init,
     Rts,
     Error,
@@ -38,7 +38,7 @@ pub(super) enum State {
 
 /// What stands in a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Content {
+pub(super) struct MessageContent {
     pub(super) header: Header,
     /// The call that it is about, among all of the world.
     pub(super) call: usize,
@@ -51,7 +51,7 @@ pub(super) struct Flight {
     pub(super) to: Port,
     pub(super) imm: u32,
     /// What it writes into the slot, if it writes anything.
-    pub(super) content: Option<Content>,
+    pub(super) content: Option<MessageContent>,
     /// Sends that its completion at the sender retires, and whose they are.
     pub(super) ack: Option<WorkId>,
 }
@@ -81,7 +81,7 @@ impl QueuePair {
             peer,
             session,
             generation,
-            state: State::Init,
+            state: MessageState::Init,
             remote: None,
             last_arrival: 0,
             early: Vec::new(),
@@ -96,11 +96,11 @@ impl World {
         &mut self,
         from: Port,
         imm: u32,
-        content: Option<Content>,
+        content: Option<MessageContent>,
         ack: Option<WorkId>,
     ) {
         let pair = &self.ports[from.0];
-        let Some(to) = pair.remote.filter(|_| pair.state == State::Rts) else {
+        let Some(to) = pair.remote.filter(|_| pair.state == MessageState::Rts) else {
             return; // It is flushed.
         };
         let delay = self.rng.between(20, 800);
@@ -119,9 +119,9 @@ impl World {
     pub(super) fn arrive(&mut self, flight: Flight) {
         let to = &mut self.ports[flight.to.0];
         match to.state {
-            State::Init => to.early.push(flight),
-            State::Rts if to.remote == Some(flight.from) => self.deliver(flight),
-            State::Rts | State::Error => self.fail_soon(flight.from),
+            MessageState::Init => to.early.push(flight),
+            MessageState::Rts if to.remote == Some(flight.from) => self.deliver(flight),
+            MessageState::Rts | MessageState::Error => self.fail_soon(flight.from),
         }
     }
 
@@ -138,14 +138,14 @@ impl World {
         };
         self.complete(flight.to, work, Ok(Some(flight.imm)));
         if let Some(work) = flight.ack
-            && self.ports[flight.from.0].state == State::Rts
+            && self.ports[flight.from.0].state == MessageState::Rts
         {
             self.complete(flight.from, work, Ok(None));
         }
     }
 
     /// Writes into a ring, as the device does: without asking anybody.
-    fn write(&mut self, to: Port, imm: u32, content: Content) {
+    fn write(&mut self, to: Port, imm: u32, content: MessageContent) {
         let slot = Immediate::from_bits(imm).slot;
         let at = usize::from(slot);
         if content.header.kind == MessageKind::Request {
@@ -191,7 +191,7 @@ impl World {
 
     /// The peer's end does not answer, which is noticed in a while.
     pub(super) fn fail_soon(&mut self, port: Port) {
-        if self.ports[port.0].state != State::Error {
+        if self.ports[port.0].state != MessageState::Error {
             let delay = self.rng.between(100, 4000);
             self.schedule.after(delay, Event::Fail(port));
         }
@@ -200,7 +200,7 @@ impl World {
     /// To ERR. Whoever is connected with it will notice.
     pub(super) fn fail(&mut self, port: Port) {
         let pair = &mut self.ports[port.0];
-        if std::mem::replace(&mut pair.state, State::Error) == State::Error {
+        if std::mem::replace(&mut pair.state, MessageState::Error) == MessageState::Error {
             return;
         }
         let (remote, generation) = (pair.remote, pair.generation);
@@ -221,15 +221,15 @@ impl World {
     /// Connects an end with the other.
     pub(super) fn join(&mut self, port: Port, remote: Port) {
         let pair = &mut self.ports[port.0];
-        if pair.state == State::Error {
+        if pair.state == MessageState::Error {
             return;
         }
-        pair.state = State::Rts;
+        pair.state = MessageState::Rts;
         pair.remote = Some(remote);
         for flight in std::mem::take(&mut pair.early) {
             self.arrive(flight);
         }
-        if self.ports[remote.0].state == State::Error {
+        if self.ports[remote.0].state == MessageState::Error {
             self.fail_soon(port);
         }
     }

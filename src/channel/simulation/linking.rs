@@ -1,7 +1,7 @@
 //! What agents do as the machines of their links say.
 
 use super::agent::{Spot, Up};
-use super::fabric::{Port, QueuePair, State};
+use super::fabric::{MessageState, Port, QueuePair};
 use super::schedule::Event;
 use super::world::World;
 use crate::channel::LossCause;
@@ -161,7 +161,7 @@ impl World {
         }
         self.check(spot, at);
         if let Some(port) = made
-            && self.ports[port.0].state != State::Error
+            && self.ports[port.0].state != MessageState::Error
         {
             self.fail(port);
         }

@@ -2,7 +2,7 @@
 
 use super::agent::Spot;
 use super::control::Neighbour;
-use super::fabric::{Port, State};
+use super::fabric::{MessageState, Port};
 use super::world::World;
 
 impl World {
@@ -70,7 +70,7 @@ impl World {
             .remote
             .map(|Port(remote)| &self.ports[remote]);
         let remote = remote.and_then(|remote| remote.remote);
-        assert_eq!(self.ports[port].state, State::Rts);
+        assert_eq!(self.ports[port].state, MessageState::Rts);
         assert_eq!(remote, Some(Port(port)), "one connection: joined crosswise");
     }
 }

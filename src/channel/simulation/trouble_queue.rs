@@ -22,7 +22,7 @@ pub(super) enum Trouble {
 const LONG: usize = 10_000;
 
 #[derive(Debug, Default)]
-struct State {
+struct TroubleState {
     trouble: Option<Trouble>,
     flooded: usize,
 }
@@ -31,7 +31,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct TroubledDevice {
     device: Arc<dyn Device>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<TroubleState>>,
 }
 
 impl TroubledDevice {
@@ -55,7 +55,7 @@ impl TroubledDevice {
 #[derive(Debug)]
 struct TroubledPoller {
     poller: Box<dyn Poller>,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<TroubleState>>,
 }
 
 impl TroubledPoller {

@@ -19,12 +19,12 @@ const MAILBOX_CAPACITY: usize = 1000;
 /// Agents, mailboxes of agents and of peers not up yet, and what agents have advertised.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    inner: Mutex<Inner>,
+    inner: Mutex<RegistryState>,
     pub(super) services: ServiceDirectory,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct RegistryState {
     names_given: u64,
     agents: HashMap<String, RegisteredAgent>,
     mail: HashMap<String, Arc<MailLog>>,
@@ -145,12 +145,12 @@ impl Registry {
     }
 
     /// Every change below is complete before anything can panic, so a poisoned lock is still good.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl RegistryState {
     /// `agent-<n>` in hexadecimal, as the server counts; names already in use are passed over.
     fn generate_name(&mut self) -> String {
         loop {

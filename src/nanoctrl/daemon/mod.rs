@@ -84,13 +84,13 @@ impl Start {
 
 /// How [`start`] went.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Started {
+pub enum StartOutcome {
     /// The server is up.
-    Up(Running),
+    Up(RunningServer),
     /// The server's process runs, but it did not answer in time.
     Silent {
         /// The process.
-        running: Running,
+        running: RunningServer,
         /// What it has logged.
         recent_log: String,
     },
@@ -108,7 +108,7 @@ pub enum Started {
 
 /// A server's process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningServer {
     /// Its process number.
     pub pid: i32,
     /// Where it is asked whether it is up.
@@ -123,7 +123,7 @@ pub struct Running {
 ///
 /// # Errors
 /// There is no Redis, the server ended at once, or files cannot be written.
-pub fn start(options: &Start) -> Result<Started, DaemonError> {
+pub fn start(options: &Start) -> Result<StartOutcome, DaemonError> {
     let folder = RuntimeFolder::make()?;
     let _lock = folder.lock()?;
     let address = options.address();
@@ -133,14 +133,14 @@ pub fn start(options: &Start) -> Result<Started, DaemonError> {
         if let Some((pid, meta)) = other.running()
             && (other == folder || is_in_the_way(meta))
         {
-            return Ok(Started::Already {
+            return Ok(StartOutcome::Already {
                 pid: pid.as_raw_nonzero().get(),
             });
         }
     }
     folder.forget();
     if health::probe(&address, None).is_ok() {
-        return Ok(Started::Occupied { address });
+        return Ok(StartOutcome::Occupied { address });
     }
     if let Some(token) = &options.token {
         let checked = token.check_token();
@@ -151,7 +151,7 @@ pub fn start(options: &Start) -> Result<Started, DaemonError> {
     let log = options.log_file.clone().unwrap_or_else(|| folder.log());
     let (mut log_file, log_start) = open_log(&log)?;
     let mut child = spawn(options, &redis, &log_file)?;
-    let running = Running {
+    let running = RunningServer {
         pid: child.id().cast_signed(),
         address,
         log,
@@ -159,8 +159,8 @@ pub fn start(options: &Start) -> Result<Started, DaemonError> {
     };
     remember(&folder, options, &running)?;
     match wait_until_up(&mut child, options.wait, &running.address) {
-        Up::Yes => Ok(Started::Up(running)),
-        Up::NotYet => Ok(Started::Silent {
+        Up::Yes => Ok(StartOutcome::Up(running)),
+        Up::NotYet => Ok(StartOutcome::Silent {
             running,
             recent_log: read_from(&mut log_file, log_start),
         }),
@@ -226,7 +226,11 @@ fn spawn(options: &Start, redis: &RedisSource, log: &File) -> Result<Child, Daem
         .map_err(DaemonError::Spawn)
 }
 
-fn remember(folder: &RuntimeFolder, options: &Start, running: &Running) -> Result<(), DaemonError> {
+fn remember(
+    folder: &RuntimeFolder,
+    options: &Start,
+    running: &RunningServer,
+) -> Result<(), DaemonError> {
     let mut cmd = vec![program()?.to_string_lossy().into_owned()];
     cmd.extend(options.arguments());
     let started_at = SystemTime::now()

@@ -76,7 +76,7 @@ impl ser::Error for EncodeError {
 }
 
 impl<'a> Writer<'a> {
-    fn elements(&mut self, end: End) -> Elements<'_, 'a> {
+    fn elements(&mut self, end: Terminator) -> Elements<'_, 'a> {
         Elements {
             writer: self,
             end,
@@ -178,12 +178,12 @@ impl<'a> Writer<'a> {
 /// What is still to be written behind the elements.
 pub(super) struct Elements<'w, 'a> {
     writer: &'w mut Writer<'a>,
-    end: End,
+    end: Terminator,
     /// How many there have been; of a list or struct, nobody counts.
     written: usize,
 }
 
-enum End {
+enum Terminator {
     List,
     Set,
     FrozenSet,
@@ -206,13 +206,13 @@ impl Elements<'_, '_> {
             _ => Ok(TUPLE),
         };
         match self.end {
-            End::List => self.writer.put(&[APPENDS]),
-            End::Set => self.writer.put(&[ADDITEMS]),
-            End::FrozenSet => self.writer.put(&[FROZENSET]),
-            End::Dict => self.writer.put(&[SETITEMS]),
-            End::Tuple(len) => self.writer.put(&[tuple(len)?]),
-            End::TupleVariant(len) => self.writer.put(&[tuple(len)?, SETITEM]),
-            End::StructVariant => self.writer.put(&[SETITEMS, SETITEM]),
+            Terminator::List => self.writer.put(&[APPENDS]),
+            Terminator::Set => self.writer.put(&[ADDITEMS]),
+            Terminator::FrozenSet => self.writer.put(&[FROZENSET]),
+            Terminator::Dict => self.writer.put(&[SETITEMS]),
+            Terminator::Tuple(len) => self.writer.put(&[tuple(len)?]),
+            Terminator::TupleVariant(len) => self.writer.put(&[tuple(len)?, SETITEM]),
+            Terminator::StructVariant => self.writer.put(&[SETITEMS, SETITEM]),
         }
         Ok(())
     }
@@ -354,16 +354,16 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         let end = match std::mem::replace(&mut self.meant, Meant::Itself) {
             Meant::Set if self.hashed.is_some() => {
                 self.put(&[MARK]);
-                End::FrozenSet
+                Terminator::FrozenSet
             }
             Meant::Set => {
                 self.put(&[EMPTY_SET, MARK]);
-                End::Set
+                Terminator::Set
             }
             _ => {
                 self.check_hashable("a list")?;
                 self.put(&[EMPTY_LIST, MARK]);
-                End::List
+                Terminator::List
             }
         };
         Ok(self.elements(end))
@@ -371,7 +371,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
 
     fn serialize_tuple(self, len: usize) -> Result<Elements<'w, 'a>, EncodeError> {
         self.begin_tuple(len);
-        Ok(self.elements(End::Tuple(len)))
+        Ok(self.elements(Terminator::Tuple(len)))
     }
 
     fn serialize_tuple_struct(
@@ -392,13 +392,13 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         self.check_hashable(format_args!("`{name}::{variant}`, a dict"))?;
         self.begin_variant(variant);
         self.begin_tuple(len);
-        Ok(self.elements(End::TupleVariant(len)))
+        Ok(self.elements(Terminator::TupleVariant(len)))
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<Elements<'w, 'a>, EncodeError> {
         self.check_hashable("a dict")?;
         self.put(&[EMPTY_DICT, MARK]);
-        Ok(self.elements(End::Dict))
+        Ok(self.elements(Terminator::Dict))
     }
 
     fn serialize_struct(
@@ -420,7 +420,7 @@ impl<'w, 'a> Serializer for &'w mut Writer<'a> {
         self.check_hashable(format_args!("`{name}::{variant}`, a dict"))?;
         self.begin_variant(variant);
         self.put(&[EMPTY_DICT, MARK]);
-        Ok(self.elements(End::StructVariant))
+        Ok(self.elements(Terminator::StructVariant))
     }
 }
 
@@ -448,7 +448,7 @@ impl ser::SerializeSeq for Elements<'_, '_> {
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), EncodeError> {
         match self.end {
-            End::Set | End::FrozenSet => {
+            Terminator::Set | Terminator::FrozenSet => {
                 self.written += 1;
                 self.writer.hashing(Hashed::Member(self.written), value)
             }

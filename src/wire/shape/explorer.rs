@@ -124,12 +124,12 @@ struct Part {
 #[derive(Debug)]
 enum Frame {
     Type { id: Id, is_again: bool },
-    Place(Place),
+    TypeStep(TypeStep),
 }
 
 /// A step into a type, for error messages.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
+pub(super) enum TypeStep {
     Field(&'static str),
     Variant(&'static str),
     Item(usize),
@@ -139,7 +139,7 @@ pub(super) enum Place {
     Value,
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for TypeStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Field(name) => write!(f, ".{name}"),
@@ -301,8 +301,8 @@ impl Explorer {
     }
 
     /// Goes to a part. Says where from.
-    pub(super) fn go(&mut self, place: Place) -> usize {
-        self.stack.push(Frame::Place(place));
+    pub(super) fn go(&mut self, place: TypeStep) -> usize {
+        self.stack.push(Frame::TypeStep(place));
         self.stack.len() - 1
     }
 
@@ -467,7 +467,7 @@ impl Explorer {
     pub(super) fn obstacle(&mut self, what: &str, of: &str) -> Stop {
         let mut text = String::new();
         for frame in &self.stack {
-            if let Frame::Place(place) = frame {
+            if let Frame::TypeStep(place) = frame {
                 text += &place.to_string();
             }
         }

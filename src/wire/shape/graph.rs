@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-/// Place of a [`Node`] in its [`Graph`].
+/// TypeStep of a [`Node`] in its [`Graph`].
 pub(super) type Id = usize;
 
 /// Names of fields or variants, as serde lists them.

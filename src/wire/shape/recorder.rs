@@ -8,7 +8,7 @@ use serde::de::{
     DeserializeSeed, EnumAccess, IntoDeserializer, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
-use super::explorer::{Explorer, Place, Stop};
+use super::explorer::{Explorer, Stop, TypeStep};
 use super::graph::{Id, Names, UNIT_VARIANT};
 use crate::wire::PayloadCodec;
 use crate::wire::pickle::VALUE;
@@ -197,7 +197,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         if self.explorer.is_again() {
             return visitor.visit_none();
         }
-        let depth = self.explorer.go(Place::Some);
+        let depth = self.explorer.go(TypeStep::Some);
         let visited = visitor.visit_some(Recorder::new(self.explorer, some, self.of, self.index));
         self.explorer.back_to(depth);
         visited
@@ -232,7 +232,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
             left: parts.len(),
             parts,
             next: 0,
-            place: |_| Place::Element,
+            place: |_| TypeStep::Element,
             explorer: self.explorer,
         })
     }
@@ -244,7 +244,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
             parts,
             left: len,
             next: 0,
-            place: Place::Item,
+            place: TypeStep::Item,
             explorer: self.explorer,
         })
     }
@@ -306,7 +306,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         };
         self.explorer.try_part(id, number);
         let variant = names[number];
-        self.explorer.go(Place::Variant(variant));
+        self.explorer.go(TypeStep::Variant(variant));
         let visited = visitor.visit_enum(Variant {
             explorer: self.explorer,
             id,
@@ -378,7 +378,7 @@ struct Elements<'a> {
     parts: Vec<Id>,
     left: usize,
     next: usize,
-    place: fn(usize) -> Place,
+    place: fn(usize) -> TypeStep,
 }
 
 impl<'a> Elements<'a> {
@@ -388,7 +388,7 @@ impl<'a> Elements<'a> {
             parts: Vec::new(),
             left: 0,
             next: 0,
-            place: Place::Item,
+            place: TypeStep::Item,
         }
     }
 }
@@ -493,7 +493,7 @@ fn read_field<'de, T: DeserializeSeed<'de>>(
     seed: T,
 ) -> Result<T::Value, Stop> {
     explorer.try_part(id, at);
-    let depth = explorer.go(Place::Field(name));
+    let depth = explorer.go(TypeStep::Field(name));
     let value = seed.deserialize(Recorder::new(explorer, part, asking::<T>(), at));
     explorer.back_to(depth);
     if value.is_ok() {
@@ -520,14 +520,14 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         if !std::mem::replace(&mut self.is_left, false) {
             return Ok(None);
         }
-        let depth = self.explorer.go(Place::Key);
+        let depth = self.explorer.go(TypeStep::Key);
         let key = seed.deserialize(Recorder::new(self.explorer, self.key, asking::<K>(), 0));
         self.explorer.back_to(depth);
         key.map(Some)
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Stop> {
-        let depth = self.explorer.go(Place::Value);
+        let depth = self.explorer.go(TypeStep::Value);
         let value = seed.deserialize(Recorder::new(self.explorer, self.value, asking::<T>(), 1));
         self.explorer.back_to(depth);
         value
