@@ -33,7 +33,7 @@ use slimerpc::channel::{
     ServiceInfo, WaitPolicy,
 };
 use slimerpc::fabric::{self, RetryPolicy};
-use slimerpc_actors::{PeerAgent, Proxy, service};
+use slimerpc_actors::{Limits, PeerAgent, Polling, Proxy, service};
 use tokio::sync::oneshot;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -214,9 +214,11 @@ fn run_actors(scenario: Scenario, rounds: u32) -> Result<()> {
     actix::System::new().block_on(async {
         let agent = |alias| {
             let agent = PeerAgent::builder().local().alias(alias);
-            let agent = agent.max_inflight(scenario.inflight() as usize);
+            let agent = agent.limits(Limits::default().max_inflight(scenario.inflight() as usize));
             // Callgrind's clock is fast: nobody goes to sleep in a turn of the other.
-            agent.busy_poll(Duration::from_secs(10)).start()
+            agent
+                .polling(Polling::default().busy_poll(Duration::from_secs(10)))
+                .start()
         };
         let (worker, driver) = (agent("worker").await?, agent("driver").await?);
         let (bring, brought) = oneshot::channel();

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use slimerpc::fabric;
-use slimerpc_actors::{Builder, PeerAgent, Proxy, RpcError, service};
+use slimerpc_actors::{Builder, PeerAgent, Polling, Proxy, RpcError, service};
 use tokio::runtime::Runtime;
 
 use support::footprint::{Footprint, allow_many_files};
@@ -97,7 +97,7 @@ fn agent(args: &Args, role: &str, url: &str) -> Builder {
         .nanoctrl(url)
         .device(&args.device)
         .alias(format!("{role}:{}", std::process::id()))
-        .busy_poll(Duration::from_micros(args.busy_poll))
+        .polling(Polling::default().busy_poll(Duration::from_micros(args.busy_poll)))
 }
 
 /// The other process: serves until we say something, or end.

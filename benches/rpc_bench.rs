@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use slimerpc::fabric;
-use slimerpc_actors::{PeerAgent, Proxy, service};
+use slimerpc_actors::{Limits, PeerAgent, Polling, Proxy, Timeouts, service};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -137,10 +137,13 @@ impl Args {
             .nanoctrl(url)
             .alias(alias)
             .scope(&self.scope)
-            .slot_size(self.slot_size())
-            .max_inflight(self.max_inflight.into())
-            .connect_timeout(PATIENCE)
-            .busy_poll(Duration::from_micros(self.busy_poll));
+            .limits(
+                Limits::default()
+                    .slot_size(self.slot_size())
+                    .max_inflight(self.max_inflight.into()),
+            )
+            .timeouts(Timeouts::default().connect_timeout(PATIENCE))
+            .polling(Polling::default().busy_poll(Duration::from_micros(self.busy_poll)));
         if let Some(device) = &self.device {
             agent = agent.device(device);
         }

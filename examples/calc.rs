@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use slimerpc_actors::{Builder, PeerAgent, service, wait_all};
+use slimerpc_actors::{Builder, Limits, PeerAgent, service, wait_all};
 
 #[derive(Default)]
 struct CalcService {
@@ -107,8 +107,11 @@ impl Args {
         let mut agent = PeerAgent::builder()
             .alias(self.alias.as_deref().unwrap_or(alias))
             .scope(&self.scope)
-            .slot_size(self.slot_size)
-            .max_inflight(self.max_inflight);
+            .limits(
+                Limits::default()
+                    .slot_size(self.slot_size)
+                    .max_inflight(self.max_inflight),
+            );
         if let Some(url) = &self.ctrl {
             agent = agent.nanoctrl(url);
         }

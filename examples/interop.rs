@@ -16,7 +16,8 @@ use slimerpc::channel::Profile;
 use slimerpc::wire::Pickle;
 use slimerpc::wire::pickle::{BigInt, Value};
 use slimerpc_actors::{
-    PeerAgent, Proxy, Reply, RpcError, ServedBy, Service, Share, service, wait_all,
+    Limits, PeerAgent, Proxy, Reply, RpcError, ServedBy, Service, Share, Timeouts, service,
+    wait_all,
 };
 
 type Error = Box<dyn std::error::Error>;
@@ -265,9 +266,12 @@ impl Args {
             .nanoctrl(&self.ctrl)
             .alias(&self.alias)
             .scope(&self.scope)
-            .slot_size(self.slot_size)
-            .max_inflight(self.max_inflight)
-            .connect_timeout(self.patience());
+            .limits(
+                Limits::default()
+                    .slot_size(self.slot_size)
+                    .max_inflight(self.max_inflight),
+            )
+            .timeouts(Timeouts::default().connect_timeout(self.patience()));
         if let Some(device) = &self.device {
             agent = agent.device(device);
         }

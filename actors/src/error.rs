@@ -140,7 +140,7 @@ pub enum RpcError {
         service: String,
     },
     /// The service had ended the stream, as its items were not read for longer than its
-    /// [`stream_patience`](crate::Builder::stream_patience).
+    /// [`stream_patience`](crate::Timeouts::stream_patience).
     #[error("the service ended the stream, as no item was asked for in {after:?}")]
     Stalled {
         /// How long it had waited.

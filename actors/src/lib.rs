@@ -74,7 +74,8 @@ mod supervision;
 
 pub use agent::builder::Builder;
 pub use agent::handle::{Connect, PeerAgent};
-pub use agent::serve::{Serve, ServiceHandle};
+pub use agent::serve::{Serve, ServeOnce, ServiceHandle};
+pub use agent::settings::{Limits, Polling, Timeouts};
 pub use any_error::Error;
 pub use client::channel_view::ChannelView;
 pub use client::group::{Gather, Group, GroupError, MemberError};

@@ -87,7 +87,7 @@
 //! | promise | test |
 //! | --- | --- |
 //! | Calls of a peer that is killed end with `PeerLost`. | `call_1_a_killed_worker_fails_the_call_within_a_second` |
-//! | Calls made while a peer is away end at once, and are not run, unless a [`reconnect_wait`](crate::Builder::reconnect_wait) is set. | `call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back` |
+//! | Calls made while a peer is away end at once, and are not run, unless a [`reconnect_wait`](crate::Timeouts::reconnect_wait) is set. | `call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back` |
 //! | Proxies heal by themselves when the peer, or its service, is back. | the same, `a_proxy_heals_when_its_service_is_served_again` |
 //! | Whoever waits for a peer has its next life as soon as that serves. | `fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another`, `all_who_wait_for_a_killed_worker_have_its_next_life_as_soon_as_that_serves` |
 //! | A proxy says `Reconnected` when it can be called. | `a_proxy_says_that_it_is_connected_again_when_it_can_be_called` |

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use slimerpc_actors::{Builder, PeerAgent, Proxy, service};
+use slimerpc_actors::{Builder, Limits, PeerAgent, Polling, Proxy, Timeouts, service};
 use tokio::task::spawn_blocking;
 
 use crate::account::Account;
@@ -92,16 +92,16 @@ impl Agents {
         let mut builder = PeerAgent::builder()
             .nanoctrl(&self.url)
             .device(&self.device)
-            .connect_timeout(Duration::from_secs(60))
+            .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(60)))
             .alias(format!("{name}:{}", std::process::id()));
         if let Some(bytes) = self.slot_size {
-            builder = builder.slot_size(bytes);
+            builder = builder.limits(Limits::default().slot_size(bytes));
         }
         if let Some(calls) = self.max_inflight {
-            builder = builder.max_inflight(calls);
+            builder = builder.limits(Limits::default().max_inflight(calls));
         }
         if let Some(budget) = self.busy_poll {
-            builder = builder.busy_poll(budget);
+            builder = builder.polling(Polling::default().busy_poll(budget));
         }
         builder
     }

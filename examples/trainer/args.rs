@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use slimerpc_actors::{Builder, PeerAgent};
+use slimerpc_actors::{Builder, Limits, PeerAgent};
 
 use crate::digits::{CLASSES, PIXELS};
 use crate::report::Report;
@@ -109,8 +109,8 @@ pub(crate) fn agent(
     let slot = HEADERS + Report::LEN + size_of::<f32>() * weights;
     let agent = PeerAgent::builder().alias(alias);
     let agent = agent.nanoctrl(ctrl).scope(scope);
-    let agent = agent.max_inflight(MAX_INFLIGHT);
-    let agent = agent.slot_size(slot.next_multiple_of(8));
+    let agent = agent.limits(Limits::default().max_inflight(MAX_INFLIGHT));
+    let agent = agent.limits(Limits::default().slot_size(slot.next_multiple_of(8)));
     match device {
         Some(device) => agent.device(device),
         None => agent,

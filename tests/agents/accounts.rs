@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::alone::is_alone;
 use serde::{Deserialize, Serialize};
-use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service};
+use slimerpc_actors::{Limits, PeerAgent, Proxy, RpcError, Share, service};
 use tokio::time::sleep;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -117,9 +117,8 @@ async fn life(number: usize) {
         let alias = format!("accounts:{role}:{number}");
         let agent = PeerAgent::builder()
             .alias(alias)
-            .slot_size(1024)
-            .max_payload(1500);
-        agent.max_inflight(4).start()
+            .limits(Limits::default().slot_size(1024).max_payload(1500));
+        agent.limits(Limits::default().max_inflight(4)).start()
     };
     let (worker, driver) = (
         agent("worker").await.unwrap(),

@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::common;
-use slimerpc_actors::{AgentError, BufferError, Builder, PeerAgent, RdmaBuffer, Rights, service};
+use slimerpc_actors::{
+    AgentError, BufferError, Builder, Limits, PeerAgent, RdmaBuffer, Rights, Timeouts, service,
+};
 use tokio::time::{sleep, timeout};
 
 const MIB: usize = 1 << 20;
@@ -33,7 +35,8 @@ impl Board {
 fn builder(role: &str) -> Builder {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    common::agent(format!("buffers:{role}:{number}")).connect_timeout(Duration::from_secs(3))
+    common::agent(format!("buffers:{role}:{number}"))
+        .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(3)))
 }
 
 async fn agents() -> (PeerAgent, PeerAgent) {
@@ -321,9 +324,11 @@ async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> bool {
 
 #[actix::test]
 async fn memory_that_is_spent_is_a_typed_error() {
-    let small = builder("small")
-        .max_payload(4 * MIB)
-        .payload_memory(8 * MIB);
+    let small = builder("small").limits(
+        Limits::default()
+            .max_payload(4 * MIB)
+            .payload_memory(8 * MIB),
+    );
     let owner = small.start().await.unwrap();
     let error = owner.allocate(4 * MIB + 1, Rights::Read).unwrap_err();
     assert!(matches!(error, BufferError::Memory(_)), "{error}");

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use slimerpc::channel::{LossCause, Mismatch};
 use slimerpc::control::ControlError;
-use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, service, wait_all};
+use slimerpc_actors::{
+    AgentError, Builder, Limits, PeerAgent, Polling, Proxy, Ran, RpcError, Timeouts, service,
+    wait_all,
+};
 
 /// Shared by the tests and the handlers that they watch.
 #[derive(Default, Clone)]
@@ -96,12 +99,12 @@ fn unique(role: &str) -> String {
 }
 
 fn agent(role: &str) -> Builder {
-    PeerAgent::builder()
-        .local()
-        .alias(unique(role))
-        .slot_size(4096)
-        .max_payload(4080)
-        .max_inflight(4)
+    PeerAgent::builder().local().alias(unique(role)).limits(
+        Limits::default()
+            .slot_size(4096)
+            .max_payload(4080)
+            .max_inflight(4),
+    )
 }
 
 /// A worker that serves `lab`, and a driver with a proxy to it.
@@ -393,7 +396,7 @@ async fn two_versions_of_a_service_meet() {
 #[actix::test]
 async fn agents_that_do_not_fit_together_refuse_each_other_by_value() {
     let (worker, _driver, _lab) = pair(Lab::default()).await;
-    let driver = agent("driver").slot_size(8192).max_payload(8176);
+    let driver = agent("driver").limits(Limits::default().slot_size(8192).max_payload(8176));
     let driver = driver.start().await.unwrap();
     let error = driver.proxy::<Lab>(worker.alias()).await.unwrap_err();
     let AgentError::Refused {
@@ -420,7 +423,7 @@ async fn what_is_not_there_is_named_within_the_connect_timeout() {
     let limit = Duration::from_millis(200);
     let (worker, _driver, _lab) = pair(Lab::default()).await;
     let driver = agent("driver")
-        .connect_timeout(limit)
+        .timeouts(Timeouts::default().connect_timeout(limit))
         .start()
         .await
         .unwrap();
@@ -822,7 +825,8 @@ impl Greeter for Homebody {
 async fn a_trait_is_served_by_state_that_need_not_be_send() {
     let worker = agent("worker").start().await.unwrap();
     let built = worker
-        .serve_as_with::<dyn Greeter, _>(|| Homebody(std::rc::Rc::new(9)))
+        .serve_with(|| Homebody(std::rc::Rc::new(9)))
+        .as_service::<dyn Greeter>()
         .await;
     let _ = built.unwrap();
     let driver = agent("driver").start().await.unwrap();
@@ -844,18 +848,18 @@ async fn a_factory_that_panics_is_an_error_of_serve() {
 #[actix::test]
 async fn settings_out_of_range_are_refused_at_start() {
     for builder in [
-        agent("x").slot_size(0),
-        agent("x").slot_size(100),
-        agent("x").slot_size(usize::MAX),
-        agent("x").max_inflight(0),
-        agent("x").max_inflight(65_537),
-        agent("x").max_payload(4079),
-        agent("x").max_payload(5000).payload_memory(0),
-        agent("x").workers(0),
-        agent("x").connect_timeout(Duration::ZERO),
-        agent("x").call_timeout(Duration::ZERO),
-        agent("x").stream_patience(Duration::ZERO),
-        agent("x").busy_poll(Duration::from_secs(11)),
+        agent("x").limits(Limits::default().slot_size(0)),
+        agent("x").limits(Limits::default().slot_size(100)),
+        agent("x").limits(Limits::default().slot_size(usize::MAX)),
+        agent("x").limits(Limits::default().max_inflight(0)),
+        agent("x").limits(Limits::default().max_inflight(65_537)),
+        agent("x").limits(Limits::default().max_payload(4079)),
+        agent("x").limits(Limits::default().max_payload(5000).payload_memory(0)),
+        agent("x").limits(Limits::default().workers(0)),
+        agent("x").timeouts(Timeouts::default().connect_timeout(Duration::ZERO)),
+        agent("x").timeouts(Timeouts::default().call_timeout(Duration::ZERO)),
+        agent("x").timeouts(Timeouts::default().stream_patience(Duration::ZERO)),
+        agent("x").polling(Polling::default().busy_poll(Duration::from_secs(11))),
     ] {
         let error = builder.start().await.unwrap_err();
         assert!(matches!(error, AgentError::Setting { .. }), "{error}");

@@ -11,7 +11,7 @@ use slimerpc::channel::Mismatch;
 use slimerpc::control::{Control, Entity, Local, NanoCtrl, Registration, ServiceRecord};
 use slimerpc_actors::{
     AgentError, Builder, Compatibility, DiscoveryError, PeerAgent, ServiceChange, ServiceChanges,
-    ServiceInstance, service,
+    ServiceInstance, Timeouts, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -314,7 +314,9 @@ async fn a_proxy_for_any_passes_over_what_does_not_fit_and_what_does_not_answer(
     };
     anybody.advertise(ghost.entity("ghost")).await.unwrap();
     let limit = Duration::from_secs(4);
-    let driver = world.builder("driver:0").connect_timeout(limit);
+    let driver = world
+        .builder("driver:0")
+        .timeouts(Timeouts::default().connect_timeout(limit));
     let driver = driver.start().await.unwrap();
     let alone = driver.proxy_any::<Calc>().await.unwrap_err();
     let DiscoveryError::Unreachable { failed, .. } = &alone else {
@@ -340,7 +342,9 @@ async fn a_proxy_for_any_waits_for_a_service_and_says_what_there_was(world: Worl
     let (worker, older) = (world.agent("worker:0").await, world.agent("older").await);
     older.serve(other::older::Calc).await.unwrap();
     let limit = Duration::from_millis(500);
-    let driver = world.builder("driver:0").connect_timeout(limit);
+    let driver = world
+        .builder("driver:0")
+        .timeouts(Timeouts::default().connect_timeout(limit));
     let driver = driver.start().await.unwrap();
     let started = Instant::now();
     let none = driver.proxy_any::<Calc>().await.unwrap_err();

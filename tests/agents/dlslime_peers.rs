@@ -18,7 +18,7 @@ use slimerpc::fabric::{
 use slimerpc::wire::pickle::Exception;
 use slimerpc::wire::{Header, MessageKind, Pickle};
 use slimerpc_actors::{
-    AgentError, Builder, PeerAgent, Proxy, Ran, RpcError, Share, Stream, service,
+    AgentError, Builder, Limits, PeerAgent, Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -60,9 +60,8 @@ fn agent(scope: &str, alias: &str) -> Builder {
         .scope(scope)
         .alias(alias)
         .device("shm0")
-        .slot_size(SLOT_SIZE)
-        .max_inflight(SLOTS)
-        .connect_timeout(SOON)
+        .limits(Limits::default().slot_size(SLOT_SIZE).max_inflight(SLOTS))
+        .timeouts(Timeouts::default().connect_timeout(SOON))
 }
 
 /// A DLSlime peer made by hand.
@@ -925,7 +924,7 @@ async fn input_1_bad_qp_ready_are_survived_and_a_good_one_follows() {
 async fn a_peer_that_stays_silent_is_an_error_in_time() {
     let scope = scope();
     let driver = agent(&scope, "driver")
-        .connect_timeout(Duration::from_millis(200))
+        .timeouts(Timeouts::default().connect_timeout(Duration::from_millis(200)))
         .start()
         .await
         .unwrap();

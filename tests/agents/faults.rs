@@ -12,7 +12,8 @@ use slimerpc::channel::MemoryAccount;
 use slimerpc::fabric::faults::{Fault, FaultStats, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode};
 use slimerpc_actors::{
-    AgentError, Builder, ChannelView, PeerAgent, PeerEvent, Proxy, Ran, RpcError, service,
+    AgentError, Builder, ChannelView, Limits, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
+    service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -75,9 +76,12 @@ fn agent(role: &str, name: &str, faults: &Faults) -> Builder {
     let faults = faults.clone();
     PeerAgent::builder()
         .alias(format!("{role}:{name}"))
-        .slot_size(1024)
-        .max_inflight(SLOTS)
-        .max_payload(1 << 20)
+        .limits(
+            Limits::default()
+                .slot_size(1024)
+                .max_inflight(SLOTS)
+                .max_payload(1 << 20),
+        )
         .device("shm0")
         .wrap_device(move |device| faults.wrap(device))
 }
@@ -322,7 +326,11 @@ async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
     let _alone = ALONE.lock().await;
     let (beat, detection) = (Duration::from_millis(20), Duration::from_millis(200));
     let faults = Faults::new(Plan::new());
-    let often = |builder: Builder| builder.heartbeat(beat).detection(detection).start();
+    let often = |builder: Builder| {
+        builder
+            .polling(Polling::default().heartbeat(beat).detection(detection))
+            .start()
+    };
     let worker = often(agent("worker", "stalled", &faults)).await.unwrap();
     let driver = often(agent("driver", "stalled", &Faults::new(Plan::new())));
     let driver = driver.await.unwrap();

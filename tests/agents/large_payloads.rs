@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::common;
 use slimerpc_actors::{
-    Builder, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service, wait_all,
+    Builder, Limits, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service, wait_all,
 };
 use tokio::time::sleep;
 
@@ -112,10 +112,12 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 fn agent(role: &str) -> Builder {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    common::agent(format!("large:{role}:{number}"))
-        .slot_size(SLOT_SIZE)
-        .max_inflight(SLOTS)
-        .max_payload(64 * MIB)
+    common::agent(format!("large:{role}:{number}")).limits(
+        Limits::default()
+            .slot_size(SLOT_SIZE)
+            .max_inflight(SLOTS)
+            .max_payload(64 * MIB),
+    )
 }
 
 struct Pair {
@@ -305,7 +307,7 @@ async fn what_is_cancelled_or_late_gives_its_memory_back() {
 
 #[actix::test]
 async fn a_payload_over_the_limit_of_either_side_is_refused() {
-    let small = || agent("x").max_payload(100_000);
+    let small = || agent("x").limits(Limits::default().max_payload(100_000));
     let pair = pair_of(agent("worker"), small()).await;
     let error = pair.store.echo(&[0; 100_001]).await.unwrap_err();
     let limit = 100_000;
@@ -346,8 +348,12 @@ async fn a_payload_over_the_limit_of_either_side_is_refused() {
 
 #[actix::test]
 async fn memory_that_is_spent_is_a_typed_error_and_comes_back() {
-    let scarce = agent("worker").payload_memory(4 * MIB);
-    let pair = pair_of(scarce, agent("driver").payload_memory(6 * MIB)).await;
+    let scarce = agent("worker").limits(Limits::default().payload_memory(4 * MIB));
+    let pair = pair_of(
+        scarce,
+        agent("driver").limits(Limits::default().payload_memory(6 * MIB)),
+    )
+    .await;
     let bytes = pattern(2 * MIB, 2);
     let calls: Vec<_> = (0..4).map(|_| pair.store.later(&bytes)).collect();
     let mut refused = 0;

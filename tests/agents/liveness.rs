@@ -15,8 +15,8 @@ use slimerpc::channel::Descriptor;
 use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, Local};
 use slimerpc_actors::{
-    AgentError, BufferError, Group, PeerAgent, PeerEvent, Proxy, Ran, Rights, RpcError, Terminated,
-    Watch, service,
+    AgentError, BufferError, Group, PeerAgent, PeerEvent, Polling, Proxy, Ran, Rights, RpcError,
+    Terminated, Timeouts, Watch, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -214,7 +214,7 @@ async fn both_sides_that_begin_at_once_end_with_one_connection() {
 async fn a_watch_on_nobody_and_on_oneself_is_an_error_that_says_so() {
     let (alias, nobody) = names();
     let agent = common::agent(alias.clone())
-        .connect_timeout(SOON)
+        .timeouts(Timeouts::default().connect_timeout(SOON))
         .start()
         .await
         .unwrap();
@@ -317,8 +317,7 @@ async fn heartbeats_that_make_no_sense_are_refused() {
         (Duration::ZERO, second),
     ] {
         let builder = common::agent(alias.clone())
-            .heartbeat(interval)
-            .detection(detection);
+            .polling(Polling::default().heartbeat(interval).detection(detection));
         let error = builder.start().await.unwrap_err();
         assert!(
             matches!(&error, AgentError::Setting { name, .. } if name == "heartbeat"),
@@ -355,7 +354,7 @@ async fn fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another()
     let handle = first.allocate(100, Rights::Read).unwrap().handle();
     let ghost = ghost(first).await;
     // Longer than the test waits.
-    let driver = common::agent(driver).connect_timeout(10 * LONG);
+    let driver = common::agent(driver).timeouts(Timeouts::default().connect_timeout(10 * LONG));
     let driver = driver.start().await.unwrap();
     let called = async {
         let counter = driver.proxy::<Counter>(&alias).await.unwrap();
@@ -430,7 +429,8 @@ async fn a_proxy_says_that_it_is_connected_again_when_it_can_be_called() {
 async fn a_proxy_that_is_not_ready_in_time_says_for_whom_it_has_waited() {
     let (alias, driver) = names();
     let first = worker(&alias).await;
-    let driver = common::agent(driver).connect_timeout(Duration::from_secs(1));
+    let driver =
+        common::agent(driver).timeouts(Timeouts::default().connect_timeout(Duration::from_secs(1)));
     let driver = driver.start().await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     first.shutdown().await.unwrap();
@@ -453,7 +453,7 @@ async fn a_proxy_that_is_not_ready_in_time_says_for_whom_it_has_waited() {
 async fn calls_of_a_peer_that_is_lost_wait_for_it_as_long_as_they_may() {
     let (alias, driver) = names();
     let first = worker(&alias).await;
-    let driver = common::agent(driver).reconnect_wait(LONG);
+    let driver = common::agent(driver).timeouts(Timeouts::default().reconnect_wait(LONG));
     let driver = driver.start().await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     let hasty = counter.with_reconnect_wait(Duration::ZERO);

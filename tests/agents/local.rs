@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use slimerpc_actors::{
-    AgentError, AgentEvent, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service,
-    wait_all,
+    AgentError, AgentEvent, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, Timeouts,
+    service, wait_all,
 };
 use tokio::time::sleep;
 
@@ -246,7 +246,7 @@ async fn stop_answers_local_requests_and_later_ones_end() {
         );
     }
     let impatient = PeerAgent::builder()
-        .connect_timeout(SOON)
+        .timeouts(Timeouts::default().connect_timeout(SOON))
         .start()
         .await
         .unwrap();

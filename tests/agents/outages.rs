@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::common::{NanoCtrlServer, free_port};
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
-use slimerpc_actors::{AgentError, PeerAgent, service};
+use slimerpc_actors::{AgentError, PeerAgent, Timeouts, service};
 
 /// How long the control plane is away, in seconds; more of them only prove more of the same.
 const OUTAGE: &str = "SLIME_TEST_OUTAGE_S";
@@ -98,7 +98,9 @@ async fn established_channels_outlive_nanoctrl_and_redis_and_newcomers_find_ever
 async fn a_control_plane_that_is_not_there_is_reported_within_the_connect_timeout() {
     let within = Duration::from_secs(1);
     let url = format!("http://127.0.0.1:{}", free_port());
-    let builder = PeerAgent::builder().nanoctrl(&url).connect_timeout(within);
+    let builder = PeerAgent::builder()
+        .nanoctrl(&url)
+        .timeouts(Timeouts::default().connect_timeout(within));
     let started = Instant::now();
     let error = builder.start().await.expect_err("nothing is there");
     assert!(error.to_string().contains(&url), "{error}");
@@ -128,13 +130,20 @@ async fn an_alias_of_which_nobody_knows_whether_its_agent_lives_can_be_waited_fo
     assert!(text.contains("take_over"), "{text}");
 
     let _: i64 = server.redis.run(&["EXPIRE", "agent:w", "2"]);
-    let agent = builder().take_over(Duration::from_secs(20)).start().await;
+    let agent = builder()
+        .timeouts(Timeouts::default().take_over(Duration::from_secs(20)))
+        .start()
+        .await;
     agent.unwrap().shutdown().await.unwrap();
 
     // Of agents in this process, too.
     let local = || PeerAgent::builder().local().alias("taken-over");
     let first = local().start().await.unwrap();
-    let second = actix::spawn(local().take_over(Duration::from_secs(20)).start());
+    let second = actix::spawn(
+        local()
+            .timeouts(Timeouts::default().take_over(Duration::from_secs(20)))
+            .start(),
+    );
     actix::clock::sleep(Duration::from_millis(300)).await;
     assert!(!second.is_finished());
     first.shutdown().await.unwrap();

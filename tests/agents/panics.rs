@@ -13,7 +13,8 @@ use std::time::Duration;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use slimerpc_actors::{
-    AgentError, Backoff, Builder, Lifecycle, PeerAgent, Proxy, Restart, RpcError, Share, service,
+    AgentError, Backoff, Builder, Lifecycle, Limits, PeerAgent, Polling, Proxy, Restart, RpcError,
+    Share, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -298,8 +299,7 @@ fn agent(role: &str) -> Builder {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
         .alias(format!("panics:{role}:{number}"))
-        .slot_size(4096)
-        .max_inflight(8)
+        .limits(Limits::default().slot_size(4096).max_inflight(8))
 }
 
 /// As often and as soon as there is a reason.
@@ -334,7 +334,7 @@ impl Plant {
         } else {
             worker.serve(Shop::new(&habits)).await.unwrap();
         }
-        let driver = agent("driver").busy_poll(Duration::ZERO);
+        let driver = agent("driver").polling(Polling::default().busy_poll(Duration::ZERO));
         let driver = driver.start().await.unwrap();
         Self {
             shop: driver.proxy(worker.alias()).await.unwrap(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use slimerpc_actors::{
-    AgentError, Builder, PeerAgent, Proxy, RpcError, ServedBy, Share, service, wait_all,
+    AgentError, Builder, Limits, PeerAgent, Proxy, RpcError, ServedBy, Share, service, wait_all,
 };
 use tokio::time::{sleep, timeout};
 
@@ -203,8 +203,7 @@ fn agent(role: &str) -> Builder {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
         .alias(format!("parallel:{role}:{number}"))
-        .slot_size(4096)
-        .max_inflight(4)
+        .limits(Limits::default().slot_size(4096).max_inflight(4))
 }
 
 /// A runner, served with this many threads, and a driver.
@@ -216,9 +215,13 @@ struct Plant {
 }
 
 async fn plant(workers: usize, slots: usize) -> Plant {
-    let worker = agent("worker").max_inflight(slots).workers(workers);
+    let worker = agent("worker").limits(Limits::default().max_inflight(slots).workers(workers));
     let worker = worker.start().await.unwrap();
-    let driver = agent("driver").max_inflight(slots).start().await.unwrap();
+    let driver = agent("driver")
+        .limits(Limits::default().max_inflight(slots))
+        .start()
+        .await
+        .unwrap();
     let board = Arc::new(Board::default());
     let state = Runner {
         board: board.clone(),
@@ -290,7 +293,11 @@ async fn parallel_methods_run_beside_one_another_as_many_as_there_are_workers() 
 #[actix::test]
 async fn a_service_has_its_own_number_of_workers_and_zero_is_refused() {
     for threads in [0, 1025] {
-        let error = agent("x").workers(threads).start().await.unwrap_err();
+        let error = agent("x")
+            .limits(Limits::default().workers(threads))
+            .start()
+            .await
+            .unwrap_err();
         let text = error.to_string();
         assert!(text.contains("workers") && text.contains("1024"), "{text}");
     }
@@ -547,7 +554,7 @@ impl Store for Shelf {
 async fn methods_of_a_trait_may_be_parallel() {
     let worker = agent("worker").start().await.unwrap();
     let shelf = Shelf(Arc::new(Newest(AtomicU64::new(1))));
-    worker.serve_as::<dyn Store, _>(shelf).await.unwrap();
+    worker.serve(shelf).as_service::<dyn Store>().await.unwrap();
     let driver = agent("driver").start().await.unwrap();
     let store = driver.proxy::<dyn Store>(worker.alias()).await.unwrap();
     store.put(5).await.unwrap();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::common;
-use slimerpc_actors::{PeerAgent, Proxy, RpcError, Share, service, wait_all};
+use slimerpc_actors::{Limits, PeerAgent, Proxy, RpcError, Share, service, wait_all};
 
 /// Bytes of a slot here, of which the header takes 16.
 const SLOT: usize = 4096;
@@ -101,8 +101,7 @@ fn added(bytes: &[u8]) -> Vec<u8> {
 async fn pair(name: &str, is_local: bool) -> (Proxy<Cipher>, [PeerAgent; 2]) {
     let agent = |role| {
         common::agent(format!("{role}-{name}:0"))
-            .slot_size(SLOT)
-            .max_inflight(4)
+            .limits(Limits::default().slot_size(SLOT).max_inflight(4))
     };
     let worker = agent("worker").start().await.unwrap();
     worker.serve(Cipher::default()).await.unwrap();

@@ -12,8 +12,9 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use slimerpc::wire::pickle::Value;
 use slimerpc_actors::{
-    AgentError, AgentEvent, Caller, Error, Group, GroupError, PayloadCodec, PeerAgent, Proxy, Ran,
-    Recipient, RpcError, Service, ServiceHandle, Stream, service, wait_all, wait_all_settled,
+    AgentError, AgentEvent, Caller, Error, Group, GroupError, Limits, PayloadCodec, PeerAgent,
+    Proxy, Ran, Recipient, RpcError, Service, ServiceHandle, Stream, service, wait_all,
+    wait_all_settled,
 };
 
 /// Longer than anything here takes.
@@ -175,9 +176,12 @@ async fn office(slots: usize) -> Office {
     let agent = |role| {
         PeerAgent::builder()
             .alias(format!("semantics:{role}:{number}"))
-            .slot_size(4096)
-            .max_inflight(slots)
-            .max_payload(100_000)
+            .limits(
+                Limits::default()
+                    .slot_size(4096)
+                    .max_inflight(slots)
+                    .max_payload(100_000),
+            )
     };
     let worker = agent("worker").start().await.unwrap();
     let watch = Watch::default();
@@ -382,7 +386,7 @@ async fn slot_2_a_reply_may_be_dropped_at_each_of_its_pending_points() {
 async fn a_handler_that_calls_its_own_instance_is_told_so() {
     // It may call an instance of the same service elsewhere.
     let other = office(4).await;
-    let agent = PeerAgent::builder().slot_size(4096).max_inflight(4);
+    let agent = PeerAgent::builder().limits(Limits::default().slot_size(4096).max_inflight(4));
     let worker = agent.start().await.unwrap();
     let desk = Desk {
         myself: Some(other.desk.clone()),

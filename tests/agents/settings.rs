@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use crate::common::alone::test_process;
 use futures_util::StreamExt;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use slimerpc_actors::{Builder, CodecLimits, PeerAgent, PeerEvent, Stream, service};
+use slimerpc_actors::{
+    Builder, CodecLimits, Limits, PeerAgent, PeerEvent, Polling, Stream, Timeouts, service,
+};
 
 #[derive(Default)]
 struct Slow;
@@ -49,8 +51,8 @@ async fn child() {
     println!("{} x {}", shape.slots(), shape.slot_size());
     let limits = CodecLimits::current();
     println!("limits: {} {}", limits.depth, limits.pickle_values);
-    let built = PeerAgent::builder().max_inflight(3).slot_size(2048);
-    let built = built.connect_timeout(Duration::from_millis(70));
+    let built = PeerAgent::builder().limits(Limits::default().max_inflight(3).slot_size(2048));
+    let built = built.timeouts(Timeouts::default().connect_timeout(Duration::from_millis(70)));
     let built = built.start().await.unwrap();
     let shape = built.geometry();
     println!("built: {} x {}", shape.slots(), shape.slot_size());
@@ -173,18 +175,34 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
 async fn times_without_end_are_never_or_refused() {
     type Set = fn(Builder, Duration) -> Builder;
     let settings: [(&str, Set); 8] = [
-        ("", |builder, time| builder.connect_timeout(time)),
-        ("", |builder, time| builder.reconnect_wait(time)),
-        ("", |builder, time| builder.call_timeout(time)),
-        ("", |builder, time| builder.stream_patience(time)),
-        ("", |builder, time| builder.detection(time)),
         ("", |builder, time| {
-            builder
-                .heartbeat(time - Duration::from_nanos(1))
-                .detection(time)
+            builder.timeouts(Timeouts::default().connect_timeout(time))
         }),
-        ("heartbeat", |builder, time| builder.heartbeat(time)),
-        ("busy_poll", |builder, time| builder.busy_poll(time)),
+        ("", |builder, time| {
+            builder.timeouts(Timeouts::default().reconnect_wait(time))
+        }),
+        ("", |builder, time| {
+            builder.timeouts(Timeouts::default().call_timeout(time))
+        }),
+        ("", |builder, time| {
+            builder.timeouts(Timeouts::default().stream_patience(time))
+        }),
+        ("", |builder, time| {
+            builder.polling(Polling::default().detection(time))
+        }),
+        ("", |builder, time| {
+            builder.polling(
+                Polling::default()
+                    .heartbeat(time - Duration::from_nanos(1))
+                    .detection(time),
+            )
+        }),
+        ("heartbeat", |builder, time| {
+            builder.polling(Polling::default().heartbeat(time))
+        }),
+        ("busy_poll", |builder, time| {
+            builder.polling(Polling::default().busy_poll(time))
+        }),
     ];
     for (at, (refused, set)) in settings.into_iter().enumerate() {
         for never in [
@@ -248,7 +266,10 @@ async fn who_has_one_core_does_not_poll_unless_told_to() {
     let told = Duration::from_micros(70);
     for (builder, expected) in [
         (PeerAgent::builder(), Duration::ZERO),
-        (PeerAgent::builder().busy_poll(told), told),
+        (
+            PeerAgent::builder().polling(Polling::default().busy_poll(told)),
+            told,
+        ),
     ] {
         let caller = builder.start().await.unwrap();
         let proxy = caller.proxy::<Slow>(worker.alias()).await.unwrap();

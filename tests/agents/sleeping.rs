@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common;
 use crate::common::alone::is_alone;
 use actix::System;
-use slimerpc_actors::{PeerAgent, Proxy, Ran, RpcError, service};
+use slimerpc_actors::{PeerAgent, Polling, Proxy, Ran, RpcError, service};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -50,7 +50,10 @@ impl Pair {
     fn connect(name: &str) -> Self {
         let runtime = runtime();
         let (driver, worker, proxy) = runtime.block_on(async {
-            let agent = |role| common::agent(format!("{role}-{name}:0")).busy_poll(Duration::ZERO);
+            let agent = |role| {
+                common::agent(format!("{role}-{name}:0"))
+                    .polling(Polling::default().busy_poll(Duration::ZERO))
+            };
             let worker = agent("worker").start().await.unwrap();
             worker.serve(Sleeper).await.unwrap();
             let driver = agent("driver").start().await.unwrap();
@@ -149,7 +152,11 @@ fn call_1_calls_end_with_the_system_that_their_agent_runs_in() {
         let system = System::new();
         let driver = system.block_on(async {
             let driver = common::agent("driver-system:1".to_owned());
-            let driver = driver.busy_poll(Duration::ZERO).start().await.unwrap();
+            let driver = driver
+                .polling(Polling::default().busy_poll(Duration::ZERO))
+                .start()
+                .await
+                .unwrap();
             let proxy = driver.proxy::<Sleeper>(&worker).await.unwrap();
             give.send((proxy, System::current())).unwrap();
             driver
@@ -190,7 +197,8 @@ fn channels_that_are_gone_leave_no_descriptors() {
     let pair = Pair::connect("gone");
     let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let round = || {
-        let driver = common::agent("driver-gone:1".to_owned()).busy_poll(Duration::ZERO);
+        let driver = common::agent("driver-gone:1".to_owned())
+            .polling(Polling::default().busy_poll(Duration::ZERO));
         let driver = pair.runtime.block_on(driver.start()).unwrap();
         let proxy = driver.proxy::<Sleeper>(pair.worker.alias());
         let proxy = &pair.runtime.block_on(proxy).unwrap();

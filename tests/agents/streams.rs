@@ -9,7 +9,10 @@ use crate::common;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::Credits;
-use slimerpc_actors::{Builder, Items, PeerAgent, Proxy, Ran, RpcError, Share, Stream, service};
+use slimerpc_actors::{
+    Builder, Items, Limits, PeerAgent, Polling, Proxy, Ran, RpcError, Share, Stream, Timeouts,
+    service,
+};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
@@ -308,7 +311,9 @@ async fn dropping_the_items_ends_the_stream_wherever_it_is() {
 /// SLOT-2, CALL-1: at whatever point the items are dropped.
 #[actix::test]
 async fn slot_2_items_may_be_dropped_at_each_of_their_pending_points() {
-    let fixture = Fixture::start(|builder| builder.busy_poll(Duration::ZERO)).await;
+    let fixture =
+        Fixture::start(|builder| builder.polling(Polling::default().busy_poll(Duration::ZERO)))
+            .await;
     for polls in 0..40 {
         let mut items = fixture.model.slowly(5, 1);
         for _ in 0..polls {
@@ -375,7 +380,9 @@ async fn serial_1_the_stream_of_a_serial_method_has_the_state_until_it_ends() {
 #[actix::test]
 async fn a_consumer_that_stops_reading_loses_the_stream_and_is_told() {
     let patience = Duration::from_millis(200);
-    let fixture = Fixture::start(|builder| builder.stream_patience(patience)).await;
+    let fixture =
+        Fixture::start(|builder| builder.timeouts(Timeouts::default().stream_patience(patience)))
+            .await;
     let mut items = fixture.model.count(1000);
     assert_eq!(items.next().await.unwrap().unwrap(), 0);
     // The serial method is free again, although the items are still held.
@@ -453,7 +460,7 @@ async fn items_beyond_a_slot_and_without_bytes_arrive_in_order() {
 
 #[actix::test]
 async fn more_streams_than_credits_take_turns_with_calls() {
-    let fixture = Fixture::start(|builder| builder.max_inflight(2)).await;
+    let fixture = Fixture::start(|builder| builder.limits(Limits::default().max_inflight(2))).await;
     let streams = (0..10).map(|_| all(fixture.model.beside(10)));
     let results = futures_util::future::join_all(streams).await;
     assert!(

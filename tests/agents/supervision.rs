@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use slimerpc::channel::Mismatch;
 use slimerpc_actors::{
-    AgentError, AgentEvent, Backoff, Builder, EndCause, Events, Lifecycle, PeerAgent, Proxy, Ran,
-    Restart, RpcError, Share, Start, Strategy, restart, retire, service,
+    AgentError, AgentEvent, Backoff, Builder, EndCause, Events, Lifecycle, Limits, PeerAgent,
+    Proxy, Ran, Restart, RpcError, Share, Start, Strategy, restart, retire, service,
 };
 use tokio::time::{sleep, timeout};
 
@@ -192,8 +192,7 @@ fn agent(role: &str) -> Builder {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
         .alias(format!("supervision:{role}:{number}"))
-        .slot_size(4096)
-        .max_inflight(8)
+        .limits(Limits::default().slot_size(4096).max_inflight(8))
 }
 
 /// Waits the same time before each restart.

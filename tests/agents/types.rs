@@ -359,7 +359,9 @@ async fn a_peer_without_types_is_called_and_logged_once() {
         .with_writer(move || to.clone());
     subscriber.init();
     let (worker, driver) = two().await;
-    let served = worker.serve_as::<Earlier, _>(theirs::Calc::default());
+    let served = worker
+        .serve(theirs::Calc::default())
+        .as_service::<Earlier>();
     served.await.unwrap();
     for _ in 0..3 {
         let calc = driver.proxy::<theirs::Calc>(worker.alias()).await.unwrap();
@@ -484,7 +486,9 @@ async fn types_that_bincode_cannot_carry_are_refused_where_they_are_declared() {
         "{error:?}"
     );
 
-    let served = worker.serve_as::<undescribed::Earlier, _>(undescribed::bincode::Search);
+    let served = worker
+        .serve(undescribed::bincode::Search)
+        .as_service::<undescribed::Earlier>();
     let served = served.await.unwrap();
     let search = driver
         .proxy::<undescribed::bincode::Search>(worker.alias())

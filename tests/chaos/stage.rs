@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::Credits;
-use slimerpc_actors::{PeerAgent, Proxy};
+use slimerpc_actors::{PeerAgent, Proxy, Timeouts};
 use tokio::time::sleep;
 
 use crate::account::Account;
@@ -91,7 +91,7 @@ impl Stage {
     pub(crate) async fn agent(&self, alias: &str) -> PeerAgent {
         let url = self.servers.borrow().url();
         let agent = common::agent(alias.to_owned()).nanoctrl(url);
-        let agent = agent.connect_timeout(self.limits.anything);
+        let agent = agent.timeouts(Timeouts::default().connect_timeout(self.limits.anything));
         agent.start().await.expect("an agent starts")
     }
 

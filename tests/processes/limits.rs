@@ -15,7 +15,7 @@ use crate::common;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc::fabric::{self, FabricError, SystemLimit};
-use slimerpc_actors::{AgentError, Builder, PeerAgent, Proxy, Rights, service};
+use slimerpc_actors::{AgentError, Builder, Limits, PeerAgent, Proxy, Rights, Timeouts, service};
 use tokio::time::timeout;
 
 const IS_CHILD: &str = "SLIME_TEST_LIMITED";
@@ -80,7 +80,7 @@ fn agent(role: &str) -> Builder {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
         .alias(format!("limits:{role}:{number}"))
-        .connect_timeout(Duration::from_secs(5))
+        .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(5)))
 }
 
 /// An agent, its service, and another that calls it.
@@ -114,7 +114,8 @@ fn a_limit_of_file_sizes_is_named_instead_of_ending_the_process() {
         names(&error, "ulimit -f");
         names(&error, "65536 bytes");
         // What is small enough works all the same.
-        let small = |builder: Builder| builder.slot_size(1024).max_inflight(4);
+        let small =
+            |builder: Builder| builder.limits(Limits::default().slot_size(1024).max_inflight(4));
         let (worker, driver) = pair(small).await.unwrap();
         // A payload beyond a slot takes memory of its own.
         let calc: Proxy<Calc> = driver.proxy(worker.alias()).await.unwrap();
@@ -158,7 +159,7 @@ fn a_limit_of_descriptors_is_named_and_those_who_are_connected_are_served() {
             assert_eq!(sum.unwrap(), 3);
         }
         // With the limit raised there may be more.
-        let more = agent("driver").raise_open_files(true);
+        let more = agent("driver").limits(Limits::default().raise_open_files(true));
         let more = more.start().await.unwrap();
         let calc: Proxy<Calc> = more.proxy(worker.alias()).await.unwrap();
         assert_eq!(calc.mul(2, 3).await.unwrap(), 6);
@@ -224,7 +225,9 @@ fn a_limit_of_address_space_is_named() {
             maximum: getrlimit(Resource::As).maximum,
         };
         setrlimit(Resource::As, limit).unwrap();
-        let large = |builder: Builder| builder.slot_size(64 << 20).max_inflight(16);
+        let large = |builder: Builder| {
+            builder.limits(Limits::default().slot_size(64 << 20).max_inflight(16))
+        };
         let refused = timeout(LONG, pair(large)).await.expect("it is told");
         names(&refused.unwrap_err(), "ulimit -v");
         let calc: Proxy<Calc> = driver.proxy(worker.alias()).await.unwrap();
@@ -298,7 +301,10 @@ fn an_agent_raises_no_limit_unless_it_is_told_to() {
         let _pair = pair(|builder| builder).await.unwrap();
         assert_eq!(getrlimit(Resource::Nofile).current, Some(512));
         assert_eq!(limit_of_child(), "512\n");
-        let told = agent("worker").raise_open_files(true).start().await;
+        let told = agent("worker")
+            .limits(Limits::default().raise_open_files(true))
+            .start()
+            .await;
         told.unwrap();
         assert_eq!(limit_of_child(), "1024\n");
     });

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::common::NanoCtrlServer;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
-use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Watch, service};
+use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Timeouts, Watch, service};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -474,7 +474,11 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 async fn patient(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
     let builder = PeerAgent::builder().nanoctrl(server.url()).alias(alias);
-    builder.connect_timeout(3 * SOON).start().await.unwrap()
+    builder
+        .timeouts(Timeouts::default().connect_timeout(3 * SOON))
+        .start()
+        .await
+        .unwrap()
 }
 
 /// Starts a worker after a while, as a supervisor does, and says when it served.

@@ -105,7 +105,7 @@ mod types;
 /// }
 ///
 /// # async fn example(agent: PeerAgent) -> Result<(), slimerpc_actors::AgentError> {
-/// agent.serve_as::<dyn Calculator, _>(MyCalc).await?; // the worker
+/// agent.serve(MyCalc).as_service::<dyn Calculator>().await?; // the worker
 /// let calc = agent.proxy::<dyn Calculator>("worker:0").await?; // the driver, which does not know MyCalc
 /// # Ok(())
 /// # }

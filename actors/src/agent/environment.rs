@@ -35,13 +35,14 @@ pub(crate) fn secret(name: &str) -> Option<Secret> {
     (!text.trim().is_empty()).then(|| Secret::from(text))
 }
 
-/// Yes or no from the variable `name`; no if that is not set, or empty.
-pub(crate) fn flag(name: &'static str) -> Result<bool, AgentError> {
+/// Yes or no from the variable `name`; `None` if that is not set, or empty.
+pub(crate) fn flag(name: &'static str) -> Result<Option<bool>, AgentError> {
     let value = env::var_os(name).unwrap_or_default();
     let value = value.to_string_lossy();
     match &*value.trim().to_lowercase() {
-        "" | "0" | "false" | "no" | "off" => Ok(false),
-        "1" | "true" | "yes" | "on" => Ok(true),
+        "" => Ok(None),
+        "0" | "false" | "no" | "off" => Ok(Some(false)),
+        "1" | "true" | "yes" | "on" => Ok(Some(true)),
         _ => Err(AgentError::Setting {
             name: name.into(),
             value: value.into_owned(),

@@ -18,7 +18,7 @@ use tokio::sync::{Mutex, broadcast};
 
 use crate::agent::builder::{Builder, Settings};
 use crate::agent::devices::Devices;
-use crate::agent::serve::{Callers, Launch, Serve};
+use crate::agent::serve::{Callers, Launch, Serve, ServeOnce};
 use crate::agent::supervisor::{
     Connect as ConnectMessage, ConnectService, Follow, KeepUp, Leave, Supervisor,
 };
@@ -192,22 +192,11 @@ impl PeerAgent {
     }
 
     /// Serves `state` to every peer that asks, on an arbiter of its own. Await what is given back; before that it can be
-    /// [given a name](Serve::named) or [narrowed to one peer](Serve::peer).
+    /// [given a name](Serve::named), [narrowed to one peer](Serve::peer), or [served as a trait](Serve::as_service).
     ///
     /// After a panic in a handler the instance goes on with its state; see [`serve_with`](Self::serve_with).
-    pub fn serve<A>(&self, state: A) -> Serve<A, A>
-    where
-        A: ServedBy<A> + Send,
-    {
-        self.serve_as::<A, A>(state)
-    }
-
-    /// Serves `state` as the service `S`: `dyn Trait` for a `#[service]` trait that `state` implements.
-    pub fn serve_as<S, A>(&self, state: A) -> Serve<S, A>
-    where
-        S: ServedBy<A> + ?Sized,
-        A: Send + 'static,
-    {
+    #[doc(alias = "serve_as")]
+    pub fn serve<A: Send + 'static>(&self, state: A) -> Serve<A, A> {
         Serve::new(
             self.clone(),
             Box::new(move || StateSource::Value(state)),
@@ -216,23 +205,12 @@ impl PeerAgent {
     }
 
     /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
-    /// panic in a handler the factory builds a new one; how often and how soon, [`restart`](Serve::restart) says.
-    pub fn serve_with<A>(&self, factory: impl FnMut() -> A + Send + 'static) -> Serve<A, A>
-    where
-        A: ServedBy<A>,
-    {
-        self.serve_as_with::<A, A>(factory)
-    }
-
-    /// [`serve_with`](Self::serve_with) for a `#[service]` trait.
-    pub fn serve_as_with<S, A>(
+    /// panic in a handler the factory builds a new one; [`restart`](Serve::restart) says how often and how soon.
+    #[doc(alias = "serve_as_with")]
+    pub fn serve_with<A: 'static>(
         &self,
         mut factory: impl FnMut() -> A + Send + 'static,
-    ) -> Serve<S, A>
-    where
-        S: ServedBy<A> + ?Sized,
-        A: 'static,
-    {
+    ) -> Serve<A, A> {
         let source = move || {
             StateSource::Factory(Factory {
                 make: Box::new(move |_| Ok(factory())),
@@ -281,27 +259,11 @@ impl PeerAgent {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn serve_from<A, E>(
-        &self,
-        factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
-    ) -> Serve<A, A>
-    where
-        A: ServedBy<A>,
-        E: fmt::Display,
-    {
-        self.serve_as_from::<A, A, E>(factory)
-    }
-
-    /// [`serve_from`](Self::serve_from) for a `#[service]` trait.
-    pub fn serve_as_from<S, A, E>(
+    #[doc(alias = "serve_as_from")]
+    pub fn serve_from<A: 'static, E: fmt::Display>(
         &self,
         mut factory: impl FnMut(&mut Start<A>) -> Result<A, E> + Send + 'static,
-    ) -> Serve<S, A>
-    where
-        S: ServedBy<A> + ?Sized,
-        A: 'static,
-        E: fmt::Display,
-    {
+    ) -> Serve<A, A> {
         let source = move || {
             StateSource::Factory(Factory {
                 make: Box::new(move |start| factory(start).map_err(|error| error.to_string())),
@@ -343,18 +305,13 @@ impl PeerAgent {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    /// The service is being served otherwise, the device or control plane refuses, or the agent leaves.
-    pub async fn serve_once<A: ServedBy<A>>(&self, service: &mut A) -> Result<(), AgentError> {
-        self.serve_once_as::<A, A>(service).await
+    #[doc(alias = "serve_once_as")]
+    pub fn serve_once<'a, A: 'static>(&self, service: &'a mut A) -> ServeOnce<'a, A, A> {
+        ServeOnce::new(self.clone(), service)
     }
 
-    /// [`serve_once`](Self::serve_once) for a `#[service]` trait.
-    ///
-    /// # Errors
-    /// As [`serve_once`](Self::serve_once).
-    pub async fn serve_once_as<S, A>(&self, service: &mut A) -> Result<(), AgentError>
+    /// Handles one request for the service `S`.
+    pub(crate) async fn serve_one_request<S, A>(&self, service: &mut A) -> Result<(), AgentError>
     where
         S: ServedBy<A> + ?Sized,
         A: 'static,

@@ -8,4 +8,5 @@ pub(crate) mod handle;
 pub(crate) mod handshake;
 pub(crate) mod handshake_json;
 pub(crate) mod serve;
+pub(crate) mod settings;
 pub(crate) mod supervisor;

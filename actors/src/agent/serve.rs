@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::handle::table;
+use crate::agent::settings::check_workers;
 use crate::agent::supervisor::{Ended, Publish, Supervisor, Withdraw};
 use crate::service::instance::{Address, Instance};
 use crate::service::mailboxes::Mailboxes;
@@ -31,8 +32,6 @@ use crate::supervision::lifecycle::Hooks;
 use crate::supervision::supervised::ChildId;
 use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
 
-/// Threads for the parallel methods of one service.
-const MAX_WORKERS: usize = 1024;
 /// How long a service that is stopped may take to answer what it has.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -98,6 +97,57 @@ impl<S: ?Sized, A> Serve<S, A> {
         }
     }
 
+    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it implements.
+    ///
+    /// ```no_run
+    /// # use slimerpc_actors::{AgentError, PeerAgent, service};
+    /// #[service]
+    /// trait Calculator {
+    ///     #[method]
+    ///     fn add(&mut self, a: i64, b: i64) -> i64;
+    /// }
+    ///
+    /// struct Exact;
+    ///
+    /// impl Calculator for Exact {
+    ///     fn add(&mut self, a: i64, b: i64) -> i64 {
+    ///         a + b
+    ///     }
+    /// }
+    ///
+    /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
+    /// agent.serve(Exact).as_service::<dyn Calculator>().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn as_service<T: ServedBy<A> + ?Sized>(self) -> Serve<T, A>
+    where
+        A: 'static,
+    {
+        let Self {
+            agent,
+            name,
+            callers,
+            workers,
+            source,
+            hooks,
+            restart,
+            has_factory,
+            service: _,
+        } = self;
+        Serve {
+            agent,
+            name,
+            callers,
+            workers,
+            source,
+            hooks,
+            restart,
+            has_factory,
+            service: PhantomData,
+        }
+    }
+
     /// What follows when an instance ends by itself. By default one that a factory made is restarted
     /// ([`Restart::permanent`]), and one that was served by value goes on with its state, unless it is to be
     /// [`temporary`](Restart::temporary).
@@ -146,7 +196,7 @@ impl<S: ?Sized, A> Serve<S, A> {
         self
     }
 
-    /// Runs up to `threads` of its parallel methods at once, instead of as many as [the agent's setting](crate::Builder::workers)
+    /// Runs up to `threads` of its parallel methods at once, instead of as many as [the agent's setting](crate::Limits::workers)
     /// says.
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = Some(threads);
@@ -211,6 +261,55 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
     }
 }
 
+/// One request about to be served; made by [`PeerAgent::serve_once`](crate::PeerAgent::serve_once). Await it.
+#[must_use = "a request is served when this is awaited"]
+pub struct ServeOnce<'a, S: ?Sized, A> {
+    agent: PeerAgent,
+    state: &'a mut A,
+    service: PhantomData<fn(&S)>,
+}
+
+impl<'a, S: ?Sized, A> ServeOnce<'a, S, A> {
+    pub(crate) fn new(agent: PeerAgent, state: &'a mut A) -> Self {
+        Self {
+            agent,
+            state,
+            service: PhantomData,
+        }
+    }
+
+    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it implements.
+    pub fn as_service<T: ServedBy<A> + ?Sized>(self) -> ServeOnce<'a, T, A>
+    where
+        A: 'static,
+    {
+        ServeOnce::new(self.agent, self.state)
+    }
+}
+
+impl<'a, S, A> IntoFuture for ServeOnce<'a, S, A>
+where
+    S: ServedBy<A> + ?Sized,
+    A: 'static,
+{
+    /// # Errors
+    /// The service is being served otherwise, the device or control plane refuses, or the agent leaves.
+    type Output = Result<(), AgentError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.agent.serve_one_request::<S, A>(self.state).await })
+    }
+}
+
+impl<S: ?Sized, A> std::fmt::Debug for ServeOnce<'_, S, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServeOnce")
+            .field("agent", &self.agent)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Refuses methods whose types the codec cannot carry.
 fn check_types<S: Service + ?Sized>(name: &str) -> Result<(), AgentError> {
     let refused = S::METHODS.iter().zip(S::signatures());
@@ -238,17 +337,6 @@ fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError>
         value: format!("{restart:?}"),
         allowed: "what is served by value has nothing to be made anew from: use `serve_with`, or `temporary`".to_owned(),
     })
-}
-
-/// A number of threads for parallel methods.
-pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> {
-    NonZeroUsize::new(threads)
-        .filter(|threads| threads.get() <= MAX_WORKERS)
-        .ok_or_else(|| AgentError::Setting {
-            name: "workers".into(),
-            value: threads.to_string(),
-            allowed: format!("parallel methods run on 1 to {MAX_WORKERS} threads"),
-        })
 }
 
 /// A service that is being served, without its types.

@@ -158,7 +158,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// This address with another time than the agent's [`reconnect_wait`](crate::Builder::reconnect_wait) for calls made through
+    /// This address with another time than the agent's [`reconnect_wait`](crate::Timeouts::reconnect_wait) for calls made through
     /// it to wait for a lost connection to be made again. Zero: they fail at once.
     ///
     /// ```no_run

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
-use crate::{PeerAgent, PeerEvent};
+use crate::{PeerAgent, PeerEvent, Polling};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -32,7 +32,7 @@ impl Handler<Do> for Supervisor {
 async fn agent(scope: &str, alias: &str) -> RegisteredSupervisor {
     // Signs of life are rarer than a test takes.
     let builder = PeerAgent::builder().local().scope(scope).alias(alias);
-    let builder = builder.heartbeat(LONG * 6).detection(LONG * 12);
+    let builder = builder.polling(Polling::default().heartbeat(LONG * 6).detection(LONG * 12));
     let settings = builder.device("shm0").settle().unwrap();
     let events = broadcast::Sender::new(16);
     Supervisor::start_here(settings, events).await.unwrap()

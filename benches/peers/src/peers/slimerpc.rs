@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use slimerpc::fabric;
-use slimerpc_actors::{Builder, PeerAgent, Proxy, Reply, service};
+use slimerpc_actors::{Limits, Polling, Builder, PeerAgent, Proxy, Reply, service};
 use tokio::runtime::Runtime;
 
 use super::{OURS, Peer};
@@ -88,9 +88,8 @@ impl Setting {
                 .nanoctrl(&self.url)
                 .device(&self.device)
                 .alias(format!("{role}:{slot_size}:{}", std::process::id()))
-                .slot_size(slot_size)
-                .max_inflight(slots)
-                .busy_poll(BUSY)
+                .limits(Limits::default().slot_size(slot_size).max_inflight(slots))
+                .polling(Polling::default().busy_poll(BUSY))
         })
     }
 }
