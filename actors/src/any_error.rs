@@ -1,4 +1,4 @@
-//! One error for all that can go wrong.
+//! One error for everything that can go wrong.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,9 +6,9 @@ use crate::{
     AgentError, BufferError, DiscoveryError, GroupError, MemberError, Ran, RpcError, SendError,
 };
 
-/// Any error of this crate, for functions that do several things and use `?` on each.
+/// Any error of this crate, for functions that combine several operations and use `?` on each.
 ///
-/// It travels: a handler may return `Result<_, Error>`, and its caller has it by
+/// The error can travel: a handler may return `Result<_, Error>`, and its caller gets it by
 /// [`RpcError::returned::<Error>()`](RpcError::returned).
 ///
 /// ```no_run
@@ -34,13 +34,13 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Of a call.
+    /// A call failed.
     #[error(transparent)]
     Call(#[from] RpcError),
-    /// Of an agent.
+    /// An agent could not start, connect, serve or make a proxy.
     #[error(transparent)]
     Agent(Box<AgentError>),
-    /// Services were not found.
+    /// No service of a type was found.
     #[error(transparent)]
     Discovery(Box<DiscoveryError>),
     /// Memory could not be used.
@@ -49,13 +49,13 @@ pub enum Error {
     /// A group cannot be called like this.
     #[error(transparent)]
     Group(#[from] GroupError),
-    /// Of a call of a member of a group.
+    /// A call of a group's member failed.
     #[error(transparent)]
     Member(Box<MemberError>),
 }
 
 impl Error {
-    /// Whether the handler of the call that failed was run; [`Ran::No`] if no call was made.
+    /// Returns whether the handler of the failed call ran; [`Ran::No`] if no call was made.
     ///
     /// ```
     /// use slimerpc_actors::{Error, GroupError, Ran};
@@ -95,7 +95,7 @@ impl From<MemberError> for Error {
 }
 
 impl<M> From<SendError<M>> for Error {
-    /// Without the message.
+    /// Converts the error, and drops the message that it carries.
     fn from(unsent: SendError<M>) -> Self {
         Self::Call(unsent.error)
     }

@@ -1,4 +1,4 @@
-//! What callers and agents can get wrong, or have go wrong.
+//! Errors of calls and of agents.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -12,38 +12,40 @@ use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
 use crate::service::answer::type_path;
 
-/// A call did not bring a result.
+/// A call failed.
 ///
-/// It travels: a handler that calls others may return `Result<_, RpcError>`, and its caller has that error by
-/// [`returned::<RpcError>()`](Self::returned), whole. [`Error`](crate::Error) does so for all errors of this crate.
+/// The error can travel: a handler that calls others may return `Result<_, RpcError>`, and its
+/// caller gets that error whole by [`returned::<RpcError>()`](Self::returned).
+/// [`Error`](crate::Error) does the same for all errors of this crate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum RpcError {
-    /// No answer came in time.
+    /// No answer came before the deadline.
     #[error("`{peer}` did not answer a call of `{method}` within {after:?}")]
     Timeout {
         /// Alias of the peer.
         peer: String,
         /// Name of the method.
         method: String,
-        /// The time allowed.
+        /// The time that was allowed.
         after: Duration,
-        /// Whether the handler was run. It may run still.
+        /// Whether the handler ran. It may still run.
         ran: Ran,
     },
-    /// The handler returned an error, or panicked (`type_name` is `panic` then).
+    /// The handler returned an error, or panicked; then `type_name` is `panic`.
     #[error("{type_name}: {message}")]
     Remote {
         /// Type of the error at the service.
         type_name: String,
-        /// Its message.
+        /// The error's message.
         message: String,
-        /// Where it came from, if known: of a panic the place, and a backtrace if the service runs with `RUST_BACKTRACE=1`.
+        /// Where the error came from, if known: for a panic its source line, and a backtrace if the
+        /// service runs with `RUST_BACKTRACE=1`.
         traceback: String,
-        /// The error itself, if it can travel; see [`returned`](Self::returned).
+        /// The error as a value, if it can travel; see [`returned`](Self::returned).
         value: Option<ReturnedValue>,
     },
-    /// The connection to the peer is gone.
+    /// The connection to the peer is lost.
     #[error("lost `{peer}` in a call of `{method}`: {cause}")]
     PeerLost {
         /// Alias of the peer.
@@ -52,17 +54,17 @@ pub enum RpcError {
         method: String,
         /// What ended the connection.
         cause: LossCause,
-        /// Whether the handler was run.
+        /// Whether the handler ran.
         ran: Ran,
     },
-    /// The peer's version of the service has no such method. Nothing was run.
+    /// The peer's version of the service has no such method. No handler ran.
     #[error(
         "`{service}` at the peer has no method `{method}`; it may be an older or newer version"
     )]
     MethodNotFound {
         /// Name of the service.
         service: String,
-        /// Name, or number, of the method.
+        /// Name of the method, or its number.
         method: String,
     },
     /// The peer's version of the service declares the method with other types. Nothing was sent.
@@ -84,78 +86,80 @@ pub enum RpcError {
         method: String,
         /// Name of the codec.
         codec: Box<str>,
-        /// Which type it is, and why it cannot be carried.
+        /// Which type the codec cannot carry, and why.
         reason: String,
     },
-    /// The service cannot decode the arguments. Nothing was run.
+    /// The service cannot decode the arguments. No handler ran.
     #[error(
         "the service cannot decode the arguments: {reason}; do both sides declare the same types?"
     )]
     BadArguments {
-        /// What its decoder said.
+        /// What the service's decoder reported.
         reason: String,
     },
-    /// The reply is not what the method returns. The handler has run.
+    /// The reply does not decode as the type that the method returns. The handler has run.
     #[error("the reply does not decode: {0}; do both sides declare the same types?")]
     BadReply(DecodeError),
-    /// The arguments are larger than either side allows (`max_payload`), or, towards a DLSlime peer, than a slot
-    /// (`slot_size`). Nothing was run.
+    /// The arguments are larger than either side allows (`max_payload`), or, towards a DLSlime
+    /// peer, than a slot (`slot_size`). No handler ran.
     #[error("the arguments take {size} bytes, and {limit} are allowed")]
     TooLarge {
-        /// Bytes that they take.
+        /// Size of the encoded arguments in bytes.
         size: usize,
-        /// Bytes that there are.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The result is larger than the service allows (`max_payload`), or than a slot (`slot_size`) if it is written in place.
-    /// The handler has run.
+    /// The result is larger than the service allows (`max_payload`), or than a slot (`slot_size`)
+    /// if it is written in place. The handler has run.
     #[error("the reply takes {size} bytes, and {limit} are allowed")]
     ReplyTooLarge {
-        /// Bytes that it takes.
+        /// Size of the encoded result in bytes.
         size: u64,
-        /// Bytes that there are.
+        /// The limit in bytes.
         limit: u64,
     },
-    /// There is no registered memory, here or at the service, for arguments or a result beyond a slot: `payload_memory` is
-    /// spent, or the device or the system's limits (`ulimit -l`) do not allow more.
+    /// There is no registered memory, here or at the service, for arguments or a result beyond a
+    /// slot: `payload_memory` is used up, or the device or the system's limits (`ulimit -l`) allow
+    /// no more.
     #[error("no registered memory for {size} bytes: {reason}")]
     NoMemory {
-        /// Bytes of the payload.
+        /// Size of the payload in bytes.
         size: usize,
-        /// What stands in the way.
+        /// Why the memory is not available.
         reason: String,
-        /// Whether the handler was run.
+        /// Whether the handler ran.
         ran: Ran,
     },
     /// The arguments' `Serialize` failed. Nothing was sent.
     #[error("the arguments cannot be encoded: {reason}")]
     Encode {
-        /// What it said.
+        /// What `Serialize` reported.
         reason: String,
     },
     /// The service ended before it answered, or [was given up](crate::Restart).
     #[error("service `{service}` is down")]
     ServiceDown {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// The service had ended the stream, as its items were not read for longer than its
+    /// The service ended the stream, because its items were not read for longer than the service's
     /// [`stream_patience`](crate::Timeouts::stream_patience).
     #[error("the service ended the stream, as no item was asked for in {after:?}")]
     Stalled {
-        /// How long it had waited.
+        /// How long the service had waited.
         after: Duration,
     },
-    /// A DLSlime peer was asked for what only native peers have.
+    /// The call needs something that a DLSlime peer does not have.
     #[error("`{peer}` is a DLSlime peer, and those have no {what}")]
     NotNative {
         /// Alias of the peer.
         peer: String,
-        /// What was asked for.
+        /// What the call needs.
         what: Cow<'static, str>,
     },
-    /// A serial handler called its own instance, which could not answer before that handler is done. Make it a
-    /// function that both share, or send from a task of its own (`actix::spawn`) and do not await it in the handler.
+    /// A serial handler called its own instance, which cannot answer before that handler is done.
+    /// Move the code into a function that both share, or send from a task of its own
+    /// (`actix::spawn`) and do not await it in the handler.
     #[error(
         "a handler of `{service}` called its own instance, which runs one handler at a time: this would never be answered"
     )]
@@ -163,19 +167,20 @@ pub enum RpcError {
         /// Name of the service.
         service: String,
     },
-    /// [`wait`](crate::Reply::wait) was called on a thread that runs an async runtime, which it would block:
-    /// `.await` the reply there. The call has been taken back, but the service may have its request; calls through
-    /// [`Proxy::blocking`](crate::Proxy::blocking) are refused before anything is sent.
+    /// [`wait`](crate::Reply::wait) was called on a thread that runs an async runtime, which it
+    /// would block: `.await` the reply there. The call has been cancelled, but the service may have
+    /// its request. [`Proxy::blocking`](crate::Proxy::blocking) refuses such calls before anything
+    /// is sent.
     #[error(
         "waiting would block the async runtime of this thread; `.await` the reply instead, or wait in `spawn_blocking`"
     )]
     WouldBlock {
-        /// Whether the handler was run.
+        /// Whether the handler ran.
         ran: Ran,
     },
 }
 
-/// What to do about a type that a codec cannot carry.
+/// Advice for a type that a codec cannot carry.
 fn not_in_codec(reason: &str) -> String {
     format!(
         "{reason}, and this codec does not say; declare the service with `codec = \"pickle\"`, or send another type: a plain \
@@ -183,18 +188,18 @@ fn not_in_codec(reason: &str) -> String {
     )
 }
 
-/// Whether a call that failed was run by the service.
+/// Whether the handler of a failed call ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ran {
-    /// It was not, and will not be: the call can be made again without harm.
+    /// The handler did not run, and will not: the call can be made again without harm.
     No,
-    /// It was.
+    /// The handler ran.
     Yes,
-    /// It may have been, or may be yet: the request was sent and nothing more is known.
+    /// The handler may have run, or may yet: the request was sent, and nothing more is known.
     Unknown,
 }
 
-/// An error that a handler returned, as it travelled; see [`RpcError::returned`].
+/// An error that a handler returned, in its encoded form; see [`RpcError::returned`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReturnedValue(Box<EncodedError>);
 
@@ -206,7 +211,7 @@ struct EncodedError {
 }
 
 impl RpcError {
-    /// Whether the handler of the call was run.
+    /// Returns whether the handler of the call ran.
     ///
     /// ```
     /// use slimerpc_actors::{Ran, RpcError};
@@ -235,11 +240,12 @@ impl RpcError {
         }
     }
 
-    /// The error that the handler returned, as a value: if the method returns `Result<_, E>`, `E` implements
-    /// `Serialize` at the service and `Deserialize` here, and both sides are native. `None` if it is another type: its
-    /// modules and parameters count, its crate does not, so two programs may share the module that declares it. Therefore two
-    /// types of one path in different crates (`db::Error` and `cache::Error`, say) are taken for each other where the bytes of
-    /// one can be those of the other: give errors names of their own.
+    /// Decodes the error that the handler returned, if the method returns `Result<_, E>`, `E`
+    /// implements `Serialize` at the service and `Deserialize` here, and both sides are native.
+    /// Returns `None` if the handler returned another type. Types are compared by module path and
+    /// parameters but not by crate, so two programs may share the module that declares the type.
+    /// Two types of one path in different crates (`db::Error` and `cache::Error`, say) are
+    /// therefore confused where the bytes of one decode as the other: give errors distinct names.
     ///
     /// ```no_run
     /// # use serde::{Deserialize, Serialize};
@@ -264,7 +270,7 @@ impl RpcError {
         }
     }
 
-    /// What a call of `method` at `peer` came to.
+    /// Converts the failure of a call of `method` at `peer`.
     pub(crate) fn from_call(error: CallError, peer: &str, method: &str) -> Self {
         let of_call = |reason: String| in_call(&reason, peer, method);
         let (peer, method) = (peer.to_owned(), method.to_owned());
@@ -297,20 +303,20 @@ impl RpcError {
         }
     }
 
-    /// The answer to a call of `method` at `peer` does not decode.
+    /// The error for an answer to `method` of `peer` that does not decode.
     pub(crate) fn bad_reply(error: &DecodeError, peer: &str, method: &str) -> Self {
         let reason = in_call(&error.to_string(), peer, method);
         Self::BadReply(DecodeError::Malformed { reason })
     }
 }
 
-/// A reason that says in which call.
+/// Adds the method and the peer to a reason.
 fn in_call(reason: &str, peer: &str, method: &str) -> String {
     format!("{reason} (in a call of `{method}` at `{peer}`)")
 }
 
 impl RpcError {
-    /// What `peer` has answered to a call of `method`.
+    /// Converts the fault that `peer` has answered to a call of `method`.
     pub(crate) fn from_fault(fault: Fault, peer: &str, method: &str) -> Self {
         match fault {
             Fault::Raised {
@@ -382,150 +388,154 @@ impl RpcError {
 
 /// An agent could not start, connect, serve or make a proxy.
 ///
-/// It travels, as [`RpcError`] does; errors of the control plane, of a device or of the system do so as text.
+/// The error can travel, as [`RpcError`] does; errors of the control plane, of a device or of the
+/// system travel as text.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// The control plane said no, or nothing: the alias is taken, NanoCtrl or Redis cannot be reached, ...
+    /// The control plane refused or did not answer: the alias is taken, NanoCtrl or Redis cannot be
+    /// reached, ...
     #[error(transparent)]
     Control(#[from] ControlError),
-    /// Nobody registered under the peer's name in time.
+    /// No agent registered under the peer's alias in time.
     #[error(
         "no agent `{peer}` is known to {control} after {waited:?}; is it running, with this alias and scope?"
     )]
     PeerUnknown {
-        /// The alias.
+        /// Alias of the peer.
         peer: String,
-        /// The time waited.
+        /// How long the agent waited.
         waited: Duration,
-        /// The control plane, in words.
+        /// Description of the control plane.
         control: String,
     },
-    /// The peer is registered but is no native agent: it has published no descriptor.
+    /// The peer is registered but is not a native agent: it has published no descriptor.
     #[error("agent `{peer}` is registered but published no SlimeRPC descriptor within {waited:?}")]
     NotNative {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
-        /// The time waited.
+        /// How long the agent waited.
         waited: Duration,
     },
-    /// An agent was to watch itself.
+    /// The agent was asked to watch itself.
     #[error("`{alias}` is this agent itself, which is there as long as it can be asked")]
     WatchesItself {
-        /// Its alias.
+        /// Alias of the agent.
         alias: String,
     },
-    /// A DLSlime peer did not do its part in time.
+    /// A DLSlime peer did not complete its part of the connection in time.
     #[error(
         "waited {waited:?} for {waiting_for} of the DLSlime peer `{peer}`; it may have died, or be connected with an \
          earlier life of this alias, which it never notices: use an alias that it has not met"
     )]
     DlslimeTimeout {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
-        /// What did not come.
+        /// The message that did not arrive.
         waiting_for: Cow<'static, str>,
-        /// The time waited.
+        /// How long the agent waited.
         waited: Duration,
     },
-    /// A DLSlime peer that we serve was to be called.
+    /// The peer is a DLSlime peer that calls a service of this agent, so this agent cannot call it.
     #[error(
         "`{peer}` calls the service `{service}` of this agent; a DLSlime peer keeps requests and replies in the same \
          slots, so over one pair of aliases it can be served or called, not both: call it from another agent"
     )]
     BothDirections {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
-        /// What it calls.
+        /// Name of the service that the peer calls.
         service: String,
     },
-    /// A DLSlime peer has no device that ours could be connected with.
+    /// The DLSlime peer has no device that this agent's device can connect with.
     #[error(
         "the DLSlime peer `{peer}` has no active port {port} on {link}, where our device {device} is; choose another \
          device, here or there"
     )]
     NoCommonDevice {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
-        /// Our device.
+        /// Name of this agent's device.
         device: String,
-        /// What it is attached to.
+        /// The link that this agent's device is attached to.
         link: LinkType,
-        /// Its port; a connection has the same one at both ends.
+        /// The port of this agent's device; a connection uses the same port number at both ends.
         port: u8,
     },
     /// The peer is registered but does not answer.
     #[error("agent `{peer}` is registered but did not answer within {waited:?}; it may have died")]
     ConnectTimeout {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
-        /// The time waited.
+        /// How long the agent waited.
         waited: Duration,
     },
-    /// The connection of a proxy was lost, and could not be made again in time; see [`Proxy::ready`](crate::Proxy::ready).
+    /// The connection of a proxy was lost and could not be restored in time; see
+    /// [`Proxy::ready`](crate::Proxy::ready).
     #[error(
         "lost `{peer}` ({cause}), and its service `{service}` is not back after {waited:?}{}",
         if .waited.is_zero() { "; connections with DLSlime peers are not made again, so make another proxy" } else { "" }
     )]
     NotBack {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
         /// Name of the service.
         service: String,
         /// What ended the connection.
         cause: LossCause,
-        /// The time waited; zero for a DLSlime peer, whose connection is not made again.
+        /// How long the proxy waited; zero for a DLSlime peer, whose connection is not restored.
         waited: Duration,
     },
     /// The two agents do not fit together, or the peer has no room for another connection.
     #[error("{}", refused(.peer, .mismatch))]
     Refused {
-        /// The peer's alias.
+        /// Alias of the peer.
         peer: String,
-        /// In what.
+        /// What does not fit.
         mismatch: Mismatch,
     },
     /// A service of that name is served already.
     #[error("a service `{service}` is served by this agent already")]
     AlreadyServed {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
     /// The codec of a service cannot carry the types of one of its methods.
     #[error("service `{service}` cannot be served: method `{method}` is not possible with {codec}: {}", not_in_codec(.reason))]
     NotInCodec {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// The method.
+        /// Name of the method.
         method: String,
         /// Name of the codec.
         codec: String,
-        /// Which type it is, and why it cannot be carried.
+        /// Which type the codec cannot carry, and why.
         reason: String,
     },
-    /// The one peer to serve cannot be told from what this agent is connected with.
+    /// A service for "the only peer" is ambiguous: this agent is not asked to be connected with
+    /// exactly one peer.
     #[error(
         "a service for the only peer: this agent is to be connected with {peers:?}; say which one with `.peer(alias)`"
     )]
     WhichPeer {
-        /// Those that it asked to be connected with.
+        /// Aliases of the peers that it asked to be connected with.
         peers: Vec<String>,
     },
-    /// A service that was stopped has a handler that does not end.
+    /// A stopped service has a handler that does not end.
     #[error(
         "service `{service}` is withdrawn, but had a handler running after {waited:?}; if it is a sync one, its thread \
          goes on until it returns"
     )]
     StillRunning {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// The time waited.
+        /// How long the agent waited.
         waited: Duration,
     },
     /// The service's factory, or its [`Lifecycle::started`](crate::Lifecycle::started), panicked.
     #[error("service `{service}` could not be built: {message}")]
     FactoryPanicked {
-        /// Its name.
+        /// Name of the service.
         service: String,
         /// The panic's message.
         message: String,
@@ -533,7 +543,7 @@ pub enum AgentError {
     /// The service's factory returned an error.
     #[error("service `{service}` could not be built: {message}")]
     FactoryFailed {
-        /// Its name.
+        /// Name of the service.
         service: String,
         /// The error's text.
         message: String,
@@ -541,11 +551,11 @@ pub enum AgentError {
     /// A setting is out of range.
     #[error("{name} is {value}; {allowed}")]
     Setting {
-        /// Its name.
+        /// Name of the setting.
         name: Cow<'static, str>,
-        /// The value given.
+        /// The value that was given.
         value: String,
-        /// What is allowed.
+        /// The values that are allowed.
         allowed: String,
     },
     /// The device cannot be opened or used.
@@ -562,7 +572,7 @@ pub enum AgentError {
     ShutDown,
 }
 
-/// What is the matter comes first.
+/// Describes the error, its cause first.
 fn no_thread(error: &std::io::Error) -> String {
     const DOING: &str = "starting a thread for an actor";
     match SystemLimit::of_thread(error) {
@@ -580,7 +590,7 @@ fn refused(peer: &str, mismatch: &Mismatch) -> String {
     }
 }
 
-/// An error of the system as text.
+/// Serializes an error of the system as text.
 mod io_error {
     use std::io::Error;
 
@@ -604,7 +614,7 @@ mod io_error {
 mod tests {
     use super::*;
 
-    /// What callers of native peers make of each failure that crosses the wire.
+    /// Each failure that crosses the wire, as callers of native peers see it.
     #[test]
     fn every_fault_is_an_error_that_says_whether_the_call_was_run() {
         let text = || "text".to_owned();
@@ -714,7 +724,7 @@ mod tests {
             let found = RpcError::from_fault(fault, "w:0", "add");
             assert_eq!((found.ran(), found), (ran, error));
         }
-        // A call hands it through several functions.
+        // Small errors matter here: a call hands its result through several functions.
         assert!(size_of::<RpcError>() <= 96, "{}", size_of::<RpcError>());
         let not_streamed = RpcError::from_fault(Fault::NotStreamed, "w:0", "add").to_string();
         assert!(not_streamed.contains("stream of items"), "{not_streamed}");

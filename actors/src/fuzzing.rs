@@ -1,11 +1,11 @@
-//! What fuzz targets reach and users do not.
+//! Entry points for fuzz targets; not for users.
 
 use slimerpc::control::Mail;
 
 use crate::agent::handshake::Handshake;
 use crate::dlslime::qp_ready::{self, QpReady};
 
-/// Reads a `qp_ready`; what can be used survives being told by us.
+/// Reads a `qp_ready` message. A message that is accepted must survive a round trip.
 pub fn read_qp_ready(mail: &Mail) {
     assert!(QpReady::is(mail));
     let Ok(ready) = QpReady::read(mail) else {
@@ -16,7 +16,7 @@ pub fn read_qp_ready(mail: &Mail) {
     assert_eq!(read.queue_pairs, ready.queue_pairs);
 }
 
-/// Reads mail of a native agent; what can be used survives being written by us.
+/// Reads a message of a native agent. A message that is accepted must survive a round trip.
 pub fn read_handshake(mail: &Mail) {
     let Ok(Some(handshake)) = Handshake::read(mail) else {
         return;

@@ -35,21 +35,22 @@
 //!
 //! - [`PeerAgent`] is the handle of a supervisor actor: it registers, finds peers and connects to them, serves and
 //!   calls. [`Builder`] has its settings, in one table.
-//! - [`macro@service`] and [`macro@method`] make an `impl` or a trait a [`Service`]: messages, a dispatch table, and the methods
-//!   of its proxy.
+//! - [`macro@service`] and [`macro@method`] make an `impl` or a trait a [`Service`]: its messages,
+//!   a dispatch table, and the methods of its proxy.
 //! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings of all its callers
 //!   there, so no thread hop lies between the wire and the handler, and runs one handler at a time, also across
 //!   `.await` (SERIAL-1): what a lock is elsewhere, the actor is here.
-//! - An instance that panics, or asks for it, is made anew by the factory that it was served with; [`Restart`], [`Strategy`]
-//!   and [`Lifecycle`] say how.
-//! - [`Proxy`] is its address: `Clone`, `Send`, and used like an actix `Addr`. A call is made when the method is
-//!   called, not when its [`Reply`] is polled.
-//! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] is for threads that run no async code,
-//!   [`wait_all`] awaits many. Dropping one cancels its call.
-//! - [`Items`] are what a `#[method(stream)]` brings: a stream, each item of which takes a credit. Dropping it ends the stream.
-//! - [`PeerAgent::discover`] finds services by their type, [`PeerAgent::watch_services`] follows them,
-//!   [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] call them.
-//! - [`RpcError`] is what a call can end with, [`AgentError`] what everything else can.
+//! - The factory that a service was served with replaces an instance that panics or asks for it;
+//!   [`Restart`], [`Strategy`] and [`Lifecycle`] control this.
+//! - [`Proxy`] is a service's address: `Clone`, `Send`, and used like an actix `Addr`. A call is
+//!   sent when the method is called, not when its [`Reply`] is polled.
+//! - [`Reply`] is a future; [`Reply::timeout`] gives it a deadline, [`Reply::wait`] blocks a thread
+//!   that runs no async code, [`wait_all`] awaits many. Dropping a reply cancels its call.
+//! - [`Items`] is the stream that a `#[method(stream)]` returns; each item takes a credit. Dropping
+//!   it ends the stream.
+//! - [`PeerAgent::discover`] finds services by their type, [`PeerAgent::watch_services`] follows
+//!   them, and [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] return proxies for them.
+//! - [`RpcError`] is the error of a call, [`AgentError`] that of everything else.
 //!
 //! Folders, from the lowest: `error`, `supervision`, `client`, `service`, `memory`, `dlslime`, `agent`, `discovery`, `any_error`. A
 //! folder uses those before it only; the test of that rule names what does not yet.
@@ -112,14 +113,15 @@ pub use supervision::lifecycle::Lifecycle;
 pub use supervision::restart::Restart;
 pub use supervision::strategy::Strategy;
 
-/// Fabrics that fail as planned, for tests of what becomes of a program then: see [`Builder::wrap_device`].
+/// Devices that fail on a plan, to test how a program handles failures: see
+/// [`Builder::wrap_device`].
 #[cfg(feature = "faults")]
 pub mod faults {
     pub use slimerpc::fabric::faults::*;
     pub use slimerpc::fabric::{CompletionStatus, Device};
 }
 
-/// What the code that `#[service]` writes refers to. Not for use by hand.
+/// What the code that `#[service]` generates refers to. Not for direct use.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::client::fields::{CloneField, DebugField};
@@ -133,7 +135,7 @@ pub mod __private {
     pub use futures_util::StreamExt;
 }
 
-/// The programs in the README and in the book compile and run.
+/// Compiles and runs the programs in the README and in the book.
 #[cfg(doctest)]
 mod documents {
     #[doc = include_str!("../../README.md")]

@@ -15,8 +15,8 @@
 //!
 //! # At most once
 //!
-//! A request is sent once and never again, so a handler runs at most once for it. Whether it ran, an error says
-//! ([`RpcError::ran`](crate::RpcError::ran)):
+//! A request is sent once and never again, so a handler runs at most once for it. The error says
+//! whether it ran ([`RpcError::ran`](crate::RpcError::ran)):
 //!
 //! | promise | test |
 //! | --- | --- |
@@ -80,7 +80,8 @@
 //! | A deadline is that of the whole stream. | `the_deadline_is_that_of_the_whole_stream` |
 //! | A stream ends when its service stops, its peer leaves or its caller dies. | `call_1_a_stream_ends_when_its_service_stops_or_its_peer_leaves`, `a_caller_that_dies_leaves_no_stream_behind` |
 //!
-//! Not promised: that calls find a credit while as many streams as there are credits are open and not read.
+//! Not promised: that calls find a credit while as many streams as there are credits are open and
+//! unread.
 //!
 //! # When either side dies
 //!
@@ -102,13 +103,14 @@
 //! | Answers that were given before `shutdown` arrive. | `serve_once_ends_when_the_agent_leaves_and_its_last_answer_arrives` |
 //! | A handler that panics answers its caller; the service goes on. | `panic_1_a_panic_answers_its_caller_and_the_service_goes_on` |
 //!
-//! Not promised: that a proxy heals when a DLSlime peer comes back (make a new one); that a peer which is merely
-//! [stalled](crate::PeerEvent::Stalled) is given up, as its calls may have deadlines; that the requests of a caller that died are not run; those that arrived may be, and their answers go
-//! nowhere.
+//! Not promised: that a proxy heals when a DLSlime peer comes back (make a new one); that a peer
+//! which is merely [stalled](crate::PeerEvent::Stalled) is given up, as its calls may have
+//! deadlines; that the requests of a dead caller do not run: those that arrived may run, and their
+//! answers are discarded.
 //!
 //! # When an instance ends
 //!
-//! What follows, [`Restart`](crate::Restart) and [`Strategy`](crate::Strategy) say.
+//! [`Restart`](crate::Restart) and [`Strategy`](crate::Strategy) decide what follows.
 //!
 //! | promise | test |
 //! | --- | --- |
@@ -129,7 +131,8 @@
 //! | A service that is given up takes those with it that would have been restarted with it. | `a_service_that_is_given_up_takes_those_with_it_that_depend_on_it` |
 //! | A service that panics on every tenth request under load answers each exactly once. | `serial_1_call_1_slot_2_a_worker_that_panics_on_every_tenth_answers_each_call_once` |
 //!
-//! Not promised: that `ServiceDown` says whether the call was run; `stopped`, if the process ends first.
+//! Not promised: that `ServiceDown` says whether the call ran; that the `stopped` hook runs, if the
+//! process ends first.
 //!
 //! # Calling oneself
 //!
@@ -138,4 +141,5 @@
 //! | A serial handler that calls its own instance is told so, instead of waiting for ever. | `a_handler_that_calls_its_own_instance_is_told_so` |
 //! | It may ask the parallel methods of its service. | `a_serial_handler_may_ask_the_parallel_methods_of_its_own_service` |
 //!
-//! Not promised: that a circle of several services is noticed. Give such calls deadlines.
+//! Not promised: that a cycle of calls through several services is detected. Give such calls
+//! deadlines.

@@ -1,4 +1,4 @@
-//! Finding services without knowing who serves them.
+//! Finds services by type, without knowing which agents serve them.
 
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,10 @@ use crate::agent::supervisor::{FollowServices, ListServices};
 use crate::discovery::service_instance::live;
 use crate::{AgentError, Group, PeerAgent, Proxy, Service, ServiceChanges, ServiceInstance};
 
-/// The least that a service that was found is given to answer before the next one is tried.
+/// Minimum time given to a discovered service to answer before the next one is tried.
 const LEAST_TRY: Duration = Duration::from_secs(1);
 
-/// No service of a type could be found, or connected with.
+/// No live service of a type could be found, or connected with.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{DiscoveryError, PeerAgent, Proxy, service};
@@ -36,7 +36,7 @@ const LEAST_TRY: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiscoveryError {
-    /// None is live, or none has all the methods that are known here.
+    /// No live service of the type has all the methods that this program knows.
     #[error(
         "no live service `{service}` that fits was found within {waited:?}; there {}",
         list(found)
@@ -44,31 +44,32 @@ pub enum DiscoveryError {
     NoneFits {
         /// Name of the service.
         service: &'static str,
-        /// Those that are live and do not fit; [`ServiceInstance::compatibility`] says why.
+        /// Live services that do not fit; [`ServiceInstance::compatibility`] says why.
         found: Vec<ServiceInstance>,
-        /// The time waited for one.
+        /// How long the agent waited for a service that fits.
         waited: Duration,
     },
-    /// Those that fit could not be connected with.
+    /// Services that fit exist, but none could be connected with.
     #[error("no proxy for a live service `{service}`: {}", reasons(failed))]
     Unreachable {
         /// Name of the service.
         service: &'static str,
-        /// Each one that was tried, and why there is no proxy for it.
+        /// The services that were tried, each with the reason why there is no proxy for it.
         failed: Vec<(ServiceInstance, AgentError)>,
     },
-    /// The control plane cannot be asked, or the agent has been shut down.
+    /// The control plane cannot be queried, or the agent has been shut down.
     #[error(transparent)]
     Agent(#[from] AgentError),
-    /// An error of another process, as it travelled: its text.
+    /// An error that another process returned; only its text travels.
     #[error("{message}")]
     Elsewhere {
-        /// The text.
+        /// Text of the original error.
         message: String,
     },
 }
 
-/// As text: what it holds means something where it was made only.
+/// Serializes the error as text, because its fields mean nothing outside the process that made
+/// them.
 impl Serialize for DiscoveryError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -97,15 +98,19 @@ fn reasons(failed: &[(ServiceInstance, AgentError)]) -> String {
 
 /// # Finding services
 ///
-/// A service that is served to everybody, under whatever name, can be found by its type, in the agent's scope and for as long as
-/// its agent is alive. One that is served [to one peer](crate::Serve::peer) or [one request at a time](Self::serve_once) cannot:
-/// whoever found it could not rely on it. Services of this agent are found like those of others.
+/// Discovery by type finds services of native agents that accept any caller, under whatever name
+/// they are served, in the agent's scope and for as long as their agent is alive. Services that are
+/// served [to one peer](crate::Serve::peer) or [one request at a time](Self::serve_once) are not
+/// found, because a stranger could not rely on them. An agent finds its own services like those of
+/// others.
 ///
-/// A process that ends without leaving is no longer found on its own host. Elsewhere, and by those who watch, it is noticed when
-/// its registration expires, 60 s after its last heartbeat.
+/// Agents on the same host no longer find the services of a process that has ended without leaving.
+/// Other hosts, and watchers everywhere, notice its end when the registration expires, 60 s after
+/// its last heartbeat.
 impl PeerAgent {
-    /// The live services of type `S`, by alias and name in the order in which people count: `worker:2` before `worker:10`. Those
-    /// that do not [fit](ServiceInstance::compatibility) the version known here are listed, too.
+    /// Lists the live services of type `S`, by alias and name in natural order: `worker:2` before
+    /// `worker:10`. The list includes services that do not [fit](ServiceInstance::compatibility)
+    /// the version of `S` in this program.
     ///
     /// ```
     /// # use slimerpc_actors::{Compatibility, PeerAgent, service};
@@ -138,8 +143,10 @@ impl PeerAgent {
         Ok(live::<S>(&self.ask(ListServices).await?))
     }
 
-    /// Follows the live services of type `S`: first one [`Added`](crate::ServiceChange::Added) for each there is, then what happens
-    /// to them. Outages of the control plane are sat out, and afterwards told of what has changed meanwhile.
+    /// Follows the live services of type `S`: the stream begins with one
+    /// [`Added`](crate::ServiceChange::Added) for each that is there, and then reports changes.
+    /// During an outage of the control plane it waits, and afterwards reports what has changed
+    /// meanwhile.
     ///
     /// ```
     /// # use slimerpc_actors::{PeerAgent, ServiceChange, service};
@@ -166,16 +173,17 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// [`AgentError::ShutDown`].
+    /// [`AgentError::ShutDown`] if the agent has been shut down.
     pub async fn watch_services<S: Service + ?Sized>(&self) -> Result<ServiceChanges, AgentError> {
         Ok(ServiceChanges::new::<S>(self.ask(FollowServices).await?))
     }
 
-    /// A proxy for one live service of type `S` that has all its methods: at random one on this host, where it is reached
-    /// through shared memory; if there is none, at random one elsewhere. So callers spread over the services without talking to
-    /// each other. One that does not answer is passed over for the next.
+    /// Returns a proxy for one live service of type `S` that has all its methods. The choice is
+    /// random, so callers spread over the services without talking to each other; services on this
+    /// host, which are reached through shared memory, come before those elsewhere. A service that
+    /// does not answer is skipped.
     ///
-    /// Waits up to the connect timeout for a service to appear.
+    /// The call waits up to the connect timeout for a service to appear.
     ///
     /// ```
     /// # use slimerpc_actors::{PeerAgent, service};
@@ -200,7 +208,8 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// [`DiscoveryError::NoneFits`], [`DiscoveryError::Unreachable`], or as [`discover`](Self::discover).
+    /// [`DiscoveryError::NoneFits`], [`DiscoveryError::Unreachable`], or an error of
+    /// [`discover`](Self::discover).
     pub async fn proxy_any<S: Service + ?Sized>(&self) -> Result<Proxy<S>, DiscoveryError> {
         let (started, limit) = (Instant::now(), self.connect_timeout());
         let mut candidates = self.find_some::<S>(started).await?;
@@ -230,11 +239,12 @@ impl PeerAgent {
         Err(DiscoveryError::Unreachable { service, failed })
     }
 
-    /// A group of all live services of type `S` that have all its methods, ranked by alias and name in the order in which people
-    /// count. Those that do not fit are left out; [`discover`](Self::discover) lists them.
+    /// Returns a group of all live services of type `S` that have all its methods, ranked by alias
+    /// and name in natural order. Services that do not fit are left out;
+    /// [`discover`](Self::discover) lists them.
     ///
-    /// It does not wait, as it cannot know for how many; [`watch_services`](Self::watch_services) can. Services that come later
-    /// are [added](Group::add) by whoever wants them.
+    /// The call does not wait for services to appear, because it cannot know how many to expect;
+    /// [`watch_services`](Self::watch_services) can. [`Group::add`] adds services that come later.
     ///
     /// ```
     /// # use slimerpc_actors::{PeerAgent, service};
@@ -265,8 +275,8 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// [`DiscoveryError::NoneFits`]; [`DiscoveryError::Unreachable`] if there is no proxy for one of them; or as
-    /// [`discover`](Self::discover).
+    /// [`DiscoveryError::NoneFits`], [`DiscoveryError::Unreachable`] if there is no proxy for one
+    /// of the services, or an error of [`discover`](Self::discover).
     pub async fn group_of<S: Service + ?Sized>(&self) -> Result<Group<S>, DiscoveryError> {
         let service = S::NAME;
         let (members, others): (Vec<_>, Vec<_>) = self
@@ -301,7 +311,7 @@ impl PeerAgent {
         Ok(Group::new(ranked).expect("there are some, and no two have the same alias and name"))
     }
 
-    /// The live services that fit, once there is one.
+    /// Waits for live services that fit, and returns them once there is at least one.
     async fn find_some<S: Service + ?Sized>(
         &self,
         started: Instant,

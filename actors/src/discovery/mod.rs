@@ -1,4 +1,4 @@
-//! Services that are found by their type.
+//! Finds services by their type.
 
 pub(crate) mod find;
 pub(crate) mod service_changes;

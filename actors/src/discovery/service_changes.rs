@@ -1,4 +1,4 @@
-//! Following the services of a type.
+//! Follows the live services of a type.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::agent::supervisor::Following;
 use crate::discovery::service_instance::live;
 use crate::{Service, ServiceInstance};
 
-/// What happened to the live services of a type.
+/// A change among the live services of a type.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{ServiceChange, ServiceChanges};
@@ -27,24 +27,26 @@ use crate::{Service, ServiceInstance};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServiceChange {
-    /// One is there.
+    /// A service has appeared.
     Added(ServiceInstance),
-    /// One is another: its agent has been restarted, or serves it anew.
+    /// A service has been replaced: its agent was restarted, or serves it anew.
     Changed {
-        /// As it was.
+        /// The service before the change.
         was: ServiceInstance,
-        /// As it is.
+        /// The service after the change.
         is: ServiceInstance,
     },
-    /// One is gone.
+    /// A service has gone.
     Removed(ServiceInstance),
 }
 
-/// Changes of the live services of a type, from [`PeerAgent::watch_services`](crate::PeerAgent::watch_services): a stream that
-/// ends when the agent leaves.
+/// The changes of the live services of a type, from
+/// [`PeerAgent::watch_services`](crate::PeerAgent::watch_services). The stream ends when the agent
+/// leaves.
 ///
-/// It compares what is there now with what it has told of, and keeps nothing else. So who reads slowly, or sits out an outage of
-/// the control plane, may miss that something came and went, but never what is there in the end.
+/// The stream compares the services that are live now with those it has reported, and keeps no
+/// history. A slow reader, or an outage of the control plane, may therefore hide that a service
+/// came and went, but never the final set.
 pub struct ServiceChanges(BoxStream<'static, ServiceChange>);
 
 impl ServiceChanges {
@@ -67,13 +69,13 @@ impl ServiceChanges {
         Self(changes.boxed())
     }
 
-    /// The next change; `None` once the agent has left.
+    /// Waits for the next change; `None` once the agent has left.
     pub async fn next(&mut self) -> Option<ServiceChange> {
         self.0.next().await
     }
 }
 
-/// From what was told to what is: first what is gone.
+/// Lists the changes that lead from `told` to `now`: removals first.
 fn changes(told: &[ServiceInstance], now: &[ServiceInstance]) -> VecDeque<ServiceChange> {
     let find = |all: &[ServiceInstance], one: &ServiceInstance| {
         let is_same = |it: &&ServiceInstance| it.alias() == one.alias() && it.name() == one.name();

@@ -1,4 +1,4 @@
-//! Services that have been found.
+//! A service that discovery has found.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,8 +11,8 @@ use slimerpc::wire::WIRE_VERSION;
 use crate::Service;
 use crate::agent::supervisor::Registered;
 
-/// A service that an agent serves to everybody, as it was found: by [`PeerAgent::discover`](crate::PeerAgent::discover) and
-/// its kin.
+/// A service that accepts any caller, as discovery found it: by
+/// [`PeerAgent::discover`](crate::PeerAgent::discover) and its kin.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{AgentError, PeerAgent, service};
@@ -38,7 +38,7 @@ pub struct ServiceInstance {
     compatibility: Compatibility,
 }
 
-/// How well a service that was found fits the version of it that the caller knows.
+/// How well a discovered service fits the version of it that this program declares.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Compatibility, ServiceInstance};
@@ -53,20 +53,22 @@ pub struct ServiceInstance {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Compatibility {
-    /// All methods can be called.
+    /// The service has every method, with the same types.
     Full,
-    /// Those it has can be called; calls of these end with [`MethodNotFound`](crate::RpcError::MethodNotFound).
+    /// The service lacks some methods: calls of these end with
+    /// [`MethodNotFound`](crate::RpcError::MethodNotFound).
     Lacks {
-        /// Methods that the caller knows and the service does not have, in code-point order.
+        /// The methods that this program declares and the service does not have, in code-point
+        /// order.
         methods: Vec<String>,
     },
-    /// Some methods have other types there; calls of these end with [`MethodMismatch`](crate::RpcError::MethodMismatch). It may
-    /// lack others.
+    /// The service declares some methods with other types: calls of these end with
+    /// [`MethodMismatch`](crate::RpcError::MethodMismatch). The service may also lack methods.
     Differs {
-        /// They, and how they are declared on both sides.
+        /// The methods that differ, as both sides declare them.
         methods: Vec<MethodMismatch>,
     },
-    /// A proxy would be refused.
+    /// The service does not fit at all: a proxy for it would be refused.
     Not(Mismatch),
 }
 
@@ -79,37 +81,37 @@ impl ServiceInstance {
         }
     }
 
-    /// Alias of the agent that serves it.
+    /// Alias of the agent that serves this instance.
     pub fn alias(&self) -> &str {
         &self.record.alias
     }
 
-    /// The name that it is served under: the service's own, or [another](crate::Serve::named).
+    /// Name under which it is served: the service type's own, or [another](crate::Serve::named).
     pub fn name(&self) -> &str {
         &self.record.name
     }
 
-    /// Names of its methods, in code-point order.
+    /// Names of the service's methods, in code-point order.
     pub fn methods(&self) -> &[String] {
         &self.record.methods
     }
 
-    /// The life of the agent that serves it: another one after a restart.
+    /// Incarnation of the agent that serves it: another number after every restart of the agent.
     pub fn incarnation(&self) -> u64 {
         self.record.incarnation
     }
 
-    /// Whether it is served on this host.
+    /// Returns whether the service is on this host.
     pub fn is_on_this_host(&self) -> bool {
         self.record.is_on_this_host()
     }
 
-    /// How well it fits the version of the service that it was looked for with.
+    /// How well the service fits the version that discovery was asked for.
     pub fn compatibility(&self) -> &Compatibility {
         &self.compatibility
     }
 
-    /// Whether all methods can be called.
+    /// Returns whether all methods can be called.
     pub(crate) fn is_full(&self) -> bool {
         self.compatibility == Compatibility::Full
     }
@@ -163,10 +165,10 @@ fn compatibility_of<S: Service + ?Sized>(theirs: &ServiceRecord) -> Compatibilit
     }
 }
 
-/// The live ones of type `S` among those registered, by alias and name in the order in which people count.
+/// The live services of type `S` among the registered ones, by alias and name in natural order.
 ///
-/// Left out are services of an earlier life of an agent that has come back (FENCE-1), and those of a process of this host
-/// that has ended: they are registered until they expire.
+/// Services of an earlier incarnation of an agent that has come back (FENCE-1) are left out, and so
+/// are those of a process of this host that has ended: both stay registered until they expire.
 pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<ServiceInstance> {
     let mut newest: HashMap<&str, &ServiceRecord> = HashMap::new();
     for record in registered.values() {
@@ -187,13 +189,14 @@ pub(crate) fn live<S: Service + ?Sized>(registered: &Registered) -> Vec<ServiceI
             .then_with(|| natural_order(a.name(), b.name()))
             .then_with(|| b.record.since.cmp(&a.record.since))
     });
-    // One that was stopped and is served again may be registered twice for a moment; the newest comes first.
+    // A service that was stopped and is served again may be registered twice for a moment; the
+    // newest registration comes first.
     live.dedup_by(|a, b| a.alias() == b.alias() && a.name() == b.name());
     live
 }
 
 impl fmt::Display for ServiceInstance {
-    /// `alias/name`, and what does not fit.
+    /// Writes `alias/name`, and what does not fit.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.alias(), self.name())?;
         match &self.compatibility {

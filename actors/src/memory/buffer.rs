@@ -1,4 +1,4 @@
-//! Memory that peers use without asking, and the handle by which it is named in messages.
+//! Memory that peers read and write one-sided, and the handle that names it in messages.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,11 +10,12 @@ use slimerpc::fabric::{LinkType, OutOfRange};
 
 use crate::AgentError;
 
-/// Names registered memory of an agent: a plain value that travels in messages. Whoever has it, and is let to, reads and
-/// writes that memory one-sided, without the owner's doing; see [`PeerAgent::attach`](crate::PeerAgent::attach).
+/// A handle of an agent's registered memory: a plain value that travels in messages. Its holder
+/// reads and writes that memory as far as the handle's rights allow, without work by the owner; see
+/// [`PeerAgent::attach`](crate::PeerAgent::attach).
 ///
-/// It is worth something until the [`OwnBuffer`] is dropped or its agent goes; a later life of that agent under the same alias
-/// does not count (FENCE-1).
+/// The handle is valid until the [`OwnBuffer`] is dropped or its agent ends. A later incarnation of
+/// the agent under the same alias does not accept it (FENCE-1).
 ///
 /// ```
 /// # use slimerpc_actors::{PeerAgent, RdmaBuffer, Rights, service};
@@ -62,37 +63,37 @@ pub struct RdmaBuffer {
 }
 
 impl RdmaBuffer {
-    /// Alias of the agent whose memory it is.
+    /// Alias of the agent that owns the memory.
     pub fn owner(&self) -> &str {
         &self.owner
     }
 
-    /// Length in bytes.
+    /// Length of the memory in bytes.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the memory has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// What its holder may do with it.
+    /// What a holder of the handle may do with the memory.
     pub fn rights(&self) -> Rights {
         self.rights
     }
 
-    /// The life of its owner.
+    /// Incarnation of the owner.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
-    /// Where it lies for peers on this kind of link.
+    /// Location of the memory for peers on this kind of link.
     pub(crate) fn place(&self, link: LinkType) -> Option<BufferLocation> {
         self.places.iter().find(|place| place.link == link).copied()
     }
 
-    /// Refuses ranges that leave it, and rights that it does not give.
+    /// Refuses ranges beyond the memory, and rights that the handle does not give.
     pub(crate) fn check(&self, offset: u64, len: usize, right: Rights) -> Result<(), BufferError> {
         if !self.rights.include(right) {
             return Err(BufferError::NotAllowed {
@@ -122,11 +123,12 @@ impl fmt::Debug for RdmaBuffer {
     }
 }
 
-/// Memory of this agent, offered to whoever is given its [handle](Self::handle), until this is dropped. Made by
-/// [`PeerAgent::allocate`](crate::PeerAgent::allocate).
+/// Memory of this agent that peers with its [handle](Self::handle) may use until it is dropped.
+/// [`PeerAgent::allocate`](crate::PeerAgent::allocate) makes it.
 ///
-/// Peers may use it while its owner does, and so may threads of the owner that share it; as with any DMA, bytes that are written
-/// meanwhile are then a mixture of old and new ones. Tell them when it is ready.
+/// Peers may access the memory at the same time as the owner's threads. As with any DMA, a
+/// concurrent read then returns a mixture of old and new bytes: tell peers when the content is
+/// ready.
 #[derive(Debug)]
 pub struct OwnBuffer {
     handle: RdmaBuffer,
@@ -135,22 +137,22 @@ pub struct OwnBuffer {
 }
 
 impl OwnBuffer {
-    /// To be sent to peers.
+    /// The handle to send to peers.
     pub fn handle(&self) -> RdmaBuffer {
         self.handle.clone()
     }
 
-    /// Length in bytes.
+    /// Length of the memory in bytes.
     pub fn len(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the memory has no bytes.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` into the memory, from byte `offset` on.
     ///
     /// # Errors
     /// [`BufferError::OutOfRange`]; nothing is written then.
@@ -158,7 +160,7 @@ impl OwnBuffer {
         Ok(self.buffer.write(offset, bytes)?)
     }
 
-    /// Copies from `offset` into `bytes`.
+    /// Fills `bytes` with a copy of the memory from byte `offset` on.
     ///
     /// # Errors
     /// [`BufferError::OutOfRange`]; nothing is read then.
@@ -166,7 +168,7 @@ impl OwnBuffer {
         Ok(self.buffer.read(offset, bytes)?)
     }
 
-    /// Takes the offer back; as does dropping it. From now on peers are refused.
+    /// Withdraws the memory, as dropping it does: from now on peers are refused.
     pub fn revoke(self) {}
 }
 
@@ -176,7 +178,7 @@ impl Drop for OwnBuffer {
     }
 }
 
-/// What an agent exported, for those of its own process.
+/// The memory that an agent has exported, for users in the same process.
 #[derive(Debug, Default)]
 pub(crate) struct Offered(Mutex<ExportedBuffers>);
 
@@ -187,7 +189,7 @@ struct ExportedBuffers {
 }
 
 impl Offered {
-    /// Exports `buffer` in the name of this life of an agent.
+    /// Exports `buffer` in the name of this incarnation of an agent.
     pub(crate) fn offer(
         self: &Arc<Self>,
         owner: &str,
@@ -217,7 +219,8 @@ impl Offered {
         }
     }
 
-    /// The memory that `handle`, which is of this life of this agent, names. Nothing is trusted but its number.
+    /// Finds the memory that `handle` of this incarnation names. Only the handle's number is
+    /// trusted.
     pub(crate) fn find(&self, handle: &RdmaBuffer, right: Rights) -> Option<Arc<Buffer>> {
         let buffer = self.lock().by_id.get(&handle.id)?.upgrade()?;
         buffer.rights().include(right).then_some(buffer)
@@ -232,55 +235,57 @@ impl Offered {
     }
 }
 
-/// Memory of a peer could not be used, or own memory not be offered.
+/// Memory of a peer could not be used, or this agent's memory could not be exported.
 ///
-/// It travels, as [`RpcError`](crate::RpcError) does.
+/// The error can travel, as [`RpcError`](crate::RpcError) does.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum BufferError {
-    /// The range leaves the buffer. Nothing was touched.
+    /// The range exceeds the buffer. Nothing was touched.
     #[error("{len} bytes at {offset} leave a buffer of {size} bytes")]
     OutOfRange {
-        /// Where it begins.
+        /// First byte of the range.
         offset: u64,
-        /// Bytes.
+        /// Length of the range in bytes.
         len: usize,
-        /// Bytes of the buffer.
+        /// Length of the buffer in bytes.
         size: u64,
     },
-    /// The buffer was not offered for this. Nothing was touched.
+    /// The buffer's handle does not allow this access. Nothing was touched.
     #[error("the buffer is offered for {rights:?}, not for {right:?}")]
     NotAllowed {
-        /// What was to be done.
+        /// The access that was attempted.
         right: Rights,
-        /// What may be done.
+        /// The access that the handle allows.
         rights: Rights,
     },
-    /// The owner has taken the buffer back, or the handle is not one that it made.
+    /// The owner has withdrawn the buffer, or has never made this handle.
     #[error("`{owner}` does not, or no longer, offer this buffer")]
     Revoked {
-        /// The owner.
+        /// Alias of the owner.
         owner: String,
     },
-    /// The owner has gone, or has come back as another incarnation, which offered other memory.
+    /// The owner has ended, or has come back as another incarnation, which has not exported this
+    /// memory.
     #[error("`{owner}` has gone, and its memory with it")]
     OwnerGone {
-        /// The owner.
+        /// Alias of the owner.
         owner: String,
     },
-    /// The connection with the owner was lost, several times in a row. A write may have taken place in part.
+    /// The connection to the owner was lost several times in a row. A write may have taken place in
+    /// part.
     #[error("lost `{owner}`: {cause}")]
     Lost {
-        /// The owner.
+        /// Alias of the owner.
         owner: String,
         /// What ended the connection.
         cause: LossCause,
     },
-    /// There is no memory to register: `payload_memory` is spent, or the device or the system's limits (`ulimit -l`) do not
-    /// allow more.
+    /// No memory can be registered: `payload_memory` is used up, or the device or the system's
+    /// limits (`ulimit -l`) allow no more.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The agents cannot be connected.
+    /// The two agents cannot be connected.
     #[error(transparent)]
     Agent(#[from] AgentError),
 }

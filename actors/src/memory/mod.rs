@@ -1,4 +1,4 @@
-//! Memory that peers read and write.
+//! Memory that peers read and write one-sided.
 
 pub(crate) mod buffer;
 pub(crate) mod remote_buffer;

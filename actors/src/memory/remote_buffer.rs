@@ -1,4 +1,4 @@
-//! Using memory of a peer.
+//! Access to a peer's memory.
 
 use std::fmt;
 use std::ops::Deref;
@@ -14,16 +14,17 @@ use crate::AgentError;
 use crate::agent::supervisor::{BufferConnection, ConnectBuffer, Supervisor};
 use crate::memory::buffer::{BufferError, Offered, RdmaBuffer};
 
-/// Bytes that are moved at once when the caller's memory is not registered.
+/// Bytes that one transfer moves when the caller's memory is not registered.
 const CHUNK: usize = 4 << 20;
-/// How often a transfer that was interrupted is begun anew.
+/// How often a transfer is attempted before an interruption becomes an error.
 const TRIES: usize = 3;
 
-/// Memory of a peer, to be read and written without the peer's doing. Made by
-/// [`PeerAgent::attach`](crate::PeerAgent::attach); cheap to clone, usable from any task.
+/// Memory of a peer that this agent reads and writes without work by the peer.
+/// [`PeerAgent::attach`](crate::PeerAgent::attach) makes it; it is cheap to clone and usable from
+/// any task.
 ///
-/// A transfer that is dropped before it is done may still take place. One that is interrupted, since somebody else's has
-/// closed the connection, is begun anew.
+/// A transfer that is dropped early may still take place. A transfer is restarted if another user's
+/// transfer has closed the shared connection.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{BufferError, PeerAgent, RdmaBuffer};
@@ -44,7 +45,7 @@ pub struct RemoteBuffer {
 
 #[derive(Clone)]
 enum AccessPath {
-    /// It is of this agent.
+    /// The memory belongs to this agent.
     Local(Arc<Offered>),
     Remote(Arc<Remote>),
 }
@@ -83,22 +84,22 @@ impl RemoteBuffer {
         })
     }
 
-    /// The handle.
+    /// The handle that was attached.
     pub fn handle(&self) -> &RdmaBuffer {
         &self.handle
     }
 
-    /// Length in bytes.
+    /// Length of the memory in bytes.
     pub fn len(&self) -> u64 {
         self.handle.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the memory has no bytes.
     pub fn is_empty(&self) -> bool {
         self.handle.is_empty()
     }
 
-    /// Reads from `offset` on, until `into` is full.
+    /// Reads from byte `offset` on, until `into` is full.
     ///
     /// # Errors
     /// [`BufferError`]; some bytes may have been read.
@@ -106,7 +107,7 @@ impl RemoteBuffer {
         self.read_scattered(&mut [(offset, into)]).await
     }
 
-    /// Reads many ranges: for each, from its offset on until its bytes are full.
+    /// Reads many ranges: each from its offset on, until its bytes are full.
     ///
     /// # Errors
     /// [`BufferError`]; some bytes may have been read.
@@ -131,16 +132,16 @@ impl RemoteBuffer {
         Ok(())
     }
 
-    /// Reads `len` bytes from `offset` on, and lends them where they arrived.
+    /// Reads `len` bytes from byte `offset` on, and lends them where they arrived.
     ///
     /// # Errors
-    /// [`BufferError`].
+    /// Any [`BufferError`].
     pub async fn read(&self, offset: u64, len: usize) -> Result<BufferBytes, BufferError> {
         self.handle.check(offset, len, Rights::Read)?;
         self.fetch(&[(offset, len)]).await
     }
 
-    /// Writes `from` to `offset` on.
+    /// Writes `from` at byte `offset`.
     ///
     /// # Errors
     /// [`BufferError`]; some bytes may have been written.
@@ -148,7 +149,7 @@ impl RemoteBuffer {
         self.write_scattered(&[(offset, from)]).await
     }
 
-    /// Writes many ranges: for each, its bytes to its offset on.
+    /// Writes many ranges: the bytes of each at its offset.
     ///
     /// # Errors
     /// [`BufferError`]; some bytes may have been written.
@@ -218,7 +219,7 @@ impl RemoteBuffer {
         Ok(())
     }
 
-    /// Begins a transfer and waits for it; anew if it is interrupted.
+    /// Runs a transfer to its end, and restarts it if it is interrupted.
     async fn transfer(
         &self,
         remote: &Remote,
@@ -286,7 +287,7 @@ async fn reach(
     reached.unwrap_or(Err(AgentError::ShutDown.into()))
 }
 
-/// Lines pieces up until they come to a chunk.
+/// Groups consecutive pieces until a group holds a chunk.
 fn batches<T>(
     pieces: impl Iterator<Item = T>,
     len: impl Fn(&T) -> usize,
@@ -304,7 +305,7 @@ fn batches<T>(
     })
 }
 
-/// An offset into memory of this process, which has been checked.
+/// Converts an offset into memory of this process, which the caller has checked.
 fn local_offset(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
@@ -315,7 +316,8 @@ impl fmt::Debug for RemoteBuffer {
     }
 }
 
-/// Bytes of a peer's buffer, in the registered memory that they arrived in, which goes back when this is dropped.
+/// Bytes of a peer's buffer, in the registered memory where they arrived. Dropping them returns the
+/// memory.
 #[derive(Debug)]
 pub struct BufferBytes(HeldBuffer);
 

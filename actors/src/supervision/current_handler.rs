@@ -1,13 +1,15 @@
-//! What runs on the current thread: a handler, of which instance, and whether that instance is to end.
+//! What runs on the current thread: whether a handler, of which instance, and whether that instance
+//! is to end.
 //!
-//! Around a handler there is one guard, so that a plain call pays for one.
+//! One guard surrounds a handler, so that a plain call pays for one thread-local only.
 
 use std::cell::Cell;
 
 use crate::EndCause;
 use crate::supervision::instance_id::InstanceId;
 
-/// Nothing in it has to be dropped, so that it takes no check to get at.
+/// The handler that runs on a thread. The type has no destructor, so that access to the
+/// thread-local needs no check.
 struct CurrentHandler {
     guard: Cell<Guard>,
     /// Whether there is an exit request.
@@ -16,7 +18,7 @@ struct CurrentHandler {
 
 #[derive(Clone, Copy)]
 struct Guard {
-    /// Whose serial handler runs.
+    /// The instance whose serial handler runs.
     instance: Option<InstanceId>,
     /// Whether a handler runs, serial or not.
     is_handler: bool,
@@ -76,7 +78,7 @@ pub(crate) fn once<T>(instance: InstanceId, handler: impl FnOnce() -> T) -> T {
     guard.run(handler)
 }
 
-/// Runs a handler that has no instance to itself.
+/// Runs a handler that is not tied to one instance.
 pub(crate) fn parallel<T>(handler: impl FnOnce() -> T) -> T {
     let guard = Guard {
         is_handler: true,
@@ -85,18 +87,19 @@ pub(crate) fn parallel<T>(handler: impl FnOnce() -> T) -> T {
     guard.run(handler)
 }
 
-/// Whether a handler runs.
+/// Returns whether a handler runs.
 pub(crate) fn is_handler() -> bool {
     CURRENT.with(|current| current.guard.get().is_handler)
 }
 
-/// Whether a serial handler of this instance runs.
+/// Returns whether a serial handler of this instance runs.
 #[inline]
 pub(crate) fn is_of(instance: InstanceId) -> bool {
     CURRENT.with(|current| current.guard.get().instance) == Some(instance)
 }
 
-/// Notes why the instance whose handler runs is to end. The last word counts. Says whether there is such an instance.
+/// Notes why the instance whose handler runs is to end, and returns whether there is such an
+/// instance. A later request replaces an earlier one.
 pub(crate) fn request_exit(cause: EndCause) -> bool {
     CURRENT.with(|current| {
         let can_exit = current.guard.get().can_exit;
@@ -110,7 +113,7 @@ pub(crate) fn request_exit(cause: EndCause) -> bool {
     })
 }
 
-/// The exit request that was made since this was called last.
+/// Takes the exit request that was made since the last call.
 #[inline]
 pub(crate) fn take_exit_request() -> Option<EndCause> {
     let is_there = CURRENT.with(|current| current.has_exit_request.replace(false));

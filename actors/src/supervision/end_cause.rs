@@ -1,6 +1,6 @@
 //! Why a service instance ended.
 
-/// Why a service instance ended, or could not begin: in events and hooks.
+/// Why a service instance ended or could not start, as events and hooks report it.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{AgentEvent, EndCause, PeerAgent};
@@ -20,7 +20,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EndCause {
-    /// A serial handler panicked. Its caller has been told.
+    /// A serial handler panicked. Its caller got the panic as an error.
     #[error("a handler panicked: {message}")]
     Panicked {
         /// The panic's message.
@@ -29,13 +29,13 @@ pub enum EndCause {
     /// A serial handler [asked for a restart](crate::restart()).
     #[error("a handler asked for a restart: {why}")]
     Asked {
-        /// What it said.
+        /// The reason that the handler gave.
         why: String,
     },
     /// A serial handler [said that the instance has done its work](crate::retire).
     #[error("it has done its work: {why}")]
     Retired {
-        /// What it said.
+        /// The reason that the handler gave.
         why: String,
     },
     /// The factory panicked or returned an error, or [`Lifecycle::started`](crate::Lifecycle::started) panicked.
@@ -47,13 +47,13 @@ pub enum EndCause {
     /// Another service of the agent ended, and the agent's [`Strategy`](crate::Strategy) ties this one to it.
     #[error("service `{service}` ended")]
     Sibling {
-        /// Name of the other one.
+        /// Name of the other service.
         service: String,
     },
 }
 
 impl EndCause {
-    /// Whether that is how an instance should end.
+    /// Returns whether this is a normal end.
     pub(crate) fn is_normal(&self) -> bool {
         matches!(self, Self::Retired { .. })
     }

@@ -1,14 +1,16 @@
-//! How a handler asks for its instance's end.
+//! How a handler requests the end of its instance.
 
 use crate::EndCause;
 use crate::supervision::current_handler::request_exit;
 
-/// Has the instance whose serial handler calls this replaced by a new one, as after a panic, once the handler is done; its
-/// caller gets its answer. Requests that wait go to the next instance. Whether there is one, the service's
-/// [`Restart`](crate::Restart) decides, and its limit counts this like a panic.
+/// Requests that the instance whose serial handler calls this be replaced by a new one once the
+/// handler is done, as after a panic; the handler's caller still gets its answer, and waiting
+/// requests go to the next instance. The service's [`Restart`](crate::Restart) decides whether
+/// there is one, and its limit counts this end like a panic.
 ///
-/// Says whether anybody listens: not outside of a serial handler, nor in a task that it spawned, nor in
-/// [`serve_once`](crate::PeerAgent::serve_once). For a service that was served by value nothing follows.
+/// Returns whether the request was noted: it is not outside of a serial handler, nor in a task that
+/// the handler spawned, nor in [`serve_once`](crate::PeerAgent::serve_once). A service that was
+/// served by value has no factory, so for it the request has no effect.
 ///
 /// ```
 /// use slimerpc_actors::{PeerAgent, service};
@@ -46,8 +48,8 @@ pub fn restart(why: impl Into<String>) -> bool {
     request_exit(EndCause::Asked { why: why.into() })
 }
 
-/// Says that the instance whose serial handler calls this has done its work; as [`restart`], but a normal end: a
-/// [transient](crate::Restart::transient) service is not started again after it.
+/// Declares that the instance whose serial handler calls this has done its work. Like [`restart`],
+/// but a normal end: a [transient](crate::Restart::transient) service is not started again.
 ///
 /// ```
 /// # use slimerpc_actors::service;

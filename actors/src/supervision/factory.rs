@@ -1,4 +1,4 @@
-//! What makes the instances of a service.
+//! The factory that makes the instances of a service.
 
 use std::fmt;
 
@@ -6,7 +6,8 @@ use slimerpc::panics::contain;
 
 use crate::{AgentError, EndCause};
 
-/// What a factory is told about the instance that it is to make; see [`PeerAgent::serve_from`](crate::PeerAgent::serve_from).
+/// What a factory learns about the instance that it is to make; see
+/// [`PeerAgent::serve_from`](crate::PeerAgent::serve_from).
 pub struct Start<A> {
     previous: Option<A>,
     cause: Option<EndCause>,
@@ -14,7 +15,7 @@ pub struct Start<A> {
 }
 
 impl<A> Start<A> {
-    /// Of the first instance.
+    /// The start of the first instance.
     pub(crate) fn first() -> Self {
         Self::again(None, None, 0)
     }
@@ -27,18 +28,20 @@ impl<A> Start<A> {
         }
     }
 
-    /// The instance whose place is to be taken; once. After a panic it may be half changed: take out of it what is certainly
-    /// whole. A factory that fails without having taken it finds it again the next time.
+    /// Takes the instance that the new one replaces, once. After a panic it may be half changed:
+    /// reuse only those parts that are certainly intact. A factory that fails without taking the
+    /// instance finds it again at the next attempt.
     pub fn take_previous(&mut self) -> Option<A> {
         self.previous.take()
     }
 
-    /// Why that ended, or why the start before this one failed; `None` for the first instance.
+    /// Why the previous instance ended, or why the start before this one failed; `None` for the
+    /// first instance.
     pub fn cause(&self) -> Option<&EndCause> {
         self.cause.as_ref()
     }
 
-    /// How many restarts there have been since the service was served, this one included: 0 for the first instance.
+    /// How often the service has been restarted, this time included: 0 for the first instance.
     pub fn restarts(&self) -> u64 {
         self.restarts
     }
@@ -53,23 +56,23 @@ impl<A> fmt::Debug for Start<A> {
     }
 }
 
-/// Makes the state of an instance, on the instance's own arbiter.
+/// Makes the states of instances, each on the instance's own arbiter.
 pub(crate) struct Factory<A> {
     pub(crate) make: Box<Make<A>>,
-    /// Whether it is given what it made before.
+    /// Whether the factory is given the state that it made before.
     pub(crate) hands_over: bool,
 }
 
 type Make<A> = dyn FnMut(&mut Start<A>) -> Result<A, String>;
 
-/// Has an instance made.
+/// Runs a factory, and turns its error or panic into [`NotMade`].
 pub(crate) fn made<T>(make: impl FnOnce() -> Result<T, String>) -> Result<T, NotMade> {
     contain(make)
         .map_err(NotMade::Panicked)?
         .map_err(NotMade::Failed)
 }
 
-/// Why there is no instance.
+/// Why a factory has made no instance.
 #[derive(Debug)]
 pub(crate) enum NotMade {
     Panicked(String),
@@ -78,7 +81,7 @@ pub(crate) enum NotMade {
 }
 
 impl NotMade {
-    /// For who serves.
+    /// The error for the caller that serves the service.
     pub(crate) fn of_first(self, service: &str) -> AgentError {
         let service = service.to_owned();
         match self {

@@ -1,11 +1,11 @@
-//! What a service instance may want to do when it begins and ends.
+//! Hooks for the start and the end of a service instance.
 
 use slimerpc::panics::contain;
 
 use crate::EndCause;
 
-/// Hooks into the life of a service's instances. Each does nothing unless it is written; a service that has some is served
-/// with [`hooks`](crate::Serve::hooks).
+/// Hooks that run when an instance of a service starts, restarts or stops. Each does nothing by
+/// default; serve a service that has some with [`hooks`](crate::Serve::hooks).
 ///
 /// ```
 /// use slimerpc_actors::{EndCause, Lifecycle, PeerAgent, service};
@@ -37,22 +37,25 @@ use crate::EndCause;
 /// # }
 /// ```
 ///
-/// All run on the instance's arbiter, between handlers. A panic in `restarting` or `stopped` is logged and nothing else.
+/// All hooks run on the instance's arbiter, between handlers. A panic in `restarting` or `stopped`
+/// is logged and has no other effect.
 pub trait Lifecycle {
-    /// Before its first request. A panic is a failed start.
+    /// Runs before the instance's first request. A panic is a failed start.
     fn started(&mut self) {}
 
-    /// The instance has ended and another is to take its place. After a panic `self` may be half changed.
+    /// Runs when the instance has ended and another will replace it. After a panic `self` may be
+    /// half changed.
     fn restarting(&mut self, cause: &EndCause) {
         let _ = cause;
     }
 
-    /// The instance has ended and none takes its place: it was given up, or the service or its agent was stopped. Not called
-    /// when the process or the actix system ends first; [`shutdown`](crate::PeerAgent::shutdown) does not wait for it.
+    /// Runs when the instance has ended and no other will replace it: the service was given up, or
+    /// the service or its agent was stopped. The hook does not run when the process or the actix
+    /// system ends first; [`shutdown`](crate::PeerAgent::shutdown) does not wait for it.
     fn stopped(&mut self) {}
 }
 
-/// The hooks of a type, for where that need not have any.
+/// The hooks of a type, or none: a service type need not implement [`Lifecycle`].
 pub(crate) struct Hooks<A> {
     pub(crate) started: fn(&mut A),
     restarting: fn(&mut A, &EndCause),
@@ -70,7 +73,7 @@ impl<A: Lifecycle> Hooks<A> {
 }
 
 impl<A> Hooks<A> {
-    /// Of a type that has none.
+    /// The hooks of a type without [`Lifecycle`].
     pub(crate) fn none() -> Self {
         Self {
             started: |_| {},
@@ -88,7 +91,8 @@ impl<A> Hooks<A> {
     }
 }
 
-/// Does what belongs to the end of an instance, which no panic may keep from ending.
+/// Runs work that belongs to the end of an instance, and logs its panic: the instance must end in
+/// any case.
 pub(crate) fn guarded(doing: &str, work: impl FnOnce()) {
     if let Err(message) = contain(work) {
         tracing::error!(doing, message, "the end of an instance panicked");

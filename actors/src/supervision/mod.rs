@@ -1,4 +1,4 @@
-//! Whether, when and how instances of services end and are restarted.
+//! Decides whether, when and how often instances of services end and are restarted.
 
 pub(crate) mod current_handler;
 pub(crate) mod end_cause;

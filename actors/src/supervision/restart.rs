@@ -1,4 +1,4 @@
-//! Whether, when and how often a service is restarted: the settings.
+//! The restart policy of a service: whether, when and how often it is restarted.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ const MAX_RESTARTS: u32 = 100_000;
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// What follows when an instance of a service ends by itself: given to [`Serve::restart`](crate::Serve::restart). The names
-/// are those of Erlang's supervisors.
+/// What follows when an instance of a service ends by itself.
+/// [`Serve::restart`](crate::Serve::restart) takes it. The names are those of Erlang's supervisors.
 ///
-/// An instance ends by itself when a serial handler panics, [asks for a restart](crate::restart()) or
-/// [retires](crate::retire). Panics of parallel methods answer their callers and are no end: those have no `&mut self` to
-/// leave half changed.
+/// An instance ends by itself when a serial handler panics, [asks for a restart](crate::restart())
+/// or [retires](crate::retire). A panic of a parallel method answers its caller and ends nothing,
+/// because such a method has no `&mut self` that it could leave half changed.
 ///
 /// | | after a panic or `restart(why)` | after `retire(why)` |
 /// | --- | --- | --- |
@@ -23,11 +23,11 @@ const MAX_WAIT: Duration = Duration::from_secs(3600);
 /// | [`transient`](Self::transient) | restarted | given up |
 /// | [`temporary`](Self::temporary) | given up | given up |
 ///
-/// A restart waits first ([`backoff`](Self::backoff)); requests wait with it, and none is run twice. One that was due after
-/// [`limit`](Self::limit) restarts within the window does not happen: the service is given up then. It stays listed, as
-/// down, until it is [stopped](crate::ServiceHandle::stop); calls end with
-/// [`RpcError::ServiceDown`](crate::RpcError::ServiceDown) at once, and new proxies are refused with
-/// [`Mismatch::ServiceDown`](crate::Mismatch::ServiceDown).
+/// A restart first waits for its [`backoff`](Self::backoff). Requests wait with it, and none runs
+/// twice. When a restart would exceed the [`limit`](Self::limit) within the window, the service is
+/// given up instead. It stays listed as down until it is [stopped](crate::ServiceHandle::stop);
+/// calls end with [`RpcError::ServiceDown`](crate::RpcError::ServiceDown) at once, and new proxies
+/// are refused with [`Mismatch::ServiceDown`](crate::Mismatch::ServiceDown).
 ///
 /// ```
 /// use std::time::Duration;
@@ -55,14 +55,14 @@ pub(crate) enum Kind {
 }
 
 impl Default for Restart {
-    /// [`permanent`](Self::permanent)
+    /// Returns [`permanent`](Self::permanent).
     fn default() -> Self {
         Self::permanent()
     }
 }
 
 impl Restart {
-    /// Restarted whenever it ends; at most 10 times within a minute.
+    /// Restarts the service whenever an instance ends, at most 10 times within a minute.
     pub fn permanent() -> Self {
         Self {
             kind: Kind::Permanent,
@@ -72,7 +72,8 @@ impl Restart {
         }
     }
 
-    /// Restarted unless it [retires](crate::retire); at most 10 times within a minute.
+    /// Restarts the service unless an instance [retires](crate::retire), at most 10 times within a
+    /// minute.
     pub fn transient() -> Self {
         Self {
             kind: Kind::Transient,
@@ -80,7 +81,7 @@ impl Restart {
         }
     }
 
-    /// Never restarted.
+    /// Never restarts the service.
     pub fn temporary() -> Self {
         Self {
             kind: Kind::Temporary,
@@ -88,16 +89,18 @@ impl Restart {
         }
     }
 
-    /// Gives the service up instead of restarting it more than `max_restarts` times within any `window`. Starts that fail
-    /// count; restarts along with another service, as the agent's [`Strategy`](crate::Strategy) may demand, do not. A limit
-    /// that the backoff does not let be reached is refused.
+    /// Gives the service up instead of restarting it more than `max_restarts` times within any
+    /// `window`. Failed starts count. Restarts that the agent's [`Strategy`](crate::Strategy)
+    /// causes along with another service do not. Serving refuses a limit that cannot be reached
+    /// because of the backoff.
     pub fn limit(mut self, max_restarts: u32, window: Duration) -> Self {
         self.max_restarts = max_restarts;
         self.window = window;
         self
     }
 
-    /// How long restarts wait: the n-th within the window of the [limit](Self::limit) for the n-th pause.
+    /// Sets the pauses before restarts: the n-th restart within the window of the
+    /// [limit](Self::limit) waits for the n-th pause.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
@@ -107,7 +110,7 @@ impl Restart {
         self.kind == Kind::Temporary
     }
 
-    /// Refuses what makes no sense.
+    /// Refuses settings that make no sense.
     pub(crate) fn check(&self) -> Result<(), AgentError> {
         if self.is_temporary() {
             return Ok(());
@@ -124,7 +127,8 @@ impl Restart {
         self.check_limit_can_be_reached()
     }
 
-    /// Restarts that are further apart than the window allows would go on for ever, whatever the limit says.
+    /// Refuses a backoff that spreads restarts so far apart that the window never holds enough of
+    /// them: the service would be restarted for ever.
     fn check_limit_can_be_reached(&self) -> Result<(), AgentError> {
         let mut apart = Duration::ZERO;
         for before in 1..self.max_restarts {

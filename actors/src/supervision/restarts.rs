@@ -1,7 +1,8 @@
-//! Whether, when and how often a service is restarted: the decision, a state machine that is told the time.
+//! Decides whether and when a service is restarted: a state machine that is told the time.
 //!
 //! - At most `max_restarts` restarts begin within any window.
-//! - Between the end of an instance and the next start lies what [`Backoff`](crate::Backoff) says.
+//! - Between the end of an instance and the next start lies the pause of
+//!   [`Backoff`](crate::Backoff).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,22 +10,22 @@ use std::time::{Duration, Instant};
 use crate::supervision::restart::Kind;
 use crate::{EndCause, Restart};
 
-/// The restarts of one service.
+/// The recent restarts of one service.
 #[derive(Debug)]
 pub(crate) struct Restarts {
     policy: Restart,
-    /// When those began that may still be within the window.
+    /// When the restarts began that may still be within the window.
     begun: VecDeque<Instant>,
 }
 
-/// What follows the end of an instance.
+/// The answer to the end of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RestartDecision {
-    /// Another one, after this time.
+    /// Start another instance after this time.
     RestartAfter(Duration),
-    /// None: there have been too many.
+    /// Give the service up: there have been too many restarts.
     TooMany,
-    /// None: this service is not restarted after such an end.
+    /// Start no other instance: the policy does not restart after such an end.
     Over,
 }
 
@@ -36,12 +37,12 @@ impl Restarts {
         }
     }
 
-    /// Whether it can be restarted at all.
+    /// Returns whether the service is never restarted.
     pub(crate) fn is_temporary(&self) -> bool {
         self.policy.is_temporary()
     }
 
-    /// An instance has ended, or a start has failed. `chance` is from 0 to 1.
+    /// Decides what follows an instance's end or a failed start. `chance` is from 0 to 1.
     pub(crate) fn decide(
         &mut self,
         cause: &EndCause,
@@ -63,7 +64,7 @@ impl Restarts {
         RestartDecision::RestartAfter(self.policy.backoff.wait(self.begun.len(), chance))
     }
 
-    /// A restart that was granted begins.
+    /// Notes that a granted restart begins.
     pub(crate) fn begin(&mut self, now: Instant) {
         self.begun.push_back(now);
     }

@@ -1,9 +1,10 @@
 //! Which services of an agent are restarted together.
 
-/// What becomes of the other services of an agent when an instance of one is restarted; set with
-/// [`Builder::strategy`](crate::Builder::strategy). The names are those of Erlang's supervisors.
+/// What happens to the other services of an agent when an instance of one is restarted.
+/// [`Builder::strategy`](crate::Builder::strategy) sets it. The names are those of Erlang's
+/// supervisors.
 ///
-/// Services that were served by value, or one request at a time, have nothing to be made anew from, and take no part.
+/// Services that were served by value, or one request at a time, have no factory and take no part.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{AgentError, PeerAgent, Strategy, service};
@@ -21,18 +22,21 @@
 /// # }
 /// ```
 ///
-/// Those that are restarted end at the same time, wait out the same pause, and start in the order of serving: the first when
-/// all have ended, each further one when the one before it is up. A running async handler of theirs is dropped where it awaits, and its
-/// caller gets [`RpcError::ServiceDown`](crate::RpcError::ServiceDown); a sync one is waited for. Requests that wait are kept.
-/// Until they hear of the end that causes theirs, a moment after it, they answer as they were. A restart counts towards the limit of the service that caused it alone. When that is given up, the others are, too. One
-/// that could not be started is tried again by itself.
+/// The services that are restarted together end at the same time, wait for the same pause, and
+/// start in the order of serving: the first when all have ended, each further one when the one
+/// before it is up. A running async handler is dropped where it awaits, and its caller gets
+/// [`RpcError::ServiceDown`](crate::RpcError::ServiceDown); a sync handler is waited for. Waiting
+/// requests are kept. The other services learn of the end a moment after it, and answer as usual
+/// until then. A restart counts towards the limit of the service that caused it, and of no other.
+/// When that service is given up, so are the others. A service that fails to start is tried again
+/// alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strategy {
-    /// They go on.
+    /// The other services go on.
     #[default]
     OneForOne,
-    /// All are restarted.
+    /// All services are restarted.
     OneForAll,
-    /// Those are restarted that were served after it.
+    /// The services that were served after it are restarted.
     RestForOne,
 }

@@ -1,8 +1,10 @@
-//! What is to be done when an instance of an agent's services ends: a state machine that is told the time.
+//! Decides what is to be done when an instance of an agent's services ends: a state machine that is
+//! told the time.
 //!
-//! - Between a retirement and the next start of a service lies what its [`Restart`] says.
-//! - Of services that are tied together one starts at a time, in the order of serving, when all have ended that are to.
-//! - What is said of an earlier life of a service changes nothing.
+//! - Between a retirement and the next start of a service lies the pause of its [`Restart`].
+//! - Services that are tied together start one at a time, in the order of serving, after all of
+//!   them have ended.
+//! - Reports about an earlier instance of a service change nothing.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -12,19 +14,19 @@ use slimerpc::clock::later;
 use crate::supervision::restarts::{RestartDecision, Restarts};
 use crate::{EndCause, Restart, Strategy};
 
-/// Names a service that is looked after.
+/// Identifies a supervised service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ChildId(u64);
 
 impl ChildId {
-    /// One that no other service of this process has.
+    /// Returns an id that no other service of this process has.
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
     }
 }
 
-/// The services that are looked after, in the order of serving. `T` is how each is reached.
+/// The supervised services, in the order of serving. `T` is the address of each.
 #[derive(Debug)]
 pub(crate) struct SupervisedServices<T> {
     strategy: Strategy,
@@ -38,13 +40,13 @@ struct SupervisedService<T> {
     reached: T,
     restarts: Restarts,
     status: Status,
-    /// Whether its instance has been told to end, and not yet said that it has.
+    /// Whether its instance has been told to end, and has not yet reported its end.
     is_ending: bool,
     /// Number of its last start.
     life: u64,
-    /// Why that ended.
+    /// Why the last instance ended.
     cause: Option<EndCause>,
-    /// The same, if that was heard before it was heard that the start had succeeded.
+    /// Why the instance ended, if that report overtook the one that its start had succeeded.
     ended_early: Option<EndCause>,
 }
 
@@ -56,14 +58,14 @@ enum Status {
     GivenUp,
 }
 
-/// What is to be done.
+/// A step that the supervisor is to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step<T> {
-    /// The instance is to end; another will take its place.
+    /// End the instance; another will take its place.
     Retire(EndingService<T>),
-    /// It is to end, and there will be no other.
+    /// End the instance, and start no other.
     GiveUp(EndingService<T>),
-    /// Then another start may be due.
+    /// Look again at this time: another start may be due.
     LookAt(Instant),
 }
 
@@ -82,7 +84,7 @@ pub(crate) struct Due<T> {
     pub(crate) id: ChildId,
     pub(crate) service: String,
     pub(crate) reached: T,
-    /// Its number, counted from 1: how often the service has been restarted.
+    /// Number of the start, from 1: how often the service has been restarted.
     pub(crate) life: u64,
     pub(crate) cause: EndCause,
 }
@@ -90,7 +92,8 @@ pub(crate) struct Due<T> {
 /// A service whose start has succeeded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct StartedService {
-    /// Why it has ended meanwhile, if it has: to be told to [`SupervisedServices::ended`] now.
+    /// Why the instance has ended meanwhile, if it has. The caller passes it to
+    /// [`SupervisedServices::ended`] now.
     pub(crate) ended: Option<EndCause>,
 }
 
@@ -102,7 +105,7 @@ impl<T: Clone> SupervisedServices<T> {
         }
     }
 
-    /// Looks after a service that has just been started for the first time.
+    /// Supervises a service that has just been started for the first time.
     pub(crate) fn add(&mut self, id: ChildId, service: &str, reached: T, policy: Restart) {
         self.supervised.push(SupervisedService {
             id,
@@ -117,12 +120,12 @@ impl<T: Clone> SupervisedServices<T> {
         });
     }
 
-    /// Looks after it no more.
+    /// Supervises a service no longer.
     pub(crate) fn remove(&mut self, id: ChildId) {
         self.supervised.retain(|child| child.id != id);
     }
 
-    /// An instance has ended by itself. `chance` is from 0 to 1.
+    /// Handles the end of an instance that ended by itself. `chance` is from 0 to 1.
     pub(crate) fn ended(
         &mut self,
         id: ChildId,
@@ -146,14 +149,14 @@ impl<T: Clone> SupervisedServices<T> {
         }
     }
 
-    /// The instance that was to retire has.
+    /// Handles the report that an instance which was told to retire has ended.
     pub(crate) fn has_ended(&mut self, id: ChildId) {
         if let Some(child) = self.supervised.iter_mut().find(|child| child.id == id) {
             child.is_ending = false;
         }
     }
 
-    /// The starts that are due now, which begin.
+    /// Begins the starts that are due now, and returns them.
     pub(crate) fn begin_due(&mut self, now: Instant) -> Vec<Due<T>> {
         let is_due = |child: &SupervisedService<T>| {
             !child.is_ending && matches!(child.status, Status::Down { until } if until <= now)
@@ -166,7 +169,8 @@ impl<T: Clone> SupervisedServices<T> {
                 let all = 0..self.supervised.len();
                 all.filter(|at| is_due(&self.supervised[*at])).collect()
             }
-            // Not before all are gone that are to go.
+            // A service that is still ending may share state with those to be started: wait for all
+            // ends first.
             _ if self.supervised.iter().any(|child| child.is_ending) => Vec::new(),
             Strategy::OneForAll | Strategy::RestForOne => {
                 let first = self.supervised.iter().position(|child| !is_settled(child));
@@ -199,7 +203,8 @@ impl<T: Clone> SupervisedServices<T> {
         })
     }
 
-    /// A start has succeeded. `None` if that is of no account any more.
+    /// Handles a start that has succeeded. Returns `None` if the service has been removed or
+    /// restarted since.
     pub(crate) fn is_up(&mut self, id: ChildId, life: u64) -> Option<StartedService> {
         let at = self.find(id, life, Status::Starting)?;
         let child = &mut self.supervised[at];
@@ -208,7 +213,8 @@ impl<T: Clone> SupervisedServices<T> {
         Some(StartedService { ended })
     }
 
-    /// A start has failed; it is tried again by itself. `chance` is from 0 to 1.
+    /// Handles a failed start, which is tried again without the other services. `chance` is from 0
+    /// to 1.
     pub(crate) fn has_not_started(
         &mut self,
         id: ChildId,
@@ -238,7 +244,7 @@ impl<T: Clone> SupervisedServices<T> {
         self.supervised.iter().position(is_meant)
     }
 
-    /// Those that are restarted with another, last served first.
+    /// The services that are restarted with another one, last served first.
     fn others(&self, at: usize) -> Vec<usize> {
         let all = (0..self.supervised.len()).rev();
         match self.strategy {
@@ -276,7 +282,8 @@ impl<T: Clone> SupervisedServices<T> {
         EndCause::Sibling { service }
     }
 
-    /// One that is down already stays so, for its own cause, and no shorter than it would have.
+    /// Retires a service. One that is already down stays down, for its own cause and at least as
+    /// long as before.
     fn retire(&mut self, at: usize, cause: EndCause, until: Instant) -> Option<Step<T>> {
         let child = &mut self.supervised[at];
         match &mut child.status {
