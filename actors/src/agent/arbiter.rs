@@ -1,4 +1,4 @@
-//! Arbiters, inside an actix system and outside of one.
+//! Arbiters, with an actix system and without one.
 
 use std::io;
 use std::sync::{Mutex, mpsc};
@@ -23,7 +23,7 @@ pub(crate) fn start() -> io::Result<Arbiter> {
         .unwrap_or_else(|_| Err(io::Error::other("an arbiter's thread panicked")))
 }
 
-/// The system of programs that have none.
+/// The system for programs that have none.
 fn background() -> io::Result<System> {
     static SYSTEM: Mutex<Option<System>> = Mutex::new(None);
     let mut system = SYSTEM

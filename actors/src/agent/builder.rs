@@ -1,4 +1,4 @@
-//! What an agent is started with.
+//! The settings that an agent starts with.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::agent::devices::{Devices, Opener};
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
-/// Where an agent finds its peers.
+/// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone, Default)]
 enum Plane {
     #[default]
@@ -25,8 +25,8 @@ enum Plane {
 
 /// Settings of a [`PeerAgent`]; see [`PeerAgent::builder`].
 ///
-/// What is not set here may stand in the environment; an empty variable counts as none. [`start`](Self::start) refuses what
-/// makes no sense, wherever it came from.
+/// The environment supplies what the program does not set; an empty variable counts as unset.
+/// [`start`](Self::start) refuses settings that make no sense, whatever their source.
 ///
 /// | setting | or else | default | unit | effect |
 /// | --- | --- | --- | --- | --- |
@@ -74,7 +74,7 @@ pub struct Builder {
     strategy: Strategy,
 }
 
-/// What an agent is started with.
+/// The settings that an agent starts with.
 pub(crate) struct Settings {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) devices: Devices,
@@ -96,7 +96,7 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// How often to send heartbeats on links of this kind, and how long to do without.
+    /// How often to send heartbeats on links of this kind, and how long the peer's may stay away.
     pub(crate) fn heartbeat(&self, link: LinkType) -> HeartbeatTiming {
         self.polling.heartbeats(link)
     }
@@ -109,13 +109,14 @@ impl Builder {
         self
     }
 
-    /// Finds peers in this process only; nothing needs to be installed or running.
+    /// Finds peers in this process only, without a server.
     pub fn local(mut self) -> Self {
         self.plane = Plane::Local;
         self
     }
 
-    /// The bearer token that the NanoCtrl server was started with, if it was started with one. It is shown nowhere.
+    /// Sets the bearer token for a NanoCtrl server that was started with one. No log and no error
+    /// shows it.
     ///
     /// ```
     /// use slimerpc_actors::PeerAgent;
@@ -127,37 +128,41 @@ impl Builder {
         self
     }
 
-    /// How to log in to Redis: `redis://[[user]:password@][host[:port]][/database]`, or `rediss://` for TLS. A server tells
-    /// nobody its credentials, and DLSlime peers know none. Without a host Redis is where the server says, so
-    /// `redis://:password@` and `rediss://` are enough; with one it is there. See [`NanoCtrl::redis`].
+    /// Sets how to log in to Redis: `redis://[[user]:password@][host[:port]][/database]`, or
+    /// `rediss://` for TLS. A server does not pass on its credentials, and DLSlime peers have none.
+    /// A URL without a host (`redis://:password@`, `rediss://`) uses the address that the server
+    /// names; a URL with a host replaces it. See [`NanoCtrl::redis`].
     pub fn redis(mut self, url: impl Into<Secret>) -> Self {
         self.redis = Some(url.into());
         self
     }
 
-    /// The name under which peers find this agent. Without one the control plane makes one up.
+    /// Sets the alias under which peers find this agent. The control plane generates one if none is
+    /// set.
     pub fn alias(mut self, alias: impl Into<String>) -> Self {
         self.alias = Some(alias.into());
         self
     }
 
-    /// Isolates this agent and its peers from those of other scopes.
+    /// Sets the scope: agents of different scopes do not see each other.
     pub fn scope(mut self, scope: impl Into<String>) -> Self {
         self.scope = scope.into();
         self
     }
 
-    /// The only device to use, by name: `shm0` (shared memory), or an RDMA device like `mlx5_0` or `rxe0`.
+    /// Sets the only device to use, by name: `shm0` (shared memory), or an RDMA device like
+    /// `mlx5_0` or `rxe0`.
     ///
-    /// Without this, peers on the same host are reached through shared memory, and others, DLSlime peers among
-    /// them, through the first usable RDMA port. `SLIME_VISIBLE_DEVICES` limits the choice.
+    /// By default, the agent reaches peers on the same host through shared memory, and others,
+    /// DLSlime peers among them, through the first usable RDMA port. `SLIME_VISIBLE_DEVICES` limits
+    /// the choice.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
         self
     }
 
-    /// Has `wrap` put something around each device that this agent opens: for tests of what becomes of a program when its
-    /// fabric fails.
+    /// Wraps each device that this agent opens in what `wrap` returns, to test how a program
+    /// handles failures of its fabric.
     ///
     /// ```
     /// use std::time::Duration;
@@ -178,28 +183,28 @@ impl Builder {
         self
     }
 
-    /// How large messages may be, how many may be under way, and what the agent may use for them. Called again, it adds to what
-    /// was set before.
+    /// Sets how large messages may be, how many may be under way, and what the agent may use for
+    /// them. A later call adds to an earlier one.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits.or(self.limits);
         self
     }
 
-    /// How long the agent waits for others. Called again, it adds to what was set before.
+    /// Sets how long the agent waits for others. A later call adds to an earlier one.
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts.or(self.timeouts);
         self
     }
 
-    /// How often the agent looks for replies and requests, and whether its peers are alive. Called again, it adds to what was set
-    /// before.
+    /// Sets how often the agent polls for replies and requests, and checks that its peers are
+    /// alive. A later call adds to an earlier one.
     pub fn polling(mut self, polling: Polling) -> Self {
         self.polling = polling.or(self.polling);
         self
     }
 
-    /// How long a queue pair insists before it gives a peer up: min_rnr_timer 12, rnr_retry 6, timeout 14 and
-    /// retry_cnt 6 if not set.
+    /// Sets how long a queue pair retries before it gives a peer up. Default: min_rnr_timer 12,
+    /// rnr_retry 6, timeout 14 and retry_cnt 6.
     ///
     /// ```
     /// use slimerpc_actors::{PeerAgent, RetryPolicy};
@@ -212,17 +217,17 @@ impl Builder {
         self
     }
 
-    /// Which of its services are restarted when one has to be: that one alone, if not set.
+    /// Sets which services are restarted together. Default: a service is restarted alone.
     pub fn strategy(mut self, strategy: Strategy) -> Self {
         self.strategy = strategy;
         self
     }
 
-    /// Starts the agent: opens the device, registers, and begins to listen.
+    /// Starts the agent: opens the device, registers, and begins to accept callers.
     ///
     /// # Errors
-    /// A setting is out of range; the device cannot be opened; the alias is taken; the control plane cannot
-    /// be reached.
+    /// An error if a setting is out of range, the device cannot be opened, the alias is taken, or
+    /// the control plane cannot be reached.
     pub async fn start(self) -> Result<PeerAgent, AgentError> {
         PeerAgent::start(self.settle()?).await
     }

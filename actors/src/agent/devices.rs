@@ -7,15 +7,15 @@ use slimerpc::channel::{BufferPool, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::fabric::{self, Device, FabricError, LinkType};
 
-/// Puts something between an opened device and the agent.
+/// Wraps a device that was opened for the agent.
 pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync>;
 
-/// How devices are opened.
+/// Opens devices.
 #[derive(Clone, Default)]
 pub(crate) struct Opener(Option<Wrap>);
 
 impl Opener {
-    /// What is opened, `wrap` puts something around.
+    /// Opens devices and wraps each with `wrap`.
     #[cfg(feature = "faults")]
     pub(crate) fn wrapping(wrap: Wrap) -> Self {
         Self(Some(wrap))
@@ -37,17 +37,19 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// Opened devices, one for each kind of link. Shared memory comes first: it is the faster one where both can be used.
+/// The opened devices, one for each kind of link. Shared memory comes first, because it is the
+/// faster one where both can be used.
 #[derive(Debug, Clone)]
 pub(crate) struct Devices(Arc<[Opened]>);
 
 #[derive(Debug)]
 struct Opened {
-    /// Registered for payloads beyond a slot.
+    /// Registered memory for payloads beyond a slot.
     memory: Arc<BufferPool>,
     port: u8,
     opener: Opener,
-    /// The same device once more, for memory that is used one-sided: by the keys of that, peers reach nothing else.
+    /// The same device, opened once more for memory that is used one-sided: its keys give peers
+    /// access to nothing else.
     apart: OnceLock<Arc<BufferPool>>,
 }
 
@@ -85,7 +87,8 @@ impl Opened {
 }
 
 impl Devices {
-    /// The device asked for, or shared memory and the first usable RDMA port of this host.
+    /// Opens the device with this name, or else shared memory and the first usable RDMA port of
+    /// this host.
     pub(crate) fn open(
         opener: &Opener,
         forced: Option<&str>,
@@ -122,7 +125,7 @@ impl Devices {
         Ok(Self(devices.into()))
     }
 
-    /// The preferred one.
+    /// The preferred device.
     pub(crate) fn first(&self) -> &Arc<BufferPool> {
         &self.0[0].memory
     }
@@ -136,23 +139,23 @@ impl Devices {
         self.opened(link).map(|opened| &opened.memory)
     }
 
-    /// The same, or the first one, for memory that is used one-sided.
+    /// The device for one-sided memory on links of this type, or else the first such device.
     pub(crate) fn apart(&self, link: LinkType) -> Result<&Arc<BufferPool>, FabricError> {
         self.opened(link).unwrap_or(&self.0[0]).apart()
     }
 
-    /// All of them, likewise.
+    /// The devices for one-sided memory, one for each kind of link.
     pub(crate) fn all_apart(&self) -> Result<Vec<Arc<BufferPool>>, FabricError> {
         let all = self.0.iter().map(|opened| opened.apart().cloned());
         all.collect()
     }
 
-    /// The kinds of links that there are, in order of preference.
+    /// The kinds of links that the devices have, in order of preference.
     pub(crate) fn links(&self) -> Vec<LinkType> {
         self.0.iter().map(Opened::link).collect()
     }
 
-    /// What is registered for payloads beyond a slot, and to be used one-sided.
+    /// The bytes that are registered for payloads beyond a slot and for one-sided memory.
     pub(crate) fn account(&self) -> MemoryAccount {
         let memories = self.0.iter();
         let memories =
@@ -164,7 +167,7 @@ impl Devices {
         })
     }
 
-    /// The first RDMA device, or the only one there is.
+    /// The device for DLSlime peers: the first RDMA device, or the only one there is.
     pub(crate) fn for_dlslime(&self) -> &Arc<BufferPool> {
         let is_rdma = |opened: &&Opened| opened.link() != LinkType::Shm;
         let rdma = self.0.iter().find(is_rdma);

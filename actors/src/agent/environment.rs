@@ -1,4 +1,4 @@
-//! Settings that the environment gives.
+//! Settings that come from the environment.
 
 use std::env::{self, VarError};
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use slimerpc::fabric::RetryPolicy;
 
 use crate::AgentError;
 
-/// A number from the variable `name`; `None` if that is not set, or empty.
+/// Reads a number from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentError> {
     let value = match env::var(name) {
         Err(VarError::NotPresent) => return Ok(None),
@@ -27,15 +27,15 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
     }
 }
 
-/// A text from the variable `name` that is not to be shown; `None` if that is not set, or empty.
+/// Reads a secret from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn secret(name: &str) -> Option<Secret> {
     let value = env::var_os(name)?;
-    // What is not text is refused by whoever reads it, and not repeated.
+    // A value that is not text is refused by its user, who must not repeat it in an error.
     let text = value.to_string_lossy();
     (!text.trim().is_empty()).then(|| Secret::from(text))
 }
 
-/// Yes or no from the variable `name`; `None` if that is not set, or empty.
+/// Reads a yes or no from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn flag(name: &'static str) -> Result<Option<bool>, AgentError> {
     let value = env::var_os(name).unwrap_or_default();
     let value = value.to_string_lossy();
@@ -51,17 +51,17 @@ pub(crate) fn flag(name: &'static str) -> Result<Option<bool>, AgentError> {
     }
 }
 
-/// A time from the variable `name`, in microseconds.
+/// Reads a time in microseconds from the variable `name`.
 pub(crate) fn micros(name: &'static str) -> Result<Option<Duration>, AgentError> {
     Ok(number(name)?.map(Duration::from_micros))
 }
 
-/// A time from the variable `name`, in milliseconds.
+/// Reads a time in milliseconds from the variable `name`.
 pub(crate) fn millis(name: &'static str) -> Result<Option<Duration>, AgentError> {
     Ok(number(name)?.map(Duration::from_millis))
 }
 
-/// The default policy, with the fields that have a variable each.
+/// The default retry policy, with the fields that the environment overrides.
 pub(crate) fn retry() -> Result<RetryPolicy, AgentError> {
     let default = RetryPolicy::default();
     Ok(RetryPolicy {

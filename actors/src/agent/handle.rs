@@ -30,11 +30,11 @@ use crate::service::serial::StateSource;
 use crate::supervision::factory::{Factory, Start};
 use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Terminated, Watch};
 
-/// Events that are kept for listeners who are behind.
+/// Number of events that are kept for slow listeners.
 const EVENTS: usize = 1024;
 
-/// An agent: finds peers, connects to them, serves and calls. A cheap handle to a supervisor actor that runs
-/// on an arbiter of its own; clones are the same agent.
+/// An agent: it finds peers, connects to them, serves and calls. The handle is cheap to clone;
+/// clones are the same agent. Behind it a supervisor actor runs on an arbiter of its own.
 ///
 /// ```
 /// use slimerpc_actors::{PeerAgent, service};
@@ -69,7 +69,7 @@ pub struct PeerAgent {
     inner: Arc<Inner>,
 }
 
-/// Services that are served one request at a time, by name, with the tables that are published.
+/// The services that are served one request at a time, by name, with the tables that they publish.
 type OneShotServices = HashMap<&'static str, (ServiceTable, Arc<Mutex<OneShotServer>>)>;
 
 struct Inner {
@@ -86,15 +86,15 @@ struct Inner {
     reconnect_wait: Duration,
     stream_patience: Duration,
     workers: NonZeroUsize,
-    /// Services that are served one request at a time.
+    /// The services that are served one request at a time.
     once: Mutex<OneShotServices>,
     events: broadcast::Sender<AgentEvent>,
-    /// Memory that peers may use.
+    /// The memory that peers may use.
     offered: Arc<Offered>,
 }
 
 impl PeerAgent {
-    /// Settings of a new agent.
+    /// Returns a builder with the settings of a new agent.
     pub fn builder() -> Builder {
         Builder::default()
     }
@@ -145,7 +145,7 @@ impl PeerAgent {
         })
     }
 
-    /// The name under which peers find this agent.
+    /// The alias under which peers find this agent.
     pub fn alias(&self) -> &str {
         &self.inner.alias
     }
@@ -155,7 +155,7 @@ impl PeerAgent {
         self.inner.devices.first().device().name()
     }
 
-    /// What happens to this agent beside its calls, from now on.
+    /// Subscribes to the agent's events from now on: all that happens to it beside its calls.
     ///
     /// ```no_run
     /// # async fn example(agent: slimerpc_actors::PeerAgent) {
@@ -169,7 +169,8 @@ impl PeerAgent {
         Events(self.inner.events.subscribe())
     }
 
-    /// What this agent has registered for payloads beyond a slot and for memory that is used one-sided, over all its devices.
+    /// Bytes that this agent has registered on all its devices, for payloads beyond a slot and for
+    /// one-sided memory.
     pub fn memory(&self) -> MemoryAccount {
         self.inner.devices.account()
     }
@@ -179,9 +180,10 @@ impl PeerAgent {
         self.inner.geometry
     }
 
-    /// Declares `peer` as one that this agent wants to be connected with, and waits until it is there.
+    /// Declares that this agent wants to be connected with `peer`, and waits until the peer is
+    /// there.
     ///
-    /// [`proxy`](Self::proxy) does this by itself; call it to wait for a peer beforehand.
+    /// [`proxy`](Self::proxy) does this itself; call it to wait for a peer beforehand.
     pub fn connect_to(&self, peer: impl Into<String>) -> Connect {
         Connect {
             agent: self.clone(),
@@ -191,10 +193,12 @@ impl PeerAgent {
         }
     }
 
-    /// Serves `state` to every peer that asks, on an arbiter of its own. Await what is given back; before that it can be
-    /// [given a name](Serve::named), [narrowed to one peer](Serve::peer), or [served as a trait](Serve::as_service).
+    /// Serves `state` to every peer, on an arbiter of its own. Await the returned [`Serve`] to
+    /// start; before that the service can be [named](Serve::named), [limited to one
+    /// peer](Serve::peer), or [served as a trait](Serve::as_service).
     ///
-    /// After a panic in a handler the instance goes on with its state; see [`serve_with`](Self::serve_with).
+    /// After a panic in a handler the instance goes on with its state;
+    /// [`serve_with`](Self::serve_with) replaces it instead.
     #[doc(alias = "serve_as")]
     pub fn serve<A: Send + 'static>(&self, state: A) -> Serve<A, A> {
         Serve::new(
@@ -204,8 +208,9 @@ impl PeerAgent {
         )
     }
 
-    /// Serves what `factory` builds on the instance's own arbiter; so the state need not be `Send`. After a
-    /// panic in a handler the factory builds a new one; [`restart`](Serve::restart) says how often and how soon.
+    /// Serves what `factory` builds on the instance's own arbiter, so the state need not be `Send`.
+    /// After a panic in a handler the factory builds a new instance; [`restart`](Serve::restart)
+    /// sets how often and how soon.
     #[doc(alias = "serve_as_with")]
     pub fn serve_with<A: 'static>(
         &self,
@@ -220,10 +225,11 @@ impl PeerAgent {
         Serve::new(self.clone(), Box::new(source), true)
     }
 
-    /// [`serve_with`](Self::serve_with) a factory that may fail, and that is told about the instance whose place is to be
-    /// taken; it may take over from that what it likes.
+    /// Serves what a factory builds that may fail, and that may take state over from the instance
+    /// it replaces; otherwise like [`serve_with`](Self::serve_with).
     ///
-    /// A start that fails counts as a restart, and is tried again; the very first is an error of serving.
+    /// A failed start counts as a restart and is tried again. If the very first start fails,
+    /// serving fails.
     ///
     /// ```
     /// use slimerpc_actors::{PeerAgent, Start, service};
@@ -273,11 +279,11 @@ impl PeerAgent {
         Serve::new(self.clone(), Box::new(source), true)
     }
 
-    /// Handles one request for `service`, from whichever peer, here and now: on the task that awaits this, with state that
-    /// it only borrows. For programs that have something else to do between requests.
+    /// Handles one request for `service`, from any peer, on the task that awaits this and with
+    /// state that it only borrows. For programs that have other work between requests.
     ///
-    /// The first call offers the service to all peers, until the agent leaves. Requests that come between two calls wait.
-    /// Parallel methods take their turn with the others.
+    /// The first call offers the service to all peers until the agent leaves. Requests that arrive
+    /// between two calls wait. Parallel methods run in turn with the serial ones.
     ///
     /// ```
     /// # use slimerpc_actors::{PeerAgent, service};
@@ -321,7 +327,8 @@ impl PeerAgent {
             let table = table::<S>(S::NAME);
             match offered.get(S::NAME) {
                 Some((served, once)) if *served == table => once.clone(),
-                // Callers have the numbers and types of that one's methods (TYPE-1).
+                // Callers use the method numbers and types of the service that was published first
+                // (TYPE-1).
                 Some(_) => {
                     return Err(AgentError::AlreadyServed {
                         service: S::NAME.to_owned(),
@@ -361,22 +368,24 @@ impl PeerAgent {
         }
     }
 
-    /// Connects to the service `S` of `peer` and gives back its address. If `peer` is this agent itself, calls go straight
-    /// to the instance, past the fabric; who calls need not care.
+    /// Connects to the service `S` of `peer` and returns a proxy for it. If `peer` is this agent
+    /// itself, calls reach the instance without the network; callers need not care.
     ///
-    /// Waits up to the connect timeout for the peer to appear and to serve `S`.
+    /// The call waits up to the connect timeout for the peer to appear and to serve `S`.
     ///
     /// # Errors
-    /// [`AgentError::PeerUnknown`], [`AgentError::ConnectTimeout`]; [`AgentError::Refused`] naming both
-    /// sides' values when the two agents or their versions of the service do not fit together.
+    /// [`AgentError::PeerUnknown`], [`AgentError::ConnectTimeout`], or [`AgentError::Refused`],
+    /// which names both sides' values, when the two agents or their versions of the service do not
+    /// fit together.
     pub async fn proxy<S: Service + ?Sized>(&self, peer: &str) -> Result<Proxy<S>, AgentError> {
         self.proxy_named(peer, S::NAME).await
     }
 
-    /// The same for a service that is [served under a name](Serve::named).
+    /// Connects to a service of `peer` that is [served under a name](Serve::named), and returns a
+    /// proxy for it.
     ///
     /// # Errors
-    /// As [`proxy`](Self::proxy).
+    /// The errors of [`proxy`](Self::proxy).
     pub async fn proxy_named<S: Service + ?Sized>(
         &self,
         peer: &str,
@@ -386,7 +395,8 @@ impl PeerAgent {
             .await
     }
 
-    /// The same, with a limit for finding and connecting the peer.
+    /// Connects to a service of `peer` by name, within a time limit for finding and connecting the
+    /// peer.
     pub(crate) async fn proxy_within<S: Service + ?Sized>(
         &self,
         peer: &str,
@@ -426,11 +436,13 @@ impl PeerAgent {
         Ok(Proxy::new(caller))
     }
 
-    /// What becomes of a native peer from now on: whether it is there, has stalled, is lost, and comes back. While anybody
-    /// watches, or has a proxy for it, both agents give each other signs of life.
+    /// Follows a native peer: the stream reports that it is there, has stalled, is lost, and comes
+    /// back. The two agents send each other heartbeats while anybody watches the peer or has a
+    /// proxy for it.
     ///
-    /// Waits up to the connect timeout for the peer to register. What is known of it comes first: that it is there, if it has
-    /// not been lost; or how it was lost, if it was watched or called before and is not back.
+    /// The call waits up to the connect timeout for the peer to register. The stream begins with
+    /// the present status: that the peer is there, if it has not been lost; or how it was lost, if
+    /// it was watched or called before and is not back.
     ///
     /// ```no_run
     /// # use futures_util::StreamExt;
@@ -449,8 +461,8 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// [`AgentError::PeerUnknown`]; [`AgentError::NotNative`] of a DLSlime peer, which gives no signs of life;
-    /// [`AgentError::WatchesItself`].
+    /// [`AgentError::PeerUnknown`]; [`AgentError::NotNative`] for a DLSlime peer, which sends no
+    /// heartbeats; [`AgentError::WatchesItself`].
     pub async fn watch(&self, peer: &str) -> Result<Watch, AgentError> {
         let follow = Follow {
             peer: peer.to_owned(),
@@ -459,7 +471,8 @@ impl PeerAgent {
         self.ask(follow).await
     }
 
-    /// Tells an actor once when `peer` is lost or leaves: at once if that is known to have happened, and it is not back.
+    /// Sends an actor one message when `peer` is lost or leaves: at once if it is already lost and
+    /// has not come back.
     ///
     /// ```no_run
     /// # use actix::{Actor, Addr, Context, Handler};
@@ -479,7 +492,7 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// As [`watch`](Self::watch).
+    /// The errors of [`watch`](Self::watch).
     pub async fn death_watch(
         &self,
         peer: &str,
@@ -497,8 +510,8 @@ impl PeerAgent {
         Ok(())
     }
 
-    /// Registers `len` zeroed bytes with which peers may do what `rights` say, once they are given the
-    /// [handle](OwnBuffer::handle), until it is dropped. They are in the memory that all devices of this agent use.
+    /// Registers `len` zeroed bytes that peers with the [handle](OwnBuffer::handle) may use as
+    /// `rights` allow, until the buffer is dropped. All devices of this agent share the memory.
     ///
     /// # Errors
     /// [`BufferError::Memory`]: more than `max_payload`, or than what is left of `payload_memory` or the system's limits.
@@ -511,10 +524,10 @@ impl PeerAgent {
         Ok(self.inner.offered.offer(alias, *incarnation, buffer))
     }
 
-    /// Offers `bytes` while `work` is being done, and takes them back when it is done or dropped.
+    /// Lets peers use `bytes` while `work` runs, and withdraws them when it ends or is dropped.
     ///
-    /// They are copied into registered memory for that, and, if peers may write them, back at the end; work in a buffer
-    /// that was [allocated](Self::allocate) to do without.
+    /// The bytes are copied into registered memory, and back at the end if peers may write them.
+    /// Work in an [allocated](Self::allocate) buffer to avoid the copies.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{BufferError, PeerAgent, Proxy, RdmaBuffer, Rights, RpcError, service};
@@ -533,7 +546,7 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// As [`allocate`](Self::allocate).
+    /// The errors of [`allocate`](Self::allocate).
     pub async fn lend<T>(
         &self,
         bytes: &mut [u8],
@@ -549,10 +562,12 @@ impl PeerAgent {
         Ok(done)
     }
 
-    /// Connects with the owner of `buffer`, unless this agent is, so that it can be read and written.
+    /// Connects with the owner of `buffer` (unless it is this agent) and returns access to the
+    /// memory.
     ///
     /// # Errors
-    /// [`BufferError::OwnerGone`], [`BufferError::Revoked`], or the two agents cannot be connected.
+    /// [`BufferError::OwnerGone`], [`BufferError::Revoked`], or an error if the two agents cannot
+    /// be connected.
     pub async fn attach(&self, buffer: &RdmaBuffer) -> Result<RemoteBuffer, BufferError> {
         let inner = &*self.inner;
         if buffer.owner() != inner.alias {
@@ -572,16 +587,16 @@ impl PeerAgent {
         Ok(RemoteBuffer::local(buffer, inner.offered.clone()))
     }
 
-    /// Has calls that nobody waits for heard of when they fail: number of the method, and why.
+    /// How long finding and connecting a peer may take.
     pub(crate) fn connect_timeout(&self) -> Duration {
         self.inner.connect_timeout
     }
 
-    /// Leaves: ends the services and connections, removes everything of ours from the control plane, and tells
-    /// the peers. Harmless when repeated.
+    /// Leaves: ends the services and connections, removes the agent's entries from the control
+    /// plane, and tells the peers. Repeated calls do nothing.
     ///
     /// # Errors
-    /// The control plane could not be told; everything else has ended all the same.
+    /// The control plane could not be told. Everything else has ended nevertheless.
     pub async fn shutdown(&self) -> Result<(), AgentError> {
         match self.ask(Leave).await {
             Err(AgentError::ShutDown) => Ok(()),
@@ -603,7 +618,7 @@ impl PeerAgent {
     }
 }
 
-/// The table of a service as its callers know it.
+/// The table of a service as its callers declare it.
 pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
     let methods = || S::METHODS.iter().map(|&name| name.to_owned());
     let those = |which: &[bool]| {
@@ -622,7 +637,7 @@ pub(crate) fn table<S: Service + ?Sized>(name: &str) -> ServiceTable {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The last handle is gone; nobody can wait for the end any more.
+        // The last handle is gone: nobody can wait for the end any more.
         self.supervisor.do_send(Leave);
     }
 }
@@ -635,7 +650,7 @@ impl fmt::Debug for PeerAgent {
     }
 }
 
-/// A connection being made; see [`PeerAgent::connect_to`]. Await it.
+/// A connection in the making; see [`PeerAgent::connect_to`]. Await it to connect.
 #[derive(Debug)]
 #[must_use = "a connection is made when this is awaited"]
 pub struct Connect {
@@ -646,14 +661,14 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// Number of queue pairs, at least 1, over which messages to a DLSlime peer in Python are striped. Channels
-    /// between native agents have one each, whatever this says.
+    /// Sets the number of queue pairs, at least 1, over which messages to a DLSlime peer in Python
+    /// are striped. Channels between native agents always use one.
     pub fn qp_num(mut self, queue_pairs: u32) -> Self {
         self.qp_num = queue_pairs;
         self
     }
 
-    /// How long to wait for the peer, instead of the agent's connect timeout.
+    /// Sets how long to wait for the peer; by default the agent's connect timeout.
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = limit;
         self

@@ -1,4 +1,4 @@
-//! The mail by which native agents connect a proxy with a service.
+//! The messages by which native agents connect a proxy with a service.
 //!
 //! ```text
 //!   caller                                       server
@@ -30,40 +30,40 @@ pub(crate) struct Open {
     pub(crate) parallel: bool,
     /// Wire version of the caller.
     pub(crate) wire_version: u32,
-    /// The life of the caller.
+    /// Incarnation of the caller.
     #[serde(default)]
     pub(crate) from: u64,
-    /// The life of the server that is meant (FENCE-1).
+    /// Incarnation of the server that the caller means (FENCE-1).
     pub(crate) to: u64,
-    /// [`ServiceTable::fingerprint`](slimerpc::channel::ServiceTable::fingerprint) of the service that is meant. Earlier
-    /// releases do not say.
+    /// [`ServiceTable::fingerprint`](slimerpc::channel::ServiceTable::fingerprint) of the table
+    /// that the caller has read. Earlier releases do not send it.
     #[serde(default)]
     pub(crate) table: Option<u64>,
-    /// What both devices are attached to.
+    /// The kind of link of both devices.
     pub(crate) link: LinkType,
-    /// The caller's end.
+    /// The caller's endpoint.
     pub(crate) endpoint: Endpoint,
 }
 
 /// The answer to an [`Open`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Answer {
-    /// Of the [`Open`].
+    /// Id of the [`Open`] that this answers.
     pub(crate) id: u64,
-    /// The server's end, or why there is none.
+    /// The server's endpoint, or why it refuses.
     pub(crate) result: Result<Endpoint, Mismatch>,
 }
 
-/// A caller asks for a connection to memory of an agent.
+/// A caller asks for a connection to an agent's one-sided memory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OneSidedOpen {
     /// Chosen by the caller, echoed in the answer.
     pub(crate) id: u64,
     /// Wire version of the caller.
     pub(crate) wire_version: u32,
-    /// The life of the owner that is meant (FENCE-1).
+    /// Incarnation of the owner that the caller means (FENCE-1).
     pub(crate) to: u64,
-    /// What both devices are attached to.
+    /// The kind of link of both devices.
     pub(crate) link: LinkType,
     /// The caller's queue pair.
     pub(crate) qp: QueuePairInfo,
@@ -72,9 +72,9 @@ pub(crate) struct OneSidedOpen {
 /// The answer to a [`OneSidedOpen`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct OneSidedAnswer {
-    /// Of the [`OneSidedOpen`].
+    /// Id of the [`OneSidedOpen`] that this answers.
     pub(crate) id: u64,
-    /// The owner's queue pair, or why there is none.
+    /// The owner's queue pair, or why it refuses.
     pub(crate) result: Result<QueuePairInfo, Mismatch>,
 }
 
@@ -84,18 +84,18 @@ const ONE_SIDED_OPEN: &str = "slimerpc_one_sided_open";
 const ONE_SIDED_ANSWER: &str = "slimerpc_one_sided_answer";
 const LINK: &str = "slimerpc_link";
 
-/// Mail that concerns the handshake.
+/// A message of the handshake.
 #[derive(Debug)]
 pub(crate) enum Handshake {
-    /// From this peer.
+    /// This peer asks to be connected with a service.
     Open(String, Open),
-    /// To an open of ours.
+    /// The answer to an [`Open`] of this agent.
     Answer(Answer),
-    /// From this peer.
+    /// This peer asks for a connection to memory.
     OneSidedOpen(String, OneSidedOpen),
-    /// To one of ours.
+    /// The answer to a [`OneSidedOpen`] of this agent.
     OneSidedAnswer(OneSidedAnswer),
-    /// From this peer.
+    /// A message of this peer's monitor.
     Link(String, HandshakeJson),
 }
 
@@ -130,7 +130,8 @@ impl HandshakeJson {
 }
 
 impl Handshake {
-    /// Reads mail. `Ok(None)` if it is of another kind; the error says what is wrong with one of ours.
+    /// Reads a message. Returns `Ok(None)` if it is of another kind, and an error if it is a
+    /// handshake message that is malformed.
     pub(crate) fn read(mail: &Mail) -> Result<Option<Self>, String> {
         match mail.kind.as_str() {
             OPEN => Ok(Some(Self::Open(sender(mail)?, body(mail)?))),

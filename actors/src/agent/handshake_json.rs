@@ -1,14 +1,14 @@
-//! What the links of two agents write to each other, as mail.
+//! What the peer monitors of two agents send each other, as messages in JSON.
 
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Session};
 use slimerpc::fabric::LinkType;
 
-/// One end of a link: what the other must know to connect with it.
+/// One end of a monitor's connection: what the other end needs to connect with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LinkEndpoint {
-    /// What both devices are attached to.
+    /// The kind of link of both devices.
     pub(crate) link: LinkType,
     /// The queue pair.
     pub(crate) qp: QueuePairInfo,

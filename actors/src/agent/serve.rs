@@ -1,4 +1,4 @@
-//! Starting a service.
+//! Starts services.
 
 use std::future::IntoFuture;
 use std::marker::PhantomData;
@@ -32,23 +32,24 @@ use crate::supervision::lifecycle::Hooks;
 use crate::supervision::supervised::ChildId;
 use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy, Service};
 
-/// How long a service that is stopped may take to answer what it has.
+/// How long a stopped service may take to answer the requests that it has.
 const DRAIN: Duration = Duration::from_secs(10);
 
-/// Brings the source of a service's state to its arbiter.
+/// Carries the source of a service's state to its arbiter.
 pub(crate) type Bring<A> = Box<dyn FnOnce() -> StateSource<A> + Send>;
 
 /// Who may call a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Callers {
     All,
-    /// This peer.
+    /// Only this peer.
     Peer(String),
-    /// The only peer that the agent has asked to be connected with.
+    /// Only the one peer that the agent has asked to be connected with.
     OnlyPeer,
 }
 
-/// A service about to be served; made by [`PeerAgent::serve`](crate::PeerAgent::serve) and its kin. Await it.
+/// A service about to be served. [`PeerAgent::serve`](crate::PeerAgent::serve) and its kin make it;
+/// await it to start.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{AgentError, PeerAgent, service};
@@ -76,7 +77,7 @@ pub struct Serve<S: ?Sized, A> {
     workers: Option<usize>,
     source: Bring<A>,
     hooks: Hooks<A>,
-    /// Without it an instance goes on with its state, whatever happens.
+    /// Without a policy an instance goes on with its state, whatever happens.
     restart: Option<Restart>,
     has_factory: bool,
     service: PhantomData<fn(&S)>,
@@ -148,9 +149,9 @@ impl<S: ?Sized, A> Serve<S, A> {
         }
     }
 
-    /// What follows when an instance ends by itself. By default one that a factory made is restarted
-    /// ([`Restart::permanent`]), and one that was served by value goes on with its state, unless it is to be
-    /// [`temporary`](Restart::temporary).
+    /// Sets what follows when an instance ends by itself. By default an instance that a factory
+    /// made is restarted ([`Restart::permanent`]), and one that was served by value goes on with
+    /// its state, unless it is [`temporary`](Restart::temporary).
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -175,7 +176,7 @@ impl<S: ?Sized, A> Serve<S, A> {
         self
     }
 
-    /// Has the instances' [`Lifecycle`] called.
+    /// Runs the [`Lifecycle`] hooks of the instances.
     pub fn hooks(mut self) -> Self
     where
         A: Lifecycle,
@@ -184,26 +185,29 @@ impl<S: ?Sized, A> Serve<S, A> {
         self
     }
 
-    /// Serves under this name instead of the service's own, so that one type can be served several times.
+    /// Serves under this name instead of the service's own, so that one type can be served several
+    /// times.
     pub fn named(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Serves this peer alone; others are refused. With that, several services can each serve a DLSlime peer of its own.
+    /// Accepts this peer only and refuses others. Several services can thus each serve a DLSlime
+    /// peer of their own.
     pub fn peer(mut self, alias: impl Into<String>) -> Self {
         self.callers = Callers::Peer(alias.into());
         self
     }
 
-    /// Runs up to `threads` of its parallel methods at once, instead of as many as [the agent's setting](crate::Limits::workers)
-    /// says.
+    /// Sets how many parallel methods may run at once, instead of [the agent's
+    /// setting](crate::Limits::workers).
     pub fn workers(mut self, threads: usize) -> Self {
         self.workers = Some(threads);
         self
     }
 
-    /// Serves the one peer alone that this agent [has asked to be connected with](crate::PeerAgent::connect_to).
+    /// Accepts only the one peer that this agent [has asked to be connected
+    /// with](crate::PeerAgent::connect_to).
     pub fn only_peer(mut self) -> Self {
         self.callers = Callers::OnlyPeer;
         self
@@ -216,8 +220,9 @@ where
     A: 'static,
 {
     /// # Errors
-    /// A service of the name is served already, the factory failed, a setting makes no sense, there is not exactly one
-    /// peer for [`only_peer`](Serve::only_peer), or the device or control plane refuses.
+    /// An error if a service of the name is served already, the factory failed, a setting makes no
+    /// sense, there is not exactly one peer for [`only_peer`](Serve::only_peer), or the device or
+    /// control plane refuses.
     type Output = Result<ServiceHandle, AgentError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -261,7 +266,8 @@ impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
     }
 }
 
-/// One request about to be served; made by [`PeerAgent::serve_once`](crate::PeerAgent::serve_once). Await it.
+/// One request about to be served. [`PeerAgent::serve_once`](crate::PeerAgent::serve_once) makes
+/// it; await it to serve.
 #[must_use = "a request is served when this is awaited"]
 pub struct ServeOnce<'a, S: ?Sized, A> {
     agent: PeerAgent,
@@ -293,7 +299,8 @@ where
     A: 'static,
 {
     /// # Errors
-    /// The service is being served otherwise, the device or control plane refuses, or the agent leaves.
+    /// An error if the service is being served otherwise, the device or control plane refuses, or
+    /// the agent leaves.
     type Output = Result<(), AgentError>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + 'a>>;
 
@@ -326,7 +333,7 @@ fn check_types<S: Service + ?Sized>(name: &str) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Refuses what makes no sense, or cannot be.
+/// Refuses a policy that makes no sense, or that needs a factory where there is none.
 fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError> {
     restart.check()?;
     if has_factory || restart.is_temporary() {
@@ -339,20 +346,20 @@ fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError>
     })
 }
 
-/// A service that is being served, without its types.
+/// A running service, without its types.
 #[derive(Clone)]
 pub(crate) struct RunningService {
-    /// The only peer that may call it, if there is but one.
+    /// The only peer that may call it, if it is limited to one.
     pub(crate) only: Option<String>,
-    /// What the agent looks after it by, if it does.
+    /// Its id at the supervisor, if it is supervised.
     pub(crate) child: Option<ChildId>,
-    /// Where serial calls of native peers go.
+    /// The instance, which takes the serial calls of native peers.
     pub(crate) serial: Address,
     front: Option<Address>,
 }
 
 impl RunningService {
-    /// Where the others go.
+    /// The actor that takes all other calls: the front if there is one, or else the instance.
     pub(crate) fn front(&self) -> &Address {
         self.front.as_ref().unwrap_or(&self.serial)
     }
@@ -361,22 +368,23 @@ impl RunningService {
         self.front.iter().chain([&self.serial])
     }
 
-    /// Closes the channels of a peer that has left, or of one life of it.
+    /// Closes the channels of a peer that has left, or of one incarnation of it.
     pub(crate) fn dismiss(&self, peer: &str, life: Option<u64>, cause: &LossCause) {
         for address in self.addresses() {
             address.dismiss(peer, life, cause);
         }
     }
 
-    /// Waits until the answers that have been given have arrived, but no longer than `limit`.
+    /// Waits until the answers that were given have arrived, at most for `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         join_all(self.addresses().map(|address| address.flush(limit))).await;
     }
 
-    /// Has the service answer what it has and take nothing more. False if that takes longer than `limit`.
+    /// Has the service answer the requests that it has and take no more. Returns false if that
+    /// takes longer than `limit`.
     pub(crate) async fn drain(&self, limit: Duration) -> bool {
         let drain = async {
-            // The front first: what it has taken, the other still has to answer.
+            // The front first: the instance still has to answer what the front has taken.
             for address in self.addresses() {
                 address.drain().await;
             }
@@ -384,19 +392,20 @@ impl RunningService {
         timeout(limit, drain).await.is_ok()
     }
 
-    /// Has it end, and requests be answered with that.
+    /// Ends the service: its requests are answered with that.
     pub(crate) fn give_up(&self) {
         self.addresses().for_each(Address::give_up);
     }
 
-    /// Ends the service and its arbiters; not before a sync handler that runs has returned, but without waiting for it.
+    /// Ends the service and its arbiters. The arbiters end after a running sync handler has
+    /// returned; this does not wait for it.
     pub(crate) fn end(self) {
         self.front.into_iter().for_each(Address::end);
         self.serial.end();
     }
 }
 
-/// A service that is being served. Dropping the handle does not end it.
+/// A running service. Dropping the handle does not end the service.
 #[derive(Clone)]
 pub struct ServiceHandle {
     name: String,
@@ -409,22 +418,25 @@ impl ServiceHandle {
         &self.name
     }
 
-    /// Ends the service: the agent no longer offers it, requests that have arrived are answered, those that come later
-    /// end with [`RpcError::ServiceDown`](crate::RpcError::ServiceDown), and then callers lose their connection.
+    /// Ends the service. The agent no longer offers it; requests that have arrived are answered,
+    /// later ones end with [`RpcError::ServiceDown`](crate::RpcError::ServiceDown), and then
+    /// callers lose their connection.
     ///
-    /// Waits for running handlers up to 10 s; see [`stop_within`](Self::stop_within).
+    /// Waits up to 10 s for running handlers; see [`stop_within`](Self::stop_within).
     ///
     /// # Errors
-    /// As [`stop_within`](Self::stop_within).
+    /// The errors of [`stop_within`](Self::stop_within).
     pub async fn stop(&self) -> Result<(), AgentError> {
         self.stop_within(DRAIN).await
     }
 
-    /// The same, with another limit. When it has passed, an async handler is dropped where it awaits.
+    /// Ends the service as [`stop`](Self::stop) does, with another limit for running handlers.
+    /// After the limit, an async handler is dropped where it awaits.
     ///
     /// # Errors
-    /// [`AgentError::StillRunning`] if the limit has passed: a sync handler cannot be ended, so its thread goes on until
-    /// it returns. Or the control plane could not be told. The service is no longer offered all the same.
+    /// [`AgentError::StillRunning`] if a sync handler still runs after the limit: it cannot be
+    /// ended, so its thread goes on until it returns. Or an error if the control plane could not be
+    /// told. The service is no longer offered in either case.
     pub async fn stop_within(&self, limit: Duration) -> Result<(), AgentError> {
         let withdraw = Withdraw {
             service: self.name.clone(),
@@ -445,7 +457,7 @@ impl std::fmt::Debug for ServiceHandle {
     }
 }
 
-/// A service about to be started, and what it needs of its agent.
+/// A service about to be started, with what it needs of its agent.
 pub(crate) struct Launch {
     pub(crate) name: String,
     pub(crate) callers: Callers,
@@ -458,15 +470,15 @@ pub(crate) struct Launch {
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
-/// An instance that has started. Its parallel methods, if there are some, are to see `T`.
+/// An instance that has started, and what its parallel methods (if any) see of it.
 struct StartedInstance<T> {
     address: Address,
     shared: Option<watch::Receiver<T>>,
 }
 
 impl Launch {
-    /// Starts the instance on an arbiter of its own, its front on another if there are parallel methods, and has the agent
-    /// publish the service.
+    /// Starts the instance on an arbiter of its own, and its front on another if there are parallel
+    /// methods; then has the agent publish the service.
     async fn serve<S, A>(
         self,
         source: Bring<A>,
@@ -521,7 +533,7 @@ impl Launch {
         self.publish::<S>(running, advertise, restart).await
     }
 
-    /// Starts the front alone, which passes all requests on.
+    /// Starts only a front, which passes all requests on.
     pub(crate) async fn serve_once<S, A>(self) -> Result<OneShotServer, AgentError>
     where
         S: ServedBy<A> + ?Sized,
@@ -539,7 +551,8 @@ impl Launch {
             front: None,
         };
         let once = OneShotServer::new(self.setup().id, told);
-        // Between two requests it may not be served for long, which those who know it can tell and others cannot.
+        // Discovery must not find it: between two requests it may not be served for long, which
+        // only callers that know it can expect.
         self.publish::<S>(running, None, None).await?;
         Ok(once)
     }
@@ -580,7 +593,7 @@ impl Launch {
     }
 }
 
-/// What an instance is started with.
+/// What an instance starts with.
 struct InstanceSetup {
     id: InstanceId,
     name: String,
@@ -619,7 +632,7 @@ impl InstanceSetup {
     }
 }
 
-/// Does something on an arbiter of its own, which goes on if that succeeds.
+/// Runs `work` on a new arbiter, which stays if that succeeds.
 async fn on_new_arbiter<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
 ) -> Result<T, AgentError> {

@@ -1,6 +1,6 @@
-//! Settings of an agent that belong together: its limits, its timeouts, and how it polls.
+//! Settings of an agent in groups: its limits, its timeouts, and how it polls.
 //!
-//! Each is declared once, with the variable that it comes from if the program does not set it.
+//! Each setting is declared once, with the variable that supplies it if the program does not.
 
 use std::borrow::Cow;
 use std::num::NonZeroUsize;
@@ -15,10 +15,10 @@ use crate::AgentError;
 use crate::agent::environment;
 
 const SLOT_SIZE: usize = 32 * 1024;
-/// What DLSlime peers have unless they are told otherwise.
+/// The slot size that DLSlime peers use by default.
 const DLSLIME_SLOT_SIZE: usize = 32_000_000;
 const MAX_INFLIGHT: usize = 16;
-/// Threads for the parallel methods of one service.
+/// Most threads for the parallel methods of one service.
 const MAX_WORKERS: usize = 1024;
 const BUSY_POLL: Duration = Duration::from_micros(50);
 const MAX_BUSY_POLL: Duration = Duration::from_secs(10);
@@ -46,14 +46,15 @@ macro_rules! group {
                 }
             )*
 
-            /// These settings, and those of `earlier` that are not set here.
+            /// These settings, completed from `earlier`.
             pub(crate) fn or(self, earlier: Self) -> Self {
                 Self {
                     $($setting: self.$setting.or(earlier.$setting),)*
                 }
             }
 
-            /// These settings, and those of the environment that are not set here. A variable that is not needed is not read.
+            /// These settings, completed from the environment. Only variables that are needed are
+            /// read.
             pub(crate) fn or_environment(self) -> Result<Self, AgentError> {
                 Ok(Self {
                     $($setting: match self.$setting {
@@ -69,8 +70,8 @@ macro_rules! group {
 group! {
     /// How large messages may be, how many may be under way, and what an agent may use for them.
     ///
-    /// A limit that is not set comes from the environment, and otherwise is the default; [`Builder`](crate::Builder) has all of
-    /// them in one table.
+    /// The environment supplies a limit that is not set, and otherwise a default applies;
+    /// [`Builder`](crate::Builder) has all of them in one table.
     ///
     /// ```
     /// use slimerpc_actors::{Limits, PeerAgent};
@@ -79,27 +80,30 @@ group! {
     /// # let _ = builder;
     /// ```
     Limits {
-        /// Bytes of a ring slot, 16 bytes of header included. Equal on both sides. The receiver reads a larger message out of the
-        /// sender's memory; DLSlime peers cannot do that, so towards them this is the limit.
+        /// Bytes of a ring slot, including 16 bytes of header. Equal on both sides. A receiver
+        /// reads a larger message out of the sender's memory. DLSlime peers cannot do that, so
+        /// towards them this is the limit.
         slot_size: usize, environment::number("SLIME_RPC_SLOT_SIZE");
-        /// Calls that one proxy has in flight; further ones wait in order. Equal on both sides.
+        /// Calls that one proxy has in flight; further calls wait in order. Equal on both sides.
         max_inflight: usize, environment::number("SLIME_RPC_MAX_INFLIGHT");
         /// Bytes of the largest message between native peers.
         max_payload: usize, environment::number("SLIME_RPC_MAX_PAYLOAD");
-        /// Bytes that may be registered at the same time for messages beyond a slot, on each device. A quarter of it at most
-        /// stays registered for later ones.
+        /// Bytes that may be registered at the same time for messages beyond a slot, on each
+        /// device. At most a quarter of it stays registered for later messages.
         payload_memory: usize, environment::number("SLIME_RPC_PAYLOAD_MEMORY");
-        /// Levels of values within values that all agents of this process write or read: arguments, results, items and errors.
-        /// Both ends need the same. However many are allowed, a value that takes more than 1 MiB of stack is refused; see
-        /// [`CodecLimits`].
+        /// Levels of nesting in the values that all agents of this process write or read:
+        /// arguments, results, items and errors. Both ends need the same setting. A value that
+        /// takes more than 1 MiB of stack is refused in any case; see [`CodecLimits`].
         max_depth: usize, environment::number("SLIME_RPC_MAX_DEPTH");
-        /// Values in a pickle that any agent of this process reads; see [`CodecLimits`].
+        /// Most values in a pickle that any agent of this process reads; see [`CodecLimits`].
         max_pickle_values: usize, environment::number("SLIME_RPC_MAX_PICKLE_VALUES");
-        /// Threads for the parallel methods of each service that has some, at least 1; see [`Share`](crate::Share).
+        /// Threads for the parallel methods of each service that has some, at least 1; see
+        /// [`Share`](crate::Share).
         workers: usize, environment::number("SLIME_RPC_SERVER_WORKERS");
-        /// Raises this process' limit of file descriptors (`ulimit -n`) as far as it may, since each peer takes some 20 on shared
-        /// memory. Not done unless asked for: processes that this one starts inherit the limit, and `select()`, which some
-        /// still use, breaks with descriptors beyond 1,024.
+        /// Raises this process' limit of file descriptors (`ulimit -n`) as far as permitted, since
+        /// each peer takes some 20 on shared memory. Off by default: child processes inherit the
+        /// limit, and `select()`, which some programs still use, breaks with descriptors beyond
+        /// 1,024.
         raise_open_files: bool, environment::flag("SLIME_RPC_RAISE_OPEN_FILES");
     }
 }
@@ -107,8 +111,8 @@ group! {
 group! {
     /// How long an agent waits for others.
     ///
-    /// A timeout that is not set comes from the environment, and otherwise is the default; [`Builder`](crate::Builder) has all of
-    /// them in one table.
+    /// The environment supplies a timeout that is not set, and otherwise a default applies;
+    /// [`Builder`](crate::Builder) has all of them in one table.
     ///
     /// ```
     /// use std::time::Duration;
@@ -118,35 +122,42 @@ group! {
     /// # let _ = builder;
     /// ```
     Timeouts {
-        /// How long registering with the control plane may take, and finding and connecting a peer.
+        /// How long registering with the control plane may take, and how long finding and
+        /// connecting a peer may take.
         connect_timeout: Duration, environment::millis("SLIME_RPC_CONNECT_TIMEOUT_MS");
-        /// How long [`start`](crate::Builder::start) waits for an alias that another agent has; it says so in the log. It does not
-        /// wait if this is not set.
+        /// How long [`start`](crate::Builder::start) waits for an alias that another agent has; the
+        /// log says so. If this is not set, it does not wait.
         ///
-        /// An agent that was killed keeps its alias for up to 60 s, unless its process is proved to have ended: it ran on this
-        /// host, and can be seen from here. So this is for an agent that is restarted under its alias in another container or on
-        /// another host: with 65 s it starts when the alias of the dead one has expired. One that is alive keeps it.
+        /// An agent that was killed keeps its alias for up to 60 s, unless its process is proved to
+        /// have ended because it ran on this host and is visible from here. This setting is
+        /// therefore for an agent that is restarted under its alias in another container or on
+        /// another host: with 65 s it starts when the alias of the dead agent has expired. A living
+        /// agent keeps its alias.
         take_over: Duration, environment::millis("SLIME_RPC_TAKE_OVER_MS");
-        /// Time for every call made through this agent's proxies; see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+        /// Deadline of every call through this agent's proxies; see
+        /// [`Proxy::with_timeout`](crate::Proxy::with_timeout).
         call_timeout: Duration, environment::millis("SLIME_RPC_CALL_TIMEOUT_MS");
-        /// How long calls wait, within their deadlines, for a connection that is lost to be made again. They fail at once with
-        /// [`RpcError::PeerLost`](crate::RpcError::PeerLost) if this is not set. It is for calls made while the peer is not there.
-        /// Those that were under way when it was lost fail all the same; [`RpcError::ran`](crate::RpcError::ran) says whether they
-        /// were run. Calls that wait are made when their replies are polled, in no certain order. For one proxy see
-        /// [`Proxy::with_reconnect_wait`](crate::Proxy::with_reconnect_wait).
+        /// How long new calls wait, within their deadlines, for a lost connection to be restored.
+        /// If this is not set, they fail at once with
+        /// [`RpcError::PeerLost`](crate::RpcError::PeerLost). Calls that were under way when the
+        /// connection was lost fail in any case; [`RpcError::ran`](crate::RpcError::ran) says
+        /// whether they ran. Waiting calls are sent when their replies are polled, in no particular
+        /// order. [`Proxy::with_reconnect_wait`](crate::Proxy::with_reconnect_wait) sets it for one
+        /// proxy.
         reconnect_wait: Duration, environment::millis("SLIME_RPC_RECONNECT_WAIT_MS");
-        /// How long the caller of a stream may leave it without asking for an item. Then the service ends it with
-        /// [`RpcError::Stalled`](crate::RpcError::Stalled): a serial method's stream keeps the service's other serial methods
-        /// waiting.
+        /// How long the caller of a stream may leave it without asking for an item. Then the
+        /// service ends the stream with [`RpcError::Stalled`](crate::RpcError::Stalled), because
+        /// the stream of a serial method keeps the service's other serial methods waiting.
         stream_patience: Duration, environment::millis("SLIME_RPC_STREAM_PATIENCE_MS");
     }
 }
 
 group! {
-    /// How often an agent looks: for replies and requests, and whether its peers are alive.
+    /// How often an agent polls for replies and requests, and how often it checks that its peers
+    /// are alive.
     ///
-    /// A time that is not set comes from the environment, and otherwise is the default; [`Builder`](crate::Builder) has all of
-    /// them in one table.
+    /// The environment supplies a time that is not set, and otherwise a default applies;
+    /// [`Builder`](crate::Builder) has all of them in one table.
     ///
     /// ```
     /// use std::time::Duration;
@@ -156,14 +167,15 @@ group! {
     /// # let _ = builder;
     /// ```
     Polling {
-        /// How long a waiter polls before it sleeps. Zero: it sleeps at once.
+        /// How long a waiter polls before it sleeps; with zero it sleeps at once.
         busy_poll: Duration, environment::micros("SLIME_RPC_BUSY_POLL_US");
-        /// How often this agent sends a heartbeat to each native peer that it is connected with; half of the detection time if
-        /// not set.
+        /// How often this agent sends a heartbeat to each native peer that it is connected with; by
+        /// default half of the detection time.
         heartbeat: Duration, environment::millis("SLIME_RPC_HEARTBEAT_MS");
-        /// How long a native peer may send no heartbeat before it is [stalled](crate::PeerEvent::Stalled). The agent notices that
-        /// a peer is gone at once on shared memory, and on RDMA devices when the peer does not acknowledge the next heartbeat
-        /// within [`retry`](crate::Builder::retry).
+        /// How long a native peer may send no heartbeat before it is
+        /// [stalled](crate::PeerEvent::Stalled). The agent notices that a peer is gone at once on
+        /// shared memory; on RDMA devices it notices when the peer does not acknowledge the next
+        /// heartbeat within [`retry`](crate::Builder::retry).
         detection: Duration, environment::millis("SLIME_RPC_DETECTION_MS");
     }
 }
@@ -191,7 +203,7 @@ pub(crate) fn check_workers(threads: usize) -> Result<NonZeroUsize, AgentError> 
 }
 
 impl Limits {
-    /// The limits of what is encoded and decoded, if any is set. They are those of the process.
+    /// The codec limits of the process, if any of them is set.
     pub(crate) fn codec(&self) -> Result<CodecLimits, AgentError> {
         let current = CodecLimits::current();
         let limits = CodecLimits {
@@ -225,7 +237,8 @@ impl Limits {
         })
     }
 
-    /// The memory for messages beyond a slot of this shape. Limits that contradict themselves are refused.
+    /// The limits of the memory for messages beyond a slot of this shape. Contradictory limits are
+    /// refused.
     pub(crate) fn memory(&self, geometry: Geometry) -> Result<MemoryLimits, AgentError> {
         let defaults = MemoryLimits::default();
         let payload = self.max_payload.unwrap_or(defaults.payload);
@@ -249,7 +262,7 @@ impl Limits {
 }
 
 impl Timeouts {
-    /// Refuses times with which nothing could ever work.
+    /// Refuses timeouts with which nothing could ever work.
     pub(crate) fn check(&self) -> Result<(), AgentError> {
         let refused = [
             (
@@ -286,7 +299,7 @@ impl Timeouts {
 }
 
 impl Polling {
-    /// Refuses times that would keep cores busy, or take living peers for stalled.
+    /// Refuses times that would keep cores busy, or that would declare living peers stalled.
     pub(crate) fn check(&self) -> Result<(), AgentError> {
         if let Some(longest) = self.busy_poll.filter(|budget| *budget > MAX_BUSY_POLL) {
             let allowed = "waiters would keep their cores busy for more than 10 s after each call";
@@ -312,7 +325,8 @@ impl Polling {
         Ok(())
     }
 
-    /// How long a waiter polls. While the only core of a process polls, a peer on this host does not run.
+    /// How long a waiter polls. A process with a single core does not poll: a peer on this host
+    /// could not run meanwhile.
     pub(crate) fn before_sleep(&self) -> Duration {
         self.busy_poll
             .unwrap_or_else(|| match thread::available_parallelism() {
@@ -321,7 +335,7 @@ impl Polling {
             })
     }
 
-    /// How often to send heartbeats on links of this kind, and how long to do without.
+    /// How often to send heartbeats on links of this kind, and how long the peer's may stay away.
     pub(crate) fn heartbeats(&self, link: LinkType) -> HeartbeatTiming {
         let detection = self.detection.unwrap_or(match link {
             LinkType::Shm => DETECTION_SHM,
