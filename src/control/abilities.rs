@@ -1,9 +1,10 @@
-//! Whether a Redis can do, and lets its user do, what agents and servers need: asked at the start and told by name, instead of by
-//! whatever fails first, and when.
+//! Checks at the start that a Redis can do, and lets its user do, what agents and servers need, so
+//! that the error names what is missing instead of coming from whichever command fails first.
 
 use redis::{Cmd, Pipeline, Value, pipe};
 
-/// What is run, each on a key that nobody has, so that nothing comes of it. `*` stands for that key.
+/// The commands that are tried, each on a key that does not exist, so that they change nothing. `*`
+/// stands for that key.
 const COMMANDS: [&str; 29] = [
     "EVAL return(1) 3 * *2 *3",
     "EXISTS *",
@@ -24,7 +25,7 @@ const COMMANDS: [&str; 29] = [
     "BLPOP * 0.01",
     "XREVRANGE * + - COUNT 1",
     "XREAD COUNT 1 STREAMS * 0",
-    // These make the key, which goes at once.
+    // These commands create the key, which is deleted at once.
     "SET * value EX 60",
     "DEL *",
     "INCR *",
@@ -37,7 +38,7 @@ const COMMANDS: [&str; 29] = [
     "DEL *",
 ];
 
-/// Commands that show what cannot be done; nobody may have `key`.
+/// The commands that show what Redis cannot do. `key` must not exist.
 pub(crate) fn probe(key: &str) -> Pipeline {
     let mut probe = pipe();
     for command in COMMANDS {
@@ -51,7 +52,7 @@ pub(crate) fn probe(key: &str) -> Pipeline {
     probe
 }
 
-/// In words, what the answers to a [`probe`] show that cannot be done.
+/// Describes what Redis cannot do, from the answers to a [`probe`].
 pub(crate) fn lacking(answers: &[Value]) -> Option<String> {
     let mut denied: Vec<String> = Vec::new();
     for (command, answer) in COMMANDS.iter().zip(answers) {

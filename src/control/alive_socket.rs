@@ -1,6 +1,6 @@
-//! A socket that is bound for as long as this process is there, or one that was forked from it. That nobody has its name any
-//! more is proof, across the containers that share a network namespace, that the process has ended: the kernel frees the
-//! name, whatever killed the process.
+//! A socket that stays bound while this process, or one forked from it, is alive. The kernel frees
+//! its name when the process ends, whatever killed it; an unbound name therefore proves the end,
+//! also between containers that share a network namespace.
 
 use std::os::fd::OwnedFd;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use rustix::net::{
 
 use super::topology::network_of_thread;
 
-/// Put before random digits, and asked of the names that others publish.
+/// Prefix of the socket's name, before random digits; names that others publish must have it, too.
 const PREFIX: &str = "slimerpc-alive-";
 
 static BOUND: LazyLock<Option<Bound>> = LazyLock::new(Bound::new);
@@ -20,7 +20,7 @@ static BOUND: LazyLock<Option<Bound>> = LazyLock::new(Bound::new);
 struct Bound {
     _socket: OwnedFd,
     name: String,
-    /// The network namespace of the thread that has bound it.
+    /// The network namespace of the thread that bound the socket.
     network: String,
 }
 
@@ -43,14 +43,16 @@ impl Bound {
     }
 }
 
-/// The name of this process' socket, which it binds when it is first asked for; `None` if it has none in this network
-/// namespace: a process may move to another one, or some of its threads.
+/// Name of this process' socket in this network namespace, which the first call binds; `None` if
+/// the socket is bound in another namespace: a process, or some of its threads, may move to another
+/// one.
 pub(super) fn name_in(network: &str) -> Option<&'static str> {
     let bound = BOUND.as_ref()?;
     (bound.network == network).then_some(&*bound.name)
 }
 
-/// Whether nobody in this network namespace has the socket of this name. False if that cannot be told from this thread.
+/// Returns whether no process in this network namespace has bound this name. False if this thread
+/// cannot tell.
 pub(super) fn is_certainly_unbound(name: &str, network: &str) -> bool {
     if network != network_of_thread() {
         return false;
@@ -62,7 +64,7 @@ pub(super) fn is_certainly_unbound(name: &str, network: &str) -> bool {
         && socket().is_ok_and(|socket| connect(&socket, &address) == Err(Errno::CONNREFUSED))
 }
 
-/// Of datagrams: to connect takes up nothing at the other end.
+/// A datagram socket: connecting to one uses nothing at the other end.
 fn socket() -> rustix::io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)

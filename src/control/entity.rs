@@ -1,8 +1,8 @@
-//! What is registered to be found by others: entities of the control plane.
+//! Entities of the control plane, which their owners register to be found by others.
 
 use serde_json::Value;
 
-/// Longest id of an entity, in bytes. That of a service has an alias and a name in it.
+/// Longest id of an entity, in bytes. The id of a service contains an alias and a name.
 const LONGEST_ID: usize = 2048;
 
 /// Something that its owner registers so that others find it (`POST /register`), for as long as the owner is alive.
@@ -23,19 +23,20 @@ const LONGEST_ID: usize = 2048;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entity {
-    /// Tells it from all others in its scope.
+    /// Unique id in the scope.
     pub id: String,
-    /// What sort of thing it is; readers ask for one kind.
+    /// Kind of the entity; readers list one kind at a time.
     pub kind: String,
-    /// What its owner says about it.
+    /// What the owner publishes about it.
     pub metadata: Value,
 }
 
 impl Entity {
-    /// The `entity_type` of all of them, which is also that of DLSlime if one is not named.
+    /// The `entity_type` of every entity; DLSlime uses it too where none is named.
     pub const TYPE: &'static str = "service";
 
-    /// Reads what the server tells of an entity. Anybody may have registered it: nothing is taken for granted.
+    /// Reads the server's description of an entity. Any agent may have registered it, so every
+    /// field is checked.
     pub(super) fn read(mut info: Value) -> Result<Self, &'static str> {
         let text = |name: &str| info.get(name).and_then(Value::as_str).map(str::to_owned);
         if text("entity_type").is_some_and(|it| it != Self::TYPE) {
@@ -56,7 +57,7 @@ impl Entity {
     }
 }
 
-/// What happens to the entities of a kind.
+/// A change among the entities of a kind.
 ///
 /// ```no_run
 /// use futures_util::StreamExt;
@@ -74,13 +75,14 @@ impl Entity {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EntityEvent {
-    /// These are all there are; what else was known is gone. The first event, and whenever changes may have been missed.
+    /// The complete list, which replaces everything known before. It is the first event, and comes
+    /// again whenever changes may have been missed.
     All(Vec<Entity>),
-    /// One was registered, or registered anew, maybe with other metadata.
+    /// An entity was registered, or registered again, possibly with other metadata.
     Added(Entity),
-    /// One is gone.
+    /// An entity has gone.
     Removed {
-        /// Its id.
+        /// Id of the entity.
         id: String,
     },
 }

@@ -4,24 +4,25 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The control plane did not do what was asked.
+/// The control plane did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// The name belongs to a registered agent.
+    /// The alias belongs to a registered agent.
     #[error(
         "the alias `{alias}` is taken{}{}; choose another, or wait until the other agent has left: a crashed one keeps its \
          name for up to 60 s, for which the setting `take_over` waits", in_scope(.scope), by(.holder)
     )]
     AliasTaken {
-        /// The name asked for.
+        /// The alias that was requested.
         alias: String,
-        /// The scope it was asked for in; empty for none.
+        /// Scope of the request; empty for none.
         scope: String,
-        /// Who has it, in words; empty if that is not known.
+        /// Description of the agent that has the alias; empty if unknown.
         holder: String,
     },
-    /// The key of a record is that of another agent's record: `mr:w:0:x` is the record `0:x` of `w`, or `x` of `w:0`.
+    /// The record's key is also the key of another agent's record: `mr:w:0:x` is the record `0:x`
+    /// of `w`, or `x` of `w:0`.
     #[error(
         "the record `{key}` belongs to another agent: its alias and the name of its record make the same key as ours; \
          choose another name for the record, without `:`"
@@ -33,9 +34,9 @@ pub enum ControlError {
     /// NanoCtrl does not answer.
     #[error("NanoCtrl at {url} cannot be reached: {reason}. Is `nanoctrl start` running there?")]
     NanoCtrlUnreachable {
-        /// Its URL.
+        /// URL of the server.
         url: String,
-        /// What the HTTP client said.
+        /// What the HTTP client reported.
         reason: String,
     },
     /// Redis does not answer.
@@ -46,12 +47,12 @@ pub enum ControlError {
     RedisUnreachable {
         /// `host:port` of Redis.
         address: String,
-        /// Who named it: a NanoCtrl, or the setting `redis`.
+        /// The source of the address: a NanoCtrl, or the setting `redis`.
         named_by: String,
-        /// What the Redis client said.
+        /// What the Redis client reported.
         reason: String,
     },
-    /// Redis does not let us in, or not do what we need.
+    /// Redis refuses the login, or a command that agents need.
     #[error(
         "Redis at {address} does not let us in: {reason}. NanoCtrl tells nobody user and password; give them in \
          SLIME_RPC_REDIS_URL or as the setting `redis`: redis://user:password@"
@@ -59,7 +60,7 @@ pub enum ControlError {
     RedisLogin {
         /// `host:port` of Redis.
         address: String,
-        /// What it said.
+        /// What Redis answered.
         reason: String,
     },
     /// Redis answered with an error (it is read-only, is out of memory, ...).
@@ -67,41 +68,41 @@ pub enum ControlError {
     RedisRefused {
         /// `host:port` of Redis.
         address: String,
-        /// What it said.
+        /// What Redis answered.
         reason: String,
     },
-    /// Redis cannot do, or does not let its user do, what agents need.
+    /// Redis lacks a command that agents need, or denies it to its user.
     #[error("Redis at {address} cannot be used: {lacking}")]
     RedisUnfit {
         /// `host:port` of Redis.
         address: String,
-        /// What it lacks, by name.
+        /// Names of what is missing.
         lacking: String,
     },
-    /// NanoCtrl answers only those who bring its token.
+    /// NanoCtrl requires its bearer token.
     #[error("NanoCtrl at {url} {}", token_advice(*.is_given))]
     Unauthorized {
-        /// Its URL.
+        /// URL of the server.
         url: String,
-        /// Whether a token was brought, which was the wrong one then.
+        /// Whether the request had a token, which then was the wrong one.
         is_given: bool,
     },
     /// NanoCtrl answered with an error.
     #[error("NanoCtrl at {url} answered {path} with {status}: {body}")]
     Refused {
-        /// Its URL.
+        /// URL of the server.
         url: String,
-        /// The route.
+        /// Path of the request.
         path: String,
         /// HTTP status.
         status: u16,
-        /// Beginning of the body.
+        /// Beginning of the response body.
         body: String,
     },
-    /// Something that should be JSON of a known shape is not.
+    /// An answer or record is not JSON of the expected form.
     #[error("{what} is malformed: {reason}")]
     Malformed {
-        /// Which answer or record.
+        /// Name of the answer or record.
         what: String,
         /// What is wrong with it.
         reason: String,
@@ -109,25 +110,25 @@ pub enum ControlError {
     /// A call took longer than its timeout.
     #[error("{what} was not answered within {after:?}")]
     Timeout {
-        /// What was asked of whom.
+        /// The request, and the server it went to.
         what: String,
         /// The timeout.
         after: Duration,
     },
-    /// An alias or scope that cannot be used, and why.
+    /// An alias or scope is not usable.
     #[error("`{name}` cannot be used as {what}: {reason}")]
     BadName {
-        /// The text given.
+        /// The name that was given.
         name: String,
         /// `alias` or `scope`.
         what: &'static str,
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// A secret setting that cannot be used, and why. What was given is not repeated.
+    /// A secret setting is not usable. The error does not repeat its value.
     #[error("the {what} cannot be used: {reason}")]
     BadSetting {
-        /// Which one.
+        /// Name of the setting.
         what: &'static str,
         /// What is wrong with it.
         reason: String,
@@ -135,15 +136,16 @@ pub enum ControlError {
     /// The agent is not registered, or has left.
     #[error("not registered")]
     NotRegistered,
-    /// An error of another process, as it travelled: its text.
+    /// An error that another process returned; only its text travels.
     #[error("{message}")]
     Elsewhere {
-        /// The text.
+        /// Text of the original error.
         message: String,
     },
 }
 
-/// As text: what it holds means something where it was made only.
+/// Serializes the error as text, because its fields mean nothing outside the process that made
+/// them.
 impl Serialize for ControlError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

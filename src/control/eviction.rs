@@ -1,12 +1,13 @@
-//! Whether Redis removes keys by itself when its memory is full.
+//! Detects a Redis that evicts keys when its memory is full.
 
 use redis::Value;
 
-/// The commands that tell, in the order of trying: a Redis of a cloud refuses some of them.
+/// The commands that return the policy, in the order of trying: a managed Redis refuses some of
+/// them.
 pub(crate) const QUESTIONS: [&[&str]; 2] =
     [&["INFO", "memory"], &["CONFIG", "GET", "maxmemory-policy"]];
 
-/// An answer as text; that to `CONFIG GET` is a list.
+/// Converts an answer to text; the answer to `CONFIG GET` is a list.
 pub(crate) fn text(answer: Value) -> String {
     match answer {
         Value::Array(items) => {
@@ -25,7 +26,8 @@ pub(crate) fn text(answer: Value) -> String {
     }
 }
 
-/// The policy in the answer to one of the [`QUESTIONS`], if it removes keys that are in use.
+/// The eviction policy in the answer to one of the [`QUESTIONS`], if it evicts keys that are in
+/// use.
 pub(crate) fn policy(answer: &str) -> Option<&str> {
     let mut words = answer.split([':', '\r', '\n']);
     words.find(|word| matches!(*word, "maxmemory_policy" | "maxmemory-policy"))?;
@@ -33,7 +35,7 @@ pub(crate) fn policy(answer: &str) -> Option<&str> {
     (policy != "noeviction").then_some(policy)
 }
 
-/// Says what a policy means for agents.
+/// Warns what a policy means for agents.
 pub(crate) fn warn(redis: &str, policy: &str) {
     tracing::warn!(
         redis,

@@ -1,6 +1,6 @@
-//! Errors by which a Redis says that it is not, or not now, the one to ask. After a failover a connection to the former master
-//! stays open: it answers, and refuses to write. So the connection is dropped, and another one, to the same address, reaches
-//! whoever is the master now.
+//! Errors that show that a Redis is not the master, or not yet ready. After a failover the
+//! connection to the former master stays open: it answers, but refuses to write. Such a connection
+//! is dropped, and the next one, to the same address, reaches the present master.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind, Value, aio::Con
 
 use crate::backoff::Backoff;
 
-/// Between attempts to reach a Redis that can be written to.
+/// Pauses between attempts to reach a Redis that accepts writes.
 pub(crate) const BACKOFF: Backoff =
     Backoff::doubling(Duration::from_millis(50), Duration::from_millis(500));
 
-/// What a Redis says, in whatever answer, that another one may not say, or it may not say a little later.
+/// Error codes that another Redis, or the same one a little later, may not return.
 const CODES: [&str; 10] = [
     "READONLY",
     "LOADING",
@@ -26,19 +26,20 @@ const CODES: [&str; 10] = [
     "MISCONF",
 ];
 
-/// Whether another connection, now or a little later, may find a Redis that does what was asked.
+/// Returns whether a new connection, now or a little later, may find a Redis that does what was
+/// asked.
 pub(crate) fn is_passing(error: &RedisError) -> bool {
     says(error, &CODES)
 }
 
-/// Whether a connection is of no use any more: it is broken, it leads to a Redis that is not the one to ask, or that does not
-/// know who we are, as it has been started again.
+/// Returns whether a connection is useless: it is broken, it leads to a Redis that is not the
+/// master, or Redis was restarted and no longer knows the login.
 pub(crate) fn is_of_no_use(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || is_passing(error) || says(error, &["NOAUTH"])
 }
 
-/// Whether a Redis answered with one of these codes, to a command or to one within a script: older ones pass on the code of that
-/// in the text of an error of their own.
+/// Returns whether Redis answered with one of these codes, to a command or to one within a script.
+/// Older versions pass on the inner code in the text of the script's own error.
 pub(crate) fn says(error: &RedisError, codes: &[&str]) -> bool {
     if error.code().is_some_and(|code| codes.contains(&code)) {
         return true;
@@ -54,8 +55,8 @@ pub(crate) fn says(error: &RedisError, codes: &[&str]) -> bool {
         })
 }
 
-/// Refuses a Redis that is the replica of another: what is written there is lost, if it can be written at all. One that does not
-/// let us ask is taken for a master.
+/// Refuses a Redis that is a replica: writes to it fail or are lost. A Redis that does not let its
+/// user ask for the role is taken for a master.
 pub(crate) async fn check_master(connection: &mut impl ConnectionLike) -> RedisResult<()> {
     let role = redis::cmd("ROLE").query_async::<Value>(connection).await;
     let role = match role {

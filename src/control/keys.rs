@@ -1,9 +1,12 @@
-//! Names of the Redis keys, shared by agents and server: those of DLSlime 0.1.23, and those of our indexes.
+//! Names of the Redis keys that agents and the server share: those of DLSlime 0.1.23, and those of
+//! this project's indexes.
 //!
-//! DLSlime glues scope, kind and names with `:`, and finds keys by pattern. The indexes tell what there is without looking
-//! at keys of others. Their names contain no `:`, so no scope, alias or entity spells one.
+//! DLSlime joins scope, kind and names with `:`, and finds keys by pattern. The indexes list what
+//! exists without a scan over unrelated keys. Their names contain no `:`, so no scope, alias or
+//! entity can produce one.
 
-/// Parts of keys that tell what a key is. A scope with one of them between its colons spells keys of another scope.
+/// Parts of keys that name their kind. A scope that contains one of them between colons would
+/// produce keys of another scope.
 pub(crate) const KINDS: [&str; 10] = [
     "agent",
     "exchange",
@@ -17,14 +20,14 @@ pub(crate) const KINDS: [&str; 10] = [
     "stream",
 ];
 
-/// Builds keys for one scope: `<scope>:` in front of everything, nothing for the empty scope.
+/// Builds the keys of one scope: the prefix `<scope>:`, or no prefix for the empty scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Keys {
     scope: String,
 }
 
 impl Keys {
-    /// Keys of `scope`; empty for none.
+    /// Makes the keys of `scope`; empty for none.
     ///
     /// ```
     /// use slimerpc::control::keys::Keys;
@@ -37,12 +40,12 @@ impl Keys {
         }
     }
 
-    /// The scope.
+    /// The scope of these keys.
     pub fn scope(&self) -> &str {
         &self.scope
     }
 
-    /// `name` in this scope.
+    /// The key `name` in this scope.
     pub fn scoped(&self, name: &str) -> String {
         if self.scope.is_empty() {
             name.to_owned()
@@ -61,12 +64,12 @@ impl Keys {
         self.scoped(&format!("stream:{alias}"))
     }
 
-    /// Peers that an agent wants to be connected with.
+    /// Set of peers that an agent wants to be connected with.
     pub fn topology(&self, alias: &str) -> String {
         self.scoped(&format!("spec:topology:{alias}"))
     }
 
-    /// A published record of an agent.
+    /// A record that an agent has published.
     pub fn region(&self, alias: &str, name: &str) -> String {
         self.scoped(&format!("mr:{alias}:{name}"))
     }
@@ -81,12 +84,12 @@ impl Keys {
         keys
     }
 
-    /// Counter from which names of agents are generated.
+    /// Counter that generated aliases are made from.
     pub fn agent_counter(&self) -> String {
         self.scoped("agent_name_counter")
     }
 
-    /// Old record of the connection between two agents; nobody writes it any more but peers of long ago.
+    /// Old record of the connection between two agents, which only old peers still write.
     pub fn exchange(&self, from: &str, to: &str) -> String {
         self.scoped(&format!("exchange:{from}:{to}"))
     }
@@ -126,12 +129,12 @@ impl Keys {
         format!("nanoctrl/records/{}/{}", self.index_name(), escape(alias))
     }
 
-    /// The scope as it stands in the names of indexes.
+    /// The scope as the names of indexes contain it.
     pub(crate) fn index_name(&self) -> String {
         escape(&self.scope)
     }
 
-    /// The scope whose [`index_name`](Self::index_name) this is.
+    /// The keys of the scope that has this [`index_name`](Self::index_name).
     #[cfg(any(test, feature = "server"))]
     pub(crate) fn from_index_name(name: &str) -> Self {
         Self::new(
@@ -141,8 +144,8 @@ impl Keys {
         )
     }
 
-    /// The indexes of all other aliases that may call the record at `key` theirs: `mr:w:0:x` is the record `0:x` of `w`,
-    /// or `x` of `w:0`.
+    /// The indexes of all other aliases that may own the record at `key`: `mr:w:0:x` is the record
+    /// `0:x` of `w`, or `x` of `w:0`.
     pub(crate) fn rival_records(&self, key: &str, alias: &str) -> Vec<String> {
         let rest = key.strip_prefix(&self.scoped("mr:")).unwrap_or_default();
         let owners = rest.match_indices(':').map(|(at, _)| &rest[..at]);
@@ -153,7 +156,7 @@ impl Keys {
     }
 }
 
-/// `name` without `:` and `/`.
+/// `name` with `:` and `/` escaped.
 fn escape(name: &str) -> String {
     name.replace('%', "%25")
         .replace('/', "%2F")

@@ -1,16 +1,17 @@
-//! How long what an agent has in Redis outlives it.
+//! How long the keys of an agent in Redis outlive it.
 
-/// Lease of what a native agent renews with each heartbeat, in seconds; DLSlime has the same for registrations.
+/// Lease in seconds of keys that a native agent renews with each heartbeat. DLSlime uses the same
+/// for registrations.
 pub(crate) const NATIVE: u32 = 60;
 
-/// Lease of what belongs to an agent of DLSlime. It does not publish again what was lost, so it has to survive an outage of the
-/// server, which renews it.
+/// Lease in seconds of keys that belong to a DLSlime agent. It does not publish lost keys again, so
+/// they must survive an outage of the server, which renews them.
 pub(crate) const FOREIGN: u32 = 3600;
 
-/// Lease of what is for an agent that is not registered, or not yet.
+/// Lease in seconds of keys for an agent that is not registered, or not yet.
 pub(crate) const UNKNOWN: u32 = 600;
 
-/// `body` behind the functions of `lease.lua`.
+/// Prefixes `body` with the functions of `lease.lua`.
 pub(crate) fn script(body: &str) -> String {
     let functions = include_str!("lease.lua");
     format!("local NATIVE, FOREIGN, UNKNOWN = {NATIVE}, {FOREIGN}, {UNKNOWN}\n{functions}\n{body}")

@@ -1,4 +1,4 @@
-//! The life of an agent in the control plane: new, registered, gone. Shared by both implementations.
+//! The stages of an agent in the control plane: new, registered, gone. Both implementations use it.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::ControlError;
 
-/// Where the agent is in its life; it only ever moves forwards.
+/// The stage of an agent, which only ever moves forwards.
 #[derive(Debug)]
 enum Stage<T> {
     New,
@@ -14,17 +14,18 @@ enum Stage<T> {
     Left,
 }
 
-/// The stage of one agent, and waiting for the next one. `T` is what is known once registered.
+/// The stage of one agent, with ways to wait for the next one. `T` is what is known once it is
+/// registered.
 #[derive(Debug)]
 pub(super) struct Life<T>(watch::Sender<Stage<T>>);
 
 impl<T> Life<T> {
-    /// A life that has not begun.
+    /// An agent that has not registered.
     pub(super) fn new() -> Self {
         Self(watch::Sender::new(Stage::New))
     }
 
-    /// Whether the agent may register: it never has.
+    /// Returns whether the agent has never registered, so that it may.
     pub(super) fn is_new(&self) -> bool {
         matches!(*self.0.borrow(), Stage::New)
     }
@@ -37,7 +38,7 @@ impl<T> Life<T> {
         }
     }
 
-    /// From new to registered; says whether that was the stage.
+    /// Moves from new to registered; returns whether the agent was new.
     pub(super) fn begin(&self, what: Arc<T>) -> bool {
         self.0.send_if_modified(|stage| {
             let is_new = matches!(stage, Stage::New);
@@ -48,7 +49,7 @@ impl<T> Life<T> {
         })
     }
 
-    /// From any stage to gone; gives back what the agent was registered with.
+    /// Moves from any stage to gone; returns what the agent was registered with.
     pub(super) fn end(&self) -> Option<Arc<T>> {
         match self.0.send_replace(Stage::Left) {
             Stage::Registered(what) => Some(what),

@@ -1,4 +1,4 @@
-//! The control plane of one process: no server, nothing installed.
+//! The control plane inside one process, without a server.
 
 use std::sync::{Arc, LazyLock, Weak};
 
@@ -20,12 +20,13 @@ use super::{
 /// The scopes in use, by name.
 static TOWNS: LazyLock<DashMap<String, Weak<Registry>>> = LazyLock::new(DashMap::new);
 
-/// Joins agents of one process without NanoCtrl and Redis, with the same semantics: names are unique in a
-/// scope, mail waits for a peer that is not up yet, peers are told when one leaves.
+/// A control plane for the agents of one process. It has the semantics of NanoCtrl and Redis: names
+/// are unique in a scope, mail waits for a peer that is not up yet, and peers are told when one
+/// leaves.
 ///
-/// A scope lives as long as some `Local` of it does. Dropping a registered `Local` without
-/// [`clean_up`](Control::clean_up) is like a crash, except that the name is free at once: its records and
-/// mail are gone and nobody is told.
+/// A scope exists as long as some `Local` of it does. Dropping a registered `Local` without
+/// [`clean_up`](Control::clean_up) is like a crash, except that the name is free at once: its
+/// records and mail are gone and no peer is told.
 ///
 /// ```
 /// use slimerpc::control::{Control, Local, Registration};
@@ -44,7 +45,7 @@ pub struct Local {
     life: Arc<Life<LocalIdentity>>,
 }
 
-/// What a registered agent has: its name and its mailbox.
+/// The name and the mailbox of a registered agent.
 #[derive(Debug)]
 struct LocalIdentity {
     alias: String,
@@ -52,7 +53,7 @@ struct LocalIdentity {
 }
 
 impl Local {
-    /// An agent-to-be in `scope` (empty for none) of this process.
+    /// Makes an agent, not registered yet, in `scope` (empty for none) of this process.
     pub fn new(scope: impl Into<String>) -> Self {
         let scope = scope.into();
         Self {
@@ -62,7 +63,7 @@ impl Local {
         }
     }
 
-    /// Registers with a registry, under the wanted or a generated name.
+    /// Registers with a registry, under the requested or a generated name.
     fn register(&self, registration: Registration) -> Result<LocalIdentity, ControlError> {
         let wanted = registration.alias.clone();
         let agent = RegisteredAgent::new(registration);
@@ -82,7 +83,7 @@ impl Local {
     }
 }
 
-/// The registry of a scope, founded if there is none.
+/// The registry of a scope; made if there is none.
 fn registry(scope: &str) -> Arc<Registry> {
     TOWNS.retain(|_, registry| registry.strong_count() > 0);
     let mut entry = TOWNS.entry(scope.to_owned()).or_default();
@@ -162,7 +163,7 @@ impl Control for Local {
         let home = self.life.current()?;
         let id = entity.id.clone();
         self.registry.services.publish(&home.alias, entity);
-        // If we left meanwhile, the others have been taken down already.
+        // If this agent has left meanwhile, its entities were removed before this one was added.
         if self.life.current().is_err() {
             self.registry.services.take_down(&id);
         }

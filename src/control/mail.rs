@@ -1,18 +1,19 @@
-//! Messages between agents, by way of the control plane.
+//! Messages that agents exchange through the control plane.
 
 use std::collections::BTreeMap;
 
-/// A message for another agent: flat text fields, as a Redis stream entry is.
+/// A message for another agent: flat text fields, like a Redis stream entry.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mail {
-    /// The field `type`: `connect_peer`, `qp_ready` or one of our own. Readers skip unknown ones.
+    /// The field `type`: `connect_peer`, `qp_ready` or a type of this project. Readers skip unknown
+    /// ones.
     pub kind: String,
-    /// The other fields, `peer` (the sender's alias) among them.
+    /// The other fields; `peer` is the sender's alias.
     pub fields: BTreeMap<String, String>,
 }
 
 impl Mail {
-    /// Mail of `kind` without fields.
+    /// Makes mail of `kind` without fields.
     ///
     /// ```
     /// use slimerpc::control::Mail;
@@ -33,25 +34,25 @@ impl Mail {
         self
     }
 
-    /// The sender, if the mail names one.
+    /// Alias of the sender, if the mail names one.
     pub fn peer(&self) -> Option<&str> {
         self.get("peer")
     }
 
-    /// A field.
+    /// The value of a field.
     pub fn get(&self, field: &str) -> Option<&str> {
         self.fields.get(field).map(String::as_str)
     }
 }
 
-/// What arrives in a mailbox.
+/// An event in a mailbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailEvent {
-    /// Mail from a peer or the server.
+    /// Mail from a peer or from the server.
     Mail(Mail),
     /// A peer has left cleanly (the `cleanup` event of the inbox list).
     Left {
-        /// Its alias.
+        /// Alias of the peer.
         peer: String,
     },
 }

@@ -1,8 +1,9 @@
-//! What an agent says to the control plane: registration, heartbeats, topology, mail between peers, the records of
-//! memory regions, and the entities by which others find what it serves.
+//! An agent's access to the control plane: registration, heartbeats, topology, mail between peers,
+//! the records of memory regions, and the entities through which others find its services.
 //!
-//! One trait, [`Control`], and two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or `dlslime-ctrl`)
-//! server and to the Redis beside it; [`Local`] needs neither and joins agents of one process.
+//! The trait [`Control`] has two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or
+//! `dlslime-ctrl`) server and to the Redis beside it; [`Local`] needs neither and connects agents
+//! of one process.
 
 pub(crate) mod abilities;
 mod alive_socket;
@@ -42,70 +43,73 @@ pub use record::{PeerRecord, Registration};
 pub use secret::Secret;
 pub use service_record::ServiceRecord;
 
-/// An agent's view of the control plane. One value serves one agent: it registers once, and after
-/// [`clean_up`](Self::clean_up) it is used up. Before and after, every method that asks the control plane for
-/// something fails with [`ControlError::NotRegistered`].
+/// An agent's view of the control plane. One value serves one agent: it registers once, and ends
+/// with [`clean_up`](Self::clean_up). Before the registration and after the end, every method that
+/// asks the control plane for something fails with [`ControlError::NotRegistered`].
 ///
-/// An agent whose registration expired while it was away, and whose name another took, is nobody from then on (FENCE-1): what it
-/// does under that name fails with [`ControlError::AliasTaken`] and changes nothing. It registers again when the name is free.
+/// An agent whose registration expired while it was away, and whose name another agent took, has
+/// lost its identity (FENCE-1): its operations fail with [`ControlError::AliasTaken`] and change
+/// nothing. It registers again when the name is free.
 ///
-/// Every method may be called while others are in progress. None panics or hangs: each ends within the
-/// bounds that the implementation states.
+/// Every method may be called while others are in progress. No method panics or hangs: each ends
+/// within the bounds that the implementation states.
 #[async_trait]
 pub trait Control: Send + Sync + 'static {
-    /// Registers under `registration.alias`, or under a generated name, and gives back the name. If the alias belongs
-    /// to a process of this host that has ended without leaving, it is taken over: what that left is removed, its mail
-    /// too, and its peers are told.
-    /// Records and clean-up events that an earlier life of the name left behind are removed once the name
-    /// is ours. Its mail is not: peers that came up before us have written to us already, and we cannot
-    /// tell theirs from older mail.
+    /// Registers under `registration.alias`, or under a generated name, and returns the name. An
+    /// alias of a process of this host that has ended without leaving is taken over: its records
+    /// and mail are removed and its peers are told. Records and clean-up events that an earlier
+    /// incarnation of the name left are removed once the name is registered. Its mail stays: peers
+    /// that came up first have already written, and their mail cannot be told from older mail.
     ///
     /// # Errors
     /// [`ControlError::AliasTaken`], also when this value is registered already;
-    /// [`ControlError::BadName`]; [`ControlError::NotRegistered`] after [`clean_up`](Self::clean_up); or the
-    /// control plane is out of reach.
+    /// [`ControlError::BadName`]; [`ControlError::NotRegistered`] after
+    /// [`clean_up`](Self::clean_up); or an error if the control plane is out of reach.
     async fn register(&self, registration: Registration) -> Result<String, ControlError>;
 
-    /// Keeps the registration and our entities alive; to be called every 15 s. When the control plane has forgotten us,
-    /// this registers again under the same name and publishes topology, records and entities anew. After an outage
-    /// [`NanoCtrl`] does so by itself, as soon as it can.
+    /// Keeps the registration and the entities alive; call it every 15 s. If the control plane has
+    /// lost the registration, this registers again under the same name and publishes topology,
+    /// records and entities anew. After an outage [`NanoCtrl`] does so itself, as soon as it can.
     ///
     /// # Errors
-    /// The control plane is out of reach, or somebody else took the name.
+    /// The control plane is out of reach, or another agent took the name.
     async fn heartbeat(&self) -> Result<(), ControlError>;
 
-    /// Declares the peers that we want to be connected with, replacing the previous declaration. They are
-    /// told when we leave, and we when they do. For each, `connect_peer` comes into our own mailbox.
+    /// Declares the peers that this agent wants to be connected with, in place of the previous
+    /// declaration. The peers are told when this agent leaves, and this agent when they do. For
+    /// each peer, `connect_peer` arrives in this agent's own mailbox.
     ///
     /// # Errors
     /// The control plane is out of reach.
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError>;
 
-    /// What is known of a registered peer; `None` if nobody has that name.
+    /// Looks up a registered peer; `None` if no agent has that name.
     ///
     /// # Errors
     /// The control plane is out of reach.
     async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError>;
 
-    /// Puts `mail` into a peer's mailbox; it waits there if the peer is not up yet.
+    /// Sends `mail` to a peer; it waits there if the peer is not up yet.
     ///
     /// # Errors
     /// The control plane is out of reach.
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError>;
 
-    /// Our own mailbox, from its beginning; may be asked for before registering. Ends only when
-    /// [`clean_up`](Self::clean_up) was called; outages are waited out inside. To be read by one reader:
-    /// each [`MailEvent::Left`] goes to one of several. Mail arrives at least once, in order per sender; a
-    /// reader must expect `connect_peer` for peers that it is connected with.
+    /// Reads this agent's mailbox from its beginning; it may be opened before registering. The
+    /// stream waits through outages and ends only after [`clean_up`](Self::clean_up). Use one
+    /// reader: each [`MailEvent::Left`] goes to one of several. Mail arrives at least once, in
+    /// order per sender; a reader must expect `connect_peer` for peers that it is connected with.
     fn mailbox(&self) -> BoxStream<'static, MailEvent>;
 
-    /// Publishes a JSON record under our name: `mr:<alias>:<name>`. Republished whenever we re-register.
+    /// Publishes a JSON record under this agent's name: `mr:<alias>:<name>`. It is published again
+    /// with every new registration.
     ///
     /// # Errors
-    /// The control plane is out of reach. The record is remembered all the same, until it is withdrawn.
+    /// The control plane is out of reach. The record is remembered nevertheless, until it is
+    /// withdrawn.
     async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError>;
 
-    /// Withdraws a record.
+    /// Withdraws a record of this agent.
     ///
     /// # Errors
     /// The control plane is out of reach.
@@ -117,37 +121,41 @@ pub trait Control: Send + Sync + 'static {
     /// The control plane is out of reach, or the record is not JSON.
     async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError>;
 
-    /// Registers an entity, in place of the one of its id. [`heartbeat`](Self::heartbeat) keeps it alive, and registers
-    /// it again when the control plane has forgotten it, until it is [retracted](Self::retract).
+    /// Registers an entity, in place of the one with its id. [`heartbeat`](Self::heartbeat) keeps
+    /// it alive, and registers it again if the control plane has lost it, until it is
+    /// [retracted](Self::retract).
     ///
     /// # Errors
-    /// The control plane is out of reach, or keeps no entities. The entity is remembered all the same.
+    /// The control plane is out of reach, or keeps no entities. The entity is remembered
+    /// nevertheless.
     async fn advertise(&self, entity: Entity) -> Result<(), ControlError>;
 
-    /// Removes an entity. Does nothing if there is none of that id.
+    /// Removes an entity. Does nothing if there is none with that id.
     ///
     /// # Errors
     /// The control plane is out of reach; then the entity is removed when it expires.
     async fn retract(&self, id: &str) -> Result<(), ControlError>;
 
-    /// The live entities of a kind, in any order. What is registered there but no entity is skipped with a warning.
+    /// Lists the live entities of a kind, in any order. A malformed entry is skipped with a
+    /// warning.
     ///
     /// # Errors
     /// The control plane is out of reach, or keeps no entities.
     async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError>;
 
-    /// The live entities of a kind, and what happens to them. Ends only when [`clean_up`](Self::clean_up) was called;
-    /// outages are waited out inside, and end with an [`EntityEvent::All`]. An entity whose owner died is removed when it
-    /// expires. To be read promptly: what was not read yet is kept.
+    /// Follows the live entities of a kind: the list, and then changes. The stream waits through
+    /// outages, reports an [`EntityEvent::All`] after each, and ends only after
+    /// [`clean_up`](Self::clean_up). An entity whose owner died is removed when it expires. Read it
+    /// promptly: unread events are kept.
     fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent>;
 
-    /// Leaves: removes everything of ours, tells the peers, ends [`mailbox`](Self::mailbox). Does nothing if we
-    /// have left already.
+    /// Leaves: removes everything of this agent, tells its peers, and ends
+    /// [`mailbox`](Self::mailbox). Does nothing if the agent has left already.
     ///
     /// # Errors
-    /// The control plane is out of reach; what could be removed has been.
+    /// The control plane is out of reach; whatever could be removed is removed.
     async fn clean_up(&self) -> Result<(), ControlError>;
 
-    /// The control plane in words, for messages: a URL, or `this process`.
+    /// Describes the control plane, for messages: a URL, or `this process`.
     fn describe(&self) -> String;
 }

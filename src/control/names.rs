@@ -1,4 +1,4 @@
-//! Which aliases and scopes can be used.
+//! Checks aliases and scopes.
 
 use super::{ControlError, keys::KINDS};
 
@@ -28,8 +28,8 @@ pub(crate) fn check_scope(name: &str) -> Result<(), ControlError> {
     Ok(())
 }
 
-/// What neither may contain: `/` breaks the topology URL, and the server puts names unescaped into the
-/// patterns that it deletes keys by.
+/// Refuses characters that break names: `/` breaks the topology URL, and the server puts names
+/// unescaped into the patterns that it deletes keys by.
 fn check(name: &str, what: &'static str) -> Result<(), ControlError> {
     if name.len() > LONGEST {
         let start: String = name.chars().take(32).collect();

@@ -53,34 +53,36 @@ use super::{
 };
 use crate::backoff::Backoff;
 
-/// Who polls less often than that would notice for hours neither a lost connection nor the end of an entity.
+/// Longest polling interval: with a longer one an agent would notice neither a lost connection nor
+/// the end of an entity for hours.
 const LONGEST_POLL: Duration = Duration::from_secs(3600);
-/// Between attempts to register.
+/// Pauses between attempts to register.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2));
 
-/// How long giving a name back may take.
+/// How long returning a name may take.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// The field beside a process that says which life of an agent published it: a server of DLSlime tells no other.
+/// Field beside the description of the process that holds the incarnation of the agent: a server of
+/// DLSlime passes on no other.
 const MARK: &str = "attempt";
 
-/// A registration that has been accepted.
+/// A registration that the server has accepted.
 struct Joined {
     answer: Registered,
-    /// It was taken from a process that has ended.
+    /// Whether it was taken over from a process that has ended.
     is_taken_over: bool,
 }
 
-/// What became of a try to free an alias.
+/// The result of an attempt to free an alias.
 enum Eviction {
     Done,
-    /// Somebody else has freed it meanwhile, and maybe taken it.
+    /// Another agent has freed the alias meanwhile, and may have taken it.
     Overtaken,
-    /// It may be in use, by whom this says.
+    /// The alias may be in use; the text says by whom.
     Refused(String),
 }
 
-/// Makes a registration known to be of this life, if it describes the process.
+/// Marks a registration with this incarnation, if it describes the process.
 fn mark(registration: &mut Registration, incarnation: &str) {
     let resource = registration.resource.as_mut();
     if let Some(Value::Object(process)) = resource.and_then(|it| it.get_mut("slime")) {
@@ -88,18 +90,20 @@ fn mark(registration: &mut Registration, incarnation: &str) {
     }
 }
 
-/// Talks HTTP to a NanoCtrl server, and to Redis at the address that the server names.
+/// A control plane that talks HTTP to a NanoCtrl server, and to the Redis that the server names.
 ///
-/// Bounds: [`register`](Control::register) ends within the register timeout (10 s), and a second more at most to give the name
-/// back when Redis fails. Every other method ends within
-/// a few request timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
-/// commands per polling interval (5 s), some 25 per heartbeat, and one per record or entity and heartbeat; one that watches
-/// entities, three more per polling interval. What others keep in that Redis costs nothing: no key is looked for.
+/// Bounds: [`register`](Control::register) ends within the register timeout (10 s), plus at most a
+/// second to return the name when Redis fails. Every other method ends within a few request
+/// timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
+/// commands per polling interval (5 s), some 25 per heartbeat, and one per record or entity and
+/// heartbeat; an agent that watches entities costs three more per polling interval. Unrelated keys
+/// in that Redis cost nothing, because no key is searched for.
 ///
-/// All that an agent has in Redis has a time to live of a minute, which heartbeats renew. So nothing stays of one that is killed;
-/// and what Redis loses or removes is there again after the next heartbeat, mail excepted.
+/// Everything that an agent has in Redis has a time to live of a minute, which heartbeats renew. An
+/// agent that is killed therefore leaves nothing behind, and what Redis loses or evicts is restored
+/// with the next heartbeat, mail excepted.
 ///
-/// Must be used within a tokio runtime.
+/// It must be used within a tokio runtime.
 ///
 /// ```no_run
 /// use slimerpc::control::{Control, NanoCtrl, Registration};
@@ -123,13 +127,13 @@ pub struct NanoCtrl {
     poll_interval: Duration,
     life: Arc<Life<Session>>,
     renewal: Arc<renewal::RenewalState>,
-    /// What brings us back after an outage; ends with us.
+    /// The task that registers again after an outage; it ends with this value.
     recovery: Mutex<JoinSet<()>>,
 }
 
 impl NanoCtrl {
-    /// An agent-to-be in `scope` (empty for none) of the server at `url`; `http://` is put in front of a URL
-    /// without scheme. Nothing is connected yet.
+    /// Makes an agent, not registered yet, in `scope` (empty for none) of the server at `url`; a
+    /// URL without scheme gets `http://`. Nothing is connected yet.
     ///
     /// # Errors
     /// [`ControlError::Malformed`] if the URL cannot be used.
@@ -147,24 +151,27 @@ impl NanoCtrl {
         })
     }
 
-    /// How long registering may take; it is tried again while the server is out of reach. Default 10 s.
+    /// Sets how long registering may take, including attempts while the server is out of reach.
+    /// Default 10 s.
     #[must_use]
     pub fn register_timeout(mut self, timeout: Duration) -> Self {
         self.register_timeout = timeout;
         self
     }
 
-    /// How long one HTTP request or Redis command may take, connecting included. Default 5 s.
+    /// Sets how long one HTTP request or Redis command may take, including the connection. Default
+    /// 5 s.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.http.timeout = timeout;
         self
     }
 
-    /// Brings this bearer token with every request. A server that was started without one takes no notice of it.
+    /// Sends this bearer token with every request. A server that was started without one ignores
+    /// it.
     ///
     /// # Errors
-    /// [`ControlError::BadSetting`] if it cannot be sent in a header.
+    /// [`ControlError::BadSetting`] if a header cannot carry the token.
     pub fn token(mut self, token: impl Into<Secret>) -> Result<Self, ControlError> {
         let token = token.into();
         token
@@ -177,12 +184,13 @@ impl NanoCtrl {
         Ok(self)
     }
 
-    /// How to log in to Redis, which the server tells nobody: `redis://[[user]:password@][host[:port]][/database]`, or
-    /// `rediss://` for TLS (cargo feature `tls`). Without a host Redis is where the server says; with one it is there.
-    /// Characters that mean something in a URL are percent-encoded.
+    /// Sets how to log in to Redis, because the server does not pass on credentials:
+    /// `redis://[[user]:password@][host[:port]][/database]`, or `rediss://` for TLS (cargo feature
+    /// `tls`). A URL without a host uses the address that the server names; a URL with a host
+    /// replaces it. Characters that have a meaning in a URL are percent-encoded.
     ///
-    /// With TLS, Redis must show a certificate for that host from somebody whom this system trusts, or, if `SSL_CERT_FILE`
-    /// names a PEM file, from one of those in there.
+    /// With TLS, Redis must present a certificate for that host from an authority that this system
+    /// trusts, or, if `SSL_CERT_FILE` names a PEM file, from one in that file.
     ///
     /// ```
     /// # use slimerpc::control::{ControlError, NanoCtrl};
@@ -193,22 +201,23 @@ impl NanoCtrl {
     /// ```
     ///
     /// # Errors
-    /// [`ControlError::BadSetting`] if it is no such URL.
+    /// [`ControlError::BadSetting`] if the text is not such a URL.
     pub fn redis(mut self, url: impl Into<Secret>) -> Result<Self, ControlError> {
         self.access = Access::parse(&url.into())?;
         Ok(self)
     }
 
-    /// How long a blocking read of the mailbox waits, in whole seconds: 1 at least, and an hour at most. It delays nothing, but
-    /// each interval costs two Redis commands. It is also how late those who watch entities may notice that one has
-    /// expired. Default 5 s.
+    /// Sets how long a blocking read of the mailbox waits, in whole seconds from 1 to 3600. It
+    /// delays no mail, but each interval costs two Redis commands. Watchers of entities may notice
+    /// an expired one that much later. Default 5 s.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.poll_interval = interval.clamp(Duration::from_secs(1), LONGEST_POLL);
         self
     }
 
-    /// Registers, trying again for as long as the server is out of reach or in trouble. `failed` is why the last attempt did.
+    /// Registers, and repeats while the server is out of reach or in trouble. `failed` is why the
+    /// last attempt failed.
     async fn join(
         &self,
         registration: &mut Registration,
@@ -267,8 +276,8 @@ impl NanoCtrl {
         }
     }
 
-    /// Frees an alias if whoever has it is proved to have ended, or is this attempt to register: one that was not answered in
-    /// time may have been carried out.
+    /// Frees an alias if its owner is proved to have ended, or is an earlier attempt of this
+    /// registration that was carried out but not answered in time.
     async fn evict(&self, alias: &str, incarnation: &str) -> Result<Eviction, ControlError> {
         let Some(holder) = self.http.holder(alias).await? else {
             return Ok(Eviction::Refused(String::new()));
@@ -289,14 +298,15 @@ impl NanoCtrl {
                 "the process that had this alias has ended without leaving; taking it over"
             );
         }
-        // Others may wait for this name, too: what one of them has registered since we looked stays.
+        // Others may wait for this name, too: a registration that one of them has made since the
+        // check stays.
         match self.http.clean_up(alias, life.as_deref()).await? {
             true => Ok(Eviction::Done),
             false => Ok(Eviction::Overtaken),
         }
     }
 
-    /// Joins, and makes that a session. `name` is what we are registered as meanwhile.
+    /// Joins, and makes a session of the registration. `name` is set to the alias meanwhile.
     async fn begin(
         &self,
         mut registration: Registration,
@@ -314,7 +324,8 @@ impl NanoCtrl {
         Ok(session)
     }
 
-    /// Turns the server's answer into a session: Redis is reached, stale keys are gone, our hash is written.
+    /// Makes a session of the server's answer: Redis is reached, stale keys are deleted, and this
+    /// agent's hash is written.
     async fn settle(
         &self,
         answer: Registered,
@@ -339,7 +350,7 @@ impl NanoCtrl {
         Ok(Arc::new(session))
     }
 
-    /// Gives a name back that could not be used after all.
+    /// Returns a name that turned out to be unusable.
     async fn give_back(&self, alias: &str, incarnation: &str) {
         match timeout(GIVE_BACK, self.http.clean_up(alias, Some(incarnation))).await {
             Ok(Ok(_)) => {}
@@ -358,13 +369,14 @@ impl NanoCtrl {
         }
     }
 
-    /// Removes what is ours. `reached` says whether Redis can be reached.
+    /// Removes this agent's keys. `reached` says whether Redis can be reached.
     async fn leave(
         &self,
         session: &Session,
         reached: Result<(), ControlError>,
     ) -> Result<(), ControlError> {
-        // Our own keys go first: once the server has freed the name, they may be the next one's.
+        // This agent's keys go first: once the server has freed the name, they may belong to the
+        // next owner.
         let deleted = match reached {
             Ok(()) => session.vacate().await,
             Err(error) => Err(error),

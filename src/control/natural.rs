@@ -1,4 +1,4 @@
-//! The order in which people count: `worker:2` before `worker:10`.
+//! Natural order of names: `worker:2` before `worker:10`.
 
 use std::cmp::Ordering;
 

@@ -1,7 +1,8 @@
-//! Which process an agent is, as it publishes it, so that others on its host can prove that it has ended.
+//! How an agent publishes which process it is, so that others on its host can prove that it has
+//! ended.
 //!
-//! Only a proof counts: a process that cannot be seen from here (of another user under `hidepid`, of another container, under
-//! a `/proc` that belongs to somebody else) is neither gone nor known to live.
+//! Only a proof counts: a process that cannot be seen from here (of another user under `hidepid`,
+//! of another container, under a foreign `/proc`) is neither gone nor known to live.
 
 use std::path::Path;
 
@@ -17,7 +18,7 @@ use super::{
 /// Where processes are listed.
 const PROC: &str = "/proc";
 
-/// This process.
+/// Describes this process.
 pub(super) fn this() -> Value {
     let network = network();
     json!({
@@ -32,11 +33,13 @@ pub(super) fn this() -> Value {
     })
 }
 
-/// Whether a process that published `described` is proved to have ended. False if that cannot be known from here: it ran on
-/// another host, under an earlier boot, or in a container into which we cannot look.
+/// Returns whether the process that published `described` is proved to have ended. False if that
+/// cannot be known from here: it ran on another host, under an earlier boot, or in a container into
+/// which this process cannot look.
 ///
-/// Numbers of namespaces are used again once a namespace is gone. That harms no proof: if the process lived, its namespace
-/// would be there, so the namespace of that number, which is ours, would be its own.
+/// The kernel reuses numbers of namespaces once a namespace is gone. That harms no proof: if the
+/// process lived, its namespace would exist, so the namespace of that number, which is this one,
+/// would be its own.
 pub(super) fn is_gone(described: &Value) -> bool {
     let is_same = |name: &str, ours: String| text(described, name) == Some(ours.as_str());
     if !is_same("boot_id", boot_id()) {
@@ -56,7 +59,7 @@ pub(super) fn is_gone(described: &Value) -> bool {
         {
             match started {
                 _ if stat.has_ended => return true,
-                // It lives or does not, whatever has become of its socket.
+                // The process list is proof enough, whatever has become of the socket.
                 Some(started) => return started != stat.started,
                 None => {}
             }
@@ -68,7 +71,7 @@ pub(super) fn is_gone(described: &Value) -> bool {
     }
 }
 
-/// In words, who published `described` and why it is not known whether that process has ended.
+/// Describes the process that published `described`, and why it is not known whether it has ended.
 pub(super) fn explain(described: &Value) -> String {
     let pid = match described.get("pid").and_then(Value::as_u64) {
         Some(pid) => format!("process {pid}"),
@@ -85,7 +88,7 @@ pub(super) fn explain(described: &Value) -> String {
     format!("{pid} on this host, which is not proved to have ended")
 }
 
-/// Kernels before 5.6 have none, and so one clock for all.
+/// Kernels before 5.6 have no time namespaces, and so one clock for all.
 fn time_namespace() -> String {
     match Path::new(PROC).join("self/ns/time").exists() {
         true => namespace("time"),
@@ -102,23 +105,23 @@ fn pid(described: &Value) -> Option<Pid> {
     Pid::from_raw(i32::try_from(number).ok()?)
 }
 
-/// Whether `proc` lists the processes of our own namespace, by their numbers there.
+/// Returns whether `proc` lists the processes of this namespace, by their numbers there.
 fn is_ours(proc: &Path) -> bool {
     let own = std::fs::read_link(proc.join("self"));
     own.is_ok_and(|own| own.as_os_str() == getpid().as_raw_nonzero().to_string().as_str())
 }
 
-/// What `/proc/<pid>/stat` says.
+/// The contents of `/proc/<pid>/stat`.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     /// Clock ticks since the boot.
     started: u64,
-    /// All its threads have ended; only its parent does not know yet.
+    /// All threads of the process have ended; only its parent has not reaped it.
     has_ended: bool,
 }
 
 impl Stat {
-    /// `None` if there is no process of that number, or it may not be seen.
+    /// Reads the status; `None` if there is no such process, or it is not visible.
     fn read(proc: &Path, pid: &str) -> Option<Self> {
         let stat = std::fs::read_to_string(proc.join(pid).join("stat")).ok()?;
         // The name, in parentheses, may contain anything. After it come the fields from the third on.

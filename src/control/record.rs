@@ -1,4 +1,4 @@
-//! Records that the control plane keeps.
+//! Records that the control plane keeps about agents.
 
 use serde_json::Value;
 
@@ -7,53 +7,55 @@ use super::{process, topology};
 /// What an agent registers with (`POST /start_peer_agent`).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Registration {
-    /// The name wanted; `None` for a generated one.
+    /// The alias that is requested; `None` for a generated one.
     pub alias: Option<String>,
-    /// Host name or IP by which peers may know us.
+    /// Host name or IP address under which peers may know this agent.
     pub address: String,
-    /// First usable device, where there is one.
+    /// The first usable device, if there is one.
     pub device: Option<String>,
-    /// Its port.
+    /// Port of that device.
     pub ib_port: Option<u32>,
-    /// Its link type in DLSlime's spelling (`RoCE`, `IB`).
+    /// Link type of that device in DLSlime's spelling (`RoCE`, `IB`).
     pub link_type: Option<String>,
-    /// Local topology.
+    /// Topology of this host.
     pub resource: Option<Value>,
 }
 
-/// What is known of a registered agent.
+/// A registered agent.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct PeerRecord {
-    /// Its name.
+    /// Alias of the agent.
     pub alias: String,
-    /// Host name or IP.
+    /// Host name or IP address of the agent.
     pub address: String,
-    /// Device, if it named one.
+    /// Device of the agent, if it named one.
     pub device: Option<String>,
     /// Port of the device.
     pub ib_port: Option<u32>,
-    /// Link type as it wrote it.
+    /// Link type as the agent wrote it.
     pub link_type: Option<String>,
-    /// Its topology.
+    /// Topology of the agent's host.
     pub resource: Option<Value>,
 }
 
 impl PeerRecord {
-    /// Whether the agent is this crate's. DLSlime publishes no `slime` in its topology.
+    /// Returns whether the agent uses this crate: DLSlime publishes no `slime` in its topology.
     pub fn is_native(&self) -> bool {
         let resource = self.resource.as_ref();
         resource.is_some_and(|resource| resource.get("slime").is_some())
     }
 
-    /// Whether it was in a process that has ended without leaving. False if that cannot be known from here.
+    /// Returns whether the agent's process is proved to have ended without leaving. False if that
+    /// cannot be known from here.
     pub fn is_gone(&self) -> bool {
         let resource = self.resource.as_ref();
         let process = resource.and_then(|resource| resource.get("slime"));
         process.is_some_and(process::is_gone)
     }
 
-    /// The device that a DLSlime agent would choose for a link of this type on this port: the first of its NICs that
-    /// is not out of order and whose port is active; without a topology, the device it registered with.
+    /// The device that a DLSlime agent would choose for a link of this type on this port: the first
+    /// of its NICs that is in order and whose port is active; without a topology, the device it
+    /// registered with.
     ///
     /// ```
     /// use serde_json::json;

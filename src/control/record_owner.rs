@@ -1,4 +1,4 @@
-//! Who a record says that it belongs to.
+//! Reads the owner of a record.
 
 use serde::Deserialize;
 

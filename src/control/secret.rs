@@ -1,4 +1,4 @@
-//! Texts that must not be told by accident.
+//! Texts that must not be shown by accident.
 
 /// A bearer token, or a URL with credentials in it. `Debug` does not show it.
 ///
@@ -10,12 +10,12 @@
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, for those who have to say it to somebody entitled.
+    /// The text itself, for the code that sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
-    /// What keeps it from being a bearer token: such a one stands in an HTTP header.
+    /// Checks that a header can carry the text as a bearer token.
     pub(crate) fn check_token(&self) -> Result<(), &'static str> {
         if self.0.is_empty() {
             return Err("it is empty");

@@ -1,4 +1,4 @@
-//! What an agent tells of a service that it serves to everybody.
+//! What an agent publishes of a service that accepts any caller.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -9,8 +9,8 @@ use super::{Entity, names::check_alias, process, topology::boot_id};
 
 /// A service as it is registered, in the metadata of an [`Entity`] of the kind [`KIND`](Self::KIND).
 ///
-/// It says what a caller has to know to choose among several. What it needs to connect (geometry, devices) stands in the
-/// record of the agent, which is read when it does.
+/// The record contains what a caller needs to choose among several services. What it needs to
+/// connect (geometry, devices) stands in the agent's record, which is read then.
 ///
 /// ```
 /// use slimerpc::control::ServiceRecord;
@@ -34,19 +34,20 @@ use super::{Entity, names::check_alias, process, topology::boot_id};
 pub struct ServiceRecord {
     /// Alias of the agent that serves it.
     pub alias: String,
-    /// The life of that agent; in hexadecimal, as not every reader of JSON knows integers of 64 bits.
+    /// Incarnation of that agent; in JSON hexadecimal text, because not every reader knows 64-bit
+    /// integers.
     #[serde(with = "hexadecimal")]
     pub incarnation: u64,
-    /// The name that it is served under.
+    /// Name under which the service is served.
     #[serde(rename = "service", deserialize_with = "names::name")]
     pub name: String,
     /// The service's own name.
     #[serde(rename = "type", deserialize_with = "names::name")]
     pub type_name: String,
-    /// Names of its methods; a method's number is its place.
+    /// Names of its methods; a method's number is its index.
     #[serde(deserialize_with = "names::names")]
     pub methods: Vec<String>,
-    /// For each of them, the types that it takes and gives back. Earlier releases register none.
+    /// The types that each method takes and returns. Earlier releases register none.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -65,15 +66,15 @@ pub struct ServiceRecord {
 }
 
 impl ServiceRecord {
-    /// The kind of their entities.
+    /// The kind of entities that hold such records.
     pub const KIND: &'static str = "rpc-worker";
 
-    /// This process, for [`process`](Self::process).
+    /// Describes this process, for [`process`](Self::process).
     pub fn this_process() -> Value {
         process::this()
     }
 
-    /// An entity with this record.
+    /// Makes an entity with this record.
     pub fn entity(&self, id: impl Into<String>) -> Entity {
         Entity {
             id: id.into(),
@@ -82,10 +83,10 @@ impl ServiceRecord {
         }
     }
 
-    /// Reads the record of an entity. Anybody may have registered it: nothing is taken for granted.
+    /// Reads the record of an entity. Any agent may have registered it, so every field is checked.
     ///
     /// # Errors
-    /// Why it is none, in words.
+    /// A text that says what is wrong with the record.
     pub fn read(entity: &Entity) -> Result<Self, String> {
         if entity.kind != Self::KIND {
             return Err("it is of another kind".to_owned());
@@ -98,13 +99,14 @@ impl ServiceRecord {
         Ok(record)
     }
 
-    /// Whether it is served on this host.
+    /// Returns whether the service is on this host.
     pub fn is_on_this_host(&self) -> bool {
         let theirs = self.process.get("boot_id").and_then(Value::as_str);
         theirs.is_some_and(|theirs| theirs == boot_id())
     }
 
-    /// Whether the process that served it has ended without leaving. False if that cannot be known from here.
+    /// Returns whether the process that served it is proved to have ended without leaving. False if
+    /// that cannot be known from here.
     pub fn is_gone(&self) -> bool {
         process::is_gone(&self.process)
     }

@@ -1,4 +1,4 @@
-//! What this host has: RDMA devices and where it is, in DLSlime's schema.
+//! The RDMA devices of this host, in DLSlime's schema.
 
 use std::{
     ffi::OsStr,
@@ -26,7 +26,7 @@ use crate::unique::unique;
 /// Where the kernel lists RDMA devices.
 const SYSFS: &str = "/sys/class/infiniband";
 
-/// How long a server may take to accept the connection from which our address is read.
+/// How long a server may take to accept the connection from which the local address is read.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
 /// Environment variable that limits the devices used. DLSlime honours it too, and understands names separated by commas.
@@ -43,7 +43,7 @@ const VISIBLE_DEVICES: &str = "SLIME_VISIBLE_DEVICES";
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Topology {
-    /// RDMA devices, sorted by name.
+    /// The RDMA devices, sorted by name.
     pub nics: Vec<Nic>,
 }
 
@@ -51,19 +51,20 @@ impl Topology {
     /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set and not empty. A host without
     /// RDMA has no devices; that is no error.
     ///
-    /// The variable takes names as NCCL and UCX take them: `mlx5_0,mlx5_1`, also with blanks between; `mlx5_0:1` is a port;
-    /// `mlx5` and `mlx5_*` are all that begin so, `=mlx5_1` is exactly that one, `^mlx5_0` all but that one. What names
-    /// nothing is logged as a warning.
+    /// The variable takes names as NCCL and UCX do: `mlx5_0,mlx5_1`, also with blanks between;
+    /// `mlx5_0:1` is a port; `mlx5` and `mlx5_*` are all that begin so, `=mlx5_1` is exactly that
+    /// one, `^mlx5_0` all but that one. A name that matches nothing is logged as a warning.
     pub fn of_host() -> Self {
-        // While there are descriptors: an agent without it would be taken for one on another host.
+        // Read the boot id while there are descriptors: an agent without it would be taken for one
+        // on another host.
         boot_id();
         let visible = std::env::var_os(VISIBLE_DEVICES);
         let visible = visible.as_deref().map(OsStr::to_string_lossy);
         Self::read(Path::new(SYSFS), visible.as_deref())
     }
 
-    /// Reads the devices listed in the directory `sysfs`, limited to those that `visible` names, if it names any, as
-    /// [`of_host`](Self::of_host) says.
+    /// Reads the devices in the directory `sysfs`, limited to those that `visible` names, if any,
+    /// as [`of_host`](Self::of_host) describes.
     pub fn read(sysfs: &Path, visible: Option<&str>) -> Self {
         let nics = entries(sysfs).into_iter();
         let mut nics: Vec<Nic> = nics
@@ -85,7 +86,7 @@ impl Topology {
         Self { nics }
     }
 
-    /// Puts the device `name` in front, if there is one of that name: DLSlime peers connect with the first.
+    /// Puts the device `name` first, if it exists: DLSlime peers connect with the first.
     #[must_use]
     pub fn preferring(mut self, name: &str) -> Self {
         let preferred = self.named(name).map(|(nic, _)| nic.name.clone());
@@ -94,8 +95,8 @@ impl Topology {
         self
     }
 
-    /// The device `name`, and its port if that is named too: `mlx5_0:1`. Upper and lower case are the same if there is none of
-    /// exactly this name.
+    /// Finds the device `name`, with its port if the name has one: `mlx5_0:1`. Case is ignored if
+    /// no device has exactly this name.
     pub fn named(&self, name: &str) -> Option<(&Nic, Option<u32>)> {
         let (name, port) = split_port(name.trim());
         let exactly = |nic: &&Nic| nic.name == name;
@@ -112,8 +113,9 @@ impl Topology {
             .find_map(|nic| Some((nic, nic.first_usable()?)))
     }
 
-    /// What to register with: the first usable device, and the topology as JSON. `address` is where peers may
-    /// know us; empty for the address that this host has towards NanoCtrl.
+    /// Makes a registration from the first usable device and the topology as JSON. `address` is
+    /// where peers may know this agent; if empty, it is the address that this host uses towards
+    /// NanoCtrl.
     pub fn registration(&self, alias: Option<&str>, address: &str) -> Registration {
         let usable = self.first_usable();
         Registration {
@@ -126,9 +128,10 @@ impl Topology {
         }
     }
 
-    /// The topology as DLSlime publishes it, and under `slime`, which DLSlime ignores, what tells peers
-    /// whether they share our host and whether we still run: boot id, user and process. The shared-memory fabric is listed there
-    /// too, as DLSlime would take it for an RDMA device elsewhere. An empty `address` becomes the host name.
+    /// The topology in DLSlime's form. Under `slime`, which DLSlime ignores, it holds what shows
+    /// peers whether they share the host and whether this process runs: boot id, user and process.
+    /// The shared-memory fabric is listed there too, because DLSlime would take it for an RDMA
+    /// device elsewhere. An empty `address` becomes the host name.
     pub fn to_json(&self, address: &str) -> Value {
         let hostname = attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
         let address = if address.is_empty() {
@@ -154,9 +157,10 @@ impl Topology {
     }
 }
 
-/// The address that this host uses towards a server; `None` if that cannot be told within a second. It is that of a connection,
-/// to whichever of the server's addresses answers first; while none does, the one from which this host would try to reach the
-/// first that it has a route to. A peer on the server's own host thus gets a loopback address if it used one itself.
+/// Finds the address that this host uses towards a server; `None` if that takes longer than a
+/// second. It is the local address of a connection, to whichever of the server's addresses answers
+/// first; while none does, the address from which this host would try the first one that it has a
+/// route to. A peer on the server's own host gets a loopback address if it used one itself.
 pub async fn address_towards(host: &str, port: u16) -> Option<String> {
     let find = async {
         let all: Vec<_> = lookup_host((host, port)).await.ok()?.collect();
@@ -173,7 +177,7 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
         }
         for to in all {
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
-            // Nothing is sent.
+            // Connecting a UDP socket sends nothing.
             if let Ok(socket) = UdpSocket::bind(any).await
                 && socket.connect(to).await.is_ok()
             {
@@ -186,8 +190,8 @@ pub async fn address_towards(host: &str, port: u16) -> Option<String> {
     found.map(|own| own.ip().to_canonical().to_string())
 }
 
-/// Identifies this boot of this kernel: two processes with the same one share the host. Where it cannot be read, only this
-/// process has the one that is given, so nobody else is taken to be on this host.
+/// Identifies this boot of this kernel: two processes with the same id share the host. If it cannot
+/// be read, this process gets an id that no other has, so no peer is taken to be on this host.
 pub fn boot_id() -> String {
     static READ: OnceLock<String> = OnceLock::new();
     if let Some(read) = READ.get() {
@@ -195,13 +199,13 @@ pub fn boot_id() -> String {
     }
     match attribute(Path::new("/proc/sys/kernel/random/boot_id")) {
         Some(read) if !read.is_empty() => READ.get_or_init(|| read).clone(),
-        // Not for good: a process may have no descriptor left for the moment.
+        // Do not cache the failure: a process may have no descriptor left for the moment.
         _ => unknown(),
     }
 }
 
-/// Identifies the network namespace: abstract sockets, by which shared memory is handed over, do not cross it. Where it cannot
-/// be read, only this process has the one that is given.
+/// Identifies the network namespace: abstract sockets, which hand over shared memory, do not cross
+/// it. If it cannot be read, this process gets an id that no other has.
 pub fn network() -> String {
     namespace("net")
 }
@@ -223,13 +227,14 @@ fn namespace_at(folder: &str, kind: &str) -> String {
     }
 }
 
-/// In place of what cannot be known: equal to itself in this process, and to nothing that another has.
+/// Stands for what cannot be known: equal to itself in this process, and to no other process'
+/// value.
 fn unknown() -> String {
     static PROCESS: LazyLock<u64> = LazyLock::new(unique);
     format!("unknown:{:016x}", *PROCESS)
 }
 
-/// The user that this process acts as.
+/// The effective user id of this process.
 pub fn uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }

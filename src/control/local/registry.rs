@@ -1,4 +1,4 @@
-//! What the agents of one scope know of each other.
+//! The agents of one scope and what they know of each other.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use super::service_directory::ServiceDirectory;
 use crate::control::{Mail, MailEvent, PeerRecord, Registration};
 
-/// Most events kept in a mailbox; like the server's streams, older ones are dropped.
+/// Most events that a mailbox keeps; like the server's streams, it drops older ones.
 const MAILBOX_CAPACITY: usize = 1000;
 
-/// Agents, mailboxes of agents and of peers not up yet, and what agents have advertised.
+/// Agents, mailboxes (also of peers that are not up yet), and the entities that agents have
+/// advertised.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
     inner: Mutex<RegistryState>,
@@ -56,7 +57,8 @@ impl RegisteredAgent {
 }
 
 impl Registry {
-    /// Takes in an agent under the wanted or a generated name; the name taken is the error.
+    /// Registers an agent under the requested or a generated name; if the name is taken, it is the
+    /// error.
     pub(super) fn register(
         &self,
         wanted: Option<String>,
@@ -73,7 +75,7 @@ impl Registry {
         Ok((alias, mail))
     }
 
-    /// Removes an agent and what is theirs, and tells the peers, whose names are given back.
+    /// Removes an agent and its entries, tells its peers, and returns their names.
     pub(super) fn unregister(&self, alias: &str) -> Vec<String> {
         self.services.take_down_all(alias);
         let mut inner = self.lock();
@@ -97,13 +99,14 @@ impl Registry {
         peers
     }
 
-    /// Removes an agent and what is theirs, telling nobody.
+    /// Removes an agent and its entries without telling its peers.
     pub(super) fn unregister_silently(&self, alias: &str) {
         self.services.take_down_all(alias);
         self.lock().remove(alias);
     }
 
-    /// Declares the peers that `alias` wants, and asks it by mail to connect to each, as the server does.
+    /// Declares the peers that `alias` wants, and sends it `connect_peer` mail for each, as the
+    /// server does.
     pub(super) fn declare(&self, alias: &str, peers: &[String]) {
         let mut inner = self.lock();
         if let Some(agent) = inner.agents.get_mut(alias) {
@@ -115,12 +118,12 @@ impl Registry {
         }
     }
 
-    /// What is known of an agent.
+    /// Looks up an agent.
     pub(super) fn agent(&self, alias: &str) -> Option<PeerRecord> {
         self.lock().agents.get(alias).map(|it| it.record.clone())
     }
 
-    /// Puts an event into a mailbox, of an agent or of a peer not up yet.
+    /// Adds an event to a mailbox, of an agent or of a peer that is not up yet.
     pub(super) fn post(&self, alias: &str, event: MailEvent) {
         self.lock().mail(alias).push(event);
     }
@@ -139,7 +142,7 @@ impl Registry {
         }
     }
 
-    /// A record of an agent.
+    /// Looks up a record of an agent.
     pub(super) fn lookup(&self, alias: &str, name: &str) -> Option<Value> {
         self.lock().agents.get(alias)?.records.get(name).cloned()
     }
@@ -151,7 +154,7 @@ impl Registry {
 }
 
 impl RegistryState {
-    /// `agent-<n>` in hexadecimal, as the server counts; names already in use are passed over.
+    /// Generates `agent-<n>` with a hexadecimal number, as the server does, and skips names in use.
     fn generate_name(&mut self) -> String {
         loop {
             self.names_given += 1;
@@ -181,17 +184,17 @@ fn connect_peer(peer: &str) -> Mail {
         .with("timestamp", now.as_secs_f64().to_string())
 }
 
-/// A mailbox: a log that every reader reads from its beginning.
+/// A mailbox: a log that every reader reads from the beginning.
 #[derive(Debug)]
 pub(super) struct MailLog {
     log: Mutex<Log>,
-    /// Events ever pushed.
+    /// Number of events ever added.
     pushed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Log {
-    /// Number of the first event kept.
+    /// Number of the oldest event that is kept.
     first: u64,
     events: VecDeque<MailEvent>,
 }
@@ -217,7 +220,7 @@ impl MailLog {
         self.pushed.send_modify(|count| *count += 1);
     }
 
-    /// The event numbered `at`, or the first kept after it, with its number.
+    /// The event numbered `at`, or the oldest one kept after it, with its number.
     fn get(&self, at: u64) -> Option<(u64, MailEvent)> {
         let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let at = at.max(log.first);
@@ -225,7 +228,7 @@ impl MailLog {
         Some((at, log.events.get(index)?.clone()))
     }
 
-    /// All events, kept and to come.
+    /// A stream of all events, those kept and those to come.
     pub(super) fn read(self: Arc<Self>) -> impl Stream<Item = MailEvent> + Send {
         let pushed = self.pushed.subscribe();
         stream::unfold((self, pushed, 0), |(log, mut pushed, at)| async move {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::control::{Entity, EntityEvent};
 
-/// What the agents of a registry have advertised, by id.
+/// The entities that the agents of a registry have advertised, by id.
 #[derive(Debug, Default)]
 pub(super) struct ServiceDirectory(watch::Sender<BTreeMap<String, AdvertisedService>>);
 
@@ -19,7 +19,7 @@ struct AdvertisedService {
 }
 
 impl ServiceDirectory {
-    /// Publishes an entity of an agent, in place of the one of its id.
+    /// Publishes an entity of an agent, in place of the one with its id.
     pub(super) fn publish(&self, owner: &str, entity: Entity) {
         let owner = owner.to_owned();
         self.0.send_modify(|services| {
@@ -27,13 +27,13 @@ impl ServiceDirectory {
         });
     }
 
-    /// Takes down an entity.
+    /// Removes an entity.
     pub(super) fn take_down(&self, id: &str) {
         self.0
             .send_if_modified(|services| services.remove(id).is_some());
     }
 
-    /// Takes down all entities of an agent who is gone.
+    /// Removes all entities of an agent that is gone.
     pub(super) fn take_down_all(&self, owner: &str) {
         self.0.send_if_modified(|services| {
             let before = services.len();
@@ -47,7 +47,8 @@ impl ServiceDirectory {
         of_kind(&self.0.borrow(), kind)
     }
 
-    /// The entities of a kind, now and after each change. Changes that follow each other at once are seen as one.
+    /// A stream of the entities of a kind: now, and after each change. Changes in quick succession
+    /// are merged.
     pub(super) fn watch(&self, kind: String) -> impl Stream<Item = EntityEvent> + Send + use<> {
         let mut services = self.0.subscribe();
         services.mark_changed();

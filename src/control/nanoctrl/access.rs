@@ -1,4 +1,4 @@
-//! How to log in to Redis, which NanoCtrl tells nobody.
+//! How to log in to Redis, which NanoCtrl does not pass on.
 
 use redis::{
     Client, ConnectionAddr, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo, RedisResult,
@@ -7,14 +7,14 @@ use redis::{
 use super::address::Address;
 use crate::control::{ControlError, Secret};
 
-/// Stands for the host while a URL that leaves it out is read (RFC 2606: nobody is called so).
+/// Stands for the host while a URL without one is parsed (RFC 2606 reserves this name).
 const LEFT_OUT: &str = "left-out.invalid";
 
-/// What we know of Redis beyond what NanoCtrl tells: who we are there, the database, whether to use TLS, and maybe
-/// where it is.
+/// What is known of Redis beyond what NanoCtrl says: the login, the database, whether to use TLS,
+/// and possibly the address.
 #[derive(Clone, Default)]
 pub(super) struct Access {
-    /// Where it is, whatever NanoCtrl says.
+    /// The address that replaces the one of NanoCtrl.
     pub(super) address: Option<Address>,
     is_tls: bool,
     login: RedisConnectionInfo,
@@ -40,7 +40,7 @@ impl Access {
         let (login, host) = authority.split_at(host_at);
         let given = (!host.is_empty()).then_some(host);
         let whole = format!("redis://{login}{}{path}", given.unwrap_or(LEFT_OUT));
-        // The errors of this do not repeat what they are about.
+        // The errors of this parser do not repeat their input.
         let read = whole.into_connection_info();
         let info = read.map_err(|error| refused(error.to_string()))?;
         let address = match info.addr() {
@@ -65,7 +65,7 @@ impl Access {
     }
 }
 
-/// Neither user nor password.
+/// Shows neither user nor password.
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Access")

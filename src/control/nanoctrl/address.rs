@@ -1,4 +1,4 @@
-//! Where Redis is.
+//! The address of Redis.
 
 use redis::ConnectionAddr;
 
@@ -25,8 +25,8 @@ impl Address {
         }
     }
 
-    /// Reads `host:port`. DLSlime's server passes on what it was started with, so a `redis://` in front and
-    /// a missing port are understood; what we could not honour is refused.
+    /// Reads `host:port`. DLSlime's server passes on the address it was started with, so a leading
+    /// `redis://` and a missing port are accepted; parts that cannot be honoured are refused.
     pub(super) fn parse(text: &str) -> Result<Self, ControlError> {
         split(text)
             .filter(|(host, port)| is_host(host) && *port != 0)
@@ -34,7 +34,7 @@ impl Address {
             .ok_or_else(|| refused(text))
     }
 
-    /// The address as what is connected to, with TLS or without.
+    /// The address in the client's form, with TLS or without.
     pub(super) fn within(&self, is_tls: bool) -> ConnectionAddr {
         let (host, port) = (self.host.clone(), self.port);
         match is_tls {

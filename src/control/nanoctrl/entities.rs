@@ -1,4 +1,4 @@
-//! Our entities: registering them, keeping them alive, removing them.
+//! This agent's entities: registering them, keeping them alive, removing them.
 
 use futures_util::future::join_all;
 use redis::pipe;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{NanoCtrl, renewal::Renewal, session::Session};
 use crate::control::{ControlError, Entity, PeerRecord, lease, names::check_scope};
 
-/// Renews the leases of entities, and says of each whether it is there.
+/// Renews the leases of entities, and returns for each whether it exists.
 const RENEW: &str = "local there, found = {}, {} \
                      for i = 3, #KEYS do \
                      there[i - 2] = redis.call('EXPIRE', KEYS[i], NATIVE) \
@@ -17,7 +17,8 @@ const RENEW: &str = "local there, found = {}, {} \
                      prolong(KEYS[2]) return there";
 
 impl NanoCtrl {
-    /// The live entities of a kind, without being registered; see [`Control::entities`](crate::control::Control::entities).
+    /// Lists the live entities of a kind; this value need not be registered. See
+    /// [`Control::entities`](crate::control::Control::entities).
     ///
     /// ```no_run
     /// use slimerpc::control::{NanoCtrl, ServiceRecord};
@@ -34,7 +35,7 @@ impl NanoCtrl {
         self.http.entities(kind).await
     }
 
-    /// The registered agents, in any order, without being registered.
+    /// Lists the registered agents, in any order; this value need not be registered.
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), slimerpc::control::ControlError> {
@@ -52,10 +53,12 @@ impl NanoCtrl {
         self.http.agents().await
     }
 
-    /// The scopes in which something is registered, the empty one among them if something is without.
+    /// Lists the scopes in which something is registered, including the empty one if something is
+    /// registered without a scope.
     ///
     /// # Errors
-    /// The server is out of reach, or keeps no such list, as that of DLSlime: [`ControlError::Refused`] with 404.
+    /// The server is out of reach, or keeps no such list, as DLSlime's server:
+    /// [`ControlError::Refused`] with 404.
     pub async fn list_scopes(&self) -> Result<Vec<String>, ControlError> {
         self.http.scopes().await
     }
@@ -92,7 +95,8 @@ impl NanoCtrl {
         self.http.unregister_entity(id, &session.incarnation).await
     }
 
-    /// Removes all our entities, as we leave. Those that the server cannot be told of go without an event.
+    /// Removes all entities of this agent when it leaves. Entities that the server cannot be told
+    /// of are removed without an event.
     pub(super) async fn remove_entities(&self, session: &Session) -> Result<(), ControlError> {
         let mut entities = std::mem::take(&mut session.published().entities);
         let ids: Vec<String> = entities.keys().cloned().collect();
@@ -122,8 +126,8 @@ impl NanoCtrl {
 }
 
 impl Renewal {
-    /// Keeps our entities alive, which takes one round trip however many there are, and registers those again that
-    /// have been forgotten.
+    /// Keeps the entities alive in one round trip, however many they are, and registers lost ones
+    /// again.
     pub(super) async fn renew_entities(&self, session: &Session) -> Result<(), ControlError> {
         let entities = session.published().entities.clone();
         if entities.is_empty() {
@@ -147,7 +151,8 @@ impl Renewal {
             }
             match self.register_entity(session, entity).await {
                 Ok(()) => tracing::debug!(id = entity.id, "entity registered again"),
-                // There is nothing to be kept alive, which is no reason to call the registration of the agent lost.
+                // There are no entities to keep alive, so an error here says nothing about the
+                // registration of the agent.
                 Err(error) if keeps_no_entities(&error) => tracing::debug!(%error, "no entities"),
                 Err(error) => return Err(error),
             }
@@ -161,7 +166,8 @@ impl Renewal {
         entity: &Entity,
     ) -> Result<(), ControlError> {
         self.http.register_entity(entity, session.mark()).await?;
-        // It may have been retracted, or we may have left, while the request was under way.
+        // The entity may have been retracted, or the agent may have left, while the request was
+        // under way.
         let is_ours = session.published().entities.contains_key(&entity.id);
         if is_ours && self.life.current().is_ok() {
             return Ok(());
@@ -172,7 +178,7 @@ impl Renewal {
 }
 
 impl Session {
-    /// Those of these entities that another agent has registered in place of ours.
+    /// The ids among these that another agent has registered in place of this one.
     async fn others_entities<'a>(&self, ids: &[&'a str]) -> Result<Vec<&'a str>, ControlError> {
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -192,7 +198,7 @@ impl Session {
     }
 }
 
-/// Whether the server has no such routes: then services are found by alias only.
+/// Returns whether the server has no such routes; services are then found by alias only.
 fn keeps_no_entities(error: &ControlError) -> bool {
     matches!(
         error,

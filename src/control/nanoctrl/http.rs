@@ -1,4 +1,4 @@
-//! The HTTP half: requests to a NanoCtrl (or `dlslime-ctrl`) server.
+//! HTTP requests to a NanoCtrl (or `dlslime-ctrl`) server.
 
 use std::{error::Error, io, time::Duration};
 
@@ -18,9 +18,9 @@ const LONGEST_EXCERPT: usize = 300;
 /// Answer to `/start_peer_agent`.
 #[derive(Debug, Deserialize)]
 pub(super) struct Registered {
-    /// The name that we are registered under.
+    /// The alias that this agent is registered under.
     pub(super) name: String,
-    /// Where Redis is: `host:port`.
+    /// Address of Redis: `host:port`.
     pub(super) redis_address: String,
 }
 
@@ -37,12 +37,12 @@ struct Listed {
     incarnation: Option<String>,
 }
 
-/// Who has a name.
+/// The agent that has a name.
 #[derive(Debug)]
 pub(super) struct Holder {
     /// Its topology.
     pub(super) resource: Option<Value>,
-    /// Its life; that of an agent that names none, and what a server of DLSlime says, is unknown.
+    /// Incarnation of the agent; unknown if it names none or the server is DLSlime's.
     pub(super) incarnation: Option<String>,
 }
 
@@ -83,13 +83,13 @@ struct Status {
     status: String,
 }
 
-/// A NanoCtrl server, asked on behalf of one scope.
+/// A NanoCtrl server, queried on behalf of one scope.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
     client: Client,
     base: Url,
     scope: String,
-    /// Brought with every request.
+    /// Sent with every request.
     pub(super) token: Option<Secret>,
     /// Bound on every request, from connecting to the last byte of the answer.
     pub(super) timeout: Duration,
@@ -148,7 +148,7 @@ impl Http {
         }
     }
 
-    /// Renews a registration; says whether the server still had it.
+    /// Renews a registration; returns whether the server still had it.
     pub(super) async fn heartbeat(&self, alias: &str) -> Result<bool, ControlError> {
         let body = json!({"entity_type": "agent", "entity_id": alias});
         let answer: Status = self.ask(&["heartbeat"], body).await?;
@@ -162,7 +162,7 @@ impl Http {
         }
     }
 
-    /// Where Redis is now, with a scheme.
+    /// The present address of Redis, with a scheme.
     pub(super) async fn redis_address(&self) -> Result<String, ControlError> {
         let answer: RedisAddress = self.ask(&["get_redis_address"], json!({})).await?;
         Ok(answer.redis_address)
@@ -184,7 +184,7 @@ impl Http {
         Ok(agents.into_iter().map(PeerRecord::from).collect())
     }
 
-    /// The registered agents. Those described in a way that makes no sense are skipped.
+    /// The registered agents; malformed descriptions are skipped.
     async fn listed(&self) -> Result<Vec<Listed>, ControlError> {
         let listed: Vec<Value> = self.ask(&["query"], json!({})).await?;
         let read = |agent| match Listed::deserialize(&agent) {
@@ -197,7 +197,7 @@ impl Http {
         Ok(listed.into_iter().filter_map(read).collect())
     }
 
-    /// Registers an entity, or registers it anew, with what tells whose it is.
+    /// Registers an entity, or registers it again, with the mark of its owner.
     pub(super) async fn register_entity(
         &self,
         entity: &Entity,
@@ -213,7 +213,7 @@ impl Http {
         self.ask::<Status>(&["register"], body).await.map(drop)
     }
 
-    /// Removes an entity, if it is that of this life of an agent.
+    /// Removes an entity, if it belongs to this incarnation of an agent.
     pub(super) async fn unregister_entity(
         &self,
         id: &str,
@@ -232,7 +232,7 @@ impl Http {
         let body = json!({"entity_type": Entity::TYPE, "kind": kind});
         let listed: Entities = self.ask(&["list_entities"], body).await?;
         let read = |info| match Entity::read(info) {
-            // A server need not understand `kind`.
+            // The server may ignore `kind`.
             Ok(entity) => (entity.kind == kind).then_some(entity),
             Err(reason) => {
                 tracing::warn!(reason, "skipped a malformed entity");
@@ -259,8 +259,8 @@ impl Http {
         self.ask::<Status>(&path, body).await.map(drop)
     }
 
-    /// Makes the server forget `alias` and tell its peers. Does nothing and says false if `incarnation` is given and another
-    /// has the name, of which a server of DLSlime takes no notice.
+    /// Makes the server remove `alias` and tell its peers. Returns false, and changes nothing, if
+    /// `incarnation` is given and another one has the name; a server of DLSlime ignores that.
     pub(super) async fn clean_up(
         &self,
         alias: &str,
@@ -427,7 +427,7 @@ fn malformed_what(what: String, reason: &str) -> ControlError {
     }
 }
 
-/// The beginning of a text from outside, on one line.
+/// The beginning of a foreign text, on one line.
 fn excerpt(text: &str) -> String {
     let mut excerpt: String = text
         .chars()
@@ -440,7 +440,8 @@ fn excerpt(text: &str) -> String {
     excerpt
 }
 
-/// The innermost causes of an HTTP error; the outer ones only say that there was one. A limit of the system comes first.
+/// The innermost causes of an HTTP error; the outer ones only say that there was one. A limit of
+/// the system comes first.
 fn reason(error: &reqwest::Error) -> String {
     let mut causes = Vec::new();
     let mut cause = error.source();

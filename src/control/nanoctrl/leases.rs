@@ -1,11 +1,12 @@
-//! The leases on what is ours in Redis: renewing them, noticing what is lost, and ending them.
+//! The leases on this agent's keys in Redis: renewing them, noticing losses, and ending them.
 
 use redis::pipe;
 
 use super::session::{NameOwner, Session};
 use crate::control::{ControlError, lease};
 
-/// Renews all leases, if the name is ours. Answers whose it is, whether our topology is there, and the records that are not.
+/// Renews all leases, if the name belongs to this incarnation. Returns the owner, whether the
+/// topology exists, and the records that are missing.
 const RENEW: &str = "if owner ~= 1 then return {owner, 0, {}} end \
                      redis.call('EXPIRE', KEYS[1], NATIVE) \
                      enlist(KEYS[2], ARGV[2], ARGV[3], NATIVE) prolong(KEYS[5]) \
@@ -20,7 +21,8 @@ const RENEW: &str = "if owner ~= 1 then return {owner, 0, {}} end \
                      lease(KEYS[3], NATIVE) \
                      return {owner, topology, lost}";
 
-/// Deletes keys and removes us from the indexes, if the name is ours or nobody's.
+/// Deletes keys and removes this agent from the indexes, if the name belongs to this incarnation or
+/// to none.
 const VACATE: &str = "if owner == 2 then return owner end \
                       for i = 4, #KEYS do redis.call('DEL', KEYS[i]) end \
                       redis.call('SREM', KEYS[2], ARGV[2]) redis.call('SREM', KEYS[3], ARGV[2]) \
@@ -30,19 +32,20 @@ const VACATE: &str = "if owner == 2 then return owner end \
 const REMOVE: &str = "redis.call('DEL', unpack(KEYS, 2)) redis.call('SREM', KEYS[1], unpack(KEYS, 2)) \
                       close_if_empty(ARGV[1]) return 1";
 
-/// What the control plane still has of us.
+/// What the control plane still has of this agent.
 #[derive(Debug)]
 pub(super) struct Renewed {
     pub(super) owner: NameOwner,
-    /// Whether a topology that we have declared is gone.
+    /// Whether a declared topology is missing.
     pub(super) is_topology_lost: bool,
-    /// Names of the records that are gone.
+    /// Names of the records that are missing.
     pub(super) lost: Vec<String>,
 }
 
 impl Session {
-    /// Renews the leases on everything that is ours but entities, if the name is, and says what is lost. Mail and clean-up
-    /// events that are lost stay so; those who sent them notice.
+    /// Renews the leases on all keys of this agent except entities, if the name is its own, and
+    /// returns what is missing. Lost mail and clean-up events are not restored; their senders
+    /// notice.
     pub(super) async fn renew(&self) -> Result<Renewed, ControlError> {
         let Session { keys, alias, .. } = self;
         let mut all = vec![
@@ -88,7 +91,7 @@ impl Session {
         Ok(())
     }
 
-    /// Removes everything that is ours but the agent's hash, its topology and entities.
+    /// Removes everything of this agent except its hash, its topology and its entities.
     pub(super) async fn vacate(&self) -> Result<(), ControlError> {
         let Session { keys, alias, .. } = self;
         let names = self.published().names();
@@ -102,7 +105,7 @@ impl Session {
             .map(drop)
     }
 
-    /// Removes entities without telling anybody.
+    /// Removes entities without an event.
     pub(super) async fn remove_entities(&self, entities: Vec<String>) -> Result<(), ControlError> {
         let mut commands = pipe();
         let command = commands.cmd("EVAL").arg(lease::script(REMOVE));

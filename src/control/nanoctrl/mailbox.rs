@@ -1,7 +1,8 @@
 //! The mailbox: the agent's stream and its inbox lists, as one stream of events.
 //!
-//! Both are waited for with blocking commands, each on a connection of its own, so an idle agent costs two
-//! commands per waiting time. Nothing is spawned: the connections are read only while the stream is polled.
+//! Each is read with blocking commands on a connection of its own, so an idle agent costs two
+//! commands per waiting time. No task is spawned: the connections are read only while the stream is
+//! polled.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -15,14 +16,14 @@ use crate::control::MailEvent;
 /// Most entries read at once.
 const BATCH: usize = 100;
 
-/// Between attempts during an outage.
+/// Pauses between attempts during an outage.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
-/// Added to the waiting time before a connection that stays silent counts as dead.
+/// Added to the waiting time before a silent connection counts as dead.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// All events for `session`, for ever. `wait` is how long a blocking command waits; Redis counts it in
-/// whole seconds. After an outage the registration is looked after, too.
+/// All events for `session`, without end. `wait` is how long a blocking command waits; Redis counts
+/// it in whole seconds. After an outage the registration is checked, too.
 pub(super) fn events(
     session: Arc<Session>,
     renewal: Renewal,
@@ -37,10 +38,10 @@ pub(super) fn events(
 /// The id before all entries of a stream.
 const FIRST: &str = "0-0";
 
-/// What a reader reads.
+/// The source that a reader reads.
 #[derive(Debug)]
 enum StreamSource {
-    /// The stream, from after the entry of this id.
+    /// The stream, after the entry of this id.
     Stream(String),
     /// The inbox lists.
     Inbox,
@@ -54,10 +55,10 @@ struct Reader {
     source: StreamSource,
     wait: Duration,
     line: Option<(MultiplexedConnection, Epoch)>,
-    /// Generation of the address that the position in the stream belongs to.
+    /// Generation of the address for which the position in the stream holds.
     generation: u64,
     ready: VecDeque<MailEvent>,
-    /// The pauses that are left, during an outage.
+    /// The pauses that remain, during an outage.
     outage: Option<Pauses>,
 }
 
@@ -105,7 +106,7 @@ impl Reader {
         }
     }
 
-    /// Asks once; what came is `ready` afterwards.
+    /// Reads once; the results are in `ready` afterwards.
     async fn fetch(&mut self) -> Result<(), Failure> {
         let patience = self.wait + GRACE;
         let mut connection = self.connection().await?;
@@ -117,7 +118,7 @@ impl Reader {
         self.take(answer)
     }
 
-    /// The connection, opened anew if there is none or Redis has moved.
+    /// The connection; a new one if there is none or Redis has moved.
     async fn connection(&mut self) -> Result<MultiplexedConnection, Failure> {
         let epoch = self.session.store.epoch();
         if let Some((connection, of)) = &self.line
@@ -128,14 +129,15 @@ impl Reader {
         let (mut connection, epoch) = self.session.store.open().await?;
         let checked = tokio::time::timeout(GRACE, self.check_position(&mut connection));
         checked.await.map_err(|_| Failure::Silent(GRACE))??;
-        // Not only when there is something to read.
+        // An outage ends with the connection, even if no event follows.
         self.outage_is_over();
         self.line = Some((connection.clone(), epoch));
         Ok(connection)
     }
 
-    /// Makes sure that Redis answers, and begins anew if the stream ends before where we are: it is another one then, since Redis has lost the one that we
-    /// read, and if the clock was set back as well, all that comes would seem to have been read.
+    /// Checks that Redis answers, and starts from the beginning if the stream ends before the
+    /// reader's position: Redis has then lost the stream and started another. If the clock was set
+    /// back as well, all new entries would otherwise seem to have been read.
     async fn check_position(&mut self, line: &mut MultiplexedConnection) -> Result<(), Failure> {
         let StreamSource::Stream(last) = &mut self.source else {
             return Ok(redis::cmd("PING").exec_async(line).await?);
@@ -195,7 +197,7 @@ impl Reader {
         Ok(())
     }
 
-    /// Warns once per outage, drops the connection and pauses, longer every time.
+    /// Warns once per outage, drops the connection and pauses, each time for longer.
     async fn sit_out(&mut self, failure: &Failure) {
         let alias = &self.session.alias;
         if let Failure::Redis(error) = failure {
@@ -203,7 +205,7 @@ impl Reader {
         }
         let pauses = self.outage.get_or_insert_with(|| {
             tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
-            // Redis may not be away but elsewhere, which NanoCtrl would know.
+            // Redis may have moved; NanoCtrl then knows where.
             self.renewal.look_soon();
             BACKOFF.pauses()
         });

@@ -1,7 +1,8 @@
-//! Reads what Redis answers to the mailbox. Anybody may have written there: nothing is taken for granted.
+//! Reads the answers of Redis to the mailbox. Any client may have written there, so everything is
+//! checked.
 //!
-//! The readers of streams in the crate `redis` refuse a whole answer for one field name that is not text, so one such message
-//! would hold up all that come after it.
+//! The stream readers of the crate `redis` refuse a whole answer for one field name that is not
+//! text, so one such message would block all that follow it.
 
 use redis::Value;
 
@@ -16,7 +17,7 @@ const LONGEST_EVENT: usize = 64 << 10;
 /// Most fields of an accepted message.
 const MOST_FIELDS: usize = 64;
 
-/// An entry of a stream: its id, and its message or why it has none.
+/// An entry of a stream: its id, and its message or why it is invalid.
 pub(super) type Entry = (String, Result<Mail, &'static str>);
 
 /// The entries in the answer to XREAD on one stream; `None` if it is not such an answer.
@@ -37,7 +38,7 @@ pub(super) fn entries(answer: Value) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
-/// The id of the entry in the answer to XREVRANGE for one; `None` if there is none.
+/// The id of the entry in an XREVRANGE answer for one; `None` if there is none.
 pub(super) fn newest_id(answer: &Value) -> Option<(u64, u64)> {
     let Value::Array(entries) = answer else {
         return None;
@@ -124,7 +125,7 @@ pub(super) fn entity_event(message: &[u8]) -> Result<(i64, EntityEvent), &'stati
     Ok((revision, event))
 }
 
-/// Reads whatever Redis may answer, in every way that mailboxes and watches do: for fuzzing.
+/// Reads any answer of Redis in each way that mailboxes and watches do: for fuzzing.
 #[cfg(fuzzing)]
 pub fn read_mailbox(answer: &[u8]) {
     if let Ok(value) = redis::parse_redis_value(answer) {

@@ -1,4 +1,4 @@
-//! What an agent has published, remembered for when the control plane forgets it.
+//! What an agent has published, remembered in case the control plane loses it.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 
 use crate::control::Entity;
 
-/// What has to be published again after the control plane forgot us.
+/// What has to be published again after the control plane has lost it.
 #[derive(Debug, Default)]
 pub(super) struct Published {
     pub(super) records: BTreeMap<String, Value>,
     pub(super) topology: Option<Vec<String>>,
-    /// By id.
+    /// Entities by id.
     pub(super) entities: BTreeMap<String, Entity>,
     /// Counts changes of `records`.
     pub(super) version: u64,
@@ -35,7 +35,7 @@ impl Published {
         self.version += 1;
     }
 
-    /// Those of `earlier`, published when the version was `version`, that have been removed since.
+    /// The records of `earlier`, published at `version`, that have been removed since.
     pub(super) fn removed_since(
         &self,
         version: u64,

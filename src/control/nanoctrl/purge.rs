@@ -1,8 +1,10 @@
-//! Deletes what an earlier life of our name left in Redis, as DLSlime's agents do when they start.
+//! Deletes what an earlier incarnation under this name left in Redis, as DLSlime's agents do when
+//! they start.
 //!
-//! DLSlime deletes by pattern, and the patterns of alias `w` also match keys of alias `w:0`. We delete what the index of our
-//! name lists, and of that only what does not name another owner. What DLSlime's agents leave without our server knowing
-//! is not found: the keys `exchange:..`, which nobody reads, and records of agents that talked to another server alone.
+//! DLSlime deletes by pattern, and the patterns of alias `w` also match keys of alias `w:0`. This
+//! module deletes what the index of the name lists, except records that name another owner. It does
+//! not find what DLSlime's agents leave without the server's knowledge: the keys `exchange:..`,
+//! which no agent reads, and records of agents that talked to another server alone.
 
 use redis::pipe;
 
@@ -12,7 +14,8 @@ use crate::control::{ControlError, record_owner::record_owner};
 /// Longest beginning of a record that is read to learn its owner.
 const LONGEST_RECORD: usize = 64 << 10;
 
-/// Deletes stale records and clean-up events. The stream stays: peers that came up before us have written to it already.
+/// Deletes stale records and clean-up events. The stream stays: peers that came up first have
+/// written to it already.
 pub(super) async fn purge(session: &Session) -> Result<(), ControlError> {
     let Session { alias, keys, .. } = session;
     let index = keys.records(alias);
@@ -34,7 +37,7 @@ pub(super) async fn purge(session: &Session) -> Result<(), ControlError> {
     session.delete(stale).await
 }
 
-/// Whether the record names an owner, and another than us.
+/// Returns whether the record names an owner other than this agent.
 async fn is_others_record(session: &Session, key: &[u8]) -> Result<bool, ControlError> {
     let mut get = pipe();
     get.cmd("GETRANGE").arg(key).arg(0).arg(LONGEST_RECORD);

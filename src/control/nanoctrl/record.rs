@@ -1,4 +1,5 @@
-//! Reads what agents have written about themselves. Anybody may have written it: nothing is taken for granted.
+//! Reads what agents have published about themselves. Any client may have written it, so everything
+//! is checked.
 
 use serde_json::Value;
 
@@ -7,7 +8,7 @@ use crate::control::{ControlError, PeerRecord};
 /// Longest record read; one byte more is asked for, to notice longer ones.
 pub(super) const LONGEST_RECORD: usize = 1 << 20;
 
-/// What a peer's hash says; `None` if there is no hash. Fields that make no sense count as absent.
+/// The record in a peer's hash; `None` if there is no hash. Malformed fields count as absent.
 pub(super) fn peer_record(alias: &str, fields: [Option<Vec<u8>>; 6]) -> Option<PeerRecord> {
     if fields.iter().all(Option::is_none) {
         return None;
@@ -25,7 +26,7 @@ pub(super) fn peer_record(alias: &str, fields: [Option<Vec<u8>>; 6]) -> Option<P
     })
 }
 
-/// The record in `text`; there is none if it is empty.
+/// Parses a record; empty text is none.
 pub(super) fn record(key: &str, text: &[u8]) -> Result<Option<Value>, ControlError> {
     if text.is_empty() {
         return Ok(None);

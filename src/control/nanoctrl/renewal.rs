@@ -1,4 +1,5 @@
-//! Staying registered: heartbeats, and coming back when the control plane was away or has forgotten us.
+//! Keeps an agent registered: sends heartbeats, and registers again after an outage or a loss of
+//! the registration.
 
 use std::{
     sync::{
@@ -22,11 +23,12 @@ use super::{
 use crate::backoff::Backoff;
 use crate::control::{ControlError, Registration, life::Life, names::check_alias};
 
-/// Between attempts to be back after an outage. Thousands of agents are not to come back at the same moment.
+/// Pauses between attempts after an outage, with jitter: thousands of agents must not return at the
+/// same moment.
 const BACKOFF: Backoff =
     Backoff::doubling(Duration::from_millis(100), Duration::from_secs(2)).with_jitter(0.25);
 
-/// Keeps one agent registered. Clones are the same one.
+/// Keeps one agent registered. Clones share the state.
 #[derive(Debug, Clone)]
 pub(super) struct Renewal {
     pub(super) http: Http,
@@ -34,27 +36,27 @@ pub(super) struct Renewal {
     pub(super) state: Arc<RenewalState>,
 }
 
-/// What renewals of one agent have to know of each other.
+/// State that the renewals of one agent share.
 #[derive(Debug, Default)]
 pub(super) struct RenewalState {
-    /// One renewal at a time: two would find each other's half-done registration.
+    /// Serializes renewals: two at once would find each other's half-done registration.
     turn: Mutex<()>,
-    /// We have asked to be registered again and not yet claimed the answer.
+    /// This agent has asked to be registered again and has not yet claimed the answer.
     is_rejoining: AtomicBool,
-    /// Another has our name.
+    /// Another agent has the name.
     is_displaced: AtomicBool,
-    /// Something went wrong that may be over soon.
+    /// Notified when something failed that may recover soon.
     is_wanted: Notify,
 }
 
 impl Renewal {
-    /// Has [`recover`](Self::recover) look at once whether we are still registered.
+    /// Has [`recover`](Self::recover) check at once whether this agent is still registered.
     pub(super) fn look_soon(&self) {
         self.state.is_wanted.notify_one();
     }
 
-    /// Renews until that works, whenever there is reason to believe that it does not: a renewal failed, or Redis was away.
-    /// So we are back a few seconds after the control plane is, and not with the next heartbeat.
+    /// Renews until it succeeds, whenever a renewal has failed or Redis was away. The agent is thus
+    /// back a few seconds after the control plane, and not with the next heartbeat only.
     pub(super) async fn recover(self, session: Arc<Session>) {
         loop {
             tokio::select! {
@@ -73,7 +75,7 @@ impl Renewal {
         }
     }
 
-    /// Keeps registration and entities alive, and brings back those that are gone.
+    /// Keeps registration and entities alive, and restores those that are lost.
     pub(super) async fn renew_all(&self, session: &Session) -> Result<(), ControlError> {
         let _turn = self.state.turn.lock().await;
         match self.renew(session).await {
@@ -84,15 +86,16 @@ impl Renewal {
                 | ControlError::RedisLogin { .. }
                 | ControlError::RedisRefused { .. }),
             ) => Err(error),
-            // NanoCtrl is away, or in trouble. Redis is enough to keep entities alive.
+            // NanoCtrl is away, or in trouble. Redis alone is enough to keep entities alive.
             Err(error) => self.renew_entities(session).await.and(Err(error)),
         }
     }
 
-    /// Keeps the registration alive, in Redis and by NanoCtrl: either may have lost it.
+    /// Keeps the registration alive, in Redis and at NanoCtrl: either may have lost it.
     async fn renew(&self, session: &Session) -> Result<(), ControlError> {
         let heartbeat = async {
-            // The server renews whatever has our name. What is another's is not for us to keep alive.
+            // The server renews whatever has the name, so ask Redis first: the registration of
+            // another agent must not be kept alive.
             match self.is_displaced() {
                 true => Ok(true),
                 false => self.http.heartbeat(&session.alias).await,
@@ -104,7 +107,7 @@ impl Renewal {
             Err(_) => Err(()),
         };
         match (owner, known) {
-            // Redis has moved, maybe: the server looks at another than we.
+            // Redis may have moved: the server then reads another one than this agent.
             (Ok(NameOwner::Us) | Err(_), Ok(false)) => self.rejoin(session).await,
             (Ok(NameOwner::Us | NameOwner::Unclaimed), _)
                 if self.state.is_rejoining.load(Ordering::SeqCst) =>
@@ -126,7 +129,8 @@ impl Renewal {
         }
     }
 
-    /// Publishes what the control plane has lost of us, or removed for want of memory, although we are registered.
+    /// Publishes what the control plane has lost, or Redis has evicted, although the agent is
+    /// registered.
     async fn bring_back(&self, session: &Session, renewed: Renewed) -> Result<(), ControlError> {
         session.publish_lost(&renewed.lost).await?;
         match session.topology() {
@@ -141,7 +145,7 @@ impl Renewal {
         }
     }
 
-    /// The server reaches Redis and we do not: Redis may have moved, with all that was in it.
+    /// The server reaches Redis and this agent does not: Redis may have moved with its data.
     async fn ask_for_redis(&self, session: &Session) {
         match self.http.redis_address().await {
             Ok(address) => session.store.try_instead(&address),
@@ -149,7 +153,8 @@ impl Renewal {
         }
     }
 
-    /// Registers again under our name after the control plane forgot us, and publishes everything anew.
+    /// Registers again under the same name after the control plane has lost the registration, and
+    /// publishes everything anew.
     async fn rejoin(&self, session: &Session) -> Result<(), ControlError> {
         tracing::warn!(
             alias = session.alias,
@@ -164,11 +169,12 @@ impl Renewal {
                 self.state.is_rejoining.store(false, Ordering::SeqCst);
                 return Err(self.displaced(session));
             }
-            // A timeout leaves open whether we are registered now; the next renewal will tell.
+            // After a timeout it is unknown whether the registration succeeded; the next renewal
+            // finds out.
             Err(error) => return Err(error),
         };
         if self.life.current().is_err() {
-            // We have left meanwhile, and nobody would give the name back.
+            // The agent has left meanwhile: return the name, for nobody else will.
             let cleaned = self.http.clean_up(&session.alias, Some(life)).await;
             return cleaned.map(drop);
         }
@@ -176,7 +182,7 @@ impl Renewal {
         self.restore(session).await
     }
 
-    /// Claims our new registration and publishes records and topology again.
+    /// Claims the new registration and publishes records and topology again.
     async fn restore(&self, session: &Session) -> Result<(), ControlError> {
         session.claim().await?;
         self.state.is_rejoining.store(false, Ordering::SeqCst);
@@ -188,8 +194,8 @@ impl Renewal {
         }
     }
 
-    /// Whether the name is somebody else's, as far as Redis knows now. A registration that says nothing about its owner is
-    /// ours only while we register again.
+    /// Returns whether the name belongs to another, as far as Redis knows now. A registration
+    /// without an incarnation is this agent's only while it registers again.
     pub(super) fn is_others(&self, owner: NameOwner) -> bool {
         match owner {
             NameOwner::Us | NameOwner::Nobody => false,
@@ -198,17 +204,18 @@ impl Renewal {
         }
     }
 
-    /// Whether the name was somebody else's when we last looked.
+    /// Returns whether the name belonged to another at the last check.
     pub(super) fn is_displaced(&self) -> bool {
         self.state.is_displaced.load(Ordering::SeqCst)
     }
 
-    /// Refuses to act under a name that is somebody else's now.
+    /// Refuses to act under a name that belongs to another now.
     pub(super) async fn check_owner(&self, session: &Session) -> Result<(), ControlError> {
         self.check(session, session.keep().await?)
     }
 
-    /// Refuses if the name has turned out to be somebody else's, and has a lost one looked after soon.
+    /// Refuses if the name has turned out to belong to another; a lost registration is renewed
+    /// soon.
     pub(super) fn check(&self, session: &Session, owner: NameOwner) -> Result<(), ControlError> {
         if self.is_others(owner) {
             return Err(self.displaced(session));
@@ -219,7 +226,8 @@ impl Renewal {
         Ok(())
     }
 
-    /// Another has our name (FENCE-1): we are nobody until it is free again.
+    /// Notes that another agent has the name (FENCE-1): this one may do nothing until it is free
+    /// again.
     fn displaced(&self, session: &Session) -> ControlError {
         if !self.state.is_displaced.swap(true, Ordering::SeqCst) {
             tracing::error!(
@@ -231,7 +239,7 @@ impl Renewal {
     }
 }
 
-/// The error of those whose name is another's.
+/// The error for an agent whose name belongs to another.
 pub(super) fn taken(session: &Session) -> ControlError {
     ControlError::AliasTaken {
         alias: session.alias.clone(),
@@ -240,7 +248,7 @@ pub(super) fn taken(session: &Session) -> ControlError {
     }
 }
 
-/// The name answered must be the one asked for, or one that can be used.
+/// Checks the name in the server's answer: it must be the one requested, or a valid one.
 pub(super) fn checked(
     answer: Registered,
     registration: &Registration,
@@ -258,14 +266,14 @@ pub(super) fn checked(
     Ok(answer)
 }
 
-/// Whether the same request may succeed a moment later.
+/// Returns whether the same request may succeed a moment later.
 pub(super) fn is_passing(error: &ControlError) -> bool {
     match error {
         ControlError::NanoCtrlUnreachable { .. }
         | ControlError::RedisUnreachable { .. }
         | ControlError::Timeout { .. } => true,
         ControlError::Refused { status, .. } => *status >= 500,
-        // While it loads what it has stored, or its users, for instance.
+        // For instance while it loads its data, or its users.
         ControlError::RedisRefused { .. } | ControlError::RedisLogin { .. } => true,
         _ => false,
     }

@@ -12,25 +12,25 @@ use super::{published::Published, store::Store};
 use crate::control::{ControlError, Registration, keys::Keys, lease};
 use crate::unique::unique;
 
-/// Writes our fields into the hash that the server has made for us. Without a hash nothing is written: the
-/// key would have no time to live and seem registered for ever.
+/// Writes fields into the hash that the server has made for this agent. Without a hash it writes
+/// nothing: the key would have no time to live and seem registered for ever.
 const CLAIM: &str = "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end \
                      redis.call('HSET', KEYS[1], unpack(ARGV, 4)) \
                      enlist(KEYS[2], ARGV[1], ARGV[2], NATIVE) sweep(KEYS[2], ARGV[3]) return 1";
 
-/// Begins the scripts that act under our name: finds out whose it is, as the number of an [`NameOwner`]. The first key is the
-/// agent's hash, the first argument our incarnation.
+/// Prefix of the scripts that act under this agent's name: finds the owner, as the number of a
+/// [`NameOwner`]. The first key is the agent's hash, the first argument this incarnation.
 const OWNER: &str = "local it = redis.call('HGET', KEYS[1], 'incarnation') \
                      local owner = it == ARGV[1] and 1 or it and 2 or redis.call('EXISTS', KEYS[1]) == 1 and 3 or 0 ";
 
-/// Gives the hash another time to live, if it is ours.
+/// Renews the hash, if it is this incarnation's.
 const KEEP: &str = "if owner == 1 then redis.call('EXPIRE', KEYS[1], NATIVE) end return owner";
 
-/// Writes fields into the hash, if it is ours.
+/// Writes fields into the hash, if it is this incarnation's.
 const UPDATE: &str =
     "if owner == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end return owner";
 
-/// Writes a record, if the name is ours, unless the key is the record of another.
+/// Writes a record, if the name is this incarnation's and the key is not the record of another.
 const PUBLISH: &str = "if owner == 1 then \
                        for i = 4, #KEYS do \
                        if redis.call('SISMEMBER', KEYS[i], KEYS[2]) + redis.call('EXISTS', KEYS[2]) == 2 then \
@@ -38,32 +38,32 @@ const PUBLISH: &str = "if owner == 1 then \
                        redis.call('SET', KEYS[2], ARGV[2], 'EX', NATIVE) \
                        redis.call('SADD', KEYS[3], KEYS[2]) lease(KEYS[3], NATIVE) end return owner";
 
-/// Deletes a record, unless it may be another's.
+/// Deletes a record, unless the name is another's.
 const WITHDRAW: &str = "if owner ~= 2 then redis.call('DEL', KEYS[2]) redis.call('SREM', KEYS[3], KEYS[2]) end \
                         return owner";
 
-/// Deletes what is ours, unless the name is another's.
+/// Deletes keys, unless the name is another's.
 const DELETE: &str =
     "if owner ~= 2 then for i = 2, #KEYS do redis.call('DEL', KEYS[i]) end end return owner";
 
-/// Adds mail to a peer's stream, unless it would come from an impostor.
+/// Adds mail to a peer's stream, unless the name is another's.
 const SEND: &str = "if owner ~= 2 then \
                     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3)) \
                     lease(KEYS[2], lease_of(KEYS[3])) end return owner";
 
-/// Entries that a stream keeps, approximately; the server says the same.
+/// Approximate number of entries that a stream keeps; the server uses the same.
 const STREAM_LENGTH: &str = "1000";
 
-/// To whom the name belongs, as far as Redis knows.
+/// The owner of the name, as far as Redis knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NameOwner {
-    /// This life of ours.
+    /// This incarnation.
     Us,
-    /// Somebody else, or an earlier life.
+    /// Another agent, or an earlier incarnation.
     Other,
-    /// A registration that has no incarnation: one of ours not yet claimed, or a DLSlime agent's.
+    /// A registration without incarnation: this agent's, not yet claimed, or a DLSlime agent's.
     Unclaimed,
-    /// There is no registration.
+    /// The name is not registered.
     Nobody,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Session {
     pub(super) alias: String,
     pub(super) keys: Keys,
     pub(super) store: Store,
-    /// Names this life in the agent's hash, in the field `incarnation`, which DLSlime ignores.
+    /// This incarnation, in the field `incarnation` of the agent's hash, which DLSlime ignores.
     pub(super) incarnation: String,
     registration: Registration,
     published: Mutex<Published>,
@@ -112,12 +112,12 @@ impl Session {
         }
     }
 
-    /// What our entities say of their owner.
+    /// What this agent's entities publish of their owner.
     pub(super) fn mark(&self) -> Value {
         json!({"agent": self.alias, "incarnation": self.incarnation})
     }
 
-    /// What to register with again: the same, under the name that we have.
+    /// The registration to repeat, under the name that this agent has.
     pub(super) fn registration(&self) -> Registration {
         Registration {
             alias: Some(self.alias.clone()),
@@ -125,7 +125,7 @@ impl Session {
         }
     }
 
-    /// Makes the hash that the server has just made ours. Says whether there was one.
+    /// Claims the hash that the server has just made. Returns whether there was one.
     pub(super) async fn claim(&self) -> Result<bool, ControlError> {
         let keys = &self.keys;
         let mut fields = vec![
@@ -142,19 +142,19 @@ impl Session {
         Ok(claimed)
     }
 
-    /// Asks Redis to whom the name belongs, and keeps our registration alive if it is ours.
+    /// Asks Redis who owns the name, and renews the registration if this agent does.
     pub(super) async fn keep(&self) -> Result<NameOwner, ControlError> {
         self.act(KEEP, &[], &[]).await
     }
 
-    /// Puts an entry, made of fields and values, into a stream. One from whose name another has is not sent.
+    /// Adds an entry of fields and values to a peer's stream, unless another agent has this name.
     pub(super) async fn send(&self, peer: &str, entry: &[&str]) -> Result<NameOwner, ControlError> {
         let arguments = [&[STREAM_LENGTH], entry].concat();
         let keys = [self.keys.stream(peer), self.keys.agent(peer)];
         self.act(SEND, &keys, &arguments).await
     }
 
-    /// Runs a script that acts under our name, and says whose that is.
+    /// Runs a script that acts under this agent's name, and returns the owner.
     async fn act(
         &self,
         script: &str,
@@ -164,7 +164,7 @@ impl Session {
         self.run(script, keys, arguments).await.map(NameOwner::of)
     }
 
-    /// Runs a script that acts under our name.
+    /// Runs a script that acts under this agent's name, and returns its answer.
     pub(super) async fn run<T: FromRedisValue>(
         &self,
         script: &str,
@@ -180,7 +180,8 @@ impl Session {
         Ok(answer)
     }
 
-    /// Remembers a record and publishes it, unless the name is not ours at the moment; says whose it is.
+    /// Remembers a record and publishes it, unless the name belongs to another at the moment;
+    /// returns the owner.
     pub(super) async fn publish(
         &self,
         name: &str,
@@ -198,7 +199,7 @@ impl Session {
         }
     }
 
-    /// Writes a record, unless the name is not ours at the moment; says whose it is.
+    /// Writes a record, unless the name belongs to another at the moment; returns the owner.
     pub(super) async fn write(&self, name: &str, text: &str) -> Result<NameOwner, ControlError> {
         let key = self.keys.region(&self.alias, name);
         let mut keys = vec![key, self.keys.records(&self.alias)];
@@ -220,7 +221,7 @@ impl Session {
         self.publish_names().await.map(drop)
     }
 
-    /// Publishes all records again, for as long as the name is ours; says whose it is.
+    /// Publishes all records again, while the name is this agent's; returns the owner.
     pub(super) async fn publish_all(&self) -> Result<NameOwner, ControlError> {
         let (records, version) = {
             let published = self.published();
@@ -232,22 +233,22 @@ impl Session {
                 Ok(NameOwner::Us) => {}
                 Err(error @ ControlError::RecordTaken { .. }) => {
                     tracing::warn!(alias = self.alias, %error, "a record is not published again");
-                    // What is another's is neither renewed nor removed by us.
+                    // A record of another agent is neither renewed nor removed.
                     self.published().remove(name);
                     taken.push(name);
                 }
                 answer => return answer,
             }
         }
-        // Those withdrawn while we published them have to go after all.
+        // Records that were withdrawn meanwhile have to be deleted again.
         let mut removed = self.published().removed_since(version, &records);
         removed.retain(|name| !taken.contains(&name));
         self.delete(self.record_keys(&removed)).await?;
         self.publish_names().await
     }
 
-    /// Writes the names of our records into our hash. Several calls may overtake each other on the way to
-    /// Redis, so each goes on until what it wrote was still true afterwards.
+    /// Writes the names of the records into the hash. Concurrent calls may overtake each other on
+    /// the way to Redis, so each repeats until what it wrote was still true afterwards.
     async fn publish_names(&self) -> Result<NameOwner, ControlError> {
         loop {
             let (names, version) = {
@@ -271,7 +272,8 @@ impl Session {
         names.iter().map(key).collect()
     }
 
-    /// Deletes our mail, which was for another. (`/cleanup` of NanoCtrl leaves it, that of `dlslime-ctrl` does not.)
+    /// Deletes this agent's mail, which was for an earlier owner. (`/cleanup` of NanoCtrl keeps it,
+    /// that of `dlslime-ctrl` does not.)
     pub(super) async fn delete_mail(&self) -> Result<(), ControlError> {
         self.delete(vec![self.keys.stream(&self.alias)]).await
     }
@@ -284,7 +286,7 @@ impl Session {
         self.run::<u8>(DELETE, &keys, &[]).await.map(drop)
     }
 
-    /// The peers declared last.
+    /// The peers that were declared last.
     pub(super) fn topology(&self) -> Option<Vec<String>> {
         self.published().topology.clone()
     }
@@ -294,7 +296,7 @@ impl Session {
         self.published().topology = Some(peers.to_vec());
     }
 
-    /// The fields that tell peers what we have.
+    /// The fields that describe this agent to its peers.
     fn described(&self, names: &[String]) -> Vec<(&'static str, String)> {
         let names: Value = names.into();
         let mut fields = vec![("memory_keys", names.to_string())];
@@ -324,7 +326,7 @@ fn unix_seconds() -> u64 {
         .as_secs()
 }
 
-/// A name for this life that no other has: process, time and a number that nobody else draws.
+/// A name for this incarnation that no other has: process, time and a random number.
 pub(super) fn new_incarnation() -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

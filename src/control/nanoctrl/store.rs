@@ -1,4 +1,4 @@
-//! The Redis half: one shared connection that is opened again after an outage.
+//! The connection to Redis: one that is shared and reopened after an outage.
 
 use std::{
     io,
@@ -14,10 +14,10 @@ use redis::{
 use super::{access::Access, address::Address};
 use crate::control::{ControlError, abilities, eviction, failover};
 
-/// Redis, where NanoCtrl says that it is, unless we know better.
+/// Redis, at the address that NanoCtrl names, unless the settings name another.
 #[derive(Debug)]
 pub(super) struct Store {
-    /// Who named the address; for messages.
+    /// The source of the address; for messages.
     named_by: String,
     access: Access,
     /// Bound on every command, connecting included.
@@ -29,20 +29,20 @@ pub(super) struct Store {
 #[derive(Debug)]
 struct SharedConnection {
     address: Address,
-    /// The one named when we registered last.
+    /// The address that was named at the last registration.
     registered: Address,
     epoch: Epoch,
     connection: Option<NumberedConnection>,
-    /// Counts connections.
+    /// Number of connections opened.
     opened: u64,
 }
 
-/// Tells connections that are out of date from others.
+/// Distinguishes outdated connections from current ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Epoch {
-    /// Counts changes of the address.
+    /// Number of changes of the address.
     pub(super) generation: u64,
-    /// Counts how often the Redis at this address has turned out not to be the one to ask.
+    /// How often the Redis at this address has turned out not to be the master.
     failovers: u64,
 }
 
@@ -57,7 +57,7 @@ impl SharedConnection {
     }
 }
 
-/// A connection that remembers which it is.
+/// A connection with its number.
 #[derive(Debug, Clone)]
 struct NumberedConnection {
     connection: MultiplexedConnection,
@@ -65,8 +65,8 @@ struct NumberedConnection {
 }
 
 impl Store {
-    /// Redis at the `address` that the NanoCtrl at `url` has named, unless `access` knows another; nothing is connected
-    /// yet.
+    /// Redis at the `address` that the NanoCtrl at `url` has named, unless `access` has another;
+    /// nothing is connected yet.
     pub(super) fn new(
         url: &str,
         address: &str,
@@ -92,7 +92,7 @@ impl Store {
         })
     }
 
-    /// Takes over the address that NanoCtrl names later, unless we know another.
+    /// Adopts an address that NanoCtrl names later, unless the settings name one.
     pub(super) fn retarget(&self, address: &str) -> Result<(), ControlError> {
         if self.access.address.is_some() {
             return Ok(());
@@ -104,8 +104,8 @@ impl Store {
         Ok(())
     }
 
-    /// Tries another address, as nothing answers at this one: the one that NanoCtrl tells everybody, which may be wrong for
-    /// us, or else the one that it told us when we registered.
+    /// Tries another address, as nothing answers at this one: the one that NanoCtrl tells
+    /// everybody, which may be wrong from here, or else the one that it named at the registration.
     pub(super) fn try_instead(&self, told: &str) {
         if self.access.address.is_some() {
             return;
@@ -119,13 +119,13 @@ impl Store {
         link.move_to(address);
     }
 
-    /// A dedicated connection of another epoch is out of date.
+    /// The present epoch; a dedicated connection of another epoch is outdated.
     pub(super) fn epoch(&self) -> Epoch {
         self.link().epoch
     }
 
-    /// Refuses a Redis that lacks something that agents need; nobody may have `key`. That we may not listen to `channel` is only
-    /// said: those who follow no services do without.
+    /// Refuses a Redis that lacks something that agents need; `key` must not exist. A missing right
+    /// to listen to `channel` is only logged: an agent that follows no services does not need it.
     pub(super) async fn check_abilities(
         &self,
         key: &str,
@@ -148,8 +148,9 @@ impl Store {
         Ok(())
     }
 
-    /// Runs commands and reads their answers as a tuple. A connection that turns out to be dead is replaced, and so is one to a
-    /// Redis that is not the master, or not up, until the time is over; so commands run at least once.
+    /// Runs commands and reads their answers as a tuple. A dead connection is replaced, and so is
+    /// one to a Redis that is not the master or not ready, until the time is over; so commands run
+    /// at least once.
     pub(super) async fn query<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
@@ -160,7 +161,7 @@ impl Store {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(self.explain(&error)),
             Err(_) => {
-                // It may be half open; the next command shall not wait for it.
+                // The connection may be half open; the next command must not wait for it.
                 self.link().connection = None;
                 Err(match refused {
                     Some(error) => self.explain(&error),
@@ -170,7 +171,7 @@ impl Store {
         }
     }
 
-    /// Goes on for as long as another attempt may succeed; `refused` is why the last one did not.
+    /// Repeats while another attempt may succeed; `refused` is why the last one failed.
     async fn insist<T: FromRedisValue>(
         &self,
         commands: &Pipeline,
@@ -221,7 +222,7 @@ impl Store {
         Ok((line, true))
     }
 
-    /// Forgets a connection that is of no use any more, unless it has been replaced already.
+    /// Drops a useless connection, unless it has been replaced already.
     fn hang_up(&self, number: u64, error: &RedisError) {
         if !failover::is_of_no_use(error) {
             return;
@@ -234,7 +235,7 @@ impl Store {
         }
     }
 
-    /// Has all connections opened again, as one of them leads to a Redis that is not the one to ask.
+    /// Has all connections reopened, because one of them leads to a Redis that is not the master.
     pub(super) fn suspect(&self, error: &RedisError) {
         if failover::is_passing(error) {
             let mut link = self.link();
@@ -243,7 +244,8 @@ impl Store {
         }
     }
 
-    /// Opens a connection to a master and gives it with its epoch. Answers are not timed by it.
+    /// Opens a connection to a master and returns it with its epoch. It sets no time limit on
+    /// answers.
     pub(super) async fn open(&self) -> RedisResult<(MultiplexedConnection, Epoch)> {
         let (address, epoch) = {
             let link = self.link();
@@ -264,7 +266,7 @@ impl Store {
         Ok((connection, epoch))
     }
 
-    /// Opens a connection that listens to a channel, and gives it with its epoch.
+    /// Opens a connection that listens to a channel, and returns it with its epoch.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<(PubSub, Epoch), ControlError> {
         let (address, epoch) = {
             let link = self.link();
@@ -282,7 +284,8 @@ impl Store {
         }
     }
 
-    /// Warns if Redis may remove our keys. One that tells nobody its settings is taken for one that does not.
+    /// Warns if Redis may evict this agent's keys. A Redis that does not show its settings is taken
+    /// for one that does not.
     pub(super) async fn warn_of_eviction(&self) {
         for question in eviction::QUESTIONS {
             let mut ask = Pipeline::new();
@@ -338,7 +341,7 @@ impl Store {
     }
 }
 
-/// Whether Redis would have answered somebody else.
+/// Returns whether the login was the reason for the refusal.
 fn is_about_login(error: &RedisError, reason: &str) -> bool {
     let codes = ["NOAUTH", "WRONGPASS", "NOPERM"];
     error.kind() == ErrorKind::AuthenticationFailed || codes.iter().any(|it| reason.contains(it))

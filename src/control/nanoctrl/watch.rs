@@ -1,9 +1,10 @@
-//! Follows the entities of a kind: a list, the events since, and a look now and then at whether something was missed.
+//! Follows the entities of a kind: a list, then events, and a regular check for missed ones.
 //!
-//! Events are published on a channel of Redis, which keeps nothing: what happens while we are not connected is not told,
-//! and nobody tells of an entity that expires. So each interval three cheap commands ask whether the subscription is
-//! alive, whether all that we know still exists, and whether the counter of changes is where the events have left it.
-//! If not, or after an outage, everything is listed again. Nothing is spawned.
+//! Redis publishes events on a channel and keeps none: events during a disconnection are lost, and
+//! an entity that expires causes none. Three cheap commands per interval therefore check that the
+//! subscription is alive, that all known entities still exist, and that the counter of changes is
+//! where the events have left it. If not, or after an outage, everything is listed again. No task
+//! is spawned.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -22,13 +23,13 @@ use super::{http::Http, parse, session::Session, store::Epoch};
 use crate::backoff::{Backoff, Pauses};
 use crate::control::{ControlError, Entity, EntityEvent};
 
-/// Between attempts during an outage.
+/// Pauses between attempts during an outage.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
-/// Most entities followed; further ones are seen when others are gone.
+/// Most entities that are followed; further ones appear when others are gone.
 const MOST_ENTITIES: usize = 16_384;
 
-/// All events about entities of `kind`, for ever. Each `interval` costs Redis three commands.
+/// All events about entities of `kind`, without end. Each `interval` costs Redis three commands.
 pub(super) fn events(
     http: Http,
     session: Arc<Session>,
@@ -59,12 +60,12 @@ struct Follower {
     kind: String,
     interval: Duration,
     line: Option<Subscription>,
-    /// Ids of the entities that have been told of and not of their end.
+    /// Ids of the entities that were reported and are not known to have ended.
     known: BTreeSet<String>,
     /// The counter of changes, as of the last list or event.
     revision: i64,
     ready: VecDeque<EntityEvent>,
-    /// The pauses that are left, during an outage.
+    /// The pauses that remain, during an outage.
     outage: Option<Pauses>,
 }
 
@@ -76,7 +77,7 @@ struct Subscription {
     next_look: Instant,
 }
 
-/// Why it cannot be followed.
+/// Why the entities cannot be followed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -100,7 +101,7 @@ impl Follower {
         }
     }
 
-    /// Takes a step; what came of it is `ready` afterwards.
+    /// Takes one step; the results are in `ready` afterwards.
     async fn follow(&mut self) -> Result<(), Failure> {
         let epoch = self.session.store.epoch();
         let Some(line) = &mut self.line else {
@@ -119,7 +120,7 @@ impl Follower {
         }
     }
 
-    /// Subscribes first, so that nothing is missed between the list and the events.
+    /// Subscribes first, so that no event is missed between the list and the subscription.
     async fn begin(&mut self) -> Result<(), Failure> {
         let channel = self.session.keys.entity_events(Entity::TYPE);
         let (line, epoch) = self.session.store.subscribe(&channel).await?;
@@ -147,7 +148,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Asks for the counter of changes and how many of the known entities there are.
+    /// Reads the counter of changes, and how many of the known entities exist.
     async fn ask(&self) -> Result<(i64, usize), Failure> {
         let keys = &self.session.keys;
         let mut commands = pipe();
@@ -171,7 +172,7 @@ impl Follower {
         Ok((revision, count))
     }
 
-    /// Looks whether something was missed.
+    /// Checks whether an event was missed.
     async fn look(&mut self) -> Result<(), Failure> {
         let known = self.known.len();
         let (revision, count) = self.ask().await?;
@@ -204,7 +205,7 @@ impl Follower {
         Ok(())
     }
 
-    /// A message that has arrived already.
+    /// The next message that has arrived already.
     fn arrived(&mut self) -> Option<Result<redis::Msg, Failure>> {
         let message = self.line.as_mut()?.messages.next().now_or_never()?;
         Some(message.ok_or(Failure::Ended))
@@ -228,7 +229,7 @@ impl Follower {
                 self.known.insert(entity.id.clone());
                 self.ready.push_back(EntityEvent::Added(entity));
             }
-            // One that becomes of another kind is gone for those who watch this one.
+            // An entity that changes to another kind is gone for watchers of this one.
             EntityEvent::Added(Entity { id, .. }) | EntityEvent::Removed { id } => {
                 if self.known.remove(&id) {
                     self.ready.push_back(EntityEvent::Removed { id });
@@ -238,7 +239,7 @@ impl Follower {
         }
     }
 
-    /// Warns once per outage, drops the subscription and pauses, longer every time.
+    /// Warns once per outage, drops the subscription and pauses, each time for longer.
     async fn sit_out(&mut self, failure: &Failure) {
         let pauses = self.outage.get_or_insert_with(|| {
             tracing::warn!(kind = self.kind, %failure, "entities cannot be followed; waiting");

@@ -14,20 +14,20 @@ const LONGEST_ATTRIBUTE: u64 = 4 << 10;
 /// One RDMA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nic {
-    /// Name, like `mlx5_0`.
+    /// Name of the device, like `mlx5_0`.
     pub name: String,
     /// NUMA node; -1 if unknown.
     pub numa_node: i64,
     /// PCI address; empty for a device without one.
     pub pci_bus_id: String,
-    /// Its ports, in order.
+    /// Its ports, by number.
     pub ports: Vec<Port>,
 }
 
 /// One port of an RDMA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// Number, from 1.
+    /// Number of the port, from 1.
     pub number: u32,
     /// State as the kernel names it: `ACTIVE`, `DOWN`, ...
     pub state: String,
@@ -55,12 +55,12 @@ impl Nic {
         }
     }
 
-    /// Its first usable port.
+    /// The first usable port of the device.
     pub fn first_usable(&self) -> Option<&Port> {
         self.ports.iter().find(|port| port.is_usable())
     }
 
-    /// In DLSlime's schema.
+    /// Describes the device in DLSlime's schema.
     pub(super) fn to_json(&self) -> Value {
         let health = match self.first_usable() {
             Some(_) => "AVAILABLE",
@@ -90,18 +90,19 @@ impl Port {
         })
     }
 
-    /// Whether DLSlime would use it.
+    /// Returns whether DLSlime would use the port.
     fn is_usable(&self) -> bool {
         matches!(self.state.as_str(), "ACTIVE" | "UNKNOWN")
     }
 
-    /// In DLSlime's schema.
+    /// Describes the port in DLSlime's schema.
     pub(super) fn to_json(&self) -> Value {
         json!({"port": self.number, "state": self.state, "link_type": self.link_type})
     }
 }
 
-/// A link type in DLSlime's spelling: `RoCE`, `IB`, `UNKNOWN` for none, and anything else as it is.
+/// Writes a link type in DLSlime's spelling: `RoCE`, `IB`, `UNKNOWN` for none, and anything else
+/// unchanged.
 ///
 /// ```
 /// use slimerpc::control::topology::link_type;
@@ -120,7 +121,7 @@ pub fn link_type(text: &str) -> String {
     .to_owned()
 }
 
-/// Names in a directory; none if it cannot be read.
+/// Names in a directory; empty if it cannot be read.
 pub(super) fn entries(dir: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(dir) else {
         return Vec::new();
@@ -130,7 +131,7 @@ pub(super) fn entries(dir: &Path) -> Vec<String> {
         .collect()
 }
 
-/// The trimmed text of a small file of the kernel's.
+/// The trimmed text of a small sysfs file.
 pub(super) fn attribute(path: &Path) -> Option<String> {
     let mut text = String::new();
     let file = File::open(path).ok()?;

@@ -1,4 +1,4 @@
-//! Which devices a setting names.
+//! The setting that selects devices.
 
 use super::Nic;
 
@@ -13,7 +13,7 @@ use super::Nic;
 /// | `^mlx5_0`, `^=mlx5_0` | all but these |
 /// | `all` | all |
 ///
-/// Upper and lower case are the same where no device has the name as it is spelled.
+/// Case is ignored where no device has exactly the given name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Selection {
     excludes: bool,
@@ -22,7 +22,7 @@ pub(super) struct Selection {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Name {
-    /// As it was given.
+    /// The setting as it was given.
     text: String,
     name: String,
     port: Option<u32>,
@@ -30,7 +30,7 @@ struct Name {
 }
 
 impl Selection {
-    /// Reads a setting. `None` if it is empty, which counts as not set.
+    /// Reads a setting. `None` if it is empty, which counts as unset.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let (excludes, text) = strip(text, '^');
@@ -41,7 +41,7 @@ impl Selection {
         (!names.is_empty()).then_some(Self { excludes, names })
     }
 
-    /// Leaves those that it names, and says which names name nothing.
+    /// Keeps the devices that the setting names, and returns names that match nothing.
     pub(super) fn apply(&self, nics: &mut Vec<Nic>) -> Vec<String> {
         let unmatched = self.names.iter().filter(|name| !name.is_any_of(nics));
         let unmatched = unmatched.map(|name| name.text.clone()).collect();
@@ -60,7 +60,7 @@ impl Selection {
         unmatched
     }
 
-    /// Whether a device, or a port of it, is left.
+    /// Returns whether a device, or a port of it, is kept.
     fn keeps(&self, all: &[Nic], nic: &Nic, port: Option<u32>) -> bool {
         let names = |name: &Name| {
             let is_port = name.port.is_none() || name.port == port;
@@ -81,7 +81,7 @@ impl Name {
         }
     }
 
-    /// Whether it names this one out of `all`.
+    /// Returns whether the name means this device among `all`.
     fn is_name_of(&self, all: &[Nic], device: &str) -> bool {
         let name = &*self.name;
         if all.iter().any(|nic| nic.name == name) {
@@ -103,7 +103,7 @@ impl Name {
     }
 }
 
-/// Whether the name of a device begins so. A number in it counts whole.
+/// Returns whether the name of a device begins with `prefix`. A number counts as a whole.
 fn begins(device: &str, prefix: &str) -> bool {
     let (is_open, prefix) = match prefix.strip_suffix('*') {
         Some(prefix) => (true, prefix),
@@ -117,7 +117,8 @@ fn begins(device: &str, prefix: &str) -> bool {
     head.eq_ignore_ascii_case(prefix) && (is_open || !splits_number)
 }
 
-/// A device and its port, if that is named: `mlx5_0:1`. What follows a colon and is no number is part of the name.
+/// Splits a device from its port, if that is named: `mlx5_0:1`. A colon that no number follows is
+/// part of the name.
 pub(super) fn split_port(text: &str) -> (&str, Option<u32>) {
     let split = text.rsplit_once(':');
     let port = split.and_then(|(name, port)| Some((name, port.parse().ok()?)));
