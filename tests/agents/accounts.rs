@@ -3,14 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common::alone::is_alone;
 use serde::{Deserialize, Serialize};
 use slimerpc_actors::{Limits, PeerAgent, Proxy, RpcError, Share, service};
-use tokio::time::sleep;
-
-const LONG: Duration = Duration::from_secs(10);
+use support::{Held, alone::is_alone, until};
 
 #[derive(Default)]
 struct Victim;
@@ -183,7 +180,7 @@ async fn life(number: usize) {
         })
         .await;
     }
-    assert!(held()[1] > 0, "rings are counted");
+    assert!(Held::now().mappings > 0, "rings are counted");
     // The connections end in three ways.
     match number % 3 {
         0 => drop((victim, other)),
@@ -192,24 +189,6 @@ async fn life(number: usize) {
     }
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !is_so() {
-        assert!(started.elapsed() < LONG, "{what}");
-        sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// File descriptors, mappings of shared memory, threads.
-fn held() -> [usize; 3] {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    [
-        std::fs::read_dir("/proc/self/fd").unwrap().count(),
-        maps.lines().filter(|line| line.contains("memfd:")).count(),
-        std::fs::read_dir("/proc/self/task").unwrap().count(),
-    ]
 }
 
 #[actix::test]
@@ -223,23 +202,10 @@ async fn slot_2_drop_1_accounts_are_back_after_everything_that_can_go_wrong() {
     for number in 0..3 {
         life(number).await;
     }
-    sleep(Duration::from_millis(200)).await;
-    let before = held();
-    assert!(before[0] > 0 && before[2] > 0);
+    let before = Held::settled().await;
+    assert!(before.descriptors > 0 && before.threads > 0);
     for number in 3..12 {
         life(number).await;
     }
-    let grown = || {
-        let now = held();
-        now.iter().zip(before).any(|(now, before)| *now > before)
-    };
-    let started = Instant::now();
-    while grown() {
-        let held = held();
-        assert!(
-            started.elapsed() < LONG,
-            "before {before:?}, after {held:?}"
-        );
-        sleep(Duration::from_millis(20)).await;
-    }
+    before.is_back().await;
 }

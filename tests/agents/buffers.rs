@@ -2,14 +2,13 @@
 //! or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common;
 use slimerpc_actors::{
     AgentError, BufferError, Builder, Limits, PeerAgent, RdmaBuffer, Rights, Timeouts, service,
 };
-use tokio::time::{sleep, timeout};
+use support::{unique, until};
+use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
 const LONG: Duration = Duration::from_secs(30);
@@ -33,9 +32,7 @@ impl Board {
 }
 
 fn builder(role: &str) -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    common::agent(format!("buffers:{role}:{number}"))
+    support::agent(unique(role))
         .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(3)))
 }
 
@@ -59,11 +56,7 @@ fn forged(handle: &RdmaBuffer, change: impl FnOnce(&mut serde_json::Value)) -> R
 }
 
 async fn nothing_is_lent(agent: &PeerAgent) {
-    let started = Instant::now();
-    while agent.memory().lent > 0 {
-        assert!(started.elapsed() < LONG, "{:?}", agent.memory());
-        sleep(Duration::from_millis(2)).await;
-    }
+    until("nothing is lent", || agent.memory().lent == 0).await;
 }
 
 #[actix::test]
@@ -273,7 +266,7 @@ async fn fence_1_a_handle_of_an_earlier_life_of_its_owner_is_refused() {
     remote.write_at(0, b"once").await.unwrap();
     let alias = owner.alias().to_owned();
     owner.shutdown().await.unwrap();
-    let again = common::agent(alias).start().await.unwrap();
+    let again = support::agent(alias).start().await.unwrap();
     let _other = again.allocate(4096, Rights::ReadWrite).unwrap();
     let attached = timeout(LONG, user.attach(&handle)).await.unwrap();
     let error = attached.unwrap_err();

@@ -1,7 +1,7 @@
 //! Calls between agents of one process, over shared memory.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use slimerpc_actors::{
     AgentError, Builder, Limits, PeerAgent, Polling, Proxy, Ran, RpcError, Timeouts, service,
     wait_all,
 };
+use support::{PATIENCE, credits_are_back, joined, unique, until, within};
 
 /// Shared by the tests and the handlers that they watch.
 #[derive(Default, Clone)]
@@ -92,12 +93,6 @@ impl Lab {
     }
 }
 
-/// A name that no other test uses.
-fn unique(role: &str) -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{role}:{}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
-
 fn agent(role: &str) -> Builder {
     PeerAgent::builder().local().alias(unique(role)).limits(
         Limits::default()
@@ -117,16 +112,8 @@ async fn pair(lab: Lab) -> (PeerAgent, PeerAgent, Proxy<Lab>) {
 }
 
 async fn all_credits_are_back(lab: &Proxy<Lab>) {
-    let started = Instant::now();
-    while lab.channel().unwrap().credits().free != lab.channel().unwrap().geometry().slots() {
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "SLOT-2: {:?}",
-            lab.channel().unwrap().credits()
-        );
-        let _ = lab.add(0, 0).await;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    let call = async || drop(lab.add(0, 0).await);
+    credits_are_back(PATIENCE, lab, call).await;
 }
 
 #[actix::test]
@@ -144,7 +131,8 @@ async fn a_driver_calls_an_actor() {
 async fn a_call_is_made_when_it_is_made_not_when_it_is_polled() {
     let (_worker, _driver, lab) = pair(Lab::default()).await;
     let reply = lab.add(1, 1);
-    while lab.calls().await != Ok(1) {}
+    let runs = async { while lab.calls().await != Ok(1) {} };
+    within("it runs", runs).await;
     assert_eq!(reply.await, Ok(2));
 }
 
@@ -635,9 +623,8 @@ async fn a_wait_that_is_refused_cancels_a_call_that_has_been_sent_but_has_not_be
     for lab in [lab, here] {
         probe.running.store(0, Ordering::SeqCst);
         let busy = lab.slow(60_000);
-        while probe.running.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let has_begun = || probe.running.load(Ordering::SeqCst) > 0;
+        until("a handler begins", has_begun).await;
         let refused = lab.note(7).wait();
         assert!(matches!(refused, Err(RpcError::WouldBlock { .. })));
         drop(busy);
@@ -693,10 +680,7 @@ async fn threads_that_a_runtime_keeps_for_what_blocks_wait_for_their_replies() {
             let _entered = handle.enter();
             entered()
         });
-        while !entered.is_finished() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        assert_eq!(entered.join().unwrap(), sums);
+        assert_eq!(joined(entered).await, sums);
     }
 }
 

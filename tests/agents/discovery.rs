@@ -2,10 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use serde_json::json;
 use slimerpc::channel::Mismatch;
 use slimerpc::control::{Control, Entity, Local, NanoCtrl, Registration, ServiceRecord};
@@ -13,6 +11,7 @@ use slimerpc_actors::{
     AgentError, Builder, Compatibility, DiscoveryError, PeerAgent, ServiceChange, ServiceChanges,
     ServiceInstance, Timeouts, service,
 };
+use support::{NanoCtrlServer, fake_http::FakeHttp, unique};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.
@@ -105,9 +104,7 @@ enum World {
 
 impl World {
     fn here() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        Self::Here(format!("discovery-{number}"))
+        Self::Here(unique("discovery"))
     }
 
     fn served() -> Self {

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -12,14 +11,15 @@ use serde_json::{Value, json};
 use slimerpc::channel::{QueuePairInfo, RingAddress};
 use slimerpc::control::{Control, Local, Mail, MailEvent, Registration};
 use slimerpc::fabric::{
-    self, Access, Completion, CompletionQueue, Device, MemoryRegion, Operation, Payload, Poller,
-    QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
+    self, Access, Completion, CompletionQueue, Device, MemoryRegion, Payload, Poller, QueuePair,
+    RecvRequest, RemoteSlice, Sge,
 };
 use slimerpc::wire::pickle::Exception;
 use slimerpc::wire::{Header, MessageKind, Pickle};
 use slimerpc_actors::{
     AgentError, Builder, Limits, PeerAgent, Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
+use support::{unique, verbs};
 use tokio::time::{sleep, timeout};
 
 const SLOTS: usize = 4;
@@ -51,8 +51,7 @@ const NOTHING: u32 = 2;
 
 /// A scope that no other test uses.
 fn scope() -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("dlslime-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+    unique("dlslime")
 }
 
 fn agent(scope: &str, alias: &str) -> Builder {
@@ -115,18 +114,7 @@ impl Peer {
     fn new_queue_pairs(&mut self, count: usize) {
         self.arrived = vec![Vec::new(); count];
         let new = |_| {
-            let mut qp = self
-                .device
-                .create_queue_pair(&QueuePairInit {
-                    send_cq: self.cq.clone(),
-                    recv_cq: self.cq.clone(),
-                    max_send_wr: 64,
-                    max_recv_wr: 64,
-                    max_inline: 0,
-                    retry: RetryPolicy::default(),
-                })
-                .unwrap();
-            qp.to_init().unwrap();
+            let mut qp = verbs::queue_pair(&*self.device, &self.cq, 64, 0);
             for _ in 0..64 {
                 qp.post_recv(RecvRequest { wr_id: 1 }).unwrap();
             }
@@ -236,22 +224,16 @@ impl Peer {
         let offset = slot * SLOT_SIZE;
         self.sends.copy_in(offset, bytes).unwrap();
         let ring = self.theirs.unwrap();
-        let request = SendRequest {
-            wr_id: 0,
-            operation: Operation::WriteWithImm(imm),
-            local: Payload::Region(Sge {
-                addr: self.sends.addr() + offset as u64,
-                length: bytes.len() as u32,
-                lkey: self.sends.lkey(),
-            }),
-            remote: RemoteSlice {
-                addr: ring.addr + offset as u64,
-                rkey: ring.rkey,
-            },
-            signalled: true,
-            solicited: true,
+        let local = Payload::Region(Sge {
+            addr: self.sends.addr() + offset as u64,
+            length: bytes.len() as u32,
+            lkey: self.sends.lkey(),
+        });
+        let remote = RemoteSlice {
+            addr: ring.addr + offset as u64,
+            rkey: ring.rkey,
         };
-        self.qps[0].post_send(&request).unwrap();
+        verbs::write_with_imm(&mut *self.qps[0], local, remote, imm);
         // The next message would overwrite this one before it was seen.
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -269,22 +251,16 @@ impl Peer {
         for (at, qp) in self.qps.iter_mut().enumerate() {
             let begin = (at * stripe).min(bytes.len());
             let offset = (slot * SLOT_SIZE + begin) as u64;
-            let request = SendRequest {
-                wr_id: 0,
-                operation: Operation::WriteWithImm(0xab_0000 | slot as u32),
-                local: Payload::Region(Sge {
-                    addr: self.sends.addr() + offset,
-                    length: (bytes.len() - begin).min(stripe) as u32,
-                    lkey: self.sends.lkey(),
-                }),
-                remote: RemoteSlice {
-                    addr: ring.addr + offset,
-                    rkey: ring.rkey,
-                },
-                signalled: true,
-                solicited: true,
+            let local = Payload::Region(Sge {
+                addr: self.sends.addr() + offset,
+                length: (bytes.len() - begin).min(stripe) as u32,
+                lkey: self.sends.lkey(),
+            });
+            let remote = RemoteSlice {
+                addr: ring.addr + offset,
+                rkey: ring.rkey,
             };
-            qp.post_send(&request).unwrap();
+            verbs::write_with_imm(&mut **qp, local, remote, 0xab_0000 | slot as u32);
         }
     }
 

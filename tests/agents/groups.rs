@@ -1,14 +1,14 @@
 //! Several services called together, over shared memory.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 use slimerpc_actors::{
     Builder, Group, GroupError, MemberError, PeerAgent, Proxy, RpcError, service,
 };
+use support::{Tally, unique};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,9 @@ impl Serialize for Counted {
 #[derive(Default)]
 struct Member {
     rank: u64,
-    dropped: Arc<AtomicUsize>,
+    /// Handlers of `slow_unless` that have something to drop.
+    begun: Tally,
+    dropped: Tally,
 }
 
 #[service]
@@ -54,18 +56,13 @@ impl Member {
 
     #[method]
     async fn slow_unless(&mut self, rank: u64) -> Result<u64, String> {
-        struct OnDrop(Arc<AtomicUsize>);
-        impl Drop for OnDrop {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
         if self.rank == rank {
-            // The others have begun by then.
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            // The others have begun.
+            self.begun.reaches(2).await;
             return Err("before the others".into());
         }
-        let _guard = OnDrop(self.dropped.clone());
+        let _guard = self.dropped.on_drop();
+        self.begun.up();
         tokio::time::sleep(Duration::from_secs(3600)).await;
         Ok(0)
     }
@@ -77,26 +74,28 @@ impl Member {
 }
 
 fn agent() -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    PeerAgent::builder().alias(format!("groups:{number}"))
+    PeerAgent::builder().alias(unique("groups"))
 }
 
 struct Crew {
     agents: Vec<PeerAgent>,
     driver: PeerAgent,
     group: Group<Member>,
-    dropped: Arc<AtomicUsize>,
+    dropped: Tally,
 }
 
 async fn crew(size: u64) -> Crew {
     let driver = agent().start().await.unwrap();
-    let dropped = Arc::new(AtomicUsize::new(0));
+    let (begun, dropped) = (Tally::default(), Tally::default());
     let (mut agents, mut members) = (Vec::new(), Vec::new());
     for rank in 0..size {
         let worker = agent().start().await.unwrap();
-        let dropped = dropped.clone();
-        worker.serve(Member { rank, dropped }).await.unwrap();
+        let state = Member {
+            rank,
+            begun: begun.clone(),
+            dropped: dropped.clone(),
+        };
+        worker.serve(state).await.unwrap();
         members.push(driver.proxy::<Member>(worker.alias()).await.unwrap());
         agents.push(worker);
     }
@@ -162,9 +161,7 @@ async fn the_first_error_ends_the_others_or_each_result_is_seen() {
         .await
         .unwrap_err();
     assert_eq!(error.rank, 2);
-    while crew.dropped.load(Ordering::SeqCst) < 2 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+    crew.dropped.reaches(2).await;
 }
 
 #[actix::test]

@@ -14,10 +14,11 @@ use slimerpc::channel::{
 };
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, Device, MemoryRegion, Operation, Payload, Poller, QueuePair, QueuePairInit,
-    RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Access, Completion, Device, MemoryRegion, Payload, Poller, QueuePair, RecvRequest, RemoteSlice,
+    RetryPolicy,
 };
 use slimerpc::wire::{Extension, Header, MessageKind, RendezvousDescriptor, StreamPart};
+use support::verbs;
 
 const SLOTS: usize = 4;
 const SLOT_SIZE: usize = 256;
@@ -76,20 +77,7 @@ impl Stranger {
     /// One that takes no messages yet.
     fn deaf(device: &dyn Device) -> Self {
         let (cq, poller) = device.create_completion_queue(1024).unwrap();
-        let queue_pair = || {
-            let mut qp = device
-                .create_queue_pair(&QueuePairInit {
-                    send_cq: cq.clone(),
-                    recv_cq: cq.clone(),
-                    max_send_wr: 256,
-                    max_recv_wr: 256,
-                    max_inline: 1024,
-                    retry: RetryPolicy::default(),
-                })
-                .unwrap();
-            qp.to_init().unwrap();
-            qp
-        };
+        let queue_pair = || verbs::queue_pair(device, &cq, 256, 1024);
         let (qp, bulk) = (queue_pair(), queue_pair());
         let ring = device
             .register(
@@ -137,18 +125,11 @@ impl Stranger {
     fn write(&mut self, slot: usize, imm: u32, bytes: &[u8]) {
         let ring = self.theirs.as_ref().unwrap().ring;
         let at = slot * SLOT_SIZE % (SLOTS * SLOT_SIZE);
-        let request = SendRequest {
-            wr_id: 0,
-            operation: Operation::WriteWithImm(imm),
-            local: Payload::Inline(bytes),
-            remote: RemoteSlice {
-                addr: ring.addr + at as u64,
-                rkey: ring.rkey,
-            },
-            signalled: true,
-            solicited: true,
+        let remote = RemoteSlice {
+            addr: ring.addr + at as u64,
+            rkey: ring.rkey,
         };
-        self.qp.post_send(&request).unwrap();
+        verbs::write_with_imm(&mut *self.qp, Payload::Inline(bytes), remote, imm);
     }
 
     /// The next `count` messages: immediate and the header in its slot.

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use crate::common::alone::is_alone;
 use slimerpc_actors::{PeerAgent, service};
+use support::alone::is_alone;
 
 const CONNECTIONS: usize = 20;
 const MIB: usize = 1 << 20;

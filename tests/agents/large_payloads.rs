@@ -3,13 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common;
 use slimerpc_actors::{
     Builder, Limits, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, service, wait_all,
 };
+use support::{Tally, credits_are_back, joined, unique, until};
 use tokio::time::sleep;
 
 const LONG: Duration = Duration::from_secs(30);
@@ -20,7 +19,9 @@ const MIB: usize = 1 << 20;
 #[derive(Default)]
 struct Store {
     total: u64,
-    dropped: Arc<AtomicUsize>,
+    /// Handlers of `later`.
+    begun: Tally,
+    dropped: Tally,
 }
 
 impl Share for Store {
@@ -45,13 +46,8 @@ impl Store {
 
     #[method(raw)]
     async fn later(&mut self, request: &[u8]) -> Vec<u8> {
-        struct OnDrop(Arc<AtomicUsize>);
-        impl Drop for OnDrop {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        let _guard = OnDrop(self.dropped.clone());
+        let _guard = self.dropped.on_drop();
+        self.begun.up();
         sleep(Duration::from_millis(500)).await;
         request.to_vec()
     }
@@ -110,9 +106,7 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 }
 
 fn agent(role: &str) -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    common::agent(format!("large:{role}:{number}")).limits(
+    support::agent(unique(role)).limits(
         Limits::default()
             .slot_size(SLOT_SIZE)
             .max_inflight(SLOTS)
@@ -125,7 +119,8 @@ struct Pair {
     driver: PeerAgent,
     service: ServiceHandle,
     store: Proxy<Store>,
-    dropped: Arc<AtomicUsize>,
+    begun: Tally,
+    dropped: Tally,
 }
 
 async fn pair() -> Pair {
@@ -135,7 +130,7 @@ async fn pair() -> Pair {
 async fn pair_of(worker: Builder, driver: Builder) -> Pair {
     let (worker, driver) = (worker.start().await.unwrap(), driver.start().await.unwrap());
     let state = Store::default();
-    let dropped = state.dropped.clone();
+    let (begun, dropped) = (state.begun.clone(), state.dropped.clone());
     let service = worker.serve(state).await.unwrap();
     let store = driver.proxy(worker.alias()).await.unwrap();
     Pair {
@@ -143,6 +138,7 @@ async fn pair_of(worker: Builder, driver: Builder) -> Pair {
         driver,
         service,
         store,
+        begun,
         dropped,
     }
 }
@@ -150,27 +146,14 @@ async fn pair_of(worker: Builder, driver: Builder) -> Pair {
 impl Pair {
     /// SLOT-2, and no memory is lent any more.
     async fn accounts_are_back(&self) {
-        let channel = self.store.channel().unwrap();
-        let are_back = || {
-            channel.credits().free == channel.geometry().slots()
-                && self.worker.memory().lent == 0
-                && self.driver.memory().lent == 0
+        let are_back = || self.worker.memory().lent + self.driver.memory().lent == 0;
+        let hasty = self.store.with_timeout(Duration::from_millis(100));
+        let call = async || {
+            drop(hasty.small(1).await);
+            drop(hasty.parallel_echo(b"").await);
         };
-        let started = Instant::now();
-        while !are_back() {
-            let (worker, driver) = (self.worker.memory(), self.driver.memory());
-            let credits = channel.credits();
-            assert!(
-                started.elapsed() < LONG,
-                "{credits:?}, {worker:?}, {driver:?}"
-            );
-            let _ = self
-                .store
-                .small(1)
-                .timeout(Duration::from_millis(100))
-                .await;
-            sleep(Duration::from_millis(2)).await;
-        }
+        credits_are_back(LONG, &self.store, call).await;
+        until("no memory is lent", are_back).await;
     }
 }
 
@@ -249,10 +232,7 @@ async fn threads_without_a_runtime_call_with_large_payloads() {
         let echoed = store.echo(&bytes).wait().unwrap();
         echoed == bytes
     });
-    while !echoed.is_finished() {
-        sleep(Duration::from_millis(1)).await;
-    }
-    assert!(echoed.join().unwrap());
+    assert!(joined(echoed).await);
     pair.accounts_are_back().await;
 }
 
@@ -296,7 +276,7 @@ async fn what_is_cancelled_or_late_gives_its_memory_back() {
     }
     // Until one is dropped while it is handled: how long a payload takes to get there depends on the device.
     let (started, mut patience) = (Instant::now(), Duration::ZERO);
-    while pair.dropped.load(Ordering::SeqCst) == 0 {
+    while pair.dropped.get() == 0 {
         assert!(started.elapsed() < LONG, "no handler was dropped");
         patience = patience * 3 / 2 + Duration::from_millis(20);
         let later = pair.store.later(&bytes);
@@ -389,12 +369,10 @@ async fn a_peer_that_leaves_in_the_middle_gives_all_memory_back() {
         if let Err(error) = waiting.await.unwrap() {
             assert!(matches!(error, RpcError::PeerLost { .. }), "{error}");
         }
-        let started = Instant::now();
-        while pair.worker.memory().lent + pair.driver.memory().lent > 0 {
-            let (worker, driver) = (pair.worker.memory(), pair.driver.memory());
-            assert!(started.elapsed() < LONG, "{side}: {worker:?} {driver:?}");
-            sleep(Duration::from_millis(5)).await;
-        }
+        until("no memory is lent", || {
+            pair.worker.memory().lent + pair.driver.memory().lent == 0
+        })
+        .await;
     }
 }
 
@@ -403,7 +381,7 @@ async fn stop_waits_until_large_answers_have_been_read() {
     let pair = pair().await;
     let bytes = pattern(16 * MIB, 4);
     let later = actix::spawn(pair.store.later(&bytes).timeout(LONG));
-    sleep(Duration::from_millis(200)).await;
+    pair.begun.reaches(1).await;
     pair.service.stop().await.unwrap();
     assert!(later.await.unwrap().unwrap() == bytes);
 }

@@ -3,12 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::future::IntoFuture;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common;
-use crate::common::alone::is_alone;
 use actix::{Actor, Context, Handler};
 use futures_util::{Stream, StreamExt, stream};
 use slimerpc::channel::Descriptor;
@@ -18,6 +14,7 @@ use slimerpc_actors::{
     AgentError, BufferError, Group, PeerAgent, PeerEvent, Polling, Proxy, Ran, Rights, RpcError,
     Terminated, Timeouts, Watch, service,
 };
+use support::{Held, Tally, alone::is_alone, unique, within};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
@@ -28,6 +25,8 @@ const SOON: Duration = Duration::from_millis(100);
 #[derive(Default)]
 struct Counter {
     total: u64,
+    /// Handlers of `never`.
+    begun: Tally,
 }
 
 #[service]
@@ -40,6 +39,7 @@ impl Counter {
 
     #[method]
     async fn never(&mut self) {
+        self.begun.up();
         std::future::pending::<()>().await;
     }
 
@@ -56,13 +56,11 @@ impl Counter {
 
 /// Names that no other test has.
 fn names() -> (String, String) {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let n = NEXT.fetch_add(1, Ordering::Relaxed);
-    (format!("life-worker:{n}"), format!("life-driver:{n}"))
+    (unique("worker"), unique("driver"))
 }
 
 async fn agent(alias: &str) -> PeerAgent {
-    common::agent(alias.to_owned()).start().await.unwrap()
+    support::agent(alias.to_owned()).start().await.unwrap()
 }
 
 async fn worker(alias: &str) -> PeerAgent {
@@ -76,22 +74,28 @@ async fn next(events: &mut Watch) -> PeerEvent {
     event.expect("the agent lives")
 }
 
-/// Calls until that works, and says how long it took.
-async fn healed(counter: &Proxy<Counter>) -> Duration {
+/// Calls until that works.
+async fn healed(counter: &Proxy<Counter>) {
     let started = Instant::now();
-    loop {
-        match counter.add(1).await {
-            Ok(_) => return started.elapsed(),
-            Err(error) => assert!(started.elapsed() < LONG, "{error}"),
-        }
+    while let Err(error) = counter.add(1).await {
+        assert!(started.elapsed() < LONG, "{error}");
         sleep(Duration::from_millis(5)).await;
     }
+}
+
+/// Calls until that fails.
+async fn lost(counter: &Proxy<Counter>) {
+    let answered = async { while counter.add(1).await.is_ok() {} };
+    within("the peer is lost", answered).await;
 }
 
 #[actix::test]
 async fn call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back() {
     let (alias, driver) = names();
-    let (first, driver) = (worker(&alias).await, agent(&driver).await);
+    let (first, driver) = (agent(&alias).await, agent(&driver).await);
+    let served = Counter::default();
+    let begun = served.begun.clone();
+    first.serve(served).await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     let mut events = driver.watch(&alias).await.unwrap();
     let PeerEvent::Connected { incarnation } = next(&mut events).await else {
@@ -99,7 +103,7 @@ async fn call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_whe
     };
     assert_eq!(counter.add(5).await.unwrap(), 5);
     let pending = counter.never();
-    sleep(SOON).await;
+    begun.reaches(1).await;
 
     let started = Instant::now();
     first.shutdown().await.unwrap();
@@ -122,13 +126,12 @@ async fn call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_whe
     assert_eq!(error.ran(), Ran::No);
 
     let second = worker(&alias).await;
-    let took = healed(&counter).await;
+    healed(&counter).await;
     assert_eq!(
         counter.add(1).await.unwrap(),
         2,
         "another life, another state"
     );
-    assert!(took < LONG);
     let PeerEvent::Reconnected { incarnation: later } = next(&mut events).await else {
         panic!("it is there again");
     };
@@ -213,7 +216,7 @@ async fn both_sides_that_begin_at_once_end_with_one_connection() {
 #[actix::test]
 async fn a_watch_on_nobody_and_on_oneself_is_an_error_that_says_so() {
     let (alias, nobody) = names();
-    let agent = common::agent(alias.clone())
+    let agent = support::agent(alias.clone())
         .timeouts(Timeouts::default().connect_timeout(SOON))
         .start()
         .await
@@ -240,7 +243,7 @@ async fn a_watch_ends_with_its_agent() {
 }
 
 struct Mourner {
-    told: Arc<AtomicUsize>,
+    told: Tally,
 }
 
 impl Actor for Mourner {
@@ -252,7 +255,7 @@ impl Handler<Terminated> for Mourner {
 
     fn handle(&mut self, gone: Terminated, _: &mut Context<Self>) {
         assert_eq!(gone.event, PeerEvent::Left);
-        self.told.fetch_add(1, Ordering::SeqCst);
+        self.told.up();
     }
 }
 
@@ -260,23 +263,28 @@ impl Handler<Terminated> for Mourner {
 async fn an_actor_is_told_once_of_the_death_of_a_peer() {
     let (alias, driver) = names();
     let (first, driver) = (worker(&alias).await, agent(&driver).await);
-    let told = Arc::<AtomicUsize>::default();
+    let told = Tally::default();
     let mourner = Mourner { told: told.clone() }.start();
     driver
         .death_watch(&alias, mourner.recipient())
         .await
         .unwrap();
-    sleep(SOON).await;
+    let mut events = driver.watch(&alias).await.unwrap();
+    next(&mut events).await;
     first.shutdown().await.unwrap();
-    sleep(SOON).await;
+    assert_eq!(next(&mut events).await, PeerEvent::Left);
+    told.reaches(1).await;
     let second = worker(&alias).await;
-    sleep(SOON).await;
+    let event = next(&mut events).await;
+    assert!(matches!(event, PeerEvent::Reconnected { .. }), "{event:?}");
     second.shutdown().await.unwrap();
+    assert_eq!(next(&mut events).await, PeerEvent::Left);
+    // Long enough to see that nothing comes.
     sleep(SOON).await;
-    assert_eq!(told.load(Ordering::SeqCst), 1);
+    assert_eq!(told.get(), 1);
 }
 
-/// As often as `SLIME_TEST_LIVES` says; see the account of descriptors and memory at the end.
+/// As often as `SLIME_TEST_LIVES` says, at least six times.
 #[actix::test]
 async fn a_peer_may_come_back_many_times() {
     if !is_alone(module_path!(), "a_peer_may_come_back_many_times") {
@@ -287,22 +295,19 @@ async fn a_peer_may_come_back_many_times() {
     let driver = agent(&driver).await;
     let mut life = worker(&alias).await;
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
-    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let mut before = 0;
+    let mut before = None;
     for n in 0..lives {
         life.shutdown().await.unwrap();
         life = worker(&alias).await;
         healed(&counter).await;
         if n == 5 {
-            before = descriptors();
+            before = Some(Held::settled().await);
         }
     }
-    let after = descriptors();
+    before.expect("more than five lives").is_back().await;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find(|line| line.starts_with("VmRSS"));
-    println!("after {lives} lives: {before} descriptors became {after}, {resident:?}");
-    // Other tests of this process come and go; a leak would be several for each life.
-    assert!(after < before + 60, "{before} descriptors became {after}");
+    println!("after {lives} lives: {before:?}, {resident:?}");
     let error = counter.add(1).await.map(drop);
     assert_eq!(error, Ok(()));
 }
@@ -316,7 +321,7 @@ async fn heartbeats_that_make_no_sense_are_refused() {
         (2 * second, second),
         (Duration::ZERO, second),
     ] {
-        let builder = common::agent(alias.clone())
+        let builder = support::agent(alias.clone())
             .polling(Polling::default().heartbeat(interval).detection(detection));
         let error = builder.start().await.unwrap_err();
         assert!(
@@ -354,7 +359,7 @@ async fn fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another()
     let handle = first.allocate(100, Rights::Read).unwrap().handle();
     let ghost = ghost(first).await;
     // Longer than the test waits.
-    let driver = common::agent(driver).timeouts(Timeouts::default().connect_timeout(10 * LONG));
+    let driver = support::agent(driver).timeouts(Timeouts::default().connect_timeout(10 * LONG));
     let driver = driver.start().await.unwrap();
     let called = async {
         let counter = driver.proxy::<Counter>(&alias).await.unwrap();
@@ -394,15 +399,11 @@ async fn a_watch_on_a_peer_that_was_lost_begins_with_that() {
     );
     assert_eq!(next(&mut later).await, PeerEvent::Left);
     assert_eq!(next(&mut of_proxy).await, PeerEvent::Left);
-    let told = Arc::<AtomicUsize>::default();
+    let told = Tally::default();
     let mourner = Mourner { told: told.clone() }.start();
     let dead = driver.death_watch(&alias, mourner.recipient());
     dead.await.unwrap();
-    let started = Instant::now();
-    while told.load(Ordering::SeqCst) == 0 {
-        assert!(started.elapsed() < LONG, "it is not told");
-        sleep(Duration::from_millis(5)).await;
-    }
+    told.reaches(1).await;
 }
 
 #[actix::test]
@@ -429,12 +430,12 @@ async fn a_proxy_says_that_it_is_connected_again_when_it_can_be_called() {
 async fn a_proxy_that_is_not_ready_in_time_says_for_whom_it_has_waited() {
     let (alias, driver) = names();
     let first = worker(&alias).await;
-    let driver =
-        common::agent(driver).timeouts(Timeouts::default().connect_timeout(Duration::from_secs(1)));
+    let driver = support::agent(driver)
+        .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(1)));
     let driver = driver.start().await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     first.shutdown().await.unwrap();
-    while counter.add(1).await.is_ok() {}
+    lost(&counter).await;
     let error = counter.ready().await.unwrap_err();
     let AgentError::NotBack { peer, service, .. } = &error else {
         panic!("{error:?}")
@@ -453,12 +454,12 @@ async fn a_proxy_that_is_not_ready_in_time_says_for_whom_it_has_waited() {
 async fn calls_of_a_peer_that_is_lost_wait_for_it_as_long_as_they_may() {
     let (alias, driver) = names();
     let first = worker(&alias).await;
-    let driver = common::agent(driver).timeouts(Timeouts::default().reconnect_wait(LONG));
+    let driver = support::agent(driver).timeouts(Timeouts::default().reconnect_wait(LONG));
     let driver = driver.start().await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     let hasty = counter.with_reconnect_wait(Duration::ZERO);
     first.shutdown().await.unwrap();
-    while hasty.add(1).await.is_ok() {}
+    lost(&hasty).await;
 
     // As long as they may, and no longer.
     let lost = counter.with_reconnect_wait(SOON).add(1).await.unwrap_err();

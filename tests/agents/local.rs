@@ -2,13 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use slimerpc_actors::{
     AgentError, AgentEvent, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, Timeouts,
     service, wait_all,
 };
+use support::{Tally, joined, unique};
 use tokio::time::sleep;
 
 const LONG: Duration = Duration::from_secs(10);
@@ -16,15 +16,17 @@ const SOON: Duration = Duration::from_millis(30);
 
 #[derive(Default)]
 struct Shop {
-    dropped: Arc<AtomicUsize>,
+    /// Handlers of `wait` and `nap`.
+    begun: Tally,
+    dropped: Tally,
     sold: u64,
 }
 
 impl Share for Shop {
-    type Shared = ();
+    type Shared = Tally;
 
-    fn share(&self) -> Arc<()> {
-        Arc::default()
+    fn share(&self) -> Arc<Tally> {
+        Arc::new(self.begun.clone())
     }
 }
 
@@ -38,13 +40,8 @@ impl Shop {
 
     #[method]
     async fn wait(&mut self, millis: u64) -> u64 {
-        struct OnDrop(Arc<AtomicUsize>);
-        impl Drop for OnDrop {
-            fn drop(&mut self) {
-                self.0.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        let _guard = OnDrop(self.dropped.clone());
+        let _guard = self.dropped.on_drop();
+        self.begun.up();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -73,7 +70,7 @@ impl Shop {
     }
 
     #[method(raw, inplace, parallel)]
-    async fn parallel_reversed(_shared: &(), request: &[u8], reply: &mut [u8]) -> usize {
+    async fn parallel_reversed(_begun: &Tally, request: &[u8], reply: &mut [u8]) -> usize {
         sleep(Duration::from_millis(1)).await;
         for (to, from) in reply.iter_mut().zip(request.iter().rev()) {
             *to = *from;
@@ -82,7 +79,8 @@ impl Shop {
     }
 
     #[method(parallel)]
-    async fn nap(_shared: &(), millis: u64) -> u64 {
+    async fn nap(begun: &Tally, millis: u64) -> u64 {
+        begun.up();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -104,20 +102,15 @@ struct Corner {
     /// Of the same type, whether it is here or far away.
     shops: [Proxy<Shop>; 2],
     handle: ServiceHandle,
-    dropped: Arc<AtomicUsize>,
+    begun: Tally,
+    dropped: Tally,
 }
 
 async fn corner() -> Corner {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
-    let agent = |role| {
-        PeerAgent::builder()
-            .alias(format!("local:{role}:{number}"))
-            .start()
-    };
+    let agent = |role| PeerAgent::builder().alias(unique(role)).start();
     let (here, there) = (agent("here").await.unwrap(), agent("there").await.unwrap());
     let shop = Shop::default();
-    let dropped = shop.dropped.clone();
+    let (begun, dropped) = (shop.begun.clone(), shop.dropped.clone());
     let handle = here.serve(shop).await.unwrap();
     let shops = [
         here.proxy::<Shop>(here.alias()).await.unwrap(),
@@ -130,6 +123,7 @@ async fn corner() -> Corner {
         _there: there,
         shops,
         handle,
+        begun,
         dropped,
     }
 }
@@ -165,10 +159,7 @@ async fn code_need_not_care_where_the_service_lives() {
         assert!(matches!(&error, RpcError::Remote { type_name, .. } if type_name == "panic"));
         let shop = shop.clone();
         let blocking = std::thread::spawn(move || shop.nap(1).wait());
-        while !blocking.is_finished() {
-            sleep(Duration::from_millis(1)).await;
-        }
-        assert_eq!(blocking.join().unwrap(), Ok(1));
+        assert_eq!(joined(blocking).await, Ok(1));
     }
 }
 
@@ -191,11 +182,10 @@ async fn order_1_serial_1_local_and_remote_callers_share_one_instance() {
 async fn deadlines_cancels_and_tells_are_as_with_others() {
     let corner = corner().await;
     for (round, shop) in corner.shops.iter().enumerate() {
-        let dropped = || corner.dropped.load(Ordering::SeqCst);
-        let before = dropped();
+        let before = corner.dropped.get();
         let mut patience = SOON;
         // On a busy machine it may expire before it is begun.
-        while dropped() == before {
+        while corner.dropped.get() == before {
             assert!(patience < LONG, "{round}: it is not begun, or not dropped");
             let error = shop.wait(3_600_000).timeout(patience).await.unwrap_err();
             assert!(
@@ -232,7 +222,7 @@ async fn deadlines_cancels_and_tells_are_as_with_others() {
 async fn stop_answers_local_requests_and_later_ones_end() {
     let corner = corner().await;
     let has = [corner.shops[0].wait(100), corner.shops[0].nap(150)];
-    sleep(SOON).await;
+    corner.begun.reaches(2).await;
     corner.handle.stop().await.unwrap();
     assert_eq!(wait_all(has, LONG).await, Ok(vec![100, 150]));
     for late in [corner.shops[0].sell(1), corner.shops[0].nap(1)] {

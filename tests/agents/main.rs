@@ -1,8 +1,5 @@
 //! Agents that talk with each other: calls, streams, buffers, supervision, discovery, and peers that die or lie.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod accounts;
 mod buffers;
 mod calls;

@@ -4,10 +4,10 @@
 use std::env;
 use std::time::{Duration, Instant};
 
-use crate::common::{NanoCtrlServer, free_port};
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
 use slimerpc_actors::{AgentError, PeerAgent, Timeouts, service};
+use support::{NanoCtrlServer, free_port};
 
 /// How long the control plane is away, in seconds; more of them only prove more of the same.
 const OUTAGE: &str = "SLIME_TEST_OUTAGE_S";
@@ -32,7 +32,7 @@ fn outage() -> Duration {
 }
 
 async fn agent(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
-    let builder = crate::common::agent(alias.to_owned()).nanoctrl(server.url());
+    let builder = support::agent(alias.to_owned()).nanoctrl(server.url());
     builder.start().await.unwrap()
 }
 

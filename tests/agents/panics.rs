@@ -6,7 +6,7 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ use slimerpc_actors::{
     AgentError, Backoff, Builder, Lifecycle, Limits, PeerAgent, Polling, Proxy, Restart, RpcError,
     Share, service,
 };
-use tokio::time::{sleep, timeout};
+use support::{Tally, unique, until};
+use tokio::time::timeout;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
@@ -122,6 +123,9 @@ struct Habits {
     end: AtomicBool,
     shares: AtomicBool,
     made: AtomicU32,
+    dropped: Tally,
+    /// Handlers of `rest` that have begun.
+    begun: Tally,
 }
 
 struct Shop {
@@ -140,6 +144,7 @@ impl Shop {
 
 impl Drop for Shop {
     fn drop(&mut self) {
+        self.habits.dropped.up();
         assert!(!self.habits.end.load(Ordering::SeqCst), "dropped");
     }
 }
@@ -253,6 +258,7 @@ impl Shop {
     #[method]
     async fn rest(&mut self) -> u8 {
         let _bomb = Bomb::armed();
+        self.habits.begun.up();
         std::future::pending::<()>().await;
         1
     }
@@ -295,10 +301,8 @@ impl Shop {
 }
 
 fn agent(role: &str) -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
-        .alias(format!("panics:{role}:{number}"))
+        .alias(unique(role))
         .limits(Limits::default().slot_size(4096).max_inflight(8))
 }
 
@@ -352,13 +356,8 @@ impl Plant {
             .unwrap_or_else(|error| panic!("after `{after}`: {error}"));
         for channel in [self.shop.channel(), self.shop.parallel_channel()] {
             let channel = channel.unwrap();
-            let back = async {
-                while channel.credits().free < channel.geometry().slots() {
-                    sleep(Duration::from_millis(2)).await;
-                }
-            };
-            let back = timeout(LONG, back).await;
-            back.unwrap_or_else(|_| panic!("after `{after}` credits are missing"));
+            let are_back = || channel.credits().free == channel.geometry().slots();
+            until(&format!("credits are back after `{after}`"), are_back).await;
         }
     }
 }
@@ -414,8 +413,9 @@ async fn panic_1_a_service_survives_what_its_values_do_when_no_handler_runs() {
         plant
             .goes_on("a payload of a panic of an async method")
             .await;
-        let resting = shop.rest();
-        sleep(Duration::from_millis(50)).await;
+        let begun = &plant.habits.begun;
+        let (resting, before) = (shop.rest(), begun.get());
+        begun.reaches(before + 1).await;
         drop(resting);
         plant.goes_on("a handler that is cancelled").await;
 
@@ -481,7 +481,8 @@ async fn panic_1_a_restart_survives_what_the_instance_before_does() {
     plant.habits.end.store(true, Ordering::SeqCst);
     plant.worker.shutdown().await.unwrap();
     // What is dropped with the agent is dropped by the time that it is gone, or soon.
-    sleep(Duration::from_millis(300)).await;
+    let made = plant.habits.made.load(Ordering::SeqCst) as usize;
+    plant.habits.dropped.reaches(made).await;
     plant.habits.end.store(false, Ordering::SeqCst);
 }
 

@@ -2,70 +2,33 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use slimerpc_actors::{
     AgentError, Builder, Limits, PeerAgent, Proxy, RpcError, ServedBy, Share, service, wait_all,
 };
+use support::{Gate, Tally, credits_are_back, unique, until};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(10);
-/// Enough for what was sent to have arrived.
-const SOON: Duration = Duration::from_millis(30);
+/// Long enough to see that nothing happens.
+const A_WHILE: Duration = Duration::from_millis(30);
 
 /// What the handlers share with each other, and with the test.
 #[derive(Default)]
 struct Board {
     running: AtomicUsize,
     /// Handlers of `step`, `rest` and `nap` that have begun.
-    begun: AtomicUsize,
+    begun: Tally,
     most: AtomicUsize,
     noted: Mutex<Vec<u64>>,
-    dropped: AtomicUsize,
+    dropped: Tally,
     gate: Gate,
     /// Of the state that it belongs to.
     generation: AtomicU32,
     myself: Mutex<Option<Proxy<Runner>>>,
-}
-
-impl Board {
-    /// Waits until so many handlers have begun.
-    async fn begin(&self, handlers: usize) {
-        until(|| self.begun.load(Ordering::SeqCst) == handlers).await;
-    }
-}
-
-/// Closed until it is opened.
-#[derive(Default)]
-struct Gate {
-    is_open: Mutex<bool>,
-    opened: Condvar,
-}
-
-impl Gate {
-    fn open(&self) {
-        *self.is_open.lock().unwrap() = true;
-        self.opened.notify_all();
-    }
-
-    fn pass(&self) {
-        let is_open = self.is_open.lock().unwrap();
-        let (_guard, waited) = self
-            .opened
-            .wait_timeout_while(is_open, LONG, |is_open| !*is_open)
-            .unwrap();
-        assert!(!waited.timed_out(), "nobody opens the gate");
-    }
-}
-
-struct OnDrop<'a>(&'a AtomicUsize);
-
-impl Drop for OnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
 }
 
 #[derive(Default)]
@@ -87,7 +50,7 @@ impl Runner {
     /// A model step: has the arbiter until the gate is open.
     #[method]
     fn step(&mut self) -> u64 {
-        self.board.begun.fetch_add(1, Ordering::SeqCst);
+        self.board.begun.up();
         self.board.gate.pass();
         self.steps += 1;
         self.steps
@@ -95,8 +58,8 @@ impl Runner {
 
     #[method]
     async fn rest(&mut self, millis: u64) -> u64 {
-        self.board.begun.fetch_add(1, Ordering::SeqCst);
-        let _guard = OnDrop(&self.board.dropped);
+        self.board.begun.up();
+        let _guard = self.board.dropped.on_drop();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -152,8 +115,8 @@ impl Runner {
 
     #[method(parallel)]
     async fn nap(board: &Board, millis: u64) -> u64 {
-        board.begun.fetch_add(1, Ordering::SeqCst);
-        let _guard = OnDrop(&board.dropped);
+        board.begun.up();
+        let _guard = board.dropped.on_drop();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -199,10 +162,8 @@ impl Runner {
 }
 
 fn agent(role: &str) -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
-        .alias(format!("parallel:{role}:{number}"))
+        .alias(unique(role))
         .limits(Limits::default().slot_size(4096).max_inflight(4))
 }
 
@@ -243,21 +204,7 @@ impl Plant {
 
     /// SLOT-2
     async fn credits_are_back(&self) {
-        let channels = [
-            self.runner.channel().unwrap(),
-            self.runner.parallel_channel().unwrap(),
-        ];
-        for channel in channels {
-            until(|| channel.credits().free == channel.geometry().slots()).await;
-        }
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !what() {
-        assert!(started.elapsed() < LONG);
-        sleep(Duration::from_millis(2)).await;
+        credits_are_back(LONG, &self.runner, async || {}).await;
     }
 }
 
@@ -265,7 +212,7 @@ async fn until(what: impl Fn() -> bool) {
 async fn a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_credits() {
     let plant = plant(1, 2).await;
     let steps: Vec<_> = (0..10).map(|_| plant.runner.step()).collect();
-    plant.board.begin(1).await;
+    plant.board.begun.reaches(1).await;
     assert_eq!(plant.runner.channel().unwrap().credits().free, 0);
     for _ in 0..100 {
         assert_eq!(plant.runner.health().timeout(LONG).await, Ok(0));
@@ -281,8 +228,11 @@ async fn parallel_methods_run_beside_one_another_as_many_as_there_are_workers() 
     for workers in [1, 3] {
         let plant = plant(workers, 8).await;
         let passes: Vec<_> = (0..8).map(|n| plant.runner.pass(n)).collect();
-        until(|| plant.board.running.load(Ordering::SeqCst) == workers).await;
-        sleep(SOON).await;
+        until("every worker runs one", || {
+            plant.board.running.load(Ordering::SeqCst) == workers
+        })
+        .await;
+        sleep(A_WHILE).await;
         plant.board.gate.open();
         assert_eq!(wait_all(passes, LONG).await, Ok((0..8).collect()));
         assert_eq!(plant.board.most.load(Ordering::SeqCst), workers);
@@ -311,7 +261,7 @@ async fn a_service_has_its_own_number_of_workers_and_zero_is_refused() {
     let driver = agent("driver").start().await.unwrap();
     let runner = driver.proxy::<Runner>(worker.alias()).await.unwrap();
     let both = [runner.pass(1), runner.pass(2)];
-    until(|| board.running.load(Ordering::SeqCst) == 2).await;
+    until("both run", || board.running.load(Ordering::SeqCst) == 2).await;
     board.gate.open();
     assert_eq!(wait_all(both, LONG).await, Ok(vec![1, 2]));
 }
@@ -334,7 +284,7 @@ async fn every_form_of_method_may_be_parallel() {
     let error = runner.claims(b"x").await.unwrap_err();
     assert!(matches!(error, RpcError::ReplyTooLarge { size: 4081, .. }));
     runner.jot(5).await.unwrap();
-    until(|| plant.noted() == [5]).await;
+    until("it is noted", || plant.noted() == [5]).await;
     plant.credits_are_back().await;
 }
 
@@ -354,15 +304,18 @@ async fn panic_1_a_panic_of_a_parallel_method_answers_its_caller_and_the_pool_go
 async fn cancelled_parallel_methods_are_dropped_or_never_begin() {
     let plant = plant(1, 4).await;
     let naps = [plant.runner.nap(3_600_000), plant.runner.nap(3_600_000)];
-    plant.board.begin(2).await;
+    plant.board.begun.reaches(2).await;
     drop(naps);
-    until(|| plant.board.dropped.load(Ordering::SeqCst) == 2).await;
+    plant.board.dropped.reaches(2).await;
     // The only thread is busy with the first; the second waits, and is cancelled.
     let first = plant.runner.pass(1);
-    until(|| plant.board.running.load(Ordering::SeqCst) == 1).await;
+    until("it runs", || {
+        plant.board.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
     drop(plant.runner.pass(2));
     let channel = plant.runner.parallel_channel().unwrap();
-    until(|| channel.credits().orphaned == 0).await;
+    until("no slot is orphaned", || channel.credits().orphaned == 0).await;
     plant.board.gate.open();
     assert_eq!(first.await, Ok(1));
     assert_eq!(plant.runner.pass(3).await, Ok(3));
@@ -374,11 +327,15 @@ async fn cancelled_parallel_methods_are_dropped_or_never_begin() {
 async fn a_parallel_request_that_expires_while_it_waits_is_not_run() {
     let plant = plant(1, 4).await;
     let first = plant.runner.pass(1);
-    until(|| plant.board.running.load(Ordering::SeqCst) == 1).await;
+    until("it runs", || {
+        plant.board.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
     let hasty = plant.runner.with_timeout(Duration::from_millis(20));
     // Told, so that nobody cancels it.
     hasty.tell(Pass { n: 2 }).await.unwrap();
-    sleep(SOON).await;
+    let expired = Duration::from_millis(300);
+    sleep(expired).await;
     plant.board.gate.open();
     assert_eq!(first.await, Ok(1));
     assert_eq!(plant.runner.pass(3).await, Ok(3));
@@ -398,7 +355,7 @@ async fn stop_answers_parallel_requests_that_have_arrived() {
     let handle = worker.serve(state).await.unwrap();
     let runner = driver.proxy::<Runner>(worker.alias()).await.unwrap();
     let has = [runner.nap(1_500), runner.nap(1_000), runner.rest(1_200)];
-    board.begin(3).await;
+    board.begun.reaches(3).await;
     let stopping = actix::spawn(async move { handle.stop().await });
     let late = loop {
         match runner.health().await {
@@ -411,7 +368,7 @@ async fn stop_answers_parallel_requests_that_have_arrived() {
     stopping.await.unwrap().unwrap();
     // The connection is lost a moment later; until then the service says itself that it is down.
     let gone = || async { runner.health().timeout(LONG).await.unwrap_err() };
-    let started = std::time::Instant::now();
+    let started = Instant::now();
     loop {
         match gone().await {
             RpcError::PeerLost { .. } => break,
@@ -425,7 +382,10 @@ async fn stop_answers_parallel_requests_that_have_arrived() {
 async fn a_parallel_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown() {
     let plant = plant(1, 4).await;
     let (blocks, naps) = (plant.runner.pass(1), plant.runner.nap(3_600_000));
-    until(|| plant.board.running.load(Ordering::SeqCst) == 1).await;
+    until("it runs", || {
+        plant.board.running.load(Ordering::SeqCst) == 1
+    })
+    .await;
     let started = Instant::now();
     plant.worker.shutdown().await.unwrap();
     assert!(blocks.await.is_err() && naps.await.is_err());
@@ -493,7 +453,7 @@ async fn two_versions_meet_one_of_which_has_parallel_methods() {
     let plant = plant(1, 4).await;
     let old: Proxy<older::Runner> = plant.driver.proxy(plant.worker.alias()).await.unwrap();
     let steps = plant.runner.step();
-    plant.board.begin(1).await;
+    plant.board.begun.reaches(1).await;
     assert_eq!(
         old.health().timeout(LONG).await,
         Ok(0),
@@ -618,13 +578,16 @@ async fn serve_once_handles_one_request_and_lets_the_others_wait() {
     let (proxy, (first, second, third)) = served_once(&worker, &driver, &mut runner, note).await;
     assert_eq!(first.await, Ok(1));
     assert_eq!(*runner.board.noted.lock().unwrap(), [1]);
-    sleep(SOON).await;
     worker.serve_once(&mut runner).await.unwrap();
     assert_eq!(second.await, Ok(2));
     // Async, parallel and unknown ones as well.
     drop(third);
     let (rest, health) = (proxy.rest(5), proxy.health());
-    sleep(SOON).await;
+    let channel = proxy.channel().unwrap();
+    until("the cancelled one and the other are sent", || {
+        channel.credits().free == channel.geometry().slots() - 2
+    })
+    .await;
     worker.serve_once(&mut runner).await.unwrap();
     assert_eq!(rest.await, Ok(5));
     worker.serve_once(&mut runner).await.unwrap();
@@ -637,7 +600,7 @@ async fn serve_once_handles_one_request_and_lets_the_others_wait() {
 async fn serve_once_may_be_given_up_while_it_waits_and_loses_nothing() {
     let (worker, driver) = workshop().await;
     let mut runner = Runner::default();
-    let tried = timeout(SOON, worker.serve_once(&mut runner)).await;
+    let tried = timeout(A_WHILE, worker.serve_once(&mut runner)).await;
     assert!(tried.is_err());
     let proxy = driver.proxy::<Runner>(worker.alias()).await.unwrap();
     let notes: Vec<_> = (0..20).map(|n| proxy.note(n)).collect();
@@ -662,20 +625,20 @@ async fn serve_once_drops_a_handler_that_is_cancelled_and_skips_what_has_expired
     let board = runner.board.clone();
     let cancel = async |runner: &Proxy<Runner>| {
         let rest = runner.rest(3_600_000);
-        board.begin(1).await;
+        board.begun.reaches(1).await;
         drop(rest);
     };
     let (proxy, ()) = served_once(&worker, &driver, &mut runner, cancel).await;
-    assert_eq!(board.dropped.load(Ordering::SeqCst), 1);
+    assert_eq!(board.dropped.get(), 1);
     let hasty = proxy.with_timeout(Duration::from_millis(10));
     hasty.tell(Note { n: 1 }).await.unwrap();
-    sleep(SOON).await;
+    let expired = Duration::from_millis(300);
+    sleep(expired).await;
     let note = proxy.note(2);
     worker.serve_once(&mut runner).await.unwrap();
     assert_eq!(note.await, Ok(2));
     assert_eq!(*board.noted.lock().unwrap(), [2]);
-    let channel = proxy.channel().unwrap();
-    until(|| channel.credits().free == channel.geometry().slots()).await;
+    credits_are_back(LONG, &proxy, async || {}).await;
 }
 
 #[actix::test]

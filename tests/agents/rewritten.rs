@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::common;
 use slimerpc_actors::{Limits, PeerAgent, Proxy, RpcError, Share, service, wait_all};
+use support::until;
 
 /// Bytes of a slot here, of which the header takes 16.
 const SLOT: usize = 4096;
@@ -100,7 +100,7 @@ fn added(bytes: &[u8]) -> Vec<u8> {
 /// Of an agent in front of a service of another, or of its own.
 async fn pair(name: &str, is_local: bool) -> (Proxy<Cipher>, [PeerAgent; 2]) {
     let agent = |role| {
-        common::agent(format!("{role}-{name}:0"))
+        support::agent(format!("{role}-{name}:0"))
             .limits(Limits::default().slot_size(SLOT).max_inflight(4))
     };
     let worker = agent("worker").start().await.unwrap();
@@ -221,10 +221,6 @@ async fn slot_1_rewritten_slots_are_used_again() {
             assert!(*reply == added(request), "{} bytes", request.len());
         }
     }
-    let begun = Instant::now();
-    while agents[1].memory().lent > 0 {
-        assert!(begun.elapsed() < LONG, "what was read has not gone back");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until("what was read goes back", || agents[1].memory().lent == 0).await;
     end(agents).await;
 }

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use slimerpc_actors::{
     Proxy, Ran, Recipient, RpcError, Service, ServiceHandle, Stream, service, wait_all,
     wait_all_settled,
 };
+use support::{Tally, credits_are_back, unique, until};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(10);
@@ -23,9 +23,9 @@ const LONG: Duration = Duration::from_secs(10);
 #[derive(Default, Clone)]
 struct Watch {
     run: Arc<Mutex<Vec<u64>>>,
-    /// Handlers that block, when they begin.
-    blocking: Arc<AtomicUsize>,
-    dropped: Arc<AtomicUsize>,
+    /// Handlers of `block`, `wait` and `panics_when_dropped`.
+    begun: Tally,
+    dropped: Tally,
 }
 
 #[derive(Default)]
@@ -47,15 +47,6 @@ impl fmt::Display for OutOfStock {
     }
 }
 
-/// Counts the handlers that were dropped.
-struct OnDrop(Arc<AtomicUsize>);
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
 #[service]
 impl Desk {
     #[method]
@@ -70,14 +61,15 @@ impl Desk {
 
     #[method]
     fn block(&mut self, millis: u64) {
-        self.watch.blocking.fetch_add(1, Ordering::Relaxed);
+        self.watch.begun.up();
         std::thread::sleep(Duration::from_millis(millis));
         self.watch.run.lock().unwrap().push(millis);
     }
 
     #[method]
     async fn wait(&mut self, millis: u64) -> u64 {
-        let _guard = OnDrop(self.watch.dropped.clone());
+        let _guard = self.watch.dropped.on_drop();
+        self.watch.begun.up();
         tokio::time::sleep(Duration::from_millis(millis)).await;
         self.watch.run.lock().unwrap().push(millis);
         millis
@@ -92,6 +84,7 @@ impl Desk {
             }
         }
         let _bomb = Bomb;
+        self.watch.begun.up();
         std::future::pending::<()>().await;
     }
 
@@ -171,17 +164,13 @@ struct Office {
 
 /// A worker with a desk, and a driver, with `slots` credits.
 async fn office(slots: usize) -> Office {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let agent = |role| {
-        PeerAgent::builder()
-            .alias(format!("semantics:{role}:{number}"))
-            .limits(
-                Limits::default()
-                    .slot_size(4096)
-                    .max_inflight(slots)
-                    .max_payload(100_000),
-            )
+        PeerAgent::builder().alias(unique(role)).limits(
+            Limits::default()
+                .slot_size(4096)
+                .max_inflight(slots)
+                .max_payload(100_000),
+        )
     };
     let worker = agent("worker").start().await.unwrap();
     let watch = Watch::default();
@@ -207,21 +196,8 @@ impl Office {
 
     /// SLOT-2
     async fn credits_are_back(&self) {
-        let started = Instant::now();
-        let channel = self.desk.channel().unwrap();
-        while channel.credits().free != channel.geometry().slots() {
-            assert!(started.elapsed() < LONG, "SLOT-2: {:?}", channel.credits());
-            let _ = self.desk.note(u64::MAX).await;
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !what() {
-        assert!(started.elapsed() < LONG);
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        let call = async || drop(self.desk.note(u64::MAX).await);
+        credits_are_back(LONG, &self.desk, call).await;
     }
 }
 
@@ -326,7 +302,7 @@ async fn a_cancelled_async_handler_is_dropped_where_it_awaits() {
         Ran::Unknown
     );
     drop(running);
-    until(|| office.watch.dropped.load(Ordering::SeqCst) == 1).await;
+    office.watch.dropped.reaches(1).await;
     assert_eq!(office.desk.note(2).await, Ok(2));
     assert_eq!(office.run(), [2]);
     office.credits_are_back().await;
@@ -336,7 +312,7 @@ async fn a_cancelled_async_handler_is_dropped_where_it_awaits() {
 async fn panic_1_a_handler_that_panics_as_it_is_dropped_harms_nobody() {
     let office = office(4).await;
     let running = office.desk.panics_when_dropped();
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    office.watch.begun.reaches(1).await;
     drop(running);
     assert_eq!(office.desk.note(2).timeout(LONG).await, Ok(2));
     office.credits_are_back().await;
@@ -346,7 +322,7 @@ async fn panic_1_a_handler_that_panics_as_it_is_dropped_harms_nobody() {
 async fn a_cancelled_sync_handler_finishes_and_its_answer_is_dropped() {
     let office = office(4).await;
     let running = office.desk.block(50);
-    until(|| office.watch.blocking.load(Ordering::Relaxed) == 1).await;
+    office.watch.begun.reaches(1).await;
     drop(running);
     office.desk.note(2).await.unwrap();
     assert_eq!(office.run(), [50, 2]);
@@ -781,7 +757,10 @@ async fn a_message_that_was_not_sent_comes_back() {
         unsent.error
     );
     office.agents[0].shutdown().await.unwrap();
-    until(|| office.desk.channel().unwrap().closed().is_some()).await;
+    until("it is closed", || {
+        office.desk.channel().unwrap().closed().is_some()
+    })
+    .await;
     let unsent = office.desk.try_send(Note { n: 2 }).unwrap_err();
     assert_eq!((unsent.message.n, unsent.error.ran()), (2, Ran::No));
 }
@@ -790,7 +769,7 @@ async fn a_message_that_was_not_sent_comes_back() {
 async fn losing_the_peer_says_which_calls_were_certainly_not_run() {
     let office = office(1).await;
     let (sent, waits) = (office.desk.wait(60_000), office.desk.note(1));
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    office.watch.begun.reaches(1).await;
     office.agents[0].shutdown().await.unwrap();
     let ran = |result: Result<u64, RpcError>| match result {
         Err(RpcError::PeerLost { ran, .. }) => ran,
@@ -804,20 +783,24 @@ async fn losing_the_peer_says_which_calls_were_certainly_not_run() {
 async fn stop_answers_what_has_arrived_and_takes_nothing_more() {
     let office = office(4).await;
     let has = [
-        office.desk.wait(150),
+        office.desk.wait(1_500),
         office.desk.note(1),
         office.desk.note(2),
     ];
-    until(|| office.desk.channel().unwrap().credits().in_use == 3).await;
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    office.watch.begun.reaches(1).await;
     let (service, desk) = (office.service.clone(), office.desk.clone());
     let stopping = actix::spawn(async move { service.stop().await });
-    tokio::time::sleep(Duration::from_millis(30)).await;
-    let late = desk.note(3).await.unwrap_err();
+    // It waits behind the others until the service has heard that it is to stop.
+    let late = loop {
+        match desk.note(3).timeout(Duration::from_millis(50)).await {
+            Err(RpcError::Timeout { .. }) => {}
+            late => break late.unwrap_err(),
+        }
+    };
     assert!(matches!(late, RpcError::ServiceDown { .. }), "{late}");
-    assert_eq!(wait_all(has, LONG).await, Ok(vec![150, 1, 2]));
+    assert_eq!(wait_all(has, LONG).await, Ok(vec![1_500, 1, 2]));
     stopping.await.unwrap().unwrap();
-    assert_eq!(office.run(), [150, 1, 2]);
+    assert_eq!(office.run(), [1_500, 1, 2]);
     // The connection is lost a moment later; until then the service says itself that it is down.
     let started = Instant::now();
     loop {
@@ -836,21 +819,23 @@ async fn a_handler_that_never_returns_does_not_hold_up_stop_nor_shutdown() {
     let limit = Duration::from_millis(50);
     let office = office(4).await;
     let never = office.desk.wait(3_600_000);
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    office.watch.begun.reaches(1).await;
     let error = office.service.stop_within(limit).await.unwrap_err();
     assert!(matches!(error, AgentError::StillRunning { .. }), "{error}");
-    until(|| office.watch.dropped.load(Ordering::SeqCst) == 1).await;
+    office.watch.dropped.reaches(1).await;
     let error = never.await.unwrap_err();
     assert_eq!(error.ran(), Ran::Unknown, "{error}");
 
     // A sync one keeps its thread, but nothing else.
-    let handle = office.agents[0].serve(Desk::default()).await.unwrap();
+    let second = Desk::default();
+    let begun = second.watch.begun.clone();
+    let handle = office.agents[0].serve(second).await.unwrap();
     let proxy: Proxy<Desk> = office.agents[1]
         .proxy(office.agents[0].alias())
         .await
         .unwrap();
     let blocks = proxy.block(1_000);
-    tokio::time::sleep(Duration::from_millis(30)).await;
+    begun.reaches(1).await;
     let started = Instant::now();
     let error = handle.stop_within(limit).await.unwrap_err();
     assert!(matches!(error, AgentError::StillRunning { .. }), "{error}");
@@ -1016,7 +1001,7 @@ async fn actors_send_through_recipients_and_await_in_their_own_context() {
     .start();
     assert_eq!(clerk.send(Total(2)).await.unwrap(), Ok(2));
     clerk.send(Forget(10)).await.unwrap();
-    until(|| office.run() == [2, 10]).await;
+    until("both have run", || office.run() == [2, 10]).await;
     let started = Instant::now();
     while clerk.send(Total(0)).await.unwrap() != Ok(12) {
         assert!(started.elapsed() < LONG);

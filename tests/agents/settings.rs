@@ -4,12 +4,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::common::alone::test_process;
 use futures_util::StreamExt;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use slimerpc_actors::{
     Builder, CodecLimits, Limits, PeerAgent, PeerEvent, Polling, Stream, Timeouts, service,
 };
+use support::alone::test_process;
 
 #[derive(Default)]
 struct Slow;

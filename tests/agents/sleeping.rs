@@ -2,16 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::env;
-use std::fs;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common;
-use crate::common::alone::is_alone;
 use actix::System;
 use slimerpc_actors::{PeerAgent, Polling, Proxy, Ran, RpcError, service};
+use support::{Held, alone::is_alone};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -51,7 +49,7 @@ impl Pair {
         let runtime = runtime();
         let (driver, worker, proxy) = runtime.block_on(async {
             let agent = |role| {
-                common::agent(format!("{role}-{name}:0"))
+                support::agent(format!("{role}-{name}:0"))
                     .polling(Polling::default().busy_poll(Duration::ZERO))
             };
             let worker = agent("worker").start().await.unwrap();
@@ -151,7 +149,7 @@ fn call_1_calls_end_with_the_system_that_their_agent_runs_in() {
     let system = thread::spawn(move || {
         let system = System::new();
         let driver = system.block_on(async {
-            let driver = common::agent("driver-system:1".to_owned());
+            let driver = support::agent("driver-system:1".to_owned());
             let driver = driver
                 .polling(Polling::default().busy_poll(Duration::ZERO))
                 .start()
@@ -195,9 +193,8 @@ fn channels_that_are_gone_leave_no_descriptors() {
         return;
     }
     let pair = Pair::connect("gone");
-    let descriptors = || fs::read_dir("/proc/self/fd").unwrap().count();
     let round = || {
-        let driver = common::agent("driver-gone:1".to_owned())
+        let driver = support::agent("driver-gone:1".to_owned())
             .polling(Polling::default().busy_poll(Duration::ZERO));
         let driver = pair.runtime.block_on(driver.start()).unwrap();
         let proxy = driver.proxy::<Sleeper>(pair.worker.alias());
@@ -220,16 +217,11 @@ fn channels_that_are_gone_leave_no_descriptors() {
         pair.runtime.block_on(driver.shutdown()).unwrap();
     };
     round();
-    let before = descriptors();
+    let before = pair.runtime.block_on(Held::settled());
     for _ in 0..20 {
         round();
     }
-    let begun = Instant::now();
-    while descriptors() > before + 10 {
-        assert!(begun.elapsed() < LONG, "{} of {before}", descriptors());
-        pair.runtime
-            .block_on(async { sleep(Duration::from_millis(10)).await });
-    }
+    pair.runtime.block_on(before.is_back());
     pair.end();
 }
 

@@ -2,10 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::Credits;
@@ -13,29 +11,21 @@ use slimerpc_actors::{
     Builder, Items, Limits, PeerAgent, Polling, Proxy, Ran, RpcError, Share, Stream, Timeouts,
     service,
 };
+use support::{Tally, joined, unique, until};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(20);
-/// Enough for what was sent to have arrived.
-const SOON: Duration = Duration::from_millis(50);
+/// Long enough to see that nothing happens.
+const A_WHILE: Duration = Duration::from_millis(50);
 
 /// What streams share with each other, and with the test.
 #[derive(Default)]
 struct Board {
-    made: AtomicUsize,
+    made: Tally,
     /// Streams of `never` that have begun.
-    begun: AtomicUsize,
-    dropped: AtomicUsize,
-}
-
-/// Counts streams that are gone.
-struct OnDrop(Arc<Board>);
-
-impl Drop for OnDrop {
-    fn drop(&mut self) {
-        self.0.dropped.fetch_add(1, Ordering::SeqCst);
-    }
+    begun: Tally,
+    dropped: Tally,
 }
 
 #[derive(Default)]
@@ -61,18 +51,18 @@ impl Model {
     /// Borrows the state for as long as it lasts.
     #[method(stream)]
     fn count(&mut self, to: u64) -> impl Stream<Item = u64> {
-        let guard = OnDrop(self.board.clone());
+        let guard = self.board.dropped.on_drop();
         stream::iter(0..to).map(move |n| {
             let _ = &guard;
             self.calls += 1;
-            self.board.made.fetch_add(1, Ordering::SeqCst);
+            self.board.made.up();
             n
         })
     }
 
     #[method(stream)]
     fn slowly(&mut self, to: u64, millis: u64) -> impl Stream<Item = String> {
-        let guard = OnDrop(self.board.clone());
+        let guard = self.board.dropped.on_drop();
         stream::iter(0..to).then(move |n| {
             let _ = &guard;
             async move {
@@ -119,8 +109,8 @@ impl Model {
 
     #[method(stream)]
     fn never(&mut self) -> impl Stream<Item = u64> {
-        self.board.begun.fetch_add(1, Ordering::SeqCst);
-        let guard = OnDrop(self.board.clone());
+        self.board.begun.up();
+        let guard = self.board.dropped.on_drop();
         stream::pending().inspect(move |_: &u64| {
             let _ = &guard;
         })
@@ -139,7 +129,7 @@ impl Model {
     fn beside(board: &Board, to: usize) -> impl Stream<Item = usize> {
         stream::iter(0..to).then(move |n| async move {
             sleep(Duration::from_millis(1)).await;
-            board.made.fetch_add(1, Ordering::SeqCst);
+            board.made.up();
             n
         })
     }
@@ -153,9 +143,7 @@ struct Fixture {
 
 impl Fixture {
     async fn start(set: impl Fn(Builder) -> Builder) -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let agent = |name| set(common::agent(format!("stream-{name}:{n}"))).start();
+        let agent = |role| set(support::agent(unique(role))).start();
         let (worker, driver) = (
             agent("worker").await.unwrap(),
             agent("driver").await.unwrap(),
@@ -201,22 +189,14 @@ impl Fixture {
     }
 
     async fn made(&self, items: usize) {
-        let started = Instant::now();
-        while self.board.made.load(Ordering::SeqCst) < items {
-            assert!(started.elapsed() < LONG);
-            sleep(Duration::from_millis(2)).await;
-        }
+        self.board.made.reaches(items).await;
         // No more than that.
-        sleep(SOON).await;
-        assert_eq!(self.board.made.load(Ordering::SeqCst), items);
+        sleep(A_WHILE).await;
+        assert_eq!(self.board.made.get(), items);
     }
 
     async fn dropped(&self, streams: usize) {
-        let started = Instant::now();
-        while self.board.dropped.load(Ordering::SeqCst) < streams {
-            assert!(started.elapsed() < LONG, "a stream goes on");
-            sleep(Duration::from_millis(1)).await;
-        }
+        self.board.dropped.reaches(streams).await;
     }
 }
 
@@ -263,7 +243,7 @@ async fn many_streams_at_once_each_have_their_own_items() {
 async fn no_more_items_are_made_than_are_asked_for() {
     let fixture = Fixture::plain().await;
     for model in [fixture.model.clone(), fixture.here().await] {
-        fixture.board.made.store(0, Ordering::SeqCst);
+        fixture.board.made.reset();
         let mut items = model.count(1000).window(3);
         // 8 were asked for as it was opened.
         fixture.made(8).await;
@@ -283,13 +263,9 @@ async fn dropping_the_items_ends_the_stream_wherever_it_is() {
     let mut streams = 0;
     for model in [fixture.model.clone(), fixture.here().await] {
         // Before the first item, between items, and with a service that waits for the caller.
-        let begun = || fixture.board.begun.load(Ordering::SeqCst);
-        let (before, started) = (begun(), Instant::now());
+        let before = fixture.board.begun.get();
         let items = model.never();
-        while begun() == before {
-            assert!(started.elapsed() < LONG);
-            sleep(Duration::from_millis(2)).await;
-        }
+        fixture.board.begun.reaches(before + 1).await;
         drop(items);
         streams += 1;
         fixture.dropped(streams).await;
@@ -298,9 +274,11 @@ async fn dropping_the_items_ends_the_stream_wherever_it_is() {
         drop(items);
         streams += 1;
         fixture.dropped(streams).await;
+        fixture.board.made.reset();
         let mut items = model.count(1000);
         assert_eq!(items.next().await.unwrap().unwrap(), 0);
-        sleep(SOON).await;
+        // It has made what was asked for, and waits for the caller.
+        fixture.board.made.reaches(8).await;
         drop(items);
         streams += 1;
         fixture.dropped(streams).await;
@@ -451,11 +429,10 @@ async fn items_beyond_a_slot_and_without_bytes_arrive_in_order() {
     let count = fixture.model.blobs(many).take(10).count();
     assert_eq!(timeout(LONG, count).await.unwrap(), 10);
     fixture.settled().await;
-    let started = Instant::now();
-    while fixture.agents.iter().any(|agent| agent.memory().lent > 0) {
-        assert!(started.elapsed() < LONG, "memory is kept");
-        sleep(Duration::from_millis(5)).await;
-    }
+    until("memory is given back", || {
+        fixture.agents.iter().all(|agent| agent.memory().lent == 0)
+    })
+    .await;
 }
 
 #[actix::test]
@@ -488,8 +465,8 @@ async fn call_1_a_stream_ends_when_its_service_stops_or_its_peer_leaves() {
         .await
         .unwrap();
     let mut items = second.never();
-    assert!(timeout(SOON, items.next()).await.is_err());
-    handle.stop_within(SOON).await.unwrap_err();
+    assert!(timeout(A_WHILE, items.next()).await.is_err());
+    handle.stop_within(A_WHILE).await.unwrap_err();
     let error = timeout(LONG, items.next())
         .await
         .unwrap()
@@ -524,9 +501,7 @@ async fn an_error_after_an_item_says_that_the_handler_was_run() {
     items.next().await.unwrap().unwrap();
     worker.shutdown().await.unwrap();
     let channel = fixture.model.channel().unwrap();
-    while channel.closed().is_none() {
-        sleep(Duration::from_millis(1)).await;
-    }
+    until("the channel is closed", || channel.closed().is_some()).await;
     // The second may have come before; a third can be asked for no more.
     let rest = timeout(LONG, items.collect::<Vec<_>>()).await.unwrap();
     let error = rest.last().unwrap().as_ref().unwrap_err();
@@ -539,7 +514,7 @@ async fn a_caller_that_dies_leaves_no_stream_behind() {
     let fixture = Fixture::plain().await;
     let [_, driver] = &fixture.agents;
     let mut items = fixture.model.never();
-    assert!(timeout(SOON, items.next()).await.is_err());
+    assert!(timeout(A_WHILE, items.next()).await.is_err());
     driver.shutdown().await.unwrap();
     fixture.dropped(1).await;
     let error = items.next().await.unwrap().unwrap_err();
@@ -572,10 +547,6 @@ fn a_plain_thread_reads_a_stream_without_a_runtime() {
         let endless = endless.timeout(Duration::MAX).collect::<Vec<_>>();
         assert_eq!(endless.await, [Ok(0), Ok(1), Ok(2)]);
         tell.send(fixture.model.clone()).unwrap();
-        while !thread.is_finished() {
-            sleep(Duration::from_millis(1)).await;
-        }
-        let items = thread.join().unwrap();
-        assert_eq!(items.unwrap(), (0..100).collect::<Vec<_>>());
+        assert_eq!(joined(thread).await.unwrap(), (0..100).collect::<Vec<_>>());
     });
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,13 @@ use slimerpc_actors::{
     AgentError, AgentEvent, Backoff, Builder, EndCause, Events, Lifecycle, Limits, PeerAgent,
     Proxy, Ran, Restart, RpcError, Share, Start, Strategy, restart, retire, service,
 };
+use support::{Tally, credits_are_back, unique, until};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(10);
-/// Enough for what was sent to have arrived.
-const SOON: Duration = Duration::from_millis(30);
+/// More than the rounding of a clock.
+const A_WHILE: Duration = Duration::from_millis(30);
 
 /// What all instances of a service write on.
 #[derive(Default)]
@@ -25,7 +26,7 @@ struct Log {
     built: AtomicU32,
     running: AtomicUsize,
     /// Handlers of `rest` and `block` that have begun.
-    begun: AtomicUsize,
+    begun: Tally,
     /// How many handlers ran at once, at most.
     most: AtomicUsize,
     run: Mutex<BTreeMap<u64, u32>>,
@@ -34,11 +35,6 @@ struct Log {
 impl Log {
     fn note(&self, line: impl Into<String>) {
         self.lines.lock().unwrap().push(line.into());
-    }
-
-    /// Waits until a handler has begun.
-    async fn begins(&self) {
-        until(|| self.begun.load(Ordering::SeqCst) > 0).await;
     }
 
     fn lines(&self) -> Vec<String> {
@@ -130,7 +126,7 @@ impl Unit {
 
     #[method]
     async fn rest(&mut self, millis: u64) -> u64 {
-        self.log.begun.fetch_add(1, Ordering::SeqCst);
+        self.log.begun.up();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -138,7 +134,7 @@ impl Unit {
     /// Has the arbiter for so long.
     #[method]
     fn block(&mut self, millis: u64) -> u64 {
-        self.log.begun.fetch_add(1, Ordering::SeqCst);
+        self.log.begun.up();
         std::thread::sleep(Duration::from_millis(millis));
         millis
     }
@@ -188,10 +184,8 @@ impl Unit {
 }
 
 fn agent(role: &str) -> Builder {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     PeerAgent::builder()
-        .alias(format!("supervision:{role}:{number}"))
+        .alias(unique(role))
         .limits(Limits::default().slot_size(4096).max_inflight(8))
 }
 
@@ -252,21 +246,7 @@ impl Plant {
 
     /// SLOT-2
     async fn credits_are_back(&self) {
-        let channels = [
-            self.unit.channel().unwrap(),
-            self.unit.parallel_channel().unwrap(),
-        ];
-        for channel in channels {
-            until(|| channel.credits().free == channel.geometry().slots()).await;
-        }
-    }
-}
-
-async fn until(what: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !what() {
-        assert!(started.elapsed() < LONG);
-        sleep(millis(2)).await;
+        credits_are_back(LONG, &self.unit, async || {}).await;
     }
 }
 
@@ -342,7 +322,6 @@ async fn deadlines_and_cancels_hold_while_a_restart_waits() {
     std::mem::forget(plant.unit.with_timeout(millis(50)).count(2));
     let cancelled = plant.unit.count(3);
     let patient = plant.unit.count(4);
-    sleep(SOON).await;
     drop(cancelled);
     assert!(matches!(hasty.await, Err(RpcError::Timeout { .. })));
     assert!(started.elapsed() < millis(900), "{:?}", started.elapsed());
@@ -454,7 +433,7 @@ async fn the_window_of_the_limit_slides() {
         plant.breaks().await;
         plant.breaks().await;
         assert_eq!(plant.unit.generation().await, Ok(round * 2));
-        sleep(window + SOON).await;
+        sleep(window + A_WHILE).await;
     }
     for _ in 0..3 {
         plant.breaks().await;
@@ -600,7 +579,7 @@ async fn hooks_are_called_in_order_and_the_old_instance_is_gone_before_the_new_o
     plant.unit.generation().await.unwrap();
     plant.worker.shutdown().await.unwrap();
     let log = plant.log.clone();
-    until(|| log.lines().len() == 6).await;
+    until("all hooks are called", || log.lines().len() == 6).await;
     let lines = [
         "started 0",
         "restarting 0: a handler panicked: ouch",
@@ -616,11 +595,11 @@ async fn hooks_are_called_in_order_and_the_old_instance_is_gone_before_the_new_o
 async fn stopped_is_called_also_where_a_handler_awaits() {
     let plant = plant(after(millis(1))).await;
     let rests = plant.unit.rest(60_000);
-    plant.log.begins().await;
+    plant.log.begun.reaches(1).await;
     plant.worker.shutdown().await.unwrap();
     assert!(matches!(rests.await, Err(RpcError::PeerLost { .. })));
     let log = plant.log.clone();
-    until(|| log.lines().len() == 3).await;
+    until("all hooks are called", || log.lines().len() == 3).await;
     assert_eq!(log.lines(), ["started 0", "stopped 0", "dropped 0"]);
 }
 
@@ -782,7 +761,7 @@ async fn one_for_all_ends_the_others_too_and_then_starts_all_in_order() {
 async fn one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer() {
     let mut trio = trio(Strategy::OneForAll).await;
     let blocks = trio.units[2].block(150);
-    trio.log.begins().await;
+    trio.log.begun.reaches(1).await;
     trio.restarts_with(0, 3).await;
     assert_eq!(trio.generations().await, [1, 1, 1]);
     assert_eq!(blocks.await, Ok(150));
@@ -807,7 +786,7 @@ async fn rest_for_one_restarts_those_that_were_served_later() {
 async fn call_1_handlers_that_await_are_dropped_when_another_service_takes_theirs_with_it() {
     let mut trio = trio(Strategy::OneForAll).await;
     let (rests, counts) = (trio.units[2].rest(60_000), trio.units[2].count(1));
-    trio.log.begins().await;
+    trio.log.begun.reaches(1).await;
     trio.restarts_with(0, 3).await;
     let error = rests.timeout(LONG).await.unwrap_err();
     assert!(matches!(error, RpcError::ServiceDown { .. }), "{error}");
@@ -849,7 +828,6 @@ async fn a_service_that_is_stopped_while_its_restart_waits_answers_what_has_arri
     let plant = meet(log, worker).await;
     plant.breaks().await;
     let waits = plant.unit.count(1);
-    sleep(SOON).await;
     handle.stop().await.unwrap();
     assert_eq!(waits.await, Ok(1));
 }
@@ -859,7 +837,6 @@ async fn an_agent_leaves_while_a_restart_waits() {
     let plant = plant(after(LONG).limit(1, LONG)).await;
     plant.breaks().await;
     let waits = plant.unit.count(1);
-    sleep(SOON).await;
     let started = Instant::now();
     plant.worker.shutdown().await.unwrap();
     assert!(started.elapsed() < millis(900), "{:?}", started.elapsed());
@@ -910,8 +887,7 @@ async fn serial_1_call_1_slot_2_a_worker_that_panics_on_every_tenth_answers_each
     assert_eq!(run.len() as u64, CALLS);
     assert!(run.values().all(|runs| *runs == 1), "at most once");
     plant.credits_are_back().await;
-    let channel = other.channel().unwrap();
-    until(|| channel.credits().free == channel.geometry().slots()).await;
+    credits_are_back(LONG, &other, async || {}).await;
 }
 
 #[actix::test]

@@ -15,16 +15,11 @@ use slimerpc_actors::{
     AgentError, Builder, Dispatch, Group, PayloadCodec, PeerAgent, Proxy, Ran, Request, RpcError,
     ServedBy, Service, Stream, service,
 };
+use support::unique;
 use tokio::time::sleep;
 
 /// Longer than anything here takes; a test that reaches it fails.
 const LONG: Duration = Duration::from_secs(20);
-
-/// A name that no other test uses.
-fn unique(role: &str) -> String {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    format!("{role}:{}", NEXT.fetch_add(1, Ordering::Relaxed))
-}
 
 fn agent(role: &str) -> Builder {
     PeerAgent::builder().scope("types").alias(unique(role))

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args as Group, Parser, Subcommand};
 
-use crate::common::DEVICE;
+use support::DEVICE;
 
 const AFTER: &str = "\
 Each case runs in a process of its own with a private NanoCtrl server and Redis (`redis-server` must be installed), starts

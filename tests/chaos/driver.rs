@@ -9,7 +9,6 @@ use tokio::time::sleep;
 
 use crate::args::RoleArgs;
 use crate::clock::Moment;
-use crate::common;
 use crate::journal::{Journal, What};
 use crate::load::{Driver, Load, Mix};
 use crate::process::say_ready;
@@ -29,7 +28,7 @@ const MIX: Mix = Mix {
 
 pub(crate) async fn run(args: &RoleArgs) -> Result<(), Failure> {
     let released = leash::tie()?;
-    let agent = common::agent(args.alias.clone()).nanoctrl(&args.ctrl);
+    let agent = support::agent(args.alias.clone()).nanoctrl(&args.ctrl);
     let agent = agent.start().await?;
     let registered = Moment::now();
     let driver = Driver::new(args.number, Journal::open(&args.journal)?);

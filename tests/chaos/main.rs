@@ -6,9 +6,6 @@
 //! which calls they make and run (`journal`), and at the end the account (`account`) is taken. The soak (`soak`) does that
 //! with everything at once.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 mod account;
 mod args;
 mod cases;

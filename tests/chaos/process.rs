@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 
 use crate::clock::Moment;
-use crate::common::DEVICE;
+use support::DEVICE;
 
 /// What a process says before the time at which it was there.
 const READY: &str = "ready ";

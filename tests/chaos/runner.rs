@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::args::Args;
 use crate::cases::{CASES, Case, SKIPPED};
-use crate::common::DEVICE;
 use crate::limits::Limits;
 use crate::measure::{self, Times, What};
 use crate::table;
+use support::DEVICE;
 
 /// Lines of output of a case that failed.
 const LAST_LINES: usize = 60;

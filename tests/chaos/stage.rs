@@ -5,19 +5,16 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use slimerpc::channel::Credits;
 use slimerpc_actors::{PeerAgent, Proxy, Timeouts};
-use tokio::time::sleep;
 
 use crate::account::Account;
-use crate::common::{self, NanoCtrlServer};
 use crate::journal::{self, Journal};
 use crate::limits::Limits;
 use crate::load::Driver;
 use crate::process::Process;
 use crate::target::Target;
+use support::{NanoCtrlServer, until_within};
 
 /// What every key of a Redis begins with that belongs to no agent.
 const OF_NOBODY: &str = "nano_meta:";
@@ -90,7 +87,7 @@ impl Stage {
     /// An agent of this process.
     pub(crate) async fn agent(&self, alias: &str) -> PeerAgent {
         let url = self.servers.borrow().url();
-        let agent = common::agent(alias.to_owned()).nanoctrl(url);
+        let agent = support::agent(alias.to_owned()).nanoctrl(url);
         let agent = agent.timeouts(Timeouts::default().connect_timeout(self.limits.anything));
         agent.start().await.expect("an agent starts")
     }
@@ -157,37 +154,15 @@ impl Stage {
     /// Waits for something that is to be so soon.
     #[track_caller]
     pub(crate) fn until(&self, what: &str, is_so: impl Fn() -> bool) -> impl Future<Output = ()> {
-        let (began, limit) = (Instant::now(), self.limits.anything);
-        let caller = std::panic::Location::caller();
-        async move {
-            while !is_so() {
-                let elapsed = began.elapsed();
-                assert!(elapsed < limit, "{caller}: not after {elapsed:?}: {what}");
-                sleep(Duration::from_millis(5)).await;
-            }
-        }
+        until_within(self.limits.anything, what, is_so)
     }
 
-    /// SLOT-2: all places of the channels of a proxy are free again. Answers to calls that were given up are taken in by
-    /// whoever calls next, so there is a call on each channel first.
+    /// SLOT-2: all slots of the channels of a proxy are free again.
     pub(crate) async fn credits_are_back(&self, target: &Proxy<Target>) {
-        let began = Instant::now();
-        loop {
+        let call = async || {
             target.echo(&[]).await.expect("the worker is there");
             target.lent().await.expect("the worker is there");
-            let channels = [target.channel(), target.parallel_channel()];
-            let credits = channels.map(|channel| channel.map(|channel| channel.credits()));
-            let are_back = |credits: &Credits| credits.in_use + credits.orphaned == 0;
-            if credits.iter().flatten().all(are_back) {
-                return;
-            }
-            let elapsed = began.elapsed();
-            let limit = self.limits.anything;
-            assert!(
-                elapsed < limit,
-                "SLOT-2: not free after {elapsed:?}: {credits:?}"
-            );
-            sleep(Duration::from_millis(5)).await;
-        }
+        };
+        support::credits_are_back(self.limits.anything, target, call).await;
     }
 }

@@ -8,7 +8,6 @@ use slimerpc_actors::{Backoff, Restart, Start};
 
 use crate::args::RoleArgs;
 use crate::clock::Moment;
-use crate::common;
 use crate::journal::Journal;
 use crate::process::say_ready;
 use crate::target::{Common, Target};
@@ -17,7 +16,7 @@ use crate::{Failure, leash};
 pub(crate) async fn run(args: &RoleArgs) -> Result<(), Failure> {
     let released = leash::tie()?;
     quiet();
-    let agent = common::agent(args.alias.clone()).nanoctrl(&args.ctrl);
+    let agent = support::agent(args.alias.clone()).nanoctrl(&args.ctrl);
     let agent = agent.start().await?;
     let registered = Moment::now();
     let common = Arc::new(Common {

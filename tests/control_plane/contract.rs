@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use crate::common::NanoCtrlServer;
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{
     Control, ControlError, Entity, EntityEvent, Local, Mail, MailEvent, NanoCtrl, PeerRecord,
     Registration,
 };
+use support::NanoCtrlServer;
 use tokio::time::timeout;
 
 /// Longer than anything here takes; a test that reaches it fails.

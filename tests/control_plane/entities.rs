@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use crate::common::{NanoCtrlServer, fake_http::FakeHttp};
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, NanoCtrl, Registration,
 };
+use support::{NanoCtrlServer, fake_http::FakeHttp};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.

@@ -1,11 +1,11 @@
 //! A Redis that wants a password, a user, a database or TLS: what servers and agents of ours need, and what they tell.
 #![allow(clippy::unwrap_used)]
 
-use crate::common::Redis;
 use crate::nanoctrl::fixture::Fixture;
 use serde_json::json;
 use slimerpc::control::{Control, ControlError, NanoCtrl, Registration};
 use slimerpc::nanoctrl::Config;
+use support::Redis;
 
 fn named(alias: &str) -> Registration {
     Registration {
@@ -110,7 +110,7 @@ fn an_address_of_ones_own_is_used_whatever_nanoctrl_names() {
     let server = Fixture::with(|redis| Config::with_redis(redis.url()).advertise("198.51.100.1:1"));
     let own = server.redis.url();
     runtime().block_on(works(&server, &own)).unwrap();
-    let nobody = format!("redis://:hunter2@127.0.0.1:{}", crate::common::free_port());
+    let nobody = format!("redis://:hunter2@127.0.0.1:{}", support::free_port());
     let error = runtime().block_on(works(&server, &nobody)).unwrap_err();
     assert!(
         matches!(error, ControlError::RedisUnreachable { .. }),
@@ -141,12 +141,12 @@ async fn tls_without_its_feature_is_refused_by_name() {
 }
 
 /// A server of the names alone: it names a Redis, and registers everybody.
-fn naming(redis: &Redis) -> crate::common::fake_http::FakeHttp {
+fn naming(redis: &Redis) -> support::fake_http::FakeHttp {
     let answer = format!(
         r#"{{"name":"a","redis_address":"127.0.0.1:{}"}}"#,
         redis.port
     );
-    crate::common::fake_http::FakeHttp::registering(answer.leak())
+    support::fake_http::FakeHttp::registering(answer.leak())
 }
 
 #[tokio::test]

@@ -1,8 +1,6 @@
 //! The control plane: what agents say to NanoCtrl and Redis, and the NanoCtrl server and its command line. And the documents,
 //! whose commands are asked of the programs.
 
-#[path = "../common/mod.rs"]
-mod common;
 mod nanoctrl;
 
 mod contract;

@@ -5,14 +5,10 @@ use std::fs::{self, File};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use crate::common::{Redis, free_port};
 use crate::nanoctrl::http;
+use support::{Redis, free_port, wait_until};
 use tempfile::TempDir;
-
-const SOON: Duration = Duration::from_secs(10);
 
 /// A user of `nanoctrl` with a runtime folder of their own and nothing else in the environment.
 struct User {
@@ -129,14 +125,6 @@ fn is_gone(pid: i32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")
         .is_none_or(|(_, rest)| rest.starts_with('Z'))
-}
-
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let end = Instant::now() + SOON;
-    while !is_so() {
-        assert!(Instant::now() < end, "{what}: not after {SOON:?}");
-        sleep(Duration::from_millis(10));
-    }
 }
 
 /// Ends a child with SIGTERM; its exit code.

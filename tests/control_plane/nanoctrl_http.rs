@@ -6,12 +6,12 @@ use std::io::{BufReader, Read, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::Redis;
 use crate::nanoctrl::fixture::Fixture;
 use crate::nanoctrl::http;
 use crate::nanoctrl::table::{self, Player};
 use serde_json::{Value, json};
 use slimerpc::nanoctrl::{Config, RedisSource};
+use support::Redis;
 
 const JSON: Option<&str> = Some("application/json");
 

@@ -3,10 +3,10 @@
 
 use std::process::{Command, Output};
 
-use crate::common::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 use serde_json::{Value, json};
 use slimerpc::control::{Control, Entity, NanoCtrl, Registration};
 use slimerpc_actors::{PeerAgent, service};
+use support::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 
 #[derive(Default)]
 struct Calc;

@@ -8,7 +8,6 @@ use std::sync::{
 };
 use std::time::Duration;
 
-use crate::common::{NanoCtrlServer, Redis, fake_http::FakeHttp, free_port};
 use crate::nanoctrl::fixture::Fixture;
 use futures_util::StreamExt;
 use serde_json::json;
@@ -16,6 +15,7 @@ use slimerpc::control::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, NanoCtrl, Registration,
 };
 use slimerpc::nanoctrl::Config;
+use support::{NanoCtrlServer, Redis, fake_http::FakeHttp, free_port, until};
 use tokio::time::{Instant, sleep, timeout};
 
 /// The bound given to every request.
@@ -272,14 +272,8 @@ async fn the_mailbox_ends_at_once_during_an_outage() {
 
 /// Waits until Redis has the key.
 async fn appears(server: &NanoCtrlServer, key: &str) {
-    let deadline = Instant::now() + SOON;
-    while !server.redis.keys().contains(&key.to_owned()) {
-        assert!(
-            Instant::now() < deadline,
-            "{key} is not there after {SOON:?}"
-        );
-        sleep(Duration::from_millis(20)).await;
-    }
+    let is_there = || server.redis.keys().contains(&key.to_owned());
+    until(&format!("{key} is there"), is_there).await;
 }
 
 fn entity(id: &str) -> Entity {
@@ -387,7 +381,7 @@ async fn a_nanoctrl_that_is_restarted_with_another_redis_is_followed_there() {
         }
     });
     server.stop();
-    server.redis = crate::common::Redis::start(); // The old one ends.
+    server.redis = support::Redis::start(); // The old one ends.
     server.serve();
     for key in EVERYTHING {
         appears(&server, key).await;

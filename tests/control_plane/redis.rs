@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use crate::common::NanoCtrlServer;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
+use support::NanoCtrlServer;
 use tokio::time::{Instant, sleep, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.

@@ -4,13 +4,11 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
-use crate::common::alone::test_process;
-use crate::common::free_port;
 use serde_json::json;
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc_actors::PeerAgent;
+use support::{alone::test_process, free_port, wait_until};
 use tempfile::TempDir;
 
 /// Variables by which the tests below tell [`child`] what to do.
@@ -81,11 +79,9 @@ fn redis(folder: &Path) -> (Server, u16) {
 }
 
 fn wait_for(port: u16) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(Instant::now() < deadline, "nobody listens on {port}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("somebody listens", || {
+        std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+    });
 }
 
 fn nanoctrl(redis: &str, authority: &Path) -> Command {

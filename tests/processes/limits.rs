@@ -11,7 +11,6 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::common;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc::fabric::{self, FabricError, SystemLimit};
@@ -366,7 +365,7 @@ fn a_worker_that_has_no_room_for_a_driver_tells_it_why() {
     if env::var_os(IS_CHILD).is_some() {
         return Worker::serve();
     }
-    let nanoctrl = common::NanoCtrlServer::start();
+    let nanoctrl = support::NanoCtrlServer::start();
     let url = nanoctrl.url();
     for (limit, named) in [
         ("--fsize=65536", "ulimit -f"),
@@ -450,8 +449,8 @@ fn an_agent_that_has_no_descriptor_left_for_nanoctrl_says_so() {
 /// A log that may not grow any more is no reason to end.
 #[test]
 fn nanoctrl_serves_on_where_its_log_may_not_grow() {
-    let redis = common::Redis::start();
-    let port = common::free_port().to_string();
+    let redis = support::Redis::start();
+    let port = support::free_port().to_string();
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("log");
     let mut command = Command::new("prlimit");

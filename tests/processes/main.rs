@@ -1,10 +1,5 @@
 //! Several processes: workers and drivers, the examples that start processes, shared memory between two, and Python.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/job.rs"]
-mod job;
-
 mod limits;
 mod model_runner;
 mod python_pickles;

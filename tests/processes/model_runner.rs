@@ -11,16 +11,15 @@ mod resend;
 mod restarts;
 
 use std::collections::HashMap;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::job::{Driver, SOON};
 use digits::{Digits, Network};
 use resend::{Repeat, is_worthwhile};
 use restarts::{LIMIT, Restarts, WINDOW};
 use rustix::process::{Signal, kill_process};
 use slimerpc::channel::LossCause;
 use slimerpc_actors::{Ran, RpcError};
+use support::{job::Driver, wait_until};
 
 /// So little work that it is soon done without optimisation, too.
 const SMALL: [&str; 6] = ["--workers", "2", "--neurons", "64", "--batch", "32"];
@@ -90,11 +89,10 @@ fn a_worker_that_is_stopped_is_killed_and_its_requests_are_answered() {
     driver.wait_for_progress("without kills");
     let workers = driver.workers();
     kill_process(workers[0], Signal::STOP).unwrap();
-    let deadline = Instant::now() + SOON;
-    while driver.workers().len() < 2 || driver.workers().contains(&workers[0]) {
-        assert!(Instant::now() < deadline, "it is still stopped");
-        sleep(Duration::from_millis(10));
-    }
+    wait_until("another works in its place", || {
+        let now = driver.workers();
+        now.len() >= 2 && !now.contains(&workers[0])
+    });
     driver.signal(Signal::INT);
     let ended = driver.end();
     let account = account(&ended.out);

@@ -6,18 +6,17 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::alone::test_process;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::shm::ShmDevice;
 use slimerpc::fabric::{
-    Access, Completion, CompletionStatus, MemoryRegion, Operation, Payload, Poller, QueuePair,
-    QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Access, Completion, CompletionStatus, MemoryRegion, Payload, Poller, QueuePair, QueuePairState,
+    RecvRequest, RemoteSlice,
 };
+use support::{alone::test_process, verbs};
 
 const SOON: Duration = Duration::from_secs(20);
-const IS_CHILD: &str = "SLIME_TEST_SHM_CHILD";
 const LEN: usize = 1 << 20;
 /// The message at which the other process forks.
 const FORK: &[u8] = b"fork";
@@ -40,17 +39,7 @@ impl End {
     fn new() -> Self {
         let device = ShmDevice::open().unwrap();
         let (cq, poller) = device.create_completion_queue(64).unwrap();
-        let mut qp = device
-            .create_queue_pair(&QueuePairInit {
-                send_cq: cq.clone(),
-                recv_cq: cq.clone(),
-                max_send_wr: 16,
-                max_recv_wr: 16,
-                max_inline: 64,
-                retry: RetryPolicy::default(),
-            })
-            .unwrap();
-        qp.to_init().unwrap();
+        let mut qp = verbs::queue_pair(&*device, &cq, 16, 64);
         for wr_id in 0..16 {
             qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
@@ -72,30 +61,15 @@ impl End {
     }
 
     fn write(&mut self, peer: &Told, offset: usize, bytes: &[u8], imm: u32) {
-        let request = SendRequest {
-            wr_id: 99,
-            operation: Operation::WriteWithImm(imm),
-            local: Payload::Inline(bytes),
-            remote: RemoteSlice {
-                addr: peer.addr + offset as u64,
-                rkey: peer.rkey,
-            },
-            signalled: true,
-            solicited: true,
+        let remote = RemoteSlice {
+            addr: peer.addr + offset as u64,
+            rkey: peer.rkey,
         };
-        self.qp.post_send(&request).unwrap();
+        verbs::write_with_imm(&mut *self.qp, Payload::Inline(bytes), remote, imm);
     }
 
     fn completions(&mut self, count: usize) -> Vec<Completion> {
-        let (mut all, end) = (Vec::new(), Instant::now() + SOON);
-        while all.len() < count {
-            assert!(Instant::now() < end, "{all:?}");
-            let mut batch = [Completion::EMPTY; 16];
-            let polled = self.poller.poll(&mut batch).unwrap();
-            all.extend_from_slice(&batch[..polled]);
-            std::thread::yield_now();
-        }
-        all
+        verbs::completions(&mut *self.poller, count)
     }
 
     fn time_to_error(&self) -> Duration {
@@ -114,7 +88,6 @@ struct Other(Child, BufReader<std::process::ChildStdout>);
 impl Other {
     fn start() -> Self {
         let mut child = test_process(module_path!(), "the_other_process")
-            .env(IS_CHILD, "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -144,12 +117,10 @@ impl Drop for Other {
     }
 }
 
-/// Not a test of its own: the peer of the tests below. Echoes messages and stays until it is killed.
+/// The peer of the tests below. Echoes messages and stays until it is killed.
 #[test]
+#[ignore = "the other process of the tests below"]
 fn the_other_process() {
-    if std::env::var_os(IS_CHILD).is_none() {
-        return;
-    }
     let mut end = End::new();
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).unwrap();

@@ -6,8 +6,8 @@ use std::fs;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::job::{Driver, Ended};
 use rustix::process::{Signal, kill_process};
+use support::job::{Driver, Ended};
 
 /// So little work that it is soon done without optimisation, too: 90 steps.
 const SMALL: [&str; 6] = ["--hidden", "64", "--batch", "24", "--epochs", "3"];

@@ -3,32 +3,19 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::common::NanoCtrlServer;
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
 use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Timeouts, Watch, service};
+use support::{NanoCtrlServer, program, wait_until};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(20);
 const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
                        batch = [0, 11, 22, 33, 44]\nok\n";
-
-/// `cargo test` builds examples beside tests.
-fn example() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let example = test
-        .parent()
-        .unwrap()
-        .with_file_name("examples")
-        .join("calc");
-    assert!(example.exists(), "`cargo build --example calc` first");
-    example
-}
 
 /// One role of the example, killed when dropped.
 struct Role(Child);
@@ -39,7 +26,7 @@ impl Role {
     }
 
     fn start_at(url: &str, words: &[&str]) -> Self {
-        let mut command = Command::new(example());
+        let mut command = Command::new(program("examples/calc"));
         command.args(["--ctrl", url]).args(words);
         command
             .stdin(Stdio::null())
@@ -231,11 +218,7 @@ fn a_killed_worker_leaves_nothing_on_the_host() {
     worker.end();
     assert_eq!(memory(), before);
     // Other tests of this file open and close devices, too; this one has gone at least.
-    let deadline = Instant::now() + SOON;
-    while sockets() >= with_worker {
-        assert!(Instant::now() < deadline, "its socket is still there");
-        sleep(Duration::from_millis(10));
-    }
+    wait_until("its socket is gone", || sockets() < with_worker);
 }
 
 #[test]

@@ -15,10 +15,10 @@ use std::pin::Pin;
 use std::process::ExitCode;
 
 use crate::args::CaseArgs;
-use crate::common::DEVICE;
 use crate::leash;
 use crate::link::Dummy;
 use crate::stage::Stage;
+use support::DEVICE;
 
 /// Exit status of a case that cannot be run here; it has said why.
 pub(crate) const SKIPPED: u8 = 77;

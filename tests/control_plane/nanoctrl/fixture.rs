@@ -6,7 +6,7 @@ use slimerpc::nanoctrl::{Config, Server};
 use tokio::runtime::{Builder, Runtime};
 
 use super::http::{self, Answer};
-use crate::common::Redis;
+use support::Redis;
 
 pub struct Fixture {
     pub redis: Redis,

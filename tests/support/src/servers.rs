@@ -1,12 +1,10 @@
-//! Servers that tests start for themselves: a private Redis, a NanoCtrl, and one that answers nonsense.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
-
-pub mod alone;
-pub mod fake_http;
+//! Servers that tests start for themselves: a private Redis, and a NanoCtrl with one.
 
 use std::{
     env,
+    ffi::OsStr,
     net::{TcpListener, TcpStream},
+    path::PathBuf,
     process::{self, Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread::sleep,
@@ -21,16 +19,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
 
-/// The device that agents of a test are to use; without it, they choose.
-pub const DEVICE: &str = "SLIME_TEST_DEVICE";
-
-/// An agent of a test that can run on any device.
-pub fn agent(alias: String) -> slimerpc_actors::Builder {
-    let builder = slimerpc_actors::PeerAgent::builder().alias(alias);
-    match env::var(DEVICE) {
-        Ok(device) => builder.device(&device),
-        Err(_) => builder,
-    }
+/// A program of this workspace: `cargo test` builds them beside its tests. An example is in the folder `examples`.
+///
+/// # Panics
+/// It was not built.
+pub fn program(name: &str) -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let program = test.parent().unwrap().with_file_name(name);
+    assert!(
+        program.exists(),
+        "{program:?} was not built: `cargo build --bins --examples`"
+    );
+    program
 }
 
 /// A port of 127.0.0.1 that nobody listens on, and that no other test of this process was given. It is below
@@ -52,6 +52,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A child process that does not outlive the test.
+#[derive(Debug)]
 struct Server(Child);
 
 impl Server {
@@ -92,15 +93,17 @@ impl Drop for Server {
 }
 
 /// A command for a process that the system kills when the thread that started it ends, however that ends.
-fn tied(program: &str) -> Command {
+fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program]);
+    command.args(["--pdeathsig", "KILL"]).arg(program);
     command
 }
 
 /// A Redis of our own that stores nothing.
+#[derive(Debug)]
 pub struct Redis {
     server: Option<Server>,
+    /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
 
@@ -141,14 +144,17 @@ impl Redis {
         self.server.as_ref().unwrap().signal(Signal::STOP);
     }
 
+    /// Lets it go on.
     pub fn resume(&self) {
         self.server.as_ref().unwrap().signal(Signal::CONT);
     }
 
+    /// Its address, as agents name it.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// A connection of its own.
     pub fn connect(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).unwrap();
         client.get_connection().unwrap()
@@ -218,13 +224,17 @@ fn redis_command(port: u16) -> Command {
 }
 
 /// A NanoCtrl server with a Redis of its own.
+#[derive(Debug)]
 pub struct NanoCtrlServer {
     server: Option<Server>,
+    /// Where it keeps what it knows.
     pub redis: Redis,
+    /// Where it listens, on 127.0.0.1.
     pub port: u16,
 }
 
 impl NanoCtrlServer {
+    /// Starts both; a port that somebody else took meanwhile is tried again.
     pub fn start() -> Self {
         let mut nanoctrl = Self::prepare();
         for _ in 0..5 {
@@ -245,6 +255,7 @@ impl NanoCtrlServer {
         }
     }
 
+    /// Starts it, on its port.
     pub fn serve(&mut self) {
         assert!(self.try_serve(), "NanoCtrl exits at once");
     }
@@ -259,16 +270,22 @@ impl NanoCtrlServer {
         self.server = None;
     }
 
+    /// Its address, as agents name it.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }
 
 fn nanoctrl_command(port: u16, redis: &str) -> Command {
-    let program = env::var(NANOCTRL).unwrap_or_else(|_| env!("CARGO_BIN_EXE_nanoctrl").to_owned());
-    let mut words = program.split_whitespace();
-    let mut command = tied(words.next().expect("a command"));
-    command.args(words);
+    let mut command = match env::var(NANOCTRL) {
+        Ok(other) => {
+            let mut words = other.split_whitespace();
+            let mut command = tied(words.next().expect("a command"));
+            command.args(words);
+            command
+        }
+        Err(_) => tied(program("nanoctrl")),
+    };
     command.args(["server", "--host", "127.0.0.1", "--port", &port.to_string()]);
     command.args(["--redis-url", redis]);
     command.stderr(Stdio::null());

@@ -11,12 +11,15 @@ use std::{
 type Answer = dyn Fn(&str) -> Option<(u16, Vec<u8>)> + Send + Sync;
 
 /// Answers every request by a function of its path. Its thread ends with the test process.
+#[derive(Debug)]
 pub struct FakeHttp {
+    /// Where it listens, on 127.0.0.1.
     pub port: u16,
     paths: Arc<Mutex<Vec<String>>>,
 }
 
 impl FakeHttp {
+    /// Starts one that answers like this; `None` for no answer at all.
     pub fn start(answer: impl Fn(&str) -> Option<(u16, Vec<u8>)> + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -42,6 +45,7 @@ impl FakeHttp {
         })
     }
 
+    /// Its address.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }

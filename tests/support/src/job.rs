@@ -1,19 +1,20 @@
 //! An example as a user runs it: a driver that starts workers, and maybe a Redis.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::program;
+
 /// How long one may run on.
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// The driver, killed when dropped.
+#[derive(Debug)]
 pub struct Driver {
     child: Child,
     errors: BufReader<ChildStderr>,
@@ -24,15 +25,18 @@ pub struct Driver {
 /// How it ended.
 #[derive(Debug)]
 pub struct Ended {
+    /// Its exit code; `None` if a signal ended it.
     pub code: Option<i32>,
+    /// What it said on standard output.
     pub out: String,
+    /// What it said on standard error.
     pub err: String,
 }
 
 impl Driver {
     /// Starts an example, the workers of which are in the scope `SCOPE-PID`.
     pub fn start(example: &str, scope: &str, words: &[&str]) -> Self {
-        let mut command = Command::new(find(example));
+        let mut command = Command::new(program(&format!("examples/{example}")));
         command.args(words);
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -46,6 +50,7 @@ impl Driver {
         }
     }
 
+    /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -60,6 +65,7 @@ impl Driver {
         }
     }
 
+    /// Waits for its end and gives its exit code.
     pub fn wait(&mut self) -> Option<i32> {
         let deadline = Instant::now() + SOON;
         loop {
@@ -135,13 +141,4 @@ impl Drop for Driver {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// `cargo test` builds examples beside tests.
-fn find(example: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let examples = test.parent().unwrap().with_file_name("examples");
-    let program = examples.join(example);
-    assert!(program.exists(), "`cargo build --example {example}` first");
-    program
 }
