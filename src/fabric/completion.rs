@@ -4,18 +4,18 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of one work request, as `ibv_wc` says it.
+/// The outcome of one work request, in the terms of `ibv_wc`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Completion {
-    /// The `wr_id` of the work request.
+    /// The `wr_id` that the work request was posted with.
     pub wr_id: u64,
-    /// Whether it worked, and if not, why.
+    /// Success, or the kind of failure.
     pub status: CompletionStatus,
-    /// What kind of work it was. Meaningful only when `status` is [`CompletionStatus::Success`].
+    /// The kind of work. Meaningful only when `status` is [`CompletionStatus::Success`].
     pub opcode: Opcode,
     /// Bytes received (for receives) or read (for reads).
     pub byte_len: u32,
-    /// The immediate of a WRITE_WITH_IMM, for receives; host order, not byte-swapped.
+    /// For receives, the immediate of the WRITE_WITH_IMM in host order, not byte-swapped.
     pub imm: Option<u32>,
     /// Number of the local queue pair.
     pub qp_num: u32,
@@ -24,18 +24,18 @@ pub struct Completion {
 /// The kind of work that completed (`ibv_wc_opcode`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opcode {
-    /// An RDMA write of ours, with or without immediate.
+    /// An RDMA write of this queue pair, with or without immediate.
     Write,
-    /// An RDMA read of ours.
+    /// An RDMA read of this queue pair.
     Read,
-    /// A WRITE_WITH_IMM of the peer, which consumed one of our receives.
+    /// A WRITE_WITH_IMM of the peer, which consumed a receive.
     RecvWriteWithImm,
 }
 
-/// Status of a completion (`ibv_wc_status`, those that an RC queue pair can give).
+/// Status of a completion (`ibv_wc_status`, as far as an RC queue pair returns it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum CompletionStatus {
-    /// It worked.
+    /// The work request was executed.
     Success,
     /// The local scatter-gather entry is longer than the operation allows.
     LocalLength,
@@ -54,7 +54,7 @@ pub enum CompletionStatus {
 }
 
 impl CompletionStatus {
-    /// Whether the work request was executed.
+    /// Returns whether the work request was executed.
     ///
     /// ```
     /// use slimerpc::fabric::CompletionStatus;

@@ -7,35 +7,38 @@ use std::sync::Arc;
 
 use super::{Completion, FabricError};
 
-/// Where completions arrive: the half that many share, which is armed and awaited by file descriptor. The completions are
-/// taken by the queue's one [`Poller`].
+/// A completion queue: the half that many owners share, which they arm and await by file
+/// descriptor. The queue's one [`Poller`] takes the completions.
 ///
-/// The order that loses no event is the one of `ibv_req_notify_cq`: [`arm`](Self::arm), poll once more,
-/// and only if that found nothing wait until [`event_fd`](Self::event_fd) is readable, then
-/// [`clear_events`](Self::clear_events). Entries that were there before arming raise no event.
+/// The order that loses no event is that of `ibv_req_notify_cq`: [`arm`](Self::arm), poll once
+/// more, and only if that found nothing wait until [`event_fd`](Self::event_fd) is readable, then
+/// [`clear_events`](Self::clear_events). Entries from before the arming raise no event.
 pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
-    /// Asks for one event at the next completion.
+    /// Requests one event at the next completion.
     ///
     /// # Errors
-    /// When the device refuses.
+    /// The device refuses.
     fn arm(&self) -> Result<(), FabricError>;
 
-    /// Asks for one event at the next completion that the peer [wants](super::SendRequest::solicited) to be noticed, or that
-    /// is a failure. Others may raise one, too: that is not left to providers, which differ in what they do about failures.
+    /// Requests one event at the next completion that the peer [marked as
+    /// solicited](super::SendRequest::solicited), or that is a failure. Other completions may raise
+    /// an event, too: providers differ in this.
     ///
     /// # Errors
-    /// When the device refuses.
+    /// The device refuses.
     fn arm_solicited(&self) -> Result<(), FabricError> {
         self.arm()
     }
 
-    /// Readable after an event, until [`clear_events`](Self::clear_events). Fit for epoll.
+    /// The file descriptor that becomes readable after an event, until
+    /// [`clear_events`](Self::clear_events). Usable with epoll.
     fn event_fd(&self) -> BorrowedFd<'_>;
 
-    /// Consumes the events that have been raised. Does not block; harmless when there are none.
+    /// Consumes the events that were raised. Does not block; does nothing if there are none.
     fn clear_events(&self);
 
-    /// Whether each event is an edge on the descriptor, cleared or not. Whoever awaits edges then need not clear them.
+    /// Returns whether each event is an edge on the descriptor, cleared or not. An edge-triggered
+    /// waiter then need not clear events.
     fn has_edges(&self) -> bool {
         false
     }
@@ -44,23 +47,25 @@ pub trait CompletionQueue: Any + Send + Sync + fmt::Debug {
 /// Both halves of a new completion queue.
 pub type QueueHalves = (Arc<dyn CompletionQueue>, Box<dyn Poller>);
 
-/// Takes the completions of one queue. There is one for each queue, so that polling needs no lock.
+/// The half of a completion queue that takes its completions. Each queue has one, so polling needs
+/// no lock.
 pub trait Poller: Send + fmt::Debug {
-    /// Moves up to `out.len()` completions into `out`, oldest first for each queue pair, and says how many.
+    /// Moves up to `out.len()` completions into `out`, oldest first for each queue pair, and
+    /// returns their number.
     ///
     /// # Errors
-    /// When the queue itself has failed (overrun, device gone). Its queue pairs are of no use then.
+    /// The queue itself has failed (overrun, device gone). Its queue pairs are unusable then.
     fn poll(&mut self, out: &mut [Completion]) -> Result<usize, FabricError>;
 
-    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one. For who spins; `false` if
-    /// there is no cheaper look.
+    /// Returns whether [`poll`](Self::poll) would find nothing, by a check that is cheaper than
+    /// `poll`: for busy pollers. Returns `false` if there is no cheaper check.
     fn is_quiet(&self) -> bool {
         false
     }
 }
 
 impl Completion {
-    /// A placeholder, to build the array that [`Poller::poll`] fills.
+    /// A placeholder to fill the array for [`Poller::poll`] with.
     ///
     /// ```
     /// use slimerpc::fabric::Completion;

@@ -8,15 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{Access, FabricError, Gid, MemoryRegion, QueueHalves, QueuePair, QueuePairInit};
 
-/// An opened device: one port, one protection domain.
+/// An opened RDMA device, or one that behaves like it: one port, one protection domain.
 pub trait Device: Send + Sync + fmt::Debug {
-    /// Name as users write it: `shm0`, `mlx5_0`, `rxe0`.
+    /// Name of the device as users write it: `shm0`, `mlx5_0`, `rxe0`.
     fn name(&self) -> &str;
 
-    /// The port, as it is now.
+    /// Attributes of the port at this moment.
     fn port(&self) -> PortAttributes;
 
-    /// What may be asked of this device.
+    /// Limits of the device.
     fn limits(&self) -> DeviceLimits;
 
     /// Allocates `length` zeroed bytes, page aligned, and registers them.
@@ -26,8 +26,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     fn register(&self, length: usize, access: Access)
     -> Result<Arc<dyn MemoryRegion>, FabricError>;
 
-    /// Registers the memory of a region of another device here, too, so that peers on either can use it. The other region
-    /// lives as long as this one.
+    /// Registers the memory of another device's region with this device, too, so that peers on
+    /// either can use it. The other region lives as long as the new one.
     ///
     /// # Errors
     /// This device registers only memory that it has allocated itself ([`FabricError::Foreign`]), a limit is exhausted, or
@@ -45,7 +45,7 @@ pub trait Device: Send + Sync + fmt::Debug {
     }
 
     /// Creates a completion queue for at least `depth` entries (the sum of the depths of the queues
-    /// that will complete into it), and the one who takes them.
+    /// that will complete into it), and its poller.
     ///
     /// # Errors
     /// `depth` is 0 or beyond [`DeviceLimits::max_cqe`], or the device refuses.
@@ -62,20 +62,20 @@ pub trait Device: Send + Sync + fmt::Debug {
 /// Limits of a device (`ibv_device_attr`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceLimits {
-    /// Work requests in one queue.
+    /// Most work requests in one queue.
     pub max_qp_wr: u32,
-    /// Entries in one completion queue.
+    /// Most entries in one completion queue.
     pub max_cqe: u32,
-    /// Bytes that one send may carry inline.
+    /// Most bytes that one send may carry inline.
     pub max_inline: u32,
-    /// Bytes in one message.
+    /// Most bytes in one message.
     pub max_message: u64,
 }
 
-/// State of a port that a peer needs to know, or a person wants to (`ibv_port_attr`).
+/// Attributes of a port that a peer or an operator needs to know (`ibv_port_attr`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PortAttributes {
-    /// What the port is attached to.
+    /// The kind of link that the port is attached to.
     pub link_type: LinkType,
     /// Whether the port can carry traffic.
     pub active: bool,
@@ -83,7 +83,7 @@ pub struct PortAttributes {
     pub number: u8,
     /// `ibv_mtu` code of the active MTU: 1 = 256 bytes ... 5 = 4096 bytes.
     pub mtu: u8,
-    /// Local identifier; 0 where there is none.
+    /// Local identifier of the port; 0 where there is none.
     pub lid: u16,
     /// Index in the GID table, -1 where LIDs are used.
     pub gid_index: i32,
@@ -91,7 +91,7 @@ pub struct PortAttributes {
     pub gid: Gid,
 }
 
-/// What a port is attached to. Two peers can connect when theirs are equal.
+/// The kind of link that a port is attached to. Two peers can connect when theirs are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LinkType {
     /// Shared memory of one host.
@@ -115,7 +115,7 @@ impl fmt::Display for LinkType {
     }
 }
 
-/// A link type that is not one of those in [`LinkType`].
+/// The text names no [`LinkType`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unknown link type `{0}`; known are SHM, RoCE and IB")]
 pub struct UnknownLinkType(String);
@@ -123,7 +123,8 @@ pub struct UnknownLinkType(String);
 impl FromStr for LinkType {
     type Err = UnknownLinkType;
 
-    /// Accepts the spellings that DLSlime peers normalise: `roce`, `RoCE v2`, `ethernet`, `ib`, `infiniband`.
+    /// Parses the spellings that DLSlime peers normalise: `roce`, `RoCE v2`, `ethernet`, `ib`,
+    /// `infiniband`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.trim().to_ascii_lowercase().as_str() {
             "shm" => Ok(Self::Shm),

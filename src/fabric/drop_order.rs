@@ -1,4 +1,4 @@
-//! A device that notes in which order what was made on it goes, for tests of DROP-1.
+//! A device that records the order in which its objects are dropped, for tests of DROP-1.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use super::{
     SendRequest,
 };
 
-/// What has gone.
+/// An object that was dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gone {
     /// A queue pair, drained.
@@ -18,7 +18,7 @@ pub(crate) enum Gone {
     Region,
 }
 
-/// See the [module](self).
+/// A device that records the order in which its objects are dropped.
 #[derive(Debug)]
 pub(crate) struct DropOrder {
     device: Arc<dyn Device>,
@@ -35,7 +35,7 @@ impl Log {
 }
 
 impl DropOrder {
-    /// Does as `device` does.
+    /// Wraps `device`.
     pub(crate) fn new(device: Arc<dyn Device>) -> Arc<Self> {
         Arc::new(Self {
             device,
@@ -43,7 +43,7 @@ impl DropOrder {
         })
     }
 
-    /// What has gone since this was asked last, in order.
+    /// Takes the records since the last call, in order.
     pub(crate) fn take_gone(&self) -> Vec<Gone> {
         std::mem::take(&mut *self.gone.lock())
     }

@@ -1,4 +1,4 @@
-//! What can go wrong at a fabric outside of completions.
+//! Errors of a fabric that are not completions.
 
 use std::io;
 
@@ -6,30 +6,30 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{QueuePairState, SystemLimit};
 
-/// A verb was refused. Failures of work that was accepted arrive as completions instead.
+/// A verb was refused. Accepted work that fails is reported by a completion instead.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FabricError {
-    /// An argument lies outside what the device allows.
+    /// An argument exceeds the limits of the device.
     #[error("{what} is {given}; {device} allows {allowed}")]
     Limit {
-        /// Which argument.
+        /// Name of the argument.
         what: &'static str,
-        /// Its value.
+        /// Value of the argument.
         given: u64,
-        /// The allowed range, in words.
+        /// Description of the allowed range.
         allowed: String,
         /// Name of the device.
         device: String,
     },
-    /// The queue pair is not in a state in which this can be done.
+    /// The queue pair's state does not allow the operation.
     #[error("queue pair {qp_num}: {verb} is not possible in state {state}")]
     InvalidState {
         /// Number of the queue pair.
         qp_num: u32,
-        /// What was asked.
+        /// The operation.
         verb: &'static str,
-        /// The state that it is in.
+        /// The state of the queue pair.
         state: QueuePairState,
     },
     /// The send or receive queue is full: poll completions, then post again.
@@ -39,18 +39,18 @@ pub enum FabricError {
         qp_num: u32,
         /// `send` or `receive`.
         queue: &'static str,
-        /// Its depth.
+        /// Depth of the queue.
         depth: u32,
     },
-    /// An object of another device was passed.
+    /// An object belongs to another device.
     #[error("the {what} does not belong to {device}")]
     Foreign {
         /// The kind of object.
         what: &'static str,
-        /// The device that was asked.
+        /// Name of the device that was called.
         device: String,
     },
-    /// The peer's queue pair cannot be reached with the address given.
+    /// The peer's queue pair cannot be reached at the address given.
     #[error("queue pair {qp_num} cannot connect: {reason}")]
     Unreachable {
         /// Number of the local queue pair.
@@ -58,65 +58,66 @@ pub enum FabricError {
         /// What is wrong with the address.
         reason: String,
     },
-    /// There is no such device, or none that can be used.
+    /// The device does not exist or is not usable.
     #[error("device `{device}` cannot be used: {reason}")]
     NoDevice {
-        /// The name asked for.
+        /// The name that was requested.
         device: String,
-        /// What is the matter, and what can be done.
+        /// Why the device is not usable, and what can be done.
         reason: String,
     },
     /// A verb of libibverbs failed.
     #[error("{verb} ({attributes}): {source}; {hint}")]
     Verb {
-        /// Which one.
+        /// Name of the verb.
         verb: &'static str,
-        /// What it was called with.
+        /// Arguments of the verb.
         attributes: String,
-        /// Its errno.
+        /// Error number of the verb.
         source: io::Error,
         /// The usual cause.
         hint: &'static str,
     },
-    /// Memory cannot be registered, as that would lock more than this user may.
+    /// The memory cannot be registered, because that would lock more than this user may.
     #[error(
         "{needed} bytes cannot be registered: this process may lock {limit} bytes in all; raise the limit \
          (`ulimit -l {}` or more, or `unlimited`; LimitMEMLOCK= in a systemd unit)",
         (.needed + .limit).div_ceil(1024)
     )]
     MemoryLock {
-        /// Bytes to be registered.
+        /// Bytes that were to be registered.
         needed: u64,
         /// The limit in bytes (`ulimit -l` is in KiB).
         limit: u64,
     },
-    /// A limit of the operating system stands in the way.
+    /// A limit of the operating system was reached.
     #[error("{limit} ({doing}: {source})")]
     SystemLimit {
-        /// Which one.
+        /// The limit that was reached.
         limit: SystemLimit,
-        /// What was being done.
+        /// The operation that reached it.
         doing: &'static str,
-        /// The system's answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// The operating system refused.
+    /// The operating system refused an operation.
     #[error("{doing}: {source}")]
     Os {
-        /// What was being done.
+        /// The operation that was refused.
         doing: &'static str,
-        /// Its answer.
+        /// The system's error.
         source: io::Error,
     },
-    /// An error of another process, as it travelled: its text.
+    /// An error that another process returned; only its text travels.
     #[error("{message}")]
     Elsewhere {
-        /// The text.
+        /// Text of the original error.
         message: String,
     },
 }
 
-/// As text: what it holds means something where it was made only.
+/// Serializes the error as text, because its fields mean nothing outside the process that made
+/// them.
 impl Serialize for FabricError {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -145,7 +146,8 @@ impl FabricError {
         }
     }
 
-    /// The same of an error of starting a thread.
+    /// Wraps an error of starting a thread, which may mean a [limit](SystemLimit); for use in
+    /// `map_err`.
     pub(crate) fn thread(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::of_limit(SystemLimit::of_thread(&source), doing, source)
     }

@@ -1,11 +1,11 @@
-//! A file descriptor that wakes who sleeps on it.
+//! A file descriptor that wakes its sleepers.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::event::EventfdFlags;
 
-/// One that nobody has raised.
+/// Creates an eventfd that is not raised.
 pub(crate) fn create() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(
         0,
@@ -13,17 +13,17 @@ pub(crate) fn create() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Makes it readable, and wakes those who await that it is raised once more.
+/// Makes the descriptor readable, and wakes edge-triggered waiters once more.
 pub(crate) fn raise(event: &OwnedFd) {
     let raise = || rustix::io::write(event, &1_u64.to_ne_bytes());
     if raise().is_err() {
-        // The counter is at its end, as nobody has to lower it.
+        // The counter is at its maximum, because nobody has to lower it.
         lower(event);
         let _ = raise();
     }
 }
 
-/// Takes back what was raised.
+/// Resets the counter.
 pub(crate) fn lower(event: &OwnedFd) {
     // The only failure is that nothing was raised.
     let _ = rustix::io::read(event, &mut [0; 8]);
@@ -37,7 +37,8 @@ mod tests {
 
     use super::*;
 
-    /// Whoever awaits edges is woken each time, though nobody lowers it, and whatever others who have it write.
+    /// An edge-triggered waiter wakes at each raise, even if nobody lowers the counter, and
+    /// whatever other holders write.
     #[test]
     fn each_raise_is_an_edge() {
         let event = create().unwrap();

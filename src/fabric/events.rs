@@ -1,4 +1,4 @@
-//! Awaiting a completion queue inside a tokio runtime.
+//! Awaits a completion queue inside a tokio runtime.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::CompletionQueue;
 
-/// The events of one completion queue, as the current runtime's reactor sees them.
+/// The events of one completion queue, seen through the current runtime's reactor.
 #[derive(Debug)]
 pub struct CompletionEvents {
     fd: AsyncFd<OwnedFd>,
@@ -21,10 +21,10 @@ impl CompletionEvents {
     /// Registers the queue's file descriptor with the current tokio runtime.
     ///
     /// # Errors
-    /// No file descriptor is left, or the reactor refuses.
+    /// The process is out of file descriptors, or the reactor refuses.
     ///
     /// # Panics
-    /// Outside of a tokio runtime with I/O enabled.
+    /// If called outside of a tokio runtime with I/O enabled.
     pub fn new(queue: Arc<dyn CompletionQueue>) -> io::Result<Self> {
         let fd = queue.event_fd().as_fd().try_clone_to_owned()?;
         // SAFETY: the descriptor is owned by the `AsyncFd` and a duplicate made for it, so nobody else closes or
@@ -33,10 +33,10 @@ impl CompletionEvents {
         Ok(Self { fd, queue })
     }
 
-    /// Ready once the queue has raised an event since it was armed; the event is consumed.
+    /// Polls for an event that the queue has raised since it was armed, and consumes it.
     ///
     /// # Errors
-    /// The reactor is gone.
+    /// The reactor has ended.
     pub fn poll_raised(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut readable = ready!(self.fd.poll_read_ready(context))?;
         if !self.queue.has_edges() {
@@ -46,10 +46,10 @@ impl CompletionEvents {
         Poll::Ready(Ok(()))
     }
 
-    /// Waits until the queue has raised an event since it was armed, and consumes it.
+    /// Waits for an event that the queue has raised since it was armed, and consumes it.
     ///
     /// # Errors
-    /// The reactor is gone.
+    /// The reactor has ended.
     pub async fn raised(&self) -> io::Result<()> {
         std::future::poll_fn(|context| self.poll_raised(context)).await
     }

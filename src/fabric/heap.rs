@@ -1,4 +1,5 @@
-//! A device with ordinary memory and nothing else, for tests of what is done with registered memory: Miri can run them.
+//! A device with ordinary memory and nothing else, for tests of code that uses registered memory:
+//! Miri can run them.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use super::{
     QueueHalves, QueuePair, QueuePairInit,
 };
 
-/// See the [module](self).
+/// A device whose regions are ordinary memory.
 #[derive(Debug, Default)]
 pub(crate) struct HeapDevice {
     keys: AtomicU32,

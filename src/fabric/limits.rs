@@ -1,4 +1,4 @@
-//! What the operating system does not let a process have more of.
+//! Limits of the operating system.
 
 use std::fmt;
 use std::fs;
@@ -7,7 +7,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// A limit that stands in the way, with its value where there is one. Its text says what to do about it.
+/// A limit of the operating system that was reached, with its value where there is one. Its text
+/// says what to do about it.
 ///
 /// ```
 /// use slimerpc::fabric::SystemLimit;
@@ -19,28 +20,28 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 pub enum SystemLimit {
     /// File descriptors of this process (`RLIMIT_NOFILE`).
     OpenFiles {
-        /// How many it may have.
+        /// How many this process may have.
         limit: u64,
-        /// How far it may raise that by itself; `None`: as far as it likes.
+        /// How far the process may raise that itself; `None` if there is no bound.
         hard: Option<u64>,
     },
     /// File descriptors of all processes (`fs.file-max`).
     OpenFilesOfAll,
     /// Bytes of a file (`RLIMIT_FSIZE`), and so of memory that is shared with another process.
     FileSize {
-        /// How many there may be.
+        /// Most bytes of a file.
         limit: u64,
     },
     /// Bytes of address space (`RLIMIT_AS`).
     AddressSpace {
-        /// How many there may be.
+        /// Most bytes of address space.
         limit: u64,
     },
     /// Memory, or mappings of it.
     Memory,
     /// Threads and processes of this user (`RLIMIT_NPROC`), or of this control group.
     Threads {
-        /// How many the user may have; `None`: as many as there may be in all.
+        /// How many the user may have; `None` if only the total of all users is limited.
         limit: Option<u64>,
     },
     /// Descriptors that the epolls of this user watch (`fs.epoll.max_user_watches`).
@@ -48,10 +49,10 @@ pub enum SystemLimit {
 }
 
 impl SystemLimit {
-    /// The limit that this error means; `None` if it means something else.
+    /// Finds the limit that this error means; `None` if it means something else.
     pub fn of(error: &io::Error) -> Option<Self> {
         match Errno::from_io_error(error)? {
-            // Those that are on their way to another process count, too.
+            // Descriptors on their way to another process count, too.
             Errno::MFILE | Errno::TOOMANYREFS => {
                 let limit = getrlimit(Resource::Nofile);
                 Some(Self::OpenFiles {
@@ -73,12 +74,12 @@ impl SystemLimit {
         }
     }
 
-    /// The same of an error of starting a thread, and what that needs.
+    /// Finds the limit that an error of starting a thread means, and describes what a thread needs.
     pub fn of_thread(error: &io::Error) -> Option<Self> {
         if Errno::from_io_error(error) != Some(Errno::AGAIN) {
             return Self::of(error);
         }
-        // What memory its stack takes is refused with the same error.
+        // The kernel refuses memory for the stack with the same error.
         if let Some(limit) = getrlimit(Resource::As).current {
             return Some(Self::AddressSpace { limit });
         }
@@ -136,11 +137,12 @@ impl fmt::Display for SystemLimit {
     }
 }
 
-/// Raises the limit of open files of this process as far as it may, and says how many that are. Nothing here does that by
-/// itself: processes that are started later inherit the limit, and one that uses `select()` breaks with more than 1,024.
+/// Raises the limit of open files of this process as far as it may, and returns the new limit. The
+/// crate never does that by itself: child processes inherit the limit, and one that uses `select()`
+/// breaks with more than 1,024.
 ///
 /// # Errors
-/// The system refuses; the limit is what it was.
+/// The system refuses; the limit is unchanged.
 pub fn raise_open_files() -> io::Result<u64> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -148,8 +150,8 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))
 }
 
-/// Refuses a file of this many bytes if this process may have none such. To try would be its end: the kernel answers with
-/// SIGXFSZ.
+/// Refuses a file of this many bytes if it exceeds the limit of the process. An attempt would end
+/// the process: the kernel answers with SIGXFSZ.
 pub(crate) fn check_file_size(len: u64) -> io::Result<()> {
     match getrlimit(Resource::Fsize).current {
         Some(limit) if len > limit => Err(Errno::FBIG.into()),
@@ -157,8 +159,9 @@ pub(crate) fn check_file_size(len: u64) -> io::Result<()> {
     }
 }
 
-/// Whether the kernel promises no more memory than there is (`vm.overcommit_memory`). Then what was not taken at once may be
-/// missing later, at the first touch, which is the end of the process.
+/// Returns whether the kernel promises no more memory than there is (`vm.overcommit_memory`).
+/// Memory that was not taken at once may then be missing at the first touch, which ends the
+/// process.
 pub(crate) fn is_memory_promised_strictly() -> bool {
     fs::read_to_string("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim() == "2")
 }
@@ -189,7 +192,7 @@ mod tests {
         ] {
             assert!(limit.to_string().contains(named), "{limit}");
         }
-        // What cannot be raised from within is not advised.
+        // Advise nothing for limits that a process cannot raise.
         for (hard, advised) in [(Some(64), false), (Some(65), true), (None, true)] {
             let text = SystemLimit::OpenFiles { limit: 64, hard }.to_string();
             assert!(text.contains("may have 64;"), "{text}");

@@ -12,20 +12,22 @@ use super::shared_bytes::SharedBytes;
 /// Dropping the last handle deregisters the memory before it is freed (DROP-1): from then on its keys are
 /// refused, locally and remotely.
 ///
-/// Devices and peers use its bytes whenever they like, so nobody has a reference to them by right. `copy_in` and
-/// `copy_out` may be called by any thread at any time: what they copy while it changes is a mixture of old and new bytes.
-/// Whoever uses the pointer otherwise has to know that no thread of this process accesses those bytes meanwhile.
+/// Devices and peers use its bytes at any time, so no thread may hold a reference to them without
+/// further knowledge. `copy_in` and `copy_out` may be called by any thread at any time: bytes that
+/// change during a copy arrive as a mixture of old and new ones. A user of the raw pointer must
+/// know that no thread of this process accesses those bytes meanwhile.
 ///
 /// # Safety
-/// [`as_ptr`](Self::as_ptr) must be valid for reads and writes of [`len`](Self::len) initialised bytes while the region
-/// lives, and must not move. The implementation itself must not access them but by atomics, or by work requests: those move
-/// bytes as a device does, and whoever posts one must know that no thread of this process has a reference to bytes that it
-/// changes until it has completed.
+/// [`as_ptr`](Self::as_ptr) must be valid for reads and writes of [`len`](Self::len) initialised
+/// bytes while the region lives, and must not move. The implementation itself must access them only
+/// by atomics, or by work requests: those move bytes as a device does, and the poster of one must
+/// know that no thread of this process has a reference to bytes that it changes until it has
+/// completed.
 pub unsafe trait MemoryRegion: Any + Send + Sync + fmt::Debug {
-    /// The first byte.
+    /// Address of the first byte.
     fn as_ptr(&self) -> NonNull<u8>;
 
-    /// Length in bytes; at least 1.
+    /// Length of the region in bytes; at least 1.
     fn len(&self) -> usize;
 
     /// Key for local use, in an [`Sge`](super::Sge).
@@ -39,40 +41,41 @@ pub unsafe trait MemoryRegion: Any + Send + Sync + fmt::Debug {
         self.as_ptr().as_ptr() as u64
     }
 
-    /// Never: a region has at least one byte.
+    /// Always false: a region has at least one byte.
     fn is_empty(&self) -> bool {
         false
     }
 }
 
-/// A range that leaves its region.
+/// A range that exceeds its region.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("bytes {}..{} lie outside a region of {len} bytes", .range.start, .range.end)]
 pub struct OutOfRange {
-    /// The range asked for, in bytes.
+    /// The requested range, in bytes.
     pub range: Range<usize>,
     /// Length of the region in bytes.
     pub len: usize,
 }
 
 impl dyn MemoryRegion {
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` into the region, from byte `offset` on.
     ///
-    /// Others may read and write there at the same time, threads of this process, peers and devices; as with any DMA, the
-    /// bytes are then a mixture.
+    /// Threads of this process, peers and devices may read and write there at the same time; as
+    /// with any DMA, the bytes are then a mixture.
     ///
     /// # Errors
-    /// The range leaves the region; nothing is written then.
+    /// The range exceeds the region; nothing is written then.
     pub fn copy_in(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfRange> {
         self.check(offset, bytes.len())?;
         self.shared_bytes().store(offset, bytes);
         Ok(())
     }
 
-    /// Copies from `offset` into `bytes`. Others may write there at the same time, as with `copy_in`.
+    /// Fills `bytes` with a copy of the region from byte `offset` on. Others may write there at the
+    /// same time, as with `copy_in`.
     ///
     /// # Errors
-    /// The range leaves the region; nothing is read then.
+    /// The range exceeds the region; nothing is read then.
     pub fn copy_out(&self, offset: usize, bytes: &mut [u8]) -> Result<(), OutOfRange> {
         self.check(offset, bytes.len())?;
         self.shared_bytes().load(offset, bytes);
@@ -94,7 +97,7 @@ impl dyn MemoryRegion {
     }
 }
 
-/// Rights of a registration (`ibv_access_flags`). Local reading is always allowed.
+/// Access rights of a registration (`ibv_access_flags`). Local reading is always allowed.
 ///
 /// ```
 /// use slimerpc::fabric::Access;
@@ -105,23 +108,23 @@ impl dyn MemoryRegion {
 pub struct Access(u32);
 
 impl Access {
-    /// Local reads only.
+    /// Allows local reads only.
     pub const LOCAL_READ: Self = Self(0);
-    /// The device may write here for us (needed as the target of a read).
+    /// Allows this side's device to write here (needed for the target of a read).
     pub const LOCAL_WRITE: Self = Self(1);
-    /// A peer may write here.
+    /// Allows peers to write here.
     pub const REMOTE_WRITE: Self = Self(2);
-    /// A peer may read here.
+    /// Allows peers to read here.
     pub const REMOTE_READ: Self = Self(4);
-    /// Everything above.
+    /// Allows everything above.
     pub const ALL: Self = Self(7);
 
-    /// Whether every right in `other` is in `self`.
+    /// Returns whether every right in `other` is in `self`.
     pub fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// The bits, as `ibv_access_flags` numbers them.
+    /// The rights as bits, as `ibv_access_flags` numbers them.
     pub fn bits(self) -> u32 {
         self.0
     }

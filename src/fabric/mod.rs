@@ -1,4 +1,5 @@
-//! Fabrics: the verbs-shaped seam between a [channel](crate::channel) and whatever moves its bytes.
+//! The interface between a [channel](crate::channel) and the transport that moves its bytes, in the
+//! shape of RDMA verbs.
 //!
 //! The traits here follow the verbs nouns of the InfiniBand Architecture (volume 1, chapters 10 and 11): a
 //! [`Device`] registers [`MemoryRegion`]s and creates [`CompletionQueue`]s and [`QueuePair`]s; work
@@ -7,9 +8,9 @@
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
 //! - `verbs` (cargo feature of that name): libibverbs devices, soft-RoCE among them.
-//! - `faults` (cargo feature of that name): any of them, with misfortunes, for tests.
+//! - `faults` (cargo feature of that name): any of them, with failures on a plan, for tests.
 //!
-//! [`open()`] gives either by name.
+//! [`open()`] opens either by name.
 //!
 //! What an implementation must do beyond its types is written down once, as the executable suite in
 //! [`conformance`]; each implementation runs it.

@@ -1,4 +1,4 @@
-//! Opening devices by name.
+//! Opens devices by name.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ pub const SHM: &str = "shm0";
 /// Opens a device by name: [`SHM`], or an RDMA device such as `mlx5_0` or `rxe0` at one of its ports.
 ///
 /// # Errors
-/// [`FabricError::NoDevice`] if there is none of that name or this build has no RDMA; otherwise whatever keeps it from
-/// being used.
+/// [`FabricError::NoDevice`] if no device has that name or this build has no RDMA; otherwise the
+/// reason why it cannot be used.
 ///
 /// ```
 /// use slimerpc::fabric;

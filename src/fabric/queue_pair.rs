@@ -5,138 +5,150 @@ use std::sync::Arc;
 
 use super::{CompletionQueue, FabricError, MemoryRegion, RecvRequest, RemoteSlice, SendRequest};
 
-/// One end of a reliable connection: ordered, each message delivered once or the pair is in error.
+/// One end of a reliable connection: messages arrive in order and exactly once, or the queue pair
+/// is in error.
 ///
-/// The life of one: created in RESET; [`to_init`](Self::to_init); receives posted;
-/// [`address`](Self::address) told to the peer; [`to_rtr`](Self::to_rtr) with the peer's address;
-/// [`to_rts`](Self::to_rts); sends posted. An error on either side moves the pair to ERR, where everything
-/// posted is completed as [flushed](super::CompletionStatus::Flushed). Dropping drains it (DROP-1).
+/// A queue pair is created in RESET; then [`to_init`](Self::to_init), receives are posted, its
+/// [`address`](Self::address) goes to the peer, [`to_rtr`](Self::to_rtr) takes the peer's address,
+/// [`to_rts`](Self::to_rts), and sends are posted. An error on either side moves the pair to ERR,
+/// where all posted work completes as [flushed](super::CompletionStatus::Flushed). Dropping drains
+/// it (DROP-1).
 pub trait QueuePair: Send + fmt::Debug {
-    /// Number, unique within the device while the pair lives.
+    /// Number of the queue pair, unique within the device while it lives.
     fn number(&self) -> u32;
 
-    /// What the peer needs to reach this end.
+    /// The address that the peer needs to reach this end.
     fn address(&self) -> QueuePairAddress;
 
-    /// The state it is in now; ERR can be entered at any time.
+    /// State of the queue pair at this moment; ERR can be entered at any time.
     fn state(&self) -> QueuePairState;
 
-    /// RESET to INIT. Receives may be posted from now on.
+    /// Moves from RESET to INIT. Receives may be posted from now on.
     ///
     /// # Errors
-    /// Not in RESET, or refused by the device.
+    /// The state is not RESET, or the device refuses.
     fn to_init(&mut self) -> Result<(), FabricError>;
 
-    /// INIT to RTR (ready to receive) from the peer at `remote`. Does not wait for the peer.
+    /// Moves from INIT to RTR (ready to receive) from the peer at `remote`. Does not wait for the
+    /// peer.
     ///
     /// # Errors
-    /// Not in INIT, or the address cannot be reached.
+    /// The state is not INIT, or the address cannot be reached.
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError>;
 
-    /// RTR to RTS (ready to send).
+    /// Moves from RTR to RTS (ready to send).
     ///
     /// # Errors
-    /// Not in RTR, or refused by the device.
+    /// The state is not RTR, or the device refuses.
     fn to_rts(&mut self) -> Result<(), FabricError>;
 
-    /// Any state to ERR. Everything posted completes as flushed. Harmless when repeated.
+    /// Moves from any state to ERR. All posted work completes as flushed. A repeated call does
+    /// nothing.
     ///
     /// # Errors
-    /// Refused by the device.
+    /// The device refuses.
     fn to_error(&mut self) -> Result<(), FabricError>;
 
-    /// Any state to RESET: whatever was posted is forgotten, though completions of it may still come. The number
-    /// and [`address`](Self::address) stay, so a peer that was told them can be connected with again.
+    /// Moves from any state to RESET: all posted work is forgotten, though its completions may
+    /// still come. The number and [`address`](Self::address) stay, so a peer that was told them can
+    /// be connected with again.
     ///
     /// # Errors
-    /// Refused by the device.
+    /// The device refuses.
     fn to_reset(&mut self) -> Result<(), FabricError>;
 
     /// Posts a receive.
     ///
     /// # Errors
-    /// In RESET, or the receive queue is full. In ERR it is accepted and then flushed.
+    /// The state is RESET, or the receive queue is full. In ERR the receive is accepted and then
+    /// flushed.
     fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError>;
 
-    /// Posts so many receives of one `wr_id`, with one doorbell.
+    /// Posts `count` receives with the same `wr_id`, with one doorbell.
     ///
     /// # Errors
-    /// As [`post_recv`](Self::post_recv). Some of them may have been posted then.
+    /// The errors of [`post_recv`](Self::post_recv). Some receives may have been posted then.
     fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
         (0..count).try_for_each(|_| self.post_recv(request))
     }
 
-    /// Posts a send. A bad key or address is not an error here but a completion.
+    /// Posts a send. A bad key or address is reported by a completion, not by an error here.
     ///
-    /// A key is all that the device asks for, so it is for who posts to see to these, until the request has completed or the
-    /// queue pair is dropped: the memory that `request` names here stays registered (a region that is dropped earlier makes
-    /// the request fail), and no thread has a reference to bytes that it changes, nor changes bytes that it sends. Inline bytes
-    /// are taken before this returns.
+    /// The device checks keys only, so the caller must ensure, until the request has completed or
+    /// the queue pair is dropped: the memory that `request` names here stays registered (a region
+    /// that is dropped earlier makes the request fail), and no thread has a reference to bytes that
+    /// it changes, nor changes bytes that it sends. Inline bytes are copied before this returns.
     ///
     /// # Errors
-    /// Not in RTS or ERR, the send queue is full, or inline data is longer than `max_inline` or given for
-    /// a read. In ERR it is accepted and then flushed, unsignalled ones too.
+    /// The state is not RTS or ERR, the send queue is full, or inline data is longer than
+    /// `max_inline` or given for a read. In ERR the send is accepted and then flushed, even if it
+    /// is unsignalled.
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError>;
 
-    /// Executes a solicited WRITE_WITH_IMM here and now, after those that were posted, if that is possible, and says whether it
-    /// was. Such a write takes no place in the send queue and completes at the peer only. If it was not possible, nothing was
-    /// done: [`post_send`](Self::post_send) then. The bytes may be reused as soon as this returns.
+    /// Executes a solicited WRITE_WITH_IMM at once, after all posted sends, if that is possible,
+    /// and returns whether it did. Such a write takes no place in the send queue and completes at
+    /// the peer only. If it was not possible, nothing was done: call [`post_send`](Self::post_send)
+    /// then. The bytes may be reused as soon as this returns.
     fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         let _ = (imm, bytes, remote);
         false
     }
 
-    /// Whether [`place`](Self::place) can ever give anything.
+    /// Returns whether [`place`](Self::place) can ever return memory.
     fn can_place(&self) -> bool {
         false
     }
 
-    /// The `len` bytes at `remote`, if this process can reach them and the peer lets them be written. A WRITE there from there
-    /// copies nothing: whoever makes a message in this memory spares a copy. They stay readable and writable as long as the
-    /// region is held, whatever becomes of the peer.
+    /// Maps the `len` bytes at `remote`, if this process can reach them and the peer lets them be
+    /// written. A WRITE from there to there copies nothing: a message that is made in this memory
+    /// saves a copy. The bytes stay readable and writable as long as the region is held, whatever
+    /// happens to the peer.
     ///
-    /// `None` also while the peer has yet to be met; so ask once something was sent there.
+    /// Returns `None` also before the first contact with the peer, so call it after something was
+    /// sent there.
     fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<Arc<dyn MemoryRegion>> {
         let _ = (remote, len);
         None
     }
 }
 
-/// What a queue pair is created with.
+/// The parameters of a new queue pair.
 #[derive(Debug, Clone)]
 pub struct QueuePairInit {
-    /// Completions of sends go here.
+    /// Completion queue for sends.
     pub send_cq: Arc<dyn CompletionQueue>,
-    /// Completions of receives go here; may be the same queue.
+    /// Completion queue for receives; may be the same queue.
     pub recv_cq: Arc<dyn CompletionQueue>,
-    /// Sends that may be outstanding. An unsignalled one counts until a later signalled one completes.
+    /// Most outstanding sends. An unsignalled one counts until a later signalled one completes.
     pub max_send_wr: u32,
-    /// Receives that may be outstanding.
+    /// Most outstanding receives.
     pub max_recv_wr: u32,
-    /// Bytes that a send may carry inline.
+    /// Most bytes that a send may carry inline.
     pub max_inline: u32,
-    /// How long to insist.
+    /// How long the queue pair retries.
     pub retry: RetryPolicy,
 }
 
-/// How long a queue pair insists before it gives a peer up (volume 1, 9.7.5 and 9.7.6).
+/// How long a queue pair retries before it gives a peer up (volume 1, 9.7.5 and 9.7.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Code of the shortest wait that we ask of a sender when we have no receive posted; 12 is 0.64 ms.
+    /// Code of the shortest wait that this side asks of a sender when no receive is posted; 12 is
+    /// 0.64 ms.
     pub min_rnr_timer: u8,
-    /// Tries after "receiver not ready"; 7 means for ever.
+    /// Retries after "receiver not ready"; 7 means without end.
     pub rnr_retry: u8,
-    /// Code of the wait for an acknowledgement, 1 to 31: 4.096 us times 2 to this power; 14 is 67 ms.
+    /// Code of the wait for an acknowledgement, 1 to 31: 4.096 us times 2 to this power; 14 is 67
+    /// ms.
     pub timeout: u8,
-    /// Tries after such a wait, 0 to 6. (7 is refused: soft-RoCE never gives up with it.)
+    /// Retries after such a wait, 0 to 6. (7 is refused: soft-RoCE never gives up with it.)
     pub retry_cnt: u8,
 }
 
 impl RetryPolicy {
-    /// Refuses what does not fit its bits, and what never ends.
+    /// Refuses values that do not fit their bits, and those that never end.
     ///
     /// # Errors
-    /// [`FabricError::Limit`] in the name of `device`.
+    /// [`FabricError::Limit`] with the name of `device`.
     ///
     /// ```
     /// use slimerpc::fabric::RetryPolicy;
@@ -176,12 +188,13 @@ impl Default for RetryPolicy {
     }
 }
 
-/// What one end tells the other so that it can connect (PROTOCOL "QP": gid, gidx, lid, mtu, psn, qpn).
+/// The address of one end, which the other needs to connect (PROTOCOL "QP": gid, gidx, lid, mtu,
+/// psn, qpn).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueuePairAddress {
     /// Global identifier of the port.
     pub gid: Gid,
-    /// Its index in the owner's table; informative. -1 where LIDs are used.
+    /// Index of the GID in the owner's table; informative. -1 where LIDs are used.
     pub gid_index: i32,
     /// Local identifier of the port, 0 on RoCE and shm.
     pub lid: u16,
@@ -212,7 +225,7 @@ impl fmt::Display for Gid {
 /// States of a queue pair (`ibv_qp_state`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueuePairState {
-    /// Fresh.
+    /// New or reset; nothing can be posted.
     Reset,
     /// Receives can be posted.
     Init,

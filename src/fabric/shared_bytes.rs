@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 const WORD: usize = size_of::<usize>();
 
-/// See the [module](self).
+/// Access to shared bytes by atomics; the module's description says why that is sound.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SharedBytes<'a> {
     head: &'a [AtomicU8],
@@ -21,7 +21,7 @@ pub(super) struct SharedBytes<'a> {
 }
 
 impl<'a> SharedBytes<'a> {
-    /// The `len` bytes at `base`.
+    /// Wraps the `len` bytes at `base`.
     ///
     /// # Safety
     /// They must be valid for reads and writes, and initialised, for `'a`. As long as this or a copy of it is used, this
@@ -48,10 +48,10 @@ impl<'a> SharedBytes<'a> {
         }
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` into the memory, from byte `offset` on.
     ///
     /// # Panics
-    /// They do not fit there.
+    /// If the range exceeds the memory.
     pub(super) fn store(self, offset: usize, bytes: &[u8]) {
         let [head, words, tail] = self.parts(offset, bytes.len());
         let (first, bytes) = bytes.split_at(head.len());
@@ -61,10 +61,10 @@ impl<'a> SharedBytes<'a> {
         store_bytes(&self.tail[tail], last);
     }
 
-    /// Copies from `offset` into `bytes`.
+    /// Fills `bytes` with a copy of the memory from byte `offset` on.
     ///
     /// # Panics
-    /// There are not so many.
+    /// If the range exceeds the memory.
     pub(super) fn load(self, offset: usize, bytes: &mut [u8]) {
         let [head, words, tail] = self.parts(offset, bytes.len());
         let (first, bytes) = bytes.split_at_mut(head.len());
@@ -74,7 +74,7 @@ impl<'a> SharedBytes<'a> {
         load_bytes(&self.tail[tail], last);
     }
 
-    /// Which bytes of head, words and tail lie in a range.
+    /// Divides a range into the parts within head, words and tail.
     fn parts(self, offset: usize, len: usize) -> [Range<usize>; 3] {
         let words = self.head.len()..self.head.len() + self.words.len() * WORD;
         let all = words.end + self.tail.len();
@@ -124,9 +124,9 @@ fn store_part(words: &[AtomicUsize], at: usize, bytes: &[u8]) {
     });
 }
 
-/// Changes a word, whatever others make of it meanwhile.
+/// Changes a word atomically, whatever other threads write meanwhile.
 fn update(word: &AtomicUsize, change: impl Fn(usize) -> usize) {
-    // It always says what to change to.
+    // The closure always returns a new value.
     let _ = word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
         Some(change(word))
     });
@@ -134,7 +134,7 @@ fn update(word: &AtomicUsize, change: impl Fn(usize) -> usize) {
 
 /// Copies from the byte `at` of `words` into `bytes`.
 fn load_words(words: &[AtomicUsize], at: usize, bytes: &mut [u8]) {
-    /// One word after the other, a core waits for each: this doubles the speed.
+    /// A core waits for each word if they are loaded one by one: this doubles the speed.
     const AT_ONCE: usize = 8;
     let (words, begin) = (&words[at / WORD..], at % WORD);
     let (first, bytes) = bytes.split_at_mut(part_of_first(begin, bytes.len()));

@@ -1,4 +1,4 @@
-//! Counting messages that found no receive posted ("receiver not ready").
+//! Counts messages that found no receive posted ("receiver not ready").
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,40 +38,40 @@ struct Watched {
     before: u64,
 }
 
-/// Counters cannot be read.
+/// A counter could not be found or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RnrError {
-    /// There is no such device.
+    /// The device does not exist.
     #[error("there is no RDMA device `{device}`; this host has {known:?}")]
     NoDevice {
-        /// The name asked for.
+        /// The name that was given.
         device: String,
-        /// Names that there are.
+        /// Names of the devices of this host.
         known: Vec<String>,
     },
-    /// The device does not count this.
+    /// The device has no such counter.
     #[error("`{device}` has none of the counters {tried:?} on any port")]
     NoCounter {
-        /// Its name.
+        /// Name of the device.
         device: String,
-        /// Counters looked for.
+        /// Names of the counters that were tried.
         tried: Vec<String>,
     },
-    /// A counter cannot be read; its device may be gone.
+    /// A counter cannot be read; its device may have gone.
     #[error("{path}: {source}")]
     Read {
-        /// The file.
+        /// Path of the counter.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// A counter is no number.
+    /// A counter does not contain a number.
     #[error("{path} says `{text}`, which is no count")]
     Malformed {
-        /// The file.
+        /// Path of the counter.
         path: PathBuf,
-        /// What it says.
+        /// The text that it contains.
         text: String,
     },
 }
@@ -85,7 +85,8 @@ impl SoftRnrMonitor {
         Self::in_sysfs(Path::new(SYSFS), None, None)
     }
 
-    /// Watches these devices, and a counter by name instead of the one that their driver is known for.
+    /// Watches these devices, and optionally a counter by name instead of those that the known
+    /// drivers have.
     ///
     /// # Errors
     /// A device does not exist or does not have the counter; a counter cannot be read.
@@ -133,7 +134,7 @@ impl SoftRnrMonitor {
         Ok(monitor)
     }
 
-    /// Counts from now on.
+    /// Resets the start of counting to now.
     ///
     /// # Errors
     /// A counter cannot be read; then nothing changes.
@@ -149,21 +150,21 @@ impl SoftRnrMonitor {
         Ok(())
     }
 
-    /// How many there were since the last snapshot, by device.
+    /// Returns how many messages were turned away since the last snapshot, by device.
     ///
     /// # Errors
     /// A counter cannot be read.
     pub fn delta(&self) -> Result<BTreeMap<String, u64>, RnrError> {
         let mut deltas = BTreeMap::new();
         for watched in &self.watched {
-            // A counter that was reset begins again.
+            // A counter that was reset starts from 0.
             let delta = watched.read()?.saturating_sub(watched.before);
             *deltas.entry(watched.device.clone()).or_insert(0) += delta;
         }
         Ok(deltas)
     }
 
-    /// How many there were since the last snapshot, on all devices.
+    /// Returns how many messages were turned away since the last snapshot, on all devices.
     ///
     /// # Errors
     /// A counter cannot be read.
@@ -171,7 +172,7 @@ impl SoftRnrMonitor {
         Ok(self.delta()?.values().sum())
     }
 
-    /// The devices watched.
+    /// Names of the watched devices.
     pub fn devices(&self) -> Vec<&str> {
         let mut names: Vec<_> = self
             .watched
@@ -182,7 +183,7 @@ impl SoftRnrMonitor {
         names
     }
 
-    /// The counter that is read for a device.
+    /// Name of the counter that is read for a device.
     pub fn counter(&self, device: &str) -> Option<&str> {
         let watched = self
             .watched
@@ -193,7 +194,7 @@ impl SoftRnrMonitor {
 }
 
 impl Watched {
-    /// The first of the counters that each port has.
+    /// Finds the first of `counters` that each port has.
     fn find(dir: &Path, device: &str, counters: &[&str]) -> Vec<Self> {
         let of_port = |port: String| {
             let dir = dir.join("ports").join(port).join("hw_counters");
@@ -225,7 +226,7 @@ impl Watched {
     }
 }
 
-/// Names in a directory, sorted; none if there is no such directory.
+/// Names in a directory, sorted; empty if it does not exist.
 fn entries(dir: &Path) -> Vec<String> {
     let entries = fs::read_dir(dir).into_iter().flatten();
     let mut names: Vec<String> = entries

@@ -3,40 +3,41 @@
 /// A receive. Its buffer is always empty: a WRITE_WITH_IMM consumes a receive but not its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecvRequest {
-    /// Comes back in the completion.
+    /// Returned in the completion.
     pub wr_id: u64,
 }
 
 /// One RDMA operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SendRequest<'a> {
-    /// Comes back in the completion.
+    /// Returned in the completion.
     pub wr_id: u64,
-    /// What to do.
+    /// The kind of transfer.
     pub operation: Operation,
-    /// Our side of the transfer.
+    /// The local side of the transfer.
     pub local: Payload<'a>,
     /// The peer's side. Ignored by zero-length operations, which may use rkey 0.
     pub remote: RemoteSlice,
     /// Whether success is reported. Failure always is.
     pub signalled: bool,
-    /// Whether a peer is to be woken that sleeps until somebody [asks for that](super::CompletionQueue::arm_solicited).
+    /// Whether to wake a peer that sleeps until a
+    /// [solicited](super::CompletionQueue::arm_solicited) completion.
     pub solicited: bool,
 }
 
 /// Kinds of RDMA operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Local to remote; the peer's program does not notice.
+    /// Copies from local to remote memory; the peer's program does not notice.
     Write,
-    /// Local to remote; consumes a receive of the peer and completes it with this immediate.
-    /// The number is stored in host order, not byte-swapped.
+    /// Copies from local to remote memory, consumes a receive of the peer and completes it with
+    /// this immediate. The number is stored in host order, not byte-swapped.
     WriteWithImm(u32),
-    /// Remote to local.
+    /// Copies from remote to local memory.
     Read,
 }
 
-/// Our side of a transfer.
+/// The local side of a transfer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Payload<'a> {
     /// Registered memory. It may be reused once the work request has completed.
@@ -57,10 +58,10 @@ pub struct Sge {
     pub lkey: u32,
 }
 
-/// Where a transfer begins in the peer's memory; its length is that of the local side.
+/// The beginning of a range in the peer's memory; the local side determines the length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RemoteSlice {
-    /// Address, in the peer's address space.
+    /// Address of the first byte, in the peer's address space.
     pub addr: u64,
     /// Key of the peer's region.
     pub rkey: u32,

@@ -1,7 +1,8 @@
-//! The specification of a fabric, as cases that run.
+//! The specification of a fabric, as executable cases.
 //!
-//! What an implementation of [`Device`] has to do beyond its types is what the [`CASES`] check, on two devices
-//! that can reach each other (or one that can reach itself). Every implementation runs all of them.
+//! The [`CASES`] check what an implementation of [`Device`] must do beyond its types, on two
+//! devices that can reach each other (or one that can reach itself). Every implementation runs all
+//! of them.
 //!
 //! ```
 //! use slimerpc::fabric::{conformance, shm::ShmDevice};
@@ -27,7 +28,7 @@ use std::sync::Arc;
 use super::Device;
 use pair::Devices;
 
-/// One thing that a fabric must do.
+/// One requirement on a fabric, as a test.
 #[derive(Clone, Copy)]
 pub struct Case {
     name: &'static str,
@@ -35,15 +36,15 @@ pub struct Case {
 }
 
 impl Case {
-    /// What it checks, in words.
+    /// Describes what the case checks.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Checks it.
+    /// Runs the case.
     ///
     /// # Panics
-    /// The devices do not conform; the message says where.
+    /// If the devices do not conform; the message says where.
     pub fn run(&self, a: &Arc<dyn Device>, b: &Arc<dyn Device>) {
         (self.check)(&Devices {
             a: a.clone(),
@@ -60,7 +61,7 @@ impl fmt::Debug for Case {
 
 macro_rules! cases {
     ($($module:ident: $($check:ident),+;)+) => {
-        /// All that a fabric must do.
+        /// All requirements on a fabric.
         pub const CASES: &[Case] = &[$($(Case {
             name: concat!(stringify!($module), "::", stringify!($check)),
             check: $module::$check,

@@ -1,4 +1,4 @@
-//! A completion queue that may show things late, in another order, or wrongly.
+//! A completion queue that may report completions late, in another order, or wrongly.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,7 +17,7 @@ use crate::fabric::{Completion, CompletionQueue, FabricError, Poller};
 /// Completions taken from the device at a time.
 const BATCH: usize = 32;
 
-/// See the [module](self).
+/// A completion queue under a fault plan.
 #[derive(Debug)]
 pub(super) struct FaultyCompletionQueue {
     inner: Arc<dyn CompletionQueue>,
@@ -28,10 +28,10 @@ pub(super) struct FaultyCompletionQueue {
 
 #[derive(Debug)]
 struct FaultyQueueState {
-    /// Of the device's own queue.
+    /// The poller of the device's own queue.
     poller: Box<dyn Poller>,
     staging: Staging,
-    /// Queue pairs that complete here, by number.
+    /// The queue pairs that complete here, by number.
     pairs: HashMap<u32, Weak<Pair>>,
     /// Whether an event is owed.
     is_armed: bool,
@@ -58,7 +58,7 @@ impl FaultyCompletionQueue {
         })
     }
 
-    /// The device's own.
+    /// The device's own completion queue.
     pub(super) fn inner(&self) -> &Arc<dyn CompletionQueue> {
         &self.inner
     }
@@ -76,15 +76,15 @@ impl FaultyCompletionQueue {
         }
     }
 
-    /// Forgets what has completed for a queue pair that was reset.
+    /// Drops the completions of a queue pair that was reset.
     pub(super) fn forget(&self, number: u32) {
         let mut state = self.lock();
-        // A queue that has failed says so at the next look.
+        // A queue that has failed reports it at the next poll.
         let _ = self.take_in(&mut state, Instant::now());
         state.staging.forget(number);
     }
 
-    /// Wakes who sleeps here at this time, or earlier.
+    /// Wakes sleepers on this queue at this time, or earlier.
     pub(super) fn remind(&self, at: Instant) {
         let state = self.lock();
         let now = Instant::now();
@@ -99,7 +99,7 @@ impl FaultyCompletionQueue {
         lock(&self.state)
     }
 
-    /// Takes everything that the device has.
+    /// Takes all completions that the device has.
     fn take_in(&self, state: &mut FaultyQueueState, now: Instant) -> Result<(), FabricError> {
         let mut batch = [Completion::EMPTY; BATCH];
         loop {
@@ -133,14 +133,14 @@ impl FaultyCompletionQueue {
                 Some(Fault::Overtaken) => due = Due::NextLook,
                 Some(Fault::Frozen(time)) => self.core.freeze_for(now, time),
                 Some(Fault::QueueFails) => state.fail(),
-                // No other strikes here.
+                // No other fault strikes here.
                 _ => {}
             }
         }
         state.staging.push(completion, due);
     }
 
-    /// When something happens that the device does not tell of.
+    /// When to poll again for something that the device does not signal.
     fn next_look(&self, state: &FaultyQueueState, now: Instant) -> Option<Instant> {
         if let Some(end) = self.core.frozen_until(now) {
             return Some(end);
@@ -168,7 +168,7 @@ impl FaultyCompletionQueue {
                 source: io::ErrorKind::BrokenPipe.into(),
             });
         }
-        // It may have frozen meanwhile.
+        // The queue may have frozen meanwhile.
         match self.core.frozen_until(now) {
             Some(_) => Ok(0),
             None => Ok(state.staging.give_out(out, now)),
@@ -189,7 +189,7 @@ impl FaultyQueueState {
     }
 }
 
-/// Takes what is to be seen.
+/// Takes the completions that the plan lets be seen.
 #[derive(Debug)]
 pub(super) struct FaultyPoller(pub(super) Arc<FaultyCompletionQueue>);
 
@@ -199,7 +199,7 @@ impl Poller for FaultyPoller {
         let mut state = queue.lock();
         let looked = queue.look(&mut state, out);
         let now = Instant::now();
-        // Also posts the receives that were withheld until now.
+        // Also posts receives that were withheld until now.
         let next = queue.next_look(&state, now);
         if state.is_armed {
             queue.timer.set(next, now);

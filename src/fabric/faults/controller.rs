@@ -1,4 +1,4 @@
-//! The handle of a test on its faults.
+//! The handle through which a test controls its faults.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -12,13 +12,14 @@ use super::plan::{Fault, Plan, Point};
 use crate::clock::later;
 use crate::fabric::{Device, Opcode};
 
-/// Follows a [`Plan`] on the devices that it wraps: all of one process, say. Clones are the same.
+/// A fault plan in progress, on the devices that it wraps: all of one process, say. Clones share
+/// the plan.
 #[derive(Debug, Clone)]
 pub struct Faults {
     core: Arc<FaultsState>,
 }
 
-/// What the devices, queue pairs and queues under one [`Faults`] share.
+/// The state that the devices, queue pairs and queues under one [`Faults`] share.
 #[derive(Debug)]
 pub(super) struct FaultsState {
     rng: Mutex<FaultRng>,
@@ -36,15 +37,15 @@ enum Frozen {
 struct Made {
     queues: Vec<Weak<FaultyCompletionQueue>>,
     pairs: Vec<Weak<Pair>>,
-    /// Queue pairs so far.
+    /// Number of queue pairs created so far.
     count: u64,
 }
 
-/// How long a frozen process that nobody has thawed is left alone before it is looked at again.
+/// How long a process that was frozen without end waits before it checks again.
 const LOOK: Duration = Duration::from_secs(3600);
 
 impl Faults {
-    /// Begins a plan.
+    /// Starts a plan.
     pub fn new(plan: Plan) -> Self {
         Self {
             core: Arc::new(FaultsState {
@@ -55,23 +56,25 @@ impl Faults {
         }
     }
 
-    /// `device` with the faults of the plan. It has the same name, limits and addresses.
+    /// Wraps `device` in the faults of the plan. The result has the same name, limits and
+    /// addresses.
     pub fn wrap(&self, device: Arc<dyn Device>) -> Arc<dyn Device> {
         Arc::new(FaultyDevice::new(device, self.core.clone()))
     }
 
-    /// What has gone wrong so far.
+    /// Counts of the faults that have struck so far.
     pub fn stats(&self) -> FaultStats {
         lock(&self.core.rng).stats()
     }
 
-    /// Ends the plan: nothing goes wrong by itself any more. What is delayed or frozen comes when it was to come.
+    /// Ends the plan: no further fault strikes by itself. Delayed or frozen completions still come
+    /// at their time.
     pub fn calm(&self) {
         lock(&self.core.rng).calm();
     }
 
-    /// Lets nothing complete until [`thaw`](Self::thaw), as if the process were stopped: what peers write arrives in memory,
-    /// and is not seen.
+    /// Stops all completions until [`thaw`](Self::thaw), as if the process were stopped: what peers
+    /// write arrives in memory, but is not seen.
     pub fn freeze(&self) {
         lock(&self.core.rng).count(Fault::Frozen(Duration::MAX));
         *lock(&self.core.frozen) = Some(Frozen::UntilThawed);
@@ -85,7 +88,7 @@ impl Faults {
         }
     }
 
-    /// Puts every connected queue pair in ERR: all peers are lost at once.
+    /// Moves every connected queue pair to ERR: all peers are lost at once.
     pub fn lose_peers(&self) {
         for pair in self.core.pairs() {
             if pair.lose() {
@@ -105,7 +108,7 @@ impl FaultsState {
         lock(&self.rng).throw(point, queue_pair, opcode)
     }
 
-    /// When a freeze ends, if there is one `now`.
+    /// When the present freeze ends, if there is one.
     pub(super) fn frozen_until(&self, now: Instant) -> Option<Instant> {
         match *lock(&self.frozen) {
             None => None,
@@ -151,7 +154,7 @@ impl FaultsState {
     }
 }
 
-/// Nothing panics while one of these locks is held.
+/// Locks a mutex that no panic can poison: nothing panics while it is held.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A device whose verbs may be refused.
+//! A device whose verbs may fail.
 
 use std::any::Any;
 use std::io;
@@ -14,7 +14,8 @@ use crate::fabric::{
     QueueHalves, QueuePair, QueuePairInit,
 };
 
-/// See [`Faults::wrap`](super::Faults::wrap). Regions are those of the device itself.
+/// A device under a fault plan; see [`Faults::wrap`](super::Faults::wrap). Its regions are those of
+/// the device itself.
 #[derive(Debug)]
 pub(super) struct FaultyDevice {
     inner: Arc<dyn Device>,

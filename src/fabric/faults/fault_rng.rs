@@ -6,13 +6,14 @@ use super::FaultStats;
 use super::plan::{Fault, Plan, Point, When};
 use crate::fabric::Opcode;
 
-/// A plan being followed.
+/// The progress of a plan.
 #[derive(Debug)]
 pub(super) struct FaultRng {
     plan: Plan,
-    /// By rule: how often it was asked.
+    /// How often each rule was asked.
     asked: Box<[u64]>,
-    /// The same by rule and queue pair, so that chance does not depend on how threads take turns.
+    /// How often each rule was asked for each queue pair, so that chance does not depend on how
+    /// threads interleave.
     asked_of: HashMap<(usize, u64), u64>,
     stats: FaultStats,
     is_calm: bool,
@@ -29,7 +30,7 @@ impl FaultRng {
         }
     }
 
-    /// What strikes here, if anything does. Whoever asks lets it strike.
+    /// The fault that strikes here, if any. The caller carries it out.
     pub(super) fn throw(
         &mut self,
         point: Point,
@@ -65,7 +66,7 @@ impl FaultRng {
         self.stats
     }
 
-    /// Counts what was asked for by hand.
+    /// Counts a fault that the test caused by hand.
     pub(super) fn count(&mut self, fault: Fault) {
         self.stats.count(fault);
     }
@@ -75,7 +76,8 @@ impl FaultRng {
     }
 }
 
-/// A number from 0 to below 1 that depends on all of `words` (each round is that of SplitMix64).
+/// A pseudo-random number from 0 to below 1 that depends on all of `words` (each round is that of
+/// SplitMix64).
 fn fraction(words: [u64; 4]) -> f64 {
     let mixed = words.into_iter().fold(0_u64, |state, word| {
         let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,10 +1,11 @@
-//! Any fabric, with the misfortunes that a real one has when one is not looking: for people who test message passing.
+//! Devices that fail on a plan, for tests of message passing.
 //!
-//! [`Faults::wrap`] puts a device behind the same traits, and a [`Plan`] says what goes wrong: by script ("the third send
-//! fails"), or by chance, decided by a seed. With an empty plan nothing does, and the wrapped device passes the whole
-//! [conformance suite](super::conformance). What a plan does to a connection is what a fabric may do: completions of one
-//! queue pair stay in order, a failed one puts its queue pair in error and flushes the rest, and memory is never touched
-//! by what was dropped (DROP-1).
+//! [`Faults::wrap`] puts a device behind the same traits, and a [`Plan`] decides what goes wrong:
+//! by script ("the third send fails"), or by chance from a seed. An empty plan changes nothing, and
+//! the wrapped device then passes the whole [conformance suite](super::conformance). A plan does to
+//! a connection only what a fabric may do: completions of one queue pair stay in order, a failed
+//! one puts its queue pair in error and flushes the rest, and memory is never touched after it was
+//! dropped (DROP-1).
 //!
 //! | kind | faults |
 //! | --- | --- |
@@ -12,9 +13,10 @@
 //! | the end of a connection | [`SendFails`](Fault::SendFails), [`CompletionFails`](Fault::CompletionFails), [`PeerLost`](Fault::PeerLost), [`QueueFails`](Fault::QueueFails) |
 //! | what a correct program only sees as time | [`Delayed`](Fault::Delayed), [`Overtaken`](Fault::Overtaken), [`NotReady`](Fault::NotReady), [`Frozen`](Fault::Frozen) |
 //!
-//! Whether a rule strikes depends on the seed, the queue pair (numbered in the order in which they were asked for) and how often the rule was
-//! asked there, so what happens to one queue pair does not depend on what others do meanwhile. The [`FaultStats`] says what did
-//! happen: a test that asserts nothing about it may have tested nothing.
+//! Whether a rule strikes depends on the seed, the queue pair (numbered in the order of creation)
+//! and how often the rule was asked there; one queue pair's faults do not depend on what others do
+//! meanwhile. The [`FaultStats`] count what did happen: a test that does not check them may have
+//! tested nothing.
 //!
 //! ```
 //! use slimerpc::fabric::faults::{Fault, Faults, Plan};

@@ -1,4 +1,4 @@
-//! The part of a queue pair that its completion queues reach, too.
+//! The part of a queue pair that its completion queues use, too.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -12,24 +12,26 @@ use crate::fabric::{
 /// A queue pair under faults. Queues lock themselves before they lock this, and never the other way round.
 #[derive(Debug)]
 pub(super) struct Pair {
-    /// Its number in the order in which they were asked for.
+    /// Number of the queue pair in the order of creation.
     pub(super) ordinal: u64,
-    /// Its number on the device.
+    /// Number of the queue pair on the device.
     pub(super) number: u32,
     end: Mutex<PairEnd>,
 }
 
-/// See [`Pair`].
+/// The locked part of a [`Pair`].
 #[derive(Debug)]
 pub(super) struct PairEnd {
-    /// Gone once the owner has dropped it. Nobody else may keep it alive: it is drained as it is dropped (DROP-1).
+    /// `None` once the owner has dropped it. No other owner may keep it alive: it is drained as it
+    /// is dropped (DROP-1).
     qp: Option<Box<dyn QueuePair>>,
-    /// Receives that are to be posted later.
+    /// Receives that are posted later.
     withheld: VecDeque<RecvRequest>,
     withheld_until: Option<Instant>,
-    /// A send that was not executed, and what it completes with.
+    /// A send that was not executed, and the status that it completes with.
     doomed: Option<(u64, CompletionStatus)>,
-    /// Whether a failure was reported that the device knows nothing of: whatever follows is flushed.
+    /// Whether a failure was reported that the device does not know of: everything after it is
+    /// flushed.
     is_spoiled: bool,
 }
 
@@ -52,7 +54,7 @@ impl Pair {
         lock(&self.end)
     }
 
-    /// To ERR, if it is connected. Says whether it was.
+    /// Moves a connected queue pair to ERR. Returns whether it was connected.
     pub(super) fn lose(&self) -> bool {
         let mut end = self.lock();
         let is_connected = end.state() == QueuePairState::Rts;
@@ -62,7 +64,7 @@ impl Pair {
         is_connected
     }
 
-    /// Posts receives whose time has come. When to ask again, if any are left.
+    /// Posts the receives whose time has come. Returns when to call again, if any are left.
     pub(super) fn post_withheld(&self, now: Instant) -> Option<Instant> {
         let mut end = self.lock();
         let until = end.withheld_until?;
@@ -73,7 +75,7 @@ impl Pair {
         None
     }
 
-    /// A completion as it is to be seen after what went wrong before.
+    /// Changes a completion into what is to be seen after earlier faults.
     pub(super) fn correct(&self, completion: &mut Completion) {
         let mut end = self.lock();
         if completion.status.is_success() {
@@ -87,7 +89,7 @@ impl Pair {
         }
     }
 
-    /// A completion is reported as failed.
+    /// Notes that a completion is reported as failed.
     pub(super) fn spoil(&self) {
         let mut end = self.lock();
         end.is_spoiled = true;
@@ -102,13 +104,13 @@ impl PairEnd {
             .map_or(QueuePairState::Error, |qp| qp.state())
     }
 
-    /// The queue pair, which only its owner's drop takes away.
+    /// The queue pair, which exists until its owner drops it.
     pub(super) fn qp(&mut self) -> &mut dyn QueuePair {
         let qp = self.qp.as_mut();
         &mut **qp.expect("the owner asks, so it has not been dropped")
     }
 
-    /// Takes the queue pair away, to be dropped.
+    /// Takes the queue pair, to drop it.
     pub(super) fn take(&mut self) -> Option<Box<dyn QueuePair>> {
         self.qp.take()
     }
@@ -138,7 +140,7 @@ impl PairEnd {
         self.qp().post_send(request)
     }
 
-    /// To ERR.
+    /// Moves the queue pair to ERR.
     pub(super) fn fail(&mut self) {
         self.post_withheld();
         if let Some(qp) = &mut self.qp
@@ -148,7 +150,7 @@ impl PairEnd {
         }
     }
 
-    /// Whatever was posted is forgotten.
+    /// Forgets everything that was posted.
     pub(super) fn forget(&mut self) {
         self.withheld.clear();
         self.withheld_until = None;

@@ -26,14 +26,16 @@ pub enum Fault {
     NotReady(Duration),
     /// What completed well is reported with this status, though it has been executed. What follows is flushed.
     CompletionFails(CompletionStatus),
-    /// A completion, and what follows on its queue pair, comes so much later.
+    /// A completion, and what follows on its queue pair, is delayed by this time.
     Delayed(Duration),
-    /// A completion comes at the next look at its queue, so that what has arrived for other queue pairs goes first.
+    /// A completion comes at the next poll of its queue, so that completions of other queue pairs
+    /// overtake it.
     Overtaken,
     /// From this completion on nothing completes for this time, on any queue of any device under the same
     /// [`Faults`](super::Faults).
     Frozen(Duration),
-    /// The completion queue of this completion fails, as if it had been overrun, and its queue pairs with it.
+    /// The completion queue of this completion fails, as if it had been overrun, and so do its
+    /// queue pairs.
     QueueFails,
 }
 
@@ -57,7 +59,7 @@ pub struct Rule {
     pub(super) queue_pair: Option<u64>,
 }
 
-/// Which of the occasions.
+/// The occasions at which a rule strikes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum When {
     Nth(u64),
@@ -66,17 +68,19 @@ pub(super) enum When {
 }
 
 impl Fault {
-    /// Strikes once, at the occasion of this number, counted from 0 over all queue pairs that the rule is about.
+    /// Makes a rule that strikes once, at the occasion of this number, counted from 0 over all
+    /// queue pairs that the rule applies to.
     pub fn nth(self, occasion: u64) -> Rule {
         self.when(When::Nth(occasion))
     }
 
-    /// Strikes at each occasion whose number, counted from 1, is a multiple of `occasions`; never if that is 0.
+    /// Makes a rule that strikes at each occasion whose number, counted from 1, is a multiple of
+    /// `occasions`; never if that is 0.
     pub fn every(self, occasions: u64) -> Rule {
         self.when(When::Every(occasions))
     }
 
-    /// Strikes with this probability, 0 to 1.
+    /// Makes a rule that strikes with this probability, 0 to 1.
     pub fn chance(self, probability: f64) -> Rule {
         self.when(When::Chance(probability))
     }
@@ -108,13 +112,15 @@ impl Fault {
 }
 
 impl Rule {
-    /// Only for work of this kind. Sends and completions have one; elsewhere the rule never strikes then.
+    /// Limits the rule to work of this kind. Only sends and completions have one; elsewhere the
+    /// rule then never strikes.
     pub fn of(mut self, opcode: Opcode) -> Self {
         self.opcode = Some(opcode);
         self
     }
 
-    /// Only on this queue pair, numbered from 0 in the order in which they were asked for under one [`Faults`](super::Faults).
+    /// Limits the rule to this queue pair, numbered from 0 in the order of creation under one
+    /// [`Faults`](super::Faults).
     pub fn on(mut self, queue_pair: u64) -> Self {
         self.queue_pair = Some(queue_pair);
         self
@@ -127,7 +133,8 @@ impl Rule {
     }
 }
 
-/// Rules and the seed that decides what is left to chance. At each occasion the first rule that strikes does.
+/// A fault plan: rules, and the seed for what is left to chance. At each occasion the first rule
+/// that strikes applies.
 ///
 /// ```
 /// use std::time::Duration;
@@ -149,12 +156,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Nothing goes wrong.
+    /// Makes a plan without faults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Nothing goes wrong yet; the chances of rules are decided by `seed`.
+    /// Makes a plan without rules; `seed` decides the chances of rules that are added.
     pub fn seeded(seed: u64) -> Self {
         Self {
             seed,
@@ -162,8 +169,8 @@ impl Plan {
         }
     }
 
-    /// Completions come late, and those of different queue pairs in another order: nothing that a correct program would
-    /// notice, but by its clock.
+    /// Makes a plan in which completions come late, and those of different queue pairs out of
+    /// order: a correct program notices nothing but time.
     pub fn harmless(seed: u64) -> Self {
         Self::seeded(seed)
             .with(Fault::Overtaken.chance(0.2))

@@ -1,4 +1,4 @@
-//! A queue pair that may not do what it was told.
+//! A queue pair that may not do what it is told.
 
 use std::io;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(super) struct FaultyQueuePair {
     core: Arc<FaultsState>,
     send_cq: Arc<FaultyCompletionQueue>,
     recv_cq: Arc<FaultyCompletionQueue>,
-    /// Of the send and the receive queue.
+    /// Depths of the send and the receive queue.
     depths: (u32, u32),
 }
 
@@ -66,7 +66,7 @@ impl FaultyQueuePair {
             }
             Fault::SendFails(status) => return end.post_doomed(request, status),
             Fault::PeerLost => end.fail(),
-            // No other strikes here.
+            // No other fault strikes here.
             _ => {}
         }
         end.qp().post_send(request)
@@ -100,7 +100,7 @@ impl QueuePair for FaultyQueuePair {
 
     fn to_error(&mut self) -> Result<(), FabricError> {
         let mut end = self.pair.lock();
-        // So that they are flushed, too.
+        // Post them, so that they are flushed, too.
         end.post_withheld();
         end.qp().to_error()
     }
@@ -128,7 +128,7 @@ impl QueuePair for FaultyQueuePair {
         end.withhold(until);
         let posted = end.post_recv(request);
         drop(end);
-        // Whoever sleeps on the queue has to come and post it.
+        // Wake a sleeper on the queue: it has to come and post the receive.
         self.recv_cq.remind(until);
         posted
     }
@@ -159,7 +159,7 @@ fn opcode(operation: Operation) -> Opcode {
 }
 
 impl Drop for FaultyQueuePair {
-    /// The queue pair is drained here and now, whoever looks at its queues at the same time (DROP-1).
+    /// Drains the queue pair here and now, even while another thread polls its queues (DROP-1).
     fn drop(&mut self) {
         let qp = self.pair.lock().take();
         drop(qp);

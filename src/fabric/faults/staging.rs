@@ -26,7 +26,7 @@ pub(super) enum Due {
 }
 
 impl Staging {
-    /// A new look begins: what was held back for it is due.
+    /// Begins another poll: what was held back for it is due.
     pub(super) fn begin_look(&mut self) {
         for held in &mut self.held {
             if matches!(held.due, Due::NextLook) {
@@ -39,7 +39,8 @@ impl Staging {
         self.held.push_back(HeldMessage { completion, due });
     }
 
-    /// Moves what is due into `out`, oldest first, and says how much. A queue pair waits for its first one (RC order).
+    /// Moves due completions into `out`, oldest first, and returns their number. A queue pair waits
+    /// for its first one (RC order).
     pub(super) fn give_out(&mut self, out: &mut [Completion], now: Instant) -> usize {
         let mut waiting: Vec<u32> = Vec::new();
         let (mut count, mut at) = (0, 0);
@@ -60,8 +61,8 @@ impl Staging {
         count
     }
 
-    /// The earliest time at which it makes sense to look again: also that of what has become due since the last look. Of a
-    /// queue pair only the first one counts.
+    /// The earliest time at which another poll can find something, including what has become due
+    /// since the last one. Only the first completion of each queue pair counts.
     pub(super) fn next_due(&self, now: Instant) -> Option<Instant> {
         let mut seen: Vec<u32> = Vec::new();
         let firsts = self.held.iter().filter(|held| {
@@ -79,7 +80,7 @@ impl Staging {
         times.min()
     }
 
-    /// Drops what is of this queue pair.
+    /// Drops the completions of this queue pair.
     pub(super) fn forget(&mut self, number: u32) {
         self.held.retain(|held| held.completion.qp_num != number);
     }
@@ -108,7 +109,7 @@ mod tests {
         staging.push(Completion::EMPTY, Due::At(look + late));
         let mut out = [Completion::EMPTY];
         assert_eq!(staging.give_out(&mut out, look), 0);
-        // By now the time has come, and nobody will look again unless told to.
+        // The time has come by now, and no poll follows unless something asks for it.
         assert!(staging.next_due(look + 2 * late).is_some());
         assert_eq!(staging.give_out(&mut out, look + 2 * late), 1);
         assert!(staging.next_due(look + 2 * late).is_none());

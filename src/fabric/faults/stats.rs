@@ -1,40 +1,41 @@
-//! What has gone wrong.
+//! Counts of faults.
 
 use super::plan::Fault;
 
-/// How often each fault has struck; those that were asked for by hand count, too.
+/// How often each fault has struck, including those that a test caused by hand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FaultStats {
-    /// [`Fault::RegistrationRefused`].
+    /// Number of [`Fault::RegistrationRefused`].
     pub refused_registrations: u64,
-    /// [`Fault::QueuePairRefused`].
+    /// Number of [`Fault::QueuePairRefused`].
     pub refused_queue_pairs: u64,
-    /// [`Fault::SendQueueFull`].
+    /// Number of [`Fault::SendQueueFull`].
     pub full_send_queues: u64,
-    /// [`Fault::ReceiveQueueFull`].
+    /// Number of [`Fault::ReceiveQueueFull`].
     pub full_receive_queues: u64,
-    /// [`Fault::PostRefused`].
+    /// Number of [`Fault::PostRefused`].
     pub refused_posts: u64,
-    /// [`Fault::SendFails`].
+    /// Number of [`Fault::SendFails`].
     pub failed_sends: u64,
-    /// [`Fault::PeerLost`], and queue pairs ended by [`Faults::lose_peers`](super::Faults::lose_peers).
+    /// Number of [`Fault::PeerLost`], and of queue pairs that
+    /// [`Faults::lose_peers`](super::Faults::lose_peers) ended.
     pub lost_peers: u64,
-    /// [`Fault::NotReady`].
+    /// Number of [`Fault::NotReady`].
     pub late_receives: u64,
-    /// [`Fault::CompletionFails`].
+    /// Number of [`Fault::CompletionFails`].
     pub failed_completions: u64,
-    /// [`Fault::Delayed`].
+    /// Number of [`Fault::Delayed`].
     pub delayed: u64,
-    /// [`Fault::Overtaken`].
+    /// Number of [`Fault::Overtaken`].
     pub overtaken: u64,
-    /// [`Fault::Frozen`], and [`Faults::freeze`](super::Faults::freeze).
+    /// Number of [`Fault::Frozen`], and of calls of [`Faults::freeze`](super::Faults::freeze).
     pub freezes: u64,
-    /// [`Fault::QueueFails`].
+    /// Number of [`Fault::QueueFails`].
     pub failed_queues: u64,
 }
 
 impl FaultStats {
-    /// Faults that struck, of all kinds.
+    /// Number of faults of all kinds.
     pub fn total(&self) -> u64 {
         self.refused_registrations
             + self.refused_queue_pairs
@@ -48,7 +49,7 @@ impl FaultStats {
             + self.broken()
     }
 
-    /// Those that ended a connection.
+    /// Number of faults that ended a connection.
     pub fn broken(&self) -> u64 {
         self.failed_sends + self.lost_peers + self.failed_completions + self.failed_queues
     }

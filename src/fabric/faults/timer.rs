@@ -1,4 +1,4 @@
-//! Wakes who sleeps on a queue for what the device cannot know: that a time has come.
+//! Wakes sleepers on a queue at a given time, which the device cannot do.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -37,18 +37,18 @@ impl FaultTimer {
         Ok(Self { timer, both })
     }
 
-    /// Readable when there is something to look at.
+    /// The descriptor, readable when there is something to poll for.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.both.as_fd()
     }
 
-    /// Wakes at this time, instead of an earlier set one. What has been raised stays.
+    /// Sets when to wake, in place of an earlier setting. Events that were raised stay.
     pub(super) fn set(&self, at: Option<Instant>, now: Instant) {
         if is_readable(self.timer.as_fd()) {
             return;
         }
         let value = at.map_or(NEVER, |at| {
-            // Zero would be never.
+            // Zero would disarm the timer.
             let left = at
                 .saturating_duration_since(now)
                 .max(Duration::from_nanos(1));
@@ -63,11 +63,11 @@ impl FaultTimer {
         }
     }
 
-    /// Takes back what the timer and `queue` have raised. Says whether they had raised anything.
+    /// Consumes what the timer and `queue` have raised. Returns whether they had raised anything.
     pub(super) fn clear(&self, queue: &dyn CompletionQueue) -> bool {
         let was_raised = is_readable(self.fd());
         queue.clear_events();
-        // Fails if it has not run out.
+        // Fails if the timer has not run out.
         let _ = rustix::io::read(&self.timer, &mut [0; 8]);
         was_raised
     }

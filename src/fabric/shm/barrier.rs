@@ -1,8 +1,11 @@
-//! Fences of which one side pays for both: a store before a load, on either side of a decision that two sides take.
+//! Asymmetric fences between a store and a later load, for a decision that two sides take: each
+//! side stores its intent, fences, and then loads the other's. Without a fence on both sides, both
+//! could miss each other.
 //!
-//! The side that is often there uses [`light`], which costs nothing; the one that is seldom there uses [`heavy`], a system
-//! call that fences all threads of this process. A kernel without `membarrier`, or one that forbids it, gets an ordinary
-//! fence on both sides; so does loom.
+//! The frequent side uses [`light`], which costs nothing; the rare side uses [`heavy`], a system
+//! call (`membarrier`) that fences all threads of this process at whatever point they are, and
+//! thereby pays for both. If the kernel has no `membarrier`, or forbids it, both sides use an
+//! ordinary fence; so they do under loom.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, compiler_fence};
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use super::sync::{Ordering, fence};
 
-/// Whether the kernel fences this process when it is asked to.
+/// Whether `membarrier` is available to this process.
 static IS_ASYMMETRIC: AtomicBool = AtomicBool::new(false);
 /// Longer than any store takes to become visible.
 const SETTLED: Duration = Duration::from_millis(1);
@@ -21,11 +24,11 @@ fn membarrier(command: libc::c_int) -> bool {
     status == 0
 }
 
-/// To be called before anything else here: asks the kernel for what it can do.
+/// Asks the kernel whether it has `membarrier`. Must run before anything else here.
 pub(super) fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Loom knows of fences alone.
+        // Loom models fences only, not `membarrier`.
         let is_registered = !cfg!(slime_loom)
             && membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
             && membarrier(libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED);
@@ -33,19 +36,20 @@ pub(super) fn register() {
     });
 }
 
-/// Whether [`everywhere`] also fences this process.
+/// Returns whether [`everywhere`] also fences this process.
 #[inline]
 pub(super) fn is_asymmetric() -> bool {
     IS_ASYMMETRIC.load(Ordering::Relaxed)
 }
 
-/// Pairs with [`heavy`].
+/// The fence of the frequent side. Pairs with [`heavy`].
 #[inline]
 pub(super) fn light() {
     light_if(is_asymmetric());
 }
 
-/// Pairs with a fence of another side. With `is_fenced`, that side fences this thread as well.
+/// The frequent side's fence towards another process; `is_fenced` says that the other side's fence
+/// includes this process, so that none is needed here.
 #[inline]
 pub(super) fn light_if(is_fenced: bool) {
     if is_fenced {
@@ -55,7 +59,7 @@ pub(super) fn light_if(is_fenced: bool) {
     }
 }
 
-/// Pairs with [`light`] of every thread of this process.
+/// The fence of the rare side. Pairs with [`light`] of every thread of this process.
 pub(super) fn heavy() {
     if is_asymmetric() && !membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED) {
         settle();
@@ -63,13 +67,13 @@ pub(super) fn heavy() {
     fence(Ordering::SeqCst);
 }
 
-/// Fences all processes that have registered. `false`: that is not possible.
+/// Fences all processes that have registered. Returns `false` if that is not possible.
 pub(super) fn everywhere() -> bool {
     is_asymmetric() && membarrier(libc::MEMBARRIER_CMD_GLOBAL_EXPEDITED)
 }
 
-/// The kernel forbids since a moment ago what it could do before: from now on everybody fences. Returns when nobody can
-/// be in between any more.
+/// Handles a kernel that has begun to refuse `membarrier`: from now on both sides use ordinary
+/// fences. Returns when no thread can still be between a store and a load that rely on the old way.
 #[cold]
 pub(super) fn settle() {
     IS_ASYMMETRIC.store(false, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! A lock that its owner takes and releases by plain stores. Others pay for that.
+//! A lock that its owner takes and releases by plain stores, at the expense of all others.
 
 use std::cell::UnsafeCell;
 use std::fmt;
@@ -7,10 +7,10 @@ use std::ops::{Deref, DerefMut};
 use super::barrier;
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, pause};
 
-/// See the [module](self).
+/// A lock that is cheap for its owner; see [`lock_as_owner`](Self::lock_as_owner).
 pub(super) struct BiasedLock<T> {
     is_owner_in: AtomicBool,
-    /// Somebody else is inside, or is about to be.
+    /// Another thread is inside, or about to be.
     is_wanted: AtomicBool,
     others: Mutex<()>,
     value: UnsafeCell<T>,
@@ -19,10 +19,10 @@ pub(super) struct BiasedLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for BiasedLock<T> {}
 
-/// The value, for one at a time.
+/// Exclusive access to the value.
 pub(super) struct Guard<'a, T> {
     lock: &'a BiasedLock<T>,
-    /// Unless it is the owner's. Dropped last.
+    /// Held by every guard but the owner's. Dropped last.
     others: Option<MutexGuard<'a, ()>>,
 }
 
@@ -39,11 +39,12 @@ impl<T> BiasedLock<T> {
     /// Locks it for its owner.
     ///
     /// # Safety
-    /// One thread at a time calls this, and it has neither guard of this lock.
+    /// Only one thread at a time may call this, and it must have no guard of this lock.
     #[inline]
     pub(super) unsafe fn lock_as_owner(&self) -> Guard<'_, T> {
         self.is_owner_in.store(true, Ordering::Relaxed);
-        // Either this sees that somebody wants it, or that one sees that the owner is in.
+        // Either this load sees that another thread wants the lock, or that thread sees that the
+        // owner is inside.
         barrier::light();
         if self.is_wanted.load(Ordering::Acquire) {
             self.wait_for_others();
@@ -64,7 +65,7 @@ impl<T> BiasedLock<T> {
         }
     }
 
-    /// Locks it for anybody, who must not have the owner's guard.
+    /// Locks it for any thread, which must not have the owner's guard.
     pub(super) fn lock(&self) -> Guard<'_, T> {
         // A panic while it was held leaves the value as it was between two statements, which is not undefined.
         let others = self.others.lock().unwrap_or_else(|held| held.into_inner());
@@ -155,7 +156,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// Somebody is inside as long as this is true.
+    /// True while a thread is inside.
     fn use_alone(is_used: &AtomicBool) {
         assert!(!is_used.load(Ordering::Relaxed), "two are inside");
         is_used.store(true, Ordering::Relaxed);

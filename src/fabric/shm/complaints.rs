@@ -1,28 +1,28 @@
-//! Log lines of what may happen as often as somebody else likes.
+//! Rate-limited warnings about events that another process may cause at will.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-/// Between two lines.
+/// Time between two lines.
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// One kind of warning, of which there is a line a period.
+/// One kind of warning, of which at most one line is logged per period.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
     last: Option<Instant>,
-    /// Since the last line.
+    /// Warnings since the last line.
     unsaid: u64,
 }
 
 impl Complaints {
-    /// Logs a warning, unless there was a line of this kind a short time ago.
+    /// Logs a warning, unless one of this kind was logged a short time ago.
     pub(super) fn warn(&mut self, now: Instant, what: impl fmt::Display) {
         if let Some(unsaid) = self.is_due(now) {
             tracing::warn!(unsaid, "{what}");
         }
     }
 
-    /// Whether there may be a line, and how many there were not since the last.
+    /// Returns the number of suppressed warnings if a line is due now.
     fn is_due(&mut self, now: Instant) -> Option<u64> {
         let is_due = |last| now.saturating_duration_since(last) >= PERIOD;
         if self.last.is_none_or(is_due) {

@@ -10,7 +10,7 @@ use super::receiver::Receiver;
 use super::segment::{Segment, View};
 use crate::fabric::{Completion, CompletionQueue, FabricError, Gid, eventfd};
 
-/// The half of a completion queue that is shared: the doorbell, and what is not a message that has arrived.
+/// The shared half of a completion queue: its doorbell, and all entries but arrived messages.
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
     device: Gid,
@@ -18,19 +18,19 @@ pub(super) struct ShmCompletionQueue {
     page: OwnedFd,
     doorbell: View<Doorbell>,
     entries: Mutex<Entries>,
-    /// Whether the poller has to look at them.
+    /// Whether the poller has to look at the entries.
     has_news: AtomicBool,
 }
 
-/// Whatever is not a message that has arrived.
+/// All entries of the queue that are not arrived messages.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
     pub(super) sent: VecDeque<Sent>,
     /// Receive queues that had a receive posted.
     pub(super) receivers: Vec<Arc<Receiver>>,
-    /// Whether some have come or gone.
+    /// Whether receive queues were added or removed.
     pub(super) are_others: bool,
-    /// Whether one of them has something to flush.
+    /// Whether a receive queue has something to flush.
     pub(super) has_failed: bool,
 }
 
@@ -63,17 +63,18 @@ impl ShmCompletionQueue {
         })
     }
 
-    /// The device that it was created on.
+    /// The device that the queue was created on.
     pub(super) fn device(&self) -> Gid {
         self.device
     }
 
-    /// What a peer needs to wake us: the page with the doorbell, and the eventfd.
+    /// The descriptors that a peer needs to wake this queue's owner: the page with the doorbell,
+    /// and the eventfd.
     pub(super) fn shared(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
         (self.page.as_fd(), self.event.as_fd())
     }
 
-    /// Looks at this receive queue, too, from now on.
+    /// Polls this receive queue, too, from now on.
     pub(super) fn attach(&self, receiver: Arc<Receiver>) {
         self.tell(|entries| {
             entries.receivers.push(receiver);
@@ -81,7 +82,7 @@ impl ShmCompletionQueue {
         });
     }
 
-    /// Forgets a receive queue.
+    /// Polls this receive queue no longer.
     pub(super) fn detach(&self, number: u32) {
         self.tell(|entries| {
             entries
@@ -97,7 +98,7 @@ impl ShmCompletionQueue {
         self.ring(is_failure);
     }
 
-    /// A receive queue has something to flush.
+    /// Notes that a receive queue has something to flush.
     pub(super) fn flush(&self) {
         self.tell(|entries| entries.has_failed = true);
     }
@@ -108,20 +109,20 @@ impl ShmCompletionQueue {
         self.has_news.store(true, Ordering::Release);
     }
 
-    /// Whether there is something else than messages that have arrived.
+    /// Returns whether there are entries other than arrived messages.
     #[inline]
     pub(super) fn has_news(&self) -> bool {
         self.has_news.load(Ordering::Acquire)
     }
 
-    /// The entries, to be looked at now.
+    /// The entries, for the poller to take.
     pub(super) fn news(&self) -> MutexGuard<'_, Entries> {
-        // Not a mere store: what was told before one that this overwrites has to be seen.
+        // A swap and not a store: its acquire makes entries visible that were added before.
         self.has_news.swap(false, Ordering::AcqRel);
         self.lock()
     }
 
-    /// Raises an event if one was asked for, of this kind.
+    /// Raises an event of this kind if the owner has armed the doorbell for it.
     pub(super) fn ring(&self, is_failure: bool) {
         if self.doorbell().needs_ring(is_failure) {
             eventfd::raise(&self.event);

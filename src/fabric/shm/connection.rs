@@ -31,31 +31,31 @@ pub(super) struct Connection {
     receiver: Arc<Receiver>,
     keys: Arc<KeyTable>,
     remote: OnceLock<QueuePairAddress>,
-    /// Sends that have been retired, of those that the sender has counted, modulo 2^32.
+    /// Number of sends that have been retired, of those that the sender has counted, modulo 2^32.
     retired: Arc<AtomicU32>,
-    /// Of the handle.
+    /// Owned by the handle's thread.
     sender: BiasedLock<Sender>,
     links: Mutex<ControlSockets>,
 }
 
-/// The two links of a connection.
+/// The two control sockets of a connection.
 #[derive(Debug, Default)]
 struct ControlSockets {
-    /// The one that we dialled: our sends need it.
+    /// The socket that this side dialled: its sends need it.
     outgoing: Option<ControlSocket>,
-    /// The one that the peer dialled.
+    /// The socket that the peer dialled.
     incoming: Option<ControlSocket>,
-    /// Descriptors kept back until the connection is made.
+    /// File descriptors kept back until the connection is made.
     reserve: Reserve,
 }
 
-/// What a connection still takes once it has been begun: what is missing then can be told to nobody, since both ends only see
-/// that the connection ends.
+/// The file descriptors that a connection still needs once it has begun. If they were missing
+/// later, no error could be returned: both ends would only see that the connection ends.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     /// For the peer's eventfd.
     pub(super) event: Option<OwnedFd>,
-    /// For the link that the peer dials.
+    /// For the socket that the peer dials.
     pub(super) incoming: Option<OwnedFd>,
 }
 
@@ -86,7 +86,7 @@ impl Connection {
         })
     }
 
-    /// The same queue pair in RESET. This one must have given up and been detached.
+    /// Makes this queue pair anew, in RESET. The old one must have given up and been detached.
     pub(super) fn renewed(&self) -> Result<Self, FabricError> {
         let init = QueuePairInit {
             send_cq: self.send_cq.clone(),
@@ -116,30 +116,30 @@ impl Connection {
         self.receiver.state()
     }
 
-    /// Notes who the peer is and the link dialled to it.
+    /// Notes the peer and the socket dialled to it.
     pub(super) fn dialled(&self, remote: QueuePairAddress, link: ControlSocket, reserve: Reserve) {
         let mut links = self.links();
         links.outgoing = Some(link);
         links.reserve = reserve;
         drop(links);
-        // Set once: only `to_rtr` calls this, which happens at most once.
+        // Set once: only `to_rtr` calls this, at most once.
         let _ = self.remote.set(remote);
     }
 
-    /// Has its completion queue look at what is received from now on: a receive was posted.
+    /// Has the completion queue poll the receive queue from now on, because a receive was posted.
     pub(super) fn attach(&self) {
         self.recv_cq.attach(self.receiver.clone());
     }
 
-    /// Has the receives flushed that were posted in ERR.
+    /// Has receives that were posted in ERR flushed.
     pub(super) fn flush(&self) {
         self.recv_cq.flush();
     }
 
-    /// Executes a request or lines it up. Says whether the device's thread has to look after it.
+    /// Executes a request or queues it. Returns whether the device's thread has to continue it.
     ///
     /// # Safety
-    /// Only the handle calls this and [`write_now`](Self::write_now), on one thread at a time.
+    /// Only the handle may call this and [`write_now`](Self::write_now), on one thread at a time.
     pub(super) unsafe fn post_send(&self, request: &SendRequest<'_>) -> Result<bool, FabricError> {
         // SAFETY: the caller is the owner; nobody else locks it so, nor below.
         let mut sender = unsafe { self.sender.lock_as_owner() };
@@ -177,10 +177,10 @@ impl Connection {
         Ok(false)
     }
 
-    /// Executes a solicited WRITE_WITH_IMM, if that is possible here and now. Says whether it was.
+    /// Executes a solicited WRITE_WITH_IMM if that is possible at once. Returns whether it was.
     ///
     /// # Safety
-    /// As [`post_send`](Self::post_send).
+    /// The contract of [`post_send`](Self::post_send).
     #[inline]
     pub(super) unsafe fn write_now(&self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         // SAFETY: the caller is the owner; nobody else locks it so, nor below.
@@ -188,17 +188,17 @@ impl Connection {
         self.state() == QueuePairState::Rts && sender.write_now(imm, bytes, remote)
     }
 
-    /// The peer's memory, if it is mapped.
+    /// The peer's memory at `remote`, if it is mapped.
     ///
     /// # Safety
-    /// As [`post_send`](Self::post_send).
+    /// The contract of [`post_send`](Self::post_send).
     pub(super) unsafe fn place(&self, remote: RemoteSlice, len: usize) -> Option<PlacedRegion> {
         // SAFETY: the caller is the owner; nobody else locks it so, nor below.
         let mut sender = unsafe { self.sender.lock_as_owner() };
         sender.regions.place(remote, len)
     }
 
-    /// Goes on with requests that wait. When to look again, if that is necessary.
+    /// Continues waiting requests. Returns when to look again, if that is necessary.
     pub(super) fn progress(&self, now: Instant) -> Option<Instant> {
         self.advance(&mut self.sender.lock(), now)
     }
@@ -228,12 +228,13 @@ impl Connection {
         link.is_some_and(|link| link.send(message, &[]).is_ok())
     }
 
-    /// A message comes over the link that we dialled, with an eventfd if it is the first.
+    /// Frees the descriptor reserved for the peer's eventfd, which comes with the first message on
+    /// the dialled socket.
     pub(super) fn make_room(&self) {
         self.links().reserve.event = None;
     }
 
-    /// The peer has sent a message over the link that we dialled. Says whether it made sense.
+    /// Handles a message of the peer on the dialled socket. Returns whether it made sense.
     pub(super) fn answered(&self, message: Message, fds: Vec<OwnedFd>) -> bool {
         let mut sender = self.sender.lock();
         let understood = match message {
@@ -250,14 +251,15 @@ impl Connection {
             Message::Hello(_) | Message::WantRegion { .. } => false,
         };
         if understood {
-            // The wait that ends here is known to the device's thread already; a new one begins here and
-            // is, since that thread calls this.
+            // The wait that ends here is known to the device's thread already. A new wait that
+            // begins here is known, too, because that thread is the caller.
             self.advance(&mut sender, Instant::now());
         }
         understood
     }
 
-    /// Answers the peer's hello, if it is the right one and we are ready. `None`: not yet.
+    /// Answers the peer's hello if it is the right one and this side is ready. Returns `None` if it
+    /// is too early.
     pub(super) fn greet(&self, hello: &Hello, link: &ControlSocket) -> Option<bool> {
         match self.state() {
             QueuePairState::Reset | QueuePairState::Init => return None,
@@ -285,7 +287,8 @@ impl Connection {
         Some(link.send(&welcome, &[ring, doorbell, event]).is_ok())
     }
 
-    /// The region that the peer asks for over the link that it dialled. Says whether it could be told.
+    /// Sends the region that the peer asks for on the socket that it dialled. Returns whether it
+    /// could be sent.
     pub(super) fn tell_region(&self, rkey: u32, link: &ControlSocket) -> bool {
         let Some(memory) = self.keys.find(rkey).upgrade() else {
             return link.send(&Message::NoRegion { rkey }, &[]).is_ok();
@@ -294,17 +297,17 @@ impl Connection {
         link.send(&Message::Region(info), &[fd]).is_ok()
     }
 
-    /// A link has ended: the peer is in ERR, gone or dead.
+    /// Handles the end of a socket: the peer is in ERR, gone or dead.
     pub(super) fn lost(&self) {
         self.fail(&mut self.sender.lock(), CompletionStatus::RetryExceeded);
     }
 
-    /// Enters ERR because our side wants to.
+    /// Enters ERR at this side's own request.
     pub(super) fn give_up(&self) {
         self.fail(&mut self.sender.lock(), CompletionStatus::Flushed);
     }
 
-    /// Enters ERR, ends the links so that the peer does the same, and flushes.
+    /// Enters ERR, closes the sockets so that the peer does the same, and flushes.
     fn fail(&self, sender: &mut Sender, first: CompletionStatus) {
         if self.state() == QueuePairState::Error {
             return;
@@ -338,7 +341,7 @@ impl Connection {
         });
     }
 
-    /// Takes the receive queue out of its completion queue.
+    /// Removes the receive queue from its completion queue.
     pub(super) fn detach(&self) {
         self.recv_cq.detach(self.number);
     }

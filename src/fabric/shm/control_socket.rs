@@ -16,9 +16,9 @@ use rustix::process::Pid;
 use super::message::{MAX_LEN, Message};
 use crate::fabric::Gid;
 
-/// File descriptors that travel with one message.
+/// Most file descriptors in one message.
 pub(super) const MAX_FDS: usize = 3;
-/// Dials that wait to be accepted.
+/// Dials that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 
 /// A connected socket. Clones are the same socket.
@@ -27,16 +27,16 @@ pub(super) struct ControlSocket {
     socket: Arc<OwnedFd>,
 }
 
-/// What came over a link.
+/// The result of a receive on a control socket.
 #[derive(Debug)]
 pub(super) enum Incoming {
-    /// A message and what came with it.
+    /// A message and the descriptors that came with it.
     Message(Message, Vec<OwnedFd>),
-    /// Nothing for now.
+    /// There is no message at the moment.
     Nothing,
-    /// A message, but not the descriptors that came with it, as this process may have no more.
+    /// A message, but not the descriptors that came with it: this process may have no more.
     Unreceived(io::Error),
-    /// The other process has closed the link or died, or it does not keep to the protocol.
+    /// The other process has closed the socket or died, or violates the protocol.
     End,
 }
 
@@ -48,7 +48,7 @@ pub(super) fn listen(gid: Gid) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Takes the next dial. `None` if there is none.
+/// Accepts the next dial. Returns `None` if there is none.
 pub(super) fn accept(listener: &OwnedFd) -> io::Result<Option<ControlSocket>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     match rustix::net::accept_with(listener, flags) {
@@ -76,7 +76,8 @@ fn name(gid: Gid) -> io::Result<SocketAddrUnix> {
     Ok(SocketAddrUnix::new_abstract_name(name.as_bytes())?)
 }
 
-/// Who is at the other end of a socket. (`rustix` takes the number 0, which a process of another container has, for an error.)
+/// The credentials of the process at the other end. (`rustix` takes process id 0, which a process
+/// of another container has, for an error.)
 fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
     let mut found = libc::ucred {
         pid: 0,
@@ -115,7 +116,7 @@ impl ControlSocket {
         Ok(link)
     }
 
-    /// Connects to the device with this GID, whoever's it is.
+    /// Connects to the device with this GID, of whatever user.
     pub(super) fn dial_anyone(gid: Gid) -> io::Result<Self> {
         let socket = socket()?;
         rustix::net::connect(&socket, &name(gid)?)?;
@@ -133,7 +134,7 @@ impl ControlSocket {
         Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
     }
 
-    /// The process at the other end, by its number; `None` if it has none where we are, in another container.
+    /// Id of the process at the other end; `None` if it has none in this container.
     pub(super) fn peer_process(&self) -> io::Result<Option<Pid>> {
         Ok(Pid::from_raw(peer_credentials(self.as_fd())?.pid))
     }
@@ -158,7 +159,7 @@ impl ControlSocket {
         Ok(())
     }
 
-    /// Takes the next message. Never blocks.
+    /// Receives the next message. Never blocks.
     pub(super) fn receive(&self) -> Incoming {
         let mut bytes = [0; MAX_LEN];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
@@ -180,7 +181,8 @@ impl ControlSocket {
             return Incoming::End;
         }
         match Message::decode(&bytes[..received.bytes]) {
-            // There is room for as many as a message may have, so it is descriptors that there were none for.
+            // The buffer has room for as many as a message may have, so the process is out of
+            // descriptors.
             Some(_) if received.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS => {
                 Incoming::Unreceived(rustix::io::Errno::MFILE.into())
             }
@@ -191,7 +193,7 @@ impl ControlSocket {
         }
     }
 
-    /// Ends the link at both ends. Harmless when repeated.
+    /// Closes the socket at both ends. A repeated call does nothing.
     pub(super) fn end(&self) {
         // The only failure is that it has ended already.
         let _ = rustix::net::shutdown(&*self.socket, Shutdown::Both);

@@ -25,10 +25,11 @@ const LIMITS: DeviceLimits = DeviceLimits {
     max_message: MAX_MESSAGE as u64,
 };
 
-/// Shared memory of this host as a device.
+/// The shared memory of this host as a device.
 ///
-/// Each one is a port of its own; two of them connect within a process or across processes of one user. Its
-/// thread sleeps unless connections come and go, and ends with the last object made from the device.
+/// Each such device is one port; two of them connect within a process or across processes of one
+/// user. Its thread sleeps except when connections are made or end, and stops with the last object
+/// made from the device.
 ///
 /// ```
 /// use slimerpc::fabric::{Access, shm::ShmDevice};
@@ -57,11 +58,11 @@ pub(super) fn port(gid: Gid) -> PortAttributes {
 }
 
 impl ShmDevice {
-    /// Opens a new device. Its regions and connections are file descriptors; see
+    /// Opens a new device. Its regions and connections take file descriptors; see
     /// [`raise_open_files`](crate::fabric::raise_open_files).
     ///
     /// # Errors
-    /// No file descriptor, memory or thread is left.
+    /// The process is out of file descriptors, memory or threads.
     pub fn open() -> Result<Arc<dyn Device>, FabricError> {
         barrier::register();
         let worker = Arc::new(Worker::start(Gid(random()?))?);

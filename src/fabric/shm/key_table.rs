@@ -6,11 +6,11 @@ use super::region::RegionMemory;
 use crate::fabric::FabricError;
 
 const GENERATION_BITS: u32 = 8;
-/// Regions that one device can have at a time.
+/// Most regions of one device at a time.
 const MAX_REGIONS: usize = 1 << (32 - GENERATION_BITS);
 
-/// Finds regions by key. A key is an index and a generation, so that a key of memory that is gone does not
-/// soon name other memory.
+/// Finds regions by key. A key is an index and a generation, so that the key of a dropped region
+/// does not soon name another one.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable {
     places: Mutex<KeyEntries>,
@@ -54,7 +54,7 @@ impl KeyTable {
         Ok((index as u32) << GENERATION_BITS | u32::from(place.generation))
     }
 
-    /// Takes a key back.
+    /// Removes a key.
     pub(super) fn remove(&self, key: u32) {
         let mut places = self.lock();
         let index = (key >> GENERATION_BITS) as usize;

@@ -1,19 +1,20 @@
-//! What two devices say to each other over a link.
+//! Messages that two devices exchange on a control socket.
 
 use serde::{Deserialize, Serialize};
 
-/// Tells the layout of shared memory and of these messages apart from other versions.
+/// Version of the layout of shared memory and of these messages.
 pub(super) const VERSION: u32 = 0x51_4d_00_01;
 
 /// Longest message in bytes.
 pub(super) const MAX_LEN: usize = 128;
 
-/// A message; the file descriptors that go with it are named with each.
+/// A message. Each variant names the file descriptors that go with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Message {
-    /// First words of who dials.
+    /// The first message of the dialling side.
     Hello(Hello),
-    /// Who was dialled is ready to receive. With: receive queue, doorbell of its completion queue, eventfd.
+    /// The dialled side is ready to receive. With: receive queue, doorbell of its completion queue,
+    /// eventfd.
     Welcome(Welcome),
     /// Asks for the region of an rkey.
     WantRegion { rkey: u32 },
@@ -23,7 +24,7 @@ pub(super) enum Message {
     NoRegion { rkey: u32 },
 }
 
-/// Names both queue pairs. It is answered once they name each other.
+/// Names both queue pairs. The answer follows once they name each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub(super) version: u32,
@@ -33,16 +34,16 @@ pub(super) struct Hello {
     pub(super) to_qp: u32,
 }
 
-/// What a sender has to know of the receive queue.
+/// What a sender needs to know of the receive queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Welcome {
     /// Entries; a power of two.
     pub(super) capacity: u32,
-    /// Code of the wait asked of a sender without a receive.
+    /// Code of the wait that a sender without a receive must keep.
     pub(super) min_rnr_timer: u8,
 }
 
-/// A memory region, as its owner sees it.
+/// A memory region in its owner's terms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RegionInfo {
     pub(super) rkey: u32,
@@ -53,13 +54,13 @@ pub(super) struct RegionInfo {
 }
 
 impl Message {
-    /// Writes the message; the number of bytes.
+    /// Writes the message; returns the number of bytes.
     pub(super) fn encode(&self, into: &mut [u8; MAX_LEN]) -> usize {
         bincode::serde::encode_into_slice(self, into, bincode::config::standard())
             .expect("the longest message fits")
     }
 
-    /// Reads a message. `None` unless the bytes are one, exactly.
+    /// Reads a message. Returns `None` unless the bytes are exactly one.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let config = bincode::config::standard().with_limit::<MAX_LEN>();
         let (message, used) = bincode::serde::decode_from_slice(bytes, config).ok()?;

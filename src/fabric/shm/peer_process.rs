@@ -1,6 +1,6 @@
-//! The processes at the other ends of links. A process that was forked from a peer, and has not become another program, has
-//! its sockets too, so that they stay open when the peer is killed. So the end of the process itself is watched, by one
-//! descriptor for each, wherever the kernel lets us.
+//! Watches the processes at the other ends of control sockets. A fork of a peer keeps its sockets
+//! open when the peer is killed, so this module watches the end of the process itself, by one
+//! descriptor for each, wherever the kernel allows it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,19 +12,20 @@ use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use super::control_socket::ControlSocket;
 
-/// Tells the tokens of processes from those of links.
+/// Marks the tokens of processes, as opposed to those of sockets.
 const IS_PROCESS: u64 = 1 << 63;
 
-/// What is known of the process at the other end of a link.
+/// The status of the process at the other end of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerProcess {
     /// It has ended.
     Ended,
-    /// Its end will be an event; or it is in another container, or the kernel is too old: then the end of the link has to do.
+    /// Its end raises an event; or it is in another container, or the kernel is too old, and only
+    /// the end of the socket shows its end.
     Watched,
 }
 
-/// See the [module](self).
+/// The peer processes that this device watches.
 #[derive(Debug, Default)]
 pub(super) struct PeerProcesses {
     watched: HashMap<Pid, Watched>,
@@ -34,20 +35,20 @@ pub(super) struct PeerProcesses {
 /// A process whose end is watched.
 #[derive(Debug)]
 struct Watched {
-    /// Readable once it has ended.
+    /// Readable once the process has ended.
     handle: OwnedFd,
     /// Tokens of the links to it.
     links: HashSet<u64>,
 }
 
 impl PeerProcesses {
-    /// The process that an event is about; `None` if it is about a link.
+    /// The process that an event is about; `None` if it is about a socket.
     pub(super) fn of_token(token: u64) -> Option<Pid> {
         let number = token.checked_sub(IS_PROCESS)?;
         Pid::from_raw(i32::try_from(number).ok()?)
     }
 
-    /// Watches the process at the other end of the link with this token.
+    /// Watches the process at the other end of the socket with this token.
     pub(super) fn watch(
         &mut self,
         epoll: &OwnedFd,
@@ -84,13 +85,13 @@ impl PeerProcesses {
         PeerProcess::Watched
     }
 
-    /// The links to a process.
+    /// The sockets to a process.
     pub(super) fn links_to(&self, process: Pid) -> Vec<u64> {
         let watched = self.watched.get(&process);
         watched.map_or_else(Vec::new, |watched| watched.links.iter().copied().collect())
     }
 
-    /// The link with this token is no more.
+    /// Forgets the socket with this token.
     pub(super) fn forget(&mut self, epoll: &OwnedFd, token: u64) {
         let Some(process) = self.by_link.remove(&token) else {
             return;
@@ -100,7 +101,8 @@ impl PeerProcesses {
         };
         watched.get_mut().links.remove(&token);
         if watched.get().links.is_empty() {
-            // Closing it is not enough once this process was forked: the other one has it too. It cannot fail.
+            // Closing the descriptor is not enough once this process was forked: the fork has it,
+            // too. The call cannot fail.
             let _ = epoll::delete(epoll, &watched.get().handle);
             watched.remove();
         }

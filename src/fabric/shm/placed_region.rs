@@ -1,4 +1,4 @@
-//! Memory of the peer that this process has mapped, to be written where it is.
+//! Memory of the peer that this process has mapped, to be written in place.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -6,20 +6,21 @@ use std::sync::Arc;
 use super::segment::Segment;
 use crate::fabric::MemoryRegion;
 
-/// Bytes of a region of the peer's. It is not registered here: its only use in a work request is a WRITE to where it is.
+/// Bytes of a region of the peer's. They are not registered here: their only use in a work request
+/// is a WRITE to themselves.
 #[derive(Debug)]
 pub(super) struct PlacedRegion {
     first: NonNull<u8>,
     len: usize,
-    /// Keeps them mapped, whatever becomes of the connection and the peer.
+    /// Keeps the bytes mapped, whatever happens to the connection and the peer.
     _segment: Arc<Segment>,
 }
 
 impl PlacedRegion {
-    /// The key of all of them; no registered memory has it.
+    /// The key of all such regions; no registered memory has it.
     pub(super) const KEY: u32 = 0;
 
-    /// The `len` bytes of `segment` from `first` on.
+    /// Wraps the `len` bytes of `segment` from `first` on.
     pub(super) fn new(segment: Arc<Segment>, first: NonNull<u8>, len: usize) -> Self {
         Self {
             first,

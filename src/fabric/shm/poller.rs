@@ -1,4 +1,4 @@
-//! Who takes the completions of a queue of the shm fabric.
+//! The poller of a completion queue of the shm fabric.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,12 +9,13 @@ use super::receiver::Receiver;
 use super::segment::View;
 use crate::fabric::{Completion, CompletionStatus, FabricError, Opcode, Poller, QueuePairState};
 
-/// Looks at the receive queues that peers write into, and at the rest of its queue when that has news.
+/// Polls the receive queues that peers write into, and the other entries of its queue when there
+/// are any.
 #[derive(Debug)]
 pub(super) struct ShmPoller {
     queue: Arc<ShmCompletionQueue>,
     watched: Vec<Watched>,
-    /// Which of them is looked at first the next time.
+    /// Index of the receive queue that the next poll begins with.
     turn: usize,
 }
 
@@ -40,7 +41,7 @@ impl Watched {
         self.taker.take(&self.entries, self.receiver.consumer())
     }
 
-    /// What arrived before the error, then the receives that are left.
+    /// Takes a message from before the error, and after those the receives that are left.
     fn take_or_flush(&mut self) -> Option<(u64, Option<Arrival>)> {
         match self.take() {
             Some((wr_id, arrival)) => Some((wr_id, Some(arrival))),
@@ -69,7 +70,7 @@ impl ShmPoller {
         }
     }
 
-    /// Takes in what the queue has been told. How many completions that gives.
+    /// Takes the other entries of the queue. Returns how many completions they gave.
     #[cold]
     fn take_news(&mut self, out: &mut [Completion]) -> usize {
         let mut news = self.queue.news();
@@ -95,7 +96,7 @@ impl ShmPoller {
         count
     }
 
-    /// Moves what has arrived to the front of `out`; the number of it.
+    /// Moves arrived messages to the front of `out`; returns their number.
     #[inline]
     fn take(&mut self, out: &mut [Completion]) -> usize {
         let mut count = 0;
@@ -112,7 +113,7 @@ impl ShmPoller {
                 count += 1;
             }
             if count == out.len() {
-                // The one that filled it comes last the next time, so that none starves.
+                // Begin the next poll after the queue that filled `out`, so that none starves.
                 self.turn = (at + 1) % self.watched.len();
                 break;
             }
@@ -121,7 +122,7 @@ impl ShmPoller {
     }
 }
 
-/// Moves what is left of receive queues in error to the front of `out`; the number of it.
+/// Moves what is left of receive queues in error to the front of `out`; returns the number.
 fn flush(watched: &mut [Watched], out: &mut [Completion]) -> usize {
     let mut count = 0;
     for watched in watched {

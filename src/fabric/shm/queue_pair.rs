@@ -17,7 +17,7 @@ use crate::fabric::{
 pub(super) struct ShmQueuePair {
     connection: Arc<Connection>,
     max_inline: u32,
-    /// Whether the completion queue looks at what is received.
+    /// Whether the completion queue polls the receive queue.
     is_attached: bool,
     worker: Arc<Worker>,
 }
@@ -206,7 +206,7 @@ impl QueuePair for ShmQueuePair {
 }
 
 impl Drop for ShmQueuePair {
-    /// Ends the connection; nothing of it is executed afterwards (DROP-1).
+    /// Ends the connection; none of its requests is executed afterwards (DROP-1).
     fn drop(&mut self) {
         self.connection.give_up();
         self.connection.detach();

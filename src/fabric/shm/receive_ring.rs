@@ -1,20 +1,23 @@
 //! The receive queue that a peer writes into, and the doorbell of a completion queue.
 //!
-//! One producer (the peer's sender) and one consumer (our receiver) share [`Posted`] and [`Entry`]s. The
-//! consumer posts receives by counting up; the producer may publish message `n` only while `n` is below that
-//! count, so it never overtakes the consumer by more than the queue holds.
+//! One producer (the peer's sender) and one consumer (this side's receiver) share [`Posted`] and
+//! the [`Entry`]s. The consumer posts receives by counting up; the producer may publish message `n`
+//! only while `n` is below that count, so it never overtakes the consumer by more than the queue
+//! holds.
 //!
 //! Every field is atomic, so whatever a peer writes is a value and not a data race.
 
 use super::barrier;
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Receives posted since the beginning, modulo 2^32. On a cache line pair of its own: the consumer writes it.
+/// Number of receives posted so far, modulo 2^32. It has a pair of cache lines to itself, because
+/// only the consumer writes it.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(super) struct Posted(AtomicU32);
 
-/// One message. `sequence` is its number plus one, modulo 2^32, and is written last.
+/// One message. `sequence` is its number plus one, modulo 2^32, and is written last: a consumer
+/// that sees it sees the rest.
 #[derive(Debug, Default)]
 #[repr(C, align(16))]
 pub(super) struct Entry {
@@ -37,7 +40,7 @@ impl<'a> ReceiveRing<'a> {
     }
 }
 
-/// A message as its receiver learns of it.
+/// A message as its receiver sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Arrival {
     pub(super) imm: u32,
@@ -48,12 +51,12 @@ pub(super) struct Arrival {
 #[derive(Debug, Default)]
 pub(super) struct Producer {
     next: u32,
-    /// The count of receives when it was last looked at.
+    /// The count of posted receives when it was last read.
     posted: u32,
 }
 
 impl Producer {
-    /// Whether the consumer has a receive for the next message.
+    /// Returns whether the consumer has a receive for the next message.
     #[inline]
     pub(super) fn has_receive(&mut self, ring: ReceiveRing<'_>) -> bool {
         let has = |posted: u32| {
@@ -62,19 +65,20 @@ impl Producer {
         if has(self.posted) {
             return true;
         }
-        // Acquire: the consumer has read the entry that the next message overwrites.
+        // Acquire: the consumer has finished reading the entry that the next message overwrites.
         self.posted = ring.posted.0.load(Ordering::Acquire);
         has(self.posted)
     }
 
-    /// Publishes the next message, for which [`has_receive`](Self::has_receive) was true. Everything written
-    /// before is visible to who takes it.
+    /// Publishes the next message, for which [`has_receive`](Self::has_receive) returned true.
+    /// Everything written before is visible to the thread that takes it.
     #[inline]
     pub(super) fn publish(&mut self, ring: ReceiveRing<'_>, arrival: Arrival) {
         let entry = ring.entry(self.next);
         entry.imm.store(arrival.imm, Ordering::Relaxed);
         entry.byte_len.store(arrival.byte_len, Ordering::Relaxed);
         self.next = self.next.wrapping_add(1);
+        // Release, and last: a taker that sees this number sees the entry, and the message's bytes.
         entry.sequence.store(self.next, Ordering::Release);
     }
 }
@@ -83,16 +87,17 @@ impl Producer {
 #[derive(Debug)]
 pub(super) struct Consumer {
     depth: u32,
-    /// Receives posted.
+    /// Number of receives posted.
     posted: AtomicU32,
-    /// Of these, used up.
+    /// Number of receives used up.
     next: AtomicU32,
-    /// What their owner calls them; as many as the ring has entries.
+    /// The `wr_id`s of the receives; as many as the ring has entries.
     wr_ids: Box<[AtomicU64]>,
 }
 
 impl Consumer {
-    /// Of a ring with `capacity` entries, a power of two, of which `depth` may be posted at a time.
+    /// Makes the consumer of a ring with `capacity` entries, a power of two, of which `depth` may
+    /// be posted at a time.
     pub(super) fn new(depth: u32, capacity: usize) -> Self {
         Self {
             depth,
@@ -107,12 +112,12 @@ impl Consumer {
         &self.wr_ids[number as usize & (self.wr_ids.len() - 1)]
     }
 
-    /// Posts so many more receives. Says whether there was room for them.
+    /// Posts `count` more receives. Returns whether there was room for them.
     #[must_use]
     #[inline]
     pub(super) fn post(&self, ring: ReceiveRing<'_>, wr_id: u64, count: u32) -> bool {
         let posted = self.posted.load(Ordering::Relaxed);
-        // Acquire: the entries, and the names, that are used again have been read.
+        // Acquire: the taker has finished reading the entries and `wr_id`s that are used again.
         let taken = posted.wrapping_sub(self.next.load(Ordering::Acquire));
         if count > self.depth.saturating_sub(taken) {
             return false;
@@ -132,26 +137,26 @@ impl Consumer {
 #[derive(Debug)]
 pub(super) struct Taker {
     next: u32,
-    /// Receives posted when that was last looked at.
+    /// The count of posted receives when it was last read.
     posted: u32,
 }
 
 impl Taker {
-    /// There must be no other one, or no more.
+    /// Makes the taker. No other one may exist at the same time.
     pub(super) fn new(consumer: &Consumer) -> Self {
         let next = consumer.next.load(Ordering::Relaxed);
         Self { next, posted: next }
     }
 
-    /// Whether the next message is there.
+    /// Returns whether the next message has arrived.
     #[inline]
     pub(super) fn has_arrival(&self, entries: &[Entry]) -> bool {
         let entry = &entries[self.next as usize & (entries.len() - 1)];
         entry.sequence.load(Ordering::Acquire) == self.next.wrapping_add(1)
     }
 
-    /// Uses up the next receive for the next message, if that is there. A peer that publishes more than was posted is not
-    /// listened to.
+    /// Takes the next message, if it has arrived, and uses up a receive for it. Messages beyond the
+    /// posted receives are ignored.
     #[inline]
     pub(super) fn take(
         &mut self,
@@ -169,7 +174,7 @@ impl Taker {
         Some((self.use_up(consumer), arrival))
     }
 
-    /// Uses up the next receive for nothing.
+    /// Uses up the next receive without a message.
     pub(super) fn flush(&mut self, consumer: &Consumer) -> Option<u64> {
         let is_posted = !self.is_used_up(consumer);
         is_posted.then(|| self.use_up(consumer))
@@ -192,9 +197,13 @@ impl Taker {
     }
 }
 
-/// Whether the owner of a completion queue asked to be woken. Who rings and who arms each store first and load then; a fence
-/// between the two is dear, and who rings does so at every message. So who arms fences for both, if the kernel can do that in
-/// both processes, and says so here. An earlier version of this fabric finds, and leaves, a 0 there.
+/// Tells peers whether the owner of a completion queue wants to be woken. A ringing peer publishes
+/// its message and then reads this word; the arming owner writes this word and then looks for
+/// messages. Each stores first and loads then, and without a fence between the two each could miss
+/// the other's store: a lost wake-up. A fence is expensive, and a peer would pay it for every
+/// message. So the owner, which arms rarely, fences for both sides (`membarrier`), if the kernel
+/// can do that in both processes, and says so in this word. An earlier version of this fabric finds
+/// a 0 there and leaves it, and fences itself.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(super) struct Doorbell {
@@ -205,48 +214,56 @@ pub(super) struct Doorbell {
 impl Doorbell {
     /// Wakes at any message.
     const ANY: u32 = 1;
-    /// Wakes at one that asks for it.
+    /// Wakes at a solicited message.
     const SOLICITED: u32 = 2;
 
-    /// Says who fences, before the first peer sees this.
+    /// Publishes which side fences, before the first peer reads it.
     pub(super) fn set_up(&self) {
         let fences = u32::from(barrier::is_asymmetric());
         self.fences_everywhere.store(fences, Ordering::Relaxed);
     }
 
-    /// Asks to be woken at the next message. The owner must look for messages once more before it sleeps.
+    /// Requests a wake-up at the next message. The owner must look for messages once more before it
+    /// sleeps.
     pub(super) fn arm(&self) {
         self.arm_for(Self::ANY);
     }
 
-    /// The same, at the next one that asks for it.
+    /// Requests a wake-up at the next solicited message. The owner must look for messages once more
+    /// before it sleeps.
     pub(super) fn arm_solicited(&self) {
         self.arm_for(Self::SOLICITED);
     }
 
     fn arm_for(&self, wanted: u32) {
         self.wanted.store(wanted, Ordering::Relaxed);
-        // Pairs with the fence in `needs_ring`: either that one sees what we want, or our next look sees its message.
+        // Pairs with the fence in `needs_ring`: either the peer sees the request, or the owner's
+        // next look sees the peer's message.
         if self.fences_everywhere.load(Ordering::Relaxed) != 0 && !barrier::everywhere() {
+            // The kernel has begun to refuse the fence that peers rely on. They have to fence for
+            // themselves from now on, and one that read the old word must be past its load.
             self.fences_everywhere.store(0, Ordering::SeqCst);
             barrier::settle();
         }
         fence(Ordering::SeqCst);
     }
 
-    /// After publishing: whether the owner must be woken. True once for each arming.
+    /// Returns whether the owner must be woken, after a message was published. True once for each
+    /// arming.
     #[inline]
     pub(super) fn needs_ring(&self, solicited: bool) -> bool {
+        // The message was published before: its store must not move behind the load of `wanted`.
         barrier::light_if(self.is_fenced_by_owner());
         let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
             Self::SOLICITED => solicited,
             _ => true,
         };
+        // Several peers may see the request; the swap lets one of them raise the event.
         wants && self.wanted.swap(0, Ordering::AcqRel) != 0
     }
 
-    /// Whether it fences this process, too, as it arms.
+    /// Returns whether the owner's fence includes this process, too.
     #[inline]
     pub(super) fn is_fenced_by_owner(&self) -> bool {
         barrier::is_asymmetric() && self.fences_everywhere.load(Ordering::Relaxed) != 0

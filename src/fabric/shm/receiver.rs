@@ -50,7 +50,7 @@ impl Receiver {
         self.number
     }
 
-    /// What the peer needs to write into the queue.
+    /// The descriptors that the peer needs to write into the queue.
     pub(super) fn shared(&self) -> (BorrowedFd<'_>, u32) {
         (self.fd.as_fd(), self.capacity as u32)
     }
@@ -68,7 +68,8 @@ impl Receiver {
         barrier::heavy();
     }
 
-    /// Goes from one state to the next, unless another one was entered meanwhile; that one is the error.
+    /// Moves from one state to the next, unless another one was entered meanwhile; that one is the
+    /// error.
     pub(super) fn advance(
         &self,
         from: QueuePairState,
@@ -80,7 +81,7 @@ impl Receiver {
             .map_err(|state| STATES[usize::from(state)])
     }
 
-    /// Posts receives. Says whether they have to be flushed.
+    /// Posts receives. Returns whether they have to be flushed.
     #[inline]
     pub(super) fn post(&self, request: RecvRequest, count: u32) -> Result<bool, FabricError> {
         let state = self.state();
@@ -98,17 +99,18 @@ impl Receiver {
                 depth: self.depth,
             });
         }
-        // Pairs with the fence in `fail`: either this sees the error, or who flushes sees the receives.
+        // Pairs with the fence in `fail`: either this sees the error, or the flushing thread sees
+        // the receives.
         barrier::light();
         Ok(self.state() == QueuePairState::Error)
     }
 
-    /// Where the peer writes.
+    /// The entries that the peer writes.
     pub(super) fn entries(&self) -> View<Entry> {
         self.memory.entries()
     }
 
-    /// What is posted.
+    /// The posted receives.
     #[inline]
     pub(super) fn consumer(&self) -> &Consumer {
         &self.consumer

@@ -17,7 +17,7 @@ pub(super) fn data_offset() -> usize {
     *PAGE
 }
 
-/// Whether the region is still registered: what a peer that has it mapped must check.
+/// Whether the region is still registered: a peer that has it mapped must check this.
 #[derive(Debug)]
 #[repr(C, align(4))]
 pub(super) struct Validity(AtomicU32);
@@ -67,7 +67,8 @@ impl RegionMemory {
         self.segment.at(data_offset())
     }
 
-    /// The pointer to `length` bytes at `addr`. `None` if they leave the region or `access` is not allowed.
+    /// The pointer to `length` bytes at `addr`; `None` if they exceed the region or `access` is not
+    /// allowed.
     #[inline]
     pub(super) fn locate(&self, addr: u64, length: usize, access: Access) -> Option<NonNull<u8>> {
         let offset = addr.checked_sub(self.as_ptr().as_ptr() as u64)?;
@@ -76,7 +77,7 @@ impl RegionMemory {
         (fits && self.access.contains(access)).then(|| self.segment.at(data_offset() + offset))
     }
 
-    /// What a peer must know, and the descriptor that it needs.
+    /// What a peer needs to know, and the descriptor that it needs.
     pub(super) fn info(&self, rkey: u32) -> (RegionInfo, BorrowedFd<'_>) {
         let info = RegionInfo {
             rkey,
@@ -88,7 +89,7 @@ impl RegionMemory {
     }
 }
 
-/// The validity word of a region's memory, ours or a peer's.
+/// The validity word of a region's memory, this side's or a peer's.
 #[inline]
 pub(super) fn validity(segment: &Segment) -> &Validity {
     &segment.slice(0, 1).expect("a region has a first page")[0]

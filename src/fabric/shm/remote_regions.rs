@@ -1,4 +1,4 @@
-//! Memory of the peer, mapped here.
+//! Memory of the peer, mapped into this process.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,9 +15,9 @@ use crate::fabric::{Access, RemoteSlice};
 #[derive(Debug, Default)]
 pub(super) struct RemoteRegions {
     mapped: Vec<RemoteRegion>,
-    /// Where the last one was found.
+    /// Index of the region that was used last.
     last: usize,
-    /// A key that the peer does not know.
+    /// A key that the peer has declared unknown.
     unknown: Option<u32>,
 }
 
@@ -26,7 +26,7 @@ struct RemoteRegion {
     info: RegionInfo,
     validity: View<Validity>,
     segment: Arc<Segment>,
-    /// Where its bytes begin in the segment.
+    /// Offset of its bytes in the segment.
     begin: usize,
 }
 
@@ -37,19 +37,20 @@ impl RemoteRegion {
     }
 }
 
-/// What became of looking up a remote slice.
+/// The result of looking up a remote slice.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Located {
-    /// Here it is.
+    /// The slice is mapped at this address.
     At(NonNull<u8>),
     /// The peer has to be asked for the region.
     Ask,
-    /// No such region, not all of it, not this right, or not any more.
+    /// The region does not exist, is too short, does not grant the right, or is no longer
+    /// registered.
     Refused,
 }
 
 impl RemoteRegions {
-    /// Maps what the peer sent for a key.
+    /// Maps the region that the peer sent for a key.
     pub(super) fn add(&mut self, info: RegionInfo, fd: &OwnedFd) -> io::Result<()> {
         let segment = Segment::open(fd)?;
         let len = usize::try_from(info.len).ok();
@@ -102,7 +103,7 @@ impl RemoteRegions {
         }
     }
 
-    /// `len` bytes at `remote` that the peer lets be written, if they are mapped.
+    /// Finds `len` bytes at `remote` that the peer lets be written, if they are mapped.
     pub(super) fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<PlacedRegion> {
         let RemoteSlice { addr, rkey } = remote;
         match self.locate(rkey, addr, len, Access::REMOTE_WRITE.bits()) {

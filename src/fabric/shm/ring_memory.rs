@@ -1,4 +1,4 @@
-//! Where the parts of a receive queue are in the memory that two processes share; both count on it.
+//! The layout of a receive queue in the memory that two processes share.
 
 use std::sync::Arc;
 
@@ -13,12 +13,13 @@ pub(super) struct RingMemory {
 }
 
 impl RingMemory {
-    /// Bytes of a queue with so many entries.
+    /// Size in bytes of a queue with this many entries.
     pub(super) const fn len(capacity: usize) -> usize {
         size_of::<Posted>() + capacity * size_of::<Entry>()
     }
 
-    /// `None` if the segment is too short for so many entries, or they are no power of two.
+    /// Finds the parts of the queue; `None` if the segment is too short for so many entries, or
+    /// they are not a power of two.
     pub(super) fn new(segment: Segment, capacity: usize) -> Option<Self> {
         let segment = Arc::new(segment);
         capacity.is_power_of_two().then_some(())?;

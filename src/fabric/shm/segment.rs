@@ -15,7 +15,7 @@ use super::receive_ring::{Doorbell, Entry, Posted};
 use super::region::Validity;
 use crate::fabric::limits::{check_file_size, is_memory_promised_strictly};
 
-/// Sizes cannot change any more, so a mapping never faults, whatever the other process does.
+/// Seals the size, so that a mapping never faults, whatever the other process does.
 const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
@@ -32,14 +32,15 @@ impl Segment {
         Self::create_with(name, len, *IS_TAKEN_AT_ONCE)
     }
 
-    /// The same. Its memory is taken `at_once`, or as it is touched, which spares what is never used.
+    /// Creates a memfd, and takes its memory `at_once` or as it is touched. The latter saves what
+    /// is never used.
     fn create_with(name: &str, len: usize, at_once: bool) -> io::Result<(OwnedFd, Self)> {
         check_file_size(len as u64)?;
         let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         rustix::fs::ftruncate(&fd, len as u64)?;
         if at_once {
             let taken = rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64);
-            // To the kernel this is a file system that is full.
+            // The kernel reports this as a full file system.
             taken.map_err(|error| match error {
                 Errno::NOSPC => Errno::NOMEM,
                 error => error,
@@ -93,11 +94,11 @@ impl Segment {
     }
 }
 
-/// Values in a segment, found once and for all.
+/// Values in a segment, located once.
 #[derive(Debug)]
 pub(super) struct View<T> {
     values: NonNull<[T]>,
-    /// Keeps them mapped.
+    /// Keeps the values mapped.
     segment: Arc<Segment>,
 }
 
@@ -111,7 +112,7 @@ impl<T> Clone for View<T> {
 }
 
 impl<T: Shared> View<T> {
-    /// As [`Segment::slice`].
+    /// Locates values as [`Segment::slice`] does.
     pub(super) fn of(segment: &Arc<Segment>, offset: usize, count: usize) -> Option<Self> {
         let values = NonNull::from(segment.slice(offset, count)?);
         Some(Self {

@@ -26,20 +26,20 @@ use crate::fabric::{
 /// Longest message in bytes.
 pub(super) const MAX_MESSAGE: u32 = 1 << 31;
 
-/// What a sender knows and holds.
+/// The state of a sender.
 #[derive(Debug)]
 pub(super) struct Sender {
     retry: RetryPolicy,
     peer: Option<Peer>,
     pub(super) regions: RemoteRegions,
-    /// The region that was used last.
+    /// The local region that was used last.
     local: (u32, Weak<RegionMemory>),
     /// Requests that have to wait for something; the first of them waits for `stall`.
     pending: VecDeque<Pending>,
     stall: Option<Stall>,
-    /// Requests completed since the last completion that said so.
+    /// Requests completed since the last signalled one.
     unsignalled: u32,
-    /// Requests so far, modulo 2^32.
+    /// Number of requests so far, modulo 2^32.
     pub(super) posted: u32,
 }
 
@@ -50,7 +50,7 @@ struct Peer {
     producer: Producer,
     doorbell: View<Doorbell>,
     event: OwnedFd,
-    /// Wait before a message without a receive is tried again.
+    /// Pause before a message without a receive is tried again.
     rnr_timer: Duration,
 }
 
@@ -74,7 +74,7 @@ enum PendingPayload {
 /// What the first pending request waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
-    /// The peer's answer to our hello.
+    /// The peer's answer to the hello.
     Welcome,
     /// The region with this rkey.
     Region(u32),
@@ -87,11 +87,11 @@ struct Stall {
     need: Need,
     /// When to look again.
     next: Instant,
-    /// When to fail. `None`: never.
+    /// When to fail; `None` means never.
     end: Option<Instant>,
 }
 
-/// What became of one request.
+/// The result of trying one request.
 enum Attempt {
     Done(u32),
     Needs(Need),
@@ -101,13 +101,13 @@ enum Attempt {
 /// How far the pending requests got.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Progress {
-    /// None is left.
+    /// No request is left.
     Idle,
-    /// The first one has begun to wait for this.
+    /// The first request has begun to wait for this.
     Stalled(Need, Instant),
-    /// The first one still waits; look again then.
+    /// The first request still waits; look again at this time.
     Waiting(Instant),
-    /// The first one has failed for good.
+    /// The first request has failed for good.
     Failed(CompletionStatus),
 }
 
@@ -146,7 +146,8 @@ impl Sender {
                 "the peer's receive queue is malformed",
             ));
         };
-        // Raising it does not block us then, unless the peer, who is of the same user, takes that back.
+        // Raising the eventfd cannot block this process then, unless the peer, which is of the same
+        // user, undoes that.
         rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
         self.peer = Some(Peer {
             memory,
@@ -158,7 +159,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Executes a request or lines it up. `None`: it is lined up, and is the first if `is_first`.
+    /// Executes a request or queues it. Returns `None` if it is queued; `is_first` then says
+    /// whether it is the first.
     #[inline]
     pub(super) fn post(&mut self, keys: &KeyTable, request: &SendRequest<'_>) -> Option<Executed> {
         if self.pending.is_empty() {
@@ -174,7 +176,8 @@ impl Sender {
         None
     }
 
-    /// Executes a solicited WRITE_WITH_IMM if nothing is missing, and says whether it did. It is not accounted for.
+    /// Executes a solicited WRITE_WITH_IMM if nothing is missing, and returns whether it did. The
+    /// request is not accounted for.
     #[inline]
     pub(super) fn write_now(&mut self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         let Some(peer) = &mut self.peer else {
@@ -203,12 +206,12 @@ impl Sender {
         true
     }
 
-    /// Whether requests wait.
+    /// Returns whether requests wait.
     pub(super) fn is_stalled(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// Executes pending requests as far as possible and tells `done` of each.
+    /// Executes pending requests as far as possible and passes each to `done`.
     pub(super) fn progress(
         &mut self,
         keys: &KeyTable,
@@ -305,7 +308,7 @@ impl Sender {
         }
     }
 
-    /// Executes a request if nothing is missing. Its effects are visible to the peer in the order of calls.
+    /// Executes a request if nothing is missing. The peer sees the effects in the order of calls.
     fn attempt(&mut self, keys: &KeyTable, request: &SendRequest<'_>) -> Attempt {
         let Some(peer) = &mut self.peer else {
             return Attempt::Needs(Need::Welcome);
@@ -323,7 +326,7 @@ impl Sender {
         if length > 0 {
             // Held until the bytes are copied.
             let memory;
-            // `None`: they stand in the peer's memory.
+            // `None`: the bytes stand in the peer's memory already.
             let local = match request.local {
                 Payload::Inline(bytes) => Some(NonNull::from(bytes).cast::<u8>()),
                 Payload::Region(sge) if sge.lkey == PlacedRegion::KEY && !is_read => None,
@@ -359,7 +362,7 @@ impl Sender {
             };
             let local = match (local, request.local) {
                 (Some(local), _) => local,
-                // They are sent from where they are to be, and from nowhere else.
+                // The bytes may be sent to the place where they are, and to no other.
                 (None, Payload::Region(sge)) if sge.addr == remote.as_ptr() as u64 => remote,
                 (None, _) => return Attempt::Failed(CompletionStatus::LocalProtection),
             };
@@ -387,7 +390,8 @@ impl Sender {
 }
 
 impl Peer {
-    /// Publishes a message for which there is a receive, and wakes who sleeps until it comes.
+    /// Publishes a message for which there is a receive, and wakes a peer that sleeps until it
+    /// comes.
     #[inline]
     fn deliver(&mut self, arrival: Arrival, solicited: bool) {
         self.producer.publish(self.memory.ring(), arrival);

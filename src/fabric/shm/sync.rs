@@ -1,4 +1,5 @@
-//! What threads and processes share memory by: the standard types, or loom's when it explores interleavings.
+//! The types by which threads and processes share memory: the standard ones, or loom's when it
+//! explores interleavings.
 
 #[cfg(slime_loom)]
 pub(super) use loom::sync::{
@@ -11,7 +12,7 @@ pub(super) use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
 
-/// Lets others go on who have been waited for so many `looks`.
+/// Lets other threads run, after so many `looks` for something.
 #[cfg(not(slime_loom))]
 pub(super) fn pause(looks: &mut u32) {
     const SHORT: u32 = 100;
@@ -23,7 +24,7 @@ pub(super) fn pause(looks: &mut u32) {
     }
 }
 
-/// Lets others go on.
+/// Lets other threads run.
 #[cfg(slime_loom)]
 pub(super) fn pause(_: &mut u32) {
     loom::thread::yield_now();

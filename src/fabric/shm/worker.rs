@@ -1,5 +1,5 @@
-//! The thread of a device. It answers peers and looks after sends that have to wait; sends that do not wait
-//! never meet it.
+//! The thread of a device. It answers peers and continues sends that have to wait; sends that do
+//! not wait never involve it.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,9 +23,9 @@ use crate::fabric::{FabricError, Gid, eventfd};
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
 const FIRST_LINK: u64 = 2;
-/// Control sockets that have not said yet to which queue pair they belong.
+/// Most control sockets that have not said yet to which queue pair they belong.
 const MAX_STRANGERS: usize = 4096;
-/// Dials accepted in a row before links are heard.
+/// Most dials accepted in a row before sockets are read.
 const MAX_ACCEPTED: usize = 64;
 /// How long dials wait when they cannot be accepted.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 const FIRST_QUEUE_PAIR: u32 = 17;
 const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
 
-/// What a device's handles and its thread share.
+/// The state that a device's handles and its thread share.
 #[derive(Debug)]
 pub(super) struct DeviceState {
     gid: Gid,
@@ -49,16 +49,16 @@ struct Connections {
     next: u32,
 }
 
-/// What the thread is asked to do.
+/// A command for the thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Watch the link that a connection dialled.
+    /// Watch the socket that a connection dialled.
     Watch(ControlSocket, Weak<Connection>),
     /// Look at the hellos for this queue pair: it has become ready, or is gone.
     Greet(u32),
-    /// Look after the pending sends of a connection.
+    /// Continue the pending sends of a connection.
     Look(Weak<Connection>),
-    /// End.
+    /// End the thread.
     Stop,
 }
 
@@ -102,13 +102,13 @@ impl DeviceState {
         Ok(connection)
     }
 
-    /// Puts a connection in the place of the one that had its number.
+    /// Replaces the connection that had the same number.
     pub(super) fn replace(&self, connection: &Arc<Connection>) {
         let by_number = &mut lock(&self.connections).by_number;
         by_number.insert(connection.number(), Arc::downgrade(connection));
     }
 
-    /// Frees the number of a connection and refuses who still waits for it.
+    /// Frees the number of a connection and refuses peers that still wait for it.
     pub(super) fn forget(&self, number: u32) {
         lock(&self.connections).by_number.remove(&number);
         self.command(Command::Greet(number));
@@ -132,7 +132,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps the thread alive; it ends with the last handle of anything of the device.
+/// Keeps the thread alive; it ends with the last handle of any object of the device.
 #[derive(Debug)]
 pub(super) struct Worker {
     core: Arc<DeviceState>,
@@ -175,41 +175,42 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.core.command(Command::Stop);
         if let Some(thread) = self.thread.take() {
-            // It has panicked if this fails; that was printed already.
+            // The join fails only after a panic, which was printed already.
             let _ = thread.join();
         }
     }
 }
 
-/// What the thread works with.
+/// The state of the thread.
 struct Routine {
     core: Arc<DeviceState>,
     listener: OwnedFd,
     epoll: OwnedFd,
     links: HashMap<u64, (ControlSocket, Role)>,
     next_token: u64,
-    /// Number of links in role `Stranger` or `Waiting`.
+    /// Number of sockets in role `Stranger` or `Waiting`.
     unsettled: usize,
-    /// Those of them that have said nothing.
+    /// The sockets among them that have said nothing.
     strangers: Strangers,
-    /// Descriptors kept back for when there are no others: to learn who dials, and to receive those that come with a message.
+    /// Descriptors kept back for when the process has no others: to accept a dial, and to receive
+    /// those that come with a message.
     spare: Vec<OwnedFd>,
     /// When dials are accepted again, if they are not now.
     pausing: Option<Instant>,
     refused: Complaints,
     unaccepted: Complaints,
     cut_off: Complaints,
-    /// Connections with sends that wait, and when to look at them.
+    /// Connections with waiting sends, and when to look at them.
     stalled: Vec<(Instant, Weak<Connection>)>,
     processes: PeerProcesses,
 }
 
-/// What a link is for.
+/// The purpose of a socket.
 #[derive(Clone)]
 enum Role {
     /// Accepted; it has not said anything yet.
     Stranger,
-    /// Waits until the queue pair that it named is ready.
+    /// It waits until the queue pair that it named is ready.
     Waiting(Hello),
     /// The peer of this connection dialled it.
     Incoming(Weak<Connection>),
@@ -313,7 +314,7 @@ impl Routine {
             match control_socket::accept(&self.listener) {
                 Ok(None) => return,
                 Ok(Some(link)) => self.admit(link, now),
-                // Who dialled has given up.
+                // The dialling peer has given up.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     if !self.accept_in_need(error, now) {
@@ -324,14 +325,15 @@ impl Routine {
         }
     }
 
-    /// A dial could not be accepted; most likely no descriptor is left. Says whether to go on.
+    /// Handles a dial that could not be accepted, most likely for want of a descriptor. Returns
+    /// whether to go on.
     fn accept_in_need(&mut self, error: io::Error, now: Instant) -> bool {
         let error = FabricError::os("accepting a peer")(error);
         self.unaccepted.warn(now, error);
         if self.end_strangers(now, true) {
             return true;
         }
-        // Those of another user do not keep ours waiting.
+        // Dials of another user must not keep this user's waiting.
         drop(self.spare.pop());
         if let Ok(Some(link)) = control_socket::accept(&self.listener) {
             self.admit(link, now);
@@ -340,9 +342,9 @@ impl Routine {
         !self.spare.is_empty()
     }
 
-    /// Accepts nothing for a while.
+    /// Accepts no dials for a while.
     fn pause(&mut self, now: Instant) {
-        // It is watched until then, so this cannot fail.
+        // The listener is registered until then, so this cannot fail.
         let _ = epoll::delete(&self.epoll, &self.listener);
         self.pausing = Some(now + PAUSE);
     }
@@ -357,7 +359,8 @@ impl Routine {
         }
     }
 
-    /// Ends those who have been silent for too long; sooner `in_need` of their descriptors. Says whether there were any.
+    /// Closes sockets that have been silent for too long; `in_need` of their descriptors, earlier.
+    /// Returns whether there were any.
     fn end_strangers(&mut self, now: Instant, in_need: bool) -> bool {
         let mut any = false;
         while let Some(token) = self.strangers.pop_overdue(now, in_need) {
@@ -405,14 +408,14 @@ impl Routine {
         }
     }
 
-    /// A peer's process has ended. Others that were forked from it may keep its sockets open.
+    /// Handles the end of a peer's process. Its forks may keep its sockets open.
     fn process_ended(&mut self, process: Pid) {
         for token in self.processes.links_to(process) {
             self.remove(token);
         }
     }
 
-    /// Carries out commands. Says whether to end.
+    /// Carries out commands. Returns whether to end.
     fn obey(&mut self) -> bool {
         eventfd::lower(&self.core.control);
         let commands = std::mem::take(&mut *lock(&self.core.commands));
@@ -420,7 +423,7 @@ impl Routine {
             match command {
                 Command::Watch(link, connection) => self.add(link, Role::Outgoing(connection)),
                 Command::Greet(number) => self.greet_waiting(number),
-                // In the past: it is looked at in this turn.
+                // A time in the past: it is looked at in this turn.
                 Command::Look(connection) => self.stalled.push((Instant::now(), connection)),
                 Command::Stop => return true,
             }
@@ -441,7 +444,7 @@ impl Routine {
         }
     }
 
-    /// Answers a hello, if its queue pair is ready. `false`: the link is of no use.
+    /// Answers a hello, if its queue pair is ready. Returns `false` if the socket is useless.
     fn greet(&mut self, token: u64, link: &ControlSocket, hello: Hello) -> bool {
         let Some(connection) = self.core.find(hello.to_qp) else {
             return false;
@@ -462,14 +465,14 @@ impl Routine {
         true
     }
 
-    /// Ends the link with the process at its other end, if that comes first.
+    /// Closes the socket when the process at its other end ends, if that comes first.
     fn watch_process(&mut self, token: u64, link: &ControlSocket) {
         if self.processes.watch(&self.epoll, link, token) == PeerProcess::Ended {
             self.remove(token);
         }
     }
 
-    /// Takes in what a link brings.
+    /// Reads what has arrived on a socket.
     fn hear(&mut self, token: u64) {
         if let Some((_, Role::Outgoing(connection))) = self.links.get(&token) {
             if let Some(connection) = connection.upgrade() {
@@ -491,7 +494,7 @@ impl Routine {
     }
 
     fn hear_all(&mut self, token: u64) {
-        // It may have been removed in this turn.
+        // The socket may have been removed in this turn.
         while let Some((link, role)) = self.links.get(&token).cloned() {
             let understood = match link.receive() {
                 Incoming::Nothing => return,
@@ -540,14 +543,14 @@ impl Routine {
         let Some((link, role)) = self.links.remove(&token) else {
             return;
         };
-        // It is open until the last clone is gone, so this cannot fail.
+        // The socket is open until the last clone is gone, so this cannot fail.
         let _ = epoll::delete(&self.epoll, &link);
         self.processes.forget(&self.epoll, token);
         link.end();
         self.ended(role);
     }
 
-    /// What follows from the end of a link.
+    /// Carries out what follows from the end of a socket.
     fn ended(&mut self, role: Role) {
         match role {
             Role::Stranger | Role::Waiting(_) => self.unsettled -= 1,

@@ -1,4 +1,4 @@
-//! Where a port is, as peers reach it.
+//! The address of a port.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -123,9 +123,9 @@ fn is_roce_v2(device: &str, port: u8, index: i32) -> bool {
     fs::read_to_string(path).is_ok_and(|kind| kind.trim() == "RoCE v2")
 }
 
-/// The port in the words of the fabric.
+/// The attributes of a port in the fabric's terms.
 pub(super) fn port_attributes(context: &Context, number: u8, address: Address) -> PortAttributes {
-    // A device that is gone has no attributes, and a port that is down.
+    // A device that is gone has no attributes, and its port is down.
     let attributes = query_port(context, number).unwrap_or_default();
     let link_type = if u32::from(attributes.link_layer) == IBV_LINK_LAYER_INFINIBAND {
         LinkType::InfiniBand

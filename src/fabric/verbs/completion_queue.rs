@@ -24,10 +24,11 @@ const BATCH: usize = 16;
 pub(super) struct VerbsCompletionQueue {
     raw: NonNull<ibv_cq>,
     channel: Channel,
-    /// Joins the channel with the events of the device, since a queue that has failed raises none of its own.
+    /// Joins the channel with the events of the device, because a queue that has failed raises none
+    /// itself.
     events: OwnedFd,
     failed: Arc<AtomicBool>,
-    /// The queue pairs that complete here. Locked once a batch.
+    /// The queue pairs that complete here. Locked once per batch.
     register: Mutex<Vec<RegisterEntry>>,
 }
 
@@ -129,7 +130,7 @@ impl VerbsCompletionQueue {
         &self.channel.context
     }
 
-    /// Enters a queue pair. Its completions are found by the owner given back.
+    /// Registers a queue pair. Its completions are found by the returned key.
     pub(super) fn insert(
         &self,
         tables: &Arc<WorkRequestTables>,
@@ -159,7 +160,7 @@ impl VerbsCompletionQueue {
         Ok(owner)
     }
 
-    /// Takes a queue pair out. Completions of it that are still in the queue are dropped.
+    /// Unregisters a queue pair. Its completions that are still in the queue are dropped.
     pub(super) fn remove(&self, owner: QueuePairKey) {
         if let Some(place) = self.register().get_mut(usize::from(owner.place)) {
             place.tables = None;
@@ -182,7 +183,7 @@ impl VerbsCompletionQueue {
     }
 }
 
-/// A descriptor that is readable when either is.
+/// A descriptor that is readable when either of the two is.
 fn join(channel: &Channel, context: &Context) -> rustix::io::Result<OwnedFd> {
     let joined = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     for fd in [channel.as_fd(), context.as_fd()] {
@@ -192,7 +193,7 @@ fn join(channel: &Channel, context: &Context) -> rustix::io::Result<OwnedFd> {
     Ok(joined)
 }
 
-/// Takes what completes.
+/// Takes the completions of a queue.
 #[derive(Debug)]
 pub(super) struct VerbsPoller(pub(super) Arc<VerbsCompletionQueue>);
 
@@ -274,7 +275,7 @@ impl Drop for VerbsCompletionQueue {
     }
 }
 
-/// Finds whose completion it is; `None` if its queue pair is gone.
+/// Finds the queue pair of a completion; `None` if it is gone.
 fn completion(register: &[RegisterEntry], entry: &ibv_wc) -> Option<Completion> {
     let number = WorkNumber::from_bits(entry.wr_id());
     let place = register.get(usize::from(number.owner.place))?;
@@ -292,7 +293,7 @@ fn completion(register: &[RegisterEntry], entry: &ibv_wc) -> Option<Completion> 
         status: status(entry),
         opcode: opcode(entry),
         byte_len: entry.len() as u32,
-        // soft-RoCE says of sends, too, that they have one.
+        // soft-RoCE reports an immediate for sends, too.
         imm: entry.imm_data().filter(|_| number.receive),
         qp_num: entry.qp_num,
     })

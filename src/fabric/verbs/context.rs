@@ -126,7 +126,7 @@ impl Context {
         unsafe { BorrowedFd::borrow_raw((*self.raw()).async_fd) }
     }
 
-    /// Has `failed` set when the completion queue at this address fails, or the whole device.
+    /// Sets `failed` when the completion queue at this address fails, or the whole device does.
     pub(super) fn watch(&self, queue: usize, failed: &Arc<AtomicBool>) {
         self.queues().insert(queue, Arc::downgrade(failed));
     }
@@ -135,7 +135,7 @@ impl Context {
         self.queues().remove(&queue);
     }
 
-    /// Takes note of the events that there are. Does not block.
+    /// Handles the pending events. Does not block.
     pub(super) fn drain_events(&self) {
         let mut event = ibv_async_event::default();
         // SAFETY: the context is open and `event` valid for a write; the descriptor is non-blocking.

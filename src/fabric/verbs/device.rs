@@ -40,7 +40,7 @@ impl VerbsDevice {
     /// Opens a port of the device `name`.
     ///
     /// # Errors
-    /// As [`open`](super::open).
+    /// The errors of [`open`](super::open).
     pub fn open(name: &str, port: u8) -> Result<Self, FabricError> {
         let context = Arc::new(Context::open(name)?);
         let attributes = query_device(&context)?;

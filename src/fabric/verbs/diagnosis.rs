@@ -1,10 +1,10 @@
-//! What a failed verb means: which one, with which attributes, and the usual cause.
+//! Describes a failed verb: its name, its arguments, and the usual cause.
 
 use std::io;
 
 use crate::fabric::FabricError;
 
-/// A verb failed with this errno.
+/// The error for a verb that failed with this errno.
 pub(super) fn failed(verb: &'static str, attributes: impl Into<String>, errno: i32) -> FabricError {
     FabricError::Verb {
         verb,
@@ -14,13 +14,13 @@ pub(super) fn failed(verb: &'static str, attributes: impl Into<String>, errno: i
     }
 }
 
-/// A verb that reports through `errno` failed.
+/// The error for a verb that reports through `errno`.
 pub(super) fn last_failed(verb: &'static str, attributes: impl Into<String>) -> FabricError {
     let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
     failed(verb, attributes, errno)
 }
 
-/// Turns the result of a verb that returns an errno into ours.
+/// Converts the result of a verb that returns an errno.
 pub(super) fn check(
     verb: &'static str,
     result: i32,

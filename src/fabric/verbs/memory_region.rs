@@ -20,11 +20,11 @@ pub(super) struct VerbsRegion {
     memory: RegisteredMemory,
 }
 
-/// What is registered.
+/// The memory that is registered.
 #[derive(Debug)]
 enum RegisteredMemory {
     Own(MmapMut),
-    /// Of another device.
+    /// Memory of another device.
     Shared(Arc<dyn MemoryRegion>),
 }
 
@@ -60,7 +60,7 @@ impl VerbsRegion {
         Self::register(domain, RegisteredMemory::Own(mapped), access)
     }
 
-    /// Registers the memory of another device's region, which lives as long as this.
+    /// Registers the memory of another device's region, which lives as long as this one.
     pub(super) fn shared(
         domain: Arc<ProtectionDomain>,
         region: Arc<dyn MemoryRegion>,
@@ -94,7 +94,7 @@ impl VerbsRegion {
     }
 }
 
-/// Why a registration failed: nearly always the limit on locked memory.
+/// The error for a registration that failed: nearly always the limit on locked memory.
 fn refused(domain: &ProtectionDomain, length: usize) -> FabricError {
     let error = io::Error::last_os_error();
     match (error.raw_os_error(), memory_lock_limit()) {

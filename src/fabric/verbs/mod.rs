@@ -24,7 +24,8 @@ use super::{Device, FabricError};
 /// Opens a port of an RDMA device.
 ///
 /// # Errors
-/// There is no such device or port, it may not be opened, the port is down, or it has no usable GID.
+/// The device or port does not exist, it may not be opened, the port is down, or it has no usable
+/// GID.
 ///
 /// ```no_run
 /// use slimerpc::fabric::verbs;

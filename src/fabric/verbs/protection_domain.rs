@@ -1,4 +1,4 @@
-//! Protection domains: what may be used together.
+//! Protection domains: they group objects that may be used together.
 
 use std::ptr::NonNull;
 use std::sync::Arc;

@@ -20,12 +20,12 @@ use crate::fabric::{
     RecvRequest, RetryPolicy, SendRequest,
 };
 
-/// Routers that a packet may pass.
+/// Most routers that a packet may pass.
 const HOP_LIMIT: u8 = 64;
 /// Largest number of 24 bits: queue pair numbers and packet sequence numbers.
 const MAX_24: u32 = (1 << 24) - 1;
 
-/// Reads that may be in flight.
+/// Most reads that may be in flight.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     pub(super) initiated: u8,
@@ -39,12 +39,12 @@ pub(super) struct VerbsQueuePair {
     domain: Arc<ProtectionDomain>,
     send_cq: Arc<VerbsCompletionQueue>,
     recv_cq: Arc<VerbsCompletionQueue>,
-    /// In the register of the send queue's and of the receive queue's completion queue.
+    /// Its keys in the registers of the send queue's and the receive queue's completion queues.
     owners: [QueuePairKey; 2],
     tables: Arc<WorkRequestTables>,
     /// Receives that are being posted.
     receives: Vec<ibv_recv_wr>,
-    /// The state that we put it into. The device may have put it into ERR since.
+    /// The state that this side put it into. The device may have put it into ERR since.
     state: QueuePairState,
     port: u8,
     address: Address,
@@ -174,7 +174,7 @@ impl VerbsQueuePair {
         }
     }
 
-    /// Refuses what no peer can have, before the driver sees it.
+    /// Refuses values that no peer can have, before the driver sees them.
     fn check_remote(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
         if !(1..=MAX_24).contains(&remote.qp_num) {
             return Err(self.unreachable(format!("qpn {} is no 24-bit number", remote.qp_num)));
@@ -351,7 +351,7 @@ impl QueuePair for VerbsQueuePair {
         let mask = ibv_qp_attr_mask::IBV_QP_STATE;
         self.modify("ibv_modify_qp to RESET", &mut attributes, mask, String::new)?;
         self.state = QueuePairState::Reset;
-        // Nothing that was posted counts any more; what completes all the same is nobody's.
+        // Nothing that was posted counts any more; its completions belong to no request.
         let tables = Arc::new(WorkRequestTables {
             sends: WorkRequestTable::new(self.tables.sends.depth()),
             receives: WorkRequestTable::new(self.tables.receives.depth()),
@@ -383,7 +383,7 @@ impl QueuePair for VerbsQueuePair {
         let table = &self.tables.receives;
         self.receives.clear();
         self.receives.reserve(count as usize);
-        // It stays where it is, as there is room for all of them.
+        // It stays where it is, because there is room for all of them.
         let list = self.receives.as_mut_ptr();
         for at in 0..count as usize {
             let Some(sequence) = table.post(request.wr_id) else {
@@ -511,7 +511,7 @@ impl VerbsQueuePair {
             post.map_or(libc::ENOSYS, |post| post(self.raw(), list, &mut refused))
         };
         check("ibv_post_recv", posted, || self.device().to_owned()).inspect_err(|_| {
-            // Those before it have been posted.
+            // The receives before it have been posted.
             let is_refused = |work: &&ibv_recv_wr| ptr::eq(*work, refused);
             let first = self.receives.iter().find(is_refused);
             let work = first.unwrap_or(&self.receives[0]);
@@ -529,7 +529,8 @@ impl VerbsQueuePair {
 }
 
 impl Drop for VerbsQueuePair {
-    /// To ERR, so that the peer learns of it at once, then away: the device touches nothing of ours afterwards (DROP-1).
+    /// Moves to ERR, so that the peer learns of it at once, and destroys the queue pair: the device
+    /// touches no memory of this process afterwards (DROP-1).
     fn drop(&mut self) {
         if self.state != QueuePairState::Reset
             && let Err(error) = self.to_error()

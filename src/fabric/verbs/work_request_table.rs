@@ -1,7 +1,8 @@
-//! What was posted to a queue pair and has not completed.
+//! The work that was posted to a queue pair and has not completed.
 //!
-//! The provider is given numbers of our own: which queue pair (in its completion queue's register, with a generation, as
-//! completions outlive their queue pair) and which place in its queue. The caller's `wr_id` waits in that place.
+//! The provider gets numbers of this table: the queue pair (its place in the completion queue's
+//! register, with a generation, because completions outlive their queue pair) and the place in its
+//! queue. The caller's `wr_id` waits in that place.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -26,7 +27,7 @@ pub(super) struct QueuePairKey {
 }
 
 impl QueuePairKey {
-    /// Whoever has the place next.
+    /// The key of the next queue pair in this place.
     pub(super) fn next(self) -> Self {
         Self {
             generation: (self.generation + 1) & GENERATION,
@@ -55,7 +56,7 @@ impl WorkNumber {
     }
 }
 
-/// One queue, which completes in order. The queue pair's owner posts, whoever polls completes.
+/// One queue, which completes in order. The queue pair's owner posts, the poller completes.
 #[derive(Debug)]
 pub(super) struct WorkRequestTable {
     /// A power of two, so that places follow each other also where sequences wrap.
@@ -80,7 +81,8 @@ impl WorkRequestTable {
         }
     }
 
-    /// Takes the next place; `None` if all are taken. To be called by the owner of the queue pair only.
+    /// Takes the next place; `None` if all are taken. Only the owner of the queue pair may call
+    /// this.
     pub(super) fn post(&self, wr_id: u64) -> Option<u32> {
         let sequence = self.posted.load(Ordering::Relaxed);
         let taken = sequence.wrapping_sub(self.completed.load(Ordering::Acquire)) & SEQUENCE;
@@ -93,12 +95,12 @@ impl WorkRequestTable {
         Some(sequence)
     }
 
-    /// Gives the place back that was taken last: the provider refused the work.
+    /// Returns the place that was taken last, because the provider refused the work.
     pub(super) fn unpost(&self, sequence: u32) {
         self.posted.store(sequence, Ordering::Release);
     }
 
-    /// Frees this place and all before it, and gives back the `wr_id`.
+    /// Frees this place and all before it, and returns the `wr_id`.
     pub(super) fn complete(&self, sequence: u32) -> u64 {
         let wr_id = self.at(sequence).load(Ordering::Relaxed);
         self.completed
