@@ -1,7 +1,7 @@
 //! The actor behind a [`PeerAgent`](crate::PeerAgent).
 //!
-//! It speaks with the control plane, answers the handshakes of callers, makes those of proxies, and closes
-//! what belongs to peers that leave. No request or reply passes through it.
+//! It talks to the control plane, answers the handshakes of callers, makes those of proxies, and
+//! closes what belongs to peers that leave. No request or reply passes through it.
 
 mod advertising;
 mod agreement;
@@ -65,13 +65,13 @@ use self::pairs::{Pair, Pairs};
 use self::peer_monitor::PeerMonitors;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
-/// Between two looks for a peer that is not there yet.
+/// First pause between two checks for a peer that is not there yet.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(250));
-/// How long answers that have been given may take to arrive when the agent leaves.
+/// How long given answers may take to arrive when the agent leaves.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
 
-/// The actor. Its handlers share [`AgentState`], since each awaits the control plane.
+/// The supervisor actor. Its handlers share [`AgentState`], because each awaits the control plane.
 pub(crate) struct Supervisor {
     state: Rc<AgentState>,
 }
@@ -84,18 +84,18 @@ struct AgentState {
     advertised: Advertised,
     followed: Followed,
     untyped: Untyped,
-    /// Those of them that are restarted or given up.
+    /// The services that are supervised: restarted, or given up.
     supervised: RefCell<SupervisedServices<RunningService>>,
     events: broadcast::Sender<AgentEvent>,
-    /// Proxies that wait for the answer to their open.
+    /// Proxies that wait for the answer to their [`Open`].
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
-    /// Those of proxies, with the life of the peer if it is native.
+    /// The channels of proxies, each with the peer's incarnation if it is native.
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
     monitors: PeerMonitors,
     wanted: RefCell<BTreeSet<String>>,
-    /// Connections with DLSlime peers.
+    /// The connections with DLSlime peers.
     pairs: RefCell<Pairs>,
-    /// Connections for memory that is used one-sided.
+    /// The connections for one-sided memory.
     one_sided: RefCell<OneSidedConnections>,
     next: Cell<u64>,
     left: Cell<bool>,
@@ -108,11 +108,13 @@ pub(crate) struct RegisteredSupervisor {
     pub(crate) supervisor: Addr<Supervisor>,
 }
 
-/// How a service is reached.
+/// A connection to a service.
 pub(crate) enum ServiceConnection {
-    /// The second is for its parallel methods, if it has some and the peer is native.
+    /// Two channels; the second is for parallel methods, if the service has some and the peer is
+    /// native.
     Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
-    /// It is of this agent; likewise.
+    /// The service belongs to this agent; the second queue is for its parallel methods, if it has
+    /// some.
     Local(UnboundedSender<Delivery>, Option<UnboundedSender<Delivery>>),
 }
 
@@ -120,7 +122,7 @@ pub(crate) enum ServiceConnection {
 pub(crate) struct ConnectedService {
     pub(crate) link: ServiceConnection,
     pub(crate) table: ServiceTable,
-    /// The life of the peer, if it is native.
+    /// Incarnation of the peer, if it is native.
     pub(crate) incarnation: Option<u64>,
 }
 
@@ -196,7 +198,8 @@ pub(crate) struct ConnectService {
     pub(crate) wanted: ServiceTable,
     pub(crate) wait_policy: WaitPolicy,
     pub(crate) timeout: Duration,
-    /// For a proxy that there is: it connects also if it can call nothing any more, so that its calls say why.
+    /// Set for an existing proxy, which connects even if no method can be called any more, so that
+    /// its calls fail with the reason.
     pub(crate) again: bool,
 }
 
@@ -205,7 +208,7 @@ pub(crate) struct ConnectService {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Connect {
     pub(crate) peer: String,
-    /// How many queue pairs a connection with a DLSlime peer is to have.
+    /// How many queue pairs a connection with a DLSlime peer has.
     pub(crate) queue_pairs: usize,
     pub(crate) timeout: Duration,
 }
@@ -216,10 +219,10 @@ pub(crate) struct Connect {
 pub(crate) struct Publish {
     pub(crate) table: ServiceTable,
     pub(crate) callers: Callers,
-    /// The service's own name, if it is to be found by those who do not know our alias.
+    /// The service type's own name, if discovery by type may find it.
     pub(crate) advertise: Option<&'static str>,
     pub(crate) running: RunningService,
-    /// If it is to be looked after.
+    /// The restart policy, if the service is supervised.
     pub(crate) restart: Option<Restart>,
 }
 
@@ -228,7 +231,7 @@ pub(crate) struct Publish {
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Withdraw {
     pub(crate) service: String,
-    /// For its handlers.
+    /// How long running handlers may take.
     pub(crate) limit: Duration,
 }
 
@@ -305,7 +308,7 @@ impl AgentState {
                 if peer == self.alias {
                     return Ok(());
                 }
-                // What it has published says nothing of whether it lives.
+                // The peer's published record does not show whether it lives.
                 self.await_life(&peer, started, timeout).await
             }
             Found::Dlslime(record) => {
@@ -350,7 +353,7 @@ impl AgentState {
         Ok(())
     }
 
-    /// The one peer that we want to be connected with.
+    /// Alias of the one peer that this agent wants to be connected with.
     fn only_peer(&self) -> Result<String, AgentError> {
         let wanted = self.wanted.borrow();
         match wanted.first() {
@@ -373,7 +376,7 @@ impl AgentState {
         let published = self.publish().await;
         let drained = running.drain(limit).await;
         if !drained {
-            // Not every device tells callers that a queue pair is gone, so they are told why (CALL-1).
+            // Not every device tells callers that a queue pair is gone, so tell them why (CALL-1).
             running.give_up();
             running.drain(LAST_ANSWERS).await;
         }
@@ -422,7 +425,8 @@ impl AgentState {
             self.declare(&dial.peer).await?;
             let opened = tokio::select! {
                 opened = self.open_all(&dial, &theirs, &table, link, started) => opened,
-                // It does not answer any more, or what it has answered is worth nothing.
+                // Another incarnation has taken over: the one that was asked no longer answers, or
+                // its answer is useless.
                 () = self.superseded(&dial.peer, theirs.incarnation) => {
                     tracing::debug!(peer = dial.peer, "a peer is back as another life while it is dialled");
                     continue;
@@ -441,14 +445,16 @@ impl AgentState {
                 Err(error) => error,
             };
             let may_pass = match &error {
-                // Another life of it has read this, or a service is not served yet, or not any more.
+                // Another incarnation of the peer has read this, or the service is not served yet,
+                // or no longer.
                 AgentError::Refused { mismatch, .. } => matches!(
                     mismatch,
                     Mismatch::Incarnation { .. }
                         | Mismatch::NoSuchService { .. }
                         | Mismatch::ServiceChanged { .. }
                 ),
-                // It may have died after its answer. One that lives answers again, and is no better.
+                // The peer may have died after its answer, so try once more. If it lives, its
+                // second answer is no better.
                 AgentError::Connect(_) => {
                     broken.replace(theirs.incarnation) != Some(theirs.incarnation)
                 }
@@ -462,7 +468,7 @@ impl AgentState {
         }
     }
 
-    /// Waits until the service that is dialled is served, and can be reached.
+    /// Waits until the requested service is served and its peer can be reached.
     async fn find_service(
         self: &Rc<Self>,
         dial: &ConnectService,
@@ -481,7 +487,7 @@ impl AgentState {
         self.find(&dial.peer, started, dial.timeout, check).await
     }
 
-    /// Opens the channels to a service: one, or two if parallel methods of it are wanted.
+    /// Opens the channels to a service: one, or two if its parallel methods are needed.
     async fn open_all(
         &self,
         dial: &ConnectService,
@@ -500,7 +506,7 @@ impl AgentState {
         Ok((channel, parallel))
     }
 
-    /// The way to a service of this agent, once it is served.
+    /// Connects to a service of this agent, once it is served.
     async fn dial_self(
         self: &Rc<Self>,
         dial: &ConnectService,
@@ -565,7 +571,7 @@ impl AgentState {
         let (tell, told) = oneshot::channel();
         {
             let mut dialing = self.dialing.borrow_mut();
-            // Of attempts that were given up.
+            // Removes the opens that were given up.
             dialing.retain(|_, tell| !tell.is_closed());
             dialing.insert(id, tell);
         }
@@ -612,8 +618,8 @@ impl AgentState {
         channels.push((life, Arc::downgrade(channel)));
     }
 
-    /// Waits until `peer` is registered and its descriptor passes `check`. A service that is missing may still
-    /// be about to be served, so that is waited for too; other mismatches are final.
+    /// Waits until `peer` is registered and its descriptor passes `check`. A missing service may
+    /// still be about to be served, so this waits for it, too; any other mismatch is final.
     async fn find<T>(
         self: &Rc<Self>,
         peer: &str,
@@ -678,7 +684,7 @@ impl AgentState {
         }
     }
 
-    /// Adds `peer` to those that we want to be connected with.
+    /// Adds `peer` to the peers that this agent wants to be connected with.
     async fn declare(&self, peer: &str) -> Result<(), AgentError> {
         if !self.wanted.borrow_mut().insert(peer.to_owned()) {
             return Ok(());
@@ -806,13 +812,14 @@ impl AgentState {
     fn take_answer(&self, answer: Answer) {
         match self.dialing.borrow_mut().remove(&answer.id) {
             Some(waiter) => drop(waiter.send(answer.result)),
-            // FENCE-1: an answer to an open that has timed out, or to an earlier life of ours.
+            // FENCE-1: the answer is to an open that has timed out, or to an earlier incarnation of
+            // this agent.
             None => tracing::debug!(id = answer.id, "answer to an unknown open skipped"),
         }
     }
 
-    /// Takes `peer` out of those that we want to be connected with. Otherwise the server would leave a notice for it when
-    /// we leave, which nobody ever reads.
+    /// Removes `peer` from the peers that this agent wants to be connected with. Otherwise the
+    /// server would leave it a notice when this agent leaves, and nobody would ever read that.
     fn want_no_more(self: &Rc<Self>, peer: &str) {
         if !self.wanted.borrow_mut().remove(peer) {
             return;
@@ -825,10 +832,11 @@ impl AgentState {
         });
     }
 
-    /// The control plane says that `peer` has left.
+    /// Handles the control plane's report that `peer` has left.
     fn peer_left(self: &Rc<Self>, peer: &str) {
         if let Some(incarnation) = self.reachable(peer) {
-            // FENCE-1: it is another life of it that has left; if it is this one, its monitor says so.
+            // FENCE-1: another incarnation of the peer has left. If it is this one, the monitor
+            // reports that itself.
             return tracing::debug!(%peer, incarnation, "an earlier life of a peer has left");
         }
         tracing::info!(%peer, "peer left");
@@ -838,7 +846,7 @@ impl AgentState {
             let mut pairs = self.pairs.borrow_mut();
             pairs.unpark(peer);
             match pairs.get(peer) {
-                // The proxy being made is for the life to come.
+                // A proxy in the making stays: it is for the peer's next incarnation.
                 Some(Pair::Dialing(_)) => None,
                 _ => pairs.remove(peer),
             }
@@ -880,7 +888,7 @@ impl AgentState {
             return Err(AgentError::ShutDown);
         }
         let services = self.services.take();
-        // Who shuts down after its last answer means that to arrive.
+        // A program that shuts down after its last answer expects that answer to arrive.
         join_all(services.values().map(|service| service.flush(LAST_ANSWERS))).await;
         let cleaned = self.control().clean_up().await;
         self.end_lines().await;
@@ -908,7 +916,7 @@ impl AgentState {
     }
 }
 
-/// Whether a caller means this life of ours (FENCE-1), and speaks as we do.
+/// Checks that a caller means this incarnation (FENCE-1), and uses the same wire version.
 fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch> {
     if meant != found {
         return Err(Mismatch::Incarnation { meant, found });
@@ -922,10 +930,10 @@ fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch>
     Ok(())
 }
 
-/// What is known of a peer.
+/// The result of looking up a peer.
 enum PeerLookup {
     Unknown,
-    /// Native, but it has not described itself yet.
+    /// The peer is native, but has not published its descriptor yet.
     Silent,
     Found(Descriptor),
     Dlslime(PeerRecord),
@@ -933,7 +941,7 @@ enum PeerLookup {
 
 /// A peer that can be connected with.
 enum Found<T> {
-    /// One that passed a check, with the outcome.
+    /// A native peer that passed the check, with the outcome.
     Native(Descriptor, T),
     /// A DLSlime peer, about which little can be checked.
     Dlslime(PeerRecord),

@@ -1,3 +1,3 @@
-//! What only DLSlime peers are told.
+//! Messages that only DLSlime peers exchange.
 
 pub(crate) mod qp_ready;

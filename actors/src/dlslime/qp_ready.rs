@@ -1,8 +1,8 @@
-//! `qp_ready`: the mail by which DLSlime peers tell each other their queue pairs.
+//! `qp_ready`: the message by which DLSlime peers send each other their queue pairs.
 //!
-//! Whoever reads one may be asked to connect or be answered; the two look the same. An answer mirrors the path of
-//! what it answers: its `src_device` is the `dst_device` that was received, verbatim, or the peer takes it for another
-//! connection.
+//! A `qp_ready` may be a request to connect or the answer to one; the two look the same. An answer
+//! mirrors the path of the request: its `src_device` is the received `dst_device`, verbatim, or the
+//! peer takes it for another connection.
 
 use serde_json::{Value, json};
 use slimerpc::channel::{GidHalves, QueuePairInfo};
@@ -10,7 +10,8 @@ use slimerpc::control::{Mail, topology};
 use slimerpc::fabric::LinkType;
 
 const KIND: &str = "qp_ready";
-/// More than anybody needs, and what a completion can tell apart.
+/// Most queue pairs in one message: more than any peer needs, and as many as a completion can
+/// distinguish.
 const MAX_QUEUE_PAIRS: usize = 64;
 
 /// A peer's queue pairs, and the path on which it wants to be connected.
@@ -21,20 +22,21 @@ pub(crate) struct QpReady {
     pub(crate) path: Path,
 }
 
-/// Between which devices a connection runs, from our side.
+/// The two devices of a connection, from this side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Path {
-    /// Our device as the peer names it; `None` if it leaves the choice to us.
+    /// This agent's device as the peer names it; `None` if the peer leaves the choice to this
+    /// agent.
     pub(crate) ours: Option<String>,
     /// The peer's device.
     pub(crate) theirs: Option<String>,
     /// Port of both devices.
     pub(crate) port: u32,
-    /// What both are attached to; `None` if it was not said.
+    /// The kind of link of both devices; `None` if the message does not say.
     pub(crate) link: Option<LinkType>,
 }
 
-/// A `qp_ready` that cannot be used.
+/// Why a `qp_ready` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("field `{field}`: {reason}")]
 pub(crate) struct BadQpReady {
@@ -43,12 +45,12 @@ pub(crate) struct BadQpReady {
 }
 
 impl QpReady {
-    /// Whether `mail` is one.
+    /// Returns whether `mail` is a `qp_ready`.
     pub(crate) fn is(mail: &Mail) -> bool {
         mail.kind == KIND
     }
 
-    /// Reads one.
+    /// Reads a `qp_ready`.
     pub(crate) fn read(mail: &Mail) -> Result<Self, BadQpReady> {
         let peer = mail.peer().filter(|peer| !peer.is_empty());
         let peer = peer.ok_or_else(|| bad("peer", "it is missing"))?.to_owned();
@@ -67,7 +69,7 @@ impl QpReady {
     }
 }
 
-/// The mail that tells `peer` our queue pairs. `path` is the one to connect on.
+/// Makes the message that tells `peer` this agent's queue pairs. `path` is the one to connect on.
 pub(crate) fn mail(me: &str, peer: &str, queue_pairs: &[QueuePairInfo], path: &Path) -> Mail {
     let (ours, theirs) = (path.ours.as_deref(), path.theirs.as_deref());
     let (ours, theirs) = (ours.unwrap_or_default(), theirs.unwrap_or_default());
@@ -145,7 +147,7 @@ fn path(meta: &Field, queue_pairs: usize) -> Result<Path, BadQpReady> {
     })
 }
 
-/// A JSON value and where it stands, for messages.
+/// A JSON value and its path, for error messages.
 struct Field {
     name: String,
     value: Value,
@@ -250,7 +252,7 @@ impl Field {
     }
 }
 
-/// Shortened: a peer may have written anything.
+/// The error for a field. The value is shortened, because a peer may have written anything.
 fn bad(field: &str, reason: impl ToString) -> BadQpReady {
     BadQpReady {
         field: field.to_owned(),

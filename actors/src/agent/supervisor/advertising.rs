@@ -1,8 +1,9 @@
-//! Having services found by agents that do not know our alias.
+//! Registers services with the control plane, for discovery by type.
 //!
-//! A service for everybody is registered as an entity of the control plane; one that is narrowed to a peer, or served one
-//! request at a time, is not, as whoever found it could not rely on being served. The registration is an offer on the side: it
-//! never fails a service, and delays one only as long as the control plane answers quickly.
+//! A service that accepts any caller is registered as an entity of the control plane. A service
+//! that is limited to a peer, or served one request at a time, is not: a stranger could not rely on
+//! it. Registration is optional: its failure never fails a service, and serving waits for it only
+//! as long as the control plane answers quickly.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,12 +17,14 @@ use tokio::time::{sleep, timeout};
 
 use super::AgentState;
 
-/// How long serving, or ending a service, waits for the control plane to know it. After that it is told all the same.
+/// How long serving, or ending a service, waits for the control plane. After that the registration
+/// goes on in the background.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Between attempts.
+/// Pauses between attempts.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(500), Duration::from_secs(15));
 
-/// Ids of the entities of services that are advertised, by service. One that is served again has another.
+/// Ids of the entities of advertised services, by service name. A service that is served again gets
+/// another id.
 #[derive(Default)]
 pub(super) struct Advertised(RefCell<HashMap<String, String>>);
 
@@ -32,7 +35,7 @@ impl Advertised {
 }
 
 impl AgentState {
-    /// Advertises a service, which has been published.
+    /// Advertises a service after it was published.
     pub(super) async fn advertise(self: &Rc<Self>, table: &ServiceTable, type_name: &str) {
         let number = self.next.replace(self.next.get().wrapping_add(1));
         let incarnation = self.descriptor.borrow().incarnation;
@@ -61,14 +64,15 @@ impl AgentState {
         let _ = timeout(PATIENCE, actix::spawn(trying)).await;
     }
 
-    /// Tries until it is done, no longer wanted, or known to be useless.
+    /// Repeats until the registration succeeds, is no longer wanted, or is known to be useless.
     async fn keep_advertising(self: Rc<Self>, service: String, entity: Entity) {
         let mut pauses = BACKOFF.pauses();
         while !self.left.get() && self.advertised.has(&service, &entity.id) {
             let pause = pauses.take();
             match self.control().advertise(entity.clone()).await {
                 Ok(()) => return,
-                // An old server, maybe. Heartbeats look whether that is still so.
+                // The server may be an old one without entities. Heartbeats check whether that is
+                // still so.
                 Err(
                     error @ ControlError::Refused {
                         status: 400..=499, ..
@@ -85,7 +89,7 @@ impl AgentState {
         }
     }
 
-    /// Has a service no longer be found.
+    /// Removes a service from discovery.
     pub(super) async fn retract(self: &Rc<Self>, service: &str) {
         let Some(id) = self.advertised.0.borrow_mut().remove(service) else {
             return;

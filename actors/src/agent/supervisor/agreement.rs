@@ -1,9 +1,10 @@
-//! Whether both sides of a connection mean the same by a service (TYPE-1).
+//! Checks that both sides of a connection declare the same service (TYPE-1).
 //!
-//! The server publishes a table with the types of each method; the caller compares it with what it declares, whenever it connects
-//! a proxy: at first, again after a loss, and for a service of its own agent. It calls only methods that both declare with the
-//! same types, so it does not matter how a call is made: by a group, as a message that nobody waits for, as a stream.
-//! Their numbers are those of the table that was read, so the caller says which one that was.
+//! The server publishes a table with the types of each method. The caller compares it with its own
+//! declaration whenever it connects a proxy: at first, again after a loss, and for a service of its
+//! own agent. It calls only methods that both declare with the same types, however a call is made:
+//! by a group, as a message that nobody waits for, as a stream. Method numbers are those of the
+//! table that was read, so the caller's open says which table that was.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -12,10 +13,11 @@ use slimerpc::channel::{Mismatch, ServiceTable};
 
 use super::AgentState;
 
-/// Peers that are remembered to have been told of; others choose their names.
+/// Most peers for which the log line is remembered; others choose their names.
 const MOST: usize = 1024;
 
-/// Peers of earlier releases, whose types cannot be compared with ours, with the service. Each is logged once.
+/// Peers of earlier releases, whose types cannot be compared, with the service. Each is logged
+/// once.
 #[derive(Default)]
 pub(super) struct Untyped(RefCell<HashSet<(String, String)>>);
 
@@ -27,7 +29,7 @@ impl Untyped {
 }
 
 impl AgentState {
-    /// A service of `peer` is about to be called: says what of it cannot be.
+    /// Logs which methods of a service of `peer` cannot be called.
     pub(super) fn note_agreement(&self, peer: &str, ours: &ServiceTable, theirs: &ServiceTable) {
         for mismatch in theirs.differences(ours) {
             tracing::warn!(
@@ -46,7 +48,7 @@ impl AgentState {
         }
     }
 
-    /// Whether `table` is that of the service which is served here by now.
+    /// Checks that `table` is that of the service as it is served now.
     pub(super) fn check_table(
         &self,
         peer: &str,

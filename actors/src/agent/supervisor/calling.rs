@@ -1,4 +1,4 @@
-//! Calling a DLSlime peer.
+//! Calls DLSlime peers.
 //!
 //! ```text
 //!   we                                               peer
@@ -23,24 +23,25 @@ use super::{AgentState, ConnectService, FIRST_LOOK};
 use crate::AgentError;
 use crate::dlslime::qp_ready::{self, Path, QpReady};
 
-/// How long a fresh `qp_ready` is waited for before one is used that lay in our mail: that may be of an earlier life
-/// of the peer, but a peer that began at the same time as we will send no other.
+/// How long to wait for a fresh `qp_ready` before one is used that was in the mailbox already. The
+/// old one may be of an earlier incarnation of the peer, but a peer that started at the same time
+/// sends no other.
 const GRACE: Duration = Duration::from_secs(1);
-/// Between two looks for the peer's mailbox.
+/// Pause between two checks for the peer's mailbox.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Who connects with a peer.
+/// Which task connects with a peer.
 enum Claim {
-    /// Nobody has to any more.
+    /// None: the peer is connected.
     Connected(Arc<ClientChannel>),
-    /// We do, and are told of its `qp_ready`.
+    /// This one; it receives the peer's `qp_ready`.
     Ours(mpsc::Receiver<QpReady>),
-    /// Another proxy's maker.
+    /// The task of another proxy.
     Others,
 }
 
 impl AgentState {
-    /// The channel to a DLSlime peer, made if there is none.
+    /// Returns the channel to a DLSlime peer, and makes it if there is none.
     pub(super) async fn call_dlslime(
         &self,
         dial: &ConnectService,
@@ -77,7 +78,8 @@ impl AgentState {
         }
     }
 
-    /// Takes it upon us to connect with `peer`, unless that is done or under way.
+    /// Claims the task to connect with `peer`, unless the peer is connected or another task is
+    /// connecting.
     fn claim(&self, peer: &str) -> Result<Claim, AgentError> {
         let mut pairs = self.pairs.borrow_mut();
         match pairs.get(peer) {
@@ -132,7 +134,7 @@ impl AgentState {
                     "its mailbox, which it publishes when it serves",
                 ));
             }
-            // It may have been an earlier life that we are connected with, whose successor answers now.
+            // The connection may be with an earlier incarnation, whose successor answers now.
             if let Ok(Some(ready)) = timeout(LOOK, mail.recv()).await
                 && ready.queue_pairs != theirs
             {
@@ -144,7 +146,7 @@ impl AgentState {
         Ok((channel, theirs))
     }
 
-    /// Connects to the queue pairs that the peer answers with.
+    /// Connects to the queue pairs in the peer's answer.
     async fn reach(
         &self,
         dialer: &mut Dialer,
@@ -184,7 +186,7 @@ impl AgentState {
         }
     }
 
-    /// The path to a DLSlime peer, from our device to the one that it would choose.
+    /// The path to a DLSlime peer, from this agent's device to the one that the peer would choose.
     pub(super) fn path_to(&self, record: &PeerRecord) -> Result<Path, AgentError> {
         let device = self.settings.devices.for_dlslime().device();
         let port = device.port();
@@ -205,7 +207,7 @@ impl AgentState {
         })
     }
 
-    /// The mailbox that a DLSlime peer has published for us.
+    /// The mailbox that a DLSlime peer has published for this agent.
     pub(super) async fn mailbox_of(&self, peer: &str) -> Result<Option<RingAddress>, AgentError> {
         let name = mailbox_name(peer, &self.alias);
         let Some(record) = self.control().lookup(peer, &name).await? else {

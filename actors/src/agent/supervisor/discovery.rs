@@ -1,4 +1,4 @@
-//! Finding services of others: a list of those that are registered, or one that is kept up to date.
+//! Lists the registered services, and keeps a list up to date.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::AgentError;
 /// Registered services by the id of their entity.
 pub(crate) type Registered = BTreeMap<String, Arc<ServiceRecord>>;
 
-/// The registered services, kept up to date; `None` before they are known.
+/// The registered services, kept up to date; `None` until they are known.
 pub(crate) type Following = watch::Receiver<Option<Arc<Registered>>>;
 
 /// Lists the registered services.
@@ -24,12 +24,12 @@ pub(crate) type Following = watch::Receiver<Option<Arc<Registered>>>;
 #[rtype(result = "Result<Registered, AgentError>")]
 pub(crate) struct ListServices;
 
-/// Begins to follow the registered services, or joins in.
+/// Begins to follow the registered services, or joins an existing subscription.
 #[derive(Message)]
 #[rtype(result = "Result<Following, AgentError>")]
 pub(crate) struct FollowServices;
 
-/// What all that follow the services of this agent's scope read from: there is one subscription, however many they are.
+/// The list that all followers in this agent's scope read: they share one subscription.
 #[derive(Default)]
 pub(super) struct Followed(RefCell<Option<watch::Sender<Option<Arc<Registered>>>>>);
 
@@ -69,7 +69,8 @@ impl AgentState {
         receiver
     }
 
-    /// Goes on until nobody reads any more or the agent leaves. Who is slow sees several changes as one, so nothing piles up.
+    /// Follows until nobody reads any more or the agent leaves. A slow reader sees several changes
+    /// as one, so nothing piles up.
     async fn keep_following(self: Rc<Self>, sender: watch::Sender<Option<Arc<Registered>>>) {
         let mut events = self.control().watch_entities(ServiceRecord::KIND);
         let mut registered = Registered::new();
@@ -83,7 +84,8 @@ impl AgentState {
             }
             sender.send_replace(Some(Arc::new(registered.clone())));
         }
-        // Between the last reader's end and this, nobody can have joined in: all is on this thread.
+        // No await lies between the last reader's end and this, so nobody can have joined: all run
+        // on this thread.
         self.followed.0.borrow_mut().take();
     }
 }

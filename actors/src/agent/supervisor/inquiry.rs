@@ -1,13 +1,13 @@
-//! What a silent connection does not tell: whether a peer is merely stalled, or its life is over. Processes that were forked
-//! from a peer that was killed keep its sockets and its device open, so that nothing of the connection ends.
+//! Finds out whether a silent peer is merely stalled, or dead. The connection does not always tell:
+//! processes that were forked from a killed peer keep its sockets and its device open.
 
 use slimerpc::channel::Descriptor;
 
 use super::AgentState;
 
 impl AgentState {
-    /// Whether it is proved that this life of `peer` is over: another one is registered under its alias, or its process has
-    /// ended. False if the control plane cannot tell.
+    /// Returns whether this incarnation of `peer` is proved to be over: another one is registered
+    /// under its alias, or its process has ended. False if the control plane cannot tell.
     pub(super) async fn is_life_over(&self, peer: &str, life: u64) -> bool {
         let Ok(Some(record)) = self.control().lookup(peer, Descriptor::RECORD).await else {
             return self.is_process_gone(peer).await;
@@ -22,7 +22,7 @@ impl AgentState {
         }
     }
 
-    /// Whether the process that has registered as `peer` is proved to have ended.
+    /// Returns whether the process that has registered as `peer` is proved to have ended.
     async fn is_process_gone(&self, peer: &str) -> bool {
         let registered = self.control().peer(peer).await;
         let has_ended = matches!(registered, Ok(Some(registered)) if registered.is_gone());

@@ -1,7 +1,8 @@
-//! What ends the pauses of who waits for a peer: news of it from the control plane, or time.
+//! Ends a wait for a peer: on news from the control plane, or after a pause.
 //!
-//! The control plane tells of services that come and go, so a wait for a peer that is restarted ends milliseconds after that
-//! serves. What it does not tell of (services for one peer only, other control planes) is looked for now and then.
+//! The control plane reports services that come and go, so a wait for a restarted peer ends
+//! milliseconds after it serves. A service for one peer only is not reported, nor are services of
+//! other control planes; a poll with growing pauses finds them.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub(super) struct News {
     peer: String,
     pauses: Pauses,
     following: Option<Following>,
-    /// The peer's services, as they were told of last.
+    /// The peer's services, as of the last report.
     told: Option<Vec<Arc<ServiceRecord>>>,
 }
 
@@ -35,7 +36,7 @@ impl News {
         }
     }
 
-    /// Until there are some, for a while that gets longer each time, and no longer than `limit`.
+    /// Waits for news, for a pause that grows each time and is at most `limit`.
     pub(super) async fn wait(&mut self, limit: Duration) {
         let pause = self.pauses.take().min(limit);
         if self.following.is_none() {
@@ -46,7 +47,7 @@ impl News {
         }
     }
 
-    /// Until the control plane tells something new of the peer.
+    /// Waits until the control plane reports something new about the peer.
     pub(super) async fn told(&mut self) {
         loop {
             let following = self.following.get_or_insert_with(|| self.state.follow());
@@ -76,12 +77,12 @@ fn services_of(registered: &Registered, peer: &str) -> Vec<Arc<ServiceRecord>> {
 }
 
 impl AgentState {
-    /// Waits until another life of `peer` than this one has described itself.
+    /// Waits until an incarnation of `peer` other than this one has published its descriptor.
     pub(super) async fn superseded(self: &Rc<Self>, peer: &str, life: u64) {
         let mut news = News::new(self, peer);
         loop {
             news.wait(Duration::MAX).await;
-            // An outage of the control plane is sat out.
+            // Wait through an outage of the control plane.
             if let Ok(PeerLookup::Found(theirs)) = self.look(peer).await
                 && theirs.incarnation != life
             {

@@ -1,7 +1,8 @@
-//! Connections for memory that is read and written one-sided: ours to peers' memory, and theirs to ours.
+//! Connections for one-sided memory: this agent's to the memory of peers, and the peers' to this
+//! agent's.
 //!
-//! They are made by mail as channels are, and shared by all buffers of one life of an owner. A refused access closes one;
-//! the next transfer makes another.
+//! They are made by mail, as channels are, and all buffers of one incarnation of an owner share
+//! one. A refused access closes the connection; the next transfer makes another.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -24,7 +25,7 @@ use crate::agent::builder::Settings;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
 use crate::memory::buffer::{BufferError, RdmaBuffer};
 
-/// Connections to our memory that may be there at a time.
+/// Most connections of peers to this agent's memory.
 const MAX_EXPOSED: usize = 4096;
 
 /// Connects with the owner of a buffer.
@@ -36,26 +37,26 @@ pub(crate) struct ConnectBuffer {
     pub(crate) timeout: Duration,
 }
 
-/// The way to a buffer.
+/// A connection to a buffer's memory.
 #[derive(Clone)]
 pub(crate) struct BufferConnection {
     pub(crate) connection: Arc<OneSided>,
     pub(crate) place: BufferLocation,
 }
 
-/// What an agent has of such connections.
+/// The one-sided connections of an agent.
 #[derive(Default)]
 pub(super) struct OneSidedConnections {
-    /// Ours, by the life of the owner and the kind of link.
+    /// This agent's connections, by the owner's incarnation and the kind of link.
     connections: HashMap<(String, u64, LinkType), Weak<OneSided>>,
-    /// Those that wait for the owner's answer.
+    /// Connections that wait for the owner's answer.
     dialing: HashMap<u64, oneshot::Sender<Result<QueuePairInfo, Mismatch>>>,
-    /// Peers', to our memory.
+    /// The peers' connections to this agent's memory.
     exposed: Vec<(String, Exposed)>,
 }
 
 impl OneSidedConnections {
-    /// An open connection.
+    /// Returns an open connection.
     fn open(&mut self, key: &(String, u64, LinkType)) -> Option<Arc<OneSided>> {
         self.connections
             .retain(|_, connection| connection.strong_count() > 0);
@@ -63,10 +64,10 @@ impl OneSidedConnections {
         connection.closed().is_none().then_some(connection)
     }
 
-    /// Brings the owner's answer to this dial.
+    /// Waits for the owner's answer to this open.
     fn await_answer(&mut self, id: u64) -> oneshot::Receiver<Result<QueuePairInfo, Mismatch>> {
         let (tell, told) = oneshot::channel();
-        // Of attempts that were given up.
+        // Removes the opens that were given up.
         self.dialing.retain(|_, tell| !tell.is_closed());
         self.dialing.insert(id, tell);
         told
@@ -75,12 +76,13 @@ impl OneSidedConnections {
     pub(super) fn take_answer(&mut self, answer: OneSidedAnswer) {
         match self.dialing.remove(&answer.id) {
             Some(waiter) => drop(waiter.send(answer.result)),
-            // FENCE-1: to a dial that has timed out, or of an earlier life of ours.
+            // FENCE-1: the answer is to an open that has timed out, or to an earlier incarnation of
+            // this agent.
             None => tracing::debug!(id = answer.id, "answer to an unknown open skipped"),
         }
     }
 
-    /// Closes the connections to a life of an owner that is lost.
+    /// Closes the connections to an incarnation of an owner that is lost.
     pub(super) fn life_lost(&mut self, peer: &str, incarnation: u64, cause: &LossCause) {
         self.exposed.retain(|(_, end)| !end.is_over());
         self.connections.retain(|(owner, life, _), connection| {
@@ -92,7 +94,7 @@ impl OneSidedConnections {
         });
     }
 
-    /// Closes what belongs to a peer that has left.
+    /// Closes the connections of a peer that has left.
     pub(super) fn peer_left(&mut self, peer: &str) {
         self.exposed.retain(|(owner, _)| owner != peer);
         self.connections.retain(|(owner, ..), connection| {
@@ -104,7 +106,7 @@ impl OneSidedConnections {
         });
     }
 
-    /// Closes everything.
+    /// Closes all connections.
     pub(super) fn end(&mut self) {
         for connection in self.connections.values().filter_map(Weak::upgrade) {
             connection.close(LossCause::ShutDown);
@@ -208,7 +210,7 @@ impl AgentState {
         Ok(connected.map_err(AgentError::from)?)
     }
 
-    /// A peer wants to reach memory of ours.
+    /// Answers a peer that asks for a connection to this agent's memory.
     pub(super) async fn answer_one_sided(self: Rc<Self>, peer: String, open: OneSidedOpen) {
         let answer = OneSidedAnswer {
             id: open.id,

@@ -1,8 +1,9 @@
 //! Connections with DLSlime peers: one for each pair of aliases, in one direction.
 //!
-//! A native peer opens a channel for each proxy; a DLSlime peer has one connection with us, and both its ends must
-//! have published a mailbox before either writes. Requests and replies share the mailbox's slots, so the connection
-//! is used in one direction: we call ([`calling`](super::calling)) or we serve ([`serving`](super::serving)).
+//! A native peer opens a channel for each proxy. A DLSlime peer has one connection with this agent,
+//! and both ends must have published a mailbox before either writes. Requests and replies share the
+//! mailbox's slots, so the connection is used in one direction: this agent calls
+//! ([`calling`](super::calling)) or it serves ([`serving`](super::serving)).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,39 +15,39 @@ use tokio::task::AbortHandle;
 
 use crate::dlslime::qp_ready::QpReady;
 
-/// Peers whose `qp_ready` is kept until we serve or call them.
+/// Most peers whose `qp_ready` is kept until this agent serves or calls them.
 const MAX_PARKED: usize = 1024;
 
-/// The connections, and what is known of peers that have none.
+/// The connections, and what is known of peers without one.
 #[derive(Default)]
 pub(super) struct Pairs {
     by_peer: HashMap<String, Pair>,
-    /// The latest `qp_ready` of peers for whom there is nothing to connect yet.
+    /// The latest `qp_ready` of peers that there is no reason to connect with yet.
     parked: HashMap<String, QpReady>,
     queue_pairs: HashMap<String, usize>,
 }
 
 /// The connection with one peer.
 pub(super) enum Pair {
-    /// A proxy is being made; it is told of every `qp_ready`.
+    /// A proxy is being made; it receives every `qp_ready`.
     Dialing(mpsc::Sender<QpReady>),
     /// All proxies to the peer share this channel.
     Calling {
         channel: Arc<ClientChannel>,
         theirs: Vec<QueuePairInfo>,
     },
-    /// The peer calls a service of ours.
+    /// The peer calls a service of this agent.
     Serving(Serving),
 }
 
-/// See [`Pair::Serving`].
+/// A connection through which a DLSlime peer calls a service of this agent.
 pub(super) struct Serving {
     pub(super) service: String,
-    /// The peer's queue pairs; empty until it has told them.
+    /// The peer's queue pairs; empty until the peer has sent them.
     pub(super) theirs: Vec<QueuePairInfo>,
-    /// Whether our queue pairs are connected to them.
+    /// Whether this agent's queue pairs are connected to them.
     pub(super) reached: watch::Sender<bool>,
-    /// Connects, then waits for the peer's mailbox.
+    /// The task that connects, and then waits for the peer's mailbox.
     pub(super) task: Option<AbortHandle>,
 }
 
@@ -71,7 +72,7 @@ impl Pairs {
         self.by_peer.remove(peer)
     }
 
-    /// Does something with each.
+    /// Calls `work` for each connection.
     pub(super) fn each(&self, work: impl FnMut(&Pair)) {
         self.by_peer.values().for_each(work);
     }
@@ -88,17 +89,17 @@ impl Pairs {
         self.parked.insert(ready.peer.clone(), ready);
     }
 
-    /// The `qp_ready` kept for `peer`.
+    /// Takes the `qp_ready` that is kept for `peer`.
     pub(super) fn unpark(&mut self, peer: &str) -> Option<QpReady> {
         self.parked.remove(peer)
     }
 
-    /// All that are kept.
+    /// Takes all that are kept.
     pub(super) fn unpark_all(&mut self) -> Vec<QpReady> {
         self.parked.drain().map(|(_, ready)| ready).collect()
     }
 
-    /// How many queue pairs a connection that we begin has.
+    /// How many queue pairs a connection has that this agent begins.
     pub(super) fn queue_pairs(&self, peer: &str) -> usize {
         self.queue_pairs.get(peer).copied().unwrap_or(1)
     }
@@ -107,7 +108,7 @@ impl Pairs {
         self.queue_pairs.insert(peer.to_owned(), count);
     }
 
-    /// Ends the connections that `which` says, and names their peers.
+    /// Ends the connections that `which` selects, and returns their peers.
     pub(super) fn end(&mut self, which: impl Fn(&Pair) -> bool) -> Vec<String> {
         let ended = self.by_peer.extract_if(|_, pair| which(pair));
         ended
@@ -126,7 +127,7 @@ pub(super) fn mailbox_name(owner: &str, peer: &str) -> String {
     format!("rpc:mailbox:{owner}:{peer}")
 }
 
-/// The record of our mailbox for `peer`.
+/// The record of this agent's mailbox for `peer`.
 pub(super) fn mailbox_record(
     me: &str,
     peer: &str,

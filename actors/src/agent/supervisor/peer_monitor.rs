@@ -1,7 +1,13 @@
-//! Monitors of native peers: one for each peer, with a queue pair on which both ends send heartbeats.
+//! Monitors of native peers. Each has a queue pair to one peer, on which both ends send heartbeats.
 //!
-//! Which end connects with which is decided by a [`PeerConnection`]; this module carries out its actions.
-//! While a monitor is up, a task of its own listens and sends heartbeats. A monitor that goes down takes with it everything that belongs to that life of the peer.
+//! A [`PeerConnection`] decides which end connects with which; this module carries out its actions.
+//! Each monitor has a task ([`AgentState::keep`]), which waits for input, for the peer's heartbeats
+//! and for time. When a monitor goes down, everything that belongs to that incarnation of the peer
+//! ends with it: channels, one-sided connections, and its place as a caller of services.
+//!
+//! The task never holds the borrow of [`MonitorState`] while it acts on the rest of the agent,
+//! because that may come back to the same monitor: [`PeerMonitor::advance`] collects [`Effect`]s
+//! under the borrow, and the task carries them out afterwards.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -28,19 +34,21 @@ use crate::AgentError;
 use crate::agent::handshake_json::{HandshakeJson, LinkEndpoint};
 use crate::client::watch::{PeerEvent, Watch};
 
-/// Limit of monitors that peers opened and no local user wants; further ones are not answered.
+/// Most monitors that peers opened and no local user wants. Further peers are not answered.
 const MAX_MONITORS: usize = 4096;
-/// Events of a peer that are kept for who is slow to read them.
+/// Number of events of a peer that are kept for slow readers.
 const EVENTS: usize = 64;
-/// An attempt to reach the life of a peer that was lost is not made more often, as it is most likely dead.
+/// Pause between attempts to reach the incarnation that was lost: it is most likely dead, although
+/// its record still names it.
 const STALE_RETRY: Duration = Duration::from_secs(2);
-/// Between two questions to the control plane whether a stalled peer is gone.
+/// Time between two questions to the control plane whether a stalled peer is gone.
 const INQUIRY: Duration = Duration::from_secs(2);
-/// How long a farewell may take to arrive.
+/// How long a goodbye may take to arrive.
 const GOODBYE: Duration = Duration::from_millis(50);
-/// A life that is doubted and has not ended by then goes on: it takes about 2 s to notice that an RDMA peer is gone.
+/// How long a doubt about an incarnation lasts. It takes about 2 s to notice that an RDMA peer is
+/// gone; a peer that is still connected after this time is trusted again.
 const DOUBT: Duration = Duration::from_secs(3);
-/// By so much a sign of life may be older than it says: its age is in milliseconds.
+/// Error of a heartbeat's age, which is in milliseconds.
 const AGE_ERROR: Duration = Duration::from_millis(5);
 const RETRY_TIMING: RetryTiming = RetryTiming {
     answer: Duration::from_millis(500),
@@ -52,21 +60,22 @@ const RETRY_TIMING: RetryTiming = RetryTiming {
 #[derive(Default)]
 pub(super) struct PeerMonitors(RefCell<HashMap<String, Rc<PeerMonitor>>>);
 
-/// See the [module](self).
+/// The monitor of one peer.
 pub(super) struct PeerMonitor {
     peer: String,
     core: RefCell<MonitorState>,
-    /// Something was put in for the task.
+    /// Notified when there is input for the task.
     woken: Notify,
-    /// There once somebody watches: it takes up some memory.
+    /// Made when somebody first watches, because it takes some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
-    /// The life of the peer that can be reached.
+    /// The incarnation of the peer that can be reached.
     up: watch::Sender<Option<u64>>,
-    /// When the peer gave its last sign of life that has been noticed.
+    /// When the last heartbeat that was noticed was sent.
     heard: watch::Sender<Instant>,
-    /// When there was last reason to think that the life that can be reached is over: a connection to it has ended.
+    /// When a channel to the present incarnation last ended. That is a reason to doubt it: a device
+    /// may report the end of one queue pair before that of another.
     doubted: Cell<Option<Instant>>,
-    /// How its last life ended, if there is no other.
+    /// How the last incarnation ended, if there is no other.
     ended: RefCell<Option<PeerEvent>>,
 }
 
@@ -76,14 +85,16 @@ impl PeerMonitor {
         events.subscribe()
     }
 
-    /// Whether nothing was heard of the peer since there was reason to think that it is gone, and it may be so unnoticed.
+    /// Returns whether the peer may be gone unnoticed: there was a recent reason to doubt it, and
+    /// no heartbeat was sent since.
     pub(super) fn is_doubted(&self) -> bool {
         let is_recent = |doubted: &Instant| doubted.elapsed() < DOUBT;
         let doubted = self.doubted.get().filter(is_recent);
         doubted.is_some_and(|doubted| *self.heard.borrow() <= doubted + AGE_ERROR)
     }
 
-    /// The life of the peer that can be reached; of one that is doubted, once it is known. `None` if there is none.
+    /// Waits while the peer's incarnation is doubted, and returns the one that can be reached;
+    /// `None` if there is none.
     async fn certain_life(&self) -> Option<u64> {
         let (mut up, mut heard) = (self.up.subscribe(), self.heard.subscribe());
         loop {
@@ -95,7 +106,7 @@ impl PeerMonitor {
             tokio::select! {
                 changed = up.changed() => changed.ok()?,
                 changed = heard.changed() => changed.ok()?,
-                // Heartbeats may be set to be rare.
+                // The doubt ends by itself after this time: heartbeats may be set to be rarer.
                 () = sleep(DOUBT) => {}
             }
         }
@@ -111,16 +122,16 @@ impl PeerMonitor {
 struct MonitorState {
     link: PeerConnection<LinkEndpoint>,
     inputs: VecDeque<Input<LinkEndpoint>>,
-    /// The end that there is, if there is one.
+    /// This side's end of the connection, if there is one.
     end: Option<MonitoredEnd>,
-    /// What the peer's last open is attached to.
+    /// The session that the peer opened last, and the kind of link that it uses.
     opened: Option<(Session, LinkType)>,
-    /// What our next open is to be attached to.
+    /// The kind of link that the next open of this side uses.
     found: LinkType,
     was_up: bool,
-    /// The life that was lost last, and when it may be tried again.
+    /// The incarnation that was lost last, and when it may be tried again.
     lost: Option<(u64, Instant)>,
-    /// Why the monitor will go down next.
+    /// Why the monitor goes down, once its session is drained.
     cause: Option<LossCause>,
 }
 
@@ -128,20 +139,21 @@ struct MonitoredEnd {
     session: Session,
     heartbeat: Heartbeat,
     events: Rc<CompletionEvents>,
-    /// Once it is up: the life of the peer, and what is known of that.
+    /// Set once the session is up: the incarnation of the peer, and its liveness.
     up: Option<(u64, Liveness)>,
-    /// Whether the other end is certain to be up as well. Until then its end is that of an attempt, not of a life.
+    /// Whether the other end is known to be up, too. If the connection ends before, an attempt has
+    /// failed and no peer is lost.
     is_certain: bool,
     beat: HeartbeatTiming,
     next_beat: Instant,
-    /// When the control plane is asked next whether a stalled peer is gone.
+    /// When the control plane is next asked whether a stalled peer is gone.
     next_inquiry: Instant,
-    /// Whether the peer is on this host, so that it is known how old a sign of life is, and to be noticed only when ours is
-    /// given. Nobody is woken for it then.
+    /// Whether the peer is on this host. Its heartbeats then carry their age by the shared clock,
+    /// so this side need not wake for them: it reads them when it sends its own.
     is_here: bool,
 }
 
-/// What is to be done when nothing of a monitor is borrowed.
+/// What the task does after the borrow of the monitor has ended.
 enum Effect {
     LookUp,
     Send(HandshakeMessage<LinkEndpoint>),
@@ -149,13 +161,13 @@ enum Effect {
     Up(u64),
     Down(u64, LossCause),
     Told(PeerEvent),
-    /// This life of the peer gives no signs of life.
+    /// This incarnation of the peer sends no heartbeats: find out whether it is gone.
     Inquire(u64),
-    /// The peer gave a sign of life then.
+    /// The peer sent a heartbeat at this time.
     HeartbeatEvent(Instant),
 }
 
-/// Follows what becomes of a peer.
+/// Begins to watch a peer.
 #[derive(Message)]
 #[rtype(result = "Result<Watch, AgentError>")]
 pub(crate) struct Follow {
@@ -199,7 +211,7 @@ impl AgentState {
         }
         let (tell, told) = oneshot::channel();
         actix::spawn(async move {
-            // Nobody may be watching any more.
+            // The watcher may have gone.
             let _ = tell.send(monitor.certain_life().await);
         });
         let connected = |incarnation| PeerEvent::Connected { incarnation };
@@ -207,7 +219,7 @@ impl AgentState {
         Ok(Watch::new(known, events))
     }
 
-    /// Takes note of channels to the life that a monitor is up with which have ended.
+    /// Doubts the present incarnation if one of its channels has ended.
     fn doubt_lost(&self, monitor: &PeerMonitor) {
         let Some(up) = *monitor.up.borrow() else {
             return;
@@ -223,7 +235,7 @@ impl AgentState {
         }
     }
 
-    /// A connection to this life of `peer` has ended.
+    /// Doubts this incarnation of `peer`, because a connection to it has ended.
     pub(super) fn doubt(&self, peer: &str, life: Option<u64>) {
         if life.is_some()
             && let Some(monitor) = self.monitors.0.borrow().get(peer)
@@ -242,7 +254,7 @@ impl AgentState {
     ) -> Result<(), AgentError> {
         let monitor = self.want_line(peer);
         self.doubt_lost(&monitor);
-        // So that the monitor knows that somebody is interested.
+        // A subscription keeps the monitor: without an interested user it would give up.
         let _interest = monitor.subscribe();
         let mut up = monitor.up.subscribe();
         let alive = async {
@@ -261,34 +273,34 @@ impl AgentState {
         }
     }
 
-    /// The monitor to `peer`, which is wanted from now on.
+    /// Returns the monitor of `peer`, and keeps it connected from now on.
     pub(super) fn want_line(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
         let monitor = self.monitor(peer);
         monitor.put(Input::Want);
         monitor
     }
 
-    /// Waits until `peer` can be reached, but no longer than `limit`.
+    /// Waits until `peer` can be reached, at most for `limit`.
     pub(super) async fn await_line(self: &Rc<Self>, peer: &str, limit: Duration) -> bool {
         let mut up = self.want_line(peer).up.subscribe();
         let reached = timeout(limit, up.wait_for(Option::is_some)).await;
         matches!(reached, Ok(Ok(_)))
     }
 
-    /// Waits until this is not the life of `peer` any more that can be reached.
+    /// Waits until `peer` can no longer be reached as this incarnation.
     pub(super) async fn life_over(self: &Rc<Self>, peer: &str, life: Option<u64>) {
         let mut up = self.want_line(peer).up.subscribe();
-        // An error: the monitor is gone, and with it the life.
+        // An error means that the monitor is gone, and with it the incarnation.
         let _ = up.wait_for(|up| *up != life).await;
     }
 
-    /// The life of `peer` that is known to be there.
+    /// The incarnation of `peer` that can be reached.
     pub(super) fn reachable(&self, peer: &str) -> Option<u64> {
         let monitors = self.monitors.0.borrow();
         monitors.get(peer).and_then(|monitor| *monitor.up.borrow())
     }
 
-    /// There is reason to think that `peer` can be reached.
+    /// Tells the monitor that `peer` can probably be reached now.
     pub(super) fn wake_monitor(&self, peer: &str) {
         if let Some(monitor) = self.monitors.0.borrow().get(peer) {
             monitor.put(Input::Wake);
@@ -327,7 +339,7 @@ impl AgentState {
         monitor
     }
 
-    /// A message has come from `peer`.
+    /// Passes a message from `peer` to its monitor.
     pub(super) fn take_letter(self: &Rc<Self>, peer: &str, message: HandshakeJson) {
         let is_known = self.monitors.0.borrow().contains_key(peer);
         if !is_known && self.monitors.0.borrow().len() >= MAX_MONITORS {
@@ -338,7 +350,7 @@ impl AgentState {
             .put(Input::HandshakeMessage(message.into()));
     }
 
-    /// The task of a monitor.
+    /// Runs a monitor: carries out its effects, and waits for input, heartbeats and time.
     async fn keep(self: Rc<Self>, monitor: Rc<PeerMonitor>) {
         let mut news = None;
         while !self.left.get() {
@@ -362,7 +374,8 @@ impl AgentState {
                     None => pending().await,
                 }
             };
-            // A monitor that is up, or comes up at once, needs none.
+            // News from the control plane is worth a subscription only while attempts fail: a new
+            // registration of the peer then ends the pause before the next one.
             if !monitor.core.borrow().link.is_in_trouble() {
                 news = None;
             } else if news.is_none() {
@@ -386,7 +399,7 @@ impl AgentState {
         }
     }
 
-    /// Nobody wants it, at either end.
+    /// Returns whether neither end wants the monitor any more.
     fn is_unwanted(&self, monitor: &PeerMonitor) -> bool {
         let core = monitor.core.borrow();
         let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
@@ -414,7 +427,7 @@ impl AgentState {
                 monitor.ended.replace(None);
                 monitor.up.send_replace(Some(incarnation));
             }
-            // Its queue is to be armed.
+            // Advance once more: that arms the completion queue of the new session.
             Effect::Listen => monitor.woken.notify_one(),
             Effect::Down(incarnation, cause) => {
                 tracing::info!(peer = monitor.peer, incarnation, %cause, "peer lost");
@@ -440,21 +453,21 @@ impl AgentState {
                     monitor.ended.replace(Some(event.clone()));
                 }
                 if let Some(events) = monitor.events.get() {
-                    // Nobody may be watching any more.
+                    // The last watcher may have gone.
                     let _ = events.send(event);
                 }
             }
         }
     }
 
-    /// Whether anybody here has to do with its peer.
+    /// Returns whether anybody in this process watches the peer or has a channel to it.
     fn is_of_interest(&self, monitor: &PeerMonitor) -> bool {
         let channels = self.channels.borrow();
         let mut live = channels.iter().filter_map(|(_, channel)| channel.upgrade());
         monitor.is_watched() || live.any(|channel| channel.peer() == monitor.peer)
     }
 
-    /// Says which life of the peer there is.
+    /// Asks the control plane for the peer's present incarnation.
     async fn look_up(&self, monitor: &PeerMonitor) {
         if !self.is_of_interest(monitor) {
             return monitor.put(Input::Leave);
@@ -466,7 +479,7 @@ impl AgentState {
         let found = match record {
             Ok(Some(record)) => serde_json::from_value::<Descriptor>(record).ok(),
             Ok(None) => None,
-            // It is asked again.
+            // The connection asks again after a timeout.
             Err(_) => return,
         };
         let here = self.descriptor.borrow().host.clone();
@@ -494,7 +507,7 @@ impl AgentState {
         monitor.woken.notify_one();
     }
 
-    /// Closes what belongs to a life of a peer.
+    /// Closes everything that belongs to an incarnation of a peer.
     pub(super) fn life_lost(&self, peer: &str, incarnation: u64, cause: &LossCause) {
         for (life, channel) in &*self.channels.borrow() {
             if *life == Some(incarnation)
@@ -512,7 +525,7 @@ impl AgentState {
         }
     }
 
-    /// Tells peers that we leave.
+    /// Says goodbye to all peers.
     pub(super) async fn end_lines(&self) {
         let monitors = self.monitors.0.take();
         let mut any = false;
@@ -539,7 +552,7 @@ impl PeerMonitor {
         self.woken.notify_one();
     }
 
-    /// When to go on, and what to listen to.
+    /// When to continue, and the events to wait for.
     fn next(&self) -> (Option<Instant>, Option<Rc<CompletionEvents>>) {
         let core = self.core.borrow();
         let end = core.end.as_ref();
@@ -548,7 +561,7 @@ impl PeerMonitor {
         (until, end.map(|end| end.events.clone()))
     }
 
-    /// Takes in what has happened.
+    /// Handles time, heartbeats and input, and returns what the task has to do.
     fn advance(&self, state: &AgentState, now: Instant) -> Vec<Effect> {
         let core = &mut *self.core.borrow_mut();
         let mut effects = Vec::new();
@@ -563,7 +576,7 @@ impl PeerMonitor {
         effects
     }
 
-    /// This life of the peer is over, if it has not given a sign of life meanwhile.
+    /// Declares this incarnation of the peer gone, unless it has sent a heartbeat meanwhile.
     fn give_up(&self, life: u64) {
         let mut core = self.core.borrow_mut();
         let is_it = |end: &&MonitoredEnd| {
@@ -584,7 +597,7 @@ impl PeerMonitor {
 }
 
 impl MonitorState {
-    /// Listens to the peer, and beats if it is time.
+    /// Reads the peer's heartbeats, and sends one when it is time.
     fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
@@ -602,7 +615,7 @@ impl MonitorState {
         }
     }
 
-    /// Both ends are up.
+    /// Notes that both ends are up.
     fn is_up(&mut self, peer: u64, effects: &mut Vec<Effect>) {
         if let Some(end) = &mut self.end {
             end.is_certain = true;
@@ -647,7 +660,9 @@ impl MonitorState {
             Action::Up { session, peer } => {
                 if let Some(end) = &mut self.end {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
-                    // Who opened is connected last, and so may begin. Whether it is, the other end knows when it hears it.
+                    // The opening end is connected last, so it may send at once, and its first
+                    // heartbeat tells the accepting end that both are up. The accepting end waits
+                    // an interval, because the opener may not be connected yet.
                     let has_opened = session.opener == peer;
                     end.next_beat = match has_opened {
                         true => later(now, end.beat.interval),
@@ -698,7 +713,7 @@ impl MonitorState {
         Ok(LinkEndpoint { link, qp })
     }
 
-    /// Dropping the end drains its queue pair (DROP-1).
+    /// Ends the session. Dropping the end drains its queue pair (DROP-1).
     fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let cause = self.cause.take().unwrap_or(LossCause::Gone);
         let Some(MonitoredEnd {
@@ -709,7 +724,8 @@ impl MonitorState {
         else {
             return;
         };
-        // A glitch is over soon; a dead one stays so.
+        // Try this incarnation once more after half the pause, in case only the connection has
+        // failed. After that it is most likely dead.
         self.lost = Some((peer, now + STALE_RETRY / 2));
         effects.push(Effect::Down(peer, cause.clone()));
         effects.push(Effect::Told(match cause {
@@ -720,7 +736,7 @@ impl MonitorState {
 }
 
 impl MonitoredEnd {
-    /// What the peer says, after which it is listened for an event.
+    /// Reads the peer's heartbeats, and arms the queue for the next event.
     fn listen(
         &mut self,
         now: Instant,
@@ -729,7 +745,8 @@ impl MonitoredEnd {
         let (is_here, interval) = (self.is_here, self.beat.interval);
         let heard_at = |heard| match (heard, Instant::now()) {
             (HeartbeatEvent::Nothing, _) => None,
-            // It came since the last look. What claims to be older by far has another clock.
+            // The heartbeat came since the last look, so it is at most an interval old. An age far
+            // beyond that means that the peer's clock is another one.
             (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
                 now.checked_sub(ago.min(interval)).or(Some(now))
             }
@@ -762,7 +779,7 @@ impl MonitoredEnd {
         } else {
             self.heartbeat.arm()?;
         }
-        // What came before that raises no event.
+        // Listen again: what arrived before the arming raises no event.
         match self.heartbeat.listen()? {
             HeartbeatEvent::Nothing => {}
             later => {
@@ -772,7 +789,7 @@ impl MonitoredEnd {
                 effects.extend(at.map(Effect::HeartbeatEvent));
                 let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
-                    // It was not, after all.
+                    // The late heartbeat had arrived already: the peer was not stalled.
                     (Some(Change::Stalled), Some(Change::Recovered)) => None,
                     (change, later) => change.or(later),
                 };

@@ -1,4 +1,4 @@
-//! Signs of life of DLSlime peers. They give none; but an empty write to one that is gone fails.
+//! Probes DLSlime peers, which send no heartbeats: an empty write to a peer that is gone fails.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -14,7 +14,7 @@ use super::pairs::Pair;
 const LATEST: Duration = Duration::from_millis(100);
 
 impl AgentState {
-    /// Writes to every DLSlime peer now and then, until the agent leaves.
+    /// Writes to every DLSlime peer at intervals, until the agent leaves.
     pub(super) async fn probe(self: Rc<Self>) {
         let device = self.settings.devices.for_dlslime().device().clone();
         let interval = self.settings.heartbeat(device.port().link_type).interval;
@@ -24,7 +24,8 @@ impl AgentState {
         }
     }
 
-    /// Those that we call at once, those that call us by way of the services that they call.
+    /// Probes the peers that this agent calls directly, and those that call it through the services
+    /// that they call.
     async fn probe_callers(&self) {
         let mut called = BTreeSet::new();
         self.pairs.borrow().each(|pair| match pair {
@@ -42,7 +43,7 @@ impl AgentState {
                 mailbox.probe();
                 Ok(())
             };
-            // An instance that has ended has no callers; one that is busy is asked again later.
+            // An instance that has ended has no callers; a busy one is asked again later.
             let _ = timeout(LATEST, running.front().mailbox(memory, probe)).await;
         }
     }

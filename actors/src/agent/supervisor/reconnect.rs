@@ -1,4 +1,4 @@
-//! Proxies whose connection is lost get another as soon as their peer can be reached.
+//! Reconnects proxies as soon as their peer can be reached again.
 
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -13,28 +13,28 @@ use super::{AgentState, ConnectService, ConnectedService, LOOKS, Supervisor};
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// Between two looks whether the proxy is still there while its peer is not.
+/// Time between two checks that the proxy still exists while its peer is away.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// A proxy, as who keeps it connected sees it.
+/// A proxy, as the task that reconnects it sees it.
 pub(crate) trait Heal: Send + Sync {
-    /// Alias of its peer.
+    /// Alias of the proxy's peer.
     fn peer(&self) -> &str;
-    /// The life of its peer that it is connected with.
+    /// Incarnation of the peer that the proxy is connected with.
     fn life(&self) -> Option<u64>;
-    /// The service that it is for.
+    /// Table of the service that the proxy is for.
     fn wanted(&self) -> &ServiceTable;
-    /// How its callers wait.
+    /// How the proxy's callers wait.
     fn wait_policy(&self) -> &WaitPolicy;
-    /// Notified when its connection is closed, or when it has gone.
+    /// Notified when the connection is closed, or when the proxy has gone.
     fn closing(&self) -> Vec<Arc<Notify>>;
-    /// What ended its connection.
+    /// What ended the connection.
     fn lost(&self) -> Option<LossCause>;
-    /// Another connection.
+    /// Gives the proxy a new connection.
     fn adopt(&self, dialled: ConnectedService);
 }
 
-/// Keeps a proxy connected for as long as it is there.
+/// Keeps a proxy connected for as long as it exists.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct KeepUp(pub(crate) Weak<dyn Heal>);
@@ -55,19 +55,19 @@ impl AgentState {
         {
             let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
             futures_util::future::select_all(closed).await;
-            // A proxy that was dropped says nothing about its peer.
+            // The end of a proxy that was dropped says nothing about its peer.
             let cause = proxy.upgrade().and_then(|proxy| proxy.lost());
             if cause.is_some_and(|cause| cause.is_of_peer()) {
                 self.doubt(&peer, life);
             }
-            // Rarely needed, and large.
+            // Boxed, because it is rarely needed and large.
             if !Box::pin(self.heal(&proxy)).await {
                 return;
             }
         }
     }
 
-    /// False if the proxy or the agent has gone.
+    /// Reconnects a proxy. Returns false if the proxy or the agent has gone.
     async fn heal(self: &Rc<Self>, proxy: &Weak<dyn Heal>) -> bool {
         let mut pauses = LOOKS.with_jitter(0.5).pauses();
         loop {
@@ -93,7 +93,8 @@ impl AgentState {
             let peer = dial.peer.clone();
             let dialled = tokio::select! {
                 dialled = self.dial(dial) => dialled,
-                // It will not answer, and the next life is not to wait until that is certain.
+                // The old incarnation will not answer; the next one must not wait until that is
+                // certain.
                 () = self.life_over(&peer, life) => continue,
             };
             match (dialled, proxy.upgrade()) {
@@ -107,7 +108,7 @@ impl AgentState {
                 }
                 (_, None) => return false,
             }
-            // Not as long as others do.
+            // Jitter: other proxies wait, too.
             sleep(pauses.take()).await;
         }
     }

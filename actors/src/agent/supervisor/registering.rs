@@ -1,4 +1,4 @@
-//! Registering, under an alias that may be that of an agent which has died.
+//! Registers the agent, possibly under the alias of an agent that has died.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use tokio::time::sleep;
 
 use crate::agent::builder::Settings;
 
-/// Between two looks whether the alias is free.
+/// Pauses between checks whether the alias is free.
 const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(2));
 
-/// Registers and gives back the alias. Waits for one that is taken, for as long as that is allowed.
+/// Registers and returns the alias. Waits for a taken alias as long as the settings allow.
 pub(super) async fn register(settings: &Settings) -> Result<String, ControlError> {
     let (started, mut pauses) = (Instant::now(), BACKOFF.pauses());
     let mut is_told = false;

@@ -1,7 +1,8 @@
-//! Serving a DLSlime peer.
+//! Serves DLSlime peers.
 //!
-//! Either side begins with its `qp_ready`, the other answers. Our mailbox is published only after the peer's was
-//! found, since the peer may write as soon as it sees ours, and we could not answer.
+//! Either side begins with its `qp_ready`, and the other answers. This agent publishes its mailbox
+//! only after it has found the peer's: the peer may write as soon as it sees the mailbox, and this
+//! agent could not answer before.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -18,10 +19,10 @@ use crate::AgentError;
 use crate::agent::serve::RunningService;
 use crate::dlslime::qp_ready::{self, QpReady};
 
-/// Between two looks for a peer's mailbox, which it may publish any time later.
+/// Pauses between checks for a peer's mailbox, which it may publish at any later time.
 const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(500));
 
-/// A peer could not be let in.
+/// Why a peer could not be admitted.
 #[derive(Debug, thiserror::Error)]
 enum Refusal {
     #[error("this agent has no device on {0}, which the peer asks for")]
@@ -35,7 +36,7 @@ enum Refusal {
 }
 
 impl AgentState {
-    /// A DLSlime peer has told its queue pairs.
+    /// Handles the `qp_ready` of a DLSlime peer.
     pub(super) fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
         let mut pairs = self.pairs.borrow_mut();
         let begun = match pairs.get(&ready.peer) {
@@ -56,7 +57,8 @@ impl AgentState {
                 return pairs.park(ready);
             }
             Some(Pair::Serving(serving)) if serving.theirs == ready.queue_pairs => return,
-            // We began and told our queue pairs already, unless this comes from a later life of the peer.
+            // This agent began and has sent its queue pairs already, unless this message is of a
+            // later incarnation of the peer.
             Some(Pair::Serving(serving)) => serving.theirs.is_empty(),
             None => false,
         };
@@ -78,7 +80,7 @@ impl AgentState {
         pairs.insert(&peer, Pair::Serving(serving));
     }
 
-    /// Lets those in who came before there was a service.
+    /// Admits peers that came before there was a service.
     pub(super) fn serve_parked(self: &Rc<Self>) {
         let parked = self.pairs.borrow_mut().unpark_all();
         for ready in parked {
@@ -86,7 +88,8 @@ impl AgentState {
         }
     }
 
-    /// The service that a DLSlime peer calls: it names none, so there can be but one, or one for this peer alone.
+    /// Finds the service that a DLSlime peer calls. The peer names none, so there must be only one,
+    /// or one for this peer alone.
     fn service_for_dlslime(&self, peer: &str) -> Option<(String, RunningService)> {
         let services = self.services.borrow();
         let serves = |only: &Option<String>| only.as_deref().is_none_or(|only| only == peer);
@@ -116,7 +119,8 @@ impl AgentState {
             Err(refusal) => {
                 tracing::warn!(%peer, %refusal, "a DLSlime peer is not let in");
                 running.dismiss(&peer, None, &LossCause::Left);
-                // This drops our own task, which has nothing left to do; a better qp_ready may follow.
+                // This drops the present task, which has nothing left to do; a better `qp_ready`
+                // may follow.
                 self.pairs.borrow_mut().remove(&peer);
             }
         }
@@ -142,7 +146,7 @@ impl AgentState {
             mut path,
             ..
         } = ready;
-        // What was published for an earlier life leads into memory that is about to go.
+        // What was published for an earlier incarnation names memory that is about to be freed.
         self.withdraw_mailbox(&peer).await;
         let who = peer.clone();
         let connect = move |mailbox: &mut Mailbox| {
@@ -199,8 +203,8 @@ impl AgentState {
             .map_err(AgentError::from)?)
     }
 
-    /// Begins to connect with a DLSlime peer. If we serve, this waits until the queue pairs are connected; if not,
-    /// the proxy that follows will connect.
+    /// Begins to connect with a DLSlime peer. If this agent serves, this waits until the queue
+    /// pairs are connected; otherwise the proxy that follows connects them.
     pub(super) async fn begin_with_dlslime(
         &self,
         record: &PeerRecord,
@@ -232,7 +236,8 @@ impl AgentState {
         }
     }
 
-    /// Tells a peer our queue pairs; what is given back says when we know its own.
+    /// Sends this agent's queue pairs to a peer. The returned receiver tells when the peer's are
+    /// known.
     async fn begin_serving(
         &self,
         record: &PeerRecord,

@@ -1,4 +1,4 @@
-//! Looking after the instances of services.
+//! Supervises the instances of services.
 
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use crate::{AgentEvent, EndCause, Restart};
 #[rtype(result = "()")]
 pub(crate) struct Ended {
     pub(crate) child: ChildId,
-    /// Of the start that it came from.
+    /// Number of the start that it came from.
     pub(crate) number: u64,
     pub(crate) cause: EndCause,
 }
@@ -35,7 +35,7 @@ impl Handler<Ended> for Supervisor {
 }
 
 impl AgentState {
-    /// Looks after a service that has been started, if it is to be.
+    /// Supervises a service that has been started, if it has a policy.
     pub(super) fn supervise(&self, name: &str, running: &RunningService, restart: Option<Restart>) {
         if let (Some(child), Some(restart)) = (running.child, restart) {
             let mut supervised = self.supervised.borrow_mut();
@@ -43,11 +43,11 @@ impl AgentState {
         }
     }
 
-    /// Looks after it no more.
+    /// Supervises a service no longer.
     pub(super) fn unsupervise(self: &Rc<Self>, running: &RunningService) {
         if let Some(child) = running.child {
             self.supervised.borrow_mut().remove(child);
-            // Others may have waited for it to start.
+            // Other services may have waited for it to start.
             self.start_due();
         }
     }
@@ -79,7 +79,7 @@ impl AgentState {
     }
 
     fn retire(self: &Rc<Self>, ending: EndingService<RunningService>) {
-        // Orders are given at once, so that they arrive in the order in which they were decided on.
+        // Commands are sent at once, so that they arrive in the order in which they were decided.
         let retired = ending.reached.serial.retire(ending.cause);
         let state = self.clone();
         actix::spawn(async move {
@@ -101,7 +101,7 @@ impl AgentState {
                 match started.await {
                     Ok(Ok(())) => state.is_up(due),
                     Ok(Err(cause)) => state.has_not_started(&due, cause),
-                    // The service has ended, and somebody has seen to that.
+                    // The service has ended, and another path has handled that.
                     Err(_) => {}
                 }
             });
@@ -152,7 +152,7 @@ impl AgentState {
         } = ending;
         tracing::error!(service, %cause, "a service is given up");
         reached.give_up();
-        // One that is being stopped is not listed any more.
+        // A service that is being stopped is not listed any more.
         let found = self.services.borrow().get(&service).cloned();
         if found.is_some_and(|running| running.child == Some(id)) {
             self.descriptor.borrow_mut().down.push(service.clone());
@@ -167,7 +167,7 @@ impl AgentState {
     }
 
     fn tell(&self, event: AgentEvent) {
-        // Nobody may be listening.
+        // The listeners may have gone.
         let _ = self.events.send(event);
     }
 }
