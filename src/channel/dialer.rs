@@ -91,6 +91,7 @@ impl Dialer {
                 count: queue_pairs,
                 sends,
                 receives,
+                spare_receives: 0,
                 owner: OWNER,
                 retry,
                 profile,

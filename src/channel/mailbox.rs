@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::bulk::Bulk;
+use super::callers::{Callers, Key};
 use super::inbound::{Inbound, RequestId};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::peer_channel::PeerChannel;
 use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
-use super::work_id::WorkId;
 use super::{
     BufferPool, ConnectError, Endpoint, Geometries, Geometry, LossCause, Profile, QueuePairInfo,
     RingAddress, ServiceInfo, Violations,
@@ -24,6 +24,8 @@ const SENDS: u32 = 2;
 /// Receives for each slot. We may not have looked at a cancel, the release of an answer, the next request in the slot and
 /// its cancel; what comes after those is sent only when that request was answered, and so everything before it seen.
 const RECEIVES: u32 = 4;
+/// For so many slots there is one more receive, which may be used up for a while before it is posted again.
+const SLOTS_OF_SPARE: u32 = 2;
 /// Callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
@@ -37,22 +39,11 @@ pub struct Mailbox {
     geometries: Geometries,
     retry: RetryPolicy,
     service: Arc<ServiceInfo>,
-    places: Vec<CallerEntry>,
+    pub(super) callers: Callers,
     /// DLSlime callers whose rings are not known yet.
     arriving: Vec<Arriving>,
-    /// Entries of the completion queue that are still to be given to callers.
-    entries_left: u32,
     /// Where completions are polled into.
     batch: Box<[Completion]>,
-}
-
-/// A place for a caller. The generation tells the completions of its earlier occupants apart.
-#[derive(Debug, Default)]
-struct CallerEntry {
-    generation: u32,
-    channel: Option<Arc<PeerChannel>>,
-    /// Completion queue entries that it has been given.
-    entries: u32,
 }
 
 /// A DLSlime caller with queue pairs only.
@@ -101,9 +92,8 @@ impl Mailbox {
             geometries,
             retry,
             service: Arc::new(service),
-            places: Vec::new(),
+            callers: Callers::new(depth),
             arriving: Vec::new(),
-            entries_left: depth,
             batch: Box::new([Completion::EMPTY; BATCH]),
         })
     }
@@ -139,7 +129,7 @@ impl Mailbox {
             }
             Err(error) => {
                 drop(queue_pairs);
-                self.vacate(key);
+                self.callers.vacate(key);
                 Err(error)
             }
         }
@@ -187,13 +177,7 @@ impl Mailbox {
         };
         let arriving = &self.arriving[at];
         if arriving.is_reached {
-            let key = arriving.key;
-            let place = &mut self.places[key.at];
-            place.generation = (place.generation + 1) & GENERATION;
-            let key = Key {
-                generation: place.generation,
-                ..key
-            };
+            let key = self.callers.renew(arriving.key);
             let arriving = &mut self.arriving[at];
             arriving.key = key;
             arriving.queue_pairs.reset(key.to_owner())?;
@@ -247,44 +231,40 @@ impl Mailbox {
         let geometry = self.geometries.of(profile);
         let slots = geometry.slots() as u32;
         let taken = entries(geometry).saturating_mul(u32::try_from(count).unwrap_or(u32::MAX));
-        let Some(left) = self.entries_left.checked_sub(taken) else {
+        let left = self.callers.completions_left;
+        if taken > left {
             return Err(ConnectError::Fabric(FabricError::Limit {
                 what: "the completion queue entries that one more caller needs",
                 given: taken.into(),
-                allowed: format!("{} more", self.entries_left),
+                allowed: format!("{left} more"),
                 device: self.memory.device().name().to_owned(),
             }));
-        };
-        let key = self.free_place();
+        }
+        let key = self.callers.free();
         let queue_pairs = QueuePairGroup::new(
             &**self.memory.device(),
             &QueuePairGroupInit {
                 cq: self.cq.clone(),
                 count,
                 sends: SENDS * slots,
-                receives: RECEIVES * slots,
+                receives: receives(slots),
+                spare_receives: slots / SLOTS_OF_SPARE,
                 owner: key.to_owner(),
                 retry: self.retry,
                 profile,
             },
         )?;
-        self.entries_left = left;
-        self.places[key.at].entries = taken;
+        self.callers.reserve(key, taken);
         Ok((key, queue_pairs))
     }
 
     /// The queue pairs of the channel of `peer`, which ends, and its place.
     fn take_over(&mut self, peer: &str) -> Result<Option<(Key, QueuePairGroup)>, ConnectError> {
-        for (at, place) in self.places.iter_mut().enumerate() {
-            let Some(channel) = place.channel.take_if(|channel| channel.is_compatible(peer)) else {
-                continue;
-            };
-            place.generation = (place.generation + 1) & GENERATION;
-            let key = Key {
-                at,
-                generation: place.generation,
-            };
-            let Some(mut queue_pairs) = channel.take_lanes() else {
+        for key in self.callers.find(|channel| channel.is_compatible(peer)) {
+            let channel = self.callers.take(key);
+            let key = self.callers.renew(key);
+            let Some(mut queue_pairs) = channel.and_then(|channel| channel.take_queue_pairs())
+            else {
                 continue;
             };
             queue_pairs.reset(key.to_owner())?;
@@ -325,15 +305,8 @@ impl Mailbox {
             profile,
         );
         let channel = Arc::new(channel);
-        self.places[key.at].channel = Some(channel.clone());
+        self.callers.occupy(key, channel.clone());
         channel
-    }
-
-    /// Frees a place that nobody occupies.
-    fn vacate(&mut self, key: Key) {
-        let place = &mut self.places[key.at];
-        place.generation = (place.generation + 1) & GENERATION;
-        self.entries_left += std::mem::take(&mut place.entries);
     }
 
     /// Appends what has arrived to `deliveries`. Says whether anything had.
@@ -342,16 +315,17 @@ impl Mailbox {
     /// The completion queue has failed; the mailbox is of no use any more.
     pub fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> Result<bool, FabricError> {
         let count = self.poller.poll(&mut self.batch)?;
-        let batch = std::mem::take(&mut self.batch);
+        if count == 0 {
+            return Ok(false);
+        }
         // What has arrived on one queue pair is taken in together.
         let is_like = |one: &Completion, next: &Completion| {
             one.wr_id == next.wr_id && one.status == next.status
         };
-        for run in batch[..count].chunk_by(is_like) {
-            self.complete(run, deliveries);
+        for run in self.batch[..count].chunk_by(is_like) {
+            self.callers.complete(run, deliveries);
         }
-        self.batch = batch;
-        Ok(count > 0)
+        Ok(true)
     }
 
     /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
@@ -359,33 +333,11 @@ impl Mailbox {
         self.poller.is_quiet()
     }
 
-    /// Takes in completions that differ in their immediates at most.
-    fn complete(&mut self, run: &[Completion], deliveries: &mut VecDeque<Delivery>) {
-        let Some(&Completion { wr_id, status, .. }) = run.first() else {
-            return;
-        };
-        let id = WorkId::from_bits(wr_id);
-        let Some(channel) = occupant(&self.places, id) else {
-            return;
-        };
-        let completed = if !status.is_success() {
-            Err(status.into())
-        } else if id.receive {
-            channel.receive(id, run, deliveries)
-        } else {
-            run.iter()
-                .try_for_each(|_| channel.complete(id, deliveries))
-        };
-        if let Err(cause) = completed {
-            self.lose(id, cause, deliveries);
-        }
-    }
-
     /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll):
     /// those that are given later are looked after too.
     pub fn flush(&self) -> bool {
         let mut flushed = true;
-        for channel in self.channels() {
+        for channel in self.callers.channels() {
             flushed &= channel.flush();
         }
         flushed
@@ -393,7 +345,7 @@ impl Mailbox {
 
     /// Whether every request of a connected caller is answered.
     pub fn is_idle(&self) -> bool {
-        self.channels().all(|channel| channel.is_idle())
+        self.callers.channels().all(|channel| channel.is_idle())
     }
 
     /// Closes the channels of `peer`, or of one life of it: it has left, or come back as another.
@@ -402,17 +354,13 @@ impl Mailbox {
         while let Some(at) = self.arriving.iter().position(is_arriving) {
             let arriving = self.arriving.swap_remove(at);
             drop(arriving.queue_pairs);
-            self.vacate(arriving.key);
+            self.callers.vacate(arriving.key);
         }
-        for at in 0..self.places.len() {
-            let place = &self.places[at];
-            let is_of = |channel: &Arc<PeerChannel>| {
-                channel.peer == peer && (life.is_none() || channel.life == life)
-            };
-            if place.channel.as_ref().is_some_and(is_of) {
-                let generation = place.generation;
-                self.close(Key { at, generation }, cause);
-            }
+        let is_of = |channel: &PeerChannel| {
+            channel.peer == peer && (life.is_none() || channel.life == life)
+        };
+        for key in self.callers.find(is_of) {
+            self.callers.close(key, cause);
         }
     }
 
@@ -420,7 +368,7 @@ impl Mailbox {
     /// noticed.
     pub fn probe(&self) {
         let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
-        for channel in self.channels().filter(compatible) {
+        for channel in self.callers.channels().filter(compatible) {
             channel.probe();
         }
     }
@@ -443,74 +391,35 @@ impl Mailbox {
 
     /// Number of connected callers.
     pub fn callers(&self) -> usize {
-        self.channels().count()
+        self.callers.channels().count()
     }
 
     /// What connected callers did that they should not have done: alias and counts.
     pub fn violations(&self) -> Vec<(String, Violations)> {
-        self.channels()
+        self.callers
+            .channels()
             .map(|channel| (channel.peer.clone(), channel.violations()))
             .collect()
-    }
-
-    fn channels(&self) -> impl Iterator<Item = &Arc<PeerChannel>> {
-        self.places
-            .iter()
-            .filter_map(|place| place.channel.as_ref())
-    }
-
-    fn lose(&mut self, id: WorkId, cause: LossCause, deliveries: &mut VecDeque<Delivery>) {
-        if let Some(channel) = self.close(Key::of(id.owner), &cause) {
-            let peer = channel.peer.clone();
-            deliveries.push_back(Delivery::Lost { peer, cause });
-        }
-    }
-
-    /// Closes a channel, whose place is free then.
-    fn close(&mut self, key: Key, cause: &LossCause) -> Option<Arc<PeerChannel>> {
-        let channel = self.places[key.at].channel.take()?;
-        self.vacate(key);
-        channel.close(cause.clone());
-        Some(channel)
-    }
-
-    fn free_place(&mut self) -> Key {
-        let is_free = |place: &CallerEntry| place.channel.is_none() && place.entries == 0;
-        let free = self.places.iter().position(is_free);
-        let at = free.unwrap_or_else(|| {
-            self.places.push(CallerEntry::default());
-            self.places.len() - 1
-        });
-        Key {
-            at,
-            generation: self.places[at].generation,
-        }
     }
 }
 
 impl Drop for Mailbox {
     /// Closes every channel: callers learn at once that nobody answers any more.
     fn drop(&mut self) {
-        for channel in self.channels() {
+        for channel in self.callers.channels() {
             channel.close(LossCause::ShutDown);
         }
     }
 }
 
-/// The channel that a work request is of.
-#[inline]
-fn occupant(places: &[CallerEntry], id: WorkId) -> Option<&Arc<PeerChannel>> {
-    let key = Key::of(id.owner);
-    let place = places.get(key.at)?;
-    place
-        .channel
-        .as_ref()
-        .filter(|_| place.generation == key.generation)
-}
-
 /// Completion queue entries of one caller: its receives, our sends, and what we read of it.
 fn entries(geometry: Geometry) -> u32 {
-    (SENDS + RECEIVES) * geometry.slots() as u32 + Bulk::ENTRIES
+    let slots = geometry.slots() as u32;
+    SENDS * slots + receives(slots) + Bulk::ENTRIES
+}
+
+fn receives(slots: u32) -> u32 {
+    RECEIVES * slots + slots / SLOTS_OF_SPARE
 }
 
 fn not_prepared(peer: &str) -> ConnectError {
@@ -520,38 +429,19 @@ fn not_prepared(peer: &str) -> ConnectError {
     }
 }
 
-/// A place and its generation: the owner of a work request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Key {
-    at: usize,
-    generation: u32,
-}
-
-const PLACE_BITS: u32 = 16;
-const GENERATION: u32 = (1 << (WorkId::OWNER_BITS - PLACE_BITS)) - 1;
-
-impl Key {
-    fn of(owner: u64) -> Self {
-        Self {
-            at: owner as usize & ((1 << PLACE_BITS) - 1),
-            generation: (owner >> PLACE_BITS) as u32,
-        }
-    }
-
-    fn to_owner(self) -> u64 {
-        u64::from(self.generation) << PLACE_BITS | self.at as u64
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Instant;
 
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata};
+
     use super::*;
     use crate::channel::loopback::{DRIVER, LONG, Loopback};
-    use crate::fabric::{CompletionStatus, Opcode};
-    use crate::wire::EncodeError;
+    use crate::channel::queue_pair_group::WriteRequest;
+    use crate::panics::contain;
+    use crate::wire::{EncodeError, Immediate, Signal};
 
     #[test]
     fn fence_1_the_end_of_an_earlier_life_closes_no_channel_of_the_new_one() {
@@ -568,48 +458,51 @@ mod tests {
         assert_eq!(ends.mailbox.callers(), 0);
     }
 
+    /// The log is the program's: its code may panic anywhere.
+    struct PanickingLog;
+
+    impl tracing::Subscriber for PanickingLog {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {
+            panic!("the log is full");
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
     #[test]
-    fn fence_1_completions_of_an_earlier_caller_in_a_place_do_nothing() {
+    fn a_panic_in_the_midst_of_a_batch_leaves_a_mailbox_that_works() {
         let mut ends = Loopback::new(2);
-        ends.mailbox.dismiss(DRIVER, Some(1), &LossCause::Gone);
-        let second = ends.dial(2);
-        assert_eq!(ends.mailbox.places.len(), 1, "the place is used again");
-        let completion = |generation, queue_pair, status| {
-            let id = WorkId {
-                receive: queue_pair == 0,
-                owner: Key { at: 0, generation }.to_owner(),
-                queue_pair,
-                retires: 0,
-            };
-            Completion {
-                wr_id: id.to_bits(),
-                status,
-                opcode: Opcode::RecvWriteWithImm,
-                imm: Some(0),
-                ..Completion::EMPTY
+        let channel = ends.channel.clone();
+        let mut core = channel.lock();
+        let beyond = Immediate {
+            slot: 9,
+            signal: Signal::Message,
+        };
+        let hostile = WriteRequest {
+            imm: beyond.to_bits(),
+            bytes: &[],
+            lkey: 0,
+            to: core.remote.slot(0),
+        };
+        assert!(core.queue_pairs.write(&hostile).unwrap());
+        drop(core);
+        let until = Instant::now() + LONG;
+        let mut look = || {
+            while Instant::now() < until {
+                ends.poll_in_vain();
             }
         };
-        let mut deliveries = VecDeque::new();
-        for queue_pair in [0, WorkId::BULK] {
-            for status in [CompletionStatus::Success, CompletionStatus::Flushed] {
-                let early = completion(0, queue_pair, status);
-                ends.mailbox.complete(&[early], &mut deliveries);
-                assert!(deliveries.is_empty(), "{deliveries:?}");
-                let [(_, violations)] = &ends.mailbox.violations()[..] else {
-                    panic!("the caller of now is gone")
-                };
-                assert_eq!(violations.total(), 0);
-            }
-        }
-        ends.serve(&second);
-        // Those of now count.
-        let generation = ends.mailbox.places[0].generation;
-        let lost = completion(generation, 0, CompletionStatus::Flushed);
-        ends.mailbox.complete(&[lost], &mut deliveries);
-        assert!(matches!(
-            deliveries.pop_front(),
-            Some(Delivery::Lost { .. })
-        ));
+        let log = || tracing::subscriber::with_default(PanickingLog, &mut look);
+        assert_eq!(contain(log), Err("the log is full".to_owned()));
+        ends.serve(&ends.channel.clone());
     }
 
     #[test]
@@ -630,15 +523,6 @@ mod tests {
         while channel.credits().free < 2 {
             assert!(Instant::now() < until, "SLOT-2: it is answered");
             ends.poll_in_vain();
-        }
-    }
-
-    #[test]
-    fn a_key_survives_its_owner_number() {
-        for (at, generation) in [(0, 0), (1, 2), ((1 << PLACE_BITS) - 1, GENERATION)] {
-            let key = Key { at, generation };
-            assert_eq!(Key::of(key.to_owner()), key);
-            assert!(key.to_owner() < 1 << WorkId::OWNER_BITS);
         }
     }
 }

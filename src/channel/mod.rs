@@ -49,6 +49,7 @@ mod answer;
 mod buffer;
 mod buffer_pool;
 mod bulk;
+mod callers;
 mod client;
 mod completion_watcher;
 mod core;

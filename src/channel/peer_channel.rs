@@ -333,7 +333,7 @@ impl PeerChannel {
     }
 
     /// Gives the queue pairs away; the channel is closed then.
-    pub(super) fn take_lanes(&self) -> Option<QueuePairGroup> {
+    pub(super) fn take_queue_pairs(&self) -> Option<QueuePairGroup> {
         let mut core = self.lock();
         let queue_pairs = core.queue_pairs.take();
         core.close(LossCause::Gone);

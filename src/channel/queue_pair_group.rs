@@ -30,6 +30,8 @@ pub(super) struct QueuePairGroupInit {
     pub(super) sends: u32,
     /// Messages that may arrive before we look.
     pub(super) receives: u32,
+    /// Of these, what is more than a peer can make use of before we look: so many may be used up before they are posted again.
+    pub(super) spare_receives: u32,
     /// Names the channel in the completions.
     pub(super) owner: u64,
     /// How long to insist.
@@ -44,6 +46,7 @@ pub(super) struct QueuePairGroup {
     queue_pairs: Box<[Member]>,
     sends: u32,
     receives: u32,
+    spare_receives: u32,
     inline: usize,
     owner: u64,
     /// Whether the peer's ring may turn out to be writable in place.
@@ -110,6 +113,7 @@ impl QueuePairGroup {
             queue_pairs,
             sends: init.sends,
             receives: init.receives,
+            spare_receives: init.spare_receives,
             inline: inline as usize,
             owner: init.owner,
         };
@@ -312,11 +316,11 @@ impl QueuePairGroup {
         complete
     }
 
-    /// Posts the receives again that were used up.
+    /// Posts the receives again that were used up, once they are more than can be spared.
     #[inline]
     pub(super) fn post_receives(&mut self) -> Result<(), FabricError> {
         for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            if queue_pair.used > 0 {
+            if queue_pair.used > self.spare_receives {
                 let id = WorkId {
                     receive: true,
                     owner: self.owner,
