@@ -1,7 +1,7 @@
 //! The answering end of a channel: one caller's rings at a service.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::bulk::{Bulk, Remote, Transfer};
@@ -14,14 +14,16 @@ use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
     Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, StreamCredit, Violations,
 };
+use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::wire::{Extension, Fault, Immediate, RendezvousDescriptor, Signal, StreamPart};
 
-/// One caller, as its service sees it. Its mailbox takes in completions on one thread; handlers may answer on others.
+/// One caller, as its service sees it. Its mailbox takes in completions on one thread, which locks it at no cost; handlers
+/// may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
     // Dropped first, and so drained before the rings are deregistered (DROP-1).
-    core: Mutex<PeerChannelState>,
+    core: OwnerLock<PeerChannelState>,
     pub(super) requests: Ring,
     pub(super) sends: Ring,
     /// For payloads beyond a slot.
@@ -68,7 +70,7 @@ impl PeerChannel {
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
-            core: Mutex::new(PeerChannelState {
+            core: OwnerLock::new(PeerChannelState {
                 queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
@@ -107,6 +109,7 @@ impl PeerChannel {
     ///
     /// # Errors
     /// Why the channel is closed.
+    #[inline]
     pub(super) fn receive(
         self: &Arc<Self>,
         id: WorkId,
@@ -150,15 +153,13 @@ impl PeerChannel {
         imm: Immediate,
         now: &mut Option<Instant>,
     ) -> Option<Arrived> {
-        let read = match imm.signal {
-            // What stands in a slot is lent to its handler until it is answered.
-            Signal::Message => core
-                .responder
-                .arrived(imm.slot)
-                .and_then(|arrived| self.profile.decode(self.requests.bytes(arrived)).ok()),
-            Signal::Cancel | Signal::Release => None,
-        };
-        let message = read.as_ref().map(|(header, at)| (header, at.clone()));
+        // What stands in a slot is lent to its handler until it is answered.
+        let arrived = core.responder.arrived(imm.slot);
+        let arrived = arrived.filter(|_| imm.signal == Signal::Message);
+        // Read where it was decoded to: it is large.
+        let read = arrived.map(|arrived| self.profile.decode(self.requests.bytes(arrived)));
+        let read = read.as_ref().and_then(|read| read.as_ref().ok());
+        let message = read.map(|(header, payload)| (header, payload.clone()));
         let mut request = match core.responder.receive(imm, message) {
             responder::Arrival::Request(request) => request,
             other => return core.take_in_signal(&other, &self.peer),
@@ -166,7 +167,7 @@ impl PeerChannel {
         if let Some(queue_pairs) = &mut core.queue_pairs {
             queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
-        let Some(extension) = read.and_then(|(header, _)| header.extension) else {
+        let Some(extension) = read.and_then(|(header, _)| header.extension.as_ref()) else {
             return Some(Arrived::Request(request));
         };
         // The time in flight is not known, so a request may live a little longer here than at its caller.
@@ -176,7 +177,7 @@ impl PeerChannel {
         if extension.stream.is_none() && extension.outside.is_none() {
             return Some(Arrived::Request(request));
         }
-        Some(core.place(request, &extension))
+        Some(core.place(request, extension))
     }
 
     /// Does what is to be done without the lock about what has arrived.
@@ -327,9 +328,8 @@ impl PeerChannel {
     }
 
     #[inline]
-    fn lock(&self) -> MutexGuard<'_, PeerChannelState> {
-        // Nothing that can panic runs under the lock.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> OwnerGuard<'_, PeerChannelState> {
+        self.core.lock()
     }
 
     /// Gives the queue pairs away; the channel is closed then.

@@ -28,6 +28,7 @@ mod control_socket;
 mod device;
 mod key_table;
 mod message;
+mod owner_lock;
 mod peer_process;
 mod placed_region;
 mod poller;
@@ -44,6 +45,7 @@ mod sync;
 mod worker;
 
 pub use device::ShmDevice;
+pub(crate) use owner_lock::{OwnerGuard, OwnerLock};
 
 #[cfg(test)]
 mod tests;

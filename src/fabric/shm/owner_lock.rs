@@ -1,0 +1,221 @@
+//! A lock that the thread which made it takes by plain stores, until another thread takes it.
+
+use std::cell::{Cell, UnsafeCell};
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic;
+
+use super::barrier;
+use super::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, pause};
+
+/// See the [module](self). The first other thread pays for a system call; from then on this is a mutex for all of them.
+pub(crate) struct OwnerLock<T> {
+    /// The thread that takes it by plain stores.
+    owner: AtomicU64,
+    is_owner_in: AtomicBool,
+    others: Mutex<()>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: a guard is the only way to the value, and there is one at a time.
+unsafe impl<T: Send> Sync for OwnerLock<T> {}
+
+/// The value, for one at a time. It stays on its thread.
+pub(crate) struct OwnerGuard<'a, T> {
+    lock: &'a OwnerLock<T>,
+    /// Unless it is the owner's. Dropped last.
+    others: Option<MutexGuard<'a, ()>>,
+    value: PhantomData<&'a mut T>,
+}
+
+/// Instead of a thread, once another one than the owner has taken the lock.
+const NOBODY: u64 = 0;
+
+/// Names the current thread.
+#[inline]
+fn this_thread() -> u64 {
+    thread_local!(static NUMBER: Cell<u64> = const { Cell::new(NOBODY) });
+    static NEXT: atomic::AtomicU64 = atomic::AtomicU64::new(NOBODY + 1);
+    match NUMBER.get() {
+        NOBODY => {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            NUMBER.set(number);
+            number
+        }
+        number => number,
+    }
+}
+
+impl<T> OwnerLock<T> {
+    /// The current thread is the owner.
+    pub(crate) fn new(value: T) -> Self {
+        Self::of(this_thread(), value)
+    }
+
+    fn of(owner: u64, value: T) -> Self {
+        Self {
+            owner: AtomicU64::new(owner),
+            is_owner_in: AtomicBool::new(false),
+            others: Mutex::new(()),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Locks it. A thread that has its guard already waits forever, or panics.
+    #[inline]
+    pub(crate) fn lock(&self) -> OwnerGuard<'_, T> {
+        self.lock_as(this_thread())
+    }
+
+    #[inline]
+    fn lock_as(&self, thread: u64) -> OwnerGuard<'_, T> {
+        if self.owner.load(Ordering::Relaxed) == thread {
+            assert!(
+                !self.is_owner_in.load(Ordering::Relaxed),
+                "a thread takes a lock that it holds"
+            );
+            self.is_owner_in.store(true, Ordering::Relaxed);
+            // Either this sees that another thread has come, or that one sees that the owner is in.
+            barrier::light();
+            if self.owner.load(Ordering::Acquire) == thread {
+                return self.guard(None);
+            }
+            self.is_owner_in.store(false, Ordering::Release);
+        }
+        self.lock_for_all()
+    }
+
+    #[cold]
+    fn lock_for_all(&self) -> OwnerGuard<'_, T> {
+        // A panic while it was held leaves the value as it was between two statements, which is not undefined.
+        let others = self.others.lock().unwrap_or_else(|held| held.into_inner());
+        if self.owner.load(Ordering::Relaxed) != NOBODY {
+            self.owner.store(NOBODY, Ordering::Relaxed);
+            barrier::heavy();
+            let mut looks = 0;
+            while self.is_owner_in.load(Ordering::Acquire) {
+                pause(&mut looks);
+            }
+        }
+        self.guard(Some(others))
+    }
+
+    #[inline]
+    fn guard<'a>(&'a self, others: Option<MutexGuard<'a, ()>>) -> OwnerGuard<'a, T> {
+        OwnerGuard {
+            lock: self,
+            others,
+            value: PhantomData,
+        }
+    }
+}
+
+impl<T> Drop for OwnerGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.others.is_none() {
+            self.lock.is_owner_in.store(false, Ordering::Release);
+        }
+    }
+}
+
+impl<T> Deref for OwnerGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for OwnerGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: nobody else is inside as long as this guard is there.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> fmt::Debug for OwnerLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OwnerLock")
+    }
+}
+
+#[cfg(all(test, not(slime_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Nobody is in between.
+    fn add(value: &mut (u64, u64)) {
+        assert_eq!(value.0, value.1, "somebody is in between");
+        value.0 += 1;
+        std::hint::black_box(&mut *value);
+        value.1 += 1;
+    }
+
+    #[test]
+    fn the_owner_is_alone_inside_also_as_others_come() {
+        const TURNS: u64 = 200;
+        barrier::register();
+        for round in 0..TURNS {
+            let lock = OwnerLock::new((0, 0));
+            thread::scope(|scope| {
+                let theirs = scope.spawn(|| {
+                    (0..round).for_each(|_| std::hint::spin_loop());
+                    (0..TURNS).for_each(|_| add(&mut lock.lock()));
+                });
+                (0..TURNS).for_each(|_| add(&mut lock.lock()));
+                while !theirs.is_finished() {
+                    let before = lock.lock().0;
+                    assert!(before >= TURNS);
+                }
+            });
+            assert_eq!(lock.lock().0, TURNS * 2);
+        }
+    }
+
+    #[test]
+    fn a_lock_is_not_taken_twice() {
+        let lock = OwnerLock::new(7);
+        let held = lock.lock();
+        let again = crate::panics::contain(|| drop(lock.lock()));
+        assert!(again.is_err());
+        drop(held);
+        assert_eq!(*lock.lock(), 7);
+    }
+}
+
+#[cfg(all(test, slime_loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// Somebody is inside as long as this is true.
+    fn use_alone(is_used: &AtomicBool) {
+        assert!(!is_used.load(Ordering::Relaxed), "two are inside");
+        is_used.store(true, Ordering::Relaxed);
+        thread::yield_now();
+        is_used.store(false, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn one_at_a_time_is_inside() {
+        const OWNER: u64 = 1;
+        loom::model(|| {
+            let lock = Arc::new(OwnerLock::of(OWNER, AtomicBool::new(false)));
+            let theirs = lock.clone();
+            let other = thread::spawn(move || use_alone(&theirs.lock_as(OWNER + 1)));
+            for _ in 0..2 {
+                use_alone(&lock.lock_as(OWNER));
+            }
+            other.join().expect("the other ends");
+        });
+    }
+}
