@@ -124,7 +124,7 @@ impl ShmCompletionQueue {
 
     /// Raises an event of this kind if the owner has armed the doorbell for it.
     pub(super) fn ring(&self, is_failure: bool) {
-        if self.doorbell().needs_ring(is_failure) {
+        if self.doorbell().needs_ring(is_failure, None) {
             eventfd::raise(&self.event);
         }
     }

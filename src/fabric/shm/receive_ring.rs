@@ -56,6 +56,12 @@ pub(super) struct Producer {
 }
 
 impl Producer {
+    /// Messages published, modulo 2^32.
+    #[inline]
+    pub(super) fn published(&self) -> u32 {
+        self.next
+    }
+
     /// Returns whether the consumer has a receive for the next message.
     #[inline]
     pub(super) fn has_receive(&mut self, ring: ReceiveRing<'_>) -> bool {
@@ -198,17 +204,23 @@ impl Taker {
 }
 
 /// Tells peers whether the owner of a completion queue wants to be woken. A ringing peer publishes
-/// its message and then reads this word; the arming owner writes this word and then looks for
+/// its message and then reads `wanted`; the arming owner writes `wanted` and then looks for
 /// messages. Each stores first and loads then, and without a fence between the two each could miss
-/// the other's store: a lost wake-up. A fence is expensive, and a peer would pay it for every
-/// message. So the owner, which arms rarely, fences for both sides (`membarrier`), if the kernel
-/// can do that in both processes, and says so in this word. An earlier version of this fabric finds
-/// a 0 there and leaves it, and fences itself.
+/// the other's store: a lost wake-up.
+///
+/// The owner can fence for both sides (`membarrier`), if the kernel can do that in both processes.
+/// That takes microseconds each time it goes to sleep; a peer's own fence takes nanoseconds, for
+/// every message. So peers fence for an owner that is woken for a few messages each time, and the
+/// owner fences for peers that send many. An earlier version of this fabric finds a 0 in
+/// `fences_everywhere` and leaves it, and fences itself.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
 pub(super) struct Doorbell {
     wanted: AtomicU32,
+    /// Whether the owner fences for all when it arms. Peers set it, the owner clears it.
     fences_everywhere: AtomicU32,
+    /// How many messages peers send between two rings; 0 if the owner cannot fence for others.
+    traffic: AtomicU32,
 }
 
 impl Doorbell {
@@ -217,10 +229,19 @@ impl Doorbell {
     /// Wakes at a solicited message.
     const SOLICITED: u32 = 2;
 
+    /// The owner is woken for a few messages each time.
+    const LIGHT: u32 = 1;
+    /// The owner takes many messages before it sleeps.
+    const HEAVY: u32 = 2;
+    /// From so many messages between two rings, one fence of the owner costs less than one at each.
+    const MANY: u32 = 64;
+
     /// Publishes which side fences, before the first peer reads it.
     pub(super) fn set_up(&self) {
-        let fences = u32::from(barrier::is_asymmetric());
-        self.fences_everywhere.store(fences, Ordering::Relaxed);
+        if barrier::is_asymmetric() {
+            self.traffic.store(Self::HEAVY, Ordering::Relaxed);
+            self.fences_everywhere.store(1, Ordering::Relaxed);
+        }
     }
 
     /// Requests a wake-up at the next message. The owner must look for messages once more before it
@@ -238,29 +259,73 @@ impl Doorbell {
     fn arm_for(&self, wanted: u32) {
         self.wanted.store(wanted, Ordering::Relaxed);
         // Pairs with the fence in `needs_ring`: either the peer sees the request, or the owner's
-        // next look sees the peer's message.
-        if self.fences_everywhere.load(Ordering::Relaxed) != 0 && !barrier::everywhere() {
+        // next look sees the peer's message. It pairs with the one in `fence`, too: either the owner
+        // sees that peers no longer fence, or those peers see the request.
+        fence(Ordering::SeqCst);
+        if self.fences_everywhere.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        if self.traffic.load(Ordering::Relaxed) == Self::LIGHT {
+            // The fence below includes peers that have read the old word.
+            self.fences_everywhere.store(0, Ordering::Relaxed);
+        }
+        if !barrier::everywhere() {
             // The kernel has begun to refuse the fence that peers rely on. They have to fence for
             // themselves from now on, and one that read the old word must be past its load.
+            self.traffic.store(0, Ordering::SeqCst);
             self.fences_everywhere.store(0, Ordering::SeqCst);
             barrier::settle();
+            fence(Ordering::SeqCst);
         }
-        fence(Ordering::SeqCst);
     }
 
     /// Returns whether the owner must be woken, after a message was published. True once for each
-    /// arming.
+    /// arming. A peer passes how many messages it has published since it rang last; one that does
+    /// not count them leaves open which side fences.
     #[inline]
-    pub(super) fn needs_ring(&self, solicited: bool) -> bool {
+    pub(super) fn needs_ring(&self, solicited: bool, published: Option<u32>) -> bool {
         // The message was published before: its store must not move behind the load of `wanted`.
-        barrier::light_if(self.is_fenced_by_owner());
+        if self.is_fenced_by_owner() {
+            barrier::light_if(true);
+        } else {
+            self.fence(published);
+        }
         let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
             Self::SOLICITED => solicited,
             _ => true,
         };
+        wants && self.take_request(published)
+    }
+
+    #[cold]
+    fn take_request(&self, published: Option<u32>) -> bool {
         // Several peers may see the request; the swap lets one of them raise the event.
-        wants && self.wanted.swap(0, Ordering::AcqRel) != 0
+        let is_taken = self.wanted.swap(0, Ordering::AcqRel) != 0;
+        if let (true, Some(published)) = (is_taken, published) {
+            let is_light = published < Self::MANY;
+            self.note(if is_light { Self::LIGHT } else { Self::HEAVY });
+        }
+        is_taken
+    }
+
+    /// Fences on the peer's side. A peer that would do so often leaves it to the owner.
+    #[cold]
+    fn fence(&self, published: Option<u32>) {
+        let is_often = published.is_some_and(|published| published > Self::MANY);
+        if is_often && barrier::is_asymmetric() && self.note(Self::HEAVY) {
+            self.fences_everywhere.store(1, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+    }
+
+    /// Tells the owner about the traffic, and returns whether it can fence for others.
+    fn note(&self, traffic: u32) -> bool {
+        let can_fence = self.traffic.load(Ordering::Relaxed) != 0;
+        if can_fence {
+            self.traffic.store(traffic, Ordering::Relaxed);
+        }
+        can_fence
     }
 
     /// Returns whether the owner's fence includes this process, too.
@@ -401,13 +466,13 @@ mod tests {
     #[test]
     fn who_wants_to_be_asked_for_is_not_woken_by_others() {
         let doorbell = Doorbell::default();
-        assert!(!doorbell.needs_ring(true));
+        assert!(!doorbell.needs_ring(true, None));
         doorbell.arm_solicited();
-        assert!(!doorbell.needs_ring(false));
-        assert!(doorbell.needs_ring(true));
-        assert!(!doorbell.needs_ring(true), "once for each arming");
+        assert!(!doorbell.needs_ring(false, None));
+        assert!(doorbell.needs_ring(true, None));
+        assert!(!doorbell.needs_ring(true, None), "once for each arming");
         doorbell.arm();
-        assert!(doorbell.needs_ring(false));
+        assert!(doorbell.needs_ring(false, None));
     }
 
     /// As an earlier version of this fabric does, and one whose kernel cannot fence others.
@@ -420,7 +485,42 @@ mod tests {
         assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
         doorbell.arm();
         assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
-        assert!(doorbell.needs_ring(true));
+        assert!(doorbell.needs_ring(true, None));
+    }
+
+    #[test]
+    fn an_owner_that_is_woken_for_few_messages_leaves_fencing_to_the_ringers() {
+        barrier::register();
+        let doorbell = Doorbell::default();
+        doorbell.set_up();
+        for _ in 0..2 {
+            for _ in 0..2 {
+                doorbell.arm();
+                assert!(doorbell.needs_ring(true, Some(1)));
+            }
+            doorbell.arm();
+            assert!(!doorbell.is_fenced_by_owner());
+            assert!(doorbell.needs_ring(true, Some(Doorbell::MANY)));
+            // Many, and the owner has looked in time each time.
+            assert!(!doorbell.needs_ring(true, Some(Doorbell::MANY)));
+            assert!(!doorbell.is_fenced_by_owner());
+            assert!(!doorbell.needs_ring(true, Some(Doorbell::MANY + 1)));
+            assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
+            doorbell.arm();
+            assert_eq!(doorbell.is_fenced_by_owner(), barrier::is_asymmetric());
+            assert!(doorbell.needs_ring(true, Some(Doorbell::MANY)));
+        }
+    }
+
+    #[test]
+    fn an_owner_that_cannot_fence_for_others_is_not_asked_to() {
+        barrier::register();
+        let doorbell = Doorbell::default();
+        for published in [1, Doorbell::MANY, u32::MAX] {
+            doorbell.arm();
+            assert!(doorbell.needs_ring(true, Some(published)));
+            assert!(!doorbell.is_fenced_by_owner());
+        }
     }
 
     #[test]
@@ -488,7 +588,7 @@ mod loom_tests {
                         byte_len: 9,
                     },
                 );
-                if theirs.doorbell.needs_ring(true) {
+                if theirs.doorbell.needs_ring(true, None) {
                     theirs.event.store(true, Ordering::Release);
                 }
             });
@@ -564,8 +664,8 @@ mod loom_tests {
             let shared = Shared::new(1);
             shared.doorbell.arm();
             let theirs = shared.clone();
-            let other = thread::spawn(move || theirs.doorbell.needs_ring(true));
-            let here = shared.doorbell.needs_ring(true);
+            let other = thread::spawn(move || theirs.doorbell.needs_ring(true, None));
+            let here = shared.doorbell.needs_ring(true, None);
             assert!(here ^ other.join().expect("the other producer ends"));
         });
     }

@@ -50,6 +50,8 @@ struct Peer {
     producer: Producer,
     doorbell: View<Doorbell>,
     event: OwnedFd,
+    /// Messages that were published when the doorbell was rung last, modulo 2^32.
+    rung: u32,
     /// Pause before a message without a receive is tried again.
     rnr_timer: Duration,
 }
@@ -154,6 +156,7 @@ impl Sender {
             producer: Producer::default(),
             doorbell,
             event,
+            rung: 0,
             rnr_timer: rnr_timer(welcome.min_rnr_timer),
         });
         Ok(())
@@ -395,7 +398,10 @@ impl Peer {
     #[inline]
     fn deliver(&mut self, arrival: Arrival, solicited: bool) {
         self.producer.publish(self.memory.ring(), arrival);
-        if self.doorbell[0].needs_ring(solicited) {
+        let published = self.producer.published();
+        let since = published.wrapping_sub(self.rung);
+        if self.doorbell[0].needs_ring(solicited, Some(since)) {
+            self.rung = published;
             eventfd::raise(&self.event);
         }
     }
