@@ -271,9 +271,12 @@ impl<T> Reply<T> {
             ReplyState::Called(call, ..) => call.channel().patience(),
             _ => return None,
         };
+        if patience.is_zero() {
+            return None;
+        }
         let spins = match busy {
-            BusyPoll::InPlace if !patience.is_zero() => SPINS_IN_PLACE,
-            _ => SPINS,
+            BusyPoll::InPlace => SPINS_IN_PLACE,
+            BusyPoll::Yielding => SPINS,
         };
         loop {
             for _ in 0..spins {

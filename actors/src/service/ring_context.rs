@@ -409,8 +409,12 @@ impl Rings {
         }
         if active {
             self.idle_since = None;
-            task.waker().wake_by_ref();
-            return;
+            // Whoever does not poll at all sleeps at once, if nothing is left to do.
+            let may_sleep = self.busy_poll.is_zero() && self.ending.takes_requests();
+            if left == 0 || !may_sleep {
+                task.waker().wake_by_ref();
+                return;
+            }
         }
         let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < self.busy_poll {
@@ -446,6 +450,7 @@ impl Rings {
     #[inline]
     fn spin(&self, spins: &mut usize) -> bool {
         let limit = match self.running {
+            _ if self.busy_poll.is_zero() => 0,
             Some(_) => SPINS_AWAITING,
             None => SPINS,
         };
