@@ -9,7 +9,8 @@ use tokio::runtime::Builder;
 
 use super::*;
 use crate::channel::loopback::{LONG, Loopback};
-use crate::channel::{Inbound, PendingCall};
+use crate::channel::{CallError, Inbound, PendingCall};
+use crate::fabric::shm::ShmDevice;
 
 /// Wakes nobody, and says that it was woken.
 struct Told(mpsc::Sender<()>);
@@ -74,6 +75,59 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
     }
 }
 
+/// The fallback watcher consumes an event before the task of a runtime sees it: that task waits on, disarmed. The next to sleep in
+/// its runtime arms the queue.
+#[cfg(feature = "faults")]
+#[test]
+fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {
+    use crate::fabric::faults::{Faults, Plan};
+
+    // Whoever has not seen an event when it is cleared misses it: this queue has no edges.
+    let caller = Faults::new(Plan::new()).wrap(ShmDevice::open().unwrap());
+    let mut ends = Loopback::in_runtime(runtime(), caller, ShmDevice::open().unwrap(), 4);
+    let inline = runtime();
+    let first = {
+        let _entered = inline.enter();
+        Sleeper::new(ends.call())
+    };
+    let first_request = ends.request();
+    drive(&inline);
+    let other = Sleeper::new(ends.call());
+    let other_request = ends.request();
+    drive(&ends.runtime);
+    for request in [first_request, other_request] {
+        request.reply(|_| Ok(0));
+    }
+    for woken in [&first.woken, &other.woken] {
+        is_woken_in(&ends.runtime, woken);
+    }
+    drive(&ends.runtime);
+    let second = {
+        let _entered = inline.enter();
+        Sleeper::new(ends.call())
+    };
+    ends.request().reply(|_| Ok(0));
+    is_woken_in(&inline, &second.woken);
+}
+
+#[test]
+fn call_1_a_channel_ends_with_the_runtime_that_watches_for_its_sleepers() {
+    for is_driven in [false, true] {
+        let device = || ShmDevice::open().unwrap();
+        let mut ends = Loopback::in_runtime(runtime(), device(), device(), 2);
+        let mut sleeper = Sleeper::new(ends.call());
+        if is_driven {
+            drive(&ends.runtime);
+        }
+        drop(std::mem::replace(&mut ends.runtime, runtime()));
+        sleeper.woken.recv_timeout(LONG).expect("it is forgotten");
+        let Poll::Ready(Err(CallError::Closed { cause, .. })) = sleeper.call.poll(None) else {
+            panic!("nobody watches for it")
+        };
+        assert_eq!(cause, LossCause::ShutDown);
+    }
+}
+
 #[test]
 fn call_1_a_thread_that_stops_watching_leaves_others_watched() {
     let mut ends = Loopback::new(2);
@@ -135,6 +189,16 @@ fn drop_1_nobody_watches_the_queue_of_a_closed_channel() {
     }
     assert!(ends.channel.queue().is_none());
     drop((asleep, at_home, elsewhere));
+}
+
+/// Somebody is woken while the tasks of `runtime` run.
+#[cfg(feature = "faults")]
+fn is_woken_in(runtime: &tokio::runtime::Runtime, woken: &mpsc::Receiver<()>) {
+    let until = Instant::now() + LONG;
+    while woken.try_recv().is_err() {
+        assert!(Instant::now() < until, "it is forgotten");
+        drive(runtime);
+    }
 }
 
 /// Its tasks run as far as they can.
