@@ -429,3 +429,33 @@ fn drop_1_the_ring_of_a_peer_that_is_gone_stays_while_a_message_is_made_in_it() 
     let cause = LossCause::Left;
     assert_eq!(call.err(), Some(CallError::Closed { cause, sent: false }));
 }
+
+/// A thread may be stopped while it holds the channel's lock. Others sleep until it goes on.
+#[test]
+fn whoever_waits_for_the_lock_of_a_channel_burns_no_core() {
+    const HELD: Duration = Duration::from_millis(500);
+    let ends = Loopback::new(4);
+    let channel = &ends.channel;
+    let mut asked = ends.call();
+    let held = channel.lock();
+    let burnt: Duration = std::thread::scope(|scope| {
+        let waiters = [
+            scope.spawn(move || processor_time_of(|| drop(channel.call(0, None, |_| Ok(0))))),
+            scope.spawn(move || processor_time_of(|| drop(channel.call_bytes(0, None, b"")))),
+            scope.spawn(move || processor_time_of(|| assert!(asked.poll(None).is_pending()))),
+        ];
+        std::thread::sleep(HELD);
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()));
+        drop(held);
+        waiters.map(|waiter| waiter.join().unwrap()).iter().sum()
+    });
+    assert!(burnt < HELD / 5, "{burnt:?} in {HELD:?}");
+}
+
+/// What this thread takes of a processor meanwhile.
+fn processor_time_of(work: impl FnOnce()) -> Duration {
+    let now = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let before = now();
+    work();
+    (now() - before).try_into().unwrap()
+}
