@@ -10,8 +10,6 @@ use slimerpc::control::ControlError;
 use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
-use crate::service::answer::type_path;
-
 /// A call failed.
 ///
 /// The error can travel: a handler that calls others may return `Result<_, RpcError>`, and its
@@ -178,6 +176,22 @@ pub enum RpcError {
         /// Whether the handler ran.
         ran: Ran,
     },
+}
+
+/// A type with its modules and parameters. Without crates: the two ends are often programs that share a module.
+pub(crate) fn type_path<E>() -> String {
+    let is_path = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
+    let mut rest = std::any::type_name::<E>();
+    let mut path = String::with_capacity(rest.len());
+    while !rest.is_empty() {
+        let (word, behind) =
+            rest.split_at(rest.find(|letter| !is_path(letter)).unwrap_or(rest.len()));
+        path.push_str(word.split_once("::").map_or(word, |(_, inside)| inside));
+        let (between, next) = behind.split_at(behind.find(is_path).unwrap_or(behind.len()));
+        path.push_str(between);
+        rest = next;
+    }
+    path
 }
 
 /// Advice for a type that a codec cannot carry.

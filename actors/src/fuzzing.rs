@@ -3,7 +3,7 @@
 use slimerpc::control::Mail;
 
 use crate::agent::handshake::Handshake;
-use crate::dlslime::qp_ready::{self, QpReady};
+use crate::dlslime::handshake::{self, QpReady};
 
 /// Reads a `qp_ready` message. A message that is accepted must survive a round trip.
 pub fn read_qp_ready(mail: &Mail) {
@@ -11,7 +11,7 @@ pub fn read_qp_ready(mail: &Mail) {
     let Ok(ready) = QpReady::read(mail) else {
         return;
     };
-    let again = qp_ready::mail("driver:0", &ready.peer, &ready.queue_pairs, &ready.path);
+    let again = handshake::mail("driver:0", &ready.peer, &ready.queue_pairs, &ready.path);
     let read = QpReady::read(&again).expect("what we write, we read");
     assert_eq!(read.queue_pairs, ready.queue_pairs);
 }

@@ -83,9 +83,7 @@ pub use client::group::{Gather, Group, GroupError, MemberError};
 pub use client::items::Items;
 pub use client::proxy::{Caller, Proxy, Recipient, SendError};
 pub use client::reply::{Reply, wait_all, wait_all_settled};
-pub use client::service::{
-    Call, Dispatch, Finished, Message, Parallel, ServedBy, Service, Share, StreamCall,
-};
+pub use client::service::{Call, Message, Service, StreamCall};
 pub use client::tell::{AgentEvent, Events, Tell};
 pub use client::watch::{PeerEvent, Terminated, Watch};
 pub use discovery::find::DiscoveryError;
@@ -95,6 +93,7 @@ pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use futures_util::Stream;
 pub use memory::buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use memory::remote_buffer::{BufferBytes, RemoteBuffer};
+pub use service::served_by::{Dispatch, Finished, Parallel, ServedBy, Share};
 pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{
     ConnectError, Credits, Geometry, LossCause, MemoryAccount, MemoryError, MethodMismatch,
@@ -128,9 +127,10 @@ pub mod __private {
     pub use crate::service::answer::{
         Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_in_turn,
         answer_inplace, answer_inplace_async, answer_raw, answer_raw_async, answer_rewritten,
-        answer_rewritten_async, lend, lend_mut, unknown_method,
+        answer_rewritten_async, lend, lend_mut,
     };
     pub use crate::service::answer_stream::answer_stream;
+    pub use crate::service::served_by::unknown_method;
     pub use crate::service::shape_of::{ShapeOf, Shaped, Shapeless};
     pub use futures_util::StreamExt;
 }

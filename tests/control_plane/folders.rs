@@ -5,19 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file that uses a folder above its own, for now. Whoever removes the last such use removes the entry.
-const EXCEPTIONS: [(&str, &str); 6] = [
-    // A proxy asks the supervisor for its connection, and to keep it up.
-    ("client/proxy.rs", "agent"),
-    ("client/connection.rs", "agent"),
-    // The paths of types, writing raw bytes, and answering what is no method stand with the answers.
-    ("error.rs", "service"),
-    ("client/proxy.rs", "service"),
-    ("client/service.rs", "service"),
-    // A buffer finds its peer through the supervisor.
-    ("memory/remote_buffer.rs", "agent"),
-];
-
 /// Each crate's sources.
 const SOURCES: [&str; 2] = ["src", "actors/src"];
 
@@ -148,14 +135,10 @@ fn folders_depend_on_lower_ones_only() {
                 "{source}/{name} has no place in the order that {source}/lib.rs states"
             );
         }
-        let allowed = EXCEPTIONS
-            .iter()
-            .filter(|(file, _)| parts.source.join(file).exists());
-        let allowed = allowed.map(|&(file, folder)| (file.to_owned(), folder.to_owned()));
-        assert_eq!(
-            parts.upward(),
-            allowed.collect(),
-            "left: what uses a folder above its own; right: what may"
+        let upward = parts.upward();
+        assert!(
+            upward.is_empty(),
+            "files of {source} use folders above their own: {upward:?}"
         );
     }
 }

@@ -11,8 +11,8 @@ use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 use slimerpc::fabric::Device;
 use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
 
-use crate::agent::devices::{Devices, Opener};
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
+use crate::memory::devices::{Devices, Opener};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
 /// The control plane through which an agent finds its peers.

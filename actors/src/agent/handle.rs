@@ -17,13 +17,14 @@ use slimerpc::fabric::RetryPolicy;
 use tokio::sync::{Mutex, broadcast};
 
 use crate::agent::builder::{Builder, Settings};
-use crate::agent::devices::Devices;
 use crate::agent::serve::{Callers, Launch, Serve, ServeOnce};
 use crate::agent::supervisor::{
-    Connect as ConnectMessage, ConnectService, Follow, KeepUp, Leave, Supervisor,
+    Connect as ConnectMessage, ConnectService, KeepUp, Leave, Supervisor,
 };
 use crate::client::connection::ProxySetup;
+use crate::client::watch::Follow;
 use crate::memory::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
+use crate::memory::devices::Devices;
 use crate::memory::remote_buffer::RemoteBuffer;
 use crate::service::one_shot_server::OneShotServer;
 use crate::service::serial::StateSource;
@@ -421,7 +422,7 @@ impl PeerAgent {
             stream_patience: self.inner.stream_patience,
             max_in_place: self.inner.geometry.max_payload(),
             events: self.inner.events.clone(),
-            supervisor: self.inner.supervisor.clone(),
+            follow: self.inner.supervisor.clone().recipient(),
         };
         let caller = Caller::new(
             setup,
@@ -573,7 +574,7 @@ impl PeerAgent {
         if buffer.owner() != inner.alias {
             return RemoteBuffer::remote(
                 buffer,
-                inner.supervisor.clone(),
+                inner.supervisor.clone().recipient(),
                 inner.wait_policy.clone(),
                 inner.connect_timeout,
             )

@@ -2,7 +2,6 @@
 
 pub(crate) mod arbiter;
 pub(crate) mod builder;
-pub(crate) mod devices;
 pub(crate) mod environment;
 pub(crate) mod handle;
 pub(crate) mod handshake;

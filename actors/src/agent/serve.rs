@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use futures_util::future::join_all;
-use slimerpc::channel::{Geometries, LossCause, ServiceInfo};
+use slimerpc::channel::{Geometries, ServiceInfo};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
-use tokio::time::timeout;
 
 use crate::agent::handle::table;
 use crate::agent::settings::check_workers;
@@ -25,6 +23,7 @@ use crate::service::panics;
 use crate::service::parallel_dispatcher::ParallelDispatcher;
 use crate::service::pool::Pool;
 use crate::service::ring_context::RequestHandler;
+use crate::service::running::RunningService;
 use crate::service::serial::{Report, Seen, Serial, StateSource};
 use crate::supervision::factory::NotMade;
 use crate::supervision::instance_id::InstanceId;
@@ -344,65 +343,6 @@ fn check_restart(restart: &Restart, has_factory: bool) -> Result<(), AgentError>
         value: format!("{restart:?}"),
         allowed: "what is served by value has nothing to be made anew from: use `serve_with`, or `temporary`".to_owned(),
     })
-}
-
-/// A running service, without its types.
-#[derive(Clone)]
-pub(crate) struct RunningService {
-    /// The only peer that may call it, if it is limited to one.
-    pub(crate) only: Option<String>,
-    /// Its id at the supervisor, if it is supervised.
-    pub(crate) child: Option<ChildId>,
-    /// The instance, which takes the serial calls of native peers.
-    pub(crate) serial: Address,
-    front: Option<Address>,
-}
-
-impl RunningService {
-    /// The actor that takes all other calls: the front if there is one, or else the instance.
-    pub(crate) fn front(&self) -> &Address {
-        self.front.as_ref().unwrap_or(&self.serial)
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = &Address> {
-        self.front.iter().chain([&self.serial])
-    }
-
-    /// Closes the channels of a peer that has left, or of one incarnation of it.
-    pub(crate) fn dismiss(&self, peer: &str, life: Option<u64>, cause: &LossCause) {
-        for address in self.addresses() {
-            address.dismiss(peer, life, cause);
-        }
-    }
-
-    /// Waits until the answers that were given have arrived, at most for `limit`.
-    pub(crate) async fn flush(&self, limit: Duration) {
-        join_all(self.addresses().map(|address| address.flush(limit))).await;
-    }
-
-    /// Has the service answer the requests that it has and take no more. Returns false if that
-    /// takes longer than `limit`.
-    pub(crate) async fn drain(&self, limit: Duration) -> bool {
-        let drain = async {
-            // The front first: the instance still has to answer what the front has taken.
-            for address in self.addresses() {
-                address.drain().await;
-            }
-        };
-        timeout(limit, drain).await.is_ok()
-    }
-
-    /// Ends the service: its requests are answered with that.
-    pub(crate) fn give_up(&self) {
-        self.addresses().for_each(Address::give_up);
-    }
-
-    /// Ends the service and its arbiters. The arbiters end after a running sync handler has
-    /// returned; this does not wait for it.
-    pub(crate) fn end(self) {
-        self.front.into_iter().for_each(Address::end);
-        self.serial.end();
-    }
 }
 
 /// A running service. Dropping the handle does not end the service.

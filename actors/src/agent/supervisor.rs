@@ -5,17 +5,13 @@
 
 mod advertising;
 mod agreement;
-mod calling;
 mod discovery;
 mod inquiry;
 mod news;
 mod one_sided;
-mod pairs;
 mod peer_monitor;
-mod probing;
 mod reconnect;
 mod registering;
-mod serving;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -31,7 +27,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::backoff::Backoff;
 use slimerpc::channel::{
-    ClientChannel, Delivery, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
+    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
     ServiceTable, WaitPolicy,
 };
 use slimerpc::control::topology;
@@ -39,21 +35,22 @@ use slimerpc::control::{Control, MailEvent, PeerRecord};
 use slimerpc::fabric::LinkType;
 use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{broadcast, oneshot};
 use tokio::time::{sleep, timeout};
 
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{Answer, Handshake, Open};
-use crate::agent::serve::{Callers, RunningService};
-use crate::dlslime::qp_ready::QpReady;
+use crate::agent::serve::Callers;
+use crate::client::connection::{ConnectedService, ServiceConnection};
+use crate::dlslime::DlslimePeers;
+use crate::dlslime::client::Attempt;
+use crate::dlslime::handshake::QpReady;
+use crate::service::running::{RunningService, RunningServices};
 use crate::supervision::supervised::SupervisedServices;
 use crate::{AgentError, AgentEvent, Restart};
 
 pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
-pub(crate) use self::one_sided::{BufferConnection, ConnectBuffer};
-pub(crate) use self::peer_monitor::Follow;
-pub(crate) use self::reconnect::{Heal, KeepUp};
+pub(crate) use self::reconnect::KeepUp;
 pub(crate) use self::supervise::Ended;
 
 use self::advertising::Advertised;
@@ -61,7 +58,6 @@ use self::agreement::Untyped;
 use self::discovery::Followed;
 use self::news::News;
 use self::one_sided::OneSidedConnections;
-use self::pairs::{Pair, Pairs};
 use self::peer_monitor::PeerMonitors;
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -80,7 +76,7 @@ struct AgentState {
     settings: Settings,
     alias: String,
     descriptor: RefCell<Descriptor>,
-    services: RefCell<HashMap<String, RunningService>>,
+    services: Rc<RunningServices>,
     advertised: Advertised,
     followed: Followed,
     untyped: Untyped,
@@ -93,12 +89,11 @@ struct AgentState {
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
     monitors: PeerMonitors,
     wanted: RefCell<BTreeSet<String>>,
-    /// The connections with DLSlime peers.
-    pairs: RefCell<Pairs>,
+    dlslime: Rc<DlslimePeers>,
     /// The connections for one-sided memory.
     one_sided: RefCell<OneSidedConnections>,
     next: Cell<u64>,
-    left: Cell<bool>,
+    left: Rc<Cell<bool>>,
 }
 
 /// A supervisor that has registered.
@@ -106,24 +101,6 @@ pub(crate) struct RegisteredSupervisor {
     pub(crate) alias: String,
     pub(crate) incarnation: u64,
     pub(crate) supervisor: Addr<Supervisor>,
-}
-
-/// A connection to a service.
-pub(crate) enum ServiceConnection {
-    /// Two channels; the second is for parallel methods, if the service has some and the peer is
-    /// native.
-    Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
-    /// The service belongs to this agent; the second queue is for its parallel methods, if it has
-    /// some.
-    Local(UnboundedSender<Delivery>, Option<UnboundedSender<Delivery>>),
-}
-
-/// A service that can be called.
-pub(crate) struct ConnectedService {
-    pub(crate) link: ServiceConnection,
-    pub(crate) table: ServiceTable,
-    /// Incarnation of the peer, if it is native.
-    pub(crate) incarnation: Option<u64>,
 }
 
 impl Supervisor {
@@ -149,11 +126,24 @@ impl Supervisor {
             down: Vec::new(),
         };
         let supervised = RefCell::new(SupervisedServices::new(settings.strategy));
+        let (services, left) = (Rc::<RunningServices>::default(), Rc::new(Cell::new(false)));
+        let link = settings.devices.for_dlslime().device().port().link_type;
+        let dlslime = Rc::new(DlslimePeers {
+            alias: alias.clone(),
+            control: settings.control.clone(),
+            devices: settings.devices.clone(),
+            geometry: settings.dlslime_geometry,
+            retry: settings.retry,
+            probe_interval: settings.heartbeat(link).interval,
+            services: services.clone(),
+            has_left: left.clone(),
+            pairs: RefCell::default(),
+        });
         let state = Rc::new(AgentState {
             settings,
             alias: alias.clone(),
             descriptor: RefCell::new(descriptor),
-            services: RefCell::default(),
+            services,
             advertised: Advertised::default(),
             followed: Followed::default(),
             untyped: Untyped::default(),
@@ -163,10 +153,10 @@ impl Supervisor {
             channels: RefCell::default(),
             monitors: PeerMonitors::default(),
             wanted: RefCell::default(),
-            pairs: RefCell::default(),
+            dlslime,
             one_sided: RefCell::default(),
             next: Cell::new(unique()),
-            left: Cell::new(false),
+            left,
         });
         if let Err(error) = state.publish().await {
             let _ = state.settings.control.clean_up().await;
@@ -186,7 +176,7 @@ impl Actor for Supervisor {
     fn started(&mut self, _: &mut Context<Self>) {
         actix::spawn(self.state.clone().read_mail());
         actix::spawn(self.state.clone().beat());
-        actix::spawn(self.state.clone().probe());
+        actix::spawn(self.state.dlslime.clone().probe());
     }
 }
 
@@ -299,9 +289,7 @@ impl AgentState {
     async fn connect(self: &Rc<Self>, connect: Connect) -> Result<(), AgentError> {
         let started = Instant::now();
         let Connect { peer, timeout, .. } = connect;
-        self.pairs
-            .borrow_mut()
-            .set_queue_pairs(&peer, connect.queue_pairs);
+        self.dlslime.set_queue_pairs(&peer, connect.queue_pairs);
         match self.find(&peer, started, timeout, |_| Ok(())).await? {
             Found::Native(..) => {
                 self.declare(&peer).await?;
@@ -313,7 +301,8 @@ impl AgentState {
             }
             Found::Dlslime(record) => {
                 let left = timeout.saturating_sub(started.elapsed());
-                self.begin_with_dlslime(&record, left).await
+                self.declare(&record.alias).await?;
+                self.dlslime.begin(&record, left).await
             }
         }
     }
@@ -339,7 +328,7 @@ impl AgentState {
             .push(publish.table.clone());
         let published = self.publish().await;
         match &published {
-            Ok(()) => self.serve_parked(),
+            Ok(()) => self.dlslime.serve_parked(),
             Err(_) => {
                 if let Some(running) = self.forget_service(&name) {
                     self.unsupervise(&running);
@@ -382,11 +371,7 @@ impl AgentState {
         }
         self.unsupervise(&running);
         running.end();
-        let is_of = |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == name);
-        let ended = self.pairs.borrow_mut().end(is_of);
-        for peer in ended {
-            self.withdraw_mailbox(&peer).await;
-        }
+        self.dlslime.service_ended(&name).await;
         if !drained {
             return Err(AgentError::StillRunning {
                 service: name,
@@ -414,7 +399,14 @@ impl AgentState {
             let (theirs, table, link) = match self.find_service(&dial, started).await? {
                 Found::Native(theirs, (table, link)) => (theirs, table, link),
                 Found::Dlslime(record) => {
-                    let channel = self.call_dlslime(&dial, &record, started).await?;
+                    let attempt = Attempt {
+                        peer: &record,
+                        wait_policy: &dial.wait_policy,
+                        started,
+                        limit: dial.timeout,
+                    };
+                    let declare = async || self.declare(&dial.peer).await;
+                    let channel = self.dlslime.call(attempt, declare).await?;
                     return Ok(ConnectedService {
                         link: ServiceConnection::Channels(channel, None),
                         table: dial.wanted,
@@ -706,12 +698,7 @@ impl AgentState {
         while let Some(event) = mailbox.next().await {
             match event {
                 MailEvent::Left { peer } => self.peer_left(&peer),
-                MailEvent::Mail(mail) if QpReady::is(&mail) => match QpReady::read(&mail) {
-                    Ok(ready) => self.take_qp_ready(ready),
-                    Err(error) => {
-                        tracing::warn!(peer = mail.peer(), %error, "malformed qp_ready skipped");
-                    }
-                },
+                MailEvent::Mail(mail) if QpReady::is(&mail) => self.dlslime.take_mail(&mail),
                 MailEvent::Mail(mail) => match Handshake::read(&mail) {
                     Ok(Some(Handshake::Open(peer, open))) => {
                         actix::spawn(self.clone().answer(peer, open));
@@ -842,22 +829,7 @@ impl AgentState {
         tracing::info!(%peer, "peer left");
         self.want_no_more(peer);
         self.wake_monitor(peer);
-        let pair = {
-            let mut pairs = self.pairs.borrow_mut();
-            pairs.unpark(peer);
-            match pairs.get(peer) {
-                // A proxy in the making stays: it is for the peer's next incarnation.
-                Some(Pair::Dialing(_)) => None,
-                _ => pairs.remove(peer),
-            }
-        };
-        if let Some(pair) = pair {
-            if let Pair::Calling { channel, .. } = pair {
-                channel.close(LossCause::Left);
-            }
-            let (state, peer) = (self.clone(), peer.to_owned());
-            actix::spawn(async move { state.withdraw_mailbox(&peer).await });
-        }
+        self.dlslime.peer_left(peer);
         self.one_sided.borrow_mut().peer_left(peer);
         for (_, channel) in &*self.channels.borrow() {
             if let Some(channel) = channel.upgrade()
@@ -897,7 +869,7 @@ impl AgentState {
                 channel.close(LossCause::ShutDown);
             }
         }
-        self.pairs.borrow_mut().end(|_| true);
+        self.dlslime.end();
         self.one_sided.borrow_mut().end();
         for service in services.into_values() {
             service.end();

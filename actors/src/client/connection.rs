@@ -4,19 +4,38 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::Addr;
+use actix::Recipient;
 use slimerpc::channel::{
-    CallError, ClientChannel, LocalService, LossCause, OneWayCall, Profile, Route, ServiceInfo,
-    ServiceTable, TellError, WaitPolicy,
+    CallError, ClientChannel, Delivery, LocalService, LossCause, OneWayCall, Profile, Route,
+    ServiceInfo, ServiceTable, TellError, WaitPolicy,
 };
 use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
 use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedSender;
 
-use crate::agent::supervisor::{ConnectedService, Follow, ServiceConnection, Supervisor};
 use crate::client::items::ItemSource;
 use crate::client::reply::Decoder;
+use crate::client::watch::Follow;
 use crate::supervision::instance_id::InstanceId;
 use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
+
+/// A connection to a service.
+pub(crate) enum ServiceConnection {
+    /// Two channels; the second is for parallel methods, if the service has some and the peer is
+    /// native.
+    Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
+    /// The service belongs to this agent; the second queue is for its parallel methods, if it has
+    /// some.
+    Local(UnboundedSender<Delivery>, Option<UnboundedSender<Delivery>>),
+}
+
+/// A service that can be called.
+pub(crate) struct ConnectedService {
+    pub(crate) link: ServiceConnection,
+    pub(crate) table: ServiceTable,
+    /// Incarnation of the peer, if it is native.
+    pub(crate) incarnation: Option<u64>,
+}
 
 /// What a proxy is made of, each time that its service has been dialled.
 #[derive(Debug)]
@@ -30,7 +49,8 @@ pub(crate) struct ProxySetup {
     /// Bytes of an answer that is written in place.
     pub(crate) max_in_place: usize,
     pub(crate) events: broadcast::Sender<AgentEvent>,
-    pub(crate) supervisor: Addr<Supervisor>,
+    /// Whom to ask what becomes of the peer.
+    pub(crate) follow: Recipient<Follow>,
 }
 
 impl ProxySetup {
@@ -110,7 +130,7 @@ impl ProxySetup {
             peer: self.peer.to_string(),
             timeout: self.connect_timeout,
         };
-        let watch = self.supervisor.send(follow).await;
+        let watch = self.follow.send(follow).await;
         watch.unwrap_or(Err(AgentError::ShutDown))
     }
 }

@@ -14,13 +14,11 @@ use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 
-use crate::agent::supervisor::{ConnectedService, Heal};
 use crate::client::blocking::would_block_a_runtime;
-use crate::client::connection::{CallTarget, Connection, ProxySetup};
+use crate::client::connection::{CallTarget, ConnectedService, Connection, ProxySetup};
 use crate::client::items::{ItemSource, Items};
-use crate::client::reconnect::{self, Later};
+use crate::client::reconnect::{self, Heal, Later};
 use crate::client::reply::{Decode, Decoder};
-use crate::service::answer::written;
 use crate::supervision::current_handler;
 use crate::{
     AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
@@ -863,4 +861,13 @@ impl Caller {
 /// Decodes a typed result.
 fn result<T: DeserializeOwned>() -> Decode<T> {
     Decode::View(|codec, answer| codec.decode(answer.payload()))
+}
+
+/// `len` bytes stand in `room` already, or do not fit it.
+fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError> {
+    let (size, limit) = (*len, room.len());
+    if size > limit {
+        return Err(EncodeError::TooLarge { size, limit });
+    }
+    Ok(size)
 }

@@ -1,13 +1,17 @@
 //! Calls that wait until a connection that is lost has been made again.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use slimerpc::channel::{LossCause, ServiceTable, WaitPolicy};
 use slimerpc::wire::EncodeError;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
+use crate::client::connection::ConnectedService;
 use crate::client::proxy::Caller;
 use crate::{Ran, RpcError};
 
@@ -140,4 +144,22 @@ impl<T> Later<T> {
         }
         made
     }
+}
+
+/// A proxy, as the task that reconnects it sees it.
+pub(crate) trait Heal: Send + Sync {
+    /// Alias of the proxy's peer.
+    fn peer(&self) -> &str;
+    /// Incarnation of the peer that the proxy is connected with.
+    fn life(&self) -> Option<u64>;
+    /// Table of the service that the proxy is for.
+    fn wanted(&self) -> &ServiceTable;
+    /// How the proxy's callers wait.
+    fn wait_policy(&self) -> &WaitPolicy;
+    /// Notified when the connection is closed, or when the proxy has gone.
+    fn closing(&self) -> Vec<Arc<Notify>>;
+    /// What ended the connection.
+    fn lost(&self) -> Option<LossCause>;
+    /// Gives the proxy a new connection.
+    fn adopt(&self, dialled: ConnectedService);
 }

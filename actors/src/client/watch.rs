@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actix::Message;
 use futures_util::stream::{BoxStream, StreamExt};
 use futures_util::{Stream, future, stream};
 use slimerpc::channel::LossCause;
 use tokio::sync::{broadcast, watch};
+
+use crate::AgentError;
 
 /// What becomes of a peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,4 +181,12 @@ pub struct Terminated {
     pub peer: String,
     /// [`Lost`](PeerEvent::Lost) or [`Left`](PeerEvent::Left).
     pub event: PeerEvent,
+}
+
+/// Begins to watch a peer.
+#[derive(Message)]
+#[rtype(result = "Result<Watch, AgentError>")]
+pub(crate) struct Follow {
+    pub(crate) peer: String,
+    pub(crate) timeout: Duration,
 }

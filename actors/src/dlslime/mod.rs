@@ -1,3 +1,80 @@
-//! Messages that only DLSlime peers exchange.
+//! DLSlime's side of an agent: calling peers that speak its protocol, and serving them.
+//!
+//! A pair of aliases has one connection, which is used in one direction ([`pair`]). [`handshake`] is the mail by which it comes
+//! about, [`client`] and [`server`] are its two ends, and [`probe`] notices that a peer is gone. Native peers know nothing of all this.
 
-pub(crate) mod qp_ready;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slimerpc::channel::{Geometry, LossCause};
+use slimerpc::control::Control;
+use slimerpc::fabric::RetryPolicy;
+
+use crate::dlslime::pair::{Pair, Pairs};
+use crate::memory::devices::Devices;
+use crate::service::running::RunningServices;
+
+pub(crate) mod client;
+pub(crate) mod handshake;
+mod pair;
+mod probe;
+mod server;
+
+/// Between two looks for what a peer is about to do.
+const FIRST_LOOK: Duration = Duration::from_millis(10);
+
+/// What an agent has to do with its DLSlime peers. Lives on the supervisor's arbiter.
+pub(crate) struct DlslimePeers {
+    pub(crate) alias: String,
+    pub(crate) control: Arc<dyn Control>,
+    pub(crate) devices: Devices,
+    pub(crate) geometry: Geometry,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) probe_interval: Duration,
+    pub(crate) services: Rc<RunningServices>,
+    pub(crate) has_left: Rc<Cell<bool>>,
+    pub(crate) pairs: RefCell<Pairs>,
+}
+
+impl DlslimePeers {
+    /// Has a connection with `peer` that we begin have so many queue pairs.
+    pub(crate) fn set_queue_pairs(&self, peer: &str, count: usize) {
+        self.pairs.borrow_mut().set_queue_pairs(peer, count);
+    }
+
+    /// Ends the connections of those who call a service that has ended.
+    pub(crate) async fn service_ended(&self, service: &str) {
+        let calls_it =
+            |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == service);
+        let ended = self.pairs.borrow_mut().end(calls_it);
+        for peer in ended {
+            self.withdraw_mailbox(&peer).await;
+        }
+    }
+
+    /// The control plane says that `peer` has left.
+    pub(crate) fn peer_left(self: &Rc<Self>, peer: &str) {
+        let pair = {
+            let mut pairs = self.pairs.borrow_mut();
+            pairs.unpark(peer);
+            match pairs.get(peer) {
+                // The proxy being made is for the life to come.
+                Some(Pair::Dialing(_)) => None,
+                _ => pairs.remove(peer),
+            }
+        };
+        let Some(pair) = pair else { return };
+        if let Pair::Calling { channel, .. } = pair {
+            channel.close(LossCause::Left);
+        }
+        let (peers, peer) = (self.clone(), peer.to_owned());
+        actix::spawn(async move { peers.withdraw_mailbox(&peer).await });
+    }
+
+    /// Ends all connections.
+    pub(crate) fn end(&self) {
+        self.pairs.borrow_mut().end(|_| true);
+    }
+}

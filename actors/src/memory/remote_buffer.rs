@@ -5,19 +5,35 @@ use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use actix::Addr;
+use actix::{Message, Recipient};
 use slimerpc::channel::{
-    Buffer, LossCause, PendingTransfer, PooledBuffer, Rights, TransferError, WaitPolicy,
+    Buffer, BufferLocation, LossCause, OneSided, PendingTransfer, PooledBuffer, Rights,
+    TransferError, WaitPolicy,
 };
 
 use crate::AgentError;
-use crate::agent::supervisor::{BufferConnection, ConnectBuffer, Supervisor};
 use crate::memory::buffer::{BufferError, Offered, RdmaBuffer};
 
 /// Bytes that one transfer moves when the caller's memory is not registered.
 const CHUNK: usize = 4 << 20;
 /// How often a transfer is attempted before an interruption becomes an error.
 const TRIES: usize = 3;
+
+/// Connects with the owner of a buffer.
+#[derive(Message)]
+#[rtype(result = "Result<BufferConnection, BufferError>")]
+pub(crate) struct ConnectBuffer {
+    pub(crate) buffer: RdmaBuffer,
+    pub(crate) wait_policy: WaitPolicy,
+    pub(crate) timeout: Duration,
+}
+
+/// A connection to a buffer's memory.
+#[derive(Clone)]
+pub(crate) struct BufferConnection {
+    pub(crate) connection: Arc<OneSided>,
+    pub(crate) place: BufferLocation,
+}
 
 /// Memory of a peer that this agent reads and writes without work by the peer.
 /// [`PeerAgent::attach`](crate::PeerAgent::attach) makes it; it is cheap to clone and usable from
@@ -51,7 +67,7 @@ enum AccessPath {
 }
 
 struct Remote {
-    supervisor: Addr<Supervisor>,
+    supervisor: Recipient<ConnectBuffer>,
     wait_policy: WaitPolicy,
     timeout: Duration,
     reached: Mutex<BufferConnection>,
@@ -67,7 +83,7 @@ impl RemoteBuffer {
 
     pub(crate) async fn remote(
         handle: &RdmaBuffer,
-        supervisor: Addr<Supervisor>,
+        supervisor: Recipient<ConnectBuffer>,
         wait_policy: WaitPolicy,
         timeout: Duration,
     ) -> Result<Self, BufferError> {
@@ -274,7 +290,7 @@ impl Remote {
 
 async fn reach(
     handle: &RdmaBuffer,
-    supervisor: &Addr<Supervisor>,
+    supervisor: &Recipient<ConnectBuffer>,
     wait_policy: &WaitPolicy,
     timeout: Duration,
 ) -> Result<BufferConnection, BufferError> {

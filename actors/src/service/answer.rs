@@ -10,6 +10,7 @@ use std::task::Poll;
 use serde::Serialize;
 use slimerpc::wire::{Codec, EncodeError, Fault, PayloadCodec, Raw};
 
+use crate::error::type_path;
 use crate::service::panics::{Panic, catch, discard};
 use crate::{Call, Dispatch, Finished, Message, Parallel, Request, Service};
 
@@ -135,22 +136,6 @@ pub(crate) fn short_name<E>() -> String {
     head.rsplit("::").next().unwrap_or(head).to_owned()
 }
 
-/// A type with its modules and parameters. Without crates: the two ends are often programs that share a module.
-pub(crate) fn type_path<E>() -> String {
-    let is_path = |message: char| message.is_alphanumeric() || matches!(message, '_' | ':');
-    let mut rest = std::any::type_name::<E>();
-    let mut path = String::with_capacity(rest.len());
-    while !rest.is_empty() {
-        let (word, behind) =
-            rest.split_at(rest.find(|message| !is_path(message)).unwrap_or(rest.len()));
-        path.push_str(word.split_once("::").map_or(word, |(_, inside)| inside));
-        let (between, next) = behind.split_at(behind.find(is_path).unwrap_or(behind.len()));
-        path.push_str(between);
-        rest = next;
-    }
-    path
-}
-
 /// What came of running a handler: its result or the failure to tell, unless it panicked.
 type Handled<T> = Result<Result<T, Fault>, Panic>;
 
@@ -261,22 +246,6 @@ pub async fn answer_rewritten_async(
 
 fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeError> {
     Raw::encode(bytes.as_ref(), room)
-}
-
-/// `len` bytes stand in `room` already, or do not fit it.
-pub(crate) fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError> {
-    let (size, limit) = (*len, room.len());
-    if size > limit {
-        return Err(EncodeError::TooLarge { size, limit });
-    }
-    Ok(size)
-}
-
-/// Answers a request for a method that the service does not have.
-pub fn unknown_method(request: Request) -> Finished {
-    let (service, method) = (request.service().to_owned(), request.method());
-    request.fail(Fault::MethodNotFound { service, method });
-    Finished::Answered
 }
 
 /// Tells the caller, panics included (PANIC-1).

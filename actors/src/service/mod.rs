@@ -10,5 +10,7 @@ pub(crate) mod panics;
 pub(crate) mod parallel_dispatcher;
 pub(crate) mod pool;
 pub(crate) mod ring_context;
+pub(crate) mod running;
 pub(crate) mod serial;
+pub(crate) mod served_by;
 pub(crate) mod shape_of;

@@ -7,12 +7,11 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix::{Context, Handler, Message, ResponseFuture};
+use actix::{Context, Handler, ResponseFuture};
 use slimerpc::channel::{
-    BufferLocation, Descriptor, Exposed, LossCause, Mismatch, OneSided, OneSidedDialer,
-    QueuePairInfo, WaitPolicy,
+    Descriptor, Exposed, LossCause, Mismatch, OneSided, OneSidedDialer, QueuePairInfo,
 };
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
@@ -23,26 +22,11 @@ use super::{AgentState, FIRST_LOOK, Found, Supervisor, check_life};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
-use crate::memory::buffer::{BufferError, RdmaBuffer};
+use crate::memory::buffer::BufferError;
+use crate::memory::remote_buffer::{BufferConnection, ConnectBuffer};
 
 /// Most connections of peers to this agent's memory.
 const MAX_EXPOSED: usize = 4096;
-
-/// Connects with the owner of a buffer.
-#[derive(Message)]
-#[rtype(result = "Result<BufferConnection, BufferError>")]
-pub(crate) struct ConnectBuffer {
-    pub(crate) buffer: RdmaBuffer,
-    pub(crate) wait_policy: WaitPolicy,
-    pub(crate) timeout: Duration,
-}
-
-/// A connection to a buffer's memory.
-#[derive(Clone)]
-pub(crate) struct BufferConnection {
-    pub(crate) connection: Arc<OneSided>,
-    pub(crate) place: BufferLocation,
-}
 
 /// The one-sided connections of an agent.
 #[derive(Default)]
@@ -258,7 +242,9 @@ fn gone(owner: &str) -> BufferError {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use slimerpc::channel::{BufferPool, MemoryLimits};
+    use std::time::Duration;
+
+    use slimerpc::channel::{BufferPool, MemoryLimits, WaitPolicy};
     use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
 
     use super::*;

@@ -15,7 +15,7 @@ use std::future::{self, pending};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use actix::{Context, Handler, Message, ResponseFuture};
+use actix::{Context, Handler, ResponseFuture};
 use slimerpc::channel::peer_connection::{
     Action, Body, HandshakeMessage, Input, PeerConnection, RetryTiming, Session,
 };
@@ -32,7 +32,7 @@ use super::news::News;
 use super::{AgentState, Found, Supervisor};
 use crate::AgentError;
 use crate::agent::handshake_json::{HandshakeJson, LinkEndpoint};
-use crate::client::watch::{PeerEvent, Watch};
+use crate::client::watch::{Follow, PeerEvent, Watch};
 
 /// Most monitors that peers opened and no local user wants. Further peers are not answered.
 const MAX_MONITORS: usize = 4096;
@@ -165,14 +165,6 @@ enum Effect {
     Inquire(u64),
     /// The peer sent a heartbeat at this time.
     HeartbeatEvent(Instant),
-}
-
-/// Begins to watch a peer.
-#[derive(Message)]
-#[rtype(result = "Result<Watch, AgentError>")]
-pub(crate) struct Follow {
-    pub(crate) peer: String,
-    pub(crate) timeout: Duration,
 }
 
 impl Handler<Follow> for Supervisor {

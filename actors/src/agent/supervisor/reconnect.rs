@@ -1,38 +1,19 @@
 //! Reconnects proxies as soon as their peer can be reached again.
 
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::Duration;
 
 use actix::{Context, Handler, Message};
-use slimerpc::channel::{LossCause, ServiceTable, WaitPolicy};
-use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::{AgentState, ConnectService, ConnectedService, LOOKS, Supervisor};
+use super::{AgentState, ConnectService, LOOKS, Supervisor};
+use crate::client::reconnect::Heal;
 
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Time between two checks that the proxy still exists while its peer is away.
 const AWAY: Duration = Duration::from_secs(1);
-
-/// A proxy, as the task that reconnects it sees it.
-pub(crate) trait Heal: Send + Sync {
-    /// Alias of the proxy's peer.
-    fn peer(&self) -> &str;
-    /// Incarnation of the peer that the proxy is connected with.
-    fn life(&self) -> Option<u64>;
-    /// Table of the service that the proxy is for.
-    fn wanted(&self) -> &ServiceTable;
-    /// How the proxy's callers wait.
-    fn wait_policy(&self) -> &WaitPolicy;
-    /// Notified when the connection is closed, or when the proxy has gone.
-    fn closing(&self) -> Vec<Arc<Notify>>;
-    /// What ended the connection.
-    fn lost(&self) -> Option<LossCause>;
-    /// Gives the proxy a new connection.
-    fn adopt(&self, dialled: ConnectedService);
-}
 
 /// Keeps a proxy connected for as long as it exists.
 #[derive(Message)]

@@ -7,7 +7,7 @@ use actix::{Context, Handler, Message};
 use tokio::time::sleep_until;
 
 use super::{AgentState, Supervisor};
-use crate::agent::serve::RunningService;
+use crate::service::running::RunningService;
 use crate::supervision::supervised::{ChildId, Due, EndingService, StartedService, Step};
 use crate::{AgentEvent, EndCause, Restart};
 

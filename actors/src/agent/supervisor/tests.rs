@@ -9,6 +9,8 @@ use tokio::sync::Notify;
 
 use super::*;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
+use crate::client::reconnect::Heal;
+use crate::client::watch::Follow;
 use crate::{PeerAgent, PeerEvent, Polling};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -186,7 +188,7 @@ struct Proxied {
     wait_policy: WaitPolicy,
 }
 
-impl reconnect::Heal for Proxied {
+impl Heal for Proxied {
     fn peer(&self) -> &str {
         "worker:0"
     }
@@ -237,8 +239,7 @@ async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_los
         })
     };
     let keep_up = async |proxy: &Arc<Proxied>| {
-        let weak: Weak<dyn reconnect::Heal> =
-            Arc::downgrade(&(proxy.clone() as Arc<dyn reconnect::Heal>));
+        let weak: Weak<dyn Heal> = Arc::downgrade(&(proxy.clone() as Arc<dyn Heal>));
         driver
             .supervisor
             .send(reconnect::KeepUp(weak))

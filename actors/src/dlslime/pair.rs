@@ -3,7 +3,7 @@
 //! A native peer opens a channel for each proxy. A DLSlime peer has one connection with this agent,
 //! and both ends must have published a mailbox before either writes. Requests and replies share the
 //! mailbox's slots, so the connection is used in one direction: this agent calls
-//! ([`calling`](super::calling)) or it serves ([`serving`](super::serving)).
+//! ([`client`](super::client)) or it serves ([`server`](super::server)).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use slimerpc::fabric::Device;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::dlslime::qp_ready::QpReady;
+use crate::dlslime::handshake::QpReady;
 
 /// Most peers whose `qp_ready` is kept until this agent serves or calls them.
 const MAX_PARKED: usize = 1024;
 
 /// The connections, and what is known of peers without one.
 #[derive(Default)]
-pub(super) struct Pairs {
+pub(crate) struct Pairs {
     by_peer: HashMap<String, Pair>,
     /// The latest `qp_ready` of peers that there is no reason to connect with yet.
     parked: HashMap<String, QpReady>,

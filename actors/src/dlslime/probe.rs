@@ -7,19 +7,17 @@ use std::time::Duration;
 use slimerpc::channel::Mailbox;
 use tokio::time::{sleep, timeout};
 
-use super::AgentState;
-use super::pairs::Pair;
+use super::DlslimePeers;
+use super::pair::Pair;
 
 /// How long to wait for an instance whose handler keeps its thread busy.
 const LATEST: Duration = Duration::from_millis(100);
 
-impl AgentState {
+impl DlslimePeers {
     /// Writes to every DLSlime peer at intervals, until the agent leaves.
-    pub(super) async fn probe(self: Rc<Self>) {
-        let device = self.settings.devices.for_dlslime().device().clone();
-        let interval = self.settings.heartbeat(device.port().link_type).interval;
-        while !self.left.get() {
-            sleep(interval).await;
+    pub(crate) async fn probe(self: Rc<Self>) {
+        while !self.has_left.get() {
+            sleep(self.probe_interval).await;
             self.probe_callers().await;
         }
     }
@@ -38,7 +36,7 @@ impl AgentState {
         for service in called {
             let running = self.services.borrow().get(&service).cloned();
             let Some(running) = running else { continue };
-            let memory = self.settings.devices.for_dlslime();
+            let memory = self.devices.for_dlslime();
             let probe = |mailbox: &mut Mailbox| {
                 mailbox.probe();
                 Ok(())

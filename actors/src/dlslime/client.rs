@@ -13,15 +13,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use slimerpc::channel::{ClientChannel, Dialer, QueuePairInfo, RingAddress};
+use slimerpc::channel::{ClientChannel, Dialer, QueuePairInfo, RingAddress, WaitPolicy};
 use slimerpc::control::PeerRecord;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::pairs::{Pair, mailbox_name, mailbox_record};
-use super::{AgentState, ConnectService, FIRST_LOOK};
+use super::pair::{Pair, mailbox_name, mailbox_record};
+use super::{DlslimePeers, FIRST_LOOK};
 use crate::AgentError;
-use crate::dlslime::qp_ready::{self, Path, QpReady};
+use crate::dlslime::handshake::{self, Path, QpReady};
 
 /// How long to wait for a fresh `qp_ready` before one is used that was in the mailbox already. The
 /// old one may be of an earlier incarnation of the peer, but a peer that started at the same time
@@ -29,6 +29,28 @@ use crate::dlslime::qp_ready::{self, Path, QpReady};
 const GRACE: Duration = Duration::from_secs(1);
 /// Pause between two checks for the peer's mailbox.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// An attempt to connect with a DLSlime peer.
+pub(crate) struct Attempt<'a> {
+    pub(crate) peer: &'a PeerRecord,
+    pub(crate) wait_policy: &'a WaitPolicy,
+    pub(crate) started: Instant,
+    pub(crate) limit: Duration,
+}
+
+impl Attempt<'_> {
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.started.elapsed())
+    }
+
+    fn timeout(&self, waiting_for: &'static str) -> AgentError {
+        AgentError::DlslimeTimeout {
+            peer: self.peer.alias.clone(),
+            waiting_for: waiting_for.into(),
+            waited: self.started.elapsed(),
+        }
+    }
+}
 
 /// Which task connects with a peer.
 enum Claim {
@@ -40,28 +62,30 @@ enum Claim {
     Others,
 }
 
-impl AgentState {
-    /// Returns the channel to a DLSlime peer, and makes it if there is none.
-    pub(super) async fn call_dlslime(
+impl DlslimePeers {
+    /// Returns the channel to a DLSlime peer and makes it if there is none. `declare` tells the control plane that the peer is
+    /// wanted; it is called once a path to the peer is known.
+    pub(crate) async fn call(
         &self,
-        dial: &ConnectService,
-        record: &PeerRecord,
-        started: Instant,
+        attempt: Attempt<'_>,
+        declare: impl AsyncFnOnce() -> Result<(), AgentError>,
     ) -> Result<Arc<ClientChannel>, AgentError> {
-        let peer = &*dial.peer;
+        let peer = &*attempt.peer.alias;
         let mail = loop {
             match self.claim(peer)? {
                 Claim::Connected(channel) => return Ok(channel),
                 Claim::Ours(mail) => break mail,
                 Claim::Others => {}
             }
-            self.check_open()?;
-            if started.elapsed() >= dial.timeout {
-                return Err(self.silent(dial, started, "another proxy to be connected"));
+            if self.has_left.get() {
+                return Err(AgentError::ShutDown);
+            }
+            if attempt.left().is_zero() {
+                return Err(attempt.timeout("another proxy to be connected"));
             }
             sleep(FIRST_LOOK).await;
         };
-        match self.dial_dlslime(dial, record, started, mail).await {
+        match self.connect(&attempt, declare, mail).await {
             Ok((channel, theirs)) => {
                 let calling = Pair::Calling {
                     channel: channel.clone(),
@@ -99,40 +123,33 @@ impl AgentState {
         }
     }
 
-    async fn dial_dlslime(
+    async fn connect(
         &self,
-        dial: &ConnectService,
-        record: &PeerRecord,
-        started: Instant,
+        attempt: &Attempt<'_>,
+        declare: impl AsyncFnOnce() -> Result<(), AgentError>,
         mut mail: mpsc::Receiver<QpReady>,
     ) -> Result<(Arc<ClientChannel>, Vec<QueuePairInfo>), AgentError> {
-        let peer = &*dial.peer;
-        let device = self.settings.devices.for_dlslime().device();
-        let path = self.path_to(record)?;
+        let peer = &*attempt.peer.alias;
+        let device = self.devices.for_dlslime().device();
+        let path = self.path_to(attempt.peer)?;
         let count = self.pairs.borrow().queue_pairs(peer);
-        let (geometry, retry) = (self.settings.dlslime_geometry, self.settings.retry);
+        let (geometry, retry) = (self.geometry, self.retry);
         let mut dialer = Dialer::compatible(&**device, geometry, retry, count)?;
-        self.declare(peer).await?;
+        declare().await?;
         let early = self.pairs.borrow_mut().unpark(peer);
-        let ready = qp_ready::mail(&self.alias, peer, &dialer.queue_pairs(), &path);
-        self.control().send_mail(peer, &ready).await?;
-        let mut theirs = self
-            .reach(&mut dialer, early, &mut mail, dial, started)
-            .await?;
+        let ready = handshake::mail(&self.alias, peer, &dialer.queue_pairs(), &path);
+        self.control.send_mail(peer, &ready).await?;
+        let mut theirs = self.reach(&mut dialer, early, &mut mail, attempt).await?;
 
         let mailbox = mailbox_record(&self.alias, peer, &**device, &dialer.ring());
         let name = mailbox_name(&self.alias, peer);
-        self.control().publish(&name, mailbox).await?;
+        self.control.publish(&name, mailbox).await?;
         let ring = loop {
             if let Some(ring) = self.mailbox_of(peer).await? {
                 break ring;
             }
-            if started.elapsed() >= dial.timeout {
-                return Err(self.silent(
-                    dial,
-                    started,
-                    "its mailbox, which it publishes when it serves",
-                ));
+            if attempt.left().is_zero() {
+                return Err(attempt.timeout("its mailbox, which it publishes when it serves"));
             }
             // The connection may be with an earlier incarnation, whose successor answers now.
             if let Ok(Some(ready)) = timeout(LOOK, mail.recv()).await
@@ -142,7 +159,7 @@ impl AgentState {
                 theirs = ready.queue_pairs;
             }
         };
-        let channel = dialer.connect_compatible(peer, &ring, dial.wait_policy.clone())?;
+        let channel = dialer.connect_compatible(peer, &ring, attempt.wait_policy.clone())?;
         Ok((channel, theirs))
     }
 
@@ -152,13 +169,12 @@ impl AgentState {
         dialer: &mut Dialer,
         early: Option<QpReady>,
         mail: &mut mpsc::Receiver<QpReady>,
-        dial: &ConnectService,
-        started: Instant,
+        attempt: &Attempt<'_>,
     ) -> Result<Vec<QueuePairInfo>, AgentError> {
         let mut early = early;
         let mut refused = None;
         loop {
-            let left = dial.timeout.saturating_sub(started.elapsed());
+            let left = attempt.left();
             let wait = if early.is_some() {
                 left.min(GRACE)
             } else {
@@ -170,7 +186,7 @@ impl AgentState {
                 Err(_) => match early.take() {
                     Some(ready) => ready,
                     None => {
-                        let silent = || self.silent(dial, started, "its queue pairs (qp_ready)");
+                        let silent = || attempt.timeout("its queue pairs (qp_ready)");
                         return Err(refused.unwrap_or_else(silent));
                     }
                 },
@@ -188,7 +204,7 @@ impl AgentState {
 
     /// The path to a DLSlime peer, from this agent's device to the one that the peer would choose.
     pub(super) fn path_to(&self, record: &PeerRecord) -> Result<Path, AgentError> {
-        let device = self.settings.devices.for_dlslime().device();
+        let device = self.devices.for_dlslime().device();
         let port = device.port();
         let theirs = record.device_on(&port.link_type.to_string(), port.number.into());
         let Some(theirs) = theirs else {
@@ -210,7 +226,7 @@ impl AgentState {
     /// The mailbox that a DLSlime peer has published for this agent.
     pub(super) async fn mailbox_of(&self, peer: &str) -> Result<Option<RingAddress>, AgentError> {
         let name = mailbox_name(peer, &self.alias);
-        let Some(record) = self.control().lookup(peer, &name).await? else {
+        let Some(record) = self.control.lookup(peer, &name).await? else {
             return Ok(None);
         };
         match serde_json::from_value(record) {
@@ -224,24 +240,11 @@ impl AgentState {
 
     pub(super) async fn withdraw_mailbox(&self, peer: &str) {
         if let Err(error) = self
-            .control()
+            .control
             .withdraw(&mailbox_name(&self.alias, peer))
             .await
         {
             tracing::debug!(%peer, %error, "a mailbox record could not be withdrawn");
-        }
-    }
-
-    fn silent(
-        &self,
-        dial: &ConnectService,
-        started: Instant,
-        waiting_for: &'static str,
-    ) -> AgentError {
-        AgentError::DlslimeTimeout {
-            peer: dial.peer.clone(),
-            waiting_for: waiting_for.into(),
-            waited: started.elapsed(),
         }
     }
 }

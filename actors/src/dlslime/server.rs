@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use slimerpc::backoff::Backoff;
 use slimerpc::channel::{ConnectError, LossCause, Mailbox, QueuePairInfo};
-use slimerpc::control::PeerRecord;
+use slimerpc::control::{Mail, PeerRecord};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::pairs::{Pair, Serving, mailbox_name, mailbox_record};
-use super::{AgentState, FIRST_LOOK};
+use super::pair::{Pair, Serving, mailbox_name, mailbox_record};
+use super::{DlslimePeers, FIRST_LOOK};
 use crate::AgentError;
-use crate::agent::serve::RunningService;
-use crate::dlslime::qp_ready::{self, QpReady};
+use crate::dlslime::handshake::{self, QpReady};
+use crate::service::running::RunningService;
 
 /// Pauses between checks for a peer's mailbox, which it may publish at any later time.
 const LOOKS: Backoff = Backoff::doubling(FIRST_LOOK, Duration::from_millis(500));
@@ -35,9 +35,19 @@ enum Refusal {
     Down,
 }
 
-impl AgentState {
+impl DlslimePeers {
+    /// Takes mail of DLSlime's handshake.
+    pub(crate) fn take_mail(self: &Rc<Self>, mail: &Mail) {
+        match QpReady::read(mail) {
+            Ok(ready) => self.take_qp_ready(ready),
+            Err(error) => {
+                tracing::warn!(peer = mail.peer(), %error, "malformed qp_ready skipped");
+            }
+        }
+    }
+
     /// Handles the `qp_ready` of a DLSlime peer.
-    pub(super) fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
+    fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
         let mut pairs = self.pairs.borrow_mut();
         let begun = match pairs.get(&ready.peer) {
             Some(Pair::Dialing(waiter)) => {
@@ -62,11 +72,11 @@ impl AgentState {
             Some(Pair::Serving(serving)) => serving.theirs.is_empty(),
             None => false,
         };
-        let Some((service, running)) = self.service_for_dlslime(&ready.peer) else {
+        let Some((service, running)) = self.service_for(&ready.peer) else {
             return pairs.park(ready);
         };
         let (peer, theirs) = (ready.peer.clone(), ready.queue_pairs.clone());
-        let task = actix::spawn(self.clone().let_dlslime_in(running, ready, begun));
+        let task = actix::spawn(self.clone().let_in(running, ready, begun));
         let reached = match pairs.get(&peer) {
             Some(Pair::Serving(serving)) => serving.reached.clone(),
             _ => watch::Sender::new(false),
@@ -81,7 +91,7 @@ impl AgentState {
     }
 
     /// Admits peers that came before there was a service.
-    pub(super) fn serve_parked(self: &Rc<Self>) {
+    pub(crate) fn serve_parked(self: &Rc<Self>) {
         let parked = self.pairs.borrow_mut().unpark_all();
         for ready in parked {
             self.take_qp_ready(ready);
@@ -90,7 +100,7 @@ impl AgentState {
 
     /// Finds the service that a DLSlime peer calls. The peer names none, so there must be only one,
     /// or one for this peer alone.
-    fn service_for_dlslime(&self, peer: &str) -> Option<(String, RunningService)> {
+    fn service_for(&self, peer: &str) -> Option<(String, RunningService)> {
         let services = self.services.borrow();
         let serves = |only: &Option<String>| only.as_deref().is_none_or(|only| only == peer);
         let mut services: Vec<_> = services
@@ -112,9 +122,9 @@ impl AgentState {
         Some((name.clone(), running.clone()))
     }
 
-    async fn let_dlslime_in(self: Rc<Self>, running: RunningService, ready: QpReady, begun: bool) {
+    async fn let_in(self: Rc<Self>, running: RunningService, ready: QpReady, begun: bool) {
         let peer = ready.peer.clone();
-        match self.try_let_dlslime_in(&running, ready, begun).await {
+        match self.try_let_in(&running, ready, begun).await {
             Ok(()) => tracing::info!(%peer, "DLSlime peer connected"),
             Err(refusal) => {
                 tracing::warn!(%peer, %refusal, "a DLSlime peer is not let in");
@@ -126,13 +136,13 @@ impl AgentState {
         }
     }
 
-    async fn try_let_dlslime_in(
+    async fn try_let_in(
         &self,
         running: &RunningService,
         ready: QpReady,
         begun: bool,
     ) -> Result<(), Refusal> {
-        let devices = &self.settings.devices;
+        let devices = &self.devices;
         let memory = match ready.path.link {
             None => devices.for_dlslime(),
             Some(link) => devices
@@ -167,8 +177,8 @@ impl AgentState {
             path.ours.get_or_insert_with(|| device.name().to_owned());
             path.theirs.get_or_insert_with(|| device.name().to_owned());
             path.link.get_or_insert(device.port().link_type);
-            let answer = qp_ready::mail(&self.alias, &peer, &ours, &path);
-            self.control()
+            let answer = handshake::mail(&self.alias, &peer, &ours, &path);
+            self.control
                 .send_mail(&peer, &answer)
                 .await
                 .map_err(AgentError::from)?;
@@ -197,22 +207,21 @@ impl AgentState {
         let record = mailbox_record(&self.alias, &peer, &**device, &ring);
         let name = mailbox_name(&self.alias, &peer);
         Ok(self
-            .control()
+            .control
             .publish(&name, record)
             .await
             .map_err(AgentError::from)?)
     }
 
-    /// Begins to connect with a DLSlime peer. If this agent serves, this waits until the queue
+    /// Begins to connect with a DLSlime peer that was declared as wanted. If this agent serves, this waits until the queue
     /// pairs are connected; otherwise the proxy that follows connects them.
-    pub(super) async fn begin_with_dlslime(
+    pub(crate) async fn begin(
         &self,
         record: &PeerRecord,
         limit: Duration,
     ) -> Result<(), AgentError> {
         let (peer, started) = (&*record.alias, Instant::now());
-        self.declare(peer).await?;
-        let Some((service, running)) = self.service_for_dlslime(peer) else {
+        let Some((service, running)) = self.service_for(peer) else {
             return Ok(());
         };
         let reached = match self.pairs.borrow_mut().get(peer) {
@@ -269,7 +278,7 @@ impl AgentState {
         let path = self.path_to(record)?;
         let peer = record.alias.clone();
         let count = self.pairs.borrow().queue_pairs(&peer);
-        let memory = self.settings.devices.for_dlslime();
+        let memory = self.devices.for_dlslime();
         let who = peer.clone();
         let prepare = move |mailbox: &mut Mailbox| mailbox.prepare(&who, count);
         let ours: Vec<QueuePairInfo> = running
@@ -277,7 +286,7 @@ impl AgentState {
             .mailbox(memory, prepare)
             .await
             .ok_or(AgentError::ShutDown)??;
-        let ready = qp_ready::mail(&self.alias, &peer, &ours, &path);
-        Ok(self.control().send_mail(&peer, &ready).await?)
+        let ready = handshake::mail(&self.alias, &peer, &ours, &path);
+        Ok(self.control.send_mail(&peer, &ready).await?)
     }
 }
