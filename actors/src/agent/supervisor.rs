@@ -3,15 +3,15 @@
 //! It talks to the control plane, answers the handshakes of callers, makes those of proxies, and
 //! closes what belongs to peers that leave. No request or reply passes through it.
 
+mod accept;
 mod advertising;
-mod agreement;
+mod dial;
 mod discovery;
-mod inquiry;
-mod news;
 mod one_sided;
+mod peer_lookup;
 mod peer_monitor;
 mod reconnect;
-mod registering;
+mod services;
 mod supervise;
 #[cfg(test)]
 mod tests;
@@ -19,47 +19,44 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::backoff::Backoff;
-use slimerpc::channel::{
-    ClientChannel, Descriptor, Dialer, Endpoint, HostId, LossCause, Mailbox, Mismatch,
-    ServiceTable, WaitPolicy,
-};
+use slimerpc::channel::{ClientChannel, Descriptor, Endpoint, HostId, LossCause, Mismatch};
 use slimerpc::control::topology;
-use slimerpc::control::{Control, MailEvent, PeerRecord};
-use slimerpc::fabric::LinkType;
+use slimerpc::control::{Control, ControlError, MailEvent};
 use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::{broadcast, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use crate::agent::builder::Settings;
-use crate::agent::handshake::{Answer, Handshake, Open};
-use crate::agent::serve::Callers;
-use crate::client::connection::{ConnectedService, ServiceConnection};
+use crate::agent::handshake::Handshake;
 use crate::dlslime::DlslimePeers;
-use crate::dlslime::client::Attempt;
 use crate::dlslime::handshake::QpReady;
 use crate::service::running::{RunningService, RunningServices};
 use crate::supervision::supervised::SupervisedServices;
-use crate::{AgentError, AgentEvent, Restart};
+use crate::{AgentError, AgentEvent};
 
+pub(crate) use self::dial::ConnectService;
 pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
 pub(crate) use self::reconnect::KeepUp;
+pub(crate) use self::services::{Publish, Withdraw};
 pub(crate) use self::supervise::Ended;
 
+use self::accept::Untyped;
 use self::advertising::Advertised;
-use self::agreement::Untyped;
 use self::discovery::Followed;
-use self::news::News;
 use self::one_sided::OneSidedConnections;
+use self::peer_lookup::Found;
 use self::peer_monitor::PeerMonitors;
 
+/// Pauses between checks whether the alias is free.
+const ALIAS_LOOKS: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(2));
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// First pause between two checks for a peer that is not there yet.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
@@ -109,7 +106,7 @@ impl Supervisor {
         settings: Settings,
         events: broadcast::Sender<AgentEvent>,
     ) -> Result<RegisteredSupervisor, AgentError> {
-        let alias = registering::register(&settings).await?;
+        let alias = register(&settings).await?;
         let incarnation = unique();
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,
@@ -180,19 +177,6 @@ impl Actor for Supervisor {
     }
 }
 
-/// Opens a channel to a service of a peer.
-#[derive(Message)]
-#[rtype(result = "Result<ConnectedService, AgentError>")]
-pub(crate) struct ConnectService {
-    pub(crate) peer: String,
-    pub(crate) wanted: ServiceTable,
-    pub(crate) wait_policy: WaitPolicy,
-    pub(crate) timeout: Duration,
-    /// Set for an existing proxy, which connects even if no method can be called any more, so that
-    /// its calls fail with the reason.
-    pub(crate) again: bool,
-}
-
 /// Waits for a peer.
 #[derive(Message)]
 #[rtype(result = "Result<(), AgentError>")]
@@ -203,41 +187,10 @@ pub(crate) struct Connect {
     pub(crate) timeout: Duration,
 }
 
-/// Offers a running service.
-#[derive(Message)]
-#[rtype(result = "Result<(), AgentError>")]
-pub(crate) struct Publish {
-    pub(crate) table: ServiceTable,
-    pub(crate) callers: Callers,
-    /// The service type's own name, if discovery by type may find it.
-    pub(crate) advertise: Option<&'static str>,
-    pub(crate) running: RunningService,
-    /// The restart policy, if the service is supervised.
-    pub(crate) restart: Option<Restart>,
-}
-
-/// Ends a service.
-#[derive(Message)]
-#[rtype(result = "Result<(), AgentError>")]
-pub(crate) struct Withdraw {
-    pub(crate) service: String,
-    /// How long running handlers may take.
-    pub(crate) limit: Duration,
-}
-
 /// Ends the agent.
 #[derive(Message)]
 #[rtype(result = "Result<(), AgentError>")]
 pub(crate) struct Leave;
-
-impl Handler<ConnectService> for Supervisor {
-    type Result = ResponseFuture<Result<ConnectedService, AgentError>>;
-
-    fn handle(&mut self, dial: ConnectService, _: &mut Context<Self>) -> Self::Result {
-        let state = self.state.clone();
-        Box::pin(async move { state.dial(dial).await })
-    }
-}
 
 impl Handler<Connect> for Supervisor {
     type Result = ResponseFuture<Result<(), AgentError>>;
@@ -245,24 +198,6 @@ impl Handler<Connect> for Supervisor {
     fn handle(&mut self, connect: Connect, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
         Box::pin(async move { state.connect(connect).await })
-    }
-}
-
-impl Handler<Publish> for Supervisor {
-    type Result = ResponseFuture<Result<(), AgentError>>;
-
-    fn handle(&mut self, publish: Publish, _: &mut Context<Self>) -> Self::Result {
-        let state = self.state.clone();
-        Box::pin(async move { state.add_service(publish).await })
-    }
-}
-
-impl Handler<Withdraw> for Supervisor {
-    type Result = ResponseFuture<Result<(), AgentError>>;
-
-    fn handle(&mut self, withdraw: Withdraw, _: &mut Context<Self>) -> Self::Result {
-        let state = self.state.clone();
-        Box::pin(async move { state.remove_service(withdraw).await })
     }
 }
 
@@ -303,375 +238,6 @@ impl AgentState {
                 let left = timeout.saturating_sub(started.elapsed());
                 self.declare(&record.alias).await?;
                 self.dlslime.begin(&record, left).await
-            }
-        }
-    }
-
-    async fn add_service(self: &Rc<Self>, mut publish: Publish) -> Result<(), AgentError> {
-        self.check_open()?;
-        publish.running.only = match publish.callers {
-            Callers::All => None,
-            Callers::Peer(peer) => Some(peer),
-            Callers::OnlyPeer => Some(self.only_peer()?),
-        };
-        let name = publish.table.name.clone();
-        if self.services.borrow().contains_key(&name) {
-            return Err(AgentError::AlreadyServed { service: name });
-        }
-        self.supervise(&name, &publish.running, publish.restart);
-        self.services
-            .borrow_mut()
-            .insert(name.clone(), publish.running);
-        self.descriptor
-            .borrow_mut()
-            .services
-            .push(publish.table.clone());
-        let published = self.publish().await;
-        match &published {
-            Ok(()) => self.dlslime.serve_parked(),
-            Err(_) => {
-                if let Some(running) = self.forget_service(&name) {
-                    self.unsupervise(&running);
-                }
-            }
-        }
-        published?;
-        if let Some(type_name) = publish.advertise {
-            self.advertise(&publish.table, type_name).await;
-        }
-        Ok(())
-    }
-
-    /// Alias of the one peer that this agent wants to be connected with.
-    fn only_peer(&self) -> Result<String, AgentError> {
-        let wanted = self.wanted.borrow();
-        match wanted.first() {
-            Some(peer) if wanted.len() == 1 => Ok(peer.clone()),
-            _ => Err(AgentError::WhichPeer {
-                peers: wanted.iter().cloned().collect(),
-            }),
-        }
-    }
-
-    async fn remove_service(self: &Rc<Self>, withdraw: Withdraw) -> Result<(), AgentError> {
-        let Withdraw {
-            service: name,
-            limit,
-        } = withdraw;
-        let Some(running) = self.forget_service(&name) else {
-            return Ok(());
-        };
-        self.retract(&name).await;
-        let published = self.publish().await;
-        let drained = running.drain(limit).await;
-        if !drained {
-            // Not every device tells callers that a queue pair is gone, so tell them why (CALL-1).
-            running.give_up();
-            running.drain(LAST_ANSWERS).await;
-        }
-        self.unsupervise(&running);
-        running.end();
-        self.dlslime.service_ended(&name).await;
-        if !drained {
-            return Err(AgentError::StillRunning {
-                service: name,
-                waited: limit,
-            });
-        }
-        published
-    }
-
-    fn forget_service(&self, name: &str) -> Option<RunningService> {
-        let mut descriptor = self.descriptor.borrow_mut();
-        descriptor.services.retain(|table| table.name != name);
-        descriptor.down.retain(|down| down != name);
-        self.services.borrow_mut().remove(name)
-    }
-
-    async fn dial(self: &Rc<Self>, dial: ConnectService) -> Result<ConnectedService, AgentError> {
-        let started = Instant::now();
-        if dial.peer == self.alias {
-            return self.dial_self(&dial, started).await;
-        }
-        let mut news = News::new(self, &dial.peer);
-        let mut broken = None;
-        loop {
-            let (theirs, table, link) = match self.find_service(&dial, started).await? {
-                Found::Native(theirs, (table, link)) => (theirs, table, link),
-                Found::Dlslime(record) => {
-                    let attempt = Attempt {
-                        peer: &record,
-                        wait_policy: &dial.wait_policy,
-                        started,
-                        limit: dial.timeout,
-                    };
-                    let declare = async || self.declare(&dial.peer).await;
-                    let channel = self.dlslime.call(attempt, declare).await?;
-                    return Ok(ConnectedService {
-                        link: ServiceConnection::Channels(channel, None),
-                        table: dial.wanted,
-                        incarnation: None,
-                    });
-                }
-            };
-            self.declare(&dial.peer).await?;
-            let opened = tokio::select! {
-                opened = self.open_all(&dial, &theirs, &table, link, started) => opened,
-                // Another incarnation has taken over: the one that was asked no longer answers, or
-                // its answer is useless.
-                () = self.superseded(&dial.peer, theirs.incarnation) => {
-                    tracing::debug!(peer = dial.peer, "a peer is back as another life while it is dialled");
-                    continue;
-                }
-            };
-            let error = match opened {
-                Ok((channel, parallel)) => {
-                    self.note_agreement(&dial.peer, &dial.wanted, &table);
-                    self.want_line(&dial.peer);
-                    return Ok(ConnectedService {
-                        link: ServiceConnection::Channels(channel, parallel),
-                        table,
-                        incarnation: Some(theirs.incarnation),
-                    });
-                }
-                Err(error) => error,
-            };
-            let may_pass = match &error {
-                // Another incarnation of the peer has read this, or the service is not served yet,
-                // or no longer.
-                AgentError::Refused { mismatch, .. } => matches!(
-                    mismatch,
-                    Mismatch::Incarnation { .. }
-                        | Mismatch::NoSuchService { .. }
-                        | Mismatch::ServiceChanged { .. }
-                ),
-                // The peer may have died after its answer, so try once more. If it lives, its
-                // second answer is no better.
-                AgentError::Connect(_) => {
-                    broken.replace(theirs.incarnation) != Some(theirs.incarnation)
-                }
-                _ => false,
-            };
-            let left = dial.timeout.saturating_sub(started.elapsed());
-            if !may_pass || left.is_zero() {
-                return Err(error);
-            }
-            news.wait(left).await;
-        }
-    }
-
-    /// Waits until the requested service is served and its peer can be reached.
-    async fn find_service(
-        self: &Rc<Self>,
-        dial: &ConnectService,
-        started: Instant,
-    ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
-        let devices = &self.settings.devices;
-        let here = self.descriptor.borrow().host.clone();
-        let check = |theirs: &Descriptor| {
-            let table = theirs.check_service(self.settings.geometry, &dial.wanted)?;
-            if !dial.again {
-                table.check_methods(&dial.wanted)?;
-            }
-            let table = table.clone();
-            Ok((table, theirs.link(&devices.links(), &here)?))
-        };
-        self.find(&dial.peer, started, dial.timeout, check).await
-    }
-
-    /// Opens the channels to a service: one, or two if its parallel methods are needed.
-    async fn open_all(
-        &self,
-        dial: &ConnectService,
-        theirs: &Descriptor,
-        table: &ServiceTable,
-        link: LinkType,
-        started: Instant,
-    ) -> Result<(Arc<ClientChannel>, Option<Arc<ClientChannel>>), AgentError> {
-        let is_wanted = |method| dial.wanted.methods.contains(method);
-        let channel = self.open(dial, theirs, table, link, false, started).await?;
-        let parallel = if table.parallel.iter().any(is_wanted) {
-            Some(self.open(dial, theirs, table, link, true, started).await?)
-        } else {
-            None
-        };
-        Ok((channel, parallel))
-    }
-
-    /// Connects to a service of this agent, once it is served.
-    async fn dial_self(
-        self: &Rc<Self>,
-        dial: &ConnectService,
-        started: Instant,
-    ) -> Result<ConnectedService, AgentError> {
-        let geometry = self.settings.geometry;
-        let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
-        let found = self.find(&dial.peer, started, dial.timeout, check).await?;
-        let running = self.services.borrow().get(&dial.wanted.name).cloned();
-        let (Found::Native(ours, table), Some(running)) = (found, running) else {
-            return Err(AgentError::Refused {
-                peer: dial.peer.clone(),
-                mismatch: Mismatch::NoSuchService {
-                    wanted: dial.wanted.name.clone(),
-                    served: self.services.borrow().keys().cloned().collect(),
-                },
-            });
-        };
-        self.note_agreement(&dial.peer, &dial.wanted, &table);
-        let parallel = running.front().deliveries.clone();
-        let has_parallel = !table.parallel.is_empty();
-        Ok(ConnectedService {
-            link: ServiceConnection::Local(
-                running.serial.deliveries,
-                has_parallel.then_some(parallel),
-            ),
-            table,
-            incarnation: Some(ours.incarnation),
-        })
-    }
-
-    /// Opens a channel to a service, or to its parallel methods.
-    async fn open(
-        &self,
-        dial: &ConnectService,
-        theirs: &Descriptor,
-        table: &ServiceTable,
-        link: LinkType,
-        parallel: bool,
-        started: Instant,
-    ) -> Result<Arc<ClientChannel>, AgentError> {
-        let Settings {
-            devices,
-            geometry,
-            retry,
-            ..
-        } = &self.settings;
-        let memory = devices.on(link).unwrap_or(devices.first());
-        let dialer = Dialer::new(memory, *geometry, *retry)?;
-        let id = self.next.replace(self.next.get().wrapping_add(1));
-        let open = Open {
-            id,
-            service: dial.wanted.name.clone(),
-            parallel,
-            wire_version: WIRE_VERSION,
-            from: self.descriptor.borrow().incarnation,
-            to: theirs.incarnation,
-            table: Some(table.fingerprint()),
-            link,
-            endpoint: dialer.endpoint(),
-        };
-        let (tell, told) = oneshot::channel();
-        {
-            let mut dialing = self.dialing.borrow_mut();
-            // Removes the opens that were given up.
-            dialing.retain(|_, tell| !tell.is_closed());
-            dialing.insert(id, tell);
-        }
-        let sent = self
-            .control()
-            .send_mail(&dial.peer, &open.to_mail(&self.alias))
-            .await;
-        let remaining = dial
-            .timeout
-            .saturating_sub(started.elapsed())
-            .max(FIRST_LOOK);
-        let answered = match sent {
-            Ok(()) => timeout(remaining, told).await,
-            Err(error) => {
-                self.dialing.borrow_mut().remove(&id);
-                return Err(error.into());
-            }
-        };
-        self.dialing.borrow_mut().remove(&id);
-        let endpoint = match answered {
-            Err(_) => {
-                return Err(AgentError::ConnectTimeout {
-                    peer: dial.peer.clone(),
-                    waited: started.elapsed(),
-                });
-            }
-            Ok(Err(_)) => return Err(AgentError::ShutDown),
-            Ok(Ok(Err(mismatch))) => {
-                return Err(AgentError::Refused {
-                    peer: dial.peer.clone(),
-                    mismatch,
-                });
-            }
-            Ok(Ok(Ok(endpoint))) => endpoint,
-        };
-        let channel = dialer.connect(&dial.peer, &endpoint, dial.wait_policy.clone())?;
-        self.note_channel(Some(theirs.incarnation), &channel);
-        Ok(channel)
-    }
-
-    fn note_channel(&self, life: Option<u64>, channel: &Arc<ClientChannel>) {
-        let mut channels = self.channels.borrow_mut();
-        channels.retain(|(_, channel)| channel.strong_count() > 0);
-        channels.push((life, Arc::downgrade(channel)));
-    }
-
-    /// Waits until `peer` is registered and its descriptor passes `check`. A missing service may
-    /// still be about to be served, so this waits for it, too; any other mismatch is final.
-    async fn find<T>(
-        self: &Rc<Self>,
-        peer: &str,
-        started: Instant,
-        limit: Duration,
-        check: impl Fn(&Descriptor) -> Result<T, Mismatch>,
-    ) -> Result<Found<T>, AgentError> {
-        let mut news = News::new(self, peer);
-        loop {
-            self.check_open()?;
-            let missing = match self.look(peer).await? {
-                PeerLookup::Unknown => AgentError::PeerUnknown {
-                    peer: peer.to_owned(),
-                    waited: started.elapsed(),
-                    control: self.control().describe(),
-                },
-                PeerLookup::Silent => AgentError::NotNative {
-                    peer: peer.to_owned(),
-                    waited: started.elapsed(),
-                },
-                PeerLookup::Dlslime(record) => return Ok(Found::Dlslime(record)),
-                PeerLookup::Found(descriptor) => match check(&descriptor) {
-                    Ok(checked) => return Ok(Found::Native(descriptor, checked)),
-                    Err(mismatch) => {
-                        let is_final = !matches!(mismatch, Mismatch::NoSuchService { .. });
-                        let refused = AgentError::Refused {
-                            peer: peer.to_owned(),
-                            mismatch,
-                        };
-                        if is_final {
-                            return Err(refused);
-                        }
-                        refused
-                    }
-                },
-            };
-            let left = limit.saturating_sub(started.elapsed());
-            if left.is_zero() {
-                return Err(missing);
-            }
-            news.wait(left).await;
-        }
-    }
-
-    async fn look(&self, peer: &str) -> Result<PeerLookup, AgentError> {
-        let Some(known) = self.control().peer(peer).await? else {
-            return Ok(PeerLookup::Unknown);
-        };
-        let Some(record) = self.control().lookup(peer, Descriptor::RECORD).await? else {
-            return Ok(if known.is_native() {
-                PeerLookup::Silent
-            } else {
-                PeerLookup::Dlslime(known)
-            });
-        };
-        match serde_json::from_value(record) {
-            Ok(descriptor) => Ok(PeerLookup::Found(descriptor)),
-            Err(error) => {
-                tracing::warn!(%peer, %error, "a peer's descriptor is malformed");
-                Ok(PeerLookup::Silent)
             }
         }
     }
@@ -722,86 +288,6 @@ impl AgentState {
                     }
                 },
             }
-        }
-    }
-
-    async fn answer(self: Rc<Self>, peer: String, open: Open) {
-        let answer = Answer {
-            id: open.id,
-            result: self.let_in(&peer, open).await,
-        };
-        if let Err(mismatch) = &answer.result {
-            tracing::info!(%peer, %mismatch, "caller refused");
-        }
-        if let Err(error) = self
-            .control()
-            .send_mail(&peer, &answer.to_mail(&self.alias))
-            .await
-        {
-            tracing::warn!(%peer, %error, "a caller could not be answered");
-        }
-    }
-
-    async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
-        let found = self.descriptor.borrow().incarnation;
-        check_life(open.to, found, open.wire_version)?;
-        if open.endpoint.geometry != self.settings.geometry {
-            return Err(Mismatch::Geometry {
-                ours: self.settings.geometry,
-                theirs: open.endpoint.geometry,
-            });
-        }
-        let service = self.services.borrow().get(&open.service).cloned();
-        let Some(service) = service else {
-            let served = self.services.borrow().keys().cloned().collect();
-            return Err(Mismatch::NoSuchService {
-                wanted: open.service,
-                served,
-            });
-        };
-        if service.only.as_deref().is_some_and(|only| only != peer) {
-            return Err(Mismatch::NotServed {
-                service: open.service,
-                peer: peer.to_owned(),
-            });
-        }
-        if self.descriptor.borrow().down.contains(&open.service) {
-            return Err(Mismatch::ServiceDown {
-                service: open.service,
-            });
-        }
-        self.check_table(peer, &open.service, open.table)?;
-        let devices = &self.settings.devices;
-        let Some(memory) = devices.on(open.link) else {
-            return Err(Mismatch::Link {
-                ours: devices.links(),
-                theirs: vec![open.link],
-                same_host: true,
-            });
-        };
-        let (who, endpoint) = (peer.to_owned(), open.endpoint);
-        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, open.from, &endpoint);
-        let part = if open.parallel {
-            service.front()
-        } else {
-            &service.serial
-        };
-        match part.mailbox(memory, accept).await {
-            Some(Ok(endpoint)) => Ok(endpoint),
-            Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
-            None => Err(Mismatch::Connect(format!(
-                "service `{}` is down",
-                open.service
-            ))),
-        }
-    }
-
-    fn take_answer(&self, answer: Answer) {
-        match self.dialing.borrow_mut().remove(&answer.id) {
-            Some(waiter) => drop(waiter.send(answer.result)),
-            // FENCE-1: the answer is to an open that has timed out, or to an earlier incarnation of
-            // this agent.
-            None => tracing::debug!(id = answer.id, "answer to an unknown open skipped"),
         }
     }
 
@@ -888,33 +374,25 @@ impl AgentState {
     }
 }
 
-/// Checks that a caller means this incarnation (FENCE-1), and uses the same wire version.
-fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch> {
-    if meant != found {
-        return Err(Mismatch::Incarnation { meant, found });
+/// Registers and returns the alias. Waits for a taken alias as long as the settings allow.
+async fn register(settings: &Settings) -> Result<String, ControlError> {
+    let (started, mut pauses) = (Instant::now(), ALIAS_LOOKS.pauses());
+    let mut is_told = false;
+    loop {
+        let alias = settings.alias.as_deref();
+        let registration = settings.topology.registration(alias, "");
+        let taken = match settings.control.register(registration).await {
+            Err(taken @ ControlError::AliasTaken { .. }) => taken,
+            done => return done,
+        };
+        let left = settings.take_over.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            return Err(taken);
+        }
+        if !is_told {
+            tracing::warn!(within = ?settings.take_over, %taken, "waiting for an alias");
+            is_told = true;
+        }
+        sleep(pauses.take().min(left)).await;
     }
-    if wire_version != WIRE_VERSION {
-        return Err(Mismatch::WireVersion {
-            ours: WIRE_VERSION,
-            theirs: wire_version,
-        });
-    }
-    Ok(())
-}
-
-/// The result of looking up a peer.
-enum PeerLookup {
-    Unknown,
-    /// The peer is native, but has not published its descriptor yet.
-    Silent,
-    Found(Descriptor),
-    Dlslime(PeerRecord),
-}
-
-/// A peer that can be connected with.
-enum Found<T> {
-    /// A native peer that passed the check, with the outcome.
-    Native(Descriptor, T),
-    /// A DLSlime peer, about which little can be checked.
-    Dlslime(PeerRecord),
 }

@@ -18,7 +18,9 @@ use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::{AgentState, FIRST_LOOK, Found, Supervisor, check_life};
+use super::accept::check_life;
+use super::peer_lookup::Found;
+use super::{AgentState, FIRST_LOOK, Supervisor};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};

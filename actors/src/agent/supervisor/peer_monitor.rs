@@ -1,6 +1,6 @@
 //! Monitors of native peers. Each has a queue pair to one peer, on which both ends send heartbeats.
 //!
-//! A [`PeerConnection`] decides which end connects with which; this module carries out its actions.
+//! A [`PeerConnection`](slimerpc::channel::peer_connection::PeerConnection) decides which end connects with which; this module carries out its actions.
 //! Each monitor has a task ([`AgentState::keep`]), which waits for input, for the peer's heartbeats
 //! and for time. When a monitor goes down, everything that belongs to that incarnation of the peer
 //! ends with it: channels, one-sided connections, and its place as a caller of services.
@@ -9,27 +9,24 @@
 //! because that may come back to the same monitor: [`PeerMonitor::advance`] collects [`Effect`]s
 //! under the borrow, and the task carries them out afterwards.
 
+mod monitor_state;
+
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::{self, pending};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, ResponseFuture};
-use slimerpc::channel::peer_connection::{
-    Action, Body, HandshakeMessage, Input, PeerConnection, RetryTiming, Session,
-};
-use slimerpc::channel::{
-    Change, ClientChannel, Descriptor, Heartbeat, HeartbeatEvent, HeartbeatTiming, Liveness,
-    LossCause, Mismatch,
-};
-use slimerpc::clock::later;
-use slimerpc::fabric::{CompletionEvents, LinkType};
+use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Input};
+use slimerpc::channel::{ClientChannel, Descriptor, LossCause, Mismatch};
+use slimerpc::fabric::CompletionEvents;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::news::News;
-use super::{AgentState, Found, Supervisor};
+use self::monitor_state::{Effect, MonitorState, MonitoredEnd};
+use super::peer_lookup::{Found, PeerNews};
+use super::{AgentState, Supervisor};
 use crate::AgentError;
 use crate::agent::handshake_json::{HandshakeJson, LinkEndpoint};
 use crate::client::watch::{Follow, PeerEvent, Watch};
@@ -41,8 +38,6 @@ const EVENTS: usize = 64;
 /// Pause between attempts to reach the incarnation that was lost: it is most likely dead, although
 /// its record still names it.
 const STALE_RETRY: Duration = Duration::from_secs(2);
-/// Time between two questions to the control plane whether a stalled peer is gone.
-const INQUIRY: Duration = Duration::from_secs(2);
 /// How long a goodbye may take to arrive.
 const GOODBYE: Duration = Duration::from_millis(50);
 /// How long a doubt about an incarnation lasts. It takes about 2 s to notice that an RDMA peer is
@@ -50,11 +45,6 @@ const GOODBYE: Duration = Duration::from_millis(50);
 const DOUBT: Duration = Duration::from_secs(3);
 /// Error of a heartbeat's age, which is in milliseconds.
 const AGE_ERROR: Duration = Duration::from_millis(5);
-const RETRY_TIMING: RetryTiming = RetryTiming {
-    answer: Duration::from_millis(500),
-    first: Duration::from_millis(10),
-    last: Duration::from_millis(400),
-};
 
 /// The monitors of an agent, by peer.
 #[derive(Default)]
@@ -117,54 +107,6 @@ impl PeerMonitor {
             .get()
             .is_some_and(|events| events.receiver_count() > 0)
     }
-}
-
-struct MonitorState {
-    link: PeerConnection<LinkEndpoint>,
-    inputs: VecDeque<Input<LinkEndpoint>>,
-    /// This side's end of the connection, if there is one.
-    end: Option<MonitoredEnd>,
-    /// The session that the peer opened last, and the kind of link that it uses.
-    opened: Option<(Session, LinkType)>,
-    /// The kind of link that the next open of this side uses.
-    found: LinkType,
-    was_up: bool,
-    /// The incarnation that was lost last, and when it may be tried again.
-    lost: Option<(u64, Instant)>,
-    /// Why the monitor goes down, once its session is drained.
-    cause: Option<LossCause>,
-}
-
-struct MonitoredEnd {
-    session: Session,
-    heartbeat: Heartbeat,
-    events: Rc<CompletionEvents>,
-    /// Set once the session is up: the incarnation of the peer, and its liveness.
-    up: Option<(u64, Liveness)>,
-    /// Whether the other end is known to be up, too. If the connection ends before, an attempt has
-    /// failed and no peer is lost.
-    is_certain: bool,
-    beat: HeartbeatTiming,
-    next_beat: Instant,
-    /// When the control plane is next asked whether a stalled peer is gone.
-    next_inquiry: Instant,
-    /// Whether the peer is on this host. Its heartbeats then carry their age by the shared clock,
-    /// so this side need not wake for them: it reads them when it sends its own.
-    is_here: bool,
-}
-
-/// What the task does after the borrow of the monitor has ended.
-enum Effect {
-    LookUp,
-    Send(HandshakeMessage<LinkEndpoint>),
-    Listen,
-    Up(u64),
-    Down(u64, LossCause),
-    Told(PeerEvent),
-    /// This incarnation of the peer sends no heartbeats: find out whether it is gone.
-    Inquire(u64),
-    /// The peer sent a heartbeat at this time.
-    HeartbeatEvent(Instant),
 }
 
 impl Handler<Follow> for Supervisor {
@@ -306,16 +248,10 @@ impl AgentState {
         let incarnation = self.descriptor.borrow().incarnation;
         let monitor = Rc::new(PeerMonitor {
             peer: peer.to_owned(),
-            core: RefCell::new(MonitorState {
-                link: PeerConnection::new(incarnation, RETRY_TIMING),
-                inputs: VecDeque::new(),
-                end: None,
-                opened: None,
-                found: self.settings.devices.links()[0],
-                was_up: false,
-                lost: None,
-                cause: None,
-            }),
+            core: RefCell::new(MonitorState::new(
+                incarnation,
+                self.settings.devices.links()[0],
+            )),
             woken: Notify::new(),
             events: OnceCell::new(),
             up: watch::Sender::new(None),
@@ -371,7 +307,7 @@ impl AgentState {
             if !monitor.core.borrow().link.is_in_trouble() {
                 news = None;
             } else if news.is_none() {
-                news = Some(News::new(&self, &monitor.peer));
+                news = Some(PeerNews::new(&self, &monitor.peer));
             }
             let told = async {
                 match &mut news {
@@ -585,214 +521,5 @@ impl PeerMonitor {
         let mut core = self.core.borrow_mut();
         let end = core.end.as_mut().filter(|end| end.up.is_some());
         end.map(|end| end.heartbeat.leave()).is_some()
-    }
-}
-
-impl MonitorState {
-    /// Reads the peer's heartbeats, and sends one when it is time.
-    fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let Some(end) = &mut self.end else { return };
-        let session = end.session;
-        let heard = end.listen(now, effects);
-        if let (Ok(HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving), Some((peer, _)), false) =
-            (&heard, &end.up, end.is_certain)
-        {
-            let peer = *peer;
-            self.is_up(peer, effects);
-        }
-        match heard {
-            Ok(HeartbeatEvent::Leaving) => self.lose(session, LossCause::Left, now),
-            Ok(_) => {}
-            Err(cause) => self.lose(session, cause, now),
-        }
-    }
-
-    /// Notes that both ends are up.
-    fn is_up(&mut self, peer: u64, effects: &mut Vec<Effect>) {
-        if let Some(end) = &mut self.end {
-            end.is_certain = true;
-        }
-        let was_up = std::mem::replace(&mut self.was_up, true);
-        effects.push(Effect::Up(peer));
-        effects.push(Effect::Told(if was_up {
-            PeerEvent::Reconnected { incarnation: peer }
-        } else {
-            PeerEvent::Connected { incarnation: peer }
-        }));
-    }
-
-    fn lose(&mut self, session: Session, cause: LossCause, now: Instant) {
-        self.cause = Some(cause);
-        self.link.handle(Input::Lost(session), now);
-    }
-
-    fn act(
-        &mut self,
-        state: &AgentState,
-        action: Action<LinkEndpoint>,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) {
-        match action {
-            Action::LookUp => effects.push(Effect::LookUp),
-            Action::Send(message) => effects.push(Effect::Send(message)),
-            Action::Make(session) => match self.make(state, session, now) {
-                Ok(endpoint) => self.link.handle(Input::Made { session, endpoint }, now),
-                Err(cause) => self.lose(session, cause, now),
-            },
-            Action::Join { session, theirs } => {
-                let joined = self
-                    .end
-                    .as_mut()
-                    .map(|end| end.heartbeat.connect(theirs.qp));
-                if let Some(Err(error)) = joined {
-                    self.lose(session, LossCause::Fabric(error.to_string()), now);
-                }
-            }
-            Action::Up { session, peer } => {
-                if let Some(end) = &mut self.end {
-                    end.up = Some((peer, Liveness::new(end.beat, now)));
-                    // The opening end is connected last, so it may send at once, and its first
-                    // heartbeat tells the accepting end that both are up. The accepting end waits
-                    // an interval, because the opener may not be connected yet.
-                    let has_opened = session.opener == peer;
-                    end.next_beat = match has_opened {
-                        true => later(now, end.beat.interval),
-                        false => now,
-                    };
-                    if !has_opened {
-                        self.is_up(peer, effects);
-                    }
-                }
-                effects.push(Effect::Listen);
-            }
-            Action::Drain(session) => {
-                self.drain(now, effects);
-                self.link.handle(Input::Drained(session), now);
-            }
-        }
-    }
-
-    fn make(
-        &mut self,
-        state: &AgentState,
-        session: Session,
-        now: Instant,
-    ) -> Result<LinkEndpoint, LossCause> {
-        let refused = |error: &dyn std::fmt::Display| LossCause::Fabric(error.to_string());
-        let link = match self.opened {
-            Some((opened, link)) if opened == session => link,
-            _ => self.found,
-        };
-        let Some(memory) = state.settings.devices.on(link) else {
-            return Err(refused(&format!("no device is on {link}")));
-        };
-        let heartbeat = Heartbeat::new(&**memory.device(), state.settings.retry);
-        let heartbeat = heartbeat.map_err(|error| refused(&error))?;
-        let events = heartbeat.events().map_err(|error| refused(&error))?;
-        let qp = heartbeat.address();
-        self.end = Some(MonitoredEnd {
-            session,
-            heartbeat,
-            events: Rc::new(events),
-            up: None,
-            is_certain: false,
-            beat: state.settings.heartbeat(link),
-            next_beat: now,
-            next_inquiry: now,
-            is_here: link == LinkType::Shm,
-        });
-        Ok(LinkEndpoint { link, qp })
-    }
-
-    /// Ends the session. Dropping the end drains its queue pair (DROP-1).
-    fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
-        let cause = self.cause.take().unwrap_or(LossCause::Gone);
-        let Some(MonitoredEnd {
-            up: Some((peer, _)),
-            is_certain: true,
-            ..
-        }) = self.end.take()
-        else {
-            return;
-        };
-        // Try this incarnation once more after half the pause, in case only the connection has
-        // failed. After that it is most likely dead.
-        self.lost = Some((peer, now + STALE_RETRY / 2));
-        effects.push(Effect::Down(peer, cause.clone()));
-        effects.push(Effect::Told(match cause {
-            LossCause::Left => PeerEvent::Left,
-            cause => PeerEvent::Lost { cause },
-        }));
-    }
-}
-
-impl MonitoredEnd {
-    /// Reads the peer's heartbeats, and arms the queue for the next event.
-    fn listen(
-        &mut self,
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) -> Result<HeartbeatEvent, LossCause> {
-        let (is_here, interval) = (self.is_here, self.beat.interval);
-        let heard_at = |heard| match (heard, Instant::now()) {
-            (HeartbeatEvent::Nothing, _) => None,
-            // The heartbeat came since the last look, so it is at most an interval old. An age far
-            // beyond that means that the peer's clock is another one.
-            (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
-                now.checked_sub(ago.min(interval)).or(Some(now))
-            }
-            (HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving, now) => Some(now),
-        };
-        let mut change = None;
-        let mut heard = self.heartbeat.listen()?;
-        if heard == HeartbeatEvent::Leaving {
-            return Ok(heard);
-        }
-        if let Some((peer, liveness)) = &mut self.up {
-            if let Some(at) = heard_at(heard) {
-                effects.push(Effect::HeartbeatEvent(at));
-                change = liveness.heard(at);
-            }
-            if self.next_beat <= now {
-                self.next_beat = self.beat.next(now);
-                change = change.or(liveness.tick(now));
-                self.heartbeat.send_heartbeat()?;
-            }
-            if liveness.is_stalled() && self.next_inquiry <= now {
-                self.next_inquiry = now + INQUIRY;
-                effects.push(Effect::Inquire(*peer));
-            }
-        }
-        let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
-        let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
-        if self.is_here && self.is_certain && is_well {
-            self.heartbeat.arm_for_the_end()?;
-        } else {
-            self.heartbeat.arm()?;
-        }
-        // Listen again: what arrived before the arming raises no event.
-        match self.heartbeat.listen()? {
-            HeartbeatEvent::Nothing => {}
-            later => {
-                heard = later;
-                let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
-                let at = heard_at(later);
-                effects.extend(at.map(Effect::HeartbeatEvent));
-                let later = liveness.and_then(|liveness| liveness.heard(at?));
-                change = match (change, later) {
-                    // The late heartbeat had arrived already: the peer was not stalled.
-                    (Some(Change::Stalled), Some(Change::Recovered)) => None,
-                    (change, later) => change.or(later),
-                };
-            }
-        }
-        if let Some(change) = change {
-            effects.push(Effect::Told(match change {
-                Change::Stalled => PeerEvent::Stalled,
-                Change::Recovered => PeerEvent::Recovered,
-            }));
-        }
-        Ok(heard)
     }
 }

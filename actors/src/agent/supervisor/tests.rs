@@ -1,14 +1,20 @@
 //! FENCE-1, where an agent hears of peers and of callers.
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
+
 use futures_util::stream::BoxStream;
-use slimerpc::channel::{BufferPool, MemoryLimits, ServiceInfo};
+use slimerpc::channel::{
+    BufferPool, Dialer, Mailbox, MemoryLimits, ServiceInfo, ServiceTable, WaitPolicy,
+};
 use slimerpc::control::{Local, Mail, Registration};
-use slimerpc::fabric::{RetryPolicy, shm::ShmDevice};
+use slimerpc::fabric::{LinkType, RetryPolicy, shm::ShmDevice};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::*;
-use crate::agent::handshake::{OneSidedAnswer, OneSidedOpen};
+use crate::agent::handshake::{Answer, OneSidedAnswer, OneSidedOpen, Open};
+use crate::client::connection::ConnectedService;
 use crate::client::reconnect::Heal;
 use crate::client::watch::Follow;
 use crate::{PeerAgent, PeerEvent, Polling};

@@ -1,0 +1,165 @@
+//! Answering callers that want to be connected with a service.
+//!
+//! Both sides must declare the same service (TYPE-1). The server publishes a table with the types of each method. The caller compares it with its own
+//! declaration whenever it connects a proxy: at first, again after a loss, and for a service of its
+//! own agent. It calls only methods that both declare with the same types, however a call is made:
+//! by a group, as a message that nobody waits for, as a stream. Method numbers are those of the
+//! table that was read, so the caller's open says which table that was.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use slimerpc::channel::{Endpoint, Mailbox, Mismatch, ServiceTable};
+use slimerpc::wire::WIRE_VERSION;
+
+use super::AgentState;
+use crate::agent::handshake::{Answer, Open};
+
+/// Most peers for which the log line is remembered; others choose their names.
+const MOST: usize = 1024;
+
+/// Peers of earlier releases, whose types cannot be compared, with the service. Each is logged
+/// once.
+#[derive(Default)]
+pub(super) struct Untyped(RefCell<HashSet<(String, String)>>);
+
+impl Untyped {
+    fn is_new(&self, peer: &str, service: &str) -> bool {
+        let mut known = self.0.borrow_mut();
+        known.len() < MOST && known.insert((peer.to_owned(), service.to_owned()))
+    }
+}
+
+impl AgentState {
+    pub(super) async fn answer(self: Rc<Self>, peer: String, open: Open) {
+        let answer = Answer {
+            id: open.id,
+            result: self.let_in(&peer, open).await,
+        };
+        if let Err(mismatch) = &answer.result {
+            tracing::info!(%peer, %mismatch, "caller refused");
+        }
+        if let Err(error) = self
+            .control()
+            .send_mail(&peer, &answer.to_mail(&self.alias))
+            .await
+        {
+            tracing::warn!(%peer, %error, "a caller could not be answered");
+        }
+    }
+
+    async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
+        let found = self.descriptor.borrow().incarnation;
+        check_life(open.to, found, open.wire_version)?;
+        if open.endpoint.geometry != self.settings.geometry {
+            return Err(Mismatch::Geometry {
+                ours: self.settings.geometry,
+                theirs: open.endpoint.geometry,
+            });
+        }
+        let service = self.services.borrow().get(&open.service).cloned();
+        let Some(service) = service else {
+            let served = self.services.borrow().keys().cloned().collect();
+            return Err(Mismatch::NoSuchService {
+                wanted: open.service,
+                served,
+            });
+        };
+        if service.only.as_deref().is_some_and(|only| only != peer) {
+            return Err(Mismatch::NotServed {
+                service: open.service,
+                peer: peer.to_owned(),
+            });
+        }
+        if self.descriptor.borrow().down.contains(&open.service) {
+            return Err(Mismatch::ServiceDown {
+                service: open.service,
+            });
+        }
+        self.check_table(peer, &open.service, open.table)?;
+        let devices = &self.settings.devices;
+        let Some(memory) = devices.on(open.link) else {
+            return Err(Mismatch::Link {
+                ours: devices.links(),
+                theirs: vec![open.link],
+                same_host: true,
+            });
+        };
+        let (who, endpoint) = (peer.to_owned(), open.endpoint);
+        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, open.from, &endpoint);
+        let part = if open.parallel {
+            service.front()
+        } else {
+            &service.serial
+        };
+        match part.mailbox(memory, accept).await {
+            Some(Ok(endpoint)) => Ok(endpoint),
+            Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
+            None => Err(Mismatch::Connect(format!(
+                "service `{}` is down",
+                open.service
+            ))),
+        }
+    }
+
+    /// Logs which methods of a service of `peer` cannot be called.
+    pub(super) fn note_agreement(&self, peer: &str, ours: &ServiceTable, theirs: &ServiceTable) {
+        for mismatch in theirs.differences(ours) {
+            tracing::warn!(
+                peer,
+                service = theirs.name,
+                %mismatch,
+                "a method has other types at the peer and cannot be called"
+            );
+        }
+        if !theirs.is_typed() && ours.is_typed() && self.untyped.is_new(peer, &theirs.name) {
+            tracing::warn!(
+                peer,
+                service = theirs.name,
+                "a peer of an earlier release does not say which types its methods have; they cannot be compared with ours"
+            );
+        }
+    }
+
+    /// Checks that `table` is that of the service as it is served now.
+    pub(super) fn check_table(
+        &self,
+        peer: &str,
+        service: &str,
+        table: Option<u64>,
+    ) -> Result<(), Mismatch> {
+        let Some(table) = table else {
+            if self.untyped.is_new(peer, service) {
+                tracing::warn!(
+                    peer,
+                    service,
+                    "a caller of an earlier release does not compare the types of methods"
+                );
+            }
+            return Ok(());
+        };
+        let descriptor = self.descriptor.borrow();
+        let mut services = descriptor.services.iter();
+        match services.find(|ours| ours.name == service) {
+            Some(ours) if ours.fingerprint() == table => Ok(()),
+            _ => Err(Mismatch::ServiceChanged {
+                service: service.to_owned(),
+            }),
+        }
+    }
+}
+
+/// Checks that a caller means this incarnation (FENCE-1), and uses the same wire version.
+pub(super) fn check_life(meant: u64, found: u64, wire_version: u32) -> Result<(), Mismatch> {
+    if meant != found {
+        return Err(Mismatch::Incarnation { meant, found });
+    }
+    if wire_version != WIRE_VERSION {
+        return Err(Mismatch::WireVersion {
+            ours: WIRE_VERSION,
+            theirs: wire_version,
+        });
+    }
+    Ok(())
+}

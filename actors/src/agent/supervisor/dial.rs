@@ -1,0 +1,278 @@
+//! Connecting a proxy with a service, of a peer or of this agent.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Context, Handler, Message, ResponseFuture};
+use slimerpc::channel::{ClientChannel, Descriptor, Dialer, Mismatch, ServiceTable, WaitPolicy};
+use slimerpc::fabric::LinkType;
+use slimerpc::wire::WIRE_VERSION;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::peer_lookup::{Found, PeerNews};
+use super::{AgentState, FIRST_LOOK, Supervisor};
+use crate::AgentError;
+use crate::agent::builder::Settings;
+use crate::agent::handshake::{Answer, Open};
+use crate::client::connection::{ConnectedService, ServiceConnection};
+use crate::dlslime::client::Attempt;
+
+/// Opens a channel to a service of a peer.
+#[derive(Message)]
+#[rtype(result = "Result<ConnectedService, AgentError>")]
+pub(crate) struct ConnectService {
+    pub(crate) peer: String,
+    pub(crate) wanted: ServiceTable,
+    pub(crate) wait_policy: WaitPolicy,
+    pub(crate) timeout: Duration,
+    /// Set for an existing proxy, which connects even if no method can be called any more, so that
+    /// its calls fail with the reason.
+    pub(crate) again: bool,
+}
+
+impl Handler<ConnectService> for Supervisor {
+    type Result = ResponseFuture<Result<ConnectedService, AgentError>>;
+
+    fn handle(&mut self, dial: ConnectService, _: &mut Context<Self>) -> Self::Result {
+        let state = self.state.clone();
+        Box::pin(async move { state.dial(dial).await })
+    }
+}
+
+impl AgentState {
+    pub(super) async fn dial(
+        self: &Rc<Self>,
+        dial: ConnectService,
+    ) -> Result<ConnectedService, AgentError> {
+        let started = Instant::now();
+        if dial.peer == self.alias {
+            return self.dial_self(&dial, started).await;
+        }
+        let mut news = PeerNews::new(self, &dial.peer);
+        let mut broken = None;
+        loop {
+            let (theirs, table, link) = match self.find_service(&dial, started).await? {
+                Found::Native(theirs, (table, link)) => (theirs, table, link),
+                Found::Dlslime(record) => {
+                    let attempt = Attempt {
+                        peer: &record,
+                        wait_policy: &dial.wait_policy,
+                        started,
+                        limit: dial.timeout,
+                    };
+                    let declare = async || self.declare(&dial.peer).await;
+                    let channel = self.dlslime.call(attempt, declare).await?;
+                    return Ok(ConnectedService {
+                        link: ServiceConnection::Channels(channel, None),
+                        table: dial.wanted,
+                        incarnation: None,
+                    });
+                }
+            };
+            self.declare(&dial.peer).await?;
+            let opened = tokio::select! {
+                opened = self.open_all(&dial, &theirs, &table, link, started) => opened,
+                // Another incarnation has taken over: the one that was asked no longer answers, or
+                // its answer is useless.
+                () = self.superseded(&dial.peer, theirs.incarnation) => {
+                    tracing::debug!(peer = dial.peer, "a peer is back as another life while it is dialled");
+                    continue;
+                }
+            };
+            let error = match opened {
+                Ok((channel, parallel)) => {
+                    self.note_agreement(&dial.peer, &dial.wanted, &table);
+                    self.want_line(&dial.peer);
+                    return Ok(ConnectedService {
+                        link: ServiceConnection::Channels(channel, parallel),
+                        table,
+                        incarnation: Some(theirs.incarnation),
+                    });
+                }
+                Err(error) => error,
+            };
+            let may_pass = match &error {
+                // Another incarnation of the peer has read this, or the service is not served yet,
+                // or no longer.
+                AgentError::Refused { mismatch, .. } => matches!(
+                    mismatch,
+                    Mismatch::Incarnation { .. }
+                        | Mismatch::NoSuchService { .. }
+                        | Mismatch::ServiceChanged { .. }
+                ),
+                // The peer may have died after its answer, so try once more. If it lives, its
+                // second answer is no better.
+                AgentError::Connect(_) => {
+                    broken.replace(theirs.incarnation) != Some(theirs.incarnation)
+                }
+                _ => false,
+            };
+            let left = dial.timeout.saturating_sub(started.elapsed());
+            if !may_pass || left.is_zero() {
+                return Err(error);
+            }
+            news.wait(left).await;
+        }
+    }
+
+    /// Waits until the requested service is served and its peer can be reached.
+    async fn find_service(
+        self: &Rc<Self>,
+        dial: &ConnectService,
+        started: Instant,
+    ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
+        let devices = &self.settings.devices;
+        let here = self.descriptor.borrow().host.clone();
+        let check = |theirs: &Descriptor| {
+            let table = theirs.check_service(self.settings.geometry, &dial.wanted)?;
+            if !dial.again {
+                table.check_methods(&dial.wanted)?;
+            }
+            let table = table.clone();
+            Ok((table, theirs.link(&devices.links(), &here)?))
+        };
+        self.find(&dial.peer, started, dial.timeout, check).await
+    }
+
+    /// Opens the channels to a service: one, or two if its parallel methods are needed.
+    async fn open_all(
+        &self,
+        dial: &ConnectService,
+        theirs: &Descriptor,
+        table: &ServiceTable,
+        link: LinkType,
+        started: Instant,
+    ) -> Result<(Arc<ClientChannel>, Option<Arc<ClientChannel>>), AgentError> {
+        let is_wanted = |method| dial.wanted.methods.contains(method);
+        let channel = self.open(dial, theirs, table, link, false, started).await?;
+        let parallel = if table.parallel.iter().any(is_wanted) {
+            Some(self.open(dial, theirs, table, link, true, started).await?)
+        } else {
+            None
+        };
+        Ok((channel, parallel))
+    }
+
+    /// Connects to a service of this agent, once it is served.
+    async fn dial_self(
+        self: &Rc<Self>,
+        dial: &ConnectService,
+        started: Instant,
+    ) -> Result<ConnectedService, AgentError> {
+        let geometry = self.settings.geometry;
+        let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
+        let found = self.find(&dial.peer, started, dial.timeout, check).await?;
+        let running = self.services.borrow().get(&dial.wanted.name).cloned();
+        let (Found::Native(ours, table), Some(running)) = (found, running) else {
+            return Err(AgentError::Refused {
+                peer: dial.peer.clone(),
+                mismatch: Mismatch::NoSuchService {
+                    wanted: dial.wanted.name.clone(),
+                    served: self.services.borrow().keys().cloned().collect(),
+                },
+            });
+        };
+        self.note_agreement(&dial.peer, &dial.wanted, &table);
+        let parallel = running.front().deliveries.clone();
+        let has_parallel = !table.parallel.is_empty();
+        Ok(ConnectedService {
+            link: ServiceConnection::Local(
+                running.serial.deliveries,
+                has_parallel.then_some(parallel),
+            ),
+            table,
+            incarnation: Some(ours.incarnation),
+        })
+    }
+
+    /// Opens a channel to a service, or to its parallel methods.
+    async fn open(
+        &self,
+        dial: &ConnectService,
+        theirs: &Descriptor,
+        table: &ServiceTable,
+        link: LinkType,
+        parallel: bool,
+        started: Instant,
+    ) -> Result<Arc<ClientChannel>, AgentError> {
+        let Settings {
+            devices,
+            geometry,
+            retry,
+            ..
+        } = &self.settings;
+        let memory = devices.on(link).unwrap_or(devices.first());
+        let dialer = Dialer::new(memory, *geometry, *retry)?;
+        let id = self.next.replace(self.next.get().wrapping_add(1));
+        let open = Open {
+            id,
+            service: dial.wanted.name.clone(),
+            parallel,
+            wire_version: WIRE_VERSION,
+            from: self.descriptor.borrow().incarnation,
+            to: theirs.incarnation,
+            table: Some(table.fingerprint()),
+            link,
+            endpoint: dialer.endpoint(),
+        };
+        let (tell, told) = oneshot::channel();
+        {
+            let mut dialing = self.dialing.borrow_mut();
+            // Removes the opens that were given up.
+            dialing.retain(|_, tell| !tell.is_closed());
+            dialing.insert(id, tell);
+        }
+        let sent = self
+            .control()
+            .send_mail(&dial.peer, &open.to_mail(&self.alias))
+            .await;
+        let remaining = dial
+            .timeout
+            .saturating_sub(started.elapsed())
+            .max(FIRST_LOOK);
+        let answered = match sent {
+            Ok(()) => timeout(remaining, told).await,
+            Err(error) => {
+                self.dialing.borrow_mut().remove(&id);
+                return Err(error.into());
+            }
+        };
+        self.dialing.borrow_mut().remove(&id);
+        let endpoint = match answered {
+            Err(_) => {
+                return Err(AgentError::ConnectTimeout {
+                    peer: dial.peer.clone(),
+                    waited: started.elapsed(),
+                });
+            }
+            Ok(Err(_)) => return Err(AgentError::ShutDown),
+            Ok(Ok(Err(mismatch))) => {
+                return Err(AgentError::Refused {
+                    peer: dial.peer.clone(),
+                    mismatch,
+                });
+            }
+            Ok(Ok(Ok(endpoint))) => endpoint,
+        };
+        let channel = dialer.connect(&dial.peer, &endpoint, dial.wait_policy.clone())?;
+        self.note_channel(Some(theirs.incarnation), &channel);
+        Ok(channel)
+    }
+
+    pub(super) fn note_channel(&self, life: Option<u64>, channel: &Arc<ClientChannel>) {
+        let mut channels = self.channels.borrow_mut();
+        channels.retain(|(_, channel)| channel.strong_count() > 0);
+        channels.push((life, Arc::downgrade(channel)));
+    }
+
+    pub(super) fn take_answer(&self, answer: Answer) {
+        match self.dialing.borrow_mut().remove(&answer.id) {
+            Some(waiter) => drop(waiter.send(answer.result)),
+            // FENCE-1: the answer is to an open that has timed out, or to an earlier incarnation of
+            // this agent.
+            None => tracing::debug!(id = answer.id, "answer to an unknown open skipped"),
+        }
+    }
+}

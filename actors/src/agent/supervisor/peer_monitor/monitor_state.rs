@@ -1,0 +1,297 @@
+//! One monitor's end of the connection with its peer: carries out what a [`PeerConnection`] decides, sends heartbeats and
+//! hears those of the peer. What concerns others is left to the caller, as [`Effect`]s.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use slimerpc::channel::peer_connection::{
+    Action, HandshakeMessage, Input, PeerConnection, RetryTiming, Session,
+};
+use slimerpc::channel::{Change, Heartbeat, HeartbeatEvent, HeartbeatTiming, Liveness, LossCause};
+use slimerpc::clock::later;
+use slimerpc::fabric::{CompletionEvents, LinkType};
+
+use super::super::AgentState;
+use super::STALE_RETRY;
+use crate::agent::handshake_json::LinkEndpoint;
+use crate::client::watch::PeerEvent;
+
+/// Time between two questions to the control plane whether a stalled peer is gone.
+const INQUIRY: Duration = Duration::from_secs(2);
+const RETRY_TIMING: RetryTiming = RetryTiming {
+    answer: Duration::from_millis(500),
+    first: Duration::from_millis(10),
+    last: Duration::from_millis(400),
+};
+
+pub(super) struct MonitorState {
+    pub(super) link: PeerConnection<LinkEndpoint>,
+    pub(super) inputs: VecDeque<Input<LinkEndpoint>>,
+    /// This side's end of the connection, if there is one.
+    pub(super) end: Option<MonitoredEnd>,
+    /// The session that the peer opened last, and the kind of link that it uses.
+    pub(super) opened: Option<(Session, LinkType)>,
+    /// The kind of link that the next open of this side uses.
+    pub(super) found: LinkType,
+    pub(super) was_up: bool,
+    /// The incarnation that was lost last, and when it may be tried again.
+    pub(super) lost: Option<(u64, Instant)>,
+    /// Why the monitor goes down, once its session is drained.
+    pub(super) cause: Option<LossCause>,
+}
+
+pub(super) struct MonitoredEnd {
+    pub(super) session: Session,
+    pub(super) heartbeat: Heartbeat,
+    pub(super) events: Rc<CompletionEvents>,
+    /// Set once the session is up: the incarnation of the peer, and its liveness.
+    pub(super) up: Option<(u64, Liveness)>,
+    /// Whether the other end is known to be up, too. If the connection ends before, an attempt has
+    /// failed and no peer is lost.
+    pub(super) is_certain: bool,
+    pub(super) beat: HeartbeatTiming,
+    pub(super) next_beat: Instant,
+    /// When the control plane is next asked whether a stalled peer is gone.
+    pub(super) next_inquiry: Instant,
+    /// Whether the peer is on this host. Its heartbeats then carry their age by the shared clock,
+    /// so this side need not wake for them: it reads them when it sends its own.
+    pub(super) is_here: bool,
+}
+
+/// What the task does after the borrow of the monitor has ended.
+pub(super) enum Effect {
+    LookUp,
+    Send(HandshakeMessage<LinkEndpoint>),
+    Listen,
+    Up(u64),
+    Down(u64, LossCause),
+    Told(PeerEvent),
+    /// This incarnation of the peer sends no heartbeats: find out whether it is gone.
+    Inquire(u64),
+    /// The peer sent a heartbeat at this time.
+    HeartbeatEvent(Instant),
+}
+
+impl MonitorState {
+    /// Of a peer to which there is no connection yet.
+    pub(super) fn new(incarnation: u64, found: LinkType) -> Self {
+        Self {
+            link: PeerConnection::new(incarnation, RETRY_TIMING),
+            inputs: VecDeque::new(),
+            end: None,
+            opened: None,
+            found,
+            was_up: false,
+            lost: None,
+            cause: None,
+        }
+    }
+
+    /// Reads the peer's heartbeats, and sends one when it is time.
+    pub(super) fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(end) = &mut self.end else { return };
+        let session = end.session;
+        let heard = end.listen(now, effects);
+        if let (Ok(HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving), Some((peer, _)), false) =
+            (&heard, &end.up, end.is_certain)
+        {
+            let peer = *peer;
+            self.is_up(peer, effects);
+        }
+        match heard {
+            Ok(HeartbeatEvent::Leaving) => self.lose(session, LossCause::Left, now),
+            Ok(_) => {}
+            Err(cause) => self.lose(session, cause, now),
+        }
+    }
+
+    /// Notes that both ends are up.
+    fn is_up(&mut self, peer: u64, effects: &mut Vec<Effect>) {
+        if let Some(end) = &mut self.end {
+            end.is_certain = true;
+        }
+        let was_up = std::mem::replace(&mut self.was_up, true);
+        effects.push(Effect::Up(peer));
+        effects.push(Effect::Told(if was_up {
+            PeerEvent::Reconnected { incarnation: peer }
+        } else {
+            PeerEvent::Connected { incarnation: peer }
+        }));
+    }
+
+    pub(super) fn lose(&mut self, session: Session, cause: LossCause, now: Instant) {
+        self.cause = Some(cause);
+        self.link.handle(Input::Lost(session), now);
+    }
+
+    pub(super) fn act(
+        &mut self,
+        state: &AgentState,
+        action: Action<LinkEndpoint>,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        match action {
+            Action::LookUp => effects.push(Effect::LookUp),
+            Action::Send(message) => effects.push(Effect::Send(message)),
+            Action::Make(session) => match self.make(state, session, now) {
+                Ok(endpoint) => self.link.handle(Input::Made { session, endpoint }, now),
+                Err(cause) => self.lose(session, cause, now),
+            },
+            Action::Join { session, theirs } => {
+                let joined = self
+                    .end
+                    .as_mut()
+                    .map(|end| end.heartbeat.connect(theirs.qp));
+                if let Some(Err(error)) = joined {
+                    self.lose(session, LossCause::Fabric(error.to_string()), now);
+                }
+            }
+            Action::Up { session, peer } => {
+                if let Some(end) = &mut self.end {
+                    end.up = Some((peer, Liveness::new(end.beat, now)));
+                    // The opening end is connected last, so it may send at once, and its first
+                    // heartbeat tells the accepting end that both are up. The accepting end waits
+                    // an interval, because the opener may not be connected yet.
+                    let has_opened = session.opener == peer;
+                    end.next_beat = match has_opened {
+                        true => later(now, end.beat.interval),
+                        false => now,
+                    };
+                    if !has_opened {
+                        self.is_up(peer, effects);
+                    }
+                }
+                effects.push(Effect::Listen);
+            }
+            Action::Drain(session) => {
+                self.drain(now, effects);
+                self.link.handle(Input::Drained(session), now);
+            }
+        }
+    }
+
+    fn make(
+        &mut self,
+        state: &AgentState,
+        session: Session,
+        now: Instant,
+    ) -> Result<LinkEndpoint, LossCause> {
+        let refused = |error: &dyn std::fmt::Display| LossCause::Fabric(error.to_string());
+        let link = match self.opened {
+            Some((opened, link)) if opened == session => link,
+            _ => self.found,
+        };
+        let Some(memory) = state.settings.devices.on(link) else {
+            return Err(refused(&format!("no device is on {link}")));
+        };
+        let heartbeat = Heartbeat::new(&**memory.device(), state.settings.retry);
+        let heartbeat = heartbeat.map_err(|error| refused(&error))?;
+        let events = heartbeat.events().map_err(|error| refused(&error))?;
+        let qp = heartbeat.address();
+        self.end = Some(MonitoredEnd {
+            session,
+            heartbeat,
+            events: Rc::new(events),
+            up: None,
+            is_certain: false,
+            beat: state.settings.heartbeat(link),
+            next_beat: now,
+            next_inquiry: now,
+            is_here: link == LinkType::Shm,
+        });
+        Ok(LinkEndpoint { link, qp })
+    }
+
+    /// Ends the session. Dropping the end drains its queue pair (DROP-1).
+    fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let cause = self.cause.take().unwrap_or(LossCause::Gone);
+        let Some(MonitoredEnd {
+            up: Some((peer, _)),
+            is_certain: true,
+            ..
+        }) = self.end.take()
+        else {
+            return;
+        };
+        // Try this incarnation once more after half the pause, in case only the connection has
+        // failed. After that it is most likely dead.
+        self.lost = Some((peer, now + STALE_RETRY / 2));
+        effects.push(Effect::Down(peer, cause.clone()));
+        effects.push(Effect::Told(match cause {
+            LossCause::Left => PeerEvent::Left,
+            cause => PeerEvent::Lost { cause },
+        }));
+    }
+}
+
+impl MonitoredEnd {
+    /// Reads the peer's heartbeats, and arms the queue for the next event.
+    fn listen(
+        &mut self,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) -> Result<HeartbeatEvent, LossCause> {
+        let (is_here, interval) = (self.is_here, self.beat.interval);
+        let heard_at = |heard| match (heard, Instant::now()) {
+            (HeartbeatEvent::Nothing, _) => None,
+            // The heartbeat came since the last look, so it is at most an interval old. An age far
+            // beyond that means that the peer's clock is another one.
+            (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
+                now.checked_sub(ago.min(interval)).or(Some(now))
+            }
+            (HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving, now) => Some(now),
+        };
+        let mut change = None;
+        let mut heard = self.heartbeat.listen()?;
+        if heard == HeartbeatEvent::Leaving {
+            return Ok(heard);
+        }
+        if let Some((peer, liveness)) = &mut self.up {
+            if let Some(at) = heard_at(heard) {
+                effects.push(Effect::HeartbeatEvent(at));
+                change = liveness.heard(at);
+            }
+            if self.next_beat <= now {
+                self.next_beat = self.beat.next(now);
+                change = change.or(liveness.tick(now));
+                self.heartbeat.send_heartbeat()?;
+            }
+            if liveness.is_stalled() && self.next_inquiry <= now {
+                self.next_inquiry = now + INQUIRY;
+                effects.push(Effect::Inquire(*peer));
+            }
+        }
+        let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
+        let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
+        if self.is_here && self.is_certain && is_well {
+            self.heartbeat.arm_for_the_end()?;
+        } else {
+            self.heartbeat.arm()?;
+        }
+        // Listen again: what arrived before the arming raises no event.
+        match self.heartbeat.listen()? {
+            HeartbeatEvent::Nothing => {}
+            later => {
+                heard = later;
+                let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
+                let at = heard_at(later);
+                effects.extend(at.map(Effect::HeartbeatEvent));
+                let later = liveness.and_then(|liveness| liveness.heard(at?));
+                change = match (change, later) {
+                    // The late heartbeat had arrived already: the peer was not stalled.
+                    (Some(Change::Stalled), Some(Change::Recovered)) => None,
+                    (change, later) => change.or(later),
+                };
+            }
+        }
+        if let Some(change) = change {
+            effects.push(Effect::Told(match change {
+                Change::Stalled => PeerEvent::Stalled,
+                Change::Recovered => PeerEvent::Recovered,
+            }));
+        }
+        Ok(heard)
+    }
+}
