@@ -105,12 +105,10 @@ pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange, RetryPolicy};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc::wire::{DecodeError, EncodeError, pickle};
 pub use slimerpc_macros::{method, service};
-pub use supervision::end_cause::EndCause;
-pub use supervision::exit_request::{restart, retire};
+pub use supervision::exit::{EndCause, restart, retire};
 pub use supervision::factory::Start;
 pub use supervision::lifecycle::Lifecycle;
-pub use supervision::restart::Restart;
-pub use supervision::strategy::Strategy;
+pub use supervision::restart::{Restart, Strategy};
 
 /// Devices that fail on a plan, to test how a program handles failures: see
 /// [`Builder::wrap_device`].
@@ -123,15 +121,14 @@ pub mod faults {
 /// What the code that `#[service]` generates refers to. Not for direct use.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::client::fields::{CloneField, DebugField};
     pub use crate::service::answer::{
         Failure, Returned, TextOnly, WithValue, answer, answer_async, answer_in_turn,
         answer_inplace, answer_inplace_async, answer_raw, answer_raw_async, answer_rewritten,
         answer_rewritten_async, lend, lend_mut,
     };
     pub use crate::service::answer_stream::answer_stream;
+    pub use crate::service::macro_support::{CloneField, DebugField, ShapeOf, Shaped, Shapeless};
     pub use crate::service::served_by::unknown_method;
-    pub use crate::service::shape_of::{ShapeOf, Shaped, Shapeless};
     pub use futures_util::StreamExt;
 }
 

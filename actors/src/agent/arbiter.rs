@@ -6,6 +6,8 @@ use std::thread;
 
 use actix::{Arbiter, System};
 
+use crate::AgentError;
+
 /// Starts an arbiter of the current actix system. A program without one (a plain `#[tokio::main]`, or no
 /// runtime at all) gets a system on a thread of its own, shared by all its agents.
 pub(crate) fn start() -> io::Result<Arbiter> {
@@ -44,4 +46,20 @@ fn background() -> io::Result<System> {
         })?;
     let started = told.recv().map_err(io::Error::other)?;
     Ok(system.insert(started).clone())
+}
+
+/// Runs `work` on a new arbiter, which stays if that succeeds.
+pub(crate) async fn on_new_arbiter<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AgentError> + Send + 'static,
+) -> Result<T, AgentError> {
+    let arbiter = start().map_err(AgentError::Thread)?;
+    let (tell, told) = tokio::sync::oneshot::channel();
+    arbiter.spawn_fn(move || {
+        let _ = tell.send(work());
+    });
+    let done = told.await.unwrap_or(Err(AgentError::ShutDown));
+    if done.is_err() {
+        arbiter.stop();
+    }
+    done
 }

@@ -17,7 +17,8 @@ use slimerpc::fabric::RetryPolicy;
 use tokio::sync::{Mutex, broadcast};
 
 use crate::agent::builder::{Builder, Settings};
-use crate::agent::serve::{Callers, Launch, Serve, ServeOnce};
+use crate::agent::launch::{Callers, Launch};
+use crate::agent::serve::{Serve, ServeOnce};
 use crate::agent::supervisor::{
     Connect as ConnectMessage, ConnectService, KeepUp, Leave, Supervisor,
 };

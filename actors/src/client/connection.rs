@@ -16,7 +16,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::client::items::ItemSource;
 use crate::client::reply::Decoder;
 use crate::client::watch::Follow;
-use crate::supervision::instance_id::InstanceId;
+use crate::supervision::current_handler::InstanceId;
 use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
 
 /// A connection to a service.

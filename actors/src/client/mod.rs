@@ -3,7 +3,6 @@
 pub(crate) mod blocking;
 pub(crate) mod channel_view;
 pub(crate) mod connection;
-pub(crate) mod fields;
 pub(crate) mod group;
 pub(crate) mod items;
 pub(crate) mod proxy;

@@ -13,13 +13,38 @@ use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::EndCause;
-use crate::service::instance_command::InstanceCommand;
 use crate::service::mailboxes::{Mailboxes, SharedMailboxes};
 use crate::service::ring_context::{RequestHandler, RingContext, RingDrain, Rings};
-use crate::supervision::instance_id::InstanceId;
+use crate::supervision::current_handler::InstanceId;
 
 /// Between two looks whether answers have arrived.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// Carried out when no handler runs: a sync one is waited for, an async one is dropped where it awaits.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) enum InstanceCommand {
+    /// End; another will take your place.
+    Retire {
+        /// Why.
+        cause: EndCause,
+        /// Whom to tell when that is done.
+        tell: oneshot::Sender<()>,
+    },
+    /// Take the place of the one before.
+    Start {
+        /// Of starts, counted from 0.
+        number: u64,
+        /// Why the one before ended, or was not started.
+        cause: EndCause,
+        /// Whom to tell whether it has worked.
+        tell: oneshot::Sender<Result<(), EndCause>>,
+    },
+    /// End; none will take your place. Requests that wait, and those to come, are answered with that.
+    GiveUp,
+    /// End, and the connections and the arbiter with you.
+    End,
+}
 
 /// An actor that has the requests of callers handled by `H`.
 pub(crate) struct Instance<H> {

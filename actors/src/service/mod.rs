@@ -3,7 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod answer_stream;
 pub(crate) mod instance;
-pub(crate) mod instance_command;
+pub(crate) mod macro_support;
 pub(crate) mod mailboxes;
 pub(crate) mod one_shot_server;
 pub(crate) mod panics;
@@ -13,4 +13,3 @@ pub(crate) mod ring_context;
 pub(crate) mod running;
 pub(crate) mod serial;
 pub(crate) mod served_by;
-pub(crate) mod shape_of;

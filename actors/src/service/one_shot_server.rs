@@ -11,7 +11,7 @@ use slimerpc::channel::Delivery;
 use slimerpc::wire::Fault;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use crate::supervision::instance_id::InstanceId;
+use crate::supervision::current_handler::InstanceId;
 use crate::{AgentError, Dispatch, Request, ServedBy, supervision::current_handler};
 
 /// The requests for a service that is served now and then. They wait in the rings of their callers.

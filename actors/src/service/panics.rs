@@ -151,7 +151,7 @@ mod tests {
         use serde::{Deserialize, Deserializer};
         use slimerpc::wire::PayloadCodec;
 
-        use crate::service::shape_of::{ShapeOf, Shaped};
+        use crate::service::macro_support::{ShapeOf, Shaped};
 
         #[derive(Debug)]
         struct Even;

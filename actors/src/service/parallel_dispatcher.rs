@@ -19,7 +19,7 @@ use std::task::Context;
 use slimerpc::channel::{Delivery, LossCause, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::service::instance_command::InstanceCommand;
+use crate::service::instance::InstanceCommand;
 use crate::service::pool::Pool;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::{Dispatch, Request, ServedBy};

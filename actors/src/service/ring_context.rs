@@ -20,11 +20,11 @@ use tokio::sync::oneshot;
 
 use crate::client::reply::ALONE;
 use crate::service::instance::Instance;
-use crate::service::instance_command::InstanceCommand;
+use crate::service::instance::InstanceCommand;
 use crate::service::mailboxes::SharedMailboxes;
 use crate::service::panics::catch;
+use crate::supervision::current_handler::InstanceId;
 use crate::supervision::current_handler::{serial, take_exit_request};
-use crate::supervision::instance_id::InstanceId;
 use crate::supervision::lifecycle::guarded;
 use crate::{Dispatch, EndCause, Finished, Request};
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use slimerpc::panics::contain;
 use tokio::sync::watch;
 
-use crate::service::instance_command::InstanceCommand;
+use crate::service::instance::InstanceCommand;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::supervision::factory::{Factory, NotMade, Start, made};
 use crate::supervision::lifecycle::{Hooks, guarded};

@@ -5,8 +5,21 @@
 
 use std::cell::Cell;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::EndCause;
-use crate::supervision::instance_id::InstanceId;
+
+/// Identifies a service instance within this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct InstanceId(u64);
+
+impl InstanceId {
+    /// Identifies the instance that this incarnation of an agent serves under this name.
+    /// Incarnations are random numbers, so instances of other processes do not collide with it.
+    pub(crate) fn new(incarnation: u64, service: &str) -> Self {
+        Self(xxh3_64_with_seed(service.as_bytes(), incarnation))
+    }
+}
 
 /// The handler that runs on a thread. The type has no destructor, so that access to the
 /// thread-local needs no check.

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use slimerpc::clock::later;
 
-use crate::supervision::restarts::{RestartDecision, Restarts};
+use crate::supervision::restart::{RestartDecision, Restarts};
 use crate::{EndCause, Restart, Strategy};
 
 /// Identifies a supervised service.

@@ -7,7 +7,7 @@ use actix::{Context, Handler, Message, ResponseFuture};
 use slimerpc::channel::ServiceTable;
 
 use super::{AgentState, LAST_ANSWERS, Supervisor};
-use crate::agent::serve::Callers;
+use crate::agent::launch::Callers;
 use crate::service::running::RunningService;
 use crate::{AgentError, Restart};
 

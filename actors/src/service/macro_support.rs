@@ -1,5 +1,9 @@
-//! The shape of a type that may be none for serde.
+//! Traits by which the code that `#[service]` writes finds out what a type can do.
+//!
+//! A bound without any parameter, as `Vec<u8>: Clone`, must hold, or the program does not compile. One with a lifetime of its own
+//! is a condition: `for<'a> Vec<u8>: CloneField<'a>`.
 
+use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use serde::de::DeserializeOwned;
@@ -41,5 +45,29 @@ pub trait Shapeless {
 impl<T: ?Sized> Shapeless for &ShapeOf<T> {
     fn shape(&self, _: PayloadCodec) -> Shape {
         Shape::unseen()
+    }
+}
+
+/// An argument that can be cloned.
+pub trait CloneField<'a>: Sized {
+    /// A clone.
+    fn clone_field(&self) -> Self;
+}
+
+impl<T: Clone> CloneField<'_> for T {
+    fn clone_field(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// An argument that can be shown.
+pub trait DebugField<'a> {
+    /// What shows it.
+    fn as_debug(&self) -> &dyn Debug;
+}
+
+impl<T: Debug> DebugField<'_> for T {
+    fn as_debug(&self) -> &dyn Debug {
+        self
     }
 }
