@@ -41,19 +41,7 @@
 //!
 //! Tests name the one that they prove.
 //!
-//! - **SLOT-1** A slot is the caller's until its reply has arrived, or its queue pair has gone to error and been
-//!   drained. A timeout alone never frees it.
-//! - **SLOT-2** Credits are conserved: after any sequence of replies, timeouts, cancels and resets, free + in use = slots.
-//! - **RING-1** Bytes lent to a handler stay unchanged until its reply is posted.
-//! - **CALL-1** Every call ends: with a reply, a typed error or its deadline. None is pending once its channel is closed.
-//! - **CALL-2** A reply that comes after its call ended is counted and dropped; it harms nothing.
-//! - **SERIAL-1** At most one serial handler of a service instance runs at any time.
-//! - **ORDER-1** Serial calls from one proxy run in the order they were sent.
-//! - **PANIC-1** A panicking handler answers its caller with an error; the arbiter, the channel and other services go on.
-//! - **FENCE-1** Nothing said by an earlier incarnation of a peer is acted on.
-//! - **INPUT-1** No bytes from a peer, from Redis or over HTTP can panic, abort, over-allocate or block us.
-//! - **DROP-1** A memory region is deregistered, and a queue pair drained, before its memory is freed.
-//! - **TYPE-1** A call is decoded as the types it was encoded from, or it is refused before it runs.
+#![doc = include_str!("invariants.md")]
 //!
 //! # Features
 //!

@@ -35,15 +35,7 @@
 //! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
 //! before, and in what the bytes mean.
 //!
-//! # Invariants
-//! - SLOT-1 A slot is the caller's until its reply has arrived or its queue pair has gone to error and been
-//!   drained. A timeout alone never frees it.
-//! - SLOT-2 Credits are conserved: free + in use = slots, always.
-//! - RING-1 Bytes lent to a handler stay unchanged until its reply is posted.
-//! - CALL-1 Every call ends: with a reply, a typed error or its deadline.
-//! - CALL-2 A reply that comes after its call ended is counted and dropped.
-//! - ORDER-1 Serial calls from one proxy run in the order they were sent; one whose payload travels outside of the slot takes
-//!   its place in that order when it has been read.
+//! Of the [invariants](crate#invariants) of this crate, SLOT-1, SLOT-2, RING-1, CALL-1, CALL-2 and ORDER-1 are kept here.
 
 mod answer;
 mod buffer;
