@@ -1,7 +1,7 @@
 //! RPC over RDMA for actors: everything below the actors.
 //!
 //! Users import [`slimerpc-actors`](https://docs.rs/slimerpc-actors), whose services, proxies and agents stand
-//! on this crate. Here are the parts that know no actor, each usable on its own:
+//! on this crate. Here are the parts that know no actor. What only the actors need of them is public and not shown on these pages:
 //!
 //! | module | what it is | knows |
 //! | --- | --- | --- |
@@ -10,8 +10,7 @@
 //! | [`channel`] | one link to one peer: rings, credits, pending calls; a mailbox over many of them | wire, fabric |
 //! | [`control`] | what an agent says to NanoCtrl (HTTP) and Redis; in one process without either | |
 //! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
-//! | [`clock`], [`backoff`] | moments to come, however far; pauses between attempts | |
-//! | [`unique`](mod@unique) | numbers that nobody else draws | |
+//! | [`backoff`] | pauses between attempts | |
 //!
 //! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `wire`, `fabric`, `channel`, `control`, `nanoctrl`. A
 //! folder uses those before it only.
@@ -53,11 +52,14 @@
 
 pub mod backoff;
 pub mod channel;
+#[doc(hidden)]
 pub mod clock;
 pub mod control;
 pub mod fabric;
 #[cfg(feature = "server")]
 pub mod nanoctrl;
+#[doc(hidden)]
 pub mod panics;
+#[doc(hidden)]
 pub mod unique;
 pub mod wire;

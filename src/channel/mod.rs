@@ -61,6 +61,7 @@ mod mailbox;
 mod one_sided;
 mod parker;
 mod peer_channel;
+#[doc(hidden)]
 pub mod peer_connection;
 mod pending;
 mod profile;
@@ -74,24 +75,37 @@ mod violation;
 mod wake;
 mod work_id;
 
-pub use self::core::caller::{CallId, Credits};
-pub use answer::{Answer, AnswerView, ReplyBytes};
-pub use buffer::{Buffer, BufferLocation, Rights};
-pub use buffer_pool::{BufferPool, MemoryAccount, MemoryError, MemoryLimits, PooledBuffer};
-pub use client::{ClientChannel, StreamName, TellError, TellFailure, WaitPolicy};
-pub use descriptor::{Descriptor, HostId, MethodMismatch, Mismatch, Route, ServiceTable};
-pub use dialer::Dialer;
-pub use endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress};
-pub use error::{CallError, ConnectError, LossCause};
-pub use geometry::{BadGeometry, Geometries, Geometry};
-pub use heartbeat::{Heartbeat, HeartbeatEvent};
-pub use inbound::{Inbound, RequestId, ServiceInfo};
-pub use liveness::{Change, HeartbeatTiming, Liveness};
-pub use local::{LocalCall, LocalService};
-pub use mailbox::{Delivery, Mailbox};
-pub use one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError};
-pub use parker::Parker;
-pub use pending::{OneWayCall, PendingCall};
+pub use self::core::caller::Credits;
+pub use answer::ReplyBytes;
+pub use buffer::Rights;
+pub use buffer_pool::{MemoryAccount, MemoryError};
+pub use descriptor::{MethodMismatch, Mismatch};
+pub use error::{ConnectError, LossCause};
+pub use geometry::{BadGeometry, Geometry};
+pub use inbound::{Inbound, RequestId};
 pub use profile::Profile;
-pub use stream::{ItemSink, StreamCredit};
 pub use violation::{Violation, Violations};
+
+// What agents are made of, for `slimerpc-actors` alone.
+#[doc(hidden)]
+pub use self::{
+    answer::{Answer, AnswerView},
+    buffer::{Buffer, BufferLocation},
+    buffer_pool::{BufferPool, MemoryLimits, PooledBuffer},
+    client::{ClientChannel, StreamName, TellError, TellFailure, WaitPolicy},
+    core::caller::CallId,
+    descriptor::{Descriptor, HostId, Route, ServiceTable},
+    dialer::Dialer,
+    endpoint::{Endpoint, GidHalves, QueuePairInfo, RingAddress},
+    error::CallError,
+    geometry::Geometries,
+    heartbeat::{Heartbeat, HeartbeatEvent},
+    inbound::ServiceInfo,
+    liveness::{Change, HeartbeatTiming, Liveness},
+    local::{LocalCall, LocalService},
+    mailbox::{Delivery, Mailbox},
+    one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError},
+    parker::Parker,
+    pending::{OneWayCall, PendingCall},
+    stream::{ItemSink, StreamCredit},
+};

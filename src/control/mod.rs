@@ -11,6 +11,7 @@ mod entity;
 mod error;
 pub(crate) mod eviction;
 pub(crate) mod failover;
+#[doc(hidden)]
 pub mod keys;
 pub(crate) mod lease;
 mod life;
@@ -24,24 +25,31 @@ mod record;
 pub(crate) mod record_owner;
 mod secret;
 mod service_record;
+#[doc(hidden)]
 pub mod topology;
 
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::Value;
 
-pub use entity::{Entity, EntityEvent};
 pub use error::ControlError;
 pub use local::Local;
-pub use mail::{Mail, MailEvent};
 pub use nanoctrl::NanoCtrl;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use nanoctrl::read_mailbox;
-pub use natural::natural_order;
-pub use record::{PeerRecord, Registration};
+pub use record::PeerRecord;
 pub use secret::Secret;
 pub use service_record::ServiceRecord;
+
+// What `slimerpc-actors` and implementations of `Control` are made of.
+#[doc(hidden)]
+pub use self::{
+    entity::{Entity, EntityEvent},
+    mail::{Mail, MailEvent},
+    natural::natural_order,
+    record::Registration,
+};
 
 /// An agent's view of the control plane. One value serves one agent: it registers once, and ends
 /// with [`clean_up`](Self::clean_up). Before the registration and after the end, every method that

@@ -27,10 +27,6 @@ mod signature;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, DecodeError, EncodeError};
-pub use extension::{Extension, ExtensionError, RendezvousDescriptor, StreamPart};
-pub use fault::Fault;
-pub use header::{Header, HeaderError, MAX_METHODS, MessageKind};
-pub use immediate::{Immediate, Signal};
 pub use limits::CodecLimits;
 pub use payload_codec::PayloadCodec;
 pub use pickle::Pickle;
@@ -38,6 +34,15 @@ pub use raw::Raw;
 pub use shape::Shape;
 pub(crate) use signature::any_signatures;
 pub use signature::{Signature, SignatureBuilder};
+
+// What a message is made of, for `slimerpc-actors` and tests of the wire format.
+#[doc(hidden)]
+pub use self::{
+    extension::{Extension, ExtensionError, RendezvousDescriptor, StreamPart},
+    fault::Fault,
+    header::{Header, HeaderError, MAX_METHODS, MessageKind},
+    immediate::{Immediate, Signal},
+};
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.
 pub const WIRE_VERSION: u32 = 3;
