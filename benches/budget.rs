@@ -2,15 +2,18 @@
 //!
 //!     cargo bench --bench budget [-- --write]
 //!
-//! Both ends of a channel over shared memory, on one thread, in turns: so that a call is the same instructions each
-//! time. Valgrind's callgrind counts them, both sides together, from the call's start to the reply in its caller's hands;
-//! a scenario that takes 3 % more than the figure in `benches/budget.txt` fails. `--write` puts today's figures there.
+//! Both ends of a channel over shared memory, on one thread, in turns: so that a call is the same
+//! instructions each time. Valgrind's callgrind counts them, both sides together, from the call's
+//! start to the reply in its caller's hands; a scenario that takes 3 % more than the figure in
+//! `benches/budget.txt` fails. `--write` puts today's figures there.
 //!
-//! The scenario `actors` is whole calls, through a proxy and an actor. Their futures take turns on the actor's arbiter, with
-//! as many calls under way as the arbiter runs in a row, so that neither looks in vain. Actix and tokio are counted with them;
-//! start and end are not, as it is run twice, with more calls and with fewer.
+//! The scenario `actors` is whole calls, through a proxy and an actor. Their futures take turns on
+//! the actor's arbiter, with as many calls under way as the arbiter runs in a row, so that neither
+//! looks in vain. Actix and tokio are counted with them; start and end are not, as it is run twice,
+//! with more calls and with fewer.
 //!
-//! Where copies are long callgrind counts each byte (`rep movsb`), so the 16 KiB tell how often they are copied.
+//! Where copies are long callgrind counts each byte (`rep movsb`), so the 16 KiB tell how often
+//! they are copied.
 
 #[macro_use]
 #[path = "support/print.rs"]
@@ -73,7 +76,8 @@ enum Scenario {
     Raw64Pipelined,
     /// 16 KiB there and back, not sent inline
     Raw16k,
-    /// 64 bytes there and back through a proxy and an actor, in place and lent, with 64 calls under way
+    /// 64 bytes there and back through a proxy and an actor, in place and lent, with 64 calls under
+    /// way
     Actors,
 }
 
@@ -268,7 +272,8 @@ async fn drive(
     Ok(())
 }
 
-/// Lets the arbiter's other tasks have one turn. (Tokio's `yield_now` waits until none of them wants one.)
+/// Lets the arbiter's other tasks have one turn. (Tokio's `yield_now` waits until none of them
+/// wants one.)
 async fn take_turns() {
     let mut had_turn = false;
     poll_fn(|context| {

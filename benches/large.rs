@@ -1,11 +1,12 @@
-//! Payloads beyond a slot between two processes: what they take beside a plain copy of the same bytes, what small calls
-//! notice of them, and what connections take that do nothing.
+//! Payloads beyond a slot between two processes: what they take beside a plain copy of the same
+//! bytes, what small calls notice of them, and what connections take that do nothing.
 //!
 //!     cargo bench --bench large [-- --mib 16,256 --connections 100]
 //!     cargo bench --features verbs --bench large -- --device rxe0 --mib 16 --connections 8
 //!
-//! The parent process measures; it starts a second one of itself as the peer, and a NanoCtrl server for the agents to find
-//! each other, which needs `redis-server` (or a Redis on port 6379). Agents are as they are by default.
+//! The parent process measures; it starts a second one of itself as the peer, and a NanoCtrl server
+//! for the agents to find each other, which needs `redis-server` (or a Redis on port 6379). Agents
+//! are as they are by default.
 
 #[macro_use]
 mod support;
@@ -112,9 +113,10 @@ fn peer(args: &Args, url: &str) -> Result<()> {
     })
 }
 
-/// Echoes of `size` bytes beside copies of as many, in milliseconds. How often a payload is copied on its way there and
-/// back, READs by the fabric included, stands beside each: the caller's bytes into registered memory (1), read by the
-/// service (2), copied by the handler (3), its result into registered memory (4), read by the caller (5), copied out (6).
+/// Echoes of `size` bytes beside copies of as many, in milliseconds. How often a payload is copied
+/// on its way there and back, READs by the fabric included, stands beside each: the caller's bytes
+/// into registered memory (1), read by the service (2), copied by the handler (3), its result into
+/// registered memory (4), read by the caller (5), copied out (6).
 fn echoes(args: &Args, echo: &Proxy<Echo>, size: usize) -> Result<()> {
     eprint!("\rechoes of {}     ", pretty(size));
     let bytes = vec![b'x'; size];
@@ -224,7 +226,8 @@ fn beside(args: &Args, echo: &Proxy<Echo>, load: &Load) -> Result<(Figures, usiz
     })
 }
 
-/// What connections take that do nothing: each of an agent of its own here, with the one service there.
+/// What connections take that do nothing: each of an agent of its own here, with the one service
+/// there.
 fn idle(args: &Args, runtime: &Runtime, url: &str, echo: &Proxy<Echo>) -> Result<()> {
     let count = args.connections;
     let before = [Footprint::of_this_process()?, echo.takes().wait()?];

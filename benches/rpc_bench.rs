@@ -1,13 +1,18 @@
-//! The original's RPC benchmark: raw echoes of 1 KB to 16 MB between a worker and a driver, with its options and columns.
+//! The original's RPC benchmark: raw echoes of 1 KB to 16 MB between a worker and a driver, with
+//! its options and columns.
 //!
-//!     cargo bench --bench rpc_bench                                                    # both, over shared memory
-//!     cargo bench --features verbs --bench rpc_bench -- --role worker --device mlx5_0  # one terminal, or host
-//!     cargo bench --features verbs --bench rpc_bench -- --role driver --device mlx5_0 --out ours.csv
+//!     # Both, over shared memory:
+//!     cargo bench --bench rpc_bench
+//!     # One terminal, or host, and another:
+//!     cargo bench --features verbs --bench rpc_bench -- --role worker --device mlx5_0
+//!     cargo bench --features verbs --bench rpc_bench -- --role driver --device mlx5_0 \
+//!         --out ours.csv
 //!
-//! Columns are `size,avg_us,p50_us,p99_us,bw_gbps`: bytes, microseconds for a round trip, and 10^9 bytes a second, both ways
-//! counted. So are rounds: 20 to warm up, then 500, or fewer for more than 100 KB, but 50 at least. As there, the worker writes
-//! its reply in place, and the driver is given a copy. Either role may be DLSlime's: its worker and driver have these aliases,
-//! this scope and this service.
+//! Columns are `size,avg_us,p50_us,p99_us,bw_gbps`: bytes, microseconds for a round trip, and 10^9
+//! bytes a second, both ways counted. So are rounds: 20 to warm up, then 500, or fewer for more
+//! than 100 KB, but 50 at least. As there, the worker writes its reply in place, and the driver is
+//! given a copy. Either role may be DLSlime's: its worker and driver have these aliases, this scope
+//! and this service.
 
 #[macro_use]
 mod support;
@@ -71,7 +76,8 @@ struct Args {
     /// Write the figures to this file, too
     #[arg(long, value_name = "FILE")]
     out: Option<std::path::PathBuf>,
-    /// Device that carries the bytes [default: shared memory on one host, otherwise the first usable RDMA port]
+    /// Device that carries the bytes [default: shared memory on one host, otherwise the first
+    /// usable RDMA port]
     #[arg(long, value_name = "NAME")]
     device: Option<String>,
     /// How long waiters poll before they sleep; 0 where other programs keep the cores busy

@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let driver = block_on(PeerAgent::builder().alias("driver:0").start())?;
     let counter = block_on(driver.proxy::<Counter>("worker:0"))?;
 
-    // Proxies are `Clone` and `Send`. `wait` polls the ring for a short while, then the thread sleeps.
+    // Proxies are `Clone` and `Send`. `wait` polls the ring for a short while, then the thread
+    // sleeps.
     thread::scope(|scope| {
         for _ in 0..4 {
             let counter = counter.clone();

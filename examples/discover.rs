@@ -1,7 +1,8 @@
 //! Finding services without knowing who serves them: a driver that uses whatever workers there are.
 //!
 //!     cargo run --release --example discover
-//!     cargo run --release --example discover -- --ctrl http://127.0.0.1:3000    # follows the workers of a NanoCtrl
+//!     # Follows the workers of a NanoCtrl:
+//!     cargo run --release --example discover -- --ctrl http://127.0.0.1:3000
 
 use slimerpc_actors::{PeerAgent, ServiceChange, service};
 

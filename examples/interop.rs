@@ -1,10 +1,11 @@
 //! Workers and drivers that work together with DLSlime's, in either direction, over RDMA devices.
 //!
-//!     interop worker-raw   --ctrl http://127.0.0.1:3000 --alias worker:0 --peer driver:0 --device rxe0
-//!     interop driver-raw   --ctrl http://127.0.0.1:3000 --alias driver:0 --peer worker:0 --device rxe0
+//!     interop worker-raw --ctrl URL --alias worker:0 --peer driver:0 --device rxe0
+//!     interop driver-raw --ctrl URL --alias driver:0 --peer worker:0 --device rxe0
 //!
-//! Either side may be a Python process with DLSlime's `PeerAgent` instead. A worker serves until SIGTERM. A driver
-//! checks everything that the two sides must agree on, says what it checked, and fails at the first difference.
+//! Either side may be a Python process with DLSlime's `PeerAgent` instead. A worker serves until
+//! SIGTERM. A driver checks everything that the two sides must agree on, says what it checked, and
+//! fails at the first difference.
 
 use std::fmt::{Debug, Display};
 use std::sync::Arc;

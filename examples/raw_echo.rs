@@ -8,7 +8,8 @@ struct Echo;
 
 #[service]
 impl Echo {
-    /// The bytes are lent by the ring until the reply is posted (RING-1); what is returned is copied into send memory.
+    /// The bytes are lent by the ring until the reply is posted (RING-1); what is returned is
+    /// copied into send memory.
     #[method(raw)]
     fn echo(&mut self, request: &[u8]) -> Vec<u8> {
         request.to_vec()

@@ -1,4 +1,5 @@
-//! A program that serves when it has time: one request between two pieces of its own work, with state that it keeps.
+//! A program that serves when it has time: one request between two pieces of its own work, with
+//! state that it keeps.
 //!
 //!     cargo run --release --example serve_once
 

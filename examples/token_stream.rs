@@ -18,7 +18,8 @@ struct Model {
 
 #[service]
 impl Model {
-    /// Makes a token every 20 ms for as long as somebody asks. It borrows the model: others wait until it has ended.
+    /// Makes a token every 20 ms for as long as somebody asks. It borrows the model: others wait
+    /// until it has ended.
     #[method(stream)]
     fn generate(&mut self, prompt: String) -> impl Stream<Item = String> {
         let seen = self.words.iter().position(|word| *word == prompt);

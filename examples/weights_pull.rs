@@ -1,4 +1,5 @@
-//! A trainer offers its weights; workers pull them when they are ready for them, without the trainer's doing.
+//! A trainer offers its weights; workers pull them when they are ready for them, without the
+//! trainer's doing.
 //!
 //!     cargo run --release --example weights_pull
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Pauses that get longer. The n-th is `first * factor^(n - 1)`, but no longer than `longest`; of that, a random share up to
-/// `jitter` is taken off, so that those who fail together do not come back together.
+/// Pauses that get longer. The n-th is `first * factor^(n - 1)`, but no longer than `longest`; of
+/// that, a random share up to `jitter` is taken off, so that those who fail together do not come
+/// back together.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,7 +53,8 @@ impl Backoff {
         Self { jitter, ..self }
     }
 
-    /// The pause that follows `before` others. `chance`, from 0 to 1, is how much of the jitter is taken off.
+    /// The pause that follows `before` others. `chance`, from 0 to 1, is how much of the jitter is
+    /// taken off.
     pub fn wait(&self, before: usize, chance: f64) -> Duration {
         if self.first.is_zero() {
             return Duration::ZERO;
@@ -71,7 +73,8 @@ impl Backoff {
     /// use std::time::Duration;
     /// use slimerpc::backoff::Backoff;
     ///
-    /// let mut pauses = Backoff::doubling(Duration::from_millis(20), Duration::from_millis(50)).pauses();
+    /// let [first, longest] = [20, 50].map(Duration::from_millis);
+    /// let mut pauses = Backoff::doubling(first, longest).pauses();
     /// let taken = [pauses.take(), pauses.take(), pauses.take(), pauses.take()];
     /// assert_eq!(taken.map(|pause| pause.as_millis()), [20, 40, 50, 50]);
     /// ```

@@ -1,7 +1,8 @@
 //! RPC over RDMA for actors: everything below the actors.
 //!
-//! Users import [`slimerpc-actors`](https://docs.rs/slimerpc-actors), whose services, proxies and agents stand
-//! on this crate. Here are the parts that know no actor. What only the actors need of them is public and not shown on these pages:
+//! Users import [`slimerpc-actors`](https://docs.rs/slimerpc-actors), whose services, proxies and
+//! agents stand on this crate. Here are the parts that know no actor. What only the actors need of
+//! them is public and not shown on these pages:
 //!
 //! | module | what it is | knows |
 //! | --- | --- | --- |
@@ -12,24 +13,26 @@
 //! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
 //! | [`backoff`] | pauses between attempts | |
 //!
-//! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `wire`, `fabric`, `channel`, `control`, `nanoctrl`. A
-//! folder uses those before it only.
+//! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `wire`, `fabric`, `channel`,
+//! `control`, `nanoctrl`. A folder uses those before it only.
 //!
 //! # The way of a call
 //!
-//! 1. The caller takes a **credit**, a free slot of the service's ring, and encodes the arguments straight into the
-//!    send memory of that slot ([`channel::ClientChannel::call`]). One WRITE_WITH_IMM carries them over; the
-//!    immediate is the slot's number.
-//! 2. The service's completion queue yields the immediate ([`channel::Mailbox::poll`]), on the thread of the service.
-//!    The request is lent from the ring ([`channel::Inbound`]); nothing is copied.
-//! 3. The answer is encoded into send memory and written into the slot of the same number of the caller's ring.
-//! 4. Whoever waits for it polls the caller's completion queue, busily for a bounded time and then asleep on its file
-//!    descriptor, and gives the credit back when the answer is read.
+//! 1. The caller takes a **credit**, a free slot of the service's ring, and encodes the arguments
+//!    straight into the send memory of that slot ([`channel::ClientChannel::call`]). One
+//!    WRITE_WITH_IMM carries them over; the immediate is the slot's number.
+//! 2. The service's completion queue yields the immediate ([`channel::Mailbox::poll`]), on the
+//!    thread of the service. The request is lent from the ring ([`channel::Inbound`]); nothing is
+//!    copied.
+//! 3. The answer is encoded into send memory and written into the slot of the same number of the
+//!    caller's ring.
+//! 4. Whoever waits for it polls the caller's completion queue, busily for a bounded time and then
+//!    asleep on its file descriptor, and gives the credit back when the answer is read.
 //!
 //! # Words
 //!
-//! The field's: queue pair, completion queue, memory region, work request, completion, immediate, rkey, GID, RNR.
-//! Ours:
+//! The field's: queue pair, completion queue, memory region, work request, completion, immediate,
+//! rkey, GID, RNR. Ours:
 //!
 //! - A **ring** is a registered region of `slots` x `slot_size` bytes that one peer writes into.
 //! - A **credit** is the sender's right to one slot.
@@ -44,10 +47,13 @@
 //!
 //! # Features
 //!
-//! - `server`: the NanoCtrl server ([`nanoctrl`]) and its program. On by default; `slimerpc-actors` does without it.
-//! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it needs `libibverbs-dev
-//!   libclang-dev cmake make g++ python3 pkg-config` to build; without it there is shared memory.
-//! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a program then.
+//! - `server`: the NanoCtrl server ([`nanoctrl`]) and its program. On by default; `slimerpc-actors`
+//!   does without it.
+//! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it
+//!   needs `libibverbs-dev libclang-dev cmake make g++ python3 pkg-config` to build; without it
+//!   there is shared memory.
+//! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a
+//!   program then.
 //! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
 pub mod backoff;

@@ -18,7 +18,8 @@ pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
-/// The message of a panic that was caught, whose payload this drops. That is code of a user, too: it may panic in turn.
+/// The message of a panic that was caught, whose payload this drops. That is code of a user, too:
+/// it may panic in turn.
 pub fn message(payload: Box<dyn Any + Send>) -> String {
     let text = payload
         .downcast_ref::<&str>()

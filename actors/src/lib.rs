@@ -33,13 +33,14 @@
 //!
 //! # What is what
 //!
-//! - [`PeerAgent`] is the handle of a supervisor actor: it registers, finds peers and connects to them, serves and
-//!   calls. [`Builder`] has its settings, in one table.
+//! - [`PeerAgent`] is the handle of a supervisor actor: it registers, finds peers and connects to
+//!   them, serves and calls. [`Builder`] has its settings, in one table.
 //! - [`macro@service`] and [`macro@method`] make an `impl` or a trait a [`Service`]: its messages,
 //!   a dispatch table, and the methods of its proxy.
-//! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings of all its callers
-//!   there, so no thread hop lies between the wire and the handler, and runs one handler at a time, also across
-//!   `.await` (SERIAL-1): what a lock is elsewhere, the actor is here.
+//! - A service instance is an actor on an arbiter of its own. Its context polls the receive rings
+//!   of all its callers there, so no thread hop lies between the wire and the handler, and runs one
+//!   handler at a time, also across `.await` (SERIAL-1): what a lock is elsewhere, the actor is
+//!   here.
 //! - The factory that a service was served with replaces an instance that panics or asks for it;
 //!   [`Restart`], [`Strategy`] and [`Lifecycle`] control this.
 //! - [`Proxy`] is a service's address: `Clone`, `Send`, and used like an actix `Addr`. A call is
@@ -52,12 +53,13 @@
 //!   them, and [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] return proxies for them.
 //! - [`RpcError`] is the error of a call, [`AgentError`] that of everything else.
 //!
-//! Folders, from the lowest: `error`, `supervision`, `client`, `service`, `memory`, `dlslime`, `agent`, `discovery`, `any_error`. A
-//! folder uses those before it only; the test of that rule names what does not yet.
+//! Folders, from the lowest: `error`, `supervision`, `client`, `service`, `memory`, `dlslime`,
+//! `agent`, `discovery`, `any_error`. A folder uses those before it only; the test of that rule
+//! names what does not yet.
 //!
-//! Agents live inside an actix system or any tokio runtime; without a system they start one of their own, on a thread
-//! beside. The layers below, their words and the invariants that the names in capitals stand for are described in
-//! [`slimerpc`].
+//! Agents live inside an actix system or any tokio runtime; without a system they start one of
+//! their own, on a thread beside. The layers below, their words and the invariants that the names
+//! in capitals stand for are described in [`slimerpc`].
 
 mod agent;
 mod any_error;

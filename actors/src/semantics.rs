@@ -1,5 +1,6 @@
-//! What a call promises, and what it does not. Nothing here is code; each row names the test that proves it, which stands in
-//! `tests/agents`, in `tests/processes` or beside the code. The book's chapter `docs/semantics.md` says the same.
+//! What a call promises, and what it does not. Nothing here is code; each row names the test that
+//! proves it, which stands in `tests/agents`, in `tests/processes` or beside the code. The book's
+//! chapter `docs/semantics.md` says the same.
 //!
 //! # Order
 //!
@@ -11,7 +12,8 @@
 //! | Parallel methods run beside the serial one and one another, as many at once as there are workers. | `parallel_methods_run_beside_one_another_as_many_as_there_are_workers` |
 //! | A busy serial handler does not delay them, nor do serial calls that wait for a credit. | `a_parallel_method_answers_while_a_serial_one_keeps_its_thread_and_all_credits` |
 //!
-//! Not promised: an order between proxies, clones on several threads included, between services, or of parallel methods.
+//! Not promised: an order between proxies, clones on several threads included, between services, or
+//! of parallel methods.
 //!
 //! # At most once
 //!
@@ -27,8 +29,9 @@
 //!
 //! # Types
 //!
-//! Both sides may declare a service for themselves, in different versions. A proxy compares what the service publishes with what it
-//! declares, when it is made and whenever it connects again; [`Shape`](slimerpc::wire::Shape) says what of a type is compared.
+//! Both sides may declare a service for themselves, in different versions. A proxy compares what
+//! the service publishes with what it declares, when it is made and whenever it connects again;
+//! [`Shape`](slimerpc::wire::Shape) says what of a type is compared.
 //!
 //! | promise | test |
 //! | --- | --- |
@@ -38,8 +41,8 @@
 //! | That holds also for a service that is replaced while it is called. | `type_1_a_proxy_that_heals_compares_anew`, `type_1_a_service_that_was_replaced_since_its_table_was_read_is_not_reached` |
 //! | A type that the codec cannot carry is refused where it is declared. | `types_that_bincode_cannot_carry_are_refused_where_they_are_declared` |
 //!
-//! Not promised: anything about types towards peers of earlier releases, which publish none (this is logged once), and towards
-//! DLSlime peers.
+//! Not promised: anything about types towards peers of earlier releases, which publish none (this
+//! is logged once), and towards DLSlime peers.
 //!
 //! # Deadlines
 //!
@@ -50,8 +53,8 @@
 //! | That holds also if its caller can tell the service nothing any more, as the time that remained travelled with it. | `a_deadline_that_travelled_ends_a_request_whose_caller_cannot_cancel` |
 //! | A deadline of zero sends nothing; one of years is one of years. | `deadlines_of_zero_are_not_sent_and_those_of_years_do_not_overflow` |
 //!
-//! Not promised: that a handler which has begun is ended by the deadline; the cancel that follows may do that. Without a
-//! deadline a call waits as long as its connection lives.
+//! Not promised: that a handler which has begun is ended by the deadline; the cancel that follows
+//! may do that. Without a deadline a call waits as long as its connection lives.
 //!
 //! # Cancelling
 //!
@@ -66,7 +69,8 @@
 //! | A parallel handler is cancelled likewise. | `cancelled_parallel_methods_are_dropped_or_never_begin` |
 //! | A oneway call is taken back only until the transport has taken it. | `a_oneway_call_that_is_not_taken_is_taken_back_when_it_is_dropped` |
 //!
-//! Not promised: that a cancel overtakes the handler. DLSlime peers cannot be told of a cancel at all.
+//! Not promised: that a cancel overtakes the handler. DLSlime peers cannot be told of a cancel at
+//! all.
 //!
 //! # Streams
 //!

@@ -1,4 +1,5 @@
-//! Both sides sleep between two messages, as nobody calls for a while: what being woken takes, against a socket.
+//! Both sides sleep between two messages, as nobody calls for a while: what being woken takes,
+//! against a socket.
 
 use std::thread;
 use std::time::Duration;

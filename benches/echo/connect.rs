@@ -1,4 +1,5 @@
-//! Many agents connect to one worker, all at once: how long it takes, and whether each costs the same however many there are.
+//! Many agents connect to one worker, all at once: how long it takes, and whether each costs the
+//! same however many there are.
 
 use crate::connections::Connections;
 use crate::row::{Row, Unit};

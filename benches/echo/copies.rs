@@ -1,8 +1,9 @@
 //! Large echoes in place against plain copies of as many bytes there and back.
 //!
-//! In place the caller's bytes come into being in the service's ring, and the reply is read where it arrives. What is left is
-//! one copy: the handler's own into the caller's ring, or the WRITE there of the request that is the reply. On a device it is
-//! the WRITE each way, too. Beyond a slot it is: into registered memory, READ by the service, READ by the caller.
+//! In place the caller's bytes come into being in the service's ring, and the reply is read where
+//! it arrives. What is left is one copy: the handler's own into the caller's ring, or the WRITE
+//! there of the request that is the reply. On a device it is the WRITE each way, too. Beyond a slot
+//! it is: into registered memory, READ by the service, READ by the caller.
 
 use slimerpc_actors::Reply;
 

@@ -1,4 +1,5 @@
-//! Several clients of one service, each a thread with an agent of its own: how much they get, and how evenly.
+//! Several clients of one service, each a thread with an agent of its own: how much they get, and
+//! how evenly.
 
 use std::collections::VecDeque;
 use std::sync::Barrier;
@@ -17,7 +18,8 @@ use crate::worker::{Agents, Echo, Worker};
 const CLIENTS: usize = 8;
 /// Calls that each has under way.
 const INFLIGHT: usize = 16;
-/// Times as long as one client. With more threads that poll than cores it takes the system seconds to give each its part.
+/// Times as long as one client. With more threads that poll than cores it takes the system seconds
+/// to give each its part.
 const LONGER: f64 = 5.0;
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {

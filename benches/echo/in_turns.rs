@@ -1,4 +1,5 @@
-//! Measuring what is to be compared: a slice of each at a time, in several rounds, and the best of each counts.
+//! Measuring what is to be compared: a slice of each at a time, in several rounds, and the best of
+//! each counts.
 
 use std::thread;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! 64 bytes there and back while both sides poll: from what the machine can do at all up to typed calls.
+//! 64 bytes there and back while both sides poll: from what the machine can do at all up to typed
+//! calls.
 
 use crate::cache_line::CacheLine;
 use crate::in_turns::{Slice, in_turns};

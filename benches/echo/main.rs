@@ -1,22 +1,25 @@
-//! The suite: what an RPC costs beyond the fabric, beside the limits of this machine, and whether that meets its targets.
+//! The suite: what an RPC costs beyond the fabric, beside the limits of this machine, and whether
+//! that meets its targets.
 //!
-//!     cargo bench --bench echo                                # everything; --list says what there is
-//!     cargo bench --bench echo -- latency throughput          # some of it
-//!     cargo bench --bench echo -- --csv figures.csv           # and into a file, for `cargo bench --bench plot`
+//!     cargo bench --bench echo                         # everything; --list says what there is
+//!     cargo bench --bench echo -- latency throughput   # some of it
+//!     cargo bench --bench echo -- --csv figures.csv    # and into a file, for the bench `plot`
 //!     cargo bench --features verbs --bench echo -- --device rxe0 latency sizes
 //!
-//! The parent process measures. It starts itself once more for the other end of whatever is measured, and a NanoCtrl server
-//! for the agents to find each other, which needs `redis-server` (or a Redis on port 6379). A row whose device, program or
-//! memory is not there is skipped, and says so.
+//! The parent process measures. It starts itself once more for the other end of whatever is
+//! measured, and a NanoCtrl server for the agents to find each other, which needs `redis-server`
+//! (or a Redis on port 6379). A row whose device, program or memory is not there is skipped, and
+//! says so.
 //!
 //! # How it is measured
 //!
-//! Machines are noisy, and what disturbs one measurement spares the next: figures of different minutes say little about
-//! each other. So whatever a ratio is made of is measured in turns, a slice of each at a time, in several rounds
-//! (`--rounds`), and the best of its medians (and 99th percentiles, and rates) is taken on both sides: what comes closest to
-//! a machine that does nothing else. Only those two processes are awake that are measured; the others sleep meanwhile. Of
-//! processor time, and of what is counted (allocations, system calls, commands to Redis), there is nothing to choose
-//! from: it is what it was.
+//! Machines are noisy, and what disturbs one measurement spares the next: figures of different
+//! minutes say little about each other. So whatever a ratio is made of is measured in turns, a
+//! slice of each at a time, in several rounds (`--rounds`), and the best of its medians (and 99th
+//! percentiles, and rates) is taken on both sides: what comes closest to a machine that does
+//! nothing else. Only those two processes are awake that are measured; the others sleep meanwhile.
+//! Of processor time, and of what is counted (allocations, system calls, commands to Redis), there
+//! is nothing to choose from: it is what it was.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -1,5 +1,5 @@
-//! What connections take that nobody uses, at either end: memory that is registered, and memory that is resident, what is
-//! used of the registered included.
+//! What connections take that nobody uses, at either end: memory that is registered, and memory
+//! that is resident, what is used of the registered included.
 
 use crate::connections::Connections;
 use crate::row::{Row, Unit};

@@ -1,5 +1,6 @@
-//! What polling before sleeping gains and costs: calls with pauses between them, under several budgets (`busy_poll`, of
-//! both agents). A pause within the budget is polled through, and what then is fast has kept a core busy for nothing.
+//! What polling before sleeping gains and costs: calls with pauses between them, under several
+//! budgets (`busy_poll`, of both agents). A pause within the budget is polled through, and what
+//! then is fast has kept a core busy for nothing.
 
 use std::num::NonZeroU64;
 use std::thread;

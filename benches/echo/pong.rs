@@ -1,4 +1,5 @@
-//! Two processes on the bare fabric: WRITE_WITH_IMM there and back, or one way as fast as they can be taken.
+//! Two processes on the bare fabric: WRITE_WITH_IMM there and back, or one way as fast as they can
+//! be taken.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +25,8 @@ const BATCH: usize = DEPTH / 4;
 /// Bytes that a send carries itself.
 const INLINE: u32 = 220;
 
-/// The immediate of a message is its size. No message has that one: the other process is done with what it does.
+/// The immediate of a message is its size. No message has that one: the other process is done with
+/// what it does.
 const STOP: u32 = u32::MAX;
 
 /// One end.

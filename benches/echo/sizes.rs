@@ -1,5 +1,5 @@
-//! Latency against size: a raw ping-pong of WRITE_WITH_IMM on the fabric, a raw call (bytes), a typed call (a `String` through
-//! bincode), and plain copies of as many bytes there and back.
+//! Latency against size: a raw ping-pong of WRITE_WITH_IMM on the fabric, a raw call (bytes), a
+//! typed call (a `String` through bincode), and plain copies of as many bytes there and back.
 
 use slimerpc_actors::Proxy;
 
@@ -24,7 +24,8 @@ const SIZES: [usize; 10] = [
     4 << 20,
     16 << 20,
 ];
-/// Sizes up to this one are measured between agents with many small slots, others with few large ones.
+/// Sizes up to this one are measured between agents with many small slots, others with few large
+/// ones.
 const SMALL_SLOTS: usize = 64 << 10;
 const NAMES: [&str; 4] = ["memcpy", "fabric", "raw call", "typed call"];
 

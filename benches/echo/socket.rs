@@ -1,4 +1,5 @@
-//! Two processes that block in a unix socket: what sleeping between two messages takes on this machine.
+//! Two processes that block in a unix socket: what sleeping between two messages takes on this
+//! machine.
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

@@ -1,7 +1,8 @@
-//! Calls of 64 bytes a second from one thread, against what the fabric carries, and against calls in flight.
+//! Calls of 64 bytes a second from one thread, against what the fabric carries, and against calls
+//! in flight.
 //!
-//! Slots are of 4 KiB here: those of 32 KiB, the default, lie at the same place of every page group, and a processor's
-//! nearest cache holds few of such lines.
+//! Slots are of 4 KiB here: those of 32 KiB, the default, lie at the same place of every page
+//! group, and a processor's nearest cache holds few of such lines.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -200,7 +200,8 @@ pub(crate) fn serve(worker: &Worker) -> Result<()> {
     })
 }
 
-/// A process that serves, and an agent of ours that calls it. Our agent lives on a thread of the library's.
+/// A process that serves, and an agent of ours that calls it. Our agent lives on a thread of the
+/// library's.
 pub(crate) struct Pair {
     // In this order: callers leave before the service ends.
     pub(crate) echo: Proxy<Echo>,

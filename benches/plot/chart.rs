@@ -1,4 +1,5 @@
-//! A chart: lines between two axes. Axes are linear; who wants a logarithmic one gives logarithms, and labels that undo them.
+//! A chart: lines between two axes. Axes are linear; who wants a logarithmic one gives logarithms,
+//! and labels that undo them.
 
 use std::path::Path;
 
@@ -10,7 +11,8 @@ use crate::support::Result;
 
 pub(crate) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
-// All colours stand out from white and from black alike, at 3 to 1 or more: the ground of a picture is that of its page.
+// All colours stand out from white and from black alike, at 3 to 1 or more: the ground of a picture
+// is that of its page.
 const INK: RGBColor = RGBColor(120, 120, 120);
 const FAINT: RGBAColor = RGBAColor(128, 128, 128, 0.25);
 /// From the strongest on.
@@ -183,7 +185,8 @@ fn spread(heights: &mut [i32], bottom: i32) {
     }
 }
 
-/// A number of microseconds of which `exponent` is the logarithm to base 10; nothing between powers of 10.
+/// A number of microseconds of which `exponent` is the logarithm to base 10; nothing between powers
+/// of 10.
 pub(crate) fn micros(exponent: f64) -> String {
     if (exponent - exponent.round()).abs() > 0.01 {
         return String::new();

@@ -3,8 +3,9 @@
 //!     cargo bench --bench echo -- --csv docs/plots/echo.csv
 //!     cargo bench --bench plot [-- --peers FILE]
 //!
-//! `latency.svg`: time against size, with the limits of the machine and the peers. `throughput.svg`: calls a second against
-//! calls in flight. `polling.svg`: what polling before sleeping gains and costs.
+//! `latency.svg`: time against size, with the limits of the machine and the peers.
+//! `throughput.svg`: calls a second against calls in flight. `polling.svg`: what polling before
+//! sleeping gains and costs.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -11,7 +11,8 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Repeats `round` for so many seconds and so many times at least, after once and a fifth of that time to warm up.
+    /// Repeats `round` for so many seconds and so many times at least, after once and a fifth of
+    /// that time to warm up.
     pub(crate) fn measure<E>(
         seconds: f64,
         at_least: usize,

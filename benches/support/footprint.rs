@@ -14,8 +14,8 @@ const REGION: &str = "/memfd:slimerpc-region";
 /// In bytes.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Footprint {
-    /// Registered by this process: what devices have pinned for it (`VmPin`), and its regions of shared memory, of which a
-    /// page each is for their validity.
+    /// Registered by this process: what devices have pinned for it (`VmPin`), and its regions of
+    /// shared memory, of which a page each is for their validity.
     pub(crate) registered: u64,
     /// Those pages.
     pub(crate) validity: u64,

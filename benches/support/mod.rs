@@ -1,4 +1,5 @@
-//! What the benches share: a second process of themselves, a NanoCtrl server, figures, and the file they go to.
+//! What the benches share: a second process of themselves, a NanoCtrl server, figures, and the file
+//! they go to.
 #![allow(dead_code, unused_imports)] // no bench uses all of it
 
 #[macro_use]

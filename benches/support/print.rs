@@ -1,7 +1,7 @@
 //! `println!` for programs whose output is piped into `head`.
 
-/// As the macro of the standard library, but where that panics this ends the process: with success if the reader has gone,
-/// and else with a line that says why.
+/// As the macro of the standard library, but where that panics this ends the process: with success
+/// if the reader has gone, and else with a line that says why.
 macro_rules! println {
     ($($text:tt)*) => {{
         use std::io::Write as _;

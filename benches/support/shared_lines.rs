@@ -58,9 +58,9 @@ impl SharedLines {
     }
 
     fn lines(&self) -> &[Line; 2] {
-        // SAFETY: the mapping is page aligned, at least as long as two lines (`create` and `open` see to that, and nobody
-        // shortens the file), writable, and lives as long as `self`. Any bits are an `AtomicU64`, and both processes
-        // access the memory only through these.
+        // SAFETY: the mapping is page aligned, at least as long as two lines (`create` and `open`
+        // see to that, and nobody shortens the file), writable, and lives as long as `self`. Any
+        // bits are an `AtomicU64`, and both processes access the memory only through these.
         unsafe { &*self.map.as_mut_ptr().cast::<[Line; 2]>() }
     }
 

@@ -15,7 +15,8 @@ struct Statistician;
 
 #[service]
 impl Statistician {
-    /// Takes a `Tensor`, returns `Stats` of it: read from the receive ring, written into send memory.
+    /// Takes a `Tensor`, returns `Stats` of it: read from the receive ring, written into send
+    /// memory.
     #[method(raw, inplace)]
     fn stats(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, capnp::Error> {
         let message = read_message_from_flat_slice(&mut &*request, ReaderOptions::new())?;
@@ -65,7 +66,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         values.set(n, (n as f32 / 100.0).sin());
     }
 
-    // Straight into the slot that it is sent from. A message that does not fit fails the call with its size.
+    // Straight into the slot that it is sent from. A message that does not fit fails the call with
+    // its size.
     let size = capnp::serialize::compute_serialized_size_in_words(&message) * 8;
     let reply = statistician.stats_with(|room| write(&message, room).unwrap_or(size));
     let reply = reply.lent().await?;

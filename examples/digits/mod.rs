@@ -1,4 +1,5 @@
-//! A small model on real data, for the examples that need one: a network that reads handwritten digits.
+//! A small model on real data, for the examples that need one: a network that reads handwritten
+//! digits.
 
 mod data;
 mod network;

@@ -1,4 +1,5 @@
-//! Two dense layers, a ReLU between them and a softmax behind; trained by stochastic gradient descent.
+//! Two dense layers, a ReLU between them and a softmax behind; trained by stochastic gradient
+//! descent.
 
 use fastrand::Rng;
 use ndarray::{Array1, Array2, Axis, Zip};
@@ -150,7 +151,8 @@ impl Network {
         self.output.step(&gradient.output, rate);
     }
 
-    /// How much each image looks like each digit. `pixels` are whole images; what is left over is not looked at.
+    /// How much each image looks like each digit. `pixels` are whole images; what is left over is
+    /// not looked at.
     pub(crate) fn scores(&self, pixels: &[u8]) -> Vec<[f32; CLASSES]> {
         let hidden = relu(self.hidden.apply(&input(pixels)));
         let output = self.output.apply(&hidden);

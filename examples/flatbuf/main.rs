@@ -1,4 +1,5 @@
-//! FlatBuffers that are read where they arrive: the request in the receive ring, the reply in the caller's.
+//! FlatBuffers that are read where they arrive: the request in the receive ring, the reply in the
+//! caller's.
 //!
 //!     cargo run --release --example flatbuf
 
@@ -17,8 +18,8 @@ struct Statistician {
 
 #[service]
 impl Statistician {
-    /// Takes a `Tensor`, returns `Stats` of it. The verifier looks at the bytes in the ring, and no value is copied out of
-    /// it; what it refuses is an error of this call.
+    /// Takes a `Tensor`, returns `Stats` of it. The verifier looks at the bytes in the ring, and no
+    /// value is copied out of it; what it refuses is an error of this call.
     #[method(raw, inplace)]
     fn stats(&mut self, request: &[u8], reply: &mut [u8]) -> Result<usize, InvalidFlatbuffer> {
         let tensor = flatbuffers::root::<Tensor<'_>>(request)?;

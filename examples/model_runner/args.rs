@@ -25,7 +25,8 @@ pub(crate) struct Args {
     /// Requests, 1 to 10,000,000; each is a batch of images to read
     #[arg(long, default_value_t = 2000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) requests: u32,
-    /// When all are answered, send as many once more, and kill -9 a worker every so often meanwhile: 500ms, 1.5s, 2m
+    /// When all are answered, send as many once more, and kill -9 a worker every so often
+    /// meanwhile: 500ms, 1.5s, 2m
     #[arg(long, value_name = "TIME", value_parser = interval)]
     pub(crate) kill_every: Option<Duration>,
     /// Images in a request, 1 to 360
@@ -40,7 +41,8 @@ pub(crate) struct Args {
     /// URL of a NanoCtrl server [default: a private one]
     #[arg(long, value_name = "URL")]
     pub(crate) ctrl: Option<String>,
-    /// Program that the workers run; it is given the arguments of this one's workers [default: this one]
+    /// Program that the workers run; it is given the arguments of this one's workers [default: this
+    /// one]
     #[arg(long, value_name = "PATH")]
     pub(crate) program: Option<PathBuf>,
 }

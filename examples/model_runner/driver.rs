@@ -129,7 +129,8 @@ async fn all_runs(args: &Args, load: &Load, router: &Addr<Router>) -> Result<Vec
         let progress = Progress::new(name, args.requests);
         let figures = load.run(kill_every, &progress).await;
         drop(progress);
-        // So that who was killed last is back, and counted; if nobody is, that stands in the account.
+        // So that who was killed last is back, and counted; if nobody is, that stands in the
+        // account.
         let _ = settle(load, router).await;
         let tally = router.send(Report).await?;
         runs.push(Run {

@@ -109,8 +109,8 @@ impl Figures {
 }
 
 impl Load {
-    /// Sends all requests, or those until an interrupt or until nobody is left to answer; waits for their answers.
-    /// Meanwhile has a worker killed every `kill_every`.
+    /// Sends all requests, or those until an interrupt or until nobody is left to answer; waits for
+    /// their answers. Meanwhile has a worker killed every `kill_every`.
     pub(crate) async fn run(&self, kill_every: Option<Duration>, progress: &Progress) -> Figures {
         let started = Instant::now();
         let figures = Rc::new(RefCell::new(Figures::default()));

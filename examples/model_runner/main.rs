@@ -1,11 +1,13 @@
-//! The supervisor that users of this crate write: worker processes that run a model, and a router that keeps them at it.
+//! The supervisor that users of this crate write: worker processes that run a model, and a router
+//! that keeps them at it.
 //!
 //!     cargo run --release --example model_runner -- --workers 4 --requests 2000 --kill-every 500ms
 //!
-//! A driver trains a small network on the UCI handwritten digits and starts worker processes, each of which serves a
-//! [`ModelRunner`](runner::ModelRunner) actor. A [`Router`](router::Router), an actix actor like any other, hands each
-//! request to the worker that has the least to do, starts workers that died again, and sends requests again that they
-//! took with them. In the end there is an account.
+//! A driver trains a small network on the UCI handwritten digits and starts worker processes, each
+//! of which serves a [`ModelRunner`](runner::ModelRunner) actor. A [`Router`](router::Router), an
+//! actix actor like any other, hands each request to the worker that has the least to do, starts
+//! workers that died again, and sends requests again that they took with them. In the end there is
+//! an account.
 //!
 //! | file | holds |
 //! | --- | --- |

@@ -12,8 +12,8 @@ pub(crate) enum Repeat {
     Harmful,
 }
 
-/// Whether a request that failed like this is to be sent again: another worker might answer it, and nothing that must not
-/// be is run twice.
+/// Whether a request that failed like this is to be sent again: another worker might answer it, and
+/// nothing that must not be is run twice.
 pub(crate) fn is_worthwhile(error: &RpcError, repeat: Repeat) -> bool {
     let is_passing = matches!(
         error,

@@ -1,10 +1,11 @@
 //! The supervisor: an actor that hands requests to workers, and sees to it that there are some.
 //!
-//! Everything that happens comes to it in turn, so it needs no lock: requests, answers, the end of processes, the clock.
+//! Everything that happens comes to it in turn, so it needs no lock: requests, answers, the end of
+//! processes, the clock.
 //!
-//! A worker is *starting* until it has its weights, *up* until its process ends or its connection is lost, then *down*, and
-//! after a pause starting again: another process under the same alias, which the control plane lets it have because the
-//! process that had it is gone.
+//! A worker is *starting* until it has its weights, *up* until its process ends or its connection
+//! is lost, then *down*, and after a pause starting again: another process under the same alias,
+//! which the control plane lets it have because the process that had it is gone.
 
 mod fleet;
 mod messages;

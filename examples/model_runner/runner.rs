@@ -62,7 +62,8 @@ impl Share for ModelRunner {
 
 #[service]
 impl ModelRunner {
-    /// Takes what [`weights_message`] wrote, read where it arrives, and says how many weights that is (u64, little-endian).
+    /// Takes what [`weights_message`] wrote, read where it arrives, and says how many weights that
+    /// is (u64, little-endian).
     #[method(raw)]
     pub(crate) fn load(&mut self, message: &[u8]) -> Result<[u8; 8], LoadError> {
         let (neurons, weights) = message.split_first_chunk().ok_or(LoadError::NoNeurons)?;
@@ -73,7 +74,8 @@ impl ModelRunner {
         Ok(count.to_le_bytes())
     }
 
-    /// Reads a batch of images. Changes nothing, so whoever is not sure that it was run may ask again.
+    /// Reads a batch of images. Changes nothing, so whoever is not sure that it was run may ask
+    /// again.
     #[method]
     pub(crate) fn infer(&mut self, pixels: Vec<u8>) -> Result<Scores, InferError> {
         let network = self.network.as_ref().ok_or(InferError::NoWeights)?;
@@ -97,7 +99,8 @@ impl ModelRunner {
     }
 }
 
-/// What [`ModelRunner::load`] takes: the number of hidden neurons (u32, little-endian), and the weights.
+/// What [`ModelRunner::load`] takes: the number of hidden neurons (u32, little-endian), and the
+/// weights.
 pub(crate) fn weights_message(neurons: u32, network: &Network) -> Vec<u8> {
     let mut message = neurons.to_le_bytes().to_vec();
     message.extend(network.to_bytes());

@@ -1,5 +1,6 @@
-//! What ties a worker process to its driver, seen from the worker: on its standard output it says once that it serves, and
-//! when its standard input ends, because the driver wants it so or is gone, it leaves.
+//! What ties a worker process to its driver, seen from the worker: on its standard output it says
+//! once that it serves, and when its standard input ends, because the driver wants it so or is
+//! gone, it leaves.
 
 use std::io::{self, Read, Write};
 use std::thread;
@@ -13,8 +14,8 @@ pub(crate) const READY: &str = "ready";
 /// How long leaving may take: the control plane may have died with the driver.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// Completes when standard input ends. A while later the process ends, whatever it is at; and at once if the driver dies,
-/// even if it is stopped.
+/// Completes when standard input ends. A while later the process ends, whatever it is at; and at
+/// once if the driver dies, even if it is stopped.
 pub(crate) fn watch_driver() -> io::Result<oneshot::Receiver<()>> {
     // Of a driver that died before this, standard input tells.
     set_parent_process_death_signal(Some(Signal::KILL))?;

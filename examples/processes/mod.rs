@@ -1,4 +1,5 @@
-//! Processes of one job, for the examples that have some: a driver that starts workers, and starts them again when they die.
+//! Processes of one job, for the examples that have some: a driver that starts workers, and starts
+//! them again when they die.
 
 mod control;
 mod interrupt;

@@ -32,8 +32,8 @@ pub(crate) struct Output {
 }
 
 impl Process {
-    /// Starts one, in a process group of its own, so that Ctrl-C in the terminal reaches us and not it: it still has requests
-    /// to answer.
+    /// Starts one, in a process group of its own, so that Ctrl-C in the terminal reaches us and not
+    /// it: it still has requests to answer.
     pub(crate) fn start(program: &Path, words: &[OsString]) -> io::Result<(Self, Output)> {
         let mut child = Command::new(program)
             .args(words)
@@ -64,7 +64,8 @@ impl Process {
 
     /// How one ended whose output has; one that goes on without is killed.
     pub(crate) fn reap(mut self) -> io::Result<ExitStatus> {
-        // A process that ends closes its files first, and can be waited for some microseconds later.
+        // A process that ends closes its files first, and can be waited for some microseconds
+        // later.
         let deadline = Instant::now() + REAP;
         while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {

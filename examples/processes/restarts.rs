@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// Restarts after lives that were good for nothing, within [`WINDOW`]; one more, and the worker is given up.
+/// Restarts after lives that were good for nothing, within [`WINDOW`]; one more, and the worker is
+/// given up.
 pub(crate) const LIMIT: usize = 5;
 /// Wide enough for that many starts that each take as long as they may.
 pub(crate) const WINDOW: Duration = Duration::from_secs(60);
@@ -18,8 +19,9 @@ pub(crate) struct Restarts {
 }
 
 impl Restarts {
-    /// How long to wait before the next life, or that there shall be none. A worker that `was_useful`, one that answered
-    /// something, died of something else than itself: it is started again at once.
+    /// How long to wait before the next life, or that there shall be none. A worker that
+    /// `was_useful`, one that answered something, died of something else than itself: it is started
+    /// again at once.
     pub(crate) fn after(&mut self, was_useful: bool, now: Instant) -> Option<Duration> {
         if was_useful {
             self.useless.clear();

@@ -1,4 +1,5 @@
-//! The same training in one process, without workers: what they have to come to, and what it would take without them.
+//! The same training in one process, without workers: what they have to come to, and what it would
+//! take without them.
 
 use std::time::Instant;
 
@@ -9,7 +10,8 @@ use crate::plan::Plan;
 use crate::processes::{Interrupt, Progress};
 use crate::vector;
 
-/// Does all steps of a plan, or those until an interrupt, and sums gradients as workers do in this mode.
+/// Does all steps of a plan, or those until an interrupt, and sums gradients as workers do in this
+/// mode.
 pub(crate) fn train(
     mut network: Network,
     digits: &Digits,

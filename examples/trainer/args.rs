@@ -40,7 +40,8 @@ pub(crate) struct Args {
     /// Hidden neurons of the network, 1 to 100,000, with 75 weights each
     #[arg(long, default_value_t = 13_600, value_name = "H", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) hidden: u32,
-    /// How far to go down a gradient, above 0 and up to 10 [default: 150 / H, or 0.5 if that is less]
+    /// How far to go down a gradient, above 0 and up to 10 [default: 150 / H, or 0.5 if that is
+    /// less]
     #[arg(long, value_name = "RATE", value_parser = rate)]
     pub(crate) rate: Option<f32>,
     /// Who sums the gradients

@@ -1,7 +1,9 @@
-//! The driver's side of the workers: an actor that starts them, notices when they die, and starts them again.
+//! The driver's side of the workers: an actor that starts them, notices when they die, and starts
+//! them again.
 //!
-//! A worker is *starting* until it serves, *up* until its process ends or it is given notice that a call to it failed, then
-//! *down*, and after a pause starting again: another process under the same alias.
+//! A worker is *starting* until it serves, *up* until its process ends or it is given notice that a
+//! call to it failed, then *down*, and after a pause starting again: another process under the same
+//! alias.
 
 mod fleet;
 mod messages;

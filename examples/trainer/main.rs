@@ -1,18 +1,22 @@
-//! What an actor-based trainer looks like: data-parallel training of a network that reads handwritten digits.
+//! What an actor-based trainer looks like: data-parallel training of a network that reads
+//! handwritten digits.
 //!
 //!     cargo run --release --example trainer -- --workers 2 --kill-worker-at 20 --plot loss.svg
 //!
-//! Each worker process serves a [`TrainWorker`](train_worker::TrainWorker) actor. In a step it computes the gradient of its
-//! part of a batch; what becomes of the gradients, `--mode` says:
+//! Each worker process serves a [`TrainWorker`](train_worker::TrainWorker) actor. In a step it
+//! computes the gradient of its part of a batch; what becomes of the gradients, `--mode` says:
 //!
-//! - `driver`: the driver sums them and goes down the sum. It offers the weights as an `RdmaBuffer`, from which the workers
-//!   read them one-sided when the order for the next step, sent to their `Group`, tells them to; gradients come back as raw
-//!   f32, written where they are sent from, and are summed where they arrive.
-//! - `ring`: the workers sum them among themselves, an all-reduce in which each calls the next, and all go down the sum. The
-//!   driver keeps the weights of the last epoch, to which all go back when a worker is lost.
+//! - `driver`: the driver sums them and goes down the sum. It offers the weights as an
+//!   `RdmaBuffer`, from which the workers read them one-sided when the order for the next step,
+//!   sent to their `Group`, tells them to; gradients come back as raw f32, written where they are
+//!   sent from, and are summed where they arrive.
+//! - `ring`: the workers sum them among themselves, an all-reduce in which each calls the next, and
+//!   all go down the sum. The driver keeps the weights of the last epoch, to which all go back when
+//!   a worker is lost.
 //!
-//! Both sum in an order that does not depend on who is first, so the weights are in the end the same to the bit in each run,
-//! whether workers died or not; and the same as if one process had done it all, which is tried as well.
+//! Both sum in an order that does not depend on who is first, so the weights are in the end the
+//! same to the bit in each run, whether workers died or not; and the same as if one process had
+//! done it all, which is tried as well.
 //!
 //! | file | holds |
 //! | --- | --- |

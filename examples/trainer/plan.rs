@@ -1,4 +1,5 @@
-//! Which images are looked at in which step, and by whom. Decided beforehand, so that a step can be repeated.
+//! Which images are looked at in which step, and by whom. Decided beforehand, so that a step can be
+//! repeated.
 
 use fastrand::Rng;
 
@@ -32,9 +33,11 @@ pub(crate) enum PlanError {
 }
 
 impl Plan {
-    /// So many epochs of as many `images`, up to `batch` for each worker in a step. The same for the same seed.
+    /// So many epochs of as many `images`, up to `batch` for each worker in a step. The same for
+    /// the same seed.
     ///
-    /// If fewer images than workers are left at the end of an epoch, they are not looked at; in the next, others are left.
+    /// If fewer images than workers are left at the end of an epoch, they are not looked at; in the
+    /// next, others are left.
     pub(crate) fn new(
         images: u16,
         workers: usize,

@@ -1,11 +1,13 @@
 //! A worker's part in an all-reduce around a ring: reduce-scatter, then all-gather.
 //!
-//! The sum is cut into as many chunks as there are ranks. In each of 2 (ranks - 1) phases a rank sends one chunk to the next
-//! rank and receives another from the one before. In the first half of them what is received is added to what the rank
-//! has: of each chunk one rank has the sum then. In the second half these go around, and are taken as they are.
+//! The sum is cut into as many chunks as there are ranks. In each of 2 (ranks - 1) phases a rank
+//! sends one chunk to the next rank and receives another from the one before. In the first half of
+//! them what is received is added to what the rank has: of each chunk one rank has the sum then. In
+//! the second half these go around, and are taken as they are.
 //!
-//! Chunks arrive as calls, which wait here until it is their turn, with their bytes where they arrived: nobody is asked to
-//! wait for somebody who waits for him, as these calls are answered while the step that needs them is under way.
+//! Chunks arrive as calls, which wait here until it is their turn, with their bytes where they
+//! arrived: nobody is asked to wait for somebody who waits for him, as these calls are answered
+//! while the step that needs them is under way.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -14,8 +16,8 @@ use tokio::sync::Notify;
 
 use crate::vector::{self, NUMBER, add, chunk};
 
-/// See the [module](self). Rounds have numbers, each higher than the last, so that what is left of a round that came to
-/// nothing is told from the next.
+/// See the [module](self). Rounds have numbers, each higher than the last, so that what is left of
+/// a round that came to nothing is told from the next.
 #[derive(Debug, Default)]
 pub(crate) struct Ring {
     round: Mutex<Round>,
@@ -103,8 +105,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Writes the chunk that is sent in a phase, behind its label, and says how many bytes that is. If they are more than
-    /// there is room for, nothing is written.
+    /// Writes the chunk that is sent in a phase, behind its label, and says how many bytes that is.
+    /// If they are more than there is room for, nothing is written.
     pub(crate) fn write(&self, label: Label, room: &mut [u8]) -> usize {
         let round = self.lock();
         let chunk = round.chunk(round.sent_in(label.phase));
@@ -210,7 +212,8 @@ impl Round {
         Ok(())
     }
 
-    /// The number of the chunk that this rank sends in a phase: first its own, and then what it received last.
+    /// The number of the chunk that this rank sends in a phase: first its own, and then what it
+    /// received last.
     fn sent_in(&self, phase: usize) -> usize {
         (self.rank + 2 * self.ranks - phase % self.ranks) % self.ranks
     }

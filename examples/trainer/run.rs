@@ -1,4 +1,5 @@
-//! Everything together: the training in this process, the same with workers, and the account of both.
+//! Everything together: the training in this process, the same with workers, and the account of
+//! both.
 
 use std::ffi::OsString;
 use std::process::ExitCode;

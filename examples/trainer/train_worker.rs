@@ -89,8 +89,8 @@ impl Share for TrainWorker {
 
 #[service]
 impl TrainWorker {
-    /// Learns where the driver's weights are and, if there is to be a ring, its place in it, with which it begins at the
-    /// weights that are there now.
+    /// Learns where the driver's weights are and, if there is to be a ring, its place in it, with
+    /// which it begins at the weights that are there now.
     #[method]
     pub(crate) async fn join(
         &mut self,
@@ -110,8 +110,8 @@ impl TrainWorker {
         Ok(())
     }
 
-    /// The gradient for images, the numbers of which (u16, little-endian) are the request, at the weights that the driver
-    /// has now: a [`Report`], and f32 in the order of the weights.
+    /// The gradient for images, the numbers of which (u16, little-endian) are the request, at the
+    /// weights that the driver has now: a [`Report`], and f32 in the order of the weights.
     #[method(raw, inplace)]
     pub(crate) async fn gradient(
         &mut self,

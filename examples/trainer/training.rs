@@ -1,4 +1,5 @@
-//! The steps, done by workers: what each is told, what becomes of their answers, and what happens if one gives none.
+//! The steps, done by workers: what each is told, what becomes of their answers, and what happens
+//! if one gives none.
 
 use std::time::{Duration, Instant};
 
@@ -93,7 +94,8 @@ struct Team {
 }
 
 impl Training<'_> {
-    /// Does all steps, or those until an interrupt. If a worker is lost, it begins again with the last weights that it has.
+    /// Does all steps, or those until an interrupt. If a worker is lost, it begins again with the
+    /// last weights that it has.
     pub(crate) async fn run(mut self, progress: &Progress) -> Result<Trained, TrainingError> {
         let mut figures = Figures::default();
         let (mut furthest, mut attempts) = (0, 0);
@@ -306,7 +308,8 @@ impl Training<'_> {
         }
     }
 
-    /// Tells the driver of those who did not answer. Whoever answered that it could not do a step lives.
+    /// Tells the driver of those who did not answer. Whoever answered that it could not do a step
+    /// lives.
     fn give_notice(&self, team: Option<Team>, failures: &[(usize, RpcError)]) {
         let lives = team.map(|team| team.lives).unwrap_or_default();
         for (rank, error) in failures {

@@ -1,5 +1,5 @@
-//! Weights and gradients as rows of numbers, in memory and as they travel: f32, little-endian. Sums are rounded, so their
-//! order is part of the result.
+//! Weights and gradients as rows of numbers, in memory and as they travel: f32, little-endian. Sums
+//! are rounded, so their order is part of the result.
 
 use std::ops::Range;
 
@@ -64,8 +64,8 @@ pub(crate) fn step(weights: &mut [f32], gradient: &[f32], rate: f32) {
     }
 }
 
-/// The sum of gradients, in the order in which the workers sum them in this mode: by rank, or, of each chunk, along the ring
-/// from the rank with its number on.
+/// The sum of gradients, in the order in which the workers sum them in this mode: by rank, or, of
+/// each chunk, along the ring from the rank with its number on.
 pub(crate) fn sum(gradients: &[Vec<f32>], mode: Mode, sum: &mut [f32]) {
     let (ranks, len) = (gradients.len(), sum.len());
     for number in 0..ranks {

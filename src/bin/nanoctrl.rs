@@ -116,7 +116,8 @@ impl ServerAddress {
 
 #[derive(Args)]
 struct TokenArg {
-    /// Bearer token that callers must bring, or that we bring; better in NANOCTRL_TOKEN, as arguments are for all to see
+    /// Bearer token that callers must bring, or that we bring; better in NANOCTRL_TOKEN, as
+    /// arguments are for all to see
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
 }

@@ -9,7 +9,8 @@ use super::lend::SlotToken;
 use super::{CallError, ClientChannel, PooledBuffer, Profile};
 use crate::wire::{DecodeError, Fault};
 
-/// An answer: lent from the ring, whose credit goes back when this is dropped, or from this process.
+/// An answer: lent from the ring, whose credit goes back when this is dropped, or from this
+/// process.
 #[derive(Debug)]
 pub struct Answer<'a>(AnswerSource<'a>);
 
@@ -146,7 +147,8 @@ impl<'a> Answer<'a> {
         self.view().is_end()
     }
 
-    /// The payload, still in the ring, or in the memory that it was read into if it does not fit a slot.
+    /// The payload, still in the ring, or in the memory that it was read into if it does not fit a
+    /// slot.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         self.view().payload()
@@ -206,8 +208,8 @@ impl<'a> AnswerView<'a> {
     }
 }
 
-/// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back when this is dropped, or
-/// from the memory that it was read into if it does not fit a slot.
+/// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back
+/// when this is dropped, or from the memory that it was read into if it does not fit a slot.
 #[derive(Debug)]
 pub struct ReplyBytes(AnswerMemory);
 

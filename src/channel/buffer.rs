@@ -52,11 +52,11 @@ pub struct BufferLocation {
     pub rkey: u32,
 }
 
-/// Registered memory with which peers may do what its rights say, until it is dropped: then its keys are worth nothing any
-/// more, and only then is the memory freed (DROP-1).
+/// Registered memory with which peers may do what its rights say, until it is dropped: then its
+/// keys are worth nothing any more, and only then is the memory freed (DROP-1).
 ///
-/// A peer may write while its owner reads, and the other way round, and so may several threads of the owner; as with any DMA,
-/// the bytes are then a mixture.
+/// A peer may write while its owner reads, and the other way round, and so may several threads of
+/// the owner; as with any DMA, the bytes are then a mixture.
 ///
 /// ```
 /// use slimerpc::channel::{Buffer, BufferPool, MemoryLimits, Rights};
@@ -78,7 +78,8 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Allocates `len` zeroed bytes from the first memory and registers them with the devices of all.
+    /// Allocates `len` zeroed bytes from the first memory and registers them with the devices of
+    /// all.
     ///
     /// # Errors
     /// That is beyond a limit of the first memory, or a device refuses.

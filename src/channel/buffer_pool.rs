@@ -1,4 +1,5 @@
-//! Registered memory for payloads that do not fit a slot: lent, taken back, and lent again, since to register is slow.
+//! Registered memory for payloads that do not fit a slot: lent, taken back, and lent again, since
+//! to register is slow.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -157,8 +158,8 @@ impl BufferPool {
         Ok(self.lend(&mut self.lock(), whole, len, true))
     }
 
-    /// Lends `len` zeroed bytes with which peers may do what `access` says, registered for this alone: when the block is
-    /// dropped, its key is worth nothing any more.
+    /// Lends `len` zeroed bytes with which peers may do what `access` says, registered for this
+    /// alone: when the block is dropped, its key is worth nothing any more.
     ///
     /// # Errors
     /// As [`take`](Self::take).
@@ -259,8 +260,8 @@ impl PoolState {
         Some(whole)
     }
 
-    /// Gives idle regions up, those not used for longest first, until they are no more than `limit` bytes. To deregister
-    /// them takes its time: drop them when others may go on.
+    /// Gives idle regions up, those not used for longest first, until they are no more than `limit`
+    /// bytes. To deregister them takes its time: drop them when others may go on.
     #[must_use]
     fn trim(&mut self, limit: usize) -> Vec<OwnedRegion> {
         let mut given_up = Vec::new();

@@ -1,7 +1,8 @@
 //! The queue pair by which one end reads memory of the other, and writes it.
 //!
-//! A transfer goes in pieces, which take turns with those of others, and no more are posted than keep the link busy: so
-//! neither messages, which have a queue pair of their own, nor small transfers wait for a large one.
+//! A transfer goes in pieces, which take turns with those of others, and no more are posted than
+//! keep the link busy: so neither messages, which have a queue pair of their own, nor small
+//! transfers wait for a large one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Reads `from`, one after the other, into `into`, which has room for them. They are not empty, and no other transfer
-    /// has this id meanwhile.
+    /// Reads `from`, one after the other, into `into`, which has room for them. They are not empty,
+    /// and no other transfer has this id meanwhile.
     pub(super) fn read(
         id: u64,
         from: impl IntoIterator<Item = Remote>,
@@ -153,7 +154,8 @@ impl Bulk {
         self.post()
     }
 
-    /// The piece posted first has arrived. Gives back the transfer that is complete with it, and its memory.
+    /// The piece posted first has arrived. Gives back the transfer that is complete with it, and
+    /// its memory.
     pub(super) fn complete(&mut self) -> Result<Option<(u64, PooledBuffer)>, FabricError> {
         let arrived = self.posted.pop_front();
         let at = self
@@ -224,7 +226,8 @@ impl Bulk {
         })
     }
 
-    /// To ERR. What is on its way never arrives; its memory goes back as the completions of its pieces do.
+    /// To ERR. What is on its way never arrives; its memory goes back as the completions of its
+    /// pieces do.
     pub(super) fn fail(&mut self) {
         if let Err(error) = self.qp.to_error() {
             tracing::warn!(%error, "the queue pair of a closed channel does not go to error");

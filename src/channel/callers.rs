@@ -52,7 +52,8 @@ impl Callers {
         self.key(at)
     }
 
-    /// Gives so many entries of the completion queue to a place, of which at least as many are left.
+    /// Gives so many entries of the completion queue to a place, of which at least as many are
+    /// left.
     pub(super) fn reserve(&mut self, key: Key, completions: u32) {
         self.completions_left -= completions;
         self.entries[key.at].completions = completions;

@@ -1,7 +1,8 @@
 //! The calling end of a channel, usable from any thread.
 //!
-//! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when waiters go to
-//! sleep does a small task, the [watcher](super::completion_watcher), sleep on the queue's file descriptor for all of them.
+//! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when
+//! waiters go to sleep does a small task, the [watcher](super::completion_watcher), sleep on the
+//! queue's file descriptor for all of them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -130,15 +131,18 @@ fn deadline_of(timeout: Option<Duration>) -> Result<Option<(Instant, Duration)>,
 }
 
 impl ClientChannel {
-    /// Makes a call now: encodes its arguments into send memory and posts them, or lines it up if no credit
-    /// is free. `encode` gets the room there is and says how much it used. If it asks for more than a slot has, it is
-    /// called again with that much, in memory that a native peer reads from.
+    /// Makes a call now: encodes its arguments into send memory and posts them, or lines it up if
+    /// no credit is free. `encode` gets the room there is and says how much it used. If it asks for
+    /// more than a slot has, it is called again with that much, in memory that a native peer reads
+    /// from.
     ///
-    /// A `timeout` given here travels to a native peer, which does not run what has expired; one that is set
-    /// [later](PendingCall::set_timeout) ends the call at this side only, and cancels it at the other.
+    /// A `timeout` given here travels to a native peer, which does not run what has expired; one
+    /// that is set [later](PendingCall::set_timeout) ends the call at this side only, and cancels
+    /// it at the other.
     ///
     /// # Errors
-    /// The arguments do not fit or do not encode, no time is allowed, or the channel is closed. Nothing was sent then.
+    /// The arguments do not fit or do not encode, no time is allowed, or the channel is closed.
+    /// Nothing was sent then.
     pub fn call(
         self: &Arc<Self>,
         method: u32,
@@ -148,8 +152,9 @@ impl ClientChannel {
         self.make(method, timeout, None, encode)
     }
 
-    /// Makes a call whose arguments are bytes already. It is as [`call`](Self::call) with a closure that copies them, and
-    /// cheaper, as no code of the caller's runs between claiming a slot and posting it.
+    /// Makes a call whose arguments are bytes already. It is as [`call`](Self::call) with a closure
+    /// that copies them, and cheaper, as no code of the caller's runs between claiming a slot and
+    /// posting it.
     ///
     /// # Errors
     /// As [`call`](Self::call).
@@ -362,7 +367,8 @@ impl ClientChannel {
         Ok(block)
     }
 
-    /// The header of a request that may take this long from now, and whose payload is still to come.
+    /// The header of a request that may take this long from now, and whose payload is still to
+    /// come.
     #[inline]
     fn request(
         &self,
@@ -430,8 +436,8 @@ impl ClientChannel {
         }
     }
 
-    /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that have arrived count,
-    /// looked at or not.
+    /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that
+    /// have arrived count, looked at or not.
     pub fn close(&self, cause: LossCause) {
         let mut core = self.lock();
         if core.caller.closed().is_none() {
@@ -447,13 +453,14 @@ impl ClientChannel {
         self.lock().caller.closed().cloned()
     }
 
-    /// Notified once when the channel is closed or dropped. For one waiter, who need not keep the channel.
+    /// Notified once when the channel is closed or dropped. For one waiter, who need not keep the
+    /// channel.
     pub fn closing(&self) -> Arc<Notify> {
         self.closing.clone()
     }
 
-    /// Sends something empty, unless that or something else is on its way: so a peer that is gone is noticed, if somebody
-    /// looks.
+    /// Sends something empty, unless that or something else is on its way: so a peer that is gone
+    /// is noticed, if somebody looks.
     pub fn probe(&self) {
         let mut core = self.lock();
         let to = core.remote.slot(0);
@@ -482,8 +489,9 @@ impl ClientChannel {
         self.lock().caller.late()
     }
 
-    /// Whether nothing has arrived that nobody has taken in, by a look that is cheaper than [polling](PendingCall::poll).
-    /// For who spins; now and then it has to poll, as others may have taken in its answer.
+    /// Whether nothing has arrived that nobody has taken in, by a look that is cheaper than
+    /// [polling](PendingCall::poll). For who spins; now and then it has to poll, as others may have
+    /// taken in its answer.
     #[inline]
     pub fn is_quiet(&self) -> bool {
         // Whoever holds the lock looks, too.
@@ -538,7 +546,8 @@ impl ClientChannel {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are decided.
+    /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are
+    /// decided.
     #[inline]
     pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, ClientState>) {
         if core.caller.has_effects() {
@@ -688,7 +697,8 @@ fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
 impl ClientState {
     pub(super) fn progress(&mut self, channel: &ClientChannel) -> bool {
         if self.caller.closed().is_some() {
-            // Every call has ended; an answer that still comes would make one that was sent look as if it had not been.
+            // Every call has ended; an answer that still comes would make one that was sent look as
+            // if it had not been.
             return false;
         }
         match self.collect(channel) {
@@ -705,8 +715,8 @@ impl ClientState {
         }
     }
 
-    /// Takes in what has arrived. Says whether anything had, or why the channel is lost; what has arrived nevertheless is
-    /// taken in as well.
+    /// Takes in what has arrived. Says whether anything had, or why the channel is lost; what has
+    /// arrived nevertheless is taken in as well.
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
         let mut batches = 0;
@@ -867,8 +877,9 @@ impl ClientState {
         self.caller.complete(slot, failure);
     }
 
-    /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand where its next request
-    /// does; but unanswered it would wait for ever. This answers if no call of ours is in the slot.
+    /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand
+    /// where its next request does; but unanswered it would wait for ever. This answers if no call
+    /// of ours is in the slot.
     fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
         if self.caller.closed().is_some() {
             return;
@@ -951,7 +962,8 @@ impl ClientState {
         }
     }
 
-    /// Posts the request whose payload stands in `send` behind the place of its `header`, or is `exported`.
+    /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
+    /// `exported`.
     #[inline]
     fn post(
         &mut self,
@@ -1009,8 +1021,9 @@ impl ClientState {
         }
         tracing::debug!(%cause, "channel closed");
         self.closing.notify_one();
-        // However long the channel is kept, it keeps nothing but what somebody reads or writes: drained by this, the memory of
-        // what it was reading comes back, and that of requests and of the rings can go (DROP-1).
+        // However long the channel is kept, it keeps nothing but what somebody reads or writes:
+        // drained by this, the memory of what it was reading comes back, and that of requests and
+        // of the rings can go (DROP-1).
         self.queue_pairs.end();
         self.bulk = None;
         (self.poller, self.cq) = (None, None);

@@ -20,16 +20,20 @@ mod tests;
 
 /// Who watches one queue.
 ///
-/// A waiter that watches the queue itself, or whose runtime does, saves a wake-up. Others must not rely on it: a thread
-/// stops watching once it has its reply, and a runtime that is not driven runs no task. Hence two watchers:
+/// A waiter that watches the queue itself, or whose runtime does, saves a wake-up. Others must not
+/// rely on it: a thread stops watching once it has its reply, and a runtime that is not driven runs
+/// no task. Hence two watchers:
 ///
-/// - The *inline watcher* belongs to the first waiter that goes to sleep: its own thread, or a task on its runtime, which
-///   serves all waiters of that runtime. The task stays for that runtime's next waiter unless another takes its place.
-/// - The *fallback watcher* serves all other waiters: a task on the agent's runtime. The channel ends with that runtime.
+/// - The *inline watcher* belongs to the first waiter that goes to sleep: its own thread, or a task
+///   on its runtime, which serves all waiters of that runtime. The task stays for that runtime's
+///   next waiter unless another takes its place.
+/// - The *fallback watcher* serves all other waiters: a task on the agent's runtime. The channel
+///   ends with that runtime.
 ///
-/// Both watch until no waiter sleeps; busy pollers never pay for them. An event reaches every watcher and the first one
-/// consumes it; the queue is armed again if a waiter still sleeps. An existing watcher may miss this event (it is
-/// *disarmed*); the next waiter to sleep re-arms the queue. `loom_model` checks these rules.
+/// Both watch until no waiter sleeps; busy pollers never pay for them. An event reaches every
+/// watcher and the first one consumes it; the queue is armed again if a waiter still sleeps. An
+/// existing watcher may miss this event (it is *disarmed*); the next waiter to sleep re-arms the
+/// queue. `loom_model` checks these rules.
 #[derive(Debug, Default)]
 pub(super) struct CompletionWatcher {
     fallback: AtomicBool,
@@ -120,7 +124,8 @@ impl CompletionWatcher {
         }
     }
 
-    /// Sleeps until `parker` is woken, or until then; may return for nothing. For a thread outside of every runtime.
+    /// Sleeps until `parker` is woken, or until then; may return for nothing. For a thread outside
+    /// of every runtime.
     pub(super) fn park<P: WatchedQueue>(watched: &Arc<P>, parker: &Parker, until: Option<Instant>) {
         let is_guest = {
             let mut inline = watched.watcher().inline();
@@ -336,7 +341,8 @@ async fn watch_for_sleepers<P: WatchedQueue>(
         };
         armed.arm();
         drop(armed);
-        // Each piece is posted as the one before has arrived. The runtime may stop here, so nothing is held meanwhile.
+        // Each piece is posted as the one before has arrived. The runtime may stop here, so nothing
+        // is held meanwhile.
         while watched.upgrade().is_some_and(|p| p.is_moving()) {
             tokio::task::yield_now().await;
             if let Some(watched) = watched.upgrade() {

@@ -9,8 +9,9 @@ use crate::wire::{Signature, WIRE_VERSION, any_signatures, names};
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
 ///
-/// Fields that are unknown are ignored, so later versions can add some. One with more than 4096 services, methods of a service
-/// or links, or with a name that is empty or longer than 1 KiB, is not read.
+/// Fields that are unknown are ignored, so later versions can add some. One with more than 4096
+/// services, methods of a service or links, or with a name that is empty or longer than 1 KiB, is
+/// not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
     /// [`WIRE_VERSION`] of its owner.
@@ -55,7 +56,10 @@ impl HostId {
     ///
     /// ```
     /// use slimerpc::channel::HostId;
-    /// let host = |boot_id: &str, pid| HostId { boot_id: boot_id.into(), uid: 1000, pid, network: "net:[1]".into() };
+    /// let host = |boot_id: &str, pid| {
+    ///     let network = "net:[1]".into();
+    ///     HostId { boot_id: boot_id.into(), uid: 1000, pid, network }
+    /// };
     /// assert!(host("a", 1).shares_memory_with(&host("a", 2)));
     /// assert!(!host("a", 1).shares_memory_with(&host("b", 2)));
     /// ```
@@ -95,7 +99,8 @@ pub struct ServiceTable {
         deserialize_with = "names::names"
     )]
     pub streams: Vec<String>,
-    /// For each of `methods`, the types that it takes and gives back. Earlier releases publish none.
+    /// For each of `methods`, the types that it takes and gives back. Earlier releases publish
+    /// none.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -251,8 +256,8 @@ impl Descriptor {
     /// Name of the record.
     pub const RECORD: &'static str = "slimerpc";
 
-    /// The kind of link over which to connect with a peer: the first of `ours` that both have. Shared memory counts
-    /// only where memory can be shared.
+    /// The kind of link over which to connect with a peer: the first of `ours` that both have.
+    /// Shared memory counts only where memory can be shared.
     ///
     /// # Errors
     /// [`Mismatch::Link`].
@@ -270,7 +275,8 @@ impl Descriptor {
             })
     }
 
-    /// Checks a peer's descriptor before anything is connected, and gives back its table of `wanted`.
+    /// Checks a peer's descriptor before anything is connected, and gives back its table of
+    /// `wanted`.
     ///
     /// # Errors
     /// The first [`Mismatch`], naming both sides' values.
@@ -345,7 +351,8 @@ pub struct Route {
 const MOST_DIFFERENCES: usize = 64;
 
 impl ServiceTable {
-    /// The types of a method; `None` if there is no such method, or an earlier release has made the table.
+    /// The types of a method; `None` if there is no such method, or an earlier release has made the
+    /// table.
     pub fn signature(&self, method: &str) -> Option<&Signature> {
         let at = self.methods.iter().position(|name| name == method)?;
         self.signatures
@@ -353,13 +360,15 @@ impl ServiceTable {
             .filter(|signature| signature.is_known())
     }
 
-    /// Whether it says of each method which types it takes and gives back. Otherwise nobody knows whether the sides agree.
+    /// Whether it says of each method which types it takes and gives back. Otherwise nobody knows
+    /// whether the sides agree.
     pub fn is_typed(&self) -> bool {
         let signatures = self.signatures.get(..self.methods.len());
         signatures.is_some_and(|signatures| signatures.iter().all(Signature::is_known))
     }
 
-    /// How the caller's declaration of a method differs from the server's, as far as both are known.
+    /// How the caller's declaration of a method differs from the server's, as far as both are
+    /// known.
     pub fn difference(&self, ours: &Self, method: &str) -> Option<MethodMismatch> {
         let (theirs, ours) = (self.signature(method)?, ours.signature(method)?);
         theirs.differs_from(ours).then(|| {
@@ -410,8 +419,8 @@ impl ServiceTable {
         Ok(())
     }
 
-    /// A number that is another for another service under the name: callers say which one they mean, as theirs are numbers of
-    /// its methods.
+    /// A number that is another for another service under the name: callers say which one they
+    /// mean, as theirs are numbers of its methods.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Xxh3::new();
         let mut add = |text: &str| {
@@ -435,9 +444,10 @@ impl ServiceTable {
         hash.digest()
     }
 
-    /// The server's number for each of the caller's methods, `None` for those that it does not have, or not in the same form:
-    /// one that gives back a stream on one side only, or takes or gives back [other types](Self::difference), is not the same.
-    /// So a method that is added on one side never shifts another, and what arrives is what was sent (TYPE-1).
+    /// The server's number for each of the caller's methods, `None` for those that it does not
+    /// have, or not in the same form: one that gives back a stream on one side only, or takes or
+    /// gives back [other types](Self::difference), is not the same. So a method that is added on
+    /// one side never shifts another, and what arrives is what was sent (TYPE-1).
     pub fn resolve(&self, ours: &Self) -> Vec<Option<Route>> {
         let route = |name: &String| {
             if self.streams.contains(name) != ours.streams.contains(name)

@@ -37,7 +37,8 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// Creates queue pairs and rings, ready to receive, for a native peer. Payloads beyond a slot go to `memory`.
+    /// Creates queue pairs and rings, ready to receive, for a native peer. Payloads beyond a slot
+    /// go to `memory`.
     ///
     /// # Errors
     /// The device refuses.
@@ -74,11 +75,13 @@ impl Dialer {
         profile: Profile,
     ) -> Result<Self, ConnectError> {
         let slots = geometry.slots() as u32;
-        // A request, a cancel and a release for each slot; twice that, so that signalling every half queue is enough.
+        // A request, a cancel and a release for each slot; twice that, so that signalling every
+        // half queue is enough.
         let sends = 6 * slots;
         let receives = match profile {
             Profile::Native => slots,
-            // A DLSlime peer may call us where we call it. It should not; but what it sends has to arrive.
+            // A DLSlime peer may call us where we call it. It should not; but what it sends has to
+            // arrive.
             Profile::Compatible => 2 * slots,
         };
         let entries =
@@ -162,8 +165,8 @@ impl Dialer {
         Ok(self.open(peer, remote, waiting))
     }
 
-    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and whose mailbox
-    /// is `ring`.
+    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and
+    /// whose mailbox is `ring`.
     ///
     /// # Errors
     /// The mailbox does not fit our geometry.

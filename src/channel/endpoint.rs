@@ -97,8 +97,8 @@ impl RingAddress {
         }
     }
 
-    /// The ring of a DLSlime peer, which says nothing of its shape but the length. It must be a whole number of
-    /// slots of our size.
+    /// The ring of a DLSlime peer, which says nothing of its shape but the length. It must be a
+    /// whole number of slots of our size.
     pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
         let refuse = |field: &'static str, reason| {
             let field = field.into();

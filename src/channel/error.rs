@@ -58,7 +58,8 @@ impl From<CompletionStatus> for LossCause {
 /// A call did not bring an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The request is larger than any may be: than a slot, towards a DLSlime peer. Nothing was sent.
+    /// The request is larger than any may be: than a slot, towards a DLSlime peer. Nothing was
+    /// sent.
     #[error("the request takes {size} bytes, and {limit} are allowed")]
     TooLarge {
         /// Bytes of the payload.

@@ -1,9 +1,10 @@
-//! The control lane between two agents: a queue pair that carries signs of life and nothing else, so that no transfer,
-//! however large, delays them.
+//! The control lane between two agents: a queue pair that carries signs of life and nothing else,
+//! so that no transfer, however large, delays them.
 //!
-//! A sign of life is an empty WRITE_WITH_IMM. It takes up a receive of the peer, which posts it again when it looks; so one
-//! that does not look is sent only so many, and then probed with empty writes, which take up nothing: they fail when its end
-//! of the connection is gone, and succeed when it is merely stalled.
+//! A sign of life is an empty WRITE_WITH_IMM. It takes up a receive of the peer, which posts it
+//! again when it looks; so one that does not look is sent only so many, and then probed with empty
+//! writes, which take up nothing: they fail when its end of the connection is gone, and succeed
+//! when it is merely stalled.
 
 use std::io;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::fabric::{
 
 const RECEIVES: u32 = 24;
 const SENDS: u32 = 16;
-/// Signs of life to a peer that gives none. It has a receive for each, for as many that crossed its own, and for as many at
-/// which it had yet to look.
+/// Signs of life to a peer that gives none. It has a receive for each, for as many that crossed its
+/// own, and for as many at which it had yet to look.
 const UNANSWERED: u32 = RECEIVES / 3;
 const BATCH: usize = (RECEIVES + SENDS) as usize;
 
@@ -36,7 +37,8 @@ const MAX_MILLIS: u32 = u32::MAX >> 2;
 pub enum HeartbeatEvent {
     /// Nothing.
     Nothing,
-    /// It lived so long ago, by the clock of this host; that means something only if the peer is on it, too.
+    /// It lived so long ago, by the clock of this host; that means something only if the peer is on
+    /// it, too.
     Beat(Duration),
     /// It leaves.
     Leaving,
@@ -50,7 +52,8 @@ pub enum HeartbeatEvent {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let device = fabric::open("shm0", 1)?;
-/// let (mut one, mut other) = (Heartbeat::new(&*device, RetryPolicy::default())?, Heartbeat::new(&*device, RetryPolicy::default())?);
+/// let mut one = Heartbeat::new(&*device, RetryPolicy::default())?;
+/// let mut other = Heartbeat::new(&*device, RetryPolicy::default())?;
 /// one.connect(other.address())?;
 /// other.connect(one.address())?;
 /// one.send_heartbeat()?;
@@ -120,7 +123,8 @@ impl Heartbeat {
         CompletionEvents::new(self.cq.clone())
     }
 
-    /// Asks for an event at the next arrival. [Listen](Self::listen) once more before waiting for it.
+    /// Asks for an event at the next arrival. [Listen](Self::listen) once more before waiting for
+    /// it.
     ///
     /// # Errors
     /// The device refuses.
@@ -128,7 +132,8 @@ impl Heartbeat {
         self.cq.arm().map_err(failed)
     }
 
-    /// Asks for an event when the peer leaves, or is gone. Signs of life may raise none, so look for them now and then.
+    /// Asks for an event when the peer leaves, or is gone. Signs of life may raise none, so look
+    /// for them now and then.
     ///
     /// # Errors
     /// The device refuses.

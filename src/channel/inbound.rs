@@ -33,7 +33,8 @@ enum From {
     Here(Box<LocalRequest>),
 }
 
-/// Names a request, also after that was handed to its handler. Tells it from all others that are unanswered.
+/// Names a request, also after that was handed to its handler. Tells it from all others that are
+/// unanswered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
     /// Where its channel stands in memory; 0 for those of this process.
@@ -133,8 +134,8 @@ impl Inbound {
         }
     }
 
-    /// The arguments, borrowed from the ring, or from the memory that they were read into if they do not fit a slot. They
-    /// begin at a multiple of 8 bytes.
+    /// The arguments, borrowed from the ring, or from the memory that they were read into if they
+    /// do not fit a slot. They begin at a multiple of 8 bytes.
     #[inline]
     pub fn payload(&self) -> &[u8] {
         match &self.0 {
@@ -143,8 +144,8 @@ impl Inbound {
         }
     }
 
-    /// The arguments where they stand, to be turned into the answer before [`reply_rewritten`](Self::reply_rewritten) says
-    /// how many of them are that.
+    /// The arguments where they stand, to be turned into the answer before
+    /// [`reply_rewritten`](Self::reply_rewritten) says how many of them are that.
     pub fn payload_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             From::Ring(request) => request.payload_mut(),
@@ -152,8 +153,8 @@ impl Inbound {
         }
     }
 
-    /// The arguments, and the send memory of the answer, to be written before [`reply_written`](Self::reply_written) says how
-    /// much of it was used.
+    /// The arguments, and the send memory of the answer, to be written before
+    /// [`reply_written`](Self::reply_written) says how much of it was used.
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         match &mut self.0 {
@@ -162,9 +163,9 @@ impl Inbound {
         }
     }
 
-    /// Answers with a result, encoded straight into send memory. `encode` is called again, with more room, if it asks for
-    /// that and the caller is native. If there is none or the result does not encode, the caller gets a [`Fault`] that says
-    /// so.
+    /// Answers with a result, encoded straight into send memory. `encode` is called again, with
+    /// more room, if it asks for that and the caller is native. If there is none or the result does
+    /// not encode, the caller gets a [`Fault`] that says so.
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
         let replied = match &mut self.0 {
             From::Ring(request) => request.answer(MessageKind::Reply, encode),
@@ -175,7 +176,8 @@ impl Inbound {
         }
     }
 
-    /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If that has fewer, the caller gets a [`Fault`].
+    /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If
+    /// that has fewer, the caller gets a [`Fault`].
     pub fn reply_written(mut self, len: usize) {
         let limit = match &self.0 {
             From::Ring(request) => request.max_in_place(),
@@ -195,8 +197,8 @@ impl Inbound {
         self.reply(|_| Ok(len));
     }
 
-    /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from where they stand. If it has
-    /// fewer, the caller gets a [`Fault`].
+    /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from
+    /// where they stand. If it has fewer, the caller gets a [`Fault`].
     pub fn reply_rewritten(mut self, len: usize) {
         let limit = self.payload().len();
         if len > limit {
@@ -239,7 +241,8 @@ impl Inbound {
         }
     }
 
-    /// To answer with the items of a stream. `None` if the caller did not open one; it has been told.
+    /// To answer with the items of a stream. `None` if the caller did not open one; it has been
+    /// told.
     pub fn into_items(mut self) -> Option<ItemSink> {
         let Some(stream_credit) = self.take_demand() else {
             self.fail(Fault::NotStreamed);

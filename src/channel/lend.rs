@@ -1,20 +1,23 @@
 //! Rings, and the one place that lends their bytes.
 //!
 //! A reference to lent bytes needs three things:
-//! - *Valid, initialised memory.* [`MemoryRegion`] promises it for as long as the region lives, and a loan keeps that.
-//! - *No other access in this process.* A slot has one token, which is moved and lent but never copied; a whole region
-//!   belongs to one owner. Nobody else is given the region to copy to or from, and work requests that change lent bytes are
-//!   posted only by who holds them, and await their end.
-//! - *No change from outside.* Rust does not enforce this: another process or a device writes the memory. The protocol governs
-//!   it: a peer writes a slot of a receive ring only while it holds the slot's credit (SLOT-1, RING-1), and is told of memory
-//!   beyond the rings only to read it. A message may be made in the peer's ring: whoever makes it holds the slot's credit,
-//!   and the peer does not look at the slot before it is told of the message.
+//! - *Valid, initialised memory.* [`MemoryRegion`] promises it for as long as the region lives, and
+//!   a loan keeps that.
+//! - *No other access in this process.* A slot has one token, which is moved and lent but never
+//!   copied; a whole region belongs to one owner. Nobody else is given the region to copy to or
+//!   from, and work requests that change lent bytes are posted only by who holds them, and await
+//!   their end.
+//! - *No change from outside.* Rust does not enforce this: another process or a device writes the
+//!   memory. The protocol governs it: a peer writes a slot of a receive ring only while it holds
+//!   the slot's credit (SLOT-1, RING-1), and is told of memory beyond the rings only to read it. A
+//!   message may be made in the peer's ring: whoever makes it holds the slot's credit, and the peer
+//!   does not look at the slot before it is told of the message.
 //!
-//! A peer that breaks the protocol changes bytes under a reader, or under whoever makes a message in its ring, as a device could
-//! with any DMA buffer. It may look at such a message before it is whole. Every bit pattern is a
-//! byte, so each access gives some value, old or new. Everything in this crate that reads lent bytes validates values after
-//! copying them out, and no safety rests on the bytes; who is lent them by a raw method must do so likewise, where the peer is
-//! not trusted.
+//! A peer that breaks the protocol changes bytes under a reader, or under whoever makes a message
+//! in its ring, as a device could with any DMA buffer. It may look at such a message before it is
+//! whole. Every bit pattern is a byte, so each access gives some value, old or new. Everything in
+//! this crate that reads lent bytes validates values after copying them out, and no safety rests on
+//! the bytes; who is lent them by a raw method must do so likewise, where the peer is not trusted.
 
 use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut};
@@ -25,12 +28,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Geometry, RingAddress};
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice};
 
-/// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever has the [token](SlotToken)
-/// of a slot has its bytes.
+/// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever
+/// has the [token](SlotToken) of a slot has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// The region, and the peer's ring, of which this one is the mirror, once that can be written in place. Neither once they
-    /// are [released](Self::release), when nobody has a token any more.
+    /// The region, and the peer's ring, of which this one is the mirror, once that can be written
+    /// in place. Neither once they are [released](Self::release), when nobody has a token any more.
     regions: Mutex<Vec<Arc<dyn MemoryRegion>>>,
     lkey: u32,
     /// Where the peer's ring begins, and its key. Null as long as it cannot be written in place.
@@ -41,8 +44,8 @@ pub(crate) struct Ring {
     tokens: usize,
 }
 
-/// The right to the bytes of one slot of one ring. There is one for each slot, it is moved and never copied, and it is lent
-/// as its bytes are: so no two have them at a time.
+/// The right to the bytes of one slot of one ring. There is one for each slot, it is moved and
+/// never copied, and it is lent as its bytes are: so no two have them at a time.
 #[derive(Debug)]
 pub(crate) struct SlotToken {
     ring: NonZeroU64,
@@ -53,7 +56,8 @@ pub(crate) struct SlotToken {
     slot: u16,
 }
 
-// SAFETY: to it `first` is only an address; a `Ring` makes references of it, to bytes that any thread may use.
+// SAFETY: to it `first` is only an address; a `Ring` makes references of it, to bytes that any
+// thread may use.
 unsafe impl Send for SlotToken {}
 // SAFETY: as above.
 unsafe impl Sync for SlotToken {}
@@ -128,10 +132,11 @@ impl Ring {
         Ok((ring, tokens))
     }
 
-    /// The right to a slot below `geometry.slots()`, whose bytes are those of a region which begins at `first`. It is one of
-    /// `regions`, and covers the geometry.
+    /// The right to a slot below `geometry.slots()`, whose bytes are those of a region which begins
+    /// at `first`. It is one of `regions`, and covers the geometry.
     fn token(&self, first: NonNull<u8>, lkey: u32, slot: u16) -> SlotToken {
-        // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It lives, as there are tokens.
+        // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It lives,
+        // as there are tokens.
         let first = unsafe { first.add(self.geometry.offset(slot)) };
         SlotToken {
             ring: self.number,
@@ -141,8 +146,8 @@ impl Ring {
         }
     }
 
-    /// From now on messages are made in `peers`, the ring that they are sent to: each slot's from its [renewal](Self::renew)
-    /// on.
+    /// From now on messages are made in `peers`, the ring that they are sent to: each slot's from
+    /// its [renewal](Self::renew) on.
     pub(crate) fn place(&self, peers: Arc<dyn MemoryRegion>) {
         let (first, lkey) = (peers.as_ptr().as_ptr(), peers.lkey());
         let mut regions = self.regions();
@@ -154,7 +159,8 @@ impl Ring {
         }
     }
 
-    /// A new message is to be made in the slot of `token`. What was made there before is sent, or never will be.
+    /// A new message is to be made in the slot of `token`. What was made there before is sent, or
+    /// never will be.
     #[inline]
     pub(crate) fn renew(&self, token: &mut SlotToken) {
         if token.lkey == self.lkey
@@ -186,8 +192,8 @@ impl Ring {
         }
     }
 
-    /// Gives the memory back, as nobody can reach its bytes any more: `tokens` are all there are. No queue pair may use it
-    /// (DROP-1).
+    /// Gives the memory back, as nobody can reach its bytes any more: `tokens` are all there are.
+    /// No queue pair may use it (DROP-1).
     pub(crate) fn release(&self, tokens: Vec<SlotToken>) {
         tokens.iter().for_each(|token| self.check(token));
         assert_eq!(tokens.len(), self.tokens, "nobody has a token any more");
@@ -202,10 +208,12 @@ impl Ring {
     #[inline]
     pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
         self.check(token);
-        // SAFETY: the pointer of a token of this ring is valid for the initialised bytes of its slot while their region lives,
-        // see `token`. The result borrows the ring, which holds its regions until it is given all tokens, and the one token of
-        // the slot; so until then the region lives, and no `&mut` to the bytes exists in this process. The peer writes them
-        // only while it holds the slot's credit; see the module about one that does not keep to that.
+        // SAFETY: the pointer of a token of this ring is valid for the initialised bytes of its
+        // slot while their region lives, see `token`. The result borrows the ring, which holds its
+        // regions until it is given all tokens, and the one token of the slot; so until then the
+        // region lives, and no `&mut` to the bytes exists in this process. The peer writes them
+        // only while it holds the slot's credit; see the module about one that does not keep to
+        // that.
         unsafe { std::slice::from_raw_parts(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 
@@ -213,16 +221,17 @@ impl Ring {
     #[inline]
     pub(crate) fn bytes_mut<'a>(&'a self, token: &'a mut SlotToken) -> &'a mut [u8] {
         self.check(token);
-        // SAFETY: as in `bytes`; the one token of the slot is borrowed mutably, so this is the only reference. The memory is
-        // writable by the contract of `MemoryRegion`.
+        // SAFETY: as in `bytes`; the one token of the slot is borrowed mutably, so this is the only
+        // reference. The memory is writable by the contract of `MemoryRegion`.
         unsafe { std::slice::from_raw_parts_mut(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 }
 
 /// A whole region, lent to its one owner.
 ///
-/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, a READ that the owner has
-/// posted and whose end it awaits, or a peer that the owner has allowed to write, see the [module](self).
+/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, a
+/// READ that the owner has posted and whose end it awaits, or a peer that the owner has allowed to
+/// write, see the [module](self).
 #[derive(Debug)]
 pub(super) struct OwnedRegion(Arc<dyn MemoryRegion>);
 
@@ -252,10 +261,12 @@ impl Deref for OwnedRegion {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: the region is valid for `len` initialised bytes while it lives, and it lives as long as `self`. Only this
-        // makes references to its bytes, so `&self` excludes a `&mut` to the same ones. Whoever has the region by `shared`
-        // registers it with other devices; a `Buffer`, which copies to and from it while peers write, makes no reference. A
-        // READ into it, or an allowed peer's write, takes place only while its owner awaits that; see the type.
+        // SAFETY: the region is valid for `len` initialised bytes while it lives, and it lives as
+        // long as `self`. Only this makes references to its bytes, so `&self` excludes a `&mut` to
+        // the same ones. Whoever has the region by `shared` registers it with other devices; a
+        // `Buffer`, which copies to and from it while peers write, makes no reference. A READ into
+        // it, or an allowed peer's write, takes place only while its owner awaits that; see the
+        // type.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
     }
 }

@@ -1,4 +1,5 @@
-//! What is known of a peer's life, without I/O, and without a clock but for the moments that a host's agents share.
+//! What is known of a peer's life, without I/O, and without a clock but for the moments that a
+//! host's agents share.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,21 +15,24 @@ pub struct HeartbeatTiming {
 }
 
 impl HeartbeatTiming {
-    /// The silence that is too long. Signs of life come when ours are given, so the last one may be a moment younger than
-    /// the intervals that have passed since; but a single one that is a moment late is no silence.
+    /// The silence that is too long. Signs of life come when ours are given, so the last one may be
+    /// a moment younger than the intervals that have passed since; but a single one that is a
+    /// moment late is no silence.
     fn patience(&self) -> Duration {
         let spare = self.detection.saturating_sub(self.interval) / 2;
         self.detection - spare.min(self.interval / 10)
     }
 
-    /// When the next sign of life is due, after an interval at most: at moments that all agents of this host share, so
-    /// that what gives many of them, or is given many, is woken for them together.
+    /// When the next sign of life is due, after an interval at most: at moments that all agents of
+    /// this host share, so that what gives many of them, or is given many, is woken for them
+    /// together.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
     /// use slimerpc::channel::HeartbeatTiming;
     ///
-    /// let beat = HeartbeatTiming { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+    /// let [interval, detection] = [500, 1_000].map(Duration::from_millis);
+    /// let beat = HeartbeatTiming { interval, detection };
     /// let now = Instant::now();
     /// assert!(beat.next(now) > now && beat.next(now) <= now + beat.interval);
     /// ```
@@ -56,7 +60,8 @@ pub enum Change {
 /// use std::time::{Duration, Instant};
 /// use slimerpc::channel::{Change, HeartbeatTiming, Liveness};
 ///
-/// let beat = HeartbeatTiming { interval: Duration::from_millis(500), detection: Duration::from_secs(1) };
+/// let [interval, detection] = [500, 1_000].map(Duration::from_millis);
+/// let beat = HeartbeatTiming { interval, detection };
 /// let start = Instant::now();
 /// let mut peer = Liveness::new(beat, start);
 /// assert_eq!(peer.tick(start + beat.interval), None);
@@ -94,7 +99,8 @@ impl Liveness {
         self.is_stalled
     }
 
-    /// An interval has passed. If it took longer than that, we were not running ourselves, which is not held against the peer.
+    /// An interval has passed. If it took longer than that, we were not running ourselves, which is
+    /// not held against the peer.
     pub fn tick(&mut self, now: Instant) -> Option<Change> {
         let passed = now.saturating_duration_since(self.ticked);
         self.ticked = now;

@@ -123,8 +123,8 @@ fn to_vec(
 }
 
 impl LocalService {
-    /// Makes a call now. As [`ClientChannel::call`](super::ClientChannel::call), without credits: like an actor's mailbox
-    /// it takes what comes.
+    /// Makes a call now. As [`ClientChannel::call`](super::ClientChannel::call), without credits:
+    /// like an actor's mailbox it takes what comes.
     ///
     /// # Errors
     /// The arguments do not encode, no time is allowed, or the service has ended.
@@ -294,7 +294,8 @@ impl LocalCall {
         &self.service.wait_policy.runtime
     }
 
-    /// Says whether the call is decided. If it is not and a `waker` is given, it is woken when it is.
+    /// Says whether the call is decided. If it is not and a `waker` is given, it is woken when it
+    /// is.
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'static>, CallError>> {
         let waker = waker.unwrap_or(Waker::noop());
         let polled = Pin::new(&mut self.answer).poll(&mut Context::from_waker(waker));

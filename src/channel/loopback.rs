@@ -1,5 +1,5 @@
-//! A caller and the mailbox that it calls, in one thread over shared memory: for tests of the shells around the state
-//! machines.
+//! A caller and the mailbox that it calls, in one thread over shared memory: for tests of the
+//! shells around the state machines.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

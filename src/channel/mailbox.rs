@@ -19,18 +19,21 @@ use crate::fabric::{
 };
 
 const BATCH: usize = 16;
-/// Sends for each slot: its answer, and as many again, so that signalling every half queue is enough.
+/// Sends for each slot: its answer, and as many again, so that signalling every half queue is
+/// enough.
 const SENDS: u32 = 2;
-/// Receives for each slot. We may not have looked at a cancel, the release of an answer, the next request in the slot and
-/// its cancel; what comes after those is sent only when that request was answered, and so everything before it seen.
+/// Receives for each slot. We may not have looked at a cancel, the release of an answer, the next
+/// request in the slot and its cancel; what comes after those is sent only when that request was
+/// answered, and so everything before it seen.
 const RECEIVES: u32 = 4;
-/// For so many slots there is one more receive, which may be used up for a while before it is posted again.
+/// For so many slots there is one more receive, which may be used up for a while before it is
+/// posted again.
 const SLOTS_OF_SPARE: u32 = 2;
 /// Callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
-/// Where the requests of all callers of one service instance arrive. Lives on one thread; the requests may be answered
-/// on others.
+/// Where the requests of all callers of one service instance arrive. Lives on one thread; the
+/// requests may be answered on others.
 #[derive(Debug)]
 pub struct Mailbox {
     memory: Arc<BufferPool>,
@@ -98,11 +101,12 @@ impl Mailbox {
         })
     }
 
-    /// Makes room for a caller and connects to its end. `life` tells its lives under one alias apart. What is given back
-    /// must be told to it; only then may it write.
+    /// Makes room for a caller and connects to its end. `life` tells its lives under one alias
+    /// apart. What is given back must be told to it; only then may it write.
     ///
     /// # Errors
-    /// The caller's endpoint is not acceptable, the completion queue is given away, or the device refuses.
+    /// The caller's endpoint is not acceptable, the completion queue is given away, or the device
+    /// refuses.
     pub fn accept(
         &mut self,
         peer: &str,
@@ -162,8 +166,8 @@ impl Mailbox {
         Ok(addresses)
     }
 
-    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, anew if they were connected to
-    /// those of an earlier life of it.
+    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, anew if they were
+    /// connected to those of an earlier life of it.
     ///
     /// # Errors
     /// The peer's queue pairs are not acceptable, or the device refuses. They can be tried again.
@@ -187,8 +191,8 @@ impl Mailbox {
         arriving.queue_pairs.connect(theirs)
     }
 
-    /// Makes a channel of the queue pairs [reached](Self::reach), now that the mailbox of `peer` is known to be
-    /// `ring`. What is given back must be told to it; only then may it write.
+    /// Makes a channel of the queue pairs [reached](Self::reach), now that the mailbox of `peer` is
+    /// known to be `ring`. What is given back must be told to it; only then may it write.
     ///
     /// # Errors
     /// The mailbox does not fit our geometry, or the device refuses.
@@ -333,8 +337,8 @@ impl Mailbox {
         self.poller.is_quiet()
     }
 
-    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each [`poll`](Self::poll):
-    /// those that are given later are looked after too.
+    /// Whether all answers have arrived at their callers, or never will. If not, ask again after
+    /// each [`poll`](Self::poll): those that are given later are looked after too.
     pub fn flush(&self) -> bool {
         let mut flushed = true;
         for channel in self.callers.channels() {
@@ -364,8 +368,8 @@ impl Mailbox {
         }
     }
 
-    /// Sends something empty to the DLSlime callers that were not sent anything lately, so that one that is gone is
-    /// noticed.
+    /// Sends something empty to the DLSlime callers that were not sent anything lately, so that one
+    /// that is gone is noticed.
     pub fn probe(&self) {
         let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
         for channel in self.callers.channels().filter(compatible) {

@@ -1,8 +1,8 @@
 //! One link to one peer: rings, credits and pending calls.
 //!
-//! A channel is a connected queue pair with a receive ring at each end. The calling side writes requests into
-//! the other's ring, one to a slot, and holds the slot until the answer stands in the slot of the same
-//! number of its own ring.
+//! A channel is a connected queue pair with a receive ring at each end. The calling side writes
+//! requests into the other's ring, one to a slot, and holds the slot until the answer stands in the
+//! slot of the same number of its own ring.
 //!
 //! ```text
 //!   caller                                                     responder
@@ -14,28 +14,32 @@
 //!   └───────────────┘                                          └───────────────┘
 //! ```
 //!
-//! Over shared memory, send memory *k* of a native peer is slot *k* of the ring that it is written into, once that is mapped:
-//! the message is made where it is read, and the WRITE copies nothing.
+//! Over shared memory, send memory *k* of a native peer is slot *k* of the ring that it is written
+//! into, once that is mapped: the message is made where it is read, and the WRITE copies nothing.
 //!
 //! What may happen when is decided by two state machines without I/O or clock, `core::caller` and
-//! `core::responder`; they are told the time and the completions. Around them lie thin shells: [`ClientChannel`]
-//! for callers on any thread, and [`Mailbox`] for a service on its own thread, which joins the request rings
-//! of all its peers.
+//! `core::responder`; they are told the time and the completions. Around them lie thin shells:
+//! [`ClientChannel`] for callers on any thread, and [`Mailbox`] for a service on its own thread,
+//! which joins the request rings of all its peers.
 //!
-//! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only): its sender keeps it in a
-//! registered [`PooledBuffer`] and sends where it lies, the receiver RDMA-READs it over a queue pair that carries nothing else,
-//! and says when it has. A request's is released by its answer.
+//! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only): its
+//! sender keeps it in a registered [`PooledBuffer`] and sends where it lies, the receiver
+//! RDMA-READs it over a queue pair that carries nothing else, and says when it has. A request's is
+//! released by its answer.
 //!
-//! A stream of items uses credits as calls do: each item is the answer to a request of its own, the first to the one that
-//! opens the stream, the others to requests for the next item ([`StreamPart`](crate::wire::StreamPart)).
+//! A stream of items uses credits as calls do: each item is the answer to a request of its own, the
+//! first to the one that opens the stream, the others to requests for the next item
+//! ([`StreamPart`](crate::wire::StreamPart)).
 //!
-//! Who connects with whom, and which life of a peer is believed in, is for a third state machine, [`link`].
+//! Who connects with whom, and which life of a peer is believed in, is for a third state machine,
+//! [`link`].
 //!
-//! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged [`Descriptor`]s.
-//! *Compatible*: the other end is a DLSlime peer. They share the state machines and differ in what is exchanged
-//! before, and in what the bytes mean.
+//! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged
+//! [`Descriptor`]s. *Compatible*: the other end is a DLSlime peer. They share the state machines
+//! and differ in what is exchanged before, and in what the bytes mean.
 //!
-//! Of the [invariants](crate#invariants) of this crate, SLOT-1, SLOT-2, RING-1, CALL-1, CALL-2 and ORDER-1 are kept here.
+//! Of the [invariants](crate#invariants) of this crate, SLOT-1, SLOT-2, RING-1, CALL-1, CALL-2 and
+//! ORDER-1 are kept here.
 
 mod answer;
 mod buffer;

@@ -1,7 +1,8 @@
 //! Reading and writing memory of a peer, which takes no part in it.
 //!
-//! The end that [dials](OneSidedDialer) reads and writes; the other merely [keeps](Exposed) a queue pair. Both are made on
-//! a device that nothing else uses, so a forged key leads to no other memory than what is offered.
+//! The end that [dials](OneSidedDialer) reads and writes; the other merely [keeps](Exposed) a queue
+//! pair. Both are made on a device that nothing else uses, so a forged key leads to no other memory
+//! than what is offered.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -32,8 +33,8 @@ pub enum TransferError {
     /// There is no memory to read into, or to write from.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The peer's device refused: the memory is no longer offered, or never was, or not so much of it, or not with this
-    /// right. The connection is closed with it.
+    /// The peer's device refused: the memory is no longer offered, or never was, or not so much of
+    /// it, or not with this right. The connection is closed with it.
     #[error("the peer refuses: the memory is not, or no longer, offered with this range and right")]
     Refused,
     /// The connection was closed; a write may have taken place in part.
@@ -171,7 +172,8 @@ enum Pending {
 }
 
 impl OneSided {
-    /// Begins to read these ranges of the memory at `place`, offsets and lengths in bytes, one after the other.
+    /// Begins to read these ranges of the memory at `place`, offsets and lengths in bytes, one
+    /// after the other.
     ///
     /// # Errors
     /// There is no memory, or the connection is closed.
@@ -187,7 +189,8 @@ impl OneSided {
         )
     }
 
-    /// Begins to write to these ranges what `fill` puts into the memory that it is given, which has their length.
+    /// Begins to write to these ranges what `fill` puts into the memory that it is given, which has
+    /// their length.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -362,8 +365,8 @@ impl OneSidedState {
     }
 }
 
-/// A transfer that has begun. Gives the memory that was read into, or written from. Dropping it does not end the transfer,
-/// whose memory is lent until it has.
+/// A transfer that has begun. Gives the memory that was read into, or written from. Dropping it
+/// does not end the transfer, whose memory is lent until it has.
 #[derive(Debug)]
 #[must_use = "whether the transfer took place is known when this is awaited"]
 pub struct PendingTransfer {
@@ -384,7 +387,8 @@ impl PendingTransfer {
                     (None, held) => (held, None),
                 };
                 core.pending.insert(self.id, Pending::Underway(next));
-                // With a waker may go the last of a task that has other transfers of this connection.
+                // With a waker may go the last of a task that has other transfers of this
+                // connection.
                 drop(core);
                 drop(before);
                 Poll::Pending

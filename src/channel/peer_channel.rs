@@ -18,8 +18,8 @@ use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::wire::{Extension, Fault, Immediate, RendezvousDescriptor, Signal, StreamPart};
 
-/// One caller, as its service sees it. Its mailbox takes in completions on one thread, which locks it at no cost; handlers
-/// may answer on others.
+/// One caller, as its service sees it. Its mailbox takes in completions on one thread, which locks
+/// it at no cost; handlers may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
     // Dropped first, and so drained before the rings are deregistered (DROP-1).
@@ -170,7 +170,8 @@ impl PeerChannel {
         let Some(extension) = read.and_then(|(header, _)| header.extension.as_ref()) else {
             return Some(Arrived::Request(request));
         };
-        // The time in flight is not known, so a request may live a little longer here than at its caller.
+        // The time in flight is not known, so a request may live a little longer here than at its
+        // caller.
         let allowed = extension.deadline_us.map(Duration::from_micros);
         let until = |allowed| now.get_or_insert_with(Instant::now).checked_add(allowed);
         request.expires = allowed.and_then(until);
@@ -224,7 +225,8 @@ impl PeerChannel {
         Inbound::ring(RingRequest::new(self.clone(), request))
     }
 
-    /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers that it cannot be read.
+    /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers
+    /// that it cannot be read.
     fn read(self: &Arc<Self>, slot: u16, outside: RendezvousDescriptor) {
         let Some(memory) = &self.memory else {
             return; // Only with a native caller.
@@ -262,7 +264,8 @@ impl PeerChannel {
         }
     }
 
-    /// Takes in the completion of something that was posted. A request whose payload has been read goes to `deliveries`.
+    /// Takes in the completion of something that was posted. A request whose payload has been read
+    /// goes to `deliveries`.
     ///
     /// # Errors
     /// Why the channel is closed.
@@ -302,7 +305,8 @@ impl PeerChannel {
         }
     }
 
-    /// Whether all answers have arrived at the caller, or never will. Ask again after each completion.
+    /// Whether all answers have arrived at the caller, or never will. Ask again after each
+    /// completion.
     pub(super) fn flush(&self) -> bool {
         let mut core = self.lock();
         core.is_flushing = true;
@@ -363,7 +367,8 @@ impl PeerChannel {
         self.lock().violations
     }
 
-    /// Sends the answer to `request`, whose payload may be in `block`. Gives back what was rare about it.
+    /// Sends the answer to `request`, whose payload may be in `block`. Gives back what was rare
+    /// about it.
     #[inline]
     pub(super) fn answer(
         &self,

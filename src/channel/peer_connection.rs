@@ -1,17 +1,20 @@
 //! Whether two agents are connected: a state machine without I/O or clock, one at each end.
 //!
-//! Either end may begin, both at once, and either may die and come back under its alias as another incarnation. The machine
-//! is told what happens ([`Input`]), says what is to be done ([`Action`]), and holds these:
+//! Either end may begin, both at once, and either may die and come back under its alias as another
+//! incarnation. The machine is told what happens ([`Input`]), says what is to be done ([`Action`]),
+//! and holds these:
 //!
-//! - **One connection.** A [`Session`] is named by who opened it and by the number of the attempt. When both ends open at
-//!   once, the one with the smaller incarnation goes on and the other accepts; attempts that crossed are void.
-//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the earlier; and messages and
-//!   records may be late. So the life of a peer that is believed in changes only to one that has *proved to be alive since*:
-//!   it has answered an attempt of ours, or echoed a challenge that was made after the last change. (So do TCP's
-//!   three-way handshake and DTLS's cookies tell a new connection from the ghost of an old one.) Everything else that an
-//!   earlier life has said is dropped.
-//! - **SLOT-1.** What belongs to a session is used again only once it is [`Drained`](Input::Drained): at most one session has
-//!   queue pairs at any time.
+//! - **One connection.** A [`Session`] is named by who opened it and by the number of the attempt.
+//!   When both ends open at once, the one with the smaller incarnation goes on and the other
+//!   accepts; attempts that crossed are void.
+//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the
+//!   earlier; and messages and records may be late. So the life of a peer that is believed in
+//!   changes only to one that has *proved to be alive since*: it has answered an attempt of ours,
+//!   or echoed a challenge that was made after the last change. (So do TCP's three-way handshake
+//!   and DTLS's cookies tell a new connection from the ghost of an old one.) Everything else that
+//!   an earlier life has said is dropped.
+//! - **SLOT-1.** What belongs to a session is used again only once it is
+//!   [`Drained`](Input::Drained): at most one session has queue pairs at any time.
 //!
 //! ```text
 //!            look up       record        make, open      accept
@@ -165,7 +168,8 @@ impl<E: Clone> PeerConnection<E> {
             Input::Leave => self.leave(),
             Input::Wake => match self.phase {
                 Phase::Waiting(_) => self.look_up(now),
-                // The life that was opened may be dead; the attempt goes on unless there is another.
+                // The life that was opened may be dead; the attempt goes on unless there is
+                // another.
                 Phase::Opening { .. } => self.actions.push_back(Action::LookUp),
                 _ => {}
             },
@@ -200,7 +204,8 @@ impl<E: Clone> PeerConnection<E> {
         self.actions.push_back(Action::LookUp);
     }
 
-    /// Waits before the next attempt, if there is to be one: ever longer, and not as long as others do.
+    /// Waits before the next attempt, if there is to be one: ever longer, and not as long as others
+    /// do.
     fn wait(&mut self, now: Instant) {
         if !self.wanted {
             self.phase = Phase::Idle;

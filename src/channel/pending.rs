@@ -11,7 +11,8 @@ use super::core::slot::ReplyMeta;
 use super::lend::SlotToken;
 use super::{Answer, CallError, ClientChannel, Parker};
 
-/// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes (SLOT-1).
+/// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes
+/// (SLOT-1).
 #[derive(Debug)]
 pub struct PendingCall {
     pub(super) channel: Arc<ClientChannel>,
@@ -82,8 +83,9 @@ impl PendingCall {
         &self.channel
     }
 
-    /// Handles what has arrived and says whether this call is decided. If it is not and a `waker` is given, it
-    /// is woken when it is (by whoever polls the channel next; see [`sleep`](Self::sleep)).
+    /// Handles what has arrived and says whether this call is decided. If it is not and a `waker`
+    /// is given, it is woken when it is (by whoever polls the channel next; see
+    /// [`sleep`](Self::sleep)).
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
         match self.look(waker) {
             Looked::Undecided => Poll::Pending,
@@ -95,8 +97,8 @@ impl PendingCall {
         }
     }
 
-    /// As [`poll`](Self::poll), and reads the answer by `read` where its bytes lie. Its credit goes back when `read` returns.
-    /// Cheaper, as no answer is handed around.
+    /// As [`poll`](Self::poll), and reads the answer by `read` where its bytes lie. Its credit goes
+    /// back when `read` returns. Cheaper, as no answer is handed around.
     #[inline]
     pub fn poll_answer<T>(
         &mut self,
@@ -131,7 +133,8 @@ impl PendingCall {
             self.slot = Some(slot);
             core.caller.seen(self.id);
         }
-        // Dropped when the lock is released: with it may go the last of a task that has other calls of the channel.
+        // Dropped when the lock is released: with it may go the last of a task that has other calls
+        // of the channel.
         let mut _before = None;
         let looked = match state {
             CallState::Answered(slot, reply) => {
@@ -166,19 +169,21 @@ impl PendingCall {
         error
     }
 
-    /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker: makes sure
-    /// that somebody watches the completion queue.
+    /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker:
+    /// makes sure that somebody watches the completion queue.
     pub fn sleep(&self) {
         CompletionWatcher::ensure(&self.channel);
     }
 
-    /// The same for a thread outside of every runtime, which sleeps here until the waker of `parker` is woken or the deadline
-    /// has passed; it may return for nothing. If nobody else does, the thread watches the completion queue itself.
+    /// The same for a thread outside of every runtime, which sleeps here until the waker of
+    /// `parker` is woken or the deadline has passed; it may return for nothing. If nobody else
+    /// does, the thread watches the completion queue itself.
     pub fn park(&self, parker: &Parker) {
         CompletionWatcher::park(&self.channel, parker, self.deadline());
     }
 
-    /// Ends the call. Says whether its request had been sent by then, so that its handler may run all the same.
+    /// Ends the call. Says whether its request had been sent by then, so that its handler may run
+    /// all the same.
     pub fn take_back(mut self) -> bool {
         self.end()
     }
@@ -208,7 +213,8 @@ impl Drop for PendingCall {
     }
 }
 
-/// A call whose result nobody waits for. Dropping it before the transport has taken it takes it back.
+/// A call whose result nobody waits for. Dropping it before the transport has taken it takes it
+/// back.
 #[derive(Debug)]
 pub struct OneWayCall(PendingCall);
 

@@ -76,7 +76,8 @@ impl Profile {
     }
 }
 
-/// Encodes a fault, giving up more and more of its traceback, from the end, and then of its message.
+/// Encodes a fault, giving up more and more of its traceback, from the end, and then of its
+/// message.
 fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
     let mut fault = fault;
     loop {

@@ -1,8 +1,8 @@
 //! The queue pairs of one channel: one, or several over which every message is striped.
 //!
-//! A message of `L` bytes over `n` queue pairs is cut into stripes of `ceil(L / n)` bytes. Each queue pair carries one of
-//! them, empty ones too, as a WRITE_WITH_IMM of its own with the same immediate. A message is complete when
-//! every queue pair has brought its stripe.
+//! A message of `L` bytes over `n` queue pairs is cut into stripes of `ceil(L / n)` bytes. Each
+//! queue pair carries one of them, empty ones too, as a WRITE_WITH_IMM of its own with the same
+//! immediate. A message is complete when every queue pair has brought its stripe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -30,7 +30,8 @@ pub(super) struct QueuePairGroupInit {
     pub(super) sends: u32,
     /// Messages that may arrive before we look.
     pub(super) receives: u32,
-    /// Of these, what is more than a peer can make use of before we look: so many may be used up before they are posted again.
+    /// Of these, what is more than a peer can make use of before we look: so many may be used up
+    /// before they are posted again.
     pub(super) spare_receives: u32,
     /// Names the channel in the completions.
     pub(super) owner: u64,
@@ -57,8 +58,8 @@ pub(super) struct QueuePairGroup {
 struct Member {
     qp: Box<dyn QueuePair>,
     queue: SendQueue,
-    /// Stripes that wait for those of the other queue pairs. Their receives are posted again only when the message is
-    /// complete, so a peer cannot make this longer than the receive queue.
+    /// Stripes that wait for those of the other queue pairs. Their receives are posted again only
+    /// when the message is complete, so a peer cannot make this longer than the receive queue.
     arrived: VecDeque<u32>,
     /// Receives that were used up and are to be posted again.
     used: u32,
@@ -153,8 +154,9 @@ impl QueuePairGroup {
         Ok(())
     }
 
-    /// The same queue pairs as new ones, for a peer that came back: numbers and sequence numbers stay, so what
-    /// the peer was told of them stays true. Their completions carry `owner` from now on.
+    /// The same queue pairs as new ones, for a peer that came back: numbers and sequence numbers
+    /// stay, so what the peer was told of them stays true. Their completions carry `owner` from now
+    /// on.
     pub(super) fn reset(&mut self, owner: u64) -> Result<(), FabricError> {
         self.owner = owner;
         for queue_pair in &mut self.queue_pairs {
@@ -180,7 +182,8 @@ impl QueuePairGroup {
             .all(|queue_pair| queue_pair.queue.has_room())
     }
 
-    /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself, if that can be.
+    /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself,
+    /// if that can be.
     #[inline]
     pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRing) {
         if self.may_place {
@@ -189,7 +192,8 @@ impl QueuePairGroup {
         sends.renew(send);
     }
 
-    /// Asked again until the fabric can give the peer's ring, which it does once something was sent there.
+    /// Asked again until the fabric can give the peer's ring, which it does once something was sent
+    /// there.
     #[cold]
     fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
         let peers = self.queue_pairs[0]
@@ -239,8 +243,8 @@ impl QueuePairGroup {
         Ok(true)
     }
 
-    /// Whether everything that was sent has arrived. Sees to it that completions will tell, so ask again after each. An
-    /// empty write to `to` is what they are asked for with.
+    /// Whether everything that was sent has arrived. Sees to it that completions will tell, so ask
+    /// again after each. An empty write to `to` is what they are asked for with.
     pub(super) fn flush(&mut self, to: RemoteSlice) -> Result<bool, FabricError> {
         self.write_nothing(to, SendQueue::admit_last)?;
         Ok(self
@@ -249,7 +253,8 @@ impl QueuePairGroup {
             .all(|queue_pair| queue_pair.queue.is_empty()))
     }
 
-    /// Sees to it that a peer that is gone is noticed, by an empty write to `to`, unless something on its way does that.
+    /// Sees to it that a peer that is gone is noticed, by an empty write to `to`, unless something
+    /// on its way does that.
     pub(super) fn probe(&mut self, to: RemoteSlice) -> Result<(), FabricError> {
         self.write_nothing(to, SendQueue::admit_probe)
     }
@@ -289,8 +294,8 @@ impl QueuePairGroup {
         }
     }
 
-    /// Takes in what arrived on a queue pair. Gives back the immediate of a message that is complete with it. Its receives are to be
-    /// [posted](Self::post_receives) again.
+    /// Takes in what arrived on a queue pair. Gives back the immediate of a message that is
+    /// complete with it. Its receives are to be [posted](Self::post_receives) again.
     #[inline]
     pub(super) fn receive(&mut self, id: WorkId, imm: u32) -> Option<u32> {
         if let [queue_pair] = &mut *self.queue_pairs {

@@ -137,8 +137,8 @@ impl RingRequest {
         self.send(from..payload.start + len, true, None);
     }
 
-    /// Writes the answer into the caller's ring: what `encode` writes into send memory, or, with a native caller, into memory of
-    /// its own if it asks for more.
+    /// Writes the answer into the caller's ring: what `encode` writes into send memory, or, with a
+    /// native caller, into memory of its own if it asks for more.
     #[inline]
     pub(super) fn answer(
         &mut self,
@@ -183,8 +183,8 @@ impl RingRequest {
         }
     }
 
-    /// Sends `bytes` of its send memory, or of its own, as the answer, whose payload may be in `block`. The slot is not its own
-    /// any more.
+    /// Sends `bytes` of its send memory, or of its own, as the answer, whose payload may be in
+    /// `block`. The slot is not its own any more.
     #[inline]
     fn send(
         &mut self,

@@ -2,8 +2,9 @@
 
 /// Counts the work requests in a send queue and decides which ones are signalled.
 ///
-/// A slot of the queue is free again only when a completion says so, and an unsignalled request has none of
-/// its own: it is retired by the next signalled one. At least every half queue is signalled.
+/// A slot of the queue is free again only when a completion says so, and an unsignalled request has
+/// none of its own: it is retired by the next signalled one. At least every half queue is
+/// signalled.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     depth: u32,
@@ -48,8 +49,8 @@ impl SendQueue {
         })
     }
 
-    /// Takes a place for a request whose completion retires everything before it. `None` if that is not needed, as all
-    /// that is on its way is signalled, or if there is no place.
+    /// Takes a place for a request whose completion retires everything before it. `None` if that is
+    /// not needed, as all that is on its way is signalled, or if there is no place.
     pub(crate) fn admit_last(&mut self) -> Option<SendTicket> {
         if self.unsignalled == 0 || !self.has_room() {
             return None;
@@ -59,7 +60,8 @@ impl SendQueue {
         Some(SendTicket { retires })
     }
 
-    /// Takes a place for a request whose completion retires everything before it, if nothing is on its way.
+    /// Takes a place for a request whose completion retires everything before it, if nothing is on
+    /// its way.
     pub(crate) fn admit_probe(&mut self) -> Option<SendTicket> {
         if self.outstanding > self.unsignalled {
             return None; // What is signalled will tell.

@@ -1,8 +1,9 @@
 //! Streams of items, as their service sees them.
 //!
-//! Each item is the answer to a request of its own: the first to the request that opens the stream, the others to requests
-//! for the next item, of which a caller has several under way. So every item is one write into a slot that is free for it,
-//! and a caller that does not read gets no more than it has asked for.
+//! Each item is the answer to a request of its own: the first to the request that opens the stream,
+//! the others to requests for the next item, of which a caller has several under way. So every item
+//! is one write into a slot that is free for it, and a caller that does not read gets no more than
+//! it has asked for.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,8 @@ use super::wake::wake_all;
 use super::{Inbound, RequestId};
 use crate::wire::Fault;
 
-/// What the caller of a stream asks for. Shared by where its requests arrive and where its items are made.
+/// What the caller of a stream asks for. Shared by where its requests arrive and where its items
+/// are made.
 #[derive(Debug, Default)]
 pub struct StreamCredit(Mutex<StreamState>);
 
@@ -135,8 +137,8 @@ impl StreamCredit {
     }
 }
 
-/// Where the items of a stream go, made of the request that opened it by [`Inbound::into_items`]. Dropped before it is
-/// finished, it tells the caller that the service is down.
+/// Where the items of a stream go, made of the request that opened it by [`Inbound::into_items`].
+/// Dropped before it is finished, it tells the caller that the service is down.
 #[derive(Debug)]
 pub struct ItemSink {
     /// The request that opened the stream, which asks for the first item.
@@ -168,7 +170,8 @@ impl ItemSink {
         self.patience
     }
 
-    /// The next request for an item, to be answered with [`Inbound::reply`]; `None` once none is wanted any more.
+    /// The next request for an item, to be answered with [`Inbound::reply`]; `None` once none is
+    /// wanted any more.
     pub fn poll_request(&mut self, context: &Context<'_>) -> Poll<Option<Inbound>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(first)),

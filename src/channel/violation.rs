@@ -1,4 +1,5 @@
-//! Things that a correct peer never sends. They are counted, logged once a kind, and otherwise ignored.
+//! Things that a correct peer never sends. They are counted, logged once a kind, and otherwise
+//! ignored.
 
 use std::fmt;
 

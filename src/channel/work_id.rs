@@ -21,7 +21,8 @@ const OWNER_AT: u32 = RETIRES_BITS + LANE_BITS;
 impl WorkId {
     /// Queue pairs that can be told apart.
     pub(super) const MAX_QUEUE_PAIRS: usize = 1 << LANE_BITS;
-    /// The queue pair of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but queue pair 0.
+    /// The queue pair of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but
+    /// queue pair 0.
     pub(super) const BULK: usize = Self::MAX_QUEUE_PAIRS - 1;
     /// Bits of an owner.
     pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;

@@ -5,7 +5,8 @@ use serde_json::Value;
 /// Longest id of an entity, in bytes. The id of a service contains an alias and a name.
 const LONGEST_ID: usize = 2048;
 
-/// Something that its owner registers so that others find it (`POST /register`), for as long as the owner is alive.
+/// Something that its owner registers so that others find it (`POST /register`), for as long as the
+/// owner is alive.
 ///
 /// ```no_run
 /// use serde_json::json;

@@ -74,8 +74,8 @@ impl Keys {
         self.scoped(&format!("mr:{alias}:{name}"))
     }
 
-    /// Lists of clean-up events for an agent. Without a scope there are two: DLSlime's agents listen on
-    /// `:inbox:<alias>` while its server pushes to `inbox:<alias>`.
+    /// Lists of clean-up events for an agent. Without a scope there are two: DLSlime's agents
+    /// listen on `:inbox:<alias>` while its server pushes to `inbox:<alias>`.
     pub fn inboxes(&self, alias: &str) -> Vec<String> {
         let mut keys = vec![self.scoped(&format!("inbox:{alias}"))];
         if self.scope.is_empty() {

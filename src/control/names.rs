@@ -13,8 +13,8 @@ pub(crate) fn check_alias(name: &str) -> Result<(), ControlError> {
     check(name, "alias")
 }
 
-/// Checks a scope; the empty one means "none" and is allowed. An agent `x` of the scope `agent` would have the key of an
-/// agent `agent:x` without scope.
+/// Checks a scope; the empty one means "none" and is allowed. An agent `x` of the scope `agent`
+/// would have the key of an agent `agent:x` without scope.
 pub(crate) fn check_scope(name: &str) -> Result<(), ControlError> {
     check(name, "scope")?;
     if name.split(':').any(|part| KINDS.contains(&part)) {

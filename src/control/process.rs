@@ -124,7 +124,8 @@ impl Stat {
     /// Reads the status; `None` if there is no such process, or it is not visible.
     fn read(proc: &Path, pid: &str) -> Option<Self> {
         let stat = std::fs::read_to_string(proc.join(pid).join("stat")).ok()?;
-        // The name, in parentheses, may contain anything. After it come the fields from the third on.
+        // The name, in parentheses, may contain anything. After it come the fields from the third
+        // on.
         let (_, after_name) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = after_name.split_ascii_whitespace().collect();
         let threads: u64 = fields.get(20 - 3)?.parse().ok()?;
@@ -178,7 +179,8 @@ mod tests {
         assert!(is_gone(&elsewhere(&[("started", 1.into())])));
     }
 
-    /// The number and the start time come first: a child that was forked may have the socket, or its owner may have lost it.
+    /// The number and the start time come first: a child that was forked may have the socket, or
+    /// its owner may have lost it.
     #[test]
     fn a_process_of_which_the_start_time_is_known_is_told_by_that_and_not_by_its_socket() {
         assert!(!is_gone(&with(&[(
@@ -219,7 +221,8 @@ mod tests {
         child.wait().expect("it ends");
     }
 
-    /// Another user's process, where `/proc` shows nobody's but one's own: this test, as another user, looks at itself.
+    /// Another user's process, where `/proc` shows nobody's but one's own: this test, as another
+    /// user, looks at itself.
     #[test]
     fn the_process_of_another_user_that_may_not_be_seen_is_not_declared_gone() {
         const HIDDEN: &str = "SLIME_TEST_HIDDEN_PROCESS";

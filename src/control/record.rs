@@ -61,8 +61,9 @@ impl PeerRecord {
     /// use serde_json::json;
     /// use slimerpc::control::PeerRecord;
     /// let port = json!({"port": 1, "state": "ACTIVE", "link_type": "RoCE"});
+    /// let nic = json!({"name": "rxe0", "health": "AVAILABLE", "ports": [port]});
     /// let record = PeerRecord {
-    ///     resource: Some(json!({"nics": [{"name": "rxe0", "health": "AVAILABLE", "ports": [port]}]})),
+    ///     resource: Some(json!({"nics": [nic]})),
     ///     ..PeerRecord::default()
     /// };
     /// assert_eq!(record.device_on("RoCE", 1).as_deref(), Some("rxe0"));

@@ -7,7 +7,8 @@ use crate::wire::{Signature, any_signatures, names};
 
 use super::{Entity, names::check_alias, process, topology::boot_id};
 
-/// A service as it is registered, in the metadata of an [`Entity`] of the kind [`KIND`](Self::KIND).
+/// A service as it is registered, in the metadata of an [`Entity`] of the kind
+/// [`KIND`](Self::KIND).
 ///
 /// The record contains what a caller needs to choose among several services. What it needs to
 /// connect (geometry, devices) stands in the agent's record, which is read then.

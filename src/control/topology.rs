@@ -29,7 +29,8 @@ const SYSFS: &str = "/sys/class/infiniband";
 /// How long a server may take to accept the connection from which the local address is read.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(800);
 
-/// Environment variable that limits the devices used. DLSlime honours it too, and understands names separated by commas.
+/// Environment variable that limits the devices used. DLSlime honours it too, and understands names
+/// separated by commas.
 const VISIBLE_DEVICES: &str = "SLIME_VISIBLE_DEVICES";
 
 /// The topology of this host.
@@ -48,8 +49,8 @@ pub struct Topology {
 }
 
 impl Topology {
-    /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set and not empty. A host without
-    /// RDMA has no devices; that is no error.
+    /// Reads the topology of this host, limited by `SLIME_VISIBLE_DEVICES` if that is set and not
+    /// empty. A host without RDMA has no devices; that is no error.
     ///
     /// The variable takes names as NCCL and UCX do: `mlx5_0,mlx5_1`, also with blanks between;
     /// `mlx5_0:1` is a port; `mlx5` and `mlx5_*` are all that begin so, `=mlx5_1` is exactly that

@@ -30,8 +30,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// either can use it. The other region lives as long as the new one.
     ///
     /// # Errors
-    /// This device registers only memory that it has allocated itself ([`FabricError::Foreign`]), a limit is exhausted, or
-    /// the device refuses.
+    /// This device registers only memory that it has allocated itself ([`FabricError::Foreign`]), a
+    /// limit is exhausted, or the device refuses.
     fn register_too(
         &self,
         region: &Arc<dyn MemoryRegion>,
@@ -54,8 +54,8 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// Creates a reliable-connected queue pair in state RESET.
     ///
     /// # Errors
-    /// A depth is 0 or beyond [`DeviceLimits::max_qp_wr`], a completion queue belongs to another device,
-    /// or the device refuses.
+    /// A depth is 0 or beyond [`DeviceLimits::max_qp_wr`], a completion queue belongs to another
+    /// device, or the device refuses.
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError>;
 }
 

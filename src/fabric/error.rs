@@ -132,7 +132,8 @@ impl<'de> Deserialize<'de> for FabricError {
 }
 
 impl FabricError {
-    /// Wraps an operating-system error, which may mean a [limit](SystemLimit); for use in `map_err`.
+    /// Wraps an operating-system error, which may mean a [limit](SystemLimit); for use in
+    /// `map_err`.
     ///
     /// ```
     /// use slimerpc::fabric::FabricError;

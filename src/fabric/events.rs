@@ -27,8 +27,9 @@ impl CompletionEvents {
     /// If called outside of a tokio runtime with I/O enabled.
     pub fn new(queue: Arc<dyn CompletionQueue>) -> io::Result<Self> {
         let fd = queue.event_fd().as_fd().try_clone_to_owned()?;
-        // SAFETY: the descriptor is owned by the `AsyncFd` and a duplicate made for it, so nobody else closes or
-        // replaces it while it is registered; `OwnedFd` always gives the same descriptor.
+        // SAFETY: the descriptor is owned by the `AsyncFd` and a duplicate made for it, so nobody
+        // else closes or replaces it while it is registered; `OwnedFd` always gives the same
+        // descriptor.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
         Ok(Self { fd, queue })
     }

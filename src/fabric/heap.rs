@@ -76,8 +76,8 @@ struct HeapRegion {
     key: u32,
 }
 
-// SAFETY: the words cover `len` bytes, are initialised, live and stay where they are as long as this, and are used by
-// nothing but the pointer. They may be written by it, as they are atomics.
+// SAFETY: the words cover `len` bytes, are initialised, live and stay where they are as long as
+// this, and are used by nothing but the pointer. They may be written by it, as they are atomics.
 unsafe impl MemoryRegion for HeapRegion {
     fn as_ptr(&self) -> NonNull<u8> {
         NonNull::from(&*self.words).cast()

@@ -9,8 +9,8 @@ use super::shared_bytes::SharedBytes;
 
 /// Memory that a device may read and write, and, with the right [`Access`], peers too.
 ///
-/// Dropping the last handle deregisters the memory before it is freed (DROP-1): from then on its keys are
-/// refused, locally and remotely.
+/// Dropping the last handle deregisters the memory before it is freed (DROP-1): from then on its
+/// keys are refused, locally and remotely.
 ///
 /// Devices and peers use its bytes at any time, so no thread may hold a reference to them without
 /// further knowledge. `copy_in` and `copy_out` may be called by any thread at any time: bytes that
@@ -83,8 +83,9 @@ impl dyn MemoryRegion {
     }
 
     fn shared_bytes(&self) -> SharedBytes<'_> {
-        // SAFETY: the trait's contract makes `len` bytes valid and initialised while `self` lives, and has everybody in this
-        // process who accesses them otherwise see to it that nobody does so by this meanwhile.
+        // SAFETY: the trait's contract makes `len` bytes valid and initialised while `self` lives,
+        // and has everybody in this process who accesses them otherwise see to it that nobody does
+        // so by this meanwhile.
         unsafe { SharedBytes::new(self.as_ptr(), self.len()) }
     }
 

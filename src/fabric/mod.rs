@@ -1,9 +1,10 @@
 //! The interface between a [channel](crate::channel) and the transport that moves its bytes, in the
 //! shape of RDMA verbs.
 //!
-//! The traits here follow the verbs nouns of the InfiniBand Architecture (volume 1, chapters 10 and 11): a
-//! [`Device`] registers [`MemoryRegion`]s and creates [`CompletionQueue`]s and [`QueuePair`]s; work
-//! requests go in at a queue pair, [`Completion`]s come out at the [`Poller`] of a completion queue.
+//! The traits here follow the verbs nouns of the InfiniBand Architecture (volume 1, chapters 10 and
+//! 11): a [`Device`] registers [`MemoryRegion`]s and creates [`CompletionQueue`]s and
+//! [`QueuePair`]s; work requests go in at a queue pair, [`Completion`]s come out at the [`Poller`]
+//! of a completion queue.
 //!
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.

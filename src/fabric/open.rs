@@ -8,7 +8,8 @@ use super::{Device, FabricError};
 /// Name of the shared-memory device, which every host has.
 pub const SHM: &str = "shm0";
 
-/// Opens a device by name: [`SHM`], or an RDMA device such as `mlx5_0` or `rxe0` at one of its ports.
+/// Opens a device by name: [`SHM`], or an RDMA device such as `mlx5_0` or `rxe0` at one of its
+/// ports.
 ///
 /// # Errors
 /// [`FabricError::NoDevice`] if no device has that name or this build has no RDMA; otherwise the

@@ -1,10 +1,12 @@
 //! Bytes that others may change at any time, and how this process copies them.
 //!
-//! Devices, peers and several threads of this process may use registered memory at the same time. So no reference to its bytes
-//! is made here: the memory is divided into cells, aligned words with single bytes before the first and behind the last, and
-//! each is read and written by atomic accesses of its own size. The division depends on the memory alone, so two accesses to
-//! a byte are always accesses to the same cell, as the memory model asks of atomics that race. What is copied while it
-//! changes is a mixture of old and new cells, as with any DMA, and never undefined behaviour.
+//! Devices, peers and several threads of this process may use registered memory at the same time.
+//! So no reference to its bytes is made here: the memory is divided into cells, aligned words with
+//! single bytes before the first and behind the last, and each is read and written by atomic
+//! accesses of its own size. The division depends on the memory alone, so two accesses to a byte
+//! are always accesses to the same cell, as the memory model asks of atomics that race. What is
+//! copied while it changes is a mixture of old and new cells, as with any DMA, and never undefined
+//! behaviour.
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -24,16 +26,18 @@ impl<'a> SharedBytes<'a> {
     /// Wraps the `len` bytes at `base`.
     ///
     /// # Safety
-    /// They must be valid for reads and writes, and initialised, for `'a`. As long as this or a copy of it is used, this
-    /// process must access them by nothing but `SharedBytes` of the same bytes, unless another access is ordered with these
-    /// ones by other means. Other processes and devices may do what they like.
+    /// They must be valid for reads and writes, and initialised, for `'a`. As long as this or a
+    /// copy of it is used, this process must access them by nothing but `SharedBytes` of the same
+    /// bytes, unless another access is ordered with these ones by other means. Other processes and
+    /// devices may do what they like.
     pub(super) unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         let first = base.as_ptr().align_offset(align_of::<usize>()).min(len);
         let count = (len - first) / WORD;
         let rest = first + count * WORD;
-        // SAFETY: the three parts lie inside the `len` bytes, do not overlap and are together all of them. The middle begins
-        // at a multiple of the alignment of a word, unless it is empty and dangles inside or one past them. Atomics have the
-        // layout of what they hold, accept every bit pattern, and may change under a shared reference.
+        // SAFETY: the three parts lie inside the `len` bytes, do not overlap and are together all
+        // of them. The middle begins at a multiple of the alignment of a word, unless it is empty
+        // and dangles inside or one past them. Atomics have the layout of what they hold, accept
+        // every bit pattern, and may change under a shared reference.
         unsafe {
             let at = |offset: usize| base.as_ptr().add(offset);
             let words = match count {
@@ -112,7 +116,8 @@ fn store_words(words: &[AtomicUsize], at: usize, bytes: &[u8]) {
     store_part(&words[whole.len()..], 0, last);
 }
 
-/// Copies `bytes`, which are less than a word, to the byte `at` of the first of `words`. Those beside them stay as they are.
+/// Copies `bytes`, which are less than a word, to the byte `at` of the first of `words`. Those
+/// beside them stay as they are.
 fn store_part(words: &[AtomicUsize], at: usize, bytes: &[u8]) {
     if bytes.is_empty() {
         return;
@@ -182,7 +187,8 @@ mod tests {
     fn shared(bytes: &[AtomicUsize], range: Range<usize>) -> SharedBytes<'_> {
         let all = size_of_val(bytes);
         assert!(range.start <= range.end && range.end <= all);
-        // SAFETY: the range lies inside `bytes`, which live as long and are used by nothing else in these tests.
+        // SAFETY: the range lies inside `bytes`, which live as long and are used by nothing else in
+        // these tests.
         unsafe {
             let base = bytes.as_ptr().cast_mut().cast::<u8>().add(range.start);
             SharedBytes::new(NonNull::new_unchecked(base), range.len())

@@ -10,11 +10,12 @@ const SYSFS: &str = "/sys/class/infiniband";
 /// Counters of a receiver without receives: of mlx5, and of soft-RoCE.
 const COUNTERS: [&str; 2] = ["out_of_buffer", "send_rnr_err"];
 
-/// Watches how often this host's RDMA ports had to turn a message away because no receive was posted. Each time costs
-/// the sender a retry, or the connection once its retries are used up: too few receives, or a service that is too slow
-/// to post them.
+/// Watches how often this host's RDMA ports had to turn a message away because no receive was
+/// posted. Each time costs the sender a retry, or the connection once its retries are used up: too
+/// few receives, or a service that is too slow to post them.
 ///
-/// It reads the kernel's counters (`ports/*/hw_counters` in sysfs), so it sees all programs of the host.
+/// It reads the kernel's counters (`ports/*/hw_counters` in sysfs), so it sees all programs of the
+/// host.
 ///
 /// ```
 /// use slimerpc::fabric::SoftRnrMonitor;

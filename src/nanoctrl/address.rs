@@ -1,7 +1,8 @@
 //! Which Redis address is told to whom.
 //!
-//! Agents get `host:port` and nothing else: Python peers split it at the colon, take the second half for a
-//! number, and know neither credentials nor databases. So only native agents can be told an IPv6 address, in brackets.
+//! Agents get `host:port` and nothing else: Python peers split it at the colon, take the second
+//! half for a number, and know neither credentials nor databases. So only native agents can be told
+//! an IPv6 address, in brackets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
@@ -167,7 +168,8 @@ impl RedisAddress {
         format!("{scheme}://{told}")
     }
 
-    /// The address as it was configured. An IPv6 one of this host has a name that everybody understands.
+    /// The address as it was configured. An IPv6 one of this host has a name that everybody
+    /// understands.
     fn plain(&self) -> HostPort {
         let is_ours = self.host.contains(':') && host::is_loopback(&self.host);
         HostPort {
@@ -185,7 +187,8 @@ fn advertised(address: &str) -> Result<Advertised, StartError> {
     })
 }
 
-/// The scheme of an address, `://` included, and what is left of the rest without credentials and path.
+/// The scheme of an address, `://` included, and what is left of the rest without credentials and
+/// path.
 fn bare(address: &str) -> (&str, &str) {
     // A password may have slashes and colons, too.
     let scheme_end = address
@@ -196,7 +199,8 @@ fn bare(address: &str) -> (&str, &str) {
     (scheme, rest.split(['/', '?']).next().unwrap_or_default())
 }
 
-/// Host and port of an address that may have a scheme, credentials or a path, and need not have a port.
+/// Host and port of an address that may have a scheme, credentials or a path, and need not have a
+/// port.
 fn plain(address: &str) -> Result<HostPort, StartError> {
     let (_, rest) = bare(address);
     let host = host::without_port(rest);
@@ -226,8 +230,8 @@ fn unspeakable(address: &str, problem: &str) -> StartError {
     }
 }
 
-/// Our address: the one that the asker has reached, or as it would see us from where it says to be; else as the internet would;
-/// else 127.0.0.1.
+/// Our address: the one that the asker has reached, or as it would see us from where it says to be;
+/// else as the internet would; else 127.0.0.1.
 async fn own_address(asker: Asker<'_>) -> IpAddr {
     let can_be_told = |ip: &IpAddr| ip.is_ipv4() || asker.is_native;
     let reached = asker.reached.map(|ip| ip.to_canonical());
@@ -257,7 +261,8 @@ async fn resolve(host: &str) -> Vec<IpAddr> {
     }
 }
 
-/// The local address that the system would use towards `peer`. Connecting a UDP socket sends nothing.
+/// The local address that the system would use towards `peer`. Connecting a UDP socket sends
+/// nothing.
 fn address_towards(peer: IpAddr) -> Option<IpAddr> {
     let any = match peer {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),

@@ -11,7 +11,8 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct Cleanup {
     agent_name: String,
-    /// The life of the agent that is meant. Agents of DLSlime name none: whichever has the name is meant.
+    /// The life of the agent that is meant. Agents of DLSlime name none: whichever has the name is
+    /// meant.
     #[serde(default)]
     incarnation: Option<String>,
     #[serde(default)]

@@ -21,13 +21,14 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 pub enum RedisSource {
     /// One that is already running, by URL.
     Url(String),
-    /// A `redis-server` of the server's own: on loopback, without persistence, ends with the server.
+    /// A `redis-server` of the server's own: on loopback, without persistence, ends with the
+    /// server.
     Private,
 }
 
 impl RedisSource {
-    /// Chooses: the environment's URL, else the `given` one, else the default one if something answers there,
-    /// else a private Redis.
+    /// Chooses: the environment's URL, else the `given` one, else the default one if something
+    /// answers there, else a private Redis.
     ///
     /// # Errors
     /// [`StartError::NoRedis`] if that would need a `redis-server` and none is on `PATH`.
@@ -96,7 +97,8 @@ impl Config {
         self
     }
 
-    /// Tells agents this Redis address, whatever the URL says: `host:port`, `redis://` in front allowed.
+    /// Tells agents this Redis address, whatever the URL says: `host:port`, `redis://` in front
+    /// allowed.
     #[must_use]
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into()).filter(|address| !address.is_empty());
@@ -110,8 +112,8 @@ impl Config {
         self
     }
 
-    /// Answers only those who bring this token (visible ASCII characters) as `Authorization: Bearer`. The token travels in the
-    /// clear: it keeps strangers out, not those who read along.
+    /// Answers only those who bring this token (visible ASCII characters) as `Authorization:
+    /// Bearer`. The token travels in the clear: it keeps strangers out, not those who read along.
     #[must_use]
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());

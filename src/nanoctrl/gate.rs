@@ -14,8 +14,8 @@ use crate::control::Secret;
 /// Says in a response that a token would make a difference.
 pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// The one route that is open to all, since those who look after servers ask there whether one is up. It says with a
-/// [`CHALLENGE`] what the others would say to the same caller.
+/// The one route that is open to all, since those who look after servers ask there whether one is
+/// up. It says with a [`CHALLENGE`] what the others would say to the same caller.
 const HEALTH: &str = "/";
 
 /// The token that callers have to bring, if there is one.
@@ -34,8 +34,8 @@ impl Gate {
     }
 }
 
-/// Compares a guess with the token. How long that takes depends on the lengths alone, so that a token cannot be guessed byte
-/// by byte.
+/// Compares a guess with the token. How long that takes depends on the lengths alone, so that a
+/// token cannot be guessed byte by byte.
 fn is(token: &Secret, guess: &[u8]) -> bool {
     token.expose().as_bytes().ct_eq(guess).into()
 }

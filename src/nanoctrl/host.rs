@@ -1,4 +1,5 @@
-//! Hosts as people and programs write them: names, addresses, and either with brackets, a zone or a port.
+//! Hosts as people and programs write them: names, addresses, and either with brackets, a zone or a
+//! port.
 
 use std::net::IpAddr;
 
@@ -14,8 +15,8 @@ pub(super) fn without_port(text: &str) -> &str {
     }
 }
 
-/// The address that a host is, if it is none that has to be looked up. A zone is left out, and one of version 4 that is written
-/// as one of version 6 is of version 4.
+/// The address that a host is, if it is none that has to be looked up. A zone is left out, and one
+/// of version 4 that is written as one of version 6 is of version 4.
 pub(super) fn address(host: &str) -> Option<IpAddr> {
     let plain = host.split('%').next().unwrap_or_default();
     plain.parse().ok().map(|ip: IpAddr| ip.to_canonical())

@@ -1,5 +1,5 @@
-//! A Redis of the server's own: on loopback, without persistence, never outliving its server. One that ends by itself is
-//! replaced by another on the same port, where agents register again.
+//! A Redis of the server's own: on loopback, without persistence, never outliving its server. One
+//! that ends by itself is replaced by another on the same port, where agents register again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -81,8 +81,8 @@ fn failed(reason: impl ToString) -> StartError {
     }
 }
 
-/// Starts a redis-server, says where, and ends it when nobody wants it any more. Each that has to be replaced makes the
-/// pause before the next one longer.
+/// Starts a redis-server, says where, and ends it when nobody wants it any more. Each that has to
+/// be replaced makes the pause before the next one longer.
 fn keep(started: oneshot::Sender<io::Result<u16>>, stopped: &mpsc::Receiver<()>) {
     let mut process = match Process::start() {
         Ok(process) => process,
@@ -205,8 +205,8 @@ fn end_with_us(command: &mut Command) {
             Err(io::ErrorKind::NotConnected.into())
         }
     };
-    // SAFETY: between fork and exec only functions that are safe after a fork may run. The closure makes two
-    // system calls and neither allocates nor takes a lock.
+    // SAFETY: between fork and exec only functions that are safe after a fork may run. The closure
+    // makes two system calls and neither allocates nor takes a lock.
     unsafe { command.pre_exec(bind_lives) };
 }
 

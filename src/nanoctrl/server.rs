@@ -50,7 +50,8 @@ pub(super) fn keys(scope: &Option<String>) -> Keys {
 
 /// A running NanoCtrl server. Dropping it stops it too, without waiting for requests in progress.
 ///
-/// It serves on threads of its own, but must be started within a tokio runtime, which must outlive it.
+/// It serves on threads of its own, but must be started within a tokio runtime, which must outlive
+/// it.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
@@ -64,8 +65,8 @@ impl Server {
     /// Starts a server. When this returns, it answers.
     ///
     /// # Errors
-    /// Redis does not answer, its address cannot be told to agents, the token cannot be sent in a header, or the address
-    /// to listen on is not free.
+    /// Redis does not answer, its address cannot be told to agents, the token cannot be sent in a
+    /// header, or the address to listen on is not free.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         if let Some(token) = &config.token {
             token
@@ -116,7 +117,8 @@ impl Server {
         self.redis.as_ref().map(PrivateRedis::url)
     }
 
-    /// Stops taking requests, finishes those in progress, and ends the private Redis if there is one.
+    /// Stops taking requests, finishes those in progress, and ends the private Redis if there is
+    /// one.
     pub async fn stop(mut self) {
         self.handle.stop(true).await;
         if let Some(serving) = self.serving.take() {

@@ -1,4 +1,5 @@
-//! The default codec between native peers: bincode 2, standard configuration (little-endian, varint).
+//! The default codec between native peers: bincode 2, standard configuration (little-endian,
+//! varint).
 //!
 //! Behind a value that has variants or fields stand four bytes of its [shape](super::guard).
 
@@ -15,10 +16,10 @@ use super::{Codec, DecodeError, EncodeError};
 
 /// Serde values as bincode.
 ///
-/// Bincode says neither names nor types. So what a reader has to be told is refused when it is written: fields that are
-/// left out (serde's `skip_serializing_if`), `flatten`. What is written with other fields or variants than it is read with
-/// (`skip_serializing` and its like, or another type) is refused when it is read. See [`CodecLimits`](super::CodecLimits),
-/// too.
+/// Bincode says neither names nor types. So what a reader has to be told is refused when it is
+/// written: fields that are left out (serde's `skip_serializing_if`), `flatten`. What is written
+/// with other fields or variants than it is read with (`skip_serializing` and its like, or another
+/// type) is refused when it is read. See [`CodecLimits`](super::CodecLimits), too.
 ///
 /// ```
 /// use slimerpc::wire::{Bincode, Codec};

@@ -16,7 +16,8 @@ pub trait Codec<T: ?Sized> {
     /// Decodes a value from exactly `bytes`.
     ///
     /// # Errors
-    /// The bytes are not such a value, or more bytes follow it. Memory use is bounded by the payload's size.
+    /// The bytes are not such a value, or more bytes follow it. Memory use is bounded by the
+    /// payload's size.
     fn decode(bytes: &[u8]) -> Result<Self::Owned, DecodeError>;
 }
 

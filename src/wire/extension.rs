@@ -18,7 +18,8 @@ const MAX_LEN: usize = FIXED + 16 * 8;
 /// What a native message says beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extension {
-    /// Time that remained until the call's deadline when it was sent, in microseconds. Clocks need not agree.
+    /// Time that remained until the call's deadline when it was sent, in microseconds. Clocks need
+    /// not agree.
     pub deadline_us: Option<u64>,
     /// Where the payload lies, if that is not the slot.
     pub outside: Option<RendezvousDescriptor>,
@@ -26,8 +27,9 @@ pub struct Extension {
     pub stream: Option<StreamPart>,
 }
 
-/// A message's part in a stream of items. Every item is the answer to a request of its own: the first one's opens the stream,
-/// the others ask for the next item. So a stream uses credits as calls do.
+/// A message's part in a stream of items. Every item is the answer to a request of its own: the
+/// first one's opens the stream, the others ask for the next item. So a stream uses credits as
+/// calls do.
 ///
 /// A stream is named by the request id of the request that opened it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,13 +38,14 @@ pub enum StreamPart {
     Open,
     /// A request for the next item of this stream.
     Next(u64),
-    /// From the caller: a request that ends this stream, whose items are not wanted any more. From the service: the answer
-    /// that there is no further item.
+    /// From the caller: a request that ends this stream, whose items are not wanted any more. From
+    /// the service: the answer that there is no further item.
     End(u64),
 }
 
 impl StreamPart {
-    /// Its field and the field's value. A stream that is opened has no name yet; request ids are never 0.
+    /// Its field and the field's value. A stream that is opened has no name yet; request ids are
+    /// never 0.
     #[inline]
     fn field(self) -> (u16, u64) {
         match self {

@@ -62,7 +62,8 @@ pub enum Fault {
         /// The whole type of the error: its modules, without its crate, and its parameters.
         type_path: String,
     },
-    /// The time that the caller allowed had passed when the request's turn came. The handler was not run.
+    /// The time that the caller allowed had passed when the request's turn came. The handler was
+    /// not run.
     #[error("the request expired before its turn came")]
     Expired,
     /// The request is larger than the service takes. The handler was not run.
@@ -83,13 +84,15 @@ pub enum Fault {
         /// Whether it is the reply's, so that the handler was run.
         is_reply: bool,
     },
-    /// The caller of a stream had not asked for a further item for so long that the stream was ended.
+    /// The caller of a stream had not asked for a further item for so long that the stream was
+    /// ended.
     #[error("the stream was ended, as nobody had asked for its next item for {after_ms} ms")]
     Stalled {
         /// How long, in milliseconds.
         after_ms: u64,
     },
-    /// The method gives back a stream, which the caller did not open: a DLSlime peer, for which there are none.
+    /// The method gives back a stream, which the caller did not open: a DLSlime peer, for which
+    /// there are none.
     #[error("the method gives back a stream of items, which only native callers can take")]
     NotStreamed,
 }
@@ -147,7 +150,8 @@ mod tests {
     use super::*;
     use crate::wire::Bincode;
 
-    /// The variants, in the order of their numbers; one that is new does not compile until it is here, too.
+    /// The variants, in the order of their numbers; one that is new does not compile until it is
+    /// here, too.
     fn all() -> Vec<Fault> {
         let text = || "text".to_owned();
         let all = vec![

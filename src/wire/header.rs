@@ -29,7 +29,13 @@ pub enum MessageKind {
 ///
 /// ```
 /// use slimerpc::wire::{Header, MessageKind};
-/// let header = Header { kind: MessageKind::Reply, method: 4, request_id: 7, payload_len: 3, extension: None };
+/// let header = Header {
+///     kind: MessageKind::Reply,
+///     method: 4,
+///     request_id: 7,
+///     payload_len: 3,
+///     extension: None,
+/// };
 /// let mut slot = [0; 64];
 /// let payload_at = header.encode(&mut slot).unwrap();
 /// assert_eq!(payload_at, 16);
@@ -101,7 +107,8 @@ impl Header {
         self.extension.and_then(|extension| extension.stream)
     }
 
-    /// Writes header and extension to the beginning of `slot` and gives back where the payload begins.
+    /// Writes header and extension to the beginning of `slot` and gives back where the payload
+    /// begins.
     ///
     /// # Errors
     /// [`HeaderError::TooLong`] when header and payload do not fit `slot`.
@@ -153,8 +160,9 @@ impl Header {
         Ok((header, payload_at..message.len()))
     }
 
-    /// Reads a header as DLSlime's peers write it: there is no extension, and flags mean nothing on requests. What
-    /// DLSlime could not handle either, a chunk or a method number beyond ours, has a method that no service has.
+    /// Reads a header as DLSlime's peers write it: there is no extension, and flags mean nothing on
+    /// requests. What DLSlime could not handle either, a chunk or a method number beyond ours, has
+    /// a method that no service has.
     ///
     /// # Errors
     /// As [`decode`](Self::decode).

@@ -8,10 +8,11 @@ const RELEASE: u32 = 1 << 17;
 pub enum Signal {
     /// A message stands in the slot.
     Message,
-    /// The caller no longer wants the answer to the request in the slot (native peers only). The slot's
-    /// bytes are not touched: a handler may be reading them (RING-1).
+    /// The caller no longer wants the answer to the request in the slot (native peers only). The
+    /// slot's bytes are not touched: a handler may be reading them (RING-1).
     Cancel,
-    /// The caller has read the payload of the answer in the slot, which lay outside (native peers only).
+    /// The caller has read the payload of the answer in the slot, which lay outside (native peers
+    /// only).
     Release,
 }
 

@@ -8,8 +8,8 @@ const PICKLE_VALUES: usize = 1 << 24;
 static MAX_DEPTH: AtomicUsize = AtomicUsize::new(DEPTH);
 static MAX_PICKLE_VALUES: AtomicUsize = AtomicUsize::new(PICKLE_VALUES);
 
-/// What a value may be, to be encoded or decoded by this process. Both codecs have these limits, in both directions:
-/// arguments, results, items of streams and errors.
+/// What a value may be, to be encoded or decoded by this process. Both codecs have these limits, in
+/// both directions: arguments, results, items of streams and errors.
 ///
 /// A decoder has no idea of the agent that it works for, so the limits are those of the process.
 ///
@@ -21,13 +21,15 @@ static MAX_PICKLE_VALUES: AtomicUsize = AtomicUsize::new(PICKLE_VALUES);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodecLimits {
-    /// Levels of values within values: each sequence, map, tuple, struct, option and variant with content is one. A
-    /// newtype struct is none. Whatever is allowed here, a value that takes more than 1 MiB of stack is refused, too:
-    /// handlers run on threads of 2 MiB. The stack of types that serde reads before it knows what they are (`untagged`, `tag`)
-    /// is limited by the number of levels only.
+    /// Levels of values within values: each sequence, map, tuple, struct, option and variant with
+    /// content is one. A newtype struct is none. Whatever is allowed here, a value that takes more
+    /// than 1 MiB of stack is refused, too: handlers run on threads of 2 MiB. The stack of types
+    /// that serde reads before it knows what they are (`untagged`, `tag`) is limited by the number
+    /// of levels only.
     pub depth: usize,
-    /// Values in a pickle. One that is referred to several times counts each time. A value takes up to 32 bytes of
-    /// memory as a [`pickle::Value`](super::pickle::Value), and one byte in the pickle.
+    /// Values in a pickle. One that is referred to several times counts each time. A value takes up
+    /// to 32 bytes of memory as a [`pickle::Value`](super::pickle::Value), and one byte in the
+    /// pickle.
     pub pickle_values: usize,
 }
 

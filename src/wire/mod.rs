@@ -1,4 +1,5 @@
-//! What travels: the message header, the immediate, and the codecs of payloads (bincode, pickle, raw).
+//! What travels: the message header, the immediate, and the codecs of payloads (bincode, pickle,
+//! raw).
 //!
 //! A message is one RDMA WRITE_WITH_IMM into a slot of the receiver's ring:
 //!
@@ -7,8 +8,9 @@
 //!  | tag u32 | length u32 | request id u64 | [extension block] | payload ...  |      all little-endian
 //! ```
 //!
-//! The header and its flags are those of DLSlime 0.1.23 (wire version 3 there). Between native peers a
-//! request may carry an [`Extension`] block, announced by a tag bit that DLSlime's method tags never reach.
+//! The header and its flags are those of DLSlime 0.1.23 (wire version 3 there). Between native
+//! peers a request may carry an [`Extension`] block, announced by a tag bit that DLSlime's method
+//! tags never reach.
 
 mod bincode;
 mod codec;

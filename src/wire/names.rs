@@ -34,7 +34,8 @@ pub(crate) fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D
     Ok(names.into_iter().map(|Name(name)| name).collect())
 }
 
-/// Reads a list that is as long as one of an agent or service can be. It is left at the first element too many.
+/// Reads a list that is as long as one of an agent or service can be. It is left at the first
+/// element too many.
 pub(crate) fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Vec<T>, D::Error> {

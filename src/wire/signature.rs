@@ -11,24 +11,27 @@ use super::{Shape, names::list};
 /// The way in which shapes are written. Fingerprints of other ways say nothing about ours.
 const WAY: &str = "1-";
 
-/// Bytes of a signature's text that are published, for error messages. The fingerprint is of all of it.
+/// Bytes of a signature's text that are published, for error messages. The fingerprint is of all of
+/// it.
 const LONGEST_TEXT: usize = 512;
 
 /// Bytes of a fingerprint.
 const LONGEST_FINGERPRINT: usize = 64;
 
-/// The types of a method: its arguments by name, and its result. Two sides call a method the same only if their signatures
-/// have one fingerprint (TYPE-1).
+/// The types of a method: its arguments by name, and its result. Two sides call a method the same
+/// only if their signatures have one fingerprint (TYPE-1).
 ///
-/// Names of arguments belong to it, without leading underscores, as names of fields do: two that change places are two others.
-/// See [`Shape`] for what of a type is seen.
+/// Names of arguments belong to it, without leading underscores, as names of fields do: two that
+/// change places are two others. See [`Shape`] for what of a type is seen.
 ///
 /// ```
 /// use slimerpc::wire::{PayloadCodec, Shape, Signature};
 ///
-/// let [unsigned, signed] = [Shape::of::<u64>(PayloadCodec::Bincode), Shape::of::<i64>(PayloadCodec::Bincode)];
-/// let ours = Signature::of("mul").argument("a", &unsigned).argument("b", &unsigned).returns(&unsigned);
-/// let theirs = Signature::of("mul").argument("a", &signed).argument("b", &signed).returns(&signed);
+/// let unsigned = Shape::of::<u64>(PayloadCodec::Bincode);
+/// let signed = Shape::of::<i64>(PayloadCodec::Bincode);
+/// let takes = |shape| Signature::of("mul").argument("a", shape).argument("b", shape);
+/// let ours = takes(&unsigned).returns(&unsigned);
+/// let theirs = takes(&signed).returns(&signed);
 /// assert_eq!(ours.to_string(), "mul(a: u64, b: u64) -> u64");
 /// assert!(ours.differs_from(&theirs));
 /// ```
@@ -63,7 +66,8 @@ impl From<Published> for Signature {
     }
 }
 
-/// Reads what a peer has published in place of signatures: of a later release, it may be of another form.
+/// Reads what a peer has published in place of signatures: of a later release, it may be of another
+/// form.
 pub(crate) fn any_signatures<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Vec<Signature>, D::Error> {
@@ -90,8 +94,8 @@ impl Signature {
         }
     }
 
-    /// Whether it is known to be another than `other`. One whose fingerprint was made in a way that we do not know, or that
-    /// has none, is not known to be.
+    /// Whether it is known to be another than `other`. One whose fingerprint was made in a way that
+    /// we do not know, or that has none, is not known to be.
     pub fn differs_from(&self, other: &Self) -> bool {
         self.is_known() && other.is_known() && self.fingerprint != other.fingerprint
     }
@@ -106,7 +110,8 @@ impl Signature {
         &self.fingerprint
     }
 
-    /// Why its types cannot be carried by the codec of its service, if they cannot: `argument "filter": the type ..`.
+    /// Why its types cannot be carried by the codec of its service, if they cannot: `argument
+    /// "filter": the type ..`.
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }

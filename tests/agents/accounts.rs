@@ -1,5 +1,5 @@
-//! What a process holds is back where it was after everything that can go wrong with a call, once its agents have left.
-//! Alone in its process, whose descriptors, mappings and threads are counted.
+//! What a process holds is back where it was after everything that can go wrong with a call, once
+//! its agents have left. Alone in its process, whose descriptors, mappings and threads are counted.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

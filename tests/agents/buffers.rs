@@ -1,5 +1,5 @@
-//! Memory that peers read and write without asking, what it is for, and what goes wrong. Over shared memory,
-//! or the device that `SLIME_TEST_DEVICE` names.
+//! Memory that peers read and write without asking, what it is for, and what goes wrong. Over
+//! shared memory, or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

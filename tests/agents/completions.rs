@@ -1,4 +1,5 @@
-//! CALL-1, INPUT-1: how calls end when a completion queue never runs dry, or brings a failure together with an answer.
+//! CALL-1, INPUT-1: how calls end when a completion queue never runs dry, or brings a failure
+//! together with an answer.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! Finding services without knowing who serves them, in one process and by way of NanoCtrl and Redis.
+//! Finding services without knowing who serves them, in one process and by way of NanoCtrl and
+//! Redis.
 #![allow(clippy::unwrap_used)]
 
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! Agents and a peer that follows DLSlime's protocol by hand, over shared memory: every order of the handshake, and what
-//! must not be believed. (With real DLSlime peers: tests/soft_roce.)
+//! Agents and a peer that follows DLSlime's protocol by hand, over shared memory: every order of
+//! the handshake, and what must not be believed. (With real DLSlime peers: tests/soft_roce.)
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -238,7 +238,8 @@ impl Peer {
         std::thread::sleep(Duration::from_millis(5));
     }
 
-    /// Writes a message with this tag into `slot`, striped over the queue pairs, under an odd immediate.
+    /// Writes a message with this tag into `slot`, striped over the queue pairs, under an odd
+    /// immediate.
     fn write(&mut self, slot: usize, tag: u32, id: u64, payload: &[u8]) {
         let mut bytes = vec![0; 16 + payload.len()];
         let total = bytes.len() as u32;
@@ -435,8 +436,8 @@ async fn parallel_methods_answer_a_dlslime_peer_while_serial_ones_are_busy() {
         assert_eq!(Pickle::decode::<u8>(&payload).unwrap(), 1);
         answered.push(slot);
     }
-    // All were answered, which the serial ones are only once the parallel one has run; whose answer is sent first after that
-    // is left open.
+    // All were answered, which the serial ones are only once the parallel one has run; whose answer
+    // is sent first after that is left open.
     let (serial, parallel): (Vec<_>, Vec<_>) = answered.into_iter().partition(|slot| *slot < 2);
     assert_eq!((serial, parallel), (vec![0, 1], vec![2]));
 }

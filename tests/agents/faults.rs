@@ -1,4 +1,5 @@
-//! Whole agents on a fabric that fails, by seed: what callers are promised holds all the same, and nothing is left behind.
+//! Whole agents on a fabric that fails, by seed: what callers are promised holds all the same, and
+//! nothing is left behind.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -194,7 +195,8 @@ async fn round(stage: &Stage, proxy: &Proxy<Ledger>, first: u64) -> Vec<RpcError
     outcomes.into_iter().filter_map(Result::err).collect()
 }
 
-/// One life of two agents under the faults of a seed. Gives back how many calls were lost with their connection.
+/// One life of two agents under the faults of a seed. Gives back how many calls were lost with
+/// their connection.
 async fn life(seed: u64) -> (usize, [FaultStats; 2]) {
     let plans = [weather(seed), weather(!seed)];
     let stage = Stage::set(&format!("faults:{seed}"), plans).await;
@@ -347,8 +349,9 @@ async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
 #[actix::test]
 async fn call_1_a_call_that_was_run_is_not_said_not_to_be_when_its_answer_comes_after_the_loss() {
     let _alone = ALONE.lock().await;
-    // The driver's queue pair of messages is its first, and the answer to the second call comes late; meanwhile the payload of
-    // the first one's, which has a queue pair of its own, cannot be read.
+    // The driver's queue pair of messages is its first, and the answer to the second call comes
+    // late; meanwhile the payload of the first one's, which has a queue pair of its own, cannot be
+    // read.
     let late = Duration::from_millis(100);
     let loss = Duration::from_millis(30);
     let plan = Plan::new()

@@ -1,4 +1,5 @@
-//! INPUT-1 on channels: a peer that writes whatever it likes into our rings is counted and otherwise ignored.
+//! INPUT-1 on channels: a peer that writes whatever it likes into our rings is counted and
+//! otherwise ignored.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -121,7 +122,8 @@ impl Stranger {
         self.theirs = Some(theirs);
     }
 
-    /// Writes `bytes` to `slot` of the other's ring (to slot 0 if there is no such slot) under this immediate.
+    /// Writes `bytes` to `slot` of the other's ring (to slot 0 if there is no such slot) under this
+    /// immediate.
     fn write(&mut self, slot: usize, imm: u32, bytes: &[u8]) {
         let ring = self.theirs.as_ref().unwrap().ring;
         let at = slot * SLOT_SIZE % (SLOTS * SLOT_SIZE);
@@ -291,7 +293,8 @@ fn a_mailbox_bears_many_cancels() {
     let mut caller = Stranger::new(&*device);
     let endpoint = mailbox.accept("mallory", 1, &caller.endpoint()).unwrap();
     caller.connect(endpoint);
-    // What a correct caller can have under way without an answer: a cancel, a request and its cancel a slot.
+    // What a correct caller can have under way without an answer: a cancel, a request and its
+    // cancel a slot.
     for slot in 0..SLOTS as u32 {
         caller.write(slot as usize, 1 << 16 | slot, &[]);
         caller.write(
@@ -306,8 +309,8 @@ fn a_mailbox_bears_many_cancels() {
     assert_eq!(at_least(SLOTS, &mut mailbox).len(), SLOTS);
 }
 
-/// A caller asks up to `most` times in one slot and takes no answer, until the slot is refused; then it listens. Gives how
-/// often it has asked, and the last answer.
+/// A caller asks up to `most` times in one slot and takes no answer, until the slot is refused;
+/// then it listens. Gives how often it has asked, and the last answer.
 fn asks_and_does_not_listen(most: u64, is_rewritten: bool) -> (u64, Header) {
     const SLOT: u32 = 1;
     let device = ShmDevice::open().unwrap();
@@ -370,7 +373,8 @@ fn asks_and_does_not_listen(most: u64, is_rewritten: bool) -> (u64, Header) {
 fn input_1_a_slot_whose_answer_is_not_taken_is_not_used_again() {
     const MANY: u64 = 1000;
     for is_rewritten in [false, true] {
-        // As many as the send queue takes, one that waits for a place in it, and one that is refused.
+        // As many as the send queue takes, one that waits for a place in it, and one that is
+        // refused.
         let (asked, _) = asks_and_does_not_listen(MANY, is_rewritten);
         assert!(asked > 2 && asked < MANY, "{asked}");
         // What waits comes as it was.
@@ -396,7 +400,8 @@ fn ring_1_a_slot_in_use_is_not_looked_at() {
     let request = at_least(1, &mut mailbox).pop().unwrap();
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // It finds its arguments whenever it looks, whatever its caller writes into the slot meanwhile.
+        // It finds its arguments whenever it looks, whatever its caller writes into the slot
+        // meanwhile.
         let handler = scope.spawn(|| {
             while !is_over.load(Ordering::Relaxed) {
                 assert!(request.payload().is_empty());
@@ -693,7 +698,8 @@ fn input_1_a_forged_descriptor_of_an_answer_ends_the_channel() {
     }
 }
 
-/// A channel that is closed, or a call that is given up, while a large answer is being read or when it has been.
+/// A channel that is closed, or a call that is given up, while a large answer is being read or when
+/// it has been.
 #[test]
 fn drop_1_memory_of_answers_that_nobody_takes_comes_back() {
     let runtime = tokio::runtime::Builder::new_current_thread()

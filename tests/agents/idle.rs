@@ -1,4 +1,5 @@
-//! What connections that nobody uses cost, over shared memory. Alone in its process, whose memory is counted.
+//! What connections that nobody uses cost, over shared memory. Alone in its process, whose memory
+//! is counted.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;
@@ -64,7 +65,8 @@ async fn an_idle_connection_takes_at_most_a_mebibyte_at_each_end() {
         each > MIB / 2,
         "rings are somewhere: {each} bytes a connection"
     );
-    // Both ends are here. Beside the rings, of 1 MiB at each end, there are the receive queues, which hold no payload.
+    // Both ends are here. Beside the rings, of 1 MiB at each end, there are the receive queues,
+    // which hold no payload.
     let queues = 128 * 1024;
     assert!(each <= 2 * MIB + queues, "{each} bytes a connection");
 }

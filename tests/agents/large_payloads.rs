@@ -1,5 +1,5 @@
-//! Payloads beyond a slot: both directions, several at once, beside small calls, and what goes wrong. Over shared memory,
-//! or the device that `SLIME_TEST_DEVICE` names.
+//! Payloads beyond a slot: both directions, several at once, beside small calls, and what goes
+//! wrong. Over shared memory, or the device that `SLIME_TEST_DEVICE` names.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -274,7 +274,8 @@ async fn what_is_cancelled_or_late_gives_its_memory_back() {
         let _ = hasty.echo(&bytes).await;
         assert_eq!(pair.store.small(round).timeout(LONG).await, Ok(round + 1));
     }
-    // Until one is dropped while it is handled: how long a payload takes to get there depends on the device.
+    // Until one is dropped while it is handled: how long a payload takes to get there depends on
+    // the device.
     let (started, mut patience) = (Instant::now(), Duration::ZERO);
     while pair.dropped.get() == 0 {
         assert!(started.elapsed() < LONG, "no handler was dropped");

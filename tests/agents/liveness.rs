@@ -1,5 +1,5 @@
-//! What becomes of peers: watched, lost, back again; and what proxies for them make of that. Over whatever
-//! `SLIME_TEST_DEVICE` names, otherwise shared memory.
+//! What becomes of peers: watched, lost, back again; and what proxies for them make of that. Over
+//! whatever `SLIME_TEST_DEVICE` names, otherwise shared memory.
 #![allow(clippy::unwrap_used)]
 
 use std::future::IntoFuture;
@@ -331,7 +331,8 @@ async fn heartbeats_that_make_no_sense_are_refused() {
     }
 }
 
-/// What a dead life of `agent` leaves: a registration, and a description of who does not answer any more. Ends the agent.
+/// What a dead life of `agent` leaves: a registration, and a description of who does not answer any
+/// more. Ends the agent.
 async fn ghost(agent: PeerAgent) -> Local {
     let alias = agent.alias().to_owned();
     let join = async |alias: &str| {

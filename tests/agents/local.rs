@@ -1,4 +1,5 @@
-//! Calls of an agent to services of its own, which do not touch the fabric and are otherwise like all others.
+//! Calls of an agent to services of its own, which do not touch the fabric and are otherwise like
+//! all others.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

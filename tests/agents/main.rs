@@ -1,4 +1,5 @@
-//! Agents that talk with each other: calls, streams, buffers, supervision, discovery, and peers that die or lie.
+//! Agents that talk with each other: calls, streams, buffers, supervision, discovery, and peers
+//! that die or lie.
 
 mod accounts;
 mod buffers;

@@ -1,4 +1,5 @@
-//! Agents while the control plane is away, and after: what is connected goes on, and who comes later finds everybody.
+//! Agents while the control plane is away, and after: what is connected goes on, and who comes
+//! later finds everybody.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
@@ -36,7 +37,8 @@ async fn agent(server: &NanoCtrlServer, alias: &str) -> PeerAgent {
     builder.start().await.unwrap()
 }
 
-/// Asks again until a newcomer finds the service by its type, as it may be registered a little later.
+/// Asks again until a newcomer finds the service by its type, as it may be registered a little
+/// later.
 async fn found(agent: &PeerAgent) -> bool {
     let deadline = Instant::now() + Duration::from_secs(10);
     while Instant::now() < deadline {

@@ -1,5 +1,6 @@
-//! Code of a service's user that panics where no handler runs: as something is dropped, encoded, decoded, shown or woken.
-//! Whatever it is, its caller has an answer or is told of the panic, and the service goes on (PANIC-1).
+//! Code of a service's user that panics where no handler runs: as something is dropped, encoded,
+//! decoded, shown or woken. Whatever it is, its caller has an answer or is told of the panic, and
+//! the service goes on (PANIC-1).
 #![allow(clippy::unwrap_used)]
 
 use std::fmt;
@@ -450,7 +451,8 @@ async fn panic_1_a_service_survives_what_its_values_do_when_no_handler_runs() {
     }
 }
 
-/// The policy decides about an instance whose result panicked as it was dropped, as about one whose handler did.
+/// The policy decides about an instance whose result panicked as it was dropped, as about one whose
+/// handler did.
 #[actix::test]
 async fn panic_1_an_instance_whose_result_panics_as_it_is_dropped_is_made_anew() {
     let plant = Plant::new(true).await;
@@ -486,7 +488,8 @@ async fn panic_1_a_restart_survives_what_the_instance_before_does() {
     plant.habits.end.store(false, Ordering::SeqCst);
 }
 
-/// A first start that panics is an error of serving, also if what was begun panics as it is dropped.
+/// A first start that panics is an error of serving, also if what was begun panics as it is
+/// dropped.
 #[actix::test]
 async fn panic_1_a_state_that_panics_as_it_starts_and_as_it_is_dropped_is_an_error_of_serving() {
     let habits = Arc::<Habits>::default();
@@ -507,7 +510,8 @@ async fn panic_1_a_state_that_panics_as_it_starts_and_as_it_is_dropped_is_an_err
     assert_eq!(message, "started");
 }
 
-/// Where parallel methods take their turn with the others, what they see is asked for with each of their requests.
+/// Where parallel methods take their turn with the others, what they see is asked for with each of
+/// their requests.
 #[actix::test]
 async fn panic_1_a_caller_is_told_of_what_could_not_be_shared() {
     let habits = Arc::<Habits>::default();
@@ -540,8 +544,8 @@ impl Wake for Loud {
     }
 }
 
-/// A waker of one task that panics must not keep others from being woken, nor end the task that wakes all of them, nor
-/// the service of this process that answers.
+/// A waker of one task that panics must not keep others from being woken, nor end the task that
+/// wakes all of them, nor the service of this process that answers.
 #[actix::test]
 async fn call_1_a_waker_that_panics_keeps_nobody_else_asleep() {
     let plant = Plant::new(false).await;

@@ -1,4 +1,5 @@
-//! Methods that run beside others, and services that are served one request at a time, over shared memory.
+//! Methods that run beside others, and services that are served one request at a time, over shared
+//! memory.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};

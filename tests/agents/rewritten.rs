@@ -1,4 +1,5 @@
-//! Raw methods that turn a request into its reply where it stands: in the ring, or in the memory that it was read into.
+//! Raw methods that turn a request into its reply where it stands: in the ring, or in the memory
+//! that it was read into.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
@@ -121,7 +122,8 @@ async fn end(agents: [PeerAgent; 2]) {
 async fn ring_1_a_request_becomes_its_reply_whatever_its_size() {
     for is_local in [false, true] {
         let (cipher, agents) = pair("sizes", is_local).await;
-        // Around what is sent inline, what fits a slot with and without a deadline, and what is read.
+        // Around what is sent inline, what fits a slot with and without a deadline, and what is
+        // read.
         for size in [
             0,
             1,

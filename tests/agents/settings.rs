@@ -1,5 +1,6 @@
-//! Settings from the environment: each takes effect, gives way to the builder's, and is refused at `start()` if it makes
-//! no sense. The environment is that of child processes, which run `child` below.
+//! Settings from the environment: each takes effect, gives way to the builder's, and is refused at
+//! `start()` if it makes no sense. The environment is that of child processes, which run `child`
+//! below.
 #![allow(clippy::unwrap_used)]
 
 use std::time::{Duration, Instant};
@@ -170,7 +171,8 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
     }
 }
 
-/// A time is "never", or refused by name: with each, agents find each other, call, and notice that one leaves.
+/// A time is "never", or refused by name: with each, agents find each other, call, and notice that
+/// one leaves.
 #[actix::test]
 async fn times_without_end_are_never_or_refused() {
     type Set = fn(Builder, Duration) -> Builder;

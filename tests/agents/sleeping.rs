@@ -1,4 +1,5 @@
-//! Callers that sleep until they are answered: no wake-up is lost, whoever watches the queue, and whatever becomes of them.
+//! Callers that sleep until they are answered: no wake-up is lost, whoever watches the queue, and
+//! whatever becomes of them.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
@@ -229,7 +230,8 @@ fn calls() -> u64 {
     env::var(SLEEPS).map_or(5_000, |calls| calls.parse().unwrap())
 }
 
-/// One sleeper at a time, so that nobody else wakes it: a thread, a runtime, another runtime, each for a while.
+/// One sleeper at a time, so that nobody else wakes it: a thread, a runtime, another runtime, each
+/// for a while.
 #[test]
 fn no_wake_up_is_lost_on_a_lone_sleeper() {
     let pair = Pair::connect("lone");
@@ -252,8 +254,8 @@ fn no_wake_up_is_lost_on_a_lone_sleeper() {
     pair.end();
 }
 
-/// Threads and runtimes share a channel, and sleep between calls as well as in them, so that who watches changes all the
-/// time.
+/// Threads and runtimes share a channel, and sleep between calls as well as in them, so that who
+/// watches changes all the time.
 #[test]
 fn no_wake_up_is_lost_on_sleepers_who_share_a_channel() {
     let pair = Pair::connect("soak");

@@ -715,7 +715,8 @@ impl Trio {
         broken.unwrap_err();
     }
 
-    /// Breaks one and waits until so many have been restarted: the others hear of it a moment later.
+    /// Breaks one and waits until so many have been restarted: the others hear of it a moment
+    /// later.
     async fn restarts_with(&mut self, at: usize, count: usize) {
         self.breaks(at).await;
         for _ in 0..count {

@@ -569,7 +569,8 @@ async fn type_1_a_service_that_was_replaced_since_its_table_was_read_is_not_reac
 
     let stale = answer_to_open(&worker, Some(first)).await;
     assert!(stale.contains("ServiceChanged"), "TYPE-1: {stale}");
-    // The queue pair does not exist, which is found out only after it was let in; earlier releases do not say what they read.
+    // The queue pair does not exist, which is found out only after it was let in; earlier releases
+    // do not say what they read.
     for meant in [Some(second), None] {
         let current = answer_to_open(&worker, meant).await;
         assert!(!current.contains("ServiceChanged"), "{current}");

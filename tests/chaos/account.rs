@@ -1,5 +1,5 @@
-//! The account of all calls: each is answered exactly once or ended with a typed error that says truthfully whether it was
-//! run, and none is run twice.
+//! The account of all calls: each is answered exactly once or ended with a typed error that says
+//! truthfully whether it was run, and none is run twice.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -100,7 +100,8 @@ impl Account {
         self.calls.values().filter(|call| call.runs > 0).count()
     }
 
-    /// Calls that were made before `moment` and ended with an error after it: for how long that took, at most.
+    /// Calls that were made before `moment` and ended with an error after it: for how long that
+    /// took, at most.
     pub(crate) fn failing(&self, moment: Moment) -> Option<Duration> {
         let ended = self.calls.values().filter_map(|call| {
             let ((at, outcome), made) = (call.ended?, call.made?);

@@ -27,7 +27,8 @@ pub(crate) struct Args {
     /// Name the cases, and say what each is about
     #[arg(long)]
     pub(crate) list: bool,
-    /// Device by name; shm0 is shared memory [default: what SLIME_TEST_DEVICE names, or else chosen]
+    /// Device by name; shm0 is shared memory [default: what SLIME_TEST_DEVICE names, or else
+    /// chosen]
     #[arg(long, value_name = "D")]
     device: Option<String>,
     /// Cases side by side [default: 3 on shared memory, otherwise 1]

@@ -15,7 +15,8 @@ use crate::process::say_ready;
 use crate::target::Target;
 use crate::{Failure, leash};
 
-/// Of every kind, but so many drivers of so many workers are at it at once that none needs many callers.
+/// Of every kind, but so many drivers of so many workers are at it at once that none needs many
+/// callers.
 const MIX: Mix = Mix {
     typed: 3,
     raw: 2,

@@ -1,5 +1,6 @@
-//! What happened, written down by each process in a file of its own, in records of one size. The system keeps what was written
-//! before a kill -9, so nothing that a process did is forgotten with it.
+//! What happened, written down by each process in a file of its own, in records of one size. The
+//! system keeps what was written before a kill -9, so nothing that a process did is forgotten with
+//! it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,7 +11,8 @@ use slimerpc_actors::Ran;
 use crate::clock::Moment;
 use crate::outcome::{Ending, Outcome};
 
-/// Divides a page: the system writes page by page, and who reads meanwhile would see the part of a record that is in the first.
+/// Divides a page: the system writes page by page, and who reads meanwhile would see the part of a
+/// record that is in the first.
 const SIZE: usize = 32;
 
 /// Something that happened.
@@ -107,8 +109,9 @@ impl Journal {
     }
 }
 
-/// What all journals of a directory say, in the order of time. Part of a record at the end of a file is none yet: on some file
-/// system its process may still be writing it, or has been killed before it did what it was about to write down.
+/// What all journals of a directory say, in the order of time. Part of a record at the end of a
+/// file is none yet: on some file system its process may still be writing it, or has been killed
+/// before it did what it was about to write down.
 pub(crate) fn read_all(dir: &Path) -> io::Result<Vec<Record>> {
     let mut records = Vec::new();
     for entry in fs::read_dir(dir)? {

@@ -6,8 +6,8 @@ use std::thread;
 use rustix::process::{Signal, set_parent_process_death_signal};
 use tokio::sync::oneshot;
 
-/// Has this process killed if its parent dies, even if it is stopped then. Completes when standard input ends: when the
-/// parent lets go of it, or died before it could be tied to it.
+/// Has this process killed if its parent dies, even if it is stopped then. Completes when standard
+/// input ends: when the parent lets go of it, or died before it could be tied to it.
 pub(crate) fn tie() -> io::Result<oneshot::Receiver<()>> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let (release, released) = oneshot::channel();

@@ -1,5 +1,5 @@
-//! How long things may take: what the library promises, with room for a machine that has other things to do. Measured times are
-//! printed; these are only where a failure begins.
+//! How long things may take: what the library promises, with room for a machine that has other
+//! things to do. Measured times are printed; these are only where a failure begins.
 
 use std::time::Duration;
 
@@ -51,7 +51,8 @@ impl Limits {
         }
     }
 
-    /// Until who watches is told that a peer has stalled: it is looked at once in half the detection time.
+    /// Until who watches is told that a peer has stalled: it is looked at once in half the
+    /// detection time.
     pub(crate) fn stalled(&self) -> Duration {
         self.detection * 2 + self.at_once
     }

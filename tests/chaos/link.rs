@@ -54,8 +54,8 @@ impl Dummy {
         }
     }
 
-    /// Drops so many of 100 packets until what is given back is dropped. A device's packets to itself take the way over
-    /// `lo`, or none.
+    /// Drops so many of 100 packets until what is given back is dropped. A device's packets to
+    /// itself take the way over `lo`, or none.
     pub(crate) fn lose(&self, percent: u32) -> Result<Lossy, String> {
         let mut lossy = Lossy(Vec::new());
         for device in [&*self.0, "lo"] {

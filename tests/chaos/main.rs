@@ -1,10 +1,11 @@
-//! What remains true when processes are killed, stopped and restarted, peers and control plane alike:
-//! `cargo test --test chaos -- --help`.
+//! What remains true when processes are killed, stopped and restarted, peers and control plane
+//! alike: `cargo test --test chaos -- --help`.
 //!
-//! A runner (`runner`) gives each case (`cases`) a process of its own, in which the case sets up its stage (`stage`): a
-//! NanoCtrl server, a Redis, and processes that are this program in another role (`worker`, `driver`). All of them write down
-//! which calls they make and run (`journal`), and at the end the account (`account`) is taken. The soak (`soak`) does that
-//! with everything at once.
+//! A runner (`runner`) gives each case (`cases`) a process of its own, in which the case sets up
+//! its stage (`stage`): a NanoCtrl server, a Redis, and processes that are this program in another
+//! role (`worker`, `driver`). All of them write down which calls they make and run (`journal`), and
+//! at the end the account (`account`) is taken. The soak (`soak`) does that with everything at
+//! once.
 
 mod account;
 mod args;

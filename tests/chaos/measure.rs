@@ -15,7 +15,8 @@ pub(crate) enum What {
     Stalled,
     /// From the end of a process until the last of the calls that it had has ended.
     Failing,
-    /// From the registration of the next life of a process until a call is answered that was made since.
+    /// From the registration of the next life of a process until a call is answered that was made
+    /// since.
     Reconnection,
     /// Until a process holds no more than before it had to do with one that died.
     Cleaning,

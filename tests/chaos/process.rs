@@ -30,7 +30,8 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts one that uses `device`, and whose temporary files, if it makes any, are to be in `temp`.
+    /// Starts one that uses `device`, and whose temporary files, if it makes any, are to be in
+    /// `temp`.
     pub(crate) fn start(words: Vec<OsString>, device: Option<&str>, temp: &Path) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);

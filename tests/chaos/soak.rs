@@ -1,5 +1,5 @@
-//! Everything at once: several drivers keep several workers busy, while by chance any of them is killed or stopped, and the
-//! control plane with them.
+//! Everything at once: several drivers keep several workers busy, while by chance any of them is
+//! killed or stopped, and the control plane with them.
 
 mod plan;
 mod report;

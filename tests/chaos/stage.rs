@@ -1,4 +1,5 @@
-//! Where a case takes place: a NanoCtrl server and a Redis of its own, processes, and the journals of all of them.
+//! Where a case takes place: a NanoCtrl server and a Redis of its own, processes, and the journals
+//! of all of them.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::OsString;
@@ -123,8 +124,8 @@ impl Stage {
         keys
     }
 
-    /// Keys that somebody ought to have removed: all but the service entities of dead lives and the indexes that list them, which
-    /// expire.
+    /// Keys that somebody ought to have removed: all but the service entities of dead lives and the
+    /// indexes that list them, which expire.
     pub(crate) fn forgotten_keys(&self) -> Vec<String> {
         let mut keys = self.keys();
         let servers = self.servers.borrow();

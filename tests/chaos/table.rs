@@ -1,4 +1,5 @@
-//! Tables as they are printed: columns as wide as what is in them, words to the left and figures to the right.
+//! Tables as they are printed: columns as wide as what is in them, words to the left and figures to
+//! the right.
 
 /// Rows of equally many cells, the first of them the heads.
 pub(crate) fn print(rows: &[Vec<String>]) {

@@ -1,5 +1,5 @@
-//! What every control plane does, proved on both: in one process, and with NanoCtrl and Redis (with a scope
-//! and without, as the keys differ).
+//! What every control plane does, proved on both: in one process, and with NanoCtrl and Redis (with
+//! a scope and without, as the keys differ).
 #![allow(clippy::unwrap_used)]
 
 use std::{

@@ -1,5 +1,5 @@
-//! The README and the book: links lead somewhere, commands name what there is, and so do names of tests, settings and files.
-//! None of them needs mdbook; `tests/run book` renders the pages.
+//! The README and the book: links lead somewhere, commands name what there is, and so do names of
+//! tests, settings and files. None of them needs mdbook; `tests/run book` renders the pages.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,4 +1,5 @@
-//! What `NanoCtrl` agents do to their entities in Redis, and what those who watch see when something goes wrong there.
+//! What `NanoCtrl` agents do to their entities in Redis, and what those who watch see when
+//! something goes wrong there.
 #![allow(clippy::unwrap_used)]
 
 use std::{collections::BTreeSet, time::Duration};

@@ -1,4 +1,5 @@
-//! Folders of a crate depend on each other in one direction: the order that the crate's front page states.
+//! Folders of a crate depend on each other in one direction: the order that the crate's front page
+//! states.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,4 +1,5 @@
-//! A Redis that wants a password, a user, a database or TLS: what servers and agents of ours need, and what they tell.
+//! A Redis that wants a password, a user, a database or TLS: what servers and agents of ours need,
+//! and what they tell.
 #![allow(clippy::unwrap_used)]
 
 use crate::nanoctrl::fixture::Fixture;

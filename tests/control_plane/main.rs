@@ -1,8 +1,9 @@
-//! The control plane: what agents say to NanoCtrl and Redis, and the NanoCtrl server and its command line. And the documents,
-//! whose commands are asked of the programs.
+//! The control plane: what agents say to NanoCtrl and Redis, and the NanoCtrl server and its
+//! command line. And the documents, whose commands are asked of the programs.
 
 mod nanoctrl;
 
+mod columns;
 mod contract;
 mod documents;
 mod entities;

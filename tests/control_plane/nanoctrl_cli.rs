@@ -362,7 +362,8 @@ fn a_redis_that_is_not_there_is_an_error_that_names_it() {
 #[test]
 fn without_any_redis_the_error_names_the_ways_out() {
     if TcpStream::connect("127.0.0.1:6379").is_ok() {
-        // There is one: nothing to complain about, as `a_redis_of_its_own_ends_with_the_server` checks.
+        // There is one: nothing to complain about, as `a_redis_of_its_own_ends_with_the_server`
+        // checks.
         return;
     }
     let user = User::new();

@@ -1,4 +1,5 @@
-//! `NanoCtrl` when the server or Redis is not there, comes late, goes away, hangs, or talks nonsense.
+//! `NanoCtrl` when the server or Redis is not there, comes late, goes away, hangs, or talks
+//! nonsense.
 #![allow(clippy::unwrap_used)]
 
 use std::net::{TcpListener, TcpStream};
@@ -413,8 +414,8 @@ async fn mail_is_read_although_the_clock_of_redis_was_set_back() {
     assert_eq!(late, Some(MailEvent::Mail(Mail::new("late"))));
 }
 
-/// An address that leads to whichever Redis is the master, for those who connect. Connections that there are stay where they
-/// lead to.
+/// An address that leads to whichever Redis is the master, for those who connect. Connections that
+/// there are stay where they lead to.
 struct Vip {
     port: u16,
     target: Arc<AtomicU16>,

@@ -488,7 +488,8 @@ async fn fence_1_a_life_of_an_agent_that_is_over_removes_nothing_of_the_next() {
     assert_eq!(post("/cleanup", cleanup(&life)), 200);
     assert!(hash(&server, "agent:w:0").is_empty());
 
-    // A name that nobody has is cleaned up by whoever asks; one without a life, or without saying which, too.
+    // A name that nobody has is cleaned up by whoever asks; one without a life, or without saying
+    // which, too.
     assert_eq!(post("/cleanup", cleanup("earlier")), 200);
     let foreign = json!({"address": "127.0.0.1", "alias": "w:0"});
     assert_eq!(post("/start_peer_agent", foreign), 200);

@@ -1,4 +1,5 @@
-//! The bearer token of NanoCtrl: brought by our agents, wanted by the server, on both sides, on one, or on none.
+//! The bearer token of NanoCtrl: brought by our agents, wanted by the server, on both sides, on
+//! one, or on none.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufReader, Write};

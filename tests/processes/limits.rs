@@ -1,5 +1,6 @@
-//! What becomes of an agent where the operating system does not let its process have more: an error that names the limit, and
-//! the process lives. Each test runs once more, in a process with the limit.
+//! What becomes of an agent where the operating system does not let its process have more: an error
+//! that names the limit, and the process lives. Each test runs once more, in a process with the
+//! limit.
 #![allow(clippy::unwrap_used)]
 
 use std::env;
@@ -187,7 +188,8 @@ fn an_agent_that_lacks_descriptors_to_start_says_so_wherever_they_run_out() {
                     worker.shutdown().await.unwrap();
                 }
                 Err(error) => {
-                    // A connection that is made already is merely lost, for a reason that its other end logs.
+                    // A connection that is made already is merely lost, for a reason that its other
+                    // end logs.
                     let is_named = error.to_string().contains("ulimit -n");
                     let is_lost = error.to_string().contains("the connection failed");
                     assert!(is_named || is_lost, "{error}");
@@ -317,7 +319,8 @@ impl Worker {
         let mut command = again(test, with);
         command.env("SLIME_TEST_URL", nanoctrl);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // Of a pipe: a file that this process writes its log to may be longer than the worker's limit of files.
+        // Of a pipe: a file that this process writes its log to may be longer than the worker's
+        // limit of files.
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = BufReader::new(child.stderr.take().unwrap()).lines();
         std::thread::spawn(move || {

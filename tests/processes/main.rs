@@ -1,4 +1,5 @@
-//! Several processes: workers and drivers, the examples that start processes, shared memory between two, and Python.
+//! Several processes: workers and drivers, the examples that start processes, shared memory between
+//! two, and Python.
 
 mod limits;
 mod model_runner;

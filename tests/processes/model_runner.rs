@@ -1,5 +1,5 @@
-//! The example `model_runner` as a user runs it: a driver and worker processes that are killed, and what comes of it; and
-//! the parts of it that decide something.
+//! The example `model_runner` as a user runs it: a driver and worker processes that are killed, and
+//! what comes of it; and the parts of it that decide something.
 #![allow(clippy::unwrap_used)]
 
 #[allow(dead_code, unused_imports)]

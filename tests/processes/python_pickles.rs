@@ -11,7 +11,8 @@ use slimerpc::wire::pickle::{BigInt, Exception, Value};
 
 /// Reads requests of one byte and a counted payload; answers with a counted payload.
 ///
-/// - `0` and protocol: what we wrote, loaded and dumped again, twice in a tuple so that it is shared.
+/// - `0` and protocol: what we wrote, loaded and dumped again, twice in a tuple so that it is
+///   shared.
 /// - `1` and protocol: a random value made from the seed in the payload.
 /// - `2`: whether the payload is equal to the random value made last, type by type.
 const SCRIPT: &str = r#"

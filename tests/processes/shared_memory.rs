@@ -1,4 +1,5 @@
-//! The shm fabric between two processes: memory of one is written by the other, and death is noticed.
+//! The shm fabric between two processes: memory of one is written by the other, and death is
+//! noticed.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
@@ -142,9 +143,11 @@ fn the_other_process() {
     }
 }
 
-/// Forks a process that never becomes another program, and so keeps all that this one has open; gives its number.
+/// Forks a process that never becomes another program, and so keeps all that this one has open;
+/// gives its number.
 fn fork() -> i32 {
-    // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a fork of a process with threads.
+    // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a fork of
+    // a process with threads.
     unsafe {
         match libc::fork() {
             0 => loop {
@@ -183,7 +186,8 @@ fn two_processes_write_into_each_other() {
     assert_eq!(refused[0].status, CompletionStatus::RemoteAccess);
 }
 
-/// The kernel tells of a process that is gone, however it went. A busy machine may delay us, not each time.
+/// The kernel tells of a process that is gone, however it went. A busy machine may delay us, not
+/// each time.
 #[test]
 fn a_killed_process_puts_the_queue_pair_in_error_within_100_ms() {
     let times: Vec<Duration> = (0..5)

@@ -1,4 +1,5 @@
-//! The example `trainer` as a user runs it: whoever sums and whoever dies, the weights are in the end the same to the bit.
+//! The example `trainer` as a user runs it: whoever sums and whoever dies, the weights are in the
+//! end the same to the bit.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::HashMap;

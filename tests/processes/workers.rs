@@ -1,4 +1,5 @@
-//! The example as a user runs it: a worker and a driver in two processes that find each other through NanoCtrl.
+//! The example as a user runs it: a worker and a driver in two processes that find each other
+//! through NanoCtrl.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -313,11 +314,12 @@ struct Forker;
 
 #[service]
 impl Forker {
-    /// Forks a process that never becomes another program, and so keeps all that this one has open; gives its number.
+    /// Forks a process that never becomes another program, and so keeps all that this one has open;
+    /// gives its number.
     #[method]
     fn fork(&mut self) -> i32 {
-        // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a fork of a process with
-        // threads.
+        // SAFETY: between fork and its end the child calls `pause` alone, which is safe after a
+        // fork of a process with threads.
         unsafe {
             match libc::fork() {
                 0 => loop {
@@ -332,7 +334,8 @@ impl Forker {
 /// Tells a process of this test binary where its NanoCtrl is.
 const HELPER: &str = "SLIME_TEST_HELPER";
 
-/// A process of this test binary that does what the test of this name does when it is told to. `within` is put before it.
+/// A process of this test binary that does what the test of this name does when it is told to.
+/// `within` is put before it.
 fn helper(within: &[&str], test: &str, server: &NanoCtrlServer) -> Role {
     let exe = std::env::current_exe().unwrap();
     let test = format!("workers::{test}");
@@ -403,8 +406,8 @@ fn said(role: &mut Role) -> std::sync::mpsc::Receiver<String> {
     told
 }
 
-/// Kills a worker that has forked, and starts another; `within` is where the driver runs. What is proved where: the end of the
-/// process, or that another life has its alias.
+/// Kills a worker that has forked, and starts another; `within` is where the driver runs. What is
+/// proved where: the end of the process, or that another life has its alias.
 fn outlived_by_what_it_forked(within: &[&str]) {
     let server = NanoCtrlServer::start();
     let mut worker = helper(&[], "helper_that_forks", &server);

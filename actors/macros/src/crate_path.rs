@@ -1,6 +1,7 @@
 //! Where the crate is found that the generated code refers to.
 //!
-//! `expand` writes `::slimerpc_actors`. A crate may have it under another name, or through a crate that re-exports it.
+//! `expand` writes `::slimerpc_actors`. A crate may have it under another name, or through a crate
+//! that re-exports it.
 
 use proc_macro_crate::{Error as NotFound, FoundCrate, crate_name};
 use proc_macro2::{Group, Span, TokenStream, TokenTree};
@@ -10,7 +11,8 @@ use syn::{Error, Ident, Path, parse_quote};
 const PACKAGE: &str = "slimerpc-actors";
 const WRITTEN: &str = "slimerpc_actors";
 
-/// Where it is, as `#[service(crate = ..)]` says or else the `Cargo.toml` of the crate that is compiled.
+/// Where it is, as `#[service(crate = ..)]` says or else the `Cargo.toml` of the crate that is
+/// compiled.
 pub(crate) fn find(given: Option<Path>) -> Result<Path, Error> {
     if let Some(given) = given {
         return Ok(given);

@@ -73,8 +73,8 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
             quote!((#(#idents,)*)),
         )
     };
-    // Should the message be more visible than the service, this is the line the compiler complains about: let it point
-    // at the `pub` that is to blame.
+    // Should the message be more visible than the service, this is the line the compiler complains
+    // about: let it point at the `pub` that is to blame.
     let of_service = match &method.visibility {
         Visibility::Inherited => quote!(type Service),
         visibility => quote_spanned!(visibility.span()=> type Service),
@@ -135,8 +135,8 @@ fn message_struct(service: &Service, method: &Method, typed: &Typed) -> TokenStr
     }
 }
 
-/// `Clone` and `Debug` for a message whose arguments have them. The lifetime makes the compiler take the bounds for conditions,
-/// though there is no parameter that they depend on.
+/// `Clone` and `Debug` for a message whose arguments have them. The lifetime makes the compiler
+/// take the bounds for conditions, though there is no parameter that they depend on.
 fn traits_of_arguments(typed: &Typed) -> TokenStream {
     let message = &typed.message;
     let name = message.to_string();
@@ -329,7 +329,8 @@ fn signature(method: &Method) -> TokenStream {
     }
 }
 
-/// Names of locals begin with `__`: a static in the service's module may have any other name, and cannot be hidden.
+/// Names of locals begin with `__`: a static in the service's module may have any other name, and
+/// cannot be hidden.
 fn dispatch(service: &Service) -> TokenStream {
     let spec = spec(service);
     let shared = service.methods.iter().find_map(Method::shared);
@@ -365,7 +366,8 @@ fn dispatch(service: &Service) -> TokenStream {
     );
     quote! {
         impl #generics ::slimerpc_actors::ServedBy<#actor> for #spec {
-            // Handlers of one instance run one at a time, also across `.await`: the state is never borrowed twice.
+            // Handlers of one instance run one at a time, also across `.await`: the state is never
+            // borrowed twice.
             #[allow(clippy::await_holding_refcell_ref, deprecated)]
             fn dispatch<'state, __State: ::core::borrow::BorrowMut<#actor> + 'state>(
                 __state: &::std::rc::Rc<::core::cell::RefCell<__State>>,
@@ -470,7 +472,8 @@ fn is_async(method: &Method) -> bool {
     }
 }
 
-/// What came of answering `request`, or a future of that if `method` is async. It runs on `receiver`.
+/// What came of answering `request`, or a future of that if `method` is async. It runs on
+/// `receiver`.
 fn answered(
     service: &Service,
     method: &Method,

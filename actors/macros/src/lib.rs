@@ -3,8 +3,10 @@
 //! Layout, in the order in which an item passes through:
 //!
 //! - `options`: what stands in `#[service(..)]` and `#[method(..)]`;
-//! - `parse`, with `impl_form` and `trait_form`: from the item to a `model`, and the item as it is given back;
-//! - `signature`: the rules for one method; every broken one is reported, at the token that breaks it;
+//! - `parse`, with `impl_form` and `trait_form`: from the item to a `model`, and the item as it is
+//!   given back;
+//! - `signature`: the rules for one method; every broken one is reported, at the token that breaks
+//!   it;
 //! - `conditional`: attributes that are there in some builds;
 //! - `types`: the rules for the types of arguments and replies;
 //! - `names`: names of messages, and those that cannot be had;
@@ -34,7 +36,8 @@ mod types;
 ///
 /// # On an `impl`
 ///
-/// When callers link the implementation, put it on the inherent `impl` of the type that holds the state:
+/// When callers link the implementation, put it on the inherent `impl` of the type that holds the
+/// state:
 ///
 /// ```
 /// use slimerpc_actors::service;
@@ -70,11 +73,12 @@ mod types;
 ///
 /// Beside the `impl` itself this generates, in the same scope:
 ///
-/// - a message for every method that is not raw: `Add { a: i64, b: i64 }` and `Load { path: String }`, for
-///   `calc.send(Add { a: 1, b: 2 })`. A message is as visible as its method: write `pub fn` where callers in other
-///   modules shall name it, and no `pub` where the service type is private. It has `Clone` and `Debug` if all arguments do;
-/// - `CalcClient`, always `pub`, with a method for every `#[method]`. A `Proxy<Calc>` dereferences to it:
-///   `calc.add(1, 2)` returns a `Reply<i64>`;
+/// - a message for every method that is not raw: `Add { a: i64, b: i64 }` and `Load { path: String
+///   }`, for `calc.send(Add { a: 1, b: 2 })`. A message is as visible as its method: write `pub fn`
+///   where callers in other modules shall name it, and no `pub` where the service type is private.
+///   It has `Clone` and `Debug` if all arguments do;
+/// - `CalcClient`, always `pub`, with a method for every `#[method]`. A `Proxy<Calc>` dereferences
+///   to it: `calc.add(1, 2)` returns a `Reply<i64>`;
 /// - the implementations of `Service`, `Call` and `ServedBy`, among them the dispatch table.
 ///
 /// A type has one such block. What peers do not call may stand in others, without `#[service]`.
@@ -106,24 +110,29 @@ mod types;
 ///
 /// # async fn example(agent: PeerAgent) -> Result<(), slimerpc_actors::AgentError> {
 /// agent.serve(MyCalc).as_service::<dyn Calculator>().await?; // the worker
-/// let calc = agent.proxy::<dyn Calculator>("worker:0").await?; // the driver, which does not know MyCalc
+/// // The driver, which does not know MyCalc.
+/// let calc = agent.proxy::<dyn Calculator>("worker:0").await?;
 /// # Ok(())
 /// # }
 /// ```
 ///
-/// The trait stays a trait: methods may have default bodies, and functions without `#[method]` are allowed. Every
-/// function gets `where Self: Sized`, so that `dyn Calculator` exists as the name of the service, and an `async fn`
-/// becomes a `fn` that returns `impl Future`; implement it with `async fn` all the same. What is generated is as
-/// visible as the trait.
+/// The trait stays a trait: methods may have default bodies, and functions without `#[method]` are
+/// allowed. Every function gets `where Self: Sized`, so that `dyn Calculator` exists as the name of
+/// the service, and an `async fn` becomes a `fn` that returns `impl Future`; implement it with
+/// `async fn` all the same. What is generated is as visible as the trait.
 ///
 /// # Options
 ///
-/// - `#[service(name = "calc.v1")]`: the name peers know the service by; that of the type or trait if left out.
-/// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in one module.
-/// - `#[service(codec = "pickle")]`: typed payloads are pickles between native agents, too, as they always are to and from
-///   DLSlime peers. For values whose type only the pickle tells (`slimerpc::wire::pickle::Value`).
-/// - `#[service(crate = slime::rpc)]`: where `slimerpc-actors` is found, if another crate re-exports it. Under whatever name it
-///   stands in the `Cargo.toml` of the crate that declares the service, it is found by itself.
+/// - `#[service(name = "calc.v1")]`: the name peers know the service by; that of the type or trait
+///   if left out.
+/// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in
+///   one module.
+/// - `#[service(codec = "pickle")]`: typed payloads are pickles between native agents, too, as they
+///   always are to and from DLSlime peers. For values whose type only the pickle tells
+///   (`slimerpc::wire::pickle::Value`).
+/// - `#[service(crate = slime::rpc)]`: where `slimerpc-actors` is found, if another crate
+///   re-exports it. Under whatever name it stands in the `Cargo.toml` of the crate that declares
+///   the service, it is found by itself.
 ///
 /// # Methods
 ///
@@ -138,28 +147,32 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// A method
 ///
-/// - takes `&mut self` or `&self`. Handlers of one instance run one at a time, also across `.await`, so `&mut self` needs
-///   no lock (those of parallel methods run beside them);
-/// - takes owned arguments that implement serde's `Serialize` and `Deserialize`: `String`, not `&str`;
-/// - returns an owned value that implements both, or a `Result` of one. The `Ok` value is the reply; an `Err`, which must
-///   implement `Display`, reaches the caller as `RpcError::Remote` with its type and its text. What counts as a `Result`
-///   is decided by name, as macros see no types: the last segment of the path is `Result` and its first parameter is the
-///   reply (`Result<T, E>`, `std::io::Result<T>`). A `Result` under another name is a reply like any other;
+/// - takes `&mut self` or `&self`. Handlers of one instance run one at a time, also across
+///   `.await`, so `&mut self` needs no lock (those of parallel methods run beside them);
+/// - takes owned arguments that implement serde's `Serialize` and `Deserialize`: `String`, not
+///   `&str`;
+/// - returns an owned value that implements both, or a `Result` of one. The `Ok` value is the
+///   reply; an `Err`, which must implement `Display`, reaches the caller as `RpcError::Remote` with
+///   its type and its text. What counts as a `Result` is decided by name, as macros see no types:
+///   the last segment of the path is `Result` and its first parameter is the reply (`Result<T, E>`,
+///   `std::io::Result<T>`). A `Result` under another name is a reply like any other;
 /// - may be `async`;
 /// - is not generic, and neither `const`, `unsafe` nor `extern`.
 ///
 /// # Raw methods
 ///
-/// `#[method(raw)]` passes bytes through without a codec: the one argument is a `&[u8]` borrowed from the receive ring,
-/// the reply anything that is `AsRef<[u8]>`, or a `Result` of it. The bytes are lent until it is done, also across
-/// `.await`. It has no message type; the client's method takes a `&[u8]` and returns a `Reply<Vec<u8>>`. Beside it there
-/// is one with `_with` at the end of its name: it takes a closure that writes the request straight into registered send
-/// memory and says how many bytes.
+/// `#[method(raw)]` passes bytes through without a codec: the one argument is a `&[u8]` borrowed
+/// from the receive ring, the reply anything that is `AsRef<[u8]>`, or a `Result` of it. The bytes
+/// are lent until it is done, also across `.await`. It has no message type; the client's method
+/// takes a `&[u8]` and returns a `Reply<Vec<u8>>`. Beside it there is one with `_with` at the end
+/// of its name: it takes a closure that writes the request straight into registered send memory and
+/// says how many bytes.
 ///
-/// `#[method(raw, inplace)]` spares the copy of the reply, too: the handler gets a second argument, a `&mut [u8]` in
-/// registered send memory, and returns how many bytes of it are the reply. A count beyond the buffer is an error. If its only
-/// argument is a `&mut [u8]`, these are the bytes of the request, which become those of the reply where they stand, without
-/// any copy on this side, and no more than they are.
+/// `#[method(raw, inplace)]` spares the copy of the reply, too: the handler gets a second argument,
+/// a `&mut [u8]` in registered send memory, and returns how many bytes of it are the reply. A count
+/// beyond the buffer is an error. If its only argument is a `&mut [u8]`, these are the bytes of the
+/// request, which become those of the reply where they stand, without any copy on this side, and no
+/// more than they are.
 ///
 /// ```
 /// use slimerpc_actors::service;
@@ -186,22 +199,25 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Parallel methods
 ///
-/// `#[method(parallel)]` runs beside the serial method that has `&mut self` and beside other parallel ones, on a thread of
-/// the service's pool. It takes no `self` but a reference to what the service shares, which `impl Share` names:
-/// `fn health(vitals: &Vitals) -> bool`. It may be anything else as well: `async` (the future must be `Send`), `raw`,
-/// `inplace`, `oneway`.
+/// `#[method(parallel)]` runs beside the serial method that has `&mut self` and beside other
+/// parallel ones, on a thread of the service's pool. It takes no `self` but a reference to what the
+/// service shares, which `impl Share` names: `fn health(vitals: &Vitals) -> bool`. It may be
+/// anything else as well: `async` (the future must be `Send`), `raw`, `inplace`, `oneway`.
 ///
 /// # Methods that nobody waits for
 ///
-/// `#[method(oneway)]` is for a method that returns nothing, or `Result<(), E>`: the client's method returns a `Tell`, which
-/// completes when the transport has taken the request. What goes wrong later is an event of the calling agent.
+/// `#[method(oneway)]` is for a method that returns nothing, or `Result<(), E>`: the client's
+/// method returns a `Tell`, which completes when the transport has taken the request. What goes
+/// wrong later is an event of the calling agent.
 ///
 /// # Streams
 ///
-/// `#[method(stream)]` gives back `impl Stream<Item = T>`, or of `Result<T, E>`, whose first error ends it. The client's method
-/// returns `Items<T>`, a stream of `Result<T, RpcError>`. Items are made as they are asked for; each has a slot of its own.
-/// The stream may borrow `self`: as a handler that awaits it runs until it has ended or is no longer wanted, and other serial
-/// handlers wait. With `#[method(stream, parallel)]` it borrows what the service shares, and runs beside them.
+/// `#[method(stream)]` gives back `impl Stream<Item = T>`, or of `Result<T, E>`, whose first error
+/// ends it. The client's method returns `Items<T>`, a stream of `Result<T, RpcError>`. Items are
+/// made as they are asked for; each has a slot of its own. The stream may borrow `self`: as a
+/// handler that awaits it runs until it has ended or is no longer wanted, and other serial handlers
+/// wait. With `#[method(stream, parallel)]` it borrows what the service shares, and runs beside
+/// them.
 ///
 /// ```
 /// use futures_util::stream;
@@ -223,8 +239,8 @@ pub fn service(options: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// # Errors that come back as values
 ///
-/// If the `E` of a method's `Result<T, E>` implements `Serialize`, it travels with its text, and a native caller has it back
-/// with `RpcError::returned::<E>()`.
+/// If the `E` of a method's `Result<T, E>` implements `Serialize`, it travels with its text, and a
+/// native caller has it back with `RpcError::returned::<E>()`.
 #[proc_macro_attribute]
 pub fn method(_options: TokenStream, item: TokenStream) -> TokenStream {
     parse::stray_method(item.into()).into()

@@ -27,8 +27,8 @@ const OF_PROXY: &[&str] = &[
     "with_timeout",
 ];
 
-/// Methods that `Proxy` has through a trait. Some of the traits are in everybody's scope, and any of them may be in that of a
-/// caller.
+/// Methods that `Proxy` has through a trait. Some of the traits are in everybody's scope, and any
+/// of them may be in that of a caller.
 const OF_TRAITS: &[(&str, &[&str])] = &[
     ("Clone", &["clone", "clone_from"]),
     ("Debug", &["fmt"]),
@@ -142,8 +142,8 @@ pub(crate) fn check_shadowed(method: &Ident, name: &str, errors: &mut Errors) {
     errors.at(method, text);
 }
 
-/// Refuses messages that would hide a type which the methods of the service take or return: in the place of that, the message
-/// would be meant.
+/// Refuses messages that would hide a type which the methods of the service take or return: in the
+/// place of that, the message would be meant.
 pub(crate) fn check_hidden(service: &Ident, methods: &[Method], errors: &mut Errors) {
     let mentioned: HashSet<String> = methods
         .iter()
@@ -204,7 +204,8 @@ pub(crate) fn check_taken(
     }
 }
 
-/// Refuses arguments that a message without fields would make a pattern which matches it, and arguments of one name.
+/// Refuses arguments that a message without fields would make a pattern which matches it, and
+/// arguments of one name.
 fn check_arguments(methods: &[Method], errors: &mut Errors) {
     let typed = methods.iter().filter_map(|method| match &method.kind {
         Kind::Typed(typed) => Some((method, typed)),

@@ -1,8 +1,8 @@
 //! What stands beside a service in its module, as far as its source file shows.
 //!
-//! A macro sees its item alone, and what two items of one module do to each other the compiler tells in its own words, about code
-//! that nobody wrote. So this reads the file once more. What it cannot find there, as in a module that a macro has written, is
-//! left to the compiler.
+//! A macro sees its item alone, and what two items of one module do to each other the compiler
+//! tells in its own words, about code that nobody wrote. So this reads the file once more. What it
+//! cannot find there, as in a module that a macro has written, is left to the compiler.
 
 use std::fs;
 use std::path::Path;

@@ -42,7 +42,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The method that `candidate` is, if it keeps the rules; otherwise a semblance of it, and errors.
+    /// The method that `candidate` is, if it keeps the rules; otherwise a semblance of it, and
+    /// errors.
     pub(crate) fn method(&mut self, candidate: Candidate<'_>) -> Method {
         let signature = candidate.signature;
         let name = signature.ident.unraw().to_string();

@@ -84,8 +84,8 @@ fn make_send(output: &mut ReturnType) {
     }
 }
 
-/// Makes `async fn` a function that returns a future, because a public trait had better not have the former. That of a
-/// parallel method must be `Send`.
+/// Makes `async fn` a function that returns a future, because a public trait had better not have
+/// the former. That of a parallel method must be `Send`.
 fn desugar_async(function: &mut TraitItemFn, is_parallel: bool) {
     let Signature { output, .. } = &mut function.sig;
     let reply: Type = match output {

@@ -8,8 +8,8 @@ use actix::{Arbiter, System};
 
 use crate::AgentError;
 
-/// Starts an arbiter of the current actix system. A program without one (a plain `#[tokio::main]`, or no
-/// runtime at all) gets a system on a thread of its own, shared by all its agents.
+/// Starts an arbiter of the current actix system. A program without one (a plain `#[tokio::main]`,
+/// or no runtime at all) gets a system on a thread of its own, shared by all its agents.
 pub(crate) fn start() -> io::Result<Arbiter> {
     if System::try_current().is_some() {
         return Arbiter::try_new();

@@ -454,7 +454,9 @@ impl PeerAgent {
     /// while let Some(event) = events.next().await {
     ///     match event {
     ///         PeerEvent::Lost { cause } => println!("worker:0 is lost: {cause}"),
-    ///         PeerEvent::Reconnected { incarnation } => println!("it is back as {incarnation:#x}"),
+    ///         PeerEvent::Reconnected { incarnation } => {
+    ///             println!("it is back as {incarnation:#x}");
+    ///         }
     ///         other => println!("{other:?}"),
     ///     }
     /// }
@@ -516,7 +518,8 @@ impl PeerAgent {
     /// `rights` allow, until the buffer is dropped. All devices of this agent share the memory.
     ///
     /// # Errors
-    /// [`BufferError::Memory`]: more than `max_payload`, or than what is left of `payload_memory` or the system's limits.
+    /// [`BufferError::Memory`]: more than `max_payload`, or than what is left of `payload_memory`
+    /// or the system's limits.
     pub fn allocate(&self, len: usize, rights: Rights) -> Result<OwnBuffer, BufferError> {
         let devices = self.inner.devices.all_apart().map_err(AgentError::from)?;
         let buffer = Buffer::new(&devices, len, rights)?;
@@ -532,16 +535,22 @@ impl PeerAgent {
     /// Work in an [allocated](Self::allocate) buffer to avoid the copies.
     ///
     /// ```no_run
-    /// # use slimerpc_actors::{BufferError, PeerAgent, Proxy, RdmaBuffer, Rights, RpcError, service};
+    /// # use slimerpc_actors::{BufferError, PeerAgent, Proxy, RdmaBuffer, Rights};
+    /// # use slimerpc_actors::{RpcError, service};
     /// # struct Worker;
     /// # #[service]
     /// # impl Worker {
     /// #     #[method]
     /// #     fn fill(&mut self, gradients: RdmaBuffer) {}
     /// # }
-    /// # async fn example(agent: PeerAgent, worker: Proxy<Worker>) -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn example(
+    /// #     agent: PeerAgent,
+    /// #     worker: Proxy<Worker>,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut gradients = vec![0; 1 << 20];
-    /// let filled = agent.lend(&mut gradients, Rights::Write, async |buffer| worker.fill(buffer).await);
+    /// let filled = agent.lend(&mut gradients, Rights::Write, async |buffer| {
+    ///     worker.fill(buffer).await
+    /// });
     /// filled.await??;
     /// # Ok(())
     /// # }

@@ -3,7 +3,8 @@
 //! ```text
 //!   caller                                       server
 //!     │  slimerpc_open   { service, endpoint }     │
-//!     │ ─────────────────────────────────────────▶ │  makes queue pair and rings, ready to receive and send
+//!     │ ─────────────────────────────────────────▶ │  makes queue pair and rings, ready to
+//!     │                                            │  receive and send
 //!     │  slimerpc_accept { endpoint }              │
 //!     │ ◀───────────────────────────────────────── │
 //!     │  ready to send; now it may write           │

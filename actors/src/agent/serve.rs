@@ -32,7 +32,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// # }
 /// # async fn example(agent: PeerAgent) -> Result<(), AgentError> {
 /// agent.serve(Calc::default()).await?; // to all peers, as `Calc`
-/// agent.serve(Calc::default()).named("second").await?; // found with `proxy_named("worker:0", "second")`
+/// // Found with `proxy_named("worker:0", "second")`.
+/// agent.serve(Calc::default()).named("second").await?;
 /// agent.serve(Calc::default()).named("private").peer("driver:0").await?;
 /// # Ok(())
 /// # }
@@ -66,7 +67,8 @@ impl<S: ?Sized, A> Serve<S, A> {
         }
     }
 
-    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it implements.
+    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it
+    /// implements.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{AgentError, PeerAgent, service};
@@ -252,7 +254,8 @@ impl<'a, S: ?Sized, A> ServeOnce<'a, S, A> {
         }
     }
 
-    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it implements.
+    /// Serves the state as the service `T`: `dyn Trait` for a `#[service]` trait that it
+    /// implements.
     pub fn as_service<T: ServedBy<A> + ?Sized>(self) -> ServeOnce<'a, T, A>
     where
         A: 'static,

@@ -117,7 +117,9 @@ group! {
     /// ```
     /// use std::time::Duration;
     /// use slimerpc_actors::{PeerAgent, Timeouts};
-    /// let timeouts = Timeouts::default().call_timeout(Duration::from_secs(5)).reconnect_wait(Duration::from_secs(30));
+    /// let timeouts = Timeouts::default()
+    ///     .call_timeout(Duration::from_secs(5))
+    ///     .reconnect_wait(Duration::from_secs(30));
     /// let builder = PeerAgent::builder().alias("driver:0").timeouts(timeouts);
     /// # let _ = builder;
     /// ```

@@ -12,17 +12,18 @@ use tokio::task::{coop, yield_now};
 /// More than any budget that tokio gives a task for one turn, which is 128 operations.
 const BEYOND_BUDGET: usize = 256;
 
-/// Whether a wait on this thread would keep a tokio runtime from its work: the thread runs an async task, or a scheduler.
-/// That a runtime is entered does not mean that: it is on the threads of `spawn_blocking`, in `block_in_place`, and after
-/// [`Handle::enter`] on any thread.
+/// Whether a wait on this thread would keep a tokio runtime from its work: the thread runs an async
+/// task, or a scheduler. That a runtime is entered does not mean that: it is on the threads of
+/// `spawn_blocking`, in `block_in_place`, and after [`Handle::enter`] on any thread.
 ///
 /// It costs a thread without a runtime one look at a thread-local variable.
 pub(crate) fn would_block_a_runtime() -> bool {
     Handle::try_current().is_ok() && (has_scheduler() || has_budget())
 }
 
-/// Whether this thread runs a scheduler: its own, as the threads of a runtime and of actix arbiters do. Such a scheduler keeps
-/// the waker of a task that yields until its next turn; without one the task is woken at once.
+/// Whether this thread runs a scheduler: its own, as the threads of a runtime and of actix arbiters
+/// do. Such a scheduler keeps the waker of a task that yields until its next turn; without one the
+/// task is woken at once.
 fn has_scheduler() -> bool {
     struct Woken(AtomicBool);
 
@@ -38,8 +39,8 @@ fn has_scheduler() -> bool {
     yielded.is_pending() && !woken.0.load(Ordering::Relaxed)
 }
 
-/// Whether this thread polls a future for tokio, in `block_on` or a `LocalSet`: then it has a budget, which ends. The budget is
-/// the same afterwards.
+/// Whether this thread polls a future for tokio, in `block_on` or a `LocalSet`: then it has a
+/// budget, which ends. The budget is the same afterwards.
 fn has_budget() -> bool {
     let mut context = Context::from_waker(Waker::noop());
     let mut taken = Vec::new();

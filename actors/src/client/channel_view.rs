@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use slimerpc::channel::{ClientChannel, Credits, Geometry, LossCause, Profile, Violations};
 
-/// A look at the channel under a [`Proxy`](crate::Proxy): its credits, its counters, and whether it is closed. It changes
-/// nothing, so no channel is closed under its proxy.
+/// A look at the channel under a [`Proxy`](crate::Proxy): its credits, its counters, and whether it
+/// is closed. It changes nothing, so no channel is closed under its proxy.
 ///
 /// ```no_run
 /// # fn example<S: slimerpc_actors::Service + ?Sized>(proxy: &slimerpc_actors::Proxy<S>) {
 /// if let Some(channel) = proxy.channel() {
-///     println!("{} calls under way, {} late replies", channel.credits().in_use, channel.late_answers());
+///     let under_way = channel.credits().in_use;
+///     println!("{under_way} calls under way, {} late replies", channel.late_answers());
 /// }
 /// # }
 /// ```

@@ -177,7 +177,8 @@ impl Connection {
         channel.map_or(native, |channel| channel.profile().codec(native))
     }
 
-    /// Whether payloads that were encoded with `codec` can take this connection, for a service that is `wanted` with another or the same.
+    /// Whether payloads that were encoded with `codec` can take this connection, for a service that
+    /// is `wanted` with another or the same.
     pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
         match self.serial.channel().map(|channel| channel.profile()) {
             Some(Profile::Compatible) => codec == PayloadCodec::Pickle,

@@ -11,7 +11,8 @@ use slimerpc::wire::{EncodeError, PayloadCodec};
 
 use crate::{Call, Proxy, Reply, RpcError, Service};
 
-/// Addresses of services of one kind at several peers, in an order that stays: a member's place is its rank.
+/// Addresses of services of one kind at several peers, in an order that stays: a member's place is
+/// its rank.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Group, PeerAgent, service};
@@ -33,7 +34,8 @@ use crate::{Call, Proxy, Reply, RpcError, Service};
 /// let workers = Group::new(workers)?;
 ///
 /// // The same to all, encoded once; the replies come in the order of ranks.
-/// let losses = workers.broadcast(Step { batch: vec![0.5; 8] }).timeout(Duration::from_secs(1)).await?;
+/// let step = Step { batch: vec![0.5; 8] };
+/// let losses = workers.broadcast(step).timeout(Duration::from_secs(1)).await?;
 /// // To each its own.
 /// let batches = (0..4).map(|rank| Step { batch: vec![rank as f32; 8] });
 /// let losses = workers.scatter(batches)?.await?;
@@ -122,7 +124,8 @@ impl<S: Service + ?Sized> Group<S> {
         }
     }
 
-    /// Takes a member out; those behind it move up. `None` if there is no such rank, or no other member.
+    /// Takes a member out; those behind it move up. `None` if there is no such rank, or no other
+    /// member.
     pub fn remove(&mut self, rank: usize) -> Option<Proxy<S>> {
         let can_go = rank < self.members.len() && self.members.len() > 1;
         can_go.then(|| self.members.remove(rank))
@@ -147,7 +150,8 @@ impl<S: Service + ?Sized> Group<S> {
         }
     }
 
-    /// Sends the same to all. It is encoded once, and once more if there are DLSlime peers among them.
+    /// Sends the same to all. It is encoded once, and once more if there are DLSlime peers among
+    /// them.
     pub fn broadcast<M: Call<Service = S>>(&self, message: M) -> Gather<M::Output> {
         let mut encoded: Vec<(PayloadCodec, Result<Vec<u8>, EncodeError>)> = Vec::new();
         self.each(|_, member| {
@@ -213,8 +217,8 @@ impl<S: Service + ?Sized> fmt::Debug for Group<S> {
     }
 }
 
-/// The replies of a group, in the order of ranks. Awaited, it gives all of them, or the error that comes first; the other
-/// calls are cancelled then.
+/// The replies of a group, in the order of ranks. Awaited, it gives all of them, or the error that
+/// comes first; the other calls are cancelled then.
 #[must_use = "calls are cancelled when their replies are dropped"]
 pub struct Gather<T>(Vec<(String, Reply<T>)>);
 

@@ -18,12 +18,13 @@ use crate::{Ran, Reply, RpcError};
 /// Items asked for ahead, if the channel has credits enough.
 const WINDOW: usize = 8;
 
-/// The items of a stream that a service makes: a [`Stream`] of `Result<T, RpcError>`, returned by the client's method of a
-/// `#[method(stream)]`.
+/// The items of a stream that a service makes: a [`Stream`] of `Result<T, RpcError>`, returned by
+/// the client's method of a `#[method(stream)]`.
 ///
-/// The stream was opened when the method was called. Each item takes one of the proxy's credits from when it is asked for
-/// until it is read; some items ahead are asked for, as [`window`](Self::window) says, and the service makes no more than
-/// that. After an error there are no further items. Dropping this ends the stream at the service.
+/// The stream was opened when the method was called. Each item takes one of the proxy's credits
+/// from when it is asked for until it is read; some items ahead are asked for, as
+/// [`window`](Self::window) says, and the service makes no more than that. After an error there are
+/// no further items. Dropping this ends the stream at the service.
 ///
 /// ```no_run
 /// # use futures_util::StreamExt;
@@ -192,8 +193,8 @@ impl<T> Items<T> {
         Poll::Ready(())
     }
 
-    /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever is less. Those that are made
-    /// and not read keep their credits.
+    /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever
+    /// is less. Those that are made and not read keep their credits.
     ///
     /// ```no_run
     /// # use slimerpc_actors::Items;
@@ -241,8 +242,9 @@ impl<T> Items<T> {
     /// ```
     ///
     /// # Errors
-    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs async code, which takes no item: the stream goes on.
-    /// One of [`Proxy::blocking`](crate::Proxy::blocking) is not opened at all there.
+    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs async code, which takes no
+    /// item: the stream goes on. One of [`Proxy::blocking`](crate::Proxy::blocking) is not opened
+    /// at all there.
     pub fn wait_next(&mut self) -> Option<Result<T, RpcError>> {
         let first = self.asked.front();
         let waits = self.opening.is_some() || first.is_some_and(Reply::is_undecided);
@@ -286,8 +288,8 @@ impl<T> Items<T> {
         }
     }
 
-    /// The deadline is the stream's, not that of the item that was waited for; and what was run is the handler of the stream,
-    /// whatever became of the request for that item.
+    /// The deadline is the stream's, not that of the item that was waited for; and what was run is
+    /// the handler of the stream, whatever became of the request for that item.
     fn named(&self, error: RpcError) -> RpcError {
         let ran = |of_item| if self.has_begun { Ran::Yes } else { of_item };
         match (error, self.deadline) {

@@ -24,11 +24,12 @@ use crate::{
     AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
 };
 
-/// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls made
-/// through it run in the order in which they were made (ORDER-1).
+/// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls
+/// made through it run in the order in which they were made (ORDER-1).
 ///
-/// It has a method for each method of the service (of [`Service::Client`], to which it dereferences), and
-/// [`send`](Self::send) for messages as values. Both make the call at once, not when the reply is polled.
+/// It has a method for each method of the service (of [`Service::Client`], to which it
+/// dereferences), and [`send`](Self::send) for messages as values. Both make the call at once, not
+/// when the reply is polled.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{PeerAgent, RpcError, service};
@@ -87,7 +88,8 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// #     }
     /// # }
     /// # async fn example(counter: Proxy<Counter>) {
-    /// let sum = counter.stream(Count { to: 9 }).filter_map(async |item| item.ok()).collect::<Vec<u32>>().await;
+    /// let items = counter.stream(Count { to: 9 });
+    /// let sum = items.filter_map(async |item| item.ok()).collect::<Vec<u32>>().await;
     /// # drop(sum);
     /// # }
     /// ```
@@ -118,7 +120,8 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// ```
     ///
     /// # Errors
-    /// Why it was not sent: the peer is lost, it has no such method, or the arguments do not fit or do not encode.
+    /// Why it was not sent: the peer is lost, it has no such method, or the arguments do not fit or
+    /// do not encode.
     pub fn try_send<M: Call<Service = S>>(
         &self,
         message: M,
@@ -129,8 +132,8 @@ impl<S: Service + ?Sized> Proxy<S> {
         }
     }
 
-    /// This address with a deadline for each call made through it, counted from when the call is made. The deadline
-    /// travels: a request that has expired when its turn comes is not run.
+    /// This address with a deadline for each call made through it, counted from when the call is
+    /// made. The deadline travels: a request that has expired when its turn comes is not run.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -156,8 +159,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// This address with another time than the agent's [`reconnect_wait`](crate::Timeouts::reconnect_wait) for calls made through
-    /// it to wait for a lost connection to be made again. Zero: they fail at once.
+    /// This address with another time than the agent's
+    /// [`reconnect_wait`](crate::Timeouts::reconnect_wait) for calls made through it to wait for a
+    /// lost connection to be made again. Zero: they fail at once.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -184,8 +188,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// Waits until calls can be made: at once, unless the connection is lost. Then it is made again as soon as the peer is back
-    /// and serves the service, which this waits for up to the connect timeout.
+    /// Waits until calls can be made: at once, unless the connection is lost. Then it is made again
+    /// as soon as the peer is back and serves the service, which this waits for up to the connect
+    /// timeout.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -212,8 +217,8 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// ```
     ///
     /// # Errors
-    /// [`AgentError::NotBack`] after the connect timeout, and at once for a DLSlime peer, whose connection is not made again;
-    /// [`AgentError::ShutDown`].
+    /// [`AgentError::NotBack`] after the connect timeout, and at once for a DLSlime peer, whose
+    /// connection is not made again; [`AgentError::ShutDown`].
     pub async fn ready(&self) -> Result<(), AgentError> {
         let inner = &self.caller.inner;
         let reached = inner.current();
@@ -240,9 +245,10 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// This address for threads that wait for replies ([`Reply::wait`], [`Items::wait_next`](crate::Items::wait_next)). A call
-    /// made through it on a thread that runs async code, where it could not be waited for, ends with
-    /// [`RpcError::WouldBlock`] before anything is sent.
+    /// This address for threads that wait for replies ([`Reply::wait`],
+    /// [`Items::wait_next`](crate::Items::wait_next)). A call made through it on a thread that runs
+    /// async code, where it could not be waited for, ends with [`RpcError::WouldBlock`] before
+    /// anything is sent.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, Ran, RpcError, service};
@@ -283,7 +289,8 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self.caller.inner.setup.wanted.name
     }
 
-    /// Sends arguments that have been encoded with the codec by which typed payloads travel, or have not.
+    /// Sends arguments that have been encoded with the codec by which typed payloads travel, or
+    /// have not.
     pub(crate) fn send_encoded<'a, M: Call<Service = S>>(
         &self,
         encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
@@ -312,15 +319,15 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.channel().is_none()
     }
 
-    /// The channel below, as it is now: its account of credits and counters. `None` if the service is
-    /// [local](Self::is_local).
+    /// The channel below, as it is now: its account of credits and counters. `None` if the service
+    /// is [local](Self::is_local).
     pub fn channel(&self) -> Option<ChannelView> {
         let channel = self.caller.reached().serial.channel().cloned();
         channel.map(ChannelView)
     }
 
-    /// The channel of the parallel methods, if the service has some and the peer is native: neither a busy serial method
-    /// nor calls that wait for a credit of the other channel delay them.
+    /// The channel of the parallel methods, if the service has some and the peer is native: neither
+    /// a busy serial method nor calls that wait for a credit of the other channel delay them.
     pub fn parallel_channel(&self) -> Option<ChannelView> {
         let reached = self.caller.reached();
         let channel = reached.parallel.as_ref()?.channel().cloned();
@@ -328,8 +335,9 @@ impl<S: Service + ?Sized> Proxy<S> {
     }
 
     /// What becomes of the peer, as [`PeerAgent::watch`](crate::PeerAgent::watch) tells it, but
-    /// [`Connected`](crate::PeerEvent::Connected) and [`Reconnected`](crate::PeerEvent::Reconnected) come when calls through
-    /// this proxy can be made.
+    /// [`Connected`](crate::PeerEvent::Connected) and
+    /// [`Reconnected`](crate::PeerEvent::Reconnected) come when calls through this proxy can be
+    /// made.
     ///
     /// # Errors
     /// Those of [`PeerAgent::watch`](crate::PeerAgent::watch).
@@ -416,8 +424,8 @@ impl<M> fmt::Debug for SendError<M> {
     }
 }
 
-/// Takes messages of one type, like an actix `Recipient`: the address of one method, whatever the service. Made by
-/// [`Proxy::recipient`].
+/// Takes messages of one type, like an actix `Recipient`: the address of one method, whatever the
+/// service. Made by [`Proxy::recipient`].
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Proxy, Recipient, RpcError, service};
@@ -475,7 +483,8 @@ impl<M> fmt::Debug for Recipient<M> {
 #[derive(Debug)]
 pub struct Caller {
     inner: Arc<Inner>,
-    /// The connection to the service as it was when this was made, and how often it had been replaced by then.
+    /// The connection to the service as it was when this was made, and how often it had been
+    /// replaced by then.
     reached: Arc<Connection>,
     version: u64,
     /// Of each call.
@@ -542,7 +551,8 @@ impl Inner {
 impl Clone for Caller {
     /// A clone knows The connection to the service as it is now.
     fn clone(&self) -> Self {
-        // Before the connection is looked up: one that is replaced in between is looked up again by each call.
+        // Before the connection is looked up: one that is replaced in between is looked up again by
+        // each call.
         let version = self.inner.version.load(Ordering::Acquire);
         Self {
             inner: self.inner.clone(),
@@ -611,7 +621,8 @@ impl Caller {
         &self.inner.setup.wait_policy.runtime
     }
 
-    /// The connection to the service, as it is now. It has to be looked up only if the connection was lost since this caller was made.
+    /// The connection to the service, as it is now. It has to be looked up only if the connection
+    /// was lost since this caller was made.
     #[inline]
     fn reached(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
@@ -739,8 +750,9 @@ impl Caller {
         target.open_stream(number, self.name(method), timeout, encode, decode)
     }
 
-    /// Refuses arguments that were encoded for another connection than the one that there is by now: whoever has come back under
-    /// the alias may speak another codec (TYPE-1). Raw ones have none.
+    /// Refuses arguments that were encoded for another connection than the one that there is by
+    /// now: whoever has come back under the alias may speak another codec (TYPE-1). Raw ones have
+    /// none.
     fn check_codec(
         &self,
         reached: &Connection,
@@ -760,8 +772,8 @@ impl Caller {
         self.raw(method, |room| Raw::encode(request, room))
     }
 
-    /// The same; `fill` writes the request into send memory itself and says how many bytes. If it says more than there is
-    /// room for, it is called again with that much.
+    /// The same; `fill` writes the request into send memory itself and says how many bytes. If it
+    /// says more than there is room for, it is called again with that much.
     pub fn call_raw_with(
         &self,
         method: usize,

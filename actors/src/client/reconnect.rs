@@ -54,8 +54,8 @@ struct Deadline {
 }
 
 impl<T> Later<T> {
-    /// Calls `method` as soon as `caller` can; now it has failed with `lost`, and this is what it ends with if it takes too
-    /// long. `make` is given the time that is left for the call.
+    /// Calls `method` as soon as `caller` can; now it has failed with `lost`, and this is what it
+    /// ends with if it takes too long. `make` is given the time that is left for the call.
     pub(crate) fn new(
         caller: &Caller,
         method: &'static str,

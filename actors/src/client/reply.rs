@@ -21,11 +21,12 @@ const SPINS: usize = 64;
 /// The same before a look at the clock, where there are no others. A look takes less than 30 ns.
 const SPINS_IN_PLACE: usize = 256;
 
-/// Busy polling beyond this may be what keeps the other side from running: it gives way, where cores are fewer than pollers.
+/// Busy polling beyond this may be what keeps the other side from running: it gives way, where
+/// cores are fewer than pollers.
 pub(crate) const ALONE: Duration = Duration::from_micros(20);
 
-/// The answer to a call that has been made already: the request was posted when the call was made, not when
-/// this is first polled. Dropping it cancels the call.
+/// The answer to a call that has been made already: the request was posted when the call was made,
+/// not when this is first polled. Dropping it cancels the call.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Caller, Reply, RpcError};
@@ -135,8 +136,9 @@ impl<T> Reply<T> {
         RareReply::Failed(error).into()
     }
 
-    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service is told that nobody
-    /// waits any more. To have the deadline travel with the request, see [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service
+    /// is told that nobody waits any more. To have the deadline travel with the request, see
+    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout).
     pub fn timeout(mut self, after: Duration) -> Self {
         self.set_timeout(after);
         self
@@ -172,13 +174,14 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Blocks the thread until the answer is there: a thread without a runtime, or one that a runtime keeps for what blocks
-    /// (`spawn_blocking`, `web::block`, `block_in_place`).
+    /// Blocks the thread until the answer is there: a thread without a runtime, or one that a
+    /// runtime keeps for what blocks (`spawn_blocking`, `web::block`, `block_in_place`).
     ///
     /// # Errors
-    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. A call is sent as it is made, so it is
-    /// cancelled then, and runs only if it has begun: [`RpcError::ran`] says what is known. Whoever is to be refused before
-    /// anything is sent calls through [`Proxy::blocking`](crate::Proxy::blocking).
+    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. A call is sent
+    /// as it is made, so it is cancelled then, and runs only if it has begun: [`RpcError::ran`]
+    /// says what is known. Whoever is to be refused before anything is sent calls through
+    /// [`Proxy::blocking`](crate::Proxy::blocking).
     pub fn wait(mut self) -> Result<T, RpcError> {
         if self.is_undecided() && would_block_a_runtime() {
             return Err(self.take_back());
@@ -246,8 +249,8 @@ impl<T> Reply<T> {
         polled
     }
 
-    /// Looks for the answer. `None`: it has done so for as long as callers do before they sleep. `Pending`: others want the
-    /// thread, and `waker` was woken.
+    /// Looks for the answer. `None`: it has done so for as long as callers do before they sleep.
+    /// `Pending`: others want the thread, and `waker` was woken.
     #[inline]
     fn busy_poll(
         &mut self,
@@ -478,7 +481,8 @@ fn complete_whole<T>(
 }
 
 impl Reply<Vec<u8>> {
-    /// The reply's bytes where they stand in the ring, instead of a copy. They take up a credit until they are dropped.
+    /// The reply's bytes where they stand in the ring, instead of a copy. They take up a credit
+    /// until they are dropped.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Reply, RpcError};
@@ -544,7 +548,8 @@ pub async fn wait_all<T>(
     try_join_all(under_one_deadline(replies, timeout)).await
 }
 
-/// Waits for all replies under one deadline, whatever becomes of each; results come in the order of the replies.
+/// Waits for all replies under one deadline, whatever becomes of each; results come in the order of
+/// the replies.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Reply, wait_all_settled};

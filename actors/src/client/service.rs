@@ -6,8 +6,8 @@ use slimerpc::wire::{PayloadCodec, Signature};
 
 use crate::Caller;
 
-/// What callers know of a service. Implemented by `#[service]`: for the type itself when it stands on an
-/// `impl`, for `dyn Trait` when it stands on a trait.
+/// What callers know of a service. Implemented by `#[service]`: for the type itself when it stands
+/// on an `impl`, for `dyn Trait` when it stands on a trait.
 ///
 /// ```
 /// use slimerpc_actors::{Service, service};
@@ -41,16 +41,19 @@ pub trait Service: 'static {
     const STREAMS: &'static [bool];
     /// For each of them, the types that it takes and gives back.
     ///
-    /// Both sides publish or know them, and a call is made only of a method that both declare with the same types (TYPE-1): of
-    /// others [`proxy`](crate::PeerAgent::proxy) says so if there are no more, and a call does
-    /// ([`MethodMismatch`](crate::RpcError::MethodMismatch)) otherwise. [`Shape`](slimerpc::wire::Shape) says what of a type is
-    /// seen: the types' `Deserialize` runs with values that are made up when a service is served or a proxy is made. One that
-    /// panics at a value instead of giving an error is taken to refuse it, but ends a program that is compiled with
-    /// `panic = "abort"`. A service that is written by hand has none unless it says so, and is not checked.
+    /// Both sides publish or know them, and a call is made only of a method that both declare with
+    /// the same types (TYPE-1): of others [`proxy`](crate::PeerAgent::proxy) says so if there are
+    /// no more, and a call does ([`MethodMismatch`](crate::RpcError::MethodMismatch)) otherwise.
+    /// [`Shape`](slimerpc::wire::Shape) says what of a type is seen: the types' `Deserialize` runs
+    /// with values that are made up when a service is served or a proxy is made. One that panics at
+    /// a value instead of giving an error is taken to refuse it, but ends a program that is
+    /// compiled with `panic = "abort"`. A service that is written by hand has none unless it says
+    /// so, and is not checked.
     fn signatures() -> &'static [Signature] {
         &[]
     }
-    /// How typed payloads travel between native agents. To and from DLSlime peers it is always pickle.
+    /// How typed payloads travel between native agents. To and from DLSlime peers it is always
+    /// pickle.
     const CODEC: PayloadCodec;
     /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.
     type Client: Clone + From<Caller> + Send + Sync + 'static;
@@ -80,7 +83,8 @@ pub trait Call: Message {
     type Output: Serialize + DeserializeOwned + 'static;
 }
 
-/// A message that is answered with a stream of items: the arguments of a `#[method(stream)]`. Implemented by `#[service]`.
+/// A message that is answered with a stream of items: the arguments of a `#[method(stream)]`.
+/// Implemented by `#[service]`.
 pub trait StreamCall: Message {
     /// An item; `T` of a `Result<T, E>`.
     type Item: Serialize + DeserializeOwned + 'static;

@@ -10,8 +10,9 @@ use tokio::sync::broadcast;
 use crate::client::reconnect::Later;
 use crate::{EndCause, Ran, RpcError};
 
-/// Completes when the transport has taken the request: at once if a credit is free, otherwise when one is. The request is
-/// delivered at most once. Dropping this before it has completed takes the request back.
+/// Completes when the transport has taken the request: at once if a credit is free, otherwise when
+/// one is. The request is delivered at most once. Dropping this before it has completed takes the
+/// request back.
 ///
 /// What goes wrong later is an [`AgentEvent`] of the calling agent.
 ///
@@ -121,7 +122,8 @@ pub enum AgentEvent {
         service: String,
         /// Why the one before ended, or the start before this one failed.
         cause: EndCause,
-        /// How many restarts there have been since the service was served, this one and those that failed included.
+        /// How many restarts there have been since the service was served, this one and those that
+        /// failed included.
         restarts: u64,
     },
     /// A service of this agent has ended, and is not restarted; see [`Restart`](crate::Restart).
@@ -133,12 +135,14 @@ pub enum AgentEvent {
     },
 }
 
-/// Events of an agent, from when it was asked for them. Made by [`PeerAgent::events`](crate::PeerAgent::events).
+/// Events of an agent, from when it was asked for them. Made by
+/// [`PeerAgent::events`](crate::PeerAgent::events).
 #[derive(Debug)]
 pub struct Events(pub(crate) broadcast::Receiver<AgentEvent>);
 
 impl Events {
-    /// The next event; `None` once the agent has gone. Who falls more than 1,024 events behind misses the oldest.
+    /// The next event; `None` once the agent has gone. Who falls more than 1,024 events behind
+    /// misses the oldest.
     pub async fn next(&mut self) -> Option<AgentEvent> {
         loop {
             match self.0.recv().await {

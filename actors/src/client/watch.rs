@@ -23,19 +23,21 @@ pub enum PeerEvent {
         /// Which life of it.
         incarnation: u64,
     },
-    /// It gives no signs of life, though its end of the connection is there: it was stopped, say, or does nothing but compute.
-    /// Calls to it wait, until their deadlines if they have some.
+    /// It gives no signs of life, though its end of the connection is there: it was stopped, say,
+    /// or does nothing but compute. Calls to it wait, until their deadlines if they have some.
     Stalled,
     /// It gives signs of life again.
     Recovered,
-    /// Its end of the connection is gone. Its calls have ended with [`PeerLost`](crate::RpcError::PeerLost).
+    /// Its end of the connection is gone. Its calls have ended with
+    /// [`PeerLost`](crate::RpcError::PeerLost).
     Lost {
         /// What was noticed.
         cause: LossCause,
     },
-    /// It is there again. [`Proxy::watch`](crate::Proxy::watch) says so once calls through that proxy can be made;
-    /// [`PeerAgent::watch`](crate::PeerAgent::watch) as soon as the agent can be reached, which may be before it serves anything:
-    /// [`Proxy::ready`](crate::Proxy::ready) waits for that.
+    /// It is there again. [`Proxy::watch`](crate::Proxy::watch) says so once calls through that
+    /// proxy can be made; [`PeerAgent::watch`](crate::PeerAgent::watch) as soon as the agent can be
+    /// reached, which may be before it serves anything: [`Proxy::ready`](crate::Proxy::ready) waits
+    /// for that.
     Reconnected {
         /// Which life of it: another one if it was restarted.
         incarnation: u64,
@@ -52,7 +54,8 @@ impl PeerEvent {
 }
 
 /// The events of one peer, as a stream. Made by [`PeerAgent::watch`](crate::PeerAgent::watch) and
-/// [`Proxy::watch`](crate::Proxy::watch); ends with the agent. Who falls more than 64 events behind misses the oldest.
+/// [`Proxy::watch`](crate::Proxy::watch); ends with the agent. Who falls more than 64 events behind
+/// misses the oldest.
 pub struct Watch(BoxStream<'static, PeerEvent>);
 
 impl Watch {
@@ -78,8 +81,9 @@ impl Watch {
 }
 
 impl Watch {
-    /// As a proxy tells it: that the peer is there once `can_call` says that this life of it can be called, which it is asked
-    /// whenever something was `adopted`. Of a life that is lost before, nothing is told.
+    /// As a proxy tells it: that the peer is there once `can_call` says that this life of it can be
+    /// called, which it is asked whenever something was `adopted`. Of a life that is lost before,
+    /// nothing is told.
     pub(crate) fn of_proxy(
         self,
         adopted: watch::Receiver<()>,
@@ -156,7 +160,8 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// A peer that was watched is gone: what an actor is told by [`PeerAgent::death_watch`](crate::PeerAgent::death_watch).
+/// A peer that was watched is gone: what an actor is told by
+/// [`PeerAgent::death_watch`](crate::PeerAgent::death_watch).
 ///
 /// ```no_run
 /// # use actix::{Actor, Context, Handler};

@@ -29,7 +29,8 @@ const LEAST_TRY: Duration = Duration::from_secs(1);
 /// match agent.proxy_any::<Calc>().await {
 ///     Ok(calc) => Ok(Some(calc)),
 ///     Err(DiscoveryError::NoneFits { found, .. }) if found.is_empty() => Ok(None),
-///     Err(error) => Err(error), // says what there is, and why it does not fit or cannot be reached
+///     // Says what there is, and why it does not fit or cannot be reached.
+///     Err(error) => Err(error),
 /// }
 /// # }
 /// ```
@@ -138,7 +139,8 @@ impl PeerAgent {
     /// ```
     ///
     /// # Errors
-    /// [`AgentError::Control`]: the control plane is out of reach or keeps no entities; [`AgentError::ShutDown`].
+    /// [`AgentError::Control`]: the control plane is out of reach or keeps no entities;
+    /// [`AgentError::ShutDown`].
     pub async fn discover<S: Service + ?Sized>(&self) -> Result<Vec<ServiceInstance>, AgentError> {
         Ok(live::<S>(&self.ask(ListServices).await?))
     }
@@ -165,7 +167,8 @@ impl PeerAgent {
     /// # let driver = PeerAgent::builder().scope("doc:watch").alias("driver:0").start().await?;
     /// let mut changes = driver.watch_services::<Calc>().await?;
     /// let served = worker.serve(Calc::default()).await?;
-    /// assert!(matches!(changes.next().await, Some(ServiceChange::Added(it)) if it.alias() == "worker:0"));
+    /// let added = changes.next().await;
+    /// assert!(matches!(added, Some(ServiceChange::Added(it)) if it.alias() == "worker:0"));
     /// served.stop().await?;
     /// assert!(matches!(changes.next().await, Some(ServiceChange::Removed(_))));
     /// # Ok(())

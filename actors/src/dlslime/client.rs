@@ -63,8 +63,8 @@ enum Claim {
 }
 
 impl DlslimePeers {
-    /// Returns the channel to a DLSlime peer and makes it if there is none. `declare` tells the control plane that the peer is
-    /// wanted; it is called once a path to the peer is known.
+    /// Returns the channel to a DLSlime peer and makes it if there is none. `declare` tells the
+    /// control plane that the peer is wanted; it is called once a path to the peer is known.
     pub(crate) async fn call(
         &self,
         attempt: Attempt<'_>,

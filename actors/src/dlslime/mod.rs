@@ -1,7 +1,8 @@
 //! DLSlime's side of an agent: calling peers that speak its protocol, and serving them.
 //!
-//! A pair of aliases has one connection, which is used in one direction ([`pair`]). [`handshake`] is the mail by which it comes
-//! about, [`client`] and [`server`] are its two ends, and [`probe`] notices that a peer is gone. Native peers know nothing of all this.
+//! A pair of aliases has one connection, which is used in one direction ([`pair`]). [`handshake`]
+//! is the mail by which it comes about, [`client`] and [`server`] are its two ends, and [`probe`]
+//! notices that a peer is gone. Native peers know nothing of all this.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

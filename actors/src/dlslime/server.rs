@@ -213,8 +213,9 @@ impl DlslimePeers {
             .map_err(AgentError::from)?)
     }
 
-    /// Begins to connect with a DLSlime peer that was declared as wanted. If this agent serves, this waits until the queue
-    /// pairs are connected; otherwise the proxy that follows connects them.
+    /// Begins to connect with a DLSlime peer that was declared as wanted. If this agent serves,
+    /// this waits until the queue pairs are connected; otherwise the proxy that follows connects
+    /// them.
     pub(crate) async fn begin(
         &self,
         record: &PeerRecord,

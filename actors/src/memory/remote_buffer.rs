@@ -48,7 +48,8 @@ pub(crate) struct BufferConnection {
 /// let weights = agent.attach(&weights).await?;
 /// let mut first_layer = vec![0; 4_096];
 /// weights.read_at(0, &mut first_layer).await?;
-/// let all = weights.read(0, weights.len() as usize).await?; // in registered memory, without another copy
+/// // In registered memory, without another copy.
+/// let all = weights.read(0, weights.len() as usize).await?;
 /// # drop(all);
 /// # Ok(())
 /// # }

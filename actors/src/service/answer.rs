@@ -32,8 +32,8 @@ struct FailureValue {
 
 /// The error that a handler returned, on its way to become a [`Failure`].
 ///
-/// `(&Returned(error)).failure(codec)` is [`WithValue`]'s if the error implements `Serialize`, otherwise [`TextOnly`]'s: method
-/// lookup finds the one that needs no further reference first.
+/// `(&Returned(error)).failure(codec)` is [`WithValue`]'s if the error implements `Serialize`,
+/// otherwise [`TextOnly`]'s: method lookup finds the one that needs no further reference first.
 #[derive(Debug)]
 pub struct Returned<E>(E);
 
@@ -73,7 +73,8 @@ impl<E: Display> TextOnly for &Returned<E> {
 
 impl Failure {
     fn text<E: Display>(error: &E) -> Self {
-        // Caught here, while the error is not dropped: one that panics then, too, would abort the process.
+        // Caught here, while the error is not dropped: one that panics then, too, would abort the
+        // process.
         let shown = catch(|| error.to_string());
         Self {
             type_name: short_name::<E>(),
@@ -91,7 +92,8 @@ impl Failure {
 /// Largest error that travels as a value.
 const MAX_VALUE: usize = 64 * 1024;
 
-/// An error as bytes. `None` if it does not encode, panics as it does, or is too large: its text has to do then.
+/// An error as bytes. `None` if it does not encode, panics as it does, or is too large: its text
+/// has to do then.
 fn encode_value<E: Serialize>(error: &E, codec: PayloadCodec) -> Option<FailureValue> {
     let encoded = catch(|| codec.encode_to_vec(error).ok());
     let bytes = encoded
@@ -222,7 +224,8 @@ pub async fn answer_inplace_async(
     complete_written(request, handled)
 }
 
-/// Runs a sync handler that turns its request into its answer where it stands, and says how many bytes of it are that.
+/// Runs a sync handler that turns its request into its answer where it stands, and says how many
+/// bytes of it are that.
 pub fn answer_rewritten(
     mut request: Request,
     handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
@@ -259,7 +262,8 @@ fn complete<T>(
     })
 }
 
-/// Answers with `output`, also if that panics as it is encoded. An error says that it panicked as it was dropped, after that.
+/// Answers with `output`, also if that panics as it is encoded. An error says that it panicked as
+/// it was dropped, after that.
 pub(crate) fn reply<T>(
     request: Request,
     output: T,
@@ -272,7 +276,8 @@ pub(crate) fn reply<T>(
     discard(output)
 }
 
-/// The same for an answer that stands in send memory already. A handler that claims more than that has made a mistake.
+/// The same for an answer that stands in send memory already. A handler that claims more than that
+/// has made a mistake.
 fn complete_written(request: Request, handled: Handled<usize>) -> Finished {
     complete_with(request, handled, |request, len| {
         request.reply_written(len);
@@ -306,7 +311,8 @@ fn complete_with<T>(
     concluded.map_or_else(Panic::finish, |()| Finished::Answered)
 }
 
-/// Begins a parallel handler that takes its turn with the serial ones, with what `share` gives it to see.
+/// Begins a parallel handler that takes its turn with the serial ones, with what `share` gives it
+/// to see.
 pub fn answer_in_turn<'state, T>(
     request: Request,
     share: impl FnOnce() -> T,

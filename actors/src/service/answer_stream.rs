@@ -14,10 +14,11 @@ use crate::service::answer::{Failure, codec, decode, encode_with, reply};
 use crate::service::panics::{Panic, catch, discard};
 use crate::{Finished, Request, StreamCall};
 
-/// Runs a method that gives back a stream, and makes an item for each request of the caller, not before that.
+/// Runs a method that gives back a stream, and makes an item for each request of the caller, not
+/// before that.
 ///
-/// It is a handler that runs until the stream has ended: if it has `&mut self`, other serial handlers wait (SERIAL-1). A caller
-/// that does not ask for an item for too long loses the stream.
+/// It is a handler that runs until the stream has ended: if it has `&mut self`, other serial
+/// handlers wait (SERIAL-1). A caller that does not ask for an item for too long loses the stream.
 pub async fn answer_stream<M, S>(request: Request, begin: impl FnOnce(M) -> S) -> Finished
 where
     M: StreamCall,

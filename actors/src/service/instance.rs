@@ -20,7 +20,8 @@ use crate::supervision::current_handler::InstanceId;
 /// Between two looks whether answers have arrived.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Carried out when no handler runs: a sync one is waited for, an async one is dropped where it awaits.
+/// Carried out when no handler runs: a sync one is waited for, an async one is dropped where it
+/// awaits.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum InstanceCommand {
@@ -40,7 +41,8 @@ pub(crate) enum InstanceCommand {
         /// Whom to tell whether it has worked.
         tell: oneshot::Sender<Result<(), EndCause>>,
     },
-    /// End; none will take your place. Requests that wait, and those to come, are answered with that.
+    /// End; none will take your place. Requests that wait, and those to come, are answered with
+    /// that.
     GiveUp,
     /// End, and the connections and the arbiter with you.
     End,
@@ -56,7 +58,8 @@ pub(crate) struct Instance<H> {
 }
 
 impl<H: RequestHandler> Instance<H> {
-    /// Starts one on the current arbiter, without callers. What is sent to `deliveries` comes to `mailboxes`.
+    /// Starts one on the current arbiter, without callers. What is sent to `deliveries` comes to
+    /// `mailboxes`.
     pub(crate) fn start(
         handler: H,
         id: InstanceId,
@@ -102,7 +105,8 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Does something with the mailbox on the device of `memory`, on the instance's arbiter. `None` if the instance has ended.
+    /// Does something with the mailbox on the device of `memory`, on the instance's arbiter. `None`
+    /// if the instance has ended.
     pub(crate) async fn mailbox<T: Send + 'static>(
         &self,
         memory: &Arc<BufferPool>,
@@ -140,14 +144,16 @@ impl Address {
         let _ = self.drain.send(Drain).await;
     }
 
-    /// Has the instance end, for another to take its place. Told when that is done; an error says that the service has ended.
+    /// Has the instance end, for another to take its place. Told when that is done; an error says
+    /// that the service has ended.
     pub(crate) fn retire(&self, cause: EndCause) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
         self.orders.do_send(InstanceCommand::Retire { cause, tell });
         told
     }
 
-    /// Has another one take the place of the one that ended. Told what came of it; an error says that the service has ended.
+    /// Has another one take the place of the one that ended. Told what came of it; an error says
+    /// that the service has ended.
     pub(crate) fn start(
         &self,
         number: u64,
@@ -167,7 +173,8 @@ impl Address {
         self.orders.do_send(InstanceCommand::GiveUp);
     }
 
-    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but without waiting for it.
+    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but
+    /// without waiting for it.
     pub(crate) fn end(self) {
         if self.orders.connected() {
             self.orders.do_send(InstanceCommand::End);
@@ -177,7 +184,8 @@ impl Address {
     }
 }
 
-/// Work on the instance's mailboxes, done between two of its requests: letting callers in and dismissing them.
+/// Work on the instance's mailboxes, done between two of its requests: letting callers in and
+/// dismissing them.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct WithMailboxes(Box<dyn FnOnce(&mut Mailboxes) + Send>);

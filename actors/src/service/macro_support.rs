@@ -1,7 +1,7 @@
 //! Traits by which the code that `#[service]` writes finds out what a type can do.
 //!
-//! A bound without any parameter, as `Vec<u8>: Clone`, must hold, or the program does not compile. One with a lifetime of its own
-//! is a condition: `for<'a> Vec<u8>: CloneField<'a>`.
+//! A bound without any parameter, as `Vec<u8>: Clone`, must hold, or the program does not compile.
+//! One with a lifetime of its own is a condition: `for<'a> Vec<u8>: CloneField<'a>`.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -11,8 +11,8 @@ use slimerpc::wire::{PayloadCodec, Shape};
 
 use crate::service::panics::expected;
 
-/// `(&ShapeOf::<T>::new()).shape(codec)` is [`Shaped`]'s if `T` can be deserialized, otherwise [`Shapeless`]'s: method lookup finds
-/// the one that needs no further reference first.
+/// `(&ShapeOf::<T>::new()).shape(codec)` is [`Shaped`]'s if `T` can be deserialized, otherwise
+/// [`Shapeless`]'s: method lookup finds the one that needs no further reference first.
 #[derive(Debug)]
 pub struct ShapeOf<T: ?Sized>(PhantomData<T>);
 

@@ -98,7 +98,8 @@ impl Mailboxes {
         any
     }
 
-    /// Whether nothing has arrived in the rings, by a look that is cheaper than [`poll`](Self::poll).
+    /// Whether nothing has arrived in the rings, by a look that is cheaper than
+    /// [`poll`](Self::poll).
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
         self.sources.iter().all(|source| source.mailbox.is_quiet())
@@ -109,7 +110,8 @@ impl Mailboxes {
         self.each(|source| source.mailbox.arm());
     }
 
-    /// Ready once any mailbox has raised an event since it was armed, and with a delivery that came meanwhile.
+    /// Ready once any mailbox has raised an event since it was armed, and with a delivery that came
+    /// meanwhile.
     pub(crate) fn poll_raised(
         &mut self,
         task: &mut Context<'_>,
@@ -134,7 +136,8 @@ impl Mailboxes {
         raised
     }
 
-    /// Whether all answers have arrived at their callers, or never will. If not, ask again after each poll.
+    /// Whether all answers have arrived at their callers, or never will. If not, ask again after
+    /// each poll.
     pub(crate) fn flush(&self) -> bool {
         let mut flushed = true;
         for source in &self.sources {

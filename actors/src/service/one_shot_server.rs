@@ -30,8 +30,8 @@ impl OneShotServer {
         }
     }
 
-    /// Waits for a request and has it handled. Dropped while it waits, it has taken none; dropped while a handler awaits,
-    /// it drops that.
+    /// Waits for a request and has it handled. Dropped while it waits, it has taken none; dropped
+    /// while a handler awaits, it drops that.
     pub(crate) async fn serve<S, A>(&mut self, state: &mut A) -> Result<(), AgentError>
     where
         S: ServedBy<A> + ?Sized,

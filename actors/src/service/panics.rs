@@ -41,8 +41,8 @@ impl Panic {
         self.message
     }
 
-    /// Ends a request by this. Its caller has been told, or had its answer before; what becomes of the instance, the
-    /// supervisor decides.
+    /// Ends a request by this. Its caller has been told, or had its answer before; what becomes of
+    /// the instance, the supervisor decides.
     pub(crate) fn finish(self) -> Finished {
         current_handler::request_exit(self.into());
         Finished::Panicked
@@ -57,14 +57,15 @@ impl From<Panic> for EndCause {
 }
 
 thread_local! {
-    /// Whether values are made up on this thread, which a user's `Deserialize` may refuse by a panic.
+    /// Whether values are made up on this thread, which a user's `Deserialize` may refuse by a
+    /// panic.
     static IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
     /// Where the last panic of a handler was raised.
     static TRACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Has the panics of handlers traced, by a hook in front of the one that is there. A program that sets another hook later
-/// and does not call this one has no traces.
+/// Has the panics of handlers traced, by a hook in front of the one that is there. A program that
+/// sets another hook later and does not call this one has no traces.
 pub(crate) fn trace() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -85,7 +86,8 @@ pub(crate) fn trace() {
 const REFUSED_BY_PANIC: &str = "slimerpc: a `Deserialize` panicked at a value that was made up to see which types a service takes \
     and gives back. It ends this program, which is compiled with `panic = \"abort\"`: let it return an error";
 
-/// Runs what makes values up for types of a user. A panic at one, which is caught, says nothing to anybody.
+/// Runs what makes values up for types of a user. A panic at one, which is caught, says nothing to
+/// anybody.
 pub(crate) fn expected<T>(work: impl FnOnce() -> T) -> T {
     trace();
     let outer = IS_EXPECTED.replace(true);
@@ -110,8 +112,8 @@ fn note(info: &PanicHookInfo<'_>) {
     TRACE.set(Some(trace));
 }
 
-/// Leaves out the frames of the panic itself, which come first, and ours and the runtime's, which come last. They may be
-/// missing from a program without symbols.
+/// Leaves out the frames of the panic itself, which come first, and ours and the runtime's, which
+/// come last. They may be missing from a program without symbols.
 fn frames_of_handler(backtrace: &str) -> &str {
     let ours = backtrace.find("slimerpc_actors::panics::catch");
     let end = ours.and_then(|at| backtrace[..at].rfind('\n'));

@@ -8,9 +8,10 @@
 //!                                            pool of threads
 //! ```
 //!
-//! A native caller has a channel to each, so that its serial calls have no thread hop and its parallel ones neither wait
-//! for a credit nor for a handler that keeps the serial instance's arbiter busy. A DLSlime peer has but one connection,
-//! which ends at the front. Handlers answer from their own threads.
+//! A native caller has a channel to each, so that its serial calls have no thread hop and its
+//! parallel ones neither wait for a credit nor for a handler that keeps the serial instance's
+//! arbiter busy. A DLSlime peer has but one connection, which ends at the front. Handlers answer
+//! from their own threads.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::{Dispatch, Request, ServedBy};
 
 /// See the [module](self).
 pub(crate) struct ParallelDispatcher<S: ServedBy<A> + ?Sized, A: 'static> {
-    /// To whoever has the state. Callers have but so many credits, so this does not grow without bound.
+    /// To whoever has the state. Callers have but so many credits, so this does not grow without
+    /// bound.
     serial: UnboundedSender<Delivery>,
     /// Without one, parallel methods take their turn with the others.
     pool: Option<Pool<Arc<S::Shared>>>,

@@ -111,8 +111,8 @@ impl<T: Clone> Pool<T> {
         self.load.handlers.load(Ordering::Acquire) == 0
     }
 
-    /// Drops the handler of a request where it awaits, or before it begins. Its request answers as it is dropped, which
-    /// gives the caller its credit back (SLOT-2).
+    /// Drops the handler of a request where it awaits, or before it begins. Its request answers as
+    /// it is dropped, which gives the caller its credit back (SLOT-2).
     pub(crate) fn cancel(&mut self, request: RequestId) {
         for (_, task) in self
             .running

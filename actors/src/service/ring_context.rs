@@ -30,8 +30,8 @@ use crate::{Dispatch, EndCause, Finished, Request};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
 const TURN: usize = 64;
-/// Looks in vain in a row before the arbiter's other tasks get a turn: some microseconds, against the part of one that a
-/// turn of theirs takes when there is none.
+/// Looks in vain in a row before the arbiter's other tasks get a turn: some microseconds, against
+/// the part of one that a turn of theirs takes when there is none.
 const SPINS: usize = 128;
 /// The same while a handler awaits one of those tasks.
 const SPINS_AWAITING: usize = 16;
@@ -46,7 +46,8 @@ pub(crate) trait RequestHandler: Unpin + 'static {
     /// Handles a request, or begins to.
     fn handle(&mut self, request: Request) -> Dispatch<'static>;
 
-    /// A handler panicked, of which its caller has been told (PANIC-1), or said that it should be the last.
+    /// A handler panicked, of which its caller has been told (PANIC-1), or said that it should be
+    /// the last.
     fn ended(&mut self, cause: EndCause) {
         let _ = cause;
     }
@@ -81,8 +82,9 @@ pub(crate) enum Readiness {
     Down,
 }
 
-/// The context of a service instance. Its completion queues are polled on the arbiter that owns the actor, so
-/// that no thread hop lies between the wire and the handler; ordinary actix messages are handled beside.
+/// The context of a service instance. Its completion queues are polled on the arbiter that owns the
+/// actor, so that no thread hop lies between the wire and the handler; ordinary actix messages are
+/// handled beside.
 pub(crate) struct RingContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
 }
@@ -197,7 +199,8 @@ pub(crate) struct Rings {
     mailboxes: SharedMailboxes,
     ending: Rc<RingDrain>,
     busy_poll: Duration,
-    /// Requests that wait for the serial handler that runs, and what has arrived behind them and was not looked at.
+    /// Requests that wait for the serial handler that runs, and what has arrived behind them and
+    /// was not looked at.
     queue: VecDeque<Delivery>,
     running: Option<RunningHandler>,
     /// When looking began to be in vain.
@@ -283,7 +286,8 @@ impl Rings {
         while let Some(order) = instance.orders.pop_front() {
             let is_end = matches!(order, InstanceCommand::End);
             if is_end {
-                // First of all, so that callers learn that they have lost us, not that a request of theirs was dropped.
+                // First of all, so that callers learn that they have lost us, not that a request of
+                // theirs was dropped.
                 self.mailboxes.borrow_mut().close();
             }
             if let Some(running) = self.running.take() {
@@ -300,7 +304,8 @@ impl Rings {
         }
     }
 
-    /// Runs handlers, one at a time, as far as they go, or until none is `left` (SERIAL-1). Says whether any ran.
+    /// Runs handlers, one at a time, as far as they go, or until none is `left` (SERIAL-1). Says
+    /// whether any ran.
     fn run<H: RequestHandler>(
         &mut self,
         handler: &mut H,
@@ -310,8 +315,8 @@ impl Rings {
         let mut ran = false;
         while *left > 0 {
             if let Some(running) = &mut self.running {
-                // What the service's code may do is caught where it is told to the caller; nothing else of it gets further
-                // than this.
+                // What the service's code may do is caught where it is told to the caller; nothing
+                // else of it gets further than this.
                 let polled = serial(self.instance, || {
                     catch(|| running.future.as_mut().poll(task))
                         .unwrap_or_else(|panic| Poll::Ready(panic.finish()))
@@ -446,7 +451,8 @@ impl Rings {
         }
     }
 
-    /// Waits for arrivals by looking for them. False if it has looked as often in vain as the arbiter's other tasks can wait.
+    /// Waits for arrivals by looking for them. False if it has looked as often in vain as the
+    /// arbiter's other tasks can wait.
     #[inline]
     fn spin(&self, spins: &mut usize) -> bool {
         let limit = match self.running {
@@ -476,8 +482,8 @@ fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     }
 }
 
-/// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its request answers as it is dropped, which gives
-/// the caller its credit back (SLOT-2).
+/// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its
+/// request answers as it is dropped, which gives the caller its credit back (SLOT-2).
 fn end(running: RunningHandler) {
     guarded("dropping a handler", || drop(running));
 }

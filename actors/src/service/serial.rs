@@ -116,7 +116,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         Ok(())
     }
 
-    /// Takes the state of an instance that has ended, or is to. None of its handlers is there any more.
+    /// Takes the state of an instance that has ended, or is to. None of its handlers is there any
+    /// more.
     fn take_state(&mut self) -> Option<A> {
         match std::mem::replace(&mut self.life, InstanceLife::Between(None)) {
             InstanceLife::Up(state) | InstanceLife::Ended(state) => {
@@ -160,7 +161,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
 /// A state, and what its parallel handlers see of it.
 type ReadyState<A, Shared> = (A, Option<Arc<Shared>>);
 
-/// Readies a state that was made for its first request. Also gives back what the parallel handlers are to see.
+/// Readies a state that was made for its first request. Also gives back what the parallel handlers
+/// are to see.
 fn ready<S: ServedBy<A> + ?Sized, A>(
     mut state: A,
     hooks: &Hooks<A>,

@@ -37,9 +37,10 @@ pub trait ServedBy<A: 'static>: Service {
 
 /// What a service shares with its parallel methods.
 ///
-/// A `#[method(parallel)]` runs on a thread of a pool, beside the serial method that has `&mut self` at the time and
-/// beside other parallel ones. So it takes, instead of `self`, a reference to a part of the service that is
-/// `Send + Sync`: that, and that alone, is what the compiler lets both see.
+/// A `#[method(parallel)]` runs on a thread of a pool, beside the serial method that has `&mut
+/// self` at the time and beside other parallel ones. So it takes, instead of `self`, a reference to
+/// a part of the service that is `Send + Sync`: that, and that alone, is what the compiler lets
+/// both see.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -85,8 +86,8 @@ pub trait Share {
     /// What parallel methods take a reference to.
     type Shared: Send + Sync + 'static;
 
-    /// Asked for when the service is served, and again whenever a factory has made a new instance; until then parallel methods
-    /// see what the one before had shared.
+    /// Asked for when the service is served, and again whenever a factory has made a new instance;
+    /// until then parallel methods see what the one before had shared.
     fn share(&self) -> Arc<Self::Shared>;
 }
 
@@ -96,7 +97,8 @@ pub enum Dispatch<'state> {
     Done,
     /// It has been handled by a panic, which its caller has been told.
     Panicked,
-    /// An async handler has begun. No other serial handler of the instance runs until it is done (SERIAL-1).
+    /// An async handler has begun. No other serial handler of the instance runs until it is done
+    /// (SERIAL-1).
     Running(Pin<Box<dyn Future<Output = Finished> + 'state>>),
 }
 

@@ -40,13 +40,15 @@ pub enum EndCause {
         /// The reason that the handler gave.
         why: String,
     },
-    /// The factory panicked or returned an error, or [`Lifecycle::started`](crate::Lifecycle::started) panicked.
+    /// The factory panicked or returned an error, or
+    /// [`Lifecycle::started`](crate::Lifecycle::started) panicked.
     #[error("it could not be started: {message}")]
     NotStarted {
         /// The panic's message, or the error's text.
         message: String,
     },
-    /// Another service of the agent ended, and the agent's [`Strategy`](crate::Strategy) ties this one to it.
+    /// Another service of the agent ended, and the agent's [`Strategy`](crate::Strategy) ties this
+    /// one to it.
     #[error("service `{service}` ended")]
     Sibling {
         /// Name of the other service.

@@ -1,5 +1,6 @@
-//! Whether, when and how often a service is restarted: the policy that users give ([`Restart`]), which services are restarted
-//! together ([`Strategy`]), and the decision, a state machine that is told the time ([`Restarts`]).
+//! Whether, when and how often a service is restarted: the policy that users give ([`Restart`]),
+//! which services are restarted together ([`Strategy`]), and the decision, a state machine that is
+//! told the time ([`Restarts`]).
 //!
 //! - At most `max_restarts` restarts begin within any window.
 //! - Between the end of an instance and the next start lies the pause of
@@ -199,7 +200,8 @@ fn refuse(name: &'static str, value: impl ToString, allowed: &str) -> Result<(),
 /// # async fn example() -> Result<(), AgentError> {
 /// let worker = PeerAgent::builder().strategy(Strategy::RestForOne).start().await?;
 /// worker.serve_with(|| Weights).await?;
-/// worker.serve_with(|| Model).await?; // restarted with the weights, which are not restarted with it
+/// // Restarted with the weights, which are not restarted with it.
+/// worker.serve_with(|| Model).await?;
 /// # Ok(())
 /// # }
 /// ```

@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::peers;
 use crate::support::Result;
 
-/// Whoever waits for it gets an end of file or of connection once it is gone, so its leash is ours, too.
+/// Whoever waits for it gets an end of file or of connection once it is gone, so its leash is ours,
+/// too.
 pub(crate) struct Child {
     shared: Arc<Shared>,
     from: BufReader<ChildStdout>,

@@ -3,7 +3,8 @@
 use std::fs;
 use std::thread;
 
-/// What to say if it is not: who polls takes turns with other programs then, some milliseconds each.
+/// What to say if it is not: who polls takes turns with other programs then, some milliseconds
+/// each.
 pub(crate) fn note() -> Option<String> {
     let load = fs::read_to_string("/proc/loadavg").ok()?;
     let load: f64 = load.split_whitespace().next()?.parse().ok()?;

@@ -1,9 +1,12 @@
-//! The same echo by other means, beside ours: two processes on this machine, of which the parent measures.
+//! The same echo by other means, beside ours: two processes on this machine, of which the parent
+//! measures.
 //!
-//!     cargo run --release --manifest-path benches/peers/Cargo.toml [-- tarpc tonic --seconds 2 --csv FILE]
+//!     cargo run --release --manifest-path benches/peers/Cargo.toml \
+//!         [-- tarpc tonic --seconds 2 --csv FILE]
 //!
-//! Everything runs one after the other in one run, so ratios are worth more than times. A peer is a file in `peers/`; each
-//! says what it does with the bytes, and `--list` prints it. Who lacks a package, a device or memory is skipped and says why.
+//! Everything runs one after the other in one run, so ratios are worth more than times. A peer is a
+//! file in `peers/`; each says what it does with the bytes, and `--list` prints it. Who lacks a
+//! package, a device or memory is skipped and says why.
 
 #[macro_use]
 #[path = "../../support/mod.rs"]
@@ -53,7 +56,8 @@ struct Args {
     /// Device that carries our bytes; dlslime's, too, if it is an RDMA device
     #[arg(long, default_value = fabric::SHM)]
     device: String,
-    /// Threads of each tokio runtime; 1 makes it a current_thread runtime, with which round trips are faster
+    /// Threads of each tokio runtime; 1 makes it a current_thread runtime, with which round trips
+    /// are faster
     #[arg(long, default_value_t = 1)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
@@ -139,7 +143,8 @@ enum Unmeasured {
     Failed(String),
 }
 
-/// On a thread of its own, so that neither a panic nor what a runtime leaves behind is the next one's.
+/// On a thread of its own, so that neither a panic nor what a runtime leaves behind is the next
+/// one's.
 fn measure(peer: &Peer, job: &Job, report: &mut Report) -> std::result::Result<(), Unmeasured> {
     let measured = thread::scope(|scope| {
         let measuring = scope.spawn(|| {

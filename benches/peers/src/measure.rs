@@ -12,7 +12,8 @@ use crate::table::Report;
 
 /// Round trips for each figure at least.
 const LEAST: usize = 10;
-/// Of so many calls under way at once the time of the first is taken: looking at the clock takes part of a fast call.
+/// Of so many calls under way at once the time of the first is taken: looking at the clock takes
+/// part of a fast call.
 const SAMPLED: u64 = 16;
 /// For a peer to start, to be found, and to end.
 const SLACK: Duration = Duration::from_secs(60);

@@ -4,7 +4,8 @@ use std::fs;
 
 use crate::measure::Missing;
 
-/// Copies of a message that may exist at once, counting generously: buffers of both processes and of sockets between.
+/// Copies of a message that may exist at once, counting generously: buffers of both processes and
+/// of sockets between.
 const COPIES: u64 = 16;
 
 /// # Errors

@@ -38,7 +38,8 @@ impl Fleet {
         })
     }
 
-    /// Waits until the worker serves, connects with it, and gives it its weights; or says why that came to nothing.
+    /// Waits until the worker serves, connects with it, and gives it its weights; or says why that
+    /// came to nothing.
     pub(super) async fn bring_up(
         self: Rc<Self>,
         number: usize,

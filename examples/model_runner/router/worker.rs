@@ -50,7 +50,8 @@ impl Worker {
         self.missed.take().map(|since| since.elapsed())
     }
 
-    /// Its process has ended. Gives how long to wait before the next one, or that there has been enough of them.
+    /// Its process has ended. Gives how long to wait before the next one, or that there has been
+    /// enough of them.
     pub(super) fn down(&mut self) -> Option<Duration> {
         let now = Instant::now();
         if matches!(self.state, WorkerState::Up(_)) {

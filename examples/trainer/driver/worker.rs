@@ -50,7 +50,8 @@ impl Worker {
         self.has_stepped = true;
     }
 
-    /// Its process has ended. Gives how long to wait before the next one, or that there has been enough of them.
+    /// Its process has ended. Gives how long to wait before the next one, or that there has been
+    /// enough of them.
     pub(super) fn down(&mut self) -> Option<Duration> {
         self.state = WorkerState::Down;
         self.restarts.after(self.has_stepped, Instant::now())

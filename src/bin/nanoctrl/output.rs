@@ -1,4 +1,5 @@
-//! What a command prints, and where that ends: a reader that has gone is no failure, a full disk is.
+//! What a command prints, and where that ends: a reader that has gone is no failure, a full disk
+//! is.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};

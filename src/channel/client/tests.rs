@@ -360,7 +360,8 @@ fn a_message_is_made_where_it_is_sent_to() {
     }
 }
 
-/// A caller has written into the service's ring, and then cannot say what it wanted to: nobody is told of it.
+/// A caller has written into the service's ring, and then cannot say what it wanted to: nobody is
+/// told of it.
 #[test]
 fn slot_1_what_is_half_made_in_the_ring_of_the_peer_is_never_a_message() {
     type Encode = fn(&mut [u8]) -> Result<usize, EncodeError>;
@@ -406,7 +407,8 @@ fn slot_1_what_is_half_made_in_the_ring_of_the_peer_is_never_a_message() {
     }
 }
 
-/// Each end goes on to write where the other no longer is, and over a channel that is closed: that stays mapped.
+/// Each end goes on to write where the other no longer is, and over a channel that is closed: that
+/// stays mapped.
 #[test]
 fn drop_1_the_ring_of_a_peer_that_is_gone_stays_while_a_message_is_made_in_it() {
     let mut ends = Loopback::new(1);

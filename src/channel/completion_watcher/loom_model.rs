@@ -1,9 +1,10 @@
-//! The rules of the [watcher](super) under every interleaving, with up to two preemptions, of two who sleep and of what wakes
-//! them: nobody is forgotten.
+//! The rules of the [watcher](super) under every interleaving, with up to two preemptions, of two
+//! who sleep and of what wakes them: nobody is forgotten.
 //!
-//! It is a model of the rules, not the code, which runs on a kernel and on runtimes. A thread stands for a thread that sleeps in
-//! `.wait()`, for the fallback, or for a runtime of one thread: that drives its sleeper and its watching task, and stops as soon as
-//! the sleeper has its answer. The soak in `tests/sleeping.rs` is of the code.
+//! It is a model of the rules, not the code, which runs on a kernel and on runtimes. A thread
+//! stands for a thread that sleeps in `.wait()`, for the fallback, or for a runtime of one thread:
+//! that drives its sleeper and its watching task, and stops as soon as the sleeper has its answer.
+//! The soak in `tests/sleeping.rs` is of the code.
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -53,8 +54,8 @@ enum InlineWatcher {
 struct Kernel {
     /// The completion queue's descriptor is readable.
     raised: bool,
-    /// It was raised since the fallback task, and those on the sleepers' runtimes, took notice of that. They await edges; what
-    /// is cleared before they look they miss.
+    /// It was raised since the fallback task, and those on the sleepers' runtimes, took notice of
+    /// that. They await edges; what is cleared before they look they miss.
     edge_at_home: bool,
     edges: [bool; SLEEPERS],
     woken: [bool; SLEEPERS],
@@ -379,7 +380,8 @@ enum CallEnd {
     Close,
 }
 
-/// Two make so many calls each, which end like this. Who is forgotten waits for ever, which loom reports as a deadlock.
+/// Two make so many calls each, which end like this. Who is forgotten waits for ever, which loom
+/// reports as a deadlock.
 fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS], ends: &'static [CallEnd]) {
     for has_edges in [false, true] {
         explore(2, has_edges, sleepers, ends);
@@ -460,7 +462,8 @@ fn call_1_a_thread_that_sleeps_twice() {
     );
 }
 
-/// Whoever was served by the fallback may find it disarmed the next time: an inline watcher has consumed the event.
+/// Whoever was served by the fallback may find it disarmed the next time: an inline watcher has
+/// consumed the event.
 #[test]
 fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
     let sleepers = [(Kind::Runtime, 1), (Kind::Thread, 2)];

@@ -75,8 +75,8 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
     }
 }
 
-/// The fallback watcher consumes an event before the task of a runtime sees it: that task waits on, disarmed. The next to sleep in
-/// its runtime arms the queue.
+/// The fallback watcher consumes an event before the task of a runtime sees it: that task waits on,
+/// disarmed. The next to sleep in its runtime arms the queue.
 #[cfg(feature = "faults")]
 #[test]
 fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {

@@ -10,8 +10,8 @@
 //!                 Free         Orphaned ─────────────────────────┴▶ Free
 //! ```
 //!
-//! Calls that find no free slot wait in order. After [`close`](Caller::close) every call has ended (CALL-1)
-//! and no slot is handed out until the queue pair has been drained (SLOT-1).
+//! Calls that find no free slot wait in order. After [`close`](Caller::close) every call has ended
+//! (CALL-1) and no slot is handed out until the queue pair has been drained (SLOT-1).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
@@ -70,7 +70,8 @@ pub(crate) enum Received {
     Answer,
     /// The answer to this one-way call, which is to be [concluded](Caller::complete).
     OneWay(u32),
-    /// An answer whose payload is to be read first; it is among the [pending reads](Effects::pending_reads).
+    /// An answer whose payload is to be read first; it is among the [pending
+    /// reads](Effects::pending_reads).
     Offered,
     /// The answer to a call that had ended (CALL-2). The slot is free again.
     Late,
@@ -117,11 +118,13 @@ pub(crate) struct Granted {
 /// What ending a call leaves to do.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// The slot whose request the peer need not answer. It stays occupied until the answer comes (SLOT-1).
+    /// The slot whose request the peer need not answer. It stays occupied until the answer comes
+    /// (SLOT-1).
     pub(crate) cancel: Option<u16>,
     /// Whether the request had been sent.
     pub(crate) was_sent: bool,
-    /// To be dropped once the lock is released: with a waker may go a task that has other calls of the channel.
+    /// To be dropped once the lock is released: with a waker may go a task that has other calls of
+    /// the channel.
     pub(crate) _waker: Option<Waker>,
 }
 
@@ -176,7 +179,8 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// A calling side with a credit for each slot that has send memory and a place for the reply, 1 to 65,536.
+    /// A calling side with a credit for each slot that has send memory and a place for the reply, 1
+    /// to 65,536.
     pub(crate) fn new(sends: Vec<SlotToken>, replies: Vec<SlotToken>) -> Self {
         let slots = sends.into_iter().zip(replies);
         let slots: Box<[_]> = slots.map(|(send, reply)| Slot::new(send, reply)).collect();
@@ -205,7 +209,8 @@ impl Caller {
         Self::new(tokens().collect(), tokens().collect())
     }
 
-    /// Opens a call in a free slot; `None` if there is none, if others wait for one (ORDER-1), or if the channel is closed.
+    /// Opens a call in a free slot; `None` if there is none, if others wait for one (ORDER-1), or
+    /// if the channel is closed.
     #[inline]
     pub(crate) fn claim(&mut self) -> Option<(CallId, SlotToken)> {
         if self.waiting > 0 || self.closed.is_some() {
@@ -217,8 +222,8 @@ impl Caller {
         Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
-    /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take it now.
-    /// A call never overtakes one that waits (ORDER-1).
+    /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take
+    /// it now. A call never overtakes one that waits (ORDER-1).
     #[inline]
     pub(crate) fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
         if may_send && let Some((id, send)) = self.claim() {
@@ -245,7 +250,8 @@ impl Caller {
         }
     }
 
-    /// Gives the call that has waited longest a slot, if there is one and its arguments are encoded.
+    /// Gives the call that has waited longest a slot, if there is one and its arguments are
+    /// encoded.
     pub(crate) fn grant(&mut self) -> Option<Granted> {
         if self.closed.is_some() || self.waiting == 0 || self.free.is_empty() {
             return None;
@@ -285,8 +291,8 @@ impl Caller {
         self.slots[usize::from(slot)].is(id, Phase::Claimed)
     }
 
-    /// The request of `id`, which stands in `send`, has been posted. `exported` is its payload, if that lies outside of the
-    /// slot.
+    /// The request of `id`, which stands in `send`, has been posted. `exported` is its payload, if
+    /// that lies outside of the slot.
     #[inline]
     pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<PooledBuffer>) {
         let held = &mut self.slots[usize::from(send.slot())];
@@ -328,7 +334,8 @@ impl Caller {
         token.expect("an answer is lent to its call only")
     }
 
-    /// The right to the send memory of a slot that nobody uses, until something is [posted](Self::posted) from it.
+    /// The right to the send memory of a slot that nobody uses, until something is
+    /// [posted](Self::posted) from it.
     pub(crate) fn take_free_memory(&mut self, slot: u16) -> Option<SlotToken> {
         let held = self.slots.get_mut(usize::from(slot))?;
         let is_free = held.phase == Phase::Free;
@@ -380,7 +387,8 @@ impl Caller {
         if outside.is_some() {
             self.acknowledgements.push_back(slot);
         }
-        // A closed channel has no use for the slot, and its owner may ask yet whether the request was sent.
+        // A closed channel has no use for the slot, and its owner may ask yet whether the request
+        // was sent.
         if self.closed.is_none() {
             self.release(slot);
         }
@@ -493,8 +501,8 @@ impl Caller {
         self.lined_up.remove(&id);
     }
 
-    /// Has `waker`, or nobody, woken when `id` is decided, instead of the one that was given before. That one comes back if
-    /// it is another, to be dropped once the lock is released.
+    /// Has `waker`, or nobody, woken when `id` is decided, instead of the one that was given
+    /// before. That one comes back if it is another, to be dropped once the lock is released.
     #[must_use]
     #[inline]
     pub(crate) fn register(
@@ -551,7 +559,8 @@ impl Caller {
         }
     }
 
-    /// Sets the deadline of a call that waits for a credit: what is left of it travels with the request.
+    /// Sets the deadline of a call that waits for a credit: what is left of it travels with the
+    /// request.
     pub(crate) fn set_deadline(&mut self, id: CallId, at: Option<Instant>) {
         if let Some(call) = self.lined_up.get_mut(&id) {
             call.deadline = at;
@@ -622,8 +631,8 @@ impl Caller {
         self.closed = Some(cause);
     }
 
-    /// The queue pair of a closed channel has been drained and a new one takes its place: credits of ended
-    /// calls are back. Answers nobody has read yet keep their slots.
+    /// The queue pair of a closed channel has been drained and a new one takes its place: credits
+    /// of ended calls are back. Answers nobody has read yet keep their slots.
     #[cfg(test)]
     pub(crate) fn reset(&mut self) {
         debug_assert!(self.closed.is_some(), "only a closed channel is reset");
@@ -706,7 +715,8 @@ impl Caller {
         std::mem::take(&mut self.effects)
     }
 
-    /// The rights to all send memory and to the whole reply ring, once the channel is closed and nobody uses either any more.
+    /// The rights to all send memory and to the whole reply ring, once the channel is closed and
+    /// nobody uses either any more.
     pub(crate) fn take_tokens(&mut self) -> Option<(Vec<SlotToken>, Vec<SlotToken>)> {
         self.closed.as_ref()?;
         let rest = self

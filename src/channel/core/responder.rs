@@ -14,7 +14,8 @@ use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
 pub(crate) enum Arrival {
     /// A request. Its bytes stay until it is answered (RING-1).
     Request(Box<SlotRequest>),
-    /// The caller no longer wants the answer to the request in this slot. It is answered all the same.
+    /// The caller no longer wants the answer to the request in this slot. It is answered all the
+    /// same.
     Cancel {
         /// The slot.
         slot: u16,
@@ -27,8 +28,8 @@ pub(crate) enum Arrival {
     Violation(Violation),
 }
 
-/// A request in its slot, and the rights to the bytes of that. Each slot has one, which moves to whoever handles a request
-/// and comes back with the answer.
+/// A request in its slot, and the rights to the bytes of that. Each slot has one, which moves to
+/// whoever handles a request and comes back with the answer.
 #[derive(Debug)]
 pub(crate) struct SlotRequest {
     /// The right to what arrived.
@@ -58,8 +59,8 @@ pub(crate) struct Rare {
     pub(crate) is_unwanted: bool,
 }
 
-/// An answer where it is sent from: in send memory, or in place of its request. Neither changes until the caller, who has to
-/// get it first, writes into the slot again.
+/// An answer where it is sent from: in send memory, or in place of its request. Neither changes
+/// until the caller, who has to get it first, writes into the slot again.
 #[derive(Debug)]
 pub(crate) struct PreparedReply {
     pub(crate) slot: u16,
@@ -72,7 +73,8 @@ struct Slot {
     phase: Phase,
     /// Unless somebody has the request.
     request: Option<Box<SlotRequest>>,
-    /// The payload of the answer, if it does not travel through the ring, until the caller has read it.
+    /// The payload of the answer, if it does not travel through the ring, until the caller has read
+    /// it.
     exported: Option<PooledBuffer>,
 }
 
@@ -80,7 +82,8 @@ struct Slot {
 enum Phase {
     /// The caller may write into it.
     Free,
-    /// This request is not answered. While it is here its payload, which lies at the caller, is being read.
+    /// This request is not answered. While it is here its payload, which lies at the caller, is
+    /// being read.
     Unanswered(u64),
     /// The answer waits for a place in the send queue.
     Unsent,
@@ -225,8 +228,8 @@ impl Responder {
         self.slots.iter().any(|slot| slot.exported.is_some())
     }
 
-    /// `request` is answered: the caller may write into its slot once it has the answer. What was rare about it comes back, to
-    /// be dropped without a lock.
+    /// `request` is answered: the caller may write into its slot once it has the answer. What was
+    /// rare about it comes back, to be dropped without a lock.
     #[inline]
     #[must_use]
     pub(crate) fn answered(&mut self, mut request: Box<SlotRequest>) -> Option<Box<Rare>> {
@@ -244,7 +247,8 @@ impl Responder {
         self.unsent.push_back(reply);
     }
 
-    /// The answer that has waited longest, now that there is a place in the send queue, and its slot.
+    /// The answer that has waited longest, now that there is a place in the send queue, and its
+    /// slot.
     pub(crate) fn take_unsent(&mut self) -> Option<(PreparedReply, &SlotRequest)> {
         let reply = self.unsent.pop_front()?;
         let slot = &mut self.slots[usize::from(reply.slot)];

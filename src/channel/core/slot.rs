@@ -108,7 +108,8 @@ impl Slot {
 }
 
 impl ReplyMeta {
-    /// An answer with this header, whose payload stands there in its slot; and where the payload lies if it does not.
+    /// An answer with this header, whose payload stands there in its slot; and where the payload
+    /// lies if it does not.
     #[inline]
     pub(crate) fn of(
         header: &Header,

@@ -11,8 +11,8 @@ pub struct Session {
     pub attempt: u64,
 }
 
-/// What the ends write to each other over the control plane. It may be late, come twice or be read by another life of the
-/// addressee. `E` is what an end must know of the other's to connect.
+/// What the ends write to each other over the control plane. It may be late, come twice or be read
+/// by another life of the addressee. `E` is what an end must know of the other's to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeMessage<E> {
     /// Incarnation of the writer.
@@ -55,7 +55,8 @@ pub enum Input<E> {
     Want,
     /// It is not wanted any more: it ends, and is made again only if the peer opens it.
     Leave,
-    /// There is reason to think that the peer can be reached now, or that another life of it can: it has registered, say.
+    /// There is reason to think that the peer can be reached now, or that another life of it can:
+    /// it has registered, say.
     Wake,
     /// Answer to [`Action::LookUp`]: the incarnation that the peer has published, if it has any.
     Record(Option<u64>),
@@ -77,7 +78,8 @@ pub enum Input<E> {
 /// What is to be done, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<E> {
-    /// Ask the control plane which life of the peer there is. An answer that does not come is asked for again.
+    /// Ask the control plane which life of the peer there is. An answer that does not come is asked
+    /// for again.
     LookUp,
     /// Create queue pairs. They are the only ones of this link.
     Make(Session),
@@ -97,8 +99,8 @@ pub enum Action<E> {
         /// Incarnation of the peer.
         peer: u64,
     },
-    /// The session is over, whether it was up, made or still being made: its queue pairs go to ERR, its calls end, and when it
-    /// is drained that is [said](Input::Drained).
+    /// The session is over, whether it was up, made or still being made: its queue pairs go to ERR,
+    /// its calls end, and when it is drained that is [said](Input::Drained).
     Drain(Session),
 }
 

@@ -78,8 +78,8 @@ impl Two {
         self.tell(end, input);
     }
 
-    /// Follows every order in which what is pending can happen, and says how many there are. So many times, an end may
-    /// also lose patience.
+    /// Follows every order in which what is pending can happen, and says how many there are. So
+    /// many times, an end may also lose patience.
     fn follow_all(&self, timeouts: usize, check: &mut impl FnMut(&Self)) -> usize {
         if self.pending.is_empty() {
             check(self);

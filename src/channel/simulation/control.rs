@@ -1,4 +1,5 @@
-//! The control plane: records that may be stale, messages that may be late, come twice, or find another life.
+//! The control plane: records that may be stale, messages that may be late, come twice, or find
+//! another life.
 
 use super::agent::Spot;
 use super::fabric::Port;

@@ -1,4 +1,5 @@
-//! Queue pairs: what is sent on one arrives in order, or the pair is in error. Nothing else is promised.
+//! Queue pairs: what is sent on one arrives in order, or the pair is in error. Nothing else is
+//! promised.
 
 use super::agent::Spot;
 use super::schedule::{Event, Micros};

@@ -1,13 +1,15 @@
-//! The state machines of channels under schedules that no test would think of, without I/O or clock.
+//! The state machines of channels under schedules that no test would think of, without I/O or
+//! clock.
 //!
-//! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks; [`shells`] does so with the
-//! channel and the mailbox around them, on a fabric. Here, two to eight agents
-//! live in a [`World`](world::World) of their own: a fabric whose queue pairs keep their order and nothing else, a control
-//! plane whose records are stale and whose messages are late, lost lives and new ones, freezes and outages, under one
-//! virtual clock and one seed. Each agent has for each of its peers a [`PeerConnection`](super::peer_connection::PeerConnection), a
-//! [`Caller`](super::Caller), [`Responder`](super::Responder)s and the accounts of send queues, as the shells have them, and
-//! completions find their way by [`WorkId`](super::work_id::WorkId). After each step the world, which knows what is true,
-//! checks what was promised:
+//! [`pair`] has one caller face one responder through steps that proptest chooses, and shrinks;
+//! [`shells`] does so with the channel and the mailbox around them, on a fabric. Here, two to eight
+//! agents live in a [`World`](world::World) of their own: a fabric whose queue pairs keep their
+//! order and nothing else, a control plane whose records are stale and whose messages are late,
+//! lost lives and new ones, freezes and outages, under one virtual clock and one seed. Each agent
+//! has for each of its peers a [`PeerConnection`](super::peer_connection::PeerConnection), a
+//! [`Caller`](super::Caller), [`Responder`](super::Responder)s and the accounts of send queues, as
+//! the shells have them, and completions find their way by [`WorkId`](super::work_id::WorkId).
+//! After each step the world, which knows what is true, checks what was promised:
 //!
 //! | invariant | what is checked |
 //! | --- | --- |
@@ -20,8 +22,8 @@
 //! | FENCE-1 | the life of a peer that is believed in never goes back; what arrives is of the session that is up |
 //! | one connection | at rest, both ends of each wanted link are connected, with one another |
 //!
-//! A seed that fails says so: `SLIME_SIM_SEED=seed cargo test -p slimerpc --lib simulation` runs it alone and tells what
-//! happened. `SLIME_SIM_SEEDS=100000` runs so many.
+//! A seed that fails says so: `SLIME_SIM_SEED=seed cargo test -p slimerpc --lib simulation` runs it
+//! alone and tells what happened. `SLIME_SIM_SEEDS=100000` runs so many.
 
 mod agent;
 mod calls;

@@ -109,7 +109,8 @@ struct World {
     // As they are handed out.
     #[allow(clippy::vec_box)]
     handling: Vec<Box<SlotRequest>>,
-    /// The slots of requests whose payload is being read, and whether they were cancelled meanwhile.
+    /// The slots of requests whose payload is being read, and whether they were cancelled
+    /// meanwhile.
     reading: VecDeque<(u16, bool)>,
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<(u16, CallId)>,

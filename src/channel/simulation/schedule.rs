@@ -12,7 +12,8 @@ use crate::channel::peer_connection::{HandshakeMessage, Session};
 /// Microseconds since the world began.
 pub(super) type Micros = u64;
 
-/// Something that will happen. What is for an agent names the life that it is meant for, unless the outside world does it.
+/// Something that will happen. What is for an agent names the life that it is meant for, unless the
+/// outside world does it.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// A message comes to the other end of its queue pair.
@@ -62,7 +63,8 @@ impl Event {
     }
 }
 
-/// The clock and what it will bring. Of two events at one time, the one that was planned first comes first.
+/// The clock and what it will bring. Of two events at one time, the one that was planned first
+/// comes first.
 #[derive(Debug)]
 pub(super) struct Schedule {
     pub(super) now: Micros,

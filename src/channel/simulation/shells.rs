@@ -1,9 +1,9 @@
-//! The shells around the machines: a real caller and a real mailbox over shared memory, in one thread, through steps that
-//! proptest chooses, and shrinks.
+//! The shells around the machines: a real caller and a real mailbox over shared memory, in one
+//! thread, through steps that proptest chooses, and shrinks.
 //!
-//! Programs make calls, sleep, keep answers and give up; runtimes are driven, or end; completion queues have
-//! [trouble](super::trouble_queue). At the end whoever is awake goes to sleep, and all requests are answered: then nobody
-//! looks but those who watch for sleepers.
+//! Programs make calls, sleep, keep answers and give up; runtimes are driven, or end; completion
+//! queues have [trouble](super::trouble_queue). At the end whoever is awake goes to sleep, and all
+//! requests are answered: then nobody looks but those who watch for sleepers.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -24,7 +24,8 @@ use crate::fabric::CompletionQueue;
 use crate::fabric::shm::ShmDevice;
 use crate::wire::{EncodeError, Fault};
 
-/// Bytes of a payload: of some that fit a slot, and of two that do not, the larger of which moves in pieces.
+/// Bytes of a payload: of some that fit a slot, and of two that do not, the larger of which moves
+/// in pieces.
 const SIZES: [usize; 4] = [0, 100, 1000, 300_000];
 
 /// One thing that may happen next.

@@ -23,7 +23,8 @@ impl NanoCtrl {
     /// ```no_run
     /// use slimerpc::control::{NanoCtrl, ServiceRecord};
     /// # async fn example() -> Result<(), slimerpc::control::ControlError> {
-    /// let services = NanoCtrl::new("127.0.0.1:3000", "")?.list_entities(ServiceRecord::KIND).await?;
+    /// let nanoctrl = NanoCtrl::new("127.0.0.1:3000", "")?;
+    /// let services = nanoctrl.list_entities(ServiceRecord::KIND).await?;
     /// # Ok(())
     /// # }
     /// ```

@@ -143,7 +143,8 @@ pub(super) fn bad_local_memory_is_a_local_protection_error(devices: &Devices) {
     refused_locally(&mut a, 2);
 }
 
-/// What the specification calls a local protection error, soft-RoCE calls a local queue pair operation error.
+/// What the specification calls a local protection error, soft-RoCE calls a local queue pair
+/// operation error.
 fn refused_locally(end: &mut PairEnd, wr_id: u64) {
     const LOCAL_OPERATION: CompletionStatus = CompletionStatus::Other(2);
     let outcome = end.outcomes(1)[0];

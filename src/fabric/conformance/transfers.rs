@@ -131,8 +131,9 @@ pub(super) fn inline_data_may_be_reused_at_once(devices: &Devices) {
 }
 
 pub(super) fn both_directions_work_at_the_same_time(devices: &Devices) {
-    // The peer may write its next message while we look at this one, but not the one after that: it needs our
-    // next one for it. So messages go to two places in turn. The next may also come before our own is acknowledged.
+    // The peer may write its next message while we look at this one, but not the one after that: it
+    // needs our next one for it. So messages go to two places in turn. The next may also come
+    // before our own is acknowledged.
     fn exchange(mut end: PairEnd, peer: RemoteSlice) {
         const ROUNDS: usize = 300;
         let half = LEN / 2;

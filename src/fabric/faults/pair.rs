@@ -9,7 +9,8 @@ use crate::fabric::{
     Completion, CompletionStatus, FabricError, QueuePair, QueuePairState, RecvRequest, SendRequest,
 };
 
-/// A queue pair under faults. Queues lock themselves before they lock this, and never the other way round.
+/// A queue pair under faults. Queues lock themselves before they lock this, and never the other way
+/// round.
 #[derive(Debug)]
 pub(super) struct Pair {
     /// Number of the queue pair in the order of creation.

@@ -21,18 +21,19 @@ pub enum Fault {
     SendFails(CompletionStatus),
     /// The queue pair goes to ERR as a send is posted, at both ends.
     PeerLost,
-    /// A receive, and those after it, is posted only when this time has passed: until then the peer's messages find nothing
-    /// posted (RNR) if there are no earlier ones.
+    /// A receive, and those after it, is posted only when this time has passed: until then the
+    /// peer's messages find nothing posted (RNR) if there are no earlier ones.
     NotReady(Duration),
-    /// What completed well is reported with this status, though it has been executed. What follows is flushed.
+    /// What completed well is reported with this status, though it has been executed. What follows
+    /// is flushed.
     CompletionFails(CompletionStatus),
     /// A completion, and what follows on its queue pair, is delayed by this time.
     Delayed(Duration),
     /// A completion comes at the next poll of its queue, so that completions of other queue pairs
     /// overtake it.
     Overtaken,
-    /// From this completion on nothing completes for this time, on any queue of any device under the same
-    /// [`Faults`](super::Faults).
+    /// From this completion on nothing completes for this time, on any queue of any device under
+    /// the same [`Faults`](super::Faults).
     Frozen(Duration),
     /// The completion queue of this completion fails, as if it had been overrun, and so do its
     /// queue pairs.

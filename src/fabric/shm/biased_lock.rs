@@ -67,7 +67,8 @@ impl<T> BiasedLock<T> {
 
     /// Locks it for any thread, which must not have the owner's guard.
     pub(super) fn lock(&self) -> Guard<'_, T> {
-        // A panic while it was held leaves the value as it was between two statements, which is not undefined.
+        // A panic while it was held leaves the value as it was between two statements, which is not
+        // undefined.
         let others = self.others.lock().unwrap_or_else(|held| held.into_inner());
         self.is_wanted.store(true, Ordering::Relaxed);
         barrier::heavy();

@@ -85,8 +85,8 @@ fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
         gid: 0,
     };
     let mut length = size_of_val(&found) as libc::socklen_t;
-    // SAFETY: the descriptor is open while it is borrowed. The kernel writes at most `length` bytes to `found`, which is of
-    // that size, and any bytes are a `ucred`.
+    // SAFETY: the descriptor is open while it is borrowed. The kernel writes at most `length` bytes
+    // to `found`, which is of that size, and any bytes are a `ucred`.
     let status = unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),

@@ -1,7 +1,8 @@
-//! The shm fabric: reliable connections between processes of one user on one host, without any device.
+//! The shm fabric: reliable connections between processes of one user on one host, without any
+//! device.
 //!
-//! It behaves as a verbs device does, completions, retries and error states included, so that what runs on it
-//! runs on a NIC. How each part is made:
+//! It behaves as a verbs device does, completions, retries and error states included, so that what
+//! runs on it runs on a NIC. How each part is made:
 //!
 //! | verbs | here |
 //! | --- | --- |
@@ -14,10 +15,11 @@
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
 //!
-//! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that such a peer
-//! writes to shared memory is trusted with memory safety: lengths come from sealed files, indices are our own.
-//! The sockets are in the abstract namespace and the memory in memfds, so nothing has a name in the file
-//! system and the kernel removes everything with the last process, `kill -9` included.
+//! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that
+//! such a peer writes to shared memory is trusted with memory safety: lengths come from sealed
+//! files, indices are our own. The sockets are in the abstract namespace and the memory in memfds,
+//! so nothing has a name in the file system and the kernel removes everything with the last
+//! process, `kill -9` included.
 
 mod barrier;
 mod biased_lock;

@@ -9,7 +9,8 @@ use std::sync::atomic;
 use super::barrier;
 use super::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, pause};
 
-/// See the [module](self). The first other thread pays for a system call; from then on this is a mutex for all of them.
+/// See the [module](self). The first other thread pays for a system call; from then on this is a
+/// mutex for all of them.
 pub(crate) struct OwnerLock<T> {
     /// The thread that takes it by plain stores.
     owner: AtomicU64,
@@ -88,7 +89,8 @@ impl<T> OwnerLock<T> {
 
     #[cold]
     fn lock_for_all(&self) -> OwnerGuard<'_, T> {
-        // A panic while it was held leaves the value as it was between two statements, which is not undefined.
+        // A panic while it was held leaves the value as it was between two statements, which is not
+        // undefined.
         let others = self.others.lock().unwrap_or_else(|held| held.into_inner());
         if self.owner.load(Ordering::Relaxed) != NOBODY {
             self.owner.store(NOBODY, Ordering::Relaxed);

@@ -35,8 +35,8 @@ unsafe impl Send for PlacedRegion {}
 // SAFETY: as above.
 unsafe impl Sync for PlacedRegion {}
 
-// SAFETY: the `len` bytes from `first` on are part of the mapping, which is readable and writable, initialised by the kernel,
-// and lives in `_segment`.
+// SAFETY: the `len` bytes from `first` on are part of the mapping, which is readable and writable,
+// initialised by the kernel, and lives in `_segment`.
 unsafe impl MemoryRegion for PlacedRegion {
     fn as_ptr(&self) -> NonNull<u8> {
         self.first

@@ -259,8 +259,8 @@ impl Doorbell {
     fn arm_for(&self, wanted: u32) {
         self.wanted.store(wanted, Ordering::Relaxed);
         // Pairs with the fence in `needs_ring`: either the peer sees the request, or the owner's
-        // next look sees the peer's message. It pairs with the one in `fence`, too: either the owner
-        // sees that peers no longer fence, or those peers see the request.
+        // next look sees the peer's message. It pairs with the one in `fence`, too: either the
+        // owner sees that peers no longer fence, or those peers see the request.
         fence(Ordering::SeqCst);
         if self.fences_everywhere.load(Ordering::Relaxed) == 0 {
             return;
@@ -344,7 +344,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Messages come out once and in order, and none goes in without a receive, whatever the order of steps.
+        /// Messages come out once and in order, and none goes in without a receive, whatever the
+        /// order of steps.
         #[test]
         fn a_ring_is_a_bounded_queue(
             log2 in 0_u32..4,
@@ -353,7 +354,8 @@ mod tests {
         ) {
             let posted = Posted(AtomicU32::new(start));
             let entries: Vec<Entry> = (0..1 << log2).map(|_| Entry::default()).collect();
-            // As if `start` messages had gone through: no entry holds a number that is still to come.
+            // As if `start` messages had gone through: no entry holds a number that is still to
+            // come.
             entries.iter().for_each(|entry| entry.sequence.store(start, Ordering::Relaxed));
             let ring = ReceiveRing { posted: &posted, entries: &entries };
             let mut producer = Producer { next: start, posted: start };

@@ -10,7 +10,8 @@ use super::sync::{AtomicU32, Ordering};
 use super::worker::Worker;
 use crate::fabric::{Access, FabricError, MemoryRegion};
 
-/// The first page of a region's memory belongs to the fabric; the bytes that users see come behind it.
+/// The first page of a region's memory belongs to the fabric; the bytes that users see come behind
+/// it.
 #[inline]
 pub(super) fn data_offset() -> usize {
     static PAGE: LazyLock<usize> = LazyLock::new(rustix::param::page_size);
@@ -119,8 +120,8 @@ impl ShmRegion {
     }
 }
 
-// SAFETY: the mapping is readable and writable, covers `len` bytes from `as_ptr` and lives in `memory`, which
-// this handle owns a share of.
+// SAFETY: the mapping is readable and writable, covers `len` bytes from `as_ptr` and lives in
+// `memory`, which this handle owns a share of.
 unsafe impl MemoryRegion for ShmRegion {
     #[inline]
     fn as_ptr(&self) -> NonNull<u8> {

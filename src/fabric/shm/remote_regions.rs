@@ -76,7 +76,8 @@ impl RemoteRegions {
         self.unknown = Some(rkey);
     }
 
-    /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to it.
+    /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to
+    /// it.
     #[inline]
     pub(super) fn locate(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
         let is_it = |region: &RemoteRegion| region.info.rkey == rkey && region.is_valid();

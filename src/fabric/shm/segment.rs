@@ -88,8 +88,8 @@ impl Segment {
         if end > self.len() || !offset.is_multiple_of(align_of::<T>()) {
             return None;
         }
-        // SAFETY: the range lies inside the mapping, which begins at a page and lives as long as `self`; the
-        // offset is aligned; `T: Shared` accepts all bytes and any change of them.
+        // SAFETY: the range lies inside the mapping, which begins at a page and lives as long as
+        // `self`; the offset is aligned; `T: Shared` accepts all bytes and any change of them.
         Some(unsafe { std::slice::from_raw_parts(self.at(offset).as_ptr().cast(), count) })
     }
 }
@@ -127,7 +127,8 @@ impl<T: Shared> Deref for View<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: made from a `&[T]` that `Segment::slice` gave, which is valid as long as the segment, held here.
+        // SAFETY: made from a `&[T]` that `Segment::slice` gave, which is valid as long as the
+        // segment, held here.
         unsafe { self.values.as_ref() }
     }
 }
@@ -146,7 +147,8 @@ impl fmt::Debug for Segment {
 /// A type that may lie in memory which another process writes.
 ///
 /// # Safety
-/// Every bit pattern is a value, and it is made of atomics only, so that a change under a `&T` is no data race.
+/// Every bit pattern is a value, and it is made of atomics only, so that a change under a `&T` is
+/// no data race.
 pub(super) unsafe trait Shared {}
 
 // SAFETY: an `AtomicU32`.

@@ -200,7 +200,8 @@ impl Sender {
                 return false;
             };
             if to.as_ptr().cast_const() != bytes.as_ptr() {
-                // SAFETY: `to` is as many bytes of a mapping held by `self.regions`, valid for writes; as in `attempt`.
+                // SAFETY: `to` is as many bytes of a mapping held by `self.regions`, valid for
+                // writes; as in `attempt`.
                 unsafe { ptr::copy(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
             }
         }
@@ -375,12 +376,14 @@ impl Sender {
                 (local, remote)
             };
             if from != to {
-                // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are refused when posted) or of a
-                // region held by `memory`; `remote` is `length` bytes of a mapping held by `self.regions`. Both are valid for
-                // that. This plays the device, whose part it is to move bytes that others use: by the contract of `post_send`
-                // nobody here has a reference to those that change, and bytes that are changed meanwhile, by another process or
-                // by a copy of another thread, arrive as some mixture, as they do by DMA. The ranges may be the same memory in
-                // a loopback, hence `copy`.
+                // SAFETY: `local` is `length` bytes of a slice (only read, since inline reads are
+                // refused when posted) or of a region held by `memory`; `remote` is `length` bytes
+                // of a mapping held by `self.regions`. Both are valid for that. This plays the
+                // device, whose part it is to move bytes that others use: by the contract of
+                // `post_send` nobody here has a reference to those that change, and bytes that are
+                // changed meanwhile, by another process or by a copy of another thread, arrive as
+                // some mixture, as they do by DMA. The ranges may be the same memory in a loopback,
+                // hence `copy`.
                 unsafe { ptr::copy(from.as_ptr(), to.as_ptr(), length) };
             }
         }

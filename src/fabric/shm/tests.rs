@@ -119,7 +119,8 @@ fn the_thread_ends_with_the_last_object() {
     ControlSocket::dial(gid).expect_err("nobody listens any more");
 }
 
-/// Both ends look: who dials, and who is dialled. Needs to be root, to become somebody else for a moment.
+/// Both ends look: who dials, and who is dialled. Needs to be root, to become somebody else for a
+/// moment.
 #[test]
 fn other_users_are_refused() {
     if !rustix::process::geteuid().is_root() {
@@ -220,7 +221,8 @@ fn strangers_that_say_nothing_are_closed_even_if_no_descriptor_is_left() {
     std::thread::sleep(Duration::from_secs(2));
     let used = cramped.used();
     assert!(used < Duration::from_secs(1), "a core is busy: {used:?}");
-    // Somebody who says something is heard before the strangers' time is over: there is no such queue pair.
+    // Somebody who says something is heard before the strangers' time is over: there is no such
+    // queue pair.
     let link = dial();
     let mut hello = hello(&open());
     hello.to_qp = 0xff_fffe;
@@ -243,7 +245,8 @@ fn a_stranger_that_says_nothing_is_closed() {
     assert!(start.elapsed() > Duration::from_secs(1), "it had some time");
 }
 
-/// Those of other users are closed, too, when no descriptor is left and nobody can be sent away. Needs to be root.
+/// Those of other users are closed, too, when no descriptor is left and nobody can be sent away.
+/// Needs to be root.
 #[test]
 fn other_users_keep_nobody_waiting_where_no_descriptor_is_left() {
     if !rustix::process::geteuid().is_root() {

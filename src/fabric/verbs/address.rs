@@ -25,8 +25,8 @@ pub(super) struct Address {
 /// The attributes of a port as it is now.
 pub(super) fn query_port(context: &Context, port: u8) -> Result<ibv_port_attr, FabricError> {
     let mut attributes = ibv_port_attr::default();
-    // SAFETY: the context is open. The parameter's type is a stand-in; the library writes an `ibv_port_attr` of the size
-    // it had before extensions, which is a prefix of ours.
+    // SAFETY: the context is open. The parameter's type is a stand-in; the library writes an
+    // `ibv_port_attr` of the size it had before extensions, which is a prefix of ours.
     let queried = unsafe { ibv_query_port(context.raw(), port, (&raw mut attributes).cast()) };
     check("ibv_query_port", queried, || {
         format!("port {port} of {}", context.name())
@@ -35,8 +35,8 @@ pub(super) fn query_port(context: &Context, port: u8) -> Result<ibv_port_attr, F
 }
 
 impl Address {
-    /// Chooses the GID: the one that `SLIME_GID_INDEX` says, or the first of RoCE v2 that maps an IPv4 address, or
-    /// none on InfiniBand.
+    /// Chooses the GID: the one that `SLIME_GID_INDEX` says, or the first of RoCE v2 that maps an
+    /// IPv4 address, or none on InfiniBand.
     pub(super) fn of_port(context: &Context, port: u8) -> Result<Self, FabricError> {
         let attributes = query_port(context, port)?;
         let is_infiniband = u32::from(attributes.link_layer) == IBV_LINK_LAYER_INFINIBAND;

@@ -32,7 +32,8 @@ pub(super) struct VerbsCompletionQueue {
     register: Mutex<Vec<RegisterEntry>>,
 }
 
-// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); what we keep besides is behind a lock.
+// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); what we keep besides is
+// behind a lock.
 unsafe impl Send for VerbsCompletionQueue {}
 // SAFETY: as above.
 unsafe impl Sync for VerbsCompletionQueue {}
@@ -79,7 +80,8 @@ impl AsFd for Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // SAFETY: created by us, destroyed once; the queue that used it is destroyed before its fields are dropped.
+        // SAFETY: created by us, destroyed once; the queue that used it is destroyed before its
+        // fields are dropped.
         if unsafe { ibv_destroy_comp_channel(self.raw.as_ptr()) } != 0 {
             tracing::warn!(
                 device = self.context.name(),
@@ -174,7 +176,8 @@ impl VerbsCompletionQueue {
 
     fn poll_raw(&self, out: &mut [ibv_wc]) -> Result<usize, FabricError> {
         let count = i32::try_from(out.len()).unwrap_or(i32::MAX);
-        // SAFETY: the queue is alive, its context's table has this entry, and `out` has room for `count` entries.
+        // SAFETY: the queue is alive, its context's table has this entry, and `out` has room for
+        // `count` entries.
         let polled = unsafe {
             let poll = (*self.context().raw()).ops.poll_cq;
             poll.map_or(-1, |poll| poll(self.raw(), count, out.as_mut_ptr()))
@@ -253,7 +256,8 @@ impl CompletionQueue for VerbsCompletionQueue {
             count += 1;
         }
         if count > 0 {
-            // SAFETY: that many events of this queue, the only one of its channel, were given to us.
+            // SAFETY: that many events of this queue, the only one of its channel, were given to
+            // us.
             unsafe { ibv_ack_cq_events(self.raw(), count) };
         }
         self.context().drain_events();

@@ -26,7 +26,8 @@ pub(super) struct Context {
     queues: Mutex<HashMap<usize, Weak<AtomicBool>>>,
 }
 
-// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); what we keep besides is behind a lock.
+// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); what we keep besides is
+// behind a lock.
 unsafe impl Send for Context {}
 // SAFETY: as above.
 unsafe impl Sync for Context {}
@@ -138,7 +139,8 @@ impl Context {
     /// Handles the pending events. Does not block.
     pub(super) fn drain_events(&self) {
         let mut event = ibv_async_event::default();
-        // SAFETY: the context is open and `event` valid for a write; the descriptor is non-blocking.
+        // SAFETY: the context is open and `event` valid for a write; the descriptor is
+        // non-blocking.
         while unsafe { ibv_get_async_event(self.raw(), &mut event) } == 0 {
             self.note(&event);
             // SAFETY: the event was just given to us, and is acknowledged once.
@@ -191,7 +193,8 @@ impl AsFd for Context {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // SAFETY: opened by us, closed once, and everything made from it holds an `Arc` of it and so is gone.
+        // SAFETY: opened by us, closed once, and everything made from it holds an `Arc` of it and
+        // so is gone.
         if unsafe { ibv_close_device(self.raw()) } != 0 {
             tracing::warn!(device = self.name, "the device cannot be closed");
         }

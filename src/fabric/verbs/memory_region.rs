@@ -44,7 +44,8 @@ impl RegisteredMemory {
     }
 }
 
-// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); the memory is only reached by pointer.
+// SAFETY: the verbs API is thread safe for every object (ibverbs(7)); the memory is only reached by
+// pointer.
 unsafe impl Send for VerbsRegion {}
 // SAFETY: as above.
 unsafe impl Sync for VerbsRegion {}
@@ -75,8 +76,8 @@ impl VerbsRegion {
         access: Access,
     ) -> Result<Self, FabricError> {
         let (access, length) = (access.bits() as i32, memory.len());
-        // SAFETY: `memory` is mapped for `length` bytes, by us or by the contract of `MemoryRegion`, and lives in `self`
-        // until after deregistration.
+        // SAFETY: `memory` is mapped for `length` bytes, by us or by the contract of
+        // `MemoryRegion`, and lives in `self` until after deregistration.
         let raw = unsafe { ibv_reg_mr(domain.raw(), memory.as_ptr().cast(), length, access) };
         let Some(raw) = NonNull::new(raw) else {
             return Err(refused(&domain, length));
@@ -109,7 +110,8 @@ fn refused(domain: &ProtectionDomain, length: usize) -> FabricError {
     }
 }
 
-// SAFETY: the mapping is `length` bytes, readable, writable, page aligned and does not move while `self` lives.
+// SAFETY: the mapping is `length` bytes, readable, writable, page aligned and does not move while
+// `self` lives.
 unsafe impl MemoryRegion for VerbsRegion {
     fn as_ptr(&self) -> NonNull<u8> {
         NonNull::new(self.memory.as_ptr()).expect("a mapping is not null")

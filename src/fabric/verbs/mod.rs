@@ -1,8 +1,8 @@
 //! The fabric of libibverbs: InfiniBand, RoCE and soft-RoCE devices (cargo feature `verbs`).
 //!
-//! Every object holds an [`Arc`] of the one it was made from, so that what the library needs is destroyed in order:
-//! queue pair, completion queue and region, protection domain, device. All of that happens synchronously where the last
-//! handle is dropped (DROP-1).
+//! Every object holds an [`Arc`] of the one it was made from, so that what the library needs is
+//! destroyed in order: queue pair, completion queue and region, protection domain, device. All of
+//! that happens synchronously where the last handle is dropped (DROP-1).
 
 mod address;
 mod completion_queue;

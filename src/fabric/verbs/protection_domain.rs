@@ -41,7 +41,8 @@ impl ProtectionDomain {
 
 impl Drop for ProtectionDomain {
     fn drop(&mut self) {
-        // SAFETY: allocated by us, freed once; regions and queue pairs hold an `Arc` of it and so are gone.
+        // SAFETY: allocated by us, freed once; regions and queue pairs hold an `Arc` of it and so
+        // are gone.
         if unsafe { ibv_dealloc_pd(self.raw()) } != 0 {
             tracing::warn!(
                 device = self.context.name(),

@@ -79,7 +79,8 @@ impl VerbsQueuePair {
             sq_sig_all: 0,
             ..ibv_qp_init_attr::default()
         };
-        // SAFETY: domain and completion queues are alive, and outlive the queue pair, which holds them.
+        // SAFETY: domain and completion queues are alive, and outlive the queue pair, which holds
+        // them.
         let raw = NonNull::new(unsafe { ibv_create_qp(domain.raw(), &mut wanted) });
         let raw = raw.ok_or_else(|| {
             let attributes = format!(
@@ -481,12 +482,14 @@ impl QueuePair for VerbsQueuePair {
         work.wr.rdma.remote_addr = request.remote.addr;
         work.wr.rdma.rkey = request.remote.rkey;
         let mut refused = ptr::null_mut();
-        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
-        // send queue. The work request, its one element and inline bytes, which are at most as many as the queue pair was made
-        // for, are valid now and read before the call returns; `refused` is valid for a write. Other memory is not reached by
-        // pointer: the device checks address, length and right against the key, and a key is worth nothing once its region is
-        // deregistered, which comes before its memory is freed (DROP-1). That nobody here has a reference to bytes that the
-        // device changes is the contract of `QueuePair::post_send`.
+        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self`
+        // makes this the only post to its send queue. The work request, its one element and inline
+        // bytes, which are at most as many as the queue pair was made for, are valid now and read
+        // before the call returns; `refused` is valid for a write. Other memory is not reached by
+        // pointer: the device checks address, length and right against the key, and a key is worth
+        // nothing once its region is deregistered, which comes before its memory is freed (DROP-1).
+        // That nobody here has a reference to bytes that the device changes is the contract of
+        // `QueuePair::post_send`.
         let posted = unsafe {
             let post = (*(*self.raw()).context).ops.post_send;
             post.map_or(libc::ENOSYS, |post| {
@@ -503,9 +506,10 @@ impl VerbsQueuePair {
     fn post_receives(&mut self) -> Result<(), FabricError> {
         let list = self.receives.as_mut_ptr();
         let mut refused = list;
-        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self` makes this the only post to its
-        // receive queue. The work requests, which have no buffers, lie one after the other from `list`, each but the last with
-        // the address of the next one, and are read before the call returns; `refused` is valid for a write.
+        // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self`
+        // makes this the only post to its receive queue. The work requests, which have no buffers,
+        // lie one after the other from `list`, each but the last with the address of the next one,
+        // and are read before the call returns; `refused` is valid for a write.
         let posted = unsafe {
             let post = (*(*self.raw()).context).ops.post_recv;
             post.map_or(libc::ENOSYS, |post| post(self.raw(), list, &mut refused))

@@ -66,9 +66,10 @@ impl RuntimeFolder {
         }
     }
 
-    /// Where a server of ours may have been started: in the folder that the environment names; unless it names one for us
-    /// alone, in that for temporary files too, where one is without `XDG_RUNTIME_DIR`; and without that variable, as in cron
-    /// or behind sudo, in the one that systemd has for the user.
+    /// Where a server of ours may have been started: in the folder that the environment names;
+    /// unless it names one for us alone, in that for temporary files too, where one is without
+    /// `XDG_RUNTIME_DIR`; and without that variable, as in cron or behind sudo, in the one that
+    /// systemd has for the user.
     pub(super) fn all() -> Vec<Self> {
         let mut all = vec![Self::named_by(&|name| std::env::var_os(name))];
         if !is_named() {

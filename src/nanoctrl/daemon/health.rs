@@ -11,8 +11,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// Most of an answer that is read, in bytes.
 const LONGEST_ANSWER: u64 = 4096;
 
-/// `GET /` at `address`, which is `host:port`, `http://` in front allowed. Says whether the server wants another token
-/// than the one brought.
+/// `GET /` at `address`, which is `host:port`, `http://` in front allowed. Says whether the server
+/// wants another token than the one brought.
 ///
 /// # Errors
 /// Why it is not up, in words.

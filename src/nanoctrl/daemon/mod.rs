@@ -1,7 +1,8 @@
 //! A server in the background: what `nanoctrl start`, `status` and `stop` do.
 //!
-//! The server is this program's own executable, called with `server …`, in its own process group. Beside its
-//! log, `nanoctrl.log`, two files in the runtime folder tell of it: `nanoctrl.pid` and `nanoctrl.meta.json`.
+//! The server is this program's own executable, called with `server …`, in its own process group.
+//! Beside its log, `nanoctrl.log`, two files in the runtime folder tell of it: `nanoctrl.pid` and
+//! `nanoctrl.meta.json`.
 
 mod error;
 mod files;
@@ -205,8 +206,8 @@ fn program() -> Result<PathBuf, DaemonError> {
     std::env::current_exe().map_err(DaemonError::Spawn)
 }
 
-/// Starts the server. Arguments are for all to see, in `ps` and in the meta file, so what may be secret goes through its
-/// environment.
+/// Starts the server. Arguments are for all to see, in `ps` and in the meta file, so what may be
+/// secret goes through its environment.
 fn spawn(options: &Start, redis: &RedisSource, log: &File) -> Result<Child, DaemonError> {
     let log = |()| log.try_clone().map_err(DaemonError::Spawn);
     let mut command = Command::new(program()?);
@@ -289,12 +290,13 @@ pub struct Status {
 pub struct Search {
     /// The runtime folders.
     pub folders: Vec<PathBuf>,
-    /// The address that was asked in case that one is there of which no folder tells: the default one.
+    /// The address that was asked in case that one is there of which no folder tells: the default
+    /// one.
     pub asked: String,
     /// That address, if a server answers there.
     pub answering: Option<String>,
-    /// Servers of this user that those folders do not tell of. They are looked for unless the environment names one folder for
-    /// this alone, so that no other is meant.
+    /// Servers of this user that those folders do not tell of. They are looked for unless the
+    /// environment names one folder for this alone, so that no other is meant.
     pub strangers: Vec<Stranger>,
 }
 
@@ -321,8 +323,9 @@ impl Search {
     }
 }
 
-/// The started server: what the runtime folders tell of. Folders that tell of no server that can be seen are left as they are:
-/// they may be another user's, or those of a server in another container, or be written just now.
+/// The started server: what the runtime folders tell of. Folders that tell of no server that can be
+/// seen are left as they are: they may be another user's, or those of a server in another
+/// container, or be written just now.
 fn started() -> Option<(RuntimeFolder, Pid, Option<Meta>)> {
     RuntimeFolder::all().into_iter().find_map(|folder| {
         let (pid, meta) = folder.running()?;

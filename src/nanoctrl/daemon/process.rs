@@ -20,8 +20,9 @@ fn state(pid: Pid) -> Option<char> {
     after_name.trim_start().chars().next()
 }
 
-/// Whether the process was called like this, so that a number used again is not taken for our server. Of a process that hides
-/// how it was called, as those of other users may, it is known that it is none that we have started.
+/// Whether the process was called like this, so that a number used again is not taken for our
+/// server. Of a process that hides how it was called, as those of other users may, it is known that
+/// it is none that we have started.
 pub(super) fn has_command(pid: Pid, command: &[String]) -> bool {
     match fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) {
         Ok(found) => found

@@ -17,7 +17,8 @@ pub struct Stranger {
     pub pid: i32,
     /// How it was called.
     pub command: String,
-    /// The runtime folder that tells of it; `None` if it runs in the foreground. With it in `NANOCTRL_RUNTIME_DIR` it is found.
+    /// The runtime folder that tells of it; `None` if it runs in the foreground. With it in
+    /// `NANOCTRL_RUNTIME_DIR` it is found.
     pub folder: Option<PathBuf>,
 }
 

@@ -72,8 +72,8 @@ impl Repository {
         .await
     }
 
-    /// Renews the lease of an agent or entity; false if it is not there. An agent of DLSlime renews nothing else itself, so
-    /// what it has is renewed with it.
+    /// Renews the lease of an agent or entity; false if it is not there. An agent of DLSlime renews
+    /// nothing else itself, so what it has is renewed with it.
     pub(in crate::nanoctrl) async fn heartbeat(
         &self,
         keys: &Keys,
@@ -145,7 +145,8 @@ impl Repository {
     }
 }
 
-/// Keys of the records that an agent of DLSlime says it has: one for each name, and one for each name and port.
+/// Keys of the records that an agent of DLSlime says it has: one for each name, and one for each
+/// name and port.
 pub(super) fn foreign_records(
     keys: &Keys,
     alias: &str,

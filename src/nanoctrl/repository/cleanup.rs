@@ -12,16 +12,17 @@ use super::{CHUNK, Repository, RepositoryError, script};
 use crate::control::keys::Keys;
 use crate::control::record_owner::record_owner;
 
-/// Events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are gone, nor
-/// `inbox:<alias>` of Python peers.
+/// Events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are gone,
+/// nor `inbox:<alias>` of Python peers.
 const INBOX_EVENTS: usize = 1024;
 
 /// Longest beginning of a record that is read to learn its owner.
 const LONGEST_RECORD: isize = 64 << 10;
 
 impl Repository {
-    /// Removes all that is known of `agent`, tells its peers, and gives back how many they are. `None` if `incarnation` names
-    /// a life of it, and another has the name (FENCE-1): then nothing is done.
+    /// Removes all that is known of `agent`, tells its peers, and gives back how many they are.
+    /// `None` if `incarnation` names a life of it, and another has the name (FENCE-1): then nothing
+    /// is done.
     pub(in crate::nanoctrl) async fn clean_up(
         &self,
         keys: &Keys,
@@ -41,8 +42,8 @@ impl Repository {
             call.arg(event).arg(INBOX_EVENTS);
             call.arg(incarnation.unwrap_or_default());
             for peer in &peers {
-                // Agents of DLSlime leave such keys. Those with an id behind the names nobody reads, and they remove them
-                // when they start or end.
+                // Agents of DLSlime leave such keys. Those with an id behind the names nobody
+                // reads, and they remove them when they start or end.
                 call.key(keys.exchange(agent, peer));
                 call.key(keys.exchange(peer, agent));
                 for inbox in keys.inboxes(peer) {
@@ -94,8 +95,8 @@ async fn peers_of(
     Ok(peers)
 }
 
-/// Keys of the records of the agent: those in its index, and those that its hash names if it is one of DLSlime, but for those
-/// that name another owner.
+/// Keys of the records of the agent: those in its index, and those that its hash names if it is one
+/// of DLSlime, but for those that name another owner.
 async fn records_of(
     redis: &mut ConnectionManager,
     keys: &Keys,

@@ -86,8 +86,8 @@ fn optional(value: &Option<Value>) -> String {
 }
 
 impl Repository {
-    /// Registers an entity, or registers it anew, and tells those who watch its type. False if its key is that of something
-    /// else, for instance of an agent.
+    /// Registers an entity, or registers it anew, and tells those who watch its type. False if its
+    /// key is that of something else, for instance of an agent.
     pub(in crate::nanoctrl) async fn register_entity(
         &self,
         keys: &Keys,
@@ -116,8 +116,8 @@ impl Repository {
         .await
     }
 
-    /// Removes an entity and tells those who watch its type; does nothing if it is not there, or if `owner` names a life of an
-    /// agent and it says that it is another's (FENCE-1).
+    /// Removes an entity and tells those who watch its type; does nothing if it is not there, or if
+    /// `owner` names a life of an agent and it says that it is another's (FENCE-1).
     pub(in crate::nanoctrl) async fn unregister_entity(
         &self,
         keys: &Keys,
@@ -153,7 +153,8 @@ impl Repository {
         Ok(info.and_then(|info| serde_json::from_slice(&info).ok()))
     }
 
-    /// What the entities of a type, or of all types, tell of themselves. Without scope and type, those of all scopes do.
+    /// What the entities of a type, or of all types, tell of themselves. Without scope and type,
+    /// those of all scopes do.
     pub(in crate::nanoctrl) async fn entities(
         &self,
         keys: &Keys,

@@ -1,6 +1,7 @@
 //! Indexes: sets that tell what there is, so that nobody has to look through the keys of others.
 //!
-//! A member may outlive the key that it tells of, which expires; who reads an index notices and removes it.
+//! A member may outlive the key that it tells of, which expires; who reads an index notices and
+//! removes it.
 
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands, RedisResult};

@@ -1,11 +1,12 @@
 //! What requests do to Redis.
 //!
-//! Effects on more than one key happen in a script or a transaction, so that nobody sees half of one. Scripts
-//! check what could make them fail before they write anything. Values are bytes from anybody: nothing here
-//! trusts that they are text, JSON or of the expected type.
+//! Effects on more than one key happen in a script or a transaction, so that nobody sees half of
+//! one. Scripts check what could make them fail before they write anything. Values are bytes from
+//! anybody: nothing here trusts that they are text, JSON or of the expected type.
 //!
-//! Nothing here looks through the keys of Redis, of which there may be millions that are not ours: indexes tell what
-//! there is. And every key has a lease, so that what is left behind by those who end without leaving goes by itself.
+//! Nothing here looks through the keys of Redis, of which there may be millions that are not ours:
+//! indexes tell what there is. And every key has a lease, so that what is left behind by those who
+//! end without leaving goes by itself.
 
 mod agents;
 mod cleanup;
@@ -32,7 +33,8 @@ use crate::unique::unique;
 /// Keys or values that are asked for in one command.
 const CHUNK: usize = 512;
 
-/// Longest wait for Redis to accept a connection, to answer one command, and to serve a whole request.
+/// Longest wait for Redis to accept a connection, to answer one command, and to serve a whole
+/// request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,8 +71,8 @@ impl Repository {
         Ok(repository)
     }
 
-    /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`]. A Redis that turns out not to be the
-    /// one to ask has done nothing, so another one is tried.
+    /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`]. A Redis
+    /// that turns out not to be the one to ask has done nothing, so another one is tried.
     async fn run<T>(
         &self,
         work: impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
@@ -104,8 +106,8 @@ impl Repository {
         work(self.live_connection().await?).await
     }
 
-    /// The manager reconnects only after a command has failed. Let that be a PING, which may be repeated, and
-    /// not a registration, which may not.
+    /// The manager reconnects only after a command has failed. Let that be a PING, which may be
+    /// repeated, and not a registration, which may not.
     async fn live_connection(&self) -> RedisResult<ConnectionManager> {
         let found = self.connection().clone();
         let Some(mut connection) = found else {
@@ -164,7 +166,8 @@ impl Repository {
         self.run(async |mut redis| Ok(redis.get(key).await?)).await
     }
 
-    /// Warns if Redis may remove our keys. One that tells nobody its settings is taken for one that does not.
+    /// Warns if Redis may remove our keys. One that tells nobody its settings is taken for one that
+    /// does not.
     async fn warn_of_eviction(&self, redis_url: &str) -> Result<(), RepositoryError> {
         self.run(async |mut redis| {
             for question in eviction::QUESTIONS {

@@ -86,7 +86,8 @@ impl Change {
 }
 
 impl Repository {
-    /// Stores the spec of `alias` and asks it to connect to each target; if symmetric, the targets to it too.
+    /// Stores the spec of `alias` and asks it to connect to each target; if symmetric, the targets
+    /// to it too.
     pub(in crate::nanoctrl) async fn declare_topology(
         &self,
         keys: &Keys,

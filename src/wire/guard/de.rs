@@ -473,9 +473,10 @@ impl<'de, 'g, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'g, A> {
     }
 }
 
-/// A variant of which the bytes say the number. Serde numbers all variants when it writes, and only those that can be read
-/// when it reads, while `names` has the other names of a variant (serde's `alias`), too. So the name is what is noted, and
-/// what is read: one that is not what was written shows in the shape.
+/// A variant of which the bytes say the number. Serde numbers all variants when it writes, and only
+/// those that can be read when it reads, while `names` has the other names of a variant (serde's
+/// `alias`), too. So the name is what is noted, and what is read: one that is not what was written
+/// shows in the shape.
 struct Number<'g, T> {
     seed: T,
     guard: &'g Guard,

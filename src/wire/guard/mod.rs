@@ -1,11 +1,12 @@
-//! What every value passes on its way through a codec, in both directions: a serializer and a deserializer around the
-//! codec's own.
+//! What every value passes on its way through a codec, in both directions: a serializer and a
+//! deserializer around the codec's own.
 //!
-//! They hold a value to its limits ([`CodecLimits`](super::CodecLimits), and a number of elements in proportion to the
-//! payload), since a peer chooses its depth and its lengths. And they notice where writer and reader do not see the same
-//! thing, which bytes that do not describe themselves would turn into other values: serde calls `Serialize` and
-//! `Deserialize` of a type independently, and attributes such as `skip_serializing` change one of them only. Both sides
-//! compute a [shape](Guard::shape), of the variants by name and of the number of fields, and it travels.
+//! They hold a value to its limits ([`CodecLimits`](super::CodecLimits), and a number of elements
+//! in proportion to the payload), since a peer chooses its depth and its lengths. And they notice
+//! where writer and reader do not see the same thing, which bytes that do not describe themselves
+//! would turn into other values: serde calls `Serialize` and `Deserialize` of a type independently,
+//! and attributes such as `skip_serializing` change one of them only. Both sides compute a
+//! [shape](Guard::shape), of the variants by name and of the number of fields, and it travels.
 
 mod de;
 mod ser;
@@ -20,12 +21,14 @@ use super::{DecodeError, EncodeError, limits};
 
 /// Elements of sequences and maps that need not have a byte each.
 const FREE_ELEMENTS: usize = 1 << 16;
-/// Bytes in memory of values that are read which need not have any in the payload, and those that go with each that is there.
+/// Bytes in memory of values that are read which need not have any in the payload, and those that
+/// go with each that is there.
 const FREE_MEMORY: usize = 128 << 20;
 const MEMORY_PER_BYTE: usize = 512;
 /// Up to this size the number of elements limits what values take.
 const SMALL: usize = 64;
-/// What serde keeps a value in that it reads before it knows what it is (`untagged`, `tag`, `flatten`).
+/// What serde keeps a value in that it reads before it knows what it is (`untagged`, `tag`,
+/// `flatten`).
 const CONTENT: usize = 32;
 /// Half of what a thread has unless it is told otherwise.
 const MAX_STACK: usize = 1 << 20;
@@ -58,8 +61,9 @@ pub(super) struct Guard {
     shape: Cell<u32>,
 }
 
-/// A value's place among those that it is in, which the guard knows: a codec's serializer and this are two words, which
-/// travel in registers, so that the compiler sees how little a loop over elements does.
+/// A value's place among those that it is in, which the guard knows: a codec's serializer and this
+/// are two words, which travel in registers, so that the compiler sees how little a loop over
+/// elements does.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'g> {
     guard: &'g Guard,
@@ -111,8 +115,8 @@ impl Guard {
         Self::new(true, elements, payload_len)
     }
 
-    /// Notes that a `T` is read: it may take memory without taking bytes (fields with serde's `skip`, the room of an option
-    /// that is none). What is in it may be noted again.
+    /// Notes that a `T` is read: it may take memory without taking bytes (fields with serde's
+    /// `skip`, the room of an option that is none). What is in it may be noted again.
     #[inline]
     fn spend_on<T>(&self) -> Result<(), TooMuch> {
         match size_of::<T>() {
@@ -131,8 +135,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Notes a value that serde keeps until it knows what it is. It is copied for each of those around it that do not know,
-    /// and what it becomes is made out of our sight.
+    /// Notes a value that serde keeps until it knows what it is. It is copied for each of those
+    /// around it that do not know, and what it becomes is made out of our sight.
     fn spend_on_content(&self) -> Result<(), TooMuch> {
         let depth = self.max_depth.saturating_sub(self.depth_left.get());
         self.spend(CONTENT.saturating_mul(depth + 1))
@@ -202,7 +206,8 @@ fn wrong_shape(extra: usize) -> DecodeError {
 }
 
 impl Level<'_> {
-    /// The level of what is in it, until [`leave`](Self::leave). A reader may go on after an error, a writer does not.
+    /// The level of what is in it, until [`leave`](Self::leave). A reader may go on after an error,
+    /// a writer does not.
     #[inline]
     fn deeper(self) -> Result<Self, TooDeep> {
         match self.guard.depth_left.get().checked_sub(1) {

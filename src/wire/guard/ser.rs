@@ -88,7 +88,8 @@ impl<'g, C> Parts<'g, C> {
     }
 }
 
-/// Out of line, so that what is written around it is small enough to become part of the loops of others.
+/// Out of line, so that what is written around it is small enough to become part of the loops of
+/// others.
 #[cold]
 #[inline(never)]
 fn refuse<E: Error>(reason: impl Display) -> E {
@@ -264,7 +265,8 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
         })
     }
 
-    /// An iterator that knows its length need not be counted, so that numbers in a row are copied as one.
+    /// An iterator that knows its length need not be counted, so that numbers in a row are copied
+    /// as one.
     #[inline]
     fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
         let items = items.into_iter();

@@ -32,8 +32,8 @@ pub struct Exception {
 const NO_ROOM: &str = "(left out: it does not fit the slot)";
 
 impl Exception {
-    /// Encodes it to the beginning of `into`. What does not fit is given up: the traceback first, then more and more of
-    /// the message and the name.
+    /// Encodes it to the beginning of `into`. What does not fit is given up: the traceback first,
+    /// then more and more of the message and the name.
     ///
     /// # Errors
     /// [`EncodeError::TooLarge`] if there is no room for any exception.

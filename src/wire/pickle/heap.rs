@@ -1,7 +1,8 @@
 //! What a pickle has built, as small as it was.
 //!
-//! Texts, bytes and numbers stay where they stand in the pickle; what is in a container stands in one array for all of
-//! them. So memory is some 20 times the pickle's size at most, and values that are shared are there once.
+//! Texts, bytes and numbers stay where they stand in the pickle; what is in a container stands in
+//! one array for all of them. So memory is some 20 times the pickle's size at most, and values that
+//! are shared are there once.
 
 use std::cell::Cell;
 
@@ -99,7 +100,8 @@ impl<'a> Heap<'a> {
         }
     }
 
-    // Nodes, runs and items are at most as many as the bytes of the pickle, which are fewer than 2^32.
+    // Nodes, runs and items are at most as many as the bytes of the pickle, which are fewer than
+    // 2^32.
 
     pub(super) fn add(&mut self, node: Node) -> Item {
         self.nodes.push(node);

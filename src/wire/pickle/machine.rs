@@ -1,8 +1,9 @@
 //! The stack machine that reads pickles.
 //!
-//! Values are built in a [`Heap`], so that shared ones are built once. They are read from there, and there the limits on
-//! depth, values and bytes hold: an exponential structure of shared lists is small until then. Nothing here recurses, and
-//! no opcode takes longer than its own bytes and operands are long.
+//! Values are built in a [`Heap`], so that shared ones are built once. They are read from there,
+//! and there the limits on depth, values and bytes hold: an exponential structure of shared lists
+//! is small until then. Nothing here recurses, and no opcode takes longer than its own bytes and
+//! operands are long.
 
 use std::collections::HashMap;
 

@@ -1,10 +1,10 @@
 //! Pickle as data: what Python's typed payloads are made of, and nothing else.
 //!
-//! Read are protocols 2 to 5, written is protocol 4. A pickle is a program for a stack machine; ours knows the opcodes
-//! that build plain values and refuses those that would look up or call anything. It is iterative and has limits on
-//! depth, on the number of values and on bytes (shared ones count each time they appear); see
-//! [`CodecLimits`](super::CodecLimits). It takes memory in proportion to the pickle: some 20 times as much at most, besides
-//! what the values are decoded to.
+//! Read are protocols 2 to 5, written is protocol 4. A pickle is a program for a stack machine;
+//! ours knows the opcodes that build plain values and refuses those that would look up or call
+//! anything. It is iterative and has limits on depth, on the number of values and on bytes (shared
+//! ones count each time they appear); see [`CodecLimits`](super::CodecLimits). It takes memory in
+//! proportion to the pickle: some 20 times as much at most, besides what the values are decoded to.
 //!
 //! | Python | Rust |
 //! | --- | --- |
@@ -16,8 +16,9 @@
 //! | `"Name"`, `{"Name": content}` | variants of an enum without and with content |
 //! | anything | [`Value`] |
 //!
-//! What would not arrive as itself is refused when it is written: `Some(None)` and `Some(())`, which are `None` to Python,
-//! and keys and members that Python cannot hash (lists and dicts, so also `Vec`, structs and variants with content).
+//! What would not arrive as itself is refused when it is written: `Some(None)` and `Some(())`,
+//! which are `None` to Python, and keys and members that Python cannot hash (lists and dicts, so
+//! also `Vec`, structs and variants with content).
 
 mod de;
 mod exception;

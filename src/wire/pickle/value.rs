@@ -87,7 +87,8 @@ impl Value {
     }
 }
 
-/// Digits take time that is quadratic in their number, so Python prints no more than this many either.
+/// Digits take time that is quadratic in their number, so Python prints no more than this many
+/// either.
 const MAX_DIGITS_BITS: u64 = 4300 * 10 / 3;
 
 /// The float that is nearest to `int`, if any is near.

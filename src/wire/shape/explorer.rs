@@ -13,7 +13,8 @@ use crate::wire::PayloadCodec;
 /// Values asked for, in all runs. A run of an ordinary type asks for some tens.
 const MOST_STEPS: usize = 250_000;
 const MOST_RUNS: usize = 10_000;
-/// Runs that show nothing new before it is left at that: more than there are values to offer in one place.
+/// Runs that show nothing new before it is left at that: more than there are values to offer in one
+/// place.
 const VAIN_RUNS: usize = 48;
 /// Runs into a variant or field that do not come out of it before others are preferred.
 const MOST_TRIES: u32 = 24;
@@ -78,7 +79,8 @@ struct Known {
     least_is_unit: bool,
     /// It reads its fields in order only.
     by_order_only: bool,
-    /// Which variant each number means, and each name as far as that was asked. Only bincode writes numbers.
+    /// Which variant each number means, and each name as far as that was asked. Only bincode writes
+    /// numbers.
     by_number: Vec<Option<VariantId>>,
     by_name: Vec<Option<VariantId>>,
 }
@@ -87,8 +89,8 @@ struct Known {
 type VariantId = u64;
 
 impl Known {
-    /// The next name of which to ask what it means: serde lists other names of a variant among the names, which shows where
-    /// there are fewer variants than names.
+    /// The next name of which to ask what it means: serde lists other names of a variant among the
+    /// names, which shows where there are fewer variants than names.
     fn name_to_ask(&self) -> Option<usize> {
         let numbers = &self.by_number;
         let is_asked = numbers.len() == self.parts.len() && self.parts.iter().all(|it| it.done);
@@ -208,7 +210,8 @@ impl Explorer {
             let before = self.progress();
             (self.again, self.last_offer) = (0, None);
             self.stack.clear();
-            // What a user's `Deserialize` does to itself when it panics is its own: no state of it outlives the run.
+            // What a user's `Deserialize` does to itself when it panics is its own: no state of it
+            // outlives the run.
             let outcome = contain(|| read(Recorder::new(self, Graph::ROOT, of, 0)));
             let outcome = outcome.unwrap_or_else(|message| {
                 tracing::debug!(
@@ -355,8 +358,8 @@ impl Explorer {
         self.finish(of, at);
     }
 
-    /// The fields of a struct in the order in which they are to be offered, if that is by name: those that were refused time and
-    /// again come last, so that the others are seen.
+    /// The fields of a struct in the order in which they are to be offered, if that is by name:
+    /// those that were refused time and again come last, so that the others are seen.
     pub(super) fn order(&self, of: Id) -> Option<Vec<usize>> {
         let known = self.known.get(&of)?;
         let is_stuck = |part: &Part| part.failed > MOST_TRIES;
@@ -384,7 +387,8 @@ impl Explorer {
         self.graph.drop_fields(of, count);
     }
 
-    /// The variant to read: one that is not known yet, or else the one that was read least often, for what is in it.
+    /// The variant to read: one that is not known yet, or else the one that was read least often,
+    /// for what is in it.
     pub(super) fn choose(&self, of: Id) -> usize {
         let Some(known) = self.known.get(&of) else {
             return 0;
@@ -424,7 +428,8 @@ impl Explorer {
         self.known.get(&of)?.name_to_ask()
     }
 
-    /// The variant that the name of this place means. An obstacle if numbers mean others than the names in their places.
+    /// The variant that the name of this place means. An obstacle if numbers mean others than the
+    /// names in their places.
     pub(super) fn note_name<T>(&mut self, of: Id, variant: Option<&T>, name: &'static str) -> Stop {
         self.done += 1;
         let known = self.known.entry(of).or_default();

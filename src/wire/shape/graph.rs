@@ -8,7 +8,8 @@ pub(super) type Id = usize;
 /// Names of fields or variants, as serde lists them.
 pub(super) type Names = &'static [&'static str];
 
-/// Elements of a tuple that are told apart. Those behind them are taken to be of one type, as in an array.
+/// Elements of a tuple that are told apart. Those behind them are taken to be of one type, as in an
+/// array.
 const DISTINCT_ELEMENTS: usize = 64;
 
 /// Characters of a text; beyond them it says no more.
@@ -81,8 +82,8 @@ impl Graph {
         }
     }
 
-    /// The parts of what is arranged as `kind` says. A type that is seen in two ways keeps the first: what is seen of the
-    /// second is forgotten.
+    /// The parts of what is arranged as `kind` says. A type that is seen in two ways keeps the
+    /// first: what is seen of the second is forgotten.
     pub(super) fn arranged<const N: usize>(&mut self, at: Id, kind: &'static str) -> [Id; N] {
         let node = self.see(at, |graph| Node::Parts(kind, graph.parts(N)));
         if let Node::Parts(seen, parts) = node
@@ -111,7 +112,8 @@ impl Graph {
         }
     }
 
-    /// A struct was read with fewer fields than it has names: some are other names of the same field.
+    /// A struct was read with fewer fields than it has names: some are other names of the same
+    /// field.
     pub(super) fn drop_fields(&mut self, at: Id, count: usize) {
         if let Node::Struct(_, items) = &mut self.nodes[at] {
             items.truncate(count);
@@ -160,8 +162,8 @@ impl Graph {
         }
     }
 
-    /// The type as text. It depends on what is read and on nothing else: not on names of types, nor on where a recursion was
-    /// noticed, nor on whether two equal types are one.
+    /// The type as text. It depends on what is read and on nothing else: not on names of types, nor
+    /// on where a recursion was noticed, nor on whether two equal types are one.
     pub(super) fn text(&self) -> String {
         let merged = Merged::of(self);
         let mut text = Text {
@@ -255,7 +257,8 @@ impl Text<'_> {
         self.merged.parts(self.merged.nodes[class]).collect()
     }
 
-    /// Whether it is written once, and mentioned by its number elsewhere. What consists of leaves only is written out.
+    /// Whether it is written once, and mentioned by its number elsewhere. What consists of leaves
+    /// only is written out.
     fn is_numbered(&self, class: usize) -> bool {
         let mut parts = self.merged.parts(self.merged.nodes[class]);
         self.uses[class] > 1

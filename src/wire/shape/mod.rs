@@ -13,19 +13,22 @@ use super::PayloadCodec;
 
 /// The shape of a type: what its `Deserialize` asks for, in which order.
 ///
-/// Kinds, widths and signs of numbers, names and order of fields, names, order and contents of variants, options, sequences,
-/// maps and lengths of tuples are part of it. Names of Rust types and modules are not, and a newtype is what it wraps. So two
-/// types of one shape are read from the same bytes, field by field, and renaming a type or moving it changes nothing.
+/// Kinds, widths and signs of numbers, names and order of fields, names, order and contents of
+/// variants, options, sequences, maps and lengths of tuples are part of it. Names of Rust types and
+/// modules are not, and a newtype is what it wraps. So two types of one shape are read from the
+/// same bytes, field by field, and renaming a type or moving it changes nothing.
 ///
-/// It is found by running `Deserialize` with values that are made up, many times, until nothing new is seen. A type that
-/// refuses such a value (a date in a string, say) is offered others; what none of them gets past stays unseen and is written as
-/// `?`. Not seen, therefore, are:
-/// - what follows a value that is always refused, in a tuple or in a variant that is a tuple (other fields of a struct are seen);
+/// It is found by running `Deserialize` with values that are made up, many times, until nothing new
+/// is seen. A type that refuses such a value (a date in a string, say) is offered others; what none
+/// of them gets past stays unseen and is written as `?`. Not seen, therefore, are:
+/// - what follows a value that is always refused, in a tuple or in a variant that is a tuple (other
+///   fields of a struct are seen);
 /// - what a hand-written `Deserialize` asks for only after certain values;
-/// - where other names of the last variant of an enum are (serde's `alias`), of which bincode refuses the variant when it is
-///   read if one of them comes first in the alphabet;
+/// - where other names of the last variant of an enum are (serde's `alias`), of which bincode
+///   refuses the variant when it is read if one of them comes first in the alphabet;
 /// - what `Serialize` does: a type whose two halves disagree has the shape of its `Deserialize`;
-/// - what bytes or strings contain, and what a value means: `struct Metres(f64)` and `struct Feet(f64)` have one shape.
+/// - what bytes or strings contain, and what a value means: `struct Metres(f64)` and `struct
+///   Feet(f64)` have one shape.
 ///
 /// ```
 /// use serde::Deserialize;
@@ -48,9 +51,10 @@ pub struct Shape {
 impl Shape {
     /// The shape of `T`, as `codec` shows itself to it.
     ///
-    /// It runs `T`'s `Deserialize` with values that no peer has sent. One that does not like a value is to give an error. A panic
-    /// is taken for one, but the hook for panics is called before that can be done (the default one prints), and a program that
-    /// is compiled with `panic = "abort"` ends.
+    /// It runs `T`'s `Deserialize` with values that no peer has sent. One that does not like a
+    /// value is to give an error. A panic is taken for one, but the hook for panics is called
+    /// before that can be done (the default one prints), and a program that is compiled with
+    /// `panic = "abort"` ends.
     pub fn of<T: DeserializeOwned>(codec: PayloadCodec) -> Self {
         let mut explorer = Explorer::new(codec);
         explorer.explore(type_name::<T>(), |recorder| {
@@ -75,8 +79,8 @@ impl Shape {
         &self.text
     }
 
-    /// Why the codec cannot carry such values, if it cannot: which part of the type asks the data what it is, which bincode
-    /// does not say.
+    /// Why the codec cannot carry such values, if it cannot: which part of the type asks the data
+    /// what it is, which bincode does not say.
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }

@@ -181,7 +181,8 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         self.any(visitor)
     }
 
-    /// Names of fields and variants are given by others; who asks for one here wants it to be part of the data.
+    /// Names of fields and variants are given by others; who asks for one here wants it to be part
+    /// of the data.
     fn deserialize_identifier<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         let offer = self.leaf("name")?;
         if self.explorer.codec == PayloadCodec::Bincode {

@@ -454,7 +454,8 @@ fn what_asks_the_data_what_it_is_is_named() {
     }
     let found = obstacle::<Policy>();
     assert!(found.contains("::Check.rule.when[..].1"), "{found}");
-    // In an enum it is met as well when another variant comes first, and nothing is wrong without it.
+    // In an enum it is met as well when another variant comes first, and nothing is wrong without
+    // it.
     assert_eq!(Shape::of::<Expr>(PayloadCodec::Bincode).obstacle(), None);
 }
 

@@ -10,7 +10,8 @@ use crate::process::Process;
 use crate::stage::Stage;
 
 const LIVES: usize = 4;
-/// What a process may come to hold once, whatever happens after. A leak would be several for each life.
+/// What a process may come to hold once, whatever happens after. A leak would be several for each
+/// life.
 const SLACK: usize = LIVES - 1;
 
 pub(crate) async fn run(stage: &Stage) {

@@ -48,7 +48,8 @@ pub(crate) async fn run(stage: &Stage) {
     next.leave(limits.anything).await;
 }
 
-/// CALL-1: calls of a peer that is known to be away are certainly not run, and nobody waits for them.
+/// CALL-1: calls of a peer that is known to be away are certainly not run, and nobody waits for
+/// them.
 async fn all_fail_at_once(driver: &Rc<Driver>, target: &Proxy<Target>, limits: &Limits) {
     for _ in 0..50 {
         let began = Instant::now();

@@ -17,8 +17,8 @@ pub(crate) enum Deed {
     RestartRedis(Duration),
 }
 
-/// Kills of workers are what most of it is about; an outage of the control plane is followed by seconds in which nobody new is
-/// found.
+/// Kills of workers are what most of it is about; an outage of the control plane is followed by
+/// seconds in which nobody new is found.
 pub(crate) fn next(chance: &mut Rng, workers: &[&str], drivers: &[&str]) -> (Duration, Deed) {
     let pause = millis(chance, 100..1_500);
     let not_the_survivor = SURVIVOR + 1;

@@ -7,8 +7,8 @@ use crate::journal::What;
 use crate::measure::Times;
 use crate::table;
 
-/// What a process may come to hold over the time, in descriptors, threads and MiB. Each life of a peer that leaked would
-/// leave several.
+/// What a process may come to hold over the time, in descriptors, threads and MiB. Each life of a
+/// peer that leaked would leave several.
 const SLACK: usize = 12;
 
 /// A life of a worker that was ended, and when the next had registered.
@@ -42,7 +42,8 @@ impl Report {
         self.killed.push(number);
     }
 
-    /// Compares what the survivors, a worker and a driver, held, and looks at what nobody may have left.
+    /// Compares what the survivors, a worker and a driver, held, and looks at what nobody may have
+    /// left.
     pub(crate) fn leaks(&mut self, before: &[Held; 2], after: &[Held; 2], keys: &[String]) {
         let pairs = [("worker", 0), ("driver", 1)];
         for (name, at) in pairs {

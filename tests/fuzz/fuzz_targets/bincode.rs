@@ -1,5 +1,5 @@
-//! Any bytes are a value or an error, within limits of memory, depth and time, and a value survives being written and read
-//! again.
+//! Any bytes are a value or an error, within limits of memory, depth and time, and a value survives
+//! being written and read again.
 #![no_main]
 
 use std::collections::{BTreeMap, BTreeSet};

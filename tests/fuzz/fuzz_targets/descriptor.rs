@@ -1,4 +1,5 @@
-//! Whatever a peer publishes of itself is a descriptor or an error; it can be checked, and survives being published again.
+//! Whatever a peer publishes of itself is a descriptor or an error; it can be checked, and survives
+//! being published again.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

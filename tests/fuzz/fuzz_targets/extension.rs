@@ -1,4 +1,5 @@
-//! Any bytes behind a header that announces a block are one or an error, and what is read survives being written.
+//! Any bytes behind a header that announces a block are one or an error, and what is read survives
+//! being written.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,5 @@
-//! Whatever a DLSlime peer tells of its queue pairs can be used or is an error, and survives being told by us.
+//! Whatever a DLSlime peer tells of its queue pairs can be used or is an error, and survives being
+//! told by us.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

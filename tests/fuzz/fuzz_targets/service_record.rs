@@ -1,4 +1,5 @@
-//! Whatever is registered as a service is one or an error, and what is read survives being registered.
+//! Whatever is registered as a service is one or an error, and what is read survives being
+//! registered.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

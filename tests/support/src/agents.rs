@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use slimerpc::channel::Credits;
 use slimerpc_actors::{Builder, PeerAgent, Proxy, Service};
 
-/// Names the environment's variable for the device that agents of a test use; without it, they choose.
+/// Names the environment's variable for the device that agents of a test use; without it, they
+/// choose.
 pub const DEVICE: &str = "SLIME_TEST_DEVICE";
 
 /// A name that begins with `role` and that nothing else in this process has.
@@ -25,8 +26,8 @@ pub fn agent(alias: impl Into<String>) -> Builder {
     }
 }
 
-/// SLOT-2: waits until every slot of a proxy's channels is free. `call` makes a call on each of them: answers to calls that
-/// were given up are taken in by whoever waits for another.
+/// SLOT-2: waits until every slot of a proxy's channels is free. `call` makes a call on each of
+/// them: answers to calls that were given up are taken in by whoever waits for another.
 ///
 /// # Panics
 /// They are not free after `limit`.

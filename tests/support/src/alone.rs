@@ -5,7 +5,8 @@ use std::process::Command;
 /// Set in a process that exists for one test.
 const ALONE: &str = "SLIME_TEST_ALONE";
 
-/// A command that runs one test of this program, and no other. `module` is the caller's `module_path!()`.
+/// A command that runs one test of this program, and no other. `module` is the caller's
+/// `module_path!()`.
 pub fn test_process(module: &str, test: &str) -> Command {
     let (_, module) = module.split_once("::").expect("a module of a test program");
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -19,8 +20,9 @@ pub fn test_process(module: &str, test: &str) -> Command {
     command
 }
 
-/// Runs the calling test in a process of its own, whose descriptors, threads and memory are then its alone. Returns whether this is
-/// that process; in the other one the test has passed and is over.
+/// Runs the calling test in a process of its own, whose descriptors, threads and memory are then
+/// its alone. Returns whether this is that process; in the other one the test has passed and is
+/// over.
 ///
 /// # Panics
 /// The test failed there.

@@ -1,5 +1,5 @@
-//! What the tests of SlimeRPC share: servers of their own, agents with names of their own, and ways to wait that
-//! end in a failure when what they wait for does not come.
+//! What the tests of SlimeRPC share: servers of their own, agents with names of their own, and ways
+//! to wait that end in a failure when what they wait for does not come.
 #![allow(
     clippy::unwrap_used,
     reason = "a test that cannot go on fails where it stands"

@@ -19,7 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Overrides the NanoCtrl under test with another program, for instance DLSlime's `dlslime-ctrl`.
 const NANOCTRL: &str = "SLIME_TEST_NANOCTRL";
 
-/// A program of this workspace: `cargo test` builds them beside its tests. An example is in the folder `examples`.
+/// A program of this workspace: `cargo test` builds them beside its tests. An example is in the
+/// folder `examples`.
 ///
 /// # Panics
 /// It was not built.
@@ -33,8 +34,8 @@ pub fn program(name: &str) -> PathBuf {
     program
 }
 
-/// A port of 127.0.0.1 that nobody listens on, and that no other test of this process was given. It is below
-/// those that the system chooses from by itself, for outgoing connections too.
+/// A port of 127.0.0.1 that nobody listens on, and that no other test of this process was given. It
+/// is below those that the system chooses from by itself, for outgoing connections too.
 pub fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 20_000;
@@ -92,7 +93,8 @@ impl Drop for Server {
     }
 }
 
-/// A command for a process that the system kills when the thread that started it ends, however that ends.
+/// A command for a process that the system kills when the thread that started it ends, however that
+/// ends.
 fn tied(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL"]).arg(program);

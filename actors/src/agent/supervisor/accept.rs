@@ -1,10 +1,11 @@
 //! Answering callers that want to be connected with a service.
 //!
-//! Both sides must declare the same service (TYPE-1). The server publishes a table with the types of each method. The caller compares it with its own
-//! declaration whenever it connects a proxy: at first, again after a loss, and for a service of its
-//! own agent. It calls only methods that both declare with the same types, however a call is made:
-//! by a group, as a message that nobody waits for, as a stream. Method numbers are those of the
-//! table that was read, so the caller's open says which table that was.
+//! Both sides must declare the same service (TYPE-1). The server publishes a table with the types
+//! of each method. The caller compares it with its own declaration whenever it connects a proxy: at
+//! first, again after a loss, and for a service of its own agent. It calls only methods that both
+//! declare with the same types, however a call is made: by a group, as a message that nobody waits
+//! for, as a stream. Method numbers are those of the table that was read, so the caller's open says
+//! which table that was.
 
 use std::cell::RefCell;
 use std::collections::HashSet;

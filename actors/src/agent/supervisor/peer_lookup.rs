@@ -4,8 +4,9 @@
 //! milliseconds after it serves. A service for one peer only is not reported, nor are services of
 //! other control planes; a poll with growing pauses finds them.
 //!
-//! A connection does not always tell whether a silent peer is merely stalled, or dead: processes that
-//! were forked from a killed peer keep its sockets and its device open. The peer's record tells.
+//! A connection does not always tell whether a silent peer is merely stalled, or dead: processes
+//! that were forked from a killed peer keep its sockets and its device open. The peer's record
+//! tells.
 
 use std::rc::Rc;
 use std::sync::Arc;

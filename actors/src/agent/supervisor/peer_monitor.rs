@@ -1,9 +1,10 @@
 //! Monitors of native peers. Each has a queue pair to one peer, on which both ends send heartbeats.
 //!
-//! A [`PeerConnection`](slimerpc::channel::peer_connection::PeerConnection) decides which end connects with which; this module carries out its actions.
-//! Each monitor has a task ([`AgentState::keep`]), which waits for input, for the peer's heartbeats
-//! and for time. When a monitor goes down, everything that belongs to that incarnation of the peer
-//! ends with it: channels, one-sided connections, and its place as a caller of services.
+//! A [`PeerConnection`](slimerpc::channel::peer_connection::PeerConnection) decides which end
+//! connects with which; this module carries out its actions. Each monitor has a task
+//! ([`AgentState::keep`]), which waits for input, for the peer's heartbeats and for time. When a
+//! monitor goes down, everything that belongs to that incarnation of the peer ends with it:
+//! channels, one-sided connections, and its place as a caller of services.
 //!
 //! The task never holds the borrow of [`MonitorState`] while it acts on the rest of the agent,
 //! because that may come back to the same monitor: [`PeerMonitor::advance`] collects [`Effect`]s

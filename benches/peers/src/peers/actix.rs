@@ -1,4 +1,5 @@
-//! A plain actix actor in this process, on a thread of its own: what a call costs that leaves no process.
+//! A plain actix actor in this process, on a thread of its own: what a call costs that leaves no
+//! process.
 
 use actix::prelude::*;
 

@@ -1,4 +1,5 @@
-//! Blocking reads and writes on a unix socket: what a call costs when the kernel wakes the other side, and no runtime.
+//! Blocking reads and writes on a unix socket: what a call costs when the kernel wakes the other
+//! side, and no runtime.
 
 use std::collections::VecDeque;
 use std::io::{BufReader, ErrorKind, Read, Write};

@@ -1,4 +1,5 @@
-//! The machine's floor: two processes that share memory and spin, each on the line that the other writes.
+//! The machine's floor: two processes that share memory and spin, each on the line that the other
+//! writes.
 
 use std::fs::File;
 use std::hint;
@@ -53,8 +54,8 @@ impl Pair {
     }
 
     fn head(&self, side: usize) -> &AtomicU64 {
-        // SAFETY: a side begins on a page within the mapping, so the word is aligned and mapped for as long as `self` is,
-        // and it is only ever accessed as an atomic, by both processes.
+        // SAFETY: a side begins on a page within the mapping, so the word is aligned and mapped for
+        // as long as `self` is, and it is only ever accessed as an atomic, by both processes.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().add(side * self.side).cast()) }
     }
 
@@ -69,7 +70,8 @@ impl Pair {
     /// `bytes` are valid for reads of `length`, and none of them is ours to write.
     unsafe fn send(&mut self, bytes: *const u8, length: usize) {
         assert!(length <= self.side - HEAD, "a message fits its side");
-        // SAFETY: the other process reads our side only between our word and its own, and it has answered our last one.
+        // SAFETY: the other process reads our side only between our word and its own, and it has
+        // answered our last one.
         unsafe { std::ptr::copy_nonoverlapping(bytes, self.payload(self.ours), length) };
         self.number = self.number.wrapping_add(1);
         let word = u64::from(self.number) << 32 | length as u64;
@@ -105,8 +107,8 @@ impl Echo for Pair {
         if length > self.side - HEAD {
             return Err("a reply is longer than its side".into());
         }
-        // SAFETY: within the mapping, and the other process writes there only after our next message, for which `self` must
-        // not be borrowed any more.
+        // SAFETY: within the mapping, and the other process writes there only after our next
+        // message, for which `self` must not be borrowed any more.
         Ok(unsafe { std::slice::from_raw_parts(self.payload(1 - self.ours), length) })
     }
 
@@ -123,7 +125,8 @@ fn serve(at: &str) -> Result<()> {
         // The parent may rest; this process ends with it.
         let length = pair.receive(pair.number.wrapping_add(1), None)?;
         let request = pair.payload(0);
-        // SAFETY: the parent's side is not ours, and it has checked the length; it writes there again once we answered.
+        // SAFETY: the parent's side is not ours, and it has checked the length; it writes there
+        // again once we answered.
         unsafe { pair.send(request, length) };
     }
 }

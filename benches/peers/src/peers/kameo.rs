@@ -1,4 +1,5 @@
-//! kameo's remote actors: libp2p over TCP on the loopback, as its own bootstrap has it, but without looking for neighbours.
+//! kameo's remote actors: libp2p over TCP on the loopback, as its own bootstrap has it, but without
+//! looking for neighbours.
 
 use std::time::{Duration, Instant};
 

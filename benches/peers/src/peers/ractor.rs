@@ -72,7 +72,8 @@ impl ClusterBidiStream for Unix {
     }
 }
 
-/// A node that speaks with one other over `stream`. It listens on a port of its own, too, which nobody uses.
+/// A node that speaks with one other over `stream`. It listens on a port of its own, too, which
+/// nobody uses.
 async fn join(name: &str, stream: UnixStream, is_server: bool) -> support::Result<()> {
     let (cookie, host) = ("slimerpc-bench".to_owned(), "localhost".to_owned());
     let node = NodeServer::new(0, cookie, name.to_owned(), host, None, None)

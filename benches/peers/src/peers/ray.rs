@@ -1,4 +1,5 @@
-//! Ray, an actor of which echoes; its driver, in Python too, measures. Ray starts processes of its own beside the two.
+//! Ray, an actor of which echoes; its driver, in Python too, measures. Ray starts processes of its
+//! own beside the two.
 
 use serde_json::Value;
 

@@ -1,5 +1,6 @@
-//! One monitor's end of the connection with its peer: carries out what a [`PeerConnection`] decides, sends heartbeats and
-//! hears those of the peer. What concerns others is left to the caller, as [`Effect`]s.
+//! One monitor's end of the connection with its peer: carries out what a [`PeerConnection`]
+//! decides, sends heartbeats and hears those of the peer. What concerns others is left to the
+//! caller, as [`Effect`]s.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
