@@ -1,4 +1,4 @@
-//! What came of a call.
+//! The answer to a call.
 
 use std::ops::{Deref, Range};
 use std::sync::Arc;
@@ -9,15 +9,15 @@ use super::lend::SlotToken;
 use super::{CallError, ClientChannel, PooledBuffer, Profile};
 use crate::wire::{DecodeError, Fault};
 
-/// An answer: lent from the ring, whose credit goes back when this is dropped, or from this
-/// process.
+/// An answer whose bytes are lent from the ring, or which comes from this process. Dropping it
+/// returns the credit.
 #[derive(Debug)]
 pub struct Answer<'a>(AnswerSource<'a>);
 
 #[derive(Debug)]
 enum AnswerSource<'a> {
     Ring(RingAnswer<'a>),
-    /// `None`: the stream that was asked for an item has no more.
+    /// From this process; `None` if the stream has no more items.
     Here(Result<Option<Vec<u8>>, Fault>),
 }
 
@@ -75,7 +75,7 @@ impl<'a> RingAnswer<'a> {
         if let Some(block) = self.outside.take() {
             return AnswerMemory::RendezvousDescriptor(block);
         }
-        // It goes on as the owner of the slot.
+        // The bytes stay in the slot, so what is returned owns the slot from now on.
         AnswerMemory::InRing(InRing {
             channel: self.channel.clone(),
             id: self.id,
@@ -105,7 +105,7 @@ impl<'a> Answer<'a> {
         Ok(Self(AnswerSource::Ring(answer)))
     }
 
-    /// Has `read` look at the answer, whose credit goes back then.
+    /// Lets `read` read the answer, and returns its credit then.
     #[inline]
     pub(super) fn read_with<T>(
         channel: &'a Arc<ClientChannel>,
@@ -122,7 +122,7 @@ impl<'a> Answer<'a> {
         Self(AnswerSource::Here(outcome))
     }
 
-    /// The answer, to be looked at.
+    /// A view of the answer.
     #[inline]
     pub fn view(&self) -> AnswerView<'_> {
         let (payload, content) = match &self.0 {
@@ -134,15 +134,15 @@ impl<'a> Answer<'a> {
         AnswerView { payload, content }
     }
 
-    /// The failure of the call, if it has one instead of a result.
+    /// The failure of the call, if the answer is one.
     ///
     /// # Errors
-    /// It does not decode.
+    /// The failure does not decode.
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
         self.view().fault()
     }
 
-    /// Whether the stream that was asked for an item has no more.
+    /// Returns whether the stream that was asked for an item has no more.
     pub fn is_end(&self) -> bool {
         self.view().is_end()
     }
@@ -165,7 +165,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// An answer, looked at where its bytes lie.
+/// An answer, viewed where its bytes lie.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerView<'a> {
     payload: &'a [u8],
@@ -182,10 +182,10 @@ enum AnswerContent<'a> {
 }
 
 impl<'a> AnswerView<'a> {
-    /// The failure of the call, if it has one instead of a result.
+    /// The failure of the call, if the answer is one.
     ///
     /// # Errors
-    /// It does not decode.
+    /// The failure does not decode.
     #[inline]
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
         match self.content {
@@ -195,21 +195,21 @@ impl<'a> AnswerView<'a> {
         }
     }
 
-    /// Whether the stream that was asked for an item has no more.
+    /// Returns whether the stream that was asked for an item has no more.
     #[inline]
     pub fn is_end(&self) -> bool {
         matches!(self.content, AnswerContent::End)
     }
 
-    /// The payload.
+    /// The payload of the answer.
     #[inline]
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 }
 
-/// The payload of an answer, lent for as long as one likes: from the ring, whose credit goes back
-/// when this is dropped, or from the memory that it was read into if it does not fit a slot.
+/// The payload of an answer, kept as long as needed: in the ring, whose credit goes back when this
+/// is dropped, or in the memory that it was read into if it does not fit a slot.
 #[derive(Debug)]
 pub struct ReplyBytes(AnswerMemory);
 

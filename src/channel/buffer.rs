@@ -1,4 +1,4 @@
-//! Memory that an agent offers to its peers, who read and write it without asking.
+//! Memory that an agent exports to its peers, which read and write it without asking.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use crate::fabric::{Access, Device, LinkType, MemoryRegion, OutOfRange};
 /// What peers may do with a [`Buffer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Rights {
-    /// Read it.
+    /// Peers may read it.
     Read,
-    /// Write it.
+    /// Peers may write it.
     Write,
-    /// Both.
+    /// Peers may read and write it.
     ReadWrite,
 }
 
 impl Rights {
-    /// Whether `other` is part of these.
+    /// Returns whether these rights include `other`.
     ///
     /// ```
     /// use slimerpc::channel::Rights;
@@ -41,7 +41,7 @@ impl Rights {
     }
 }
 
-/// Where peers on one kind of link find a buffer.
+/// The location of a buffer for peers on one kind of link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct BufferLocation {
     /// The kind of link.
@@ -52,10 +52,10 @@ pub struct BufferLocation {
     pub rkey: u32,
 }
 
-/// Registered memory with which peers may do what its rights say, until it is dropped: then its
-/// keys are worth nothing any more, and only then is the memory freed (DROP-1).
+/// Registered memory that peers may use as its rights allow, until it is dropped: its keys become
+/// invalid then, and only afterwards is the memory freed (DROP-1).
 ///
-/// A peer may write while its owner reads, and the other way round, and so may several threads of
+/// A peer may write while the owner reads, and the other way round, and so may several threads of
 /// the owner; as with any DMA, the bytes are then a mixture.
 ///
 /// ```
@@ -70,7 +70,7 @@ pub struct BufferLocation {
 /// ```
 #[derive(Debug)]
 pub struct Buffer {
-    // Before the memory that they register as well (DROP-1).
+    // Dropped before the memory that they register as well (DROP-1).
     others: Vec<(LinkType, Arc<dyn MemoryRegion>)>,
     block: PooledBuffer,
     link: LinkType,
@@ -82,10 +82,10 @@ impl Buffer {
     /// all.
     ///
     /// # Errors
-    /// That is beyond a limit of the first memory, or a device refuses.
+    /// The size exceeds a limit of the first memory, or a device refuses.
     ///
     /// # Panics
-    /// There is no memory.
+    /// If `on` is empty.
     pub fn new(on: &[Arc<BufferPool>], len: usize, rights: Rights) -> Result<Self, MemoryError> {
         let (first, others) = on.split_first().expect("an agent has a device");
         let block = first.dedicate(len, rights.access())?;
@@ -104,22 +104,22 @@ impl Buffer {
         })
     }
 
-    /// Length in bytes.
+    /// Length of the buffer in bytes.
     pub fn len(&self) -> usize {
         self.block.len()
     }
 
-    /// Whether it has no bytes.
+    /// Returns whether the buffer has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What peers may do with it.
+    /// What peers may do with the buffer.
     pub fn rights(&self) -> Rights {
         self.rights
     }
 
-    /// Where peers find it, on each kind of link.
+    /// Where peers find the buffer, on each kind of link.
     pub fn places(&self) -> Vec<BufferLocation> {
         let outside = self.block.outside();
         let own = BufferLocation {
@@ -135,23 +135,23 @@ impl Buffer {
         std::iter::once(own).chain(others).collect()
     }
 
-    /// Copies `bytes` to `offset`.
+    /// Copies `bytes` into the buffer, from byte `offset` on.
     ///
     /// # Errors
-    /// They do not fit; nothing is written then.
+    /// The range exceeds the buffer; nothing is written then.
     pub fn write(&self, offset: usize, bytes: &[u8]) -> Result<(), OutOfRange> {
         self.region(offset, bytes.len())?.copy_in(offset, bytes)
     }
 
-    /// Copies from `offset` into `bytes`.
+    /// Fills `bytes` with a copy of the buffer from byte `offset` on.
     ///
     /// # Errors
-    /// There are not so many; nothing is read then.
+    /// The range exceeds the buffer; nothing is read then.
     pub fn read(&self, offset: usize, bytes: &mut [u8]) -> Result<(), OutOfRange> {
         self.region(offset, bytes.len())?.copy_out(offset, bytes)
     }
 
-    /// The region, if it has these bytes.
+    /// The region, if it contains this range.
     fn region(&self, offset: usize, len: usize) -> Result<&dyn MemoryRegion, OutOfRange> {
         let fits = offset.checked_add(len).is_some_and(|end| end <= self.len());
         let region = self.block.shared().filter(|_| fits);

@@ -1,5 +1,5 @@
-//! Registered memory for payloads that do not fit a slot: lent, taken back, and lent again, since
-//! to register is slow.
+//! Registered memory for payloads that do not fit a slot. Registering is slow, so returned buffers
+//! are reused.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -11,23 +11,23 @@ use super::lend::OwnedRegion;
 use crate::fabric::{Access, Device, FabricError, MemoryRegion};
 use crate::wire::RendezvousDescriptor;
 
-/// Bytes that blocks are rounded up to, so that they fit again.
+/// Sizes are rounded up to this many bytes, so that buffers can be reused.
 const SMALL: usize = 64 << 10;
 const LARGE: usize = 1 << 20;
 
 /// How much memory payloads beyond a slot may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryLimits {
-    /// Bytes of one payload.
+    /// Most bytes of one payload.
     pub payload: usize,
-    /// Bytes of all that are registered at the same time.
+    /// Most bytes of all buffers that are registered at the same time.
     pub total: usize,
-    /// Bytes that stay registered while nobody needs them.
+    /// Most bytes that stay registered without a user.
     pub idle: usize,
 }
 
 impl Default for MemoryLimits {
-    /// 1 GiB, 4 GiB, 1 GiB.
+    /// 1 GiB for a payload, 4 GiB in all, 1 GiB idle.
     fn default() -> Self {
         Self {
             payload: 1 << 30,
@@ -40,32 +40,32 @@ impl Default for MemoryLimits {
 /// What a [`BufferPool`] holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryAccount {
-    /// Of payloads that are being sent, received or handled.
+    /// Bytes of payloads that are being sent, received or handled.
     pub lent: usize,
-    /// Kept for later ones.
+    /// Bytes that are kept for later payloads.
     pub idle: usize,
 }
 
-/// There is no memory for a payload.
+/// No memory is available for a payload.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// It is larger than any may be.
+    /// The payload exceeds the limit of one payload.
     #[error("a payload of {size} bytes, and {limit} are allowed")]
     TooLarge {
-        /// Its size.
+        /// Size of the payload in bytes.
         size: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// Others have taken it all.
+    /// Other payloads use all of the memory.
     #[error("{size} bytes for a payload, while others hold {lent} and all may hold {limit}")]
     Exhausted {
-        /// Size of the payload.
+        /// Size of the payload in bytes.
         size: usize,
-        /// What is lent already.
+        /// Bytes in use.
         lent: usize,
-        /// The limit for all.
+        /// The limit of all payloads in bytes.
         limit: usize,
     },
     /// The device refuses to register more.
@@ -90,7 +90,7 @@ pub enum MemoryError {
 #[derive(Debug)]
 pub struct BufferPool {
     device: Arc<dyn Device>,
-    /// What peers may do with what is lent by [`take`](Self::take).
+    /// What peers may do with memory from [`take`](Self::take).
     access: Access,
     limits: MemoryLimits,
     held: Mutex<PoolState>,
@@ -98,18 +98,18 @@ pub struct BufferPool {
 
 #[derive(Debug, Default)]
 struct PoolState {
-    /// What was used last comes last.
+    /// The most recently used region comes last.
     idle: Vec<OwnedRegion>,
     account: MemoryAccount,
 }
 
 impl BufferPool {
-    /// Nothing is registered yet. What is lent, peers may read.
+    /// Makes a pool whose buffers peers may read. Nothing is registered yet.
     pub fn new(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
         Self::with_access(device, limits, Access::REMOTE_READ)
     }
 
-    /// The same; what is lent by [`take`](Self::take), no peer may touch.
+    /// Makes a pool whose buffers from [`take`](Self::take) peers may not use.
     pub fn private(device: Arc<dyn Device>, limits: MemoryLimits) -> Arc<Self> {
         Self::with_access(device, limits, Access::LOCAL_READ)
     }
@@ -123,25 +123,25 @@ impl BufferPool {
         })
     }
 
-    /// Where it is registered.
+    /// The device that the memory is registered with.
     pub fn device(&self) -> &Arc<dyn Device> {
         &self.device
     }
 
-    /// What it may hold.
+    /// The limits of the pool.
     pub fn limits(&self) -> MemoryLimits {
         self.limits
     }
 
-    /// What it holds.
+    /// The bytes that the pool holds.
     pub fn account(&self) -> MemoryAccount {
         self.lock().account
     }
 
-    /// Lends `len` bytes, registered, with anything in them.
+    /// Takes a registered buffer of `len` bytes with arbitrary contents.
     ///
     /// # Errors
-    /// That is beyond a limit, or the device refuses.
+    /// The size exceeds a limit, or the device refuses.
     pub fn take(self: &Arc<Self>, len: usize) -> Result<PooledBuffer, MemoryError> {
         let limit = self.limits.payload;
         if len > limit {
@@ -158,11 +158,11 @@ impl BufferPool {
         Ok(self.lend(&mut self.lock(), whole, len, true))
     }
 
-    /// Lends `len` zeroed bytes with which peers may do what `access` says, registered for this
-    /// alone: when the block is dropped, its key is worth nothing any more.
+    /// Takes a zeroed buffer of `len` bytes that peers may use as `access` allows, registered for
+    /// this use alone: when it is dropped, its key becomes invalid.
     ///
     /// # Errors
-    /// As [`take`](Self::take).
+    /// The errors of [`take`](Self::take).
     pub fn dedicate(
         self: &Arc<Self>,
         len: usize,
@@ -195,7 +195,8 @@ impl BufferPool {
         }
         let room = total - held.account.lent - size;
         let given_up = held.trim(room);
-        // Counted while it is being registered, which takes its time, as giving memory up does.
+        // Counted while it is being registered, because registering takes long, and so does freeing
+        // memory for it.
         held.account.lent += size;
         drop(held);
         drop(given_up);
@@ -231,7 +232,7 @@ impl BufferPool {
             return;
         };
         if is_kept {
-            // Sizes change: what fits the payloads of late is more likely to fit the next.
+            // Sizes change: a region that fitted recent payloads is more likely to fit the next.
             let given_up = held.trim(room);
             held.account.idle += whole.len();
             held.idle.push(whole);
@@ -260,8 +261,8 @@ impl PoolState {
         Some(whole)
     }
 
-    /// Gives idle regions up, those not used for longest first, until they are no more than `limit`
-    /// bytes. To deregister them takes its time: drop them when others may go on.
+    /// Takes idle regions out, least recently used first, until at most `limit` bytes are left.
+    /// Deregistering them takes long: drop them after the lock is released.
     #[must_use]
     fn trim(&mut self, limit: usize) -> Vec<OwnedRegion> {
         let mut given_up = Vec::new();
@@ -274,18 +275,18 @@ impl PoolState {
     }
 }
 
-/// Registered bytes of one owner. They go back to their [`BufferPool`] when it is dropped.
+/// A registered buffer of one owner. It goes back to its [`BufferPool`] when it is dropped.
 pub struct PooledBuffer {
-    /// There until it is dropped.
+    /// `Some` until it is dropped.
     whole: Option<OwnedRegion>,
     len: usize,
-    /// Whether it stays registered, for others.
+    /// Whether it stays registered for later payloads.
     is_kept: bool,
     memory: Arc<BufferPool>,
 }
 
 impl PooledBuffer {
-    /// The region, to be registered with other devices as well.
+    /// The region, to register it with other devices as well.
     pub(super) fn shared(&self) -> Option<&Arc<dyn MemoryRegion>> {
         self.whole.as_ref().map(OwnedRegion::shared)
     }
@@ -294,7 +295,7 @@ impl PooledBuffer {
         self.whole.as_ref().map(OwnedRegion::region)
     }
 
-    /// Where a peer finds the bytes.
+    /// The location of the bytes, for a peer.
     pub(super) fn outside(&self) -> RendezvousDescriptor {
         let region = self.region();
         RendezvousDescriptor {
@@ -309,7 +310,7 @@ impl PooledBuffer {
         self.region().map_or(0, MemoryRegion::lkey)
     }
 
-    /// Keeps the first `len` bytes only.
+    /// Keeps only the first `len` bytes.
     pub(super) fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
     }

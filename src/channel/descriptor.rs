@@ -9,26 +9,26 @@ use crate::wire::{Signature, WIRE_VERSION, any_signatures, names};
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
 ///
-/// Fields that are unknown are ignored, so later versions can add some. One with more than 4096
+/// Unknown fields are ignored, so later versions can add some. A descriptor with more than 4096
 /// services, methods of a service or links, or with a name that is empty or longer than 1 KiB, is
-/// not read.
+/// refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
-    /// [`WIRE_VERSION`] of its owner.
+    /// [`WIRE_VERSION`] of the agent.
     pub wire_version: u32,
-    /// Tells lives of an agent under one alias apart.
+    /// Incarnation of the agent under its alias: another number after every restart.
     pub incarnation: u64,
-    /// Where it runs.
+    /// The host and process in which the agent runs.
     pub host: HostId,
-    /// Shape of its rings.
+    /// Shape of the agent's rings.
     pub geometry: Geometry,
-    /// What its devices are attached to.
+    /// Kinds of links of the agent's devices, in order of preference.
     #[serde(deserialize_with = "names::list")]
     pub links: Vec<LinkType>,
-    /// What it serves.
+    /// Tables of the services that the agent serves.
     #[serde(deserialize_with = "names::list")]
     pub services: Vec<ServiceTable>,
-    /// Names of those that are down, for good as far as its agent is concerned.
+    /// Names of the services that are down and will not be restarted.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -37,10 +37,10 @@ pub struct Descriptor {
     pub down: Vec<String>,
 }
 
-/// Where an agent runs.
+/// Identifies the host and the process of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostId {
-    /// `/proc/sys/kernel/random/boot_id`.
+    /// Contents of `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// User id.
     pub uid: u32,
@@ -52,7 +52,7 @@ pub struct HostId {
 }
 
 impl HostId {
-    /// Whether the two are known to be able to share memory.
+    /// Returns whether the two are known to be able to share memory.
     ///
     /// ```
     /// use slimerpc::channel::HostId;
@@ -64,7 +64,7 @@ impl HostId {
     /// assert!(!host("a", 1).shares_memory_with(&host("b", 2)));
     /// ```
     pub fn shares_memory_with(&self, other: &Self) -> bool {
-        // Empty: whoever wrote it could not tell where it runs.
+        // An empty id was written by an agent that could not tell where it runs.
         let is_known = !self.boot_id.is_empty() && !self.network.is_empty();
         is_known
             && self.boot_id == other.boot_id
@@ -73,7 +73,8 @@ impl HostId {
     }
 }
 
-/// A service as its server knows it. A method's number is its place in `methods`.
+/// The methods of a service as its server declares them. A method's number is its index in
+/// `methods`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceTable {
     /// Name of the service.
@@ -82,25 +83,24 @@ pub struct ServiceTable {
     /// Name of the codec of its payloads.
     #[serde(deserialize_with = "names::name")]
     pub codec: String,
-    /// Names of its methods.
+    /// Names of the methods.
     #[serde(deserialize_with = "names::names")]
     pub methods: Vec<String>,
-    /// Those of them that run beside the others, for which callers open a channel of its own.
+    /// Names of the methods that run beside the others. Callers open a second channel for them.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "names::names"
     )]
     pub parallel: Vec<String>,
-    /// Those of them that give back a stream of items.
+    /// Names of the methods that return a stream of items.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "names::names"
     )]
     pub streams: Vec<String>,
-    /// For each of `methods`, the types that it takes and gives back. Earlier releases publish
-    /// none.
+    /// The types that each of `methods` takes and returns. Earlier releases publish none.
     #[serde(
         default,
         skip_serializing_if = "Vec::is_empty",
@@ -113,7 +113,7 @@ pub struct ServiceTable {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("`{method}` is `{ours}` here and `{theirs}` there")]
 pub struct MethodMismatch {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
     /// Its signature at the caller.
     pub ours: String,
@@ -121,65 +121,65 @@ pub struct MethodMismatch {
     pub theirs: String,
 }
 
-/// Two agents do not fit together.
+/// Why two agents, or their versions of a service, do not fit together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Mismatch {
-    /// They speak different wire versions.
+    /// The agents use different wire versions.
     #[error("wire version: ours is {ours}, theirs is {theirs}; use the same release on both sides")]
     WireVersion {
-        /// Of the agent that found the mismatch.
+        /// Version of the agent that found the mismatch.
         ours: u32,
-        /// Of the other.
+        /// Version of the other agent.
         theirs: u32,
     },
-    /// Their rings have different shapes.
+    /// The agents' rings have different shapes.
     #[error(
         "ring geometry: ours is {} slots of {} bytes, theirs is {} slots of {} bytes; \
          set equal slot_size and max_inflight on both sides",
         .ours.slots(), .ours.slot_size(), .theirs.slots(), .theirs.slot_size()
     )]
     Geometry {
-        /// Of the agent that found the mismatch.
+        /// Geometry of the agent that found the mismatch.
         ours: Geometry,
-        /// Of the other.
+        /// Geometry of the other agent.
         theirs: Geometry,
     },
-    /// The service is not served there.
+    /// The peer does not serve the service.
     #[error("service table: we want `{wanted}`, they serve {served:?}")]
     NoSuchService {
-        /// The service asked for.
+        /// Name of the service that was requested.
         wanted: String,
-        /// Services that there are.
+        /// Names of the services that the peer serves.
         served: Vec<String>,
     },
-    /// Services of one name without a method in common.
+    /// The two versions of the service have no method in common.
     #[error(
         "service `{service}`: we know the methods {ours:?}, they have {theirs:?}, none in common"
     )]
     NoCommonMethod {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// Methods of the caller.
+        /// Names of the caller's methods.
         ours: Vec<String>,
-        /// Methods of the server.
+        /// Names of the server's methods.
         theirs: Vec<String>,
     },
-    /// Services of one name whose methods take or give back other types, all that both have.
+    /// The two versions of the service declare all their common methods with different types.
     #[error("service `{service}`: {}; use the same version of its types on both sides", several(.methods))]
     Types {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// Its methods, or the first of many.
+        /// The methods that differ, or the first of many.
         methods: Vec<MethodMismatch>,
     },
-    /// Another service is served under the name since the peer's table was read.
+    /// Another version of the service is served since the peer's table was read.
     #[error("service `{service}`: another one is served under this name by now; try again")]
     ServiceChanged {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
-    /// The service uses another codec.
+    /// The two versions of the service use different codecs.
     #[error("service `{service}`: our codec is {ours}, theirs is {theirs}")]
     Codec {
         /// Its name.
@@ -194,40 +194,40 @@ pub enum Mismatch {
         "incarnation: the peer has been restarted (meant {meant:#x}, found {found:#x}); try again"
     )]
     Incarnation {
-        /// The life that was meant.
+        /// The incarnation that was addressed.
         meant: u64,
-        /// The life that answered.
+        /// The incarnation that answered.
         found: u64,
     },
-    /// They have no kind of link in common.
+    /// The agents' devices have no kind of link in common.
     #[error(
         "devices: ours are on {}, theirs on {}{}; choose devices of one kind on both sides",
         list(.ours), list(.theirs),
         if *.same_host { "" } else { " (SHM joins processes of one user on one host)" }
     )]
     Link {
-        /// Of the agent that found the mismatch.
+        /// Links of the agent that found the mismatch.
         ours: Vec<LinkType>,
-        /// Of the other.
+        /// Links of the other agent.
         theirs: Vec<LinkType>,
         /// Whether the two are known to be able to share memory.
         same_host: bool,
     },
-    /// The service is for another peer.
+    /// The service is limited to another peer.
     #[error("service `{service}` does not serve `{peer}`, but one other peer alone")]
     NotServed {
-        /// Its name.
+        /// Name of the service.
         service: String,
-        /// The caller.
+        /// Alias of the caller.
         peer: String,
     },
-    /// The rings or queue pairs cannot be connected; the text says why.
+    /// The rings or queue pairs cannot be connected; the text gives the reason.
     #[error("cannot connect: {0}")]
     Connect(String),
     /// The service has ended and its agent does not restart it.
     #[error("service `{service}` is down")]
     ServiceDown {
-        /// Its name.
+        /// Name of the service.
         service: String,
     },
 }
@@ -237,7 +237,7 @@ fn list(links: &[LinkType]) -> String {
     links.join(", ")
 }
 
-/// Methods that a text names before it counts.
+/// Most methods that an error names; it counts the rest.
 const NAMED_METHODS: usize = 8;
 
 fn several(methods: &[MethodMismatch]) -> String {
@@ -253,14 +253,14 @@ fn several(methods: &[MethodMismatch]) -> String {
 }
 
 impl Descriptor {
-    /// Name of the record.
+    /// Name of the record under which descriptors are published.
     pub const RECORD: &'static str = "slimerpc";
 
-    /// The kind of link over which to connect with a peer: the first of `ours` that both have.
+    /// Chooses the kind of link for a connection with a peer: the first of `ours` that both have.
     /// Shared memory counts only where memory can be shared.
     ///
     /// # Errors
-    /// [`Mismatch::Link`].
+    /// [`Mismatch::Link`] if there is none.
     pub fn link(&self, ours: &[LinkType], here: &HostId) -> Result<LinkType, Mismatch> {
         let same_host = self.host.shares_memory_with(here);
         let can_be_used =
@@ -275,18 +275,18 @@ impl Descriptor {
             })
     }
 
-    /// Checks a peer's descriptor before anything is connected, and gives back its table of
-    /// `wanted`.
+    /// Checks a peer's descriptor before anything is connected, and returns its table of `wanted`.
     ///
     /// # Errors
-    /// The first [`Mismatch`], naming both sides' values.
+    /// The first [`Mismatch`], with both sides' values.
     pub fn check(&self, ours: Geometry, wanted: &ServiceTable) -> Result<&ServiceTable, Mismatch> {
         let theirs = self.check_service(ours, wanted)?;
         theirs.check_methods(wanted)?;
         Ok(theirs)
     }
 
-    /// The same, whatever the methods of the service are.
+    /// Checks a peer's descriptor as [`check`](Self::check) does, except for the methods of the
+    /// service.
     ///
     /// # Errors
     /// The first [`Mismatch`], naming both sides' values.
@@ -338,12 +338,12 @@ impl Descriptor {
     }
 }
 
-/// Where a call of a method goes.
+/// The server's method for a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
     /// The server's number of the method.
     pub number: u32,
-    /// Whether it runs beside others there.
+    /// Whether the method runs beside others at the server.
     pub is_parallel: bool,
 }
 
@@ -360,8 +360,8 @@ impl ServiceTable {
             .filter(|signature| signature.is_known())
     }
 
-    /// Whether it says of each method which types it takes and gives back. Otherwise nobody knows
-    /// whether the sides agree.
+    /// Returns whether the table has the types of each method. Without them nobody knows whether
+    /// the two sides agree.
     pub fn is_typed(&self) -> bool {
         let signatures = self.signatures.get(..self.methods.len());
         signatures.is_some_and(|signatures| signatures.iter().all(Signature::is_known))
@@ -374,7 +374,7 @@ impl ServiceTable {
         theirs.differs_from(ours).then(|| {
             let (mut here, mut there) = (ours.to_string(), theirs.to_string());
             if here == there {
-                // They differ behind the cut.
+                // The texts may differ behind the cut only.
                 here += &format!(" [{}]", ours.fingerprint());
                 there += &format!(" [{}]", theirs.fingerprint().escape_debug());
             }
@@ -394,10 +394,10 @@ impl ServiceTable {
             .collect()
     }
 
-    /// Whether a caller can call any of its methods.
+    /// Checks that a caller can call at least one of its methods.
     ///
     /// # Errors
-    /// [`Mismatch::NoCommonMethod`], [`Mismatch::Types`].
+    /// [`Mismatch::NoCommonMethod`] or [`Mismatch::Types`].
     pub fn check_methods(&self, wanted: &Self) -> Result<(), Mismatch> {
         let is_there = |method: &&String| self.methods.contains(method);
         let common = wanted.methods.iter().filter(is_there).count();
@@ -419,8 +419,8 @@ impl ServiceTable {
         Ok(())
     }
 
-    /// A number that is another for another service under the name: callers say which one they
-    /// mean, as theirs are numbers of its methods.
+    /// A hash of the table. Callers send it along, because their method numbers refer to the table
+    /// that they have read.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Xxh3::new();
         let mut add = |text: &str| {
@@ -433,7 +433,7 @@ impl ServiceTable {
             add(&list.len().to_string());
             list.iter().for_each(|name| add(name));
         }
-        // By their places: a table of a peer may be long.
+        // By index: a table of a peer may be long.
         for at in 0..self.methods.len() {
             let signature = self
                 .signatures
@@ -444,10 +444,11 @@ impl ServiceTable {
         hash.digest()
     }
 
-    /// The server's number for each of the caller's methods, `None` for those that it does not
-    /// have, or not in the same form: one that gives back a stream on one side only, or takes or
-    /// gives back [other types](Self::difference), is not the same. So a method that is added on
-    /// one side never shifts another, and what arrives is what was sent (TYPE-1).
+    /// Finds the server's method for each of the caller's. The result is `None` for methods that
+    /// the server does not have, or not in the same form: a method that returns a stream on one
+    /// side only, or takes or returns [other types](Self::difference), is not the same. A method
+    /// that is added on one side thus never shifts another, and what arrives is what was sent
+    /// (TYPE-1).
     pub fn resolve(&self, ours: &Self) -> Vec<Option<Route>> {
         let route = |name: &String| {
             if self.streams.contains(name) != ours.streams.contains(name)

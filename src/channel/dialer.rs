@@ -17,16 +17,16 @@ use super::{
 };
 use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
 
-/// Names a client's queue pairs before they have been connected anew.
+/// Owner of a client's queue pairs before their first reset.
 pub(super) const OWNER: u64 = 0;
 
-/// The calling end before the peer's is known.
+/// The calling end of a channel, before the peer's end is known.
 #[derive(Debug)]
 pub struct Dialer {
     queue_pairs: QueuePairGroup,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
-    /// With a native peer.
+    /// Used with a native peer only.
     bulk: Option<(Bulk, Arc<BufferPool>)>,
     sends: (Ring, Vec<SlotToken>),
     replies: (Ring, Vec<SlotToken>),
@@ -54,7 +54,8 @@ impl Dialer {
         Ok(dialer)
     }
 
-    /// The same for a DLSlime peer, with any number of queue pairs.
+    /// Creates queue pairs and rings, ready to receive, for a DLSlime peer, with any number of
+    /// queue pairs.
     ///
     /// # Errors
     /// The number is 0 or more than 64, or the device refuses.
@@ -75,13 +76,13 @@ impl Dialer {
         profile: Profile,
     ) -> Result<Self, ConnectError> {
         let slots = geometry.slots() as u32;
-        // A request, a cancel and a release for each slot; twice that, so that signalling every
-        // half queue is enough.
+        // Room for a request, a cancel and a release for each slot; twice that, so that signalling
+        // every half queue is enough.
         let sends = 6 * slots;
         let receives = match profile {
             Profile::Native => slots,
-            // A DLSlime peer may call us where we call it. It should not; but what it sends has to
-            // arrive.
+            // A DLSlime peer may call over the connection on which it is called. It should not, but
+            // its message needs a receive.
             Profile::Compatible => 2 * slots,
         };
         let entries =
@@ -113,7 +114,7 @@ impl Dialer {
         })
     }
 
-    /// What a native peer must be told.
+    /// The endpoint to send to a native peer.
     pub fn endpoint(&self) -> Endpoint {
         let qp = self.queue_pairs.addresses()[0];
         let bulk = self.bulk.as_ref();
@@ -125,20 +126,21 @@ impl Dialer {
         }
     }
 
-    /// The queue pairs that a DLSlime peer must be told.
+    /// The queue pairs to send to a DLSlime peer.
     pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
         self.queue_pairs.addresses()
     }
 
-    /// The ring that a DLSlime peer must be told.
+    /// The ring to send to a DLSlime peer.
     pub fn ring(&self) -> RingAddress {
         self.replies.0.address()
     }
 
-    /// Connects the queue pairs to `theirs`, anew if they were connected to others before.
+    /// Connects the queue pairs to `theirs`, and resets them first if they were connected before.
     ///
     /// # Errors
-    /// Their number is not ours, their addresses are not acceptable, or the device refuses.
+    /// The peer has another number of queue pairs, their addresses are not acceptable, or the
+    /// device refuses.
     pub fn reach(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
         if self.reached > 0 {
             self.queue_pairs.reset(self.reached)?;
@@ -165,11 +167,11 @@ impl Dialer {
         Ok(self.open(peer, remote, waiting))
     }
 
-    /// Makes a channel to a DLSlime peer whose queue pairs have been [reached](Self::reach) and
+    /// Makes a channel to a DLSlime peer whose queue pairs have been [connected](Self::reach) and
     /// whose mailbox is `ring`.
     ///
     /// # Errors
-    /// The mailbox does not fit our geometry.
+    /// The mailbox does not fit this side's geometry.
     pub fn connect_compatible(
         self,
         peer: &str,

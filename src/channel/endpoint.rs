@@ -1,24 +1,24 @@
-//! What the two ends of a channel tell each other before they connect.
+//! What the two ends of a channel exchange before they connect.
 
 use serde::{Deserialize, Serialize};
 
 use super::{ConnectError, Geometry, lend::RemoteRing};
 use crate::fabric::{Gid, MemoryRegion, QueuePairAddress};
 
-/// One end: its queue pair and the ring that the peer will write into.
+/// One end of a channel: its queue pairs, and the ring that the peer will write into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// The queue pair of messages.
+    /// The queue pair for messages.
     pub qp: QueuePairInfo,
-    /// The queue pair over which payloads outside of the rings are read.
+    /// The queue pair through which payloads outside of the rings are read.
     pub bulk: QueuePairInfo,
-    /// The receive ring.
+    /// Location of the receive ring.
     pub ring: RingAddress,
-    /// Its shape.
+    /// Shape of the receive ring.
     pub geometry: Geometry,
 }
 
-/// Where a ring lies in its owner's memory, as a memory-region record says it.
+/// The location of a ring in its owner's memory, as a memory-region record gives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingAddress {
     /// Address of the first byte.
@@ -34,9 +34,9 @@ pub struct RingAddress {
 /// The GID travels as two halves of eight bytes, each read as a *little-endian* number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueuePairInfo {
-    /// The GID in halves.
+    /// The GID in two halves.
     pub gid: GidHalves,
-    /// Index of the GID at its owner, -1 on InfiniBand.
+    /// Index of the GID in its owner's table, -1 on InfiniBand.
     pub gidx: i32,
     /// Local identifier.
     pub lid: u16,
@@ -44,16 +44,16 @@ pub struct QueuePairInfo {
     pub mtu: u8,
     /// First packet sequence number.
     pub psn: u32,
-    /// Queue pair number.
+    /// Number of the queue pair.
     pub qpn: u32,
 }
 
-/// See [`QueuePairInfo`].
+/// The two halves of a GID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GidHalves {
-    /// Bytes 0 to 7.
+    /// Bytes 0 to 7, as a little-endian number.
     pub subnet_prefix: u64,
-    /// Bytes 8 to 15.
+    /// Bytes 8 to 15, as a little-endian number.
     pub interface_id: u64,
 }
 
@@ -97,8 +97,8 @@ impl RingAddress {
         }
     }
 
-    /// The ring of a DLSlime peer, which says nothing of its shape but the length. It must be a
-    /// whole number of slots of our size.
+    /// The ring of a DLSlime peer, which publishes only its length. It must be a whole number of
+    /// slots of this side's size.
     pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
         let refuse = |field: &'static str, reason| {
             let field = field.into();
@@ -131,7 +131,7 @@ impl RingAddress {
 }
 
 impl Endpoint {
-    /// Checks that the peer's ring has the shape of ours and lies in addressable memory.
+    /// Checks that the peer's ring has the shape of this side's and lies in addressable memory.
     pub(crate) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
         let refuse = |field: &'static str, reason| {
             let field = field.into();

@@ -11,7 +11,7 @@ use crate::fabric::{CompletionStatus, FabricError};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum LossCause {
-    /// The connection has ended under us: the peer died, or closed it without a word.
+    /// The connection ended without notice: the peer died, or closed it.
     #[error("its end of the connection is gone; it died or closed it")]
     Gone,
     /// A work request failed.
@@ -26,13 +26,13 @@ pub enum LossCause {
     /// The peer left cleanly.
     #[error("the peer left")]
     Left,
-    /// We left.
+    /// This agent left.
     #[error("this agent was shut down")]
     ShutDown,
 }
 
 impl LossCause {
-    /// Whether it says something of the peer: that is gone, or cannot be reached.
+    /// Returns whether the cause is the peer's: it is gone, or cannot be reached.
     ///
     /// ```
     /// use slimerpc::channel::LossCause;
@@ -55,26 +55,26 @@ impl From<CompletionStatus> for LossCause {
     }
 }
 
-/// A call did not bring an answer.
+/// Why a call did not bring an answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// The request is larger than any may be: than a slot, towards a DLSlime peer. Nothing was
+    /// The request exceeds the largest payload, or, towards a DLSlime peer, a slot. Nothing was
     /// sent.
     #[error("the request takes {size} bytes, and {limit} are allowed")]
     TooLarge {
-        /// Bytes of the payload.
+        /// Size of the payload in bytes.
         size: usize,
-        /// Bytes that are allowed.
+        /// The limit in bytes.
         limit: usize,
     },
     /// There is no registered memory for a payload beyond a slot.
     #[error("no registered memory for {size} bytes: {reason}")]
     NoMemory {
-        /// Bytes of the payload.
+        /// Size of the payload in bytes.
         size: usize,
-        /// What stands in the way.
+        /// Why the memory is not available.
         reason: String,
-        /// Whether it is the answer's, so that the call was run.
+        /// Whether it is the answer's memory, so that the call was run.
         is_answer: bool,
     },
     /// The arguments cannot be encoded. Nothing was sent.
@@ -83,7 +83,7 @@ pub enum CallError {
     /// The call's deadline passed.
     #[error("no answer within {after:?}")]
     Timeout {
-        /// The time allowed.
+        /// The time that was allowed.
         after: Duration,
         /// Whether the request was sent; if not, it never will be.
         sent: bool,
@@ -91,24 +91,24 @@ pub enum CallError {
     /// The channel is closed.
     #[error("the channel is closed: {cause}")]
     Closed {
-        /// Why.
+        /// Why the channel was closed.
         cause: LossCause,
         /// Whether the request was sent; if not, it never will be.
         sent: bool,
     },
 }
 
-/// Two ends do not connect.
+/// Why two ends do not connect.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// A verb failed.
     #[error(transparent)]
     Fabric(#[from] FabricError),
-    /// What the peer says of itself is impossible.
+    /// The peer's endpoint is impossible.
     #[error("the peer's {field} is not acceptable: {reason}")]
     BadEndpoint {
-        /// Field of its endpoint.
+        /// Name of the field.
         field: Cow<'static, str>,
         /// What is wrong with it.
         reason: String,

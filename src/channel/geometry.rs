@@ -19,7 +19,7 @@ pub struct Geometry {
     slot_size: u32,
 }
 
-/// Numbers that make no ring.
+/// The numbers make no valid ring.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a ring of {slots} slots of {slot_size} bytes is not possible: slots may be 1 to {max_slots}, \
@@ -34,14 +34,14 @@ pub struct BadGeometry {
 }
 
 impl Geometry {
-    /// Slots that an immediate can number.
+    /// Most slots: as many as an immediate can number.
     pub const MAX_SLOTS: usize = 1 << 16;
-    /// Room for a header, an extension block and a few bytes.
+    /// Smallest slot: room for a header, an extension block and a few bytes.
     pub const MIN_SLOT_SIZE: usize = 64;
-    /// The largest message that DLSlime peers send in one write.
+    /// Largest slot: the largest message that DLSlime peers send in one write.
     pub const MAX_SLOT_SIZE: usize = 1 << 30;
 
-    /// A ring of `slots` slots of `slot_size` bytes.
+    /// Makes the geometry of a ring of `slots` slots of `slot_size` bytes.
     ///
     /// # Errors
     /// A number is out of range; the error says what is allowed.
@@ -64,30 +64,30 @@ impl Geometry {
         self.slots as usize
     }
 
-    /// Bytes of one slot.
+    /// Size of a slot in bytes.
     #[inline]
     pub fn slot_size(&self) -> usize {
         self.slot_size as usize
     }
 
-    /// Bytes of the ring.
+    /// Size of the ring in bytes.
     #[allow(clippy::len_without_is_empty)] // it has at least one slot
     pub fn len(&self) -> usize {
         self.slots() * self.slot_size()
     }
 
-    /// The largest payload that a slot carries, in bytes.
+    /// Size of the largest payload that a slot carries, in bytes.
     pub fn max_payload(&self) -> usize {
         self.slot_size() - Header::LEN
     }
 
-    /// Where a slot begins.
+    /// Offset of a slot in the ring.
     #[inline]
     pub(crate) fn offset(&self, slot: u16) -> usize {
         usize::from(slot) * self.slot_size()
     }
 
-    /// Whether numbers received from a peer make a ring; serde does not check them.
+    /// Checks numbers that were received from a peer; serde does not.
     pub(crate) fn checked(self) -> Result<Self, BadGeometry> {
         Self::new(self.slots(), self.slot_size())
     }
@@ -95,14 +95,14 @@ impl Geometry {
 /// The shapes of a mailbox's rings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometries {
-    /// Towards native callers.
+    /// Shape of the rings towards native callers.
     pub native: Geometry,
-    /// Towards DLSlime callers, who cannot read payloads beyond a slot.
+    /// Shape of the rings towards DLSlime callers, which cannot read payloads beyond a slot.
     pub compatible: Geometry,
 }
 
 impl Geometries {
-    /// That of the rings towards such callers.
+    /// The shape of the rings towards callers of this profile.
     pub(crate) fn of(self, profile: Profile) -> Geometry {
         match profile {
             Profile::Native => self.native,
@@ -112,7 +112,7 @@ impl Geometries {
 }
 
 impl From<Geometry> for Geometries {
-    /// One shape for all.
+    /// Uses one shape for all callers.
     fn from(geometry: Geometry) -> Self {
         Self {
             native: geometry,

@@ -1,10 +1,10 @@
-//! The control lane between two agents: a queue pair that carries signs of life and nothing else,
-//! so that no transfer, however large, delays them.
+//! A queue pair between two agents that carries heartbeats and nothing else, so that no transfer,
+//! however large, delays them.
 //!
-//! A sign of life is an empty WRITE_WITH_IMM. It takes up a receive of the peer, which posts it
-//! again when it looks; so one that does not look is sent only so many, and then probed with empty
-//! writes, which take up nothing: they fail when its end of the connection is gone, and succeed
-//! when it is merely stalled.
+//! A heartbeat is an empty WRITE_WITH_IMM. It uses up a receive of the peer, which posts it again
+//! when it polls. A peer that does not poll is therefore sent only a bounded number, and then
+//! probed with empty writes, which use up nothing: they fail when its end of the connection is
+//! gone, and succeed when it is merely stalled.
 
 use std::io;
 use std::sync::Arc;
@@ -21,30 +21,30 @@ use crate::fabric::{
 
 const RECEIVES: u32 = 24;
 const SENDS: u32 = 16;
-/// Signs of life to a peer that gives none. It has a receive for each, for as many that crossed its
-/// own, and for as many at which it had yet to look.
+/// Most heartbeats to a peer that sends none. The peer has a receive for each, for as many that
+/// crossed its own, and for as many that it has yet to poll.
 const UNANSWERED: u32 = RECEIVES / 3;
 const BATCH: usize = (RECEIVES + SENDS) as usize;
 
-/// The lower bits of an immediate say what it is, those above when that was.
+/// The low bits of an immediate are the kind of the message, those above its time in milliseconds.
 const KIND: u32 = 3;
 const BEAT: u32 = 1;
 const LEAVING: u32 = 2;
 const MAX_MILLIS: u32 = u32::MAX >> 2;
 
-/// What a peer's end of a [`Heartbeat`] has said since it was last asked.
+/// What the peer's end of a [`Heartbeat`] has sent since the last call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatEvent {
-    /// Nothing.
+    /// No message has arrived.
     Nothing,
-    /// It lived so long ago, by the clock of this host; that means something only if the peer is on
-    /// it, too.
+    /// The peer was alive this long ago, by the clock of this host; meaningless unless the peer is
+    /// on this host.
     Beat(Duration),
-    /// It leaves.
+    /// The peer leaves.
     Leaving,
 }
 
-/// One end of the control lane between two agents, which carries signs of life and nothing else.
+/// One end of a queue pair that carries heartbeats between two agents, and nothing else.
 ///
 /// ```
 /// use slimerpc::channel::{HeartbeatEvent, Heartbeat};
@@ -67,7 +67,7 @@ pub struct Heartbeat {
     qp: Box<dyn QueuePair>,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
-    /// Signs of life since the peer gave one.
+    /// Heartbeats sent since the peer's last one.
     unanswered: u32,
     queue: SendQueue,
 }
@@ -100,7 +100,7 @@ impl Heartbeat {
         })
     }
 
-    /// What the peer must be told.
+    /// The address to send to the peer.
     pub fn address(&self) -> QueuePairInfo {
         self.qp.address().into()
     }
@@ -108,17 +108,17 @@ impl Heartbeat {
     /// Connects to the peer's end.
     ///
     /// # Errors
-    /// Its address is not acceptable, or the device refuses.
+    /// The peer's address is not acceptable, or the device refuses.
     pub fn connect(&mut self, theirs: QueuePairInfo) -> Result<(), ConnectError> {
         self.qp.to_rtr(&theirs.into())?;
         self.qp.to_rts()?;
         Ok(())
     }
 
-    /// The events of the lane, for the current runtime.
+    /// The events of the queue pair, for the current runtime.
     ///
     /// # Errors
-    /// As [`CompletionEvents::new`].
+    /// The errors of [`CompletionEvents::new`].
     pub fn events(&self) -> io::Result<CompletionEvents> {
         CompletionEvents::new(self.cq.clone())
     }
@@ -132,8 +132,8 @@ impl Heartbeat {
         self.cq.arm().map_err(failed)
     }
 
-    /// Asks for an event when the peer leaves, or is gone. Signs of life may raise none, so look
-    /// for them now and then.
+    /// Arms the queue for the event that the peer leaves or is gone. Heartbeats may raise no event
+    /// then, so poll for them.
     ///
     /// # Errors
     /// The device refuses.
@@ -141,7 +141,7 @@ impl Heartbeat {
         self.cq.arm_solicited().map_err(failed)
     }
 
-    /// What has arrived.
+    /// Reads the peer's messages.
     ///
     /// # Errors
     /// Why the connection is gone.
@@ -151,7 +151,7 @@ impl Heartbeat {
         let mut heard = HeartbeatEvent::Nothing;
         for completion in &batch[..count] {
             if !completion.status.is_success() {
-                // Who has said that it leaves is not lost.
+                // A peer that has said goodbye is not lost, although its queue pair ends with it.
                 return match heard {
                     HeartbeatEvent::Leaving => Ok(heard),
                     _ => Err(completion.status.into()),
@@ -175,7 +175,7 @@ impl Heartbeat {
         Ok(heard)
     }
 
-    /// Gives a sign of life, or probes a peer that does not look.
+    /// Sends a heartbeat, or probes a peer that does not poll.
     ///
     /// # Errors
     /// The device refuses.
@@ -187,9 +187,9 @@ impl Heartbeat {
         self.send(Operation::Write, false)
     }
 
-    /// Says that this end leaves. It arrives if the lane is there for a moment longer.
+    /// Sends a goodbye. It arrives if the connection lasts a moment longer.
     pub fn leave(&mut self) {
-        // If it is gone, the peer has noticed.
+        // If the connection is gone, the peer has noticed.
         let _ = self.send(Operation::WriteWithImm(LEAVING), true);
     }
 
@@ -209,7 +209,7 @@ impl Heartbeat {
     }
 }
 
-/// Milliseconds since this host was started, as far as they go into a sign of life.
+/// Milliseconds since this host was started, as many bits as a heartbeat carries.
 fn now() -> u32 {
     let now = clock_gettime(ClockId::Monotonic);
     (now.tv_sec as u32)
@@ -218,7 +218,7 @@ fn now() -> u32 {
         & MAX_MILLIS
 }
 
-/// How long ago a sign of life was given, at least: both clocks are cut to milliseconds.
+/// Least age of a heartbeat: both clocks are cut to milliseconds.
 fn age(imm: u32) -> Duration {
     let millis = now().wrapping_sub(imm >> 2) & MAX_MILLIS;
     Duration::from_millis(millis.saturating_sub(1).into())

@@ -1,4 +1,4 @@
-//! Rings, and the one place that lends their bytes.
+//! Rings, and the only code that lends their bytes.
 //!
 //! A reference to lent bytes needs three things:
 //! - *Valid, initialised memory.* [`MemoryRegion`] promises it for as long as the region lives, and
@@ -28,28 +28,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::{Geometry, RingAddress};
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice};
 
-/// A registered region cut into slots: a receive ring, or the send memory that mirrors one. Whoever
-/// has the [token](SlotToken) of a slot has its bytes.
+/// A registered region divided into slots: a receive ring, or the send memory that mirrors one. The
+/// owner of a slot's [token](SlotToken) has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    /// The region, and the peer's ring, of which this one is the mirror, once that can be written
-    /// in place. Neither once they are [released](Self::release), when nobody has a token any more.
+    /// The region, and, once it can be written in place, the peer's ring, of which this one is the
+    /// mirror. Empty after [`release`](Self::release), when no token exists any more.
     regions: Mutex<Vec<Arc<dyn MemoryRegion>>>,
     lkey: u32,
-    /// Where the peer's ring begins, and its key. Null as long as it cannot be written in place.
+    /// Address and key of the peer's ring. Null while it cannot be written in place.
     placed: (AtomicPtr<u8>, AtomicU32),
     geometry: Geometry,
     number: NonZeroU64,
-    /// Tokens that have not been retired.
+    /// Number of tokens that have not been retired.
     tokens: usize,
 }
 
-/// The right to the bytes of one slot of one ring. There is one for each slot, it is moved and
-/// never copied, and it is lent as its bytes are: so no two have them at a time.
+/// The right to the bytes of one slot of one ring. Each slot has one token, which is moved and
+/// never copied, and borrowed as its bytes are: two never exist at a time.
 #[derive(Debug)]
 pub(crate) struct SlotToken {
     ring: NonZeroU64,
-    /// Where its bytes begin: in the ring's own region, or in the peer's ring.
+    /// Address of its bytes: in the ring's own region, or in the peer's ring.
     first: NonNull<u8>,
     /// Key of that region.
     lkey: u32,
@@ -63,19 +63,19 @@ unsafe impl Send for SlotToken {}
 unsafe impl Sync for SlotToken {}
 
 impl SlotToken {
-    /// Its slot.
+    /// Number of the slot.
     #[inline]
     pub(crate) fn slot(&self) -> u16 {
         self.slot
     }
 
-    /// Key of the region of its bytes, for a work request.
+    /// Key of the region of its bytes, for work requests.
     #[inline]
     pub(crate) fn lkey(&self) -> u32 {
         self.lkey
     }
 
-    /// Of no ring.
+    /// Makes a token of no ring.
     #[cfg(test)]
     pub(crate) fn of_nothing(slot: u16) -> Self {
         Self {
@@ -132,8 +132,8 @@ impl Ring {
         Ok((ring, tokens))
     }
 
-    /// The right to a slot below `geometry.slots()`, whose bytes are those of a region which begins
-    /// at `first`. It is one of `regions`, and covers the geometry.
+    /// Makes the token of a slot below `geometry.slots()`, whose bytes are in the region that
+    /// begins at `first`. The region is one of `regions`, and covers the geometry.
     fn token(&self, first: NonNull<u8>, lkey: u32, slot: u16) -> SlotToken {
         // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It lives,
         // as there are tokens.
@@ -146,12 +146,12 @@ impl Ring {
         }
     }
 
-    /// From now on messages are made in `peers`, the ring that they are sent to: each slot's from
-    /// its [renewal](Self::renew) on.
+    /// From now on messages are made in `peers`, the ring that they are sent to: for each slot from
+    /// its next [renewal](Self::renew) on.
     pub(crate) fn place(&self, peers: Arc<dyn MemoryRegion>) {
         let (first, lkey) = (peers.as_ptr().as_ptr(), peers.lkey());
         let mut regions = self.regions();
-        // Only the first is needed.
+        // Only the first call has an effect.
         if peers.len() >= self.geometry.len() && regions.len() == 1 {
             regions.push(peers);
             self.placed.1.store(lkey, Ordering::Relaxed);
@@ -159,8 +159,8 @@ impl Ring {
         }
     }
 
-    /// A new message is to be made in the slot of `token`. What was made there before is sent, or
-    /// never will be.
+    /// Prepares the slot of `token` for a new message. The one that was made there before has been
+    /// sent, or never will be.
     #[inline]
     pub(crate) fn renew(&self, token: &mut SlotToken) {
         if token.lkey == self.lkey
@@ -176,7 +176,7 @@ impl Ring {
         assert_eq!(token.ring, self.number, "a token is used with its ring");
     }
 
-    /// Where the peer finds it.
+    /// Location of the ring, for the peer.
     pub(crate) fn address(&self) -> RingAddress {
         let regions = self.regions();
         let region = regions.first();
@@ -184,7 +184,7 @@ impl Ring {
         RingAddress::of(&**region, self.geometry)
     }
 
-    /// Nobody will use the slots of these tokens.
+    /// Retires tokens whose slots will not be used any more.
     pub(crate) fn retire(&mut self, tokens: Vec<SlotToken>) {
         for token in tokens {
             self.check(&token);
@@ -192,8 +192,8 @@ impl Ring {
         }
     }
 
-    /// Gives the memory back, as nobody can reach its bytes any more: `tokens` are all there are.
-    /// No queue pair may use it (DROP-1).
+    /// Frees the memory: `tokens` are all that exist, so nobody can reach its bytes any more. No
+    /// queue pair may use it (DROP-1).
     pub(crate) fn release(&self, tokens: Vec<SlotToken>) {
         tokens.iter().for_each(|token| self.check(token));
         assert_eq!(tokens.len(), self.tokens, "nobody has a token any more");
@@ -204,7 +204,7 @@ impl Ring {
         self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bytes of a slot.
+    /// Borrows the bytes of a slot.
     #[inline]
     pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
         self.check(token);
@@ -217,7 +217,7 @@ impl Ring {
         unsafe { std::slice::from_raw_parts(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 
-    /// The same, to be changed.
+    /// Borrows the bytes of a slot mutably.
     #[inline]
     pub(crate) fn bytes_mut<'a>(&'a self, token: &'a mut SlotToken) -> &'a mut [u8] {
         self.check(token);
@@ -227,16 +227,16 @@ impl Ring {
     }
 }
 
-/// A whole region, lent to its one owner.
+/// A whole region that belongs to one owner.
 ///
-/// A peer may read it while we do; nothing writes it meanwhile but the owner, through `&mut`, a
-/// READ that the owner has posted and whose end it awaits, or a peer that the owner has allowed to
-/// write, see the [module](self).
+/// A peer may read it at the same time. Only the owner writes it, through `&mut`; or a READ that
+/// the owner has posted and whose end it awaits; or a peer that the owner has allowed to write, as
+/// the [module](self) describes.
 #[derive(Debug)]
 pub(super) struct OwnedRegion(Arc<dyn MemoryRegion>);
 
 impl OwnedRegion {
-    /// Registers memory, with which peers may do what `access` says.
+    /// Registers memory that peers may use as `access` allows.
     pub(super) fn register(
         device: &dyn Device,
         len: usize,
@@ -250,7 +250,7 @@ impl OwnedRegion {
         &*self.0
     }
 
-    /// The same, to be registered with other devices: they use it as peers do.
+    /// The region, to register it with other devices: they use it as peers do.
     pub(super) fn shared(&self) -> &Arc<dyn MemoryRegion> {
         &self.0
     }
@@ -279,14 +279,14 @@ impl DerefMut for OwnedRegion {
     }
 }
 
-/// The peer's ring, as we write into it.
+/// The peer's ring, as this side writes into it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RemoteRing {
-    /// Address of its first byte.
+    /// Address of the first byte.
     pub(crate) addr: u64,
-    /// Its key.
+    /// Key of the ring.
     pub(crate) rkey: u32,
-    /// Its shape; equal to ours.
+    /// Shape of the ring; equal to this side's.
     pub(crate) geometry: Geometry,
 }
 

@@ -1,31 +1,29 @@
-//! What is known of a peer's life, without I/O, and without a clock but for the moments that a
-//! host's agents share.
+//! Decides from heartbeats and time whether a peer is stalled: a state machine without I/O.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::clock::later;
 
-/// How often to give a sign of life, and how long to do without one.
+/// How often to send heartbeats, and how long the peer's may stay away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeartbeatTiming {
-    /// Between two signs of life.
+    /// Time between two heartbeats.
     pub interval: Duration,
-    /// Without one for so long, a peer is stalled.
+    /// A peer that has sent no heartbeat for this long is stalled.
     pub detection: Duration,
 }
 
 impl HeartbeatTiming {
-    /// The silence that is too long. Signs of life come when ours are given, so the last one may be
-    /// a moment younger than the intervals that have passed since; but a single one that is a
-    /// moment late is no silence.
+    /// The silence that is too long. This side notices heartbeats when it sends its own, so the
+    /// last one may be a moment younger than the intervals that have passed since; one that is only
+    /// a moment late must not count as missing.
     fn patience(&self) -> Duration {
         let spare = self.detection.saturating_sub(self.interval) / 2;
         self.detection - spare.min(self.interval / 10)
     }
 
-    /// When the next sign of life is due, after an interval at most: at moments that all agents of
-    /// this host share, so that what gives many of them, or is given many, is woken for them
-    /// together.
+    /// When the next heartbeat is due, at most an interval from now. All agents of this host use
+    /// the same moments, so that one wake-up serves many heartbeats.
     ///
     /// ```
     /// use std::time::{Duration, Instant};
@@ -45,16 +43,16 @@ impl HeartbeatTiming {
     }
 }
 
-/// The life of a peer has changed.
+/// A change in the liveness of a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// It gives no signs of life, though its end of the connection is there.
+    /// The peer sends no heartbeats, although its end of the connection exists.
     Stalled,
-    /// It gives some again.
+    /// The peer sends heartbeats again.
     Recovered,
 }
 
-/// Told of signs of life and of the time, says when a peer has stalled.
+/// Decides when a peer has stalled, from the heartbeats and times that it is given.
 ///
 /// ```
 /// use std::time::{Duration, Instant};
@@ -71,14 +69,14 @@ pub enum Change {
 #[derive(Debug)]
 pub struct Liveness {
     beat: HeartbeatTiming,
-    /// When the last sign of life came, as far as we could notice.
+    /// When the last heartbeat came, as far as this side could notice.
     heard: Instant,
     ticked: Instant,
     is_stalled: bool,
 }
 
 impl Liveness {
-    /// A peer that has just been heard of. `tick` is to be called at each interval.
+    /// Starts with a peer that has just been heard. Call [`tick`](Self::tick) at each interval.
     pub fn new(beat: HeartbeatTiming, now: Instant) -> Self {
         Self {
             beat,
@@ -88,19 +86,19 @@ impl Liveness {
         }
     }
 
-    /// It gave a sign of life then.
+    /// Handles a heartbeat that came at this time.
     pub fn heard(&mut self, at: Instant) -> Option<Change> {
         self.heard = self.heard.max(at);
         std::mem::take(&mut self.is_stalled).then_some(Change::Recovered)
     }
 
-    /// Whether it gives none any more.
+    /// Returns whether the peer is stalled.
     pub fn is_stalled(&self) -> bool {
         self.is_stalled
     }
 
-    /// An interval has passed. If it took longer than that, we were not running ourselves, which is
-    /// not held against the peer.
+    /// Handles an interval that has passed. If it took much longer, this process was not running,
+    /// and the excess does not count as the peer's silence.
     pub fn tick(&mut self, now: Instant) -> Option<Change> {
         let passed = now.saturating_duration_since(self.ticked);
         self.ticked = now;

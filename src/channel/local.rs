@@ -1,4 +1,4 @@
-//! Calls within a process: the same requests and answers, without a fabric between.
+//! Calls within a process: the requests and answers of a channel, without a fabric.
 
 use std::fmt;
 use std::pin::Pin;
@@ -17,25 +17,25 @@ use super::{Answer, CallError, Delivery, LossCause, ServiceInfo, StreamCredit, W
 use crate::panics::contain;
 use crate::wire::{EncodeError, Fault};
 
-/// A service of this process, to whose instance requests are handed.
+/// A service of this process: requests go straight to its instance.
 #[derive(Debug, Clone)]
 pub struct LocalService {
-    /// To the instance.
+    /// The queue of the instance.
     pub deliveries: UnboundedSender<Delivery>,
-    /// What it is.
+    /// Description of the service.
     pub service: Arc<ServiceInfo>,
-    /// Alias of the caller, which is the service's.
+    /// Alias of the caller, which is also the service's.
     pub peer: Arc<str>,
-    /// Bytes of a slot's payload: what an answer that is written in place may take.
+    /// Bytes of a slot's payload: the largest answer that is written in place.
     pub max_in_place: usize,
     /// How callers wait.
     pub wait_policy: WaitPolicy,
 }
 
-/// What came of a request. `None`: the stream that it asked for an item has no more.
+/// The result of a request; `None` if it asked a stream for an item and there is none.
 type Outcome = Result<Option<Vec<u8>>, Fault>;
 
-/// To be told what came of a request.
+/// Receives the result of a request.
 pub(super) struct OnCompletion(Box<dyn FnOnce(Outcome) + Send + Sync>);
 
 impl fmt::Debug for OnCompletion {
@@ -44,7 +44,7 @@ impl fmt::Debug for OnCompletion {
     }
 }
 
-/// A request of this process.
+/// A request from this process.
 #[derive(Debug)]
 pub(super) struct LocalRequest {
     pub(super) service: Arc<ServiceInfo>,
@@ -54,25 +54,25 @@ pub(super) struct LocalRequest {
     pub(super) expires: Option<Instant>,
     pub(super) ticket: RequestId,
     pub(super) max_in_place: usize,
-    /// The memory of an answer that is written in place.
+    /// Memory for an answer that is written in place.
     pub(super) room: Vec<u8>,
-    /// If it opens a stream: what is asked of that.
+    /// For a request that opens a stream: its further requests for items.
     pub(super) stream_credit: Option<Arc<StreamCredit>>,
     complete: Option<OnCompletion>,
 }
 
 impl LocalRequest {
-    /// Tells the caller. Only the first time counts.
+    /// Passes the result to the caller. Only the first call has an effect.
     pub(super) fn complete(&mut self, outcome: Outcome) {
         if let Some(complete) = self.complete.take() {
-            // Of the caller, whose waker may panic: its service goes on.
+            // The caller's waker may panic, which must not end the service.
             if let Err(message) = contain(|| complete.0(outcome)) {
                 tracing::error!(message, "a caller panicked as it was told");
             }
         }
     }
 
-    /// The arguments, and the memory of an answer that is written in place.
+    /// The arguments, and the memory for an answer that is written in place.
     pub(super) fn parts(&mut self) -> (&[u8], &mut [u8]) {
         self.room.resize(self.max_in_place, 0);
         (&self.payload, &mut self.room)
@@ -102,7 +102,7 @@ impl Drop for LocalRequest {
     }
 }
 
-/// What `encode` writes, however much that is.
+/// Collects what `encode` writes, whatever its size.
 fn to_vec(
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<Vec<u8>, EncodeError> {
@@ -123,8 +123,8 @@ fn to_vec(
 }
 
 impl LocalService {
-    /// Makes a call now. As [`ClientChannel::call`](super::ClientChannel::call), without credits:
-    /// like an actor's mailbox it takes what comes.
+    /// Makes a call now. Unlike [`ClientChannel::call`](super::ClientChannel::call) it needs no
+    /// credit: like an actor's queue, the service takes every call.
     ///
     /// # Errors
     /// The arguments do not encode, no time is allowed, or the service has ended.
@@ -137,10 +137,10 @@ impl LocalService {
         self.request(method, timeout, None, encode)
     }
 
-    /// Opens a stream now; the call brings its first item.
+    /// Opens a stream now; the call returns its first item.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     pub fn open_stream(
         &self,
         method: u32,
@@ -152,10 +152,10 @@ impl LocalService {
         Ok((call, stream_credit))
     }
 
-    /// Asks for the next item of a stream.
+    /// Requests the next item of a stream.
     ///
     /// # Errors
-    /// No time is allowed.
+    /// The time allowed is zero.
     pub fn next_item(
         &self,
         stream_credit: &StreamCredit,
@@ -199,10 +199,10 @@ impl LocalService {
         Ok((Inbound::local(request), call))
     }
 
-    /// Makes a call whose result nobody waits for; `failed` hears of its failure.
+    /// Makes a call whose result nobody waits for; `failed` is called if it fails.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     pub fn tell(
         &self,
         method: u32,
@@ -257,7 +257,7 @@ impl LocalService {
     }
 }
 
-/// A call within the process. Dropping it cancels it.
+/// A call within the process. Dropping it cancels the call.
 #[derive(Debug)]
 pub struct LocalCall {
     service: LocalService,
@@ -279,7 +279,7 @@ impl LocalCall {
         self.deadline = at.map(|at| (at, after));
     }
 
-    /// The time allowed, if any was set.
+    /// The time that was allowed, if a deadline was set.
     pub fn timeout(&self) -> Option<Duration> {
         self.deadline.map(|(_, after)| after)
     }
@@ -289,13 +289,13 @@ impl LocalCall {
         self.deadline.map(|(at, _)| at)
     }
 
-    /// The runtime that serves callers outside of one.
+    /// The runtime for callers that are not in one.
     pub fn runtime(&self) -> &Handle {
         &self.service.wait_policy.runtime
     }
 
-    /// Says whether the call is decided. If it is not and a `waker` is given, it is woken when it
-    /// is.
+    /// Returns the result of the call if it has ended. If it has not and a `waker` is given, that
+    /// is woken when it does.
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'static>, CallError>> {
         let waker = waker.unwrap_or(Waker::noop());
         let polled = Pin::new(&mut self.answer).poll(&mut Context::from_waker(waker));
@@ -319,7 +319,7 @@ impl LocalCall {
 
     fn cancel(&mut self) {
         if !std::mem::replace(&mut self.done, true) {
-            // Nobody is there if that fails.
+            // A failure means that nobody is there any more.
             let _ = self.service.deliveries.send(Delivery::Cancel(self.ticket));
         }
     }

@@ -1,5 +1,5 @@
-//! A caller and the mailbox that it calls, in one thread over shared memory: for tests of the
-//! shells around the state machines.
+//! A caller and its mailbox in one thread, over shared memory: for tests of the code around the
+//! state machines.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
@@ -15,29 +15,29 @@ use super::{
 };
 use crate::fabric::{Device, RetryPolicy, shm::ShmDevice};
 
-/// Nothing takes so long unless it hangs.
+/// Longer than any step takes unless it hangs.
 pub(super) const LONG: Duration = Duration::from_secs(10);
 /// Alias of the caller.
 pub(super) const DRIVER: &str = "driver";
-/// Alias of the one that is called.
+/// Alias of the called agent.
 pub(super) const WORKER: &str = "worker";
 
-/// See the [module](self).
+/// A caller and its mailbox in one thread.
 pub(super) struct Loopback {
     pub(super) channel: Arc<ClientChannel>,
     pub(super) mailbox: Mailbox,
-    /// The agent's: it watches for those who sleep.
+    /// The agent's runtime, which watches the queue for sleepers.
     pub(super) runtime: Runtime,
-    /// Of the mailbox, for payloads beyond a slot.
+    /// The mailbox's memory for payloads beyond a slot.
     pub(super) memory: Arc<BufferPool>,
-    /// What has arrived and was not asked for yet.
+    /// Deliveries that have arrived and were not taken yet.
     deliveries: VecDeque<Delivery>,
     device: Arc<dyn Device>,
     geometry: Geometry,
 }
 
 impl Loopback {
-    /// A first life of the caller, with so many slots.
+    /// Connects a first incarnation of the caller, with so many slots.
     pub(super) fn new(slots: usize) -> Self {
         Self::on(
             ShmDevice::open().unwrap(),
@@ -46,7 +46,7 @@ impl Loopback {
         )
     }
 
-    /// The caller on one device, the mailbox on another.
+    /// Connects a caller on one device with a mailbox on another.
     pub(super) fn on(caller: Arc<dyn Device>, called: Arc<dyn Device>, slots: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -56,7 +56,7 @@ impl Loopback {
         Self::in_runtime(runtime, caller, called, slots)
     }
 
-    /// As [`on`](Self::on); the caller's agent runs in `runtime`.
+    /// Connects as [`on`](Self::on) does; the caller's agent runs in `runtime`.
     pub(super) fn in_runtime(
         runtime: Runtime,
         caller: Arc<dyn Device>,
@@ -86,7 +86,7 @@ impl Loopback {
         ends
     }
 
-    /// Another channel of the caller, of this life of it.
+    /// Connects another channel of this incarnation of the caller.
     pub(super) fn dial(&mut self, life: u64) -> Arc<ClientChannel> {
         let (device, runtime) = (&self.device, &self.runtime);
         let channel = connect(&mut self.mailbox, device, self.geometry, runtime, life);
@@ -94,7 +94,7 @@ impl Loopback {
         channel
     }
 
-    /// A call over `channel` is answered. What is sent after the first arrives at once.
+    /// Answers a call over `channel`. From then on, messages are written in place.
     pub(super) fn serve(&mut self, channel: &Arc<ClientChannel>) {
         let mut call = channel.call(0, None, |_| Ok(0)).unwrap();
         self.request().reply(|_| Ok(0));
@@ -104,12 +104,12 @@ impl Loopback {
         }
     }
 
-    /// A call without arguments.
+    /// Makes a call without arguments.
     pub(super) fn call(&self) -> PendingCall {
         self.channel.call(0, None, |_| Ok(0)).unwrap()
     }
 
-    /// Answers a request, and waits until the answer has arrived. Nobody has looked at it.
+    /// Answers a request, and waits until the answer has arrived; nobody has polled for it.
     pub(super) fn answer(&self, request: Inbound, answer: &[u8]) {
         request.reply(|room| {
             room[..answer.len()].copy_from_slice(answer);
@@ -121,13 +121,13 @@ impl Loopback {
         }
     }
 
-    /// The mailbox looks. No request arrives.
+    /// Polls the mailbox; no request arrives.
     pub(super) fn poll_in_vain(&mut self) {
         self.mailbox.poll(&mut self.deliveries).unwrap();
         assert_eq!(self.deliveries.len(), 0, "nothing is delivered");
     }
 
-    /// The next request that arrives.
+    /// Waits for the next request.
     pub(super) fn request(&mut self) -> Inbound {
         let until = Instant::now() + LONG;
         while self.deliveries.is_empty() {
@@ -155,7 +155,7 @@ fn connect(
         .unwrap()
 }
 
-/// Sleeps at once.
+/// A policy that sleeps at once.
 pub(super) fn wait_policy(runtime: &Runtime) -> WaitPolicy {
     WaitPolicy {
         busy_poll: Duration::ZERO,
@@ -163,7 +163,7 @@ pub(super) fn wait_policy(runtime: &Runtime) -> WaitPolicy {
     }
 }
 
-/// Memory for payloads beyond a slot, none of which stays registered while nobody needs it.
+/// Memory for payloads beyond a slot, none of which stays registered without a user.
 pub(super) fn memory(device: &Arc<dyn Device>) -> Arc<BufferPool> {
     let limits = MemoryLimits {
         payload: 1 << 20,

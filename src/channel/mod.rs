@@ -1,4 +1,4 @@
-//! One link to one peer: rings, credits and pending calls.
+//! One connection to one peer: rings, credits and pending calls.
 //!
 //! A channel is a connected queue pair with a receive ring at each end. The calling side writes
 //! requests into the other's ring, one to a slot, and holds the slot until the answer stands in the
@@ -17,15 +17,15 @@
 //! Over shared memory, send memory *k* of a native peer is slot *k* of the ring that it is written
 //! into, once that is mapped: the message is made where it is read, and the WRITE copies nothing.
 //!
-//! What may happen when is decided by two state machines without I/O or clock, `core::caller` and
-//! `core::responder`; they are told the time and the completions. Around them lie thin shells:
+//! Two state machines without I/O or clock, `core::caller` and `core::responder`, decide what may
+//! happen when; they are told the time and the completions. Around them are shells:
 //! [`ClientChannel`] for callers on any thread, and [`Mailbox`] for a service on its own thread,
 //! which joins the request rings of all its peers.
 //!
-//! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only): its
-//! sender keeps it in a registered [`PooledBuffer`] and sends where it lies, the receiver
-//! RDMA-READs it over a queue pair that carries nothing else, and says when it has. A request's is
-//! released by its answer.
+//! A payload beyond a slot does not travel through the rings (*rendezvous*, native peers only). Its
+//! sender keeps it in a registered [`PooledBuffer`] and sends its location. The receiver RDMA-READs
+//! it over a queue pair that carries nothing else, and acknowledges it. The answer releases the
+//! payload of a request.
 //!
 //! A stream of items uses credits as calls do: each item is the answer to a request of its own, the
 //! first to the one that opens the stream, the others to requests for the next item
@@ -36,7 +36,7 @@
 //!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged
 //! [`Descriptor`]s. *Compatible*: the other end is a DLSlime peer. They share the state machines
-//! and differ in what is exchanged before, and in what the bytes mean.
+//! and differ in the handshake, and in what the bytes mean.
 //!
 //! Of the [invariants](crate#invariants) of this crate, SLOT-1, SLOT-2, RING-1, CALL-1, CALL-2 and
 //! ORDER-1 are kept here.

@@ -1,8 +1,8 @@
-//! Reading and writing memory of a peer, which takes no part in it.
+//! Reads and writes of a peer's memory, without work by the peer.
 //!
-//! The end that [dials](OneSidedDialer) reads and writes; the other merely [keeps](Exposed) a queue
-//! pair. Both are made on a device that nothing else uses, so a forged key leads to no other memory
-//! than what is offered.
+//! The end that [dials](OneSidedDialer) reads and writes; the other only [keeps](Exposed) a queue
+//! pair. Both use a device that nothing else uses, so a forged key reaches no memory other than
+//! what is exported.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -23,18 +23,18 @@ use crate::fabric::{
 };
 
 const BATCH: usize = Bulk::ENTRIES as usize;
-/// Polls in a row that find nothing before other tasks get a turn.
+/// Polls without a completion before other tasks get a turn.
 const SPINS: usize = 32;
 
-/// A transfer did not take place, or not certainly.
+/// Why a transfer did not take place, or may not have.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TransferError {
-    /// There is no memory to read into, or to write from.
+    /// No memory is available to read into, or to write from.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The peer's device refused: the memory is no longer offered, or never was, or not so much of
-    /// it, or not with this right. The connection is closed with it.
+    /// The peer's device refused: the memory is not exported, or is shorter, or does not allow this
+    /// access. The connection is closed with it.
     #[error("the peer refuses: the memory is not, or no longer, offered with this range and right")]
     Refused,
     /// The connection was closed; a write may have taken place in part.
@@ -42,10 +42,10 @@ pub enum TransferError {
     Closed(LossCause),
 }
 
-/// The end that reads and writes, before the other is known.
+/// The end that reads and writes, before the other end is known.
 #[derive(Debug)]
 pub struct OneSidedDialer {
-    // Before the queue that it completes into.
+    // Dropped before the queue that it completes into.
     bulk: Bulk,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
@@ -53,7 +53,7 @@ pub struct OneSidedDialer {
 }
 
 impl OneSidedDialer {
-    /// Creates a queue pair on the device of `memory`, into which, and out of which, bytes will go.
+    /// Creates a queue pair on the device of `memory`, which bytes are read into and written from.
     ///
     /// # Errors
     /// The device refuses.
@@ -68,7 +68,7 @@ impl OneSidedDialer {
         })
     }
 
-    /// What the peer must be told.
+    /// The address to send to the peer.
     pub fn address(&self) -> QueuePairInfo {
         self.bulk.address()
     }
@@ -76,7 +76,7 @@ impl OneSidedDialer {
     /// Connects to the end that `peer` has exposed.
     ///
     /// # Errors
-    /// Its address is not acceptable, or the device refuses.
+    /// The peer's address is not acceptable, or the device refuses.
     pub fn connect(
         mut self,
         theirs: QueuePairInfo,
@@ -101,7 +101,7 @@ impl OneSidedDialer {
     }
 }
 
-/// The end whose memory is read and written, without its doing.
+/// The end whose memory is read and written.
 #[derive(Debug)]
 pub struct Exposed {
     qp: Box<dyn QueuePair>,
@@ -109,10 +109,10 @@ pub struct Exposed {
 }
 
 impl Exposed {
-    /// Connects to the end of a caller, and gives back what it must be told.
+    /// Accepts a caller: connects to its end, and returns the address to send to it.
     ///
     /// # Errors
-    /// Its address is not acceptable, or the device refuses.
+    /// The caller's address is not acceptable, or the device refuses.
     pub fn accept(
         device: &dyn Device,
         theirs: QueuePairInfo,
@@ -134,13 +134,13 @@ impl Exposed {
         Ok((Self { qp, _cq: cq }, ours))
     }
 
-    /// Whether the connection has ended.
+    /// Returns whether the connection has ended.
     pub fn is_over(&self) -> bool {
         self.qp.state() == QueuePairState::Error
     }
 }
 
-/// A connection by which memory of a peer is read and written; usable from any thread.
+/// A connection through which a peer's memory is read and written; usable from any thread.
 #[derive(Debug)]
 pub struct OneSided {
     // Dropped, and so drained, before the memory that it uses (DROP-1).
@@ -156,12 +156,12 @@ struct OneSidedState {
     bulk: Bulk,
     poller: Box<dyn Poller>,
     next: u64,
-    /// Transfers that somebody waits for.
+    /// Transfers that a task waits for.
     pending: HashMap<u64, Pending>,
-    /// To be woken once the lock is released.
+    /// Wakers to wake once the lock is released.
     ready: Vec<Waker>,
     cause: Option<LossCause>,
-    /// The completion queue has failed: nothing is heard any more.
+    /// The completion queue has failed: no completion arrives any more.
     is_deaf: bool,
 }
 
@@ -176,7 +176,7 @@ impl OneSided {
     /// after the other.
     ///
     /// # Errors
-    /// There is no memory, or the connection is closed.
+    /// No memory is available, or the connection is closed.
     pub fn read(
         self: &Arc<Self>,
         place: BufferLocation,
@@ -189,11 +189,11 @@ impl OneSided {
         )
     }
 
-    /// Begins to write to these ranges what `fill` puts into the memory that it is given, which has
-    /// their length.
+    /// Begins to write to these ranges. `fill` writes the bytes into the memory that it is given,
+    /// which has their length.
     ///
     /// # Errors
-    /// As [`read`](Self::read).
+    /// The errors of [`read`](Self::read).
     pub fn write(
         self: &Arc<Self>,
         place: BufferLocation,
@@ -238,7 +238,7 @@ impl OneSided {
         self.lock().cause.clone()
     }
 
-    /// Closes the connection; transfers that are underway end with `cause`.
+    /// Closes the connection; transfers that are under way end with `cause`.
     pub fn close(self: &Arc<Self>, cause: LossCause) {
         self.end(cause);
         if self.is_moving() {
@@ -326,7 +326,7 @@ impl OneSidedState {
             }
             status => self.close(status.into(), None),
         }
-        // After the last piece of a transfer that was closed, too, its memory goes back.
+        // After the last piece of an abandoned transfer, its memory goes back, too.
         match self.bulk.complete() {
             Ok(Some((id, block))) if self.cause.is_none() => self.finish(id, Ok(block)),
             Ok(_) => {}
@@ -334,7 +334,7 @@ impl OneSidedState {
         }
     }
 
-    /// A transfer is over. If nobody waits for it any more, its memory goes back.
+    /// Ends a transfer. If nobody waits for it any more, its memory goes back.
     fn finish(&mut self, id: u64, result: Result<PooledBuffer, TransferError>) {
         if let Some(pending) = self.pending.get_mut(&id) {
             let before = std::mem::replace(pending, Pending::Done(result));
@@ -344,7 +344,7 @@ impl OneSidedState {
         }
     }
 
-    /// Ends everything that is underway, `refused` as such.
+    /// Ends all transfers; `refused` is the one that the peer refused.
     fn close(&mut self, cause: LossCause, refused: Option<u64>) {
         if self.cause.is_some() {
             return;
@@ -365,8 +365,8 @@ impl OneSidedState {
     }
 }
 
-/// A transfer that has begun. Gives the memory that was read into, or written from. Dropping it
-/// does not end the transfer, whose memory is lent until it has.
+/// A transfer that has begun. It yields the memory that was read into, or written from. Dropping it
+/// does not end the transfer, which keeps its memory until it is done.
 #[derive(Debug)]
 #[must_use = "whether the transfer took place is known when this is awaited"]
 pub struct PendingTransfer {
@@ -387,8 +387,8 @@ impl PendingTransfer {
                     (None, held) => (held, None),
                 };
                 core.pending.insert(self.id, Pending::Underway(next));
-                // With a waker may go the last of a task that has other transfers of this
-                // connection.
+                // A waker may hold the last reference to a task with other transfers of this
+                // connection: drop it after the lock.
                 drop(core);
                 drop(before);
                 Poll::Pending
@@ -407,7 +407,7 @@ impl Future for PendingTransfer {
                 return ready;
             }
             if self.connection.progress() {
-                // Pieces are large: others get a turn after each.
+                // Pieces are large: other tasks get a turn after each.
                 self.since = None;
                 break;
             }
@@ -434,7 +434,7 @@ impl Drop for PendingTransfer {
         let is_closed = core.cause.is_some();
         drop(core);
         if is_closed || matches!(pending, Some(Pending::Underway(_))) {
-            // Somebody has to see the end of what is on its way, so that its memory comes back.
+            // A watcher has to see the end of what is under way, so that its memory comes back.
             CompletionWatcher::ensure_fallback(&self.connection);
         }
     }
@@ -484,7 +484,7 @@ mod tests {
             assert!(Instant::now() < until, "no piece arrives");
         }
         assert!(transfer.poll_once(None).is_pending(), "some are to come");
-        // Nobody drives the runtime, so nobody looks any more.
+        // The runtime is not driven any more, so nobody polls.
         drop((transfer, connection));
         assert_eq!(ours.take_gone(), [Gone::QueuePair, Gone::Region]);
     }

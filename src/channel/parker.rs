@@ -12,32 +12,33 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::fabric::eventfd;
 
-/// One for each thread. Its waker ends the thread's sleep, or the next one if it is awake.
+/// Puts a thread to sleep; each thread has one. Its waker ends the thread's sleep, or the next one
+/// if it is awake.
 #[derive(Debug)]
 pub struct Parker {
     thread: Thread,
     notified: AtomicBool,
     /// Whether the thread sleeps on file descriptors, of which `event` is one.
     is_watching: AtomicBool,
-    /// `None` if there was no descriptor left for it.
+    /// `None` if the process was out of descriptors.
     event: Option<OwnedFd>,
 }
 
-/// What ended a sleep on a file descriptor.
+/// Why a sleep on a file descriptor ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Woken {
     ByDescriptor,
-    /// By the waker, the clock, or nothing.
+    /// The waker, the clock, or nothing.
     Otherwise,
 }
 
 thread_local! {
-    /// Making one for each call would allocate.
+    /// One per thread: making one for each call would allocate.
     static OWN: OnceCell<(Arc<Parker>, Waker)> = const { OnceCell::new() };
 }
 
 impl Parker {
-    /// Does something with that of this thread and its waker.
+    /// Runs `work` with the parker of this thread and its waker.
     ///
     /// ```
     /// use slimerpc::channel::Parker;
@@ -69,7 +70,7 @@ impl Parker {
         (parker.clone(), parker.into())
     }
 
-    /// Sleeps until woken, or until then. May be woken for nothing.
+    /// Sleeps until woken, or until this time. May return early for no reason.
     pub fn park(&self, until: Option<Instant>) {
         if self.take_notice() {
             return;
@@ -81,7 +82,8 @@ impl Parker {
         self.take_notice();
     }
 
-    /// The same, or until `fd` is readable. `None`, at once, if it cannot sleep on that.
+    /// Sleeps until woken, until this time, or until `fd` is readable. Returns `None` at once if it
+    /// cannot sleep on that.
     pub(super) fn park_on(&self, fd: BorrowedFd<'_>, until: Option<Instant>) -> Option<Woken> {
         let event = self.event.as_ref()?;
         let mut fds = [
@@ -89,12 +91,13 @@ impl Parker {
             PollFd::new(event, PollFlags::IN),
         ];
         self.is_watching.store(true, Ordering::Relaxed);
-        // Pairs with the one in `wake`: either that one sees that we watch, or we see its notice.
+        // Pairs with the fence in `wake`: either the waker sees that this thread watches, or this
+        // thread sees the notice.
         fence(Ordering::SeqCst);
         if !self.is_notified() {
             let left = until.map(|until| until.saturating_duration_since(Instant::now()));
             let left = left.and_then(|left| Timespec::try_from(left).ok());
-            // It may be interrupted, which is being woken for nothing.
+            // It may be interrupted, which counts as waking for no reason.
             let _ = poll(&mut fds, left.as_ref());
         }
         self.is_watching.store(false, Ordering::Relaxed);
@@ -108,12 +111,12 @@ impl Parker {
         })
     }
 
-    /// Whether it was woken since the last time.
+    /// Returns whether it was woken since the last time.
     pub(super) fn is_notified(&self) -> bool {
         self.notified.load(Ordering::Acquire)
     }
 
-    /// The same, and it counts as not woken from now on.
+    /// Returns whether it was woken since the last time, and resets that.
     pub(super) fn take_notice(&self) -> bool {
         self.is_notified() && self.notified.swap(false, Ordering::Acquire)
     }
@@ -130,7 +133,7 @@ impl Wake for Parker {
         if let (Some(event), true) = (&self.event, self.is_watching.load(Ordering::Relaxed)) {
             eventfd::raise(event);
         }
-        // In any case: it may have stopped watching since.
+        // In any case: the thread may have stopped watching since.
         self.thread.unpark();
     }
 }

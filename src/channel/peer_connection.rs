@@ -1,20 +1,21 @@
-//! Whether two agents are connected: a state machine without I/O or clock, one at each end.
+//! Decides whether and how two agents connect their monitors: a state machine without I/O or clock,
+//! one at each end.
 //!
-//! Either end may begin, both at once, and either may die and come back under its alias as another
-//! incarnation. The machine is told what happens ([`Input`]), says what is to be done ([`Action`]),
-//! and holds these:
+//! Either end may begin, both may begin at once, and either may die and come back under its alias
+//! as another incarnation. The machine receives what happens ([`Input`]), returns what is to be
+//! done ([`Action`]), and guarantees:
 //!
-//! - **One connection.** A [`Session`] is named by who opened it and by the number of the attempt.
-//!   When both ends open at once, the one with the smaller incarnation goes on and the other
-//!   accepts; attempts that crossed are void.
-//! - **FENCE-1.** Incarnations are random numbers, so of two of them nobody can say which is the
-//!   earlier; and messages and records may be late. So the life of a peer that is believed in
-//!   changes only to one that has *proved to be alive since*: it has answered an attempt of ours,
-//!   or echoed a challenge that was made after the last change. (So do TCP's three-way handshake
-//!   and DTLS's cookies tell a new connection from the ghost of an old one.) Everything else that
-//!   an earlier life has said is dropped.
-//! - **SLOT-1.** What belongs to a session is used again only once it is
-//!   [`Drained`](Input::Drained): at most one session has queue pairs at any time.
+//! - **One connection.** A [`Session`] is named by its opener's incarnation and the number of the
+//!   attempt. When both ends open at once, the attempt of the smaller incarnation goes on and the
+//!   other end accepts it; the attempts that it crossed are void.
+//! - **FENCE-1.** Incarnations are random numbers, so two of them do not show which is the earlier,
+//!   and messages and records may be late. The machine therefore believes in one incarnation of the
+//!   peer, and changes to another only when that has *proved to be alive since*: it has answered an
+//!   attempt of this end, or echoed a challenge that was made after the last change. (TCP's
+//!   three-way handshake and DTLS's cookies tell a new connection from a late packet of an old one
+//!   in the same way.) Everything else that another incarnation has sent is dropped.
+//! - **SLOT-1.** The resources of a session are reused only once it is [`Drained`](Input::Drained):
+//!   at most one session has queue pairs at any time.
 //!
 //! ```text
 //!            look up       record        make, open      accept
@@ -38,21 +39,23 @@ pub use handshake_message::{Action, Body, HandshakeMessage, Input, RetryTiming, 
 
 use crate::clock::later;
 
-/// See the [module](self).
+/// One end of a connection between two agents; see the module's description for what it guarantees.
+/// `E` is what one end must know of the other to connect.
 #[derive(Debug, Clone)]
 pub struct PeerConnection<E> {
-    /// Our incarnation.
+    /// Incarnation of this end.
     me: u64,
     pace: RetryTiming,
     phase: Phase<E>,
     wanted: bool,
-    /// The life of the peer that we believe in.
+    /// The incarnation of the peer that has last proved to be alive.
     believed: Option<u64>,
-    /// How often that has been settled: the number in our challenges.
+    /// How often `believed` has changed: the number in this end's challenges. An echo of an older
+    /// number proves nothing about the present.
     epoch: u64,
-    /// The last attempt of the believed life that is dealt with.
+    /// The latest attempt of the believed incarnation that was handled. Earlier attempts are void.
     heard: u64,
-    /// Our attempts.
+    /// Number of attempts of this end.
     attempts: u64,
     /// Attempts since the last success.
     failures: u32,
@@ -61,20 +64,21 @@ pub struct PeerConnection<E> {
 
 #[derive(Debug, Clone)]
 enum Phase<E> {
-    /// Nobody wants the connection.
+    /// The connection is not wanted.
     Idle,
-    /// Until the next attempt.
+    /// Waits until the next attempt.
     Waiting(Instant),
-    /// For a record.
+    /// Waits for the peer's record.
     Looking(Instant),
-    /// We have begun; `peer` is the life that we mean, and `ours` our end once it is made.
+    /// This end has begun. `peer` is the incarnation that it opens to, and `ours` this end's
+    /// endpoint once it is made.
     Opening {
         session: Session,
         peer: u64,
         ours: Option<E>,
         until: Instant,
     },
-    /// The peer has begun, and our end is being made.
+    /// The peer has begun, and this end's endpoint is being made.
     Accepting {
         session: Session,
         peer: u64,
@@ -84,14 +88,15 @@ enum Phase<E> {
         session: Session,
         peer: u64,
     },
-    /// An end is being drained; then comes what was opened by the peer, if anything was.
+    /// A session is being drained; afterwards `next` is accepted, if the peer has opened it
+    /// meanwhile.
     Draining {
         session: Session,
         next: Option<Opened<E>>,
     },
 }
 
-/// What the peer has opened.
+/// A session that the peer has opened.
 #[derive(Debug, Clone)]
 struct Opened<E> {
     session: Session,
@@ -100,7 +105,8 @@ struct Opened<E> {
 }
 
 impl<E: Clone> PeerConnection<E> {
-    /// The link of an agent with this incarnation to a peer, neither wanted nor connected.
+    /// Makes one end of a connection, for an agent with this incarnation. It is neither wanted nor
+    /// connected.
     pub fn new(incarnation: u64, pace: RetryTiming) -> Self {
         Self {
             me: incarnation,
@@ -116,7 +122,7 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// The session that can be used, and the peer's incarnation.
+    /// The session that can be used, with the peer's incarnation.
     pub fn connected(&self) -> Option<(Session, u64)> {
         match self.phase {
             Phase::Connected { session, peer } => Some((session, peer)),
@@ -124,7 +130,7 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
+    /// When to call [`handle_timeout`](Self::handle_timeout) next.
     pub fn next_timeout(&self) -> Option<Instant> {
         match self.phase {
             Phase::Waiting(until) | Phase::Looking(until) | Phase::Opening { until, .. } => {
@@ -134,17 +140,17 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// Whether the connection is wanted, and an attempt to make it has failed since it was there.
+    /// Returns whether the connection is wanted, and an attempt has failed since it was last up.
     pub fn is_in_trouble(&self) -> bool {
         self.wanted && self.failures > 0
     }
 
-    /// What is to be done next.
+    /// Takes the next action.
     pub fn poll_action(&mut self) -> Option<Action<E>> {
         self.actions.pop_front()
     }
 
-    /// Takes in that it is `now`.
+    /// Handles the time `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.next_timeout().is_none_or(|until| now < until) {
             return;
@@ -156,7 +162,7 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// Takes in what has happened by `now`.
+    /// Handles an input at the time `now`.
     pub fn handle(&mut self, input: Input<E>, now: Instant) {
         match input {
             Input::Want => {
@@ -168,14 +174,15 @@ impl<E: Clone> PeerConnection<E> {
             Input::Leave => self.leave(),
             Input::Wake => match self.phase {
                 Phase::Waiting(_) => self.look_up(now),
-                // The life that was opened may be dead; the attempt goes on unless there is
-                // another.
+                // The incarnation that was opened to may be dead. The attempt goes on until a
+                // look-up shows another one.
                 Phase::Opening { .. } => self.actions.push_back(Action::LookUp),
                 _ => {}
             },
-            // FENCE-1: nobody else has our incarnation.
+            // FENCE-1: no other agent has this incarnation, so such a record is this agent's own.
             Input::Record(record) => self.take_record(record.filter(|life| *life != self.me), now),
-            // FENCE-1: to an earlier life of ours, or from somebody who says to be us.
+            // FENCE-1: the message is for an earlier incarnation of this end, or claims to come
+            // from this one.
             Input::HandshakeMessage(message)
                 if message.to != self.me || message.from == self.me => {}
             Input::HandshakeMessage(message) => self.take_letter(message),
@@ -204,8 +211,8 @@ impl<E: Clone> PeerConnection<E> {
         self.actions.push_back(Action::LookUp);
     }
 
-    /// Waits before the next attempt, if there is to be one: ever longer, and not as long as others
-    /// do.
+    /// Waits before the next attempt, if the connection is wanted: exponentially longer, with a
+    /// share that depends on the incarnation, so that two ends do not retry in step.
     fn wait(&mut self, now: Instant) {
         if !self.wanted {
             self.phase = Phase::Idle;
@@ -225,6 +232,7 @@ impl<E: Clone> PeerConnection<E> {
         if let Phase::Opening { session, peer, .. } = self.phase
             && record.is_some_and(|record| record != peer)
         {
+            // The incarnation that was opened to is gone; the new one deserves no pause.
             self.failures = 0;
             return self.drain(session, None);
         }
@@ -277,14 +285,16 @@ impl<E: Clone> PeerConnection<E> {
         }
         let is_known = self.believed.is_none_or(|believed| believed == peer);
         if !is_known && echo != Some(self.epoch) {
-            // FENCE-1: it may have died since it wrote this.
+            // FENCE-1: this incarnation may have died since it wrote the open. A late open of a
+            // dead one must not end the connection with its successor, so ask for an echo.
             return self.send(peer, session, Body::Challenge(self.epoch));
         }
         if is_known && session.attempt <= self.heard {
+            // An attempt that was handled or is void: its open is late, or came twice.
             return;
         }
         match self.phase {
-            // Both have begun at once, and we go on.
+            // Both ends have begun at once, and this end's attempt goes on.
             Phase::Opening { peer: meant, .. } if meant == peer && self.me < peer => return,
             _ => {}
         }
@@ -299,7 +309,7 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// This life of the peer has proved to be alive since the last change.
+    /// Notes that this incarnation of the peer has proved to be alive since the last change.
     fn believe(&mut self, peer: u64) {
         if self.believed != Some(peer) {
             self.believed = Some(peer);
@@ -308,7 +318,7 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
-    /// The peer does not know whether we live.
+    /// Answers a peer that asks whether this end is alive.
     fn take_challenge(&mut self, from: u64, session: Session, number: u64) {
         if let Phase::Opening {
             session: current,
@@ -331,13 +341,14 @@ impl<E: Clone> PeerConnection<E> {
                 ..
             } if current == session && peer == from => {
                 self.believe(peer);
+                // Opens of the peer that crossed this attempt may still arrive.
                 self.heard = self.heard.max(void);
                 let theirs = endpoint;
                 self.actions.push_back(Action::Join { session, theirs });
                 self.up(session, peer);
             }
             _ if self.current() == Some(session) => {}
-            // It waits for something that we have given up.
+            // The peer waits for a session that this end has given up.
             _ => self.send(from, session, Body::End),
         }
     }

@@ -17,16 +17,16 @@ use super::{Answer, CallError, ClientChannel, Parker};
 pub struct PendingCall {
     pub(super) channel: Arc<ClientChannel>,
     pub(super) id: CallId,
-    /// Its slot, once it is known to have one.
+    /// Number of its slot, once it is known to have one.
     pub(super) slot: Option<u16>,
     deadline: Option<(Instant, Duration)>,
     pub(super) done: bool,
 }
 
-/// What has become of a call, for whoever asks.
+/// The state of a call.
 enum Looked {
     Undecided,
-    /// With the right to the bytes of the answer.
+    /// Answered, with the right to the bytes of the answer.
     Answered(ReplyMeta, SlotToken),
     Ended(CallState),
 }
@@ -55,7 +55,8 @@ impl PendingCall {
         self.allow(at.map(|at| (at, after)));
     }
 
-    /// Allows the call `after`, which ends then: of the time, some has passed already.
+    /// Sets the deadline `at`. `after` is the time that was allowed in all, some of which has
+    /// passed.
     pub fn set_deadline(&mut self, at: Instant, after: Duration) {
         self.allow(Some((at, after)));
     }
@@ -68,7 +69,7 @@ impl PendingCall {
         }
     }
 
-    /// The time allowed, if any was set.
+    /// The time that was allowed, if a deadline was set.
     pub fn timeout(&self) -> Option<Duration> {
         self.deadline.map(|(_, after)| after)
     }
@@ -83,9 +84,9 @@ impl PendingCall {
         &self.channel
     }
 
-    /// Handles what has arrived and says whether this call is decided. If it is not and a `waker`
-    /// is given, it is woken when it is (by whoever polls the channel next; see
-    /// [`sleep`](Self::sleep)).
+    /// Handles what has arrived, and returns the result of the call if it has ended. If it has not
+    /// and a `waker` is given, the task that next polls the channel wakes it; see
+    /// [`sleep`](Self::sleep).
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
         match self.look(waker) {
             Looked::Undecided => Poll::Pending,
@@ -97,8 +98,8 @@ impl PendingCall {
         }
     }
 
-    /// As [`poll`](Self::poll), and reads the answer by `read` where its bytes lie. Its credit goes
-    /// back when `read` returns. Cheaper, as no answer is handed around.
+    /// Polls as [`poll`](Self::poll) does, and lets `read` read the answer where its bytes lie. The
+    /// credit goes back when `read` returns. Cheaper, because no answer is handed around.
     #[inline]
     pub fn poll_answer<T>(
         &mut self,
@@ -116,7 +117,7 @@ impl PendingCall {
         }
     }
 
-    /// Takes in what has arrived, and says what has become of the call.
+    /// Handles what has arrived, and returns the state of the call.
     #[inline]
     fn look(&mut self, waker: Option<&Waker>) -> Looked {
         let channel = &*self.channel;
@@ -133,8 +134,8 @@ impl PendingCall {
             self.slot = Some(slot);
             core.caller.seen(self.id);
         }
-        // Dropped when the lock is released: with it may go the last of a task that has other calls
-        // of the channel.
+        // Dropped after the lock: it may hold the last reference to a task with other calls of the
+        // channel.
         let mut _before = None;
         let looked = match state {
             CallState::Answered(slot, reply) => {
@@ -150,7 +151,7 @@ impl PendingCall {
         looked
     }
 
-    /// Why the call has ended.
+    /// Why the call has failed.
     #[cold]
     fn failure(&mut self, state: CallState) -> CallError {
         let core = self.channel.lock();
@@ -169,26 +170,26 @@ impl PendingCall {
         error
     }
 
-    /// To be called by who goes to sleep after [`poll`](Self::poll) gave `Pending` with a waker:
-    /// makes sure that somebody watches the completion queue.
+    /// Call this before sleeping, after [`poll`](Self::poll) returned `Pending` with a waker: makes
+    /// sure that something watches the completion queue.
     pub fn sleep(&self) {
         CompletionWatcher::ensure(&self.channel);
     }
 
-    /// The same for a thread outside of every runtime, which sleeps here until the waker of
-    /// `parker` is woken or the deadline has passed; it may return for nothing. If nobody else
-    /// does, the thread watches the completion queue itself.
+    /// Sleeps on a thread outside of every runtime, until the waker of `parker` is woken or the
+    /// deadline has passed; may return early for no reason. If nothing else watches the completion
+    /// queue, the thread does.
     pub fn park(&self, parker: &Parker) {
         CompletionWatcher::park(&self.channel, parker, self.deadline());
     }
 
-    /// Ends the call. Says whether its request had been sent by then, so that its handler may run
-    /// all the same.
+    /// Ends the call. Returns whether its request had been sent by then, so that its handler may
+    /// run nevertheless.
     pub fn take_back(mut self) -> bool {
         self.end()
     }
 
-    /// Whether the request had been sent.
+    /// Returns whether the request had been sent.
     fn end(&mut self) -> bool {
         if std::mem::replace(&mut self.done, true) {
             return true;
@@ -223,7 +224,7 @@ impl OneWayCall {
         Self(call)
     }
 
-    /// Whether the transport has taken the request. If it has not, `waker` is woken when it has.
+    /// Ready once the transport has taken the request. Until then `waker` is woken when it does.
     pub fn poll_taken(&mut self, waker: &Waker) -> Poll<()> {
         let call = &mut self.0;
         if call.done {
@@ -249,7 +250,7 @@ impl OneWayCall {
         &self.0.channel
     }
 
-    /// Leaves it to the channel, also while it waits for a credit.
+    /// Leaves the call to the channel, even while it waits for a credit.
     pub(super) fn detach(mut self) {
         self.0.done = true;
     }
@@ -258,7 +259,8 @@ impl OneWayCall {
 impl Drop for OneWayCall {
     fn drop(&mut self) {
         let call = &mut self.0;
-        // What has been sent is taken in by whoever looks next; what waits is taken back.
+        // A request that was sent is finished by the next poll of the channel; one that waits is
+        // taken back.
         call.done |= !call.channel.lock().caller.is_waiting(call.id);
     }
 }

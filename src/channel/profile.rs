@@ -1,4 +1,4 @@
-//! Who is at the other end: this crate or DLSlime.
+//! The protocol of the other end: this crate's or DLSlime's.
 
 use std::ops::Range;
 
@@ -20,9 +20,9 @@ use crate::wire::{
 /// | directions | one a channel | one a pair of aliases |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// Both ends are this crate.
+    /// The other end is this crate, too.
     Native,
-    /// The other end is DLSlime.
+    /// The other end is a DLSlime peer.
     Compatible,
 }
 
@@ -38,7 +38,7 @@ impl Profile {
     /// Reads the payload of an exception.
     ///
     /// # Errors
-    /// It is none. (In the compatible profile anything is one.)
+    /// The bytes are not an exception. (In the compatible profile any bytes are one.)
     pub fn decode_fault(self, bytes: &[u8]) -> Result<Fault, DecodeError> {
         match self {
             Self::Native => Bincode::decode(bytes),
@@ -92,7 +92,7 @@ fn encode_fault(fault: Fault, room: &mut [u8]) -> Result<usize, EncodeError> {
     }
 }
 
-/// Makes a fault smaller. False if nothing is left to give up.
+/// Makes a fault smaller. Returns false if nothing is left to cut.
 fn shorten(fault: &mut Fault) -> bool {
     let (first, second) = match fault {
         Fault::Raised { traceback, .. } if !traceback.is_empty() => {
@@ -102,7 +102,7 @@ fn shorten(fault: &mut Fault) -> bool {
         Fault::Returned {
             type_name, message, ..
         } => {
-            // Part of a value is of no use.
+            // Part of an encoded value is useless.
             *fault = Fault::Raised {
                 type_name: std::mem::take(type_name),
                 message: std::mem::take(message),

@@ -1,8 +1,9 @@
-//! The queue pairs of one channel: one, or several over which every message is striped.
+//! The queue pairs of one channel: one, or several over which every message is striped (DLSlime
+//! only).
 //!
 //! A message of `L` bytes over `n` queue pairs is cut into stripes of `ceil(L / n)` bytes. Each
-//! queue pair carries one of them, empty ones too, as a WRITE_WITH_IMM of its own with the same
-//! immediate. A message is complete when every queue pair has brought its stripe.
+//! queue pair carries one of them, even an empty one, as a WRITE_WITH_IMM with the same immediate.
+//! A message is complete when every queue pair has delivered its stripe.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,29 +20,29 @@ use crate::fabric::{
 /// Largest stripe that is copied into the work request instead of being fetched from send memory.
 const INLINE: u32 = 220;
 
-/// How the queue pairs of a channel are made.
+/// Parameters of the queue pairs of a channel.
 #[derive(Debug, Clone)]
 pub(super) struct QueuePairGroupInit {
-    /// Where everything completes.
+    /// The completion queue of all of them.
     pub(super) cq: Arc<dyn CompletionQueue>,
     /// Number of queue pairs.
     pub(super) count: usize,
-    /// Messages that may be on their way out.
+    /// Most messages that may be under way to the peer.
     pub(super) sends: u32,
-    /// Messages that may arrive before we look.
+    /// Most messages that may arrive before they are polled for.
     pub(super) receives: u32,
-    /// Of these, what is more than a peer can make use of before we look: so many may be used up
-    /// before they are posted again.
+    /// How many of the receives exceed what a peer can use before this side polls: so many may be
+    /// used up before they are posted again.
     pub(super) spare_receives: u32,
-    /// Names the channel in the completions.
+    /// Identifies the channel in the completions.
     pub(super) owner: u64,
-    /// How long to insist.
+    /// How long a queue pair retries.
     pub(super) retry: RetryPolicy,
-    /// Who the peer is.
+    /// The protocol of the peer.
     pub(super) profile: Profile,
 }
 
-/// See the [module](self).
+/// The queue pairs of one channel.
 #[derive(Debug)]
 pub(super) struct QueuePairGroup {
     queue_pairs: Box<[Member]>,
@@ -50,7 +51,7 @@ pub(super) struct QueuePairGroup {
     spare_receives: u32,
     inline: usize,
     owner: u64,
-    /// Whether the peer's ring may turn out to be writable in place.
+    /// Whether the peer's ring may become writable in place.
     may_place: bool,
 }
 
@@ -65,7 +66,7 @@ struct Member {
     used: u32,
 }
 
-/// A message on its way out.
+/// A message to send.
 #[derive(Debug)]
 pub(super) struct WriteRequest<'a> {
     pub(super) imm: u32,
@@ -122,7 +123,7 @@ impl QueuePairGroup {
         Ok(queue_pairs)
     }
 
-    /// RESET to INIT, receives posted.
+    /// Moves the queue pairs from RESET to INIT and posts their receives.
     fn prepare(&mut self) -> Result<(), FabricError> {
         for queue_pair in &mut self.queue_pairs {
             queue_pair.qp.to_init()?;
@@ -130,7 +131,7 @@ impl QueuePairGroup {
         self.post_receives()
     }
 
-    /// What the peer must be told.
+    /// The addresses to send to the peer.
     pub(super) fn addresses(&self) -> Vec<QueuePairInfo> {
         let addresses = self
             .queue_pairs
@@ -139,7 +140,7 @@ impl QueuePairGroup {
         addresses.collect()
     }
 
-    /// Connects each queue pair to the peer's of the same place.
+    /// Connects each queue pair to the peer's with the same index.
     pub(super) fn connect(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
         if theirs.len() != self.queue_pairs.len() {
             return Err(ConnectError::BadEndpoint {
@@ -154,9 +155,8 @@ impl QueuePairGroup {
         Ok(())
     }
 
-    /// The same queue pairs as new ones, for a peer that came back: numbers and sequence numbers
-    /// stay, so what the peer was told of them stays true. Their completions carry `owner` from now
-    /// on.
+    /// Resets the queue pairs, for a peer that came back: numbers and sequence numbers stay, so
+    /// what the peer was told of them stays true. Their completions carry `owner` from now on.
     pub(super) fn reset(&mut self, owner: u64) -> Result<(), FabricError> {
         self.owner = owner;
         for queue_pair in &mut self.queue_pairs {
@@ -168,13 +168,13 @@ impl QueuePairGroup {
         self.prepare()
     }
 
-    /// Completions that can be in its queue at once.
+    /// Most completions that can be in its queue at once.
     #[inline]
     pub(super) fn entries(&self) -> usize {
         self.queue_pairs.len() * (self.sends + self.receives) as usize
     }
 
-    /// Whether another message can be sent now.
+    /// Returns whether another message can be sent now.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
         self.queue_pairs
@@ -183,7 +183,7 @@ impl QueuePairGroup {
     }
 
     /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself,
-    /// if that can be.
+    /// if that is possible.
     #[inline]
     pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRing) {
         if self.may_place {
@@ -192,8 +192,8 @@ impl QueuePairGroup {
         sends.renew(send);
     }
 
-    /// Asked again until the fabric can give the peer's ring, which it does once something was sent
-    /// there.
+    /// Asks the fabric for the peer's ring until it can map it, which it does once something was
+    /// sent there.
     #[cold]
     fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
         let peers = self.queue_pairs[0]
@@ -205,7 +205,7 @@ impl QueuePairGroup {
         }
     }
 
-    /// Sends a message if there is room, and says whether there was.
+    /// Sends a message if there is room, and returns whether there was.
     #[inline]
     pub(super) fn write(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
         let [queue_pair] = &mut *self.queue_pairs else {
@@ -243,8 +243,8 @@ impl QueuePairGroup {
         Ok(true)
     }
 
-    /// Whether everything that was sent has arrived. Sees to it that completions will tell, so ask
-    /// again after each. An empty write to `to` is what they are asked for with.
+    /// Returns whether everything that was sent has arrived. If not, a completion will show it, so
+    /// call this again after each; an empty write to `to` requests one.
     pub(super) fn flush(&mut self, to: RemoteSlice) -> Result<bool, FabricError> {
         self.write_nothing(to, SendQueue::admit_last)?;
         Ok(self
@@ -253,8 +253,8 @@ impl QueuePairGroup {
             .all(|queue_pair| queue_pair.queue.is_empty()))
     }
 
-    /// Sees to it that a peer that is gone is noticed, by an empty write to `to`, unless something
-    /// on its way does that.
+    /// Makes sure that a peer that is gone is noticed: by an empty write to `to`, unless something
+    /// under way does that.
     pub(super) fn probe(&mut self, to: RemoteSlice) -> Result<(), FabricError> {
         self.write_nothing(to, SendQueue::admit_probe)
     }
@@ -280,13 +280,13 @@ impl QueuePairGroup {
         Ok(())
     }
 
-    /// Whether a completion belongs to these queue pairs as they are now.
+    /// Returns whether a completion belongs to these queue pairs since their last reset.
     #[inline]
     pub(super) fn owns(&self, id: WorkId) -> bool {
         id.owner == self.owner
     }
 
-    /// Takes in the completion of a send.
+    /// Handles the completion of a send.
     #[inline]
     pub(super) fn retire(&mut self, id: WorkId) {
         if let Some(queue_pair) = self.queue_pairs.get_mut(id.queue_pair) {
@@ -294,8 +294,8 @@ impl QueuePairGroup {
         }
     }
 
-    /// Takes in what arrived on a queue pair. Gives back the immediate of a message that is
-    /// complete with it. Its receives are to be [posted](Self::post_receives) again.
+    /// Handles the arrival on a queue pair. Returns the immediate of a message that is complete
+    /// with it. Its receives are to be [posted](Self::post_receives) again.
     #[inline]
     pub(super) fn receive(&mut self, id: WorkId, imm: u32) -> Option<u32> {
         if let [queue_pair] = &mut *self.queue_pairs {
@@ -340,7 +340,7 @@ impl QueuePairGroup {
         Ok(())
     }
 
-    /// To ERR, all of them.
+    /// Moves all queue pairs to ERR.
     pub(super) fn fail(&mut self) {
         for queue_pair in &mut self.queue_pairs {
             if let Err(error) = queue_pair.qp.to_error() {
@@ -349,14 +349,14 @@ impl QueuePairGroup {
         }
     }
 
-    /// The same, and gives them up: they are drained by that.
+    /// Moves all queue pairs to ERR and drops them, which drains them.
     pub(super) fn end(&mut self) {
         self.fail();
         self.queue_pairs = Box::default();
     }
 }
 
-/// Names what a queue pair sends.
+/// The `wr_id` of what a queue pair sends.
 #[inline]
 fn send_id(owner: u64, queue_pair: usize, ticket: SendTicket) -> WorkId {
     WorkId {

@@ -7,11 +7,11 @@ use super::peer_channel::PeerChannel;
 use super::{MemoryError, PooledBuffer, RequestId, StreamCredit};
 use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
-/// See the [module](self). One that is dropped answers with [`Fault::ServiceDown`].
+/// A request from another process. Dropping it unanswered answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
 pub(super) struct RingRequest {
     pub(super) channel: Arc<PeerChannel>,
-    /// Until it is answered.
+    /// `Some` until it is answered.
     request: Option<Box<SlotRequest>>,
 }
 
@@ -24,7 +24,7 @@ impl RingRequest {
         }
     }
 
-    /// What is known of it.
+    /// The parsed request.
     #[inline]
     pub(super) fn request(&self) -> &SlotRequest {
         self.request.as_deref().expect("it is not answered")
@@ -52,7 +52,7 @@ impl RingRequest {
         }
     }
 
-    /// The same, to be changed.
+    /// The arguments, to be changed in place.
     pub(super) fn payload_mut(&mut self) -> &mut [u8] {
         let (channel, request) = self.request_mut();
         let payload = request.payload();
@@ -62,7 +62,7 @@ impl RingRequest {
         }
     }
 
-    /// The arguments, and the send memory of the answer.
+    /// The arguments, and the send memory for the answer.
     #[inline]
     pub(super) fn parts(&mut self) -> (&[u8], &mut [u8]) {
         let (channel, request) = self.request_mut();
@@ -75,24 +75,24 @@ impl RingRequest {
         (payload, &mut message[Header::LEN..])
     }
 
-    /// Bytes of the largest answer that can be written in place.
+    /// Size in bytes of the largest answer that can be written in place.
     pub(super) fn max_in_place(&self) -> usize {
         self.channel.geometry.max_payload()
     }
 
-    /// Whether it opens a stream.
+    /// Returns whether it opens a stream.
     pub(super) fn opens_stream(&self) -> bool {
         let rare = self.request().rare.as_ref();
         rare.is_some_and(|rare| rare.stream_credit.is_some())
     }
 
-    /// What is asked of the stream that it opens.
+    /// Takes the further requests for items of the stream that it opens.
     pub(super) fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
         let (_, request) = self.request_mut();
         request.rare.as_mut()?.stream_credit.take()
     }
 
-    /// Answers that the stream, for an item of which it asks, has no more.
+    /// Answers that the stream has no more items.
     pub(super) fn end(&mut self) {
         let (channel, request) = self.request_mut();
         let stream = match request.rare.as_ref().and_then(|rare| rare.stream) {
@@ -112,13 +112,13 @@ impl RingRequest {
         self.send(0..len, false, None);
     }
 
-    /// Sends the first `len` bytes of the payload from where they stand, as the answer.
+    /// Sends the first `len` bytes of the payload, from where they stand, as the answer.
     pub(super) fn answer_with_payload(&mut self, len: usize) {
         let (channel, request) = self.request_mut();
         let mut header = answer_header(request, MessageKind::Reply);
         if let Some(mut block) = request.rare.as_mut().and_then(|rare| rare.outside.take()) {
             block.truncate(len);
-            // Nothing lies nowhere.
+            // An empty payload has no address.
             let block = (len > 0).then_some(block);
             if let Some(block) = &block {
                 header.set_outside(block.outside());
@@ -129,7 +129,7 @@ impl RingRequest {
         }
         header.payload_len = len as u32;
         let payload = request.payload();
-        // In front of the payload stands the header of the request, which is no shorter.
+        // The request's header in front of the payload is no shorter than the answer's.
         let from = payload.start - Header::LEN;
         let message = channel.requests.bytes_mut(&mut request.arrived);
         let encoded = header.encode(&mut message[from..]);
@@ -137,8 +137,8 @@ impl RingRequest {
         self.send(from..payload.start + len, true, None);
     }
 
-    /// Writes the answer into the caller's ring: what `encode` writes into send memory, or, with a
-    /// native caller, into memory of its own if it asks for more.
+    /// Answers with what `encode` writes: into send memory, or, if it asks for more and the caller
+    /// is native, into a buffer of its own.
     #[inline]
     pub(super) fn answer(
         &mut self,
@@ -183,8 +183,8 @@ impl RingRequest {
         }
     }
 
-    /// Sends `bytes` of its send memory, or of its own, as the answer, whose payload may be in
-    /// `block`. The slot is not its own any more.
+    /// Sends `bytes` of its send memory, or of other memory, as the answer, whose payload may be in
+    /// `block`. The slot then belongs to the caller again.
     #[inline]
     fn send(
         &mut self,
@@ -230,7 +230,7 @@ fn answer_header(request: &SlotRequest, kind: MessageKind) -> Header {
     }
 }
 
-/// A request is not answered with what was to be its answer.
+/// Why a request cannot be answered with this result.
 #[derive(Debug)]
 pub(super) enum AnswerError {
     Encode(EncodeError),

@@ -1,10 +1,9 @@
-//! Accounting of a send queue, which no provider does for us.
+//! Accounting of a send queue, which no provider does.
 
 /// Counts the work requests in a send queue and decides which ones are signalled.
 ///
-/// A slot of the queue is free again only when a completion says so, and an unsignalled request has
-/// none of its own: it is retired by the next signalled one. At least every half queue is
-/// signalled.
+/// A place in the queue is free again only after a completion, and an unsignalled request has none:
+/// the next signalled one retires it. At least every half queue is signalled.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     depth: u32,
@@ -15,7 +14,7 @@ pub(crate) struct SendQueue {
 /// What the completion of a send retires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SendTicket {
-    /// Requests that it retires; 0 if it is not signalled.
+    /// Number of requests that it retires; 0 if it is not signalled.
     pub(crate) retires: u32,
 }
 
@@ -50,7 +49,7 @@ impl SendQueue {
     }
 
     /// Takes a place for a request whose completion retires everything before it. `None` if that is
-    /// not needed, as all that is on its way is signalled, or if there is no place.
+    /// not needed, because everything under way is signalled, or if there is no place.
     pub(crate) fn admit_last(&mut self) -> Option<SendTicket> {
         if self.unsignalled == 0 || !self.has_room() {
             return None;
@@ -60,8 +59,8 @@ impl SendQueue {
         Some(SendTicket { retires })
     }
 
-    /// Takes a place for a request whose completion retires everything before it, if nothing is on
-    /// its way.
+    /// Takes a place for a request whose completion retires everything before it, if nothing is
+    /// under way.
     pub(crate) fn admit_probe(&mut self) -> Option<SendTicket> {
         if self.outstanding > self.unsignalled {
             return None; // What is signalled will tell.
@@ -74,12 +73,12 @@ impl SendQueue {
         Some(SendTicket { retires })
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether nothing is under way.
     pub(crate) fn is_empty(&self) -> bool {
         self.outstanding == 0
     }
 
-    /// Gives the places back that a completion retires.
+    /// Frees the places that a completion retires.
     #[inline]
     pub(crate) fn retire(&mut self, requests: u32) {
         self.outstanding = self.outstanding.saturating_sub(requests);

@@ -14,8 +14,8 @@ use super::wake::wake_all;
 use super::{Inbound, RequestId};
 use crate::wire::Fault;
 
-/// What the caller of a stream asks for. Shared by where its requests arrive and where its items
-/// are made.
+/// The requests for items of a stream. The code that receives requests and the code that makes
+/// items share it.
 #[derive(Debug, Default)]
 pub struct StreamCredit(Mutex<StreamState>);
 
@@ -24,7 +24,7 @@ struct StreamState {
     /// Requests for items, in the order in which they came.
     asked: VecDeque<Inbound>,
     phase: Phase,
-    /// Of whoever makes the items.
+    /// Waker of the task that makes the items.
     waker: Option<Waker>,
 }
 
@@ -34,12 +34,12 @@ enum Phase {
     Open,
     /// The caller wants no more.
     Unwanted,
-    /// There are no more; why, if that was not said yet.
+    /// There are no more items; with the reason, if the caller does not know it yet.
     Over(Option<Fault>),
 }
 
 impl StreamCredit {
-    /// The caller asks for one more item.
+    /// Adds a request for an item.
     pub(super) fn ask(&self, request: Inbound) {
         let mut state = self.lock();
         let failure = match &mut state.phase {
@@ -59,7 +59,7 @@ impl StreamCredit {
         }
     }
 
-    /// The caller wants no more items.
+    /// Ends the stream, because the caller wants no more items.
     pub fn cancel(&self) {
         let mut state = self.lock();
         state.phase = Phase::Unwanted;
@@ -70,7 +70,7 @@ impl StreamCredit {
         wake_all(waker);
     }
 
-    /// The same if `request` is one of those for items. Says whether it is.
+    /// Ends the stream if `request` is one of its requests for items. Returns whether it is.
     pub(super) fn cancel_request(&self, request: RequestId) -> bool {
         let is_asked = |asked: &Inbound| asked.ticket() == request;
         let is_of_this = self.lock().asked.iter().any(is_asked);
@@ -80,12 +80,12 @@ impl StreamCredit {
         is_of_this
     }
 
-    /// Whether nobody makes items any more and everything has been said about that.
+    /// Returns whether the stream has ended and the caller knows.
     pub(super) fn is_over(&self) -> bool {
         matches!(self.lock().phase, Phase::Over(None))
     }
 
-    /// There are no more items; because of `failure`, if there is one.
+    /// Ends the stream, because there are no more items, or because of `failure`.
     pub(super) fn complete(&self, failure: Option<Fault>) {
         let mut state = self.lock();
         let mut asked = std::mem::take(&mut state.asked);
@@ -95,7 +95,7 @@ impl StreamCredit {
             (failure, None) => (None, failure),
         };
         state.phase = match state.phase {
-            // Nobody will ask why.
+            // Nobody will ask for the reason.
             Phase::Unwanted => Phase::Over(None),
             _ => Phase::Over(failure),
         };
@@ -137,15 +137,15 @@ impl StreamCredit {
     }
 }
 
-/// Where the items of a stream go, made of the request that opened it by [`Inbound::into_items`].
-/// Dropped before it is finished, it tells the caller that the service is down.
+/// The service's end of a stream, which [`Inbound::into_items`] makes of the request that opened
+/// it. Dropped before it is finished, it tells the caller that the service is down.
 #[derive(Debug)]
 pub struct ItemSink {
-    /// The request that opened the stream, which asks for the first item.
+    /// The request that opened the stream, which also asks for the first item.
     first: Option<Inbound>,
     stream_credit: Arc<StreamCredit>,
     patience: Duration,
-    /// To be told if this is dropped.
+    /// Name of the service, for the caller if this is dropped.
     service: String,
     is_finished: bool,
 }
@@ -165,13 +165,13 @@ impl ItemSink {
         }
     }
 
-    /// How long the caller may leave a stream without asking for an item.
+    /// How long the caller may leave the stream without a request for an item.
     pub fn patience(&self) -> Duration {
         self.patience
     }
 
-    /// The next request for an item, to be answered with [`Inbound::reply`]; `None` once none is
-    /// wanted any more.
+    /// Waits for the next request for an item, to be answered with [`Inbound::reply`]; `None` once
+    /// no item is wanted any more.
     pub fn poll_request(&mut self, context: &Context<'_>) -> Poll<Option<Inbound>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(first)),
@@ -184,7 +184,7 @@ impl ItemSink {
         self.stream_credit.poll_cancelled(context)
     }
 
-    /// There are no more items; because of `failure`, if there is one.
+    /// Ends the stream, because there are no more items, or because of `failure`.
     pub fn finish(mut self, failure: Option<Fault>) {
         self.complete(failure);
     }

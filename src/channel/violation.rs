@@ -1,4 +1,4 @@
-//! Things that a correct peer never sends. They are counted, logged once a kind, and otherwise
+//! Messages that a correct peer never sends. They are counted, logged once per kind, and otherwise
 //! ignored.
 
 use std::fmt;
@@ -12,9 +12,9 @@ pub enum Violation {
     BadSlot,
     /// A request came where a reply belongs, or the reverse.
     WrongKind,
-    /// A request came in a slot whose previous request is not answered.
+    /// A request came in a slot whose previous request is unanswered.
     SlotBusy,
-    /// A reply to a request that is not outstanding in its slot; a second reply is one.
+    /// A reply does not match a request that is outstanding in its slot; a second reply does not.
     UnknownRequest,
 }
 
@@ -29,24 +29,24 @@ impl Violation {
     ];
 }
 
-/// How often each kind was seen on a channel.
+/// Counts of the violations on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Violations {
     counts: [u64; 5],
 }
 
 impl Violations {
-    /// How often `violation` was seen.
+    /// How often `violation` occurred.
     pub fn count(&self, violation: Violation) -> u64 {
         self.counts[violation as usize]
     }
 
-    /// How many there were of all kinds.
+    /// Number of violations of all kinds.
     pub fn total(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// Counts one; says so in the log if it is the first of its kind from `peer`.
+    /// Counts a violation, and logs the first of its kind from `peer`.
     pub(crate) fn record(&mut self, violation: Violation, peer: &dyn fmt::Display) {
         let count = &mut self.counts[violation as usize];
         *count += 1;

@@ -1,15 +1,15 @@
-//! What travels in the `wr_id` of a work request, so that its completion finds the way back.
+//! The contents of a `wr_id`, by which a completion finds its owner.
 
 /// receive (1 bit), owner (36 bits), queue pair (6 bits), work requests retired (21 bits).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct WorkId {
-    /// Whether it is a receive.
+    /// Whether the work request is a receive.
     pub(super) receive: bool,
-    /// Whose queue pair it was, on a completion queue that several share.
+    /// Owner of the queue pair, among those that share a completion queue.
     pub(super) owner: u64,
-    /// Which of the owner's queue pairs.
+    /// Index of the queue pair in the owner's group.
     pub(super) queue_pair: usize,
-    /// Sends that the completion of this one retires.
+    /// Number of sends that this completion retires.
     pub(super) retires: u32,
 }
 
@@ -19,12 +19,12 @@ const RECEIVE: u64 = 1 << 63;
 const OWNER_AT: u32 = RETIRES_BITS + LANE_BITS;
 
 impl WorkId {
-    /// Queue pairs that can be told apart.
+    /// Most queue pairs that can be distinguished.
     pub(super) const MAX_QUEUE_PAIRS: usize = 1 << LANE_BITS;
-    /// The queue pair of a native channel's [`Bulk`](super::bulk::Bulk); its messages have but
-    /// queue pair 0.
+    /// The index of a native channel's [`Bulk`](super::bulk::Bulk) queue pair; its messages use
+    /// queue pair 0 only.
     pub(super) const BULK: usize = Self::MAX_QUEUE_PAIRS - 1;
-    /// Bits of an owner.
+    /// Number of bits of an owner.
     pub(super) const OWNER_BITS: u32 = 63 - OWNER_AT;
 
     #[inline]

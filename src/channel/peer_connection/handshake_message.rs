@@ -1,122 +1,122 @@
-//! What a link is told, what it says, and what the ends write to each other.
+//! Inputs and actions of a [`PeerConnection`](super::PeerConnection), and the messages that its two
+//! ends exchange.
 
 use std::time::Duration;
 
-/// Names one connection, or an attempt at one.
+/// Identifies one connection, or an attempt at one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session {
-    /// Incarnation of the end that began.
+    /// Incarnation of the opening end.
     pub opener: u64,
-    /// Its attempts to connect with the other end, this one included.
+    /// Number of the opening end's attempt, from 1.
     pub attempt: u64,
 }
 
-/// What the ends write to each other over the control plane. It may be late, come twice or be read
-/// by another life of the addressee. `E` is what an end must know of the other's to connect.
+/// A message between the two ends, sent through the control plane. It may arrive late, twice, or at
+/// another incarnation of the addressee. `E` is what one end must know of the other to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeMessage<E> {
-    /// Incarnation of the writer.
+    /// Incarnation of the sender.
     pub from: u64,
     /// Incarnation of the addressee.
     pub to: u64,
-    /// What it is about.
+    /// The session that the message is about.
     pub session: Session,
-    /// What it says.
+    /// Content of the message.
     pub body: Body<E>,
 }
 
-/// See [`HandshakeMessage`].
+/// The content of a [`HandshakeMessage`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body<E> {
-    /// Connect with me.
+    /// Asks the addressee to connect.
     Open {
-        /// The opener's end.
+        /// The opener's endpoint.
         endpoint: E,
-        /// The challenge that this answers.
+        /// The number of the challenge that this answers.
         echo: Option<u64>,
     },
-    /// Are you alive? Open once more, with this number.
+    /// Asks whether the opener is alive: it is to open once more, with this number.
     Challenge(u64),
-    /// I am connected with you.
+    /// The sender is connected with the addressee.
     Accept {
-        /// The acceptor's end.
+        /// The acceptor's endpoint.
         endpoint: E,
-        /// Attempts of the acceptor up to this one are void.
+        /// The acceptor's attempts up to this one are void.
         void: u64,
     },
-    /// This session is over, or never was.
+    /// The session is over, or never existed.
     End,
 }
 
-/// What has happened.
+/// An event that a [`PeerConnection`](super::PeerConnection) handles.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input<E> {
     /// The connection is wanted: it is made, and made again whenever it is lost.
     Want,
-    /// It is not wanted any more: it ends, and is made again only if the peer opens it.
+    /// The connection is no longer wanted: it ends, and is made again only if the peer opens it.
     Leave,
-    /// There is reason to think that the peer can be reached now, or that another life of it can:
-    /// it has registered, say.
+    /// The peer, or another incarnation of it, can probably be reached now: it has registered, say.
     Wake,
-    /// Answer to [`Action::LookUp`]: the incarnation that the peer has published, if it has any.
+    /// The answer to [`Action::LookUp`]: the incarnation that the peer has published, if any.
     Record(Option<u64>),
-    /// The peer, or an earlier life of it, has written.
+    /// A message from the peer, or from an earlier incarnation of it.
     HandshakeMessage(HandshakeMessage<E>),
-    /// Answer to [`Action::Make`].
+    /// The answer to [`Action::Make`].
     Made {
-        /// What it was made for.
+        /// The session that the endpoint was made for.
         session: Session,
-        /// To be told to the peer.
+        /// The endpoint to send to the peer.
         endpoint: E,
     },
-    /// The end of this session could not be made or joined, or is in error.
+    /// The endpoint of this session could not be made or joined, or is in error.
     Lost(Session),
-    /// Answer to [`Action::Drain`].
+    /// The answer to [`Action::Drain`].
     Drained(Session),
 }
 
-/// What is to be done, in order.
+/// What the owner of a [`PeerConnection`](super::PeerConnection) has to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<E> {
-    /// Ask the control plane which life of the peer there is. An answer that does not come is asked
-    /// for again.
+    /// Ask the control plane for the peer's incarnation. If no answer comes, this action is
+    /// repeated.
     LookUp,
-    /// Create queue pairs. They are the only ones of this link.
+    /// Create queue pairs. They are the only ones of this connection.
     Make(Session),
-    /// Connect what was made for a session with the peer's end.
+    /// Connect the queue pairs of a session with the peer's endpoint.
     Join {
         /// The session.
         session: Session,
-        /// The peer's end.
+        /// The peer's endpoint.
         theirs: E,
     },
-    /// Write to the peer.
+    /// Send a message to the peer.
     Send(HandshakeMessage<E>),
-    /// The session can be used, with this life of the peer.
+    /// The session can be used, with this incarnation of the peer.
     Up {
         /// The session.
         session: Session,
         /// Incarnation of the peer.
         peer: u64,
     },
-    /// The session is over, whether it was up, made or still being made: its queue pairs go to ERR,
-    /// its calls end, and when it is drained that is [said](Input::Drained).
+    /// The session is over, whether it was up, made or still being made: its queue pairs go to ERR
+    /// and its calls end. [`Input::Drained`] reports when that is done.
     Drain(Session),
 }
 
-/// How long to wait for what.
+/// How long a [`PeerConnection`](super::PeerConnection) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryTiming {
-    /// For the answer to a look-up or an open.
+    /// Time for the answer to a look-up or an open.
     pub answer: Duration,
-    /// Before the first attempt after a failed one; doubled with each.
+    /// Pause before the first attempt after a failed one; doubled with each.
     pub first: Duration,
-    /// Before any attempt, at most.
+    /// Longest pause before an attempt.
     pub last: Duration,
 }
 
 impl Default for RetryTiming {
-    /// 1 s; 10 ms to 1 s.
+    /// 1 s for an answer, pauses from 10 ms to 1 s.
     fn default() -> Self {
         Self {
             answer: Duration::from_secs(1),
