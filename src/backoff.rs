@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-/// Pauses that get longer. The n-th is `first * factor^(n - 1)`, but no longer than `longest`; of
-/// that, a random share up to `jitter` is taken off, so that those who fail together do not come
-/// back together.
+/// Pauses that grow. The n-th is `first * factor^(n - 1)`, at most `longest`, minus a random share
+/// of up to `jitter`, so that clients that fail together do not return together.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,13 +20,13 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Backoff {
-    /// The first pause. Zero: there are none. 10 ms by default.
+    /// The first pause, 10 ms by default. Zero means no pauses.
     pub first: Duration,
-    /// By how much longer each further one is: 1 or more. 2 by default.
+    /// Factor between consecutive pauses: 1 or more, 2 by default.
     pub factor: f64,
-    /// What none exceeds: up to an hour. 5 s by default.
+    /// The longest pause: up to an hour, 5 s by default.
     pub longest: Duration,
-    /// From 0 to 1. 0.2 by default.
+    /// Largest share that is taken off a pause, from 0 to 1; 0.2 by default.
     pub jitter: f64,
 }
 
@@ -48,13 +47,13 @@ impl Backoff {
         }
     }
 
-    /// The same pauses, with a random share up to `jitter` taken off.
+    /// Sets the jitter: a random share of up to `jitter` is taken off each pause.
     pub const fn with_jitter(self, jitter: f64) -> Self {
         Self { jitter, ..self }
     }
 
-    /// The pause that follows `before` others. `chance`, from 0 to 1, is how much of the jitter is
-    /// taken off.
+    /// The pause after `before` others. `chance`, from 0 to 1, is how much of the jitter is taken
+    /// off.
     pub fn wait(&self, before: usize, chance: f64) -> Duration {
         if self.first.is_zero() {
             return Duration::ZERO;
@@ -67,7 +66,7 @@ impl Backoff {
             .min(self.longest)
     }
 
-    /// The pauses of one series of attempts, one after the other.
+    /// Iterates over the pauses of one series of attempts.
     ///
     /// ```
     /// use std::time::Duration;
@@ -94,7 +93,7 @@ pub struct Pauses {
 }
 
 impl Pauses {
-    /// The next pause, which is longer than the one before it, up to the longest.
+    /// Takes the next pause, which is longer than the one before it, up to the longest.
     #[must_use]
     pub fn take(&mut self) -> Duration {
         let pause = self.backoff.wait(self.taken, fastrand::f64());

@@ -1,12 +1,12 @@
-//! Moments to come.
+//! Times in the future.
 
 use std::time::{Duration, Instant};
 
 /// Longer than any program runs, and short enough for every clock to add it.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The moment that comes `wait` after `now`. A wait that is too long for the clock, such as
-/// [`Duration::MAX`], ends after a hundred years, which is never.
+/// The time `wait` after `now`. A wait beyond the clock's range, such as [`Duration::MAX`], ends
+/// after a hundred years.
 ///
 /// ```
 /// use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! RPC over RDMA for actors: everything below the actors.
 //!
 //! Users import [`slimerpc-actors`](https://docs.rs/slimerpc-actors), whose services, proxies and
-//! agents stand on this crate. Here are the parts that know no actor. What only the actors need of
-//! them is public and not shown on these pages:
+//! agents use this crate. It has the parts that do not depend on actors. What only
+//! `slimerpc-actors` needs of them is public, but hidden from these pages:
 //!
 //! | module | what it is | knows |
 //! | --- | --- | --- |
@@ -26,13 +26,13 @@
 //!    copied.
 //! 3. The answer is encoded into send memory and written into the slot of the same number of the
 //!    caller's ring.
-//! 4. Whoever waits for it polls the caller's completion queue, busily for a bounded time and then
-//!    asleep on its file descriptor, and gives the credit back when the answer is read.
+//! 4. The waiter polls the caller's completion queue, busily for a bounded time and then asleep on
+//!    its file descriptor, and returns the credit when the answer is read.
 //!
 //! # Words
 //!
 //! The field's: queue pair, completion queue, memory region, work request, completion, immediate,
-//! rkey, GID, RNR. Ours:
+//! rkey, GID, RNR. This crate's:
 //!
 //! - A **ring** is a registered region of `slots` x `slot_size` bytes that one peer writes into.
 //! - A **credit** is the sender's right to one slot.
@@ -52,8 +52,8 @@
 //! - `verbs`: RDMA devices (InfiniBand, RoCE, soft-RoCE) through libibverbs. Off by default, as it
 //!   needs `libibverbs-dev libclang-dev cmake make g++ python3 pkg-config` to build; without it
 //!   there is shared memory.
-//! - `faults`: fabrics that fail as planned (`fabric::faults`), for tests of what becomes of a
-//!   program then.
+//! - `faults`: devices that fail on a plan (`fabric::faults`), for tests of how a program handles
+//!   failures.
 //! - `tls`: Redis over TLS (`rediss://`). Needs a C compiler to build.
 
 pub mod backoff;

@@ -1,10 +1,11 @@
-//! Panics of code that is not ours.
+//! Contains panics of foreign code.
 
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Runs code of a user that must not end ours. A panic of it is an error with the panic's message.
+/// Runs code of a user whose panic must not end the caller. A panic becomes an error with the
+/// panic's message.
 ///
 /// ```
 /// use slimerpc::panics::contain;
@@ -13,13 +14,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// ```
 ///
 /// # Errors
-/// The message that it panicked with.
+/// The message of the panic.
 pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work)).map_err(message)
 }
 
-/// The message of a panic that was caught, whose payload this drops. That is code of a user, too:
-/// it may panic in turn.
+/// The message of a caught panic, whose payload this drops. Dropping runs code of a user, too, and
+/// may panic in turn.
 pub fn message(payload: Box<dyn Any + Send>) -> String {
     let text = payload
         .downcast_ref::<&str>()
@@ -27,7 +28,7 @@ pub fn message(payload: Box<dyn Any + Send>) -> String {
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // So could that one's, without end.
+        // That panic's payload could panic as well, without end.
         mem::forget(another);
     }
     text
@@ -39,7 +40,7 @@ mod tests {
 
     use super::*;
 
-    /// Panics with itself as it is dropped.
+    /// Panics with itself when it is dropped.
     struct Endless;
 
     impl Drop for Endless {

@@ -100,7 +100,7 @@ struct ServerAddress {
 }
 
 impl ServerAddress {
-    /// The address given, if one is.
+    /// The given address, if there is one.
     fn find(self) -> Option<String> {
         if self.host.is_none() && self.port.is_none() {
             return self.address;
@@ -123,7 +123,7 @@ struct TokenArg {
 }
 
 impl TokenArg {
-    /// The token given, or that of the environment.
+    /// The given token, or that of the environment.
     fn find(self) -> Option<Secret> {
         self.token
             .or_else(|| environment::lookup("TOKEN"))
@@ -234,7 +234,7 @@ fn log_to_stdout() {
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("info")))
         .with_ansi(io::stdout().is_terminal())
-        // Whoever reads the log may go; the server stays.
+        // The reader of the log may go; the server stays.
         .log_internal_errors(false)
         .init();
     if let Some(error) = refused {
@@ -319,7 +319,7 @@ fn status(address: Option<&str>, token: Option<&Secret>) -> Report {
     }
 }
 
-/// What `stop` and `status` say first if they find no server.
+/// What `stop` and `status` print first if they find no server.
 const NOT_RUNNING: &str = "nanoctrl is not running\n";
 
 fn stop(timeout: Duration, force: bool) -> Outcome {
@@ -336,7 +336,7 @@ fn stop(timeout: Duration, force: bool) -> Outcome {
     })
 }
 
-/// Where a server was looked for, and what runs all the same.
+/// Describes where a server was looked for, and what runs nevertheless.
 fn tell(search: &Search) -> String {
     let folders: Vec<_> = search
         .folders

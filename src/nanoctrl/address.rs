@@ -1,8 +1,8 @@
-//! Which Redis address is told to whom.
+//! Decides which Redis address each agent is told.
 //!
-//! Agents get `host:port` and nothing else: Python peers split it at the colon, take the second
-//! half for a number, and know neither credentials nor databases. So only native agents can be told
-//! an IPv6 address, in brackets.
+//! Agents get `host:port` and nothing else: Python peers split it at the colon, parse the second
+//! half as a number, and know neither credentials nor databases. Only native agents can therefore
+//! be told an IPv6 address, in brackets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
@@ -16,35 +16,35 @@ use super::host;
 /// Port of a Redis whose address names none.
 const REDIS_PORT: u16 = 6379;
 
-/// Longest wait for the name of an agent's host to be resolved.
+/// Longest wait for the resolution of an agent's host name.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Somewhere far away; nothing is sent there.
+/// A remote address, to find the route to the internet; nothing is sent there.
 const ELSEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(8, 8, 8, 8));
 
-/// The Redis of the server, as it is told to others.
+/// The Redis of the server, as others are told.
 pub(super) struct RedisAddress {
     host: String,
     port: u16,
     is_tls: bool,
-    /// Reachable from this machine only, whatever address of it is used.
+    /// Whether only this machine reaches it, under whatever address.
     private: bool,
     advertise: Option<Advertised>,
     public: Option<HostPort>,
 }
 
-/// Who asks where Redis is.
+/// The client that asks for the Redis address.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Asker<'a> {
-    /// Where it says to be: a host, maybe with a port.
+    /// The host that it says to run on, possibly with a port.
     pub(super) at: &'a str,
-    /// The address of ours that it has reached.
+    /// The server's address that it connected to.
     pub(super) reached: Option<IpAddr>,
-    /// It understands brackets.
+    /// Whether it understands brackets.
     pub(super) is_native: bool,
 }
 
-/// An agent cannot be told where Redis is.
+/// The agent cannot be told the address of Redis.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "Redis is at {0}, an IPv6 address, which DLSlime agents do not understand; set NANOCTRL_REDIS_ADVERTISE to a host \
@@ -77,13 +77,13 @@ impl HostPort {
 /// An address that is told instead of the server's own.
 struct Advertised {
     for_agents: HostPort,
-    /// As configured, but for credentials and path.
+    /// The configured address without credentials and path.
     for_others: String,
 }
 
 impl RedisAddress {
     /// # Errors
-    /// The Redis has no address that agents can be told.
+    /// Redis has no address that agents can be told.
     pub(super) fn new(client: &Client, config: &Config, private: bool) -> Result<Self, StartError> {
         let info = client.get_connection_info();
         let advertise = config.advertise.as_deref().map(advertised).transpose()?;
@@ -168,8 +168,8 @@ impl RedisAddress {
         format!("{scheme}://{told}")
     }
 
-    /// The address as it was configured. An IPv6 one of this host has a name that everybody
-    /// understands.
+    /// The address as it was configured. An IPv6 loopback address is replaced by a name that
+    /// everybody understands.
     fn plain(&self) -> HostPort {
         let is_ours = self.host.contains(':') && host::is_loopback(&self.host);
         HostPort {
@@ -187,8 +187,7 @@ fn advertised(address: &str) -> Result<Advertised, StartError> {
     })
 }
 
-/// The scheme of an address, `://` included, and what is left of the rest without credentials and
-/// path.
+/// The scheme of an address, `://` included, and the rest without credentials and path.
 fn bare(address: &str) -> (&str, &str) {
     // A password may have slashes and colons, too.
     let scheme_end = address
@@ -230,8 +229,8 @@ fn unspeakable(address: &str, problem: &str) -> StartError {
     }
 }
 
-/// Our address: the one that the asker has reached, or as it would see us from where it says to be;
-/// else as the internet would; else 127.0.0.1.
+/// The server's address: the one that the client connected to, or the local address towards the
+/// client's host; otherwise the one towards the internet; otherwise 127.0.0.1.
 async fn own_address(asker: Asker<'_>) -> IpAddr {
     let can_be_told = |ip: &IpAddr| ip.is_ipv4() || asker.is_native;
     let reached = asker.reached.map(|ip| ip.to_canonical());
@@ -273,7 +272,7 @@ fn address_towards(peer: IpAddr) -> Option<IpAddr> {
     Some(socket.local_addr().ok()?.ip()).filter(is_public)
 }
 
-/// Whether others can reach this address, as far as that can be seen.
+/// Returns whether others can reach this address, as far as that can be seen.
 fn is_public(ip: &IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified()
 }

@@ -1,4 +1,4 @@
-//! Agents: registering, keeping alive, listing.
+//! Registers, renews and lists agents.
 
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
@@ -26,7 +26,7 @@ pub(super) struct StartPeerAgent {
     ib_port: Option<u32>,
     #[serde(default)]
     resource: Option<Value>,
-    /// Names the life of the agent, if it says so.
+    /// Incarnation of the agent, if it has one.
     #[serde(default)]
     incarnation: Option<String>,
     #[serde(default)]
@@ -79,7 +79,7 @@ pub(super) async fn start(
     }))
 }
 
-/// What the hash of the agent holds, beside the time.
+/// The fields of the agent's hash, except the time.
 fn fields(request: &StartPeerAgent) -> Vec<(&'static str, String)> {
     let mut fields = vec![("addr", request.address.clone())];
     fields.extend(request.device.clone().map(|device| ("device", device)));
@@ -158,7 +158,8 @@ pub(super) struct Scopes {
     scopes: Vec<String>,
 }
 
-/// The scopes in which something is registered; the empty one is that of those without.
+/// The scopes in which something is registered; the empty one stands for registrations without
+/// scope.
 pub(super) async fn list_scopes(
     app: Data<App>,
     JsonBody(ListScopes {}): JsonBody<ListScopes>,
@@ -183,7 +184,7 @@ pub(super) struct Agent {
 }
 
 impl From<AgentRow> for Agent {
-    /// Fields that agents have left out or garbled get defaults.
+    /// Missing or malformed fields get defaults.
     fn from(row: AgentRow) -> Self {
         let json = |text: &Option<String>| serde_json::from_str(text.as_deref()?).ok();
         Self {

@@ -1,4 +1,4 @@
-//! JSON bodies, and what is said about bad ones.
+//! JSON bodies of requests, and the errors about malformed ones.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A request's JSON body.
 pub(super) struct JsonBody<T>(pub(super) T);
 
-/// Why there is no [`JsonBody`]. The texts begin as those of the original do.
+/// Why a request has no valid [`JsonBody`]. The texts begin as DLSlime's do.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("Expected request with `Content-Type: application/json`")]
@@ -69,7 +69,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
     }
 }
 
-/// What can be told before the body has arrived.
+/// Checks what is known before the body has arrived.
 fn check_head(request: &HttpRequest) -> Result<(), BodyError> {
     if !is_json(request) {
         return Err(BodyError::ContentType);

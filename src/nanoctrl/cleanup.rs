@@ -1,4 +1,4 @@
-//! Clean-up: an agent leaves, and its peers are told.
+//! Removes an agent that leaves, and tells its peers.
 
 use actix_web::web::{Data, Json};
 use serde::Deserialize;
@@ -11,8 +11,8 @@ use super::server::{App, keys};
 #[derive(Deserialize)]
 pub(super) struct Cleanup {
     agent_name: String,
-    /// The life of the agent that is meant. Agents of DLSlime name none: whichever has the name is
-    /// meant.
+    /// Incarnation of the agent that leaves. Agents of DLSlime send none: then the present owner of
+    /// the name is meant.
     #[serde(default)]
     incarnation: Option<String>,
     #[serde(default)]

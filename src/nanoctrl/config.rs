@@ -1,4 +1,4 @@
-//! What a server is told at start.
+//! The configuration of a server.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -9,26 +9,26 @@ use super::StartError;
 use super::environment;
 use crate::control::Secret;
 
-/// Where Redis is when nobody says.
+/// Address of Redis if none is configured.
 const DEFAULT_URL: &str = "redis://127.0.0.1:6379";
 const DEFAULT_ADDRESS: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 6379);
 
 /// How long a Redis at the default address may take to accept a connection.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The Redis of a server.
+/// The Redis that a server uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisSource {
-    /// One that is already running, by URL.
+    /// A Redis that is already running, by URL.
     Url(String),
-    /// A `redis-server` of the server's own: on loopback, without persistence, ends with the
-    /// server.
+    /// A `redis-server` that the server starts: on loopback, without persistence, and ended with
+    /// the server.
     Private,
 }
 
 impl RedisSource {
-    /// Chooses: the environment's URL, else the `given` one, else the default one if something
-    /// answers there, else a private Redis.
+    /// Chooses a Redis: the environment's URL, else the `given` one, else the default one if
+    /// something answers there, else a private Redis.
     ///
     /// # Errors
     /// [`StartError::NoRedis`] if that would need a `redis-server` and none is on `PATH`.
@@ -54,7 +54,7 @@ fn is_on_path(program: &str) -> bool {
     env::var_os("PATH").is_some_and(|path| env::split_paths(&path).any(is_in))
 }
 
-/// What a [`Server`](super::Server) is told at start.
+/// The configuration of a [`Server`](super::Server).
 ///
 /// ```
 /// use slimerpc::nanoctrl::Config;
@@ -72,12 +72,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// A server on 127.0.0.1, on a port that the system chooses, with the Redis at `url`.
+    /// Configures a server on 127.0.0.1, on a port that the system chooses, with the Redis at
+    /// `url`.
     pub fn with_redis(url: impl Into<String>) -> Self {
         Self::new(RedisSource::Url(url.into()))
     }
 
-    /// A server on 127.0.0.1, on a port that the system chooses.
+    /// Configures a server on 127.0.0.1, on a port that the system chooses.
     pub fn new(redis: RedisSource) -> Self {
         Self {
             host: Ipv4Addr::LOCALHOST.to_string(),
@@ -89,7 +90,7 @@ impl Config {
         }
     }
 
-    /// Listens on `host` (name or address) and `port`; port 0 lets the system choose.
+    /// Sets the `host` (name or address) and `port` to listen on; with port 0 the system chooses.
     #[must_use]
     pub fn listen(mut self, host: impl Into<String>, port: u16) -> Self {
         self.host = host.into();
@@ -97,30 +98,30 @@ impl Config {
         self
     }
 
-    /// Tells agents this Redis address, whatever the URL says: `host:port`, `redis://` in front
-    /// allowed.
+    /// Sets the Redis address that agents are told in place of the URL's: `host:port`, optionally
+    /// after `redis://`.
     #[must_use]
     pub fn advertise(mut self, address: impl Into<String>) -> Self {
         self.advertise = Some(address.into()).filter(|address| !address.is_empty());
         self
     }
 
-    /// Tells this Redis address to agents on other machines when the URL is on loopback.
+    /// Sets the Redis address for agents on other machines when the URL is on loopback.
     #[must_use]
     pub fn public_address(mut self, address: impl Into<String>) -> Self {
         self.public_address = Some(address.into()).filter(|address| !address.is_empty());
         self
     }
 
-    /// Answers only those who bring this token (visible ASCII characters) as `Authorization:
-    /// Bearer`. The token travels in the clear: it keeps strangers out, not those who read along.
+    /// Requires this token (visible ASCII characters) as `Authorization: Bearer`. The token travels
+    /// unencrypted: it keeps strangers out, but not those who can read the traffic.
     #[must_use]
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());
         self
     }
 
-    /// Takes the addresses to tell agents from the [`environment`].
+    /// Takes the Redis addresses for agents from the [`environment`].
     #[must_use]
     pub fn addresses_from_environment(mut self) -> Self {
         self.advertise = environment::lookup("REDIS_ADVERTISE").or(self.advertise);

@@ -77,7 +77,8 @@ pub(super) struct Named {
     entity_id: String,
     #[serde(default = "service")]
     entity_type: String,
-    /// The life of its owner that is meant by who removes it; without one, whoever owns it.
+    /// Incarnation of the owner, as its remover knows it; without one, any owner's entity is
+    /// removed.
     #[serde(default)]
     incarnation: Option<String>,
     #[serde(default)]

@@ -1,5 +1,5 @@
-//! Environment variables. Each has two names: ours, `NANOCTRL_…`, and the original's,
-//! `DLSLIME_CTRL_…`; ours wins. An empty value counts as none.
+//! Environment variables. Each has two names: this project's, `NANOCTRL_…`, which wins, and the
+//! original's, `DLSLIME_CTRL_…`. An empty value counts as unset.
 //!
 //! | name | means |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! What can go wrong: at start, and in a request.
+//! Errors of the start, and of requests.
 
 use std::io;
 
@@ -20,23 +20,23 @@ pub enum StartError {
     RedisUrl {
         /// The URL, without its credentials.
         url: String,
-        /// What is wrong with it.
+        /// Why the URL cannot be used.
         reason: String,
     },
 
-    /// The Redis address for agents cannot be told to them.
+    /// The Redis address for agents cannot be used.
     #[error("agents cannot be told the Redis address `{address}`: {reason}")]
     RedisAddress {
         /// The address, without its credentials.
         address: String,
-        /// What is wrong with it, and what to set.
+        /// Why it cannot be used, and what to set.
         reason: String,
     },
 
-    /// The token cannot be sent in a header.
+    /// A header cannot carry the token.
     #[error("the token cannot be used: {reason}")]
     Token {
-        /// What is wrong with it.
+        /// Why it cannot.
         reason: &'static str,
     },
 
@@ -46,13 +46,13 @@ pub enum StartError {
          to a reachable Redis instance. Details: {reason}"
     )]
     RedisUnreachable {
-        /// Where Redis was looked for, without credentials.
+        /// URL of Redis, without credentials.
         url: String,
-        /// What Redis or the network said.
+        /// The error of Redis or of the network.
         reason: String,
     },
 
-    /// No URL was given, nothing answers at the default one and there is no `redis-server` to run.
+    /// No URL was given, nothing answers at the default one, and there is no `redis-server` to run.
     #[error(
         "no Redis: none answers at {default}, and `redis-server` is not on PATH. Either\n\
          \x20 - install redis-server, and nanoctrl runs a private one (Debian: apt-get install redis-server), or\n\
@@ -64,24 +64,24 @@ pub enum StartError {
         default: &'static str,
     },
 
-    /// `redis-server` is there but does not run.
+    /// `redis-server` exists but does not run.
     #[error("the private redis-server did not start: {reason}")]
     PrivateRedis {
-        /// What was seen of it.
+        /// The output of `redis-server`.
         reason: String,
     },
 
-    /// The address to listen on is taken or not ours.
+    /// The address to listen on is taken or does not belong to this host.
     #[error("cannot listen on {address}: {source}")]
     Listen {
         /// `host:port`.
         address: String,
-        /// What the operating system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Why a request with a good body was refused.
+/// Why a well-formed request was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ApiError {
     #[error("Invalid URL: Invalid UTF-8 in `{0}`")]

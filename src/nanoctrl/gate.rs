@@ -1,4 +1,4 @@
-//! Who may ask: everybody, or those who bring the token.
+//! Admits requests: all, or those with the token.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -11,14 +11,14 @@ use super::error::ApiError;
 use super::server::App;
 use crate::control::Secret;
 
-/// Says in a response that a token would make a difference.
+/// Tells the client that a token would make a difference.
 pub(super) const CHALLENGE: HeaderValue = HeaderValue::from_static("Bearer");
 
-/// The one route that is open to all, since those who look after servers ask there whether one is
-/// up. It says with a [`CHALLENGE`] what the others would say to the same caller.
+/// The one route that needs no token, because monitoring asks there whether a server is up. Its
+/// [`CHALLENGE`] says what the other routes would answer to the same client.
 const HEALTH: &str = "/";
 
-/// The token that callers have to bring, if there is one.
+/// The token that clients must send, if there is one.
 pub(super) struct Gate(pub(super) Option<Secret>);
 
 impl Gate {
@@ -34,20 +34,20 @@ impl Gate {
     }
 }
 
-/// Compares a guess with the token. How long that takes depends on the lengths alone, so that a
-/// token cannot be guessed byte by byte.
+/// Compares a guess with the token, in a time that depends on the lengths only, so that a token
+/// cannot be guessed byte by byte.
 fn is(token: &Secret, guess: &[u8]) -> bool {
     token.expose().as_bytes().ct_eq(guess).into()
 }
 
-/// The token of a `Bearer` header.
+/// The token in a `Bearer` header.
 fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = header.as_bytes().split_at_checked("Bearer ".len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
     is_bearer.then(|| token.trim_ascii())
 }
 
-/// Stands before all routes: those who are not let in do not learn which there are.
+/// Guards all routes: clients without the token do not learn which there are.
 pub(super) async fn guard(
     app: Data<App>,
     request: ServiceRequest,

@@ -1,5 +1,5 @@
-//! Hosts as people and programs write them: names, addresses, and either with brackets, a zone or a
-//! port.
+//! Hosts as people and programs write them: names and addresses, with or without brackets, a zone
+//! or a port.
 
 use std::net::IpAddr;
 
@@ -9,20 +9,20 @@ pub(super) fn without_port(text: &str) -> &str {
         return rest.split(']').next().unwrap_or_default();
     }
     match text.split_once(':') {
-        // With more colons it is an address of version 6.
+        // With more colons it is an IPv6 address.
         Some((host, port)) if !port.contains(':') => host,
         _ => text,
     }
 }
 
-/// The address that a host is, if it is none that has to be looked up. A zone is left out, and one
-/// of version 4 that is written as one of version 6 is of version 4.
+/// The IP address that the host text is; `None` if it is a name. A zone is dropped, and an IPv4
+/// address in IPv6 notation becomes IPv4.
 pub(super) fn address(host: &str) -> Option<IpAddr> {
     let plain = host.split('%').next().unwrap_or_default();
     plain.parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// Whether a host is this one, whoever asks.
+/// Returns whether the host is this machine, whoever asks.
 pub(super) fn is_loopback(host: &str) -> bool {
     match address(host) {
         Some(ip) => ip.is_loopback(),
@@ -33,7 +33,7 @@ pub(super) fn is_loopback(host: &str) -> bool {
     }
 }
 
-/// A host as it stands before a port.
+/// The host in the form that stands before a port.
 pub(super) fn bracketed(host: &str) -> String {
     match host.contains(':') {
         true => format!("[{host}]"),

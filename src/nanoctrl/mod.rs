@@ -1,8 +1,9 @@
-//! NanoCtrl, the control plane's server: HTTP in front of Redis, as `dlslime-ctrl` 0.1.23 has it.
+//! NanoCtrl, the server of the control plane: HTTP in front of Redis, compatible with
+//! `dlslime-ctrl` 0.1.23.
 //!
-//! The server keeps nothing itself; agents, topology, mailboxes and records live in Redis, where
-//! agents read most of them directly. A server may be restarted, or several may share a Redis, and
-//! nobody notices.
+//! The server itself keeps no state; agents, topology, mailboxes and records live in Redis, where
+//! agents read most of them directly. A server may be restarted, or several may share a Redis,
+//! without effect on agents.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -20,26 +21,25 @@
 //! - Effects of one request are atomic, and all or nothing where Redis allows it.
 //! - Without a scope, clean-up events go to both `inbox:<alias>` and `:inbox:<alias>`, so that
 //!   Python peers (which listen on the latter) get them. Each inbox keeps the newest 1024 events.
-//! - `start_peer_agent` tells a plain `host:port`: no scheme, credentials, path or IPv6 literal,
-//!   which Python peers could not parse; `get_redis_address` tells the scheme too, but neither
+//! - `start_peer_agent` returns a plain `host:port`: no scheme, credentials, path or IPv6 literal,
+//!   which Python peers could not parse; `get_redis_address` returns the scheme too, but neither
 //!   credentials nor path.
-//! - Keys are found through indexes, sets beside them in Redis, and never by pattern: keys of
-//!   others cost nothing, and an agent `w` that leaves takes nothing of `w:0` along. Servers and
-//!   native agents add to the indexes what they register and renew. So an agent that registered
-//!   with a server of DLSlime is listed, and told of peers that leave, once a heartbeat or a
-//!   declaration of it has come to this server, or if it is native. The indexes are `nanoctrl/*`:
-//!   an ACL has to allow these keys.
-//! - Every key has a lease. A native agent renews what is its own, with 60 s; what it has lost it
-//!   publishes again. For an agent of DLSlime, which publishes nothing again, the server renews
-//!   records, topology and stream with its heartbeats, with an hour. Mail for an agent that is not
-//!   registered waits for 10 minutes. Counters begin anew when nobody is left in a scope.
+//! - Keys are found through indexes, which are sets beside them in Redis, and never by pattern:
+//!   unrelated keys cost nothing, and an agent `w` that leaves takes nothing of `w:0` along.
+//!   Servers and native agents add what they register and renew to the indexes. An agent that
+//!   registered with a server of DLSlime is therefore listed, and told of peers that leave, once
+//!   one of its heartbeats or declarations has reached this server, or if it is native. The indexes
+//!   are `nanoctrl/*`: an ACL has to allow these keys.
+//! - Every key has a lease. A native agent renews its own keys, with 60 s, and publishes lost ones
+//!   again. An agent of DLSlime does neither, so the server renews its records, topology and stream
+//!   with its heartbeats, with an hour. Mail for an unregistered agent waits for 10 minutes.
+//!   Counters start anew when nobody is left in a scope.
 //! - A generated name is a free one. An entity does not take the key of something else (409), and
 //!   is removed by its own type and id.
-//! - `POST /list_scopes` answers the scopes in which something is registered.
-//! - With a token ([`Config::token`]) every route but `/` answers 401 to those who do not bring it
-//!   as `Authorization: Bearer`, which Python peers cannot do. A server without one takes no notice
-//!   of tokens.
-//! - SIGTERM and SIGINT end it cleanly.
+//! - `POST /list_scopes` returns the scopes in which something is registered.
+//! - With a token ([`Config::token`]) every route but `/` answers 401 to requests without it as
+//!   `Authorization: Bearer`, which Python peers cannot send. A server without one ignores tokens.
+//! - SIGTERM and SIGINT stop it cleanly.
 //!
 //! # Example
 //!

@@ -1,5 +1,5 @@
-//! A Redis of the server's own: on loopback, without persistence, never outliving its server. One
-//! that ends by itself is replaced by another on the same port, where agents register again.
+//! The server's private Redis: on loopback, without persistence, never outliving the server. A
+//! Redis that ends by itself is replaced by another on the same port, where agents register again.
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
@@ -18,12 +18,12 @@ use tokio::sync::oneshot;
 
 use super::StartError;
 
-/// Somebody else may take the port between our choice and redis-server's start.
+/// Another process may take the port between its choice and redis-server's start.
 const ATTEMPTS: usize = 3;
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Longest pause before another is started in place of one that ended by itself.
+/// Longest pause before a Redis that ended by itself is replaced.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3);
 
 /// A running `redis-server`; ends when dropped.
@@ -35,7 +35,8 @@ pub(super) struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    /// Starts one. A thread keeps it, because the system ends it with the *thread* that started it.
+    /// Starts a Redis. A thread keeps it, because the system ends it with the *thread* that started
+    /// it.
     pub(super) async fn start() -> Result<Self, StartError> {
         let (started_tx, started) = oneshot::channel();
         let (stop, stopped) = mpsc::channel();
@@ -55,7 +56,7 @@ impl PrivateRedis {
         })
     }
 
-    /// Where it listens.
+    /// URL of the Redis.
     pub(super) fn url(&self) -> String {
         url(self.port)
     }
@@ -81,8 +82,8 @@ fn failed(reason: impl ToString) -> StartError {
     }
 }
 
-/// Starts a redis-server, says where, and ends it when nobody wants it any more. Each that has to
-/// be replaced makes the pause before the next one longer.
+/// Starts a redis-server, reports its port, and ends it when nobody needs it any more. Each
+/// replacement makes the pause before the next one longer.
 fn keep(started: oneshot::Sender<io::Result<u16>>, stopped: &mpsc::Receiver<()>) {
     let mut process = match Process::start() {
         Ok(process) => process,
@@ -146,7 +147,7 @@ impl Process {
             }
             match self.listener() {
                 Ok(listener) if listener == self.child.id() => return Ok(()),
-                // Ours is about to find the port taken, or is not there yet.
+                // This server's Redis is about to find the port taken, or is not there yet.
                 Ok(_) | Err(_) => {}
             }
             thread::sleep(LOOK_EVERY);
@@ -154,7 +155,7 @@ impl Process {
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// The process id of the Redis that listens on our port.
+    /// The process id of the Redis that listens on the port.
     fn listener(&self) -> redis::RedisResult<u32> {
         let mut connection =
             redis::Client::open(url(self.port))?.get_connection_with_timeout(START_TIMEOUT)?;
@@ -170,7 +171,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It has nothing to save. Both fail only if it is gone already.
+        // It has nothing to save. Both fail only if it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -193,7 +194,7 @@ fn command(port: u16, folder: &Path, log: File) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Has the system kill the command when the calling thread ends, by whatever cause.
+/// Has the system kill the command when the calling thread ends, for whatever reason.
 fn end_with_us(command: &mut Command) {
     let us = rustix::process::getpid();
     let bind_lives = move || {
@@ -201,7 +202,7 @@ fn end_with_us(command: &mut Command) {
         if getppid() == Some(us) {
             Ok(())
         } else {
-            // We died before the child could ask to be told.
+            // The parent died before the child could register for the signal.
             Err(io::ErrorKind::NotConnected.into())
         }
     };
@@ -215,7 +216,7 @@ fn free_port() -> io::Result<u16> {
     Ok(listener.local_addr()?.port())
 }
 
-/// An empty folder that nobody else may enter; removed when dropped.
+/// An empty folder that no other user may enter; removed when dropped.
 struct Folder(PathBuf);
 
 impl Folder {

@@ -1,4 +1,4 @@
-//! Where Redis is, for those who are not agents.
+//! The address of Redis for clients that are not agents.
 
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};

@@ -63,7 +63,7 @@ pub(super) struct Found {
     mr_info: Option<Region>,
 }
 
-/// A record as it is answered. Whoever wrote it, these numbers must be there.
+/// A record as it is returned. The numbers must exist, whoever wrote it.
 #[derive(Deserialize, Serialize)]
 struct Region {
     addr: u64,

@@ -1,4 +1,4 @@
-//! Life of a server, and its routes.
+//! Starts and stops a server, and defines its routes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::repository::Repository;
 use super::{StartError, agents, cleanup, entities, host, redis_address, regions, topology};
 use crate::control::keys::Keys;
 
-/// What the health check says. Nobody reads the words.
+/// The body of the health check. Nobody reads the words.
 const GREETING: &str = "NanoCtrl Server Running";
 
 const WORKERS: usize = 2;
@@ -35,10 +35,10 @@ pub(super) struct App {
     pub(super) gate: Gate,
 }
 
-/// The address of ours that a connection was made to.
+/// The server's address that a connection was made to.
 struct ReachedAddress(IpAddr);
 
-/// The address of ours that a request has come to.
+/// The server's address that a request has come to.
 pub(super) fn reached(request: &HttpRequest) -> Option<IpAddr> {
     request.conn_data().map(|ReachedAddress(ip)| *ip)
 }
@@ -50,23 +50,23 @@ pub(super) fn keys(scope: &Option<String>) -> Keys {
 
 /// A running NanoCtrl server. Dropping it stops it too, without waiting for requests in progress.
 ///
-/// It serves on threads of its own, but must be started within a tokio runtime, which must outlive
-/// it.
+/// The server runs on its own threads, but must be started within a tokio runtime, which must
+/// outlive it.
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     handle: ServerHandle,
     serving: Option<JoinHandle<std::io::Result<()>>>,
-    /// Ends last.
+    /// Dropped last.
     redis: Option<PrivateRedis>,
 }
 
 impl Server {
-    /// Starts a server. When this returns, it answers.
+    /// Starts a server. When this returns, the server answers.
     ///
     /// # Errors
-    /// Redis does not answer, its address cannot be told to agents, the token cannot be sent in a
-    /// header, or the address to listen on is not free.
+    /// Redis does not answer, its address is not usable for agents, a header cannot carry the
+    /// token, or the address to listen on is not free.
     pub async fn start(config: Config) -> Result<Self, StartError> {
         if let Some(token) = &config.token {
             token
@@ -107,22 +107,22 @@ impl Server {
         })
     }
 
-    /// Where it listens.
+    /// The address that the server listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// URL of the Redis that was started for this server alone; `None` if there was one already.
+    /// URL of the server's private Redis; `None` if it uses another.
     pub fn private_redis(&self) -> Option<String> {
         self.redis.as_ref().map(PrivateRedis::url)
     }
 
-    /// Stops taking requests, finishes those in progress, and ends the private Redis if there is
+    /// Stops accepting requests, finishes those in progress, and ends the private Redis if there is
     /// one.
     pub async fn stop(mut self) {
         self.handle.stop(true).await;
         if let Some(serving) = self.serving.take() {
-            // A failure to serve has nothing left to fail.
+            // The server has ended: its failure has no effect any more.
             let _ = serving.await;
         }
     }
@@ -130,7 +130,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The command is sent at once; only waiting for it to be done needs a future.
+        // The command is sent at once; the future only waits until it is done.
         drop(self.handle.stop(false));
     }
 }

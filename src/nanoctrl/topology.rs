@@ -19,7 +19,7 @@ pub(super) struct DesiredTopology {
     scope: Option<String>,
 }
 
-/// The answer of requests that have nothing to tell.
+/// The answer to requests without a result.
 #[derive(Serialize)]
 pub(super) struct Done {
     status: &'static str,

@@ -1,7 +1,7 @@
 //! The default codec between native peers: bincode 2, standard configuration (little-endian,
 //! varint).
 //!
-//! Behind a value that has variants or fields stand four bytes of its [shape](super::guard).
+//! Four bytes of a [shape](super::guard) follow a value that has variants or fields.
 
 use std::io;
 use std::marker::PhantomData;
@@ -14,12 +14,13 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::guard::{Guard, Nested, Seed};
 use super::{Codec, DecodeError, EncodeError};
 
-/// Serde values as bincode.
+/// Serde values in bincode.
 ///
-/// Bincode says neither names nor types. So what a reader has to be told is refused when it is
-/// written: fields that are left out (serde's `skip_serializing_if`), `flatten`. What is written
-/// with other fields or variants than it is read with (`skip_serializing` and its like, or another
-/// type) is refused when it is read. See [`CodecLimits`](super::CodecLimits), too.
+/// Bincode writes neither names nor types. Values whose reader would have to be told are therefore
+/// refused when they are written: those with fields that are left out (serde's
+/// `skip_serializing_if`), and `flatten`. Values that were written with other fields or variants
+/// than they are read with (`skip_serializing` and its like, or another type) are refused when they
+/// are read. See [`CodecLimits`](super::CodecLimits), too.
 ///
 /// ```
 /// use slimerpc::wire::{Bincode, Codec};
@@ -35,7 +36,7 @@ impl Bincode {
     /// Encodes any serde value; see [`Codec::encode`].
     ///
     /// # Errors
-    /// As [`Codec::encode`].
+    /// The errors of [`Codec::encode`].
     pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
         let guard = Guard::encoding();
         let level = guard.level();
@@ -58,7 +59,7 @@ impl Bincode {
     /// Decodes any owned serde value; see [`Codec::decode`].
     ///
     /// # Errors
-    /// As [`Codec::decode`].
+    /// The errors of [`Codec::decode`].
     pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         let guard = Guard::decoding(bytes.len());
         let seed = Seed::<PhantomData<T>>::outermost(&guard);
@@ -81,7 +82,7 @@ impl<T: Serialize + DeserializeOwned> Codec<T> for Bincode {
     }
 }
 
-/// Finds the bytes that `value` takes, by encoding it to nowhere.
+/// Finds the size of `value`, by encoding it without output.
 #[cold]
 fn too_large<T: Serialize + ?Sized>(value: &T, limit: usize) -> EncodeError {
     let guard = Guard::encoding();

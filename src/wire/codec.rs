@@ -1,16 +1,17 @@
-//! How values become payload bytes.
+//! The interface of codecs, which turn values into payload bytes.
 
 use serde::{Deserialize, Serialize};
 
 /// Encodes values of type `T` straight into send memory, and decodes them from a ring.
 pub trait Codec<T: ?Sized> {
-    /// What decoding gives; the value's owned form.
+    /// The result of decoding: the value's owned form.
     type Owned;
 
-    /// Encodes `value` to the beginning of `into` and says how many bytes it took.
+    /// Encodes `value` to the beginning of `into` and returns how many bytes it took.
     ///
     /// # Errors
-    /// [`EncodeError::TooLarge`] with the size it would have had, or the value cannot be encoded.
+    /// [`EncodeError::TooLarge`] with the size that the value would have had, or an error if it
+    /// cannot be encoded.
     fn encode(value: &T, into: &mut [u8]) -> Result<usize, EncodeError>;
 
     /// Decodes a value from exactly `bytes`.
@@ -21,35 +22,35 @@ pub trait Codec<T: ?Sized> {
     fn decode(bytes: &[u8]) -> Result<Self::Owned, DecodeError>;
 }
 
-/// A value does not become a payload.
+/// Why a value cannot be encoded.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// It is larger than a slot can carry.
+    /// The value exceeds the room.
     #[error("the payload takes {size} bytes, the slot has room for {limit}")]
     TooLarge {
-        /// Bytes that it takes.
+        /// Size of the encoded value in bytes.
         size: usize,
-        /// Bytes that there are.
+        /// Size of the room in bytes.
         limit: usize,
     },
-    /// Its `Serialize` failed.
+    /// The value's `Serialize` failed.
     #[error("the value cannot be encoded: {0}")]
     Value(String),
 }
 
-/// A payload is not the value expected.
+/// Why a payload cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum DecodeError {
-    /// The bytes do not decode.
+    /// The bytes do not decode as the type.
     #[error("{reason}")]
     Malformed {
-        /// What the decoder said.
+        /// What the decoder reported.
         reason: String,
     },
     /// Bytes are left over.
     #[error("{extra} bytes follow the value")]
     Trailing {
-        /// How many.
+        /// Number of bytes left over.
         extra: usize,
     },
 }

@@ -9,7 +9,7 @@
 
 const FIXED: usize = 8;
 const DEADLINE: u16 = 1;
-/// Three fields, which come together.
+/// Three fields, which occur together.
 const OUTSIDE: u16 = 0b1110;
 const NEXT: u16 = 1 << 4;
 const END: u16 = 1 << 5;
@@ -18,34 +18,34 @@ const MAX_LEN: usize = FIXED + 16 * 8;
 /// What a native message says beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extension {
-    /// Time that remained until the call's deadline when it was sent, in microseconds. Clocks need
-    /// not agree.
+    /// Time that remained until the call's deadline when it was sent, in microseconds. The two
+    /// clocks need not agree.
     pub deadline_us: Option<u64>,
-    /// Where the payload lies, if that is not the slot.
+    /// Location of the payload, if that is not the slot.
     pub outside: Option<RendezvousDescriptor>,
-    /// What the message is to a stream.
+    /// The message's part in a stream.
     pub stream: Option<StreamPart>,
 }
 
 /// A message's part in a stream of items. Every item is the answer to a request of its own: the
-/// first one's opens the stream, the others ask for the next item. So a stream uses credits as
+/// first one's opens the stream, the others ask for the next item. A stream thus uses credits as
 /// calls do.
 ///
-/// A stream is named by the request id of the request that opened it.
+/// The request id of the request that opens a stream identifies the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamPart {
     /// A request that opens a stream, and asks for its first item.
     Open,
     /// A request for the next item of this stream.
     Next(u64),
-    /// From the caller: a request that ends this stream, whose items are not wanted any more. From
-    /// the service: the answer that there is no further item.
+    /// From the caller: a request that ends this stream, because no more items are wanted. From the
+    /// service: the answer that there is no further item.
     End(u64),
 }
 
 impl StreamPart {
-    /// Its field and the field's value. A stream that is opened has no name yet; request ids are
-    /// never 0.
+    /// The field and its value. A stream that is being opened has no id yet; request ids are never
+    /// 0.
     #[inline]
     fn field(self) -> (u16, u64) {
         match self {
@@ -56,18 +56,19 @@ impl StreamPart {
     }
 }
 
-/// A payload that its sender keeps in registered memory, to be read by the receiver (rendezvous).
+/// The location of a payload that its sender keeps in registered memory, for the receiver to read
+/// (rendezvous).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RendezvousDescriptor {
-    /// Address of the first byte.
+    /// Address of the first byte in the sender's memory.
     pub addr: u64,
-    /// Length in bytes.
+    /// Length of the payload in bytes.
     pub len: u64,
-    /// Key for the receiver.
+    /// Key of the memory for the receiver.
     pub rkey: u32,
 }
 
-/// The block is damaged.
+/// The extension block is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "extension block of {claimed} bytes with fields {fields:#06x} in a message with {available} left"
@@ -79,7 +80,7 @@ pub struct ExtensionError {
 }
 
 impl Extension {
-    /// Bytes that the block takes.
+    /// Size of the encoded block in bytes.
     #[inline]
     pub fn encoded_len(&self) -> usize {
         FIXED + 8 * self.fields().count_ones() as usize
@@ -117,7 +118,7 @@ impl Extension {
         }
     }
 
-    /// Reads a block at the beginning of `bytes`, and says how long it is.
+    /// Reads a block at the beginning of `bytes`, and returns its length, too.
     #[inline]
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), ExtensionError> {
         let fixed = bytes.first_chunk().map_or(0, |f| u64::from_le_bytes(*f));

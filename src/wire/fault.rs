@@ -5,41 +5,41 @@ use serde::{Deserialize, Serialize};
 use super::PayloadCodec;
 use super::pickle::Exception;
 
-/// Why a call was not answered with a result. Encoded with [`Bincode`](super::Bincode).
+/// Why a call was not answered with a result. It travels in [`Bincode`](super::Bincode).
 ///
-/// Variants are only ever added at the end: their numbers travel.
+/// New variants are added at the end only: their numbers travel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
-    /// The handler returned an error or panicked (`type_name` is `panic` then).
+    /// The handler returned an error, or panicked; then `type_name` is `panic`.
     #[error("{type_name}: {message}")]
     Raised {
         /// Type of the error, or class of the exception.
         type_name: String,
-        /// Its message.
+        /// Text of the error.
         message: String,
-        /// Where it came from, if known.
+        /// Where the error came from, if known.
         traceback: String,
     },
-    /// The service has no such method. The handler was not run.
+    /// The service has no such method. No handler ran.
     #[error("service `{service}` has no method number {method}")]
     MethodNotFound {
         /// Name of the service.
         service: String,
-        /// Number asked for.
+        /// Number of the method that was requested.
         method: u32,
     },
-    /// The arguments do not decode. The handler was not run.
+    /// The arguments do not decode. No handler ran.
     #[error("the arguments do not decode: {reason}")]
     BadArguments {
-        /// What the decoder said.
+        /// What the decoder reported.
         reason: String,
     },
     /// The reply does not fit the caller's slot.
     #[error("the reply takes {size} bytes, the slot has room for {limit}")]
     ReplyTooLarge {
-        /// Bytes of the reply.
+        /// Size of the reply in bytes.
         size: u64,
-        /// Bytes there are.
+        /// The limit in bytes.
         limit: u64,
     },
     /// The service ended before the request was handled.
@@ -48,57 +48,55 @@ pub enum Fault {
         /// Name of the service.
         service: String,
     },
-    /// The handler returned an error that the caller can have back as a value.
+    /// The handler returned an error that the caller can decode.
     #[error("{type_name}: {message}")]
     Returned {
         /// Type of the error.
         type_name: String,
-        /// Its message.
+        /// Text of the error.
         message: String,
         /// The error, encoded with the codec of the service.
         value: Vec<u8>,
-        /// That codec.
+        /// The codec of `value`.
         codec: PayloadCodec,
-        /// The whole type of the error: its modules, without its crate, and its parameters.
+        /// The full type of the error: its modules, without its crate, and its parameters.
         type_path: String,
     },
-    /// The time that the caller allowed had passed when the request's turn came. The handler was
-    /// not run.
+    /// The deadline had passed when the request's turn came. No handler ran.
     #[error("the request expired before its turn came")]
     Expired,
-    /// The request is larger than the service takes. The handler was not run.
+    /// The request is larger than the service takes. No handler ran.
     #[error("the request takes {size} bytes, the service takes {limit}")]
     RequestTooLarge {
-        /// Bytes of the request.
+        /// Size of the request in bytes.
         size: u64,
-        /// Bytes that are allowed.
+        /// The limit in bytes.
         limit: u64,
     },
     /// The service has no registered memory for a request or reply beyond a slot.
     #[error("the service has no registered memory for {size} bytes: {reason}")]
     NoMemory {
-        /// Bytes of the payload.
+        /// Size of the payload in bytes.
         size: u64,
-        /// What stands in the way.
+        /// Why the memory is not available.
         reason: String,
-        /// Whether it is the reply's, so that the handler was run.
+        /// Whether it is the reply's memory, so that the handler ran.
         is_reply: bool,
     },
-    /// The caller of a stream had not asked for a further item for so long that the stream was
-    /// ended.
+    /// The stream was ended, because its caller had not requested an item for too long.
     #[error("the stream was ended, as nobody had asked for its next item for {after_ms} ms")]
     Stalled {
-        /// How long, in milliseconds.
+        /// The time in milliseconds.
         after_ms: u64,
     },
-    /// The method gives back a stream, which the caller did not open: a DLSlime peer, for which
-    /// there are none.
+    /// The method returns a stream, but the caller did not open one: it is a DLSlime peer, which
+    /// has none.
     #[error("the method gives back a stream of items, which only native callers can take")]
     NotStreamed,
 }
 
 impl From<Fault> for Exception {
-    /// As a DLSlime peer raises it.
+    /// The exception that a DLSlime peer raises for the fault.
     fn from(fault: Fault) -> Self {
         let (type_name, message, traceback) = match fault {
             Fault::Raised {
@@ -150,8 +148,8 @@ mod tests {
     use super::*;
     use crate::wire::Bincode;
 
-    /// The variants, in the order of their numbers; one that is new does not compile until it is
-    /// here, too.
+    /// One of each variant, in the order of their numbers. A new variant does not compile until it
+    /// is here, too.
     fn all() -> Vec<Fault> {
         let text = || "text".to_owned();
         let all = vec![
@@ -244,7 +242,7 @@ mod tests {
             let len = exception.encode(&mut bytes).unwrap();
             let back = Exception::decode(&bytes[..len]);
             assert_eq!(back, exception);
-            // A caller of ours reads it as what the handler raised.
+            // A caller reads it as an error that the handler raised.
             let raised = Fault::from(back.clone());
             assert_eq!(Exception::from(raised), back);
         }

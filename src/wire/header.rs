@@ -11,17 +11,17 @@ const REPLY: u32 = 1 << 29;
 const CHUNK: u32 = 1 << 30;
 const LAST: u32 = 1 << 31;
 
-/// Number of methods that a service can have: method numbers take 26 bits of the tag.
+/// Most methods of a service: method numbers take 26 bits of the tag.
 pub const MAX_METHODS: u32 = 1 << METHOD_BITS;
 
-/// What a message is for.
+/// The purpose of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum MessageKind {
     /// A call.
     Request,
-    /// Its result.
+    /// The result of a call.
     Reply,
-    /// Its failure.
+    /// The failure of a call.
     Exception,
 }
 
@@ -44,33 +44,33 @@ pub enum MessageKind {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Request, reply or exception.
+    /// Purpose of the message.
     pub kind: MessageKind,
     /// Number of the method, below [`MAX_METHODS`].
     pub method: u32,
-    /// Chosen by the caller, echoed in the answer.
+    /// Number that the caller chooses, and the answer repeats.
     pub request_id: u64,
-    /// Bytes of payload.
+    /// Size of the payload in bytes.
     pub payload_len: u32,
-    /// What native peers add.
+    /// The fields that native peers add.
     pub extension: Option<Extension>,
 }
 
-/// Bytes in a slot are not a message.
+/// Why the bytes in a slot are not a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
-    /// The slot is too small for what stands in it, or to put the message there.
+    /// The slot is too small for its message, or for the one to be written.
     #[error("a message of {needed} bytes does not fit a slot of {slot_size}")]
     TooLong {
         /// Bytes that the header claims or needs.
         needed: u64,
-        /// Bytes of the slot.
+        /// Size of the slot in bytes.
         slot_size: usize,
     },
     /// The length does not even cover the header.
     #[error("total length {0} is less than the header's own")]
     TooShort(u32),
-    /// Flags that no message has.
+    /// The flags belong to no message.
     #[error("tag {0:#010x} has flags that no message carries")]
     Flags(u32),
     /// The extension block is damaged.
@@ -79,7 +79,7 @@ pub enum HeaderError {
 }
 
 impl Header {
-    /// Bytes of a header without extension.
+    /// Size of a header without extension in bytes.
     pub const LEN: usize = 16;
 
     /// Bytes in front of the payload.
@@ -88,13 +88,13 @@ impl Header {
         Self::LEN + self.extension.as_ref().map_or(0, Extension::encoded_len)
     }
 
-    /// The payload lies elsewhere.
+    /// Sets the location of a payload outside of the slot.
     pub fn set_outside(&mut self, outside: RendezvousDescriptor) {
         self.payload_len = 0;
         self.extension.get_or_insert_default().outside = Some(outside);
     }
 
-    /// Takes the deadline out, whose place the payload needs.
+    /// Removes the deadline, because the payload needs its place.
     pub fn drop_deadline(&mut self) {
         if let Some(extension) = &mut self.extension {
             extension.deadline_us = None;
@@ -102,16 +102,15 @@ impl Header {
         self.extension = self.extension.filter(|e| *e != Extension::default());
     }
 
-    /// What the message is to a stream.
+    /// The message's part in a stream.
     pub fn stream(&self) -> Option<StreamPart> {
         self.extension.and_then(|extension| extension.stream)
     }
 
-    /// Writes header and extension to the beginning of `slot` and gives back where the payload
-    /// begins.
+    /// Writes header and extension to the beginning of `slot` and returns where the payload begins.
     ///
     /// # Errors
-    /// [`HeaderError::TooLong`] when header and payload do not fit `slot`.
+    /// [`HeaderError::TooLong`] if header and payload do not fit `slot`.
     #[inline]
     pub fn encode(&self, slot: &mut [u8]) -> Result<usize, HeaderError> {
         let payload_at = self.encoded_len();
@@ -137,11 +136,11 @@ impl Header {
         Ok(payload_at)
     }
 
-    /// Reads the header at the beginning of `slot`, and says which bytes are the payload.
+    /// Reads the header at the beginning of `slot`, and returns which bytes are the payload.
     ///
     /// # Errors
-    /// Whatever is wrong with it; nothing in `slot` is trusted.
-    // Each side of a call has one place that does it.
+    /// Any [`HeaderError`]; nothing in `slot` is trusted.
+    // Inlined: each side of a call has one place that reads headers.
     #[inline(always)]
     pub fn decode(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
         let (tag, request_id, message) = Self::fixed(slot)?;
@@ -160,12 +159,12 @@ impl Header {
         Ok((header, payload_at..message.len()))
     }
 
-    /// Reads a header as DLSlime's peers write it: there is no extension, and flags mean nothing on
-    /// requests. What DLSlime could not handle either, a chunk or a method number beyond ours, has
-    /// a method that no service has.
+    /// Reads a header as DLSlime's peers write it: without an extension, and with flags that mean
+    /// nothing on requests. A message that DLSlime could not handle either, a chunk or a method
+    /// number beyond the limit, gets a method number that no service has.
     ///
     /// # Errors
-    /// As [`decode`](Self::decode).
+    /// The errors of [`decode`](Self::decode).
     ///
     /// ```
     /// use slimerpc::wire::{Header, MessageKind};
@@ -194,7 +193,7 @@ impl Header {
         Ok((header, Self::LEN..message.len()))
     }
 
-    /// Tag, request id and the bytes of the message.
+    /// The tag, the request id and the bytes of the message.
     #[inline]
     fn fixed(slot: &[u8]) -> Result<(u32, u64, &[u8]), HeaderError> {
         let too_long = |needed| HeaderError::TooLong {

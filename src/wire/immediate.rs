@@ -1,4 +1,4 @@
-//! The 32 bits that come with every message.
+//! The 32-bit immediate that comes with every message.
 
 const CANCEL: u32 = 1 << 16;
 const RELEASE: u32 = 1 << 17;
@@ -11,8 +11,8 @@ pub enum Signal {
     /// The caller no longer wants the answer to the request in the slot (native peers only). The
     /// slot's bytes are not touched: a handler may be reading them (RING-1).
     Cancel,
-    /// The caller has read the payload of the answer in the slot, which lay outside (native peers
-    /// only).
+    /// The caller has read the payload of the answer in the slot, which lay outside of it (native
+    /// peers only).
     Release,
 }
 
@@ -28,12 +28,12 @@ pub enum Signal {
 pub struct Immediate {
     /// Number of the slot.
     pub slot: u16,
-    /// What happened there.
+    /// What the immediate says about the slot.
     pub signal: Signal,
 }
 
 impl Immediate {
-    /// The number to post, in host order.
+    /// Encodes it as the number to post, in host order.
     #[inline]
     pub fn to_bits(self) -> u32 {
         let signal = match self.signal {
@@ -44,7 +44,7 @@ impl Immediate {
         u32::from(self.slot) | signal
     }
 
-    /// Reads a received number. High bits without a meaning are ignored, as DLSlime does.
+    /// Decodes a received number. Unknown high bits are ignored, as DLSlime does.
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
         let signal = match bits & (CANCEL | RELEASE) {

@@ -8,10 +8,10 @@ const PICKLE_VALUES: usize = 1 << 24;
 static MAX_DEPTH: AtomicUsize = AtomicUsize::new(DEPTH);
 static MAX_PICKLE_VALUES: AtomicUsize = AtomicUsize::new(PICKLE_VALUES);
 
-/// What a value may be, to be encoded or decoded by this process. Both codecs have these limits, in
-/// both directions: arguments, results, items of streams and errors.
+/// Limits on the values that this process encodes or decodes. Both codecs apply them in both
+/// directions: to arguments, results, items of streams and errors.
 ///
-/// A decoder has no idea of the agent that it works for, so the limits are those of the process.
+/// A decoder does not know which agent it works for, so the limits are those of the process.
 ///
 /// ```
 /// use slimerpc::wire::CodecLimits;
@@ -21,15 +21,14 @@ static MAX_PICKLE_VALUES: AtomicUsize = AtomicUsize::new(PICKLE_VALUES);
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CodecLimits {
-    /// Levels of values within values: each sequence, map, tuple, struct, option and variant with
-    /// content is one. A newtype struct is none. Whatever is allowed here, a value that takes more
-    /// than 1 MiB of stack is refused, too: handlers run on threads of 2 MiB. The stack of types
-    /// that serde reads before it knows what they are (`untagged`, `tag`) is limited by the number
-    /// of levels only.
+    /// Levels of nesting: each sequence, map, tuple, struct, option and variant with content is
+    /// one; a newtype struct is none. A value that takes more than 1 MiB of stack is refused at any
+    /// setting, because handlers run on threads of 2 MiB. For types that serde buffers before it
+    /// knows what they are (`untagged`, `tag`), only the number of levels limits the stack.
     pub depth: usize,
-    /// Values in a pickle. One that is referred to several times counts each time. A value takes up
-    /// to 32 bytes of memory as a [`pickle::Value`](super::pickle::Value), and one byte in the
-    /// pickle.
+    /// Values in a pickle. A value that is referred to several times counts each time. A value
+    /// takes up to 32 bytes of memory as a [`pickle::Value`](super::pickle::Value), and one byte in
+    /// the pickle.
     pub pickle_values: usize,
 }
 
@@ -44,7 +43,7 @@ impl Default for CodecLimits {
 }
 
 impl CodecLimits {
-    /// The limits that hold now.
+    /// Returns the present limits.
     pub fn current() -> Self {
         Self {
             depth: max_depth(),

@@ -1,4 +1,4 @@
-//! What travels: the message header, the immediate, and the codecs of payloads (bincode, pickle,
+//! The wire format: the message header, the immediate, and the codecs of payloads (bincode, pickle,
 //! raw).
 //!
 //! A message is one RDMA WRITE_WITH_IMM into a slot of the receiver's ring:

@@ -1,11 +1,11 @@
-//! Names that anybody may have published, and lists of them.
+//! Names, and lists of names, that any client may have published.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 
-/// Most methods of a service, services of an agent and the like.
+/// Most methods of a service, services of an agent, and the like.
 const MOST: usize = 4096;
 
 /// Longest name of a service, its type or a method, in bytes.
@@ -34,7 +34,7 @@ pub(crate) fn names<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D
     Ok(names.into_iter().map(|Name(name)| name).collect())
 }
 
-/// Reads a list that is as long as one of an agent or service can be. It is left at the first
+/// Reads a list that is as long as an agent's or service's may be. Reading stops at the first
 /// element too many.
 pub(crate) fn list<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     from: D,

@@ -15,15 +15,15 @@ use super::{Bincode, DecodeError, EncodeError, Pickle};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum PayloadCodec {
-    /// Compact and fast; what native peers speak unless a service says otherwise.
+    /// Compact and fast: the default between native peers.
     #[default]
     Bincode,
-    /// Self-describing; what DLSlime peers speak.
+    /// Self-describing: the codec of DLSlime peers.
     Pickle,
 }
 
 impl PayloadCodec {
-    /// Its name, as descriptors publish it.
+    /// Name of the codec, as descriptors publish it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bincode => "bincode",
@@ -31,10 +31,10 @@ impl PayloadCodec {
         }
     }
 
-    /// Encodes to the beginning of `into` and says how many bytes it took.
+    /// Encodes a value to the beginning of `into` and returns how many bytes it took.
     ///
     /// # Errors
-    /// As [`Codec::encode`](super::Codec::encode).
+    /// The errors of [`Codec::encode`](super::Codec::encode).
     pub fn encode<T: Serialize + ?Sized>(
         self,
         value: &T,
@@ -46,7 +46,7 @@ impl PayloadCodec {
         }
     }
 
-    /// Encodes to bytes of its own.
+    /// Encodes a value to a new vector.
     ///
     /// ```
     /// use slimerpc::wire::PayloadCodec;
@@ -69,10 +69,10 @@ impl PayloadCodec {
         Ok(bytes)
     }
 
-    /// Decodes from exactly `bytes`.
+    /// Decodes a value from exactly `bytes`.
     ///
     /// # Errors
-    /// As [`Codec::decode`](super::Codec::decode).
+    /// The errors of [`Codec::decode`](super::Codec::decode).
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, DecodeError> {
         match self {
             Self::Bincode => Bincode::decode(bytes),

@@ -1,8 +1,8 @@
-//! Payloads that are just bytes.
+//! Payloads of plain bytes.
 
 use super::{Codec, DecodeError, EncodeError};
 
-/// Opaque bytes: one copy in, and one out for who wants to own them.
+/// Opaque bytes: encoding copies once, and decoding copies once, for an owned result.
 ///
 /// ```
 /// use slimerpc::wire::{Codec, Raw};

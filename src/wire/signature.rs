@@ -1,4 +1,4 @@
-//! What a method takes and gives back, so that two sides can find out whether they mean the same.
+//! The types that a method takes and returns, so that two sides can find out whether they agree.
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Shape, names::list};
 
-/// The way in which shapes are written. Fingerprints of other ways say nothing about ours.
+/// Version of the text form of shapes. Fingerprints of other versions cannot be compared.
 const WAY: &str = "1-";
 
-/// Bytes of a signature's text that are published, for error messages. The fingerprint is of all of
-/// it.
+/// Most bytes of a signature's text that are published, for error messages. The fingerprint covers
+/// all of it.
 const LONGEST_TEXT: usize = 512;
 
-/// Bytes of a fingerprint.
+/// Most bytes of a fingerprint.
 const LONGEST_FINGERPRINT: usize = 64;
 
-/// The types of a method: its arguments by name, and its result. Two sides call a method the same
-/// only if their signatures have one fingerprint (TYPE-1).
+/// The types of a method: its arguments by name, and its result. Two sides agree on a method only
+/// if their signatures have the same fingerprint (TYPE-1).
 ///
-/// Names of arguments belong to it, without leading underscores, as names of fields do: two that
-/// change places are two others. See [`Shape`] for what of a type is seen.
+/// Names of arguments are part of it, without leading underscores, as names of fields are: two that
+/// change places make another signature. [`Shape`] says what of a type is seen.
 ///
 /// ```
 /// use slimerpc::wire::{PayloadCodec, Shape, Signature};
@@ -40,12 +40,12 @@ const LONGEST_FINGERPRINT: usize = 64;
 pub struct Signature {
     text: String,
     fingerprint: String,
-    /// Ours alone.
+    /// Known on this side only.
     #[serde(skip)]
     obstacle: Option<String>,
 }
 
-/// A signature as anybody may have written it.
+/// A signature as any client may have published it.
 #[derive(Deserialize)]
 struct Published {
     #[serde(default)]
@@ -66,8 +66,7 @@ impl From<Published> for Signature {
     }
 }
 
-/// Reads what a peer has published in place of signatures: of a later release, it may be of another
-/// form.
+/// Reads what a peer has published as signatures: a later release may use another form.
 pub(crate) fn any_signatures<'de, D: Deserializer<'de>>(
     from: D,
 ) -> Result<Vec<Signature>, D::Error> {
@@ -75,7 +74,7 @@ pub(crate) fn any_signatures<'de, D: Deserializer<'de>>(
     Ok(list(published).unwrap_or_default())
 }
 
-/// A [`Signature`] in the making; see [`Signature::of`].
+/// Builds a [`Signature`]; see [`Signature::of`].
 #[derive(Debug)]
 #[must_use = "it is a signature when it is said what the method gives back"]
 pub struct SignatureBuilder {
@@ -85,7 +84,7 @@ pub struct SignatureBuilder {
 }
 
 impl Signature {
-    /// Begins with the name of a method.
+    /// Starts the signature of a method, with its name.
     pub fn of(method: &str) -> SignatureBuilder {
         SignatureBuilder {
             text: format!("{method}("),
@@ -94,33 +93,33 @@ impl Signature {
         }
     }
 
-    /// Whether it is known to be another than `other`. One whose fingerprint was made in a way that
-    /// we do not know, or that has none, is not known to be.
+    /// Returns whether it is known to differ from `other`. Nothing is known if one has no
+    /// fingerprint, or one of another version.
     pub fn differs_from(&self, other: &Self) -> bool {
         self.is_known() && other.is_known() && self.fingerprint != other.fingerprint
     }
 
-    /// Whether it can be compared with those that this release makes.
+    /// Returns whether it can be compared with those of this release.
     pub fn is_known(&self) -> bool {
         self.fingerprint.starts_with(WAY)
     }
 
-    /// The fingerprint: the same for the same types, in every build and on every machine.
+    /// The fingerprint: equal for equal types, in every build and on every machine.
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// Why its types cannot be carried by the codec of its service, if they cannot: `argument
-    /// "filter": the type ..`.
+    /// Why the service's codec cannot carry the types, if it cannot: `argument "filter": the type
+    /// ..`.
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }
 }
 
 impl fmt::Display for Signature {
-    /// As one would declare it; a long one is cut.
+    /// Writes the declaration; a long one is cut.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It may come from anybody, and goes to terminals.
+        // A peer's text may contain anything, and goes to terminals.
         self.text
             .escape_debug()
             .try_for_each(|it| fmt::Write::write_char(f, it))
@@ -130,7 +129,7 @@ impl fmt::Display for Signature {
 impl SignatureBuilder {
     /// Adds an argument.
     pub fn argument(mut self, name: &str, shape: &Shape) -> Self {
-        // They are written to hush the compiler, and say nothing.
+        // Leading underscores silence the compiler, and mean nothing.
         let name = name.trim_start_matches('_');
         if self.arguments > 0 {
             self.text += ", ";
@@ -148,21 +147,21 @@ impl SignatureBuilder {
         }
     }
 
-    /// The method gives back such a value.
+    /// Finishes the signature of a method that returns such a value.
     pub fn returns(mut self, shape: &Shape) -> Signature {
         self.met(shape, || "its result".to_owned());
         self.text += &format!(") -> {}", shape.text());
         self.finish()
     }
 
-    /// The method gives back a stream of such values.
+    /// Finishes the signature of a method that returns a stream of such values.
     pub fn streams(mut self, shape: &Shape) -> Signature {
         self.met(shape, || "an item of its stream".to_owned());
         self.text += &format!(") -> stream of {}", shape.text());
         self.finish()
     }
 
-    /// The method takes bytes and gives bytes, whatever they mean.
+    /// Finishes the signature of a method that takes and returns raw bytes.
     pub fn raw(mut self) -> Signature {
         self.text += "raw bytes) -> raw bytes";
         self.finish()
@@ -177,7 +176,7 @@ impl SignatureBuilder {
     }
 }
 
-/// Shortens a text that is too long, and says so.
+/// Shortens a text that is too long, and marks the cut.
 fn clip(mut text: String) -> String {
     const MORE: &str = " ..";
     if text.len() > LONGEST_TEXT {
@@ -207,7 +206,7 @@ mod tests {
         builder.argument("_b", &number).returns(&number)
     }
 
-    /// Peers of other builds and releases compare with it: should this change, so must [`WAY`].
+    /// Peers of other builds and releases compare with it: if this changes, so must [`WAY`].
     #[test]
     fn a_fingerprint_is_the_same_in_every_build() {
         assert_eq!(mul().to_string(), "mul(a: u64, b: u64) -> u64");

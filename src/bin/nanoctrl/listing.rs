@@ -37,7 +37,7 @@ pub(crate) struct ListArgs {
 }
 
 impl ListArgs {
-    /// What to print of each scope, as a client of it tells.
+    /// Collects what to print from each scope, with a client for it.
     async fn collect<T>(
         self,
         list: impl AsyncFn(&NanoCtrl) -> Result<Vec<T>, ControlError>,
@@ -155,7 +155,7 @@ pub(crate) async fn agents(args: ListArgs) -> Result<Report, Box<dyn Error>> {
     Ok(table("agents", &head, with_scope, agents.iter().map(row)))
 }
 
-/// `item` with the scope that it was found in, if scopes are shown.
+/// Adds the scope to `item`, if scopes are shown.
 fn scoped(mut item: Value, scope: &str, is_shown: bool) -> Value {
     if is_shown {
         item["scope"] = scope.into();
@@ -181,7 +181,7 @@ fn describe(agent: &PeerRecord) -> Value {
     })
 }
 
-/// A table of `rows` under `head`, each with the scope in front if scopes are shown.
+/// A table of `rows` under `head`, each with its scope first if scopes are shown.
 fn table(
     what: &str,
     head: &[&str],
@@ -213,7 +213,7 @@ fn table(
     Report::new(text)
 }
 
-/// A text from outside, as far as it can be shown on a terminal.
+/// A foreign text, made safe for a terminal.
 fn printable(text: &str) -> String {
     let escaped = |c: char| match c.is_control() {
         true => c.escape_default().collect::<String>(),
@@ -226,7 +226,7 @@ fn printable(text: &str) -> String {
     shown
 }
 
-/// The time since, in one unit.
+/// The time since then, in one unit.
 fn age(since_millis: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seconds = now

@@ -1,11 +1,10 @@
-//! What a command prints, and where that ends: a reader that has gone is no failure, a full disk
-//! is.
+//! The output of a command. A reader that has gone is no failure, a full disk is.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
-/// What a command has to say, and its exit status.
+/// The output of a command, and its exit status.
 pub(crate) struct Report {
     text: String,
     code: ExitCode,
@@ -19,13 +18,13 @@ impl Report {
         }
     }
 
-    /// The command has not found, or done, what was asked for.
+    /// Marks the command as one that has not found, or done, what was asked for.
     pub(crate) fn failed(mut self) -> Self {
         self.code = ExitCode::FAILURE;
         self
     }
 
-    /// Prints it; the exit status.
+    /// Prints it; returns the exit status.
     pub(crate) fn print(&self) -> ExitCode {
         let mut output = io::stdout().lock();
         let written = output
@@ -44,7 +43,7 @@ impl Report {
     }
 }
 
-/// Writes a line to standard error. If that cannot be written there is nobody left to tell.
+/// Writes a line to standard error. If that fails there is nobody left to tell.
 pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a server in the background.
+//! Errors of a server in the background.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::nanoctrl::StartError;
 
-/// Why a server could not be started, looked after or stopped.
+/// Why a server in the background could not be started, checked or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DaemonError {
@@ -18,9 +18,9 @@ pub enum DaemonError {
     /// A file or folder cannot be used.
     #[error("{}: {source}", path.display())]
     File {
-        /// The file or folder.
+        /// Path of the file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The system's error.
         source: io::Error,
     },
 
@@ -31,35 +31,35 @@ pub enum DaemonError {
     /// The server ended at once.
     #[error("nanoctrl failed to start ({status}). See log: {}", log.display())]
     Ended {
-        /// How it ended.
+        /// Exit status of the server.
         status: ExitStatus,
-        /// Its log.
+        /// Path of its log.
         log: PathBuf,
-        /// What it has logged.
+        /// The end of its log.
         recent_log: String,
     },
 
     /// The server cannot be signalled.
     #[error("cannot signal process {pid}: {source}")]
     Signal {
-        /// Its process.
+        /// Id of its process.
         pid: i32,
-        /// What the operating system said.
+        /// The system's error.
         source: io::Error,
     },
 
     /// The server has not ended.
     #[error("nanoctrl (pid={pid}) did not stop within {timeout:?}; --force kills it")]
     StillRunning {
-        /// Its process.
+        /// Id of its process.
         pid: i32,
-        /// How long was waited.
+        /// How long it was waited for.
         timeout: Duration,
     },
 }
 
 impl DaemonError {
-    /// For use in `map_err`.
+    /// Wraps an error about `path`; for use in `map_err`.
     pub(super) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::File { path, source }

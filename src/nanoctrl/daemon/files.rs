@@ -1,4 +1,4 @@
-//! The files that tell of a server in the background.
+//! The files that describe a server in the background.
 
 use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
@@ -24,11 +24,11 @@ pub(super) struct Meta {
     pub(super) started_at: u64,
 }
 
-/// The folder of the files.
+/// The folder of those files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RuntimeFolder {
     path: PathBuf,
-    /// Whether anybody may have made it.
+    /// Whether other users may have created it.
     is_public: bool,
 }
 
@@ -47,7 +47,7 @@ impl RuntimeFolder {
         }
     }
 
-    /// The folder that the environment names, made if it is not there.
+    /// The folder that the environment names, made if it does not exist.
     pub(super) fn make() -> Result<Self, DaemonError> {
         let folder = Self::named_by(&|name| std::env::var_os(name));
         let made = make(&folder.path).and_then(|()| folder.check());
@@ -66,10 +66,10 @@ impl RuntimeFolder {
         }
     }
 
-    /// Where a server of ours may have been started: in the folder that the environment names;
-    /// unless it names one for us alone, in that for temporary files too, where one is without
-    /// `XDG_RUNTIME_DIR`; and without that variable, as in cron or behind sudo, in the one that
-    /// systemd has for the user.
+    /// The folders in which a server of this user may have been started: the one that the
+    /// environment names; unless that is for these files alone, also the folder for temporary
+    /// files, which is used without `XDG_RUNTIME_DIR`; and without that variable, as in cron or
+    /// behind sudo, the one that systemd has for the user.
     pub(super) fn all() -> Vec<Self> {
         let mut all = vec![Self::named_by(&|name| std::env::var_os(name))];
         if !is_named() {
@@ -88,7 +88,7 @@ impl RuntimeFolder {
         &self.path
     }
 
-    /// Anybody may write where temporary files are: what others have put there is not for us.
+    /// Refuses files of other users: anybody may write where temporary files are.
     fn check(&self) -> io::Result<()> {
         if !self.is_public || fs::metadata(&self.path)?.uid() == geteuid().as_raw() {
             Ok(())
@@ -97,7 +97,7 @@ impl RuntimeFolder {
         }
     }
 
-    /// Keeps others from starting a server at the same time.
+    /// Locks the folder against another start at the same time.
     pub(super) fn lock(&self) -> Result<File, DaemonError> {
         let lock = File::open(&self.path).map_err(DaemonError::file(&self.path))?;
         flock(&lock, FlockOperation::LockExclusive)
@@ -117,7 +117,7 @@ impl RuntimeFolder {
         self.path.join("nanoctrl.meta.json")
     }
 
-    /// The process that the files tell of, if it runs.
+    /// The running process that the files describe, if there is one.
     pub(super) fn running(&self) -> Option<(Pid, Option<Meta>)> {
         self.check().ok()?;
         let pid: i32 = fs::read_to_string(self.pid()).ok()?.trim().parse().ok()?;
@@ -138,7 +138,7 @@ impl RuntimeFolder {
         write(&self.pid(), &meta.pid.to_string())
     }
 
-    /// Removes what tells of a server. What is not there needs no removing.
+    /// Removes the files that describe a server. Missing files are no error.
     pub(super) fn forget(&self) {
         let _ = fs::remove_file(self.pid());
         let _ = fs::remove_file(self.meta());
@@ -149,7 +149,7 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Whether the environment names a folder for such files alone.
+/// Returns whether the environment names a folder for these files alone.
 pub(super) fn is_named() -> bool {
     environment::lookup("RUNTIME_DIR").is_some()
 }

@@ -1,4 +1,4 @@
-//! Asking a server whether it is up.
+//! Checks whether a server is up.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -8,14 +8,14 @@ use crate::control::Secret;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most of an answer that is read, in bytes.
+/// Most bytes of an answer that are read.
 const LONGEST_ANSWER: u64 = 4096;
 
-/// `GET /` at `address`, which is `host:port`, `http://` in front allowed. Says whether the server
-/// wants another token than the one brought.
+/// Sends `GET /` to `address`, which is `host:port`, optionally after `http://`. Returns whether
+/// the server requires another token than `token`.
 ///
 /// # Errors
-/// Why it is not up, in words.
+/// A text that says why the server is not up.
 pub(super) fn probe(address: &str, token: Option<&Secret>) -> Result<bool, String> {
     let head = head(address, token).map_err(|error| error.to_string())?;
     let mut lines = head.lines();
@@ -39,7 +39,7 @@ fn connect(authority: &str) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-/// The answer's beginning.
+/// Reads the beginning of the answer.
 fn head(address: &str, token: Option<&Secret>) -> io::Result<String> {
     let rest = address.strip_prefix("http://").unwrap_or(address);
     let authority = rest.split('/').next().unwrap_or_default();

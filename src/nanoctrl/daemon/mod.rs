@@ -1,7 +1,7 @@
 //! A server in the background: what `nanoctrl start`, `status` and `stop` do.
 //!
 //! The server is this program's own executable, called with `server …`, in its own process group.
-//! Beside its log, `nanoctrl.log`, two files in the runtime folder tell of it: `nanoctrl.pid` and
+//! Beside its log, `nanoctrl.log`, two files in the runtime folder describe it: `nanoctrl.pid` and
 //! `nanoctrl.meta.json`.
 
 mod error;
@@ -30,36 +30,36 @@ use super::host;
 use crate::clock::later;
 use crate::control::Secret;
 
-/// How often a server that starts or stops is looked at.
+/// Pause between two checks of a server that starts or stops.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
-/// How long a killed server may take to be gone.
+/// How long a killed server may take to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What is shown of a log at most, in bytes.
+/// Most bytes of a log that are shown.
 const RECENT_LOG: u64 = 16 * 1024;
 
-/// Address of a server about which nothing is known.
+/// Address of a server that is not described anywhere.
 const DEFAULT_ADDRESS: &str = "http://127.0.0.1:3000";
 
-/// What [`start`] is to start.
+/// Options of [`start`].
 #[derive(Debug, Clone)]
 pub struct Start {
     /// Host to listen on.
     pub host: String,
     /// Port to listen on.
     pub port: u16,
-    /// Redis, if it was named.
+    /// URL of Redis, if one was given.
     pub redis_url: Option<String>,
-    /// The token that callers have to bring, if any.
+    /// Token that callers must send, if any.
     pub token: Option<Secret>,
-    /// Where to ask whether the server is up, if not at `host`.
+    /// Host at which to check the server, if not `host`.
     pub health_host: Option<String>,
-    /// Where to ask whether the server is up, if not at `port`.
+    /// Port at which to check the server, if not `port`.
     pub health_port: Option<u16>,
-    /// The log, if not in the runtime folder.
+    /// Path of the log, if not in the runtime folder.
     pub log_file: Option<PathBuf>,
-    /// How long the server may take to be up.
+    /// How long the server may take to answer.
     pub wait: Duration,
 }
 
@@ -83,44 +83,44 @@ impl Start {
     }
 }
 
-/// How [`start`] went.
+/// The result of [`start`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StartOutcome {
     /// The server is up.
     Up(RunningServer),
     /// The server's process runs, but it did not answer in time.
     Silent {
-        /// The process.
+        /// The server's process.
         running: RunningServer,
-        /// What it has logged.
+        /// The end of its log.
         recent_log: String,
     },
-    /// There was one already.
+    /// A server was running already.
     Already {
-        /// Its process.
+        /// Id of its process.
         pid: i32,
     },
-    /// Something that is not ours answers at the address.
+    /// Another program answers at the address.
     Occupied {
-        /// The address.
+        /// The occupied address.
         address: String,
     },
 }
 
-/// A server's process.
+/// The process of a started server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunningServer {
-    /// Its process number.
+    /// Id of the process.
     pub pid: i32,
-    /// Where it is asked whether it is up.
+    /// Address at which it is checked.
     pub address: String,
-    /// Its log.
+    /// Path of its log.
     pub log: PathBuf,
-    /// Whether it was to run a Redis of its own.
+    /// Whether it was told to run a private Redis.
     pub private_redis: bool,
 }
 
-/// Starts a server in the background, unless there is one.
+/// Starts a server in the background, unless one is running.
 ///
 /// # Errors
 /// There is no Redis, the server ended at once, or files cannot be written.
@@ -129,7 +129,7 @@ pub fn start(options: &Start) -> Result<StartOutcome, DaemonError> {
     let _lock = folder.lock()?;
     let address = options.address();
     for other in RuntimeFolder::all() {
-        // One that another folder tells of is another one, unless it is in the way.
+        // A server that another folder describes is another one, unless it is in the way.
         let is_in_the_way = |meta: Option<Meta>| meta.is_some_and(|it| it.address == address);
         if let Some((pid, meta)) = other.running()
             && (other == folder || is_in_the_way(meta))
@@ -206,8 +206,8 @@ fn program() -> Result<PathBuf, DaemonError> {
     std::env::current_exe().map_err(DaemonError::Spawn)
 }
 
-/// Starts the server. Arguments are for all to see, in `ps` and in the meta file, so what may be
-/// secret goes through its environment.
+/// Starts the server's process. Arguments are visible to all users, in `ps` and in the meta file,
+/// so secrets go through its environment.
 fn spawn(options: &Start, redis: &RedisSource, log: &File) -> Result<Child, DaemonError> {
     let log = |()| log.try_clone().map_err(DaemonError::Spawn);
     let mut command = Command::new(program()?);
@@ -268,35 +268,34 @@ fn wait_until_up(child: &mut Child, wait: Duration, address: &str) -> Up {
     }
 }
 
-/// What [`status`] has found.
+/// The result of [`status`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Status {
-    /// The server's process, if it runs.
+    /// Id of the server's process, if it runs.
     pub pid: Option<i32>,
-    /// Where it was asked whether it is up.
+    /// Address at which it was checked.
     pub address: String,
     /// Its answer, or why there was none.
     pub health: Result<(), String>,
-    /// Whether it answers, but wants another token than the one brought for everything else.
+    /// Whether it answers, but requires another token than the one given.
     pub is_locked: bool,
-    /// Its log, if it runs.
+    /// Path of its log, if it runs.
     pub log: Option<PathBuf>,
-    /// Where it was looked for in vain, if it was not found.
+    /// Where the server was looked for, if it was not found.
     pub search: Option<Search>,
 }
 
-/// Where a server was looked for that was not found, and what runs all the same.
+/// Where a server was looked for that was not found, and what runs nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
-    /// The runtime folders.
+    /// The runtime folders that were searched.
     pub folders: Vec<PathBuf>,
-    /// The address that was asked in case that one is there of which no folder tells: the default
-    /// one.
+    /// The address that was checked for a server that no folder describes: the default one.
     pub asked: String,
     /// That address, if a server answers there.
     pub answering: Option<String>,
-    /// Servers of this user that those folders do not tell of. They are looked for unless the
-    /// environment names one folder for this alone, so that no other is meant.
+    /// Servers of this user that those folders do not describe. They are searched for unless the
+    /// environment names a folder for this alone, which excludes all others.
     pub strangers: Vec<Stranger>,
 }
 
@@ -317,15 +316,15 @@ impl Search {
         }
     }
 
-    /// Whether there is a server after all.
+    /// Returns whether there may be a server nevertheless.
     pub fn is_in_doubt(&self) -> bool {
         self.answering.is_some() || !self.strangers.is_empty()
     }
 }
 
-/// The started server: what the runtime folders tell of. Folders that tell of no server that can be
-/// seen are left as they are: they may be another user's, or those of a server in another
-/// container, or be written just now.
+/// The started server, as the runtime folders describe it. Folders that describe no visible server
+/// are left alone: they may be another user's, or those of a server in another container, or
+/// incomplete at this moment.
 fn started() -> Option<(RuntimeFolder, Pid, Option<Meta>)> {
     RuntimeFolder::all().into_iter().find_map(|folder| {
         let (pid, meta) = folder.running()?;
@@ -333,7 +332,7 @@ fn started() -> Option<(RuntimeFolder, Pid, Option<Meta>)> {
     })
 }
 
-/// Looks after the server; asks at `address` if one is given, and brings the token if there is one.
+/// Checks the server, at `address` if one is given, with the token if there is one.
 pub fn status(address: Option<&str>, token: Option<&Secret>) -> Status {
     let (pid, meta) = match started() {
         Some((_, pid, meta)) => (Some(pid.as_raw_nonzero().get()), meta),
@@ -352,25 +351,25 @@ pub fn status(address: Option<&str>, token: Option<&Secret>) -> Status {
     }
 }
 
-/// Where the started server answers; the default address if none was started here.
+/// Address of the started server; the default address if none was started here.
 pub fn address() -> String {
     let known = started().and_then(|(_, _, meta)| Some(meta?.address));
     known.unwrap_or_else(|| DEFAULT_ADDRESS.to_owned())
 }
 
-/// How [`stop`] went.
+/// The result of [`stop`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stopped {
     /// The server has ended.
     Ended {
-        /// Its process number.
+        /// Id of its process.
         pid: i32,
     },
     /// No started server was found.
     NotFound(Search),
 }
 
-/// Ends the server. One that has not ended after `timeout` is killed with `force`.
+/// Stops the server. If it has not ended after `timeout`, `force` kills it.
 ///
 /// # Errors
 /// The server has not ended.
@@ -390,7 +389,7 @@ pub fn stop(timeout: Duration, force: bool) -> Result<Stopped, DaemonError> {
     Ok(Stopped::Ended { pid: number })
 }
 
-/// Signals, and waits for the process to be gone; false if it is not.
+/// Signals a process and waits for its end; returns false if it has not ended.
 fn end(pid: Pid, signal: Signal, timeout: Duration) -> Result<bool, DaemonError> {
     process::signal(pid, signal)?;
     let deadline = later(Instant::now(), timeout);

@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use super::DaemonError;
 
-/// Whether the process runs. One that has ended but was not waited for does not.
+/// Returns whether the process runs. One that has ended but was not waited for does not.
 pub(super) fn is_alive(pid: Pid) -> bool {
     let exists = !matches!(test_kill_process(pid), Err(Errno::SRCH));
     exists && state(pid) != Some('Z')
@@ -20,9 +20,9 @@ fn state(pid: Pid) -> Option<char> {
     after_name.trim_start().chars().next()
 }
 
-/// Whether the process was called like this, so that a number used again is not taken for our
-/// server. Of a process that hides how it was called, as those of other users may, it is known that
-/// it is none that we have started.
+/// Returns whether the process has this command line, so that a reused process id is not taken for
+/// the server. A process that hides its command line, as those of other users may, was certainly
+/// not started by this user.
 pub(super) fn has_command(pid: Pid, command: &[String]) -> bool {
     match fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero())) {
         Ok(found) => found
@@ -30,7 +30,7 @@ pub(super) fn has_command(pid: Pid, command: &[String]) -> bool {
             .unwrap_or(&found)
             .split(|&byte| byte == 0)
             .eq(command.iter().map(String::as_bytes)),
-        // Where no process can be seen, not even this one, that is no sign of anything.
+        // Where no process is visible, not even this one, that proves nothing.
         Err(_) => fs::read("/proc/self/cmdline").is_err(),
     }
 }

@@ -1,4 +1,4 @@
-//! Servers of this user that the runtime folders do not tell of.
+//! Servers of this user that the runtime folders do not describe.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -13,16 +13,16 @@ use super::files::RuntimeFolder;
 /// A server that was started with another environment, or in the foreground.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stranger {
-    /// Its process number.
+    /// Id of its process.
     pub pid: i32,
-    /// How it was called.
+    /// Its command line.
     pub command: String,
-    /// The runtime folder that tells of it; `None` if it runs in the foreground. With it in
-    /// `NANOCTRL_RUNTIME_DIR` it is found.
+    /// The runtime folder that describes it; `None` if it runs in the foreground. With this folder
+    /// in `NANOCTRL_RUNTIME_DIR` it is found.
     pub folder: Option<PathBuf>,
 }
 
-/// The servers of this user, as far as processes can be seen.
+/// Finds the servers of this user, as far as processes are visible.
 pub(super) fn strangers() -> Vec<Stranger> {
     let Ok(processes) = fs::read_dir("/proc") else {
         return Vec::new();

@@ -8,19 +8,19 @@ use super::index::{Index, scopes};
 use super::{CHUNK, Repository, RepositoryError, now, script, text};
 use crate::control::keys::Keys;
 
-/// Most records of an agent of DLSlime that are kept for it.
+/// Most records that are kept for an agent of DLSlime.
 const MOST_RECORDS: usize = 10_000;
 
 /// How an agent gets its name.
 #[derive(Clone, Copy)]
 pub(in crate::nanoctrl) enum AgentName<'a> {
-    /// This one, if it is free.
+    /// This name, if it is free.
     Wanted(&'a str),
-    /// The next free one that begins with `prefix`.
+    /// The next free name that begins with `prefix`.
     Generated { prefix: &'a str },
 }
 
-/// What is known of an agent, as it was found.
+/// An agent's hash, as it was found.
 pub(in crate::nanoctrl) struct AgentRow {
     pub(in crate::nanoctrl) name: String,
     pub(in crate::nanoctrl) address: String,
@@ -43,7 +43,7 @@ const ROW: [&str; 7] = [
 ];
 
 impl Repository {
-    /// Registers an agent and gives back its name; `None` if the wanted one is taken.
+    /// Registers an agent and returns its name; `None` if the requested one is taken.
     pub(in crate::nanoctrl) async fn register_agent(
         &self,
         keys: &Keys,
@@ -72,8 +72,8 @@ impl Repository {
         .await
     }
 
-    /// Renews the lease of an agent or entity; false if it is not there. An agent of DLSlime renews
-    /// nothing else itself, so what it has is renewed with it.
+    /// Renews the lease of an agent or entity; returns false if it does not exist. An agent of
+    /// DLSlime renews nothing else itself, so its other keys are renewed with it.
     pub(in crate::nanoctrl) async fn heartbeat(
         &self,
         keys: &Keys,
@@ -175,7 +175,7 @@ pub(super) fn foreign_records(
     records.map(|name| keys.region(alias, &name)).collect()
 }
 
-/// The fields of these agents; what is no hash has none.
+/// Reads the fields of these agents; a key that is not a hash has none.
 async fn read_fields(
     redis: &mut ConnectionManager,
     index: &Index,

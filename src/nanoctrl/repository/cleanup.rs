@@ -1,4 +1,4 @@
-//! Removing what an agent leaves behind, and telling its peers.
+//! Removes what an agent leaves behind, and tells its peers.
 
 use std::collections::BTreeSet;
 
@@ -12,17 +12,16 @@ use super::{CHUNK, Repository, RepositoryError, script};
 use crate::control::keys::Keys;
 use crate::control::record_owner::record_owner;
 
-/// Events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are gone,
-/// nor `inbox:<alias>` of Python peers.
+/// Most events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are
+/// gone, nor `inbox:<alias>` of Python peers.
 const INBOX_EVENTS: usize = 1024;
 
-/// Longest beginning of a record that is read to learn its owner.
+/// Most bytes of a record that are read to learn its owner.
 const LONGEST_RECORD: isize = 64 << 10;
 
 impl Repository {
-    /// Removes all that is known of `agent`, tells its peers, and gives back how many they are.
-    /// `None` if `incarnation` names a life of it, and another has the name (FENCE-1): then nothing
-    /// is done.
+    /// Removes everything of `agent`, tells its peers, and returns their number. `None` if
+    /// `incarnation` is given and another one has the name (FENCE-1): nothing is removed then.
     pub(in crate::nanoctrl) async fn clean_up(
         &self,
         keys: &Keys,
@@ -42,8 +41,8 @@ impl Repository {
             call.arg(event).arg(INBOX_EVENTS);
             call.arg(incarnation.unwrap_or_default());
             for peer in &peers {
-                // Agents of DLSlime leave such keys. Those with an id behind the names nobody
-                // reads, and they remove them when they start or end.
+                // Agents of DLSlime leave such keys. Nobody reads those with an id behind the
+                // names, and DLSlime removes them when it starts or ends.
                 call.key(keys.exchange(agent, peer));
                 call.key(keys.exchange(peer, agent));
                 for inbox in keys.inboxes(peer) {
@@ -57,7 +56,7 @@ impl Repository {
     }
 }
 
-/// Those whom the agent wants, and those who want it.
+/// The peers that the agent wants, and those that want it.
 async fn peers_of(
     redis: &mut ConnectionManager,
     keys: &Keys,
@@ -65,7 +64,7 @@ async fn peers_of(
 ) -> RedisResult<BTreeSet<String>> {
     let index = Index::topologies(keys);
     let (mut peers, mut gone) = (BTreeSet::new(), Vec::new());
-    // A server of DLSlime tells no index of a topology that it was told.
+    // A server of DLSlime adds no topology to the index.
     let agents = Index::agents(keys).members(redis).await?;
     let mut owners: BTreeSet<Vec<u8>> = index.members(redis).await?.into_iter().collect();
     owners.extend(agents);
@@ -96,7 +95,7 @@ async fn peers_of(
 }
 
 /// Keys of the records of the agent: those in its index, and those that its hash names if it is one
-/// of DLSlime, but for those that name another owner.
+/// of DLSlime, except records that name another owner.
 async fn records_of(
     redis: &mut ConnectionManager,
     keys: &Keys,

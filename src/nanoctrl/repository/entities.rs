@@ -1,4 +1,4 @@
-//! Entities, the counters of their changes, and the events that tell of them.
+//! Entities, the counters of their changes, and the events about them.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ pub(in crate::nanoctrl) struct Entity {
 }
 
 impl Entity {
-    /// What others see of it; keys are sorted.
+    /// The public description of the entity; its keys are sorted.
     fn info(&self) -> String {
         serde_json::json!({
             "endpoint": self.endpoint,
@@ -36,7 +36,7 @@ impl Entity {
         .to_string()
     }
 
-    /// The event of its registration, up to where Redis puts the revision.
+    /// The event of its registration, up to where Redis inserts the revision.
     fn event(&self) -> String {
         #[derive(Serialize)]
         struct Added<'a> {
@@ -56,7 +56,7 @@ impl Entity {
     }
 }
 
-/// The event of a removal, up to where Redis puts the revision.
+/// The event of a removal, up to where Redis inserts the revision.
 fn removal(entity_type: &str, entity_id: &str) -> String {
     #[derive(Serialize)]
     struct Removed<'a> {
@@ -86,8 +86,8 @@ fn optional(value: &Option<Value>) -> String {
 }
 
 impl Repository {
-    /// Registers an entity, or registers it anew, and tells those who watch its type. False if its
-    /// key is that of something else, for instance of an agent.
+    /// Registers an entity, or registers it again, and notifies the watchers of its type. Returns
+    /// false if its key belongs to something else, for instance to an agent.
     pub(in crate::nanoctrl) async fn register_entity(
         &self,
         keys: &Keys,
@@ -116,8 +116,8 @@ impl Repository {
         .await
     }
 
-    /// Removes an entity and tells those who watch its type; does nothing if it is not there, or if
-    /// `owner` names a life of an agent and it says that it is another's (FENCE-1).
+    /// Removes an entity and notifies the watchers of its type. Does nothing if it does not exist,
+    /// or if `owner` is given and the entity names another one (FENCE-1).
     pub(in crate::nanoctrl) async fn unregister_entity(
         &self,
         keys: &Keys,
@@ -142,7 +142,7 @@ impl Repository {
         .await
     }
 
-    /// What an entity tells of itself.
+    /// The description of an entity.
     pub(in crate::nanoctrl) async fn entity_info(
         &self,
         key: &str,
@@ -153,8 +153,8 @@ impl Repository {
         Ok(info.and_then(|info| serde_json::from_slice(&info).ok()))
     }
 
-    /// What the entities of a type, or of all types, tell of themselves. Without scope and type,
-    /// those of all scopes do.
+    /// The descriptions of the entities of a type, or of all types; without scope and type, of all
+    /// scopes.
     pub(in crate::nanoctrl) async fn entities(
         &self,
         keys: &Keys,
@@ -197,7 +197,7 @@ impl Repository {
     }
 }
 
-/// The information in these hashes; what is no hash has none.
+/// Reads the descriptions in these hashes; a key that is not a hash has none.
 async fn read_infos(
     redis: &mut ConnectionManager,
     keys: &[Vec<u8>],

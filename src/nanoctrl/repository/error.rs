@@ -1,4 +1,4 @@
-//! What Redis, or the way to it, has against a request.
+//! Errors of Redis and of the connection to it.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use redis::RedisError;
 /// Why Redis did not do what was asked.
 #[derive(Debug)]
 pub(in crate::nanoctrl) enum RepositoryError {
-    /// It refused, or is out of reach.
+    /// Redis refused, or cannot be reached.
     Redis(RedisError),
-    /// It cannot do, or does not let us do, what is needed.
+    /// Redis lacks something that is needed, or does not allow it.
     Unfit(String),
-    /// It took too long.
+    /// Redis took too long.
     Slow,
     /// Others changed the same keys again and again.
     Contention,
@@ -37,7 +37,7 @@ impl fmt::Display for RepositoryError {
     }
 }
 
-/// `error` in the words of the original, `CODE: text` for what Redis itself says.
+/// Describes `error` as the original server does: `CODE: text` for errors of Redis itself.
 fn describe(error: &RedisError) -> String {
     let first = error.clone().into_server_errors();
     match first.as_deref().and_then(<[_]>::first) {
@@ -49,7 +49,7 @@ fn describe(error: &RedisError) -> String {
     }
 }
 
-/// Leaves out where in which script it happened.
+/// Removes where in which script the error happened.
 fn refusal(code: &str, text: Option<&str>) -> String {
     let text = text.unwrap_or_default();
     let text = text.split(" script: ").next().unwrap_or_default();

@@ -1,7 +1,6 @@
-//! Indexes: sets that tell what there is, so that nobody has to look through the keys of others.
+//! Indexes: sets that list what exists, so that nobody has to search unrelated keys.
 //!
-//! A member may outlive the key that it tells of, which expires; who reads an index notices and
-//! removes it.
+//! A member may outlive its key, which expires; the reader of an index notices and removes it.
 
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands, RedisResult};
@@ -15,7 +14,7 @@ const SCOPES: &str = "nanoctrl/scopes";
 /// An index of a scope.
 pub(super) struct Index {
     pub(super) key: String,
-    /// What the key that a member tells of begins with; the member follows.
+    /// Prefix of the keys that the members stand for.
     pub(super) prefix: String,
     /// The scope in indexes.
     pub(super) scope: String,
@@ -31,7 +30,7 @@ impl Index {
         }
     }
 
-    /// Those who have declared a topology in a scope.
+    /// The agents that have declared a topology in a scope.
     pub(super) fn topologies(keys: &Keys) -> Self {
         Self {
             key: keys.topologies(),
@@ -47,12 +46,12 @@ impl Index {
         Ok(members)
     }
 
-    /// The key that a member tells of.
+    /// The key that a member stands for.
     pub(super) fn key_of(&self, member: &[u8]) -> Vec<u8> {
         [self.prefix.as_bytes(), member].concat()
     }
 
-    /// Removes members that are still gone.
+    /// Removes members whose keys are still missing.
     pub(super) async fn forget(
         &self,
         redis: &mut ConnectionManager,

@@ -1,12 +1,11 @@
-//! What requests do to Redis.
+//! The effects of requests on Redis.
 //!
-//! Effects on more than one key happen in a script or a transaction, so that nobody sees half of
+//! Effects on more than one key happen in a script or a transaction, so that no reader sees half of
 //! one. Scripts check what could make them fail before they write anything. Values are bytes from
-//! anybody: nothing here trusts that they are text, JSON or of the expected type.
+//! any client: nothing here trusts that they are text, JSON or of the expected type.
 //!
-//! Nothing here looks through the keys of Redis, of which there may be millions that are not ours:
-//! indexes tell what there is. And every key has a lease, so that what is left behind by those who
-//! end without leaving goes by itself.
+//! Nothing here searches the keys of Redis, of which millions may be unrelated: indexes list what
+//! exists. Every key has a lease, so that keys of clients that end without leaving expire.
 
 mod agents;
 mod cleanup;
@@ -30,19 +29,19 @@ use crate::control::keys::Keys;
 use crate::control::{abilities, eviction, failover, lease};
 use crate::unique::unique;
 
-/// Keys or values that are asked for in one command.
+/// Most keys or values in one command.
 const CHUNK: usize = 512;
 
-/// Longest wait for Redis to accept a connection, to answer one command, and to serve a whole
-/// request.
+/// Longest wait for Redis to accept a connection. The two below are for the answer to one command,
+/// and for a whole request.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(2);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a request is tried again while the Redis that it finds is no master, or not up.
+/// How long a request is repeated while the Redis that it finds is no master, or not ready.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Redis, as the control plane uses it. Clones share a connection.
+/// The connection to Redis. Clones share it.
 #[derive(Clone)]
 pub(super) struct Repository {
     client: Client,
@@ -50,7 +49,7 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// Connects, and makes sure that Redis answers; `url` is for messages.
+    /// Connects, and checks that Redis answers; `url` is for messages.
     pub(super) async fn connect(client: Client, url: &str) -> Result<Self, RepositoryError> {
         let repository = Self {
             client,
@@ -72,7 +71,7 @@ impl Repository {
     }
 
     /// Does `work` on a connection that was alive a moment ago, within [`REQUEST_TIMEOUT`]. A Redis
-    /// that turns out not to be the one to ask has done nothing, so another one is tried.
+    /// that turns out not to be the master has done nothing, so another one is tried.
     async fn run<T>(
         &self,
         work: impl AsyncFn(ConnectionManager) -> Result<T, RepositoryError>,
@@ -119,7 +118,7 @@ impl Repository {
         Ok(connection)
     }
 
-    /// Connects with a master.
+    /// Connects to a master.
     async fn open(&self) -> RedisResult<ConnectionManager> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -166,7 +165,7 @@ impl Repository {
         self.run(async |mut redis| Ok(redis.get(key).await?)).await
     }
 
-    /// Warns if Redis may remove our keys. One that tells nobody its settings is taken for one that
+    /// Warns if Redis may evict keys. A Redis that does not show its settings is taken for one that
     /// does not.
     async fn warn_of_eviction(&self, redis_url: &str) -> Result<(), RepositoryError> {
         self.run(async |mut redis| {

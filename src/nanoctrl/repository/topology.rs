@@ -1,4 +1,4 @@
-//! Topology specs, and the messages in agents' streams that follow from them.
+//! Topology specs, and the messages to agents that follow from them.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::control::keys::Keys;
 /// Attempts to change specs that others change at the same time.
 const ATTEMPTS: usize = 16;
 
-/// Peers that an agent wants to be connected with, as it is stored.
+/// The peers that an agent wants to be connected with, as stored.
 #[derive(Debug, Clone, Serialize)]
 pub(in crate::nanoctrl) struct Spec {
     pub(in crate::nanoctrl) target_peers: Vec<String>,
@@ -20,7 +20,7 @@ pub(in crate::nanoctrl) struct Spec {
     pub(in crate::nanoctrl) scope: Option<String>,
 }
 
-/// The target peers of a stored spec; none if it is garbled.
+/// The target peers of a stored spec; none if it is malformed.
 pub(super) fn target_peers(stored: &[u8]) -> Vec<String> {
     #[derive(Deserialize)]
     struct Stored {
@@ -31,10 +31,10 @@ pub(super) fn target_peers(stored: &[u8]) -> Vec<String> {
         .unwrap_or_default()
 }
 
-/// What a declaration does: the specs that it writes and the messages that it sends.
+/// The effect of a declaration: the specs to write and the messages to send.
 struct Change {
     specs: BTreeMap<String, Spec>,
-    /// Whose stream, and the peer to connect to.
+    /// Pairs of the stream and the peer to connect to.
     messages: Vec<(String, String)>,
 }
 
@@ -86,8 +86,8 @@ impl Change {
 }
 
 impl Repository {
-    /// Stores the spec of `alias` and asks it to connect to each target; if symmetric, the targets
-    /// to it too.
+    /// Stores the spec of `alias` and asks it to connect to each target; if symmetric, also the
+    /// targets to it.
     pub(in crate::nanoctrl) async fn declare_topology(
         &self,
         keys: &Keys,
@@ -102,7 +102,7 @@ impl Repository {
         Err(RepositoryError::Contention)
     }
 
-    /// Reads, computes, and writes if what was read is still so; false if not.
+    /// Reads, computes, and writes if what was read is unchanged; returns whether it was.
     async fn try_declare(
         &self,
         keys: &Keys,

@@ -1,4 +1,4 @@
-//! Around a codec's deserializer.
+//! Wraps a codec's deserializer.
 
 use std::any::type_name;
 use std::fmt;
@@ -13,14 +13,14 @@ use serde::forward_to_deserialize_any;
 
 use super::{Guard, Guarded, Level, NEWTYPE, TooMany, UNIT};
 
-/// A value to be, with its level.
+/// A value to be read, with its level.
 pub(in crate::wire) struct Seed<'g, T> {
     seed: T,
     level: Level<'g>,
 }
 
 impl<'g, T> Seed<'g, PhantomData<T>> {
-    /// For any `T` at the outermost level.
+    /// Reads any `T` at the outermost level.
     #[inline]
     pub(in crate::wire) fn outermost(guard: &'g Guard) -> Self {
         Self {
@@ -40,23 +40,23 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Seed<'_, T> {
     }
 }
 
-/// What a sequence is for its reader.
+/// The kind of a sequence for its reader.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Sequence {
-    /// As many as the bytes say.
+    /// The bytes determine the number of elements.
     Elements,
-    /// As many as the type says.
+    /// The type determines the number of elements.
     Tuple,
-    /// As many as the type says, unless attributes do.
+    /// The type determines the number, unless attributes change it.
     Fields,
 }
 
-/// A visitor of what stands at `level`.
+/// Visits a value at `level`.
 struct Visit<'g, V> {
     visitor: V,
     level: Level<'g>,
     sequence: Sequence,
-    /// Of an enum.
+    /// The variants of the enum that is read.
     variants: &'static [&'static str],
 }
 
@@ -94,7 +94,7 @@ macro_rules! elements {
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
     type Error = D::Error;
 
-    // No codec answers these with values that have others in them.
+    // No codec answers these with values that contain others.
     scalars!(
         deserialize_bool,
         deserialize_i8,
@@ -129,7 +129,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Guarded<'_, D> {
         deserialize_seq: deserialize_seq,
         deserialize_map: deserialize_map,
         deserialize_option: deserialize_option,
-        // Borrowed, so that nothing is allocated before it is known that the bytes are there.
+        // Borrowed, so that nothing is allocated before it is known that the bytes exist.
         deserialize_bytes: deserialize_bytes,
         deserialize_byte_buf: deserialize_bytes,
     );
@@ -222,18 +222,18 @@ impl<'g, V> Visit<'g, V> {
         self.level.deeper().map_err(refuse)
     }
 
-    /// The level of what is in a `T`, which may stand in a box.
+    /// The level of the parts of a `T`, which may be in a box.
     #[inline]
     fn inside<T, E: Error>(&self) -> Result<Level<'g>, E> {
         self.level.guard.spend_on::<T>().map_err(refuse)?;
         self.deeper()
     }
 
-    /// Elements are paid for before there is memory for them, or time.
+    /// Elements are counted before memory or time is spent on them.
     #[inline]
     fn count<E: Error>(&self, hint: Option<usize>) -> Result<(), E> {
         let guard = self.level.guard;
-        // Both codecs know.
+        // Both codecs know the number.
         let elements = hint.unwrap_or(0);
         match guard.elements.get().checked_sub(elements) {
             Some(left) => {
@@ -356,14 +356,14 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Visit<'_, V> {
     }
 }
 
-/// What stands in a value, one by one.
+/// Visits the parts of a value, one by one.
 struct Parts<'g, A> {
     inner: A,
-    /// Theirs.
+    /// Level of the parts.
     level: Level<'g>,
 }
 
-/// Fields, which are counted as they are read.
+/// Visits fields, which are counted as they are read.
 struct Counted<'p, 'g, A> {
     parts: &'p mut Parts<'g, A>,
     read: u32,
@@ -389,7 +389,7 @@ impl<'de, A: SeqAccess<'de>> SeqAccess<'de> for Counted<'_, '_, A> {
 }
 
 impl<'g, A> Parts<'g, A> {
-    /// The next one. There may be none, of which it is noted all the same.
+    /// Reads the next part. Its attempt is noted even if there is none.
     #[inline]
     fn nested<'de, T: DeserializeSeed<'de>, E: Error>(&self, seed: T) -> Result<Seed<'g, T>, E> {
         let level = self.level;
@@ -397,7 +397,8 @@ impl<'g, A> Parts<'g, A> {
         Ok(Seed { seed, level })
     }
 
-    /// For who makes room for as many: elements that take memory take bytes of the payload, too.
+    /// The size hint for the reader's allocation: elements that take memory take bytes of the
+    /// payload, too.
     #[inline]
     fn hint(&self, inner: Option<usize>) -> Option<usize> {
         inner.map(|len| len.min(self.level.guard.payload_len))
@@ -473,10 +474,9 @@ impl<'de, 'g, A: EnumAccess<'de>> EnumAccess<'de> for Variants<'g, A> {
     }
 }
 
-/// A variant of which the bytes say the number. Serde numbers all variants when it writes, and only
-/// those that can be read when it reads, while `names` has the other names of a variant (serde's
-/// `alias`), too. So the name is what is noted, and what is read: one that is not what was written
-/// shows in the shape.
+/// A variant whose number is in the bytes. Serde numbers all variants when it writes, but only the
+/// readable ones when it reads, while `names` also has the other names of a variant (serde's
+/// `alias`). So the name is noted, and read: one that is not what was written shows in the shape.
 struct Number<'g, T> {
     seed: T,
     guard: &'g Guard,

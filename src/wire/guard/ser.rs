@@ -1,4 +1,4 @@
-//! Around a codec's serializer.
+//! Wraps a codec's serializer.
 
 use std::fmt::{self, Display};
 
@@ -37,10 +37,10 @@ impl<T: Serialize> Serialize for Item<'_, T> {
     }
 }
 
-/// What stands in a value, one by one.
+/// Writes the parts of a value, one by one.
 pub(in crate::wire) struct Parts<'g, C> {
     inner: C,
-    /// Theirs.
+    /// Level of the parts.
     level: Level<'g>,
     name: &'static str,
     /// How many were announced.
@@ -57,7 +57,8 @@ impl<'g, C> Parts<'g, C> {
         }
     }
 
-    /// Ends them: a reader will see as many as were announced, unless it is told where they end.
+    /// Ends the parts: their number must be the announced one, unless the codec writes where they
+    /// end.
     #[inline]
     fn check<E: Error>(&self) -> Result<(), E> {
         let Self {
@@ -88,15 +89,14 @@ impl<'g, C> Parts<'g, C> {
     }
 }
 
-/// Out of line, so that what is written around it is small enough to become part of the loops of
-/// others.
+/// Out of line, so that the code around it is small enough to be inlined into the caller's loops.
 #[cold]
 #[inline(never)]
 fn refuse<E: Error>(reason: impl Display) -> E {
     E::custom(reason)
 }
 
-/// Made of copies: a counter whose address is taken is one that loops keep in memory.
+/// Made of copies: a counter whose address is taken is kept in memory by loops.
 struct Miscounted {
     name: &'static str,
     announced: usize,
@@ -124,7 +124,7 @@ impl<'g, S: Serializer> Guarded<'g, S> {
         self.level.deeper().map_err(refuse)
     }
 
-    /// A reader has to be told how many there are, unless it is told where they end.
+    /// The number must be known in advance, unless the codec writes where the elements end.
     #[inline]
     fn count(&self, len: Option<usize>) -> Result<(), S::Error> {
         let guard = self.level.guard;
@@ -265,8 +265,8 @@ impl<'g, S: Serializer> Serializer for Guarded<'g, S> {
         })
     }
 
-    /// An iterator that knows its length need not be counted, so that numbers in a row are copied
-    /// as one.
+    /// An iterator of known length need not be counted, so that numbers in a row are copied in one
+    /// piece.
     #[inline]
     fn collect_seq<I: IntoIterator<Item: Serialize>>(self, items: I) -> Result<S::Ok, S::Error> {
         let items = items.into_iter();

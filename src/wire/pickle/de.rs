@@ -1,4 +1,4 @@
-//! Makes serde values of what a pickle has built.
+//! Reads serde values from a pickle's heap.
 
 use std::fmt;
 
@@ -29,7 +29,7 @@ pub(super) struct Ref<'m, 'de> {
     pub(super) item: Item,
 }
 
-/// What it is to Python.
+/// The kind of value that it is to Python.
 enum Kind<'m, 'de> {
     None,
     Bool(bool),
@@ -83,7 +83,7 @@ impl<'m, 'de> Ref<'m, 'de> {
         Self { item, ..self }
     }
 
-    /// What it is. Texts and the like are paid for, as they are about to be read.
+    /// Its kind. Texts and bytes count against the limit, because they are about to be read.
     fn kind(self) -> Result<Kind<'m, 'de>, DecodeError> {
         let heap = self.heap;
         Ok(match self.item {
@@ -154,7 +154,7 @@ impl<'m, 'de> Ref<'m, 'de> {
         Ok(visited)
     }
 
-    /// What has no other values in it.
+    /// Visits a value that contains no others.
     fn visit_scalar<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         match self.kind()? {
             kind @ (Kind::List(_) | Kind::Tuple(_) | Kind::Set(_) | Kind::Dict(_)) => {
@@ -185,7 +185,8 @@ impl<'m, 'de> Ref<'m, 'de> {
         }
     }
 
-    /// As a [`Value`](super::Value) reads itself: what serde has no word for comes as a variant.
+    /// Visits as a [`Value`](super::Value) reads itself: kinds that serde has no word for come as
+    /// variants.
     fn visit_exactly<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, DecodeError> {
         let (name, content) = match self.kind()? {
             Kind::Tuple(items) => (TUPLE, Content::Items(self, items)),
@@ -225,7 +226,7 @@ fn sign_extended(bytes: &[u8]) -> Option<i64> {
 }
 
 fn visit_big_int<'de, V: Visitor<'de>>(bytes: &[u8], visitor: V) -> Result<V::Value, DecodeError> {
-    // 128 bits and a sign: what serde has words for.
+    // 128 bits and a sign are all that serde has words for.
     if bytes.len() <= 17 {
         let int = BigInt::from_signed_bytes_le(bytes);
         if let Ok(int) = u64::try_from(&int) {
@@ -432,7 +433,7 @@ enum Name<'m, 'de> {
 enum Content<'m, 'de> {
     None,
     Value(Ref<'m, 'de>),
-    /// Of a tuple or set, whatever their number.
+    /// The elements of a tuple or set, whatever their number.
     Items(Ref<'m, 'de>, Items<'m>),
     BigInt(&'de [u8]),
 }

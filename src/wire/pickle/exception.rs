@@ -1,11 +1,11 @@
-//! Exceptions, which are pickled dicts also where results are raw bytes.
+//! Exceptions, which are pickled dicts even where results are raw bytes.
 
 use serde::Serialize;
 
 use super::{Pickle, Value};
 use crate::wire::EncodeError;
 
-/// What a DLSlime peer says of an exception.
+/// A DLSlime peer's description of an exception.
 ///
 /// ```
 /// use slimerpc::wire::pickle::Exception;
@@ -20,19 +20,19 @@ use crate::wire::EncodeError;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Exception {
-    /// Name of the class.
+    /// Name of the exception's class.
     #[serde(rename = "type")]
     pub type_name: String,
-    /// The text of it.
+    /// Text of the exception.
     pub message: String,
-    /// Where it was raised, in many lines.
+    /// Python's traceback, in many lines.
     pub traceback: String,
 }
 
 const NO_ROOM: &str = "(left out: it does not fit the slot)";
 
 impl Exception {
-    /// Encodes it to the beginning of `into`. What does not fit is given up: the traceback first,
+    /// Encodes it to the beginning of `into`. If it does not fit, the traceback is dropped first,
     /// then more and more of the message and the name.
     ///
     /// # Errors
@@ -67,7 +67,7 @@ impl Exception {
         }
     }
 
-    /// Reads one. Whatever the bytes are, they are an exception: something is wrong over there.
+    /// Decodes an exception. Any bytes are one: something has failed at the peer.
     pub fn decode(bytes: &[u8]) -> Self {
         if bytes.is_empty() {
             return Self::saying("an exception that cannot be read: it has no bytes".to_owned());

@@ -1,8 +1,8 @@
-//! What a pickle has built, as small as it was.
+//! The values of a pickle, in little memory.
 //!
-//! Texts, bytes and numbers stay where they stand in the pickle; what is in a container stands in
-//! one array for all of them. So memory is some 20 times the pickle's size at most, and values that
-//! are shared are there once.
+//! Texts, bytes and numbers stay where they stand in the pickle; the elements of all containers
+//! stand in one array. So memory is at most some 20 times the pickle's size, and shared values
+//! exist once.
 
 use std::cell::Cell;
 
@@ -12,13 +12,13 @@ use crate::wire::DecodeError;
 /// No run of items.
 const END: u32 = u32::MAX;
 
-/// A value, or where it is.
+/// A value, or its location.
 #[derive(Clone, Copy)]
 pub(super) enum Item {
     None,
     Bool(bool),
     Int(i32),
-    /// What the opcode there says.
+    /// The operand of the opcode there.
     Literal(u32),
     EmptyBytes,
     EmptyTuple,
@@ -26,7 +26,7 @@ pub(super) enum Item {
     Constructor(Constructor),
 }
 
-/// Functions by which Python writes plain values where a protocol has no opcode for them.
+/// Functions through which Python writes plain values where a protocol has no opcode for them.
 #[derive(Clone, Copy)]
 pub(super) enum Constructor {
     /// `_codecs.encode(text, "latin1")`: bytes in protocol 2.
@@ -37,16 +37,16 @@ pub(super) enum Constructor {
     Set,
 }
 
-/// What can be shared or changed.
+/// A value that can be shared or changed.
 pub(super) enum Node {
     List(Chain),
     Tuple(Chain),
     Set(Chain),
-    /// A set to which nothing is added.
+    /// A set that nothing can be added to.
     FrozenSet(Chain),
-    /// Keys and values in turns.
+    /// Keys and values in turn.
     Dict(Chain),
-    /// Bytes that stand in the text there.
+    /// Bytes that stand as Latin-1 text at this offset.
     Latin1(u32),
 }
 
@@ -55,11 +55,11 @@ pub(super) enum Literal<'a> {
     Str(&'a str),
     Bytes(&'a [u8]),
     Float(f64),
-    /// In two's complement, without bytes that say nothing.
+    /// In two's complement, without redundant bytes.
     Int(&'a [u8]),
 }
 
-/// Runs of items, from the first to the last, whatever has been linked behind that.
+/// A chain of runs of items, from the first to the last, whatever was linked behind that later.
 #[derive(Clone, Copy)]
 pub(super) struct Chain {
     first: u32,
@@ -73,7 +73,7 @@ impl Chain {
     };
 }
 
-/// Items that came together.
+/// Items that were added together.
 struct Run {
     start: u32,
     len: u32,
@@ -85,7 +85,7 @@ pub(super) struct Heap<'a> {
     nodes: Vec<Node>,
     runs: Vec<Run>,
     items: Vec<Item>,
-    /// Of texts and the like that may yet be read. Shared ones count each time.
+    /// Bytes of texts and the like that may still be read. Shared ones count each time.
     bytes_left: Cell<usize>,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// A chain of these items.
+    /// Makes a chain of these items.
     pub(super) fn chain(&mut self, items: &[Item]) -> Chain {
         let mut chain = Chain::EMPTY;
         self.link(&mut chain, items);
@@ -155,7 +155,7 @@ impl<'a> Heap<'a> {
         chain.last = run;
     }
 
-    /// Adds items to the container, if `open` says that it takes them. False if it is none.
+    /// Adds items to the container, if `open` accepts it. Returns false if it does not.
     pub(super) fn extend(
         &mut self,
         container: Item,
@@ -176,7 +176,7 @@ impl<'a> Heap<'a> {
         true
     }
 
-    /// What stands at `at`, behind its opcode. The machine has looked at it.
+    /// The literal at `at`, behind its opcode. The machine has checked it.
     pub(super) fn literal(&self, at: u32) -> Option<Literal<'a>> {
         let (opcode, rest) = self.bytes.get(at as usize..)?.split_first()?;
         let counted = |width: usize| {
@@ -199,7 +199,7 @@ impl<'a> Heap<'a> {
         })
     }
 
-    /// Whether a text stands at `at`, without looking at all of it.
+    /// Returns whether a text stands at `at`, without reading all of it.
     pub(super) fn is_text(&self, at: u32) -> bool {
         let opcode = self.bytes.get(at as usize);
         matches!(opcode, Some(&(SHORT_BINUNICODE | BINUNICODE | BINUNICODE8)))
@@ -216,7 +216,7 @@ impl<'a> Heap<'a> {
         }
     }
 
-    /// Takes account of `len` bytes that are about to be read.
+    /// Accounts for `len` bytes that are about to be read.
     pub(super) fn spend(&self, len: usize) -> Result<(), DecodeError> {
         match self.bytes_left.get().checked_sub(len) {
             Some(left) => {
@@ -230,7 +230,7 @@ impl<'a> Heap<'a> {
     }
 }
 
-/// A little-endian number in two's complement, without the bytes that say nothing.
+/// A little-endian number in two's complement, without the redundant bytes.
 pub(super) fn significant(bytes: &[u8]) -> &[u8] {
     let mut bytes = bytes;
     while let [rest @ .., before, last] = bytes

@@ -1,9 +1,9 @@
 //! The stack machine that reads pickles.
 //!
-//! Values are built in a [`Heap`], so that shared ones are built once. They are read from there,
-//! and there the limits on depth, values and bytes hold: an exponential structure of shared lists
-//! is small until then. Nothing here recurses, and no opcode takes longer than its own bytes and
-//! operands are long.
+//! Values are built in a [`Heap`], so that shared ones are built once. The limits on depth, values
+//! and bytes apply when they are read from there: an exponential structure of shared lists is small
+//! until then. Nothing here recurses, and no opcode takes longer than its own bytes and operands
+//! are long.
 
 use std::collections::HashMap;
 
@@ -12,10 +12,10 @@ use super::opcode::*;
 use crate::wire::guard::TOO_MANY_VALUES;
 use crate::wire::{DecodeError, limits};
 
-/// Bytes of texts and the like in all, besides as many as came.
+/// Most bytes of texts and the like, in addition to the bytes of the pickle.
 const MAX_BYTES: usize = 64 << 20;
 
-/// Runs a pickle and gives back what it leaves.
+/// Runs a pickle and returns its result.
 pub(super) fn run(bytes: &[u8]) -> Result<(Heap<'_>, Item), DecodeError> {
     let mut machine = Machine {
         bytes,
@@ -48,7 +48,7 @@ struct Machine<'a> {
     memo: Memo,
 }
 
-/// What was put aside under a number: mostly 0, 1, 2 ..
+/// The memo: values stored under numbers, mostly 0, 1, 2 ..
 #[derive(Default)]
 struct Memo {
     dense: Vec<Option<Item>>,
@@ -59,7 +59,7 @@ struct Memo {
 impl Memo {
     fn insert(&mut self, index: u32, item: Item) {
         let at = index as usize;
-        // At least half of it is in use.
+        // At least half of the vector is in use.
         if at >= self.dense.len() && at <= 2 * self.dense.len() + 16 {
             self.dense.resize(at + 1, None);
         }
@@ -249,7 +249,7 @@ impl<'a> Machine<'a> {
         Ok(taken.try_into().expect("as many as were asked for"))
     }
 
-    /// Bytes behind their count, whose width the opcode says.
+    /// Bytes after their count, whose width the opcode determines.
     fn counted(&mut self, opcode: u8) -> Result<&'a [u8], DecodeError> {
         let count = match opcode {
             SHORT_BINUNICODE | SHORT_BINBYTES | LONG1 => self.array::<1>()?[0].into(),
@@ -274,7 +274,7 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// The text, bytes or number of the opcode that is being executed.
+    /// Pushes the text, bytes or number of the opcode that is being executed.
     fn push_literal(&mut self) -> Result<(), DecodeError> {
         self.push(Item::Literal(self.opcode_at as u32))
     }
@@ -304,21 +304,21 @@ impl<'a> Machine<'a> {
             .ok_or_else(|| self.fail("the stack is empty"))
     }
 
-    /// Takes away the last mark. Where the values above it begin.
+    /// Removes the last mark. Returns where the values above it begin.
     fn mark(&mut self) -> Result<usize, DecodeError> {
         let mark = self.marks.pop();
         let mark = mark.ok_or_else(|| self.fail("there is no mark"))?;
         Ok(mark as usize)
     }
 
-    /// Puts the values of the stack from there on into a new container.
+    /// Moves the values of the stack from there on into a new container.
     fn gather(&mut self, from: usize, make: fn(Chain) -> Node) -> Result<(), DecodeError> {
         let chain = self.heap.chain(&self.stack[from..]);
         self.stack.truncate(from);
         self.push_node(make(chain))
     }
 
-    /// Puts the values of the stack from there on into the container below them.
+    /// Moves the values of the stack from there on into the container below them.
     fn extend(&mut self, from: usize, kind: &str) -> Result<(), DecodeError> {
         let below = self.stack[..from]
             .get(self.floor()..)

@@ -1,10 +1,10 @@
-//! Pickle as data: what Python's typed payloads are made of, and nothing else.
+//! Pickle as data: the format of Python's typed payloads, without its code.
 //!
-//! Read are protocols 2 to 5, written is protocol 4. A pickle is a program for a stack machine;
-//! ours knows the opcodes that build plain values and refuses those that would look up or call
-//! anything. It is iterative and has limits on depth, on the number of values and on bytes (shared
-//! ones count each time they appear); see [`CodecLimits`](super::CodecLimits). It takes memory in
-//! proportion to the pickle: some 20 times as much at most, besides what the values are decoded to.
+//! Protocols 2 to 5 are read, protocol 4 is written. A pickle is a program for a stack machine;
+//! this one has the opcodes that build plain values and refuses those that would look up or call
+//! anything. It is iterative and limits depth, the number of values and bytes (shared ones count
+//! each time they appear); see [`CodecLimits`](super::CodecLimits). Its memory is at most some 20
+//! times the size of the pickle, besides the decoded values.
 //!
 //! | Python | Rust |
 //! | --- | --- |
@@ -16,9 +16,9 @@
 //! | `"Name"`, `{"Name": content}` | variants of an enum without and with content |
 //! | anything | [`Value`] |
 //!
-//! What would not arrive as itself is refused when it is written: `Some(None)` and `Some(())`,
-//! which are `None` to Python, and keys and members that Python cannot hash (lists and dicts, so
-//! also `Vec`, structs and variants with content).
+//! Values that would not survive a round trip are refused when they are written: `Some(None)` and
+//! `Some(())`, which are `None` to Python, and keys and members that Python cannot hash (lists and
+//! dicts, so also `Vec`, structs and variants with content).
 
 mod de;
 mod exception;
@@ -43,10 +43,10 @@ use self::heap::{Heap, Item};
 use super::guard::{Guard, Seed};
 use super::{Codec, DecodeError, EncodeError, limits};
 
-/// Values in all, besides one for each byte.
+/// Most values, in addition to one for each byte.
 const SHARED_VALUES: usize = 1 << 20;
 
-/// Serde values as Python pickles.
+/// Serde values in Python's pickle format.
 ///
 /// ```
 /// use slimerpc::wire::Pickle;
@@ -63,15 +63,15 @@ impl Pickle {
     /// Encodes any serde value; see [`Codec::encode`].
     ///
     /// # Errors
-    /// As [`Codec::encode`].
+    /// The errors of [`Codec::encode`].
     pub fn encode<T: Serialize + ?Sized>(value: &T, into: &mut [u8]) -> Result<usize, EncodeError> {
         ser::write(value, into)
     }
 
-    /// Decodes any owned serde value; see [`Codec::decode`]. No bytes at all are `None`.
+    /// Decodes any owned serde value; see [`Codec::decode`]. An empty payload is `None`.
     ///
     /// # Errors
-    /// As [`Codec::decode`].
+    /// The errors of [`Codec::decode`].
     pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
         let (heap, item) = match bytes {
             [] => (Heap::new(bytes, 0), Item::None),

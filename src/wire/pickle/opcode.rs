@@ -47,7 +47,7 @@ pub(super) const MEMOIZE: u8 = 0x94;
 pub(super) const FRAME: u8 = 0x95;
 pub(super) const BYTEARRAY8: u8 = 0x96;
 
-/// Why an opcode that we do not execute is refused.
+/// Why an opcode that the machine does not execute is refused.
 pub(super) fn refusal(opcode: u8) -> &'static str {
     match opcode {
         b'2' => "DUP: it copies without saying so",

@@ -10,7 +10,7 @@ use super::value::{BIG_INT, SET};
 use crate::wire::EncodeError;
 use crate::wire::guard::{Guard, Nested};
 
-/// Writes `value` to the beginning of `into`, and says how many bytes it took.
+/// Writes `value` to the beginning of `into`, and returns how many bytes it took.
 pub(super) fn write<T: Serialize + ?Sized>(
     value: &T,
     into: &mut [u8],
@@ -39,13 +39,13 @@ struct Writer<'a> {
     into: &'a mut [u8],
     len: usize,
     meant: Meant,
-    /// What Python will hash: which key or member is being written.
+    /// The key or member that is being written, which Python will hash.
     hashed: Option<Hashed>,
-    /// Where a `None` was written last.
+    /// Where the last `None` was written.
     last_none: usize,
 }
 
-/// A place whose value Python hashes, and its number there.
+/// A place whose value Python hashes, with its number there.
 #[derive(Clone, Copy)]
 enum Hashed {
     Key(usize),
@@ -61,7 +61,7 @@ impl fmt::Display for Hashed {
     }
 }
 
-/// What the next bytes or sequence stand for.
+/// The Python type of the next bytes or sequence.
 #[derive(PartialEq)]
 enum Meant {
     Itself,
@@ -92,7 +92,7 @@ impl<'a> Writer<'a> {
         self.len = end;
     }
 
-    /// Bytes behind their count: the opcode with the narrowest count that is wide enough.
+    /// Writes bytes after their count, with the opcode of the narrowest count that is wide enough.
     fn counted(&mut self, bytes: &[u8], [short, medium, long]: [u8; 3]) {
         match bytes.len() {
             len @ 0..=0xff => self.put(&[short, len as u8]),
@@ -145,7 +145,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Refuses what Python cannot hash, where it would have to.
+    /// Refuses a value that Python would have to hash and cannot.
     fn check_hashable(&self, what: impl fmt::Display) -> Result<(), EncodeError> {
         match self.hashed {
             None => Ok(()),
@@ -175,11 +175,11 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// What is still to be written behind the elements.
+/// What is still to be written after the elements.
 pub(super) struct Elements<'w, 'a> {
     writer: &'w mut Writer<'a>,
     end: Terminator,
-    /// How many there have been; of a list or struct, nobody counts.
+    /// Number of elements written; lists and structs do not need it.
     written: usize,
 }
 
@@ -197,7 +197,7 @@ impl Elements<'_, '_> {
     fn end(self) -> Result<(), EncodeError> {
         let written = self.written;
         let tuple = |len| match len {
-            // These take what stands on the stack, whoever has put it there.
+            // These opcodes use the values on the stack, whatever code has put them there.
             ..=3 if len != written => Err(EncodeError::custom(format_args!(
                 "`Serialize` of a tuple announces {len} parts and writes {written}"
             ))),

@@ -7,7 +7,7 @@ use serde::de::{EnumAccess, Error as _, MapAccess, SeqAccess, VariantAccess, Vis
 use serde::ser::{SerializeMap, SerializeSeq, SerializeTuple};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A value whose type is known only when it is there.
+/// A value whose type is known only at run time.
 ///
 /// ```
 /// use slimerpc::wire::{Pickle, pickle::Value};
@@ -19,28 +19,28 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 /// ```
 #[derive(Debug, Clone, PartialEq, Default)]
 pub enum Value {
-    /// `None`.
+    /// Python's `None`.
     #[default]
     None,
-    /// `bool`.
+    /// Python's `bool`.
     Bool(bool),
-    /// `int` of at most 64 bits.
+    /// Python's `int` of at most 64 bits.
     Int(i64),
-    /// `int` that does not fit [`Int`](Self::Int); made by `From<BigInt>`.
+    /// Python's `int` that does not fit [`Int`](Self::Int); made by `From<BigInt>`.
     BigInt(BigInt),
-    /// `float`.
+    /// Python's `float`.
     Float(f64),
-    /// `str`.
+    /// Python's `str`.
     Str(String),
-    /// `bytes` or `bytearray`.
+    /// Python's `bytes` or `bytearray`.
     Bytes(Vec<u8>),
-    /// `list`.
+    /// Python's `list`.
     List(Vec<Value>),
-    /// `tuple`.
+    /// Python's `tuple`.
     Tuple(Vec<Value>),
-    /// `set` or `frozenset`, in the order of the pickle.
+    /// Python's `set` or `frozenset`, in the order of the pickle.
     Set(Vec<Value>),
-    /// `dict`, in its order.
+    /// Python's `dict`, in its order.
     Dict(Vec<(Value, Value)>),
 }
 
@@ -51,7 +51,7 @@ pub(super) const SET: &str = "$slimerpc::pickle::Set";
 pub(super) const TUPLE: &str = "$slimerpc::pickle::Tuple";
 
 impl Value {
-    /// An `int` of any size; `None` if it is something else.
+    /// The value as an `int` of any size; `None` if it is something else.
     pub fn to_int(&self) -> Option<BigInt> {
         match self {
             Self::Int(int) => Some((*int).into()),
@@ -60,7 +60,8 @@ impl Value {
         }
     }
 
-    /// A `float`, or an `int` as the nearest; `None` if it is something else, or too large for one.
+    /// The value as a `float`, or the nearest float to an `int`; `None` if it is something else, or
+    /// too large.
     pub fn to_float(&self) -> Option<f64> {
         match self {
             Self::Float(float) => Some(*float),
@@ -70,7 +71,7 @@ impl Value {
         }
     }
 
-    /// Python's name of the type.
+    /// Python's name of the value's type.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::None => "NoneType",
@@ -87,11 +88,11 @@ impl Value {
     }
 }
 
-/// Digits take time that is quadratic in their number, so Python prints no more than this many
-/// either.
+/// Printing takes time quadratic in the number of digits, so like Python this prints no more than
+/// this many.
 const MAX_DIGITS_BITS: u64 = 4300 * 10 / 3;
 
-/// The float that is nearest to `int`, if any is near.
+/// The float nearest to `int`, if there is one.
 pub(super) fn nearest_float(int: &BigInt) -> Option<f64> {
     if int.bits() > 1024 {
         return None;
@@ -137,7 +138,7 @@ impl From<String> for Value {
 }
 
 impl fmt::Display for Value {
-    /// Nearly as Python prints it.
+    /// Writes the value nearly as Python prints it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = |f: &mut fmt::Formatter<'_>, items: &[Self], ends: [&str; 2]| {
             f.write_str(ends[0])?;
@@ -297,7 +298,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        // The codec has counted them.
+        // The codec has counted the elements.
         let mut list = Vec::with_capacity(items.size_hint().unwrap_or(0));
         while let Some(item) = items.next_element()? {
             list.push(item);
@@ -313,7 +314,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
         Ok(Value::Dict(dict))
     }
 
-    /// What serde has no word for comes as a variant that says what it is.
+    /// A kind that serde has no word for comes as a variant with its name.
     fn visit_enum<A: EnumAccess<'de>>(self, data: A) -> Result<Value, A::Error> {
         let (name, content) = data.variant::<String>()?;
         match &*name {

@@ -1,4 +1,4 @@
-//! Runs a `Deserialize` again and again, until it shows nothing new.
+//! Runs a `Deserialize` repeatedly, until it shows nothing new.
 
 use std::any::type_name;
 use std::collections::{HashMap, HashSet};
@@ -10,27 +10,27 @@ use super::recorder::Recorder;
 use crate::panics::contain;
 use crate::wire::PayloadCodec;
 
-/// Values asked for, in all runs. A run of an ordinary type asks for some tens.
+/// Most values in all runs. An ordinary type takes some tens in a run.
 const MOST_STEPS: usize = 250_000;
 const MOST_RUNS: usize = 10_000;
-/// Runs that show nothing new before it is left at that: more than there are values to offer in one
-/// place.
+/// Consecutive runs without news before the exploration ends: more than there are values to offer
+/// in one place.
 const VAIN_RUNS: usize = 48;
-/// Runs into a variant or field that do not come out of it before others are preferred.
+/// Runs into a variant or field that do not return before others are preferred.
 const MOST_TRIES: u32 = 24;
-/// Types and places within each other. Deeper is only a recursion that has found no end.
+/// Most levels of types within each other. More is a recursion that has found no end.
 const DEEPEST: usize = 96;
 
 /// Why a run ended early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The type did not take a value that was made up.
+    /// The type refused a made-up value.
     Refused,
-    /// There is no such variant.
+    /// The enum has no such variant.
     NoVariant,
-    /// A recursion goes on and on.
+    /// A recursion does not end.
     Deep,
-    /// It has taken long enough.
+    /// The run has taken too many steps.
     Steps,
     /// The codec cannot carry the type.
     Obstacle,
@@ -60,7 +60,7 @@ fn variant_id<T>(variant: &T) -> VariantId {
     hasher.finish()
 }
 
-/// Tells types apart within this process. None of it gets into the text.
+/// Identifies a type within this process. Nothing of it gets into the text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Key {
     visitor: &'static str,
@@ -68,29 +68,29 @@ struct Key {
     names: Names,
 }
 
-/// What is known of a struct, an enum or a newtype that helps to see the rest of it.
+/// What is known of a struct, an enum or a newtype that helps to explore the rest of it.
 #[derive(Debug, Default)]
 struct Known {
-    /// For each field or variant.
+    /// The state of each field or variant.
     parts: Vec<Part>,
     /// The variant by which a recursion ends.
     least: usize,
-    /// That one has no content.
+    /// Whether that variant has no content.
     least_is_unit: bool,
-    /// It reads its fields in order only.
+    /// Whether the struct reads its fields in order only.
     by_order_only: bool,
-    /// Which variant each number means, and each name as far as that was asked. Only bincode writes
-    /// numbers.
+    /// Which variant each number means, and each name as far as it was explored. Only bincode
+    /// writes numbers.
     by_number: Vec<Option<VariantId>>,
     by_name: Vec<Option<VariantId>>,
 }
 
-/// Tells the variants of one enum apart.
+/// Identifies a variant within one enum.
 type VariantId = u64;
 
 impl Known {
-    /// The next name of which to ask what it means: serde lists other names of a variant among the
-    /// names, which shows where there are fewer variants than names.
+    /// The next name whose meaning is to be explored: serde lists other names of a variant among
+    /// the names, which shows when there are fewer variants than names.
     fn name_to_ask(&self) -> Option<usize> {
         let numbers = &self.by_number;
         let is_asked = numbers.len() == self.parts.len() && self.parts.iter().all(|it| it.done);
@@ -102,7 +102,7 @@ impl Known {
         (is_asked && next < numbers.len() && is_doubtful()).then_some(next)
     }
 
-    /// Whether the name in the place of some number means another variant, as far as is known.
+    /// Returns whether the name at some number means another variant, as far as is known.
     fn is_shifted(&self) -> bool {
         let numbers = &self.by_number;
         let is_other = |(number, name): (&Option<VariantId>, &Option<VariantId>)| {
@@ -114,15 +114,15 @@ impl Known {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Part {
-    /// Runs into it.
+    /// Number of runs into the part.
     visits: u32,
-    /// Those in a row that did not come out again.
+    /// Number of consecutive runs that did not return.
     failed: u32,
-    /// It is known as well as it can be.
+    /// Whether the part is known as well as it can be.
     done: bool,
 }
 
-/// Where a run is.
+/// A frame of the run's position.
 #[derive(Debug)]
 enum Frame {
     Type { id: Id, is_again: bool },
@@ -155,7 +155,7 @@ impl fmt::Display for TypeStep {
     }
 }
 
-/// A value that was made up: whose, and which of those that there are to offer.
+/// A made-up value: the type that it is for, the place, and the kind.
 type Offer = (&'static str, usize, &'static str);
 
 pub(super) struct Explorer {
@@ -164,7 +164,8 @@ pub(super) struct Explorer {
     types: HashMap<Key, Id>,
     known: HashMap<Id, Known>,
     stack: Vec<Frame>,
-    /// Types on the stack that are there twice: then only what ends a value is asked for.
+    /// Number of types that are on the stack twice: then only values that end the recursion are
+    /// offered.
     again: usize,
     /// Which value is offered where.
     offers: HashMap<Offer, usize>,
@@ -199,7 +200,7 @@ impl Explorer {
         self.obstacle
     }
 
-    /// Sees as much of the type as can be seen.
+    /// Explores the type as far as possible.
     pub(super) fn explore(
         &mut self,
         of: &'static str,
@@ -210,8 +211,8 @@ impl Explorer {
             let before = self.progress();
             (self.again, self.last_offer) = (0, None);
             self.stack.clear();
-            // What a user's `Deserialize` does to itself when it panics is its own: no state of it
-            // outlives the run.
+            // A panic may leave a user's `Deserialize` in any state, but none of it outlives the
+            // run.
             let outcome = contain(|| read(Recorder::new(self, Graph::ROOT, of, 0)));
             let outcome = outcome.unwrap_or_else(|message| {
                 tracing::debug!(
@@ -263,26 +264,27 @@ impl Explorer {
         Ok(())
     }
 
-    /// Whether the value is inside of another of its type, so that it is to be as small as it can.
+    /// Returns whether the value is inside of another of its type, so that it should be as small as
+    /// possible.
     pub(super) fn is_again(&self) -> bool {
         self.again > 0
     }
 
-    /// Which of the values is to be offered.
+    /// Chooses which of the values to offer.
     pub(super) fn offer(&mut self, of: &'static str, at: usize, kind: &'static str) -> usize {
         let offer = (of, at, kind);
         self.last_offer = Some(offer);
         self.offers.get(&offer).copied().unwrap_or_default()
     }
 
-    /// The value that was offered last is most likely the one that was refused.
+    /// Changes the offer that was made last: most likely that one was refused.
     fn offer_another(&mut self) {
         if let Some(offer) = self.last_offer.take() {
             *self.offers.entry(offer).or_default() += 1;
         }
     }
 
-    /// Goes into a named type, which stands at `at`.
+    /// Enters a named type at `at`.
     pub(super) fn enter<V>(&mut self, at: Id, name: &'static str, names: Names) -> Id {
         let key = Key {
             visitor: type_name::<V>(),
@@ -303,18 +305,19 @@ impl Explorer {
         id
     }
 
-    /// Goes to a part. Says where from.
+    /// Enters a part. Returns where from.
     pub(super) fn go(&mut self, place: TypeStep) -> usize {
         self.stack.push(Frame::TypeStep(place));
         self.stack.len() - 1
     }
 
-    /// Where the run is, to [come back](Self::back_to) to.
+    /// The present position, to [return](Self::back_to) to.
     pub(super) fn depth(&self) -> usize {
         self.stack.len()
     }
 
-    /// Comes back from types and places, also when they failed: not everybody passes errors on.
+    /// Returns to an earlier position, also after a failure: not every `Deserialize` passes errors
+    /// on.
     pub(super) fn back_to(&mut self, depth: usize) {
         for frame in self.stack.drain(depth..) {
             if let Frame::Type { is_again: true, .. } = frame {
@@ -338,7 +341,7 @@ impl Explorer {
         }
     }
 
-    /// Goes into a field or variant.
+    /// Notes an attempt to read a field or variant.
     pub(super) fn try_part(&mut self, of: Id, at: usize) {
         if self.is_again() {
             // However often it is within itself, that is one attempt.
@@ -352,14 +355,14 @@ impl Explorer {
         }
     }
 
-    /// It was read.
+    /// Notes that a field or variant was read.
     pub(super) fn has_read(&mut self, of: Id, at: usize) {
         self.part(of, at).failed = 0;
         self.finish(of, at);
     }
 
-    /// The fields of a struct in the order in which they are to be offered, if that is by name:
-    /// those that were refused time and again come last, so that the others are seen.
+    /// The order in which to offer the fields of a struct that is read by name: those that were
+    /// refused repeatedly come last, so that the others are seen.
     pub(super) fn order(&self, of: Id) -> Option<Vec<usize>> {
         let known = self.known.get(&of)?;
         let is_stuck = |part: &Part| part.failed > MOST_TRIES;
@@ -374,12 +377,12 @@ impl Explorer {
         Some(order)
     }
 
-    /// The struct cannot be read by name.
+    /// Notes that the struct cannot be read by name.
     pub(super) fn by_order_only(&mut self, of: Id) {
         self.known.entry(of).or_default().by_order_only = true;
     }
 
-    /// A struct has fewer fields than names.
+    /// Notes that a struct has fewer fields than names.
     pub(super) fn forget_parts(&mut self, of: Id, count: usize) {
         if let Some(known) = self.known.get_mut(&of) {
             known.parts.truncate(count);
@@ -387,8 +390,8 @@ impl Explorer {
         self.graph.drop_fields(of, count);
     }
 
-    /// The variant to read: one that is not known yet, or else the one that was read least often,
-    /// for what is in it.
+    /// Chooses the variant to read: one that is not known yet, or else the one that was read least
+    /// often, for its content.
     pub(super) fn choose(&self, of: Id) -> usize {
         let Some(known) = self.known.get(&of) else {
             return 0;
@@ -406,7 +409,7 @@ impl Explorer {
             .unwrap_or_default()
     }
 
-    /// The variant has no content: a recursion can end with it.
+    /// Notes that the variant has no content, so that a recursion can end with it.
     pub(super) fn is_unit(&mut self, of: Id, at: usize) {
         let known = self.known.entry(of).or_default();
         if !std::mem::replace(&mut known.least_is_unit, true) {
@@ -414,7 +417,7 @@ impl Explorer {
         }
     }
 
-    /// The variant that a number means.
+    /// Notes the variant that a number means.
     pub(super) fn note_number<T>(&mut self, of: Id, number: usize, variant: Option<&T>) {
         let numbers = &mut self.known.entry(of).or_default().by_number;
         if numbers.len() <= number {
@@ -423,13 +426,13 @@ impl Explorer {
         numbers[number] = variant.map(variant_id);
     }
 
-    /// The name of which to ask what it means, before anything else is seen.
+    /// The name whose meaning is to be explored before anything else.
     pub(super) fn name_to_ask(&self, of: Id) -> Option<usize> {
         self.known.get(&of)?.name_to_ask()
     }
 
-    /// The variant that the name of this place means. An obstacle if numbers mean others than the
-    /// names in their places.
+    /// Notes the variant that the name at this index means. Fails if numbers and names at the same
+    /// index mean different variants.
     pub(super) fn note_name<T>(&mut self, of: Id, variant: Option<&T>, name: &'static str) -> Stop {
         self.done += 1;
         let known = self.known.entry(of).or_default();
@@ -437,12 +440,12 @@ impl Explorer {
         if !known.is_shifted() {
             return Stop::NoVariant;
         }
-        // It is the enum's, not one variant's.
+        // The fault is the enum's, not one variant's.
         self.stack.pop();
         self.obstacle(ALIAS, name)
     }
 
-    /// There is no variant of this number.
+    /// Notes that there is no variant of this number.
     pub(super) fn no_variant(&mut self, of: Id, at: usize, content: Id) {
         self.graph.leaf(content, NO_VARIANT);
         self.finish(of, at);
@@ -452,7 +455,7 @@ impl Explorer {
         }
     }
 
-    /// A recursion found no end with the variants that were chosen for that.
+    /// Chooses other variants to end a recursion that found no end.
     fn end_elsewhere(&mut self) {
         let again = self.stack.iter().filter_map(|frame| match frame {
             Frame::Type { id, is_again: true } => Some(*id),
@@ -468,7 +471,7 @@ impl Explorer {
         }
     }
 
-    /// Here the type asks the data what it is.
+    /// Notes that the type asks the data what it is, which the codec cannot answer.
     pub(super) fn obstacle(&mut self, what: &str, of: &str) -> Stop {
         let mut text = String::new();
         for frame in &self.stack {

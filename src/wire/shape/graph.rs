@@ -1,29 +1,29 @@
-//! What has been seen of a type, and its canonical text.
+//! The graph of what was seen of a type, and its canonical text.
 
 use std::collections::HashMap;
 
-/// TypeStep of a [`Node`] in its [`Graph`].
+/// Index of a [`Node`] in its [`Graph`].
 pub(super) type Id = usize;
 
 /// Names of fields or variants, as serde lists them.
 pub(super) type Names = &'static [&'static str];
 
-/// Elements of a tuple that are told apart. Those behind them are taken to be of one type, as in an
-/// array.
+/// Elements of a tuple that are distinguished. Those after them are taken to be of one type, as in
+/// an array.
 const DISTINCT_ELEMENTS: usize = 64;
 
-/// Characters of a text; beyond them it says no more.
+/// Most characters of a text; the rest is cut.
 const LONGEST_TEXT: usize = 1 << 20;
 
-/// A type, or as much of it as has been seen.
+/// A type, or the part of it that was seen.
 #[derive(Debug, Clone)]
 enum Node {
     Unseen,
     /// A type without parts.
     Leaf(&'static str),
-    /// A newtype, or another mention of a type that has been seen.
+    /// A newtype, or another mention of a type that was seen.
     Same(Id),
-    /// A word for how the parts are arranged.
+    /// The arrangement of the parts, and the parts.
     Parts(&'static str, Vec<Id>),
     Tuple(usize, Vec<Id>),
     Struct(Names, Vec<Id>),
@@ -38,7 +38,7 @@ pub(super) struct Graph {
 }
 
 impl Graph {
-    /// Where the type itself stands.
+    /// The node of the type itself.
     pub(super) const ROOT: Id = 0;
 
     pub(super) fn new() -> Self {
@@ -48,7 +48,7 @@ impl Graph {
         }
     }
 
-    /// How much has been seen.
+    /// Number of the nodes that were seen.
     pub(super) fn seen(&self) -> usize {
         self.seen
     }
@@ -75,15 +75,15 @@ impl Graph {
         self.see(at, |_| Node::Leaf(kind));
     }
 
-    /// `at` is the type that `of` stands for.
+    /// Notes that `at` is the type that `of` stands for.
     pub(super) fn same(&mut self, at: Id, of: Id) {
         if at != of {
             self.see(at, |_| Node::Same(of));
         }
     }
 
-    /// The parts of what is arranged as `kind` says. A type that is seen in two ways keeps the
-    /// first: what is seen of the second is forgotten.
+    /// The parts of a type that is arranged as `kind` says. A type that is seen in two arrangements
+    /// keeps the first one, and the second is dropped.
     pub(super) fn arranged<const N: usize>(&mut self, at: Id, kind: &'static str) -> [Id; N] {
         let node = self.see(at, |graph| Node::Parts(kind, graph.parts(N)));
         if let Node::Parts(seen, parts) = node
@@ -112,8 +112,8 @@ impl Graph {
         }
     }
 
-    /// A struct was read with fewer fields than it has names: some are other names of the same
-    /// field.
+    /// Notes that a struct was read with fewer fields than it has names: some are other names of
+    /// the same field.
     pub(super) fn drop_fields(&mut self, at: Id, count: usize) {
         if let Node::Struct(_, items) = &mut self.nodes[at] {
             items.truncate(count);
@@ -140,7 +140,7 @@ impl Graph {
         id
     }
 
-    /// What tells a node from others, apart from its children.
+    /// What distinguishes a node from others, apart from its children.
     fn label(&self, id: Id) -> String {
         match &self.nodes[id] {
             Node::Unseen | Node::Same(_) => "?".to_owned(),
@@ -162,8 +162,8 @@ impl Graph {
         }
     }
 
-    /// The type as text. It depends on what is read and on nothing else: not on names of types, nor
-    /// on where a recursion was noticed, nor on whether two equal types are one.
+    /// The type as text. It depends only on what is read: not on names of types, nor on where a
+    /// recursion was noticed, nor on whether two equal types are one.
     pub(super) fn text(&self) -> String {
         let merged = Merged::of(self);
         let mut text = Text {
@@ -178,7 +178,7 @@ impl Graph {
     }
 }
 
-/// Which nodes are equal, however deep one looks.
+/// Which nodes are equal at any depth.
 struct Merged<'a> {
     graph: &'a Graph,
     classes: Vec<usize>,
@@ -194,7 +194,8 @@ impl<'a> Merged<'a> {
             classes: vec![0; graph.nodes.len()],
             nodes: vec![0],
         };
-        // Those that differ at once, then those whose parts do, until nothing more is told apart.
+        // Separate nodes that differ themselves, then those whose parts differ, until no class
+        // splits any more.
         loop {
             let mut known = HashMap::new();
             let mut nodes = Vec::new();
@@ -225,7 +226,7 @@ impl<'a> Merged<'a> {
         self.graph.children(id).iter().map(|part| self.class(*part))
     }
 
-    /// For each class, how often it is mentioned.
+    /// How often each class is mentioned.
     fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.nodes.len()];
         uses[self.class(Graph::ROOT)] += 1;
@@ -247,7 +248,7 @@ struct Text<'a> {
     graph: &'a Graph,
     merged: &'a Merged<'a>,
     uses: Vec<usize>,
-    /// Of types that are written once and then mentioned.
+    /// Numbers of the types that are written once and then mentioned.
     numbers: HashMap<usize, usize>,
     out: String,
 }
@@ -257,8 +258,8 @@ impl Text<'_> {
         self.merged.parts(self.merged.nodes[class]).collect()
     }
 
-    /// Whether it is written once, and mentioned by its number elsewhere. What consists of leaves
-    /// only is written out.
+    /// Returns whether a class is written once, and mentioned by its number elsewhere. One that
+    /// consists of leaves only is written out.
     fn is_numbered(&self, class: usize) -> bool {
         let mut parts = self.merged.parts(self.merged.nodes[class]);
         self.uses[class] > 1
@@ -333,11 +334,11 @@ impl Text<'_> {
         self.out += close;
     }
 
-    /// Elements of one type in a row are counted.
+    /// Consecutive elements of one type are counted.
     fn tuple(&mut self, len: usize, parts: &[usize]) {
         self.out.push('(');
         if len == 0 {
-            // Unlike `()`, which is nothing at all.
+            // Unlike `()`, which takes no bytes.
             self.out += "; 0";
         }
         for (at, row) in parts.chunk_by(|a, b| a == b).enumerate() {

@@ -1,4 +1,4 @@
-//! What a type looks like to a codec, found by having it read made-up values.
+//! The shape of a type, found by making the type read made-up values.
 
 mod explorer;
 mod graph;
@@ -15,12 +15,12 @@ use super::PayloadCodec;
 ///
 /// Kinds, widths and signs of numbers, names and order of fields, names, order and contents of
 /// variants, options, sequences, maps and lengths of tuples are part of it. Names of Rust types and
-/// modules are not, and a newtype is what it wraps. So two types of one shape are read from the
+/// modules are not, and a newtype is what it wraps. Two types of one shape are thus read from the
 /// same bytes, field by field, and renaming a type or moving it changes nothing.
 ///
-/// It is found by running `Deserialize` with values that are made up, many times, until nothing new
-/// is seen. A type that refuses such a value (a date in a string, say) is offered others; what none
-/// of them gets past stays unseen and is written as `?`. Not seen, therefore, are:
+/// The shape is found by running `Deserialize` with made-up values, many times, until nothing new
+/// is seen. A type that refuses such a value (a date in a string, say) is offered others; a part
+/// that it never reaches stays unseen and is written as `?`. Not seen, therefore, are:
 /// - what follows a value that is always refused, in a tuple or in a variant that is a tuple (other
 ///   fields of a struct are seen);
 /// - what a hand-written `Deserialize` asks for only after certain values;
@@ -49,12 +49,11 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// The shape of `T`, as `codec` shows itself to it.
+    /// Explores the shape of `T` as `codec` presents it.
     ///
-    /// It runs `T`'s `Deserialize` with values that no peer has sent. One that does not like a
-    /// value is to give an error. A panic is taken for one, but the hook for panics is called
-    /// before that can be done (the default one prints), and a program that is compiled with
-    /// `panic = "abort"` ends.
+    /// It runs `T`'s `Deserialize` with values that no peer has sent. A type should refuse a value
+    /// with an error. A panic counts as one, but the panic hook runs first (the default one
+    /// prints), and a program that is compiled with `panic = "abort"` ends.
     pub fn of<T: DeserializeOwned>(codec: PayloadCodec) -> Self {
         let mut explorer = Explorer::new(codec);
         explorer.explore(type_name::<T>(), |recorder| {
@@ -66,7 +65,7 @@ impl Shape {
         }
     }
 
-    /// Nothing is known of the type.
+    /// The shape of a type of which nothing is known.
     pub fn unseen() -> Self {
         Self {
             text: "?".to_owned(),
@@ -74,13 +73,13 @@ impl Shape {
         }
     }
 
-    /// The shape, to be read and compared.
+    /// The shape as text, to read and compare.
     pub fn text(&self) -> &str {
         &self.text
     }
 
     /// Why the codec cannot carry such values, if it cannot: which part of the type asks the data
-    /// what it is, which bincode does not say.
+    /// what it is, which bincode does not write.
     pub fn obstacle(&self) -> Option<&str> {
         self.obstacle.as_deref()
     }

@@ -1,4 +1,4 @@
-//! A deserializer that makes values up and notes what it is asked for.
+//! A deserializer that makes values up and records what it is asked for.
 
 use std::any::type_name;
 
@@ -35,15 +35,15 @@ const TEXTS: [&str; 18] = [
     "00",
 ];
 const LETTERS: [char; 4] = ['a', 'A', '0', ' '];
-/// Lengths of byte strings: of addresses, ids and digests.
+/// Lengths of byte strings to offer: of addresses, ids and digests.
 const LENGTHS: [usize; 9] = [1, 16, 0, 4, 8, 12, 20, 32, 64];
 
 /// Records one value.
 pub(super) struct Recorder<'a> {
     explorer: &'a mut Explorer,
-    /// Where it is noted down.
+    /// Where it is recorded.
     at: Id,
-    /// The Rust type that asks, and which part of the one around it that is.
+    /// The Rust type that asks, and its place in the one around it.
     of: &'static str,
     index: usize,
 }
@@ -58,14 +58,14 @@ impl<'a> Recorder<'a> {
         }
     }
 
-    /// A type without parts. Says which value to make up.
+    /// Records a type without parts. Returns which value to make up.
     fn leaf(&mut self, kind: &'static str) -> Result<usize, Stop> {
         self.explorer.step()?;
         self.explorer.graph.leaf(self.at, kind);
         Ok(self.explorer.offer(self.of, self.index, kind))
     }
 
-    /// The type asks the data what it is.
+    /// Records that the type asks the data what it is.
     fn any<'de, V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         let offer = self.leaf("any")?;
         if self.explorer.codec == PayloadCodec::Bincode {
@@ -82,7 +82,7 @@ impl<'a> Recorder<'a> {
     }
 }
 
-/// What a visitor that is given just any value is part of, told by its name.
+/// What a visitor that accepts any value is part of, told by its name.
 fn what_asks(visitor: &str) -> &'static str {
     if visitor.contains("TaggedContentVisitor") {
         "has `#[serde(tag = \"..\")]`, which looks for the tag among the fields"
@@ -181,8 +181,8 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         self.any(visitor)
     }
 
-    /// Names of fields and variants are given by others; who asks for one here wants it to be part
-    /// of the data.
+    /// Others supply the names of fields and variants; a type that asks for one here wants it to be
+    /// part of the data.
     fn deserialize_identifier<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, Stop> {
         let offer = self.leaf("name")?;
         if self.explorer.codec == PayloadCodec::Bincode {
@@ -302,7 +302,7 @@ impl<'de> Deserializer<'de> for Recorder<'_> {
         let contents = self.explorer.graph.variants(id, names);
         let number = self.explorer.choose(id);
         let Some(&content) = contents.get(number) else {
-            // It has no variants: there is no value of it.
+            // The enum has no variants, so it has no value.
             return Err(Stop::NoVariant);
         };
         self.explorer.try_part(id, number);
@@ -372,10 +372,10 @@ fn asking<T>() -> &'static str {
     of.unwrap_or(seed)
 }
 
-/// Elements by number.
+/// The elements of a tuple, by number.
 struct Elements<'a> {
     explorer: &'a mut Explorer,
-    /// The last one stands for all behind it.
+    /// The last one stands for all after it.
     parts: Vec<Id>,
     left: usize,
     next: usize,
