@@ -8,25 +8,25 @@ use super::work_id::WorkId;
 use super::{Delivery, LossCause};
 use crate::fabric::Completion;
 
-/// See the [module](self).
+/// The callers of a mailbox.
 #[derive(Debug)]
 pub(super) struct Callers {
     entries: Vec<CallerEntry>,
-    /// Entries of the completion queue that are still to be given to callers.
+    /// Entries of the completion queue that can still be given to callers.
     pub(super) completions_left: u32,
 }
 
-/// A place for a caller. The generation tells the completions of its earlier occupants apart.
+/// A place for a caller. The generation distinguishes the completions of its earlier occupants.
 #[derive(Debug, Default)]
 struct CallerEntry {
     generation: u32,
     channel: Option<Arc<PeerChannel>>,
-    /// Completion queue entries that it has been given.
+    /// Completion queue entries that the place has.
     completions: u32,
 }
 
 impl Callers {
-    /// None yet, for whom there are so many entries of the completion queue.
+    /// Starts without callers, and with this many entries of the completion queue to give away.
     pub(super) fn new(completions: u32) -> Self {
         Self {
             entries: Vec::new(),
@@ -34,14 +34,14 @@ impl Callers {
         }
     }
 
-    /// All channels.
+    /// The channels of all callers.
     pub(super) fn channels(&self) -> impl Iterator<Item = &Arc<PeerChannel>> {
         self.entries
             .iter()
             .filter_map(|entry| entry.channel.as_ref())
     }
 
-    /// A place that nobody has.
+    /// Returns a place that is free.
     pub(super) fn free(&mut self) -> Key {
         let is_free = |entry: &CallerEntry| entry.channel.is_none() && entry.completions == 0;
         let free = self.entries.iter().position(is_free);
@@ -52,32 +52,32 @@ impl Callers {
         self.key(at)
     }
 
-    /// Gives so many entries of the completion queue to a place, of which at least as many are
-    /// left.
+    /// Gives entries of the completion queue to a place; at least as many must be left.
     pub(super) fn reserve(&mut self, key: Key, completions: u32) {
         self.completions_left -= completions;
         self.entries[key.at].completions = completions;
     }
 
-    /// A channel has the place.
+    /// Puts a channel into the place.
     pub(super) fn occupy(&mut self, key: Key, channel: Arc<PeerChannel>) {
         self.entries[key.at].channel = Some(channel);
     }
 
-    /// What was posted for the place so far does not count any more. Its name from now on.
+    /// Begins a new generation of the place: completions of earlier work no longer count. Returns
+    /// its new key.
     pub(super) fn renew(&mut self, key: Key) -> Key {
         let entry = &mut self.entries[key.at];
         entry.generation = (entry.generation + 1) & GENERATION;
         self.key(key.at)
     }
 
-    /// Frees a place that nobody occupies.
+    /// Frees a place without an occupant.
     pub(super) fn vacate(&mut self, key: Key) {
         self.renew(key);
         self.completions_left += std::mem::take(&mut self.entries[key.at].completions);
     }
 
-    /// The places of the channels that are meant.
+    /// The places of the channels that `is_meant` selects.
     pub(super) fn find(&self, is_meant: impl Fn(&PeerChannel) -> bool) -> Vec<Key> {
         let is_meant = |at: &usize| {
             let channel = self.entries[*at].channel.as_ref();
@@ -92,7 +92,7 @@ impl Callers {
         self.entries[key.at].channel.take()
     }
 
-    /// Closes a channel, whose place is free then.
+    /// Closes a channel, which frees its place.
     pub(super) fn close(&mut self, key: Key, cause: &LossCause) -> Option<Arc<PeerChannel>> {
         let channel = self.take(key)?;
         self.vacate(key);
@@ -100,7 +100,7 @@ impl Callers {
         Some(channel)
     }
 
-    /// Takes in completions that differ in their immediates at most.
+    /// Handles completions that differ in their immediates at most.
     #[inline]
     pub(super) fn complete(&mut self, run: &[Completion], deliveries: &mut VecDeque<Delivery>) {
         let Some(&Completion { wr_id, status, .. }) = run.first() else {
@@ -131,7 +131,7 @@ impl Callers {
         }
     }
 
-    /// The channel that a work request is of.
+    /// The channel that a work request belongs to.
     #[inline]
     fn occupant(&self, key: Key) -> Option<&Arc<PeerChannel>> {
         let entry = self.entries.get(key.at)?;

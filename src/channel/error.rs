@@ -21,7 +21,7 @@ pub enum LossCause {
     #[error("{0}")]
     Fabric(String),
     /// The peer writes more messages than it was asked for, as fast as they are read.
-    #[error("the peer floods us with messages that nobody asked for")]
+    #[error("the peer floods this agent with messages that it was not asked for")]
     Flood,
     /// The peer left cleanly.
     #[error("the peer left")]

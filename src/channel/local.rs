@@ -67,7 +67,7 @@ impl LocalRequest {
         if let Some(complete) = self.complete.take() {
             // The caller's waker may panic, which must not end the service.
             if let Err(message) = contain(|| complete.0(outcome)) {
-                tracing::error!(message, "a caller panicked as it was told");
+                tracing::error!(message, "a caller's waker panicked");
             }
         }
     }

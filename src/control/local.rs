@@ -194,7 +194,11 @@ impl Control for Local {
     async fn clean_up(&self) -> Result<(), ControlError> {
         if let Some(home) = self.life.end() {
             for peer in self.registry.unregister(&home.alias) {
-                tracing::debug!(alias = home.alias, peer, "told a peer that we leave");
+                tracing::debug!(
+                    alias = home.alias,
+                    peer,
+                    "told a peer that this agent leaves"
+                );
             }
         }
         Ok(())

@@ -1,9 +1,9 @@
-//! Attributes that are there under a condition: `#[cfg_attr(unix, cfg(any()))]`.
+//! Attributes under a condition: `#[cfg_attr(unix, cfg(any()))]`.
 
 use syn::punctuated::Punctuated;
 use syn::{Meta, Path, Token};
 
-/// Whether this attribute is one that `is` says, or comes to be one in some build.
+/// Returns whether `is` accepts this attribute, or one that it becomes in some build.
 pub(crate) fn comes_to(meta: &Meta, is: fn(&Path) -> bool) -> bool {
     match conditional(meta) {
         Some(inner) => inner.iter().any(|inner| comes_to(inner, is)),
@@ -11,7 +11,7 @@ pub(crate) fn comes_to(meta: &Meta, is: fn(&Path) -> bool) -> bool {
     }
 }
 
-/// Whether this attribute is one that `is` says, or comes to such ones and no others.
+/// Returns whether `is` accepts this attribute, or all that it becomes.
 pub(crate) fn comes_only_to(meta: &Meta, is: fn(&Path) -> bool) -> bool {
     match conditional(meta) {
         Some(inner) => inner.iter().all(|inner| comes_only_to(inner, is)),
@@ -19,14 +19,14 @@ pub(crate) fn comes_only_to(meta: &Meta, is: fn(&Path) -> bool) -> bool {
     }
 }
 
-/// What stands behind the condition of a `cfg_attr`.
+/// The attributes behind the condition of a `cfg_attr`.
 fn conditional(meta: &Meta) -> Option<Vec<Meta>> {
     let Meta::List(list) = meta else { return None };
     if !list.path.is_ident("cfg_attr") {
         return None;
     }
     let parsed = list.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated);
-    // What does not parse is refused by the compiler.
+    // The compiler refuses what does not parse.
     Some(parsed.ok()?.into_iter().skip(1).collect())
 }
 

@@ -1,4 +1,4 @@
-//! Where the crate is found that the generated code refers to.
+//! Finds the crate that the generated code refers to.
 //!
 //! `expand` writes `::slimerpc_actors`. A crate may have it under another name, or through a crate
 //! that re-exports it.
@@ -11,8 +11,8 @@ use syn::{Error, Ident, Path, parse_quote};
 const PACKAGE: &str = "slimerpc-actors";
 const WRITTEN: &str = "slimerpc_actors";
 
-/// Where it is, as `#[service(crate = ..)]` says or else the `Cargo.toml` of the crate that is
-/// compiled.
+/// The path of the crate: as `#[service(crate = ..)]` says, or else from the `Cargo.toml` of the
+/// crate that is compiled.
 pub(crate) fn find(given: Option<Path>) -> Result<Path, Error> {
     if let Some(given) = given {
         return Ok(given);
@@ -35,7 +35,7 @@ pub(crate) fn find(given: Option<Path>) -> Result<Path, Error> {
     }
 }
 
-/// `tokens` with `path` wherever they say `::slimerpc_actors`.
+/// Replaces `::slimerpc_actors` in `tokens` with `path`.
 pub(crate) fn put(path: &Path, tokens: TokenStream) -> TokenStream {
     let mut put: Vec<TokenTree> = Vec::new();
     for token in tokens {
@@ -55,7 +55,7 @@ pub(crate) fn put(path: &Path, tokens: TokenStream) -> TokenStream {
     put.into_iter().collect()
 }
 
-/// Whether a path begins behind these, with `::`.
+/// Returns whether a path that follows these tokens begins with `::`.
 fn is_absolute(before: &[TokenTree]) -> bool {
     let is_colon =
         |token: &TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ':');
@@ -68,7 +68,7 @@ fn is_absolute(before: &[TokenTree]) -> bool {
     }
 }
 
-/// Whether this can stand in a path, and is no keyword before one, as `impl`.
+/// Returns whether this can be a segment of a path, and is no keyword before one, as `impl`.
 fn is_segment(ident: &str) -> bool {
     ["Self", "self", "super", "crate"].contains(&ident) || syn::parse_str::<Ident>(ident).is_ok()
 }

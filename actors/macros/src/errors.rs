@@ -1,4 +1,4 @@
-//! Collects errors, so that all that is wrong with an item is reported at once.
+//! Collects errors, so that everything wrong with an item is reported at once.
 
 use proc_macro2::TokenStream;
 use quote::ToTokens;
@@ -22,7 +22,7 @@ impl Errors {
         }
     }
 
-    /// Whether there are none.
+    /// Returns whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_none()
     }

@@ -1,4 +1,4 @@
-//! From the model to messages, client and dispatch table.
+//! Generates messages, client and dispatch table from the model.
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
@@ -10,7 +10,7 @@ use crate::model::{
     Answers, Argument, Codec, Form, Kind, Method, RawReply, Receiver, Service, Typed,
 };
 
-/// All that is generated beside the item.
+/// Everything that is generated beside the item.
 pub(crate) fn service(service: &Service) -> TokenStream {
     let messages = service
         .methods
@@ -31,7 +31,7 @@ pub(crate) fn service(service: &Service) -> TokenStream {
     }
 }
 
-/// The type that implements `Service`: the service as callers know it.
+/// The type that implements `Service`: the service as callers declare it.
 fn spec(service: &Service) -> TokenStream {
     let ident = &service.ident;
     match &service.form {
@@ -64,7 +64,7 @@ fn message(service: &Service, index: usize, method: &Method, typed: &Typed) -> T
     let (owned, borrowed, arguments_of_self, pattern) = if idents.is_empty() {
         (quote!([(); 0]), quote!([(); 0]), quote!([]), quote!(_))
     } else {
-        // What is wrong with an argument's type is said where that stands.
+        // Errors about an argument's type point at the argument.
         let span = types[0].span();
         (
             quote_spanned!(span=> (#(#types,)*)),
@@ -300,11 +300,11 @@ fn description(service: &Service) -> TokenStream {
     }
 }
 
-/// The expression that finds out which types `method` takes and gives back.
+/// The expression that finds out which types `method` takes and returns.
 fn signature(method: &Method) -> TokenStream {
     let name = &method.name;
     let of = quote!(::slimerpc_actors::Signature::of(#name));
-    // A type that is not for serde is an error elsewhere, and is not to be another one here.
+    // A type that serde cannot handle is an error elsewhere; it must not be a second one here.
     let shape = |ty: &Type| {
         quote!(&(&::slimerpc_actors::__private::ShapeOf::<#ty>::new())
             .shape(<Self as ::slimerpc_actors::Service>::CODEC))
@@ -384,7 +384,7 @@ fn dispatch(service: &Service) -> TokenStream {
     }
 }
 
-/// What a service with parallel methods adds to its dispatch.
+/// The part of the dispatch for parallel methods.
 fn dispatch_parallel(service: &Service, actor: &Type) -> TokenStream {
     let arms = service
         .methods
@@ -472,8 +472,8 @@ fn is_async(method: &Method) -> bool {
     }
 }
 
-/// What came of answering `request`, or a future of that if `method` is async. It runs on
-/// `receiver`.
+/// The expression for the result of answering `request`, or for a future of it if `method` is
+/// async. The method runs on `receiver`.
 fn answered(
     service: &Service,
     method: &Method,
@@ -555,7 +555,7 @@ fn message_pattern(arguments: &[Argument]) -> TokenStream {
     }
 }
 
-/// `call` as a `Result` whose error is what the caller sees.
+/// `call` as a `Result` whose error is the caller's.
 fn outcome(service: &Service, method: &Method, call: TokenStream) -> TokenStream {
     if method.is_fallible {
         let spec = spec(service);

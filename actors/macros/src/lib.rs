@@ -2,19 +2,19 @@
 //!
 //! Layout, in the order in which an item passes through:
 //!
-//! - `options`: what stands in `#[service(..)]` and `#[method(..)]`;
-//! - `parse`, with `impl_form` and `trait_form`: from the item to a `model`, and the item as it is
-//!   given back;
-//! - `signature`: the rules for one method; every broken one is reported, at the token that breaks
+//! - `options`: the options of `#[service(..)]` and `#[method(..)]`;
+//! - `parse`, with `impl_form` and `trait_form`: turns the item into a `model`, and the item as it
+//!   is returned;
+//! - `signature`: the rules for one method; each violation is reported, at the token that causes
 //!   it;
-//! - `conditional`: attributes that are there in some builds;
+//! - `conditional`: attributes that exist in some builds only;
 //! - `types`: the rules for the types of arguments and replies;
-//! - `names`: names of messages, and those that cannot be had;
-//! - `neighbours`: what else stands in the module;
-//! - `expand`: from the model to messages, client and dispatch table;
-//! - `crate_path`: where the crate that all this refers to is found.
+//! - `names`: the names of messages, and names that are not available;
+//! - `neighbours`: the other items of the module;
+//! - `expand`: generates messages, client and dispatch table from the model;
+//! - `crate_path`: finds the crate that the generated code refers to.
 //!
-//! Whatever reaches `expand` has been found sound: only the steps before it report errors.
+//! Everything that reaches `expand` is valid: only the steps before it report errors.
 
 use proc_macro::TokenStream;
 
@@ -81,7 +81,8 @@ mod types;
 ///   to it: `calc.add(1, 2)` returns a `Reply<i64>`;
 /// - the implementations of `Service`, `Call` and `ServedBy`, among them the dispatch table.
 ///
-/// A type has one such block. What peers do not call may stand in others, without `#[service]`.
+/// A type has one such block. Methods that peers do not call may stand in others, without
+/// `#[service]`.
 ///
 /// # On a trait
 ///
@@ -123,16 +124,16 @@ mod types;
 ///
 /// # Options
 ///
-/// - `#[service(name = "calc.v1")]`: the name peers know the service by; that of the type or trait
-///   if left out.
+/// - `#[service(name = "calc.v1")]`: the name of the service for peers; by default that of the type
+///   or trait.
 /// - `#[service(prefix = "Calc")]`: messages are called `CalcAdd`, not `Add`, for two services in
 ///   one module.
 /// - `#[service(codec = "pickle")]`: typed payloads are pickles between native agents, too, as they
 ///   always are to and from DLSlime peers. For values whose type only the pickle tells
 ///   (`slimerpc::wire::pickle::Value`).
-/// - `#[service(crate = slime::rpc)]`: where `slimerpc-actors` is found, if another crate
-///   re-exports it. Under whatever name it stands in the `Cargo.toml` of the crate that declares
-///   the service, it is found by itself.
+/// - `#[service(crate = slime::rpc)]`: the path of `slimerpc-actors`, if another crate re-exports
+///   it. If the crate that declares the service depends on it directly, under whatever name, it is
+///   found without this.
 ///
 /// # Methods
 ///

@@ -1,4 +1,4 @@
-//! What a service is, once its rules have been checked.
+//! The model of a service whose rules have been checked.
 
 use syn::{Attribute, Ident, Path, Type, Visibility};
 
@@ -6,11 +6,11 @@ use syn::{Attribute, Ident, Path, Type, Visibility};
 pub(crate) struct Service {
     /// The type or trait.
     pub(crate) ident: Ident,
-    /// Where it was declared.
+    /// The item that declares it.
     pub(crate) form: Form,
-    /// The name peers know it by.
+    /// Name of the service for peers.
     pub(crate) name: String,
-    /// How payloads travel between native agents.
+    /// The codec of payloads between native agents.
     pub(crate) codec: Codec,
     /// Sorted by name, which is the order of the method table.
     pub(crate) methods: Vec<Method>,
@@ -19,14 +19,14 @@ pub(crate) struct Service {
 /// The codec of typed payloads.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Codec {
-    /// Unless another is asked for.
+    /// The default.
     #[default]
     Bincode,
-    /// As DLSlime peers speak.
+    /// The codec of DLSlime peers.
     Pickle,
 }
 
-/// What `#[service]` stands on.
+/// The item that `#[service]` stands on.
 pub(crate) enum Form {
     /// The inherent `impl` of this type.
     Impl(Path),
@@ -36,36 +36,36 @@ pub(crate) enum Form {
 
 /// A method.
 pub(crate) struct Method {
-    /// As declared.
+    /// Name of the method as declared.
     pub(crate) ident: Ident,
-    /// As peers know it: without `r#`.
+    /// Name of the method for peers: without `r#`.
     pub(crate) name: String,
     /// The attributes that its client method shares: documentation and deprecation.
     pub(crate) attributes: Vec<Attribute>,
     /// The visibility of its message.
     pub(crate) visibility: Visibility,
-    /// What it runs on.
+    /// The receiver of the method.
     pub(crate) receiver: Receiver,
     /// The names that its signature mentions and that a message may hide.
     pub(crate) mentioned: Vec<Ident>,
     /// Whether it returns a `Result`, or a stream of them.
     pub(crate) is_fallible: bool,
-    /// What passes between caller and handler.
+    /// The form of its payloads.
     pub(crate) kind: Kind,
 }
 
-/// What a method runs on.
+/// The receiver of a method.
 pub(crate) enum Receiver {
     /// `&self`.
     Ref,
     /// `&mut self`.
     Mut,
-    /// What the service shares, of this type: the method is parallel.
+    /// A reference to what the service shares, of this type: the method is parallel.
     Shared(Box<Type>),
 }
 
 impl Method {
-    /// What it sees of the service, if it runs beside the serial methods.
+    /// The type that it sees of the service, if it runs beside the serial methods.
     pub(crate) fn shared(&self) -> Option<&Type> {
         match &self.receiver {
             Receiver::Shared(shared) => Some(shared),
@@ -74,7 +74,7 @@ impl Method {
     }
 }
 
-/// What passes between caller and handler.
+/// The form of the payloads between caller and handler.
 pub(crate) enum Kind {
     /// Messages.
     Typed(Box<Typed>),
@@ -82,15 +82,15 @@ pub(crate) enum Kind {
     Raw {
         /// Whether the handler is `async`.
         is_async: bool,
-        /// Where its reply comes into being.
+        /// Where the reply is made.
         reply: RawReply,
     },
 }
 
-/// Where the reply of a raw method comes into being.
+/// Where the reply of a raw method is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RawReply {
-    /// Wherever; it is returned.
+    /// In any memory: it is returned.
     Returned,
     /// In send memory.
     Written,
@@ -108,18 +108,18 @@ pub(crate) struct Typed {
     pub(crate) output: Type,
     /// Whether the handler is `async`.
     pub(crate) is_async: bool,
-    /// What comes back.
+    /// The form of the answer.
     pub(crate) answers: Answers,
 }
 
-/// What comes back from a method with a message.
+/// The form of a typed method's answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answers {
-    /// Its result.
+    /// One result.
     One,
-    /// Nothing: callers do not wait.
+    /// None: callers do not wait.
     None,
-    /// The items of a stream.
+    /// A stream of items.
     Stream,
 }
 

@@ -1,4 +1,4 @@
-//! Names of messages, and those that cannot be had.
+//! The names of messages, and names that are not available.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +8,7 @@ use syn::ext::IdentExt;
 use crate::errors::Errors;
 use crate::model::{Kind, Method, Service};
 
-/// Methods that `Proxy` has of its own, which would be called instead of the service's.
+/// Inherent methods of `Proxy`, which would be called instead of the service's.
 const OF_PROXY: &[&str] = &[
     "blocking",
     "channel",
@@ -33,7 +33,7 @@ const OF_TRAITS: &[(&str, &[&str])] = &[
     ("Clone", &["clone", "clone_from"]),
     ("Debug", &["fmt"]),
     ("Deref", &["deref"]),
-    // Those that every type implements.
+    // The traits that every type implements.
     ("Any", &["type_id"]),
     ("Borrow", &["borrow"]),
     ("BorrowMut", &["borrow_mut"]),
@@ -104,7 +104,7 @@ fn capitalised(word: &str) -> impl Iterator<Item = char> {
         .chain(letters)
 }
 
-/// What to do about a message that cannot have its name.
+/// Advice for a message that cannot have its name.
 const WAYS_OUT: &str =
     "rename the method, or give the messages a prefix: `#[service(prefix = \"Calc\")]`";
 
@@ -142,8 +142,8 @@ pub(crate) fn check_shadowed(method: &Ident, name: &str, errors: &mut Errors) {
     errors.at(method, text);
 }
 
-/// Refuses messages that would hide a type which the methods of the service take or return: in the
-/// place of that, the message would be meant.
+/// Refuses messages that would hide a type which the methods of the service take or return: the
+/// message would be meant in its place.
 pub(crate) fn check_hidden(service: &Ident, methods: &[Method], errors: &mut Errors) {
     let mentioned: HashSet<String> = methods
         .iter()
@@ -178,7 +178,7 @@ pub(crate) fn check_hidden(service: &Ident, methods: &[Method], errors: &mut Err
     }
 }
 
-/// Refuses a message, or a client, that would be called as `whose` is.
+/// Refuses a message, or a client, with the name of `whose`.
 pub(crate) fn check_taken(
     service: &Service,
     taken: impl std::fmt::Display,

@@ -1,4 +1,4 @@
-//! What stands beside a service in its module, as far as its source file shows.
+//! The other items in a service's module, as far as its source file shows them.
 //!
 //! A macro sees its item alone, and what two items of one module do to each other the compiler
 //! tells in its own words, about code that nobody wrote. So this reads the file once more. What it
@@ -17,7 +17,7 @@ use crate::model::{Form, Kind, Service};
 use crate::options::ServiceOptions;
 use crate::{conditional, impl_form, names, trait_form};
 
-/// Something in the same module.
+/// Another item in the same module.
 pub(crate) enum Neighbour {
     /// A service that is declared further up.
     Service(Service),
@@ -25,7 +25,7 @@ pub(crate) enum Neighbour {
     Named(String),
 }
 
-/// What stands beside `item`, which is the one in `file` that looks like it.
+/// The items beside `item`, which is the one in `file` that looks like it.
 pub(crate) fn find(file: Option<&Path>, item: &TokenStream) -> Vec<Neighbour> {
     let source = file.and_then(|file| fs::read_to_string(file).ok());
     let parsed = source.and_then(|source| syn::parse_file(&source).ok());
@@ -45,7 +45,7 @@ pub(crate) fn find(file: Option<&Path>, item: &TokenStream) -> Vec<Neighbour> {
         let at = place(&items)?;
         Some((at, items))
     });
-    // Of two that look alike nobody can say which is meant.
+    // If two look alike, nobody can say which is meant.
     let (Some((mine, items)), None) = (found.next(), found.next()) else {
         return Vec::new();
     };
@@ -56,7 +56,7 @@ pub(crate) fn find(file: Option<&Path>, item: &TokenStream) -> Vec<Neighbour> {
         .collect()
 }
 
-/// Refuses a second block for one type, and what would be called like something else.
+/// Refuses a second block for one type, and names that another item has.
 pub(crate) fn check(service: &Service, neighbours: &[Neighbour], errors: &mut Errors) {
     let is_of_mine = |other: &Service| match (&service.form, &other.form) {
         (Form::Impl(mine), Form::Impl(other)) => mine == other,
@@ -104,7 +104,7 @@ fn neighbour(item: Item, is_before: bool) -> Option<Neighbour> {
     let Some(options) = options else {
         return name(&item).map(Neighbour::Named);
     };
-    // What is wrong with it is said where it stands.
+    // Errors about it are reported where it stands.
     let errors = &mut Errors::default();
     let options = ServiceOptions::parse(options, errors);
     let service = match without_service(&item)? {
@@ -143,7 +143,7 @@ fn attributes(item: &Item) -> Option<&Vec<Attribute>> {
     })
 }
 
-/// Whether it may not be there.
+/// Returns whether it may be missing in some builds.
 fn is_conditional(item: &Item) -> bool {
     attributes(item).is_none_or(|attributes| {
         let mut attributes = attributes.iter();

@@ -1,4 +1,4 @@
-//! What stands in `#[service(..)]` and `#[method(..)]`.
+//! The options of `#[service(..)]` and `#[method(..)]`.
 
 use proc_macro2::TokenStream;
 use syn::ext::IdentExt;
@@ -11,18 +11,18 @@ use crate::model::Codec;
 /// `#[service(name = "..", prefix = "..", codec = "..", crate = ..)]`.
 #[derive(Default)]
 pub(crate) struct ServiceOptions {
-    /// The name peers know the service by.
+    /// Name of the service for peers.
     pub(crate) name: Option<String>,
-    /// What the names of its messages start with.
+    /// Prefix of the names of its messages.
     pub(crate) prefix: Option<String>,
-    /// How payloads travel between native agents.
+    /// The codec of payloads between native agents.
     pub(crate) codec: Option<Codec>,
-    /// Where `slimerpc-actors` is found.
+    /// Path of `slimerpc-actors`.
     pub(crate) crate_path: Option<Path>,
 }
 
 impl ServiceOptions {
-    /// Reads the options; what is wrong goes to `errors`.
+    /// Reads the options; errors go to `errors`.
     pub(crate) fn parse(tokens: TokenStream, errors: &mut Errors) -> Self {
         let mut options = Self::default();
         let parser = |input: ParseStream<'_>| {
@@ -60,14 +60,14 @@ pub(crate) struct MethodOptions {
     pub(crate) inplace: Option<Ident>,
     /// The token `oneway`, if callers do not wait for it.
     pub(crate) oneway: Option<Ident>,
-    /// The token `stream`, if it gives back a stream of items.
+    /// The token `stream`, if it returns a stream of items.
     pub(crate) stream: Option<Ident>,
     /// The token `parallel`, if it runs beside serial methods.
     pub(crate) parallel: Option<Ident>,
 }
 
 impl MethodOptions {
-    /// Reads the options of one `#[method]`; what is wrong goes to `errors`.
+    /// Reads the options of one `#[method]`; errors go to `errors`.
     pub(crate) fn parse(attribute: &Attribute, errors: &mut Errors) -> Self {
         let mut options = Self::default();
         let result = match &attribute.meta {

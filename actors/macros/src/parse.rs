@@ -1,4 +1,4 @@
-//! From the `impl` or the trait to the model, and the item itself as it is given back.
+//! Turns the `impl` or the trait into the model, and the item as it is returned.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
@@ -18,7 +18,7 @@ pub(crate) const FORMS: &str =
 pub(crate) const GENERIC_SERVICE: &str =
     "peers know a service by one name, so it cannot be generic; name the types";
 
-/// `#[service]`: the item, and what is generated for it or what is wrong with it.
+/// Expands `#[service]`: returns the item with the generated code, or with errors.
 pub(crate) fn service(
     options: TokenStream,
     item: TokenStream,
@@ -59,7 +59,7 @@ pub(crate) fn service(
     quote!(#item #generated)
 }
 
-/// `#[method]` that no `#[service]` has taken away.
+/// Expands a `#[method]` outside of a `#[service]`: an error.
 pub(crate) fn stray_method(item: TokenStream) -> TokenStream {
     let error = Error::new(
         Span::call_site(),
@@ -70,7 +70,7 @@ pub(crate) fn stray_method(item: TokenStream) -> TokenStream {
     quote!(#error #item)
 }
 
-/// Checks what concerns all methods together, and puts them in the order of the table.
+/// Checks the rules about all methods together, and sorts the methods in the order of the table.
 pub(crate) fn finish(
     ident: Ident,
     form: Form,
@@ -134,7 +134,7 @@ fn is_method(attribute: &Attribute) -> bool {
     is_called_method(attribute.path())
 }
 
-/// Whether this is the path of `#[method]`: that may be re-exported by anybody, under any path.
+/// Returns whether this is the path of `#[method]`, which may be re-exported under any path.
 fn is_called_method(path: &Path) -> bool {
     let last = path.segments.last();
     last.is_some_and(|last| last.ident == "method")

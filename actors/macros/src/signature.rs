@@ -1,4 +1,4 @@
-//! The rules for one method, and what it is once it keeps them.
+//! The rules for one method, and its model.
 
 use syn::ext::IdentExt;
 use syn::{
@@ -13,11 +13,11 @@ use crate::{conditional, names, types};
 
 /// A function with `#[method]`, as found.
 pub(crate) struct Candidate<'a> {
-    /// What its `#[method]` says.
+    /// The options of its `#[method]`.
     pub(crate) options: MethodOptions,
     /// Its other attributes.
     pub(crate) attributes: &'a [Attribute],
-    /// Of its message.
+    /// Visibility of its message.
     pub(crate) visibility: Visibility,
     /// Its signature.
     pub(crate) signature: &'a Signature,
@@ -26,13 +26,13 @@ pub(crate) struct Candidate<'a> {
 /// Turns candidates into methods.
 pub(crate) struct Reader<'a> {
     form: &'a Form,
-    /// What names of messages start with.
+    /// Prefix of the names of messages.
     prefix: &'a str,
     errors: &'a mut Errors,
 }
 
 impl<'a> Reader<'a> {
-    /// A reader for methods of a service of this form; what is wrong with them goes to `errors`.
+    /// Makes a reader for methods of a service of this form; errors go to `errors`.
     pub(crate) fn new(form: &'a Form, options: &'a ServiceOptions, errors: &'a mut Errors) -> Self {
         let prefix = options.prefix.as_deref().unwrap_or_default();
         Reader {
@@ -42,8 +42,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The method that `candidate` is, if it keeps the rules; otherwise a semblance of it, and
-    /// errors.
+    /// Reads the method of `candidate`. If it breaks a rule, returns a substitute and adds errors.
     pub(crate) fn method(&mut self, candidate: Candidate<'_>) -> Method {
         let signature = candidate.signature;
         let name = signature.ident.unraw().to_string();
@@ -237,7 +236,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Whether the items of the stream that the method gives back are `Result`s, and an item.
+    /// Returns whether the items of the method's stream are `Result`s, and the type of an item.
     fn items(&mut self, stream: &Ident, signature: &Signature) -> (bool, Type) {
         let item = match &signature.output {
             ReturnType::Type(_, returned) => types::item_of_stream(returned),
@@ -254,7 +253,7 @@ impl<'a> Reader<'a> {
         self.reply(item)
     }
 
-    /// Whether the method returns a `Result`, and the reply.
+    /// Returns whether the method returns a `Result`, and the type of the reply.
     fn output(&mut self, output: &ReturnType) -> (bool, Type) {
         match output {
             ReturnType::Type(_, returned) => self.reply(returned),
@@ -262,7 +261,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Whether what is returned is a `Result`, and what is sent of it.
+    /// Returns whether the returned type is a `Result`, and the part of it that is sent.
     fn reply(&mut self, returned: &Type) -> (bool, Type) {
         types::check_output(returned, self.form, self.errors);
         let (is_fallible, reply) = match types::as_result(returned) {
@@ -374,7 +373,7 @@ fn mentioned(signature: &Signature) -> Vec<Ident> {
     taken.chain(returned).flat_map(types::mentioned).collect()
 }
 
-/// Those that travel. The first is what the method runs on.
+/// The arguments that travel. The first one is the receiver.
 fn arguments(signature: &Signature) -> impl Iterator<Item = &PatType> {
     let arguments = signature.inputs.iter().skip(1);
     arguments.filter_map(|input| match input {
@@ -401,7 +400,7 @@ fn is_mutable_bytes(ty: &Type) -> bool {
     matches!(ty, Type::Reference(reference) if reference.mutability.is_some() && types::is_bytes(&reference.elem))
 }
 
-/// What the client's method has in common with the service's.
+/// The attributes that the client's method shares with the service's.
 fn shared_attributes(attributes: &[Attribute]) -> Vec<Attribute> {
     let is_shared = |path: &Path| path.is_ident("doc") || path.is_ident("deprecated");
     let are_shared =

@@ -81,7 +81,7 @@ pub(crate) fn check_output(ty: &Type, form: &Form, errors: &mut Errors) {
 const SELF_IN_TRAIT: &str =
     "`Self` is the implementation, which callers of a trait do not know; name a type they know";
 
-/// Whether `ty` is the service itself.
+/// Returns whether `ty` is the service itself.
 pub(crate) fn is_self(ty: &Type, form: &Form) -> bool {
     match (ty, form) {
         (Type::Path(ty), _) if ty.qself.is_none() && ty.path.is_ident("Self") => true,
@@ -90,7 +90,7 @@ pub(crate) fn is_self(ty: &Type, form: &Form) -> bool {
     }
 }
 
-/// Whether `ty` is a `Box`.
+/// Returns whether `ty` is a `Box`.
 pub(crate) fn is_box(ty: &Type) -> bool {
     matches!(ty, Type::Path(ty) if ty.path.segments.last().is_some_and(|last| last.ident == "Box"))
 }
@@ -113,7 +113,7 @@ pub(crate) fn mentioned(ty: &Type) -> Vec<Ident> {
     mentioned.0
 }
 
-/// Whether `ty` is called `Result`, and its first parameter.
+/// The first parameter of `ty` if it is called `Result`.
 pub(crate) fn as_result(ty: &Type) -> Option<Option<&Type>> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
@@ -139,7 +139,7 @@ pub(crate) fn item_of_stream(ty: &Type) -> Option<&Type> {
     })
 }
 
-/// The same for `Stream<Item = T>`.
+/// The item of `Stream<Item = T>`.
 fn item_of(segment: &PathSegment) -> Option<&Type> {
     let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
         return None;
@@ -153,13 +153,13 @@ fn item_of(segment: &PathSegment) -> Option<&Type> {
     })
 }
 
-/// Whether `ty` is `[u8]`.
+/// Returns whether `ty` is `[u8]`.
 pub(crate) fn is_bytes(ty: &Type) -> bool {
     let Type::Slice(slice) = ty else { return false };
     matches!(&*slice.elem, Type::Path(path) if path.path.is_ident("u8"))
 }
 
-/// `ty` with `Self` replaced, as it has another meaning in a message.
+/// `ty` with `Self` replaced, which has another meaning in a message.
 pub(crate) fn without_self(ty: &Type, form: &Form) -> Type {
     let mut ty = ty.clone();
     if let Form::Impl(path) = form {
@@ -188,7 +188,7 @@ impl VisitMut for ReplaceSelf<'_> {
     }
 }
 
-/// What keeps a type from being sent.
+/// The part of a type that prevents it from being sent.
 enum Culprit {
     Reference(TypeReference),
     Lifetime(Lifetime),
@@ -218,7 +218,7 @@ impl VisitMut for Search {
             _ if self.found.is_some() => {}
             Type::Reference(reference) => self.found = Some(Culprit::Reference(reference.clone())),
             Type::ImplTrait(ty) => self.found = Some(Culprit::ImplTrait(ty.clone())),
-            // What a function pointer takes and returns is not sent.
+            // The parameters and the result of a function pointer are not sent.
             Type::BareFn(_) => {}
             ty => visit_mut::visit_type_mut(self, ty),
         }
@@ -261,7 +261,7 @@ fn owned(ty: &Type) -> String {
     }
 }
 
-/// `ty` as one writes it: tokens are printed with spaces between all of them.
+/// `ty` as one writes it: tokens print with spaces between all of them.
 fn source(ty: &Type) -> String {
     let mut text = ty.to_token_stream().to_string();
     for (spaced, tight) in [

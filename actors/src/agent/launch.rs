@@ -1,4 +1,4 @@
-//! Starting a service: its instance and its front, each on an arbiter of its own.
+//! Starts a service: its instance and its front, each on an arbiter of its own.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -310,7 +310,7 @@ impl AgentState {
         if let Some(incarnation) = self.reachable(peer) {
             // FENCE-1: another incarnation of the peer has left. If it is this one, the monitor
             // reports that itself.
-            return tracing::debug!(%peer, incarnation, "an earlier life of a peer has left");
+            return tracing::debug!(%peer, incarnation, "another incarnation of a peer has left");
         }
         tracing::info!(%peer, "peer left");
         self.want_no_more(peer);

@@ -233,7 +233,7 @@ impl PeerAgent {
                 Ok(proxy) => return Ok(proxy),
                 Err(AgentError::ShutDown) => return Err(AgentError::ShutDown.into()),
                 Err(error) => {
-                    tracing::info!(%service, %error, "a service that was found is passed over");
+                    tracing::info!(%service, %error, "a discovered service is skipped");
                     failed.push((service.clone(), error));
                 }
             }

@@ -1,8 +1,8 @@
-//! DLSlime's side of an agent: calling peers that speak its protocol, and serving them.
+//! DLSlime's side of an agent: it calls peers that speak DLSlime's protocol, and serves them.
 //!
 //! A pair of aliases has one connection, which is used in one direction ([`pair`]). [`handshake`]
-//! is the mail by which it comes about, [`client`] and [`server`] are its two ends, and [`probe`]
-//! notices that a peer is gone. Native peers know nothing of all this.
+//! is the message that sets it up, [`client`] and [`server`] are its two ends, and [`probe`]
+//! notices that a peer is gone. Native peers involve none of this.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -23,10 +23,10 @@ mod pair;
 mod probe;
 mod server;
 
-/// Between two looks for what a peer is about to do.
+/// Pause between two checks for a step of a peer.
 const FIRST_LOOK: Duration = Duration::from_millis(10);
 
-/// What an agent has to do with its DLSlime peers. Lives on the supervisor's arbiter.
+/// An agent's DLSlime peers. It lives on the supervisor's arbiter.
 pub(crate) struct DlslimePeers {
     pub(crate) alias: String,
     pub(crate) control: Arc<dyn Control>,
@@ -40,12 +40,12 @@ pub(crate) struct DlslimePeers {
 }
 
 impl DlslimePeers {
-    /// Has a connection with `peer` that we begin have so many queue pairs.
+    /// Sets how many queue pairs a connection with `peer` has that this agent begins.
     pub(crate) fn set_queue_pairs(&self, peer: &str, count: usize) {
         self.pairs.borrow_mut().set_queue_pairs(peer, count);
     }
 
-    /// Ends the connections of those who call a service that has ended.
+    /// Ends the connections of peers that call a service that has ended.
     pub(crate) async fn service_ended(&self, service: &str) {
         let calls_it =
             |pair: &Pair| matches!(pair, Pair::Serving(serving) if serving.service == service);
@@ -55,13 +55,13 @@ impl DlslimePeers {
         }
     }
 
-    /// The control plane says that `peer` has left.
+    /// Handles the control plane's report that `peer` has left.
     pub(crate) fn peer_left(self: &Rc<Self>, peer: &str) {
         let pair = {
             let mut pairs = self.pairs.borrow_mut();
             pairs.unpark(peer);
             match pairs.get(peer) {
-                // The proxy being made is for the life to come.
+                // A proxy in the making stays: it is for the peer's next incarnation.
                 Some(Pair::Dialing(_)) => None,
                 _ => pairs.remove(peer),
             }

@@ -36,7 +36,7 @@ enum Refusal {
 }
 
 impl DlslimePeers {
-    /// Takes mail of DLSlime's handshake.
+    /// Handles mail of DLSlime's handshake.
     pub(crate) fn take_mail(self: &Rc<Self>, mail: &Mail) {
         match QpReady::read(mail) {
             Ok(ready) => self.take_qp_ready(ready),
@@ -127,7 +127,7 @@ impl DlslimePeers {
         match self.try_let_in(&running, ready, begun).await {
             Ok(()) => tracing::info!(%peer, "DLSlime peer connected"),
             Err(refusal) => {
-                tracing::warn!(%peer, %refusal, "a DLSlime peer is not let in");
+                tracing::warn!(%peer, %refusal, "a DLSlime peer is refused");
                 running.dismiss(&peer, None, &LossCause::Left);
                 // This drops the present task, which has nothing left to do; a better `qp_ready`
                 // may follow.

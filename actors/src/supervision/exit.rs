@@ -1,4 +1,4 @@
-//! Why an instance of a service ends, and how a handler requests that.
+//! Why an instance of a service ends, and how a handler requests it.
 
 use crate::supervision::current_handler::request_exit;
 

@@ -116,7 +116,7 @@ impl NanoCtrl {
             None => Ok(()),
             Some(error) if keeps_no_entities(&error) => Ok(()),
             Some(error) => {
-                tracing::debug!(%error, "entities are removed without telling those who watch");
+                tracing::debug!(%error, "entities are removed without telling their watchers");
                 let key = |id: &String| session.keys.entity(Entity::TYPE, id);
                 session
                     .remove_entities(entities.keys().map(key).collect())

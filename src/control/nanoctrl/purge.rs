@@ -32,7 +32,7 @@ pub(super) async fn purge(session: &Session) -> Result<(), ControlError> {
     tracing::debug!(
         alias,
         keys = stale.len(),
-        "deleting what an earlier life left"
+        "deleting what an earlier incarnation left"
     );
     session.delete(stale).await
 }

@@ -71,7 +71,7 @@ impl Renewal {
                 }
                 sleep(pauses.take()).await;
             }
-            tracing::debug!(alias = session.alias, took = ?start.elapsed(), "looked after the registration");
+            tracing::debug!(alias = session.alias, took = ?start.elapsed(), "renewed the registration");
         }
     }
 
@@ -158,7 +158,7 @@ impl Renewal {
     async fn rejoin(&self, session: &Session) -> Result<(), ControlError> {
         tracing::warn!(
             alias = session.alias,
-            "NanoCtrl has forgotten us; registering again"
+            "NanoCtrl has lost the registration; registering again"
         );
         self.state.is_rejoining.store(true, Ordering::SeqCst);
         let registration = session.registration();

@@ -231,7 +231,7 @@ impl Store {
         let current = link.connection.take_if(|line| line.number == number);
         if current.is_some() && failover::is_passing(error) {
             link.epoch.failovers += 1;
-            tracing::warn!(address = %link.address, %error, "Redis is not the one to ask; looking again");
+            tracing::warn!(address = %link.address, %error, "this Redis is not the master; connecting again");
         }
     }
 

@@ -89,7 +89,7 @@ impl Repository {
                 if !failover::is_passing(&error) || !is_in_time {
                     return Err(error.into());
                 }
-                tracing::debug!(%error, "Redis is not the one to ask; trying again");
+                tracing::debug!(%error, "this Redis is not the master; trying again");
                 tokio::time::sleep(pause).await;
             }
         };

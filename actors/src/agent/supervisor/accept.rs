@@ -1,4 +1,4 @@
-//! Answering callers that want to be connected with a service.
+//! Answers callers that want to be connected with a service.
 //!
 //! Both sides must declare the same service (TYPE-1). The server publishes a table with the types
 //! of each method. The caller compares it with its own declaration whenever it connects a proxy: at

@@ -1,4 +1,4 @@
-//! Connecting a proxy with a service, of a peer or of this agent.
+//! Connects a proxy with a service, of a peer or of this agent.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl AgentState {
                 // Another incarnation has taken over: the one that was asked no longer answers, or
                 // its answer is useless.
                 () = self.superseded(&dial.peer, theirs.incarnation) => {
-                    tracing::debug!(peer = dial.peer, "a peer is back as another life while it is dialled");
+                    tracing::debug!(peer = dial.peer, "a peer came back as another incarnation during a dial");
                     continue;
                 }
             };

@@ -1,12 +1,12 @@
-//! What the control plane knows of a peer, and waiting for it to know more.
+//! Looks up peers at the control plane, and waits for them to appear.
 //!
 //! The control plane reports services that come and go, so a wait for a restarted peer ends
 //! milliseconds after it serves. A service for one peer only is not reported, nor are services of
 //! other control planes; a poll with growing pauses finds them.
 //!
-//! A connection does not always tell whether a silent peer is merely stalled, or dead: processes
+//! A connection does not always show whether a silent peer is merely stalled, or dead: processes
 //! that were forked from a killed peer keep its sockets and its device open. The peer's record
-//! tells.
+//! shows it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -189,7 +189,7 @@ impl AgentState {
         match serde_json::from_value::<Descriptor>(record) {
             Ok(found) if found.incarnation != life => {
                 let now = found.incarnation;
-                tracing::info!(%peer, life, now, "a stalled peer has been replaced by another life");
+                tracing::info!(%peer, life, now, "a stalled peer has been replaced by another incarnation");
                 true
             }
             _ => self.is_process_gone(peer).await,

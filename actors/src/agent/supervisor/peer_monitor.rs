@@ -320,7 +320,7 @@ impl AgentState {
                 () = monitor.woken.notified() => {}
                 () = told => monitor.put(Input::Wake),
                 raised = raised => if let Err(error) = raised {
-                    tracing::warn!(peer = monitor.peer, %error, "a monitor cannot be listened to");
+                    tracing::warn!(peer = monitor.peer, %error, "the events of a monitor cannot be awaited");
                     return;
                 },
                 () = time => {}

@@ -1,6 +1,6 @@
 //! One monitor's end of the connection with its peer: carries out what a [`PeerConnection`]
-//! decides, sends heartbeats and hears those of the peer. What concerns others is left to the
-//! caller, as [`Effect`]s.
+//! decides, sends heartbeats and hears those of the peer. It returns as [`Effect`]s what concerns
+//! the rest of the agent, for the task to carry out when nothing is borrowed.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -75,7 +75,7 @@ pub(super) enum Effect {
 }
 
 impl MonitorState {
-    /// Of a peer to which there is no connection yet.
+    /// Makes the state of a monitor that is not connected yet.
     pub(super) fn new(incarnation: u64, found: LinkType) -> Self {
         Self {
             link: PeerConnection::new(incarnation, RETRY_TIMING),
