@@ -178,8 +178,8 @@ pub enum RpcError {
     },
 }
 
-/// A type with its modules and parameters. Without crates: the two ends are often programs that
-/// share a module.
+/// The path of a type with its modules and parameters, without crates: the two ends are often
+/// programs that share a module.
 pub(crate) fn type_path<E>() -> String {
     let is_path = |letter: char| letter.is_alphanumeric() || matches!(letter, '_' | ':');
     let mut rest = std::any::type_name::<E>();

@@ -1,8 +1,8 @@
-//! The queue pair by which one end reads memory of the other, and writes it.
+//! The queue pair through which one end reads and writes the other's memory.
 //!
-//! A transfer goes in pieces, which take turns with those of others, and no more are posted than
-//! keep the link busy: so neither messages, which have a queue pair of their own, nor small
-//! transfers wait for a large one.
+//! A transfer is cut into pieces, which take turns with those of other transfers, and only as many
+//! are posted as keep the link busy. Thus neither messages, which have their own queue pair, nor
+//! small transfers wait for a large one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use crate::fabric::{
     RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 
-/// Bytes of a piece.
+/// Size of a piece in bytes.
 const PIECE: usize = 256 << 10;
-/// Pieces on their way at the same time.
+/// Most pieces under way at the same time.
 const DEPTH: usize = 2;
 
-/// See the [module](self).
+/// A queue pair for transfers to and from a peer's memory.
 #[derive(Debug)]
 pub(super) struct Bulk {
     // Dropped first, and so drained before the memory that it uses is used again (DROP-1).
     qp: Box<dyn QueuePair>,
     owner: u64,
     transfers: VecDeque<Transfer>,
-    /// The transfer that each posted piece is of.
+    /// The transfer of each posted piece.
     posted: VecDeque<u64>,
 }
 
-/// Bytes of the peer.
+/// A range of the peer's memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Remote {
     pub(super) addr: u64,
@@ -39,22 +39,22 @@ pub(super) struct Remote {
     pub(super) len: usize,
 }
 
-/// What is to be moved between the peer and `local`.
+/// A transfer between the peer and `local`.
 #[derive(Debug)]
 pub(super) struct Transfer {
     id: u64,
     operation: Operation,
-    /// What has yet to be posted.
+    /// Ranges that are still to be posted.
     left: VecDeque<Remote>,
     local: PooledBuffer,
     posted: usize,
-    /// Pieces that are on their way.
+    /// Number of pieces under way.
     underway: usize,
 }
 
 impl Transfer {
-    /// Reads `from`, one after the other, into `into`, which has room for them. They are not empty,
-    /// and no other transfer has this id meanwhile.
+    /// Makes a transfer that reads `from`, one after the other, into `into`, which has room for
+    /// them. The ranges are not empty, and no other transfer has this id meanwhile.
     pub(super) fn read(
         id: u64,
         from: impl IntoIterator<Item = Remote>,
@@ -63,7 +63,7 @@ impl Transfer {
         Self::new(id, Operation::Read, from, into)
     }
 
-    /// Writes `from` to `to`, likewise.
+    /// Makes a transfer that writes `from` to the ranges of `to`, which are not empty.
     pub(super) fn write(id: u64, from: PooledBuffer, to: impl IntoIterator<Item = Remote>) -> Self {
         Self::new(id, Operation::Write, to, from)
     }
@@ -84,7 +84,7 @@ impl Transfer {
         }
     }
 
-    /// Takes the next piece: where it lies in `local`, and at the peer.
+    /// Takes the next piece: its offset in `local`, and its range at the peer.
     fn next_piece(&mut self) -> Option<(usize, Remote)> {
         let first = self.left.front_mut()?;
         let piece = Remote {
@@ -110,7 +110,7 @@ impl Bulk {
     /// Completion queue entries that it needs.
     pub(super) const ENTRIES: u32 = DEPTH as u32;
 
-    /// Not connected yet.
+    /// Creates the queue pair, not connected yet.
     pub(super) fn new(
         device: &dyn Device,
         cq: &Arc<dyn CompletionQueue>,
@@ -134,7 +134,7 @@ impl Bulk {
         })
     }
 
-    /// What the peer must be told.
+    /// The address to send to the peer.
     pub(super) fn address(&self) -> QueuePairInfo {
         self.qp.address().into()
     }
@@ -144,7 +144,7 @@ impl Bulk {
         Ok(self.qp.to_rts()?)
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.transfers.is_empty()
     }
@@ -154,8 +154,8 @@ impl Bulk {
         self.post()
     }
 
-    /// The piece posted first has arrived. Gives back the transfer that is complete with it, and
-    /// its memory.
+    /// Handles the arrival of the piece that was posted first. Returns the transfer that is
+    /// complete with it, and its memory.
     pub(super) fn complete(&mut self) -> Result<Option<(u64, PooledBuffer)>, FabricError> {
         let arrived = self.posted.pop_front();
         let at = self
@@ -184,7 +184,7 @@ impl Bulk {
             let Some(at) = self.transfers.iter().position(is_left) else {
                 break;
             };
-            // To the end of the line.
+            // To the end of the queue: others get their turn first.
             let Some(mut transfer) = self.transfers.remove(at) else {
                 break;
             };
@@ -226,8 +226,8 @@ impl Bulk {
         })
     }
 
-    /// To ERR. What is on its way never arrives; its memory goes back as the completions of its
-    /// pieces do.
+    /// Moves the queue pair to ERR. What is under way never arrives; its memory comes back with the
+    /// completions of its pieces.
     pub(super) fn fail(&mut self) {
         if let Err(error) = self.qp.to_error() {
             tracing::warn!(%error, "the queue pair of a closed channel does not go to error");

@@ -1,8 +1,8 @@
 //! The calling end of a channel, usable from any thread.
 //!
-//! Nothing here owns a thread. Whoever waits for an answer polls the completion queue; only when
-//! waiters go to sleep does a small task, the [watcher](super::completion_watcher), sleep on the
-//! queue's file descriptor for all of them.
+//! Nothing here owns a thread. A waiter polls the completion queue itself; only while waiters sleep
+//! does a small task, the [watcher](super::completion_watcher), sleep on the queue's file
+//! descriptor for all of them.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -32,15 +32,16 @@ use crate::wire::{
 };
 
 pub(super) const BATCH: usize = 16;
-/// Of no bytes.
+/// The key for an empty message.
 const NO_KEY: u32 = 0;
 
 /// The calling end of a connected channel.
 #[derive(Debug)]
 pub struct ClientChannel {
-    // The queue pairs in `core` are dropped, and so drained, before the rings they use (DROP-1).
+    // The queue pairs in `core` are dropped, and so drained, before the rings that they use
+    // (DROP-1).
     pub(super) core: Mutex<ClientState>,
-    /// For payloads beyond a slot.
+    /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
     pub(super) sends: Ring,
     pub(super) replies: Ring,
@@ -53,7 +54,7 @@ pub struct ClientChannel {
     pub(super) closing: Arc<Notify>,
 }
 
-/// What is behind the lock: the state machine, and what posts for it.
+/// The state behind the lock: the state machine, and the queue pairs that post for it.
 #[derive(Debug)]
 pub(super) struct ClientState {
     // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
@@ -61,17 +62,17 @@ pub(super) struct ClientState {
     /// Both halves of the queue; `None` once the channel is closed.
     pub(super) cq: Option<Arc<dyn CompletionQueue>>,
     pub(super) poller: Option<Box<dyn Poller>>,
-    /// With a native peer, for payloads beyond a slot.
+    /// Reads payloads beyond a slot; with a native peer only.
     pub(super) bulk: Option<Bulk>,
     pub(super) caller: Caller,
     pub(super) remote: RemoteRing,
     pub(super) violations: Violations,
     pub(super) closing: Arc<Notify>,
-    /// Where completions are polled into.
+    /// Completions are polled into this.
     pub(super) batch: Box<[Completion; BATCH]>,
 }
 
-/// Hears of told calls that fail.
+/// Called when a one-way call fails.
 pub(super) struct Listener(Box<dyn Fn(TellFailure) + Send + Sync>);
 
 impl fmt::Debug for Listener {
@@ -80,30 +81,30 @@ impl fmt::Debug for Listener {
     }
 }
 
-/// A told call that failed.
+/// A one-way call that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TellFailure {
     /// Number of the method.
     pub method: u32,
-    /// What came of it.
+    /// Why the call failed.
     pub cause: TellError,
 }
 
-/// Why a told call failed.
+/// Why a one-way call failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TellError {
-    /// The service said so.
+    /// The service reported this failure.
     Fault(Fault),
     /// The channel was closed.
     Lost {
-        /// Why.
+        /// Why the channel was closed.
         cause: LossCause,
         /// Whether the request was sent.
         sent: bool,
     },
 }
 
-/// Names an open stream of a channel.
+/// Identifies an open stream of a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct StreamName(u64);
 
@@ -112,14 +113,14 @@ pub struct StreamName(u64);
 pub struct WaitPolicy {
     /// How long a waiter polls before it sleeps.
     pub busy_poll: Duration,
-    /// Where timers run, and what watches the queue for callers outside of a runtime.
+    /// Runs timers, and watches the queue for callers outside of a runtime.
     pub runtime: Handle,
 }
 
-/// When a call that may take `timeout` from now has to be decided.
+/// The deadline of a call that may take `timeout` from now.
 ///
 /// # Errors
-/// No time is allowed.
+/// The time allowed is zero.
 #[inline]
 fn deadline_of(timeout: Option<Duration>) -> Result<Option<(Instant, Duration)>, CallError> {
     match timeout {
@@ -131,18 +132,18 @@ fn deadline_of(timeout: Option<Duration>) -> Result<Option<(Instant, Duration)>,
 }
 
 impl ClientChannel {
-    /// Makes a call now: encodes its arguments into send memory and posts them, or lines it up if
-    /// no credit is free. `encode` gets the room there is and says how much it used. If it asks for
-    /// more than a slot has, it is called again with that much, in memory that a native peer reads
-    /// from.
+    /// Makes a call now: encodes its arguments into send memory and posts them, or queues them if
+    /// no credit is free. `encode` gets the room there is and returns how much it used. If it asks
+    /// for more than a slot has, it is called again with that much, in memory that a native peer
+    /// reads from.
     ///
-    /// A `timeout` given here travels to a native peer, which does not run what has expired; one
+    /// A `timeout` given here travels to a native peer, which does not run an expired request. One
     /// that is set [later](PendingCall::set_timeout) ends the call at this side only, and cancels
     /// it at the other.
     ///
     /// # Errors
-    /// The arguments do not fit or do not encode, no time is allowed, or the channel is closed.
-    /// Nothing was sent then.
+    /// The arguments do not fit or do not encode, the time allowed is zero, or the channel is
+    /// closed. Nothing was sent then.
     pub fn call(
         self: &Arc<Self>,
         method: u32,
@@ -152,12 +153,12 @@ impl ClientChannel {
         self.make(method, timeout, None, encode)
     }
 
-    /// Makes a call whose arguments are bytes already. It is as [`call`](Self::call) with a closure
-    /// that copies them, and cheaper, as no code of the caller's runs between claiming a slot and
+    /// Makes a call whose arguments are bytes already. It is cheaper than [`call`](Self::call) with
+    /// a closure that copies them, because no code of the caller's runs between claiming a slot and
     /// posting it.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     #[inline]
     pub fn call_bytes(
         self: &Arc<Self>,
@@ -200,10 +201,10 @@ impl ClientChannel {
         })
     }
 
-    /// Opens a stream now; the call brings its first item. Native peers only.
+    /// Opens a stream now; the call returns its first item. Native peers only.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     pub fn open_stream(
         self: &Arc<Self>,
         method: u32,
@@ -215,10 +216,10 @@ impl ClientChannel {
         Ok((call, stream))
     }
 
-    /// Asks for the next item of a stream.
+    /// Requests the next item of a stream.
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     pub fn next_item(
         self: &Arc<Self>,
         stream: StreamName,
@@ -228,7 +229,8 @@ impl ClientChannel {
         self.make(0, timeout, Some(part), |_| Ok(0))
     }
 
-    /// Says that no more items of a stream are wanted. If the channel is closed, the peer knows.
+    /// Tells the peer that no more items of a stream are wanted. If the channel is closed, the peer
+    /// knows.
     pub fn end_stream(self: &Arc<Self>, stream: StreamName) {
         let part = StreamPart::End(stream.0);
         let told = self
@@ -254,11 +256,11 @@ impl ClientChannel {
             }
             placed
         };
-        // From here on the call ends when `call` is dropped, also if `encode` fails or panics.
+        // From here on the call ends when `call` is dropped, even if `encode` fails or panics.
         match placed {
             Some(Placed::Slot(id, send)) => {
                 let call = PendingCall::new(self, id, Some(send.slot()), deadline);
-                // All of it is left: it was allowed just now.
+                // The whole time is left: it was allowed just now.
                 let left = deadline.map(|(_, after)| after);
                 let header = self.request(id, method, left, stream);
                 self.send_from_slot(send, header, encode)?;
@@ -276,7 +278,7 @@ impl ClientChannel {
     /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
     ///
     /// # Errors
-    /// As [`call`](Self::call).
+    /// The errors of [`call`](Self::call).
     pub fn tell(
         self: &Arc<Self>,
         method: u32,
@@ -287,11 +289,11 @@ impl ClientChannel {
         self.told(call, method)
     }
 
-    /// Nobody waits for `call`.
+    /// Turns `call` into one that nobody waits for.
     fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<OneWayCall, CallError> {
         let mut core = self.lock();
         match core.caller.state(call.id, call.slot) {
-            // It was decided before it could be noted as one-way.
+            // The call ended before it could be noted as one-way.
             CallState::Answered(slot, _) => {
                 core.caller.make_one_way(call.id, call.slot, method);
                 core.complete_one_way(self, slot, method);
@@ -307,12 +309,12 @@ impl ClientChannel {
             }
         }
         self.wake(core);
-        // Somebody has to take the answer in, as nobody waits for it.
+        // A watcher has to receive the answer, because nobody waits for it.
         CompletionWatcher::ensure_fallback(self);
         Ok(OneWayCall::new(call))
     }
 
-    /// Has `listener` hear of every told call that fails. Only the first listener is heard.
+    /// Calls `listener` for every one-way call that fails. Only the first listener is used.
     pub fn listen(&self, listener: impl Fn(TellFailure) + Send + Sync + 'static) {
         let _ = self.listener.set(Listener(Box::new(listener)));
     }
@@ -351,7 +353,8 @@ impl ClientChannel {
         Ok(())
     }
 
-    /// Encodes what does not fit a slot, as `error` says, into memory that the peer can read.
+    /// Encodes arguments that do not fit a slot, as `error` says, into memory that the peer can
+    /// read.
     fn encode_outside(
         &self,
         error: EncodeError,
@@ -367,8 +370,8 @@ impl ClientChannel {
         Ok(block)
     }
 
-    /// The header of a request that may take this long from now, and whose payload is still to
-    /// come.
+    /// The header of a request that may take this long from now, and whose payload is not known
+    /// yet.
     #[inline]
     fn request(
         &self,
@@ -427,7 +430,7 @@ impl ClientChannel {
         Ok(())
     }
 
-    /// The channel is closed, and so nothing was sent.
+    /// The error for a closed channel: nothing was sent.
     #[cold]
     fn unsent(&self) -> CallError {
         CallError::Closed {
@@ -436,12 +439,12 @@ impl ClientChannel {
         }
     }
 
-    /// Closes the channel; every call that is not answered ends with `cause` (CALL-1). Answers that
-    /// have arrived count, looked at or not.
+    /// Closes the channel; every unanswered call ends with `cause` (CALL-1). Answers that have
+    /// arrived count, even if nobody has polled for them.
     pub fn close(&self, cause: LossCause) {
         let mut core = self.lock();
         if core.caller.closed().is_none() {
-            // What goes wrong with it matters no more.
+            // Its failure does not matter any more.
             let _ = core.collect(self);
         }
         core.close(cause);
@@ -453,14 +456,14 @@ impl ClientChannel {
         self.lock().caller.closed().cloned()
     }
 
-    /// Notified once when the channel is closed or dropped. For one waiter, who need not keep the
+    /// Notified once when the channel is closed or dropped. For one waiter, which need not keep the
     /// channel.
     pub fn closing(&self) -> Arc<Notify> {
         self.closing.clone()
     }
 
-    /// Sends something empty, unless that or something else is on its way: so a peer that is gone
-    /// is noticed, if somebody looks.
+    /// Sends an empty write, unless something is under way already, so that a lost peer is noticed
+    /// by the next poll.
     pub fn probe(&self) {
         let mut core = self.lock();
         let to = core.remote.slot(0);
@@ -473,28 +476,28 @@ impl ClientChannel {
         self.wake(core);
     }
 
-    /// The account of slots, with what has arrived taken in.
+    /// The account of slots, after everything that has arrived was handled.
     pub fn credits(&self) -> Credits {
         self.progress();
         self.lock().caller.credits()
     }
 
-    /// What the peer did that it should not have done.
+    /// Counts of the peer's protocol violations.
     pub fn violations(&self) -> Violations {
         self.lock().violations
     }
 
-    /// Answers that came after their call had ended.
+    /// Number of answers that came after their call had ended.
     pub fn late_answers(&self) -> u64 {
         self.lock().caller.late()
     }
 
-    /// Whether nothing has arrived that nobody has taken in, by a look that is cheaper than
-    /// [polling](PendingCall::poll). For who spins; now and then it has to poll, as others may have
-    /// taken in its answer.
+    /// Returns whether nothing has arrived that was not handled, by a check that is cheaper than
+    /// [polling](PendingCall::poll). For busy pollers, which must still poll at intervals: another
+    /// poller may have received their answer.
     #[inline]
     pub fn is_quiet(&self) -> bool {
-        // Whoever holds the lock looks, too.
+        // The holder of the lock polls, too.
         match self.core.try_lock() {
             Ok(core) => core.poller.as_ref().is_none_or(|poller| poller.is_quiet()),
             Err(_) => true,
@@ -506,7 +509,7 @@ impl ClientChannel {
         self.waiting.busy_poll
     }
 
-    /// The runtime that serves callers outside of one.
+    /// The runtime for callers that are not in one.
     pub fn runtime(&self) -> &Handle {
         &self.waiting.runtime
     }
@@ -516,22 +519,22 @@ impl ClientChannel {
         &self.peer
     }
 
-    /// Who the peer is.
+    /// The protocol of the peer.
     pub fn profile(&self) -> Profile {
         self.profile
     }
 
-    /// The shape of our rings.
+    /// The shape of this side's rings.
     pub fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    /// The payload of the answer in `slot`, which did not travel through the ring.
+    /// Takes the payload of the answer in `slot`, if it did not travel through the ring.
     pub(super) fn take_read(&self, slot: u16) -> Result<Option<PooledBuffer>, CallError> {
         self.lock().caller.take_read(slot)
     }
 
-    /// The answer of a call has been read: its credit is back.
+    /// Returns the credit of a call whose answer has been read.
     #[inline]
     pub(super) fn finish(&self, id: CallId, replied: SlotToken) {
         let mut core = self.lock();
@@ -542,12 +545,12 @@ impl ClientChannel {
 
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, ClientState> {
-        // No code of a user runs under this lock, so a panic cannot leave the core half changed.
+        // No code of a user runs under this lock, so a panic cannot leave the state half changed.
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Releases the lock, finds memory for answers that need some, and wakes those whose calls are
-    /// decided.
+    /// Releases the lock, allocates memory for answers that need some, and wakes the waiters of
+    /// calls that have ended.
     #[inline]
     pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, ClientState>) {
         if core.caller.has_effects() {
@@ -581,7 +584,7 @@ impl ClientChannel {
         }
     }
 
-    /// Begins to read answers that lie at the peer.
+    /// Begins to read payloads of answers that lie at the peer.
     fn take_pending_reads(
         &self,
         pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
@@ -605,7 +608,7 @@ impl ClientChannel {
     }
 }
 
-/// The send memory of a call whose request is being written. Dropped, it gives up the call.
+/// The send memory of a call whose request is being written. Dropping it gives up the call.
 struct Claimed<'a> {
     channel: &'a ClientChannel,
     id: CallId,
@@ -665,7 +668,7 @@ impl WatchedQueue for ClientChannel {
         progressed
     }
 
-    /// Whether the payload of an answer is being read.
+    /// Returns whether the payload of an answer is being read.
     fn is_moving(&self) -> bool {
         self.lock()
             .bulk
@@ -682,7 +685,7 @@ impl WatchedQueue for ClientChannel {
     }
 }
 
-/// The call is lost for want of memory.
+/// The error of a call for whose payload there is no memory.
 fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
     match *error {
         MemoryError::TooLarge { size, limit } if !is_answer => CallError::TooLarge { size, limit },
@@ -697,8 +700,8 @@ fn no_memory(size: usize, error: &MemoryError, is_answer: bool) -> CallError {
 impl ClientState {
     pub(super) fn progress(&mut self, channel: &ClientChannel) -> bool {
         if self.caller.closed().is_some() {
-            // Every call has ended; an answer that still comes would make one that was sent look as
-            // if it had not been.
+            // Every call has ended. Handling an answer that still comes would make a call that was
+            // sent look as if it had not been.
             return false;
         }
         match self.collect(channel) {
@@ -715,8 +718,8 @@ impl ClientState {
         }
     }
 
-    /// Takes in what has arrived. Says whether anything had, or why the channel is lost; what has
-    /// arrived nevertheless is taken in as well.
+    /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals
+    /// before the loss are handled as well.
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
         let mut batches = 0;
@@ -736,7 +739,7 @@ impl ClientState {
                 return lost.map_or(Ok(batches + count > 0), Err);
             }
             batches += 1;
-            // Nothing is sent meanwhile, so there is an end to what a correct peer has to say.
+            // Nothing is sent meanwhile, so a correct peer's messages come to an end.
             if batches > self.queue_pairs.entries() {
                 return Err(lost.unwrap_or(LossCause::Flood));
             }
@@ -751,7 +754,7 @@ impl ClientState {
         completion: &Completion,
     ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
-        // From before a reset, or after the end.
+        // The completion is from before a reset, or came after the end.
         if !self.queue_pairs.owns(id) || self.caller.closed().is_some() {
             return Ok(());
         }
@@ -822,9 +825,9 @@ impl ClientState {
         }
     }
 
-    /// Begins to read the answer in `slot`, which lies at the peer.
+    /// Begins to read the payload of the answer in `slot`, which lies at the peer.
     fn read(&mut self, slot: u16, from: RendezvousDescriptor, block: PooledBuffer) {
-        // None once the channel is closed.
+        // `None` once the channel is closed.
         let Some(bulk) = &mut self.bulk else {
             return;
         };
@@ -838,7 +841,7 @@ impl ClientState {
         }
     }
 
-    /// The answer in `slot` has been read, or cannot be.
+    /// Notes that the payload of the answer in `slot` was read, or cannot be.
     fn complete_read(
         &mut self,
         channel: &ClientChannel,
@@ -851,7 +854,7 @@ impl ClientState {
         self.release();
     }
 
-    /// Tells the peer which payloads it need not keep any more.
+    /// Acknowledges payloads that the peer need not keep any more.
     fn release(&mut self) {
         while self.caller.closed().is_none()
             && self.queue_pairs.has_room()
@@ -862,7 +865,7 @@ impl ClientState {
         }
     }
 
-    /// The answer to a one-way call has arrived in `slot`.
+    /// Handles the answer to a one-way call, in `slot`.
     fn complete_one_way(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
         let fault = self.caller.replied(slot).ok().and_then(|replied| {
             let bytes = channel.replies.bytes(replied);
@@ -877,9 +880,9 @@ impl ClientState {
         self.caller.complete(slot, failure);
     }
 
-    /// A DLSlime peer calls us where we call it. It cannot be served, as our next reply may stand
-    /// where its next request does; but unanswered it would wait for ever. This answers if no call
-    /// of ours is in the slot.
+    /// Refuses a request of a DLSlime peer that calls over the connection on which it is called. It
+    /// cannot be served, because the next reply may stand where the next request does; without an
+    /// answer it would wait for ever. This answers if no call of this side is in the slot.
     fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
         if self.caller.closed().is_some() {
             return;
@@ -918,7 +921,7 @@ impl ClientState {
         self.caller.posted(CallId(request.request_id), send, None);
     }
 
-    /// Sends what waited, as far as there are credits and places in the send queue.
+    /// Sends waiting requests, as far as there are credits and places in the send queue.
     #[inline]
     pub(super) fn grant(&mut self, channel: &ClientChannel) {
         if self.caller.has_unsent() {
@@ -987,7 +990,7 @@ impl ClientState {
         self.caller.posted(id, send, exported);
     }
 
-    /// A new message is to be made in the memory of `send`.
+    /// Prepares the memory of `send` for a new message.
     #[inline]
     fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
         self.queue_pairs.renew(&channel.sends, send, &self.remote);
@@ -1021,9 +1024,9 @@ impl ClientState {
         }
         tracing::debug!(%cause, "channel closed");
         self.closing.notify_one();
-        // However long the channel is kept, it keeps nothing but what somebody reads or writes:
-        // drained by this, the memory of what it was reading comes back, and that of requests and
-        // of the rings can go (DROP-1).
+        // The channel may be kept for long after its end, so free everything now that nobody reads
+        // or writes: draining returns the memory of reads in progress, and lets go of requests and
+        // rings (DROP-1).
         self.queue_pairs.end();
         self.bulk = None;
         (self.poller, self.cq) = (None, None);

@@ -1,4 +1,4 @@
-//! Watches a completion queue while those who wait for it sleep.
+//! Watches a completion queue while its waiters sleep.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ mod loom_model;
 #[cfg(all(test, not(slime_loom)))]
 mod tests;
 
-/// Who watches one queue.
+/// The watchers of one completion queue.
 ///
 /// A waiter that watches the queue itself, or whose runtime does, saves a wake-up. Others must not
 /// rely on it: a thread stops watching once it has its reply, and a runtime that is not driven runs
@@ -53,33 +53,34 @@ enum InlineWatcher {
 #[derive(Debug)]
 struct InlineTask {
     runtime: runtime::Id,
-    /// Nobody sleeps. It waits for `wake` alone.
+    /// No waiter sleeps: the task waits for `wake` alone.
     is_idle: bool,
     wake: Arc<Notify>,
 }
 
-/// Something with a completion queue that others wait for.
+/// An object with a completion queue that tasks and threads wait for.
 pub(super) trait WatchedQueue: Send + Sync + 'static {
-    /// Its watcher.
+    /// The watcher of its queue.
     fn watcher(&self) -> &CompletionWatcher;
     /// The agent's runtime.
     fn runtime(&self) -> &Handle;
     /// Its queue; `None` once it is closed.
     fn queue(&self) -> Option<Arc<dyn CompletionQueue>>;
-    /// Handles what has arrived. Says whether anything had.
+    /// Handles what has arrived. Returns whether anything had.
     fn progress(&self) -> bool;
-    /// Arms the queue, then looks once more, so that no event is lost.
+    /// Arms the queue, then polls once more, so that no event is lost: an arrival before the arming
+    /// raises none.
     fn arm(&self) -> bool;
-    /// Whether something moves on only as the queue is polled.
+    /// Returns whether something makes progress only while the queue is polled.
     fn is_moving(&self) -> bool;
-    /// Whether anybody wants to be woken.
+    /// Returns whether a waiter sleeps.
     fn has_sleepers(&self) -> bool;
-    /// Ends it, as nobody can watch it any more.
+    /// Ends it, because nothing can watch its queue any more.
     fn abandon(&self, cause: LossCause);
 }
 
 impl CompletionWatcher {
-    /// Sees to it that somebody watches for a sleeper in the current runtime, or in none.
+    /// Makes sure that something watches for a sleeper in the current runtime, or in none.
     pub(super) fn ensure<P: WatchedQueue>(watched: &Arc<P>) {
         let here = Handle::try_current().ok();
         let Some(here) = here.filter(|here| here.id() != watched.runtime().id()) else {
@@ -93,6 +94,8 @@ impl CompletionWatcher {
                 return task.wake.notify_one();
             }
             drop(inline);
+            // The task may have consumed the event that this waiter counts on, and not have armed
+            // the queue since.
             watched.arm();
         } else if watched.watcher().admits(&mut inline) {
             let wake = Arc::<Notify>::default();
@@ -113,9 +116,10 @@ impl CompletionWatcher {
         }
     }
 
-    /// The same for what may outlive the current runtime.
+    /// Makes sure that the fallback watches: for sleepers that may outlive the current runtime.
     pub(super) fn ensure_fallback<P: WatchedQueue>(watched: &Arc<P>) {
         if watched.watcher().fallback.swap(true, Ordering::AcqRel) {
+            // As in `ensure`: the task may have consumed this waiter's event.
             watched.arm();
         } else {
             let wake = watched.watcher().wake.clone();
@@ -124,8 +128,8 @@ impl CompletionWatcher {
         }
     }
 
-    /// Sleeps until `parker` is woken, or until then; may return for nothing. For a thread outside
-    /// of every runtime.
+    /// Sleeps on a thread outside of every runtime, until `parker` is woken or until this time; may
+    /// return early for no reason.
     pub(super) fn park<P: WatchedQueue>(watched: &Arc<P>, parker: &Parker, until: Option<Instant>) {
         let is_guest = {
             let mut inline = watched.watcher().inline();
@@ -146,7 +150,8 @@ impl CompletionWatcher {
         };
         let is_due = || until.is_some_and(|until| until <= Instant::now());
         loop {
-            // Not as soon as it is seen: whoever has an answer with it would wait for that.
+            // The event is cleared here and not when it is seen: clearing is a system call, for
+            // which a thread that has just got its answer would wait.
             if watched.watcher().is_raised.swap(false, Ordering::Relaxed) {
                 queue.clear_events();
             }
@@ -160,7 +165,8 @@ impl CompletionWatcher {
                     watched.watcher().is_raised.store(true, Ordering::Relaxed);
                     watched.progress();
                     if parker.take_notice() || is_due() {
-                        // Others may sleep, for whom the event was, too.
+                        // The event was for other sleepers, too: arm the queue for them before this
+                        // thread leaves.
                         watched.arm();
                         return;
                     }
@@ -174,7 +180,8 @@ impl CompletionWatcher {
         }
     }
 
-    /// There is nothing to watch any more. Tasks would wait for ever, and keep the queue.
+    /// Wakes the tasks after the end, for there is nothing to watch any more. They would wait for
+    /// ever, and keep the queue.
     pub(super) fn end(&self) {
         self.wake.notify_one();
         if let Some(InlineWatcher::Task(task)) = &*self.inline() {
@@ -182,7 +189,8 @@ impl CompletionWatcher {
         }
     }
 
-    /// Whether a new inline watcher may take the place: nobody watches. Ends an idle one.
+    /// Returns whether a new inline watcher may take the place, because nothing watches. Ends an
+    /// idle one.
     fn admits(&self, place: &mut Option<InlineWatcher>) -> bool {
         if self.fallback.load(Ordering::Acquire) {
             return false;
@@ -220,12 +228,12 @@ impl Drop for CompletionWatcher {
     }
 }
 
-/// Holds a place until it ends in whatever way, its runtime's end included.
+/// Occupies a watcher's place until it ends in whatever way, including the end of its runtime.
 struct WatchGuard<P: WatchedQueue> {
     watched: Weak<P>,
     place: WatcherKind,
     wake: Arc<Notify>,
-    /// Whether it leaves by itself.
+    /// Whether the task ends because no waiter sleeps, and not with its runtime.
     leaves: bool,
 }
 
@@ -247,7 +255,7 @@ impl<P: WatchedQueue> WatchGuard<P> {
         }
     }
 
-    /// It cannot watch.
+    /// Handles an error because of which it cannot watch.
     fn fail(self, error: io::Error) {
         let reason = FabricError::os("awaiting a completion queue")(error).to_string();
         tracing::warn!("{reason}");
@@ -281,7 +289,8 @@ impl<P: WatchedQueue> Drop for WatchGuard<P> {
                 }
                 *inline = None;
                 drop(inline);
-                // Who counts on it may be driven elsewhere, even if its runtime has ended.
+                // A sleeper that relied on this task may be polled elsewhere, although this task's
+                // runtime has ended: hand it to the fallback.
                 if watched.has_sleepers() {
                     CompletionWatcher::ensure_fallback(&watched);
                 }
@@ -313,7 +322,8 @@ async fn watch<P: WatchedQueue>(mut watching: WatchGuard<P>) {
                 return;
             };
             task.is_idle = true;
-            // A sleeper that came after the last look saw that the task was not idle.
+            // A sleeper that came after the last check saw that this task was not idle, and relied
+            // on it without waking it. Check again, under the lock that both hold.
             if watched.has_sleepers() {
                 task.is_idle = false;
                 continue;
@@ -321,7 +331,8 @@ async fn watch<P: WatchedQueue>(mut watching: WatchGuard<P>) {
         }
         watching.wake.notified().await;
     }
-    // The same for one that saw the fallback taken.
+    // A sleeper that came after the last check saw the fallback's place taken, and relied on it.
+    // Check again, after leaving the place.
     let watched = watching.watched.upgrade();
     watching.leaves = true;
     drop(watching);
@@ -330,7 +341,7 @@ async fn watch<P: WatchedQueue>(mut watching: WatchGuard<P>) {
     }
 }
 
-/// Until nobody sleeps.
+/// Watches until no waiter sleeps.
 async fn watch_for_sleepers<P: WatchedQueue>(
     WatchGuard { watched, wake, .. }: &WatchGuard<P>,
     events: &CompletionEvents,
@@ -341,8 +352,8 @@ async fn watch_for_sleepers<P: WatchedQueue>(
         };
         armed.arm();
         drop(armed);
-        // Each piece is posted as the one before has arrived. The runtime may stop here, so nothing
-        // is held meanwhile.
+        // Each piece is posted when the one before has arrived, which only polling shows. The
+        // runtime may stop at the await, so hold nothing across it.
         while watched.upgrade().is_some_and(|p| p.is_moving()) {
             tokio::task::yield_now().await;
             if let Some(watched) = watched.upgrade() {

@@ -10,22 +10,22 @@ use super::ring_request::RingRequest;
 use super::stream::{ItemSink, StreamCredit};
 use crate::wire::{EncodeError, Fault, MessageKind};
 
-/// What the requests for a service have in common.
+/// What all requests for a service share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceInfo {
     /// Name of the service.
     pub name: String,
-    /// How long the caller of a stream may leave it without asking for an item.
+    /// How long the caller of a stream may leave it without a request for an item.
     pub stream_patience: Duration,
 }
 
-/// A request that is not answered yet. Its bytes stay in the ring until it is (RING-1).
+/// A request that is unanswered. Its bytes stay in the ring until it is answered (RING-1).
 ///
-/// Every request is answered: one that is dropped answers with [`Fault::ServiceDown`].
+/// Every request is answered: dropping it answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
 pub struct Inbound(From);
 
-/// Where it came from.
+/// Where the request came from.
 #[derive(Debug)]
 enum From {
     Ring(RingRequest),
@@ -33,11 +33,10 @@ enum From {
     Here(Box<LocalRequest>),
 }
 
-/// Names a request, also after that was handed to its handler. Tells it from all others that are
-/// unanswered.
+/// Identifies an unanswered request, even after it was handed to its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
-    /// Where its channel stands in memory; 0 for those of this process.
+    /// Address of its channel; 0 for requests of this process.
     channel: usize,
     slot: u16,
     request_id: u64,
@@ -100,7 +99,7 @@ impl Inbound {
         }
     }
 
-    /// Who the caller is.
+    /// The protocol of the caller.
     pub fn profile(&self) -> Profile {
         match &self.0 {
             From::Ring(request) => request.channel.profile,
@@ -108,7 +107,7 @@ impl Inbound {
         }
     }
 
-    /// Whether its caller can still be answered.
+    /// Returns whether its caller can still be answered.
     pub fn is_connected(&self) -> bool {
         match &self.0 {
             From::Ring(request) => request.channel.closed().is_none(),
@@ -116,7 +115,7 @@ impl Inbound {
         }
     }
 
-    /// When the caller has stopped waiting for the answer, if it said so.
+    /// When the caller stops waiting for the answer, if it said so.
     #[inline]
     pub fn expires(&self) -> Option<Instant> {
         match &self.0 {
@@ -125,7 +124,7 @@ impl Inbound {
         }
     }
 
-    /// Names this request.
+    /// The id of this request.
     #[inline]
     pub fn ticket(&self) -> RequestId {
         match &self.0 {
@@ -144,8 +143,8 @@ impl Inbound {
         }
     }
 
-    /// The arguments where they stand, to be turned into the answer before
-    /// [`reply_rewritten`](Self::reply_rewritten) says how many of them are that.
+    /// The arguments in place, to be turned into the answer that
+    /// [`reply_rewritten`](Self::reply_rewritten) sends.
     pub fn payload_mut(&mut self) -> &mut [u8] {
         match &mut self.0 {
             From::Ring(request) => request.payload_mut(),
@@ -153,8 +152,8 @@ impl Inbound {
         }
     }
 
-    /// The arguments, and the send memory of the answer, to be written before
-    /// [`reply_written`](Self::reply_written) says how much of it was used.
+    /// The arguments, and the send memory for the answer that
+    /// [`reply_written`](Self::reply_written) sends.
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         match &mut self.0 {
@@ -225,7 +224,7 @@ impl Inbound {
         }
     }
 
-    /// Answers that the stream, for an item of which this asks, has no more.
+    /// Answers that the stream has no more items.
     pub fn end(mut self) {
         match &mut self.0 {
             From::Ring(request) => request.end(),
@@ -233,7 +232,7 @@ impl Inbound {
         }
     }
 
-    /// Whether the caller opens a stream with it, and awaits items.
+    /// Returns whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
         match &self.0 {
             From::Ring(request) => request.opens_stream(),
@@ -241,8 +240,8 @@ impl Inbound {
         }
     }
 
-    /// To answer with the items of a stream. `None` if the caller did not open one; it has been
-    /// told.
+    /// Converts the request into the sink of a stream. Returns `None` if the caller did not open a
+    /// stream; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
         let Some(stream_credit) = self.take_demand() else {
             self.fail(Fault::NotStreamed);

@@ -9,15 +9,15 @@
 //!   their end.
 //! - *No change from outside.* Rust does not enforce this: another process or a device writes the
 //!   memory. The protocol governs it: a peer writes a slot of a receive ring only while it holds
-//!   the slot's credit (SLOT-1, RING-1), and is told of memory beyond the rings only to read it. A
-//!   message may be made in the peer's ring: whoever makes it holds the slot's credit, and the peer
-//!   does not look at the slot before it is told of the message.
+//!   the slot's credit (SLOT-1, RING-1), and is given memory beyond the rings only to read it. A
+//!   message may be made in the peer's ring: its maker holds the slot's credit, and the peer does
+//!   not look at the slot before the message arrives.
 //!
-//! A peer that breaks the protocol changes bytes under a reader, or under whoever makes a message
-//! in its ring, as a device could with any DMA buffer. It may look at such a message before it is
-//! whole. Every bit pattern is a byte, so each access gives some value, old or new. Everything in
-//! this crate that reads lent bytes validates values after copying them out, and no safety rests on
-//! the bytes; who is lent them by a raw method must do so likewise, where the peer is not trusted.
+//! A peer that breaks the protocol changes bytes under a reader, or under the maker of a message in
+//! its ring, as a device could with any DMA buffer. It may look at such a message before it is
+//! whole. Every bit pattern is a byte, so each access gives some value, old or new. All code in
+//! this crate that reads lent bytes copies values out before it validates them, and no safety rests
+//! on the bytes. A raw method must do the same where its peer is not trusted.
 
 use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut};
@@ -263,10 +263,9 @@ impl Deref for OwnedRegion {
     fn deref(&self) -> &[u8] {
         // SAFETY: the region is valid for `len` initialised bytes while it lives, and it lives as
         // long as `self`. Only this makes references to its bytes, so `&self` excludes a `&mut` to
-        // the same ones. Whoever has the region by `shared` registers it with other devices; a
-        // `Buffer`, which copies to and from it while peers write, makes no reference. A READ into
-        // it, or an allowed peer's write, takes place only while its owner awaits that; see the
-        // type.
+        // the same ones. A user of `shared` registers the region with other devices; a `Buffer`,
+        // which copies to and from it while peers write, makes no reference. A READ into it, or an
+        // allowed peer's write, takes place only while its owner awaits that; see the type.
         unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
     }
 }

@@ -22,17 +22,17 @@ const BATCH: usize = 16;
 /// Sends for each slot: its answer, and as many again, so that signalling every half queue is
 /// enough.
 const SENDS: u32 = 2;
-/// Receives for each slot. We may not have looked at a cancel, the release of an answer, the next
-/// request in the slot and its cancel; what comes after those is sent only when that request was
-/// answered, and so everything before it seen.
+/// Receives for each slot. A cancel, the release of an answer, the next request in the slot and its
+/// cancel may wait to be polled; what comes after those is sent only when that request was
+/// answered, and so everything before it polled.
 const RECEIVES: u32 = 4;
-/// For so many slots there is one more receive, which may be used up for a while before it is
-/// posted again.
+/// Slots per spare receive: so many receives may be used up for a while before they are posted
+/// again.
 const SLOTS_OF_SPARE: u32 = 2;
-/// Callers that the completion queue is sized for, as far as the device allows.
+/// Number of callers that the completion queue is sized for, as far as the device allows.
 const CALLERS: u32 = 1024;
 
-/// Where the requests of all callers of one service instance arrive. Lives on one thread; the
+/// Receives the requests of all callers of one service instance. It lives on one thread; the
 /// requests may be answered on others.
 #[derive(Debug)]
 pub struct Mailbox {
@@ -45,7 +45,7 @@ pub struct Mailbox {
     pub(super) callers: Callers,
     /// DLSlime callers whose rings are not known yet.
     arriving: Vec<Arriving>,
-    /// Where completions are polled into.
+    /// Completions are polled into this.
     batch: Box<[Completion]>,
 }
 
@@ -58,24 +58,24 @@ struct Arriving {
     is_reached: bool,
 }
 
-/// What a mailbox delivers.
+/// An event that a mailbox delivers.
 #[derive(Debug)]
 pub enum Delivery {
     /// A request.
     Request(Inbound),
     /// The caller of this request no longer wants its answer.
     Cancel(RequestId),
-    /// A caller is gone; its requests may still be handled, their answers go nowhere.
+    /// A caller is gone. Its requests may still be handled; their answers are discarded.
     Lost {
-        /// Its alias.
+        /// Alias of the caller.
         peer: String,
-        /// Why.
+        /// Why the caller is gone.
         cause: LossCause,
     },
 }
 
 impl Mailbox {
-    /// A mailbox without callers. Payloads beyond a slot go to `memory`.
+    /// Makes a mailbox without callers. Payloads beyond a slot go to `memory`.
     ///
     /// # Errors
     /// The device refuses.
@@ -101,11 +101,11 @@ impl Mailbox {
         })
     }
 
-    /// Makes room for a caller and connects to its end. `life` tells its lives under one alias
-    /// apart. What is given back must be told to it; only then may it write.
+    /// Makes room for a caller and connects to its end. `life` is the caller's incarnation. The
+    /// returned endpoint must be sent to the caller, which may write only then.
     ///
     /// # Errors
-    /// The caller's endpoint is not acceptable, the completion queue is given away, or the device
+    /// The caller's endpoint is not acceptable, the completion queue is full, or the device
     /// refuses.
     pub fn accept(
         &mut self,
@@ -139,10 +139,12 @@ impl Mailbox {
         }
     }
 
-    /// The queue pairs for a DLSlime caller, made if there are none yet. It must be told them.
+    /// Returns the queue pairs for a DLSlime caller, and makes them if there are none. They must be
+    /// sent to the caller.
     ///
     /// # Errors
-    /// Their number is not possible, the completion queue is given away, or the device refuses.
+    /// The number of queue pairs is impossible, the completion queue is full, or the device
+    /// refuses.
     pub fn prepare(
         &mut self,
         peer: &str,
@@ -166,8 +168,8 @@ impl Mailbox {
         Ok(addresses)
     }
 
-    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, anew if they were
-    /// connected to those of an earlier life of it.
+    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, and resets them
+    /// first if they were connected to those of an earlier incarnation.
     ///
     /// # Errors
     /// The peer's queue pairs are not acceptable, or the device refuses. They can be tried again.
@@ -191,11 +193,12 @@ impl Mailbox {
         arriving.queue_pairs.connect(theirs)
     }
 
-    /// Makes a channel of the queue pairs [reached](Self::reach), now that the mailbox of `peer` is
-    /// known to be `ring`. What is given back must be told to it; only then may it write.
+    /// Makes a channel of the [connected](Self::reach) queue pairs, now that the mailbox of `peer`
+    /// is known to be `ring`. The returned ring must be sent to the peer, which may write only
+    /// then.
     ///
     /// # Errors
-    /// The mailbox does not fit our geometry, or the device refuses.
+    /// The peer's mailbox does not fit this side's geometry, or the device refuses.
     pub fn admit(&mut self, peer: &str, ring: &RingAddress) -> Result<RingAddress, ConnectError> {
         let geometry = self.geometries.compatible;
         let remote = ring.compatible_ring(geometry)?;
@@ -226,7 +229,7 @@ impl Mailbox {
         Ok(channel.ring())
     }
 
-    /// New queue pairs in a new place.
+    /// Makes queue pairs in a new place.
     fn queue_pairs(
         &mut self,
         count: usize,
@@ -262,7 +265,7 @@ impl Mailbox {
         Ok((key, queue_pairs))
     }
 
-    /// The queue pairs of the channel of `peer`, which ends, and its place.
+    /// Takes the queue pairs of the channel of `peer`, which ends, and its place.
     fn take_over(&mut self, peer: &str) -> Result<Option<(Key, QueuePairGroup)>, ConnectError> {
         for key in self.callers.find(|channel| channel.is_compatible(peer)) {
             let channel = self.callers.take(key);
@@ -313,16 +316,16 @@ impl Mailbox {
         channel
     }
 
-    /// Appends what has arrived to `deliveries`. Says whether anything had.
+    /// Appends what has arrived to `deliveries`. Returns whether anything had.
     ///
     /// # Errors
-    /// The completion queue has failed; the mailbox is of no use any more.
+    /// The completion queue has failed; the mailbox is useless.
     pub fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> Result<bool, FabricError> {
         let count = self.poller.poll(&mut self.batch)?;
         if count == 0 {
             return Ok(false);
         }
-        // What has arrived on one queue pair is taken in together.
+        // Consecutive arrivals on one queue pair are handled together.
         let is_like = |one: &Completion, next: &Completion| {
             one.wr_id == next.wr_id && one.status == next.status
         };
@@ -332,13 +335,14 @@ impl Mailbox {
         Ok(true)
     }
 
-    /// Whether [`poll`](Self::poll) would find nothing, by a look that is cheaper than that one.
+    /// Returns whether [`poll`](Self::poll) would find nothing, by a check that is cheaper than
+    /// `poll`.
     pub fn is_quiet(&self) -> bool {
         self.poller.is_quiet()
     }
 
-    /// Whether all answers have arrived at their callers, or never will. If not, ask again after
-    /// each [`poll`](Self::poll): those that are given later are looked after too.
+    /// Returns whether all answers have arrived at their callers, or never will. If not, ask again
+    /// after each [`poll`](Self::poll); later answers count, too.
     pub fn flush(&self) -> bool {
         let mut flushed = true;
         for channel in self.callers.channels() {
@@ -347,12 +351,13 @@ impl Mailbox {
         flushed
     }
 
-    /// Whether every request of a connected caller is answered.
+    /// Returns whether every request of a connected caller is answered.
     pub fn is_idle(&self) -> bool {
         self.callers.channels().all(|channel| channel.is_idle())
     }
 
-    /// Closes the channels of `peer`, or of one life of it: it has left, or come back as another.
+    /// Closes the channels of `peer`, or of one incarnation of it: it has left, or come back as
+    /// another.
     pub fn dismiss(&mut self, peer: &str, life: Option<u64>, cause: &LossCause) {
         let is_arriving = |arriving: &Arriving| life.is_none() && arriving.peer == peer;
         while let Some(at) = self.arriving.iter().position(is_arriving) {
@@ -368,8 +373,8 @@ impl Mailbox {
         }
     }
 
-    /// Sends something empty to the DLSlime callers that were not sent anything lately, so that one
-    /// that is gone is noticed.
+    /// Sends an empty write to the DLSlime callers that were not sent anything lately, so that a
+    /// lost one is noticed.
     pub fn probe(&self) {
         let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
         for channel in self.callers.channels().filter(compatible) {
@@ -377,7 +382,7 @@ impl Mailbox {
         }
     }
 
-    /// Asks for an event at the next arrival. Poll once more before waiting for it.
+    /// Requests an event at the next arrival. Poll once more before waiting for it.
     ///
     /// # Errors
     /// The device refuses.
@@ -388,7 +393,7 @@ impl Mailbox {
     /// The events of the mailbox, for the current runtime.
     ///
     /// # Errors
-    /// As [`CompletionEvents::new`].
+    /// The errors of [`CompletionEvents::new`].
     pub fn events(&self) -> io::Result<CompletionEvents> {
         CompletionEvents::new(self.cq.clone())
     }
@@ -398,7 +403,7 @@ impl Mailbox {
         self.callers.channels().count()
     }
 
-    /// What connected callers did that they should not have done: alias and counts.
+    /// Counts of the connected callers' protocol violations, by alias.
     pub fn violations(&self) -> Vec<(String, Violations)> {
         self.callers
             .channels()
@@ -416,7 +421,7 @@ impl Drop for Mailbox {
     }
 }
 
-/// Completion queue entries of one caller: its receives, our sends, and what we read of it.
+/// Completion queue entries of one caller: its receives, this side's sends, and its reads.
 fn entries(geometry: Geometry) -> u32 {
     let slots = geometry.slots() as u32;
     SENDS * slots + receives(slots) + Bulk::ENTRIES

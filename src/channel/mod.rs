@@ -31,8 +31,8 @@
 //! first to the one that opens the stream, the others to requests for the next item
 //! ([`StreamPart`](crate::wire::StreamPart)).
 //!
-//! Who connects with whom, and which life of a peer is believed in, is for a third state machine,
-//! [`link`].
+//! A third state machine, [`peer_connection`], decides which end connects with which, and which
+//! incarnation of a peer to believe in.
 //!
 //! There are two [profiles](Profile). *Native*: both ends are this crate and have exchanged
 //! [`Descriptor`]s. *Compatible*: the other end is a DLSlime peer. They share the state machines

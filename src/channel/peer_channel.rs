@@ -18,7 +18,7 @@ use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::wire::{Extension, Fault, Immediate, RendezvousDescriptor, Signal, StreamPart};
 
-/// One caller, as its service sees it. Its mailbox takes in completions on one thread, which locks
+/// One caller, as its service sees it. Its mailbox handles completions on one thread, which locks
 /// it at no cost; handlers may answer on others.
 #[derive(Debug)]
 pub(super) struct PeerChannel {
@@ -26,28 +26,28 @@ pub(super) struct PeerChannel {
     core: OwnerLock<PeerChannelState>,
     pub(super) requests: Ring,
     pub(super) sends: Ring,
-    /// For payloads beyond a slot.
+    /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
     remote: RemoteRing,
     pub(super) geometry: Geometry,
     pub(super) profile: Profile,
-    /// What it calls.
+    /// The service that it calls.
     pub(super) service: Arc<ServiceInfo>,
     pub(super) peer: String,
-    /// Tells its lives apart, if it is native.
+    /// Incarnation of the caller, if it is native.
     pub(super) life: Option<u64>,
 }
 
 #[derive(Debug)]
 struct PeerChannelState {
-    /// Gone once another channel has taken them over.
+    /// `None` once another channel has taken them over.
     queue_pairs: Option<QueuePairGroup>,
-    /// With a native caller: reads payloads beyond a slot.
+    /// Reads payloads beyond a slot; with a native caller only.
     bulk: Option<Bulk>,
     responder: Responder,
-    /// What is asked of the caller's streams, by the request that opened each.
+    /// The requests for items of the caller's streams, by the request that opened each.
     streams: HashMap<u64, Arc<StreamCredit>>,
-    /// Whether the mailbox waits until all answers have arrived, those to come as well.
+    /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
     violations: Violations,
     cause: Option<LossCause>,
@@ -105,7 +105,7 @@ impl PeerChannel {
         self.requests.address()
     }
 
-    /// Takes in what has arrived on one queue pair. Requests go to `deliveries`.
+    /// Handles what has arrived on one queue pair. Requests go to `deliveries`.
     ///
     /// # Errors
     /// Why the channel is closed.
@@ -145,7 +145,7 @@ impl PeerChannel {
         open
     }
 
-    /// What an immediate brought.
+    /// Handles one immediate.
     #[inline]
     fn take_in(
         &self,
@@ -153,7 +153,7 @@ impl PeerChannel {
         imm: Immediate,
         now: &mut Option<Instant>,
     ) -> Option<Arrived> {
-        // What stands in a slot is lent to its handler until it is answered.
+        // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
         let arrived = arrived.filter(|_| imm.signal == Signal::Message);
         // Read where it was decoded to: it is large.
@@ -181,7 +181,7 @@ impl PeerChannel {
         Some(core.place(request, extension))
     }
 
-    /// Does what is to be done without the lock about what has arrived.
+    /// Handles arrivals as far as that needs no lock.
     #[cold]
     fn attend(self: &Arc<Self>, all: Vec<Arrived>, deliveries: &mut VecDeque<Delivery>) {
         for arrived in all {
@@ -189,7 +189,7 @@ impl PeerChannel {
                 Arrived::Request(request) => {
                     let is_wanted = request.rare.as_ref().is_none_or(|rare| !rare.is_unwanted);
                     let inbound = self.inbound(request);
-                    // Otherwise it answers as it is dropped.
+                    // Otherwise the request answers as it is dropped.
                     if is_wanted {
                         deliveries.push_back(Delivery::Request(inbound));
                     }
@@ -208,7 +208,7 @@ impl PeerChannel {
                 Arrived::Cancel { slot, request_id } => {
                     let request = RequestId::new(self, slot, request_id);
                     let streams: Vec<_> = self.lock().streams.values().cloned().collect();
-                    // One that asks for an item of a stream ends that.
+                    // Cancelling a request for an item of a stream ends the stream.
                     if !streams
                         .iter()
                         .any(|stream_credit| stream_credit.cancel_request(request))
@@ -264,8 +264,8 @@ impl PeerChannel {
         }
     }
 
-    /// Takes in the completion of something that was posted. A request whose payload has been read
-    /// goes to `deliveries`.
+    /// Handles the completion of posted work. A request whose payload has been read goes to
+    /// `deliveries`.
     ///
     /// # Errors
     /// Why the channel is closed.
@@ -305,7 +305,7 @@ impl PeerChannel {
         }
     }
 
-    /// Whether all answers have arrived at the caller, or never will. Ask again after each
+    /// Returns whether all answers have arrived at the caller, or never will. Ask again after each
     /// completion.
     pub(super) fn flush(&self) -> bool {
         let mut core = self.lock();
@@ -313,7 +313,7 @@ impl PeerChannel {
         core.flush(self.remote.slot(0))
     }
 
-    /// Sends something empty, unless that or something else is on its way.
+    /// Sends an empty write, unless something is under way already.
     pub(super) fn probe(&self) {
         let core = &mut *self.lock();
         let to = self.remote.slot(0);
@@ -325,7 +325,7 @@ impl PeerChannel {
         }
     }
 
-    /// Whether there is nothing to answer.
+    /// Returns whether there is nothing to answer.
     pub(super) fn is_idle(&self) -> bool {
         let core = self.lock();
         core.cause.is_some() || core.responder.unanswered() == 0
@@ -336,7 +336,7 @@ impl PeerChannel {
         self.core.lock()
     }
 
-    /// Gives the queue pairs away; the channel is closed then.
+    /// Takes the queue pairs; the channel is closed then.
     pub(super) fn take_queue_pairs(&self) -> Option<QueuePairGroup> {
         let mut core = self.lock();
         let queue_pairs = core.queue_pairs.take();
@@ -358,7 +358,7 @@ impl PeerChannel {
         self.lock().cause.clone()
     }
 
-    /// Whether this is the channel of the DLSlime peer `peer`.
+    /// Returns whether this is the channel of the DLSlime peer `peer`.
     pub(super) fn is_compatible(&self, peer: &str) -> bool {
         self.peer == peer && self.profile == Profile::Compatible
     }
@@ -367,8 +367,8 @@ impl PeerChannel {
         self.lock().violations
     }
 
-    /// Sends the answer to `request`, whose payload may be in `block`. Gives back what was rare
-    /// about it.
+    /// Sends the answer to `request`, whose payload may be in `block`. Returns the request's rare
+    /// parts.
     #[inline]
     pub(super) fn answer(
         &self,
@@ -418,11 +418,11 @@ impl PeerChannel {
     }
 }
 
-/// Streams that one caller may have open.
+/// Most streams that one caller may have open.
 const MAX_STREAMS: usize = 1024;
 
 impl PeerChannelState {
-    /// What an immediate brought that is no request.
+    /// Handles an immediate that is no request.
     #[cold]
     fn take_in_signal(&mut self, arrival: &responder::Arrival, peer: &str) -> Option<Arrived> {
         match *arrival {
@@ -435,7 +435,7 @@ impl PeerChannelState {
         None
     }
 
-    /// What has arrived with `request`.
+    /// Classifies an arriving `request`.
     #[cold]
     fn place(&mut self, mut request: Box<SlotRequest>, extension: &Extension) -> Arrived {
         request.rare().stream = extension.stream;
@@ -469,7 +469,8 @@ impl PeerChannelState {
         }
     }
 
-    /// Whether `reply` was sent. If not, it waits for a place in the send queue.
+    /// Handles the result of writing `reply`. If it was not sent, it waits for a place in the send
+    /// queue.
     #[inline]
     fn written(&mut self, written: Result<bool, FabricError>, reply: PreparedReply) {
         match written {
@@ -479,7 +480,7 @@ impl PeerChannelState {
         }
     }
 
-    /// Why it is closed, if it is.
+    /// An error with the reason if the channel is closed.
     fn open(&self) -> Result<(), LossCause> {
         self.cause.clone().map_or(Ok(()), Err)
     }
@@ -512,15 +513,15 @@ impl PeerChannelState {
     }
 }
 
-/// What an immediate brought.
+/// An arrival on the channel.
 #[derive(Debug)]
 enum Arrived {
     Request(Box<SlotRequest>),
     /// A request in this slot whose payload has to be read first.
     RendezvousDescriptor(u16, RendezvousDescriptor),
-    /// A request for an item of a stream, if that is still known.
+    /// A request for an item of a stream, with the stream if it is still open.
     Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
-    /// A request to end a stream, likewise.
+    /// A request to end a stream, with the stream if it is still open.
     End(Box<SlotRequest>, Option<Arc<StreamCredit>>),
     Cancel {
         slot: u16,

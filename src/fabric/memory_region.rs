@@ -84,8 +84,7 @@ impl dyn MemoryRegion {
 
     fn shared_bytes(&self) -> SharedBytes<'_> {
         // SAFETY: the trait's contract makes `len` bytes valid and initialised while `self` lives,
-        // and has everybody in this process who accesses them otherwise see to it that nobody does
-        // so by this meanwhile.
+        // and obliges every other user of the bytes in this process to exclude concurrent copies.
         unsafe { SharedBytes::new(self.as_ptr(), self.len()) }
     }
 

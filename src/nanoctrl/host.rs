@@ -22,7 +22,7 @@ pub(super) fn address(host: &str) -> Option<IpAddr> {
     plain.parse().ok().map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// Returns whether the host is this machine, whoever asks.
+/// Returns whether the host is this machine, from any client's point of view.
 pub(super) fn is_loopback(host: &str) -> bool {
     match address(host) {
         Some(ip) => ip.is_loopback(),

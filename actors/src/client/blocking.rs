@@ -1,4 +1,4 @@
-//! Whether this thread may wait for something.
+//! Decides whether a thread may block.
 
 use std::future::Future;
 use std::pin::pin;
@@ -9,19 +9,20 @@ use std::task::{Context, Poll, Wake, Waker};
 use tokio::runtime::Handle;
 use tokio::task::{coop, yield_now};
 
-/// More than any budget that tokio gives a task for one turn, which is 128 operations.
+/// More operations than the budget that tokio gives a task for one turn, which is 128.
 const BEYOND_BUDGET: usize = 256;
 
-/// Whether a wait on this thread would keep a tokio runtime from its work: the thread runs an async
-/// task, or a scheduler. That a runtime is entered does not mean that: it is on the threads of
-/// `spawn_blocking`, in `block_in_place`, and after [`Handle::enter`] on any thread.
+/// Returns whether a wait on this thread would keep a tokio runtime from its work: the thread runs
+/// an async task, or a scheduler. An entered runtime alone does not mean that: it is also entered
+/// on the threads of `spawn_blocking`, in `block_in_place`, and after [`Handle::enter`] on any
+/// thread.
 ///
-/// It costs a thread without a runtime one look at a thread-local variable.
+/// A thread without a runtime pays for one look at a thread-local variable.
 pub(crate) fn would_block_a_runtime() -> bool {
     Handle::try_current().is_ok() && (has_scheduler() || has_budget())
 }
 
-/// Whether this thread runs a scheduler: its own, as the threads of a runtime and of actix arbiters
+/// Returns whether this thread runs a scheduler, as the threads of a runtime and of actix arbiters
 /// do. Such a scheduler keeps the waker of a task that yields until its next turn; without one the
 /// task is woken at once.
 fn has_scheduler() -> bool {
@@ -39,8 +40,8 @@ fn has_scheduler() -> bool {
     yielded.is_pending() && !woken.0.load(Ordering::Relaxed)
 }
 
-/// Whether this thread polls a future for tokio, in `block_on` or a `LocalSet`: then it has a
-/// budget, which ends. The budget is the same afterwards.
+/// Returns whether this thread polls a future for tokio, in `block_on` or a `LocalSet`: then it has
+/// a budget, which ends. The budget is restored afterwards.
 fn has_budget() -> bool {
     let mut context = Context::from_waker(Waker::noop());
     let mut taken = Vec::new();
@@ -51,7 +52,7 @@ fn has_budget() -> bool {
             Poll::Ready(part) => taken.push(part),
         }
     };
-    // Each gives back what there was before it: the last one first.
+    // Each guard restores what was there before it, so drop the last one first.
     while taken.pop().is_some() {}
     is_spent
 }

@@ -1,12 +1,12 @@
-//! What can be seen of the channel under a proxy.
+//! A read-only view of the channel under a proxy.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use slimerpc::channel::{ClientChannel, Credits, Geometry, LossCause, Profile, Violations};
 
-/// A look at the channel under a [`Proxy`](crate::Proxy): its credits, its counters, and whether it
-/// is closed. It changes nothing, so no channel is closed under its proxy.
+/// A view of the channel under a [`Proxy`](crate::Proxy): its credits, its counters, and whether it
+/// is closed. It cannot change the channel, so no channel is closed under its proxy.
 ///
 /// ```no_run
 /// # fn example<S: slimerpc_actors::Service + ?Sized>(proxy: &slimerpc_actors::Proxy<S>) {
@@ -20,7 +20,7 @@ use slimerpc::channel::{ClientChannel, Credits, Geometry, LossCause, Profile, Vi
 pub struct ChannelView(pub(crate) Arc<ClientChannel>);
 
 impl ChannelView {
-    /// The account of credits, after what has arrived was taken in.
+    /// The account of credits, after everything that has arrived was handled.
     pub fn credits(&self) -> Credits {
         self.0.credits()
     }
@@ -30,7 +30,7 @@ impl ChannelView {
         self.0.geometry()
     }
 
-    /// Which protocol the peer speaks: that of this crate, or DLSlime's.
+    /// The protocol of the peer: this crate's, or DLSlime's.
     pub fn profile(&self) -> Profile {
         self.0.profile()
     }
@@ -45,12 +45,12 @@ impl ChannelView {
         self.0.closed()
     }
 
-    /// Replies that came after their call had ended.
+    /// Number of replies that came after their call had ended.
     pub fn late_answers(&self) -> u64 {
         self.0.late_answers()
     }
 
-    /// What the peer did that the protocol does not allow.
+    /// Counts of the peer's protocol violations.
     pub fn violations(&self) -> Violations {
         self.0.violations()
     }

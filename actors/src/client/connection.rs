@@ -1,4 +1,4 @@
-//! How the calls of a proxy get to its service.
+//! The connection through which a proxy's calls reach its service.
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,16 +37,16 @@ pub(crate) struct ConnectedService {
     pub(crate) incarnation: Option<u64>,
 }
 
-/// What a proxy is made of, each time that its service has been dialled.
+/// The parts of a proxy that stay the same for every connection to its service.
 #[derive(Debug)]
 pub(crate) struct ProxySetup {
     pub(crate) peer: Box<str>,
-    /// The service, as its callers know it.
+    /// The service as its callers declare it.
     pub(crate) wanted: ServiceTable,
     pub(crate) wait_policy: WaitPolicy,
     pub(crate) connect_timeout: Duration,
     pub(crate) stream_patience: Duration,
-    /// Bytes of an answer that is written in place.
+    /// Size in bytes of the largest answer that is written in place.
     pub(crate) max_in_place: usize,
     pub(crate) events: broadcast::Sender<AgentEvent>,
     /// Whom to ask what becomes of the peer.
@@ -54,11 +54,11 @@ pub(crate) struct ProxySetup {
 }
 
 impl ProxySetup {
-    /// The connection to the service.
+    /// The connection that a proxy makes of a connected service.
     pub(crate) fn reached(&self, dialled: ConnectedService) -> Connection {
         let mut routes = dialled.table.resolve(&self.wanted);
         if dialled.incarnation.is_some() {
-            // To and from DLSlime peers all types travel, as theirs is another codec.
+            // Towards DLSlime peers every method is typed with their codec.
             let methods = self
                 .wanted
                 .methods
@@ -119,12 +119,12 @@ impl ProxySetup {
                 method,
             };
             tracing::debug!(?event, "a call that nobody waits for failed");
-            // Nobody may be listening.
+            // The listeners may have gone.
             let _ = events.send(event);
         })
     }
 
-    /// What becomes of the peer.
+    /// Watches the peer.
     pub(crate) async fn watch(&self) -> Result<Watch, AgentError> {
         let follow = Follow {
             peer: self.peer.to_string(),
@@ -135,24 +135,24 @@ impl ProxySetup {
     }
 }
 
-/// The way to a service, as long as its connection lasts.
+/// The connection to a service, until it is lost.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) serial: CallTarget,
-    /// For parallel methods, if they have one of their own.
+    /// The target of parallel methods, if they have another one.
     pub(crate) parallel: Option<CallTarget>,
-    /// The life of the peer, if it is native.
+    /// Incarnation of the peer, if it is native.
     pub(crate) life: Option<u64>,
-    /// What is called, if it is served by a process that may be this one.
+    /// The instance that is called, if it may be in this process.
     pub(crate) instance: Option<InstanceId>,
-    /// For each method of the caller's; `None` for those that the server does not have.
+    /// The route of each of the caller's methods; `None` for methods that the server does not have.
     pub(crate) routes: Vec<Option<Route>>,
-    /// The service as its server knows it.
+    /// The service as its server declares it.
     table: ServiceTable,
 }
 
 impl Connection {
-    /// Why a method has no route.
+    /// The error for a method without a route.
     pub(crate) fn no_route(&self, wanted: &ServiceTable, method: &str) -> RpcError {
         let (service, method) = (wanted.name.clone(), method.to_owned());
         let obstacle = wanted.signature(&method).and_then(Signature::obstacle);
@@ -171,14 +171,14 @@ impl Connection {
         RpcError::MethodNotFound { service, method }
     }
 
-    /// How typed payloads travel, where native peers would use `native`.
+    /// The codec of typed payloads, where native peers would use `native`.
     pub(crate) fn codec(&self, native: PayloadCodec) -> PayloadCodec {
         let channel = self.serial.channel();
         channel.map_or(native, |channel| channel.profile().codec(native))
     }
 
-    /// Whether payloads that were encoded with `codec` can take this connection, for a service that
-    /// is `wanted` with another or the same.
+    /// Returns whether payloads that were encoded with `codec` can take this connection, for a
+    /// service that is `wanted` with this codec or another.
     pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
         match self.serial.channel().map(|channel| channel.profile()) {
             Some(Profile::Compatible) => codec == PayloadCodec::Pickle,
@@ -191,32 +191,32 @@ impl Connection {
         ways.filter_map(CallTarget::channel)
     }
 
-    /// Why its connection has ended, if it has.
+    /// Why the connection has ended, if it has.
     pub(crate) fn lost(&self) -> Option<LossCause> {
         self.channels().find_map(|channel| channel.closed())
     }
 
-    /// Whether calls can be made, to this life of the peer.
+    /// Returns whether calls to this incarnation of the peer can be made.
     pub(crate) fn can_call(&self, life: u64) -> bool {
         self.life == Some(life) && self.lost().is_none()
     }
 
-    /// Whether it has channels, and they are to a native peer.
+    /// Returns whether it has channels to a native peer.
     pub(crate) fn is_native(&self) -> bool {
         let channel = self.serial.channel();
         channel.is_some_and(|channel| channel.profile() == Profile::Native)
     }
 }
 
-/// How calls get to a service.
+/// The target of calls to a service.
 #[derive(Debug, Clone)]
 pub(crate) enum CallTarget {
     Channel(Arc<ClientChannel>),
-    /// It is of this agent.
+    /// The service belongs to this agent.
     Local(LocalService, Failed),
 }
 
-/// Hears of calls without a waiter that fail: the method, and why.
+/// Called with the method and the reason when a call that nobody waits for fails.
 #[derive(Clone)]
 pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
 

@@ -11,8 +11,8 @@ use slimerpc::wire::{EncodeError, PayloadCodec};
 
 use crate::{Call, Proxy, Reply, RpcError, Service};
 
-/// Addresses of services of one kind at several peers, in an order that stays: a member's place is
-/// its rank.
+/// Proxies of services of one kind at several peers, in a fixed order: a member's index is its
+/// rank.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Group, PeerAgent, service};
@@ -46,51 +46,51 @@ pub struct Group<S: Service + ?Sized> {
     members: Vec<Proxy<S>>,
 }
 
-/// A group cannot be made, or not be called like this.
+/// Why a group cannot be made or called.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// Nobody is in it.
+    /// The group has no members.
     #[error("a group has at least one member")]
     Empty,
-    /// Somebody is in it already.
+    /// The service of this peer is a member already.
     #[error("`{service}` of `{peer}` is in the group already, with rank {rank}")]
     Duplicate {
-        /// The peer.
+        /// Alias of the peer.
         peer: String,
-        /// Its service.
+        /// Name of its service.
         service: String,
-        /// Its rank.
+        /// Rank of the member.
         rank: usize,
     },
-    /// Not one message for each member. Nothing was sent.
+    /// The number of messages is not the number of members. Nothing was sent.
     #[error("{messages} messages for {members} members")]
     Count {
-        /// Messages that were given.
+        /// Number of messages.
         messages: usize,
-        /// Members there are.
+        /// Number of members.
         members: usize,
     },
 }
 
-/// A member of a group did not answer as it should.
+/// A member of a group did not answer its call.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("member {rank}, `{peer}`: {error}")]
 pub struct MemberError {
-    /// Its rank.
+    /// Rank of the member.
     pub rank: usize,
-    /// Its alias.
+    /// Alias of the member's peer.
     pub peer: String,
-    /// What became of its call.
+    /// Why the call failed.
     #[source]
     pub error: RpcError,
 }
 
 impl<S: Service + ?Sized> Group<S> {
-    /// A group of these, ranked in this order.
+    /// Makes a group of these members, ranked in this order.
     ///
     /// # Errors
-    /// [`GroupError::Empty`], [`GroupError::Duplicate`].
+    /// [`GroupError::Empty`] or [`GroupError::Duplicate`].
     pub fn new(members: impl IntoIterator<Item = Proxy<S>>) -> Result<Self, GroupError> {
         let mut group = Self {
             members: Vec::new(),
@@ -107,7 +107,7 @@ impl<S: Service + ?Sized> Group<S> {
     /// Adds a member with the next rank.
     ///
     /// # Errors
-    /// [`GroupError::Duplicate`].
+    /// [`GroupError::Duplicate`] if it is a member already.
     pub fn add(&mut self, member: Proxy<S>) -> Result<(), GroupError> {
         let is_same =
             |held: &Proxy<S>| held.peer() == member.peer() && held.name() == member.name();
@@ -124,14 +124,14 @@ impl<S: Service + ?Sized> Group<S> {
         }
     }
 
-    /// Takes a member out; those behind it move up. `None` if there is no such rank, or no other
-    /// member.
+    /// Removes a member; those after it move up. Returns `None` if there is no such rank, or no
+    /// other member.
     pub fn remove(&mut self, rank: usize) -> Option<Proxy<S>> {
         let can_go = rank < self.members.len() && self.members.len() > 1;
         can_go.then(|| self.members.remove(rank))
     }
 
-    /// Puts another in the place of a member, which is given back. `None` if there is no such rank.
+    /// Replaces a member and returns the old one. Returns `None` if there is no such rank.
     pub fn replace(&mut self, rank: usize, member: Proxy<S>) -> Option<Proxy<S>> {
         let place = self.members.get_mut(rank)?;
         Some(std::mem::replace(place, member))
@@ -142,7 +142,8 @@ impl<S: Service + ?Sized> Group<S> {
         &self.members
     }
 
-    /// The same group with a deadline for each call made through it; see [`Proxy::with_timeout`].
+    /// Returns the group with a deadline for each call made through it; see
+    /// [`Proxy::with_timeout`].
     pub fn with_timeout(&self, after: Duration) -> Self {
         let members = self.members.iter().map(|member| member.with_timeout(after));
         Self {
@@ -150,8 +151,8 @@ impl<S: Service + ?Sized> Group<S> {
         }
     }
 
-    /// Sends the same to all. It is encoded once, and once more if there are DLSlime peers among
-    /// them.
+    /// Sends the same message to all members. It is encoded once, and once more if there are
+    /// DLSlime peers among them.
     pub fn broadcast<M: Call<Service = S>>(&self, message: M) -> Gather<M::Output> {
         let mut encoded: Vec<(PayloadCodec, Result<Vec<u8>, EncodeError>)> = Vec::new();
         self.each(|_, member| {
@@ -166,10 +167,10 @@ impl<S: Service + ?Sized> Group<S> {
         })
     }
 
-    /// Sends to each its own, the first to rank 0.
+    /// Sends one message to each member, the first to rank 0.
     ///
     /// # Errors
-    /// [`GroupError::Count`].
+    /// [`GroupError::Count`] if there is not one message for each member.
     pub fn scatter<M: Call<Service = S>>(
         &self,
         messages: impl IntoIterator<Item = M>,
@@ -188,7 +189,8 @@ impl<S: Service + ?Sized> Group<S> {
         }))
     }
 
-    /// Makes a call at each, given its rank: for raw methods, and for whatever else.
+    /// Makes a call at each member, given its rank: for raw methods, and other calls without a
+    /// message.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Gather, Group, service};
@@ -217,13 +219,13 @@ impl<S: Service + ?Sized> fmt::Debug for Group<S> {
     }
 }
 
-/// The replies of a group, in the order of ranks. Awaited, it gives all of them, or the error that
-/// comes first; the other calls are cancelled then.
+/// The replies of a group, in the order of ranks. Awaiting it returns all of them, or the first
+/// error; the other calls are cancelled then.
 #[must_use = "calls are cancelled when their replies are dropped"]
 pub struct Gather<T>(Vec<(String, Reply<T>)>);
 
 impl<T> Gather<T> {
-    /// One deadline for all, counted from now.
+    /// Sets one deadline for all, counted from now.
     pub fn timeout(mut self, after: Duration) -> Self {
         for (_, reply) in &mut self.0 {
             reply.set_timeout(after);
@@ -231,12 +233,12 @@ impl<T> Gather<T> {
         self
     }
 
-    /// Every result, whatever became of the others.
+    /// Waits for every result, whether or not others fail.
     pub async fn settled(self) -> Vec<Result<T, MemberError>> {
         join_all(self.futures()).await
     }
 
-    /// The replies themselves.
+    /// Returns the replies by rank.
     pub fn into_replies(self) -> Vec<Reply<T>> {
         self.0.into_iter().map(|(_, reply)| reply).collect()
     }

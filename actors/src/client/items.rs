@@ -1,4 +1,4 @@
-//! The items of a stream, as its caller sees them.
+//! Streams of items, as their caller sees them.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,16 +15,16 @@ use crate::client::reconnect::Later;
 use crate::client::reply::Decoder;
 use crate::{Ran, Reply, RpcError};
 
-/// Items asked for ahead, if the channel has credits enough.
+/// Most items that are requested ahead, if the channel has enough credits.
 const WINDOW: usize = 8;
 
 /// The items of a stream that a service makes: a [`Stream`] of `Result<T, RpcError>`, returned by
 /// the client's method of a `#[method(stream)]`.
 ///
-/// The stream was opened when the method was called. Each item takes one of the proxy's credits
-/// from when it is asked for until it is read; some items ahead are asked for, as
-/// [`window`](Self::window) says, and the service makes no more than that. After an error there are
-/// no further items. Dropping this ends the stream at the service.
+/// The stream is opened when the method is called. Each item takes one of the proxy's credits from
+/// its request until it is read. Some items are requested ahead, as [`window`](Self::window) sets,
+/// and the service makes no more than that. After an error there are no further items. Dropping
+/// this ends the stream at the service.
 ///
 /// ```no_run
 /// # use futures_util::StreamExt;
@@ -38,27 +38,27 @@ const WINDOW: usize = 8;
 /// ```
 #[must_use = "a stream is ended when its items are dropped"]
 pub struct Items<T> {
-    /// `None` once there are no more.
+    /// `None` once there are no more items.
     source: Option<ItemSource>,
-    /// Opens it, while its peer is not there.
+    /// Opens the stream, while its peer is away.
     opening: Option<Box<Later<Opened<T>>>>,
-    /// In the order of the items.
+    /// Requests for items, in order.
     asked: VecDeque<Reply<Option<T>>>,
     decode: Decoder<Option<T>>,
     method: &'static &'static str,
-    /// `None`: as the source says.
+    /// `None` means the default of the source.
     window: Option<usize>,
     deadline: Option<(Instant, Duration)>,
-    /// Its request was made.
+    /// Whether the request that opens the stream was made.
     was_opened: bool,
-    /// An item has come, so the handler was run.
+    /// Whether an item has come, so that the handler ran.
     has_begun: bool,
 }
 
-/// A stream that is open: its first item, and who makes the others.
+/// An open stream: the reply with its first item, and the source of the others.
 type Opened<T> = (Reply<Option<T>>, ItemSource);
 
-/// Who makes the items.
+/// The source of the items.
 pub(crate) enum ItemSource {
     Remote(Arc<ClientChannel>, StreamName),
     Local(LocalService, Arc<StreamCredit>),
@@ -90,7 +90,7 @@ impl ItemSource {
         }
     }
 
-    /// As many as may be asked for ahead without taking more than half of the credits.
+    /// The default number of items to request ahead, at most half of the credits.
     fn window(&self) -> usize {
         match self {
             Self::Remote(channel, _) => WINDOW.min(channel.geometry().slots() / 2).max(1),
@@ -107,7 +107,7 @@ impl ItemSource {
 }
 
 impl<T> Items<T> {
-    /// A stream that has been opened; `first` brings its first item.
+    /// Makes the items of a stream that was opened; `first` brings its first item.
     pub(crate) fn new(
         source: ItemSource,
         first: Reply<Option<T>>,
@@ -132,7 +132,7 @@ impl<T> Items<T> {
         items
     }
 
-    /// A stream that could not be opened.
+    /// Makes the items of a stream that could not be opened.
     pub(crate) fn failed(
         error: RpcError,
         decode: Decoder<Option<T>>,
@@ -151,7 +151,7 @@ impl<T> Items<T> {
         }
     }
 
-    /// A stream that is opened once its peer is there.
+    /// Makes the items of a stream that is opened once its peer is back.
     pub(crate) fn later(
         opening: Box<Later<Opened<T>>>,
         decode: Decoder<Option<T>>,
@@ -170,7 +170,7 @@ impl<T> Items<T> {
         }
     }
 
-    /// Goes on with opening the stream, if that is not done.
+    /// Continues to open the stream, if it is not open.
     fn poll_opening(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(opening) = &mut self.opening else {
             return Poll::Ready(());
@@ -193,8 +193,8 @@ impl<T> Items<T> {
         Poll::Ready(())
     }
 
-    /// Asks for `items` ahead, at least 1, instead of 8 or half of the proxy's credits, whichever
-    /// is less. Those that are made and not read keep their credits.
+    /// Sets how many items are requested ahead, at least 1; by default 8, or half of the proxy's
+    /// credits if that is less. Items that were made and not read keep their credits.
     ///
     /// ```no_run
     /// # use slimerpc_actors::Items;
@@ -208,8 +208,9 @@ impl<T> Items<T> {
         self
     }
 
-    /// Gives the whole stream this long from now; then it ends with [`RpcError::Timeout`].
-    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout) does so when a stream is opened.
+    /// Sets a deadline for the whole stream, counted from now; it then ends with
+    /// [`RpcError::Timeout`]. [`Proxy::with_timeout`](crate::Proxy::with_timeout) sets one when a
+    /// stream is opened.
     ///
     /// ```no_run
     /// # use slimerpc_actors::Items;
@@ -242,9 +243,9 @@ impl<T> Items<T> {
     /// ```
     ///
     /// # Errors
-    /// As the stream's; [`RpcError::WouldBlock`] on a thread that runs async code, which takes no
-    /// item: the stream goes on. One of [`Proxy::blocking`](crate::Proxy::blocking) is not opened
-    /// at all there.
+    /// The errors of the stream; [`RpcError::WouldBlock`] on a thread that runs async code. That
+    /// one takes no item, and the stream goes on. A stream of
+    /// [`Proxy::blocking`](crate::Proxy::blocking) is not even opened there.
     pub fn wait_next(&mut self) -> Option<Result<T, RpcError>> {
         let first = self.asked.front();
         let waits = self.opening.is_some() || first.is_some_and(Reply::is_undecided);
@@ -267,7 +268,7 @@ impl<T> Items<T> {
         self.complete(result)
     }
 
-    /// What the oldest request for an item came to.
+    /// The result of the oldest request for an item.
     fn complete(&mut self, result: Result<Option<T>, RpcError>) -> Option<Result<T, RpcError>> {
         match result {
             Ok(Some(item)) => {
@@ -276,7 +277,7 @@ impl<T> Items<T> {
                 Some(Ok(item))
             }
             Ok(None) => {
-                // Those asked for ahead are answered likewise.
+                // The requests that were made ahead have the same result.
                 self.source = None;
                 self.asked.clear();
                 None
@@ -288,8 +289,8 @@ impl<T> Items<T> {
         }
     }
 
-    /// The deadline is the stream's, not that of the item that was waited for; and what was run is
-    /// the handler of the stream, whatever became of the request for that item.
+    /// Rewrites an error for the whole stream: the deadline is the stream's, not that of one item;
+    /// and the handler that ran is the stream's, whatever happened to the request for the item.
     fn named(&self, error: RpcError) -> RpcError {
         let ran = |of_item| if self.has_begun { Ran::Yes } else { of_item };
         match (error, self.deadline) {
@@ -329,7 +330,7 @@ impl<T> Items<T> {
         }
     }
 
-    /// Asks for items until as many are under way as may be.
+    /// Requests items until as many are under way as allowed.
     fn ask(&mut self) {
         let Some(source) = &self.source else { return };
         let window = self.window.unwrap_or_else(|| source.window());

@@ -1,4 +1,4 @@
-//! How services are called: the contract, proxies, replies, streams, groups.
+//! Calls services: the contract, proxies, replies, streams, groups.
 
 pub(crate) mod blocking;
 pub(crate) mod channel_view;

@@ -1,4 +1,4 @@
-//! Addresses of services.
+//! Proxies: addresses of services.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -24,11 +24,11 @@ use crate::{
     AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
 };
 
-/// The address of a service at a peer, used like an actix `Addr`: cheap to clone, `Send`, and calls
-/// made through it run in the order in which they were made (ORDER-1).
+/// The address of a service at a peer, used like an actix `Addr`. It is cheap to clone and `Send`,
+/// and calls made through it run in the order in which they were made (ORDER-1).
 ///
-/// It has a method for each method of the service (of [`Service::Client`], to which it
-/// dereferences), and [`send`](Self::send) for messages as values. Both make the call at once, not
+/// A proxy has a method for each method of the service (of [`Service::Client`], to which it
+/// dereferences), and [`send`](Self::send) for messages as values. Both send the call at once, not
 /// when the reply is polled.
 ///
 /// ```no_run
@@ -69,7 +69,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.caller.call(message)
     }
 
-    /// Calls the method that `message` belongs to without waiting for its result; see [`Tell`].
+    /// Calls the method that `message` belongs to, without waiting for its result; see [`Tell`].
     pub fn tell<M: Call<Service = S>>(&self, message: M) -> Tell {
         self.caller.tell(message)
     }
@@ -97,7 +97,8 @@ impl<S: Service + ?Sized> Proxy<S> {
         self.caller.stream(message)
     }
 
-    /// As [`send`](Self::send), unless the message was not sent: then it comes back with the error.
+    /// Calls as [`send`](Self::send) does, and returns the message with the error if it was not
+    /// sent.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, service};
@@ -120,8 +121,8 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// ```
     ///
     /// # Errors
-    /// Why it was not sent: the peer is lost, it has no such method, or the arguments do not fit or
-    /// do not encode.
+    /// Why the message was not sent: the peer is lost, the service has no such method, or the
+    /// arguments do not fit or do not encode.
     pub fn try_send<M: Call<Service = S>>(
         &self,
         message: M,
@@ -132,8 +133,8 @@ impl<S: Service + ?Sized> Proxy<S> {
         }
     }
 
-    /// This address with a deadline for each call made through it, counted from when the call is
-    /// made. The deadline travels: a request that has expired when its turn comes is not run.
+    /// Returns this proxy with a deadline for each call, counted from the call. The deadline
+    /// travels: a request that has expired when its turn comes does not run.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -159,9 +160,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// This address with another time than the agent's
-    /// [`reconnect_wait`](crate::Timeouts::reconnect_wait) for calls made through it to wait for a
-    /// lost connection to be made again. Zero: they fail at once.
+    /// Returns this proxy with another [`reconnect_wait`](crate::Timeouts::reconnect_wait) than the
+    /// agent's: how long calls wait for a lost connection to be restored. With zero they fail at
+    /// once.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -188,9 +189,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// Waits until calls can be made: at once, unless the connection is lost. Then it is made again
-    /// as soon as the peer is back and serves the service, which this waits for up to the connect
-    /// timeout.
+    /// Waits until calls can be made: at once, unless the connection is lost. A lost connection is
+    /// restored as soon as the peer is back and serves the service, which this waits for up to the
+    /// connect timeout.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -218,7 +219,7 @@ impl<S: Service + ?Sized> Proxy<S> {
     ///
     /// # Errors
     /// [`AgentError::NotBack`] after the connect timeout, and at once for a DLSlime peer, whose
-    /// connection is not made again; [`AgentError::ShutDown`].
+    /// connection is not restored; [`AgentError::ShutDown`] if the agent has been shut down.
     pub async fn ready(&self) -> Result<(), AgentError> {
         let inner = &self.caller.inner;
         let reached = inner.current();
@@ -245,10 +246,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// This address for threads that wait for replies ([`Reply::wait`],
-    /// [`Items::wait_next`](crate::Items::wait_next)). A call made through it on a thread that runs
-    /// async code, where it could not be waited for, ends with [`RpcError::WouldBlock`] before
-    /// anything is sent.
+    /// Returns this proxy for threads that wait for replies ([`Reply::wait`],
+    /// [`Items::wait_next`](crate::Items::wait_next)). A call on a thread that runs async code,
+    /// which must not wait, ends with [`RpcError::WouldBlock`] before anything is sent.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, Ran, RpcError, service};
@@ -276,7 +276,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// The address of one of the service's methods, without the type of the service.
+    /// Returns the address of one of the service's methods, without the type of the service.
     pub fn recipient<M: Call<Service = S>>(&self) -> Recipient<M> {
         Recipient {
             caller: self.caller.clone(),
@@ -289,8 +289,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self.caller.inner.setup.wanted.name
     }
 
-    /// Sends arguments that have been encoded with the codec by which typed payloads travel, or
-    /// have not.
+    /// Sends arguments that may be encoded already, with the codec of typed payloads.
     pub(crate) fn send_encoded<'a, M: Call<Service = S>>(
         &self,
         encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
@@ -314,33 +313,34 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self.caller.inner.setup.peer
     }
 
-    /// Whether the service is of this agent: then calls do not touch the fabric.
+    /// Returns whether the service belongs to this agent: its calls then do not use the network.
     pub fn is_local(&self) -> bool {
         self.channel().is_none()
     }
 
-    /// The channel below, as it is now: its account of credits and counters. `None` if the service
-    /// is [local](Self::is_local).
+    /// A view of the present channel: its credits and counters. `None` if the service is
+    /// [local](Self::is_local).
     pub fn channel(&self) -> Option<ChannelView> {
         let channel = self.caller.reached().serial.channel().cloned();
         channel.map(ChannelView)
     }
 
-    /// The channel of the parallel methods, if the service has some and the peer is native: neither
-    /// a busy serial method nor calls that wait for a credit of the other channel delay them.
+    /// A view of the channel of the parallel methods, if the service has some and the peer is
+    /// native. Neither a busy serial method nor calls that wait for a credit of the other channel
+    /// delay them.
     pub fn parallel_channel(&self) -> Option<ChannelView> {
         let reached = self.caller.reached();
         let channel = reached.parallel.as_ref()?.channel().cloned();
         channel.map(ChannelView)
     }
 
-    /// What becomes of the peer, as [`PeerAgent::watch`](crate::PeerAgent::watch) tells it, but
+    /// Watches the peer as [`PeerAgent::watch`](crate::PeerAgent::watch) does, except that
     /// [`Connected`](crate::PeerEvent::Connected) and
     /// [`Reconnected`](crate::PeerEvent::Reconnected) come when calls through this proxy can be
     /// made.
     ///
     /// # Errors
-    /// Those of [`PeerAgent::watch`](crate::PeerAgent::watch).
+    /// The errors of [`PeerAgent::watch`](crate::PeerAgent::watch).
     ///
     /// ```no_run
     /// # use futures_util::StreamExt;
@@ -398,19 +398,19 @@ impl<S: Service + ?Sized> fmt::Debug for Proxy<S> {
     }
 }
 
-/// A message was not sent, and comes back.
+/// A message that was not sent, with the reason.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not sent: {error}")]
 pub struct SendError<M> {
-    /// The message.
+    /// The message, to send again or elsewhere.
     pub message: M,
-    /// Why it was not sent.
+    /// Why the message was not sent.
     #[source]
     pub error: RpcError,
 }
 
 impl<M> From<SendError<M>> for RpcError {
-    /// Without the message.
+    /// Converts the error, and drops the message that it carries.
     fn from(unsent: SendError<M>) -> Self {
         unsent.error
     }
@@ -424,8 +424,8 @@ impl<M> fmt::Debug for SendError<M> {
     }
 }
 
-/// Takes messages of one type, like an actix `Recipient`: the address of one method, whatever the
-/// service. Made by [`Proxy::recipient`].
+/// The address of one method, whatever the service: it takes messages of one type, like an actix
+/// `Recipient`. [`Proxy::recipient`] makes it.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Proxy, Recipient, RpcError, service};
@@ -479,19 +479,18 @@ impl<M> fmt::Debug for Recipient<M> {
     }
 }
 
-/// Makes calls without knowing the service's type; what `#[service]`'s clients are made of.
+/// Makes calls without the service's type; the clients of `#[service]` are made of it.
 #[derive(Debug)]
 pub struct Caller {
     inner: Arc<Inner>,
-    /// The connection to the service as it was when this was made, and how often it had been
-    /// replaced by then.
+    /// The connection as of when this caller was made, and the version that it had then.
     reached: Arc<Connection>,
     version: u64,
-    /// Of each call.
+    /// Deadline of each call.
     pub(crate) timeout: Option<Duration>,
-    /// How long each call waits for a connection that is lost.
+    /// How long each call waits for a lost connection.
     pub(crate) reconnect_wait: Duration,
-    /// Threads wait for the replies: no calls are made where that cannot be.
+    /// Whether threads wait for the replies: then no calls are made where a thread must not wait.
     is_waited_for: bool,
 }
 
@@ -499,11 +498,11 @@ pub struct Caller {
 struct Inner {
     setup: ProxySetup,
     methods: &'static [&'static str],
-    /// Replaced when the connection was lost and is there again.
+    /// The present connection, replaced when a lost one is restored.
     current: ArcSwap<Connection>,
-    /// How often it was replaced.
+    /// How often the connection was replaced.
     version: AtomicU64,
-    /// Told when that was done.
+    /// Notified when the connection is replaced.
     adopted: watch::Sender<()>,
 }
 
@@ -549,10 +548,9 @@ impl Inner {
 }
 
 impl Clone for Caller {
-    /// A clone knows The connection to the service as it is now.
+    /// A clone starts with the present connection.
     fn clone(&self) -> Self {
-        // Before the connection is looked up: one that is replaced in between is looked up again by
-        // each call.
+        // Read before the connection: if it is replaced in between, each call looks it up again.
         let version = self.inner.version.load(Ordering::Acquire);
         Self {
             inner: self.inner.clone(),
@@ -563,7 +561,7 @@ impl Clone for Caller {
     }
 }
 
-/// The connection to a service, as a caller knows it or as it is since.
+/// The connection to a service: the one that a caller knows, or the present one.
 enum Known<'a> {
     Still(&'a Connection),
     Replaced(Guard<Arc<Connection>>),
@@ -582,7 +580,7 @@ impl Deref for Known<'_> {
 }
 
 impl Caller {
-    /// Calls through what has been dialled.
+    /// Makes a caller of a connected service.
     pub(crate) fn new(
         setup: ProxySetup,
         methods: &'static [&'static str],
@@ -607,7 +605,7 @@ impl Caller {
         }
     }
 
-    /// For who is to keep it connected; `None` if there is nothing that could be lost.
+    /// The proxy for the task that reconnects it; `None` if there is nothing that could be lost.
     pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
         let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
         self.reached().is_native().then_some(inner)
@@ -621,8 +619,8 @@ impl Caller {
         &self.inner.setup.wait_policy.runtime
     }
 
-    /// The connection to the service, as it is now. It has to be looked up only if the connection
-    /// was lost since this caller was made.
+    /// The present connection to the service. It has to be looked up only if the connection was
+    /// lost since this caller was made.
     #[inline]
     fn reached(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
@@ -635,12 +633,12 @@ impl Caller {
     pub(crate) async fn connected(&self) {
         let mut adopted = self.inner.adopted.subscribe();
         while self.reached().lost().is_some() {
-            // The sender is in `inner`.
+            // The sender is in `inner`, so it is not gone.
             let _ = adopted.changed().await;
         }
     }
 
-    /// Whether a call that could not be made is to wait for the connection to be made again.
+    /// Returns whether a call that failed may wait for the connection to be restored.
     pub(crate) fn can_wait(&self, error: &RpcError) -> bool {
         let is_lost = match error {
             RpcError::PeerLost { cause, ran, .. } => {
@@ -707,7 +705,7 @@ impl Caller {
         target.tell(number, self.name(method), timeout, encode)
     }
 
-    /// Calls a method that gives back a stream.
+    /// Calls a method that returns a stream.
     pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
         let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
@@ -750,9 +748,8 @@ impl Caller {
         target.open_stream(number, self.name(method), timeout, encode, decode)
     }
 
-    /// Refuses arguments that were encoded for another connection than the one that there is by
-    /// now: whoever has come back under the alias may speak another codec (TYPE-1). Raw ones have
-    /// none.
+    /// Refuses arguments that were encoded for a connection other than the present one: the peer
+    /// that has come back under the alias may use another codec (TYPE-1). Raw arguments have none.
     fn check_codec(
         &self,
         reached: &Connection,
@@ -772,8 +769,8 @@ impl Caller {
         self.raw(method, |room| Raw::encode(request, room))
     }
 
-    /// The same; `fill` writes the request into send memory itself and says how many bytes. If it
-    /// says more than there is room for, it is called again with that much.
+    /// Calls a raw method; `fill` writes the request into send memory itself and returns its size
+    /// in bytes. If it returns more than there is room for, it is called again with that much.
     pub fn call_raw_with(
         &self,
         method: usize,
@@ -793,7 +790,7 @@ impl Caller {
             .unwrap_or_else(Reply::failed)
     }
 
-    /// The server's number of a method, and the way to it.
+    /// The server's number of a method, and the target of its calls.
     fn route<'a>(
         &self,
         reached: &'a Connection,
@@ -806,7 +803,7 @@ impl Caller {
         Ok((route.number, parallel.unwrap_or(&reached.serial)))
     }
 
-    /// Makes a call by what was `reached` when its codec was chosen.
+    /// Makes a call over the connection that its codec was chosen for.
     fn make<T: 'static>(
         &self,
         reached: &Connection,
@@ -823,7 +820,7 @@ impl Caller {
         }
     }
 
-    /// Makes a call that could not be made once that is possible, if it may wait so long.
+    /// Makes a failed call once the peer is back, if it may wait that long.
     #[cold]
     fn make_later<T: 'static>(
         &self,
@@ -849,7 +846,7 @@ impl Caller {
         Ok(Reply::later(Later::new(self, name, error, make)))
     }
 
-    /// The same for a call whose caller waits: not for the handler that it runs in itself.
+    /// The target of a call; refuses one whose caller would wait for the handler that it runs in.
     fn target<'a>(
         &self,
         reached: &'a Connection,
@@ -875,7 +872,7 @@ fn result<T: DeserializeOwned>() -> Decode<T> {
     Decode::View(|codec, answer| codec.decode(answer.payload()))
 }
 
-/// `len` bytes stand in `room` already, or do not fit it.
+/// Checks that `len` bytes, which stand in `room` already, fit it.
 fn written(len: &usize, room: &mut [u8]) -> Result<usize, EncodeError> {
     let (size, limit) = (*len, room.len());
     if size > limit {

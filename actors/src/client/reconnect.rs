@@ -1,4 +1,4 @@
-//! Calls that wait until a connection that is lost has been made again.
+//! Calls that wait until a lost connection has been restored.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) fn timer(runtime: &Handle, after: Duration) -> Sleep {
     sleep(after)
 }
 
-/// What `encode` writes, however long it is.
+/// Collects what `encode` writes, whatever its size.
 pub(crate) fn encoded(
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<Vec<u8>, EncodeError> {
@@ -47,15 +47,15 @@ pub(crate) struct Later<T> {
 }
 
 struct Deadline {
-    /// `None` if it is beyond the end of time.
+    /// The deadline; `None` if it is beyond the end of time.
     at: Option<Instant>,
     after: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
 impl<T> Later<T> {
-    /// Calls `method` as soon as `caller` can; now it has failed with `lost`, and this is what it
-    /// ends with if it takes too long. `make` is given the time that is left for the call.
+    /// Calls `method` as soon as `caller` can. It has failed with `lost`, and ends with that if the
+    /// wait takes too long. `make` gets the time that is left for the call.
     pub(crate) fn new(
         caller: &Caller,
         method: &'static str,
@@ -98,7 +98,7 @@ impl<T> Later<T> {
         later
     }
 
-    /// The same, of what is made of the call.
+    /// Converts what is made of the call.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U + Send + 'static) -> Box<Later<U>>
     where
         T: 'static,
@@ -113,7 +113,7 @@ impl<T> Later<T> {
         })
     }
 
-    /// Gives the call this long from now.
+    /// Sets the deadline, counted from now.
     pub(crate) fn set_timeout(&mut self, after: Duration) {
         self.deadline = Some(Deadline {
             at: Instant::now().checked_add(after),
@@ -128,7 +128,7 @@ impl<T> Later<T> {
         Some((deadline.at?, deadline.after))
     }
 
-    /// The call once it is made, or why it was not.
+    /// Ready with the call once it is made, or with the reason why it was not.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<T, RpcError>> {
         let made = self.call.as_mut().poll(context);
         if made.is_pending()

@@ -1,4 +1,4 @@
-//! The future of an answer.
+//! The reply to a call.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,17 +16,18 @@ use crate::client::blocking::would_block_a_runtime;
 use crate::client::reconnect::Later;
 use crate::{Ran, RpcError};
 
-/// Looks in a row before other tasks get a turn.
+/// Empty polls before yielding to other tasks.
 const SPINS: usize = 64;
-/// The same before a look at the clock, where there are no others. A look takes less than 30 ns.
+/// Empty polls before a look at the clock, where there are no other tasks. A poll takes less than
+/// 30 ns.
 const SPINS_IN_PLACE: usize = 256;
 
-/// Busy polling beyond this may be what keeps the other side from running: it gives way, where
-/// cores are fewer than pollers.
+/// After this time without an answer, a busy poller yields the core on every poll: where cores are
+/// fewer than pollers, it may be what keeps the other side from running.
 pub(crate) const ALONE: Duration = Duration::from_micros(20);
 
-/// The answer to a call that has been made already: the request was posted when the call was made,
-/// not when this is first polled. Dropping it cancels the call.
+/// The reply to a call that has been sent already: the request was posted when the method was
+/// called, not when this is first polled. Dropping it cancels the call.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Caller, Reply, RpcError};
@@ -41,7 +42,7 @@ pub struct Reply<T> {
     state: ReplyState<T>,
     /// When busy polling began.
     since: Option<Instant>,
-    /// Wakes us at the deadline; made when we first go to sleep.
+    /// Wakes the task at the deadline; made when it first sleeps.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -50,9 +51,9 @@ pub(crate) type Decoder<T> = (PayloadCodec, Decode<T>);
 
 /// How to decode the result.
 pub(crate) enum Decode<T> {
-    /// From where its bytes lie.
+    /// From the bytes where they lie.
     View(fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>),
-    /// Its bytes stay where they lie.
+    /// Keeps the bytes where they lie.
     Kept(fn(ReplyBytes) -> T),
 }
 
@@ -64,7 +65,7 @@ impl<T> Clone for Decode<T> {
 
 impl<T> Copy for Decode<T> {}
 
-/// A plain call is a few words, which are moved often.
+/// Kept small, because a plain call is moved often.
 enum ReplyState<T> {
     Called(PendingCall, &'static &'static str, Decoder<T>),
     RareReply(Box<RareReply<T>>),
@@ -72,9 +73,9 @@ enum ReplyState<T> {
 }
 
 enum RareReply<T> {
-    /// The service is of this process.
+    /// The service is in this process.
     Local(LocalCall, &'static &'static str, Decoder<T>),
-    /// Its peer is not there.
+    /// The peer is away.
     Later(Box<Later<Reply<T>>>),
     Failed(RpcError),
 }
@@ -106,7 +107,7 @@ impl<T> From<ReplyState<T>> for Reply<T> {
 }
 
 impl<T> Reply<T> {
-    /// The reply to a call that was made over a channel.
+    /// Makes the reply to a call over a channel.
     #[inline]
     pub(crate) fn called(
         call: PendingCall,
@@ -116,7 +117,7 @@ impl<T> Reply<T> {
         ReplyState::Called(call, method, decode).into()
     }
 
-    /// The reply to a call within the process.
+    /// Makes the reply to a call within the process.
     pub(crate) fn local(
         call: LocalCall,
         method: &'static &'static str,
@@ -125,26 +126,26 @@ impl<T> Reply<T> {
         RareReply::Local(call, method, decode).into()
     }
 
-    /// The reply to a call that is made once its peer is there.
+    /// Makes the reply to a call that is sent once its peer is back.
     pub(crate) fn later(call: Box<Later<Self>>) -> Self {
         RareReply::Later(call).into()
     }
 
-    /// The reply to a call that could not be made.
+    /// Makes the reply to a call that could not be sent.
     #[cold]
     pub(crate) fn failed(error: RpcError) -> Self {
         RareReply::Failed(error).into()
     }
 
-    /// Gives the call this long from now; then it ends with [`RpcError::Timeout`], and the service
-    /// is told that nobody waits any more. To have the deadline travel with the request, see
-    /// [`Proxy::with_timeout`](crate::Proxy::with_timeout).
+    /// Sets the deadline of the call, counted from now. It then ends with [`RpcError::Timeout`],
+    /// and the service is told that nobody waits any more. A deadline that travels with the request
+    /// is set by [`Proxy::with_timeout`](crate::Proxy::with_timeout).
     pub fn timeout(mut self, after: Duration) -> Self {
         self.set_timeout(after);
         self
     }
 
-    /// Whether an answer has yet to come.
+    /// Returns whether the answer is still to come.
     pub(crate) fn is_undecided(&self) -> bool {
         match &self.state {
             ReplyState::Called(..) => true,
@@ -166,7 +167,7 @@ impl<T> Reply<T> {
         self.timer = None;
     }
 
-    /// The call is allowed `after`, which ends then.
+    /// Sets the deadline `at`; `after` is the time that was allowed in all.
     fn set_deadline(&mut self, at: Instant, after: Duration) {
         match &mut self.state {
             ReplyState::Called(call, ..) => call.set_deadline(at, after),
@@ -174,19 +175,19 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Blocks the thread until the answer is there: a thread without a runtime, or one that a
-    /// runtime keeps for what blocks (`spawn_blocking`, `web::block`, `block_in_place`).
+    /// Blocks the thread until the answer is there. The thread must have no runtime, or be one that
+    /// a runtime keeps for blocking work (`spawn_blocking`, `web::block`, `block_in_place`).
     ///
     /// # Errors
-    /// As the future's; [`RpcError::WouldBlock`] on a thread that runs async code. A call is sent
-    /// as it is made, so it is cancelled then, and runs only if it has begun: [`RpcError::ran`]
-    /// says what is known. Whoever is to be refused before anything is sent calls through
-    /// [`Proxy::blocking`](crate::Proxy::blocking).
+    /// The errors of the call; [`RpcError::WouldBlock`] on a thread that runs async code. The call
+    /// was sent already, so it is then cancelled, and runs only if it has begun: [`RpcError::ran`]
+    /// tells. [`Proxy::blocking`](crate::Proxy::blocking) refuses such calls before anything is
+    /// sent.
     pub fn wait(mut self) -> Result<T, RpcError> {
         if self.is_undecided() && would_block_a_runtime() {
             return Err(self.take_back());
         }
-        // Most answers come while it looks for them.
+        // Most answers come while the thread polls for them.
         if let Some(Poll::Ready(result)) = self.busy_poll(None, BusyPoll::InPlace) {
             return result;
         }
@@ -205,7 +206,7 @@ impl<T> Reply<T> {
         })
     }
 
-    /// Ends a call that cannot be waited for.
+    /// Cancels a call that cannot be waited for.
     #[cold]
     fn take_back(self) -> RpcError {
         let ran = match self.state {
@@ -215,7 +216,7 @@ impl<T> Reply<T> {
             },
             ReplyState::RareReply(rare) => match *rare {
                 RareReply::Local(..) => Ran::Unknown,
-                // It has not been made.
+                // The call was not sent.
                 RareReply::Later(..) | RareReply::Failed(_) => Ran::No,
             },
             ReplyState::Done => Ran::No,
@@ -226,7 +227,7 @@ impl<T> Reply<T> {
     /// Blocks the thread until the answer is there or `after` has passed.
     ///
     /// # Errors
-    /// As [`wait`](Self::wait); [`RpcError::Timeout`].
+    /// The errors of [`wait`](Self::wait), and [`RpcError::Timeout`].
     pub fn wait_timeout(self, after: Duration) -> Result<T, RpcError> {
         self.timeout(after).wait()
     }
@@ -249,15 +250,15 @@ impl<T> Reply<T> {
         polled
     }
 
-    /// Looks for the answer. `None`: it has done so for as long as callers do before they sleep.
-    /// `Pending`: others want the thread, and `waker` was woken.
+    /// Polls for the answer. Returns `None` after as long as callers poll before they sleep, and
+    /// `Pending` if other tasks need the thread; `waker` was woken then.
     #[inline]
     fn busy_poll(
         &mut self,
         waker: Option<&Waker>,
         busy: BusyPoll,
     ) -> Option<Poll<Result<T, RpcError>>> {
-        // Once in any case, as whoever polled before may have taken in this answer, too.
+        // Poll once in any case: another poller of the channel may have received this answer.
         match self.look(None) {
             Poll::Pending => self.busy_poll_on(waker, busy),
             ready => Some(ready),
@@ -303,7 +304,7 @@ impl<T> Reply<T> {
                     waker.wake_by_ref();
                     return Some(Poll::Pending);
                 }
-                // Somebody else may have taken it in.
+                // Another poller may have received the answer.
                 _ => match self.look(None) {
                     Poll::Pending => {}
                     ready => return Some(ready),
@@ -312,13 +313,13 @@ impl<T> Reply<T> {
         }
     }
 
-    /// Whether looking would surely be in vain, unless somebody else has looked.
+    /// Returns whether a poll would find nothing, unless another poller has received the answer.
     #[inline]
     fn is_quiet(&self) -> bool {
         matches!(&self.state, ReplyState::Called(call, ..) if call.channel().is_quiet())
     }
 
-    /// Looks for the answer once.
+    /// Polls for the answer once.
     #[inline]
     fn look(&mut self, waker: Option<&Waker>) -> Poll<Result<T, RpcError>> {
         let ReplyState::Called(call, method, decode) = &mut self.state else {
@@ -391,7 +392,7 @@ impl<T> Reply<T> {
         Poll::Ready(result)
     }
 
-    /// Makes sure that we are woken by the answer and by the deadline.
+    /// Makes sure that the answer and the deadline wake the task.
     fn sleep(&mut self, context: &mut Context<'_>) {
         let (deadline, runtime) = match &self.state {
             ReplyState::Called(call, ..) => {
@@ -415,10 +416,10 @@ impl<T> Reply<T> {
     }
 }
 
-/// What to do between two busy polls.
+/// What to do between two polls.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum BusyPoll {
-    /// Let the runtime's other tasks have a turn.
+    /// Yield to the runtime's other tasks.
     Yielding,
     /// Stay: the thread has nothing else to do.
     InPlace,
@@ -453,7 +454,7 @@ impl From<CallError> for DecodedReply {
     }
 }
 
-/// Decodes an answer where its bytes lie, outside of every lock.
+/// Decodes an answer where its bytes lie, without holding a lock.
 #[inline]
 fn complete<T>(
     answer: AnswerView<'_>,
@@ -481,7 +482,7 @@ fn complete_whole<T>(
 }
 
 impl Reply<Vec<u8>> {
-    /// The reply's bytes where they stand in the ring, instead of a copy. They take up a credit
+    /// The bytes of a reply, in the ring where they arrived, instead of a copy. They hold a credit
     /// until they are dropped.
     ///
     /// ```no_run
@@ -531,7 +532,7 @@ impl<T> fmt::Debug for Reply<T> {
 /// Waits for all replies under one deadline; results come in the order of the replies.
 ///
 /// # Errors
-/// The failure that comes first; the other calls are cancelled then.
+/// The first failure; the other calls are cancelled then.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Reply, RpcError, wait_all};
@@ -548,8 +549,8 @@ pub async fn wait_all<T>(
     try_join_all(under_one_deadline(replies, timeout)).await
 }
 
-/// Waits for all replies under one deadline, whatever becomes of each; results come in the order of
-/// the replies.
+/// Waits for all replies under one deadline, whether or not others fail; results come in the order
+/// of the replies.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Reply, wait_all_settled};

@@ -1,4 +1,4 @@
-//! What callers know of a service, and what they send it.
+//! The contract of a service for its callers, and the messages that they send.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -6,8 +6,8 @@ use slimerpc::wire::{PayloadCodec, Signature};
 
 use crate::Caller;
 
-/// What callers know of a service. Implemented by `#[service]`: for the type itself when it stands
-/// on an `impl`, for `dyn Trait` when it stands on a trait.
+/// The contract of a service, as callers need it. `#[service]` implements it: for the type itself
+/// when it stands on an `impl`, for `dyn Trait` when it stands on a trait.
 ///
 /// ```
 /// use slimerpc_actors::{Service, service};
@@ -31,61 +31,62 @@ use crate::Caller;
 /// assert_eq!(Calc::METHODS, ["add", "mul"]);
 /// ```
 pub trait Service: 'static {
-    /// Name under which it is served.
+    /// Name under which the service is served by default.
     const NAME: &'static str;
-    /// Names of its methods in code-point order.
+    /// Names of the methods, in code-point order.
     const METHODS: &'static [&'static str];
-    /// For each of them, whether it runs beside the others; see [`Share`](crate::Share).
+    /// Whether each method runs beside the others; see [`Share`](crate::Share).
     const PARALLEL: &'static [bool];
-    /// For each of them, whether it gives back a stream of items; see [`StreamCall`].
+    /// Whether each method returns a stream of items; see [`StreamCall`].
     const STREAMS: &'static [bool];
-    /// For each of them, the types that it takes and gives back.
+    /// The types that each method takes and returns.
     ///
-    /// Both sides publish or know them, and a call is made only of a method that both declare with
-    /// the same types (TYPE-1): of others [`proxy`](crate::PeerAgent::proxy) says so if there are
-    /// no more, and a call does ([`MethodMismatch`](crate::RpcError::MethodMismatch)) otherwise.
-    /// [`Shape`](slimerpc::wire::Shape) says what of a type is seen: the types' `Deserialize` runs
-    /// with values that are made up when a service is served or a proxy is made. One that panics at
-    /// a value instead of giving an error is taken to refuse it, but ends a program that is
-    /// compiled with `panic = "abort"`. A service that is written by hand has none unless it says
-    /// so, and is not checked.
+    /// Both sides know these signatures, and a call is sent only to a method that both declare with
+    /// the same types (TYPE-1). If no method is left, [`proxy`](crate::PeerAgent::proxy) fails;
+    /// otherwise a call of another method fails with
+    /// [`MethodMismatch`](crate::RpcError::MethodMismatch). [`Shape`](slimerpc::wire::Shape) says
+    /// what of a type is compared: the types' `Deserialize` runs with made-up values when a service
+    /// is served or a proxy is made. One that panics at a value instead of returning an error
+    /// counts as refusing it, but ends a program that is compiled with `panic = "abort"`. A service
+    /// that is written by hand has no signatures by default, and is not checked.
     fn signatures() -> &'static [Signature] {
         &[]
     }
-    /// How typed payloads travel between native agents. To and from DLSlime peers it is always
+    /// The codec of typed payloads between native agents. Towards DLSlime peers it is always
     /// pickle.
     const CODEC: PayloadCodec;
-    /// Type with a method for each of the service's, to which [`Proxy`](crate::Proxy) dereferences.
+    /// The type with a method for each of the service's, to which [`Proxy`](crate::Proxy)
+    /// dereferences.
     type Client: Clone + From<Caller> + Send + Sync + 'static;
 }
 
-/// A message to a service: the arguments of one of its methods. Implemented by `#[service]`.
+/// A message to a service: the arguments of one of its methods. `#[service]` implements it.
 pub trait Message: 'static {
-    /// The service.
+    /// The service that the message is for.
     type Service: Service + ?Sized;
     /// The arguments as they travel: a tuple.
     type Arguments: DeserializeOwned;
-    /// The same, borrowed.
+    /// The borrowed form of [`Arguments`](Self::Arguments).
     type ArgumentsRef<'a>: Serialize
     where
         Self: 'a;
-    /// Place of the method in [`Service::METHODS`].
+    /// Index of the method in [`Service::METHODS`].
     const METHOD: usize;
-    /// What is sent.
+    /// Returns the arguments to send.
     fn arguments(&self) -> Self::ArgumentsRef<'_>;
-    /// From what was received.
+    /// Makes the message of received arguments.
     fn from_arguments(arguments: Self::Arguments) -> Self;
 }
 
-/// A message that is answered once. Implemented by `#[service]`.
+/// A message with one answer. `#[service]` implements it.
 pub trait Call: Message {
-    /// What the method returns; `T` of a `Result<T, E>`.
+    /// The result of the method: `T` of a `Result<T, E>`.
     type Output: Serialize + DeserializeOwned + 'static;
 }
 
 /// A message that is answered with a stream of items: the arguments of a `#[method(stream)]`.
-/// Implemented by `#[service]`.
+/// `#[service]` implements it.
 pub trait StreamCall: Message {
-    /// An item; `T` of a `Result<T, E>`.
+    /// An item of the stream: `T` of a `Result<T, E>`.
     type Item: Serialize + DeserializeOwned + 'static;
 }

@@ -1,4 +1,4 @@
-//! Calls whose result nobody waits for, and what becomes of them.
+//! Calls whose result nobody waits for, and the events of their failures.
 
 use std::fmt;
 use std::pin::Pin;
@@ -10,11 +10,11 @@ use tokio::sync::broadcast;
 use crate::client::reconnect::Later;
 use crate::{EndCause, Ran, RpcError};
 
-/// Completes when the transport has taken the request: at once if a credit is free, otherwise when
-/// one is. The request is delivered at most once. Dropping this before it has completed takes the
-/// request back.
+/// A call whose result nobody waits for. It completes when the transport has taken the request: at
+/// once if a credit is free, otherwise when one is. The request is delivered at most once. Dropping
+/// this before it has completed takes the request back.
 ///
-/// What goes wrong later is an [`AgentEvent`] of the calling agent.
+/// A later failure is an [`AgentEvent`] of the calling agent.
 ///
 /// ```no_run
 /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -38,16 +38,16 @@ pub struct Tell(TellState);
 
 enum TellState {
     Told(OneWayCall),
-    /// Its peer is not there.
+    /// The peer is away.
     Later(Box<Later<Option<OneWayCall>>>),
-    /// It was taken at once.
+    /// The transport took the request at once.
     Taken,
     Failed(RpcError),
     Done,
 }
 
 impl Tell {
-    /// Without a call it has been taken already.
+    /// Without a call the request was taken already.
     pub(crate) fn new(told: Result<Option<OneWayCall>, RpcError>) -> Self {
         Self(match told {
             Ok(Some(call)) => TellState::Told(call),
@@ -101,7 +101,8 @@ impl fmt::Debug for Tell {
     }
 }
 
-/// What happens to an agent beside its calls; see [`PeerAgent::events`](crate::PeerAgent::events).
+/// An event of an agent that is not the result of a call; see
+/// [`PeerAgent::events`](crate::PeerAgent::events).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AgentEvent {
@@ -113,17 +114,17 @@ pub enum AgentEvent {
         service: String,
         /// Name of the method.
         method: String,
-        /// What came of it.
+        /// Why the call failed.
         error: RpcError,
     },
     /// An instance of a service of this agent ended, and another has taken its place.
     Restarted {
         /// Name of the service.
         service: String,
-        /// Why the one before ended, or the start before this one failed.
+        /// Why the previous instance ended, or the start before this one failed.
         cause: EndCause,
-        /// How many restarts there have been since the service was served, this one and those that
-        /// failed included.
+        /// How often the service has been restarted since it was served, including this time and
+        /// failed starts.
         restarts: u64,
     },
     /// A service of this agent has ended, and is not restarted; see [`Restart`](crate::Restart).
@@ -135,14 +136,14 @@ pub enum AgentEvent {
     },
 }
 
-/// Events of an agent, from when it was asked for them. Made by
-/// [`PeerAgent::events`](crate::PeerAgent::events).
+/// The events of an agent from the subscription on. [`PeerAgent::events`](crate::PeerAgent::events)
+/// makes it.
 #[derive(Debug)]
 pub struct Events(pub(crate) broadcast::Receiver<AgentEvent>);
 
 impl Events {
-    /// The next event; `None` once the agent has gone. Who falls more than 1,024 events behind
-    /// misses the oldest.
+    /// Waits for the next event; `None` once the agent has gone. A reader that falls more than
+    /// 1,024 events behind misses the oldest.
     pub async fn next(&mut self) -> Option<AgentEvent> {
         loop {
             match self.0.recv().await {
@@ -156,7 +157,7 @@ impl Events {
     }
 }
 
-/// What the caller sees of a told call that failed.
+/// The error of a failed call, as its caller would have got it.
 pub(crate) fn error(cause: TellError, peer: &str, method: &str) -> RpcError {
     match cause {
         TellError::Fault(fault) => RpcError::from_fault(fault, peer, method),

@@ -1,4 +1,4 @@
-//! What becomes of peers.
+//! Events of peers.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -14,52 +14,52 @@ use tokio::sync::{broadcast, watch};
 
 use crate::AgentError;
 
-/// What becomes of a peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
+/// A change in the status of a peer; see [`PeerAgent::watch`](crate::PeerAgent::watch).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PeerEvent {
-    /// It is there, for the first time.
+    /// The peer can be reached for the first time.
     Connected {
-        /// Which life of it.
+        /// Incarnation of the peer.
         incarnation: u64,
     },
-    /// It gives no signs of life, though its end of the connection is there: it was stopped, say,
-    /// or does nothing but compute. Calls to it wait, until their deadlines if they have some.
+    /// The peer sends no heartbeats, although its end of the connection exists: it was stopped,
+    /// say, or does nothing but compute. Calls to it wait, until their deadlines if they have some.
     Stalled,
-    /// It gives signs of life again.
+    /// The peer sends heartbeats again.
     Recovered,
-    /// Its end of the connection is gone. Its calls have ended with
+    /// The peer's end of the connection is gone. Its calls have ended with
     /// [`PeerLost`](crate::RpcError::PeerLost).
     Lost {
-        /// What was noticed.
+        /// How the loss was noticed.
         cause: LossCause,
     },
-    /// It is there again. [`Proxy::watch`](crate::Proxy::watch) says so once calls through that
-    /// proxy can be made; [`PeerAgent::watch`](crate::PeerAgent::watch) as soon as the agent can be
-    /// reached, which may be before it serves anything: [`Proxy::ready`](crate::Proxy::ready) waits
-    /// for that.
+    /// The peer can be reached again. [`Proxy::watch`](crate::Proxy::watch) reports it once calls
+    /// through that proxy can be made; [`PeerAgent::watch`](crate::PeerAgent::watch) reports it as
+    /// soon as the agent can be reached, which may be before it serves anything:
+    /// [`Proxy::ready`](crate::Proxy::ready) waits for that.
     Reconnected {
-        /// Which life of it: another one if it was restarted.
+        /// Incarnation of the peer: another number if it was restarted.
         incarnation: u64,
     },
-    /// It has left, as it should.
+    /// The peer has left cleanly.
     Left,
 }
 
 impl PeerEvent {
-    /// Whether the peer cannot be called any more, for now.
+    /// Returns whether the peer cannot be called after this event.
     pub fn is_end(&self) -> bool {
         matches!(self, Self::Lost { .. } | Self::Left)
     }
 }
 
-/// The events of one peer, as a stream. Made by [`PeerAgent::watch`](crate::PeerAgent::watch) and
-/// [`Proxy::watch`](crate::Proxy::watch); ends with the agent. Who falls more than 64 events behind
-/// misses the oldest.
+/// The events of one peer, as a stream. [`PeerAgent::watch`](crate::PeerAgent::watch) and
+/// [`Proxy::watch`](crate::Proxy::watch) make it; it ends with the agent. A reader that falls more
+/// than 64 events behind misses the oldest.
 pub struct Watch(BoxStream<'static, PeerEvent>);
 
 impl Watch {
-    /// What is known already, once that is certain, comes first.
+    /// Makes a stream that begins with the present status, once that is certain.
     pub(crate) fn new(
         known: impl Future<Output = Option<PeerEvent>> + Send + 'static,
         events: broadcast::Receiver<PeerEvent>,
@@ -81,9 +81,9 @@ impl Watch {
 }
 
 impl Watch {
-    /// As a proxy tells it: that the peer is there once `can_call` says that this life of it can be
-    /// called, which it is asked whenever something was `adopted`. Of a life that is lost before,
-    /// nothing is told.
+    /// Makes the stream of a proxy. It reports that the peer can be reached only when `can_call`
+    /// says so for that incarnation, which it asks whenever a connection was `adopted`. An
+    /// incarnation that is lost before is not reported.
     pub(crate) fn of_proxy(
         self,
         adopted: watch::Receiver<()>,
@@ -101,14 +101,14 @@ impl Watch {
     }
 }
 
-/// Events of a peer, from one that says that it is there and is held back.
+/// Events of a peer that are held back, because calls through the proxy cannot be made yet.
 struct HeldEvents<F> {
     events: Watch,
     adopted: watch::Receiver<()>,
     can_call: F,
-    /// Those that are held back.
+    /// The events that are held back.
     queue: VecDeque<PeerEvent>,
-    /// An end was told last.
+    /// Whether the last reported event was an end.
     has_ended: bool,
 }
 
@@ -129,14 +129,14 @@ impl<F: Fn(u64) -> bool> HeldEvents<F> {
             }
             let event = tokio::select! {
                 event = self.events.next() => event?,
-                // An error: the proxy has gone, so nothing is held back any more.
+                // An error means that the proxy has gone: nothing is held back any more.
                 _ = self.adopted.changed(), if !self.queue.is_empty() => continue,
             };
             if !event.is_end() {
                 self.queue.push_back(event);
                 continue;
             }
-            // What is held back is not so any more.
+            // What was held back can be reported now.
             let was_held = !self.queue.is_empty();
             self.queue.clear();
             if !(was_held && self.has_ended && matches!(event, PeerEvent::Lost { .. })) {
@@ -160,8 +160,8 @@ impl fmt::Debug for Watch {
     }
 }
 
-/// A peer that was watched is gone: what an actor is told by
-/// [`PeerAgent::death_watch`](crate::PeerAgent::death_watch).
+/// A watched peer is gone: the message that
+/// [`PeerAgent::death_watch`](crate::PeerAgent::death_watch) sends to an actor.
 ///
 /// ```no_run
 /// # use actix::{Actor, Context, Handler};
@@ -182,9 +182,9 @@ impl fmt::Debug for Watch {
 #[derive(Debug, Clone, PartialEq, Eq, Message)]
 #[rtype(result = "()")]
 pub struct Terminated {
-    /// Its alias.
+    /// Alias of the peer.
     pub peer: String,
-    /// [`Lost`](PeerEvent::Lost) or [`Left`](PeerEvent::Left).
+    /// Either [`Lost`](PeerEvent::Lost) or [`Left`](PeerEvent::Left).
     pub event: PeerEvent,
 }
 

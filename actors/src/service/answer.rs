@@ -1,4 +1,4 @@
-//! From a request to its answer: what `#[service]`'s dispatch tables call.
+//! Answers requests: the functions that `#[service]`'s dispatch tables call.
 
 use std::borrow::BorrowMut;
 use std::cell::{Ref, RefCell, RefMut};
@@ -14,7 +14,8 @@ use crate::error::type_path;
 use crate::service::panics::{Panic, catch, discard};
 use crate::{Call, Dispatch, Finished, Message, Parallel, Request, Service};
 
-/// What the caller of a failed handler sees as [`RpcError::Remote`](crate::RpcError::Remote).
+/// The failure of a handler, which its caller sees as
+/// [`RpcError::Remote`](crate::RpcError::Remote).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     type_name: String,
@@ -22,7 +23,7 @@ pub struct Failure {
     value: Option<FailureValue>,
 }
 
-/// The error itself, on its way.
+/// The error as a value, to be encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FailureValue {
     bytes: Vec<u8>,
@@ -30,7 +31,7 @@ struct FailureValue {
     type_path: String,
 }
 
-/// The error that a handler returned, on its way to become a [`Failure`].
+/// The error that a handler returned, before it becomes a [`Failure`].
 ///
 /// `(&Returned(error)).failure(codec)` is [`WithValue`]'s if the error implements `Serialize`,
 /// otherwise [`TextOnly`]'s: method lookup finds the one that needs no further reference first.
@@ -38,21 +39,21 @@ struct FailureValue {
 pub struct Returned<E>(E);
 
 impl<E: Display> Returned<E> {
-    /// Callers see at least the text of an error.
+    /// Wraps an error, of which callers see at least the text.
     pub fn new(error: E) -> Self {
         Self(error)
     }
 }
 
-/// The caller can have the error back as a value.
+/// Makes a failure that carries the error as a value.
 pub trait WithValue {
-    /// Its failure, for a service with this codec.
+    /// The failure, for a service with this codec.
     fn failure(&self, codec: PayloadCodec) -> Failure;
 }
 
-/// The caller sees the error's type and text.
+/// Makes a failure that carries the error's type and text.
 pub trait TextOnly {
-    /// Its failure, for a service with this codec.
+    /// The failure, for a service with this codec.
     fn failure(&self, codec: PayloadCodec) -> Failure;
 }
 
@@ -73,8 +74,8 @@ impl<E: Display> TextOnly for &Returned<E> {
 
 impl Failure {
     fn text<E: Display>(error: &E) -> Self {
-        // Caught here, while the error is not dropped: one that panics then, too, would abort the
-        // process.
+        // Catch this panic before the error is dropped: a second panic during the unwinding would
+        // abort the process.
         let shown = catch(|| error.to_string());
         Self {
             type_name: short_name::<E>(),
@@ -89,11 +90,11 @@ impl Failure {
     }
 }
 
-/// Largest error that travels as a value.
+/// Most bytes of an error that travels as a value.
 const MAX_VALUE: usize = 64 * 1024;
 
-/// An error as bytes. `None` if it does not encode, panics as it does, or is too large: its text
-/// has to do then.
+/// Encodes an error. Returns `None` if it does not encode, panics, or is too large: only its text
+/// travels then.
 fn encode_value<E: Serialize>(error: &E, codec: PayloadCodec) -> Option<FailureValue> {
     let encoded = catch(|| codec.encode_to_vec(error).ok());
     let bytes = encoded
@@ -138,15 +139,15 @@ pub(crate) fn short_name<E>() -> String {
     head.rsplit("::").next().unwrap_or(head).to_owned()
 }
 
-/// What came of running a handler: its result or the failure to tell, unless it panicked.
+/// The result of running a handler: its result or its failure, unless it panicked.
 type Handled<T> = Result<Result<T, Fault>, Panic>;
 
-/// The state, for a handler with `&self`.
+/// Borrows the state for a handler with `&self`.
 pub fn lend<A, L: BorrowMut<A>>(state: &RefCell<L>) -> Ref<'_, A> {
     Ref::map(state.borrow(), |state| state.borrow())
 }
 
-/// The state, for a handler with `&mut self`.
+/// Borrows the state for a handler with `&mut self`.
 pub fn lend_mut<A, L: BorrowMut<A>>(state: &RefCell<L>) -> RefMut<'_, A> {
     RefMut::map(state.borrow_mut(), |state| state.borrow_mut())
 }
@@ -161,7 +162,7 @@ pub fn answer<M: Call>(
     complete(request, handled, encode_with(codec))
 }
 
-/// The same with an async handler.
+/// Runs an async typed handler: decodes from the ring, calls, encodes into send memory.
 pub async fn answer_async<M: Call, F>(request: Request, handler: impl FnOnce(M) -> F) -> Finished
 where
     F: Future<Output = Result<M::Output, Failure>>,
@@ -186,7 +187,7 @@ pub fn answer_raw<R: AsRef<[u8]>>(
     complete(request, handled, copied)
 }
 
-/// The same with an async handler, to which the bytes are lent until it is done (RING-1).
+/// Runs an async raw handler on bytes that are borrowed from the ring until it is done (RING-1).
 pub async fn answer_raw_async<R: AsRef<[u8]>>(
     request: Request,
     handler: impl AsyncFnOnce(&[u8]) -> Result<R, Failure>,
@@ -199,7 +200,8 @@ pub async fn answer_raw_async<R: AsRef<[u8]>>(
     complete(request, handled, copied)
 }
 
-/// Runs a sync handler that writes its answer into send memory itself, and says how many bytes.
+/// Runs a sync handler that writes its answer into send memory itself and returns its size in
+/// bytes.
 pub fn answer_inplace(
     mut request: Request,
     handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
@@ -211,7 +213,8 @@ pub fn answer_inplace(
     complete_written(request, handled)
 }
 
-/// The same with an async handler.
+/// Runs an async handler that writes its answer into send memory itself and returns its size in
+/// bytes.
 pub async fn answer_inplace_async(
     mut request: Request,
     handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
@@ -224,8 +227,8 @@ pub async fn answer_inplace_async(
     complete_written(request, handled)
 }
 
-/// Runs a sync handler that turns its request into its answer where it stands, and says how many
-/// bytes of it are that.
+/// Runs a sync handler that turns its request into the answer in place and returns the answer's
+/// size in bytes.
 pub fn answer_rewritten(
     mut request: Request,
     handler: impl FnOnce(&mut [u8]) -> Result<usize, Failure>,
@@ -234,7 +237,9 @@ pub fn answer_rewritten(
     complete_rewritten(request, handled)
 }
 
-/// The same with an async handler.
+/// Runs an async handler that turns its request into the answer in place and returns the answer's
+/// size in bytes.
+/// bytes.
 pub async fn answer_rewritten_async(
     mut request: Request,
     handler: impl AsyncFnOnce(&mut [u8]) -> Result<usize, Failure>,
@@ -251,7 +256,7 @@ fn copied<R: AsRef<[u8]>>(bytes: &R, room: &mut [u8]) -> Result<usize, EncodeErr
     Raw::encode(bytes.as_ref(), room)
 }
 
-/// Tells the caller, panics included (PANIC-1).
+/// Answers with the result of a handler, panics included (PANIC-1).
 fn complete<T>(
     request: Request,
     handled: Handled<T>,
@@ -262,8 +267,8 @@ fn complete<T>(
     })
 }
 
-/// Answers with `output`, also if that panics as it is encoded. An error says that it panicked as
-/// it was dropped, after that.
+/// Answers with `output`, even if encoding it panics. Returns an error if dropping it afterwards
+/// panicked.
 pub(crate) fn reply<T>(
     request: Request,
     output: T,
@@ -276,8 +281,8 @@ pub(crate) fn reply<T>(
     discard(output)
 }
 
-/// The same for an answer that stands in send memory already. A handler that claims more than that
-/// has made a mistake.
+/// Answers with bytes that stand in send memory already. A handler that claims more than there is
+/// room for has a bug.
 fn complete_written(request: Request, handled: Handled<usize>) -> Finished {
     complete_with(request, handled, |request, len| {
         request.reply_written(len);
@@ -311,8 +316,8 @@ fn complete_with<T>(
     concluded.map_or_else(Panic::finish, |()| Finished::Answered)
 }
 
-/// Begins a parallel handler that takes its turn with the serial ones, with what `share` gives it
-/// to see.
+/// Begins a parallel handler of a service without a pool, which takes its turn with the serial
+/// ones. `share` returns what it sees.
 pub fn answer_in_turn<'state, T>(
     request: Request,
     share: impl FnOnce() -> T,
@@ -327,7 +332,7 @@ pub fn answer_in_turn<'state, T>(
     }
 }
 
-/// How the payloads of a request travel.
+/// The codec of a request's payloads.
 pub(crate) fn codec<M: Message>(request: &Request) -> PayloadCodec {
     request.profile().codec(<M::Service as Service>::CODEC)
 }

@@ -1,4 +1,4 @@
-//! From a request to the items of a stream.
+//! Answers a request with a stream of items.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -14,11 +14,11 @@ use crate::service::answer::{Failure, codec, decode, encode_with, reply};
 use crate::service::panics::{Panic, catch, discard};
 use crate::{Finished, Request, StreamCall};
 
-/// Runs a method that gives back a stream, and makes an item for each request of the caller, not
-/// before that.
+/// Runs a method that returns a stream, and makes one item for each request of the caller, not
+/// earlier.
 ///
-/// It is a handler that runs until the stream has ended: if it has `&mut self`, other serial
-/// handlers wait (SERIAL-1). A caller that does not ask for an item for too long loses the stream.
+/// The stream is a handler that runs until it has ended: if it has `&mut self`, other serial
+/// handlers wait (SERIAL-1). A caller that does not request an item for too long loses the stream.
 pub async fn answer_stream<M, S>(request: Request, begin: impl FnOnce(M) -> S) -> Finished
 where
     M: StreamCall,
@@ -45,7 +45,7 @@ where
         }
     };
     let finished = drive(sink, stream.as_mut(), encode).await;
-    // Its caller has been told how it ended.
+    // The caller has been told how the stream ended.
     discard(stream).map_or_else(Panic::finish, |()| finished)
 }
 
@@ -95,14 +95,14 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
 }
 
 enum Next<T> {
-    /// `None`: there are no more.
+    /// An item; `None` if there are no more.
     Item(Option<T>),
-    /// Its caller wants no more.
+    /// The caller wants no more items.
     Unwanted,
     Panicked(Panic),
 }
 
-/// The next item, unless it is no longer wanted before it is there.
+/// Waits for the next item, unless the caller stops wanting it first.
 async fn next<S: Stream>(sink: &ItemSink, mut stream: Pin<&mut S>) -> Next<S::Item> {
     poll_fn(
         |context| match catch(|| stream.as_mut().poll_next(context)) {

@@ -1,4 +1,4 @@
-//! An actor behind rings.
+//! The actor of a service instance, behind the rings of its callers.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -17,49 +17,49 @@ use crate::service::mailboxes::{Mailboxes, SharedMailboxes};
 use crate::service::ring_context::{RequestHandler, RingContext, RingDrain, Rings};
 use crate::supervision::current_handler::InstanceId;
 
-/// Between two looks whether answers have arrived.
+/// Pause between two checks whether answers have arrived.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// Carried out when no handler runs: a sync one is waited for, an async one is dropped where it
-/// awaits.
+/// A command, carried out when no handler runs: a sync handler is waited for, an async one is
+/// dropped where it awaits.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum InstanceCommand {
-    /// End; another will take your place.
+    /// End the instance; another will take its place.
     Retire {
-        /// Why.
+        /// Why the instance ends.
         cause: EndCause,
-        /// Whom to tell when that is done.
+        /// Notified when that is done.
         tell: oneshot::Sender<()>,
     },
-    /// Take the place of the one before.
+    /// Start an instance in the place of the previous one.
     Start {
-        /// Of starts, counted from 0.
+        /// Number of the start, from 0.
         number: u64,
-        /// Why the one before ended, or was not started.
+        /// Why the previous instance ended, or was not started.
         cause: EndCause,
-        /// Whom to tell whether it has worked.
+        /// Notified of the result.
         tell: oneshot::Sender<Result<(), EndCause>>,
     },
-    /// End; none will take your place. Requests that wait, and those to come, are answered with
+    /// End the instance; no other will take its place. Waiting and later requests are answered with
     /// that.
     GiveUp,
-    /// End, and the connections and the arbiter with you.
+    /// End the instance, its connections and its arbiter.
     End,
 }
 
-/// An actor that has the requests of callers handled by `H`.
+/// An actor whose requests are handled by `H`.
 pub(crate) struct Instance<H> {
     pub(crate) handler: H,
-    /// Those that have not been carried out.
+    /// The commands that have not been carried out.
     pub(crate) orders: VecDeque<InstanceCommand>,
     mailboxes: SharedMailboxes,
     ending: Rc<RingDrain>,
 }
 
 impl<H: RequestHandler> Instance<H> {
-    /// Starts one on the current arbiter, without callers. What is sent to `deliveries` comes to
-    /// `mailboxes`.
+    /// Starts an instance on the current arbiter, without callers. What is sent to `deliveries`
+    /// arrives in `mailboxes`.
     pub(crate) fn start(
         handler: H,
         id: InstanceId,
@@ -95,7 +95,7 @@ impl<H: RequestHandler> Actor for Instance<H> {
 /// The address of an instance, without its type.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// For requests that do not come by a ring.
+    /// The queue for requests that do not come through a ring.
     pub(crate) deliveries: UnboundedSender<Delivery>,
     mailboxes: Recipient<WithMailboxes>,
     flush: Recipient<Flush>,
@@ -105,8 +105,8 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// Does something with the mailbox on the device of `memory`, on the instance's arbiter. `None`
-    /// if the instance has ended.
+    /// Runs `work` with the mailbox on the device of `memory`, on the instance's arbiter. Returns
+    /// `None` if the instance has ended.
     pub(crate) async fn mailbox<T: Send + 'static>(
         &self,
         memory: &Arc<BufferPool>,
@@ -131,29 +131,29 @@ impl Address {
         self.mailboxes.do_send(WithMailboxes(Box::new(work)));
     }
 
-    /// Waits until the answers that have been given have arrived, but no longer than `limit`.
+    /// Waits until the answers that were given have arrived, at most for `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         if timeout(limit, self.flush.send(Flush)).await.is_err() {
             tracing::warn!("the last answers may not have arrived");
         }
     }
 
-    /// Has the instance answer what it has and take nothing more.
+    /// Has the instance answer the requests that it has and take no more.
     pub(crate) async fn drain(&self) {
-        // An error says that it has ended already.
+        // An error means that it has ended already.
         let _ = self.drain.send(Drain).await;
     }
 
-    /// Has the instance end, for another to take its place. Told when that is done; an error says
-    /// that the service has ended.
+    /// Ends the instance, for another to take its place. The receiver reports when that is done;
+    /// its error means that the service has ended.
     pub(crate) fn retire(&self, cause: EndCause) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
         self.orders.do_send(InstanceCommand::Retire { cause, tell });
         told
     }
 
-    /// Has another one take the place of the one that ended. Told what came of it; an error says
-    /// that the service has ended.
+    /// Starts another instance in the place of the one that ended. The receiver reports the result;
+    /// its error means that the service has ended.
     pub(crate) fn start(
         &self,
         number: u64,
@@ -168,13 +168,13 @@ impl Address {
         told
     }
 
-    /// Has the instance end, and requests be answered with that.
+    /// Ends the instance; its requests are answered with that.
     pub(crate) fn give_up(&self) {
         self.orders.do_send(InstanceCommand::GiveUp);
     }
 
-    /// Ends the instance and its arbiter; not before a sync handler that runs has returned, but
-    /// without waiting for it.
+    /// Ends the instance and its arbiter. The arbiter ends after a running sync handler has
+    /// returned; this does not wait for it.
     pub(crate) fn end(self) {
         if self.orders.connected() {
             self.orders.do_send(InstanceCommand::End);
@@ -184,8 +184,8 @@ impl Address {
     }
 }
 
-/// Work on the instance's mailboxes, done between two of its requests: letting callers in and
-/// dismissing them.
+/// Work on the instance's mailboxes, done between two of its requests: accepting and dismissing
+/// callers.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct WithMailboxes(Box<dyn FnOnce(&mut Mailboxes) + Send>);
@@ -198,7 +198,7 @@ impl<H: RequestHandler> Handler<WithMailboxes> for Instance<H> {
     }
 }
 
-/// Answered when the answers that have been given have arrived.
+/// Answered when the answers that were given have arrived.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Flush;
@@ -216,7 +216,7 @@ impl<H: RequestHandler> Handler<Flush> for Instance<H> {
     }
 }
 
-/// Has the instance answer what it has and take nothing more; answered when that is done.
+/// Has the instance answer the requests that it has and take no more; answered when that is done.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Drain;
@@ -227,7 +227,7 @@ impl<H: RequestHandler> Handler<Drain> for Instance<H> {
     fn handle(&mut self, _: Drain, _: &mut RingContext<Self>) -> Self::Result {
         let ended = self.ending.begin();
         Box::pin(async move {
-            // An error says that it has ended already.
+            // An error means that it has ended already.
             let _ = ended.await;
         })
     }

@@ -1,7 +1,7 @@
-//! Traits by which the code that `#[service]` writes finds out what a type can do.
+//! Traits by which the code that `#[service]` generates finds out what a type can do.
 //!
 //! A bound without any parameter, as `Vec<u8>: Clone`, must hold, or the program does not compile.
-//! One with a lifetime of its own is a condition: `for<'a> Vec<u8>: CloneField<'a>`.
+//! A bound with its own lifetime is a condition: `for<'a> Vec<u8>: CloneField<'a>`.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -17,16 +17,16 @@ use crate::service::panics::expected;
 pub struct ShapeOf<T: ?Sized>(PhantomData<T>);
 
 impl<T: ?Sized> ShapeOf<T> {
-    /// Of `T`.
+    /// Makes the probe for `T`.
     #[allow(clippy::new_without_default)]
     pub fn new() -> Self {
         Self(PhantomData)
     }
 }
 
-/// Of a type that can be deserialized.
+/// A type that can be deserialized.
 pub trait Shaped {
-    /// Its shape.
+    /// The shape of the type.
     fn shape(&self, codec: PayloadCodec) -> Shape;
 }
 
@@ -36,9 +36,9 @@ impl<T: DeserializeOwned> Shaped for ShapeOf<T> {
     }
 }
 
-/// Of any other.
+/// A type that cannot be deserialized.
 pub trait Shapeless {
-    /// Nothing is known of it.
+    /// The shape of a type of which nothing is known.
     fn shape(&self, codec: PayloadCodec) -> Shape;
 }
 
@@ -48,9 +48,9 @@ impl<T: ?Sized> Shapeless for &ShapeOf<T> {
     }
 }
 
-/// An argument that can be cloned.
+/// An argument that implements `Clone`.
 pub trait CloneField<'a>: Sized {
-    /// A clone.
+    /// Clones the argument.
     fn clone_field(&self) -> Self;
 }
 
@@ -60,9 +60,9 @@ impl<T: Clone> CloneField<'_> for T {
     }
 }
 
-/// An argument that can be shown.
+/// An argument that implements `Debug`.
 pub trait DebugField<'a> {
-    /// What shows it.
+    /// Returns the argument for display.
     fn as_debug(&self) -> &dyn Debug;
 }
 

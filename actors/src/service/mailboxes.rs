@@ -1,4 +1,4 @@
-//! The mailboxes of a service instance: one for each device by which callers come.
+//! The mailboxes of a service instance: one for each device that its callers use.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -12,17 +12,17 @@ use slimerpc::channel::{
 use slimerpc::fabric::{CompletionEvents, FabricError, RetryPolicy};
 use tokio::sync::mpsc::UnboundedReceiver;
 
-/// The actor lets callers in while its context polls.
+/// Shared by the actor, which accepts callers, and its context, which polls.
 pub(crate) type SharedMailboxes = Rc<RefCell<Mailboxes>>;
 
-/// See the [module](self). Lives on the instance's arbiter.
+/// The mailboxes of an instance. They live on its arbiter.
 #[derive(Debug)]
 pub(crate) struct Mailboxes {
     service: ServiceInfo,
     geometries: Geometries,
     retry: RetryPolicy,
     sources: Vec<MailboxSource>,
-    /// What has arrived at the front of the service, or in this process.
+    /// Requests that arrived at the service's front, or in this process.
     forwarded: UnboundedReceiver<Delivery>,
 }
 
@@ -34,7 +34,7 @@ struct MailboxSource {
 }
 
 impl Mailboxes {
-    /// None yet. Also delivers what comes from `forwarded`.
+    /// Makes an instance's mailboxes, none yet. They also deliver what comes from `forwarded`.
     pub(crate) fn new(
         service: ServiceInfo,
         geometries: Geometries,
@@ -50,7 +50,7 @@ impl Mailboxes {
         }
     }
 
-    /// The mailbox on the device of `memory`, made when it is first asked for.
+    /// The mailbox on the device of `memory`, made on first use.
     pub(crate) fn on(&mut self, memory: &Arc<BufferPool>) -> Result<&mut Mailbox, ConnectError> {
         let found = self
             .sources
@@ -74,7 +74,7 @@ impl Mailboxes {
         Ok(&mut self.sources[at].mailbox)
     }
 
-    /// Appends what has arrived to `deliveries`. Says whether anything had.
+    /// Appends what has arrived to `deliveries`. Returns whether anything had.
     #[inline]
     pub(crate) fn poll(&mut self, deliveries: &mut VecDeque<Delivery>) -> bool {
         let mut any = false;
@@ -98,20 +98,20 @@ impl Mailboxes {
         any
     }
 
-    /// Whether nothing has arrived in the rings, by a look that is cheaper than
+    /// Returns whether nothing has arrived in the rings, by a check that is cheaper than
     /// [`poll`](Self::poll).
     #[inline]
     pub(crate) fn is_quiet(&self) -> bool {
         self.sources.iter().all(|source| source.mailbox.is_quiet())
     }
 
-    /// Asks for an event at the next arrival. Poll once more before waiting for it.
+    /// Requests an event at the next arrival. Poll once more before waiting for it.
     pub(crate) fn arm(&mut self) {
         self.each(|source| source.mailbox.arm());
     }
 
-    /// Ready once any mailbox has raised an event since it was armed, and with a delivery that came
-    /// meanwhile.
+    /// Ready once a mailbox has raised an event since it was armed, or with a delivery that came
+    /// otherwise.
     pub(crate) fn poll_raised(
         &mut self,
         task: &mut Context<'_>,
@@ -136,8 +136,8 @@ impl Mailboxes {
         raised
     }
 
-    /// Whether all answers have arrived at their callers, or never will. If not, ask again after
-    /// each poll.
+    /// Returns whether all answers have arrived at their callers, or never will. If not, ask again
+    /// after each poll.
     pub(crate) fn flush(&self) -> bool {
         let mut flushed = true;
         for source in &self.sources {
@@ -146,7 +146,7 @@ impl Mailboxes {
         flushed
     }
 
-    /// Whether every request of a connected caller is answered.
+    /// Returns whether every request of a connected caller is answered.
     pub(crate) fn is_idle(&self) -> bool {
         self.sources.iter().all(|source| source.mailbox.is_idle())
     }
@@ -156,14 +156,14 @@ impl Mailboxes {
         self.sources.clear();
     }
 
-    /// Closes the channels of `peer`, or of one life of it.
+    /// Closes the channels of `peer`, or of one incarnation of it.
     pub(crate) fn dismiss(&mut self, peer: &str, life: Option<u64>, cause: &LossCause) {
         for source in &mut self.sources {
             source.mailbox.dismiss(peer, life, cause);
         }
     }
 
-    /// Does something with each mailbox.
+    /// Runs `work` for each mailbox.
     fn each(&mut self, mut work: impl FnMut(&mut MailboxSource) -> Result<(), FabricError>) {
         let mut at = 0;
         while let Some(source) = self.sources.get_mut(at) {
@@ -174,7 +174,7 @@ impl Mailboxes {
         }
     }
 
-    /// Gives up a mailbox that has failed, its callers with it; the others go on.
+    /// Gives up a mailbox that has failed, with its callers; the others go on.
     #[cold]
     fn give_up(&mut self, at: usize, error: &FabricError) {
         let source = self.sources.remove(at);

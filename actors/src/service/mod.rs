@@ -1,4 +1,4 @@
-//! An instance of a service as an actor: its rings, its handlers and their replies.
+//! Service instances as actors: their rings, handlers and replies.
 
 pub(crate) mod answer;
 pub(crate) mod answer_stream;

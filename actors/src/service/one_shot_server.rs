@@ -1,4 +1,4 @@
-//! Serving one request at a time, with state that is borrowed.
+//! Serves one request at a time, with borrowed state.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,8 +30,8 @@ impl OneShotServer {
         }
     }
 
-    /// Waits for a request and has it handled. Dropped while it waits, it has taken none; dropped
-    /// while a handler awaits, it drops that.
+    /// Waits for a request and handles it. Dropped while it waits, it has taken no request; dropped
+    /// while a handler awaits, it drops that handler.
     pub(crate) async fn serve<S, A>(&mut self, state: &mut A) -> Result<(), AgentError>
     where
         S: ServedBy<A> + ?Sized,
@@ -58,7 +58,7 @@ impl OneShotServer {
         Ok(())
     }
 
-    /// The next request that is still wanted; `None` when there will be none.
+    /// Waits for the next request that is still wanted; `None` when there will be none.
     async fn next(&mut self) -> Option<Request> {
         loop {
             while let Ok(delivery) = self.arrived.try_recv() {

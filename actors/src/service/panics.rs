@@ -1,4 +1,4 @@
-//! Panics of handlers, and where they were raised.
+//! Catches panics of handlers, and records where they were raised.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -11,11 +11,11 @@ use slimerpc::wire::Fault;
 
 use crate::{EndCause, Finished, supervision::current_handler};
 
-/// A panic of a handler, or of what a handler gave, that was caught.
+/// A caught panic of a handler, or of a value that a handler returned.
 #[derive(Debug)]
 pub(crate) struct Panic {
     message: String,
-    /// Where it was raised; a backtrace follows if `RUST_BACKTRACE` asks for that.
+    /// Where it was raised; a backtrace follows if `RUST_BACKTRACE` asks for it.
     trace: String,
 }
 
@@ -28,7 +28,7 @@ impl Panic {
         }
     }
 
-    /// What a caller is told.
+    /// The failure that a caller gets.
     pub(crate) fn fault(&self) -> Fault {
         Fault::Raised {
             type_name: "panic".to_owned(),
@@ -41,8 +41,8 @@ impl Panic {
         self.message
     }
 
-    /// Ends a request by this. Its caller has been told, or had its answer before; what becomes of
-    /// the instance, the supervisor decides.
+    /// Ends a request with this panic. Its caller has been told, or had its answer before; the
+    /// supervisor decides what happens to the instance.
     pub(crate) fn finish(self) -> Finished {
         current_handler::request_exit(self.into());
         Finished::Panicked
@@ -57,15 +57,15 @@ impl From<Panic> for EndCause {
 }
 
 thread_local! {
-    /// Whether values are made up on this thread, which a user's `Deserialize` may refuse by a
-    /// panic.
+    /// Whether made-up values are being read on this thread, which a user's `Deserialize` may
+    /// refuse by a panic.
     static IS_EXPECTED: Cell<bool> = const { Cell::new(false) };
     /// Where the last panic of a handler was raised.
     static TRACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// Has the panics of handlers traced, by a hook in front of the one that is there. A program that
-/// sets another hook later and does not call this one has no traces.
+/// Records where handlers panic, by a hook in front of the present one. A program that sets another
+/// hook later and does not call this one has no traces.
 pub(crate) fn trace() {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
@@ -82,12 +82,12 @@ pub(crate) fn trace() {
     });
 }
 
-/// What is said last by a program that ends with its first panic.
+/// The last line of a program that ends with its first panic.
 const REFUSED_BY_PANIC: &str = "slimerpc: a `Deserialize` panicked at a value that was made up to see which types a service takes \
     and gives back. It ends this program, which is compiled with `panic = \"abort\"`: let it return an error";
 
-/// Runs what makes values up for types of a user. A panic at one, which is caught, says nothing to
-/// anybody.
+/// Runs code that makes values up for types of a user. A caught panic at such a value is not
+/// reported.
 pub(crate) fn expected<T>(work: impl FnOnce() -> T) -> T {
     trace();
     let outer = IS_EXPECTED.replace(true);
@@ -96,7 +96,7 @@ pub(crate) fn expected<T>(work: impl FnOnce() -> T) -> T {
     made.unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
 
-/// By the time that a panic is caught, its stack is gone.
+/// Record it in the hook: by the time that a panic is caught, its stack is gone.
 fn note(info: &PanicHookInfo<'_>) {
     if !current_handler::is_handler() {
         return;
@@ -112,26 +112,26 @@ fn note(info: &PanicHookInfo<'_>) {
     TRACE.set(Some(trace));
 }
 
-/// Leaves out the frames of the panic itself, which come first, and ours and the runtime's, which
-/// come last. They may be missing from a program without symbols.
+/// Removes the frames of the panic itself, which come first, and those of this crate and the
+/// runtime, which come last. A program without symbols may lack them.
 fn frames_of_handler(backtrace: &str) -> &str {
     let ours = backtrace.find("slimerpc_actors::panics::catch");
     let end = ours.and_then(|at| backtrace[..at].rfind('\n'));
     let backtrace = &backtrace[..end.unwrap_or(backtrace.len())];
     let raised = ["core::panicking::", "rust_begin_unwind"];
     let last = raised.iter().filter_map(|name| backtrace.rfind(name)).max();
-    // The line after it, if there is one, says where that is in a file.
+    // The line after it, if there is one, names the source file.
     let start = last.and_then(|at| Some(at + backtrace[at..].match_indices('\n').nth(1)?.0 + 1));
     &backtrace[start.unwrap_or(0)..]
 }
 
-/// Runs a handler, polls it, or does something else that runs code of the service.
+/// Runs a handler, polls it, or runs other code of the service, and catches its panic.
 #[inline(never)]
 pub(crate) fn catch<T>(handler: impl FnOnce() -> T) -> Result<T, Panic> {
     catch_unwind(AssertUnwindSafe(handler)).map_err(Panic::caught)
 }
 
-/// Drops what a handler gave, which is code of the service.
+/// Drops a value of the service, whose destructor is code of the service.
 #[inline]
 pub(crate) fn discard<T>(value: T) -> Result<(), Panic> {
     if std::mem::needs_drop::<T>() {

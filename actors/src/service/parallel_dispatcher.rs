@@ -1,4 +1,4 @@
-//! The front of a service: where requests arrive that its state must not keep waiting.
+//! The front of a service: it receives the requests that must not wait for the service's state.
 //!
 //! ```text
 //!   proxies' serial calls  ───────────────▶  serial instance, on its arbiter
@@ -8,9 +8,9 @@
 //!                                            pool of threads
 //! ```
 //!
-//! A native caller has a channel to each, so that its serial calls have no thread hop and its
-//! parallel ones neither wait for a credit nor for a handler that keeps the serial instance's
-//! arbiter busy. A DLSlime peer has but one connection, which ends at the front. Handlers answer
+//! A native caller has a channel to each, so that its serial calls need no thread hop, and its
+//! parallel ones wait neither for a credit nor for a handler that keeps the serial instance's
+//! arbiter busy. A DLSlime peer has one connection only, which ends at the front. Handlers answer
 //! from their own threads.
 
 use std::marker::PhantomData;
@@ -25,12 +25,11 @@ use crate::service::pool::Pool;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::{Dispatch, Request, ServedBy};
 
-/// See the [module](self).
+/// The front of a service with parallel methods, or of one that is served one request at a time.
 pub(crate) struct ParallelDispatcher<S: ServedBy<A> + ?Sized, A: 'static> {
-    /// To whoever has the state. Callers have but so many credits, so this does not grow without
-    /// bound.
+    /// The queue of the instance. The callers' credits bound its length.
     serial: UnboundedSender<Delivery>,
-    /// Without one, parallel methods take their turn with the others.
+    /// Without a pool, parallel methods take their turn with the serial ones.
     pool: Option<Pool<Arc<S::Shared>>>,
     /// Whether the service was given up.
     is_down: bool,

@@ -1,4 +1,4 @@
-//! The threads on which parallel methods run.
+//! The threads that run parallel methods.
 
 use std::future::poll_fn;
 use std::io;
@@ -20,24 +20,24 @@ use tokio::task::AbortHandle;
 use crate::supervision::current_handler::parallel;
 use crate::{Finished, Parallel, Request};
 
-/// See the [module](self). Handlers see a `T`.
+/// A pool of threads for parallel methods, whose handlers see a `T`.
 pub(crate) struct Pool<T> {
-    /// There until the pool is dropped.
+    /// `Some` until the pool is dropped.
     runtime: Option<Runtime>,
     shared: watch::Receiver<T>,
     running: Vec<(RequestId, AbortHandle)>,
     load: Arc<Load>,
 }
 
-/// Handlers that have not ended.
+/// The handlers that have not ended.
 #[derive(Default)]
 struct Load {
     handlers: AtomicUsize,
-    /// To be woken when one ends.
+    /// Woken when a handler ends.
     waiter: AtomicWaker,
 }
 
-/// One of them.
+/// Counts one handler while it exists.
 struct Handler(Arc<Load>);
 
 impl Handler {
@@ -64,7 +64,7 @@ impl<T: Clone> Pool<T> {
                 .enable_all()
                 .build()
         };
-        // Without a thread it panics instead.
+        // Without a thread the runtime panics instead of failing.
         let runtime = contain(build).map_err(|message| {
             let another = thread::Builder::new().spawn(|| {});
             another.err().unwrap_or_else(|| io::Error::other(message))
@@ -77,7 +77,7 @@ impl<T: Clone> Pool<T> {
         })
     }
 
-    /// Has `request` handled when a thread is free.
+    /// Handles `request` when a thread is free.
     pub(crate) fn run(
         &mut self,
         request: Request,
@@ -105,14 +105,14 @@ impl<T: Clone> Pool<T> {
         self.running.push((ticket, task.abort_handle()));
     }
 
-    /// Whether no handler runs. If one does, the task is woken when it ends.
+    /// Returns whether no handler runs. If one does, the task is woken when it ends.
     pub(crate) fn is_idle(&self, task: &Context<'_>) -> bool {
         self.load.waiter.register(task.waker());
         self.load.handlers.load(Ordering::Acquire) == 0
     }
 
-    /// Drops the handler of a request where it awaits, or before it begins. Its request answers as
-    /// it is dropped, which gives the caller its credit back (SLOT-2).
+    /// Drops the handler of a request where it awaits, or before it begins. The request answers as
+    /// it is dropped, which returns the caller's credit (SLOT-2).
     pub(crate) fn cancel(&mut self, request: RequestId) {
         for (_, task) in self
             .running

@@ -1,4 +1,10 @@
-//! An actix context whose message source is the rings of its callers.
+//! An actix context whose messages come from the rings of its callers.
+//!
+//! The rings belong to the context and not to the service's state. When an instance ends and
+//! another takes its place, waiting requests therefore stay where they are, in order, with their
+//! bytes and credits (RING-1, SLOT-2): the handler reports [`Readiness::Waiting`], and [`Rings`]
+//! takes no request until it is ready again. Only the running handler ends with its instance,
+//! because it borrows the state.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -30,61 +36,62 @@ use crate::{Dispatch, EndCause, Finished, Request};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
 const TURN: usize = 64;
-/// Looks in vain in a row before the arbiter's other tasks get a turn: some microseconds, against
-/// the part of one that a turn of theirs takes when there is none.
+/// Empty polls before yielding to the arbiter's other tasks: some microseconds, compared with a
+/// fraction of one that their turn takes when there is nothing to do.
 const SPINS: usize = 128;
-/// The same while a handler awaits one of those tasks.
+/// Empty polls before yielding while a handler awaits one of those tasks.
 const SPINS_AWAITING: usize = 16;
-/// How long a service that is to end takes in what had arrived before.
+/// How long a service that is to end accepts what had arrived before.
 const ALL: Duration = Duration::from_millis(100);
 
-/// What the requests from rings are for.
+/// Handles the requests from the rings.
 pub(crate) trait RequestHandler: Unpin + 'static {
-    /// Whether it takes requests.
+    /// Returns whether it takes requests.
     fn readiness(&self) -> Readiness;
 
     /// Handles a request, or begins to.
     fn handle(&mut self, request: Request) -> Dispatch<'static>;
 
-    /// A handler panicked, of which its caller has been told (PANIC-1), or said that it should be
-    /// the last.
+    /// Called when the instance has to end: a handler panicked, of which its caller has been told
+    /// (PANIC-1), or requested the exit.
     fn ended(&mut self, cause: EndCause) {
         let _ = cause;
     }
 
-    /// Does what it is told. No handler is running.
+    /// Carries out a command. No handler is running.
     fn apply(&mut self, order: InstanceCommand);
 
-    /// Whether nothing runs beside the ring. If something does, the task is woken when it ends.
+    /// Returns whether no handler runs outside of the ring. If one does, the task is woken when it
+    /// ends.
     fn is_idle(&self, task: &TaskContext<'_>) -> bool {
         let _ = task;
         true
     }
 
-    /// A request that was handed over is not wanted any more.
+    /// Called when a request that was handed over is no longer wanted.
     fn cancelled(&mut self, request: RequestId) {
         let _ = request;
     }
 
-    /// A caller is gone.
+    /// Called when a caller is gone.
     fn lost(&mut self, peer: String, cause: LossCause) {
         let _ = (peer, cause);
     }
 }
 
-/// Whether requests are taken.
+/// Whether a handler takes requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Readiness {
     Ready,
-    /// Not now: they wait.
+    /// Not at the moment: requests wait.
     Waiting,
-    /// Never again: they are answered with that.
+    /// Never again: requests are answered with that.
     Down,
 }
 
 /// The context of a service instance. Its completion queues are polled on the arbiter that owns the
-/// actor, so that no thread hop lies between the wire and the handler; ordinary actix messages are
-/// handled beside.
+/// actor, so that no thread hop lies between the wire and the handler. It handles ordinary actix
+/// messages, too.
 pub(crate) struct RingContext<A: Actor<Context = Self>> {
     parts: ContextParts<A>,
 }
@@ -152,7 +159,7 @@ where
     }
 }
 
-/// Whether the rings are to come to an end, and who wants to know when they have.
+/// Whether the rings are to come to an end, and who waits for that.
 #[derive(Default)]
 pub(crate) struct RingDrain(RefCell<Stage>);
 
@@ -160,22 +167,23 @@ pub(crate) struct RingDrain(RefCell<Stage>);
 enum Stage {
     #[default]
     Open,
-    /// What has arrived is still taken.
+    /// Requests that have arrived are still taken.
     Asked(oneshot::Sender<()>),
-    /// Nothing is taken any more, what was taken is answered.
+    /// No more requests are taken; those that were are being answered.
     Draining(oneshot::Sender<()>),
-    /// All is answered.
+    /// All requests are answered.
     Ended,
 }
 
 impl RingDrain {
-    /// Has everything that has arrived answered and nothing more taken. Told when that is done.
+    /// Has the rings answer what has arrived and take no more. The receiver reports when that is
+    /// done.
     pub(crate) fn begin(&self) -> oneshot::Receiver<()> {
         let (tell, told) = oneshot::channel();
         let mut stage = self.0.borrow_mut();
         match &mut *stage {
             Stage::Open => *stage = Stage::Asked(tell),
-            // Who asked before has given up waiting.
+            // An earlier caller has given up waiting.
             Stage::Draining(waiting) => *waiting = tell,
             Stage::Asked(_) | Stage::Ended => {}
         }
@@ -193,22 +201,22 @@ struct RunningHandler {
     future: Pin<Box<dyn Future<Output = Finished>>>,
 }
 
-/// The rings of a service instance as a future of its context.
+/// The rings of a service instance, as a future of its context.
 pub(crate) struct Rings {
     instance: InstanceId,
     mailboxes: SharedMailboxes,
     ending: Rc<RingDrain>,
     busy_poll: Duration,
-    /// Requests that wait for the serial handler that runs, and what has arrived behind them and
-    /// was not looked at.
+    /// Requests that wait for the running serial handler, and deliveries behind them that were not
+    /// looked at.
     queue: VecDeque<Delivery>,
     running: Option<RunningHandler>,
-    /// When looking began to be in vain.
+    /// When polls began to find nothing.
     idle_since: Option<Instant>,
 }
 
 impl Rings {
-    /// Nothing has arrived yet.
+    /// Makes the rings of an instance; nothing has arrived yet.
     pub(crate) fn new(
         instance: InstanceId,
         mailboxes: SharedMailboxes,
@@ -226,7 +234,7 @@ impl Rings {
         }
     }
 
-    /// Takes in what has arrived. Says whether anything had.
+    /// Collects what has arrived. Returns whether anything had.
     #[inline]
     fn collect<H: RequestHandler>(&mut self, handler: &mut H) -> bool {
         let known = self.queue.len();
@@ -235,7 +243,7 @@ impl Rings {
         any
     }
 
-    /// Looks at what has arrived behind the requests that were `known`.
+    /// Handles what has arrived behind the requests that were `known`.
     #[inline]
     fn look_at<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
         let is_request = |delivery: &Delivery| matches!(delivery, Delivery::Request(_));
@@ -250,7 +258,7 @@ impl Rings {
         let takes_requests = self.ending.takes_requests();
         for delivery in self.queue.split_off(known) {
             match delivery {
-                // Dropped, it answers that the service is down.
+                // Dropped, the request answers that the service is down.
                 Delivery::Request(request) if !takes_requests => drop(request),
                 Delivery::Request(_) => self.queue.push_back(delivery),
                 Delivery::Cancel(cancelled) => {
@@ -277,7 +285,7 @@ impl Rings {
             .retain(|waiting| matches!(waiting, Delivery::Request(request) if is_kept(request)));
     }
 
-    /// Carries out the orders that have come.
+    /// Carries out the commands that have come.
     fn apply<H: RequestHandler>(
         &mut self,
         instance: &mut Instance<H>,
@@ -286,13 +294,15 @@ impl Rings {
         while let Some(order) = instance.orders.pop_front() {
             let is_end = matches!(order, InstanceCommand::End);
             if is_end {
-                // First of all, so that callers learn that they have lost us, not that a request of
-                // theirs was dropped.
+                // Close the channels first, so that callers learn that the service is lost, not
+                // that their requests were dropped.
                 self.mailboxes.borrow_mut().close();
             }
             if let Some(running) = self.running.take() {
+                // The handler borrows the state, so it ends before its instance. Requests in
+                // `queue` wait for the next one.
                 end(running);
-                // It has ended already, whatever its handler may have wanted.
+                // The instance has ended already, whatever its handler may have requested.
                 take_exit_request();
             }
             instance.handler.apply(order);
@@ -304,7 +314,7 @@ impl Rings {
         }
     }
 
-    /// Runs handlers, one at a time, as far as they go, or until none is `left` (SERIAL-1). Says
+    /// Runs handlers, one at a time, until none can go on or none is `left` (SERIAL-1). Returns
     /// whether any ran.
     fn run<H: RequestHandler>(
         &mut self,
@@ -315,8 +325,8 @@ impl Rings {
         let mut ran = false;
         while *left > 0 {
             if let Some(running) = &mut self.running {
-                // What the service's code may do is caught where it is told to the caller; nothing
-                // else of it gets further than this.
+                // Panics of handlers are caught where they are reported to the caller. Whatever
+                // else panics in the service's code ends here.
                 let polled = serial(self.instance, || {
                     catch(|| running.future.as_mut().poll(task))
                         .unwrap_or_else(|panic| Poll::Ready(panic.finish()))
@@ -335,7 +345,7 @@ impl Rings {
                 Readiness::Waiting => return ran,
                 Readiness::Down => {
                     ran |= !self.queue.is_empty();
-                    // Dropped, each answers that the service is down.
+                    // Dropped, each request answers that the service is down.
                     self.queue.clear();
                     return ran;
                 }
@@ -364,12 +374,12 @@ impl Rings {
         ran
     }
 
-    /// Goes on with coming to an end, if that was asked for.
+    /// Continues to end the rings, if that was asked for.
     fn drain<H: RequestHandler>(&mut self, handler: &mut H, task: &TaskContext<'_>) {
         let stage = std::mem::take(&mut *self.ending.0.borrow_mut());
         let stage = match stage {
             Stage::Asked(tell) => {
-                // A caller may write as fast as this reads.
+                // Bounded, because a caller may write as fast as this reads.
                 let until = Instant::now() + ALL;
                 while self.collect(handler) && Instant::now() < until {}
                 Stage::Draining(tell)
@@ -391,13 +401,13 @@ impl Rings {
         };
     }
 
-    /// Looks for arrivals for a bounded time, then arms the queue and sleeps.
+    /// Polls for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
         self.drain(handler, task);
         let mut left = TURN;
         let mut active = self.run(handler, task, &mut left);
         let mut spins = 0;
-        // Once in any case, for what has been taken out of the queues but not looked at.
+        // At least once, for deliveries that were taken from the queues but not looked at.
         while left > 0 {
             if self.collect(handler) {
                 active = true;
@@ -409,12 +419,12 @@ impl Rings {
             }
         }
         if left == 0 {
-            // However much is to be done, who cancels is heard.
+            // A cancel must be noticed, however much there is to do.
             self.collect(handler);
         }
         if active {
             self.idle_since = None;
-            // Whoever does not poll at all sleeps at once, if nothing is left to do.
+            // Without busy polling, sleep at once if nothing is left to do.
             let may_sleep = self.busy_poll.is_zero() && self.ending.takes_requests();
             if left == 0 || !may_sleep {
                 task.waker().wake_by_ref();
@@ -451,8 +461,8 @@ impl Rings {
         }
     }
 
-    /// Waits for arrivals by looking for them. False if it has looked as often in vain as the
-    /// arbiter's other tasks can wait.
+    /// Busy-polls for arrivals. Returns false after as many empty polls as the arbiter's other
+    /// tasks can wait.
     #[inline]
     fn spin(&self, spins: &mut usize) -> bool {
         let limit = match self.running {
@@ -472,7 +482,7 @@ impl Rings {
     }
 }
 
-/// A handler is done. If it panicked, or has said that it should be the last, the instance ends.
+/// Ends a handler that is done. If it panicked, or requested the exit, the instance ends.
 fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     let untold = || EndCause::Panicked {
         message: "a panic without a message".to_owned(),
@@ -482,8 +492,8 @@ fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     }
 }
 
-/// Drops the handler of a request: one that is done, or that was cancelled where it awaits. Its
-/// request answers as it is dropped, which gives the caller its credit back (SLOT-2).
+/// Drops the handler of a request that is done, or that was cancelled where it awaits. The request
+/// answers as it is dropped, which returns the caller's credit (SLOT-2).
 fn end(running: RunningHandler) {
     guarded("dropping a handler", || drop(running));
 }

@@ -1,4 +1,4 @@
-//! A service that is being served: where the requests for it go.
+//! A running service: the actors that its requests go to.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

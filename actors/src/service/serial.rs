@@ -1,4 +1,4 @@
-//! The state of a service, and its handlers that have it to themselves.
+//! The state of a service, with the handlers that have it to themselves.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -14,12 +14,12 @@ use crate::supervision::factory::{Factory, NotMade, Start, made};
 use crate::supervision::lifecycle::{Hooks, guarded};
 use crate::{Dispatch, EndCause, Request, ServedBy};
 
-/// Tells the supervisor that this life of the instance has ended by itself, and why.
+/// Reports to the supervisor that the instance with this number has ended by itself, and why.
 pub(crate) type Report = Box<dyn Fn(u64, EndCause)>;
 
-/// Where the state of a service comes from.
+/// The source of a service's state.
 pub(crate) enum StateSource<A> {
-    /// There is but this one.
+    /// A value: there is no second one.
     Value(A),
     Factory(Factory<A>),
 }
@@ -27,31 +27,32 @@ pub(crate) enum StateSource<A> {
 /// Owns the state and handles the requests of all callers one at a time.
 pub(crate) struct Serial<S: ServedBy<A> + ?Sized, A: 'static> {
     life: InstanceLife<A>,
-    /// Counts the starts, from 0.
+    /// Number of the start, from 0.
     number: u64,
     factory: Option<Factory<A>>,
     hooks: Hooks<A>,
-    /// Without it an instance goes on with its state, whatever happens.
+    /// Without a supervisor to report to, the instance goes on with its state, whatever happens.
     report: Option<Report>,
-    /// Where parallel handlers find what they see of the state, if there are some.
+    /// Publishes what parallel handlers see of the state, if there are such handlers.
     shared: Option<watch::Sender<Arc<S::Shared>>>,
     service: PhantomData<fn(&S)>,
 }
 
 enum InstanceLife<A> {
     Up(Rc<RefCell<A>>),
-    /// It has ended by itself. What follows, the supervisor decides.
+    /// The instance has ended by itself. It keeps its state until the supervisor has decided what
+    /// follows: other services may have to end first.
     Ended(Rc<RefCell<A>>),
-    /// Another is to come, and may be given the one before.
+    /// The instance is gone, and another will follow; its factory may be given this state.
     Between(Option<A>),
-    /// None is to come.
+    /// The instance is gone, and no other will follow.
     Down,
 }
 
-/// Nothing of it is pinned where it stands.
+/// No part of it is structurally pinned.
 impl<S: ServedBy<A> + ?Sized, A: 'static> Unpin for Serial<S, A> {}
 
-/// What the parallel handlers see, if there are some.
+/// Where parallel handlers find what they see of the state, if there are such handlers.
 pub(crate) type Seen<T> = Option<watch::Receiver<Arc<T>>>;
 
 impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
@@ -87,7 +88,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         Ok((serial, seen))
     }
 
-    /// Starts the next one. If it cannot be, that has been tried in vain.
+    /// Starts the next instance. If that fails, its state waits for the next attempt.
     fn start_again(&mut self, number: u64, cause: EndCause) -> Result<(), EndCause> {
         let InstanceLife::Between(previous) = &mut self.life else {
             return Ok(());
@@ -116,8 +117,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
         Ok(())
     }
 
-    /// Takes the state of an instance that has ended, or is to. None of its handlers is there any
-    /// more.
+    /// Takes the state of an instance that has ended, or is to. The running handler has been
+    /// dropped before, so nothing else holds the state.
     fn take_state(&mut self) -> Option<A> {
         match std::mem::replace(&mut self.life, InstanceLife::Between(None)) {
             InstanceLife::Up(state) | InstanceLife::Ended(state) => {
@@ -161,7 +162,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> Serial<S, A> {
 /// A state, and what its parallel handlers see of it.
 type ReadyState<A, Shared> = (A, Option<Arc<Shared>>);
 
-/// Readies a state that was made for its first request. Also gives back what the parallel handlers
+/// Prepares a new state for its first request: runs its hook, and asks what its parallel handlers
 /// are to see.
 fn ready<S: ServedBy<A> + ?Sized, A>(
     mut state: A,
@@ -174,7 +175,8 @@ fn ready<S: ServedBy<A> + ?Sized, A>(
     match begun {
         Ok(shared) => Ok((state, shared)),
         Err(message) => {
-            // By now: one that panics while another panic unwinds would abort the process.
+            // Drop it now: a panic in its destructor during another unwinding would abort the
+            // process.
             guarded("dropping an instance that did not start", || drop(state));
             Err(NotMade::Panicked(message))
         }
@@ -192,7 +194,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
 
     fn handle(&mut self, request: Request) -> Dispatch<'static> {
         let InstanceLife::Up(state) = &self.life else {
-            // Dropped, it answers that the service is down.
+            // Dropped, the request answers that the service is down.
             return Dispatch::Done;
         };
         let method = request.method() as usize;
@@ -205,6 +207,8 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
             return;
         };
         if let InstanceLife::Up(state) = &self.life {
+            // From now on `readiness` keeps requests in their rings, until the supervisor starts
+            // another instance or gives the service up.
             report(self.number, cause);
             self.life = InstanceLife::Ended(state.clone());
         }
@@ -212,7 +216,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
 
     fn apply(&mut self, command: InstanceCommand) {
         match command {
-            // Who gave the command may have left.
+            // The supervisor may have stopped waiting.
             InstanceCommand::Retire { cause, tell } => {
                 self.retire(&cause);
                 let _ = tell.send(());

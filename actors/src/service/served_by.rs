@@ -1,4 +1,4 @@
-//! How state handles the requests of a service.
+//! How a state handles the requests of a service.
 
 use std::borrow::BorrowMut;
 use std::cell::RefCell;
@@ -10,7 +10,7 @@ use slimerpc::wire::Fault;
 
 use crate::{Request, Service};
 
-/// How state of type `A` handles the requests of a service. Implemented by `#[service]`.
+/// How state of type `A` handles the requests of a service. `#[service]` implements it.
 pub trait ServedBy<A: 'static>: Service {
     /// What parallel methods see of the state; `()` if there are none.
     type Shared: Send + Sync + 'static;
@@ -22,7 +22,7 @@ pub trait ServedBy<A: 'static>: Service {
         request: Request,
     ) -> Dispatch<'state>;
 
-    /// What parallel methods see of `state`. `None` if there are none.
+    /// What parallel methods see of `state`; `None` if there are none.
     fn share(state: &A) -> Option<Arc<Self::Shared>> {
         let _ = state;
         None
@@ -35,12 +35,12 @@ pub trait ServedBy<A: 'static>: Service {
     }
 }
 
-/// What a service shares with its parallel methods.
+/// The part of a service that its parallel methods see.
 ///
 /// A `#[method(parallel)]` runs on a thread of a pool, beside the serial method that has `&mut
-/// self` at the time and beside other parallel ones. So it takes, instead of `self`, a reference to
-/// a part of the service that is `Send + Sync`: that, and that alone, is what the compiler lets
-/// both see.
+/// self` at the time and beside other parallel ones. Instead of `self` it therefore takes a
+/// reference to a part of the service that is `Send + Sync`: the compiler lets both see that part
+/// and nothing else.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -83,19 +83,19 @@ pub trait ServedBy<A: 'static>: Service {
     note = "write `impl Share for {Self}`, whose `type Shared` is what its parallel methods take a reference to"
 )]
 pub trait Share {
-    /// What parallel methods take a reference to.
+    /// The type that parallel methods take a reference to.
     type Shared: Send + Sync + 'static;
 
-    /// Asked for when the service is served, and again whenever a factory has made a new instance;
-    /// until then parallel methods see what the one before had shared.
+    /// Returns the shared part. It is called when the service is served, and again for each new
+    /// instance; until then parallel methods see what the previous instance had shared.
     fn share(&self) -> Arc<Self::Shared>;
 }
 
-/// What a dispatch came to.
+/// The result of a dispatch.
 pub enum Dispatch<'state> {
     /// The request has been handled.
     Done,
-    /// It has been handled by a panic, which its caller has been told.
+    /// The handler panicked, and its caller has been told.
     Panicked,
     /// An async handler has begun. No other serial handler of the instance runs until it is done
     /// (SERIAL-1).
@@ -108,9 +108,9 @@ pub type Parallel = Pin<Box<dyn Future<Output = Finished> + Send>>;
 /// How an async handler ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
-    /// It answered.
+    /// The handler answered.
     Answered,
-    /// It panicked; its caller has been told.
+    /// The handler panicked, and its caller has been told.
     Panicked,
 }
 

@@ -22,25 +22,25 @@ use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, LossCause, PooledBuffer, TellError, TellFailure, Violation};
 use crate::wire::{RendezvousDescriptor, StreamPart};
 
-/// Names one call for the life of its channel; it is the request id on the wire.
+/// Identifies one call on its channel; it is the request id on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub(crate) u64);
 
-/// Where a new call went.
+/// The result of opening a call.
 #[derive(Debug)]
 pub(crate) enum Placed {
-    /// It has the slot of this send memory.
+    /// The call has the slot of this send memory.
     Slot(CallId, SlotToken),
-    /// It waits for a credit.
+    /// The call waits for a credit.
     Waiting(CallId),
 }
 
-/// What has become of a call.
+/// The state of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum CallState {
     /// It waits for a credit.
     Waiting,
-    /// Its request is on its way or being handled, in this slot.
+    /// The request is under way or being handled, in this slot.
     Pending(u16),
     /// Its answer stands in this slot.
     Answered(u16, ReplyMeta),
@@ -51,7 +51,7 @@ pub(crate) enum CallState {
 }
 
 impl CallState {
-    /// The same for a call with this deadline. The clock is read only if it matters.
+    /// This state for a call with a deadline. The clock is read only if it matters.
     #[inline]
     pub(crate) fn by(self, deadline: Option<Instant>, now: impl FnOnce() -> Instant) -> Self {
         if let (Self::Waiting | Self::Pending(_), Some(deadline)) = (self, deadline)
@@ -63,23 +63,23 @@ impl CallState {
     }
 }
 
-/// What an arriving message was.
+/// The kind of an arriving message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Received {
     /// The answer to the call in its slot.
     Answer,
-    /// The answer to this one-way call, which is to be [concluded](Caller::complete).
+    /// The answer to this one-way call, which is to be [completed](Caller::complete).
     OneWay(u32),
-    /// An answer whose payload is to be read first; it is among the [pending
+    /// An answer whose payload has to be read first; it is among the [pending
     /// reads](Effects::pending_reads).
     Offered,
     /// The answer to a call that had ended (CALL-2). The slot is free again.
     Late,
-    /// Something that a correct peer does not send.
+    /// A message that a correct peer does not send.
     Violation(Violation),
 }
 
-/// How many slots are in which state. Their sum is the number of slots (SLOT-2).
+/// The numbers of slots by state. Their sum is the number of slots (SLOT-2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Credits {
     /// Free slots.
@@ -98,15 +98,15 @@ pub(crate) struct Prepared {
     pub(crate) payload: PreparedPayload,
 }
 
-/// The arguments of a call that waits.
+/// The arguments of a waiting call.
 #[derive(Debug)]
 pub(crate) enum PreparedPayload {
     Here(Vec<u8>),
-    /// They do not fit a slot.
+    /// The arguments do not fit a slot.
     RendezvousDescriptor(PooledBuffer),
 }
 
-/// A call that waited, and is to be posted now in the slot of this send memory.
+/// A call that has waited, to be posted now in the slot of this send memory.
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) id: CallId,
@@ -115,7 +115,7 @@ pub(crate) struct Granted {
     pub(crate) request: Prepared,
 }
 
-/// What ending a call leaves to do.
+/// What has to be done after the end of a call.
 #[derive(Debug)]
 pub(crate) struct Ended {
     /// The slot whose request the peer need not answer. It stays occupied until the answer comes
@@ -123,23 +123,23 @@ pub(crate) struct Ended {
     pub(crate) cancel: Option<u16>,
     /// Whether the request had been sent.
     pub(crate) was_sent: bool,
-    /// To be dropped once the lock is released: with a waker may go a task that has other calls of
-    /// the channel.
+    /// Dropped once the lock is released: a waker may hold the last reference to a task with other
+    /// calls of the channel.
     pub(crate) _waker: Option<Waker>,
 }
 
-/// What is to be done once the lock is released.
+/// What has to be done once the lock is released.
 #[derive(Debug, Default)]
 pub(crate) struct Effects {
-    /// To be woken.
+    /// Wakers to wake.
     pub(crate) wakers: Vec<Waker>,
-    /// One-way calls that failed, to be told to the listener.
+    /// Failed one-way calls, to be reported to the listener.
     pub(crate) failures: Vec<TellFailure>,
-    /// Answers whose payload has to be read: memory is needed for that.
+    /// Answers whose payload has to be read, for which memory is needed.
     pub(crate) pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
 }
 
-/// A call that found no credit, until whoever made it has seen that it has one.
+/// A call that found no credit, until its maker has seen that it has one.
 #[derive(Debug, Default)]
 struct LinedUp {
     /// `None` while its arguments are being encoded, and once it has a slot.
@@ -150,37 +150,39 @@ struct LinedUp {
     slot: Option<u16>,
 }
 
-/// The calling side.
+/// The calling side of a channel.
 #[derive(Debug)]
 pub(crate) struct Caller {
     slots: Box<[Slot]>,
-    /// Free slots, the one that was freed first in front.
+    /// Free slots, in the order in which they were freed.
     free: VecDeque<u16>,
-    /// By age: those that have a slot stand before those that wait for one.
+    /// By age: calls with a slot come before those that wait for one.
     lined_up: BTreeMap<CallId, LinedUp>,
     /// How many of them have no slot.
     waiting: usize,
-    /// All that are older have a slot or have ended.
+    /// All older calls have a slot or have ended.
     first_waiting: CallId,
     next: u64,
     late: u64,
     closed: Option<LossCause>,
-    /// Slots whose answer's payload the peer need not keep any more, which it has yet to be told.
+    /// Slots whose answer's payload the peer need not keep any more, which it has not been told
+    /// yet.
     acknowledgements: VecDeque<u16>,
-    /// Wakers that calls have.
+    /// Number of calls with a waker.
     sleepers: usize,
-    /// One-way calls that have not ended.
+    /// Number of one-way calls that have not ended.
     one_way: usize,
-    /// Always once it is closed, as each slot that somebody is done with may be the last.
+    /// Always true once the channel is closed, because each slot that becomes unused may be the
+    /// last.
     has_effects: bool,
     effects: Effects,
-    /// Slots, of a closed channel, that nobody uses any more, from the first one on.
+    /// On a closed channel: number of consecutive unused slots, from the first one on.
     unused: usize,
 }
 
 impl Caller {
-    /// A calling side with a credit for each slot that has send memory and a place for the reply, 1
-    /// to 65,536.
+    /// Makes a calling side with a credit for each slot that has send memory and a place for the
+    /// reply, 1 to 65,536.
     pub(crate) fn new(sends: Vec<SlotToken>, replies: Vec<SlotToken>) -> Self {
         let slots = sends.into_iter().zip(replies);
         let slots: Box<[_]> = slots.map(|(send, reply)| Slot::new(send, reply)).collect();
@@ -202,7 +204,7 @@ impl Caller {
         }
     }
 
-    /// One without memory.
+    /// Makes a calling side without memory.
     #[cfg(test)]
     pub(crate) fn of(slots: usize) -> Self {
         let tokens = || (0..slots).map(|slot| SlotToken::of_nothing(slot as u16));
@@ -222,8 +224,8 @@ impl Caller {
         Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
-    /// Opens a call; `None` if the channel is closed. `may_send` is whether the transport can take
-    /// it now. A call never overtakes one that waits (ORDER-1).
+    /// Opens a call; `None` if the channel is closed. `may_send` says whether the transport can
+    /// take it now. A call never overtakes a waiting one (ORDER-1).
     #[inline]
     pub(crate) fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
         if may_send && let Some((id, send)) = self.claim() {
@@ -243,14 +245,14 @@ impl Caller {
         Some(Placed::Waiting(id))
     }
 
-    /// The arguments of a call that waits have been encoded.
+    /// Queues the encoded arguments of a waiting call.
     pub(crate) fn line_up(&mut self, id: CallId, request: Prepared) {
         if let Some(call) = self.lined_up.get_mut(&id) {
             call.request = Some(request);
         }
     }
 
-    /// Gives the call that has waited longest a slot, if there is one and its arguments are
+    /// Gives a slot to the call that has waited longest, if there is one and its arguments are
     /// encoded.
     pub(crate) fn grant(&mut self) -> Option<Granted> {
         if self.closed.is_some() || self.waiting == 0 || self.free.is_empty() {
@@ -270,7 +272,7 @@ impl Caller {
             None => held.waker = waker,
             Some(method) => {
                 held.rare().one_way = Some(method);
-                // Nobody looks for its slot.
+                // Nobody asks for its slot.
                 self.lined_up.remove(&id);
                 if let Some(waker) = waker {
                     self.wake(waker);
@@ -285,14 +287,14 @@ impl Caller {
         })
     }
 
-    /// Whether the request of `id` is yet to be posted in `slot`.
+    /// Returns whether the request of `id` is still to be posted in `slot`.
     #[inline]
     pub(crate) fn is_claimed(&self, id: CallId, slot: u16) -> bool {
         self.slots[usize::from(slot)].is(id, Phase::Claimed)
     }
 
-    /// The request of `id`, which stands in `send`, has been posted. `exported` is its payload, if
-    /// that lies outside of the slot.
+    /// Notes that the request of `id`, which stands in `send`, has been posted. `exported` is its
+    /// payload, if that lies outside of the slot.
     #[inline]
     pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<PooledBuffer>) {
         let held = &mut self.slots[usize::from(send.slot())];
@@ -305,7 +307,7 @@ impl Caller {
         }
     }
 
-    /// The request of `id` will not be posted.
+    /// Notes that the request of `id` will not be posted.
     #[cold]
     pub(crate) fn abandon(&mut self, id: CallId, send: SlotToken) {
         let slot = send.slot();
@@ -316,7 +318,7 @@ impl Caller {
         }
     }
 
-    /// The right to what stands in `slot` of the reply ring.
+    /// The token of `slot` in the reply ring.
     ///
     /// # Errors
     /// There is no such slot, or it holds an answer that is being read.
@@ -327,22 +329,23 @@ impl Caller {
         held.replied.as_ref().ok_or(Violation::UnknownRequest)
     }
 
-    /// The same, lent to whoever reads the answer in `slot` until they are [done](Self::finish).
+    /// Takes the token of `slot` in the reply ring, for the reader of the answer, until that has
+    /// [finished](Self::finish).
     #[inline]
     pub(crate) fn lend_reply(&mut self, slot: u16) -> SlotToken {
         let token = self.slots[usize::from(slot)].replied.take();
         token.expect("an answer is lent to its call only")
     }
 
-    /// The right to the send memory of a slot that nobody uses, until something is
-    /// [posted](Self::posted) from it.
+    /// Takes the token of an unused slot's send memory, until something is [posted](Self::posted)
+    /// from it.
     pub(crate) fn take_free_memory(&mut self, slot: u16) -> Option<SlotToken> {
         let held = self.slots.get_mut(usize::from(slot))?;
         let is_free = held.phase == Phase::Free;
         held.send.take_if(|_| is_free)
     }
 
-    /// A reply to `id` arrived in `slot`; its payload is at the peer if it is `outside`.
+    /// Handles a reply to `id` in `slot`; its payload is at the peer if it is `outside`.
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -368,7 +371,7 @@ impl Caller {
         Received::Answer
     }
 
-    /// It answers no call that awaits an answer.
+    /// Handles a reply to a call that does not await one.
     #[cold]
     fn receive_late(
         &mut self,
@@ -387,7 +390,7 @@ impl Caller {
         if outside.is_some() {
             self.acknowledgements.push_back(slot);
         }
-        // A closed channel has no use for the slot, and its owner may ask yet whether the request
+        // A closed channel has no use for the slot, and its owner may still ask whether the request
         // was sent.
         if self.closed.is_none() {
             self.release(slot);
@@ -395,7 +398,7 @@ impl Caller {
         Received::Late
     }
 
-    /// The call that it answers is not a plain one, or the answer is not.
+    /// Handles a reply that is not plain, or answers a call that is not.
     #[cold]
     fn receive_rare(
         &mut self,
@@ -420,7 +423,8 @@ impl Caller {
         }
     }
 
-    /// The payload of the answer in `slot`, which lay at the peer, has been read, or cannot be.
+    /// Notes that the payload of the answer in `slot`, which lay at the peer, has been read, or
+    /// cannot be.
     pub(crate) fn read(&mut self, slot: u16, payload: Result<PooledBuffer, CallError>) -> Received {
         self.acknowledgements.push_back(slot);
         let held = &mut self.slots[usize::from(slot)];
@@ -433,12 +437,12 @@ impl Caller {
         self.receive_late(slot, id, None)
     }
 
-    /// The call in `slot` is answered.
+    /// Notes that the call in `slot` is answered.
     fn answer(&mut self, slot: u16) -> Received {
         let held = &mut self.slots[usize::from(slot)];
         held.phase = Phase::Answered;
         let rare = held.rare();
-        // It has been read long since.
+        // The payload of the request has been read long since.
         rare.exported = None;
         if let Some(method) = rare.one_way {
             return Received::OneWay(method);
@@ -449,7 +453,7 @@ impl Caller {
         Received::Answer
     }
 
-    /// The one-way call that is answered in `slot` has ended, and failed if there is a `failure`.
+    /// Ends the one-way call that is answered in `slot`; it has failed if there is a `failure`.
     pub(crate) fn complete(&mut self, slot: u16, failure: Option<TellFailure>) {
         if self.slots[usize::from(slot)].phase == Phase::Answered {
             self.one_way -= 1;
@@ -461,7 +465,7 @@ impl Caller {
         }
     }
 
-    /// The slot that `id` has; `hint` is where it was last seen.
+    /// The slot of `id`; `hint` is where it was last seen.
     #[inline]
     fn slot_of(&self, id: CallId, hint: Option<u16>) -> Option<u16> {
         let slot = match hint {
@@ -471,7 +475,7 @@ impl Caller {
         self.slots[usize::from(slot)].is_of(id).then_some(slot)
     }
 
-    /// What has become of `id`. `hint` is where it was last seen.
+    /// The state of `id`; `hint` is where it was last seen.
     #[inline]
     pub(crate) fn state(&self, id: CallId, hint: Option<u16>) -> CallState {
         if let Some(slot) = self.slot_of(id, hint) {
@@ -488,21 +492,21 @@ impl Caller {
         }
     }
 
-    /// Whether `id` waits for a credit.
+    /// Returns whether `id` waits for a credit.
     pub(crate) fn is_waiting(&self, id: CallId) -> bool {
         self.lined_up
             .get(&id)
             .is_some_and(|call| call.slot.is_none())
     }
 
-    /// Whoever holds `id` knows its slot, and asks by that from now on.
+    /// Notes that the owner of `id` knows its slot, and asks with that from now on.
     #[cold]
     pub(crate) fn seen(&mut self, id: CallId) {
         self.lined_up.remove(&id);
     }
 
-    /// Has `waker`, or nobody, woken when `id` is decided, instead of the one that was given
-    /// before. That one comes back if it is another, to be dropped once the lock is released.
+    /// Sets the `waker` to wake when `id` has ended, or none, in place of the previous one. That is
+    /// returned if it is another, to be dropped once the lock is released.
     #[must_use]
     #[inline]
     pub(crate) fn register(
@@ -527,7 +531,8 @@ impl Caller {
         }
     }
 
-    /// Nobody waits for the answer of `id`, which is not decided: its failure is to be told.
+    /// Notes that nobody waits for the answer of `id`, which has not ended: its failure is to be
+    /// reported.
     pub(crate) fn make_one_way(&mut self, id: CallId, hint: Option<u16>, method: u32) {
         match self.slot_of(id, hint) {
             Some(slot) => {
@@ -543,13 +548,13 @@ impl Caller {
         self.one_way += 1;
     }
 
-    /// The payload of the answer in `slot`, if it did not travel through the ring.
+    /// Takes the payload of the answer in `slot`, if it did not travel through the ring.
     pub(crate) fn take_read(&mut self, slot: u16) -> Result<Option<PooledBuffer>, CallError> {
         let rare = self.slots[usize::from(slot)].rare.as_mut();
         rare.and_then(|rare| rare.read.take()).transpose()
     }
 
-    /// The answer of `id` has been read.
+    /// Notes that the answer of `id` has been read.
     #[inline]
     pub(crate) fn finish(&mut self, id: CallId, replied: SlotToken) {
         let slot = replied.slot();
@@ -559,15 +564,15 @@ impl Caller {
         }
     }
 
-    /// Sets the deadline of a call that waits for a credit: what is left of it travels with the
-    /// request.
+    /// Sets the deadline of a call that waits for a credit: the time that is left then travels with
+    /// the request.
     pub(crate) fn set_deadline(&mut self, id: CallId, at: Option<Instant>) {
         if let Some(call) = self.lined_up.get_mut(&id) {
             call.deadline = at;
         }
     }
 
-    /// Ends `id`: it timed out or nobody wants the answer.
+    /// Ends `id`: it timed out, or nobody wants the answer.
     pub(crate) fn end(&mut self, id: CallId, hint: Option<u16>) -> Ended {
         let slot = self.slot_of(id, hint);
         let lined_up = self.lined_up.remove(&id);
@@ -600,7 +605,8 @@ impl Caller {
         ended
     }
 
-    /// Closes the channel: every unanswered call has ended. Answers that arrived can still be read.
+    /// Closes the channel: every unanswered call has ended. Answers that have arrived can still be
+    /// read.
     pub(crate) fn close(&mut self, cause: LossCause) {
         for (id, call) in std::mem::take(&mut self.lined_up) {
             if call.slot.is_some() {
@@ -631,8 +637,8 @@ impl Caller {
         self.closed = Some(cause);
     }
 
-    /// The queue pair of a closed channel has been drained and a new one takes its place: credits
-    /// of ended calls are back. Answers nobody has read yet keep their slots.
+    /// Resets a closed channel whose queue pair has been drained and replaced: credits of ended
+    /// calls are back. Unread answers keep their slots.
     #[cfg(test)]
     pub(crate) fn reset(&mut self) {
         debug_assert!(self.closed.is_some(), "only a closed channel is reset");
@@ -645,26 +651,27 @@ impl Caller {
         }
     }
 
-    /// Whether the request of `id`, which ended with the channel, was sent and is not answered.
+    /// Returns whether the request of `id`, which ended with the channel, was sent and is
+    /// unanswered.
     pub(crate) fn was_sent(&self, id: CallId, hint: Option<u16>) -> bool {
         let slot = self.slot_of(id, hint);
         slot.is_some_and(|slot| self.slots[usize::from(slot)].phase == Phase::Orphaned)
     }
 
-    /// Whether nobody uses a slot, which must exist.
+    /// Returns whether a slot, which must exist, is unused.
     #[cfg(test)]
     pub(crate) fn is_free(&self, slot: u16) -> bool {
         let slot = self.slots.get(usize::from(slot));
         slot.is_some_and(|slot| slot.phase == Phase::Free)
     }
 
-    /// Whether the answer of `id` stands in `slot`.
+    /// Returns whether the answer of `id` stands in `slot`.
     #[cfg(test)]
     pub(crate) fn is_answered(&self, slot: u16, id: CallId) -> bool {
         self.slots[usize::from(slot)].is(id, Phase::Answered)
     }
 
-    /// Whether `id` awaits the payload of its answer in `slot`.
+    /// Returns whether `id` waits for the payload of its answer in `slot`.
     pub(crate) fn awaits_read(&self, slot: u16, id: CallId) -> bool {
         let held = &self.slots[usize::from(slot)];
         held.is_of(id) && matches!(held.phase, Phase::Pending | Phase::Orphaned)
@@ -676,7 +683,7 @@ impl Caller {
         self.closed.as_ref()
     }
 
-    /// How many answers came after their call had ended.
+    /// Number of answers that came after their call had ended.
     pub(crate) fn late(&self) -> u64 {
         self.late
     }
@@ -687,36 +694,37 @@ impl Caller {
         self.waiting
     }
 
-    /// Whether anybody wants to hear of what arrives.
+    /// Returns whether a waker waits for arrivals.
     pub(crate) fn has_sleepers(&self) -> bool {
         self.sleepers > 0 || self.one_way > 0
     }
 
-    /// Whether something waits to be posted until a credit or a place in the send queue is free.
+    /// Returns whether something waits to be posted until a credit or a place in the send queue is
+    /// free.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
         self.waiting > 0 || !self.acknowledgements.is_empty()
     }
 
-    /// A slot whose answer's payload the peer need not keep any more, to be told so.
+    /// Takes a slot whose answer's payload the peer need not keep any more, to tell it so.
     pub(crate) fn take_release(&mut self) -> Option<u16> {
         self.acknowledgements.pop_front()
     }
 
-    /// Whether there is something to do once the lock is released.
+    /// Returns whether there is something to do once the lock is released.
     #[inline]
     pub(crate) fn has_effects(&self) -> bool {
         self.has_effects
     }
 
-    /// What is to be done once the lock is released.
+    /// Takes what is to be done once the lock is released.
     pub(crate) fn take_effects(&mut self) -> Effects {
         self.has_effects = self.closed.is_some();
         std::mem::take(&mut self.effects)
     }
 
-    /// The rights to all send memory and to the whole reply ring, once the channel is closed and
-    /// nobody uses either any more.
+    /// Takes the tokens of all send memory and of the whole reply ring, once the channel is closed
+    /// and neither is used any more.
     pub(crate) fn take_tokens(&mut self) -> Option<(Vec<SlotToken>, Vec<SlotToken>)> {
         self.closed.as_ref()?;
         let rest = self

@@ -1,4 +1,4 @@
-//! The answering side of a channel: what is in its slots, without I/O or clock.
+//! The answering side of a channel: the contents of its slots, without I/O or clock.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -9,58 +9,58 @@ use crate::channel::lend::SlotToken;
 use crate::channel::{PooledBuffer, StreamCredit, Violation};
 use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
 
-/// What an arriving immediate means.
+/// The meaning of an arriving immediate.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// A request. Its bytes stay until it is answered (RING-1).
     Request(Box<SlotRequest>),
-    /// The caller no longer wants the answer to the request in this slot. It is answered all the
-    /// same.
+    /// The caller no longer wants the answer to the request in this slot. It is answered
+    /// nevertheless.
     Cancel {
-        /// The slot.
+        /// Number of the slot.
         slot: u16,
-        /// The request.
+        /// Id of the request.
         request_id: u64,
     },
-    /// Nothing is to be done about it.
+    /// Nothing has to be done.
     Noted,
-    /// Something that a correct peer does not send.
+    /// A message that a correct peer does not send.
     Violation(Violation),
 }
 
-/// A request in its slot, and the rights to the bytes of that. Each slot has one, which moves to
-/// whoever handles a request and comes back with the answer.
+/// A request in its slot, with the tokens of its bytes. Each slot has one, which moves to the
+/// handler of a request and comes back with the answer.
 #[derive(Debug)]
 pub(crate) struct SlotRequest {
-    /// The right to what arrived.
+    /// The token of the bytes that arrived.
     pub(crate) arrived: SlotToken,
-    /// The right to the send memory of the answer.
+    /// The token of the send memory for the answer.
     pub(crate) send: SlotToken,
-    /// To be echoed in the answer.
+    /// Repeated in the answer.
     pub(crate) request_id: u64,
     pub(crate) method: u32,
     payload: (u32, u32),
-    /// When its caller has stopped waiting.
+    /// When its caller stops waiting.
     pub(crate) expires: Option<Instant>,
     /// `None` for a plain call.
     pub(crate) rare: Option<Box<Rare>>,
 }
 
-/// What only some requests have.
+/// The parts that only some requests have.
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
-    /// Of the stream that it is about.
+    /// Its part in a stream.
     pub(crate) stream: Option<StreamPart>,
     /// The payload, if it did not travel through the ring.
     pub(crate) outside: Option<PooledBuffer>,
-    /// If it opens a stream: what is asked of that.
+    /// For a request that opens a stream: its further requests for items.
     pub(crate) stream_credit: Option<Arc<StreamCredit>>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
 }
 
-/// An answer where it is sent from: in send memory, or in place of its request. Neither changes
-/// until the caller, who has to get it first, writes into the slot again.
+/// An answer, ready to be sent: in send memory, or in place of its request. Neither changes until
+/// the caller, which has to receive it first, writes into the slot again.
 #[derive(Debug)]
 pub(crate) struct PreparedReply {
     pub(crate) slot: u16,
@@ -71,7 +71,7 @@ pub(crate) struct PreparedReply {
 #[derive(Debug)]
 struct Slot {
     phase: Phase,
-    /// Unless somebody has the request.
+    /// `None` while the request is being handled.
     request: Option<Box<SlotRequest>>,
     /// The payload of the answer, if it does not travel through the ring, until the caller has read
     /// it.
@@ -80,16 +80,16 @@ struct Slot {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// The caller may write into it.
+    /// The caller may write into the slot.
     Free,
-    /// This request is not answered. While it is here its payload, which lies at the caller, is
-    /// being read.
+    /// The request with this id is unanswered. If it is still here, its payload, which lies at the
+    /// caller, is being read.
     Unanswered(u64),
     /// The answer waits for a place in the send queue.
     Unsent,
 }
 
-/// The answering side.
+/// The answering side of a channel.
 #[derive(Debug)]
 pub(crate) struct Responder {
     slots: Box<[Slot]>,
@@ -99,26 +99,27 @@ pub(crate) struct Responder {
 }
 
 impl SlotRequest {
-    /// Its slot.
+    /// Number of its slot.
     #[inline]
     pub(crate) fn slot(&self) -> u16 {
         self.arrived.slot()
     }
 
-    /// Where in its slot the payload is.
+    /// Range of the payload in its slot.
     #[inline]
     pub(crate) fn payload(&self) -> Range<usize> {
         self.payload.0 as usize..self.payload.1 as usize
     }
 
-    /// What is rare about it, from now on.
+    /// Its rare parts, made if there are none.
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 }
 
 impl Responder {
-    /// An answering side with a slot for each place for a request that has memory for the answer.
+    /// Makes an answering side with a slot for each place for a request that has memory for the
+    /// answer.
     pub(crate) fn new(requests: Vec<SlotToken>, sends: Vec<SlotToken>) -> Self {
         let slot = |(arrived, send)| Slot {
             phase: Phase::Free,
@@ -140,14 +141,14 @@ impl Responder {
         }
     }
 
-    /// One without memory.
+    /// Makes an answering side without memory.
     #[cfg(test)]
     pub(crate) fn of(slots: usize) -> Self {
         let tokens = || (0..slots).map(|slot| SlotToken::of_nothing(slot as u16));
         Self::new(tokens().collect(), tokens().collect())
     }
 
-    /// What stands in a slot that the caller may have written into.
+    /// The token of a slot that the caller may have written into.
     #[inline]
     pub(crate) fn arrived(&self, slot: u16) -> Option<&SlotToken> {
         let slot = self.slots.get(usize::from(slot))?;
@@ -158,7 +159,7 @@ impl Responder {
         Some(&request.arrived)
     }
 
-    /// An immediate arrived; `message` is what stands in its slot, and where there the payload is.
+    /// Handles an immediate; `message` is the header in its slot, with the range of the payload.
     #[inline]
     pub(crate) fn receive(
         &mut self,
@@ -185,7 +186,7 @@ impl Responder {
             }
             (Signal::Message, Phase::Free, Some(_)) => Arrival::Violation(Violation::WrongKind),
             (Signal::Message, Phase::Free, None) => Arrival::Violation(Violation::BadHeader),
-            // One that is unsent is used again without the answer that still stands in it.
+            // The slot of an unsent answer is used again without that answer.
             (Signal::Message, _, _) => Arrival::Violation(Violation::SlotBusy),
             (Signal::Cancel, Phase::Unanswered(request_id), _) => match &mut held.request {
                 Some(reading) => {
@@ -194,7 +195,7 @@ impl Responder {
                 }
                 None => Arrival::Cancel { slot, request_id },
             },
-            // It crossed the answer.
+            // The cancel crossed the answer.
             (Signal::Cancel, _, _) => Arrival::Noted,
             (Signal::Release, _, _) => {
                 held.exported = None;
@@ -203,13 +204,13 @@ impl Responder {
         }
     }
 
-    /// The payload of `request` is to be read before anybody gets it.
+    /// Keeps `request` until its payload has been read.
     pub(crate) fn read_first(&mut self, request: Box<SlotRequest>) {
         let slot = usize::from(request.slot());
         self.slots[slot].request = Some(request);
     }
 
-    /// The request in `slot`, whose payload has been read, or cannot be.
+    /// Takes the request in `slot` whose payload has been read, or cannot be.
     pub(crate) fn take_read(&mut self, slot: u16) -> Option<Box<SlotRequest>> {
         let held = self.slots.get_mut(usize::from(slot))?;
         match held.phase {
@@ -223,13 +224,13 @@ impl Responder {
         self.slots[usize::from(slot)].exported = Some(payload);
     }
 
-    /// Whether the caller has yet to read something.
+    /// Returns whether the caller has yet to read a payload.
     pub(crate) fn keeps_any(&self) -> bool {
         self.slots.iter().any(|slot| slot.exported.is_some())
     }
 
-    /// `request` is answered: the caller may write into its slot once it has the answer. What was
-    /// rare about it comes back, to be dropped without a lock.
+    /// Notes that `request` is answered: the caller may write into its slot once it has the answer.
+    /// Returns its rare parts, to be dropped without a lock.
     #[inline]
     #[must_use]
     pub(crate) fn answered(&mut self, mut request: Box<SlotRequest>) -> Option<Box<Rare>> {
@@ -241,14 +242,14 @@ impl Responder {
         rare
     }
 
-    /// The answer waits for a place in the send queue.
+    /// Queues an answer that waits for a place in the send queue.
     pub(crate) fn queue(&mut self, reply: PreparedReply) {
         self.slots[usize::from(reply.slot)].phase = Phase::Unsent;
         self.unsent.push_back(reply);
     }
 
-    /// The answer that has waited longest, now that there is a place in the send queue, and its
-    /// slot.
+    /// Takes the answer that has waited longest, now that there is a place in the send queue, and
+    /// its slot.
     pub(crate) fn take_unsent(&mut self) -> Option<(PreparedReply, &SlotRequest)> {
         let reply = self.unsent.pop_front()?;
         let slot = &mut self.slots[usize::from(reply.slot)];
@@ -256,12 +257,12 @@ impl Responder {
         Some((reply, slot.request.as_ref()?))
     }
 
-    /// Whether answers wait for a place in the send queue.
+    /// Returns whether answers wait for a place in the send queue.
     pub(crate) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// Nothing is sent any more, and nothing is read.
+    /// Closes the side: nothing is sent any more, and nothing is read.
     pub(crate) fn close(&mut self) {
         self.unsent.clear();
         for slot in &mut self.slots {
@@ -269,7 +270,7 @@ impl Responder {
         }
     }
 
-    /// Number of requests that are not answered.
+    /// Number of unanswered requests.
     pub(crate) fn unanswered(&self) -> usize {
         self.unanswered
     }

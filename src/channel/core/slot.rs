@@ -1,4 +1,4 @@
-//! One slot of the calling side: everything that is known of the call in it.
+//! One slot of the calling side, with the state of its call.
 
 use std::ops::Range;
 use std::task::Waker;
@@ -8,19 +8,19 @@ use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, PooledBuffer};
 use crate::wire::{Header, MessageKind, RendezvousDescriptor, StreamPart};
 
-/// See the [module](self). A free slot keeps the number of its last call.
+/// A slot of the calling side. A free slot keeps the number of its last call.
 #[derive(Debug)]
 pub(super) struct Slot {
-    /// The call in it: also what tells it from earlier ones.
+    /// The call in the slot; the number distinguishes it from earlier calls.
     pub(super) id: CallId,
     pub(super) phase: Phase,
-    /// What stands in the reply ring, once the call is answered.
+    /// Description of the answer in the reply ring, once the call is answered.
     pub(super) reply: ReplyMeta,
-    /// Wakes whoever waits for the answer.
+    /// Wakes the waiter of the answer.
     pub(super) waker: Option<Waker>,
-    /// The right to its send memory, unless that is being written.
+    /// The token of its send memory, unless that is being written.
     pub(super) send: Option<SlotToken>,
-    /// The right to its place in the reply ring, unless that is being read.
+    /// The token of its place in the reply ring, unless that is being read.
     pub(super) replied: Option<SlotToken>,
     /// `None` for a plain call.
     pub(super) rare: Option<Box<Rare>>,
@@ -39,14 +39,14 @@ pub(super) enum Phase {
     Orphaned,
 }
 
-/// What only some calls have.
+/// The parts that only some calls have.
 #[derive(Debug, Default)]
 pub(super) struct Rare {
     /// The method of a call that nobody waits for.
     pub(super) one_way: Option<u32>,
     /// The payload of the request, which the peer reads from here.
     pub(super) exported: Option<PooledBuffer>,
-    /// Whether the payload of the answer, which lies at the peer, is asked for or being read.
+    /// Whether the payload of the answer, which lies at the peer, is requested or being read.
     pub(super) is_reading: bool,
     /// The payload of the answer, once it has been read.
     pub(super) read: Option<Result<PooledBuffer, CallError>>,
@@ -56,7 +56,7 @@ pub(super) struct Rare {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ReplyMeta {
     pub(crate) is_exception: bool,
-    /// The stream that was asked for an item has no more.
+    /// The stream has no more items.
     pub(crate) is_end: bool,
     /// The payload did not travel through the ring.
     pub(crate) is_outside: bool,
@@ -77,7 +77,7 @@ impl Slot {
         }
     }
 
-    /// It is that of `id` now. Gives the right to its send memory away.
+    /// Gives the slot to `id`, and takes the token of its send memory.
     #[inline]
     pub(super) fn claim(&mut self, id: CallId) -> SlotToken {
         self.id = id;
@@ -85,7 +85,7 @@ impl Slot {
         self.send.take().expect("nobody writes a free slot")
     }
 
-    /// Whether `id` is the call in it.
+    /// Returns whether `id` is the call in the slot.
     #[inline]
     pub(super) fn is_of(&self, id: CallId) -> bool {
         self.id == id && self.phase != Phase::Free
@@ -96,20 +96,20 @@ impl Slot {
         self.id == id && self.phase == phase
     }
 
-    /// Whether nobody reads or writes its memory, nor will, as its channel is closed.
+    /// Returns whether the slot's memory is neither read nor written any more, on a closed channel.
     pub(super) fn is_unused(&self) -> bool {
         self.phase != Phase::Answered && self.send.is_some() && self.replied.is_some()
     }
 
-    /// What is rare about it, from now on.
+    /// Its rare parts, made if there are none.
     pub(super) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
 }
 
 impl ReplyMeta {
-    /// An answer with this header, whose payload stands there in its slot; and where the payload
-    /// lies if it does not.
+    /// Describes an answer with this header, whose payload stands there in its slot; also returns
+    /// where the payload lies if it does not.
     #[inline]
     pub(crate) fn of(
         header: &Header,
@@ -130,7 +130,7 @@ impl ReplyMeta {
         (meta, extension.outside)
     }
 
-    /// Where in its slot the payload is.
+    /// Range of the payload in its slot.
     #[inline]
     pub(crate) fn payload(self) -> Range<usize> {
         self.begin as usize..self.end as usize

@@ -9,8 +9,8 @@ use std::sync::atomic;
 use super::barrier;
 use super::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, pause};
 
-/// See the [module](self). The first other thread pays for a system call; from then on this is a
-/// mutex for all of them.
+/// A lock that is cheap for the thread that made it. The first other thread pays for a system call;
+/// from then on this is a mutex for all threads.
 pub(crate) struct OwnerLock<T> {
     /// The thread that takes it by plain stores.
     owner: AtomicU64,
@@ -22,18 +22,18 @@ pub(crate) struct OwnerLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for OwnerLock<T> {}
 
-/// The value, for one at a time. It stays on its thread.
+/// Exclusive access to the value. It stays on its thread.
 pub(crate) struct OwnerGuard<'a, T> {
     lock: &'a OwnerLock<T>,
-    /// Unless it is the owner's. Dropped last.
+    /// Held by every guard but the owner's. Dropped last.
     others: Option<MutexGuard<'a, ()>>,
     value: PhantomData<&'a mut T>,
 }
 
-/// Instead of a thread, once another one than the owner has taken the lock.
+/// Stands in place of the owner, once another thread has taken the lock.
 const NOBODY: u64 = 0;
 
-/// Names the current thread.
+/// Identifies the current thread.
 #[inline]
 fn this_thread() -> u64 {
     thread_local!(static NUMBER: Cell<u64> = const { Cell::new(NOBODY) });
@@ -49,7 +49,7 @@ fn this_thread() -> u64 {
 }
 
 impl<T> OwnerLock<T> {
-    /// The current thread is the owner.
+    /// Makes a lock that the current thread owns.
     pub(crate) fn new(value: T) -> Self {
         Self::of(this_thread(), value)
     }
@@ -63,7 +63,7 @@ impl<T> OwnerLock<T> {
         }
     }
 
-    /// Locks it. A thread that has its guard already waits forever, or panics.
+    /// Locks it. A thread that has its guard already waits for ever, or panics.
     #[inline]
     pub(crate) fn lock(&self) -> OwnerGuard<'_, T> {
         self.lock_as(this_thread())
@@ -77,7 +77,8 @@ impl<T> OwnerLock<T> {
                 "a thread takes a lock that it holds"
             );
             self.is_owner_in.store(true, Ordering::Relaxed);
-            // Either this sees that another thread has come, or that one sees that the owner is in.
+            // Either this load sees that another thread has come, or that thread sees that the
+            // owner is inside.
             barrier::light();
             if self.owner.load(Ordering::Acquire) == thread {
                 return self.guard(None);

@@ -30,7 +30,7 @@ impl PlacedRegion {
     }
 }
 
-// SAFETY: only an address; whoever uses the memory keeps to the contract of `MemoryRegion`.
+// SAFETY: this is only an address; users of the memory keep to the contract of `MemoryRegion`.
 unsafe impl Send for PlacedRegion {}
 // SAFETY: as above.
 unsafe impl Sync for PlacedRegion {}

@@ -1,9 +1,9 @@
-//! What every value passes on its way through a codec, in both directions: a serializer and a
-//! deserializer around the codec's own.
+//! Wraps the serializer and the deserializer of a codec: every value passes through here, in both
+//! directions.
 //!
-//! They hold a value to its limits ([`CodecLimits`](super::CodecLimits), and a number of elements
-//! in proportion to the payload), since a peer chooses its depth and its lengths. And they notice
-//! where writer and reader do not see the same thing, which bytes that do not describe themselves
+//! The wrappers hold a value to its limits ([`CodecLimits`](super::CodecLimits), and a number of
+//! elements in proportion to the payload), because a peer chooses its depth and its lengths. And
+//! they notice where writer and reader do not see the same thing, which bytes without a description
 //! would turn into other values: serde calls `Serialize` and `Deserialize` of a type independently,
 //! and attributes such as `skip_serializing` change one of them only. Both sides compute a
 //! [shape](Guard::shape), of the variants by name and of the number of fields, and it travels.
@@ -21,16 +21,16 @@ use super::{DecodeError, EncodeError, limits};
 
 /// Elements of sequences and maps that need not have a byte each.
 const FREE_ELEMENTS: usize = 1 << 16;
-/// Bytes in memory of values that are read which need not have any in the payload, and those that
-/// go with each that is there.
+/// Bytes of memory that decoded values may take without bytes in the payload, and for each byte of
+/// it.
 const FREE_MEMORY: usize = 128 << 20;
 const MEMORY_PER_BYTE: usize = 512;
-/// Up to this size the number of elements limits what values take.
+/// Up to this size, the number of elements is limit enough for the memory of values.
 const SMALL: usize = 64;
-/// What serde keeps a value in that it reads before it knows what it is (`untagged`, `tag`,
+/// Size of serde's buffer for a value whose type it does not know yet (`untagged`, `tag`,
 /// `flatten`).
 const CONTENT: usize = 32;
-/// Half of what a thread has unless it is told otherwise.
+/// Half of the default stack of a thread.
 const MAX_STACK: usize = 1 << 20;
 
 const UNIT: u32 = 1 << 30;
@@ -42,28 +42,27 @@ pub(super) struct Guarded<'g, T> {
     pub(super) level: Level<'g>,
 }
 
-/// What one encoding or decoding has come across.
+/// The state of one encoding or decoding.
 pub(super) struct Guard {
-    /// Where the stack stood at its beginning.
+    /// Stack address at its beginning.
     stack: usize,
     max_depth: usize,
-    /// Levels that there may be below the present one.
+    /// Levels that are still allowed below the present one.
     depth_left: Cell<usize>,
     /// Whether the codec writes names, so that writer and reader may differ in what they leave out.
     is_named: bool,
-    /// When decoding: elements that may yet come. When encoding: those that have been.
+    /// When decoding: elements that may still come. When encoding: elements so far.
     elements: Cell<usize>,
-    /// Bytes of memory that large values took which were read.
+    /// Bytes of memory that large decoded values have taken.
     memory: Cell<usize>,
     /// Bytes to decode.
     payload_len: usize,
-    /// 0 as long as there is no variant or field.
+    /// The shape so far; 0 while there is no variant or field.
     shape: Cell<u32>,
 }
 
-/// A value's place among those that it is in, which the guard knows: a codec's serializer and this
-/// are two words, which travel in registers, so that the compiler sees how little a loop over
-/// elements does.
+/// The level of a value, with its guard: a codec's serializer and this are two words, which travel
+/// in registers, so that the compiler sees how little a loop over elements does.
 #[derive(Clone, Copy)]
 pub(super) struct Level<'g> {
     guard: &'g Guard,
@@ -91,13 +90,13 @@ impl Guard {
         }
     }
 
-    /// For bytes that say no names.
+    /// Makes a guard for encoding without names.
     #[inline]
     pub(super) fn encoding() -> Self {
         Self::new(false, 0, 0)
     }
 
-    /// For bytes that say no names.
+    /// Makes a guard for decoding without names.
     #[inline]
     pub(super) fn decoding(payload_len: usize) -> Self {
         Self::new(
@@ -115,8 +114,8 @@ impl Guard {
         Self::new(true, elements, payload_len)
     }
 
-    /// Notes that a `T` is read: it may take memory without taking bytes (fields with serde's
-    /// `skip`, the room of an option that is none). What is in it may be noted again.
+    /// Accounts for reading a `T`, which may take memory without taking bytes (fields with serde's
+    /// `skip`, the room of an option that is none). Its parts may be accounted for again.
     #[inline]
     fn spend_on<T>(&self) -> Result<(), TooMuch> {
         match size_of::<T>() {
@@ -135,8 +134,8 @@ impl Guard {
         Ok(())
     }
 
-    /// Notes a value that serde keeps until it knows what it is. It is copied for each of those
-    /// around it that do not know, and what it becomes is made out of our sight.
+    /// Accounts for a value that serde buffers until it knows its type. It is copied for each
+    /// enclosing value that does not know, and converted without passing here again.
     fn spend_on_content(&self) -> Result<(), TooMuch> {
         let depth = self.max_depth.saturating_sub(self.depth_left.get());
         self.spend(CONTENT.saturating_mul(depth + 1))
@@ -148,7 +147,7 @@ impl Guard {
         Level { guard: self }
     }
 
-    /// Checks what has been encoded into `len` bytes, as its reader will.
+    /// Checks the elements that were encoded into `len` bytes, as the reader will.
     #[inline]
     pub(super) fn check_elements(&self, len: usize) -> Result<(), EncodeError> {
         let elements = self.elements.get();
@@ -158,7 +157,7 @@ impl Guard {
         Ok(())
     }
 
-    /// What variants and fields there were. `None` if there were none.
+    /// The shape of the variants and fields; `None` if there were none.
     #[inline]
     pub(super) fn shape(&self) -> Option<[u8; 4]> {
         match self.shape.get() {
@@ -167,7 +166,7 @@ impl Guard {
         }
     }
 
-    /// Checks what stands behind the value.
+    /// Checks the shape that follows the value.
     #[inline]
     pub(super) fn check_shape(&self, rest: &[u8]) -> Result<(), DecodeError> {
         match (self.shape(), rest) {
@@ -183,11 +182,11 @@ impl Guard {
     #[inline]
     fn fold(&self, part: u32) {
         let mixed = (self.shape.get().rotate_left(5) ^ part).wrapping_mul(0x9e37_79b1);
-        // Never 0: there has been something.
+        // Never 0: there has been a variant or field.
         self.shape.set(mixed | 1);
     }
 
-    /// FNV-1a of a variant's name.
+    /// Adds the FNV-1a hash of a variant's name.
     #[inline]
     fn fold_name(&self, name: &str) {
         let add = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
@@ -206,8 +205,8 @@ fn wrong_shape(extra: usize) -> DecodeError {
 }
 
 impl Level<'_> {
-    /// The level of what is in it, until [`leave`](Self::leave). A reader may go on after an error,
-    /// a writer does not.
+    /// Enters the level of the parts, until [`leave`](Self::leave). A reader may go on after an
+    /// error, a writer does not.
     #[inline]
     fn deeper(self) -> Result<Self, TooDeep> {
         match self.guard.depth_left.get().checked_sub(1) {
@@ -220,13 +219,13 @@ impl Level<'_> {
         }
     }
 
-    /// What was in it is done.
+    /// Leaves the level of the parts.
     #[inline]
     fn leave(self) {
         self.guard.depth_left.set(self.guard.depth_left.get() + 1);
     }
 
-    /// The level of what is in it without being a level deeper.
+    /// Enters the parts without going a level deeper.
     #[inline]
     fn beside(self) -> Result<Self, TooDeep> {
         if self.guard.stack.abs_diff(stack_address()) > MAX_STACK {
@@ -256,7 +255,7 @@ impl fmt::Display for TooDeep {
     }
 }
 
-/// So many bytes of memory.
+/// The value takes this many bytes of memory.
 struct TooMuch(usize);
 
 impl fmt::Display for TooMuch {
@@ -275,9 +274,9 @@ fn too_many(elements: usize) -> EncodeError {
 }
 
 enum TooMany {
-    /// So many.
+    /// The number of elements.
     Elements(usize),
-    /// In a pickle, which may refer to a value more than once.
+    /// Values in a pickle, which may refer to a value more than once.
     Values,
 }
 
@@ -293,7 +292,7 @@ impl fmt::Display for TooMany {
     }
 }
 
-/// What a pickle may not have in it.
+/// The error of a pickle with too many values.
 pub(super) const TOO_MANY_VALUES: &str = "too many values: shared ones count each time; `max_pickle_values` or \
     SLIME_RPC_MAX_PICKLE_VALUES allows more";
 
