@@ -1,4 +1,5 @@
-//! Finding services without knowing who serves them: a driver that uses whatever workers there are.
+//! Finds services without knowing which agents serve them: a driver that uses whatever workers
+//! there are.
 //!
 //!     cargo run --release --example discover
 //!     # Follows the workers of a NanoCtrl:

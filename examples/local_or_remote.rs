@@ -1,4 +1,4 @@
-//! Code that does not care where an actor lives: a cache that is asked here, and by another agent.
+//! Code that works wherever an actor runs: a cache that is called here, and by another agent.
 //!
 //!     cargo run --release --example local_or_remote
 

@@ -203,7 +203,7 @@ fn not_in_codec(reason: &str) -> String {
     )
 }
 
-/// Whether the handler of a failed call ran.
+/// Tells whether the handler of a failed call ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ran {
     /// The handler did not run, and will not: the call can be made again without harm.

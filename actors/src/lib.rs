@@ -120,7 +120,7 @@ pub mod faults {
     pub use slimerpc::fabric::{CompletionStatus, Device};
 }
 
-/// What the code that `#[service]` generates refers to. Not for direct use.
+/// Items that the code of `#[service]` refers to. Not for direct use.
 #[doc(hidden)]
 pub mod __private {
     pub use crate::service::answer::{

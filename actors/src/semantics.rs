@@ -94,7 +94,7 @@
 //! | Calls of a peer that is killed end with `PeerLost`. | `call_1_a_killed_worker_fails_the_call_within_a_second` |
 //! | Calls made while a peer is away end at once, and are not run, unless a [`reconnect_wait`](crate::Timeouts::reconnect_wait) is set. | `call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_when_it_is_back` |
 //! | Proxies heal by themselves when the peer, or its service, is back. | the same, `a_proxy_heals_when_its_service_is_served_again` |
-//! | Whoever waits for a peer has its next life as soon as that serves. | `fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another`, `all_who_wait_for_a_killed_worker_have_its_next_life_as_soon_as_that_serves` |
+//! | A wait for a peer ends as soon as its next incarnation serves. | `fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another`, `all_who_wait_for_a_killed_worker_have_its_next_life_as_soon_as_that_serves` |
 //! | A proxy says `Reconnected` when it can be called. | `a_proxy_says_that_it_is_connected_again_when_it_can_be_called` |
 //! | Calls that may wait for a peer that is lost are made when it is back, once. | `calls_of_a_peer_that_is_lost_wait_for_it_as_long_as_they_may` |
 //! | A service that is back is checked anew: no call goes to another method. | `fence_1_a_proxy_checks_the_table_of_a_service_that_is_back_anew` |
@@ -118,20 +118,20 @@
 //!
 //! | promise | test |
 //! | --- | --- |
-//! | A panic is told to its caller, with its place, and counts; with a factory a new instance is made. | `panic_1_a_panic_is_told_with_its_place_and_the_instance_is_made_anew` |
+//! | A panic is reported to its caller, with its place, and counts; with a factory a new instance is made. | `panic_1_a_panic_is_told_with_its_place_and_the_instance_is_made_anew` |
 //! | Requests that wait survive a restart, in order, their bytes untouched; the one that was running is not run again. | `ring_1_slot_2_waiting_requests_survive_a_restart_and_the_running_one_is_not_run_again` |
 //! | Deadlines and cancels hold while a restart waits. | `deadlines_and_cancels_hold_while_a_restart_waits` |
 //! | Each restart within the window waits longer than the one before. | `restarts_wait_longer_each_time` |
 //! | No more restarts than the limit begin within any window, which slides. | `never_more_than_max_in_any_window_and_waits_within_bounds` (in `restarts.rs`), `the_window_of_the_limit_slides` |
-//! | Beyond the limit all who wait and who call get `ServiceDown`, at once. | `call_1_slot_2_beyond_its_limit_a_service_is_down_for_all_who_wait_and_who_come` |
+//! | Beyond the limit all waiting and new calls end with `ServiceDown`, at once. | `call_1_slot_2_beyond_its_limit_a_service_is_down_for_all_who_wait_and_who_come` |
 //! | New proxies are refused then, with a type of its own. | `new_proxies_are_told_that_a_service_is_down_until_it_is_served_anew` |
 //! | A start that fails is tried again, and counts. | `a_factory_that_fails_at_a_restart_is_tried_again_up_to_the_limit` |
 //! | A handler may ask for a restart; its caller has its answer. | `a_handler_may_ask_for_a_restart_and_its_caller_has_its_answer` |
-//! | What is served by value goes on with its state. | `what_is_served_by_value_keeps_its_state_unless_it_is_temporary` |
-//! | Parallel methods are answered meanwhile, from what the instance before had shared; their panics end nothing. | `parallel_methods_are_answered_while_a_restart_waits_and_their_panics_are_no_end` |
+//! | A service that is served by value goes on with its state. | `what_is_served_by_value_keeps_its_state_unless_it_is_temporary` |
+//! | Parallel methods are answered during a restart, from what the previous instance shared; their panics end nothing. | `parallel_methods_are_answered_while_a_restart_waits_and_their_panics_are_no_end` |
 //! | The old instance is gone before the new one is made, unless it is handed over. | `hooks_are_called_in_order_and_the_old_instance_is_gone_before_the_new_one_is_made`, `state_is_handed_over_by_choice_and_waits_for_a_start_that_takes_it` |
 //! | Services that are tied together end together, and then start in the order of serving. | `one_for_all_ends_the_others_too_and_then_starts_all_in_order`, `rest_for_one_restarts_those_that_were_served_later` |
-//! | Async handlers of theirs are dropped where they await, and answer `ServiceDown`; sync ones are waited for. | `call_1_handlers_that_await_are_dropped_when_another_service_takes_theirs_with_it`, `one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer` |
+//! | Their async handlers are dropped where they await, and answer `ServiceDown`; sync ones are waited for. | `call_1_handlers_that_await_are_dropped_when_another_service_takes_theirs_with_it`, `one_for_all_waits_for_a_sync_handler_and_its_caller_has_its_answer` |
 //! | A service that is given up takes those with it that would have been restarted with it. | `a_service_that_is_given_up_takes_those_with_it_that_depend_on_it` |
 //! | A service that panics on every tenth request under load answers each exactly once. | `serial_1_call_1_slot_2_a_worker_that_panics_on_every_tenth_answers_each_call_once` |
 //!
@@ -142,8 +142,8 @@
 //!
 //! | promise | test |
 //! | --- | --- |
-//! | A serial handler that calls its own instance is told so, instead of waiting for ever. | `a_handler_that_calls_its_own_instance_is_told_so` |
-//! | It may ask the parallel methods of its service. | `a_serial_handler_may_ask_the_parallel_methods_of_its_own_service` |
+//! | A serial handler that calls its own instance gets an error, instead of waiting for ever. | `a_handler_that_calls_its_own_instance_is_told_so` |
+//! | It may call the parallel methods of its service. | `a_serial_handler_may_ask_the_parallel_methods_of_its_own_service` |
 //!
 //! Not promised: that a cycle of calls through several services is detected. Give such calls
 //! deadlines.

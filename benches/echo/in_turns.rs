@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::suite::Suite;
 use crate::support::{Figures, Result};
 
-/// Who polled in the slice before falls asleep.
+/// The poller of the slice before falls asleep.
 const SETTLE: Duration = Duration::from_millis(30);
 
 /// What can be better in one round than in another.

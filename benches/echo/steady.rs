@@ -1,7 +1,7 @@
 //! What calls cost that is not time, once they run and while both sides poll: allocations, context
 //! switches, system calls, and waits for locks, on either side.
 //!
-//! A figure is of whole processes, the signs of life and the mail of their agents included. Those
+//! A figure is of whole processes, including the heartbeats and the mail of their agents. Those
 //! come with time and not with calls; so there are many calls, and less than one in a thousand of
 //! them counts as none.
 

@@ -1,5 +1,5 @@
-//! A chart: lines between two axes. Axes are linear; who wants a logarithmic one gives logarithms,
-//! and labels that undo them.
+//! A chart: lines between two axes. Axes are linear; for a logarithmic one pass logarithms, and
+//! labels that undo them.
 
 use std::path::Path;
 

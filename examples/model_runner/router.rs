@@ -1,4 +1,4 @@
-//! The supervisor: an actor that hands requests to workers, and sees to it that there are some.
+//! The supervisor: an actor that hands requests to workers, and keeps some running.
 //!
 //! Everything that happens comes to it in turn, so it needs no lock: requests, answers, the end of
 //! processes, the clock.
@@ -42,7 +42,7 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(3);
 /// How long workers may take to end when they are told to.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// See the [module](self).
+/// An actor that hands requests to workers, and keeps some running.
 pub(crate) struct Router {
     fleet: Rc<Fleet>,
     workers: Vec<Worker>,
@@ -80,7 +80,7 @@ impl Router {
         }
     }
 
-    /// Begins a life of a worker.
+    /// Starts an incarnation of a worker.
     fn start_worker(&mut self, number: usize, ctx: &mut Context<Self>) {
         if self.is_draining {
             return self.check_drained();
@@ -122,7 +122,7 @@ impl Router {
         self.hand_out(ctx);
     }
 
-    /// A life of a worker is over, or did not even begin.
+    /// Handles the end of a worker's incarnation, or its failure to start.
     fn down(&mut self, number: usize, reason: Option<String>, ctx: &mut Context<Self>) {
         let worker = &mut self.workers[number];
         let reason = end_of(worker.process.take(), reason);
@@ -197,7 +197,7 @@ impl Router {
         match result {
             Ok(scores) => {
                 worker.answered += u64::from(worker.life == life);
-                // Whoever asked may have gone.
+                // The caller may have gone.
                 let _ = job.answer.send(Ok(scores));
             }
             Err(error) => {

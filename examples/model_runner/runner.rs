@@ -74,8 +74,8 @@ impl ModelRunner {
         Ok(count.to_le_bytes())
     }
 
-    /// Reads a batch of images. Changes nothing, so whoever is not sure that it was run may ask
-    /// again.
+    /// Reads a batch of images. It changes nothing, so a caller that does not know whether it ran
+    /// may ask again.
     #[method]
     pub(crate) fn infer(&mut self, pixels: Vec<u8>) -> Result<Scores, InferError> {
         let network = self.network.as_ref().ok_or(InferError::NoWeights)?;

@@ -27,7 +27,7 @@ use worker::Worker;
 /// How long workers may take to end when they are told to.
 const DISMISS: Duration = Duration::from_secs(5);
 
-/// See the [module](self).
+/// The driver of a training.
 pub(crate) struct Driver {
     fleet: Rc<Fleet>,
     workers: Vec<Worker>,
@@ -52,7 +52,7 @@ impl Driver {
         }
     }
 
-    /// Begins a life of a worker.
+    /// Starts an incarnation of a worker.
     fn start_worker(&mut self, rank: usize, ctx: &mut Context<Self>) {
         if self.is_dismissing {
             return self.check_dismissed();
@@ -88,7 +88,7 @@ impl Driver {
         self.check_assembled();
     }
 
-    /// A life of a worker is over, or did not even begin.
+    /// Handles the end of a worker's incarnation, or its failure to start.
     fn down(&mut self, rank: usize, reason: Option<String>, ctx: &mut Context<Self>) {
         let worker = &mut self.workers[rank];
         let reason = end_of(worker.process.take(), reason);

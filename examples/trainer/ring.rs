@@ -155,7 +155,7 @@ impl Ring {
         Ok(std::mem::take(&mut round.sum))
     }
 
-    /// Ends a round, begun or not; whoever waits for it is told.
+    /// Ends a round, begun or not, and tells its waiters.
     pub(crate) fn abort(&self, number: u64) {
         let mut round = self.lock();
         if number >= round.number {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::buffer_pool::{BufferPool, MemoryError, PooledBuffer};
 use crate::fabric::{Access, Device, LinkType, MemoryRegion, OutOfRange};
 
-/// What peers may do with a [`Buffer`].
+/// The access that peers have to a [`Buffer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Rights {
     /// Peers may read it.
@@ -114,12 +114,12 @@ impl Buffer {
         self.len() == 0
     }
 
-    /// What peers may do with the buffer.
+    /// The access that peers have to the buffer.
     pub fn rights(&self) -> Rights {
         self.rights
     }
 
-    /// Where peers find the buffer, on each kind of link.
+    /// The locations of the buffer for peers, one for each kind of link.
     pub fn places(&self) -> Vec<BufferLocation> {
         let outside = self.block.outside();
         let own = BufferLocation {

@@ -37,7 +37,7 @@ impl Default for MemoryLimits {
     }
 }
 
-/// What a [`BufferPool`] holds, in bytes.
+/// The bytes that a [`BufferPool`] holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct MemoryAccount {
     /// Bytes of payloads that are being sent, received or handled.

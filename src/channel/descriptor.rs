@@ -115,9 +115,9 @@ pub struct ServiceTable {
 pub struct MethodMismatch {
     /// Name of the method.
     pub method: String,
-    /// Its signature at the caller.
+    /// Signature of the method at the caller.
     pub ours: String,
-    /// Its signature at the server.
+    /// Signature of the method at the server.
     pub theirs: String,
 }
 

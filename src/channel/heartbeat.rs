@@ -32,7 +32,7 @@ const BEAT: u32 = 1;
 const LEAVING: u32 = 2;
 const MAX_MILLIS: u32 = u32::MAX >> 2;
 
-/// What the peer's end of a [`Heartbeat`] has sent since the last call.
+/// A message that the peer's end of a [`Heartbeat`] has sent since the last call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeartbeatEvent {
     /// No message has arrived.

@@ -10,7 +10,7 @@ use super::ring_request::RingRequest;
 use super::stream::{ItemSink, StreamCredit};
 use crate::wire::{EncodeError, Fault, MessageKind};
 
-/// What all requests for a service share.
+/// The properties that all requests for a service share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceInfo {
     /// Name of the service.

@@ -28,7 +28,7 @@ pub struct Entity {
     pub id: String,
     /// Kind of the entity; readers list one kind at a time.
     pub kind: String,
-    /// What the owner publishes about it.
+    /// Data that the owner publishes about it.
     pub metadata: Value,
 }
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{process, topology};
 
-/// What an agent registers with (`POST /start_peer_agent`).
+/// The data that an agent registers with (`POST /start_peer_agent`).
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Registration {
     /// The alias that is requested; `None` for a generated one.

@@ -15,7 +15,7 @@ const NEXT: u16 = 1 << 4;
 const END: u16 = 1 << 5;
 const MAX_LEN: usize = FIXED + 16 * 8;
 
-/// What a native message says beside its payload.
+/// The fields that a native message carries beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Extension {
     /// Time that remained until the call's deadline when it was sent, in microseconds. The two

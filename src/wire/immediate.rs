@@ -3,7 +3,7 @@
 const CANCEL: u32 = 1 << 16;
 const RELEASE: u32 = 1 << 17;
 
-/// What an immediate says about its slot.
+/// The meaning of an immediate for its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Signal {
     /// A message stands in the slot.
@@ -28,7 +28,7 @@ pub enum Signal {
 pub struct Immediate {
     /// Number of the slot.
     pub slot: u16,
-    /// What the immediate says about the slot.
+    /// The meaning of the immediate for the slot.
     pub signal: Signal,
 }
 

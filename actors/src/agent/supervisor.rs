@@ -80,7 +80,7 @@ struct AgentState {
     /// The services that are supervised: restarted, or given up.
     supervised: RefCell<SupervisedServices<RunningService>>,
     events: broadcast::Sender<AgentEvent>,
-    /// Proxies that wait for the answer to their [`Open`].
+    /// Proxies that wait for the answer to their open.
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// The channels of proxies, each with the peer's incarnation if it is native.
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,

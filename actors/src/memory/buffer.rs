@@ -78,7 +78,7 @@ impl RdmaBuffer {
         self.len == 0
     }
 
-    /// What a holder of the handle may do with the memory.
+    /// The access that a holder of the handle has to the memory.
     pub fn rights(&self) -> Rights {
         self.rights
     }

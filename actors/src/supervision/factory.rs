@@ -6,7 +6,7 @@ use slimerpc::panics::contain;
 
 use crate::{AgentError, EndCause};
 
-/// What a factory learns about the instance that it is to make; see
+/// Tells a factory about the instance that it is to make; see
 /// [`PeerAgent::serve_from`](crate::PeerAgent::serve_from).
 pub struct Start<A> {
     previous: Option<A>,

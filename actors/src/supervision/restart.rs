@@ -4,7 +4,7 @@
 //!
 //! - At most `max_restarts` restarts begin within any window.
 //! - Between the end of an instance and the next start lies the pause of
-//!   [`Backoff`](crate::Backoff).
+//!   [`Backoff`].
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const MAX_RESTARTS: u32 = 100_000;
 const MAX_WINDOW: Duration = Duration::from_secs(24 * 3600);
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// What follows when an instance of a service ends by itself.
+/// The restart policy of a service: it decides what follows when an instance ends by itself.
 /// [`Serve::restart`](crate::Serve::restart) takes it. The names are those of Erlang's supervisors.
 ///
 /// An instance ends by itself when a serial handler panics, [asks for a restart](crate::restart())
@@ -97,7 +97,7 @@ impl Restart {
     }
 
     /// Gives the service up instead of restarting it more than `max_restarts` times within any
-    /// `window`. Failed starts count. Restarts that the agent's [`Strategy`](crate::Strategy)
+    /// `window`. Failed starts count. Restarts that the agent's [`Strategy`]
     /// causes along with another service do not. Serving refuses a limit that cannot be reached
     /// because of the backoff.
     pub fn limit(mut self, max_restarts: u32, window: Duration) -> Self {
@@ -183,7 +183,7 @@ fn refuse(name: &'static str, value: impl ToString, allowed: &str) -> Result<(),
     })
 }
 
-/// What happens to the other services of an agent when an instance of one is restarted.
+/// Decides which other services of an agent are restarted along with one.
 /// [`Builder::strategy`](crate::Builder::strategy) sets it. The names are those of Erlang's
 /// supervisors.
 ///

@@ -5,8 +5,8 @@
 //!         [-- tarpc tonic --seconds 2 --csv FILE]
 //!
 //! Everything runs one after the other in one run, so ratios are worth more than times. A peer is a
-//! file in `peers/`; each says what it does with the bytes, and `--list` prints it. Who lacks a
-//! package, a device or memory is skipped and says why.
+//! file in `peers/`; each says what it does with the bytes, and `--list` prints it. A peer that
+//! lacks a package, a device or memory is skipped and says why.
 
 #[macro_use]
 #[path = "../../support/mod.rs"]

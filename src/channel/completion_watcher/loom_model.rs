@@ -1,5 +1,5 @@
 //! The rules of the [watcher](super) under every interleaving, with up to two preemptions, of two
-//! who sleep and of what wakes them: nobody is forgotten.
+//! sleepers and of what wakes them: no sleeper is forgotten.
 //!
 //! It is a model of the rules, not the code, which runs on a kernel and on runtimes. A thread
 //! stands for a thread that sleeps in `.wait()`, for the fallback, or for a runtime of one thread:
@@ -14,10 +14,10 @@ const SLEEPERS: usize = 2;
 /// Answers for one sleeper are counted from this bit on, for each.
 const BITS: usize = 8;
 
-/// A channel, and what wakes those who wait for it.
+/// A channel, and what wakes its waiters.
 #[derive(Default)]
 struct Channel {
-    /// Whoever awaits edges of the descriptor need not clear it.
+    /// An edge-triggered waiter on the descriptor need not clear it.
     has_edges: bool,
     /// The completion queue: answers that have arrived, for each sleeper.
     queue: AtomicUsize,
@@ -33,9 +33,9 @@ struct Channel {
 
 #[derive(Default)]
 struct ModelState {
-    /// Answers taken in, for each sleeper.
+    /// Answers that were handled, for each sleeper.
     answers: [usize; SLEEPERS],
-    /// Who wants to be woken.
+    /// The sleepers that are to be woken.
     asleep: [bool; SLEEPERS],
     is_closed: bool,
 }
@@ -49,17 +49,17 @@ enum InlineWatcher {
     },
 }
 
-/// What ends waiting.
+/// The state that ends a wait.
 #[derive(Default)]
 struct Kernel {
     /// The completion queue's descriptor is readable.
     raised: bool,
-    /// It was raised since the fallback task, and those on the sleepers' runtimes, took notice of
-    /// that. They await edges; what is cleared before they look they miss.
+    /// The descriptor was raised since the fallback task, and those on the sleepers' runtimes,
+    /// noticed that. They wait for edges, and miss one that is cleared before they look.
     edge_at_home: bool,
     edges: [bool; SLEEPERS],
     woken: [bool; SLEEPERS],
-    /// Of the tasks on the sleepers' runtimes.
+    /// Wakes of the tasks on the sleepers' runtimes.
     bells: [bool; SLEEPERS],
     /// The fallback task has been spawned, and has not begun.
     spawned: bool,
@@ -114,7 +114,7 @@ impl Channel {
         self.wake(asleep);
     }
 
-    /// Takes in what has arrived, under the lock.
+    /// Handles what has arrived, under the lock.
     fn collect(&self, core: &mut ModelState) -> [bool; SLEEPERS] {
         let arrived = self.queue.swap(0, Ordering::Acquire);
         let mut ready = [false; SLEEPERS];
@@ -151,7 +151,8 @@ impl Channel {
         self.core().asleep.contains(&true)
     }
 
-    /// Whether so many calls of this sleeper are decided. If not, it is woken when another one is.
+    /// Returns whether this many calls of the sleeper have ended. If not, it is woken when another
+    /// one does.
     fn poll(&self, sleeper: usize, calls: usize) -> bool {
         let mut core = self.core();
         let ready = self.collect(&mut core);
@@ -239,7 +240,7 @@ impl Channel {
     fn sleep_in_runtime(&self, sleeper: usize, calls: usize) {
         let mut task = None;
         for call in 1..=calls {
-            // Who waits is polled first, then the task that watches.
+            // The waiter is polled first, then the watching task.
             while !self.poll(sleeper, call) {
                 let is_new = self.ensure(sleeper);
                 if is_new {
@@ -380,7 +381,7 @@ enum CallEnd {
     Close,
 }
 
-/// Two make so many calls each, which end like this. Who is forgotten waits for ever, which loom
+/// Two sleepers make calls, which end like this. A forgotten sleeper waits for ever, which loom
 /// reports as a deadlock.
 fn nobody_is_forgotten(sleepers: [(Kind, usize); SLEEPERS], ends: &'static [CallEnd]) {
     for has_edges in [false, true] {
@@ -462,7 +463,7 @@ fn call_1_a_thread_that_sleeps_twice() {
     );
 }
 
-/// Whoever was served by the fallback may find it disarmed the next time: an inline watcher has
+/// A sleeper that the fallback has served may find it disarmed the next time: an inline watcher has
 /// consumed the event.
 #[test]
 fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
@@ -473,7 +474,7 @@ fn call_1_a_thread_that_sleeps_twice_beside_a_runtime() {
     );
 }
 
-/// A close that forgets somebody does so with one preemption.
+/// A close that forgets a sleeper does so with one preemption.
 #[test]
 fn call_1_a_thread_and_a_runtime_whose_channel_is_closed() {
     let sleepers = [(Kind::Thread, 1), (Kind::Runtime, 1)];

@@ -1,4 +1,4 @@
-//! Who watched has gone; nobody who sleeps is forgotten.
+//! The end of a watcher: no sleeper is forgotten.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc;
@@ -17,12 +17,12 @@ struct Told(mpsc::Sender<()>);
 
 impl Wake for Told {
     fn wake(self: Arc<Self>) {
-        // Who is not waited for any more is not told.
+        // A sleeper that is not waited for any more is not told.
         let _ = self.0.send(());
     }
 }
 
-/// A call of somebody who sleeps.
+/// A call whose caller sleeps.
 struct Sleeper {
     call: PendingCall,
     woken: mpsc::Receiver<()>,
@@ -82,7 +82,7 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
 fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {
     use crate::fabric::faults::{Faults, Plan};
 
-    // Whoever has not seen an event when it is cleared misses it: this queue has no edges.
+    // A waiter that has not seen an event when it is cleared misses it: this queue has no edges.
     let caller = Faults::new(Plan::new()).wrap(ShmDevice::open().unwrap());
     let mut ends = Loopback::in_runtime(runtime(), caller, ShmDevice::open().unwrap(), 4);
     let inline = runtime();

@@ -75,7 +75,7 @@ pub enum Input<E> {
     Drained(Session),
 }
 
-/// What the owner of a [`PeerConnection`](super::PeerConnection) has to do, in order.
+/// A step that the owner of a [`PeerConnection`](super::PeerConnection) has to take, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action<E> {
     /// Ask the control plane for the peer's incarnation. If no answer comes, this action is

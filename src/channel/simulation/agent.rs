@@ -1,4 +1,4 @@
-//! An agent: what it has for each of its peers.
+//! An agent, and its state for each of its peers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
@@ -10,14 +10,15 @@ use crate::channel::core::responder::{Responder, SlotRequest};
 use crate::channel::peer_connection::{PeerConnection, RetryTiming, Session};
 use crate::channel::send_queue::SendQueue;
 
-/// A life of an agent: its place among the agents, and how many lives it had before.
+/// One incarnation of an agent: its index among the agents, and how many incarnations it had
+/// before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) agent: usize,
     pub(super) life: usize,
 }
 
-/// One life.
+/// One incarnation.
 #[derive(Debug)]
 pub(super) struct Agent {
     pub(super) incarnation: u64,
@@ -28,7 +29,7 @@ pub(super) struct Agent {
     pub(super) is_polling: bool,
 }
 
-/// What an agent has for one peer.
+/// The state of an agent for one peer.
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) link: PeerConnection<Port>,
@@ -41,7 +42,7 @@ pub(super) struct Peer {
     pub(super) up: Option<Up>,
     /// How many sessions there were: the owner of work requests.
     pub(super) generation: u64,
-    /// The last life of the peer that a session was up with.
+    /// The last incarnation of the peer that a session was up with.
     pub(super) believed: Option<usize>,
     pub(super) caller: Caller,
     pub(super) replies: Box<[Option<MessageContent>]>,

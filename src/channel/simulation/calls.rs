@@ -15,7 +15,7 @@ use crate::wire::{Header, Immediate, MessageKind, Signal};
 /// In an immediate: it is about a reply ring. (Above the bits that immediates use.)
 const REPLY: u32 = 1 << 24;
 
-/// What is true of a call.
+/// The truth about a call, as the world knows it.
 #[derive(Debug)]
 pub(super) struct Call {
     /// What it was made over.
@@ -305,7 +305,7 @@ impl World {
         }
     }
 
-    /// The program looks after its calls.
+    /// A program looks at its calls.
     pub(super) fn look(&mut self, spot: Spot, at: usize) {
         let now = self.schedule.instant();
         let peer = self.peer(spot, at);

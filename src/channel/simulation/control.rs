@@ -1,5 +1,5 @@
-//! The control plane: records that may be stale, messages that may be late, come twice, or find
-//! another life.
+//! The control plane: records may be stale, and messages may be late, come twice, or reach another
+//! incarnation.
 
 use super::agent::Spot;
 use super::fabric::Port;
@@ -7,16 +7,16 @@ use super::schedule::{Event, Micros};
 use super::world::World;
 use crate::channel::peer_connection::{HandshakeMessage, Input};
 
-/// What the world keeps under an alias, whoever lives there.
+/// What the world keeps under an alias, whichever incarnation runs there.
 #[derive(Debug, Default)]
 pub(super) struct Alias {
-    /// Those it knows.
+    /// The aliases that it knows.
     pub(super) neighbours: Vec<Neighbour>,
     /// What was published, and when.
     pub(super) records: Vec<(Micros, Option<u64>)>,
-    /// Incarnations of all lives so far.
+    /// All incarnations so far.
     pub(super) incarnations: Vec<u64>,
-    /// Letters that came while nobody lived there.
+    /// Messages that came while no incarnation ran.
     pub(super) mail: Vec<(usize, HandshakeMessage<Port>)>,
 }
 

@@ -183,7 +183,7 @@ impl World {
             .completions
             .push_back(Completed { port, work, result });
         if !std::mem::replace(&mut agent.is_polling, true) {
-            // Who is busy looks late, and finds what is of a session that is over.
+            // A busy agent looks late, and finds messages of a session that is over.
             let most = if self.rng.percent(4) { 6000 } else { 100 };
             let delay = self.rng.below(most);
             self.schedule.after(delay, Event::Poll(owner));
@@ -198,7 +198,7 @@ impl World {
         }
     }
 
-    /// To ERR. Whoever is connected with it will notice.
+    /// Moves to ERR. The connected end will notice.
     pub(super) fn fail(&mut self, port: Port) {
         let pair = &mut self.ports[port.0];
         if std::mem::replace(&mut pair.state, MessageState::Error) == MessageState::Error {

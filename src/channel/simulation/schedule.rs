@@ -1,4 +1,4 @@
-//! What is going to happen, under a virtual clock.
+//! The events to come, under a virtual clock.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,8 +12,8 @@ use crate::channel::peer_connection::{HandshakeMessage, Session};
 /// Microseconds since the world began.
 pub(super) type Micros = u64;
 
-/// Something that will happen. What is for an agent names the life that it is meant for, unless the
-/// outside world does it.
+/// An event to come. An event for an agent names the incarnation that it is meant for, unless the
+/// outside world causes it.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// A message comes to the other end of its queue pair.
@@ -36,7 +36,7 @@ pub(super) enum Event {
     Made(Spot, usize, Session),
     /// Queue pairs are drained.
     Drained(Spot, usize, Session),
-    /// A message comes to whoever has the alias.
+    /// A message arrives at the present owner of the alias.
     Mail(usize, usize, HandshakeMessage<Port>),
     /// Something goes wrong.
     Trouble(Trouble),
@@ -45,7 +45,7 @@ pub(super) enum Event {
 }
 
 impl Event {
-    /// The life that it is for.
+    /// The incarnation that it is for.
     pub(super) fn spot(&self) -> Option<Spot> {
         match self {
             Self::Poll(spot)

@@ -2,8 +2,8 @@
 //! thread, through steps that proptest chooses, and shrinks.
 //!
 //! Programs make calls, sleep, keep answers and give up; runtimes are driven, or end; completion
-//! queues have [trouble](super::trouble_queue). At the end whoever is awake goes to sleep, and all
-//! requests are answered: then nobody looks but those who watch for sleepers.
+//! queues have [trouble](super::trouble_queue). At the end all programs go to sleep, and all
+//! requests are answered: then only the watchers poll.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -370,7 +370,7 @@ impl World {
         assert!(!self.trouble.is_drowned(), "INPUT-1: a flood has no end");
     }
 
-    /// CALL-1: whoever is awake goes to sleep, and everything is answered.
+    /// CALL-1: all programs go to sleep, and everything is answered.
     fn end_calls(&mut self) {
         let until = Instant::now() + LONG;
         while !(self.calls.is_empty() && self.told.is_empty() && self.kept.is_empty()) {
@@ -487,7 +487,7 @@ fn call_1_call_2_nobody_is_forgotten() {
     let (first, second) = (sleep(true), sleep(true));
     let served = [call, first, drive, take, answer, drive];
     live(1, &[&served[..], &[call, first, second]].concat());
-    // Who is looked at sleeps no more.
+    // A call that is looked at does not sleep any more.
     live(1, &[call, sleep(false), read]);
     // What has run was sent, though its answer comes after the end.
     live(1, &[call, take, answer, failure, look, look]);

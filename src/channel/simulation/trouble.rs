@@ -12,7 +12,7 @@ pub(super) enum Trouble {
     Death(usize),
     /// An agent ends its connections and leaves.
     Leave(usize),
-    /// There is a new life under an alias whose agent is gone.
+    /// A new incarnation starts under an alias whose agent is gone.
     Birth(usize),
     /// An agent does nothing for a while.
     Freeze(usize, Micros),
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// A life ends, and with it its queue pairs and its calls. Another follows.
+    /// An incarnation ends, and with it its queue pairs and its calls. Another follows.
     fn death(&mut self, spot: Spot) {
         let Some(agent) = self.lives[spot.agent].take() else {
             return;

@@ -27,7 +27,7 @@ struct TroubleState {
     flooded: usize,
 }
 
-/// See the [module](self).
+/// A device whose completion queues have trouble on command.
 #[derive(Debug)]
 pub(super) struct TroubledDevice {
     device: Arc<dyn Device>,

@@ -1,4 +1,4 @@
-//! The world: who lives, what goes wrong, and what has to be true all the same.
+//! The world: which agents run, what goes wrong, and what has to hold nevertheless.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ pub(super) const RETRY_TIMING: RetryTiming = RetryTiming {
     last: Duration::from_millis(16),
 };
 
-/// See the [module](self).
+/// A world of agents.
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) schedule: Schedule,
@@ -110,7 +110,7 @@ impl World {
         }
     }
 
-    /// Lives until nothing happens any more, and checks that all is well then.
+    /// Runs until nothing happens any more, and checks that all is well then.
     pub(super) fn run(mut self) -> Seen {
         let mut events = 0;
         while let Some(event) = self.schedule.next() {
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// A life, if it has not ended.
+    /// An incarnation, if it has not ended.
     pub(super) fn agent(&mut self, spot: Spot) -> Option<&mut Agent> {
         let is_current = self.aliases[spot.agent].incarnations.len() == spot.life + 1;
         self.lives[spot.agent].as_mut().filter(|_| is_current)
@@ -155,7 +155,7 @@ impl World {
         &mut self.living(spot).peers[at]
     }
 
-    /// Who lives under an alias.
+    /// The present incarnation under an alias.
     pub(super) fn spot(&self, agent: usize) -> Option<Spot> {
         self.lives[agent].as_ref()?;
         let life = self.aliases[agent].incarnations.len() - 1;

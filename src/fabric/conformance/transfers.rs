@@ -173,7 +173,7 @@ pub(super) fn both_directions_work_at_the_same_time(devices: &Devices) {
     });
 }
 
-/// Whoever can write the peer's memory in place sends from there, and from nowhere else.
+/// A sender that can write the peer's memory in place sends from there, and from nowhere else.
 pub(super) fn what_is_made_in_place_arrives(devices: &Devices) {
     let (mut a, mut b) = devices.pair();
     let private = devices

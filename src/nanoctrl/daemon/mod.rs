@@ -285,7 +285,7 @@ pub struct Status {
     pub search: Option<Search>,
 }
 
-/// Where a server was looked for that was not found, and what runs nevertheless.
+/// A search for a server that was not found: where it was looked for, and what runs nevertheless.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
     /// The runtime folders that were searched.
