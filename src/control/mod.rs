@@ -19,10 +19,8 @@ mod local;
 mod mail;
 mod names;
 mod nanoctrl;
-mod natural;
 mod process;
-mod record;
-pub(crate) mod record_owner;
+pub(crate) mod record;
 mod secret;
 mod service_record;
 #[doc(hidden)]
@@ -47,7 +45,7 @@ pub use service_record::ServiceRecord;
 pub use self::{
     entity::{Entity, EntityEvent},
     mail::{Mail, MailEvent},
-    natural::natural_order,
+    names::natural_order,
     record::Registration,
 };
 

@@ -25,7 +25,6 @@ mod leases;
 mod mailbox;
 mod parse;
 mod published;
-mod purge;
 mod record;
 mod renewal;
 mod session;
@@ -342,7 +341,7 @@ impl NanoCtrl {
             .region(&session.alias, &session::new_incarnation());
         let channel = session.keys.entity_events(Entity::TYPE);
         session.store.check_abilities(&probe, &channel).await?;
-        purge::purge(&session).await?;
+        session::purge(&session).await?;
         if !session.claim().await? {
             tracing::warn!(alias = session.alias, "the registration vanished at once");
         }

@@ -1,4 +1,5 @@
-//! Registers, renews and lists agents.
+//! Requests about agents: registering, keeping alive, listing, and cleaning up after those
+//! that leave.
 
 use actix_web::HttpRequest;
 use actix_web::web::{Data, Json};
@@ -201,4 +202,31 @@ impl From<AgentRow> for Agent {
             incarnation: row.incarnation,
         }
     }
+}
+
+#[derive(Deserialize)]
+pub(super) struct Cleanup {
+    agent_name: String,
+    /// Incarnation of the agent that leaves. Agents of DLSlime send none: then the present owner of
+    /// the name is meant.
+    #[serde(default)]
+    incarnation: Option<String>,
+    #[serde(default)]
+    scope: Option<String>,
+}
+
+pub(super) async fn cleanup(
+    app: Data<App>,
+    JsonBody(request): JsonBody<Cleanup>,
+) -> Result<Json<Said>, ApiError> {
+    let (keys, name) = (keys(&request.scope), request.agent_name);
+    let life = request.incarnation.as_deref();
+    let Some(told) = app.repository.clean_up(&keys, &name, life).await? else {
+        return Err(ApiError::OtherIncarnation(name));
+    };
+    tracing::info!(name, scope = keys.scope(), told, "agent cleaned up");
+    Ok(Json(Said {
+        status: "ok",
+        message: format!("Cleaned up agent: {name}"),
+    }))
 }

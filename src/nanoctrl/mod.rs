@@ -8,7 +8,7 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `server`, `config`, `environment` | life of a server, what it is told at start |
-//! | `agents`, `topology`, `regions`, `entities`, `cleanup`, `redis_address` | requests and answers, by noun |
+//! | `agents`, `topology`, `regions`, `entities`, `redis_address` | requests and answers, by noun |
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
@@ -58,7 +58,6 @@
 mod address;
 mod agents;
 mod body;
-mod cleanup;
 mod config;
 pub mod daemon;
 mod entities;

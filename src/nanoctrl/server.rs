@@ -17,7 +17,7 @@ use super::config::{Config, RedisSource};
 use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
-use super::{StartError, agents, cleanup, entities, host, redis_address, regions, topology};
+use super::{StartError, agents, entities, host, redis_address, regions, topology};
 use crate::control::keys::Keys;
 
 /// The body of the health check. Nobody reads the words.
@@ -201,7 +201,7 @@ fn routes(app: &mut ServiceConfig) {
     .service(post("/heartbeat", agents::heartbeat))
     .service(post("/query", agents::query))
     .service(post("/v1/desired_topology/{alias}", topology::declare))
-    .service(post("/cleanup", cleanup::cleanup))
+    .service(post("/cleanup", agents::cleanup))
     .service(post("/register_mr", regions::register))
     .service(post("/get_mr_info", regions::get))
     .service(post("/register", entities::register))

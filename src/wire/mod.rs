@@ -23,16 +23,14 @@ mod limits;
 pub(crate) mod names;
 mod payload_codec;
 pub mod pickle;
-mod raw;
 mod shape;
 mod signature;
 
 pub use bincode::Bincode;
-pub use codec::{Codec, DecodeError, EncodeError};
+pub use codec::{Codec, DecodeError, EncodeError, Raw};
 pub use limits::CodecLimits;
 pub use payload_codec::PayloadCodec;
 pub use pickle::Pickle;
-pub use raw::Raw;
 pub use shape::Shape;
 pub(crate) use signature::any_signatures;
 pub use signature::{Signature, SignatureBuilder};

@@ -5,7 +5,7 @@
 
 mod accept;
 mod advertising;
-mod dial;
+mod connect_service;
 mod discovery;
 mod one_sided;
 mod peer_lookup;
@@ -42,7 +42,7 @@ use crate::service::running::{RunningService, RunningServices};
 use crate::supervision::supervised::SupervisedServices;
 use crate::{AgentError, AgentEvent};
 
-pub(crate) use self::dial::ConnectService;
+pub(crate) use self::connect_service::ConnectService;
 pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
 pub(crate) use self::reconnect::KeepUp;
 pub(crate) use self::services::{Publish, Withdraw};
@@ -273,7 +273,9 @@ impl AgentState {
                     Ok(Some(Handshake::OneSidedOpen(peer, open))) => {
                         actix::spawn(self.clone().answer_one_sided(peer, open));
                     }
-                    Ok(Some(Handshake::Link(peer, message))) => self.take_letter(&peer, message),
+                    Ok(Some(Handshake::Link(peer, message))) => {
+                        self.take_handshake_message(&peer, message)
+                    }
                     Ok(Some(Handshake::OneSidedAnswer(answer))) => {
                         self.one_sided.borrow_mut().take_answer(answer);
                     }
@@ -349,7 +351,7 @@ impl AgentState {
         // A program that shuts down after its last answer expects that answer to arrive.
         join_all(services.values().map(|service| service.flush(LAST_ANSWERS))).await;
         let cleaned = self.control().clean_up().await;
-        self.end_lines().await;
+        self.end_monitors().await;
         for (_, channel) in self.channels.take() {
             if let Some(channel) = channel.upgrade() {
                 channel.close(LossCause::ShutDown);

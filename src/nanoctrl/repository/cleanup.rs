@@ -10,7 +10,7 @@ use super::index::Index;
 use super::topology::target_peers;
 use super::{CHUNK, Repository, RepositoryError, script};
 use crate::control::keys::Keys;
-use crate::control::record_owner::record_owner;
+use crate::control::record::record_owner;
 
 /// Most events that an inbox keeps, the newest ones. Nobody reads the inboxes of agents that are
 /// gone, nor `inbox:<alias>` of Python peers.

@@ -35,56 +35,56 @@ pub(crate) struct ConnectService {
 impl Handler<ConnectService> for Supervisor {
     type Result = ResponseFuture<Result<ConnectedService, AgentError>>;
 
-    fn handle(&mut self, dial: ConnectService, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, request: ConnectService, _: &mut Context<Self>) -> Self::Result {
         let state = self.state.clone();
-        Box::pin(async move { state.dial(dial).await })
+        Box::pin(async move { state.connect_service(request).await })
     }
 }
 
 impl AgentState {
-    pub(super) async fn dial(
+    pub(super) async fn connect_service(
         self: &Rc<Self>,
-        dial: ConnectService,
+        request: ConnectService,
     ) -> Result<ConnectedService, AgentError> {
         let started = Instant::now();
-        if dial.peer == self.alias {
-            return self.dial_self(&dial, started).await;
+        if request.peer == self.alias {
+            return self.connect_locally(&request, started).await;
         }
-        let mut news = PeerNews::new(self, &dial.peer);
+        let mut news = PeerNews::new(self, &request.peer);
         let mut broken = None;
         loop {
-            let (theirs, table, link) = match self.find_service(&dial, started).await? {
+            let (theirs, table, link) = match self.find_service(&request, started).await? {
                 Found::Native(theirs, (table, link)) => (theirs, table, link),
                 Found::Dlslime(record) => {
                     let attempt = Attempt {
                         peer: &record,
-                        wait_policy: &dial.wait_policy,
+                        wait_policy: &request.wait_policy,
                         started,
-                        limit: dial.timeout,
+                        limit: request.timeout,
                     };
-                    let declare = async || self.declare(&dial.peer).await;
+                    let declare = async || self.declare(&request.peer).await;
                     let channel = self.dlslime.call(attempt, declare).await?;
                     return Ok(ConnectedService {
                         link: ServiceConnection::Channels(channel, None),
-                        table: dial.wanted,
+                        table: request.wanted,
                         incarnation: None,
                     });
                 }
             };
-            self.declare(&dial.peer).await?;
+            self.declare(&request.peer).await?;
             let opened = tokio::select! {
-                opened = self.open_all(&dial, &theirs, &table, link, started) => opened,
+                opened = self.open_all(&request, &theirs, &table, link, started) => opened,
                 // Another incarnation has taken over: the one that was asked no longer answers, or
                 // its answer is useless.
-                () = self.superseded(&dial.peer, theirs.incarnation) => {
-                    tracing::debug!(peer = dial.peer, "a peer came back as another incarnation during a dial");
+                () = self.superseded(&request.peer, theirs.incarnation) => {
+                    tracing::debug!(peer = request.peer, "a peer came back as another incarnation during a request");
                     continue;
                 }
             };
             let error = match opened {
                 Ok((channel, parallel)) => {
-                    self.note_agreement(&dial.peer, &dial.wanted, &table);
-                    self.want_line(&dial.peer);
+                    self.note_agreement(&request.peer, &request.wanted, &table);
+                    self.want_monitor(&request.peer);
                     return Ok(ConnectedService {
                         link: ServiceConnection::Channels(channel, parallel),
                         table,
@@ -109,7 +109,7 @@ impl AgentState {
                 }
                 _ => false,
             };
-            let left = dial.timeout.saturating_sub(started.elapsed());
+            let left = request.timeout.saturating_sub(started.elapsed());
             if !may_pass || left.is_zero() {
                 return Err(error);
             }
@@ -120,35 +120,41 @@ impl AgentState {
     /// Waits until the requested service is served and its peer can be reached.
     async fn find_service(
         self: &Rc<Self>,
-        dial: &ConnectService,
+        request: &ConnectService,
         started: Instant,
     ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
-            let table = theirs.check_service(self.settings.geometry, &dial.wanted)?;
-            if !dial.again {
-                table.check_methods(&dial.wanted)?;
+            let table = theirs.check_service(self.settings.geometry, &request.wanted)?;
+            if !request.again {
+                table.check_methods(&request.wanted)?;
             }
             let table = table.clone();
             Ok((table, theirs.link(&devices.links(), &here)?))
         };
-        self.find(&dial.peer, started, dial.timeout, check).await
+        self.find(&request.peer, started, request.timeout, check)
+            .await
     }
 
     /// Opens the channels to a service: one, or two if its parallel methods are needed.
     async fn open_all(
         &self,
-        dial: &ConnectService,
+        request: &ConnectService,
         theirs: &Descriptor,
         table: &ServiceTable,
         link: LinkType,
         started: Instant,
     ) -> Result<(Arc<ClientChannel>, Option<Arc<ClientChannel>>), AgentError> {
-        let is_wanted = |method| dial.wanted.methods.contains(method);
-        let channel = self.open(dial, theirs, table, link, false, started).await?;
+        let is_wanted = |method| request.wanted.methods.contains(method);
+        let channel = self
+            .open(request, theirs, table, link, false, started)
+            .await?;
         let parallel = if table.parallel.iter().any(is_wanted) {
-            Some(self.open(dial, theirs, table, link, true, started).await?)
+            Some(
+                self.open(request, theirs, table, link, true, started)
+                    .await?,
+            )
         } else {
             None
         };
@@ -156,25 +162,27 @@ impl AgentState {
     }
 
     /// Connects to a service of this agent, once it is served.
-    async fn dial_self(
+    async fn connect_locally(
         self: &Rc<Self>,
-        dial: &ConnectService,
+        request: &ConnectService,
         started: Instant,
     ) -> Result<ConnectedService, AgentError> {
         let geometry = self.settings.geometry;
-        let check = |ours: &Descriptor| ours.check(geometry, &dial.wanted).cloned();
-        let found = self.find(&dial.peer, started, dial.timeout, check).await?;
-        let running = self.services.borrow().get(&dial.wanted.name).cloned();
+        let check = |ours: &Descriptor| ours.check(geometry, &request.wanted).cloned();
+        let found = self
+            .find(&request.peer, started, request.timeout, check)
+            .await?;
+        let running = self.services.borrow().get(&request.wanted.name).cloned();
         let (Found::Native(ours, table), Some(running)) = (found, running) else {
             return Err(AgentError::Refused {
-                peer: dial.peer.clone(),
+                peer: request.peer.clone(),
                 mismatch: Mismatch::NoSuchService {
-                    wanted: dial.wanted.name.clone(),
+                    wanted: request.wanted.name.clone(),
                     served: self.services.borrow().keys().cloned().collect(),
                 },
             });
         };
-        self.note_agreement(&dial.peer, &dial.wanted, &table);
+        self.note_agreement(&request.peer, &request.wanted, &table);
         let parallel = running.front().deliveries.clone();
         let has_parallel = !table.parallel.is_empty();
         Ok(ConnectedService {
@@ -190,7 +198,7 @@ impl AgentState {
     /// Opens a channel to a service, or to its parallel methods.
     async fn open(
         &self,
-        dial: &ConnectService,
+        request: &ConnectService,
         theirs: &Descriptor,
         table: &ServiceTable,
         link: LinkType,
@@ -208,7 +216,7 @@ impl AgentState {
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,
-            service: dial.wanted.name.clone(),
+            service: request.wanted.name.clone(),
             parallel,
             wire_version: WIRE_VERSION,
             from: self.descriptor.borrow().incarnation,
@@ -226,9 +234,9 @@ impl AgentState {
         }
         let sent = self
             .control()
-            .send_mail(&dial.peer, &open.to_mail(&self.alias))
+            .send_mail(&request.peer, &open.to_mail(&self.alias))
             .await;
-        let remaining = dial
+        let remaining = request
             .timeout
             .saturating_sub(started.elapsed())
             .max(FIRST_LOOK);
@@ -243,20 +251,20 @@ impl AgentState {
         let endpoint = match answered {
             Err(_) => {
                 return Err(AgentError::ConnectTimeout {
-                    peer: dial.peer.clone(),
+                    peer: request.peer.clone(),
                     waited: started.elapsed(),
                 });
             }
             Ok(Err(_)) => return Err(AgentError::ShutDown),
             Ok(Ok(Err(mismatch))) => {
                 return Err(AgentError::Refused {
-                    peer: dial.peer.clone(),
+                    peer: request.peer.clone(),
                     mismatch,
                 });
             }
             Ok(Ok(Ok(endpoint))) => endpoint,
         };
-        let channel = dialer.connect(&dial.peer, &endpoint, dial.wait_policy.clone())?;
+        let channel = dialer.connect(&request.peer, &endpoint, request.wait_policy.clone())?;
         self.note_channel(Some(theirs.incarnation), &channel);
         Ok(channel)
     }

@@ -138,7 +138,7 @@ impl AgentState {
             return Ok(BufferConnection { connection, place });
         }
         let connection = tokio::select! {
-            connection = self.dial_memory(&reach, link, started) => connection?,
+            connection = self.connect_buffer(&reach, link, started) => connection?,
             () = self.superseded(owner, theirs.incarnation) => return Err(gone(owner)),
         };
         let weak = Arc::downgrade(&connection);
@@ -146,7 +146,7 @@ impl AgentState {
         Ok(BufferConnection { connection, place })
     }
 
-    async fn dial_memory(
+    async fn connect_buffer(
         &self,
         reach: &ConnectBuffer,
         link: LinkType,

@@ -138,7 +138,7 @@ impl AgentState {
                 });
             }
         }
-        let monitor = self.want_line(&peer);
+        let monitor = self.want_monitor(&peer);
         self.doubt_lost(&monitor);
         let events = monitor.subscribe();
         if let Some(ended) = monitor.ended.borrow().clone() {
@@ -187,7 +187,7 @@ impl AgentState {
         started: Instant,
         limit: Duration,
     ) -> Result<(), AgentError> {
-        let monitor = self.want_line(peer);
+        let monitor = self.want_monitor(peer);
         self.doubt_lost(&monitor);
         // A subscription keeps the monitor: without an interested user it would give up.
         let _interest = monitor.subscribe();
@@ -209,22 +209,22 @@ impl AgentState {
     }
 
     /// Returns the monitor of `peer`, and keeps it connected from now on.
-    pub(super) fn want_line(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
+    pub(super) fn want_monitor(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
         let monitor = self.monitor(peer);
         monitor.put(Input::Want);
         monitor
     }
 
     /// Waits until `peer` can be reached, at most for `limit`.
-    pub(super) async fn await_line(self: &Rc<Self>, peer: &str, limit: Duration) -> bool {
-        let mut up = self.want_line(peer).up.subscribe();
+    pub(super) async fn await_peer(self: &Rc<Self>, peer: &str, limit: Duration) -> bool {
+        let mut up = self.want_monitor(peer).up.subscribe();
         let reached = timeout(limit, up.wait_for(Option::is_some)).await;
         matches!(reached, Ok(Ok(_)))
     }
 
     /// Waits until `peer` can no longer be reached as this incarnation.
     pub(super) async fn life_over(self: &Rc<Self>, peer: &str, life: Option<u64>) {
-        let mut up = self.want_line(peer).up.subscribe();
+        let mut up = self.want_monitor(peer).up.subscribe();
         // An error means that the monitor is gone, and with it the incarnation.
         let _ = up.wait_for(|up| *up != life).await;
     }
@@ -269,7 +269,7 @@ impl AgentState {
     }
 
     /// Passes a message from `peer` to its monitor.
-    pub(super) fn take_letter(self: &Rc<Self>, peer: &str, message: HandshakeJson) {
+    pub(super) fn take_handshake_message(self: &Rc<Self>, peer: &str, message: HandshakeJson) {
         let is_known = self.monitors.0.borrow().contains_key(peer);
         if !is_known && self.monitors.0.borrow().len() >= MAX_MONITORS {
             tracing::warn!(%peer, "too many peers have opened monitors to this agent; one is not answered");
@@ -455,7 +455,7 @@ impl AgentState {
     }
 
     /// Says goodbye to all peers.
-    pub(super) async fn end_lines(&self) {
+    pub(super) async fn end_monitors(&self) {
         let monitors = self.monitors.0.take();
         let mut any = false;
         for monitor in monitors.values() {

@@ -58,10 +58,10 @@ impl AgentState {
             if self.left.get() {
                 return false;
             }
-            if !self.await_line(&peer, AWAY).await {
+            if !self.await_peer(&peer, AWAY).await {
                 continue;
             }
-            let Some(dial) = proxy.upgrade().map(|proxy| ConnectService {
+            let Some(request) = proxy.upgrade().map(|proxy| ConnectService {
                 peer,
                 wanted: proxy.wanted().clone(),
                 wait_policy: proxy.wait_policy().clone(),
@@ -70,18 +70,18 @@ impl AgentState {
             }) else {
                 return false;
             };
-            let life = self.reachable(&dial.peer);
-            let peer = dial.peer.clone();
-            let dialled = tokio::select! {
-                dialled = self.dial(dial) => dialled,
+            let life = self.reachable(&request.peer);
+            let peer = request.peer.clone();
+            let connected = tokio::select! {
+                connected = self.connect_service(request) => connected,
                 // The old incarnation will not answer; the next one must not wait until that is
                 // certain.
                 () = self.life_over(&peer, life) => continue,
             };
-            match (dialled, proxy.upgrade()) {
-                (Ok(dialled), Some(proxy)) => {
+            match (connected, proxy.upgrade()) {
+                (Ok(connected), Some(proxy)) => {
                     tracing::info!(peer = proxy.peer(), "a proxy is connected again");
-                    proxy.adopt(dialled);
+                    proxy.adopt(connected);
                     return true;
                 }
                 (Err(error), Some(proxy)) => {

@@ -165,7 +165,7 @@ async fn is_doubted(peer: &RegisteredSupervisor, by: &RegisteredSupervisor) -> b
     let (tell, told) = oneshot::channel();
     let alias = peer.alias.clone();
     ask(by, move |state| {
-        tell.send(state.want_line(&alias).is_doubted()).unwrap();
+        tell.send(state.want_monitor(&alias).is_doubted()).unwrap();
     })
     .await;
     told.await.unwrap()
