@@ -154,8 +154,9 @@ struct LinedUp {
 #[derive(Debug)]
 pub(crate) struct Caller {
     slots: Box<[Slot]>,
-    /// Free slots, in the order in which they were freed.
-    free: VecDeque<u16>,
+    /// Free slots. The one that was freed last is taken next: its memory is still in the cache, and
+    /// unneeded slots stay untouched.
+    free: Vec<u16>,
     /// By age: calls with a slot come before those that wait for one.
     lined_up: BTreeMap<CallId, LinedUp>,
     /// How many of them have no slot.
@@ -187,7 +188,7 @@ impl Caller {
         let slots = sends.into_iter().zip(replies);
         let slots: Box<[_]> = slots.map(|(send, reply)| Slot::new(send, reply)).collect();
         Self {
-            free: (0..slots.len()).map(|slot| slot as u16).collect(),
+            free: (0..slots.len()).rev().map(|slot| slot as u16).collect(),
             slots,
             lined_up: BTreeMap::new(),
             waiting: 0,
@@ -218,7 +219,7 @@ impl Caller {
         if self.waiting > 0 || self.closed.is_some() {
             return None;
         }
-        let slot = self.free.pop_front()?;
+        let slot = self.free.pop()?;
         let id = CallId(self.next);
         self.next += 1;
         Some((id, self.slots[usize::from(slot)].claim(id)))
@@ -260,7 +261,7 @@ impl Caller {
         }
         let (&id, call) = self.lined_up.range_mut(self.first_waiting..).next()?;
         let request = call.request.take()?;
-        let slot = self.free.pop_front()?;
+        let slot = self.free.pop()?;
         self.waiting -= 1;
         self.first_waiting = CallId(id.0 + 1);
         let held = &mut self.slots[usize::from(slot)];
@@ -767,7 +768,7 @@ impl Caller {
         if held.rare.is_some() {
             held.rare = None;
         }
-        self.free.push_back(slot);
+        self.free.push(slot);
     }
 }
 
