@@ -79,14 +79,15 @@ impl Dialer {
         // Room for a request, a cancel and a release for each slot; twice that, so that signalling
         // every half queue is enough.
         let sends = 6 * slots;
-        let receives = match profile {
+        let needed_receives = match profile {
             Profile::Native => slots,
             // A DLSlime peer may call over the connection on which it is called. It should not, but
             // its message needs a receive.
             Profile::Compatible => 2 * slots,
         };
-        let entries =
-            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
+        let receives = needed_receives + slots;
+        let entries = (sends + receives)
+            .saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
         let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
         let queue_pairs = QueuePairGroup::new(
             device,
@@ -95,7 +96,7 @@ impl Dialer {
                 count: queue_pairs,
                 sends,
                 receives,
-                spare_receives: 0,
+                spare_receives: slots,
                 owner: OWNER,
                 retry,
                 profile,
