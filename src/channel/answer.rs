@@ -1,6 +1,7 @@
 //! The answer to a call.
 
-use std::ops::{Deref, Range};
+use std::borrow::Borrow;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use super::core::caller::CallId;
@@ -23,73 +24,32 @@ enum AnswerSource<'a> {
 
 #[derive(Debug)]
 struct RingAnswer<'a> {
-    channel: &'a Arc<ClientChannel>,
-    id: CallId,
-    /// The right to its bytes, until this is dropped.
-    replied: Option<SlotToken>,
+    ring: InRing<&'a Arc<ClientChannel>>,
     /// The payload, if it did not travel through the ring.
     outside: Option<PooledBuffer>,
-    reply: ReplyMeta,
 }
 
 impl<'a> RingAnswer<'a> {
-    #[inline]
-    fn read(
-        channel: &'a Arc<ClientChannel>,
-        id: CallId,
-        replied: SlotToken,
-        reply: ReplyMeta,
-    ) -> Result<Self, CallError> {
-        let slot = replied.slot();
-        let mut answer = Self {
-            channel,
-            id,
-            replied: Some(replied),
-            outside: None,
-            reply,
+    fn read(ring: InRing<&'a Arc<ClientChannel>>) -> Result<Self, CallError> {
+        let outside = match &ring.replied {
+            Some(replied) if ring.reply.is_outside => ring.channel.take_read(replied.slot())?,
+            _ => None,
         };
-        if reply.is_outside {
-            answer.outside = channel.take_read(slot)?;
-        }
-        Ok(answer)
+        Ok(Self { ring, outside })
     }
 
     #[inline]
     fn view(&self) -> AnswerView<'_> {
-        let payload: &[u8] = match (&self.outside, &self.replied) {
-            (Some(block), _) => block,
-            (None, Some(replied)) => &self.channel.replies.bytes(replied)[self.reply.payload()],
-            (None, None) => &[],
-        };
-        let content = if self.reply.is_exception {
-            AnswerContent::Exception(self.channel.profile())
-        } else if self.reply.is_end {
-            AnswerContent::End
-        } else {
-            AnswerContent::Result
-        };
-        AnswerView { payload, content }
-    }
-
-    fn keep(mut self) -> AnswerMemory {
-        if let Some(block) = self.outside.take() {
-            return AnswerMemory::RendezvousDescriptor(block);
+        match &self.outside {
+            Some(block) => self.ring.view_of(block),
+            None => self.ring.view(),
         }
-        // The bytes stay in the slot, so what is returned owns the slot from now on.
-        AnswerMemory::InRing(InRing {
-            channel: self.channel.clone(),
-            id: self.id,
-            replied: self.replied.take(),
-            payload: self.reply.payload(),
-        })
     }
-}
 
-impl Drop for RingAnswer<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        if let Some(replied) = self.replied.take() {
-            self.channel.finish(self.id, replied);
+    fn keep(self) -> AnswerMemory {
+        match self.outside {
+            Some(block) => AnswerMemory::Pooled(block),
+            None => AnswerMemory::InRing(self.ring.keep()),
         }
     }
 }
@@ -101,7 +61,7 @@ impl<'a> Answer<'a> {
         replied: SlotToken,
         reply: ReplyMeta,
     ) -> Result<Self, CallError> {
-        let answer = RingAnswer::read(channel, id, replied, reply)?;
+        let answer = RingAnswer::read(InRing::new(channel, id, replied, reply))?;
         Ok(Self(AnswerSource::Ring(answer)))
     }
 
@@ -114,8 +74,11 @@ impl<'a> Answer<'a> {
         reply: ReplyMeta,
         read: impl FnOnce(AnswerView<'_>) -> T,
     ) -> Result<T, CallError> {
-        let answer = RingAnswer::read(channel, id, replied, reply)?;
-        Ok(read(answer.view()))
+        let ring = InRing::new(channel, id, replied, reply);
+        if reply.is_outside {
+            return RingAnswer::read(ring).map(|answer| read(answer.view()));
+        }
+        Ok(read(ring.view()))
     }
 
     pub(super) fn local(outcome: Result<Option<Vec<u8>>, Fault>) -> Self {
@@ -215,18 +178,66 @@ pub struct ReplyBytes(AnswerMemory);
 
 #[derive(Debug)]
 enum AnswerMemory {
-    InRing(InRing),
-    RendezvousDescriptor(PooledBuffer),
+    InRing(InRing<Arc<ClientChannel>>),
+    Pooled(PooledBuffer),
     Here(Vec<u8>),
 }
 
+/// An answer in the ring, whose credit goes back when this is dropped.
 #[derive(Debug)]
-struct InRing {
-    channel: Arc<ClientChannel>,
+struct InRing<C: Borrow<Arc<ClientChannel>>> {
+    channel: C,
     id: CallId,
     /// The right to its bytes, until this is dropped.
     replied: Option<SlotToken>,
-    payload: Range<usize>,
+    reply: ReplyMeta,
+}
+
+impl<C: Borrow<Arc<ClientChannel>>> InRing<C> {
+    #[inline]
+    fn new(channel: C, id: CallId, replied: SlotToken, reply: ReplyMeta) -> Self {
+        Self {
+            channel,
+            id,
+            replied: Some(replied),
+            reply,
+        }
+    }
+
+    /// The payload.
+    #[inline]
+    fn payload(&self) -> &[u8] {
+        let bytes = |replied| self.channel.borrow().replies.bytes(replied);
+        let replied = self.replied.as_ref();
+        replied.map_or(&[], |replied| &bytes(replied)[self.reply.payload()])
+    }
+
+    #[inline]
+    fn view(&self) -> AnswerView<'_> {
+        self.view_of(self.payload())
+    }
+
+    #[inline]
+    fn view_of<'p>(&self, payload: &'p [u8]) -> AnswerView<'p> {
+        let content = if self.reply.is_exception {
+            AnswerContent::Exception(self.channel.borrow().profile())
+        } else if self.reply.is_end {
+            AnswerContent::End
+        } else {
+            AnswerContent::Result
+        };
+        AnswerView { payload, content }
+    }
+
+    /// The same, without the borrow of the channel.
+    fn keep(mut self) -> InRing<Arc<ClientChannel>> {
+        InRing {
+            channel: self.channel.borrow().clone(),
+            id: self.id,
+            replied: self.replied.take(),
+            reply: self.reply,
+        }
+    }
 }
 
 impl Deref for ReplyBytes {
@@ -234,13 +245,9 @@ impl Deref for ReplyBytes {
 
     fn deref(&self) -> &[u8] {
         match &self.0 {
-            AnswerMemory::RendezvousDescriptor(block) => block,
+            AnswerMemory::Pooled(block) => block,
             AnswerMemory::Here(bytes) => bytes,
-            AnswerMemory::InRing(kept) => {
-                let bytes = |replied| kept.channel.replies.bytes(replied);
-                let replied = kept.replied.as_ref();
-                replied.map_or(&[], |replied| &bytes(replied)[kept.payload.clone()])
-            }
+            AnswerMemory::InRing(kept) => kept.payload(),
         }
     }
 }
@@ -251,10 +258,11 @@ impl AsRef<[u8]> for ReplyBytes {
     }
 }
 
-impl Drop for InRing {
+impl<C: Borrow<Arc<ClientChannel>>> Drop for InRing<C> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(replied) = self.replied.take() {
-            self.channel.finish(self.id, replied);
+            self.channel.borrow().finish(self.id, replied);
         }
     }
 }

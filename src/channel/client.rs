@@ -5,7 +5,7 @@
 //! descriptor for all of them.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -25,6 +25,7 @@ use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
     PooledBuffer, Profile, Violation, Violations,
 };
+use crate::fabric::shm::{SpinGuard, SpinLock};
 use crate::fabric::{Completion, CompletionQueue, Poller};
 use crate::wire::{
     EncodeError, Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
@@ -40,7 +41,7 @@ const NO_KEY: u32 = 0;
 pub struct ClientChannel {
     // The queue pairs in `core` are dropped, and so drained, before the rings that they use
     // (DROP-1).
-    pub(super) core: Mutex<ClientState>,
+    pub(super) core: SpinLock<ClientState>,
     /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
     pub(super) sends: Ring,
@@ -182,13 +183,9 @@ impl ClientChannel {
                 message[payload_at..payload_at + payload.len()].copy_from_slice(payload);
                 let slot = send.slot();
                 core.post(self, &header, None, send);
-                let is_closed = core.caller.closed().is_some();
-                self.wake(core);
+                // From here on the call ends when this is dropped.
                 let call = PendingCall::new(self, id, Some(slot), deadline);
-                return match is_closed {
-                    false => Ok(call),
-                    true => Err(self.unsent()),
-                };
+                return self.conclude_post(core).map(|()| call);
             }
         }
         self.make(method, timeout, None, |room| {
@@ -343,14 +340,28 @@ impl ClientChannel {
         };
         let mut core = self.lock();
         if let Some(send) = claimed.send.take() {
-            core.post(self, &header, exported, send);
+            // Meanwhile the channel may have been closed.
+            if core.caller.is_claimed(claimed.id, send.slot()) && core.queue_pairs.has_room() {
+                core.post(self, &header, exported, send);
+            } else {
+                core.caller.abandon(claimed.id, send);
+            }
+        }
+        self.conclude_post(core)
+    }
+
+    /// Releases the lock, after a request was posted. What closes the channel meanwhile has effects.
+    #[inline]
+    fn conclude_post(&self, core: SpinGuard<'_, ClientState>) -> Result<(), CallError> {
+        if !core.caller.has_effects() {
+            return Ok(());
         }
         let is_closed = core.caller.closed().is_some();
-        self.wake(core);
-        if is_closed {
-            return Err(self.unsent());
+        self.wake_slow(core);
+        match is_closed {
+            true => Err(self.unsent()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
     /// Encodes arguments that do not fit a slot, as `error` says, into memory that the peer can
@@ -498,10 +509,8 @@ impl ClientChannel {
     #[inline]
     pub fn is_quiet(&self) -> bool {
         // The holder of the lock polls, too.
-        match self.core.try_lock() {
-            Ok(core) => core.poller.as_ref().is_none_or(|poller| poller.is_quiet()),
-            Err(_) => true,
-        }
+        let core = self.core.try_lock();
+        core.is_none_or(|core| core.poller.as_ref().is_none_or(|poller| poller.is_quiet()))
     }
 
     /// How long a waiter polls before it sleeps.
@@ -544,22 +553,22 @@ impl ClientChannel {
     }
 
     #[inline]
-    pub(super) fn lock(&self) -> MutexGuard<'_, ClientState> {
+    pub(super) fn lock(&self) -> SpinGuard<'_, ClientState> {
         // No code of a user runs under this lock, so a panic cannot leave the state half changed.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     /// Releases the lock, allocates memory for answers that need some, and wakes the waiters of
     /// calls that have ended.
     #[inline]
-    pub(super) fn wake<'a>(&'a self, core: MutexGuard<'a, ClientState>) {
+    pub(super) fn wake<'a>(&'a self, core: SpinGuard<'a, ClientState>) {
         if core.caller.has_effects() {
             self.wake_slow(core);
         }
     }
 
     #[cold]
-    fn wake_slow<'a>(&'a self, mut core: MutexGuard<'a, ClientState>) {
+    fn wake_slow<'a>(&'a self, mut core: SpinGuard<'a, ClientState>) {
         let mut effects = core.caller.take_effects();
         if !effects.pending_reads.is_empty() {
             drop(core);
@@ -588,7 +597,7 @@ impl ClientChannel {
     fn take_pending_reads(
         &self,
         pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
-    ) -> MutexGuard<'_, ClientState> {
+    ) -> SpinGuard<'_, ClientState> {
         let blocks = pending_reads.iter().map(|(_, _, outside)| {
             let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
             let block = self.memory.as_ref().map(|memory| memory.take(size));
@@ -966,7 +975,7 @@ impl ClientState {
     }
 
     /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
-    /// `exported`.
+    /// `exported`. There must be room for it.
     #[inline]
     fn post(
         &mut self,
@@ -976,9 +985,8 @@ impl ClientState {
         mut send: SlotToken,
     ) {
         let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
-        let may_send = self.caller.is_claimed(id, slot) && self.queue_pairs.has_room();
         let message = channel.sends.bytes_mut(&mut send);
-        let (true, Ok(payload_at)) = (may_send, header.encode(message)) else {
+        let Ok(payload_at) = header.encode(message) else {
             return self.caller.abandon(id, send);
         };
         let total = payload_at + header.payload_len as usize;

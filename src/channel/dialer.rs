@@ -1,6 +1,6 @@
 //! The calling end of a channel before it is connected.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
@@ -15,6 +15,7 @@ use super::{
     BufferPool, ClientChannel, ConnectError, Endpoint, Geometry, Profile, QueuePairInfo,
     RingAddress, Violations, WaitPolicy,
 };
+use crate::fabric::shm::SpinLock;
 use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
 
 /// Owner of a client's queue pairs before their first reset.
@@ -192,7 +193,7 @@ impl Dialer {
         let (bulk, memory) = self.bulk.unzip();
         let closing = Arc::<Notify>::default();
         Arc::new(ClientChannel {
-            core: Mutex::new(ClientState {
+            core: SpinLock::new(ClientState {
                 queue_pairs: self.queue_pairs,
                 cq: Some(self.cq),
                 poller: Some(self.poller),

@@ -122,10 +122,10 @@ impl PendingCall {
     fn look(&mut self, waker: Option<&Waker>) -> Looked {
         let channel = &*self.channel;
         let mut core = channel.lock();
-        let mut state = core.caller.state(self.id, self.slot);
-        if !matches!(state, CallState::Answered(..)) && core.progress(channel) {
-            state = core.caller.state(self.id, self.slot);
+        if !core.caller.is_answered(self.id, self.slot) {
+            core.progress(channel);
         }
+        let state = core.caller.state(self.id, self.slot);
         let deadline = self.deadline.map(|(at, _)| at);
         let state = state.by(deadline, Instant::now);
         if self.slot.is_none()

@@ -493,6 +493,13 @@ impl Caller {
         }
     }
 
+    /// Returns whether the answer of `id` is there. `hint` is where it was last seen.
+    #[inline]
+    pub(crate) fn is_answered(&self, id: CallId, hint: Option<u16>) -> bool {
+        let slot = self.slot_of(id, hint);
+        slot.is_some_and(|slot| self.slots[usize::from(slot)].phase == Phase::Answered)
+    }
+
     /// Returns whether `id` waits for a credit.
     pub(crate) fn is_waiting(&self, id: CallId) -> bool {
         self.lined_up
@@ -664,12 +671,6 @@ impl Caller {
     pub(crate) fn is_free(&self, slot: u16) -> bool {
         let slot = self.slots.get(usize::from(slot));
         slot.is_some_and(|slot| slot.phase == Phase::Free)
-    }
-
-    /// Returns whether the answer of `id` stands in `slot`.
-    #[cfg(test)]
-    pub(crate) fn is_answered(&self, slot: u16, id: CallId) -> bool {
-        self.slots[usize::from(slot)].is(id, Phase::Answered)
     }
 
     /// Returns whether `id` waits for the payload of its answer in `slot`.

@@ -166,7 +166,7 @@ impl World {
         let before = peer.replies[at].replace(content);
         let is_unread = before.is_some_and(|before| {
             let id = crate::channel::CallId(before.header.request_id);
-            peer.caller.is_answered(slot, id)
+            peer.caller.is_answered(id, Some(slot))
         });
         assert!(
             !is_unread,

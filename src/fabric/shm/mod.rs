@@ -43,11 +43,13 @@ mod ring_memory;
 mod segment;
 mod sender;
 mod strangers;
+mod spin_lock;
 mod sync;
 mod worker;
 
 pub use device::ShmDevice;
 pub(crate) use owner_lock::{OwnerGuard, OwnerLock};
+pub(crate) use spin_lock::{SpinGuard, SpinLock};
 
 #[cfg(test)]
 mod tests;

@@ -35,6 +35,29 @@ impl RemoteRegion {
     fn is_valid(&self) -> bool {
         self.validity[0].is_valid()
     }
+
+    /// Whether it has this key, and still is what the peer grants.
+    #[inline]
+    fn is(&self, rkey: u32) -> bool {
+        self.info.rkey == rkey && self.is_valid()
+    }
+
+    #[inline]
+    fn locate(&self, addr: u64, length: usize, access: u32) -> Located {
+        let info = &self.info;
+        let offset = addr
+            .checked_sub(info.addr)
+            .and_then(|offset| usize::try_from(offset).ok());
+        let end = offset.and_then(|offset| offset.checked_add(length));
+        match (offset, end) {
+            (Some(offset), Some(end))
+                if end as u64 <= info.len && info.access & access == access =>
+            {
+                Located::At(self.segment.at(self.begin + offset))
+            }
+            _ => Located::Refused,
+        }
+    }
 }
 
 /// The result of looking up a remote slice.
@@ -78,29 +101,24 @@ impl RemoteRegions {
 
     /// Finds `length` bytes at `addr` of the region with `rkey`, if the peer granted `access` to
     /// it.
-    #[inline]
+    // Each message asks for the region of the one before it.
+    #[inline(always)]
     pub(super) fn locate(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
-        let is_it = |region: &RemoteRegion| region.info.rkey == rkey && region.is_valid();
-        if !self.mapped.get(self.last).is_some_and(is_it) {
-            match self.mapped.iter().position(is_it) {
-                Some(at) => self.last = at,
-                None if self.unknown == Some(rkey) => return Located::Refused,
-                None => return Located::Ask,
-            }
+        match self.mapped.get(self.last) {
+            Some(region) if region.is(rkey) => region.locate(addr, length, access),
+            _ => self.search(rkey, addr, length, access),
         }
-        let region = &self.mapped[self.last];
-        let info = &region.info;
-        let offset = addr
-            .checked_sub(info.addr)
-            .and_then(|o| usize::try_from(o).ok());
-        let end = offset.and_then(|offset| offset.checked_add(length));
-        match (offset, end) {
-            (Some(offset), Some(end))
-                if end as u64 <= info.len && info.access & access == access =>
-            {
-                Located::At(region.segment.at(region.begin + offset))
+    }
+
+    #[cold]
+    fn search(&mut self, rkey: u32, addr: u64, length: usize, access: u32) -> Located {
+        match self.mapped.iter().position(|region| region.is(rkey)) {
+            Some(at) => {
+                self.last = at;
+                self.mapped[at].locate(addr, length, access)
             }
-            _ => Located::Refused,
+            None if self.unknown == Some(rkey) => Located::Refused,
+            None => Located::Ask,
         }
     }
 

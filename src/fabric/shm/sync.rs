@@ -17,10 +17,10 @@ pub(super) use std::sync::{
 pub(super) fn pause(looks: &mut u32) {
     const SHORT: u32 = 100;
     *looks += 1;
-    if *looks < SHORT {
-        std::thread::yield_now();
-    } else {
-        std::thread::sleep(std::time::Duration::from_micros(50));
+    match looks.checked_sub(SHORT) {
+        None => std::thread::yield_now(),
+        // Ever longer, up to 1.6 ms.
+        Some(sleeps) => std::thread::sleep(std::time::Duration::from_micros(50 << sleeps.min(5))),
     }
 }
 

@@ -1,0 +1,137 @@
+//! A lock for short sections that run no code of a user.
+//!
+//! It is released by a plain store, so that it costs one locked operation, where a mutex costs two. The store cannot tell
+//! whether somebody waits: a waiter looks again by itself. If the holder is not running, it does so after a sleep.
+
+use std::cell::UnsafeCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use super::sync::{AtomicBool, Ordering, pause};
+
+/// See the [module](self).
+pub(crate) struct SpinLock<T> {
+    is_held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: a guard is the only way to the value, and there is one at a time.
+unsafe impl<T: Send> Sync for SpinLock<T> {}
+
+/// The value of a [`SpinLock`], which is released when this is dropped.
+pub(crate) struct SpinGuard<'a, T> {
+    lock: &'a SpinLock<T>,
+    /// As if it were that: so another thread may use it only where the value allows that.
+    _value: PhantomData<&'a mut T>,
+}
+
+impl<T> SpinLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self {
+            is_held: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn lock(&self) -> SpinGuard<'_, T> {
+        while self.is_held.swap(true, Ordering::Acquire) {
+            self.wait();
+        }
+        self.guard()
+    }
+
+    /// `None`: somebody holds it.
+    #[inline]
+    pub(crate) fn try_lock(&self) -> Option<SpinGuard<'_, T>> {
+        let is_free = !self.is_held.load(Ordering::Relaxed);
+        (is_free && !self.is_held.swap(true, Ordering::Acquire)).then(|| self.guard())
+    }
+
+    #[inline]
+    fn guard(&self) -> SpinGuard<'_, T> {
+        SpinGuard {
+            lock: self,
+            _value: PhantomData,
+        }
+    }
+
+    #[cold]
+    fn wait(&self) {
+        let mut looks = 0;
+        while self.is_held.load(Ordering::Relaxed) {
+            pause(&mut looks);
+        }
+    }
+}
+
+impl<T> Drop for SpinGuard<'_, T> {
+    #[inline]
+    fn drop(&mut self) {
+        self.lock.is_held.store(false, Ordering::Release);
+    }
+}
+
+impl<T> Deref for SpinGuard<'_, T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: nobody else has a guard as long as this one is there.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for SpinGuard<'_, T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: nobody else has a guard as long as this one is there.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> fmt::Debug for SpinLock<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SpinLock")
+    }
+}
+
+#[cfg(all(test, not(slime_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_is_inside() {
+        const TURNS: u64 = 20_000;
+        let lock = SpinLock::new((0_u64, 0_u64));
+        let add = |value: &mut (u64, u64)| {
+            assert_eq!(value.0, value.1, "somebody is in between");
+            value.0 += 1;
+            std::hint::black_box(&mut *value);
+            value.1 += 1;
+        };
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut lock.lock())));
+            }
+        });
+        assert_eq!(lock.lock().0, TURNS * 3);
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_not_given_and_a_panic_releases_it() {
+        let lock = SpinLock::new(7);
+        let held = lock.lock();
+        assert!(lock.try_lock().is_none());
+        drop(held);
+        let panicking = || {
+            let _held = lock.lock();
+            panic!("while it is held");
+        };
+        assert!(crate::panics::contain(panicking).is_err());
+        assert_eq!(lock.try_lock().map(|value| *value), Some(7));
+    }
+}
