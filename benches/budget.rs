@@ -7,10 +7,10 @@
 //! start to the reply in its caller's hands; a scenario that takes 3 % more than the figure in
 //! `benches/budget.txt` fails. `--write` puts today's figures there.
 //!
-//! The scenario `actors` is whole calls, through a proxy and an actor. Their futures take turns on
-//! the actor's arbiter, with as many calls under way as the arbiter runs in a row, so that neither
-//! looks in vain. Actix and tokio are counted with them; start and end are not, as it is run twice,
-//! with more calls and with fewer.
+//! The scenarios `actors` and `actors-bytes` are whole calls, through a proxy and an actor. Their
+//! futures take turns on the actor's arbiter, with as many calls under way as the arbiter runs in a
+//! row, so that neither looks in vain. Actix and tokio are counted with them; start and end are
+//! not, as each is run twice, with more calls and with fewer.
 //!
 //! Where copies are long callgrind counts each byte (`rep movsb`), so the 16 KiB tell how often
 //! they are copied.
@@ -79,6 +79,8 @@ enum Scenario {
     /// 64 bytes there and back through a proxy and an actor, in place and lent, with 64 calls under
     /// way
     Actors,
+    /// The same with bytes that the caller has, and a copy of the reply
+    ActorsBytes,
 }
 
 impl Scenario {
@@ -89,8 +91,8 @@ impl Scenario {
 
     fn size(self) -> usize {
         match self {
-            Self::Lean | Self::Raw64 | Self::Raw64Pipelined | Self::Actors => 64,
             Self::Raw16k => 16 << 10,
+            _ => 64,
         }
     }
 
@@ -98,8 +100,13 @@ impl Scenario {
         match self {
             Self::Lean | Self::Raw64 | Self::Raw16k => 1,
             Self::Raw64Pipelined => 16,
-            Self::Actors => 64,
+            Self::Actors | Self::ActorsBytes => 64,
         }
+    }
+
+    /// Whether it is whole calls.
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Actors | Self::ActorsBytes)
     }
 }
 
@@ -253,18 +260,26 @@ async fn drive(
     rounds: u32,
 ) -> std::result::Result<(), String> {
     let (size, inflight) = (scenario.size(), scenario.inflight());
+    let request = vec![7; size];
     let mut replies = VecDeque::with_capacity(inflight as usize);
     for _ in 0..rounds {
         for _ in 0..inflight {
-            replies.push_back(echo.echo_with(|room| {
-                room[..size].fill(7);
-                size
-            }));
+            replies.push_back(match scenario {
+                Scenario::ActorsBytes => echo.echo(&request),
+                _ => echo.echo_with(|room| {
+                    room[..size].fill(7);
+                    size
+                }),
+            });
         }
         take_turns().await;
         for reply in replies.drain(..) {
-            let bytes = reply.lent().await.map_err(|error| error.to_string())?;
-            if bytes.len() != size || bytes[size - 1] != 7 {
+            let is_same = |bytes: &[u8]| bytes.len() == size && bytes[size - 1] == 7;
+            let is_same = match scenario {
+                Scenario::ActorsBytes => reply.await.map(|bytes| is_same(&bytes)),
+                _ => reply.lent().await.map(|bytes| is_same(&bytes)),
+            };
+            if !is_same.map_err(|error| error.to_string())? {
                 return Err("what came back is not what was sent".to_owned());
             }
         }
@@ -287,7 +302,7 @@ async fn take_turns() {
 }
 
 fn run(scenario: Scenario, rounds: u32) -> Result<()> {
-    if let Scenario::Actors = scenario {
+    if scenario.is_whole() {
         run_actors(scenario, rounds)?;
         println!("done");
         return Ok(());
@@ -314,9 +329,9 @@ fn run(scenario: Scenario, rounds: u32) -> Result<()> {
 
 /// Instructions a call.
 fn count(scenario: Scenario) -> Result<f64> {
-    let Scenario::Actors = scenario else {
+    if !scenario.is_whole() {
         return Ok(total(scenario, 1)? / f64::from(CALLS));
-    };
+    }
     let (rounds, fewer) = ROUNDS;
     let more = total(scenario, rounds)? - total(scenario, rounds - fewer)?;
     Ok(more / f64::from(fewer * scenario.inflight()))
@@ -327,9 +342,9 @@ fn total(scenario: Scenario, rounds: u32) -> Result<f64> {
     let out = tempfile::NamedTempFile::new()?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--fair-sched=yes"])
-        .args(match scenario {
-            Scenario::Actors => &[][..],
-            _ => &["--collect-atstart=no", "--toggle-collect=budget::budgeted"],
+        .args(match scenario.is_whole() {
+            true => &[][..],
+            false => &["--collect-atstart=no", "--toggle-collect=budget::budgeted"],
         })
         .arg(format!("--callgrind-out-file={}", out.path().display()))
         .arg(std::env::current_exe()?)

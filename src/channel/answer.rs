@@ -240,9 +240,29 @@ impl<C: Borrow<Arc<ClientChannel>>> InRing<C> {
     }
 }
 
+impl ReplyBytes {
+    /// The payload of the answer, if `check` finds nothing wrong with that.
+    #[inline]
+    pub(super) fn read<E>(
+        channel: &Arc<ClientChannel>,
+        id: CallId,
+        replied: SlotToken,
+        reply: ReplyMeta,
+        check: impl FnOnce(AnswerView<'_>) -> Result<(), E>,
+    ) -> Result<Result<Self, E>, CallError> {
+        if reply.is_outside {
+            let answer = Answer::read(channel, id, replied, reply)?;
+            return Ok(check(answer.view()).map(|()| answer.keep()));
+        }
+        let ring = InRing::new(channel.clone(), id, replied, reply);
+        Ok(check(ring.view()).map(|()| Self(AnswerMemory::InRing(ring))))
+    }
+}
+
 impl Deref for ReplyBytes {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             AnswerMemory::Pooled(block) => block,

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::bulk::{Bulk, Remote, Transfer};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{
-    CallId, CallState, Caller, Granted, Placed, Prepared, PreparedPayload, Received,
+    CallId, CallState, Caller, Granted, Prepared, PreparedPayload, Received,
 };
 use super::core::slot::ReplyMeta;
 use super::lend::{RemoteRing, Ring, SlotToken};
@@ -173,10 +173,7 @@ impl ClientChannel {
         let payload_at = header.encoded_len();
         if payload_at + payload.len() <= self.geometry.slot_size() {
             let mut core = self.lock();
-            if core.queue_pairs.has_room()
-                && let Some((id, mut send)) = core.caller.claim()
-            {
-                core.renew(self, &mut send);
+            if let Some((id, mut send)) = core.claim(self) {
                 header.request_id = id.0;
                 header.payload_len = payload.len() as u32;
                 let message = self.sends.bytes_mut(&mut send);
@@ -244,32 +241,23 @@ impl ClientChannel {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
-        let placed = {
-            let mut core = self.lock();
-            let has_room = core.queue_pairs.has_room();
-            let mut placed = core.caller.open(has_room, deadline.map(|(at, _)| at));
-            if let Some(Placed::Slot(_, send)) = &mut placed {
-                core.renew(self, send);
-            }
-            placed
+        let mut core = self.lock();
+        let Some((id, send)) = core.claim(self) else {
+            let waiting = core.caller.wait(deadline.map(|(at, _)| at));
+            drop(core);
+            let id = waiting.ok_or_else(|| self.unsent())?;
+            let call = PendingCall::new(self, id, None, deadline);
+            self.line_up(id, method, stream, encode)?;
+            return Ok(call);
         };
+        drop(core);
         // From here on the call ends when `call` is dropped, even if `encode` fails or panics.
-        match placed {
-            Some(Placed::Slot(id, send)) => {
-                let call = PendingCall::new(self, id, Some(send.slot()), deadline);
-                // The whole time is left: it was allowed just now.
-                let left = deadline.map(|(_, after)| after);
-                let header = self.request(id, method, left, stream);
-                self.send_from_slot(send, header, encode)?;
-                Ok(call)
-            }
-            Some(Placed::Waiting(id)) => {
-                let call = PendingCall::new(self, id, None, deadline);
-                self.line_up(id, method, stream, encode)?;
-                Ok(call)
-            }
-            None => Err(self.unsent()),
-        }
+        let call = PendingCall::new(self, id, Some(send.slot()), deadline);
+        // The whole time is left: it was allowed just now.
+        let left = deadline.map(|(_, after)| after);
+        let header = self.request(id, method, left, stream);
+        self.send_from_slot(send, header, encode)?;
+        Ok(call)
     }
 
     /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
@@ -409,6 +397,7 @@ impl ClientChannel {
         }
     }
 
+    #[cold]
     fn line_up(
         &self,
         id: CallId,
@@ -996,6 +985,17 @@ impl ClientState {
         };
         self.write(imm, &message[..total], lkey);
         self.caller.posted(id, send, exported);
+    }
+
+    /// Opens a call whose request can be sent now, in the slot of this memory.
+    #[inline]
+    fn claim(&mut self, channel: &ClientChannel) -> Option<(CallId, SlotToken)> {
+        if !self.queue_pairs.has_room() {
+            return None;
+        }
+        let (id, mut send) = self.caller.claim()?;
+        self.renew(channel, &mut send);
+        Some((id, send))
     }
 
     /// Prepares the memory of `send` for a new message.

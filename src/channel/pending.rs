@@ -9,7 +9,7 @@ use super::completion_watcher::CompletionWatcher;
 use super::core::caller::{CallId, CallState};
 use super::core::slot::ReplyMeta;
 use super::lend::SlotToken;
-use super::{Answer, CallError, ClientChannel, Parker};
+use super::{Answer, CallError, ClientChannel, Parker, ReplyBytes};
 
 /// A call that was made. Dropping it ends the call; its slot stays taken until the answer comes
 /// (SLOT-1).
@@ -112,6 +112,30 @@ impl PendingCall {
                 self.done = true;
                 let answer = Answer::read_with(&self.channel, self.id, replied, reply, read);
                 Poll::Ready(answer)
+            }
+            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
+        }
+    }
+
+    /// As [`poll`](Self::poll), and keeps the payload where it is, if `check` finds nothing wrong
+    /// with the answer.
+    #[inline]
+    pub fn poll_kept<E>(
+        &mut self,
+        waker: Option<&Waker>,
+        check: impl FnOnce(AnswerView<'_>) -> Result<(), E>,
+    ) -> Poll<Result<Result<ReplyBytes, E>, CallError>> {
+        match self.look(waker) {
+            Looked::Undecided => Poll::Pending,
+            Looked::Answered(reply, replied) => {
+                self.done = true;
+                Poll::Ready(ReplyBytes::read(
+                    &self.channel,
+                    self.id,
+                    replied,
+                    reply,
+                    check,
+                ))
             }
             Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }

@@ -725,6 +725,8 @@ async fn a_count_beyond_the_buffer_is_an_error_not_a_truncation() {
             limit: 4080
         }
     );
+    let lent = office.desk.claims(b"12").lent().await;
+    assert_eq!(lent.unwrap_err(), error);
     let error = office
         .desk
         .echo_with(|room| room.len() + 100_000)

@@ -247,13 +247,16 @@ impl CallTarget {
         number: u32,
         name: &'static &'static str,
         timeout: Option<Duration>,
+        bytes: Option<&[u8]>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let made = match self {
-            Self::Channel(channel) => channel
-                .call(number, timeout, encode)
-                .map(|call| Reply::called(call, name, decode)),
+            Self::Channel(channel) => match bytes {
+                Some(bytes) => channel.call_bytes(number, timeout, bytes),
+                None => channel.call(number, timeout, encode),
+            }
+            .map(|call| Reply::called(call, name, decode)),
             Self::Local(service, _) => service
                 .call(number, timeout, encode)
                 .map(|call| Reply::local(call, name, decode)),

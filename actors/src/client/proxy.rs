@@ -302,9 +302,10 @@ impl<S: Service + ?Sized> Proxy<S> {
             Err(error) => Err(error.clone()),
         };
         let decode = (codec, result());
+        let bytes = arguments.as_deref().ok();
         let made = self
             .caller
-            .make(&reached, Some(codec), M::METHOD, encode, decode);
+            .make(&reached, Some(codec), M::METHOD, bytes, encode, decode);
         made.unwrap_or_else(Reply::failed)
     }
 
@@ -666,6 +667,7 @@ impl Caller {
             &reached,
             Some(codec),
             M::METHOD,
+            None,
             |room| codec.encode(&message.arguments(), room),
             (codec, result()),
         )
@@ -766,7 +768,7 @@ impl Caller {
 
     /// Calls a raw method: number `method` of the service's table.
     pub fn call_raw(&self, method: usize, request: &[u8]) -> Reply<Vec<u8>> {
-        self.raw(method, |room| Raw::encode(request, room))
+        self.raw(method, Some(request), |room| Raw::encode(request, room))
     }
 
     /// Calls a raw method; `fill` writes the request into send memory itself and returns its size
@@ -776,17 +778,18 @@ impl Caller {
         method: usize,
         mut fill: impl FnMut(&mut [u8]) -> usize,
     ) -> Reply<Vec<u8>> {
-        self.raw(method, |room| written(&fill(room), room))
+        self.raw(method, None, |room| written(&fill(room), room))
     }
 
     fn raw(
         &self,
         method: usize,
+        bytes: Option<&[u8]>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Reply<Vec<u8>> {
         let decode = Decode::View(|_, answer| <Raw as Codec<[u8]>>::decode(answer.payload()));
         let decode = (PayloadCodec::default(), decode);
-        self.make(&self.reached(), None, method, encode, decode)
+        self.make(&self.reached(), None, method, bytes, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
 
@@ -803,18 +806,20 @@ impl Caller {
         Ok((route.number, parallel.unwrap_or(&reached.serial)))
     }
 
-    /// Makes a call over the connection that its codec was chosen for.
+    /// Makes a call over the connection that its codec was chosen for. With `bytes`, those are what
+    /// `encode` writes.
     fn make<T: 'static>(
         &self,
         reached: &Connection,
         codec: Option<PayloadCodec>,
         method: usize,
+        bytes: Option<&[u8]>,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let (number, target) = self.target(reached, method)?;
         let name = self.name(method);
-        match target.call(number, name, self.timeout, &mut encode, decode) {
+        match target.call(number, name, self.timeout, bytes, &mut encode, decode) {
             Ok(reply) => Ok(reply),
             Err(error) => self.make_later(codec, method, error, encode, decode),
         }
@@ -841,7 +846,8 @@ impl Caller {
             let reached = caller.reached();
             caller.check_codec(&reached, codec)?;
             let (number, target) = caller.target(&reached, method)?;
-            target.call(number, name, left, |room| Raw::encode(&bytes, room), decode)
+            let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
+            target.call(number, name, left, Some(&bytes), encode, decode)
         };
         Ok(Reply::later(Later::new(self, name, error, make)))
     }

@@ -330,7 +330,10 @@ impl<T> Reply<T> {
                 let read = |answer: AnswerView<'_>| complete(answer, codec, decode);
                 ready!(call.poll_answer(waker, read)).unwrap_or_else(|lost| Err(lost.into()))
             }
-            (_, Decode::Kept(_)) => complete_whole(ready!(call.poll(waker)), *decode),
+            (_, Decode::Kept(kept)) => {
+                let kept = ready!(call.poll_kept(waker, check)).map(|bytes| bytes.map(kept));
+                kept.unwrap_or_else(|lost| Err(lost.into()))
+            }
         };
         let result =
             concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
@@ -461,10 +464,18 @@ fn complete<T>(
     codec: PayloadCodec,
     decode: fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
 ) -> Result<T, DecodedReply> {
-    if let Some(fault) = answer.fault().map_err(DecodedReply::Decode)? {
-        return Err(DecodedReply::Fault(fault));
-    }
+    check(answer)?;
     decode(codec, answer).map_err(DecodedReply::Decode)
+}
+
+/// Whether the call has a result.
+#[inline]
+fn check(answer: AnswerView<'_>) -> Result<(), DecodedReply> {
+    match answer.fault() {
+        Ok(None) => Ok(()),
+        Ok(Some(fault)) => Err(DecodedReply::Fault(fault)),
+        Err(error) => Err(DecodedReply::Decode(error)),
+    }
 }
 
 fn complete_whole<T>(
@@ -475,7 +486,7 @@ fn complete_whole<T>(
     match decode {
         Decode::View(decode) => complete(answer.view(), codec, decode),
         Decode::Kept(kept) => {
-            complete(answer.view(), codec, |_, _| Ok(()))?;
+            check(answer.view())?;
             Ok(kept(answer.keep()))
         }
     }

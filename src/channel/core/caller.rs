@@ -3,7 +3,7 @@
 //! A slot goes through these phases; the credit is back when it is free again.
 //!
 //! ```text
-//!         open          posted           receive            finish
+//!         claim         posted           receive            finish
 //!  Free ───────▶ Claimed ─────▶ Pending ─────────▶ Answered ─────▶ Free
 //!                  │ abandon      │ end (timeout, dropped)  receive
 //!                  ▼              ▼                              │
@@ -25,15 +25,6 @@ use crate::wire::{RendezvousDescriptor, StreamPart};
 /// Identifies one call on its channel; it is the request id on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub(crate) u64);
-
-/// The result of opening a call.
-#[derive(Debug)]
-pub(crate) enum Placed {
-    /// The call has the slot of this send memory.
-    Slot(CallId, SlotToken),
-    /// The call waits for a credit.
-    Waiting(CallId),
-}
 
 /// The state of a call.
 #[derive(Debug, Clone, Copy)]
@@ -225,13 +216,10 @@ impl Caller {
         Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
-    /// Opens a call; `None` if the channel is closed. `may_send` says whether the transport can
-    /// take it now. A call never overtakes a waiting one (ORDER-1).
-    #[inline]
-    pub(crate) fn open(&mut self, may_send: bool, deadline: Option<Instant>) -> Option<Placed> {
-        if may_send && let Some((id, send)) = self.claim() {
-            return Some(Placed::Slot(id, send));
-        }
+    /// Opens a call that waits for a credit, or for the transport; `None` if the channel is closed.
+    /// No later call overtakes it (ORDER-1).
+    #[cold]
+    pub(crate) fn wait(&mut self, deadline: Option<Instant>) -> Option<CallId> {
         if self.closed.is_some() {
             return None;
         }
@@ -243,7 +231,7 @@ impl Caller {
         };
         self.lined_up.insert(id, call);
         self.waiting += 1;
-        Some(Placed::Waiting(id))
+        Some(id)
     }
 
     /// Queues the encoded arguments of a waiting call.
@@ -786,9 +774,7 @@ mod tests {
     use super::*;
 
     fn posted(caller: &mut Caller) -> (CallId, u16) {
-        let Some(Placed::Slot(id, send)) = caller.open(true, None) else {
-            panic!("there is a free slot");
-        };
+        let (id, send) = caller.claim().expect("there is a free slot");
         let slot = send.slot();
         caller.posted(id, send, None);
         (id, slot)
@@ -813,6 +799,19 @@ mod tests {
         let replied = caller.lend_reply(slot);
         caller.finish(id, replied);
         assert_eq!((caller.credits().free, caller.free.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_slot_that_was_freed_last_is_taken_next() {
+        let mut caller = Caller::of(3);
+        let calls = [posted(&mut caller), posted(&mut caller)];
+        for (id, slot) in calls {
+            assert_eq!(receive(&mut caller, slot, id), Received::Answer);
+            let replied = caller.lend_reply(slot);
+            caller.finish(id, replied);
+        }
+        assert_eq!(posted(&mut caller).1, calls[1].1);
+        assert_eq!(posted(&mut caller).1, calls[0].1);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::fabric::{Completed, MessageContent, Port};
 use super::pair::nothing;
 use super::schedule::{Event, Micros};
 use super::world::World;
-use crate::channel::core::caller::{CallId, CallState, Placed, Received};
+use crate::channel::core::caller::{CallId, CallState, Received};
 use crate::channel::core::responder::Arrival;
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::peer_connection::{Input, Session};
@@ -63,16 +63,17 @@ impl World {
         };
         let may_send = up.sends.has_room() && up.unsent.is_empty();
         let port = up.port;
-        let placed = peer.caller.open(may_send, until);
-        let placed = placed.expect("CALL-1: what is up takes calls");
-        let (id, slot) = match placed {
-            Placed::Slot(id, send) => {
+        let claimed = may_send.then(|| peer.caller.claim()).flatten();
+        let (id, slot) = match claimed {
+            Some((id, send)) => {
                 let slot = send.slot();
                 assert!(peer.caller.is_claimed(id, slot));
                 peer.caller.posted(id, send, None);
                 (id, Some(slot))
             }
-            Placed::Waiting(id) => {
+            None => {
+                let id = peer.caller.wait(until);
+                let id = id.expect("CALL-1: what is up takes calls");
                 peer.caller.line_up(id, nothing());
                 (id, None)
             }

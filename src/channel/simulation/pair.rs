@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use crate::channel::core::caller::{
-    CallId, CallState, Caller, Placed, Prepared, PreparedPayload, Received,
+    CallId, CallState, Caller, Prepared, PreparedPayload, Received,
 };
 use crate::channel::core::responder::{Arrival, PreparedReply, Responder, SlotRequest};
 use crate::channel::core::slot::ReplyMeta;
@@ -178,16 +178,15 @@ impl World {
 
     fn call(&mut self, with_deadline: bool, has_room: bool) {
         let deadline = with_deadline.then(|| self.now + Duration::from_millis(30));
-        let placed = self
-            .caller
-            .open(has_room, deadline)
-            .expect("the channel is open");
-        let (id, slot) = match placed {
-            Placed::Waiting(id) => {
+        let claimed = has_room.then(|| self.caller.claim()).flatten();
+        let (id, slot) = match claimed {
+            None => {
+                let id = self.caller.wait(deadline);
+                let id = id.expect("the channel is open");
                 self.caller.line_up(id, nothing());
                 (id, None)
             }
-            Placed::Slot(id, send) => {
+            Some((id, send)) => {
                 let slot = send.slot();
                 self.post(id, send);
                 (id, Some(slot))
@@ -399,7 +398,7 @@ impl World {
         self.caller.close(LossCause::Gone);
         self.check();
         assert!(
-            self.caller.open(true, None).is_none(),
+            self.caller.claim().is_none() && self.caller.wait(None).is_none(),
             "SLOT-1: no credit before the drain"
         );
         self.to_server.clear();
