@@ -26,7 +26,7 @@ use super::{
     PooledBuffer, Profile, Violation, Violations,
 };
 use crate::fabric::shm::{SpinGuard, SpinLock};
-use crate::fabric::{Completion, CompletionQueue, Poller};
+use crate::fabric::{Completion, CompletionQueue, QueueHalves};
 use crate::wire::{
     EncodeError, Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
     StreamPart,
@@ -61,8 +61,7 @@ pub(super) struct ClientState {
     // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
     pub(super) queue_pairs: QueuePairGroup,
     /// Both halves of the queue; `None` once the channel is closed.
-    pub(super) cq: Option<Arc<dyn CompletionQueue>>,
-    pub(super) poller: Option<Box<dyn Poller>>,
+    pub(super) queue: Option<QueueHalves>,
     /// Reads payloads beyond a slot; with a native peer only.
     pub(super) bulk: Option<Bulk>,
     pub(super) caller: Caller,
@@ -338,7 +337,8 @@ impl ClientChannel {
         self.conclude_post(core)
     }
 
-    /// Releases the lock, after a request was posted. What closes the channel meanwhile has effects.
+    /// Releases the lock, after a request was posted. Whatever closed the channel meanwhile has
+    /// effects.
     #[inline]
     fn conclude_post(&self, core: SpinGuard<'_, ClientState>) -> Result<(), CallError> {
         if !core.caller.has_effects() {
@@ -499,7 +499,11 @@ impl ClientChannel {
     pub fn is_quiet(&self) -> bool {
         // The holder of the lock polls, too.
         let core = self.core.try_lock();
-        core.is_none_or(|core| core.poller.as_ref().is_none_or(|poller| poller.is_quiet()))
+        core.is_none_or(|core| {
+            core.queue
+                .as_ref()
+                .is_none_or(|(_, poller)| poller.is_quiet())
+        })
     }
 
     /// How long a waiter polls before it sleeps.
@@ -644,7 +648,7 @@ impl WatchedQueue for ClientChannel {
     }
 
     fn queue(&self) -> Option<Arc<dyn CompletionQueue>> {
-        self.lock().cq.clone()
+        self.lock().queue.as_ref().map(|(cq, _)| cq.clone())
     }
 
     fn progress(&self) -> bool {
@@ -656,7 +660,7 @@ impl WatchedQueue for ClientChannel {
 
     fn arm(&self) -> bool {
         let mut core = self.lock();
-        if let Some(cq) = &core.cq
+        if let Some((cq, _)) = &core.queue
             && let Err(error) = cq.arm()
         {
             core.close(LossCause::Fabric(error.to_string()));
@@ -721,7 +725,7 @@ impl ClientState {
     fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
         let mut batches = 0;
-        while let Some(poller) = &mut self.poller {
+        while let Some((_, poller)) = &mut self.queue {
             let count = poller.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
             for at in 0..count {
@@ -747,6 +751,21 @@ impl ClientState {
     }
 
     pub(super) fn complete(
+        &mut self,
+        channel: &ClientChannel,
+        completion: &Completion,
+    ) -> Result<(), LossCause> {
+        match self.queue_pairs.receive_alone(completion) {
+            Some(imm) => {
+                self.receive(channel, channel.profile.immediate(imm));
+                Ok(())
+            }
+            None => self.complete_rare(channel, completion),
+        }
+    }
+
+    #[cold]
+    fn complete_rare(
         &mut self,
         channel: &ClientChannel,
         completion: &Completion,
@@ -1037,7 +1056,7 @@ impl ClientState {
         // rings (DROP-1).
         self.queue_pairs.end();
         self.bulk = None;
-        (self.poller, self.cq) = (None, None);
+        self.queue = None;
         self.caller.close(cause);
     }
 

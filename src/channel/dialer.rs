@@ -16,7 +16,7 @@ use super::{
     RingAddress, Violations, WaitPolicy,
 };
 use crate::fabric::shm::SpinLock;
-use crate::fabric::{Completion, CompletionQueue, Device, Poller, RetryPolicy};
+use crate::fabric::{Completion, Device, QueueHalves, RetryPolicy};
 
 /// Owner of a client's queue pairs before their first reset.
 pub(super) const OWNER: u64 = 0;
@@ -25,8 +25,7 @@ pub(super) const OWNER: u64 = 0;
 #[derive(Debug)]
 pub struct Dialer {
     queue_pairs: QueuePairGroup,
-    cq: Arc<dyn CompletionQueue>,
-    poller: Box<dyn Poller>,
+    queue: QueueHalves,
     /// Used with a native peer only.
     bulk: Option<(Bulk, Arc<BufferPool>)>,
     sends: (Ring, Vec<SlotToken>),
@@ -50,7 +49,7 @@ impl Dialer {
     ) -> Result<Self, ConnectError> {
         let device = &**memory.device();
         let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
-        let bulk = Bulk::new(device, &dialer.cq, OWNER, retry)?;
+        let bulk = Bulk::new(device, &dialer.queue.0, OWNER, retry)?;
         dialer.bulk = Some((bulk, memory.clone()));
         Ok(dialer)
     }
@@ -87,13 +86,13 @@ impl Dialer {
             Profile::Compatible => 2 * slots,
         };
         let receives = needed_receives + slots;
-        let entries = (sends + receives)
-            .saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
-        let (cq, poller) = device.create_completion_queue(entries + Bulk::ENTRIES)?;
+        let entries =
+            (sends + receives).saturating_mul(queue_pairs.clamp(1, WorkId::MAX_QUEUE_PAIRS) as u32);
+        let queue = device.create_completion_queue(entries + Bulk::ENTRIES)?;
         let queue_pairs = QueuePairGroup::new(
             device,
             &QueuePairGroupInit {
-                cq: cq.clone(),
+                cq: queue.0.clone(),
                 count: queue_pairs,
                 sends,
                 receives,
@@ -105,8 +104,7 @@ impl Dialer {
         )?;
         Ok(Self {
             queue_pairs,
-            cq,
-            poller,
+            queue,
             bulk: None,
             sends: Ring::send(device, geometry)?,
             replies: Ring::receive(device, geometry)?,
@@ -195,8 +193,7 @@ impl Dialer {
         Arc::new(ClientChannel {
             core: SpinLock::new(ClientState {
                 queue_pairs: self.queue_pairs,
-                cq: Some(self.cq),
-                poller: Some(self.poller),
+                queue: Some(self.queue),
                 bulk,
                 caller: Caller::new(claims, replied),
                 remote,

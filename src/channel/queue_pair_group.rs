@@ -13,7 +13,7 @@ use super::send_queue::{SendQueue, SendTicket};
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
 use crate::fabric::{
-    CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
+    Completion, CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
     RecvRequest, RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
 
@@ -208,25 +208,19 @@ impl QueuePairGroup {
     /// Sends a message if there is room, and returns whether there was.
     #[inline]
     pub(super) fn write(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
-        let [queue_pair] = &mut *self.queue_pairs else {
-            return self.write_striped(message);
-        };
-        if queue_pair
-            .qp
-            .write_now(message.imm, message.bytes, message.to)
+        if let [queue_pair] = &mut *self.queue_pairs
+            && queue_pair
+                .qp
+                .write_now(message.imm, message.bytes, message.to)
         {
             return Ok(true);
         }
-        let Some(ticket) = queue_pair.queue.admit() else {
-            return Ok(false);
-        };
-        let id = send_id(self.owner, 0, ticket);
-        queue_pair.post_stripe(id, self.inline, message, 0, message.bytes)?;
-        Ok(true)
+        self.post(message)
     }
 
-    #[cold]
-    fn write_striped(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
+    /// Posts a message, a stripe on each queue pair, if there is room.
+    #[inline(never)]
+    fn post(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
         if !self.has_room() {
             return Ok(false);
         }
@@ -294,6 +288,21 @@ impl QueuePairGroup {
         }
     }
 
+    /// Handles a message that has arrived on the only queue pair, and returns its immediate; `None`
+    /// for any other completion.
+    #[inline]
+    pub(super) fn receive_alone(&mut self, completion: &Completion) -> Option<u32> {
+        let is_message =
+            completion.status.is_success() && completion.wr_id == receive_id(self.owner, 0);
+        match &mut *self.queue_pairs {
+            [queue_pair] if is_message => {
+                queue_pair.used += 1;
+                Some(completion.imm.unwrap_or_default())
+            }
+            _ => None,
+        }
+    }
+
     /// Handles the arrival on a queue pair. Returns the immediate of a message that is complete
     /// with it. Its receives are to be [posted](Self::post_receives) again.
     #[inline]
@@ -326,13 +335,7 @@ impl QueuePairGroup {
     pub(super) fn post_receives(&mut self) -> Result<(), FabricError> {
         for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
             if queue_pair.used > self.spare_receives {
-                let id = WorkId {
-                    receive: true,
-                    owner: self.owner,
-                    queue_pair: at,
-                    retires: 0,
-                };
-                let wr_id = id.to_bits();
+                let wr_id = receive_id(self.owner, at);
                 let count = std::mem::take(&mut queue_pair.used);
                 queue_pair.qp.post_recvs(RecvRequest { wr_id }, count)?;
             }
@@ -354,6 +357,18 @@ impl QueuePairGroup {
         self.fail();
         self.queue_pairs = Box::default();
     }
+}
+
+/// The `wr_id` of the receives of a queue pair.
+#[inline]
+fn receive_id(owner: u64, queue_pair: usize) -> u64 {
+    let id = WorkId {
+        receive: true,
+        owner,
+        queue_pair,
+        retires: 0,
+    };
+    id.to_bits()
 }
 
 /// The `wr_id` of what a queue pair sends.

@@ -181,7 +181,7 @@ impl World {
         let trouble = TroubledDevice::new(ShmDevice::open().unwrap());
         let called = ShmDevice::open().unwrap();
         let ends = Loopback::in_runtime(runtime(), trouble.clone(), called, slots);
-        let queue = Arc::downgrade(ends.channel.lock().cq.as_ref().unwrap());
+        let queue = Arc::downgrade(&ends.channel.lock().queue.as_ref().unwrap().0);
         Self {
             ends,
             trouble,

@@ -42,8 +42,8 @@ mod remote_regions;
 mod ring_memory;
 mod segment;
 mod sender;
-mod strangers;
 mod spin_lock;
+mod strangers;
 mod sync;
 mod worker;
 

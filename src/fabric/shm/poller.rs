@@ -100,21 +100,20 @@ impl ShmPoller {
     #[inline]
     fn take(&mut self, out: &mut [Completion]) -> usize {
         let mut count = 0;
-        for step in 0..self.watched.len() {
-            let mut at = self.turn + step;
-            if at >= self.watched.len() {
-                at -= self.watched.len();
-            }
-            let watched = &mut self.watched[at];
-            while count < out.len()
+        for _ in 0..self.watched.len() {
+            let watched = &mut self.watched[self.turn];
+            while let Some(completion) = out.get_mut(count)
                 && let Some((wr_id, arrival)) = watched.take()
             {
-                out[count] = watched.completion(wr_id, Some(arrival));
+                *completion = watched.completion(wr_id, Some(arrival));
                 count += 1;
             }
+            self.turn += 1;
+            if self.turn == self.watched.len() {
+                self.turn = 0;
+            }
+            // The next poll begins after the queue that filled `out`, so that none starves.
             if count == out.len() {
-                // Begin the next poll after the queue that filled `out`, so that none starves.
-                self.turn = (at + 1) % self.watched.len();
                 break;
             }
         }

@@ -157,7 +157,16 @@ impl Taker {
     /// Returns whether the next message has arrived.
     #[inline]
     pub(super) fn has_arrival(&self, entries: &[Entry]) -> bool {
-        let entry = &entries[self.next as usize & (entries.len() - 1)];
+        self.is_next(self.entry(entries))
+    }
+
+    #[inline]
+    fn entry<'a>(&self, entries: &'a [Entry]) -> &'a Entry {
+        &entries[self.next as usize & (entries.len() - 1)]
+    }
+
+    #[inline]
+    fn is_next(&self, entry: &Entry) -> bool {
         entry.sequence.load(Ordering::Acquire) == self.next.wrapping_add(1)
     }
 
@@ -169,10 +178,10 @@ impl Taker {
         entries: &[Entry],
         consumer: &Consumer,
     ) -> Option<(u64, Arrival)> {
-        if !self.has_arrival(entries) || self.is_used_up(consumer) {
+        let entry = self.entry(entries);
+        if !self.is_next(entry) || self.is_used_up(consumer) {
             return None;
         }
-        let entry = &entries[self.next as usize & (entries.len() - 1)];
         let arrival = Arrival {
             imm: entry.imm.load(Ordering::Relaxed),
             byte_len: entry.byte_len.load(Ordering::Relaxed),

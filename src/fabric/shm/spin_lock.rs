@@ -1,7 +1,8 @@
 //! A lock for short sections that run no code of a user.
 //!
-//! It is released by a plain store, so that it costs one locked operation, where a mutex costs two. The store cannot tell
-//! whether somebody waits: a waiter looks again by itself. If the holder is not running, it does so after a sleep.
+//! It is released by a plain store, so it costs one locked operation, where a mutex costs two. The
+//! store cannot tell whether somebody waits: a waiter looks again by itself. If the holder does not
+//! run, the waiter sleeps between its looks.
 
 use std::cell::UnsafeCell;
 use std::fmt;
