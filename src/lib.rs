@@ -37,7 +37,7 @@
 //! - A **ring** is a registered region of `slots` x `slot_size` bytes that one peer writes into.
 //! - A **credit** is the sender's right to one slot.
 //! - A **channel** is a connected pair of rings and its pending calls.
-//! - An **incarnation** is one life of an agent under its alias.
+//! - An **incarnation** is one run of an agent under its alias.
 //!
 //! # Invariants
 //!

@@ -230,6 +230,7 @@ impl Drop for CompletionWatcher {
 
 /// Occupies a watcher's place until it ends in whatever way, including the end of its runtime.
 struct WatchGuard<P: WatchedQueue> {
+    /// Weak, so that a sleeping task does not keep a channel that nobody else has.
     watched: Weak<P>,
     place: WatcherKind,
     wake: Arc<Notify>,
@@ -281,6 +282,7 @@ impl<P: WatchedQueue> Drop for WatchGuard<P> {
                     watched.abandon(LossCause::ShutDown);
                 }
             }
+            // No sleeper relies on a thread: while it watches, all others use the fallback.
             WatcherKind::Thread => *watcher.inline() = None,
             WatcherKind::InlineWatcher => {
                 let mut inline = watcher.inline();

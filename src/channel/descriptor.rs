@@ -738,7 +738,7 @@ mod tests {
         let refused = theirs.check(ours, &table(&["add"])).unwrap_err();
         assert_eq!(refused, Mismatch::ServiceDown { service });
         assert_eq!(theirs.check(ours, &other), Ok(&other));
-        // Those who know of no such list publish none, and nothing changes for them.
+        // Earlier releases publish no such list, and nothing changes for them.
         let text = serde_json::to_string(&descriptor()).unwrap();
         assert!(!text.contains("down"), "{text}");
         assert_eq!(

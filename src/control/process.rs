@@ -51,7 +51,7 @@ pub(super) fn is_gone(described: &Value) -> bool {
         if test_kill_process(pid) == Err(Errno::SRCH) {
             return true;
         }
-        // Start times are told by the clock of the time namespace.
+        // Start times are read from the clock of the time namespace.
         let started = described.get("started").and_then(Value::as_u64);
         if is_same("time_namespace", time_namespace())
             && is_ours(Path::new(PROC))

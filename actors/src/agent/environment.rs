@@ -30,7 +30,8 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
 /// Reads a secret from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn secret(name: &str) -> Option<Secret> {
     let value = env::var_os(name)?;
-    // A value that is not text is refused by its user, who must not repeat it in an error.
+    // Bytes that are not text make an invalid token or URL, which its user refuses without
+    // repeating it.
     let text = value.to_string_lossy();
     (!text.trim().is_empty()).then(|| Secret::from(text))
 }

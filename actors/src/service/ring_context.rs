@@ -482,7 +482,7 @@ impl Rings {
     }
 }
 
-/// Ends a handler that is done. If it panicked, or requested the exit, the instance ends.
+/// Handles the end of a handler: if it panicked, or requested the exit, the instance ends.
 fn settle<H: RequestHandler>(handler: &mut H, panicked: bool) {
     let untold = || EndCause::Panicked {
         message: "a panic without a message".to_owned(),

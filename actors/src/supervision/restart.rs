@@ -1,6 +1,6 @@
-//! Whether, when and how often a service is restarted: the policy that users give ([`Restart`]),
-//! which services are restarted together ([`Strategy`]), and the decision, a state machine that is
-//! told the time ([`Restarts`]).
+//! Decides whether, when and how often a service is restarted: the policy that users set
+//! ([`Restart`]), which services are restarted together ([`Strategy`]), and the decision, a state
+//! machine that is told the time ([`Restarts`]).
 //!
 //! - At most `max_restarts` restarts begin within any window.
 //! - Between the end of an instance and the next start lies the pause of

@@ -498,7 +498,7 @@ impl<'de, T: DeserializeSeed<'de>> DeserializeSeed<'de> for Number<'_, T> {
     }
 }
 
-/// A variant, by its name for those who ask for that.
+/// A variant, with its name for a reader that asks for it.
 struct Named<E> {
     name: Option<&'static str>,
     number: U32Deserializer<E>,

@@ -251,7 +251,7 @@ mod tests {
 
     use super::*;
 
-    /// A connection of ours, and the other end.
+    /// A connection of this agent, and the other end.
     fn connection() -> (Arc<OneSided>, Exposed) {
         let (device, retry) = (ShmDevice::open().unwrap(), RetryPolicy::default());
         let memory = BufferPool::private(device.clone(), MemoryLimits::default());
