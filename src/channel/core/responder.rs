@@ -171,10 +171,14 @@ impl Responder {
             return Arrival::Violation(Violation::BadSlot);
         };
         match (imm.signal, held.phase, message) {
-            (Signal::Message, Phase::Free, Some((header, payload)))
-                if header.kind == MessageKind::Request
-                    && let Some(mut request) = held.request.take() =>
-            {
+            (Signal::Message, Phase::Free, Some((header, payload))) => {
+                let unused = match header.kind {
+                    MessageKind::Request => held.request.take(),
+                    _ => None,
+                };
+                let Some(mut request) = unused else {
+                    return Arrival::Violation(Violation::WrongKind);
+                };
                 held.phase = Phase::Unanswered(header.request_id);
                 held.exported = None;
                 self.unanswered += 1;
@@ -184,7 +188,6 @@ impl Responder {
                 request.expires = None;
                 Arrival::Request(request)
             }
-            (Signal::Message, Phase::Free, Some(_)) => Arrival::Violation(Violation::WrongKind),
             (Signal::Message, Phase::Free, None) => Arrival::Violation(Violation::BadHeader),
             // The slot of an unsent answer is used again without that answer.
             (Signal::Message, _, _) => Arrival::Violation(Violation::SlotBusy),

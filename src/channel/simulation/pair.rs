@@ -298,7 +298,8 @@ impl World {
                 slot,
                 signal: Signal::Message,
             };
-            let message = Some((&request_header(CallId(u64::MAX)), 0..0));
+            let header = request_header(CallId(u64::MAX));
+            let message = Some((&header, 0..0));
             let arrival = self.responder.receive(imm, message);
             let is_refused = matches!(arrival, Arrival::Violation(Violation::SlotBusy));
             assert!(is_refused, "{arrival:?}");

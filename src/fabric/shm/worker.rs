@@ -379,9 +379,10 @@ impl Routine {
             self.refused
                 .warn(now, format_args!("a dial was refused: {error}"));
         } else if self.unsettled >= MAX_STRANGERS {
-            let why = format_args!("{MAX_STRANGERS} others have not been answered");
-            self.refused
-                .warn(now, format_args!("a dial was refused: {why}"));
+            self.refused.warn(
+                now,
+                format_args!("a dial was refused: {MAX_STRANGERS} others have not been answered"),
+            );
         } else {
             self.unsettled += 1;
             self.strangers.add(now, self.next_token);
