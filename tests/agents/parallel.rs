@@ -582,8 +582,8 @@ async fn serve_once_handles_one_request_and_lets_the_others_wait() {
     worker.serve_once(&mut runner).await.unwrap();
     assert_eq!(second.await, Ok(2));
     drop(third);
-    // Async ones as well. A cancelled one is skipped if its cancel arrives before its turn, which is
-    // a matter of moments: sooner or later one does.
+    // Async ones as well. A cancelled one is skipped if its cancel arrives before its turn, which
+    // is a matter of moments: sooner or later one does.
     let board = runner.board.clone();
     let skipped = async {
         for n in 4.. {
