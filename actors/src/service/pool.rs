@@ -3,8 +3,8 @@
 use std::future::poll_fn;
 use std::io;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::thread;
 use std::time::Instant;
@@ -25,8 +25,26 @@ pub(crate) struct Pool<T> {
     /// `Some` until the pool is dropped.
     runtime: Option<Runtime>,
     shared: watch::Receiver<T>,
-    running: Vec<(RequestId, AbortHandle)>,
+    running: Vec<Task>,
     load: Arc<Load>,
+}
+
+/// A handler that runs, or waits for a thread.
+struct Task {
+    request: RequestId,
+    waiting: Waiting,
+    handle: AbortHandle,
+}
+
+/// A request until its handler begins. An aborted task goes when a thread gets to it, and its
+/// request should not wait for that.
+#[derive(Clone)]
+struct Waiting(Arc<Mutex<Option<Request>>>);
+
+impl Waiting {
+    fn take(&self) -> Option<Request> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 /// The handlers that have not ended.
@@ -86,12 +104,17 @@ impl<T: Clone> Pool<T> {
         T: Send + 'static,
     {
         let Some(runtime) = &self.runtime else { return };
-        self.running.retain(|(_, task)| !task.is_finished());
-        let ticket = request.ticket();
+        self.running.retain(|task| !task.handle.is_finished());
+        let id = request.ticket();
+        let waiting = Waiting(Arc::new(Mutex::new(Some(request))));
         let shared = self.shared.borrow().clone();
         let running = Handler::new(&self.load);
+        let request = waiting.clone();
         let task = runtime.spawn(async move {
             let _running = running;
+            let Some(request) = request.take() else {
+                return;
+            };
             if request.expires().is_some_and(|at| at <= Instant::now()) {
                 return request.fail(Fault::Expired);
             }
@@ -102,7 +125,11 @@ impl<T: Clone> Pool<T> {
                 tracing::warn!(service, "a parallel handler panicked");
             }
         });
-        self.running.push((ticket, task.abort_handle()));
+        self.running.push(Task {
+            request: id,
+            waiting,
+            handle: task.abort_handle(),
+        });
     }
 
     /// Returns whether no handler runs. If one does, the task is woken when it ends.
@@ -114,11 +141,9 @@ impl<T: Clone> Pool<T> {
     /// Drops the handler of a request where it awaits, or before it begins. The request answers as
     /// it is dropped, which returns the caller's credit (SLOT-2).
     pub(crate) fn cancel(&mut self, request: RequestId) {
-        for (_, task) in self
-            .running
-            .extract_if(.., |(running, _)| *running == request)
-        {
-            task.abort();
+        for task in self.running.extract_if(.., |task| task.request == request) {
+            drop(task.waiting.take());
+            task.handle.abort();
         }
     }
 }
