@@ -126,10 +126,10 @@ impl Inbound {
 
     /// The id of this request.
     #[inline]
-    pub fn ticket(&self) -> RequestId {
+    pub fn id(&self) -> RequestId {
         match &self.0 {
-            From::Ring(request) => request.ticket(),
-            From::Here(request) => request.ticket,
+            From::Ring(request) => request.id(),
+            From::Here(request) => request.id,
         }
     }
 

@@ -52,7 +52,7 @@ pub(super) struct LocalRequest {
     pub(super) payload: Box<[u8]>,
     pub(super) peer: Arc<str>,
     pub(super) expires: Option<Instant>,
-    pub(super) ticket: RequestId,
+    pub(super) id: RequestId,
     pub(super) max_in_place: usize,
     /// Memory for an answer that is written in place.
     pub(super) room: Vec<u8>,
@@ -191,7 +191,7 @@ impl LocalService {
         request.stream_credit = stream_credit;
         let call = LocalCall {
             service: self.clone(),
-            ticket: request.ticket,
+            id: request.id,
             answer: told,
             deadline,
             done: false,
@@ -232,14 +232,14 @@ impl LocalService {
         }
         let deadline =
             timeout.and_then(|after| Instant::now().checked_add(after).map(|at| (at, after)));
-        let ticket = RequestId::local(NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = RequestId::local(NEXT.fetch_add(1, Ordering::Relaxed));
         let request = LocalRequest {
             service: self.service.clone(),
             method,
             payload: to_vec(encode)?.into(),
             peer: self.peer.clone(),
             expires: deadline.map(|(at, _)| at),
-            ticket,
+            id,
             max_in_place: self.max_in_place,
             room: Vec::new(),
             stream_credit: None,
@@ -261,7 +261,7 @@ impl LocalService {
 #[derive(Debug)]
 pub struct LocalCall {
     service: LocalService,
-    ticket: RequestId,
+    id: RequestId,
     answer: oneshot::Receiver<Outcome>,
     deadline: Option<(Instant, Duration)>,
     done: bool,
@@ -320,7 +320,7 @@ impl LocalCall {
     fn cancel(&mut self) {
         if !std::mem::replace(&mut self.done, true) {
             // A failure means that nobody is there any more.
-            let _ = self.service.deliveries.send(Delivery::Cancel(self.ticket));
+            let _ = self.service.deliveries.send(Delivery::Cancel(self.id));
         }
     }
 }

@@ -37,7 +37,7 @@ impl RingRequest {
     }
 
     #[inline]
-    pub(super) fn ticket(&self) -> RequestId {
+    pub(super) fn id(&self) -> RequestId {
         let request = self.request();
         RequestId::new(&self.channel, request.slot(), request.request_id)
     }

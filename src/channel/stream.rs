@@ -72,7 +72,7 @@ impl StreamCredit {
 
     /// Ends the stream if `request` is one of its requests for items. Returns whether it is.
     pub(super) fn cancel_request(&self, request: RequestId) -> bool {
-        let is_asked = |asked: &Inbound| asked.ticket() == request;
+        let is_asked = |asked: &Inbound| asked.id() == request;
         let is_of_this = self.lock().asked.iter().any(is_asked);
         if is_of_this {
             self.cancel();

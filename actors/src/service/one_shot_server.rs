@@ -38,7 +38,7 @@ impl OneShotServer {
         A: 'static,
     {
         let request = self.next().await.ok_or(AgentError::ShutDown)?;
-        let (instance, ticket) = (self.instance, request.ticket());
+        let (instance, id) = (self.instance, request.id());
         let (state, method) = (Rc::new(RefCell::new(state)), request.method() as usize);
         let dispatch = current_handler::once(instance, || S::dispatch(&state, method, request));
         let Dispatch::Running(mut handler) = dispatch else {
@@ -46,7 +46,7 @@ impl OneShotServer {
         };
         poll_fn(|context| {
             while let Poll::Ready(Some(delivery)) = self.arrived.poll_recv(context) {
-                if matches!(delivery, Delivery::Cancel(cancelled) if cancelled == ticket) {
+                if matches!(delivery, Delivery::Cancel(cancelled) if cancelled == id) {
                     return Poll::Ready(());
                 }
                 self.take(delivery);
@@ -81,7 +81,7 @@ impl OneShotServer {
         match delivery {
             Delivery::Request(request) => self.queue.push_back(request),
             Delivery::Cancel(cancelled) => {
-                self.queue.retain(|request| request.ticket() != cancelled);
+                self.queue.retain(|request| request.id() != cancelled);
             }
             Delivery::Lost { .. } => self.queue.retain(Request::is_connected),
         }

@@ -105,7 +105,7 @@ impl<T: Clone> Pool<T> {
     {
         let Some(runtime) = &self.runtime else { return };
         self.running.retain(|task| !task.handle.is_finished());
-        let id = request.ticket();
+        let id = request.id();
         let waiting = Waiting(Arc::new(Mutex::new(Some(request))));
         let shared = self.shared.borrow().clone();
         let running = Handler::new(&self.load);

@@ -262,7 +262,7 @@ impl Rings {
                 Delivery::Request(request) if !takes_requests => drop(request),
                 Delivery::Request(_) => self.queue.push_back(delivery),
                 Delivery::Cancel(cancelled) => {
-                    self.keep_requests(|request| request.ticket() != cancelled);
+                    self.keep_requests(|request| request.id() != cancelled);
                     if let Some(running) =
                         self.running.take_if(|running| running.request == cancelled)
                     {
@@ -359,13 +359,13 @@ impl Rings {
                 request.fail(Fault::Expired);
                 continue;
             }
-            let ticket = request.ticket();
+            let id = request.id();
             match serial(self.instance, || handler.handle(request)) {
                 Dispatch::Done => settle(handler, false),
                 Dispatch::Panicked => settle(handler, true),
                 Dispatch::Running(future) => {
                     self.running = Some(RunningHandler {
-                        request: ticket,
+                        request: id,
                         future,
                     });
                 }
