@@ -340,9 +340,11 @@ type Checked = Result<(), String>;
 
 /// Cargo's own arguments, and those of the program behind `--`.
 fn cargo(arguments: &[&str]) -> Checked {
-    const KNOWN: [&str; 10] = [
-        "add", "bench", "build", "clippy", "deny", "doc", "fmt", "install", "run", "test",
+    const KNOWN: [&str; 11] = [
+        "add", "bench", "build", "clippy", "deny", "doc", "fmt", "install", "miri", "run", "test",
     ];
+    let toolchain = arguments.first().filter(|word| word.starts_with('+'));
+    let arguments = &arguments[usize::from(toolchain.is_some())..];
     let Some((command, rest)) = arguments.split_first() else {
         return Ok(());
     };
