@@ -413,9 +413,7 @@ impl ClientChannel {
                 payload.shrink_to_fit();
                 PreparedPayload::Here(payload)
             }
-            Err(error) => {
-                PreparedPayload::RendezvousDescriptor(self.encode_outside(error, encode)?)
-            }
+            Err(error) => PreparedPayload::Pooled(self.encode_outside(error, encode)?),
         };
         let request = Prepared {
             method,
@@ -973,7 +971,7 @@ impl ClientState {
                     message[at..at + payload.len()].copy_from_slice(&payload);
                     None
                 }
-                PreparedPayload::RendezvousDescriptor(block) => {
+                PreparedPayload::Pooled(block) => {
                     header.set_outside(block.outside());
                     Some(block)
                 }

@@ -194,7 +194,7 @@ impl PeerChannel {
                         deliveries.push_back(Delivery::Request(inbound));
                     }
                 }
-                Arrived::RendezvousDescriptor(slot, outside) => self.read(slot, outside),
+                Arrived::Offered(slot, outside) => self.read(slot, outside),
                 Arrived::Next(request, Some(stream_credit)) => {
                     stream_credit.ask(self.inbound(request))
                 }
@@ -463,7 +463,7 @@ impl PeerChannelState {
             Some(outside) if self.bulk.is_some() => {
                 let slot = request.slot();
                 self.responder.read_first(request);
-                Arrived::RendezvousDescriptor(slot, outside)
+                Arrived::Offered(slot, outside)
             }
             _ => Arrived::Request(request),
         }
@@ -518,7 +518,7 @@ impl PeerChannelState {
 enum Arrived {
     Request(Box<SlotRequest>),
     /// A request in this slot whose payload has to be read first.
-    RendezvousDescriptor(u16, RendezvousDescriptor),
+    Offered(u16, RendezvousDescriptor),
     /// A request for an item of a stream, with the stream if it is still open.
     Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
     /// A request to end a stream, with the stream if it is still open.

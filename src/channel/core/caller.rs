@@ -94,7 +94,7 @@ pub(crate) struct Prepared {
 pub(crate) enum PreparedPayload {
     Here(Vec<u8>),
     /// The arguments do not fit a slot.
-    RendezvousDescriptor(PooledBuffer),
+    Pooled(PooledBuffer),
 }
 
 /// A call that has waited, to be posted now in the slot of this send memory.
