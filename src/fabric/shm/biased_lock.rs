@@ -2,9 +2,9 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 
 use super::barrier;
+use super::lock_guard::{Clear, LockGuard};
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, pause};
 
 /// A lock that is cheap for its owner; see [`lock_as_owner`](Self::lock_as_owner).
@@ -19,12 +19,9 @@ pub(super) struct BiasedLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for BiasedLock<T> {}
 
-/// Exclusive access to the value.
-pub(super) struct Guard<'a, T> {
-    lock: &'a BiasedLock<T>,
-    /// Held by every guard but the owner's. Dropped last.
-    others: Option<MutexGuard<'a, ()>>,
-}
+/// Exclusive access to the value of a [`BiasedLock`]: its flag is cleared, then the mutex is
+/// released that every guard but the owner's holds.
+pub(super) type Guard<'a, T> = LockGuard<'a, T, (Clear<'a>, Option<MutexGuard<'a, ()>>)>;
 
 impl<T> BiasedLock<T> {
     pub(super) fn new(value: T) -> Self {
@@ -49,10 +46,9 @@ impl<T> BiasedLock<T> {
         if self.is_wanted.load(Ordering::Acquire) {
             self.wait_for_others();
         }
-        Guard {
-            lock: self,
-            others: None,
-        }
+        // SAFETY: no other thread is inside, and none comes in while the flag is set; the owner has
+        // no other guard by the contract of this function.
+        unsafe { LockGuard::new(&self.value, (Clear(&self.is_owner_in), None)) }
     }
 
     #[cold]
@@ -76,39 +72,9 @@ impl<T> BiasedLock<T> {
         while self.is_owner_in.load(Ordering::Acquire) {
             pause(&mut looks);
         }
-        Guard {
-            lock: self,
-            others: Some(others),
-        }
-    }
-}
-
-impl<T> Drop for Guard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        let flag = match self.others {
-            None => &self.lock.is_owner_in,
-            Some(_) => &self.lock.is_wanted,
-        };
-        flag.store(false, Ordering::Release);
-    }
-}
-
-impl<T> Deref for Guard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &*self.lock.value.get() }
-    }
-}
-
-impl<T> DerefMut for Guard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &mut *self.lock.value.get() }
+        // SAFETY: the owner is not inside and stays outside while the flag is set, and the others
+        // exclude each other.
+        unsafe { LockGuard::new(&self.value, (Clear(&self.is_wanted), Some(others))) }
     }
 }
 

@@ -29,6 +29,7 @@ mod connection;
 mod control_socket;
 mod device;
 mod key_table;
+mod lock_guard;
 mod message;
 mod owner_lock;
 mod peer_process;

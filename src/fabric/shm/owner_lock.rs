@@ -2,11 +2,10 @@
 
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic;
 
 use super::barrier;
+use super::lock_guard::{Clear, LockGuard};
 use super::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, pause};
 
 /// A lock that is cheap for the thread that made it. The first other thread pays for a system call;
@@ -22,13 +21,10 @@ pub(crate) struct OwnerLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for OwnerLock<T> {}
 
-/// Exclusive access to the value. It stays on its thread.
-pub(crate) struct OwnerGuard<'a, T> {
-    lock: &'a OwnerLock<T>,
-    /// Held by every guard but the owner's. Dropped last.
-    others: Option<MutexGuard<'a, ()>>,
-    value: PhantomData<&'a mut T>,
-}
+/// Exclusive access to the value of an [`OwnerLock`]: the owner clears its flag, every other thread
+/// holds the mutex.
+pub(crate) type OwnerGuard<'a, T> =
+    LockGuard<'a, T, (Option<Clear<'a>>, Option<MutexGuard<'a, ()>>)>;
 
 /// Stands in place of the owner, once another thread has taken the lock.
 const NOBODY: u64 = 0;
@@ -106,38 +102,10 @@ impl<T> OwnerLock<T> {
 
     #[inline]
     fn guard<'a>(&'a self, others: Option<MutexGuard<'a, ()>>) -> OwnerGuard<'a, T> {
-        OwnerGuard {
-            lock: self,
-            others,
-            value: PhantomData,
-        }
-    }
-}
-
-impl<T> Drop for OwnerGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        if self.others.is_none() {
-            self.lock.is_owner_in.store(false, Ordering::Release);
-        }
-    }
-}
-
-impl<T> Deref for OwnerGuard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &*self.lock.value.get() }
-    }
-}
-
-impl<T> DerefMut for OwnerGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: nobody else is inside as long as this guard is there.
-        unsafe { &mut *self.lock.value.get() }
+        let owner = others.is_none().then_some(&self.is_owner_in).map(Clear);
+        // SAFETY: the owner is inside while no other thread has come, and the others exclude each
+        // other.
+        unsafe { LockGuard::new(&self.value, (owner, others)) }
     }
 }
 

@@ -6,9 +6,8 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
 
+use super::lock_guard::{Clear, LockGuard};
 use super::sync::{AtomicBool, Ordering, pause};
 
 /// See the [module](self).
@@ -20,12 +19,8 @@ pub(crate) struct SpinLock<T> {
 // SAFETY: a guard is the only way to the value, and there is one at a time.
 unsafe impl<T: Send> Sync for SpinLock<T> {}
 
-/// The value of a [`SpinLock`], which is released when this is dropped.
-pub(crate) struct SpinGuard<'a, T> {
-    lock: &'a SpinLock<T>,
-    /// As if it were that: so another thread may use it only where the value allows that.
-    _value: PhantomData<&'a mut T>,
-}
+/// Exclusive access to the value of a [`SpinLock`].
+pub(crate) type SpinGuard<'a, T> = LockGuard<'a, T, Clear<'a>>;
 
 impl<T> SpinLock<T> {
     pub(crate) fn new(value: T) -> Self {
@@ -52,10 +47,8 @@ impl<T> SpinLock<T> {
 
     #[inline]
     fn guard(&self) -> SpinGuard<'_, T> {
-        SpinGuard {
-            lock: self,
-            _value: PhantomData,
-        }
+        // SAFETY: whoever set the flag has the only guard until that is cleared.
+        unsafe { LockGuard::new(&self.value, Clear(&self.is_held)) }
     }
 
     #[cold]
@@ -64,31 +57,6 @@ impl<T> SpinLock<T> {
         while self.is_held.load(Ordering::Relaxed) {
             pause(&mut looks);
         }
-    }
-}
-
-impl<T> Drop for SpinGuard<'_, T> {
-    #[inline]
-    fn drop(&mut self) {
-        self.lock.is_held.store(false, Ordering::Release);
-    }
-}
-
-impl<T> Deref for SpinGuard<'_, T> {
-    type Target = T;
-
-    #[inline]
-    fn deref(&self) -> &T {
-        // SAFETY: nobody else has a guard as long as this one is there.
-        unsafe { &*self.lock.value.get() }
-    }
-}
-
-impl<T> DerefMut for SpinGuard<'_, T> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: nobody else has a guard as long as this one is there.
-        unsafe { &mut *self.lock.value.get() }
     }
 }
 
