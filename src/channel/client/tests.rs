@@ -9,8 +9,9 @@ use crate::channel::AnswerView;
 use crate::channel::Dialer;
 use crate::channel::dialer::OWNER;
 use crate::channel::loopback::{LONG, Loopback, WORKER, memory, wait_policy};
+use crate::channel::work_id::WorkId;
 use crate::fabric::drop_order::{DropOrder, Gone};
-use crate::fabric::{CompletionStatus, Device, Opcode, RetryPolicy, shm::ShmDevice};
+use crate::fabric::{Completion, CompletionStatus, Device, Opcode, RetryPolicy, shm::ShmDevice};
 use crate::wire::{Codec, Raw};
 
 /// Somebody looks whether anything has arrived, but at no call.

@@ -1,0 +1,406 @@
+//! What the lock of a [`ClientChannel`] guards: the shell of the calling state machine, which takes
+//! completions in and posts what the machine says.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use super::{ClientChannel, TellError, TellFailure};
+use crate::channel::bulk::{Bulk, Remote, Transfer};
+use crate::channel::core::caller::{CallId, Caller, Granted, PreparedPayload, Received};
+use crate::channel::core::slot::ReplyMeta;
+use crate::channel::lend::{RemoteRing, SlotToken};
+use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
+use crate::channel::work_id::WorkId;
+use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
+use crate::fabric::{Completion, QueueHalves};
+use crate::wire::{Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal};
+
+pub(in crate::channel) const BATCH: usize = 16;
+/// The key for an empty message.
+const NO_KEY: u32 = 0;
+
+/// The state behind the lock: the state machine, and the queue pairs that post for it.
+#[derive(Debug)]
+pub(in crate::channel) struct ClientState {
+    // The queue pairs are dropped, and so drained, before the memory that `caller` holds (DROP-1).
+    pub(in crate::channel) queue_pairs: QueuePairGroup,
+    /// Both halves of the queue; `None` once the channel is closed.
+    pub(in crate::channel) queue: Option<QueueHalves>,
+    /// Reads payloads beyond a slot; with a native peer only.
+    pub(in crate::channel) bulk: Option<Bulk>,
+    pub(in crate::channel) caller: Caller,
+    pub(in crate::channel) remote: RemoteRing,
+    pub(in crate::channel) violations: Violations,
+    pub(in crate::channel) closing: Arc<Notify>,
+    /// Completions are polled into this.
+    pub(in crate::channel) batch: Box<[Completion; BATCH]>,
+}
+
+impl ClientState {
+    pub(in crate::channel) fn progress(&mut self, channel: &ClientChannel) -> bool {
+        if self.caller.closed().is_some() {
+            // Every call has ended. Handling an answer that still comes would make a call that was
+            // sent look as if it had not been.
+            return false;
+        }
+        match self.collect(channel) {
+            Ok(progressed) => {
+                if progressed {
+                    self.grant(channel);
+                }
+                progressed
+            }
+            Err(cause) => {
+                self.close(cause);
+                true
+            }
+        }
+    }
+
+    /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals
+    /// before the loss are handled as well.
+    pub(super) fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
+        let mut lost = None;
+        let mut batches = 0;
+        while let Some((_, poller)) = &mut self.queue {
+            let count = poller.poll(&mut *self.batch);
+            let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
+            for at in 0..count {
+                let completion = self.batch[at];
+                if let Err(cause) = self.complete(channel, &completion) {
+                    lost.get_or_insert(cause);
+                }
+            }
+            if let Err(error) = self.queue_pairs.post_receives() {
+                lost.get_or_insert(LossCause::Fabric(error.to_string()));
+            }
+            if count < BATCH {
+                return lost.map_or(Ok(batches + count > 0), Err);
+            }
+            batches += 1;
+            // Nothing is sent meanwhile, so a correct peer's messages come to an end.
+            if batches > self.queue_pairs.entries() {
+                return Err(lost.unwrap_or(LossCause::Flood));
+            }
+        }
+        // Closed meanwhile.
+        lost.map_or(Ok(true), Err)
+    }
+
+    pub(in crate::channel) fn complete(
+        &mut self,
+        channel: &ClientChannel,
+        completion: &Completion,
+    ) -> Result<(), LossCause> {
+        match self.queue_pairs.receive_alone(completion) {
+            Some(imm) => {
+                self.receive(channel, channel.profile.immediate(imm));
+                Ok(())
+            }
+            None => self.complete_rare(channel, completion),
+        }
+    }
+
+    #[cold]
+    fn complete_rare(
+        &mut self,
+        channel: &ClientChannel,
+        completion: &Completion,
+    ) -> Result<(), LossCause> {
+        let id = WorkId::from_bits(completion.wr_id);
+        // The completion is from before a reset, or came after the end.
+        if !self.queue_pairs.owns(id) || self.caller.closed().is_some() {
+            return Ok(());
+        }
+        if !completion.status.is_success() {
+            return Err(completion.status.into());
+        }
+        if id.queue_pair == WorkId::BULK
+            && let Some(bulk) = &mut self.bulk
+        {
+            let complete = bulk.complete();
+            let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
+            if let Some((slot, block)) = complete {
+                self.complete_read(channel, slot as u16, Ok(block));
+            }
+            return Ok(());
+        }
+        if !id.receive {
+            self.queue_pairs.retire(id);
+        } else if let Some(imm) = self
+            .queue_pairs
+            .receive(id, completion.imm.unwrap_or_default())
+        {
+            self.receive(channel, channel.profile.immediate(imm));
+        }
+        Ok(())
+    }
+
+    /// Reads the header of the reply that `imm` announces.
+    #[inline]
+    fn read_reply(
+        &self,
+        channel: &ClientChannel,
+        imm: Immediate,
+    ) -> Result<(CallId, ReplyMeta, Option<RendezvousDescriptor>), Violation> {
+        let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
+        let read = channel.profile.decode(slot);
+        let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
+        match (imm.signal, header.kind) {
+            (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
+                let (reply, outside) = ReplyMeta::of(&header, payload);
+                Ok((CallId(header.request_id), reply, outside))
+            }
+            _ => Err(Violation::WrongKind),
+        }
+    }
+
+    fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
+        let received = match self.read_reply(channel, imm) {
+            Ok((id, reply, outside)) => self.caller.receive(imm.slot, id, reply, outside),
+            Err(violation) => Received::Violation(violation),
+        };
+        if received != Received::Answer {
+            self.received_rare(channel, imm.slot, received);
+        }
+    }
+
+    #[cold]
+    fn received_rare(&mut self, channel: &ClientChannel, slot: u16, received: Received) {
+        match received {
+            Received::Answer | Received::Offered | Received::Late => {}
+            Received::OneWay(method) => self.complete_one_way(channel, slot, method),
+            Received::Violation(violation) => {
+                self.violations.record(violation, &channel.peer);
+                if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
+                    self.refuse(channel, slot);
+                }
+            }
+        }
+    }
+
+    /// Begins to read the payload of the answer in `slot`, which lies at the peer.
+    pub(super) fn read(&mut self, slot: u16, from: RendezvousDescriptor, block: PooledBuffer) {
+        // `None` once the channel is closed.
+        let Some(bulk) = &mut self.bulk else {
+            return;
+        };
+        let from = Remote {
+            addr: from.addr,
+            rkey: from.rkey,
+            len: block.len(),
+        };
+        if let Err(error) = bulk.begin(Transfer::read(slot.into(), [from], block)) {
+            self.close(LossCause::Fabric(error.to_string()));
+        }
+    }
+
+    /// Notes that the payload of the answer in `slot` was read, or cannot be.
+    pub(super) fn complete_read(
+        &mut self,
+        channel: &ClientChannel,
+        slot: u16,
+        payload: Result<PooledBuffer, CallError>,
+    ) {
+        if let Received::OneWay(method) = self.caller.read(slot, payload) {
+            self.complete_one_way(channel, slot, method);
+        }
+        self.release();
+    }
+
+    /// Acknowledges payloads that the peer need not keep any more.
+    pub(super) fn release(&mut self) {
+        while self.caller.closed().is_none()
+            && self.queue_pairs.has_room()
+            && let Some(slot) = self.caller.take_release()
+        {
+            let signal = Signal::Release;
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
+        }
+    }
+
+    /// Handles the answer to a one-way call, in `slot`.
+    pub(super) fn complete_one_way(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
+        let fault = self.caller.replied(slot).ok().and_then(|replied| {
+            let bytes = channel.replies.bytes(replied);
+            let (header, payload) = channel.profile.decode(bytes).ok()?;
+            (header.kind == MessageKind::Exception)
+                .then(|| channel.profile.decode_fault(&bytes[payload]).ok())?
+        });
+        let failure = fault.map(|fault| TellFailure {
+            method,
+            cause: TellError::Fault(fault),
+        });
+        self.caller.complete(slot, failure);
+    }
+
+    /// Refuses a request of a DLSlime peer that calls over the connection on which it is called. It
+    /// cannot be served, because the next reply may stand where the next request does; without an
+    /// answer it would wait for ever. This answers if no call of this side is in the slot.
+    fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
+        if self.caller.closed().is_some() {
+            return;
+        }
+        let request = self.caller.replied(slot).ok();
+        let request = request.and_then(|replied| {
+            let bytes = channel.replies.bytes(replied);
+            channel.profile.decode(bytes).ok()
+        });
+        let (Some((request, _)), Some(mut send)) = (request, self.caller.take_free_memory(slot))
+        else {
+            return;
+        };
+        let lkey = send.lkey();
+        let message = channel.sends.bytes_mut(&mut send);
+        let fault = Fault::Raised {
+            type_name: "RuntimeError".to_owned(),
+            message: "you are called over this pair of aliases; call over another alias".to_owned(),
+            traceback: String::new(),
+        };
+        let len = channel
+            .profile
+            .encode_fault(fault, &mut message[Header::LEN..])
+            .unwrap_or_default();
+        let header = Header {
+            kind: MessageKind::Exception,
+            payload_len: len as u32,
+            ..request
+        };
+        let is_request = request.kind == MessageKind::Request && len > 0;
+        if is_request && header.encode(message).is_ok() {
+            let signal = Signal::Message;
+            let message = &message[..Header::LEN + len];
+            self.write(Immediate { slot, signal }, message, lkey);
+        }
+        self.caller.posted(CallId(request.request_id), send, None);
+    }
+
+    /// Sends waiting requests, as far as there are credits and places in the send queue.
+    #[inline]
+    pub(in crate::channel) fn grant(&mut self, channel: &ClientChannel) {
+        if self.caller.has_unsent() {
+            self.grant_slow(channel);
+        }
+    }
+
+    #[cold]
+    fn grant_slow(&mut self, channel: &ClientChannel) {
+        self.release();
+        while self.queue_pairs.has_room()
+            && let Some(granted) = self.caller.grant()
+        {
+            let Granted {
+                id,
+                mut send,
+                deadline,
+                request,
+            } = granted;
+            self.renew(channel, &mut send);
+            let message = channel.sends.bytes_mut(&mut send);
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            let mut header = channel.request(id, request.method, left, request.stream);
+            let exported = match request.payload {
+                PreparedPayload::Here(payload) => {
+                    if header.encoded_len() + payload.len() > message.len() {
+                        // A deadline that was set later does not fit beside the arguments.
+                        header.drop_deadline();
+                    }
+                    let at = header.encoded_len();
+                    header.payload_len = payload.len() as u32;
+                    message[at..at + payload.len()].copy_from_slice(&payload);
+                    None
+                }
+                PreparedPayload::Pooled(block) => {
+                    header.set_outside(block.outside());
+                    Some(block)
+                }
+            };
+            self.post(channel, &header, exported, send);
+        }
+    }
+
+    /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
+    /// `exported`. There must be room for it.
+    #[inline]
+    pub(super) fn post(
+        &mut self,
+        channel: &ClientChannel,
+        header: &Header,
+        exported: Option<PooledBuffer>,
+        mut send: SlotToken,
+    ) {
+        let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
+        let message = channel.sends.bytes_mut(&mut send);
+        let Ok(payload_at) = header.encode(message) else {
+            return self.caller.abandon(id, send);
+        };
+        let total = payload_at + header.payload_len as usize;
+        let imm = Immediate {
+            slot,
+            signal: Signal::Message,
+        };
+        self.write(imm, &message[..total], lkey);
+        self.caller.posted(id, send, exported);
+    }
+
+    /// Opens a call whose request can be sent now, in the slot of this memory.
+    #[inline]
+    pub(super) fn claim(&mut self, channel: &ClientChannel) -> Option<(CallId, SlotToken)> {
+        if !self.queue_pairs.has_room() {
+            return None;
+        }
+        let (id, mut send) = self.caller.claim()?;
+        self.renew(channel, &mut send);
+        Some((id, send))
+    }
+
+    /// Prepares the memory of `send` for a new message.
+    #[inline]
+    pub(super) fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
+        self.queue_pairs.renew(&channel.sends, send, &self.remote);
+    }
+
+    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
+        let sent = self.queue_pairs.write(&WriteRequest {
+            imm: imm.to_bits(),
+            bytes,
+            lkey,
+            to: self.remote.slot(imm.slot),
+        });
+        if let Err(error) = sent {
+            self.close(LossCause::Fabric(error.to_string()));
+        }
+    }
+
+    /// Tells the peer that nobody waits for the answer in `slot` any more.
+    pub(in crate::channel) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
+        if self.caller.closed().is_none() && channel.profile == Profile::Native {
+            let signal = Signal::Cancel;
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
+        }
+    }
+
+    #[cold]
+    pub(super) fn close(&mut self, cause: LossCause) {
+        if self.caller.closed().is_some() {
+            return;
+        }
+        tracing::debug!(%cause, "channel closed");
+        self.closing.notify_one();
+        // The channel may be kept for long after its end, so free everything now that nobody reads
+        // or writes: draining returns the memory of reads in progress, and lets go of requests and
+        // rings (DROP-1).
+        self.queue_pairs.end();
+        self.bulk = None;
+        self.queue = None;
+        self.caller.close(cause);
+    }
+
+    pub(in crate::channel) fn loss(&self) -> LossCause {
+        let cause = self.caller.closed().cloned();
+        cause.unwrap_or(LossCause::ShutDown)
+    }
+}
