@@ -10,48 +10,12 @@ use super::lend::SlotToken;
 use super::{CallError, ClientChannel, PooledBuffer, Profile};
 use crate::wire::{DecodeError, Fault};
 
-/// An answer whose bytes are lent from the ring, or which comes from this process. Dropping it
-/// returns the credit.
+/// An answer whose bytes are lent from the ring. Dropping it returns the credit.
 #[derive(Debug)]
-pub struct Answer<'a>(AnswerSource<'a>);
-
-#[derive(Debug)]
-enum AnswerSource<'a> {
-    Ring(RingAnswer<'a>),
-    /// From this process; `None` if the stream has no more items.
-    Here(Result<Option<Vec<u8>>, Fault>),
-}
-
-#[derive(Debug)]
-struct RingAnswer<'a> {
+pub struct Answer<'a> {
     ring: InRing<&'a Arc<ClientChannel>>,
     /// The payload, if it did not travel through the ring.
     outside: Option<PooledBuffer>,
-}
-
-impl<'a> RingAnswer<'a> {
-    fn read(ring: InRing<&'a Arc<ClientChannel>>) -> Result<Self, CallError> {
-        let outside = match &ring.replied {
-            Some(replied) if ring.reply.is_outside => ring.channel.take_read(replied.slot())?,
-            _ => None,
-        };
-        Ok(Self { ring, outside })
-    }
-
-    #[inline]
-    fn view(&self) -> AnswerView<'_> {
-        match &self.outside {
-            Some(block) => self.ring.view_of(block),
-            None => self.ring.view(),
-        }
-    }
-
-    fn keep(self) -> AnswerMemory {
-        match self.outside {
-            Some(block) => AnswerMemory::Pooled(block),
-            None => AnswerMemory::InRing(self.ring.keep()),
-        }
-    }
 }
 
 impl<'a> Answer<'a> {
@@ -61,8 +25,15 @@ impl<'a> Answer<'a> {
         replied: SlotToken,
         reply: ReplyMeta,
     ) -> Result<Self, CallError> {
-        let answer = RingAnswer::read(InRing::new(channel, id, replied, reply))?;
-        Ok(Self(AnswerSource::Ring(answer)))
+        Self::of(InRing::new(channel, id, replied, reply))
+    }
+
+    fn of(ring: InRing<&'a Arc<ClientChannel>>) -> Result<Self, CallError> {
+        let outside = match &ring.replied {
+            Some(replied) if ring.reply.is_outside => ring.channel.take_read(replied.slot())?,
+            _ => None,
+        };
+        Ok(Self { ring, outside })
     }
 
     /// Lets `read` read the answer, and returns its credit then.
@@ -76,25 +47,18 @@ impl<'a> Answer<'a> {
     ) -> Result<T, CallError> {
         let ring = InRing::new(channel, id, replied, reply);
         if reply.is_outside {
-            return RingAnswer::read(ring).map(|answer| read(answer.view()));
+            return Self::of(ring).map(|answer| read(answer.view()));
         }
         Ok(read(ring.view()))
-    }
-
-    pub(super) fn local(outcome: Result<Option<Vec<u8>>, Fault>) -> Self {
-        Self(AnswerSource::Here(outcome))
     }
 
     /// A view of the answer.
     #[inline]
     pub fn view(&self) -> AnswerView<'_> {
-        let (payload, content) = match &self.0 {
-            AnswerSource::Ring(answer) => return answer.view(),
-            AnswerSource::Here(Ok(Some(bytes))) => (&bytes[..], AnswerContent::Result),
-            AnswerSource::Here(Ok(None)) => (&[][..], AnswerContent::End),
-            AnswerSource::Here(Err(fault)) => (&[][..], AnswerContent::Fault(fault)),
-        };
-        AnswerView { payload, content }
+        match &self.outside {
+            Some(block) => self.ring.view_of(block),
+            None => self.ring.view(),
+        }
     }
 
     /// The failure of the call, if the answer is one.
@@ -119,11 +83,9 @@ impl<'a> Answer<'a> {
 
     /// Keeps the payload where it is, without the borrow of the call.
     pub fn keep(self) -> ReplyBytes {
-        ReplyBytes(match self.0 {
-            AnswerSource::Ring(answer) => answer.keep(),
-            AnswerSource::Here(outcome) => {
-                AnswerMemory::Here(outcome.ok().flatten().unwrap_or_default())
-            }
+        ReplyBytes(match self.outside {
+            Some(block) => AnswerMemory::Pooled(block),
+            None => AnswerMemory::InRing(self.ring.keep()),
         })
     }
 }
@@ -132,15 +94,14 @@ impl<'a> Answer<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerView<'a> {
     payload: &'a [u8],
-    content: AnswerContent<'a>,
+    content: AnswerContent,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum AnswerContent<'a> {
+enum AnswerContent {
     Result,
     /// The payload is a failure.
     Exception(Profile),
-    Fault(&'a Fault),
     End,
 }
 
@@ -154,7 +115,6 @@ impl<'a> AnswerView<'a> {
         match self.content {
             AnswerContent::Result | AnswerContent::End => Ok(None),
             AnswerContent::Exception(profile) => profile.decode_fault(self.payload).map(Some),
-            AnswerContent::Fault(fault) => Ok(Some(fault.clone())),
         }
     }
 
@@ -180,7 +140,6 @@ pub struct ReplyBytes(AnswerMemory);
 enum AnswerMemory {
     InRing(InRing<Arc<ClientChannel>>),
     Pooled(PooledBuffer),
-    Here(Vec<u8>),
 }
 
 /// An answer in the ring, whose credit goes back when this is dropped.
@@ -266,7 +225,6 @@ impl Deref for ReplyBytes {
     fn deref(&self) -> &[u8] {
         match &self.0 {
             AnswerMemory::Pooled(block) => block,
-            AnswerMemory::Here(bytes) => bytes,
             AnswerMemory::InRing(kept) => kept.payload(),
         }
     }

@@ -275,21 +275,11 @@ impl Descriptor {
             })
     }
 
-    /// Checks a peer's descriptor before anything is connected, and returns its table of `wanted`.
+    /// Checks a peer's descriptor before anything is connected, and returns its table of `wanted`,
+    /// whose methods are not compared yet.
     ///
     /// # Errors
     /// The first [`Mismatch`], with both sides' values.
-    pub fn check(&self, ours: Geometry, wanted: &ServiceTable) -> Result<&ServiceTable, Mismatch> {
-        let theirs = self.check_service(ours, wanted)?;
-        theirs.check_methods(wanted)?;
-        Ok(theirs)
-    }
-
-    /// Checks a peer's descriptor as [`check`](Self::check) does, except for the methods of the
-    /// service.
-    ///
-    /// # Errors
-    /// The first [`Mismatch`], naming both sides' values.
     pub fn check_service(
         &self,
         ours: Geometry,
@@ -682,20 +672,23 @@ mod tests {
     fn every_mismatch_names_both_values() {
         let ours = Geometry::new(16, 1024).unwrap();
         let good = descriptor();
-        assert!(good.check(ours, &table(&["add"])).is_ok());
+        assert!(good.check_service(ours, &table(&["add"])).is_ok());
 
         let old = Descriptor {
             wire_version: 77,
             ..descriptor()
         };
-        let text = old.check(ours, &table(&["add"])).unwrap_err().to_string();
+        let text = old
+            .check_service(ours, &table(&["add"]))
+            .unwrap_err()
+            .to_string();
         assert!(
             text.contains("77") && text.contains(&WIRE_VERSION.to_string()),
             "{text}"
         );
 
         let text = good
-            .check(Geometry::new(8, 2048).unwrap(), &table(&["add"]))
+            .check_service(Geometry::new(8, 2048).unwrap(), &table(&["add"]))
             .unwrap_err()
             .to_string();
         assert!(
@@ -707,17 +700,19 @@ mod tests {
             name: "Clock".into(),
             ..table(&["add"])
         };
-        let text = good.check(ours, &other).unwrap_err().to_string();
+        let text = good.check_service(ours, &other).unwrap_err().to_string();
         assert!(text.contains("Clock") && text.contains("Calc"), "{text}");
 
-        let text = good.check(ours, &table(&["sub"])).unwrap_err().to_string();
+        let theirs = good.check_service(ours, &table(&["sub"])).unwrap();
+        let text = theirs.check_methods(&table(&["sub"]));
+        let text = text.unwrap_err().to_string();
         assert!(text.contains("sub") && text.contains("add"), "{text}");
 
         let pickled = ServiceTable {
             codec: "pickle".into(),
             ..table(&["add"])
         };
-        let text = good.check(ours, &pickled).unwrap_err().to_string();
+        let text = good.check_service(ours, &pickled).unwrap_err().to_string();
         assert!(
             text.contains("pickle") && text.contains("bincode"),
             "{text}"
@@ -735,9 +730,9 @@ mod tests {
         theirs.services.push(other.clone());
         theirs.down.push("Calc".into());
         let service = "Calc".to_owned();
-        let refused = theirs.check(ours, &table(&["add"])).unwrap_err();
+        let refused = theirs.check_service(ours, &table(&["add"])).unwrap_err();
         assert_eq!(refused, Mismatch::ServiceDown { service });
-        assert_eq!(theirs.check(ours, &other), Ok(&other));
+        assert_eq!(theirs.check_service(ours, &other), Ok(&other));
         // Earlier releases publish no such list, and nothing changes for them.
         let text = serde_json::to_string(&descriptor()).unwrap();
         assert!(!text.contains("down"), "{text}");

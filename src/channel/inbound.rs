@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Profile;
-use super::local::LocalRequest;
 use super::peer_channel::PeerChannel;
 use super::ring_request::RingRequest;
-use super::stream::{ItemSink, StreamCredit};
+use super::stream::ItemSink;
 use crate::wire::{EncodeError, Fault, MessageKind};
 
 /// The properties that all requests for a service share.
@@ -23,20 +22,12 @@ pub struct ServiceInfo {
 ///
 /// Every request is answered: dropping it answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
-pub struct Inbound(From);
-
-/// Where the request came from.
-#[derive(Debug)]
-enum From {
-    Ring(RingRequest),
-    /// From this process.
-    Here(Box<LocalRequest>),
-}
+pub struct Inbound(RingRequest);
 
 /// Identifies an unanswered request, even after it was handed to its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestId {
-    /// Address of its channel; 0 for requests of this process.
+    /// Address of its channel.
     channel: usize,
     slot: u16,
     request_id: u64,
@@ -50,41 +41,23 @@ impl RequestId {
             request_id,
         }
     }
-
-    pub(super) fn local(request_id: u64) -> Self {
-        Self {
-            channel: 0,
-            slot: 0,
-            request_id,
-        }
-    }
 }
 
 impl Inbound {
     #[inline]
     pub(super) fn ring(request: RingRequest) -> Self {
-        Self(From::Ring(request))
-    }
-
-    pub(super) fn local(request: LocalRequest) -> Self {
-        Self(From::Here(Box::new(request)))
+        Self(request)
     }
 
     /// Number of the method.
     #[inline]
     pub fn method(&self) -> u32 {
-        match &self.0 {
-            From::Ring(request) => request.request().method,
-            From::Here(request) => request.method,
-        }
+        self.0.request().method
     }
 
     /// Alias of the caller.
     pub fn peer(&self) -> &str {
-        match &self.0 {
-            From::Ring(request) => &request.channel.peer,
-            From::Here(request) => &request.peer,
-        }
+        &self.0.channel.peer
     }
 
     /// Name of the service that was called.
@@ -93,105 +66,69 @@ impl Inbound {
     }
 
     fn service_info(&self) -> &ServiceInfo {
-        match &self.0 {
-            From::Ring(request) => &request.channel.service,
-            From::Here(request) => &request.service,
-        }
+        &self.0.channel.service
     }
 
     /// The protocol of the caller.
     pub fn profile(&self) -> Profile {
-        match &self.0 {
-            From::Ring(request) => request.channel.profile,
-            From::Here(_) => Profile::Native,
-        }
+        self.0.channel.profile
     }
 
     /// Returns whether its caller can still be answered.
     pub fn is_connected(&self) -> bool {
-        match &self.0 {
-            From::Ring(request) => request.channel.closed().is_none(),
-            From::Here(_) => true,
-        }
+        self.0.channel.closed().is_none()
     }
 
     /// When the caller stops waiting for the answer, if it said so.
     #[inline]
     pub fn expires(&self) -> Option<Instant> {
-        match &self.0 {
-            From::Ring(request) => request.request().expires,
-            From::Here(request) => request.expires,
-        }
+        self.0.request().expires
     }
 
     /// The id of this request.
     #[inline]
     pub fn id(&self) -> RequestId {
-        match &self.0 {
-            From::Ring(request) => request.id(),
-            From::Here(request) => request.id,
-        }
+        self.0.id()
     }
 
     /// The arguments, borrowed from the ring, or from the memory that they were read into if they
     /// do not fit a slot. They begin at a multiple of 8 bytes.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        match &self.0 {
-            From::Ring(request) => request.payload(),
-            From::Here(request) => &request.payload,
-        }
+        self.0.payload()
     }
 
     /// The arguments in place, to be turned into the answer that
     /// [`reply_rewritten`](Self::reply_rewritten) sends.
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        match &mut self.0 {
-            From::Ring(request) => request.payload_mut(),
-            From::Here(request) => &mut request.payload,
-        }
+        self.0.payload_mut()
     }
 
     /// The arguments, and the send memory for the answer that
     /// [`reply_written`](Self::reply_written) sends.
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
-        match &mut self.0 {
-            From::Ring(request) => request.parts(),
-            From::Here(request) => request.parts(),
-        }
+        self.0.parts()
     }
 
     /// Answers with a result, encoded straight into send memory. `encode` is called again, with
     /// more room, if it asks for that and the caller is native. If there is none or the result does
     /// not encode, the caller gets a [`Fault`] that says so.
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-        let replied = match &mut self.0 {
-            From::Ring(request) => request.answer(MessageKind::Reply, encode),
-            From::Here(request) => request.answer(encode),
-        };
-        if let Err(error) = replied {
+        if let Err(error) = self.0.answer(MessageKind::Reply, encode) {
             self.fail(error.into());
         }
     }
 
     /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If
     /// that has fewer, the caller gets a [`Fault`].
-    pub fn reply_written(mut self, len: usize) {
-        let limit = match &self.0 {
-            From::Ring(request) => request.max_in_place(),
-            From::Here(request) => request.max_in_place,
-        };
+    pub fn reply_written(self, len: usize) {
+        let limit = self.0.max_in_place();
         if len > limit {
             return self.fail(Fault::ReplyTooLarge {
                 size: len as u64,
                 limit: limit as u64,
             });
-        }
-        if let From::Here(request) = &mut self.0 {
-            let mut room = std::mem::take(&mut request.room);
-            room.resize(len, 0);
-            return request.complete(Ok(Some(room)));
         }
         self.reply(|_| Ok(len));
     }
@@ -206,56 +143,33 @@ impl Inbound {
                 limit: limit as u64,
             });
         }
-        match &mut self.0 {
-            From::Ring(request) => request.answer_with_payload(len),
-            From::Here(request) => {
-                let mut payload = std::mem::take(&mut request.payload).into_vec();
-                payload.truncate(len);
-                request.complete(Ok(Some(payload)));
-            }
-        }
+        self.0.answer_with_payload(len);
     }
 
     /// Answers with a failure, shortened if it does not fit.
     pub fn fail(mut self, fault: Fault) {
-        match &mut self.0 {
-            From::Ring(request) => request.fail(&fault),
-            From::Here(request) => request.complete(Err(fault)),
-        }
+        self.0.fail(&fault)
     }
 
     /// Answers that the stream has no more items.
     pub fn end(mut self) {
-        match &mut self.0 {
-            From::Ring(request) => request.end(),
-            From::Here(request) => request.complete(Ok(None)),
-        }
+        self.0.end()
     }
 
     /// Returns whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
-        match &self.0 {
-            From::Ring(request) => request.opens_stream(),
-            From::Here(request) => request.stream_credit.is_some(),
-        }
+        self.0.opens_stream()
     }
 
     /// Converts the request into the sink of a stream. Returns `None` if the caller did not open a
     /// stream; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
-        let Some(stream_credit) = self.take_demand() else {
+        let Some(stream_credit) = self.0.take_demand() else {
             self.fail(Fault::NotStreamed);
             return None;
         };
         let patience = self.service_info().stream_patience;
         Some(ItemSink::new(self, stream_credit, patience))
-    }
-
-    fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
-        match &mut self.0 {
-            From::Ring(request) => request.take_demand(),
-            From::Here(request) => request.stream_credit.take(),
-        }
     }
 }
 

@@ -58,7 +58,6 @@ mod heartbeat;
 mod inbound;
 mod lend;
 mod liveness;
-mod local;
 #[cfg(test)]
 mod loopback;
 mod mailbox;
@@ -106,10 +105,9 @@ pub use self::{
     heartbeat::{Heartbeat, HeartbeatEvent},
     inbound::ServiceInfo,
     liveness::{Change, HeartbeatTiming, Liveness},
-    local::{LocalCall, LocalService},
     mailbox::{Delivery, Mailbox},
     one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError},
     parker::Parker,
     pending::{OneWayCall, PendingCall},
-    stream::{ItemSink, StreamCredit},
+    stream::ItemSink,
 };

@@ -9,10 +9,11 @@ use super::core::responder::{self, PreparedReply, Rare, Responder, SlotRequest};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::ring_request::RingRequest;
+use super::stream::StreamCredit;
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
-    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, StreamCredit, Violations,
+    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violations,
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::core::responder::{PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
-use super::{MemoryError, PooledBuffer, RequestId, StreamCredit};
+use super::stream::StreamCredit;
+use super::{MemoryError, PooledBuffer, RequestId};
 use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
 /// A request from another process. Dropping it unanswered answers with [`Fault::ServiceDown`].

@@ -17,7 +17,7 @@ use crate::wire::Fault;
 /// The requests for items of a stream. The code that receives requests and the code that makes
 /// items share it.
 #[derive(Debug, Default)]
-pub struct StreamCredit(Mutex<StreamState>);
+pub(super) struct StreamCredit(Mutex<StreamState>);
 
 #[derive(Debug, Default)]
 struct StreamState {
@@ -60,7 +60,7 @@ impl StreamCredit {
     }
 
     /// Ends the stream, because the caller wants no more items.
-    pub fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         let mut state = self.lock();
         state.phase = Phase::Unwanted;
         let asked = std::mem::take(&mut state.asked);

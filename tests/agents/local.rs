@@ -1,16 +1,15 @@
-//! Calls of an agent to services of its own, which do not touch the fabric and are otherwise like
-//! all others.
+//! Calls of an agent to services of its own, which are like all others.
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use slimerpc_actors::{
-    AgentError, AgentEvent, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share, Timeouts,
-    service, wait_all,
+    AgentError, AgentEvent, Mismatch, PeerAgent, Proxy, Ran, RpcError, ServiceHandle, Share,
+    Timeouts, service, wait_all,
 };
-use support::{Tally, joined, unique};
-use tokio::time::sleep;
+use support::{Tally, TallyOnDrop, joined, unique};
+use tokio::time::{sleep, timeout};
 
 const LONG: Duration = Duration::from_secs(10);
 const SOON: Duration = Duration::from_millis(30);
@@ -117,8 +116,7 @@ async fn corner() -> Corner {
         here.proxy::<Shop>(here.alias()).await.unwrap(),
         there.proxy::<Shop>(here.alias()).await.unwrap(),
     ];
-    assert!(shops[0].is_local() && shops[0].channel().is_none());
-    assert!(!shops[1].is_local() && shops[1].channel().is_some());
+    assert!(shops[0].is_local() && !shops[1].is_local());
     Corner {
         agent: here,
         _there: there,
@@ -246,4 +244,116 @@ async fn stop_answers_local_requests_and_later_ones_end() {
         .await
         .unwrap_err();
     assert!(matches!(error, AgentError::Refused { .. }), "{error}");
+}
+
+#[actix::test]
+async fn slot_2_calls_to_oneself_take_credits() {
+    let corner = corner().await;
+    for shop in &corner.shops {
+        for channel in [shop.channel(), shop.parallel_channel()] {
+            let slots = channel.unwrap().geometry().slots();
+            assert!(slots < 20, "more calls than that are made");
+        }
+        let credits = || shop.channel().unwrap().credits();
+        let begun = corner.begun.get();
+        let calls: Vec<_> = (0..20).map(|_| shop.wait(1)).collect();
+        assert_eq!((credits().free, credits().in_use), (0, 16));
+        assert_eq!(wait_all(calls, LONG).await.unwrap().len(), 20);
+        assert_eq!(corner.begun.get(), begun + 20);
+        let lent = shop.echo(b"abc").lent().await.unwrap();
+        assert_eq!(credits().in_use, 1);
+        drop(lent);
+        assert_eq!(credits().free, 16);
+    }
+}
+
+#[actix::test]
+async fn a_proxy_to_oneself_is_connected_again_when_its_service_is_served_again() {
+    let corner = corner().await;
+    assert_eq!(corner.shops[0].sell(1).await, Ok(1));
+    corner.handle.stop().await.unwrap();
+    corner.agent.serve(Shop::default()).await.unwrap();
+    for (sold, shop) in (1..).zip(&corner.shops) {
+        let late = async {
+            loop {
+                match shop.sell(1).await {
+                    Err(RpcError::PeerLost { .. } | RpcError::ServiceDown { .. }) => {
+                        shop.ready().await.unwrap();
+                    }
+                    done => return done,
+                }
+            }
+        };
+        assert_eq!(timeout(LONG, late).await.unwrap(), Ok(sold));
+        assert_eq!(shop.nap(1).timeout(LONG).await, Ok(1));
+    }
+}
+
+#[actix::test]
+async fn an_agent_is_no_peer_of_itself() {
+    let agent = PeerAgent::builder().alias(unique("alone")).start();
+    let agent = agent.await.unwrap();
+    agent.serve(Shop::default()).await.unwrap();
+    agent.connect_to(agent.alias()).await.unwrap();
+    let shop = agent.proxy::<Shop>(agent.alias()).await.unwrap();
+    assert_eq!(shop.sell(1).await, Ok(1));
+    let error = agent.serve(Shop::default()).named("only").only_peer().await;
+    assert!(
+        matches!(&error, Err(AgentError::WhichPeer { peers }) if peers.is_empty()),
+        "{error:?}"
+    );
+    let error = agent.watch(agent.alias()).await.unwrap_err();
+    assert!(matches!(error, AgentError::WatchesItself { .. }), "{error}");
+    // Nor is it let in where another agent is meant.
+    let other = agent.serve(Shop::default()).named("other").peer("another");
+    other.await.unwrap();
+    let refused = agent.proxy_named::<Shop>(agent.alias(), "other").await;
+    assert!(
+        matches!(
+            &refused,
+            Err(AgentError::Refused {
+                mismatch: Mismatch::NotServed { .. },
+                ..
+            })
+        ),
+        "{refused:?}"
+    );
+}
+
+/// Has a proxy to itself once it was served.
+struct Keeper {
+    myself: Arc<Mutex<Option<Proxy<Self>>>>,
+    _gone: TallyOnDrop,
+}
+
+#[service]
+impl Keeper {
+    #[method]
+    fn keeps_itself(&mut self) -> bool {
+        self.myself.lock().unwrap().is_some()
+    }
+}
+
+#[actix::test]
+async fn drop_1_a_service_that_has_a_proxy_to_itself_ends_with_its_agent() {
+    for is_shut_down in [true, false] {
+        let agent = PeerAgent::builder().alias(unique("keeper")).start();
+        let agent = agent.await.unwrap();
+        let (myself, gone) = (Arc::default(), Tally::default());
+        let keeper = Keeper {
+            myself: Arc::clone(&myself),
+            _gone: gone.on_drop(),
+        };
+        agent.serve(keeper).await.unwrap();
+        let proxy = agent.proxy::<Keeper>(agent.alias()).await.unwrap();
+        *myself.lock().unwrap() = Some(proxy.clone());
+        drop(myself);
+        assert_eq!(proxy.keeps_itself().await, Ok(true));
+        drop(proxy);
+        if is_shut_down {
+            agent.shutdown().await.unwrap();
+        }
+        drop(agent);
+        gone.reaches(1).await;
+    }
 }

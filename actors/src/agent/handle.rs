@@ -370,8 +370,8 @@ impl PeerAgent {
         }
     }
 
-    /// Connects to the service `S` of `peer` and returns a proxy for it. If `peer` is this agent
-    /// itself, calls reach the instance without the network; callers need not care.
+    /// Connects to the service `S` of `peer` and returns a proxy for it. `peer` may be this agent
+    /// itself, whose services it calls like those of any other agent of this host.
     ///
     /// The call waits up to the connect timeout for the peer to appear and to serve `S`.
     ///
@@ -420,8 +420,7 @@ impl PeerAgent {
             wanted,
             wait_policy: self.inner.wait_policy.clone(),
             connect_timeout: self.inner.connect_timeout,
-            stream_patience: self.inner.stream_patience,
-            max_in_place: self.inner.geometry.max_payload(),
+            is_local: peer == self.inner.alias,
             events: self.inner.events.clone(),
             follow: self.inner.supervisor.clone().recipient(),
         };

@@ -242,9 +242,10 @@ impl AgentState {
         }
     }
 
-    /// Adds `peer` to the peers that this agent wants to be connected with.
+    /// Adds `peer` to the peers that this agent wants to be connected with. It reaches itself
+    /// without that.
     async fn declare(&self, peer: &str) -> Result<(), AgentError> {
-        if !self.wanted.borrow_mut().insert(peer.to_owned()) {
+        if peer == self.alias || !self.wanted.borrow_mut().insert(peer.to_owned()) {
             return Ok(());
         }
         let declared = self.declare_wanted().await;

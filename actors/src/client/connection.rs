@@ -1,17 +1,15 @@
 //! The connection through which a proxy's calls reach its service.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Recipient;
 use slimerpc::channel::{
-    CallError, ClientChannel, Delivery, LocalService, LossCause, OneWayCall, Profile, Route,
-    ServiceInfo, ServiceTable, TellError, WaitPolicy,
+    CallError, ClientChannel, LossCause, OneWayCall, Profile, Route, ServiceTable, TellFailure,
+    WaitPolicy,
 };
-use slimerpc::wire::{EncodeError, Fault, PayloadCodec, Signature};
+use slimerpc::wire::{EncodeError, PayloadCodec, Signature};
 use tokio::sync::broadcast;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::client::items::ItemSource;
 use crate::client::reply::Decoder;
@@ -19,19 +17,11 @@ use crate::client::watch::Follow;
 use crate::supervision::current_handler::InstanceId;
 use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
 
-/// A connection to a service.
-pub(crate) enum ServiceConnection {
-    /// Two channels; the second is for parallel methods, if the service has some and the peer is
-    /// native.
-    Channels(Arc<ClientChannel>, Option<Arc<ClientChannel>>),
-    /// The service belongs to this agent; the second queue is for its parallel methods, if it has
-    /// some.
-    Local(UnboundedSender<Delivery>, Option<UnboundedSender<Delivery>>),
-}
-
 /// A service that can be called.
 pub(crate) struct ConnectedService {
-    pub(crate) link: ServiceConnection,
+    pub(crate) serial: Arc<ClientChannel>,
+    /// The channel for parallel methods, if any of them may be called and the peer is native.
+    pub(crate) parallel: Option<Arc<ClientChannel>>,
     pub(crate) table: ServiceTable,
     /// Incarnation of the peer, if it is native.
     pub(crate) incarnation: Option<u64>,
@@ -45,9 +35,8 @@ pub(crate) struct ProxySetup {
     pub(crate) wanted: ServiceTable,
     pub(crate) wait_policy: WaitPolicy,
     pub(crate) connect_timeout: Duration,
-    pub(crate) stream_patience: Duration,
-    /// Size in bytes of the largest answer that is written in place.
-    pub(crate) max_in_place: usize,
+    /// Whether the service belongs to the agent that calls it.
+    pub(crate) is_local: bool,
     pub(crate) events: broadcast::Sender<AgentEvent>,
     /// Whom to ask what becomes of the peer.
     pub(crate) follow: Recipient<Follow>,
@@ -68,38 +57,13 @@ impl ProxySetup {
                 route.take_if(|_| signature.is_some_and(|it| it.obstacle().is_some()));
             }
         }
-        let failed = self.report_tells(dialled.table.clone());
-        let target = |channel: Arc<ClientChannel>| {
-            let failed = failed.clone();
-            channel.listen(move |failure| failed(failure.method, failure.cause));
-            CallTarget::Channel(channel)
-        };
-        let (serial, parallel) = match dialled.link {
-            ServiceConnection::Channels(serial, parallel) => (target(serial), parallel.map(target)),
-            ServiceConnection::Local(serial, parallel) => {
-                let service = Arc::new(ServiceInfo {
-                    name: self.wanted.name.clone(),
-                    stream_patience: self.stream_patience,
-                });
-                let target = |deliveries| {
-                    let failed = failed.clone();
-                    let service = LocalService {
-                        deliveries,
-                        service: service.clone(),
-                        peer: (*self.peer).into(),
-                        max_in_place: self.max_in_place,
-                        wait_policy: self.wait_policy.clone(),
-                    };
-                    let failed = move |method, fault| failed(method, TellError::Fault(fault));
-                    CallTarget::Local(service, Failed(Arc::new(failed)))
-                };
-                (target(serial), parallel.map(target))
-            }
-        };
+        for channel in dialled.parallel.iter().chain([&dialled.serial]) {
+            channel.listen(self.report_tells(dialled.table.clone()));
+        }
         let life = dialled.incarnation;
         Connection {
-            serial,
-            parallel,
+            serial: CallTarget(dialled.serial),
+            parallel: dialled.parallel.map(CallTarget),
             life,
             instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
             routes,
@@ -107,13 +71,14 @@ impl ProxySetup {
         }
     }
 
-    fn report_tells(&self, table: ServiceTable) -> Arc<dyn Fn(u32, TellError) + Send + Sync> {
+    /// Reports failures of calls that nobody waits for.
+    fn report_tells(&self, table: ServiceTable) -> impl Fn(TellFailure) + Send + Sync + 'static {
         let (events, peer) = (self.events.clone(), self.peer.to_string());
-        Arc::new(move |method, cause| {
-            let method = table.methods.get(method as usize);
+        move |failure| {
+            let method = table.methods.get(failure.method as usize);
             let method = method.cloned().unwrap_or_default();
             let event = AgentEvent::TellFailed {
-                error: tell::error(cause, &peer, &method),
+                error: tell::error(failure.cause, &peer, &method),
                 peer: peer.clone(),
                 service: table.name.clone(),
                 method,
@@ -121,7 +86,7 @@ impl ProxySetup {
             tracing::debug!(?event, "a call that nobody waits for failed");
             // The listeners may have gone.
             let _ = events.send(event);
-        })
+        }
     }
 
     /// Watches the peer.
@@ -173,22 +138,21 @@ impl Connection {
 
     /// The codec of typed payloads, where native peers would use `native`.
     pub(crate) fn codec(&self, native: PayloadCodec) -> PayloadCodec {
-        let channel = self.serial.channel();
-        channel.map_or(native, |channel| channel.profile().codec(native))
+        self.serial.0.profile().codec(native)
     }
 
     /// Returns whether payloads that were encoded with `codec` can take this connection, for a
     /// service that is `wanted` with this codec or another.
     pub(crate) fn speaks(&self, wanted: &ServiceTable, codec: PayloadCodec) -> bool {
-        match self.serial.channel().map(|channel| channel.profile()) {
-            Some(Profile::Compatible) => codec == PayloadCodec::Pickle,
-            Some(Profile::Native) | None => codec.name() == wanted.codec,
+        match self.serial.0.profile() {
+            Profile::Compatible => codec == PayloadCodec::Pickle,
+            Profile::Native => codec.name() == wanted.codec,
         }
     }
 
     pub(crate) fn channels(&self) -> impl Iterator<Item = &Arc<ClientChannel>> {
-        let ways = self.parallel.iter().chain([&self.serial]);
-        ways.filter_map(CallTarget::channel)
+        let targets = self.parallel.iter().chain([&self.serial]);
+        targets.map(|CallTarget(channel)| channel)
     }
 
     /// Why the connection has ended, if it has.
@@ -203,44 +167,15 @@ impl Connection {
 
     /// Returns whether it has channels to a native peer.
     pub(crate) fn is_native(&self) -> bool {
-        let channel = self.serial.channel();
-        channel.is_some_and(|channel| channel.profile() == Profile::Native)
+        self.serial.0.profile() == Profile::Native
     }
 }
 
 /// The target of calls to a service.
 #[derive(Debug, Clone)]
-pub(crate) enum CallTarget {
-    Channel(Arc<ClientChannel>),
-    /// The service belongs to this agent.
-    Local(LocalService, Failed),
-}
-
-/// Called with the method and the reason when a call that nobody waits for fails.
-#[derive(Clone)]
-pub(crate) struct Failed(pub(crate) Arc<dyn Fn(u32, Fault) + Send + Sync>);
-
-impl fmt::Debug for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Failed")
-    }
-}
+pub(crate) struct CallTarget(pub(crate) Arc<ClientChannel>);
 
 impl CallTarget {
-    pub(crate) fn channel(&self) -> Option<&Arc<ClientChannel>> {
-        match self {
-            Self::Channel(channel) => Some(channel),
-            Self::Local(..) => None,
-        }
-    }
-
-    fn peer(&self) -> &str {
-        match self {
-            Self::Channel(channel) => channel.peer(),
-            Self::Local(service, _) => &service.peer,
-        }
-    }
-
     #[inline]
     pub(crate) fn call<T>(
         &self,
@@ -251,17 +186,13 @@ impl CallTarget {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let made = match self {
-            Self::Channel(channel) => match bytes {
-                Some(bytes) => channel.call_bytes(number, timeout, bytes),
-                None => channel.call(number, timeout, encode),
-            }
-            .map(|call| Reply::called(call, name, decode)),
-            Self::Local(service, _) => service
-                .call(number, timeout, encode)
-                .map(|call| Reply::local(call, name, decode)),
+        let Self(channel) = self;
+        let made = match bytes {
+            Some(bytes) => channel.call_bytes(number, timeout, bytes),
+            None => channel.call(number, timeout, encode),
         };
-        made.map_err(|error| self.failed(error, name))
+        made.map(|call| Reply::called(call, name, decode))
+            .map_err(|error| self.failed(error, name))
     }
 
     pub(crate) fn open_stream<T>(
@@ -272,36 +203,25 @@ impl CallTarget {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<(Reply<T>, ItemSource), RpcError> {
-        let opened = match self {
-            Self::Channel(channel) if channel.profile() == Profile::Compatible => {
-                return Err(RpcError::NotNative {
-                    peer: channel.peer().to_owned(),
-                    what: "streams".into(),
-                });
-            }
-            Self::Channel(channel) => {
-                channel
-                    .open_stream(number, timeout, encode)
-                    .map(|(call, stream)| {
-                        let source = ItemSource::Remote(channel.clone(), stream);
-                        (Reply::called(call, name, decode), source)
-                    })
-            }
-            Self::Local(service, _) => {
-                service
-                    .open_stream(number, timeout, encode)
-                    .map(|(call, demand)| {
-                        let source = ItemSource::Local(service.clone(), demand);
-                        (Reply::local(call, name, decode), source)
-                    })
-            }
+        let Self(channel) = self;
+        if channel.profile() == Profile::Compatible {
+            return Err(RpcError::NotNative {
+                peer: channel.peer().to_owned(),
+                what: "streams".into(),
+            });
+        }
+        let opened = channel.open_stream(number, timeout, encode);
+        let (call, stream) = opened.map_err(|error| self.failed(error, name))?;
+        let source = ItemSource {
+            channel: channel.clone(),
+            stream,
         };
-        opened.map_err(|error| self.failed(error, name))
+        Ok((Reply::called(call, name, decode), source))
     }
 
     #[cold]
     fn failed(&self, error: CallError, name: &str) -> RpcError {
-        RpcError::from_call(error, self.peer(), name)
+        RpcError::from_call(error, self.0.peer(), name)
     }
 
     pub(crate) fn tell(
@@ -310,15 +230,8 @@ impl CallTarget {
         name: &str,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Option<OneWayCall>, RpcError> {
-        let told = match self {
-            Self::Channel(channel) => channel.tell(number, timeout, encode).map(Some),
-            Self::Local(service, Failed(failed)) => {
-                let failed = failed.clone();
-                let failed = move |fault| failed(number, fault);
-                service.tell(number, timeout, encode, failed).map(|()| None)
-            }
-        };
+    ) -> Result<OneWayCall, RpcError> {
+        let told = self.0.tell(number, timeout, encode);
         told.map_err(|error| self.failed(error, name))
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use slimerpc::channel::{ClientChannel, LocalService, Parker, StreamCredit, StreamName};
+use slimerpc::channel::{ClientChannel, Parker, StreamName};
 
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::reconnect::Later;
@@ -59,9 +59,9 @@ pub struct Items<T> {
 type Opened<T> = (Reply<Option<T>>, ItemSource);
 
 /// The source of the items.
-pub(crate) enum ItemSource {
-    Remote(Arc<ClientChannel>, StreamName),
-    Local(LocalService, Arc<StreamCredit>),
+pub(crate) struct ItemSource {
+    pub(crate) channel: Arc<ClientChannel>,
+    pub(crate) stream: StreamName,
 }
 
 impl ItemSource {
@@ -71,38 +71,15 @@ impl ItemSource {
         method: &'static &'static str,
         decode: Decoder<T>,
     ) -> Reply<T> {
-        let asked = match self {
-            Self::Remote(channel, stream) => channel
-                .next_item(*stream, timeout)
-                .map(|call| Reply::called(call, method, decode)),
-            Self::Local(service, demand) => service
-                .next_item(demand, timeout)
-                .map(|call| Reply::local(call, method, decode)),
-        };
-        let failed = |error| RpcError::from_call(error, self.peer(), method);
-        asked.map_err(failed).unwrap_or_else(Reply::failed)
-    }
-
-    fn peer(&self) -> &str {
-        match self {
-            Self::Remote(channel, _) => channel.peer(),
-            Self::Local(service, _) => &service.peer,
+        match self.channel.next_item(self.stream, timeout) {
+            Ok(call) => Reply::called(call, method, decode),
+            Err(error) => Reply::failed(RpcError::from_call(error, self.channel.peer(), method)),
         }
     }
 
     /// The default number of items to request ahead, at most half of the credits.
     fn window(&self) -> usize {
-        match self {
-            Self::Remote(channel, _) => WINDOW.min(channel.geometry().slots() / 2).max(1),
-            Self::Local(..) => WINDOW,
-        }
-    }
-
-    fn end(&self) {
-        match self {
-            Self::Remote(channel, stream) => channel.end_stream(*stream),
-            Self::Local(_, demand) => demand.cancel(),
-        }
+        WINDOW.min(self.channel.geometry().slots() / 2).max(1)
     }
 }
 
@@ -345,7 +322,7 @@ impl<T> Items<T> {
         self.opening = None;
         self.asked.clear();
         if let Some(source) = self.source.take() {
-            source.end();
+            source.channel.end_stream(source.stream);
         }
     }
 }

@@ -314,16 +314,14 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self.caller.inner.setup.peer
     }
 
-    /// Returns whether the service belongs to this agent: its calls then do not use the network.
+    /// Returns whether the service belongs to the agent that made this proxy.
     pub fn is_local(&self) -> bool {
-        self.channel().is_none()
+        self.caller.inner.setup.is_local
     }
 
-    /// A view of the present channel: its credits and counters. `None` if the service is
-    /// [local](Self::is_local).
+    /// A view of the present channel: its credits and counters. Every proxy has one.
     pub fn channel(&self) -> Option<ChannelView> {
-        let channel = self.caller.reached().serial.channel().cloned();
-        channel.map(ChannelView)
+        Some(ChannelView(self.caller.reached().serial.0.clone()))
     }
 
     /// A view of the channel of the parallel methods, if the service has some and the peer is
@@ -331,8 +329,7 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// delay them.
     pub fn parallel_channel(&self) -> Option<ChannelView> {
         let reached = self.caller.reached();
-        let channel = reached.parallel.as_ref()?.channel().cloned();
-        channel.map(ChannelView)
+        Some(ChannelView(reached.parallel.as_ref()?.0.clone()))
     }
 
     /// Watches the peer as [`PeerAgent::watch`](crate::PeerAgent::watch) does, except that
@@ -702,7 +699,7 @@ impl Caller {
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<Option<OneWayCall>, RpcError> {
+    ) -> Result<OneWayCall, RpcError> {
         let (number, target) = self.route(reached, method)?;
         target.tell(number, self.name(method), timeout, encode)
     }

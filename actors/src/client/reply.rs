@@ -6,9 +6,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{
-    Answer, AnswerView, CallError, LocalCall, Parker, PendingCall, ReplyBytes,
-};
+use slimerpc::channel::{AnswerView, CallError, Parker, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
@@ -73,20 +71,9 @@ enum ReplyState<T> {
 }
 
 enum RareReply<T> {
-    /// The service is in this process.
-    Local(LocalCall, &'static &'static str, Decoder<T>),
     /// The peer is away.
     Later(Box<Later<Reply<T>>>),
     Failed(RpcError),
-}
-
-impl<T> RareReply<T> {
-    fn deadline(&self) -> Option<Instant> {
-        match self {
-            Self::Local(call, ..) => call.deadline(),
-            Self::Later(..) | Self::Failed(_) => None,
-        }
-    }
 }
 
 impl<T> From<RareReply<T>> for Reply<T> {
@@ -115,15 +102,6 @@ impl<T> Reply<T> {
         decode: Decoder<T>,
     ) -> Self {
         ReplyState::Called(call, method, decode).into()
-    }
-
-    /// Makes the reply to a call within the process.
-    pub(crate) fn local(
-        call: LocalCall,
-        method: &'static &'static str,
-        decode: Decoder<T>,
-    ) -> Self {
-        RareReply::Local(call, method, decode).into()
     }
 
     /// Makes the reply to a call that is sent once its peer is back.
@@ -158,8 +136,7 @@ impl<T> Reply<T> {
         match &mut self.state {
             ReplyState::Called(call, ..) => call.set_timeout(after),
             ReplyState::RareReply(rare) => match &mut **rare {
-                RareReply::Local(call, ..) => call.set_timeout(after),
-                RareReply::Later(call, ..) => call.set_timeout(after),
+                RareReply::Later(call) => call.set_timeout(after),
                 RareReply::Failed(_) => {}
             },
             ReplyState::Done => {}
@@ -199,7 +176,7 @@ impl<T> Reply<T> {
                 }
                 match &self.state {
                     ReplyState::Called(call, ..) => call.park(parker),
-                    ReplyState::RareReply(rare) => parker.park(rare.deadline()),
+                    ReplyState::RareReply(_) => parker.park(None),
                     ReplyState::Done => {}
                 }
             }
@@ -214,12 +191,8 @@ impl<T> Reply<T> {
                 true => Ran::Unknown,
                 false => Ran::No,
             },
-            ReplyState::RareReply(rare) => match *rare {
-                RareReply::Local(..) => Ran::Unknown,
-                // The call was not sent.
-                RareReply::Later(..) | RareReply::Failed(_) => Ran::No,
-            },
-            ReplyState::Done => Ran::No,
+            // The call was not sent.
+            ReplyState::RareReply(_) | ReplyState::Done => Ran::No,
         };
         RpcError::WouldBlock { ran }
     }
@@ -370,26 +343,6 @@ impl<T> Reply<T> {
                 }
                 Err(error) => Err(error),
             },
-            RareReply::Local(call, method, decode) => {
-                let mut looks = 0..SPINS;
-                let answer = loop {
-                    match (call.poll(None), looks.next()) {
-                        (Poll::Ready(answer), _) => break answer,
-                        (Poll::Pending, Some(_)) => std::hint::spin_loop(),
-                        (Poll::Pending, None) => match call.poll(Some(context.waker())) {
-                            Poll::Ready(answer) => break answer,
-                            Poll::Pending => {
-                                if busy == BusyPoll::Yielding {
-                                    self.sleep(context);
-                                }
-                                return Poll::Pending;
-                            }
-                        },
-                    }
-                };
-                complete_whole(answer, *decode)
-                    .map_err(|error| error.named(&call.service().peer, method, call.timeout()))
-            }
         };
         self.state = ReplyState::Done;
         Poll::Ready(result)
@@ -402,11 +355,7 @@ impl<T> Reply<T> {
                 call.sleep();
                 (call.deadline(), call.channel().runtime())
             }
-            ReplyState::RareReply(rare) => match &**rare {
-                RareReply::Local(call, ..) => (call.deadline(), call.runtime()),
-                RareReply::Later(..) | RareReply::Failed(_) => return,
-            },
-            ReplyState::Done => return,
+            ReplyState::RareReply(_) | ReplyState::Done => return,
         };
         let Some(deadline) = deadline else { return };
         let timer = self.timer.get_or_insert_with(|| {
@@ -478,20 +427,6 @@ fn check(answer: AnswerView<'_>) -> Result<(), DecodedReply> {
     }
 }
 
-fn complete_whole<T>(
-    answer: Result<Answer<'_>, CallError>,
-    (codec, decode): Decoder<T>,
-) -> Result<T, DecodedReply> {
-    let answer = answer?;
-    match decode {
-        Decode::View(decode) => complete(answer.view(), codec, decode),
-        Decode::Kept(kept) => {
-            check(answer.view())?;
-            Ok(kept(answer.keep()))
-        }
-    }
-}
-
 impl Reply<Vec<u8>> {
     /// The bytes of a reply, in the ring where they arrived, instead of a copy. They hold a credit
     /// until they are dropped.
@@ -508,7 +443,6 @@ impl Reply<Vec<u8>> {
         match self.state {
             ReplyState::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
             ReplyState::RareReply(rare) => match *rare {
-                RareReply::Local(call, method, decode) => Reply::local(call, method, kept(decode)),
                 RareReply::Later(call) => Reply::later(call.map(Self::lent)),
                 RareReply::Failed(error) => Reply::failed(error),
             },
@@ -531,7 +465,6 @@ impl<T> fmt::Debug for Reply<T> {
         f.write_str(match &self.state {
             ReplyState::Called(..) => "Reply(pending)",
             ReplyState::RareReply(rare) => match **rare {
-                RareReply::Local(..) => "Reply(pending)",
                 RareReply::Later(..) => "Reply(later)",
                 RareReply::Failed(_) => "Reply(failed)",
             },

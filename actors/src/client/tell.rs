@@ -39,24 +39,20 @@ pub struct Tell(TellState);
 enum TellState {
     Told(OneWayCall),
     /// The peer is away.
-    Later(Box<Later<Option<OneWayCall>>>),
-    /// The transport took the request at once.
-    Taken,
+    Later(Box<Later<OneWayCall>>),
     Failed(RpcError),
     Done,
 }
 
 impl Tell {
-    /// Without a call the request was taken already.
-    pub(crate) fn new(told: Result<Option<OneWayCall>, RpcError>) -> Self {
+    pub(crate) fn new(told: Result<OneWayCall, RpcError>) -> Self {
         Self(match told {
-            Ok(Some(call)) => TellState::Told(call),
-            Ok(None) => TellState::Taken,
+            Ok(call) => TellState::Told(call),
             Err(error) => TellState::Failed(error),
         })
     }
 
-    pub(crate) fn later(call: Box<Later<Option<OneWayCall>>>) -> Self {
+    pub(crate) fn later(call: Box<Later<OneWayCall>>) -> Self {
         Self(TellState::Later(call))
     }
 }
@@ -83,7 +79,6 @@ impl Future for Tell {
                     Poll::Pending
                 }
             },
-            TellState::Taken => Poll::Ready(Ok(())),
             TellState::Failed(error) => Poll::Ready(Err(error)),
             TellState::Done => panic!("a tell is polled after it was ready"),
         }
@@ -93,7 +88,7 @@ impl Future for Tell {
 impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            TellState::Told(_) | TellState::Taken => "Tell(told)",
+            TellState::Told(_) => "Tell(told)",
             TellState::Later(_) => "Tell(later)",
             TellState::Failed(_) => "Tell(failed)",
             TellState::Done => "Tell(done)",

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::channel::lend::SlotToken;
-use crate::channel::{PooledBuffer, StreamCredit, Violation};
+use crate::channel::stream::StreamCredit;
+use crate::channel::{PooledBuffer, Violation};
 use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
 
 /// The meaning of an arriving immediate.

@@ -2,7 +2,7 @@
 //!
 //! Both sides must declare the same service (TYPE-1). The server publishes a table with the types
 //! of each method. The caller compares it with its own declaration whenever it connects a proxy: at
-//! first, again after a loss, and for a service of its own agent. It calls only methods that both
+//! first and again after a loss, of a peer or of its own agent. It calls only methods that both
 //! declare with the same types, however a call is made: by a group, as a message that nobody waits
 //! for, as a stream. Method numbers are those of the table that was read, so the caller's open says
 //! which table that was.
@@ -50,7 +50,7 @@ impl AgentState {
         }
     }
 
-    async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
+    pub(super) async fn let_in(&self, peer: &str, open: Open) -> Result<Endpoint, Mismatch> {
         let found = self.descriptor.borrow().incarnation;
         check_life(open.to, found, open.wire_version)?;
         if open.endpoint.geometry != self.settings.geometry {

@@ -1,11 +1,14 @@
-//! Connects a proxy with a service, of a peer or of this agent.
+//! Connects a proxy with a service, of a peer or of this agent. An agent that calls itself lets
+//! itself in, without mail; everything else is as with a peer.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
-use slimerpc::channel::{ClientChannel, Descriptor, Dialer, Mismatch, ServiceTable, WaitPolicy};
+use slimerpc::channel::{
+    ClientChannel, Descriptor, Dialer, Endpoint, Mismatch, ServiceTable, WaitPolicy,
+};
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
@@ -16,7 +19,7 @@ use super::{AgentState, FIRST_LOOK, Supervisor};
 use crate::AgentError;
 use crate::agent::builder::Settings;
 use crate::agent::handshake::{Answer, Open};
-use crate::client::connection::{ConnectedService, ServiceConnection};
+use crate::client::connection::ConnectedService;
 use crate::dlslime::client::Attempt;
 
 /// Opens a channel to a service of a peer.
@@ -47,9 +50,6 @@ impl AgentState {
         request: ConnectService,
     ) -> Result<ConnectedService, AgentError> {
         let started = Instant::now();
-        if request.peer == self.alias {
-            return self.connect_locally(&request, started).await;
-        }
         let mut news = PeerNews::new(self, &request.peer);
         let mut broken = None;
         loop {
@@ -65,7 +65,8 @@ impl AgentState {
                     let declare = async || self.declare(&request.peer).await;
                     let channel = self.dlslime.call(attempt, declare).await?;
                     return Ok(ConnectedService {
-                        link: ServiceConnection::Channels(channel, None),
+                        serial: channel,
+                        parallel: None,
                         table: request.wanted,
                         incarnation: None,
                     });
@@ -82,11 +83,14 @@ impl AgentState {
                 }
             };
             let error = match opened {
-                Ok((channel, parallel)) => {
+                Ok((serial, parallel)) => {
                     self.note_agreement(&request.peer, &request.wanted, &table);
-                    self.want_monitor(&request.peer);
+                    if request.peer != self.alias {
+                        self.want_monitor(&request.peer);
+                    }
                     return Ok(ConnectedService {
-                        link: ServiceConnection::Channels(channel, parallel),
+                        serial,
+                        parallel,
                         table,
                         incarnation: Some(theirs.incarnation),
                     });
@@ -161,40 +165,6 @@ impl AgentState {
         Ok((channel, parallel))
     }
 
-    /// Connects to a service of this agent, once it is served.
-    async fn connect_locally(
-        self: &Rc<Self>,
-        request: &ConnectService,
-        started: Instant,
-    ) -> Result<ConnectedService, AgentError> {
-        let geometry = self.settings.geometry;
-        let check = |ours: &Descriptor| ours.check(geometry, &request.wanted).cloned();
-        let found = self
-            .find(&request.peer, started, request.timeout, check)
-            .await?;
-        let running = self.services.borrow().get(&request.wanted.name).cloned();
-        let (Found::Native(ours, table), Some(running)) = (found, running) else {
-            return Err(AgentError::Refused {
-                peer: request.peer.clone(),
-                mismatch: Mismatch::NoSuchService {
-                    wanted: request.wanted.name.clone(),
-                    served: self.services.borrow().keys().cloned().collect(),
-                },
-            });
-        };
-        self.note_agreement(&request.peer, &request.wanted, &table);
-        let parallel = running.front().deliveries.clone();
-        let has_parallel = !table.parallel.is_empty();
-        Ok(ConnectedService {
-            link: ServiceConnection::Local(
-                running.serial.deliveries,
-                has_parallel.then_some(parallel),
-            ),
-            table,
-            incarnation: Some(ours.incarnation),
-        })
-    }
-
     /// Opens a channel to a service, or to its parallel methods.
     async fn open(
         &self,
@@ -225,48 +195,42 @@ impl AgentState {
             link,
             endpoint: dialer.endpoint(),
         };
+        let remaining = request
+            .timeout
+            .saturating_sub(started.elapsed())
+            .max(FIRST_LOOK);
+        let answered = timeout(remaining, self.ask(&request.peer, open)).await;
+        self.dialing.borrow_mut().remove(&id);
+        let Ok(answered) = answered else {
+            return Err(AgentError::ConnectTimeout {
+                peer: request.peer.clone(),
+                waited: started.elapsed(),
+            });
+        };
+        let endpoint = answered?.map_err(|mismatch| AgentError::Refused {
+            peer: request.peer.clone(),
+            mismatch,
+        })?;
+        let channel = dialer.connect(&request.peer, &endpoint, request.wait_policy.clone())?;
+        self.note_channel(Some(theirs.incarnation), &channel);
+        Ok(channel)
+    }
+
+    /// Asks `peer` to let a caller in.
+    async fn ask(&self, peer: &str, open: Open) -> Result<Result<Endpoint, Mismatch>, AgentError> {
+        if peer == self.alias {
+            return Ok(self.let_in(peer, open).await);
+        }
         let (tell, told) = oneshot::channel();
         {
             let mut dialing = self.dialing.borrow_mut();
             // Removes the opens that were given up.
             dialing.retain(|_, tell| !tell.is_closed());
-            dialing.insert(id, tell);
+            dialing.insert(open.id, tell);
         }
-        let sent = self
-            .control()
-            .send_mail(&request.peer, &open.to_mail(&self.alias))
-            .await;
-        let remaining = request
-            .timeout
-            .saturating_sub(started.elapsed())
-            .max(FIRST_LOOK);
-        let answered = match sent {
-            Ok(()) => timeout(remaining, told).await,
-            Err(error) => {
-                self.dialing.borrow_mut().remove(&id);
-                return Err(error.into());
-            }
-        };
-        self.dialing.borrow_mut().remove(&id);
-        let endpoint = match answered {
-            Err(_) => {
-                return Err(AgentError::ConnectTimeout {
-                    peer: request.peer.clone(),
-                    waited: started.elapsed(),
-                });
-            }
-            Ok(Err(_)) => return Err(AgentError::ShutDown),
-            Ok(Ok(Err(mismatch))) => {
-                return Err(AgentError::Refused {
-                    peer: request.peer.clone(),
-                    mismatch,
-                });
-            }
-            Ok(Ok(Ok(endpoint))) => endpoint,
-        };
-        let channel = dialer.connect(&request.peer, &endpoint, request.wait_policy.clone())?;
-        self.note_channel(Some(theirs.incarnation), &channel);
-        Ok(channel)
+        let mail = open.to_mail(&self.alias);
+        self.control().send_mail(peer, &mail).await?;
+        told.await.map_err(|_| AgentError::ShutDown)
     }
 
     pub(super) fn note_channel(&self, life: Option<u64>, channel: &Arc<ClientChannel>) {

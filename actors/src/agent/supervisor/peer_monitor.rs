@@ -217,6 +217,9 @@ impl AgentState {
 
     /// Waits until `peer` can be reached, at most for `limit`.
     pub(super) async fn await_peer(self: &Rc<Self>, peer: &str, limit: Duration) -> bool {
+        if peer == self.alias {
+            return true;
+        }
         let mut up = self.want_monitor(peer).up.subscribe();
         let reached = timeout(limit, up.wait_for(Option::is_some)).await;
         matches!(reached, Ok(Ok(_)))
@@ -224,13 +227,19 @@ impl AgentState {
 
     /// Waits until `peer` can no longer be reached as this incarnation.
     pub(super) async fn life_over(self: &Rc<Self>, peer: &str, life: Option<u64>) {
+        if peer == self.alias {
+            return pending().await;
+        }
         let mut up = self.want_monitor(peer).up.subscribe();
         // An error means that the monitor is gone, and with it the incarnation.
         let _ = up.wait_for(|up| *up != life).await;
     }
 
-    /// The incarnation of `peer` that can be reached.
+    /// The incarnation of `peer` that can be reached. The agent itself always can.
     pub(super) fn reachable(&self, peer: &str) -> Option<u64> {
+        if peer == self.alias {
+            return Some(self.descriptor.borrow().incarnation);
+        }
         let monitors = self.monitors.0.borrow();
         monitors.get(peer).and_then(|monitor| *monitor.up.borrow())
     }
