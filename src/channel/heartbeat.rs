@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::send_queue::SendQueue;
+use super::send_queue::{SendQueue, SendTicket};
 use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, Device, FabricError, Opcode, Operation, Payload,
@@ -180,21 +180,35 @@ impl Heartbeat {
     /// # Errors
     /// The device refuses.
     pub fn send_heartbeat(&mut self) -> Result<(), LossCause> {
+        let ticket = self.queue.admit();
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
-            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), false);
+            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), ticket, false);
         }
-        self.send(Operation::Write, false)
+        self.send(Operation::Write, ticket, false)
     }
 
-    /// Sends a goodbye. It arrives if the connection lasts a moment longer.
+    /// Sends a goodbye. It is lost if this end is dropped before it [has
+    /// arrived](Self::has_arrived).
     pub fn leave(&mut self) {
+        let ticket = self.queue.admit_signalled();
         // If the connection is gone, the peer has noticed.
-        let _ = self.send(Operation::WriteWithImm(LEAVING), true);
+        let _ = self.send(Operation::WriteWithImm(LEAVING), ticket, true);
     }
 
-    fn send(&mut self, operation: Operation, solicited: bool) -> Result<(), LossCause> {
-        let Some(ticket) = self.queue.admit() else {
+    /// Returns whether the goodbye has arrived, or never will. It waits for a peer whose end is not
+    /// connected yet. Messages of the peer are read and dropped.
+    pub fn has_arrived(&mut self) -> bool {
+        self.listen().is_err() || self.queue.is_empty()
+    }
+
+    fn send(
+        &mut self,
+        operation: Operation,
+        ticket: Option<SendTicket>,
+        solicited: bool,
+    ) -> Result<(), LossCause> {
+        let Some(ticket) = ticket else {
             return Ok(()); // What was sent has yet to arrive, or to fail.
         };
         let posted = self.qp.post_send(&SendRequest {
@@ -236,7 +250,7 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
-    use crate::fabric;
+    use crate::fabric::{self, QueuePairState};
 
     const LONG: Duration = Duration::from_secs(10);
 
@@ -349,10 +363,43 @@ mod tests {
         let (mut one, mut other) = pair();
         one.send_heartbeat().unwrap();
         one.leave();
-        std::thread::sleep(Duration::from_millis(20));
+        let until = Instant::now() + LONG;
+        while !one.has_arrived() {
+            assert!(Instant::now() < until);
+        }
         drop(one);
-        std::thread::sleep(Duration::from_millis(20));
+        while other.qp.state() != QueuePairState::Error {
+            assert!(Instant::now() < until);
+        }
         assert_eq!(other.listen(), Ok(HeartbeatEvent::Leaving));
+    }
+
+    #[test]
+    fn a_goodbye_waits_for_a_peer_that_is_not_connected_yet() {
+        let device = fabric::open(fabric::SHM, 1).unwrap();
+        let [mut one, mut other] =
+            [(); 2].map(|()| Heartbeat::new(&*device, RetryPolicy::default()).unwrap());
+        one.connect(other.address()).unwrap();
+        one.leave();
+        assert!(!one.has_arrived());
+        other.connect(one.address()).unwrap();
+        let started = Instant::now();
+        while !one.has_arrived() {
+            assert!(started.elapsed() < LONG);
+        }
+        drop(one);
+        assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
+    }
+
+    #[test]
+    fn a_goodbye_to_a_peer_that_is_gone_is_not_awaited() {
+        let (mut one, other) = pair();
+        drop(other);
+        one.leave();
+        let started = Instant::now();
+        while !one.has_arrived() {
+            assert!(started.elapsed() < LONG);
+        }
     }
 
     #[test]

@@ -51,12 +51,10 @@ impl SendQueue {
     /// Takes a place for a request whose completion retires everything before it. `None` if that is
     /// not needed, because everything under way is signalled, or if there is no place.
     pub(crate) fn admit_last(&mut self) -> Option<SendTicket> {
-        if self.unsignalled == 0 || !self.has_room() {
+        if self.unsignalled == 0 {
             return None;
         }
-        self.outstanding += 1;
-        let retires = std::mem::take(&mut self.unsignalled) + 1;
-        Some(SendTicket { retires })
+        self.admit_signalled()
     }
 
     /// Takes a place for a request whose completion retires everything before it, if nothing is
@@ -65,6 +63,12 @@ impl SendQueue {
         if self.outstanding > self.unsignalled {
             return None; // What is signalled will tell.
         }
+        self.admit_signalled()
+    }
+
+    /// Takes a place for a request whose completion retires everything before it; `None` if there
+    /// is none until completions are polled.
+    pub(crate) fn admit_signalled(&mut self) -> Option<SendTicket> {
         if !self.has_room() {
             return None;
         }

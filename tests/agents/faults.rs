@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use slimerpc::channel::MemoryAccount;
 use slimerpc::fabric::faults::{Fault, FaultStats, Faults, Plan};
-use slimerpc::fabric::{CompletionStatus, Opcode};
+use slimerpc::fabric::{CompletionStatus, Opcode, RetryPolicy};
 use slimerpc_actors::{
     AgentError, Builder, ChannelView, Limits, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
     service,
@@ -343,6 +343,33 @@ async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
     assert_eq!((id, channel.closed()), (2, None));
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
+}
+
+/// The peer's goodbye waits for an end that cannot receive yet.
+#[actix::test]
+async fn a_peer_that_leaves_as_soon_as_it_is_reached_has_left_and_is_not_lost() {
+    let _alone = ALONE.lock().await;
+    let late = Fault::NotReady(Duration::from_millis(200)).nth(0);
+    let faults = Faults::new(Plan::new().with(late));
+    // As a device does that sends again what is not acknowledged.
+    let patient = RetryPolicy {
+        rnr_retry: 7,
+        ..RetryPolicy::default()
+    };
+    let worker = agent("worker", "goodbye", &Faults::new(Plan::new()));
+    let worker = worker.retry(patient).start().await.unwrap();
+    let driver = agent("driver", "goodbye", &faults).start().await.unwrap();
+    let mut events = driver.watch(worker.alias()).await.unwrap();
+    let mut next = async || timeout(LONG, events.next()).await.expect("an event comes");
+    let first = next().await;
+    assert!(
+        matches!(first, Some(PeerEvent::Connected { .. })),
+        "{first:?}"
+    );
+    worker.shutdown().await.unwrap();
+    assert_eq!(next().await, Some(PeerEvent::Left));
+    assert!(faults.stats().late_receives > 0);
+    driver.shutdown().await.unwrap();
 }
 
 /// A caller that is told "not run" calls again.

@@ -272,14 +272,12 @@ async fn an_actor_is_told_once_of_the_death_of_a_peer() {
     let mut events = driver.watch(&alias).await.unwrap();
     // On a busy machine a peer may stall, and recover, before what is awaited.
     let ended = async |events: &mut Watch| while !next(events).await.is_end() {};
-    // An agent can say goodbye once its own end is up, too.
-    sleep(SOON).await;
+    while !matches!(next(&mut events).await, PeerEvent::Connected { .. }) {}
     first.shutdown().await.unwrap();
     ended(&mut events).await;
     told.reaches(1).await;
     let second = worker(&alias).await;
     while !matches!(next(&mut events).await, PeerEvent::Reconnected { .. }) {}
-    sleep(SOON).await;
     second.shutdown().await.unwrap();
     ended(&mut events).await;
     // Long enough to see that nothing comes.

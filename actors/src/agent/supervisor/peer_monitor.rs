@@ -39,8 +39,13 @@ const EVENTS: usize = 64;
 /// Pause between attempts to reach the incarnation that was lost: it is most likely dead, although
 /// its record still names it.
 const STALE_RETRY: Duration = Duration::from_secs(2);
-/// How long a goodbye may take to arrive.
-const GOODBYE: Duration = Duration::from_millis(50);
+/// How long a goodbye may take to arrive: it waits for a peer that has yet to connect its end, and
+/// a lost one is sent again.
+const GOODBYE: Duration = Duration::from_secs(1);
+/// Pause between two looks whether goodbyes have arrived.
+const GOODBYE_LOOK: Duration = Duration::from_millis(1);
+/// How long a peer has to act on a goodbye before its connections end.
+const PARTING: Duration = Duration::from_millis(50);
 /// How long a doubt about an incarnation lasts. It takes about 2 s to notice that an RDMA peer is
 /// gone; a peer that is still connected after this time is trusted again.
 const DOUBT: Duration = Duration::from_secs(3);
@@ -466,13 +471,18 @@ impl AgentState {
     /// Says goodbye to all peers.
     pub(super) async fn end_monitors(&self) {
         let monitors = self.monitors.0.take();
-        let mut any = false;
-        for monitor in monitors.values() {
-            any |= monitor.say_goodbye();
+        let monitors: Vec<_> = monitors.values().filter(|it| it.say_goodbye()).collect();
+        if monitors.is_empty() {
+            return;
         }
-        if any {
-            sleep(GOODBYE).await;
-        }
+        let arrival = async {
+            while !monitors.iter().all(|monitor| monitor.has_said_goodbye()) {
+                sleep(GOODBYE_LOOK).await;
+            }
+        };
+        // It never arrives at a peer whose loss is not noticed yet.
+        let _ = timeout(GOODBYE, arrival).await;
+        sleep(PARTING).await;
     }
 }
 
@@ -531,5 +541,12 @@ impl PeerMonitor {
         let mut core = self.core.borrow_mut();
         let end = core.end.as_mut().filter(|end| end.up.is_some());
         end.map(|end| end.heartbeat.leave()).is_some()
+    }
+
+    /// Returns whether the goodbye has arrived, or never will.
+    fn has_said_goodbye(&self) -> bool {
+        let mut core = self.core.borrow_mut();
+        let end = core.end.as_mut();
+        end.is_none_or(|end| end.heartbeat.has_arrived())
     }
 }
