@@ -2,6 +2,7 @@
 //! Redis.
 #![allow(clippy::unwrap_used)]
 
+use std::pin::pin;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -354,11 +355,11 @@ async fn a_proxy_for_any_waits_for_a_service_and_says_what_there_was(world: Worl
     assert_eq!(found[0].alias(), "older");
 
     let patient = world.agent("driver:1").await;
-    let (calc, ()) = tokio::join!(patient.proxy_any::<Calc>(), async {
-        sleep(A_WHILE).await;
-        worker.serve(Calc).await.unwrap();
-    });
-    assert_eq!(calc.unwrap().peer(), "worker:0");
+    let mut waiting = pin!(patient.proxy_any::<Calc>());
+    let early = timeout(A_WHILE, &mut waiting).await;
+    assert!(early.is_err(), "it waits");
+    worker.serve(Calc).await.unwrap();
+    assert_eq!(waiting.await.unwrap().peer(), "worker:0");
 }
 
 async fn a_group_has_all_that_fit_in_the_order_in_which_people_count(world: World) {

@@ -19,7 +19,7 @@ use slimerpc::wire::{Header, MessageKind, Pickle};
 use slimerpc_actors::{
     AgentError, Builder, Limits, PeerAgent, Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
-use support::{unique, verbs};
+use support::{Gate, Tally, unique, verbs};
 use tokio::time::{sleep, timeout};
 
 const SLOTS: usize = 4;
@@ -386,7 +386,11 @@ async fn every_request_is_answered_whatever_it_is() {
 struct Busy(Arc<Signal>);
 
 #[derive(Default)]
-struct Signal(std::sync::Mutex<bool>, std::sync::Condvar);
+struct Signal {
+    gate: Gate,
+    /// Serial handlers.
+    begun: Tally,
+}
 
 impl Share for Busy {
     type Shared = Signal;
@@ -400,20 +404,15 @@ impl Share for Busy {
 impl Busy {
     #[method(parallel)]
     fn end(signal: &Signal) -> u8 {
-        *signal.0.lock().unwrap() = true;
-        signal.1.notify_all();
+        signal.gate.open();
         1
     }
 
     #[method]
     fn work(&mut self) -> u8 {
-        let ended = self.0.0.lock().unwrap();
-        let (_ended, waited) = self
-            .0
-            .1
-            .wait_timeout_while(ended, SOON, |ended| !*ended)
-            .unwrap();
-        u8::from(!waited.timed_out())
+        self.0.begun.up();
+        self.0.gate.pass();
+        1
     }
 }
 
@@ -421,13 +420,15 @@ impl Busy {
 async fn parallel_methods_answer_a_dlslime_peer_while_serial_ones_are_busy() {
     let scope = scope();
     let worker = agent(&scope, "worker").start().await.unwrap();
-    worker.serve(Busy::default()).await.unwrap();
+    let busy = Busy::default();
+    let signal = busy.0.clone();
+    worker.serve(busy).await.unwrap();
     let mut peer = Peer::new(&scope, "driver", 1).await;
     peer.begin("worker").await;
     let nothing = [0x80, 5, b')', b'.'];
     peer.write(0, 1, 1, &nothing);
     peer.write(1, 1, 2, &nothing);
-    sleep(Duration::from_millis(50)).await;
+    signal.begun.reaches(1).await;
     peer.write(2, 0, 3, &nothing);
     let mut answered = Vec::new();
     for _ in 0..3 {
@@ -892,7 +893,6 @@ async fn input_1_bad_qp_ready_are_survived_and_a_good_one_follows() {
     ] {
         peer.send("worker", &bad).await;
     }
-    sleep(Duration::from_millis(50)).await;
     peer.begin("worker").await;
     peer.check_echo("after all").await;
 }

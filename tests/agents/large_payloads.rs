@@ -360,7 +360,10 @@ async fn a_peer_that_leaves_in_the_middle_gives_all_memory_back() {
         let bytes = pattern(32 * MIB, 9);
         let echo = pair.store.echo(&bytes);
         let waiting = actix::spawn(echo.timeout(LONG));
-        sleep(Duration::from_millis(3)).await;
+        until("the worker fetches the payload", || {
+            pair.worker.memory().lent > 0 || waiting.is_finished()
+        })
+        .await;
         let leaving = if side == 0 {
             &pair.worker
         } else {

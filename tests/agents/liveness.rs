@@ -380,8 +380,12 @@ async fn fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another()
         let error = driver.attach(&handle).await.unwrap_err();
         assert!(matches!(error, BufferError::OwnerGone { .. }), "{error:?}");
     };
+    let mut asked = ghost.mailbox();
     let restarted = async {
-        sleep(5 * SOON).await;
+        // All are at it by the time that the dead life has been asked again and again.
+        for _ in 0..4 {
+            asked.next().await.unwrap();
+        }
         ghost.clean_up().await.unwrap();
         worker(&alias).await
     };

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use slimerpc_actors::{PeerAgent, Polling, Proxy, Ran, RpcError, service};
-use support::{Held, alone::is_alone};
+use support::{Held, Tally, alone::is_alone, wait_until};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -21,12 +21,16 @@ const LONG: Duration = Duration::from_secs(20);
 const SLEEPS: &str = "SLIME_TEST_SLEEPS";
 
 #[derive(Default)]
-struct Sleeper;
+struct Sleeper {
+    /// Handlers of `answer_after`.
+    begun: Tally,
+}
 
 #[service]
 impl Sleeper {
     #[method]
     async fn answer_after(&mut self, millis: u64) -> u64 {
+        self.begun.up();
         sleep(Duration::from_millis(millis)).await;
         millis
     }
@@ -40,6 +44,7 @@ impl Sleeper {
 /// Two agents that never poll for more than a moment, and a runtime for whoever awaits them.
 struct Pair {
     proxy: Proxy<Sleeper>,
+    begun: Tally,
     driver: PeerAgent,
     worker: PeerAgent,
     runtime: Runtime,
@@ -48,23 +53,31 @@ struct Pair {
 impl Pair {
     fn connect(name: &str) -> Self {
         let runtime = runtime();
+        let served = Sleeper::default();
+        let begun = served.begun.clone();
         let (driver, worker, proxy) = runtime.block_on(async {
             let agent = |role| {
                 support::agent(format!("{role}-{name}:0"))
                     .polling(Polling::default().busy_poll(Duration::ZERO))
             };
             let worker = agent("worker").start().await.unwrap();
-            worker.serve(Sleeper).await.unwrap();
+            worker.serve(served).await.unwrap();
             let driver = agent("driver").start().await.unwrap();
             let proxy = driver.proxy::<Sleeper>(worker.alias()).await.unwrap();
             (driver, worker, proxy)
         });
         Self {
             proxy,
+            begun,
             driver,
             worker,
             runtime,
         }
+    }
+
+    /// Waits until somebody's call is under way, and so is its sleep.
+    fn wait_for_call(&self) {
+        wait_until("a handler has begun", || self.begun.get() > 0);
     }
 
     fn end(self) {
@@ -94,7 +107,7 @@ fn call_1_a_thread_is_answered_though_the_runtime_that_watched_before_it_has_sto
     let (proxy, watching) = (&pair.proxy, runtime());
     thread::scope(|scope| {
         let second = scope.spawn(|| {
-            thread::sleep(Duration::from_millis(30));
+            pair.wait_for_call();
             woken(|| proxy.answer_after(200).wait_timeout(LONG))
         });
         let first = async { proxy.answer_after(100).timeout(LONG).await };
@@ -167,7 +180,7 @@ fn call_1_calls_end_with_the_system_that_their_agent_runs_in() {
     thread::scope(|scope| {
         let first = scope.spawn(|| woken(|| proxy.answer_after(200).wait_timeout(LONG)));
         // It watches by itself, but not for long.
-        thread::sleep(Duration::from_millis(50));
+        pair.wait_for_call();
         let second = scope.spawn(|| woken(|| proxy.answer_after(60_000).wait_timeout(LONG)));
         assert_eq!(first.join().unwrap().unwrap(), 200);
         running.stop();

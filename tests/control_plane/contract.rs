@@ -330,10 +330,11 @@ async fn every_mailbox_is_read_from_its_beginning(world: &dyn World) {
 async fn the_mailbox_ends_when_the_agent_leaves(world: &dyn World) {
     let agent = join(world, "a").await;
     let mut mailbox = agent.mailbox();
-    let (end, ()) = tokio::join!(timeout(SOON, mailbox.next()), async {
-        tokio::time::sleep(A_WHILE).await;
-        agent.clean_up().await.unwrap();
-    });
+    let mut reading = mailbox.next();
+    let early = timeout(A_WHILE, &mut reading).await;
+    assert!(early.is_err(), "{early:?}");
+    agent.clean_up().await.unwrap();
+    let end = timeout(SOON, reading).await;
     assert_eq!(end.expect("the mailbox ends at once"), None);
     assert_eq!(timeout(SOON, agent.mailbox().next()).await.unwrap(), None);
 }

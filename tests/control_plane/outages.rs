@@ -263,8 +263,9 @@ async fn the_mailbox_ends_at_once_during_an_outage() {
     agent.register(named("a")).await.unwrap();
     let mut mailbox = agent.mailbox();
     server.redis.stop();
-    let reader = tokio::spawn(async move { mailbox.next().await });
-    sleep(Duration::from_millis(300)).await;
+    let mut reader = tokio::spawn(async move { mailbox.next().await });
+    let early = timeout(Duration::from_millis(300), &mut reader).await;
+    assert!(early.is_err(), "it waits for Redis");
     let error = agent.clean_up().await.unwrap_err();
     let end = timeout(Duration::from_millis(500), reader).await;
     assert_eq!(end.expect("it ends at once").unwrap(), None);
@@ -312,7 +313,7 @@ async fn a_redis_that_comes_back_empty_has_everything_again_before_the_next_hear
         }
     });
     // Nobody calls `heartbeat` here: the mailbox notices.
-    sleep(Duration::from_millis(200)).await;
+    server.redis.blocks_somebody().await;
     server.redis.restart();
     let back = Instant::now();
     for key in EVERYTHING {
@@ -406,7 +407,7 @@ async fn mail_is_read_although_the_clock_of_redis_was_set_back() {
     let early = timeout(SOON, mailbox.next()).await.unwrap();
     assert_eq!(early, Some(MailEvent::Mail(Mail::new("early"))));
     let reader = tokio::spawn(async move { mailbox.next().await });
-    sleep(Duration::from_millis(100)).await;
+    server.redis.blocks_somebody().await;
     server.redis.restart();
     recover(&agent).await;
     agent.send_mail("a", &Mail::new("late")).await.unwrap();

@@ -12,7 +12,7 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use slimerpc::control::{Control, ControlError, Entity, Mail, MailEvent, NanoCtrl, Registration};
 use support::NanoCtrlServer;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Longer than anything here takes; a test that reaches it fails.
 const SOON: Duration = Duration::from_secs(5);
@@ -694,7 +694,7 @@ async fn mail_does_not_wait_for_the_polling_interval() {
     let agent = join(&server, "", "a").await;
     let mut mailbox = agent.mailbox();
     let sender = async {
-        sleep(Duration::from_millis(500)).await;
+        server.redis.blocks_somebody().await;
         let sent = Instant::now();
         agent.send_mail("a", &Mail::new("note")).await.unwrap();
         sent

@@ -4,8 +4,6 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::thread::sleep;
-use std::time::Duration;
 
 use rustix::process::{Signal, kill_process};
 use support::job::{Driver, Ended};
@@ -16,8 +14,6 @@ const SMALL: [&str; 6] = ["--hidden", "64", "--batch", "24", "--epochs", "3"];
 const LONG: [&str; 8] = [
     "--hidden", "64", "--batch", "24", "--epochs", "100", "--mode", "ring",
 ];
-/// How long workers may take, once they run, to be in the middle of their steps.
-const START: Duration = Duration::from_millis(300);
 
 fn start(words: &[&str]) -> Driver {
     Driver::start("trainer", "trainer", words)
@@ -103,9 +99,8 @@ fn a_loss_curve_is_drawn() {
 
 #[test]
 fn ctrl_c_ends_the_workers() {
-    let driver = start(&LONG);
-    driver.wait_for_workers(2);
-    sleep(START);
+    let mut driver = start(&LONG);
+    driver.wait_for_progress("in a ring");
     driver.signal(Signal::INT);
     let ended = driver.end();
     assert_eq!((ended.code, ended.out.as_str()), (Some(130), ""));
@@ -114,8 +109,7 @@ fn ctrl_c_ends_the_workers() {
 #[test]
 fn a_driver_that_is_killed_takes_its_workers_and_its_redis_with_it() {
     let mut driver = start(&LONG);
-    driver.wait_for_workers(2);
-    sleep(START);
+    driver.wait_for_progress("in a ring");
     // One of them can do nothing about it by itself.
     kill_process(driver.workers()[0], Signal::STOP).unwrap();
     driver.signal(Signal::KILL);

@@ -163,13 +163,18 @@ fn options_reach_the_agents() {
     assert!(err.contains("4096") && err.contains("8192"), "{err}");
 }
 
-#[test]
-fn call_1_a_killed_worker_fails_the_call_within_a_second() {
+#[actix::test]
+async fn call_1_a_killed_worker_fails_the_call_within_a_second() {
     let server = NanoCtrlServer::start();
     let worker = Role::worker(&server, &["--slow", "60000"]);
+    let agent = PeerAgent::builder().nanoctrl(server.url()).alias("other");
+    let agent = agent.start().await.unwrap();
+    let calc = agent.proxy::<CalcService>("worker:0").await.unwrap();
     let driver = Role::driver(&server, &[]);
-    // Long enough for the call to be under way: the handler takes a minute.
-    sleep(Duration::from_millis(800));
+    // The worker serves one call at a time, so others wait once the driver's is under way: its
+    // handler takes a minute.
+    let others_wait = Duration::from_millis(500);
+    while calc.mul(1.0, 1.0).timeout(others_wait).await.is_ok() {}
     worker.signal(Signal::KILL);
     let killed = Instant::now();
     let (code, out, err) = driver.end();

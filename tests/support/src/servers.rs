@@ -200,6 +200,18 @@ impl Redis {
         reads.unwrap().trim().parse().unwrap()
     }
 
+    /// Waits until a client is blocked in a command, as a reader of mail is.
+    ///
+    /// # Panics
+    /// None is after [`PATIENCE`](crate::PATIENCE).
+    #[track_caller]
+    pub fn blocks_somebody(&self) -> impl Future<Output = ()> {
+        crate::until("a client is blocked in Redis", || {
+            let clients: String = self.run(&["INFO", "clients"]);
+            !clients.contains("blocked_clients:0")
+        })
+    }
+
     /// Commands that Redis has run since it started, those of scripts included.
     pub fn calls(&self) -> u64 {
         let statistics: String = self.run(&["INFO", "commandstats"]);
