@@ -51,9 +51,9 @@ impl World {
         if self.is_calm {
             return;
         }
-        let delay = self.rng.between(200, 9000);
+        let delay = self.rng.u64(200..9000);
         self.schedule.after(delay, Event::Call(spot, at));
-        let patience = self.rng.percent(60).then(|| self.rng.between(300, 15_000));
+        let patience = self.percent(60).then(|| self.rng.u64(300..15_000));
         let deadline = patience.map(|patience: Micros| self.schedule.now + patience);
         let until = deadline.map(|deadline| self.schedule.instant_of(deadline));
         let call = self.calls.len();
@@ -99,7 +99,7 @@ impl World {
         if let Some(deadline) = deadline {
             self.schedule.at(deadline, Event::Look(spot, at));
         }
-        if self.rng.percent(8) {
+        if self.percent(8) {
             self.give_up(spot, at, id);
         }
         self.check(spot, at);
@@ -172,7 +172,7 @@ impl World {
             if count == 0 {
                 return;
             }
-            let any = self.rng.index(count);
+            let any = self.rng.usize(..count);
             let completions = &mut self.living(spot).completions;
             let port = completions[any].port;
             let first = completions.iter().position(|one| one.port == port);
@@ -212,7 +212,7 @@ impl World {
         };
         let port = up.port;
         let content = self.ports[port.0].requests[usize::from(imm.slot)];
-        let delay = self.rng.between(20, 1500);
+        let delay = self.rng.u64(20..1500);
         let Some(up) = &mut self.peer(spot, at).up else {
             return;
         };
@@ -247,7 +247,7 @@ impl World {
     /// The handler in front of a session has ended.
     pub(super) fn handled(&mut self, spot: Spot, port: Port) {
         let at = self.ports[port.0].peer;
-        let delay = self.rng.between(20, 1500);
+        let delay = self.rng.u64(20..1500);
         let Some(up) = &mut self.peer(spot, at).up else {
             return;
         };
@@ -279,8 +279,8 @@ impl World {
     fn take_reply(&mut self, spot: Spot, at: usize, imm: u32) {
         let slot = Immediate::from_bits(imm).slot;
         // Some programs take their time.
-        let most = if self.rng.percent(5) { 20_000 } else { 600 };
-        let reads_at = self.schedule.now + self.rng.below(most);
+        let most = if self.percent(5) { 20_000 } else { 600 };
+        let reads_at = self.schedule.now + self.rng.u64(..most);
         let peer = self.peer(spot, at);
         let content = peer.replies[usize::from(slot)].expect("a reply was written here");
         let id = CallId(content.header.request_id);

@@ -32,7 +32,7 @@ pub(super) struct Neighbour {
 impl World {
     /// When something said to the control plane now has been heard.
     fn heard_at(&mut self, least: Micros, most: Micros) -> Micros {
-        let delay = self.rng.between(least, most);
+        let delay = self.rng.u64(least..most);
         (self.schedule.now + delay).max(self.outage_until)
     }
 
@@ -43,8 +43,9 @@ impl World {
 
     /// Answers a look-up, with something stale now and then.
     pub(super) fn answer_look_up(&mut self, spot: Spot, peer: usize) {
-        let age = match self.is_calm {
-            false if self.rng.percent(30) => self.rng.below(40_000),
+        let is_calm = self.is_calm;
+        let age = match is_calm {
+            false if self.percent(30) => self.rng.u64(..40_000),
             _ => 0,
         };
         let as_of = self.schedule.now.saturating_sub(age);
@@ -64,9 +65,9 @@ impl World {
     pub(super) fn mail(&mut self, spot: Spot, peer: usize, message: HandshakeMessage<Port>) {
         let Neighbour { agent, back, .. } = self.aliases[spot.agent].neighbours[peer];
         self.tell(|| format!("{spot:?} writes to {agent}: {message:x?}"));
-        let copies = if self.rng.percent(4) { 2 } else { 1 };
+        let copies = if self.percent(4) { 2 } else { 1 };
         for _ in 0..copies {
-            let most = if self.rng.percent(6) { 60_000 } else { 2000 };
+            let most = if self.percent(6) { 60_000 } else { 2000 };
             let at = self.heard_at(100, most);
             self.schedule
                 .at(at, Event::Mail(agent, back, message.clone()));

@@ -104,7 +104,7 @@ impl World {
         let Some(to) = pair.remote.filter(|_| pair.state == MessageState::Rts) else {
             return; // It is flushed.
         };
-        let delay = self.rng.between(20, 800);
+        let delay = self.rng.u64(20..800);
         let at = (self.schedule.now + delay).max(self.ports[from.0].last_arrival + 1);
         self.ports[from.0].last_arrival = at;
         let flight = Flight {
@@ -184,8 +184,8 @@ impl World {
             .push_back(Completed { port, work, result });
         if !std::mem::replace(&mut agent.is_polling, true) {
             // A busy agent looks late, and finds messages of a session that is over.
-            let most = if self.rng.percent(4) { 6000 } else { 100 };
-            let delay = self.rng.below(most);
+            let most = if self.percent(4) { 6000 } else { 100 };
+            let delay = self.rng.u64(..most);
             self.schedule.after(delay, Event::Poll(owner));
         }
     }
@@ -193,7 +193,7 @@ impl World {
     /// The peer's end does not answer, which is noticed in a while.
     pub(super) fn fail_soon(&mut self, port: Port) {
         if self.ports[port.0].state != MessageState::Error {
-            let delay = self.rng.between(100, 4000);
+            let delay = self.rng.u64(100..4000);
             self.schedule.after(delay, Event::Fail(port));
         }
     }

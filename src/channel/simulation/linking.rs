@@ -24,7 +24,7 @@ impl World {
                 Action::LookUp => self.look_up(spot, peer),
                 Action::Make(session) => {
                     self.peer(spot, peer).making = Some(session);
-                    let delay = self.rng.below(600);
+                    let delay = self.rng.u64(..600);
                     self.schedule.after(delay, Event::Made(spot, peer, session));
                 }
                 Action::Join { session, theirs } => {
@@ -73,7 +73,7 @@ impl World {
         if making.take_if(|making| *making == session).is_none() {
             return;
         }
-        if !self.is_calm && self.rng.percent(4) {
+        if !self.is_calm && self.percent(4) {
             return self.handle(spot, at, Input::Lost(session));
         }
         let (slots, port) = (self.slots, Port(self.ports.len()));
@@ -165,7 +165,7 @@ impl World {
         {
             self.fail(port);
         }
-        let delay = self.rng.below(1500);
+        let delay = self.rng.u64(..1500);
         self.schedule
             .after(delay, Event::Drained(spot, at, session));
     }

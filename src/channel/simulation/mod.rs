@@ -32,7 +32,6 @@ mod fabric;
 mod linking;
 mod pair;
 mod rest;
-mod rng;
 mod schedule;
 mod seeds;
 mod shells;

@@ -24,18 +24,18 @@ pub(super) enum Trouble {
 
 impl World {
     pub(super) fn plan_trouble(&mut self) {
-        let agent = self.rng.index(self.aliases.len());
-        let trouble = match self.rng.below(8) {
+        let agent = self.rng.usize(..self.aliases.len());
+        let trouble = match self.rng.u64(..8) {
             0..=2 => Trouble::Death(agent),
             3 => Trouble::Leave(agent),
-            4 => Trouble::Freeze(agent, self.rng.between(500, 25_000)),
+            4 => Trouble::Freeze(agent, self.rng.u64(500..25_000)),
             5 | 6 => {
                 let peers = self.aliases[agent].neighbours.len();
-                Trouble::Break(agent, self.rng.index(peers))
+                Trouble::Break(agent, self.rng.usize(..peers))
             }
-            _ => Trouble::Outage(self.rng.between(1000, 20_000)),
+            _ => Trouble::Outage(self.rng.u64(1000..20_000)),
         };
-        let at = self.rng.between(2000, CALM - 5000);
+        let at = self.rng.u64(2000..CALM - 5000);
         self.schedule.at(at, Event::Trouble(trouble));
     }
 
@@ -78,7 +78,7 @@ impl World {
         if self.lives[agent].is_some() {
             return;
         }
-        let incarnation = self.rng.next();
+        let incarnation = self.rng.u64(..);
         let slots = self.slots;
         let neighbours = self.aliases[agent].neighbours.clone();
         let peers = neighbours
@@ -102,9 +102,9 @@ impl World {
             if neighbour.wanted {
                 self.handle(spot, at, Input::Want);
             }
-            let delay = self.rng.below(4000);
+            let delay = self.rng.u64(..4000);
             self.schedule.after(delay, Event::Call(spot, at));
-            if self.rng.percent(50)
+            if self.percent(50)
                 && let Some(other) = self.spot(neighbour.agent)
                 && self.living(other).frozen_until <= self.schedule.now
             {
@@ -127,7 +127,7 @@ impl World {
                 self.fail(port);
             }
         }
-        let delay = self.rng.between(200, 30_000);
+        let delay = self.rng.u64(200..30_000);
         self.schedule
             .after(delay, Event::Trouble(Trouble::Birth(spot.agent)));
     }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use fastrand::Rng;
+
 use super::agent::{Agent, Peer, Spot};
 use super::calls::Call;
 use super::control::{Alias, Neighbour};
 use super::fabric::QueuePair;
-use super::rng::Rng;
 use super::schedule::{Event, Micros, Schedule};
 use super::trouble::Trouble;
 use crate::channel::peer_connection::{Input, RetryTiming};
@@ -53,16 +54,16 @@ pub(super) struct Seen {
 impl World {
     /// Everything that happens in it follows from `seed`.
     pub(super) fn new(seed: u64, is_loud: bool) -> Self {
-        let mut rng = Rng::new(seed);
-        let agents = match rng.below(10) {
+        let mut rng = Rng::with_seed(seed);
+        let agents = match rng.u64(..10) {
             0..=4 => 2,
             5..=7 => 3,
             8 => 4,
-            _ => rng.between(5, 9) as usize,
+            _ => rng.usize(5..9),
         };
         let mut world = Self {
             schedule: Schedule::new(),
-            slots: rng.between(1, 5) as usize,
+            slots: rng.usize(1..5),
             rng,
             aliases: Vec::new(),
             lives: Vec::new(),
@@ -75,15 +76,15 @@ impl World {
         world.aliases.resize_with(agents, Alias::default);
         world.lives.resize_with(agents, || None);
         for later in 1..agents {
-            let earlier = world.rng.index(later);
+            let earlier = world.rng.usize(..later);
             world.acquaint(earlier, later);
         }
         for agent in 0..agents {
-            let delay = world.rng.below(3000);
+            let delay = world.rng.u64(..3000);
             let birth = Event::Trouble(Trouble::Birth(agent));
             world.schedule.after(delay, birth);
         }
-        for _ in 0..world.rng.below(3 + agents as u64) {
+        for _ in 0..world.rng.u64(..3 + agents as u64) {
             world.plan_trouble();
         }
         world.schedule.at(CALM, Event::Calm);
@@ -96,7 +97,7 @@ impl World {
             self.aliases[a].neighbours.len(),
             self.aliases[b].neighbours.len(),
         );
-        let wanted = match self.rng.below(4) {
+        let wanted = match self.rng.u64(..4) {
             0 => (true, false),
             1 => (false, true),
             _ => (true, true),
@@ -133,6 +134,11 @@ impl World {
             answered: self.calls.iter().filter(|call| call.runs > 0).count(),
             late: peers().map(|peer| peer.late).sum(),
         }
+    }
+
+    /// True in so many of a hundred cases.
+    pub(super) fn percent(&mut self, percent: u64) -> bool {
+        self.rng.u64(..100) < percent
     }
 
     pub(super) fn tell(&self, what: impl FnOnce() -> String) {

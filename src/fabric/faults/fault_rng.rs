@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use fastrand::Rng;
+
 use super::FaultStats;
 use super::plan::{Fault, Plan, Point, When};
 use crate::fabric::Opcode;
@@ -76,16 +78,10 @@ impl FaultRng {
     }
 }
 
-/// A pseudo-random number from 0 to below 1 that depends on all of `words` (each round is that of
-/// SplitMix64).
+/// A pseudo-random number from 0 to below 1 that depends on all of `words`.
 fn fraction(words: [u64; 4]) -> f64 {
-    let mixed = words.into_iter().fold(0_u64, |state, word| {
-        let mut z = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    });
-    (mixed >> 11) as f64 / (1_u64 << 53) as f64
+    let mix = |state: u64, word: u64| Rng::with_seed(state ^ word).u64(..);
+    Rng::with_seed(words.into_iter().fold(0, mix)).f64()
 }
 
 #[cfg(test)]
