@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::load::Figures;
+use crate::processes::{Row, table};
 use crate::router::Tally;
 
 /// One run: what its clients saw, and what the router did for that.
@@ -16,10 +17,7 @@ pub(crate) struct Run {
 /// All runs, a column each; nothing if there was an interrupt before the first.
 pub(crate) struct Account(pub(crate) Vec<Run>);
 
-/// A line of the account.
-type Row = (&'static str, fn(&Run) -> String);
-
-const ROWS: &[Row] = &[
+const ROWS: &[Row<Run>] = &[
     ("", |run| run.name.to_owned()),
     ("requests", |run| run.figures.sent.to_string()),
     ("answered", |run| run.figures.answered().to_string()),
@@ -63,13 +61,8 @@ impl Account {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rows = ROWS.iter().filter(|_| !self.0.is_empty());
-        for (name, value) in rows {
-            write!(f, "{name:<32}")?;
-            for run in &self.0 {
-                write!(f, "{:>15}", value(run))?;
-            }
-            writeln!(f)?;
+        if !self.0.is_empty() {
+            writeln!(f, "{}", table(ROWS, &self.0))?;
         }
         let given_up = self.0.iter().flat_map(|run| &run.tally.given_up);
         for reason in given_up {

@@ -7,6 +7,7 @@ mod leash;
 mod process;
 mod progress;
 mod restarts;
+mod table;
 
 pub(crate) use control::ControlPlane;
 pub(crate) use interrupt::{Interrupt, STATUS};
@@ -14,3 +15,4 @@ pub(crate) use leash::{READY, say, watch_driver};
 pub(crate) use process::{Output, Process, end_of, given_up};
 pub(crate) use progress::Progress;
 pub(crate) use restarts::Restarts;
+pub(crate) use table::{Row, table};

@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use crate::digits::{Digits, Network, best};
 use crate::figures::{Figures, Trained};
+use crate::processes::{Row, table};
 
 /// One training and what it came to.
 pub(crate) struct Run {
@@ -19,10 +20,7 @@ pub(crate) struct Run {
 /// All of them, a column each; the first is what the others are measured by.
 pub(crate) struct Account(pub(crate) Vec<Run>);
 
-/// A line of the account.
-type Row = (&'static str, fn(&Run) -> String);
-
-const ROWS: &[Row] = &[
+const ROWS: &[Row<Run>] = &[
     ("", |run| run.name.clone()),
     ("steps", |run| run.figures.steps.len().to_string()),
     ("steps repeated", |run| run.figures.repeated.to_string()),
@@ -111,13 +109,7 @@ impl Account {
 
 impl fmt::Display for Account {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (name, value) in ROWS {
-            write!(f, "{name:<24}")?;
-            for run in &self.0 {
-                write!(f, "{:>20}", value(run))?;
-            }
-            writeln!(f)?;
-        }
+        writeln!(f, "{}", table(ROWS, &self.0))?;
         let verdict = match self.is_equal() {
             true => "all weights and losses are equal to the bit",
             false => "the weights, or the losses on the way, are NOT equal",

@@ -198,7 +198,7 @@ fn print_table(done: &[Done]) {
     }
     if rows.len() > 1 {
         println!();
-        table::print(&rows);
+        table::print(rows);
         println!();
     }
 }

@@ -31,11 +31,10 @@ fn start(words: &[&str]) -> Driver {
 /// The rows of an account: the name, and a value for each run.
 fn account(out: &str) -> HashMap<String, Vec<String>> {
     let row = |line: &str| {
-        let (name, values) = line.split_at_checked(32)?;
-        // Values are at least two blanks apart.
-        let values = values.split("  ").map(str::trim);
-        let values = values.filter(|value| !value.is_empty()).map(str::to_owned);
-        Some((name.trim().to_owned(), values.collect()))
+        // Cells are at least two blanks apart.
+        let cells = line.split("  ").map(str::trim);
+        let mut cells = cells.filter(|cell| !cell.is_empty()).map(str::to_owned);
+        Some((cells.next()?, cells.collect()))
     };
     out.lines().filter_map(row).collect()
 }

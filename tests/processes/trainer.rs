@@ -27,11 +27,10 @@ fn train(words: &[&str]) -> Ended {
 /// The rows of an account: the name, and a value for each training.
 fn account(ended: &Ended) -> HashMap<&str, Vec<&str>> {
     let row = |line| {
-        let (name, values) = str::split_at_checked(line, 24)?;
-        // Values are at least two blanks apart.
-        let values = values.split("  ").map(str::trim);
-        let values = values.filter(|value| !value.is_empty());
-        Some((name.trim(), values.collect()))
+        // Cells are at least two blanks apart.
+        let cells = str::split(line, "  ").map(str::trim);
+        let mut cells = cells.filter(|cell| !cell.is_empty());
+        Some((cells.next()?, cells.collect()))
     };
     ended.out.lines().filter_map(row).collect()
 }

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 use slimerpc::control::{ControlError, NanoCtrl, PeerRecord, ServiceRecord, natural_order};
 use slimerpc::nanoctrl::daemon;
@@ -188,29 +190,20 @@ fn table(
     with_scope: bool,
     rows: impl Iterator<Item = Vec<String>>,
 ) -> Report {
-    let scope = with_scope.then_some("SCOPE");
-    let head = scope.iter().chain(head).map(|&title| title.to_owned());
-    let mut lines: Vec<Vec<String>> = vec![head.collect()];
-    lines.extend(rows.map(|row| row.iter().map(|cell| printable(cell)).collect()));
-    if lines.len() == 1 {
+    let mut rows = rows.peekable();
+    if rows.peek().is_none() {
         return Report::new(format!("no {what}\n"));
     }
-    let mut widths = vec![0; lines[0].len()];
-    for line in &lines {
-        for (width, cell) in widths.iter_mut().zip(line) {
-            *width = cell.chars().count().max(*width);
-        }
+    let scope = with_scope.then_some("SCOPE");
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_header(scope.iter().chain(head))
+        .add_rows(rows.map(|row| row.into_iter().map(|cell| printable(&cell))));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    let mut text = String::new();
-    for line in &lines {
-        let cells = line.iter().zip(&widths);
-        let cells: Vec<_> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
-    Report::new(text)
+    Report::new(table.trim_fmt() + "\n")
 }
 
 /// A foreign text, made safe for a terminal.

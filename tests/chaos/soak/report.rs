@@ -96,7 +96,7 @@ impl Report {
             let verdict = if *is_good { "" } else { "  LEAK" };
             row(what, format!("{}{verdict}", figures.trim_end()));
         }
-        table::print(&rows);
+        table::print(rows);
         for fault in faults.iter().take(20) {
             println!("{fault}");
         }
