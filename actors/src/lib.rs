@@ -107,9 +107,8 @@ pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange, RetryPolicy};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc::wire::{DecodeError, EncodeError, pickle};
 pub use slimerpc_macros::{method, service};
-pub use supervision::exit::{EndCause, restart, retire};
 pub use supervision::factory::Start;
-pub use supervision::lifecycle::Lifecycle;
+pub use supervision::lifecycle::{EndCause, Lifecycle, restart, retire};
 pub use supervision::restart::{Restart, Strategy};
 
 /// Devices that fail on a plan, to test how a program handles failures: see

@@ -25,7 +25,6 @@ mod leases;
 mod mailbox;
 mod parse;
 mod published;
-mod record;
 mod renewal;
 mod session;
 mod store;
@@ -37,7 +36,7 @@ pub use self::parse::read_mailbox;
 use self::{
     access::Access,
     http::{Http, Registered},
-    record::{LONGEST_RECORD, peer_record, record},
+    parse::{LONGEST_RECORD, peer_record, record},
     renewal::{Renewal, checked, is_passing, taken},
     session::Session,
     store::Store,

@@ -24,14 +24,12 @@ mod device;
 pub(crate) mod drop_order;
 mod error;
 pub(crate) mod eventfd;
-mod events;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(test)]
 pub(crate) mod heap;
 mod limits;
 mod memory_region;
-mod open;
 mod queue_pair;
 mod shared_bytes;
 pub mod shm;
@@ -41,13 +39,11 @@ pub mod verbs;
 mod work_request;
 
 pub use completion::{Completion, CompletionStatus, Opcode};
-pub use completion_queue::{CompletionQueue, Poller, QueueHalves};
-pub use device::{Device, DeviceLimits, LinkType, PortAttributes};
+pub use completion_queue::{CompletionEvents, CompletionQueue, Poller, QueueHalves};
+pub use device::{Device, DeviceLimits, LinkType, PortAttributes, SHM, open};
 pub use error::FabricError;
-pub use events::CompletionEvents;
 pub use limits::{SystemLimit, raise_open_files};
 pub use memory_region::{Access, MemoryRegion, OutOfRange};
-pub use open::{SHM, open};
 pub use queue_pair::{
     Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
 };

@@ -7,11 +7,15 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
+use actix_web::HttpRequest;
+use actix_web::web::{Data, Json};
 use redis::{Client, ConnectionAddr};
+use serde::{Deserialize, Serialize};
 
-use super::StartError;
+use super::body::JsonBody;
 use super::config::Config;
-use super::host;
+use super::server::{App, reached};
+use super::{StartError, host};
 
 /// Port of a Redis whose address names none.
 const REDIS_PORT: u16 = 6379;
@@ -275,6 +279,29 @@ fn address_towards(peer: IpAddr) -> Option<IpAddr> {
 /// Returns whether others can reach this address, as far as that can be seen.
 fn is_public(ip: &IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified()
+}
+
+#[derive(Deserialize)]
+pub(super) struct GetRedisAddress {
+    #[serde(default, rename = "scope")]
+    _scope: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(super) struct Answer {
+    status: &'static str,
+    redis_address: String,
+}
+
+pub(super) async fn get(
+    app: Data<App>,
+    request: HttpRequest,
+    JsonBody(_): JsonBody<GetRedisAddress>,
+) -> Json<Answer> {
+    Json(Answer {
+        status: "ok",
+        redis_address: app.address.url(reached(&request)).await,
+    })
 }
 
 #[cfg(test)]

@@ -8,11 +8,11 @@
 //! | file | holds |
 //! | --- | --- |
 //! | `server`, `config`, `environment` | life of a server, what it is told at start |
-//! | `agents`, `topology`, `regions`, `entities`, `redis_address` | requests and answers, by noun |
+//! | `agents`, `topology`, `regions`, `entities`, `address` | requests and answers, by noun |
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
-//! | `address`, `host` | which Redis address an agent is told; hosts as they are written |
+//! | `host` | hosts as they are written |
 //! | `private_redis` | a Redis that lives and dies with the server |
 //! | [`daemon`] | `nanoctrl start`, `status` and `stop` |
 //!
@@ -66,7 +66,6 @@ mod error;
 mod gate;
 mod host;
 mod private_redis;
-mod redis_address;
 mod regions;
 mod repository;
 mod server;

@@ -17,7 +17,7 @@ use super::config::{Config, RedisSource};
 use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
-use super::{StartError, agents, entities, host, redis_address, regions, topology};
+use super::{StartError, address, agents, entities, host, regions, topology};
 use crate::control::keys::Keys;
 
 /// The body of the health check. Nobody reads the words.
@@ -209,7 +209,7 @@ fn routes(app: &mut ServiceConfig) {
     .service(post("/get_entity_info", entities::info))
     .service(post("/list_entities", entities::list))
     .service(post("/list_scopes", agents::list_scopes))
-    .service(post("/get_redis_address", redis_address::get));
+    .service(post("/get_redis_address", address::get));
 }
 
 fn post<F, Arguments>(path: &str, handler: F) -> Resource

@@ -18,18 +18,13 @@ mod extension;
 mod fault;
 mod guard;
 mod header;
-mod immediate;
-mod limits;
 pub(crate) mod names;
-mod payload_codec;
 pub mod pickle;
 mod shape;
 mod signature;
 
 pub use bincode::Bincode;
-pub use codec::{Codec, DecodeError, EncodeError, Raw};
-pub use limits::CodecLimits;
-pub use payload_codec::PayloadCodec;
+pub use codec::{Codec, CodecLimits, DecodeError, EncodeError, PayloadCodec, Raw};
 pub use pickle::Pickle;
 pub use shape::Shape;
 pub(crate) use signature::any_signatures;
@@ -40,8 +35,7 @@ pub use signature::{Signature, SignatureBuilder};
 pub use self::{
     extension::{Extension, ExtensionError, RendezvousDescriptor, StreamPart},
     fault::Fault,
-    header::{Header, HeaderError, MAX_METHODS, MessageKind},
-    immediate::{Immediate, Signal},
+    header::{Header, HeaderError, Immediate, MAX_METHODS, MessageKind, Signal},
 };
 
 /// Version of the native wire format. Peers refuse each other when theirs differ.

@@ -1,7 +1,6 @@
 //! Decides whether, when and how often instances of services end and are restarted.
 
 pub(crate) mod current_handler;
-pub(crate) mod exit;
 pub(crate) mod factory;
 pub(crate) mod lifecycle;
 pub(crate) mod restart;

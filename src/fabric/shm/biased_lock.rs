@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::fmt;
 
 use super::barrier;
-use super::lock_guard::{Clear, LockGuard};
+use super::spin_lock::{Clear, LockGuard};
 use super::sync::{AtomicBool, Mutex, MutexGuard, Ordering, pause};
 
 /// A lock that is cheap for its owner; see [`lock_as_owner`](Self::lock_as_owner).

@@ -10,8 +10,8 @@ use super::completion_queue::{Sent, ShmCompletionQueue};
 use super::control_socket::ControlSocket;
 use super::key_table::KeyTable;
 use super::message::{Hello, Message, RegionInfo, Welcome};
-use super::placed_region::PlacedRegion;
 use super::receiver::Receiver;
+use super::remote_regions::PlacedRegion;
 use super::sender::{Executed, Need, Progress, Sender};
 use crate::fabric::{
     Completion, CompletionStatus, FabricError, QueuePairAddress, QueuePairInit, QueuePairState,

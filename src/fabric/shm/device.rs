@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use super::barrier;
-use super::completion_queue::ShmCompletionQueue;
+use super::completion_queue::{ShmCompletionQueue, ShmPoller};
 use super::connection::Connection;
-use super::poller::ShmPoller;
 use super::queue_pair::ShmQueuePair;
 use super::region::ShmRegion;
 use super::sender::MAX_MESSAGE;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::atomic;
 
 use super::barrier;
-use super::lock_guard::{Clear, LockGuard};
+use super::spin_lock::{Clear, LockGuard};
 use super::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering, pause};
 
 /// A lock that is cheap for the thread that made it. The first other thread pays for a system call;

@@ -12,11 +12,10 @@ use rustix::fs::OFlags;
 use super::completion_queue::doorbell_in;
 use super::key_table::KeyTable;
 use super::message::Welcome;
-use super::placed_region::PlacedRegion;
 use super::receive_ring::{Arrival, Doorbell, Producer};
+use super::receiver::RingMemory;
 use super::region::RegionMemory;
-use super::remote_regions::{Located, RemoteRegions};
-use super::ring_memory::RingMemory;
+use super::remote_regions::{Located, PlacedRegion, RemoteRegions};
 use super::segment::{Segment, View};
 use crate::fabric::{
     Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,

@@ -1,4 +1,5 @@
-//! A lock for short sections that run no code of a user.
+//! A lock for short sections that run no code of a user, and the guard that all locks of this
+//! fabric share.
 //!
 //! It is released by a plain store, so it costs one locked operation, where a mutex costs two. The
 //! store cannot tell whether somebody waits: a waiter looks again by itself. If the holder does not
@@ -6,8 +7,9 @@
 
 use std::cell::UnsafeCell;
 use std::fmt;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
-use super::lock_guard::{Clear, LockGuard};
 use super::sync::{AtomicBool, Ordering, pause};
 
 /// See the [module](self).
@@ -63,6 +65,57 @@ impl<T> SpinLock<T> {
 impl<T> fmt::Debug for SpinLock<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SpinLock")
+    }
+}
+
+/// Exclusive access to the value of a lock, which `R` releases as it is dropped. It stays on its
+/// thread.
+pub(crate) struct LockGuard<'a, T, R> {
+    value: &'a UnsafeCell<T>,
+    _release: R,
+    _value: PhantomData<&'a mut T>,
+}
+
+impl<'a, T, R> LockGuard<'a, T, R> {
+    /// Makes the guard of a lock that was taken.
+    ///
+    /// # Safety
+    /// Until `release` is dropped, there is no other guard of the value.
+    #[inline]
+    pub(super) unsafe fn new(value: &'a UnsafeCell<T>, release: R) -> Self {
+        Self {
+            value,
+            _release: release,
+            _value: PhantomData,
+        }
+    }
+}
+
+impl<T, R> Deref for LockGuard<'_, T, R> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: this is the only guard; see `new`.
+        unsafe { &*self.value.get() }
+    }
+}
+
+impl<T, R> DerefMut for LockGuard<'_, T, R> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this is the only guard; see `new`.
+        unsafe { &mut *self.value.get() }
+    }
+}
+
+/// Clears a flag as it is dropped, by a plain store.
+pub(crate) struct Clear<'a>(pub(super) &'a AtomicBool);
+
+impl Drop for Clear<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

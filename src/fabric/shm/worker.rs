@@ -1,7 +1,7 @@
 //! The thread of a device. It answers peers and continues sends that have to wait; sends that do
 //! not wait never involve it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,7 +17,6 @@ use super::control_socket::{self, ControlSocket, Incoming};
 use super::key_table::KeyTable;
 use super::message::{Hello, Message, VERSION};
 use super::peer_process::{PeerProcess, PeerProcesses};
-use super::strangers::Strangers;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;
@@ -561,5 +560,37 @@ impl Routine {
                 }
             }
         }
+    }
+}
+
+/// How long a socket may stay silent. A dialling peer says hello at once.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a socket may stay silent when the process is out of descriptors.
+const PATIENCE_IN_NEED: Duration = Duration::from_millis(500);
+
+/// Accepted sockets that have not said yet what they are for, in the order in which they came. Some
+/// may have spoken or ended since.
+#[derive(Debug, Default)]
+struct Strangers(VecDeque<(Instant, u64)>);
+
+impl Strangers {
+    /// Notes that a socket was accepted.
+    fn add(&mut self, now: Instant, token: u64) {
+        self.0.push_back((now, token));
+    }
+
+    /// Removes a socket that has been silent for too long; `in_need` of its descriptor, earlier.
+    fn pop_overdue(&mut self, now: Instant, in_need: bool) -> Option<u64> {
+        let patience = if in_need { PATIENCE_IN_NEED } else { PATIENCE };
+        let (since, _) = self.0.front()?;
+        if now < *since + patience {
+            return None;
+        }
+        self.0.pop_front().map(|(_, token)| token)
+    }
+
+    /// When the next socket will have been silent for too long.
+    fn next(&self) -> Option<Instant> {
+        self.0.front().map(|(since, _)| *since + PATIENCE)
     }
 }

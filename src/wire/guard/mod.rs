@@ -17,7 +17,7 @@ use std::fmt;
 pub(super) use de::Seed;
 pub(super) use ser::Nested;
 
-use super::{DecodeError, EncodeError, limits};
+use super::{DecodeError, EncodeError, codec};
 
 /// Elements of sequences and maps that need not have a byte each.
 const FREE_ELEMENTS: usize = 1 << 16;
@@ -77,7 +77,7 @@ fn stack_address() -> usize {
 
 impl Guard {
     fn new(is_named: bool, elements: usize, payload_len: usize) -> Self {
-        let max_depth = limits::max_depth();
+        let max_depth = codec::max_depth();
         Self {
             stack: stack_address(),
             max_depth,

@@ -6,8 +6,8 @@ use std::thread;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::wire::CodecLimits;
 use crate::wire::PayloadCodec::{self, Bincode, Pickle};
-use crate::wire::limits::CodecLimits;
 
 const CODECS: [PayloadCodec; 2] = [Bincode, Pickle];
 

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use super::heap::{Chain, Constructor, Heap, Item, Literal, Node};
 use super::opcode::*;
 use crate::wire::guard::TOO_MANY_VALUES;
-use crate::wire::{DecodeError, limits};
+use crate::wire::{DecodeError, codec};
 
 /// Most bytes of texts and the like, in addition to the bytes of the pickle.
 const MAX_BYTES: usize = 64 << 20;
@@ -22,7 +22,7 @@ pub(super) fn run(bytes: &[u8]) -> Result<(Heap<'_>, Item), DecodeError> {
         at: 0,
         opcode_at: 0,
         heap: Heap::new(bytes, bytes.len().saturating_add(MAX_BYTES)),
-        values_left: limits::max_pickle_values(),
+        values_left: codec::max_pickle_values(),
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Memo::default(),

@@ -41,7 +41,7 @@ use serde::de::{DeserializeOwned, DeserializeSeed};
 use self::de::Ref;
 use self::heap::{Heap, Item};
 use super::guard::{Guard, Seed};
-use super::{Codec, DecodeError, EncodeError, limits};
+use super::{Codec, DecodeError, EncodeError, codec};
 
 /// Most values, in addition to one for each byte.
 const SHARED_VALUES: usize = 1 << 20;
@@ -78,7 +78,7 @@ impl Pickle {
             bytes => machine::run(bytes)?,
         };
         let values = bytes.len().saturating_add(SHARED_VALUES);
-        let values = values.min(limits::max_pickle_values());
+        let values = values.min(codec::max_pickle_values());
         let guard = Guard::decoding_named(bytes.len(), values);
         let heap = &heap;
         Seed::<PhantomData<T>>::outermost(&guard).deserialize(Ref { heap, item })
