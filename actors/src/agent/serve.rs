@@ -40,6 +40,12 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// ```
 #[must_use = "a service is served when this is awaited"]
 pub struct Serve<S: ?Sized, A> {
+    options: Options<A>,
+    service: PhantomData<fn(&S)>,
+}
+
+/// How a service is served, whatever its methods are called.
+struct Options<A> {
     agent: PeerAgent,
     name: Option<String>,
     callers: Callers,
@@ -49,20 +55,21 @@ pub struct Serve<S: ?Sized, A> {
     /// Without a policy an instance goes on with its state, whatever happens.
     restart: Option<Restart>,
     has_factory: bool,
-    service: PhantomData<fn(&S)>,
 }
 
 impl<S: ?Sized, A> Serve<S, A> {
     pub(crate) fn new(agent: PeerAgent, source: Bring<A>, has_factory: bool) -> Self {
         Self {
-            agent,
-            name: None,
-            callers: Callers::All,
-            workers: None,
-            source,
-            hooks: Hooks::none(),
-            restart: has_factory.then(Restart::default),
-            has_factory,
+            options: Options {
+                agent,
+                name: None,
+                callers: Callers::All,
+                workers: None,
+                source,
+                hooks: Hooks::none(),
+                restart: has_factory.then(Restart::default),
+                has_factory,
+            },
             service: PhantomData,
         }
     }
@@ -95,26 +102,8 @@ impl<S: ?Sized, A> Serve<S, A> {
     where
         A: 'static,
     {
-        let Self {
-            agent,
-            name,
-            callers,
-            workers,
-            source,
-            hooks,
-            restart,
-            has_factory,
-            service: _,
-        } = self;
         Serve {
-            agent,
-            name,
-            callers,
-            workers,
-            source,
-            hooks,
-            restart,
-            has_factory,
+            options: self.options,
             service: PhantomData,
         }
     }
@@ -142,7 +131,7 @@ impl<S: ?Sized, A> Serve<S, A> {
     /// # }
     /// ```
     pub fn restart(mut self, restart: Restart) -> Self {
-        self.restart = Some(restart);
+        self.options.restart = Some(restart);
         self
     }
 
@@ -151,35 +140,35 @@ impl<S: ?Sized, A> Serve<S, A> {
     where
         A: Lifecycle,
     {
-        self.hooks = Hooks::of_lifecycle();
+        self.options.hooks = Hooks::of_lifecycle();
         self
     }
 
     /// Serves under this name instead of the service's own, so that one type can be served several
     /// times.
     pub fn named(mut self, name: impl Into<String>) -> Self {
-        self.name = Some(name.into());
+        self.options.name = Some(name.into());
         self
     }
 
     /// Accepts this peer only and refuses others. Several services can thus each serve a DLSlime
     /// peer of their own.
     pub fn peer(mut self, alias: impl Into<String>) -> Self {
-        self.callers = Callers::Peer(alias.into());
+        self.options.callers = Callers::Peer(alias.into());
         self
     }
 
     /// Sets how many parallel methods may run at once, instead of [the agent's
     /// setting](crate::Limits::workers).
     pub fn workers(mut self, threads: usize) -> Self {
-        self.workers = Some(threads);
+        self.options.workers = Some(threads);
         self
     }
 
     /// Accepts only the one peer that this agent [has asked to be connected
     /// with](crate::PeerAgent::connect_to).
     pub fn only_peer(mut self) -> Self {
-        self.callers = Callers::OnlyPeer;
+        self.options.callers = Callers::OnlyPeer;
         self
     }
 }
@@ -198,18 +187,8 @@ where
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            let Self {
-                agent,
-                name,
-                callers,
-                workers,
-                source,
-                hooks,
-                restart,
-                has_factory,
-                ..
-            } = self;
-            let name = name.unwrap_or_else(|| S::NAME.to_owned());
+            let options = self.options;
+            let name = options.name.unwrap_or_else(|| S::NAME.to_owned());
             if name.is_empty() {
                 return Err(AgentError::Setting {
                     name: "the name of a service".into(),
@@ -217,12 +196,14 @@ where
                     allowed: "peers ask for a service by its name".to_owned(),
                 });
             }
-            let workers = workers.map(check_workers).transpose()?;
-            if let Some(restart) = &restart {
-                check_restart(restart, has_factory)?;
+            let workers = options.workers.map(check_workers).transpose()?;
+            if let Some(restart) = &options.restart {
+                check_restart(restart, options.has_factory)?;
             }
-            let launch = agent.launching(name, callers, workers);
-            launch.serve::<S, A>(source, hooks, restart).await
+            let launch = options.agent.launching(name, options.callers, workers);
+            launch
+                .serve::<S, A>(options.source, options.hooks, options.restart)
+                .await
         })
     }
 }
@@ -230,8 +211,8 @@ where
 impl<S: ?Sized, A> std::fmt::Debug for Serve<S, A> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Serve")
-            .field("name", &self.name)
-            .field("callers", &self.callers)
+            .field("name", &self.options.name)
+            .field("callers", &self.options.callers)
             .finish_non_exhaustive()
     }
 }
