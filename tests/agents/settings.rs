@@ -44,6 +44,11 @@ impl Quick {
 #[ignore = "run by the others"]
 async fn child() {
     println!(); // The harness has begun a line.
+    tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stdout)
+        .init();
     let worker = match PeerAgent::builder().alias("settings:worker").start().await {
         Ok(worker) => worker,
         Err(error) => return println!("refused: {error}"),
@@ -169,6 +174,24 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         let refused = refused.unwrap_or_else(|| panic!("{name}={value} is accepted: {said}"));
         assert!(refused.contains(says), "{name}={value}: {refused}");
     }
+}
+
+#[test]
+fn a_variable_that_is_no_setting_is_warned_of_once() {
+    let said = with(&[
+        ("SLIME_RPC_SLOTSIZE", "8192"),
+        ("SLIME_RPC_CALL_TIMEOUT", "30"),
+        ("SLIME_RPC_WORKERS", ""),
+        ("SLIME_RPC_MAX_INFLIGHT", "16"),
+    ]);
+    for (name, nearest) in [
+        ("SLIME_RPC_SLOTSIZE", "SLIME_RPC_SLOT_SIZE"),
+        ("SLIME_RPC_CALL_TIMEOUT", "SLIME_RPC_CALL_TIMEOUT_MS"),
+    ] {
+        let warning = format!("name={name:?} nearest={nearest:?}");
+        assert_eq!(said.matches(&warning).count(), 1, "{warning}: {said}");
+    }
+    assert_eq!(said.matches("is no setting").count(), 2, "{said}");
 }
 
 /// A time is "never", or refused by name: with each, agents find each other, call, and notice that

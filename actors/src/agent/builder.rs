@@ -15,6 +15,9 @@ use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::memory::devices::{Devices, Opener};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
+/// The variable that supplies [`Builder::redis`].
+const REDIS_URL: &str = "SLIME_RPC_REDIS_URL";
+
 /// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone, Default)]
 enum Plane {
@@ -26,7 +29,9 @@ enum Plane {
 /// Settings of a [`PeerAgent`]; see [`PeerAgent::builder`].
 ///
 /// The environment supplies what the program does not set; an empty variable counts as unset.
-/// [`start`](Self::start) refuses settings that make no sense, whatever their source.
+/// [`start`](Self::start) refuses settings that make no sense, whatever their source. A variable
+/// that begins with `SLIME_RPC_` and is not in the table has no effect; the log says so, and names
+/// the variable that it is most like.
 ///
 /// | setting | or else | default | unit | effect |
 /// | --- | --- | --- | --- | --- |
@@ -238,13 +243,20 @@ impl Builder {
         if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
             control = control.token(token)?;
         }
-        if let Some(url) = or(&self.redis, "SLIME_RPC_REDIS_URL") {
+        if let Some(url) = or(&self.redis, REDIS_URL) {
             control = control.redis(url)?;
         }
         Ok(control)
     }
 
     pub(crate) fn settle(self) -> Result<Settings, AgentError> {
+        environment::warn_of_unknown(&[
+            Limits::VARIABLES,
+            Timeouts::VARIABLES,
+            Polling::VARIABLES,
+            &environment::RETRY,
+            &[REDIS_URL],
+        ]);
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
         let workers = check_workers(limits.workers.unwrap_or(1))?;

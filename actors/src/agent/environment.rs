@@ -2,12 +2,43 @@
 
 use std::env::{self, VarError};
 use std::str::FromStr;
+use std::sync::Once;
 use std::time::Duration;
 
 use slimerpc::control::Secret;
 use slimerpc::fabric::RetryPolicy;
 
 use crate::AgentError;
+
+/// What the name of a variable begins with that supplies a setting.
+const PREFIX: &str = "SLIME_RPC_";
+
+/// The variables that supply the fields of a retry policy.
+pub(crate) const RETRY: [&str; 4] = [
+    "SLIME_RPC_MIN_RNR_TIMER",
+    "SLIME_RPC_RNR_RETRY",
+    "SLIME_RPC_ACK_TIMEOUT",
+    "SLIME_RPC_RETRY_CNT",
+];
+
+/// Warns of each variable that is named like a setting and is none of `known`, once in a process.
+pub(crate) fn warn_of_unknown(known: &[&[&str]]) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let known = known.concat();
+        let set = env::vars_os().filter(|(_, value)| !value.is_empty());
+        for name in set.filter_map(|(name, _)| name.into_string().ok()) {
+            if name.starts_with(PREFIX) && !known.contains(&&*name) {
+                let nearest = known.iter().min_by_key(|it| strsim::levenshtein(it, &name));
+                tracing::warn!(
+                    name,
+                    nearest,
+                    "an environment variable is no setting: ignored"
+                );
+            }
+        }
+    });
+}
 
 /// Reads a number from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentError> {
@@ -65,10 +96,11 @@ pub(crate) fn millis(name: &'static str) -> Result<Option<Duration>, AgentError>
 /// The default retry policy, with the fields that the environment overrides.
 pub(crate) fn retry() -> Result<RetryPolicy, AgentError> {
     let default = RetryPolicy::default();
+    let [min_rnr_timer, rnr_retry, timeout, retry_cnt] = RETRY;
     Ok(RetryPolicy {
-        min_rnr_timer: number("SLIME_RPC_MIN_RNR_TIMER")?.unwrap_or(default.min_rnr_timer),
-        rnr_retry: number("SLIME_RPC_RNR_RETRY")?.unwrap_or(default.rnr_retry),
-        timeout: number("SLIME_RPC_ACK_TIMEOUT")?.unwrap_or(default.timeout),
-        retry_cnt: number("SLIME_RPC_RETRY_CNT")?.unwrap_or(default.retry_cnt),
+        min_rnr_timer: number(min_rnr_timer)?.unwrap_or(default.min_rnr_timer),
+        rnr_retry: number(rnr_retry)?.unwrap_or(default.rnr_retry),
+        timeout: number(timeout)?.unwrap_or(default.timeout),
+        retry_cnt: number(retry_cnt)?.unwrap_or(default.retry_cnt),
     })
 }

@@ -29,7 +29,7 @@ const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(1);
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
 
 macro_rules! group {
-    ($(#[$docs:meta])* $group:ident { $($(#[$setting_docs:meta])* $setting:ident: $type:ty, $variable:expr;)* }) => {
+    ($(#[$docs:meta])* $group:ident { $($(#[$setting_docs:meta])* $setting:ident: $type:ty, $read:ident($variable:literal);)* }) => {
         $(#[$docs])*
         #[derive(Debug, Clone, Default, PartialEq, Eq)]
         #[must_use = "settings do nothing until an agent's builder is given them"]
@@ -38,6 +38,9 @@ macro_rules! group {
         }
 
         impl $group {
+            /// The variables that supply these settings.
+            pub(crate) const VARIABLES: &[&str] = &[$($variable,)*];
+
             $(
                 $(#[$setting_docs])*
                 pub fn $setting(mut self, $setting: $type) -> Self {
@@ -59,7 +62,7 @@ macro_rules! group {
                 Ok(Self {
                     $($setting: match self.$setting {
                         Some(set) => Some(set),
-                        None => $variable?,
+                        None => environment::$read($variable)?,
                     },)*
                 })
             }
@@ -83,28 +86,28 @@ group! {
         /// Bytes of a ring slot, including 16 bytes of header. Equal on both sides. A receiver
         /// reads a larger message out of the sender's memory. DLSlime peers cannot do that, so
         /// towards them this is the limit.
-        slot_size: usize, environment::number("SLIME_RPC_SLOT_SIZE");
+        slot_size: usize, number("SLIME_RPC_SLOT_SIZE");
         /// Calls that one proxy has in flight; further calls wait in order. Equal on both sides.
-        max_inflight: usize, environment::number("SLIME_RPC_MAX_INFLIGHT");
+        max_inflight: usize, number("SLIME_RPC_MAX_INFLIGHT");
         /// Bytes of the largest message between native peers.
-        max_payload: usize, environment::number("SLIME_RPC_MAX_PAYLOAD");
+        max_payload: usize, number("SLIME_RPC_MAX_PAYLOAD");
         /// Bytes that may be registered at the same time for messages beyond a slot, on each
         /// device. At most a quarter of it stays registered for later messages.
-        payload_memory: usize, environment::number("SLIME_RPC_PAYLOAD_MEMORY");
+        payload_memory: usize, number("SLIME_RPC_PAYLOAD_MEMORY");
         /// Levels of nesting in the values that all agents of this process write or read:
         /// arguments, results, items and errors. Both ends need the same setting. A value that
         /// takes more than 1 MiB of stack is refused in any case; see [`CodecLimits`].
-        max_depth: usize, environment::number("SLIME_RPC_MAX_DEPTH");
+        max_depth: usize, number("SLIME_RPC_MAX_DEPTH");
         /// Most values in a pickle that any agent of this process reads; see [`CodecLimits`].
-        max_pickle_values: usize, environment::number("SLIME_RPC_MAX_PICKLE_VALUES");
+        max_pickle_values: usize, number("SLIME_RPC_MAX_PICKLE_VALUES");
         /// Threads for the parallel methods of each service that has some, at least 1; see
         /// [`Share`](crate::Share).
-        workers: usize, environment::number("SLIME_RPC_SERVER_WORKERS");
+        workers: usize, number("SLIME_RPC_SERVER_WORKERS");
         /// Raises this process' limit of file descriptors (`ulimit -n`) as far as permitted, since
         /// each peer takes some 20 on shared memory. Off by default: child processes inherit the
         /// limit, and `select()`, which some programs still use, breaks with descriptors beyond
         /// 1,024.
-        raise_open_files: bool, environment::flag("SLIME_RPC_RAISE_OPEN_FILES");
+        raise_open_files: bool, flag("SLIME_RPC_RAISE_OPEN_FILES");
     }
 }
 
@@ -126,7 +129,7 @@ group! {
     Timeouts {
         /// How long registering with the control plane may take, and how long finding and
         /// connecting a peer may take.
-        connect_timeout: Duration, environment::millis("SLIME_RPC_CONNECT_TIMEOUT_MS");
+        connect_timeout: Duration, millis("SLIME_RPC_CONNECT_TIMEOUT_MS");
         /// How long [`start`](crate::Builder::start) waits for an alias that another agent has; the
         /// log says so. If this is not set, it does not wait.
         ///
@@ -135,10 +138,10 @@ group! {
         /// therefore for an agent that is restarted under its alias in another container or on
         /// another host: with 65 s it starts when the alias of the dead agent has expired. A living
         /// agent keeps its alias.
-        take_over: Duration, environment::millis("SLIME_RPC_TAKE_OVER_MS");
+        take_over: Duration, millis("SLIME_RPC_TAKE_OVER_MS");
         /// Deadline of every call through this agent's proxies; see
         /// [`Proxy::with_timeout`](crate::Proxy::with_timeout).
-        call_timeout: Duration, environment::millis("SLIME_RPC_CALL_TIMEOUT_MS");
+        call_timeout: Duration, millis("SLIME_RPC_CALL_TIMEOUT_MS");
         /// How long new calls wait, within their deadlines, for a lost connection to be restored.
         /// If this is not set, they fail at once with
         /// [`RpcError::PeerLost`](crate::RpcError::PeerLost). Calls that were under way when the
@@ -146,11 +149,11 @@ group! {
         /// whether they ran. Waiting calls are sent when their replies are polled, in no particular
         /// order. [`Proxy::with_reconnect_wait`](crate::Proxy::with_reconnect_wait) sets it for one
         /// proxy.
-        reconnect_wait: Duration, environment::millis("SLIME_RPC_RECONNECT_WAIT_MS");
+        reconnect_wait: Duration, millis("SLIME_RPC_RECONNECT_WAIT_MS");
         /// How long the caller of a stream may leave it without asking for an item. Then the
         /// service ends the stream with [`RpcError::Stalled`](crate::RpcError::Stalled), because
         /// the stream of a serial method keeps the service's other serial methods waiting.
-        stream_patience: Duration, environment::millis("SLIME_RPC_STREAM_PATIENCE_MS");
+        stream_patience: Duration, millis("SLIME_RPC_STREAM_PATIENCE_MS");
     }
 }
 
@@ -170,15 +173,15 @@ group! {
     /// ```
     Polling {
         /// How long a waiter polls before it sleeps; with zero it sleeps at once.
-        busy_poll: Duration, environment::micros("SLIME_RPC_BUSY_POLL_US");
+        busy_poll: Duration, micros("SLIME_RPC_BUSY_POLL_US");
         /// How often this agent sends a heartbeat to each native peer that it is connected with; by
         /// default half of the detection time.
-        heartbeat: Duration, environment::millis("SLIME_RPC_HEARTBEAT_MS");
+        heartbeat: Duration, millis("SLIME_RPC_HEARTBEAT_MS");
         /// How long a native peer may send no heartbeat before it is
         /// [stalled](crate::PeerEvent::Stalled). The agent notices that a peer is gone at once on
         /// shared memory; on RDMA devices it notices when the peer does not acknowledge the next
         /// heartbeat within [`retry`](crate::Builder::retry).
-        detection: Duration, environment::millis("SLIME_RPC_DETECTION_MS");
+        detection: Duration, millis("SLIME_RPC_DETECTION_MS");
     }
 }
 
