@@ -46,11 +46,12 @@ pub struct MemoryAccount {
     pub idle: usize,
 }
 
-/// No memory is available for a payload.
+/// No memory is available for a payload that is larger than a slot, or for a buffer that peers
+/// access. Such memory is registered with the device, and the limits are settings of the agent.
 #[derive(Debug, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum MemoryError {
-    /// The payload exceeds the limit of one payload.
+    /// The payload exceeds the limit of one payload, the setting `max_payload`.
     #[error("a payload of {size} bytes, and {limit} are allowed")]
     TooLarge {
         /// Size of the payload in bytes.
@@ -58,14 +59,14 @@ pub enum MemoryError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// Other payloads use all of the memory.
+    /// Other payloads and buffers leave too little of what the setting `payload_memory` allows.
     #[error("{size} bytes for a payload, while others hold {lent} and all may hold {limit}")]
     Exhausted {
         /// Size of the payload in bytes.
         size: usize,
-        /// Bytes in use.
+        /// Bytes that the others use.
         lent: usize,
-        /// The limit of all payloads in bytes.
+        /// The limit of all together in bytes.
         limit: usize,
     },
     /// The device refuses to register more.

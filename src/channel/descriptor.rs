@@ -109,13 +109,14 @@ pub struct ServiceTable {
     pub signatures: Vec<Signature>,
 }
 
-/// A method that two sides declare with different types.
+/// A method that the caller and the server of a service declare with different types, so that a
+/// call of it is refused before it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("`{method}` is `{ours}` here and `{theirs}` there")]
 pub struct MethodMismatch {
     /// Name of the method.
     pub method: String,
-    /// Signature of the method at the caller.
+    /// Signature of the method at the caller, such as `add(a: i64, b: i64) -> i64`.
     pub ours: String,
     /// Signature of the method at the server.
     pub theirs: String,

@@ -15,6 +15,10 @@ use super::{Completion, FabricError};
 /// A completion queue: the half that many owners share, which they arm and await by file
 /// descriptor. The queue's one [`Poller`] takes the completions.
 ///
+/// An *armed* queue raises one event at its next completion, and is then no longer armed. An event
+/// makes the file descriptor readable. A queue that is not armed raises none, so whoever only polls
+/// costs its peers no system call.
+///
 /// The order that loses no event is that of `ibv_req_notify_cq`: [`arm`](Self::arm), poll once
 /// more, and only if that found nothing wait until [`event_fd`](Self::event_fd) is readable, then
 /// [`clear_events`](Self::clear_events). Entries from before the arming raise no event.

@@ -129,11 +129,15 @@ pub struct QueuePairInit {
     pub retry: RetryPolicy,
 }
 
-/// How long a queue pair retries before it gives a peer up (volume 1, 9.7.5 and 9.7.6).
+/// How long a queue pair retries before it gives a peer up.
+///
+/// The fields are those of `ibv_modify_qp`; the InfiniBand Architecture (volume 1, 9.7.5 and 9.7.6)
+/// says what a device does with them. The default is 12, 6, 14 and 6: a peer that does not answer
+/// is given up after some seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Code of the shortest wait that this side asks of a sender when no receive is posted; 12 is
-    /// 0.64 ms.
+    /// Code of the shortest wait that this side asks of a sender when no receive is posted, 0 to
+    /// 31: 1 is 0.01 ms, 12 is 0.64 ms, 31 is 491.52 ms, and 0 is 655.36 ms.
     pub min_rnr_timer: u8,
     /// Retries after "receiver not ready"; 7 means without end.
     pub rnr_retry: u8,

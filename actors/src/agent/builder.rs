@@ -159,8 +159,9 @@ impl Builder {
     /// `mlx5_0` or `rxe0`.
     ///
     /// By default, the agent reaches peers on the same host through shared memory, and others,
-    /// DLSlime peers among them, through the first usable RDMA port. `SLIME_VISIBLE_DEVICES` limits
-    /// the choice.
+    /// DLSlime peers among them, through the first usable RDMA port. A port is usable whose state
+    /// is ACTIVE, or cannot be told: its network interface is up and its cable plugged in.
+    /// `SLIME_VISIBLE_DEVICES` limits the choice.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
         self

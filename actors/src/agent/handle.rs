@@ -35,8 +35,10 @@ use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Te
 /// Number of events that are kept for slow listeners.
 const EVENTS: usize = 1024;
 
-/// An agent: it finds peers, connects to them, serves and calls. The handle is cheap to clone;
-/// clones are the same agent. Behind it a supervisor actor runs on an arbiter of its own.
+/// An agent: it finds peers, connects to them, serves and calls. A `PeerAgent` is a handle: it is
+/// cheap to clone, and all clones stand for the same agent, which lives until
+/// [`shutdown`](Self::shutdown) or until the last of them is dropped. Behind it a supervisor actor
+/// runs on an arbiter of its own.
 ///
 /// ```
 /// use slimerpc_actors::{PeerAgent, service};
@@ -177,7 +179,8 @@ impl PeerAgent {
         self.inner.devices.account()
     }
 
-    /// The shape of this agent's rings, towards native peers.
+    /// Number and size of the slots of this agent's rings, towards native peers: how many calls a
+    /// proxy has in flight, and how large a message may be that travels in a slot.
     pub fn geometry(&self) -> Geometry {
         self.inner.geometry
     }

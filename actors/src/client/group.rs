@@ -46,14 +46,17 @@ pub struct Group<S: Service + ?Sized> {
     members: Vec<Proxy<S>>,
 }
 
-/// Why a group cannot be made or called.
+/// Why a group cannot be made or called: the mistake is in how the program uses the group, and
+/// nothing was sent. [`Group::new`] and [`Group::add`] refuse members, [`Group::scatter`] refuses
+/// messages. A member that fails its call is a [`MemberError`] instead.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
-    /// The group has no members.
+    /// [`Group::new`] was given no members.
     #[error("a group has at least one member")]
     Empty,
-    /// The service of this peer is a member already.
+    /// The service of this peer is a member already; [`Group::new`] or [`Group::add`] was given it
+    /// again.
     #[error("`{service}` of `{peer}` is in the group already, with rank {rank}")]
     Duplicate {
         /// Alias of the peer.
@@ -63,7 +66,7 @@ pub enum GroupError {
         /// Rank of the member.
         rank: usize,
     },
-    /// The number of messages is not the number of members. Nothing was sent.
+    /// [`Group::scatter`] was given more messages than there are members, or fewer.
     #[error("{messages} messages for {members} members")]
     Count {
         /// Number of messages.

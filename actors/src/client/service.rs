@@ -85,7 +85,39 @@ pub trait Call: Message {
 }
 
 /// A message that is answered with a stream of items: the arguments of a `#[method(stream)]`.
-/// `#[service]` implements it.
+/// `#[service]` makes the message, named after the method, and implements this for it.
+///
+/// ```
+/// use futures_util::{StreamExt, stream};
+/// use slimerpc_actors::{PeerAgent, Stream, StreamCall, service};
+///
+/// struct Counter;
+///
+/// #[service]
+/// impl Counter {
+///     #[method(stream)]
+///     fn count(&mut self, to: u32) -> impl Stream<Item = u32> {
+///         stream::iter(0..to)
+///     }
+/// }
+///
+/// /// Needs of the message only that it opens a stream of numbers.
+/// fn number<M: StreamCall<Item = u32>>(message: M) -> M {
+///     message
+/// }
+///
+/// # #[actix::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let worker = PeerAgent::builder().local().alias("stream:worker").start().await?;
+/// worker.serve(Counter).await?;
+/// let counter = worker.proxy::<Counter>("stream:worker").await?;
+/// let mut items = counter.stream(number(Count { to: 3 }));
+/// while let Some(item) = items.next().await {
+///     println!("{}", item?);
+/// }
+/// # Ok(())
+/// # }
+/// ```
 pub trait StreamCall: Message {
     /// An item of the stream: `T` of a `Result<T, E>`.
     type Item: Serialize + DeserializeOwned + 'static;

@@ -102,6 +102,9 @@ pub(crate) fn guarded(doing: &str, work: impl FnOnce()) {
 
 /// Why a service instance ended or could not start, as events and hooks report it.
 ///
+/// A handler is *serial* if its method is not `parallel`: one serial handler of an instance runs at
+/// a time.
+///
 /// ```no_run
 /// # use slimerpc_actors::{AgentEvent, EndCause, PeerAgent};
 /// # async fn example(agent: PeerAgent) {
