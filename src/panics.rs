@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
 
 /// Runs code of a user whose panic must not end the caller. A panic becomes an error with the
 /// panic's message.
@@ -32,6 +33,16 @@ pub fn message(payload: Box<dyn Any + Send>) -> String {
         mem::forget(another);
     }
     text
+}
+
+/// Wakes all of these. A waker runs foreign code: its panic must neither keep the others asleep nor
+/// end the caller, which may be a service or the watcher of a queue.
+pub(crate) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        if let Err(message) = contain(|| waker.wake()) {
+            tracing::error!(message, "a waker panicked");
+        }
+    }
 }
 
 #[cfg(test)]

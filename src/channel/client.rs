@@ -19,13 +19,13 @@ pub(super) use self::state::{BATCH, ClientState};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{CallId, CallState, Prepared, PreparedPayload};
 use super::lend::{Ring, SlotToken};
-use super::wake::wake_all;
 use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
     PooledBuffer, Profile, Violations,
 };
 use crate::fabric::CompletionQueue;
 use crate::fabric::shm::{SpinGuard, SpinLock};
+use crate::panics::wake_all;
 use crate::wire::{
     EncodeError, Extension, Fault, Header, MessageKind, RendezvousDescriptor, StreamPart,
 };

@@ -75,7 +75,6 @@ mod send_queue;
 mod simulation;
 mod stream;
 mod violation;
-mod wake;
 mod work_id;
 
 pub use self::core::caller::Credits;

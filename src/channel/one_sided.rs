@@ -15,12 +15,12 @@ use tokio::runtime::Handle;
 use super::buffer_pool::{BufferPool, MemoryError, PooledBuffer};
 use super::bulk::{Bulk, Remote, Transfer};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
-use super::wake::wake_all;
 use super::{BufferLocation, ConnectError, LossCause, QueuePairInfo, WaitPolicy};
 use crate::fabric::{
     Completion, CompletionQueue, CompletionStatus, Device, Poller, QueuePair, QueuePairInit,
     QueuePairState, RetryPolicy,
 };
+use crate::panics::wake_all;
 
 const BATCH: usize = Bulk::ENTRIES as usize;
 /// Polls without a completion before other tasks get a turn.

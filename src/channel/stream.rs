@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::wake::wake_all;
 use super::{Inbound, RequestId};
+use crate::panics::wake_all;
 use crate::wire::Fault;
 
 /// The requests for items of a stream. The code that receives requests and the code that makes

@@ -24,7 +24,6 @@ mod http;
 mod leases;
 mod mailbox;
 mod parse;
-mod published;
 mod renewal;
 mod session;
 mod store;

@@ -1,16 +1,16 @@
 //! A registered agent: its hash in Redis and the records it has published.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use redis::{FromRedisValue, ToRedisArgs, pipe};
 use serde_json::{Value, json};
 
-use super::{published::Published, store::Store};
+use super::store::Store;
+use crate::control::keys::Keys;
 use crate::control::record::record_owner;
-use crate::control::{ControlError, Registration, keys::Keys, lease};
+use crate::control::{ControlError, Entity, Registration, lease};
 use crate::unique::unique;
 
 /// Writes fields into the hash that the server has made for this agent. Without a hash it writes
@@ -380,11 +380,58 @@ async fn is_others_record(session: &Session, key: &[u8]) -> Result<bool, Control
     Ok(record_owner(&text).is_some_and(|owner| owner != session.alias))
 }
 
+/// What has to be published again after the control plane has lost it.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    pub(super) records: BTreeMap<String, Value>,
+    pub(super) topology: Option<Vec<String>>,
+    /// Entities by id.
+    pub(super) entities: BTreeMap<String, Entity>,
+    /// Counts changes of `records`.
+    pub(super) version: u64,
+}
+
+impl Published {
+    /// Names of the records, sorted.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.records.keys().cloned().collect()
+    }
+
+    /// Adds or replaces a record.
+    pub(super) fn insert(&mut self, name: &str, record: Value) {
+        self.records.insert(name.to_owned(), record);
+        self.version += 1;
+    }
+
+    /// Removes a record.
+    pub(super) fn remove(&mut self, name: &str) {
+        self.records.remove(name);
+        self.version += 1;
+    }
+
+    /// The records of `earlier`, published at `version`, that have been removed since.
+    pub(super) fn removed_since(
+        &self,
+        version: u64,
+        earlier: &BTreeMap<String, Value>,
+    ) -> Vec<String> {
+        if self.version == version {
+            return Vec::new();
+        }
+        earlier
+            .keys()
+            .filter(|name| !self.records.contains_key(*name))
+            .cloned()
+            .collect()
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::access::Access;
     use super::*;
-    use std::{collections::BTreeMap, time::Duration};
 
     fn session(resource: Option<Value>) -> Session {
         let store = Store::new("http://h", "h:1", Access::default(), Duration::from_secs(1))
@@ -414,5 +461,18 @@ mod tests {
         assert_eq!(fields["memory_keys"], r#"["a","b"]"#);
         assert_eq!(fields["resource"], r#"{"memory_keys":["a","b"],"nics":[]}"#);
         assert_eq!(fields["resource"], fields["topology"]);
+    }
+
+    #[test]
+    fn a_record_removed_while_all_are_published_is_noticed() {
+        let mut published = Published::default();
+        published.insert("b", json!(1));
+        published.insert("a", json!(1));
+        assert_eq!(published.names(), ["a", "b"]);
+        let (version, records) = (published.version, published.records.clone());
+        assert!(published.removed_since(version, &records).is_empty());
+        published.insert("b", json!(2));
+        published.remove("a");
+        assert_eq!(published.removed_since(version, &records), ["a"]);
     }
 }
