@@ -18,7 +18,7 @@ use crate::client::blocking::would_block_a_runtime;
 use crate::client::connection::{CallTarget, ConnectedService, Connection, ProxySetup};
 use crate::client::items::{ItemSource, Items};
 use crate::client::reconnect::{self, Heal, Later};
-use crate::client::reply::{Decode, Decoder};
+use crate::client::reply::Decoder;
 use crate::supervision::current_handler;
 use crate::{
     AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
@@ -301,7 +301,7 @@ impl<S: Service + ?Sized> Proxy<S> {
             Ok(bytes) => Raw::encode(bytes, room),
             Err(error) => Err(error.clone()),
         };
-        let decode = (codec, result());
+        let decode = result(codec);
         let bytes = arguments.as_deref().ok();
         let made = self
             .caller
@@ -476,6 +476,9 @@ impl<M> fmt::Debug for Recipient<M> {
             .finish_non_exhaustive()
     }
 }
+
+/// Room for arguments that are encoded before a slot is claimed for them.
+const SMALL: usize = 128;
 
 /// Makes calls without the service's type; the clients of `#[service]` are made of it.
 #[derive(Debug)]
@@ -660,14 +663,15 @@ impl Caller {
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
         let reached = self.reached();
         let codec = reached.codec(<M::Service as Service>::CODEC);
-        self.make(
-            &reached,
-            Some(codec),
-            M::METHOD,
-            None,
-            |room| codec.encode(&message.arguments(), room),
-            (codec, result()),
-        )
+        let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
+        // Bytes are sent under one lock, and arguments of this type are a few bytes, as they refer
+        // to nothing.
+        let mut room = [0; SMALL];
+        let is_small = !std::mem::needs_drop::<M>() && size_of::<M>() <= SMALL / 2;
+        let len = is_small.then(|| encode(&mut room).ok()).flatten();
+        let bytes = len.and_then(|len| room.get(..len));
+        let decode = result(codec);
+        self.make(&reached, Some(codec), M::METHOD, bytes, encode, decode)
     }
 
     /// Calls a typed method without waiting for its result.
@@ -714,7 +718,7 @@ impl Caller {
             }
             codec.decode(answer.payload()).map(Some)
         };
-        let decode: Decoder<Option<M::Item>> = (codec, Decode::View(item));
+        let decode: Decoder<Option<M::Item>> = Decoder::View(codec, item);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let method = self.name(M::METHOD);
         match self.try_stream(&reached, M::METHOD, self.timeout, encode, decode) {
@@ -784,8 +788,9 @@ impl Caller {
         bytes: Option<&[u8]>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Reply<Vec<u8>> {
-        let decode = Decode::View(|_, answer| <Raw as Codec<[u8]>>::decode(answer.payload()));
-        let decode = (PayloadCodec::default(), decode);
+        let decode = Decoder::View(PayloadCodec::default(), |_, answer| {
+            <Raw as Codec<[u8]>>::decode(answer.payload())
+        });
         self.make(&self.reached(), None, method, bytes, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
@@ -850,6 +855,7 @@ impl Caller {
     }
 
     /// The target of a call; refuses one whose caller would wait for the handler that it runs in.
+    #[inline]
     fn target<'a>(
         &self,
         reached: &'a Connection,
@@ -871,8 +877,8 @@ impl Caller {
 }
 
 /// Decodes a typed result.
-fn result<T: DeserializeOwned>() -> Decode<T> {
-    Decode::View(|codec, answer| codec.decode(answer.payload()))
+fn result<T: DeserializeOwned>(codec: PayloadCodec) -> Decoder<T> {
+    Decoder::View(codec, |codec, answer| codec.decode(answer.payload()))
 }
 
 /// Checks that `len` bytes, which stand in `room` already, fit it.

@@ -44,24 +44,24 @@ pub struct Reply<T> {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// How to decode the result, and with which codec.
-pub(crate) type Decoder<T> = (PayloadCodec, Decode<T>);
-
 /// How to decode the result.
-pub(crate) enum Decode<T> {
-    /// From the bytes where they lie.
-    View(fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>),
+pub(crate) enum Decoder<T> {
+    /// From the bytes where they lie, with this codec.
+    View(
+        PayloadCodec,
+        fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
+    ),
     /// Keeps the bytes where they lie.
     Kept(fn(ReplyBytes) -> T),
 }
 
-impl<T> Clone for Decode<T> {
+impl<T> Clone for Decoder<T> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<T> Copy for Decode<T> {}
+impl<T> Copy for Decoder<T> {}
 
 /// Kept small, because a plain call is moved often.
 enum ReplyState<T> {
@@ -166,7 +166,7 @@ impl<T> Reply<T> {
         }
         // Most answers come while the thread polls for them.
         if let Some(Poll::Ready(result)) = self.busy_poll(None, BusyPoll::InPlace) {
-            return result;
+            return result.map_err(|error| *error);
         }
         Parker::with(|parker, waker| {
             loop {
@@ -213,24 +213,23 @@ impl<T> Reply<T> {
         if let ReplyState::RareReply(_) = &self.state {
             return self.poll_rare(context, busy);
         }
-        if let Some(polled) = self.busy_poll(Some(context.waker()), busy) {
-            return polled;
-        }
-        let polled = self.look(Some(context.waker()));
-        if polled.is_pending() && busy == BusyPoll::Yielding {
-            self.sleep(context);
-        }
-        polled
+        let polled = match self.busy_poll(Some(context.waker()), busy) {
+            Some(polled) => polled,
+            None => {
+                let polled = self.look(Some(context.waker()));
+                if polled.is_pending() && busy == BusyPoll::Yielding {
+                    self.sleep(context);
+                }
+                polled
+            }
+        };
+        polled.map_err(|error| *error)
     }
 
     /// Polls for the answer. Returns `None` after as long as callers poll before they sleep, and
     /// `Pending` if other tasks need the thread; `waker` was woken then.
     #[inline]
-    fn busy_poll(
-        &mut self,
-        waker: Option<&Waker>,
-        busy: BusyPoll,
-    ) -> Option<Poll<Result<T, RpcError>>> {
+    fn busy_poll(&mut self, waker: Option<&Waker>, busy: BusyPoll) -> Option<Poll<Concluded<T>>> {
         // Poll once in any case: another poller of the channel may have received this answer.
         match self.look(None) {
             Poll::Pending => self.busy_poll_on(waker, busy),
@@ -243,7 +242,7 @@ impl<T> Reply<T> {
         &mut self,
         waker: Option<&Waker>,
         busy: BusyPoll,
-    ) -> Option<Poll<Result<T, RpcError>>> {
+    ) -> Option<Poll<Concluded<T>>> {
         let patience = match &self.state {
             ReplyState::Called(call, ..) => call.channel().patience(),
             _ => return None,
@@ -294,28 +293,30 @@ impl<T> Reply<T> {
 
     /// Polls for the answer once.
     #[inline]
-    fn look(&mut self, waker: Option<&Waker>) -> Poll<Result<T, RpcError>> {
+    fn look(&mut self, waker: Option<&Waker>) -> Poll<Concluded<T>> {
         let ReplyState::Called(call, method, decode) = &mut self.state else {
             return self.not_called();
         };
         let concluded = match *decode {
-            (codec, Decode::View(decode)) => {
+            Decoder::View(codec, decode) => {
                 let read = |answer: AnswerView<'_>| complete(answer, codec, decode);
                 ready!(call.poll_answer(waker, read)).unwrap_or_else(|lost| Err(lost.into()))
             }
-            (_, Decode::Kept(kept)) => {
+            Decoder::Kept(kept) => {
                 let kept = ready!(call.poll_kept(waker, check)).map(|bytes| bytes.map(kept));
                 kept.unwrap_or_else(|lost| Err(lost.into()))
             }
         };
-        let result =
-            concluded.map_err(|error| error.named(call.channel().peer(), method, call.timeout()));
+        let named = |error: Box<DecodedReply>| {
+            Box::new(error.named(call.channel().peer(), method, call.timeout()))
+        };
+        let concluded = concluded.map_err(named);
         self.state = ReplyState::Done;
-        Poll::Ready(result)
+        Poll::Ready(concluded)
     }
 
     #[cold]
-    fn not_called(&self) -> Poll<Result<T, RpcError>> {
+    fn not_called(&self) -> Poll<Concluded<T>> {
         match &self.state {
             ReplyState::Done => panic!("a reply is polled after it was ready"),
             ReplyState::Called(..) | ReplyState::RareReply(_) => Poll::Pending,
@@ -377,6 +378,9 @@ enum BusyPoll {
     InPlace,
 }
 
+/// The result of a call. A failure is large, and would be moved with every result.
+type Concluded<T> = Result<T, Box<RpcError>>;
+
 enum DecodedReply {
     Call(CallError),
     Fault(Fault),
@@ -400,9 +404,10 @@ impl DecodedReply {
     }
 }
 
-impl From<CallError> for DecodedReply {
+impl From<CallError> for Box<DecodedReply> {
+    #[cold]
     fn from(error: CallError) -> Self {
-        Self::Call(error)
+        Self::new(DecodedReply::Call(error))
     }
 }
 
@@ -412,18 +417,18 @@ fn complete<T>(
     answer: AnswerView<'_>,
     codec: PayloadCodec,
     decode: fn(PayloadCodec, AnswerView<'_>) -> Result<T, DecodeError>,
-) -> Result<T, DecodedReply> {
+) -> Result<T, Box<DecodedReply>> {
     check(answer)?;
-    decode(codec, answer).map_err(DecodedReply::Decode)
+    decode(codec, answer).map_err(|error| Box::new(DecodedReply::Decode(error)))
 }
 
 /// Whether the call has a result.
 #[inline]
-fn check(answer: AnswerView<'_>) -> Result<(), DecodedReply> {
+fn check(answer: AnswerView<'_>) -> Result<(), Box<DecodedReply>> {
     match answer.fault() {
         Ok(None) => Ok(()),
-        Ok(Some(fault)) => Err(DecodedReply::Fault(fault)),
-        Err(error) => Err(DecodedReply::Decode(error)),
+        Ok(Some(fault)) => Err(Box::new(DecodedReply::Fault(fault))),
+        Err(error) => Err(Box::new(DecodedReply::Decode(error))),
     }
 }
 
@@ -439,9 +444,10 @@ impl Reply<Vec<u8>> {
     /// # }
     /// ```
     pub fn lent(self) -> Reply<ReplyBytes> {
-        let kept = |(codec, _)| (codec, Decode::Kept(|bytes| bytes));
         match self.state {
-            ReplyState::Called(call, method, decode) => Reply::called(call, method, kept(decode)),
+            ReplyState::Called(call, method, _) => {
+                Reply::called(call, method, Decoder::Kept(|bytes| bytes))
+            }
             ReplyState::RareReply(rare) => match *rare {
                 RareReply::Later(call) => Reply::later(call.map(Self::lent)),
                 RareReply::Failed(error) => Reply::failed(error),
