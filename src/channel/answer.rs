@@ -56,7 +56,7 @@ impl<'a> Answer<'a> {
     #[inline]
     pub fn view(&self) -> AnswerView<'_> {
         match &self.outside {
-            Some(block) => self.ring.view_of(block),
+            Some(block) => AnswerView::new(block, self.ring.reply, self.ring.channel.profile()),
             None => self.ring.view(),
         }
     }
@@ -106,6 +106,19 @@ enum AnswerContent {
 }
 
 impl<'a> AnswerView<'a> {
+    /// Views an answer whose header says this.
+    #[inline]
+    pub(super) fn new(payload: &'a [u8], reply: ReplyMeta, profile: Profile) -> Self {
+        let content = if reply.is_exception {
+            AnswerContent::Exception(profile)
+        } else if reply.is_end {
+            AnswerContent::End
+        } else {
+            AnswerContent::Result
+        };
+        Self { payload, content }
+    }
+
     /// The failure of the call, if the answer is one.
     ///
     /// # Errors
@@ -114,8 +127,13 @@ impl<'a> AnswerView<'a> {
     pub fn fault(&self) -> Result<Option<Fault>, DecodeError> {
         match self.content {
             AnswerContent::Result | AnswerContent::End => Ok(None),
-            AnswerContent::Exception(profile) => profile.decode_fault(self.payload).map(Some),
+            AnswerContent::Exception(profile) => self.read_fault(profile),
         }
+    }
+
+    #[cold]
+    fn read_fault(&self, profile: Profile) -> Result<Option<Fault>, DecodeError> {
+        profile.decode_fault(self.payload).map(Some)
     }
 
     /// Returns whether the stream that was asked for an item has no more.
@@ -173,19 +191,7 @@ impl<C: Borrow<Arc<ClientChannel>>> InRing<C> {
 
     #[inline]
     fn view(&self) -> AnswerView<'_> {
-        self.view_of(self.payload())
-    }
-
-    #[inline]
-    fn view_of<'p>(&self, payload: &'p [u8]) -> AnswerView<'p> {
-        let content = if self.reply.is_exception {
-            AnswerContent::Exception(self.channel.borrow().profile())
-        } else if self.reply.is_end {
-            AnswerContent::End
-        } else {
-            AnswerContent::Result
-        };
-        AnswerView { payload, content }
+        AnswerView::new(self.payload(), self.reply, self.channel.borrow().profile())
     }
 
     /// The same, without the borrow of the channel.

@@ -155,7 +155,7 @@ impl ClientChannel {
                 let message = self.sends.bytes_mut(&mut send);
                 message[payload_at..payload_at + payload.len()].copy_from_slice(payload);
                 let slot = send.slot();
-                core.post(self, &header, None, send);
+                core.post(self, &header, send);
                 // From here on the call ends when this is dropped.
                 let call = PendingCall::new(self, id, Some(slot), deadline);
                 return self.conclude_post(core).map(|()| call);
@@ -255,7 +255,7 @@ impl ClientChannel {
         let mut core = self.lock();
         match core.caller.state(call.id, call.slot) {
             // The call ended before it could be noted as one-way.
-            CallState::Answered(slot, _) => {
+            CallState::Answered(slot) => {
                 core.caller.make_one_way(call.id, call.slot, method);
                 core.complete_one_way(self, slot, method);
             }
@@ -265,7 +265,7 @@ impl ClientChannel {
                 call.done = true;
                 return Err(CallError::Closed { cause, sent });
             }
-            CallState::Waiting | CallState::Pending(_) | CallState::Expired => {
+            CallState::Waiting | CallState::Pending | CallState::Expired => {
                 core.caller.make_one_way(call.id, call.slot, method);
             }
         }
@@ -306,7 +306,10 @@ impl ClientChannel {
         if let Some(send) = claimed.send.take() {
             // Meanwhile the channel may have been closed.
             if core.caller.is_claimed(claimed.id, send.slot()) && core.queue_pairs.has_room() {
-                core.post(self, &header, exported, send);
+                if let Some(block) = exported {
+                    core.caller.export(claimed.id, send.slot(), block);
+                }
+                core.post(self, &header, send);
             } else {
                 core.caller.abandon(claimed.id, send);
             }
@@ -593,6 +596,7 @@ struct Claimed<'a> {
 }
 
 impl Claimed<'_> {
+    #[inline]
     fn message(&mut self) -> &mut [u8] {
         let send = self.send.as_mut();
         send.map_or(&mut [], |send| self.channel.sends.bytes_mut(send))
@@ -600,6 +604,7 @@ impl Claimed<'_> {
 }
 
 impl Drop for Claimed<'_> {
+    #[inline]
     fn drop(&mut self) {
         if let Some(send) = self.send.take() {
             self.channel.lock().caller.abandon(self.id, send);

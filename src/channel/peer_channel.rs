@@ -1,6 +1,7 @@
 //! The answering end of a channel: one caller's rings at a service.
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,9 @@ use super::{
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
-use crate::wire::{Extension, Fault, Immediate, RendezvousDescriptor, Signal, StreamPart};
+use crate::wire::{
+    Extension, Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal, StreamPart,
+};
 
 /// One caller, as its service sees it. Its mailbox handles completions on one thread, which locks
 /// it at no cost; handlers may answer on others.
@@ -157,19 +160,56 @@ impl PeerChannel {
         // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
         let arrived = arrived.filter(|_| imm.signal == Signal::Message);
-        // Read where it was decoded to: it is large.
-        let read = arrived.map(|arrived| self.profile.decode(self.requests.bytes(arrived)));
-        let read = read.as_ref().and_then(|read| read.as_ref().ok());
-        let message = read.map(|(header, payload)| (header, payload.clone()));
+        let bytes = arrived.map(|arrived| self.requests.bytes(arrived));
+        let fixed = bytes.and_then(|bytes| self.profile.decode_fixed(bytes).ok());
+        match fixed {
+            Some(fixed) if fixed.is_extended => self.take_in_extended(core, imm, fixed, now),
+            fixed => match self.accept(core, imm, fixed.map(FixedHeader::plain)) {
+                Ok(request) => Some(Arrived::Request(request)),
+                Err(other) => other,
+            },
+        }
+    }
+
+    /// Gives `message` to the state machine. The error is what else has arrived.
+    #[inline]
+    fn accept(
+        &self,
+        core: &mut PeerChannelState,
+        imm: Immediate,
+        message: Option<(Header, Range<usize>)>,
+    ) -> Result<Box<SlotRequest>, Option<Arrived>> {
+        let message = message
+            .as_ref()
+            .map(|(header, payload)| (header, payload.clone()));
         let mut request = match core.responder.receive(imm, message) {
             responder::Arrival::Request(request) => request,
-            other => return core.take_in_signal(&other, &self.peer),
+            other => return Err(core.take_in_signal(&other, &self.peer)),
         };
         if let Some(queue_pairs) = &mut core.queue_pairs {
             queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
-        let Some(extension) = read.and_then(|(header, _)| header.extension.as_ref()) else {
-            return Some(Arrived::Request(request));
+        Ok(request)
+    }
+
+    /// Handles a message with an extension.
+    #[inline(never)]
+    fn take_in_extended(
+        &self,
+        core: &mut PeerChannelState,
+        imm: Immediate,
+        fixed: FixedHeader,
+        now: &mut Option<Instant>,
+    ) -> Option<Arrived> {
+        let bytes = self.requests.bytes(core.responder.arrived(imm.slot)?);
+        let read = fixed.extension(bytes).ok();
+        let (extension, payload) = read.unzip();
+        let message = payload.map(|payload| (fixed.plain().0, payload));
+        let request = self.accept(core, imm, message);
+        let (mut request, extension) = match (request, extension) {
+            (Ok(request), Some(extension)) => (request, extension),
+            (Ok(request), None) => return Some(Arrived::Request(request)),
+            (Err(other), _) => return other,
         };
         // The time in flight is not known, so a request may live a little longer here than at its
         // caller.
@@ -179,7 +219,7 @@ impl PeerChannel {
         if extension.stream.is_none() && extension.outside.is_none() {
             return Some(Arrived::Request(request));
         }
-        Some(core.place(request, extension))
+        Some(core.place(request, &extension))
     }
 
     /// Handles arrivals as far as that needs no lock.

@@ -5,6 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::answer::AnswerView;
+use super::client::ClientState;
 use super::completion_watcher::CompletionWatcher;
 use super::core::caller::{CallId, CallState};
 use super::core::slot::ReplyMeta;
@@ -23,13 +24,16 @@ pub struct PendingCall {
     pub(super) done: bool,
 }
 
-/// The state of a call.
-enum Looked {
+/// The state of a call, with what was taken of its answer.
+enum Looked<A> {
     Undecided,
-    /// Answered, with the right to the bytes of the answer.
-    Answered(ReplyMeta, SlotToken),
+    Answered(A),
     Ended(CallState),
 }
+
+/// Payloads up to this size in bytes are copied under the lock: that is shorter than to take it
+/// again.
+const SMALL: usize = 128;
 
 impl PendingCall {
     #[inline]
@@ -88,9 +92,9 @@ impl PendingCall {
     /// and a `waker` is given, the task that next polls the channel wakes it; see
     /// [`sleep`](Self::sleep).
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
-        match self.look(waker) {
+        match self.look(waker, lend) {
             Looked::Undecided => Poll::Pending,
-            Looked::Answered(reply, replied) => {
+            Looked::Answered((reply, replied)) => {
                 self.done = true;
                 Poll::Ready(Answer::read(&self.channel, self.id, replied, reply))
             }
@@ -98,20 +102,32 @@ impl PendingCall {
         }
     }
 
-    /// Polls as [`poll`](Self::poll) does, and lets `read` read the answer where its bytes lie. The
-    /// credit goes back when `read` returns. Cheaper, because no answer is handed around.
+    /// Polls as [`poll`](Self::poll) does, and lets `read` read the answer where its bytes lie, or
+    /// a copy of them if they are few. The credit is back when this returns. Cheaper, because no
+    /// answer is handed around.
     #[inline]
     pub fn poll_answer<T>(
         &mut self,
         waker: Option<&Waker>,
         read: impl FnOnce(AnswerView<'_>) -> T,
     ) -> Poll<Result<T, CallError>> {
-        match self.look(waker) {
+        let mut small = [0; SMALL];
+        let take = |channel: &ClientChannel, core: &mut ClientState, slot, reply| {
+            let is_copied = core.copy_answer(channel, slot, reply, &mut small);
+            (reply, (!is_copied).then(|| core.caller.lend_reply(slot)))
+        };
+        match self.look(waker, take) {
             Looked::Undecided => Poll::Pending,
-            Looked::Answered(reply, replied) => {
+            Looked::Answered((reply, replied)) => {
                 self.done = true;
-                let answer = Answer::read_with(&self.channel, self.id, replied, reply, read);
-                Poll::Ready(answer)
+                let channel = &self.channel;
+                Poll::Ready(match replied {
+                    Some(replied) => Answer::read_with(channel, self.id, replied, reply, read),
+                    None => {
+                        let payload = &small[..reply.payload().len()];
+                        Ok(read(AnswerView::new(payload, reply, channel.profile())))
+                    }
+                })
             }
             Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
@@ -125,9 +141,9 @@ impl PendingCall {
         waker: Option<&Waker>,
         check: impl FnOnce(AnswerView<'_>) -> Result<(), E>,
     ) -> Poll<Result<Result<ReplyBytes, E>, CallError>> {
-        match self.look(waker) {
+        match self.look(waker, lend) {
             Looked::Undecided => Poll::Pending,
-            Looked::Answered(reply, replied) => {
+            Looked::Answered((reply, replied)) => {
                 self.done = true;
                 Poll::Ready(ReplyBytes::read(
                     &self.channel,
@@ -141,35 +157,39 @@ impl PendingCall {
         }
     }
 
-    /// Handles what has arrived, and returns the state of the call.
+    /// Handles what has arrived, and returns the state of the call. `take` takes the answer out of
+    /// its slot while the lock is held.
     #[inline]
-    fn look(&mut self, waker: Option<&Waker>) -> Looked {
+    fn look<A>(
+        &mut self,
+        waker: Option<&Waker>,
+        take: impl FnOnce(&ClientChannel, &mut ClientState, u16, ReplyMeta) -> A,
+    ) -> Looked<A> {
         let channel = &*self.channel;
         let mut core = channel.lock();
-        if !core.caller.is_answered(self.id, self.slot) {
+        let mut answer = core.caller.answer_of(self.id, self.slot);
+        if answer.is_none() {
             core.progress(channel);
-        }
-        let state = core.caller.state(self.id, self.slot);
-        let deadline = self.deadline.map(|(at, _)| at);
-        let state = state.by(deadline, Instant::now);
-        if self.slot.is_none()
-            && let CallState::Pending(slot) | CallState::Answered(slot, _) = state
-        {
-            self.slot = Some(slot);
-            core.caller.seen(self.id);
+            if self.slot.is_none() {
+                self.slot = core.caller.take_granted(self.id);
+            }
+            answer = core.caller.answer_of(self.id, self.slot);
         }
         // Dropped after the lock: it may hold the last reference to a task with other calls of the
         // channel.
         let mut _before = None;
-        let looked = match state {
-            CallState::Answered(slot, reply) => {
-                Looked::Answered(reply, core.caller.lend_reply(slot))
+        let looked = match answer {
+            Some((slot, reply)) => Looked::Answered(take(channel, &mut core, slot, reply)),
+            None => {
+                let state = core.caller.state(self.id, self.slot);
+                match state.by(self.deadline.map(|(at, _)| at), Instant::now) {
+                    state @ (CallState::Expired | CallState::Closed) => Looked::Ended(state),
+                    CallState::Waiting | CallState::Pending | CallState::Answered(..) => {
+                        _before = core.caller.register(self.id, self.slot, waker);
+                        Looked::Undecided
+                    }
+                }
             }
-            CallState::Waiting | CallState::Pending(_) => {
-                _before = core.caller.register(self.id, self.slot, waker);
-                Looked::Undecided
-            }
-            CallState::Expired | CallState::Closed => Looked::Ended(state),
         };
         channel.wake(core);
         looked
@@ -227,6 +247,17 @@ impl PendingCall {
         self.channel.wake(core);
         ended.was_sent
     }
+}
+
+/// Takes the answer in `slot`, to be read where its bytes lie.
+#[inline]
+fn lend(
+    _: &ClientChannel,
+    core: &mut ClientState,
+    slot: u16,
+    reply: ReplyMeta,
+) -> (ReplyMeta, SlotToken) {
+    (reply, core.caller.lend_reply(slot))
 }
 
 impl Drop for PendingCall {

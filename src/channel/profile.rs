@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::wire::pickle::Exception;
 use crate::wire::{
-    Bincode, DecodeError, EncodeError, Fault, Header, HeaderError, Immediate, PayloadCodec, Signal,
+    Bincode, DecodeError, EncodeError, Fault, FixedHeader, Header, HeaderError, Immediate,
+    PayloadCodec, Signal,
 };
 
 /// The protocol of a channel.
@@ -55,11 +56,16 @@ impl Profile {
     }
 
     /// Reads a header as the other end writes it.
-    #[inline]
     pub(super) fn decode(self, slot: &[u8]) -> Result<(Header, Range<usize>), HeaderError> {
+        self.decode_fixed(slot)?.complete(slot)
+    }
+
+    /// Reads the fixed part of a header as the other end writes it.
+    #[inline]
+    pub(super) fn decode_fixed(self, slot: &[u8]) -> Result<FixedHeader, HeaderError> {
         match self {
-            Self::Native => Header::decode(slot),
-            Self::Compatible => Header::decode_compatible(slot),
+            Self::Native => FixedHeader::decode(slot),
+            Self::Compatible => FixedHeader::decode_compatible(slot),
         }
     }
 

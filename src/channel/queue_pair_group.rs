@@ -49,6 +49,8 @@ pub(super) struct QueuePairGroup {
     sends: u32,
     receives: u32,
     spare_receives: u32,
+    /// Receives of each queue pair that were used up and are to be posted again.
+    used: u32,
     inline: usize,
     owner: u64,
     /// Whether the peer's ring may become writable in place.
@@ -62,8 +64,6 @@ struct Member {
     /// Stripes that wait for those of the other queue pairs. Their receives are posted again only
     /// when the message is complete, so a peer cannot make this longer than the receive queue.
     arrived: VecDeque<u32>,
-    /// Receives that were used up and are to be posted again.
-    used: u32,
 }
 
 /// A message to send.
@@ -102,7 +102,6 @@ impl QueuePairGroup {
                 qp,
                 queue: SendQueue::new(init.sends),
                 arrived: VecDeque::new(),
-                used: init.receives,
             })
         };
         let queue_pairs: Box<[Member]> = (0..init.count)
@@ -116,6 +115,7 @@ impl QueuePairGroup {
             sends: init.sends,
             receives: init.receives,
             spare_receives: init.spare_receives,
+            used: init.receives,
             inline: inline as usize,
             owner: init.owner,
         };
@@ -159,11 +159,11 @@ impl QueuePairGroup {
     /// what the peer was told of them stays true. Their completions carry `owner` from now on.
     pub(super) fn reset(&mut self, owner: u64) -> Result<(), FabricError> {
         self.owner = owner;
+        self.used = self.receives;
         for queue_pair in &mut self.queue_pairs {
             queue_pair.qp.to_reset()?;
             queue_pair.queue = SendQueue::new(self.sends);
             queue_pair.arrived.clear();
-            queue_pair.used = self.receives;
         }
         self.prepare()
     }
@@ -294,21 +294,19 @@ impl QueuePairGroup {
     pub(super) fn receive_alone(&mut self, completion: &Completion) -> Option<u32> {
         let is_message =
             completion.status.is_success() && completion.wr_id == receive_id(self.owner, 0);
-        match &mut *self.queue_pairs {
-            [queue_pair] if is_message => {
-                queue_pair.used += 1;
-                Some(completion.imm.unwrap_or_default())
-            }
-            _ => None,
+        if !is_message || self.queue_pairs.len() != 1 {
+            return None;
         }
+        self.used += 1;
+        Some(completion.imm.unwrap_or_default())
     }
 
     /// Handles the arrival on a queue pair. Returns the immediate of a message that is complete
     /// with it. Its receives are to be [posted](Self::post_receives) again.
     #[inline]
     pub(super) fn receive(&mut self, id: WorkId, imm: u32) -> Option<u32> {
-        if let [queue_pair] = &mut *self.queue_pairs {
-            queue_pair.used += 1;
+        if self.queue_pairs.len() == 1 {
+            self.used += 1;
             return Some(imm);
         }
         self.queue_pairs
@@ -322,23 +320,29 @@ impl QueuePairGroup {
         {
             return None;
         }
-        let mut complete = None;
-        for queue_pair in &mut self.queue_pairs {
-            queue_pair.used += 1;
-            complete = complete.or(queue_pair.arrived.pop_front());
-        }
-        complete
+        self.used += 1;
+        let arrived = |queue_pair: &mut Member| queue_pair.arrived.pop_front();
+        self.queue_pairs
+            .iter_mut()
+            .filter_map(arrived)
+            .reduce(|first, _| first)
     }
 
     /// Posts the receives again that were used up, once they are more than can be spared.
     #[inline]
     pub(super) fn post_receives(&mut self) -> Result<(), FabricError> {
+        match self.used > self.spare_receives {
+            true => self.post_used(),
+            false => Ok(()),
+        }
+    }
+
+    #[inline(never)]
+    fn post_used(&mut self) -> Result<(), FabricError> {
+        let count = std::mem::take(&mut self.used);
         for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            if queue_pair.used > self.spare_receives {
-                let wr_id = receive_id(self.owner, at);
-                let count = std::mem::take(&mut queue_pair.used);
-                queue_pair.qp.post_recvs(RecvRequest { wr_id }, count)?;
-            }
+            let wr_id = receive_id(self.owner, at);
+            queue_pair.qp.post_recvs(RecvRequest { wr_id }, count)?;
         }
         Ok(())
     }

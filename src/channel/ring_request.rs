@@ -186,7 +186,7 @@ impl RingRequest {
 
     /// Sends `bytes` of its send memory, or of other memory, as the answer, whose payload may be in
     /// `block`. The slot then belongs to the caller again.
-    #[inline]
+    #[inline(always)]
     fn send(
         &mut self,
         bytes: std::ops::Range<usize>,

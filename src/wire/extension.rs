@@ -119,7 +119,7 @@ impl Extension {
     }
 
     /// Reads a block at the beginning of `bytes`, and returns its length, too.
-    #[inline]
+    #[inline(always)]
     pub(super) fn decode(bytes: &[u8]) -> Result<(Self, usize), ExtensionError> {
         let fixed = bytes.first_chunk().map_or(0, |f| u64::from_le_bytes(*f));
         let (claimed, fields) = (usize::from(fixed as u16), (fixed >> 16) as u16);

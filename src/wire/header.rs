@@ -1,5 +1,7 @@
 //! The 16 bytes in front of every message, and the immediate that comes with it.
 
+use std::ops::Range;
+
 use super::{Extension, ExtensionError, RendezvousDescriptor, StreamPart};
 
 const METHOD_BITS: u32 = 26;
@@ -111,7 +113,8 @@ impl Header {
     ///
     /// # Errors
     /// [`HeaderError::TooLong`] if header and payload do not fit `slot`.
-    #[inline]
+    // Inlined, so that the header of a plain message is never built.
+    #[inline(always)]
     pub fn encode(&self, slot: &mut [u8]) -> Result<usize, HeaderError> {
         let payload_at = self.encoded_len();
         let total = payload_at as u64 + u64::from(self.payload_len);
@@ -130,7 +133,7 @@ impl Header {
             | u128::from(total_len) << 32
             | u128::from(self.request_id) << 64;
         *fixed = bits.to_le_bytes();
-        if let Some(extension) = &self.extension {
+        if let Some(extension) = self.extension {
             extension.encode(&mut slot[Self::LEN..payload_at]);
         }
         Ok(payload_at)
@@ -140,23 +143,8 @@ impl Header {
     ///
     /// # Errors
     /// Any [`HeaderError`]; nothing in `slot` is trusted.
-    // Inlined: each side of a call has one place that reads headers.
-    #[inline(always)]
-    pub fn decode(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
-        let (tag, request_id, message) = Self::fixed(slot)?;
-        let extension = match tag & EXTENSION {
-            0 => None,
-            _ => Some(Extension::decode(&message[Self::LEN..])?),
-        };
-        let payload_at = Self::LEN + extension.map_or(0, |(_, len)| len);
-        let header = Self {
-            kind: kind_of(tag)?,
-            method: tag & METHOD_MASK,
-            request_id,
-            payload_len: (message.len() - payload_at) as u32,
-            extension: extension.map(|(extension, _)| extension),
-        };
-        Ok((header, payload_at..message.len()))
+    pub fn decode(slot: &[u8]) -> Result<(Self, Range<usize>), HeaderError> {
+        FixedHeader::decode(slot)?.complete(slot)
     }
 
     /// Reads a header as DLSlime's peers write it: without an extension, and with flags that mean
@@ -174,43 +162,8 @@ impl Header {
     /// let (header, _) = Header::decode_compatible(&slot).unwrap();
     /// assert_eq!((header.kind, header.method), (MessageKind::Request, 4));
     /// ```
-    #[inline]
-    pub fn decode_compatible(slot: &[u8]) -> Result<(Self, std::ops::Range<usize>), HeaderError> {
-        let (tag, request_id, message) = Self::fixed(slot)?;
-        let (kind, method) = match tag & (REPLY | EXCEPTION | CHUNK) {
-            flags if flags & REPLY == 0 => (MessageKind::Request, METHOD_MASK | EXTENSION | CHUNK),
-            REPLY => (MessageKind::Reply, METHOD_MASK),
-            flags if flags == REPLY | EXCEPTION => (MessageKind::Exception, METHOD_MASK),
-            _ => return Err(HeaderError::Flags(tag)),
-        };
-        let header = Self {
-            kind,
-            method: tag & method,
-            request_id,
-            payload_len: (message.len() - Self::LEN) as u32,
-            extension: None,
-        };
-        Ok((header, Self::LEN..message.len()))
-    }
-
-    /// The tag, the request id and the bytes of the message.
-    #[inline]
-    fn fixed(slot: &[u8]) -> Result<(u32, u64, &[u8]), HeaderError> {
-        let too_long = |needed| HeaderError::TooLong {
-            needed,
-            slot_size: slot.len(),
-        };
-        let fixed = slot.first_chunk::<16>().ok_or(too_long(16))?;
-        // Read once: a peer may change it meanwhile.
-        let bits = u128::from_le_bytes(*fixed);
-        let (total_len, request_id) = ((bits >> 32) as u32, (bits >> 64) as u64);
-        if (total_len as usize) < Self::LEN {
-            return Err(HeaderError::TooShort(total_len));
-        }
-        let message = slot
-            .get(..total_len as usize)
-            .ok_or(too_long(total_len.into()))?;
-        Ok((bits as u32, request_id, message))
+    pub fn decode_compatible(slot: &[u8]) -> Result<(Self, Range<usize>), HeaderError> {
+        FixedHeader::decode_compatible(slot)?.complete(slot)
     }
 
     #[inline]
@@ -226,6 +179,108 @@ impl Header {
             0
         };
         kind | extension | (self.method & METHOD_MASK)
+    }
+}
+
+/// The part of a header that every message has. A plain message is read by it alone, because it is
+/// a few words and a [`Header`] is many.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FixedHeader {
+    pub(crate) kind: MessageKind,
+    method: u32,
+    request_id: u64,
+    total_len: u32,
+    /// Whether an extension follows.
+    pub(crate) is_extended: bool,
+}
+
+impl FixedHeader {
+    /// Reads what [`Header::decode`] reads, but for the extension.
+    #[inline]
+    pub(crate) fn decode(slot: &[u8]) -> Result<Self, HeaderError> {
+        let (tag, request_id, total_len) = Self::words(slot)?;
+        Ok(Self {
+            kind: kind_of(tag)?,
+            method: tag & METHOD_MASK,
+            request_id,
+            total_len,
+            is_extended: tag & EXTENSION != 0,
+        })
+    }
+
+    /// Reads what [`Header::decode_compatible`] reads.
+    pub(crate) fn decode_compatible(slot: &[u8]) -> Result<Self, HeaderError> {
+        let (tag, request_id, total_len) = Self::words(slot)?;
+        let (kind, method) = match tag & (REPLY | EXCEPTION | CHUNK) {
+            flags if flags & REPLY == 0 => (MessageKind::Request, METHOD_MASK | EXTENSION | CHUNK),
+            REPLY => (MessageKind::Reply, METHOD_MASK),
+            flags if flags == REPLY | EXCEPTION => (MessageKind::Exception, METHOD_MASK),
+            _ => return Err(HeaderError::Flags(tag)),
+        };
+        Ok(Self {
+            kind,
+            method: tag & method,
+            request_id,
+            total_len,
+            is_extended: false,
+        })
+    }
+
+    /// The header of a message without an extension, and the range of the payload.
+    #[inline]
+    pub(crate) fn plain(self) -> (Header, Range<usize>) {
+        let payload = Header::LEN..self.total_len as usize;
+        let header = Header {
+            kind: self.kind,
+            method: self.method,
+            request_id: self.request_id,
+            payload_len: payload.len() as u32,
+            extension: None,
+        };
+        (header, payload)
+    }
+
+    /// The extension of the message in `slot`, and the range of the payload.
+    #[inline(always)]
+    pub(crate) fn extension(
+        self,
+        slot: &[u8],
+    ) -> Result<(Extension, Range<usize>), ExtensionError> {
+        let total_len = self.total_len as usize;
+        let (extension, len) = Extension::decode(&slot[Header::LEN..total_len])?;
+        Ok((extension, Header::LEN + len..total_len))
+    }
+
+    /// The whole header of the message in `slot`, and the range of the payload.
+    pub(crate) fn complete(self, slot: &[u8]) -> Result<(Header, Range<usize>), HeaderError> {
+        let (mut header, mut payload) = self.plain();
+        if self.is_extended {
+            let extension;
+            (extension, payload) = self.extension(slot)?;
+            header.payload_len = payload.len() as u32;
+            header.extension = Some(extension);
+        }
+        Ok((header, payload))
+    }
+
+    /// The tag, the request id and the length of the message, which is in `slot` as a whole.
+    #[inline]
+    fn words(slot: &[u8]) -> Result<(u32, u64, u32), HeaderError> {
+        let too_long = |needed| HeaderError::TooLong {
+            needed,
+            slot_size: slot.len(),
+        };
+        let fixed = slot.first_chunk::<16>().ok_or(too_long(16))?;
+        // Read once: a peer may change it meanwhile.
+        let bits = u128::from_le_bytes(*fixed);
+        let (total_len, request_id) = ((bits >> 32) as u32, (bits >> 64) as u64);
+        if (total_len as usize) < Header::LEN {
+            return Err(HeaderError::TooShort(total_len));
+        }
+        if total_len as usize > slot.len() {
+            return Err(too_long(total_len.into()));
+        }
+        Ok((bits as u32, request_id, total_len))
     }
 }
 

@@ -30,6 +30,8 @@ pub use shape::Shape;
 pub(crate) use signature::any_signatures;
 pub use signature::{Signature, SignatureBuilder};
 
+pub(crate) use header::FixedHeader;
+
 // What a message is made of, for `slimerpc-actors` and tests of the wire format.
 #[doc(hidden)]
 pub use self::{

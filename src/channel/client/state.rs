@@ -15,7 +15,9 @@ use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
 use crate::channel::work_id::WorkId;
 use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
 use crate::fabric::{Completion, QueueHalves};
-use crate::wire::{Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal};
+use crate::wire::{
+    Fault, FixedHeader, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
+};
 
 pub(in crate::channel) const BATCH: usize = 16;
 /// The key for an empty message.
@@ -61,6 +63,7 @@ impl ClientState {
 
     /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals
     /// before the loss are handled as well.
+    #[inline(always)]
     pub(super) fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
         let mut batches = 0;
@@ -138,30 +141,48 @@ impl ClientState {
         Ok(())
     }
 
-    /// Reads the header of the reply that `imm` announces.
+    /// Gives the reply that `imm` announces to the state machine.
     #[inline]
-    fn read_reply(
-        &self,
+    fn receive_reply(
+        &mut self,
         channel: &ClientChannel,
         imm: Immediate,
-    ) -> Result<(CallId, ReplyMeta, Option<RendezvousDescriptor>), Violation> {
+    ) -> Result<Received, Violation> {
         let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
-        let read = channel.profile.decode(slot);
-        let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
-        match (imm.signal, header.kind) {
-            (Signal::Message, MessageKind::Reply | MessageKind::Exception) => {
-                let (reply, outside) = ReplyMeta::of(&header, payload);
-                Ok((CallId(header.request_id), reply, outside))
-            }
-            _ => Err(Violation::WrongKind),
+        let fixed = channel.profile.decode_fixed(slot);
+        let fixed = fixed.map_err(|_| Violation::BadHeader)?;
+        if imm.signal != Signal::Message || fixed.kind == MessageKind::Request {
+            return Err(Violation::WrongKind);
         }
+        if fixed.is_extended {
+            return self.receive_extended(channel, imm.slot, fixed);
+        }
+        let (header, payload) = fixed.plain();
+        let (reply, outside) = ReplyMeta::of(&header, payload);
+        Ok(self
+            .caller
+            .receive(imm.slot, CallId(header.request_id), reply, outside))
+    }
+
+    /// Handles a reply with an extension.
+    #[cold]
+    fn receive_extended(
+        &mut self,
+        channel: &ClientChannel,
+        slot: u16,
+        fixed: FixedHeader,
+    ) -> Result<Received, Violation> {
+        let read = fixed.complete(channel.replies.bytes(self.caller.replied(slot)?));
+        let (header, payload) = read.map_err(|_| Violation::BadHeader)?;
+        let (reply, outside) = ReplyMeta::of(&header, payload);
+        Ok(self
+            .caller
+            .receive(slot, CallId(header.request_id), reply, outside))
     }
 
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
-        let received = match self.read_reply(channel, imm) {
-            Ok((id, reply, outside)) => self.caller.receive(imm.slot, id, reply, outside),
-            Err(violation) => Received::Violation(violation),
-        };
+        let received = self.receive_reply(channel, imm);
+        let received = received.unwrap_or_else(Received::Violation);
         if received != Received::Answer {
             self.received_rare(channel, imm.slot, received);
         }
@@ -274,7 +295,30 @@ impl ClientState {
             let message = &message[..Header::LEN + len];
             self.write(Immediate { slot, signal }, message, lkey);
         }
-        self.caller.posted(CallId(request.request_id), send, None);
+        self.caller.posted(CallId(request.request_id), send);
+    }
+
+    /// Copies the payload of the answer in `slot`, if it fits `room`, and returns the credit.
+    /// Returns whether it did.
+    #[inline]
+    pub(in crate::channel) fn copy_answer(
+        &mut self,
+        channel: &ClientChannel,
+        slot: u16,
+        reply: ReplyMeta,
+        room: &mut [u8],
+    ) -> bool {
+        let (Ok(replied), false) = (self.caller.replied(slot), reply.is_outside) else {
+            return false;
+        };
+        let payload = &channel.replies.bytes(replied)[reply.payload()];
+        let Some(room) = room.get_mut(..payload.len()) else {
+            return false;
+        };
+        room.copy_from_slice(payload);
+        self.caller.release(slot);
+        self.grant(channel);
+        true
     }
 
     /// Sends waiting requests, as far as there are credits and places in the send queue.
@@ -301,7 +345,7 @@ impl ClientState {
             let message = channel.sends.bytes_mut(&mut send);
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let mut header = channel.request(id, request.method, left, request.stream);
-            let exported = match request.payload {
+            match request.payload {
                 PreparedPayload::Here(payload) => {
                     if header.encoded_len() + payload.len() > message.len() {
                         // A deadline that was set later does not fit beside the arguments.
@@ -310,27 +354,20 @@ impl ClientState {
                     let at = header.encoded_len();
                     header.payload_len = payload.len() as u32;
                     message[at..at + payload.len()].copy_from_slice(&payload);
-                    None
                 }
                 PreparedPayload::Pooled(block) => {
                     header.set_outside(block.outside());
-                    Some(block)
+                    self.caller.export(id, send.slot(), block);
                 }
-            };
-            self.post(channel, &header, exported, send);
+            }
+            self.post(channel, &header, send);
         }
     }
 
     /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
-    /// `exported`. There must be room for it.
-    #[inline]
-    pub(super) fn post(
-        &mut self,
-        channel: &ClientChannel,
-        header: &Header,
-        exported: Option<PooledBuffer>,
-        mut send: SlotToken,
-    ) {
+    /// [exported](Caller::export). There must be room for it.
+    #[inline(always)]
+    pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, mut send: SlotToken) {
         let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
         let message = channel.sends.bytes_mut(&mut send);
         let Ok(payload_at) = header.encode(message) else {
@@ -342,11 +379,11 @@ impl ClientState {
             signal: Signal::Message,
         };
         self.write(imm, &message[..total], lkey);
-        self.caller.posted(id, send, exported);
+        self.caller.posted(id, send);
     }
 
     /// Opens a call whose request can be sent now, in the slot of this memory.
-    #[inline]
+    #[inline(always)]
     pub(super) fn claim(&mut self, channel: &ClientChannel) -> Option<(CallId, SlotToken)> {
         if !self.queue_pairs.has_room() {
             return None;
@@ -363,6 +400,7 @@ impl ClientState {
     }
 
     /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    #[inline]
     fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
         let sent = self.queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),

@@ -36,6 +36,20 @@ fn slot_2_an_answer_that_is_dropped_unread_gives_its_credit_back() {
 }
 
 #[test]
+fn slot_2_an_answer_of_any_size_is_read_and_its_credit_is_back() {
+    let mut ends = Loopback::new(1);
+    for len in [0, 1, 127, 128, 129, 240] {
+        let answer: Vec<u8> = (0..len).collect();
+        let mut call = ends.call();
+        let request = ends.request();
+        ends.answer(request, &answer);
+        let polled = call.poll_answer(None, |answer| answer.payload().to_vec());
+        assert!(matches!(polled, Poll::Ready(Ok(read)) if read == answer));
+        assert_eq!(ends.channel.credits().free, 1);
+    }
+}
+
+#[test]
 fn call_1_a_call_that_waits_is_sent_when_an_answer_is_dropped_unread() {
     let mut ends = Loopback::new(1);
     let first = ends.call();

@@ -31,10 +31,10 @@ pub struct CallId(pub(crate) u64);
 pub(crate) enum CallState {
     /// It waits for a credit.
     Waiting,
-    /// The request is under way or being handled, in this slot.
-    Pending(u16),
+    /// The request is under way or being handled.
+    Pending,
     /// Its answer stands in this slot.
-    Answered(u16, ReplyMeta),
+    Answered(u16),
     /// Its deadline has passed.
     Expired,
     /// The channel was closed before an answer came.
@@ -45,7 +45,7 @@ impl CallState {
     /// This state for a call with a deadline. The clock is read only if it matters.
     #[inline]
     pub(crate) fn by(self, deadline: Option<Instant>, now: impl FnOnce() -> Instant) -> Self {
-        if let (Self::Waiting | Self::Pending(_), Some(deadline)) = (self, deadline)
+        if let (Self::Waiting | Self::Pending, Some(deadline)) = (self, deadline)
             && deadline <= now()
         {
             return Self::Expired;
@@ -282,17 +282,23 @@ impl Caller {
         self.slots[usize::from(slot)].is(id, Phase::Claimed)
     }
 
-    /// Notes that the request of `id`, which stands in `send`, has been posted. `exported` is its
-    /// payload, if that lies outside of the slot.
+    /// Notes that the request of `id`, which stands in `send`, has been posted.
     #[inline]
-    pub(crate) fn posted(&mut self, id: CallId, send: SlotToken, exported: Option<PooledBuffer>) {
+    pub(crate) fn posted(&mut self, id: CallId, send: SlotToken) {
         let held = &mut self.slots[usize::from(send.slot())];
         held.send = Some(send);
         if held.is(id, Phase::Claimed) {
             held.phase = Phase::Pending;
-            if exported.is_some() {
-                held.rare().exported = exported;
-            }
+        }
+    }
+
+    /// Keeps the payload of the request of `id`, which lies outside of its `slot`, for the peer to
+    /// read.
+    #[cold]
+    pub(crate) fn export(&mut self, id: CallId, slot: u16, payload: PooledBuffer) {
+        let held = &mut self.slots[usize::from(slot)];
+        if held.is(id, Phase::Claimed) {
+            held.rare().exported = Some(payload);
         }
     }
 
@@ -470,8 +476,8 @@ impl Caller {
         if let Some(slot) = self.slot_of(id, hint) {
             let held = &self.slots[usize::from(slot)];
             return match held.phase {
-                Phase::Answered => CallState::Answered(slot, held.reply),
-                Phase::Claimed | Phase::Pending => CallState::Pending(slot),
+                Phase::Answered => CallState::Answered(slot),
+                Phase::Claimed | Phase::Pending => CallState::Pending,
                 Phase::Free | Phase::Orphaned => CallState::Closed,
             };
         }
@@ -481,11 +487,12 @@ impl Caller {
         }
     }
 
-    /// Returns whether the answer of `id` is there. `hint` is where it was last seen.
+    /// The answer of `id` and its slot, if it is there and the slot is known.
     #[inline]
-    pub(crate) fn is_answered(&self, id: CallId, hint: Option<u16>) -> bool {
-        let slot = self.slot_of(id, hint);
-        slot.is_some_and(|slot| self.slots[usize::from(slot)].phase == Phase::Answered)
+    pub(crate) fn answer_of(&self, id: CallId, slot: Option<u16>) -> Option<(u16, ReplyMeta)> {
+        let slot = slot?;
+        let held = &self.slots[usize::from(slot)];
+        held.is(id, Phase::Answered).then_some((slot, held.reply))
     }
 
     /// Returns whether `id` waits for a credit.
@@ -495,10 +502,13 @@ impl Caller {
             .is_some_and(|call| call.slot.is_none())
     }
 
-    /// Notes that the owner of `id` knows its slot, and asks with that from now on.
+    /// The slot of `id`, which found no credit and may have one now. Its owner asks with that from
+    /// now on.
     #[cold]
-    pub(crate) fn seen(&mut self, id: CallId) {
+    pub(crate) fn take_granted(&mut self, id: CallId) -> Option<u16> {
+        let slot = self.lined_up.get(&id)?.slot?;
         self.lined_up.remove(&id);
+        Some(slot)
     }
 
     /// Sets the `waker` to wake when `id` has ended, or none, in place of the previous one. That is
@@ -750,8 +760,9 @@ impl Caller {
         self.effects.wakers.push(waker);
     }
 
+    /// Frees a slot whose call has ended and whose answer, if there is one, is not lent.
     #[inline]
-    fn release(&mut self, slot: u16) {
+    pub(crate) fn release(&mut self, slot: u16) {
         let held = &mut self.slots[usize::from(slot)];
         held.phase = Phase::Free;
         if held.rare.is_some() {
@@ -776,7 +787,7 @@ mod tests {
     fn posted(caller: &mut Caller) -> (CallId, u16) {
         let (id, send) = caller.claim().expect("there is a free slot");
         let slot = send.slot();
-        caller.posted(id, send, None);
+        caller.posted(id, send);
         (id, slot)
     }
 

@@ -68,7 +68,7 @@ impl World {
             Some((id, send)) => {
                 let slot = send.slot();
                 assert!(peer.caller.is_claimed(id, slot));
-                peer.caller.posted(id, send, None);
+                peer.caller.posted(id, send);
                 (id, Some(slot))
             }
             None => {
@@ -156,7 +156,7 @@ impl World {
             };
             let (id, slot) = (granted.id, granted.send.slot());
             assert!(peer.caller.is_claimed(id, slot));
-            peer.caller.posted(id, granted.send, None);
+            peer.caller.posted(id, granted.send);
             let live = peer.live.get_mut(&id).expect("CALL-1: who waits is alive");
             live.slot = Some(slot);
             let call = live.call;
@@ -317,7 +317,7 @@ impl World {
         for (id, live, state) in states.collect::<Vec<_>>() {
             let is_over = live.deadline.is_some_and(|deadline| deadline <= now);
             match state {
-                CallState::Answered(slot, _) => {
+                CallState::Answered(slot) => {
                     if live
                         .reads_at
                         .is_some_and(|reads_at| reads_at <= self.schedule.now)
@@ -326,7 +326,7 @@ impl World {
                     }
                 }
                 CallState::Expired => self.give_up(spot, at, id),
-                CallState::Waiting | CallState::Pending(_) => {
+                CallState::Waiting | CallState::Pending => {
                     assert!(!is_over, "CALL-1: {id:?} outlives its deadline");
                 }
                 CallState::Closed => panic!("CALL-1: {id:?} was not told that it has ended"),

@@ -4,6 +4,7 @@
 use super::agent::Spot;
 use super::schedule::{Event, Micros};
 use super::world::World;
+use crate::channel::core::caller::{CallId, CallState};
 use crate::channel::peer_connection::Session;
 use crate::channel::work_id::WorkId;
 use crate::wire::{Header, Immediate, MessageKind};
@@ -165,8 +166,8 @@ impl World {
         );
         let before = peer.replies[at].replace(content);
         let is_unread = before.is_some_and(|before| {
-            let id = crate::channel::CallId(before.header.request_id);
-            peer.caller.is_answered(id, Some(slot))
+            let id = CallId(before.header.request_id);
+            matches!(peer.caller.state(id, Some(slot)), CallState::Answered(..))
         });
         assert!(
             !is_unread,

@@ -198,7 +198,7 @@ impl World {
     fn post(&mut self, id: CallId, send: SlotToken) {
         let slot = send.slot();
         assert!(self.caller.is_claimed(id, slot));
-        self.caller.posted(id, send, None);
+        self.caller.posted(id, send);
         self.to_server.push_back((Signal::Message, slot, id));
     }
 
@@ -335,7 +335,7 @@ impl World {
 
     fn read(&mut self, which: usize) {
         let Some(id) = self.pick(which) else { return };
-        if let CallState::Answered(slot, _) = self.caller.state(id, self.live[&id].slot) {
+        if let CallState::Answered(slot) = self.caller.state(id, self.live[&id].slot) {
             let replied = self.caller.lend_reply(slot);
             self.caller.finish(id, replied);
             self.live.remove(&id);

@@ -185,7 +185,7 @@ impl Connection {
     pub(super) unsafe fn write_now(&self, imm: u32, bytes: &[u8], remote: RemoteSlice) -> bool {
         // SAFETY: the caller is the owner; nobody else locks it so, nor below.
         let mut sender = unsafe { self.sender.lock_as_owner() };
-        self.state() == QueuePairState::Rts && sender.write_now(imm, bytes, remote)
+        self.receiver.is_rts() && sender.write_now(imm, bytes, remote)
     }
 
     /// The peer's memory at `remote`, if it is mapped.

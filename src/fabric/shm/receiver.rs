@@ -61,6 +61,12 @@ impl Receiver {
         STATES[usize::from(self.state.load(Ordering::Acquire))]
     }
 
+    /// Returns whether the queue pair sends.
+    #[inline]
+    pub(super) fn is_rts(&self) -> bool {
+        self.state.load(Ordering::Acquire) == QueuePairState::Rts as u8
+    }
+
     /// Enters ERR. Messages that the peer published before are still delivered.
     pub(super) fn fail(&self) {
         self.state

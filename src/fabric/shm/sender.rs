@@ -397,7 +397,7 @@ impl Sender {
 impl Peer {
     /// Publishes a message for which there is a receive, and wakes a peer that sleeps until it
     /// comes.
-    #[inline]
+    #[inline(always)]
     fn deliver(&mut self, arrival: Arrival, solicited: bool) {
         self.producer.publish(self.memory.ring(), arrival);
         let published = self.producer.published();
