@@ -5,12 +5,20 @@
 //! The frequent side uses [`light`], which costs nothing; the rare side uses [`heavy`], a system
 //! call (`membarrier`) that fences all threads of this process at whatever point they are, and
 //! thereby pays for both. If the kernel has no `membarrier`, or forbids it, both sides use an
-//! ordinary fence; so they do under loom.
+//! ordinary fence.
+//!
+//! Loom has no `membarrier`. There, both sides update one variable instead: of two that do, the
+//! second sees what the first has stored before. An ordinary fence does not pair with that, so a
+//! `membarrier` that is left out is a lost store there as it is here.
 
 use std::sync::Once;
-use std::sync::atomic::{AtomicBool, compiler_fence};
+use std::sync::atomic::AtomicBool;
+#[cfg(not(slime_loom))]
+use std::sync::atomic::compiler_fence;
 use std::time::Duration;
 
+#[cfg(slime_loom)]
+use self::model::{compiler_fence, membarrier};
 use super::sync::{Ordering, fence};
 
 /// Whether `membarrier` is available to this process.
@@ -18,6 +26,7 @@ static IS_ASYMMETRIC: AtomicBool = AtomicBool::new(false);
 /// Longer than any store takes to become visible.
 const SETTLED: Duration = Duration::from_millis(1);
 
+#[cfg(not(slime_loom))]
 fn membarrier(command: libc::c_int) -> bool {
     // SAFETY: the call reads and writes no memory of ours.
     let status = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) };
@@ -28,9 +37,7 @@ fn membarrier(command: libc::c_int) -> bool {
 pub(super) fn register() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Loom models fences only, not `membarrier`.
-        let is_registered = !cfg!(slime_loom)
-            && membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+        let is_registered = membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
             && membarrier(libc::MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED);
         IS_ASYMMETRIC.store(is_registered, Ordering::Relaxed);
     });
@@ -39,7 +46,7 @@ pub(super) fn register() {
 /// Returns whether [`everywhere`] also fences this process.
 #[inline]
 pub(super) fn is_asymmetric() -> bool {
-    IS_ASYMMETRIC.load(Ordering::Relaxed)
+    cfg!(slime_loom) || IS_ASYMMETRIC.load(Ordering::Relaxed)
 }
 
 /// The fence of the frequent side. Pairs with [`heavy`].
@@ -78,4 +85,23 @@ pub(super) fn everywhere() -> bool {
 pub(super) fn settle() {
     IS_ASYMMETRIC.store(false, Ordering::SeqCst);
     std::thread::sleep(SETTLED);
+}
+
+/// The fences of both sides under loom.
+#[cfg(slime_loom)]
+mod model {
+    use loom::sync::atomic::{AtomicU32, Ordering};
+
+    loom::lazy_static! {
+        static ref BOTH_SIDES: AtomicU32 = AtomicU32::new(0);
+    }
+
+    pub(super) fn compiler_fence(_: Ordering) {
+        BOTH_SIDES.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn membarrier(_: libc::c_int) -> bool {
+        BOTH_SIDES.fetch_add(1, Ordering::AcqRel);
+        true
+    }
 }

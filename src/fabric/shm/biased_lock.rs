@@ -88,6 +88,7 @@ impl<T> fmt::Debug for BiasedLock<T> {
 mod tests {
     use std::thread;
 
+    use super::super::sync::add_alone;
     use super::*;
 
     #[test]
@@ -95,21 +96,15 @@ mod tests {
         const TURNS: u64 = 2000;
         barrier::register();
         let lock = BiasedLock::new((0_u64, 0_u64));
-        let add = |value: &mut (u64, u64)| {
-            assert_eq!(value.0, value.1, "somebody is in between");
-            value.0 += 1;
-            std::hint::black_box(&mut *value);
-            value.1 += 1;
-        };
         thread::scope(|scope| {
             scope.spawn(|| {
                 for _ in 0..TURNS * 10 {
                     // SAFETY: this thread alone is the owner, and the guard is dropped at once.
-                    add(&mut *unsafe { lock.lock_as_owner() });
+                    add_alone(&mut *unsafe { lock.lock_as_owner() });
                 }
             });
             for _ in 0..2 {
-                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut lock.lock())));
+                scope.spawn(|| (0..TURNS).for_each(|_| add_alone(&mut lock.lock())));
             }
         });
         assert_eq!(lock.lock().0, TURNS * 12);
@@ -121,15 +116,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;
 
+    use super::super::sync::use_alone;
     use super::*;
-
-    /// True while a thread is inside.
-    fn use_alone(is_used: &AtomicBool) {
-        assert!(!is_used.load(Ordering::Relaxed), "two are inside");
-        is_used.store(true, Ordering::Relaxed);
-        thread::yield_now();
-        is_used.store(false, Ordering::Relaxed);
-    }
 
     #[test]
     fn one_at_a_time_is_inside() {

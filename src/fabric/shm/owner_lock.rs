@@ -119,15 +119,8 @@ impl<T> fmt::Debug for OwnerLock<T> {
 mod tests {
     use std::thread;
 
+    use super::super::sync::add_alone;
     use super::*;
-
-    /// Nobody is in between.
-    fn add(value: &mut (u64, u64)) {
-        assert_eq!(value.0, value.1, "somebody is in between");
-        value.0 += 1;
-        std::hint::black_box(&mut *value);
-        value.1 += 1;
-    }
 
     #[test]
     fn the_owner_is_alone_inside_also_as_others_come() {
@@ -138,9 +131,9 @@ mod tests {
             thread::scope(|scope| {
                 let theirs = scope.spawn(|| {
                     (0..round).for_each(|_| std::hint::spin_loop());
-                    (0..TURNS).for_each(|_| add(&mut lock.lock()));
+                    (0..TURNS).for_each(|_| add_alone(&mut lock.lock()));
                 });
-                (0..TURNS).for_each(|_| add(&mut lock.lock()));
+                (0..TURNS).for_each(|_| add_alone(&mut lock.lock()));
                 while !theirs.is_finished() {
                     let before = lock.lock().0;
                     assert!(before >= TURNS);
@@ -166,15 +159,8 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;
 
+    use super::super::sync::use_alone;
     use super::*;
-
-    /// Somebody is inside as long as this is true.
-    fn use_alone(is_used: &AtomicBool) {
-        assert!(!is_used.load(Ordering::Relaxed), "two are inside");
-        is_used.store(true, Ordering::Relaxed);
-        thread::yield_now();
-        is_used.store(false, Ordering::Relaxed);
-    }
 
     #[test]
     fn one_at_a_time_is_inside() {

@@ -580,40 +580,69 @@ mod loom_tests {
         }
     }
 
-    /// A consumer that armed the doorbell and found nothing is told of a message that comes later.
-    #[test]
-    fn no_event_is_lost() {
-        loom::model(|| {
-            let shared = Shared::new(1);
-            let consumer = Consumer::new(1, 1);
+    const MESSAGE: Arrival = Arrival {
+        imm: 7,
+        byte_len: 9,
+    };
+
+    /// A consumer that armed the doorbell and found nothing is told of messages that come later,
+    /// here `count` of them, of a producer that says that it has `published` so many.
+    fn no_event_is_lost(set_up: fn(&Doorbell), count: u32, published: Option<u32>) {
+        loom::model(move || {
+            let shared = Shared::new(count as usize);
+            set_up(&shared.doorbell);
+            let consumer = Consumer::new(count, count as usize);
             let mut taker = Taker::new(&consumer);
-            assert!(consumer.post(shared.ring(), 5, 1));
+            assert!(consumer.post(shared.ring(), 5, count));
             let theirs = shared.clone();
             let producer = thread::spawn(move || {
                 let mut producer = Producer::default();
-                assert!(producer.has_receive(theirs.ring()));
-                producer.publish(
-                    theirs.ring(),
-                    Arrival {
-                        imm: 7,
-                        byte_len: 9,
-                    },
-                );
-                if theirs.doorbell.needs_ring(true, None) {
-                    theirs.event.store(true, Ordering::Release);
+                for _ in 0..count {
+                    assert!(producer.has_receive(theirs.ring()));
+                    producer.publish(theirs.ring(), MESSAGE);
+                    if theirs.doorbell.needs_ring(true, published) {
+                        theirs.event.store(true, Ordering::Release);
+                    }
                 }
             });
             shared.doorbell.arm();
-            let found = taker.take(&shared.entries, &consumer);
+            let mut found = 0;
+            while let Some(arrival) = taker.take(&shared.entries, &consumer) {
+                assert_eq!(arrival, (5, MESSAGE));
+                found += 1;
+            }
             producer.join().expect("the producer ends");
-            assert!(found.is_some() || shared.event.load(Ordering::Acquire));
-            let arrival = found.or_else(|| taker.take(&shared.entries, &consumer));
-            let expected = Arrival {
-                imm: 7,
-                byte_len: 9,
-            };
-            assert_eq!(arrival, Some((5, expected)));
+            assert!(found == count || shared.event.load(Ordering::Acquire));
+            while taker.take(&shared.entries, &consumer).is_some() {
+                found += 1;
+            }
+            assert_eq!(found, count);
         });
+    }
+
+    #[test]
+    fn no_event_is_lost_if_the_ringer_fences() {
+        no_event_is_lost(|_| (), 1, None);
+    }
+
+    #[test]
+    fn no_event_is_lost_if_the_owner_fences() {
+        no_event_is_lost(Doorbell::set_up, 1, None);
+    }
+
+    #[test]
+    fn no_event_is_lost_as_the_owner_leaves_fencing_to_the_ringers() {
+        let few = |doorbell: &Doorbell| {
+            doorbell.set_up();
+            doorbell.note(Doorbell::LIGHT);
+        };
+        no_event_is_lost(few, 2, Some(1));
+    }
+
+    #[test]
+    fn no_event_is_lost_as_a_ringer_leaves_fencing_to_the_owner() {
+        let few = |doorbell: &Doorbell| doorbell.traffic.store(Doorbell::LIGHT, Ordering::Relaxed);
+        no_event_is_lost(few, 2, Some(Doorbell::MANY + 1));
     }
 
     /// A slot that is used again carries the new message whole, and the old one has been read.

@@ -122,22 +122,20 @@ impl Drop for Clear<'_> {
 #[cfg(all(test, not(slime_loom)))]
 mod tests {
     use std::thread;
+    use std::time::{Duration, Instant};
 
+    use rustix::time::{ClockId, clock_gettime};
+
+    use super::super::sync::add_alone;
     use super::*;
 
     #[test]
     fn one_at_a_time_is_inside() {
         const TURNS: u64 = 20_000;
         let lock = SpinLock::new((0_u64, 0_u64));
-        let add = |value: &mut (u64, u64)| {
-            assert_eq!(value.0, value.1, "somebody is in between");
-            value.0 += 1;
-            std::hint::black_box(&mut *value);
-            value.1 += 1;
-        };
         thread::scope(|scope| {
             for _ in 0..3 {
-                scope.spawn(|| (0..TURNS).for_each(|_| add(&mut lock.lock())));
+                scope.spawn(|| (0..TURNS).for_each(|_| add_alone(&mut lock.lock())));
             }
         });
         assert_eq!(lock.lock().0, TURNS * 3);
@@ -155,5 +153,25 @@ mod tests {
         };
         assert!(crate::panics::contain(panicking).is_err());
         assert_eq!(lock.try_lock().map(|value| *value), Some(7));
+    }
+
+    #[test]
+    fn a_thread_that_waits_leaves_the_processor_to_the_holder() {
+        const HELD: Duration = Duration::from_millis(300);
+        let used = || clock_gettime(ClockId::ThreadCPUTime);
+        let lock = SpinLock::new(());
+        let held = lock.lock();
+        thread::scope(|scope| {
+            let waiter = scope.spawn(|| {
+                let (began, before) = (Instant::now(), used());
+                drop(lock.lock());
+                let used = Duration::try_from(used() - before);
+                (began.elapsed(), used.expect("it does not go back"))
+            });
+            thread::sleep(HELD);
+            drop(held);
+            let (waited, used) = waiter.join().expect("it gets the lock");
+            assert!(used < waited / 10, "{used:?} of {waited:?}");
+        });
     }
 }
