@@ -122,7 +122,7 @@ impl PayloadCodec {
     /// Encodes a value to the beginning of `into` and returns how many bytes it took.
     ///
     /// # Errors
-    /// The errors of [`Codec::encode`](super::Codec::encode).
+    /// The errors of [`Codec::encode`].
     pub fn encode<T: Serialize + ?Sized>(
         self,
         value: &T,
@@ -160,7 +160,7 @@ impl PayloadCodec {
     /// Decodes a value from exactly `bytes`.
     ///
     /// # Errors
-    /// The errors of [`Codec::decode`](super::Codec::decode).
+    /// The errors of [`Codec::decode`].
     pub fn decode<T: DeserializeOwned>(self, bytes: &[u8]) -> Result<T, DecodeError> {
         match self {
             Self::Bincode => Bincode::decode(bytes),

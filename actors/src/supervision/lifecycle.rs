@@ -141,8 +141,7 @@ pub enum EndCause {
         /// The reason that the handler gave.
         why: String,
     },
-    /// The factory panicked or returned an error, or
-    /// [`Lifecycle::started`](crate::Lifecycle::started) panicked.
+    /// The factory panicked or returned an error, or [`Lifecycle::started`] panicked.
     #[error("it could not be started: {message}")]
     NotStarted {
         /// The panic's message, or the error's text.
