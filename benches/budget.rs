@@ -44,7 +44,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// Calls that are counted.
 const CALLS: u32 = 2000;
 /// Rounds of `actors` that are run, and how many fewer the second time.
-const ROUNDS: (u32, u32) = (500, 100);
+const ROUNDS: (u32, u32) = (500, 400);
 /// More than the committed figure, in parts of it, that is too much.
 const TOLERANCE: f64 = 0.03;
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
