@@ -1,16 +1,15 @@
 //! The answering end of a channel: one caller's rings at a service.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::bulk::{Bulk, Remote, Transfer};
-use super::core::responder::{self, PreparedReply, Rare, Responder, SlotRequest};
+use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::ring_request::RingRequest;
-use super::stream::StreamCredit;
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
@@ -18,9 +17,7 @@ use super::{
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
-use crate::wire::{
-    Extension, Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal, StreamPart,
-};
+use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
 /// One caller, as its service sees it. Its mailbox handles completions on one thread, which locks
 /// it at no cost; handlers may answer on others.
@@ -49,12 +46,9 @@ struct PeerChannelState {
     /// Reads payloads beyond a slot; with a native caller only.
     bulk: Option<Bulk>,
     responder: Responder,
-    /// The requests for items of the caller's streams, by the request that opened each.
-    streams: HashMap<u64, Arc<StreamCredit>>,
     /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
     violations: Violations,
-    cause: Option<LossCause>,
 }
 
 impl PeerChannel {
@@ -78,10 +72,8 @@ impl PeerChannel {
                 queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
-                streams: HashMap::new(),
                 is_flushing: false,
                 violations: Violations::default(),
-                cause: None,
             }),
             requests,
             sends,
@@ -131,11 +123,12 @@ impl PeerChannel {
                 continue;
             };
             match self.take_in(&mut core, self.profile.immediate(imm), &mut now) {
-                None => {}
-                Some(Arrived::Request(request)) => {
+                Arrival::Request(request) => {
                     deliveries.push_back(Delivery::Request(self.inbound(request)));
                 }
-                Some(arrived) => unusual.push(arrived),
+                Arrival::Noted => {}
+                Arrival::Violation(violation) => core.violations.record(violation, &self.peer),
+                arrival => unusual.push(arrival),
             }
         }
         if let Some(Err(error)) = core.queue_pairs.as_mut().map(QueuePairGroup::post_receives) {
@@ -156,7 +149,7 @@ impl PeerChannel {
         core: &mut PeerChannelState,
         imm: Immediate,
         now: &mut Option<Instant>,
-    ) -> Option<Arrived> {
+    ) -> Arrival {
         // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
         let arrived = arrived.filter(|_| imm.signal == Signal::Message);
@@ -164,32 +157,28 @@ impl PeerChannel {
         let fixed = bytes.and_then(|bytes| self.profile.decode_fixed(bytes).ok());
         match fixed {
             Some(fixed) if fixed.is_extended => self.take_in_extended(core, imm, fixed, now),
-            fixed => match self.accept(core, imm, fixed.map(FixedHeader::plain)) {
-                Ok(request) => Some(Arrived::Request(request)),
-                Err(other) => other,
-            },
+            fixed => self.accept(core, imm, fixed.map(FixedHeader::plain)),
         }
     }
 
-    /// Gives `message` to the state machine. The error is what else has arrived.
+    /// Gives `message` to the state machine.
     #[inline]
     fn accept(
         &self,
         core: &mut PeerChannelState,
         imm: Immediate,
         message: Option<(Header, Range<usize>)>,
-    ) -> Result<Box<SlotRequest>, Option<Arrived>> {
+    ) -> Arrival {
         let message = message
             .as_ref()
             .map(|(header, payload)| (header, payload.clone()));
-        let mut request = match core.responder.receive(imm, message) {
-            responder::Arrival::Request(request) => request,
-            other => return Err(core.take_in_signal(&other, &self.peer)),
-        };
-        if let Some(queue_pairs) = &mut core.queue_pairs {
+        let mut arrival = core.responder.receive(imm, message);
+        if let (Arrival::Request(request), Some(queue_pairs)) =
+            (&mut arrival, &mut core.queue_pairs)
+        {
             queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
-        Ok(request)
+        arrival
     }
 
     /// Handles a message with an extension.
@@ -200,34 +189,27 @@ impl PeerChannel {
         imm: Immediate,
         fixed: FixedHeader,
         now: &mut Option<Instant>,
-    ) -> Option<Arrived> {
-        let bytes = self.requests.bytes(core.responder.arrived(imm.slot)?);
-        let read = fixed.extension(bytes).ok();
+    ) -> Arrival {
+        let arrived = core.responder.arrived(imm.slot);
+        let read = arrived.and_then(|arrived| fixed.extension(self.requests.bytes(arrived)).ok());
         let (extension, payload) = read.unzip();
         let message = payload.map(|payload| (fixed.plain().0, payload));
-        let request = self.accept(core, imm, message);
-        let (mut request, extension) = match (request, extension) {
-            (Ok(request), Some(extension)) => (request, extension),
-            (Ok(request), None) => return Some(Arrived::Request(request)),
-            (Err(other), _) => return other,
-        };
-        // The time in flight is not known, so a request may live a little longer here than at its
-        // caller.
-        let allowed = extension.deadline_us.map(Duration::from_micros);
-        let until = |allowed| now.get_or_insert_with(Instant::now).checked_add(allowed);
-        request.expires = allowed.and_then(until);
-        if extension.stream.is_none() && extension.outside.is_none() {
-            return Some(Arrived::Request(request));
+        match (self.accept(core, imm, message), extension) {
+            (Arrival::Request(request), Some(extension)) => {
+                let now = || *now.get_or_insert_with(Instant::now);
+                core.responder.extended(request, &extension, now)
+            }
+            (arrival, _) => arrival,
         }
-        Some(core.place(request, &extension))
     }
 
     /// Handles arrivals as far as that needs no lock.
     #[cold]
-    fn attend(self: &Arc<Self>, all: Vec<Arrived>, deliveries: &mut VecDeque<Delivery>) {
+    fn attend(self: &Arc<Self>, all: Vec<Arrival>, deliveries: &mut VecDeque<Delivery>) {
         for arrived in all {
             match arrived {
-                Arrived::Request(request) => {
+                Arrival::Noted | Arrival::Violation(_) => {}
+                Arrival::Request(request) => {
                     let is_wanted = request.rare.as_ref().is_none_or(|rare| !rare.is_unwanted);
                     let inbound = self.inbound(request);
                     // Otherwise the request answers as it is dropped.
@@ -235,20 +217,20 @@ impl PeerChannel {
                         deliveries.push_back(Delivery::Request(inbound));
                     }
                 }
-                Arrived::Offered(slot, outside) => self.read(slot, outside),
-                Arrived::Next(request, Some(stream_credit)) => {
+                Arrival::Offered(slot, outside) => self.read(slot, outside),
+                Arrival::Next(request, Some(stream_credit)) => {
                     stream_credit.ask(self.inbound(request))
                 }
-                Arrived::Next(request, None) => self.inbound(request).end(),
-                Arrived::End(request, stream_credit) => {
+                Arrival::Next(request, None) => self.inbound(request).end(),
+                Arrival::End(request, stream_credit) => {
                     if let Some(stream_credit) = stream_credit {
                         stream_credit.cancel();
                     }
                     self.inbound(request).end();
                 }
-                Arrived::Cancel { slot, request_id } => {
+                Arrival::Cancel { slot, request_id } => {
                     let request = RequestId::new(self, slot, request_id);
-                    let streams: Vec<_> = self.lock().streams.values().cloned().collect();
+                    let streams = self.lock().responder.streams();
                     // Cancelling a request for an item of a stream ends the stream.
                     if !streams
                         .iter()
@@ -274,8 +256,10 @@ impl PeerChannel {
         };
         let taken = memory.take(usize::try_from(outside.len).unwrap_or(usize::MAX));
         let mut core = self.lock();
-        let PeerChannelState { cause, bulk, .. } = &mut *core;
-        let fault = match (taken, cause, bulk) {
+        let PeerChannelState {
+            responder, bulk, ..
+        } = &mut *core;
+        let fault = match (taken, responder.closed(), bulk) {
             (Ok(block), None, Some(bulk)) => {
                 let from = Remote {
                     addr: outside.addr,
@@ -330,14 +314,13 @@ impl PeerChannel {
         {
             drop(core);
             request.rare().outside = Some(payload);
-            self.attend(vec![Arrived::Request(request)], deliveries);
+            self.attend(vec![Arrival::Request(request)], deliveries);
         }
         Ok(())
     }
 
     fn post_unsent(&self, core: &mut PeerChannelState) {
-        while core.cause.is_none()
-            && let Some(queue_pairs) = &mut core.queue_pairs
+        while let Some(queue_pairs) = &mut core.queue_pairs
             && queue_pairs.has_room()
             && let Some((reply, request)) = core.responder.take_unsent()
         {
@@ -358,7 +341,7 @@ impl PeerChannel {
     pub(super) fn probe(&self) {
         let core = &mut *self.lock();
         let to = self.remote.slot(0);
-        let (None, Some(queue_pairs)) = (&core.cause, &mut core.queue_pairs) else {
+        let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return;
         };
         if let Err(error) = queue_pairs.probe(to) {
@@ -369,7 +352,7 @@ impl PeerChannel {
     /// Returns whether there is nothing to answer.
     pub(super) fn is_idle(&self) -> bool {
         let core = self.lock();
-        core.cause.is_some() || core.responder.unanswered() == 0
+        core.responder.closed().is_some() || core.responder.unanswered() == 0
     }
 
     #[inline]
@@ -388,7 +371,7 @@ impl PeerChannel {
     pub(super) fn close(&self, cause: LossCause) {
         let mut core = self.lock();
         core.close(cause);
-        let streams = std::mem::take(&mut core.streams);
+        let streams = core.responder.take_streams();
         drop(core);
         streams
             .values()
@@ -396,7 +379,7 @@ impl PeerChannel {
     }
 
     pub(super) fn closed(&self) -> Option<LossCause> {
-        self.lock().cause.clone()
+        self.lock().responder.closed().cloned()
     }
 
     /// Returns whether this is the channel of the DLSlime peer `peer`.
@@ -419,7 +402,7 @@ impl PeerChannel {
     ) -> Option<Box<Rare>> {
         let mut core = self.lock();
         let core = &mut *core;
-        let (None, Some(queue_pairs)) = (&core.cause, &mut core.queue_pairs) else {
+        let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return core.responder.answered(request);
         };
         if let Some(block) = block {
@@ -459,57 +442,7 @@ impl PeerChannel {
     }
 }
 
-/// Most streams that one caller may have open.
-const MAX_STREAMS: usize = 1024;
-
 impl PeerChannelState {
-    /// Handles an immediate that is no request.
-    #[cold]
-    fn take_in_signal(&mut self, arrival: &responder::Arrival, peer: &str) -> Option<Arrived> {
-        match *arrival {
-            responder::Arrival::Cancel { slot, request_id } => {
-                return Some(Arrived::Cancel { slot, request_id });
-            }
-            responder::Arrival::Violation(violation) => self.violations.record(violation, &peer),
-            responder::Arrival::Noted | responder::Arrival::Request(_) => {}
-        }
-        None
-    }
-
-    /// Classifies an arriving `request`.
-    #[cold]
-    fn place(&mut self, mut request: Box<SlotRequest>, extension: &Extension) -> Arrived {
-        request.rare().stream = extension.stream;
-        match extension.stream {
-            None => {}
-            Some(StreamPart::Next(stream)) => {
-                let stream_credit = self.streams.get(&stream).cloned();
-                return Arrived::Next(request, stream_credit);
-            }
-            Some(StreamPart::End(stream)) => {
-                return Arrived::End(request, self.streams.remove(&stream));
-            }
-            Some(StreamPart::Open) => {
-                self.streams
-                    .retain(|_, stream_credit| !stream_credit.is_over());
-                if self.streams.len() < MAX_STREAMS {
-                    let stream_credit = Arc::<StreamCredit>::default();
-                    self.streams
-                        .insert(request.request_id, stream_credit.clone());
-                    request.rare().stream_credit = Some(stream_credit);
-                }
-            }
-        }
-        match extension.outside {
-            Some(outside) if self.bulk.is_some() => {
-                let slot = request.slot();
-                self.responder.read_first(request);
-                Arrived::Offered(slot, outside)
-            }
-            _ => Arrived::Request(request),
-        }
-    }
-
     /// Handles the result of writing `reply`. If it was not sent, it waits for a place in the send
     /// queue.
     #[inline]
@@ -523,15 +456,15 @@ impl PeerChannelState {
 
     /// An error with the reason if the channel is closed.
     fn open(&self) -> Result<(), LossCause> {
-        self.cause.clone().map_or(Ok(()), Err)
+        self.responder.closed().cloned().map_or(Ok(()), Err)
     }
 
     fn flush(&mut self, to: RemoteSlice) -> bool {
-        let (None, Some(queue_pairs)) = (&self.cause, &mut self.queue_pairs) else {
+        let (None, Some(queue_pairs)) = (self.responder.closed(), &mut self.queue_pairs) else {
             return true;
         };
         match queue_pairs.flush(to) {
-            Ok(flushed) => flushed && !self.responder.has_unsent() && !self.responder.keeps_any(),
+            Ok(flushed) => flushed && self.responder.is_flushed(),
             Err(error) => {
                 self.close(LossCause::Fabric(error.to_string()));
                 true
@@ -540,32 +473,14 @@ impl PeerChannelState {
     }
 
     fn close(&mut self, cause: LossCause) {
-        if self.cause.is_some() {
+        if !self.responder.close(cause) {
             return;
         }
-        self.cause = Some(cause);
         if let Some(queue_pairs) = &mut self.queue_pairs {
             queue_pairs.fail();
         }
         if let Some(bulk) = &mut self.bulk {
             bulk.fail();
         }
-        self.responder.close();
     }
-}
-
-/// An arrival on the channel.
-#[derive(Debug)]
-enum Arrived {
-    Request(Box<SlotRequest>),
-    /// A request in this slot whose payload has to be read first.
-    Offered(u16, RendezvousDescriptor),
-    /// A request for an item of a stream, with the stream if it is still open.
-    Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
-    /// A request to end a stream, with the stream if it is still open.
-    End(Box<SlotRequest>, Option<Arc<StreamCredit>>),
-    Cancel {
-        slot: u16,
-        request_id: u64,
-    },
 }

@@ -1,20 +1,32 @@
-//! The answering side of a channel: the contents of its slots, without I/O or clock.
+//! The answering side of a channel: the contents of its slots and its streams, without I/O or
+//! clock.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::channel::lend::SlotToken;
 use crate::channel::stream::StreamCredit;
-use crate::channel::{PooledBuffer, Violation};
-use crate::wire::{Header, Immediate, MessageKind, Signal, StreamPart};
+use crate::channel::{LossCause, PooledBuffer, Violation};
+use crate::wire::{
+    Extension, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
+};
+
+/// Most streams that one caller may have open.
+const MAX_STREAMS: usize = 1024;
 
 /// The meaning of an arriving immediate.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// A request. Its bytes stay until it is answered (RING-1).
     Request(Box<SlotRequest>),
+    /// A request in this slot whose payload has to be read first.
+    Offered(u16, RendezvousDescriptor),
+    /// A request for an item of a stream, with the stream if it is still open.
+    Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
+    /// A request to end a stream, with the stream if it is still open.
+    End(Box<SlotRequest>, Option<Arc<StreamCredit>>),
     /// The caller no longer wants the answer to the request in this slot. It is answered
     /// nevertheless.
     Cancel {
@@ -97,6 +109,10 @@ pub(crate) struct Responder {
     unanswered: usize,
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<PreparedReply>,
+    /// The requests for items of the caller's streams, by the request that opened each.
+    streams: HashMap<u64, Arc<StreamCredit>>,
+    /// Why the side is closed; `None` while it is open.
+    cause: Option<LossCause>,
 }
 
 impl SlotRequest {
@@ -139,6 +155,8 @@ impl Responder {
             slots: requests.into_iter().zip(sends).map(slot).collect(),
             unanswered: 0,
             unsent: VecDeque::new(),
+            streams: HashMap::new(),
+            cause: None,
         }
     }
 
@@ -208,10 +226,54 @@ impl Responder {
         }
     }
 
-    /// Keeps `request` until its payload has been read.
-    pub(crate) fn read_first(&mut self, request: Box<SlotRequest>) {
-        let slot = usize::from(request.slot());
-        self.slots[slot].request = Some(request);
+    /// Classifies a request that was received with an `extension`, at `now`.
+    pub(crate) fn extended(
+        &mut self,
+        mut request: Box<SlotRequest>,
+        extension: &Extension,
+        now: impl FnOnce() -> Instant,
+    ) -> Arrival {
+        // The time in flight is not known, so a request may live a little longer here than at its
+        // caller.
+        let allowed = extension.deadline_us.map(Duration::from_micros);
+        request.expires = allowed.and_then(|allowed| now().checked_add(allowed));
+        match extension.stream {
+            None => {}
+            Some(StreamPart::Next(stream)) => {
+                request.rare().stream = extension.stream;
+                let stream_credit = self.streams.get(&stream).cloned();
+                return Arrival::Next(request, stream_credit);
+            }
+            Some(StreamPart::End(stream)) => {
+                request.rare().stream = extension.stream;
+                return Arrival::End(request, self.streams.remove(&stream));
+            }
+            Some(StreamPart::Open) => self.open_stream(&mut request),
+        }
+        match extension.outside {
+            None => Arrival::Request(request),
+            Some(outside) => {
+                let slot = request.slot();
+                self.slots[usize::from(slot)].request = Some(request);
+                Arrival::Offered(slot, outside)
+            }
+        }
+    }
+
+    fn open_stream(&mut self, request: &mut SlotRequest) {
+        self.streams
+            .retain(|_, stream_credit| !stream_credit.is_over());
+        if self.streams.len() < MAX_STREAMS {
+            let stream_credit = Arc::<StreamCredit>::default();
+            self.streams
+                .insert(request.request_id, stream_credit.clone());
+            request.rare().stream_credit = Some(stream_credit);
+        }
+    }
+
+    /// The streams that may be open.
+    pub(crate) fn streams(&self) -> Vec<Arc<StreamCredit>> {
+        self.streams.values().cloned().collect()
     }
 
     /// Takes the request in `slot` whose payload has been read, or cannot be.
@@ -226,11 +288,6 @@ impl Responder {
     /// Keeps the payload of the answer in `slot` until the caller has read it.
     pub(crate) fn keep(&mut self, slot: u16, payload: PooledBuffer) {
         self.slots[usize::from(slot)].exported = Some(payload);
-    }
-
-    /// Returns whether the caller has yet to read a payload.
-    pub(crate) fn keeps_any(&self) -> bool {
-        self.slots.iter().any(|slot| slot.exported.is_some())
     }
 
     /// Notes that `request` is answered: the caller may write into its slot once it has the answer.
@@ -261,17 +318,34 @@ impl Responder {
         Some((reply, slot.request.as_ref()?))
     }
 
-    /// Returns whether answers wait for a place in the send queue.
-    pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+    /// Returns whether neither an answer waits for a place in the send queue, nor a payload for the
+    /// caller to read it.
+    pub(crate) fn is_flushed(&self) -> bool {
+        self.unsent.is_empty() && self.slots.iter().all(|slot| slot.exported.is_none())
     }
 
-    /// Closes the side: nothing is sent any more, and nothing is read.
-    pub(crate) fn close(&mut self) {
+    /// Closes the side: nothing is sent any more, and nothing is read. Returns whether it was open.
+    pub(crate) fn close(&mut self, cause: LossCause) -> bool {
+        if self.cause.is_some() {
+            return false;
+        }
+        self.cause = Some(cause);
         self.unsent.clear();
         for slot in &mut self.slots {
             slot.exported = None;
         }
+        true
+    }
+
+    /// Why the side is closed; `None` while it is open.
+    #[inline]
+    pub(crate) fn closed(&self) -> Option<&LossCause> {
+        self.cause.as_ref()
+    }
+
+    /// Takes the streams of a side that is closed.
+    pub(crate) fn take_streams(&mut self) -> HashMap<u64, Arc<StreamCredit>> {
+        std::mem::take(&mut self.streams)
     }
 
     /// Number of unanswered requests.

@@ -1,6 +1,6 @@
 //! Two state machines face each other through random schedules, without I/O or clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -12,7 +12,26 @@ use crate::channel::core::responder::{Arrival, PreparedReply, Responder, SlotReq
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, Violation};
-use crate::wire::{Header, Immediate, MessageKind, Signal};
+use crate::wire::{
+    Extension, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
+};
+
+/// What is unusual about a request.
+#[derive(Debug, Clone, Copy)]
+enum Rare {
+    Nothing,
+    Deadline,
+    /// Its payload lies at the caller.
+    Outside,
+    OpensStream,
+    /// It asks a stream for an item, or one that is not open.
+    Next {
+        which: usize,
+    },
+    EndsStream {
+        which: usize,
+    },
+}
 
 /// One thing that may happen next.
 #[derive(Debug, Clone)]
@@ -21,9 +40,7 @@ enum Step {
         with_deadline: bool,
         transport_has_room: bool,
     },
-    DeliverRequest {
-        is_outside: bool,
-    },
+    DeliverRequest(Rare),
     /// The payload of a request has been read.
     ReadPayload,
     Answer {
@@ -53,11 +70,23 @@ enum Step {
     Reset,
 }
 
+fn any_rare() -> impl Strategy<Value = Rare> {
+    let which = || 0..3_usize;
+    prop_oneof![
+        3 => Just(Rare::Nothing),
+        1 => Just(Rare::Deadline),
+        3 => Just(Rare::Outside),
+        2 => Just(Rare::OpensStream),
+        2 => which().prop_map(|which| Rare::Next { which }),
+        1 => which().prop_map(|which| Rare::EndsStream { which }),
+    ]
+}
+
 fn any_step() -> impl Strategy<Value = Step> {
     let which = 0..8_usize;
     prop_oneof![
         6 => any::<(bool, bool)>().prop_map(|(with_deadline, full)| Step::Call { with_deadline, transport_has_room: !full }),
-        6 => any::<bool>().prop_map(|is_outside| Step::DeliverRequest { is_outside }),
+        6 => any_rare().prop_map(Step::DeliverRequest),
         3 => Just(Step::ReadPayload),
         5 => (which.clone(), any::<bool>()).prop_map(|(which, transport_has_room)| Step::Answer { which, transport_has_room }),
         3 => Just(Step::Room),
@@ -114,6 +143,8 @@ struct World {
     reading: VecDeque<(u16, bool)>,
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<(u16, CallId)>,
+    /// The streams that are open, by the request that opened each.
+    streams: BTreeSet<u64>,
     live: BTreeMap<CallId, Live>,
     /// Ended by their callers while the server still had them.
     forgotten: usize,
@@ -133,6 +164,7 @@ impl World {
             handling: Vec::new(),
             reading: VecDeque::new(),
             unsent: VecDeque::new(),
+            streams: BTreeSet::new(),
             live: BTreeMap::new(),
             forgotten: 0,
             last_arrived: None,
@@ -146,7 +178,7 @@ impl World {
                 with_deadline,
                 transport_has_room,
             } => self.call(with_deadline, transport_has_room),
-            Step::DeliverRequest { is_outside } => self.deliver_request(is_outside),
+            Step::DeliverRequest(rare) => self.deliver_request(rare),
             Step::ReadPayload => self.read_payload(),
             Step::Answer {
                 which,
@@ -208,15 +240,79 @@ impl World {
         }
     }
 
-    fn deliver_request(&mut self, is_outside: bool) {
+    /// What a request carries beside its payload.
+    fn extension(&self, rare: Rare) -> Option<Extension> {
+        let plain = Extension::default();
+        let open = |which| self.streams.iter().nth(which).copied().unwrap_or(u64::MAX);
+        let of_stream = |part| Extension {
+            stream: Some(part),
+            ..plain
+        };
+        Some(match rare {
+            Rare::Nothing => return None,
+            Rare::Deadline => Extension {
+                deadline_us: Some(7),
+                ..plain
+            },
+            Rare::Outside => Extension {
+                outside: Some(RendezvousDescriptor {
+                    addr: 0,
+                    rkey: 0,
+                    len: 0,
+                }),
+                ..plain
+            },
+            Rare::OpensStream => of_stream(StreamPart::Open),
+            Rare::Next { which } => of_stream(StreamPart::Next(open(which))),
+            Rare::EndsStream { which } => of_stream(StreamPart::End(open(which))),
+        })
+    }
+
+    /// Takes in a request that carries an `extension`.
+    fn take_extended(&mut self, request: Box<SlotRequest>, extension: &Extension) {
+        let (id, now) = (request.request_id, self.now);
+        let request = match self.responder.extended(request, extension, || now) {
+            Arrival::Request(request) => {
+                let opens = extension.stream == Some(StreamPart::Open);
+                let credit = request.rare.as_ref().map(|rare| &rare.stream_credit);
+                assert_eq!(credit.is_some_and(Option::is_some), opens);
+                if opens {
+                    self.streams.insert(id);
+                }
+                request
+            }
+            Arrival::Offered(slot, _) => return self.reading.push_back((slot, false)),
+            Arrival::Next(request, stream) => {
+                let Some(StreamPart::Next(asked)) = extension.stream else {
+                    panic!("it asks for no item")
+                };
+                assert_eq!(stream.is_some(), self.streams.contains(&asked));
+                request
+            }
+            Arrival::End(request, stream) => {
+                let Some(StreamPart::End(ended)) = extension.stream else {
+                    panic!("it ends no stream")
+                };
+                assert_eq!(stream.is_some(), self.streams.remove(&ended));
+                request
+            }
+            other => panic!("SLOT-1: a correct caller caused {other:?}"),
+        };
+        let allowed = extension.deadline_us.map(Duration::from_micros);
+        assert_eq!(request.expires, allowed.map(|allowed| now + allowed));
+        self.handling.push(request);
+    }
+
+    fn deliver_request(&mut self, rare: Rare) {
         let Some((signal, slot, id)) = self.to_server.pop_front() else {
             return;
         };
-        let header = request_header(id);
-        match self
-            .responder
-            .receive(Immediate { slot, signal }, Some((&header, 0..0)))
-        {
+        let header = Header {
+            extension: self.extension(rare),
+            ..request_header(id)
+        };
+        let imm = Immediate { slot, signal };
+        match self.responder.receive(imm, Some((&header, 0..0))) {
             Arrival::Request(request) => {
                 assert_eq!(request.request_id, id.0);
                 assert!(
@@ -225,11 +321,9 @@ impl World {
                     self.last_arrived
                 );
                 self.last_arrived = Some(id);
-                if is_outside {
-                    self.reading.push_back((request.slot(), false));
-                    self.responder.read_first(request);
-                } else {
-                    self.handling.push(request);
+                match &header.extension {
+                    Some(extension) => self.take_extended(request, extension),
+                    None => self.handling.push(request),
                 }
             }
             Arrival::Cancel { request_id, .. } => {
@@ -244,9 +338,7 @@ impl World {
                     *is_cancelled |= signal == Signal::Cancel;
                 }
             }
-            Arrival::Violation(violation) => {
-                panic!("SLOT-1: a correct caller caused {violation:?}")
-            }
+            other => panic!("SLOT-1: a correct caller caused {other:?}"),
         }
     }
 
@@ -407,6 +499,13 @@ impl World {
         self.handling.clear();
         self.reading.clear();
         self.unsent.clear();
+        assert!(self.responder.close(LossCause::Gone));
+        assert!(!self.responder.close(LossCause::Left), "it has one cause");
+        assert_eq!(self.responder.closed(), Some(&LossCause::Gone));
+        assert!(self.responder.take_unsent().is_none() && self.responder.is_flushed());
+        let streams = self.responder.take_streams();
+        let streams: BTreeSet<_> = streams.into_keys().collect();
+        assert_eq!(streams, std::mem::take(&mut self.streams));
         self.responder = Responder::of(self.slots);
         self.forgotten = 0;
         self.live.retain(|id, live| {
@@ -456,7 +555,7 @@ proptest! {
         }
         // CALL-1, SLOT-2: when everything has run dry, all credits are free.
         for _ in 0..1000 {
-            world.deliver_request(false);
+            world.deliver_request(Rare::Nothing);
             world.read_payload();
             world.answer(0, true);
             world.send_unsent();
