@@ -95,7 +95,7 @@ impl<H: RequestHandler> Actor for Instance<H> {
 /// The address of an instance, without its type.
 #[derive(Clone)]
 pub(crate) struct Address {
-    /// The queue for requests that do not come through a ring.
+    /// The queue for requests that the service's front passes on.
     pub(crate) deliveries: UnboundedSender<Delivery>,
     mailboxes: Recipient<WithMailboxes>,
     flush: Recipient<Flush>,

@@ -22,7 +22,7 @@ pub(crate) struct Mailboxes {
     geometries: Geometries,
     retry: RetryPolicy,
     sources: Vec<MailboxSource>,
-    /// Requests that arrived at the service's front, or in this process.
+    /// Requests that arrived at the service's front.
     forwarded: UnboundedReceiver<Delivery>,
 }
 
