@@ -1,4 +1,5 @@
 //! The inherent form: everything a method may be, in a private type.
+#![allow(clippy::all)]
 #![deny(warnings, missing_docs, unreachable_pub, private_interfaces)]
 
 use std::io;

@@ -1,4 +1,5 @@
 //! A service inside a function, as in a doctest.
+#![allow(clippy::all)]
 #![deny(warnings)]
 
 fn main() {
@@ -39,6 +40,9 @@ fn main() {
 
     assert_eq!(Point::METHODS, ["add", "duplicate"]);
     assert_eq!(<dyn Greeter>::NAME, "Greeter");
-    let _ = Add { other: Point { x: 1 }, more: vec![] };
+    let _ = Add {
+        other: Point { x: 1 },
+        more: vec![],
+    };
     let _ = English.greet("you".into());
 }

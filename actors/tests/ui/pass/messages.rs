@@ -1,4 +1,5 @@
 //! Messages have `Clone` and `Debug` if their arguments do.
+#![allow(clippy::all)]
 #![deny(warnings, missing_docs, unreachable_pub, private_interfaces)]
 
 use std::fmt::Debug;
@@ -51,6 +52,7 @@ trait Calculator {
 /// Says whether a type has a trait: the inherent constant is found first, if its bounds hold.
 macro_rules! has {
     ($type:ty: $trait:path) => {{
+        #[allow(dead_code)]
         trait No {
             const HAS: bool = false;
         }
@@ -71,9 +73,18 @@ fn main() {
     };
     assert_eq!(format!("{:?}", add.clone()), r#"Add { a: 1, type: ["x"] }"#);
     assert_eq!(format!("{:?}", Reset.clone()), "Reset");
-    assert_eq!(format!("{:#?}", TraitAdd { a: 1 }.clone()), "TraitAdd {\n    a: 1,\n}");
+    assert_eq!(
+        format!("{:#?}", TraitAdd { a: 1 }.clone()),
+        "TraitAdd {\n    a: 1,\n}"
+    );
     assert!(has!(Log: Clone) && has!(Log: Debug));
     assert!(!has!(Show: Clone) && has!(Show: Debug));
     assert!(!has!(Hide: Clone) && !has!(Hide: Debug));
-    let _ = (Hide { count: 1, opaque: Opaque }, Show { shown: Shown(1) }.shown.0);
+    let _ = (
+        Hide {
+            count: 1,
+            opaque: Opaque,
+        },
+        Show { shown: Shown(1) }.shown.0,
+    );
 }

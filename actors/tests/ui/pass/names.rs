@@ -1,4 +1,5 @@
 //! Names that generated code, keywords and the prelude have, too.
+#![allow(clippy::all)]
 #![deny(warnings, missing_docs, unreachable_pub, private_interfaces)]
 
 use std::marker::PhantomData;
@@ -73,7 +74,17 @@ impl r#type {
         arguments: u8,
         caller: u8,
     ) -> u8 {
-        ctx + state + request + method + message + shared + lent + item + error + formatter + arguments + caller
+        ctx + state
+            + request
+            + method
+            + message
+            + shared
+            + lent
+            + item
+            + error
+            + formatter
+            + arguments
+            + caller
     }
 }
 

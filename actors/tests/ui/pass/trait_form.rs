@@ -1,4 +1,5 @@
 //! The trait form: callers know the trait, not what implements it.
+#![allow(clippy::all)]
 #![deny(warnings, missing_docs, unreachable_pub, private_interfaces)]
 
 pub mod interface {

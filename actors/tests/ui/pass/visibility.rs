@@ -1,4 +1,5 @@
 //! Messages are as visible as their methods, clients as visible as can be.
+#![allow(clippy::all)]
 #![deny(warnings, missing_docs, unreachable_pub, private_interfaces)]
 
 pub mod services {
