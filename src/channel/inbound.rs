@@ -1,13 +1,14 @@
 //! A request, from its arrival to its answer.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Profile;
+use super::core::responder::{PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
-use super::ring_request::RingRequest;
-use super::stream::ItemSink;
-use crate::wire::{EncodeError, Fault, MessageKind};
+use super::stream::{ItemSink, StreamCredit};
+use super::{MemoryError, PooledBuffer, Profile};
+use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
 /// The properties that all requests for a service share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,11 @@ pub struct ServiceInfo {
 ///
 /// Every request is answered: dropping it answers with [`Fault::ServiceDown`].
 #[derive(Debug)]
-pub struct Inbound(RingRequest);
+pub struct Inbound {
+    channel: Arc<PeerChannel>,
+    /// `Some` until it is answered.
+    request: Option<Box<SlotRequest>>,
+}
 
 /// Identifies an unanswered request, even after it was handed to its handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,19 +50,34 @@ impl RequestId {
 
 impl Inbound {
     #[inline]
-    pub(super) fn ring(request: RingRequest) -> Self {
-        Self(request)
+    pub(super) fn new(channel: Arc<PeerChannel>, request: Box<SlotRequest>) -> Self {
+        Self {
+            channel,
+            request: Some(request),
+        }
+    }
+
+    /// The parsed request.
+    #[inline]
+    fn request(&self) -> &SlotRequest {
+        self.request.as_deref().expect("it is not answered")
+    }
+
+    #[inline]
+    fn request_mut(&mut self) -> (&PeerChannel, &mut SlotRequest) {
+        let request = self.request.as_deref_mut().expect("it is not answered");
+        (&self.channel, request)
     }
 
     /// Number of the method.
     #[inline]
     pub fn method(&self) -> u32 {
-        self.0.request().method
+        self.request().method
     }
 
     /// Alias of the caller.
     pub fn peer(&self) -> &str {
-        &self.0.channel.peer
+        &self.channel.peer
     }
 
     /// Name of the service that was called.
@@ -66,56 +86,73 @@ impl Inbound {
     }
 
     fn service_info(&self) -> &ServiceInfo {
-        &self.0.channel.service
+        &self.channel.service
     }
 
     /// The protocol of the caller.
     pub fn profile(&self) -> Profile {
-        self.0.channel.profile
+        self.channel.profile
     }
 
     /// Returns whether its caller can still be answered.
     pub fn is_connected(&self) -> bool {
-        self.0.channel.closed().is_none()
+        self.channel.closed().is_none()
     }
 
     /// When the caller stops waiting for the answer, if it said so.
     #[inline]
     pub fn expires(&self) -> Option<Instant> {
-        self.0.request().expires
+        self.request().expires
     }
 
     /// The id of this request.
     #[inline]
     pub fn id(&self) -> RequestId {
-        self.0.id()
+        let request = self.request();
+        RequestId::new(&self.channel, request.slot(), request.request_id)
     }
 
     /// The arguments, borrowed from the ring, or from the memory that they were read into if they
     /// do not fit a slot. They begin at a multiple of 8 bytes.
     #[inline]
     pub fn payload(&self) -> &[u8] {
-        self.0.payload()
+        let request = self.request();
+        match request.rare.as_ref().and_then(|rare| rare.outside.as_ref()) {
+            Some(block) => block,
+            None => &self.channel.requests.bytes(&request.arrived)[request.payload()],
+        }
     }
 
     /// The arguments in place, to be turned into the answer that
     /// [`reply_rewritten`](Self::reply_rewritten) sends.
     pub fn payload_mut(&mut self) -> &mut [u8] {
-        self.0.payload_mut()
+        let (channel, request) = self.request_mut();
+        let payload = request.payload();
+        match request.rare.as_mut().and_then(|rare| rare.outside.as_mut()) {
+            Some(block) => block,
+            None => &mut channel.requests.bytes_mut(&mut request.arrived)[payload],
+        }
     }
 
     /// The arguments, and the send memory for the answer that
     /// [`reply_written`](Self::reply_written) sends.
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
-        self.0.parts()
+        let (channel, request) = self.request_mut();
+        let payload = request.payload();
+        let payload = match request.rare.as_ref().and_then(|rare| rare.outside.as_ref()) {
+            Some(block) => block,
+            None => &channel.requests.bytes(&request.arrived)[payload],
+        };
+        let message = channel.sends.bytes_mut(&mut request.send);
+        (payload, &mut message[Header::LEN..])
     }
 
     /// Answers with a result, encoded straight into send memory. `encode` is called again, with
     /// more room, if it asks for that and the caller is native. If there is none or the result does
     /// not encode, the caller gets a [`Fault`] that says so.
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-        if let Err(error) = self.0.answer(MessageKind::Reply, encode) {
+        if let Err(error) = self.answer(MessageKind::Reply, encode) {
             self.fail(error.into());
         }
     }
@@ -123,7 +160,7 @@ impl Inbound {
     /// Answers with the first `len` bytes of the send memory among its [parts](Self::parts). If
     /// that has fewer, the caller gets a [`Fault`].
     pub fn reply_written(self, len: usize) {
-        let limit = self.0.max_in_place();
+        let limit = self.channel.geometry.max_payload();
         if len > limit {
             return self.fail(Fault::ReplyTooLarge {
                 size: len as u64,
@@ -143,33 +180,200 @@ impl Inbound {
                 limit: limit as u64,
             });
         }
-        self.0.answer_with_payload(len);
+        let (channel, request) = self.request_mut();
+        let mut header = answer_header(request, MessageKind::Reply);
+        if let Some(mut block) = request.rare.as_mut().and_then(|rare| rare.outside.take()) {
+            block.truncate(len);
+            // An empty payload has no address.
+            let block = (len > 0).then_some(block);
+            if let Some(block) = &block {
+                header.set_outside(block.outside());
+            }
+            let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
+            let len = encoded.expect("a slot has room for a header and an extension");
+            return self.send(0..len, false, block);
+        }
+        header.payload_len = len as u32;
+        let payload = request.payload();
+        // The request's header in front of the payload is no shorter than the answer's.
+        let from = payload.start - Header::LEN;
+        let message = channel.requests.bytes_mut(&mut request.arrived);
+        let encoded = header.encode(&mut message[from..]);
+        debug_assert_eq!(encoded.ok(), Some(Header::LEN));
+        self.send(from..payload.start + len, true, None);
     }
 
     /// Answers with a failure, shortened if it does not fit.
     pub fn fail(mut self, fault: Fault) {
-        self.0.fail(&fault)
+        self.fail_with(&fault);
     }
 
     /// Answers that the stream has no more items.
     pub fn end(mut self) {
-        self.0.end()
+        let (channel, request) = self.request_mut();
+        let stream = match request.rare.as_ref().and_then(|rare| rare.stream) {
+            Some(StreamPart::Next(stream) | StreamPart::End(stream)) => stream,
+            Some(StreamPart::Open) | None => request.request_id,
+        };
+        let extension = Extension {
+            stream: Some(StreamPart::End(stream)),
+            ..Extension::default()
+        };
+        let header = Header {
+            extension: Some(extension),
+            ..answer_header(request, MessageKind::Reply)
+        };
+        let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
+        let len = encoded.expect("a slot has room for a header and an extension");
+        self.send(0..len, false, None);
     }
 
     /// Returns whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
-        self.0.opens_stream()
+        let rare = self.request().rare.as_ref();
+        rare.is_some_and(|rare| rare.stream_credit.is_some())
     }
 
     /// Converts the request into the sink of a stream. Returns `None` if the caller did not open a
     /// stream; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
-        let Some(stream_credit) = self.0.take_demand() else {
+        let Some(stream_credit) = self.take_demand() else {
             self.fail(Fault::NotStreamed);
             return None;
         };
         let patience = self.service_info().stream_patience;
         Some(ItemSink::new(self, stream_credit, patience))
+    }
+
+    /// Takes the further requests for items of the stream that it opens.
+    fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
+        let (_, request) = self.request_mut();
+        request.rare.as_mut()?.stream_credit.take()
+    }
+
+    /// Answers with what `encode` writes: into send memory, or, if it asks for more and the caller
+    /// is native, into a buffer of its own.
+    #[inline]
+    fn answer(
+        &mut self,
+        kind: MessageKind,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<(), AnswerError> {
+        let (channel, request) = self.request_mut();
+        let mut header = answer_header(request, kind);
+        let message = channel.sends.bytes_mut(&mut request.send);
+        let block = match (encode(&mut message[Header::LEN..]), &channel.memory) {
+            (Ok(len), _) => {
+                header.payload_len = len as u32;
+                None
+            }
+            (Err(EncodeError::TooLarge { size, .. }), Some(memory)) => {
+                let mut block = memory
+                    .take(size)
+                    .map_err(|error| AnswerError::Memory(size, error))?;
+                let len = encode(&mut block)?;
+                block.truncate(len);
+                header.set_outside(block.outside());
+                Some(block)
+            }
+            (Err(error), _) => return Err(error.into()),
+        };
+        let encoded = header.encode(message);
+        let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
+        self.send(0..payload_at + header.payload_len as usize, false, block);
+        Ok(())
+    }
+
+    /// Answers with a failure.
+    fn fail_with(&mut self, fault: &Fault) {
+        let profile = self.channel.profile;
+        let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
+        if let Err(error) = self.answer(MessageKind::Exception, encode) {
+            tracing::error!(
+                ?error,
+                "a slot has no room for any fault; the caller will time out"
+            );
+            self.request = None;
+        }
+    }
+
+    /// Sends `bytes` of its send memory, or of other memory, as the answer, whose payload may be in
+    /// `block`. The slot then belongs to the caller again.
+    #[inline(always)]
+    fn send(&mut self, bytes: Range<usize>, is_rewritten: bool, block: Option<PooledBuffer>) {
+        let Some(request) = self.request.take() else {
+            return;
+        };
+        let reply = PreparedReply {
+            slot: request.slot(),
+            is_rewritten,
+            bytes,
+        };
+        let rare = self.channel.answer(request, reply, block);
+        if let Some(stream_credit) = rare.and_then(|rare| rare.stream_credit) {
+            // Nobody makes items of a stream that was not answered as one.
+            stream_credit.complete(None);
+        }
+    }
+}
+
+impl Drop for Inbound {
+    #[inline]
+    fn drop(&mut self) {
+        if self.request.is_some() {
+            let service = self.channel.service.name.clone();
+            self.fail_with(&Fault::ServiceDown { service });
+        }
+    }
+}
+
+/// The header of an answer without payload.
+#[inline]
+fn answer_header(request: &SlotRequest, kind: MessageKind) -> Header {
+    Header {
+        kind,
+        method: request.method,
+        request_id: request.request_id,
+        payload_len: 0,
+        extension: None,
+    }
+}
+
+/// Why a request cannot be answered with this result.
+#[derive(Debug)]
+enum AnswerError {
+    Encode(EncodeError),
+    /// There is no memory for an answer of this size.
+    Memory(usize, MemoryError),
+}
+
+impl From<EncodeError> for AnswerError {
+    fn from(error: EncodeError) -> Self {
+        Self::Encode(error)
+    }
+}
+
+impl From<AnswerError> for Fault {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Encode(EncodeError::TooLarge { size, limit })
+            | AnswerError::Memory(_, MemoryError::TooLarge { size, limit }) => {
+                Self::ReplyTooLarge {
+                    size: size as u64,
+                    limit: limit as u64,
+                }
+            }
+            AnswerError::Encode(EncodeError::Value(reason)) => Self::Raised {
+                type_name: "EncodeError".to_owned(),
+                message: format!("the reply cannot be encoded: {reason}"),
+                traceback: String::new(),
+            },
+            AnswerError::Memory(size, error) => Self::NoMemory {
+                size: size as u64,
+                reason: error.to_string(),
+                is_reply: true,
+            },
+        }
     }
 }
 

@@ -69,7 +69,6 @@ pub mod peer_connection;
 mod pending;
 mod profile;
 mod queue_pair_group;
-mod ring_request;
 mod send_queue;
 #[cfg(test)]
 mod simulation;

@@ -9,7 +9,6 @@ use super::bulk::{Bulk, Remote, Transfer};
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
-use super::ring_request::RingRequest;
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
@@ -245,7 +244,7 @@ impl PeerChannel {
 
     #[inline]
     fn inbound(self: &Arc<Self>, request: Box<SlotRequest>) -> Inbound {
-        Inbound::ring(RingRequest::new(self.clone(), request))
+        Inbound::new(self.clone(), request)
     }
 
     /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers
