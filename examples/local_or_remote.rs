@@ -46,9 +46,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         let started = Instant::now();
         count_words(&cache, text).await?;
         let way = if cache.is_local() {
-            "within its process"
+            "in its own service"
         } else {
-            "over the fabric"
+            "in another agent's service"
         };
         println!("{} counted {way} in {:?}", agent.alias(), started.elapsed());
     }

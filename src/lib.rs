@@ -27,7 +27,8 @@
 //! 3. The answer is encoded into send memory and written into the slot of the same number of the
 //!    caller's ring.
 //! 4. The waiter polls the caller's completion queue, busily for a bounded time and then asleep on
-//!    its file descriptor, and returns the credit when the answer is read.
+//!    its file descriptor, and returns the credit when the answer is read or,
+//!    if it is small, copied.
 //!
 //! # Words
 //!

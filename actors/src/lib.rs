@@ -54,8 +54,8 @@
 //! - [`RpcError`] is the error of a call, [`AgentError`] that of everything else.
 //!
 //! Folders, from the lowest: `error`, `supervision`, `client`, `service`, `memory`, `dlslime`,
-//! `agent`, `discovery`, `any_error`. A folder uses those before it only; the test of that rule
-//! names what does not yet.
+//! `agent`, `discovery`, `any_error`. A folder uses those before it only; a test checks
+//! this.
 //!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of
 //! their own, on a thread beside. The layers below, their words and the invariants that the names

@@ -485,7 +485,7 @@ impl ClientChannel {
     }
 
     /// How long a waiter polls before it sleeps.
-    pub fn patience(&self) -> Duration {
+    pub fn busy_poll(&self) -> Duration {
         self.waiting.busy_poll
     }
 

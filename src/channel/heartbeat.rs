@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn signs_of_life_go_both_ways_and_so_does_a_farewell() {
+    fn heartbeats_go_both_ways_and_so_does_a_goodbye() {
         let (mut one, mut other) = pair();
         for _ in 0..100 {
             one.send_heartbeat().unwrap();
@@ -339,8 +339,11 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_end_is_not_woken_by_signs_of_life() {
-        let is_raised = |pulse: &Heartbeat, time: Duration| {
-            let mut fds = [PollFd::from_borrowed_fd(pulse.cq.event_fd(), PollFlags::IN)];
+        let is_raised = |heartbeat: &Heartbeat, time: Duration| {
+            let mut fds = [PollFd::from_borrowed_fd(
+                heartbeat.cq.event_fd(),
+                PollFlags::IN,
+            )];
             poll(&mut fds, Some(&Timespec::try_from(time).unwrap())).unwrap() > 0
         };
         let (mut one, mut other) = pair();

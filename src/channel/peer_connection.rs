@@ -45,7 +45,7 @@ use crate::clock::later;
 pub struct PeerConnection<E> {
     /// Incarnation of this end.
     me: u64,
-    pace: RetryTiming,
+    timing: RetryTiming,
     phase: Phase<E>,
     wanted: bool,
     /// The incarnation of the peer that has last proved to be alive.
@@ -107,10 +107,10 @@ struct Opened<E> {
 impl<E: Clone> PeerConnection<E> {
     /// Makes one end of a connection, for an agent with this incarnation. It is neither wanted nor
     /// connected.
-    pub fn new(incarnation: u64, pace: RetryTiming) -> Self {
+    pub fn new(incarnation: u64, timing: RetryTiming) -> Self {
         Self {
             me: incarnation,
-            pace,
+            timing,
             phase: Phase::Idle,
             wanted: false,
             believed: None,
@@ -185,7 +185,7 @@ impl<E: Clone> PeerConnection<E> {
             // from this one.
             Input::HandshakeMessage(message)
                 if message.to != self.me || message.from == self.me => {}
-            Input::HandshakeMessage(message) => self.take_letter(message),
+            Input::HandshakeMessage(message) => self.take_message(message),
             Input::Made { session, endpoint } => self.made(session, endpoint),
             Input::Lost(session) => {
                 if self.current() == Some(session) {
@@ -207,7 +207,7 @@ impl<E: Clone> PeerConnection<E> {
     }
 
     fn look_up(&mut self, now: Instant) {
-        self.phase = Phase::Looking(later(now, self.pace.answer));
+        self.phase = Phase::Looking(later(now, self.timing.answer));
         self.actions.push_back(Action::LookUp);
     }
 
@@ -219,10 +219,10 @@ impl<E: Clone> PeerConnection<E> {
             return;
         }
         let doubled = self
-            .pace
+            .timing
             .first
             .saturating_mul(2_u32.pow(self.failures.min(16)));
-        let most = doubled.min(self.pace.last);
+        let most = doubled.min(self.timing.last);
         self.failures = self.failures.saturating_add(1);
         let share = (self.me.rotate_left(self.failures) % 1024) as u32;
         self.phase = Phase::Waiting(later(now, most / 2 + most / 2048 * share));
@@ -251,12 +251,12 @@ impl<E: Clone> PeerConnection<E> {
             session,
             peer,
             ours: None,
-            until: later(now, self.pace.answer),
+            until: later(now, self.timing.answer),
         };
         self.actions.push_back(Action::Make(session));
     }
 
-    fn take_letter(&mut self, message: HandshakeMessage<E>) {
+    fn take_message(&mut self, message: HandshakeMessage<E>) {
         let HandshakeMessage {
             from,
             session,

@@ -45,7 +45,7 @@ pub struct Local {
     life: Arc<Life<LocalIdentity>>,
 }
 
-/// The name and the mailbox of a registered agent.
+/// The name and the mail of a registered agent.
 #[derive(Debug)]
 struct LocalIdentity {
     alias: String,
@@ -133,7 +133,7 @@ impl Control for Local {
         Ok(())
     }
 
-    fn mailbox(&self) -> BoxStream<'static, MailEvent> {
+    fn mail(&self) -> BoxStream<'static, MailEvent> {
         let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
         stream::once(async move { life.begun().await })
             .filter_map(|home| async move { home })

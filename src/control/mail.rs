@@ -45,7 +45,7 @@ impl Mail {
     }
 }
 
-/// An event in a mailbox.
+/// An event in the mail of an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MailEvent {
     /// Mail from a peer or from the server.

@@ -35,7 +35,7 @@ pub use local::Local;
 pub use nanoctrl::NanoCtrl;
 #[cfg(fuzzing)]
 #[doc(hidden)]
-pub use nanoctrl::read_mailbox;
+pub use nanoctrl::read_mail;
 pub use record::PeerRecord;
 pub use secret::Secret;
 pub use service_record::ServiceRecord;
@@ -83,7 +83,7 @@ pub trait Control: Send + Sync + 'static {
 
     /// Declares the peers that this agent wants to be connected with, in place of the previous
     /// declaration. The peers are told when this agent leaves, and this agent when they do. For
-    /// each peer, `connect_peer` arrives in this agent's own mailbox.
+    /// each peer, `connect_peer` arrives in this agent's own mail.
     ///
     /// # Errors
     /// The control plane is out of reach.
@@ -101,11 +101,11 @@ pub trait Control: Send + Sync + 'static {
     /// The control plane is out of reach.
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError>;
 
-    /// Reads this agent's mailbox from its beginning; it may be opened before registering. The
+    /// Reads this agent's mail from its beginning; it may be opened before registering. The
     /// stream waits through outages and ends only after [`clean_up`](Self::clean_up). Use one
     /// reader: each [`MailEvent::Left`] goes to one of several. Mail arrives at least once, in
     /// order per sender; a reader must expect `connect_peer` for peers that it is connected with.
-    fn mailbox(&self) -> BoxStream<'static, MailEvent>;
+    fn mail(&self) -> BoxStream<'static, MailEvent>;
 
     /// Publishes a JSON record under this agent's name: `mr:<alias>:<name>`. It is published again
     /// with every new registration.
@@ -156,7 +156,7 @@ pub trait Control: Send + Sync + 'static {
     fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent>;
 
     /// Leaves: removes everything of this agent, tells its peers, and ends
-    /// [`mailbox`](Self::mailbox). Does nothing if the agent has left already.
+    /// [`mail`](Self::mail). Does nothing if the agent has left already.
     ///
     /// # Errors
     /// The control plane is out of reach; whatever could be removed is removed.

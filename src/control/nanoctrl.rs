@@ -22,7 +22,7 @@ mod address;
 mod entities;
 mod http;
 mod leases;
-mod mailbox;
+mod mail_stream;
 mod parse;
 mod renewal;
 mod session;
@@ -30,7 +30,7 @@ mod store;
 mod watch;
 
 #[cfg(fuzzing)]
-pub use self::parse::read_mailbox;
+pub use self::parse::read_mail;
 
 use self::{
     access::Access,
@@ -91,7 +91,7 @@ fn mark(registration: &mut Registration, incarnation: &str) {
 ///
 /// Bounds: [`register`](Control::register) ends within the register timeout (10 s), plus at most a
 /// second to return the name when Redis fails. Every other method ends within a few request
-/// timeouts, one for each request that it makes. An idle agent with a mailbox costs Redis two
+/// timeouts, one for each request that it makes. An idle agent that reads its mail costs Redis two
 /// commands per polling interval (5 s), some 25 per heartbeat, and one per record or entity and
 /// heartbeat; an agent that watches entities costs three more per polling interval. Unrelated keys
 /// in that Redis cost nothing, because no key is searched for.
@@ -204,7 +204,7 @@ impl NanoCtrl {
         Ok(self)
     }
 
-    /// Sets how long a blocking read of the mailbox waits, in whole seconds from 1 to 3600. It
+    /// Sets how long a blocking read of the mail waits, in whole seconds from 1 to 3600. It
     /// delays no mail, but each interval costs two Redis commands. Watchers of entities may notice
     /// an expired one that much later. Default 5 s.
     #[must_use]
@@ -474,12 +474,12 @@ impl Control for NanoCtrl {
         self.renewal().check(&session, owner)
     }
 
-    fn mailbox(&self) -> BoxStream<'static, MailEvent> {
+    fn mail(&self) -> BoxStream<'static, MailEvent> {
         let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
         let (renewal, interval) = (self.renewal(), self.poll_interval);
         stream::once(async move { life.begun().await })
             .filter_map(|session| async move { session })
-            .flat_map(move |session| mailbox::events(session, renewal.clone(), interval))
+            .flat_map(move |session| mail_stream::events(session, renewal.clone(), interval))
             .take_until(async move { end.ended().await })
             .boxed()
     }

@@ -1,7 +1,7 @@
 //! NanoCtrl, the server of the control plane: HTTP in front of Redis, compatible with
 //! `dlslime-ctrl` 0.1.23.
 //!
-//! The server itself keeps no state; agents, topology, mailboxes and records live in Redis, where
+//! The server itself keeps no state; agents, topology, mail and records live in Redis, where
 //! agents read most of them directly. A server may be restarted, or several may share a Redis,
 //! without effect on agents.
 //!

@@ -96,7 +96,7 @@ impl Peer {
         let all = Access::LOCAL_WRITE | Access::REMOTE_WRITE;
         let mut peer = Self {
             alias: alias.to_owned(),
-            mail: control.mailbox(),
+            mail: control.mail(),
             control,
             qps: Vec::new(),
             mailbox: device.register(SLOTS * SLOT_SIZE, all).unwrap(),

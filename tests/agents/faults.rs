@@ -57,7 +57,7 @@ impl Ledger {
 }
 
 /// Everything that a peer can survive.
-fn weather(seed: u64) -> Plan {
+fn random_faults(seed: u64) -> Plan {
     Plan::seeded(seed)
         .with(Fault::PeerLost.chance(0.006))
         .with(Fault::SendFails(CompletionStatus::RetryExceeded).chance(0.008))
@@ -198,7 +198,7 @@ async fn round(stage: &Stage, proxy: &Proxy<Ledger>, first: u64) -> Vec<RpcError
 /// One life of two agents under the faults of a seed. Gives back how many calls were lost with
 /// their connection.
 async fn life(seed: u64) -> (usize, [FaultStats; 2]) {
-    let plans = [weather(seed), weather(!seed)];
+    let plans = [random_faults(seed), random_faults(!seed)];
     let stage = Stage::set(&format!("faults:{seed}"), plans).await;
     let mut proxy = stage.connect().await;
     let mut lost = 0;

@@ -380,7 +380,7 @@ async fn fence_1_all_who_wait_for_a_dead_life_look_again_when_there_is_another()
         let error = driver.attach(&handle).await.unwrap_err();
         assert!(matches!(error, BufferError::OwnerGone { .. }), "{error:?}");
     };
-    let mut asked = ghost.mailbox();
+    let mut asked = ghost.mail();
     let restarted = async {
         // All are at it by the time that the dead life has been asked again and again.
         for _ in 0..4 {

@@ -298,7 +298,7 @@ async fn who_has_one_core_does_not_poll_unless_told_to() {
     ] {
         let caller = builder.start().await.unwrap();
         let proxy = caller.proxy::<Slow>(worker.alias()).await.unwrap();
-        assert_eq!(proxy.channel().unwrap().patience(), expected);
+        assert_eq!(proxy.channel().unwrap().busy_poll(), expected);
         caller.shutdown().await.unwrap();
     }
 }

@@ -524,7 +524,7 @@ async fn answer_to_open(worker: &PeerAgent, meant: Option<u64>) -> String {
         ..Registration::default()
     };
     caller.register(registration).await.unwrap();
-    let mut mailbox = caller.mailbox();
+    let mut mailbox = caller.mail();
     let record = caller.lookup(worker.alias(), Descriptor::RECORD).await;
     let record = record.unwrap().unwrap();
     let queue_pair = json!({"gid": {"subnet_prefix": 0, "interface_id": 0}, "gidx": 0, "lid": 0, "mtu": 5, "psn": 0, "qpn": 9});

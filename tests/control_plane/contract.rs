@@ -87,9 +87,9 @@ contract! {
     a_peer_is_known_while_it_is_registered
     mail_arrives_complete_and_in_order
     mail_sent_before_the_peer_registers_arrives
-    every_mailbox_is_read_from_its_beginning
-    the_mailbox_ends_when_the_agent_leaves
-    a_mailbox_asked_for_before_registering_is_read_afterwards
+    mail_is_read_from_its_beginning
+    mail_ends_when_the_agent_leaves
+    mail_asked_for_before_registering_is_read_afterwards
     records_are_seen_by_peers_until_they_are_withdrawn
     records_go_with_their_owner
     declared_peers_come_by_mail
@@ -169,12 +169,12 @@ fn aliases(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// The next event of an agent's mailbox, read from its beginning, that is not `connect_peer`.
+/// The next event of the mail of an agent, read from its beginning, that is not `connect_peer`.
 async fn next_event(agent: &dyn Control) -> Option<MailEvent> {
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let wanted = async {
         loop {
-            match mailbox.next().await {
+            match events.next().await {
                 Some(MailEvent::Mail(mail)) if mail.kind == "connect_peer" => {}
                 event => return event,
             }
@@ -185,8 +185,8 @@ async fn next_event(agent: &dyn Control) -> Option<MailEvent> {
 
 /// Asserts that nothing but `connect_peer` comes.
 async fn assert_quiet(agent: &dyn Control) {
-    let mut mailbox = agent.mailbox();
-    while let Ok(event) = timeout(A_WHILE, mailbox.next()).await {
+    let mut events = agent.mail();
+    while let Ok(event) = timeout(A_WHILE, events.next()).await {
         assert!(
             matches!(&event, Some(MailEvent::Mail(mail)) if mail.kind == "connect_peer"),
             "{event:?}"
@@ -287,7 +287,7 @@ async fn a_peer_is_known_while_it_is_registered(world: &dyn World) {
 
 async fn mail_arrives_complete_and_in_order(world: &dyn World) {
     let (sender, receiver) = (join(world, "a").await, join(world, "b").await);
-    let mut mailbox = receiver.mailbox();
+    let mut events = receiver.mail();
     for number in 0..250 {
         let mail = Mail::new("qp_ready")
             .with("peer", "a")
@@ -296,7 +296,7 @@ async fn mail_arrives_complete_and_in_order(world: &dyn World) {
         sender.send_mail("b", &mail).await.unwrap();
     }
     for number in 0..250 {
-        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        let event = timeout(SOON, events.next()).await.unwrap();
         let Some(MailEvent::Mail(mail)) = event else {
             panic!("{event:?}");
         };
@@ -315,7 +315,7 @@ async fn mail_sent_before_the_peer_registers_arrives(world: &dyn World) {
     assert_eq!(next_event(&*late).await, Some(MailEvent::Mail(mail)));
 }
 
-async fn every_mailbox_is_read_from_its_beginning(world: &dyn World) {
+async fn mail_is_read_from_its_beginning(world: &dyn World) {
     let agent = join(world, "a").await;
     let mail = Mail::new("note").with("peer", "a");
     agent.send_mail("a", &mail).await.unwrap();
@@ -327,23 +327,23 @@ async fn every_mailbox_is_read_from_its_beginning(world: &dyn World) {
     }
 }
 
-async fn the_mailbox_ends_when_the_agent_leaves(world: &dyn World) {
+async fn mail_ends_when_the_agent_leaves(world: &dyn World) {
     let agent = join(world, "a").await;
-    let mut mailbox = agent.mailbox();
-    let mut reading = mailbox.next();
+    let mut events = agent.mail();
+    let mut reading = events.next();
     let early = timeout(A_WHILE, &mut reading).await;
     assert!(early.is_err(), "{early:?}");
     agent.clean_up().await.unwrap();
     let end = timeout(SOON, reading).await;
-    assert_eq!(end.expect("the mailbox ends at once"), None);
-    assert_eq!(timeout(SOON, agent.mailbox().next()).await.unwrap(), None);
+    assert_eq!(end.expect("the stream ends at once"), None);
+    assert_eq!(timeout(SOON, agent.mail().next()).await.unwrap(), None);
 }
 
-async fn a_mailbox_asked_for_before_registering_is_read_afterwards(world: &dyn World) {
+async fn mail_asked_for_before_registering_is_read_afterwards(world: &dyn World) {
     let agent = world.agent();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let mail = Mail::new("note").with("peer", "a");
-    let (event, ()) = tokio::join!(timeout(SOON, mailbox.next()), async {
+    let (event, ()) = tokio::join!(timeout(SOON, events.next()), async {
         agent.register(named("a")).await.unwrap();
         agent.send_mail("a", &mail).await.unwrap();
     });
@@ -352,7 +352,7 @@ async fn a_mailbox_asked_for_before_registering_is_read_afterwards(world: &dyn W
 
 async fn records_are_seen_by_peers_until_they_are_withdrawn(world: &dyn World) {
     let (owner, reader) = (join(world, "w:0").await, join(world, "r").await);
-    let name = "rpc:mailbox:w:0:r";
+    let name = "rpc:events:w:0:r";
     let record = json!({"addr": u64::MAX, "length": 512_000_000, "rkey": u32::MAX, "lkey": 0});
     assert_eq!(reader.lookup("w:0", name).await.unwrap(), None);
     owner.publish(name, json!(null)).await.unwrap();
@@ -377,10 +377,10 @@ async fn records_go_with_their_owner(world: &dyn World) {
 
 async fn declared_peers_come_by_mail(world: &dyn World) {
     let agent = join(world, "a").await;
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     agent.set_topology(&aliases(&["b:0", "c"])).await.unwrap();
     for peer in ["b:0", "c"] {
-        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        let event = timeout(SOON, events.next()).await.unwrap();
         let Some(MailEvent::Mail(mail)) = event else {
             panic!("{event:?}");
         };

@@ -35,12 +35,12 @@ async fn an_agent_with_times_without_end_is_sent_mail_and_sees_entities() {
         .request_timeout(never)
         .poll_interval(never);
     agent.register(named("endless")).await.unwrap();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let mut follower = Follower::new(&agent).await;
     let other = join(&server, "", "other").await;
     let sent = Mail::new("greeting").with("peer", "other");
     other.send_mail("endless", &sent).await.unwrap();
-    let received = async { while mailbox.next().await != Some(MailEvent::Mail(sent.clone())) {} };
+    let received = async { while events.next().await != Some(MailEvent::Mail(sent.clone())) {} };
     timeout(SOON, received).await.unwrap();
     other.advertise(rpc("other/1")).await.unwrap();
     follower.until(&["other/1"]).await;

@@ -189,19 +189,19 @@ async fn recover(agent: &NanoCtrl) {
 }
 
 #[tokio::test]
-async fn after_redis_lost_everything_the_agent_and_its_mailbox_are_back() {
+async fn after_redis_lost_everything_the_agent_and_its_mail_are_back() {
     let mut server = NanoCtrlServer::start();
     let agent = agent(&server.url());
     agent.register(named("a")).await.unwrap();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     agent.send_mail("a", &Mail::new("first")).await.unwrap();
     assert_eq!(
-        mailbox.next().await,
+        events.next().await,
         Some(MailEvent::Mail(Mail::new("first")))
     );
 
     server.redis.stop();
-    let reader = tokio::spawn(async move { mailbox.next().await });
+    let reader = tokio::spawn(async move { events.next().await });
     assert_redis_is_missed(&agent).await;
     server.redis.restart();
     recover(&agent).await;
@@ -232,7 +232,7 @@ async fn an_outage_is_waited_out_without_a_busy_loop() {
     let mut server = NanoCtrlServer::start();
     let agent = agent(&server.url());
     agent.register(named("a")).await.unwrap();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     server.redis.stop();
     // Somebody else listens there now and hangs up on everybody: attempts can be counted.
     let listener = std::net::TcpListener::bind(("127.0.0.1", server.redis.port)).unwrap();
@@ -248,7 +248,7 @@ async fn an_outage_is_waited_out_without_a_busy_loop() {
         }
         attempts
     });
-    let quiet = timeout(Duration::from_secs(2), mailbox.next()).await;
+    let quiet = timeout(Duration::from_secs(2), events.next()).await;
     assert!(quiet.is_err());
     let attempts = counter.join().unwrap();
     println!("{attempts} attempts in 2 s");
@@ -257,13 +257,13 @@ async fn an_outage_is_waited_out_without_a_busy_loop() {
 }
 
 #[tokio::test]
-async fn the_mailbox_ends_at_once_during_an_outage() {
+async fn mail_ends_at_once_during_an_outage() {
     let mut server = NanoCtrlServer::start();
     let agent = agent(&server.url());
     agent.register(named("a")).await.unwrap();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     server.redis.stop();
-    let mut reader = tokio::spawn(async move { mailbox.next().await });
+    let mut reader = tokio::spawn(async move { events.next().await });
     let early = timeout(Duration::from_millis(300), &mut reader).await;
     assert!(early.is_err(), "it waits for Redis");
     let error = agent.clean_up().await.unwrap_err();
@@ -302,17 +302,17 @@ const EVERYTHING: [&str; 4] = ["agent:a", "mr:a:ring", "spec:topology:a", "servi
 async fn a_redis_that_comes_back_empty_has_everything_again_before_the_next_heartbeat() {
     let mut server = NanoCtrlServer::start();
     let agent = settled(&server).await;
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let reader = tokio::spawn(async move {
         loop {
-            if let Some(MailEvent::Mail(mail)) = mailbox.next().await
+            if let Some(MailEvent::Mail(mail)) = events.next().await
                 && mail.kind == "note"
             {
                 return mail;
             }
         }
     });
-    // Nobody calls `heartbeat` here: the mailbox notices.
+    // Nobody calls `heartbeat` here: who reads the mail notices.
     server.redis.blocks_somebody().await;
     server.redis.restart();
     let back = Instant::now();
@@ -374,9 +374,9 @@ async fn while_nanoctrl_is_away_redis_is_enough_to_stay_registered() {
 async fn a_nanoctrl_that_is_restarted_with_another_redis_is_followed_there() {
     let mut server = NanoCtrlServer::start();
     let agent = settled(&server).await;
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let reader = tokio::spawn(async move {
-        while let Some(event) = mailbox.next().await {
+        while let Some(event) = events.next().await {
             if event == MailEvent::Mail(Mail::new("note")) {
                 return;
             }
@@ -400,13 +400,13 @@ async fn mail_is_read_although_the_clock_of_redis_was_set_back() {
     let mut server = NanoCtrlServer::start();
     let agent = agent(&server.url());
     agent.register(named("a")).await.unwrap();
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let _: String = server
         .redis
         .run(&["XADD", "stream:a", "9999999999999-0", "type", "early"]);
-    let early = timeout(SOON, mailbox.next()).await.unwrap();
+    let early = timeout(SOON, events.next()).await.unwrap();
     assert_eq!(early, Some(MailEvent::Mail(Mail::new("early"))));
-    let reader = tokio::spawn(async move { mailbox.next().await });
+    let reader = tokio::spawn(async move { events.next().await });
     server.redis.blocks_somebody().await;
     server.redis.restart();
     recover(&agent).await;
@@ -483,11 +483,11 @@ fn after_a_failover_everybody_turns_to_the_new_master_although_the_old_ones_conn
         let agent = NanoCtrl::new(&url, "").unwrap();
         agent.register(named("a")).await.unwrap();
         agent.publish("ring", json!(1)).await.unwrap();
-        let mut mailbox = agent.mailbox();
+        let mut events = agent.mail();
         let mut entities = agent.watch_entities("k");
         assert_eq!(entities.next().await, Some(EntityEvent::All(Vec::new())));
         let reader = tokio::spawn(async move {
-            while let Some(event) = mailbox.next().await {
+            while let Some(event) = events.next().await {
                 if event == MailEvent::Mail(Mail::new("after")) {
                     return;
                 }

@@ -37,8 +37,8 @@ fn hash(server: &NanoCtrlServer, key: &str) -> HashMap<String, String> {
 }
 
 async fn next_event(agent: &NanoCtrl) -> Option<MailEvent> {
-    let mut mailbox = agent.mailbox();
-    let event = timeout(SOON, mailbox.next()).await;
+    let mut events = agent.mail();
+    let event = timeout(SOON, events.next()).await;
     event.expect("an event comes")
 }
 
@@ -231,11 +231,11 @@ async fn an_agent_whose_name_is_free_again_has_it_back() {
 async fn an_agent_without_scope_listens_on_both_inbox_keys() {
     let server = NanoCtrlServer::start();
     let agent = join(&server, "", "w:0").await;
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     for (key, peer) in [("inbox:w:0", "a"), (":inbox:w:0", "b")] {
         let event = format!(r#"{{"peer":"{peer}","type":"cleanup"}}"#);
         let _: i64 = server.redis.run(&["LPUSH", key, &event]);
-        let event = timeout(SOON, mailbox.next()).await.unwrap();
+        let event = timeout(SOON, events.next()).await.unwrap();
         assert_eq!(event, left(peer));
     }
 }
@@ -270,9 +270,7 @@ async fn input_1_malformed_messages_are_skipped() {
     agent.send_mail("w:0", &mail).await.unwrap();
     let _: i64 = redis.run(&["RPUSH", "inbox:w:0", r#"{"type":"cleanup","peer":"b"}"#]);
 
-    let events: Vec<MailEvent> = timeout(SOON, agent.mailbox().take(2).collect())
-        .await
-        .unwrap();
+    let events: Vec<MailEvent> = timeout(SOON, agent.mail().take(2).collect()).await.unwrap();
     assert!(events.contains(&MailEvent::Mail(mail)), "{events:?}");
     assert!(events.contains(&left("b").unwrap()), "{events:?}");
 }
@@ -670,8 +668,8 @@ impl Write for Log {
 async fn an_idle_pair_costs_less_than_one_redis_command_a_second_and_agent() {
     let server = NanoCtrlServer::start();
     let pair = [join(&server, "", "a").await, join(&server, "", "b").await];
-    let mut mailboxes = pair.each_ref().map(NanoCtrl::mailbox);
-    let [a, b] = &mut mailboxes;
+    let mut streams = pair.each_ref().map(NanoCtrl::mail);
+    let [a, b] = &mut streams;
     let window = Duration::from_secs(6);
     // The first reads connect; let that pass.
     let _ = timeout(
@@ -692,14 +690,14 @@ async fn an_idle_pair_costs_less_than_one_redis_command_a_second_and_agent() {
 async fn mail_does_not_wait_for_the_polling_interval() {
     let server = NanoCtrlServer::start();
     let agent = join(&server, "", "a").await;
-    let mut mailbox = agent.mailbox();
+    let mut events = agent.mail();
     let sender = async {
         server.redis.blocks_somebody().await;
         let sent = Instant::now();
         agent.send_mail("a", &Mail::new("note")).await.unwrap();
         sent
     };
-    let (event, sent) = tokio::join!(timeout(SOON, mailbox.next()), sender);
+    let (event, sent) = tokio::join!(timeout(SOON, events.next()), sender);
     assert_eq!(event.unwrap(), Some(MailEvent::Mail(Mail::new("note"))));
     assert!(sent.elapsed() < Duration::from_secs(1));
 }

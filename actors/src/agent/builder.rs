@@ -54,8 +54,8 @@ enum Plane {
 /// | [`call_timeout`](Timeouts::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`reconnect_wait`](Timeouts::reconnect_wait) | `SLIME_RPC_RECONNECT_WAIT_MS` | 0 | ms | for which calls wait for a peer that is lost |
 /// | [`stream_patience`](Timeouts::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
-/// | [`heartbeat`](Polling::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two signs of life to each native peer |
-/// | [`detection`](Polling::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | without a sign of life for so long, a peer is stalled |
+/// | [`heartbeat`](Polling::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two heartbeats to each native peer |
+/// | [`detection`](Polling::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | a peer that sends no heartbeat for so long is stalled |
 /// | [`raise_open_files`](Limits::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |

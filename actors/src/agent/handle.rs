@@ -409,7 +409,7 @@ impl PeerAgent {
         timeout: Duration,
     ) -> Result<Proxy<S>, AgentError> {
         let wanted = table::<S>(name);
-        let dialled = self
+        let connected = self
             .ask(ConnectService {
                 peer: peer.to_owned(),
                 wanted: wanted.clone(),
@@ -430,7 +430,7 @@ impl PeerAgent {
         let caller = Caller::new(
             setup,
             S::METHODS,
-            dialled,
+            connected,
             self.inner.call_timeout,
             self.inner.reconnect_wait,
         );

@@ -172,7 +172,7 @@ impl Actor for Supervisor {
 
     fn started(&mut self, _: &mut Context<Self>) {
         actix::spawn(self.state.clone().read_mail());
-        actix::spawn(self.state.clone().beat());
+        actix::spawn(self.state.clone().send_heartbeats());
         actix::spawn(self.state.dlslime.clone().probe());
     }
 }
@@ -261,8 +261,8 @@ impl AgentState {
     }
 
     async fn read_mail(self: Rc<Self>) {
-        let mut mailbox = self.control().mailbox();
-        while let Some(event) = mailbox.next().await {
+        let mut mail = self.control().mail();
+        while let Some(event) = mail.next().await {
             match event {
                 MailEvent::Left { peer } => self.peer_left(&peer),
                 MailEvent::Mail(mail) if QpReady::is(&mail) => self.dlslime.take_mail(&mail),
@@ -332,7 +332,7 @@ impl AgentState {
         }
     }
 
-    async fn beat(self: Rc<Self>) {
+    async fn send_heartbeats(self: Rc<Self>) {
         while !self.left.get() {
             sleep(HEARTBEAT).await;
             if self.left.get() {

@@ -35,12 +35,12 @@ impl ChannelView {
         self.0.profile()
     }
 
-    /// How long a waiter polls before it sleeps.
-    pub fn patience(&self) -> Duration {
-        self.0.patience()
+    /// Returns how long a waiter polls before it sleeps.
+    pub fn busy_poll(&self) -> Duration {
+        self.0.busy_poll()
     }
 
-    /// Why the channel is closed; `None` while it is open.
+    /// Returns why the channel is closed, or `None` while it is open.
     pub fn closed(&self) -> Option<LossCause> {
         self.0.closed()
     }

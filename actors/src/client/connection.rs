@@ -44,9 +44,9 @@ pub(crate) struct ProxySetup {
 
 impl ProxySetup {
     /// The connection that a proxy makes of a connected service.
-    pub(crate) fn reached(&self, dialled: ConnectedService) -> Connection {
-        let mut routes = dialled.table.resolve(&self.wanted);
-        if dialled.incarnation.is_some() {
+    pub(crate) fn connection_with(&self, connected: ConnectedService) -> Connection {
+        let mut routes = connected.table.resolve(&self.wanted);
+        if connected.incarnation.is_some() {
             // Towards DLSlime peers every method is typed with their codec.
             let methods = self
                 .wanted
@@ -57,17 +57,17 @@ impl ProxySetup {
                 route.take_if(|_| signature.is_some_and(|it| it.obstacle().is_some()));
             }
         }
-        for channel in dialled.parallel.iter().chain([&dialled.serial]) {
-            channel.listen(self.report_tells(dialled.table.clone()));
+        for channel in connected.parallel.iter().chain([&connected.serial]) {
+            channel.listen(self.report_tells(connected.table.clone()));
         }
-        let life = dialled.incarnation;
+        let life = connected.incarnation;
         Connection {
-            serial: CallTarget(dialled.serial),
-            parallel: dialled.parallel.map(CallTarget),
+            serial: CallTarget(connected.serial),
+            parallel: connected.parallel.map(CallTarget),
             life,
             instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
             routes,
-            table: dialled.table,
+            table: connected.table,
         }
     }
 

@@ -222,15 +222,15 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// connection is not restored; [`AgentError::ShutDown`] if the agent has been shut down.
     pub async fn ready(&self) -> Result<(), AgentError> {
         let inner = &self.caller.inner;
-        let reached = inner.current();
-        let Some(cause) = reached.lost() else {
+        let connection = inner.current();
+        let Some(cause) = connection.lost() else {
             return Ok(());
         };
         if cause == LossCause::ShutDown {
             return Err(AgentError::ShutDown);
         }
         let started = Instant::now();
-        if reached.is_native() {
+        if connection.is_native() {
             let limit = reconnect::timer(self.caller.runtime(), inner.setup.connect_timeout);
             tokio::select! {
                 biased;
@@ -294,8 +294,8 @@ impl<S: Service + ?Sized> Proxy<S> {
         &self,
         encoded: impl FnOnce(PayloadCodec) -> &'a Result<Vec<u8>, EncodeError>,
     ) -> Reply<M::Output> {
-        let reached = self.caller.reached();
-        let codec = reached.codec(S::CODEC);
+        let connection = self.caller.connection();
+        let codec = connection.codec(S::CODEC);
         let arguments = encoded(codec);
         let encode = |room: &mut [u8]| match arguments {
             Ok(bytes) => Raw::encode(bytes, room),
@@ -305,7 +305,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         let bytes = arguments.as_deref().ok();
         let made = self
             .caller
-            .make(&reached, Some(codec), M::METHOD, bytes, encode, decode);
+            .make(&connection, Some(codec), M::METHOD, bytes, encode, decode);
         made.unwrap_or_else(Reply::failed)
     }
 
@@ -321,15 +321,15 @@ impl<S: Service + ?Sized> Proxy<S> {
 
     /// A view of the present channel: its credits and counters. Every proxy has one.
     pub fn channel(&self) -> Option<ChannelView> {
-        Some(ChannelView(self.caller.reached().serial.0.clone()))
+        Some(ChannelView(self.caller.connection().serial.0.clone()))
     }
 
     /// A view of the channel of the parallel methods, if the service has some and the peer is
     /// native. Neither a busy serial method nor calls that wait for a credit of the other channel
     /// delay them.
     pub fn parallel_channel(&self) -> Option<ChannelView> {
-        let reached = self.caller.reached();
-        Some(ChannelView(reached.parallel.as_ref()?.0.clone()))
+        let connection = self.caller.connection();
+        Some(ChannelView(connection.parallel.as_ref()?.0.clone()))
     }
 
     /// Watches the peer as [`PeerAgent::watch`](crate::PeerAgent::watch) does, except that
@@ -338,7 +338,8 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// made.
     ///
     /// # Errors
-    /// The errors of [`PeerAgent::watch`](crate::PeerAgent::watch).
+    /// The errors of [`PeerAgent::watch`](crate::PeerAgent::watch), among them
+    /// [`AgentError::WatchesItself`] if the service is one of this agent.
     ///
     /// ```no_run
     /// # use futures_util::StreamExt;
@@ -485,7 +486,7 @@ const SMALL: usize = 128;
 pub struct Caller {
     inner: Arc<Inner>,
     /// The connection as of when this caller was made, and the version that it had then.
-    reached: Arc<Connection>,
+    connection: Arc<Connection>,
     version: u64,
     /// Deadline of each call.
     pub(crate) timeout: Option<Duration>,
@@ -525,8 +526,8 @@ impl Heal for Inner {
     }
 
     fn closing(&self) -> Vec<Arc<Notify>> {
-        let reached = self.current();
-        let channels = reached.channels();
+        let connection = self.current();
+        let channels = connection.channels();
         channels.map(|channel| channel.closing()).collect()
     }
 
@@ -534,9 +535,9 @@ impl Heal for Inner {
         self.current().lost()
     }
 
-    fn adopt(&self, dialled: ConnectedService) {
-        let reached = Arc::new(self.setup.reached(dialled));
-        self.current.store(reached);
+    fn adopt(&self, connected: ConnectedService) {
+        let connection = Arc::new(self.setup.connection_with(connected));
+        self.current.store(connection);
         self.version.fetch_add(1, Ordering::Release);
         self.adopted.send_replace(());
     }
@@ -555,7 +556,7 @@ impl Clone for Caller {
         let version = self.inner.version.load(Ordering::Acquire);
         Self {
             inner: self.inner.clone(),
-            reached: self.inner.current(),
+            connection: self.inner.current(),
             version,
             ..*self
         }
@@ -574,8 +575,8 @@ impl Deref for Known<'_> {
     #[inline]
     fn deref(&self) -> &Connection {
         match self {
-            Self::Still(reached) => reached,
-            Self::Replaced(reached) => reached,
+            Self::Still(connection) => connection,
+            Self::Replaced(connection) => connection,
         }
     }
 }
@@ -585,13 +586,13 @@ impl Caller {
     pub(crate) fn new(
         setup: ProxySetup,
         methods: &'static [&'static str],
-        dialled: ConnectedService,
+        connected: ConnectedService,
         timeout: Option<Duration>,
         reconnect_wait: Duration,
     ) -> Self {
-        let reached = Arc::new(setup.reached(dialled));
+        let connection = Arc::new(setup.connection_with(connected));
         Self {
-            reached: reached.clone(),
+            connection: connection.clone(),
             version: 0,
             timeout,
             reconnect_wait,
@@ -599,7 +600,7 @@ impl Caller {
             inner: Arc::new(Inner {
                 setup,
                 methods,
-                current: ArcSwap::new(reached),
+                current: ArcSwap::new(connection),
                 version: AtomicU64::new(0),
                 adopted: watch::Sender::new(()),
             }),
@@ -609,7 +610,7 @@ impl Caller {
     /// The proxy for the task that reconnects it; `None` if there is nothing that could be lost.
     pub(crate) fn healing(&self) -> Option<Weak<dyn Heal>> {
         let inner: Weak<dyn Heal> = Arc::<Inner>::downgrade(&self.inner);
-        self.reached().is_native().then_some(inner)
+        self.connection().is_native().then_some(inner)
     }
 
     pub(crate) fn peer(&self) -> &str {
@@ -623,9 +624,9 @@ impl Caller {
     /// The present connection to the service. It has to be looked up only if the connection was
     /// lost since this caller was made.
     #[inline]
-    fn reached(&self) -> Known<'_> {
+    fn connection(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
-            return Known::Still(&self.reached);
+            return Known::Still(&self.connection);
         }
         Known::Replaced(self.inner.current.load())
     }
@@ -633,7 +634,7 @@ impl Caller {
     /// Waits until calls can be made.
     pub(crate) async fn connected(&self) {
         let mut adopted = self.inner.adopted.subscribe();
-        while self.reached().lost().is_some() {
+        while self.connection().lost().is_some() {
             // The sender is in `inner`, so it is not gone.
             let _ = adopted.changed().await;
         }
@@ -647,7 +648,7 @@ impl Caller {
             }
             _ => false,
         };
-        is_lost && !self.reconnect_wait.is_zero() && self.reached().is_native()
+        is_lost && !self.reconnect_wait.is_zero() && self.connection().is_native()
     }
 
     /// The name of a method.
@@ -661,8 +662,8 @@ impl Caller {
     }
 
     fn try_call<M: Call>(&self, message: &M) -> Result<Reply<M::Output>, RpcError> {
-        let reached = self.reached();
-        let codec = reached.codec(<M::Service as Service>::CODEC);
+        let connection = self.connection();
+        let codec = connection.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         // Bytes are sent under one lock, and arguments of this type are a few bytes, as they refer
         // to nothing.
@@ -671,24 +672,26 @@ impl Caller {
         let len = is_small.then(|| encode(&mut room).ok()).flatten();
         let bytes = len.and_then(|len| room.get(..len));
         let decode = result(codec);
-        self.make(&reached, Some(codec), M::METHOD, bytes, encode, decode)
+        self.make(&connection, Some(codec), M::METHOD, bytes, encode, decode)
     }
 
     /// Calls a typed method without waiting for its result.
     pub fn tell<M: Call>(&self, message: M) -> Tell {
-        let reached = self.reached();
-        let codec = reached.codec(<M::Service as Service>::CODEC);
+        let connection = self.connection();
+        let codec = connection.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-        match self.try_tell(&reached, M::METHOD, self.timeout, encode) {
+        match self.try_tell(&connection, M::METHOD, self.timeout, encode) {
             Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
                 Ok(bytes) => Tell::later(Later::new(
                     self,
                     self.name(M::METHOD),
                     error,
                     move |caller, left| {
-                        let reached = caller.reached();
-                        caller.check_codec(&reached, Some(codec))?;
-                        caller.try_tell(&reached, M::METHOD, left, |room| Raw::encode(&bytes, room))
+                        let connection = caller.connection();
+                        caller.check_codec(&connection, Some(codec))?;
+                        caller.try_tell(&connection, M::METHOD, left, |room| {
+                            Raw::encode(&bytes, room)
+                        })
                     },
                 )),
                 Err(_) => Tell::new(Err(error)),
@@ -699,19 +702,19 @@ impl Caller {
 
     fn try_tell(
         &self,
-        reached: &Connection,
+        connection: &Connection,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<OneWayCall, RpcError> {
-        let (number, target) = self.route(reached, method)?;
+        let (number, target) = self.route(connection, method)?;
         target.tell(number, self.name(method), timeout, encode)
     }
 
     /// Calls a method that returns a stream.
     pub fn stream<M: StreamCall>(&self, message: M) -> Items<M::Item> {
-        let reached = self.reached();
-        let codec = reached.codec(<M::Service as Service>::CODEC);
+        let connection = self.connection();
+        let codec = connection.codec(<M::Service as Service>::CODEC);
         let item = |codec: PayloadCodec, answer: AnswerView<'_>| {
             if answer.is_end() {
                 return Ok(None);
@@ -721,15 +724,15 @@ impl Caller {
         let decode: Decoder<Option<M::Item>> = Decoder::View(codec, item);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let method = self.name(M::METHOD);
-        match self.try_stream(&reached, M::METHOD, self.timeout, encode, decode) {
+        match self.try_stream(&connection, M::METHOD, self.timeout, encode, decode) {
             Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
             Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
                 Ok(bytes) => {
                     let open = move |caller: &Self, left| {
-                        let reached = caller.reached();
-                        caller.check_codec(&reached, Some(codec))?;
+                        let connection = caller.connection();
+                        caller.check_codec(&connection, Some(codec))?;
                         let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
-                        caller.try_stream(&reached, M::METHOD, left, encode, decode)
+                        caller.try_stream(&connection, M::METHOD, left, encode, decode)
                     };
                     Items::later(Later::new(self, method, error, open), decode, method)
                 }
@@ -741,13 +744,13 @@ impl Caller {
 
     fn try_stream<T>(
         &self,
-        reached: &Connection,
+        connection: &Connection,
         method: usize,
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<(Reply<T>, ItemSource), RpcError> {
-        let (number, target) = self.target(reached, method)?;
+        let (number, target) = self.target(connection, method)?;
         target.open_stream(number, self.name(method), timeout, encode, decode)
     }
 
@@ -755,11 +758,11 @@ impl Caller {
     /// that has come back under the alias may use another codec (TYPE-1). Raw arguments have none.
     fn check_codec(
         &self,
-        reached: &Connection,
+        connection: &Connection,
         encoded: Option<PayloadCodec>,
     ) -> Result<(), RpcError> {
         let wanted = &self.inner.setup.wanted;
-        if encoded.is_none_or(|codec| reached.speaks(wanted, codec)) {
+        if encoded.is_none_or(|codec| connection.speaks(wanted, codec)) {
             return Ok(());
         }
         Err(RpcError::Encode {
@@ -791,35 +794,35 @@ impl Caller {
         let decode = Decoder::View(PayloadCodec::default(), |_, answer| {
             <Raw as Codec<[u8]>>::decode(answer.payload())
         });
-        self.make(&self.reached(), None, method, bytes, encode, decode)
+        self.make(&self.connection(), None, method, bytes, encode, decode)
             .unwrap_or_else(Reply::failed)
     }
 
     /// The server's number of a method, and the target of its calls.
     fn route<'a>(
         &self,
-        reached: &'a Connection,
+        connection: &'a Connection,
         method: usize,
     ) -> Result<(u32, &'a CallTarget), RpcError> {
-        let Some(route) = reached.routes.get(method).copied().flatten() else {
-            return Err(reached.no_route(&self.inner.setup.wanted, self.name(method)));
+        let Some(route) = connection.routes.get(method).copied().flatten() else {
+            return Err(connection.no_route(&self.inner.setup.wanted, self.name(method)));
         };
-        let parallel = reached.parallel.as_ref().filter(|_| route.is_parallel);
-        Ok((route.number, parallel.unwrap_or(&reached.serial)))
+        let parallel = connection.parallel.as_ref().filter(|_| route.is_parallel);
+        Ok((route.number, parallel.unwrap_or(&connection.serial)))
     }
 
     /// Makes a call over the connection that its codec was chosen for. With `bytes`, those are what
     /// `encode` writes.
     fn make<T: 'static>(
         &self,
-        reached: &Connection,
+        connection: &Connection,
         codec: Option<PayloadCodec>,
         method: usize,
         bytes: Option<&[u8]>,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let (number, target) = self.target(reached, method)?;
+        let (number, target) = self.target(connection, method)?;
         let name = self.name(method);
         match target.call(number, name, self.timeout, bytes, &mut encode, decode) {
             Ok(reply) => Ok(reply),
@@ -845,9 +848,9 @@ impl Caller {
         };
         let name = self.name(method);
         let make = move |caller: &Self, left| {
-            let reached = caller.reached();
-            caller.check_codec(&reached, codec)?;
-            let (number, target) = caller.target(&reached, method)?;
+            let connection = caller.connection();
+            caller.check_codec(&connection, codec)?;
+            let (number, target) = caller.target(&connection, method)?;
             let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
             target.call(number, name, left, Some(&bytes), encode, decode)
         };
@@ -858,13 +861,13 @@ impl Caller {
     #[inline]
     fn target<'a>(
         &self,
-        reached: &'a Connection,
+        connection: &'a Connection,
         method: usize,
     ) -> Result<(u32, &'a CallTarget), RpcError> {
-        let (number, target) = self.route(reached, method)?;
+        let (number, target) = self.route(connection, method)?;
         // A parallel method answers while its service waits for it.
-        let is_serial = std::ptr::eq(target, &reached.serial);
-        if is_serial && reached.instance.is_some_and(current_handler::is_of) {
+        let is_serial = std::ptr::eq(target, &connection.serial);
+        if is_serial && connection.instance.is_some_and(current_handler::is_of) {
             return Err(RpcError::OwnService {
                 service: self.inner.setup.wanted.name.clone(),
             });

@@ -161,5 +161,5 @@ pub(crate) trait Heal: Send + Sync {
     /// What ended the connection.
     fn lost(&self) -> Option<LossCause>;
     /// Gives the proxy a new connection.
-    fn adopt(&self, dialled: ConnectedService);
+    fn adopt(&self, connected: ConnectedService);
 }

@@ -22,7 +22,7 @@ const SPINS_IN_PLACE: usize = 256;
 
 /// After this time without an answer, a busy poller yields the core on every poll: where cores are
 /// fewer than pollers, it may be what keeps the other side from running.
-pub(crate) const ALONE: Duration = Duration::from_micros(20);
+pub(crate) const SPIN_BEFORE_YIELD: Duration = Duration::from_micros(20);
 
 /// The reply to a call that has been sent already: the request was posted when the method was
 /// called, not when this is first polled. Dropping it cancels the call.
@@ -244,7 +244,7 @@ impl<T> Reply<T> {
         busy: BusyPoll,
     ) -> Option<Poll<Concluded<T>>> {
         let patience = match &self.state {
-            ReplyState::Called(call, ..) => call.channel().patience(),
+            ReplyState::Called(call, ..) => call.channel().busy_poll(),
             _ => return None,
         };
         if patience.is_zero() {
@@ -268,7 +268,7 @@ impl<T> Reply<T> {
             if now.duration_since(since) >= patience {
                 return None;
             }
-            if now.duration_since(since) >= ALONE {
+            if now.duration_since(since) >= SPIN_BEFORE_YIELD {
                 std::thread::yield_now();
             }
             match (busy, waker) {

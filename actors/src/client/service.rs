@@ -35,9 +35,9 @@ pub trait Service: 'static {
     const NAME: &'static str;
     /// Names of the methods, in code-point order.
     const METHODS: &'static [&'static str];
-    /// Whether each method runs beside the others; see [`Share`](crate::Share).
+    /// For each method, `true` if it runs beside the others; see [`Share`](crate::Share).
     const PARALLEL: &'static [bool];
-    /// Whether each method returns a stream of items; see [`StreamCall`].
+    /// For each method, `true` if it returns a stream of items; see [`StreamCall`].
     const STREAMS: &'static [bool];
     /// The types that each method takes and returns.
     ///

@@ -37,7 +37,7 @@ use crate::{EndCause, Ran, RpcError};
 pub struct Tell(TellState);
 
 enum TellState {
-    Told(OneWayCall),
+    Sent(OneWayCall),
     /// The peer is away.
     Later(Box<Later<OneWayCall>>),
     Failed(RpcError),
@@ -47,7 +47,7 @@ enum TellState {
 impl Tell {
     pub(crate) fn new(told: Result<OneWayCall, RpcError>) -> Self {
         Self(match told {
-            Ok(call) => TellState::Told(call),
+            Ok(call) => TellState::Sent(call),
             Err(error) => TellState::Failed(error),
         })
     }
@@ -62,10 +62,10 @@ impl Future for Tell {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match std::mem::replace(&mut self.0, TellState::Done) {
-            TellState::Told(mut call) => match call.poll_taken(context.waker()) {
+            TellState::Sent(mut call) => match call.poll_taken(context.waker()) {
                 Poll::Ready(()) => Poll::Ready(Ok(())),
                 Poll::Pending => {
-                    self.0 = TellState::Told(call);
+                    self.0 = TellState::Sent(call);
                     Poll::Pending
                 }
             },
@@ -88,7 +88,7 @@ impl Future for Tell {
 impl fmt::Debug for Tell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0 {
-            TellState::Told(_) => "Tell(told)",
+            TellState::Sent(_) => "Tell(sent)",
             TellState::Later(_) => "Tell(later)",
             TellState::Failed(_) => "Tell(failed)",
             TellState::Done => "Tell(done)",

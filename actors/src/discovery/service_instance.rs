@@ -106,7 +106,7 @@ impl ServiceInstance {
         self.record.is_on_this_host()
     }
 
-    /// How well the service fits the version that discovery was asked for.
+    /// Returns how well the service fits the version that discovery was asked for.
     pub fn compatibility(&self) -> &Compatibility {
         &self.compatibility
     }

@@ -114,10 +114,10 @@ impl DlslimePeers {
             Some(Pair::Calling { channel, .. }) if channel.closed().is_none() => {
                 Ok(Claim::Connected(channel.clone()))
             }
-            Some(Pair::Dialing(_)) => Ok(Claim::Others),
+            Some(Pair::Connecting(_)) => Ok(Claim::Others),
             Some(Pair::Calling { .. }) | None => {
                 let (tell, told) = mpsc::channel(16);
-                pairs.insert(peer, Pair::Dialing(tell));
+                pairs.insert(peer, Pair::Connecting(tell));
                 Ok(Claim::Ours(told))
             }
         }

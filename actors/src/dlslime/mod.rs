@@ -62,7 +62,7 @@ impl DlslimePeers {
             pairs.unpark(peer);
             match pairs.get(peer) {
                 // A proxy in the making stays: it is for the peer's next incarnation.
-                Some(Pair::Dialing(_)) => None,
+                Some(Pair::Connecting(_)) => None,
                 _ => pairs.remove(peer),
             }
         };

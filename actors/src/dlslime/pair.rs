@@ -30,7 +30,7 @@ pub(crate) struct Pairs {
 /// The connection with one peer.
 pub(super) enum Pair {
     /// A proxy is being made; it receives every `qp_ready`.
-    Dialing(mpsc::Sender<QpReady>),
+    Connecting(mpsc::Sender<QpReady>),
     /// All proxies to the peer share this channel.
     Calling {
         channel: Arc<ClientChannel>,

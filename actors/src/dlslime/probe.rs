@@ -11,7 +11,7 @@ use super::DlslimePeers;
 use super::pair::Pair;
 
 /// How long to wait for an instance whose handler keeps its thread busy.
-const LATEST: Duration = Duration::from_millis(100);
+const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl DlslimePeers {
     /// Writes to every DLSlime peer at intervals, until the agent leaves.
@@ -31,7 +31,7 @@ impl DlslimePeers {
             Pair::Serving(serving) => {
                 called.insert(serving.service.clone());
             }
-            Pair::Dialing(_) => {}
+            Pair::Connecting(_) => {}
         });
         for service in called {
             let running = self.services.borrow().get(&service).cloned();
@@ -42,7 +42,7 @@ impl DlslimePeers {
                 Ok(())
             };
             // An instance that has ended has no callers; a busy one is asked again later.
-            let _ = timeout(LATEST, running.front().mailbox(memory, probe)).await;
+            let _ = timeout(PROBE_TIMEOUT, running.front().mailbox(memory, probe)).await;
         }
     }
 }

@@ -50,7 +50,7 @@ impl DlslimePeers {
     fn take_qp_ready(self: &Rc<Self>, ready: QpReady) {
         let mut pairs = self.pairs.borrow_mut();
         let begun = match pairs.get(&ready.peer) {
-            Some(Pair::Dialing(waiter)) => {
+            Some(Pair::Connecting(waiter)) => {
                 if waiter.try_send(ready).is_err() {
                     tracing::debug!("more qp_ready than a dialling proxy can take");
                 }

@@ -106,8 +106,8 @@ impl Devices {
         let mut devices = vec![Opened::new(opener, fabric::SHM, None, limits)?];
         match topology.first_usable() {
             None => {
-                static SAID: Once = Once::new();
-                SAID.call_once(|| {
+                static WARNED: Once = Once::new();
+                WARNED.call_once(|| {
                     tracing::info!(
                         "this host has no usable RDMA port; shared memory joins peers on it"
                     );

@@ -24,7 +24,7 @@ use slimerpc::channel::{Delivery, LossCause, RequestId};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
-use crate::client::reply::ALONE;
+use crate::client::reply::SPIN_BEFORE_YIELD;
 use crate::service::instance::Instance;
 use crate::service::instance::InstanceCommand;
 use crate::service::mailboxes::SharedMailboxes;
@@ -35,14 +35,14 @@ use crate::supervision::lifecycle::guarded;
 use crate::{Dispatch, EndCause, Finished, Request};
 
 /// Requests handled in a row before the arbiter's other tasks get a turn.
-const TURN: usize = 64;
+const BATCH_BUDGET: usize = 64;
 /// Empty polls before yielding to the arbiter's other tasks: some microseconds, compared with a
 /// fraction of one that their turn takes when there is nothing to do.
 const SPINS: usize = 128;
 /// Empty polls before yielding while a handler awaits one of those tasks.
 const SPINS_AWAITING: usize = 16;
 /// How long a service that is to end accepts what had arrived before.
-const ALL: Duration = Duration::from_millis(100);
+const DRAIN_GRACE: Duration = Duration::from_millis(100);
 
 /// Handles the requests from the rings.
 pub(crate) trait RequestHandler: Unpin + 'static {
@@ -380,7 +380,7 @@ impl Rings {
         let stage = match stage {
             Stage::Asked(tell) => {
                 // Bounded, because a caller may write as fast as this reads.
-                let until = Instant::now() + ALL;
+                let until = Instant::now() + DRAIN_GRACE;
                 while self.collect(handler) && Instant::now() < until {}
                 Stage::Draining(tell)
             }
@@ -404,7 +404,7 @@ impl Rings {
     /// Polls for arrivals for a bounded time, then arms the queue and sleeps.
     fn poll_rings<H: RequestHandler>(&mut self, handler: &mut H, task: &mut TaskContext<'_>) {
         self.drain(handler, task);
-        let mut left = TURN;
+        let mut left = BATCH_BUDGET;
         let mut active = self.run(handler, task, &mut left);
         let mut spins = 0;
         // At least once, for deliveries that were taken from the queues but not looked at.
@@ -433,7 +433,7 @@ impl Rings {
         }
         let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < self.busy_poll {
-            if idle >= ALONE {
+            if idle >= SPIN_BEFORE_YIELD {
                 std::thread::yield_now();
             }
             task.waker().wake_by_ref();

@@ -105,7 +105,7 @@ pub enum Dispatch<'state> {
 /// A parallel handler. It does nothing until it is polled.
 pub type Parallel = Pin<Box<dyn Future<Output = Finished> + Send>>;
 
-/// How an async handler ended.
+/// The outcome of an async handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
     /// The handler answered.

@@ -41,7 +41,8 @@ impl<A> Start<A> {
         self.cause.as_ref()
     }
 
-    /// How often the service has been restarted, this time included: 0 for the first instance.
+    /// Returns how often the service has been restarted, this time included: 0 for the first
+    /// instance.
     pub fn restarts(&self) -> u64 {
         self.restarts
     }

@@ -341,8 +341,8 @@ fn an_attempt_at_a_dead_life_is_given_up_as_soon_as_there_is_another() {
 
 #[test]
 fn attempts_come_ever_later_but_not_later_than_the_pace_says() {
-    let pace = RetryTiming::default();
-    let (mut link, mut now) = (PeerConnection::<u64>::new(US, pace), Instant::now());
+    let timing = RetryTiming::default();
+    let (mut link, mut now) = (PeerConnection::<u64>::new(US, timing), Instant::now());
     link.handle(Input::Want, now);
     let mut waits = Vec::new();
     for _ in 0..40 {
@@ -352,9 +352,9 @@ fn attempts_come_ever_later_but_not_later_than_the_pace_says() {
         now = until;
         link.handle_timeout(now);
     }
-    assert!(waits[0] <= pace.first && waits.iter().all(|wait| *wait <= pace.last));
+    assert!(waits[0] <= timing.first && waits.iter().all(|wait| *wait <= timing.last));
     assert!(
-        waits[39] >= pace.last / 2 && waits[3] > 2 * waits[0],
+        waits[39] >= timing.last / 2 && waits[3] > 2 * waits[0],
         "{waits:?}"
     );
     link.handle(Input::Leave, now);

@@ -77,9 +77,9 @@ pub(super) struct Live {
 }
 
 impl Peer {
-    pub(super) fn new(incarnation: u64, pace: RetryTiming, slots: usize) -> Self {
+    pub(super) fn new(incarnation: u64, timing: RetryTiming, slots: usize) -> Self {
         Self {
-            link: PeerConnection::new(incarnation, pace),
+            link: PeerConnection::new(incarnation, timing),
             timer: None,
             making: None,
             made: None,

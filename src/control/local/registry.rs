@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use super::service_directory::ServiceDirectory;
 use crate::control::{Mail, MailEvent, PeerRecord, Registration};
 
-/// Most events that a mailbox keeps; like the server's streams, it drops older ones.
+/// Most events that are kept for an agent; like the server's streams, it drops older ones.
 const MAILBOX_CAPACITY: usize = 1000;
 
-/// Agents, mailboxes (also of peers that are not up yet), and the entities that agents have
+/// Agents, their mail (also of peers that are not up yet), and the entities that agents have
 /// advertised.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
@@ -123,7 +123,7 @@ impl Registry {
         self.lock().agents.get(alias).map(|it| it.record.clone())
     }
 
-    /// Adds an event to a mailbox, of an agent or of a peer that is not up yet.
+    /// Adds an event to the mail of an agent or of a peer that is not up yet.
     pub(super) fn post(&self, alias: &str, event: MailEvent) {
         self.lock().mail(alias).push(event);
     }
@@ -184,7 +184,7 @@ fn connect_peer(peer: &str) -> Mail {
         .with("timestamp", now.as_secs_f64().to_string())
 }
 
-/// A mailbox: a log that every reader reads from the beginning.
+/// Mail: a log that every reader reads from the beginning.
 #[derive(Debug)]
 pub(super) struct MailLog {
     log: Mutex<Log>,
@@ -249,7 +249,7 @@ mod tests {
     use futures_util::StreamExt;
 
     #[tokio::test]
-    async fn input_1_a_mailbox_nobody_reads_keeps_only_the_newest_events() {
+    async fn input_1_mail_that_nobody_reads_keeps_only_the_newest_events() {
         let log = Arc::new(MailLog::default());
         for number in 0..MAILBOX_CAPACITY + 5 {
             log.push(MailEvent::Left {

@@ -125,9 +125,9 @@ pub(super) fn entity_event(message: &[u8]) -> Result<(i64, EntityEvent), &'stati
     Ok((revision, event))
 }
 
-/// Reads any answer of Redis in each way that mailboxes and watches do: for fuzzing.
+/// Reads any answer of Redis in each way that readers of mail and watches do: for fuzzing.
 #[cfg(fuzzing)]
-pub fn read_mailbox(answer: &[u8]) {
+pub fn read_mail(answer: &[u8]) {
     if let Ok(value) = redis::parse_redis_value(answer) {
         newest_id(&value);
         notice(value.clone());

@@ -145,10 +145,10 @@ impl Rule {
 /// let script = Plan::new()
 ///     .with(Fault::CompletionFails(CompletionStatus::RetryExceeded).nth(3).of(Opcode::Read))
 ///     .with(Fault::PeerLost.nth(100).on(0));
-/// let weather = Plan::seeded(42)
+/// let faults = Plan::seeded(42)
 ///     .with(Fault::Delayed(Duration::from_millis(2)).chance(0.05))
 ///     .with(Fault::PeerLost.chance(0.001));
-/// # let _ = (script, weather);
+/// # let _ = (script, faults);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct Plan {

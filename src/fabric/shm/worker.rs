@@ -268,7 +268,7 @@ impl Routine {
                 match event.data.u64() {
                     LISTENER => self.accept(Instant::now()),
                     COMMANDS => {
-                        if self.obey() {
+                        if self.apply() {
                             return;
                         }
                     }
@@ -416,7 +416,7 @@ impl Routine {
     }
 
     /// Carries out commands. Returns whether to end.
-    fn obey(&mut self) -> bool {
+    fn apply(&mut self) -> bool {
         eventfd::lower(&self.core.control);
         let commands = std::mem::take(&mut *lock(&self.core.commands));
         for command in commands {

@@ -1,4 +1,4 @@
-//! Whatever stands in a mailbox is mail or an error; what native agents write to each other by it
+//! Whatever stands in an agent.s stream is mail or an error; what native agents write to each other by it
 //! is read or refused; and a link that is told any letters stays within its rules.
 #![no_main]
 
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::fuzz_target;
 use slimerpc::channel::peer_connection::{Action, Body, HandshakeMessage, Input, PeerConnection, RetryTiming, Session};
-use slimerpc::control::{Mail, read_mailbox};
+use slimerpc::control::{Mail, read_mail};
 use slimerpc_actors::fuzzing::read_handshake;
 
 #[derive(Debug, Arbitrary)]
@@ -157,7 +157,7 @@ impl Shell {
 
 fuzz_target!(|case: Case<'_>| {
     match case {
-        Case::Answer(answer) => read_mailbox(answer),
+        Case::Answer(answer) => read_mail(answer),
         Case::Body(kind, body) => {
             let kind = KINDS[usize::from(kind) % KINDS.len()];
             let mail = Mail::new(kind).with("peer", "worker:0").with("body", body);

@@ -1,5 +1,6 @@
 //! Connects a proxy with a service, of a peer or of this agent. An agent that calls itself lets
-//! itself in, without mail; everything else is as with a peer.
+//! itself in, without mail; everything else about the channel is as with a peer. It neither
+//! declares itself as wanted, nor watches itself, nor sends itself heartbeats.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -391,7 +391,7 @@ impl AgentState {
             Effect::HeartbeatEvent(at) => {
                 monitor.heard.send_modify(|heard| *heard = at.max(*heard))
             }
-            Effect::Told(event) => {
+            Effect::Event(event) => {
                 if event.is_end() {
                     monitor.ended.replace(Some(event.clone()));
                 }

@@ -13,7 +13,7 @@ use crate::client::reconnect::Heal;
 /// How long one attempt may take.
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Time between two checks that the proxy still exists while its peer is away.
-const AWAY: Duration = Duration::from_secs(1);
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps a proxy connected for as long as it exists.
 #[derive(Message)]
@@ -58,7 +58,7 @@ impl AgentState {
             if self.left.get() {
                 return false;
             }
-            if !self.await_peer(&peer, AWAY).await {
+            if !self.await_peer(&peer, LOOK_INTERVAL).await {
                 continue;
             }
             let Some(request) = proxy.upgrade().map(|proxy| ConnectService {

@@ -83,7 +83,7 @@ impl Stranger {
 
     async fn new(scope: &str) -> Self {
         let control = Local::new(scope);
-        let mail = control.mailbox();
+        let mail = control.mail();
         let registration = Registration {
             alias: Some(Self::ALIAS.to_owned()),
             ..Registration::default()

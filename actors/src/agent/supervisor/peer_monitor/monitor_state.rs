@@ -67,7 +67,7 @@ pub(super) enum Effect {
     Listen,
     Up(u64),
     Down(u64, LossCause),
-    Told(PeerEvent),
+    Event(PeerEvent),
     /// This incarnation of the peer sends no heartbeats: find out whether it is gone.
     Inquire(u64),
     /// The peer sent a heartbeat at this time.
@@ -114,7 +114,7 @@ impl MonitorState {
         }
         let was_up = std::mem::replace(&mut self.was_up, true);
         effects.push(Effect::Up(peer));
-        effects.push(Effect::Told(if was_up {
+        effects.push(Effect::Event(if was_up {
             PeerEvent::Reconnected { incarnation: peer }
         } else {
             PeerEvent::Connected { incarnation: peer }
@@ -220,7 +220,7 @@ impl MonitorState {
         // failed. After that it is most likely dead.
         self.lost = Some((peer, now + STALE_RETRY / 2));
         effects.push(Effect::Down(peer, cause.clone()));
-        effects.push(Effect::Told(match cause {
+        effects.push(Effect::Event(match cause {
             LossCause::Left => PeerEvent::Left,
             cause => PeerEvent::Lost { cause },
         }));
@@ -288,7 +288,7 @@ impl MonitoredEnd {
             }
         }
         if let Some(change) = change {
-            effects.push(Effect::Told(match change {
+            effects.push(Effect::Event(match change {
                 Change::Stalled => PeerEvent::Stalled,
                 Change::Recovered => PeerEvent::Recovered,
             }));

@@ -1,4 +1,4 @@
-//! The mailbox: the agent's stream and its inbox lists, as one stream of events.
+//! The mail of an agent: its stream and its inbox lists, as one stream of events.
 //!
 //! Each is read with blocking commands on a connection of its own, so an idle agent costs two
 //! commands per waiting time. No task is spawned: the connections are read only while the stream is
@@ -204,7 +204,7 @@ impl Reader {
             self.session.store.suspect(error);
         }
         let pauses = self.outage.get_or_insert_with(|| {
-            tracing::warn!(alias, source = ?self.source, %failure, "mailbox cannot be read; waiting");
+            tracing::warn!(alias, source = ?self.source, %failure, "the agent's stream cannot be read; waiting");
             // Redis may have moved; NanoCtrl then knows where.
             self.renewal.look_soon();
             BACKOFF.pauses()
@@ -216,7 +216,7 @@ impl Reader {
 
     fn outage_is_over(&mut self) {
         if self.outage.take().is_some() {
-            tracing::info!(alias = self.session.alias, source = ?self.source, "mailbox can be read again");
+            tracing::info!(alias = self.session.alias, source = ?self.source, "the agent's stream can be read again");
             self.renewal.look_soon();
         }
     }
