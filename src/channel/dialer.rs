@@ -24,13 +24,13 @@ pub(super) const OWNER: u64 = 0;
 /// The calling end of a channel, before the peer's end is known.
 #[derive(Debug)]
 pub struct Dialer {
-    queue_pairs: QueuePairGroup,
+    pub(super) queue_pairs: QueuePairGroup,
     queue: QueueHalves,
     /// Used with a native peer only.
     bulk: Option<(Bulk, Arc<BufferPool>)>,
     sends: (Ring, Vec<SlotToken>),
     replies: (Ring, Vec<SlotToken>),
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
     profile: Profile,
     /// How often the queue pairs have been connected.
     reached: u64,
@@ -54,21 +54,7 @@ impl Dialer {
         Ok(dialer)
     }
 
-    /// Creates queue pairs and rings, ready to receive, for a DLSlime peer, with any number of
-    /// queue pairs.
-    ///
-    /// # Errors
-    /// The number is 0 or more than 64, or the device refuses.
-    pub fn compatible(
-        device: &dyn Device,
-        geometry: Geometry,
-        retry: RetryPolicy,
-        queue_pairs: usize,
-    ) -> Result<Self, ConnectError> {
-        Self::create(device, geometry, retry, queue_pairs, Profile::Compatible)
-    }
-
-    fn create(
+    pub(super) fn create(
         device: &dyn Device,
         geometry: Geometry,
         retry: RetryPolicy,
@@ -126,12 +112,7 @@ impl Dialer {
         }
     }
 
-    /// The queue pairs to send to a DLSlime peer.
-    pub fn queue_pairs(&self) -> Vec<QueuePairInfo> {
-        self.queue_pairs.addresses()
-    }
-
-    /// The ring to send to a DLSlime peer.
+    /// The ring that the peer writes replies into.
     pub fn ring(&self) -> RingAddress {
         self.replies.0.address()
     }
@@ -167,22 +148,12 @@ impl Dialer {
         Ok(self.open(peer, remote, waiting))
     }
 
-    /// Makes a channel to a DLSlime peer whose queue pairs have been [connected](Self::reach) and
-    /// whose mailbox is `ring`.
-    ///
-    /// # Errors
-    /// The mailbox does not fit this side's geometry.
-    pub fn connect_compatible(
+    pub(super) fn open(
         self,
         peer: &str,
-        ring: &RingAddress,
+        remote: RemoteRing,
         waiting: WaitPolicy,
-    ) -> Result<Arc<ClientChannel>, ConnectError> {
-        let remote = ring.compatible_ring(self.geometry)?;
-        Ok(self.open(peer, remote, waiting))
-    }
-
-    fn open(self, peer: &str, remote: RemoteRing, waiting: WaitPolicy) -> Arc<ClientChannel> {
+    ) -> Arc<ClientChannel> {
         let ((mut sends, mut claims), (mut replies, mut replied)) = (self.sends, self.replies);
         // A slot must exist at both ends.
         let slots = remote.geometry.slots().min(self.geometry.slots());

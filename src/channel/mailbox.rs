@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use super::bulk::Bulk;
 use super::callers::{Callers, Key};
+use super::dlslime::Arriving;
 use super::inbound::{Inbound, RequestId};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::peer_channel::PeerChannel;
 use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
 use super::{
-    BufferPool, ConnectError, Endpoint, Geometries, Geometry, LossCause, Profile, QueuePairInfo,
-    RingAddress, ServiceInfo, Violations,
+    BufferPool, ConnectError, Endpoint, Geometries, Geometry, LossCause, Profile, ServiceInfo,
+    Violations,
 };
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, FabricError, Poller, RetryPolicy,
@@ -36,26 +37,17 @@ const CALLERS: u32 = 1024;
 /// requests may be answered on others.
 #[derive(Debug)]
 pub struct Mailbox {
-    memory: Arc<BufferPool>,
+    pub(super) memory: Arc<BufferPool>,
     cq: Arc<dyn CompletionQueue>,
     poller: Box<dyn Poller>,
-    geometries: Geometries,
+    pub(super) geometries: Geometries,
     retry: RetryPolicy,
     service: Arc<ServiceInfo>,
     pub(super) callers: Callers,
     /// DLSlime callers whose rings are not known yet.
-    arriving: Vec<Arriving>,
+    pub(super) arriving: Vec<Arriving>,
     /// Completions are polled into this.
     batch: Box<[Completion]>,
-}
-
-/// A DLSlime caller with queue pairs only.
-#[derive(Debug)]
-struct Arriving {
-    peer: String,
-    queue_pairs: QueuePairGroup,
-    key: Key,
-    is_reached: bool,
 }
 
 /// An event that a mailbox delivers.
@@ -139,98 +131,8 @@ impl Mailbox {
         }
     }
 
-    /// Returns the queue pairs for a DLSlime caller, and makes them if there are none. They must be
-    /// sent to the caller.
-    ///
-    /// # Errors
-    /// The number of queue pairs is impossible, the completion queue is full, or the device
-    /// refuses.
-    pub fn prepare(
-        &mut self,
-        peer: &str,
-        queue_pairs: usize,
-    ) -> Result<Vec<QueuePairInfo>, ConnectError> {
-        let found = self.arriving.iter().find(|arriving| arriving.peer == peer);
-        if let Some(arriving) = found {
-            return Ok(arriving.queue_pairs.addresses());
-        }
-        let (key, queue_pairs) = match self.take_over(peer)? {
-            Some(taken) => taken,
-            None => self.queue_pairs(queue_pairs, Profile::Compatible)?,
-        };
-        let addresses = queue_pairs.addresses();
-        self.arriving.push(Arriving {
-            peer: peer.to_owned(),
-            queue_pairs,
-            key,
-            is_reached: false,
-        });
-        Ok(addresses)
-    }
-
-    /// Connects the queue pairs [prepared](Self::prepare) for `peer` to its own, and resets them
-    /// first if they were connected to those of an earlier incarnation.
-    ///
-    /// # Errors
-    /// The peer's queue pairs are not acceptable, or the device refuses. They can be tried again.
-    pub fn reach(&mut self, peer: &str, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
-        let at = self
-            .arriving
-            .iter()
-            .position(|arriving| arriving.peer == peer);
-        let Some(at) = at else {
-            return Err(not_prepared(peer));
-        };
-        let arriving = &self.arriving[at];
-        if arriving.is_reached {
-            let key = self.callers.renew(arriving.key);
-            let arriving = &mut self.arriving[at];
-            arriving.key = key;
-            arriving.queue_pairs.reset(key.to_owner())?;
-        }
-        let arriving = &mut self.arriving[at];
-        arriving.is_reached = true;
-        arriving.queue_pairs.connect(theirs)
-    }
-
-    /// Makes a channel of the [connected](Self::reach) queue pairs, now that the mailbox of `peer`
-    /// is known to be `ring`. The returned ring must be sent to the peer, which may write only
-    /// then.
-    ///
-    /// # Errors
-    /// The peer's mailbox does not fit this side's geometry, or the device refuses.
-    pub fn admit(&mut self, peer: &str, ring: &RingAddress) -> Result<RingAddress, ConnectError> {
-        let geometry = self.geometries.compatible;
-        let remote = ring.compatible_ring(geometry)?;
-        if remote.geometry.slots() > geometry.slots() {
-            return Err(ConnectError::BadEndpoint {
-                field: "mailbox length".into(),
-                reason: format!(
-                    "{} bytes are {} slots, and a caller may not have more than ours, {}; raise max_inflight here",
-                    ring.length,
-                    remote.geometry.slots(),
-                    geometry.slots()
-                ),
-            });
-        }
-        let at = self
-            .arriving
-            .iter()
-            .position(|arriving| arriving.peer == peer && arriving.is_reached);
-        let Some(at) = at else {
-            return Err(not_prepared(peer));
-        };
-        let rings = self.rings(geometry)?;
-        let Arriving {
-            queue_pairs, key, ..
-        } = self.arriving.swap_remove(at);
-        let profile = Profile::Compatible;
-        let channel = self.occupy(key, (peer, None), queue_pairs, None, rings, remote, profile);
-        Ok(channel.ring())
-    }
-
     /// Makes queue pairs in a new place.
-    fn queue_pairs(
+    pub(super) fn queue_pairs(
         &mut self,
         count: usize,
         profile: Profile,
@@ -265,22 +167,10 @@ impl Mailbox {
         Ok((key, queue_pairs))
     }
 
-    /// Takes the queue pairs of the channel of `peer`, which ends, and its place.
-    fn take_over(&mut self, peer: &str) -> Result<Option<(Key, QueuePairGroup)>, ConnectError> {
-        for key in self.callers.find(|channel| channel.is_compatible(peer)) {
-            let channel = self.callers.take(key);
-            let key = self.callers.renew(key);
-            let Some(mut queue_pairs) = channel.and_then(|channel| channel.take_queue_pairs())
-            else {
-                continue;
-            };
-            queue_pairs.reset(key.to_owner())?;
-            return Ok(Some((key, queue_pairs)));
-        }
-        Ok(None)
-    }
-
-    fn rings(&self, geometry: Geometry) -> Result<[(Ring, Vec<SlotToken>); 2], ConnectError> {
+    pub(super) fn rings(
+        &self,
+        geometry: Geometry,
+    ) -> Result<[(Ring, Vec<SlotToken>); 2], ConnectError> {
         let device = &**self.memory.device();
         Ok([
             Ring::receive(device, geometry)?,
@@ -289,7 +179,7 @@ impl Mailbox {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn occupy(
+    pub(super) fn occupy(
         &mut self,
         key: Key,
         who: (&str, Option<u64>),
@@ -373,15 +263,6 @@ impl Mailbox {
         }
     }
 
-    /// Sends an empty write to the DLSlime callers that were not sent anything lately, so that a
-    /// lost one is noticed.
-    pub fn probe(&self) {
-        let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
-        for channel in self.callers.channels().filter(compatible) {
-            channel.probe();
-        }
-    }
-
     /// Requests an event at the next arrival. Poll once more before waiting for it.
     ///
     /// # Errors
@@ -429,13 +310,6 @@ fn entries(geometry: Geometry) -> u32 {
 
 fn receives(slots: u32) -> u32 {
     RECEIVES * slots + slots / SLOTS_OF_SPARE
-}
-
-fn not_prepared(peer: &str) -> ConnectError {
-    ConnectError::BadEndpoint {
-        field: "alias".into(),
-        reason: format!("no queue pairs have been prepared for `{peer}`"),
-    }
 }
 
 #[cfg(test)]

@@ -51,6 +51,7 @@ mod completion_watcher;
 mod core;
 mod descriptor;
 mod dialer;
+mod dlslime;
 mod endpoint;
 mod error;
 mod geometry;
