@@ -1,5 +1,5 @@
-//! Whatever stands in an agent.s stream is mail or an error; what native agents write to each other by it
-//! is read or refused; and a link that is told any letters stays within its rules.
+//! Whatever stands in an agent.s stream is mail or an error; what native agents write to each other
+//! by it is read or refused; and a link that is told any letters stays within its rules.
 #![no_main]
 
 use std::time::{Duration, Instant};
