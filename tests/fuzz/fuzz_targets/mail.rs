@@ -1,4 +1,4 @@
-//! Whatever stands in an agent.s stream is mail or an error; what native agents write to each other
+//! Whatever stands in an agent's stream is mail or an error; what native agents write to each other
 //! by it is read or refused; and a link that is told any letters stays within its rules.
 #![no_main]
 
