@@ -30,6 +30,11 @@ use crate::wire::{
     EncodeError, Extension, Fault, Header, MessageKind, RendezvousDescriptor, StreamPart,
 };
 
+/// Bytes of a payload that is sent from the slot that was freed last. The other core still has the
+/// lines of that slot: to write many of them anew takes longer than to write to lines that it has
+/// not used for a while.
+const SMALL: usize = 4096;
+
 /// The calling end of a connected channel.
 #[derive(Debug)]
 pub struct ClientChannel {
@@ -149,7 +154,8 @@ impl ClientChannel {
         let payload_at = header.encoded_len();
         if payload_at + payload.len() <= self.geometry.slot_size() {
             let mut core = self.lock();
-            if let Some((id, mut send)) = core.claim(self) {
+            let is_small = payload.len() <= SMALL;
+            if let Some((id, mut send)) = core.claim(self, is_small) {
                 header.request_id = id.0;
                 header.payload_len = payload.len() as u32;
                 let message = self.sends.bytes_mut(&mut send);
@@ -218,7 +224,7 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let mut core = self.lock();
-        let Some((id, send)) = core.claim(self) else {
+        let Some((id, send)) = core.claim(self, false) else {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
             drop(core);
             let id = waiting.ok_or_else(|| self.unsent())?;

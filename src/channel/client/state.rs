@@ -384,11 +384,15 @@ impl ClientState {
 
     /// Opens a call whose request can be sent now, in the slot of this memory.
     #[inline(always)]
-    pub(super) fn claim(&mut self, channel: &ClientChannel) -> Option<(CallId, SlotToken)> {
+    pub(super) fn claim(
+        &mut self,
+        channel: &ClientChannel,
+        is_small: bool,
+    ) -> Option<(CallId, SlotToken)> {
         if !self.queue_pairs.has_room() {
             return None;
         }
-        let (id, mut send) = self.caller.claim()?;
+        let (id, mut send) = self.caller.claim(is_small)?;
         self.renew(channel, &mut send);
         Some((id, send))
     }

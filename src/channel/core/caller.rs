@@ -145,9 +145,9 @@ struct LinedUp {
 #[derive(Debug)]
 pub(crate) struct Caller {
     slots: Box<[Slot]>,
-    /// Free slots. The one that was freed last is taken next: its memory is still in the cache, and
-    /// unneeded slots stay untouched.
-    free: Vec<u16>,
+    /// Free slots, by when they were freed. Small messages take the last one: its memory is still
+    /// in the cache, and unneeded slots stay untouched.
+    free: VecDeque<u16>,
     /// By age: calls with a slot come before those that wait for one.
     lined_up: BTreeMap<CallId, LinedUp>,
     /// How many of them have no slot.
@@ -203,14 +203,18 @@ impl Caller {
         Self::new(tokens().collect(), tokens().collect())
     }
 
-    /// Opens a call in a free slot; `None` if there is none, if others wait for one (ORDER-1), or
+    /// Opens a call in a free slot: in the one that was freed last if its message is small, else in
+    /// the one that was freed first. `None` if there is none, if others wait for one (ORDER-1), or
     /// if the channel is closed.
     #[inline]
-    pub(crate) fn claim(&mut self) -> Option<(CallId, SlotToken)> {
+    pub(crate) fn claim(&mut self, is_small: bool) -> Option<(CallId, SlotToken)> {
         if self.waiting > 0 || self.closed.is_some() {
             return None;
         }
-        let slot = self.free.pop()?;
+        let slot = match is_small {
+            true => self.free.pop_back()?,
+            false => self.free.pop_front()?,
+        };
         let id = CallId(self.next);
         self.next += 1;
         Some((id, self.slots[usize::from(slot)].claim(id)))
@@ -249,7 +253,7 @@ impl Caller {
         }
         let (&id, call) = self.lined_up.range_mut(self.first_waiting..).next()?;
         let request = call.request.take()?;
-        let slot = self.free.pop()?;
+        let slot = self.free.pop_back()?;
         self.waiting -= 1;
         self.first_waiting = CallId(id.0 + 1);
         let held = &mut self.slots[usize::from(slot)];
@@ -768,7 +772,7 @@ impl Caller {
         if held.rare.is_some() {
             held.rare = None;
         }
-        self.free.push(slot);
+        self.free.push_back(slot);
     }
 }
 
@@ -785,7 +789,7 @@ mod tests {
     use super::*;
 
     fn posted(caller: &mut Caller) -> (CallId, u16) {
-        let (id, send) = caller.claim().expect("there is a free slot");
+        let (id, send) = caller.claim(true).expect("there is a free slot");
         let slot = send.slot();
         caller.posted(id, send);
         (id, slot)

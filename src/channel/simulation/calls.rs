@@ -63,7 +63,7 @@ impl World {
         };
         let may_send = up.sends.has_room() && up.unsent.is_empty();
         let port = up.port;
-        let claimed = may_send.then(|| peer.caller.claim()).flatten();
+        let claimed = may_send.then(|| peer.caller.claim(true)).flatten();
         let (id, slot) = match claimed {
             Some((id, send)) => {
                 let slot = send.slot();

@@ -139,7 +139,7 @@ impl World {
         if peer.up.take().is_some() {
             peer.caller.close(LossCause::Gone);
             assert!(
-                peer.caller.claim().is_none() && peer.caller.wait(None).is_none(),
+                peer.caller.claim(true).is_none() && peer.caller.wait(None).is_none(),
                 "SLOT-1: no credit before the drain"
             );
             let caller = &peer.caller;

@@ -210,7 +210,7 @@ impl World {
 
     fn call(&mut self, with_deadline: bool, has_room: bool) {
         let deadline = with_deadline.then(|| self.now + Duration::from_millis(30));
-        let claimed = has_room.then(|| self.caller.claim()).flatten();
+        let claimed = has_room.then(|| self.caller.claim(true)).flatten();
         let (id, slot) = match claimed {
             None => {
                 let id = self.caller.wait(deadline);
@@ -491,7 +491,7 @@ impl World {
         self.caller.close(LossCause::Gone);
         self.check();
         assert!(
-            self.caller.claim().is_none() && self.caller.wait(None).is_none(),
+            self.caller.claim(true).is_none() && self.caller.wait(None).is_none(),
             "SLOT-1: no credit before the drain"
         );
         self.to_server.clear();
