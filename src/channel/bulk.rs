@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use super::buffer_pool::PooledBuffer;
 use super::work_id::WorkId;
-use super::{ConnectError, QueuePairInfo};
+use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
     CompletionQueue, Device, FabricError, Operation, Payload, QueuePair, QueuePairInit,
     RemoteSlice, RetryPolicy, SendRequest, Sge,
 };
+use crate::wire::RendezvousDescriptor;
 
 /// Size of a piece in bytes.
 const PIECE: usize = 256 << 10;
@@ -107,6 +108,26 @@ impl Transfer {
 }
 
 impl Bulk {
+    /// Begins to read the payload that `from` describes into `into`, which is as long. Its id is
+    /// the slot of its message.
+    ///
+    /// # Errors
+    /// The device refuses.
+    pub(super) fn read(
+        &mut self,
+        slot: u16,
+        from: RendezvousDescriptor,
+        into: PooledBuffer,
+    ) -> Result<(), LossCause> {
+        let from = Remote {
+            addr: from.addr,
+            rkey: from.rkey,
+            len: into.len(),
+        };
+        let begun = self.begin(Transfer::read(slot.into(), [from], into));
+        begun.map_err(|error| LossCause::Fabric(error.to_string()))
+    }
+
     /// Completion queue entries that it needs.
     pub(super) const ENTRIES: u32 = DEPTH as u32;
 

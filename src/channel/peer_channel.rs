@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::bulk::{Bulk, Remote, Transfer};
+use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
 use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
@@ -260,13 +260,8 @@ impl PeerChannel {
         } = &mut *core;
         let fault = match (taken, responder.closed(), bulk) {
             (Ok(block), None, Some(bulk)) => {
-                let from = Remote {
-                    addr: outside.addr,
-                    rkey: outside.rkey,
-                    len: block.len(),
-                };
-                if let Err(error) = bulk.begin(Transfer::read(slot.into(), [from], block)) {
-                    core.close(LossCause::Fabric(error.to_string()));
+                if let Err(cause) = bulk.read(slot, outside, block) {
+                    core.close(cause);
                 }
                 return;
             }

@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::Notify;
 
 use super::{ClientChannel, TellError, TellFailure};
-use crate::channel::bulk::{Bulk, Remote, Transfer};
+use crate::channel::bulk::Bulk;
 use crate::channel::core::caller::{CallId, Caller, Granted, PreparedPayload, Received};
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::{RemoteRing, SlotToken};
@@ -208,13 +208,8 @@ impl ClientState {
         let Some(bulk) = &mut self.bulk else {
             return;
         };
-        let from = Remote {
-            addr: from.addr,
-            rkey: from.rkey,
-            len: block.len(),
-        };
-        if let Err(error) = bulk.begin(Transfer::read(slot.into(), [from], block)) {
-            self.close(LossCause::Fabric(error.to_string()));
+        if let Err(cause) = bulk.read(slot, from, block) {
+            self.close(cause);
         }
     }
 
