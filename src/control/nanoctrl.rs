@@ -23,6 +23,7 @@ mod entities;
 mod http;
 mod leases;
 mod mail_stream;
+mod outage;
 mod parse;
 mod renewal;
 mod session;

@@ -9,15 +9,12 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 use futures_util::stream::{self, Stream};
 use redis::{Cmd, RedisError, Value, aio::MultiplexedConnection};
 
+use super::outage::Outage;
 use super::{parse, renewal::Renewal, session::Session, store::Epoch};
-use crate::backoff::{Backoff, Pauses};
 use crate::control::MailEvent;
 
 /// Most entries read at once.
 const BATCH: usize = 100;
-
-/// Pauses between attempts during an outage.
-const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
 /// Added to the waiting time before a silent connection counts as dead.
 const GRACE: Duration = Duration::from_secs(5);
@@ -58,8 +55,7 @@ struct Reader {
     /// Generation of the address for which the position in the stream holds.
     generation: u64,
     ready: VecDeque<MailEvent>,
-    /// The pauses that remain, during an outage.
-    outage: Option<Pauses>,
+    outage: Outage,
 }
 
 /// Why nothing could be read.
@@ -83,7 +79,7 @@ impl Reader {
             wait: Duration::from_secs(wait.as_secs().max(1)),
             line: None,
             ready: VecDeque::new(),
-            outage: None,
+            outage: Outage::default(),
         }
     }
 
@@ -203,19 +199,17 @@ impl Reader {
         if let Failure::Redis(error) = failure {
             self.session.store.suspect(error);
         }
-        let pauses = self.outage.get_or_insert_with(|| {
+        self.line = None;
+        let begin = || {
             tracing::warn!(alias, source = ?self.source, %failure, "the agent's stream cannot be read; waiting");
             // Redis may have moved; NanoCtrl then knows where.
             self.renewal.look_soon();
-            BACKOFF.pauses()
-        });
-        let pause = pauses.take();
-        self.line = None;
-        tokio::time::sleep(pause).await;
+        };
+        self.outage.sit_out(begin).await;
     }
 
     fn outage_is_over(&mut self) {
-        if self.outage.take().is_some() {
+        if self.outage.end() {
             tracing::info!(alias = self.session.alias, source = ?self.source, "the agent's stream can be read again");
             self.renewal.look_soon();
         }

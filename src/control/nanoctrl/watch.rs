@@ -19,12 +19,9 @@ use redis::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::outage::Outage;
 use super::{http::Http, parse, session::Session, store::Epoch};
-use crate::backoff::{Backoff, Pauses};
 use crate::control::{ControlError, Entity, EntityEvent};
-
-/// Pauses between attempts during an outage.
-const BACKOFF: Backoff = Backoff::doubling(Duration::from_millis(100), Duration::from_secs(3));
 
 /// Most entities that are followed; further ones appear when others are gone.
 const MOST_ENTITIES: usize = 16_384;
@@ -45,7 +42,7 @@ pub(super) fn events(
         known: BTreeSet::new(),
         revision: 0,
         ready: VecDeque::new(),
-        outage: None,
+        outage: Outage::default(),
     };
     stream::unfold(follower, |mut follower| async move {
         let event = follower.next().await;
@@ -65,8 +62,7 @@ struct Follower {
     /// The counter of changes, as of the last list or event.
     revision: i64,
     ready: VecDeque<EntityEvent>,
-    /// The pauses that remain, during an outage.
-    outage: Option<Pauses>,
+    outage: Outage,
 }
 
 /// A subscription.
@@ -241,17 +237,14 @@ impl Follower {
 
     /// Warns once per outage, drops the subscription and pauses, each time for longer.
     async fn sit_out(&mut self, failure: &Failure) {
-        let pauses = self.outage.get_or_insert_with(|| {
-            tracing::warn!(kind = self.kind, %failure, "entities cannot be followed; waiting");
-            BACKOFF.pauses()
-        });
-        let pause = pauses.take();
         self.line = None;
-        tokio::time::sleep(pause).await;
+        let kind = &self.kind;
+        let begin = || tracing::warn!(kind, %failure, "entities cannot be followed; waiting");
+        self.outage.sit_out(begin).await;
     }
 
     fn outage_is_over(&mut self) {
-        if self.outage.take().is_some() {
+        if self.outage.end() {
             tracing::info!(kind = self.kind, "entities can be followed again");
         }
     }
