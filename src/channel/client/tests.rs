@@ -63,6 +63,22 @@ fn call_1_a_call_that_waits_is_sent_when_an_answer_is_dropped_unread() {
 }
 
 #[test]
+fn call_1_a_call_that_waits_is_sent_when_an_answer_of_any_size_is_read() {
+    // One that is copied and one that is read where it stands.
+    for len in [1, 200] {
+        let mut ends = Loopback::new(1);
+        let mut first = ends.call();
+        let second = ends.channel.call(7, None, |_| Ok(0)).unwrap();
+        let request = ends.request();
+        ends.answer(request, &vec![1; len]);
+        let polled = first.poll_answer(None, |answer| answer.payload().len());
+        assert_eq!(polled, Poll::Ready(Ok(len)));
+        assert_eq!(ends.request().method(), 7, "an answer of {len} bytes");
+        drop(second);
+    }
+}
+
+#[test]
 fn call_1_a_channel_that_is_closed_keeps_the_answers_that_have_arrived() {
     for is_seen in [false, true] {
         let mut ends = Loopback::new(2);

@@ -830,6 +830,18 @@ mod tests {
     }
 
     #[test]
+    fn a_large_message_takes_the_slot_that_was_freed_first() {
+        let mut caller = Caller::of(3);
+        let (id, slot) = posted(&mut caller);
+        assert_eq!(receive(&mut caller, slot, id), Received::Answer);
+        let replied = caller.lend_reply(slot);
+        caller.finish(id, replied);
+        let mut claim = || caller.claim(false).map(|(_, send)| send.slot());
+        let claimed = [claim(), claim(), claim(), claim()];
+        assert_eq!(claimed, [Some(2), Some(1), Some(slot), None]);
+    }
+
+    #[test]
     fn call_2_an_answer_that_comes_after_the_channel_was_closed_leaves_its_request_sent() {
         let mut caller = Caller::of(2);
         let (id, slot) = posted(&mut caller);

@@ -53,6 +53,7 @@ impl World {
         }
         let delay = self.rng.u64(200..9000);
         self.schedule.after(delay, Event::Call(spot, at));
+        let is_small = self.percent(50);
         let patience = self.percent(60).then(|| self.rng.u64(300..15_000));
         let deadline = patience.map(|patience: Micros| self.schedule.now + patience);
         let until = deadline.map(|deadline| self.schedule.instant_of(deadline));
@@ -63,7 +64,7 @@ impl World {
         };
         let may_send = up.sends.has_room() && up.unsent.is_empty();
         let port = up.port;
-        let claimed = may_send.then(|| peer.caller.claim(true)).flatten();
+        let claimed = may_send.then(|| peer.caller.claim(is_small)).flatten();
         let (id, slot) = match claimed {
             Some((id, send)) => {
                 let slot = send.slot();

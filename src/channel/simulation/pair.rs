@@ -37,6 +37,7 @@ enum Rare {
 #[derive(Debug, Clone)]
 enum Step {
     Call {
+        is_small: bool,
         with_deadline: bool,
         transport_has_room: bool,
     },
@@ -85,7 +86,7 @@ fn any_rare() -> impl Strategy<Value = Rare> {
 fn any_step() -> impl Strategy<Value = Step> {
     let which = 0..8_usize;
     prop_oneof![
-        6 => any::<(bool, bool)>().prop_map(|(with_deadline, full)| Step::Call { with_deadline, transport_has_room: !full }),
+        6 => any::<(bool, bool, bool)>().prop_map(|(is_small, with_deadline, full)| Step::Call { is_small, with_deadline, transport_has_room: !full }),
         6 => any_rare().prop_map(Step::DeliverRequest),
         3 => Just(Step::ReadPayload),
         5 => (which.clone(), any::<bool>()).prop_map(|(which, transport_has_room)| Step::Answer { which, transport_has_room }),
@@ -175,9 +176,10 @@ impl World {
     fn step(&mut self, step: &Step) {
         match *step {
             Step::Call {
+                is_small,
                 with_deadline,
                 transport_has_room,
-            } => self.call(with_deadline, transport_has_room),
+            } => self.call(is_small, with_deadline, transport_has_room),
             Step::DeliverRequest(rare) => self.deliver_request(rare),
             Step::ReadPayload => self.read_payload(),
             Step::Answer {
@@ -208,9 +210,9 @@ impl World {
             .copied()
     }
 
-    fn call(&mut self, with_deadline: bool, has_room: bool) {
+    fn call(&mut self, is_small: bool, with_deadline: bool, has_room: bool) {
         let deadline = with_deadline.then(|| self.now + Duration::from_millis(30));
-        let claimed = has_room.then(|| self.caller.claim(true)).flatten();
+        let claimed = has_room.then(|| self.caller.claim(is_small)).flatten();
         let (id, slot) = match claimed {
             None => {
                 let id = self.caller.wait(deadline);
