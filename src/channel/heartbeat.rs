@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_the_end_is_not_woken_by_signs_of_life() {
+    fn who_waits_for_the_end_is_not_woken_by_heartbeats() {
         let is_raised = |heartbeat: &Heartbeat, time: Duration| {
             let mut fds = [PollFd::from_borrowed_fd(
                 heartbeat.cq.event_fd(),

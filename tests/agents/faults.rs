@@ -13,7 +13,7 @@ use slimerpc::fabric::faults::{Fault, FaultStats, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode, RetryPolicy};
 use slimerpc_actors::{
     AgentError, Builder, ChannelView, Limits, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
-    service,
+    Watch, service,
 };
 use support::{Held, alone::is_alone, until};
 use tokio::time::{sleep, timeout};
@@ -54,6 +54,20 @@ impl Ledger {
         sleep(Duration::from_millis(3)).await;
         id
     }
+}
+
+/// The next event of a watch.
+async fn next(events: &mut Watch) -> Option<PeerEvent> {
+    timeout(LONG, events.next()).await.expect("an event comes")
+}
+
+/// Awaits the first event of a watch.
+async fn is_connected(events: &mut Watch) {
+    let first = next(events).await;
+    assert!(
+        matches!(first, Some(PeerEvent::Connected { .. })),
+        "{first:?}"
+    );
 }
 
 /// Everything that a peer can survive.
@@ -322,23 +336,18 @@ async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
         .unwrap();
     let proxy = driver.proxy::<Ledger>(worker.alias()).await.unwrap();
     let mut events = driver.watch(worker.alias()).await.unwrap();
-    let mut next = async || timeout(LONG, events.next()).await.expect("an event comes");
-    let first = next().await;
-    assert!(
-        matches!(first, Some(PeerEvent::Connected { .. })),
-        "{first:?}"
-    );
+    is_connected(&mut events).await;
     proxy.record(1, vec![]).await.unwrap();
     let channel = proxy.channel().unwrap();
 
     faults.freeze();
     let call = proxy.record(2, vec![]);
-    assert_eq!(next().await, Some(PeerEvent::Stalled));
+    assert_eq!(next(&mut events).await, Some(PeerEvent::Stalled));
     // Longer than it takes to notice a loss.
     sleep(2 * detection).await;
     assert_eq!(channel.closed(), None);
     faults.thaw();
-    assert_eq!(next().await, Some(PeerEvent::Recovered));
+    assert_eq!(next(&mut events).await, Some(PeerEvent::Recovered));
     let (id, _) = timeout(LONG, call).await.expect("CALL-1").unwrap();
     assert_eq!((id, channel.closed()), (2, None));
     driver.shutdown().await.unwrap();
@@ -360,14 +369,9 @@ async fn a_peer_that_leaves_as_soon_as_it_is_reached_has_left_and_is_not_lost() 
     let worker = worker.retry(patient).start().await.unwrap();
     let driver = agent("driver", "goodbye", &faults).start().await.unwrap();
     let mut events = driver.watch(worker.alias()).await.unwrap();
-    let mut next = async || timeout(LONG, events.next()).await.expect("an event comes");
-    let first = next().await;
-    assert!(
-        matches!(first, Some(PeerEvent::Connected { .. })),
-        "{first:?}"
-    );
+    is_connected(&mut events).await;
     worker.shutdown().await.unwrap();
-    assert_eq!(next().await, Some(PeerEvent::Left));
+    assert_eq!(next(&mut events).await, Some(PeerEvent::Left));
     assert!(faults.stats().late_receives > 0);
     driver.shutdown().await.unwrap();
 }
