@@ -224,6 +224,7 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let mut core = self.lock();
+        // How long it will be is not known.
         let Some((id, send)) = core.claim(self, false) else {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
             drop(core);
