@@ -49,7 +49,7 @@ pub(crate) struct Args {
     pub(crate) agents: u32,
     /// Be the other process
     #[arg(long, hide = true)]
-    pub(crate) role: Option<Told>,
+    pub(crate) role: Option<RoleArg>,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -67,9 +67,9 @@ impl Args {
 
 /// A role, as the parent says it.
 #[derive(Clone)]
-pub(crate) struct Told(pub(crate) Role);
+pub(crate) struct RoleArg(pub(crate) Role);
 
-impl FromStr for Told {
+impl FromStr for RoleArg {
     type Err = serde_json::Error;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {

@@ -44,7 +44,7 @@ struct Pong {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Told {
+struct PongEndpoint {
     qp: QueuePairInfo,
     addr: u64,
     rkey: u32,
@@ -83,20 +83,20 @@ impl Pong {
     }
 
     fn told(&self) -> Result<String> {
-        Ok(serde_json::to_string(&Told {
+        Ok(serde_json::to_string(&PongEndpoint {
             qp: self.qp.address().into(),
             addr: self.ring.addr(),
             rkey: self.ring.rkey(),
         })?)
     }
 
-    fn connect(&mut self, peer: &Told) -> Result<()> {
+    fn connect(&mut self, peer: &PongEndpoint) -> Result<()> {
         self.qp.to_rtr(&peer.qp.into())?;
         Ok(self.qp.to_rts()?)
     }
 
     /// Sends that many bytes, whatever they are.
-    fn send(&mut self, peer: &Told, size: usize, imm: u32) -> Result<()> {
+    fn send(&mut self, peer: &PongEndpoint, size: usize, imm: u32) -> Result<()> {
         let bytes = [7; SMALL];
         let local = match bytes.get(..size) {
             Some(bytes) if size <= self.inline => Payload::Inline(bytes),
@@ -167,7 +167,7 @@ impl Pong {
 /// Both ends; this one measures.
 pub(crate) struct Fabric {
     ping: Pong,
-    other: Told,
+    other: PongEndpoint,
     peer: Peer,
 }
 
@@ -179,7 +179,7 @@ impl Fabric {
             largest,
         };
         let mut peer = role.start()?;
-        let other: Told = serde_json::from_str(&peer.line()?)?;
+        let other: PongEndpoint = serde_json::from_str(&peer.line()?)?;
         peer.tell(&ping.told()?)?;
         ping.connect(&other)?;
         Ok(Self { ping, other, peer })
@@ -235,7 +235,7 @@ pub(crate) fn answer(device: &str, largest: usize) -> Result<()> {
     let Some(other) = told()? else {
         return Ok(());
     };
-    let other: Told = serde_json::from_str(&other)?;
+    let other: PongEndpoint = serde_json::from_str(&other)?;
     pong.connect(&other)?;
     while let Some(task) = told()? {
         match task.as_str() {
@@ -247,7 +247,7 @@ pub(crate) fn answer(device: &str, largest: usize) -> Result<()> {
     Ok(())
 }
 
-fn echo(pong: &mut Pong, other: &Told) -> Result<()> {
+fn echo(pong: &mut Pong, other: &PongEndpoint) -> Result<()> {
     loop {
         match pong.receive()? {
             STOP => return Ok(()),
@@ -256,7 +256,7 @@ fn echo(pong: &mut Pong, other: &Told) -> Result<()> {
     }
 }
 
-fn take(pong: &mut Pong, other: &Told) -> Result<()> {
+fn take(pong: &mut Pong, other: &PongEndpoint) -> Result<()> {
     let mut taken = 0;
     while pong.receive()? != STOP {
         taken += 1;

@@ -142,20 +142,20 @@ impl Worker {
     }
 
     /// Starts it; when this returns, it serves.
-    pub(crate) fn start(self) -> Result<Working> {
+    pub(crate) fn start(self) -> Result<WorkerProcess> {
         let mut peer = Role::Worker(self).start()?;
         let aliases = serde_json::from_str(&peer.line()?)?;
-        Ok(Working { peer, aliases })
+        Ok(WorkerProcess { peer, aliases })
     }
 }
 
 /// A process that serves, as the one that started it sees it.
-pub(crate) struct Working {
+pub(crate) struct WorkerProcess {
     pub(crate) peer: Peer,
     aliases: Vec<String>,
 }
 
-impl Working {
+impl WorkerProcess {
     /// Of its first agent.
     pub(crate) fn alias(&self) -> &str {
         &self.aliases[0]
@@ -206,7 +206,7 @@ pub(crate) struct Pair {
     // In this order: callers leave before the service ends.
     pub(crate) echo: Proxy<Echo>,
     pub(crate) agent: PeerAgent,
-    pub(crate) working: Working,
+    pub(crate) working: WorkerProcess,
 }
 
 impl Pair {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use slimerpc_actors::{Limits, PeerAgent, Proxy, RpcError, Share, service};
-use support::{Held, alone::is_alone, until};
+use support::{ResourceUsage, alone::is_alone, until};
 
 #[derive(Default)]
 struct Victim;
@@ -180,7 +180,7 @@ async fn life(number: usize) {
         })
         .await;
     }
-    assert!(Held::now().mappings > 0, "rings are counted");
+    assert!(ResourceUsage::now().mappings > 0, "rings are counted");
     // The connections end in three ways.
     match number % 3 {
         0 => drop((victim, other)),
@@ -202,7 +202,7 @@ async fn slot_2_drop_1_accounts_are_back_after_everything_that_can_go_wrong() {
     for number in 0..3 {
         life(number).await;
     }
-    let before = Held::settled().await;
+    let before = ResourceUsage::settled().await;
     assert!(before.descriptors > 0 && before.threads > 0);
     for number in 3..12 {
         life(number).await;

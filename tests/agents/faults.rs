@@ -15,7 +15,7 @@ use slimerpc_actors::{
     AgentError, Builder, ChannelView, Limits, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
     Watch, service,
 };
-use support::{Held, alone::is_alone, until};
+use support::{ResourceUsage, alone::is_alone, until};
 use tokio::time::{sleep, timeout};
 
 /// Nothing takes so long unless it hangs.
@@ -260,7 +260,7 @@ async fn call_1_slot_2_drop_1_hold_for_whole_agents_under_seeded_faults() {
     let _alone = ALONE.lock().await;
     let (mut lost, mut broken) = (0, 0);
     life(1000).await;
-    let before = Held::settled().await;
+    let before = ResourceUsage::settled().await;
     for seed in 0..SEEDS {
         println!("seed {seed}");
         let (failures, accounts) = timeout(6 * LONG, life(seed)).await.expect("it ends");

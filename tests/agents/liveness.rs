@@ -14,7 +14,7 @@ use slimerpc_actors::{
     AgentError, BufferError, Group, PeerAgent, PeerEvent, Polling, Proxy, Ran, Rights, RpcError,
     Terminated, Timeouts, Watch, service,
 };
-use support::{Held, Tally, alone::is_alone, unique, within};
+use support::{ResourceUsage, Tally, alone::is_alone, unique, within};
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes.
@@ -302,7 +302,7 @@ async fn a_peer_may_come_back_many_times() {
         life = worker(&alias).await;
         healed(&counter).await;
         if n == 5 {
-            before = Some(Held::settled().await);
+            before = Some(ResourceUsage::settled().await);
         }
     }
     // What is open for a moment at the time of a look is no leak: that is one for each life.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use actix::System;
 use slimerpc_actors::{PeerAgent, Polling, Proxy, Ran, RpcError, service};
-use support::{Held, Tally, alone::is_alone, wait_until};
+use support::{ResourceUsage, Tally, alone::is_alone, wait_until};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 
@@ -231,7 +231,7 @@ fn channels_that_are_gone_leave_no_descriptors() {
         pair.runtime.block_on(driver.shutdown()).unwrap();
     };
     round();
-    let before = pair.runtime.block_on(Held::settled());
+    let before = pair.runtime.block_on(ResourceUsage::settled());
     for _ in 0..20 {
         round();
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use slimerpc_actors::Ran;
 
-use crate::clock::Moment;
-use crate::journal::{Record, What};
+use crate::clock::Timestamp;
+use crate::journal::{Event, Record};
 use crate::outcome::{Ending, Outcome};
 
 /// Drivers number their calls from multiples of this on.
@@ -16,8 +16,8 @@ pub(crate) const CALLS_OF_DRIVER: u64 = 1 << 32;
 /// What is known of one call.
 #[derive(Debug, Default, Clone, Copy)]
 struct Call {
-    made: Option<Moment>,
-    ended: Option<(Moment, Outcome)>,
+    made: Option<Timestamp>,
+    ended: Option<(Timestamp, Outcome)>,
     endings: u32,
     runs: u32,
 }
@@ -32,19 +32,19 @@ impl Account {
     pub(crate) fn of(records: Vec<Record>) -> Self {
         let mut calls = HashMap::<u64, Call>::new();
         for record in &records {
-            let is_of_call = matches!(record.what, What::Made | What::Ran | What::Ended(_));
+            let is_of_call = matches!(record.what, Event::Made | Event::Ran | Event::Ended(_));
             if !is_of_call {
                 continue;
             }
             let call = calls.entry(record.id).or_default();
             match record.what {
-                What::Made => call.made = Some(record.at),
-                What::Ran => call.runs += 1,
-                What::Ended(outcome) => {
+                Event::Made => call.made = Some(record.at),
+                Event::Ran => call.runs += 1,
+                Event::Ended(outcome) => {
                     call.ended = Some((record.at, outcome));
                     call.endings += 1;
                 }
-                What::Lost | What::Reached => {}
+                Event::Lost | Event::Reached => {}
             }
         }
         Self { calls, records }
@@ -102,7 +102,7 @@ impl Account {
 
     /// Calls that were made before `moment` and ended with an error after it: for how long that
     /// took, at most.
-    pub(crate) fn failing(&self, moment: Moment) -> Option<Duration> {
+    pub(crate) fn failing(&self, moment: Timestamp) -> Option<Duration> {
         let ended = self.calls.values().filter_map(|call| {
             let ((at, outcome), made) = (call.ended?, call.made?);
             let is_meant = made < moment && at >= moment && outcome.ending.is_error();
@@ -112,7 +112,7 @@ impl Account {
     }
 
     /// From `moment` until a call was answered that was made later.
-    pub(crate) fn first_answer(&self, moment: Moment) -> Option<Duration> {
+    pub(crate) fn first_answer(&self, moment: Timestamp) -> Option<Duration> {
         let answered = self.calls.values().filter_map(|call| {
             let ((at, outcome), made) = (call.ended?, call.made?);
             (outcome.ending == Ending::Answered && made >= moment).then(|| at.since(moment))
@@ -121,7 +121,7 @@ impl Account {
     }
 
     /// When drivers were told `what` of a peer.
-    pub(crate) fn told(&self, what: What, peer: u64) -> impl Iterator<Item = Moment> {
+    pub(crate) fn told(&self, what: Event, peer: u64) -> impl Iterator<Item = Timestamp> {
         let told = self.records.iter();
         told.filter(move |record| record.what == what && record.id == peer)
             .map(|record| record.at)

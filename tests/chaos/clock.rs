@@ -6,9 +6,9 @@ use rustix::time::{ClockId, clock_gettime};
 
 /// Microseconds since the host started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Moment(pub(crate) u64);
+pub(crate) struct Timestamp(pub(crate) u64);
 
-impl Moment {
+impl Timestamp {
     pub(crate) fn now() -> Self {
         let now = clock_gettime(ClockId::Monotonic);
         Self(now.tv_sec as u64 * 1_000_000 + now.tv_nsec as u64 / 1_000)

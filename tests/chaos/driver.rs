@@ -8,8 +8,8 @@ use slimerpc_actors::{PeerAgent, PeerEvent, Proxy};
 use tokio::time::sleep;
 
 use crate::args::RoleArgs;
-use crate::clock::Moment;
-use crate::journal::{Journal, What};
+use crate::clock::Timestamp;
+use crate::journal::{Event, Journal};
 use crate::load::{Driver, Load, Mix};
 use crate::process::say_ready;
 use crate::target::Target;
@@ -31,7 +31,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<(), Failure> {
     let released = leash::tie()?;
     let agent = support::agent(args.alias.clone()).nanoctrl(&args.ctrl);
     let agent = agent.start().await?;
-    let registered = Moment::now();
+    let registered = Timestamp::now();
     let driver = Driver::new(args.number, Journal::open(&args.journal)?);
     let mut loads = Vec::new();
     for (number, worker) in (0..).zip(&args.peers) {
@@ -68,8 +68,8 @@ async fn listen(driver: Rc<Driver>, target: Proxy<Target>, worker: u64) {
     };
     while let Some(event) = events.next().await {
         match event {
-            PeerEvent::Lost { .. } => driver.note(worker, What::Lost),
-            PeerEvent::Reconnected { .. } => driver.note(worker, What::Reached),
+            PeerEvent::Lost { .. } => driver.note(worker, Event::Lost),
+            PeerEvent::Reconnected { .. } => driver.note(worker, Event::Reached),
             _ => {}
         }
     }

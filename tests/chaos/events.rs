@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use slimerpc_actors::{PeerAgent, PeerEvent, Watch};
 use tokio::time::timeout;
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 
 /// See the [module](self).
 pub(crate) struct Events(Watch);
@@ -23,11 +23,11 @@ impl Events {
 
     /// The next one.
     #[track_caller]
-    pub(crate) fn next(&mut self, limit: Duration) -> impl Future<Output = (PeerEvent, Moment)> {
+    pub(crate) fn next(&mut self, limit: Duration) -> impl Future<Output = (PeerEvent, Timestamp)> {
         let caller = std::panic::Location::caller();
         async move {
             match timeout(limit, self.0.next()).await {
-                Ok(Some(event)) => (event, Moment::now()),
+                Ok(Some(event)) => (event, Timestamp::now()),
                 Ok(None) => panic!("{caller}: the agent is gone"),
                 Err(_) => panic!("{caller}: no event within {limit:?}"),
             }
@@ -41,7 +41,7 @@ impl Events {
         what: &str,
         limit: Duration,
         is_it: impl Fn(&PeerEvent) -> bool,
-    ) -> impl Future<Output = Moment> {
+    ) -> impl Future<Output = Timestamp> {
         let caller = std::panic::Location::caller();
         let next = self.next(limit);
         async move {
@@ -52,13 +52,13 @@ impl Events {
     }
 
     /// Loss, and nothing else.
-    pub(crate) async fn lost(&mut self, limit: Duration) -> Moment {
+    pub(crate) async fn lost(&mut self, limit: Duration) -> Timestamp {
         let is_it = |event: &PeerEvent| matches!(event, PeerEvent::Lost { .. });
         self.wait_for("Lost", limit, is_it).await
     }
 
     /// That it is back, and nothing else.
-    pub(crate) async fn reconnected(&mut self, limit: Duration) -> Moment {
+    pub(crate) async fn reconnected(&mut self, limit: Duration) -> Timestamp {
         let is_it = |event: &PeerEvent| matches!(event, PeerEvent::Reconnected { .. });
         self.wait_for("Reconnected", limit, is_it).await
     }

@@ -6,14 +6,14 @@ use std::path::Path;
 
 /// What a living process holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct ProcessUsage {
     pub(crate) descriptors: usize,
     pub(crate) threads: usize,
     /// Resident memory.
     pub(crate) kib: usize,
 }
 
-impl Held {
+impl ProcessUsage {
     pub(crate) fn by(pid: u32) -> Self {
         let count =
             |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);

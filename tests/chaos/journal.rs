@@ -8,7 +8,7 @@ use std::path::Path;
 
 use slimerpc_actors::Ran;
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::outcome::{Ending, Outcome};
 
 /// Divides a page: the system writes page by page, and who reads meanwhile would see the part of a
@@ -20,12 +20,12 @@ const SIZE: usize = 32;
 pub(crate) struct Record {
     /// Number of the call, or of the peer.
     pub(crate) id: u64,
-    pub(crate) at: Moment,
-    pub(crate) what: What,
+    pub(crate) at: Timestamp,
+    pub(crate) what: Event,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum Event {
     /// A driver is about to make a call.
     Made,
     /// A worker begins to run it.
@@ -41,11 +41,11 @@ pub(crate) enum What {
 impl Record {
     fn to_bytes(self) -> [u8; SIZE] {
         let (what, ending, ran) = match self.what {
-            What::Made => (0, 0, 0),
-            What::Ran => (1, 0, 0),
-            What::Ended(Outcome { ending, ran }) => (2, ending as u8, byte_of(ran)),
-            What::Lost => (3, 0, 0),
-            What::Reached => (4, 0, 0),
+            Event::Made => (0, 0, 0),
+            Event::Ran => (1, 0, 0),
+            Event::Ended(Outcome { ending, ran }) => (2, ending as u8, byte_of(ran)),
+            Event::Lost => (3, 0, 0),
+            Event::Reached => (4, 0, 0),
         };
         let mut bytes = [0; SIZE];
         bytes[..8].copy_from_slice(&self.id.to_le_bytes());
@@ -57,19 +57,19 @@ impl Record {
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
         let what = match bytes.get(16..19)? {
-            [0, ..] => What::Made,
-            [1, ..] => What::Ran,
-            &[2, ending, ran] => What::Ended(Outcome {
+            [0, ..] => Event::Made,
+            [1, ..] => Event::Ran,
+            &[2, ending, ran] => Event::Ended(Outcome {
                 ending: Ending::from_byte(ending)?,
                 ran: ran_of(ran)?,
             }),
-            [3, ..] => What::Lost,
-            [4, ..] => What::Reached,
+            [3, ..] => Event::Lost,
+            [4, ..] => Event::Reached,
             _ => return None,
         };
         Some(Self {
             id: number(0)?,
-            at: Moment(number(8)?),
+            at: Timestamp(number(8)?),
             what,
         })
     }
@@ -101,8 +101,8 @@ impl Journal {
     }
 
     /// In one write, so that a record is there as a whole or not at all.
-    pub(crate) fn note(&self, id: u64, what: What) {
-        let at = Moment::now();
+    pub(crate) fn note(&self, id: u64, what: Event) {
+        let at = Timestamp::now();
         let bytes = Record { id, at, what }.to_bytes();
         let written = (&self.0).write_all(&bytes);
         written.expect("there is room for the journal");

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::account::CALLS_OF_DRIVER;
-use crate::journal::{Journal, What};
+use crate::journal::{Event, Journal};
 use crate::outcome::{Ending, Outcome};
 use crate::target::{Count, Number, Target, Tenth, Told};
 
@@ -88,13 +88,13 @@ impl Driver {
     /// Makes one call, whatever comes of it.
     pub(crate) async fn call(&self, make: impl AsyncFnOnce(u64) -> Outcome) -> Outcome {
         let id = self.next.replace(self.next.get() + 1);
-        self.journal.note(id, What::Made);
+        self.journal.note(id, Event::Made);
         let outcome = timeout(HANGS, make(id)).await.unwrap_or(Outcome::HUNG);
-        self.journal.note(id, What::Ended(outcome));
+        self.journal.note(id, Event::Ended(outcome));
         outcome
     }
 
-    pub(crate) fn note(&self, peer: u64, what: What) {
+    pub(crate) fn note(&self, peer: u64, what: Event) {
         self.journal.note(peer, what);
     }
 }

@@ -8,7 +8,7 @@ const MEASURED: &str = "measured ";
 
 /// What was measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum What {
+pub(crate) enum Metric {
     /// From the end of a process until who watches it is told.
     Detection,
     /// From its stop.
@@ -24,7 +24,7 @@ pub(crate) enum What {
     Recovery,
 }
 
-impl What {
+impl Metric {
     pub(crate) const ALL: [Self; 6] = [
         Self::Detection,
         Self::Stalled,
@@ -48,14 +48,14 @@ impl What {
 }
 
 /// Tells the runner.
-pub(crate) fn say(what: What, took: Duration) {
+pub(crate) fn say(what: Metric, took: Duration) {
     println!("{MEASURED}{} {}", what as usize, took.as_micros());
 }
 
 /// What a line says, if it is one of those.
-pub(crate) fn heard(line: &str) -> Option<(What, Duration)> {
+pub(crate) fn heard(line: &str) -> Option<(Metric, Duration)> {
     let (what, micros) = line.strip_prefix(MEASURED)?.split_once(' ')?;
-    let what = *What::ALL.get(what.parse::<usize>().ok()?)?;
+    let what = *Metric::ALL.get(what.parse::<usize>().ok()?)?;
     Some((what, Duration::from_micros(micros.parse().ok()?)))
 }
 

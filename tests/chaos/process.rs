@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use support::DEVICE;
 
 /// What a process says before the time at which it was there.
@@ -26,7 +26,7 @@ pub(crate) struct Process {
     leash: Option<ChildStdin>,
     output: Option<ChildStdout>,
     /// When it had registered.
-    pub(crate) registered: Moment,
+    pub(crate) registered: Timestamp,
 }
 
 impl Process {
@@ -46,7 +46,7 @@ impl Process {
             leash: child.stdin.take(),
             output: child.stdout.take(),
             child,
-            registered: Moment::now(),
+            registered: Timestamp::now(),
         }
     }
 
@@ -63,7 +63,7 @@ impl Process {
         let at = line.trim_end().strip_prefix(READY);
         let at = at.and_then(|at| at.parse().ok());
         let at = at.unwrap_or_else(|| panic!("a process does not come up; it says {line:?}"));
-        self.registered = Moment(at);
+        self.registered = Timestamp(at);
         self
     }
 
@@ -72,22 +72,22 @@ impl Process {
     }
 
     /// kill -9. Says when.
-    pub(crate) fn kill(&mut self) -> Moment {
-        let now = Moment::now();
+    pub(crate) fn kill(&mut self) -> Timestamp {
+        let now = Timestamp::now();
         self.child.kill().expect("it is ours to kill");
         self.child.wait().expect("it is ours to reap");
         now
     }
 
     /// SIGSTOP. Says when all its threads stood still, which takes a moment on another processor.
-    pub(crate) fn freeze(&self) -> Moment {
+    pub(crate) fn freeze(&self) -> Timestamp {
         self.signal(Signal::STOP);
         let began = Instant::now();
         while !self.stands_still() {
             assert!(began.elapsed() < STOPS_WITHIN, "it does not stop");
             std::thread::yield_now();
         }
-        Moment::now()
+        Timestamp::now()
     }
 
     fn stands_still(&self) -> bool {
@@ -102,8 +102,8 @@ impl Process {
     }
 
     /// SIGCONT. Says when.
-    pub(crate) fn thaw(&self) -> Moment {
-        let now = Moment::now();
+    pub(crate) fn thaw(&self) -> Timestamp {
+        let now = Timestamp::now();
         self.signal(Signal::CONT);
         now
     }
@@ -141,7 +141,7 @@ impl Drop for Process {
 }
 
 /// Says to the parent that this process registered at that time.
-pub(crate) fn say_ready(registered: Moment) -> std::io::Result<()> {
+pub(crate) fn say_ready(registered: Timestamp) -> std::io::Result<()> {
     let mut output = std::io::stdout();
     writeln!(output, "{READY}{}", registered.0)?;
     output.flush()

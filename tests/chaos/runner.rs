@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::args::Args;
 use crate::cases::{CASES, Case, SKIPPED};
 use crate::limits::Limits;
-use crate::measure::{self, Times, What};
+use crate::measure::{self, Metric, Times};
 use crate::table;
 use support::DEVICE;
 
@@ -21,7 +21,7 @@ use support::DEVICE;
 const LAST_LINES: usize = 60;
 
 /// How a case ended.
-enum Verdict {
+enum CaseResult {
     Passed,
     Skipped(String),
     Failed(String),
@@ -30,9 +30,9 @@ enum Verdict {
 /// A case that has been run.
 struct Done {
     case: &'static Case,
-    verdict: Verdict,
+    result: CaseResult,
     took: Duration,
-    measured: BTreeMap<What, Times>,
+    measured: BTreeMap<Metric, Times>,
 }
 
 pub(crate) fn list() -> ExitCode {
@@ -56,9 +56,9 @@ pub(crate) fn run(args: &Args) -> ExitCode {
     let done = run_all(&chosen, args, limits);
     print_table(&done);
     let count =
-        |is_it: fn(&Verdict) -> bool| done.iter().filter(|done| is_it(&done.verdict)).count();
-    let passed = count(|verdict| matches!(verdict, Verdict::Passed));
-    let failed = count(|verdict| matches!(verdict, Verdict::Failed(_)));
+        |is_it: fn(&CaseResult) -> bool| done.iter().filter(|done| is_it(&done.result)).count();
+    let passed = count(|result| matches!(result, CaseResult::Passed));
+    let failed = count(|result| matches!(result, CaseResult::Failed(_)));
     println!("{passed} passed, {failed} failed");
     if failed == 0 {
         ExitCode::SUCCESS
@@ -134,7 +134,7 @@ fn run_one(case: &'static Case, device: Option<&str>, home: &Path, limit: Durati
 impl Done {
     fn of(case: &'static Case, took: Duration, output: &Output, limit: Duration) -> Self {
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let mut measured = BTreeMap::<What, Times>::new();
+        let mut measured = BTreeMap::<Metric, Times>::new();
         for (what, took) in said.lines().filter_map(measure::heard) {
             measured.entry(what).or_default().add(took);
         }
@@ -143,9 +143,9 @@ impl Done {
             .filter(|line| measure::heard(line).is_none())
             .collect();
         let rest = rest.join("\n");
-        let verdict = match output.status.code() {
-            Some(0) => Verdict::Passed,
-            Some(code) if code == i32::from(SKIPPED) => Verdict::Skipped(rest),
+        let result = match output.status.code() {
+            Some(0) => CaseResult::Passed,
+            Some(code) if code == i32::from(SKIPPED) => CaseResult::Skipped(rest),
             _ => {
                 let complaint = String::from_utf8_lossy(&output.stderr);
                 let text = format!("{rest}\n{complaint}\n{} after {took:.1?}", output.status);
@@ -156,12 +156,12 @@ impl Done {
                 } else {
                     ""
                 };
-                Verdict::Failed(format!("{}{is_late}", last.join("\n")))
+                CaseResult::Failed(format!("{}{is_late}", last.join("\n")))
             }
         };
         Self {
             case,
-            verdict,
+            result,
             took,
             measured,
         }
@@ -169,17 +169,17 @@ impl Done {
 
     fn print(&self) {
         let (name, took) = (self.case.name, self.took);
-        match &self.verdict {
-            Verdict::Passed => println!("ok       {name}  {took:.1?}"),
-            Verdict::Skipped(why) => println!("skipped  {name}: {why}"),
-            Verdict::Failed(why) => println!("FAILED   {name}  {took:.1?}\n{why}\n"),
+        match &self.result {
+            CaseResult::Passed => println!("ok       {name}  {took:.1?}"),
+            CaseResult::Skipped(why) => println!("skipped  {name}: {why}"),
+            CaseResult::Failed(why) => println!("FAILED   {name}  {took:.1?}\n{why}\n"),
         }
     }
 }
 
 /// Of times of which there are several, the one in the middle and the longest.
 fn print_table(done: &[Done]) {
-    let heads = What::ALL.map(|what| what.title().to_owned());
+    let heads = Metric::ALL.map(|what| what.title().to_owned());
     let mut rows = vec![
         ["p50 / max".to_owned()]
             .into_iter()
@@ -191,7 +191,7 @@ fn print_table(done: &[Done]) {
             continue;
         };
         let none = Times::default();
-        let cells = What::ALL.map(|what| done.measured.get(&what).unwrap_or(&none).to_string());
+        let cells = Metric::ALL.map(|what| done.measured.get(&what).unwrap_or(&none).to_string());
         if !done.measured.is_empty() {
             rows.push([case.name.to_owned()].into_iter().chain(cells).collect());
         }

@@ -12,18 +12,18 @@ use fastrand::Rng;
 use tokio::time::sleep;
 
 use crate::args::Args;
-use crate::clock::Moment;
-use crate::host::Held;
+use crate::clock::Timestamp;
+use crate::host::ProcessUsage;
 use crate::process::Process;
 use crate::stage::Stage;
-use plan::Deed;
+use plan::Disturbance;
 use report::Report;
 
 const WORKERS: [&str; 3] = ["worker:0", "worker:1", "worker:2"];
 const DRIVERS: [&str; 2] = ["driver:0", "driver:1"];
 /// These live through all of it, so that what leaks adds up in them.
 const SURVIVOR: usize = 0;
-/// How long what the living hold may take to come back after the last deed.
+/// How long what the living hold may take to come back after the last disturbance.
 const CALM: Duration = Duration::from_secs(3);
 
 /// The processes of a soak.
@@ -36,7 +36,7 @@ struct Soak<'a> {
 }
 
 pub(crate) fn run(args: &Args) -> ExitCode {
-    let seed = args.seed.unwrap_or_else(|| Moment::now().0);
+    let seed = args.seed.unwrap_or_else(|| Timestamp::now().0);
     let minutes = args.minutes.expect("the command line requires it");
     let time = Duration::from_secs_f64(minutes * 60.0);
     println!("--seed {seed}, {time:.0?}");
@@ -66,9 +66,9 @@ async fn live(seed: u64, time: Duration, home: &Path, device: Option<String>) ->
     let mut chance = Rng::with_seed(seed);
     let began = Instant::now();
     while began.elapsed() < time {
-        let (pause, deed) = plan::next(&mut chance, &WORKERS, &DRIVERS);
+        let (pause, disturbance) = plan::next(&mut chance, &WORKERS, &DRIVERS);
         sleep(pause).await;
-        soak.take(deed).await;
+        soak.take(disturbance).await;
     }
     sleep(CALM).await;
     let after = soak.survivors();
@@ -95,32 +95,32 @@ impl<'a> Soak<'a> {
         }
     }
 
-    async fn take(&mut self, deed: Deed) {
-        match deed {
-            Deed::KillWorker(which) => {
+    async fn take(&mut self, disturbance: Disturbance) {
+        match disturbance {
+            Disturbance::KillWorker(which) => {
                 let killed = self.workers[which].kill();
                 let next = self.stage.worker(WORKERS[which]).await;
                 self.report.worker_restarted(which, killed, next.registered);
                 self.workers[which] = next;
             }
-            Deed::KillDriver(which) => {
+            Disturbance::KillDriver(which) => {
                 self.drivers[which].0.kill();
                 self.report.driver_killed(self.drivers[which].1);
                 self.drivers[which] = self.stage.driver(DRIVERS[which], &WORKERS).await;
             }
-            Deed::StopWorker(which, time) => {
+            Disturbance::StopWorker(which, time) => {
                 self.workers[which].freeze();
                 sleep(time).await;
                 self.workers[which].thaw();
                 self.report.stops += 1;
             }
-            Deed::RestartNanoCtrl(time) => {
+            Disturbance::RestartNanoCtrl(time) => {
                 self.stage.servers.borrow_mut().stop();
                 sleep(time).await;
                 self.stage.servers.borrow_mut().serve();
                 self.report.outages += 1;
             }
-            Deed::RestartRedis(time) => {
+            Disturbance::RestartRedis(time) => {
                 self.stage.servers.borrow_mut().redis.stop();
                 sleep(time).await;
                 self.stage.servers.borrow_mut().redis.restart();
@@ -130,8 +130,9 @@ impl<'a> Soak<'a> {
     }
 
     /// What those hold that are never killed.
-    fn survivors(&self) -> [Held; 2] {
-        [&self.workers[SURVIVOR], &self.drivers[SURVIVOR].0].map(|process| Held::by(process.pid()))
+    fn survivors(&self) -> [ProcessUsage; 2] {
+        [&self.workers[SURVIVOR], &self.drivers[SURVIVOR].0]
+            .map(|process| ProcessUsage::by(process.pid()))
     }
 
     /// Lets all leave: the drivers first, so that their last calls are answered.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::stream;
 use slimerpc_actors::{PeerAgent, Share, Stream, service};
 
-use crate::journal::{Journal, What};
+use crate::journal::{Event, Journal};
 
 /// One in so many requests to [`Target::tenth`] panics.
 const TENTH: u64 = 10;
@@ -18,7 +18,7 @@ pub(crate) struct Common {
 
 impl Common {
     fn run(&self, id: u64) {
-        self.journal.note(id, What::Ran);
+        self.journal.note(id, Event::Ran);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use slimerpc_actors::{Backoff, Restart, Start};
 
 use crate::args::RoleArgs;
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::journal::Journal;
 use crate::process::say_ready;
 use crate::target::{Common, Target};
@@ -18,7 +18,7 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<(), Failure> {
     quiet();
     let agent = support::agent(args.alias.clone()).nanoctrl(&args.ctrl);
     let agent = agent.start().await?;
-    let registered = Moment::now();
+    let registered = Timestamp::now();
     let common = Arc::new(Common {
         agent: agent.clone(),
         journal: Journal::open(&args.journal)?,

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use slimerpc_actors::PeerAgent;
 use tokio::time::sleep;
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::load::{Load, Mix};
-use crate::measure::{self, What};
+use crate::measure::{self, Metric};
 use crate::stage::Stage;
 use crate::target::Target;
 
@@ -27,12 +27,12 @@ pub(crate) async fn run(stage: &Stage) {
     load.answers(100, limits.anything).await;
     stage.servers.borrow_mut().redis.restart();
     stage.servers.borrow_mut().serve();
-    let back = Moment::now();
+    let back = Timestamp::now();
 
     let late = stage.agent("late").await;
     reach_again(stage, &late, back).await;
     reach_again(stage, &agent, back).await;
-    measure::say(What::Recovery, back.elapsed());
+    measure::say(Metric::Recovery, back.elapsed());
     load.answers(100, limits.anything).await;
     load.stop().await;
     let account = stage.account();
@@ -53,7 +53,7 @@ pub(crate) async fn run(stage: &Stage) {
 }
 
 /// Makes a new proxy for the worker, and calls.
-async fn reach_again(stage: &Stage, agent: &PeerAgent, back: Moment) {
+async fn reach_again(stage: &Stage, agent: &PeerAgent, back: Timestamp) {
     let began = Instant::now();
     loop {
         let made = agent.proxy::<Target>("worker").await;

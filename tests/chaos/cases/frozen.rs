@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use crate::events::Events;
 use crate::load::{Load, Mix};
-use crate::measure::{self, What};
+use crate::measure::{self, Metric};
 use crate::outcome::{Ending, Outcome};
 use crate::stage::Stage;
 use crate::target::Number;
@@ -39,7 +39,7 @@ pub(crate) async fn for_a_while(stage: &Stage) {
     let stalled = events
         .wait_for("Stalled", limits.stalled(), is_stalled)
         .await;
-    measure::say(What::Stalled, stalled.since(stopped));
+    measure::say(Metric::Stalled, stalled.since(stopped));
     sleep(A_WHILE.saturating_sub(stopped.elapsed())).await;
     let answered = load.answered();
     let goes_on = worker.thaw();
@@ -75,15 +75,15 @@ pub(crate) async fn for_ever(stage: &Stage) {
     let stalled = events
         .wait_for("Stalled", limits.stalled(), is_stalled)
         .await;
-    measure::say(What::Stalled, stalled.since(stopped));
+    measure::say(Metric::Stalled, stalled.since(stopped));
     let killed = worker.kill();
     let lost = events.lost(limits.loss).await;
-    measure::say(What::Detection, lost.since(killed));
+    measure::say(Metric::Detection, lost.since(killed));
     load.stop().await;
     let account = stage.account();
     account.check(&[]);
     let failing = account.failing(killed).expect("some were under way");
-    measure::say(What::Failing, failing);
+    measure::say(Metric::Failing, failing);
     assert!(
         failing < limits.loss,
         "the last call failed after {failing:?}"

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use crate::host::Held;
-use crate::measure::{self, What};
+use crate::host::ProcessUsage;
+use crate::measure::{self, Metric};
 use crate::process::Process;
 use crate::stage::Stage;
 
@@ -31,14 +31,14 @@ pub(crate) async fn run(stage: &Stage) {
         let Some(before) = before else {
             // What the first left is what the others are measured by.
             settle(&worker).await;
-            before = Some(Held::by(worker.pid()));
+            before = Some(ProcessUsage::by(worker.pid()));
             continue;
         };
-        let is_clean = || Held::by(worker.pid()).is_within(&before, SLACK);
+        let is_clean = || ProcessUsage::by(worker.pid()).is_within(&before, SLACK);
         stage
             .until("the worker holds no more than before", is_clean)
             .await;
-        measure::say(What::Cleaning, killed.elapsed());
+        measure::say(Metric::Cleaning, killed.elapsed());
     }
     let began = Instant::now();
     while target.lent().await.expect("the worker is there") != 0 {
@@ -59,10 +59,10 @@ pub(crate) async fn run(stage: &Stage) {
 /// Waits until a process holds the same for a while.
 async fn settle(worker: &Process) {
     let mut same = 0;
-    let mut last = Held::by(worker.pid());
+    let mut last = ProcessUsage::by(worker.pid());
     while same < 20 {
         sleep(Duration::from_millis(10)).await;
-        let now = Held::by(worker.pid());
+        let now = ProcessUsage::by(worker.pid());
         let is_same = now.descriptors == last.descriptors && now.threads == last.threads;
         same = if is_same { same + 1 } else { 0 };
         last = now;

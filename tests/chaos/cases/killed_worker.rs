@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::events::Events;
 use crate::limits::Limits;
 use crate::load::{Driver, Load, Mix};
-use crate::measure::{self, What};
+use crate::measure::{self, Metric};
 use crate::outcome::{Ending, Outcome};
 use crate::stage::Stage;
 use crate::target::{Number, Target};
@@ -24,7 +24,7 @@ pub(crate) async fn run(stage: &Stage) {
 
     let killed = worker.kill();
     let lost = events.lost(limits.loss).await;
-    measure::say(What::Detection, lost.since(killed));
+    measure::say(Metric::Detection, lost.since(killed));
     all_fail_at_once(&driver, &target, &limits).await;
 
     let next = stage.worker("worker").await;
@@ -37,13 +37,13 @@ pub(crate) async fn run(stage: &Stage) {
     account.check(&[]);
     // All that were under way may have been answered just before.
     if let Some(failing) = account.failing(killed) {
-        measure::say(What::Failing, failing);
+        measure::say(Metric::Failing, failing);
         assert!(failing < limits.loss, "the last failed after {failing:?}");
     }
     let reconnection = account
         .first_answer(next.registered)
         .expect("some were answered");
-    measure::say(What::Reconnection, reconnection);
+    measure::say(Metric::Reconnection, reconnection);
     assert!(reconnection < limits.reconnection, "{reconnection:?}");
     next.leave(limits.anything).await;
 }

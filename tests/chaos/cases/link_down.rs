@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::clock::Moment;
+use crate::clock::Timestamp;
 use crate::link::Dummy;
 use crate::load::{Load, Mix};
-use crate::measure::{self, What};
+use crate::measure::{self, Metric};
 use crate::stage::Stage;
 
 const DOWN: Duration = Duration::from_secs(2);
@@ -25,14 +25,14 @@ pub(crate) async fn run(stage: &Stage) {
     sleep(DOWN).await;
     link.set("up");
     link.readdress(&addresses);
-    let up = Moment::now();
+    let up = Timestamp::now();
     load.answers(20, limits.anything).await;
     load.stop().await;
     stage.credits_are_back(&target).await;
     let account = stage.account();
     account.check(&[]);
     let reconnection = account.first_answer(up).expect("some were answered");
-    measure::say(What::Reconnection, reconnection);
+    measure::say(Metric::Reconnection, reconnection);
     agent.shutdown().await.expect("the control plane is there");
     worker.leave(limits.anything).await;
 }

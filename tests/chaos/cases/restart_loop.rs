@@ -1,9 +1,9 @@
 //! A worker that is killed as soon as it answers, twenty times.
 
 use crate::events::Events;
-use crate::host::Held;
+use crate::host::ProcessUsage;
 use crate::load::{Load, Mix};
-use crate::measure::{self, What};
+use crate::measure::{self, Metric};
 use crate::stage::Stage;
 
 const LIVES: usize = 20;
@@ -25,18 +25,18 @@ pub(crate) async fn run(stage: &Stage) {
         load.answers(1, limits.anything).await;
         let killed = worker.kill();
         let lost = events.lost(limits.loss).await;
-        measure::say(What::Detection, lost.since(killed));
+        measure::say(Metric::Detection, lost.since(killed));
         worker = stage.worker("worker").await;
         registered.push(worker.registered);
         events.reconnected(limits.anything).await;
         if life == FIRST {
             load.answers(50, limits.anything).await;
-            before = Some(Held::by(here));
+            before = Some(ProcessUsage::by(here));
         }
     }
     load.answers(50, limits.anything).await;
     let before = before.expect("there are more lives than that");
-    let is_clean = || Held::by(here).is_within(&before, SLACK);
+    let is_clean = || ProcessUsage::by(here).is_within(&before, SLACK);
     stage
         .until("the driver holds no more than before", is_clean)
         .await;
@@ -46,7 +46,7 @@ pub(crate) async fn run(stage: &Stage) {
     account.check(&[]);
     for moment in registered {
         let took = account.first_answer(moment).expect("each has answered");
-        measure::say(What::Reconnection, took);
+        measure::say(Metric::Reconnection, took);
         assert!(took < limits.reconnection, "{took:?}");
     }
     worker.leave(limits.anything).await;

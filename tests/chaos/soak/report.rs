@@ -1,9 +1,9 @@
 //! What came of a soak.
 
 use crate::account::Account;
-use crate::clock::Moment;
-use crate::host::Held;
-use crate::journal::What;
+use crate::clock::Timestamp;
+use crate::host::ProcessUsage;
+use crate::journal::Event;
 use crate::measure::Times;
 use crate::table;
 
@@ -14,8 +14,8 @@ const SLACK: usize = 12;
 /// A life of a worker that was ended, and when the next had registered.
 struct Restart {
     worker: u64,
-    killed: Moment,
-    registered: Moment,
+    killed: Timestamp,
+    registered: Timestamp,
 }
 
 /// See the [module](self).
@@ -30,7 +30,12 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn worker_restarted(&mut self, which: usize, killed: Moment, registered: Moment) {
+    pub(crate) fn worker_restarted(
+        &mut self,
+        which: usize,
+        killed: Timestamp,
+        registered: Timestamp,
+    ) {
         self.restarts.push(Restart {
             worker: which as u64,
             killed,
@@ -44,7 +49,12 @@ impl Report {
 
     /// Compares what the survivors, a worker and a driver, held, and looks at what nobody may have
     /// left.
-    pub(crate) fn leaks(&mut self, before: &[Held; 2], after: &[Held; 2], keys: &[String]) {
+    pub(crate) fn leaks(
+        &mut self,
+        before: &[ProcessUsage; 2],
+        after: &[ProcessUsage; 2],
+        keys: &[String],
+    ) {
         let pairs = [("worker", 0), ("driver", 1)];
         for (name, at) in pairs {
             let (before, after) = (before[at], after[at]);
@@ -112,12 +122,12 @@ impl Report {
                 .filter(|later| later.worker == restart.worker)
                 .map(|next| next.killed)
                 .next();
-            let is_of_it = |moment: &Moment| next.is_none_or(|next| *moment < next);
-            let lost = account.told(What::Lost, restart.worker);
+            let is_of_it = |moment: &Timestamp| next.is_none_or(|next| *moment < next);
+            let lost = account.told(Event::Lost, restart.worker);
             for lost in lost.filter(|at| *at >= restart.killed && *at < restart.registered) {
                 detection.add(lost.since(restart.killed));
             }
-            let back = account.told(What::Reached, restart.worker);
+            let back = account.told(Event::Reached, restart.worker);
             for back in back.filter(|at| *at >= restart.registered).filter(is_of_it) {
                 reconnection.add(back.since(restart.registered));
             }

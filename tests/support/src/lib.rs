@@ -9,8 +9,8 @@ mod agents;
 pub mod alone;
 pub mod fake_http;
 mod gate;
-mod held;
 pub mod job;
+mod resource_usage;
 mod servers;
 mod tally;
 pub mod verbs;
@@ -18,7 +18,7 @@ mod wait;
 
 pub use agents::{DEVICE, agent, credits_are_back, unique};
 pub use gate::Gate;
-pub use held::Held;
+pub use resource_usage::ResourceUsage;
 pub use servers::{NanoCtrlServer, Redis, free_port, program};
 pub use tally::{Tally, TallyOnDrop};
 pub use wait::{PATIENCE, joined, until, until_within, wait_until, within};

@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// What this process holds: a leak is more of it than before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Held {
+pub struct ResourceUsage {
     /// File descriptors.
     pub descriptors: usize,
     /// Mappings of shared memory, which is what shm devices register.
@@ -19,7 +19,7 @@ pub struct Held {
     pub threads: usize,
 }
 
-impl Held {
+impl ResourceUsage {
     /// What it holds now.
     pub fn now() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
