@@ -279,6 +279,12 @@ impl Mailbox {
         CompletionEvents::new(self.cq.clone())
     }
 
+    /// Makes sure that later polls notice which callers are gone: a dropped proxy says nothing, and
+    /// not every device does.
+    pub fn probe(&self) {
+        self.callers.channels().for_each(|channel| channel.probe());
+    }
+
     /// Number of connected callers.
     pub fn callers(&self) -> usize {
         self.callers.channels().count()

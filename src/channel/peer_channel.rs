@@ -18,6 +18,10 @@ use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
+/// How many probes are left out until a native caller has called: before, it may not have connected
+/// its end, and a probe would end the channel.
+const LEFT_OUT: u8 = 20;
+
 /// One caller, as its service sees it. Its mailbox handles completions on one thread, which locks
 /// it at no cost; handlers may answer on others.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ struct PeerChannelState {
     responder: Responder,
     /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
+    /// How many more probes are left out.
+    left_out: u8,
     violations: Violations,
 }
 
@@ -72,6 +78,10 @@ impl PeerChannel {
                 bulk,
                 responder: Responder::new(arrivals, answers),
                 is_flushing: false,
+                left_out: match profile {
+                    Profile::Native => LEFT_OUT,
+                    Profile::Compatible => 0,
+                },
                 violations: Violations::default(),
             }),
             requests,
@@ -116,6 +126,7 @@ impl PeerChannel {
         let mut now = None;
         let mut core = self.lock();
         core.open()?;
+        core.left_out = 0;
         for arrival in arrivals {
             let (queue_pairs, imm) = (core.queue_pairs.as_mut(), arrival.imm.unwrap_or_default());
             let Some(imm) = queue_pairs.and_then(|queue_pairs| queue_pairs.receive(id, imm)) else {
@@ -331,9 +342,13 @@ impl PeerChannel {
         core.flush(self.remote.slot(0))
     }
 
-    /// Sends an empty write, unless something is under way already.
+    /// Makes sure that a later poll notices if the caller is gone.
     pub(super) fn probe(&self) {
         let core = &mut *self.lock();
+        if core.left_out > 0 {
+            core.left_out -= 1;
+            return;
+        }
         let to = self.remote.slot(0);
         let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return;

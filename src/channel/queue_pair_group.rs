@@ -247,9 +247,12 @@ impl QueuePairGroup {
             .all(|queue_pair| queue_pair.queue.is_empty()))
     }
 
-    /// Makes sure that a peer that is gone is noticed: by an empty write to `to`, unless something
-    /// under way does that.
+    /// Makes sure that it is noticed if the queue pairs of the peer are gone: by an empty write to
+    /// `to`, unless something under way does that, or the device itself.
     pub(super) fn probe(&mut self, to: RemoteSlice) -> Result<(), FabricError> {
+        if self.queue_pairs.iter().all(|it| it.qp.notices_end()) {
+            return Ok(());
+        }
         self.write_nothing(to, SendQueue::admit_probe)
     }
 

@@ -94,6 +94,12 @@ pub trait QueuePair: Send + fmt::Debug {
         false
     }
 
+    /// Returns whether the queue pair fails by itself when that of its peer is gone. Others notice
+    /// only when they send.
+    fn notices_end(&self) -> bool {
+        false
+    }
+
     /// Returns whether [`place`](Self::place) can ever return memory.
     fn can_place(&self) -> bool {
         false

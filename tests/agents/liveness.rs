@@ -139,18 +139,51 @@ async fn call_1_calls_of_a_peer_that_leaves_end_at_once_and_its_proxies_heal_whe
     second.shutdown().await.unwrap();
 }
 
+/// A call may arrive as the service ends.
 #[actix::test]
-async fn a_proxy_heals_when_its_service_is_served_again() {
+async fn call_1_a_proxy_heals_however_often_its_service_is_served_again() {
     let (alias, driver) = names();
     let (worker, driver) = (agent(&alias).await, agent(&driver).await);
-    let served = worker.serve(Counter::default()).await.unwrap();
+    let mut served = worker.serve(Counter::default()).await.unwrap();
     let counter = driver.proxy::<Counter>(&alias).await.unwrap();
     assert_eq!(counter.add(7).await.unwrap(), 7);
-    served.stop().await.unwrap();
-    counter.add(1).await.unwrap_err();
-    worker.serve(Counter::default()).await.unwrap();
-    healed(&counter).await;
-    assert_eq!(counter.add(1).await.unwrap(), 2);
+    for _ in 0..30 {
+        served.stop().await.unwrap();
+        let called = within("the call ends", counter.add(1)).await;
+        called.unwrap_err();
+        served = worker.serve(Counter::default()).await.unwrap();
+        healed(&counter).await;
+        assert_eq!(counter.add(1).await.unwrap(), 2);
+    }
+}
+
+/// Nothing but the device tells the service.
+#[actix::test]
+async fn drop_1_a_service_keeps_no_memory_of_proxies_that_were_dropped() {
+    // Only an RDMA device pins memory, for the whole process.
+    let pinned = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
+        let kib = pinned.and_then(|line| line.split_whitespace().next());
+        kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap()
+    };
+    let (alias, driver) = names();
+    let (_worker, driver) = (worker(&alias).await, agent(&driver).await);
+    let call = async || {
+        let counter = driver.proxy::<Counter>(&alias).await.unwrap();
+        counter.add(1).await.unwrap();
+    };
+    call().await;
+    let before = pinned();
+    for _ in 0..8 {
+        call().await;
+    }
+    let started = Instant::now();
+    while pinned() > before {
+        let kept = pinned() - before;
+        assert!(started.elapsed() < LONG, "{kept} KiB are still pinned");
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[actix::test]

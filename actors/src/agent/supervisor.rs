@@ -10,6 +10,7 @@ mod discovery;
 mod one_sided;
 mod peer_lookup;
 mod peer_monitor;
+mod probe;
 mod reconnect;
 mod services;
 mod supervise;
@@ -124,14 +125,12 @@ impl Supervisor {
         };
         let supervised = RefCell::new(SupervisedServices::new(settings.strategy));
         let (services, left) = (Rc::<RunningServices>::default(), Rc::new(Cell::new(false)));
-        let link = settings.devices.for_dlslime().device().port().link_type;
         let dlslime = Rc::new(DlslimePeers {
             alias: alias.clone(),
             control: settings.control.clone(),
             devices: settings.devices.clone(),
             geometry: settings.dlslime_geometry,
             retry: settings.retry,
-            probe_interval: settings.heartbeat(link).interval,
             services: services.clone(),
             has_left: left.clone(),
             pairs: RefCell::default(),
@@ -173,7 +172,7 @@ impl Actor for Supervisor {
     fn started(&mut self, _: &mut Context<Self>) {
         actix::spawn(self.state.clone().read_mail());
         actix::spawn(self.state.clone().send_heartbeats());
-        actix::spawn(self.state.dlslime.clone().probe());
+        actix::spawn(self.state.clone().probe());
     }
 }
 

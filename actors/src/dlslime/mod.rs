@@ -1,8 +1,8 @@
 //! DLSlime's side of an agent: it calls peers that speak DLSlime's protocol, and serves them.
 //!
 //! A pair of aliases has one connection, which is used in one direction ([`pair`]). [`handshake`]
-//! is the message that sets it up, [`client`] and [`server`] are its two ends, and [`probe`]
-//! notices that a peer is gone. Native peers involve none of this.
+//! is the message that sets it up, [`client`] and [`server`] are its two ends. Native peers
+//! involve none of this.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -20,7 +20,6 @@ use crate::service::running::RunningServices;
 pub(crate) mod client;
 pub(crate) mod handshake;
 mod pair;
-mod probe;
 mod server;
 
 /// Pause between two checks for a step of a peer.
@@ -33,7 +32,6 @@ pub(crate) struct DlslimePeers {
     pub(crate) devices: Devices,
     pub(crate) geometry: Geometry,
     pub(crate) retry: RetryPolicy,
-    pub(crate) probe_interval: Duration,
     pub(crate) services: Rc<RunningServices>,
     pub(crate) has_left: Rc<Cell<bool>>,
     pub(crate) pairs: RefCell<Pairs>,
@@ -72,6 +70,15 @@ impl DlslimePeers {
         }
         let (peers, peer) = (self.clone(), peer.to_owned());
         actix::spawn(async move { peers.withdraw_mailbox(&peer).await });
+    }
+
+    /// Makes sure that called peers that are gone are noticed.
+    pub(crate) fn probe(&self) {
+        self.pairs.borrow().each(|pair| {
+            if let Pair::Calling { channel, .. } = pair {
+                channel.probe();
+            }
+        });
     }
 
     /// Ends all connections.

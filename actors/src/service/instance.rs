@@ -131,6 +131,13 @@ impl Address {
         self.mailboxes.do_send(WithMailboxes(Box::new(work)));
     }
 
+    /// Makes sure that callers that are gone are noticed. An instance that is busy is left alone: it
+    /// is asked again.
+    pub(crate) fn probe(&self) {
+        let work = WithMailboxes(Box::new(|mailboxes| mailboxes.probe()));
+        let _ = self.mailboxes.try_send(work);
+    }
+
     /// Waits until the answers that were given have arrived, at most for `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         if timeout(limit, self.flush.send(Flush)).await.is_err() {

@@ -151,6 +151,13 @@ impl Mailboxes {
         self.sources.iter().all(|source| source.mailbox.is_idle())
     }
 
+    /// Makes sure that later polls notice which callers are gone.
+    pub(crate) fn probe(&self) {
+        self.sources
+            .iter()
+            .for_each(|source| source.mailbox.probe());
+    }
+
     /// Closes all channels.
     pub(crate) fn close(&mut self) {
         self.sources.clear();

@@ -43,6 +43,11 @@ impl RunningService {
         }
     }
 
+    /// Makes sure that callers that are gone are noticed.
+    pub(crate) fn probe(&self) {
+        self.addresses().for_each(Address::probe);
+    }
+
     /// Waits until the answers that were given have arrived, at most for `limit`.
     pub(crate) async fn flush(&self, limit: Duration) {
         join_all(self.addresses().map(|address| address.flush(limit))).await;

@@ -745,6 +745,11 @@ impl Caller {
             .collect()
     }
 
+    /// Returns whether no call has a slot.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.free.len() == self.slots.len()
+    }
+
     /// The account of slots.
     pub(crate) fn credits(&self) -> Credits {
         let mut credits = Credits::default();

@@ -1,9 +1,6 @@
 //! DLSlime callers of a mailbox: their queue pairs are connected before their rings are known.
 
-use std::sync::Arc;
-
 use crate::channel::callers::Key;
-use crate::channel::peer_channel::PeerChannel;
 use crate::channel::queue_pair_group::QueuePairGroup;
 use crate::channel::{ConnectError, Mailbox, Profile, QueuePairInfo, RingAddress};
 
@@ -120,15 +117,6 @@ impl Mailbox {
             return Ok(Some((key, queue_pairs)));
         }
         Ok(None)
-    }
-
-    /// Sends an empty write to the DLSlime callers that were not sent anything lately, so that a
-    /// lost one is noticed.
-    pub fn probe(&self) {
-        let compatible = |channel: &&Arc<PeerChannel>| channel.profile == Profile::Compatible;
-        for channel in self.callers.channels().filter(compatible) {
-            channel.probe();
-        }
     }
 }
 

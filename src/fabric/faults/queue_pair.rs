@@ -142,6 +142,10 @@ impl QueuePair for FaultyQueuePair {
         self.pair.lock().qp().post_send(request)
     }
 
+    fn notices_end(&self) -> bool {
+        self.pair.lock().qp().notices_end()
+    }
+
     fn can_place(&self) -> bool {
         self.pair.lock().qp().can_place()
     }

@@ -194,6 +194,10 @@ impl QueuePair for ShmQueuePair {
         unsafe { self.connection.write_now(imm, bytes, remote) }
     }
 
+    fn notices_end(&self) -> bool {
+        true
+    }
+
     fn can_place(&self) -> bool {
         true
     }
