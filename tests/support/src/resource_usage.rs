@@ -17,17 +17,23 @@ pub struct ResourceUsage {
     pub mappings: usize,
     /// Threads.
     pub threads: usize,
+    /// KiB that are pinned for an RDMA device, which is what such devices register.
+    pub pinned: usize,
 }
 
 impl ResourceUsage {
     /// What it holds now.
     pub fn now() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let pinned = status.lines().find_map(|line| line.strip_prefix("VmPin:"));
+        let pinned = pinned.and_then(|line| line.split_whitespace().next());
         let count = |folder| fs::read_dir(folder).unwrap().count();
         Self {
             descriptors: count("/proc/self/fd"),
             mappings: maps.lines().filter(|line| line.contains("memfd:")).count(),
             threads: count("/proc/self/task"),
+            pinned: pinned.and_then(|kib| kib.parse().ok()).unwrap_or(0),
         }
     }
 
@@ -52,6 +58,7 @@ impl ResourceUsage {
             now.descriptors > self.descriptors
                 || now.mappings > self.mappings
                 || now.threads > self.threads
+                || now.pinned > self.pinned
         };
         let began = Instant::now();
         while is_more(Self::now()) {
