@@ -75,11 +75,11 @@ fn call_1_a_runtime_that_ends_hands_its_sleepers_over() {
     }
 }
 
-/// The fallback watcher consumes an event before the task of a runtime sees it: that task waits on,
-/// disarmed. The next to sleep in its runtime arms the queue.
+/// A task of a runtime and the fallback watch for one sleeper each, and one of them consumes the
+/// event of both answers before the other sees it: the other waits on, disarmed. Returns the
+/// runtime of the task, too.
 #[cfg(feature = "faults")]
-#[test]
-fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {
+fn disarm(is_fallback: bool) -> (Loopback, tokio::runtime::Runtime) {
     use crate::fabric::faults::{Faults, Plan};
 
     // A waiter that has not seen an event when it is cleared misses it: this queue has no edges.
@@ -98,16 +98,44 @@ fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {
     for request in [first_request, other_request] {
         request.reply(|_| Ok(0));
     }
+    let armed = match is_fallback {
+        true => &inline,
+        false => &ends.runtime,
+    };
     for woken in [&first.woken, &other.woken] {
-        is_woken_in(&ends.runtime, woken);
+        is_woken_in(armed, woken);
     }
-    drive(&ends.runtime);
-    let second = {
+    drive(armed);
+    drop((first, other));
+    (ends, inline)
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn call_1_a_disarmed_task_is_armed_by_the_next_sleeper_of_its_runtime() {
+    let (mut ends, inline) = disarm(false);
+    let next = {
         let _entered = inline.enter();
         Sleeper::new(ends.call())
     };
     ends.request().reply(|_| Ok(0));
-    is_woken_in(&inline, &second.woken);
+    is_woken_in(&inline, &next.woken);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn call_1_a_disarmed_fallback_is_armed_by_its_next_sleeper() {
+    let (mut ends, _inline) = disarm(true);
+    let next = Sleeper::new(ends.call());
+    ends.request().reply(|_| Ok(0));
+    is_woken_in(&ends.runtime, &next.woken);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn drop_1_a_disarmed_fallback_leaves_the_queue_of_a_closed_channel() {
+    let (ends, inline) = disarm(true);
+    is_closed_and_left(&ends, &[&inline, &ends.runtime]);
 }
 
 #[test]
@@ -179,16 +207,20 @@ fn drop_1_nobody_watches_the_queue_of_a_closed_channel() {
     let elsewhere = Sleeper::new(ends.call());
     drive(&inline);
     drive(&ends.runtime);
+    is_closed_and_left(&ends, &[&inline, &ends.runtime]);
+    drop((asleep, at_home, elsewhere));
+}
+
+/// Nobody has the queue of a channel that was closed, once the tasks of `runtimes` have run.
+fn is_closed_and_left(ends: &Loopback, runtimes: &[&tokio::runtime::Runtime]) {
     let queue = Arc::downgrade(&ends.channel.queue().expect("it is open"));
     ends.channel.close(LossCause::Gone);
     let until = Instant::now() + LONG;
     while queue.strong_count() > 0 {
         assert!(Instant::now() < until, "a task has it");
-        drive(&inline);
-        drive(&ends.runtime);
+        runtimes.iter().for_each(|runtime| drive(runtime));
     }
     assert!(ends.channel.queue().is_none());
-    drop((asleep, at_home, elsewhere));
 }
 
 /// Somebody is woken while the tasks of `runtime` run.
