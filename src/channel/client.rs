@@ -428,10 +428,8 @@ impl ClientChannel {
     /// arrived count, even if nobody has polled for them.
     pub fn close(&self, cause: LossCause) {
         let mut core = self.lock();
-        if core.caller.closed().is_none() {
-            // Its failure does not matter any more.
-            let _ = core.collect(self);
-        }
+        // Its failure does not matter any more.
+        let _ = core.collect(self);
         core.close(cause);
         self.wake(core);
     }
@@ -457,9 +455,7 @@ impl ClientChannel {
             return;
         }
         let to = core.remote.slot(0);
-        if core.caller.closed().is_none()
-            && let Err(error) = core.queue_pairs.probe(to)
-        {
+        if let Err(error) = core.queue_pairs.probe(to) {
             core.close(LossCause::Fabric(error.to_string()));
         }
         core.progress(self);
@@ -579,18 +575,17 @@ impl ClientChannel {
     /// Begins to read payloads of answers that lie at the peer.
     fn take_pending_reads(
         &self,
-        pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
+        pending_reads: Vec<(u16, RendezvousDescriptor)>,
     ) -> SpinGuard<'_, ClientState> {
-        let blocks = pending_reads.iter().map(|(_, _, outside)| {
+        let blocks = pending_reads.iter().map(|(_, outside)| {
             let size = usize::try_from(outside.len).unwrap_or(usize::MAX);
             let block = self.memory.as_ref().map(|memory| memory.take(size));
             block.map(|block| block.map_err(|error| no_memory(size, &error, true)))
         });
         let blocks: Vec<_> = blocks.collect();
         let mut core = self.lock();
-        for ((slot, id, outside), block) in pending_reads.into_iter().zip(blocks) {
+        for ((slot, outside), block) in pending_reads.into_iter().zip(blocks) {
             match block {
-                _ if !core.caller.awaits_read(slot, id) => {}
                 Some(Ok(block)) => core.read(slot, outside, block),
                 Some(Err(error)) => core.complete_read(self, slot, Err(error)),
                 None => {}

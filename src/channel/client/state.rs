@@ -42,11 +42,6 @@ pub(in crate::channel) struct ClientState {
 
 impl ClientState {
     pub(in crate::channel) fn progress(&mut self, channel: &ClientChannel) -> bool {
-        if self.caller.closed().is_some() {
-            // Every call has ended. Handling an answer that still comes would make a call that was
-            // sent look as if it had not been.
-            return false;
-        }
         match self.collect(channel) {
             Ok(progressed) => {
                 if progressed {
@@ -62,7 +57,7 @@ impl ClientState {
     }
 
     /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals
-    /// before the loss are handled as well.
+    /// before the loss are handled as well. Nothing arrives once the channel is closed.
     #[inline(always)]
     pub(super) fn collect(&mut self, channel: &ClientChannel) -> Result<bool, LossCause> {
         let mut lost = None;
@@ -88,8 +83,8 @@ impl ClientState {
                 return Err(lost.unwrap_or(LossCause::Flood));
             }
         }
-        // Closed meanwhile.
-        lost.map_or(Ok(true), Err)
+        // Closed, maybe meanwhile.
+        lost.map_or(Ok(batches > 0), Err)
     }
 
     pub(in crate::channel) fn complete(
@@ -113,8 +108,8 @@ impl ClientState {
         completion: &Completion,
     ) -> Result<(), LossCause> {
         let id = WorkId::from_bits(completion.wr_id);
-        // The completion is from before a reset, or came after the end.
-        if !self.queue_pairs.owns(id) || self.caller.closed().is_some() {
+        // The completion is from before a reset.
+        if !self.queue_pairs.owns(id) {
             return Ok(());
         }
         if !completion.status.is_success() {
@@ -228,8 +223,7 @@ impl ClientState {
 
     /// Acknowledges payloads that the peer need not keep any more.
     pub(super) fn release(&mut self) {
-        while self.caller.closed().is_none()
-            && self.queue_pairs.has_room()
+        while self.queue_pairs.has_room()
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
@@ -256,9 +250,6 @@ impl ClientState {
     /// cannot be served, because the next reply may stand where the next request does; without an
     /// answer it would wait for ever. This answers if no call of this side is in the slot.
     fn refuse(&mut self, channel: &ClientChannel, slot: u16) {
-        if self.caller.closed().is_some() {
-            return;
-        }
         let request = self.caller.replied(slot).ok();
         let request = request.and_then(|replied| {
             let bytes = channel.replies.bytes(replied);
@@ -414,7 +405,7 @@ impl ClientState {
 
     /// Tells the peer that nobody waits for the answer in `slot` any more.
     pub(in crate::channel) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
-        if self.caller.closed().is_none() && channel.profile == Profile::Native {
+        if channel.profile == Profile::Native {
             let signal = Signal::Cancel;
             self.write(Immediate { slot, signal }, &[], NO_KEY);
         }

@@ -127,7 +127,7 @@ pub(crate) struct Effects {
     /// Failed one-way calls, to be reported to the listener.
     pub(crate) failures: Vec<TellFailure>,
     /// Answers whose payload has to be read, for which memory is needed.
-    pub(crate) pending_reads: Vec<(u16, CallId, RendezvousDescriptor)>,
+    pub(crate) pending_reads: Vec<(u16, RendezvousDescriptor)>,
 }
 
 /// A call that found no credit, until its maker has seen that it has one.
@@ -406,7 +406,6 @@ impl Caller {
         outside: Option<RendezvousDescriptor>,
     ) -> Received {
         let held = &mut self.slots[usize::from(slot)];
-        let id = held.id;
         if held.rare().is_reading {
             return Received::Violation(Violation::SlotBusy);
         }
@@ -416,7 +415,7 @@ impl Caller {
             Some(outside) => {
                 held.rare().is_reading = true;
                 self.has_effects = true;
-                self.effects.pending_reads.push((slot, id, outside));
+                self.effects.pending_reads.push((slot, outside));
                 Received::Offered
             }
         }
@@ -673,12 +672,6 @@ impl Caller {
     pub(crate) fn is_free(&self, slot: u16) -> bool {
         let slot = self.slots.get(usize::from(slot));
         slot.is_some_and(|slot| slot.phase == Phase::Free)
-    }
-
-    /// Returns whether `id` waits for the payload of its answer in `slot`.
-    pub(crate) fn awaits_read(&self, slot: u16, id: CallId) -> bool {
-        let held = &self.slots[usize::from(slot)];
-        held.is_of(id) && matches!(held.phase, Phase::Pending | Phase::Orphaned)
     }
 
     /// Why the channel is closed.
