@@ -454,7 +454,7 @@ impl PeerChannel {
 impl PeerChannelState {
     /// Handles the result of writing `reply`. If it was not sent, it waits for a place in the send
     /// queue.
-    #[inline]
+    #[inline(always)]
     fn written(&mut self, written: Result<bool, FabricError>, reply: PreparedReply) {
         match written {
             Ok(true) => {}

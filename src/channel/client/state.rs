@@ -175,6 +175,7 @@ impl ClientState {
             .receive(slot, CallId(header.request_id), reply, outside))
     }
 
+    #[inline(always)]
     fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
         let received = self.receive_reply(channel, imm);
         let received = received.unwrap_or_else(Received::Violation);

@@ -292,7 +292,7 @@ impl Responder {
 
     /// Notes that `request` is answered: the caller may write into its slot once it has the answer.
     /// Returns its rare parts, to be dropped without a lock.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub(crate) fn answered(&mut self, mut request: Box<SlotRequest>) -> Option<Box<Rare>> {
         let rare = request.rare.take();
