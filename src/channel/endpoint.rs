@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{ConnectError, Geometry, lend::RemoteRing};
-use crate::fabric::{Gid, MemoryRegion, QueuePairAddress};
+use crate::fabric::{Gid, MemoryRegion, QueuePairAddress, TcpAddress};
 
 /// One end of a channel: its queue pairs, and the ring that the peer will write into.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct QueuePairInfo {
     pub psn: u32,
     /// Number of the queue pair.
     pub qpn: u32,
+    /// Where to dial, and with which key; of the tcp fabric alone, and unknown to DLSlime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<TcpAddress>,
 }
 
 /// The two halves of a GID.
@@ -70,6 +73,7 @@ impl From<QueuePairAddress> for QueuePairInfo {
             mtu: address.mtu,
             psn: address.psn,
             qpn: address.qp_num,
+            tcp: address.tcp,
         }
     }
 }
@@ -84,6 +88,7 @@ impl From<QueuePairInfo> for QueuePairAddress {
             mtu: info.mtu,
             psn: info.psn,
             qp_num: info.qpn,
+            tcp: info.tcp,
         }
     }
 }
@@ -183,6 +188,7 @@ mod tests {
             mtu: 5,
             psn: 4_537_196,
             qp_num: 17,
+            tcp: None,
         };
         let json = serde_json::to_value(QueuePairInfo::from(address)).unwrap();
         let expected = serde_json::json!({
@@ -207,6 +213,7 @@ mod tests {
             mtu: 5,
             psn: 0,
             qpn: 1,
+            tcp: None,
         };
         let good = Endpoint {
             qp,

@@ -104,6 +104,9 @@ pub enum LinkType {
     /// InfiniBand.
     #[serde(rename = "IB")]
     InfiniBand,
+    /// TCP between any two hosts.
+    #[serde(rename = "TCP")]
+    Tcp,
 }
 
 impl fmt::Display for LinkType {
@@ -112,13 +115,14 @@ impl fmt::Display for LinkType {
             Self::Shm => "SHM",
             Self::Roce => "RoCE",
             Self::InfiniBand => "IB",
+            Self::Tcp => "TCP",
         })
     }
 }
 
 /// The text names no [`LinkType`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown link type `{0}`; known are SHM, RoCE and IB")]
+#[error("unknown link type `{0}`; known are SHM, RoCE, IB and TCP")]
 pub struct UnknownLinkType(String);
 
 impl FromStr for LinkType {
@@ -131,6 +135,7 @@ impl FromStr for LinkType {
             "shm" => Ok(Self::Shm),
             "ethernet" | "roce" | "rocev1" | "rocev2" | "roce v2" => Ok(Self::Roce),
             "infiniband" | "ib" => Ok(Self::InfiniBand),
+            "tcp" => Ok(Self::Tcp),
             _ => Err(UnknownLinkType(text.to_owned())),
         }
     }

@@ -8,6 +8,7 @@
 //!
 //! Implementations:
 //! - [`shm`]: two processes of one user on one host, or one process with itself.
+//! - [`tcp`]: any two hosts.
 //! - `verbs` (cargo feature of that name): libibverbs devices, soft-RoCE among them.
 //! - `faults` (cargo feature of that name): any of them, with failures on a plan, for tests.
 //!
@@ -34,6 +35,7 @@ mod queue_pair;
 mod shared_bytes;
 pub mod shm;
 mod soft_rnr_monitor;
+pub mod tcp;
 #[cfg(feature = "verbs")]
 pub mod verbs;
 mod work_request;
@@ -48,4 +50,5 @@ pub use queue_pair::{
     Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
 };
 pub use soft_rnr_monitor::{RnrError, SoftRnrMonitor};
+pub use tcp::{TcpAddress, TcpKey};
 pub use work_request::{Operation, Payload, RecvRequest, RemoteSlice, SendRequest, Sge};

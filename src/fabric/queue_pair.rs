@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::{CompletionQueue, FabricError, MemoryRegion, RecvRequest, RemoteSlice, SendRequest};
+use super::{
+    CompletionQueue, FabricError, MemoryRegion, RecvRequest, RemoteSlice, SendRequest, TcpAddress,
+};
 
 /// One end of a reliable connection: messages arrive in order and exactly once, or the queue pair
 /// is in error.
@@ -214,6 +216,8 @@ pub struct QueuePairAddress {
     pub psn: u32,
     /// Number of the queue pair, 24 bits.
     pub qp_num: u32,
+    /// Where to dial, and with which key; of the tcp fabric alone.
+    pub tcp: Option<TcpAddress>,
 }
 
 /// A 128-bit global identifier, in network order.

@@ -108,6 +108,7 @@ mod tests {
                 mtu: 5,
                 psn: 7,
                 qpn: 9,
+                tcp: None,
             },
         };
         let bodies = [

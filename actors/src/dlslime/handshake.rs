@@ -111,6 +111,8 @@ fn queue_pair(of: &Field) -> Result<QueuePairInfo, BadQpReady> {
         mtu: of.get("mtu")?.number(1, 5)? as u8,
         psn: of.get("psn")?.number(0, 0xff_ffff)? as u32,
         qpn: of.get("qpn")?.number(1, 0xff_ffff)? as u32,
+        // DLSlime knows none.
+        tcp: None,
     })
 }
 

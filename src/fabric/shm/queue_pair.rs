@@ -92,6 +92,7 @@ impl QueuePair for ShmQueuePair {
             mtu: port.mtu,
             psn: self.connection.psn(),
             qp_num: self.number(),
+            tcp: None,
         }
     }
 

@@ -225,6 +225,7 @@ impl QueuePair for VerbsQueuePair {
             mtu: port.mtu,
             psn: self.psn,
             qp_num: self.number(),
+            tcp: None,
         }
     }
 

@@ -1,0 +1,102 @@
+//! What the two ends say first.
+
+use super::address::TcpKey;
+
+/// Bytes of a hello.
+pub(super) const HELLO: usize = 72;
+const MAGIC: [u8; 8] = *b"SlimeTCP";
+const VERSION: u16 = 1;
+
+/// The first bytes of either direction: who speaks, to whom, with which key, and on which terms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) from_gid: [u8; 16],
+    pub(super) from_qp: u32,
+    pub(super) psn: u32,
+    pub(super) to_qp: u32,
+    /// Of the queue pair that is spoken to.
+    pub(super) key: TcpKey,
+    pub(super) terms: Terms,
+}
+
+/// What one end has to know of how the other was created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    pub(super) max_send_wr: u32,
+    pub(super) rnr_retry: u8,
+}
+
+impl Hello {
+    pub(super) fn encode(&self) -> [u8; HELLO] {
+        let mut bytes = [0; HELLO];
+        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
+        bytes[10] = self.terms.rnr_retry;
+        bytes[12..28].copy_from_slice(&self.from_gid);
+        bytes[28..32].copy_from_slice(&self.from_qp.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.psn.to_le_bytes());
+        bytes[36..40].copy_from_slice(&self.to_qp.to_le_bytes());
+        bytes[40..56].copy_from_slice(&self.key.bytes());
+        bytes[56..60].copy_from_slice(&self.terms.max_send_wr.to_le_bytes());
+        bytes
+    }
+
+    /// `None`: these bytes are no beginning of a hello.
+    pub(super) fn check_beginning(bytes: &[u8]) -> Option<()> {
+        let known = bytes.len().min(MAGIC.len());
+        (bytes[..known] == MAGIC[..known]).then_some(())
+    }
+
+    /// What is wrong with it is the error.
+    pub(super) fn decode(bytes: &[u8; HELLO]) -> Result<Self, &'static str> {
+        let sixteen = |at: usize| std::array::from_fn(|i| bytes[at + i]);
+        let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+        Self::check_beginning(bytes).ok_or("no hello of the tcp fabric")?;
+        if u16::from_le_bytes([bytes[8], bytes[9]]) != VERSION {
+            return Err("a hello of another version");
+        }
+        if bytes[11] != 0 || bytes[60..].iter().any(|byte| *byte != 0) || bytes[10] > 7 {
+            return Err("a malformed hello");
+        }
+        Ok(Self {
+            from_gid: sixteen(12),
+            from_qp: number(28),
+            psn: number(32),
+            to_qp: number(36),
+            key: TcpKey::new(sixteen(40)),
+            terms: Terms {
+                max_send_wr: number(56),
+                rnr_retry: bytes[10],
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hello_survives_the_wire_and_strange_ones_are_refused() {
+        let hello = Hello {
+            from_gid: std::array::from_fn(|i| i as u8),
+            from_qp: 1,
+            psn: 2,
+            to_qp: 3,
+            key: TcpKey::new([9; 16]),
+            terms: Terms {
+                max_send_wr: 64,
+                rnr_retry: 6,
+            },
+        };
+        let bytes = hello.encode();
+        assert_eq!(Hello::decode(&bytes), Ok(hello));
+        for (at, value) in [(0, b'G'), (8, 2), (10, 8), (11, 1), (HELLO - 1, 1)] {
+            let mut bad = bytes;
+            bad[at] = value;
+            assert!(Hello::decode(&bad).is_err(), "byte {at}");
+        }
+        assert!(Hello::check_beginning(b"Slim").is_some());
+        assert!(Hello::check_beginning(b"GET / HTTP/1.1").is_none());
+    }
+}

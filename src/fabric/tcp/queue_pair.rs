@@ -1,0 +1,160 @@
+//! Queue pairs of the tcp fabric.
+
+use std::sync::Arc;
+
+use super::connection::Connection;
+use super::device_state::Command;
+use super::socket;
+use super::worker::Worker;
+use crate::fabric::{
+    FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
+    SendRequest, SystemLimit, TcpAddress,
+};
+
+/// The owner's handle of one end of a connection.
+#[derive(Debug)]
+pub(super) struct TcpQueuePair {
+    connection: Arc<Connection>,
+    max_inline: u32,
+    worker: Arc<Worker>,
+}
+
+impl TcpQueuePair {
+    pub(super) fn new(connection: Arc<Connection>, max_inline: u32, worker: Arc<Worker>) -> Self {
+        Self {
+            connection,
+            max_inline,
+            worker,
+        }
+    }
+
+    fn unreachable(&self, reason: String) -> FabricError {
+        FabricError::Unreachable {
+            qp_num: self.number(),
+            reason,
+        }
+    }
+
+    /// Whether this end dials: exactly one of the two does.
+    fn dials(&self, remote: &QueuePairAddress) -> bool {
+        (self.worker.state().gid(), self.number()) < (remote.gid, remote.qp_num)
+    }
+}
+
+impl QueuePair for TcpQueuePair {
+    fn number(&self) -> u32 {
+        self.connection.number()
+    }
+
+    fn address(&self) -> QueuePairAddress {
+        let state = self.worker.state();
+        let port = super::device::port(state.gid());
+        let identity = self.connection.identity();
+        QueuePairAddress {
+            gid: port.gid,
+            gid_index: port.gid_index,
+            lid: port.lid,
+            mtu: port.mtu,
+            psn: identity.psn,
+            qp_num: identity.number,
+            tcp: Some(TcpAddress {
+                socket: state.advertised(),
+                key: identity.key,
+            }),
+        }
+    }
+
+    fn state(&self) -> QueuePairState {
+        self.connection.state()
+    }
+
+    fn to_init(&mut self) -> Result<(), FabricError> {
+        let (from, to) = (QueuePairState::Reset, QueuePairState::Init);
+        self.connection.advance_state("to_init", from, to)
+    }
+
+    fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        let (from, to) = (QueuePairState::Init, QueuePairState::Rtr);
+        if self.state() != from {
+            return Err(self.connection.invalid("to_rtr", self.state()));
+        }
+        let Some(address) = remote.tcp else {
+            let reason = "the peer's address names no host and port of the tcp fabric";
+            return Err(self.unreachable(reason.to_owned()));
+        };
+        let socket = if self.dials(remote) {
+            let dialled = socket::dial(address.socket).map_err(|error| {
+                if SystemLimit::of(&error).is_some() {
+                    return FabricError::os("connecting a socket with a peer")(error);
+                }
+                let socket = address.socket;
+                self.unreachable(format!(
+                    "{socket} cannot be dialled: {error}; is it the right `advertise` of the peer?"
+                ))
+            });
+            Some(dialled?)
+        } else {
+            None
+        };
+        self.connection.set_remote(*remote);
+        self.connection.advance_state("to_rtr", from, to)?;
+        let this = Arc::downgrade(&self.connection);
+        self.worker.state().command(match socket {
+            Some(socket) => Command::Dial(this, socket),
+            None => Command::Greet(self.number()),
+        });
+        Ok(())
+    }
+
+    fn to_rts(&mut self) -> Result<(), FabricError> {
+        let (from, to) = (QueuePairState::Rtr, QueuePairState::Rts);
+        self.connection.advance_state("to_rts", from, to)
+    }
+
+    fn to_error(&mut self) -> Result<(), FabricError> {
+        self.connection.give_up();
+        Ok(())
+    }
+
+    fn to_reset(&mut self) -> Result<(), FabricError> {
+        self.connection.give_up();
+        self.connection = self.connection.renewed();
+        self.worker.state().replace(&self.connection);
+        Ok(())
+    }
+
+    fn post_recv(&mut self, request: RecvRequest) -> Result<(), FabricError> {
+        self.post_recvs(request, 1)
+    }
+
+    fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {
+        self.connection.post_recvs(request, count)
+    }
+
+    fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        if let Payload::Inline(bytes) = request.local {
+            let limit = |what, allowed| FabricError::Limit {
+                what,
+                given: bytes.len() as u64,
+                allowed,
+                device: super::device::NAME.to_owned(),
+            };
+            if request.operation == Operation::Read {
+                return Err(limit("the inline data of a read", "none".to_owned()));
+            }
+            if bytes.len() > self.max_inline as usize {
+                let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
+                return Err(limit("the inline data", allowed));
+            }
+        }
+        self.connection.post_send(request)
+    }
+}
+
+impl Drop for TcpQueuePair {
+    /// Ends the connection; nothing of it is executed afterwards (DROP-1).
+    fn drop(&mut self) {
+        self.connection.give_up();
+        self.worker.state().forget(self.number());
+    }
+}
