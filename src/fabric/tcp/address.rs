@@ -33,7 +33,7 @@ pub struct TcpKey([u8; 16]);
 
 impl TcpKey {
     /// The key of these bytes.
-    pub fn new(bytes: [u8; 16]) -> Self {
+    pub const fn new(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

@@ -79,3 +79,485 @@ fn devices_under_faults_conform() {
         assert!(stats.delayed > 100 && stats.overtaken > 100, "{stats:?}");
     }
 }
+
+/// A device with a queue pair that expects a peer which the test plays.
+struct Victim {
+    // Dropped first (DROP-1).
+    qp: Box<dyn QueuePair>,
+    poller: Box<dyn Poller>,
+    region: Arc<dyn MemoryRegion>,
+    device: Arc<TcpDevice>,
+}
+
+const ATTACKER_QP: u32 = 7;
+const ATTACKER_PSN: u32 = 100;
+const ATTACKER_KEY: TcpKey = TcpKey::new([3; 16]);
+const RECEIVES: u64 = 4;
+const SENDS: u32 = 8;
+
+fn init(device: &Arc<TcpDevice>) -> (QueuePairInit, Box<dyn Poller>) {
+    let (cq, poller) = device.create_completion_queue(64).unwrap();
+    let init = QueuePairInit {
+        send_cq: cq.clone(),
+        recv_cq: cq,
+        max_send_wr: 16,
+        max_recv_wr: 16,
+        max_inline: 64,
+        retry: RetryPolicy::default(),
+    };
+    (init, poller)
+}
+
+impl Victim {
+    fn new() -> Self {
+        Self::on(&open())
+    }
+
+    fn on(device: &Arc<TcpDevice>) -> Self {
+        let (init, poller) = init(device);
+        let mut qp = device.create_queue_pair(&init).unwrap();
+        qp.to_init().unwrap();
+        for wr_id in 0..RECEIVES {
+            qp.post_recv(RecvRequest { wr_id }).unwrap();
+        }
+        qp.to_rtr(&QueuePairAddress {
+            // Less than any other, so that the attacker is the one who dials.
+            gid: Gid([0; 16]),
+            gid_index: 0,
+            lid: 0,
+            mtu: 5,
+            psn: ATTACKER_PSN,
+            qp_num: ATTACKER_QP,
+            tcp: Some(TcpAddress {
+                socket: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
+                key: ATTACKER_KEY,
+            }),
+        })
+        .unwrap();
+        qp.to_rts().unwrap();
+        Self {
+            qp,
+            poller,
+            region: device.register(1 << 20, Access::ALL).unwrap(),
+            device: device.clone(),
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            from_gid: [0; 16],
+            from_qp: ATTACKER_QP,
+            psn: ATTACKER_PSN,
+            to_qp: self.qp.number(),
+            key: self.qp.address().tcp.unwrap().key,
+            terms: Terms {
+                max_send_wr: SENDS,
+                rnr_retry: 1,
+            },
+        }
+    }
+
+    /// Dials, and says this.
+    fn say(&self, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(self.device.address()).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    }
+
+    /// Dials as the peer.
+    fn meet(&self) -> TcpStream {
+        let mut stream = self.say(&self.hello().encode());
+        let mut answer = [0; HELLO];
+        stream.read_exact(&mut answer).unwrap();
+        let answer = Hello::decode(&answer).unwrap();
+        assert_eq!((answer.key, answer.to_qp), (ATTACKER_KEY, ATTACKER_QP));
+        stream
+    }
+
+    fn write_header(&self, sequence: u32, length: u32) -> Header {
+        Header {
+            sequence: ATTACKER_PSN + sequence,
+            addr: self.region.addr(),
+            rkey: self.region.rkey(),
+            length,
+            ..Header::bare(Kind::Write)
+        }
+    }
+
+    fn is_in_error(&mut self) {
+        let end = Instant::now() + SOON;
+        while self.qp.state() != QueuePairState::Error {
+            assert!(Instant::now() < end, "still in {}", self.qp.state());
+            thread::yield_now();
+        }
+        for wr_id in 0..RECEIVES {
+            let completion = next(&mut *self.poller);
+            let flushed = (wr_id, CompletionStatus::Flushed);
+            assert_eq!((completion.wr_id, completion.status), flushed);
+        }
+    }
+
+    fn has_violations(&self, count: u64) {
+        let end = Instant::now() + SOON;
+        while self.device.violations() < count {
+            assert!(Instant::now() < end, "{} only", self.device.violations());
+            thread::yield_now();
+        }
+        assert_eq!(self.device.violations(), count);
+    }
+
+    /// Others use the device as if nothing had happened.
+    fn serves_others(&self) {
+        let (a, b): (Arc<dyn Device>, Arc<dyn Device>) = (self.device.clone(), open());
+        let case = CASES.iter().find(|case| {
+            case.name()
+                .ends_with("immediates_arrive_in_order_with_their_data")
+        });
+        case.unwrap().run(&a, &b);
+    }
+}
+
+fn next(poller: &mut dyn Poller) -> Completion {
+    let end = Instant::now() + SOON;
+    let mut one = [Completion::EMPTY];
+    while poller.poll(&mut one).unwrap() == 0 {
+        assert!(Instant::now() < end, "no completion came");
+        thread::yield_now();
+    }
+    one[0]
+}
+
+/// The peer closes; what it said before.
+fn rest(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match stream.read_to_end(&mut bytes) {
+        Ok(_) => {}
+        // It had not read all when it closed.
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+    bytes
+}
+
+/// INPUT-1: whoever does not say a proper hello is closed and counted, and nobody else notices.
+#[test]
+fn strangers_are_closed_and_counted() {
+    let victim = Victim::new();
+    let hello = victim.hello();
+    let [mut version, mut psn, mut partial] = [(); 3].map(|()| hello.encode().to_vec());
+    version[8] = 9;
+    psn[32] ^= 1;
+    partial.truncate(HELLO - 1);
+    let wrong_key = Hello {
+        key: TcpKey::new([0; 16]),
+        ..hello
+    };
+    let wrong_number = Hello {
+        to_qp: 0x3f_ffff,
+        ..hello
+    };
+    let said: [&[u8]; 9] = [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
+        &[0xff; 4096],
+        &[0; HELLO],
+        &version,
+        &psn,
+        &wrong_key.encode(),
+        &wrong_number.encode(),
+        b"S",
+    ];
+    let mut count = 0;
+    for bytes in said {
+        let stream = victim.say(bytes);
+        if bytes.len() == 1 {
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        assert!(rest(stream).is_empty(), "{bytes:x?}");
+        count += 1;
+        victim.has_violations(count);
+    }
+    // A port scanner says nothing at all.
+    drop(victim.say(b""));
+    // One who says half and waits does so at nobody's expense.
+    let slow = victim.say(&partial);
+    victim.serves_others();
+    assert!(rest(slow).is_empty());
+    victim.has_violations(count + 1);
+    assert_eq!(victim.qp.state(), QueuePairState::Rts);
+    victim.meet();
+}
+
+/// Connections that say nothing are not many at a time, and give way.
+#[test]
+fn silent_strangers_are_bounded() {
+    let victim = Victim::new();
+    let silent: Vec<_> = (0..300).map(|_| victim.say(b"")).collect();
+    victim.has_violations(300 - 256);
+    drop(silent);
+    let end = Instant::now() + SOON;
+    while TcpStream::connect(victim.device.address()).is_err() {
+        assert!(Instant::now() < end);
+    }
+    victim.serves_others();
+    victim.meet();
+}
+
+/// INPUT-1: a peer that breaks the protocol loses its connection, and nobody else notices.
+#[test]
+fn peers_that_break_the_protocol_are_closed_and_counted() {
+    type Attack = fn(&Victim) -> Vec<u8>;
+    let attacks: [(&str, Attack); 13] = [
+        ("an unknown kind", |victim| {
+            let mut bytes = victim.write_header(0, 0).encode();
+            bytes[0] = 99;
+            bytes.to_vec()
+        }),
+        ("unknown flags", |victim| {
+            let mut bytes = victim.write_header(0, 0).encode();
+            bytes[1] = 0x80;
+            bytes.to_vec()
+        }),
+        ("longer than any", |victim| {
+            victim.write_header(0, MAX_MESSAGE + 1).encode().to_vec()
+        }),
+        ("as long as can be said", |victim| {
+            victim.write_header(0, u32::MAX).encode().to_vec()
+        }),
+        ("replayed", |victim| {
+            let bytes = victim.write_header(0, 0).encode();
+            [bytes, bytes].concat()
+        }),
+        ("from the future", |victim| {
+            victim.write_header(1, 0).encode().to_vec()
+        }),
+        ("interleaved", |victim| {
+            // The second begins where the first still has bytes to come, and so does the third.
+            let mut bytes = victim
+                .write_header(0, 3 * HEADER as u32 / 2)
+                .encode()
+                .to_vec();
+            for sequence in 1..3 {
+                bytes.extend(victim.write_header(sequence, 0).encode());
+            }
+            bytes
+        }),
+        ("acknowledges what was not sent", |_| {
+            let header = Header {
+                sequence: ATTACKER_PSN,
+                executed: 1,
+                ..Header::bare(Kind::Ack)
+            };
+            header.encode().to_vec()
+        }),
+        ("answers what was not asked", |_| {
+            let header = Header {
+                sequence: ATTACKER_PSN,
+                ..Header::bare(Kind::ReadData)
+            };
+            header.encode().to_vec()
+        }),
+        ("refuses what was not sent", |_| {
+            let header = Header {
+                sequence: ATTACKER_PSN,
+                ..Header::bare(Kind::Refusal)
+            };
+            header.encode().to_vec()
+        }),
+        ("an acknowledgement with a length", |_| {
+            let header = Header {
+                sequence: ATTACKER_PSN,
+                length: 1,
+                ..Header::bare(Kind::Ack)
+            };
+            header.encode().to_vec()
+        }),
+        ("a second hello", |victim| victim.hello().encode().to_vec()),
+        ("more READs than it may have outstanding", |victim| {
+            let reads = (0..2 * SENDS).map(|sequence| Header {
+                kind: Kind::Read,
+                ..victim.write_header(sequence, 1 << 20)
+            });
+            reads.flat_map(|header| header.encode()).collect()
+        }),
+    ];
+    let device = open();
+    for (count, (name, attack)) in (1..).zip(attacks) {
+        println!("{name}");
+        let mut victim = Victim::on(&device);
+        let mut stream = victim.meet();
+        stream.write_all(&attack(&victim)).unwrap();
+        victim.is_in_error();
+        victim.has_violations(count);
+        rest(stream);
+    }
+    Victim::on(&device).serves_others();
+}
+
+/// Memory that a peer may not have is refused in words, and is no violation.
+#[test]
+fn a_refusal_says_what_was_executed_before() {
+    for (rkey, offset, length) in [
+        (1, 0, 8),
+        (0, -1, 8),
+        (0, (1 << 20) - 7, 8),
+        (0, 0, MAX_MESSAGE),
+    ] {
+        let mut victim = Victim::new();
+        let mut stream = victim.meet();
+        let mut bytes = victim.write_header(0, 4).encode().to_vec();
+        bytes.extend(b"fine");
+        let good = victim.write_header(1, length);
+        let bad = Header {
+            rkey: good.rkey ^ rkey,
+            addr: good.addr.wrapping_add_signed(offset),
+            ..good
+        };
+        bytes.extend(bad.encode());
+        stream.write_all(&bytes).unwrap();
+        let answer = rest(stream);
+        let refusal = Header::decode(answer.last_chunk::<HEADER>().unwrap()).unwrap();
+        assert_eq!((refusal.kind, refusal.executed), (Kind::Refusal, 1));
+        victim.is_in_error();
+        let mut written = [0; 8];
+        victim.region.copy_out(0, &mut written).unwrap();
+        assert_eq!(&written, b"fine\0\0\0\0");
+        assert_eq!(victim.device.violations(), 0);
+    }
+}
+
+/// A frame of which some bytes come, one by one or never, keeps nobody waiting.
+#[test]
+fn a_truncated_frame_is_the_end_of_its_connection_alone() {
+    let mut victim = Victim::new();
+    let mut stream = victim.meet();
+    let mut bytes = victim.write_header(0, 10_000).encode().to_vec();
+    bytes.resize(HEADER + 9000, 5);
+    for byte in bytes {
+        stream.write_all(&[byte]).unwrap();
+    }
+    victim.serves_others();
+    assert_eq!(victim.qp.state(), QueuePairState::Rts);
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    victim.is_in_error();
+    let mut written = [0; 1];
+    victim.region.copy_out(8999, &mut written).unwrap();
+    assert_eq!(written, [5]);
+}
+
+/// A peer that asks for a lot and reads nothing is given up.
+#[test]
+fn a_peer_that_stops_reading_is_given_up() {
+    let mut victim = Victim::new();
+    victim.region = victim.device.register(16 << 20, Access::ALL).unwrap();
+    let mut stream = victim.meet();
+    for sequence in 0..SENDS {
+        let read = Header {
+            kind: Kind::Read,
+            ..victim.write_header(sequence, 16 << 20)
+        };
+        stream.write_all(&read.encode()).unwrap();
+    }
+    victim.serves_others();
+    victim.is_in_error();
+    drop(stream);
+}
+
+/// A second connection for the same queue pair, with everything right, changes nothing for the first.
+#[test]
+fn a_replayed_hello_is_refused() {
+    let mut victim = Victim::new();
+    let mut stream = victim.meet();
+    rest(victim.say(&victim.hello().encode()));
+    victim.has_violations(1);
+    let header = Header {
+        kind: Kind::WriteWithImm,
+        imm: 5,
+        ..victim.write_header(0, 0)
+    };
+    stream.write_all(&header.encode()).unwrap();
+    assert_eq!(next(&mut *victim.poller).imm, Some(5));
+}
+
+#[test]
+fn what_cannot_be_listened_on_is_an_error_that_names_the_setting() {
+    let refused = |options: &TcpOptions| {
+        let error = TcpDevice::open(options).unwrap_err();
+        assert!(matches!(error, FabricError::NoDevice { .. }), "{error:?}");
+        error.to_string()
+    };
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = refused(&TcpOptions {
+        ports: port..=port,
+        ..TcpOptions::default()
+    });
+    assert!(
+        text.contains("127.0.0.1") && text.contains(&port.to_string()),
+        "{text}"
+    );
+    assert!(text.contains("`ports`"), "{text}");
+    let text = refused(&TcpOptions {
+        bind: Ipv4Addr::new(192, 0, 2, 1).into(),
+        ..TcpOptions::default()
+    });
+    assert!(
+        text.contains("192.0.2.1") && text.contains("`bind`"),
+        "{text}"
+    );
+    let text = refused(&TcpOptions {
+        bind: Ipv4Addr::UNSPECIFIED.into(),
+        ..TcpOptions::default()
+    });
+    assert!(text.contains("`advertise`"), "{text}");
+    #[expect(clippy::reversed_empty_ranges)]
+    let ports = 2..=1;
+    let text = refused(&TcpOptions {
+        ports,
+        ..TcpOptions::default()
+    });
+    assert!(text.contains("empty"), "{text}");
+    // Another address may be told than the one that is listened on.
+    let advertised = TcpDevice::open(&TcpOptions {
+        bind: Ipv4Addr::UNSPECIFIED.into(),
+        advertise: Some(Ipv4Addr::new(127, 0, 0, 2).into()),
+        ports: 0..=0,
+    })
+    .unwrap();
+    assert_eq!(advertised.address().ip(), Ipv4Addr::new(127, 0, 0, 2));
+    let (a, b): (Arc<dyn Device>, Arc<dyn Device>) = (advertised, open());
+    for case in CASES
+        .iter()
+        .filter(|case| case.name().starts_with("transfers"))
+    {
+        case.run(&a, &b);
+    }
+}
+
+#[test]
+fn memory_of_another_device_is_registered_too() {
+    let device = open();
+    let heap: Arc<dyn Device> = Arc::new(crate::fabric::heap::HeapDevice::default());
+    let region = heap.register(64, Access::ALL).unwrap();
+    let too = device.register_too(&region, Access::REMOTE_READ).unwrap();
+    assert_eq!((too.addr(), too.len()), (region.addr(), 64));
+    assert_ne!(too.rkey(), 0);
+}
+
+/// An address without a host and a port, of another fabric or of an older peer, is refused in words.
+#[test]
+fn an_address_of_another_fabric_is_unreachable() {
+    let device = open();
+    let (init, _poller) = init(&device);
+    let mut qp = device.create_queue_pair(&init).unwrap();
+    qp.to_init().unwrap();
+    let address = QueuePairAddress {
+        tcp: None,
+        ..qp.address()
+    };
+    let error = qp.to_rtr(&address).unwrap_err();
+    assert!(
+        matches!(error, FabricError::Unreachable { .. }),
+        "{error:?}"
+    );
+}

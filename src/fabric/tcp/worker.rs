@@ -488,8 +488,14 @@ impl Routine {
                 .complain(format_args!("a connection cannot be configured: {error}"));
         }
         let is_dialled = matches!(link.role, Role::Dialled(..));
-        if !connection.establish(link.stream, hello.terms) && is_dialled {
+        if connection.establish(link.stream, hello.terms) {
+            return;
+        }
+        if is_dialled {
             connection.lose();
+        } else if connection.state() != QueuePairState::Error {
+            let what = "its queue pair is connected already";
+            self.state.violation(what, link.peer);
         }
     }
 
