@@ -5,5 +5,6 @@ mod limits;
 mod model_runner;
 mod python_pickles;
 mod shared_memory;
+mod tcp_fabric;
 mod trainer;
 mod workers;

@@ -110,7 +110,9 @@ impl Input {
 
     /// Receives: first the rest of the payload, into its memory, then whatever follows.
     pub(super) fn fill(&mut self, stream: &Stream) -> Filled {
-        self.staging.copy_within(self.start..self.end, 0);
+        if self.start < self.end {
+            self.staging.copy_within(self.start..self.end, 0);
+        }
         self.end -= self.start;
         self.start = 0;
         let mut pieces = [Piece::EMPTY; 2];

@@ -88,7 +88,16 @@ impl Output {
 
     /// Sends as much as the socket takes.
     pub(super) fn flush(&mut self, stream: &Stream) -> Result<(), Unsent> {
-        while !self.segments.is_empty() {
+        while let Some(first) = self.segments.front() {
+            if self.segments.len() == 1 && first.target.left() == 0 {
+                let piece = Piece::of(&self.bytes[self.at..self.at + first.buffered]);
+                let total = first.buffered;
+                // SAFETY: the piece is bytes of `self.bytes`, which nobody changes meanwhile.
+                if self.sent(unsafe { stream.send(&[piece]) })? < total {
+                    return Ok(());
+                }
+                continue;
+            }
             let mut pieces = [Piece::EMPTY; 2 * AT_ONCE];
             let mut held: [Option<Arc<RegionMemory>>; AT_ONCE] = Default::default();
             let (mut count, mut total, mut at) = (0, 0, self.at);
@@ -118,18 +127,23 @@ impl Output {
             }
             // SAFETY: the pieces are bytes of `self.bytes`, which nobody changes meanwhile, and of regions that `held` keeps;
             // those may be read at any time by whoever plays the device.
-            match unsafe { stream.send(&pieces[..count]) } {
-                Ok(sent) => {
-                    self.advance(sent);
-                    if sent < total {
-                        return Ok(());
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(_) => return Err(Unsent::Lost),
+            if self.sent(unsafe { stream.send(&pieces[..count]) })? < total {
+                return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Accounts for what the socket has taken. How much that was.
+    fn sent(&mut self, sent: io::Result<usize>) -> Result<usize, Unsent> {
+        match sent {
+            Ok(sent) => {
+                self.advance(sent);
+                Ok(sent)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            Err(_) => Err(Unsent::Lost),
+        }
     }
 
     fn advance(&mut self, mut sent: usize) {

@@ -44,12 +44,18 @@ impl Stream {
     /// Each piece is valid for writes, by raw pointers at least.
     pub(super) unsafe fn receive(&self, pieces: &mut [Piece]) -> io::Result<usize> {
         let Self::Plain(socket) = self;
+        let socket = socket.as_raw_fd();
+        if let [Piece(piece)] = pieces {
+            let (base, len, flags) = (piece.iov_base, piece.iov_len, libc::MSG_DONTWAIT);
+            // SAFETY: the caller vouches for the piece; the kernel writes nothing else.
+            return retry(|| unsafe { libc::recv(socket, base, len, flags) });
+        }
         // SAFETY: all zeros is a message without address, pieces and ancillary data.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = pieces.as_mut_ptr().cast();
         message.msg_iovlen = pieces.len() as _;
         // SAFETY: `message` names `pieces`, which the caller vouches for; the kernel writes nothing else.
-        retry(|| unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) })
+        retry(|| unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_DONTWAIT) })
     }
 
     /// Sends `pieces`, in order, as far as the socket takes them.
@@ -58,13 +64,19 @@ impl Stream {
     /// Each piece is valid for reads, by raw pointers at least.
     pub(super) unsafe fn send(&self, pieces: &[Piece]) -> io::Result<usize> {
         let Self::Plain(socket) = self;
+        let socket = socket.as_raw_fd();
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        if let [Piece(piece)] = pieces {
+            let (base, len) = (piece.iov_base, piece.iov_len);
+            // SAFETY: the caller vouches for the piece, which the kernel only reads.
+            return retry(|| unsafe { libc::send(socket, base, len, flags) });
+        }
         // SAFETY: all zeros is a message without address, pieces and ancillary data.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = pieces.as_ptr().cast_mut().cast();
         message.msg_iovlen = pieces.len() as _;
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: `message` names `pieces`, which the caller vouches for and the kernel only reads.
-        retry(|| unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, flags) })
+        retry(|| unsafe { libc::sendmsg(socket, &raw const message, flags) })
     }
 
     /// Says that nothing more comes.
