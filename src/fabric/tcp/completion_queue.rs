@@ -20,7 +20,7 @@ const ARMED_SOLICITED: u8 = 1;
 const ARMED: u8 = 2;
 /// Sockets that one poll looks at.
 const READY: usize = 64;
-/// `graced` before anybody was.
+/// A turn, or a count of polls, before the first.
 const NEVER: u64 = u64::MAX;
 
 /// See the [module](self).
@@ -42,9 +42,32 @@ pub(super) struct TcpCompletionQueue {
     owing: Mutex<Vec<Weak<Connection>>>,
     has_owing: AtomicBool,
     polls: AtomicU64,
-    /// `polls` when the device's thread looked last, and when it last left something to a sleeper.
-    seen: AtomicU64,
+    seen: Seen,
+}
+
+/// What the device's thread knows of those who poll; nobody else uses it. It asks for each connection, and gets one answer a
+/// turn for all of a queue.
+#[derive(Debug)]
+struct Seen {
+    turn: AtomicU64,
+    /// `polls` when this turn began, and whether there had been any since the one before.
+    polls: AtomicU64,
+    was_polled: AtomicBool,
+    /// `polls` when something was last left to a sleeper, and the turn.
     graced: AtomicU64,
+    graced_turn: AtomicU64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            turn: AtomicU64::new(NEVER),
+            polls: AtomicU64::new(0),
+            was_polled: AtomicBool::new(false),
+            graced: AtomicU64::new(NEVER),
+            graced_turn: AtomicU64::new(NEVER),
+        }
+    }
 }
 
 /// A completion, and the places in the send queue that it frees when it is polled.
@@ -86,8 +109,7 @@ impl TcpCompletionQueue {
             owing: Mutex::default(),
             has_owing: AtomicBool::new(false),
             polls: AtomicU64::new(0),
-            seen: AtomicU64::new(0),
-            graced: AtomicU64::new(NEVER),
+            seen: Seen::default(),
         })
     }
 
@@ -165,17 +187,27 @@ impl TcpCompletionQueue {
         self.polls.store(polls.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Whether somebody has polled since this was asked last.
-    pub(super) fn was_polled(&self) -> bool {
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.seen.swap(polls, Ordering::Relaxed) != polls
+    /// Whether somebody polled between the last turn in which this was asked and this one.
+    pub(super) fn was_polled(&self, turn: u64) -> bool {
+        let seen = &self.seen;
+        if seen.turn.swap(turn, Ordering::Relaxed) != turn {
+            let polls = self.polls.load(Ordering::Relaxed);
+            let was_polled = seen.polls.swap(polls, Ordering::Relaxed) != polls;
+            seen.was_polled.store(was_polled, Ordering::Relaxed);
+        }
+        seen.was_polled.load(Ordering::Relaxed)
     }
 
     /// Whether somebody sleeps who will look at what has come, and has not been left something before that is still there.
-    pub(super) fn has_sleeper(&self) -> bool {
-        let polls = self.polls.load(Ordering::Relaxed);
-        self.armed.load(Ordering::Relaxed) != DISARMED
-            && self.graced.swap(polls, Ordering::Relaxed) != polls
+    pub(super) fn has_sleeper(&self, turn: u64) -> bool {
+        if self.armed.load(Ordering::Relaxed) == DISARMED {
+            return false;
+        }
+        let (seen, polls) = (&self.seen, self.polls.load(Ordering::Relaxed));
+        if seen.graced.swap(polls, Ordering::Relaxed) != polls {
+            seen.graced_turn.store(turn, Ordering::Relaxed);
+        }
+        seen.graced_turn.load(Ordering::Relaxed) == turn
     }
 
     /// Moves what has come over the sockets, and what waits to leave.

@@ -452,7 +452,7 @@ impl Connection {
     }
 
     /// The device's thread looks, as something happened on the socket (`by_event`) or some time has passed.
-    pub(super) fn look(&self, now: Instant, by_event: bool) -> Watch {
+    pub(super) fn look(&self, now: Instant, turn: u64, by_event: bool) -> Watch {
         let mut guard = self.lock();
         let wire = &mut *guard;
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
@@ -462,7 +462,7 @@ impl Connection {
             let refusing = Ending::Refusing(CompletionStatus::RnrRetryExceeded);
             self.end(wire, refusing);
         }
-        let is_attended = self.is_attended(by_event);
+        let is_attended = self.is_attended(turn, by_event);
         if !is_attended || !wire.output.is_empty() {
             self.advance(wire);
         }
@@ -488,13 +488,13 @@ impl Connection {
     }
 
     /// Whether somebody else sees to what comes.
-    fn is_attended(&self, by_event: bool) -> bool {
+    fn is_attended(&self, turn: u64, by_event: bool) -> bool {
         let Identity {
             send_cq, recv_cq, ..
         } = &self.identity;
-        let mut is_attended = send_cq.was_polled() || (by_event && send_cq.has_sleeper());
+        let mut is_attended = send_cq.was_polled(turn) || (by_event && send_cq.has_sleeper(turn));
         if !Arc::ptr_eq(send_cq, recv_cq) {
-            is_attended |= recv_cq.was_polled() || (by_event && recv_cq.has_sleeper());
+            is_attended |= recv_cq.was_polled(turn) || (by_event && recv_cq.has_sleeper(turn));
         }
         is_attended
     }

@@ -62,6 +62,7 @@ impl Worker {
             looked_after: Vec::new(),
             is_paused: false,
             next_review: Instant::now(),
+            began: Instant::now(),
             discarded: vec![0; DISCARDED].into(),
         };
         routine
@@ -109,6 +110,7 @@ struct Routine {
     /// Nothing is accepted until the next review.
     is_paused: bool,
     next_review: Instant,
+    began: Instant,
     discarded: Box<[u8]>,
 }
 
@@ -230,19 +232,26 @@ impl Routine {
         Timespec::try_from(wait).ok()
     }
 
+    /// The number of the tick that `now` belongs to.
+    fn turn(&self, now: Instant) -> u64 {
+        let ticks = now.saturating_duration_since(self.began).as_micros() / TICK.as_micros();
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
     /// Something has happened on the socket of a connection.
     fn look(&mut self, number: u32, now: Instant) {
         if let Some(connection) = self.state.find(number)
-            && connection.look(now, true) == Watch::Again
+            && connection.look(now, self.turn(now), true) == Watch::Again
         {
             self.looked_after.push(Arc::downgrade(&connection));
         }
     }
 
     fn tick(&mut self, now: Instant) {
+        let turn = self.turn(now);
         self.looked_after.retain(|connection| {
             let connection = connection.upgrade();
-            connection.is_some_and(|connection| connection.look(now, false) == Watch::Again)
+            connection.is_some_and(|connection| connection.look(now, turn, false) == Watch::Again)
         });
     }
 
@@ -380,7 +389,8 @@ impl Routine {
                 Ok(Some(hello)) => self.greet(token, &hello),
                 Err(wrong) => self.remove(token, wrong),
             },
-            Role::Waiting(_) => self.remove(token, "it did not wait for an answer"),
+            // It may say nothing before it is answered, and most likely has closed.
+            Role::Waiting(_) => self.remove(token, ""),
             Role::Dialling(connection) => {
                 let hello = connection
                     .upgrade()
