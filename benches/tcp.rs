@@ -1,4 +1,5 @@
-//! The tcp fabric against the sockets that it is made of, both polling, in one run: `cargo bench --bench tcp`.
+//! The tcp fabric against the sockets that it is made of, both polling, in one run: `cargo
+//! bench --bench tcp`.
 //!
 //! Rounds of either take turns, so that what else the machine does hits both.
 

@@ -1,4 +1,5 @@
-//! The tcp fabric between two processes: messages, memory of a process that does nothing, and death.
+//! The tcp fabric between two processes: messages, memory of a process that does nothing, and
+//! death.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};

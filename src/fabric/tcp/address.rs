@@ -26,8 +26,8 @@ pub struct TcpAddress {
     pub key: TcpKey,
 }
 
-/// A random key of 128 bits. It is compared in constant time and not shown by `Debug`; as a record it is 32 hexadecimal
-/// digits.
+/// A random key of 128 bits. It is compared in constant time and not shown by `Debug`; as a record
+/// it is 32 hexadecimal digits.
 #[derive(Clone, Copy)]
 pub struct TcpKey([u8; 16]);
 

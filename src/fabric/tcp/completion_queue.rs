@@ -1,7 +1,8 @@
 //! Completion queues of the tcp fabric.
 //!
-//! The descriptor that sleepers await is an epoll of two things: an eventfd, which whoever adds a completion raises, and,
-//! while the queue is armed, the epoll of its sockets. So it is the wire that wakes a sleeper.
+//! The descriptor that sleepers await is an epoll of two things: an eventfd, which whoever adds a
+//! completion raises, and, while the queue is armed, the epoll of its sockets. So it is the wire
+//! that wakes a sleeper.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,8 +46,8 @@ pub(super) struct TcpCompletionQueue {
     seen: Seen,
 }
 
-/// What the device's thread knows of those who poll; nobody else uses it. It asks for each connection, and gets one answer a
-/// turn for all of a queue.
+/// What the device's thread knows of those who poll; nobody else uses it. It asks for each
+/// connection, and gets one answer a turn for all of a queue.
 #[derive(Debug)]
 struct Seen {
     turn: AtomicU64,
@@ -198,7 +199,8 @@ impl TcpCompletionQueue {
         seen.was_polled.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody sleeps who will look at what has come, and has not been left something before that is still there.
+    /// Whether somebody sleeps who will look at what has come, and has not been left something
+    /// before that is still there.
     pub(super) fn has_sleeper(&self, turn: u64) -> bool {
         if self.armed.load(Ordering::Relaxed) == DISARMED {
             return false;

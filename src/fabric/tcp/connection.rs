@@ -451,7 +451,8 @@ impl Connection {
         Ok(())
     }
 
-    /// The device's thread looks, as something happened on the socket (`by_event`) or some time has passed.
+    /// The device's thread looks, as something happened on the socket (`by_event`) or some time has
+    /// passed.
     pub(super) fn look(&self, now: Instant, turn: u64, by_event: bool) -> Watch {
         let mut guard = self.lock();
         let wire = &mut *guard;

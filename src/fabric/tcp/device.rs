@@ -61,8 +61,8 @@ impl TcpDevice {
     /// Listens.
     ///
     /// # Errors
-    /// [`FabricError::NoDevice`], which names the setting, if the address or the ports cannot be had; no file descriptor,
-    /// memory or thread is left.
+    /// [`FabricError::NoDevice`], which names the setting, if the address or the ports cannot be
+    /// had; no file descriptor, memory or thread is left.
     pub fn open(options: &TcpOptions) -> Result<Arc<Self>, FabricError> {
         let (listener, advertised) = socket::listen(options)?;
         let state = Arc::new(DeviceState::new(Gid(random()?), advertised)?);

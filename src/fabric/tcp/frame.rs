@@ -20,7 +20,8 @@ pub(super) enum Kind {
     ReadData,
     /// Nothing but the count in the header.
     Ack,
-    /// The request after those acknowledged is refused, for the reason in `imm`; the connection ends.
+    /// The request after those acknowledged is refused, for the reason in `imm`; the connection
+    /// ends.
     Refusal,
 }
 

@@ -93,9 +93,10 @@ impl Input {
                 return Payload::Deregistered(*header);
             };
             let from = &self.staging[self.start..self.start + count];
-            // SAFETY: `to` is at least `count` bytes of a region that `_held` keeps, and no part of the staging buffer. This
-            // plays the device, whose part it is to move bytes that others use: by the contract of `post_send` nobody here has
-            // a reference to those that change, and bytes that are changed meanwhile arrive as some mixture, as by DMA.
+            // SAFETY: `to` is at least `count` bytes of a region that `_held` keeps, and no part of
+            // the staging buffer. This plays the device, whose part it is to move bytes that others
+            // use: by the contract of `post_send` nobody here has a reference to those that change,
+            // and bytes that are changed meanwhile arrive as some mixture, as by DMA.
             unsafe { to.as_ptr().copy_from_nonoverlapping(from.as_ptr(), count) };
             target.advance(count);
             self.start += count;
@@ -131,8 +132,8 @@ impl Input {
         let free = &mut self.staging[self.end..];
         let room = free.len();
         pieces[count] = Piece::new(NonNull::from(free).cast(), room);
-        // SAFETY: the pieces are bytes of a region that `held` keeps, and of the staging buffer, to which this has the only
-        // reference. For the former see `payload`.
+        // SAFETY: the pieces are bytes of a region that `held` keeps, and of the staging buffer, to
+        // which this has the only reference. For the former see `payload`.
         let received = unsafe { stream.receive(&mut pieces[..=count]) };
         drop(held);
         let received = match received {

@@ -1,7 +1,7 @@
 //! The tcp fabric: reliable connections between any two hosts, without any device.
 //!
-//! It behaves as a verbs device does, completions, retries and error states included, so that what runs on it runs on a NIC.
-//! How each part is made:
+//! It behaves as a verbs device does, completions, retries and error states included, so that what
+//! runs on it runs on a NIC. How each part is made:
 //!
 //! | verbs | here |
 //! | --- | --- |
@@ -14,13 +14,14 @@
 //! | completion channel | an epoll over the sockets while the queue is armed: the wire itself wakes who sleeps |
 //! | the NIC | whoever polls. One thread for each device makes connections, and serves those that nobody polls |
 //!
-//! Of a frame up to a few KiB come with its header into a buffer of the connection and are copied from there; all others are
-//! received where they belong.
+//! Of a frame up to a few KiB come with its header into a buffer of the connection and are copied
+//! from there; all others are received where they belong.
 //!
-//! **Trust.** A peer shows the random key of the queue pair that it dials, and the one that answers shows the key of the
-//! dialler's: both come from the control plane, which thereby decides who connects. Bytes are not encrypted. Nothing that
-//! comes over the wire is trusted: a frame that breaks the protocol ends its connection, is counted and logged at most once
-//! in a while, and nobody else notices.
+//! **Trust.** A peer shows the random key of the queue pair that it dials, and the one that answers
+//! shows the key of the dialler's: both come from the control plane, which thereby decides who
+//! connects. Bytes are not encrypted. Nothing that comes over the wire is trusted: a frame that
+//! breaks the protocol ends its connection, is counted and logged at most once in a while, and
+//! nobody else notices.
 
 mod address;
 mod complaints;

@@ -18,9 +18,11 @@ use std::ops::RangeInclusive;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcpOptions {
-    /// The address to listen on, IPv4 or IPv6; an unspecified one (`0.0.0.0`, `::`) is all of this host.
+    /// The address to listen on, IPv4 or IPv6; an unspecified one (`0.0.0.0`, `::`) is all of this
+    /// host.
     pub bind: IpAddr,
-    /// The address that peers dial, if it is another one: behind NAT, in a container, or where `bind` is unspecified.
+    /// The address that peers dial, if it is another one: behind NAT, in a container, or where
+    /// `bind` is unspecified.
     pub advertise: Option<IpAddr>,
     /// The ports to try, in order; `0..=0` is any that is free.
     pub ports: RangeInclusive<u16>,

@@ -125,8 +125,8 @@ impl Output {
                 at += buffered;
                 total += buffered + left;
             }
-            // SAFETY: the pieces are bytes of `self.bytes`, which nobody changes meanwhile, and of regions that `held` keeps;
-            // those may be read at any time by whoever plays the device.
+            // SAFETY: the pieces are bytes of `self.bytes`, which nobody changes meanwhile, and of
+            // regions that `held` keeps; those may be read at any time by whoever plays the device.
             if self.sent(unsafe { stream.send(&pieces[..count]) })? < total {
                 return Ok(());
             }

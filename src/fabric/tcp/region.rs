@@ -47,7 +47,8 @@ impl RegionMemory {
         }
     }
 
-    /// The pointer to `len` bytes at `addr`. `None` if they leave the region or `access` is not allowed.
+    /// The pointer to `len` bytes at `addr`. `None` if they leave the region or `access` is not
+    /// allowed.
     pub(super) fn locate(&self, addr: u64, len: usize, access: Access) -> Option<NonNull<u8>> {
         let offset = addr.checked_sub(self.as_ptr().as_ptr() as u64)?;
         let offset = usize::try_from(offset).ok()?;
@@ -57,7 +58,8 @@ impl RegionMemory {
     }
 }
 
-/// Finds regions by key. Keys are drawn at random, so that a key of memory that is gone does not soon name other memory.
+/// Finds regions by key. Keys are drawn at random, so that a key of memory that is gone does not
+/// soon name other memory.
 #[derive(Debug, Default)]
 pub(super) struct KeyTable(RwLock<HashMap<u32, Weak<RegionMemory>>>);
 
@@ -182,8 +184,9 @@ impl TcpRegion {
     }
 }
 
-// SAFETY: the memory is a mapping, readable and writable and initialised by the kernel, or another region's, which keeps this
-// contract; either covers `len` bytes from `as_ptr` and lives in `memory`, which this handle owns a share of.
+// SAFETY: the memory is a mapping, readable and writable and initialised by the kernel, or another
+// region's, which keeps this contract; either covers `len` bytes from `as_ptr` and lives in
+// `memory`, which this handle owns a share of.
 unsafe impl MemoryRegion for TcpRegion {
     fn as_ptr(&self) -> NonNull<u8> {
         self.memory.as_ptr()
@@ -203,7 +206,8 @@ unsafe impl MemoryRegion for TcpRegion {
 }
 
 impl Drop for TcpRegion {
-    /// Deregisters (DROP-1): whoever moves bytes at this moment keeps the memory until that is done.
+    /// Deregisters (DROP-1): whoever moves bytes at this moment keeps the memory until that is
+    /// done.
     fn drop(&mut self) {
         self.keys.remove(self.key);
     }

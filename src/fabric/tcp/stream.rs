@@ -54,7 +54,8 @@ impl Stream {
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_iov = pieces.as_mut_ptr().cast();
         message.msg_iovlen = pieces.len() as _;
-        // SAFETY: `message` names `pieces`, which the caller vouches for; the kernel writes nothing else.
+        // SAFETY: `message` names `pieces`, which the caller vouches for; the kernel writes nothing
+        // else.
         retry(|| unsafe { libc::recvmsg(socket, &raw mut message, libc::MSG_DONTWAIT) })
     }
 

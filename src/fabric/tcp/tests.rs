@@ -463,7 +463,8 @@ fn a_peer_that_stops_reading_is_given_up() {
     drop(stream);
 }
 
-/// A second connection for the same queue pair, with everything right, changes nothing for the first.
+/// A second connection for the same queue pair, with everything right, changes nothing for the
+/// first.
 #[test]
 fn a_replayed_hello_is_refused() {
     let mut victim = Victim::new();
@@ -544,7 +545,8 @@ fn memory_of_another_device_is_registered_too() {
     assert_ne!(too.rkey(), 0);
 }
 
-/// An address without a host and a port, of another fabric or of an older peer, is refused in words.
+/// An address without a host and a port, of another fabric or of an older peer, is refused in
+/// words.
 #[test]
 fn an_address_of_another_fabric_is_unreachable() {
     let device = open();

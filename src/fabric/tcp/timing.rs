@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::fabric::RetryPolicy;
 
-/// A lost packet is sent again by the kernel after a second if it is the first, and after 200 ms otherwise, whatever a policy
-/// says: a shorter patience would end connections that only lost one.
+/// A lost packet is sent again by the kernel after a second if it is the first, and after 200 ms
+/// otherwise, whatever a policy says: a shorter patience would end connections that only lost one.
 const MIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a peer may take to answer.

@@ -1,8 +1,8 @@
 //! The device's thread: makes connections, and serves those that nobody polls.
 //!
-//! While somebody polls a connection the thread does not wake for what comes over it: it looks every few milliseconds whether
-//! that is still so. Otherwise it waits for the sockets as everybody does, and leaves to a sleeper what the sleeper is woken
-//! for, too.
+//! While somebody polls a connection the thread does not wake for what comes over it: it looks
+//! every few milliseconds whether that is still so. Otherwise it waits for the sockets as everybody
+//! does, and leaves to a sleeper what the sleeper is woken for, too.
 
 use std::collections::HashMap;
 use std::io;
