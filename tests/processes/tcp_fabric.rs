@@ -7,7 +7,6 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::common::alone::test_process;
 use serde::{Deserialize, Serialize};
 use slimerpc::channel::QueuePairInfo;
 use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
@@ -16,6 +15,7 @@ use slimerpc::fabric::{
     QueuePair, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
     Sge,
 };
+use support::alone::test_process;
 
 const SOON: Duration = Duration::from_secs(20);
 const IS_CHILD: &str = "SLIME_TEST_TCP_CHILD";
