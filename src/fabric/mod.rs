@@ -17,6 +17,7 @@
 //! What an implementation must do beyond its types is written down once, as the executable suite in
 //! [`conformance`]; each implementation runs it.
 
+mod complaints;
 mod completion;
 mod completion_queue;
 pub mod conformance;
@@ -32,6 +33,7 @@ pub(crate) mod heap;
 mod limits;
 mod memory_region;
 mod queue_pair;
+mod retry_timing;
 mod shared_bytes;
 pub mod shm;
 mod soft_rnr_monitor;

@@ -23,7 +23,6 @@
 
 mod barrier;
 mod biased_lock;
-mod complaints;
 mod completion_queue;
 mod connection;
 mod control_socket;

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Pid;
 
-use super::complaints::Complaints;
 use super::connection::Connection;
 use super::control_socket::{self, ControlSocket, Incoming};
 use super::key_table::KeyTable;
 use super::message::{Hello, Message, VERSION};
 use super::peer_process::{PeerProcess, PeerProcesses};
+use crate::fabric::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use rustix::event::epoll;
 
-use super::complaints::Complaints;
 use super::connection::Connection;
 use super::region::KeyTable;
 use super::stream::Stream;
+use crate::fabric::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 /// The first number of a queue pair.

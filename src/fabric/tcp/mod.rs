@@ -24,7 +24,6 @@
 //! nobody else notices.
 
 mod address;
-mod complaints;
 mod completion_queue;
 mod connection;
 mod device;

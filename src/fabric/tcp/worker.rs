@@ -42,7 +42,7 @@ const DISCARDED: usize = 64 * 1024;
 /// Tokens: below this one are numbers of queue pairs.
 const LISTENER: u64 = 1 << 32;
 const COMMANDS: u64 = LISTENER + 1;
-const FIRST_LINK: u64 = LISTENER + 2;
+const FIRST_PENDING: u64 = LISTENER + 2;
 
 /// The thread. It ends when this is dropped.
 #[derive(Debug)]
@@ -56,8 +56,8 @@ impl Worker {
         let mut routine = Routine {
             state: state.clone(),
             listener,
-            links: HashMap::new(),
-            next_token: FIRST_LINK,
+            pending: HashMap::new(),
+            next_token: FIRST_PENDING,
             strangers: 0,
             looked_after: Vec::new(),
             is_paused: false,
@@ -101,9 +101,9 @@ impl Drop for Worker {
 struct Routine {
     state: Arc<DeviceState>,
     listener: OwnedFd,
-    links: HashMap<u64, Link>,
+    pending: HashMap<u64, PendingSocket>,
     next_token: u64,
-    /// Links that were accepted and not answered.
+    /// Pending sockets that were accepted and not answered.
     strangers: usize,
     /// Connections to look at every [`TICK`].
     looked_after: Vec<Weak<Connection>>,
@@ -115,7 +115,7 @@ struct Routine {
 }
 
 /// A socket that is not, or not any more, one of a connection.
-struct Link {
+struct PendingSocket {
     stream: Stream,
     peer: Option<SocketAddr>,
     role: Role,
@@ -142,8 +142,8 @@ struct Greeting {
     len: usize,
 }
 
-/// What is wrong with what a link brings; empty if it just ended.
-type Wrong = &'static str;
+/// What is wrong with what a pending socket brings; empty if it just ended.
+type Violation = &'static str;
 
 impl Greeting {
     fn new() -> Self {
@@ -154,7 +154,7 @@ impl Greeting {
     }
 
     /// Receives no byte more than belongs to it.
-    fn fill(&mut self, stream: &Stream) -> Result<Option<Hello>, Wrong> {
+    fn fill(&mut self, stream: &Stream) -> Result<Option<Hello>, Violation> {
         let rest = &mut self.bytes[self.len..];
         let room = rest.len();
         let mut piece = [Piece::new(NonNull::from(rest).cast(), room)];
@@ -206,12 +206,12 @@ impl Routine {
                 match event.data.u64() {
                     LISTENER => self.accept(now),
                     COMMANDS => {
-                        if self.obey(now) {
+                        if self.apply_commands(now) {
                             return;
                         }
                     }
                     token if token < LISTENER => self.look(token as u32, now),
-                    token => self.hear(token),
+                    token => self.receive_from(token),
                 }
             }
             self.tick(now);
@@ -224,7 +224,7 @@ impl Routine {
     fn timeout(&self) -> Option<Timespec> {
         let wait = if !self.looked_after.is_empty() {
             TICK
-        } else if self.is_paused || self.links.values().any(|link| link.until.is_some()) {
+        } else if self.is_paused || self.pending.values().any(|link| link.until.is_some()) {
             REVIEW
         } else {
             return None;
@@ -255,18 +255,18 @@ impl Routine {
         });
     }
 
-    /// Ends the links whose time is over.
+    /// Closes the pending sockets whose time is over.
     fn review(&mut self, now: Instant) {
         self.next_review = now + REVIEW;
-        let is_over = |link: &Link| link.until.is_some_and(|until| until <= now);
+        let is_over = |link: &PendingSocket| link.until.is_some_and(|until| until <= now);
         let over: Vec<u64> = self
-            .links
+            .pending
             .iter()
             .filter(|(_, link)| is_over(link))
             .map(|(token, _)| *token)
             .collect();
         for token in over {
-            let wrong = match self.links[&token].role {
+            let wrong = match self.pending[&token].role {
                 Role::Stranger(_) => "it did not say hello in time",
                 _ => "",
             };
@@ -321,13 +321,13 @@ impl Routine {
         let token = self.next_token;
         self.next_token += 1;
         let watched = self.watch(stream.as_fd(), token, flags);
-        let link = Link {
+        let link = PendingSocket {
             stream,
             peer,
             role,
             until,
         };
-        self.links.insert(token, link);
+        self.pending.insert(token, link);
         if let Err(error) = watched {
             self.state
                 .complain(format_args!("a peer cannot be waited for: {error}"));
@@ -336,7 +336,7 @@ impl Routine {
     }
 
     /// Carries out commands. Says whether to end.
-    fn obey(&mut self, now: Instant) -> bool {
+    fn apply_commands(&mut self, now: Instant) -> bool {
         for command in self.state.take_commands() {
             match command {
                 Command::Dial(connection, socket) => {
@@ -361,26 +361,25 @@ impl Routine {
     }
 
     fn greet_waiting(&mut self, number: u32) {
-        let is_for =
-            |link: &Link| matches!(link.role, Role::Waiting(hello) if hello.to_qp == number);
+        let is_for = |link: &PendingSocket| matches!(link.role, Role::Waiting(hello) if hello.to_qp == number);
         let tokens: Vec<u64> = self
-            .links
+            .pending
             .iter()
             .filter(|(_, link)| is_for(link))
             .map(|(token, _)| *token)
             .collect();
         for token in tokens {
-            if let Some(Role::Waiting(hello)) = self.links.get(&token).map(|link| &link.role) {
+            if let Some(Role::Waiting(hello)) = self.pending.get(&token).map(|link| &link.role) {
                 let hello = *hello;
                 self.greet(token, &hello);
             }
         }
     }
 
-    /// Takes in what a link brings.
-    fn hear(&mut self, token: u64) {
+    /// Takes in what a pending socket brings.
+    fn receive_from(&mut self, token: u64) {
         // It may have been removed in this turn.
-        let Some(link) = self.links.get_mut(&token) else {
+        let Some(link) = self.pending.get_mut(&token) else {
             return;
         };
         match &mut link.role {
@@ -450,7 +449,7 @@ impl Routine {
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
-                if let Some(link) = self.links.get_mut(&token) {
+                if let Some(link) = self.pending.get_mut(&token) {
                     link.role = Role::Waiting(*hello);
                     link.until = None;
                 }
@@ -460,7 +459,7 @@ impl Routine {
                 let answer = connection
                     .hello()
                     .filter(|_| connection.is_from_peer(hello));
-                let Some((link, answer)) = self.links.get(&token).zip(answer) else {
+                let Some((link, answer)) = self.pending.get(&token).zip(answer) else {
                     return self.remove(token, "it is not the peer of its queue pair");
                 };
                 let bytes = answer.encode();
@@ -486,7 +485,7 @@ impl Routine {
         }
     }
 
-    /// A link is the one of a connection from now on.
+    /// A pending socket is the one of a connection from now on.
     fn hand_over(&mut self, token: u64, connection: &Arc<Connection>, hello: &Hello) {
         let Some(link) = self.forget(token) else {
             return;
@@ -509,8 +508,8 @@ impl Routine {
         }
     }
 
-    fn forget(&mut self, token: u64) -> Option<Link> {
-        let link = self.links.remove(&token)?;
+    fn forget(&mut self, token: u64) -> Option<PendingSocket> {
+        let link = self.pending.remove(&token)?;
         if matches!(link.role, Role::Stranger(_) | Role::Waiting(_)) {
             self.strangers -= 1;
         }
@@ -519,8 +518,8 @@ impl Routine {
         Some(link)
     }
 
-    /// Closes a link, and says why unless it just ended.
-    fn remove(&mut self, token: u64, wrong: Wrong) {
+    /// Closes a pending socket, and says why unless it just ended.
+    fn remove(&mut self, token: u64, wrong: Violation) {
         let Some(link) = self.forget(token) else {
             return;
         };
