@@ -1,5 +1,6 @@
 //! What a native agent publishes about itself, so that peers can check it before the first write.
 
+use serde::de::{Deserializer, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,9 +23,18 @@ pub struct Descriptor {
     pub host: HostId,
     /// Shape of the agent's rings.
     pub geometry: Geometry,
-    /// Kinds of links of the agent's devices, in order of preference.
+    /// Kinds of links of the agent's devices: those that every release knows. An unknown one makes
+    /// a descriptor unreadable.
     #[serde(deserialize_with = "names::list")]
     pub links: Vec<LinkType>,
+    /// Further kinds of links of the agent's devices. Those that a reader does not know are
+    /// skipped.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "known_links"
+    )]
+    pub more_links: Vec<LinkType>,
     /// Tables of the services that the agent serves.
     #[serde(deserialize_with = "names::list")]
     pub services: Vec<ServiceTable>,
@@ -233,6 +243,22 @@ pub enum Mismatch {
     },
 }
 
+/// Reads the links that this release knows.
+fn known_links<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LinkType>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum MaybeKnown {
+        Known(LinkType),
+        Unknown(IgnoredAny),
+    }
+    let links = names::list::<MaybeKnown, D>(from)?;
+    let known = links.into_iter().filter_map(|link| match link {
+        MaybeKnown::Known(link) => Some(link),
+        MaybeKnown::Unknown(_) => None,
+    });
+    Ok(known.collect())
+}
+
 fn list(links: &[LinkType]) -> String {
     let links: Vec<_> = links.iter().map(LinkType::to_string).collect();
     links.join(", ")
@@ -264,14 +290,15 @@ impl Descriptor {
     /// [`Mismatch::Link`] if there is none.
     pub fn link(&self, ours: &[LinkType], here: &HostId) -> Result<LinkType, Mismatch> {
         let same_host = self.host.shares_memory_with(here);
+        let theirs = [&*self.links, &*self.more_links].concat();
         let can_be_used =
-            |link: &&LinkType| self.links.contains(link) && (same_host || **link != LinkType::Shm);
+            |link: &&LinkType| theirs.contains(link) && (same_host || **link != LinkType::Shm);
         ours.iter()
             .find(can_be_used)
             .copied()
             .ok_or_else(|| Mismatch::Link {
                 ours: ours.to_vec(),
-                theirs: self.links.clone(),
+                theirs: theirs.clone(),
                 same_host,
             })
     }
@@ -485,6 +512,7 @@ mod tests {
                 network: "net:[1]".into(),
             },
             links: vec![LinkType::Shm],
+            more_links: Vec::new(),
             geometry: Geometry::new(16, 1024).unwrap(),
             services: vec![table(&["add", "mul"])],
             down: Vec::new(),
@@ -519,7 +547,8 @@ mod tests {
         };
         let names = |count: usize| vec!["m".to_owned(); count];
         assert_eq!(read(&|it| it.services[0].methods = names(4096)), Ok(()));
-        let too_long: [&dyn Fn(&mut Descriptor); 6] = [
+        let too_long: [&dyn Fn(&mut Descriptor); 7] = [
+            &|it| it.more_links = vec![LinkType::Tcp; 4097],
             &|it| it.services[0].methods = names(4097),
             &|it| it.services[0].parallel = names(4097),
             &|it| it.services[0].streams = names(4097),
@@ -667,6 +696,24 @@ mod tests {
             error.contains("ours are on SHM") && error.contains("SHM, RoCE"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_kind_of_link_that_a_reader_does_not_know_is_skipped() {
+        let mut published = serde_json::to_value(descriptor()).unwrap();
+        assert!(published.get("more_links").is_none(), "{published}");
+        published["more_links"] = serde_json::json!(["CXL", {"of": 2}, 3, "TCP"]);
+        let read: Descriptor = serde_json::from_value(published).unwrap();
+        assert_eq!(read.more_links, [LinkType::Tcp]);
+        let elsewhere = HostId {
+            boot_id: "other".into(),
+            ..read.host.clone()
+        };
+        let ours = [LinkType::Shm, LinkType::Tcp];
+        assert_eq!(read.link(&ours, &read.host), Ok(LinkType::Shm));
+        assert_eq!(read.link(&ours, &elsewhere), Ok(LinkType::Tcp));
+        let refused = read.link(&[LinkType::Roce], &elsewhere).unwrap_err();
+        assert!(refused.to_string().contains("SHM, TCP"), "{refused}");
     }
 
     #[test]

@@ -205,6 +205,12 @@ impl NanoCtrl {
         Ok(self)
     }
 
+    /// Finds the address that this host uses towards the server; see [`address_towards`].
+    pub async fn own_address(&self) -> Option<String> {
+        let (host, port) = self.http.host();
+        address_towards(&host, port).await
+    }
+
     /// Sets how long a blocking read of the mail waits, in whole seconds from 1 to 3600. It
     /// delays no mail, but each interval costs two Redis commands. Watchers of entities may notice
     /// an expired one that much later. Default 5 s.
@@ -229,8 +235,7 @@ impl NanoCtrl {
         let (mut pauses, mut is_taken_over) = (BACKOFF.pauses(), false);
         loop {
             if is_address_wanted {
-                let (host, port) = self.http.host();
-                registration.address = address_towards(&host, port).await.unwrap_or_default();
+                registration.address = self.own_address().await.unwrap_or_default();
             }
             let limit = left().unwrap_or(self.http.timeout);
             let registered = self.http.register(registration, incarnation, limit);

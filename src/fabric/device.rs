@@ -7,11 +7,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::shm::ShmDevice;
+use super::tcp::{TcpDevice, TcpOptions};
 use super::{Access, FabricError, Gid, MemoryRegion, QueueHalves, QueuePair, QueuePairInit};
 
 /// An opened RDMA device, or one that behaves like it: one port, one protection domain.
 pub trait Device: Send + Sync + fmt::Debug {
-    /// Name of the device as users write it: `shm0`, `mlx5_0`, `rxe0`.
+    /// Name of the device as users write it: `shm0`, `tcp0`, `mlx5_0`, `rxe0`.
     fn name(&self) -> &str;
 
     /// Attributes of the port at this moment.
@@ -109,6 +110,13 @@ pub enum LinkType {
     Tcp,
 }
 
+impl LinkType {
+    /// Returns whether RDMA devices have such ports.
+    pub fn is_rdma(self) -> bool {
+        matches!(self, Self::Roce | Self::InfiniBand)
+    }
+}
+
 impl fmt::Display for LinkType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -144,8 +152,11 @@ impl FromStr for LinkType {
 /// Name of the shared-memory device, which every host has.
 pub const SHM: &str = "shm0";
 
-/// Opens a device by name: [`SHM`], or an RDMA device such as `mlx5_0` or `rxe0` at one of its
-/// ports.
+/// Name of the TCP device, which every host has.
+pub const TCP: &str = "tcp0";
+
+/// Opens a device by name: [`SHM`], [`TCP`] on a port of the loopback address, or an RDMA device
+/// such as `mlx5_0` or `rxe0` at one of its ports. [`TcpDevice::open`] listens on other addresses.
 ///
 /// # Errors
 /// [`FabricError::NoDevice`] if no device has that name or this build has no RDMA; otherwise the
@@ -162,6 +173,9 @@ pub fn open(name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
     if name.eq_ignore_ascii_case(SHM) {
         return ShmDevice::open();
     }
+    if name.eq_ignore_ascii_case(TCP) {
+        return Ok(TcpDevice::open(&TcpOptions::default())?);
+    }
     open_rdma(name, port)
 }
 
@@ -174,7 +188,8 @@ fn open_rdma(name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
 fn open_rdma(name: &str, _port: u8) -> Result<Arc<dyn Device>, FabricError> {
     Err(FabricError::NoDevice {
         device: name.to_owned(),
-        reason: "this build knows shm0 only; build with the feature `verbs` for RDMA devices"
-            .to_owned(),
+        reason:
+            "this build knows shm0 and tcp0 only; build with the feature `verbs` for RDMA devices"
+                .to_owned(),
     })
 }

@@ -44,7 +44,7 @@ mod work_request;
 
 pub use completion::{Completion, CompletionStatus, Opcode};
 pub use completion_queue::{CompletionEvents, CompletionQueue, Poller, QueueHalves};
-pub use device::{Device, DeviceLimits, LinkType, PortAttributes, SHM, open};
+pub use device::{Device, DeviceLimits, LinkType, PortAttributes, SHM, TCP, open};
 pub use error::FabricError;
 pub use limits::{SystemLimit, raise_open_files};
 pub use memory_region::{Access, MemoryRegion, OutOfRange};

@@ -137,6 +137,9 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
     for (name, value, says) in [
         ("SLIME_RPC_SLOT_SIZE", "big", "SLIME_RPC_SLOT_SIZE"),
         ("SLIME_RPC_SLOT_SIZE", "0", "slot_size"),
+        ("SLIME_RPC_TCP_BIND", "eth0:7000", "tcp_bind"),
+        ("SLIME_RPC_TCP_BIND", "0.0.0.0", "tcp_advertise"),
+        ("SLIME_RPC_TCP_ADVERTISE", "here", "tcp_advertise"),
         ("SLIME_RPC_MAX_DEPTH", "0", "max_depth"),
         ("SLIME_RPC_MAX_PICKLE_VALUES", "0", "max_pickle_values"),
         ("SLIME_RPC_MAX_DEPTH", "deep", "SLIME_RPC_MAX_DEPTH"),
@@ -174,6 +177,36 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         let refused = refused.unwrap_or_else(|| panic!("{name}={value} is accepted: {said}"));
         assert!(refused.contains(says), "{name}={value}: {refused}");
     }
+}
+
+#[actix::test]
+async fn tcp0_listens_where_it_is_told_to_and_otherwise_says_why_it_does_not() {
+    let agent = |bind: &str| PeerAgent::builder().device("tcp0").tcp_bind(bind).start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    for (bind, why) in [
+        ("192.0.2.7".to_owned(), "an address of this host"),
+        (taken.to_string(), "set other `ports`"),
+        ("nowhere".to_owned(), "tcp_bind is nowhere"),
+    ] {
+        let refused = agent(&bind).await.unwrap_err().to_string();
+        assert!(
+            refused.contains(why) && refused.contains(&bind[..7]),
+            "{refused}"
+        );
+    }
+    let everywhere = PeerAgent::builder().device("TCP0").tcp_bind("::");
+    let error = everywhere.clone().start().await.unwrap_err().to_string();
+    assert!(error.contains("tcp_advertise"), "{error}");
+    // This host may have no IPv6.
+    let everywhere = everywhere
+        .tcp_bind("0.0.0.0:20000-30000")
+        .tcp_advertise("127.0.0.1");
+    let worker = everywhere.start().await.unwrap();
+    worker.serve(Quick).await.unwrap();
+    let driver = agent("127.0.0.1").await.unwrap();
+    let quick = driver.proxy::<Quick>(worker.alias()).await.unwrap();
+    assert_eq!(quick.twice(4).await, Ok(8));
 }
 
 #[test]

@@ -7,4 +7,5 @@ mod python_pickles;
 mod shared_memory;
 mod tcp_fabric;
 mod trainer;
+mod two_hosts;
 mod workers;

@@ -14,12 +14,12 @@ use slimerpc_actors::{PeerAgent, PeerEvent, Ran, RpcError, Timeouts, Watch, serv
 use support::{NanoCtrlServer, program, wait_until};
 use tokio::time::timeout;
 
-const SOON: Duration = Duration::from_secs(20);
-const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const PRINTED: &str = "add(1, 2) = 3\nmul(3.14, 2) = 6.28\necho(\"hello\") = \"echo: hello\"\n\
                        batch = [0, 11, 22, 33, 44]\nok\n";
 
 /// One role of the example, killed when dropped.
-struct Role(Child);
+pub(crate) struct Role(Child);
 
 impl Role {
     fn start(server: &NanoCtrlServer, words: &[&str]) -> Self {
@@ -27,9 +27,32 @@ impl Role {
     }
 
     fn start_at(url: &str, words: &[&str]) -> Self {
-        let mut command = Command::new(program("examples/calc"));
-        command.args(["--ctrl", url]).args(words);
+        Self::start_in(&[], url, words)
+    }
+
+    /// `within` is put before the command.
+    pub(crate) fn start_in(within: &[&str], url: &str, words: &[&str]) -> Self {
+        let calc = program("examples/calc");
+        Self::run(
+            &[within, &[calc.to_str().unwrap(), "--ctrl", url], words].concat(),
+            &[],
+        )
+    }
+
+    /// A process of this test binary that does what the test of this name does when it is told to.
+    pub(crate) fn helper(within: &[&str], module: &str, test: &str, url: &str) -> Self {
+        let exe = std::env::current_exe().unwrap();
+        let (_, module) = module.split_once("::").unwrap();
+        let test = format!("{module}::{test}");
+        let words = [exe.to_str().unwrap(), "--exact", &test, "--nocapture"];
+        Self::run(&[within, &words].concat(), &[(HELPER, url)])
+    }
+
+    fn run(words: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(words[0]);
         command
+            .args(&words[1..])
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -42,7 +65,11 @@ impl Role {
     }
 
     fn worker_at(url: &str, words: &[&str]) -> Self {
-        let mut worker = Self::start_at(url, &[&["--role", "worker"], words].concat());
+        Self::worker_in(&[], url, words)
+    }
+
+    pub(crate) fn worker_in(within: &[&str], url: &str, words: &[&str]) -> Self {
+        let mut worker = Self::start_in(within, url, &[&["--role", "worker"], words].concat());
         let mut line = String::new();
         let mut output = BufReader::new(worker.0.stdout.as_mut().unwrap());
         output.read_line(&mut line).unwrap();
@@ -59,7 +86,7 @@ impl Role {
     }
 
     /// Waits for its end: exit code, standard output, standard error.
-    fn end(mut self) -> (Option<i32>, String, String) {
+    pub(crate) fn end(mut self) -> (Option<i32>, String, String) {
         let deadline = Instant::now() + SOON;
         let status = loop {
             if let Some(status) = self.0.try_wait().unwrap() {
@@ -337,19 +364,10 @@ impl Forker {
 }
 
 /// Tells a process of this test binary where its NanoCtrl is.
-const HELPER: &str = "SLIME_TEST_HELPER";
+pub(crate) const HELPER: &str = "SLIME_TEST_HELPER";
 
-/// A process of this test binary that does what the test of this name does when it is told to.
-/// `within` is put before it.
 fn helper(within: &[&str], test: &str, server: &NanoCtrlServer) -> Role {
-    let exe = std::env::current_exe().unwrap();
-    let test = format!("workers::{test}");
-    let words = [exe.to_str().unwrap(), "--exact", &test, "--nocapture"];
-    let words = [within, &words].concat();
-    let mut command = Command::new(words[0]);
-    command.args(&words[1..]).env(HELPER, server.url());
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    Role(command.stderr(Stdio::piped()).spawn().unwrap())
+    Role::helper(within, module_path!(), test, &server.url())
 }
 
 /// Not a test of its own.
@@ -398,7 +416,7 @@ async fn helper_that_calls_who_forks() {
 }
 
 /// The lines that a helper says, as they come.
-fn said(role: &mut Role) -> std::sync::mpsc::Receiver<String> {
+pub(crate) fn said(role: &mut Role) -> std::sync::mpsc::Receiver<String> {
     let output = BufReader::new(role.0.stdout.take().unwrap());
     let (tell, told) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

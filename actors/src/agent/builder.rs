@@ -1,5 +1,6 @@
 //! The settings that an agent starts with.
 
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use slimerpc::control::topology::Topology;
 use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
+use slimerpc::fabric::tcp::{MalformedBind, TcpOptions};
 use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
 
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
@@ -17,6 +19,11 @@ use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
 /// The variable that supplies [`Builder::redis`].
 const REDIS_URL: &str = "SLIME_RPC_REDIS_URL";
+
+/// The variable that supplies [`Builder::tcp_bind`].
+const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
+/// The variable that supplies [`Builder::tcp_advertise`].
+const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
 
 /// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +48,8 @@ enum Plane {
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
+/// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback if `local` | address | where the device `tcp0` listens |
+/// | [`tcp_advertise`](Self::tcp_advertise) | `SLIME_RPC_TCP_ADVERTISE` | as `tcp_bind` | address | where peers dial `tcp0` |
 /// | [`slot_size`](Limits::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
 /// | [`max_inflight`](Limits::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
 /// | [`max_payload`](Limits::max_payload) | `SLIME_RPC_MAX_PAYLOAD` | 1 GiB | bytes | largest message between native peers |
@@ -71,6 +80,8 @@ pub struct Builder {
     alias: Option<String>,
     scope: String,
     device: Option<String>,
+    tcp_bind: Option<String>,
+    tcp_advertise: Option<String>,
     opener: Opener,
     limits: Limits,
     timeouts: Timeouts,
@@ -155,8 +166,8 @@ impl Builder {
         self
     }
 
-    /// Sets the only device to use, by name: `shm0` (shared memory), or an RDMA device like
-    /// `mlx5_0` or `rxe0`.
+    /// Sets the only device to use, by name: `shm0` (shared memory), `tcp0` (TCP), or an RDMA
+    /// device like `mlx5_0` or `rxe0`.
     ///
     /// By default, the agent reaches peers on the same host through shared memory, and others,
     /// DLSlime peers among them, through the first usable RDMA port. A port is usable whose state
@@ -164,6 +175,31 @@ impl Builder {
     /// `SLIME_VISIBLE_DEVICES` limits the choice.
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
+        self
+    }
+
+    /// Sets the address that `tcp0` listens on, and maybe its port or a range of ports, one of which
+    /// is used: `192.0.2.1`, `[::1]:7000`, `0.0.0.0:7000-7099`. An agent that exports memory, or
+    /// uses that of others, takes a second port. All addresses (`0.0.0.0`, `::`) need
+    /// [`tcp_advertise`](Self::tcp_advertise), too.
+    ///
+    /// Only peers that the control plane told a random key of 128 bits are let in. Bytes are not
+    /// encrypted.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().device("tcp0").tcp_bind("127.0.0.1:7000-7099");
+    /// # let _ = builder;
+    /// ```
+    pub fn tcp_bind(mut self, address: impl Into<String>) -> Self {
+        self.tcp_bind = Some(address.into());
+        self
+    }
+
+    /// Sets the IP address at which peers dial `tcp0`, where that is not the one it listens on: in
+    /// a container, behind NAT, or where it listens on all addresses.
+    pub fn tcp_advertise(mut self, address: impl Into<String>) -> Self {
+        self.tcp_advertise = Some(address.into());
         self
     }
 
@@ -235,7 +271,61 @@ impl Builder {
     /// An error if a setting is out of range, the device cannot be opened, the alias is taken, or
     /// the control plane cannot be reached.
     pub async fn start(self) -> Result<PeerAgent, AgentError> {
-        PeerAgent::start(self.settle()?).await
+        let own_address = self.own_address().await;
+        PeerAgent::start(self.settle(own_address)?).await
+    }
+
+    /// The address of this host towards the control plane, if `tcp0` has to be told.
+    async fn own_address(&self) -> Option<IpAddr> {
+        let uses_tcp = self
+            .device
+            .as_deref()
+            .is_some_and(|device| device.eq_ignore_ascii_case(fabric::TCP));
+        let Plane::NanoCtrl(url) = &self.plane else {
+            return None;
+        };
+        if !uses_tcp || self.tcp_bind.is_some() || environment::text(TCP_BIND).is_some() {
+            return None;
+        }
+        // A malformed URL is refused later.
+        let control = NanoCtrl::new(url, &self.scope).ok()?;
+        control.own_address().await?.parse().ok()
+    }
+
+    /// How `tcp0` listens.
+    fn tcp(&self, own_address: Option<IpAddr>) -> Result<TcpOptions, AgentError> {
+        let or = |set: &Option<String>, name| set.clone().or_else(|| environment::text(name));
+        let mut options = TcpOptions::default();
+        options.bind = own_address.unwrap_or(options.bind);
+        if let Some(bind) = or(&self.tcp_bind, TCP_BIND) {
+            options = bind
+                .parse()
+                .map_err(|error: MalformedBind| AgentError::Setting {
+                    name: "tcp_bind".into(),
+                    value: bind,
+                    allowed: error.to_string(),
+                })?;
+        }
+        if let Some(advertise) = or(&self.tcp_advertise, TCP_ADVERTISE) {
+            let parsed = advertise.trim().parse().ok();
+            options.advertise = parsed.filter(|address: &IpAddr| !address.is_unspecified());
+            if options.advertise.is_none() {
+                return Err(AgentError::Setting {
+                    name: "tcp_advertise".into(),
+                    value: advertise,
+                    allowed: "the IP address of one host is expected".to_owned(),
+                });
+            }
+        }
+        if options.bind.is_unspecified() && options.advertise.is_none() {
+            return Err(AgentError::Setting {
+                name: "tcp_bind".into(),
+                value: options.bind.to_string(),
+                allowed: "peers cannot dial all addresses: set tcp_advertise to one of them"
+                    .to_owned(),
+            });
+        }
+        Ok(options)
     }
 
     fn control(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
@@ -250,13 +340,13 @@ impl Builder {
         Ok(control)
     }
 
-    pub(crate) fn settle(self) -> Result<Settings, AgentError> {
+    pub(crate) fn settle(self, own_address: Option<IpAddr>) -> Result<Settings, AgentError> {
         environment::warn_of_unknown(&[
             Limits::VARIABLES,
             Timeouts::VARIABLES,
             Polling::VARIABLES,
             &environment::RETRY,
-            &[REDIS_URL],
+            &[REDIS_URL, TCP_BIND, TCP_ADVERTISE],
         ]);
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
@@ -276,12 +366,8 @@ impl Builder {
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
-        let devices = Devices::open(
-            &self.opener,
-            self.device.as_deref(),
-            &topology,
-            memory_limits,
-        )?;
+        let opener = self.opener.clone().listening(self.tcp(own_address)?);
+        let devices = Devices::open(&opener, self.device.as_deref(), &topology, memory_limits)?;
         retry.check(devices.first().device().name())?;
         let connect_timeout = timeouts.connecting();
         let control: Arc<dyn Control> = match &self.plane {

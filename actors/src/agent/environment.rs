@@ -60,11 +60,15 @@ pub(crate) fn number<T: FromStr>(name: &'static str) -> Result<Option<T>, AgentE
 
 /// Reads a secret from the variable `name`; `None` if it is unset or empty.
 pub(crate) fn secret(name: &str) -> Option<Secret> {
+    text(name).map(Secret::from)
+}
+
+/// Reads a text from the variable `name`; `None` if it is unset or empty.
+pub(crate) fn text(name: &str) -> Option<String> {
     let value = env::var_os(name)?;
-    // Bytes that are not text make an invalid token or URL, which its user refuses without
-    // repeating it.
+    // Bytes that are not text make a value that its reader refuses.
     let text = value.to_string_lossy();
-    (!text.trim().is_empty()).then(|| Secret::from(text))
+    (!text.trim().is_empty()).then(|| text.into_owned())
 }
 
 /// Reads a yes or no from the variable `name`; `None` if it is unset or empty.

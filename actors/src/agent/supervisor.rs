@@ -30,6 +30,7 @@ use slimerpc::backoff::Backoff;
 use slimerpc::channel::{ClientChannel, Descriptor, Endpoint, HostId, LossCause, Mismatch};
 use slimerpc::control::topology;
 use slimerpc::control::{Control, ControlError, MailEvent};
+use slimerpc::fabric::LinkType;
 use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::{broadcast, oneshot};
@@ -109,6 +110,12 @@ impl Supervisor {
     ) -> Result<RegisteredSupervisor, AgentError> {
         let alias = register(&settings).await?;
         let incarnation = unique();
+        // Earlier releases cannot read a descriptor with another kind among `links`.
+        let (more_links, links) = settings
+            .devices
+            .links()
+            .into_iter()
+            .partition(|link| *link == LinkType::Tcp);
         let descriptor = Descriptor {
             wire_version: WIRE_VERSION,
             incarnation,
@@ -119,7 +126,8 @@ impl Supervisor {
                 network: topology::network(),
             },
             geometry: settings.geometry,
-            links: settings.devices.links(),
+            links,
+            more_links,
             services: Vec::new(),
             down: Vec::new(),
         };

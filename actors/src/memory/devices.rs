@@ -5,6 +5,7 @@ use std::sync::{Arc, Once, OnceLock};
 
 use slimerpc::channel::{BufferPool, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
+use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
 use slimerpc::fabric::{self, Device, FabricError, LinkType};
 
 /// Wraps a device that was opened for the agent.
@@ -12,18 +13,36 @@ pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + S
 
 /// Opens devices.
 #[derive(Clone, Default)]
-pub(crate) struct Opener(Option<Wrap>);
+pub(crate) struct Opener {
+    wrap: Option<Wrap>,
+    tcp: TcpOptions,
+}
 
 impl Opener {
     /// Opens devices and wraps each with `wrap`.
     #[cfg(feature = "faults")]
     pub(crate) fn wrapping(wrap: Wrap) -> Self {
-        Self(Some(wrap))
+        Self {
+            wrap: Some(wrap),
+            ..Self::default()
+        }
+    }
+
+    /// Opens the tcp device as `options` say.
+    pub(crate) fn listening(self, options: TcpOptions) -> Self {
+        Self {
+            tcp: options,
+            ..self
+        }
     }
 
     fn open(&self, name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
-        let device = fabric::open(name, port)?;
-        Ok(match &self.0 {
+        let device: Arc<dyn Device> = if name.eq_ignore_ascii_case(fabric::TCP) {
+            TcpDevice::open(&self.tcp)?
+        } else {
+            fabric::open(name, port)?
+        };
+        Ok(match &self.wrap {
             Some(wrap) => wrap(device),
             None => device,
         })
@@ -32,8 +51,11 @@ impl Opener {
 
 impl fmt::Debug for Opener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = self.0.as_ref().map_or("as it is", |_| "wrapped");
-        f.debug_tuple("Opener").field(&kind).finish()
+        let kind = self.wrap.as_ref().map_or("as it is", |_| "wrapped");
+        f.debug_struct("Opener")
+            .field("device", &kind)
+            .field("tcp", &self.tcp)
+            .finish()
     }
 }
 
@@ -169,8 +191,7 @@ impl Devices {
 
     /// The device for DLSlime peers: the first RDMA device, or the only one there is.
     pub(crate) fn for_dlslime(&self) -> &Arc<BufferPool> {
-        let is_rdma = |opened: &&Opened| opened.link() != LinkType::Shm;
-        let rdma = self.0.iter().find(is_rdma);
+        let rdma = self.0.iter().find(|opened| opened.link().is_rdma());
         rdma.map_or(self.first(), |opened| &opened.memory)
     }
 }

@@ -16,11 +16,8 @@ use super::socket;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    PortAttributes, QueueHalves, QueuePair, QueuePairInit,
+    PortAttributes, QueueHalves, QueuePair, QueuePairInit, TCP,
 };
-
-/// Name of every tcp device.
-pub(super) const NAME: &str = "tcp0";
 
 const LIMITS: DeviceLimits = DeviceLimits {
     max_qp_wr: 1 << 18,
@@ -90,7 +87,7 @@ impl TcpDevice {
             .filter(|queue| queue.device() == self.worker.state().gid())
             .ok_or_else(|| FabricError::Foreign {
                 what: "completion queue",
-                device: NAME.to_owned(),
+                device: TCP.to_owned(),
             })
     }
 }
@@ -104,13 +101,13 @@ fn check(what: &'static str, given: u64, max: u64) -> Result<(), FabricError> {
         what,
         given,
         allowed: format!("1 to {max}"),
-        device: NAME.to_owned(),
+        device: TCP.to_owned(),
     })
 }
 
 impl Device for TcpDevice {
     fn name(&self) -> &str {
-        NAME
+        TCP
     }
 
     fn port(&self) -> PortAttributes {
@@ -165,7 +162,7 @@ impl Device for TcpDevice {
                 LIMITS.max_inline.into(),
             )?;
         }
-        init.retry.check(NAME)?;
+        init.retry.check(TCP)?;
         let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
         let psn = u32::from_ne_bytes(random()?) & 0xff_ffff;
         let key = TcpKey::draw()?;

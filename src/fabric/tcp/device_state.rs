@@ -123,7 +123,7 @@ impl DeviceState {
                 what: "the number of queue pairs",
                 given: u64::from(NUMBERS),
                 allowed: format!("at most {}", NUMBERS - FIRST_QUEUE_PAIR),
-                device: super::device::NAME.to_owned(),
+                device: crate::fabric::TCP.to_owned(),
             });
         }
         while connections.by_number.contains_key(&connections.next) {

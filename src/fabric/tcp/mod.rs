@@ -43,7 +43,7 @@ mod worker;
 
 pub use address::{TcpAddress, TcpKey};
 pub use device::TcpDevice;
-pub use options::TcpOptions;
+pub use options::{MalformedBind, TcpOptions};
 
 #[cfg(test)]
 mod tests;

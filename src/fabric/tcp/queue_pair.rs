@@ -137,7 +137,7 @@ impl QueuePair for TcpQueuePair {
                 what,
                 given: bytes.len() as u64,
                 allowed,
-                device: super::device::NAME.to_owned(),
+                device: crate::fabric::TCP.to_owned(),
             };
             if request.operation == Operation::Read {
                 return Err(limit("the inline data of a read", "none".to_owned()));

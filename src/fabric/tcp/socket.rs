@@ -34,7 +34,7 @@ fn create(family: IpAddr) -> io::Result<OwnedFd> {
 /// Listens as `options` say. Gives the address that peers dial, too.
 pub(super) fn listen(options: &TcpOptions) -> Result<(OwnedFd, SocketAddr), FabricError> {
     let refuse = |reason: String| FabricError::NoDevice {
-        device: super::device::NAME.to_owned(),
+        device: crate::fabric::TCP.to_owned(),
         reason,
     };
     let advertised = options.advertise.unwrap_or(options.bind);

@@ -41,7 +41,7 @@ async fn agent(scope: &str, alias: &str) -> RegisteredSupervisor {
     // Signs of life are rarer than a test takes.
     let builder = PeerAgent::builder().local().scope(scope).alias(alias);
     let builder = builder.polling(Polling::default().heartbeat(LONG * 6).detection(LONG * 12));
-    let settings = builder.device("shm0").settle().unwrap();
+    let settings = builder.device("shm0").settle(None).unwrap();
     let events = broadcast::Sender::new(16);
     Supervisor::start_here(settings, events).await.unwrap()
 }
