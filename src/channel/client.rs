@@ -23,8 +23,8 @@ use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
     PooledBuffer, Profile, Violations,
 };
-use crate::fabric::CompletionQueue;
 use crate::fabric::shm::{SpinGuard, SpinLock};
+use crate::fabric::{CompletionQueue, LinkType};
 use crate::panics::wake_all;
 use crate::wire::{
     EncodeError, Extension, Fault, Header, MessageKind, RendezvousDescriptor, StreamPart,
@@ -510,6 +510,12 @@ impl ClientChannel {
     /// The protocol of the peer.
     pub fn profile(&self) -> Profile {
         self.profile
+    }
+
+    /// The kind of link that the channel runs over; unknown towards DLSlime peers.
+    pub fn link(&self) -> Option<LinkType> {
+        let memory = self.memory.as_ref()?;
+        Some(memory.device().port().link_type)
     }
 
     /// The shape of this side's rings.

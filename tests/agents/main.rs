@@ -7,6 +7,7 @@ mod calls;
 mod completions;
 mod discovery;
 mod dlslime_peers;
+mod fabrics;
 mod faults;
 mod groups;
 mod hostile_peers;

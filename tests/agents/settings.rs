@@ -137,6 +137,8 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
     for (name, value, says) in [
         ("SLIME_RPC_SLOT_SIZE", "big", "SLIME_RPC_SLOT_SIZE"),
         ("SLIME_RPC_SLOT_SIZE", "0", "slot_size"),
+        ("SLIME_RPC_FABRICS", "shm,udp", "fabrics"),
+        ("SLIME_RPC_FABRICS", "shm,shm", "fabrics"),
         ("SLIME_RPC_TCP_BIND", "eth0:7000", "tcp_bind"),
         ("SLIME_RPC_TCP_BIND", "0.0.0.0", "tcp_advertise"),
         ("SLIME_RPC_TCP_ADVERTISE", "here", "tcp_advertise"),

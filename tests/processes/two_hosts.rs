@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use slimerpc_actors::{PeerAgent, PeerEvent, Timeouts, service};
+use slimerpc_actors::{LinkType, PeerAgent, PeerEvent, Timeouts, service};
 use support::{program, wait_until};
 
 use crate::workers::{PRINTED, Role, SOON, said};
@@ -126,9 +126,8 @@ fn a_driver_calls_a_worker_on_another_host_over_tcp() {
     let Some(hosts) = Hosts::start("calc") else {
         return;
     };
-    let tcp = ["--device", "tcp0"];
-    let _worker = Role::worker_in(&hosts.within(0), &Hosts::url(), &tcp);
-    let driver = [&["--role", "driver"], &tcp[..]].concat();
+    let _worker = Role::worker_in(&hosts.within(0), &Hosts::url(), &[]);
+    let driver = ["--role", "driver"];
     let driver = Role::start_in(&hosts.within(1), &Hosts::url(), &driver);
     let (code, out, err) = driver.end();
     assert_eq!((code, out.as_str(), err.as_str()), (Some(0), PRINTED, ""));
@@ -148,7 +147,7 @@ impl Bytes {
 fn agent(alias: &str) -> slimerpc_actors::Builder {
     let patient = Timeouts::default().connect_timeout(SOON);
     let builder = PeerAgent::builder().nanoctrl(Hosts::url()).alias(alias);
-    builder.device("tcp0").timeouts(patient)
+    builder.timeouts(patient)
 }
 
 /// Not a test of its own.
@@ -171,6 +170,7 @@ async fn helper_that_calls() {
     }
     let driver = agent("driver").start().await.unwrap();
     let worker = driver.proxy::<Bytes>("bytes").await.unwrap();
+    assert_eq!(worker.channel().unwrap().link(), Some(LinkType::Tcp));
     let mut events = worker.watch().await.unwrap();
     let large: Vec<u8> = (0..8 << 20).map(|at: usize| (at * 31) as u8).collect();
     loop {

@@ -15,11 +15,14 @@ use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
 
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::memory::devices::{Devices, Opener};
+use crate::memory::fabrics::{FabricKind, Fabrics, MalformedFabrics};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
 /// The variable that supplies [`Builder::redis`].
 const REDIS_URL: &str = "SLIME_RPC_REDIS_URL";
 
+/// The variable that supplies [`Builder::fabrics`].
+const FABRICS: &str = "SLIME_RPC_FABRICS";
 /// The variable that supplies [`Builder::tcp_bind`].
 const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
 /// The variable that supplies [`Builder::tcp_advertise`].
@@ -48,6 +51,7 @@ enum Plane {
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
+/// | [`fabrics`](Self::fabrics) | `SLIME_RPC_FABRICS` | shm,rdma,tcp; shm,rdma if `local` | list | what may carry the bytes, the preferred first |
 /// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback if `local` | address | where the device `tcp0` listens |
 /// | [`tcp_advertise`](Self::tcp_advertise) | `SLIME_RPC_TCP_ADVERTISE` | as `tcp_bind` | address | where peers dial `tcp0` |
 /// | [`slot_size`](Limits::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
@@ -80,6 +84,7 @@ pub struct Builder {
     alias: Option<String>,
     scope: String,
     device: Option<String>,
+    fabrics: Option<String>,
     tcp_bind: Option<String>,
     tcp_advertise: Option<String>,
     opener: Opener,
@@ -169,12 +174,31 @@ impl Builder {
     /// Sets the only device to use, by name: `shm0` (shared memory), `tcp0` (TCP), or an RDMA
     /// device like `mlx5_0` or `rxe0`.
     ///
-    /// By default, the agent reaches peers on the same host through shared memory, and others,
-    /// DLSlime peers among them, through the first usable RDMA port. A port is usable whose state
-    /// is ACTIVE, or cannot be told: its network interface is up and its cable plugged in.
-    /// `SLIME_VISIBLE_DEVICES` limits the choice.
+    /// By default, the agent chooses for each peer, among [`fabrics`](Self::fabrics).
     pub fn device(mut self, name: impl Into<String>) -> Self {
         self.device = Some(name.into());
+        self
+    }
+
+    /// Sets what may carry the bytes, as a list of `shm`, `rdma` and `tcp`, the preferred first. A
+    /// connection uses the first of the caller's list that both sides have: shared memory between
+    /// processes of one user on one host, RDMA where both have a usable port of one kind, and TCP
+    /// otherwise. [`ChannelView::link`](crate::ChannelView::link) tells which.
+    ///
+    /// Of RDMA devices the first usable port is used, for DLSlime peers too. A port is usable whose
+    /// state is ACTIVE, or cannot be told: its network interface is up and its cable plugged in.
+    /// `SLIME_VISIBLE_DEVICES` limits the choice.
+    ///
+    /// An agent opens no TCP port before it connects with a peer over TCP, unless TCP is the only
+    /// fabric or [`tcp_bind`](Self::tcp_bind) is set.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().fabrics("shm,rdma");
+    /// # let _ = builder;
+    /// ```
+    pub fn fabrics(mut self, list: impl Into<String>) -> Self {
+        self.fabrics = Some(list.into());
         self
     }
 
@@ -277,14 +301,15 @@ impl Builder {
 
     /// The address of this host towards the control plane, if `tcp0` has to be told.
     async fn own_address(&self) -> Option<IpAddr> {
-        let uses_tcp = self
-            .device
-            .as_deref()
-            .is_some_and(|device| device.eq_ignore_ascii_case(fabric::TCP));
         let Plane::NanoCtrl(url) = &self.plane else {
             return None;
         };
-        if !uses_tcp || self.tcp_bind.is_some() || environment::text(TCP_BIND).is_some() {
+        let uses_tcp = match &self.device {
+            Some(device) => device.eq_ignore_ascii_case(fabric::TCP),
+            // Nonsense is refused later.
+            None => self.allowed().ok()?.contain(FabricKind::Tcp),
+        };
+        if !uses_tcp || or_environment(&self.tcp_bind, TCP_BIND).is_some() {
             return None;
         }
         // A malformed URL is refused later.
@@ -292,12 +317,41 @@ impl Builder {
         control.own_address().await?.parse().ok()
     }
 
+    /// The fabrics that may be used.
+    fn allowed(&self) -> Result<Fabrics, AgentError> {
+        let Some(list) = or_environment(&self.fabrics, FABRICS) else {
+            return Ok(Fabrics::default(matches!(self.plane, Plane::NanoCtrl(_))));
+        };
+        list.parse()
+            .map_err(|error: MalformedFabrics| AgentError::Setting {
+                name: "fabrics".into(),
+                value: list,
+                allowed: error.to_string(),
+            })
+    }
+
+    /// Refuses a device of a fabric that may not be used.
+    fn check_device(&self, devices: &Devices) -> Result<(), AgentError> {
+        let list = or_environment(&self.fabrics, FABRICS);
+        let (Some(device), Some(list)) = (&self.device, list) else {
+            return Ok(());
+        };
+        let kind = FabricKind::of(devices.links()[0]);
+        if self.allowed()?.contain(kind) {
+            return Ok(());
+        }
+        Err(AgentError::Setting {
+            name: "fabrics".into(),
+            value: list,
+            allowed: format!("the device {device} is of the fabric {kind}: choose one of them"),
+        })
+    }
+
     /// How `tcp0` listens.
     fn tcp(&self, own_address: Option<IpAddr>) -> Result<TcpOptions, AgentError> {
-        let or = |set: &Option<String>, name| set.clone().or_else(|| environment::text(name));
         let mut options = TcpOptions::default();
         options.bind = own_address.unwrap_or(options.bind);
-        if let Some(bind) = or(&self.tcp_bind, TCP_BIND) {
+        if let Some(bind) = or_environment(&self.tcp_bind, TCP_BIND) {
             options = bind
                 .parse()
                 .map_err(|error: MalformedBind| AgentError::Setting {
@@ -306,7 +360,7 @@ impl Builder {
                     allowed: error.to_string(),
                 })?;
         }
-        if let Some(advertise) = or(&self.tcp_advertise, TCP_ADVERTISE) {
+        if let Some(advertise) = or_environment(&self.tcp_advertise, TCP_ADVERTISE) {
             let parsed = advertise.trim().parse().ok();
             options.advertise = parsed.filter(|address: &IpAddr| !address.is_unspecified());
             if options.advertise.is_none() {
@@ -346,7 +400,7 @@ impl Builder {
             Timeouts::VARIABLES,
             Polling::VARIABLES,
             &environment::RETRY,
-            &[REDIS_URL, TCP_BIND, TCP_ADVERTISE],
+            &[REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
         ]);
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
@@ -366,8 +420,20 @@ impl Builder {
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
-        let opener = self.opener.clone().listening(self.tcp(own_address)?);
-        let devices = Devices::open(&opener, self.device.as_deref(), &topology, memory_limits)?;
+        let fabrics = self.allowed()?;
+        let is_only = self.device.is_some() || fabrics.are_only(FabricKind::Tcp);
+        // What is asked for is tried at once, so that the agent does not start if it cannot be.
+        let at_once = is_only || or_environment(&self.tcp_bind, TCP_BIND).is_some();
+        let tcp = self.tcp(own_address)?;
+        let opener = self.opener.clone().listening(tcp, at_once);
+        let devices = Devices::open(
+            &opener,
+            self.device.as_deref(),
+            &fabrics,
+            &topology,
+            memory_limits,
+        )?;
+        self.check_device(&devices)?;
         retry.check(devices.first().device().name())?;
         let connect_timeout = timeouts.connecting();
         let control: Arc<dyn Control> = match &self.plane {
@@ -394,4 +460,9 @@ impl Builder {
             polling,
         })
     }
+}
+
+/// What the program sets, or else the environment.
+fn or_environment(set: &Option<String>, name: &str) -> Option<String> {
+    set.clone().or_else(|| environment::text(name))
 }

@@ -390,7 +390,10 @@ async fn register(settings: &Settings) -> Result<String, ControlError> {
     let mut is_told = false;
     loop {
         let alias = settings.alias.as_deref();
-        let registration = settings.topology.registration(alias, "");
+        let mut registration = settings.topology.registration(alias, "");
+        if let Some(resource) = &mut registration.resource {
+            resource["slime"]["fabrics"] = settings.devices.beside_rdma().into();
+        }
         let taken = match settings.control.register(registration).await {
             Err(taken @ ControlError::AliasTaken { .. }) => taken,
             done => return done,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use slimerpc::channel::{ClientChannel, Credits, Geometry, LossCause, Profile, Violations};
+use slimerpc::fabric::LinkType;
 
 /// A view of the channel under a [`Proxy`](crate::Proxy): its credits, its counters, and whether it
 /// is closed. It cannot change the channel, so no channel is closed under its proxy.
@@ -33,6 +34,11 @@ impl ChannelView {
     /// The protocol of the peer: this crate's, or DLSlime's.
     pub fn profile(&self) -> Profile {
         self.0.profile()
+    }
+
+    /// The kind of link that the channel runs over; unknown towards DLSlime peers.
+    pub fn link(&self) -> Option<LinkType> {
+        self.0.link()
     }
 
     /// Returns how long a waiter polls before it sleeps.

@@ -8,6 +8,8 @@ use slimerpc::control::topology::Topology;
 use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
 use slimerpc::fabric::{self, Device, FabricError, LinkType};
 
+use crate::memory::fabrics::{FabricKind, Fabrics};
+
 /// Wraps a device that was opened for the agent.
 pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync>;
 
@@ -16,6 +18,8 @@ pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + S
 pub(crate) struct Opener {
     wrap: Option<Wrap>,
     tcp: TcpOptions,
+    /// Whether the tcp device listens before it is needed, so that it is known to be able to.
+    listens_at_once: bool,
 }
 
 impl Opener {
@@ -28,17 +32,22 @@ impl Opener {
         }
     }
 
-    /// Opens the tcp device as `options` say.
-    pub(crate) fn listening(self, options: TcpOptions) -> Self {
+    /// Opens the tcp device as `options` say, to listen `at_once` or when it is needed.
+    pub(crate) fn listening(self, options: TcpOptions, at_once: bool) -> Self {
         Self {
             tcp: options,
+            listens_at_once: at_once,
             ..self
         }
     }
 
     fn open(&self, name: &str, port: u8) -> Result<Arc<dyn Device>, FabricError> {
         let device: Arc<dyn Device> = if name.eq_ignore_ascii_case(fabric::TCP) {
-            TcpDevice::open(&self.tcp)?
+            let device = TcpDevice::on_demand(&self.tcp)?;
+            if self.listens_at_once {
+                device.listen()?;
+            }
+            device
         } else {
             fabric::open(name, port)?
         };
@@ -59,8 +68,8 @@ impl fmt::Debug for Opener {
     }
 }
 
-/// The opened devices, one for each kind of link. Shared memory comes first, because it is the
-/// faster one where both can be used.
+/// The opened devices, one for each fabric, in order of preference. Unless settings say otherwise
+/// the faster one comes first: shared memory, then RDMA, then TCP.
 #[derive(Debug, Clone)]
 pub(crate) struct Devices(Arc<[Opened]>);
 
@@ -109,11 +118,11 @@ impl Opened {
 }
 
 impl Devices {
-    /// Opens the device with this name, or else shared memory and the first usable RDMA port of
-    /// this host.
+    /// Opens the device with this name, or else one for each of the fabrics that this host has.
     pub(crate) fn open(
         opener: &Opener,
         forced: Option<&str>,
+        fabrics: &Fabrics,
         topology: &Topology,
         limits: MemoryLimits,
     ) -> Result<Self, FabricError> {
@@ -125,26 +134,49 @@ impl Devices {
             };
             return Ok(Self([Opened::new(opener, name, port, limits)?].into()));
         }
-        let mut devices = vec![Opened::new(opener, fabric::SHM, None, limits)?];
-        match topology.first_usable() {
-            None => {
-                static WARNED: Once = Once::new();
-                WARNED.call_once(|| {
-                    tracing::info!(
-                        "this host has no usable RDMA port; shared memory joins peers on it"
-                    );
-                });
+        let mut devices = Vec::new();
+        for kind in fabrics.iter() {
+            match kind {
+                FabricKind::Shm => devices.push(Opened::new(opener, fabric::SHM, None, limits)?),
+                FabricKind::Tcp => devices.push(Opened::new(opener, fabric::TCP, None, limits)?),
+                FabricKind::Rdma => devices.extend(Self::rdma(opener, fabrics, topology, limits)?),
             }
-            Some((nic, port)) => match Opened::new(opener, &nic.name, Some(port.number), limits) {
-                Ok(device) => devices.push(device),
-                Err(error) => tracing::warn!(
-                    device = nic.name,
-                    %error,
-                    "an RDMA device cannot be used; going on with shared memory"
-                ),
-            },
         }
         Ok(Self(devices.into()))
+    }
+
+    /// Opens the first usable RDMA port of this host. It may have none, unless no other fabric may
+    /// be used.
+    fn rdma(
+        opener: &Opener,
+        fabrics: &Fabrics,
+        topology: &Topology,
+        limits: MemoryLimits,
+    ) -> Result<Option<Opened>, FabricError> {
+        let is_needed = fabrics.are_only(FabricKind::Rdma);
+        let Some((nic, port)) = topology.first_usable() else {
+            if is_needed {
+                return Err(FabricError::NoDevice {
+                    device: "rdma".to_owned(),
+                    reason: "this host has no usable RDMA port, and no other fabric may be used"
+                        .to_owned(),
+                });
+            }
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| tracing::info!("this host has no usable RDMA port"));
+            return Ok(None);
+        };
+        match Opened::new(opener, &nic.name, Some(port.number), limits) {
+            Err(error) if !is_needed => {
+                tracing::warn!(
+                    device = nic.name,
+                    %error,
+                    "an RDMA device cannot be used; going on without it"
+                );
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        }
     }
 
     /// The preferred device.
@@ -175,6 +207,12 @@ impl Devices {
     /// The kinds of links that the devices have, in order of preference.
     pub(crate) fn links(&self) -> Vec<LinkType> {
         self.0.iter().map(Opened::link).collect()
+    }
+
+    /// The names of the devices that are not RDMA devices, which the topology lists.
+    pub(crate) fn beside_rdma(&self) -> Vec<&str> {
+        let others = self.0.iter().filter(|opened| !opened.link().is_rdma());
+        others.map(|opened| opened.memory.device().name()).collect()
     }
 
     /// The bytes that are registered for payloads beyond a slot and for one-sided memory.

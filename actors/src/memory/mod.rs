@@ -2,4 +2,5 @@
 
 pub(crate) mod buffer;
 pub(crate) mod devices;
+pub(crate) mod fabrics;
 pub(crate) mod remote_buffer;

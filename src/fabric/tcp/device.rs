@@ -1,17 +1,17 @@
 //! The device of the tcp fabric.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Once};
 
 use super::address::{TcpKey, random};
 use super::completion_queue::TcpCompletionQueue;
 use super::connection::{Connection, Identity};
-use super::device_state::DeviceState;
+use super::device_state::{DeviceState, lock};
 use super::frame::MAX_MESSAGE;
 use super::options::TcpOptions;
 use super::poller::TcpPoller;
 use super::queue_pair::TcpQueuePair;
-use super::region::TcpRegion;
+use super::region::{KeyTable, TcpRegion};
 use super::socket;
 use super::worker::Worker;
 use crate::fabric::{
@@ -32,13 +32,17 @@ const LIMITS: DeviceLimits = DeviceLimits {
 /// use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
 /// use slimerpc::fabric::{Access, Device};
 /// let device = TcpDevice::open(&TcpOptions::default())?;
-/// assert!(device.address().ip().is_loopback());
+/// assert!(device.address().is_some_and(|address| address.ip().is_loopback()));
 /// device.register(4096, Access::ALL)?.copy_in(0, b"hello").expect("it fits");
 /// # Ok::<(), slimerpc::fabric::FabricError>(())
 /// ```
 #[derive(Debug)]
 pub struct TcpDevice {
-    worker: Arc<Worker>,
+    gid: Gid,
+    keys: Arc<KeyTable>,
+    options: TcpOptions,
+    /// Listens; made when it is needed.
+    worker: Mutex<Option<Arc<Worker>>>,
 }
 
 /// The port of the device with this GID.
@@ -61,20 +65,71 @@ impl TcpDevice {
     /// [`FabricError::NoDevice`], which names the setting, if the address or the ports cannot be
     /// had; no file descriptor, memory or thread is left.
     pub fn open(options: &TcpOptions) -> Result<Arc<Self>, FabricError> {
-        let (listener, advertised) = socket::listen(options)?;
-        let state = Arc::new(DeviceState::new(Gid(random()?), advertised)?);
-        let worker = Arc::new(Worker::start(state, listener)?);
-        Ok(Arc::new(Self { worker }))
+        let device = Self::on_demand(options)?;
+        device.listen()?;
+        Ok(device)
     }
 
-    /// The address that peers dial.
-    pub fn address(&self) -> SocketAddr {
-        self.worker.state().advertised()
+    /// Listens, if it does not yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn listen(&self) -> Result<(), FabricError> {
+        self.worker().map(drop)
+    }
+
+    /// Makes a device that listens as soon as it has a queue pair, and opens nothing before.
+    ///
+    /// ```
+    /// use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
+    /// let device = TcpDevice::on_demand(&TcpOptions::default())?;
+    /// assert_eq!(device.address(), None);
+    /// # Ok::<(), slimerpc::fabric::FabricError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn on_demand(options: &TcpOptions) -> Result<Arc<Self>, FabricError> {
+        Ok(Arc::new(Self {
+            gid: Gid(random()?),
+            keys: Arc::default(),
+            options: options.clone(),
+            worker: Mutex::default(),
+        }))
+    }
+
+    /// The address that peers dial, once the device listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        let worker = lock(&self.worker);
+        worker.as_ref().map(|worker| worker.state().advertised())
     }
 
     /// How many connections were closed because the other side did not keep to the protocol.
     pub fn violations(&self) -> u64 {
-        self.worker.state().violations()
+        let worker = lock(&self.worker);
+        worker
+            .as_ref()
+            .map_or(0, |worker| worker.state().violations())
+    }
+
+    /// The one that listens.
+    fn worker(&self) -> Result<Arc<Worker>, FabricError> {
+        let mut worker = lock(&self.worker);
+        if let Some(worker) = &*worker {
+            return Ok(worker.clone());
+        }
+        let (listener, advertised) = socket::listen(&self.options)?;
+        if !self.options.bind.is_loopback() {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| {
+                let address = SocketAddr::new(self.options.bind, advertised.port());
+                tracing::warn!(%address, "tcp0 listens beyond this host, and its bytes are not encrypted");
+            });
+        }
+        let state = DeviceState::new(self.gid, self.keys.clone(), advertised)?;
+        let started = Arc::new(Worker::start(Arc::new(state), listener)?);
+        *worker = Some(started.clone());
+        Ok(started)
     }
 
     fn own(
@@ -84,7 +139,7 @@ impl TcpDevice {
         let any: Arc<dyn std::any::Any + Send + Sync> = queue.clone();
         any.downcast::<TcpCompletionQueue>()
             .ok()
-            .filter(|queue| queue.device() == self.worker.state().gid())
+            .filter(|queue| queue.device() == self.gid)
             .ok_or_else(|| FabricError::Foreign {
                 what: "completion queue",
                 device: TCP.to_owned(),
@@ -111,7 +166,7 @@ impl Device for TcpDevice {
     }
 
     fn port(&self) -> PortAttributes {
-        port(self.worker.state().gid())
+        port(self.gid)
     }
 
     fn limits(&self) -> DeviceLimits {
@@ -128,8 +183,7 @@ impl Device for TcpDevice {
             length as u64,
             isize::MAX as u64,
         )?;
-        let keys = self.worker.state().keys();
-        Ok(Arc::new(TcpRegion::register(keys, length, access)?))
+        Ok(Arc::new(TcpRegion::register(&self.keys, length, access)?))
     }
 
     fn register_too(
@@ -137,8 +191,8 @@ impl Device for TcpDevice {
         region: &Arc<dyn MemoryRegion>,
         access: Access,
     ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
-        let keys = self.worker.state().keys();
-        Ok(Arc::new(TcpRegion::register_too(keys, region, access)?))
+        let registered = TcpRegion::register_too(&self.keys, region, access)?;
+        Ok(Arc::new(registered))
     }
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
@@ -147,7 +201,7 @@ impl Device for TcpDevice {
             depth.into(),
             LIMITS.max_cqe.into(),
         )?;
-        let queue = Arc::new(TcpCompletionQueue::create(self.worker.state().gid())?);
+        let queue = Arc::new(TcpCompletionQueue::create(self.gid)?);
         Ok((queue.clone(), Box::new(TcpPoller::new(queue))))
     }
 
@@ -166,12 +220,13 @@ impl Device for TcpDevice {
         let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
         let psn = u32::from_ne_bytes(random()?) & 0xff_ffff;
         let key = TcpKey::draw()?;
-        let state = self.worker.state();
+        let worker = self.worker()?;
+        let state = worker.state();
         let connection = state.connection(|number| {
             let identity = Identity::new(number, psn, key, init, queues);
             Connection::new(identity, state.clone())
         })?;
-        let handle = TcpQueuePair::new(connection, init.max_inline, self.worker.clone());
+        let handle = TcpQueuePair::new(connection, init.max_inline, worker);
         Ok(Box::new(handle))
     }
 }

@@ -58,17 +58,21 @@ pub(super) enum Command {
     Stop,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing panics while one is held.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl DeviceState {
-    pub(super) fn new(gid: Gid, advertised: SocketAddr) -> Result<Self, FabricError> {
+    pub(super) fn new(
+        gid: Gid,
+        keys: Arc<KeyTable>,
+        advertised: SocketAddr,
+    ) -> Result<Self, FabricError> {
         Ok(Self {
             gid,
             advertised,
-            keys: Arc::default(),
+            keys,
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)

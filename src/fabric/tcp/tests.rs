@@ -44,6 +44,17 @@ fn one_device_conforms_with_itself() {
 }
 
 #[test]
+fn a_device_on_demand_listens_once_it_has_a_queue_pair() {
+    let devices = [(); 2].map(|()| TcpDevice::on_demand(&TcpOptions::default()).unwrap());
+    let [a, b]: [Arc<dyn Device>; 2] = devices.clone().map(|device| device as _);
+    let _region = a.register(1, Access::ALL).unwrap();
+    let _queue = a.create_completion_queue(1).unwrap();
+    assert_eq!(devices[0].address(), None);
+    CASES[0].run(&a, &b);
+    assert!(devices.iter().all(|device| device.address().is_some()));
+}
+
+#[test]
 fn devices_conform_over_ipv6() {
     let options = TcpOptions {
         bind: Ipv6Addr::LOCALHOST.into(),
@@ -159,7 +170,7 @@ impl Victim {
 
     /// Dials, and says this.
     fn say(&self, bytes: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(self.device.address()).unwrap();
+        let mut stream = TcpStream::connect(self.device.address().unwrap()).unwrap();
         stream.set_read_timeout(Some(SOON)).unwrap();
         stream.write_all(bytes).unwrap();
         stream
@@ -296,7 +307,7 @@ fn silent_strangers_are_bounded() {
     victim.has_violations(300 - 256);
     drop(silent);
     let end = Instant::now() + SOON;
-    while TcpStream::connect(victim.device.address()).is_err() {
+    while TcpStream::connect(victim.device.address().unwrap()).is_err() {
         assert!(Instant::now() < end);
     }
     victim.serves_others();
@@ -525,7 +536,10 @@ fn what_cannot_be_listened_on_is_an_error_that_names_the_setting() {
         ports: 0..=0,
     })
     .unwrap();
-    assert_eq!(advertised.address().ip(), Ipv4Addr::new(127, 0, 0, 2));
+    assert_eq!(
+        advertised.address().unwrap().ip(),
+        Ipv4Addr::new(127, 0, 0, 2)
+    );
     let (a, b): (Arc<dyn Device>, Arc<dyn Device>) = (advertised, open());
     for case in CASES
         .iter()
