@@ -429,8 +429,12 @@ impl Connection {
     pub(super) fn progress(&self, queue: &TcpCompletionQueue) {
         let mut wire = self.lock();
         self.advance(&mut wire);
-        if wire.owes && wire.stream.is_some() {
+        let owes = wire.owes && wire.stream.is_some();
+        if owes {
             queue.owe(&self.this);
+        }
+        // Whoever polls may not poll again, and its queue does not tell when there is room to send.
+        if owes || !wire.output.is_empty() {
             self.look_after(&mut wire);
         }
     }
@@ -440,6 +444,9 @@ impl Connection {
         let mut wire = self.lock();
         if let Err(ending) = self.settle(&mut wire) {
             self.end_after_input(&mut wire, ending);
+        }
+        if !wire.output.is_empty() {
+            self.look_after(&mut wire);
         }
     }
 

@@ -68,6 +68,10 @@ impl QueuePair for TcpQueuePair {
         self.connection.state()
     }
 
+    fn notices_end(&self) -> bool {
+        true
+    }
+
     fn to_init(&mut self) -> Result<(), FabricError> {
         let (from, to) = (QueuePairState::Reset, QueuePairState::Init);
         self.connection.advance_state("to_init", from, to)

@@ -13,9 +13,9 @@ use super::hello::{HELLO, Hello, Terms};
 use super::{TcpDevice, TcpOptions};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{
-    Access, Completion, CompletionStatus, Device, FabricError, Gid, MemoryRegion, Poller,
-    QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest, RetryPolicy,
-    TcpAddress,
+    Access, Completion, CompletionStatus, Device, FabricError, Gid, MemoryRegion, Operation,
+    Payload, Poller, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
+    RemoteSlice, RetryPolicy, SendRequest, Sge, TcpAddress,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -576,4 +576,54 @@ fn an_address_of_another_fabric_is_unreachable() {
         matches!(error, FabricError::Unreachable { .. }),
         "{error:?}"
     );
+}
+
+/// Whoever polls answers a READ as far as the socket takes it. Somebody else has to send the rest
+/// if that was the last poll.
+#[test]
+fn a_read_that_a_poller_has_begun_to_answer_ends_without_it() {
+    const LEN: usize = 16 << 20;
+    let devices = [open(), open()];
+    let made = devices.each_ref().map(|device| {
+        let (init, poller) = init(device);
+        let mut qp = device.create_queue_pair(&init).unwrap();
+        qp.to_init().unwrap();
+        let region = device.register(LEN, Access::ALL).unwrap();
+        (qp, poller, region)
+    });
+    let [(mut qp, mut poller, region), (mut peer, mut peers, memory)] = made;
+    qp.to_rtr(&peer.address()).unwrap();
+    peer.to_rtr(&qp.address()).unwrap();
+    qp.to_rts().unwrap();
+    peer.to_rts().unwrap();
+    let mut one = [Completion::EMPTY];
+    for round in 0..40 {
+        // The device's thread goes to sleep.
+        thread::sleep(Duration::from_millis(10));
+        qp.post_send(&SendRequest {
+            wr_id: round,
+            operation: Operation::Read,
+            local: Payload::Region(Sge {
+                addr: region.addr(),
+                length: LEN as u32,
+                lkey: region.lkey(),
+            }),
+            remote: RemoteSlice {
+                addr: memory.addr(),
+                rkey: memory.rkey(),
+            },
+            signalled: true,
+            solicited: false,
+        })
+        .unwrap();
+        let polled = Instant::now();
+        while polled.elapsed() < Duration::from_micros(500) {
+            peers.poll(&mut one).unwrap();
+        }
+        let end = Instant::now() + SOON;
+        while poller.poll(&mut one).unwrap() == 0 {
+            assert!(Instant::now() < end, "round {round} does not end");
+        }
+        assert!(one[0].status.is_success() && one[0].wr_id == round);
+    }
 }
