@@ -132,7 +132,8 @@ impl Topology {
     /// The topology in DLSlime's form. Under `slime`, which DLSlime ignores, it holds what shows
     /// peers whether they share the host and whether this process runs: boot id, user and process.
     /// The devices that are not RDMA devices are listed there too, because DLSlime would take them
-    /// for such elsewhere: shared memory, until an agent names its own. An empty `address` becomes the host name.
+    /// for such elsewhere: shared memory, until an agent names its own. An empty `address` becomes
+    /// the host name.
     pub fn to_json(&self, address: &str) -> Value {
         let hostname = attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
         let address = if address.is_empty() {

@@ -202,9 +202,9 @@ impl Builder {
         self
     }
 
-    /// Sets the address that `tcp0` listens on, and maybe its port or a range of ports, one of which
-    /// is used: `192.0.2.1`, `[::1]:7000`, `0.0.0.0:7000-7099`. An agent that exports memory, or
-    /// uses that of others, takes a second port. All addresses (`0.0.0.0`, `::`) need
+    /// Sets the address that `tcp0` listens on, and maybe its port or a range of ports, one of
+    /// which is used: `192.0.2.1`, `[::1]:7000`, `0.0.0.0:7000-7099`. An agent that exports memory,
+    /// or uses that of others, takes a second port. All addresses (`0.0.0.0`, `::`) need
     /// [`tcp_advertise`](Self::tcp_advertise), too.
     ///
     /// Only peers that the control plane told a random key of 128 bits are let in. Bytes are not

@@ -131,8 +131,8 @@ impl Address {
         self.mailboxes.do_send(WithMailboxes(Box::new(work)));
     }
 
-    /// Makes sure that callers that are gone are noticed. An instance that is busy is left alone: it
-    /// is asked again.
+    /// Makes sure that callers that are gone are noticed. An instance that is busy is left alone:
+    /// it is asked again.
     pub(crate) fn probe(&self) {
         let work = WithMailboxes(Box::new(|mailboxes| mailboxes.probe()));
         let _ = self.mailboxes.try_send(work);
