@@ -5,7 +5,6 @@
 
 use std::rc::Rc;
 
-use slimerpc::fabric::LinkType;
 use tokio::time::sleep;
 
 use super::AgentState;
@@ -16,15 +15,15 @@ impl AgentState {
         let devices = &self.settings.devices;
         let link = devices.for_dlslime().device().port().link_type;
         let interval = self.settings.heartbeat(link).interval;
-        // Shared memory tells: services need not be woken.
-        let is_told = devices.links().iter().all(|link| *link == LinkType::Shm);
+        // Other devices tell: services need not be woken.
+        let has_rdma = devices.links().iter().any(|link| link.is_rdma());
         while !self.left.get() {
             sleep(interval).await;
             for channel in self.channels.borrow().iter().map(|(_, channel)| channel) {
                 channel.upgrade().inspect(|channel| channel.probe());
             }
             self.dlslime.probe();
-            if !is_told {
+            if has_rdma {
                 self.services.borrow().values().for_each(|it| it.probe());
             }
         }
