@@ -560,7 +560,7 @@ async fn what_is_served_by_value_keeps_its_state_unless_it_is_temporary() {
 
 #[actix::test]
 async fn parallel_methods_are_answered_while_a_restart_waits_and_their_panics_are_no_end() {
-    let plant = plant(after(millis(150))).await;
+    let plant = plant(after(millis(1_500))).await;
     assert!(plant.unit.unhealthy().await.is_err());
     plant.breaks().await;
     let next = plant.unit.generation();
