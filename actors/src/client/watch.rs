@@ -76,7 +76,21 @@ impl Watch {
                 }
             }
         });
-        Self(known.chain(events).boxed())
+        // What is known may be so by an event that came since the subscription.
+        let mut up = None;
+        let is_news = move |event: &PeerEvent| {
+            let before = up;
+            match event {
+                PeerEvent::Connected { incarnation } | PeerEvent::Reconnected { incarnation } => {
+                    up = Some(*incarnation);
+                    return future::ready(before != up);
+                }
+                PeerEvent::Lost { .. } | PeerEvent::Left => up = None,
+                PeerEvent::Stalled | PeerEvent::Recovered => {}
+            }
+            future::ready(true)
+        };
+        Self(known.chain(events).filter(is_news).boxed())
     }
 }
 
@@ -194,4 +208,33 @@ pub struct Terminated {
 pub(crate) struct Follow {
     pub(crate) peer: String,
     pub(crate) timeout: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[actix::test]
+    async fn a_peer_that_is_reached_is_reported_once_until_it_is_lost() {
+        let (sender, receiver) = broadcast::channel(8);
+        let lost = PeerEvent::Lost {
+            cause: LossCause::Gone,
+        };
+        let events = [
+            PeerEvent::Connected { incarnation: 1 },
+            PeerEvent::Stalled,
+            lost,
+            PeerEvent::Reconnected { incarnation: 1 },
+            PeerEvent::Left,
+            PeerEvent::Reconnected { incarnation: 2 },
+        ];
+        for event in &events {
+            sender.send(event.clone()).unwrap();
+        }
+        drop(sender);
+        let known = future::ready(Some(events[0].clone()));
+        let read: Vec<_> = Watch::new(known, receiver).collect().await;
+        assert_eq!(read, events);
+    }
 }
