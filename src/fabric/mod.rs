@@ -37,6 +37,7 @@ mod retry_timing;
 mod shared_bytes;
 pub mod shm;
 mod soft_rnr_monitor;
+mod software;
 pub mod tcp;
 #[cfg(feature = "verbs")]
 pub mod verbs;

@@ -43,7 +43,7 @@ impl KeyTable {
                     what: "the number of memory regions",
                     given: MAX_REGIONS as u64 + 1,
                     allowed: format!("at most {MAX_REGIONS}"),
-                    device: super::device::NAME.to_owned(),
+                    device: crate::fabric::SHM.to_owned(),
                 });
             }
         };

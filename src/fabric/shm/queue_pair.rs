@@ -8,8 +8,8 @@ use super::control_socket::ControlSocket;
 use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
-    FabricError, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState,
-    RecvRequest, RemoteSlice, SendRequest, SystemLimit,
+    FabricError, LinkType, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress,
+    QueuePairState, RecvRequest, RemoteSlice, SendRequest, SystemLimit, software,
 };
 
 /// The owner's handle of one end of a connection.
@@ -84,7 +84,7 @@ impl QueuePair for ShmQueuePair {
     }
 
     fn address(&self) -> QueuePairAddress {
-        let port = super::device::port(self.worker.core().gid());
+        let port = software::port(LinkType::Shm, self.worker.core().gid());
         QueuePairAddress {
             gid: port.gid,
             gid_index: port.gid_index,
@@ -171,7 +171,7 @@ impl QueuePair for ShmQueuePair {
                 what,
                 given,
                 allowed,
-                device: super::device::NAME.to_owned(),
+                device: crate::fabric::SHM.to_owned(),
             };
             if request.operation == Operation::Read {
                 let given = bytes.len() as u64;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use super::barrier;
 use super::receive_ring::{Consumer, Entry, Posted, ReceiveRing};
 use super::segment::{Segment, View};
-use crate::fabric::{FabricError, QueuePairState, RecvRequest};
+use crate::fabric::{FabricError, QueuePairState, RecvRequest, software};
 
 /// A receive queue in memory that the peer writes into, and the state of the queue pair.
 #[derive(Debug)]
@@ -20,14 +20,6 @@ pub(super) struct Receiver {
     capacity: usize,
     consumer: Consumer,
 }
-
-const STATES: [QueuePairState; 5] = [
-    QueuePairState::Reset,
-    QueuePairState::Init,
-    QueuePairState::Rtr,
-    QueuePairState::Rts,
-    QueuePairState::Error,
-];
 
 impl Receiver {
     pub(super) fn create(number: u32, depth: u32) -> Result<Self, FabricError> {
@@ -58,7 +50,7 @@ impl Receiver {
     /// State of the queue pair.
     #[inline]
     pub(super) fn state(&self) -> QueuePairState {
-        STATES[usize::from(self.state.load(Ordering::Acquire))]
+        software::STATES[usize::from(self.state.load(Ordering::Acquire))]
     }
 
     /// Returns whether the queue pair sends.
@@ -84,7 +76,7 @@ impl Receiver {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
-            .map_err(|state| STATES[usize::from(state)])
+            .map_err(|state| software::STATES[usize::from(state)])
     }
 
     /// Posts receives. Returns whether they have to be flushed.

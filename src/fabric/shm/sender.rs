@@ -21,10 +21,8 @@ use crate::fabric::{
     Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,
     Sge, eventfd,
     retry_timing::{ack_timeout, rnr_timer},
+    software::MAX_MESSAGE,
 };
-
-/// Longest message in bytes.
-pub(super) const MAX_MESSAGE: u32 = 1 << 31;
 
 /// The state of a sender.
 #[derive(Debug)]

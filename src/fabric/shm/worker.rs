@@ -86,7 +86,7 @@ impl DeviceState {
                 what: "the number of queue pairs",
                 given: connections.by_number.len() as u64 + 1,
                 allowed: format!("at most {}", connections.by_number.len()),
-                device: super::device::NAME.to_owned(),
+                device: crate::fabric::SHM.to_owned(),
             });
         }
         while connections.by_number.contains_key(&connections.next) {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::fabric::FabricError;
+use crate::fabric::{FabricError, software};
 
 /// What a peer needs to reach a queue pair of the tcp fabric.
 ///
@@ -38,7 +38,7 @@ impl TcpKey {
     }
 
     pub(super) fn draw() -> Result<Self, FabricError> {
-        random().map(Self)
+        software::random().map(Self)
     }
 
     pub(super) fn bytes(self) -> [u8; 16] {
@@ -88,16 +88,6 @@ impl<'de> Deserialize<'de> for TcpKey {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(serde::de::Error::custom)
     }
-}
-
-/// Bytes that nobody can guess.
-pub(super) fn random<const N: usize>() -> Result<[u8; N], FabricError> {
-    let mut bytes = [0; N];
-    let read = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(FabricError::os("drawing random bytes"))?;
-    // The kernel gives up to 256 bytes at once.
-    assert_eq!(read, N);
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::address::TcpKey;
 use super::completion_queue::{Entry, TcpCompletionQueue};
 use super::device_state::{Command, DeviceState};
-use super::frame::{Header, Kind, MAX_MESSAGE};
+use super::frame::{Header, Kind};
 use super::hello::{Hello, Terms};
 use super::input::{Filled, Input, Payload};
 use super::output::{Output, Unsent};
@@ -17,7 +17,8 @@ use super::stream::Stream;
 use super::timing::{patience, rnr_patience};
 use crate::fabric::{
     self, Access, Completion, CompletionStatus, FabricError, Opcode, Operation, QueuePairAddress,
-    QueuePairInit, QueuePairState, RecvRequest, RetryPolicy, SendRequest,
+    QueuePairInit, QueuePairState, RecvRequest, RetryPolicy, SendRequest, software,
+    software::MAX_MESSAGE,
 };
 
 /// Looks at the socket before somebody else gets a turn.
@@ -150,14 +151,6 @@ pub(super) enum Watch {
     Socket,
 }
 
-const STATES: [QueuePairState; 5] = [
-    QueuePairState::Reset,
-    QueuePairState::Init,
-    QueuePairState::Rtr,
-    QueuePairState::Rts,
-    QueuePairState::Error,
-];
-
 /// How a refusal travels.
 const REFUSALS: [CompletionStatus; 2] = [
     CompletionStatus::RemoteAccess,
@@ -211,7 +204,7 @@ impl Connection {
     }
 
     pub(super) fn state(&self) -> QueuePairState {
-        STATES[usize::from(self.state.load(Ordering::Acquire))]
+        software::STATES[usize::from(self.state.load(Ordering::Acquire))]
     }
 
     /// Goes from one state to the next, unless another one was entered meanwhile.
@@ -224,7 +217,7 @@ impl Connection {
         self.state
             .compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire)
             .map(drop)
-            .map_err(|state| self.invalid(verb, STATES[usize::from(state)]))
+            .map_err(|state| self.invalid(verb, software::STATES[usize::from(state)]))
     }
 
     pub(super) fn invalid(&self, verb: &'static str, state: QueuePairState) -> FabricError {

@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, Once};
 
-use super::address::{TcpKey, random};
+use super::address::TcpKey;
 use super::completion_queue::TcpCompletionQueue;
 use super::connection::{Connection, Identity};
 use super::device_state::{DeviceState, lock};
-use super::frame::MAX_MESSAGE;
 use super::options::TcpOptions;
 use super::poller::TcpPoller;
 use super::queue_pair::TcpQueuePair;
@@ -16,14 +15,7 @@ use super::socket;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
-    PortAttributes, QueueHalves, QueuePair, QueuePairInit, TCP,
-};
-
-const LIMITS: DeviceLimits = DeviceLimits {
-    max_qp_wr: 1 << 18,
-    max_cqe: 1 << 24,
-    max_inline: 1024,
-    max_message: MAX_MESSAGE as u64,
+    PortAttributes, QueueHalves, QueuePair, QueuePairInit, TCP, software,
 };
 
 /// A listening port of this host as a device, whose peers may be on any other.
@@ -43,19 +35,6 @@ pub struct TcpDevice {
     options: TcpOptions,
     /// Listens; made when it is needed.
     worker: Mutex<Option<Arc<Worker>>>,
-}
-
-/// The port of the device with this GID.
-pub(super) fn port(gid: Gid) -> PortAttributes {
-    PortAttributes {
-        link_type: LinkType::Tcp,
-        active: true,
-        number: 1,
-        mtu: 5,
-        lid: 0,
-        gid_index: 0,
-        gid,
-    }
 }
 
 impl TcpDevice {
@@ -91,7 +70,7 @@ impl TcpDevice {
     /// The system gives no random bytes.
     pub fn on_demand(options: &TcpOptions) -> Result<Arc<Self>, FabricError> {
         Ok(Arc::new(Self {
-            gid: Gid(random()?),
+            gid: Gid(software::random()?),
             keys: Arc::default(),
             options: options.clone(),
             worker: Mutex::default(),
@@ -136,28 +115,10 @@ impl TcpDevice {
         &self,
         queue: &Arc<dyn CompletionQueue>,
     ) -> Result<Arc<TcpCompletionQueue>, FabricError> {
-        let any: Arc<dyn std::any::Any + Send + Sync> = queue.clone();
-        any.downcast::<TcpCompletionQueue>()
-            .ok()
-            .filter(|queue| queue.device() == self.gid)
-            .ok_or_else(|| FabricError::Foreign {
-                what: "completion queue",
-                device: TCP.to_owned(),
-            })
+        software::own(TCP, queue, |queue: &TcpCompletionQueue| {
+            queue.device() == self.gid
+        })
     }
-}
-
-/// Refuses a value outside of `1..=max`.
-fn check(what: &'static str, given: u64, max: u64) -> Result<(), FabricError> {
-    if (1..=max).contains(&given) {
-        return Ok(());
-    }
-    Err(FabricError::Limit {
-        what,
-        given,
-        allowed: format!("1 to {max}"),
-        device: TCP.to_owned(),
-    })
 }
 
 impl Device for TcpDevice {
@@ -166,11 +127,11 @@ impl Device for TcpDevice {
     }
 
     fn port(&self) -> PortAttributes {
-        port(self.gid)
+        software::port(LinkType::Tcp, self.gid)
     }
 
     fn limits(&self) -> DeviceLimits {
-        LIMITS
+        software::LIMITS
     }
 
     fn register(
@@ -178,11 +139,7 @@ impl Device for TcpDevice {
         length: usize,
         access: Access,
     ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
-        check(
-            "the length of a memory region",
-            length as u64,
-            isize::MAX as u64,
-        )?;
+        software::check_region(TCP, length)?;
         Ok(Arc::new(TcpRegion::register(&self.keys, length, access)?))
     }
 
@@ -196,29 +153,15 @@ impl Device for TcpDevice {
     }
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
-        check(
-            "the depth of a completion queue",
-            depth.into(),
-            LIMITS.max_cqe.into(),
-        )?;
+        software::check_completion_queue(TCP, depth)?;
         let queue = Arc::new(TcpCompletionQueue::create(self.gid)?);
         Ok((queue.clone(), Box::new(TcpPoller::new(queue))))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
-        let depth = LIMITS.max_qp_wr.into();
-        check("max_send_wr", init.max_send_wr.into(), depth)?;
-        check("max_recv_wr", init.max_recv_wr.into(), depth)?;
-        if init.max_inline > LIMITS.max_inline {
-            check(
-                "max_inline",
-                init.max_inline.into(),
-                LIMITS.max_inline.into(),
-            )?;
-        }
-        init.retry.check(TCP)?;
+        software::check_queue_pair(TCP, init)?;
         let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
-        let psn = u32::from_ne_bytes(random()?) & 0xff_ffff;
+        let psn = u32::from_ne_bytes(software::random()?) & 0xff_ffff;
         let key = TcpKey::draw()?;
         let worker = self.worker()?;
         let state = worker.state();

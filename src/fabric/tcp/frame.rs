@@ -1,9 +1,9 @@
 //! The header of a frame.
 
+use crate::fabric::software::MAX_MESSAGE;
+
 /// Bytes of a header.
 pub(super) const HEADER: usize = 32;
-/// Longest message in bytes.
-pub(super) const MAX_MESSAGE: u32 = 1 << 31;
 
 /// The peer wants a sleeper woken.
 const SOLICITED: u8 = 1;

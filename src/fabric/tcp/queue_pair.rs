@@ -7,8 +7,8 @@ use super::device_state::Command;
 use super::socket;
 use super::worker::Worker;
 use crate::fabric::{
-    FabricError, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
-    SendRequest, SystemLimit, TcpAddress,
+    FabricError, LinkType, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState,
+    RecvRequest, SendRequest, SystemLimit, TcpAddress, software,
 };
 
 /// The owner's handle of one end of a connection.
@@ -48,7 +48,7 @@ impl QueuePair for TcpQueuePair {
 
     fn address(&self) -> QueuePairAddress {
         let state = self.worker.state();
-        let port = super::device::port(state.gid());
+        let port = software::port(LinkType::Tcp, state.gid());
         let identity = self.connection.identity();
         QueuePairAddress {
             gid: port.gid,

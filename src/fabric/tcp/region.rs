@@ -6,8 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, Weak};
 
 use memmap2::{MmapMut, MmapRaw};
 
-use super::address::random;
-use crate::fabric::{Access, FabricError, MemoryRegion};
+use crate::fabric::{Access, FabricError, MemoryRegion, software};
 
 /// The memory of a region, without the registration.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl KeyTable {
     fn insert(&self, memory: &Arc<RegionMemory>) -> Result<u32, FabricError> {
         let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let key = u32::from_ne_bytes(random()?);
+            let key = u32::from_ne_bytes(software::random()?);
             if key != 0 && !keys.contains_key(&key) {
                 keys.insert(key, Arc::downgrade(memory));
                 return Ok(key);

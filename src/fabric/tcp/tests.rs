@@ -8,14 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::address::TcpKey;
-use super::frame::{HEADER, Header, Kind, MAX_MESSAGE};
+use super::frame::{HEADER, Header, Kind};
 use super::hello::{HELLO, Hello, Terms};
 use super::{TcpDevice, TcpOptions};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{
     Access, Completion, CompletionStatus, Device, FabricError, Gid, MemoryRegion, Operation,
     Payload, Poller, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
-    RemoteSlice, RetryPolicy, SendRequest, Sge, TcpAddress,
+    RemoteSlice, RetryPolicy, SendRequest, Sge, TcpAddress, software::MAX_MESSAGE,
 };
 
 const SOON: Duration = Duration::from_secs(20);
