@@ -1,5 +1,6 @@
 //! What a process takes, as its kernel has it.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -52,18 +53,33 @@ fn kib(status: &str, name: &str) -> u64 {
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-/// How many there are, and their bytes. Those of peers are mapped too, but only our own are open.
+/// How many there are, and their bytes. Those of peers are mapped too, but only the files of our
+/// own are open.
 fn regions() -> io::Result<(u64, u64)> {
-    let (mut count, mut bytes) = (0, 0);
+    let mut own = HashSet::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let path = entry?.path();
         // The descriptor by which the directory is read is gone by now.
         if fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().starts_with(REGION)) {
-            count += 1;
-            bytes += fs::metadata(&path)?.size();
+            own.insert(fs::metadata(&path)?.ino().to_string());
         }
     }
-    Ok((count, bytes))
+    // A peer in this process maps the same ranges.
+    let mut ranges = HashMap::new();
+    for line in fs::read_to_string("/proc/self/maps")?.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        if let [addresses, _, offset, _, inode, ..] = words[..]
+            && own.contains(inode)
+            && let Some((from, to)) = addresses.split_once('-')
+        {
+            let address = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+            ranges.insert(
+                (inode.to_owned(), offset.to_owned()),
+                address(to) - address(from),
+            );
+        }
+    }
+    Ok((ranges.len() as u64, ranges.values().sum()))
 }
 
 /// Lets this process, and those that it starts, have as many files open as they may have at all.

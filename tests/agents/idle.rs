@@ -19,18 +19,19 @@ impl Idler {
     fn nothing(&mut self) {}
 }
 
-/// Bytes of shared memory, which is what shm devices register, each file of it counted once.
+/// Bytes of shared memory, which is what shm devices register, each range of a file counted once.
 fn shared_memory() -> usize {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    let mut files = HashMap::new();
+    let mut ranges = HashMap::new();
     for line in maps.lines().filter(|line| line.contains("/memfd:")) {
         let mut words = line.split_whitespace();
         let (from, to) = words.next().unwrap().split_once('-').unwrap();
         let address = |text| usize::from_str_radix(text, 16).unwrap();
-        let inode = words.nth(3).unwrap().to_owned();
-        files.insert(inode, address(to) - address(from));
+        let (offset, inode) = (words.nth(1).unwrap(), words.nth(1).unwrap());
+        let range = (inode.to_owned(), offset.to_owned());
+        ranges.insert(range, address(to) - address(from));
     }
-    files.values().sum()
+    ranges.values().sum()
 }
 
 #[actix::test]

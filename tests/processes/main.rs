@@ -1,6 +1,7 @@
 //! Several processes: workers and drivers, the examples that start processes, shared memory between
 //! two, and Python.
 
+mod descriptors;
 mod limits;
 mod model_runner;
 mod python_pickles;

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::arena::{Arena, Lot};
 use super::receive_ring::{Arrival, Doorbell, Entry, Taker};
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
@@ -17,8 +18,10 @@ use crate::fabric::{
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
     device: Gid,
-    event: OwnedFd,
-    page: OwnedFd,
+    /// No other queue of the process has it.
+    number: u64,
+    event: Arc<OwnedFd>,
+    page: Arc<Lot>,
     doorbell: View<Doorbell>,
     entries: Mutex<Entries>,
     /// Whether the poller has to look at the entries.
@@ -51,14 +54,17 @@ pub(super) fn doorbell_in(page: Segment) -> Option<View<Doorbell>> {
 }
 
 impl ShmCompletionQueue {
-    pub(super) fn create(device: Gid) -> Result<Self, FabricError> {
-        let (page, segment) = Segment::create("slimerpc-doorbell", size_of::<Doorbell>())
+    pub(super) fn create(device: Gid, arena: &Arena) -> Result<Self, FabricError> {
+        let (page, segment) = arena
+            .create(size_of::<Doorbell>())
             .map_err(FabricError::os("creating a completion queue"))?;
         let doorbell = doorbell_in(segment).expect("the page was made so");
         doorbell[0].set_up();
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             device,
-            event: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
+            event: Arc::new(eventfd::create().map_err(FabricError::os("creating an eventfd"))?),
             page,
             doorbell,
             entries: Mutex::default(),
@@ -71,10 +77,15 @@ impl ShmCompletionQueue {
         self.device
     }
 
-    /// The descriptors that a peer needs to wake this queue's owner: the page with the doorbell,
+    /// Number of the queue.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// What a peer needs to wake this queue's owner: the page with the doorbell,
     /// and the eventfd.
-    pub(super) fn shared(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
-        (self.page.as_fd(), self.event.as_fd())
+    pub(super) fn shared(&self) -> (&Arc<Lot>, &Arc<OwnedFd>) {
+        (&self.page, &self.event)
     }
 
     /// Polls this receive queue, too, from now on.

@@ -1,15 +1,18 @@
 //! The part of a queue pair that its handle and the device's thread share.
 
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
+use super::arena::Arena;
 use super::biased_lock::BiasedLock;
+use super::borrowed_lot::BorrowedLot;
 use super::completion_queue::{Sent, ShmCompletionQueue};
-use super::control_socket::ControlSocket;
 use super::key_table::KeyTable;
-use super::message::{Hello, Message, RegionInfo, Welcome};
+use super::link::Link;
+use super::message::{ConnectionId, Hello, Message, Welcome};
 use super::receiver::Receiver;
 use super::remote_regions::PlacedRegion;
 use super::sender::{Executed, Need, Progress, Sender};
@@ -21,7 +24,7 @@ use crate::fabric::{
 /// One end of a connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    number: u32,
+    id: ConnectionId,
     psn: u32,
     max_send_wr: u32,
     max_recv_wr: u32,
@@ -29,22 +32,24 @@ pub(super) struct Connection {
     send_cq: Arc<ShmCompletionQueue>,
     recv_cq: Arc<ShmCompletionQueue>,
     receiver: Arc<Receiver>,
+    /// Where the receive queue is made.
+    arena: Arc<Arena>,
     keys: Arc<KeyTable>,
     remote: OnceLock<QueuePairAddress>,
     /// Number of sends that have been retired, of those that the sender has counted, modulo 2^32.
     retired: Arc<AtomicU32>,
     /// Owned by the handle's thread.
     sender: BiasedLock<Sender>,
-    links: Mutex<ControlSockets>,
+    links: Mutex<ConnectionLinks>,
 }
 
-/// The two control sockets of a connection.
+/// The links of a connection.
 #[derive(Debug, Default)]
-struct ControlSockets {
-    /// The socket that this side dialled: its sends need it.
-    outgoing: Option<ControlSocket>,
-    /// The socket that the peer dialled.
-    incoming: Option<ControlSocket>,
+struct ConnectionLinks {
+    /// The link that this side dialled: its sends need it.
+    outgoing: Option<Arc<Link>>,
+    /// The link that the peer dialled, and the peer's end of this connection.
+    incoming: Option<(Arc<Link>, ConnectionId)>,
     /// File descriptors kept back until the connection is made.
     reserve: Reserve,
 }
@@ -54,9 +59,20 @@ struct ControlSockets {
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     /// For the peer's eventfd.
-    pub(super) event: Option<OwnedFd>,
+    event: Option<OwnedFd>,
     /// For the socket that the peer dials.
-    pub(super) incoming: Option<OwnedFd>,
+    incoming: Option<OwnedFd>,
+}
+
+impl Reserve {
+    /// Keeps back as many descriptors as are needed.
+    pub(super) fn keep(link: &Link) -> io::Result<Self> {
+        let keep = || link.socket().as_fd().try_clone_to_owned();
+        Ok(Self {
+            event: Some(keep()?),
+            incoming: Some(keep()?),
+        })
+    }
 }
 
 impl Connection {
@@ -65,12 +81,16 @@ impl Connection {
         psn: u32,
         init: &QueuePairInit,
         queues: [Arc<ShmCompletionQueue>; 2],
-        keys: Arc<KeyTable>,
+        (arena, keys): (Arc<Arena>, Arc<KeyTable>),
     ) -> Result<Self, FabricError> {
+        static LIVES: AtomicU64 = AtomicU64::new(0);
         let [send_cq, recv_cq] = queues;
-        let receiver = Arc::new(Receiver::create(number, init.max_recv_wr)?);
+        let receiver = Arc::new(Receiver::create(&arena, number, init.max_recv_wr)?);
         Ok(Self {
-            number,
+            id: ConnectionId {
+                qp_num: number,
+                life: LIVES.fetch_add(1, Ordering::Relaxed),
+            },
             psn,
             max_send_wr: init.max_send_wr,
             max_recv_wr: init.max_recv_wr,
@@ -78,6 +98,7 @@ impl Connection {
             send_cq,
             recv_cq,
             receiver,
+            arena,
             keys,
             remote: OnceLock::new(),
             retired: Arc::default(),
@@ -97,11 +118,12 @@ impl Connection {
             retry: self.retry,
         };
         let queues = [self.send_cq.clone(), self.recv_cq.clone()];
-        Self::new(self.number, self.psn, &init, queues, self.keys.clone())
+        let memory = (self.arena.clone(), self.keys.clone());
+        Self::new(self.number(), self.psn, &init, queues, memory)
     }
 
     pub(super) fn number(&self) -> u32 {
-        self.number
+        self.id.qp_num
     }
 
     pub(super) fn psn(&self) -> u32 {
@@ -116,14 +138,29 @@ impl Connection {
         self.receiver.state()
     }
 
-    /// Notes the peer and the socket dialled to it.
-    pub(super) fn dialled(&self, remote: QueuePairAddress, link: ControlSocket, reserve: Reserve) {
+    /// Notes the peer and the link dialled to it.
+    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Arc<Link>, reserve: Reserve) {
         let mut links = self.links();
         links.outgoing = Some(link);
         links.reserve = reserve;
         drop(links);
         // Set once: only `to_rtr` calls this, at most once.
         let _ = self.remote.set(remote);
+    }
+
+    /// Says hello to the peer.
+    pub(super) fn say_hello(&self) -> io::Result<()> {
+        // Held meanwhile, so that a goodbye comes behind it.
+        let links = self.links();
+        let (Some(link), Some(remote)) = (&links.outgoing, self.remote.get()) else {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        };
+        let hello = Hello {
+            from: self.id,
+            psn: self.psn,
+            to_qp: remote.qp_num,
+        };
+        link.send(&Message::Hello(hello))
     }
 
     /// Has the completion queue poll the receive queue from now on, because a receive was posted.
@@ -146,7 +183,7 @@ impl Connection {
         let state = self.state();
         if !matches!(state, QueuePairState::Rts | QueuePairState::Error) {
             return Err(FabricError::InvalidState {
-                qp_num: self.number,
+                qp_num: self.number(),
                 verb: "post_send",
                 state,
             });
@@ -154,7 +191,7 @@ impl Connection {
         let retired = self.retired.load(Ordering::Relaxed);
         if sender.posted.wrapping_sub(retired) >= self.max_send_wr {
             return Err(FabricError::QueueFull {
-                qp_num: self.number,
+                qp_num: self.number(),
                 queue: "send",
                 depth: self.max_send_wr,
             });
@@ -209,7 +246,7 @@ impl Connection {
             Progress::Waiting(next) => Some(next),
             Progress::Stalled(need, next) => {
                 if let Need::Region(rkey) = need
-                    && !self.ask(&Message::WantRegion { rkey })
+                    && !self.ask_for(rkey)
                 {
                     self.fail(sender, CompletionStatus::RetryExceeded);
                     return None;
@@ -223,32 +260,65 @@ impl Connection {
         }
     }
 
-    fn ask(&self, message: &Message) -> bool {
+    fn ask_for(&self, rkey: u32) -> bool {
         let link = self.links().outgoing.clone();
-        link.is_some_and(|link| link.send(message, &[]).is_ok())
+        let (Some(link), Some(remote)) = (link, self.remote.get()) else {
+            return false;
+        };
+        let wanted = Message::WantRegion {
+            from: self.id,
+            to_qp: remote.qp_num,
+            rkey,
+        };
+        link.send(&wanted).is_ok()
     }
 
-    /// Frees the descriptor reserved for the peer's eventfd, which comes with the first message on
-    /// the dialled socket.
-    pub(super) fn make_room(&self) {
-        self.links().reserve.event = None;
+    /// Returns whether this is the connection that the peer answers on `link`.
+    pub(super) fn is_asking(&self, id: ConnectionId, link: &Arc<Link>) -> bool {
+        let links = self.links();
+        self.id == id
+            && links
+                .outgoing
+                .as_ref()
+                .is_some_and(|ours| Arc::ptr_eq(ours, link))
     }
 
-    /// Handles a message of the peer on the dialled socket. Returns whether it made sense.
-    pub(super) fn answered(&self, message: Message, fds: Vec<OwnedFd>) -> bool {
+    /// Returns whether this connection has welcomed that end of it on `link`.
+    pub(super) fn has_welcomed(&self, id: ConnectionId, link: &Arc<Link>) -> bool {
+        let links = self.links();
+        let incoming = links.incoming.as_ref();
+        incoming.is_some_and(|(theirs, peer)| *peer == id && Arc::ptr_eq(theirs, link))
+    }
+
+    /// Handles an answer of the peer. Returns whether it made sense.
+    pub(super) fn answered(
+        &self,
+        answer: Message,
+        fds: Vec<OwnedFd>,
+        lots: Vec<BorrowedLot>,
+        link: &Link,
+    ) -> bool {
         let mut sender = self.sender.lock();
-        let understood = match message {
+        let understood = match answer {
             Message::Welcome(welcome) => {
-                <[OwnedFd; 3]>::try_from(fds).is_ok_and(|fds| sender.welcome(welcome, fds).is_ok())
+                let (fds, lots) = (<[_; 3]>::try_from(fds), <[_; 2]>::try_from(lots));
+                let welcomed = match (fds, lots) {
+                    (Ok(fds), Ok(lots)) => sender.welcome(welcome, fds, lots, link).is_ok(),
+                    _ => false,
+                };
+                // It was kept for the eventfd that the sender has now.
+                self.links().reserve.event = None;
+                welcomed
             }
-            Message::Region(info) => fds
-                .first()
-                .is_some_and(|fd| sender.regions.add(info, fd).is_ok()),
-            Message::NoRegion { rkey } => {
+            Message::Region { info, .. } => match (fds.first(), lots.into_iter().next()) {
+                (Some(fd), Some(lot)) => sender.regions.add(info, fd, lot).is_ok(),
+                _ => false,
+            },
+            Message::NoRegion { rkey, .. } => {
                 sender.regions.set_unknown(rkey);
                 true
             }
-            Message::Hello(_) | Message::WantRegion { .. } => false,
+            _ => false,
         };
         if understood {
             // The wait that ends here is known to the device's thread already. A new wait that
@@ -260,15 +330,15 @@ impl Connection {
 
     /// Answers the peer's hello if it is the right one and this side is ready. Returns `None` if it
     /// is too early.
-    pub(super) fn greet(&self, hello: &Hello, link: &ControlSocket) -> Option<bool> {
+    pub(super) fn greet(self: &Arc<Self>, hello: &Hello, link: &Arc<Link>) -> Option<bool> {
         match self.state() {
             QueuePairState::Reset | QueuePairState::Init => return None,
             QueuePairState::Error => return Some(false),
             QueuePairState::Rtr | QueuePairState::Rts => {}
         }
         let is_peer = self.remote.get().is_some_and(|remote| {
-            remote.gid.0 == hello.from_gid
-                && remote.qp_num == hello.from_qp
+            remote.gid == link.peer()
+                && remote.qp_num == hello.from.qp_num
                 && remote.psn == hello.psn
         });
         if !is_peer {
@@ -277,27 +347,41 @@ impl Connection {
         let (ring, capacity) = self.receiver.shared();
         let (doorbell, event) = self.recv_cq.shared();
         let welcome = Message::Welcome(Welcome {
+            to: hello.from,
+            queue: self.recv_cq.number(),
             capacity,
             min_rnr_timer: self.retry.min_rnr_timer,
+            ring: ring.address(),
+            doorbell: doorbell.address(),
         });
         let mut links = self.links();
-        links.incoming = Some(link.clone());
+        // A peer says hello once in its life.
+        if links.incoming.is_some() || !link.join(self) {
+            return Some(false);
+        }
+        links.incoming = Some((link.clone(), hello.from));
         links.reserve.incoming = None;
         drop(links);
-        Some(link.send(&welcome, &[ring, doorbell, event]).is_ok())
+        if self.state() == QueuePairState::Error {
+            // It was entered meanwhile, and the link not left perhaps.
+            link.leave(self);
+            return Some(false);
+        }
+        let told = link.tell(&welcome, &[ring, doorbell], Some(event));
+        Some(told.is_ok())
     }
 
-    /// Sends the region that the peer asks for on the socket that it dialled. Returns whether it
-    /// could be sent.
-    pub(super) fn tell_region(&self, rkey: u32, link: &ControlSocket) -> bool {
+    /// Sends the region that the peer asks for. Returns whether it could be sent.
+    pub(super) fn tell_region(&self, to: ConnectionId, rkey: u32, link: &Link) -> bool {
         let Some(memory) = self.keys.find(rkey).upgrade() else {
-            return link.send(&Message::NoRegion { rkey }, &[]).is_ok();
+            return link.send(&Message::NoRegion { to, rkey }).is_ok();
         };
-        let (info, fd): (RegionInfo, _) = memory.info(rkey);
-        link.send(&Message::Region(info), &[fd]).is_ok()
+        let (info, lot) = memory.info(rkey);
+        link.tell(&Message::Region { to, info }, &[lot], None)
+            .is_ok()
     }
 
-    /// Handles the end of a socket: the peer is in ERR, gone or dead.
+    /// Handles the peer's goodbye, or the end of a link: the peer is in ERR, gone or dead.
     pub(super) fn lost(&self) {
         self.fail(&mut self.sender.lock(), CompletionStatus::RetryExceeded);
     }
@@ -307,7 +391,7 @@ impl Connection {
         self.fail(&mut self.sender.lock(), CompletionStatus::Flushed);
     }
 
-    /// Enters ERR, closes the sockets so that the peer does the same, and flushes.
+    /// Enters ERR, says goodbye so that the peer does the same, and flushes.
     fn fail(&self, sender: &mut Sender, first: CompletionStatus) {
         if self.state() == QueuePairState::Error {
             return;
@@ -316,8 +400,14 @@ impl Connection {
         self.recv_cq.flush();
         sender.flush(first, |executed| self.complete(executed));
         let links = std::mem::take(&mut *self.links());
-        for link in [links.outgoing, links.incoming].into_iter().flatten() {
-            link.end();
+        if let (Some(link), Some(remote)) = (links.outgoing, self.remote.get()) {
+            let (from, to_qp) = (self.id, remote.qp_num);
+            // A link that has ended says it, too.
+            let _ = link.send(&Message::Goodbye { from, to_qp });
+            link.leave(self);
+        }
+        if let Some((link, _)) = links.incoming {
+            link.leave(self);
         }
         self.recv_cq.ring(true);
         self.send_cq.ring(true);
@@ -334,7 +424,7 @@ impl Connection {
                 opcode: executed.opcode,
                 byte_len: executed.byte_len,
                 imm: None,
-                qp_num: self.number,
+                qp_num: self.number(),
             },
             retires: executed.retires,
             retired: self.retired.clone(),
@@ -343,10 +433,10 @@ impl Connection {
 
     /// Removes the receive queue from its completion queue.
     pub(super) fn detach(&self) {
-        self.recv_cq.detach(self.number);
+        self.recv_cq.detach(self.number());
     }
 
-    fn links(&self) -> MutexGuard<'_, ControlSockets> {
+    fn links(&self) -> MutexGuard<'_, ConnectionLinks> {
         // Nothing panics while it is held.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -35,7 +35,7 @@ pub(super) enum Incoming {
     /// There is no message at the moment.
     Nothing,
     /// A message, but not the descriptors that came with it: this process may have no more.
-    Unreceived(io::Error),
+    Unreceived(Message, io::Error),
     /// The other process has closed the socket or died, or violates the protocol.
     End,
 }
@@ -139,7 +139,7 @@ impl ControlSocket {
         Ok(Pid::from_raw(peer_credentials(self.as_fd())?.pid))
     }
 
-    /// Sends a message. Never blocks: a peer that lets its link fill up is given up.
+    /// Sends a message. Never blocks: the socket may have no room.
     pub(super) fn send(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut bytes = [0; MAX_LEN];
         let len = message.encode(&mut bytes);
@@ -166,9 +166,10 @@ impl ControlSocket {
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let buffers = &mut [IoSliceMut::new(&mut bytes)];
-        let received = match rustix::net::recvmsg(&*self.socket, buffers, &mut control, flags) {
+        let receive = || rustix::net::recvmsg(&*self.socket, &mut *buffers, &mut control, flags);
+        let received = match rustix::io::retry_on_intr(receive) {
             Ok(received) => received,
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return Incoming::Nothing,
+            Err(rustix::io::Errno::AGAIN) => return Incoming::Nothing,
             Err(_) => return Incoming::End,
         };
         let mut fds = Vec::new();
@@ -183,8 +184,10 @@ impl ControlSocket {
         match Message::decode(&bytes[..received.bytes]) {
             // The buffer has room for as many as a message may have, so the process is out of
             // descriptors.
-            Some(_) if received.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS => {
-                Incoming::Unreceived(rustix::io::Errno::MFILE.into())
+            Some(message)
+                if received.flags.contains(ReturnFlags::CTRUNC) && fds.len() < MAX_FDS =>
+            {
+                Incoming::Unreceived(message, rustix::io::Errno::MFILE.into())
             }
             Some(message) if !received.flags.contains(ReturnFlags::CTRUNC) => {
                 Incoming::Message(message, fds)

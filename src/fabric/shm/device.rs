@@ -82,7 +82,8 @@ impl Device for ShmDevice {
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         software::check_completion_queue(SHM, depth)?;
-        let queue = Arc::new(ShmCompletionQueue::create(self.worker.core().gid())?);
+        let core = self.worker.core();
+        let queue = Arc::new(ShmCompletionQueue::create(core.gid(), core.queues())?);
         Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
     }
 
@@ -91,8 +92,9 @@ impl Device for ShmDevice {
         let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
         let psn = u32::from_ne_bytes(software::random()?) & 0xff_ffff;
         let core = self.worker.core();
-        let connection = core
-            .connection(|number| Connection::new(number, psn, init, queues, core.keys().clone()))?;
+        let memory = (core.queues().clone(), core.keys().clone());
+        let connection =
+            core.connection(|number| Connection::new(number, psn, init, queues, memory))?;
         let handle = ShmQueuePair::new(connection, init.max_inline, self.worker.clone());
         Ok(Box::new(handle))
     }

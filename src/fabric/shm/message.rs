@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of shared memory and of these messages.
-pub(super) const VERSION: u32 = 0x51_4d_00_01;
+pub(super) const VERSION: u32 = 0x51_4d_00_02;
 
 /// Longest message in bytes.
 pub(super) const MAX_LEN: usize = 128;
@@ -12,24 +12,44 @@ pub(super) const MAX_LEN: usize = 128;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Message {
     /// The first message of the dialling side.
+    Device { version: u32, gid: [u8; 16] },
+    /// The asking side's queue pair wants to send. Either side asks.
     Hello(Hello),
-    /// The dialled side is ready to receive. With: receive queue, doorbell of its completion queue,
-    /// eventfd.
+    /// The other side's queue pair is ready to receive. With: receive queue, doorbell of its
+    /// completion queue, eventfd.
     Welcome(Welcome),
+    /// The other side's queue pair is in ERR, gone, or connected with another.
+    Refusal { to: ConnectionId },
     /// Asks for the region of an rkey.
-    WantRegion { rkey: u32 },
+    WantRegion {
+        from: ConnectionId,
+        to_qp: u32,
+        rkey: u32,
+    },
     /// A region. With: its memory.
-    Region(RegionInfo),
+    Region { to: ConnectionId, info: RegionInfo },
     /// No region has this rkey.
-    NoRegion { rkey: u32 },
+    NoRegion { to: ConnectionId, rkey: u32 },
+    /// The asking side's queue pair is in ERR or gone.
+    Goodbye { from: ConnectionId, to_qp: u32 },
+    /// The asking side has unmapped memory that it was told of.
+    Unmapped { lot: u64 },
+    /// The dialling side has no need of the link any more.
+    Done,
+}
+
+/// One life of a queue pair: it begins anew when it is reset, under the same number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ConnectionId {
+    pub(super) qp_num: u32,
+    /// No other connection of the process has it.
+    pub(super) life: u64,
 }
 
 /// Names both queue pairs. The answer follows once they name each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
-    pub(super) version: u32,
-    pub(super) from_gid: [u8; 16],
-    pub(super) from_qp: u32,
+    pub(super) from: ConnectionId,
     pub(super) psn: u32,
     pub(super) to_qp: u32,
 }
@@ -37,10 +57,15 @@ pub(super) struct Hello {
 /// What a sender needs to know of the receive queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Welcome {
+    pub(super) to: ConnectionId,
+    /// Number of the completion queue.
+    pub(super) queue: u64,
     /// Entries; a power of two.
     pub(super) capacity: u32,
     /// Code of the wait that a sender without a receive must keep.
     pub(super) min_rnr_timer: u8,
+    pub(super) ring: LotAddress,
+    pub(super) doorbell: LotAddress,
 }
 
 /// A memory region in its owner's terms.
@@ -51,6 +76,16 @@ pub(super) struct RegionInfo {
     /// Address of the first byte in the owner's address space.
     pub(super) addr: u64,
     pub(super) len: u64,
+    pub(super) memory: LotAddress,
+}
+
+/// Memory of the answering side, in the memfd that comes with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct LotAddress {
+    /// Its number, to be told back.
+    pub(super) lot: u64,
+    /// Where it begins in the memfd.
+    pub(super) offset: u64,
 }
 
 impl Message {
@@ -86,11 +121,22 @@ mod tests {
 
         #[test]
         fn the_longest_messages_fit(
-            from_gid: [u8; 16], from_qp: u32, psn: u32, to_qp: u32, rkey: u32, access: u32, addr: u64, len: u64
+            gid: [u8; 16], qp_num: u32, life: u64, number: u32, long: u64
         ) {
-            let hello = Hello { version: VERSION, from_gid, from_qp, psn, to_qp };
-            let region = RegionInfo { rkey, access, addr, len };
-            for message in [Message::Hello(hello), Message::Region(region)] {
+            let id = ConnectionId { qp_num, life };
+            let memory = LotAddress { lot: long, offset: long };
+            let info = RegionInfo { rkey: number, access: number, addr: long, len: long, memory };
+            let hello = Hello { from: id, psn: number, to_qp: number };
+            let welcome = Welcome {
+                to: id, queue: long, capacity: number, min_rnr_timer: 255, ring: memory, doorbell: memory,
+            };
+            for message in [
+                Message::Device { version: number, gid },
+                Message::Hello(hello),
+                Message::Welcome(welcome),
+                Message::WantRegion { from: id, to_qp: number, rkey: number },
+                Message::Region { to: id, info },
+            ] {
                 let mut buffer = [0; MAX_LEN];
                 let len = message.encode(&mut buffer);
                 prop_assert_eq!(Message::decode(&buffer[..len]), Some(message));

@@ -7,27 +7,36 @@
 //! | verbs | here |
 //! | --- | --- |
 //! | GID of the port | 16 random bytes, which name an abstract unix socket; every [`ShmDevice`] has one |
-//! | connection | two links (unix sockets), one dialled by each end; a link that ends puts both ends in ERR |
-//! | memory region | a sealed memfd, handed to the peer over its link when it first uses the rkey |
+//! | connection | messages over a link, a unix socket that all queue pairs of two devices share; its end puts them all in ERR |
+//! | memory region | a range of a sealed memfd, which the device has for all of them; a peer is handed it when it first uses the rkey |
 //! | WRITE, READ | a copy by the poster, inside `post_send` |
 //! | bytes that were made [in place](super::QueuePair::place) | no copy: the peer's region is mapped |
-//! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in a memfd of its own |
+//! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in such a range |
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
 //!
+//! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of devices has
+//! its link, which the first dials that needs it, a handle of the peer's process, and an eventfd for
+//! each completion queue of the peer's that is written to.
+//!
 //! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that
 //! such a peer writes to shared memory is trusted with memory safety: lengths come from sealed
-//! files, indices are our own. The sockets are in the abstract namespace and the memory in memfds,
-//! so nothing has a name in the file system and the kernel removes everything with the last
-//! process, `kill -9` included.
+//! files, indices are our own. It can write all memory that this device shares, as it can ask for
+//! all regions; what another device shares is in other files. The sockets are in the abstract
+//! namespace and the memory in memfds, so nothing has a name in the file system and the kernel
+//! removes everything with the last process, `kill -9` included.
 
+mod arena;
 mod barrier;
+mod bell;
 mod biased_lock;
+mod borrowed_lot;
 mod completion_queue;
 mod connection;
 mod control_socket;
 mod device;
 mod key_table;
+mod link;
 mod message;
 mod owner_lock;
 mod peer_process;

@@ -1,11 +1,8 @@
 //! Queue pairs of the shm fabric.
 
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::connection::{Connection, Reserve};
-use super::control_socket::ControlSocket;
-use super::message::{Hello, Message, VERSION};
 use super::worker::{Command, Worker};
 use crate::fabric::{
     FabricError, LinkType, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress,
@@ -55,26 +52,27 @@ impl ShmQueuePair {
         }
     }
 
-    fn dial(&self, remote: &QueuePairAddress) -> Result<ControlSocket, FabricError> {
-        let link =
-            ControlSocket::dial(remote.gid).map_err(|error| match SystemLimit::of(&error) {
-                Some(_) => FabricError::os("connecting a socket with a peer")(error),
-                None => self.unreachable(format!(
-                    "no shm device of this user has the GID {}: {error}",
-                    remote.gid
-                )),
-            })?;
-        let hello = Hello {
-            version: VERSION,
-            from_gid: self.worker.core().gid().0,
-            from_qp: self.number(),
-            psn: self.connection.psn(),
-            to_qp: remote.qp_num,
-        };
-        link.send(&Message::Hello(hello), &[]).map_err(|error| {
-            self.unreachable(format!("the peer's device does not listen: {error}"))
+    fn dial(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+        let link = self.worker.core().link(remote.gid, &self.connection);
+        let link = link.map_err(|error| match SystemLimit::of(&error) {
+            Some(_) => FabricError::os("connecting a socket with a peer")(error),
+            None => self.unreachable(format!(
+                "no shm device of this user has the GID {}: {error}",
+                remote.gid
+            )),
         })?;
-        Ok(link)
+        match Reserve::keep(&link) {
+            Ok(reserve) => self.connection.dialled(*remote, link, reserve),
+            Err(error) => {
+                link.leave(&self.connection);
+                return Err(FabricError::os("connecting with a peer")(error));
+            }
+        }
+        let is_over = |error| self.unreachable(format!("the peer's device has ended: {error}"));
+        self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)
+            .map_err(|error| is_over(error.to_string()))?;
+        let said = self.connection.say_hello();
+        said.map_err(|error| is_over(error.to_string()))
     }
 }
 
@@ -113,20 +111,8 @@ impl QueuePair for ShmQueuePair {
                 state,
             });
         }
-        let link = self.dial(remote)?;
-        let keep = || {
-            let descriptor = link.as_fd().try_clone_to_owned();
-            descriptor.map_err(FabricError::os("connecting with a peer"))
-        };
-        let reserve = Reserve {
-            event: Some(keep()?),
-            incoming: Some(keep()?),
-        };
-        self.connection.dialled(*remote, link.clone(), reserve);
-        self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)?;
-        let core = self.worker.core();
-        core.command(Command::Watch(link, Arc::downgrade(&self.connection)));
-        core.command(Command::Greet(self.number()));
+        self.dial(remote)?;
+        self.worker.core().command(Command::Greet(self.number()));
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! The receiving half of a queue pair.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use super::arena::{Arena, Lot};
 use super::barrier;
 use super::receive_ring::{Consumer, Entry, Posted, ReceiveRing};
 use super::segment::{Segment, View};
@@ -15,22 +15,23 @@ pub(super) struct Receiver {
     number: u32,
     depth: u32,
     state: AtomicU8,
-    fd: OwnedFd,
+    lot: Arc<Lot>,
     memory: RingMemory,
     capacity: usize,
     consumer: Consumer,
 }
 
 impl Receiver {
-    pub(super) fn create(number: u32, depth: u32) -> Result<Self, FabricError> {
+    pub(super) fn create(arena: &Arena, number: u32, depth: u32) -> Result<Self, FabricError> {
         let capacity = depth.next_power_of_two() as usize;
-        let (fd, segment) = Segment::create("slimerpc-receives", RingMemory::len(capacity))
+        let (lot, segment) = arena
+            .create(RingMemory::len(capacity))
             .map_err(FabricError::os("allocating a receive queue"))?;
         Ok(Self {
             number,
             depth,
             state: AtomicU8::new(QueuePairState::Reset as u8),
-            fd,
+            lot,
             memory: RingMemory::new(segment, capacity).expect("it was made so"),
             capacity,
             consumer: Consumer::new(depth, capacity),
@@ -42,9 +43,9 @@ impl Receiver {
         self.number
     }
 
-    /// The descriptors that the peer needs to write into the queue.
-    pub(super) fn shared(&self) -> (BorrowedFd<'_>, u32) {
-        (self.fd.as_fd(), self.capacity as u32)
+    /// What the peer needs to write into the queue: its memory and its number of entries.
+    pub(super) fn shared(&self) -> (&Arc<Lot>, u32) {
+        (&self.lot, self.capacity as u32)
     }
 
     /// State of the queue pair.

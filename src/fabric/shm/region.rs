@@ -1,9 +1,9 @@
 //! Registered memory of this process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, LazyLock};
 
+use super::arena::{Arena, Lot};
 use super::message::RegionInfo;
 use super::segment::Segment;
 use super::sync::{AtomicU32, Ordering};
@@ -33,23 +33,23 @@ impl Validity {
 /// The memory of a region, without the registration.
 #[derive(Debug)]
 pub(super) struct RegionMemory {
-    fd: OwnedFd,
+    lot: Arc<Lot>,
     segment: Segment,
     len: usize,
     access: Access,
 }
 
 impl RegionMemory {
-    pub(super) fn create(len: usize, access: Access) -> Result<Self, FabricError> {
+    pub(super) fn create(arena: &Arena, len: usize, access: Access) -> Result<Self, FabricError> {
         let total = data_offset()
             .checked_add(len)
             .ok_or(rustix::io::Errno::NOMEM);
-        let (fd, segment) = total
+        let (lot, segment) = total
             .map_err(std::io::Error::from)
-            .and_then(|total| Segment::create("slimerpc-region", total))
+            .and_then(|total| arena.create(total))
             .map_err(FabricError::os("allocating memory to register"))?;
         let memory = Self {
-            fd,
+            lot,
             segment,
             len,
             access,
@@ -79,14 +79,15 @@ impl RegionMemory {
     }
 
     /// What a peer needs to know, and the descriptor that it needs.
-    pub(super) fn info(&self, rkey: u32) -> (RegionInfo, BorrowedFd<'_>) {
+    pub(super) fn info(&self, rkey: u32) -> (RegionInfo, &Arc<Lot>) {
         let info = RegionInfo {
             rkey,
             access: self.access.bits(),
             addr: self.as_ptr().as_ptr() as u64,
             len: self.len as u64,
+            memory: self.lot.address(),
         };
-        (info, self.fd.as_fd())
+        (info, &self.lot)
     }
 }
 
@@ -110,7 +111,7 @@ impl ShmRegion {
         len: usize,
         access: Access,
     ) -> Result<Self, FabricError> {
-        let memory = Arc::new(RegionMemory::create(len, access)?);
+        let memory = Arc::new(RegionMemory::create(worker.core().regions(), len, access)?);
         let key = worker.core().keys().insert(&memory)?;
         Ok(Self {
             memory,

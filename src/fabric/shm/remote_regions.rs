@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use super::borrowed_lot::BorrowedLot;
 use super::message::RegionInfo;
 use super::region::{Validity, data_offset};
 use super::segment::{Segment, View};
@@ -73,16 +74,21 @@ pub(super) enum Located {
 
 impl RemoteRegions {
     /// Maps the region that the peer sent for a key.
-    pub(super) fn add(&mut self, info: RegionInfo, fd: &OwnedFd) -> io::Result<()> {
-        let segment = Segment::open(fd)?;
+    pub(super) fn add(
+        &mut self,
+        info: RegionInfo,
+        fd: &OwnedFd,
+        lot: BorrowedLot,
+    ) -> io::Result<()> {
         let len = usize::try_from(info.len).ok();
-        if len.and_then(|len| len.checked_add(data_offset())) != Some(segment.len()) {
-            return Err(io::Error::new(
+        let len = len.and_then(|len| len.checked_add(data_offset()));
+        let len = len.ok_or_else(|| {
+            io::Error::new(
                 io::ErrorKind::InvalidData,
-                "the region's length is wrong",
-            ));
-        }
-        let segment = Arc::new(segment);
+                "the region's length is impossible",
+            )
+        })?;
+        let segment = Arc::new(Segment::open(fd, info.memory.offset, len, Some(lot))?);
         self.mapped.retain(RemoteRegion::is_valid);
         self.mapped.push(RemoteRegion {
             info,

@@ -3,70 +3,81 @@
 use std::fmt;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
-use rustix::io::Errno;
+use rustix::fs::SealFlags;
+use rustix::param::page_size;
 
+use super::arena::Lot;
+use super::borrowed_lot::BorrowedLot;
 use super::receive_ring::{Doorbell, Entry, Posted};
 use super::region::Validity;
-use crate::fabric::limits::{check_file_size, is_memory_promised_strictly};
 
 /// Seals the size, so that a mapping never faults, whatever the other process does.
-const SEALS: SealFlags = SealFlags::SHRINK
+pub(super) const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
-/// A whole memfd, mapped for reading and writing.
+/// A range of a memfd, mapped for reading and writing.
 pub(super) struct Segment {
+    // Unmapped before its lot is freed or given back.
     map: MmapRaw,
+    _origin: Origin,
+}
+
+/// Where the memory of a segment is from.
+enum Origin {
+    /// A lot of this process.
+    Own { _lot: Arc<Lot> },
+    /// A lot of a peer, which is to be told when it is not mapped any more.
+    Peer { _lot: Option<BorrowedLot> },
 }
 
 impl Segment {
-    /// Creates a memfd of `len` zero bytes and maps it.
-    pub(super) fn create(name: &str, len: usize) -> io::Result<(OwnedFd, Self)> {
-        static IS_TAKEN_AT_ONCE: LazyLock<bool> = LazyLock::new(is_memory_promised_strictly);
-        Self::create_with(name, len, *IS_TAKEN_AT_ONCE)
+    /// Maps the first `len` bytes of a lot, which is at least so long.
+    pub(super) fn of(lot: &Arc<Lot>, len: usize) -> io::Result<Self> {
+        let map = Self::map(lot.as_fd(), lot.offset(), len)?;
+        let _lot = lot.clone();
+        Ok(Self {
+            map,
+            _origin: Origin::Own { _lot },
+        })
     }
 
-    /// Creates a memfd, and takes its memory `at_once` or as it is touched. The latter saves what
-    /// is never used.
-    fn create_with(name: &str, len: usize, at_once: bool) -> io::Result<(OwnedFd, Self)> {
-        check_file_size(len as u64)?;
-        let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
-        rustix::fs::ftruncate(&fd, len as u64)?;
-        if at_once {
-            let taken = rustix::fs::fallocate(&fd, FallocateFlags::empty(), 0, len as u64);
-            // The kernel reports this as a full file system.
-            taken.map_err(|error| match error {
-                Errno::NOSPC => Errno::NOMEM,
-                error => error,
-            })?;
-        }
-        rustix::fs::fcntl_add_seals(&fd, SEALS)?;
-        let segment = Self::map(&fd, len)?;
-        Ok((fd, segment))
-    }
-
-    /// Maps a memfd that a peer handed over.
-    pub(super) fn open(fd: &OwnedFd) -> io::Result<Self> {
+    /// Maps a range of a memfd that a peer handed over, which is (part of) that lot.
+    pub(super) fn open(
+        fd: &OwnedFd,
+        offset: u64,
+        len: usize,
+        lot: Option<BorrowedLot>,
+    ) -> io::Result<Self> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
         // Fails for everything that is not a memfd.
         if !rustix::fs::fcntl_get_seals(fd.as_fd())?.contains(SEALS) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the peer's memory is not sealed",
-            ));
+            return invalid("the peer's memory is not sealed");
         }
-        let len = usize::try_from(rustix::fs::fstat(fd)?.st_size).map_err(io::Error::other)?;
-        Self::map(fd, len)
+        let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(io::Error::other)?;
+        let is_inside = offset
+            .checked_add(len as u64)
+            .is_some_and(|end| end <= size);
+        if len == 0 || !is_inside || !offset.is_multiple_of(page_size() as u64) {
+            return invalid("the peer's memory is not where it says");
+        }
+        let map = Self::map(fd.as_fd(), offset, len)?;
+        Ok(Self {
+            map,
+            _origin: Origin::Peer { _lot: lot },
+        })
     }
 
-    fn map(fd: &OwnedFd, len: usize) -> io::Result<Self> {
-        let map = MmapOptions::new().len(len).map_raw(fd.as_raw_fd())?;
-        Ok(Self { map })
+    fn map(fd: BorrowedFd<'_>, offset: u64, len: usize) -> io::Result<MmapRaw> {
+        MmapOptions::new()
+            .offset(offset)
+            .len(len)
+            .map_raw(fd.as_raw_fd())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -159,18 +170,3 @@ unsafe impl Shared for Entry {}
 unsafe impl Shared for Doorbell {}
 // SAFETY: an `AtomicU32`.
 unsafe impl Shared for Validity {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_is_taken_when_it_is_touched_unless_that_may_fail_then() {
-        const LEN: usize = 1 << 20;
-        let taken = |at_once| {
-            let (fd, _segment) = Segment::create_with("test", LEN, at_once).expect("a memfd");
-            rustix::fs::fstat(&fd).expect("it is open").st_blocks * 512
-        };
-        assert_eq!((taken(false), taken(true)), (0, LEN as i64));
-    }
-}

@@ -4,13 +4,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::ptr::{self, NonNull};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::fs::OFlags;
-
+use super::bell::Bell;
+use super::borrowed_lot::BorrowedLot;
 use super::completion_queue::doorbell_in;
 use super::key_table::KeyTable;
+use super::link::Link;
 use super::message::Welcome;
 use super::receive_ring::{Arrival, Doorbell, Producer};
 use super::receiver::RingMemory;
@@ -19,7 +20,7 @@ use super::remote_regions::{Located, PlacedRegion, RemoteRegions};
 use super::segment::{Segment, View};
 use crate::fabric::{
     Access, CompletionStatus, Opcode, Operation, Payload, RemoteSlice, RetryPolicy, SendRequest,
-    Sge, eventfd,
+    Sge,
     retry_timing::{ack_timeout, rnr_timer},
     software::MAX_MESSAGE,
 };
@@ -47,7 +48,7 @@ struct Peer {
     memory: RingMemory,
     producer: Producer,
     doorbell: View<Doorbell>,
-    event: OwnedFd,
+    bell: Arc<Bell>,
     /// Messages that were published when the doorbell was rung last, modulo 2^32.
     rung: u32,
     /// Pause before a message without a receive is tried again.
@@ -135,25 +136,37 @@ impl Sender {
         }
     }
 
-    /// Notes the peer's receive queue, page with doorbell, and eventfd.
-    pub(super) fn welcome(&mut self, welcome: Welcome, fds: [OwnedFd; 3]) -> io::Result<()> {
-        let [ring, doorbell, event] = fds;
-        let memory = RingMemory::new(Segment::open(&ring)?, welcome.capacity as usize);
-        let (Some(memory), Some(doorbell)) = (memory, doorbell_in(Segment::open(&doorbell)?))
-        else {
-            return Err(io::Error::new(
+    /// Notes the peer's receive queue, page with doorbell, and eventfd. The latter two may be known
+    /// already.
+    pub(super) fn welcome(
+        &mut self,
+        welcome: Welcome,
+        fds: [OwnedFd; 3],
+        lots: [BorrowedLot; 2],
+        link: &Link,
+    ) -> io::Result<()> {
+        let [ring, page, event] = fds;
+        let [ring_lot, page_lot] = lots;
+        let capacity = welcome.capacity as usize;
+        let (offset, len) = (welcome.ring.offset, RingMemory::len(capacity));
+        let ring = Segment::open(&ring, offset, len, Some(ring_lot))?;
+        let malformed = || {
+            io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer's receive queue is malformed",
-            ));
+            )
         };
-        // Raising the eventfd cannot block this process then, unless the peer, which is of the same
-        // user, undoes that.
-        rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
+        let memory = RingMemory::new(ring, capacity).ok_or_else(malformed)?;
+        let bell = link.bell(welcome.queue, || {
+            let (offset, len) = (welcome.doorbell.offset, size_of::<Doorbell>());
+            let page = Segment::open(&page, offset, len, Some(page_lot))?;
+            Bell::new(doorbell_in(page).ok_or_else(malformed)?, event)
+        })?;
         self.peer = Some(Peer {
             memory,
             producer: Producer::default(),
-            doorbell,
-            event,
+            doorbell: bell.doorbell().clone(),
+            bell,
             rung: 0,
             rnr_timer: rnr_timer(welcome.min_rnr_timer),
         });
@@ -403,7 +416,7 @@ impl Peer {
         let since = published.wrapping_sub(self.rung);
         if self.doorbell[0].needs_ring(solicited, Some(since)) {
             self.rung = published;
-            eventfd::raise(&self.event);
+            self.bell.ring();
         }
     }
 }

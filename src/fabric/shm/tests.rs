@@ -6,14 +6,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::MemfdFlags;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::ShmDevice;
-use super::control_socket::{ControlSocket, Incoming};
-use super::message::{Hello, Message, VERSION};
-use super::segment::Segment;
+use super::arena::Arena;
+use super::control_socket::{self, ControlSocket, Incoming};
+use super::message::{
+    ConnectionId, Hello, LotAddress, MAX_LEN, Message, RegionInfo, VERSION, Welcome,
+};
+use super::receive_ring::Doorbell;
+use super::ring_memory::RingMemory;
+use super::segment::{SEALS, Segment};
 use crate::fabric::conformance::CASES;
-use crate::fabric::{Access, Device};
+use crate::fabric::{
+    Access, Device, Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
+    eventfd, software,
+};
 
 fn open() -> Arc<dyn Device> {
     ShmDevice::open().expect("a device")
@@ -37,13 +46,30 @@ fn one_device_conforms_with_itself() {
     }
 }
 
-fn hello(to: &Arc<dyn Device>) -> Hello {
-    Hello {
-        version: VERSION,
-        from_gid: to.port().gid.0,
-        from_qp: 1,
-        psn: 2,
-        to_qp: 0xff_ffff,
+/// The first message of a device that no one has opened.
+const DEVICE: Message = Message::Device {
+    version: VERSION,
+    gid: [7; 16],
+};
+
+/// A hello to a queue pair that there is not.
+const HELLO: Message = Message::Hello(Hello {
+    from: ConnectionId { qp_num: 1, life: 1 },
+    psn: 2,
+    to_qp: 0xff_ffff,
+});
+
+fn refused(link: &ControlSocket) {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match link.receive() {
+            Incoming::Message(Message::Refusal { to }, _) => {
+                return assert_eq!(to, ConnectionId { qp_num: 1, life: 1 });
+            }
+            Incoming::Nothing => assert!(Instant::now() < end, "there is no answer"),
+            other => panic!("{other:?}"),
+        }
+        std::thread::yield_now();
     }
 }
 
@@ -60,25 +86,49 @@ fn ends(link: &ControlSocket) {
 fn strange_dials_are_cut_off() {
     let device = open();
     let gid = device.port().gid;
-    let send = |message: &Message| {
+    let said = |messages: &[Message]| {
         let link = ControlSocket::dial(gid).expect("it listens");
-        link.send(message, &[]).expect("room for a message");
-        ends(&link);
+        for message in messages {
+            // It may be cut off already.
+            let _ = link.send(message, &[]);
+        }
+        link
     };
-    send(&Message::Hello(hello(&device)));
-    send(&Message::Hello(Hello {
+    let old = Message::Device {
         version: 1,
-        ..hello(&device)
-    }));
-    send(&Message::WantRegion { rkey: 0x100 });
-    send(&Message::NoRegion { rkey: 0x100 });
+        gid: [7; 16],
+    };
+    ends(&said(&[old, HELLO]));
+    ends(&said(&[HELLO]));
+    ends(&said(&[Message::Done]));
+    ends(&said(&[DEVICE, DEVICE]));
+    ends(&said(&[DEVICE, Message::Done]));
+    // What is about queue pairs that there are not is answered, over and over.
+    let from = ConnectionId { qp_num: 1, life: 1 };
+    let (to_qp, rkey) = (0xff_ffff, 0x100);
+    let wants = Message::WantRegion { from, to_qp, rkey };
+    let to = ConnectionId {
+        qp_num: 17,
+        life: 0,
+    };
+    let link = said(&[
+        DEVICE,
+        Message::Goodbye { from, to_qp },
+        Message::NoRegion { to, rkey },
+        Message::Refusal { to },
+        Message::Unmapped { lot: 7 },
+    ]);
+    for message in [HELLO, wants, HELLO] {
+        link.send(&message, &[]).expect("it is open");
+        refused(&link);
+    }
 
     let garbage: [&[u8]; 4] = [b"GET / HTTP/1.1\r\n\r\n", &[], &[0xff; 128], &[0; 4096]];
     for bytes in garbage {
         let link = ControlSocket::dial(gid).expect("it listens");
         let here = device.register(64, Access::ALL).expect("a region");
-        let (fd, _segment) = Segment::create("test", here.len()).expect("a memfd");
-        let fds = [fd.as_fd(); 3];
+        let (lot, _segment) = Arena::new("test").create(here.len()).expect("a lot");
+        let fds = [lot.as_fd(); 3];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
@@ -94,16 +144,293 @@ fn strange_dials_are_cut_off() {
     CASES[2].run(&device, &open());
 }
 
+/// A device that answers what a test wants.
+struct Impostor {
+    gid: Gid,
+    listener: OwnedFd,
+}
+
+impl Impostor {
+    fn new() -> Self {
+        let gid = Gid(software::random().expect("random bytes"));
+        let listener = control_socket::listen(gid).expect("nobody else has this name");
+        Self { gid, listener }
+    }
+
+    /// Connects a queue pair of `device` with one of its own.
+    fn lure(&self, device: &Arc<dyn Device>) -> Box<dyn QueuePair> {
+        connected(device, self.gid)
+    }
+
+    fn accept(&self) -> ControlSocket {
+        let accepted = control_socket::accept(&self.listener).expect("it can");
+        let link = accepted.expect("the dial does not wait");
+        assert!(matches!(next(&link), Message::Device { .. }));
+        link
+    }
+}
+
+/// A queue pair of `device` that is connected with one of the device with this GID.
+fn connected(device: &Arc<dyn Device>, gid: Gid) -> Box<dyn QueuePair> {
+    let (cq, _) = device.create_completion_queue(16).expect("a queue");
+    let init = QueuePairInit {
+        send_cq: cq.clone(),
+        recv_cq: cq,
+        max_send_wr: 4,
+        max_recv_wr: 4,
+        max_inline: 0,
+        retry: RetryPolicy::default(),
+    };
+    let mut qp = device.create_queue_pair(&init).expect("a queue pair");
+    let address = QueuePairAddress {
+        gid,
+        psn: 1,
+        qp_num: 99,
+        ..qp.address()
+    };
+    qp.to_init().expect("INIT");
+    qp.to_rtr(&address).expect("it listens");
+    // The answer may be there already.
+    let _ = qp.to_rts();
+    qp
+}
+
+/// The next message on a link.
+fn next(link: &ControlSocket) -> Message {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        match link.receive() {
+            Incoming::Message(message, _) => return message,
+            Incoming::Nothing => assert!(Instant::now() < end, "there is no message"),
+            other => panic!("{other:?}"),
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// The next message that is about a connection.
+fn next_but_unmapped(link: &ControlSocket) -> Message {
+    loop {
+        match next(link) {
+            Message::Unmapped { .. } => {}
+            message => return message,
+        }
+    }
+}
+
+fn hello_on(link: &ControlSocket) -> ConnectionId {
+    match next_but_unmapped(link) {
+        Message::Hello(hello) => hello.from,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn errs(qp: &dyn QueuePair) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while qp.state() != QueuePairState::Error {
+        assert!(Instant::now() < end, "it is in {}", qp.state());
+        std::thread::yield_now();
+    }
+}
+
+/// INPUT-1: an answer that makes no sense ends the connection that it is for, and no other, even
+/// over the same link; the end of the link ends all.
 #[test]
-fn memory_that_could_shrink_is_refused() {
-    let open_ended =
-        rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).expect("a memfd");
-    rustix::fs::ftruncate(&open_ended, 8192).expect("room");
-    assert!(Segment::open(&open_ended).is_err());
+fn input_1_a_wrong_answer_ends_one_connection() {
+    let (device, impostor) = (open(), Impostor::new());
+    let bystander = impostor.lure(&device);
+    let link = impostor.accept();
+    let arena = Arena::new("test");
+    let lot = |len| arena.create(len).expect("a lot").0;
+    let (ring, doorbell) = (lot(RingMemory::len(4)), lot(size_of::<Doorbell>()));
+    let event = eventfd::create().expect("an eventfd");
+    let good = Welcome {
+        to: hello_on(&link),
+        queue: 7,
+        capacity: 4,
+        min_rnr_timer: 1,
+        ring: ring.address(),
+        doorbell: doorbell.address(),
+    };
+    let fds = [ring.as_fd(), doorbell.as_fd(), event.as_fd()];
+    link.send(&Message::Welcome(good), &fds).expect("room");
+
     let file: OwnedFd = tempfile::tempfile().expect("a file").into();
-    assert!(Segment::open(&file).is_err());
-    let (sealed, _segment) = Segment::create("test", 8192).expect("a memfd");
-    assert_eq!(Segment::open(&sealed).expect("sealed").len(), 8192);
+    rustix::fs::ftruncate(&file, 1 << 20).expect("room");
+    let others = [file.as_fd(), file.as_fd(), event.as_fd()];
+    let at = |offset| LotAddress { lot: 1, offset };
+    let wrong: [(Welcome, &[_]); 8] = [
+        (good, &[]),
+        (good, &fds[..2]),
+        (good, &others),
+        (
+            Welcome {
+                capacity: 3,
+                ..good
+            },
+            &fds,
+        ),
+        (
+            Welcome {
+                capacity: 0,
+                ..good
+            },
+            &fds,
+        ),
+        (
+            Welcome {
+                ring: at(u64::MAX & !4095),
+                ..good
+            },
+            &fds,
+        ),
+        (
+            Welcome {
+                queue: 8,
+                doorbell: at(1),
+                ..good
+            },
+            &fds,
+        ),
+        (
+            Welcome {
+                capacity: 1 << 31,
+                ring: at(1 << 60),
+                ..good
+            },
+            &fds,
+        ),
+    ];
+    for (welcome, fds) in wrong {
+        let qp = impostor.lure(&device);
+        let to = hello_on(&link);
+        link.send(&Message::Welcome(Welcome { to, ..welcome }), fds)
+            .expect("room");
+        errs(&*qp);
+        assert_eq!(
+            next_but_unmapped(&link),
+            Message::Goodbye {
+                from: to,
+                to_qp: 99
+            }
+        );
+    }
+    let answers: [fn(ConnectionId) -> Message; 2] = [
+        |to| Message::Refusal { to },
+        |to| Message::Region {
+            to,
+            info: RegionInfo {
+                rkey: 1,
+                access: 0,
+                addr: 0,
+                len: 1,
+                memory: LotAddress { lot: 1, offset: 0 },
+            },
+        },
+    ];
+    for answer in answers {
+        let qp = impostor.lure(&device);
+        // FENCE-1: it is not for an earlier life, nor for a later one.
+        let to = hello_on(&link);
+        for life in [to.life + 1, to.life.wrapping_sub(1)] {
+            let answer = answer(ConnectionId { life, ..to });
+            link.send(&answer, &[]).expect("room");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(qp.state(), QueuePairState::Rts);
+        link.send(&answer(to), &[]).expect("room");
+        errs(&*qp);
+        assert_eq!(
+            next_but_unmapped(&link),
+            Message::Goodbye {
+                from: to,
+                to_qp: 99
+            }
+        );
+    }
+    assert_eq!(bystander.state(), QueuePairState::Rts);
+    let second = impostor.lure(&device);
+    link.end();
+    errs(&*bystander);
+    errs(&*second);
+    CASES[2].run(&device, &open());
+}
+
+/// INPUT-1: a process that takes another's name keeps nobody from that one.
+#[test]
+fn input_1_a_device_is_believed_to_be_in_the_process_that_listens() {
+    let (device, honest) = (open(), Cramped::start(false));
+    let liar = ControlSocket::dial(device.port().gid).expect("it listens");
+    let gid = honest.gid.0;
+    let version = VERSION;
+    liar.send(&Message::Device { version, gid }, &[])
+        .expect("room");
+    liar.send(&HELLO, &[]).expect("room");
+    refused(&liar);
+    // The honest device has no such queue pair, and says so.
+    errs(&*connected(&device, honest.gid));
+    assert!(matches!(liar.receive(), Incoming::Nothing));
+}
+
+/// A peer that sends too many descriptors is no peer.
+#[test]
+fn input_1_more_descriptors_than_any_message_has_end_the_link() {
+    let (device, impostor) = (open(), Impostor::new());
+    let qps = [impostor.lure(&device), impostor.lure(&device)];
+    let link = impostor.accept();
+    let to = hello_on(&link);
+    let mut bytes = [0; MAX_LEN];
+    let len = Message::Refusal { to }.encode(&mut bytes);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let event = eventfd::create().expect("an eventfd");
+    let fds = [event.as_fd(); 8];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let flags = SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(&link, &[IoSlice::new(&bytes[..len])], &mut control, flags)
+        .expect("room for a message");
+    qps.iter().for_each(|qp| errs(&**qp));
+    CASES[2].run(&device, &open());
+}
+
+/// INPUT-1: only memory that is there, and will be, is mapped.
+#[test]
+fn memory_that_could_be_missing_is_refused() {
+    const LEN: usize = 8192;
+    let memfd = |flags| rustix::fs::memfd_create("test", flags).expect("a memfd");
+    let open_ended = memfd(MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+    rustix::fs::ftruncate(&open_ended, LEN as u64).expect("room");
+    assert!(Segment::open(&open_ended, 0, LEN, None).is_err());
+    let file: OwnedFd = tempfile::tempfile().expect("a file").into();
+    rustix::fs::ftruncate(&file, LEN as u64).expect("room");
+    assert!(Segment::open(&file, 0, LEN, None).is_err());
+    rustix::fs::fcntl_add_seals(&open_ended, SEALS).expect("it allows that");
+    let sealed = open_ended;
+    for (offset, len) in [
+        (0, 0),
+        (0, LEN + 1),
+        (4096, LEN),
+        (1, 4096),
+        (LEN as u64, 1),
+        (u64::MAX, 1),
+        (u64::MAX & !4095, 4096),
+        (0, usize::MAX),
+    ] {
+        assert!(
+            Segment::open(&sealed, offset, len, None).is_err(),
+            "{offset} {len}"
+        );
+    }
+    assert_eq!(
+        Segment::open(&sealed, 0, LEN, None).expect("all").len(),
+        LEN
+    );
+    assert_eq!(
+        Segment::open(&sealed, 4096, 4096, None)
+            .expect("half")
+            .len(),
+        4096
+    );
     rustix::fs::ftruncate(&sealed, 0).expect_err("it is sealed");
 }
 
@@ -224,10 +551,9 @@ fn strangers_that_say_nothing_are_closed_even_if_no_descriptor_is_left() {
     // Somebody who says something is heard before the strangers' time is over: there is no such
     // queue pair.
     let link = dial();
-    let mut hello = hello(&open());
-    hello.to_qp = 0xff_fffe;
-    link.send(&Message::Hello(hello), &[]).expect("room");
-    ends(&link);
+    link.send(&DEVICE, &[]).expect("room");
+    link.send(&HELLO, &[]).expect("room");
+    refused(&link);
     strangers.iter().for_each(ends);
     let log = cramped.log();
     let lines = log.lines().count();

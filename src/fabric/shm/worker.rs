@@ -11,10 +11,13 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 use rustix::process::Pid;
 
+use super::arena::Arena;
+use super::borrowed_lot::BorrowedLot;
 use super::connection::Connection;
 use super::control_socket::{self, ControlSocket, Incoming};
 use super::key_table::KeyTable;
-use super::message::{Hello, Message, VERSION};
+use super::link::{Link, Links};
+use super::message::{ConnectionId, Hello, Message, VERSION, Welcome};
 use super::peer_process::{PeerProcess, PeerProcesses};
 use crate::fabric::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
@@ -22,7 +25,15 @@ use crate::fabric::{FabricError, Gid, eventfd};
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
 const FIRST_LINK: u64 = 2;
-/// Most control sockets that have not said yet to which queue pair they belong.
+/// The events of links. Edges, so that a socket with room for messages raises none unless it had no
+/// room before.
+const LINK_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
+    .union(epoll::EventFlags::OUT)
+    .union(epoll::EventFlags::ET);
+/// Most messages read from one link in a row.
+const MAX_HEARD: usize = 256;
+/// Most control sockets that have not said yet which device they belong to, and most hellos that
+/// are not answered yet.
 const MAX_STRANGERS: usize = 4096;
 /// Most dials accepted in a row before sockets are read.
 const MAX_ACCEPTED: usize = 64;
@@ -37,9 +48,14 @@ const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
 pub(super) struct DeviceState {
     gid: Gid,
     keys: Arc<KeyTable>,
+    /// The memory of regions.
+    regions: Arena,
+    /// The memory of receive queues and doorbells.
+    queues: Arc<Arena>,
     control: OwnedFd,
     commands: Mutex<Vec<Command>>,
     connections: Mutex<Connections>,
+    links: Arc<Links>,
 }
 
 #[derive(Debug)]
@@ -51,8 +67,8 @@ struct Connections {
 /// A command for the thread.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Watch the socket that a connection dialled.
-    Watch(ControlSocket, Weak<Connection>),
+    /// Watch a link that was dialled.
+    Watch(Arc<Link>),
     /// Look at the hellos for this queue pair: it has become ready, or is gone.
     Greet(u32),
     /// Continue the pending sends of a connection.
@@ -68,6 +84,23 @@ impl DeviceState {
 
     pub(super) fn keys(&self) -> &Arc<KeyTable> {
         &self.keys
+    }
+
+    pub(super) fn regions(&self) -> &Arena {
+        &self.regions
+    }
+
+    pub(super) fn queues(&self) -> &Arc<Arena> {
+        &self.queues
+    }
+
+    /// Finds or dials the link to a peer, for `connection`.
+    pub(super) fn link(&self, peer: Gid, connection: &Arc<Connection>) -> io::Result<Arc<Link>> {
+        let (link, is_new) = self.links.join(peer, connection)?;
+        if is_new {
+            self.command(Command::Watch(link.clone()));
+        }
+        Ok(link)
     }
 
     pub(super) fn command(&self, command: Command) {
@@ -146,12 +179,15 @@ impl Worker {
         let core = Arc::new(DeviceState {
             gid,
             keys: Arc::default(),
+            regions: Arena::new("slimerpc-region"),
+            queues: Arc::new(Arena::new("slimerpc-queue")),
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
             connections: Mutex::new(Connections {
                 by_number: HashMap::new(),
                 next: FIRST_QUEUE_PAIR,
             }),
+            links: Arc::new(Links::new(gid)),
         });
         let routine =
             Routine::new(core.clone(), listener).map_err(FabricError::os("creating an epoll"))?;
@@ -172,6 +208,8 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
+        self.core.regions.close();
+        self.core.queues.close();
         self.core.command(Command::Stop);
         if let Some(thread) = self.thread.take() {
             // The join fails only after a panic, which was printed already.
@@ -187,9 +225,11 @@ struct Routine {
     epoll: OwnedFd,
     links: HashMap<u64, (ControlSocket, Role)>,
     next_token: u64,
-    /// Number of sockets in role `Stranger` or `Waiting`.
-    unsettled: usize,
-    /// The sockets among them that have said nothing.
+    /// Hellos whose queue pair is not ready, and the tokens of their links.
+    waiting: Vec<(u64, Hello)>,
+    /// Number of sockets in role `Stranger`.
+    silent: usize,
+    /// Those sockets, and some that have spoken or ended since.
     strangers: Strangers,
     /// Descriptors kept back for when the process has no others: to accept a dial, and to receive
     /// those that come with a message.
@@ -209,12 +249,8 @@ struct Routine {
 enum Role {
     /// Accepted; it has not said anything yet.
     Stranger,
-    /// It waits until the queue pair that it named is ready.
-    Waiting(Hello),
-    /// The peer of this connection dialled it.
-    Incoming(Weak<Connection>),
-    /// This connection dialled it.
-    Outgoing(Weak<Connection>),
+    /// One end of a link.
+    Peer(Arc<Link>),
 }
 
 impl Routine {
@@ -226,7 +262,8 @@ impl Routine {
             epoll,
             links: HashMap::new(),
             next_token: FIRST_LINK,
-            unsettled: 0,
+            waiting: Vec::new(),
+            silent: 0,
             strangers: Strangers::default(),
             spare: Vec::new(),
             pausing: None,
@@ -237,18 +274,20 @@ impl Routine {
             processes: PeerProcesses::default(),
         };
         routine.replenish();
-        routine.watch(routine.listener.as_fd(), LISTENER)?;
-        routine.watch(routine.core.control.as_fd(), COMMANDS)?;
+        let listener = routine.listener.as_fd();
+        routine.watch(listener, LISTENER, epoll::EventFlags::IN)?;
+        let commands = routine.core.control.as_fd();
+        routine.watch(commands, COMMANDS, epoll::EventFlags::IN)?;
         Ok(routine)
     }
 
-    fn watch(&self, fd: BorrowedFd<'_>, token: u64) -> rustix::io::Result<()> {
-        epoll::add(
-            &self.epoll,
-            fd,
-            epoll::EventData::new_u64(token),
-            epoll::EventFlags::IN,
-        )
+    fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: u64,
+        flags: epoll::EventFlags,
+    ) -> rustix::io::Result<()> {
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)
     }
 
     fn run(mut self) {
@@ -350,7 +389,7 @@ impl Routine {
 
     fn resume(&mut self) {
         self.replenish();
-        if let Err(error) = self.watch(self.listener.as_fd(), LISTENER) {
+        if let Err(error) = self.watch(self.listener.as_fd(), LISTENER, epoll::EventFlags::IN) {
             let now = Instant::now();
             let error = FabricError::os("waiting for peers")(error);
             self.unaccepted.warn(now, error);
@@ -377,13 +416,13 @@ impl Routine {
         if let Err(error) = link.check_user() {
             self.refused
                 .warn(now, format_args!("a dial was refused: {error}"));
-        } else if self.unsettled >= MAX_STRANGERS {
+        } else if self.silent >= MAX_STRANGERS {
             self.refused.warn(
                 now,
                 format_args!("a dial was refused: {MAX_STRANGERS} others have not been answered"),
             );
         } else {
-            self.unsettled += 1;
+            self.silent += 1;
             self.strangers.add(now, self.next_token);
             self.add(link, Role::Stranger);
         }
@@ -392,9 +431,9 @@ impl Routine {
     fn add(&mut self, link: ControlSocket, role: Role) {
         let token = self.next_token;
         self.next_token += 1;
-        match self.watch(link.as_fd(), token) {
+        match self.watch(link.as_fd(), token, LINK_EVENTS) {
             Ok(()) => {
-                let is_dialled = matches!(role, Role::Outgoing(_));
+                let is_dialled = matches!(role, Role::Peer(_));
                 self.links.insert(token, (link.clone(), role));
                 if is_dialled {
                     self.watch_process(token, &link);
@@ -421,7 +460,7 @@ impl Routine {
         let commands = std::mem::take(&mut *lock(&self.core.commands));
         for command in commands {
             match command {
-                Command::Watch(link, connection) => self.add(link, Role::Outgoing(connection)),
+                Command::Watch(link) => self.add(link.socket().clone(), Role::Peer(link)),
                 Command::Greet(number) => self.greet_waiting(number),
                 // A time in the past: it is looked at in this turn.
                 Command::Look(connection) => self.stalled.push((Instant::now(), connection)),
@@ -432,11 +471,10 @@ impl Routine {
     }
 
     fn greet_waiting(&mut self, number: u32) {
-        let is_for = |role: &Role| matches!(role, Role::Waiting(hello) if hello.to_qp == number);
-        let waiting = self.links.iter().filter(|(_, (_, role))| is_for(role));
-        let tokens: Vec<u64> = waiting.map(|(token, _)| *token).collect();
-        for token in tokens {
-            if let Some((link, Role::Waiting(hello))) = self.links.get(&token).cloned()
+        let is_for = |(_, hello): &mut (u64, Hello)| hello.to_qp == number;
+        let waiting: Vec<_> = self.waiting.extract_if(.., is_for).collect();
+        for (token, hello) in waiting {
+            if let Some((_, Role::Peer(link))) = self.links.get(&token).cloned()
                 && !self.greet(token, &link, hello)
             {
                 self.remove(token);
@@ -444,25 +482,18 @@ impl Routine {
         }
     }
 
-    /// Answers a hello, if its queue pair is ready. Returns `false` if the socket is useless.
-    fn greet(&mut self, token: u64, link: &ControlSocket, hello: Hello) -> bool {
-        let Some(connection) = self.core.find(hello.to_qp) else {
-            return false;
-        };
-        let role = match connection.greet(&hello, link) {
-            None => Role::Waiting(hello),
-            Some(true) => {
-                self.unsettled -= 1;
-                Role::Incoming(Arc::downgrade(&connection))
+    /// Answers a hello, if its queue pair is ready. Returns `false` if the link is useless.
+    fn greet(&mut self, token: u64, link: &Arc<Link>, hello: Hello) -> bool {
+        let connection = self.core.find(hello.to_qp);
+        let greeted = connection.map_or(Some(false), |connection| connection.greet(&hello, link));
+        match greeted {
+            None if self.waiting.len() < MAX_STRANGERS => {
+                self.waiting.push((token, hello));
+                true
             }
-            Some(false) => return false,
-        };
-        let is_answered = matches!(role, Role::Incoming(_));
-        self.links.insert(token, (link.clone(), role));
-        if is_answered {
-            self.watch_process(token, link);
+            Some(true) => true,
+            None | Some(false) => link.send(&Message::Refusal { to: hello.from }).is_ok(),
         }
-        true
     }
 
     /// Closes the socket when the process at its other end ends, if that comes first.
@@ -474,10 +505,8 @@ impl Routine {
 
     /// Reads what has arrived on a socket.
     fn hear(&mut self, token: u64) {
-        if let Some((_, Role::Outgoing(connection))) = self.links.get(&token) {
-            if let Some(connection) = connection.upgrade() {
-                connection.make_room();
-            }
+        if let Some((_, Role::Peer(link))) = self.links.get(&token) {
+            link.flush();
             self.spare.clear();
         }
         self.hear_all(token);
@@ -494,49 +523,125 @@ impl Routine {
     }
 
     fn hear_all(&mut self, token: u64) {
-        // The socket may have been removed in this turn.
-        while let Some((link, role)) = self.links.get(&token).cloned() {
-            let understood = match link.receive() {
+        for _ in 0..MAX_HEARD {
+            // The socket may have been removed in this turn.
+            let Some((socket, role)) = self.links.get(&token).cloned() else {
+                return;
+            };
+            let understood = match socket.receive() {
                 Incoming::Nothing => return,
                 Incoming::End => false,
-                Incoming::Unreceived(error) => {
+                Incoming::Unreceived(answer, error) => {
                     let error = FabricError::os("receiving descriptors of a peer")(error);
                     self.cut_off.warn(Instant::now(), error);
-                    false
+                    // Without them, it makes no sense.
+                    self.understand(token, socket, role, answer, Vec::new())
                 }
-                Incoming::Message(message, fds) => match (role, message) {
-                    (Role::Stranger, Message::Hello(hello)) if hello.version == VERSION => {
-                        self.greet(token, &link, hello)
-                    }
-                    (Role::Incoming(connection), Message::WantRegion { rkey }) => connection
-                        .upgrade()
-                        .is_some_and(|connection| connection.tell_region(rkey, &link)),
-                    (Role::Outgoing(connection), message) => {
-                        self.answered(&connection, message, fds)
-                    }
-                    _ => false,
-                },
+                Incoming::Message(message, fds) => {
+                    self.understand(token, socket, role, message, fds)
+                }
             };
             if !understood {
+                return self.remove(token);
+            }
+        }
+        // Others get their turn; this raises another event.
+        if let Some((socket, _)) = self.links.get(&token) {
+            let data = epoll::EventData::new_u64(token);
+            if epoll::modify(&self.epoll, socket, data, LINK_EVENTS).is_err() {
                 self.remove(token);
             }
         }
     }
 
-    fn answered(
+    /// Handles a message. Returns `false` if it is not for this socket, or the socket is useless.
+    fn understand(
         &mut self,
-        connection: &Weak<Connection>,
+        token: u64,
+        socket: ControlSocket,
+        role: Role,
         message: Message,
         fds: Vec<OwnedFd>,
     ) -> bool {
-        let Some(alive) = connection.upgrade() else {
+        let Role::Peer(link) = role else {
+            return self.introduced(token, &socket, &message);
+        };
+        match message {
+            Message::Welcome(Welcome { to, .. })
+            | Message::Region { to, .. }
+            | Message::NoRegion { to, .. }
+            | Message::Refusal { to } => self.answered(to, &link, message, fds),
+            Message::Hello(hello) => return self.greet(token, &link, hello),
+            Message::WantRegion { from, to_qp, rkey } => {
+                let connection = self.welcomed(from, to_qp, &link);
+                if !connection.is_some_and(|alive| alive.tell_region(from, rkey, &link)) {
+                    return link.send(&Message::Refusal { to: from }).is_ok();
+                }
+            }
+            Message::Goodbye { from, to_qp } => {
+                self.waiting
+                    .retain(|(of, hello)| *of != token || hello.from != from);
+                if let Some(connection) = self.welcomed(from, to_qp, &link) {
+                    connection.lost();
+                }
+            }
+            Message::Unmapped { lot } => link.returned(lot),
+            Message::Done => return link.done(),
+            Message::Device { .. } => return false,
+        }
+        true
+    }
+
+    /// Handles the first message on a socket that was accepted.
+    fn introduced(&mut self, token: u64, socket: &ControlSocket, message: &Message) -> bool {
+        let &Message::Device {
+            version: VERSION,
+            gid,
+        } = message
+        else {
             return false;
         };
-        let understood = alive.answered(message, fds);
+        self.silent -= 1;
+        let link = self.core.links.accept(socket.clone(), Gid(gid));
+        self.links.insert(token, (socket.clone(), Role::Peer(link)));
+        self.watch_process(token, socket);
+        true
+    }
+
+    /// The connection that has welcomed that end of it on `link`.
+    fn welcomed(
+        &self,
+        peer: ConnectionId,
+        number: u32,
+        link: &Arc<Link>,
+    ) -> Option<Arc<Connection>> {
+        let connection = self.core.find(number);
+        connection.filter(|connection| connection.has_welcomed(peer, link))
+    }
+
+    /// Hands an answer to the connection that has asked, if that goes on. An answer that makes no
+    /// sense ends it.
+    fn answered(&mut self, to: ConnectionId, link: &Arc<Link>, answer: Message, fds: Vec<OwnedFd>) {
+        let told: &[u64] = match &answer {
+            Message::Welcome(welcome) => &[welcome.ring.lot, welcome.doorbell.lot],
+            Message::Region { info, .. } => &[info.memory.lot],
+            _ => &[],
+        };
+        let lots = told
+            .iter()
+            .map(|lot| BorrowedLot::new(*lot, link))
+            .collect();
+        let connection = self.core.find(to.qp_num);
+        let Some(alive) = connection.filter(|connection| connection.is_asking(to, link)) else {
+            return; // It is over.
+        };
+        if !alive.answered(answer, fds, lots, link) {
+            return alive.lost();
+        }
         // Whatever its sends wait for now is looked at from this turn on, once for each connection.
-        self.stalled.retain(|(_, other)| !other.ptr_eq(connection));
-        self.stalled.push((Instant::now(), connection.clone()));
-        understood
+        let connection = Arc::downgrade(&alive);
+        self.stalled.retain(|(_, other)| !other.ptr_eq(&connection));
+        self.stalled.push((Instant::now(), connection));
     }
 
     fn remove(&mut self, token: u64) {
@@ -546,6 +651,7 @@ impl Routine {
         // The socket is open until the last clone is gone, so this cannot fail.
         let _ = epoll::delete(&self.epoll, &link);
         self.processes.forget(&self.epoll, token);
+        self.waiting.retain(|(of, _)| *of != token);
         link.end();
         self.ended(role);
     }
@@ -553,9 +659,9 @@ impl Routine {
     /// Carries out what follows from the end of a socket.
     fn ended(&mut self, role: Role) {
         match role {
-            Role::Stranger | Role::Waiting(_) => self.unsettled -= 1,
-            Role::Incoming(connection) | Role::Outgoing(connection) => {
-                if let Some(connection) = connection.upgrade() {
+            Role::Stranger => self.silent -= 1,
+            Role::Peer(link) => {
+                for connection in link.end() {
                     connection.lost();
                 }
             }

@@ -1,0 +1,59 @@
+//! Bells: how this process wakes the owner of a peer's completion queue.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Weak};
+
+use rustix::fs::OFlags;
+
+use super::receive_ring::Doorbell;
+use super::segment::View;
+use crate::fabric::eventfd;
+
+/// The doorbell of a peer's completion queue, and its eventfd.
+#[derive(Debug)]
+pub(super) struct Bell {
+    doorbell: View<Doorbell>,
+    event: OwnedFd,
+}
+
+impl Bell {
+    pub(super) fn new(doorbell: View<Doorbell>, event: OwnedFd) -> io::Result<Self> {
+        // Raising the eventfd cannot block this process then, unless the peer, which is of the same
+        // user, undoes that.
+        rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
+        Ok(Self { doorbell, event })
+    }
+
+    /// Tells whether the owner is to be woken.
+    pub(super) fn doorbell(&self) -> &View<Doorbell> {
+        &self.doorbell
+    }
+
+    /// Wakes the owner.
+    pub(super) fn ring(&self) {
+        eventfd::raise(&self.event);
+    }
+}
+
+/// The bells of a peer that are in use, by the numbers that it gives its completion queues.
+#[derive(Debug, Default)]
+pub(super) struct Bells(HashMap<u64, Weak<Bell>>);
+
+impl Bells {
+    /// Finds the bell of a queue, or makes it.
+    pub(super) fn find(
+        &mut self,
+        queue: u64,
+        make: impl FnOnce() -> io::Result<Bell>,
+    ) -> io::Result<Arc<Bell>> {
+        if let Some(bell) = self.0.get(&queue).and_then(Weak::upgrade) {
+            return Ok(bell);
+        }
+        self.0.retain(|_, bell| bell.strong_count() > 0);
+        let bell = Arc::new(make()?);
+        self.0.insert(queue, Arc::downgrade(&bell));
+        Ok(bell)
+    }
+}

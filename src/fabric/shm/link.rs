@@ -1,0 +1,333 @@
+//! Links: what all queue pairs of two devices share, a control socket that one of the devices has
+//! dialled.
+//!
+//! Each end asks over it for its queue pairs, and answers for them. The link ends when neither has a
+//! need of it: a queue pair that is connected, or memory of the other device that is mapped. The end
+//! that has dialled says that it has none any more, and dials another link when it has one again.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use super::arena::Lot;
+use super::bell::{Bell, Bells};
+use super::connection::Connection;
+use super::control_socket::ControlSocket;
+use super::message::{Message, VERSION};
+use crate::fabric::Gid;
+
+/// Most messages that wait until the peer reads. Each queue pair has a few under way at most.
+const MAX_WAITING: usize = 1 << 16;
+
+/// One link, at either end.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: ControlSocket,
+    /// The device at the other end.
+    peer: Gid,
+    is_dialled: bool,
+    /// The links of the device.
+    links: Weak<Links>,
+    /// `None` once it has ended.
+    users: Mutex<Option<Users>>,
+    /// How to wake the peer.
+    bells: Mutex<Bells>,
+    /// Messages that the socket had no room for.
+    waiting: Mutex<VecDeque<(Message, Vec<Arc<dyn Descriptor>>)>>,
+}
+
+/// What a link is needed for.
+#[derive(Debug, Default)]
+struct Users {
+    /// The connections that end with it, by number.
+    connections: HashMap<u32, Weak<Connection>>,
+    /// How often lots of the peer are mapped.
+    borrowed: usize,
+    /// The lots that the peer has mapped, by number, and how often. None is freed meanwhile: the
+    /// peer would see its bytes change.
+    lent: HashMap<u64, (Arc<Lot>, usize)>,
+    /// Whether the end that has dialled has said that it has no need any more.
+    is_done: bool,
+}
+
+/// An owner of a descriptor that is sent to a peer.
+trait Descriptor: AsFd + fmt::Debug + Send + Sync {}
+
+impl<T: AsFd + fmt::Debug + Send + Sync> Descriptor for T {}
+
+/// The links of a device over which new connections ask, by peer.
+#[derive(Debug)]
+pub(super) struct Links {
+    gid: Gid,
+    by_peer: Mutex<HashMap<Gid, Arc<Link>>>,
+}
+
+impl Links {
+    /// Makes the links of the device with this GID.
+    pub(super) fn new(gid: Gid) -> Self {
+        let by_peer = Mutex::default();
+        Self { gid, by_peer }
+    }
+
+    /// Finds the link to a peer, or dials it, and has it end `connection` when it ends. Returns
+    /// whether it is new, too.
+    pub(super) fn join(
+        self: &Arc<Self>,
+        peer: Gid,
+        connection: &Arc<Connection>,
+    ) -> io::Result<(Arc<Link>, bool)> {
+        let mut links = lock(&self.by_peer);
+        if let Some(link) = links.get(&peer)
+            && link.join(connection)
+        {
+            return Ok((link.clone(), false));
+        }
+        let socket = ControlSocket::dial(peer)?;
+        let link = Arc::new(Link::new(socket, peer, true, self));
+        link.send(&Message::Device {
+            version: VERSION,
+            gid: self.gid.0,
+        })?;
+        link.join(connection);
+        links.insert(peer, link.clone());
+        Ok((link, true))
+    }
+
+    /// Makes this end of a link that somebody has dialled who says to be `peer`.
+    pub(super) fn accept(self: &Arc<Self>, socket: ControlSocket, peer: Gid) -> Arc<Link> {
+        let link = Arc::new(Link::new(socket, peer, false, self));
+        // The other end of a link to oneself would ask over its own.
+        if peer != self.gid && link.is_of_its_peer() {
+            let mut links = lock(&self.by_peer);
+            links.entry(peer).or_insert_with(|| link.clone());
+        }
+        link
+    }
+}
+
+impl Link {
+    fn new(socket: ControlSocket, peer: Gid, is_dialled: bool, links: &Arc<Links>) -> Self {
+        Self {
+            socket,
+            peer,
+            is_dialled,
+            links: Arc::downgrade(links),
+            users: Mutex::new(Some(Users::default())),
+            bells: Mutex::default(),
+            waiting: Mutex::default(),
+        }
+    }
+
+    /// Returns whether the process that has dialled is the one that has the device. Another one
+    /// could keep this device from its peer by that peer's name.
+    fn is_of_its_peer(&self) -> bool {
+        let process = |socket: &ControlSocket| socket.peer_process().ok().flatten();
+        let theirs = ControlSocket::dial(self.peer).ok();
+        let theirs = theirs.as_ref().and_then(process);
+        theirs.is_some() && theirs == process(&self.socket)
+    }
+
+    /// The device at the other end.
+    pub(super) fn peer(&self) -> Gid {
+        self.peer
+    }
+
+    /// The socket, for the device's thread.
+    pub(super) fn socket(&self) -> &ControlSocket {
+        &self.socket
+    }
+
+    /// Has the end of the link end a connection. Returns whether it has not ended yet.
+    pub(super) fn join(&self, connection: &Arc<Connection>) -> bool {
+        let joined = lock(&self.users).as_mut().map(|users| {
+            let weak = Arc::downgrade(connection);
+            users.connections.insert(connection.number(), weak);
+        });
+        joined.is_some()
+    }
+
+    /// Forgets a connection that is over.
+    pub(super) fn leave(&self, connection: &Connection) {
+        self.forget(|users| {
+            // The next life of the queue pair may have taken its place.
+            if let Entry::Occupied(entry) = users.connections.entry(connection.number())
+                && ptr::eq(entry.get().as_ptr(), connection)
+            {
+                entry.remove();
+            }
+        });
+    }
+
+    /// Notes that a lot of the peer is mapped, perhaps once more.
+    pub(super) fn borrow(&self) {
+        if let Some(users) = &mut *lock(&self.users) {
+            users.borrowed += 1;
+        }
+    }
+
+    /// Tells the peer that its lot is not mapped any more, or once less.
+    pub(super) fn give_back(&self, lot: u64) {
+        // The end of the link tells it, too.
+        let _ = self.send(&Message::Unmapped { lot });
+        self.forget(|users| users.borrowed -= 1);
+    }
+
+    /// Notes that the other end has no need any more. Returns whether it may say so, as the one that
+    /// has dialled.
+    pub(super) fn done(&self) -> bool {
+        if !self.is_dialled {
+            self.forget(|users| users.is_done = true);
+        }
+        !self.is_dialled
+    }
+
+    /// Drops a need. Without any, this end says so, or ends the link.
+    fn forget(&self, need: impl FnOnce(&mut Users)) {
+        let links = self.links.upgrade();
+        // Locked before the users, so that nobody joins a link that ends here.
+        let mut links = links.as_ref().map(|links| lock(&links.by_peer));
+        let mut users = lock(&self.users);
+        let Some(left) = users.as_mut() else {
+            return;
+        };
+        need(left);
+        let is_needed = !left.connections.is_empty() || left.borrowed > 0;
+        if let Some(links) = &mut links
+            && (left.is_done || self.is_dialled && !is_needed)
+        {
+            self.leave_to_others(links);
+        }
+        if is_needed {
+            return;
+        }
+        if !self.is_dialled {
+            if left.is_done {
+                *users = None;
+                self.socket.end();
+            }
+        } else if !std::mem::replace(&mut left.is_done, true) {
+            drop((users, links));
+            // An end of the link says it, too.
+            let _ = self.send(&Message::Done);
+        }
+    }
+
+    /// Sends a message that tells the peer of lots, and keeps those while the peer has them mapped.
+    ///
+    /// # Errors
+    /// The errors of [`send`](Self::send).
+    pub(super) fn tell(
+        &self,
+        message: &Message,
+        lots: &[&Arc<Lot>],
+        event: Option<&Arc<OwnedFd>>,
+    ) -> io::Result<()> {
+        if let Some(users) = &mut *lock(&self.users) {
+            for lot in lots {
+                let lent = users.lent.entry(lot.number());
+                lent.or_insert_with(|| ((*lot).clone(), 0)).1 += 1;
+            }
+        }
+        let descriptor = |lot: &&Arc<Lot>| -> Arc<dyn Descriptor> { (*lot).clone() };
+        let mut fds: Vec<_> = lots.iter().map(descriptor).collect();
+        fds.extend(event.map(|event| -> Arc<dyn Descriptor> { event.clone() }));
+        let told = self.post(message, &fds);
+        if told.is_err() {
+            lots.iter().for_each(|lot| self.returned(lot.number()));
+        }
+        told
+    }
+
+    /// Notes that the peer has unmapped a lot, as often as it was lent.
+    pub(super) fn returned(&self, lot: u64) {
+        if let Some(users) = &mut *lock(&self.users)
+            && let Entry::Occupied(mut lent) = users.lent.entry(lot)
+        {
+            lent.get_mut().1 -= 1;
+            if lent.get().1 == 0 {
+                lent.remove();
+            }
+        }
+    }
+
+    /// Has new connections ask over another link.
+    fn leave_to_others(&self, links: &mut HashMap<Gid, Arc<Self>>) {
+        if let Entry::Occupied(link) = links.entry(self.peer)
+            && ptr::eq(&**link.get(), self)
+        {
+            link.remove();
+        }
+    }
+
+    /// Ends the link. Returns its connections, which are lost with it.
+    pub(super) fn end(&self) -> Vec<Arc<Connection>> {
+        if let Some(links) = self.links.upgrade() {
+            self.leave_to_others(&mut lock(&links.by_peer));
+        }
+        let users = lock(&self.users).take();
+        self.socket.end();
+        let connections = users.into_iter().flat_map(|users| users.connections);
+        let alive = connections.filter_map(|(_, connection)| connection.upgrade());
+        alive.collect()
+    }
+
+    /// Finds the bell of a completion queue of the peer, or makes it.
+    pub(super) fn bell(
+        &self,
+        queue: u64,
+        make: impl FnOnce() -> io::Result<Bell>,
+    ) -> io::Result<Arc<Bell>> {
+        lock(&self.bells).find(queue, make)
+    }
+
+    /// Sends a message, as soon as the peer has read enough others.
+    ///
+    /// # Errors
+    /// The link has ended, or ends with this; or the system lets no more descriptors be on their way.
+    pub(super) fn send(&self, message: &Message) -> io::Result<()> {
+        self.post(message, &[])
+    }
+
+    fn post(&self, message: &Message, fds: &[Arc<dyn Descriptor>]) -> io::Result<()> {
+        let mut waiting = lock(&self.waiting);
+        if waiting.is_empty() {
+            match self.socket.send(message, &borrowed(fds)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                sent => return sent,
+            }
+        }
+        if waiting.len() >= MAX_WAITING {
+            self.socket.end();
+            return Err(io::Error::other("the peer does not read"));
+        }
+        waiting.push_back((message.clone(), fds.to_vec()));
+        Ok(())
+    }
+
+    /// Sends messages that wait, as far as the socket has room now. The device's thread calls this
+    /// whenever there may be more.
+    pub(super) fn flush(&self) {
+        let mut waiting = lock(&self.waiting);
+        while let Some((message, fds)) = waiting.front() {
+            match self.socket.send(message, &borrowed(fds)) {
+                Ok(()) => drop(waiting.pop_front()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The thread reads the end next.
+                Err(_) => return self.socket.end(),
+            }
+        }
+    }
+}
+
+fn borrowed(fds: &[Arc<dyn Descriptor>]) -> Vec<BorrowedFd<'_>> {
+    fds.iter().map(|fd| fd.as_fd()).collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
