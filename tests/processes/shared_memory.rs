@@ -26,12 +26,15 @@ const FORK: &[u8] = b"fork";
 #[derive(Serialize, Deserialize)]
 struct Told {
     qp: QueuePairInfo,
+    others: Vec<QueuePairInfo>,
     addr: u64,
     rkey: u32,
 }
 
 struct End {
     qp: Box<dyn QueuePair>,
+    /// Idle ones to the same device of the other process.
+    others: Vec<Box<dyn QueuePair>>,
     poller: Box<dyn Poller>,
     region: Arc<dyn MemoryRegion>,
 }
@@ -44,21 +47,32 @@ impl End {
         for wr_id in 0..16 {
             qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
+        let other = |_| verbs::queue_pair(&*device, &cq, 1, 1);
+        let others = (0..3).map(other).collect();
         let region = device.register(LEN, Access::ALL).unwrap();
-        Self { qp, poller, region }
+        Self {
+            qp,
+            others,
+            poller,
+            region,
+        }
     }
 
     fn told(&self) -> Told {
         Told {
             qp: self.qp.address().into(),
+            others: self.others.iter().map(|qp| qp.address().into()).collect(),
             addr: self.region.addr(),
             rkey: self.region.rkey(),
         }
     }
 
     fn connect(&mut self, peer: &Told) {
-        self.qp.to_rtr(&peer.qp.into()).unwrap();
-        self.qp.to_rts().unwrap();
+        let ours = [&mut self.qp].into_iter().chain(&mut self.others);
+        for (qp, theirs) in ours.zip([&peer.qp].into_iter().chain(&peer.others)) {
+            qp.to_rtr(&(*theirs).into()).unwrap();
+            qp.to_rts().unwrap();
+        }
     }
 
     fn write(&mut self, peer: &Told, offset: usize, bytes: &[u8], imm: u32) {
@@ -73,11 +87,14 @@ impl End {
         verbs::completions(&mut *self.poller, count)
     }
 
+    /// Until every queue pair is in ERR.
     fn time_to_error(&self) -> Duration {
         let began = Instant::now();
-        while self.qp.state() != QueuePairState::Error {
-            assert!(began.elapsed() < SOON, "still in {}", self.qp.state());
-            std::thread::sleep(Duration::from_micros(200));
+        for qp in [&self.qp].into_iter().chain(&self.others) {
+            while qp.state() != QueuePairState::Error {
+                assert!(began.elapsed() < SOON, "still in {}", qp.state());
+                std::thread::sleep(Duration::from_micros(200));
+            }
         }
         began.elapsed()
     }
@@ -189,7 +206,7 @@ fn two_processes_write_into_each_other() {
 /// The kernel tells of a process that is gone, however it went. A busy machine may delay us, not
 /// each time.
 #[test]
-fn a_killed_process_puts_the_queue_pair_in_error_within_100_ms() {
+fn a_killed_process_puts_its_queue_pairs_in_error_within_100_ms() {
     let times: Vec<Duration> = (0..5)
         .map(|_| {
             let (mut end, mut other, theirs) = connected();

@@ -1,8 +1,9 @@
 //! Shared memory without a descriptor of its own: lots of a memfd that is larger than all of them
 //! together.
 //!
-//! A lot is never handed out again, so that nobody else's bytes are where a peer takes it to be. The
-//! file has room for every lot that there will ever be, as only memory that is in use takes any.
+//! A lot is never handed out again, so that nobody else's bytes are where a peer takes it to be.
+//! The file has room for every lot that there will ever be, as only memory that is in use takes
+//! any.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

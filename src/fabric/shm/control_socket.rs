@@ -159,6 +159,14 @@ impl ControlSocket {
         Ok(())
     }
 
+    /// Reads the next message, and leaves it and its descriptors where they are. Never blocks.
+    pub(super) fn peek(&self) -> Option<Message> {
+        let mut bytes = [0; MAX_LEN];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        let (len, _) = rustix::net::recv(&*self.socket, &mut bytes, flags).ok()?;
+        Message::decode(&bytes[..len])
+    }
+
     /// Receives the next message. Never blocks.
     pub(super) fn receive(&self) -> Incoming {
         let mut bytes = [0; MAX_LEN];

@@ -1,9 +1,10 @@
 //! Links: what all queue pairs of two devices share, a control socket that one of the devices has
 //! dialled.
 //!
-//! Each end asks over it for its queue pairs, and answers for them. The link ends when neither has a
-//! need of it: a queue pair that is connected, or memory of the other device that is mapped. The end
-//! that has dialled says that it has none any more, and dials another link when it has one again.
+//! Each end asks over it for its queue pairs, and answers for them. The link ends when neither has
+//! a need of it: a queue pair that is connected, or memory of the other device that is mapped. The
+//! end that has dialled says that it has none any more, and dials another link when it has one
+//! again.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
@@ -176,8 +177,8 @@ impl Link {
         self.forget(|users| users.borrowed -= 1);
     }
 
-    /// Notes that the other end has no need any more. Returns whether it may say so, as the one that
-    /// has dialled.
+    /// Notes that the other end has no need any more. Returns whether it may say so, as the one
+    /// that has dialled.
     pub(super) fn done(&self) -> bool {
         if !self.is_dialled {
             self.forget(|users| users.is_done = true);
@@ -287,7 +288,8 @@ impl Link {
     /// Sends a message, as soon as the peer has read enough others.
     ///
     /// # Errors
-    /// The link has ended, or ends with this; or the system lets no more descriptors be on their way.
+    /// The link has ended, or ends with this; or the system lets no more descriptors be on their
+    /// way.
     pub(super) fn send(&self, message: &Message) -> io::Result<()> {
         self.post(message, &[])
     }

@@ -89,6 +89,11 @@ pub(super) struct LotAddress {
 }
 
 impl Message {
+    /// Returns whether descriptors go with it.
+    pub(super) fn has_descriptors(&self) -> bool {
+        matches!(self, Self::Welcome(_) | Self::Region { .. })
+    }
+
     /// Writes the message; returns the number of bytes.
     pub(super) fn encode(&self, into: &mut [u8; MAX_LEN]) -> usize {
         bincode::serde::encode_into_slice(self, into, bincode::config::standard())

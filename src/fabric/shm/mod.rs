@@ -15,9 +15,9 @@
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
 //!
-//! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of devices has
-//! its link, which the first dials that needs it, a handle of the peer's process, and an eventfd for
-//! each completion queue of the peer's that is written to.
+//! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of devices
+//! has its link, which the first dials that needs it, a handle of the peer's process, and an
+//! eventfd for each completion queue of the peer's that is written to.
 //!
 //! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that
 //! such a peer writes to shared memory is trusted with memory safety: lengths come from sealed

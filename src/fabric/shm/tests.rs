@@ -356,6 +356,24 @@ fn input_1_a_wrong_answer_ends_one_connection() {
     CASES[2].run(&device, &open());
 }
 
+/// A peer that reads late gets everything, in order: its socket has no room for so much.
+#[test]
+fn what_a_peer_does_not_read_at_once_it_reads_later() {
+    const COUNT: usize = 2000;
+    let (device, impostor) = (open(), Impostor::new());
+    let _kept = impostor.lure(&device);
+    let link = impostor.accept();
+    hello_on(&link);
+    for _ in 0..COUNT {
+        drop(impostor.lure(&device));
+    }
+    for _ in 0..COUNT {
+        let from = hello_on(&link);
+        let goodbye = Message::Goodbye { from, to_qp: 99 };
+        assert_eq!(next_but_unmapped(&link), goodbye);
+    }
+}
+
 /// INPUT-1: a process that takes another's name keeps nobody from that one.
 #[test]
 fn input_1_a_device_is_believed_to_be_in_the_process_that_listens() {

@@ -25,8 +25,7 @@ use crate::fabric::{FabricError, Gid, eventfd};
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
 const FIRST_LINK: u64 = 2;
-/// The events of links. Edges, so that a socket with room for messages raises none unless it had no
-/// room before.
+/// The events of links. Edges, so that a socket that merely has room raises none.
 const LINK_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
     .union(epoll::EventFlags::OUT)
     .union(epoll::EventFlags::ET);
@@ -313,7 +312,7 @@ impl Routine {
                     }
                     token => match PeerProcesses::of_token(token) {
                         Some(process) => self.process_ended(process),
-                        None => self.hear(token),
+                        None => self.look_at(token, event.flags),
                     },
                 }
             }
@@ -503,14 +502,15 @@ impl Routine {
         }
     }
 
-    /// Reads what has arrived on a socket.
-    fn hear(&mut self, token: u64) {
+    /// Sends what a socket has room for, and handles what has arrived on it.
+    fn look_at(&mut self, token: u64, flags: epoll::EventFlags) {
         if let Some((_, Role::Peer(link))) = self.links.get(&token) {
             link.flush();
-            self.spare.clear();
         }
-        self.hear_all(token);
-        self.replenish();
+        if flags != epoll::EventFlags::OUT {
+            self.hear(token);
+            self.replenish();
+        }
     }
 
     /// Keeps back as many descriptors as may be needed at once, or as many as there are.
@@ -522,12 +522,17 @@ impl Routine {
         }
     }
 
-    fn hear_all(&mut self, token: u64) {
+    fn hear(&mut self, token: u64) {
         for _ in 0..MAX_HEARD {
             // The socket may have been removed in this turn.
             let Some((socket, role)) = self.links.get(&token).cloned() else {
                 return;
             };
+            // Others may take what is free for a moment, so it is freed only when it is needed.
+            let has_descriptors = socket.peek().is_some_and(|next| next.has_descriptors());
+            if has_descriptors {
+                self.spare.clear();
+            }
             let understood = match socket.receive() {
                 Incoming::Nothing => return,
                 Incoming::End => false,
@@ -541,6 +546,9 @@ impl Routine {
                     self.understand(token, socket, role, message, fds)
                 }
             };
+            if has_descriptors {
+                self.replenish();
+            }
             if !understood {
                 return self.remove(token);
             }
