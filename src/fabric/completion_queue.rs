@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
@@ -94,8 +94,29 @@ impl Completion {
 /// The events of one completion queue, seen through the current runtime's reactor.
 #[derive(Debug)]
 pub struct CompletionEvents {
-    fd: AsyncFd<OwnedFd>,
+    fd: AsyncFd<EventFd>,
     queue: Arc<dyn CompletionQueue>,
+}
+
+/// The descriptor that a reactor watches.
+#[derive(Debug)]
+enum EventFd {
+    /// The one that this queue has.
+    Own(
+        RawFd,
+        #[expect(dead_code, reason = "keeps it open")] Arc<dyn CompletionQueue>,
+    ),
+    /// A duplicate, where the reactor watches that one already.
+    Duplicate(OwnedFd),
+}
+
+impl AsRawFd for EventFd {
+    fn as_raw_fd(&self) -> RawFd {
+        match self {
+            Self::Own(fd, _) => *fd,
+            Self::Duplicate(fd) => fd.as_raw_fd(),
+        }
+    }
 }
 
 impl CompletionEvents {
@@ -107,12 +128,21 @@ impl CompletionEvents {
     /// # Panics
     /// If called outside of a tokio runtime with I/O enabled.
     pub fn new(queue: Arc<dyn CompletionQueue>) -> io::Result<Self> {
-        let fd = queue.event_fd().as_fd().try_clone_to_owned()?;
-        // SAFETY: the descriptor is owned by the `AsyncFd` and a duplicate made for it, so nobody
-        // else closes or replaces it while it is registered; `OwnedFd` always gives the same
-        // descriptor.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? };
+        let own = EventFd::Own(queue.event_fd().as_raw_fd(), queue.clone());
+        let fd = match Self::register(own) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let duplicate = queue.event_fd().as_fd().try_clone_to_owned()?;
+                Self::register(EventFd::Duplicate(duplicate))?
+            }
+            registered => registered?,
+        };
         Ok(Self { fd, queue })
+    }
+
+    fn register(fd: EventFd) -> io::Result<AsyncFd<EventFd>> {
+        // SAFETY: the descriptor stays open as long as it is registered: the `AsyncFd` owns it, or
+        // the queue that it is borrowed from. `EventFd` always gives the same one.
+        Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE)? })
     }
 
     /// Polls for an event that the queue has raised since it was armed, and consumes it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::link::Link;
+use super::message::{LotAddress, Message};
 
 /// A peer's lot that a message on a link has told this process about. The peer keeps its memory
 /// until it is told back, or the link ends.
@@ -13,8 +14,17 @@ pub(super) struct BorrowedLot {
 }
 
 impl BorrowedLot {
-    /// Notes that the peer has told about the lot with this number.
-    pub(super) fn new(lot: u64, link: &Arc<Link>) -> Self {
+    /// The lots that an answer tells about.
+    pub(super) fn all_of(answer: &Message, link: &Arc<Link>) -> Vec<Self> {
+        let told: &[LotAddress] = match answer {
+            Message::Welcome(welcome) => &[welcome.ring, welcome.doorbell],
+            Message::Region { info, .. } => &[info.memory],
+            _ => &[],
+        };
+        told.iter().map(|told| Self::new(told.lot, link)).collect()
+    }
+
+    fn new(lot: u64, link: &Arc<Link>) -> Self {
         link.borrow();
         let link = link.clone();
         Self { lot, link }

@@ -243,7 +243,6 @@ impl Connection {
     fn advance(&self, sender: &mut Sender, now: Instant) -> Option<Instant> {
         match sender.progress(&self.keys, now, |executed| self.complete(executed)) {
             Progress::Idle => None,
-            Progress::Waiting(next) => Some(next),
             Progress::Stalled(need, next) => {
                 if let Need::Region(rkey) = need
                     && !self.ask_for(rkey)
@@ -355,11 +354,13 @@ impl Connection {
             doorbell: doorbell.address(),
         });
         let mut links = self.links();
-        // A peer says hello once in its life.
-        if links.incoming.is_some() || !link.join(self) {
-            return Some(false);
+        match &links.incoming {
+            // The peer has not received the answer.
+            Some((theirs, id)) if Arc::ptr_eq(theirs, link) && *id == hello.from => {}
+            Some(_) => return Some(false),
+            None if link.join(self) => links.incoming = Some((link.clone(), hello.from)),
+            None => return Some(false),
         }
-        links.incoming = Some((link.clone(), hello.from));
         links.reserve.incoming = None;
         drop(links);
         if self.state() == QueuePairState::Error {

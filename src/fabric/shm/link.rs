@@ -38,7 +38,7 @@ pub(super) struct Link {
     /// How to wake the peer.
     bells: Mutex<Bells>,
     /// Messages that the socket had no room for.
-    waiting: Mutex<VecDeque<(Message, Vec<Arc<dyn Descriptor>>)>>,
+    waiting: Mutex<VecDeque<WaitingMessage>>,
 }
 
 /// What a link is needed for.
@@ -53,6 +53,13 @@ struct Users {
     lent: HashMap<u64, (Arc<Lot>, usize)>,
     /// Whether the end that has dialled has said that it has no need any more.
     is_done: bool,
+}
+
+/// A message, and owners of the descriptors that go with it.
+#[derive(Debug)]
+struct WaitingMessage {
+    message: Message,
+    fds: Vec<Arc<dyn Descriptor>>,
 }
 
 /// An owner of a descriptor that is sent to a peer.
@@ -235,7 +242,9 @@ impl Link {
         }
         let descriptor = |lot: &&Arc<Lot>| -> Arc<dyn Descriptor> { (*lot).clone() };
         let mut fds: Vec<_> = lots.iter().map(descriptor).collect();
-        fds.extend(event.map(|event| -> Arc<dyn Descriptor> { event.clone() }));
+        if let Some(event) = event {
+            fds.push(event.clone());
+        }
         let told = self.post(message, &fds);
         if told.is_err() {
             lots.iter().for_each(|lot| self.returned(lot.number()));
@@ -306,7 +315,8 @@ impl Link {
             self.socket.end();
             return Err(io::Error::other("the peer does not read"));
         }
-        waiting.push_back((message.clone(), fds.to_vec()));
+        let (message, fds) = (message.clone(), fds.to_vec());
+        waiting.push_back(WaitingMessage { message, fds });
         Ok(())
     }
 
@@ -314,7 +324,7 @@ impl Link {
     /// whenever there may be more.
     pub(super) fn flush(&self) {
         let mut waiting = lock(&self.waiting);
-        while let Some((message, fds)) = waiting.front() {
+        while let Some(WaitingMessage { message, fds }) = waiting.front() {
             match self.socket.send(message, &borrowed(fds)) {
                 Ok(()) => drop(waiting.pop_front()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

@@ -47,6 +47,7 @@ mod region;
 mod remote_regions;
 mod segment;
 mod sender;
+mod spare;
 mod spin_lock;
 mod sync;
 mod worker;

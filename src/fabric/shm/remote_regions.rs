@@ -80,6 +80,10 @@ impl RemoteRegions {
         fd: &OwnedFd,
         lot: BorrowedLot,
     ) -> io::Result<()> {
+        if self.mapped.iter().any(|region| region.is(info.rkey)) {
+            // It was asked for twice.
+            return Ok(());
+        }
         let len = usize::try_from(info.len).ok();
         let len = len.and_then(|len| len.checked_add(data_offset()));
         let len = len.ok_or_else(|| {

@@ -104,10 +104,8 @@ enum Attempt {
 pub(super) enum Progress {
     /// No request is left.
     Idle,
-    /// The first request has begun to wait for this.
+    /// The first request waits for this; look again at this time.
     Stalled(Need, Instant),
-    /// The first request still waits; look again at this time.
-    Waiting(Instant),
     /// The first request has failed for good.
     Failed(CompletionStatus),
 }
@@ -270,7 +268,7 @@ impl Sender {
                     });
                 }
                 stall.next = now + step;
-                Progress::Waiting(stall.next)
+                Progress::Stalled(need, stall.next)
             }
             stall => {
                 let end = match need {

@@ -16,7 +16,7 @@ use super::message::{
     ConnectionId, Hello, LotAddress, MAX_LEN, Message, RegionInfo, VERSION, Welcome,
 };
 use super::receive_ring::Doorbell;
-use super::ring_memory::RingMemory;
+use super::receiver::RingMemory;
 use super::segment::{SEALS, Segment};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{

@@ -19,6 +19,7 @@ use super::key_table::KeyTable;
 use super::link::{Link, Links};
 use super::message::{ConnectionId, Hello, Message, VERSION, Welcome};
 use super::peer_process::{PeerProcess, PeerProcesses};
+use super::spare::Spare;
 use crate::fabric::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
@@ -36,7 +37,7 @@ const MAX_HEARD: usize = 256;
 const MAX_STRANGERS: usize = 4096;
 /// Most dials accepted in a row before sockets are read.
 const MAX_ACCEPTED: usize = 64;
-/// How long dials wait when they cannot be accepted.
+/// How long dials wait when they cannot be accepted, and hellos whose answer cannot be received.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Queue pair numbers have 24 bits; the first ones are special in InfiniBand.
 const FIRST_QUEUE_PAIR: u32 = 17;
@@ -230,9 +231,7 @@ struct Routine {
     silent: usize,
     /// Those sockets, and some that have spoken or ended since.
     strangers: Strangers,
-    /// Descriptors kept back for when the process has no others: to accept a dial, and to receive
-    /// those that come with a message.
-    spare: Vec<OwnedFd>,
+    spare: Arc<Spare>,
     /// When dials are accepted again, if they are not now.
     pausing: Option<Instant>,
     refused: Complaints,
@@ -240,6 +239,8 @@ struct Routine {
     cut_off: Complaints,
     /// Connections with waiting sends, and when to look at them.
     stalled: Vec<(Instant, Weak<Connection>)>,
+    /// Connections that have to say hello again, and when.
+    unwelcomed: Vec<(Instant, Weak<Connection>)>,
     processes: PeerProcesses,
 }
 
@@ -255,7 +256,7 @@ enum Role {
 impl Routine {
     fn new(core: Arc<DeviceState>, listener: OwnedFd) -> rustix::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let mut routine = Self {
+        let routine = Self {
             core,
             listener,
             epoll,
@@ -264,15 +265,15 @@ impl Routine {
             waiting: Vec::new(),
             silent: 0,
             strangers: Strangers::default(),
-            spare: Vec::new(),
+            spare: Spare::shared(),
             pausing: None,
             refused: Complaints::default(),
             unaccepted: Complaints::default(),
             cut_off: Complaints::default(),
             stalled: Vec::new(),
+            unwelcomed: Vec::new(),
             processes: PeerProcesses::default(),
         };
-        routine.replenish();
         let listener = routine.listener.as_fd();
         routine.watch(listener, LISTENER, epoll::EventFlags::IN)?;
         let commands = routine.core.control.as_fd();
@@ -319,6 +320,7 @@ impl Routine {
             let now = Instant::now();
             self.end_strangers(now, false);
             self.look_after_stalled(now);
+            self.say_hello_again(now);
             if self.pausing.take_if(|until| *until <= now).is_some() {
                 self.resume();
             }
@@ -326,7 +328,8 @@ impl Routine {
     }
 
     fn until_next_look(&self) -> Option<Timespec> {
-        let stalled = self.stalled.iter().map(|(at, _)| *at);
+        let stalled = self.stalled.iter().chain(&self.unwelcomed);
+        let stalled = stalled.map(|(at, _)| *at);
         let others = [self.strangers.next(), self.pausing];
         let next = stalled.chain(others.into_iter().flatten()).min()?;
         let wait = next.saturating_duration_since(Instant::now());
@@ -371,12 +374,14 @@ impl Routine {
             return true;
         }
         // Dials of another user must not keep this user's waiting.
-        drop(self.spare.pop());
-        if let Ok(Some(link)) = control_socket::accept(&self.listener) {
-            self.admit(link, now);
-        }
-        self.replenish();
-        !self.spare.is_empty()
+        let spare = self.spare.clone();
+        let accept = || {
+            if let Ok(Some(link)) = control_socket::accept(&self.listener) {
+                self.admit(link, now);
+            }
+        };
+        let ((), is_left) = spare.lend(1, accept);
+        is_left
     }
 
     /// Accepts no dials for a while.
@@ -387,7 +392,7 @@ impl Routine {
     }
 
     fn resume(&mut self) {
-        self.replenish();
+        self.spare.lend(0, || {});
         if let Err(error) = self.watch(self.listener.as_fd(), LISTENER, epoll::EventFlags::IN) {
             let now = Instant::now();
             let error = FabricError::os("waiting for peers")(error);
@@ -509,46 +514,26 @@ impl Routine {
         }
         if flags != epoll::EventFlags::OUT {
             self.hear(token);
-            self.replenish();
         }
     }
 
-    /// Keeps back as many descriptors as may be needed at once, or as many as there are.
-    fn replenish(&mut self) {
-        while self.spare.len() <= control_socket::MAX_FDS
-            && let Ok(descriptor) = eventfd::create()
-        {
-            self.spare.push(descriptor);
-        }
-    }
-
+    /// Handles what has arrived on a socket.
     fn hear(&mut self, token: u64) {
         for _ in 0..MAX_HEARD {
             // The socket may have been removed in this turn.
             let Some((socket, role)) = self.links.get(&token).cloned() else {
                 return;
             };
-            // Others may take what is free for a moment, so it is freed only when it is needed.
-            let has_descriptors = socket.peek().is_some_and(|next| next.has_descriptors());
-            if has_descriptors {
-                self.spare.clear();
-            }
-            let understood = match socket.receive() {
-                Incoming::Nothing => return,
-                Incoming::End => false,
-                Incoming::Unreceived(answer, error) => {
-                    let error = FabricError::os("receiving descriptors of a peer")(error);
-                    self.cut_off.warn(Instant::now(), error);
-                    // Without them, it makes no sense.
-                    self.understand(token, socket, role, answer, Vec::new())
-                }
-                Incoming::Message(message, fds) => {
-                    self.understand(token, socket, role, message, fds)
-                }
+            let (peeked, spare) = (socket.peek(), self.spare.clone());
+            let receive = || self.receive(token, socket, role);
+            let understood = if peeked.is_some_and(|next| next.has_descriptors()) {
+                spare.lend(control_socket::MAX_FDS, receive).0
+            } else {
+                receive()
             };
-            if has_descriptors {
-                self.replenish();
-            }
+            let Some(understood) = understood else {
+                return;
+            };
             if !understood {
                 return self.remove(token);
             }
@@ -558,6 +543,29 @@ impl Routine {
             let data = epoll::EventData::new_u64(token);
             if epoll::modify(&self.epoll, socket, data, LINK_EVENTS).is_err() {
                 self.remove(token);
+            }
+        }
+    }
+
+    /// Handles the next message; `None` if there is none.
+    fn receive(&mut self, token: u64, socket: ControlSocket, role: Role) -> Option<bool> {
+        match socket.receive() {
+            Incoming::Nothing => None,
+            Incoming::End => Some(false),
+            Incoming::Unreceived(answer, error) => {
+                let error = FabricError::os("receiving descriptors of a peer")(error);
+                self.cut_off.warn(Instant::now(), error);
+                if let Role::Peer(link) = &role
+                    && answer.has_descriptors()
+                {
+                    self.not_received(&answer, link);
+                    return Some(true);
+                }
+                // Without them, it makes no sense.
+                Some(self.understand(token, socket, role, answer, Vec::new()))
+            }
+            Incoming::Message(message, fds) => {
+                Some(self.understand(token, socket, role, message, fds))
             }
         }
     }
@@ -627,18 +635,31 @@ impl Routine {
         connection.filter(|connection| connection.has_welcomed(peer, link))
     }
 
+    /// Handles an answer whose descriptors this process has no room for: it is asked for again.
+    fn not_received(&mut self, answer: &Message, link: &Arc<Link>) {
+        drop(BorrowedLot::all_of(answer, link));
+        // A region is asked for as long as a send waits for it.
+        if let Message::Welcome(Welcome { to, .. }) = answer
+            && let Some(connection) = self.core.find(to.qp_num)
+            && connection.is_asking(*to, link)
+        {
+            let again = Instant::now() + PAUSE;
+            self.unwelcomed.push((again, Arc::downgrade(&connection)));
+        }
+    }
+
+    fn say_hello_again(&mut self, now: Instant) {
+        let due = self.unwelcomed.extract_if(.., |(at, _)| *at <= now);
+        for connection in due.filter_map(|(_, connection)| connection.upgrade()) {
+            // The only failure is that the connection is over.
+            let _ = connection.say_hello();
+        }
+    }
+
     /// Hands an answer to the connection that has asked, if that goes on. An answer that makes no
     /// sense ends it.
     fn answered(&mut self, to: ConnectionId, link: &Arc<Link>, answer: Message, fds: Vec<OwnedFd>) {
-        let told: &[u64] = match &answer {
-            Message::Welcome(welcome) => &[welcome.ring.lot, welcome.doorbell.lot],
-            Message::Region { info, .. } => &[info.memory.lot],
-            _ => &[],
-        };
-        let lots = told
-            .iter()
-            .map(|lot| BorrowedLot::new(*lot, link))
-            .collect();
+        let lots = BorrowedLot::all_of(&answer, link);
         let connection = self.core.find(to.qp_num);
         let Some(alive) = connection.filter(|connection| connection.is_asking(to, link)) else {
             return; // It is over.
