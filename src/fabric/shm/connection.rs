@@ -1,7 +1,7 @@
 //! The part of a queue pair that its handle and the device's thread share.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -50,29 +50,9 @@ struct ConnectionLinks {
     outgoing: Option<Arc<Link>>,
     /// The link that the peer dialled, and the peer's end of this connection.
     incoming: Option<(Arc<Link>, ConnectionId)>,
-    /// File descriptors kept back until the connection is made.
-    reserve: Reserve,
-}
-
-/// The file descriptors that a connection still needs once it has begun. If they were missing
-/// later, no error could be returned: both ends would only see that the connection ends.
-#[derive(Debug, Default)]
-pub(super) struct Reserve {
-    /// For the peer's eventfd.
-    event: Option<OwnedFd>,
-    /// For the socket that the peer dials.
-    incoming: Option<OwnedFd>,
-}
-
-impl Reserve {
-    /// Keeps back as many descriptors as are needed.
-    pub(super) fn keep(link: &Link) -> io::Result<Self> {
-        let keep = || link.socket().as_fd().try_clone_to_owned();
-        Ok(Self {
-            event: Some(keep()?),
-            incoming: Some(keep()?),
-        })
-    }
+    /// A descriptor kept back for the peer's eventfd. If it was missing later, no error could be
+    /// returned: both ends would only see that the connection ends.
+    reserve: Option<OwnedFd>,
 }
 
 impl Connection {
@@ -139,10 +119,10 @@ impl Connection {
     }
 
     /// Notes the peer and the link dialled to it.
-    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Arc<Link>, reserve: Reserve) {
+    pub(super) fn dialled(&self, remote: QueuePairAddress, link: Arc<Link>, reserve: OwnedFd) {
         let mut links = self.links();
         links.outgoing = Some(link);
-        links.reserve = reserve;
+        links.reserve = Some(reserve);
         drop(links);
         // Set once: only `to_rtr` calls this, at most once.
         let _ = self.remote.set(remote);
@@ -306,7 +286,7 @@ impl Connection {
                     _ => false,
                 };
                 // It was kept for the eventfd that the sender has now.
-                self.links().reserve.event = None;
+                self.links().reserve = None;
                 welcomed
             }
             Message::Region { info, .. } => match (fds.first(), lots.into_iter().next()) {
@@ -361,7 +341,6 @@ impl Connection {
             None if link.join(self) => links.incoming = Some((link.clone(), hello.from)),
             None => return Some(false),
         }
-        links.reserve.incoming = None;
         drop(links);
         if self.state() == QueuePairState::Error {
             // It was entered meanwhile, and the link not left perhaps.

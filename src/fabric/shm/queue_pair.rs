@@ -1,8 +1,9 @@
 //! Queue pairs of the shm fabric.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::connection::{Connection, Reserve};
+use super::connection::Connection;
 use super::worker::{Command, Worker};
 use crate::fabric::{
     FabricError, LinkType, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress,
@@ -61,7 +62,7 @@ impl ShmQueuePair {
                 remote.gid
             )),
         })?;
-        match Reserve::keep(&link) {
+        match link.socket().as_fd().try_clone_to_owned() {
             Ok(reserve) => self.connection.dialled(*remote, link, reserve),
             Err(error) => {
                 link.leave(&self.connection);
