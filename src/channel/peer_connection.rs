@@ -147,7 +147,11 @@ impl<E: Clone> PeerConnection<E> {
 
     /// Takes the next action.
     pub fn poll_action(&mut self) -> Option<Action<E>> {
-        self.actions.pop_front()
+        let action = self.actions.pop_front();
+        if let Some(Action::Up { .. }) = action {
+            self.failures = 0;
+        }
+        action
     }
 
     /// Handles the time `now`.
@@ -400,12 +404,19 @@ impl<E: Clone> PeerConnection<E> {
     }
 
     fn up(&mut self, session: Session, peer: u64) {
-        self.failures = 0;
         self.phase = Phase::Connected { session, peer };
         self.actions.push_back(Action::Up { session, peer });
     }
 
     fn drain(&mut self, session: Session, next: Option<Opened<E>>) {
+        // A session that could not be joined is never up, at either end.
+        self.actions.retain(|action| match action {
+            Action::Up { session: up, .. } => *up != session,
+            Action::Send(message) => {
+                message.session != session || !matches!(message.body, Body::Accept { .. })
+            }
+            _ => true,
+        });
         self.phase = Phase::Draining { session, next };
         self.actions.push_back(Action::Drain(session));
     }

@@ -24,6 +24,10 @@ struct Two {
     links: [PeerConnection<u64>; 2],
     pending: Vec<(usize, Pending)>,
     now: Instant,
+    /// The end that cannot join any session.
+    unjoinable: Option<usize>,
+    /// How many sessions have been up at each end.
+    ups: [usize; 2],
 }
 
 const INCARNATIONS: [u64; 2] = [US, PEER];
@@ -35,6 +39,8 @@ impl Two {
                 .map(|incarnation| PeerConnection::new(incarnation, RetryTiming::default())),
             pending: Vec::new(),
             now: Instant::now(),
+            unjoinable: None,
+            ups: [0; 2],
         }
     }
 
@@ -59,7 +65,11 @@ impl Two {
                 Action::Send(message) => self
                     .pending
                     .push((1 - end, Pending::HandshakeMessage(message))),
-                Action::Join { .. } | Action::Up { .. } => {}
+                Action::Join { session, .. } if self.unjoinable == Some(end) => {
+                    self.links[end].handle(Input::Lost(session), self.now);
+                }
+                Action::Join { .. } => {}
+                Action::Up { .. } => self.ups[end] += 1,
             }
         }
     }
@@ -360,6 +370,33 @@ fn attempts_come_ever_later_but_not_later_than_the_pace_says() {
     link.handle(Input::Leave, now);
     assert_eq!(link.next_timeout(), None);
     assert!(waits.iter().sum::<Duration>() > Duration::from_secs(10));
+}
+
+/// Each end in turn cannot join the other, ten times in a row.
+#[test]
+fn a_session_that_cannot_be_joined_is_up_at_neither_end_and_tried_ever_later() {
+    for broken in [0, 1] {
+        let mut two = Two::new();
+        two.tell(0, Input::Want);
+        two.unjoinable = Some(broken);
+        let mut waits = Vec::new();
+        while waits.len() < 10 {
+            two.run();
+            assert_eq!(two.ups[broken], 0);
+            // The end that opens was told of no end that accepts and has not joined.
+            assert!(broken == 0 || two.ups == [0, 0]);
+            let before = two.now;
+            assert!(two.lose_patience(0), "it tries again");
+            waits.push(two.now - before);
+        }
+        assert!(two.links[0].is_in_trouble());
+        let longest = waits.iter().max().expect("there are some");
+        assert!(*longest > 8 * RetryTiming::default().first, "{waits:?}");
+        two.unjoinable = None;
+        two.settle();
+        two.session();
+        assert!(!two.links[0].is_in_trouble());
+    }
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(super) struct MonitorState {
     pub(super) lost: Option<(u64, Instant)>,
     /// Why the monitor goes down, once its session is drained.
     pub(super) cause: Option<LossCause>,
+    /// Whether it was logged why attempts fail.
+    is_told: bool,
 }
 
 pub(super) struct MonitoredEnd {
@@ -86,6 +88,7 @@ impl MonitorState {
             was_up: false,
             lost: None,
             cause: None,
+            is_told: false,
         }
     }
 
@@ -112,6 +115,7 @@ impl MonitorState {
         if let Some(end) = &mut self.end {
             end.is_certain = true;
         }
+        self.is_told = false;
         let was_up = std::mem::replace(&mut self.was_up, true);
         effects.push(Effect::Up(peer));
         effects.push(Effect::Event(if was_up {
@@ -214,6 +218,12 @@ impl MonitorState {
             ..
         }) = self.end.take()
         else {
+            // What works goes on, unwatched.
+            if let LossCause::Fabric(reason) = cause
+                && !std::mem::replace(&mut self.is_told, true)
+            {
+                tracing::warn!(%reason, "a peer cannot be watched; it is tried again");
+            }
             return;
         };
         // Try this incarnation once more after half the pause, in case only the connection has
