@@ -61,6 +61,7 @@ pub mod backoff;
 pub mod channel;
 #[doc(hidden)]
 pub mod clock;
+mod complaints;
 pub mod control;
 pub mod fabric;
 #[cfg(feature = "server")]

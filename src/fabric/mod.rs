@@ -17,7 +17,6 @@
 //! What an implementation must do beyond its types is written down once, as the executable suite in
 //! [`conformance`]; each implementation runs it.
 
-mod complaints;
 mod completion;
 mod completion_queue;
 pub mod conformance;

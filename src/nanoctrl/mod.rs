@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `server`, `config`, `environment` | life of a server, what it is told at start |
 //! | `agents`, `topology`, `regions`, `entities`, `address` | requests and answers, by noun |
+//! | `connections` | how many clients there is room for |
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
@@ -59,6 +60,7 @@ mod address;
 mod agents;
 mod body;
 mod config;
+mod connections;
 pub mod daemon;
 mod entities;
 pub mod environment;

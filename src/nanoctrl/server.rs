@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::address::RedisAddress;
 use super::config::{Config, RedisSource};
+use super::connections::Connections;
 use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
@@ -163,6 +164,8 @@ fn bind(
         address: format!("{}:{}", config.host, config.port),
         source,
     };
+    let connections = Connections::within_limit(WORKERS);
+    let most = connections.most();
     let server = HttpServer::new(move || {
         actix_web::App::new()
             .app_data(app.clone())
@@ -170,11 +173,13 @@ fn bind(
             .configure(routes)
     })
     .workers(WORKERS)
+    .max_connections(most / WORKERS)
     .keep_alive(KEEP_ALIVE)
     .client_request_timeout(HEAD_TIMEOUT)
     .shutdown_timeout(SHUTDOWN_SECONDS)
     .disable_signals()
-    .on_connect(|connection, data| {
+    .on_connect(move |connection, data| {
+        data.insert(connections.add());
         if let Some(stream) = connection.downcast_ref::<TcpStream>()
             && let Ok(ours) = stream.local_addr()
         {

@@ -7,10 +7,11 @@ use std::env;
 use std::error::Error;
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use slimerpc::control::{Control, NanoCtrl, Registration};
@@ -481,4 +482,56 @@ fn nanoctrl_serves_on_where_its_log_may_not_grow() {
     });
     assert!(server.0.try_wait().unwrap().is_none(), "it lives");
     assert_eq!(fs::metadata(&log).unwrap().len(), 64);
+}
+
+/// Asks NanoCtrl over a connection that stays open, whether it is up.
+fn ask(mut nanoctrl: &TcpStream) -> std::io::Result<()> {
+    nanoctrl.set_read_timeout(Some(LONG))?;
+    nanoctrl.write_all(b"GET / HTTP/1.1\r\nHost: nanoctrl\r\n\r\n")?;
+    let mut answer = [0; 15];
+    nanoctrl.read_exact(&mut answer)?;
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    while nanoctrl.read(&mut answer)? == answer.len() {}
+    Ok(())
+}
+
+/// Clients beyond the limit wait until others leave, and are no news each time one is looked at.
+#[test]
+fn nanoctrl_serves_those_who_are_connected_where_it_has_no_descriptors_for_more() {
+    const WAITING: usize = 200;
+    let redis = support::Redis::start();
+    let port = support::free_port();
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let mut command = Command::new("prlimit");
+    command
+        .arg("--nofile=100")
+        .arg(env!("CARGO_BIN_EXE_nanoctrl"));
+    command.args(["server", "--host", "127.0.0.1", "--port", &port.to_string()]);
+    command.args(["--redis-url", &redis.url()]);
+    let server = command.stdout(fs::File::create(&log).unwrap()).spawn();
+    let _server = Worker(server.unwrap());
+    let until = Instant::now() + LONG;
+    let connect = || TcpStream::connect(("127.0.0.1", port));
+    let first = loop {
+        match connect() {
+            Ok(first) => break first,
+            Err(error) => assert!(Instant::now() < until, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    ask(&first).unwrap();
+    let others: Vec<_> = (0..WAITING).map(|_| connect().unwrap()).collect();
+    std::thread::sleep(Duration::from_secs(3));
+    ask(&first).unwrap();
+    let said = fs::read_to_string(&log).unwrap();
+    let of_limit = said.lines().filter(|line| {
+        let line = line.to_lowercase();
+        line.contains("connection") || line.contains("open files")
+    });
+    let of_limit: Vec<_> = of_limit.collect();
+    assert_eq!(of_limit.len(), 1, "{of_limit:#?}");
+    assert!(of_limit[0].contains("ulimit -n"), "{of_limit:#?}");
+    drop(others);
+    ask(&connect().unwrap()).unwrap();
 }

@@ -20,7 +20,7 @@ use super::link::{Link, Links};
 use super::message::{ConnectionId, Hello, Message, VERSION, Welcome};
 use super::peer_process::{PeerProcess, PeerProcesses};
 use super::spare::Spare;
-use crate::fabric::complaints::Complaints;
+use crate::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 const LISTENER: u64 = 0;

@@ -12,7 +12,7 @@ use rustix::event::epoll;
 use super::connection::Connection;
 use super::region::KeyTable;
 use super::stream::Stream;
-use crate::fabric::complaints::Complaints;
+use crate::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
 /// The first number of a queue pair.

@@ -8,7 +8,7 @@ const PERIOD: Duration = Duration::from_secs(10);
 
 /// One kind of warning, of which at most one line is logged per period.
 #[derive(Debug, Default)]
-pub(super) struct Complaints {
+pub(crate) struct Complaints {
     last: Option<Instant>,
     /// Warnings since the last line.
     unsaid: u64,
@@ -16,7 +16,7 @@ pub(super) struct Complaints {
 
 impl Complaints {
     /// Logs a warning, unless one of this kind was logged a short time ago.
-    pub(super) fn warn(&mut self, now: Instant, what: impl fmt::Display) {
+    pub(crate) fn warn(&mut self, now: Instant, what: impl fmt::Display) {
         if let Some(unsaid) = self.is_due(now) {
             tracing::warn!(unsaid, "{what}");
         }
