@@ -100,12 +100,12 @@ impl End {
     }
 }
 
-/// The worker's process. It does what the driver's does, when it is told to.
+/// Another process. The worker's does what the driver's does, when it is told to.
 struct Worker(Child, Lines<BufReader<ChildStdout>>);
 
 impl Worker {
-    fn start() -> Self {
-        let mut child = test_process(module_path!(), "the_worker")
+    fn start(test: &str) -> Self {
+        let mut child = test_process(module_path!(), test)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -150,6 +150,32 @@ fn the_worker() {
     });
 }
 
+struct Plain;
+
+#[service]
+impl Plain {
+    #[method]
+    fn sum(&mut self, a: i64, b: i64) -> i64 {
+        a + b
+    }
+}
+
+#[test]
+#[ignore = "the other processes of the last test"]
+fn the_caller() {
+    let Some(url) = env::var_os(URL) else {
+        return;
+    };
+    actix::System::new().block_on(async {
+        let builder = PeerAgent::builder().nanoctrl(url.into_string().unwrap());
+        let agent = builder.start().await.unwrap();
+        let plain: Proxy<Plain> = agent.proxy("driver").await.unwrap();
+        assert_eq!(plain.sum(1, 2).await.unwrap(), 3);
+        println!("\nready");
+        std::io::read_to_string(std::io::stdin()).unwrap();
+    });
+}
+
 /// The open descriptors of a process by kind.
 type Descriptors = BTreeMap<String, i64>;
 
@@ -165,6 +191,7 @@ fn descriptors(process: u32) -> Descriptors {
         let kind = match kind.strip_prefix("socket:[") {
             Some(inode) if local(inode.trim_end_matches(']')) => "local socket".to_owned(),
             Some(_) => continue, // of the control plane
+            None if kind.starts_with("pipe:") => continue, // of the test
             None if kind.starts_with('/') && !kind.starts_with("/memfd:") => continue,
             None => kind,
         };
@@ -218,21 +245,29 @@ fn allowed(kind: &str, services: i64) -> i64 {
     }
 }
 
+/// Runs a test once more, alone and with a NanoCtrl of its own. Returns whether that is this run.
+fn is_alone(test: &str) -> bool {
+    if env::var_os(URL).is_some() {
+        return true;
+    }
+    let server = NanoCtrlServer::start();
+    let mut command = test_process(module_path!(), test);
+    let output = command.env(URL, server.url()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let log = String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{said}{log}");
+    false
+}
+
 #[test]
 fn two_processes_hold_few_descriptors_for_each_other() {
-    if env::var_os(URL).is_none() {
-        let server = NanoCtrlServer::start();
-        let mut command = test_process(module_path!(), NAME);
-        let output = command.env(URL, server.url()).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout).into_owned();
-        let log = String::from_utf8_lossy(&output.stderr);
-        println!("{said}");
-        assert!(output.status.success(), "{said}{log}");
+    if !is_alone("two_processes_hold_few_descriptors_for_each_other") {
         return;
     }
     actix::System::new().block_on(async {
         let mut driver = End::start("driver").await;
-        let mut worker = Worker::start();
+        let mut worker = Worker::start("the_worker");
         let processes = [id(), worker.0.id()];
         let before = [settled(processes[0]).await, settled(processes[1]).await];
         for services in [1, 2, SERVICES] {
@@ -250,4 +285,33 @@ fn two_processes_hold_few_descriptors_for_each_other() {
     });
 }
 
-const NAME: &str = "two_processes_hold_few_descriptors_for_each_other";
+/// How many processes may call one service, where it may have as many descriptors as is usual.
+#[test]
+fn a_service_takes_so_many_callers() {
+    const CALLERS: i64 = 4;
+    /// A socket, the process, a bell for replies, and for heartbeats a queue and a bell.
+    const OF_EACH: i64 = 5;
+    const USUAL: i64 = 1024;
+    if !is_alone("a_service_takes_so_many_callers") {
+        return;
+    }
+    actix::System::new().block_on(async {
+        let builder = PeerAgent::builder().nanoctrl(env::var(URL).unwrap());
+        let driver = builder.alias("driver").start().await.unwrap();
+        driver.serve(Plain).await.unwrap();
+        // What the first needs is there for the others, too.
+        let mut callers = vec![Worker::start("the_caller")];
+        let before = settled(id()).await;
+        let held = fs::read_dir("/proc/self/fd").unwrap().count() as i64;
+        for number in 1..=CALLERS {
+            callers.push(Worker::start("the_caller"));
+            let more = more_than(&before, &settled(id()).await);
+            println!("{number} more callers: {more:?}");
+            let count: i64 = more.values().sum();
+            assert!(count <= number * OF_EACH, "{more:?}");
+        }
+        let room = 1 + (USUAL - held) / OF_EACH;
+        println!("{held} with one caller; {USUAL} are enough for {room}");
+        assert!(room >= 190, "{before:?}");
+    });
+}
