@@ -307,6 +307,11 @@ impl Connection {
         understood
     }
 
+    /// Notes that the peer has answered, although this process had no room for the descriptors.
+    pub(super) fn not_received(&self) {
+        self.sender.lock().not_received();
+    }
+
     /// Answers the peer's hello if it is the right one and this side is ready. Returns `None` if it
     /// is too early.
     pub(super) fn greet(self: &Arc<Self>, hello: &Hello, link: &Arc<Link>) -> Option<bool> {

@@ -25,6 +25,10 @@ use crate::fabric::{
     software::MAX_MESSAGE,
 };
 
+/// How often a request at most waits longer, by the time of one retry, because what it waits for
+/// has come and could not be received.
+const MAX_PUT_OFF: u32 = 32;
+
 /// The state of a sender.
 #[derive(Debug)]
 pub(super) struct Sender {
@@ -90,6 +94,8 @@ struct Stall {
     next: Instant,
     /// When to fail; `None` means never.
     end: Option<Instant>,
+    /// How often the end was put off.
+    put_off: u32,
 }
 
 /// The result of trying one request.
@@ -279,9 +285,30 @@ impl Sender {
                     }
                 };
                 let next = now + step;
-                *stall = Some(Stall { need, next, end });
+                *stall = Some(Stall {
+                    need,
+                    next,
+                    end,
+                    put_off: 0,
+                });
                 Progress::Stalled(need, next)
             }
+        }
+    }
+
+    /// Notes an answer whose descriptors could not be received. The peer is there, so the request
+    /// that waits for it does so for longer; not for ever, as there may never be any.
+    pub(super) fn not_received(&mut self) {
+        let step = ack_timeout(self.retry.timeout);
+        if let Some(Stall {
+            end: Some(end),
+            put_off,
+            ..
+        }) = &mut self.stall
+            && *put_off < MAX_PUT_OFF
+        {
+            *put_off += 1;
+            *end += step;
         }
     }
 

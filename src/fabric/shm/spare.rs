@@ -35,6 +35,13 @@ impl Spare {
         (done, !spare.is_empty())
     }
 
+    /// Keeps as many back again as there are, unless somebody is about to.
+    pub(super) fn refill(&self) {
+        if let Ok(mut spare) = self.0.try_lock() {
+            replenish(&mut spare);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Vec<OwnedFd>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

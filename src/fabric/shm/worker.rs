@@ -318,6 +318,8 @@ impl Routine {
                 }
             }
             let now = Instant::now();
+            // Before those who try again and again take what is free for a moment.
+            self.spare.refill();
             self.end_strangers(now, false);
             self.look_after_stalled(now);
             self.say_hello_again(now);
@@ -392,7 +394,6 @@ impl Routine {
     }
 
     fn resume(&mut self) {
-        self.spare.lend(0, || {});
         if let Err(error) = self.watch(self.listener.as_fd(), LISTENER, epoll::EventFlags::IN) {
             let now = Instant::now();
             let error = FabricError::os("waiting for peers")(error);
@@ -638,11 +639,17 @@ impl Routine {
     /// Handles an answer whose descriptors this process has no room for: it is asked for again.
     fn not_received(&mut self, answer: &Message, link: &Arc<Link>) {
         drop(BorrowedLot::all_of(answer, link));
+        let (Message::Welcome(Welcome { to, .. }) | Message::Region { to, .. }) = answer else {
+            return;
+        };
+        let connection = self.core.find(to.qp_num);
+        let Some(connection) = connection.filter(|connection| connection.is_asking(*to, link))
+        else {
+            return; // It is over.
+        };
+        connection.not_received();
         // A region is asked for as long as a send waits for it.
-        if let Message::Welcome(Welcome { to, .. }) = answer
-            && let Some(connection) = self.core.find(to.qp_num)
-            && connection.is_asking(*to, link)
-        {
+        if let Message::Welcome(_) = answer {
             let again = Instant::now() + PAUSE;
             self.unwelcomed.push((again, Arc::downgrade(&connection)));
         }
