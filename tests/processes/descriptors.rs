@@ -289,8 +289,9 @@ fn two_processes_hold_few_descriptors_for_each_other() {
 #[test]
 fn a_service_takes_so_many_callers() {
     const CALLERS: i64 = 4;
-    /// A socket, the process, a bell for replies, and for heartbeats a queue and a bell.
-    const OF_EACH: i64 = 5;
+    /// A socket, the process, a bell for replies, and for heartbeats a queue and a bell. With one
+    /// more socket where both ends have dialled at once.
+    const OF_EACH: i64 = 5 + 1;
     const USUAL: i64 = 1024;
     if !is_alone("a_service_takes_so_many_callers") {
         return;
@@ -312,6 +313,6 @@ fn a_service_takes_so_many_callers() {
         }
         let room = 1 + (USUAL - held) / OF_EACH;
         println!("{held} with one caller; {USUAL} are enough for {room}");
-        assert!(room >= 190, "{before:?}");
+        assert!(room >= 160, "{before:?}");
     });
 }
