@@ -530,7 +530,8 @@ fn nanoctrl_serves_those_who_are_connected_where_it_has_no_descriptors_for_more(
         line.contains("connection") || line.contains("open files")
     });
     let of_limit: Vec<_> = of_limit.collect();
-    assert_eq!(of_limit.len(), 1, "{of_limit:#?}");
+    // One each 10 s, and time may pass on a busy machine.
+    assert!((1..=2).contains(&of_limit.len()), "{of_limit:#?}");
     assert!(of_limit[0].contains("ulimit -n"), "{of_limit:#?}");
     drop(others);
     ask(&connect().unwrap()).unwrap();
