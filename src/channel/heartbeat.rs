@@ -70,6 +70,8 @@ pub struct Heartbeat {
     /// Heartbeats sent since the peer's last one.
     unanswered: u32,
     queue: SendQueue,
+    /// Whether a message of this end has arrived, and whether one of the peer's has.
+    proven: [bool; 2],
 }
 
 impl Heartbeat {
@@ -97,6 +99,7 @@ impl Heartbeat {
             poller,
             unanswered: 0,
             queue: SendQueue::new(SENDS),
+            proven: [false; 2],
         })
     }
 
@@ -159,8 +162,10 @@ impl Heartbeat {
             }
             if completion.opcode != Opcode::RecvWriteWithImm {
                 self.queue.retire(completion.wr_id as u32);
+                self.proven[0] = true;
                 continue;
             }
+            self.proven[1] = true;
             self.unanswered = 0;
             self.qp
                 .post_recv(RecvRequest { wr_id: 0 })
@@ -175,12 +180,20 @@ impl Heartbeat {
         Ok(heard)
     }
 
+    /// Returns whether messages have arrived both ways: each end is connected and can send.
+    pub fn is_proven(&self) -> bool {
+        self.proven == [true; 2]
+    }
+
     /// Sends a heartbeat, or probes a peer that does not poll.
     ///
     /// # Errors
     /// The device refuses.
     pub fn send_heartbeat(&mut self) -> Result<(), LossCause> {
-        let ticket = self.queue.admit();
+        let ticket = match self.is_proven() {
+            true => self.queue.admit(),
+            false => self.queue.admit_signalled(),
+        };
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
             return self.send(Operation::WriteWithImm(now() << 2 | BEAT), ticket, false);
@@ -288,6 +301,19 @@ mod tests {
         }
         one.leave();
         assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
+    }
+
+    #[test]
+    fn a_connection_is_proven_once_a_message_has_arrived_each_way() {
+        let (mut one, mut other) = pair();
+        one.send_heartbeat().unwrap();
+        assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
+        one.listen().unwrap();
+        assert!(!one.is_proven() && !other.is_proven());
+        other.send_heartbeat().unwrap();
+        assert!(matches!(hears(&mut one), Ok(HeartbeatEvent::Beat(_))));
+        other.listen().unwrap();
+        assert!(one.is_proven() && other.is_proven());
     }
 
     #[test]

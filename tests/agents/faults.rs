@@ -365,15 +365,44 @@ async fn a_peer_that_leaves_as_soon_as_it_is_reached_has_left_and_is_not_lost() 
         rnr_retry: 7,
         ..RetryPolicy::default()
     };
-    let worker = agent("worker", "goodbye", &Faults::new(Plan::new()));
+    // Counts the messages that the worker has received.
+    let counted = Fault::Delayed(Duration::ZERO).every(1);
+    let heard = Faults::new(Plan::new().with(counted.of(Opcode::RecvWriteWithImm)));
+    let worker = agent("worker", "goodbye", &heard);
     let worker = worker.retry(patient).start().await.unwrap();
     let driver = agent("driver", "goodbye", &faults).start().await.unwrap();
     let mut events = driver.watch(worker.alias()).await.unwrap();
-    is_connected(&mut events).await;
+    until("the worker is reached", || heard.stats().delayed > 0).await;
     worker.shutdown().await.unwrap();
+    is_connected(&mut events).await;
     assert_eq!(next(&mut events).await, Some(PeerEvent::Left));
     assert!(faults.stats().late_receives > 0);
     driver.shutdown().await.unwrap();
+}
+
+/// Either end of a monitor's connection fails before it has sent anything. What works goes on,
+/// unwatched until the next attempt.
+#[actix::test]
+async fn a_monitor_that_was_never_heard_both_ways_takes_no_channel_with_it() {
+    let _alone = ALONE.lock().await;
+    for (broken, name) in ["accepting", "opening"].into_iter().enumerate() {
+        // The first two queue pairs of each end are the channel's, the third the monitor's.
+        let fault = Fault::SendFails(CompletionStatus::RetryExceeded);
+        let mut plans = [Plan::new(), Plan::new()];
+        plans[broken] = Plan::new().with(fault.nth(0).on(2));
+        let stage = Stage::set(name, plans).await;
+        let proxy = stage.connect().await;
+        let channel = proxy.channel().unwrap();
+        let mut events = stage.driver.watch(stage.worker.alias()).await.unwrap();
+        is_connected(&mut events).await;
+        assert_eq!(stage.stats()[broken].failed_sends, 1);
+        timeout(LONG, proxy.record(1, vec![]))
+            .await
+            .expect("CALL-1")
+            .unwrap();
+        assert_eq!(channel.closed(), None);
+        stage.strike().await;
+    }
 }
 
 /// A caller that is told "not run" calls again.

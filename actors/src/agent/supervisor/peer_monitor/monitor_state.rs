@@ -50,8 +50,8 @@ pub(super) struct MonitoredEnd {
     pub(super) events: Rc<CompletionEvents>,
     /// Set once the session is up: the incarnation of the peer, and its liveness.
     pub(super) up: Option<(u64, Liveness)>,
-    /// Whether the other end is known to be up, too. If the connection ends before, an attempt has
-    /// failed and no peer is lost.
+    /// Whether heartbeats have arrived both ways. If the connection ends before, an attempt has
+    /// failed and no peer is lost: an end that has joined may still lack what it needs to send.
     pub(super) is_certain: bool,
     pub(super) beat: HeartbeatTiming,
     pub(super) next_beat: Instant,
@@ -97,8 +97,9 @@ impl MonitorState {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
         let heard = end.listen(now, effects);
-        if let (Ok(HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving), Some((peer, _)), false) =
-            (&heard, &end.up, end.is_certain)
+        let has_left = matches!(heard, Ok(HeartbeatEvent::Leaving));
+        if let (Some((peer, _)), false) = (&end.up, end.is_certain)
+            && (has_left || end.heartbeat.is_proven())
         {
             let peer = *peer;
             self.is_up(peer, effects);
@@ -157,16 +158,12 @@ impl MonitorState {
                 if let Some(end) = &mut self.end {
                     end.up = Some((peer, Liveness::new(end.beat, now)));
                     // The opening end is connected last, so it may send at once, and its first
-                    // heartbeat tells the accepting end that both are up. The accepting end waits
-                    // an interval, because the opener may not be connected yet.
-                    let has_opened = session.opener == peer;
-                    end.next_beat = match has_opened {
+                    // heartbeat tells the accepting end that both are connected. The accepting end
+                    // answers it, and else waits an interval.
+                    end.next_beat = match session.opener == peer {
                         true => later(now, end.beat.interval),
                         false => now,
                     };
-                    if !has_opened {
-                        self.is_up(peer, effects);
-                    }
                 }
                 effects.push(Effect::Listen);
             }
@@ -263,6 +260,9 @@ impl MonitoredEnd {
             if let Some(at) = heard_at(heard) {
                 effects.push(Effect::HeartbeatEvent(at));
                 change = liveness.heard(at);
+                if !self.is_certain {
+                    self.next_beat = now;
+                }
             }
             if self.next_beat <= now {
                 self.next_beat = self.beat.next(now);
@@ -288,6 +288,9 @@ impl MonitoredEnd {
                 heard = later;
                 let liveness = self.up.as_mut().map(|(_, liveness)| liveness);
                 let at = heard_at(later);
+                if !self.is_certain {
+                    self.next_beat = now;
+                }
                 effects.extend(at.map(Effect::HeartbeatEvent));
                 let later = liveness.and_then(|liveness| liveness.heard(at?));
                 change = match (change, later) {
