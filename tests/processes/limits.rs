@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc::fabric::{self, FabricError, SystemLimit};
 use slimerpc_actors::{AgentError, Builder, Limits, PeerAgent, Proxy, Rights, Timeouts, service};
+use support::{ResourceUsage, until};
 use tokio::time::timeout;
 
 const IS_CHILD: &str = "SLIME_TEST_LIMITED";
@@ -186,7 +187,13 @@ fn an_agent_that_lacks_descriptors_to_start_says_so_wherever_they_run_out() {
         return;
     }
     actix::System::new().block_on(async {
-        let mut held = Vec::new();
+        let (worker, driver) = pair(|builder| builder).await.unwrap();
+        driver.shutdown().await.unwrap();
+        worker.shutdown().await.unwrap();
+        // With the one that counts them.
+        let others = ResourceUsage::settled().await.descriptors;
+        let limit = getrlimit(Resource::Nofile).current.unwrap() as usize;
+        let mut held: Vec<fs::File> = Vec::new();
         let (mut failed, mut named) = (0, 0);
         // Fewer and fewer are left, until there are none.
         loop {
@@ -206,14 +213,16 @@ fn an_agent_that_lacks_descriptors_to_start_says_so_wherever_they_run_out() {
                     (failed, named) = (failed + 1, named + u32::from(is_named));
                 }
             }
-            // What ends may take a moment.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let more = (0..if failed == 0 { 25 } else { 5 }).map(|_| fs::File::open("/dev/null"));
-            let more: Result<Vec<_>, _> = more.collect();
-            match more {
-                Ok(more) => held.extend(more),
-                Err(_) => break,
+            until("what has ended has closed all of its descriptors", || {
+                let open = fs::read_dir("/proc/self/fd");
+                open.is_ok_and(|open| open.count() <= others + held.len())
+            })
+            .await;
+            let more = if failed == 0 { 25 } else { 5 };
+            if others + held.len() + more > limit {
+                break;
             }
+            held.extend((0..more).map(|_| fs::File::open("/dev/null").unwrap()));
         }
         assert!(named > 3, "{named} of {failed}");
         held.clear();
