@@ -4,7 +4,12 @@
 //!
 //!     cargo run --release --example calc
 //!
-//! Or two processes that find each other through NanoCtrl (`nanoctrl start`):
+//! Or two processes of one user on one host, nothing installed either:
+//!
+//!     cargo run --release --example calc -- --role worker --ctrl host
+//!     cargo run --release --example calc -- --role driver --ctrl host
+//!
+//! Or on any hosts, which find each other through NanoCtrl (`nanoctrl start`):
 //!
 //!     cargo run --release --example calc -- --role worker --ctrl http://127.0.0.1:3000
 //!     cargo run --release --example calc -- --role driver --ctrl http://127.0.0.1:3000
@@ -67,8 +72,8 @@ struct Args {
     /// Run one role only; needs --ctrl
     #[arg(long, requires = "ctrl")]
     role: Option<Role>,
-    /// URL of the NanoCtrl server
-    #[arg(long, value_name = "URL")]
+    /// Where they find each other: URL of a NanoCtrl server, or `host` for processes of this user
+    #[arg(long, value_name = "URL|host")]
     ctrl: Option<String>,
     /// Our name [default: worker:0 or driver:0]
     #[arg(long)]
@@ -76,7 +81,7 @@ struct Args {
     /// Name of the worker to call
     #[arg(long, default_value = "worker:0")]
     peer: String,
-    /// Isolates jobs that share a NanoCtrl server
+    /// Isolates jobs that share --ctrl
     #[arg(long, default_value = "")]
     scope: String,
     /// Device by name; shm0 is shared memory [default: chosen]
@@ -112,8 +117,8 @@ impl Args {
                     .slot_size(self.slot_size)
                     .max_inflight(self.max_inflight),
             );
-        if let Some(url) = &self.ctrl {
-            agent = agent.nanoctrl(url);
+        if let Some(control) = &self.ctrl {
+            agent = agent.control(control);
         }
         if let Some(device) = &self.device {
             agent = agent.device(device);

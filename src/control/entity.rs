@@ -1,5 +1,6 @@
 //! Entities of the control plane, which their owners register to be found by others.
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// Longest id of an entity, in bytes. The id of a service contains an alias and a name.
@@ -22,7 +23,7 @@ const LONGEST_ID: usize = 2048;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entity {
     /// Unique id in the scope.
     pub id: String,

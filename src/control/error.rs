@@ -31,6 +31,17 @@ pub enum ControlError {
         /// The key in Redis.
         key: String,
     },
+    /// The directory in which agents of one host meet cannot be used.
+    #[error(
+        "agents of this host cannot meet at {path}: {reason}. It has to be, or be in, a directory that this user alone may \
+         enter, with space left; all of them use another if XDG_RUNTIME_DIR names one"
+    )]
+    HostDirectory {
+        /// Path of the directory, or of the file in it.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// NanoCtrl does not answer.
     #[error("NanoCtrl at {url} cannot be reached: {reason}. Is `nanoctrl start` running there?")]
     NanoCtrlUnreachable {

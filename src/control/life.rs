@@ -1,4 +1,4 @@
-//! The stages of an agent in the control plane: new, registered, gone. Both implementations use it.
+//! The stages of an agent in the control plane: new, registered, gone. All implementations use it.
 
 use std::sync::Arc;
 

@@ -10,10 +10,11 @@ use serde_json::Value;
 mod registry;
 mod service_directory;
 
-use self::registry::{MailLog, RegisteredAgent, Registry};
+use self::registry::{RegisteredAgent, Registry};
 use super::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     life::Life,
+    mail_log::MailLog,
     names::{check_alias, check_scope},
 };
 

@@ -1,9 +1,12 @@
 //! Messages that agents exchange through the control plane.
 
 use std::collections::BTreeMap;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 /// A message for another agent: flat text fields, like a Redis stream entry.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Mail {
     /// The field `type`: `connect_peer`, `qp_ready` or a type of this project. Readers skip unknown
     /// ones.
@@ -27,6 +30,16 @@ impl Mail {
         }
     }
 
+    /// Tells an agent that it wants to be connected with `peer`, as a server does.
+    pub(super) fn connect_peer(peer: &str) -> Self {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self::new("connect_peer")
+            .with("peer", peer)
+            .with("timestamp", now.as_secs_f64().to_string())
+    }
+
     /// Adds a field.
     #[must_use]
     pub fn with(mut self, field: impl Into<String>, value: impl Into<String>) -> Self {
@@ -46,7 +59,7 @@ impl Mail {
 }
 
 /// An event in the mail of an agent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MailEvent {
     /// Mail from a peer or from the server.
     Mail(Mail),

@@ -1,9 +1,9 @@
 //! An agent's access to the control plane: registration, heartbeats, topology, mail between peers,
 //! the records of memory regions, and the entities through which others find its services.
 //!
-//! The trait [`Control`] has two implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or
-//! `dlslime-ctrl`) server and to the Redis beside it; [`Local`] needs neither and connects agents
-//! of one process.
+//! The trait [`Control`] has three implementations: [`NanoCtrl`] talks HTTP to a NanoCtrl (or
+//! `dlslime-ctrl`) server and to the Redis beside it; [`Host`] needs neither and connects agents
+//! of one user on one host; [`Local`] connects agents of one process.
 
 pub(crate) mod abilities;
 mod alive_socket;
@@ -11,12 +11,14 @@ mod entity;
 mod error;
 pub(crate) mod eviction;
 pub(crate) mod failover;
+mod host;
 #[doc(hidden)]
 pub mod keys;
 pub(crate) mod lease;
 mod life;
 mod local;
 mod mail;
+mod mail_log;
 mod names;
 mod nanoctrl;
 mod process;
@@ -31,6 +33,7 @@ use futures_util::stream::BoxStream;
 use serde_json::Value;
 
 pub use error::ControlError;
+pub use host::Host;
 pub use local::Local;
 pub use nanoctrl::NanoCtrl;
 #[cfg(fuzzing)]

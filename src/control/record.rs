@@ -1,6 +1,6 @@
 //! Records that the control plane keeps about agents.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{process, topology};
@@ -23,7 +23,7 @@ pub struct Registration {
 }
 
 /// A registered agent.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct PeerRecord {
     /// Alias of the agent.
     pub alias: String,
@@ -37,6 +37,20 @@ pub struct PeerRecord {
     pub link_type: Option<String>,
     /// Topology of the agent's host.
     pub resource: Option<Value>,
+}
+
+impl From<Registration> for PeerRecord {
+    /// The alias is empty if the registration asks for a generated one.
+    fn from(registration: Registration) -> Self {
+        Self {
+            alias: registration.alias.unwrap_or_default(),
+            address: registration.address,
+            device: registration.device,
+            ib_port: registration.ib_port,
+            link_type: registration.link_type,
+            resource: registration.resource,
+        }
+    }
 }
 
 impl PeerRecord {

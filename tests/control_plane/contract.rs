@@ -1,5 +1,5 @@
-//! What every control plane does, proved on both: in one process, and with NanoCtrl and Redis (with
-//! a scope and without, as the keys differ).
+//! What every control plane does, proved on each: in one process, on one host, and with NanoCtrl
+//! and Redis (with a scope and without, as the keys differ).
 #![allow(clippy::unwrap_used)]
 
 use std::{
@@ -14,10 +14,11 @@ use std::{
 use futures_util::{StreamExt, stream::BoxStream};
 use serde_json::json;
 use slimerpc::control::{
-    Control, ControlError, Entity, EntityEvent, Local, Mail, MailEvent, NanoCtrl, PeerRecord,
+    Control, ControlError, Entity, EntityEvent, Host, Local, Mail, MailEvent, NanoCtrl, PeerRecord,
     Registration,
 };
 use support::NanoCtrlServer;
+use tempfile::TempDir;
 use tokio::time::timeout;
 
 /// Longer than anything here takes; a test that reaches it fails.
@@ -50,6 +51,15 @@ impl World for InProcess {
     }
 }
 
+/// A scope in a directory of its own.
+struct OnHost(TempDir);
+
+impl World for OnHost {
+    fn agent(&self) -> Arc<dyn Control> {
+        Arc::new(Host::at(self.0.path().join("agents"), "job"))
+    }
+}
+
 /// A scope of a server.
 struct Served(NanoCtrlServer, &'static str);
 
@@ -64,6 +74,11 @@ macro_rules! contract {
     ($($name:ident)*) => {
         mod local {
             $(#[tokio::test] async fn $name() { super::$name(&super::InProcess::start()).await })*
+        }
+        mod host {
+            $(#[tokio::test] async fn $name() {
+                super::$name(&super::OnHost(super::TempDir::new().unwrap())).await
+            })*
         }
         mod nanoctrl {
             $(#[tokio::test] async fn $name() {

@@ -8,6 +8,7 @@ mod contract;
 mod documents;
 mod entities;
 mod folders;
+mod host;
 mod login;
 mod nanoctrl_cli;
 mod nanoctrl_http;

@@ -4,6 +4,7 @@
 mod descriptors;
 mod limits;
 mod model_runner;
+mod one_host;
 mod python_pickles;
 mod shared_memory;
 mod tcp_fabric;

@@ -39,6 +39,17 @@ impl Role {
         )
     }
 
+    /// Both roles in one process.
+    pub(crate) fn alone(within: &[&str]) -> Self {
+        let calc = program("examples/calc");
+        Self::run(&[within, &[calc.to_str().unwrap()]].concat(), &[])
+    }
+
+    /// The number of the process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// A process of this test binary that does what the test of this name does when it is told to.
     pub(crate) fn helper(within: &[&str], module: &str, test: &str, url: &str) -> Self {
         let exe = std::env::current_exe().unwrap();
@@ -81,7 +92,7 @@ impl Role {
         Self::start(server, &[&["--role", "driver"], words].concat())
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slimerpc::channel::{Geometry, HeartbeatTiming};
 use slimerpc::control::topology::Topology;
-use slimerpc::control::{Control, ControlError, Local, NanoCtrl, Secret};
+use slimerpc::control::{Control, ControlError, Host, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
 use slimerpc::fabric::tcp::{MalformedBind, TcpOptions};
@@ -17,6 +17,9 @@ use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::memory::devices::{Devices, Opener};
 use crate::memory::fabrics::{FabricKind, Fabrics, MalformedFabrics};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
+
+/// The variable that supplies [`Builder::control`].
+const CONTROL: &str = "SLIME_RPC_CONTROL";
 
 /// The variable that supplies [`Builder::redis`].
 const REDIS_URL: &str = "SLIME_RPC_REDIS_URL";
@@ -29,11 +32,21 @@ const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
 const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
 
 /// The control plane through which an agent finds its peers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 enum Plane {
-    #[default]
     Local,
+    Host,
     NanoCtrl(String),
+}
+
+impl From<&str> for Plane {
+    fn from(text: &str) -> Self {
+        match text.trim() {
+            "local" => Self::Local,
+            "host" => Self::Host,
+            url => Self::NanoCtrl(url.to_owned()),
+        }
+    }
 }
 
 /// Settings of a [`PeerAgent`]; see [`PeerAgent::builder`].
@@ -45,14 +58,14 @@ enum Plane {
 ///
 /// | setting | or else | default | unit | effect |
 /// | --- | --- | --- | --- | --- |
-/// | [`nanoctrl`](Self::nanoctrl) / [`local`](Self::local) | | local | URL | where peers are found |
+/// | [`nanoctrl`](Self::nanoctrl), [`host`](Self::host), [`local`](Self::local) or [`control`](Self::control) | `SLIME_RPC_CONTROL` | local | URL, `host` or `local` | where peers are found |
 /// | [`token`](Self::token) | `NANOCTRL_TOKEN` | none | | bearer token for NanoCtrl, if it wants one |
 /// | [`redis`](Self::redis) | `SLIME_RPC_REDIS_URL` | as NanoCtrl says, no login | URL | how to log in to Redis, and maybe where it is |
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
 /// | [`fabrics`](Self::fabrics) | `SLIME_RPC_FABRICS` | shm,rdma,tcp; shm,rdma if `local` | list | what may carry the bytes, the preferred first |
-/// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback if `local` | address | where the device `tcp0` listens |
+/// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback without NanoCtrl | address | where the device `tcp0` listens |
 /// | [`tcp_advertise`](Self::tcp_advertise) | `SLIME_RPC_TCP_ADVERTISE` | as `tcp_bind` | address | where peers dial `tcp0` |
 /// | [`slot_size`](Limits::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
 /// | [`max_inflight`](Limits::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
@@ -78,7 +91,7 @@ enum Plane {
 #[derive(Debug, Clone, Default)]
 #[must_use = "an agent begins with `start`"]
 pub struct Builder {
-    plane: Plane,
+    plane: Option<Plane>,
     token: Option<Secret>,
     redis: Option<Secret>,
     alias: Option<String>,
@@ -126,13 +139,40 @@ impl Settings {
 impl Builder {
     /// Finds peers through the NanoCtrl server at `url` and the Redis that it names.
     pub fn nanoctrl(mut self, url: impl Into<String>) -> Self {
-        self.plane = Plane::NanoCtrl(url.into());
+        self.plane = Some(Plane::NanoCtrl(url.into()));
+        self
+    }
+
+    /// Finds peers among the processes of this user on this host, with nothing installed. They meet
+    /// in `$XDG_RUNTIME_DIR/slimerpc`, or in `/tmp/slimerpc-<uid>` where that variable is not set.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().alias("worker:0").host();
+    /// # let _ = builder;
+    /// ```
+    pub fn host(mut self) -> Self {
+        self.plane = Some(Plane::Host);
         self
     }
 
     /// Finds peers in this process only, without a server.
     pub fn local(mut self) -> Self {
-        self.plane = Plane::Local;
+        self.plane = Some(Plane::Local);
+        self
+    }
+
+    /// Finds peers as `text` says, which may come from a command line: `local`, `host`, or the URL
+    /// of a NanoCtrl server.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let control = std::env::args().nth(1).unwrap_or_else(|| "host".to_owned());
+    /// let builder = PeerAgent::builder().control(&control);
+    /// # let _ = builder;
+    /// ```
+    pub fn control(mut self, text: &str) -> Self {
+        self.plane = Some(text.into());
         self
     }
 
@@ -299,9 +339,16 @@ impl Builder {
         PeerAgent::start(self.settle(own_address)?).await
     }
 
+    /// Where peers are found.
+    fn plane(&self) -> Plane {
+        let environment = || environment::text(CONTROL).map(|text| Plane::from(&*text));
+        let plane = self.plane.clone().or_else(environment);
+        plane.unwrap_or(Plane::Local)
+    }
+
     /// The address of this host towards the control plane, if `tcp0` has to be told.
     async fn own_address(&self) -> Option<IpAddr> {
-        let Plane::NanoCtrl(url) = &self.plane else {
+        let Plane::NanoCtrl(url) = self.plane() else {
             return None;
         };
         let uses_tcp = match &self.device {
@@ -313,14 +360,14 @@ impl Builder {
             return None;
         }
         // A malformed URL is refused later.
-        let control = NanoCtrl::new(url, &self.scope).ok()?;
+        let control = NanoCtrl::new(&url, &self.scope).ok()?;
         control.own_address().await?.parse().ok()
     }
 
     /// The fabrics that may be used.
     fn allowed(&self) -> Result<Fabrics, AgentError> {
         let Some(list) = or_environment(&self.fabrics, FABRICS) else {
-            return Ok(Fabrics::default(matches!(self.plane, Plane::NanoCtrl(_))));
+            return Ok(Fabrics::default(!matches!(self.plane(), Plane::Local)));
         };
         list.parse()
             .map_err(|error: MalformedFabrics| AgentError::Setting {
@@ -382,7 +429,7 @@ impl Builder {
         Ok(options)
     }
 
-    fn control(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
+    fn server(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
         let or = |set: &Option<Secret>, name| set.clone().or_else(|| environment::secret(name));
         let mut control = NanoCtrl::new(url, &self.scope)?.register_timeout(within);
         if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
@@ -400,7 +447,7 @@ impl Builder {
             Timeouts::VARIABLES,
             Polling::VARIABLES,
             &environment::RETRY,
-            &[REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
+            &[CONTROL, REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
         ]);
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
@@ -436,9 +483,10 @@ impl Builder {
         self.check_device(&devices)?;
         retry.check(devices.first().device().name())?;
         let connect_timeout = timeouts.connecting();
-        let control: Arc<dyn Control> = match &self.plane {
+        let control: Arc<dyn Control> = match self.plane() {
             Plane::Local => Arc::new(Local::new(&self.scope)),
-            Plane::NanoCtrl(url) => Arc::new(self.control(url, connect_timeout)?),
+            Plane::Host => Arc::new(Host::new(&self.scope)),
+            Plane::NanoCtrl(url) => Arc::new(self.server(&url, connect_timeout)?),
         };
         codec_limits.apply();
         Ok(Settings {

@@ -35,11 +35,11 @@ impl FabricKind {
 }
 
 impl Fabrics {
-    /// All there are for agents that find peers on other hosts, and those that open no port for
+    /// All there are for agents that find peers in other processes, and those that open no port for
     /// agents that find peers in this process only.
-    pub(crate) fn default(finds_other_hosts: bool) -> Self {
+    pub(crate) fn default(finds_other_processes: bool) -> Self {
         let mut fabrics = vec![FabricKind::Shm, FabricKind::Rdma];
-        fabrics.extend(finds_other_hosts.then_some(FabricKind::Tcp));
+        fabrics.extend(finds_other_processes.then_some(FabricKind::Tcp));
         Self(fabrics)
     }
 

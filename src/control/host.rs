@@ -1,0 +1,237 @@
+//! The control plane of one user's processes on one host, with nothing installed.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use futures_util::stream::{self, BoxStream, StreamExt};
+use serde_json::Value;
+
+mod directory;
+mod files;
+mod registered_agent;
+mod scope;
+
+use self::registered_agent::{RegisteredAgent, blocking};
+use self::scope::LockedScope;
+use super::{
+    Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
+    life::Life,
+    names::{check_alias, check_scope},
+};
+
+/// A control plane for the processes of one user on one host. It has the semantics of NanoCtrl and
+/// Redis, and needs neither: agents share a directory, `$XDG_RUNTIME_DIR/slimerpc`, or
+/// `/tmp/slimerpc-<uid>` where that variable is not set. Only this user may enter it.
+///
+/// An agent is alive as long as the socket of its alias is bound, which ends with its process. What
+/// a killed agent leaves is removed by whoever takes its alias, or else by the others within
+/// 15 s. An operation ends within some 5 s, even if another process is stopped while it changes
+/// the directory. Mail for an agent that is not up waits for 10 minutes. Dropping a registered
+/// `Host` without [`clean_up`](Control::clean_up) is like a crash.
+///
+/// It must be used within a tokio runtime.
+///
+/// ```no_run
+/// use slimerpc::control::{Control, Host, Registration};
+/// # async fn example() -> Result<(), slimerpc::control::ControlError> {
+/// let agent = Host::new("job-7");
+/// let registration = Registration {
+///     alias: Some("worker:0".to_owned()),
+///     ..Registration::default()
+/// };
+/// agent.register(registration).await?;
+/// agent.clean_up().await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Host {
+    root: PathBuf,
+    scope: String,
+    life: Arc<Life<RegisteredAgent>>,
+}
+
+impl Host {
+    /// Makes an agent, not registered yet, in `scope` (empty for none) of this user.
+    pub fn new(scope: impl Into<String>) -> Self {
+        Self::at(directory::of_this_user(), scope)
+    }
+
+    /// Makes an agent whose peers use the same `directory`. It is made if its parent exists, must
+    /// belong to this user alone, and its path should not be longer than 40 bytes.
+    pub fn at(directory: impl Into<PathBuf>, scope: impl Into<String>) -> Self {
+        Self {
+            root: directory.into(),
+            scope: scope.into(),
+            life: Arc::new(Life::new()),
+        }
+    }
+
+    /// Asks or does something while this agent is registered.
+    async fn with<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Arc<RegisteredAgent>) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        let agent = self.life.current()?;
+        blocking(move || act(&agent)).await
+    }
+
+    /// Asks the scope something while this agent is registered.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&LockedScope<'_>) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        self.with(|agent| agent.with(ask)).await
+    }
+
+    /// Publishes a record of this agent, or withdraws it.
+    async fn set_record(&self, name: &str, record: Option<Value>) -> Result<(), ControlError> {
+        let name = name.to_owned();
+        self.with(move |agent| {
+            agent.change(
+                |published| set(&mut published.records, name.clone(), record),
+                |it, scope| scope.publish(&agent.alias, &name, it.records.get(&name)),
+            )
+        })
+        .await
+    }
+
+    /// Publishes an entity of this agent, or withdraws it.
+    async fn set_entity(&self, id: String, entity: Option<Entity>) -> Result<(), ControlError> {
+        self.with(move |agent| {
+            agent.change(
+                |published| set(&mut published.entities, id.clone(), entity),
+                |it, scope| scope.advertise(&agent.alias, &id, it.entities.get(&id)),
+            )
+        })
+        .await
+    }
+}
+
+fn set<T>(map: &mut BTreeMap<String, T>, key: String, value: Option<T>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+#[async_trait]
+impl Control for Host {
+    async fn register(&self, registration: Registration) -> Result<String, ControlError> {
+        check_scope(&self.scope)?;
+        if let Some(alias) = &registration.alias {
+            check_alias(alias)?;
+        }
+        if let Ok(agent) = self.life.current() {
+            return Err(ControlError::AliasTaken {
+                alias: agent.alias.clone(),
+                scope: self.scope.clone(),
+                holder: "this agent".to_owned(),
+            });
+        }
+        if !self.life.is_new() {
+            return Err(ControlError::NotRegistered);
+        }
+        let (root, scope) = (self.root.clone(), self.scope.clone());
+        let life = Arc::clone(&self.life);
+        let registering = move || RegisteredAgent::register(root, scope, registration, life);
+        let agent = blocking(registering).await?;
+        if !self.life.begin(Arc::clone(&agent)) {
+            blocking(move || agent.leave()).await?;
+            return Err(ControlError::NotRegistered);
+        }
+        Ok(agent.alias.clone())
+    }
+
+    async fn heartbeat(&self) -> Result<(), ControlError> {
+        self.ask(|scope| scope.sweep()).await
+    }
+
+    async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
+        let peers = peers.to_vec();
+        self.with(move |agent| {
+            let declared = peers.clone();
+            agent.change(
+                |published| published.topology = declared,
+                |published, scope| scope.declare(&agent.alias, &published.topology),
+            )?;
+            for peer in &peers {
+                agent.mail.push(MailEvent::Mail(Mail::connect_peer(peer)));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
+        let alias = alias.to_owned();
+        self.ask(move |scope| scope.peer(&alias)).await
+    }
+
+    async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError> {
+        let (peer, event) = (peer.to_owned(), MailEvent::Mail(mail.clone()));
+        self.ask(move |scope| scope.post(&peer, &event)).await
+    }
+
+    fn mail(&self) -> BoxStream<'static, MailEvent> {
+        let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
+        stream::once(async move { life.begun().await })
+            .filter_map(|agent| async move { agent })
+            .flat_map(|agent| Arc::clone(&agent.mail).read())
+            .take_until(async move { end.ended().await })
+            .boxed()
+    }
+
+    async fn publish(&self, name: &str, record: Value) -> Result<(), ControlError> {
+        self.set_record(name, Some(record)).await
+    }
+
+    async fn withdraw(&self, name: &str) -> Result<(), ControlError> {
+        self.set_record(name, None).await
+    }
+
+    async fn lookup(&self, peer: &str, name: &str) -> Result<Option<Value>, ControlError> {
+        let (peer, name) = (peer.to_owned(), name.to_owned());
+        self.ask(move |scope| scope.lookup(&peer, &name)).await
+    }
+
+    async fn advertise(&self, entity: Entity) -> Result<(), ControlError> {
+        self.set_entity(entity.id.clone(), Some(entity)).await
+    }
+
+    async fn retract(&self, id: &str) -> Result<(), ControlError> {
+        self.set_entity(id.to_owned(), None).await
+    }
+
+    async fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        let kind = kind.to_owned();
+        self.ask(move |scope| scope.entities(&kind)).await
+    }
+
+    fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent> {
+        let (life, end) = (Arc::clone(&self.life), Arc::clone(&self.life));
+        let kind = kind.to_owned();
+        stream::once(async move { life.begun().await })
+            .filter_map(|agent| async move { agent })
+            .flat_map(move |agent| agent.watch(kind.clone()))
+            .take_until(async move { end.ended().await })
+            .boxed()
+    }
+
+    async fn clean_up(&self) -> Result<(), ControlError> {
+        match self.life.end() {
+            Some(agent) => blocking(move || agent.leave()).await,
+            None => Ok(()),
+        }
+    }
+
+    fn describe(&self) -> String {
+        format!("the agents of this user in {}", self.root.display())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The task that has the socket ends with the life.
+        self.life.end();
+    }
+}

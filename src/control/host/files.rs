@@ -1,0 +1,94 @@
+//! Small files of an agent: each holds a name and a value as JSON. Whatever stands in their place
+//! neither blocks a reader nor makes it allocate much.
+
+use std::{
+    fs::{self, File},
+    io::{self, ErrorKind, Read, Write},
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::directory::{failed, unusable};
+use crate::control::ControlError;
+
+/// Longest file, in bytes.
+pub(super) const LONGEST: usize = 1 << 20;
+
+/// What a file is called until it is complete.
+const UNFINISHED: &str = ".new";
+
+/// Opens a regular file. A link is not followed, and a pipe does not block.
+pub(super) fn open(path: &Path, flags: OFlags) -> io::Result<File> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is not a regular file")),
+    }
+}
+
+/// The contents of a file; `None` if there is none.
+pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
+    let mut contents = Vec::new();
+    let read = open(path, OFlags::RDONLY)
+        .and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut contents));
+    match read {
+        Ok(_) if contents.len() <= LONGEST => Ok(Some(contents)),
+        Ok(_) => Err(unusable(path, "it is longer than 1 MiB")),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unusable(path, error)),
+    }
+}
+
+/// Writes a file, in place of the one there is: a reader sees either the one or the other.
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ControlError> {
+    if contents.len() > LONGEST {
+        return Err(unusable(path, "it would be longer than 1 MiB"));
+    }
+    let unfinished = path.with_file_name(UNFINISHED);
+    let written = open(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
+        .and_then(|mut file| file.write_all(contents))
+        .and_then(|()| fs::rename(&unfinished, path));
+    written.map_err(|error| {
+        // Whatever stands there is in the way of the next attempt.
+        let _ = fs::remove_file(&unfinished);
+        unusable(path, error)
+    })
+}
+
+/// Removes a file, if there is one.
+pub(super) fn remove(path: &Path) -> Result<(), ControlError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The name and the value that a file holds.
+pub(super) fn read_named<T: DeserializeOwned>(
+    path: &Path,
+) -> Result<Option<(String, T)>, ControlError> {
+    let Some(contents) = read(path)? else {
+        return Ok(None);
+    };
+    let named = serde_json::from_slice(&contents);
+    named.map(Some).map_err(|error| ControlError::Malformed {
+        what: path.display().to_string(),
+        reason: error.to_string(),
+    })
+}
+
+/// Writes a name and a value.
+pub(super) fn write_named(
+    path: &Path,
+    name: &str,
+    value: &impl Serialize,
+) -> Result<(), ControlError> {
+    let contents = serde_json::to_vec(&(name, value)).map_err(|error| ControlError::Malformed {
+        what: name.to_owned(),
+        reason: error.to_string(),
+    })?;
+    write(path, &contents)
+}

@@ -1,0 +1,284 @@
+//! An agent that is registered on its host.
+
+use std::{
+    collections::BTreeMap,
+    panic::resume_unwind,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::stream::{self, Stream};
+use serde_json::Value;
+use tokio::{
+    net::UnixDatagram,
+    select,
+    sync::{oneshot, watch},
+    task::{JoinError, spawn_blocking},
+    time::{sleep, timeout},
+};
+
+use super::directory::failed;
+use super::scope::{LockedScope, SocketId};
+use crate::control::{
+    ControlError, Entity, EntityEvent, PeerRecord, Registration, life::Life, mail_log::MailLog,
+};
+
+/// Longest time until somebody who watches entities notices that their owner has crashed.
+const WATCH_POLL: Duration = Duration::from_secs(5);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Most messages that are answered by one look.
+const MESSAGES: usize = 64;
+
+/// One registered agent. Its methods block while another process has the scope locked.
+#[derive(Debug)]
+pub(super) struct RegisteredAgent {
+    pub(super) alias: String,
+    root: PathBuf,
+    scope: String,
+    life: Arc<Life<Self>>,
+    pub(super) mail: Arc<MailLog>,
+    /// Changes when something in the scope may have changed.
+    news: watch::Sender<()>,
+    published: Mutex<Published>,
+}
+
+/// What an agent publishes. It is written again if its files vanish.
+#[derive(Debug)]
+pub(super) struct Published {
+    record: PeerRecord,
+    pub(super) topology: Vec<String>,
+    pub(super) records: BTreeMap<String, Value>,
+    pub(super) entities: BTreeMap<String, Entity>,
+    socket: Option<BoundSocket>,
+    /// Whether all of it is in files.
+    is_written: bool,
+    has_left: bool,
+}
+
+#[derive(Debug)]
+struct BoundSocket {
+    id: SocketId,
+    /// Its end ends the task that has the socket.
+    _owner: oneshot::Sender<()>,
+}
+
+impl RegisteredAgent {
+    /// Registers an agent, which lives no longer than `life`.
+    pub(super) fn register(
+        root: PathBuf,
+        scope: String,
+        registration: Registration,
+        life: Arc<Life<Self>>,
+    ) -> Result<Arc<Self>, ControlError> {
+        let mut record = PeerRecord::from(registration);
+        let name = scope.clone();
+        let locked = LockedScope::lock(&root, &name)?;
+        if record.alias.is_empty() {
+            record.alias = locked.generate_name()?;
+        }
+        let agent = Arc::new(Self {
+            alias: record.alias.clone(),
+            root: root.clone(),
+            scope,
+            life,
+            mail: Arc::default(),
+            news: watch::Sender::new(()),
+            published: Mutex::new(Published {
+                record,
+                topology: Vec::new(),
+                records: BTreeMap::new(),
+                entities: BTreeMap::new(),
+                socket: None,
+                is_written: false,
+                has_left: false,
+            }),
+        });
+        agent.settle(&mut agent.published(), &locked)?;
+        locked.sweep()?;
+        drop(locked);
+        Ok(agent)
+    }
+
+    /// Changes what this agent publishes, and writes what is published then. If that is not
+    /// possible, a later operation writes it.
+    pub(super) fn change(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Published),
+        write: impl FnOnce(&Published, &LockedScope<'_>) -> Result<(), ControlError>,
+    ) -> Result<(), ControlError> {
+        change(&mut self.published());
+        let written = self.settled(|published, scope| write(published, scope));
+        if written.is_err() {
+            self.published().is_written = false;
+        }
+        written
+    }
+
+    /// Does something while this agent is registered.
+    pub(super) fn with<T>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&LockedScope<'_>) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        self.settled(|_, scope| act(scope))
+    }
+
+    /// Does something once this agent is registered and everything is written. The scope is locked
+    /// first, so that several who wait for it do so at the same time.
+    fn settled<T>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Published, &LockedScope<'_>) -> Result<T, ControlError>,
+    ) -> Result<T, ControlError> {
+        let scope = LockedScope::lock(&self.root, &self.scope)?;
+        let mut published = self.published();
+        if published.has_left {
+            // Locking may have made it again.
+            scope.remove_if_unused()?;
+            return Err(ControlError::NotRegistered);
+        }
+        self.settle(&mut published, &scope)?;
+        act(&published, &scope)
+    }
+
+    /// Leaves; later operations fail.
+    pub(super) fn leave(&self) -> Result<(), ControlError> {
+        self.published().has_left = true;
+        let scope = LockedScope::lock(&self.root, &self.scope)?;
+        match self.published().socket.take() {
+            Some(socket) if scope.holds(&self.alias, socket.id) => scope.leave(&self.alias),
+            _ => Ok(()),
+        }
+    }
+
+    /// Registers, also again if somebody has removed this agent's files, and writes what is
+    /// missing.
+    fn settle(
+        self: &Arc<Self>,
+        published: &mut Published,
+        scope: &LockedScope<'_>,
+    ) -> Result<(), ControlError> {
+        let alias = &self.alias;
+        let is_there = |socket: &BoundSocket| scope.holds(alias, socket.id);
+        let is_registered = published.socket.as_ref().is_some_and(is_there);
+        if is_registered && published.is_written {
+            return Ok(());
+        }
+        if !is_registered {
+            let (socket, id) = scope.enter(&published.record)?;
+            published.socket = Some(self.listen(socket, id)?);
+        }
+        published.is_written = false;
+        scope.declare(alias, &published.topology)?;
+        for (name, record) in &published.records {
+            scope.publish(alias, name, Some(record))?;
+        }
+        for (id, entity) in &published.entities {
+            scope.advertise(alias, id, Some(entity))?;
+        }
+        scope.remove_others(alias, published.records.keys(), published.entities.keys())?;
+        published.is_written = true;
+        // There may be mail.
+        scope.ring(alias);
+        Ok(())
+    }
+
+    /// Looks into the files whenever the socket says so.
+    fn listen(
+        self: &Arc<Self>,
+        socket: std::os::unix::net::UnixDatagram,
+        id: SocketId,
+    ) -> Result<BoundSocket, ControlError> {
+        let socket = UnixDatagram::from_std(socket).map_err(failed(&self.root))?;
+        let (owner, ended) = oneshot::channel();
+        let (agent, life) = (Arc::clone(self), Arc::clone(&self.life));
+        tokio::spawn(async move {
+            let looking = async {
+                loop {
+                    // Anybody of this user can send anything: it means no more than a look.
+                    let heard = socket.recv(&mut [0]).await.is_ok();
+                    for _ in 0..MESSAGES {
+                        if socket.try_recv(&mut [0]).is_err() {
+                            break;
+                        }
+                    }
+                    if !heard || !agent.look().await {
+                        sleep(RETRY).await;
+                    }
+                }
+            };
+            select! {
+                _ = ended => {}
+                () = life.ended() => {}
+                () = looking => {}
+            }
+        });
+        Ok(BoundSocket { id, _owner: owner })
+    }
+
+    /// Fetches new mail, and tells watchers to look. Returns whether that was possible.
+    async fn look(self: &Arc<Self>) -> bool {
+        let agent = Arc::clone(self);
+        let fetched = blocking(move || agent.with(|scope| scope.take_mail(&agent.alias))).await;
+        self.news.send_replace(());
+        match fetched {
+            Ok(events) => {
+                events.into_iter().for_each(|event| self.mail.push(event));
+                true
+            }
+            Err(ControlError::NotRegistered) => true,
+            Err(error) => {
+                tracing::warn!(alias = self.alias, %error, "cannot fetch mail; trying again");
+                false
+            }
+        }
+    }
+
+    /// A stream of the entities of a kind: now, and after each change.
+    pub(super) fn watch(
+        self: Arc<Self>,
+        kind: String,
+    ) -> impl Stream<Item = EntityEvent> + Send + use<> {
+        let mut news = self.news.subscribe();
+        news.mark_changed();
+        let following = (self, news, kind, None);
+        stream::unfold(following, |(agent, mut news, kind, known)| async move {
+            loop {
+                let _ = timeout(WATCH_POLL, news.changed()).await;
+                let (asked, of) = (Arc::clone(&agent), kind.clone());
+                let listed = blocking(move || asked.with(|scope| scope.entities(&of))).await;
+                match listed {
+                    Ok(all) if known.as_ref() == Some(&all) => {}
+                    Ok(all) => {
+                        let known = Some(all.clone());
+                        return Some((EntityEvent::All(all), (agent, news, kind, known)));
+                    }
+                    Err(ControlError::NotRegistered) => return None,
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot list entities; trying again");
+                        sleep(RETRY).await;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Every change is complete before anything can panic, so a poisoned lock is still good.
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs what may block on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    match spawn_blocking(act).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime is being shut down.
+        Err(Err(_)) => Err(ControlError::NotRegistered),
+    }
+}

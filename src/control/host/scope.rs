@@ -1,0 +1,537 @@
+//! A scope: a directory that has one directory for each agent, and for each that others have
+//! written to before it is up.
+//!
+//! | in the directory of an agent | |
+//! | --- | --- |
+//! | `socket` | bound while the agent lives; a datagram of any content tells it to look again |
+//! | `agent` | its record |
+//! | `topology` | the peers that it has declared |
+//! | `record-…`, `entity-…` | what it publishes |
+//! | `mail` | events that it has not fetched yet, a line each |
+
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    io::{ErrorKind, Write},
+    os::unix::{fs::MetadataExt, net::UnixDatagram},
+    path::{Path, PathBuf},
+    thread::sleep,
+    time::{Duration, Instant, SystemTime},
+};
+
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
+use serde_json::Value;
+
+use super::directory::{failed, file_name, make_private, unusable};
+use super::files::{self, LONGEST, read_named, write_named};
+use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
+
+/// How long a process may keep the lock of a scope. It takes as long as writing a few small files.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between attempts to lock a scope.
+const LOCK_POLL: Duration = Duration::from_micros(500);
+
+/// How long mail waits for an agent that is not up.
+const UNCLAIMED_MAIL: Duration = Duration::from_secs(600);
+/// Shortest time between two searches for agents that have crashed.
+const SWEEP: Duration = Duration::from_secs(15);
+
+const SOCKET: &str = "socket";
+const AGENT: &str = "agent";
+const TOPOLOGY: &str = "topology";
+const RECORD: &str = "record-";
+const ENTITY: &str = "entity-";
+const MAIL: &str = "mail";
+
+// Files of the scope itself: no agent's directory begins with a dot.
+/// The directory that is being removed.
+const GONE: &str = ".gone";
+/// The number of names given.
+const NAMES: &str = ".names";
+/// A file as old as the last search for agents that have crashed.
+const SWEPT: &str = ".swept";
+
+/// Identifies a socket among all files of this host.
+pub(super) type SocketId = (u64, u64);
+
+/// A scope that no other process changes meanwhile.
+pub(super) struct LockedScope<'a> {
+    name: &'a str,
+    path: PathBuf,
+    directory: File,
+}
+
+impl<'a> LockedScope<'a> {
+    /// Locks the scope `name` in the directory `root`; both are made if they are missing.
+    pub(super) fn lock(root: &Path, name: &'a str) -> Result<Self, ControlError> {
+        let path = root.join(file_name(name));
+        let deadline = Instant::now() + LOCK_TIMEOUT;
+        let check_time = || match Instant::now() < deadline {
+            true => Ok(()),
+            false => {
+                let reason = format!("another process has kept its lock for {LOCK_TIMEOUT:?}");
+                Err(unusable(&path, reason))
+            }
+        };
+        loop {
+            check_time()?;
+            make_private(root)?;
+            make_private(&path)?;
+            let directory = match File::open(&path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed(&path))?,
+            };
+            while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                if error != Errno::WOULDBLOCK {
+                    return Err(unusable(&path, error));
+                }
+                check_time()?;
+                sleep(LOCK_POLL);
+            }
+            // The last agent of a scope removes its directory.
+            if file_id(&path) == directory.metadata().ok().map(id_of) {
+                return Ok(Self {
+                    name,
+                    path,
+                    directory,
+                });
+            }
+        }
+    }
+
+    fn agent_path(&self, alias: &str) -> PathBuf {
+        self.path.join(file_name(alias))
+    }
+
+    /// Generates `agent-<n>` with a hexadecimal number, as a server does, and skips names in use.
+    pub(super) fn generate_name(&self) -> Result<String, ControlError> {
+        let path = self.path.join(NAMES);
+        let text = files::read(&path)?.unwrap_or_default();
+        let given = String::from_utf8_lossy(&text).parse::<u64>();
+        let mut number = given.unwrap_or_default();
+        loop {
+            number = number.wrapping_add(1);
+            let name = format!("agent-{number:x}");
+            if !self.agent_path(&name).exists() {
+                files::write(&path, number.to_string().as_bytes())?;
+                return Ok(name);
+            }
+        }
+    }
+
+    /// Takes an alias: binds its socket, and writes its record. What a crashed owner left is
+    /// removed, and its peers are told.
+    pub(super) fn enter(
+        &self,
+        record: &PeerRecord,
+    ) -> Result<(UnixDatagram, SocketId), ControlError> {
+        let alias = &record.alias;
+        let path = self.agent_path(alias);
+        let socket = path.join(SOCKET);
+        if is_there(&socket) {
+            if !is_certainly_dead(&socket) {
+                return Err(self.taken(alias));
+            }
+            tracing::warn!(
+                alias,
+                "the process that had this alias has ended without leaving; taking it over"
+            );
+            self.tell_peers(alias)?;
+            self.remove(&path)?;
+        }
+        make_private(&path)?;
+        let bound = UnixDatagram::bind(&socket).map_err(|error| match error.kind() {
+            ErrorKind::InvalidInput => unusable(&socket, "the path is too long for a socket"),
+            _ => unusable(&socket, error),
+        })?;
+        let written = bound
+            .set_nonblocking(true)
+            .map_err(failed(&socket))
+            .and_then(|()| write_named(&path.join(AGENT), alias, record));
+        match (written, file_id(&socket)) {
+            (Ok(()), Some(id)) => Ok((bound, id)),
+            (written, _) => {
+                files::remove(&socket)?;
+                written?;
+                Err(unusable(&socket, "it has been removed"))
+            }
+        }
+    }
+
+    fn taken(&self, alias: &str) -> ControlError {
+        let holder = self.agent(&self.agent_path(alias)).ok().flatten();
+        let resource = holder.and_then(|(_, holder)| holder.resource);
+        let pid = resource.and_then(|resource| resource["slime"]["pid"].as_u64());
+        ControlError::AliasTaken {
+            alias: alias.to_owned(),
+            scope: self.name.to_owned(),
+            holder: pid.map_or_else(String::new, |pid| format!("process {pid}")),
+        }
+    }
+
+    /// Returns whether this socket is bound to the alias.
+    pub(super) fn holds(&self, alias: &str, socket: SocketId) -> bool {
+        file_id(&self.agent_path(alias).join(SOCKET)) == Some(socket)
+    }
+
+    /// Removes an agent that leaves, and tells its peers.
+    pub(super) fn leave(&self, alias: &str) -> Result<(), ControlError> {
+        let told = self.tell_peers(alias);
+        self.remove(&self.agent_path(alias))?;
+        self.remove_if_unused()?;
+        told
+    }
+
+    /// Removes the directory of the scope if there are no agents.
+    pub(super) fn remove_if_unused(&self) -> Result<(), ControlError> {
+        let is_own = |path: &PathBuf| path.file_name().is_some_and(is_of_scope);
+        if entries(&self.path)?.iter().all(is_own) {
+            files::remove(&self.path.join(NAMES))?;
+            files::remove(&self.path.join(SWEPT))?;
+            // If something else lies there, the directory stays.
+            let _ = fs::remove_dir(&self.path);
+        }
+        Ok(())
+    }
+
+    /// Removes what crashed agents have left, and mail that nobody has claimed.
+    pub(super) fn sweep(&self) -> Result<(), ControlError> {
+        let swept = self.path.join(SWEPT);
+        if age(&swept).is_some_and(|age| age < SWEEP) {
+            return Ok(());
+        }
+        files::write(&swept, &[])?;
+        for path in self.agents()? {
+            let socket = path.join(SOCKET);
+            let is_left = match is_there(&socket) {
+                true => is_certainly_dead(&socket),
+                false => age(&path.join(MAIL)).is_none_or(|age| age > UNCLAIMED_MAIL),
+            };
+            if is_left {
+                tracing::debug!(path = %path.display(), "removing what an agent has left");
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the directory of an agent, and tells everybody if it has entities. It is moved away
+    /// first, so that no half of one stays if this process is killed.
+    fn remove(&self, path: &Path) -> Result<(), ControlError> {
+        let had_entities = is_there(path) && !entity_files(path)?.is_empty();
+        let gone = self.path.join(GONE);
+        let clear = || match fs::remove_dir_all(&gone) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&gone)(error)),
+            _ => Ok(()),
+        };
+        clear()?;
+        match fs::rename(path, &gone) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(unusable(path, error)),
+            Ok(()) => clear(),
+        }?;
+        match had_entities {
+            true => self.ring_all(),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells the agents that `alias` has declared, and those that have declared it, that it has
+    /// left.
+    fn tell_peers(&self, alias: &str) -> Result<(), ControlError> {
+        let own_path = self.agent_path(alias);
+        let own = topology(&own_path);
+        let own: Vec<_> = own.iter().map(|peer| self.agent_path(peer)).collect();
+        let has_left = MailEvent::Left {
+            peer: alias.to_owned(),
+        };
+        for path in self.agents()? {
+            let are_peers = own.contains(&path) || topology(&path).iter().any(|it| it == alias);
+            if path != own_path
+                && are_peers
+                && let Some((peer, _)) = readable(self.agent(&path))
+            {
+                tracing::debug!(alias, peer, "told a peer that this agent leaves");
+                self.post(&peer, &has_left)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks up an agent that lives.
+    pub(super) fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
+        let record = self.agent(&self.agent_path(alias))?;
+        Ok(record.filter(|(name, _)| name == alias).map(|(_, it)| it))
+    }
+
+    /// The name and the record of the agent at `path`, if it lives.
+    fn agent(&self, path: &Path) -> Result<Option<(String, PeerRecord)>, ControlError> {
+        match is_certainly_dead(&path.join(SOCKET)) {
+            true => Ok(None),
+            false => read_named(&path.join(AGENT)),
+        }
+    }
+
+    /// Removes the records and entities of an agent that are none of these.
+    pub(super) fn remove_others<'n>(
+        &self,
+        alias: &str,
+        records: impl Iterator<Item = &'n String>,
+        entities: impl Iterator<Item = &'n String>,
+    ) -> Result<(), ControlError> {
+        let records = records.map(|name| self.record_path(alias, name));
+        let entities = entities.map(|id| self.entity_path(alias, id));
+        let kept: HashSet<_> = records.chain(entities).collect();
+        for file in entries(&self.agent_path(alias))? {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            let is_published = name.starts_with(RECORD) || name.starts_with(ENTITY);
+            if is_published && !kept.contains(&file) {
+                files::remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the peers that an agent has declared.
+    pub(super) fn declare(&self, alias: &str, peers: &[String]) -> Result<(), ControlError> {
+        let path = self.agent_path(alias).join(TOPOLOGY);
+        match peers {
+            [] => files::remove(&path),
+            peers => write_named(&path, alias, &peers),
+        }
+    }
+
+    /// Writes a record of an agent, or removes it.
+    pub(super) fn publish(
+        &self,
+        alias: &str,
+        name: &str,
+        record: Option<&Value>,
+    ) -> Result<(), ControlError> {
+        let path = self.record_path(alias, name);
+        match record {
+            Some(record) => write_named(&path, name, record),
+            None => files::remove(&path),
+        }
+    }
+
+    /// Looks up a record of an agent that lives.
+    pub(super) fn lookup(&self, alias: &str, name: &str) -> Result<Option<Value>, ControlError> {
+        if is_certainly_dead(&self.agent_path(alias).join(SOCKET)) {
+            return Ok(None);
+        }
+        let found = read_named(&self.record_path(alias, name))?;
+        Ok(found.filter(|(it, _)| it == name).map(|(_, record)| record))
+    }
+
+    fn record_path(&self, alias: &str, name: &str) -> PathBuf {
+        let file = RECORD.to_owned() + &file_name(name);
+        self.agent_path(alias).join(file)
+    }
+
+    /// Writes an entity of an agent, or removes it, and tells everybody.
+    pub(super) fn advertise(
+        &self,
+        alias: &str,
+        id: &str,
+        entity: Option<&Entity>,
+    ) -> Result<(), ControlError> {
+        let path = self.entity_path(alias, id);
+        match entity {
+            Some(entity) => write_named(&path, id, entity),
+            None => files::remove(&path),
+        }?;
+        self.ring_all()
+    }
+
+    fn entity_path(&self, alias: &str, id: &str) -> PathBuf {
+        let file = ENTITY.to_owned() + &file_name(id);
+        self.agent_path(alias).join(file)
+    }
+
+    /// The entities of a kind whose owners live, by id.
+    pub(super) fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        let mut found = Vec::new();
+        for path in self.agents()? {
+            let files = entity_files(&path)?;
+            if files.is_empty() || is_certainly_dead(&path.join(SOCKET)) {
+                continue;
+            }
+            let read = files.iter().filter_map(|file| readable(read_named(file)));
+            found.extend(read.map(|(_, entity): (_, Entity)| entity));
+        }
+        found.retain(|entity| entity.kind == kind);
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
+    }
+
+    /// Adds an event to the mail of an agent, or of a peer that is not up yet.
+    pub(super) fn post(&self, alias: &str, event: &MailEvent) -> Result<(), ControlError> {
+        let path = self.agent_path(alias);
+        let socket = path.join(SOCKET);
+        // Mail is for the next owner of the alias, and the rest of a crashed one is not.
+        if is_there(&socket) && is_certainly_dead(&socket) {
+            self.remove(&path)?;
+        }
+        make_private(&path)?;
+        let mail = path.join(MAIL);
+        // The line break in front ends what a killed process may have left unfinished.
+        let line = serde_json::to_string(event).map(|it| format!("\n{it}\n"));
+        let line = line.map_err(|error| unusable(&mail, error))?;
+        if line.len() > LONGEST / 2 {
+            let reason = format!("mail of {} bytes is too long", line.len());
+            return Err(unusable(&mail, reason));
+        }
+        append(&mail, line.as_bytes())?;
+        ring(&socket);
+        Ok(())
+    }
+
+    /// Takes the mail of an agent out of its file. Lines that are no mail are skipped.
+    pub(super) fn take_mail(&self, alias: &str) -> Result<Vec<MailEvent>, ControlError> {
+        let mail = self.agent_path(alias).join(MAIL);
+        let text = files::read(&mail).or_else(|error| {
+            tracing::warn!(alias, %error, "mail removed that cannot be read");
+            Ok(Some(Vec::new()))
+        })?;
+        let Some(text) = text else {
+            return Ok(Vec::new());
+        };
+        files::remove(&mail)?;
+        let lines = text.split(|byte| *byte == b'\n');
+        let events = lines.filter(|line| !line.is_empty()).filter_map(|line| {
+            let event = serde_json::from_slice(line);
+            event
+                .inspect_err(|error| tracing::warn!(alias, %error, "malformed mail skipped"))
+                .ok()
+        });
+        Ok(events.collect())
+    }
+
+    /// The directories of agents.
+    fn agents(&self) -> Result<Vec<PathBuf>, ControlError> {
+        let mut paths = entries(&self.path)?;
+        paths.retain(|path| {
+            let is_agent = path.file_name().is_some_and(|name| !is_of_scope(name));
+            is_agent && fs::symlink_metadata(path).is_ok_and(|it| it.is_dir())
+        });
+        Ok(paths)
+    }
+
+    /// Tells an agent to look.
+    pub(super) fn ring(&self, alias: &str) {
+        ring(&self.agent_path(alias).join(SOCKET));
+    }
+
+    /// Tells all agents to look again.
+    fn ring_all(&self) -> Result<(), ControlError> {
+        for path in self.agents()? {
+            ring(&path.join(SOCKET));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for LockedScope<'_> {
+    fn drop(&mut self) {
+        // A child that is just being started may have the same open directory for a while.
+        let _ = flock(&self.directory, FlockOperation::Unlock);
+    }
+}
+
+/// The peers that the agent at `path` has declared.
+fn topology(path: &Path) -> Vec<String> {
+    let read = readable(read_named(&path.join(TOPOLOGY)));
+    read.map(|(_, peers)| peers).unwrap_or_default()
+}
+
+/// The files of the entities of the agent at `path`.
+fn entity_files(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
+    let mut files = entries(path)?;
+    files.retain(|path| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().starts_with(ENTITY)
+    });
+    Ok(files)
+}
+
+/// What was read, without what cannot be.
+fn readable<T>(read: Result<Option<T>, ControlError>) -> Option<T> {
+    read.unwrap_or_else(|error| {
+        tracing::warn!(%error, "skipped");
+        None
+    })
+}
+
+fn is_of_scope(name: &std::ffi::OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b".")
+}
+
+fn entries(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
+    let listed = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let listed = listed.map_err(failed(path))?;
+    Ok(listed.iter().map(fs::DirEntry::path).collect())
+}
+
+fn file_id(path: &Path) -> Option<SocketId> {
+    fs::symlink_metadata(path).ok().map(id_of)
+}
+
+fn id_of(found: fs::Metadata) -> SocketId {
+    (found.dev(), found.ino())
+}
+
+fn is_there(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
+/// How long ago a file was written; `None` if there is none.
+fn age(path: &Path) -> Option<Duration> {
+    let written = fs::symlink_metadata(path).ok()?.modified().ok()?;
+    // A file of the future, by a clock that was set back, is a new one.
+    Some(
+        SystemTime::now()
+            .duration_since(written)
+            .unwrap_or_default(),
+    )
+}
+
+/// Returns whether no process has bound this socket. False if this process cannot tell.
+fn is_certainly_dead(socket: &Path) -> bool {
+    use ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    let connected = UnixDatagram::unbound().and_then(|it| it.connect(socket));
+    connected
+        .is_err_and(|error| matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory))
+}
+
+/// Tells the agent at `socket` to look again. If its socket is full, it has not yet read an earlier
+/// message that says so.
+fn ring(socket: &Path) {
+    if let Ok(from) = UnixDatagram::unbound()
+        && from.set_nonblocking(true).is_ok()
+    {
+        let _ = from.send_to(&[], socket);
+    }
+}
+
+/// Appends to the mail in a file, and drops the older half if it becomes too long.
+fn append(mail: &Path, line: &[u8]) -> Result<(), ControlError> {
+    let open = || files::open(mail, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE);
+    let mut file = open().map_err(failed(mail))?;
+    let mut length = file.metadata().map_err(failed(mail))?.len();
+    if length > (LONGEST - line.len()) as u64 {
+        tracing::warn!(mail = %mail.display(), "nobody reads this mail: the older half is dropped");
+        let text = files::read(mail).ok().flatten().unwrap_or_default();
+        let newer = &text[text.len() / 2..];
+        let begin = newer.iter().position(|byte| *byte == b'\n');
+        files::write(mail, &newer[begin.unwrap_or(newer.len())..])?;
+        file = open().map_err(failed(mail))?;
+        length = file.metadata().map_err(failed(mail))?.len();
+    }
+    file.write_all(line).map_err(|error| {
+        // Half of a line is of no use, and takes the place that is missing.
+        let _ = file.set_len(length);
+        unusable(mail, error)
+    })
+}
