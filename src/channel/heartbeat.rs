@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::send_queue::{SendQueue, SendTicket};
+use super::send_queue::SendQueue;
 use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
     Completion, CompletionEvents, CompletionQueue, Device, FabricError, Opcode, Operation, Payload,
@@ -190,23 +190,23 @@ impl Heartbeat {
     /// # Errors
     /// The device refuses.
     pub fn send_heartbeat(&mut self) -> Result<(), LossCause> {
-        let ticket = match self.is_proven() {
+        let retires = match self.is_proven() {
             true => self.queue.admit(),
             false => self.queue.admit_signalled(),
         };
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
-            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), ticket, false);
+            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), retires, false);
         }
-        self.send(Operation::Write, ticket, false)
+        self.send(Operation::Write, retires, false)
     }
 
     /// Sends a goodbye. It is lost if this end is dropped before it [has
     /// arrived](Self::has_arrived).
     pub fn leave(&mut self) {
-        let ticket = self.queue.admit_signalled();
+        let retires = self.queue.admit_signalled();
         // If the connection is gone, the peer has noticed.
-        let _ = self.send(Operation::WriteWithImm(LEAVING), ticket, true);
+        let _ = self.send(Operation::WriteWithImm(LEAVING), retires, true);
     }
 
     /// Returns whether the goodbye has arrived, or never will. It waits for a peer whose end is not
@@ -218,18 +218,18 @@ impl Heartbeat {
     fn send(
         &mut self,
         operation: Operation,
-        ticket: Option<SendTicket>,
+        retires: Option<u32>,
         solicited: bool,
     ) -> Result<(), LossCause> {
-        let Some(ticket) = ticket else {
+        let Some(retires) = retires else {
             return Ok(()); // What was sent has yet to arrive, or to fail.
         };
         let posted = self.qp.post_send(&SendRequest {
-            wr_id: ticket.retires.into(),
+            wr_id: retires.into(),
             operation,
             local: Payload::Inline(&[]),
             remote: RemoteSlice::default(),
-            signalled: ticket.retires > 0,
+            signalled: retires > 0,
             solicited,
         });
         posted.map_err(failed)

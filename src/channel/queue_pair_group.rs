@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::lend::{RemoteRing, Ring, SlotToken};
-use super::send_queue::{SendQueue, SendTicket};
+use super::send_queue::SendQueue;
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
 use crate::fabric::{
@@ -226,12 +226,12 @@ impl QueuePairGroup {
         }
         let stripe = message.bytes.len().div_ceil(self.queue_pairs.len().max(1));
         for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            let Some(ticket) = queue_pair.queue.admit() else {
+            let Some(retires) = queue_pair.queue.admit() else {
                 continue; // There is room, as has just been seen.
             };
             let begin = (at * stripe).min(message.bytes.len());
             let bytes = &message.bytes[begin..(begin + stripe).min(message.bytes.len())];
-            let id = send_id(self.owner, at, ticket);
+            let id = send_id(self.owner, at, retires);
             queue_pair.post_stripe(id, self.inline, message, begin, bytes)?;
         }
         Ok(true)
@@ -259,14 +259,14 @@ impl QueuePairGroup {
     fn write_nothing(
         &mut self,
         to: RemoteSlice,
-        admit: impl Fn(&mut SendQueue) -> Option<SendTicket>,
+        admit: impl Fn(&mut SendQueue) -> Option<u32>,
     ) -> Result<(), FabricError> {
         for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            let Some(ticket) = admit(&mut queue_pair.queue) else {
+            let Some(retires) = admit(&mut queue_pair.queue) else {
                 continue;
             };
             queue_pair.qp.post_send(&SendRequest {
-                wr_id: send_id(self.owner, at, ticket).to_bits(),
+                wr_id: send_id(self.owner, at, retires).to_bits(),
                 operation: Operation::Write,
                 local: Payload::Inline(&[]),
                 remote: to,
@@ -381,12 +381,12 @@ fn receive_id(owner: u64, queue_pair: usize) -> u64 {
 
 /// The `wr_id` of what a queue pair sends.
 #[inline]
-fn send_id(owner: u64, queue_pair: usize, ticket: SendTicket) -> WorkId {
+fn send_id(owner: u64, queue_pair: usize, retires: u32) -> WorkId {
     WorkId {
         receive: false,
         owner,
         queue_pair,
-        retires: ticket.retires,
+        retires,
     }
 }
 

@@ -3,19 +3,13 @@
 /// Counts the work requests in a send queue and decides which ones are signalled.
 ///
 /// A place in the queue is free again only after a completion, and an unsignalled request has none:
-/// the next signalled one retires it. At least every half queue is signalled.
+/// the next signalled one retires it. At least every half queue is signalled. Each place comes with
+/// the number of requests that its completion retires; 0 if it is not signalled.
 #[derive(Debug)]
 pub(crate) struct SendQueue {
     depth: u32,
     outstanding: u32,
     unsignalled: u32,
-}
-
-/// What the completion of a send retires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SendTicket {
-    /// Number of requests that it retires; 0 if it is not signalled.
-    pub(crate) retires: u32,
 }
 
 impl SendQueue {
@@ -34,23 +28,21 @@ impl SendQueue {
 
     /// Takes a place; `None` if there is none until completions are polled.
     #[inline]
-    pub(crate) fn admit(&mut self) -> Option<SendTicket> {
+    pub(crate) fn admit(&mut self) -> Option<u32> {
         if !self.has_room() {
             return None;
         }
         self.outstanding += 1;
         self.unsignalled += 1;
         if self.unsignalled * 2 < self.depth {
-            return Some(SendTicket { retires: 0 });
+            return Some(0);
         }
-        Some(SendTicket {
-            retires: std::mem::take(&mut self.unsignalled),
-        })
+        Some(std::mem::take(&mut self.unsignalled))
     }
 
     /// Takes a place for a request whose completion retires everything before it. `None` if that is
     /// not needed, because everything under way is signalled, or if there is no place.
-    pub(crate) fn admit_last(&mut self) -> Option<SendTicket> {
+    pub(crate) fn admit_last(&mut self) -> Option<u32> {
         if self.unsignalled == 0 {
             return None;
         }
@@ -59,7 +51,7 @@ impl SendQueue {
 
     /// Takes a place for a request whose completion retires everything before it, if nothing is
     /// under way.
-    pub(crate) fn admit_probe(&mut self) -> Option<SendTicket> {
+    pub(crate) fn admit_probe(&mut self) -> Option<u32> {
         if self.outstanding > self.unsignalled {
             return None; // What is signalled will tell.
         }
@@ -68,13 +60,12 @@ impl SendQueue {
 
     /// Takes a place for a request whose completion retires everything before it; `None` if there
     /// is none until completions are polled.
-    pub(crate) fn admit_signalled(&mut self) -> Option<SendTicket> {
+    pub(crate) fn admit_signalled(&mut self) -> Option<u32> {
         if !self.has_room() {
             return None;
         }
         self.outstanding += 1;
-        let retires = std::mem::take(&mut self.unsignalled) + 1;
-        Some(SendTicket { retires })
+        Some(std::mem::take(&mut self.unsignalled) + 1)
     }
 
     /// Returns whether nothing is under way.
@@ -99,9 +90,9 @@ mod tests {
             let mut queue = SendQueue::new(depth);
             let mut retired = 0;
             for posted in 1..=1000_u32 {
-                let ticket = queue.admit().expect("a signal came in time");
-                retired += ticket.retires;
-                queue.retire(ticket.retires);
+                let retires = queue.admit().expect("a signal came in time");
+                retired += retires;
+                queue.retire(retires);
                 assert!((posted - retired) * 2 < depth.max(2));
             }
             assert_eq!(queue.outstanding, 1000 - retired);
@@ -111,12 +102,9 @@ mod tests {
     #[test]
     fn a_full_queue_admits_nothing() {
         let mut queue = SendQueue::new(4);
-        let tickets: Vec<_> = std::iter::from_fn(|| queue.admit()).collect();
-        assert_eq!(
-            tickets.iter().map(|t| t.retires).collect::<Vec<_>>(),
-            [0, 2, 0, 2]
-        );
-        queue.retire(tickets[1].retires);
+        let retires: Vec<_> = std::iter::from_fn(|| queue.admit()).collect();
+        assert_eq!(retires, [0, 2, 0, 2]);
+        queue.retire(retires[1]);
         assert!(queue.has_room());
     }
 }

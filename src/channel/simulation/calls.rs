@@ -129,7 +129,7 @@ impl World {
             if up.unsent.is_empty() {
                 return;
             }
-            let Some(ticket) = up.sends.admit() else {
+            let Some(retires) = up.sends.admit() else {
                 return;
             };
             let port = up.port;
@@ -138,9 +138,9 @@ impl World {
                 receive: false,
                 owner,
                 queue_pair: 0,
-                retires: ticket.retires,
+                retires,
             };
-            self.fly(port, imm, content, (ticket.retires > 0).then_some(work));
+            self.fly(port, imm, content, (retires > 0).then_some(work));
         }
     }
 
