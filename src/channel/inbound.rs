@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::responder::{PreparedReply, SlotRequest};
+use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::{ItemSink, StreamCredit};
 use super::{MemoryError, PooledBuffer, Profile};
@@ -99,10 +99,25 @@ impl Inbound {
         self.channel.closed().is_none()
     }
 
-    /// When the caller stops waiting for the answer, if it said so.
+    /// Notes that the request waits for its handler. Its deadline, if its caller set one, counts
+    /// from the first such call; a request that is handled as it arrives needs no look at the
+    /// clock.
     #[inline]
-    pub fn expires(&self) -> Option<Instant> {
-        self.request().expires
+    pub fn begin_to_wait(&mut self, now: impl FnOnce() -> Instant) {
+        self.request_mut().1.begin_to_wait(now);
+    }
+
+    /// Returns whether its deadline has passed while it [waited](Self::begin_to_wait). Looks at the
+    /// clock only if it has waited and has a deadline.
+    #[inline]
+    pub fn is_expired(&self) -> bool {
+        self.request().is_expired(Instant::now)
+    }
+
+    /// How long the caller waits for the answer from when it sent the request, if it said so.
+    pub fn allowed(&self) -> Option<Duration> {
+        let allowed = self.request().allowed_us;
+        (allowed != FOREVER).then(|| Duration::from_micros(allowed))
     }
 
     /// The id of this request.

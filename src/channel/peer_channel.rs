@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
@@ -122,8 +121,6 @@ impl PeerChannel {
         deliveries: &mut VecDeque<Delivery>,
     ) -> Result<(), LossCause> {
         let mut unusual = Vec::new();
-        // One look at the clock for all of them.
-        let mut now = None;
         let mut core = self.lock();
         core.open()?;
         core.left_out = 0;
@@ -132,7 +129,7 @@ impl PeerChannel {
             let Some(imm) = queue_pairs.and_then(|queue_pairs| queue_pairs.receive(id, imm)) else {
                 continue;
             };
-            match self.take_in(&mut core, self.profile.immediate(imm), &mut now) {
+            match self.take_in(&mut core, self.profile.immediate(imm)) {
                 Arrival::Request(request) => {
                     deliveries.push_back(Delivery::Request(self.inbound(request)));
                 }
@@ -154,20 +151,24 @@ impl PeerChannel {
 
     /// Handles one immediate.
     #[inline]
-    fn take_in(
-        &self,
-        core: &mut PeerChannelState,
-        imm: Immediate,
-        now: &mut Option<Instant>,
-    ) -> Arrival {
+    fn take_in(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
         // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
         let arrived = arrived.filter(|_| imm.signal == Signal::Message);
         let bytes = arrived.map(|arrived| self.requests.bytes(arrived));
         let fixed = bytes.and_then(|bytes| self.profile.decode_fixed(bytes).ok());
-        match fixed {
-            Some(fixed) if fixed.is_extended => self.take_in_extended(core, imm, fixed, now),
-            fixed => self.accept(core, imm, fixed.map(FixedHeader::plain)),
+        match (fixed, bytes) {
+            (Some(fixed), Some(bytes)) if fixed.is_extended => match fixed.with_deadline(bytes) {
+                Some((deadline_us, header, payload)) => {
+                    let mut arrival = self.accept(core, imm, Some((header, payload)));
+                    if let Arrival::Request(request) = &mut arrival {
+                        request.allowed_us = deadline_us;
+                    }
+                    arrival
+                }
+                None => self.take_in_extended(core, imm, fixed),
+            },
+            (fixed, _) => self.accept(core, imm, fixed.map(FixedHeader::plain)),
         }
     }
 
@@ -192,13 +193,12 @@ impl PeerChannel {
     }
 
     /// Handles a message with an extension.
-    #[inline(never)]
+    #[cold]
     fn take_in_extended(
         &self,
         core: &mut PeerChannelState,
         imm: Immediate,
         fixed: FixedHeader,
-        now: &mut Option<Instant>,
     ) -> Arrival {
         let arrived = core.responder.arrived(imm.slot);
         let read = arrived.and_then(|arrived| fixed.extension(self.requests.bytes(arrived)).ok());
@@ -206,8 +206,7 @@ impl PeerChannel {
         let message = payload.map(|payload| (fixed.plain().0, payload));
         match (self.accept(core, imm, message), extension) {
             (Arrival::Request(request), Some(extension)) => {
-                let now = || *now.get_or_insert_with(Instant::now);
-                core.responder.extended(request, &extension, now)
+                core.responder.extended(request, &extension)
             }
             (arrival, _) => arrival,
         }

@@ -14,6 +14,8 @@ const OUTSIDE: u16 = 0b1110;
 const NEXT: u16 = 1 << 4;
 const END: u16 = 1 << 5;
 const MAX_LEN: usize = FIXED + 16 * 8;
+/// The first word of a block that has a deadline and nothing else.
+const DEADLINE_ALONE: u64 = FIXED as u64 + 8 | (DEADLINE as u64) << 16;
 
 /// The fields that a native message carries beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -96,6 +98,18 @@ impl Extension {
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
     #[inline]
     pub(super) fn encode(&self, into: &mut [u8]) {
+        if let (Some(deadline), None, None) = (self.deadline_us, self.outside, self.stream)
+            && let Some(block) = into.first_chunk_mut::<16>()
+        {
+            let bits = u128::from(DEADLINE_ALONE) | u128::from(deadline) << 64;
+            *block = bits.to_le_bytes();
+            return;
+        }
+        self.encode_slow(into);
+    }
+
+    #[cold]
+    fn encode_slow(&self, into: &mut [u8]) {
         let fields = self.fields();
         let len = FIXED + 8 * fields.count_ones() as usize;
         let mut words = into.chunks_exact_mut(8);
@@ -116,6 +130,15 @@ impl Extension {
         if let Some(part) = self.stream {
             put(part.field().1);
         }
+    }
+
+    /// Reads the block at the beginning of `bytes`, if it has a deadline and nothing else. Returns
+    /// the deadline and the length of the block.
+    #[inline]
+    pub(super) fn decode_deadline(bytes: &[u8]) -> Option<(u64, usize)> {
+        // Read once: a peer may change it meanwhile.
+        let bits = u128::from_le_bytes(*bytes.first_chunk::<16>()?);
+        (bits as u64 == DEADLINE_ALONE).then_some(((bits >> 64) as u64, 16))
     }
 
     /// Reads a block at the beginning of `bytes`, and returns its length, too.
@@ -184,6 +207,30 @@ mod tests {
             ..Extension::default()
         };
         assert_eq!(Extension::decode(&block), Ok((deadline, 24)));
+    }
+
+    #[test]
+    fn a_deadline_alone_is_written_and_read_as_any_block() {
+        for deadline in [0, 1, u64::MAX] {
+            let alone = Extension {
+                deadline_us: Some(deadline),
+                ..Extension::default()
+            };
+            let (mut block, mut general) = ([1; 16], [2; 16]);
+            alone.encode(&mut block);
+            alone.encode_slow(&mut general);
+            assert_eq!(block, general);
+            assert_eq!(Extension::decode_deadline(&block), Some((deadline, 16)));
+            assert_eq!(Extension::decode(&block), Ok((alone, 16)));
+        }
+        // Longer, with another field, and cut off.
+        let mut block = [0; 24];
+        block[..3].copy_from_slice(&[24, 0, 1]);
+        assert_eq!(Extension::decode_deadline(&block), None);
+        block[..3].copy_from_slice(&[16, 0, 1 | NEXT as u8]);
+        assert_eq!(Extension::decode_deadline(&block), None);
+        block[..3].copy_from_slice(&[16, 0, 1]);
+        assert_eq!(Extension::decode_deadline(&block[..15]), None);
     }
 
     #[test]

@@ -240,6 +240,17 @@ impl FixedHeader {
         (header, payload)
     }
 
+    /// The message in `slot`, if its extension is a deadline and nothing else: that, in
+    /// microseconds, the header without it, and the range of the payload.
+    #[inline]
+    pub(crate) fn with_deadline(self, slot: &[u8]) -> Option<(u64, Header, Range<usize>)> {
+        let (mut header, mut payload) = self.plain();
+        let (deadline_us, len) = Extension::decode_deadline(&slot[payload.clone()])?;
+        payload.start += len;
+        header.payload_len = payload.len() as u32;
+        Some((deadline_us, header, payload))
+    }
+
     /// The extension of the message in `slot`, and the range of the payload.
     #[inline(always)]
     pub(crate) fn extension(

@@ -335,6 +335,18 @@ async fn deadlines_and_cancels_hold_while_a_restart_waits() {
 }
 
 #[actix::test]
+async fn a_request_that_waits_alone_for_a_restart_is_not_run_once_it_has_expired() {
+    let plant = plant(after(millis(1_000))).await;
+    plant.breaks().await;
+    // No cancel comes, and nothing arrives behind it before it has expired.
+    std::mem::forget(plant.unit.with_timeout(millis(50)).count(1));
+    sleep(millis(300)).await;
+    assert_eq!(plant.unit.count(2).await, Ok(1));
+    let run: Vec<u64> = plant.log.run.lock().unwrap().keys().copied().collect();
+    assert_eq!(run, [2]);
+}
+
+#[actix::test]
 async fn restarts_wait_longer_each_time() {
     let backoff = Backoff {
         first: millis(40),

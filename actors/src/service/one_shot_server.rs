@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
-use std::time::Instant;
 
 use slimerpc::channel::Delivery;
 use slimerpc::wire::Fault;
@@ -65,9 +64,7 @@ impl OneShotServer {
                 self.take(delivery);
             }
             match self.queue.pop_front() {
-                Some(request) if request.expires().is_some_and(|at| at <= Instant::now()) => {
-                    request.fail(Fault::Expired);
-                }
+                Some(request) if request.is_expired() => request.fail(Fault::Expired),
                 Some(request) => return Some(request),
                 None => {
                     let delivery = self.arrived.recv().await?;

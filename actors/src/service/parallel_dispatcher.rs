@@ -16,6 +16,7 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::task::Context;
+use std::time::Instant;
 
 use slimerpc::channel::{Delivery, LossCause, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -56,7 +57,9 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> ParallelDispatcher<S, A> {
 }
 
 impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for ParallelDispatcher<S, A> {
-    fn handle(&mut self, request: Request) -> Dispatch<'static> {
+    fn handle(&mut self, mut request: Request) -> Dispatch<'static> {
+        // For a thread of the pool, or for the service.
+        request.begin_to_wait(Instant::now);
         let method = request.method() as usize;
         match &mut self.pool {
             Some(pool) if S::PARALLEL.get(method) == Some(&true) => {

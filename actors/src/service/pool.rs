@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Context;
 use std::thread;
-use std::time::Instant;
 
 use futures_util::task::AtomicWaker;
 use slimerpc::channel::RequestId;
@@ -115,7 +114,7 @@ impl<T: Clone> Pool<T> {
             let Some(request) = request.take() else {
                 return;
             };
-            if request.expires().is_some_and(|at| at <= Instant::now()) {
+            if request.is_expired() {
                 return request.fail(Fault::Expired);
             }
             let service = request.service().to_owned();

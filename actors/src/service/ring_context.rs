@@ -246,8 +246,19 @@ impl Rings {
     /// Handles what has arrived behind the requests that were `known`.
     #[inline]
     fn look_at<H: RequestHandler>(&mut self, known: usize, handler: &mut H) {
-        let is_request = |delivery: &Delivery| matches!(delivery, Delivery::Request(_));
-        let is_plain = self.queue.range(known..).all(is_request);
+        // One look at the clock for all of them, and none for a request that is handled at once.
+        let mut now = None;
+        let is_at_once = self.queue.len() == 1 && self.running.is_none();
+        let mut is_plain = true;
+        for delivery in self.queue.range_mut(known..) {
+            match delivery {
+                Delivery::Request(_) if is_at_once => {}
+                Delivery::Request(request) => {
+                    request.begin_to_wait(|| *now.get_or_insert_with(Instant::now));
+                }
+                Delivery::Cancel(_) | Delivery::Lost { .. } => is_plain = false,
+            }
+        }
         if !is_plain || !self.ending.takes_requests() {
             self.sort_out(known, handler);
         }
@@ -355,7 +366,7 @@ impl Rings {
             };
             *left -= 1;
             ran = true;
-            if request.expires().is_some_and(|at| at <= Instant::now()) {
+            if request.is_expired() {
                 request.fail(Fault::Expired);
                 continue;
             }
@@ -510,6 +521,10 @@ impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
         let this = self.get_mut();
         this.apply(instance, context);
         this.poll_rings(&mut instance.handler, task);
+        // It was to be handled at once, and was not.
+        if let Some(Delivery::Request(request)) = this.queue.front_mut() {
+            request.begin_to_wait(Instant::now);
+        }
         Poll::Pending
     }
 }

@@ -13,6 +13,9 @@ use crate::wire::{
     Extension, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
 };
 
+/// The time allowed for a request without a deadline, in microseconds.
+pub(crate) const FOREVER: u64 = u64::MAX;
+
 /// Most streams that one caller may have open.
 const MAX_STREAMS: usize = 1024;
 
@@ -53,8 +56,11 @@ pub(crate) struct SlotRequest {
     pub(crate) request_id: u64,
     pub(crate) method: u32,
     payload: (u32, u32),
-    /// When its caller stops waiting.
-    pub(crate) expires: Option<Instant>,
+    /// How long its caller waits, in microseconds from when the request was sent; [`FOREVER`] if
+    /// it did not say.
+    pub(crate) allowed_us: u64,
+    /// When its caller stops waiting, once the request itself has begun to wait.
+    expires: Option<Instant>,
     /// `None` for a plain call.
     pub(crate) rare: Option<Box<Rare>>,
 }
@@ -132,6 +138,23 @@ impl SlotRequest {
     pub(crate) fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }
+
+    /// Notes that the request waits, from `now` on at the latest: its deadline counts from here.
+    /// The time in flight is not known, so a request may live a little longer here than at its
+    /// caller.
+    #[inline]
+    pub(crate) fn begin_to_wait(&mut self, now: impl FnOnce() -> Instant) {
+        if self.allowed_us != FOREVER && self.expires.is_none() {
+            // A deadline beyond the end of time is none.
+            self.expires = now().checked_add(Duration::from_micros(self.allowed_us));
+        }
+    }
+
+    /// Returns whether its caller has stopped waiting at `now`.
+    #[inline]
+    pub(crate) fn is_expired(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.allowed_us == 0 || self.expires.is_some_and(|at| at <= now())
+    }
 }
 
 impl Responder {
@@ -146,6 +169,7 @@ impl Responder {
                 request_id: 0,
                 method: 0,
                 payload: (0, 0),
+                allowed_us: FOREVER,
                 expires: None,
                 rare: None,
             })),
@@ -204,6 +228,7 @@ impl Responder {
                 request.request_id = header.request_id;
                 request.method = header.method;
                 request.payload = (payload.start as u32, payload.end as u32);
+                request.allowed_us = FOREVER;
                 request.expires = None;
                 Arrival::Request(request)
             }
@@ -226,17 +251,13 @@ impl Responder {
         }
     }
 
-    /// Classifies a request that was received with an `extension`, at `now`.
+    /// Classifies a request that was received with an `extension`.
     pub(crate) fn extended(
         &mut self,
         mut request: Box<SlotRequest>,
         extension: &Extension,
-        now: impl FnOnce() -> Instant,
     ) -> Arrival {
-        // The time in flight is not known, so a request may live a little longer here than at its
-        // caller.
-        let allowed = extension.deadline_us.map(Duration::from_micros);
-        request.expires = allowed.and_then(|allowed| now().checked_add(allowed));
+        request.allowed_us = extension.deadline_us.unwrap_or(FOREVER);
         match extension.stream {
             None => {}
             Some(StreamPart::Next(stream)) => {

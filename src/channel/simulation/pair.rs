@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::channel::core::caller::{
     CallId, CallState, Caller, Prepared, PreparedPayload, Received,
 };
-use crate::channel::core::responder::{Arrival, PreparedReply, Responder, SlotRequest};
+use crate::channel::core::responder::{Arrival, FOREVER, PreparedReply, Responder, SlotRequest};
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, Violation};
@@ -272,8 +272,8 @@ impl World {
 
     /// Takes in a request that carries an `extension`.
     fn take_extended(&mut self, request: Box<SlotRequest>, extension: &Extension) {
-        let (id, now) = (request.request_id, self.now);
-        let request = match self.responder.extended(request, extension, || now) {
+        let id = request.request_id;
+        let request = match self.responder.extended(request, extension) {
             Arrival::Request(request) => {
                 let opens = extension.stream == Some(StreamPart::Open);
                 let credit = request.rare.as_ref().map(|rare| &rare.stream_credit);
@@ -300,8 +300,7 @@ impl World {
             }
             other => panic!("SLOT-1: a correct caller caused {other:?}"),
         };
-        let allowed = extension.deadline_us.map(Duration::from_micros);
-        assert_eq!(request.expires, allowed.map(|allowed| now + allowed));
+        assert_eq!(request.allowed_us, extension.deadline_us.unwrap_or(FOREVER));
         self.handling.push(request);
     }
 
