@@ -4,9 +4,8 @@
 //!     cargo bench --bench large [-- --mib 16,256 --connections 100]
 //!     cargo bench --features verbs --bench large -- --device rxe0 --mib 16 --connections 8
 //!
-//! The parent process measures; it starts a second one of itself as the peer, and a NanoCtrl server
-//! for the agents to find each other, which needs `redis-server` (or a Redis on port 6379). Agents
-//! are as they are by default.
+//! The parent process measures; it starts a second one of itself as the peer. Agents are as they
+//! are by default.
 
 #[macro_use]
 mod support;
@@ -23,7 +22,7 @@ use slimerpc_actors::{Builder, PeerAgent, Polling, Proxy, RpcError, service};
 use tokio::runtime::Runtime;
 
 use support::footprint::{Footprint, allow_many_files};
-use support::{Figures, NanoCtrl, Peer, Result, ended, pretty};
+use support::{Figures, HOST, Peer, Result, ended, pretty};
 
 /// Bytes of a small call.
 const SMALL: usize = 64;
@@ -93,18 +92,18 @@ impl Echo {
     }
 }
 
-fn agent(args: &Args, role: &str, url: &str) -> Builder {
+fn agent(args: &Args, role: &str, control: &str) -> Builder {
     PeerAgent::builder()
-        .nanoctrl(url)
+        .control(control)
         .device(&args.device)
         .alias(format!("{role}:{}", std::process::id()))
         .polling(Polling::default().busy_poll(Duration::from_micros(args.busy_poll)))
 }
 
 /// The other process: serves until we say something, or end.
-fn peer(args: &Args, url: &str) -> Result<()> {
+fn peer(args: &Args, control: &str) -> Result<()> {
     actix::System::new().block_on(async {
-        let agent = agent(args, "peer", url).start().await?;
+        let agent = agent(args, "peer", control).start().await?;
         let _serving = agent.serve(Echo).await?;
         let _beside = agent.serve(Echo).named(SECOND).await?;
         println!("{}", agent.alias());
@@ -228,13 +227,13 @@ fn beside(args: &Args, echo: &Proxy<Echo>, load: &Load) -> Result<(Figures, usiz
 
 /// What connections take that do nothing: each of an agent of its own here, with the one service
 /// there.
-fn idle(args: &Args, runtime: &Runtime, url: &str, echo: &Proxy<Echo>) -> Result<()> {
+fn idle(args: &Args, runtime: &Runtime, echo: &Proxy<Echo>) -> Result<()> {
     let count = args.connections;
     let before = [Footprint::of_this_process()?, echo.takes().wait()?];
     let (mut agents, mut proxies) = (Vec::new(), Vec::new());
     for number in 1..=count {
         eprint!("\rconnection {number}     ");
-        let agent = agent(args, &format!("idle-{number}"), url);
+        let agent = agent(args, &format!("idle-{number}"), HOST);
         let agent = runtime.block_on(agent.start())?;
         proxies.push(runtime.block_on(agent.proxy::<Echo>(echo.peer()))?);
         agents.push(agent);
@@ -279,19 +278,18 @@ fn idle(args: &Args, runtime: &Runtime, url: &str, echo: &Proxy<Echo>) -> Result
 
 fn run(args: &Args) -> Result<()> {
     allow_many_files()?;
-    let nanoctrl = NanoCtrl::start()?;
     let busy_poll = args.busy_poll.to_string();
     let options = ["--device", &args.device, "--busy-poll", &busy_poll];
-    let mut peer = Peer::start(&nanoctrl.url, &options)?;
+    let mut peer = Peer::start(HOST, &options)?;
     let of = peer.line()?;
     // The agents live on threads of the library's, this one only waits for replies.
     let runtime = Runtime::new()?;
-    let driver = runtime.block_on(agent(args, "driver", &nanoctrl.url).start())?;
+    let driver = runtime.block_on(agent(args, "driver", HOST).start())?;
     let echo = runtime.block_on(driver.proxy::<Echo>(&of))?;
     let second = runtime.block_on(driver.proxy_named::<Echo>(&of, SECOND))?;
 
     if args.connections > 0 {
-        idle(args, &runtime, &nanoctrl.url, &echo)?;
+        idle(args, &runtime, &echo)?;
     }
     println!(
         "\r\n{:>8}  {:<22} {:>6} {:>10} {:>10} {:>7}",
@@ -306,16 +304,15 @@ fn run(args: &Args) -> Result<()> {
     }
     runtime.block_on(driver.shutdown())?;
     drop(peer);
-    nanoctrl.stop();
     Ok(())
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     ended(match &args.peer_of {
-        Some(url) => allow_many_files()
+        Some(control) => allow_many_files()
             .map_err(Into::into)
-            .and_then(|()| peer(&args, url)),
+            .and_then(|()| peer(&args, control)),
         None => run(&args),
     })
 }

@@ -30,7 +30,7 @@ use slimerpc_actors::{Limits, PeerAgent, Polling, Proxy, Timeouts, service};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use support::{NanoCtrl, Peer, Result, ended};
+use support::{HOST, Peer, Result, ended};
 
 const WORKER: &str = "bench-worker";
 const DRIVER: &str = "bench-driver";
@@ -52,11 +52,11 @@ const FOREVER: Duration = Duration::from_secs(86_400);
     about = "Raw echoes of 1 KB to 16 MB between a worker and a driver, as DLSlime measures its own"
 )]
 struct Args {
-    /// Which side to be [default: both, in two processes, with a NanoCtrl server for them]
+    /// Which side to be [default: both, in two processes of this host]
     #[arg(long)]
     role: Option<Role>,
-    /// URL of the NanoCtrl (or dlslime-ctrl) server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:3000")]
+    /// URL of the NanoCtrl (or dlslime-ctrl) server, or `host` for processes of this host
+    #[arg(long, value_name = "URL|host", default_value = "http://127.0.0.1:3000")]
     ctrl: String,
     /// Isolates jobs that share a server; equal on both sides
     #[arg(long, default_value = "rpc-bench")]
@@ -138,9 +138,9 @@ impl Args {
         Ok(sizes.take_while(|size| *size <= largest).collect())
     }
 
-    async fn agent(&self, alias: &str, url: &str) -> Result<PeerAgent> {
+    async fn agent(&self, alias: &str, control: &str) -> Result<PeerAgent> {
         let mut agent = PeerAgent::builder()
-            .nanoctrl(url)
+            .control(control)
             .alias(alias)
             .scope(&self.scope)
             .limits(
@@ -196,10 +196,10 @@ fn label(size: usize) -> String {
 /// Serves until `over`.
 async fn work(
     args: &Args,
-    url: &str,
+    control: &str,
     over: impl Future<Output = std::io::Result<()>>,
 ) -> Result<()> {
-    let agent = args.agent(WORKER, url).await?;
+    let agent = args.agent(WORKER, control).await?;
     agent.serve(EchoService).await?;
     println!("{WORKER} serves; --role driver measures");
     let connecting = async {
@@ -230,12 +230,12 @@ async fn released() -> std::io::Result<()> {
     reading.await.map_err(std::io::Error::other)?.map(drop)
 }
 
-fn drive(args: &Args, url: &str) -> Result<()> {
+fn drive(args: &Args, control: &str) -> Result<()> {
     let sizes = args.sizes()?;
     let out = args.out.as_deref().map(create).transpose()?;
     // The agent lives on threads of the library's, this one only waits for replies.
     let runtime = Runtime::new()?;
-    let agent = runtime.block_on(args.agent(DRIVER, url))?;
+    let agent = runtime.block_on(args.agent(DRIVER, control))?;
     eprintln!("waiting for {WORKER}");
     let connected = runtime.block_on(async {
         agent.connect_to(WORKER).await?;
@@ -313,29 +313,26 @@ fn both(mut args: Args) -> Result<()> {
     args.sizes()?;
     args.scope = format!("{}-{}", args.scope, std::process::id());
     args.device.get_or_insert_with(|| fabric::SHM.to_owned());
-    let nanoctrl = NanoCtrl::start()?;
-    let driven = drive_own(&args, &nanoctrl.url);
-    nanoctrl.stop();
-    driven
+    drive_own(&args)
 }
 
 /// A worker that ends with us.
-fn drive_own(args: &Args, url: &str) -> Result<()> {
+fn drive_own(args: &Args) -> Result<()> {
     let (buf_mb, max_inflight) = (args.buf_mb.to_string(), args.max_inflight.to_string());
     let busy_poll = args.busy_poll.to_string();
     let mut options = vec!["--scope", &args.scope, "--buf-mb", &buf_mb];
     options.extend(["--max-inflight", &max_inflight, "--busy-poll", &busy_poll]);
     options.extend(args.device.iter().flat_map(|device| ["--device", device]));
-    let mut worker = Peer::start(url, &options)?;
+    let mut worker = Peer::start(HOST, &options)?;
     worker.line()?;
-    drive(args, url)
+    drive(args, HOST)
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let system = actix::System::new;
     ended(match (&args.peer_of, args.role) {
-        (Some(url), _) => system().block_on(work(&args, url, released())),
+        (Some(control), _) => system().block_on(work(&args, control, released())),
         (None, Some(Role::Worker)) => system().block_on(work(&args, &args.ctrl, interrupted())),
         (None, Some(Role::Driver)) => drive(&args, &args.ctrl),
         (None, None) => both(args),

@@ -3,7 +3,7 @@
 //!
 //!     cargo run --release --example discover
 //!     # Follows the workers of a NanoCtrl:
-//!     cargo run --release --example discover -- --ctrl http://127.0.0.1:3000
+//!     cargo run --release --example discover -- --ctrl host
 
 use slimerpc_actors::{PeerAgent, ServiceChange, service};
 
@@ -33,8 +33,8 @@ async fn main() -> Outcome {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match &*arguments.iter().map(String::as_str).collect::<Vec<_>>() {
         [] => here().await,
-        ["--ctrl", url] => follow(url).await,
-        _ => Err("usage: discover [--ctrl URL]".into()),
+        ["--ctrl", control] => follow(control).await,
+        _ => Err("usage: discover [--ctrl URL|host]".into()),
     }
 }
 
@@ -77,9 +77,9 @@ async fn here() -> Outcome {
     Ok(())
 }
 
-/// Those of a NanoCtrl, for as long as this runs.
-async fn follow(url: &str) -> Outcome {
-    let agent = PeerAgent::builder().nanoctrl(url).start().await?;
+/// Those of other processes, for as long as this runs.
+async fn follow(control: &str) -> Outcome {
+    let agent = PeerAgent::builder().control(control).start().await?;
     let mut changes = agent.watch_services::<Summer>().await?;
     while let Some(change) = changes.next().await {
         print(&change);

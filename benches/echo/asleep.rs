@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut socket = Socket::start()?;
-    let pair = Pair::start(suite, &Agents::of(suite)?.busy_poll(Duration::ZERO))?;
+    let pair = Pair::start(suite, &Agents::of(suite).busy_poll(Duration::ZERO))?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
     let pause = || thread::sleep(PAUSE);
     let inside = slices::runtime()?;

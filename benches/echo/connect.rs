@@ -18,7 +18,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut first = None;
     for count in counts.into_iter().chain([most]) {
         suite.report.step(&format!("{count} agents"));
-        let settings = Agents::of(suite)?;
+        let settings = Agents::of(suite);
         let working = Worker::new(settings.clone()).start()?;
         let connections = Connections::make(suite, &settings, count, working.alias())?;
         connections.check(suite)?;

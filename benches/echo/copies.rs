@@ -32,7 +32,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
 }
 
 fn echoes(suite: &Suite, size: usize) -> Result<()> {
-    let agents = Agents::of(suite)?.polling();
+    let agents = Agents::of(suite).polling();
     let slots = Pair::start(suite, &agents.clone().slots(2, size))?;
     let beyond = Pair::start(suite, &agents)?;
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![

@@ -24,7 +24,7 @@ const LONGER: f64 = 5.0;
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     suite.report.expect(2);
-    let settings = Agents::of(suite)?;
+    let settings = Agents::of(suite);
     let working = Worker::new(settings.clone()).start()?;
     let clients = Connections::make(suite, &settings, CLIENTS, working.alias())?;
     let rate = |counts: &[u64], seconds: f64| counts.iter().sum::<u64>() as f64 / seconds;

@@ -7,7 +7,7 @@ use crate::account::Account;
 use crate::connections::Connections;
 use crate::row::{Row, Unit};
 use crate::suite::Suite;
-use crate::support::Result;
+use crate::support::{NanoCtrl, Result};
 use crate::worker::{Agents, Worker};
 
 /// What is left to do after connecting is done.
@@ -15,20 +15,33 @@ const SETTLE: Duration = Duration::from_secs(2);
 const SHARED: &str = "that Redis is not the suite's own, others may use it";
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
+    match NanoCtrl::start() {
+        Ok(nanoctrl) => {
+            let settings = Agents::of(suite).control(&nanoctrl.url);
+            let redis = nanoctrl.private_redis.as_deref().ok_or(SHARED);
+            let measured = measure(suite, settings, redis);
+            nanoctrl.stop();
+            measured
+        }
+        // Agents that find each other through their host.
+        Err(missing) => measure(suite, Agents::of(suite), Err(&missing.to_string())),
+    }
+}
+
+/// `redis` serves these agents alone, or says why there is none that does.
+fn measure(suite: &Suite, settings: Agents, redis: std::result::Result<&str, &str>) -> Result<()> {
     let count = suite.args.connections as usize;
     let report = &suite.report;
     report.expect(2);
     report.step("connecting");
-    let settings = Agents::of(suite)?;
     let mut working = Worker::new(settings.clone()).start()?;
     let connections = Connections::make(suite, &settings, count, working.alias())?;
     connections.check(suite)?;
     thread::sleep(SETTLE);
 
     report.step("idle");
-    let redis = suite.nanoctrl()?.private_redis.as_deref();
-    let mut redis = redis.map(Commands::of).transpose()?;
-    let mut commands = || redis.as_mut().map(Commands::so_far).transpose();
+    let mut connected = redis.ok().map(Commands::of).transpose()?;
+    let mut commands = || connected.as_mut().map(Commands::so_far).transpose();
     let before = (commands()?, working.account()?, Account::of_this_process()?);
     let began = Instant::now();
     thread::sleep(Duration::from_secs_f64(suite.args.idle));
@@ -49,7 +62,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
             let each = commands / seconds / (count + 1) as f64;
             report.row(&Row::new(what, each, Unit::PerSecond).at_most(2.0));
         }
-        _ => report.skip(what, SHARED),
+        _ => report.skip(what, redis.err().unwrap_or_default()),
     }
     connections.end(suite)
 }

@@ -23,7 +23,7 @@ const NAMES: [&str; 6] = [
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut fabric = Fabric::start(&suite.args.device, SMALL)?;
-    let pair = Pair::start(suite, &Agents::of(suite)?.polling())?;
+    let pair = Pair::start(suite, &Agents::of(suite).polling())?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
     let inside = slices::runtime()?;
     let mut slices: Vec<Slice<'_, Figures>> = vec![

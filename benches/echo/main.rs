@@ -7,9 +7,8 @@
 //!     cargo bench --features verbs --bench echo -- --device rxe0 latency sizes
 //!
 //! The parent process measures. It starts itself once more for the other end of whatever is
-//! measured, and a NanoCtrl server for the agents to find each other, which needs `redis-server`
-//! (or a Redis on port 6379). A row whose device, program or memory is not there is skipped, and
-//! says so.
+//! measured. A row whose device, program (`redis-server`, `strace`) or memory is not there is
+//! skipped, and says so.
 //!
 //! # How it is measured
 //!

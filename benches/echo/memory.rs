@@ -18,7 +18,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
 fn at_the_service(suite: &Suite) -> Result<()> {
     let count = suite.args.connections as usize;
     suite.report.step("callers");
-    let settings = Agents::of(suite)?;
+    let settings = Agents::of(suite);
     let mut working = Worker::new(settings.clone()).start()?;
     // The first connection brings what all of them share.
     let first = Connections::make(suite, &settings, 1, working.alias())?;
@@ -36,7 +36,7 @@ fn at_the_service(suite: &Suite) -> Result<()> {
 fn at_the_caller(suite: &Suite) -> Result<()> {
     let count = suite.args.connections as usize;
     suite.report.step("services");
-    let settings = Agents::of(suite)?;
+    let settings = Agents::of(suite);
     let working = Worker::new(settings.clone()).agents(count + 1).start()?;
     let name = format!("caller-{}", suite.number());
     let agent = suite.runtime.block_on(settings.named(&name).start())?;

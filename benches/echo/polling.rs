@@ -36,7 +36,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
 }
 
 fn each(suite: &Suite, budget: u64) -> Result<()> {
-    let settings = Agents::of(suite)?.busy_poll(Duration::from_micros(budget));
+    let settings = Agents::of(suite).busy_poll(Duration::from_micros(budget));
     let mut pair = Pair::start(suite, &settings)?;
     for pause in PAUSES_US {
         suite

@@ -31,7 +31,7 @@ const NAMES: [&str; 4] = ["memcpy", "fabric", "raw call", "typed call"];
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let largest = suite.args.largest();
-    let agents = Agents::of(suite)?.polling();
+    let agents = Agents::of(suite).polling();
     let mut fabric = Fabric::start(&suite.args.device, largest)?;
     let small = Pair::start(suite, &agents.clone().slots(64, SMALL_SLOTS))?;
     let large = if largest > SMALL_SLOTS {

@@ -73,7 +73,7 @@ impl CallStyle {
 }
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
-    let mut pair = Pair::start(suite, &Agents::of(suite)?.polling())?;
+    let mut pair = Pair::start(suite, &Agents::of(suite).polling())?;
     let inside = slices::runtime()?;
     suite.report.expect(5);
     for way in [CallStyle::InPlace, CallStyle::Inside, CallStyle::Vecs] {

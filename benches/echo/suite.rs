@@ -1,6 +1,6 @@
 //! One run.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::Cell;
 
 use clap::ValueEnum;
 use tokio::runtime::Runtime;
@@ -9,15 +9,14 @@ use crate::args::Args;
 use crate::missing::Missing;
 use crate::report::Report;
 use crate::subset::Subset;
+use crate::support::Result;
 use crate::support::footprint::allow_many_files;
-use crate::support::{NanoCtrl, Result};
 
 pub(crate) struct Suite {
     pub(crate) args: Args,
     pub(crate) report: Report,
     /// In which agents are started; they live on threads of their own.
     pub(crate) runtime: Runtime,
-    nanoctrl: OnceCell<NanoCtrl>,
     numbers: Cell<u32>,
 }
 
@@ -28,18 +27,8 @@ impl Suite {
             report: Report::new(args.csv.clone())?,
             args,
             runtime: Runtime::new()?,
-            nanoctrl: OnceCell::new(),
             numbers: Cell::new(0),
         })
-    }
-
-    /// Where agents find each other; started when it is first needed.
-    pub(crate) fn nanoctrl(&self) -> Result<&NanoCtrl> {
-        if let Some(running) = self.nanoctrl.get() {
-            return Ok(running);
-        }
-        let started = NanoCtrl::start().map_err(Missing::because)?;
-        Ok(self.nanoctrl.get_or_init(|| started))
     }
 
     /// A number that nothing else has in this run.
@@ -52,7 +41,7 @@ impl Suite {
         self.args.seconds / f64::from(self.args.rounds)
     }
 
-    pub(crate) fn run(mut self) -> Result<()> {
+    pub(crate) fn run(self) -> Result<()> {
         let chosen = match self.args.subsets.as_slice() {
             [] => Subset::value_variants(),
             some => some,
@@ -73,9 +62,6 @@ impl Suite {
             self.report.save()?;
         }
         self.report.end();
-        if let Some(nanoctrl) = self.nanoctrl.take() {
-            nanoctrl.stop();
-        }
         if failed.is_empty() {
             return Ok(());
         }

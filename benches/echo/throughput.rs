@@ -29,10 +29,10 @@ const REQUEST: [u8; SMALL] = [7; SMALL];
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut fabric = Fabric::start(&suite.args.device, SMALL)?;
-    let settings = Agents::of(suite)?.polling().slots(MOST, SLOT);
+    let settings = Agents::of(suite).polling().slots(MOST, SLOT);
     let pair = Pair::start(suite, &settings)?;
     // More threads than cores must not poll for long.
-    let sleepy = Agents::of(suite)?.slots(MOST, SLOT);
+    let sleepy = Agents::of(suite).slots(MOST, SLOT);
     let worker = Worker::new(sleepy.clone()).services(SERVICES);
     let many = Pair::with(suite, &sleepy, worker)?;
     let echoes = proxies(suite, &many)?;

@@ -11,7 +11,7 @@ use crate::missing::Missing;
 use crate::role::{Role, told};
 use crate::suite::Suite;
 use crate::support::footprint::allow_many_files;
-use crate::support::{Peer, Result};
+use crate::support::{HOST, Peer, Result};
 
 /// Long enough that neither side sleeps while it is measured.
 const BUSY: Duration = Duration::from_millis(10);
@@ -52,7 +52,8 @@ impl Echo {
 /// How agents are set; what is not is as it is by default.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Agents {
-    url: String,
+    /// Where they find each other.
+    control: String,
     device: String,
     slot_size: Option<usize>,
     max_inflight: Option<usize>,
@@ -61,14 +62,19 @@ pub(crate) struct Agents {
 
 impl Agents {
     /// As they are by default.
-    pub(crate) fn of(suite: &Suite) -> Result<Self> {
-        Ok(Self {
-            url: suite.nanoctrl()?.url.clone(),
+    pub(crate) fn of(suite: &Suite) -> Self {
+        Self {
+            control: HOST.to_owned(),
             device: suite.args.device.clone(),
             slot_size: None,
             max_inflight: None,
             busy_poll: None,
-        })
+        }
+    }
+
+    pub(crate) fn control(mut self, control: &str) -> Self {
+        control.clone_into(&mut self.control);
+        self
     }
 
     /// Both sides poll while they are measured.
@@ -90,7 +96,7 @@ impl Agents {
 
     pub(crate) fn named(&self, name: &str) -> Builder {
         let mut builder = PeerAgent::builder()
-            .nanoctrl(&self.url)
+            .control(&self.control)
             .device(&self.device)
             .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(60)))
             .alias(format!("{name}:{}", std::process::id()));

@@ -22,6 +22,9 @@ pub(crate) use peer::{Peer, tie};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// Where agents of a bench find each other, if nothing else is asked for.
+pub(crate) const HOST: &str = "host";
+
 /// How long a process may say nothing while it is expected to.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 

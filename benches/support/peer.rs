@@ -20,9 +20,9 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// Starts it as the peer of the agents that `url` knows.
-    pub(crate) fn start(url: &str, args: &[&str]) -> Result<Self> {
-        Self::with(&[&["--peer-of", url][..], args].concat())
+    /// Starts it as the peer of agents that find each other there.
+    pub(crate) fn start(control: &str, args: &[&str]) -> Result<Self> {
+        Self::with(&[&["--peer-of", control][..], args].concat())
     }
 
     /// Starts it with these arguments.

@@ -7,8 +7,7 @@ use clap::{Parser, Subcommand};
 use slimerpc_actors::{Builder, PeerAgent};
 
 const AFTER: &str = "\
-Workers find the driver through a NanoCtrl server: the one that --ctrl names, or a private one with a private Redis, which
-needs `redis-server` installed and ends with this program.
+Workers find the driver through this host, or through the NanoCtrl server that --ctrl names.
 
 Exit status: 0 every request was answered, exactly as a single process would; 1 not so, or something failed; 2 the command
 line makes no sense; 130 interrupted: what was in flight was answered and the workers were ended.";
@@ -38,9 +37,9 @@ pub(crate) struct Args {
     /// Device by name; shm0 is shared memory [default: chosen]
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,
-    /// URL of a NanoCtrl server [default: a private one]
-    #[arg(long, value_name = "URL")]
-    pub(crate) ctrl: Option<String>,
+    /// Where workers find the driver: URL of a NanoCtrl server, or `host`
+    #[arg(long, value_name = "URL|host", default_value = "host")]
+    pub(crate) ctrl: String,
     /// Program that the workers run; it is given the arguments of this one's workers [default: this
     /// one]
     #[arg(long, value_name = "PATH")]
@@ -69,7 +68,7 @@ pub(crate) struct WorkerArgs {
 /// An agent with these settings.
 pub(crate) fn agent(alias: &str, ctrl: &str, scope: &str, device: Option<&str>) -> Builder {
     let agent = PeerAgent::builder().alias(alias);
-    let agent = agent.nanoctrl(ctrl).scope(scope);
+    let agent = agent.control(ctrl).scope(scope);
     match device {
         Some(device) => agent.device(device),
         None => agent,

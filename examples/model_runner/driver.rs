@@ -11,7 +11,7 @@ use crate::account::{Account, Run};
 use crate::args::{self, Args};
 use crate::digits::{Digits, Network, Schedule};
 use crate::load::{Batch, Load};
-use crate::processes::{self, ControlPlane, Interrupt, Progress};
+use crate::processes::{self, Interrupt, Progress};
 use crate::router::{Drain, Fleet, Report, Router, Settle};
 use crate::runner::weights_message;
 
@@ -31,10 +31,7 @@ type Error = Box<dyn std::error::Error>;
 /// Runs everything; whatever it started has ended when this returns.
 pub(crate) async fn run(args: &Args) -> Result<ExitCode, Error> {
     let interrupt = Interrupt::listen("answering what is in flight")?;
-    let control = ControlPlane::find(args.ctrl.as_deref()).await?;
-    let driven = drive(args, &control.url, &interrupt).await;
-    control.stop().await;
-    let account = driven?;
+    let account = drive(args, &interrupt).await?;
     print!("{account}");
     Ok(if interrupt.is_asked() {
         ExitCode::from(processes::STATUS)
@@ -61,13 +58,15 @@ fn learn(args: &Args) -> Result<(Digits, Network), Error> {
 }
 
 /// The same with a control plane.
-async fn drive(args: &Args, ctrl: &str, interrupt: &Interrupt) -> Result<Account, Error> {
+async fn drive(args: &Args, interrupt: &Interrupt) -> Result<Account, Error> {
     // So that two of these can use one control plane.
     let scope = format!("model-runner-{}", std::process::id());
     let device = args.device.as_deref();
-    let agent = args::agent("driver", ctrl, &scope, device).start().await?;
+    let agent = args::agent("driver", &args.ctrl, &scope, device)
+        .start()
+        .await?;
     let (digits, network) = learn(args)?;
-    let fleet = fleet(args, ctrl, &scope, &network, agent.clone())?;
+    let fleet = fleet(args, &scope, &network, agent.clone())?;
     let router = Router::new(fleet, args.workers, SEED).start();
     let load = Load {
         router: router.clone(),
@@ -85,13 +84,7 @@ async fn drive(args: &Args, ctrl: &str, interrupt: &Interrupt) -> Result<Account
     Ok(Account(runs?))
 }
 
-fn fleet(
-    args: &Args,
-    ctrl: &str,
-    scope: &str,
-    network: &Network,
-    agent: PeerAgent,
-) -> Result<Fleet, Error> {
+fn fleet(args: &Args, scope: &str, network: &Network, agent: PeerAgent) -> Result<Fleet, Error> {
     let program = match &args.program {
         Some(program) => program.clone(),
         None => std::env::current_exe()?,
@@ -99,7 +92,7 @@ fn fleet(
     Ok(Fleet {
         agent,
         program,
-        words: words(ctrl, scope, args.device.as_deref()),
+        words: words(&args.ctrl, scope, args.device.as_deref()),
         weights: weights_message(args.neurons, network),
         weight_count: network.len() as u64,
     })

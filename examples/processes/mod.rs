@@ -1,7 +1,6 @@
 //! Processes of one job, for the examples that have some: a driver that starts workers, and starts
 //! them again when they die.
 
-mod control;
 mod interrupt;
 mod leash;
 mod process;
@@ -9,7 +8,6 @@ mod progress;
 mod restarts;
 mod table;
 
-pub(crate) use control::ControlPlane;
 pub(crate) use interrupt::{Interrupt, STATUS};
 pub(crate) use leash::{READY, say, watch_driver};
 pub(crate) use process::{Output, Process, end_of, given_up};

@@ -9,8 +9,7 @@ use crate::digits::{CLASSES, PIXELS};
 use crate::report::Report;
 
 const AFTER: &str = "\
-Workers find the driver through a NanoCtrl server: the one that --ctrl names, or a private one with a private Redis, which
-needs `redis-server` installed and ends with this program.
+Workers find the driver through this host, or through the NanoCtrl server that --ctrl names.
 
 The same training is done in this process first, without workers. In the end both are compared, to the bit.
 
@@ -56,9 +55,9 @@ pub(crate) struct Args {
     /// Device by name; shm0 is shared memory [default: chosen]
     #[arg(long, value_name = "D")]
     pub(crate) device: Option<String>,
-    /// URL of a NanoCtrl server [default: a private one]
-    #[arg(long, value_name = "URL")]
-    pub(crate) ctrl: Option<String>,
+    /// Where workers find the driver: URL of a NanoCtrl server, or `host`
+    #[arg(long, value_name = "URL|host", default_value = "host")]
+    pub(crate) ctrl: String,
 }
 
 impl Args {
@@ -109,7 +108,7 @@ pub(crate) fn agent(
     let weights = hidden as usize * (PIXELS + 1 + CLASSES) + CLASSES;
     let slot = HEADERS + Report::LEN + size_of::<f32>() * weights;
     let agent = PeerAgent::builder().alias(alias);
-    let agent = agent.nanoctrl(ctrl).scope(scope);
+    let agent = agent.control(ctrl).scope(scope);
     let agent = agent.limits(Limits::default().max_inflight(MAX_INFLIGHT));
     let agent = agent.limits(Limits::default().slot_size(slot.next_multiple_of(8)));
     match device {

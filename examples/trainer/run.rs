@@ -16,7 +16,7 @@ use crate::driver::{Dismiss, Driver, Fleet};
 use crate::figures::{Diverges, Trained};
 use crate::plan::Plan;
 use crate::plot::Plot;
-use crate::processes::{self, ControlPlane, Interrupt, Progress};
+use crate::processes::{self, Interrupt, Progress};
 use crate::training::Training;
 use crate::vector::NUMBER;
 
@@ -56,10 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Error> {
         unseen,
         plan,
     });
-    let control = ControlPlane::find(task.args.ctrl.as_deref()).await?;
-    let driven = drive(&task, &control.url).await;
-    control.stop().await;
-    let runs = driven?;
+    let runs = drive(&task).await?;
     if task.interrupt.is_asked() {
         return Ok(ExitCode::from(processes::STATUS));
     }
@@ -77,14 +74,19 @@ fn plan(args: &Args, seen: &Digits) -> Result<Plan, crate::plan::PlanError> {
 }
 
 /// Both trainings, with a control plane. Fewer if there was an interrupt.
-async fn drive(task: &Arc<Task>, ctrl: &str) -> Result<Vec<(String, Trained)>, Error> {
+async fn drive(task: &Arc<Task>) -> Result<Vec<(String, Trained)>, Error> {
     // So that two of these can use one control plane.
     let scope = format!("trainer-{}", std::process::id());
-    let Args { device, hidden, .. } = &task.args;
+    let Args {
+        ctrl,
+        device,
+        hidden,
+        ..
+    } = &task.args;
     let device = device.as_deref();
     let agent = args::agent("driver", ctrl, &scope, device, *hidden);
     let agent = agent.start().await?;
-    let trained = train(task, ctrl, &scope, &agent).await;
+    let trained = train(task, &scope, &agent).await;
     if let Err(error) = agent.shutdown().await {
         // What was learnt is worth more than a clean control plane.
         eprintln!("trainer: {error}");
@@ -94,7 +96,6 @@ async fn drive(task: &Arc<Task>, ctrl: &str) -> Result<Vec<(String, Trained)>, E
 
 async fn train(
     task: &Arc<Task>,
-    ctrl: &str,
     scope: &str,
     agent: &PeerAgent,
 ) -> Result<Vec<(String, Trained)>, Error> {
@@ -105,7 +106,7 @@ async fn train(
         let fleet = Fleet {
             agent: agent.clone(),
             program: std::env::current_exe()?,
-            words: words(task, ctrl, scope),
+            words: words(task, scope),
         };
         let driver = Driver::new(fleet, *workers as usize).start();
         let training = Training {
@@ -145,9 +146,9 @@ async fn train_alone(task: Arc<Task>) -> Result<Result<Trained, Diverges>, tokio
 }
 
 /// What a worker is started with, but for its alias.
-fn words(task: &Task, ctrl: &str, scope: &str) -> Vec<OsString> {
+fn words(task: &Task, scope: &str) -> Vec<OsString> {
     let hidden = task.args.hidden.to_string();
-    let mut words = vec!["worker", "--ctrl", ctrl, "--scope", scope];
+    let mut words = vec!["worker", "--ctrl", &task.args.ctrl, "--scope", scope];
     words.extend(["--hidden", &hidden]);
     if let Some(device) = &task.args.device {
         words.extend(["--device", device]);

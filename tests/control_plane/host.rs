@@ -134,6 +134,23 @@ async fn what_crashed_agents_leave_is_removed_by_others() {
 }
 
 #[tokio::test]
+async fn what_the_last_agent_of_another_scope_leaves_is_removed_too() {
+    let meeting = Meeting::new();
+    meeting.crash(meeting.join("w:0").await, "w:0").await;
+    fs::remove_file(meeting.root().join("job/.swept")).unwrap();
+    // A scope that somebody is changing is left alone.
+    let directory = File::open(meeting.root().join("job")).unwrap();
+    flock(&directory, FlockOperation::LockExclusive).unwrap();
+    let other = Host::at(meeting.root(), "other");
+    other.register(named("x")).await.unwrap();
+    assert!(meeting.path("w:0").exists());
+    drop(directory);
+    let third = Host::at(meeting.root(), "third");
+    third.register(named("x")).await.unwrap();
+    assert!(!meeting.root().join("job").exists());
+}
+
+#[tokio::test]
 async fn mail_after_a_crash_is_for_the_next_owner_of_the_alias() {
     let meeting = Meeting::new();
     let (owner, sender) = (meeting.join("w:0").await, meeting.join("s").await);

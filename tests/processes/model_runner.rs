@@ -61,7 +61,7 @@ fn killed_workers_lose_nothing_and_all_answer_as_a_single_process_does() {
 fn ctrl_c_answers_what_is_in_flight_and_ends_the_workers() {
     let mut driver = start(&[&SMALL[..], &["--requests", "10000000"]].concat());
     driver.wait_for_progress("without kills");
-    assert_eq!(driver.left_behind().len(), 3, "two workers and a Redis");
+    assert_eq!(driver.left_behind().len(), 2, "two workers");
     driver.signal(Signal::INT);
     let ended = driver.end();
     assert_eq!(ended.code, Some(130), "{ended:?}");
@@ -72,7 +72,7 @@ fn ctrl_c_answers_what_is_in_flight_and_ends_the_workers() {
 }
 
 #[test]
-fn a_driver_that_is_killed_takes_its_workers_and_its_redis_with_it() {
+fn a_driver_that_is_killed_takes_its_workers_with_it() {
     let mut driver = start(&[&SMALL[..], &["--requests", "10000000"]].concat());
     driver.wait_for_progress("without kills");
     // One of them can do nothing about it by itself.

@@ -106,7 +106,7 @@ fn ctrl_c_ends_the_workers() {
 }
 
 #[test]
-fn a_driver_that_is_killed_takes_its_workers_and_its_redis_with_it() {
+fn a_driver_that_is_killed_takes_its_workers_with_it() {
     let mut driver = start(&LONG);
     driver.wait_for_progress("in a ring");
     // One of them can do nothing about it by itself.

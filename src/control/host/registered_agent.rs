@@ -80,7 +80,7 @@ impl RegisteredAgent {
         }
         let agent = Arc::new(Self {
             alias: record.alias.clone(),
-            root: root.clone(),
+            root,
             scope,
             life,
             mail: Arc::default(),
@@ -96,8 +96,8 @@ impl RegisteredAgent {
             }),
         });
         agent.settle(&mut agent.published(), &locked)?;
-        locked.sweep()?;
         drop(locked);
+        LockedScope::sweep_all(&agent.root);
         Ok(agent)
     }
 

@@ -65,18 +65,20 @@ pub(super) struct LockedScope<'a> {
 impl<'a> LockedScope<'a> {
     /// Locks the scope `name` in the directory `root`; both are made if they are missing.
     pub(super) fn lock(root: &Path, name: &'a str) -> Result<Self, ControlError> {
-        let path = root.join(file_name(name));
-        let deadline = Instant::now() + LOCK_TIMEOUT;
-        let check_time = || match Instant::now() < deadline {
+        make_private(root)?;
+        Self::lock_within(LOCK_TIMEOUT, root.join(file_name(name)), name)
+    }
+
+    fn lock_within(limit: Duration, path: PathBuf, name: &'a str) -> Result<Self, ControlError> {
+        let deadline = Instant::now() + limit;
+        let check_time = || match Instant::now() <= deadline {
             true => Ok(()),
             false => {
-                let reason = format!("another process has kept its lock for {LOCK_TIMEOUT:?}");
+                let reason = format!("another process has kept its lock for {limit:?}");
                 Err(unusable(&path, reason))
             }
         };
         loop {
-            check_time()?;
-            make_private(root)?;
             make_private(&path)?;
             let directory = match File::open(&path) {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -89,13 +91,28 @@ impl<'a> LockedScope<'a> {
                 check_time()?;
                 sleep(LOCK_POLL);
             }
-            // The last agent of a scope removes its directory.
+            // The last agent of a scope removes its directory: then this is another one by now.
             if file_id(&path) == directory.metadata().ok().map(id_of) {
                 return Ok(Self {
                     name,
                     path,
                     directory,
                 });
+            }
+            check_time()?;
+        }
+    }
+
+    /// Removes what crashed agents have left in any scope that is not locked.
+    pub(super) fn sweep_all(root: &Path) {
+        for path in entries(root).unwrap_or_default() {
+            let locked = LockedScope::lock_within(Duration::ZERO, path, "");
+            let swept = locked.and_then(|scope| {
+                scope.sweep()?;
+                scope.remove_if_unused()
+            });
+            if let Err(error) = swept {
+                tracing::debug!(%error, "a scope was not searched for crashed agents");
             }
         }
     }

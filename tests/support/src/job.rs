@@ -1,4 +1,4 @@
-//! An example as a user runs it: a driver that starts workers, and maybe a Redis.
+//! An example as a user runs it: a driver that starts workers.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -97,7 +97,7 @@ impl Driver {
         }
     }
 
-    /// Command lines of its workers and its Redis that run.
+    /// Command lines of its workers that run.
     pub fn left_behind(&self) -> Vec<String> {
         let running = self.running().into_iter();
         running.map(|(_, command)| command).collect()
@@ -121,14 +121,11 @@ impl Driver {
 
     /// What it started and runs: process id and command line.
     fn running(&self) -> Vec<(Pid, String)> {
-        let folder = format!("nanoctrl-redis-{}-", self.child.id());
         let of_process = |process: fs::DirEntry| {
             let pid = process.file_name().to_str()?.parse().ok()?;
             let command = fs::read(process.path().join("cmdline")).ok()?;
             let command = String::from_utf8_lossy(&command).replace('\0', " ");
-            let cwd = fs::read_link(process.path().join("cwd")).unwrap_or_default();
-            let is_ours = command.split(' ').any(|word| word == self.scope)
-                || cwd.to_string_lossy().contains(&folder);
+            let is_ours = command.split(' ').any(|word| word == self.scope);
             is_ours.then_some((Pid::from_raw(pid)?, command))
         };
         let processes = fs::read_dir("/proc").unwrap().flatten();

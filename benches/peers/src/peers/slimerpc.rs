@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use super::{OURS, Peer};
 use crate::child::Child;
 use crate::measure::{self, Echo, Job, Missing, Window};
-use crate::support::{NanoCtrl, Result};
+use crate::support::{HOST, Result};
 use crate::table::Report;
 
 pub(super) const RAW: Peer = Peer {
@@ -63,7 +63,7 @@ struct Setting {
 }
 
 impl Setting {
-    fn new(job: &Job, url: String) -> Self {
+    fn new(job: &Job) -> Self {
         let inflight = job.inflight.iter().copied().max().unwrap_or(1);
         let mut kinds = vec![(SMALL + ROOM, inflight)];
         if job.largest() > SMALL {
@@ -75,7 +75,6 @@ impl Setting {
             kinds.push((job.largest() + ROOM, slots));
         }
         Self {
-            url,
             device: job.device.clone(),
             kinds,
         }
@@ -85,7 +84,7 @@ impl Setting {
         let role = role.to_owned();
         self.kinds.iter().map(move |&(slot_size, slots)| {
             PeerAgent::builder()
-                .nanoctrl(&self.url)
+                .control(HOST)
                 .device(&self.device)
                 .alias(format!("{role}:{slot_size}:{}", std::process::id()))
                 .limits(Limits::default().slot_size(slot_size).max_inflight(slots))
@@ -161,15 +160,7 @@ fn measure(job: &Job, report: &mut Report, is_typed: bool) -> Result<()> {
     if let Err(error) = fabric::open(&job.device, 1) {
         return Err(Missing(error.to_string()).into());
     }
-    let nanoctrl = NanoCtrl::start()
-        .map_err(|error| Missing(format!("a NanoCtrl server does not start: {error}")))?;
-    let called = call(job, report, is_typed, &nanoctrl.url);
-    nanoctrl.stop();
-    called
-}
-
-fn call(job: &Job, report: &mut Report, is_typed: bool, url: &str) -> Result<()> {
-    let setting = Setting::new(job, url.to_owned());
+    let setting = Setting::new(job);
     let at = serde_json::to_string(&setting)?;
     let peer = if is_typed { &TYPED } else { &RAW };
     let mut child = Child::serving(peer.name, &at, job.limit())?;
