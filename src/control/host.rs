@@ -11,8 +11,8 @@ mod files;
 mod registered_agent;
 mod scope;
 
-use self::registered_agent::{RegisteredAgent, blocking};
-use self::scope::LockedScope;
+use self::registered_agent::RegisteredAgent;
+use self::scope::{LockedScope, Scope, blocking};
 use super::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     life::Life,
@@ -46,7 +46,7 @@ use super::{
 #[derive(Debug)]
 pub struct Host {
     root: PathBuf,
-    scope: String,
+    scope: Scope,
     life: Arc<Life<RegisteredAgent>>,
 }
 
@@ -59,34 +59,44 @@ impl Host {
     /// Makes an agent whose peers use the same `directory`. It is made if its parent exists, must
     /// belong to this user alone, and its path should not be longer than 40 bytes.
     pub fn at(directory: impl Into<PathBuf>, scope: impl Into<String>) -> Self {
+        let root = directory.into();
         Self {
-            root: directory.into(),
-            scope: scope.into(),
+            scope: Scope::new(&root, &scope.into()),
+            root,
             life: Arc::new(Life::new()),
         }
     }
 
-    /// Asks or does something while this agent is registered.
-    async fn with<T: Send + 'static>(
+    /// Changes something while this agent is registered.
+    async fn change(
         &self,
-        act: impl FnOnce(&Arc<RegisteredAgent>) -> Result<T, ControlError> + Send + 'static,
-    ) -> Result<T, ControlError> {
+        change: impl FnOnce(&Arc<RegisteredAgent>) -> Result<(), ControlError> + Send + 'static,
+    ) -> Result<(), ControlError> {
         let agent = self.life.current()?;
-        blocking(move || act(&agent)).await
+        self.scope.in_turn(move || change(&agent)).await
+    }
+
+    /// Does something to the scope while this agent is registered.
+    async fn lock(
+        &self,
+        act: impl FnOnce(&LockedScope<'_>) -> Result<(), ControlError> + Send + 'static,
+    ) -> Result<(), ControlError> {
+        self.change(|agent| agent.with(act)).await
     }
 
     /// Asks the scope something while this agent is registered.
     async fn ask<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&LockedScope<'_>) -> Result<T, ControlError> + Send + 'static,
+        ask: impl FnOnce(&Scope) -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, ControlError> {
-        self.with(|agent| agent.with(ask)).await
+        let agent = self.life.current()?;
+        blocking(move || ask(&agent.scope)).await
     }
 
     /// Publishes a record of this agent, or withdraws it.
     async fn set_record(&self, name: &str, record: Option<Value>) -> Result<(), ControlError> {
         let name = name.to_owned();
-        self.with(move |agent| {
+        self.change(move |agent| {
             agent.change(
                 |published| set(&mut published.records, name.clone(), record),
                 |it, scope| scope.publish(&agent.alias, &name, it.records.get(&name)),
@@ -97,7 +107,7 @@ impl Host {
 
     /// Publishes an entity of this agent, or withdraws it.
     async fn set_entity(&self, id: String, entity: Option<Entity>) -> Result<(), ControlError> {
-        self.with(move |agent| {
+        self.change(move |agent| {
             agent.change(
                 |published| set(&mut published.entities, id.clone(), entity),
                 |it, scope| scope.advertise(&agent.alias, &id, it.entities.get(&id)),
@@ -117,38 +127,37 @@ fn set<T>(map: &mut BTreeMap<String, T>, key: String, value: Option<T>) {
 #[async_trait]
 impl Control for Host {
     async fn register(&self, registration: Registration) -> Result<String, ControlError> {
-        check_scope(&self.scope)?;
+        check_scope(&self.scope.name)?;
         if let Some(alias) = &registration.alias {
             check_alias(alias)?;
         }
         if let Ok(agent) = self.life.current() {
             return Err(ControlError::AliasTaken {
                 alias: agent.alias.clone(),
-                scope: self.scope.clone(),
+                scope: self.scope.name.clone(),
                 holder: "this agent".to_owned(),
             });
         }
         if !self.life.is_new() {
             return Err(ControlError::NotRegistered);
         }
-        let (root, scope) = (self.root.clone(), self.scope.clone());
-        let life = Arc::clone(&self.life);
-        let registering = move || RegisteredAgent::register(root, scope, registration, life);
-        let agent = blocking(registering).await?;
+        let (scope, life) = (self.scope.clone(), Arc::clone(&self.life));
+        let registering = move || RegisteredAgent::register(scope, registration, life);
+        let agent = self.scope.in_turn(registering).await?;
         if !self.life.begin(Arc::clone(&agent)) {
-            blocking(move || agent.leave()).await?;
+            self.scope.in_turn(move || agent.leave()).await?;
             return Err(ControlError::NotRegistered);
         }
         Ok(agent.alias.clone())
     }
 
     async fn heartbeat(&self) -> Result<(), ControlError> {
-        self.ask(|scope| scope.sweep()).await
+        self.lock(|scope| scope.sweep()).await
     }
 
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {
         let peers = peers.to_vec();
-        self.with(move |agent| {
+        self.change(move |agent| {
             let declared = peers.clone();
             agent.change(
                 |published| published.topology = declared,
@@ -169,7 +178,7 @@ impl Control for Host {
 
     async fn send_mail(&self, peer: &str, mail: &Mail) -> Result<(), ControlError> {
         let (peer, event) = (peer.to_owned(), MailEvent::Mail(mail.clone()));
-        self.ask(move |scope| scope.post(&peer, &event)).await
+        self.lock(move |scope| scope.post(&peer, &event)).await
     }
 
     fn mail(&self) -> BoxStream<'static, MailEvent> {
@@ -219,7 +228,7 @@ impl Control for Host {
 
     async fn clean_up(&self) -> Result<(), ControlError> {
         match self.life.end() {
-            Some(agent) => blocking(move || agent.leave()).await,
+            Some(agent) => self.scope.in_turn(move || agent.leave()).await,
             None => Ok(()),
         }
     }

@@ -28,12 +28,13 @@ impl Meeting {
         Role::start_in(&["env", &self.1], "host", &["--role", role])
     }
 
-    /// The agents that have files, in all scopes.
+    /// The agents that have a socket, in all scopes. There may be mail for others.
     fn left(&self) -> Vec<String> {
         let entries = |path: PathBuf| fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
         let agents = entries(self.0.path().join("slimerpc")).flat_map(|it| entries(it.path()));
+        let agents = agents.filter(|agent| agent.path().join("socket").exists());
         let names = agents.map(|agent| agent.file_name().into_string().unwrap());
-        names.filter(|name| !name.starts_with('.')).collect()
+        names.collect()
     }
 }
 

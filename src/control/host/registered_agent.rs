@@ -2,8 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    panic::resume_unwind,
-    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,12 +12,11 @@ use tokio::{
     net::UnixDatagram,
     select,
     sync::{oneshot, watch},
-    task::{JoinError, spawn_blocking},
     time::{sleep, timeout},
 };
 
 use super::directory::failed;
-use super::scope::{LockedScope, SocketId};
+use super::scope::{LockedScope, Scope, SocketId, blocking};
 use crate::control::{
     ControlError, Entity, EntityEvent, PeerRecord, Registration, life::Life, mail_log::MailLog,
 };
@@ -35,8 +32,7 @@ const MESSAGES: usize = 64;
 #[derive(Debug)]
 pub(super) struct RegisteredAgent {
     pub(super) alias: String,
-    root: PathBuf,
-    scope: String,
+    pub(super) scope: Scope,
     life: Arc<Life<Self>>,
     pub(super) mail: Arc<MailLog>,
     /// Changes when something in the scope may have changed.
@@ -67,20 +63,18 @@ struct BoundSocket {
 impl RegisteredAgent {
     /// Registers an agent, which lives no longer than `life`.
     pub(super) fn register(
-        root: PathBuf,
-        scope: String,
+        scope: Scope,
         registration: Registration,
         life: Arc<Life<Self>>,
     ) -> Result<Arc<Self>, ControlError> {
         let mut record = PeerRecord::from(registration);
-        let name = scope.clone();
-        let locked = LockedScope::lock(&root, &name)?;
+        let locking = scope.clone();
+        let locked = LockedScope::lock(&locking)?;
         if record.alias.is_empty() {
             record.alias = locked.generate_name()?;
         }
         let agent = Arc::new(Self {
             alias: record.alias.clone(),
-            root,
             scope,
             life,
             mail: Arc::default(),
@@ -97,7 +91,7 @@ impl RegisteredAgent {
         });
         agent.settle(&mut agent.published(), &locked)?;
         drop(locked);
-        LockedScope::sweep_all(&agent.root);
+        agent.scope.sweep_all();
         Ok(agent)
     }
 
@@ -130,7 +124,7 @@ impl RegisteredAgent {
         self: &Arc<Self>,
         act: impl FnOnce(&Published, &LockedScope<'_>) -> Result<T, ControlError>,
     ) -> Result<T, ControlError> {
-        let scope = LockedScope::lock(&self.root, &self.scope)?;
+        let scope = LockedScope::lock(&self.scope)?;
         let mut published = self.published();
         if published.has_left {
             // Locking may have made it again.
@@ -144,7 +138,7 @@ impl RegisteredAgent {
     /// Leaves; later operations fail.
     pub(super) fn leave(&self) -> Result<(), ControlError> {
         self.published().has_left = true;
-        let scope = LockedScope::lock(&self.root, &self.scope)?;
+        let scope = LockedScope::lock(&self.scope)?;
         match self.published().socket.take() {
             Some(socket) if scope.holds(&self.alias, socket.id) => scope.leave(&self.alias),
             _ => Ok(()),
@@ -189,7 +183,7 @@ impl RegisteredAgent {
         socket: std::os::unix::net::UnixDatagram,
         id: SocketId,
     ) -> Result<BoundSocket, ControlError> {
-        let socket = UnixDatagram::from_std(socket).map_err(failed(&self.root))?;
+        let socket = UnixDatagram::from_std(socket).map_err(failed(&self.scope.path))?;
         let (owner, ended) = oneshot::channel();
         let (agent, life) = (Arc::clone(self), Arc::clone(&self.life));
         tokio::spawn(async move {
@@ -218,9 +212,13 @@ impl RegisteredAgent {
 
     /// Fetches new mail, and tells watchers to look. Returns whether that was possible.
     async fn look(self: &Arc<Self>) -> bool {
-        let agent = Arc::clone(self);
-        let fetched = blocking(move || agent.with(|scope| scope.take_mail(&agent.alias))).await;
         self.news.send_replace(());
+        if !self.scope.has_mail(&self.alias) {
+            return true;
+        }
+        let agent = Arc::clone(self);
+        let take = move || agent.with(|scope| scope.take_mail(&agent.alias));
+        let fetched = self.scope.in_turn(take).await;
         match fetched {
             Ok(events) => {
                 events.into_iter().for_each(|event| self.mail.push(event));
@@ -246,7 +244,7 @@ impl RegisteredAgent {
             loop {
                 let _ = timeout(WATCH_POLL, news.changed()).await;
                 let (asked, of) = (Arc::clone(&agent), kind.clone());
-                let listed = blocking(move || asked.with(|scope| scope.entities(&of))).await;
+                let listed = blocking(move || asked.scope.entities(&of)).await;
                 match listed {
                     Ok(all) if known.as_ref() == Some(&all) => {}
                     Ok(all) => {
@@ -268,17 +266,5 @@ impl RegisteredAgent {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Runs what may block on a thread that may.
-pub(super) async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
-) -> Result<T, ControlError> {
-    match spawn_blocking(act).await.map_err(JoinError::try_into_panic) {
-        Ok(done) => done,
-        Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime is being shut down.
-        Err(Err(_)) => Err(ControlError::NotRegistered),
     }
 }

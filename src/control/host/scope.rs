@@ -13,15 +13,24 @@ use std::{
     collections::HashSet,
     fs::{self, File},
     io::{ErrorKind, Write},
+    ops::Deref,
     os::unix::{fs::MetadataExt, net::UnixDatagram},
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Weak},
     thread::sleep,
     time::{Duration, Instant, SystemTime},
 };
 
+use dashmap::DashMap;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use serde_json::Value;
+use tokio::{
+    sync::Mutex,
+    task::{JoinError, spawn_blocking},
+    time::timeout,
+};
 
 use super::directory::{failed, file_name, make_private, unusable};
 use super::files::{self, LONGEST, read_named, write_named};
@@ -55,58 +64,59 @@ const SWEPT: &str = ".swept";
 /// Identifies a socket among all files of this host.
 pub(super) type SocketId = (u64, u64);
 
-/// A scope that no other process changes meanwhile.
-pub(super) struct LockedScope<'a> {
-    name: &'a str,
-    path: PathBuf,
-    directory: File,
+/// A scope, of which everything can be read while others change it.
+#[derive(Debug, Clone)]
+pub(super) struct Scope {
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// Those of this process who change the scope take turns.
+    turn: Arc<Mutex<()>>,
 }
 
-impl<'a> LockedScope<'a> {
-    /// Locks the scope `name` in the directory `root`; both are made if they are missing.
-    pub(super) fn lock(root: &Path, name: &'a str) -> Result<Self, ControlError> {
-        make_private(root)?;
-        Self::lock_within(LOCK_TIMEOUT, root.join(file_name(name)), name)
-    }
+/// The turns at scopes, by path.
+static TURNS: LazyLock<DashMap<PathBuf, Weak<Mutex<()>>>> = LazyLock::new(DashMap::new);
 
-    fn lock_within(limit: Duration, path: PathBuf, name: &'a str) -> Result<Self, ControlError> {
-        let deadline = Instant::now() + limit;
-        let check_time = || match Instant::now() <= deadline {
-            true => Ok(()),
-            false => {
-                let reason = format!("another process has kept its lock for {limit:?}");
-                Err(unusable(&path, reason))
-            }
-        };
-        loop {
-            make_private(&path)?;
-            let directory = match File::open(&path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                opened => opened.map_err(failed(&path))?,
-            };
-            while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-                if error != Errno::WOULDBLOCK {
-                    return Err(unusable(&path, error));
-                }
-                check_time()?;
-                sleep(LOCK_POLL);
-            }
-            // The last agent of a scope removes its directory: then this is another one by now.
-            if file_id(&path) == directory.metadata().ok().map(id_of) {
-                return Ok(Self {
-                    name,
-                    path,
-                    directory,
-                });
-            }
-            check_time()?;
+impl Scope {
+    /// The scope `name` in the directory `root`.
+    pub(super) fn new(root: &Path, name: &str) -> Self {
+        TURNS.retain(|_, turn| turn.strong_count() > 0);
+        let path = root.join(file_name(name));
+        let mut known = TURNS.entry(path.clone()).or_default();
+        let turn = known.upgrade().unwrap_or_default();
+        *known = Arc::downgrade(&turn);
+        Self {
+            name: name.to_owned(),
+            path,
+            turn,
         }
     }
 
-    /// Removes what crashed agents have left in any scope that is not locked.
-    pub(super) fn sweep_all(root: &Path) {
+    /// Runs what locks the scope when it is its turn. A thousand agents of one process would
+    /// otherwise leave other processes no chance to get the lock.
+    pub(super) async fn in_turn<T: Send + 'static>(
+        &self,
+        act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        let waiting = timeout(LOCK_TIMEOUT, Arc::clone(&self.turn).lock_owned());
+        let turn = waiting.await.map_err(|_| is_locked(&self.path))?;
+        let in_turn = move || {
+            let done = act();
+            drop(turn);
+            done
+        };
+        blocking(in_turn).await
+    }
+
+    /// Removes what crashed agents have left in this and any other scope that is not locked.
+    pub(super) fn sweep_all(&self) {
+        let root = self.path.parent().unwrap_or(&self.path);
         for path in entries(root).unwrap_or_default() {
-            let locked = LockedScope::lock_within(Duration::ZERO, path, "");
+            let scope = Self {
+                name: String::new(),
+                path,
+                turn: Arc::default(),
+            };
+            let locked = LockedScope::lock_within(Duration::ZERO, &scope);
             let swept = locked.and_then(|scope| {
                 scope.sweep()?;
                 scope.remove_if_unused()
@@ -119,6 +129,120 @@ impl<'a> LockedScope<'a> {
 
     fn agent_path(&self, alias: &str) -> PathBuf {
         self.path.join(file_name(alias))
+    }
+
+    fn record_path(&self, alias: &str, name: &str) -> PathBuf {
+        let file = RECORD.to_owned() + &file_name(name);
+        self.agent_path(alias).join(file)
+    }
+
+    fn entity_path(&self, alias: &str, id: &str) -> PathBuf {
+        let file = ENTITY.to_owned() + &file_name(id);
+        self.agent_path(alias).join(file)
+    }
+
+    /// Whether an agent has mail that it has not fetched.
+    pub(super) fn has_mail(&self, alias: &str) -> bool {
+        is_there(&self.agent_path(alias).join(MAIL))
+    }
+
+    /// Looks up an agent that lives.
+    pub(super) fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
+        let record = self.agent(&self.agent_path(alias))?;
+        Ok(record.filter(|(name, _)| name == alias).map(|(_, it)| it))
+    }
+
+    /// The name and the record of the agent at `path`, if it lives.
+    fn agent(&self, path: &Path) -> Result<Option<(String, PeerRecord)>, ControlError> {
+        match is_certainly_dead(&path.join(SOCKET)) {
+            true => Ok(None),
+            false => read_named(&path.join(AGENT)),
+        }
+    }
+
+    /// Looks up a record of an agent that lives.
+    pub(super) fn lookup(&self, alias: &str, name: &str) -> Result<Option<Value>, ControlError> {
+        if is_certainly_dead(&self.agent_path(alias).join(SOCKET)) {
+            return Ok(None);
+        }
+        let found = read_named(&self.record_path(alias, name))?;
+        Ok(found.filter(|(it, _)| it == name).map(|(_, record)| record))
+    }
+
+    /// The entities of a kind whose owners live, by id.
+    pub(super) fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        let mut found = Vec::new();
+        for path in self.agents()? {
+            let files = entity_files(&path)?;
+            if files.is_empty() || is_certainly_dead(&path.join(SOCKET)) {
+                continue;
+            }
+            let read = files.iter().filter_map(|file| readable(read_named(file)));
+            found.extend(read.map(|(_, entity): (_, Entity)| entity));
+        }
+        found.retain(|entity| entity.kind == kind);
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(found)
+    }
+
+    /// The directories of agents.
+    fn agents(&self) -> Result<Vec<PathBuf>, ControlError> {
+        let mut paths = entries(&self.path)?;
+        paths.retain(|path| {
+            let is_agent = path.file_name().is_some_and(|name| !is_of_scope(name));
+            is_agent && fs::symlink_metadata(path).is_ok_and(|it| it.is_dir())
+        });
+        Ok(paths)
+    }
+}
+
+/// A scope that no other process changes meanwhile.
+pub(super) struct LockedScope<'a> {
+    scope: &'a Scope,
+    directory: File,
+}
+
+impl Deref for LockedScope<'_> {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        self.scope
+    }
+}
+
+impl<'a> LockedScope<'a> {
+    /// Locks a scope. Its directory, and that in which it is, are made if they are missing.
+    pub(super) fn lock(scope: &'a Scope) -> Result<Self, ControlError> {
+        make_private(scope.path.parent().unwrap_or(&scope.path))?;
+        Self::lock_within(LOCK_TIMEOUT, scope)
+    }
+
+    fn lock_within(limit: Duration, scope: &'a Scope) -> Result<Self, ControlError> {
+        let path = &scope.path;
+        let deadline = Instant::now() + limit;
+        let check_time = || match Instant::now() <= deadline {
+            true => Ok(()),
+            false => Err(is_locked(path)),
+        };
+        loop {
+            make_private(path)?;
+            let directory = match File::open(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                opened => opened.map_err(failed(path))?,
+            };
+            while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                if error != Errno::WOULDBLOCK {
+                    return Err(unusable(path, error));
+                }
+                check_time()?;
+                sleep(LOCK_POLL);
+            }
+            // The last agent of a scope removes its directory: then this is another one by now.
+            if file_id(path) == directory.metadata().ok().map(id_of) {
+                return Ok(Self { scope, directory });
+            }
+            check_time()?;
+        }
     }
 
     /// Generates `agent-<n>` with a hexadecimal number, as a server does, and skips names in use.
@@ -182,7 +306,7 @@ impl<'a> LockedScope<'a> {
         let pid = resource.and_then(|resource| resource["slime"]["pid"].as_u64());
         ControlError::AliasTaken {
             alias: alias.to_owned(),
-            scope: self.name.to_owned(),
+            scope: self.name.clone(),
             holder: pid.map_or_else(String::new, |pid| format!("process {pid}")),
         }
     }
@@ -236,7 +360,7 @@ impl<'a> LockedScope<'a> {
     /// Removes the directory of an agent, and tells everybody if it has entities. It is moved away
     /// first, so that no half of one stays if this process is killed.
     fn remove(&self, path: &Path) -> Result<(), ControlError> {
-        let had_entities = is_there(path) && !entity_files(path)?.is_empty();
+        let had_entities = !entity_files(path)?.is_empty();
         let gone = self.path.join(GONE);
         let clear = || match fs::remove_dir_all(&gone) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&gone)(error)),
@@ -274,20 +398,6 @@ impl<'a> LockedScope<'a> {
             }
         }
         Ok(())
-    }
-
-    /// Looks up an agent that lives.
-    pub(super) fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
-        let record = self.agent(&self.agent_path(alias))?;
-        Ok(record.filter(|(name, _)| name == alias).map(|(_, it)| it))
-    }
-
-    /// The name and the record of the agent at `path`, if it lives.
-    fn agent(&self, path: &Path) -> Result<Option<(String, PeerRecord)>, ControlError> {
-        match is_certainly_dead(&path.join(SOCKET)) {
-            true => Ok(None),
-            false => read_named(&path.join(AGENT)),
-        }
     }
 
     /// Removes the records and entities of an agent that are none of these.
@@ -333,20 +443,6 @@ impl<'a> LockedScope<'a> {
         }
     }
 
-    /// Looks up a record of an agent that lives.
-    pub(super) fn lookup(&self, alias: &str, name: &str) -> Result<Option<Value>, ControlError> {
-        if is_certainly_dead(&self.agent_path(alias).join(SOCKET)) {
-            return Ok(None);
-        }
-        let found = read_named(&self.record_path(alias, name))?;
-        Ok(found.filter(|(it, _)| it == name).map(|(_, record)| record))
-    }
-
-    fn record_path(&self, alias: &str, name: &str) -> PathBuf {
-        let file = RECORD.to_owned() + &file_name(name);
-        self.agent_path(alias).join(file)
-    }
-
     /// Writes an entity of an agent, or removes it, and tells everybody.
     pub(super) fn advertise(
         &self,
@@ -360,27 +456,6 @@ impl<'a> LockedScope<'a> {
             None => files::remove(&path),
         }?;
         self.ring_all()
-    }
-
-    fn entity_path(&self, alias: &str, id: &str) -> PathBuf {
-        let file = ENTITY.to_owned() + &file_name(id);
-        self.agent_path(alias).join(file)
-    }
-
-    /// The entities of a kind whose owners live, by id.
-    pub(super) fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
-        let mut found = Vec::new();
-        for path in self.agents()? {
-            let files = entity_files(&path)?;
-            if files.is_empty() || is_certainly_dead(&path.join(SOCKET)) {
-                continue;
-            }
-            let read = files.iter().filter_map(|file| readable(read_named(file)));
-            found.extend(read.map(|(_, entity): (_, Entity)| entity));
-        }
-        found.retain(|entity| entity.kind == kind);
-        found.sort_by(|a, b| a.id.cmp(&b.id));
-        Ok(found)
     }
 
     /// Adds an event to the mail of an agent, or of a peer that is not up yet.
@@ -426,16 +501,6 @@ impl<'a> LockedScope<'a> {
         Ok(events.collect())
     }
 
-    /// The directories of agents.
-    fn agents(&self) -> Result<Vec<PathBuf>, ControlError> {
-        let mut paths = entries(&self.path)?;
-        paths.retain(|path| {
-            let is_agent = path.file_name().is_some_and(|name| !is_of_scope(name));
-            is_agent && fs::symlink_metadata(path).is_ok_and(|it| it.is_dir())
-        });
-        Ok(paths)
-    }
-
     /// Tells an agent to look.
     pub(super) fn ring(&self, alias: &str) {
         ring(&self.agent_path(alias).join(SOCKET));
@@ -454,6 +519,23 @@ impl Drop for LockedScope<'_> {
     fn drop(&mut self) {
         // A child that is just being started may have the same open directory for a while.
         let _ = flock(&self.directory, FlockOperation::Unlock);
+    }
+}
+
+fn is_locked(path: &Path) -> ControlError {
+    let reason = format!("another process has kept its lock for {LOCK_TIMEOUT:?}");
+    unusable(path, reason)
+}
+
+/// Runs what may block on a thread that may.
+pub(super) async fn blocking<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
+) -> Result<T, ControlError> {
+    match spawn_blocking(act).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => resume_unwind(panic),
+        // The runtime is being shut down.
+        Err(Err(_)) => Err(ControlError::NotRegistered),
     }
 }
 
@@ -485,10 +567,13 @@ fn is_of_scope(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
+/// What lies in a directory, if there is one.
 fn entries(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
-    let listed = fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let listed = listed.map_err(failed(path))?;
-    Ok(listed.iter().map(fs::DirEntry::path).collect())
+    match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+        Ok(listed) => Ok(listed.iter().map(fs::DirEntry::path).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(unusable(path, error)),
+    }
 }
 
 fn file_id(path: &Path) -> Option<SocketId> {
