@@ -56,7 +56,6 @@ impl Service {
 /// What both sides must agree on.
 #[derive(Serialize, Deserialize)]
 struct Setting {
-    url: String,
     device: String,
     /// Bytes and number of slots, of each kind of agents.
     kinds: Vec<(usize, usize)>,
