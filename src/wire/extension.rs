@@ -15,7 +15,7 @@ const NEXT: u16 = 1 << 4;
 const END: u16 = 1 << 5;
 const MAX_LEN: usize = FIXED + 16 * 8;
 /// The first word of a block that has a deadline and nothing else.
-const DEADLINE_ALONE: u64 = FIXED as u64 + 8 | (DEADLINE as u64) << 16;
+const DEADLINE_ALONE: u64 = (FIXED as u64 + 8) | ((DEADLINE as u64) << 16);
 
 /// The fields that a native message carries beside its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
