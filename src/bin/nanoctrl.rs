@@ -1,5 +1,7 @@
 //! The `nanoctrl` command line.
 
+#[path = "nanoctrl/doctor.rs"]
+mod doctor;
 #[path = "nanoctrl/listing.rs"]
 mod listing;
 #[path = "nanoctrl/output.rs"]
@@ -30,6 +32,7 @@ Examples:
   nanoctrl services --scope job-7                    what can be called, and whom
   nanoctrl agents --json
   nanoctrl agents --all-scopes --port 3001
+  nanoctrl doctor --peer 10.0.0.7:4480               what is wrong here, and what to do
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
   NANOCTRL_TOKEN=$(cat token) nanoctrl start         answers only those who bring this token
@@ -74,6 +77,9 @@ enum Command {
     Services(listing::ListArgs),
     /// List the live agents, DLSlime's among them
     Agents(listing::ListArgs),
+    /// Check what agents of this machine would stumble over, and say what to do; exit status 1 if
+    /// there is a problem
+    Doctor(doctor::DoctorArgs),
     /// Stop the started server
     Stop {
         /// How long the server may take to end, in seconds
@@ -185,6 +191,7 @@ fn main() -> ExitCode {
         }
         Command::Services(args) => listing::services(args),
         Command::Agents(args) => listing::agents(args),
+        Command::Doctor(args) => doctor::doctor(args),
         Command::Stop { timeout, force } => stop(timeout, force),
     };
     match outcome {

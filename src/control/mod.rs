@@ -35,10 +35,10 @@ use serde_json::Value;
 pub use error::ControlError;
 pub use host::Host;
 pub use local::Local;
-pub use nanoctrl::NanoCtrl;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use nanoctrl::read_mail;
+pub use nanoctrl::{NanoCtrl, RedisDiagnosis};
 pub use record::PeerRecord;
 pub use secret::Secret;
 pub use service_record::ServiceRecord;

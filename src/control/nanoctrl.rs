@@ -19,6 +19,7 @@ use tokio::{
 
 mod access;
 mod address;
+mod diagnosis;
 mod entities;
 mod http;
 mod leases;
@@ -33,6 +34,7 @@ mod watch;
 #[cfg(fuzzing)]
 pub use self::parse::read_mail;
 
+pub use self::diagnosis::RedisDiagnosis;
 use self::{
     access::Access,
     http::{Http, Registered},

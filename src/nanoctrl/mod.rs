@@ -16,6 +16,7 @@
 //! | `host` | hosts as they are written |
 //! | `private_redis` | a Redis that lives and dies with the server |
 //! | [`daemon`] | `nanoctrl start`, `status` and `stop` |
+//! | [`doctor`] | `nanoctrl doctor`: what agents of this machine would stumble over |
 //!
 //! # Where it differs from the original on purpose
 //!
@@ -62,6 +63,7 @@ mod body;
 mod config;
 mod connections;
 pub mod daemon;
+pub mod doctor;
 mod entities;
 pub mod environment;
 mod error;

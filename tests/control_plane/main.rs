@@ -5,6 +5,7 @@ mod nanoctrl;
 
 mod columns;
 mod contract;
+mod doctor;
 mod documents;
 mod entities;
 mod folders;

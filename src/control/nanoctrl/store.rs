@@ -284,24 +284,29 @@ impl Store {
         }
     }
 
-    /// Warns if Redis may evict this agent's keys. A Redis that does not show its settings is taken
-    /// for one that does not.
+    /// Warns if Redis may evict this agent's keys.
     pub(super) async fn warn_of_eviction(&self) {
+        if let Some(policy) = self.eviction().await {
+            eviction::warn(&self.address(), &policy);
+        }
+    }
+
+    /// The policy by which Redis evicts keys that are in use. A Redis that does not show its
+    /// settings is taken for one that evicts none.
+    pub(super) async fn eviction(&self) -> Option<String> {
         for question in eviction::QUESTIONS {
             let mut ask = Pipeline::new();
             ask.cmd(question[0]).arg(&question[1..]);
-            let answer = match self.query::<(Value,)>(&ask).await {
-                Ok((answer,)) => eviction::text(answer),
-                Err(error) => {
-                    tracing::debug!(%error, "Redis does not tell whether it removes keys");
-                    continue;
+            match self.query::<(Value,)>(&ask).await {
+                Ok((answer,)) => {
+                    return eviction::policy(&eviction::text(answer)).map(str::to_owned);
                 }
-            };
-            if let Some(policy) = eviction::policy(&answer) {
-                eviction::warn(&self.address(), policy);
+                Err(error) => {
+                    tracing::debug!(%error, "Redis does not tell whether it removes keys")
+                }
             }
-            return;
         }
+        None
     }
 
     fn explain(&self, error: &RedisError) -> ControlError {
@@ -331,7 +336,7 @@ impl Store {
         }
     }
 
-    fn address(&self) -> String {
+    pub(super) fn address(&self) -> String {
         self.link().address.to_string()
     }
 

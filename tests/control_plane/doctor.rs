@@ -1,0 +1,312 @@
+//! `nanoctrl doctor`: each check, when all is well and when it is not.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, Permissions};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use slimerpc::nanoctrl::Config;
+use support::{Redis, free_port};
+use tempfile::TempDir;
+
+use crate::nanoctrl::fixture::Fixture;
+
+const NANOCTRL: &str = env!("CARGO_BIN_EXE_nanoctrl");
+
+/// What `nanoctrl doctor` said.
+struct Examined {
+    status: Option<i32>,
+    findings: Vec<Value>,
+}
+
+impl Examined {
+    fn by(command: &mut Command) -> Self {
+        for name in [
+            "SLIME_RPC_BUSY_POLL_US",
+            "SLIME_RPC_REDIS_URL",
+            "NANOCTRL_TOKEN",
+        ] {
+            if !command.get_envs().any(|(set, _)| set == name) {
+                command.env_remove(name);
+            }
+        }
+        let output = command.output().unwrap();
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        let findings = serde_json::from_slice(&output.stdout);
+        Self {
+            status: output.status.code(),
+            findings: findings.unwrap_or_else(|error| panic!("{error}: {complaint}")),
+        }
+    }
+
+    /// Severity and text of a check.
+    fn check(&self, name: &str) -> (&str, &str) {
+        let finding = self.findings.iter().find(|it| it["check"] == name);
+        let finding = finding.unwrap_or_else(|| panic!("no {name} in {:?}", self.findings));
+        let severity = finding["severity"].as_str().unwrap();
+        assert_eq!(severity == "ok", finding["remedy"].is_null(), "{finding}");
+        (severity, finding["found"].as_str().unwrap())
+    }
+
+    #[track_caller]
+    fn has(&self, severity: &str, name: &str, part: &str) {
+        let (is, found) = self.check(name);
+        assert!(is == severity && found.contains(part), "{is}: {found}");
+        if severity == "problem" {
+            assert_eq!(self.status, Some(1));
+        }
+    }
+}
+
+fn doctor(words: &[&str]) -> Command {
+    let mut command = Command::new(NANOCTRL);
+    command.args(["doctor", "--json"]).args(words);
+    command
+}
+
+fn without_server(words: &[&str]) -> Examined {
+    Examined::by(doctor(&["--no-server"]).args(words))
+}
+
+fn of_server(fixture: &Fixture) -> Command {
+    doctor(&["--address", &format!("http://{}", fixture.address())])
+}
+
+/// After these commands of the shell.
+fn after(first: &str) -> Examined {
+    let script = format!("{first}; exec {NANOCTRL} doctor --json --no-server");
+    Examined::by(Command::new("sh").args(["-c", &script]))
+}
+
+#[test]
+fn where_all_is_well_it_says_so_and_leaves_nothing_behind() {
+    let fixture = Fixture::with(|redis| Config::with_redis(redis.url()));
+    let before = fixture.redis.keys();
+    let examined = Examined::by(&mut of_server(&fixture));
+    for name in ["cores", "shared memory", "NanoCtrl", "Redis", "clock"] {
+        examined.has("ok", name, "");
+    }
+    assert_eq!(fixture.redis.keys(), before);
+    let is_problem = |it: &Value| it["severity"] == "problem";
+    let is_well = !examined.findings.iter().any(is_problem);
+    assert_eq!(examined.status, Some(i32::from(!is_well)));
+    // For people.
+    let output = of_server(&fixture).output().unwrap();
+    assert!(output.stdout.starts_with(b"["));
+    let mut plain = Command::new(NANOCTRL);
+    let output = plain.args(["doctor", "--no-server"]).output().unwrap();
+    assert!(output.stdout.starts_with(b"ok       cores"));
+}
+
+#[test]
+fn a_nanoctrl_that_is_not_there_or_wants_a_token_is_named() {
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let examined = Examined::by(&mut doctor(&["--address", &nobody, "--timeout", "1"]));
+    examined.has("problem", "NanoCtrl", &nobody);
+    let fixture = Fixture::with(|redis| Config::with_redis(redis.url()).token("secret"));
+    let examined = Examined::by(&mut of_server(&fixture));
+    examined.has("problem", "NanoCtrl", "token");
+    let examined = Examined::by(of_server(&fixture).env("NANOCTRL_TOKEN", "secret"));
+    examined.has("ok", "NanoCtrl", "answers");
+}
+
+#[test]
+fn a_redis_that_agents_cannot_use_is_named_with_its_address() {
+    let advertised = |address: String| {
+        Fixture::with(move |redis| Config::with_redis(redis.url()).advertise(address))
+    };
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let fixture = advertised(nowhere.clone());
+    let examined = Examined::by(of_server(&fixture).args(["--timeout", "1"]));
+    examined.has("problem", "Redis", &nowhere);
+
+    let locked = Redis::start_with(&["--requirepass", "secret"]);
+    let fixture = advertised(format!("127.0.0.1:{}", locked.port));
+    let examined = Examined::by(&mut of_server(&fixture));
+    examined.has("problem", "Redis", "");
+    // The right login, to the Redis that the server uses.
+    let right = fixture.redis.url();
+    let examined = Examined::by(of_server(&fixture).env("SLIME_RPC_REDIS_URL", &right));
+    examined.has("ok", "Redis", "answers");
+
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let cluster = Redis::start_with(&["--cluster-enabled", "yes", "--dir", folder]);
+    let fixture = advertised(format!("127.0.0.1:{}", cluster.port));
+    let examined = Examined::by(of_server(&fixture).args(["--timeout", "1"]));
+    examined.has("problem", "Redis", "luster");
+}
+
+#[test]
+fn a_redis_that_removes_keys_is_told() {
+    let evicting = Redis::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let url = evicting.url();
+    let fixture = Fixture::with(move |_| Config::with_redis(url));
+    let examined = Examined::by(&mut of_server(&fixture));
+    examined.has("problem", "Redis eviction", "allkeys-lru");
+}
+
+#[test]
+fn limits_that_are_too_low_are_told() {
+    after("ulimit -n 128").has("problem", "open files", "128");
+    after("ulimit -n 1024").has("note", "open files", "1024");
+    // Too few even for one device.
+    after("ulimit -n 11").has("problem", "shared memory", "file descriptor");
+}
+
+#[test]
+fn who_polls_on_one_core_is_told() {
+    let one = "taskset -p -c 0 $$ >/dev/null";
+    after(one).has("ok", "cores", "1: nobody polls");
+    let polls = format!("{one}; export SLIME_RPC_BUSY_POLL_US=50");
+    after(&polls).has("problem", "cores", "SLIME_RPC_BUSY_POLL_US=50");
+}
+
+#[test]
+fn a_peer_that_does_not_listen_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = listener.local_addr().unwrap().to_string();
+    without_server(&["--peer", &peer]).has("ok", "peer", "from 127.0.0.1");
+    drop(listener);
+    without_server(&["--peer", &peer]).has("problem", "peer", "refused");
+    without_server(&["--peer", "nobody.invalid:1"]).has("problem", "peer", "nobody.invalid");
+}
+
+/// A machine, as its files tell.
+struct Machine(TempDir);
+
+const PORT: &str = "sys/class/infiniband/mlx5_0/ports/1";
+
+impl Machine {
+    /// One with an RDMA device, and all well.
+    fn with_device() -> Self {
+        let machine = Self(TempDir::new().unwrap());
+        machine.limits("unlimited");
+        machine.write("proc/self/status", "CapEff:\t0000000000000000\n");
+        machine.write("dev/infiniband/uverbs0", "");
+        machine.write("sys/class/net/eth0/mtu", "1500\n");
+        for (file, text) in [
+            ("state", "4: ACTIVE\n"),
+            ("link_layer", "Ethernet\n"),
+            ("gids/0", "fe80:0000:0000:0000:5054:00ff:fe12:3456\n"),
+            ("gids/1", "0000:0000:0000:0000:0000:ffff:c0a8:4d01\n"),
+            ("gids/2", "0000:0000:0000:0000:0000:0000:0000:0000\n"),
+            ("gid_attrs/types/0", "RoCE v2\n"),
+            ("gid_attrs/types/1", "RoCE v2\n"),
+            ("gid_attrs/types/2", "RoCE v2\n"),
+            ("gid_attrs/ndevs/1", "eth0\n"),
+        ] {
+            machine.write(&format!("{PORT}/{file}"), text);
+        }
+        machine
+    }
+
+    fn limits(&self, locked: &str) {
+        let rows = format!(
+            "Limit                     Soft Limit           Hard Limit           Units     \n\
+             Max open files            65536                65536                files     \n\
+             Max locked memory         {locked:<21}unlimited            bytes     \n"
+        );
+        self.write("proc/self/limits", &rows);
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let file = self.0.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    }
+
+    fn remove(&self, file: &str) {
+        let file = self.0.path().join(file);
+        match file.is_dir() {
+            true => fs::remove_dir_all(file).unwrap(),
+            false => fs::remove_file(file).unwrap(),
+        }
+    }
+
+    fn root(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    fn examined(&self) -> Examined {
+        without_server(&["--root", self.root()])
+    }
+}
+
+#[test]
+fn an_rdma_device_is_described_and_what_it_lacks_is_told() {
+    let machine = Machine::with_device();
+    let well = machine.examined();
+    well.has(
+        "ok",
+        "RDMA port",
+        "mlx5_0 port 1 is active, RoCE v2 by GID 1",
+    );
+    well.has("ok", "RDMA device files", "1 in");
+    well.has("ok", "locked memory", "unlimited");
+
+    machine.write("sys/class/net/eth0/mtu", "576\n");
+    machine.examined().has("note", "RDMA port", "MTU of 576");
+    machine.write(&format!("{PORT}/gid_attrs/types/1"), "IB/RoCE v1\n");
+    machine.examined().has("note", "RDMA port", "link-local");
+    machine.write(&format!("{PORT}/gid_attrs/types/0"), "IB/RoCE v1\n");
+    machine
+        .examined()
+        .has("problem", "RDMA port", "no GID of RoCE v2");
+    machine.write(&format!("{PORT}/link_layer"), "InfiniBand\n");
+    machine.examined().has("ok", "RDMA port", "InfiniBand");
+    machine.write(&format!("{PORT}/state"), "1: DOWN\n");
+    machine.examined().has("problem", "RDMA port", "1: DOWN");
+    machine.remove(PORT);
+    machine.examined().has("problem", "RDMA port", "no port");
+    machine.remove("dev/infiniband/uverbs0");
+    machine
+        .examined()
+        .has("problem", "RDMA device files", "no uverbs files");
+
+    machine.remove("sys/class/infiniband/mlx5_0");
+    machine.examined().has("ok", "RDMA devices", "no soft-RoCE");
+    machine.write("proc/sys/kernel/osrelease", "6.1.0\n");
+    let module = "kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko: kernel/net/x.ko\n";
+    machine.write("lib/modules/6.1.0/modules.dep", module);
+    machine.examined().has("note", "RDMA devices", "over TCP");
+}
+
+#[test]
+fn a_limit_of_locked_memory_binds_devices_of_users_without_the_capability() {
+    let machine = Machine::with_device();
+    machine.limits("65536");
+    machine.examined().has("problem", "locked memory", "64 KiB");
+    machine.write("proc/self/status", "CapEff:\t0000000000004000\n");
+    machine
+        .examined()
+        .has("ok", "locked memory", "CAP_IPC_LOCK");
+    machine.write("proc/self/status", "CapEff:\t000001ffffffbfff\n");
+    machine.remove("sys/class/infiniband");
+    machine
+        .examined()
+        .has("ok", "locked memory", "only RDMA devices");
+}
+
+#[test]
+fn device_files_of_others_are_told() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let machine = Machine::with_device();
+    let open_to_all = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755));
+    open_to_all(machine.0.path()).unwrap();
+    let program = machine.0.path().join("nanoctrl");
+    fs::copy(NANOCTRL, &program).unwrap();
+    open_to_all(&program).unwrap();
+    let mut as_nobody = Command::new(&program);
+    as_nobody.args(["doctor", "--json", "--no-server", "--root", machine.root()]);
+    as_nobody.uid(65534).gid(65534).current_dir("/");
+    let examined = Examined::by(&mut as_nobody);
+    examined.has("problem", "RDMA device files", "may not read and write");
+}
