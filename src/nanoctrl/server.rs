@@ -100,6 +100,13 @@ impl Server {
         let handle = server.handle();
         let serving = Some(tokio::spawn(server));
         tracing::info!(%address, "listening");
+        if !address.ip().is_loopback() && config.token.is_none() {
+            tracing::warn!(
+                %address,
+                "whoever reaches this address may register, see and remove agents; set NANOCTRL_TOKEN, for the server and for \
+                 agents, or listen on loopback: --host 127.0.0.1"
+            );
+        }
         Ok(Self {
             address,
             handle,

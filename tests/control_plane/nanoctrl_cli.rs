@@ -257,6 +257,37 @@ fn a_server_in_the_foreground_ends_cleanly_on_sigterm() {
 }
 
 #[test]
+fn a_server_that_is_open_to_all_says_so_once_and_never_its_token() {
+    let redis = Redis::start();
+    for (host, token, warns) in [
+        ("0.0.0.0", None, 1),
+        ("0.0.0.0", Some("hunter2-hunter2"), 0),
+        ("127.0.0.1", None, 0),
+    ] {
+        let mut user = User::new();
+        user.set("NANOCTRL", "RUST_LOG", "trace");
+        if let Some(token) = token {
+            user.set("NANOCTRL", "TOKEN", token);
+        }
+        let port = user.port.to_string();
+        let words = ["server", "--host", host, "--port", &port];
+        let said = user.home.path().join("said");
+        let mut command = user.command(&words);
+        command.args(["--redis-url", &redis.url()]);
+        let child = command
+            .stdout(File::create(&said).unwrap())
+            .spawn()
+            .unwrap();
+        wait_until("the server answers", || user.answers());
+        assert!(user.run(&["agents", "--port", &port]).status.success());
+        assert_eq!(terminate(child), Some(0));
+        let said = fs::read_to_string(said).unwrap();
+        assert_eq!(said.matches("set NANOCTRL_TOKEN").count(), warns, "{said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+}
+
+#[test]
 fn a_server_in_the_foreground_ends_its_private_redis_on_sigterm() {
     let user = User::new();
     if TcpStream::connect("127.0.0.1:6379").is_ok() {
