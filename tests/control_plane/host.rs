@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -326,7 +326,9 @@ async fn input_1_junk_in_the_place_of_files_and_on_the_socket_harms_nobody_else(
             "{junk}"
         );
     }
-    symlink("/etc/hostname", meeting.path("w:0").join("record-link")).unwrap();
+    let elsewhere = meeting.0.path().join("elsewhere");
+    fs::write(&elsewhere, "[\"link\",7]").unwrap();
+    symlink(&elsewhere, meeting.path("w:0").join("record-link")).unwrap();
     assert!(reader.lookup("w:0", "link").await.is_err());
     // Those who list see the rest.
     fs::write(meeting.path("w:0").join("entity-junk"), "junk").unwrap();
@@ -335,7 +337,7 @@ async fn input_1_junk_in_the_place_of_files_and_on_the_socket_harms_nobody_else(
     fs::create_dir(meeting.root().join("job/empty")).unwrap();
     assert_eq!(reader.entities("rpc").await.unwrap(), [service("x")]);
     owner.clean_up().await.unwrap();
-    assert!(!meeting.path("w:0").exists() && Path::new("/etc/hostname").exists());
+    assert!(!meeting.path("w:0").exists() && elsewhere.exists());
 }
 
 #[tokio::test]

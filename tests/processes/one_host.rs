@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use rustix::process::Signal;
+use support::wait_until;
 use tempfile::TempDir;
 
 use crate::workers::{PRINTED, Role};
@@ -65,6 +66,24 @@ fn an_alias_in_use_is_refused_and_that_of_a_killed_process_is_free_at_once() {
         drop(worker);
         assert_eq!(meeting.left(), ["worker:0"], "in round {round}");
         worker = meeting.worker();
+        let (code, out, err) = meeting.start("driver").end();
+        assert_eq!((code, &*out), (Some(0), PRINTED), "in round {round}: {err}");
+    }
+}
+
+#[test]
+fn one_of_many_processes_that_race_for_an_alias_gets_it() {
+    let meeting = Meeting::new();
+    drop(meeting.worker());
+    for round in 0..5 {
+        let mut racing: Vec<_> = (0..8).map(|_| meeting.start("worker")).collect();
+        wait_until("all but one are refused", || {
+            let ended = racing.extract_if(.., |role| role.has_ended());
+            for (code, _, err) in ended.map(Role::end) {
+                assert!(code == Some(1) && err.contains("is taken"), "{err}");
+            }
+            racing.len() == 1
+        });
         let (code, out, err) = meeting.start("driver").end();
         assert_eq!((code, &*out), (Some(0), PRINTED), "in round {round}: {err}");
     }

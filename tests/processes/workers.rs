@@ -45,6 +45,10 @@ impl Role {
         Self::run(&[within, &[calc.to_str().unwrap()]].concat(), &[])
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_some()
+    }
+
     /// The number of the process.
     pub(crate) fn id(&self) -> u32 {
         self.0.id()
