@@ -100,6 +100,10 @@ struct Victim {
     device: Arc<TcpDevice>,
 }
 
+/// Less than any other, so that the attacker is the one who dials.
+const DIALLING: Gid = Gid([0; 16]);
+/// More than any other, so that the attacker is the one who is dialled.
+const DIALLED: Gid = Gid([0xff; 16]);
 const ATTACKER_QP: u32 = 7;
 const ATTACKER_PSN: u32 = 100;
 const ATTACKER_KEY: TcpKey = TcpKey::new([3; 16]);
@@ -125,27 +129,20 @@ impl Victim {
     }
 
     fn on(device: &Arc<TcpDevice>) -> Self {
+        let mut victim = Self::waiting(device);
+        let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
+        victim.expect(DIALLING, nowhere);
+        victim
+    }
+
+    /// Does not know yet who its peer is.
+    fn waiting(device: &Arc<TcpDevice>) -> Self {
         let (init, poller) = init(device);
         let mut qp = device.create_queue_pair(&init).unwrap();
         qp.to_init().unwrap();
         for wr_id in 0..RECEIVES {
             qp.post_recv(RecvRequest { wr_id }).unwrap();
         }
-        qp.to_rtr(&QueuePairAddress {
-            // Less than any other, so that the attacker is the one who dials.
-            gid: Gid([0; 16]),
-            gid_index: 0,
-            lid: 0,
-            mtu: 5,
-            psn: ATTACKER_PSN,
-            qp_num: ATTACKER_QP,
-            tcp: Some(TcpAddress {
-                socket: SocketAddr::from((Ipv4Addr::LOCALHOST, 9)),
-                key: ATTACKER_KEY,
-            }),
-        })
-        .unwrap();
-        qp.to_rts().unwrap();
         Self {
             qp,
             poller,
@@ -154,9 +151,27 @@ impl Victim {
         }
     }
 
+    /// Expects a peer that has this GID, and listens there.
+    fn expect(&mut self, gid: Gid, socket: SocketAddr) {
+        let peer = QueuePairAddress {
+            gid,
+            gid_index: 0,
+            lid: 0,
+            mtu: 5,
+            psn: ATTACKER_PSN,
+            qp_num: ATTACKER_QP,
+            tcp: Some(TcpAddress {
+                socket,
+                key: ATTACKER_KEY,
+            }),
+        };
+        self.qp.to_rtr(&peer).unwrap();
+        self.qp.to_rts().unwrap();
+    }
+
     fn hello(&self) -> Hello {
         Hello {
-            from_gid: [0; 16],
+            from_gid: DIALLING.0,
             from_qp: ATTACKER_QP,
             psn: ATTACKER_PSN,
             to_qp: self.qp.number(),
@@ -297,6 +312,73 @@ fn strangers_are_closed_and_counted() {
     victim.has_violations(count + 1);
     assert_eq!(victim.qp.state(), QueuePairState::Rts);
     victim.meet();
+}
+
+/// Whoever dials before a queue pair knows its peer waits for that, with the key alone.
+#[test]
+fn a_queue_pair_without_a_peer_lets_nobody_wait_who_shows_a_wrong_key() {
+    let mut victim = Victim::waiting(&open());
+    let hello = victim.hello();
+    let wrong_key = Hello {
+        key: TcpKey::new([0; 16]),
+        ..hello
+    };
+    assert!(rest(victim.say(&wrong_key.encode())).is_empty());
+    victim.has_violations(1);
+    let mut early = victim.say(&hello.encode());
+    victim.expect(DIALLING, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+    let mut answer = [0; HELLO];
+    early.read_exact(&mut answer).unwrap();
+    assert_eq!(Hello::decode(&answer).unwrap().key, ATTACKER_KEY);
+    victim.has_violations(1);
+}
+
+/// Somebody else listens where the peer did, and does not know the key of the queue pair that
+/// dials, or which one it is.
+#[test]
+fn an_impostor_that_answers_is_refused_and_counted() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let socket = listener.local_addr().unwrap();
+    let dialled = || {
+        let mut victim = Victim::waiting(&open());
+        victim.expect(DIALLED, socket);
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        let mut hello = [0; HELLO];
+        stream.read_exact(&mut hello).unwrap();
+        let hello = Hello::decode(&hello).unwrap();
+        assert_eq!((hello.key, hello.to_qp), (ATTACKER_KEY, ATTACKER_QP));
+        let answer = Hello {
+            from_gid: DIALLED.0,
+            ..victim.hello()
+        };
+        (victim, stream, answer)
+    };
+    let lies: [fn(&mut Hello); 5] = [
+        |answer| answer.key = ATTACKER_KEY,
+        |answer| answer.from_gid[15] ^= 1,
+        |answer| answer.from_qp ^= 1,
+        |answer| answer.psn ^= 1,
+        |answer| answer.to_qp ^= 1,
+    ];
+    for (number, lie) in lies.iter().enumerate() {
+        let (mut victim, mut stream, mut answer) = dialled();
+        lie(&mut answer);
+        stream.write_all(&answer.encode()).unwrap();
+        assert!(rest(stream).is_empty(), "lie {number}");
+        victim.has_violations(1);
+        victim.is_in_error();
+    }
+    let (mut victim, mut stream, answer) = dialled();
+    stream.write_all(&answer.encode()).unwrap();
+    let header = Header {
+        kind: Kind::WriteWithImm,
+        imm: 5,
+        ..victim.write_header(0, 0)
+    };
+    stream.write_all(&header.encode()).unwrap();
+    assert_eq!(next(&mut *victim.poller).imm, Some(5));
+    victim.has_violations(0);
 }
 
 /// Connections that say nothing are not many at a time, and give way.
