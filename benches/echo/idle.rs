@@ -1,21 +1,25 @@
-//! What connections cost that nobody uses: processor time, and commands to Redis.
+//! What connections cost that nobody uses: processor time, commands to Redis, and a service's time
+//! for others.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::SMALL;
 use crate::account::Account;
 use crate::connections::Connections;
+use crate::in_turns::in_turns;
 use crate::row::{Row, Unit};
+use crate::slices;
 use crate::suite::Suite;
 use crate::support::{NanoCtrl, Result};
-use crate::worker::{Agents, Worker};
+use crate::worker::{Agents, Pair, Worker};
 
 /// What is left to do after connecting is done.
 const SETTLE: Duration = Duration::from_secs(2);
 const SHARED: &str = "that Redis is not the suite's own, others may use it";
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
-    match NanoCtrl::start() {
+    let measured = match NanoCtrl::start() {
         Ok(nanoctrl) => {
             let settings = Agents::of(suite).control(&nanoctrl.url);
             let redis = nanoctrl.private_redis.as_deref().ok_or(SHARED);
@@ -25,7 +29,9 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         }
         // Agents that find each other through their host.
         Err(missing) => measure(suite, Agents::of(suite), Err(&missing.to_string())),
-    }
+    };
+    measured?;
+    beside(suite)
 }
 
 /// `redis` serves these agents alone, or says why there is none that does.
@@ -65,6 +71,28 @@ fn measure(suite: &Suite, settings: Agents, redis: std::result::Result<&str, &st
         _ => report.skip(what, redis.err().unwrap_or_default()),
     }
     connections.end(suite)
+}
+
+/// Calls of one caller, beside others that are connected with the same service.
+fn beside(suite: &Suite) -> Result<()> {
+    let (settings, request) = (Agents::of(suite), [7; SMALL]);
+    let count = suite.args.connections as usize;
+    let start = || Pair::start(suite, &settings.clone().polling());
+    let [alone, crowded] = [start()?, start()?];
+    let others = Connections::make(suite, &settings, count, crowded.working.alias())?;
+    others.check(suite)?;
+    let slices = [("alone", &alone), ("beside others", &crowded)];
+    let slices = slices.map(|(name, pair)| (name, slices::raw(&pair.echo, &request)));
+    let figures = in_turns(suite, slices.into())?;
+    let [alone_p50, crowded_p50] = [figures[0].p50, figures[1].p50];
+    let what = format!("raw call, 64 B, beside {count} idle callers");
+    let row = Row::new(what, crowded_p50, Unit::Micros);
+    suite
+        .report
+        .row(&row.against("alone", alone_p50).at_most_times(1.1));
+    others.end(suite)?;
+    crowded.end(suite)?;
+    alone.end(suite)
 }
 
 /// How many commands a Redis has run.

@@ -7,28 +7,28 @@ use std::sync::{Arc, Weak};
 
 use rustix::fs::OFlags;
 
-use super::receive_ring::Doorbell;
+use super::queue_page::QueuePage;
 use super::segment::View;
 use crate::fabric::eventfd;
 
-/// The doorbell of a peer's completion queue, and its eventfd.
+/// The page of a peer's completion queue, and its eventfd.
 #[derive(Debug)]
 pub(super) struct Bell {
-    doorbell: View<Doorbell>,
+    page: View<QueuePage>,
     event: OwnedFd,
 }
 
 impl Bell {
-    pub(super) fn new(doorbell: View<Doorbell>, event: OwnedFd) -> io::Result<Self> {
+    pub(super) fn new(page: View<QueuePage>, event: OwnedFd) -> io::Result<Self> {
         // Raising the eventfd cannot block this process then, unless the peer, which is of the same
         // user, undoes that.
         rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
-        Ok(Self { doorbell, event })
+        Ok(Self { page, event })
     }
 
     /// Tells whether the owner is to be woken.
-    pub(super) fn doorbell(&self) -> &View<Doorbell> {
-        &self.doorbell
+    pub(super) fn page(&self) -> &View<QueuePage> {
+        &self.page
     }
 
     /// Wakes the owner.

@@ -17,7 +17,7 @@ impl BorrowedLot {
     /// The lots that an answer tells about.
     pub(super) fn all_of(answer: &Message, link: &Arc<Link>) -> Vec<Self> {
         let told: &[LotAddress] = match answer {
-            Message::Welcome(welcome) => &[welcome.ring, welcome.doorbell],
+            Message::Welcome(welcome) => &[welcome.ring, welcome.page],
             Message::Region { info, .. } => &[info.memory],
             _ => &[],
         };

@@ -1,11 +1,13 @@
 //! Completion queues of the shm fabric.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{Arena, Lot};
+use super::queue_page::QueuePage;
+use super::ready_set::ReadySet;
 use super::receive_ring::{Arrival, Doorbell, Entry, Taker};
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
@@ -14,15 +16,15 @@ use crate::fabric::{
     QueuePairState, eventfd,
 };
 
-/// The shared half of a completion queue: its doorbell, and all entries but arrived messages.
+/// The shared half of a completion queue: its page, and all entries but arrived messages.
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
     device: Gid,
     /// No other queue of the process has it.
     number: u64,
     event: Arc<OwnedFd>,
-    page: Arc<Lot>,
-    doorbell: View<Doorbell>,
+    lot: Arc<Lot>,
+    page: View<QueuePage>,
     entries: Mutex<Entries>,
     /// Whether the poller has to look at the entries.
     has_news: AtomicBool,
@@ -48,25 +50,25 @@ pub(super) struct Sent {
     pub(super) retired: Arc<AtomicU32>,
 }
 
-/// The doorbell in a completion queue's shared page.
-pub(super) fn doorbell_in(page: Segment) -> Option<View<Doorbell>> {
-    View::of(&Arc::new(page), 0, 1)
+/// The page of a completion queue in its memory.
+pub(super) fn page_in(memory: Segment) -> Option<View<QueuePage>> {
+    View::of(&Arc::new(memory), 0)
 }
 
 impl ShmCompletionQueue {
     pub(super) fn create(device: Gid, arena: &Arena) -> Result<Self, FabricError> {
-        let (page, segment) = arena
-            .create(size_of::<Doorbell>())
+        let (lot, segment) = arena
+            .create(size_of::<QueuePage>())
             .map_err(FabricError::os("creating a completion queue"))?;
-        let doorbell = doorbell_in(segment).expect("the page was made so");
-        doorbell[0].set_up();
+        let page = page_in(segment).expect("the page was made so");
+        page.doorbell.set_up();
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Ok(Self {
             device,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             event: Arc::new(eventfd::create().map_err(FabricError::os("creating an eventfd"))?),
+            lot,
             page,
-            doorbell,
             entries: Mutex::default(),
             has_news: AtomicBool::new(false),
         })
@@ -82,10 +84,9 @@ impl ShmCompletionQueue {
         self.number
     }
 
-    /// What a peer needs to wake this queue's owner: the page with the doorbell,
-    /// and the eventfd.
+    /// What a peer needs to wake this queue's owner: its page, and the eventfd.
     pub(super) fn shared(&self) -> (&Arc<Lot>, &Arc<OwnedFd>) {
-        (&self.page, &self.event)
+        (&self.lot, &self.event)
     }
 
     /// Polls this receive queue, too, from now on.
@@ -144,7 +145,7 @@ impl ShmCompletionQueue {
     }
 
     fn doorbell(&self) -> &Doorbell {
-        &self.doorbell[0]
+        &self.page.doorbell
     }
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
@@ -177,31 +178,61 @@ impl CompletionQueue for ShmCompletionQueue {
     }
 }
 
+/// So many receive queues are polled, however long nothing has come in them.
+const ALWAYS: usize = 4;
+/// Looks at receive queues after which those rest that nothing has come in meanwhile. So many cost
+/// much more than the fence that a rest begins with.
+const LOOKS: usize = 1 << 13;
+
 /// Polls the receive queues that peers write into, and the other entries of its queue when there
-/// are any.
+/// are any. Of many receive queues it polls those that are in use.
 #[derive(Debug)]
 pub(super) struct ShmPoller {
     queue: Arc<ShmCompletionQueue>,
-    watched: Vec<Watched>,
+    /// The page of the queue.
+    page: View<QueuePage>,
+    polled: Vec<Watched>,
     /// Index of the receive queue that the next poll begins with.
     turn: usize,
+    /// Looks at polled queues since some of them were last put to rest.
+    looks: usize,
+    /// The queues that rest, by bit of the ready set and number.
+    resting: BTreeMap<(u32, u32), Watched>,
 }
 
 /// A receive queue. It may be gone already, if the queue has news.
 #[derive(Debug)]
 struct Watched {
-    entries: View<Entry>,
+    entries: View<[Entry]>,
     taker: Taker,
+    /// What the taker had taken at the last search for queues that may rest.
+    taken: u32,
     receiver: Arc<Receiver>,
 }
 
 impl Watched {
     fn new(receiver: &Arc<Receiver>) -> Self {
+        let taker = Taker::new(receiver.consumer());
         Self {
             entries: receiver.entries(),
-            taker: Taker::new(receiver.consumer()),
+            taken: taker.taken(),
+            taker,
             receiver: receiver.clone(),
         }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.taken == self.taker.taken()
+    }
+
+    /// Returns whether it rests, given that the fence that belongs to that is done.
+    fn rests(&self) -> bool {
+        self.receiver.rest().is_on() && !self.taker.has_arrival(&self.entries)
+    }
+
+    fn key(&self) -> (u32, u32) {
+        let number = self.receiver.number();
+        (ReadySet::bit(number), number)
     }
 
     #[inline]
@@ -215,6 +246,19 @@ impl Watched {
             Some((wr_id, arrival)) => Some((wr_id, Some(arrival))),
             None => Some((self.taker.flush(self.receiver.consumer())?, None)),
         }
+    }
+
+    /// Moves arrived messages to the front of `out`; returns their number.
+    #[inline]
+    fn take_all(&mut self, out: &mut [Completion]) -> usize {
+        let mut count = 0;
+        while let Some(completion) = out.get_mut(count)
+            && let Some((wr_id, arrival)) = self.take()
+        {
+            *completion = self.completion(wr_id, Some(arrival));
+            count += 1;
+        }
+        count
     }
 
     fn completion(&self, wr_id: u64, arrival: Option<Arrival>) -> Completion {
@@ -232,9 +276,12 @@ impl Watched {
 impl ShmPoller {
     pub(super) fn new(queue: Arc<ShmCompletionQueue>) -> Self {
         Self {
+            page: queue.page.clone(),
             queue,
-            watched: Vec::new(),
+            polled: Vec::new(),
             turn: 0,
+            looks: 0,
+            resting: BTreeMap::new(),
         }
     }
 
@@ -248,12 +295,18 @@ impl ShmPoller {
             *completion = sent.completion;
         }
         if std::mem::take(&mut news.are_others) {
-            self.watched = news.receivers.iter().map(Watched::new).collect();
-            self.turn = 0;
+            let watched = news.receivers.iter().map(Watched::new);
+            let (resting, polled): (Vec<_>, _) = watched.partition(Watched::rests);
+            self.resting = resting
+                .into_iter()
+                .map(|watched| (watched.key(), watched))
+                .collect();
+            (self.polled, self.turn) = (polled, 0);
         }
         let mut is_more = !news.sent.is_empty();
         if news.has_failed {
-            count += flush(&mut self.watched, &mut out[count..]);
+            let watched = self.polled.iter_mut().chain(self.resting.values_mut());
+            count += flush(watched, &mut out[count..]);
             news.has_failed = count == out.len();
             is_more |= news.has_failed;
         }
@@ -264,20 +317,66 @@ impl ShmPoller {
         count
     }
 
-    /// Moves arrived messages to the front of `out`; returns their number.
-    #[inline]
-    fn take(&mut self, out: &mut [Completion]) -> usize {
-        let mut count = 0;
-        for _ in 0..self.watched.len() {
-            let watched = &mut self.watched[self.turn];
-            while let Some(completion) = out.get_mut(count)
-                && let Some((wr_id, arrival)) = watched.take()
-            {
-                *completion = watched.completion(wr_id, Some(arrival));
-                count += 1;
+    /// Polls the queues again that rested and were reported.
+    #[cold]
+    fn end_rest(&mut self) {
+        let Self {
+            page,
+            polled,
+            resting,
+            ..
+        } = self;
+        page.ready.take(|bit| {
+            let of_bit = (bit, 0)..=(bit, u32::MAX);
+            while let Some(key) = resting.range(of_bit.clone()).map(|(key, _)| *key).next() {
+                polled.extend(resting.remove(&key));
             }
+        });
+    }
+
+    /// Puts queues to rest that nothing has come in for a while, but for a few: those that were
+    /// used last.
+    #[cold]
+    fn begin_rest(&mut self) {
+        self.looks = 0;
+        // Stable: in front are those that were in use a while ago.
+        self.polled.sort_by_key(Watched::is_idle);
+        let busy = self.polled.partition_point(|watched| !watched.is_idle());
+        let resting = self.polled.split_off(busy.max(ALWAYS));
+        for watched in &mut self.polled {
+            watched.taken = watched.taker.taken();
+        }
+        self.turn = 0;
+        if resting.is_empty() {
+            return;
+        }
+        for watched in &resting {
+            watched.receiver.rest().begin();
+        }
+        // Either a peer sees that its message is to be reported, or it is seen here.
+        self.page.doorbell.fence_owner();
+        for watched in resting {
+            if watched.rests() {
+                self.resting.insert(watched.key(), watched);
+            } else {
+                self.polled.push(watched);
+            }
+        }
+    }
+
+    /// Moves arrived messages to the front of `out`; returns their number.
+    fn take_in_turns(&mut self, out: &mut [Completion]) -> usize {
+        if self.polled.len() > ALWAYS {
+            self.looks += self.polled.len();
+            if self.looks > LOOKS {
+                self.begin_rest();
+            }
+        }
+        let mut count = 0;
+        for _ in 0..self.polled.len() {
+            count += self.polled[self.turn].take_all(&mut out[count..]);
             self.turn += 1;
-            if self.turn == self.watched.len() {
+            if self.turn == self.polled.len() {
                 self.turn = 0;
             }
             // The next poll begins after the queue that filled `out`, so that none starves.
@@ -290,7 +389,7 @@ impl ShmPoller {
 }
 
 /// Moves what is left of receive queues in error to the front of `out`; returns the number.
-fn flush(watched: &mut [Watched], out: &mut [Completion]) -> usize {
+fn flush<'a>(watched: impl Iterator<Item = &'a mut Watched>, out: &mut [Completion]) -> usize {
     let mut count = 0;
     for watched in watched {
         if watched.receiver.state() == QueuePairState::Error {
@@ -311,15 +410,205 @@ impl Poller for ShmPoller {
         if self.queue.has_news() {
             count = self.take_news(out);
         }
-        count += self.take(&mut out[count..]);
-        Ok(count)
+        if !self.page.ready.is_empty() {
+            self.end_rest();
+        }
+        let out = &mut out[count..];
+        Ok(count
+            + match &mut *self.polled {
+                [only] => only.take_all(out),
+                _ => self.take_in_turns(out),
+            })
     }
 
     fn is_quiet(&self) -> bool {
         !self.queue.has_news()
+            && self.page.ready.is_empty()
             && self
-                .watched
+                .polled
                 .iter()
                 .all(|watched| !watched.taker.has_arrival(&watched.entries))
+    }
+}
+
+#[cfg(all(test, not(slime_loom)))]
+mod tests {
+    use super::super::receive_ring::Producer;
+    use super::super::receiver::RingMemory;
+    use super::*;
+    use crate::fabric::RecvRequest;
+
+    const QUEUES: u32 = 40;
+    const RECEIVES: u32 = 4;
+
+    /// A completion queue with many receive queues, and the peers that write into those.
+    struct Crowd {
+        queue: Arc<ShmCompletionQueue>,
+        poller: ShmPoller,
+        receivers: Vec<Arc<Receiver>>,
+        peers: Vec<(RingMemory, Producer)>,
+    }
+
+    impl Crowd {
+        fn new() -> Self {
+            let arena = Arena::new("test");
+            let queue = ShmCompletionQueue::create(Gid([0; 16]), &arena).expect("a queue");
+            let queue = Arc::new(queue);
+            let receiver = |number| {
+                let receiver = Receiver::create(&arena, number, RECEIVES).expect("a receive queue");
+                let to_init = receiver.advance(QueuePairState::Reset, QueuePairState::Init);
+                to_init.expect("it was in RESET");
+                let receiver = Arc::new(receiver);
+                queue.attach(receiver.clone());
+                receiver
+            };
+            // Some share a bit.
+            let numbers = (0..QUEUES).map(|at| at / 2 + at % 2 * 4096);
+            let receivers: Vec<_> = numbers.map(receiver).collect();
+            let peer = |receiver: &Arc<Receiver>| {
+                let (lot, capacity) = receiver.shared();
+                let len = RingMemory::len(capacity as usize);
+                let memory = Segment::of(lot, len).expect("a mapping");
+                let memory = RingMemory::new(memory, capacity as usize).expect("a ring");
+                (memory, Producer::default())
+            };
+            Self {
+                poller: ShmPoller::new(queue.clone()),
+                peers: receivers.iter().map(peer).collect(),
+                queue,
+                receivers,
+            }
+        }
+
+        fn post(&self, at: usize) {
+            let request = RecvRequest { wr_id: at as u64 };
+            self.receivers[at].post(request, 1).expect("there is room");
+        }
+
+        /// Posts a receive, and publishes a message for it.
+        fn publish(&mut self, at: usize) {
+            self.post(at);
+            let (memory, producer) = &mut self.peers[at];
+            assert!(producer.has_receive(memory.ring()));
+            let arrival = Arrival {
+                imm: at as u32,
+                byte_len: 0,
+            };
+            producer.publish(memory.ring(), arrival);
+        }
+
+        /// Does that, and tells the owner.
+        fn send(&mut self, at: usize) {
+            self.publish(at);
+            let (number, rest) = (self.receivers[at].number(), self.peers[at].0.rest());
+            self.queue.page.needs_ring(number, rest, true, 1);
+        }
+
+        /// What has arrived, in order of the receive queues.
+        fn poll(&mut self) -> Vec<u64> {
+            let mut found = Vec::new();
+            let mut batch = [Completion::EMPTY; 16];
+            loop {
+                let count = self.poller.poll(&mut batch).expect("it polls");
+                found.extend(batch[..count].iter().map(|completion| completion.wr_id));
+                if count == 0 {
+                    found.sort_unstable();
+                    return found;
+                }
+            }
+        }
+
+        fn poll_long(&mut self) {
+            for _ in 0..=LOOKS {
+                assert_eq!(self.poll(), [0_u64; 0]);
+            }
+        }
+
+        /// How many are polled.
+        fn polled(&self) -> usize {
+            assert_eq!(
+                self.poller.polled.len() + self.poller.resting.len(),
+                self.receivers.len()
+            );
+            self.poller.polled.len()
+        }
+    }
+
+    #[test]
+    fn receive_queues_rest_until_something_comes_and_when_nothing_has_come_for_long() {
+        let mut crowd = Crowd::new();
+        assert_eq!((crowd.poll(), crowd.polled()), (vec![], 0));
+        let all: Vec<_> = (0..u64::from(QUEUES)).collect();
+        for _ in 0..3 {
+            for at in 0..QUEUES as usize {
+                crowd.send(at);
+            }
+            assert!(!crowd.poller.is_quiet());
+            assert_eq!(
+                (crowd.poll(), crowd.polled()),
+                (all.clone(), QUEUES as usize)
+            );
+            assert!(crowd.poller.is_quiet());
+            crowd.poll_long();
+            assert_eq!(crowd.polled(), ALWAYS);
+        }
+    }
+
+    #[test]
+    fn what_is_in_use_does_not_rest() {
+        let mut crowd = Crowd::new();
+        let busy = [3, 7, 19, 20, 33, 39];
+        for turn in 0..LOOKS {
+            for at in busy {
+                crowd.send(at);
+            }
+            if turn == 0 {
+                crowd.send(1);
+            }
+            assert_eq!(crowd.poll().len(), busy.len() + usize::from(turn == 0));
+        }
+        assert_eq!(crowd.polled(), busy.len());
+        let rests = |at: usize| crowd.receivers[at].rest().is_on();
+        assert!(rests(1) && !busy.into_iter().any(rests));
+    }
+
+    #[test]
+    fn a_message_that_nobody_has_reported_is_found_as_its_queue_goes_to_rest() {
+        let mut crowd = Crowd::new();
+        (0..10).for_each(|at| crowd.send(at));
+        assert_eq!(crowd.poll().len(), 10);
+        crowd.poller.begin_rest();
+        crowd.publish(5);
+        crowd.poller.begin_rest();
+        assert!(crowd.receivers[5].rest().is_on());
+        assert_eq!(crowd.polled(), ALWAYS + 1);
+        // All of them are found anew, as another one comes.
+        crowd.queue.tell(|entries| entries.are_others = true);
+        assert_eq!(crowd.poll(), [5]);
+    }
+
+    /// INPUT-1: a peer reports what is not there, and one dies before it reports.
+    #[test]
+    fn input_1_reports_that_are_wrong_or_missing_harm_nobody_else() {
+        let mut crowd = Crowd::new();
+        crowd.poll_long();
+        (0..5000).for_each(|number| crowd.queue.page.ready.report(number));
+        assert_eq!((crowd.poll(), crowd.polled()), (vec![], QUEUES as usize));
+        crowd.poll_long();
+        assert_eq!(crowd.polled(), ALWAYS);
+        let dead = crowd.poller.resting.values().next().expect("some rest");
+        let dead = crowd
+            .receivers
+            .iter()
+            .position(|it| Arc::ptr_eq(it, &dead.receiver));
+        let dead = dead.expect("it is one of them");
+        crowd.publish(dead);
+        crowd.post(dead);
+        crowd.send(8);
+        assert_eq!(crowd.poll(), [8]);
+        // The end of its link tells that it is dead: its message comes, and the receive is flushed.
+        crowd.receivers[dead].fail();
+        crowd.queue.flush();
+        assert_eq!(crowd.poll(), [dead as u64; 2]);
     }
 }

@@ -282,7 +282,10 @@ impl Connection {
             Message::Welcome(welcome) => {
                 let (fds, lots) = (<[_; 3]>::try_from(fds), <[_; 2]>::try_from(lots));
                 let welcomed = match (fds, lots) {
-                    (Ok(fds), Ok(lots)) => sender.welcome(welcome, fds, lots, link).is_ok(),
+                    (Ok(fds), Ok(lots)) => {
+                        let number = self.remote.get().map_or(0, |remote| remote.qp_num);
+                        sender.welcome(number, welcome, fds, lots, link).is_ok()
+                    }
                     _ => false,
                 };
                 // It was kept for the eventfd that the sender has now.
@@ -329,14 +332,14 @@ impl Connection {
             return Some(false);
         }
         let (ring, capacity) = self.receiver.shared();
-        let (doorbell, event) = self.recv_cq.shared();
+        let (page, event) = self.recv_cq.shared();
         let welcome = Message::Welcome(Welcome {
             to: hello.from,
             queue: self.recv_cq.number(),
             capacity,
             min_rnr_timer: self.retry.min_rnr_timer,
             ring: ring.address(),
-            doorbell: doorbell.address(),
+            page: page.address(),
         });
         let mut links = self.links();
         match &links.incoming {
@@ -352,7 +355,7 @@ impl Connection {
             link.leave(self);
             return Some(false);
         }
-        let told = link.tell(&welcome, &[ring, doorbell], Some(event));
+        let told = link.tell(&welcome, &[ring, page], Some(event));
         Some(told.is_ok())
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of shared memory and of these messages.
-pub(super) const VERSION: u32 = 0x51_4d_00_02;
+pub(super) const VERSION: u32 = 0x51_4d_00_03;
 
 /// Longest message in bytes.
 pub(super) const MAX_LEN: usize = 128;
@@ -15,8 +15,8 @@ pub(super) enum Message {
     Device { version: u32, gid: [u8; 16] },
     /// The asking side's queue pair wants to send. Either side asks.
     Hello(Hello),
-    /// The other side's queue pair is ready to receive. With: receive queue, doorbell of its
-    /// completion queue, eventfd.
+    /// The other side's queue pair is ready to receive. With: receive queue, page of its completion
+    /// queue, eventfd.
     Welcome(Welcome),
     /// The other side's queue pair is in ERR, gone, or connected with another.
     Refusal { to: ConnectionId },
@@ -65,7 +65,7 @@ pub(super) struct Welcome {
     /// Code of the wait that a sender without a receive must keep.
     pub(super) min_rnr_timer: u8,
     pub(super) ring: LotAddress,
-    pub(super) doorbell: LotAddress,
+    pub(super) page: LotAddress,
 }
 
 /// A memory region in its owner's terms.
@@ -133,7 +133,7 @@ mod tests {
             let info = RegionInfo { rkey: number, access: number, addr: long, len: long, memory };
             let hello = Hello { from: id, psn: number, to_qp: number };
             let welcome = Welcome {
-                to: id, queue: long, capacity: number, min_rnr_timer: 255, ring: memory, doorbell: memory,
+                to: id, queue: long, capacity: number, min_rnr_timer: 255, ring: memory, page: memory,
             };
             for message in [
                 Message::Device { version: number, gid },

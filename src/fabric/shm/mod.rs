@@ -12,6 +12,7 @@
 //! | WRITE, READ | a copy by the poster, inside `post_send` |
 //! | bytes that were made [in place](super::QueuePair::place) | no copy: the peer's region is mapped |
 //! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in such a range |
+//! | completion queue | its owner polls the receive queues that are in use; the others rest, and who writes into one of those reports it in a set that the queue has |
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
 //! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
 //!
@@ -22,9 +23,10 @@
 //! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that
 //! such a peer writes to shared memory is trusted with memory safety: lengths come from sealed
 //! files, indices are our own. It can write all memory that this device shares, as it can ask for
-//! all regions; what another device shares is in other files. The sockets are in the abstract
-//! namespace and the memory in memfds, so nothing has a name in the file system and the kernel
-//! removes everything with the last process, `kill -9` included.
+//! all regions, and so it can keep an owner from being told of what others write; what another
+//! device shares is in other files. The sockets are in the abstract namespace and the memory in
+//! memfds, so nothing has a name in the file system and the kernel removes everything with the last
+//! process, `kill -9` included.
 
 mod arena;
 mod barrier;
@@ -40,7 +42,9 @@ mod link;
 mod message;
 mod owner_lock;
 mod peer_process;
+mod queue_page;
 mod queue_pair;
+mod ready_set;
 mod receive_ring;
 mod receiver;
 mod region;

@@ -154,6 +154,11 @@ impl Taker {
         Self { next, posted: next }
     }
 
+    /// Number of receives used up, modulo 2^32.
+    pub(super) fn taken(&self) -> u32 {
+        self.next
+    }
+
     /// Returns whether the next message has arrived.
     #[inline]
     pub(super) fn has_arrival(&self, entries: &[Entry]) -> bool {
@@ -267,9 +272,15 @@ impl Doorbell {
 
     fn arm_for(&self, wanted: u32) {
         self.wanted.store(wanted, Ordering::Relaxed);
-        // Pairs with the fence in `needs_ring`: either the peer sees the request, or the owner's
-        // next look sees the peer's message. It pairs with the one in `fence`, too: either the
-        // owner sees that peers no longer fence, or those peers see the request.
+        self.fence_owner();
+    }
+
+    /// Fences between a request of the owner, which peers read when they have published a message,
+    /// and its look for messages.
+    pub(super) fn fence_owner(&self) {
+        // Pairs with the fence of the ringer: either the peer sees the request, or the owner's next
+        // look sees the peer's message. It pairs with the one in `fence`, too: either the owner
+        // sees that peers no longer fence, or those peers see the request.
         fence(Ordering::SeqCst);
         if self.fences_everywhere.load(Ordering::Relaxed) == 0 {
             return;
@@ -294,11 +305,24 @@ impl Doorbell {
     #[inline]
     pub(super) fn needs_ring(&self, solicited: bool, published: Option<u32>) -> bool {
         // The message was published before: its store must not move behind the load of `wanted`.
+        self.fence_ringer(published);
+        self.is_wanted(solicited, published)
+    }
+
+    /// Fences between a message of a peer and its look for requests of the owner.
+    #[inline(always)]
+    pub(super) fn fence_ringer(&self, published: Option<u32>) {
         if self.is_fenced_by_owner() {
             barrier::light_if(true);
         } else {
             self.fence(published);
         }
+    }
+
+    /// Returns whether the owner must be woken, as a peer that has
+    /// [fenced](Self::fence_ringer).
+    #[inline(always)]
+    pub(super) fn is_wanted(&self, solicited: bool, published: Option<u32>) -> bool {
         let wants = match self.wanted.load(Ordering::Relaxed) {
             0 => false,
             Self::SOLICITED => solicited,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::arena::{Arena, Lot};
 use super::barrier;
+use super::ready_set::Rest;
 use super::receive_ring::{Consumer, Entry, Posted, ReceiveRing};
 use super::segment::{Segment, View};
 use crate::fabric::{FabricError, QueuePairState, RecvRequest, software};
@@ -27,12 +28,15 @@ impl Receiver {
         let (lot, segment) = arena
             .create(RingMemory::len(capacity))
             .map_err(FabricError::os("allocating a receive queue"))?;
+        let memory = RingMemory::new(segment, capacity).expect("it was made so");
+        // No peer has it yet.
+        memory.rest().begin();
         Ok(Self {
             number,
             depth,
             state: AtomicU8::new(QueuePairState::Reset as u8),
             lot,
-            memory: RingMemory::new(segment, capacity).expect("it was made so"),
+            memory,
             capacity,
             consumer: Consumer::new(depth, capacity),
         })
@@ -105,8 +109,13 @@ impl Receiver {
     }
 
     /// The entries that the peer writes.
-    pub(super) fn entries(&self) -> View<Entry> {
+    pub(super) fn entries(&self) -> View<[Entry]> {
         self.memory.entries()
+    }
+
+    /// Whether the queue rests.
+    pub(super) fn rest(&self) -> &Rest {
+        self.memory.rest()
     }
 
     /// The posted receives.
@@ -116,17 +125,25 @@ impl Receiver {
     }
 }
 
+/// What stands in front of the entries of a receive queue.
+#[derive(Debug)]
+#[repr(C)]
+pub(super) struct RingHeader {
+    posted: Posted,
+    rest: Rest,
+}
+
 /// A receive queue in shared memory.
 #[derive(Debug)]
 pub(super) struct RingMemory {
-    posted: View<Posted>,
-    entries: View<Entry>,
+    header: View<RingHeader>,
+    entries: View<[Entry]>,
 }
 
 impl RingMemory {
     /// Size in bytes of a queue with this many entries.
     pub(super) const fn len(capacity: usize) -> usize {
-        size_of::<Posted>() + capacity * size_of::<Entry>()
+        size_of::<RingHeader>() + capacity * size_of::<Entry>()
     }
 
     /// Finds the parts of the queue; `None` if the segment is too short for so many entries, or
@@ -135,19 +152,24 @@ impl RingMemory {
         let segment = Arc::new(segment);
         capacity.is_power_of_two().then_some(())?;
         Some(Self {
-            posted: View::of(&segment, 0, 1)?,
-            entries: View::of(&segment, size_of::<Posted>(), capacity)?,
+            header: View::of(&segment, 0)?,
+            entries: View::of_many(&segment, size_of::<RingHeader>(), capacity)?,
         })
     }
 
-    pub(super) fn entries(&self) -> View<Entry> {
+    pub(super) fn entries(&self) -> View<[Entry]> {
         self.entries.clone()
+    }
+
+    #[inline]
+    pub(super) fn rest(&self) -> &Rest {
+        &self.header.rest
     }
 
     #[inline]
     pub(super) fn ring(&self) -> ReceiveRing<'_> {
         ReceiveRing {
-            posted: &self.posted[0],
+            posted: &self.header.posted,
             entries: &self.entries,
         }
     }

@@ -33,7 +33,7 @@ struct RemoteRegion {
 impl RemoteRegion {
     #[inline]
     fn is_valid(&self) -> bool {
-        self.validity[0].is_valid()
+        self.validity.is_valid()
     }
 
     /// Whether it has this key, and still is what the peer grants.
@@ -96,7 +96,7 @@ impl RemoteRegions {
         self.mapped.retain(RemoteRegion::is_valid);
         self.mapped.push(RemoteRegion {
             info,
-            validity: View::of(&segment, 0, 1).expect("there is a first page"),
+            validity: View::of(&segment, 0).expect("there is a first page"),
             segment,
             begin: data_offset(),
         });

@@ -13,7 +13,9 @@ use rustix::param::page_size;
 
 use super::arena::Lot;
 use super::borrowed_lot::BorrowedLot;
-use super::receive_ring::{Doorbell, Entry, Posted};
+use super::queue_page::QueuePage;
+use super::receive_ring::Entry;
+use super::receiver::RingHeader;
 use super::region::Validity;
 
 /// Seals the size, so that a mapping never faults, whatever the other process does.
@@ -105,15 +107,15 @@ impl Segment {
     }
 }
 
-/// Values in a segment, located once.
+/// A value in a segment, or several, located once.
 #[derive(Debug)]
-pub(super) struct View<T> {
-    values: NonNull<[T]>,
+pub(super) struct View<T: ?Sized> {
+    values: NonNull<T>,
     /// Keeps the values mapped.
     segment: Arc<Segment>,
 }
 
-impl<T> Clone for View<T> {
+impl<T: ?Sized> Clone for View<T> {
     fn clone(&self) -> Self {
         Self {
             values: self.values,
@@ -123,8 +125,19 @@ impl<T> Clone for View<T> {
 }
 
 impl<T: Shared> View<T> {
+    /// Locates one value as [`Segment::slice`] does.
+    pub(super) fn of(segment: &Arc<Segment>, offset: usize) -> Option<Self> {
+        let value = segment.slice(offset, 1)?.first()?;
+        Some(Self {
+            values: NonNull::from(value),
+            segment: segment.clone(),
+        })
+    }
+}
+
+impl<T: Shared> View<[T]> {
     /// Locates values as [`Segment::slice`] does.
-    pub(super) fn of(segment: &Arc<Segment>, offset: usize, count: usize) -> Option<Self> {
+    pub(super) fn of_many(segment: &Arc<Segment>, offset: usize, count: usize) -> Option<Self> {
         let values = NonNull::from(segment.slice(offset, count)?);
         Some(Self {
             values,
@@ -133,21 +146,21 @@ impl<T: Shared> View<T> {
     }
 }
 
-impl<T: Shared> Deref for View<T> {
-    type Target = [T];
+impl<T: ?Sized> Deref for View<T> {
+    type Target = T;
 
     #[inline]
-    fn deref(&self) -> &[T] {
-        // SAFETY: made from a `&[T]` that `Segment::slice` gave, which is valid as long as the
+    fn deref(&self) -> &T {
+        // SAFETY: made from values that `Segment::slice` gave, which are valid as long as the
         // segment, held here.
         unsafe { self.values.as_ref() }
     }
 }
 
-// SAFETY: it is a `&[T]` that brings its lifetime along.
-unsafe impl<T: Shared + Sync> Send for View<T> {}
+// SAFETY: it is a `&T` that brings its lifetime along.
+unsafe impl<T: ?Sized + Sync> Send for View<T> {}
 // SAFETY: as above.
-unsafe impl<T: Shared + Sync> Sync for View<T> {}
+unsafe impl<T: ?Sized + Sync> Sync for View<T> {}
 
 impl fmt::Debug for Segment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,11 +175,11 @@ impl fmt::Debug for Segment {
 /// no data race.
 pub(super) unsafe trait Shared {}
 
-// SAFETY: an `AtomicU32`.
-unsafe impl Shared for Posted {}
+// SAFETY: `AtomicU32`s.
+unsafe impl Shared for RingHeader {}
 // SAFETY: `AtomicU32`s.
 unsafe impl Shared for Entry {}
-// SAFETY: an `AtomicU32`.
-unsafe impl Shared for Doorbell {}
+// SAFETY: `AtomicU32`s and `AtomicU64`s.
+unsafe impl Shared for QueuePage {}
 // SAFETY: an `AtomicU32`.
 unsafe impl Shared for Validity {}

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::bell::Bell;
 use super::borrowed_lot::BorrowedLot;
-use super::completion_queue::doorbell_in;
+use super::completion_queue::page_in;
 use super::key_table::KeyTable;
 use super::link::Link;
 use super::message::Welcome;
-use super::receive_ring::{Arrival, Doorbell, Producer};
+use super::queue_page::QueuePage;
+use super::receive_ring::{Arrival, Producer};
 use super::receiver::RingMemory;
 use super::region::RegionMemory;
 use super::remote_regions::{Located, PlacedRegion, RemoteRegions};
@@ -51,7 +52,9 @@ pub(super) struct Sender {
 struct Peer {
     memory: RingMemory,
     producer: Producer,
-    doorbell: View<Doorbell>,
+    /// Number of the peer's queue pair.
+    number: u32,
+    page: View<QueuePage>,
     bell: Arc<Bell>,
     /// Messages that were published when the doorbell was rung last, modulo 2^32.
     rung: u32,
@@ -140,10 +143,11 @@ impl Sender {
         }
     }
 
-    /// Notes the peer's receive queue, page with doorbell, and eventfd. The latter two may be known
-    /// already.
+    /// Notes the receive queue of the peer's queue pair with this number, the page of its
+    /// completion queue, and eventfd. The latter two may be known already.
     pub(super) fn welcome(
         &mut self,
+        number: u32,
         welcome: Welcome,
         fds: [OwnedFd; 3],
         lots: [BorrowedLot; 2],
@@ -162,14 +166,15 @@ impl Sender {
         };
         let memory = RingMemory::new(ring, capacity).ok_or_else(malformed)?;
         let bell = link.bell(welcome.queue, || {
-            let (offset, len) = (welcome.doorbell.offset, size_of::<Doorbell>());
+            let (offset, len) = (welcome.page.offset, size_of::<QueuePage>());
             let page = Segment::open(&page, offset, len, Some(page_lot))?;
-            Bell::new(doorbell_in(page).ok_or_else(malformed)?, event)
+            Bell::new(page_in(page).ok_or_else(malformed)?, event)
         })?;
         self.peer = Some(Peer {
             memory,
             producer: Producer::default(),
-            doorbell: bell.doorbell().clone(),
+            number,
+            page: bell.page().clone(),
             bell,
             rung: 0,
             rnr_timer: rnr_timer(welcome.min_rnr_timer),
@@ -439,7 +444,8 @@ impl Peer {
         self.producer.publish(self.memory.ring(), arrival);
         let published = self.producer.published();
         let since = published.wrapping_sub(self.rung);
-        if self.doorbell[0].needs_ring(solicited, Some(since)) {
+        let rest = self.memory.rest();
+        if self.page.needs_ring(self.number, rest, solicited, since) {
             self.rung = published;
             self.bell.ring();
         }

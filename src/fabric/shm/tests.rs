@@ -15,7 +15,7 @@ use super::control_socket::{self, ControlSocket, Incoming};
 use super::message::{
     ConnectionId, Hello, LotAddress, MAX_LEN, Message, RegionInfo, VERSION, Welcome,
 };
-use super::receive_ring::Doorbell;
+use super::queue_page::QueuePage;
 use super::receiver::RingMemory;
 use super::segment::{SEALS, Segment};
 use crate::fabric::conformance::CASES;
@@ -242,7 +242,7 @@ fn input_1_a_wrong_answer_ends_one_connection() {
     let link = impostor.accept();
     let arena = Arena::new("test");
     let lot = |len| arena.create(len).expect("a lot").0;
-    let (ring, doorbell) = (lot(RingMemory::len(4)), lot(size_of::<Doorbell>()));
+    let (ring, page) = (lot(RingMemory::len(4)), lot(size_of::<QueuePage>()));
     let event = eventfd::create().expect("an eventfd");
     let good = Welcome {
         to: hello_on(&link),
@@ -250,9 +250,9 @@ fn input_1_a_wrong_answer_ends_one_connection() {
         capacity: 4,
         min_rnr_timer: 1,
         ring: ring.address(),
-        doorbell: doorbell.address(),
+        page: page.address(),
     };
-    let fds = [ring.as_fd(), doorbell.as_fd(), event.as_fd()];
+    let fds = [ring.as_fd(), page.as_fd(), event.as_fd()];
     link.send(&Message::Welcome(good), &fds).expect("room");
 
     let file: OwnedFd = tempfile::tempfile().expect("a file").into();
@@ -287,7 +287,7 @@ fn input_1_a_wrong_answer_ends_one_connection() {
         (
             Welcome {
                 queue: 8,
-                doorbell: at(1),
+                page: at(1),
                 ..good
             },
             &fds,
