@@ -11,6 +11,7 @@ mod files;
 mod registered_agent;
 mod scope;
 
+use self::directory::make_private;
 use self::registered_agent::RegisteredAgent;
 use self::scope::{LockedScope, Scope, blocking};
 use super::{
@@ -65,6 +66,37 @@ impl Host {
             root,
             life: Arc::new(Life::new()),
         }
+    }
+
+    /// Lists the live entities of a kind; this value need not be registered.
+    ///
+    /// # Errors
+    /// [`ControlError::HostDirectory`] if the directory cannot be used.
+    pub async fn list_entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
+        let kind = kind.to_owned();
+        self.list(move |scope| scope.entities(&kind)).await
+    }
+
+    /// Lists the registered agents, in any order; this value need not be registered.
+    ///
+    /// # Errors
+    /// [`ControlError::HostDirectory`] if the directory cannot be used.
+    pub async fn list_agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        self.list(Scope::peers).await
+    }
+
+    /// Reads the scope, if this user alone may enter the directory it is in.
+    async fn list<T: Send + 'static>(
+        &self,
+        list: impl FnOnce(&Scope) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, ControlError> {
+        check_scope(&self.scope.name)?;
+        let (root, scope) = (self.root.clone(), self.scope.clone());
+        blocking(move || {
+            make_private(&root)?;
+            list(&scope)
+        })
+        .await
     }
 
     /// Changes something while this agent is registered.

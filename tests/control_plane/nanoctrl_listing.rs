@@ -1,10 +1,12 @@
 //! `nanoctrl services` and `nanoctrl agents`, as a user types them.
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use slimerpc::control::{Control, Entity, NanoCtrl, Registration};
+use slimerpc::control::{Control, Entity, Host, NanoCtrl, Registration};
 use slimerpc_actors::{PeerAgent, service};
 use support::{NanoCtrlServer, fake_http::FakeHttp, free_port};
 
@@ -74,6 +76,54 @@ async fn services_are_printed_as_a_table_and_as_json() {
         serde_json::from_str(&printed(&["services", "--json", "--address", &url])).unwrap();
     assert_eq!(json[1]["service"], "second");
     assert_eq!(json[1]["methods"], json!(["add", "sub"]));
+}
+
+#[actix::test]
+async fn agents_of_this_host_are_listed_without_a_server() {
+    let runtime = tempfile::tempdir().unwrap();
+    let listed = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
+        command.env("XDG_RUNTIME_DIR", runtime.path()).args(words);
+        let output = command.args(["--ctrl", "host"]).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(said).unwrap())
+    };
+    assert_eq!(listed(&["agents"]), (true, "no agents\n".to_owned()));
+    let agent = Host::at(runtime.path().join("slimerpc"), "job");
+    let registration = Registration {
+        alias: Some("worker:0".to_owned()),
+        address: "192.0.2.1".to_owned(),
+        ..Registration::default()
+    };
+    agent.register(registration).await.unwrap();
+    let junk = Entity {
+        id: "junk".to_owned(),
+        kind: "rpc-worker".to_owned(),
+        metadata: json!({}),
+    };
+    agent.advertise(junk).await.unwrap();
+    assert_eq!(listed(&["agents"]), (true, "no agents\n".to_owned()));
+    let (_, table) = listed(&["agents", "--scope", "job"]);
+    assert!(
+        table.lines().count() == 2 && table.contains("192.0.2.1"),
+        "{table}"
+    );
+    let (_, services) = listed(&["services", "--scope", "job"]);
+    assert!(services.contains("skipped junk"), "{services}");
+    for refused in [&["agents", "--all-scopes"][..], &["agents", "--port", "1"]] {
+        let (is_success, said) = listed(refused);
+        assert!(
+            !is_success && said.contains("cannot be used with"),
+            "{said}"
+        );
+    }
+    fs::set_permissions(
+        runtime.path().join("slimerpc"),
+        fs::Permissions::from_mode(0o755),
+    )
+    .unwrap();
+    let (is_success, said) = listed(&["agents"]);
+    assert!(!is_success && said.contains("mode 755"), "{said}");
 }
 
 #[actix::test]

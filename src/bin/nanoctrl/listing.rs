@@ -7,7 +7,9 @@ use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
-use slimerpc::control::{ControlError, NanoCtrl, PeerRecord, ServiceRecord, natural_order};
+use slimerpc::control::{
+    ControlError, Entity, Host, NanoCtrl, PeerRecord, ServiceRecord, natural_order,
+};
 use slimerpc::nanoctrl::daemon;
 
 use crate::output::{Report, complain};
@@ -20,6 +22,10 @@ const WIDEST: usize = 60;
 pub(crate) struct ListArgs {
     #[command(flatten)]
     server: ServerAddress,
+    /// Ask no server: list the agents of this user that find each other through this host
+    #[arg(long, value_name = "host", value_parser = ["host"],
+        conflicts_with_all = ["address", "at_host", "at_port", "all_scopes"])]
+    ctrl: Option<String>,
     /// Scope to look into [default: agents without a scope]
     #[arg(
         long,
@@ -38,12 +44,39 @@ pub(crate) struct ListArgs {
     token: TokenArg,
 }
 
+/// Whom to ask, in a scope.
+enum ControlPlane {
+    NanoCtrl(Box<NanoCtrl>),
+    Host(Host),
+}
+
+impl ControlPlane {
+    async fn agents(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        match self {
+            Self::NanoCtrl(server) => server.list_agents().await,
+            Self::Host(host) => host.list_agents().await,
+        }
+    }
+
+    async fn services(&self) -> Result<Vec<Entity>, ControlError> {
+        match self {
+            Self::NanoCtrl(server) => server.list_entities(ServiceRecord::KIND).await,
+            Self::Host(host) => host.list_entities(ServiceRecord::KIND).await,
+        }
+    }
+}
+
 impl ListArgs {
     /// Collects what to print from each scope, with a client for it.
     async fn collect<T>(
         self,
-        list: impl AsyncFn(&NanoCtrl) -> Result<Vec<T>, ControlError>,
+        list: impl AsyncFn(&ControlPlane) -> Result<Vec<T>, ControlError>,
     ) -> Result<Vec<(String, T)>, Box<dyn Error>> {
+        if self.ctrl.is_some() {
+            let host = ControlPlane::Host(Host::new(&self.scope));
+            let listed = list(&host).await?.into_iter();
+            return Ok(listed.map(|item| (self.scope.clone(), item)).collect());
+        }
         let address = self.server.find().unwrap_or_else(daemon::address);
         let token = self.token.find();
         let client = |scope: &str| match NanoCtrl::new(&address, scope) {
@@ -66,7 +99,7 @@ impl ListArgs {
         };
         let mut all = Vec::new();
         for scope in scopes {
-            let listed = list(&client(&scope)?).await?;
+            let listed = list(&ControlPlane::NanoCtrl(Box::new(client(&scope)?))).await?;
             all.extend(listed.into_iter().map(|item| (scope.clone(), item)));
         }
         Ok(all)
@@ -77,9 +110,7 @@ impl ListArgs {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn services(args: ListArgs) -> Result<Report, Box<dyn Error>> {
     let (as_json, with_scope) = (args.json, args.all_scopes);
-    let listed = args
-        .collect(async |server| server.list_entities(ServiceRecord::KIND).await)
-        .await?;
+    let listed = args.collect(ControlPlane::services).await?;
     let mut services = Vec::new();
     for (scope, entity) in &listed {
         match ServiceRecord::read(entity) {
@@ -122,9 +153,7 @@ pub(crate) async fn services(args: ListArgs) -> Result<Report, Box<dyn Error>> {
 #[tokio::main(flavor = "current_thread")]
 pub(crate) async fn agents(args: ListArgs) -> Result<Report, Box<dyn Error>> {
     let (as_json, with_scope) = (args.json, args.all_scopes);
-    let mut agents = args
-        .collect(async |server| server.list_agents().await)
-        .await?;
+    let mut agents = args.collect(ControlPlane::agents).await?;
     agents.retain(|(_, agent)| !agent.is_gone());
     agents.sort_by(|(scope, a), (other, b)| {
         natural_order(scope, other).then_with(|| natural_order(&a.alias, &b.alias))

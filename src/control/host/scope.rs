@@ -146,6 +146,13 @@ impl Scope {
         is_there(&self.agent_path(alias).join(MAIL))
     }
 
+    /// The agents that live.
+    pub(super) fn peers(&self) -> Result<Vec<PeerRecord>, ControlError> {
+        let paths = self.agents()?.into_iter();
+        let agents = paths.filter_map(|path| readable(self.agent(&path)));
+        Ok(agents.map(|(_, record)| record).collect())
+    }
+
     /// Looks up an agent that lives.
     pub(super) fn peer(&self, alias: &str) -> Result<Option<PeerRecord>, ControlError> {
         let record = self.agent(&self.agent_path(alias))?;
