@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::program;
 
@@ -20,6 +21,8 @@ pub struct Driver {
     errors: BufReader<ChildStderr>,
     /// The scope of its agents, which its workers are told.
     scope: String,
+    /// Where its processes meet, whatever the environment says.
+    _meeting: TempDir,
 }
 
 /// How it ended.
@@ -37,7 +40,8 @@ impl Driver {
     /// Starts an example, the workers of which are in the scope `SCOPE-PID`.
     pub fn start(example: &str, scope: &str, words: &[&str]) -> Self {
         let mut command = Command::new(program(&format!("examples/{example}")));
-        command.args(words);
+        let meeting = TempDir::new().unwrap();
+        command.args(words).env("XDG_RUNTIME_DIR", meeting.path());
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -47,6 +51,7 @@ impl Driver {
             child,
             errors,
             scope,
+            _meeting: meeting,
         }
     }
 
