@@ -25,12 +25,13 @@ pub(super) struct Connections {
 pub(super) struct Connection(Arc<Connections>);
 
 impl Connections {
-    /// As many connections as the limit of descriptors leaves room for, and `least` at least.
-    pub(super) fn within_limit(least: usize) -> Arc<Self> {
+    /// As many connections as the limit of descriptors leaves room for, a multiple of `workers`,
+    /// which share them.
+    pub(super) fn within_limit(workers: usize) -> Arc<Self> {
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = (limit - OTHERS.min(limit / 2)).min(MOST);
         Arc::new(Self {
-            most: (most as usize).max(least),
+            most: (most as usize / workers).max(1) * workers,
             open: Mutex::default(),
         })
     }

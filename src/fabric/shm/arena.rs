@@ -172,8 +172,10 @@ impl Drop for Lot {
     fn drop(&mut self) {
         if !self.goes_with_file.load(Ordering::Relaxed) {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // The system takes back whole pages only, and the rest of the last one is nobody's.
+            let len = self.len.next_multiple_of(page_size() as u64);
             // Where a policy forbids the call, the memory goes with the file.
-            let _ = rustix::fs::fallocate(&*self.file, flags, self.offset, self.len);
+            let _ = rustix::fs::fallocate(&*self.file, flags, self.offset, len);
         }
     }
 }
@@ -246,6 +248,19 @@ mod tests {
         arena.close();
         drop((arena, lot, segment));
         assert_eq!(first(&theirs), 3);
+    }
+
+    #[test]
+    fn memory_of_every_length_goes_back() {
+        let arena = Arena::with("test", false);
+        let (kept, _segment) = arena.create(1).expect("a lot");
+        for len in [1, 128, 4095, 4096, 4097, LEN + 1] {
+            let (lot, segment) = arena.create(len).expect("a lot");
+            write(&segment, 1);
+            assert!(taken(&kept) >= len as i64);
+            drop((lot, segment));
+            assert_eq!(taken(&kept), 0, "of {len} bytes");
+        }
     }
 
     #[test]

@@ -342,6 +342,11 @@ impl Connection {
             page: page.address(),
         });
         let mut links = self.links();
+        // Whoever enters it leaves the links afterwards. The link must not be joined then: the next
+        // life of the queue pair may have joined it.
+        if self.state() == QueuePairState::Error {
+            return Some(false);
+        }
         match &links.incoming {
             // The peer has not received the answer.
             Some((theirs, id)) if Arc::ptr_eq(theirs, link) && *id == hello.from => {}
@@ -350,11 +355,6 @@ impl Connection {
             None => return Some(false),
         }
         drop(links);
-        if self.state() == QueuePairState::Error {
-            // It was entered meanwhile, and the link not left perhaps.
-            link.leave(self);
-            return Some(false);
-        }
         let told = link.tell(&welcome, &[ring, page], Some(event));
         Some(told.is_ok())
     }
@@ -388,13 +388,18 @@ impl Connection {
         self.recv_cq.flush();
         sender.flush(first, |executed| self.complete(executed));
         let links = std::mem::take(&mut *self.links());
+        if let Some((link, id)) = links.incoming {
+            let is_other = |ours: &Arc<Link>| !Arc::ptr_eq(ours, &link);
+            if links.outgoing.as_ref().is_none_or(is_other) {
+                // Whoever asked here need not have accepted the link on which the goodbye goes.
+                let _ = link.send(&Message::Refusal { to: id });
+            }
+            link.leave(self);
+        }
         if let (Some(link), Some(remote)) = (links.outgoing, self.remote.get()) {
             let (from, to_qp) = (self.id, remote.qp_num);
             // A link that has ended says it, too.
             let _ = link.send(&Message::Goodbye { from, to_qp });
-            link.leave(self);
-        }
-        if let Some((link, _)) = links.incoming {
             link.leave(self);
         }
         self.recv_cq.ring(true);

@@ -21,8 +21,9 @@ use super::control_socket::ControlSocket;
 use super::message::{Message, VERSION};
 use crate::fabric::Gid;
 
-/// Most messages that wait until the peer reads. Each queue pair has a few under way at most.
-const MAX_WAITING: usize = 1 << 16;
+/// Most messages that wait until the peer reads. Each queue pair of an honest one has a few under
+/// way at most.
+const MAX_WAITING: usize = 1 << 14;
 
 /// One link, at either end.
 #[derive(Debug)]
@@ -264,6 +265,14 @@ impl Link {
         }
     }
 
+    /// Returns whether either end has, as far as this one knows, a need of the link.
+    pub(super) fn is_used(&self) -> bool {
+        let users = lock(&self.users);
+        users.as_ref().is_some_and(|users| {
+            !users.connections.is_empty() || users.borrowed > 0 || !users.lent.is_empty()
+        })
+    }
+
     /// Has new connections ask over another link.
     fn leave_to_others(&self, links: &mut HashMap<Gid, Arc<Self>>) {
         if let Entry::Occupied(link) = links.entry(self.peer)
@@ -280,6 +289,7 @@ impl Link {
         }
         let users = lock(&self.users).take();
         self.socket.end();
+        lock(&self.waiting).clear();
         let connections = users.into_iter().flat_map(|users| users.connections);
         let alive = connections.filter_map(|(_, connection)| connection.upgrade());
         alive.collect()

@@ -208,6 +208,45 @@ fn next(link: &ControlSocket) -> Message {
     }
 }
 
+/// INPUT-1: a link costs a descriptor, so one that connects nothing does not stay.
+#[test]
+fn input_1_links_that_connect_nothing_are_closed() {
+    let device = open();
+    let dial = || ControlSocket::dial(device.port().gid).expect("it listens");
+    let (silent, introduced, asking) = (dial(), dial(), dial());
+    introduced.send(&DEVICE, &[]).expect("room");
+    for message in [DEVICE, HELLO] {
+        asking.send(&message, &[]).expect("room");
+    }
+    refused(&asking);
+    [silent, introduced, asking].iter().for_each(ends);
+}
+
+/// The two directions of a connection may go over two links, of which the peer reads one only.
+#[test]
+fn call_1_the_end_of_a_queue_pair_is_told_to_whoever_asked_for_it() {
+    let (device, impostor) = (open(), Impostor::new());
+    let qp = impostor.lure(&device);
+    let link = ControlSocket::dial(device.port().gid).expect("it listens");
+    let from = ConnectionId {
+        qp_num: 99,
+        life: 5,
+    };
+    let (version, gid) = (VERSION, impostor.gid.0);
+    let hello = Hello {
+        from,
+        psn: 1,
+        to_qp: qp.number(),
+    };
+    for message in [Message::Device { version, gid }, Message::Hello(hello)] {
+        link.send(&message, &[]).expect("room");
+    }
+    let welcome = next(&link);
+    assert!(matches!(welcome, Message::Welcome(it) if it.to == from));
+    drop(qp);
+    assert_eq!(next_but_unmapped(&link), Message::Refusal { to: from });
+}
+
 /// The next message that is about a connection.
 fn next_but_unmapped(link: &ControlSocket) -> Message {
     loop {

@@ -407,8 +407,15 @@ impl Routine {
     fn end_strangers(&mut self, now: Instant, in_need: bool) -> bool {
         let mut any = false;
         while let Some(token) = self.strangers.pop_overdue(now, in_need) {
-            if matches!(self.links.get(&token), Some((_, Role::Stranger))) {
-                let what = "links that nothing came over were closed";
+            let is_of_use = match self.links.get(&token) {
+                None => true,
+                Some((_, Role::Stranger)) => false,
+                Some((_, Role::Peer(link))) => {
+                    link.is_used() || self.waiting.iter().any(|(of, _)| *of == token)
+                }
+            };
+            if !is_of_use {
+                let what = "links that connect nothing were closed";
                 self.refused.warn(now, what);
                 self.remove(token);
                 any = true;
@@ -492,13 +499,23 @@ impl Routine {
         let connection = self.core.find(hello.to_qp);
         let greeted = connection.map_or(Some(false), |connection| connection.greet(&hello, link));
         match greeted {
-            None if self.waiting.len() < MAX_STRANGERS => {
+            None if self.has_room_for(token, &hello) => {
                 self.waiting.push((token, hello));
                 true
             }
             Some(true) => true,
             None | Some(false) => link.send(&Message::Refusal { to: hello.from }).is_ok(),
         }
+    }
+
+    /// Returns whether a hello may wait. An earlier one of the same queue pair is forgotten, so that
+    /// one peer does not take the places of all.
+    fn has_room_for(&mut self, token: u64, hello: &Hello) -> bool {
+        let is_other =
+            |(of, earlier): &(u64, Hello)| *of != token || earlier.from.qp_num != hello.from.qp_num;
+        self.waiting.retain(is_other);
+        let of_link = self.waiting.iter().filter(|(of, _)| *of == token);
+        self.waiting.len() < MAX_STRANGERS && of_link.count() < MAX_STRANGERS / 4
     }
 
     /// Closes the socket when the process at its other end ends, if that comes first.
@@ -651,7 +668,10 @@ impl Routine {
         // A region is asked for as long as a send waits for it.
         if let Message::Welcome(_) = answer {
             let again = Instant::now() + PAUSE;
-            self.unwelcomed.push((again, Arc::downgrade(&connection)));
+            let connection = Arc::downgrade(&connection);
+            self.unwelcomed
+                .retain(|(_, other)| !other.ptr_eq(&connection));
+            self.unwelcomed.push((again, connection));
         }
     }
 
@@ -705,13 +725,13 @@ impl Routine {
     }
 }
 
-/// How long a socket may stay silent. A dialling peer says hello at once.
+/// How long a socket may connect nothing. A dialling peer says hello at once.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a socket may stay silent when the process is out of descriptors.
+/// How long a socket may connect nothing when the process is out of descriptors.
 const PATIENCE_IN_NEED: Duration = Duration::from_millis(500);
 
-/// Accepted sockets that have not said yet what they are for, in the order in which they came. Some
-/// may have spoken or ended since.
+/// Accepted sockets that were not looked at yet, in the order in which they came. Some may have
+/// ended since.
 #[derive(Debug, Default)]
 struct Strangers(VecDeque<(Instant, u64)>);
 
