@@ -184,7 +184,7 @@ impl Control for Host {
     }
 
     async fn heartbeat(&self) -> Result<(), ControlError> {
-        self.lock(|scope| scope.sweep()).await
+        self.change(RegisteredAgent::refresh).await
     }
 
     async fn set_topology(&self, peers: &[String]) -> Result<(), ControlError> {

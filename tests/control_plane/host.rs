@@ -6,9 +6,9 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use rustix::fs::{FlockOperation, Mode, flock};
@@ -68,6 +68,11 @@ fn named(alias: &str) -> Registration {
         alias: Some(alias.to_owned()),
         ..Registration::default()
     }
+}
+
+fn make_pipe(path: &Path) {
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
 }
 
 fn service(id: &str) -> Entity {
@@ -201,6 +206,62 @@ async fn an_agent_whose_files_vanish_registers_again() {
 }
 
 #[tokio::test]
+async fn an_agent_one_of_whose_files_vanishes_or_is_replaced_writes_it_again() {
+    let meeting = Meeting::new();
+    let (owner, reader) = (meeting.join("w:0").await, meeting.join("r").await);
+    let peers = ["r".to_owned()];
+    owner.set_topology(&peers).await.unwrap();
+    owner.publish("ring", json!(1)).await.unwrap();
+    owner.advertise(service("x")).await.unwrap();
+    let written = || -> Vec<_> {
+        let mut listed: Vec<_> = fs::read_dir(meeting.path("w:0"))
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .filter(|path| path.is_file() && !path.ends_with("mail"))
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect();
+        listed.sort();
+        listed
+    };
+    let all = written();
+    assert_eq!(all.len(), 4, "{all:?}");
+    let elsewhere = meeting.0.path().join("elsewhere");
+    fs::write(&elsewhere, "precious").unwrap();
+    for (path, contents) in &all {
+        for junk in ["nothing", "garbage", "longer", "directory", "link", "pipe"] {
+            let same_length = vec![b'7'; contents.len()];
+            fs::remove_file(path).unwrap();
+            match junk {
+                "garbage" => fs::write(path, same_length).unwrap(),
+                "longer" => fs::write(path, [&contents[..], b" 7"].concat()).unwrap(),
+                "directory" => fs::create_dir_all(path.join("more")).unwrap(),
+                "link" => symlink(&elsewhere, path).unwrap(),
+                "pipe" => make_pipe(path),
+                _ => {}
+            }
+            owner.heartbeat().await.unwrap();
+            assert_eq!(written(), all, "{junk} in place of {}", path.display());
+        }
+    }
+    // A cleaner that goes by age spares what lives.
+    let (file, _) = &all[0];
+    let old = SystemTime::now() - Duration::from_secs(1_000_000);
+    File::open(file).unwrap().set_modified(old).unwrap();
+    // All of them at once, and what it has not published.
+    fs::write(meeting.path("w:0").join("entity-y"), "[\"y\",{}]").unwrap();
+    all[1..]
+        .iter()
+        .for_each(|(path, _)| fs::remove_file(path).unwrap());
+    owner.heartbeat().await.unwrap();
+    assert_eq!(written(), all);
+    assert!(fs::metadata(file).unwrap().modified().unwrap() > old + Duration::from_secs(1000));
+    assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
+    assert!(reader.peer("w:0").await.unwrap().is_some());
+    assert_eq!(reader.lookup("w:0", "ring").await.unwrap(), Some(json!(1)));
+    assert_eq!(reader.entities("rpc").await.unwrap(), [service("x")]);
+}
+
+#[tokio::test]
 async fn fence_1_an_agent_that_has_lost_its_alias_changes_nothing() {
     let meeting = Meeting::new();
     let (loser, reader) = (meeting.join("w:0").await, meeting.join("r").await);
@@ -308,8 +369,7 @@ async fn input_1_junk_in_the_place_of_files_and_on_the_socket_harms_nobody_else(
     }
     // A pipe in the place of a file would block a reader for ever.
     let pipe = meeting.path("w:0").join("record-pipe");
-    let mode = Mode::RUSR | Mode::WUSR;
-    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    make_pipe(&pipe);
     let error = reader.lookup("w:0", "pipe").await.unwrap_err().to_string();
     assert!(error.contains("not a regular file"), "{error}");
     // A file that is huge, and takes no space.

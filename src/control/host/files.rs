@@ -2,9 +2,10 @@
 //! neither blocks a reader nor makes it allocate much.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, FileTimes},
     io::{self, ErrorKind, Read, Write},
     path::Path,
+    time::SystemTime,
 };
 
 use rustix::fs::{Mode, OFlags};
@@ -42,25 +43,58 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
     }
 }
 
-/// Writes a file, in place of the one there is: a reader sees either the one or the other.
-pub(super) fn write(path: &Path, contents: &[u8]) -> Result<(), ControlError> {
+/// Writes a file, in place of whatever there is: a reader sees either the one or the other. A file
+/// that holds the same already stays. Returns whether it was written.
+pub(super) fn write(path: &Path, contents: &[u8]) -> Result<bool, ControlError> {
     if contents.len() > LONGEST {
         return Err(unusable(path, "it would be longer than 1 MiB"));
     }
+    if refresh(path, contents) {
+        return Ok(false);
+    }
     let unfinished = path.with_file_name(UNFINISHED);
-    let written = open(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC)
+    let written = make_way(&unfinished)
+        .and_then(|()| open(&unfinished, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC))
         .and_then(|mut file| file.write_all(contents))
+        .and_then(|()| make_way(path))
         .and_then(|()| fs::rename(&unfinished, path));
-    written.map_err(|error| {
-        // Whatever stands there is in the way of the next attempt.
+    written.map(|()| true).map_err(|error| {
+        // It takes space of which there may be none left.
         let _ = fs::remove_file(&unfinished);
         unusable(path, error)
     })
 }
 
-/// Removes a file, if there is one.
+/// Makes a file that holds `contents` a new one, lest a cleaner takes it for forgotten. Returns
+/// whether there is one.
+fn refresh(path: &Path, contents: &[u8]) -> bool {
+    let mut found = Vec::with_capacity(contents.len() + 1);
+    let Ok(file) = open(path, OFlags::RDONLY) else {
+        return false;
+    };
+    let read = (&file)
+        .take(contents.len() as u64 + 1)
+        .read_to_end(&mut found);
+    let is_same = read.is_ok() && found == contents;
+    if is_same {
+        let now = SystemTime::now();
+        let _ = file.set_times(FileTimes::new().set_accessed(now).set_modified(now));
+    }
+    is_same
+}
+
+/// Removes what stands in the place of a regular file.
+pub(super) fn make_way(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(found) if !found.is_file() => fs::remove_file(path),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file, or whatever stands in its place, if there is anything.
 pub(super) fn remove(path: &Path) -> Result<(), ControlError> {
-    match fs::remove_file(path) {
+    match make_way(path).and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(path)(error)),
         _ => Ok(()),
     }
@@ -80,12 +114,12 @@ pub(super) fn read_named<T: DeserializeOwned>(
     })
 }
 
-/// Writes a name and a value.
+/// Writes a name and a value. Returns whether the file did not hold them already.
 pub(super) fn write_named(
     path: &Path,
     name: &str,
     value: &impl Serialize,
-) -> Result<(), ControlError> {
+) -> Result<bool, ControlError> {
     let contents = serde_json::to_vec(&(name, value)).map_err(|error| ControlError::Malformed {
         what: name.to_owned(),
         reason: error.to_string(),

@@ -40,7 +40,7 @@ pub(super) struct RegisteredAgent {
     published: Mutex<Published>,
 }
 
-/// What an agent publishes. It is written again if its files vanish.
+/// What an agent publishes. It is written again if its files vanish or are changed by others.
 #[derive(Debug)]
 pub(super) struct Published {
     record: PeerRecord,
@@ -48,7 +48,7 @@ pub(super) struct Published {
     pub(super) records: BTreeMap<String, Value>,
     pub(super) entities: BTreeMap<String, Entity>,
     socket: Option<BoundSocket>,
-    /// Whether all of it is in files.
+    /// Whether all of it is in files, as far as this process knows.
     is_written: bool,
     has_left: bool,
 }
@@ -110,6 +110,13 @@ impl RegisteredAgent {
         written
     }
 
+    /// Writes again what others have removed or changed since, and removes what crashed agents have
+    /// left.
+    pub(super) fn refresh(self: &Arc<Self>) -> Result<(), ControlError> {
+        self.published().is_written = false;
+        self.with(|scope| scope.sweep())
+    }
+
     /// Does something while this agent is registered.
     pub(super) fn with<T>(
         self: &Arc<Self>,
@@ -158,11 +165,15 @@ impl RegisteredAgent {
         if is_registered && published.is_written {
             return Ok(());
         }
-        if !is_registered {
+        published.is_written = false;
+        if is_registered {
+            scope.introduce(&published.record)?;
+        } else {
             let (socket, id) = scope.enter(&published.record)?;
             published.socket = Some(self.listen(socket, id)?);
+            // There may be mail.
+            scope.ring(alias);
         }
-        published.is_written = false;
         scope.declare(alias, &published.topology)?;
         for (name, record) in &published.records {
             scope.publish(alias, name, Some(record))?;
@@ -172,8 +183,6 @@ impl RegisteredAgent {
         }
         scope.remove_others(alias, published.records.keys(), published.entities.keys())?;
         published.is_written = true;
-        // There may be mail.
-        scope.ring(alias);
         Ok(())
     }
 

@@ -296,7 +296,7 @@ impl<'a> LockedScope<'a> {
         let written = bound
             .set_nonblocking(true)
             .map_err(failed(&socket))
-            .and_then(|()| write_named(&path.join(AGENT), alias, record));
+            .and_then(|()| self.introduce(record));
         match (written, file_id(&socket)) {
             (Ok(()), Some(id)) => Ok((bound, id)),
             (written, _) => {
@@ -305,6 +305,12 @@ impl<'a> LockedScope<'a> {
                 Err(unusable(&socket, "it has been removed"))
             }
         }
+    }
+
+    /// Writes the record of an agent that is registered.
+    pub(super) fn introduce(&self, record: &PeerRecord) -> Result<(), ControlError> {
+        let path = self.agent_path(&record.alias).join(AGENT);
+        write_named(&path, &record.alias, record).map(drop)
     }
 
     fn taken(&self, alias: &str) -> ControlError {
@@ -432,7 +438,7 @@ impl<'a> LockedScope<'a> {
         let path = self.agent_path(alias).join(TOPOLOGY);
         match peers {
             [] => files::remove(&path),
-            peers => write_named(&path, alias, &peers),
+            peers => write_named(&path, alias, &peers).map(drop),
         }
     }
 
@@ -445,12 +451,12 @@ impl<'a> LockedScope<'a> {
     ) -> Result<(), ControlError> {
         let path = self.record_path(alias, name);
         match record {
-            Some(record) => write_named(&path, name, record),
+            Some(record) => write_named(&path, name, record).map(drop),
             None => files::remove(&path),
         }
     }
 
-    /// Writes an entity of an agent, or removes it, and tells everybody.
+    /// Writes an entity of an agent, or removes it, and tells everybody of the change.
     pub(super) fn advertise(
         &self,
         alias: &str,
@@ -458,11 +464,14 @@ impl<'a> LockedScope<'a> {
         entity: Option<&Entity>,
     ) -> Result<(), ControlError> {
         let path = self.entity_path(alias, id);
-        match entity {
-            Some(entity) => write_named(&path, id, entity),
-            None => files::remove(&path),
-        }?;
-        self.ring_all()
+        let has_changed = match entity {
+            Some(entity) => write_named(&path, id, entity)?,
+            None => files::remove(&path).map(|()| true)?,
+        };
+        match has_changed {
+            true => self.ring_all(),
+            false => Ok(()),
+        }
     }
 
     /// Adds an event to the mail of an agent, or of a peer that is not up yet.
