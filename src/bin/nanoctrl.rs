@@ -42,7 +42,7 @@ Redis: the one that NANOCTRL_REDIS_URL or --redis-url names; else the one at red
 
 Environment (DLSLIME_CTRL_… works like NANOCTRL_…, which wins):
   NANOCTRL_REDIS_URL        Redis to use; overrides --redis-url
-  NANOCTRL_TOKEN            bearer token: one that callers must bring, or, for `services`, `agents` and `status`, the one to
+  NANOCTRL_TOKEN            bearer token: one that callers must bring, or, for other commands than `start` and `server`, the one to
                             bring; unlike --token, which wins, it is not to be seen in the list of processes
   NANOCTRL_REDIS_ADVERTISE  Redis address to tell agents, HOST:PORT, if not the one of the URL
   REDIS_PUBLIC_ADDRESS      Redis address to tell agents on other machines if the URL is on loopback

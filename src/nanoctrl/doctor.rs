@@ -7,7 +7,9 @@ mod machine;
 mod network;
 mod rdma;
 
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,8 +19,8 @@ use crate::control::Secret;
 /// What to examine.
 #[derive(Debug, Clone)]
 pub struct Patient {
-    /// URL of NanoCtrl; `None` if peers are not found through one.
-    pub nanoctrl: Option<String>,
+    /// How agents find each other.
+    pub control: ControlPlane,
     /// Bearer token for NanoCtrl.
     pub token: Option<Secret>,
     /// How to log in to Redis; see [`NanoCtrl::redis`](crate::control::NanoCtrl::redis).
@@ -30,6 +32,19 @@ pub struct Patient {
     /// Folder that holds `proc`, `sys`, `dev` and `lib` of the machine: `/`, or elsewhere if the
     /// machine's are mounted there.
     pub root: PathBuf,
+}
+
+/// How agents find each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ControlPlane {
+    /// Through the NanoCtrl at this URL.
+    NanoCtrl(String),
+    /// Nobody said. A NanoCtrl at this URL is examined if there is one, and so is this host.
+    Unsaid(String),
+    /// Through files, on one host.
+    Host,
+    /// Within a process.
+    Local,
 }
 
 /// What a check found.
@@ -88,11 +103,11 @@ impl Finding {
 ///
 /// ```no_run
 /// use std::{path::PathBuf, time::Duration};
-/// use slimerpc::nanoctrl::doctor::{Patient, Severity, examine};
+/// use slimerpc::nanoctrl::doctor::{ControlPlane, Patient, Severity, examine};
 ///
 /// # async fn example() {
 /// let patient = Patient {
-///     nanoctrl: Some("http://127.0.0.1:3000".to_owned()),
+///     control: ControlPlane::NanoCtrl("http://127.0.0.1:3000".to_owned()),
 ///     token: None,
 ///     redis: None,
 ///     peer: None,
@@ -120,4 +135,16 @@ pub async fn examine(patient: &Patient) -> Vec<Finding> {
         findings.push(network::peer(peer, patient.patience).await);
     }
     findings
+}
+
+/// Reads a file of the machine, which is a few lines. Anything else in its place is refused, not
+/// waited for.
+fn read(path: &Path) -> io::Result<String> {
+    const LONGEST: u64 = 1 << 20;
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }

@@ -2,10 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs::{self, Permissions};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -27,6 +26,7 @@ impl Examined {
     fn by(command: &mut Command) -> Self {
         for name in [
             "SLIME_RPC_BUSY_POLL_US",
+            "SLIME_RPC_CONTROL",
             "SLIME_RPC_REDIS_URL",
             "NANOCTRL_TOKEN",
         ] {
@@ -139,6 +139,63 @@ fn a_redis_that_agents_cannot_use_is_named_with_its_address() {
     let fixture = advertised(format!("127.0.0.1:{}", cluster.port));
     let examined = Examined::by(of_server(&fixture).args(["--timeout", "1"]));
     examined.has("problem", "Redis", "luster");
+}
+
+#[test]
+fn a_redis_that_never_answers_is_not_blamed_on_nanoctrl() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = silent.local_addr().unwrap().to_string();
+    let fixture = Fixture::with(move |redis| Config::with_redis(redis.url()).advertise(address));
+    let examined = Examined::by(of_server(&fixture).args(["--timeout", "1"]));
+    examined.has("ok", "NanoCtrl", "answers");
+    examined.has("problem", "Redis", "");
+}
+
+#[test]
+fn it_examines_the_control_plane_that_agents_use() {
+    let fixture = Fixture::new();
+    let url = format!("http://{}", fixture.address());
+    let by = |control: &str| Examined::by(doctor(&[]).env("SLIME_RPC_CONTROL", control));
+    by(&url).has("ok", "NanoCtrl", &url);
+    let checks = |control| {
+        by(control)
+            .findings
+            .into_iter()
+            .map(|it| it["check"].clone())
+    };
+    assert!(checks("host").any(|it| it == "host") && checks("host").all(|it| it != "NanoCtrl"));
+    assert!(checks("local").all(|it| it != "NanoCtrl" && it != "host"));
+    let elsewhere = Examined::by(doctor(&["--no-server"]).env("XDG_RUNTIME_DIR", "relative"));
+    elsewhere.has("problem", "host", "relative");
+    if TcpStream::connect("127.0.0.1:3000").is_err() {
+        let folder = TempDir::new().unwrap();
+        let mut unsaid = doctor(&[]);
+        unsaid.env("NANOCTRL_RUNTIME_DIR", folder.path());
+        Examined::by(&mut unsaid).has("note", "NanoCtrl", "none answers");
+    }
+}
+
+#[test]
+fn a_password_is_not_repeated_and_odd_files_are_not_waited_for() {
+    let mut command = Command::new(NANOCTRL);
+    command.args(["doctor", "--address", "http://user:hunter2@127.0.0.1:1"]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("PROBLEM  NanoCtrl"), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+
+    let machine = Machine::with_device();
+    let limits = machine.0.path().join("proc/self/limits");
+    machine.remove("proc/self/limits");
+    let made = Command::new("mkfifo").arg(&limits).status().unwrap();
+    assert!(made.success());
+    machine.examined().has("note", "open files", "not known");
+    machine.write(&format!("{PORT}/state"), "1: \u{1b}[31mDOWN\nok\n");
+    let mut command = Command::new(NANOCTRL);
+    command.args(["doctor", "--no-server", "--root", machine.root()]);
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("1: \\u{1b}[31mDOWN\\nok"), "{said}");
 }
 
 #[test]
@@ -299,11 +356,12 @@ fn device_files_of_others_are_told() {
         return;
     }
     let machine = Machine::with_device();
-    let open_to_all = |path: &Path| fs::set_permissions(path, Permissions::from_mode(0o755));
-    open_to_all(machine.0.path()).unwrap();
+    fs::set_permissions(machine.0.path(), Permissions::from_mode(0o755)).unwrap();
     let program = machine.0.path().join("nanoctrl");
-    fs::copy(NANOCTRL, &program).unwrap();
-    open_to_all(&program).unwrap();
+    // By another process: whatever this one forks meanwhile would keep the file open for writing.
+    let mut install = Command::new("install");
+    install.args(["-m", "755", NANOCTRL]).arg(&program);
+    assert!(install.status().unwrap().success());
     let mut as_nobody = Command::new(&program);
     as_nobody.args(["doctor", "--json", "--no-server", "--root", machine.root()]);
     as_nobody.uid(65534).gid(65534).current_dir("/");

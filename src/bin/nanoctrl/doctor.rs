@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use slimerpc::control::Secret;
 use slimerpc::nanoctrl::daemon;
-use slimerpc::nanoctrl::doctor::{Finding, Patient, Severity, examine};
+use slimerpc::nanoctrl::doctor::{ControlPlane, Finding, Patient, Severity, examine};
 use tokio::runtime::Builder;
 
 use crate::output::Report;
@@ -17,11 +17,11 @@ use crate::{ServerAddress, TokenArg};
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     server: ServerAddress,
-    /// Ask no server: peers are found in one process, or on one host
+    /// Ask no server: agents find each other on this host
     #[arg(long, conflicts_with_all = ["address", "at_host", "at_port"])]
     no_server: bool,
     /// Also connect to a peer, which listens there over TCP
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     peer: Option<String>,
     /// How long a server or peer may take to answer, in seconds
     #[arg(long, default_value = "3", value_parser = crate::seconds, value_name = "SECONDS")]
@@ -37,15 +37,20 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
-    let nanoctrl = match args.no_server {
-        true => None,
-        false => Some(args.server.find().unwrap_or_else(daemon::address)),
+    let named = std::env::var("SLIME_RPC_CONTROL").ok();
+    let control = match (args.server.find(), named.as_deref()) {
+        _ if args.no_server => ControlPlane::Host,
+        (Some(url), _) => ControlPlane::NanoCtrl(url),
+        (None, Some("host")) => ControlPlane::Host,
+        (None, Some("local")) => ControlPlane::Local,
+        (None, None | Some("")) => ControlPlane::Unsaid(daemon::address()),
+        (None, Some(url)) => ControlPlane::NanoCtrl(url.to_owned()),
     };
     let redis = std::env::var("SLIME_RPC_REDIS_URL").ok();
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot begin: {error}"))?;
     let findings = runtime.block_on(examine(&Patient {
-        nanoctrl,
+        control,
         token: args.token.find(),
         redis: redis.filter(|url| !url.is_empty()).map(Secret::from),
         peer: args.peer,
@@ -64,13 +69,27 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
     })
 }
 
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let port = text.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(1..)) if !text.starts_with(':') => Ok(text.to_owned()),
+        _ => Err("HOST:PORT is expected"),
+    }
+}
+
 fn line(finding: &Finding) -> String {
     let severity = match finding.severity {
         Severity::Ok => "ok",
         Severity::Note => "note",
         Severity::Problem => "PROBLEM",
     };
-    let mut line = format!("{severity:<8} {:<18} {}\n", finding.check, finding.found);
+    // It may repeat what a server said, and files.
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().collect(),
+        false => c.to_string(),
+    };
+    let found: String = finding.found.chars().map(escaped).collect();
+    let mut line = format!("{severity:<8} {:<18} {found}\n", finding.check);
     if let Some(remedy) = &finding.remedy {
         line += &format!("{:28}-> {remedy}\n", "");
     }

@@ -33,8 +33,8 @@ pub struct ShmDevice {
 }
 
 impl ShmDevice {
-    /// Opens a new device. Its connections take file descriptors, and where the system promises no memory that
-    /// it does not have (`vm.overcommit_memory=2`) its regions, too; see
+    /// Opens a new device. Its connections take file descriptors, and where the system promises no
+    /// memory that it does not have (`vm.overcommit_memory=2`) its regions, too; see
     /// [`raise_open_files`](crate::fabric::raise_open_files).
     ///
     /// # Errors

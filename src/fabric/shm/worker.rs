@@ -508,8 +508,8 @@ impl Routine {
         }
     }
 
-    /// Returns whether a hello may wait. An earlier one of the same queue pair is forgotten, so that
-    /// one peer does not take the places of all.
+    /// Returns whether a hello may wait. An earlier one of the same queue pair is forgotten, so
+    /// that one peer does not take the places of all.
     fn has_room_for(&mut self, token: u64, hello: &Hello) -> bool {
         let is_other =
             |(of, earlier): &(u64, Hello)| *of != token || earlier.from.qp_num != hello.from.qp_num;

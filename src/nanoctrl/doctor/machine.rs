@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::thread;
 
-use super::Finding;
+use super::{Finding, read};
 use crate::fabric;
 
 /// Descriptors that a process with some dozens of peers needs.
@@ -113,7 +113,7 @@ pub(super) fn shared_memory() -> Finding {
 
 /// The soft limit of this process in the row of this name.
 fn limit(root: &Path, name: &str) -> Option<u64> {
-    let limits = fs::read_to_string(root.join("proc/self/limits")).ok()?;
+    let limits = read(&root.join("proc/self/limits")).ok()?;
     let row = limits.lines().find_map(|line| line.strip_prefix(name))?;
     match row.split_whitespace().next()? {
         "unlimited" => Some(u64::MAX),
@@ -123,7 +123,7 @@ fn limit(root: &Path, name: &str) -> Option<u64> {
 
 /// Whether the limit of locked memory does not bind this process.
 fn may_lock(root: &Path) -> bool {
-    let status = fs::read_to_string(root.join("proc/self/status")).unwrap_or_default();
+    let status = read(&root.join("proc/self/status")).unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
     effective.is_some_and(|bits| bits >> IPC_LOCK & 1 == 1)

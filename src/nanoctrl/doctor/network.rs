@@ -5,23 +5,66 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Finding, Patient};
-use crate::control::{ControlError, NanoCtrl, RedisDiagnosis};
+use super::{ControlPlane, Finding, Patient};
+use crate::control::{ControlError, Host, NanoCtrl, RedisDiagnosis};
 use crate::unique::unique;
+
+const NANOCTRL: &str = "NanoCtrl";
 
 /// Clocks that differ by more make logs of two hosts hard to compare.
 const MUCH_SKEW: Duration = Duration::from_secs(5);
 
-/// Examines NanoCtrl, and the Redis that it names.
+/// Examines how agents find each other.
 pub(super) async fn control_plane(patient: &Patient) -> Vec<Finding> {
-    let Some(url) = &patient.nanoctrl else {
-        return Vec::new();
-    };
-    let diagnosed = async {
-        // Of its own, so that no agent takes notice.
-        let scope = format!("nanoctrl-doctor-{:016x}", unique());
-        let control = NanoCtrl::new(url, scope)?;
-        let mut control = control
+    match &patient.control {
+        ControlPlane::Local => Vec::new(),
+        ControlPlane::Host => vec![host().await],
+        ControlPlane::NanoCtrl(url) => nanoctrl(url, patient).await,
+        ControlPlane::Unsaid(url) => {
+            let mut findings = vec![host().await];
+            match NanoCtrl::new(url, "").map(|control| control.request_timeout(patient.patience)) {
+                Ok(control) if is_absent(&control).await => findings.push(Finding::note(
+                    NANOCTRL,
+                    format!("none answers at {url}; processes of this host do without"),
+                    "to find agents of other hosts, start one with `nanoctrl start`, or name it with --address",
+                )),
+                _ => findings.extend(nanoctrl(url, patient).await),
+            }
+            findings
+        }
+    }
+}
+
+async fn is_absent(control: &NanoCtrl) -> bool {
+    let answer = control.list_scopes().await;
+    matches!(answer, Err(ControlError::NanoCtrlUnreachable { .. }))
+}
+
+/// Examines the directory in which agents of this host meet.
+async fn host() -> Finding {
+    const CHECK: &str = "host";
+    match Host::new(own_scope()).list_agents().await {
+        Ok(_) => Finding::ok(
+            CHECK,
+            "agents of this host can meet without a server (`.host()`)",
+        ),
+        Err(error) => Finding::problem(
+            CHECK,
+            error.to_string(),
+            "set XDG_RUNTIME_DIR to a directory of this user alone, or unset it",
+        ),
+    }
+}
+
+/// A scope that no agent uses, so that none takes notice.
+fn own_scope() -> String {
+    format!("nanoctrl-doctor-{:016x}", unique())
+}
+
+/// Examines NanoCtrl, and the Redis that it names.
+async fn nanoctrl(url: &str, patient: &Patient) -> Vec<Finding> {
+    let control = || {
+        let mut control = NanoCtrl::new(url, own_scope())?
             .request_timeout(patient.patience)
             .register_timeout(patient.patience);
         if let Some(token) = &patient.token {
@@ -30,51 +73,61 @@ pub(super) async fn control_plane(patient: &Patient) -> Vec<Finding> {
         if let Some(redis) = &patient.redis {
             control = control.redis(redis.clone())?;
         }
-        control.diagnose().await
+        Ok(control)
     };
-    match diagnosed.await {
-        Ok(found) => {
-            let mut findings = vec![Finding::ok("NanoCtrl", format!("answers at {url}"))];
-            findings.extend(redis(&found));
-            findings
-        }
-        Err(error) => vec![unreachable(url, &error)],
+    let control = match control() {
+        Ok(control) => control,
+        Err(error) => return vec![of_nanoctrl(&error)],
+    };
+    match control.list_scopes().await {
+        // DLSlime's server lists none.
+        Ok(_) | Err(ControlError::Refused { status: 404, .. }) => {}
+        Err(error) => return vec![of_nanoctrl(&error)],
     }
+    let mut findings = vec![Finding::ok(NANOCTRL, format!("answers at {url}"))];
+    match control.diagnose().await {
+        Ok(found) => findings.extend(redis(&found)),
+        Err(error) => findings.push(of_redis(&error)),
+    }
+    findings
 }
 
-fn unreachable(url: &str, error: &ControlError) -> Finding {
-    let found = error.to_string();
-    match error {
-        ControlError::RedisUnreachable { .. } => Finding::problem(
-            "Redis",
-            found,
+/// Says what to do about a NanoCtrl that cannot be used.
+fn of_nanoctrl(error: &ControlError) -> Finding {
+    let remedy = match error {
+        ControlError::NanoCtrlUnreachable { .. } => {
+            "start one with `nanoctrl start`, or say where it is with --address"
+        }
+        ControlError::Unauthorized { .. } => "set NANOCTRL_TOKEN to the server's token",
+        ControlError::Malformed { .. } | ControlError::BadSetting { .. } => {
+            "correct the URL (--address, SLIME_RPC_CONTROL), NANOCTRL_TOKEN or SLIME_RPC_REDIS_URL; if they are right, it is \
+             another server that answers there"
+        }
+        _ => "look at its log, and whether it is a NanoCtrl that answers there",
+    };
+    Finding::problem(NANOCTRL, error.to_string(), remedy)
+}
+
+/// Says what to do about a Redis that cannot be used. NanoCtrl has answered before.
+fn of_redis(error: &ControlError) -> Finding {
+    let remedy = match error {
+        ControlError::RedisUnreachable { .. } => {
             "have the server name an address that is reached from here: start it with NANOCTRL_REDIS_ADVERTISE=HOST:PORT; or \
-             give agents SLIME_RPC_REDIS_URL",
-        ),
-        ControlError::RedisLogin { .. } => Finding::problem(
-            "Redis",
-            found,
-            "give agents the login: SLIME_RPC_REDIS_URL=redis://USER:PASSWORD@",
-        ),
-        ControlError::RedisUnfit { .. } | ControlError::RedisRefused { .. } => Finding::problem(
-            "Redis",
-            found,
+             give agents SLIME_RPC_REDIS_URL"
+        }
+        ControlError::RedisLogin { .. } => {
+            "give agents the login: SLIME_RPC_REDIS_URL=redis://USER:PASSWORD@"
+        }
+        ControlError::RedisUnfit { .. } | ControlError::RedisRefused { .. } => {
             "name one Redis that is the master and no part of a cluster, and a user with the rights that \"Redis\" in \
-             docs/operations.md lists",
-        ),
-        ControlError::Unauthorized { .. } => Finding::problem(
-            "NanoCtrl",
-            found,
-            "set NANOCTRL_TOKEN to the server's token",
-        ),
-        _ => Finding::problem(
-            "NanoCtrl",
-            found,
-            format!(
-                "start one with `nanoctrl start`, or say where it is with --address (asked: {url})"
-            ),
-        ),
-    }
+             docs/operations.md lists"
+        }
+        _ => {
+            "look whether the Redis that the server names (its log says which, NANOCTRL_REDIS_ADVERTISE sets it) is one, and \
+             answers from here"
+        }
+    };
+    Finding::problem("Redis", error.to_string(), remedy)
 }
 
 fn redis(found: &RedisDiagnosis) -> Vec<Finding> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::Finding;
+use super::{Finding, read};
 
 /// A RoCE packet of 1024 bytes fits this MTU of the network, with its headers.
 const GOOD_MTU: u32 = 1500;
@@ -72,10 +72,10 @@ fn none(root: &Path) -> Finding {
 
 /// Whether the kernel comes with the module for soft-RoCE.
 fn has_soft_roce(root: &Path) -> bool {
-    let release = fs::read_to_string(root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
+    let release = read(&root.join("proc/sys/kernel/osrelease")).unwrap_or_default();
     let modules = root.join("lib/modules").join(release.trim());
     ["modules.dep", "modules.builtin"].iter().any(|list| {
-        let list = fs::read_to_string(modules.join(list));
+        let list = read(&modules.join(list));
         list.is_ok_and(|list| list.contains("/rdma_rxe.ko"))
     })
 }
@@ -133,7 +133,7 @@ fn port(device: &str, folder: &Path) -> Finding {
     const CHECK: &str = "RDMA port";
     let number = folder.file_name().unwrap_or_default().to_string_lossy();
     let at = format!("{device} port {number}");
-    let read = |path: &str| fs::read_to_string(folder.join(path)).unwrap_or_default();
+    let read = |path: &str| super::read(&folder.join(path)).unwrap_or_default();
     let state = read("state");
     if !state.contains("ACTIVE") {
         let state = match state.trim() {
@@ -198,8 +198,7 @@ fn gids(port: &Path) -> Vec<RoceGid> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
     indices.sort_unstable();
-    let read =
-        |path: String| fs::read_to_string(port.join(path)).map(|text| text.trim().to_owned());
+    let read = |path: String| super::read(&port.join(path)).map(|text| text.trim().to_owned());
     let gid = |index: u32| {
         // The kernel refuses to read the type of an unused entry.
         let kind = read(format!("gid_attrs/types/{index}")).ok()?;
@@ -209,7 +208,7 @@ fn gids(port: &Path) -> Vec<RoceGid> {
         let mtu = device.and_then(|device| {
             // The network devices of the machine, beside its RDMA devices.
             let class = port.ancestors().nth(4)?;
-            let mtu = fs::read_to_string(class.join("net").join(device).join("mtu"));
+            let mtu = super::read(&class.join("net").join(device).join("mtu"));
             mtu.ok()?.trim().parse().ok()
         });
         (kind == "RoCE v2" && !is_unset).then(|| RoceGid {
