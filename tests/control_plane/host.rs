@@ -50,6 +50,11 @@ impl Meeting {
         agent
     }
 
+    /// As if agents had searched long ago, or never, for what others leave.
+    fn forget_search(&self) {
+        let _ = fs::remove_file(self.root().join("job/.swept"));
+    }
+
     /// Leaves what an agent leaves that is killed: everything, with a socket that nobody has bound.
     async fn crash(&self, agent: Host, alias: &str) {
         drop(agent);
@@ -129,7 +134,7 @@ async fn what_crashed_agents_leave_is_removed_by_others() {
     meeting.crash(crashed, "w:0").await;
     assert!(meeting.path("w:0").exists());
     // A search that is recent is not repeated.
-    fs::remove_file(meeting.root().join("job/.swept")).unwrap();
+    meeting.forget_search();
     let other = meeting.join("r").await;
     assert!(!meeting.path("w:0").exists());
     other.clean_up().await.unwrap();
@@ -142,7 +147,7 @@ async fn what_crashed_agents_leave_is_removed_by_others() {
 async fn what_the_last_agent_of_another_scope_leaves_is_removed_too() {
     let meeting = Meeting::new();
     meeting.crash(meeting.join("w:0").await, "w:0").await;
-    fs::remove_file(meeting.root().join("job/.swept")).unwrap();
+    meeting.forget_search();
     // A scope that somebody is changing is left alone.
     let directory = File::open(meeting.root().join("job")).unwrap();
     flock(&directory, FlockOperation::LockExclusive).unwrap();
@@ -495,16 +500,9 @@ async fn a_process_that_keeps_the_lock_makes_the_others_fail_by_name() {
 #[tokio::test]
 async fn a_full_disk_is_an_error_that_says_so_and_nothing_is_lost_once_there_is_space() {
     let meeting = Meeting::new();
-    fs::create_dir(meeting.root()).unwrap();
-    let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs"])
-        .arg(meeting.root())
-        .output();
-    if !mounted.is_ok_and(|it| it.status.success()) {
-        eprintln!("SKIPPED: this needs to mount a file system");
+    let Some(_mount) = Mount::at(meeting.root(), "size=64k") else {
         return;
-    }
-    let _mount = Mount(meeting.root());
+    };
     let (agent, reader) = (meeting.join("w:0").await, meeting.join("r").await);
     agent.publish("small", json!(1)).await.unwrap();
     let ballast = meeting.root().join("ballast");
@@ -536,7 +534,46 @@ async fn a_full_disk_is_an_error_that_says_so_and_nothing_is_lost_once_there_is_
     meeting.join("more").await;
 }
 
+#[tokio::test]
+async fn what_crashed_agents_leave_makes_way_in_a_full_directory() {
+    let meeting = Meeting::new();
+    let Some(_mount) = Mount::at(meeting.root(), "nr_inodes=64") else {
+        return;
+    };
+    let crashed = meeting.join("w:0").await;
+    for name in ["1", "2", "3", "4", "5", "6"] {
+        crashed.publish(name, json!(1)).await.unwrap();
+    }
+    meeting.crash(crashed, "w:0").await;
+    meeting.forget_search();
+    let ballast = |number: usize| meeting.root().join(format!("ballast-{number}"));
+    let is_full = (0..64).any(|number| File::create(ballast(number)).is_err());
+    assert!(is_full);
+    // Nor is there a place for what says when it was searched last.
+    let other = Host::at(meeting.root(), "other");
+    other.register(named("x")).await.unwrap();
+    assert!(!meeting.path("w:0").exists());
+}
+
 struct Mount(PathBuf);
+
+impl Mount {
+    /// A small file system at `path`; `None` if this user may not mount one.
+    fn at(path: PathBuf, limit: &str) -> Option<Self> {
+        fs::create_dir(&path).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("{limit},mode=700"))
+            .arg("tmpfs")
+            .arg(&path)
+            .output();
+        if !mounted.is_ok_and(|it| it.status.success()) {
+            eprintln!("SKIPPED: this needs to mount a file system");
+            return None;
+        }
+        Some(Self(path))
+    }
+}
 
 impl Drop for Mount {
     fn drop(&mut self) {

@@ -68,6 +68,8 @@ impl RegisteredAgent {
         life: Arc<Life<Self>>,
     ) -> Result<Arc<Self>, ControlError> {
         let mut record = PeerRecord::from(registration);
+        // It may take the space that this agent needs.
+        scope.sweep_all(&record.alias);
         let locking = scope.clone();
         let locked = LockedScope::lock(&locking)?;
         if record.alias.is_empty() {
@@ -90,8 +92,6 @@ impl RegisteredAgent {
             }),
         });
         agent.settle(&mut agent.published(), &locked)?;
-        drop(locked);
-        agent.scope.sweep_all();
         Ok(agent)
     }
 
@@ -114,7 +114,7 @@ impl RegisteredAgent {
     /// left.
     pub(super) fn refresh(self: &Arc<Self>) -> Result<(), ControlError> {
         self.published().is_written = false;
-        self.with(|scope| scope.sweep())
+        self.with(|scope| scope.sweep(None))
     }
 
     /// Does something while this agent is registered.

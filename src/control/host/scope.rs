@@ -107,9 +107,14 @@ impl Scope {
         blocking(in_turn).await
     }
 
-    /// Removes what crashed agents have left in this and any other scope that is not locked.
-    pub(super) fn sweep_all(&self) {
+    /// Removes what crashed agents have left in this and any other scope that is not locked. What
+    /// belongs to `alias` is left to its next owner, who tells the peers.
+    pub(super) fn sweep_all(&self, alias: &str) {
         let root = self.path.parent().unwrap_or(&self.path);
+        if make_private(root).is_err() {
+            return;
+        }
+        let spared = self.agent_path(alias);
         for path in entries(root).unwrap_or_default() {
             let scope = Self {
                 name: String::new(),
@@ -118,7 +123,7 @@ impl Scope {
             };
             let locked = LockedScope::lock_within(Duration::ZERO, &scope);
             let swept = locked.and_then(|scope| {
-                scope.sweep()?;
+                scope.sweep(Some(&spared))?;
                 scope.remove_if_unused()
             });
             if let Err(error) = swept {
@@ -350,13 +355,15 @@ impl<'a> LockedScope<'a> {
     }
 
     /// Removes what crashed agents have left, and mail that nobody has claimed.
-    pub(super) fn sweep(&self) -> Result<(), ControlError> {
+    pub(super) fn sweep(&self, spared: Option<&Path>) -> Result<(), ControlError> {
         let swept = self.path.join(SWEPT);
         if age(&swept).is_some_and(|age| age < SWEEP) {
             return Ok(());
         }
-        files::write(&swept, &[])?;
         for path in self.agents()? {
+            if spared == Some(&*path) {
+                continue;
+            }
             let socket = path.join(SOCKET);
             let is_left = match is_there(&socket) {
                 true => is_certainly_dead(&socket),
@@ -364,9 +371,13 @@ impl<'a> LockedScope<'a> {
             };
             if is_left {
                 tracing::debug!(path = %path.display(), "removing what an agent has left");
-                self.remove(&path)?;
+                if let Err(error) = self.remove(&path) {
+                    tracing::warn!(%error, "what a crashed agent has left stays");
+                }
             }
         }
+        // Without it the next search comes earlier. There may be no space.
+        let _ = files::write(&swept, &[]);
         Ok(())
     }
 
