@@ -450,6 +450,44 @@ async fn input_1_mail_that_is_none_is_skipped() {
 }
 
 #[tokio::test]
+async fn input_1_what_stands_in_the_place_of_a_file_makes_way() {
+    let meeting = Meeting::new();
+    let (owner, sender) = (meeting.join("w:0").await, meeting.join("s").await);
+    let mut events = owner.mail();
+    let mailbox = meeting.path("w:0").join("mail");
+    let full_directory = |path: &Path| fs::create_dir_all(path.join("more")).unwrap();
+    let nowhere = |path: &Path| symlink("nowhere", path).unwrap();
+    let kinds: [&dyn Fn(&Path); 3] = [&full_directory, &make_pipe, &nowhere];
+    for (number, make) in kinds.iter().enumerate() {
+        make(&mailbox);
+        let mail = Mail::new(number.to_string());
+        sender.send_mail("w:0", &mail).await.unwrap();
+        let event = timeout(SOON, events.next()).await.unwrap();
+        assert_eq!(event, Some(MailEvent::Mail(mail)));
+        until("the mail is taken", || !mailbox.exists()).await;
+    }
+    let job = meeting.root().join("job");
+    for (make, alias) in kinds.iter().zip(["w:1", "w:2", "w:3"]) {
+        meeting.crash(meeting.join(alias).await, alias).await;
+        make(&meeting.path("w:0").join(".new"));
+        for file in [".swept", ".names", ".gone"] {
+            let path = job.join(file);
+            let _ = fs::remove_dir_all(&path);
+            let _ = fs::remove_file(&path);
+            make(&path);
+        }
+        owner.publish("ring", json!(alias)).await.unwrap();
+        meeting.join(alias).await.clean_up().await.unwrap();
+        let generated = meeting.agent();
+        generated.register(Registration::default()).await.unwrap();
+        generated.clean_up().await.unwrap();
+    }
+    meeting.crash(meeting.join("w:4").await, "w:4").await;
+    fs::write(job.join(".gone"), "").unwrap();
+    meeting.join("w:4").await.clean_up().await.unwrap();
+}
+
+#[tokio::test]
 async fn input_1_mail_that_nobody_reads_is_bounded() {
     let meeting = Meeting::new();
     let sender = meeting.join("s").await;

@@ -33,7 +33,7 @@ use tokio::{
 };
 
 use super::directory::{failed, file_name, make_private, unusable};
-use super::files::{self, LONGEST, read_named, write_named};
+use super::files::{self, LONGEST, make_way, read_named, write_named};
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
 
 /// How long a process may keep the lock of a scope. It takes as long as writing a few small files.
@@ -260,7 +260,8 @@ impl<'a> LockedScope<'a> {
     /// Generates `agent-<n>` with a hexadecimal number, as a server does, and skips names in use.
     pub(super) fn generate_name(&self) -> Result<String, ControlError> {
         let path = self.path.join(NAMES);
-        let text = files::read(&path)?.unwrap_or_default();
+        // Whatever else stands there makes way: names in use are skipped.
+        let text = files::read(&path).ok().flatten().unwrap_or_default();
         let given = String::from_utf8_lossy(&text).parse::<u64>();
         let mut number = given.unwrap_or_default();
         loop {
@@ -386,15 +387,11 @@ impl<'a> LockedScope<'a> {
     fn remove(&self, path: &Path) -> Result<(), ControlError> {
         let had_entities = !entity_files(path)?.is_empty();
         let gone = self.path.join(GONE);
-        let clear = || match fs::remove_dir_all(&gone) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&gone)(error)),
-            _ => Ok(()),
-        };
-        clear()?;
+        files::remove(&gone)?;
         match fs::rename(path, &gone) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
             Err(error) => Err(unusable(path, error)),
-            Ok(()) => clear(),
+            Ok(()) => files::remove(&gone),
         }?;
         match had_entities {
             true => self.ring_all(),
@@ -647,7 +644,7 @@ fn ring(socket: &Path) {
 /// Appends to the mail in a file, and drops the older half if it becomes too long.
 fn append(mail: &Path, line: &[u8]) -> Result<(), ControlError> {
     let open = || files::open(mail, OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE);
-    let mut file = open().map_err(failed(mail))?;
+    let mut file = make_way(mail).and_then(|()| open()).map_err(failed(mail))?;
     let mut length = file.metadata().map_err(failed(mail))?.len();
     if length > (LONGEST - line.len()) as u64 {
         tracing::warn!(mail = %mail.display(), "nobody reads this mail: the older half is dropped");
