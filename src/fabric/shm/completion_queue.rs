@@ -26,6 +26,8 @@ pub(super) struct ShmCompletionQueue {
     lot: Arc<Lot>,
     page: View<QueuePage>,
     entries: Mutex<Entries>,
+    /// Held by whoever fences for the owner: one that arms, or the poller.
+    fencing: Mutex<()>,
     /// Whether the poller has to look at the entries.
     has_news: AtomicBool,
 }
@@ -70,6 +72,7 @@ impl ShmCompletionQueue {
             lot,
             page,
             entries: Mutex::default(),
+            fencing: Mutex::default(),
             has_news: AtomicBool::new(false),
         })
     }
@@ -148,6 +151,13 @@ impl ShmCompletionQueue {
         &self.page.doorbell
     }
 
+    /// Lets one thread at a time fence: one that merely saw that another is about to would look for
+    /// messages too early.
+    fn fencing(&self) -> MutexGuard<'_, ()> {
+        // Nothing panics while it is held.
+        self.fencing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // Nothing panics while it is held.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
@@ -156,11 +166,13 @@ impl ShmCompletionQueue {
 
 impl CompletionQueue for ShmCompletionQueue {
     fn arm(&self) -> Result<(), FabricError> {
+        let _fencing = self.fencing();
         self.doorbell().arm();
         Ok(())
     }
 
     fn arm_solicited(&self) -> Result<(), FabricError> {
+        let _fencing = self.fencing();
         self.doorbell().arm_solicited();
         Ok(())
     }
@@ -339,6 +351,9 @@ impl ShmPoller {
     #[cold]
     fn begin_rest(&mut self) {
         self.looks = 0;
+        // Those whose turn it is stay in front, so that none of many busy ones starves.
+        let turn = self.turn.min(self.polled.len());
+        self.polled.rotate_left(turn);
         // Stable: in front are those that were in use a while ago.
         self.polled.sort_by_key(Watched::is_idle);
         let busy = self.polled.partition_point(|watched| !watched.is_idle());
@@ -354,7 +369,9 @@ impl ShmPoller {
             watched.receiver.rest().begin();
         }
         // Either a peer sees that its message is to be reported, or it is seen here.
+        let fencing = self.queue.fencing();
         self.page.doorbell.fence_owner();
+        drop(fencing);
         for watched in resting {
             if watched.rests() {
                 self.resting.insert(watched.key(), watched);
@@ -366,22 +383,21 @@ impl ShmPoller {
 
     /// Moves arrived messages to the front of `out`; returns their number.
     fn take_in_turns(&mut self, out: &mut [Completion]) -> usize {
-        if self.polled.len() > ALWAYS {
-            self.looks += self.polled.len();
-            if self.looks > LOOKS {
-                self.begin_rest();
-            }
+        // Each is looked at in between: what is not looked at seems idle.
+        if self.looks > LOOKS.max(self.polled.len()) {
+            self.begin_rest();
         }
         let mut count = 0;
         for _ in 0..self.polled.len() {
-            count += self.polled[self.turn].take_all(&mut out[count..]);
-            self.turn += 1;
-            if self.turn == self.polled.len() {
-                self.turn = 0;
-            }
             // The next poll begins after the queue that filled `out`, so that none starves.
             if count == out.len() {
                 break;
+            }
+            count += self.polled[self.turn].take_all(&mut out[count..]);
+            self.looks += usize::from(self.polled.len() > ALWAYS);
+            self.turn += 1;
+            if self.turn == self.polled.len() {
+                self.turn = 0;
             }
         }
         count
@@ -451,6 +467,10 @@ mod tests {
 
     impl Crowd {
         fn new() -> Self {
+            Self::of(QUEUES)
+        }
+
+        fn of(queues: u32) -> Self {
             let arena = Arena::new("test");
             let queue = ShmCompletionQueue::create(Gid([0; 16]), &arena).expect("a queue");
             let queue = Arc::new(queue);
@@ -463,7 +483,7 @@ mod tests {
                 receiver
             };
             // Some share a bit.
-            let numbers = (0..QUEUES).map(|at| at / 2 + at % 2 * 4096);
+            let numbers = (0..queues).map(|at| at / 2 + at % 2 * 4096);
             let receivers: Vec<_> = numbers.map(receiver).collect();
             let peer = |receiver: &Arc<Receiver>| {
                 let (lot, capacity) = receiver.shared();
@@ -570,6 +590,27 @@ mod tests {
         assert_eq!(crowd.polled(), busy.len());
         let rests = |at: usize| crowd.receivers[at].rest().is_on();
         assert!(rests(1) && !busy.into_iter().any(rests));
+    }
+
+    #[test]
+    fn of_many_that_are_busy_none_starves() {
+        const BUSY: usize = 300;
+        let mut crowd = Crowd::of(BUSY as u32);
+        let mut batch = [Completion::EMPTY; 16];
+        let mut last = [0; BUSY];
+        for at in (0..BUSY).flat_map(|at| [at; RECEIVES as usize]) {
+            crowd.send(at);
+        }
+        // Long enough for many to rest, if anything lets them.
+        for turn in 0..3 * LOOKS {
+            let count = crowd.poller.poll(&mut batch).expect("it polls");
+            for at in batch[..count].iter().map(|it| it.wr_id as usize) {
+                let since = turn - std::mem::replace(&mut last[at], turn);
+                assert!(since <= 2 * BUSY, "queue {at} has waited for {since} polls");
+                crowd.send(at);
+            }
+        }
+        assert!(last.iter().all(|last| *last + 2 * BUSY >= 3 * LOOKS));
     }
 
     #[test]

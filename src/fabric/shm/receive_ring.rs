@@ -364,7 +364,8 @@ impl Doorbell {
     /// Returns whether the owner's fence includes this process, too.
     #[inline]
     pub(super) fn is_fenced_by_owner(&self) -> bool {
-        barrier::is_asymmetric() && self.fences_everywhere.load(Ordering::Relaxed) != 0
+        // Acquire: what the peer reads next is not older.
+        barrier::is_asymmetric() && self.fences_everywhere.load(Ordering::Acquire) != 0
     }
 }
 

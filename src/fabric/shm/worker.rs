@@ -633,6 +633,15 @@ impl Routine {
             gid,
         } = message
         else {
+            if let Message::Device { version, .. } = message {
+                self.refused.warn(
+                    Instant::now(),
+                    format_args!(
+                        "a process of this host speaks version {version} of the protocol over shared memory, and this one {VERSION}: \
+                         build both with the same release, or forbid shared memory between them (SLIME_RPC_FABRICS)"
+                    ),
+                );
+            }
             return false;
         };
         self.silent -= 1;
