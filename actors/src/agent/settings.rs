@@ -104,7 +104,7 @@ group! {
         /// [`Share`](crate::Share).
         workers: usize, number("SLIME_RPC_SERVER_WORKERS");
         /// Raises this process' limit of file descriptors (`ulimit -n`) as far as permitted, since
-        /// each peer takes some 20 on shared memory. Off by default: child processes inherit the
+        /// each peer takes some 6 on shared memory. Off by default: child processes inherit the
         /// limit, and `select()`, which some programs still use, breaks with descriptors beyond
         /// 1,024.
         raise_open_files: bool, flag("SLIME_RPC_RAISE_OPEN_FILES");
