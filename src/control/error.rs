@@ -10,8 +10,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub enum ControlError {
     /// The alias belongs to a registered agent.
     #[error(
-        "the alias `{alias}` is taken{}{}; choose another, or wait until the other agent has left: a crashed one keeps its \
-         name for up to 60 s, for which the setting `take_over` waits", in_scope(.scope), by(.holder)
+        "the alias `{alias}` is taken{}{}; choose another, or wait until the other agent has left, as the setting \
+         `take_over` does", in_scope(.scope), by(.holder)
     )]
     AliasTaken {
         /// The alias that was requested.
@@ -32,14 +32,11 @@ pub enum ControlError {
         key: String,
     },
     /// The directory in which agents of one host meet cannot be used.
-    #[error(
-        "agents of this host cannot meet at {path}: {reason}. It has to be, or be in, a directory that this user alone may \
-         enter, with space left; all of them use another if XDG_RUNTIME_DIR names one"
-    )]
+    #[error("agents of this host cannot meet at {path}: {reason}")]
     HostDirectory {
         /// Path of the directory, or of the file in it.
         path: String,
-        /// What is wrong with it.
+        /// What is wrong with it, and what to do.
         reason: String,
     },
     /// NanoCtrl does not answer.

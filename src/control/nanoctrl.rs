@@ -257,6 +257,12 @@ impl NanoCtrl {
                         }
                         Eviction::Overtaken => continue,
                         Eviction::Refused(holder) => {
+                            let holder = match &*holder {
+                                "" => "another agent",
+                                known => known,
+                            };
+                            let holder =
+                                format!("{holder} (a crashed one keeps it for up to 60 s)");
                             return Err(ControlError::AliasTaken {
                                 alias,
                                 scope,

@@ -129,7 +129,10 @@ async fn an_alias_of_which_nobody_knows_whether_its_agent_lives_can_be_waited_fo
     );
     let text = taken.to_string();
     assert!(text.contains("process 4711 on another host"), "{text}");
-    assert!(text.contains("take_over"), "{text}");
+    assert!(
+        text.contains("take_over") && text.contains("60 s"),
+        "{text}"
+    );
 
     let _: i64 = server.redis.run(&["EXPIRE", "agent:w", "2"]);
     let agent = builder()

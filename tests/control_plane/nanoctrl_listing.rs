@@ -124,6 +124,11 @@ async fn agents_of_this_host_are_listed_without_a_server() {
     .unwrap();
     let (is_success, said) = listed(&["agents"]);
     assert!(!is_success && said.contains("mode 755"), "{said}");
+    drop(agent);
+    fs::remove_dir_all(runtime.path()).unwrap();
+    let (is_success, said) = listed(&["agents"]);
+    let reason = "XDG_RUNTIME_DIR names a directory that does not exist";
+    assert!(!is_success && said.contains(reason), "{said}");
 }
 
 #[actix::test]

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    fmt::Display,
     fs::{self, DirBuilder},
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -34,18 +35,26 @@ pub(super) fn file_name(name: &str) -> String {
     }
 }
 
+/// What to do about a directory that cannot be used.
+const REMEDY: &str = "It has to be, or be in, a directory that this user alone may enter, with \
+                      space left; all agents use another if XDG_RUNTIME_DIR names one";
+
 /// Makes a directory that this user alone may enter, or checks that it is one. In `/tmp` somebody
 /// else may have made it first.
 pub(super) fn make_private(path: &Path) -> Result<(), ControlError> {
     if !path.is_absolute() {
-        return Err(unusable(path, "it is not an absolute path"));
+        return Err(unfit(path, "it is not an absolute path"));
     }
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(unusable(path, error)),
+        Err(error) if error.kind() == ErrorKind::NotFound && is_for_this_user(path) => {
+            let reason = "XDG_RUNTIME_DIR names a directory that does not exist; create it, or unset the variable";
+            return Err(unusable(path, reason));
+        }
+        Err(error) => return Err(unfit(path, error)),
     }
-    let found = fs::symlink_metadata(path).map_err(|error| unusable(path, error))?;
+    let found = fs::symlink_metadata(path).map_err(failed(path))?;
     let reason = if found.is_symlink() {
         "it is a symbolic link".to_owned()
     } else if !found.is_dir() {
@@ -60,7 +69,17 @@ pub(super) fn make_private(path: &Path) -> Result<(), ControlError> {
     } else {
         return Ok(());
     };
-    Err(unusable(path, reason))
+    Err(unfit(path, reason))
+}
+
+/// Whether it is the directory that the environment names.
+fn is_for_this_user(path: &Path) -> bool {
+    env::var_os("XDG_RUNTIME_DIR").is_some() && path == of_this_user()
+}
+
+/// The error that says why a directory cannot be used, for which another one is the remedy.
+pub(super) fn unfit(path: &Path, reason: impl Display) -> ControlError {
+    unusable(path, format!("{reason}. {REMEDY}"))
 }
 
 /// The error that says why a directory, or a file in it, cannot be used.
@@ -73,7 +92,13 @@ pub(super) fn unusable(path: &Path, reason: impl ToString) -> ControlError {
 
 /// The error of an operation on a file or directory at `path`.
 pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> ControlError {
-    move |error| unusable(path, error)
+    use ErrorKind::{NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    move |error| match error.kind() {
+        NotFound | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull => {
+            unfit(path, error)
+        }
+        _ => unusable(path, error),
+    }
 }
 
 #[cfg(test)]

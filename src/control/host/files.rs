@@ -39,7 +39,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
         Ok(_) if contents.len() <= LONGEST => Ok(Some(contents)),
         Ok(_) => Err(unusable(path, "it is longer than 1 MiB")),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(unusable(path, error)),
+        Err(error) => Err(failed(path)(error)),
     }
 }
 
@@ -61,7 +61,7 @@ pub(super) fn write(path: &Path, contents: &[u8]) -> Result<bool, ControlError> 
     written.map(|()| true).map_err(|error| {
         // It takes space of which there may be none left.
         let _ = fs::remove_file(&unfinished);
-        unusable(path, error)
+        failed(path)(error)
     })
 }
 

@@ -32,7 +32,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::directory::{failed, file_name, make_private, unusable};
+use super::directory::{failed, file_name, make_private, unfit, unusable};
 use super::files::{self, LONGEST, make_way, read_named, write_named};
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
 
@@ -296,8 +296,8 @@ impl<'a> LockedScope<'a> {
         }
         make_private(&path)?;
         let bound = UnixDatagram::bind(&socket).map_err(|error| match error.kind() {
-            ErrorKind::InvalidInput => unusable(&socket, "the path is too long for a socket"),
-            _ => unusable(&socket, error),
+            ErrorKind::InvalidInput => unfit(&socket, "the path is too long for a socket"),
+            _ => failed(&socket)(error),
         })?;
         let written = bound
             .set_nonblocking(true)
@@ -390,7 +390,7 @@ impl<'a> LockedScope<'a> {
         files::remove(&gone)?;
         match fs::rename(path, &gone) {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(unusable(path, error)),
+            Err(error) => Err(failed(path)(error)),
             Ok(()) => files::remove(&gone),
         }?;
         match had_entities {
@@ -596,7 +596,7 @@ fn entries(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
     match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(listed) => Ok(listed.iter().map(fs::DirEntry::path).collect()),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(unusable(path, error)),
+        Err(error) => Err(failed(path)(error)),
     }
 }
 
@@ -658,6 +658,6 @@ fn append(mail: &Path, line: &[u8]) -> Result<(), ControlError> {
     file.write_all(line).map_err(|error| {
         // Half of a line is of no use, and takes the place that is missing.
         let _ = file.set_len(length);
-        unusable(mail, error)
+        failed(mail)(error)
     })
 }
