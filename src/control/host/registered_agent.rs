@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::directory::failed;
-use super::scope::{LockedScope, Scope, SocketId, blocking};
+use super::scope::{LockedScope, MAIL_CAME, Scope, SocketId, blocking};
 use crate::control::{
     ControlError, Entity, EntityEvent, PeerRecord, Registration, life::Life, mail_log::MailLog,
 };
@@ -27,6 +27,8 @@ const WATCH_POLL: Duration = Duration::from_secs(5);
 const RETRY: Duration = Duration::from_secs(1);
 /// Most messages that are answered by one look.
 const MESSAGES: usize = 64;
+/// Messages that a socket has room for, whatever the system's limit.
+const FEW: usize = 4;
 
 /// One registered agent. Its methods block while another process has the scope locked.
 #[derive(Debug)]
@@ -199,13 +201,19 @@ impl RegisteredAgent {
             let looking = async {
                 loop {
                     // Anybody of this user can send anything: it means no more than a look.
-                    let heard = socket.recv(&mut [0]).await.is_ok();
-                    for _ in 0..MESSAGES {
-                        if socket.try_recv(&mut [0]).is_err() {
-                            break;
-                        }
+                    let mut message = [0];
+                    let heard = socket.recv(&mut message).await;
+                    let mut is_mail = heard.as_ref().is_ok_and(|len| message[..*len] == MAIL_CAME);
+                    let mut more = 0;
+                    while more < MESSAGES
+                        && let Ok(len) = socket.try_recv(&mut message)
+                    {
+                        is_mail &= message[..len] == MAIL_CAME;
+                        more += 1;
                     }
-                    if !heard || !agent.look().await {
+                    // Behind many, others may have found no room.
+                    is_mail &= more < FEW;
+                    if heard.is_err() || !agent.look(is_mail).await {
                         sleep(RETRY).await;
                     }
                 }
@@ -219,9 +227,12 @@ impl RegisteredAgent {
         Ok(BoundSocket { id, _owner: owner })
     }
 
-    /// Fetches new mail, and tells watchers to look. Returns whether that was possible.
-    async fn look(self: &Arc<Self>) -> bool {
-        self.news.send_replace(());
+    /// Fetches new mail, and tells watchers to look, unless mail is all that came. Returns whether
+    /// that was possible.
+    async fn look(self: &Arc<Self>, is_mail: bool) -> bool {
+        if !is_mail {
+            self.news.send_replace(());
+        }
         if !self.scope.has_mail(&self.alias) {
             return true;
         }
@@ -275,5 +286,57 @@ impl RegisteredAgent {
         self.published
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::super::Host;
+    use super::*;
+    use crate::control::{Control, Mail, MailEvent};
+    use futures_util::StreamExt;
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    async fn registered(directory: &TempDir, alias: &str) -> Host {
+        let host = Host::at(directory.path().join("agents"), "");
+        let registration = Registration {
+            alias: Some(alias.to_owned()),
+            ..Registration::default()
+        };
+        host.register(registration).await.unwrap();
+        host
+    }
+
+    #[tokio::test]
+    async fn mail_has_nobody_list_the_entities_of_all_agents() {
+        let directory = TempDir::new().unwrap();
+        let a = registered(&directory, "a").await;
+        let b = registered(&directory, "b").await;
+        let mut received = a.mail();
+        let mut news = a.life.current().unwrap().news.subscribe();
+        // What registering has told it comes first.
+        while timeout(Duration::from_millis(300), news.changed())
+            .await
+            .is_ok()
+        {}
+        for number in 0..10 {
+            let mail = Mail::new("test").with("number", number.to_string());
+            b.send_mail("a", &mail).await.unwrap();
+            let event = timeout(LONG, received.next()).await.unwrap();
+            assert!(matches!(event, Some(MailEvent::Mail(_))), "{event:?}");
+        }
+        assert!(!news.has_changed().unwrap());
+        let entity = Entity {
+            kind: "test".to_owned(),
+            id: "it".to_owned(),
+            metadata: json!({}),
+        };
+        b.advertise(entity).await.unwrap();
+        timeout(LONG, news.changed()).await.unwrap().unwrap();
     }
 }

@@ -52,6 +52,9 @@ const TOPOLOGY: &str = "topology";
 const RECORD: &str = "record-";
 const ENTITY: &str = "entity-";
 const MAIL: &str = "mail";
+/// The message to a socket whose owner has mail. Any other has it look at everything: to list
+/// entities takes a look into the directory of each agent.
+pub(super) const MAIL_CAME: [u8; 1] = *b"m";
 
 // Files of the scope itself: no agent's directory begins with a dot.
 /// The directory that is being removed.
@@ -500,7 +503,7 @@ impl<'a> LockedScope<'a> {
             return Err(unusable(&mail, reason));
         }
         append(&mail, line.as_bytes())?;
-        ring(&socket);
+        ring(&socket, &MAIL_CAME);
         Ok(())
     }
 
@@ -527,13 +530,13 @@ impl<'a> LockedScope<'a> {
 
     /// Tells an agent to look.
     pub(super) fn ring(&self, alias: &str) {
-        ring(&self.agent_path(alias).join(SOCKET));
+        ring(&self.agent_path(alias).join(SOCKET), &[]);
     }
 
     /// Tells all agents to look again.
     fn ring_all(&self) -> Result<(), ControlError> {
         for path in self.agents()? {
-            ring(&path.join(SOCKET));
+            ring(&path.join(SOCKET), &[]);
         }
         Ok(())
     }
@@ -631,13 +634,13 @@ fn is_certainly_dead(socket: &Path) -> bool {
         .is_err_and(|error| matches!(error.kind(), ConnectionRefused | NotFound | NotADirectory))
 }
 
-/// Tells the agent at `socket` to look again. If its socket is full, it has not yet read an earlier
-/// message that says so.
-fn ring(socket: &Path) {
+/// Tells the agent at `socket` to look again: at its mail, or at everything. If its socket is full,
+/// it has not yet read earlier messages, and looks at everything.
+fn ring(socket: &Path, message: &[u8]) {
     if let Ok(from) = UnixDatagram::unbound()
         && from.set_nonblocking(true).is_ok()
     {
-        let _ = from.send_to(&[], socket);
+        let _ = from.send_to(message, socket);
     }
 }
 
