@@ -10,7 +10,7 @@ use slimerpc::nanoctrl::daemon;
 use slimerpc::nanoctrl::doctor::{ControlPlane, Finding, Patient, Severity, examine};
 use tokio::runtime::Builder;
 
-use crate::output::Report;
+use crate::output::{Report, escaped};
 use crate::{ServerAddress, TokenArg};
 
 #[derive(Args)]
@@ -84,11 +84,7 @@ fn line(finding: &Finding) -> String {
         Severity::Problem => "PROBLEM",
     };
     // It may repeat what a server said, and files.
-    let escaped = |c: char| match c.is_control() {
-        true => c.escape_default().collect(),
-        false => c.to_string(),
-    };
-    let found: String = finding.found.chars().map(escaped).collect();
+    let found = escaped(finding.found.chars());
     let mut line = format!("{severity:<8} {:<18} {found}\n", finding.check);
     if let Some(remedy) = &finding.remedy {
         line += &format!("{:28}-> {remedy}\n", "");

@@ -12,7 +12,7 @@ use slimerpc::control::{
 };
 use slimerpc::nanoctrl::daemon;
 
-use crate::output::{Report, complain};
+use crate::output::{Report, complain, escaped};
 use crate::{ServerAddress, TokenArg};
 
 /// Most characters of a cell.
@@ -237,11 +237,7 @@ fn table(
 
 /// A foreign text, made safe for a terminal.
 fn printable(text: &str) -> String {
-    let escaped = |c: char| match c.is_control() {
-        true => c.escape_default().collect::<String>(),
-        false => c.to_string(),
-    };
-    let mut shown: String = text.chars().take(WIDEST).map(escaped).collect();
+    let mut shown = escaped(text.chars().take(WIDEST));
     if text.chars().nth(WIDEST).is_some() {
         shown.push_str("...");
     }

@@ -43,6 +43,15 @@ impl Report {
     }
 }
 
+/// Text of others, in which control characters are to be seen.
+pub(crate) fn escaped(text: impl Iterator<Item = char>) -> String {
+    let escaped = |c: char| match c.is_control() {
+        true => c.escape_default().collect(),
+        false => c.to_string(),
+    };
+    text.map(escaped).collect()
+}
+
 /// Writes a line to standard error. If that fails there is nobody left to tell.
 pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");

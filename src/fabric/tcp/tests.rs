@@ -211,6 +211,17 @@ impl Victim {
         }
     }
 
+    /// Takes the first message of the attacker's queue pair.
+    fn takes_a_message(&mut self, stream: &mut TcpStream) {
+        let header = Header {
+            kind: Kind::WriteWithImm,
+            imm: 5,
+            ..self.write_header(0, 0)
+        };
+        stream.write_all(&header.encode()).unwrap();
+        assert_eq!(next(&mut *self.poller).imm, Some(5));
+    }
+
     fn is_in_error(&mut self) {
         let end = Instant::now() + SOON;
         while self.qp.state() != QueuePairState::Error {
@@ -371,13 +382,7 @@ fn an_impostor_that_answers_is_refused_and_counted() {
     }
     let (mut victim, mut stream, answer) = dialled();
     stream.write_all(&answer.encode()).unwrap();
-    let header = Header {
-        kind: Kind::WriteWithImm,
-        imm: 5,
-        ..victim.write_header(0, 0)
-    };
-    stream.write_all(&header.encode()).unwrap();
-    assert_eq!(next(&mut *victim.poller).imm, Some(5));
+    victim.takes_a_message(&mut stream);
     victim.has_violations(0);
 }
 
@@ -564,13 +569,7 @@ fn a_replayed_hello_is_refused() {
     let mut stream = victim.meet();
     rest(victim.say(&victim.hello().encode()));
     victim.has_violations(1);
-    let header = Header {
-        kind: Kind::WriteWithImm,
-        imm: 5,
-        ..victim.write_header(0, 0)
-    };
-    stream.write_all(&header.encode()).unwrap();
-    assert_eq!(next(&mut *victim.poller).imm, Some(5));
+    victim.takes_a_message(&mut stream);
 }
 
 #[test]

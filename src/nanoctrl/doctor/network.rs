@@ -19,25 +19,21 @@ pub(super) async fn control_plane(patient: &Patient) -> Vec<Finding> {
     match &patient.control {
         ControlPlane::Local => Vec::new(),
         ControlPlane::Host => vec![host().await],
-        ControlPlane::NanoCtrl(url) => nanoctrl(url, patient).await,
+        ControlPlane::NanoCtrl(url) => nanoctrl(url, patient, of_nanoctrl).await,
         ControlPlane::Unsaid(url) => {
-            let mut findings = vec![host().await];
-            match NanoCtrl::new(url, "").map(|control| control.request_timeout(patient.patience)) {
-                Ok(control) if is_absent(&control).await => findings.push(Finding::note(
+            let absent = |error: &_| match error {
+                ControlError::NanoCtrlUnreachable { .. } => Finding::note(
                     NANOCTRL,
                     format!("none answers at {url}; processes of this host do without"),
                     "to find agents of other hosts, start one with `nanoctrl start`, or name it with --address",
-                )),
-                _ => findings.extend(nanoctrl(url, patient).await),
-            }
+                ),
+                error => of_nanoctrl(error),
+            };
+            let mut findings = vec![host().await];
+            findings.extend(nanoctrl(url, patient, absent).await);
             findings
         }
     }
-}
-
-async fn is_absent(control: &NanoCtrl) -> bool {
-    let answer = control.list_scopes().await;
-    matches!(answer, Err(ControlError::NanoCtrlUnreachable { .. }))
 }
 
 /// Examines the directory in which agents of this host meet.
@@ -61,8 +57,12 @@ fn own_scope() -> String {
     format!("nanoctrl-doctor-{:016x}", unique())
 }
 
-/// Examines NanoCtrl, and the Redis that it names.
-async fn nanoctrl(url: &str, patient: &Patient) -> Vec<Finding> {
+/// Examines NanoCtrl, and the Redis that it names. `unusable` says what to do if it cannot be used.
+async fn nanoctrl(
+    url: &str,
+    patient: &Patient,
+    unusable: impl Fn(&ControlError) -> Finding,
+) -> Vec<Finding> {
     let control = || {
         let mut control = NanoCtrl::new(url, own_scope())?
             .request_timeout(patient.patience)
@@ -77,12 +77,12 @@ async fn nanoctrl(url: &str, patient: &Patient) -> Vec<Finding> {
     };
     let control = match control() {
         Ok(control) => control,
-        Err(error) => return vec![of_nanoctrl(&error)],
+        Err(error) => return vec![unusable(&error)],
     };
     match control.list_scopes().await {
         // DLSlime's server lists none.
         Ok(_) | Err(ControlError::Refused { status: 404, .. }) => {}
-        Err(error) => return vec![of_nanoctrl(&error)],
+        Err(error) => return vec![unusable(&error)],
     }
     let mut findings = vec![Finding::ok(NANOCTRL, format!("answers at {url}"))];
     match control.diagnose().await {
