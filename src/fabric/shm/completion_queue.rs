@@ -365,12 +365,9 @@ impl ShmPoller {
         if resting.is_empty() {
             return;
         }
-        for watched in &resting {
-            watched.receiver.rest().begin();
-        }
-        // Either a peer sees that its message is to be reported, or it is seen here.
         let fencing = self.queue.fencing();
-        self.page.doorbell.fence_owner();
+        let rests = resting.iter().map(|watched| watched.receiver.rest());
+        self.page.begin_rests(rests);
         drop(fencing);
         for watched in resting {
             if watched.rests() {

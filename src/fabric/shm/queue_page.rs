@@ -34,6 +34,13 @@ impl QueuePage {
         self.doorbell.is_wanted(solicited, Some(published))
     }
 
+    /// Lets queues rest, as their owner, who must look at each once more: either a peer sees that
+    /// its message is to be reported, or that look sees it.
+    pub(super) fn begin_rests<'a>(&self, rests: impl Iterator<Item = &'a Rest>) {
+        rests.for_each(Rest::begin);
+        self.doorbell.fence_owner();
+    }
+
     #[cold]
     fn report(&self, number: u32, rest: &Rest) {
         if rest.end() {
@@ -144,8 +151,7 @@ mod loom_tests {
                 }
                 found
             };
-            shared.rest.begin();
-            shared.page.doorbell.fence_owner();
+            shared.page.begin_rests(std::iter::once(&shared.rest));
             let mut is_polled = take(true) > 0;
             if arms {
                 shared.page.doorbell.arm();
