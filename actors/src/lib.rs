@@ -102,7 +102,7 @@ pub use slimerpc::channel::{
     Mismatch, Profile, Violation, Violations,
 };
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
-pub use slimerpc::control::{ControlError, Secret, ServiceRecord};
+pub use slimerpc::control::{ClientTls, ControlError, Secret, ServiceRecord};
 pub use slimerpc::fabric::{FabricError, LinkType, OutOfRange, RetryPolicy};
 pub use slimerpc::wire::{CodecLimits, PayloadCodec, Signature};
 pub use slimerpc::wire::{DecodeError, EncodeError, pickle};

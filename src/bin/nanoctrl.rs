@@ -18,7 +18,7 @@ use slimerpc::control::Secret;
 use slimerpc::nanoctrl::daemon::{
     self, DaemonError, RunningServer, Search, StartOutcome, Stopped, Stranger,
 };
-use slimerpc::nanoctrl::{Config, RedisSource, Server, environment};
+use slimerpc::nanoctrl::{Config, RedisSource, Server, ServerTls, environment};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -36,6 +36,9 @@ Examples:
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
   NANOCTRL_TOKEN=$(cat token) nanoctrl start         answers only those who bring this token
+  nanoctrl start --tls-cert ctrl.crt --tls-key ctrl.key
+                                                     speaks TLS: its URL begins with https://
+  NANOCTRL_CA=ca.crt nanoctrl agents --address https://ctrl:3000
 
 Redis: the one that NANOCTRL_REDIS_URL or --redis-url names; else the one at redis://127.0.0.1:6379; else, if
 `redis-server` is on PATH, a private one, for agents on this machine only, that ends with the server.
@@ -44,6 +47,11 @@ Environment (DLSLIME_CTRL_… works like NANOCTRL_…, which wins):
   NANOCTRL_REDIS_URL        Redis to use; overrides --redis-url
   NANOCTRL_TOKEN            bearer token: one that callers must bring, or, for other commands than `start` and `server`, the one to
                             bring; unlike --token, which wins, it is not to be seen in the list of processes
+  NANOCTRL_TLS_CERT, NANOCTRL_TLS_KEY, NANOCTRL_TLS_CLIENT_CA
+                            as --tls-cert, --tls-key and --tls-client-ca
+  NANOCTRL_CA               authorities that may vouch for a server at https://, PEM [default: those of the system]
+  NANOCTRL_CERT, NANOCTRL_KEY
+                            our certificate and its key, PEM, for a server that was started with --tls-client-ca
   NANOCTRL_REDIS_ADVERTISE  Redis address to tell agents, HOST:PORT, if not the one of the URL
   REDIS_PUBLIC_ADDRESS      Redis address to tell agents on other machines if the URL is on loopback
   NANOCTRL_RUST_LOG         what to log, for instance `debug` or `slimerpc=trace` [default: info]
@@ -137,6 +145,51 @@ impl TokenArg {
     }
 }
 
+/// How the server speaks TLS.
+#[derive(Args)]
+struct TlsArgs {
+    /// Speak TLS, with this certificate: a PEM file, with those that lead to its authority
+    #[arg(long, value_name = "PATH")]
+    tls_cert: Option<PathBuf>,
+    /// The key of that certificate: a PEM file
+    #[arg(long, value_name = "PATH")]
+    tls_key: Option<PathBuf>,
+    /// Let in only those with a certificate that one of these authorities has signed: a PEM file
+    #[arg(long, value_name = "PATH")]
+    tls_client_ca: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// The given files, or those of the environment.
+    fn find(self) -> Result<Option<ServerTls>, String> {
+        let or = |given: Option<PathBuf>, name| {
+            given.or_else(|| environment::lookup(name).map(PathBuf::from))
+        };
+        let files = (
+            or(self.tls_cert, "TLS_CERT"),
+            or(self.tls_key, "TLS_KEY"),
+            or(self.tls_client_ca, "TLS_CLIENT_CA"),
+        );
+        match files {
+            (Some(cert), Some(key), client_ca) => Ok(Some(ServerTls {
+                cert,
+                key,
+                client_ca,
+            })),
+            (None, None, None) => Ok(None),
+            (cert, key, _) => {
+                let is_lacking = |file: &Option<PathBuf>, name| file.is_none().then_some(name);
+                let lacking = [
+                    is_lacking(&cert, "--tls-cert"),
+                    is_lacking(&key, "--tls-key"),
+                ];
+                let lacking: Vec<_> = lacking.into_iter().flatten().collect();
+                Err(format!("TLS needs {}, too", lacking.join(" and ")))
+            }
+        }
+    }
+}
+
 #[derive(Args)]
 struct ServerArgs {
     /// Host name or address to listen on
@@ -148,6 +201,8 @@ struct ServerArgs {
     /// Redis to use [default: redis://127.0.0.1:6379, or a private one]
     #[arg(long, value_name = "URL")]
     redis_url: Option<String>,
+    #[command(flatten)]
+    tls: TlsArgs,
     #[command(flatten)]
     token: TokenArg,
 }
@@ -209,6 +264,7 @@ fn main() -> ExitCode {
 #[tokio::main(flavor = "current_thread")]
 async fn serve(args: ServerArgs) -> Outcome {
     log_to_stdout();
+    let tls = args.tls.find()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     // A log that may not grow any more (`ulimit -f`) loses lines; otherwise the server would end.
@@ -219,6 +275,9 @@ async fn serve(args: ServerArgs) -> Outcome {
         .addresses_from_environment();
     if let Some(token) = args.token.find() {
         config = config.token(token);
+    }
+    if let Some(tls) = tls {
+        config = config.tls(tls);
     }
     let server = tokio::select! {
         server = Server::start(config) => server?,
@@ -255,6 +314,7 @@ fn start(args: StartArgs) -> Outcome {
         port: args.server.port,
         redis_url: args.server.redis_url,
         token: args.server.token.find(),
+        tls: args.server.tls.find()?,
         health_host: args.health_host,
         health_port: args.health_port,
         log_file: args.log_file,

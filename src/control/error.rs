@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::tls::{CertificateProblem, TlsError, TlsFileError};
+
 /// The control plane did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,27 @@ pub enum ControlError {
         /// What the HTTP client reported.
         reason: String,
     },
+    /// NanoCtrl answers at an `https://` URL, but no TLS connection was made.
+    #[error("no TLS connection with NanoCtrl at {url}: {error}{}", tls_advice(.error))]
+    Tls {
+        /// URL of the server.
+        url: String,
+        /// Which side refuses what.
+        error: TlsError,
+    },
+    /// What answers at an `http://` URL does not answer in HTTP.
+    #[error(
+        "what answers at {url} does not speak HTTP: {reason}; a NanoCtrl that was started with --tls-cert has an https:// URL"
+    )]
+    NotHttp {
+        /// URL of the server.
+        url: String,
+        /// What the HTTP client reported.
+        reason: String,
+    },
+    /// A file that a TLS setting names cannot be used.
+    #[error(transparent)]
+    TlsFile(TlsFileError),
     /// Redis does not answer.
     #[error(
         "Redis at {address} cannot be reached: {reason}. This address was named by {named_by}; does Redis listen there, \
@@ -173,6 +196,23 @@ fn token_advice(is_given: bool) -> &'static str {
     } else {
         "wants a token and was given none; give the one that it was started with, in NANOCTRL_TOKEN or as the setting \
          `token`"
+    }
+}
+
+fn tls_advice(error: &TlsError) -> &'static str {
+    match error {
+        TlsError::Theirs(CertificateProblem::UnknownAuthority) => {
+            "; give the file of the server's authority in NANOCTRL_CA or as the setting `nanoctrl_tls`"
+        }
+        TlsError::Theirs(CertificateProblem::WrongName(_)) => {
+            "; use a host in the URL that the server's certificate names"
+        }
+        TlsError::Ours(CertificateProblem::Missing) => {
+            "; give one in NANOCTRL_CERT and NANOCTRL_KEY or as the setting `nanoctrl_tls`"
+        }
+        TlsError::Ours(_) => "; NANOCTRL_CERT or the setting `nanoctrl_tls` names it",
+        TlsError::Handshake(_) => "; a server without --tls-cert has an http:// URL",
+        _ => "",
     }
 }
 

@@ -38,7 +38,7 @@ pub use local::Local;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use nanoctrl::read_mail;
-pub use nanoctrl::{NanoCtrl, RedisDiagnosis};
+pub use nanoctrl::{ClientTls, NanoCtrl, RedisDiagnosis};
 pub use record::PeerRecord;
 pub use secret::Secret;
 pub use service_record::ServiceRecord;

@@ -19,6 +19,7 @@ use tokio::{
 
 mod access;
 mod address;
+mod client_tls;
 mod diagnosis;
 mod entities;
 mod http;
@@ -34,7 +35,6 @@ mod watch;
 #[cfg(fuzzing)]
 pub use self::parse::read_mail;
 
-pub use self::diagnosis::RedisDiagnosis;
 use self::{
     access::Access,
     http::{Http, Registered},
@@ -43,6 +43,7 @@ use self::{
     session::Session,
     store::Store,
 };
+pub use self::{client_tls::ClientTls, diagnosis::RedisDiagnosis};
 use super::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration, Secret,
     keys::Keys,
@@ -133,7 +134,9 @@ pub struct NanoCtrl {
 
 impl NanoCtrl {
     /// Makes an agent, not registered yet, in `scope` (empty for none) of the server at `url`; a
-    /// URL without scheme gets `http://`. Nothing is connected yet.
+    /// URL without scheme gets `http://`. With `https://` (cargo feature `tls`) the server must
+    /// present a certificate for its host from an authority that this system trusts; see
+    /// [`tls`](Self::tls) for others. Nothing is connected yet.
     ///
     /// # Errors
     /// [`ControlError::Malformed`] if the URL cannot be used.
@@ -181,6 +184,16 @@ impl NanoCtrl {
                 reason: reason.to_owned(),
             })?;
         self.http.token = Some(token);
+        Ok(self)
+    }
+
+    /// Sets which authorities a server at `https://` may be vouched for by, and this side's
+    /// certificate. A server at `http://` is not concerned.
+    ///
+    /// # Errors
+    /// [`ControlError::TlsFile`] if a file cannot be used.
+    pub fn tls(mut self, tls: &ClientTls) -> Result<Self, ControlError> {
+        self.http.set_tls(tls)?;
         Ok(self)
     }
 

@@ -69,6 +69,19 @@ pub struct Config {
     pub(super) advertise: Option<String>,
     pub(super) public_address: Option<String>,
     pub(super) token: Option<Secret>,
+    pub(super) tls: Option<ServerTls>,
+}
+
+/// The files, in PEM form, with which a server speaks TLS. They are read once, at start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The certificate, and those that lead from it to its authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// If set, only callers are let in that show a certificate which one of these authorities has
+    /// signed.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -87,6 +100,7 @@ impl Config {
             advertise: None,
             public_address: None,
             token: None,
+            tls: None,
         }
     }
 
@@ -113,8 +127,16 @@ impl Config {
         self
     }
 
-    /// Requires this token (visible ASCII characters) as `Authorization: Bearer`. The token travels
-    /// unencrypted: it keeps strangers out, but not those who can read the traffic.
+    /// Speaks TLS, and nothing else, with these files. Needs the cargo feature `tls`.
+    #[must_use]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Requires this token (visible ASCII characters) as `Authorization: Bearer`. Without
+    /// [`tls`](Self::tls) it travels unencrypted: it keeps strangers out, but not those who can
+    /// read the traffic.
     #[must_use]
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::control::Secret;
+use crate::control::{ClientTls, Secret};
 
 /// What to examine.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Patient {
     pub control: ControlPlane,
     /// Bearer token for NanoCtrl.
     pub token: Option<Secret>,
+    /// Files for a NanoCtrl at `https://`.
+    pub tls: ClientTls,
     /// How to log in to Redis; see [`NanoCtrl::redis`](crate::control::NanoCtrl::redis).
     pub redis: Option<Secret>,
     /// `host:port` at which a peer listens over TCP.
@@ -103,12 +105,14 @@ impl Finding {
 ///
 /// ```no_run
 /// use std::{path::PathBuf, time::Duration};
+/// use slimerpc::control::ClientTls;
 /// use slimerpc::nanoctrl::doctor::{ControlPlane, Patient, Severity, examine};
 ///
 /// # async fn example() {
 /// let patient = Patient {
 ///     control: ControlPlane::NanoCtrl("http://127.0.0.1:3000".to_owned()),
 ///     token: None,
+///     tls: ClientTls::default(),
 ///     redis: None,
 ///     peer: None,
 ///     patience: Duration::from_secs(3),

@@ -6,6 +6,7 @@
 //! | `…_REDIS_URL` | Redis to use; overrides `--redis-url` |
 //! | `…_REDIS_ADVERTISE` | Redis address to tell agents, `host:port`, whatever the URL says |
 //! | `…_TOKEN` | bearer token that callers have to bring, and that our own agents and commands do bring |
+//! | `…_TLS_CERT`, `…_TLS_KEY`, `…_TLS_CLIENT_CA` | as `--tls-cert`, `--tls-key` and `--tls-client-ca` |
 //! | `…_RUNTIME_DIR` | where pid file, metadata and log of a started server are |
 //! | `…_RUST_LOG` | what to log, in the syntax of `tracing_subscriber::EnvFilter`; `info` |
 //! | `REDIS_PUBLIC_ADDRESS` | Redis address to tell agents elsewhere when the URL is on loopback; one name only |

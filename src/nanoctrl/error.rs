@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::address::Unspeakable;
 use super::gate::CHALLENGE;
 use super::repository::RepositoryError;
+use crate::tls::TlsFileError;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +40,14 @@ pub enum StartError {
         /// Why it cannot.
         reason: &'static str,
     },
+
+    /// A file of the certificates cannot be used.
+    #[error(transparent)]
+    TlsFile(#[from] TlsFileError),
+
+    /// TLS was asked for, and this program was built without it.
+    #[error("--tls-cert needs a nanoctrl that was built with the cargo feature `tls`")]
+    NoTls,
 
     /// Redis does not answer.
     #[error(

@@ -10,6 +10,7 @@
 //! | `server`, `config`, `environment` | life of a server, what it is told at start |
 //! | `agents`, `topology`, `regions`, `entities`, `address` | requests and answers, by noun |
 //! | `connections` | how many clients there is room for |
+//! | `server_tls` | certificates, if it speaks TLS |
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
@@ -73,8 +74,10 @@ mod private_redis;
 mod regions;
 mod repository;
 mod server;
+#[cfg(feature = "tls")]
+mod server_tls;
 mod topology;
 
-pub use config::{Config, RedisSource};
+pub use config::{Config, RedisSource, ServerTls};
 pub use error::StartError;
 pub use server::Server;

@@ -69,6 +69,9 @@ impl Server {
     /// Redis does not answer, its address is not usable for agents, a header cannot carry the
     /// token, or the address to listen on is not free.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        if config.tls.is_some() && !cfg!(feature = "tls") {
+            return Err(StartError::NoTls);
+        }
         if let Some(token) = &config.token {
             token
                 .check_token()
@@ -99,12 +102,13 @@ impl Server {
         let (server, address) = bind(&config, app)?;
         let handle = server.handle();
         let serving = Some(tokio::spawn(server));
-        tracing::info!(%address, "listening");
-        if !address.ip().is_loopback() && config.token.is_none() {
+        tracing::info!(%address, tls = config.tls.is_some(), "listening");
+        let wants_certificates = config.tls.is_some_and(|tls| tls.client_ca.is_some());
+        if !address.ip().is_loopback() && config.token.is_none() && !wants_certificates {
             tracing::warn!(
                 %address,
                 "whoever reaches this address may register, see and remove agents; set NANOCTRL_TOKEN, for the server and for \
-                 agents, or listen on loopback: --host 127.0.0.1"
+                 agents, let in holders of certificates only (--tls-client-ca), or listen on loopback: --host 127.0.0.1"
             );
         }
         Ok(Self {
@@ -187,14 +191,22 @@ fn bind(
     .disable_signals()
     .on_connect(move |connection, data| {
         data.insert(connections.add());
-        if let Some(stream) = connection.downcast_ref::<TcpStream>()
-            && let Ok(ours) = stream.local_addr()
-        {
+        let stream = connection.downcast_ref::<TcpStream>();
+        #[cfg(feature = "tls")]
+        let stream = stream.or_else(|| super::server_tls::socket(connection));
+        if let Some(ours) = stream.and_then(|stream| stream.local_addr().ok()) {
             data.insert(ReachedAddress(ours.ip()));
         }
-    })
-    .bind((host::without_port(&config.host), config.port))
-    .map_err(failed)?;
+    });
+    let at = (host::without_port(&config.host), config.port);
+    let server = match &config.tls {
+        #[cfg(feature = "tls")]
+        Some(tls) => server
+            .tls_handshake_timeout(HEAD_TIMEOUT)
+            .bind_rustls_0_23(at, super::server_tls::config(tls)?),
+        _ => server.bind(at),
+    };
+    let server = server.map_err(failed)?;
     let address = *server
         .addrs()
         .first()

@@ -10,6 +10,7 @@ mod documents;
 mod entities;
 mod folders;
 mod host;
+mod https;
 mod login;
 mod nanoctrl_cli;
 mod nanoctrl_http;

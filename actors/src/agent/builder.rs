@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slimerpc::channel::{Geometry, HeartbeatTiming};
 use slimerpc::control::topology::Topology;
-use slimerpc::control::{Control, ControlError, Host, Local, NanoCtrl, Secret};
+use slimerpc::control::{ClientTls, Control, ControlError, Host, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
 use slimerpc::fabric::tcp::{MalformedBind, TcpOptions};
@@ -60,6 +60,7 @@ impl From<&str> for Plane {
 /// | --- | --- | --- | --- | --- |
 /// | [`nanoctrl`](Self::nanoctrl), [`host`](Self::host), [`local`](Self::local) or [`control`](Self::control) | `SLIME_RPC_CONTROL` | local | URL, `host` or `local` | where peers are found |
 /// | [`token`](Self::token) | `NANOCTRL_TOKEN` | none | | bearer token for NanoCtrl, if it wants one |
+/// | [`nanoctrl_tls`](Self::nanoctrl_tls) | `NANOCTRL_CA`, `NANOCTRL_CERT`, `NANOCTRL_KEY` | authorities of the system; no certificate | PEM files | what vouches for a NanoCtrl at `https://`, and our certificate, if it wants one |
 /// | [`redis`](Self::redis) | `SLIME_RPC_REDIS_URL` | as NanoCtrl says, no login | URL | how to log in to Redis, and maybe where it is |
 /// | [`alias`](Self::alias) | | generated | | name under which peers find us |
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
@@ -93,6 +94,7 @@ impl From<&str> for Plane {
 pub struct Builder {
     plane: Option<Plane>,
     token: Option<Secret>,
+    nanoctrl_tls: ClientTls,
     redis: Option<Secret>,
     alias: Option<String>,
     scope: String,
@@ -186,6 +188,23 @@ impl Builder {
     /// ```
     pub fn token(mut self, token: impl Into<Secret>) -> Self {
         self.token = Some(token.into());
+        self
+    }
+
+    /// Sets the files for a NanoCtrl server at `https://`: the authorities that may vouch for it,
+    /// and the certificate of this agent, for a server that was started with `--tls-client-ca`.
+    /// Needs the cargo feature `tls`, as every `https://` does.
+    ///
+    /// ```
+    /// use slimerpc_actors::{ClientTls, PeerAgent};
+    /// let builder = PeerAgent::builder().nanoctrl("https://ctrl:3000").nanoctrl_tls(ClientTls {
+    ///     ca: Some("/etc/slimerpc/ca.crt".into()),
+    ///     ..ClientTls::default()
+    /// });
+    /// # let _ = builder;
+    /// ```
+    pub fn nanoctrl_tls(mut self, files: ClientTls) -> Self {
+        self.nanoctrl_tls = files;
         self
     }
 
@@ -431,7 +450,10 @@ impl Builder {
 
     fn server(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
         let or = |set: &Option<Secret>, name| set.clone().or_else(|| environment::secret(name));
-        let mut control = NanoCtrl::new(url, &self.scope)?.register_timeout(within);
+        let tls = self.nanoctrl_tls.clone().or_environment();
+        let mut control = NanoCtrl::new(url, &self.scope)?
+            .tls(&tls)?
+            .register_timeout(within);
         if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
             control = control.token(token)?;
         }

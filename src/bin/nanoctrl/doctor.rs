@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use slimerpc::control::Secret;
+use slimerpc::control::{ClientTls, Secret};
 use slimerpc::nanoctrl::daemon;
 use slimerpc::nanoctrl::doctor::{ControlPlane, Finding, Patient, Severity, examine};
 use tokio::runtime::Builder;
@@ -52,6 +52,7 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
     let findings = runtime.block_on(examine(&Patient {
         control,
         token: args.token.find(),
+        tls: ClientTls::default().or_environment(),
         redis: redis.filter(|url| !url.is_empty()).map(Secret::from),
         peer: args.peer,
         patience: args.timeout,

@@ -8,7 +8,7 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use serde_json::{Value, json};
 use slimerpc::control::{
-    ControlError, Entity, Host, NanoCtrl, PeerRecord, ServiceRecord, natural_order,
+    ClientTls, ControlError, Entity, Host, NanoCtrl, PeerRecord, ServiceRecord, natural_order,
 };
 use slimerpc::nanoctrl::daemon;
 
@@ -79,12 +79,13 @@ impl ListArgs {
         }
         let address = self.server.find().unwrap_or_else(daemon::address);
         let token = self.token.find();
-        let client = |scope: &str| match NanoCtrl::new(&address, scope) {
-            Ok(client) => match token.clone() {
+        let tls = ClientTls::default().or_environment();
+        let client = |scope: &str| {
+            let client = NanoCtrl::new(&address, scope)?.tls(&tls)?;
+            match token.clone() {
                 Some(token) => client.token(token),
                 None => Ok(client),
-            },
-            error => error,
+            }
         };
         let scopes = match self.all_scopes {
             true => client("")?.list_scopes().await.map_err(|error| match error {

@@ -6,6 +6,7 @@ use reqwest::{Client, StatusCode, Url, redirect::Policy};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
+use super::client_tls::ClientTls;
 use crate::control::{ControlError, Entity, PeerRecord, Registration, Secret};
 use crate::fabric::SystemLimit;
 
@@ -99,18 +100,18 @@ impl Http {
     /// A client for the server at `url`; `http://` is put in front if there is no scheme.
     pub(super) fn new(url: &str, scope: String, timeout: Duration) -> Result<Self, ControlError> {
         let base = parse_url(url)?;
-        let client = Client::builder()
-            .no_proxy()
-            .redirect(Policy::none())
-            .build()
-            .map_err(|error| bad_url(url, &reason(&error)))?;
         Ok(Self {
-            client,
+            client: client(&base, &ClientTls::default())?,
             base,
             scope,
             token: None,
             timeout,
         })
+    }
+
+    pub(super) fn set_tls(&mut self, tls: &ClientTls) -> Result<(), ControlError> {
+        self.client = client(&self.base, tls)?;
+        Ok(())
     }
 
     /// The URL of the server.
@@ -355,11 +356,50 @@ impl Http {
                 after: timeout,
             };
         }
-        ControlError::NanoCtrlUnreachable {
-            url: self.url().to_owned(),
-            reason: reason(error),
+        let (url, reason) = (self.url().to_owned(), reason(error));
+        #[cfg(feature = "tls")]
+        if let Some(error) = refusal(error) {
+            return ControlError::Tls { url, error };
+        }
+        if reason.contains("invalid HTTP") {
+            return ControlError::NotHttp { url, reason };
+        }
+        ControlError::NanoCtrlUnreachable { url, reason }
+    }
+}
+
+/// An HTTP client for the server at `base`.
+#[cfg_attr(not(feature = "tls"), expect(unused_variables))]
+fn client(base: &Url, tls: &ClientTls) -> Result<Client, ControlError> {
+    let builder = Client::builder().no_proxy().redirect(Policy::none());
+    // Without a configuration reqwest would look for one who computes, which this process may not
+    // have chosen.
+    #[cfg(feature = "tls")]
+    let builder = builder.tls_backend_preconfigured(match base.scheme() {
+        "https" => tls.config().map_err(ControlError::TlsFile)?,
+        _ => ClientTls::unused(),
+    });
+    let built = builder.build();
+    built.map_err(|error| bad_url(base.as_str(), &reason(&error)))
+}
+
+/// The error of TLS among the causes of an HTTP error.
+#[cfg(feature = "tls")]
+fn refusal(error: &reqwest::Error) -> Option<crate::tls::TlsError> {
+    let mut cause = error.source();
+    while let Some(mut inner) = cause {
+        cause = inner.source();
+        // An error of the system may hold another one, which is not its source.
+        while let Some(error) = inner.downcast_ref::<io::Error>()
+            && let Some(held) = error.get_ref()
+        {
+            inner = held;
+        }
+        if let Some(error) = inner.downcast_ref::<rustls::Error>() {
+            return Some(error.into());
         }
     }
+    None
 }
 
 fn parse_url(url: &str) -> Result<Url, ControlError> {
@@ -376,8 +416,16 @@ fn parse_url(url: &str) -> Result<Url, ControlError> {
         ));
     }
     let mut parsed = Url::parse(&text).map_err(|error| bad_url(url, &error.to_string()))?;
-    if parsed.scheme() != "http" {
-        return Err(bad_url(url, "only http:// is supported"));
+    match parsed.scheme() {
+        "http" => {}
+        "https" if cfg!(feature = "tls") => {}
+        "https" => return Err(bad_url(url, "https:// needs the cargo feature `tls`")),
+        _ => {
+            return Err(bad_url(
+                url,
+                "it begins neither with http:// nor with https://",
+            ));
+        }
     }
     if !parsed.username().is_empty() || parsed.password().is_some() {
         return Err(bad_url("<hidden>", "it contains credentials"));
@@ -476,13 +524,20 @@ mod tests {
         ] {
             assert_eq!(http(given).expect("valid").url(), meant);
         }
+        match http("https://ctrl:443/") {
+            Ok(http) => {
+                let understood = (cfg!(feature = "tls"), http.url(), http.host().1);
+                assert_eq!(understood, (true, "https://ctrl", 443));
+            }
+            Err(error) => assert!(error.to_string().contains("feature `tls`"), "{error}"),
+        }
     }
 
     #[test]
     fn urls_that_cannot_work_are_refused_at_once() {
         for url in [
             "",
-            "https://ctrl:1",
+            "ftp://ctrl:1",
             "redis://h:6379",
             "http://",
             "http://a:b@h",

@@ -25,7 +25,7 @@ use files::{Meta, RuntimeFolder};
 pub use strangers::Stranger;
 
 use super::StartError;
-use super::config::RedisSource;
+use super::config::{RedisSource, ServerTls};
 use super::host;
 use crate::clock::later;
 use crate::control::Secret;
@@ -53,6 +53,8 @@ pub struct Start {
     pub redis_url: Option<String>,
     /// Token that callers must send, if any.
     pub token: Option<Secret>,
+    /// Files of the certificates, if it is to speak TLS.
+    pub tls: Option<ServerTls>,
     /// Host at which to check the server, if not `host`.
     pub health_host: Option<String>,
     /// Port at which to check the server, if not `port`.
@@ -72,14 +74,32 @@ impl Start {
             Some(ip) if ip.is_unspecified() => "[::1]".to_owned(),
             _ => host::bracketed(host),
         };
-        format!("http://{host}:{}", self.health_port.unwrap_or(self.port))
+        let scheme = self.tls.as_ref().map_or("http", |_| "https");
+        let port = self.health_port.unwrap_or(self.port);
+        format!("{scheme}://{host}:{port}")
     }
 
     fn arguments(&self) -> Vec<String> {
         let port = self.port.to_string();
-        ["server", "--host", &self.host, "--port", &port]
+        let mut arguments: Vec<_> = ["server", "--host", &self.host, "--port", &port]
             .map(str::to_owned)
-            .into()
+            .into();
+        if let Some(ServerTls {
+            cert,
+            key,
+            client_ca,
+        }) = &self.tls
+        {
+            let files = [("--tls-cert", Some(cert)), ("--tls-key", Some(key))];
+            for (option, file) in files
+                .into_iter()
+                .chain([("--tls-client-ca", client_ca.as_ref())])
+            {
+                let file = file.map(|file| file.to_string_lossy().into_owned());
+                arguments.extend(file.into_iter().flat_map(|file| [option.to_owned(), file]));
+            }
+        }
+        arguments
     }
 }
 
@@ -140,7 +160,7 @@ pub fn start(options: &Start) -> Result<StartOutcome, DaemonError> {
         }
     }
     folder.forget();
-    if health::probe(&address, None).is_ok() {
+    if health::answers(&address) {
         return Ok(StartOutcome::Occupied { address });
     }
     if let Some(token) = &options.token {
@@ -258,7 +278,7 @@ fn wait_until_up(child: &mut Child, wait: Duration, address: &str) -> Up {
         if let Ok(Some(status)) = child.try_wait() {
             return Up::Ended(status);
         }
-        if health::probe(address, None).is_ok() {
+        if health::answers(address) {
             return Up::Yes;
         }
         if Instant::now() >= deadline {
@@ -301,7 +321,7 @@ pub struct Search {
 
 impl Search {
     fn new() -> Self {
-        let answering = health::probe(DEFAULT_ADDRESS, None).is_ok();
+        let answering = health::answers(DEFAULT_ADDRESS);
         Self {
             folders: RuntimeFolder::all()
                 .iter()
@@ -344,7 +364,7 @@ pub fn status(address: Option<&str>, token: Option<&Secret>) -> Status {
     Status {
         pid,
         is_locked: probed == Ok(true),
-        health: probed.map(drop),
+        health: probed.map(drop).map_err(|unwell| unwell.to_string()),
         address,
         log: meta.map(|meta| meta.log),
         search: pid.is_none().then(Search::new),

@@ -65,6 +65,7 @@ async fn nanoctrl(
 ) -> Vec<Finding> {
     let control = || {
         let mut control = NanoCtrl::new(url, own_scope())?
+            .tls(&patient.tls)?
             .request_timeout(patient.patience)
             .register_timeout(patient.patience);
         if let Some(token) = &patient.token {
@@ -99,6 +100,10 @@ fn of_nanoctrl(error: &ControlError) -> Finding {
             "start one with `nanoctrl start`, or say where it is with --address"
         }
         ControlError::Unauthorized { .. } => "set NANOCTRL_TOKEN to the server's token",
+        ControlError::Tls { .. } | ControlError::NotHttp { .. } | ControlError::TlsFile(_) => {
+            "correct the URL (--address, SLIME_RPC_CONTROL), NANOCTRL_CA, NANOCTRL_CERT or NANOCTRL_KEY, or renew the \
+             certificate that the error names"
+        }
         ControlError::Malformed { .. } | ControlError::BadSetting { .. } => {
             "correct the URL (--address, SLIME_RPC_CONTROL), NANOCTRL_TOKEN or SLIME_RPC_REDIS_URL; if they are right, it is \
              another server that answers there"

@@ -7,6 +7,7 @@
 
 mod agents;
 pub mod alone;
+pub mod certificates;
 pub mod fake_http;
 mod gate;
 pub mod job;
