@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use rustix::fs::{FallocateFlags, MemfdFlags};
 use rustix::io::Errno;
 use rustix::param::page_size;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, Resource, getpid, getrlimit};
 
 use super::message::LotAddress;
 use super::segment::{SEALS, Segment};
@@ -51,6 +51,8 @@ pub(super) struct Lot {
     len: u64,
     /// Whether its memory goes with the file.
     goes_with_file: Arc<AtomicBool>,
+    /// The process that it belongs to.
+    owner: Pid,
 }
 
 impl Arena {
@@ -141,6 +143,7 @@ impl Lot {
             offset,
             len,
             goes_with_file,
+            owner: getpid(),
         }
     }
 
@@ -170,7 +173,8 @@ impl AsFd for Lot {
 
 impl Drop for Lot {
     fn drop(&mut self) {
-        if !self.goes_with_file.load(Ordering::Relaxed) {
+        // A child of `fork` shares the memory, and has no right to end what its parent uses.
+        if !self.goes_with_file.load(Ordering::Relaxed) && self.owner == getpid() {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             // The system takes back whole pages only, and the rest of the last one is nobody's.
             let len = self.len.next_multiple_of(page_size() as u64);
@@ -182,6 +186,8 @@ impl Drop for Lot {
 
 #[cfg(test)]
 mod tests {
+    use rustix::process::WaitOptions;
+
     use super::*;
 
     const LEN: usize = 1 << 20;
@@ -248,6 +254,28 @@ mod tests {
         arena.close();
         drop((arena, lot, segment));
         assert_eq!(first(&theirs), 3);
+    }
+
+    #[test]
+    fn a_forked_child_takes_no_memory_from_its_parent() {
+        let arena = Arena::with("test", false);
+        let (lot, segment) = arena.create(LEN).expect("a lot");
+        write(&segment, 1);
+        // SAFETY: the child frees memory and ends; the C library lets it do that after a fork of a
+        // process with several threads.
+        match unsafe { libc::fork() } {
+            0 => {
+                drop((lot, segment));
+                // SAFETY: it ends the process.
+                unsafe { libc::_exit(0) }
+            }
+            child => {
+                let child = Pid::from_raw(child).expect("a child");
+                let ended = rustix::process::waitpid(Some(child), WaitOptions::empty());
+                assert!(ended.expect("it is a child").is_some());
+            }
+        }
+        assert_eq!((taken(&lot), first(&segment)), (LEN as i64, 1));
     }
 
     #[test]

@@ -12,7 +12,10 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use rustix::io::Errno;
 
 use super::arena::Lot;
 use super::bell::{Bell, Bells};
@@ -38,7 +41,7 @@ pub(super) struct Link {
     users: Mutex<Option<Users>>,
     /// How to wake the peer.
     bells: Mutex<Bells>,
-    /// Messages that the socket had no room for.
+    /// Messages that could not be sent yet.
     waiting: Mutex<VecDeque<WaitingMessage>>,
 }
 
@@ -73,13 +76,24 @@ impl<T: AsFd + fmt::Debug + Send + Sync> Descriptor for T {}
 pub(super) struct Links {
     gid: Gid,
     by_peer: Mutex<HashMap<Gid, Arc<Link>>>,
+    /// Whether messages wait until fewer descriptors are on their way, which nothing reports.
+    wait_for_descriptors: AtomicBool,
 }
 
 impl Links {
     /// Makes the links of the device with this GID.
     pub(super) fn new(gid: Gid) -> Self {
-        let by_peer = Mutex::default();
-        Self { gid, by_peer }
+        Self {
+            gid,
+            by_peer: Mutex::default(),
+            wait_for_descriptors: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns whether a message has begun to wait since the last call because too many descriptors
+    /// were on their way. Its link has to be flushed after a while.
+    pub(super) fn wait_for_descriptors(&self) -> bool {
+        self.wait_for_descriptors.swap(false, Ordering::Relaxed)
     }
 
     /// Finds the link to a peer, or dials it, and has it end `connection` when it ends. Returns
@@ -307,8 +321,7 @@ impl Link {
     /// Sends a message, as soon as the peer has read enough others.
     ///
     /// # Errors
-    /// The link has ended, or ends with this; or the system lets no more descriptors be on their
-    /// way.
+    /// The link has ended, or ends with this.
     pub(super) fn send(&self, message: &Message) -> io::Result<()> {
         self.post(message, &[])
     }
@@ -317,7 +330,7 @@ impl Link {
         let mut waiting = lock(&self.waiting);
         if waiting.is_empty() {
             match self.socket.send(message, &borrowed(fds)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if self.may_wait(&error) => {}
                 sent => return sent,
             }
         }
@@ -330,6 +343,17 @@ impl Link {
         Ok(())
     }
 
+    /// Returns whether a message that was not sent for this reason can be sent later. A user who is
+    /// not root may have as many descriptors in messages that nobody has read as a process may
+    /// have open.
+    fn may_wait(&self, error: &io::Error) -> bool {
+        let has_too_many = error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error());
+        if has_too_many && let Some(links) = self.links.upgrade() {
+            links.wait_for_descriptors.store(true, Ordering::Relaxed);
+        }
+        has_too_many || error.kind() == io::ErrorKind::WouldBlock
+    }
+
     /// Sends messages that wait, as far as the socket has room now. The device's thread calls this
     /// whenever there may be more.
     pub(super) fn flush(&self) {
@@ -337,7 +361,7 @@ impl Link {
         while let Some(WaitingMessage { message, fds }) = waiting.front() {
             match self.socket.send(message, &borrowed(fds)) {
                 Ok(()) => drop(waiting.pop_front()),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if self.may_wait(&error) => return,
                 // The thread reads the end next.
                 Err(_) => return self.socket.end(),
             }

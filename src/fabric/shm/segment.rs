@@ -61,6 +61,10 @@ impl Segment {
         if !rustix::fs::fcntl_get_seals(fd.as_fd())?.contains(SEALS) {
             return invalid("the peer's memory is not sealed");
         }
+        // A hole in huge pages that the peer makes later need not be filled again: a mapping faults.
+        if rustix::fs::fstatfs(fd)?.f_type == libc::HUGETLBFS_MAGIC {
+            return invalid("the peer's memory is of huge pages");
+        }
         let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).map_err(io::Error::other)?;
         let is_inside = offset
             .checked_add(len as u64)

@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::MemfdFlags;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
 
 use super::ShmDevice;
 use super::arena::Arena;
@@ -247,6 +250,67 @@ fn call_1_the_end_of_a_queue_pair_is_told_to_whoever_asked_for_it() {
     assert_eq!(next_but_unmapped(&link), Message::Refusal { to: from });
 }
 
+/// Sends as many descriptors as a user who is not root may have in messages that nobody has read.
+fn send_unread() -> Vec<[OwnedFd; 2]> {
+    let fd = eventfd::create().expect("a descriptor");
+    // Most of one message.
+    let fds = [fd.as_fd(); 253];
+    let mut pairs = Vec::new();
+    loop {
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::NONBLOCK);
+        let pair = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
+        let (from, to) = pair.expect("a pair of sockets");
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            let bytes = [IoSlice::new(&[0])];
+            rustix::net::sendmsg(&from, &bytes, &mut control, SendFlags::empty())
+        };
+        let refused = std::iter::repeat_with(send).find_map(Result::err);
+        pairs.push([from, to]);
+        match refused.expect("there is a limit") {
+            Errno::AGAIN => {}
+            Errno::TOOMANYREFS => return pairs,
+            error => panic!("{error}"),
+        }
+    }
+}
+
+/// Only root may have more than a process may have open, so this becomes somebody else.
+#[test]
+fn a_welcome_waits_while_too_many_descriptors_are_on_their_way() {
+    let test = || {
+        if rustix::process::geteuid().is_root() {
+            // Of this thread, and of the device's, which it begins.
+            rustix::thread::set_thread_uid(rustix::process::Uid::from_raw(65_533))
+                .expect("root may");
+        }
+        let (device, impostor) = (open(), Impostor::new());
+        let qp = impostor.lure(&device);
+        let link = ControlSocket::dial(device.port().gid).expect("it listens");
+        let from = ConnectionId {
+            qp_num: 99,
+            life: 5,
+        };
+        let (version, gid) = (VERSION, impostor.gid.0);
+        let hello = Hello {
+            from,
+            psn: 1,
+            to_qp: qp.number(),
+        };
+        let unread = send_unread();
+        for message in [Message::Device { version, gid }, Message::Hello(hello)] {
+            link.send(&message, &[]).expect("room");
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(matches!(link.receive(), Incoming::Nothing));
+        drop(unread);
+        assert!(matches!(next(&link), Message::Welcome(it) if it.to == from));
+    };
+    std::thread::spawn(test).join().expect("it waits");
+}
+
 /// The next message that is about a connection.
 fn next_but_unmapped(link: &ControlSocket) -> Message {
     loop {
@@ -461,6 +525,14 @@ fn memory_that_could_be_missing_is_refused() {
     let file: OwnedFd = tempfile::tempfile().expect("a file").into();
     rustix::fs::ftruncate(&file, LEN as u64).expect("room");
     assert!(Segment::open(&file, 0, LEN, None).is_err());
+    // Not every kernel has any.
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB;
+    if let Ok(huge) = rustix::fs::memfd_create("test", flags) {
+        rustix::fs::ftruncate(&huge, 1 << 30).expect("it takes none yet");
+        rustix::fs::fcntl_add_seals(&huge, SEALS).expect("it allows that");
+        let refused = Segment::open(&huge, 0, LEN, None).expect_err("it could be missing");
+        assert!(refused.to_string().contains("huge"), "{refused}");
+    }
     rustix::fs::fcntl_add_seals(&open_ended, SEALS).expect("it allows that");
     let sealed = open_ended;
     for (offset, len) in [

@@ -37,7 +37,8 @@ const MAX_HEARD: usize = 256;
 const MAX_STRANGERS: usize = 4096;
 /// Most dials accepted in a row before sockets are read.
 const MAX_ACCEPTED: usize = 64;
-/// How long dials wait when they cannot be accepted, and hellos whose answer cannot be received.
+/// How long dials wait when they cannot be accepted, hellos whose answer cannot be received, and
+/// messages for which too many descriptors are on their way.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Queue pair numbers have 24 bits; the first ones are special in InfiniBand.
 const FIRST_QUEUE_PAIR: u32 = 17;
@@ -234,6 +235,8 @@ struct Routine {
     spare: Arc<Spare>,
     /// When dials are accepted again, if they are not now.
     pausing: Option<Instant>,
+    /// When messages are sent that wait for descriptors of others to arrive.
+    flushing: Option<Instant>,
     refused: Complaints,
     unaccepted: Complaints,
     cut_off: Complaints,
@@ -267,6 +270,7 @@ impl Routine {
             strangers: Strangers::default(),
             spare: Spare::shared(),
             pausing: None,
+            flushing: None,
             refused: Complaints::default(),
             unaccepted: Complaints::default(),
             cut_off: Complaints::default(),
@@ -326,13 +330,28 @@ impl Routine {
             if self.pausing.take_if(|until| *until <= now).is_some() {
                 self.resume();
             }
+            self.flush_links(now);
+        }
+    }
+
+    /// Sends messages that wait for descriptors of others to arrive, a while after they began to.
+    fn flush_links(&mut self, now: Instant) {
+        if self.flushing.take_if(|at| *at <= now).is_some() {
+            let links = self.links.values().filter_map(|(_, role)| match role {
+                Role::Peer(link) => Some(link),
+                Role::Stranger => None,
+            });
+            links.for_each(|link| link.flush());
+        }
+        if self.core.links.wait_for_descriptors() {
+            self.flushing.get_or_insert(now + PAUSE);
         }
     }
 
     fn until_next_look(&self) -> Option<Timespec> {
         let stalled = self.stalled.iter().chain(&self.unwelcomed);
         let stalled = stalled.map(|(at, _)| *at);
-        let others = [self.strangers.next(), self.pausing];
+        let others = [self.strangers.next(), self.pausing, self.flushing];
         let next = stalled.chain(others.into_iter().flatten()).min()?;
         let wait = next.saturating_duration_since(Instant::now());
         // An hour is as good as any longer time and always representable.
