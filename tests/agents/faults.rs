@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::{FutureExt, StreamExt};
 use slimerpc::channel::MemoryAccount;
 use slimerpc::fabric::faults::{Fault, FaultStats, Faults, Plan};
 use slimerpc::fabric::{CompletionStatus, Opcode, RetryPolicy};
@@ -350,6 +350,27 @@ async fn call_1_a_worker_that_was_frozen_is_stalled_and_not_lost() {
     assert_eq!(next(&mut events).await, Some(PeerEvent::Recovered));
     let (id, _) = timeout(LONG, call).await.expect("CALL-1").unwrap();
     assert_eq!((id, channel.closed()), (2, None));
+    driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
+}
+
+/// Nobody is told that a peer is stalled of which they do not know that it is there.
+#[actix::test]
+async fn a_peer_that_is_heard_late_is_connected_before_it_can_be_stalled() {
+    let _alone = ALONE.lock().await;
+    let beat = Duration::from_millis(20);
+    let late = Fault::Delayed(50 * beat).every(1);
+    let late = Plan::new().with(late.of(Opcode::RecvWriteWithImm));
+    let polling = Polling::default().heartbeat(beat);
+    let start = |role, plan| {
+        let agent = agent(role, "late", &Faults::new(plan));
+        agent.polling(polling.clone()).start()
+    };
+    let worker = start("worker", Plan::new()).await.unwrap();
+    let driver = start("driver", late).await.unwrap();
+    let mut events = driver.watch(worker.alias()).await.unwrap();
+    is_connected(&mut events).await;
+    assert_eq!(events.next().now_or_never(), None);
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
 }

@@ -300,7 +300,8 @@ impl MonitoredEnd {
                 };
             }
         }
-        if let Some(change) = change {
+        // Nobody has been told that a peer is there which has never been heard.
+        if let Some(change) = change.filter(|_| self.is_certain) {
             effects.push(Effect::Event(match change {
                 Change::Stalled => PeerEvent::Stalled,
                 Change::Recovered => PeerEvent::Recovered,
