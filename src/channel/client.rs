@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 pub(super) use self::state::{BATCH, ClientState};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
-use super::core::caller::{CallId, CallState, Prepared, PreparedPayload};
+use super::core::caller::{CallId, Prepared, PreparedPayload};
 use super::lend::{Ring, SlotToken};
 use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
@@ -260,23 +260,13 @@ impl ClientChannel {
     /// Turns `call` into one that nobody waits for.
     fn told(self: &Arc<Self>, mut call: PendingCall, method: u32) -> Result<OneWayCall, CallError> {
         let mut core = self.lock();
-        match core.caller.state(call.id, call.slot) {
-            // The call ended before it could be noted as one-way.
-            CallState::Answered(slot) => {
-                core.caller.make_one_way(call.id, call.slot, method);
-                core.complete_one_way(self, slot, method);
-            }
-            CallState::Closed => {
-                let cause = core.loss();
-                let sent = core.caller.was_sent(call.id, call.slot);
-                call.done = true;
-                return Err(CallError::Closed { cause, sent });
-            }
-            CallState::Waiting | CallState::Pending | CallState::Expired => {
-                core.caller.make_one_way(call.id, call.slot, method);
-            }
+        let told = core.caller.make_one_way(call.id, call.slot, method);
+        if let Ok(Some(slot)) = told {
+            core.complete_one_way(self, slot, method);
         }
+        call.done = told.is_err();
         self.wake(core);
+        told?;
         // A watcher has to receive the answer, because nobody waits for it.
         CompletionWatcher::ensure_fallback(self);
         Ok(OneWayCall::new(call))
@@ -409,8 +399,6 @@ impl ClientChannel {
         };
         let mut core = self.lock();
         core.caller.line_up(id, request);
-        // A credit may have come back while the arguments were encoded.
-        core.grant(self);
         self.wake(core);
         Ok(())
     }
@@ -419,7 +407,7 @@ impl ClientChannel {
     #[cold]
     fn unsent(&self) -> CallError {
         CallError::Closed {
-            cause: self.lock().loss(),
+            cause: self.lock().caller.loss(),
             sent: false,
         }
     }
@@ -533,7 +521,6 @@ impl ClientChannel {
     pub(super) fn finish(&self, id: CallId, replied: SlotToken) {
         let mut core = self.lock();
         core.caller.finish(id, replied);
-        core.grant(self);
         self.wake(core);
     }
 
@@ -543,8 +530,8 @@ impl ClientChannel {
         self.core.lock()
     }
 
-    /// Releases the lock, allocates memory for answers that need some, and wakes the waiters of
-    /// calls that have ended.
+    /// Sends what can be sent now, releases the lock, allocates memory for answers that need some,
+    /// and wakes the waiters of calls that have ended.
     #[inline]
     pub(super) fn wake<'a>(&'a self, core: SpinGuard<'a, ClientState>) {
         if core.caller.has_effects() {
@@ -554,18 +541,14 @@ impl ClientChannel {
 
     #[cold]
     fn wake_slow<'a>(&'a self, mut core: SpinGuard<'a, ClientState>) {
-        let mut effects = core.caller.take_effects();
-        if !effects.pending_reads.is_empty() {
-            drop(core);
-            core = self.take_pending_reads(std::mem::take(&mut effects.pending_reads));
-            let more = core.caller.take_effects();
-            effects.wakers.extend(more.wakers);
-            effects.failures.extend(more.failures);
-        }
-        let tokens = core.caller.take_tokens();
+        core.grant(self);
+        let effects = core.caller.take_effects();
         let is_closed = core.caller.closed().is_some();
         drop(core);
-        if let Some((sends, replies)) = tokens {
+        if !effects.pending_reads.is_empty() {
+            self.wake(self.take_pending_reads(effects.pending_reads));
+        }
+        if let Some((sends, replies)) = effects.memory {
             self.sends.release(sends);
             self.replies.release(replies);
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
-use super::stream::{ItemSink, StreamCredit};
+use super::stream::ItemSink;
 use super::{MemoryError, PooledBuffer, Profile};
 use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
@@ -246,24 +246,20 @@ impl Inbound {
     /// Returns whether the caller opens a stream with it, and awaits items.
     pub fn opens_stream(&self) -> bool {
         let rare = self.request().rare.as_ref();
-        rare.is_some_and(|rare| rare.stream_credit.is_some())
+        rare.is_some_and(|rare| rare.stream == Some(StreamPart::Open))
     }
 
     /// Converts the request into the sink of a stream. Returns `None` if the caller did not open a
     /// stream; it has been told.
     pub fn into_items(mut self) -> Option<ItemSink> {
-        let Some(stream_credit) = self.take_demand() else {
+        if !self.opens_stream() {
             self.fail(Fault::NotStreamed);
             return None;
-        };
-        let patience = self.service_info().stream_patience;
-        Some(ItemSink::new(self, stream_credit, patience))
-    }
-
-    /// Takes the further requests for items of the stream that it opens.
-    fn take_demand(&mut self) -> Option<Arc<StreamCredit>> {
-        let (_, request) = self.request_mut();
-        request.rare.as_mut()?.stream_credit.take()
+        }
+        let (channel, request) = (self.channel.clone(), self.request_mut().1);
+        let stream = request.request_id;
+        request.rare().stream = None;
+        Some(ItemSink::new(self, channel, stream))
     }
 
     /// Answers with what `encode` writes: into send memory, or, if it asks for more and the caller
@@ -324,11 +320,7 @@ impl Inbound {
             is_rewritten,
             bytes,
         };
-        let rare = self.channel.answer(request, reply, block);
-        if let Some(stream_credit) = rare.and_then(|rare| rare.stream_credit) {
-            // Nobody makes items of a stream that was not answered as one.
-            stream_credit.complete(None);
-        }
+        self.channel.answer(request, reply, block);
     }
 }
 

@@ -18,7 +18,8 @@
 //! into, once that is mapped: the message is made where it is read, and the WRITE copies nothing.
 //!
 //! Two state machines without I/O or clock, `core::caller` and `core::responder`, decide what may
-//! happen when; they are told the time and the completions. Around them are shells:
+//! happen when; they are told the time and the completions, and say what to post, what to answer
+//! and whom to wake. Around them are shells:
 //! [`ClientChannel`] for callers on any thread, and [`Mailbox`] for a service on its own thread,
 //! which joins the request rings of all its peers.
 //!

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
+use std::task::{Poll, Waker};
 
 use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
+use crate::panics::wake_all;
 use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
 /// How many probes are left out until a native caller has called: before, it may not have connected
@@ -120,7 +122,6 @@ impl PeerChannel {
         arrivals: &[Completion],
         deliveries: &mut VecDeque<Delivery>,
     ) -> Result<(), LossCause> {
-        let mut unusual = Vec::new();
         let mut core = self.lock();
         core.open()?;
         core.left_out = 0;
@@ -135,16 +136,14 @@ impl PeerChannel {
                 }
                 Arrival::Noted => {}
                 Arrival::Violation(violation) => core.violations.record(violation, &self.peer),
-                arrival => unusual.push(arrival),
             }
         }
         if let Some(Err(error)) = core.queue_pairs.as_mut().map(QueuePairGroup::post_receives) {
             core.close(LossCause::Fabric(error.to_string()));
         }
         let open = core.open();
-        drop(core);
-        if !unusual.is_empty() {
-            self.attend(unusual, deliveries);
+        if core.responder.has_effects() {
+            self.attend(core, deliveries);
         }
         open
     }
@@ -212,44 +211,38 @@ impl PeerChannel {
         }
     }
 
-    /// Handles arrivals as far as that needs no lock.
+    /// Releases the lock and does what needs none. Requests of which nobody wants the answers go to
+    /// `deliveries`.
     #[cold]
-    fn attend(self: &Arc<Self>, all: Vec<Arrival>, deliveries: &mut VecDeque<Delivery>) {
-        for arrived in all {
-            match arrived {
-                Arrival::Noted | Arrival::Violation(_) => {}
-                Arrival::Request(request) => {
-                    let is_wanted = request.rare.as_ref().is_none_or(|rare| !rare.is_unwanted);
-                    let inbound = self.inbound(request);
-                    // Otherwise the request answers as it is dropped.
-                    if is_wanted {
-                        deliveries.push_back(Delivery::Request(inbound));
-                    }
-                }
-                Arrival::Offered(slot, outside) => self.read(slot, outside),
-                Arrival::Next(request, Some(stream_credit)) => {
-                    stream_credit.ask(self.inbound(request))
-                }
-                Arrival::Next(request, None) => self.inbound(request).end(),
-                Arrival::End(request, stream_credit) => {
-                    if let Some(stream_credit) = stream_credit {
-                        stream_credit.cancel();
-                    }
-                    self.inbound(request).end();
-                }
-                Arrival::Cancel { slot, request_id } => {
-                    let request = RequestId::new(self, slot, request_id);
-                    let streams = self.lock().responder.streams();
-                    // Cancelling a request for an item of a stream ends the stream.
-                    if !streams
-                        .iter()
-                        .any(|stream_credit| stream_credit.cancel_request(request))
-                    {
-                        deliveries.push_back(Delivery::Cancel(request));
-                    }
-                }
+    fn attend(
+        self: &Arc<Self>,
+        mut core: OwnerGuard<'_, PeerChannelState>,
+        deliveries: &mut VecDeque<Delivery>,
+    ) {
+        let effects = core.responder.take_effects();
+        drop(core);
+        for (slot, request_id) in effects.cancelled {
+            let request = RequestId::new(self, slot, request_id);
+            deliveries.push_back(Delivery::Cancel(request));
+        }
+        for (slot, outside) in effects.offered {
+            self.read(slot, outside);
+        }
+        for (request, failure) in effects.ended {
+            let request = self.inbound(request);
+            match failure {
+                Some(fault) => request.fail(fault),
+                None => request.end(),
             }
         }
+        wake_all(effects.wakers);
+    }
+
+    /// Does what an answer, or the end of a stream or of the channel, brings about: that delivers
+    /// nothing.
+    #[cold]
+    fn settle(self: &Arc<Self>, core: OwnerGuard<'_, PeerChannelState>) {
+        self.attend(core, &mut VecDeque::new());
     }
 
     #[inline]
@@ -313,12 +306,11 @@ impl PeerChannel {
         }
         let complete = core.bulk.as_mut().map_or(Ok(None), Bulk::complete);
         let complete = complete.map_err(|error| LossCause::Fabric(error.to_string()))?;
-        if let Some((slot, payload)) = complete
-            && let Some(mut request) = core.responder.take_read(slot as u16)
-        {
-            drop(core);
-            request.rare().outside = Some(payload);
-            self.attend(vec![Arrival::Request(request)], deliveries);
+        if let Some((slot, payload)) = complete {
+            let request = core.responder.read(slot as u16, payload);
+            let request = request.map(|request| Delivery::Request(self.inbound(request)));
+            deliveries.extend(request);
+            self.attend(core, deliveries);
         }
         Ok(())
     }
@@ -376,14 +368,44 @@ impl PeerChannel {
         queue_pairs
     }
 
-    pub(super) fn close(&self, cause: LossCause) {
+    pub(super) fn close(self: &Arc<Self>, cause: LossCause) {
         let mut core = self.lock();
         core.close(cause);
-        let streams = core.responder.take_streams();
+        self.settle(core);
+    }
+
+    /// The next request for an item of a stream; `None` once no item is wanted any more. Until
+    /// then, `waker` is woken when there may be one.
+    pub(super) fn poll_asked(
+        self: &Arc<Self>,
+        stream: u64,
+        waker: &Waker,
+    ) -> Poll<Option<Inbound>> {
+        let mut _before = None;
+        let mut core = self.lock();
+        let asked = core
+            .responder
+            .streams()
+            .poll_asked(stream, waker, &mut _before);
         drop(core);
-        streams
-            .values()
-            .for_each(|stream_credit| stream_credit.cancel());
+        asked.map(|request| request.map(|request| self.inbound(request)))
+    }
+
+    /// Ready once no item of a stream is wanted any more. Until then, `waker` is woken when that
+    /// may be so.
+    pub(super) fn poll_unwanted(&self, stream: u64, waker: &Waker) -> Poll<()> {
+        let mut _before = None;
+        let mut core = self.lock();
+        core.responder
+            .streams()
+            .poll_unwanted(stream, waker, &mut _before)
+    }
+
+    /// Ends a stream, because there are no more items, or because of `failure`.
+    pub(super) fn complete_stream(self: &Arc<Self>, stream: u64, failure: Option<Fault>) {
+        let mut core = self.lock();
+        core.responder.complete(stream, failure);
+        self.settle(core);
     }
 
     pub(super) fn closed(&self) -> Option<LossCause> {
@@ -399,10 +421,24 @@ impl PeerChannel {
         self.lock().violations
     }
 
-    /// Sends the answer to `request`, whose payload may be in `block`. Returns the request's rare
-    /// parts.
+    /// Sends the answer to `request`, whose payload may be in `block`.
     #[inline]
     pub(super) fn answer(
+        self: &Arc<Self>,
+        request: Box<SlotRequest>,
+        reply: PreparedReply,
+        block: Option<PooledBuffer>,
+    ) {
+        let rare = self.post_answer(request, reply, block);
+        if let Some(rare) = rare {
+            drop(rare);
+            self.settle(self.lock());
+        }
+    }
+
+    /// Returns the request's rare parts, to be dropped without the lock.
+    #[inline]
+    fn post_answer(
         &self,
         request: Box<SlotRequest>,
         reply: PreparedReply,

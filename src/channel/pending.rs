@@ -25,7 +25,7 @@ pub struct PendingCall {
 }
 
 /// The state of a call, with what was taken of its answer.
-enum Looked<A> {
+enum Look<A> {
     Undecided,
     Answered(A),
     Ended(CallState),
@@ -93,12 +93,12 @@ impl PendingCall {
     /// [`sleep`](Self::sleep).
     pub fn poll(&mut self, waker: Option<&Waker>) -> Poll<Result<Answer<'_>, CallError>> {
         match self.look(waker, lend) {
-            Looked::Undecided => Poll::Pending,
-            Looked::Answered((reply, replied)) => {
+            Look::Undecided => Poll::Pending,
+            Look::Answered((reply, replied)) => {
                 self.done = true;
                 Poll::Ready(Answer::read(&self.channel, self.id, replied, reply))
             }
-            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
+            Look::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
     }
 
@@ -117,8 +117,8 @@ impl PendingCall {
             (reply, (!is_copied).then(|| core.caller.lend_reply(slot)))
         };
         match self.look(waker, take) {
-            Looked::Undecided => Poll::Pending,
-            Looked::Answered((reply, replied)) => {
+            Look::Undecided => Poll::Pending,
+            Look::Answered((reply, replied)) => {
                 self.done = true;
                 let channel = &self.channel;
                 Poll::Ready(match replied {
@@ -129,7 +129,7 @@ impl PendingCall {
                     }
                 })
             }
-            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
+            Look::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
     }
 
@@ -142,8 +142,8 @@ impl PendingCall {
         check: impl FnOnce(AnswerView<'_>) -> Result<(), E>,
     ) -> Poll<Result<Result<ReplyBytes, E>, CallError>> {
         match self.look(waker, lend) {
-            Looked::Undecided => Poll::Pending,
-            Looked::Answered((reply, replied)) => {
+            Look::Undecided => Poll::Pending,
+            Look::Answered((reply, replied)) => {
                 self.done = true;
                 Poll::Ready(ReplyBytes::read(
                     &self.channel,
@@ -153,7 +153,7 @@ impl PendingCall {
                     check,
                 ))
             }
-            Looked::Ended(state) => Poll::Ready(Err(self.failure(state))),
+            Look::Ended(state) => Poll::Ready(Err(self.failure(state))),
         }
     }
 
@@ -164,31 +164,24 @@ impl PendingCall {
         &mut self,
         waker: Option<&Waker>,
         take: impl FnOnce(&ClientChannel, &mut ClientState, u16, ReplyMeta) -> A,
-    ) -> Looked<A> {
+    ) -> Look<A> {
         let channel = &*self.channel;
-        let mut core = channel.lock();
-        let mut answer = core.caller.answer_of(self.id, self.slot);
-        if answer.is_none() {
-            core.progress(channel);
-            if self.slot.is_none() {
-                self.slot = core.caller.take_granted(self.id);
-            }
-            answer = core.caller.answer_of(self.id, self.slot);
-        }
         // Dropped after the lock: it may hold the last reference to a task with other calls of the
         // channel.
         let mut _before = None;
+        let mut core = channel.lock();
+        let mut answer = core.caller.answer_of(self.id, &mut self.slot);
+        if answer.is_none() {
+            core.progress(channel);
+            answer = core.caller.answer_of(self.id, &mut self.slot);
+        }
         let looked = match answer {
-            Some((slot, reply)) => Looked::Answered(take(channel, &mut core, slot, reply)),
+            Some((slot, reply)) => Look::Answered(take(channel, &mut core, slot, reply)),
             None => {
-                let state = core.caller.state(self.id, self.slot);
-                match state.by(self.deadline.map(|(at, _)| at), Instant::now) {
-                    state @ (CallState::Expired | CallState::Closed) => Looked::Ended(state),
-                    CallState::Waiting | CallState::Pending | CallState::Answered(..) => {
-                        _before = core.caller.register(self.id, self.slot, waker);
-                        Looked::Undecided
-                    }
-                }
+                let (id, slot, deadline) = (self.id, self.slot, self.deadline());
+                let caller = &mut core.caller;
+                let ended = caller.look(id, slot, deadline, Instant::now, waker, &mut _before);
+                ended.map_or(Look::Undecided, Look::Ended)
             }
         };
         channel.wake(core);
@@ -199,16 +192,8 @@ impl PendingCall {
     #[cold]
     fn failure(&mut self, state: CallState) -> CallError {
         let core = self.channel.lock();
-        let error = match (state, self.deadline) {
-            (CallState::Expired, Some((_, after))) => CallError::Timeout {
-                after,
-                sent: !core.caller.is_waiting(self.id),
-            },
-            _ => CallError::Closed {
-                cause: core.loss(),
-                sent: core.caller.was_sent(self.id, self.slot),
-            },
-        };
+        let (id, slot, after) = (self.id, self.slot, self.timeout());
+        let error = core.caller.failure(id, slot, state, after);
         drop(core);
         self.end();
         error
@@ -243,7 +228,6 @@ impl PendingCall {
         if let Some(slot) = ended.cancel {
             core.cancel(&self.channel, slot);
         }
-        core.grant(&self.channel);
         self.channel.wake(core);
         ended.was_sent
     }

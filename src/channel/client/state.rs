@@ -42,18 +42,11 @@ pub(in crate::channel) struct ClientState {
 
 impl ClientState {
     pub(in crate::channel) fn progress(&mut self, channel: &ClientChannel) -> bool {
-        match self.collect(channel) {
-            Ok(progressed) => {
-                if progressed {
-                    self.grant(channel);
-                }
-                progressed
-            }
-            Err(cause) => {
-                self.close(cause);
-                true
-            }
-        }
+        let collected = self.collect(channel);
+        collected.unwrap_or_else(|cause| {
+            self.close(cause);
+            true
+        })
     }
 
     /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals
@@ -127,6 +120,7 @@ impl ClientState {
         }
         if !id.receive {
             self.queue_pairs.retire(id);
+            self.caller.make_room();
         } else if let Some(imm) = self
             .queue_pairs
             .receive(id, completion.imm.unwrap_or_default())
@@ -219,17 +213,6 @@ impl ClientState {
         if let Received::OneWay(method) = self.caller.read(slot, payload) {
             self.complete_one_way(channel, slot, method);
         }
-        self.release();
-    }
-
-    /// Acknowledges payloads that the peer need not keep any more.
-    pub(super) fn release(&mut self) {
-        while self.queue_pairs.has_room()
-            && let Some(slot) = self.caller.take_release()
-        {
-            let signal = Signal::Release;
-            self.write(Immediate { slot, signal }, &[], NO_KEY);
-        }
     }
 
     /// Handles the answer to a one-way call, in `slot`.
@@ -304,21 +287,18 @@ impl ClientState {
         };
         room.copy_from_slice(payload);
         self.caller.release(slot);
-        self.grant(channel);
         true
     }
 
-    /// Sends waiting requests, as far as there are credits and places in the send queue.
-    #[inline]
-    pub(in crate::channel) fn grant(&mut self, channel: &ClientChannel) {
-        if self.caller.has_unsent() {
-            self.grant_slow(channel);
+    /// Acknowledges payloads that the peer need not keep any more, and sends waiting requests, as
+    /// far as there are credits and places in the send queue.
+    pub(super) fn grant(&mut self, channel: &ClientChannel) {
+        while self.queue_pairs.has_room()
+            && let Some(slot) = self.caller.take_release()
+        {
+            let signal = Signal::Release;
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
-    }
-
-    #[cold]
-    fn grant_slow(&mut self, channel: &ClientChannel) {
-        self.release();
         while self.queue_pairs.has_room()
             && let Some(granted) = self.caller.grant()
         {
@@ -426,10 +406,5 @@ impl ClientState {
         self.bulk = None;
         self.queue = None;
         self.caller.close(cause);
-    }
-
-    pub(in crate::channel) fn loss(&self) -> LossCause {
-        let cause = self.caller.closed().cloned();
-        cause.unwrap_or(LossCause::ShutDown)
     }
 }

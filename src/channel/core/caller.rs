@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::slot::{Phase, ReplyMeta, Slot};
 use crate::channel::lend::SlotToken;
@@ -128,6 +128,9 @@ pub(crate) struct Effects {
     pub(crate) failures: Vec<TellFailure>,
     /// Answers whose payload has to be read, for which memory is needed.
     pub(crate) pending_reads: Vec<(u16, RendezvousDescriptor)>,
+    /// All send memory and the whole reply ring, once the channel is closed and neither is read nor
+    /// written any more: no answer is unread, no request is being encoded.
+    pub(crate) memory: Option<(Vec<SlotToken>, Vec<SlotToken>)>,
 }
 
 /// A call that found no credit, until its maker has seen that it has one.
@@ -164,8 +167,9 @@ pub(crate) struct Caller {
     sleepers: usize,
     /// Number of one-way calls that have not ended.
     one_way: usize,
-    /// Always true once the channel is closed, because each slot that becomes unused may be the
-    /// last.
+    /// Whether a request or an acknowledgement may be sent now that could not before, or there are
+    /// `effects`. Always true once the channel is closed, because each slot that becomes unused may
+    /// be the last.
     has_effects: bool,
     effects: Effects,
     /// On a closed channel: number of consecutive unused slots, from the first one on.
@@ -242,7 +246,15 @@ impl Caller {
     pub(crate) fn line_up(&mut self, id: CallId, request: Prepared) {
         if let Some(call) = self.lined_up.get_mut(&id) {
             call.request = Some(request);
+            // A credit may have come back while the arguments were encoded.
+            self.has_effects = true;
         }
+    }
+
+    /// Notes that there is a place in the send queue again.
+    #[cold]
+    pub(crate) fn make_room(&mut self) {
+        self.has_effects |= self.has_unsent();
     }
 
     /// Gives a slot to the call that has waited longest, if there is one and its arguments are
@@ -387,7 +399,7 @@ impl Caller {
         }
         self.late += 1;
         if outside.is_some() {
-            self.acknowledgements.push_back(slot);
+            self.acknowledge(slot);
         }
         // A closed channel has no use for the slot, and its owner may still ask whether the request
         // was sent.
@@ -424,7 +436,7 @@ impl Caller {
     /// Notes that the payload of the answer in `slot`, which lay at the peer, has been read, or
     /// cannot be.
     pub(crate) fn read(&mut self, slot: u16, payload: Result<PooledBuffer, CallError>) -> Received {
-        self.acknowledgements.push_back(slot);
+        self.acknowledge(slot);
         let held = &mut self.slots[usize::from(slot)];
         held.rare().is_reading = false;
         if held.phase == Phase::Pending {
@@ -433,6 +445,14 @@ impl Caller {
         }
         let id = held.id;
         self.receive_late(slot, id, None)
+    }
+
+    /// The peer need not keep the payload of the answer in `slot` any more.
+    fn acknowledge(&mut self, slot: u16) {
+        if self.closed.is_none() {
+            self.acknowledgements.push_back(slot);
+            self.has_effects = true;
+        }
     }
 
     /// Notes that the call in `slot` is answered.
@@ -475,7 +495,7 @@ impl Caller {
 
     /// The state of `id`; `hint` is where it was last seen.
     #[inline]
-    pub(crate) fn state(&self, id: CallId, hint: Option<u16>) -> CallState {
+    fn state(&self, id: CallId, hint: Option<u16>) -> CallState {
         if let Some(slot) = self.slot_of(id, hint) {
             let held = &self.slots[usize::from(slot)];
             return match held.phase {
@@ -490,10 +510,18 @@ impl Caller {
         }
     }
 
-    /// The answer of `id` and its slot, if it is there and the slot is known.
+    /// The answer of `id` and its slot, if it is there. `slot` is its slot, once it has been told
+    /// of one.
     #[inline]
-    pub(crate) fn answer_of(&self, id: CallId, slot: Option<u16>) -> Option<(u16, ReplyMeta)> {
-        let slot = slot?;
+    pub(crate) fn answer_of(
+        &mut self,
+        id: CallId,
+        slot: &mut Option<u16>,
+    ) -> Option<(u16, ReplyMeta)> {
+        if slot.is_none() {
+            *slot = self.take_granted(id);
+        }
+        let slot = (*slot)?;
         let held = &self.slots[usize::from(slot)];
         held.is(id, Phase::Answered).then_some((slot, held.reply))
     }
@@ -505,10 +533,53 @@ impl Caller {
             .is_some_and(|call| call.slot.is_none())
     }
 
+    /// How `id` has ended without an answer, once all that has arrived was handled; `None` while
+    /// that is not decided. Then `waker` is woken when it is, in place of the waker `before`, which
+    /// is to be dropped once the lock is released.
+    #[inline]
+    pub(crate) fn look(
+        &mut self,
+        id: CallId,
+        slot: Option<u16>,
+        deadline: Option<Instant>,
+        now: impl FnOnce() -> Instant,
+        waker: Option<&Waker>,
+        before: &mut Option<Waker>,
+    ) -> Option<CallState> {
+        match self.state(id, slot).by(deadline, now) {
+            state @ (CallState::Expired | CallState::Closed) => Some(state),
+            CallState::Waiting | CallState::Pending | CallState::Answered(_) => {
+                *before = self.register(id, slot, waker);
+                None
+            }
+        }
+    }
+
+    /// Why `id`, which has not been ended, has failed. `after` is the time that it was allowed.
+    #[cold]
+    pub(crate) fn failure(
+        &self,
+        id: CallId,
+        hint: Option<u16>,
+        state: CallState,
+        after: Option<Duration>,
+    ) -> CallError {
+        match (state, after) {
+            (CallState::Expired, Some(after)) => CallError::Timeout {
+                after,
+                sent: !self.is_waiting(id),
+            },
+            _ => CallError::Closed {
+                cause: self.loss(),
+                sent: self.was_sent(id, hint),
+            },
+        }
+    }
+
     /// The slot of `id`, which found no credit and may have one now. Its owner asks with that from
     /// now on.
     #[cold]
-    pub(crate) fn take_granted(&mut self, id: CallId) -> Option<u16> {
+    fn take_granted(&mut self, id: CallId) -> Option<u16> {
         let slot = self.lined_up.get(&id)?.slot?;
         self.lined_up.remove(&id);
         Some(slot)
@@ -540,9 +611,22 @@ impl Caller {
         }
     }
 
-    /// Notes that nobody waits for the answer of `id`, which has not ended: its failure is to be
-    /// reported.
-    pub(crate) fn make_one_way(&mut self, id: CallId, hint: Option<u16>, method: u32) {
+    /// Notes that nobody waits for the answer of `id`: its failure is to be reported. Returns its
+    /// slot if the answer is there, to be [completed](Self::complete).
+    ///
+    /// # Errors
+    /// It has ended with the channel.
+    pub(crate) fn make_one_way(
+        &mut self,
+        id: CallId,
+        hint: Option<u16>,
+        method: u32,
+    ) -> Result<Option<u16>, CallError> {
+        let answered = match self.state(id, hint) {
+            CallState::Answered(slot) => Some(slot),
+            state @ CallState::Closed => return Err(self.failure(id, hint, state, None)),
+            CallState::Waiting | CallState::Pending | CallState::Expired => None,
+        };
         match self.slot_of(id, hint) {
             Some(slot) => {
                 self.slots[usize::from(slot)].rare().one_way = Some(method);
@@ -555,6 +639,7 @@ impl Caller {
             }
         }
         self.one_way += 1;
+        Ok(answered)
     }
 
     /// Takes the payload of the answer in `slot`, if it did not travel through the ring.
@@ -593,6 +678,8 @@ impl Caller {
         let Some(slot) = slot else {
             if let Some(call) = lined_up.filter(|call| call.slot.is_none()) {
                 self.waiting -= 1;
+                // The next one may have waited for this one only.
+                self.has_effects = true;
                 self.one_way -= usize::from(call.one_way.is_some());
                 self.sleepers -= usize::from(call.waker.is_some());
                 ended._waker = call.waker;
@@ -642,27 +729,14 @@ impl Caller {
         self.sleepers = 0;
         self.one_way = 0;
         self.effects.pending_reads.clear();
+        self.acknowledgements.clear();
         self.has_effects = true;
         self.closed = Some(cause);
     }
 
-    /// Resets a closed channel whose queue pair has been drained and replaced: credits of ended
-    /// calls are back. Unread answers keep their slots.
-    #[cfg(test)]
-    pub(crate) fn reset(&mut self) {
-        debug_assert!(self.closed.is_some(), "only a closed channel is reset");
-        self.closed = None;
-        self.unused = 0;
-        for slot in 0..self.slots.len() {
-            if self.slots[slot].phase == Phase::Orphaned {
-                self.release(slot as u16);
-            }
-        }
-    }
-
     /// Returns whether the request of `id`, which ended with the channel, was sent and is
     /// unanswered.
-    pub(crate) fn was_sent(&self, id: CallId, hint: Option<u16>) -> bool {
+    fn was_sent(&self, id: CallId, hint: Option<u16>) -> bool {
         let slot = self.slot_of(id, hint);
         slot.is_some_and(|slot| self.slots[usize::from(slot)].phase == Phase::Orphaned)
     }
@@ -672,6 +746,11 @@ impl Caller {
     pub(crate) fn is_free(&self, slot: u16) -> bool {
         let slot = self.slots.get(usize::from(slot));
         slot.is_some_and(|slot| slot.phase == Phase::Free)
+    }
+
+    /// Why the channel is closed, which it is.
+    pub(crate) fn loss(&self) -> LossCause {
+        self.closed.clone().unwrap_or(LossCause::ShutDown)
     }
 
     /// Why the channel is closed.
@@ -708,7 +787,8 @@ impl Caller {
         self.acknowledgements.pop_front()
     }
 
-    /// Returns whether there is something to do once the lock is released.
+    /// Returns whether something may be [granted](Self::grant), or is to be done once the lock
+    /// is released.
     #[inline]
     pub(crate) fn has_effects(&self) -> bool {
         self.has_effects
@@ -717,12 +797,12 @@ impl Caller {
     /// Takes what is to be done once the lock is released.
     pub(crate) fn take_effects(&mut self) -> Effects {
         self.has_effects = self.closed.is_some();
-        std::mem::take(&mut self.effects)
+        let mut effects = std::mem::take(&mut self.effects);
+        effects.memory = self.take_memory();
+        effects
     }
 
-    /// Takes the tokens of all send memory and of the whole reply ring, once the channel is closed
-    /// and neither is used any more.
-    pub(crate) fn take_tokens(&mut self) -> Option<(Vec<SlotToken>, Vec<SlotToken>)> {
+    fn take_memory(&mut self) -> Option<(Vec<SlotToken>, Vec<SlotToken>)> {
         self.closed.as_ref()?;
         let rest = self
             .slots
@@ -771,6 +851,8 @@ impl Caller {
             held.rare = None;
         }
         self.free.push_back(slot);
+        // It is the credit of who waits.
+        self.has_effects |= self.waiting > 0;
     }
 }
 
@@ -847,7 +929,6 @@ mod tests {
         assert_eq!(receive(&mut caller, slot, id), Received::Late);
         assert!(matches!(caller.state(id, Some(slot)), CallState::Closed));
         assert!(caller.was_sent(id, Some(slot)), "so it may have been run");
-        caller.reset();
-        assert!(caller.is_free(slot), "SLOT-2");
+        assert!(caller.take_effects().memory.is_some(), "SLOT-2");
     }
 }

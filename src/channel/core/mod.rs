@@ -8,3 +8,4 @@
 pub(super) mod caller;
 pub(super) mod responder;
 pub(super) mod slot;
+mod stream;

@@ -1,47 +1,44 @@
 //! The answering side of a channel: the contents of its slots and its streams, without I/O or
 //! clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use super::stream::Streams;
 use crate::channel::lend::SlotToken;
-use crate::channel::stream::StreamCredit;
 use crate::channel::{LossCause, PooledBuffer, Violation};
 use crate::wire::{
-    Extension, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
+    Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
 };
 
 /// The time allowed for a request without a deadline, in microseconds.
 pub(crate) const FOREVER: u64 = u64::MAX;
-
-/// Most streams that one caller may have open.
-const MAX_STREAMS: usize = 1024;
 
 /// The meaning of an arriving immediate.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     /// A request. Its bytes stay until it is answered (RING-1).
     Request(Box<SlotRequest>),
-    /// A request in this slot whose payload has to be read first.
-    Offered(u16, RendezvousDescriptor),
-    /// A request for an item of a stream, with the stream if it is still open.
-    Next(Box<SlotRequest>, Option<Arc<StreamCredit>>),
-    /// A request to end a stream, with the stream if it is still open.
-    End(Box<SlotRequest>, Option<Arc<StreamCredit>>),
-    /// The caller no longer wants the answer to the request in this slot. It is answered
-    /// nevertheless.
-    Cancel {
-        /// Number of the slot.
-        slot: u16,
-        /// Id of the request.
-        request_id: u64,
-    },
-    /// Nothing has to be done.
+    /// Nothing is delivered. There may be [effects](Responder::take_effects).
     Noted,
     /// A message that a correct peer does not send.
     Violation(Violation),
+}
+
+/// What has to be done once the lock is released.
+#[derive(Debug, Default)]
+pub(crate) struct Effects {
+    /// Requests that are to be answered with the end of their stream, or with a failure.
+    pub(crate) ended: Vec<(Box<SlotRequest>, Option<Fault>)>,
+    /// Slots of requests whose payload has to be read first, for which memory is needed.
+    pub(crate) offered: Vec<(u16, RendezvousDescriptor)>,
+    /// Slots and ids of requests whose answer is not wanted any more. They are answered
+    /// nevertheless.
+    pub(crate) cancelled: Vec<(u16, u64)>,
+    /// Wakers to wake.
+    pub(crate) wakers: Vec<Waker>,
 }
 
 /// A request in its slot, with the tokens of its bytes. Each slot has one, which moves to the
@@ -68,12 +65,11 @@ pub(crate) struct SlotRequest {
 /// The parts that only some requests have.
 #[derive(Debug, Default)]
 pub(crate) struct Rare {
-    /// Its part in a stream.
+    /// Its part in a stream, if it is answered as that: the stream that it opens is not left yet to
+    /// a maker of items.
     pub(crate) stream: Option<StreamPart>,
     /// The payload, if it did not travel through the ring.
     pub(crate) outside: Option<PooledBuffer>,
-    /// For a request that opens a stream: its further requests for items.
-    pub(crate) stream_credit: Option<Arc<StreamCredit>>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
 }
@@ -115,8 +111,9 @@ pub(crate) struct Responder {
     unanswered: usize,
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<PreparedReply>,
-    /// The requests for items of the caller's streams, by the request that opened each.
-    streams: HashMap<u64, Arc<StreamCredit>>,
+    streams: Streams,
+    has_effects: bool,
+    effects: Effects,
     /// Why the side is closed; `None` while it is open.
     cause: Option<LossCause>,
 }
@@ -179,7 +176,9 @@ impl Responder {
             slots: requests.into_iter().zip(sends).map(slot).collect(),
             unanswered: 0,
             unsent: VecDeque::new(),
-            streams: HashMap::new(),
+            streams: Streams::default(),
+            has_effects: false,
+            effects: Effects::default(),
             cause: None,
         }
     }
@@ -240,7 +239,14 @@ impl Responder {
                     reading.rare().is_unwanted = true;
                     Arrival::Noted
                 }
-                None => Arrival::Cancel { slot, request_id },
+                None => {
+                    // Cancelling a request for an item of a stream ends the stream.
+                    if !self.streams.cancel_request(slot, &mut self.effects) {
+                        self.effects.cancelled.push((slot, request_id));
+                    }
+                    self.has_effects = true;
+                    Arrival::Noted
+                }
             },
             // The cancel crossed the answer.
             (Signal::Cancel, _, _) => Arrival::Noted,
@@ -262,42 +268,44 @@ impl Responder {
             None => {}
             Some(StreamPart::Next(stream)) => {
                 request.rare().stream = extension.stream;
-                let stream_credit = self.streams.get(&stream).cloned();
-                return Arrival::Next(request, stream_credit);
+                self.has_effects = true;
+                self.streams.ask(stream, request, &mut self.effects);
+                return Arrival::Noted;
             }
             Some(StreamPart::End(stream)) => {
                 request.rare().stream = extension.stream;
-                return Arrival::End(request, self.streams.remove(&stream));
+                self.has_effects = true;
+                self.streams.cancel(stream, &mut self.effects);
+                self.effects.ended.push((request, None));
+                return Arrival::Noted;
             }
-            Some(StreamPart::Open) => self.open_stream(&mut request),
-        }
-        match extension.outside {
-            None => Arrival::Request(request),
-            Some(outside) => {
-                let slot = request.slot();
-                self.slots[usize::from(slot)].request = Some(request);
-                Arrival::Offered(slot, outside)
+            Some(StreamPart::Open) => {
+                let is_open = self.streams.open(request.request_id);
+                request.rare().stream = extension.stream.filter(|_| is_open);
             }
         }
+        let Some(outside) = extension.outside else {
+            return Arrival::Request(request);
+        };
+        let slot = request.slot();
+        self.slots[usize::from(slot)].request = Some(request);
+        self.has_effects = true;
+        self.effects.offered.push((slot, outside));
+        Arrival::Noted
     }
 
-    fn open_stream(&mut self, request: &mut SlotRequest) {
-        self.streams
-            .retain(|_, stream_credit| !stream_credit.is_over());
-        if self.streams.len() < MAX_STREAMS {
-            let stream_credit = Arc::<StreamCredit>::default();
-            self.streams
-                .insert(request.request_id, stream_credit.clone());
-            request.rare().stream_credit = Some(stream_credit);
-        }
+    /// The caller's streams.
+    pub(crate) fn streams(&mut self) -> &mut Streams {
+        &mut self.streams
     }
 
-    /// The streams that may be open.
-    pub(crate) fn streams(&self) -> Vec<Arc<StreamCredit>> {
-        self.streams.values().cloned().collect()
+    /// Ends a stream, because there are no more items, or because of `failure`.
+    pub(crate) fn complete(&mut self, stream: u64, failure: Option<Fault>) {
+        self.has_effects = true;
+        self.streams.complete(stream, failure, &mut self.effects);
     }
 
-    /// Takes the request in `slot` whose payload has been read, or cannot be.
+    /// Takes the request in `slot` whose payload cannot be read.
     pub(crate) fn take_read(&mut self, slot: u16) -> Option<Box<SlotRequest>> {
         let held = self.slots.get_mut(usize::from(slot))?;
         match held.phase {
@@ -306,17 +314,37 @@ impl Responder {
         }
     }
 
+    /// Takes the request in `slot` whose payload has been read, unless its caller has cancelled it
+    /// meanwhile.
+    pub(crate) fn read(&mut self, slot: u16, payload: PooledBuffer) -> Option<Box<SlotRequest>> {
+        let mut request = self.take_read(slot)?;
+        let rare = request.rare();
+        rare.outside = Some(payload);
+        if rare.is_unwanted {
+            self.has_effects = true;
+            self.effects.ended.push((request, None));
+            return None;
+        }
+        Some(request)
+    }
+
     /// Keeps the payload of the answer in `slot` until the caller has read it.
     pub(crate) fn keep(&mut self, slot: u16, payload: PooledBuffer) {
         self.slots[usize::from(slot)].exported = Some(payload);
     }
 
     /// Notes that `request` is answered: the caller may write into its slot once it has the answer.
-    /// Returns its rare parts, to be dropped without a lock.
+    /// Returns its rare parts, to be dropped without a lock; there may be effects then.
     #[inline(always)]
     #[must_use]
     pub(crate) fn answered(&mut self, mut request: Box<SlotRequest>) -> Option<Box<Rare>> {
         let rare = request.rare.take();
+        if let Some(rare) = &rare
+            && rare.stream == Some(StreamPart::Open)
+        {
+            // Nobody makes items of a stream that was not answered as one.
+            self.complete(request.request_id, None);
+        }
         let slot = &mut self.slots[usize::from(request.slot())];
         slot.phase = Phase::Free;
         slot.request = Some(request);
@@ -345,7 +373,8 @@ impl Responder {
         self.unsent.is_empty() && self.slots.iter().all(|slot| slot.exported.is_none())
     }
 
-    /// Closes the side: nothing is sent any more, and nothing is read. Returns whether it was open.
+    /// Closes the side: nothing is sent any more, nothing is read, and no items are wanted. Returns
+    /// whether it was open.
     pub(crate) fn close(&mut self, cause: LossCause) -> bool {
         if self.cause.is_some() {
             return false;
@@ -355,6 +384,8 @@ impl Responder {
         for slot in &mut self.slots {
             slot.exported = None;
         }
+        self.streams.close(&mut self.effects);
+        self.has_effects = true;
         true
     }
 
@@ -364,9 +395,16 @@ impl Responder {
         self.cause.as_ref()
     }
 
-    /// Takes the streams of a side that is closed.
-    pub(crate) fn take_streams(&mut self) -> HashMap<u64, Arc<StreamCredit>> {
-        std::mem::take(&mut self.streams)
+    /// Returns whether there is something to do once the lock is released.
+    #[inline]
+    pub(crate) fn has_effects(&self) -> bool {
+        self.has_effects
+    }
+
+    /// Takes what is to be done once the lock is released.
+    pub(crate) fn take_effects(&mut self) -> Effects {
+        self.has_effects = false;
+        std::mem::take(&mut self.effects)
     }
 
     /// Number of unanswered requests.

@@ -1,19 +1,23 @@
-//! Calls, from the program that makes them to the handler and back.
+//! Calls, from the program that makes them to its end of their answers.
 
-use super::agent::{Live, Spot};
+use std::sync::Arc;
+
+use super::agent::{Channels, Live, Spot, Subscription};
 use super::fabric::{Completed, MessageContent, Port};
 use super::pair::nothing;
 use super::schedule::{Event, Micros};
+use super::shells::Alarm;
 use super::world::World;
-use crate::channel::core::caller::{CallId, CallState, Received};
-use crate::channel::core::responder::Arrival;
+use crate::channel::core::caller::{CallId, CallState, Prepared, Received};
 use crate::channel::core::slot::ReplyMeta;
+use crate::channel::lend::SlotToken;
 use crate::channel::peer_connection::{Input, Session};
 use crate::channel::work_id::WorkId;
-use crate::wire::{Header, Immediate, MessageKind, Signal};
+use crate::channel::{CallError, TellError, TellFailure};
+use crate::wire::{Extension, Fault, Header, Immediate, MessageKind, Signal, StreamPart};
 
 /// In an immediate: it is about a reply ring. (Above the bits that immediates use.)
-const REPLY: u32 = 1 << 24;
+pub(super) const REPLY: u32 = 1 << 24;
 
 /// The truth about a call, as the world knows it.
 #[derive(Debug)]
@@ -31,18 +35,27 @@ impl Call {
     }
 }
 
-fn message(kind: MessageKind, id: u64) -> Header {
+pub(super) fn message(kind: MessageKind, id: u64, stream: Option<StreamPart>) -> Header {
+    let extension = stream.map(|part| Extension {
+        stream: Some(part),
+        ..Extension::default()
+    });
     Header {
         kind,
         method: 0,
         request_id: id,
         payload_len: 0,
-        extension: None,
+        extension,
     }
 }
 
-fn immediate(slot: u16, signal: Signal) -> u32 {
+pub(super) fn immediate(slot: u16, signal: Signal) -> u32 {
     Immediate { slot, signal }.to_bits()
+}
+
+/// A failure of a handler.
+pub(super) fn failed() -> Fault {
+    Fault::Stalled { after_ms: 0 }
 }
 
 impl World {
@@ -53,86 +66,249 @@ impl World {
         }
         let delay = self.rng.u64(200..9000);
         self.schedule.after(delay, Event::Call(spot, at));
+        let Some(up) = &self.peer(spot, at).up else {
+            return; // The caller is told so.
+        };
+        let port = up.port;
+        match self.rng.u64(..10) {
+            0 => self.subscribe(spot, port),
+            1 | 2 => {
+                let id = self.begin(spot, port, None, None);
+                self.leave(spot, port, id);
+            }
+            _ => {
+                let id = self.begin(spot, port, None, None);
+                if self.percent(8) {
+                    self.give_up(spot, port, id);
+                }
+            }
+        }
+        self.conclude(spot, port);
+    }
+
+    /// Makes a call.
+    fn begin(
+        &mut self,
+        spot: Spot,
+        port: Port,
+        part: Option<StreamPart>,
+        item: Option<(u64, u32)>,
+    ) -> CallId {
+        let (at, session) = (self.ports[port.0].peer, self.ports[port.0].session);
         let is_small = self.percent(50);
         let patience = self.percent(60).then(|| self.rng.u64(300..15_000));
         let deadline = patience.map(|patience: Micros| self.schedule.now + patience);
         let until = deadline.map(|deadline| self.schedule.instant_of(deadline));
+        let looks_at = self.schedule.now + self.rng.u64(..1000);
+        // Some take their time to encode their arguments, and some of them fail.
+        let encodes = self.percent(20).then(|| self.rng.u64(..500));
         let call = self.calls.len();
-        let peer = self.peer(spot, at);
-        let Some(up) = &peer.up else {
-            return; // The caller is told so.
-        };
-        let may_send = up.sends.has_room() && up.unsent.is_empty();
-        let port = up.port;
-        let claimed = may_send.then(|| peer.caller.claim(is_small)).flatten();
-        let (id, slot) = match claimed {
-            Some((id, send)) => {
-                let slot = send.slot();
-                assert!(peer.caller.is_claimed(id, slot));
-                peer.caller.posted(id, send);
-                (id, Some(slot))
-            }
+        let channels = self.channels(spot, port).expect("they are up");
+        let may_send = channels.may_send();
+        let caller = &mut channels.caller;
+        let claimed = may_send.then(|| caller.claim(is_small)).flatten();
+        let (id, send) = match claimed {
+            Some((id, send)) => (id, Some(send)),
             None => {
-                let id = peer.caller.wait(until);
-                let id = id.expect("CALL-1: what is up takes calls");
-                peer.caller.line_up(id, nothing());
-                (id, None)
+                let id = caller.wait(until);
+                (id.expect("CALL-1: what is up takes calls"), None)
             }
         };
-        peer.live.insert(
-            id,
-            Live {
-                call,
-                slot,
-                deadline: until,
-                reads_at: None,
-            },
-        );
-        let session = self.ports[port.0].session;
+        let slot = send.as_ref().map(SlotToken::slot);
+        let live = Live {
+            call,
+            slot,
+            deadline: until,
+            alarm: None,
+            is_encoding: true,
+            send,
+            part,
+            is_answered: false,
+            reads_at: None,
+            lent: None,
+            is_told: false,
+            item: item.or((part == Some(StreamPart::Open)).then_some((id.0, 0))),
+        };
+        channels.live.insert(id, live);
         self.calls.push(Call {
             session,
             runs: 0,
             has_ended: false,
         });
-        if let Some(slot) = slot {
-            self.request(spot, at, id, slot, call);
+        match encodes {
+            Some(delay) => {
+                let encoded = Event::Encoded(spot, port, id);
+                self.schedule.after(delay, encoded);
+            }
+            None => self.posts(spot, port, id),
         }
+        self.schedule.at(looks_at, Event::Look(spot, at));
         if let Some(deadline) = deadline {
             self.schedule.at(deadline, Event::Look(spot, at));
         }
-        if self.percent(8) {
-            self.give_up(spot, at, id);
-        }
-        self.check(spot, at);
+        id
     }
 
-    fn request(&mut self, spot: Spot, at: usize, id: CallId, slot: u16, call: usize) {
-        let header = message(MessageKind::Request, id.0);
-        let content = Some(MessageContent { header, call });
-        self.send(spot, at, immediate(slot, Signal::Message), content);
+    /// The arguments of a call are encoded: it is posted, or waits for a credit.
+    fn posts(&mut self, spot: Spot, port: Port, id: CallId) {
+        let channels = self.channels(spot, port).expect("they are there");
+        let Some(live) = channels.live.get_mut(&id) else {
+            return;
+        };
+        if !std::mem::take(&mut live.is_encoding) {
+            return;
+        }
+        let (send, stream) = (live.send.take(), live.part);
+        let Some(send) = send else {
+            let request = Prepared {
+                stream,
+                ..nothing()
+            };
+            return channels.caller.line_up(id, request);
+        };
+        let slot = send.slot();
+        if !channels.caller.is_claimed(id, slot) {
+            return channels.caller.abandon(id, send); // It was closed meanwhile.
+        }
+        channels.caller.posted(id, send);
+        self.request(spot, port, id, slot, stream);
+    }
+
+    /// A program has taken its time to encode the arguments of a call. They may not encode; in a
+    /// slot they do not, for what is made later would be sent before.
+    pub(super) fn encoded(&mut self, spot: Spot, port: Port, id: CallId) {
+        let fails = self.percent(20);
+        let Some(channels) = self.channels(spot, port) else {
+            return;
+        };
+        match channels.live.get(&id) {
+            Some(live) if live.is_encoding && (fails || live.send.is_some()) => {
+                self.tire_of(spot, port, id);
+            }
+            _ => self.posts(spot, port, id),
+        }
+        let at = self.ports[port.0].peer;
+        self.schedule.after(0, Event::Look(spot, at));
+        self.conclude(spot, port);
+    }
+
+    /// Nobody waits for the answer of a call. Some take it back while it waits.
+    fn leave(&mut self, spot: Spot, port: Port, id: CallId) {
+        let is_taken_back = self.percent(20);
+        self.posts(spot, port, id);
+        let channels = self.channels(spot, port).expect("they are up");
+        let live = channels.live.get_mut(&id).expect("it was just made");
+        live.is_told = true;
+        let (slot, method) = (live.slot, live.call as u32);
+        let told = channels.caller.make_one_way(id, slot, method);
+        assert_eq!(told, Ok(None), "it was just made");
+        if is_taken_back && channels.caller.is_waiting(id) {
+            self.give_up(spot, port, id);
+        }
+    }
+
+    /// A program opens a stream.
+    fn subscribe(&mut self, spot: Spot, port: Port) {
+        let wanted = self.rng.u32(1..12);
+        let id = self.begin(spot, port, Some(StreamPart::Open), None);
+        let channels = self.channels(spot, port).expect("they are up");
+        let subscription = Subscription {
+            asked: 1,
+            wanted,
+            ..Subscription::default()
+        };
+        channels.subscriptions.insert(id.0, subscription);
+        self.ask(spot, port, id.0);
+    }
+
+    /// A program asks a stream for items, or ends it.
+    fn ask(&mut self, spot: Spot, port: Port, stream: u64) {
+        let window = self.rng.u32(1..4);
+        let is_tired = self.percent(5);
+        let Some(channels) = self.channels(spot, port) else {
+            return;
+        };
+        let Some(subscription) = channels.subscriptions.get_mut(&stream) else {
+            return; // It was ended.
+        };
+        if channels.caller.closed().is_some() || subscription.end.is_some() {
+            return;
+        }
+        if !is_tired && subscription.read < subscription.wanted {
+            while let Some(channels) = self.channels(spot, port)
+                && let Some(subscription) = channels.subscriptions.get_mut(&stream)
+                && subscription.asked < subscription.read + window
+            {
+                let item = Some((stream, subscription.asked));
+                subscription.asked += 1;
+                self.begin(spot, port, Some(StreamPart::Next(stream)), item);
+            }
+            return;
+        }
+        self.unsubscribe(spot, port, stream);
+    }
+
+    /// A program wants no more items of a stream. Some say so, the others drop what they have asked
+    /// for.
+    fn unsubscribe(&mut self, spot: Spot, port: Port, stream: u64) {
+        let says_so = self.percent(50);
+        let channels = self.channels(spot, port).expect("they are there");
+        if channels.subscriptions.remove(&stream).is_none() {
+            return;
+        }
+        let is_open = channels.caller.closed().is_none();
+        let of_stream = |(id, live): (&CallId, &Live)| {
+            let is_of = live.item.is_some_and(|(of, _)| of == stream) && live.lent.is_none();
+            is_of.then_some(*id)
+        };
+        let asked: Vec<_> = channels.live.iter().filter_map(of_stream).collect();
+        if is_open && (says_so || asked.is_empty()) {
+            let id = self.begin(spot, port, Some(StreamPart::End(stream)), None);
+            self.leave(spot, port, id);
+        }
+        for id in asked {
+            self.give_up(spot, port, id);
+        }
+    }
+
+    fn request(&mut self, spot: Spot, port: Port, id: CallId, slot: u16, part: Option<StreamPart>) {
+        let channels = self.channels(spot, port).expect("they are up");
+        let call = channels.live[&id].call;
+        let content = Some(MessageContent {
+            header: message(MessageKind::Request, id.0, part),
+            call,
+            item: None,
+        });
+        self.send(spot, port, immediate(slot, Signal::Message), content);
     }
 
     /// Sends a message once there is room for it.
-    fn send(&mut self, spot: Spot, at: usize, imm: u32, content: Option<MessageContent>) {
-        let Some(up) = &mut self.peer(spot, at).up else {
-            return;
-        };
-        up.unsent.push_back((imm, content));
-        self.send_unsent(spot, at);
+    pub(super) fn send(
+        &mut self,
+        spot: Spot,
+        port: Port,
+        imm: u32,
+        content: Option<MessageContent>,
+    ) {
+        let channels = self.channels(spot, port);
+        if let Some(up) = channels.filter(|channels| channels.caller.closed().is_none()) {
+            up.unsent.push_back((imm, content));
+            self.send_unsent(spot, port);
+        }
     }
 
-    fn send_unsent(&mut self, spot: Spot, at: usize) {
+    fn send_unsent(&mut self, spot: Spot, port: Port) {
         loop {
-            let peer = self.peer(spot, at);
-            let owner = peer.generation;
-            let Some(up) = &mut peer.up else { return };
+            let owner = self.ports[port.0].generation;
+            let Some(up) = self.channels(spot, port) else {
+                return;
+            };
             if up.unsent.is_empty() {
                 return;
             }
             let Some(retires) = up.sends.admit() else {
                 return;
             };
-            let port = up.port;
             let (imm, content) = up.unsent.pop_front().expect("it is not empty");
             let work = WorkId {
                 receive: false,
@@ -144,24 +320,102 @@ impl World {
         }
     }
 
-    /// Gives waiting calls the credits there are.
-    fn grant(&mut self, spot: Spot, at: usize) {
-        loop {
-            let peer = self.peer(spot, at);
-            let may_send = |up: &super::agent::Up| up.sends.has_room() && up.unsent.is_empty();
-            if !peer.up.as_ref().is_some_and(may_send) {
-                return;
+    /// Does what the machines of a session say, as the shells do when they release their lock.
+    pub(super) fn conclude(&mut self, spot: Spot, port: Port) {
+        while let Some(channels) = self.channels(spot, port)
+            && channels.responder.has_effects()
+        {
+            let effects = channels.responder.take_effects();
+            assert!(effects.offered.is_empty(), "no payload lies elsewhere");
+            for (_, request_id) in effects.cancelled {
+                let mut handled = channels.requests.iter();
+                let mut made = channels.makers.values();
+                let is_handled = handled.any(|(request, _)| request.request_id == request_id)
+                    || made.any(|maker| {
+                        let request = maker.request.as_ref();
+                        request.is_some_and(|request| request.request_id == request_id)
+                    });
+                assert!(is_handled, "nobody has {request_id}, which is cancelled");
             }
-            let Some(granted) = peer.caller.grant() else {
-                return;
-            };
+            effects.wakers.into_iter().for_each(|waker| waker.wake());
+            for (request, failure) in effects.ended {
+                self.end(spot, port, request, failure);
+            }
+        }
+        if let Some(channels) = self.channels(spot, port)
+            && channels.caller.has_effects()
+        {
+            self.grant(spot, port);
+        }
+        if let Some(channels) = self.channels(spot, port)
+            && channels.caller.has_effects()
+        {
+            let effects = channels.caller.take_effects();
+            effects.wakers.into_iter().for_each(|waker| waker.wake());
+            if effects.memory.is_some() {
+                let mut live = channels.live.values();
+                let is_used = live.any(|live| live.is_answered || live.send.is_some());
+                assert!(!is_used, "RING-1: an answer has yet to be read");
+                assert!(channels.has_memory, "DROP-1: it is given back once");
+                channels.has_memory = false;
+            }
+            for failure in effects.failures {
+                self.told_has_failed(spot, port, failure);
+            }
+        }
+        self.wake(spot, port);
+        self.check(spot, port);
+        let peer = self.ports[port.0].peer;
+        let peer = self.peer(spot, peer);
+        let left = |channels: &mut Channels| channels.are_left();
+        for mut channels in peer.closed.extract_if(.., left) {
+            assert_eq!(
+                channels.responder.unanswered(),
+                0,
+                "CALL-1: all are answered"
+            );
+            assert!(channels.responder.streams().is_empty());
+            peer.late += channels.late;
+        }
+    }
+
+    /// Who was woken looks soon.
+    fn wake(&mut self, spot: Spot, port: Port) {
+        let at = self.ports[port.0].peer;
+        let delay = self.rng.u64(..100);
+        let Some(channels) = self.channels(spot, port) else {
+            return;
+        };
+        let mut woken = false;
+        for live in channels.live.values_mut() {
+            woken |= live.alarm.take_if(|alarm| alarm.has_rung()).is_some();
+        }
+        let mut makers = Vec::new();
+        for (stream, maker) in &mut channels.makers {
+            if maker.alarm.take_if(|alarm| alarm.has_rung()).is_some() {
+                makers.push(*stream);
+            }
+        }
+        if woken {
+            self.schedule.after(delay, Event::Look(spot, at));
+        }
+        for stream in makers {
+            self.schedule.after(delay, Event::Item(spot, port, stream));
+        }
+    }
+
+    /// Gives waiting calls the credits there are.
+    fn grant(&mut self, spot: Spot, port: Port) {
+        while let Some(up) = self.channels(spot, port)
+            && up.may_send()
+            && let Some(granted) = up.caller.grant()
+        {
             let (id, slot) = (granted.id, granted.send.slot());
-            assert!(peer.caller.is_claimed(id, slot));
-            peer.caller.posted(id, granted.send);
-            let live = peer.live.get_mut(&id).expect("CALL-1: who waits is alive");
-            live.slot = Some(slot);
-            let call = live.call;
-            self.request(spot, at, id, slot, call);
+            assert!(up.caller.is_claimed(id, slot));
+            up.caller.posted(id, granted.send);
+            let live = up.live.get(&id).expect("CALL-1: who waits is alive");
+            assert_eq!(granted.deadline, live.deadline);
+            self.request(spot, port, id, slot, granted.request.stream);
         }
     }
 
@@ -185,184 +439,278 @@ impl World {
     fn completed(&mut self, spot: Spot, completed: Completed) {
         let Completed { port, work, result } = completed;
         let (at, session) = (self.ports[port.0].peer, self.ports[port.0].session);
-        let peer = self.peer(spot, at);
-        if work.owner != peer.generation {
+        if work.owner != self.peer(spot, at).generation {
             return; // From before a reset.
         }
         let Ok(imm) = result else {
             return self.handle(spot, at, Input::Lost(session));
         };
-        let Some(up) = &mut peer.up else {
-            return; // It is being drained.
+        let Some(channels) = self.channels(spot, port) else {
+            return; // They were left.
         };
-        assert_eq!(up.port, port, "FENCE-1: this is of an earlier session");
+        let is_closed = channels.caller.closed().is_some();
         match imm {
-            None => up.sends.retire(work.retires),
-            Some(imm) if imm & REPLY == 0 => self.take_request(spot, at, imm),
-            Some(imm) => self.take_reply(spot, at, imm),
-        }
-        self.send_unsent(spot, at);
-        self.grant(spot, at);
-        self.check(spot, at);
-    }
-
-    fn take_request(&mut self, spot: Spot, at: usize, imm: u32) {
-        let imm = Immediate::from_bits(imm);
-        let Some(up) = &self.peer(spot, at).up else {
-            return;
-        };
-        let port = up.port;
-        let content = self.ports[port.0].requests[usize::from(imm.slot)];
-        let delay = self.rng.u64(20..1500);
-        let Some(up) = &mut self.peer(spot, at).up else {
-            return;
-        };
-        let message = content.as_ref().map(|content| (&content.header, 0..0));
-        match (up.responder.receive(imm, message), content) {
-            (Arrival::Request(request), Some(content)) => {
-                let request_id = request.request_id;
-                assert!(
-                    up.last < Some(request_id),
-                    "ORDER-1: {request_id} after {:?}",
-                    up.last
-                );
-                up.last = Some(request_id);
-                up.requests.push_back((request, content));
-                let is_idle = up.requests.len() == 1;
-                let call = &mut self.calls[content.call];
-                assert_eq!(
-                    call.session, self.ports[port.0].session,
-                    "FENCE-1: a request of an earlier session"
-                );
-                call.runs += 1;
-                assert_eq!(call.runs, 1, "CALL-1: a call is run at most once");
-                if is_idle {
-                    self.schedule.after(delay, Event::Handled(spot, port));
-                }
+            None => {
+                channels.sends.retire(work.retires);
+                channels.caller.make_room();
             }
-            (Arrival::Cancel { .. } | Arrival::Noted, _) => {}
-            (other, _) => panic!("SLOT-1: a correct caller caused {other:?}"),
+            Some(imm) if imm & REPLY != 0 => self.take_reply(spot, port, imm),
+            // It is being drained.
+            Some(_) if is_closed => {}
+            Some(imm) => self.take_request(spot, port, imm),
         }
+        if !is_closed {
+            self.send_unsent(spot, port);
+        }
+        self.conclude(spot, port);
     }
 
-    /// The handler in front of a session has ended.
-    pub(super) fn handled(&mut self, spot: Spot, port: Port) {
+    /// An answer arrives; on a closed channel, in the batch in which its end did.
+    fn take_reply(&mut self, spot: Spot, port: Port, imm: u32) {
         let at = self.ports[port.0].peer;
-        let delay = self.rng.u64(20..1500);
-        let Some(up) = &mut self.peer(spot, at).up else {
+        let slot = Immediate::from_bits(imm).slot;
+        let Some(channels) = self.channels(spot, port) else {
             return;
         };
-        if up.port != port {
-            return; // FENCE-1: the answer is for an earlier session, and goes nowhere.
+        let is_closed = channels.caller.closed().is_some();
+        if is_closed && !channels.has_memory {
+            return;
         }
-        let (lent, request) = up.requests.pop_front().expect("it was handled");
-        if !up.requests.is_empty() {
-            self.schedule.after(delay, Event::Handled(spot, port));
-        }
-        let id = request.header.request_id;
-        let ring = &mut self.ports[port.0].requests;
-        let slot = ring.iter().position(|content| *content == Some(request));
-        let slot = slot.expect("RING-1: the bytes of a request stay until it is answered");
-        ring[slot] = None;
-        let slot = slot as u16;
-        assert_eq!(lent.slot(), slot, "RING-1: it is the request's");
-        if let Some(up) = &mut self.peer(spot, at).up {
-            assert!(up.responder.answered(lent).is_none());
-        }
-        let content = MessageContent {
-            header: message(MessageKind::Reply, id),
-            call: request.call,
-        };
-        let imm = immediate(slot, Signal::Message) | REPLY;
-        self.send(spot, at, imm, Some(content));
-    }
-
-    fn take_reply(&mut self, spot: Spot, at: usize, imm: u32) {
-        let slot = Immediate::from_bits(imm).slot;
-        // Some programs take their time.
-        let most = if self.percent(5) { 20_000 } else { 600 };
-        let reads_at = self.schedule.now + self.rng.u64(..most);
-        let peer = self.peer(spot, at);
-        let content = peer.replies[usize::from(slot)].expect("a reply was written here");
+        let content = channels.replies[usize::from(slot)].expect("a reply was written here");
         let id = CallId(content.header.request_id);
-        match peer.caller.receive(slot, id, ReplyMeta::default(), None) {
+        let (reply, _) = ReplyMeta::of(&content.header, 0..0);
+        match channels.caller.receive(slot, id, reply, None) {
             Received::Answer => {
-                let live = peer.live.get_mut(&id);
+                let live = channels.live.get_mut(&id);
                 let live = live.expect("CALL-2: the call had ended");
+                live.is_answered = true;
                 assert_eq!(live.call, content.call, "the answer is another's");
-                live.reads_at = Some(reads_at);
-                self.schedule.at(reads_at, Event::Look(spot, at));
+                self.schedule.after(0, Event::Look(spot, at));
+            }
+            Received::OneWay(method) => {
+                let live = channels.live.get(&id).expect("CALL-1: it has not ended");
+                assert_eq!((live.call, method as usize), (content.call, content.call));
+                let failure =
+                    (content.header.kind == MessageKind::Exception).then(|| TellFailure {
+                        method,
+                        cause: TellError::Fault(failed()),
+                    });
+                if failure.is_none() {
+                    channels.live.remove(&id);
+                    self.calls[content.call].end();
+                }
+                let channels = self.channels(spot, port).expect("they are there");
+                channels.caller.complete(slot, failure);
             }
             Received::Late => {
-                assert!(!peer.live.contains_key(&id));
-                peer.late += 1;
+                channels.late += 1;
                 assert_eq!(
-                    peer.caller.late(),
-                    peer.late,
+                    channels.caller.late(),
+                    channels.late,
                     "CALL-2: late answers are counted"
                 );
-                peer.forgotten -= 1;
+                if !is_closed {
+                    assert!(!channels.live.contains_key(&id));
+                    channels.forgotten -= 1;
+                }
             }
             other => panic!("SLOT-1: a correct responder caused {other:?}"),
         }
     }
 
-    /// A program looks at its calls.
-    pub(super) fn look(&mut self, spot: Spot, at: usize) {
-        let now = self.schedule.instant();
-        let peer = self.peer(spot, at);
-        let states = peer.live.iter().map(|(id, live)| {
-            let state = peer.caller.state(*id, live.slot);
-            (*id, *live, state.by(live.deadline, || now))
-        });
-        for (id, live, state) in states.collect::<Vec<_>>() {
-            let is_over = live.deadline.is_some_and(|deadline| deadline <= now);
-            match state {
-                CallState::Answered(slot) => {
-                    if live
-                        .reads_at
-                        .is_some_and(|reads_at| reads_at <= self.schedule.now)
-                    {
-                        self.read(spot, at, id, slot);
-                    }
-                }
-                CallState::Expired => self.give_up(spot, at, id),
-                CallState::Waiting | CallState::Pending => {
-                    assert!(!is_over, "CALL-1: {id:?} outlives its deadline");
-                }
-                CallState::Closed => panic!("CALL-1: {id:?} was not told that it has ended"),
-            }
+    /// A call that was told has failed.
+    fn told_has_failed(&mut self, spot: Spot, port: Port, failure: TellFailure) {
+        let number = failure.method as usize;
+        let channels = self.channels(spot, port).expect("they are there");
+        let told = channels.live.iter().find(|(_, live)| live.call == number);
+        let (&id, live) = told.expect("CALL-1: a failure of a call that has ended");
+        assert!(live.is_told);
+        channels.live.remove(&id);
+        let call = &mut self.calls[number];
+        call.end();
+        if let TellError::Lost { sent, .. } = failure.cause {
+            assert!(sent || call.runs == 0, "{id:?} was run, and was not sent");
         }
-        self.grant(spot, at);
-        self.check(spot, at);
     }
 
-    fn read(&mut self, spot: Spot, at: usize, id: CallId, slot: u16) {
+    /// A program looks at its calls.
+    pub(super) fn look(&mut self, spot: Spot, at: usize) {
         let peer = self.peer(spot, at);
-        let live = peer.live.remove(&id).expect("it is alive");
-        let content = peer.replies[usize::from(slot)].expect("it was answered");
+        let ports: Vec<_> = peer.channels().map(|channels| channels.port).collect();
+        for port in ports {
+            let channels = self.channels(spot, port).expect("they are there");
+            let calls: Vec<_> = channels.live.keys().copied().collect();
+            for id in calls {
+                self.look_at(spot, port, id);
+            }
+            self.conclude(spot, port);
+        }
+    }
+
+    fn look_at(&mut self, spot: Spot, port: Port, id: CallId) {
+        let at = self.ports[port.0].peer;
+        let (now, time) = (self.schedule.instant(), self.schedule.now);
+        let (sleeps, gives_up, later) = (self.percent(75), self.percent(5), self.rng.u64(50..2000));
+        // Some programs take their time.
+        let most = if self.percent(5) { 20_000 } else { 600 };
+        let reads_at = time + self.rng.u64(..most);
+        let Some(channels) = self.channels(spot, port) else {
+            return;
+        };
+        // Its program does not have a call whose arguments are being encoded yet.
+        let is_held = |live: &&mut Live| !live.is_told && !live.is_encoding;
+        let Some(live) = channels.live.get_mut(&id).filter(is_held) else {
+            return;
+        };
+        if let Some(until) = live.reads_at {
+            if until <= time {
+                self.read(spot, port, id);
+            } else if gives_up && live.lent.is_none() {
+                // Its credit is that of a call that waits.
+                self.tire_of(spot, port, id);
+            }
+            return;
+        }
+        let is_over = live.deadline.is_some_and(|deadline| deadline <= now);
+        if !live.is_awake() && !is_over {
+            return;
+        }
+        live.alarm = sleeps.then(Arc::<Alarm>::default);
+        let waker = live.alarm.clone().map(Into::into);
+        if let Some((slot, _)) = channels.caller.answer_of(id, &mut live.slot) {
+            assert_eq!(live.slot, Some(slot));
+            live.alarm = None;
+            live.reads_at = Some(reads_at);
+            return self.schedule.at(reads_at, Event::Look(spot, at));
+        }
+        let (caller, slot) = (&mut channels.caller, live.slot);
+        match caller.look(id, slot, live.deadline, || now, waker.as_ref(), &mut None) {
+            None => {
+                assert!(!is_over, "CALL-1: {id:?} outlives its deadline");
+                if !sleeps {
+                    self.schedule.after(later, Event::Look(spot, at));
+                }
+            }
+            Some(CallState::Expired) => {
+                assert!(is_over, "CALL-1: {id:?} has time left");
+                self.tire_of(spot, port, id);
+            }
+            Some(state) => {
+                assert!(
+                    channels.caller.closed().is_some(),
+                    "CALL-1: {id:?} is {state:?}"
+                );
+                let failure = channels.caller.failure(id, live.slot, state, None);
+                let CallError::Closed { sent, .. } = failure else {
+                    panic!("{failure}");
+                };
+                let call = live.call;
+                let call = &self.calls[call];
+                assert!(sent || call.runs == 0, "{id:?} was run, and was not sent");
+                self.give_up(spot, port, id);
+            }
+        }
+    }
+
+    /// A program reads an answer; some keep it for a while.
+    fn read(&mut self, spot: Spot, port: Port, id: CallId) {
+        let at = self.ports[port.0].peer;
+        let keeps = self.percent(30).then(|| self.rng.u64(..3000));
+        let keeps = keeps.map(|time| self.schedule.now + time);
+        let channels = self.channels(spot, port).expect("they are there");
+        let live = channels.live.get_mut(&id).expect("it is alive");
+        let slot = live.slot.expect("it is answered");
+        let content = channels.replies[usize::from(slot)].expect("it was answered");
         assert_eq!(
             content.call, live.call,
             "RING-1: the answer has been overwritten"
         );
-        let replied = peer.caller.lend_reply(slot);
-        peer.caller.finish(id, replied);
-        let call = &mut self.calls[live.call];
-        assert_eq!(call.runs, 1, "it is answered, and so was run");
-        call.end();
+        let is_read_before = live.lent.is_some();
+        let replied = live.lent.take();
+        let replied = replied.unwrap_or_else(|| channels.caller.lend_reply(slot));
+        let (call, item) = (live.call, live.item);
+        match keeps {
+            Some(until) if !is_read_before => {
+                live.lent = Some(replied);
+                live.reads_at = Some(until);
+                self.schedule.at(until, Event::Look(spot, at));
+            }
+            _ => {
+                channels.caller.finish(id, replied);
+                channels.live.remove(&id);
+                self.calls[call].end();
+            }
+        }
+        match item {
+            Some((stream, nth)) if !is_read_before => {
+                self.read_item(spot, port, stream, nth, content);
+            }
+            Some(_) => {}
+            None => assert_eq!(self.calls[call].runs, 1, "it is answered, and so was run"),
+        }
+    }
+
+    /// A program reads an item of a stream, or that there is none.
+    fn read_item(
+        &mut self,
+        spot: Spot,
+        port: Port,
+        stream: u64,
+        nth: u32,
+        content: MessageContent,
+    ) {
+        let channels = self.channels(spot, port).expect("they are there");
+        let Some(subscription) = channels.subscriptions.get_mut(&stream) else {
+            return; // It was ended.
+        };
+        match content.item {
+            Some(item) => {
+                assert_eq!(item, nth, "ORDER-1: items go to requests in their order");
+                let is_before = subscription.end.is_none_or(|end| item < end);
+                assert!(is_before, "item {item} after the end of {stream}");
+                subscription.read += 1;
+                self.items += 1;
+            }
+            None => {
+                let end = subscription.end.map_or(nth, |end| end.min(nth));
+                subscription.end = Some(end);
+            }
+        }
+        self.ask(spot, port, stream);
+    }
+
+    /// A program gives up a call, and the stream that it asks for an item.
+    fn tire_of(&mut self, spot: Spot, port: Port, id: CallId) {
+        let channels = self.channels(spot, port).expect("they are there");
+        let item = channels.live.get(&id).and_then(|live| live.item);
+        self.give_up(spot, port, id);
+        if let Some((stream, _)) = item {
+            self.unsubscribe(spot, port, stream);
+        }
     }
 
     /// Nobody waits for a call any more.
-    fn give_up(&mut self, spot: Spot, at: usize, id: CallId) {
-        let peer = self.peer(spot, at);
-        let Some(live) = peer.live.remove(&id) else {
+    fn give_up(&mut self, spot: Spot, port: Port, id: CallId) {
+        let Some(channels) = self.channels(spot, port) else {
             return;
         };
-        let slot = peer.caller.end(id, live.slot).cancel;
-        peer.forgotten += usize::from(slot.is_some());
+        let Some(live) = channels.live.remove(&id) else {
+            return;
+        };
+        if let Some(send) = live.send {
+            channels.caller.abandon(id, send);
+        }
+        let slot = channels.caller.end(id, live.slot).cancel;
+        channels.forgotten += usize::from(slot.is_some());
         self.calls[live.call].end();
         if let Some(slot) = slot {
-            self.send(spot, at, immediate(slot, Signal::Cancel), None);
+            self.send(spot, port, immediate(slot, Signal::Cancel), None);
         }
+    }
+}
+
+impl Channels {
+    fn may_send(&self) -> bool {
+        self.sends.has_room() && self.unsent.is_empty()
     }
 }

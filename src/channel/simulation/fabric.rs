@@ -4,7 +4,7 @@
 use super::agent::Spot;
 use super::schedule::{Event, Micros};
 use super::world::World;
-use crate::channel::core::caller::{CallId, CallState};
+use crate::channel::core::caller::CallId;
 use crate::channel::peer_connection::Session;
 use crate::channel::work_id::WorkId;
 use crate::wire::{Header, Immediate, MessageKind};
@@ -44,6 +44,8 @@ pub(super) struct MessageContent {
     pub(super) header: Header,
     /// The call that it is about, among all of the world.
     pub(super) call: usize,
+    /// The number of the item that it carries.
+    pub(super) item: Option<u32>,
 }
 
 /// A message on its way.
@@ -158,16 +160,17 @@ impl World {
             );
             return;
         }
-        let (owner, peer) = (self.ports[to.0].owner, self.ports[to.0].peer);
-        let peer = self.peer(owner, peer);
+        let owner = self.ports[to.0].owner;
+        let channels = self.channels(owner, to);
+        let channels = channels.expect("SLOT-1: it answers a request of this session");
         assert!(
-            !peer.caller.is_free(slot),
+            !channels.caller.is_free(slot),
             "SLOT-1: nobody waits for what is written into slot {slot}"
         );
-        let before = peer.replies[at].replace(content);
+        let before = channels.replies[at].replace(content);
         let is_unread = before.is_some_and(|before| {
             let id = CallId(before.header.request_id);
-            matches!(peer.caller.state(id, Some(slot)), CallState::Answered(..))
+            channels.caller.answer_of(id, &mut Some(slot)).is_some()
         });
         assert!(
             !is_unread,

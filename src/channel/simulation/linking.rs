@@ -1,14 +1,11 @@
 //! What agents do as the machines of their links say.
 
-use super::agent::{Spot, Up};
+use super::agent::{Channels, Spot};
 use super::fabric::{MessageState, Port, QueuePair};
 use super::schedule::Event;
 use super::world::World;
 use crate::channel::LossCause;
-use crate::channel::core::caller::CallState;
-use crate::channel::core::responder::Responder;
 use crate::channel::peer_connection::{Action, Input, Session};
-use crate::channel::send_queue::SendQueue;
 
 impl World {
     /// Tells a link something, and does what it says.
@@ -104,7 +101,7 @@ impl World {
         self.tell(|| {
             format!("{spot:?} is connected with life {life} of {neighbour}: {session:x?}")
         });
-        let slots = self.slots;
+        let (slots, sends) = (self.slots, self.sends);
         let peer = self.peer(spot, at);
         assert!(
             peer.believed <= Some(life),
@@ -114,19 +111,9 @@ impl World {
         peer.believed = Some(life);
         let made = peer.made.filter(|(made, _)| *made == session);
         let (_, port) = made.expect("what is up was made");
-        if peer.caller.closed().is_some() {
-            peer.caller.reset();
-            peer.forgotten = 0;
-        }
-        peer.up = Some(Up {
-            port,
-            responder: Responder::of(slots),
-            sends: SendQueue::new(6 * slots as u32),
-            unsent: Default::default(),
-            last: None,
-            requests: Default::default(),
-        });
-        self.check(spot, at);
+        assert!(peer.up.is_none(), "one connection");
+        peer.up = Some(Channels::new(port, slots, sends));
+        self.check(spot, port);
     }
 
     /// A session is over: its calls end, its queue pair is flushed.
@@ -135,31 +122,19 @@ impl World {
         let peer = self.peer(spot, at);
         peer.making.take_if(|making| *making == session);
         let made = peer.made.map(|(_, port)| port);
-        let mut ended = Vec::new();
-        if peer.up.take().is_some() {
-            peer.caller.close(LossCause::Gone);
+        if let Some(mut channels) = peer.up.take() {
+            let port = channels.port;
+            let (caller, responder) = (&mut channels.caller, &mut channels.responder);
+            caller.close(LossCause::Gone);
             assert!(
-                peer.caller.claim(true).is_none() && peer.caller.wait(None).is_none(),
+                caller.claim(true).is_none() && caller.wait(None).is_none(),
                 "SLOT-1: no credit before the drain"
             );
-            let caller = &peer.caller;
-            peer.live.retain(|id, live| {
-                let state = caller.state(*id, live.slot);
-                let is_answered = matches!(state, CallState::Answered(..));
-                assert!(
-                    is_answered || matches!(state, CallState::Closed),
-                    "CALL-1: {id:?} is {state:?}"
-                );
-                if !is_answered {
-                    ended.push(live.call);
-                }
-                is_answered
-            });
+            assert!(responder.close(LossCause::Gone));
+            channels.unsent.clear();
+            peer.closed.push(channels);
+            self.conclude(spot, port);
         }
-        for call in ended {
-            self.calls[call].end();
-        }
-        self.check(spot, at);
         if let Some(port) = made
             && self.ports[port.0].state != MessageState::Error
         {

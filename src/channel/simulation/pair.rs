@@ -1,10 +1,14 @@
 //! Two state machines face each other through random schedules, without I/O or clock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::calls::failed;
+use super::shells::Alarm;
 use crate::channel::core::caller::{
     CallId, CallState, Caller, Prepared, PreparedPayload, Received,
 };
@@ -13,7 +17,7 @@ use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, Violation};
 use crate::wire::{
-    Extension, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
+    Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
 };
 
 /// What is unusual about a request.
@@ -44,6 +48,17 @@ enum Step {
     DeliverRequest(Rare),
     /// The payload of a request has been read.
     ReadPayload,
+    /// Somebody makes items for a request that opens a stream, from now on.
+    BeginStream,
+    /// The next request for an item of a stream goes to whoever makes them.
+    TakeAsked {
+        which: usize,
+    },
+    /// There are no more items.
+    FinishStream {
+        which: usize,
+        has_failed: bool,
+    },
     Answer {
         which: usize,
         transport_has_room: bool,
@@ -89,6 +104,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => any::<(bool, bool, bool)>().prop_map(|(is_small, with_deadline, full)| Step::Call { is_small, with_deadline, transport_has_room: !full }),
         6 => any_rare().prop_map(Step::DeliverRequest),
         3 => Just(Step::ReadPayload),
+        3 => Just(Step::BeginStream),
+        3 => (0..3_usize).prop_map(|which| Step::TakeAsked { which }),
+        1 => (0..3_usize, any::<bool>()).prop_map(|(which, has_failed)| Step::FinishStream { which, has_failed }),
         5 => (which.clone(), any::<bool>()).prop_map(|(which, transport_has_room)| Step::Answer { which, transport_has_room }),
         3 => Just(Step::Room),
         1 => Just(Step::HastyRequest),
@@ -122,11 +140,33 @@ pub(super) fn nothing() -> Prepared {
     }
 }
 
+/// What a look at a call finds.
+#[derive(Debug)]
+enum Look {
+    Undecided,
+    /// In this slot.
+    Answered(u16),
+    Ended(CallState),
+}
+
 /// What the caller's program still holds.
 #[derive(Debug, Clone, Copy)]
 struct Live {
     slot: Option<u16>,
     deadline: Option<Instant>,
+}
+
+/// A stream that is open, as far as its caller knows.
+#[derive(Debug, Default)]
+struct OpenStream {
+    /// Requests for items that nobody has taken.
+    asked: VecDeque<u64>,
+    /// Whether somebody makes its items.
+    is_made: bool,
+    /// It has failed, and its caller does not know.
+    has_failed: bool,
+    /// What wakes whoever makes the items.
+    alarm: Option<Arc<Alarm>>,
 }
 
 struct World {
@@ -145,7 +185,7 @@ struct World {
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<(u16, CallId)>,
     /// The streams that are open, by the request that opened each.
-    streams: BTreeSet<u64>,
+    streams: BTreeMap<u64, OpenStream>,
     live: BTreeMap<CallId, Live>,
     /// Ended by their callers while the server still had them.
     forgotten: usize,
@@ -165,7 +205,7 @@ impl World {
             handling: Vec::new(),
             reading: VecDeque::new(),
             unsent: VecDeque::new(),
-            streams: BTreeSet::new(),
+            streams: BTreeMap::new(),
             live: BTreeMap::new(),
             forgotten: 0,
             last_arrived: None,
@@ -182,6 +222,9 @@ impl World {
             } => self.call(is_small, with_deadline, transport_has_room),
             Step::DeliverRequest(rare) => self.deliver_request(rare),
             Step::ReadPayload => self.read_payload(),
+            Step::BeginStream => self.begin_stream(),
+            Step::TakeAsked { which } => self.take_asked(which),
+            Step::FinishStream { which, has_failed } => self.finish_stream(which, has_failed),
             Step::Answer {
                 which,
                 transport_has_room,
@@ -245,7 +288,7 @@ impl World {
     /// What a request carries beside its payload.
     fn extension(&self, rare: Rare) -> Option<Extension> {
         let plain = Extension::default();
-        let open = |which| self.streams.iter().nth(which).copied().unwrap_or(u64::MAX);
+        let open = |which| self.streams.keys().nth(which).copied().unwrap_or(u64::MAX);
         let of_stream = |part| Extension {
             stream: Some(part),
             ..plain
@@ -272,36 +315,130 @@ impl World {
 
     /// Takes in a request that carries an `extension`.
     fn take_extended(&mut self, request: Box<SlotRequest>, extension: &Extension) {
-        let id = request.request_id;
-        let request = match self.responder.extended(request, extension) {
+        let (id, slot) = (request.request_id, request.slot());
+        match self.responder.extended(request, extension) {
             Arrival::Request(request) => {
-                let opens = extension.stream == Some(StreamPart::Open);
-                let credit = request.rare.as_ref().map(|rare| &rare.stream_credit);
-                assert_eq!(credit.is_some_and(Option::is_some), opens);
-                if opens {
-                    self.streams.insert(id);
+                let is_open = request.rare.as_ref().and_then(|rare| rare.stream);
+                assert_eq!(is_open, extension.stream, "it opens a stream");
+                if is_open.is_some() {
+                    self.streams.insert(id, OpenStream::default());
                 }
-                request
+                assert_eq!(request.allowed_us, extension.deadline_us.unwrap_or(FOREVER));
+                self.handling.push(request);
             }
-            Arrival::Offered(slot, _) => return self.reading.push_back((slot, false)),
-            Arrival::Next(request, stream) => {
-                let Some(StreamPart::Next(asked)) = extension.stream else {
-                    panic!("it asks for no item")
-                };
-                assert_eq!(stream.is_some(), self.streams.contains(&asked));
-                request
-            }
-            Arrival::End(request, stream) => {
-                let Some(StreamPart::End(ended)) = extension.stream else {
-                    panic!("it ends no stream")
-                };
-                assert_eq!(stream.is_some(), self.streams.remove(&ended));
-                request
-            }
+            Arrival::Noted => {}
             other => panic!("SLOT-1: a correct caller caused {other:?}"),
+        }
+        match extension.stream {
+            Some(StreamPart::Next(stream)) => match self.streams.get_mut(&stream) {
+                Some(open) if !open.has_failed => {
+                    open.asked.push_back(id);
+                    let alarm = open.alarm.take();
+                    self.attend(&[], None);
+                    assert!(alarm.is_none_or(|alarm| alarm.has_rung()), "CALL-1");
+                }
+                open => {
+                    let failure = open.map(|_| failed());
+                    self.streams.remove(&stream);
+                    self.attend(&[id], failure);
+                }
+            },
+            Some(StreamPart::End(stream)) => {
+                self.end_stream(stream, &[id], None);
+            }
+            Some(StreamPart::Open) | None => self.attend(&[], None),
+        }
+        if extension.outside.is_some() {
+            assert_eq!(self.reading.back(), Some(&(slot, false)));
+        }
+    }
+
+    /// A stream has ended: its requests for items are answered, and `others` after them. The first
+    /// answer is a failure if there is one.
+    fn end_stream(&mut self, stream: u64, others: &[u64], failure: Option<Fault>) {
+        let open = self.streams.remove(&stream).unwrap_or_default();
+        let ended: Vec<_> = open.asked.iter().chain(others).copied().collect();
+        self.attend(&ended, failure);
+        let is_woken = open.alarm.is_none_or(|alarm| alarm.has_rung());
+        assert!(is_woken, "CALL-1: who makes items is told of the end");
+    }
+
+    /// Does what the answering side says. It ends these requests.
+    fn attend(&mut self, ended: &[u64], failure: Option<Fault>) {
+        let effects = self.responder.take_effects();
+        let ids: Vec<_> = effects
+            .ended
+            .iter()
+            .map(|(request, _)| request.request_id)
+            .collect();
+        assert_eq!(ids, ended, "CALL-1: they are answered");
+        let failures = effects.ended.iter().map(|(_, failure)| failure.clone());
+        let expected = ended
+            .iter()
+            .enumerate()
+            .map(|(at, _)| failure.clone().filter(|_| at == 0));
+        assert!(failures.eq(expected), "the first learns of {failure:?}");
+        self.handling
+            .extend(effects.ended.into_iter().map(|(request, _)| request));
+        let offered = effects.offered.iter().map(|(slot, _)| (*slot, false));
+        self.reading.extend(offered);
+        for (_, id) in effects.cancelled {
+            let mut handled = self.handling.iter();
+            assert!(handled.any(|request| request.request_id == id));
+        }
+        effects.wakers.into_iter().for_each(|waker| waker.wake());
+    }
+
+    fn begin_stream(&mut self) {
+        for request in &mut self.handling {
+            if let Some(rare) = &mut request.rare
+                && rare.stream == Some(StreamPart::Open)
+            {
+                rare.stream = None;
+                if let Some(open) = self.streams.get_mut(&request.request_id) {
+                    open.is_made = true;
+                }
+            }
+        }
+    }
+
+    fn take_asked(&mut self, which: usize) {
+        let mut made = self.streams.iter_mut().filter(|(_, open)| open.is_made);
+        let Some((&stream, open)) = made.nth(which) else {
+            return;
         };
-        assert_eq!(request.allowed_us, extension.deadline_us.unwrap_or(FOREVER));
-        self.handling.push(request);
+        let alarm = Arc::<Alarm>::default();
+        let (waker, mut before) = (alarm.clone().into(), None);
+        match self
+            .responder
+            .streams()
+            .poll_asked(stream, &waker, &mut before)
+        {
+            Poll::Pending => {
+                assert!(open.asked.is_empty() && !open.has_failed);
+                open.alarm = Some(alarm);
+            }
+            Poll::Ready(request) => {
+                let id = request.as_ref().map(|request| request.request_id);
+                assert_eq!(id, open.asked.pop_front(), "ORDER-1");
+                self.handling.extend(request);
+            }
+        }
+    }
+
+    fn finish_stream(&mut self, which: usize, has_failed: bool) {
+        let mut made = self.streams.iter_mut().filter(|(_, open)| open.is_made);
+        let Some((&stream, open)) = made.nth(which).filter(|(_, open)| !open.has_failed) else {
+            return;
+        };
+        let failure = has_failed.then(failed);
+        self.responder.complete(stream, failure.clone());
+        if has_failed && open.asked.is_empty() {
+            open.has_failed = true;
+            open.alarm = None;
+            return self.attend(&[], None);
+        }
+        self.end_stream(stream, &[], failure);
     }
 
     fn deliver_request(&mut self, rare: Rare) {
@@ -327,16 +464,18 @@ impl World {
                     None => self.handling.push(request),
                 }
             }
-            Arrival::Cancel { request_id, .. } => {
-                let mut handled = self.handling.iter();
-                assert!(handled.any(|request| request.request_id == request_id));
-                assert_eq!(request_id, id.0);
-            }
             Arrival::Noted => {
                 assert_ne!(signal, Signal::Message);
                 let reading = self.reading.iter_mut().find(|(at, _)| *at == slot);
                 if let Some((_, is_cancelled)) = reading {
                     *is_cancelled |= signal == Signal::Cancel;
+                }
+                // To cancel a request for an item is to end the stream.
+                let mut streams = self.streams.iter();
+                let of = streams.find(|(_, open)| open.asked.contains(&id.0));
+                match of.map(|(stream, _)| *stream) {
+                    Some(stream) => self.end_stream(stream, &[], None),
+                    None => self.attend(&[], None),
                 }
             }
             other => panic!("SLOT-1: a correct caller caused {other:?}"),
@@ -360,7 +499,10 @@ impl World {
         }
         let request = self.handling.remove(which % self.handling.len());
         let answer = (request.slot(), CallId(request.request_id));
-        drop(self.responder.answered(request));
+        let rare = self.responder.answered(request);
+        if rare.is_some_and(|rare| rare.stream == Some(StreamPart::Open)) {
+            self.end_stream(answer.1.0, &[], None);
+        }
         if transport_has_room {
             return self.to_client.push_back(answer);
         }
@@ -428,11 +570,23 @@ impl World {
 
     fn read(&mut self, which: usize) {
         let Some(id) = self.pick(which) else { return };
-        if let CallState::Answered(slot) = self.caller.state(id, self.live[&id].slot) {
+        if let Look::Answered(slot) = self.look(id) {
             let replied = self.caller.lend_reply(slot);
             self.caller.finish(id, replied);
             self.live.remove(&id);
         }
+    }
+
+    fn look(&mut self, id: CallId) -> Look {
+        let live = self.live.get_mut(&id).expect("it is alive");
+        if let Some((slot, _)) = self.caller.answer_of(id, &mut live.slot) {
+            return Look::Answered(slot);
+        }
+        let (slot, deadline, now) = (live.slot, live.deadline, self.now);
+        let ended = self
+            .caller
+            .look(id, slot, deadline, || now, None, &mut None);
+        ended.map_or(Look::Undecided, Look::Ended)
     }
 
     /// Ends a call whose caller has lost interest or patience.
@@ -448,18 +602,12 @@ impl World {
 
     fn tick(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
-        let states: Vec<_> = self
-            .live
-            .iter()
-            .map(|(id, live)| {
-                let state = self.caller.state(*id, live.slot);
-                (*id, live.deadline, state.by(live.deadline, || self.now))
-            })
-            .collect();
-        for (id, deadline, state) in states {
+        for id in self.live.keys().copied().collect::<Vec<_>>() {
+            let deadline = self.live[&id].deadline;
             let is_over = deadline.is_some_and(|deadline| deadline <= self.now);
-            let is_expired = matches!(state, CallState::Expired);
-            if !matches!(state, CallState::Answered(..)) {
+            let look = self.look(id);
+            let is_expired = matches!(look, Look::Ended(CallState::Expired));
+            if !matches!(look, Look::Answered(..)) {
                 assert_eq!(is_expired, is_over, "CALL-1: deadlines end calls");
             }
             if is_expired {
@@ -497,28 +645,61 @@ impl World {
         );
         self.to_server.clear();
         self.to_client.clear();
-        self.handling.clear();
-        self.reading.clear();
         self.unsent.clear();
         assert!(self.responder.close(LossCause::Gone));
         assert!(!self.responder.close(LossCause::Left), "it has one cause");
         assert_eq!(self.responder.closed(), Some(&LossCause::Gone));
         assert!(self.responder.take_unsent().is_none() && self.responder.is_flushed());
-        let streams = self.responder.take_streams();
-        let streams: BTreeSet<_> = streams.into_keys().collect();
-        assert_eq!(streams, std::mem::take(&mut self.streams));
+        let effects = self.responder.take_effects();
+        effects.wakers.into_iter().for_each(|waker| waker.wake());
+        let streams = std::mem::take(&mut self.streams);
+        let mut alarms = streams.values().filter_map(|open| open.alarm.as_ref());
+        assert!(
+            alarms.all(|alarm| alarm.has_rung()),
+            "CALL-1: they are told"
+        );
+        let asked: usize = streams.values().map(|open| open.asked.len()).sum();
+        assert_eq!(effects.ended.len(), asked, "CALL-1");
+        self.handling
+            .extend(effects.ended.into_iter().map(|(request, _)| request));
+        for request in self.handling.drain(..) {
+            drop(self.responder.answered(request));
+        }
+        assert_eq!(self.responder.unanswered(), self.reading.len(), "CALL-1");
+        self.reading.clear();
         self.responder = Responder::of(self.slots);
         self.forgotten = 0;
-        self.live.retain(|id, live| {
-            let state = self.caller.state(*id, live.slot);
-            let has_answer = matches!(state, CallState::Answered(..));
-            assert!(
-                has_answer || matches!(state, CallState::Closed),
-                "CALL-1: {id:?} is {state:?}"
-            );
-            has_answer
-        });
-        self.caller.reset();
+        self.end_calls();
+        self.caller = Caller::of(self.slots);
+        (self.last_arrived, self.last_reply) = (None, None);
+    }
+
+    /// CALL-1: no call is pending on a closed channel. Its memory is back once its answers are
+    /// read.
+    fn end_calls(&mut self) {
+        for id in self.live.keys().copied().collect::<Vec<_>>() {
+            match self.look(id) {
+                Look::Answered(slot) => {
+                    let effects = self.caller.take_effects();
+                    assert!(effects.memory.is_none(), "RING-1: an answer is unread");
+                    let replied = self.caller.lend_reply(slot);
+                    assert!(
+                        self.caller.take_effects().memory.is_none(),
+                        "RING-1: it is lent"
+                    );
+                    self.caller.finish(id, replied);
+                }
+                Look::Ended(CallState::Closed) => {
+                    self.caller.end(id, self.live[&id].slot);
+                }
+                Look::Ended(CallState::Expired) => {
+                    self.caller.end(id, self.live[&id].slot);
+                }
+                other => panic!("CALL-1: {id:?} is {other:?}"),
+            }
+            self.live.remove(&id);
+        }
+        assert!(self.caller.take_effects().memory.is_some(), "DROP-1");
     }
 
     fn check(&self) {
@@ -558,6 +739,9 @@ proptest! {
         for _ in 0..1000 {
             world.deliver_request(Rare::Nothing);
             world.read_payload();
+            world.begin_stream();
+            world.take_asked(0);
+            world.finish_stream(0, false);
             world.answer(0, true);
             world.send_unsent();
             world.deliver_reply();

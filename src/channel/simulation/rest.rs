@@ -1,32 +1,43 @@
 //! What is true after each step, and when the world has come to rest.
 
-use super::agent::Spot;
+use super::agent::{Channels, Spot};
 use super::control::Neighbour;
 use super::fabric::{MessageState, Port};
 use super::world::World;
 
 impl World {
     /// SLOT-1, SLOT-2: the account of a caller.
-    pub(super) fn check(&mut self, spot: Spot, at: usize) {
+    pub(super) fn check(&mut self, spot: Spot, port: Port) {
         let slots = self.slots;
-        let peer = self.peer(spot, at);
-        let credits = peer.caller.credits();
+        let Some(channels) = self.channels(spot, port).filter(|one| one.has_memory) else {
+            return;
+        };
+        let Channels { caller, live, .. } = channels;
+        let credits = caller.credits();
         assert_eq!(
             credits.free + credits.in_use + credits.orphaned,
             slots,
             "SLOT-2"
         );
-        assert_eq!(
-            credits.in_use,
-            peer.live.len() - peer.caller.waiting(),
-            "SLOT-2"
-        );
-        if peer.caller.closed().is_none() {
+        let answered = live.values().filter(|live| live.is_answered).count();
+        if caller.closed().is_some() {
             assert_eq!(
-                credits.orphaned, peer.forgotten,
-                "SLOT-1: a slot is kept until its answer"
+                credits.in_use, answered,
+                "CALL-1: no other call has not ended"
             );
+            return assert!(!caller.has_sleepers(), "CALL-1: they were woken");
         }
+        assert_eq!(credits.in_use, live.len() - caller.waiting(), "SLOT-2");
+        assert_eq!(
+            credits.orphaned, channels.forgotten,
+            "SLOT-1: a slot is kept until its answer"
+        );
+        let mut waits = live.values().map(|live| live.is_told || !live.is_awake());
+        assert_eq!(
+            caller.has_sleepers(),
+            waits.any(|waits| waits),
+            "CALL-1: who sleeps is woken, and the queue is watched so long"
+        );
     }
 
     /// Everything has ended, and who wants to be connected is.
@@ -47,15 +58,16 @@ impl World {
         let peer = self.peer(spot, at);
         let connected = peer.link.connected();
         let (session, life) = connected.expect("one connection: this end has none");
-        let port = peer.up.as_ref().map(|up| up.port);
-        let port = port.expect("what is connected is up");
+        let up = peer.up.as_ref().expect("what is connected is up");
+        let (port, credits) = (up.port, up.caller.credits());
+        assert_eq!(credits.free, slots, "SLOT-2: credits are back");
+        let unanswered = up.responder.unanswered();
+        assert_eq!(unanswered, 0, "CALL-1: requests without an answer");
         assert_eq!(
-            peer.caller.credits().free,
-            slots,
-            "SLOT-2: credits are back"
+            peer.closed.len(),
+            0,
+            "DROP-1: somebody has a closed channel"
         );
-        let unanswered = peer.up.as_ref().map(|up| up.responder.unanswered());
-        assert_eq!(unanswered, Some(0), "CALL-1: requests without an answer");
         let other = self.spot(agent).expect("everybody lives in the end");
         assert_eq!(life, self.living(other).incarnation, "FENCE-1");
         let theirs = self.peer(other, back).link.connected();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::agent::Spot;
 use super::fabric::{Flight, Port};
 use super::trouble::Trouble;
+use crate::channel::core::caller::CallId;
 use crate::channel::peer_connection::{HandshakeMessage, Session};
 
 /// Microseconds since the world began.
@@ -24,6 +25,10 @@ pub(super) enum Event {
     Poll(Spot),
     /// A handler has come to its end.
     Handled(Spot, Port),
+    /// The arguments of a call are encoded, or cannot be.
+    Encoded(Spot, Port, CallId),
+    /// Whoever makes the items of this stream goes on.
+    Item(Spot, Port, u64),
     /// A deadline may have passed, or an answer is to be read.
     Look(Spot, usize),
     /// An agent makes a call.
@@ -50,6 +55,8 @@ impl Event {
         match self {
             Self::Poll(spot)
             | Self::Handled(spot, _)
+            | Self::Encoded(spot, ..)
+            | Self::Item(spot, ..)
             | Self::Look(spot, _)
             | Self::Call(spot, _)
             | Self::Timer(spot, _)

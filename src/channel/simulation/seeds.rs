@@ -40,6 +40,7 @@ impl Seen {
         self.calls += other.calls;
         self.answered += other.answered;
         self.late += other.late;
+        self.items += other.items;
     }
 }
 
@@ -77,7 +78,7 @@ fn slot_1_slot_2_ring_1_call_1_call_2_order_1_fence_1_hold_in_every_world() {
         "{seen:?}"
     );
     assert!(
-        seen.answered > 10 * least && seen.late > seeds / 2,
+        seen.answered > 10 * least && seen.late > seeds / 2 && seen.items > least,
         "{seen:?}"
     );
 }

@@ -98,7 +98,13 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 /// Rung once.
 #[derive(Debug, Default)]
-struct Alarm(AtomicBool);
+pub(super) struct Alarm(AtomicBool);
+
+impl Alarm {
+    pub(super) fn has_rung(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Wake for Alarm {
     fn wake(self: Arc<Self>) {
@@ -120,7 +126,7 @@ impl<T> Waiting<T> {
 
     fn is_awake(&self) -> bool {
         let alarm = self.alarm.as_ref();
-        alarm.is_none_or(|alarm| alarm.0.load(Ordering::Relaxed))
+        alarm.is_none_or(|alarm| alarm.has_rung())
     }
 
     /// What is to wake it from now on.

@@ -79,11 +79,10 @@ impl World {
             return;
         }
         let incarnation = self.rng.u64(..);
-        let slots = self.slots;
         let neighbours = self.aliases[agent].neighbours.clone();
         let peers = neighbours
             .iter()
-            .map(|_| Peer::new(incarnation, RETRY_TIMING, slots));
+            .map(|_| Peer::new(incarnation, RETRY_TIMING));
         self.lives[agent] = Some(Agent {
             incarnation,
             frozen_until: 0,
@@ -115,12 +114,12 @@ impl World {
 
     /// An incarnation ends, and with it its queue pairs and its calls. Another follows.
     fn death(&mut self, spot: Spot) {
-        let Some(agent) = self.lives[spot.agent].take() else {
+        let Some(mut agent) = self.lives[spot.agent].take() else {
             return;
         };
         self.tell(|| format!("{spot:?}, {:x}, is dead", agent.incarnation));
-        for peer in &agent.peers {
-            for live in peer.live.values() {
+        for peer in &mut agent.peers {
+            for live in peer.channels().flat_map(|channels| channels.live.values()) {
                 self.calls[live.call].end();
             }
             if let Some((_, port)) = peer.made {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
-use super::agent::{Agent, Peer, Spot};
+use super::agent::{Agent, Channels, Peer, Spot};
 use super::calls::Call;
 use super::control::{Alias, Neighbour};
-use super::fabric::QueuePair;
+use super::fabric::{Port, QueuePair};
 use super::schedule::{Event, Micros, Schedule};
 use super::trouble::Trouble;
 use crate::channel::peer_connection::{Input, RetryTiming};
@@ -29,10 +29,13 @@ pub(super) struct World {
     pub(super) schedule: Schedule,
     pub(super) rng: Rng,
     pub(super) slots: usize,
+    /// Places in a send queue.
+    pub(super) sends: u32,
     pub(super) aliases: Vec<Alias>,
     pub(super) lives: Vec<Option<Agent>>,
     pub(super) ports: Vec<QueuePair>,
     pub(super) calls: Vec<Call>,
+    pub(super) items: usize,
     pub(super) outage_until: Micros,
     pub(super) is_calm: bool,
     /// Whether it says what happens.
@@ -49,6 +52,8 @@ pub(super) struct Seen {
     pub(super) calls: usize,
     pub(super) answered: usize,
     pub(super) late: u64,
+    /// Items of streams that were read.
+    pub(super) items: usize,
 }
 
 impl World {
@@ -61,14 +66,17 @@ impl World {
             8 => 4,
             _ => rng.usize(5..9),
         };
+        let slots = rng.usize(1..5);
         let mut world = Self {
             schedule: Schedule::new(),
-            slots: rng.usize(1..5),
+            slots,
+            sends: slots as u32 * rng.u32(1..7),
             rng,
             aliases: Vec::new(),
             lives: Vec::new(),
             ports: Vec::new(),
             calls: Vec::new(),
+            items: 0,
             outage_until: 0,
             is_calm: false,
             is_loud,
@@ -121,6 +129,7 @@ impl World {
         }
         self.check_rest();
         let peers = || self.lives.iter().flatten().flat_map(|agent| &agent.peers);
+        let late = |peer: &Peer| peer.late + peer.up.as_ref().map_or(0, |up| up.late);
         Seen {
             events,
             agents: self.aliases.len(),
@@ -132,7 +141,8 @@ impl World {
             sessions: peers().map(|peer| peer.generation as usize).sum(),
             calls: self.calls.len(),
             answered: self.calls.iter().filter(|call| call.runs > 0).count(),
-            late: peers().map(|peer| peer.late).sum(),
+            late: peers().map(late).sum(),
+            items: self.items,
         }
     }
 
@@ -161,6 +171,13 @@ impl World {
         &mut self.living(spot).peers[at]
     }
 
+    /// The channels of the session that has this queue pair, unless they were left.
+    pub(super) fn channels(&mut self, spot: Spot, port: Port) -> Option<&mut Channels> {
+        let at = self.ports[port.0].peer;
+        let mut channels = self.agent(spot)?.peers[at].channels();
+        channels.find(|channels| channels.port == port)
+    }
+
     /// The present incarnation under an alias.
     pub(super) fn spot(&self, agent: usize) -> Option<Spot> {
         self.lives[agent].as_ref()?;
@@ -182,6 +199,8 @@ impl World {
             Event::Fail(port) => self.fail(port),
             Event::Poll(spot) => self.poll(spot),
             Event::Handled(spot, port) => self.handled(spot, port),
+            Event::Encoded(spot, port, id) => self.encoded(spot, port, id),
+            Event::Item(spot, port, stream) => self.make_item(spot, port, stream),
             Event::Look(spot, at) => self.look(spot, at),
             Event::Call(spot, at) => self.call(spot, at),
             Event::Timer(spot, at) => self.time_is_up(spot, at),
