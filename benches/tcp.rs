@@ -1,5 +1,5 @@
 //! The tcp fabric against the sockets that it is made of, both polling, in one run: `cargo
-//! bench --bench tcp`.
+//! bench --bench tcp`. With `--features tls` also both with TLS.
 //!
 //! Rounds of either take turns, so that what else the machine does hits both.
 
@@ -28,13 +28,15 @@ fn main() {
         small[0].push(socket_round_trip());
         small[1].push(fabric_round_trip());
         large[0].push(socket_copy());
-        large[1].push(fabric_copy());
+        large[1].push(fabric_copy(&TcpOptions::default()));
     }
     for (what, [socket, fabric]) in [("64 B there and back", small), ("16 MiB there", large)] {
         let [socket, fabric] = [socket, fabric].map(median);
         let ratio = fabric.as_secs_f64() / socket.as_secs_f64();
         println!("{what}: socket {socket:.1?}, fabric {fabric:.1?}, {ratio:.2}x");
     }
+    #[cfg(feature = "tls")]
+    with_tls::compare();
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -144,8 +146,8 @@ struct End {
 }
 
 impl End {
-    fn new() -> Self {
-        let device = TcpDevice::open(&TcpOptions::default()).expect("a device");
+    fn new(options: &TcpOptions) -> Self {
+        let device = TcpDevice::open(options).expect("a device");
         let (cq, poller) = device.create_completion_queue(256).expect("a queue");
         let init = QueuePairInit {
             send_cq: cq.clone(),
@@ -199,8 +201,8 @@ impl End {
     }
 }
 
-fn ends() -> [End; 2] {
-    let [mut here, mut there] = [End::new(), End::new()];
+fn ends(options: &TcpOptions) -> [End; 2] {
+    let [mut here, mut there] = [(); 2].map(|()| End::new(options));
     here.qp.to_rtr(&there.qp.address()).expect("INIT to RTR");
     there.qp.to_rtr(&here.qp.address()).expect("INIT to RTR");
     here.qp.to_rts().expect("RTR to RTS");
@@ -210,7 +212,7 @@ fn ends() -> [End; 2] {
 
 fn fabric_round_trip() -> Duration {
     const LAST: u32 = 1;
-    let [mut here, mut there] = ends();
+    let [mut here, mut there] = ends(&TcpOptions::default());
     let (to_there, to_here) = (there.remote(), here.remote());
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -249,8 +251,8 @@ fn fabric_round_trip() -> Duration {
     })
 }
 
-fn fabric_copy() -> Duration {
-    let [mut here, mut there] = ends();
+fn fabric_copy(options: &TcpOptions) -> Duration {
+    let [mut here, mut there] = ends(options);
     let to_there = there.remote();
     thread::scope(|scope| {
         scope.spawn(move || {
@@ -272,4 +274,108 @@ fn fabric_copy() -> Duration {
             here.wait(Opcode::Write);
         })
     })
+}
+
+/// Mutual TLS: the fabric against a pair of rustls streams over blocking sockets.
+#[cfg(feature = "tls")]
+mod with_tls {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::Arc;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustls::crypto::ring::{cipher_suite::TLS13_AES_128_GCM_SHA256, default_provider};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use rustls::server::WebPkiClientVerifier;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use slimerpc::fabric::tcp::TcpOptions;
+    use slimerpc::tls::TlsFiles;
+    use support::certificates::Authority;
+
+    use super::{COPIES, LARGE, ROUNDS, fabric_copy, median, time};
+
+    pub(super) fn compare() {
+        let authority = Authority::new();
+        let issued = authority.issue("both", "URI:slimerpc:*,DNS:localhost");
+        let files = TlsFiles {
+            cert: issued.cert,
+            key: issued.key,
+            ca: authority.ca(),
+        };
+        let options = TcpOptions {
+            tls: Some(files.clone()),
+            ..TcpOptions::default()
+        };
+        let (mut streams, mut fabric) = (Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            streams.push(stream_copy(&files));
+            fabric.push(fabric_copy(&options));
+        }
+        let [streams, fabric] = [streams, fabric].map(median);
+        let rate = |time: Duration| LARGE as f64 / time.as_secs_f64() / f64::from(1 << 20);
+        println!(
+            "16 MiB there with TLS: rustls streams {streams:.1?} ({:.0} MiB/s), fabric {fabric:.1?} ({:.0} MiB/s), \
+             {:.2} of their rate",
+            rate(streams),
+            rate(fabric),
+            rate(fabric) / rate(streams),
+        );
+    }
+
+    fn configs(files: &TlsFiles) -> (Arc<ClientConfig>, Arc<ServerConfig>) {
+        let mut provider = default_provider();
+        provider.cipher_suites = vec![TLS13_AES_128_GCM_SHA256];
+        let provider = Arc::new(provider);
+        let mut roots = RootCertStore::empty();
+        let ca = CertificateDer::from_pem_file(&files.ca).expect("a certificate");
+        roots.add(ca).expect("an authority");
+        let roots = Arc::new(roots);
+        let cert = || vec![CertificateDer::from_pem_file(&files.cert).expect("a certificate")];
+        let key = || PrivateKeyDer::from_pem_file(&files.key).expect("a key");
+        let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone());
+        let server = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(verifier.build().expect("authorities"))
+            .with_single_cert(cert(), key())
+            .expect("a certificate");
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(cert(), key())
+            .expect("a certificate");
+        (client.into(), server.into())
+    }
+
+    fn stream_copy(files: &TlsFiles) -> Duration {
+        let (client, server) = configs(files);
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let (socket, _) = listener.accept().expect("a socket");
+                socket.set_nodelay(true).expect("a TCP socket");
+                let session = ServerConnection::new(server).expect("a session");
+                let mut stream = rustls::StreamOwned::new(session, socket);
+                let mut bytes = vec![0; LARGE];
+                for _ in 0..=COPIES {
+                    stream.read_exact(&mut bytes).expect("all bytes");
+                    stream.write_all(&[1]).expect("room");
+                }
+            });
+            let socket = TcpStream::connect(address).expect("a socket");
+            socket.set_nodelay(true).expect("a TCP socket");
+            let name = "localhost".try_into().expect("a name");
+            let session = ClientConnection::new(client, name).expect("a session");
+            let mut stream = rustls::StreamOwned::new(session, socket);
+            let bytes = vec![7; LARGE];
+            time(COPIES, || {
+                stream.write_all(&bytes).expect("room");
+                stream.read_exact(&mut [0]).expect("an answer");
+            })
+        })
+    }
 }

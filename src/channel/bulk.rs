@@ -160,6 +160,16 @@ impl Bulk {
         self.qp.address().into()
     }
 
+    /// Says which alias the peer must prove to have, where that can be proved.
+    pub(super) fn expect_peer(&mut self, alias: &str) {
+        self.qp.expect_peer(alias);
+    }
+
+    /// Returns whether the peer has been met, where that can be told.
+    pub(super) fn has_met_peer(&self) -> Result<bool, FabricError> {
+        self.qp.has_met_peer()
+    }
+
     pub(super) fn connect(&mut self, theirs: QueuePairInfo) -> Result<(), ConnectError> {
         self.qp.to_rtr(&theirs.into())?;
         Ok(self.qp.to_rts()?)

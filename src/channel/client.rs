@@ -24,7 +24,7 @@ use super::{
     PooledBuffer, Profile, Violations,
 };
 use crate::fabric::shm::{SpinGuard, SpinLock};
-use crate::fabric::{CompletionQueue, LinkType};
+use crate::fabric::{CompletionQueue, FabricError, LinkType};
 use crate::panics::wake_all;
 use crate::wire::{
     EncodeError, Extension, Fault, Header, MessageKind, RendezvousDescriptor, StreamPart,
@@ -420,6 +420,15 @@ impl ClientChannel {
         let _ = core.collect(self);
         core.close(cause);
         self.wake(core);
+    }
+
+    /// Returns whether the peer has been met, where that can be told: nothing is lost by calls
+    /// before, but their errors do not say why the peer was not met.
+    ///
+    /// # Errors
+    /// Why this side or the peer refuses the other.
+    pub fn has_met_peer(&self) -> Result<bool, FabricError> {
+        self.lock().has_met_peer()
     }
 
     /// Why the channel is closed; `None` while it is open.

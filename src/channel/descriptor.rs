@@ -6,6 +6,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::Geometry;
 use crate::fabric::LinkType;
+use crate::tls::TlsError;
 use crate::wire::{Signature, WIRE_VERSION, any_signatures, names};
 
 /// An agent's description of itself, published as the record `slimerpc` beside its memory regions.
@@ -35,6 +36,9 @@ pub struct Descriptor {
         deserialize_with = "known_links"
     )]
     pub more_links: Vec<LinkType>,
+    /// Whether the agent speaks TLS over TCP, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
     /// Tables of the services that the agent serves.
     #[serde(deserialize_with = "names::list")]
     pub services: Vec<ServiceTable>,
@@ -224,6 +228,13 @@ pub enum Mismatch {
         /// Whether the two are known to be able to share memory.
         same_host: bool,
     },
+    /// The agents have no link in common but TCP, where one wants TLS and the other has no
+    /// certificates.
+    #[error("TLS over TCP: {}", lacking(*.ours))]
+    Tls {
+        /// Whether it is the agent that found the mismatch which wants TLS.
+        ours: bool,
+    },
     /// The service is limited to another peer.
     #[error("service `{service}` does not serve `{peer}`, but one other peer alone")]
     NotServed {
@@ -259,6 +270,13 @@ fn known_links<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<LinkType>, D::E
     Ok(known.collect())
 }
 
+fn lacking(is_ours: bool) -> TlsError {
+    match is_ours {
+        true => TlsError::MissingThere,
+        false => TlsError::MissingHere,
+    }
+}
+
 fn list(links: &[LinkType]) -> String {
     let links: Vec<_> = links.iter().map(LinkType::to_string).collect();
     links.join(", ")
@@ -284,23 +302,28 @@ impl Descriptor {
     pub const RECORD: &'static str = "slimerpc";
 
     /// Chooses the kind of link for a connection with a peer: the first of `ours` that both have.
-    /// Shared memory counts only where memory can be shared.
+    /// Shared memory counts only where memory can be shared, and TCP only where both or neither
+    /// speak TLS; `tls` is whether this side does.
     ///
     /// # Errors
-    /// [`Mismatch::Link`] if there is none.
-    pub fn link(&self, ours: &[LinkType], here: &HostId) -> Result<LinkType, Mismatch> {
+    /// [`Mismatch::Link`] or [`Mismatch::Tls`] if there is none.
+    pub fn link(&self, ours: &[LinkType], here: &HostId, tls: bool) -> Result<LinkType, Mismatch> {
         let same_host = self.host.shares_memory_with(here);
         let theirs = [&*self.links, &*self.more_links].concat();
-        let can_be_used =
-            |link: &&LinkType| theirs.contains(link) && (same_host || **link != LinkType::Shm);
-        ours.iter()
-            .find(can_be_used)
+        let mut common = ours
+            .iter()
             .copied()
-            .ok_or_else(|| Mismatch::Link {
+            .filter(|link| theirs.contains(link) && (same_host || *link != LinkType::Shm));
+        let fits = |link: &LinkType| *link != LinkType::Tcp || self.tls == tls;
+        match (common.clone().find(fits), common.next()) {
+            (Some(link), _) => Ok(link),
+            (None, Some(_)) => Err(Mismatch::Tls { ours: tls }),
+            (None, None) => Err(Mismatch::Link {
                 ours: ours.to_vec(),
                 theirs: theirs.clone(),
                 same_host,
-            })
+            }),
+        }
     }
 
     /// Checks a peer's descriptor before anything is connected, and returns its table of `wanted`,
@@ -513,6 +536,7 @@ mod tests {
             },
             links: vec![LinkType::Shm],
             more_links: Vec::new(),
+            tls: false,
             geometry: Geometry::new(16, 1024).unwrap(),
             services: vec![table(&["add", "mul"])],
             down: Vec::new(),
@@ -669,9 +693,12 @@ mod tests {
             boot_id: "other".into(),
             ..here.clone()
         };
-        assert_eq!(theirs.link(&both, &here), Ok(LinkType::Shm));
-        assert_eq!(theirs.link(&both, &elsewhere), Ok(LinkType::Roce));
-        assert_eq!(theirs.link(&[LinkType::Roce], &here), Ok(LinkType::Roce));
+        assert_eq!(theirs.link(&both, &here, false), Ok(LinkType::Shm));
+        assert_eq!(theirs.link(&both, &elsewhere, false), Ok(LinkType::Roce));
+        assert_eq!(
+            theirs.link(&[LinkType::Roce], &here, false),
+            Ok(LinkType::Roce)
+        );
         // What neither knows is not the same.
         let unknown = |boot_id: &str, network: &str| HostId {
             boot_id: boot_id.into(),
@@ -686,10 +713,10 @@ mod tests {
                 },
                 host,
             );
-            assert_eq!(theirs.link(&both, &host), Ok(LinkType::Roce));
+            assert_eq!(theirs.link(&both, &host, false), Ok(LinkType::Roce));
         }
         let error = theirs
-            .link(&[LinkType::Shm], &elsewhere)
+            .link(&[LinkType::Shm], &elsewhere, false)
             .unwrap_err()
             .to_string();
         assert!(
@@ -710,9 +737,9 @@ mod tests {
             ..read.host.clone()
         };
         let ours = [LinkType::Shm, LinkType::Tcp];
-        assert_eq!(read.link(&ours, &read.host), Ok(LinkType::Shm));
-        assert_eq!(read.link(&ours, &elsewhere), Ok(LinkType::Tcp));
-        let refused = read.link(&[LinkType::Roce], &elsewhere).unwrap_err();
+        assert_eq!(read.link(&ours, &read.host, false), Ok(LinkType::Shm));
+        assert_eq!(read.link(&ours, &elsewhere, false), Ok(LinkType::Tcp));
+        let refused = read.link(&[LinkType::Roce], &elsewhere, false).unwrap_err();
         assert!(refused.to_string().contains("SHM, TCP"), "{refused}");
     }
 

@@ -141,8 +141,10 @@ impl Dialer {
         waiting: WaitPolicy,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
+        self.queue_pairs.expect_peer(peer);
         self.reach(&[theirs.qp])?;
         if let Some((bulk, _)) = &mut self.bulk {
+            bulk.expect_peer(peer);
             bulk.connect(theirs.bulk)?;
         }
         Ok(self.open(peer, remote, waiting))

@@ -108,6 +108,12 @@ impl Heartbeat {
         self.qp.address().into()
     }
 
+    /// Says which alias the peer must prove to have, where that can be proved, before
+    /// [`connect`](Self::connect).
+    pub fn expect_peer(&mut self, alias: &str) {
+        self.qp.expect_peer(alias);
+    }
+
     /// Connects to the peer's end.
     ///
     /// # Errors

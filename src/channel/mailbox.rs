@@ -108,9 +108,11 @@ impl Mailbox {
         let remote = theirs.remote_ring(self.geometries.native)?;
         let geometry = self.geometries.native;
         let (key, mut queue_pairs) = self.queue_pairs(1, Profile::Native)?;
+        queue_pairs.expect_peer(peer);
         let connected = queue_pairs.connect(&[theirs.qp]).and_then(|()| {
             let device = self.memory.device();
             let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
+            bulk.expect_peer(peer);
             bulk.connect(theirs.bulk)?;
             Ok((bulk, self.rings(geometry)?))
         });

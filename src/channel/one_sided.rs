@@ -17,8 +17,8 @@ use super::bulk::{Bulk, Remote, Transfer};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::{BufferLocation, ConnectError, LossCause, QueuePairInfo, WaitPolicy};
 use crate::fabric::{
-    Completion, CompletionQueue, CompletionStatus, Device, Poller, QueuePair, QueuePairInit,
-    QueuePairState, RetryPolicy,
+    Completion, CompletionQueue, CompletionStatus, Device, FabricError, Poller, QueuePair,
+    QueuePairInit, QueuePairState, RetryPolicy,
 };
 use crate::panics::wake_all;
 
@@ -73,15 +73,18 @@ impl OneSidedDialer {
         self.bulk.address()
     }
 
-    /// Connects to the end that `peer` has exposed.
+    /// Connects to the end that `peer` has exposed, who must prove that alias where it can be
+    /// proved.
     ///
     /// # Errors
     /// The peer's address is not acceptable, or the device refuses.
     pub fn connect(
         mut self,
+        peer: &str,
         theirs: QueuePairInfo,
         waiting: WaitPolicy,
     ) -> Result<Arc<OneSided>, ConnectError> {
+        self.bulk.expect_peer(peer);
         self.bulk.connect(theirs)?;
         Ok(Arc::new(OneSided {
             core: Mutex::new(OneSidedState {
@@ -109,12 +112,14 @@ pub struct Exposed {
 }
 
 impl Exposed {
-    /// Accepts a caller: connects to its end, and returns the address to send to it.
+    /// Accepts the caller `peer`, who must prove that alias where it can be proved: connects to its
+    /// end, and returns the address to send to it.
     ///
     /// # Errors
     /// The caller's address is not acceptable, or the device refuses.
     pub fn accept(
         device: &dyn Device,
+        peer: &str,
         theirs: QueuePairInfo,
         retry: RetryPolicy,
     ) -> Result<(Self, QueuePairInfo), ConnectError> {
@@ -128,6 +133,7 @@ impl Exposed {
             retry,
         })?;
         qp.to_init()?;
+        qp.expect_peer(peer);
         qp.to_rtr(&theirs.into())?;
         qp.to_rts()?;
         let ours = qp.address().into();
@@ -172,6 +178,14 @@ enum Pending {
 }
 
 impl OneSided {
+    /// Returns whether the owner has been met, where that can be told.
+    ///
+    /// # Errors
+    /// Why this side or the owner refuses the other.
+    pub fn has_met_peer(&self) -> Result<bool, FabricError> {
+        self.lock().bulk.has_met_peer()
+    }
+
     /// Begins to read these ranges of the memory at `place`, offsets and lengths in bytes, one
     /// after the other.
     ///
@@ -476,8 +490,8 @@ mod tests {
         let device: Arc<dyn Device> = ours.clone();
         let retry = RetryPolicy::default();
         let dialer = OneSidedDialer::new(&memory(&device), retry).unwrap();
-        let (_exposed, address) = Exposed::accept(&*theirs, dialer.address(), retry).unwrap();
-        let connection = dialer.connect(address, wait_policy(&runtime)).unwrap();
+        let (_exposed, address) = Exposed::accept(&*theirs, "a", dialer.address(), retry).unwrap();
+        let connection = dialer.connect("b", address, wait_policy(&runtime)).unwrap();
         let transfer = connection.read(buffer.places()[0], &[(0, size)]).unwrap();
         let until = Instant::now() + LONG;
         while !connection.progress() {

@@ -140,6 +140,22 @@ impl QueuePairGroup {
         addresses.collect()
     }
 
+    /// Says which alias the peer must prove to have, where that can be proved.
+    pub(super) fn expect_peer(&mut self, alias: &str) {
+        let queue_pairs = self.queue_pairs.iter_mut();
+        queue_pairs.for_each(|queue_pair| queue_pair.qp.expect_peer(alias));
+    }
+
+    /// Returns whether the peer has been met, where that can be told.
+    pub(super) fn have_met_peer(&self) -> Result<bool, FabricError> {
+        for queue_pair in &self.queue_pairs {
+            if !queue_pair.qp.has_met_peer()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Connects each queue pair to the peer's with the same index.
     pub(super) fn connect(&mut self, theirs: &[QueuePairInfo]) -> Result<(), ConnectError> {
         if theirs.len() != self.queue_pairs.len() {

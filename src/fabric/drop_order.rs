@@ -148,6 +148,10 @@ impl QueuePair for NotedQueuePair {
         self.qp_mut().to_init()
     }
 
+    fn expect_peer(&mut self, alias: &str) {
+        self.qp_mut().expect_peer(alias);
+    }
+
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
         self.qp_mut().to_rtr(remote)
     }

@@ -5,6 +5,7 @@ use std::io;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{QueuePairState, SystemLimit};
+use crate::tls::TlsError;
 
 /// A verb was refused. Accepted work that fails is reported by a completion instead.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +58,14 @@ pub enum FabricError {
         qp_num: u32,
         /// What is wrong with the address.
         reason: String,
+    },
+    /// The peer cannot be reached over TLS, or not without.
+    #[error("queue pair {qp_num} cannot connect with its peer: {error}")]
+    Tls {
+        /// Number of the local queue pair.
+        qp_num: u32,
+        /// Which side lacks or refuses what.
+        error: TlsError,
     },
     /// The device does not exist or is not usable.
     #[error("device `{device}` cannot be used: {reason}")]

@@ -38,6 +38,22 @@ pub trait QueuePair: Send + fmt::Debug {
     /// The state is not INIT, or the address cannot be reached.
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError>;
 
+    /// Says which alias the peer must prove to have, before [`to_rtr`](Self::to_rtr). A fabric that
+    /// has no means for that takes no notice; tcp with TLS accepts every peer whose certificate the
+    /// authority has signed if nobody says this.
+    fn expect_peer(&mut self, alias: &str) {
+        let _ = alias;
+    }
+
+    /// Returns whether the peer has been met since [`to_rtr`](Self::to_rtr). A fabric that cannot
+    /// tell says yes.
+    ///
+    /// # Errors
+    /// [`FabricError::Tls`] if this side or the peer refuses the other; the queue pair is in ERR.
+    fn has_met_peer(&self) -> Result<bool, FabricError> {
+        Ok(true)
+    }
+
     /// Moves from RTR to RTS (ready to send).
     ///
     /// # Errors

@@ -11,7 +11,42 @@ use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
 pub(crate) use files::{authorities, identity, provider, system_authorities};
+#[cfg(feature = "tls")]
+pub(crate) use problem::NotNamed;
 pub use problem::{CertificateProblem, TlsError};
+
+/// Whether this build knows TLS: the cargo feature `tls`.
+pub const IS_BUILT_IN: bool = cfg!(feature = "tls");
+
+/// The files, in PEM form, with which peers of the tcp fabric know each other.
+///
+/// ```
+/// use slimerpc::tls::TlsFiles;
+/// let files = TlsFiles {
+///     cert: "/etc/slimerpc/worker.crt".into(),
+///     key: "/etc/slimerpc/worker.key".into(),
+///     ca: "/etc/slimerpc/ca.crt".into(),
+/// };
+/// # drop(files);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This side's certificate, and those that lead from it to the authority.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authorities of which one has signed the certificate of each peer.
+    pub ca: PathBuf,
+}
+
+impl TlsFiles {
+    /// The variables that supply the files.
+    pub const SETTINGS: [&str; 3] = [
+        "SLIME_RPC_TLS_CERT",
+        "SLIME_RPC_TLS_KEY",
+        "SLIME_RPC_TLS_CA",
+    ];
+}
 
 /// A file that a TLS setting names cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

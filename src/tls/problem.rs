@@ -12,6 +12,18 @@ pub enum TlsError {
     /// The other side refuses the certificate of this one.
     #[error("it refuses our certificate, which {0}")]
     Ours(CertificateProblem),
+    /// The peer has certificates, and this agent has none.
+    #[error(
+        "it wants TLS, for which this agent lacks files: set SLIME_RPC_TLS_CERT, SLIME_RPC_TLS_KEY and SLIME_RPC_TLS_CA \
+         here, or `tls`"
+    )]
+    MissingHere,
+    /// This agent has certificates, and the peer has none.
+    #[error(
+        "this agent wants TLS, for which the other lacks files: set SLIME_RPC_TLS_CERT, SLIME_RPC_TLS_KEY and \
+         SLIME_RPC_TLS_CA there, or `tls`"
+    )]
+    MissingThere,
     /// What the other side said is no TLS, or none that both sides know.
     #[error("no TLS connection could be made: {0}")]
     Handshake(String),
@@ -59,6 +71,51 @@ fn detail(text: &str) -> String {
     }
 }
 
+/// A certificate does not name whom it should.
+#[cfg(feature = "tls")]
+#[derive(Debug, thiserror::Error)]
+#[error("it is for {named}, not for {expected}")]
+pub(crate) struct NotNamed {
+    named: String,
+    expected: String,
+}
+
+#[cfg(feature = "tls")]
+impl NotNamed {
+    /// Most names that are told, and characters of each.
+    const MOST: usize = 4;
+    const LONGEST: usize = 80;
+
+    pub(crate) fn new<'a>(expected: &str, named: impl Iterator<Item = &'a str>) -> Self {
+        let shown = |name: &str| -> String {
+            let name = name.chars().take(Self::LONGEST);
+            name.flat_map(char::escape_debug).collect()
+        };
+        let named: Vec<_> = named.take(Self::MOST).map(shown).collect();
+        Self {
+            named: match &*named {
+                [] => "no name of this kind".to_owned(),
+                named => named.join(", "),
+            },
+            expected: expected.to_owned(),
+        }
+    }
+}
+
+impl TlsError {
+    /// What an error of an encrypted stream is, if it is one of TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn of_stream(error: &std::io::Error) -> Option<Self> {
+        let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+        Some(error.into())
+    }
+
+    #[cfg(not(feature = "tls"))]
+    pub(crate) fn of_stream(_: &std::io::Error) -> Option<Self> {
+        None
+    }
+}
+
 #[cfg(feature = "tls")]
 impl From<&rustls::Error> for TlsError {
     fn from(error: &rustls::Error) -> Self {
@@ -81,6 +138,9 @@ impl From<&rustls::Error> for TlsError {
                 }
                 CertificateError::InvalidPurpose
                 | CertificateError::InvalidPurposeContext { .. } => CertificateProblem::Purpose,
+                CertificateError::Other(other) if other.0.is::<NotNamed>() => {
+                    CertificateProblem::WrongName(other.0.to_string())
+                }
                 other => CertificateProblem::Other(other.to_string()),
             }),
             Error::AlertReceived(alert) => match alert {
@@ -90,12 +150,13 @@ impl From<&rustls::Error> for TlsError {
                 }
                 Alert::CertificateExpired => Self::Ours(CertificateProblem::Expired),
                 Alert::CertificateRequired => Self::Ours(CertificateProblem::Missing),
-                Alert::AccessDenied | Alert::BadCertificate => {
+                // The last is what our own peers say, and only then.
+                Alert::BadCertificate | Alert::CertificateUnknown => {
                     Self::Ours(CertificateProblem::WrongName(String::new()))
                 }
                 Alert::UnsupportedCertificate => Self::Ours(CertificateProblem::Purpose),
-                Alert::CertificateUnknown | Alert::CertificateRevoked => {
-                    Self::Ours(CertificateProblem::Other(format!("{alert:?}")))
+                Alert::CertificateRevoked => {
+                    Self::Ours(CertificateProblem::Other("it is revoked".to_owned()))
                 }
                 other => Self::Handshake(format!("the other side ended it with {other:?}")),
             },

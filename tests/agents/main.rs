@@ -24,4 +24,5 @@ mod settings;
 mod sleeping;
 mod streams;
 mod supervision;
+mod tls;
 mod types;

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use slimerpc::control::{ClientTls, Control, ControlError, Host, Local, NanoCtrl,
 use slimerpc::fabric::Device;
 use slimerpc::fabric::tcp::{MalformedBind, TcpOptions};
 use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
+use slimerpc::tls::{self, TlsFiles};
 
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::memory::devices::{Devices, Opener};
@@ -30,6 +32,8 @@ const FABRICS: &str = "SLIME_RPC_FABRICS";
 const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
 /// The variable that supplies [`Builder::tcp_advertise`].
 const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
+/// The variables that supply [`Builder::tls`].
+const TLS: [&str; 3] = TlsFiles::SETTINGS;
 
 /// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone)]
@@ -68,6 +72,7 @@ impl From<&str> for Plane {
 /// | [`fabrics`](Self::fabrics) | `SLIME_RPC_FABRICS` | shm,rdma,tcp; shm,rdma if `local` | list | what may carry the bytes, the preferred first |
 /// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback without NanoCtrl | address | where the device `tcp0` listens |
 /// | [`tcp_advertise`](Self::tcp_advertise) | `SLIME_RPC_TCP_ADVERTISE` | as `tcp_bind` | address | where peers dial `tcp0` |
+/// | [`tls`](Self::tls) | `SLIME_RPC_TLS_CERT`, `SLIME_RPC_TLS_KEY`, `SLIME_RPC_TLS_CA` | none: not encrypted | PEM files | certificate, key and authority for mutual TLS over `tcp0`; all three or none |
 /// | [`slot_size`](Limits::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
 /// | [`max_inflight`](Limits::max_inflight) | `SLIME_RPC_MAX_INFLIGHT` | 16 | calls | calls in flight of one proxy; more wait in order; equal on both sides |
 /// | [`max_payload`](Limits::max_payload) | `SLIME_RPC_MAX_PAYLOAD` | 1 GiB | bytes | largest message between native peers |
@@ -102,6 +107,7 @@ pub struct Builder {
     fabrics: Option<String>,
     tcp_bind: Option<String>,
     tcp_advertise: Option<String>,
+    tls: Option<TlsFiles>,
     opener: Opener,
     limits: Limits,
     timeouts: Timeouts,
@@ -115,6 +121,8 @@ pub(crate) struct Settings {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) devices: Devices,
     pub(crate) topology: Topology,
+    /// Whether peers are met over TLS only, over TCP.
+    pub(crate) tls: bool,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
     pub(crate) dlslime_geometry: Geometry,
@@ -267,7 +275,7 @@ impl Builder {
     /// [`tcp_advertise`](Self::tcp_advertise), too.
     ///
     /// Only peers that the control plane told a random key of 128 bits are let in. Bytes are not
-    /// encrypted.
+    /// encrypted without [`tls`](Self::tls).
     ///
     /// ```
     /// use slimerpc_actors::PeerAgent;
@@ -283,6 +291,34 @@ impl Builder {
     /// a container, behind NAT, or where it listens on all addresses.
     pub fn tcp_advertise(mut self, address: impl Into<String>) -> Self {
         self.tcp_advertise = Some(address.into());
+        self
+    }
+
+    /// Encrypts what goes over TCP, and checks whom it goes to: `cert` is this agent's certificate,
+    /// `key` its key, and `ca` the authority that must have signed the certificate of each peer,
+    /// all PEM files. A certificate names the aliases that its holder may have, as URIs:
+    /// `URI:slimerpc:worker:0`, or `URI:slimerpc:worker:*`.
+    ///
+    /// Peers without certificates are refused, and refuse this agent. The files are looked at
+    /// whenever a connection is made, and read anew when one has changed. Needs the cargo feature
+    /// `tls`.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().tls("worker.crt", "worker.key", "ca.crt");
+    /// # let _ = builder;
+    /// ```
+    pub fn tls(
+        mut self,
+        cert: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+        ca: impl Into<PathBuf>,
+    ) -> Self {
+        self.tls = Some(TlsFiles {
+            cert: cert.into(),
+            key: key.into(),
+            ca: ca.into(),
+        });
         self
     }
 
@@ -437,6 +473,7 @@ impl Builder {
                 });
             }
         }
+        options.tls = self.certificates()?;
         if options.bind.is_unspecified() && options.advertise.is_none() {
             return Err(AgentError::Setting {
                 name: "tcp_bind".into(),
@@ -446,6 +483,38 @@ impl Builder {
             });
         }
         Ok(options)
+    }
+
+    /// The files for TLS, if there are.
+    fn certificates(&self) -> Result<Option<TlsFiles>, AgentError> {
+        let refuse = |name: &'static str, value: String, allowed: String| AgentError::Setting {
+            name: name.into(),
+            value,
+            allowed,
+        };
+        let files = match &self.tls {
+            Some(files) => files.clone(),
+            None => match TLS.map(environment::text) {
+                [None, None, None] => return Ok(None),
+                [Some(cert), Some(key), Some(ca)] => TlsFiles {
+                    cert: cert.into(),
+                    key: key.into(),
+                    ca: ca.into(),
+                },
+                some => {
+                    let lacking = TLS.iter().zip(&some).find(|(_, it)| it.is_none());
+                    let name = lacking.map_or(TLS[0], |(name, _)| name);
+                    let others = "TLS needs certificate, key and authority: set all three or none";
+                    return Err(refuse(name, "not set".to_owned(), others.to_owned()));
+                }
+            },
+        };
+        if !tls::IS_BUILT_IN {
+            let cert = files.cert.display().to_string();
+            let lacking = "TLS needs the cargo feature `tls` of slimerpc-actors";
+            return Err(refuse(TLS[0], cert, lacking.to_owned()));
+        }
+        Ok(Some(files))
     }
 
     fn server(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
@@ -470,6 +539,7 @@ impl Builder {
             Polling::VARIABLES,
             &environment::RETRY,
             &[CONTROL, REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
+            &TLS,
         ]);
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
@@ -494,6 +564,7 @@ impl Builder {
         // What is asked for is tried at once, so that the agent does not start if it cannot be.
         let at_once = is_only || or_environment(&self.tcp_bind, TCP_BIND).is_some();
         let tcp = self.tcp(own_address)?;
+        let tls = tcp.tls.is_some();
         let opener = self.opener.clone().listening(tcp, at_once);
         let devices = Devices::open(
             &opener,
@@ -515,6 +586,7 @@ impl Builder {
             control,
             devices,
             topology,
+            tls,
             alias: self.alias,
             geometry: geometries.native,
             dlslime_geometry: geometries.compatible,

@@ -128,6 +128,7 @@ impl Supervisor {
             geometry: settings.geometry,
             links,
             more_links,
+            tls: settings.tls,
             services: Vec::new(),
             down: Vec::new(),
         };

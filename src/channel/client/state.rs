@@ -14,7 +14,7 @@ use crate::channel::lend::{RemoteRing, SlotToken};
 use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
 use crate::channel::work_id::WorkId;
 use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
-use crate::fabric::{Completion, QueueHalves};
+use crate::fabric::{Completion, FabricError, QueueHalves};
 use crate::wire::{
     Fault, FixedHeader, Header, Immediate, MessageKind, RendezvousDescriptor, Signal,
 };
@@ -47,6 +47,12 @@ impl ClientState {
             self.close(cause);
             true
         })
+    }
+
+    /// Whether the peer has been met, where that can be told.
+    pub(super) fn has_met_peer(&self) -> Result<bool, FabricError> {
+        let has_met = self.queue_pairs.have_met_peer()?;
+        Ok(has_met && self.bulk.as_ref().map_or(Ok(true), Bulk::has_met_peer)?)
     }
 
     /// Handles what has arrived. Returns whether anything had, or why the channel is lost; arrivals

@@ -90,6 +90,14 @@ impl QueuePair for FaultyQueuePair {
         self.pair.lock().qp().to_init()
     }
 
+    fn expect_peer(&mut self, alias: &str) {
+        self.pair.lock().qp().expect_peer(alias);
+    }
+
+    fn has_met_peer(&self) -> Result<bool, FabricError> {
+        self.pair.lock().qp().has_met_peer()
+    }
+
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
         self.pair.lock().qp().to_rtr(remote)
     }

@@ -24,6 +24,9 @@ pub struct TcpAddress {
     pub socket: SocketAddr,
     /// What a peer must show.
     pub key: TcpKey,
+    /// Whether it speaks TLS, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tls: bool,
 }
 
 /// A random key of 128 bits. It is compared in constant time and not shown by `Debug`; as a record

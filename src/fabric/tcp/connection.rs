@@ -2,24 +2,26 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use super::address::TcpKey;
 use super::completion_queue::{Entry, TcpCompletionQueue};
 use super::device_state::{Command, DeviceState};
 use super::frame::{Header, Kind};
-use super::hello::{Hello, Terms};
+use super::hello::{Hello, Opening, Terms};
 use super::input::{Filled, Input, Payload};
 use super::output::{Output, Unsent};
 use super::region::Target;
 use super::stream::Stream;
 use super::timing::{patience, rnr_patience};
+use super::tls::proof;
 use crate::fabric::{
     self, Access, Completion, CompletionStatus, FabricError, Opcode, Operation, QueuePairAddress,
     QueuePairInit, QueuePairState, RecvRequest, RetryPolicy, SendRequest, software,
     software::MAX_MESSAGE,
 };
+use crate::tls::TlsError;
 
 /// Looks at the socket before somebody else gets a turn.
 const ROUNDS: u32 = 16;
@@ -47,6 +49,8 @@ pub(super) struct Connection {
     state: AtomicU8,
     /// Sends that have been retired, of those posted, modulo 2^32.
     retired: Arc<AtomicU32>,
+    /// Why this end or the other refused to connect.
+    refusal: OnceLock<TlsError>,
     wire: Mutex<Wire>,
 }
 
@@ -54,6 +58,8 @@ pub(super) struct Connection {
 #[derive(Debug, Default)]
 struct Wire {
     remote: Option<QueuePairAddress>,
+    /// The alias that the peer must prove to have.
+    peer: Option<String>,
     stream: Option<Stream>,
     /// The peer's, once it is met.
     terms: Option<Terms>,
@@ -186,6 +192,7 @@ impl Connection {
             device,
             state: AtomicU8::new(QueuePairState::Reset as u8),
             retired: Arc::default(),
+            refusal: OnceLock::new(),
             wire: Mutex::default(),
         })
     }
@@ -234,22 +241,33 @@ impl Connection {
     }
 
     /// Notes who the peer is.
-    pub(super) fn set_remote(&self, remote: QueuePairAddress) {
+    pub(super) fn set_remote(&self, remote: QueuePairAddress, peer: Option<String>) {
         let mut wire = self.lock();
+        wire.peer = peer;
         wire.output.sequence = self.identity.psn;
         wire.input.sequence = remote.psn;
         wire.remote = Some(remote);
     }
 
+    /// The alias that the peer must prove to have.
+    pub(super) fn peer(&self) -> Option<String> {
+        self.lock().peer.clone()
+    }
+
+    /// What whoever dials this end has to show.
+    pub(super) fn key(&self, opening: Opening) -> TcpKey {
+        shown(self.identity.key, opening)
+    }
+
     /// What this end says first to `remote`; `None` before that is known.
-    pub(super) fn hello(&self) -> Option<Hello> {
+    pub(super) fn hello(&self, opening: Opening) -> Option<Hello> {
         let remote = self.lock().remote?;
         Some(Hello {
             from_gid: self.device.gid().0,
             from_qp: self.number(),
             psn: self.identity.psn,
             to_qp: remote.qp_num,
-            key: remote.tcp?.key,
+            key: shown(remote.tcp?.key, opening),
             terms: Terms {
                 max_send_wr: self.identity.max_send_wr,
                 rnr_retry: self.identity.retry.rnr_retry,
@@ -258,9 +276,9 @@ impl Connection {
     }
 
     /// Whether this is what the peer has to say.
-    pub(super) fn is_from_peer(&self, hello: &Hello) -> bool {
+    pub(super) fn is_from_peer(&self, hello: &Hello, opening: Opening) -> bool {
         let remote = self.lock().remote;
-        hello.key == self.identity.key
+        hello.key == self.key(opening)
             && remote.is_some_and(|remote| {
                 remote.gid.0 == hello.from_gid
                     && remote.qp_num == hello.from_qp
@@ -524,7 +542,7 @@ impl Connection {
 
     /// Sends what waits to be sent.
     fn send(&self, wire: &mut Wire) -> Result<(), Ending> {
-        let Some(stream) = &wire.stream else {
+        let Some(stream) = &mut wire.stream else {
             return Ok(());
         };
         wire.output.flush(stream).map_err(|unsent| match unsent {
@@ -535,15 +553,20 @@ impl Connection {
 
     /// Receives what has come.
     fn receive(&self, wire: &mut Wire) -> Result<(), Ending> {
-        for _ in 0..ROUNDS {
+        for round in 0.. {
             if self.parse(wire)? {
                 self.stall(wire);
                 return Ok(());
             }
-            let Some(stream) = &wire.stream else {
+            let Some(stream) = &mut wire.stream else {
                 return Ok(());
             };
-            match wire.input.fill(stream) {
+            // What it has taken from the socket is taken from it: nobody is told of that again.
+            let reads = round < ROUNDS;
+            if !reads && !stream.holds_input() {
+                return Ok(());
+            }
+            match wire.input.fill(stream, reads) {
                 Filled::Full => {}
                 Filled::Emptied => {
                     if self.parse(wire)? {
@@ -552,6 +575,11 @@ impl Connection {
                     return Ok(());
                 }
                 Filled::End => return Err(Ending::Lost),
+                Filled::Forged => {
+                    return Err(Ending::Violation(
+                        "bytes that its TLS session does not allow",
+                    ));
+                }
                 Filled::Deregistered(header) => return Err(deregistered(header)),
             }
         }
@@ -760,6 +788,28 @@ impl Connection {
         self.end(&mut self.lock(), Ending::Lost);
     }
 
+    /// Enters ERR because its peer, or somebody who has seen what its peer said in the clear, did
+    /// not come to the end of a handshake. A connection that is made is not concerned.
+    pub(super) fn fail_to_meet(&self, refusal: Option<TlsError>) {
+        let mut wire = self.lock();
+        if wire.terms.is_some() {
+            return;
+        }
+        if let Some(error) = refusal {
+            // The first reason is the right one.
+            let _ = self.refusal.set(error);
+        }
+        self.end(&mut wire, Ending::Lost);
+    }
+
+    /// Whether the peer has been met, or why not.
+    pub(super) fn has_met_peer(&self) -> Result<bool, TlsError> {
+        match self.refusal.get() {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.lock().terms.is_some() || self.state() == QueuePairState::Error),
+        }
+    }
+
     /// Ends; if the connection is lost, then after what had come before.
     fn end_after_input(&self, wire: &mut Wire, ending: Ending) {
         let mut ending = ending;
@@ -797,7 +847,7 @@ impl Connection {
             let peer = wire.remote.and_then(|remote| remote.tcp);
             self.device.violation(what, peer.map(|tcp| tcp.socket));
         }
-        if let Some(stream) = wire.stream.take() {
+        if let Some(mut stream) = wire.stream.take() {
             let parting = match ending {
                 Ending::Refusing(status) => {
                     let code = REFUSALS.iter().position(|known| *known == status);
@@ -812,12 +862,12 @@ impl Connection {
             if let Some(header) = parting {
                 wire.push(header, &[], Target::empty(), false);
                 // If the socket takes no more, the peer sees the connection end.
-                let _ = wire.output.flush(&stream);
+                let _ = wire.output.flush(&mut stream);
             }
             self.queues(|queue| queue.detach(self, &stream));
             self.device.unwatch(&stream);
             stream.finish();
-            self.device.command(Command::Close(stream));
+            self.device.command(Command::Close(stream.strip()));
         }
         wire.output.clear();
         wire.reads.clear();
@@ -869,6 +919,14 @@ impl Connection {
             retires: Some((places, self.retired.clone())),
         };
         self.identity.send_cq.push(entry, !status.is_success());
+    }
+}
+
+/// What shows that somebody knows a key.
+fn shown(key: TcpKey, opening: Opening) -> TcpKey {
+    match opening {
+        Opening::Hello => key,
+        Opening::Preamble => proof(key),
     }
 }
 

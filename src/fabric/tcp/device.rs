@@ -12,6 +12,7 @@ use super::poller::TcpPoller;
 use super::queue_pair::TcpQueuePair;
 use super::region::{KeyTable, TcpRegion};
 use super::socket;
+use super::tls::TlsContext;
 use super::worker::Worker;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
@@ -33,6 +34,7 @@ pub struct TcpDevice {
     gid: Gid,
     keys: Arc<KeyTable>,
     options: TcpOptions,
+    tls: Option<Arc<TlsContext>>,
     /// Listens; made when it is needed.
     worker: Mutex<Option<Arc<Worker>>>,
 }
@@ -67,9 +69,16 @@ impl TcpDevice {
     /// ```
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// [`FabricError::NoDevice`], which names setting and file, if the certificates cannot be used;
+    /// or the system gives no random bytes.
     pub fn on_demand(options: &TcpOptions) -> Result<Arc<Self>, FabricError> {
+        let tls = options.tls.as_ref().map(TlsContext::open).transpose();
+        let tls = tls.map_err(|error| FabricError::NoDevice {
+            device: TCP.to_owned(),
+            reason: error.to_string(),
+        })?;
         Ok(Arc::new(Self {
+            tls: tls.map(Arc::new),
             gid: Gid(software::random()?),
             keys: Arc::default(),
             options: options.clone(),
@@ -98,14 +107,18 @@ impl TcpDevice {
             return Ok(worker.clone());
         }
         let (listener, advertised) = socket::listen(&self.options)?;
-        if !self.options.bind.is_loopback() {
+        if !self.options.bind.is_loopback() && self.tls.is_none() {
             static WARNED: Once = Once::new();
             WARNED.call_once(|| {
                 let address = SocketAddr::new(self.options.bind, advertised.port());
-                tracing::warn!(%address, "tcp0 listens beyond this host, and its bytes are not encrypted");
+                tracing::warn!(
+                    %address,
+                    "tcp0 listens beyond this host, and its bytes are not encrypted; certificates would do that: \
+                     SLIME_RPC_TLS_CERT, SLIME_RPC_TLS_KEY and SLIME_RPC_TLS_CA"
+                );
             });
         }
-        let state = DeviceState::new(self.gid, self.keys.clone(), advertised)?;
+        let state = DeviceState::new(self.gid, self.keys.clone(), advertised, self.tls.clone())?;
         let started = Arc::new(Worker::start(Arc::new(state), listener)?);
         *worker = Some(started.clone());
         Ok(started)

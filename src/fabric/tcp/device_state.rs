@@ -12,6 +12,7 @@ use rustix::event::epoll;
 use super::connection::Connection;
 use super::region::KeyTable;
 use super::stream::Stream;
+use super::tls::TlsContext;
 use crate::complaints::Complaints;
 use crate::fabric::{FabricError, Gid, eventfd};
 
@@ -27,6 +28,7 @@ pub(super) struct DeviceState {
     /// Where peers dial.
     advertised: SocketAddr,
     keys: Arc<KeyTable>,
+    tls: Option<Arc<TlsContext>>,
     /// Wakes the thread for `commands`.
     control: OwnedFd,
     commands: Mutex<Vec<Command>>,
@@ -68,11 +70,13 @@ impl DeviceState {
         gid: Gid,
         keys: Arc<KeyTable>,
         advertised: SocketAddr,
+        tls: Option<Arc<TlsContext>>,
     ) -> Result<Self, FabricError> {
         Ok(Self {
             gid,
             advertised,
             keys,
+            tls,
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
@@ -96,6 +100,11 @@ impl DeviceState {
 
     pub(super) fn keys(&self) -> &Arc<KeyTable> {
         &self.keys
+    }
+
+    /// The certificates, if it speaks TLS.
+    pub(super) fn tls(&self) -> Option<&TlsContext> {
+        self.tls.as_deref()
     }
 
     pub(super) fn control(&self) -> &OwnedFd {

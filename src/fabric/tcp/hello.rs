@@ -4,7 +4,8 @@ use super::address::TcpKey;
 
 /// Bytes of a hello.
 pub(super) const HELLO: usize = 72;
-const MAGIC: [u8; 8] = *b"SlimeTCP";
+/// What it begins with; where it is a preamble, with the other.
+const MAGIC: [[u8; 8]; 2] = [*b"SlimeTCP", *b"SlimeTLS"];
 const VERSION: u16 = 1;
 
 /// The first bytes of either direction: who speaks, to whom, with which key, and on which terms.
@@ -19,6 +20,15 @@ pub(super) struct Hello {
     pub(super) terms: Terms,
 }
 
+/// What is said when a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The hello, with the key.
+    Hello,
+    /// What comes before TLS, in the clear: a hello with a proof in place of the key.
+    Preamble,
+}
+
 /// What one end has to know of how the other was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -27,9 +37,9 @@ pub(super) struct Terms {
 }
 
 impl Hello {
-    pub(super) fn encode(&self) -> [u8; HELLO] {
+    pub(super) fn encode(&self, opening: Opening) -> [u8; HELLO] {
         let mut bytes = [0; HELLO];
-        bytes[..8].copy_from_slice(&MAGIC);
+        bytes[..8].copy_from_slice(&MAGIC[opening as usize]);
         bytes[8..10].copy_from_slice(&VERSION.to_le_bytes());
         bytes[10] = self.terms.rnr_retry;
         bytes[12..28].copy_from_slice(&self.from_gid);
@@ -41,17 +51,27 @@ impl Hello {
         bytes
     }
 
-    /// `None`: these bytes are no beginning of a hello.
-    pub(super) fn check_beginning(bytes: &[u8]) -> Option<()> {
-        let known = bytes.len().min(MAGIC.len());
-        (bytes[..known] == MAGIC[..known]).then_some(())
+    /// These bytes are no beginning of such an opening: why is the error.
+    pub(super) fn check_beginning(bytes: &[u8], opening: Opening) -> Result<(), &'static str> {
+        let known = bytes.len().min(8);
+        let begins = |opening: Opening| bytes[..known] == MAGIC[opening as usize][..known];
+        match opening {
+            opening if begins(opening) => Ok(()),
+            Opening::Hello if begins(Opening::Preamble) => {
+                Err("it speaks TLS, for which this agent has no certificates (SLIME_RPC_TLS_CERT)")
+            }
+            Opening::Preamble if begins(Opening::Hello) => {
+                Err("it does not speak TLS, as this agent does (SLIME_RPC_TLS_CERT)")
+            }
+            _ => Err("no hello of the tcp fabric"),
+        }
     }
 
     /// What is wrong with it is the error.
-    pub(super) fn decode(bytes: &[u8; HELLO]) -> Result<Self, &'static str> {
+    pub(super) fn decode(bytes: &[u8; HELLO], opening: Opening) -> Result<Self, &'static str> {
         let sixteen = |at: usize| std::array::from_fn(|i| bytes[at + i]);
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-        Self::check_beginning(bytes).ok_or("no hello of the tcp fabric")?;
+        Self::check_beginning(bytes, opening)?;
         if u16::from_le_bytes([bytes[8], bytes[9]]) != VERSION {
             return Err("a hello of another version");
         }
@@ -89,14 +109,21 @@ mod tests {
                 rnr_retry: 6,
             },
         };
-        let bytes = hello.encode();
-        assert_eq!(Hello::decode(&bytes), Ok(hello));
+        let opening = Opening::Hello;
+        let bytes = hello.encode(opening);
+        assert_eq!(Hello::decode(&bytes, opening), Ok(hello));
+        let preamble = hello.encode(Opening::Preamble);
+        assert_eq!(Hello::decode(&preamble, Opening::Preamble), Ok(hello));
+        for (bytes, other) in [(bytes, Opening::Preamble), (preamble, opening)] {
+            let refused = Hello::decode(&bytes, other).unwrap_err();
+            assert!(refused.contains("SLIME_RPC_TLS_CERT"), "{refused}");
+        }
         for (at, value) in [(0, b'G'), (8, 2), (10, 8), (11, 1), (HELLO - 1, 1)] {
             let mut bad = bytes;
             bad[at] = value;
-            assert!(Hello::decode(&bad).is_err(), "byte {at}");
+            assert!(Hello::decode(&bad, opening).is_err(), "byte {at}");
         }
-        assert!(Hello::check_beginning(b"Slim").is_some());
-        assert!(Hello::check_beginning(b"GET / HTTP/1.1").is_none());
+        assert_eq!(Hello::check_beginning(b"Slim", opening), Ok(()));
+        assert!(Hello::check_beginning(b"GET / HTTP/1.1", opening).is_err());
     }
 }

@@ -32,6 +32,8 @@ pub(super) enum Filled {
     Full,
     /// The peer has closed, or the connection is lost.
     End,
+    /// Somebody has changed what the peer encrypted.
+    Forged,
     /// The memory that the bytes belong to is not registered any more.
     Deregistered(Header),
 }
@@ -109,8 +111,9 @@ impl Input {
         Payload::Complete(header)
     }
 
-    /// Receives: first the rest of the payload, into its memory, then whatever follows.
-    pub(super) fn fill(&mut self, stream: &Stream) -> Filled {
+    /// Receives: first the rest of the payload, into its memory, then whatever follows; nothing
+    /// from the socket unless `reads`.
+    pub(super) fn fill(&mut self, stream: &mut Stream, reads: bool) -> Filled {
         if self.start < self.end {
             self.staging.copy_within(self.start..self.end, 0);
         }
@@ -134,12 +137,13 @@ impl Input {
         pieces[count] = Piece::new(NonNull::from(free).cast(), room);
         // SAFETY: the pieces are bytes of a region that `held` keeps, and of the staging buffer, to
         // which this has the only reference. For the former see `payload`.
-        let received = unsafe { stream.receive(&mut pieces[..=count]) };
+        let received = unsafe { stream.receive(&mut pieces[..=count], reads) };
         drop(held);
         let received = match received {
             Ok(0) => return Filled::End,
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Filled::Emptied,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Filled::Forged,
             Err(_) => return Filled::End,
         };
         let moved = received.min(direct);

@@ -19,7 +19,8 @@
 //!
 //! **Trust.** A peer shows the random key of the queue pair that it dials, and the one that answers
 //! shows the key of the dialler's: both come from the control plane, which thereby decides who
-//! connects. Bytes are not encrypted. Nothing that comes over the wire is trusted: a frame that
+//! connects. With certificates ([`TcpOptions::tls`]) both ends also speak TLS and check each other's
+//! alias; without, bytes are not encrypted. Nothing that comes over the wire is trusted: a frame that
 //! breaks the protocol ends its connection, is counted and logged at most once in a while, and
 //! nobody else notices.
 
@@ -39,6 +40,11 @@ mod region;
 mod socket;
 mod stream;
 mod timing;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(not(feature = "tls"))]
+#[path = "tls_absent.rs"]
+mod tls;
 mod worker;
 
 pub use address::{TcpAddress, TcpKey};

@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use crate::tls::TlsFiles;
+
 /// Settings of a [`TcpDevice`](super::TcpDevice).
 ///
 /// ```
@@ -12,6 +14,7 @@ use std::str::FromStr;
 ///     bind: "0.0.0.0".parse()?,
 ///     advertise: Some("192.0.2.1".parse()?),
 ///     ports: 7000..=7099,
+///     tls: None,
 /// };
 /// assert_eq!(TcpOptions::default().ports, 0..=0);
 /// # drop(options);
@@ -27,6 +30,8 @@ pub struct TcpOptions {
     pub advertise: Option<IpAddr>,
     /// The ports to try, in order; `0..=0` is any that is free.
     pub ports: RangeInclusive<u16>,
+    /// Certificates, for mutual TLS: then no peer is met without. Needs the cargo feature `tls`.
+    pub tls: Option<TlsFiles>,
 }
 
 /// The text is no address to listen on.
@@ -71,6 +76,7 @@ impl Default for TcpOptions {
             bind: Ipv4Addr::LOCALHOST.into(),
             advertise: None,
             ports: 0..=0,
+            tls: None,
         }
     }
 }

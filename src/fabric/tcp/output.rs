@@ -87,7 +87,7 @@ impl Output {
     }
 
     /// Sends as much as the socket takes.
-    pub(super) fn flush(&mut self, stream: &Stream) -> Result<(), Unsent> {
+    pub(super) fn flush(&mut self, stream: &mut Stream) -> Result<(), Unsent> {
         while let Some(first) = self.segments.front() {
             if self.segments.len() == 1 && first.target.left() == 0 {
                 let piece = Piece::of(&self.bytes[self.at..self.at + first.buffered]);

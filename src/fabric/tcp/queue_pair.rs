@@ -10,6 +10,7 @@ use crate::fabric::{
     FabricError, LinkType, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState,
     RecvRequest, SendRequest, SystemLimit, TcpAddress, software,
 };
+use crate::tls::TlsError;
 
 /// The owner's handle of one end of a connection.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(super) struct TcpQueuePair {
     connection: Arc<Connection>,
     max_inline: u32,
     worker: Arc<Worker>,
+    /// The alias that the peer must prove to have.
+    peer: Option<String>,
 }
 
 impl TcpQueuePair {
@@ -25,6 +28,7 @@ impl TcpQueuePair {
             connection,
             max_inline,
             worker,
+            peer: None,
         }
     }
 
@@ -60,6 +64,7 @@ impl QueuePair for TcpQueuePair {
             tcp: Some(TcpAddress {
                 socket: state.advertised(),
                 key: identity.key,
+                tls: state.tls().is_some(),
             }),
         }
     }
@@ -77,6 +82,16 @@ impl QueuePair for TcpQueuePair {
         self.connection.advance_state("to_init", from, to)
     }
 
+    fn expect_peer(&mut self, alias: &str) {
+        self.peer = Some(alias.to_owned());
+    }
+
+    fn has_met_peer(&self) -> Result<bool, FabricError> {
+        let qp_num = self.number();
+        let met = self.connection.has_met_peer();
+        met.map_err(|error| FabricError::Tls { qp_num, error })
+    }
+
     fn to_rtr(&mut self, remote: &QueuePairAddress) -> Result<(), FabricError> {
         let (from, to) = (QueuePairState::Init, QueuePairState::Rtr);
         if self.state() != from {
@@ -86,6 +101,15 @@ impl QueuePair for TcpQueuePair {
             let reason = "the peer's address names no host and port of the tcp fabric";
             return Err(self.unreachable(reason.to_owned()));
         };
+        let error = match (self.worker.state().tls(), address.tls) {
+            (Some(_), false) => Some(TlsError::MissingThere),
+            (None, true) => Some(TlsError::MissingHere),
+            _ => None,
+        };
+        if let Some(error) = error {
+            let qp_num = self.number();
+            return Err(FabricError::Tls { qp_num, error });
+        }
         let socket = if self.dials(remote) {
             let dialled = socket::dial(address.socket).map_err(|error| {
                 if SystemLimit::of(&error).is_some() {
@@ -100,7 +124,7 @@ impl QueuePair for TcpQueuePair {
         } else {
             None
         };
-        self.connection.set_remote(*remote);
+        self.connection.set_remote(*remote, self.peer.clone());
         self.connection.advance_state("to_rtr", from, to)?;
         let this = Arc::downgrade(&self.connection);
         self.worker.state().command(match socket {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::address::TcpKey;
 use super::frame::{HEADER, Header, Kind};
-use super::hello::{HELLO, Hello, Terms};
+use super::hello::{HELLO, Hello, Opening, Terms};
 use super::{TcpDevice, TcpOptions};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{
@@ -163,6 +163,7 @@ impl Victim {
             tcp: Some(TcpAddress {
                 socket,
                 key: ATTACKER_KEY,
+                tls: false,
             }),
         };
         self.qp.to_rtr(&peer).unwrap();
@@ -193,10 +194,10 @@ impl Victim {
 
     /// Dials as the peer.
     fn meet(&self) -> TcpStream {
-        let mut stream = self.say(&self.hello().encode());
+        let mut stream = self.say(&self.hello().encode(Opening::Hello));
         let mut answer = [0; HELLO];
         stream.read_exact(&mut answer).unwrap();
-        let answer = Hello::decode(&answer).unwrap();
+        let answer = Hello::decode(&answer, Opening::Hello).unwrap();
         assert_eq!((answer.key, answer.to_qp), (ATTACKER_KEY, ATTACKER_QP));
         stream
     }
@@ -281,7 +282,8 @@ fn rest(mut stream: TcpStream) -> Vec<u8> {
 fn strangers_are_closed_and_counted() {
     let victim = Victim::new();
     let hello = victim.hello();
-    let [mut version, mut psn, mut partial] = [(); 3].map(|()| hello.encode().to_vec());
+    let [mut version, mut psn, mut partial] =
+        [(); 3].map(|()| hello.encode(Opening::Hello).to_vec());
     version[8] = 9;
     psn[32] ^= 1;
     partial.truncate(HELLO - 1);
@@ -300,8 +302,8 @@ fn strangers_are_closed_and_counted() {
         &[0; HELLO],
         &version,
         &psn,
-        &wrong_key.encode(),
-        &wrong_number.encode(),
+        &wrong_key.encode(Opening::Hello),
+        &wrong_number.encode(Opening::Hello),
         b"S",
     ];
     let mut count = 0;
@@ -334,13 +336,16 @@ fn a_queue_pair_without_a_peer_lets_nobody_wait_who_shows_a_wrong_key() {
         key: TcpKey::new([0; 16]),
         ..hello
     };
-    assert!(rest(victim.say(&wrong_key.encode())).is_empty());
+    assert!(rest(victim.say(&wrong_key.encode(Opening::Hello))).is_empty());
     victim.has_violations(1);
-    let mut early = victim.say(&hello.encode());
+    let mut early = victim.say(&hello.encode(Opening::Hello));
     victim.expect(DIALLING, SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
     let mut answer = [0; HELLO];
     early.read_exact(&mut answer).unwrap();
-    assert_eq!(Hello::decode(&answer).unwrap().key, ATTACKER_KEY);
+    assert_eq!(
+        Hello::decode(&answer, Opening::Hello).unwrap().key,
+        ATTACKER_KEY
+    );
     victim.has_violations(1);
 }
 
@@ -357,7 +362,7 @@ fn an_impostor_that_answers_is_refused_and_counted() {
         stream.set_read_timeout(Some(SOON)).unwrap();
         let mut hello = [0; HELLO];
         stream.read_exact(&mut hello).unwrap();
-        let hello = Hello::decode(&hello).unwrap();
+        let hello = Hello::decode(&hello, Opening::Hello).unwrap();
         assert_eq!((hello.key, hello.to_qp), (ATTACKER_KEY, ATTACKER_QP));
         let answer = Hello {
             from_gid: DIALLED.0,
@@ -375,13 +380,13 @@ fn an_impostor_that_answers_is_refused_and_counted() {
     for (number, lie) in lies.iter().enumerate() {
         let (mut victim, mut stream, mut answer) = dialled();
         lie(&mut answer);
-        stream.write_all(&answer.encode()).unwrap();
+        stream.write_all(&answer.encode(Opening::Hello)).unwrap();
         assert!(rest(stream).is_empty(), "lie {number}");
         victim.has_violations(1);
         victim.is_in_error();
     }
     let (mut victim, mut stream, answer) = dialled();
-    stream.write_all(&answer.encode()).unwrap();
+    stream.write_all(&answer.encode(Opening::Hello)).unwrap();
     victim.takes_a_message(&mut stream);
     victim.has_violations(0);
 }
@@ -470,7 +475,9 @@ fn peers_that_break_the_protocol_are_closed_and_counted() {
             };
             header.encode().to_vec()
         }),
-        ("a second hello", |victim| victim.hello().encode().to_vec()),
+        ("a second hello", |victim| {
+            victim.hello().encode(Opening::Hello).to_vec()
+        }),
         ("more READs than it may have outstanding", |victim| {
             let reads = (0..2 * SENDS).map(|sequence| Header {
                 kind: Kind::Read,
@@ -567,7 +574,7 @@ fn a_peer_that_stops_reading_is_given_up() {
 fn a_replayed_hello_is_refused() {
     let mut victim = Victim::new();
     let mut stream = victim.meet();
-    rest(victim.say(&victim.hello().encode()));
+    rest(victim.say(&victim.hello().encode(Opening::Hello)));
     victim.has_violations(1);
     victim.takes_a_message(&mut stream);
 }
@@ -615,6 +622,7 @@ fn what_cannot_be_listened_on_is_an_error_that_names_the_setting() {
         bind: Ipv4Addr::UNSPECIFIED.into(),
         advertise: Some(Ipv4Addr::new(127, 0, 0, 2).into()),
         ports: 0..=0,
+        tls: None,
     })
     .unwrap();
     assert_eq!(

@@ -18,11 +18,13 @@ use rustix::event::{Timespec, epoll};
 
 use super::connection::{Connection, Watch};
 use super::device_state::{Command, DeviceState};
-use super::hello::{HELLO, Hello};
+use super::hello::{HELLO, Hello, Opening};
 use super::socket;
 use super::stream::{Piece, Stream};
 use super::timing::patience;
+use super::tls::{Handshake, TlsSession};
 use crate::fabric::{FabricError, QueuePairState};
+use crate::tls::TlsError;
 
 /// Between two looks at a connection that somebody else sees to.
 const TICK: Duration = Duration::from_millis(2);
@@ -119,6 +121,8 @@ struct PendingSocket {
     stream: Stream,
     peer: Option<SocketAddr>,
     role: Role,
+    /// Number of the queue pair whose peer has proved by TLS to be the other end.
+    proved: Option<u32>,
     /// When it is closed. `None`: when its end is seen.
     until: Option<Instant>,
 }
@@ -128,6 +132,8 @@ enum Role {
     Stranger(Greeting),
     /// Waits until the queue pair that it named is ready.
     Waiting(Hello),
+    /// In the handshake of TLS for this connection, which this end has dialled or not.
+    Securing(Weak<Connection>, bool),
     /// Being dialled for a connection.
     Dialling(Weak<Connection>),
     /// Dialled; the peer has not answered.
@@ -142,8 +148,22 @@ struct Greeting {
     len: usize,
 }
 
-/// What is wrong with what a pending socket brings; empty if it just ended.
-type Violation = &'static str;
+/// Why a pending socket is closed.
+#[derive(Debug)]
+enum Wrong {
+    /// It just ended.
+    Ended,
+    /// What it brings is wrong.
+    Said(&'static str),
+    /// One end refuses the other.
+    Refused(TlsError),
+}
+
+impl From<&'static str> for Wrong {
+    fn from(said: &'static str) -> Self {
+        Self::Said(said)
+    }
+}
 
 impl Greeting {
     fn new() -> Self {
@@ -154,23 +174,55 @@ impl Greeting {
     }
 
     /// Receives no byte more than belongs to it.
-    fn fill(&mut self, stream: &Stream) -> Result<Option<Hello>, Violation> {
+    fn fill(&mut self, stream: &mut Stream, opening: Opening) -> Result<Option<Hello>, Wrong> {
         let rest = &mut self.bytes[self.len..];
         let room = rest.len();
         let mut piece = [Piece::new(NonNull::from(rest).cast(), room)];
         // SAFETY: the piece is the rest of `bytes`, to which this has the only reference.
-        match unsafe { stream.receive(&mut piece) } {
-            Ok(0) if self.len == 0 => return Err(""),
-            Ok(0) => return Err("it ended within its hello"),
+        match unsafe { stream.receive(&mut piece, true) } {
+            Ok(0) if self.len == 0 => return Err(Wrong::Ended),
+            Ok(0) => return Err("it ended within its hello".into()),
             Ok(received) => self.len += received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(""),
+            Err(error) => {
+                let refusal = TlsError::of_stream(&error);
+                return Err(refusal.map_or(Wrong::Ended, Wrong::Refused));
+            }
         }
-        Hello::check_beginning(&self.bytes[..self.len]).ok_or("no hello of the tcp fabric")?;
+        Hello::check_beginning(&self.bytes[..self.len], opening)?;
         if self.len < HELLO {
             return Ok(None);
         }
-        Hello::decode(&self.bytes).map(Some)
+        Ok(Hello::decode(&self.bytes, opening).map(Some)?)
+    }
+}
+
+/// What is said over this stream before its bytes are frames.
+fn opening(state: &DeviceState, stream: &Stream) -> Opening {
+    match state.tls() {
+        Some(_) if stream.is_plain() => Opening::Preamble,
+        _ => Opening::Hello,
+    }
+}
+
+impl PendingSocket {
+    /// Says what belongs here to the peer of a connection. Returns whether it did.
+    fn say(&mut self, connection: &Connection, opening: Opening) -> bool {
+        let Some(hello) = connection.hello(opening) else {
+            return false;
+        };
+        let bytes = hello.encode(opening);
+        // SAFETY: the piece is `bytes`, which are only read.
+        let sent = unsafe { self.stream.send(&[Piece::of(&bytes)]) };
+        // The buffer of a new socket has room for it.
+        sent.is_ok_and(|sent| sent == HELLO)
+    }
+
+    /// Says it as the end that dialled, and waits for the answer.
+    fn greet(&mut self, connection: &Arc<Connection>, opening: Opening) -> bool {
+        let said = self.say(connection, opening);
+        self.role = Role::Dialled(Arc::downgrade(connection), Greeting::new());
+        said
     }
 }
 
@@ -267,8 +319,9 @@ impl Routine {
             .collect();
         for token in over {
             let wrong = match self.pending[&token].role {
-                Role::Stranger(_) => "it did not say hello in time",
-                _ => "",
+                Role::Stranger(_) => "it did not say hello in time".into(),
+                Role::Securing(..) => "its TLS handshake did not end in time".into(),
+                _ => Wrong::Ended,
             };
             self.remove(token, wrong);
         }
@@ -294,7 +347,7 @@ impl Routine {
                     let until = Some(now + HELLO_PATIENCE);
                     let flags = epoll::EventFlags::IN;
                     self.strangers += 1;
-                    self.add(Stream::Plain(socket), peer, role, until, flags);
+                    self.add(Stream::plain(socket), peer, role, until, flags);
                 }
                 // Who dialled has given up.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -325,13 +378,14 @@ impl Routine {
             stream,
             peer,
             role,
+            proved: None,
             until,
         };
         self.pending.insert(token, link);
         if let Err(error) = watched {
             self.state
                 .complain(format_args!("a peer cannot be waited for: {error}"));
-            self.remove(token, "");
+            self.remove(token, Wrong::Ended);
         }
     }
 
@@ -346,7 +400,7 @@ impl Routine {
                     let until = Some(now + patience(alive.identity().retry));
                     let role = Role::Dialling(connection);
                     let flags = epoll::EventFlags::OUT;
-                    self.add(Stream::Plain(socket), None, role, until, flags);
+                    self.add(Stream::plain(socket), None, role, until, flags);
                 }
                 Command::Greet(number) => self.greet_waiting(number),
                 Command::LookAfter(connection) => self.looked_after.push(connection),
@@ -382,39 +436,29 @@ impl Routine {
         let Some(link) = self.pending.get_mut(&token) else {
             return;
         };
+        let opening = opening(&self.state, &link.stream);
         match &mut link.role {
-            Role::Stranger(greeting) => match greeting.fill(&link.stream) {
+            Role::Stranger(greeting) => match greeting.fill(&mut link.stream, opening) {
                 Ok(None) => {}
                 Ok(Some(hello)) => self.greet(token, &hello),
                 Err(wrong) => self.remove(token, wrong),
             },
             // It may say nothing before it is answered, and most likely has closed.
-            Role::Waiting(_) => self.remove(token, ""),
+            Role::Waiting(_) => self.remove(token, Wrong::Ended),
+            Role::Securing(..) => self.secure(token),
             Role::Dialling(connection) => {
-                let hello = connection
-                    .upgrade()
-                    .and_then(|connection| connection.hello());
-                let is_dialled = socket::dialled(&link.stream);
-                let said = hello.filter(|_| is_dialled.is_ok()).is_some_and(|hello| {
-                    let bytes = hello.encode();
-                    // SAFETY: the piece is `bytes`, which are only read.
-                    let sent = unsafe { link.stream.send(&[Piece::of(&bytes)]) };
-                    // The buffer of a new socket has room for it.
-                    sent.is_ok_and(|sent| sent == HELLO)
-                });
-                if !said {
-                    return self.remove(token, "");
+                let alive = connection.upgrade();
+                let is_dialled = socket::dialled(&link.stream).is_ok();
+                if !is_dialled || !alive.is_some_and(|it| link.greet(&it, opening)) {
+                    return self.remove(token, Wrong::Ended);
                 }
-                link.role = Role::Dialled(connection.clone(), Greeting::new());
-                let data = epoll::EventData::new_u64(token);
-                let flags = epoll::EventFlags::IN;
-                let _ = epoll::modify(self.state.epoll(), &link.stream, data, flags);
+                self.expect(token, epoll::EventFlags::IN);
             }
-            Role::Dialled(connection, greeting) => match greeting.fill(&link.stream) {
+            Role::Dialled(connection, greeting) => match greeting.fill(&mut link.stream, opening) {
                 Ok(None) => {}
                 Ok(Some(hello)) => {
                     let connection = connection.clone();
-                    self.answered(token, &connection, &hello);
+                    self.answered(token, &connection, &hello, opening);
                 }
                 Err(wrong) => self.remove(token, wrong),
             },
@@ -424,28 +468,43 @@ impl Routine {
                     DISCARDED,
                 )];
                 // SAFETY: the piece is the buffer, to which this has the only reference.
-                let received = unsafe { link.stream.receive(&mut pieces) };
+                let received = unsafe { link.stream.receive(&mut pieces, true) };
                 let is_open = match received {
                     Ok(received) => received > 0,
                     Err(error) => error.kind() == io::ErrorKind::WouldBlock,
                 };
                 if !is_open {
-                    self.remove(token, "");
+                    self.remove(token, Wrong::Ended);
                 }
             }
         }
     }
 
+    /// Watches a pending socket for this.
+    fn expect(&self, token: u64, flags: epoll::EventFlags) {
+        if let Some(link) = self.pending.get(&token) {
+            let data = epoll::EventData::new_u64(token);
+            // It is watched, so this cannot fail.
+            let _ = epoll::modify(self.state.epoll(), &link.stream, data, flags);
+        }
+    }
+
     /// Answers a hello, if its queue pair is ready.
     fn greet(&mut self, token: u64, hello: &Hello) {
+        let Some(link) = self.pending.get(&token) else {
+            return;
+        };
+        let opening = opening(&self.state, &link.stream);
+        if link.proved.is_some_and(|number| number != hello.to_qp) {
+            let what = "it named another queue pair than before its handshake";
+            return self.remove(token, what.into());
+        }
         let found = self.state.find(hello.to_qp);
         // A queue pair that is not there and a key that is wrong look the same from outside.
-        let found = found.filter(|found| hello.key == found.identity().key);
+        let found = found.filter(|found| hello.key == found.key(opening));
         let Some(connection) = found else {
-            return self.remove(
-                token,
-                "it showed a wrong key, or named no queue pair of ours",
-            );
+            let what = "it showed a wrong key, or named no queue pair of ours";
+            return self.remove(token, what.into());
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
@@ -454,35 +513,83 @@ impl Routine {
                     link.until = None;
                 }
             }
-            QueuePairState::Error => self.remove(token, ""),
+            QueuePairState::Error => self.remove(token, Wrong::Ended),
             QueuePairState::Rtr | QueuePairState::Rts => {
-                let answer = connection
-                    .hello()
-                    .filter(|_| connection.is_from_peer(hello));
-                let Some((link, answer)) = self.pending.get(&token).zip(answer) else {
-                    return self.remove(token, "it is not the peer of its queue pair");
-                };
-                let bytes = answer.encode();
-                // SAFETY: the piece is `bytes`, which are only read.
-                let sent = unsafe { link.stream.send(&[Piece::of(&bytes)]) };
-                if sent.is_ok_and(|sent| sent == HELLO) {
-                    self.hand_over(token, &connection, hello);
-                } else {
-                    self.remove(token, "");
+                if !connection.is_from_peer(hello, opening) {
+                    return self.remove(token, "it is not the peer of its queue pair".into());
+                }
+                let link = self.pending.get_mut(&token);
+                match (opening, link.is_some_and(|it| it.say(&connection, opening))) {
+                    (Opening::Hello, true) => self.hand_over(token, &connection, hello),
+                    (Opening::Preamble, true) => self.begin(token, &connection, false),
+                    (_, false) => self.remove(token, Wrong::Ended),
                 }
             }
         }
     }
 
     /// The one that was dialled has answered.
-    fn answered(&mut self, token: u64, connection: &Weak<Connection>, hello: &Hello) {
+    fn answered(
+        &mut self,
+        token: u64,
+        connection: &Weak<Connection>,
+        hello: &Hello,
+        opening: Opening,
+    ) {
         match connection.upgrade() {
-            Some(connection) if connection.is_from_peer(hello) => {
-                self.hand_over(token, &connection, hello);
-            }
-            Some(_) => self.remove(token, "it is not the one that was dialled"),
-            None => self.remove(token, ""),
+            Some(connection) if connection.is_from_peer(hello, opening) => match opening {
+                Opening::Hello => self.hand_over(token, &connection, hello),
+                Opening::Preamble => self.begin(token, &connection, true),
+            },
+            Some(_) => self.remove(token, "it is not the one that was dialled".into()),
+            None => self.remove(token, Wrong::Ended),
         }
+    }
+
+    /// Begins the handshake of TLS. The other end has shown to know the key.
+    fn begin(&mut self, token: u64, connection: &Arc<Connection>, is_dialler: bool) {
+        let Some((link, tls)) = self.pending.get_mut(&token).zip(self.state.tls()) else {
+            return;
+        };
+        let peer = connection.peer();
+        match TlsSession::begin(tls, peer.as_deref(), is_dialler) {
+            Ok(session) => link.stream.encrypt(session),
+            Err(error) => return self.remove(token, Wrong::Refused(error)),
+        }
+        link.role = Role::Securing(Arc::downgrade(connection), is_dialler);
+        if !is_dialler {
+            link.until = Some(Instant::now() + HELLO_PATIENCE);
+        }
+        self.secure(token);
+    }
+
+    /// Goes on with the handshake of TLS, and says or expects the hello when it is over.
+    fn secure(&mut self, token: u64) {
+        let Some(link) = self.pending.get_mut(&token) else {
+            return;
+        };
+        let Role::Securing(connection, is_dialler) = &link.role else {
+            return;
+        };
+        let (connection, is_dialler) = (connection.upgrade(), *is_dialler);
+        let Some(connection) = connection else {
+            return self.remove(token, Wrong::Ended);
+        };
+        match link.stream.handshake() {
+            Ok(Handshake::Reads) => return self.expect(token, epoll::EventFlags::IN),
+            Ok(Handshake::Writes) => return self.expect(token, epoll::EventFlags::OUT),
+            Ok(Handshake::Done) => {}
+            Err(error) => return self.remove(token, Wrong::Refused(error)),
+        }
+        link.proved = Some(connection.number());
+        if !is_dialler {
+            link.role = Role::Stranger(Greeting::new());
+        } else if !link.greet(&connection, Opening::Hello) {
+            return self.remove(token, Wrong::Ended);
+        }
+        self.expect(token, epoll::EventFlags::IN);
+        // It may have come with the end of the handshake.
+        self.receive_from(token);
     }
 
     /// A pending socket is the one of a connection from now on.
@@ -510,7 +617,11 @@ impl Routine {
 
     fn forget(&mut self, token: u64) -> Option<PendingSocket> {
         let link = self.pending.remove(&token)?;
-        if matches!(link.role, Role::Stranger(_) | Role::Waiting(_)) {
+        let is_stranger = matches!(
+            link.role,
+            Role::Stranger(_) | Role::Waiting(_) | Role::Securing(_, false)
+        );
+        if is_stranger {
             self.strangers -= 1;
         }
         // It is watched or could not be.
@@ -519,17 +630,33 @@ impl Routine {
     }
 
     /// Closes a pending socket, and says why unless it just ended.
-    fn remove(&mut self, token: u64, wrong: Violation) {
+    fn remove(&mut self, token: u64, wrong: Wrong) {
         let Some(link) = self.forget(token) else {
             return;
         };
-        if !wrong.is_empty() {
-            self.state.violation(wrong, link.peer);
+        let mine = match link.role {
+            Role::Dialling(connection)
+            | Role::Dialled(connection, _)
+            | Role::Securing(connection, _) => connection.upgrade(),
+            Role::Stranger(_) => link.proved.and_then(|number| self.state.find(number)),
+            Role::Waiting(_) | Role::Closing => None,
+        };
+        let mut refusal = None;
+        match wrong {
+            Wrong::Ended => {}
+            Wrong::Said(what) => self.state.violation(what, link.peer),
+            Wrong::Refused(error) => {
+                self.state.violation(&error.to_string(), link.peer);
+                // The other end reads why.
+                link.stream.finish();
+                let until = Some(Instant::now() + CLOSE_PATIENCE);
+                let flags = epoll::EventFlags::IN;
+                self.add(link.stream.strip(), None, Role::Closing, until, flags);
+                refusal = Some(error);
+            }
         }
-        if let Role::Dialling(connection) | Role::Dialled(connection, _) = link.role
-            && let Some(connection) = connection.upgrade()
-        {
-            connection.lose();
+        if let Some(connection) = mine {
+            connection.fail_to_meet(refusal);
         }
     }
 }

@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message, ResponseFuture};
 use slimerpc::channel::{
-    ClientChannel, Descriptor, Dialer, Endpoint, Mismatch, ServiceTable, WaitPolicy,
+    ClientChannel, ConnectError, Descriptor, Dialer, Endpoint, Mismatch, ServiceTable, WaitPolicy,
 };
-use slimerpc::fabric::LinkType;
+use slimerpc::fabric::{FabricError, LinkType};
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::peer_lookup::{Found, PeerNews};
 use super::{AgentState, FIRST_LOOK, Supervisor};
@@ -22,6 +22,9 @@ use crate::agent::builder::Settings;
 use crate::agent::handshake::{Answer, Open};
 use crate::client::connection::ConnectedService;
 use crate::dlslime::client::Attempt;
+
+/// Between two looks at a handshake of TLS.
+const HANDSHAKE_LOOK: Duration = Duration::from_millis(1);
 
 /// Opens a channel to a service of a peer.
 #[derive(Message)]
@@ -107,6 +110,8 @@ impl AgentState {
                         | Mismatch::NoSuchService { .. }
                         | Mismatch::ServiceChanged { .. }
                 ),
+                // The other's certificate will be no better.
+                AgentError::Connect(ConnectError::Fabric(FabricError::Tls { .. })) => false,
                 // The peer may have died after its answer, so try once more. If it lives, its
                 // second answer is no better.
                 AgentError::Connect(_) => {
@@ -136,7 +141,10 @@ impl AgentState {
                 table.check_methods(&request.wanted)?;
             }
             let table = table.clone();
-            Ok((table, theirs.link(&devices.links(), &here)?))
+            Ok((
+                table,
+                theirs.link(&devices.links(), &here, self.settings.tls)?,
+            ))
         };
         self.find(&request.peer, started, request.timeout, check)
             .await
@@ -213,8 +221,35 @@ impl AgentState {
             mismatch,
         })?;
         let channel = dialer.connect(&request.peer, &endpoint, request.wait_policy.clone())?;
+        let left = request.timeout.saturating_sub(started.elapsed());
+        self.meet(&request.peer, link, left, || channel.has_met_peer())
+            .await?;
         self.note_channel(Some(theirs.incarnation), &channel);
         Ok(channel)
+    }
+
+    /// Waits until a peer is met over TLS, whose refusals are known only then.
+    pub(super) async fn meet(
+        &self,
+        peer: &str,
+        link: LinkType,
+        limit: Duration,
+        has_met: impl Fn() -> Result<bool, FabricError>,
+    ) -> Result<(), AgentError> {
+        if !self.settings.tls || link != LinkType::Tcp {
+            return Ok(());
+        }
+        let started = Instant::now();
+        while !has_met().map_err(ConnectError::from)? {
+            if started.elapsed() >= limit {
+                return Err(AgentError::ConnectTimeout {
+                    peer: peer.to_owned(),
+                    waited: started.elapsed(),
+                });
+            }
+            sleep(HANDSHAKE_LOOK).await;
+        }
+        Ok(())
     }
 
     /// Asks `peer` to let a caller in.

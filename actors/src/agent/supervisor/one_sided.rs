@@ -119,7 +119,7 @@ impl AgentState {
         let owner = reach.buffer.owner();
         let devices = &self.settings.devices;
         let here = self.descriptor.borrow().host.clone();
-        let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here);
+        let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here, self.settings.tls);
         let (theirs, link) = match self.find(owner, started, reach.timeout, check).await {
             Ok(Found::Native(theirs, link)) => (theirs, link),
             Ok(Found::Dlslime(_)) | Err(AgentError::PeerUnknown { .. }) => return Err(gone(owner)),
@@ -192,8 +192,12 @@ impl AgentState {
                 .into());
             }
         };
-        let connected = dialer.connect(theirs, reach.wait_policy.clone());
-        Ok(connected.map_err(AgentError::from)?)
+        let connected = dialer.connect(owner, theirs, reach.wait_policy.clone());
+        let connection = connected.map_err(AgentError::from)?;
+        let left = reach.timeout.saturating_sub(started.elapsed());
+        self.meet(owner, link, left, || connection.has_met_peer())
+            .await?;
+        Ok(connection)
     }
 
     /// Answers a peer that asks for a connection to this agent's memory.
@@ -228,7 +232,7 @@ impl AgentState {
                 "{MAX_EXPOSED} connections to memory of this agent are there already"
             )));
         }
-        let accepted = Exposed::accept(&**memory.device(), open.qp, self.settings.retry);
+        let accepted = Exposed::accept(&**memory.device(), peer, open.qp, self.settings.retry);
         let (end, ours) = accepted.map_err(|error| refuse(&error))?;
         exposed.push((peer.to_owned(), end));
         Ok(ours)
@@ -256,12 +260,12 @@ mod tests {
         let (device, retry) = (ShmDevice::open().unwrap(), RetryPolicy::default());
         let memory = BufferPool::private(device.clone(), MemoryLimits::default());
         let dialer = OneSidedDialer::new(&memory, retry).unwrap();
-        let (exposed, theirs) = Exposed::accept(&*device, dialer.address(), retry).unwrap();
+        let (exposed, theirs) = Exposed::accept(&*device, "a", dialer.address(), retry).unwrap();
         let wait_policy = WaitPolicy {
             busy_poll: Duration::ZERO,
             runtime: tokio::runtime::Handle::current(),
         };
-        (dialer.connect(theirs, wait_policy).unwrap(), exposed)
+        (dialer.connect("b", theirs, wait_policy).unwrap(), exposed)
     }
 
     #[test]

@@ -134,7 +134,8 @@ impl AgentState {
         if !known {
             let devices = &self.settings.devices;
             let here = self.descriptor.borrow().host.clone();
-            let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here);
+            let check =
+                |theirs: &Descriptor| theirs.link(&devices.links(), &here, self.settings.tls);
             let found = self.find(&peer, Instant::now(), timeout, check).await?;
             if let Found::Dlslime(_) = found {
                 return Err(AgentError::NotNative {
@@ -264,6 +265,7 @@ impl AgentState {
         let monitor = Rc::new(PeerMonitor {
             peer: peer.to_owned(),
             core: RefCell::new(MonitorState::new(
+                peer,
                 incarnation,
                 self.settings.devices.links()[0],
             )),
@@ -427,7 +429,8 @@ impl AgentState {
         };
         let here = self.descriptor.borrow().host.clone();
         let found = found.and_then(|theirs| {
-            let link: Result<_, Mismatch> = theirs.link(&self.settings.devices.links(), &here);
+            let ours = &self.settings;
+            let link: Result<_, Mismatch> = theirs.link(&ours.devices.links(), &here, ours.tls);
             Some((theirs.incarnation, link.ok()?))
         });
         let mut core = monitor.core.borrow_mut();

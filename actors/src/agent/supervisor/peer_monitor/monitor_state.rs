@@ -27,6 +27,8 @@ const RETRY_TIMING: RetryTiming = RetryTiming {
 };
 
 pub(super) struct MonitorState {
+    /// Alias of the peer.
+    peer: String,
     pub(super) link: PeerConnection<LinkEndpoint>,
     pub(super) inputs: VecDeque<Input<LinkEndpoint>>,
     /// This side's end of the connection, if there is one.
@@ -78,8 +80,9 @@ pub(super) enum Effect {
 
 impl MonitorState {
     /// Makes the state of a monitor that is not connected yet.
-    pub(super) fn new(incarnation: u64, found: LinkType) -> Self {
+    pub(super) fn new(peer: &str, incarnation: u64, found: LinkType) -> Self {
         Self {
+            peer: peer.to_owned(),
             link: PeerConnection::new(incarnation, RETRY_TIMING),
             inputs: VecDeque::new(),
             end: None,
@@ -189,7 +192,8 @@ impl MonitorState {
             return Err(refused(&format!("no device is on {link}")));
         };
         let heartbeat = Heartbeat::new(&**memory.device(), state.settings.retry);
-        let heartbeat = heartbeat.map_err(|error| refused(&error))?;
+        let mut heartbeat = heartbeat.map_err(|error| refused(&error))?;
+        heartbeat.expect_peer(&self.peer);
         let events = heartbeat.events().map_err(|error| refused(&error))?;
         let qp = heartbeat.address();
         self.end = Some(MonitoredEnd {
