@@ -13,8 +13,8 @@
 //! | [`nanoctrl`] | the NanoCtrl server | the keys of control |
 //! | [`backoff`] | pauses between attempts | |
 //!
-//! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `tls`, `wire`, `fabric`, `channel`,
-//! `control`, `nanoctrl`. A folder uses those before it only.
+//! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `tls`, `wire`, `fabric`,
+//! `channel`, `control`, `nanoctrl`. A folder uses those before it only.
 //!
 //! # The way of a call
 //!
@@ -55,8 +55,8 @@
 //!   there is shared memory.
 //! - `faults`: devices that fail on a plan (`fabric::faults`), for tests of how a program handles
 //!   failures.
-//! - `tls`: TLS for Redis (`rediss://`), for NanoCtrl (`https://`) and for peers over TCP. Needs a C
-//!   compiler to build.
+//! - `tls`: TLS for Redis (`rediss://`), for NanoCtrl (`https://`) and for peers over TCP. Needs a
+//!   C compiler to build.
 
 pub mod backoff;
 pub mod channel;

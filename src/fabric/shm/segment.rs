@@ -61,7 +61,8 @@ impl Segment {
         if !rustix::fs::fcntl_get_seals(fd.as_fd())?.contains(SEALS) {
             return invalid("the peer's memory is not sealed");
         }
-        // A hole in huge pages that the peer makes later need not be filled again: a mapping faults.
+        // A hole in huge pages that the peer makes later need not be filled again: a mapping
+        // faults.
         if rustix::fs::fstatfs(fd)?.f_type == libc::HUGETLBFS_MAGIC {
             return invalid("the peer's memory is of huge pages");
         }
