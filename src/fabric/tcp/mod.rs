@@ -21,8 +21,8 @@
 //! shows the key of the dialler's: both come from the control plane, which thereby decides who
 //! connects. With certificates ([`TcpOptions::tls`]) both ends also speak TLS and check each
 //! other's alias; without, bytes are not encrypted. Nothing that comes over the wire is trusted: a
-//! frame that breaks the protocol ends its connection, is counted and logged at most once in a while, and
-//! nobody else notices.
+//! frame that breaks the protocol ends its connection, is counted and logged at most once in a
+//! while, and nobody else notices.
 
 mod address;
 mod completion_queue;
