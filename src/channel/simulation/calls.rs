@@ -710,7 +710,7 @@ impl World {
 }
 
 impl Channels {
-    fn may_send(&self) -> bool {
+    pub(super) fn may_send(&self) -> bool {
         self.sends.has_room() && self.unsent.is_empty()
     }
 }

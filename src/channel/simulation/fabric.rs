@@ -221,6 +221,15 @@ impl World {
             retires: 0,
         };
         self.complete(port, work, Err(Flushed));
+        // Of a batch, a failure may come first, and answers after it.
+        let (owner, comes_first) = (self.ports[port.0].owner, self.percent(30));
+        if let Some(agent) = self.agent(owner).filter(|_| comes_first) {
+            let completions = &mut agent.completions;
+            let first = completions.iter().position(|one| one.port == port);
+            if let (Some(at), Some(failure)) = (first, completions.pop_back()) {
+                completions.insert(at, failure);
+            }
+        }
     }
 
     /// Connects an end with the other.

@@ -12,6 +12,7 @@ impl World {
         let Some(channels) = self.channels(spot, port).filter(|one| one.has_memory) else {
             return;
         };
+        let channels = &*channels;
         let Channels { caller, live, .. } = channels;
         let credits = caller.credits();
         assert_eq!(
@@ -28,6 +29,11 @@ impl World {
             return assert!(!caller.has_sleepers(), "CALL-1: they were woken");
         }
         assert_eq!(credits.in_use, live.len() - caller.waiting(), "SLOT-2");
+        let may_be_granted = channels.may_send() && credits.free > 0;
+        let mut waiting = live.iter().filter(|(id, _)| caller.is_waiting(**id));
+        if let Some((id, first)) = waiting.next().filter(|_| may_be_granted) {
+            assert!(first.is_encoding, "CALL-1: {id:?} waits beside its credit");
+        }
         assert_eq!(
             credits.orphaned, channels.forgotten,
             "SLOT-1: a slot is kept until its answer"
