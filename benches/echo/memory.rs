@@ -71,7 +71,7 @@ fn rows(suite: &Suite, end: &str, each: Footprint) {
     };
     // Of a region of shared memory one page says whether it is still there; peers cannot write it.
     let registered = row("registered", each.registered - each.validity);
-    suite.report.row(&registered.at_most(64.0));
+    suite.report.row(&registered.at_most(1024.0));
     suite
         .report
         .row(&row("resident", each.resident).at_most(64.0));

@@ -4,7 +4,6 @@
 //! does a small task, the [watcher](super::completion_watcher), sleep on the queue's file
 //! descriptor for all of them.
 
-mod growth;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,7 +15,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub(super) use self::growth::Growth;
 pub(super) use self::state::{BATCH, ClientState};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{CallId, Prepared, PreparedPayload};
@@ -154,8 +152,8 @@ impl ClientChannel {
         let left = deadline.map(|(_, after)| after);
         let mut header = self.request(CallId(0), method, left, None);
         let payload_at = header.encoded_len();
-        let mut core = self.lock();
-        if payload_at + payload.len() <= core.slot_size() {
+        if payload_at + payload.len() <= self.geometry.slot_size() {
+            let mut core = self.lock();
             let is_small = payload.len() <= SMALL;
             if let Some((id, mut send)) = core.claim(self, is_small) {
                 header.request_id = id.0;
@@ -169,7 +167,6 @@ impl ClientChannel {
                 return self.conclude_post(core).map(|()| call);
             }
         }
-        drop(core);
         self.make(method, timeout, None, |room| {
             let limit = room.len();
             let size = payload.len();
@@ -230,12 +227,10 @@ impl ClientChannel {
         // How long it will be is not known.
         let Some((id, send)) = core.claim(self, false) else {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
-            // Slots may be larger once it has one, but not smaller.
-            let slot_size = core.slot_size();
             drop(core);
             let id = waiting.ok_or_else(|| self.unsent())?;
             let call = PendingCall::new(self, id, None, deadline);
-            self.line_up(id, method, stream, slot_size, encode)?;
+            self.line_up(id, method, stream, encode)?;
             return Ok(call);
         };
         drop(core);
@@ -304,7 +299,6 @@ impl ClientChannel {
                 Some(block)
             }
         };
-        let outside = exported.as_ref().map(|block| block.len());
         let mut core = self.lock();
         if let Some(send) = claimed.send.take() {
             // Meanwhile the channel may have been closed.
@@ -317,11 +311,7 @@ impl ClientChannel {
                 core.caller.abandon(claimed.id, send);
             }
         }
-        self.conclude_post(core)?;
-        if let Some(size) = outside {
-            self.note_outside(size);
-        }
-        Ok(())
+        self.conclude_post(core)
     }
 
     /// Releases the lock, after a request was posted. Whatever closed the channel meanwhile has
@@ -390,11 +380,10 @@ impl ClientChannel {
         id: CallId,
         method: u32,
         stream: Option<StreamPart>,
-        slot_size: usize,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
         let in_front = self.request(id, method, None, stream).encoded_len();
-        let mut payload = vec![0; slot_size - in_front];
+        let mut payload = vec![0; self.geometry.slot_size() - in_front];
         let payload = match encode(&mut payload) {
             Ok(len) => {
                 payload.truncate(len);
@@ -402,10 +391,6 @@ impl ClientChannel {
                 PreparedPayload::Here(payload)
             }
             Err(error) => PreparedPayload::Pooled(self.encode_outside(error, encode)?),
-        };
-        let outside = match &payload {
-            PreparedPayload::Here(_) => None,
-            PreparedPayload::Pooled(block) => Some(block.len()),
         };
         let request = Prepared {
             method,
@@ -415,9 +400,6 @@ impl ClientChannel {
         let mut core = self.lock();
         core.caller.line_up(id, request);
         self.wake(core);
-        if let Some(size) = outside {
-            self.note_outside(size);
-        }
         Ok(())
     }
 
@@ -469,7 +451,7 @@ impl ClientChannel {
         if self.profile == Profile::Native && core.caller.is_idle() {
             return;
         }
-        let to = core.remotes.slot(false, 0);
+        let to = core.remote.slot(0);
         if let Err(error) = core.queue_pairs.probe(to) {
             core.close(LossCause::Fabric(error.to_string()));
         }
@@ -569,14 +551,9 @@ impl ClientChannel {
     #[cold]
     fn wake_slow<'a>(&'a self, mut core: SpinGuard<'a, ClientState>) {
         core.grant(self);
-        let mut effects = core.caller.take_effects();
-        if let Some((sends, replies)) = &mut effects.memory {
-            core.growth.give_back(sends, replies);
-        }
+        let effects = core.caller.take_effects();
         let is_closed = core.caller.closed().is_some();
         drop(core);
-        let reads = effects.pending_reads.iter();
-        let outside = reads.map(|(_, outside)| outside.len).min();
         if !effects.pending_reads.is_empty() {
             self.wake(self.take_pending_reads(effects.pending_reads));
         }
@@ -590,9 +567,6 @@ impl ClientChannel {
         wake_all(effects.wakers);
         if let Some(Listener(listener)) = self.listener.get() {
             effects.failures.into_iter().for_each(listener);
-        }
-        if let Some(size) = outside {
-            self.note_outside(usize::try_from(size).unwrap_or(usize::MAX));
         }
     }
 

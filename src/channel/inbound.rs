@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::responder::{FOREVER, PreparedReply, Rare, SlotRequest};
+use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::ItemSink;
 use super::{MemoryError, PooledBuffer, Profile};
@@ -154,9 +154,6 @@ impl Inbound {
     #[inline]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         let (channel, request) = self.request_mut();
-        if request.send.is_small() {
-            return Self::parts_of_small(channel, request);
-        }
         let payload = request.payload();
         let payload = match request.rare.as_ref().and_then(|rare| rare.outside.as_ref()) {
             Some(block) => block,
@@ -164,22 +161,6 @@ impl Inbound {
         };
         let message = channel.sends.bytes_mut(&mut request.send);
         (payload, &mut message[Header::LEN..])
-    }
-
-    /// As [`parts`](Self::parts), while slots are small: with other memory of the size of a slot.
-    #[cold]
-    fn parts_of_small<'a>(
-        channel: &'a PeerChannel,
-        request: &'a mut SlotRequest,
-    ) -> (&'a [u8], &'a mut [u8]) {
-        let payload = request.payload();
-        let in_ring = channel.requests.bytes(&request.arrived);
-        let Rare { outside, room, .. } = &mut **request.rare.get_or_insert_default();
-        room.resize(channel.geometry.max_payload(), 0);
-        match outside {
-            Some(block) => (block, room),
-            None => (&in_ring[payload], room),
-        }
     }
 
     /// Answers with a result, encoded straight into send memory. `encode` is called again, with
@@ -201,40 +182,7 @@ impl Inbound {
                 limit: limit as u64,
             });
         }
-        match self.request().send.is_small() {
-            true => self.reply_from_room(len),
-            false => self.reply(|_| Ok(len)),
-        }
-    }
-
-    /// Answers with the first `len` bytes of what its handler had in place of a slot.
-    #[cold]
-    fn reply_from_room(mut self, len: usize) {
-        let room = std::mem::take(&mut self.request_mut().1.rare().room);
-        let Some(answer) = room.get(..len) else {
-            // It has not written anything.
-            return self.reply(|_| Ok(len));
-        };
-        let copied = |to: &mut [u8]| {
-            let limit = to.len();
-            let to = to.get_mut(..len);
-            to.ok_or(EncodeError::TooLarge { size: len, limit })?
-                .copy_from_slice(answer);
-            Ok(len)
-        };
-        // Outside of the slot even if it fits: the caller sees then that it should ask for larger
-        // slots, where such answers are not copied.
-        let mut is_first = len > 0;
-        let outside = |to: &mut [u8]| match std::mem::take(&mut is_first) {
-            true => Err(EncodeError::TooLarge {
-                size: len,
-                limit: to.len(),
-            }),
-            false => copied(to),
-        };
-        if self.answer(MessageKind::Reply, outside).is_err() {
-            self.reply(copied);
-        }
+        self.reply(|_| Ok(len));
     }
 
     /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from

@@ -33,8 +33,7 @@ pub(super) struct Loopback {
     /// Deliveries that have arrived and were not taken yet.
     deliveries: VecDeque<Delivery>,
     device: Arc<dyn Device>,
-    /// The shapes of rings at first, and once they have grown.
-    geometries: (Geometry, Geometry),
+    geometry: Geometry,
 }
 
 impl Loopback {
@@ -65,17 +64,6 @@ impl Loopback {
         slots: usize,
     ) -> Self {
         let geometry = Geometry::new(slots, 256).unwrap();
-        Self::growing(runtime, caller, called, (geometry, geometry))
-    }
-
-    /// Connects as [`in_runtime`](Self::in_runtime) does, with rings that have these shapes at
-    /// first and once they have grown.
-    pub(super) fn growing(
-        runtime: Runtime,
-        caller: Arc<dyn Device>,
-        called: Arc<dyn Device>,
-        geometries: (Geometry, Geometry),
-    ) -> Self {
         let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
@@ -83,8 +71,8 @@ impl Loopback {
         let retry = RetryPolicy::default();
         let memory = memory(&called);
         let mut mailbox =
-            Mailbox::new(memory.clone(), geometries.1.into(), retry, service_info).unwrap();
-        let channel = connect(&mut mailbox, &caller, geometries, &runtime, 1);
+            Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
+        let channel = connect(&mut mailbox, &caller, geometry, &runtime, 1);
         let mut ends = Self {
             channel: channel.clone(),
             mailbox,
@@ -92,7 +80,7 @@ impl Loopback {
             memory,
             deliveries: VecDeque::new(),
             device: caller,
-            geometries,
+            geometry,
         };
         ends.serve(&channel);
         ends
@@ -101,7 +89,7 @@ impl Loopback {
     /// Connects another channel of this incarnation of the caller.
     pub(super) fn dial(&mut self, life: u64) -> Arc<ClientChannel> {
         let (device, runtime) = (&self.device, &self.runtime);
-        let channel = connect(&mut self.mailbox, device, self.geometries, runtime, life);
+        let channel = connect(&mut self.mailbox, device, self.geometry, runtime, life);
         self.serve(&channel);
         channel
     }
@@ -139,17 +127,6 @@ impl Loopback {
         assert_eq!(self.deliveries.len(), 0, "nothing is delivered");
     }
 
-    /// Polls the mailbox, and takes the requests that have arrived.
-    pub(super) fn requests(&mut self) -> Vec<Inbound> {
-        self.mailbox.poll(&mut self.deliveries).unwrap();
-        let delivered = self.deliveries.drain(..);
-        let request = |delivery| match delivery {
-            Delivery::Request(request) => Some(request),
-            _ => None,
-        };
-        delivered.filter_map(request).collect()
-    }
-
     /// Waits for the next request.
     pub(super) fn request(&mut self) -> Inbound {
         let until = Instant::now() + LONG;
@@ -167,12 +144,11 @@ impl Loopback {
 fn connect(
     mailbox: &mut Mailbox,
     device: &Arc<dyn Device>,
-    geometries: (Geometry, Geometry),
+    geometry: Geometry,
     runtime: &Runtime,
     life: u64,
 ) -> Arc<ClientChannel> {
-    let retry = RetryPolicy::default();
-    let dialer = Dialer::growing(&memory(device), geometries, retry).unwrap();
+    let dialer = Dialer::new(&memory(device), geometry, RetryPolicy::default()).unwrap();
     let endpoint = mailbox.accept(DRIVER, life, &dialer.endpoint()).unwrap();
     dialer
         .connect(WORKER, &endpoint, wait_policy(runtime))

@@ -106,6 +106,7 @@ impl Mailbox {
         theirs: &Endpoint,
     ) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometries.native)?;
+        let geometry = self.geometries.native;
         let (key, mut queue_pairs) = self.queue_pairs(1, Profile::Native)?;
         queue_pairs.expect_peer(peer);
         let connected = queue_pairs.connect(&[theirs.qp]).and_then(|()| {
@@ -113,7 +114,7 @@ impl Mailbox {
             let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
             bulk.expect_peer(peer);
             bulk.connect(theirs.bulk)?;
-            Ok((bulk, self.rings(remote.geometry)?))
+            Ok((bulk, self.rings(geometry)?))
         });
         match connected {
             Ok((bulk, rings)) => {
@@ -380,7 +381,7 @@ mod tests {
             imm: beyond.to_bits(),
             bytes: &[],
             lkey: 0,
-            to: core.remotes.slot(false, 0),
+            to: core.remote.slot(0),
         };
         assert!(core.queue_pairs.write(&hostile).unwrap());
         drop(core);

@@ -7,15 +7,15 @@ use std::task::{Poll, Waker};
 
 use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
-use super::lend::{LargerRings, RemoteRing, RemoteRings, Ring, SlotToken};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
-    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violation, Violations,
+    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violations,
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
-use crate::fabric::{Completion, FabricError};
+use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::panics::wake_all;
 use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
@@ -33,10 +33,8 @@ pub(super) struct PeerChannel {
     pub(super) sends: Ring,
     /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
-    /// Shape of the rings, at least once they have grown.
+    remote: RemoteRing,
     pub(super) geometry: Geometry,
-    /// Shape of the rings at first.
-    first: Geometry,
     pub(super) profile: Profile,
     /// The service that it calls.
     pub(super) service: Arc<ServiceInfo>,
@@ -52,9 +50,6 @@ struct PeerChannelState {
     /// Reads payloads beyond a slot; with a native caller only.
     bulk: Option<Bulk>,
     responder: Responder,
-    remotes: RemoteRings,
-    /// Whether the caller may ask for larger slots.
-    may_grow: bool,
     /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
     /// How many more probes are left out.
@@ -75,11 +70,7 @@ impl PeerChannel {
         profile: Profile,
     ) -> Self {
         let (bulk, memory) = bulk.unzip();
-        let [(requests, mut arrivals), (sends, mut answers)] = rings;
-        let grows = remote.geometry != geometry && profile == Profile::Native;
-        if grows {
-            answers.iter_mut().for_each(SlotToken::set_small);
-        }
+        let [(requests, mut arrivals), (sends, answers)] = rings;
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
@@ -87,8 +78,6 @@ impl PeerChannel {
                 queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
-                remotes: RemoteRings::new(remote),
-                may_grow: grows,
                 is_flushing: false,
                 left_out: match profile {
                     Profile::Native => LEFT_OUT,
@@ -99,8 +88,8 @@ impl PeerChannel {
             requests,
             sends,
             memory,
+            remote,
             geometry,
-            first: remote.geometry,
             profile,
             service,
             peer: peer.to_owned(),
@@ -114,7 +103,6 @@ impl PeerChannel {
             bulk,
             ring: self.ring(),
             geometry: self.geometry,
-            first_slot_size: (self.first != self.geometry).then(|| self.first.slot_size() as u32),
         }
     }
 
@@ -161,7 +149,7 @@ impl PeerChannel {
     }
 
     /// Handles one immediate.
-    #[inline(always)]
+    #[inline]
     fn take_in(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
         // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
@@ -179,46 +167,8 @@ impl PeerChannel {
                 }
                 None => self.take_in_extended(core, imm, fixed),
             },
-            (Some(fixed), _) => self.accept(core, imm, Some(fixed.plain())),
-            (None, _) => self.take_in_signal(core, imm),
+            (fixed, _) => self.accept(core, imm, fixed.map(FixedHeader::plain)),
         }
-    }
-
-    /// Handles an immediate that announces no message, or not as usual.
-    #[cold]
-    fn take_in_signal(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
-        let message = Immediate {
-            signal: Signal::Message,
-            ..imm
-        };
-        match imm.signal {
-            Signal::Grown => {
-                if let Err(violation) = core.responder.switch(imm.slot) {
-                    return Arrival::Violation(violation);
-                }
-            }
-            Signal::Grow => {}
-            Signal::Message | Signal::Cancel | Signal::Release => {
-                return self.accept(core, imm, None);
-            }
-        }
-        match (self.take_in(core, message), imm.signal) {
-            (Arrival::Request(request), Signal::Grow) => self.take_in_growth(core, request),
-            (arrival, _) => arrival,
-        }
-    }
-
-    /// Handles a request for larger slots.
-    fn take_in_growth(&self, core: &mut PeerChannelState, request: Box<SlotRequest>) -> Arrival {
-        let payload = &self.requests.bytes(&request.arrived)[request.payload()];
-        let ring = RingAddress::from_bytes(payload);
-        let ring = ring.and_then(|ring| ring.native_ring(self.geometry).ok());
-        let ring = ring.filter(|_| core.may_grow);
-        match ring {
-            Some(_) => core.may_grow = false,
-            None => core.violations.record(Violation::BadGrowth, &self.peer),
-        }
-        core.responder.ask_for_growth(request, ring)
     }
 
     /// Gives `message` to the state machine.
@@ -236,7 +186,7 @@ impl PeerChannel {
         if let (Arrival::Request(request), Some(queue_pairs)) =
             (&mut arrival, &mut core.queue_pairs)
         {
-            queue_pairs.renew(&self.sends, &mut request.send, &core.remotes);
+            queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
         arrival
     }
@@ -278,9 +228,6 @@ impl PeerChannel {
         for (slot, outside) in effects.offered {
             self.read(slot, outside);
         }
-        for (request, ring) in effects.growth {
-            self.grow(self.inbound(request), ring);
-        }
         for (request, failure) in effects.ended {
             let request = self.inbound(request);
             match failure {
@@ -301,39 +248,6 @@ impl PeerChannel {
     #[inline]
     fn inbound(self: &Arc<Self>, request: Box<SlotRequest>) -> Inbound {
         Inbound::new(self.clone(), request)
-    }
-
-    /// Makes larger slots for the caller, whose larger ring is `remote`, and answers where they are,
-    /// or why there are none.
-    fn grow(self: &Arc<Self>, request: Inbound, remote: Option<RemoteRing>) {
-        let (Some(remote), Some(memory)) = (remote, &self.memory) else {
-            let reason = "larger slots can be had once, in a ring of the agreed size".to_owned();
-            return request.fail(Fault::BadArguments { reason });
-        };
-        let larger = match LargerRings::register(&**memory.device(), self.geometry) {
-            Ok(larger) => larger,
-            Err(error) => {
-                self.lock().may_grow = true;
-                return request.fail(Fault::NoMemory {
-                    size: 2 * self.geometry.len() as u64,
-                    reason: error.to_string(),
-                    is_reply: false,
-                });
-            }
-        };
-        let (address, arrivals) = self.requests.grow(larger.receive);
-        let (_, answers) = self.sends.grow(larger.send);
-        let mut core = self.lock();
-        core.responder.grow(arrivals, answers);
-        core.remotes.grow(remote);
-        if let Some(queue_pairs) = &mut core.queue_pairs {
-            queue_pairs.remote_has_grown();
-        }
-        drop(core);
-        request.reply(|room| {
-            room[..RingAddress::LEN].copy_from_slice(&address.to_bytes());
-            Ok(RingAddress::LEN)
-        });
     }
 
     /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers
@@ -406,7 +320,7 @@ impl PeerChannel {
             && queue_pairs.has_room()
             && let Some((reply, request)) = core.responder.take_unsent()
         {
-            let written = self.write(queue_pairs, &core.remotes, request, &reply);
+            let written = self.write(queue_pairs, request, &reply);
             core.written(written, reply);
         }
     }
@@ -416,7 +330,7 @@ impl PeerChannel {
     pub(super) fn flush(&self) -> bool {
         let mut core = self.lock();
         core.is_flushing = true;
-        core.flush()
+        core.flush(self.remote.slot(0))
     }
 
     /// Makes sure that a later poll notices if the caller is gone.
@@ -426,7 +340,7 @@ impl PeerChannel {
             core.left_out -= 1;
             return;
         }
-        let to = core.remotes.slot(false, 0);
+        let to = self.remote.slot(0);
         let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return;
         };
@@ -538,11 +452,11 @@ impl PeerChannel {
         if let Some(block) = block {
             core.responder.keep(reply.slot, block);
         }
-        let written = self.write(queue_pairs, &core.remotes, &request, &reply);
+        let written = self.write(queue_pairs, &request, &reply);
         let rare = core.responder.answered(request);
         core.written(written, reply);
         if core.is_flushing {
-            core.flush();
+            core.flush(self.remote.slot(0));
         }
         rare
     }
@@ -551,7 +465,6 @@ impl PeerChannel {
     fn write(
         &self,
         queue_pairs: &mut QueuePairGroup,
-        remotes: &RemoteRings,
         request: &SlotRequest,
         reply: &PreparedReply,
     ) -> Result<bool, FabricError> {
@@ -568,7 +481,7 @@ impl PeerChannel {
             imm: imm.to_bits(),
             bytes: &ring.bytes(token)[reply.bytes.clone()],
             lkey: token.lkey(),
-            to: remotes.slot(token.is_grown(), reply.slot),
+            to: self.remote.slot(reply.slot),
         })
     }
 }
@@ -590,8 +503,7 @@ impl PeerChannelState {
         self.responder.closed().cloned().map_or(Ok(()), Err)
     }
 
-    fn flush(&mut self) -> bool {
-        let to = self.remotes.slot(false, 0);
+    fn flush(&mut self, to: RemoteSlice) -> bool {
         let (None, Some(queue_pairs)) = (self.responder.closed(), &mut self.queue_pairs) else {
             return true;
         };

@@ -307,8 +307,6 @@ fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
 
 const CANCEL: u32 = 1 << 16;
 const RELEASE: u32 = 1 << 17;
-const GROW: u32 = 1 << 18;
-const GROWN: u32 = 1 << 19;
 
 /// The meaning of an immediate for its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -321,13 +319,6 @@ pub enum Signal {
     /// The caller has read the payload of the answer in the slot, which lay outside of it (native
     /// peers only).
     Release,
-    /// The caller asks for larger slots: the message in the slot is a request whose payload says
-    /// where its larger reply ring is, and whose answer says where the larger request ring is
-    /// (native peers only).
-    Grow,
-    /// As [`Message`](Self::Message), and the first one in the slot of the larger ring: from now on
-    /// the slot is that one, for requests and for answers (native peers only).
-    Grown,
 }
 
 /// The immediate of a WRITE_WITH_IMM: the slot in its low 16 bits, what it is about above.
@@ -354,8 +345,6 @@ impl Immediate {
             Signal::Message => 0,
             Signal::Cancel => CANCEL,
             Signal::Release => RELEASE,
-            Signal::Grow => GROW,
-            Signal::Grown => GROWN,
         };
         u32::from(self.slot) | signal
     }
@@ -363,11 +352,9 @@ impl Immediate {
     /// Decodes a received number. Unknown high bits are ignored, as DLSlime does.
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
-        let signal = match bits & (CANCEL | RELEASE | GROW | GROWN) {
+        let signal = match bits & (CANCEL | RELEASE) {
             0 => Signal::Message,
             RELEASE => Signal::Release,
-            GROW => Signal::Grow,
-            GROWN => Signal::Grown,
             _ => Signal::Cancel,
         };
         Self {

@@ -111,7 +111,6 @@ impl Stranger {
                 rkey: self.ring.rkey(),
             },
             geometry: geometry(),
-            first_slot_size: None,
         }
     }
 
@@ -299,90 +298,6 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     }
     let answers = caller.receive(1);
     assert_eq!(answers, [(3, header(MessageKind::Reply, 41))]);
-}
-
-/// Where a ring is, as requests for larger slots say it.
-fn location(addr: u64, length: u64, rkey: u64) -> Vec<u8> {
-    [addr, length, rkey].map(u64::to_le_bytes).concat()
-}
-
-#[test]
-fn input_1_a_mailbox_refuses_larger_slots_that_make_no_sense() {
-    const GROW: u32 = 1 << 18;
-    const GROWN: u32 = 1 << 19;
-    const FULL: u64 = (SLOTS * SLOT_SIZE) as u64;
-    let device = ShmDevice::open().unwrap();
-    let mut mailbox = mailbox(&device);
-    let other = ShmDevice::open().unwrap();
-    let mut caller = Stranger::new(&*other);
-    let first = SLOT_SIZE / 2;
-    let mut begins = caller.endpoint();
-    begins.first_slot_size = Some(first as u32);
-    // A ring of other than the announced size is none.
-    assert!(mailbox.accept("mallory", 1, &begins).is_err());
-    begins.ring.length /= 2;
-    let endpoint = mailbox.accept("mallory", 1, &begins).unwrap();
-    assert_eq!(endpoint.first_slot_size, Some(first as u32));
-    caller.connect(endpoint);
-
-    let mut number = 0;
-    let mut ask = |caller: &mut Stranger, mailbox: &mut Mailbox, imm, payload: &[u8]| {
-        number += 1;
-        let header = Header {
-            payload_len: payload.len() as u32,
-            ..header(MessageKind::Request, number)
-        };
-        let mut bytes = encoded(header);
-        bytes.truncate(Header::LEN);
-        bytes.extend_from_slice(payload);
-        // The first slot is at the beginning, however large it is.
-        caller.write(0, imm, &bytes);
-        assert!(requests(mailbox).is_empty());
-    };
-    let refused = |caller: &mut Stranger, mailbox: &Mailbox, count| {
-        let [(_, answer)] = &caller.receive(1)[..] else {
-            panic!("one answer")
-        };
-        assert_eq!(answer.kind, MessageKind::Exception);
-        let [(_, violations)] = &mailbox.violations()[..] else {
-            panic!("one caller")
-        };
-        assert_eq!(violations.count(Violation::BadGrowth), count);
-        assert_eq!(violations.total(), count);
-    };
-    let absurd = [
-        location(0, u64::MAX, 1),
-        location(0, FULL - 8, 1),
-        location(u64::MAX - 8, FULL, 1),
-        location(4096, FULL, u64::MAX),
-        Vec::new(),
-        vec![0; 25],
-    ];
-    for (payload, count) in absurd.iter().zip(1..) {
-        ask(&mut caller, &mut mailbox, GROW, payload);
-        refused(&mut caller, &mailbox, count);
-    }
-    // A larger slot where none were agreed on.
-    ask(&mut caller, &mut mailbox, GROWN, &[]);
-    let count = absurd.len() as u64 + 1;
-    let [(_, violations)] = &mailbox.violations()[..] else {
-        panic!("one caller")
-    };
-    assert_eq!(violations.count(Violation::BadGrowth), count);
-    // What makes sense can be had, and only once.
-    let ring = location(caller.ring.addr(), FULL, caller.ring.rkey().into());
-    ask(&mut caller, &mut mailbox, GROW, &ring);
-    assert_eq!(caller.receive(1)[0].1.kind, MessageKind::Reply);
-    for again in 1..4 {
-        ask(&mut caller, &mut mailbox, GROW, &ring);
-        refused(&mut caller, &mailbox, count + again);
-    }
-    // Calls go on.
-    caller.write(0, 0, &encoded(header(MessageKind::Request, 99)));
-    for request in at_least(1, &mut mailbox) {
-        request.reply(|_| Ok(0));
-    }
-    assert_eq!(caller.receive(1)[0].1, header(MessageKind::Reply, 99));
 }
 
 #[test]

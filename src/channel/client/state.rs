@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::{ClientChannel, Growth, TellError, TellFailure};
+use super::{ClientChannel, TellError, TellFailure};
 use crate::channel::bulk::Bulk;
 use crate::channel::core::caller::{CallId, Caller, Granted, PreparedPayload, Received};
 use crate::channel::core::slot::ReplyMeta;
-use crate::channel::lend::{RemoteRings, SlotToken};
+use crate::channel::lend::{RemoteRing, SlotToken};
 use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
 use crate::channel::work_id::WorkId;
 use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
@@ -33,8 +33,7 @@ pub(in crate::channel) struct ClientState {
     /// Reads payloads beyond a slot; with a native peer only.
     pub(in crate::channel) bulk: Option<Bulk>,
     pub(in crate::channel) caller: Caller,
-    pub(in crate::channel) remotes: RemoteRings,
-    pub(in crate::channel) growth: Growth,
+    pub(in crate::channel) remote: RemoteRing,
     pub(in crate::channel) violations: Violations,
     pub(in crate::channel) closing: Arc<Notify>,
     /// Completions are polled into this.
@@ -190,7 +189,6 @@ impl ClientState {
         match received {
             Received::Answer | Received::Offered | Received::Late => {}
             Received::OneWay(method) => self.complete_one_way(channel, slot, method),
-            Received::Growth => self.conclude_growth(channel, slot),
             Received::Violation(violation) => {
                 self.violations.record(violation, &channel.peer);
                 if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
@@ -218,9 +216,8 @@ impl ClientState {
         slot: u16,
         payload: Result<PooledBuffer, CallError>,
     ) {
-        let received = self.caller.read(slot, payload);
-        if matches!(received, Received::OneWay(_) | Received::Growth) {
-            self.received_rare(channel, slot, received);
+        if let Received::OneWay(method) = self.caller.read(slot, payload) {
+            self.complete_one_way(channel, slot, method);
         }
     }
 
@@ -272,7 +269,7 @@ impl ClientState {
         if is_request && header.encode(message).is_ok() {
             let signal = Signal::Message;
             let message = &message[..Header::LEN + len];
-            self.write(Immediate { slot, signal }, message, lkey, false);
+            self.write(Immediate { slot, signal }, message, lkey);
         }
         self.caller.posted(CallId(request.request_id), send);
     }
@@ -306,9 +303,8 @@ impl ClientState {
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
-            self.write_nothing(Immediate { slot, signal });
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
-        self.ask_for_growth(channel);
         while self.queue_pairs.has_room()
             && let Some(granted) = self.caller.grant()
         {
@@ -344,34 +340,18 @@ impl ClientState {
     /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
     /// [exported](Caller::export). There must be room for it.
     #[inline(always)]
-    pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, send: SlotToken) {
-        let signal = send.signal();
-        self.post_as(channel, header, send, signal);
-    }
-
-    /// Posts a request as [`post`](Self::post) does, with this signal.
-    #[inline(always)]
-    pub(super) fn post_as(
-        &mut self,
-        channel: &ClientChannel,
-        header: &Header,
-        mut send: SlotToken,
-        signal: Signal,
-    ) {
+    pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, mut send: SlotToken) {
         let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
-        let is_grown = send.is_grown();
         let message = channel.sends.bytes_mut(&mut send);
         let Ok(payload_at) = header.encode(message) else {
             return self.caller.abandon(id, send);
         };
         let total = payload_at + header.payload_len as usize;
-        self.write(
-            Immediate { slot, signal },
-            &message[..total],
-            lkey,
-            is_grown,
-        );
-        send.has_signalled();
+        let imm = Immediate {
+            slot,
+            signal: Signal::Message,
+        };
+        self.write(imm, &message[..total], lkey);
         self.caller.posted(id, send);
     }
 
@@ -393,24 +373,17 @@ impl ClientState {
     /// Prepares the memory of `send` for a new message.
     #[inline]
     pub(super) fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
-        self.queue_pairs.renew(&channel.sends, send, &self.remotes);
+        self.queue_pairs.renew(&channel.sends, send, &self.remote);
     }
 
-    /// Sends nothing but the meaning of `imm`.
-    #[inline(never)]
-    fn write_nothing(&mut self, imm: Immediate) {
-        self.write(imm, &[], NO_KEY, false);
-    }
-
-    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names,
-    /// which is the one that has grown or the smaller.
-    #[inline(always)]
-    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32, is_grown: bool) {
+    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    #[inline]
+    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
         let sent = self.queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes,
             lkey,
-            to: self.remotes.slot(is_grown, imm.slot),
+            to: self.remote.slot(imm.slot),
         });
         if let Err(error) = sent {
             self.close(LossCause::Fabric(error.to_string()));
@@ -421,7 +394,7 @@ impl ClientState {
     pub(in crate::channel) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
         if channel.profile == Profile::Native {
             let signal = Signal::Cancel;
-            self.write_nothing(Immediate { slot, signal });
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
     }
 

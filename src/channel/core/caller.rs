@@ -14,14 +14,12 @@
 //! (CALL-1) and no slot is handed out until the queue pair has been drained (SLOT-1).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::slot::{LargerSlot, Phase, ReplyMeta, Slot};
+use super::slot::{Phase, ReplyMeta, Slot};
 use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, LossCause, PooledBuffer, TellError, TellFailure, Violation};
-use crate::fabric::MemoryRegion;
 use crate::wire::{RendezvousDescriptor, StreamPart};
 
 /// Identifies one call on its channel; it is the request id on the wire.
@@ -63,8 +61,6 @@ pub(crate) enum Received {
     Answer,
     /// The answer to this one-way call, which is to be [completed](Caller::complete).
     OneWay(u32),
-    /// The answer to the request for larger slots in its slot.
-    Growth,
     /// An answer whose payload has to be read first; it is among the [pending
     /// reads](Effects::pending_reads).
     Offered,
@@ -135,8 +131,6 @@ pub(crate) struct Effects {
     /// All send memory and the whole reply ring, once the channel is closed and neither is read nor
     /// written any more: no answer is unread, no request is being encoded.
     pub(crate) memory: Option<(Vec<SlotToken>, Vec<SlotToken>)>,
-    /// Larger rings that were not agreed on, to be deregistered by dropping them.
-    pub(crate) unwanted: Vec<Arc<dyn MemoryRegion>>,
 }
 
 /// A call that found no credit, until its maker has seen that it has one.
@@ -169,8 +163,6 @@ pub(crate) struct Caller {
     /// Slots whose answer's payload the peer need not keep any more, which it has not been told
     /// yet.
     acknowledgements: VecDeque<u16>,
-    /// Whether the peer is to be asked for larger slots.
-    wants_growth: bool,
     /// Number of calls with a waker.
     sleepers: usize,
     /// Number of one-way calls that have not ended.
@@ -182,8 +174,6 @@ pub(crate) struct Caller {
     effects: Effects,
     /// On a closed channel: number of consecutive unused slots, from the first one on.
     unused: usize,
-    /// The tokens of slots in whose place there are larger ones.
-    outgrown: Vec<LargerSlot>,
 }
 
 impl Caller {
@@ -202,13 +192,11 @@ impl Caller {
             late: 0,
             closed: None,
             acknowledgements: VecDeque::new(),
-            wants_growth: false,
             sleepers: 0,
             one_way: 0,
             has_effects: false,
             effects: Effects::default(),
             unused: 0,
-            outgrown: Vec::new(),
         }
     }
 
@@ -233,48 +221,7 @@ impl Caller {
         };
         let id = CallId(self.next);
         self.next += 1;
-        Some((id, self.occupy(slot, id)))
-    }
-
-    /// Gives a free slot, or the larger one in its place, to `id`, and takes the token of its send
-    /// memory.
-    #[inline]
-    fn occupy(&mut self, slot: u16, id: CallId) -> SlotToken {
-        let held = &mut self.slots[usize::from(slot)];
-        if held.larger.is_some() {
-            self.outgrown.extend(held.switch());
-        }
-        held.claim(id)
-    }
-
-    /// Opens the request for larger slots in any free slot, before calls that wait for one. No
-    /// program waits for it; its answer is [`Received::Growth`], and to be
-    /// [released](Self::release).
-    #[cold]
-    pub(crate) fn claim_for_growth(&mut self) -> Option<(CallId, SlotToken)> {
-        if self.closed.is_some() {
-            return None;
-        }
-        let slot = self.free.pop_back()?;
-        let id = CallId(self.next);
-        self.next += 1;
-        self.slots[usize::from(slot)].rare().asks_for_growth = true;
-        Some((id, self.occupy(slot, id)))
-    }
-
-    /// Puts larger slots in place of all: of each as soon as a call takes it, since neither side
-    /// uses it then. Each `larger` has the number of its slot.
-    pub(crate) fn grow(&mut self, replies: Vec<SlotToken>, sends: Vec<SlotToken>) {
-        let larger = replies.into_iter().zip(sends);
-        for (held, (receive, send)) in self.slots.iter_mut().zip(larger) {
-            held.larger = Some(Box::new(LargerSlot { receive, send }));
-        }
-    }
-
-    /// Has larger rings deregistered that were not agreed on.
-    pub(crate) fn give_up(&mut self, unwanted: Vec<Arc<dyn MemoryRegion>>) {
-        self.effects.unwanted = unwanted;
-        self.has_effects = true;
+        Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
     /// Opens a call that waits for a credit, or for the transport; `None` if the channel is closed.
@@ -321,12 +268,12 @@ impl Caller {
         let slot = self.free.pop_back()?;
         self.waiting -= 1;
         self.first_waiting = CallId(id.0 + 1);
+        let held = &mut self.slots[usize::from(slot)];
+        let send = held.claim(id);
         let deadline = call.deadline;
         call.slot = Some(slot);
-        let (waker, one_way) = (call.waker.take(), call.one_way);
-        let send = self.occupy(slot, id);
-        let held = &mut self.slots[usize::from(slot)];
-        match one_way {
+        let waker = call.waker.take();
+        match call.one_way {
             None => held.waker = waker,
             Some(method) => {
                 held.rare().one_way = Some(method);
@@ -515,9 +462,6 @@ impl Caller {
         let rare = held.rare();
         // The payload of the request has been read long since.
         rare.exported = None;
-        if rare.asks_for_growth {
-            return Received::Growth;
-        }
         if let Some(method) = rare.one_way {
             return Received::OneWay(method);
         }
@@ -835,17 +779,12 @@ impl Caller {
     /// free.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        self.waiting > 0 || self.wants_growth || !self.acknowledgements.is_empty()
+        self.waiting > 0 || !self.acknowledgements.is_empty()
     }
 
     /// Takes a slot whose answer's payload the peer need not keep any more, to tell it so.
     pub(crate) fn take_release(&mut self) -> Option<u16> {
         self.acknowledgements.pop_front()
-    }
-
-    /// Notes whether the peer is to be asked for larger slots as soon as one is free.
-    pub(crate) fn set_wants_growth(&mut self, wants_growth: bool) {
-        self.wants_growth = wants_growth;
     }
 
     /// Returns whether something may be [granted](Self::grant), or is to be done once the lock
@@ -873,18 +812,10 @@ impl Caller {
         if self.unused < self.slots.len() {
             return None;
         }
-        let (mut sends, mut replies) = (Vec::new(), Vec::new());
-        for slot in &mut self.slots {
-            sends.extend(slot.send.take());
-            replies.extend(slot.replied.take());
-            self.outgrown
-                .extend(slot.larger.take().map(|larger| *larger));
-        }
-        for slot in std::mem::take(&mut self.outgrown) {
-            sends.push(slot.send);
-            replies.push(slot.receive);
-        }
-        Some((sends, replies))
+        let slots = self.slots.iter_mut();
+        slots
+            .map(|slot| slot.send.take().zip(slot.replied.take()))
+            .collect()
     }
 
     /// Returns whether no call has a slot.
@@ -921,7 +852,7 @@ impl Caller {
         }
         self.free.push_back(slot);
         // It is the credit of who waits.
-        self.has_effects |= self.waiting > 0 || self.wants_growth;
+        self.has_effects |= self.waiting > 0;
     }
 }
 

@@ -6,9 +6,8 @@ use std::ops::Range;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::slot::LargerSlot;
 use super::stream::Streams;
-use crate::channel::lend::{RemoteRing, SlotToken};
+use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, PooledBuffer, Violation};
 use crate::wire::{
     Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
@@ -38,8 +37,6 @@ pub(crate) struct Effects {
     /// Slots and ids of requests whose answer is not wanted any more. They are answered
     /// nevertheless.
     pub(crate) cancelled: Vec<(u16, u64)>,
-    /// Requests for larger slots, with the caller's larger reply ring; `None`: that is refused.
-    pub(crate) growth: Vec<(Box<SlotRequest>, Option<RemoteRing>)>,
     /// Wakers to wake.
     pub(crate) wakers: Vec<Waker>,
 }
@@ -75,9 +72,6 @@ pub(crate) struct Rare {
     pub(crate) outside: Option<PooledBuffer>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
-    /// Room for an answer that its handler writes where a slot is expected, as long as slots are
-    /// small.
-    pub(crate) room: Vec<u8>,
 }
 
 /// An answer, ready to be sent: in send memory, or in place of its request. Neither changes until
@@ -97,8 +91,6 @@ struct Slot {
     /// The payload of the answer, if it does not travel through the ring, until the caller has read
     /// it.
     exported: Option<PooledBuffer>,
-    /// The tokens of the larger slot, until the caller uses that in place of this one.
-    larger: Option<Box<LargerSlot>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +171,6 @@ impl Responder {
                 rare: None,
             })),
             exported: None,
-            larger: None,
         };
         Self {
             slots: requests.into_iter().zip(sends).map(slot).collect(),
@@ -208,42 +199,6 @@ impl Responder {
             .as_ref()
             .filter(|_| slot.phase == Phase::Free)?;
         Some(&request.arrived)
-    }
-
-    /// Makes larger slots for the caller to use in place of these, each when it wants to.
-    pub(crate) fn grow(&mut self, requests: Vec<SlotToken>, sends: Vec<SlotToken>) {
-        let larger = requests.into_iter().zip(sends);
-        for (held, (receive, send)) in self.slots.iter_mut().zip(larger) {
-            held.larger = Some(Box::new(LargerSlot { receive, send }));
-        }
-    }
-
-    /// Puts the larger slot in place of `slot`, because the caller has written a message there.
-    ///
-    /// # Errors
-    /// There is no such slot, it is in use, or it has no larger one.
-    #[cold]
-    pub(crate) fn switch(&mut self, slot: u16) -> Result<(), Violation> {
-        let held = self.slots.get_mut(usize::from(slot));
-        let held = held.ok_or(Violation::BadSlot)?;
-        let request = held.request.as_mut().filter(|_| held.phase == Phase::Free);
-        let request = request.ok_or(Violation::SlotBusy)?;
-        let larger = held.larger.take().ok_or(Violation::BadGrowth)?;
-        (request.arrived, request.send) = (larger.receive, larger.send);
-        Ok(())
-    }
-
-    /// Handles a request for larger slots, with the caller's larger reply ring unless that is
-    /// refused.
-    #[cold]
-    pub(crate) fn ask_for_growth(
-        &mut self,
-        request: Box<SlotRequest>,
-        ring: Option<RemoteRing>,
-    ) -> Arrival {
-        self.effects.growth.push((request, ring));
-        self.has_effects = true;
-        Arrival::Noted
     }
 
     /// Handles an immediate; `message` is the header in its slot, with the range of the payload.
@@ -299,8 +254,6 @@ impl Responder {
                 held.exported = None;
                 Arrival::Noted
             }
-            // The others come with a message, and are taken in as that.
-            _ => Arrival::Violation(Violation::BadGrowth),
         }
     }
 

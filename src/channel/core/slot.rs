@@ -24,17 +24,6 @@ pub(super) struct Slot {
     pub(super) replied: Option<SlotToken>,
     /// `None` for a plain call.
     pub(super) rare: Option<Box<Rare>>,
-    /// The tokens of the larger slot that takes the place of this one at the next call.
-    pub(super) larger: Option<Box<LargerSlot>>,
-}
-
-/// The tokens of a slot that the rings have grown to.
-#[derive(Debug)]
-pub(crate) struct LargerSlot {
-    /// Of the place that the peer writes into.
-    pub(crate) receive: SlotToken,
-    /// Of the send memory.
-    pub(crate) send: SlotToken,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,8 +50,6 @@ pub(super) struct Rare {
     pub(super) is_reading: bool,
     /// The payload of the answer, once it has been read.
     pub(super) read: Option<Result<PooledBuffer, CallError>>,
-    /// Whether it asks for larger slots. No program waits for it.
-    pub(super) asks_for_growth: bool,
 }
 
 /// What the header of an answer says about the bytes of its slot.
@@ -87,7 +74,6 @@ impl Slot {
             send: Some(send),
             replied: Some(replied),
             rare: None,
-            larger: None,
         }
     }
 
@@ -97,15 +83,6 @@ impl Slot {
         self.id = id;
         self.phase = Phase::Claimed;
         self.send.take().expect("nobody writes a free slot")
-    }
-
-    /// Takes the larger slot in its place; gives the tokens of the smaller.
-    #[cold]
-    pub(super) fn switch(&mut self) -> Option<LargerSlot> {
-        let larger = *self.larger.take()?;
-        let receive = self.replied.replace(larger.receive)?;
-        let send = self.send.replace(larger.send)?;
-        Some(LargerSlot { receive, send })
     }
 
     /// Returns whether `id` is the call in the slot.

@@ -1,6 +1,6 @@
 //! Two state machines face each other through random schedules, without I/O or clock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -83,8 +83,6 @@ enum Step {
         id: u64,
     },
     Grant,
-    /// Larger slots are made at the responder, or, after that, at the caller.
-    Grow,
     Reset,
 }
 
@@ -119,7 +117,6 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DuplicateReply),
         1 => (0..6_u16, 0..50_u64).prop_map(|(slot, id)| Step::ForeignReply { slot, id }),
         4 => Just(Step::Grant),
-        1 => Just(Step::Grow),
         1 => Just(Step::Reset),
     ]
 }
@@ -141,12 +138,6 @@ pub(super) fn nothing() -> Prepared {
         stream: None,
         payload: PreparedPayload::Here(Vec::new()),
     }
-}
-
-/// The tokens of larger slots.
-fn larger(slots: usize) -> Vec<SlotToken> {
-    let slots = 0..slots as u16;
-    slots.map(SlotToken::of_nothing_grown).collect()
 }
 
 /// What a look at a call finds.
@@ -185,10 +176,6 @@ struct World {
     now: Instant,
     to_server: VecDeque<(Signal, u16, CallId)>,
     to_client: VecDeque<(u16, CallId)>,
-    /// Ends that have larger slots: the responder does first.
-    grown: usize,
-    /// The slots whose request, or else answer, stands in the larger place.
-    written_larger: BTreeSet<u16>,
     // As they are handed out.
     #[allow(clippy::vec_box)]
     handling: Vec<Box<SlotRequest>>,
@@ -215,8 +202,6 @@ impl World {
             now: Instant::now(),
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
-            grown: 0,
-            written_larger: BTreeSet::new(),
             handling: Vec::new(),
             reading: VecDeque::new(),
             unsent: VecDeque::new(),
@@ -257,7 +242,6 @@ impl World {
             Step::DuplicateReply => self.duplicate_reply(),
             Step::ForeignReply { slot, id } => self.foreign_reply(slot, CallId(1_000_000 + id)),
             Step::Grant => self.grant(),
-            Step::Grow => self.grow(),
             Step::Reset => self.reset(),
         }
     }
@@ -288,28 +272,11 @@ impl World {
         self.live.insert(id, Live { slot, deadline });
     }
 
-    fn post(&mut self, id: CallId, mut send: SlotToken) {
+    fn post(&mut self, id: CallId, send: SlotToken) {
         let slot = send.slot();
         assert!(self.caller.is_claimed(id, slot));
-        let replied = self.caller.replied(slot);
-        let replied = replied.expect("SLOT-1: nobody reads a free slot");
-        assert_eq!(replied.is_grown(), send.is_grown());
-        match send.is_grown() {
-            true => self.written_larger.insert(slot),
-            false => self.written_larger.remove(&slot),
-        };
-        self.to_server.push_back((send.signal(), slot, id));
-        send.has_signalled();
         self.caller.posted(id, send);
-    }
-
-    fn grow(&mut self) {
-        match self.grown {
-            0 => self.responder.grow(larger(self.slots), larger(self.slots)),
-            1 => self.caller.grow(larger(self.slots), larger(self.slots)),
-            _ => return,
-        }
-        self.grown += 1;
+        self.to_server.push_back((Signal::Message, slot, id));
     }
 
     fn grant(&mut self) {
@@ -482,21 +449,10 @@ impl World {
             extension: self.extension(rare),
             ..request_header(id)
         };
-        let signal = match signal {
-            Signal::Grown => {
-                let switched = self.responder.switch(slot);
-                assert_eq!(switched, Ok(()), "RING-1: the slot is the caller's");
-                Signal::Message
-            }
-            signal => signal,
-        };
         let imm = Immediate { slot, signal };
         match self.responder.receive(imm, Some((&header, 0..0))) {
             Arrival::Request(request) => {
                 assert_eq!(request.request_id, id.0);
-                let is_larger = self.written_larger.contains(&slot);
-                assert_eq!(request.arrived.is_grown(), is_larger, "RING-1");
-                assert_eq!(request.send.is_grown(), is_larger, "RING-1");
                 assert!(
                     self.last_arrived < Some(id),
                     "ORDER-1: {id:?} after {:?}",
@@ -573,7 +529,6 @@ impl World {
         let slots: Vec<_> = handled.chain(unsent).chain(read).collect();
         for slot in slots {
             assert!(self.responder.arrived(slot).is_none());
-            assert_eq!(self.responder.switch(slot), Err(Violation::SlotBusy));
             let imm = Immediate {
                 slot,
                 signal: Signal::Message,
@@ -591,9 +546,6 @@ impl World {
             return;
         };
         let late = self.caller.late();
-        let replied = self.caller.replied(slot);
-        let is_larger = replied.map(SlotToken::is_grown);
-        assert_eq!(is_larger, Ok(self.written_larger.contains(&slot)), "RING-1");
         match self.receive(slot, id) {
             Received::Answer => {
                 assert!(self.live.contains_key(&id), "CALL-2: {id:?} had ended");
@@ -716,8 +668,6 @@ impl World {
         assert_eq!(self.responder.unanswered(), self.reading.len(), "CALL-1");
         self.reading.clear();
         self.responder = Responder::of(self.slots);
-        self.grown = 0;
-        self.written_larger.clear();
         self.forgotten = 0;
         self.end_calls();
         self.caller = Caller::of(self.slots);
