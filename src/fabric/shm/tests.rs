@@ -165,6 +165,26 @@ impl Impostor {
         connected(device, self.gid)
     }
 
+    /// Asks for a queue pair of `device` over another link. Gives that and its end of the
+    /// connection.
+    fn greet(&self, device: &Arc<dyn Device>, qp: &dyn QueuePair) -> (ControlSocket, ConnectionId) {
+        let link = ControlSocket::dial(device.port().gid).expect("it listens");
+        let from = ConnectionId {
+            qp_num: 99,
+            life: 5,
+        };
+        let (version, gid) = (VERSION, self.gid.0);
+        let hello = Hello {
+            from,
+            psn: 1,
+            to_qp: qp.number(),
+        };
+        for message in [Message::Device { version, gid }, Message::Hello(hello)] {
+            link.send(&message, &[]).expect("room");
+        }
+        (link, from)
+    }
+
     fn accept(&self) -> ControlSocket {
         let accepted = control_socket::accept(&self.listener).expect("it can");
         let link = accepted.expect("the dial does not wait");
@@ -230,20 +250,7 @@ fn input_1_links_that_connect_nothing_are_closed() {
 fn call_1_the_end_of_a_queue_pair_is_told_to_whoever_asked_for_it() {
     let (device, impostor) = (open(), Impostor::new());
     let qp = impostor.lure(&device);
-    let link = ControlSocket::dial(device.port().gid).expect("it listens");
-    let from = ConnectionId {
-        qp_num: 99,
-        life: 5,
-    };
-    let (version, gid) = (VERSION, impostor.gid.0);
-    let hello = Hello {
-        from,
-        psn: 1,
-        to_qp: qp.number(),
-    };
-    for message in [Message::Device { version, gid }, Message::Hello(hello)] {
-        link.send(&message, &[]).expect("room");
-    }
+    let (link, from) = impostor.greet(&device, &*qp);
     let welcome = next(&link);
     assert!(matches!(welcome, Message::Welcome(it) if it.to == from));
     drop(qp);
@@ -288,21 +295,8 @@ fn a_welcome_waits_while_too_many_descriptors_are_on_their_way() {
         }
         let (device, impostor) = (open(), Impostor::new());
         let qp = impostor.lure(&device);
-        let link = ControlSocket::dial(device.port().gid).expect("it listens");
-        let from = ConnectionId {
-            qp_num: 99,
-            life: 5,
-        };
-        let (version, gid) = (VERSION, impostor.gid.0);
-        let hello = Hello {
-            from,
-            psn: 1,
-            to_qp: qp.number(),
-        };
         let unread = send_unread();
-        for message in [Message::Device { version, gid }, Message::Hello(hello)] {
-            link.send(&message, &[]).expect("room");
-        }
+        let (link, from) = impostor.greet(&device, &*qp);
         std::thread::sleep(Duration::from_millis(300));
         assert!(matches!(link.receive(), Incoming::Nothing));
         drop(unread);
