@@ -203,6 +203,8 @@ fn bind(
         #[cfg(feature = "tls")]
         Some(tls) => server
             .tls_handshake_timeout(HEAD_TIMEOUT)
+            // Those who do not get on with their handshake count among the connections.
+            .max_connection_rate(most / WORKERS)
             .bind_rustls_0_23(at, super::server_tls::config(tls)?),
         _ => server.bind(at),
     };

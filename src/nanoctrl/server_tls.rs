@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
-use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::SingleCertAndKey;
 use tokio::net::TcpStream;
 
@@ -31,7 +31,13 @@ pub(super) fn config(files: &ServerTls) -> Result<ServerConfig, TlsFileError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    Ok(builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity))))
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
+    if files.client_ca.is_some() {
+        // Nobody checks whether the certificate of a session that is resumed has expired.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    Ok(config)
 }
 
 /// The socket below an encrypted connection.

@@ -804,10 +804,17 @@ impl Connection {
 
     /// Whether the peer has been met, or why not.
     pub(super) fn has_met_peer(&self) -> Result<bool, TlsError> {
+        let has_met = self.is_made() || self.state() == QueuePairState::Error;
+        // It is known before the state shows it.
         match self.refusal.get() {
             Some(error) => Err(error.clone()),
-            None => Ok(self.lock().terms.is_some() || self.state() == QueuePairState::Error),
+            None => Ok(has_met),
         }
+    }
+
+    /// Whether it has been connected, be it that it has ended since.
+    pub(super) fn is_made(&self) -> bool {
+        self.lock().terms.is_some()
     }
 
     /// Ends; if the connection is lost, then after what had come before.

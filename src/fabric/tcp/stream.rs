@@ -67,7 +67,7 @@ impl Stream {
     }
 
     /// Goes on with the handshake, if there is one.
-    pub(super) fn handshake(&mut self) -> Result<Handshake, TlsError> {
+    pub(super) fn handshake(&mut self) -> Result<Handshake, Option<TlsError>> {
         match &mut self.tls {
             None => Ok(Handshake::Done),
             Some(tls) => tls.handshake(&self.socket),

@@ -39,7 +39,7 @@ impl TlsSession {
         match *context {}
     }
 
-    pub(super) fn handshake(&mut self, _: &OwnedFd) -> Result<Handshake, TlsError> {
+    pub(super) fn handshake(&mut self, _: &OwnedFd) -> Result<Handshake, Option<TlsError>> {
         match *self {}
     }
 

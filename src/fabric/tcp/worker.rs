@@ -518,6 +518,10 @@ impl Routine {
                 if !connection.is_from_peer(hello, opening) {
                     return self.remove(token, "it is not the peer of its queue pair".into());
                 }
+                // Before it costs a handshake.
+                if opening == Opening::Preamble && connection.is_made() {
+                    return self.remove(token, "its queue pair is connected already".into());
+                }
                 let link = self.pending.get_mut(&token);
                 match (opening, link.is_some_and(|it| it.say(&connection, opening))) {
                     (Opening::Hello, true) => self.hand_over(token, &connection, hello),
@@ -579,7 +583,8 @@ impl Routine {
             Ok(Handshake::Reads) => return self.expect(token, epoll::EventFlags::IN),
             Ok(Handshake::Writes) => return self.expect(token, epoll::EventFlags::OUT),
             Ok(Handshake::Done) => {}
-            Err(error) => return self.remove(token, Wrong::Refused(error)),
+            Err(Some(error)) => return self.remove(token, Wrong::Refused(error)),
+            Err(None) => return self.remove(token, Wrong::Ended),
         }
         link.proved = Some(connection.number());
         if !is_dialler {

@@ -18,6 +18,12 @@ use crate::tls::TlsError;
 const INCOMING: usize = 64 * 1024;
 /// Bytes that are encrypted before they are sent: some records.
 const OUTGOING: usize = 64 * 1024;
+/// System calls that one call receives by at most. A peer may send records without bytes as fast as
+/// they are decrypted.
+const READS: usize = 16;
+/// Bytes that one call sends, roughly: a peer may take them as fast as they are encrypted, and
+/// others wait meanwhile.
+const BURST: usize = 8 << 20;
 /// Stands for the name of the peer, which [`PeerVerifier`] looks for in another place.
 const NAME: &str = "slimerpc.invalid";
 
@@ -83,26 +89,27 @@ impl TlsSession {
     }
 
     /// Goes on with the handshake as far as the socket lets it.
-    pub(in super::super) fn handshake(&mut self, socket: &OwnedFd) -> Result<Handshake, TlsError> {
-        let ended = |error: io::Error| {
-            let refusal = TlsError::of_stream(&error);
-            refusal.unwrap_or_else(|| TlsError::Handshake(error.to_string()))
-        };
+    ///
+    /// # Errors
+    /// Why one of the sides refuses the other; `None` if the connection just ended.
+    pub(in super::super) fn handshake(
+        &mut self,
+        socket: &OwnedFd,
+    ) -> Result<Handshake, Option<TlsError>> {
+        let ended = |error: io::Error| TlsError::of_stream(&error);
+        let mut reads = READS;
         loop {
             if !self.flush(socket).map_err(ended)? {
                 return Ok(Handshake::Writes);
             }
             if !self.session.is_handshaking() {
-                self.check_resumed()?;
+                self.check_resumed().map_err(Some)?;
                 return Ok(Handshake::Done);
             }
-            let mut is_dry = false;
-            match self.decrypt(socket, &mut is_dry).map_err(ended)? {
+            match self.decrypt(socket, &mut reads).map_err(ended)? {
                 More::Yes => {}
                 More::No => return Ok(Handshake::Reads),
-                More::End => {
-                    return Err(TlsError::Handshake("the other side ended it".to_owned()));
-                }
+                More::End => return Err(None),
             }
         }
     }
@@ -116,6 +123,24 @@ impl TlsSession {
         let is_client = matches!(self.session, Connection::Server(_));
         let checked = self.verifier.check_again(chain, is_client);
         checked.map_err(|error| TlsError::from(&error))
+    }
+
+    /// Encrypts so many bytes, each in a record of its own.
+    #[cfg(test)]
+    pub(in super::super) fn records(&mut self, count: usize) -> Vec<u8> {
+        let mut encrypted = Vec::new();
+        for _ in 0..count {
+            self.session
+                .writer()
+                .write_all(&[7])
+                .expect("there is room");
+            while self.session.wants_write() {
+                self.session
+                    .write_tls(&mut encrypted)
+                    .expect("a vector takes all");
+            }
+        }
+        encrypted
     }
 
     /// Whether the session is one that was resumed.
@@ -146,7 +171,7 @@ impl TlsSession {
         reads: bool,
     ) -> io::Result<usize> {
         let mut received = 0;
-        let mut is_dry = !reads;
+        let mut reads = if reads { READS } else { 0 };
         for piece in pieces {
             let (first, len) = piece.parts();
             let mut at = 0;
@@ -172,10 +197,14 @@ impl TlsSession {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(error),
                 }
-                match self.decrypt(socket, &mut is_dry) {
+                match self.decrypt(socket, &mut reads) {
                     Ok(More::Yes) => {}
                     Ok(More::No) if received == 0 => return Err(io::ErrorKind::WouldBlock.into()),
                     Ok(More::No | More::End) => return Ok(received),
+                    // What came before counts; the socket has ended, and says so again.
+                    Err(error) if received > 0 && TlsError::of_stream(&error).is_none() => {
+                        return Ok(received);
+                    }
                     Err(error) => return Err(error),
                 }
             }
@@ -183,10 +212,11 @@ impl TlsSession {
         Ok(received)
     }
 
-    /// Decrypts what has been received, or else what the socket has. `is_dry`: it has nothing.
-    fn decrypt(&mut self, socket: &OwnedFd, is_dry: &mut bool) -> io::Result<More> {
+    /// Decrypts what has been received, or else what the socket has. It is read so many times at
+    /// most; 0 once it has nothing.
+    fn decrypt(&mut self, socket: &OwnedFd, reads: &mut usize) -> io::Result<More> {
         if self.start == self.end {
-            if *is_dry {
+            if *reads == 0 {
                 return Ok(More::No);
             }
             let buffer = &mut *self.incoming;
@@ -196,12 +226,12 @@ impl TlsSession {
                 Ok(0) => return Ok(More::End),
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    *is_dry = true;
+                    *reads = 0;
                     return Ok(More::No);
                 }
                 Err(error) => return Err(error),
             };
-            *is_dry = received < INCOMING;
+            *reads = if received < INCOMING { 0 } else { *reads - 1 };
             (self.start, self.end) = (0, received);
         }
         let mut rest = &self.incoming[self.start..self.end];
@@ -214,8 +244,8 @@ impl TlsSession {
         Ok(More::Yes)
     }
 
-    /// Sends `pieces`, in order, as far as the socket takes them. Those that it did not take have
-    /// to be given again: some are encrypted already.
+    /// Sends `pieces`, in order, as far as the socket takes them, or some of them. Those that were
+    /// not sent have to be given again: some are encrypted already.
     ///
     /// # Safety
     /// Each piece is valid for reads, by raw pointers at least.
@@ -233,6 +263,9 @@ impl TlsSession {
                 };
             }
             sent += std::mem::take(&mut self.encrypted);
+            if sent >= BURST {
+                return Ok(sent);
+            }
             // SAFETY: the caller vouches for the pieces.
             unsafe { gather(pieces, sent, &mut self.outgoing) };
             if self.outgoing.is_empty() {

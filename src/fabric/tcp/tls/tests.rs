@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -469,7 +469,9 @@ fn handshake(a: &TlsContext, b: &TlsContext) -> Result<([TlsSession; 2], [OwnedF
     let mut done = [false; 2];
     while done != [true; 2] {
         for (at, end) in ends.iter_mut().enumerate() {
-            done[at] = matches!(end.handshake(&sockets[at])?, Handshake::Done);
+            let come = end.handshake(&sockets[at]);
+            let come = come.map_err(|error| error.expect("nobody just ended"))?;
+            done[at] = matches!(come, Handshake::Done);
         }
     }
     // The tickets come behind.
@@ -487,6 +489,67 @@ fn receive(end: &mut TlsSession, socket: &OwnedFd) -> std::io::ErrorKind {
     // SAFETY: the piece is `byte`, to which nobody else has a reference.
     let received = unsafe { end.receive(socket, &[piece], true) };
     received.unwrap_err().kind()
+}
+
+/// Lets a socket hold what is sent, however much. Returns whether this process may do that.
+fn has_room(socket: &OwnedFd) -> bool {
+    let size: libc::c_int = 64 << 20;
+    // SAFETY: the descriptor is open, and the option is a `c_int`, which is only read.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUFFORCE,
+            (&raw const size).cast(),
+            size_of_val(&size) as libc::socklen_t,
+        )
+    };
+    set == 0
+}
+
+/// INPUT-1: a peer that is as fast as we are does not keep a thread, so that others are served
+/// meanwhile. Needs to be root.
+#[test]
+fn input_1_no_call_receives_or_sends_without_end() {
+    const RECORDS: usize = 100_000;
+    let authority = Authority::new();
+    let files = files(&authority, &authority.issue("a", ANYBODY));
+    let context = TlsContext::open(&files).unwrap();
+    let ([mut near, mut far], sockets) = handshake(&context, &context).unwrap();
+    if !sockets.iter().all(has_room) {
+        return;
+    }
+    let records = near.records(RECORDS);
+    let mut socket = UnixStream::from(sockets[0].try_clone().unwrap());
+    socket.write_all(&records).unwrap();
+    let mut bytes = vec![0_u8; 20 << 20];
+    let mut received = Vec::new();
+    while received.iter().sum::<usize>() < RECORDS {
+        let piece = Piece::new(NonNull::from(&mut *bytes).cast(), RECORDS);
+        // SAFETY: the piece is part of `bytes`, to which nobody else has a reference.
+        received.push(unsafe { far.receive(&sockets[1], &[piece], true) }.unwrap());
+    }
+    let most = received.iter().max().unwrap();
+    assert!(*most < RECORDS / 2, "{most} records at once");
+    // SAFETY: the piece is `bytes`, which nobody changes.
+    let sent = unsafe { far.send(&sockets[1], &[Piece::of(&bytes)]) }.unwrap();
+    assert!(sent < bytes.len() / 2, "{sent} bytes at once");
+}
+
+/// Whoever dies meanwhile has refused nobody.
+#[test]
+fn a_handshake_that_just_ends_is_no_refusal() {
+    let authority = Authority::new();
+    let files = files(&authority, &authority.issue("a", ANYBODY));
+    let context = TlsContext::open(&files).unwrap();
+    for is_dialler in [true, false] {
+        let mut session = TlsSession::begin(&context, None, is_dialler).unwrap();
+        let (near, far) = UnixStream::pair().unwrap();
+        drop(far);
+        near.set_nonblocking(true).unwrap();
+        let ended = session.handshake(&near.into()).map(drop);
+        assert_eq!(ended, Err(None));
+    }
 }
 
 /// Bytes that somebody in between has changed are not taken for those that were sent.
