@@ -27,12 +27,9 @@ pub struct ClientTls {
     pub key: Option<PathBuf>,
 }
 
-/// What errors call the files.
-#[cfg(feature = "tls")]
+/// The variables that name the files, as errors do.
 const CA: &str = "NANOCTRL_CA";
-#[cfg(feature = "tls")]
 const CERT: &str = "NANOCTRL_CERT";
-#[cfg(feature = "tls")]
 const KEY: &str = "NANOCTRL_KEY";
 
 impl ClientTls {
@@ -45,9 +42,9 @@ impl ClientTls {
             set.or_else(|| value().map(PathBuf::from))
         };
         Self {
-            ca: or(self.ca, "NANOCTRL_CA"),
-            cert: or(self.cert, "NANOCTRL_CERT"),
-            key: or(self.key, "NANOCTRL_KEY"),
+            ca: or(self.ca, CA),
+            cert: or(self.cert, CERT),
+            key: or(self.key, KEY),
         }
     }
 

@@ -267,7 +267,7 @@ fn next(poller: &mut dyn Poller) -> Completion {
 }
 
 /// The peer closes; what it said before.
-fn rest(mut stream: TcpStream) -> Vec<u8> {
+pub(super) fn rest(mut stream: TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match stream.read_to_end(&mut bytes) {
         Ok(_) => {}

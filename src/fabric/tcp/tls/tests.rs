@@ -18,6 +18,7 @@ use super::{Handshake, TlsContext, TlsSession, proof};
 use crate::fabric::conformance::CASES;
 use crate::fabric::tcp::hello::{HELLO, Hello, Opening, Terms};
 use crate::fabric::tcp::stream::Piece;
+use crate::fabric::tcp::tests::rest;
 use crate::fabric::tcp::{TcpAddress, TcpDevice, TcpKey, TcpOptions};
 use crate::fabric::{
     Device, FabricError, Gid, Poller, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState,
@@ -288,15 +289,6 @@ fn say(end: &End, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-fn is_closed(mut stream: TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    match stream.read_to_end(&mut bytes) {
-        Ok(_) => {}
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
-    }
-    bytes
-}
-
 /// INPUT-1: nothing is computed for who does not know the key, and who knows it has no more time
 /// than others.
 #[test]
@@ -316,7 +308,7 @@ fn strangers_get_no_handshake_and_those_who_stall_in_one_are_closed() {
         plain,
         wrong.encode(Opening::Preamble).to_vec(),
     ] {
-        assert!(is_closed(say(&end, &bytes)).is_empty());
+        assert!(rest(say(&end, &bytes)).is_empty());
         count += 1;
         end.has_violations(count);
     }
@@ -327,14 +319,14 @@ fn strangers_get_no_handshake_and_those_who_stall_in_one_are_closed() {
     let answer = Hello::decode(&answer, Opening::Preamble).unwrap();
     assert_eq!(answer.key, proof(ATTACKER_KEY));
     let began = Instant::now();
-    assert!(is_closed(stalls).is_empty());
+    assert!(rest(stalls).is_empty());
     assert!(began.elapsed() > Duration::from_secs(3));
     end.has_violations(count + 1);
     // Nonsense in the handshake.
     let (end, hello) = victim(&device);
     let mut nonsense = say(&end, &hello.encode(Opening::Preamble));
     nonsense.write_all(&[0xff; 4096]).unwrap();
-    is_closed(nonsense);
+    rest(nonsense);
     end.has_violations(count + 2);
     assert!(matches!(end.meets(), Err(TlsError::Handshake(_))));
 }
@@ -365,7 +357,7 @@ fn a_replayed_preamble_ends_no_connection_that_is_made() {
     };
     let mut replayed = say(&dialled, &seen.encode(Opening::Preamble));
     replayed.write_all(&[0xff; 4096]).unwrap();
-    is_closed(replayed);
+    rest(replayed);
     dialled.has_violations(1);
     // The violation is counted before anything ends.
     thread::sleep(Duration::from_millis(200));
