@@ -234,9 +234,9 @@ fn allowed(kind: &str, services: i64) -> i64 {
     match kind {
         // Regions and queues of each device, whoever the peers are.
         _ if kind.starts_with("/memfd:") => 2 * DEVICES,
-        // Both ends may dial at once.
-        "local socket" => 2 * DEVICES,
-        "anon_inode:[pidfd]" => DEVICES,
+        // All devices of two processes share one link. Both ends may dial it at once.
+        "local socket" => 2,
+        "anon_inode:[pidfd]" => 1,
         // One for heartbeats and one for each direction of one-sided memory, and two for each
         // channel: serial and parallel, in both directions. Each is a completion queue of this end,
         // or one of the peer's.

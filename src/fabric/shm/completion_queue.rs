@@ -12,14 +12,14 @@ use super::receive_ring::{Arrival, Doorbell, Entry, Taker};
 use super::receiver::Receiver;
 use super::segment::{Segment, View};
 use crate::fabric::{
-    Completion, CompletionQueue, CompletionStatus, FabricError, Gid, Opcode, Poller,
-    QueuePairState, eventfd,
+    Completion, CompletionQueue, CompletionStatus, FabricError, Opcode, Poller, QueuePairState,
+    eventfd,
 };
 
 /// The shared half of a completion queue: its page, and all entries but arrived messages.
 #[derive(Debug)]
 pub(super) struct ShmCompletionQueue {
-    device: Gid,
+    device: u64,
     /// No other queue of the process has it.
     number: u64,
     event: Arc<OwnedFd>,
@@ -58,7 +58,7 @@ pub(super) fn page_in(memory: Segment) -> Option<View<QueuePage>> {
 }
 
 impl ShmCompletionQueue {
-    pub(super) fn create(device: Gid, arena: &Arena) -> Result<Self, FabricError> {
+    pub(super) fn create(device: u64, arena: &Arena) -> Result<Self, FabricError> {
         let (lot, segment) = arena
             .create(size_of::<QueuePage>())
             .map_err(FabricError::os("creating a completion queue"))?;
@@ -77,8 +77,8 @@ impl ShmCompletionQueue {
         })
     }
 
-    /// The device that the queue was created on.
-    pub(super) fn device(&self) -> Gid {
+    /// Number of the device that the queue was created on.
+    pub(super) fn device(&self) -> u64 {
         self.device
     }
 
@@ -469,7 +469,7 @@ mod tests {
 
         fn of(queues: u32) -> Self {
             let arena = Arena::new("test");
-            let queue = ShmCompletionQueue::create(Gid([0; 16]), &arena).expect("a queue");
+            let queue = ShmCompletionQueue::create(0, &arena).expect("a queue");
             let queue = Arc::new(queue);
             let receiver = |number| {
                 let receiver = Receiver::create(&arena, number, RECEIVES).expect("a receive queue");

@@ -1,4 +1,4 @@
-//! The part of a queue pair that its handle and the device's thread share.
+//! The part of a queue pair that its handle and the port's thread share.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -153,7 +153,7 @@ impl Connection {
         self.recv_cq.flush();
     }
 
-    /// Executes a request or queues it. Returns whether the device's thread has to continue it.
+    /// Executes a request or queues it. Returns whether the port's thread has to continue it.
     ///
     /// # Safety
     /// Only the handle may call this and [`write_now`](Self::write_now), on one thread at a time.
@@ -303,7 +303,7 @@ impl Connection {
             _ => false,
         };
         if understood {
-            // The wait that ends here is known to the device's thread already. A new wait that
+            // The wait that ends here is known to the port's thread already. A new wait that
             // begins here is known, too, because that thread is the caller.
             self.advance(&mut sender, Instant::now());
         }

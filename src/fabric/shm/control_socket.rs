@@ -1,4 +1,4 @@
-//! Control sockets: unix sockets between the devices of two processes.
+//! Control sockets: unix sockets between the ports of two processes.
 
 use std::fmt::Write as _;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -109,14 +109,14 @@ impl ControlSocket {
         }
     }
 
-    /// Connects to the device with this GID, which must be of the same user. Does not wait.
+    /// Connects to the port with this GID, which must be of the same user. Does not wait.
     pub(super) fn dial(gid: Gid) -> io::Result<Self> {
         let link = Self::dial_anyone(gid)?;
         link.check_user()?;
         Ok(link)
     }
 
-    /// Connects to the device with this GID, of whatever user.
+    /// Connects to the port with this GID, of whatever user.
     pub(super) fn dial_anyone(gid: Gid) -> io::Result<Self> {
         let socket = socket()?;
         rustix::net::connect(&socket, &name(gid)?)?;

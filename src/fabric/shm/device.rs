@@ -5,19 +5,21 @@ use std::sync::Arc;
 use super::barrier;
 use super::completion_queue::{ShmCompletionQueue, ShmPoller};
 use super::connection::Connection;
+use super::open_device::OpenDevice;
+use super::port::Port;
 use super::queue_pair::ShmQueuePair;
 use super::region::ShmRegion;
-use super::worker::Worker;
 use crate::fabric::{
-    Access, CompletionQueue, Device, DeviceLimits, FabricError, Gid, LinkType, MemoryRegion,
+    Access, CompletionQueue, Device, DeviceLimits, FabricError, LinkType, MemoryRegion,
     PortAttributes, QueueHalves, QueuePair, QueuePairInit, SHM, software,
 };
 
 /// The shared memory of this host as a device.
 ///
-/// Each such device is one port; two of them connect within a process or across processes of one
-/// user. Its thread sleeps except when connections are made or end, and stops with the last object
-/// made from the device.
+/// Two of them connect within a process or across processes of one user. Those of one process share
+/// a port: a thread, which sleeps except when connections are made or end and stops with the last
+/// object made from any of them, and a link to each other process. Their memory and their keys are
+/// their own.
 ///
 /// ```
 /// use slimerpc::fabric::{Access, shm::ShmDevice};
@@ -29,7 +31,7 @@ use crate::fabric::{
 /// ```
 #[derive(Debug)]
 pub struct ShmDevice {
-    worker: Arc<Worker>,
+    device: Arc<OpenDevice>,
 }
 
 impl ShmDevice {
@@ -41,8 +43,22 @@ impl ShmDevice {
     /// The process is out of file descriptors, memory or threads.
     pub fn open() -> Result<Arc<dyn Device>, FabricError> {
         barrier::register();
-        let worker = Arc::new(Worker::start(Gid(software::random()?))?);
-        Ok(Arc::new(Self { worker }))
+        Ok(Arc::new(Self::on(Port::of_process()?)))
+    }
+
+    /// Opens a new device on a port of its own, as another process has one.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    #[cfg(test)]
+    pub(super) fn open_apart() -> Result<Arc<dyn Device>, FabricError> {
+        barrier::register();
+        Ok(Arc::new(Self::on(Arc::new(Port::open()?))))
+    }
+
+    fn on(port: Arc<Port>) -> Self {
+        let device = Arc::new(OpenDevice::on(port));
+        Self { device }
     }
 
     fn own(
@@ -50,7 +66,7 @@ impl ShmDevice {
         queue: &Arc<dyn CompletionQueue>,
     ) -> Result<Arc<ShmCompletionQueue>, FabricError> {
         software::own(SHM, queue, |queue: &ShmCompletionQueue| {
-            queue.device() == self.worker.core().gid()
+            queue.device() == self.device.number()
         })
     }
 }
@@ -61,7 +77,7 @@ impl Device for ShmDevice {
     }
 
     fn port(&self) -> PortAttributes {
-        software::port(LinkType::Shm, self.worker.core().gid())
+        software::port(LinkType::Shm, self.device.port().gid())
     }
 
     fn limits(&self) -> DeviceLimits {
@@ -75,7 +91,7 @@ impl Device for ShmDevice {
     ) -> Result<Arc<dyn MemoryRegion>, FabricError> {
         software::check_region(SHM, length)?;
         Ok(Arc::new(ShmRegion::register(
-            self.worker.clone(),
+            self.device.clone(),
             length,
             access,
         )?))
@@ -83,8 +99,11 @@ impl Device for ShmDevice {
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
         software::check_completion_queue(SHM, depth)?;
-        let core = self.worker.core();
-        let queue = Arc::new(ShmCompletionQueue::create(core.gid(), core.queues())?);
+        let device = &self.device;
+        let queue = Arc::new(ShmCompletionQueue::create(
+            device.number(),
+            device.queues(),
+        )?);
         Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
     }
 
@@ -92,11 +111,12 @@ impl Device for ShmDevice {
         software::check_queue_pair(SHM, init)?;
         let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
         let psn = u32::from_ne_bytes(software::random()?) & 0xff_ffff;
-        let core = self.worker.core();
-        let memory = (core.queues().clone(), core.keys().clone());
-        let connection =
-            core.connection(|number| Connection::new(number, psn, init, queues, memory))?;
-        let handle = ShmQueuePair::new(connection, init.max_inline, self.worker.clone());
+        let device = &self.device;
+        let memory = (device.queues().clone(), device.keys().clone());
+        let connection = device
+            .port()
+            .connection(|number| Connection::new(number, psn, init, queues, memory))?;
+        let handle = ShmQueuePair::new(connection, init.max_inline, device.clone());
         Ok(Box::new(handle))
     }
 }

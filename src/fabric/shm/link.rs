@@ -1,8 +1,8 @@
-//! Links: what all queue pairs of two devices share, a control socket that one of the devices has
+//! Links: what all queue pairs of two ports share, a control socket that one of the ports has
 //! dialled.
 //!
 //! Each end asks over it for its queue pairs, and answers for them. The link ends when neither has
-//! a need of it: a queue pair that is connected, or memory of the other device that is mapped. The
+//! a need of it: a queue pair that is connected, or memory of the other port that is mapped. The
 //! end that has dialled says that it has none any more, and dials another link when it has one
 //! again.
 
@@ -25,17 +25,17 @@ use super::message::{Message, VERSION};
 use crate::fabric::Gid;
 
 /// Most messages that wait until the peer reads. Each queue pair of an honest one has a few under
-/// way at most.
-const MAX_WAITING: usize = 1 << 14;
+/// way at most, and two processes may have thousands between them.
+const MAX_WAITING: usize = 1 << 16;
 
 /// One link, at either end.
 #[derive(Debug)]
 pub(super) struct Link {
     socket: ControlSocket,
-    /// The device at the other end.
+    /// The port at the other end.
     peer: Gid,
     is_dialled: bool,
-    /// The links of the device.
+    /// The links of the port.
     links: Weak<Links>,
     /// `None` once it has ended.
     users: Mutex<Option<Users>>,
@@ -71,7 +71,7 @@ trait Descriptor: AsFd + fmt::Debug + Send + Sync {}
 
 impl<T: AsFd + fmt::Debug + Send + Sync> Descriptor for T {}
 
-/// The links of a device over which new connections ask, by peer.
+/// The links of a port over which new connections ask, by peer.
 #[derive(Debug)]
 pub(super) struct Links {
     gid: Gid,
@@ -81,7 +81,7 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Makes the links of the device with this GID.
+    /// Makes the links of the port with this GID.
     pub(super) fn new(gid: Gid) -> Self {
         Self {
             gid,
@@ -145,8 +145,8 @@ impl Link {
         }
     }
 
-    /// Returns whether the process that has dialled is the one that has the device. Another one
-    /// could keep this device from its peer by that peer's name.
+    /// Returns whether the process that has dialled is the one that has the port. Another one
+    /// could keep this port from its peer by that peer's name.
     fn is_of_its_peer(&self) -> bool {
         let process = |socket: &ControlSocket| socket.peer_process().ok().flatten();
         let theirs = ControlSocket::dial(self.peer).ok();
@@ -154,12 +154,12 @@ impl Link {
         theirs.is_some() && theirs == process(&self.socket)
     }
 
-    /// The device at the other end.
+    /// The port at the other end.
     pub(super) fn peer(&self) -> Gid {
         self.peer
     }
 
-    /// The socket, for the device's thread.
+    /// The socket, for the port's thread.
     pub(super) fn socket(&self) -> &ControlSocket {
         &self.socket
     }
@@ -354,7 +354,7 @@ impl Link {
         has_too_many || error.kind() == io::ErrorKind::WouldBlock
     }
 
-    /// Sends messages that wait, as far as the socket has room now. The device's thread calls this
+    /// Sends messages that wait, as far as the socket has room now. The port's thread calls this
     /// whenever there may be more.
     pub(super) fn flush(&self) {
         let mut waiting = lock(&self.waiting);

@@ -1,4 +1,4 @@
-//! Messages that two devices exchange on a control socket.
+//! Messages that two ports exchange on a control socket.
 
 use serde::{Deserialize, Serialize};
 

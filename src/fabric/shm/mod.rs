@@ -6,17 +6,17 @@
 //!
 //! | verbs | here |
 //! | --- | --- |
-//! | GID of the port | 16 random bytes, which name an abstract unix socket; every [`ShmDevice`] has one |
-//! | connection | messages over a link, a unix socket that all queue pairs of two devices share; its end puts them all in ERR |
+//! | GID of the port | 16 random bytes, which name an abstract unix socket; the [`ShmDevice`]s of a process share it |
+//! | connection | messages over a link, a unix socket that all queue pairs of two processes share; its end puts them all in ERR |
 //! | memory region | a range of a sealed memfd, which the device has for all of them; a peer is handed it when it first uses the rkey |
 //! | WRITE, READ | a copy by the poster, inside `post_send` |
 //! | bytes that were made [in place](super::QueuePair::place) | no copy: the peer's region is mapped |
 //! | WRITE_WITH_IMM | the copy, then an entry in the peer's receive queue, a ring in such a range |
 //! | completion queue | its owner polls the receive queues that are in use; the others rest, and who writes into one of those reports it in a set that the queue has |
 //! | completion channel | an eventfd; the peer writes to it only if the queue was armed. Who arms it fences for both (`membarrier`), where the kernel can |
-//! | the NIC | one thread for each device, which sleeps unless links change or a send has to wait |
+//! | the NIC | one thread for each process, which sleeps unless links change or a send has to wait |
 //!
-//! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of devices
+//! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of processes
 //! has its link, which the first dials that needs it, a handle of the peer's process, and an
 //! eventfd for each completion queue of the peer's that is written to.
 //!
@@ -40,8 +40,10 @@ mod device;
 mod key_table;
 mod link;
 mod message;
+mod open_device;
 mod owner_lock;
 mod peer_process;
+mod port;
 mod queue_page;
 mod queue_pair;
 mod ready_set;
@@ -54,7 +56,7 @@ mod sender;
 mod spare;
 mod spin_lock;
 mod sync;
-mod worker;
+mod waiting_hellos;
 
 pub use device::ShmDevice;
 pub(crate) use owner_lock::{OwnerGuard, OwnerLock};

@@ -25,7 +25,7 @@ pub(super) enum PeerProcess {
     Watched,
 }
 
-/// The peer processes that this device watches.
+/// The peer processes that this port watches.
 #[derive(Debug, Default)]
 pub(super) struct PeerProcesses {
     watched: HashMap<Pid, Watched>,

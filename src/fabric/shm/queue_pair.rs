@@ -4,7 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use super::connection::Connection;
-use super::worker::{Command, Worker};
+use super::open_device::OpenDevice;
+use super::port::Command;
 use crate::fabric::{
     FabricError, LinkType, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress,
     QueuePairState, RecvRequest, RemoteSlice, SendRequest, SystemLimit, software,
@@ -17,16 +18,20 @@ pub(super) struct ShmQueuePair {
     max_inline: u32,
     /// Whether the completion queue polls the receive queue.
     is_attached: bool,
-    worker: Arc<Worker>,
+    device: Arc<OpenDevice>,
 }
 
 impl ShmQueuePair {
-    pub(super) fn new(connection: Arc<Connection>, max_inline: u32, worker: Arc<Worker>) -> Self {
+    pub(super) fn new(
+        connection: Arc<Connection>,
+        max_inline: u32,
+        device: Arc<OpenDevice>,
+    ) -> Self {
         Self {
             connection,
             max_inline,
             is_attached: false,
-            worker,
+            device,
         }
     }
 
@@ -54,7 +59,7 @@ impl ShmQueuePair {
     }
 
     fn dial(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
-        let link = self.worker.core().link(remote.gid, &self.connection);
+        let link = self.device.port().link(remote.gid, &self.connection);
         let link = link.map_err(|error| match SystemLimit::of(&error) {
             Some(_) => FabricError::os("connecting a socket with a peer")(error),
             None => self.unreachable(format!(
@@ -83,7 +88,7 @@ impl QueuePair for ShmQueuePair {
     }
 
     fn address(&self) -> QueuePairAddress {
-        let port = software::port(LinkType::Shm, self.worker.core().gid());
+        let port = software::port(LinkType::Shm, self.device.port().gid());
         QueuePairAddress {
             gid: port.gid,
             gid_index: port.gid_index,
@@ -113,7 +118,7 @@ impl QueuePair for ShmQueuePair {
             });
         }
         self.dial(remote)?;
-        self.worker.core().command(Command::Greet(self.number()));
+        self.device.port().command(Command::Greet(self.number()));
         Ok(())
     }
 
@@ -130,7 +135,7 @@ impl QueuePair for ShmQueuePair {
         self.connection.give_up();
         self.connection.detach();
         let fresh = Arc::new(self.connection.renewed()?);
-        self.worker.core().replace(&fresh);
+        self.device.port().replace(&fresh);
         self.connection = fresh;
         self.is_attached = false;
         Ok(())
@@ -172,7 +177,7 @@ impl QueuePair for ShmQueuePair {
         // SAFETY: this is the one handle, and it is borrowed by this thread alone.
         if unsafe { self.connection.post_send(request) }? {
             let command = Command::Look(Arc::downgrade(&self.connection));
-            self.worker.core().command(command);
+            self.device.port().command(command);
         }
         Ok(())
     }
@@ -202,6 +207,6 @@ impl Drop for ShmQueuePair {
     fn drop(&mut self) {
         self.connection.give_up();
         self.connection.detach();
-        self.worker.core().forget(self.number());
+        self.device.port().forget(self.number());
     }
 }

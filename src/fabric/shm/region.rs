@@ -5,9 +5,9 @@ use std::sync::{Arc, LazyLock};
 
 use super::arena::{Arena, Lot};
 use super::message::RegionInfo;
+use super::open_device::OpenDevice;
 use super::segment::Segment;
 use super::sync::{AtomicU32, Ordering};
-use super::worker::Worker;
 use crate::fabric::{Access, FabricError, MemoryRegion};
 
 /// The first page of a region's memory belongs to the fabric; the bytes that users see come behind
@@ -102,21 +102,21 @@ pub(super) fn validity(segment: &Segment) -> &Validity {
 pub(super) struct ShmRegion {
     memory: Arc<RegionMemory>,
     key: u32,
-    worker: Arc<Worker>,
+    device: Arc<OpenDevice>,
 }
 
 impl ShmRegion {
     pub(super) fn register(
-        worker: Arc<Worker>,
+        device: Arc<OpenDevice>,
         len: usize,
         access: Access,
     ) -> Result<Self, FabricError> {
-        let memory = Arc::new(RegionMemory::create(worker.core().regions(), len, access)?);
-        let key = worker.core().keys().insert(&memory)?;
+        let memory = Arc::new(RegionMemory::create(device.regions(), len, access)?);
+        let key = device.keys().insert(&memory)?;
         Ok(Self {
             memory,
             key,
-            worker,
+            device,
         })
     }
 }
@@ -146,7 +146,7 @@ unsafe impl MemoryRegion for ShmRegion {
 impl Drop for ShmRegion {
     /// Deregisters: peers that have the memory mapped are refused from now on (DROP-1).
     fn drop(&mut self) {
-        self.worker.core().keys().remove(self.key);
+        self.device.keys().remove(self.key);
         self.memory.validity().0.store(0, Ordering::Release);
     }
 }

@@ -23,12 +23,12 @@ use super::receiver::RingMemory;
 use super::segment::{SEALS, Segment};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{
-    Access, Device, Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RetryPolicy,
-    eventfd, software,
+    Access, Device, FabricError, Gid, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState,
+    RetryPolicy, eventfd, software,
 };
 
 fn open() -> Arc<dyn Device> {
-    ShmDevice::open().expect("a device")
+    ShmDevice::open_apart().expect("a device")
 }
 
 #[test]
@@ -47,6 +47,35 @@ fn one_device_conforms_with_itself() {
         println!("{}", case.name());
         case.run(&a, &a);
     }
+}
+
+/// Devices of one process share a thread and a link, and no memory and no key.
+#[test]
+fn devices_of_a_process_conform_with_each_other_on_one_port() {
+    let [a, b] = [(); 2].map(|()| ShmDevice::open().expect("a device"));
+    assert_eq!(a.port().gid, b.port().gid);
+    for case in CASES {
+        println!("{}", case.name());
+        case.run(&a, &b);
+    }
+    let queue = a.create_completion_queue(1).expect("a queue").0;
+    let init = QueuePairInit {
+        send_cq: queue.clone(),
+        recv_cq: queue,
+        max_send_wr: 1,
+        max_recv_wr: 1,
+        max_inline: 0,
+        retry: RetryPolicy::default(),
+    };
+    a.create_queue_pair(&init).expect("it is its own queue");
+    let refused = b
+        .create_queue_pair(&init)
+        .expect_err("the queue is of another");
+    assert!(matches!(refused, FabricError::Foreign { .. }), "{refused}");
+    // Each has keys of its own, so equal ones name different memory.
+    let of_others = [(); 2].map(|()| ShmDevice::open().expect("a device"));
+    let regions = of_others.map(|device| device.register(1, Access::ALL).expect("a region"));
+    assert_eq!(regions[0].rkey(), regions[1].rkey());
 }
 
 /// The first message of a device that no one has opened.

@@ -1,5 +1,5 @@
-//! The thread of a device. It answers peers and continues sends that have to wait; sends that do
-//! not wait never involve it.
+//! The port that the devices of a process share, and its thread. That answers peers and continues
+//! sends that have to wait; sends that do not wait never involve it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -9,19 +9,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
-use rustix::process::Pid;
+use rustix::process::{Pid, getpid};
 
-use super::arena::Arena;
 use super::borrowed_lot::BorrowedLot;
 use super::connection::Connection;
 use super::control_socket::{self, ControlSocket, Incoming};
-use super::key_table::KeyTable;
 use super::link::{Link, Links};
 use super::message::{ConnectionId, Hello, Message, VERSION, Welcome};
 use super::peer_process::{PeerProcess, PeerProcesses};
 use super::spare::Spare;
+use super::waiting_hellos::WaitingHellos;
 use crate::complaints::Complaints;
-use crate::fabric::{FabricError, Gid, eventfd};
+use crate::fabric::{FabricError, Gid, eventfd, software};
 
 const LISTENER: u64 = 0;
 const COMMANDS: u64 = 1;
@@ -32,8 +31,7 @@ const LINK_EVENTS: epoll::EventFlags = epoll::EventFlags::IN
     .union(epoll::EventFlags::ET);
 /// Most messages read from one link in a row.
 const MAX_HEARD: usize = 256;
-/// Most control sockets that have not said yet which device they belong to, and most hellos that
-/// are not answered yet.
+/// Most control sockets that have not said yet which port they belong to.
 const MAX_STRANGERS: usize = 4096;
 /// Most dials accepted in a row before sockets are read.
 const MAX_ACCEPTED: usize = 64;
@@ -44,15 +42,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 const FIRST_QUEUE_PAIR: u32 = 17;
 const MAX_QUEUE_PAIR: u32 = (1 << 24) - 1;
 
-/// The state that a device's handles and its thread share.
+/// The state that the handles of a port's devices and its thread share.
 #[derive(Debug)]
-pub(super) struct DeviceState {
+pub(super) struct PortState {
     gid: Gid,
-    keys: Arc<KeyTable>,
-    /// The memory of regions.
-    regions: Arena,
-    /// The memory of receive queues and doorbells.
-    queues: Arc<Arena>,
     control: OwnedFd,
     commands: Mutex<Vec<Command>>,
     connections: Mutex<Connections>,
@@ -78,21 +71,9 @@ pub(super) enum Command {
     Stop,
 }
 
-impl DeviceState {
+impl PortState {
     pub(super) fn gid(&self) -> Gid {
         self.gid
-    }
-
-    pub(super) fn keys(&self) -> &Arc<KeyTable> {
-        &self.keys
-    }
-
-    pub(super) fn regions(&self) -> &Arena {
-        &self.regions
-    }
-
-    pub(super) fn queues(&self) -> &Arc<Arena> {
-        &self.queues
     }
 
     /// Finds or dials the link to a peer, for `connection`.
@@ -165,23 +146,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Keeps the thread alive; it ends with the last handle of any object of the device.
+/// A port: it has a GID, links with the ports of other processes, and a thread, which ends with the
+/// last handle of any object of its devices.
 #[derive(Debug)]
-pub(super) struct Worker {
-    core: Arc<DeviceState>,
+pub(super) struct Port {
+    state: Arc<PortState>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Worker {
-    /// Starts a device with this GID.
-    pub(super) fn start(gid: Gid) -> Result<Self, FabricError> {
+impl Port {
+    /// The port that the devices of this process share.
+    pub(super) fn of_process() -> Result<Arc<Self>, FabricError> {
+        static SHARED: Mutex<Option<(Pid, Weak<Port>)>> = Mutex::new(None);
+        let mut shared = lock(&SHARED);
+        // The thread is not in a fork of the process that has started it.
+        let here = shared.as_ref().filter(|(of, _)| *of == getpid());
+        if let Some(port) = here.and_then(|(_, port)| port.upgrade()) {
+            return Ok(port);
+        }
+        let port = Arc::new(Self::open()?);
+        *shared = Some((getpid(), Arc::downgrade(&port)));
+        Ok(port)
+    }
+
+    /// Opens a port with a GID that no other one has.
+    pub(super) fn open() -> Result<Self, FabricError> {
+        let gid = Gid(software::random()?);
         let listener =
             control_socket::listen(gid).map_err(FabricError::os("binding the socket of shm0"))?;
-        let core = Arc::new(DeviceState {
+        let state = Arc::new(PortState {
             gid,
-            keys: Arc::default(),
-            regions: Arena::new("slimerpc-region"),
-            queues: Arc::new(Arena::new("slimerpc-queue")),
             control: eventfd::create().map_err(FabricError::os("creating an eventfd"))?,
             commands: Mutex::default(),
             connections: Mutex::new(Connections {
@@ -191,27 +185,25 @@ impl Worker {
             links: Arc::new(Links::new(gid)),
         });
         let routine =
-            Routine::new(core.clone(), listener).map_err(FabricError::os("creating an epoll"))?;
+            Routine::new(state.clone(), listener).map_err(FabricError::os("creating an epoll"))?;
         let thread = std::thread::Builder::new()
             .name("slimerpc-shm".to_owned())
             .spawn(move || routine.run())
             .map_err(FabricError::thread("starting the thread of shm0"))?;
         Ok(Self {
-            core,
+            state,
             thread: Some(thread),
         })
     }
 
-    pub(super) fn core(&self) -> &DeviceState {
-        &self.core
+    pub(super) fn state(&self) -> &PortState {
+        &self.state
     }
 }
 
-impl Drop for Worker {
+impl Drop for Port {
     fn drop(&mut self) {
-        self.core.regions.close();
-        self.core.queues.close();
-        self.core.command(Command::Stop);
+        self.state.command(Command::Stop);
         if let Some(thread) = self.thread.take() {
             // The join fails only after a panic, which was printed already.
             let _ = thread.join();
@@ -221,13 +213,13 @@ impl Drop for Worker {
 
 /// The state of the thread.
 struct Routine {
-    core: Arc<DeviceState>,
+    port: Arc<PortState>,
     listener: OwnedFd,
     epoll: OwnedFd,
     links: HashMap<u64, (ControlSocket, Role)>,
     next_token: u64,
-    /// Hellos whose queue pair is not ready, and the tokens of their links.
-    waiting: Vec<(u64, Hello)>,
+    /// Hellos whose queue pair is not ready.
+    waiting: WaitingHellos,
     /// Number of sockets in role `Stranger`.
     silent: usize,
     /// Those sockets, and some that have spoken or ended since.
@@ -257,15 +249,15 @@ enum Role {
 }
 
 impl Routine {
-    fn new(core: Arc<DeviceState>, listener: OwnedFd) -> rustix::io::Result<Self> {
+    fn new(port: Arc<PortState>, listener: OwnedFd) -> rustix::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let routine = Self {
-            core,
+            port,
             listener,
             epoll,
             links: HashMap::new(),
             next_token: FIRST_LINK,
-            waiting: Vec::new(),
+            waiting: WaitingHellos::default(),
             silent: 0,
             strangers: Strangers::default(),
             spare: Spare::shared(),
@@ -280,7 +272,7 @@ impl Routine {
         };
         let listener = routine.listener.as_fd();
         routine.watch(listener, LISTENER, epoll::EventFlags::IN)?;
-        let commands = routine.core.control.as_fd();
+        let commands = routine.port.control.as_fd();
         routine.watch(commands, COMMANDS, epoll::EventFlags::IN)?;
         Ok(routine)
     }
@@ -343,7 +335,7 @@ impl Routine {
             });
             links.for_each(|link| link.flush());
         }
-        if self.core.links.wait_for_descriptors() {
+        if self.port.links.wait_for_descriptors() {
             self.flushing.get_or_insert(now + PAUSE);
         }
     }
@@ -429,9 +421,7 @@ impl Routine {
             let is_of_use = match self.links.get(&token) {
                 None => true,
                 Some((_, Role::Stranger)) => false,
-                Some((_, Role::Peer(link))) => {
-                    link.is_used() || self.waiting.iter().any(|(of, _)| *of == token)
-                }
+                Some((_, Role::Peer(link))) => link.is_used() || self.waiting.has_any_of(token),
             };
             if !is_of_use {
                 let what = "links that connect nothing were closed";
@@ -487,8 +477,8 @@ impl Routine {
 
     /// Carries out commands. Returns whether to end.
     fn apply(&mut self) -> bool {
-        eventfd::lower(&self.core.control);
-        let commands = std::mem::take(&mut *lock(&self.core.commands));
+        eventfd::lower(&self.port.control);
+        let commands = std::mem::take(&mut *lock(&self.port.commands));
         for command in commands {
             match command {
                 Command::Watch(link) => self.add(link.socket().clone(), Role::Peer(link)),
@@ -502,9 +492,7 @@ impl Routine {
     }
 
     fn greet_waiting(&mut self, number: u32) {
-        let is_for = |(_, hello): &mut (u64, Hello)| hello.to_qp == number;
-        let waiting: Vec<_> = self.waiting.extract_if(.., is_for).collect();
-        for (token, hello) in waiting {
+        for (token, hello) in self.waiting.take(number) {
             if let Some((_, Role::Peer(link))) = self.links.get(&token).cloned()
                 && !self.greet(token, &link, hello)
             {
@@ -515,26 +503,13 @@ impl Routine {
 
     /// Answers a hello, if its queue pair is ready. Returns `false` if the link is useless.
     fn greet(&mut self, token: u64, link: &Arc<Link>, hello: Hello) -> bool {
-        let connection = self.core.find(hello.to_qp);
+        let connection = self.port.find(hello.to_qp);
         let greeted = connection.map_or(Some(false), |connection| connection.greet(&hello, link));
         match greeted {
-            None if self.has_room_for(token, &hello) => {
-                self.waiting.push((token, hello));
-                true
-            }
+            None if self.waiting.add(token, hello) => true,
             Some(true) => true,
             None | Some(false) => link.send(&Message::Refusal { to: hello.from }).is_ok(),
         }
-    }
-
-    /// Returns whether a hello may wait. An earlier one of the same queue pair is forgotten, so
-    /// that one peer does not take the places of all.
-    fn has_room_for(&mut self, token: u64, hello: &Hello) -> bool {
-        let is_other =
-            |(of, earlier): &(u64, Hello)| *of != token || earlier.from.qp_num != hello.from.qp_num;
-        self.waiting.retain(is_other);
-        let of_link = self.waiting.iter().filter(|(of, _)| *of == token);
-        self.waiting.len() < MAX_STRANGERS && of_link.count() < MAX_STRANGERS / 4
     }
 
     /// Closes the socket when the process at its other end ends, if that comes first.
@@ -632,8 +607,7 @@ impl Routine {
                 }
             }
             Message::Goodbye { from, to_qp } => {
-                self.waiting
-                    .retain(|(of, hello)| *of != token || hello.from != from);
+                self.waiting.withdraw(token, from);
                 if let Some(connection) = self.welcomed(from, to_qp, &link) {
                     connection.lost();
                 }
@@ -664,7 +638,7 @@ impl Routine {
             return false;
         };
         self.silent -= 1;
-        let link = self.core.links.accept(socket.clone(), Gid(gid));
+        let link = self.port.links.accept(socket.clone(), Gid(gid));
         self.links.insert(token, (socket.clone(), Role::Peer(link)));
         self.watch_process(token, socket);
         true
@@ -677,7 +651,7 @@ impl Routine {
         number: u32,
         link: &Arc<Link>,
     ) -> Option<Arc<Connection>> {
-        let connection = self.core.find(number);
+        let connection = self.port.find(number);
         connection.filter(|connection| connection.has_welcomed(peer, link))
     }
 
@@ -687,7 +661,7 @@ impl Routine {
         let (Message::Welcome(Welcome { to, .. }) | Message::Region { to, .. }) = answer else {
             return;
         };
-        let connection = self.core.find(to.qp_num);
+        let connection = self.port.find(to.qp_num);
         let Some(connection) = connection.filter(|connection| connection.is_asking(*to, link))
         else {
             return; // It is over.
@@ -715,7 +689,7 @@ impl Routine {
     /// sense ends it.
     fn answered(&mut self, to: ConnectionId, link: &Arc<Link>, answer: Message, fds: Vec<OwnedFd>) {
         let lots = BorrowedLot::all_of(&answer, link);
-        let connection = self.core.find(to.qp_num);
+        let connection = self.port.find(to.qp_num);
         let Some(alive) = connection.filter(|connection| connection.is_asking(to, link)) else {
             return; // It is over.
         };
@@ -735,7 +709,7 @@ impl Routine {
         // The socket is open until the last clone is gone, so this cannot fail.
         let _ = epoll::delete(&self.epoll, &link);
         self.processes.forget(&self.epoll, token);
-        self.waiting.retain(|(of, _)| *of != token);
+        self.waiting.forget_link(token);
         link.end();
         self.ended(role);
     }
