@@ -1,7 +1,8 @@
 //! Errors of calls and of agents.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -585,6 +586,24 @@ pub enum AgentError {
     /// The agent has been shut down.
     #[error("this agent has been shut down")]
     ShutDown,
+}
+
+impl AgentError {
+    /// A peer did not answer since then. If this process has lacked a file descriptor meanwhile,
+    /// that is why: it could not receive an answer, or what comes with it.
+    pub(crate) fn timed_out(peer: &str, since: Instant) -> Self {
+        match SystemLimit::reached_since(since) {
+            Some(limit) => Self::Fabric(FabricError::SystemLimit {
+                limit,
+                doing: "connecting with a peer",
+                source: ErrorKind::TimedOut.into(),
+            }),
+            None => Self::ConnectTimeout {
+                peer: peer.to_owned(),
+                waited: since.elapsed(),
+            },
+        }
+    }
 }
 
 /// Describes the error, its cause first.

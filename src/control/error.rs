@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::fabric::SystemLimit;
 use crate::tls::{CertificateProblem, TlsError, TlsFileError};
 
 /// The control plane did not do what it was asked to.
@@ -39,6 +40,16 @@ pub enum ControlError {
         /// Path of the directory, or of the file in it.
         path: String,
         /// What is wrong with it, and what to do.
+        reason: String,
+    },
+    /// A limit of the operating system was reached where agents of one host meet.
+    #[error("{limit} ({path}: {reason})")]
+    SystemLimit {
+        /// The limit that was reached.
+        limit: SystemLimit,
+        /// Path of the directory, or of the file in it.
+        path: String,
+        /// The system's error.
         reason: String,
     },
     /// NanoCtrl does not answer.
@@ -173,6 +184,19 @@ pub enum ControlError {
         /// Text of the original error.
         message: String,
     },
+}
+
+impl ControlError {
+    /// Returns whether a limit of the operating system was in the way: the same may be possible
+    /// once others have given back what they use.
+    ///
+    /// ```
+    /// use slimerpc::control::ControlError;
+    /// assert!(!ControlError::NotRegistered.is_of_limit());
+    /// ```
+    pub fn is_of_limit(&self) -> bool {
+        matches!(self, Self::SystemLimit { .. })
+    }
 }
 
 /// Serializes the error as text, because its fields mean nothing outside the process that made

@@ -10,6 +10,7 @@ mod directory;
 mod files;
 mod registered_agent;
 mod scope;
+mod turns;
 
 use self::directory::make_private;
 use self::registered_agent::RegisteredAgent;
@@ -26,8 +27,8 @@ use super::{
 ///
 /// An agent is alive as long as the socket of its alias is bound, which ends with its process. What
 /// a killed agent leaves is removed by whoever takes its alias, or else by the others within
-/// 15 s. An operation ends within some 5 s, even if another process is stopped while it changes
-/// the directory. Mail for an agent that is not up waits for 10 minutes. Dropping a registered
+/// 15 s. An operation fails after 5 s in which nobody could change the directory, because another
+/// process is stopped while it does. Mail for an agent that is not up waits for 10 minutes. Dropping a registered
 /// `Host` without [`clean_up`](Control::clean_up) is like a crash.
 ///
 /// It must be used within a tokio runtime.

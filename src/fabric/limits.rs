@@ -3,6 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -48,19 +50,23 @@ pub enum SystemLimit {
     Watches,
 }
 
+/// When the process was last seen to lack a file descriptor, and for which limit.
+static LACKED_FILES: Mutex<Option<(Instant, Errno)>> = Mutex::new(None);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl SystemLimit {
     /// Finds the limit that this error means; `None` if it means something else.
     pub fn of(error: &io::Error) -> Option<Self> {
         match Errno::from_io_error(error)? {
             // Descriptors on their way to another process count, too.
-            Errno::MFILE | Errno::TOOMANYREFS => {
-                let limit = getrlimit(Resource::Nofile);
-                Some(Self::OpenFiles {
-                    limit: limit.current.unwrap_or(u64::MAX),
-                    hard: limit.maximum,
-                })
+            errno @ (Errno::MFILE | Errno::TOOMANYREFS | Errno::NFILE) => {
+                *lock(&LACKED_FILES) = Some((Instant::now(), errno));
+                Some(Self::of_files(errno))
             }
-            Errno::NFILE => Some(Self::OpenFilesOfAll),
             Errno::FBIG => {
                 let limit = getrlimit(Resource::Fsize).current?;
                 Some(Self::FileSize { limit })
@@ -72,6 +78,30 @@ impl SystemLimit {
             Errno::NOSPC => Some(Self::Watches),
             _ => None,
         }
+    }
+
+    fn of_files(errno: Errno) -> Self {
+        if errno == Errno::NFILE {
+            return Self::OpenFilesOfAll;
+        }
+        let limit = getrlimit(Resource::Nofile);
+        Self::OpenFiles {
+            limit: limit.current.unwrap_or(u64::MAX),
+            hard: limit.maximum,
+        }
+    }
+
+    /// Finds the limit of file descriptors if this process has reached it `since` then, as far as
+    /// this crate has noticed. What did not come about in that time may have lacked one, at any of
+    /// its steps.
+    ///
+    /// ```
+    /// use slimerpc::fabric::SystemLimit;
+    /// assert_eq!(SystemLimit::reached_since(std::time::Instant::now()), None);
+    /// ```
+    pub fn reached_since(since: Instant) -> Option<Self> {
+        let (at, errno) = (*lock(&LACKED_FILES))?;
+        (at >= since).then(|| Self::of_files(errno))
     }
 
     /// Finds the limit that an error of starting a thread means, and describes what a thread needs.
@@ -172,9 +202,11 @@ mod tests {
 
     #[test]
     fn every_limit_says_how_to_raise_it() {
+        let begun = Instant::now();
         let of = |errno: Errno| SystemLimit::of(&errno.into());
         let files = of(Errno::MFILE).expect("a limit").to_string();
         assert!(files.contains("ulimit -n"), "{files}");
+        assert!(SystemLimit::reached_since(begun).is_some());
         assert_eq!(of(Errno::TOOMANYREFS), of(Errno::MFILE));
         assert_eq!(of(Errno::NFILE), Some(SystemLimit::OpenFilesOfAll));
         assert_eq!(of(Errno::NOSPC), Some(SystemLimit::Watches));

@@ -13,6 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use slimerpc::control::{Control, NanoCtrl, Registration};
 use slimerpc::fabric::{self, FabricError, SystemLimit};
@@ -544,4 +545,43 @@ fn nanoctrl_serves_those_who_are_connected_where_it_has_no_descriptors_for_more(
     assert!(of_limit[0].contains("ulimit -n"), "{of_limit:#?}");
     drop(others);
     ask(&connect().unwrap()).unwrap();
+}
+
+/// Drivers that start and connect all at once, where the process has descriptors for some of them.
+#[test]
+fn of_many_at_once_each_is_connected_or_told_the_limit() {
+    const NAME: &str = "of_many_at_once_each_is_connected_or_told_the_limit";
+    const DRIVERS: usize = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let meeting = format!("XDG_RUNTIME_DIR={}", directory.path().display());
+    if is_done_elsewhere(NAME, &["env", &meeting, "prlimit", "--nofile=1200:4096"]) {
+        return;
+    }
+    actix::System::new().block_on(async {
+        let worker = agent("worker").host().start().await.unwrap();
+        worker.serve(Calc).await.unwrap();
+        let connect = || async {
+            let driver = agent("driver").host().start().await?;
+            let calc: Proxy<Calc> = driver.proxy(worker.alias()).await?;
+            Ok::<_, AgentError>((driver, calc))
+        };
+        let mut before = Vec::new();
+        for _ in 0..5 {
+            before.push(connect().await);
+        }
+        let connecting = join_all((0..DRIVERS).map(|_| connect()));
+        let tried = timeout(LONG, connecting).await.expect("each is told");
+        let tried = before.into_iter().chain(tried);
+        let (connected, refused): (Vec<_>, Vec<_>) = tried.partition(Result::is_ok);
+        println!("{} connected, {} refused", connected.len(), refused.len());
+        for refused in refused.iter().filter_map(|tried| tried.as_ref().err()) {
+            names(refused, "ulimit -n");
+        }
+        assert!(connected.len() >= 5 && !refused.is_empty());
+        drop(refused);
+        for (_, calc) in connected.iter().flatten() {
+            let sum = timeout(LONG, calc.add(1, 2)).await.unwrap();
+            assert_eq!(sum.unwrap(), 3);
+        }
+    });
 }

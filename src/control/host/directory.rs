@@ -12,6 +12,7 @@ use std::{
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::control::{ControlError, topology::uid};
+use crate::fabric::SystemLimit;
 
 /// Longest name that is used as it is: the path of a socket has at most 107 bytes.
 const LONGEST_NAME: usize = 24;
@@ -97,7 +98,14 @@ pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> ControlError {
         NotFound | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull => {
             unfit(path, error)
         }
-        _ => unusable(path, error),
+        _ => match SystemLimit::of(&error) {
+            Some(limit) => ControlError::SystemLimit {
+                limit,
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            },
+            None => unusable(path, error),
+        },
     }
 }
 
@@ -137,6 +145,22 @@ mod tests {
             assert!(!file.contains(['/', '\0']), "{file}");
         }
         assert!(files.contains("worker:0"));
+    }
+
+    #[test]
+    fn a_limit_of_the_process_is_named_and_a_full_disk_is_none() {
+        let failed = |errno: rustix::io::Errno| failed(Path::new("/run/x"))(errno.into());
+        let error = failed(rustix::io::Errno::MFILE);
+        assert!(
+            error.is_of_limit() && error.to_string().contains("ulimit -n"),
+            "{error}"
+        );
+        assert!(error.to_string().contains("/run/x"), "{error}");
+        let error = failed(rustix::io::Errno::NOSPC);
+        assert!(
+            !error.is_of_limit() && error.to_string().contains("space left"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@
 use std::{
     collections::HashSet,
     fs::{self, File},
-    io::{ErrorKind, Write},
+    io::{self, ErrorKind, Write},
     ops::Deref,
     os::unix::{fs::MetadataExt, net::UnixDatagram},
     panic::resume_unwind,
@@ -26,14 +26,11 @@ use dashmap::DashMap;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use serde_json::Value;
-use tokio::{
-    sync::Mutex,
-    task::{JoinError, spawn_blocking},
-    time::timeout,
-};
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::directory::{failed, file_name, make_private, unfit, unusable};
 use super::files::{self, LONGEST, make_way, read_named, write_named};
+use super::turns::Turns;
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
 
 /// How long a process may keep the lock of a scope. It takes as long as writing a few small files.
@@ -73,24 +70,24 @@ pub(super) struct Scope {
     pub(super) name: String,
     pub(super) path: PathBuf,
     /// Those of this process who change the scope take turns.
-    turn: Arc<Mutex<()>>,
+    turns: Arc<Turns>,
 }
 
 /// The turns at scopes, by path.
-static TURNS: LazyLock<DashMap<PathBuf, Weak<Mutex<()>>>> = LazyLock::new(DashMap::new);
+static TURNS: LazyLock<DashMap<PathBuf, Weak<Turns>>> = LazyLock::new(DashMap::new);
 
 impl Scope {
     /// The scope `name` in the directory `root`.
     pub(super) fn new(root: &Path, name: &str) -> Self {
-        TURNS.retain(|_, turn| turn.strong_count() > 0);
+        TURNS.retain(|_, turns| turns.strong_count() > 0);
         let path = root.join(file_name(name));
         let mut known = TURNS.entry(path.clone()).or_default();
-        let turn = known.upgrade().unwrap_or_default();
-        *known = Arc::downgrade(&turn);
+        let turns = known.upgrade().unwrap_or_default();
+        *known = Arc::downgrade(&turns);
         Self {
             name: name.to_owned(),
             path,
-            turn,
+            turns,
         }
     }
 
@@ -100,11 +97,12 @@ impl Scope {
         &self,
         act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
     ) -> Result<T, ControlError> {
-        let waiting = timeout(LOCK_TIMEOUT, Arc::clone(&self.turn).lock_owned());
-        let turn = waiting.await.map_err(|_| is_locked(&self.path))?;
+        let turn = self.turns.take(LOCK_TIMEOUT).await;
+        let turn = turn.ok_or_else(|| is_locked(&self.path))?;
         let in_turn = move || {
             let done = act();
-            drop(turn);
+            let is_stuck = matches!(done, Err(ControlError::HostDirectory { .. }));
+            turn.end(!is_stuck);
             done
         };
         blocking(in_turn).await
@@ -122,7 +120,7 @@ impl Scope {
             let scope = Self {
                 name: String::new(),
                 path,
-                turn: Arc::default(),
+                turns: Arc::default(),
             };
             let locked = LockedScope::lock_within(Duration::ZERO, &scope);
             let swept = locked.and_then(|scope| {
@@ -502,20 +500,25 @@ impl<'a> LockedScope<'a> {
             let reason = format!("mail of {} bytes is too long", line.len());
             return Err(unusable(&mail, reason));
         }
+        // Before anything is written: mail that nobody is told of waits for the next.
+        let bell = bell().map_err(failed(&socket))?;
         append(&mail, line.as_bytes())?;
-        ring(&socket, &MAIL_CAME);
+        let _ = bell.send_to(&MAIL_CAME, &socket);
         Ok(())
     }
 
     /// Takes the mail of an agent out of its file. Lines that are no mail are skipped.
     pub(super) fn take_mail(&self, alias: &str) -> Result<Vec<MailEvent>, ControlError> {
         let mail = self.agent_path(alias).join(MAIL);
-        let text = files::read(&mail).or_else(|error| {
-            tracing::warn!(alias, %error, "mail removed that cannot be read");
-            Ok(Some(Vec::new()))
-        })?;
-        let Some(text) = text else {
-            return Ok(Vec::new());
+        let text = match files::read(&mail) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(Vec::new()),
+            // It can be read later.
+            Err(error) if error.is_of_limit() => return Err(error),
+            Err(error) => {
+                tracing::warn!(alias, %error, "mail removed that cannot be read");
+                Vec::new()
+            }
         };
         files::remove(&mail)?;
         let lines = text.split(|byte| *byte == b'\n');
@@ -637,11 +640,16 @@ fn is_certainly_dead(socket: &Path) -> bool {
 /// Tells the agent at `socket` to look again: at its mail, or at everything. If its socket is full,
 /// it has not yet read earlier messages, and looks at everything.
 fn ring(socket: &Path, message: &[u8]) {
-    if let Ok(from) = UnixDatagram::unbound()
-        && from.set_nonblocking(true).is_ok()
-    {
-        let _ = from.send_to(message, socket);
+    if let Ok(bell) = bell() {
+        let _ = bell.send_to(message, socket);
     }
+}
+
+/// A socket to ring with. It never blocks.
+fn bell() -> io::Result<UnixDatagram> {
+    let bell = UnixDatagram::unbound()?;
+    bell.set_nonblocking(true)?;
+    Ok(bell)
 }
 
 /// Appends to the mail in a file, and drops the older half if it becomes too long.

@@ -10,12 +10,22 @@
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
+use slimerpc::backoff::Backoff;
 use slimerpc::channel::{Endpoint, Mailbox, Mismatch, ServiceTable};
+use slimerpc::control::Mail;
 use slimerpc::wire::WIRE_VERSION;
+use tokio::time::sleep;
 
 use super::AgentState;
 use crate::agent::handshake::{Answer, Open};
+
+/// How long an answer is tried to be sent.
+const ANSWERING: Duration = Duration::from_secs(10);
+/// Pauses between two attempts.
+const ANSWER_PAUSES: Backoff =
+    Backoff::doubling(Duration::from_millis(10), Duration::from_millis(250));
 
 /// Most peers for which the log line is remembered; others choose their names.
 const MOST: usize = 1024;
@@ -41,12 +51,22 @@ impl AgentState {
         if let Err(mismatch) = &answer.result {
             tracing::info!(%peer, %mismatch, "caller refused");
         }
-        if let Err(error) = self
-            .control()
-            .send_mail(&peer, &answer.to_mail(&self.alias))
-            .await
-        {
-            tracing::warn!(%peer, %error, "a caller could not be answered");
+        self.send_answer(&peer, &answer.to_mail(&self.alias)).await;
+    }
+
+    /// Sends an answer to a caller, who waits for it. While a limit of the system is in the way it
+    /// is tried again: a caller that is refused for the same limit gives back what it took.
+    pub(super) async fn send_answer(&self, peer: &str, mail: &Mail) {
+        let (started, mut pauses) = (Instant::now(), ANSWER_PAUSES.pauses());
+        loop {
+            match self.control().send_mail(peer, mail).await {
+                Ok(()) => return,
+                Err(error) if error.is_of_limit() && started.elapsed() < ANSWERING => {}
+                Err(error) => {
+                    return tracing::warn!(%peer, %error, "a caller could not be answered");
+                }
+            }
+            sleep(pauses.take()).await;
         }
     }
 

@@ -211,10 +211,7 @@ impl AgentState {
         let answered = timeout(remaining, self.ask(&request.peer, open)).await;
         self.dialing.borrow_mut().remove(&id);
         let Ok(answered) = answered else {
-            return Err(AgentError::ConnectTimeout {
-                peer: request.peer.clone(),
-                waited: started.elapsed(),
-            });
+            return Err(AgentError::timed_out(&request.peer, started));
         };
         let endpoint = answered?.map_err(|mismatch| AgentError::Refused {
             peer: request.peer.clone(),
@@ -242,10 +239,7 @@ impl AgentState {
         let started = Instant::now();
         while !has_met().map_err(ConnectError::from)? {
             if started.elapsed() >= limit {
-                return Err(AgentError::ConnectTimeout {
-                    peer: peer.to_owned(),
-                    waited: started.elapsed(),
-                });
+                return Err(AgentError::timed_out(peer, started));
             }
             sleep(HANDSHAKE_LOOK).await;
         }

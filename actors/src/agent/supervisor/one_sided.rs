@@ -185,11 +185,7 @@ impl AgentState {
             }
             Ok(Err(_)) => return Err(AgentError::ShutDown.into()),
             Err(_) => {
-                return Err(AgentError::ConnectTimeout {
-                    peer: owner.to_owned(),
-                    waited: started.elapsed(),
-                }
-                .into());
+                return Err(AgentError::timed_out(owner, started).into());
             }
         };
         let connected = dialer.connect(owner, theirs, reach.wait_policy.clone());
@@ -207,9 +203,7 @@ impl AgentState {
             result: self.expose(&peer, open),
         };
         let mail = answer.to_mail(&self.alias);
-        if let Err(error) = self.control().send_mail(&peer, &mail).await {
-            tracing::warn!(%peer, %error, "a caller could not be answered");
-        }
+        self.send_answer(&peer, &mail).await;
     }
 
     fn expose(&self, peer: &str, open: OneSidedOpen) -> Result<QueuePairInfo, Mismatch> {

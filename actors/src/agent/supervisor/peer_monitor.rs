@@ -207,10 +207,7 @@ impl AgentState {
         match timeout(limit.saturating_sub(started.elapsed()), alive).await {
             Ok(Some(())) => Ok(()),
             Ok(None) => Err(AgentError::ShutDown),
-            Err(_) => Err(AgentError::ConnectTimeout {
-                peer: peer.to_owned(),
-                waited: started.elapsed(),
-            }),
+            Err(_) => Err(AgentError::timed_out(peer, started)),
         }
     }
 
