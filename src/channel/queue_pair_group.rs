@@ -6,6 +6,7 @@
 //! A message is complete when every queue pair has delivered its stripe.
 
 use std::collections::VecDeque;
+use std::iter;
 use std::sync::Arc;
 
 use super::lend::{RemoteRing, Ring, SlotToken};
@@ -190,6 +191,12 @@ impl QueuePairGroup {
         self.queue_pairs.len() * (self.sends + self.receives) as usize
     }
 
+    /// How many messages can be sent now.
+    pub(super) fn room(&self) -> usize {
+        let room = self.queue_pairs.iter().map(|it| it.queue.room());
+        room.min().unwrap_or_default() as usize
+    }
+
     /// Returns whether another message can be sent now.
     #[inline]
     pub(super) fn has_room(&self) -> bool {
@@ -225,32 +232,47 @@ impl QueuePairGroup {
     #[inline]
     pub(super) fn write(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
         if let [queue_pair] = &mut *self.queue_pairs
-            && queue_pair
-                .qp
-                .write_now(message.imm, message.bytes, message.to)
+            && queue_pair.write_now(message)
         {
             return Ok(true);
         }
-        self.post(message)
-    }
-
-    /// Posts a message, a stripe on each queue pair, if there is room.
-    #[inline(never)]
-    fn post(&mut self, message: &WriteRequest<'_>) -> Result<bool, FabricError> {
         if !self.has_room() {
             return Ok(false);
         }
-        let stripe = message.bytes.len().div_ceil(self.queue_pairs.len().max(1));
-        for (at, queue_pair) in self.queue_pairs.iter_mut().enumerate() {
-            let Some(retires) = queue_pair.queue.admit() else {
-                continue; // There is room, as has just been seen.
-            };
-            let begin = (at * stripe).min(message.bytes.len());
-            let bytes = &message.bytes[begin..(begin + stripe).min(message.bytes.len())];
-            let id = send_id(self.owner, at, retires);
-            queue_pair.post_stripe(id, self.inline, message, begin, bytes)?;
+        self.post(std::slice::from_ref(message)).map(|()| true)
+    }
+
+    /// Sends messages, for which there must be [room](Self::room), with one doorbell.
+    pub(super) fn write_all<'a>(
+        &mut self,
+        mut messages: impl Iterator<Item = WriteRequest<'a>>,
+    ) -> Result<(), FabricError> {
+        let first = match &mut *self.queue_pairs {
+            [queue_pair] => messages.find(|message| !queue_pair.write_now(message)),
+            _ => messages.next(),
+        };
+        match first {
+            Some(first) => self.post(&iter::once(first).chain(messages).collect::<Vec<_>>()),
+            None => Ok(()),
         }
-        Ok(true)
+    }
+
+    /// Posts messages, a stripe of each on each queue pair.
+    #[inline(never)]
+    fn post(&mut self, messages: &[WriteRequest<'_>]) -> Result<(), FabricError> {
+        let count = self.queue_pairs.len();
+        let (owner, inline) = (self.owner, self.inline);
+        for (at, Member { qp, queue, .. }) in self.queue_pairs.iter_mut().enumerate() {
+            let mut stripe = |message| {
+                let retires = queue.admit().unwrap_or_default(); // There is room.
+                message_stripe(message, (at, count), send_id(owner, at, retires), inline)
+            };
+            match messages {
+                [message] => qp.post_send(&stripe(message))?,
+                _ => qp.post_sends(&messages.iter().map(stripe).collect::<Vec<_>>())?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether everything that was sent has arrived. If not, a completion will show it, so
@@ -407,35 +429,41 @@ fn send_id(owner: u64, queue_pair: usize, retires: u32) -> WorkId {
 }
 
 impl Member {
-    /// Posts the part of `message` that begins at `begin`.
     #[inline]
-    fn post_stripe(
-        &mut self,
-        id: WorkId,
-        inline: usize,
-        message: &WriteRequest<'_>,
-        begin: usize,
-        bytes: &[u8],
-    ) -> Result<(), FabricError> {
-        let local = if bytes.len() <= inline {
-            Payload::Inline(bytes)
-        } else {
-            Payload::Region(Sge {
-                addr: bytes.as_ptr() as u64,
-                length: bytes.len() as u32,
-                lkey: message.lkey,
-            })
-        };
-        self.qp.post_send(&SendRequest {
-            wr_id: id.to_bits(),
-            operation: Operation::WriteWithImm(message.imm),
-            local,
-            remote: RemoteSlice {
-                addr: message.to.addr.wrapping_add(begin as u64),
-                rkey: message.to.rkey,
-            },
-            signalled: id.retires > 0,
-            solicited: true,
+    fn write_now(&mut self, message: &WriteRequest<'_>) -> bool {
+        self.qp.write_now(message.imm, message.bytes, message.to)
+    }
+}
+
+/// The stripe of `message` for a queue pair, which is the first of the two numbers of so many.
+#[inline]
+fn message_stripe<'a>(
+    message: &WriteRequest<'a>,
+    (at, count): (usize, usize),
+    id: WorkId,
+    inline: usize,
+) -> SendRequest<'a> {
+    let (bytes, len) = (message.bytes, message.bytes.len().div_ceil(count));
+    let begin = (at * len).min(bytes.len());
+    let bytes = &bytes[begin..(begin + len).min(bytes.len())];
+    let local = if bytes.len() <= inline {
+        Payload::Inline(bytes)
+    } else {
+        Payload::Region(Sge {
+            addr: bytes.as_ptr() as u64,
+            length: bytes.len() as u32,
+            lkey: message.lkey,
         })
+    };
+    SendRequest {
+        wr_id: id.to_bits(),
+        operation: Operation::WriteWithImm(message.imm),
+        local,
+        remote: RemoteSlice {
+            addr: message.to.addr.wrapping_add(begin as u64),
+            rkey: message.to.rkey,
+        },
+        signalled: id.retires > 0,
+        solicited: true,
     }
 }

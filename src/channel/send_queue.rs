@@ -21,6 +21,11 @@ impl SendQueue {
         }
     }
 
+    /// How many places are free.
+    pub(crate) fn room(&self) -> u32 {
+        self.depth - self.outstanding
+    }
+
     #[inline]
     pub(crate) fn has_room(&self) -> bool {
         self.outstanding < self.depth

@@ -1,4 +1,5 @@
-//! A device that records the order in which its objects are dropped, for tests of DROP-1.
+//! A device that records the order in which its objects are dropped, for tests of DROP-1, and the
+//! sends of each doorbell.
 
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,14 +23,19 @@ pub(crate) enum Gone {
 #[derive(Debug)]
 pub(crate) struct DropOrder {
     device: Arc<dyn Device>,
-    gone: Log,
+    gone: Log<Gone>,
+    doorbells: Log<usize>,
 }
 
-#[derive(Debug, Clone, Default)]
-struct Log(Arc<Mutex<Vec<Gone>>>);
+#[derive(Debug, Clone)]
+struct Log<T>(Arc<Mutex<Vec<T>>>);
 
-impl Log {
-    fn lock(&self) -> MutexGuard<'_, Vec<Gone>> {
+impl<T> Log<T> {
+    fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -39,13 +45,19 @@ impl DropOrder {
     pub(crate) fn new(device: Arc<dyn Device>) -> Arc<Self> {
         Arc::new(Self {
             device,
-            gone: Log::default(),
+            gone: Log::new(),
+            doorbells: Log::new(),
         })
     }
 
     /// Takes the records since the last call, in order.
     pub(crate) fn take_gone(&self) -> Vec<Gone> {
         std::mem::take(&mut *self.gone.lock())
+    }
+
+    /// Takes how many sends each doorbell since the last call was for.
+    pub(crate) fn take_doorbells(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.doorbells.lock())
     }
 }
 
@@ -78,15 +90,19 @@ impl Device for DropOrder {
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
         let qp = Some(self.device.create_queue_pair(init)?);
-        let gone = self.gone.clone();
-        Ok(Box::new(NotedQueuePair { qp, gone }))
+        let (gone, doorbells) = (self.gone.clone(), self.doorbells.clone());
+        Ok(Box::new(NotedQueuePair {
+            qp,
+            gone,
+            doorbells,
+        }))
     }
 }
 
 #[derive(Debug)]
 struct NotedRegion {
     region: Arc<dyn MemoryRegion>,
-    gone: Log,
+    gone: Log<Gone>,
 }
 
 // SAFETY: it is the region within, which keeps the contract.
@@ -118,7 +134,8 @@ impl Drop for NotedRegion {
 struct NotedQueuePair {
     /// There until it is dropped.
     qp: Option<Box<dyn QueuePair>>,
-    gone: Log,
+    gone: Log<Gone>,
+    doorbells: Log<usize>,
 }
 
 impl NotedQueuePair {
@@ -173,7 +190,13 @@ impl QueuePair for NotedQueuePair {
     }
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        self.doorbells.lock().push(1);
         self.qp_mut().post_send(request)
+    }
+
+    fn post_sends(&mut self, requests: &[SendRequest<'_>]) -> Result<(), FabricError> {
+        self.doorbells.lock().push(requests.len());
+        self.qp_mut().post_sends(requests)
     }
 
     fn post_recvs(&mut self, request: RecvRequest, count: u32) -> Result<(), FabricError> {

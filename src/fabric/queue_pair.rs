@@ -103,6 +103,18 @@ pub trait QueuePair: Send + fmt::Debug {
     /// is unsignalled.
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError>;
 
+    /// Posts sends, with one doorbell for all of them if the device has one, or in one system call.
+    /// The caller ensures for each of them what [`post_send`](Self::post_send) asks.
+    ///
+    /// # Errors
+    /// The errors of [`post_send`](Self::post_send). The sends before the refused one have been
+    /// posted then, and none behind it.
+    fn post_sends(&mut self, requests: &[SendRequest<'_>]) -> Result<(), FabricError> {
+        requests
+            .iter()
+            .try_for_each(|request| self.post_send(request))
+    }
+
     /// Executes a solicited WRITE_WITH_IMM at once, after all posted sends, if that is possible,
     /// and returns whether it did. Such a write takes no place in the send queue and completes at
     /// the peer only. If it was not possible, nothing was done: call [`post_send`](Self::post_send)

@@ -1,5 +1,7 @@
 //! Work requests.
 
+use super::FabricError;
+
 /// A receive. Its buffer is always empty: a WRITE_WITH_IMM consumes a receive but not its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecvRequest {
@@ -65,6 +67,29 @@ pub struct RemoteSlice {
     pub addr: u64,
     /// Key of the peer's region.
     pub rkey: u32,
+}
+
+impl SendRequest<'_> {
+    /// Refuses inline data that is too long for a queue pair of `device`, or that a read has.
+    pub(super) fn check_inline(&self, max_inline: u32, device: &str) -> Result<(), FabricError> {
+        let Payload::Inline(bytes) = self.local else {
+            return Ok(());
+        };
+        let (what, allowed) = if self.operation == Operation::Read {
+            ("the inline data of a read", "none".to_owned())
+        } else if bytes.len() > max_inline as usize {
+            let allowed = format!("at most {max_inline} bytes on this queue pair");
+            ("the inline data", allowed)
+        } else {
+            return Ok(());
+        };
+        Err(FabricError::Limit {
+            what,
+            given: bytes.len() as u64,
+            allowed,
+            device: device.to_owned(),
+        })
+    }
 }
 
 impl Payload<'_> {

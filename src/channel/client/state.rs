@@ -305,52 +305,83 @@ impl ClientState {
             let signal = Signal::Release;
             self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
-        while self.queue_pairs.has_room()
-            && let Some(granted) = self.caller.grant()
-        {
-            let Granted {
-                id,
-                mut send,
-                deadline,
-                request,
-            } = granted;
-            self.renew(channel, &mut send);
-            let message = channel.sends.bytes_mut(&mut send);
-            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            let mut header = channel.request(id, request.method, left, request.stream);
-            match request.payload {
-                PreparedPayload::Here(payload) => {
-                    if header.encoded_len() + payload.len() > message.len() {
-                        // A deadline that was set later does not fit beside the arguments.
-                        header.drop_deadline();
-                    }
-                    let at = header.encoded_len();
-                    header.payload_len = payload.len() as u32;
-                    message[at..at + payload.len()].copy_from_slice(&payload);
-                }
-                PreparedPayload::Pooled(block) => {
-                    header.set_outside(block.outside());
-                    self.caller.export(id, send.slot(), block);
-                }
+        // One doorbell for as many as there are.
+        loop {
+            let mut written = Vec::new();
+            let room = self.queue_pairs.room().min(BATCH);
+            while written.len() < room
+                && let Some(granted) = self.caller.grant()
+            {
+                written.extend(self.write_granted(channel, granted));
             }
-            self.post(channel, &header, send);
+            if written.is_empty() {
+                return;
+            }
+            let remote = &self.remote;
+            let messages = written.iter().map(|(_, send, len)| WriteRequest {
+                imm: message_in(send).to_bits(),
+                bytes: &channel.sends.bytes(send)[..*len],
+                lkey: send.lkey(),
+                to: remote.slot(send.slot()),
+            });
+            if let Err(error) = self.queue_pairs.write_all(messages) {
+                self.close(LossCause::Fabric(error.to_string()));
+            }
+            for (id, send, _) in written {
+                self.caller.posted(id, send);
+            }
         }
+    }
+
+    /// Writes a request that has waited into its slot. Returns its length.
+    fn write_granted(
+        &mut self,
+        channel: &ClientChannel,
+        granted: Granted,
+    ) -> Option<(CallId, SlotToken, usize)> {
+        let Granted {
+            id,
+            mut send,
+            deadline,
+            request,
+        } = granted;
+        self.renew(channel, &mut send);
+        let slot = send.slot();
+        let message = channel.sends.bytes_mut(&mut send);
+        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        let mut header = channel.request(id, request.method, left, request.stream);
+        match request.payload {
+            PreparedPayload::Here(payload) => {
+                if header.encoded_len() + payload.len() > message.len() {
+                    // A deadline that was set later does not fit beside the arguments.
+                    header.drop_deadline();
+                }
+                let at = header.encoded_len();
+                header.payload_len = payload.len() as u32;
+                message[at..at + payload.len()].copy_from_slice(&payload);
+            }
+            PreparedPayload::Pooled(block) => {
+                header.set_outside(block.outside());
+                self.caller.export(id, slot, block);
+            }
+        }
+        let Ok(payload_at) = header.encode(message) else {
+            self.caller.abandon(id, send);
+            return None;
+        };
+        Some((id, send, payload_at + header.payload_len as usize))
     }
 
     /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
     /// [exported](Caller::export). There must be room for it.
     #[inline(always)]
     pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, mut send: SlotToken) {
-        let (id, slot, lkey) = (CallId(header.request_id), send.slot(), send.lkey());
+        let (id, imm, lkey) = (CallId(header.request_id), message_in(&send), send.lkey());
         let message = channel.sends.bytes_mut(&mut send);
         let Ok(payload_at) = header.encode(message) else {
             return self.caller.abandon(id, send);
         };
         let total = payload_at + header.payload_len as usize;
-        let imm = Immediate {
-            slot,
-            signal: Signal::Message,
-        };
         self.write(imm, &message[..total], lkey);
         self.caller.posted(id, send);
     }
@@ -412,5 +443,14 @@ impl ClientState {
         self.bulk = None;
         self.queue = None;
         self.caller.close(cause);
+    }
+}
+
+/// Announces the message in the slot of `send`.
+#[inline]
+fn message_in(send: &SlotToken) -> Immediate {
+    Immediate {
+        slot: send.slot(),
+        signal: Signal::Message,
     }
 }

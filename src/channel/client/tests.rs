@@ -11,6 +11,7 @@ use crate::channel::dialer::OWNER;
 use crate::channel::loopback::{LONG, Loopback, WORKER, memory, wait_policy};
 use crate::channel::work_id::WorkId;
 use crate::fabric::drop_order::{DropOrder, Gone};
+use crate::fabric::tcp::{TcpDevice, TcpOptions};
 use crate::fabric::{Completion, CompletionStatus, Device, Opcode, RetryPolicy, shm::ShmDevice};
 use crate::wire::{Codec, Raw};
 
@@ -241,6 +242,28 @@ fn in_order(queue_pairs: usize, regions: usize) -> Vec<Gone> {
 
 fn noted() -> Arc<DropOrder> {
     DropOrder::new(ShmDevice::open().unwrap())
+}
+
+#[test]
+fn calls_that_have_waited_leave_with_one_doorbell() {
+    let device = || TcpDevice::open(&TcpOptions::default()).unwrap();
+    let ours = DropOrder::new(device());
+    let mut ends = Loopback::on(ours.clone(), device(), 4);
+    let given_up: Vec<_> = (0..4).map(|_| ends.call()).collect();
+    let waiting: Vec<_> = (1..=4)
+        .map(|method| ends.channel.call(method, None, |_| Ok(0)).unwrap())
+        .collect();
+    let requests: Vec<_> = (0..4).map(|_| ends.request()).collect();
+    drop(given_up);
+    ours.take_doorbells();
+    for request in requests {
+        ends.answer(request, b"");
+    }
+    look(&ends.channel);
+    assert_eq!(ours.take_doorbells(), [4]);
+    let methods: Vec<_> = (0..4).map(|_| ends.request().method()).collect();
+    assert_eq!(methods, [1, 2, 3, 4]);
+    drop(waiting);
 }
 
 #[test]

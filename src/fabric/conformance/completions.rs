@@ -1,5 +1,7 @@
 //! What is completed, and how much may be posted.
 
+use std::ops::Range;
+
 use super::pair::{Devices, PairEnd, Shape, connect, poll};
 use crate::fabric::{
     CompletionStatus, FabricError, Operation, Payload, RecvRequest, RemoteSlice, SendRequest,
@@ -189,4 +191,71 @@ pub(super) fn many_receives_are_posted_at_once(devices: &Devices) {
         .expect("there is room again");
     b.qp.to_error().expect("any state to ERR");
     assert_eq!(b.outcomes(16), [(11, CompletionStatus::Flushed); 16]);
+}
+
+pub(super) fn many_sends_are_posted_at_once(devices: &Devices) {
+    let shape = Shape {
+        sends: 8,
+        ..Shape::default()
+    };
+    let (mut a, mut b) = devices.pair_of(shape);
+    b.receives(0..24);
+    let (here, long) = (b.remote(0), [0; 65]);
+    a.fill(0, b"from a region");
+    let (inline, region) = (Payload::Inline(b"inline"), a.local(0, 13));
+    let send = |wr_id: u64, local| SendRequest {
+        wr_id,
+        operation: Operation::WriteWithImm(wr_id as u32),
+        local,
+        remote: RemoteSlice {
+            addr: here.addr + 64 * wr_id,
+            ..here
+        },
+        // So the last of each eight tells of all.
+        signalled: wr_id % 8 == 7,
+        solicited: true,
+    };
+    let local = |wr_id| if wr_id % 2 == 0 { inline } else { region };
+    let sends = |wr_ids: Range<u64>| wr_ids.map(|wr_id| send(wr_id, local(wr_id)));
+    a.qp.post_sends(&[]).expect("nothing to post");
+    a.qp.post_sends(&sends(0..8).collect::<Vec<_>>())
+        .expect("post_sends");
+    assert_eq!(a.succeed(1)[0].wr_id, 7);
+
+    let refused = a.qp.post_sends(&sends(8..20).collect::<Vec<_>>());
+    let is_full = matches!(refused, Err(FabricError::QueueFull { queue: "send", .. }));
+    assert!(is_full, "{refused:?}");
+    assert_eq!(a.succeed(1)[0].wr_id, 15, "those before it are posted");
+
+    let too_long = send(18, Payload::Inline(&long));
+    let middle: Vec<_> = sends(16..18)
+        .chain([too_long])
+        .chain(sends(19..21))
+        .collect();
+    let refused = a.qp.post_sends(&middle);
+    assert!(
+        matches!(refused, Err(FabricError::Limit { .. })),
+        "{refused:?}"
+    );
+    a.qp.post_sends(&sends(18..24).collect::<Vec<_>>())
+        .expect("none behind it has a place");
+    assert_eq!(a.succeed(1)[0].wr_id, 23);
+
+    let imms: Vec<_> = b.succeed(24).iter().map(|it| it.imm).collect();
+    assert_eq!(imms, (0..24).map(Some).collect::<Vec<_>>());
+    for number in 0..24 {
+        let expected: &[u8] = if number % 2 == 0 {
+            b"inline"
+        } else {
+            b"from a region"
+        };
+        assert_eq!(b.bytes(64 * number, expected.len()), expected);
+    }
+
+    a.qp.to_error().expect("any state to ERR");
+    a.qp.post_sends(&sends(24..28).collect::<Vec<_>>())
+        .expect("ERR accepts sends");
+    let flushed = (24..28).map(|wr_id| (wr_id, CompletionStatus::Flushed));
+    assert_eq!(a.outcomes(4), flushed.collect::<Vec<_>>());
+    b.stays_silent();
 }

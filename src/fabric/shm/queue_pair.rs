@@ -7,8 +7,8 @@ use super::connection::Connection;
 use super::open_device::OpenDevice;
 use super::port::Command;
 use crate::fabric::{
-    FabricError, LinkType, MemoryRegion, Operation, Payload, QueuePair, QueuePairAddress,
-    QueuePairState, RecvRequest, RemoteSlice, SendRequest, SystemLimit, software,
+    FabricError, LinkType, MemoryRegion, QueuePair, QueuePairAddress, QueuePairState, RecvRequest,
+    RemoteSlice, SendRequest, SystemLimit, software,
 };
 
 /// The owner's handle of one end of a connection.
@@ -158,22 +158,7 @@ impl QueuePair for ShmQueuePair {
     }
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
-        if let Payload::Inline(bytes) = request.local {
-            let limit = |what, given, allowed| FabricError::Limit {
-                what,
-                given,
-                allowed,
-                device: crate::fabric::SHM.to_owned(),
-            };
-            if request.operation == Operation::Read {
-                let given = bytes.len() as u64;
-                return Err(limit("the inline data of a read", given, "none".to_owned()));
-            }
-            if bytes.len() > self.max_inline as usize {
-                let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
-                return Err(limit("the inline data", bytes.len() as u64, allowed));
-            }
-        }
+        request.check_inline(self.max_inline, crate::fabric::SHM)?;
         // SAFETY: this is the one handle, and it is borrowed by this thread alone.
         if unsafe { self.connection.post_send(request) }? {
             let command = Command::Look(Arc::downgrade(&self.connection));

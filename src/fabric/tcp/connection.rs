@@ -350,9 +350,31 @@ impl Connection {
         Ok(())
     }
 
-    /// Posts a send, whose inline data is not too long.
-    pub(super) fn post_send(&self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+    /// Posts sends, which leave in one system call if the socket takes them.
+    pub(super) fn post_sends(
+        &self,
+        requests: &[SendRequest<'_>],
+        max_inline: u32,
+    ) -> Result<(), FabricError> {
         let mut wire = self.lock();
+        let was_empty = wire.output.is_empty();
+        let posted = requests.iter().try_for_each(|request| {
+            request.check_inline(max_inline, crate::fabric::TCP)?;
+            self.post(&mut wire, request)
+        });
+        if was_empty && wire.stream.is_some() && !wire.output.is_empty() {
+            if let Err(ending) = self.send(&mut wire) {
+                self.end_after_input(&mut wire, ending);
+            }
+            if !wire.output.is_empty() {
+                self.look_after(&mut wire);
+            }
+        }
+        posted
+    }
+
+    /// Posts a send, which does not leave yet.
+    fn post(&self, wire: &mut Wire, request: &SendRequest<'_>) -> Result<(), FabricError> {
         let state = self.state();
         if !matches!(state, QueuePairState::Rts | QueuePairState::Error) {
             return Err(self.invalid("post_send", state));
@@ -369,32 +391,22 @@ impl Connection {
         wire.posted = wire.posted.wrapping_add(1);
         if state == QueuePairState::Error {
             let flushed = Request::of(request, None);
-            self.complete(&mut wire, &flushed, CompletionStatus::Flushed);
+            self.complete(wire, &flushed, CompletionStatus::Flushed);
             return Ok(());
         }
-        let was_empty = wire.output.is_empty();
         let failure = match wire.is_spoiled {
             true => Some(CompletionStatus::Flushed),
-            false => self.line_up(&mut wire, request).err(),
+            false => self.line_up(wire, request).err(),
         };
         wire.is_spoiled |= failure.is_some();
         wire.unacknowledged.push_back(Request::of(request, failure));
         if failure.is_some() {
-            if let Err(ending) = self.check_oldest(&mut wire) {
-                self.end(&mut wire, ending);
+            if let Err(ending) = self.check_oldest(wire) {
+                self.end(wire, ending);
             }
-        } else if wire.stream.is_none() {
-            if wire.give_up.is_none() {
-                wire.give_up = Some(Instant::now() + patience(self.identity.retry));
-                self.look_after(&mut wire);
-            }
-        } else if was_empty {
-            if let Err(ending) = self.send(&mut wire) {
-                self.end_after_input(&mut wire, ending);
-            }
-            if !wire.output.is_empty() {
-                self.look_after(&mut wire);
-            }
+        } else if wire.stream.is_none() && wire.give_up.is_none() {
+            wire.give_up = Some(Instant::now() + patience(self.identity.retry));
+            self.look_after(wire);
         }
         Ok(())
     }

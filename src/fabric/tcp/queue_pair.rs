@@ -7,8 +7,8 @@ use super::device_state::Command;
 use super::socket;
 use super::worker::Worker;
 use crate::fabric::{
-    FabricError, LinkType, Operation, Payload, QueuePair, QueuePairAddress, QueuePairState,
-    RecvRequest, SendRequest, SystemLimit, TcpAddress, software,
+    FabricError, LinkType, QueuePair, QueuePairAddress, QueuePairState, RecvRequest, SendRequest,
+    SystemLimit, TcpAddress, software,
 };
 use crate::tls::TlsError;
 
@@ -160,22 +160,11 @@ impl QueuePair for TcpQueuePair {
     }
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
-        if let Payload::Inline(bytes) = request.local {
-            let limit = |what, allowed| FabricError::Limit {
-                what,
-                given: bytes.len() as u64,
-                allowed,
-                device: crate::fabric::TCP.to_owned(),
-            };
-            if request.operation == Operation::Read {
-                return Err(limit("the inline data of a read", "none".to_owned()));
-            }
-            if bytes.len() > self.max_inline as usize {
-                let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
-                return Err(limit("the inline data", allowed));
-            }
-        }
-        self.connection.post_send(request)
+        self.post_sends(std::slice::from_ref(request))
+    }
+
+    fn post_sends(&mut self, requests: &[SendRequest<'_>]) -> Result<(), FabricError> {
+        self.connection.post_sends(requests, self.max_inline)
     }
 }
 

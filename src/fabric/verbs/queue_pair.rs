@@ -1,5 +1,7 @@
 //! Queue pairs.
 
+use std::fmt;
+use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -32,6 +34,16 @@ pub(super) struct Limits {
     pub(super) served: u8,
 }
 
+/// A work request and its one element, which it points to.
+#[repr(C)]
+struct SendWork(ibv_send_wr, ibv_sge);
+
+impl fmt::Debug for SendWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SendWork({:#x})", self.0.wr_id)
+    }
+}
+
 /// An `ibv_qp` of type RC.
 #[derive(Debug)]
 pub(super) struct VerbsQueuePair {
@@ -42,6 +54,8 @@ pub(super) struct VerbsQueuePair {
     /// Its keys in the registers of the send queue's and the receive queue's completion queues.
     owners: [QueuePairKey; 2],
     tables: Arc<WorkRequestTables>,
+    /// Sends that are being posted.
+    sends: Vec<SendWork>,
     /// Receives that are being posted.
     receives: Vec<ibv_recv_wr>,
     /// The state that this side put it into. The device may have put it into ERR since.
@@ -121,6 +135,7 @@ impl VerbsQueuePair {
             recv_cq,
             owners,
             tables,
+            sends: Vec::new(),
             receives: Vec::new(),
             state: QueuePairState::Reset,
             port,
@@ -197,15 +212,6 @@ impl VerbsQueuePair {
             qp_num: self.number(),
             queue,
             depth,
-        }
-    }
-
-    fn inline_limit(&self, what: &'static str, given: usize, allowed: String) -> FabricError {
-        FabricError::Limit {
-            what,
-            given: given as u64,
-            allowed,
-            device: self.device().to_owned(),
         }
     }
 }
@@ -419,6 +425,10 @@ impl QueuePair for VerbsQueuePair {
     }
 
     fn post_send(&mut self, request: &SendRequest<'_>) -> Result<(), FabricError> {
+        self.post_sends(std::slice::from_ref(request))
+    }
+
+    fn post_sends(&mut self, requests: &[SendRequest<'_>]) -> Result<(), FabricError> {
         if !matches!(self.state, QueuePairState::Rts | QueuePairState::Error) {
             return Err(FabricError::InvalidState {
                 qp_num: self.number(),
@@ -426,25 +436,45 @@ impl QueuePair for VerbsQueuePair {
                 state: self.state,
             });
         }
+        self.sends.clear();
+        self.sends.reserve(requests.len());
+        // They stay where they are, because there is room for all of them.
+        let list = self.sends.as_mut_ptr();
+        let mut refusal = Ok(());
+        for (at, request) in requests.iter().enumerate() {
+            match self.work_of(request, list.wrapping_add(at)) {
+                Ok(work) => self.sends.push(work),
+                Err(error) => {
+                    refusal = Err(error);
+                    break;
+                }
+            }
+        }
+        if let Some(last) = self.sends.last_mut() {
+            last.0.next = ptr::null_mut();
+            self.ring_send_doorbell()?;
+        }
+        refusal
+    }
+}
+
+impl VerbsQueuePair {
+    /// Takes a place in the send queue for `request`. Returns what to post from `place`, which has
+    /// its element beside it and another one behind it.
+    fn work_of(
+        &self,
+        request: &SendRequest<'_>,
+        place: *mut SendWork,
+    ) -> Result<SendWork, FabricError> {
+        request.check_inline(self.max_inline, self.device())?;
         let mut flags = 0;
-        let mut element = match request.local {
+        let element = match request.local {
             Payload::Region(sge) => ibv_sge {
                 addr: sge.addr,
                 length: sge.length,
                 lkey: sge.lkey,
             },
             Payload::Inline(bytes) => {
-                if request.operation == Operation::Read {
-                    return Err(self.inline_limit(
-                        "the inline data of a read",
-                        bytes.len(),
-                        "none".to_owned(),
-                    ));
-                }
-                if bytes.len() > self.max_inline as usize {
-                    let allowed = format!("at most {} bytes on this queue pair", self.max_inline);
-                    return Err(self.inline_limit("the inline data", bytes.len(), allowed));
-                }
                 flags |= ibv_send_flags::IBV_SEND_INLINE.0;
                 ibv_sge {
                     addr: bytes.as_ptr() as u64,
@@ -472,7 +502,8 @@ impl QueuePair for VerbsQueuePair {
         };
         let mut work = ibv_send_wr {
             wr_id: number.to_bits(),
-            sg_list: &mut element,
+            next: place.wrapping_add(1).cast(),
+            sg_list: place.wrapping_byte_add(offset_of!(SendWork, 1)).cast(),
             // A transfer of nothing needs no memory.
             num_sge: i32::from(element.length > 0),
             opcode,
@@ -482,27 +513,36 @@ impl QueuePair for VerbsQueuePair {
         work.__bindgen_anon_1.imm_data = imm;
         work.wr.rdma.remote_addr = request.remote.addr;
         work.wr.rdma.rkey = request.remote.rkey;
+        Ok(SendWork(work, element))
+    }
+
+    /// Posts the list of `sends`, which is not empty.
+    fn ring_send_doorbell(&mut self) -> Result<(), FabricError> {
+        let list = self.sends.as_mut_ptr().cast();
         let mut refused = ptr::null_mut();
         // SAFETY: the queue pair is alive, its context's table has this entry, and `&mut self`
-        // makes this the only post to its send queue. The work request, its one element and inline
-        // bytes, which are at most as many as the queue pair was made for, are valid now and read
-        // before the call returns; `refused` is valid for a write. Other memory is not reached by
-        // pointer: the device checks address, length and right against the key, and a key is worth
-        // nothing once its region is deregistered, which comes before its memory is freed (DROP-1).
-        // That nobody here has a reference to bytes that the device changes is the contract of
-        // `QueuePair::post_send`.
+        // makes this the only post to its send queue. The work requests lie one after the other
+        // from `list`, each but the last with the address of the next one, and with that of its one
+        // element; they, the elements and the inline bytes, which are at most as many as the queue
+        // pair was made for, are valid now and read before the call returns; `refused` is valid for
+        // a write. Other memory is not reached by pointer: the device checks address, length and
+        // right against the key, and a key is worth nothing once its region is deregistered, which
+        // comes before its memory is freed (DROP-1). That nobody here has a reference to bytes that
+        // the device changes is the contract of `QueuePair::post_send`.
         let posted = unsafe {
             let post = (*(*self.raw()).context).ops.post_send;
-            post.map_or(libc::ENOSYS, |post| {
-                post(self.raw(), &mut work, &mut refused)
-            })
+            post.map_or(libc::ENOSYS, |post| post(self.raw(), list, &mut refused))
         };
-        check("ibv_post_send", posted, || self.device().to_owned())
-            .inspect_err(|_| table.unpost(sequence))
+        check("ibv_post_send", posted, || self.device().to_owned()).inspect_err(|_| {
+            // The sends before it have been posted.
+            let is_refused = |work: &&SendWork| ptr::eq(&work.0, refused);
+            let work = self.sends.iter().find(is_refused);
+            let work = work.unwrap_or(&self.sends[0]);
+            let sequence = WorkNumber::from_bits(work.0.wr_id).sequence;
+            self.tables.sends.unpost(sequence);
+        })
     }
-}
 
-impl VerbsQueuePair {
     /// Posts the list of `receives`, which is not empty.
     fn post_receives(&mut self) -> Result<(), FabricError> {
         let list = self.receives.as_mut_ptr();
