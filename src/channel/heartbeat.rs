@@ -6,17 +6,19 @@
 //! probed with empty writes, which use up nothing: they fail when its end of the connection is
 //! gone, and succeed when it is merely stalled.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use tokio::sync::Notify;
+
+use super::heartbeat_queue::{HeartbeatQueues, Place};
 use super::send_queue::SendQueue;
 use super::{ConnectError, LossCause, QueuePairInfo};
 use crate::fabric::{
-    Completion, CompletionEvents, CompletionQueue, Device, FabricError, Opcode, Operation, Payload,
-    Poller, QueuePair, QueuePairInit, RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
+    Completion, Device, FabricError, Opcode, Operation, Payload, QueuePair, QueuePairInit,
+    RecvRequest, RemoteSlice, RetryPolicy, SendRequest,
 };
 
 const RECEIVES: u32 = 24;
@@ -24,7 +26,6 @@ const SENDS: u32 = 16;
 /// Most heartbeats to a peer that sends none. The peer has a receive for each, for as many that
 /// crossed its own, and for as many that it has yet to poll.
 const UNANSWERED: u32 = RECEIVES / 3;
-const BATCH: usize = (RECEIVES + SENDS) as usize;
 
 /// The low bits of an immediate are the kind of the message, those above its time in milliseconds.
 const KIND: u32 = 3;
@@ -47,26 +48,27 @@ pub enum HeartbeatEvent {
 /// One end of a queue pair that carries heartbeats between two agents, and nothing else.
 ///
 /// ```
-/// use slimerpc::channel::{HeartbeatEvent, Heartbeat};
+/// use slimerpc::channel::{Heartbeat, HeartbeatEvent, HeartbeatQueues};
 /// use slimerpc::fabric::{self, RetryPolicy};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let device = fabric::open("shm0", 1)?;
-/// let mut one = Heartbeat::new(&*device, RetryPolicy::default())?;
-/// let mut other = Heartbeat::new(&*device, RetryPolicy::default())?;
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let (device, queues) = (fabric::open("shm0", 1)?, HeartbeatQueues::default());
+/// let end = || Heartbeat::new(&queues, &device, RetryPolicy::default(), Default::default());
+/// let [mut one, mut other] = [end()?, end()?];
 /// one.connect(other.address())?;
 /// other.connect(one.address())?;
 /// one.send_heartbeat()?;
 /// while !matches!(other.listen()?, HeartbeatEvent::Beat(_)) {}
 /// # Ok(())
+/// # })
 /// # }
 /// ```
 #[derive(Debug)]
 pub struct Heartbeat {
     // Before the queue that it completes into.
     qp: Box<dyn QueuePair>,
-    cq: Arc<dyn CompletionQueue>,
-    poller: Box<dyn Poller>,
+    place: Place,
     /// Heartbeats sent since the peer's last one.
     unanswered: u32,
     queue: SendQueue,
@@ -75,12 +77,19 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// Creates a queue pair that is ready to be connected.
+    /// Creates a queue pair that is ready to be connected, with a place in one of `queues`.
+    /// `listener` is notified of what this end [waits for](Self::wait_for_all).
     ///
     /// # Errors
     /// The device refuses.
-    pub fn new(device: &dyn Device, retry: RetryPolicy) -> Result<Self, ConnectError> {
-        let (cq, poller) = device.create_completion_queue(RECEIVES + SENDS)?;
+    pub fn new(
+        queues: &HeartbeatQueues,
+        device: &Arc<dyn Device>,
+        retry: RetryPolicy,
+        listener: Arc<Notify>,
+    ) -> Result<Self, ConnectError> {
+        let mut place = queues.place(device, RECEIVES + SENDS, listener)?;
+        let cq = place.completion_queue();
         let mut qp = device.create_queue_pair(&QueuePairInit {
             send_cq: cq.clone(),
             recv_cq: cq.clone(),
@@ -89,14 +98,14 @@ impl Heartbeat {
             max_inline: 0,
             retry,
         })?;
+        place.begin(qp.number());
         qp.to_init()?;
         for _ in 0..RECEIVES {
             qp.post_recv(RecvRequest { wr_id: 0 })?;
         }
         Ok(Self {
             qp,
-            cq,
-            poller,
+            place,
             unanswered: 0,
             queue: SendQueue::new(SENDS),
             proven: [false; 2],
@@ -124,30 +133,19 @@ impl Heartbeat {
         Ok(())
     }
 
-    /// The events of the queue pair, for the current runtime.
-    ///
-    /// # Errors
-    /// The errors of [`CompletionEvents::new`].
-    pub fn events(&self) -> io::Result<CompletionEvents> {
-        CompletionEvents::new(self.cq.clone())
-    }
-
-    /// Asks for an event at the next arrival. [Listen](Self::listen) once more before waiting for
-    /// it.
+    /// Has the listener notified of the next arrival. [Listen](Self::listen) once more before
+    /// waiting for it.
     ///
     /// # Errors
     /// The device refuses.
-    pub fn arm(&self) -> Result<(), LossCause> {
-        self.cq.arm().map_err(failed)
+    pub fn wait_for_all(&self) -> Result<(), LossCause> {
+        self.place.wait_for_all().map_err(failed)
     }
 
-    /// Arms the queue for the event that the peer leaves or is gone. Heartbeats may raise no event
-    /// then, so poll for them.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn arm_for_the_end(&self) -> Result<(), LossCause> {
-        self.cq.arm_solicited().map_err(failed)
+    /// Has the listener notified when the peer leaves or is gone, and not of heartbeats: look for
+    /// them now and then. This costs nothing, however often it is called.
+    pub fn wait_for_end(&self) {
+        self.place.wait_for_end();
     }
 
     /// Reads the peer's messages.
@@ -155,10 +153,8 @@ impl Heartbeat {
     /// # Errors
     /// Why the connection is gone.
     pub fn listen(&mut self) -> Result<HeartbeatEvent, LossCause> {
-        let mut batch = [Completion::EMPTY; BATCH];
-        let count = self.poller.poll(&mut batch).map_err(failed)?;
         let mut heard = HeartbeatEvent::Nothing;
-        for completion in &batch[..count] {
+        for completion in self.place.take()? {
             if !completion.status.is_success() {
                 // A peer that has said goodbye is not lost, although its queue pair ends with it.
                 return match heard {
@@ -242,6 +238,12 @@ impl Heartbeat {
     }
 }
 
+/// Returns whether this says that the peer leaves, or is gone.
+pub(super) fn is_end(completion: &Completion) -> bool {
+    let is_leaving = |imm| imm & KIND == LEAVING;
+    !completion.status.is_success() || completion.imm.is_some_and(is_leaving)
+}
+
 /// Milliseconds since this host was started, as many bits as a heartbeat carries.
 fn now() -> u32 {
     let now = clock_gettime(ClockId::Monotonic);
@@ -264,23 +266,30 @@ fn failed(error: FabricError) -> LossCause {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::sync::LazyLock;
     use std::time::Instant;
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use tokio::runtime::Runtime;
+    use tokio::time::timeout;
 
     use super::*;
     use crate::fabric::{self, QueuePairState};
 
     const LONG: Duration = Duration::from_secs(10);
 
+    /// Waits for the events of queues.
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
+
+    fn end(queues: &HeartbeatQueues, device: &Arc<dyn Device>) -> Heartbeat {
+        let _in = RUNTIME.enter();
+        let listener = Arc::default();
+        Heartbeat::new(queues, device, RetryPolicy::default(), listener).unwrap()
+    }
+
     fn pair() -> (Heartbeat, Heartbeat) {
-        let end = || {
-            Heartbeat::new(
-                &*fabric::open(fabric::SHM, 1).unwrap(),
-                RetryPolicy::default(),
-            )
-        };
-        let (mut one, mut other) = (end().unwrap(), end().unwrap());
+        let queues = HeartbeatQueues::default();
+        let [mut one, mut other] =
+            [(); 2].map(|()| end(&queues, &fabric::open(fabric::SHM, 1).unwrap()));
         one.connect(other.address()).unwrap();
         other.connect(one.address()).unwrap();
         (one, other)
@@ -371,26 +380,62 @@ mod tests {
 
     #[test]
     fn who_waits_for_the_end_is_not_woken_by_heartbeats() {
-        let is_raised = |heartbeat: &Heartbeat, time: Duration| {
-            let mut fds = [PollFd::from_borrowed_fd(
-                heartbeat.cq.event_fd(),
-                PollFlags::IN,
-            )];
-            poll(&mut fds, Some(&Timespec::try_from(time).unwrap())).unwrap() > 0
+        let is_woken = |heartbeat: &Heartbeat, time: Duration| {
+            let listener = heartbeat.place.listener().clone();
+            RUNTIME.block_on(async { timeout(time, listener.notified()).await.is_ok() })
         };
         let (mut one, mut other) = pair();
+        other.wait_for_all().unwrap();
         one.send_heartbeat().unwrap();
+        assert!(is_woken(&other, LONG), "it waits for all");
         assert!(matches!(hears(&mut other), Ok(HeartbeatEvent::Beat(_))));
-        other.arm_for_the_end().unwrap();
+        other.wait_for_end();
         one.send_heartbeat().unwrap();
-        assert!(!is_raised(&other, Duration::from_millis(20)));
+        // An event that was asked for before may come once more.
+        is_woken(&other, Duration::from_millis(20));
+        one.send_heartbeat().unwrap();
+        assert!(!is_woken(&other, Duration::from_millis(20)));
         one.leave();
-        assert!(is_raised(&other, LONG));
+        assert!(is_woken(&other, LONG));
         assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
-        other.cq.clear_events();
-        other.arm_for_the_end().unwrap();
         drop(one);
-        assert!(is_raised(&other, LONG), "it is gone");
+        assert!(is_woken(&other, LONG), "it is gone");
+    }
+
+    /// Whoever looks takes what has arrived for others from the queue, too.
+    #[test]
+    fn ends_of_one_queue_hear_their_own_peers() {
+        const ENDS: usize = 20;
+        let (here, there) = (HeartbeatQueues::default(), HeartbeatQueues::default());
+        let [device, other] = [(); 2].map(|()| fabric::open(fabric::SHM, 1).unwrap());
+        let mut pairs: Vec<_> = (0..ENDS)
+            .map(|_| (end(&here, &device), end(&there, &other)))
+            .collect();
+        assert_eq!(here.count(), 2, "8 ends, and 16");
+        for (one, other) in &mut pairs {
+            one.connect(other.address()).unwrap();
+            other.connect(one.address()).unwrap();
+            one.wait_for_end();
+        }
+        for (one, other) in &mut pairs {
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(one), Ok(HeartbeatEvent::Beat(_))));
+        }
+        for (_, other) in &mut pairs {
+            other.send_heartbeat().unwrap();
+        }
+        let (mut last, theirs) = pairs.pop().unwrap();
+        assert!(matches!(hears(&mut last), Ok(HeartbeatEvent::Beat(_))));
+        for (one, _) in &mut pairs {
+            assert!(matches!(hears(one), Ok(HeartbeatEvent::Beat(_))));
+            assert_eq!(one.listen(), Ok(HeartbeatEvent::Nothing));
+        }
+        // A place is free again with its end, and what came for that is for nobody.
+        drop((last, theirs));
+        let next = end(&here, &device);
+        assert_eq!((here.count(), next.place.waiting()), (2, 0));
+        drop((pairs, next));
+        assert_eq!(here.count(), 0);
     }
 
     #[test]
@@ -411,9 +456,11 @@ mod tests {
 
     #[test]
     fn a_goodbye_waits_for_a_peer_that_is_not_connected_yet() {
-        let device = fabric::open(fabric::SHM, 1).unwrap();
-        let [mut one, mut other] =
-            [(); 2].map(|()| Heartbeat::new(&*device, RetryPolicy::default()).unwrap());
+        let (device, queues) = (
+            fabric::open(fabric::SHM, 1).unwrap(),
+            HeartbeatQueues::default(),
+        );
+        let [mut one, mut other] = [(); 2].map(|()| end(&queues, &device));
         one.connect(other.address()).unwrap();
         one.leave();
         assert!(!one.has_arrived());

@@ -57,6 +57,7 @@ mod endpoint;
 mod error;
 mod geometry;
 mod heartbeat;
+mod heartbeat_queue;
 mod inbound;
 mod lend;
 mod liveness;
@@ -103,6 +104,7 @@ pub use self::{
     error::CallError,
     geometry::Geometries,
     heartbeat::{Heartbeat, HeartbeatEvent},
+    heartbeat_queue::HeartbeatQueues,
     inbound::ServiceInfo,
     liveness::{Change, HeartbeatTiming, Liveness},
     mailbox::{Delivery, Mailbox},

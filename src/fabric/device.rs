@@ -53,6 +53,15 @@ pub trait Device: Send + Sync + fmt::Debug {
     /// `depth` is 0 or beyond [`DeviceLimits::max_cqe`], or the device refuses.
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError>;
 
+    /// Creates a completion queue whose owner is seldom woken. Peers may hold no descriptor for it
+    /// then, and their events come a little later.
+    ///
+    /// # Errors
+    /// As [`create_completion_queue`](Self::create_completion_queue).
+    fn create_quiet_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
+        self.create_completion_queue(depth)
+    }
+
     /// Creates a reliable-connected queue pair in state RESET.
     ///
     /// # Errors

@@ -7,15 +7,25 @@ use std::sync::{Arc, Weak};
 
 use rustix::fs::OFlags;
 
+use super::link::Link;
+use super::message::Message;
 use super::queue_page::QueuePage;
 use super::segment::View;
 use crate::fabric::eventfd;
 
-/// The page of a peer's completion queue, and its eventfd.
+/// The page of a peer's completion queue, and what wakes its owner.
 #[derive(Debug)]
 pub(super) struct Bell {
     page: View<QueuePage>,
-    event: OwnedFd,
+    wire: BellWire,
+}
+
+/// What wakes the owner of a queue.
+#[derive(Debug)]
+enum BellWire {
+    Event(OwnedFd),
+    /// A message on the link, about the quiet queue with this number.
+    Message(Weak<Link>, u64),
 }
 
 impl Bell {
@@ -23,7 +33,14 @@ impl Bell {
         // Raising the eventfd cannot block this process then, unless the peer, which is of the same
         // user, undoes that.
         rustix::fs::fcntl_setfl(&event, OFlags::NONBLOCK)?;
-        Ok(Self { page, event })
+        let wire = BellWire::Event(event);
+        Ok(Self { page, wire })
+    }
+
+    /// The bell of a quiet queue.
+    pub(super) fn quiet(page: View<QueuePage>, link: &Arc<Link>, queue: u64) -> Self {
+        let wire = BellWire::Message(Arc::downgrade(link), queue);
+        Self { page, wire }
     }
 
     /// Tells whether the owner is to be woken.
@@ -33,7 +50,15 @@ impl Bell {
 
     /// Wakes the owner.
     pub(super) fn ring(&self) {
-        eventfd::raise(&self.event);
+        match &self.wire {
+            BellWire::Event(event) => eventfd::raise(event),
+            BellWire::Message(link, queue) => {
+                if let Some(link) = link.upgrade() {
+                    // The end of the link wakes the owner, too.
+                    let _ = link.send(&Message::Ring { queue: *queue });
+                }
+            }
+        }
     }
 }
 

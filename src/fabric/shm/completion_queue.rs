@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::arena::{Arena, Lot};
 use super::queue_page::QueuePage;
+use super::quiet_queues::QuietQueues;
 use super::ready_set::ReadySet;
 use super::receive_ring::{Arrival, Doorbell, Entry, Taker};
 use super::receiver::Receiver;
@@ -23,6 +24,8 @@ pub(super) struct ShmCompletionQueue {
     /// No other queue of the process has it.
     number: u64,
     event: Arc<OwnedFd>,
+    /// Whether peers wake the owner by messages instead.
+    is_quiet: bool,
     lot: Arc<Lot>,
     page: View<QueuePage>,
     entries: Mutex<Entries>,
@@ -58,17 +61,29 @@ pub(super) fn page_in(memory: Segment) -> Option<View<QueuePage>> {
 }
 
 impl ShmCompletionQueue {
-    pub(super) fn create(device: u64, arena: &Arena) -> Result<Self, FabricError> {
+    /// Creates a queue, which is among `quiet` ones if peers wake its owner by messages.
+    pub(super) fn create(
+        device: u64,
+        arena: &Arena,
+        quiet: Option<&QuietQueues>,
+    ) -> Result<Self, FabricError> {
         let (lot, segment) = arena
             .create(size_of::<QueuePage>())
             .map_err(FabricError::os("creating a completion queue"))?;
         let page = page_in(segment).expect("the page was made so");
         page.doorbell.set_up();
         static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let event = eventfd::create().map_err(FabricError::os("creating an eventfd"))?;
+        let event = Arc::new(event);
+        if let Some(quiet) = quiet {
+            quiet.add(number, &event);
+        }
         Ok(Self {
             device,
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
-            event: Arc::new(eventfd::create().map_err(FabricError::os("creating an eventfd"))?),
+            number,
+            event,
+            is_quiet: quiet.is_some(),
             lot,
             page,
             entries: Mutex::default(),
@@ -87,9 +102,10 @@ impl ShmCompletionQueue {
         self.number
     }
 
-    /// What a peer needs to wake this queue's owner: its page, and the eventfd.
-    pub(super) fn shared(&self) -> (&Arc<Lot>, &Arc<OwnedFd>) {
-        (&self.lot, &self.event)
+    /// What a peer needs to wake this queue's owner: its page, and the eventfd, unless the queue is
+    /// quiet.
+    pub(super) fn shared(&self) -> (&Arc<Lot>, Option<&Arc<OwnedFd>>) {
+        (&self.lot, Some(&self.event).filter(|_| !self.is_quiet))
     }
 
     /// Polls this receive queue, too, from now on.
@@ -469,7 +485,7 @@ mod tests {
 
         fn of(queues: u32) -> Self {
             let arena = Arena::new("test");
-            let queue = ShmCompletionQueue::create(0, &arena).expect("a queue");
+            let queue = ShmCompletionQueue::create(0, &arena, None).expect("a queue");
             let queue = Arc::new(queue);
             let receiver = |number| {
                 let receiver = Receiver::create(&arena, number, RECEIVES).expect("a receive queue");

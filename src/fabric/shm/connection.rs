@@ -275,14 +275,13 @@ impl Connection {
         answer: Message,
         fds: Vec<OwnedFd>,
         lots: Vec<BorrowedLot>,
-        link: &Link,
+        link: &Arc<Link>,
     ) -> bool {
         let mut sender = self.sender.lock();
         let understood = match answer {
             Message::Welcome(welcome) => {
-                let (fds, lots) = (<[_; 3]>::try_from(fds), <[_; 2]>::try_from(lots));
-                let welcomed = match (fds, lots) {
-                    (Ok(fds), Ok(lots)) => {
+                let welcomed = match <[_; 2]>::try_from(lots) {
+                    Ok(lots) => {
                         let number = self.remote.get().map_or(0, |remote| remote.qp_num);
                         sender.welcome(number, welcome, fds, lots, link).is_ok()
                     }
@@ -355,7 +354,7 @@ impl Connection {
             None => return Some(false),
         }
         drop(links);
-        let told = link.tell(&welcome, &[ring, page], Some(event));
+        let told = link.tell(&welcome, &[ring, page], event);
         Some(told.is_ok())
     }
 

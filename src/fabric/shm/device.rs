@@ -8,6 +8,7 @@ use super::connection::Connection;
 use super::open_device::OpenDevice;
 use super::port::Port;
 use super::queue_pair::ShmQueuePair;
+use super::quiet_queues::QuietQueues;
 use super::region::ShmRegion;
 use crate::fabric::{
     Access, CompletionQueue, Device, DeviceLimits, FabricError, LinkType, MemoryRegion,
@@ -61,6 +62,18 @@ impl ShmDevice {
         Self { device }
     }
 
+    fn completion_queue(
+        &self,
+        depth: u32,
+        quiet: Option<&QuietQueues>,
+    ) -> Result<QueueHalves, FabricError> {
+        software::check_completion_queue(SHM, depth)?;
+        let device = &self.device;
+        let queue = ShmCompletionQueue::create(device.number(), device.queues(), quiet)?;
+        let queue = Arc::new(queue);
+        Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
+    }
+
     fn own(
         &self,
         queue: &Arc<dyn CompletionQueue>,
@@ -98,13 +111,11 @@ impl Device for ShmDevice {
     }
 
     fn create_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
-        software::check_completion_queue(SHM, depth)?;
-        let device = &self.device;
-        let queue = Arc::new(ShmCompletionQueue::create(
-            device.number(),
-            device.queues(),
-        )?);
-        Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
+        self.completion_queue(depth, None)
+    }
+
+    fn create_quiet_completion_queue(&self, depth: u32) -> Result<QueueHalves, FabricError> {
+        self.completion_queue(depth, Some(self.device.port().quiet_queues()))
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout of shared memory and of these messages.
-pub(super) const VERSION: u32 = 0x51_4d_00_03;
+pub(super) const VERSION: u32 = 0x51_4d_00_04;
 
 /// Longest message in bytes.
 pub(super) const MAX_LEN: usize = 128;
@@ -16,7 +16,7 @@ pub(super) enum Message {
     /// The asking side's queue pair wants to send. Either side asks.
     Hello(Hello),
     /// The other side's queue pair is ready to receive. With: receive queue, page of its completion
-    /// queue, eventfd.
+    /// queue, eventfd; the last not for a quiet one.
     Welcome(Welcome),
     /// The other side's queue pair is in ERR, gone, or connected with another.
     Refusal { to: ConnectionId },
@@ -36,6 +36,8 @@ pub(super) enum Message {
     Unmapped { lot: u64 },
     /// The dialling side has no need of the link any more.
     Done,
+    /// Wakes the owner of a quiet completion queue.
+    Ring { queue: u64 },
 }
 
 /// One life of a queue pair: it begins anew when it is reset, under the same number.

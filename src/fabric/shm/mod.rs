@@ -18,7 +18,8 @@
 //!
 //! **Descriptors.** Memory takes none: it is mapped, and its descriptor closed. A pair of processes
 //! has its link, which the first dials that needs it, a handle of the peer's process, and an
-//! eventfd for each completion queue of the peer's that is written to.
+//! eventfd for each completion queue of the peer's that is written to, unless it is a quiet one:
+//! for those a message on the link wakes the owner, by way of the thread of its port.
 //!
 //! **Trust.** Only processes of the same user get past the listener (`SO_PEERCRED`). Nothing that
 //! such a peer writes to shared memory is trusted with memory safety: lengths come from sealed
@@ -46,6 +47,7 @@ mod peer_process;
 mod port;
 mod queue_page;
 mod queue_pair;
+mod quiet_queues;
 mod ready_set;
 mod receive_ring;
 mod receiver;

@@ -17,6 +17,7 @@ use super::control_socket::{self, ControlSocket, Incoming};
 use super::link::{Link, Links};
 use super::message::{ConnectionId, Hello, Message, VERSION, Welcome};
 use super::peer_process::{PeerProcess, PeerProcesses};
+use super::quiet_queues::QuietQueues;
 use super::spare::Spare;
 use super::waiting_hellos::WaitingHellos;
 use crate::complaints::Complaints;
@@ -50,6 +51,7 @@ pub(super) struct PortState {
     commands: Mutex<Vec<Command>>,
     connections: Mutex<Connections>,
     links: Arc<Links>,
+    quiet: QuietQueues,
 }
 
 #[derive(Debug)]
@@ -74,6 +76,11 @@ pub(super) enum Command {
 impl PortState {
     pub(super) fn gid(&self) -> Gid {
         self.gid
+    }
+
+    /// The completion queues whose owners this thread wakes.
+    pub(super) fn quiet_queues(&self) -> &QuietQueues {
+        &self.quiet
     }
 
     /// Finds or dials the link to a peer, for `connection`.
@@ -183,6 +190,7 @@ impl Port {
                 next: FIRST_QUEUE_PAIR,
             }),
             links: Arc::new(Links::new(gid)),
+            quiet: QuietQueues::default(),
         });
         let routine =
             Routine::new(state.clone(), listener).map_err(FabricError::os("creating an epoll"))?;
@@ -614,6 +622,7 @@ impl Routine {
             }
             Message::Unmapped { lot } => link.returned(lot),
             Message::Done => return link.done(),
+            Message::Ring { queue } => self.port.quiet.ring(queue),
             Message::Device { .. } => return false,
         }
         true

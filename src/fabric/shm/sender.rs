@@ -144,31 +144,39 @@ impl Sender {
     }
 
     /// Notes the receive queue of the peer's queue pair with this number, the page of its
-    /// completion queue, and eventfd. The latter two may be known already.
+    /// completion queue, and eventfd, which a quiet one has not. The latter two may be known
+    /// already.
     pub(super) fn welcome(
         &mut self,
         number: u32,
         welcome: Welcome,
-        fds: [OwnedFd; 3],
+        fds: Vec<OwnedFd>,
         lots: [BorrowedLot; 2],
-        link: &Link,
+        link: &Arc<Link>,
     ) -> io::Result<()> {
-        let [ring, page, event] = fds;
-        let [ring_lot, page_lot] = lots;
-        let capacity = welcome.capacity as usize;
-        let (offset, len) = (welcome.ring.offset, RingMemory::len(capacity));
-        let ring = Segment::open(&ring, offset, len, Some(ring_lot))?;
         let malformed = || {
             io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the peer's receive queue is malformed",
             )
         };
+        let mut fds = fds.into_iter();
+        let (Some(ring), Some(page), event) = (fds.next(), fds.next(), fds.next()) else {
+            return Err(malformed());
+        };
+        let [ring_lot, page_lot] = lots;
+        let capacity = welcome.capacity as usize;
+        let (offset, len) = (welcome.ring.offset, RingMemory::len(capacity));
+        let ring = Segment::open(&ring, offset, len, Some(ring_lot))?;
         let memory = RingMemory::new(ring, capacity).ok_or_else(malformed)?;
         let bell = link.bell(welcome.queue, || {
             let (offset, len) = (welcome.page.offset, size_of::<QueuePage>());
             let page = Segment::open(&page, offset, len, Some(page_lot))?;
-            Bell::new(page_in(page).ok_or_else(malformed)?, event)
+            let page = page_in(page).ok_or_else(malformed)?;
+            match event {
+                Some(event) => Bell::new(page, event),
+                None => Ok(Bell::quiet(page, link, welcome.queue)),
+            }
         })?;
         self.peer = Some(Peer {
             memory,

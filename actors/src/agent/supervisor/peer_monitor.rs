@@ -16,12 +16,12 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::future::{self, pending};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, ResponseFuture};
 use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Input};
-use slimerpc::channel::{ClientChannel, Descriptor, LossCause, Mismatch};
-use slimerpc::fabric::CompletionEvents;
+use slimerpc::channel::{ClientChannel, Descriptor, HeartbeatQueues, LossCause, Mismatch};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -54,14 +54,18 @@ const AGE_ERROR: Duration = Duration::from_millis(5);
 
 /// The monitors of an agent, by peer.
 #[derive(Default)]
-pub(super) struct PeerMonitors(RefCell<HashMap<String, Rc<PeerMonitor>>>);
+pub(super) struct PeerMonitors {
+    by_peer: RefCell<HashMap<String, Rc<PeerMonitor>>>,
+    /// What the heartbeats of all of them complete into.
+    queues: HeartbeatQueues,
+}
 
 /// The monitor of one peer.
 pub(super) struct PeerMonitor {
     peer: String,
     core: RefCell<MonitorState>,
     /// Notified when there is input for the task.
-    woken: Notify,
+    woken: Arc<Notify>,
     /// Made when somebody first watches, because it takes some memory.
     events: OnceCell<broadcast::Sender<PeerEvent>>,
     /// The incarnation of the peer that can be reached.
@@ -130,7 +134,7 @@ impl AgentState {
         if peer == self.alias {
             return Err(AgentError::WatchesItself { alias: peer });
         }
-        let known = self.monitors.0.borrow().contains_key(&peer);
+        let known = self.monitors.by_peer.borrow().contains_key(&peer);
         if !known {
             let devices = &self.settings.devices;
             let here = self.descriptor.borrow().host.clone();
@@ -179,7 +183,7 @@ impl AgentState {
     /// Doubts this incarnation of `peer`, because a connection to it has ended.
     pub(super) fn doubt(&self, peer: &str, life: Option<u64>) {
         if life.is_some()
-            && let Some(monitor) = self.monitors.0.borrow().get(peer)
+            && let Some(monitor) = self.monitors.by_peer.borrow().get(peer)
             && *monitor.up.borrow() == life
         {
             monitor.doubted.set(Some(Instant::now()));
@@ -243,30 +247,32 @@ impl AgentState {
         if peer == self.alias {
             return Some(self.descriptor.borrow().incarnation);
         }
-        let monitors = self.monitors.0.borrow();
+        let monitors = self.monitors.by_peer.borrow();
         monitors.get(peer).and_then(|monitor| *monitor.up.borrow())
     }
 
     /// Tells the monitor that `peer` can probably be reached now.
     pub(super) fn wake_monitor(&self, peer: &str) {
-        if let Some(monitor) = self.monitors.0.borrow().get(peer) {
+        if let Some(monitor) = self.monitors.by_peer.borrow().get(peer) {
             monitor.put(Input::Wake);
         }
     }
 
     fn monitor(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
-        if let Some(monitor) = self.monitors.0.borrow().get(peer) {
+        if let Some(monitor) = self.monitors.by_peer.borrow().get(peer) {
             return monitor.clone();
         }
         let incarnation = self.descriptor.borrow().incarnation;
+        let woken = Arc::<Notify>::default();
         let monitor = Rc::new(PeerMonitor {
             peer: peer.to_owned(),
             core: RefCell::new(MonitorState::new(
                 peer,
+                woken.clone(),
                 incarnation,
                 self.settings.devices.links()[0],
             )),
-            woken: Notify::new(),
+            woken,
             events: OnceCell::new(),
             up: watch::Sender::new(None),
             heard: watch::Sender::new(Instant::now()),
@@ -274,7 +280,7 @@ impl AgentState {
             ended: RefCell::new(None),
         });
         self.monitors
-            .0
+            .by_peer
             .borrow_mut()
             .insert(peer.to_owned(), monitor.clone());
         actix::spawn(self.clone().keep(monitor.clone()));
@@ -283,8 +289,8 @@ impl AgentState {
 
     /// Passes a message from `peer` to its monitor.
     pub(super) fn take_handshake_message(self: &Rc<Self>, peer: &str, message: HandshakeJson) {
-        let is_known = self.monitors.0.borrow().contains_key(peer);
-        if !is_known && self.monitors.0.borrow().len() >= MAX_MONITORS {
+        let is_known = self.monitors.by_peer.borrow().contains_key(peer);
+        if !is_known && self.monitors.by_peer.borrow().len() >= MAX_MONITORS {
             tracing::warn!(%peer, "too many peers have opened monitors to this agent; one is not answered");
             return;
         }
@@ -300,16 +306,10 @@ impl AgentState {
                 self.clone().take_effect(&monitor, effect);
             }
             if self.is_unwanted(&monitor) {
-                self.monitors.0.borrow_mut().remove(&monitor.peer);
+                self.monitors.by_peer.borrow_mut().remove(&monitor.peer);
                 return;
             }
-            let (until, events) = monitor.next();
-            let raised = async {
-                match events {
-                    Some(events) => events.raised().await,
-                    None => pending().await,
-                }
-            };
+            let until = monitor.next();
             let time = async {
                 match until {
                     Some(until) => sleep_until(until.into()).await,
@@ -332,10 +332,6 @@ impl AgentState {
             tokio::select! {
                 () = monitor.woken.notified() => {}
                 () = told => monitor.put(Input::Wake),
-                raised = raised => if let Err(error) = raised {
-                    tracing::warn!(peer = monitor.peer, %error, "the events of a monitor cannot be awaited");
-                    return;
-                },
                 () = time => {}
             }
         }
@@ -369,7 +365,7 @@ impl AgentState {
                 monitor.ended.replace(None);
                 monitor.up.send_replace(Some(incarnation));
             }
-            // Advance once more: that arms the completion queue of the new session.
+            // Advance once more: the new session begins to listen.
             Effect::Listen => monitor.woken.notify_one(),
             Effect::Down(incarnation, cause) => {
                 tracing::info!(peer = monitor.peer, incarnation, %cause, "peer lost");
@@ -388,7 +384,12 @@ impl AgentState {
                 });
             }
             Effect::HeartbeatEvent(at) => {
-                monitor.heard.send_modify(|heard| *heard = at.max(*heard))
+                // Without anybody who waits for it, that is a store.
+                let is_awaited = monitor.heard.receiver_count() > 0;
+                monitor.heard.send_if_modified(|heard| {
+                    *heard = at.max(*heard);
+                    is_awaited
+                });
             }
             Effect::Event(event) => {
                 if event.is_end() {
@@ -470,7 +471,7 @@ impl AgentState {
 
     /// Says goodbye to all peers.
     pub(super) async fn end_monitors(&self) {
-        let monitors = self.monitors.0.take();
+        let monitors = self.monitors.by_peer.take();
         let monitors: Vec<_> = monitors.values().filter(|it| it.say_goodbye()).collect();
         if monitors.is_empty() {
             return;
@@ -500,13 +501,12 @@ impl PeerMonitor {
         self.woken.notify_one();
     }
 
-    /// When to continue, and the events to wait for.
-    fn next(&self) -> (Option<Instant>, Option<Rc<CompletionEvents>>) {
+    /// When to continue, if nothing happens before.
+    fn next(&self) -> Option<Instant> {
         let core = self.core.borrow();
         let end = core.end.as_ref();
         let beat = end.filter(|end| end.up.is_some()).map(|end| end.next_beat);
-        let until = [core.link.next_timeout(), beat].into_iter().flatten().min();
-        (until, end.map(|end| end.events.clone()))
+        [core.link.next_timeout(), beat].into_iter().flatten().min()
     }
 
     /// Handles time, heartbeats and input, and returns what the task has to do.

@@ -3,7 +3,7 @@
 //! the rest of the agent, for the task to carry out when nothing is borrowed.
 
 use std::collections::VecDeque;
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::peer_connection::{
@@ -11,7 +11,9 @@ use slimerpc::channel::peer_connection::{
 };
 use slimerpc::channel::{Change, Heartbeat, HeartbeatEvent, HeartbeatTiming, Liveness, LossCause};
 use slimerpc::clock::later;
-use slimerpc::fabric::{CompletionEvents, LinkType};
+use slimerpc::fabric::LinkType;
+
+use tokio::sync::Notify;
 
 use super::super::AgentState;
 use super::STALE_RETRY;
@@ -29,6 +31,8 @@ const RETRY_TIMING: RetryTiming = RetryTiming {
 pub(super) struct MonitorState {
     /// Alias of the peer.
     peer: String,
+    /// Notified when the task has something to do.
+    woken: Arc<Notify>,
     pub(super) link: PeerConnection<LinkEndpoint>,
     pub(super) inputs: VecDeque<Input<LinkEndpoint>>,
     /// This side's end of the connection, if there is one.
@@ -49,7 +53,6 @@ pub(super) struct MonitorState {
 pub(super) struct MonitoredEnd {
     pub(super) session: Session,
     pub(super) heartbeat: Heartbeat,
-    pub(super) events: Rc<CompletionEvents>,
     /// Set once the session is up: the incarnation of the peer, and its liveness.
     pub(super) up: Option<(u64, Liveness)>,
     /// Whether heartbeats have arrived both ways. If the connection ends before, an attempt has
@@ -80,9 +83,10 @@ pub(super) enum Effect {
 
 impl MonitorState {
     /// Makes the state of a monitor that is not connected yet.
-    pub(super) fn new(peer: &str, incarnation: u64, found: LinkType) -> Self {
+    pub(super) fn new(peer: &str, woken: Arc<Notify>, incarnation: u64, found: LinkType) -> Self {
         Self {
             peer: peer.to_owned(),
+            woken,
             link: PeerConnection::new(incarnation, RETRY_TIMING),
             inputs: VecDeque::new(),
             end: None,
@@ -191,15 +195,18 @@ impl MonitorState {
         let Some(memory) = state.settings.devices.on(link) else {
             return Err(refused(&format!("no device is on {link}")));
         };
-        let heartbeat = Heartbeat::new(&**memory.device(), state.settings.retry);
+        let heartbeat = Heartbeat::new(
+            &state.monitors.queues,
+            memory.device(),
+            state.settings.retry,
+            self.woken.clone(),
+        );
         let mut heartbeat = heartbeat.map_err(|error| refused(&error))?;
         heartbeat.expect_peer(&self.peer);
-        let events = heartbeat.events().map_err(|error| refused(&error))?;
         let qp = heartbeat.address();
         self.end = Some(MonitoredEnd {
             session,
             heartbeat,
-            events: Rc::new(events),
             up: None,
             is_certain: false,
             beat: state.settings.heartbeat(link),
@@ -239,7 +246,7 @@ impl MonitorState {
 }
 
 impl MonitoredEnd {
-    /// Reads the peer's heartbeats, and arms the queue for the next event.
+    /// Reads the peer's heartbeats, and sees to it that the task is woken for what it waits for.
     fn listen(
         &mut self,
         now: Instant,
@@ -281,11 +288,11 @@ impl MonitoredEnd {
         let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
         let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
         if self.is_here && self.is_certain && is_well {
-            self.heartbeat.arm_for_the_end()?;
-        } else {
-            self.heartbeat.arm()?;
+            self.heartbeat.wait_for_end();
+            return Ok(self.note(heard, change, effects));
         }
-        // Listen again: what arrived before the arming raises no event.
+        self.heartbeat.wait_for_all()?;
+        // Listen again: of what arrived before nobody is notified.
         match self.heartbeat.listen()? {
             HeartbeatEvent::Nothing => {}
             later => {
@@ -304,6 +311,16 @@ impl MonitoredEnd {
                 };
             }
         }
+        Ok(self.note(heard, change, effects))
+    }
+
+    /// Notes a change in the liveness of the peer.
+    fn note(
+        &self,
+        heard: HeartbeatEvent,
+        change: Option<Change>,
+        effects: &mut Vec<Effect>,
+    ) -> HeartbeatEvent {
         // Nobody has been told that a peer is there which has never been heard.
         if let Some(change) = change.filter(|_| self.is_certain) {
             effects.push(Effect::Event(match change {
@@ -311,6 +328,6 @@ impl MonitoredEnd {
                 Change::Recovered => PeerEvent::Recovered,
             }));
         }
-        Ok(heard)
+        heard
     }
 }
