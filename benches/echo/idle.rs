@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::SMALL;
 use crate::account::Account;
+use crate::commands::Commands;
 use crate::connections::Connections;
 use crate::in_turns::in_turns;
 use crate::row::{Row, Unit};
@@ -93,24 +94,4 @@ fn beside(suite: &Suite) -> Result<()> {
     others.end(suite)?;
     crowded.end(suite)?;
     alone.end(suite)
-}
-
-/// How many commands a Redis has run.
-struct Commands(redis::Connection);
-
-impl Commands {
-    fn of(url: &str) -> Result<Self> {
-        Ok(Self(redis::Client::open(url)?.get_connection()?))
-    }
-
-    fn so_far(&mut self) -> Result<u64> {
-        let stats: String = redis::cmd("INFO").arg("stats").query(&mut self.0)?;
-        let count = stats
-            .lines()
-            .find_map(|line| line.strip_prefix("total_commands_processed:"));
-        Ok(count
-            .ok_or("Redis does not count its commands")?
-            .trim()
-            .parse()?)
-    }
 }

@@ -12,6 +12,8 @@ pub(crate) enum Unit {
     Kibibytes,
     /// Of whatever, for each call.
     EachCall,
+    /// Of whatever, for each agent.
+    EachAgent,
     /// A part of what it would be if all had the same.
     Share,
 }
@@ -169,6 +171,7 @@ impl Unit {
             Self::Percent => "%",
             Self::Kibibytes => "KiB",
             Self::EachCall => "a call",
+            Self::EachAgent => "an agent",
             Self::Share => "of a share",
         }
     }

@@ -5,7 +5,8 @@ use clap::ValueEnum;
 use crate::suite::Suite;
 use crate::support::Result;
 use crate::{
-    asleep, connect, copies, fairness, idle, latency, memory, polling, sizes, steady, throughput,
+    asleep, callers, connect, copies, fairness, idle, latency, memory, polling, registry, sizes,
+    steady, throughput,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -28,6 +29,10 @@ pub(crate) enum Subset {
     BufferPool,
     /// Many agents connect to one
     Connect,
+    /// Many agents register with one NanoCtrl, find each other and leave
+    Registry,
+    /// What each of many idle callers costs a service, and costs others
+    Callers,
     /// Latency against size
     Sizes,
     /// What polling before sleeping gains and costs
@@ -51,6 +56,8 @@ impl Subset {
             Self::Idle => idle::run(suite),
             Self::BufferPool => memory::run(suite),
             Self::Connect => connect::run(suite),
+            Self::Registry => registry::run(suite),
+            Self::Callers => callers::run(suite),
             Self::Sizes => sizes::run(suite),
             Self::Polling => polling::run(suite),
         }

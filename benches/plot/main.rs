@@ -2,15 +2,18 @@
 //!
 //!     cargo bench --bench echo -- --csv docs/plots/echo.csv
 //!     cargo bench --bench plot [-- --peers FILE]
+//!     cargo bench --bench echo -- callers --agents 1000 --csv docs/plots/callers.csv
+//!     cargo bench --bench plot -- --csv docs/plots/callers.csv
 //!
 //! `latency.svg`: time against size, with the limits of the machine and the peers.
 //! `throughput.svg`: calls a second against calls in flight. `polling.svg`: what polling before
-//! sleeping gains and costs.
+//! sleeping gains and costs. `callers.svg`: what idle callers cost a service.
 
 #[macro_use]
 #[path = "../support/mod.rs"]
 mod support;
 
+mod callers;
 mod chart;
 mod latency;
 mod peers;
@@ -47,10 +50,11 @@ struct Args {
 type Draw = fn(&Path, &[Record], &[PeerRow]) -> Result<()>;
 
 /// Each with the subset of the suite that it is drawn from.
-const PICTURES: [(&str, &str, Draw); 3] = [
+const PICTURES: [(&str, &str, Draw); 4] = [
     ("latency.svg", "sizes", latency::draw),
     ("throughput.svg", "throughput", throughput::draw),
     ("polling.svg", "polling", polling::draw),
+    ("callers.svg", "callers", callers::draw),
 ];
 
 fn run(args: &Args) -> Result<()> {

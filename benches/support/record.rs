@@ -27,6 +27,20 @@ pub(crate) struct Record {
     pub(crate) caller_cpu_percent: Option<f64>,
     /// Of a core, by the process that serves.
     pub(crate) service_cpu_percent: Option<f64>,
+    /// Callers that do nothing, of the same service.
+    #[serde(default)]
+    pub(crate) callers: Option<usize>,
+    /// To connect one of them.
+    #[serde(default)]
+    pub(crate) connect_ms: Option<f64>,
+    /// Memory of the service for each of them.
+    #[serde(default)]
+    pub(crate) registered_kib: Option<f64>,
+    #[serde(default)]
+    pub(crate) resident_kib: Option<f64>,
+    /// File descriptors of the service for each of them.
+    #[serde(default)]
+    pub(crate) descriptors: Option<f64>,
     /// The measured value of a row of the table, in `unit`.
     pub(crate) value: Option<f64>,
     pub(crate) unit: String,

@@ -85,6 +85,9 @@ pub(crate) struct RoleArgs {
     pub(crate) number: u64,
     #[arg(long)]
     pub(crate) journal: PathBuf,
+    /// Make a call of each kind now and then only
+    #[arg(long)]
+    pub(crate) calm: bool,
     pub(crate) peers: Vec<String>,
 }
 

@@ -37,7 +37,8 @@ pub(crate) async fn run(args: &RoleArgs) -> Result<(), Failure> {
     for (number, worker) in (0..).zip(&args.peers) {
         let target = reach(&agent, worker).await;
         actix::spawn(listen(driver.clone(), target.clone(), number));
-        loads.push(Load::start(&driver, &target, MIX));
+        let mix = if args.calm { Mix::CALM } else { MIX };
+        loads.push(Load::start(&driver, &target, mix));
     }
     while loads.iter().all(|load| load.answered() == 0) {
         sleep(Duration::from_millis(1)).await;

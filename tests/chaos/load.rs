@@ -47,6 +47,16 @@ impl Mix {
         tenths: 0,
         pause: Duration::ZERO,
     };
+    /// As little as there may be, so that many can do it at once.
+    pub(crate) const CALM: Self = Self {
+        typed: 1,
+        raw: 0,
+        large: 1,
+        streams: 1,
+        tells: 1,
+        tenths: 0,
+        pause: Duration::from_millis(250),
+    };
     /// Enough to notice when calls do not go on.
     pub(crate) const LIGHT: Self = Self {
         typed: 2,

@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use slimerpc_actors::{PeerAgent, Proxy, Timeouts};
 
@@ -64,16 +65,40 @@ impl Stage {
 
     /// A worker process that serves under this alias.
     pub(crate) async fn worker(&self, alias: &str) -> Process {
-        self.role("as:worker", alias, self.number(), &[]).await
+        let limit = self.limits.anything * 2;
+        self.role("as:worker", alias, self.number(), &[], limit)
+            .await
     }
 
     /// A driver process that calls these workers, and its number.
     pub(crate) async fn driver(&self, alias: &str, workers: &[&str]) -> (Process, u64) {
         let number = self.number();
-        (self.role("as:driver", alias, number, workers).await, number)
+        let limit = self.limits.anything * 2;
+        let process = self.role("as:driver", alias, number, workers, limit).await;
+        (process, number)
     }
 
-    async fn role(&self, role: &str, alias: &str, number: u64, peers: &[&str]) -> Process {
+    /// A driver process that calls these workers now and then. It may take so long to come up.
+    pub(crate) async fn calm_driver(
+        &self,
+        alias: &str,
+        workers: &[&str],
+        limit: Duration,
+    ) -> (Process, u64) {
+        let number = self.number();
+        let peers = [&["--calm"][..], workers].concat();
+        let process = self.role("as:driver", alias, number, &peers, limit).await;
+        (process, number)
+    }
+
+    async fn role(
+        &self,
+        role: &str,
+        alias: &str,
+        number: u64,
+        peers: &[&str],
+        limit: Duration,
+    ) -> Process {
         let url = self.servers.borrow().url();
         let mut words: Vec<OsString> = [role, "--alias", alias, "--ctrl", &url, "--number"]
             .map(OsString::from)
@@ -82,7 +107,7 @@ impl Stage {
         words.extend(["--journal".into(), self.journal(number).into()]);
         words.extend(peers.iter().map(OsString::from));
         let process = Process::start(words, self.device.as_deref(), &self.temp);
-        process.ready(self.limits.anything * 2).await
+        process.ready(limit).await
     }
 
     /// An agent of this process.

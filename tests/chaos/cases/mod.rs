@@ -6,6 +6,7 @@ mod killed_driver;
 mod killed_worker;
 mod leftovers;
 mod link_down;
+mod many_callers;
 mod packet_loss;
 mod panics;
 mod restart_loop;
@@ -67,6 +68,8 @@ cases! {
         "kill -9 of a worker under full load: calls end at once, and the proxy heals when it is back";
     "killed_driver", Nothing, killed_driver::run,
         "kill -9 of drivers under load: their worker gives back what it held for them and serves the next";
+    "many_callers", Nothing, many_callers::run,
+        "kill -9 of a tenth of all drivers each second (of 10, or of SLIME_CHAOS_CALLERS): the others go on";
     "slow_reader", Nothing, slow_reader::run,
         "a stream and replies that are held for seconds: other callers go on";
     "panics", Nothing, panics::run,
