@@ -16,6 +16,8 @@ use crate::worker::{Agents, Pair, Worker};
 
 /// The most is given with `--agents`.
 const COUNTS: [usize; 5] = [1, 10, 100, 300, 600];
+/// So many connect at a time.
+const AT_ONCE: usize = 100;
 /// What is left to do after connecting is done.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -45,8 +47,16 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
     let process = pair.working.peer.id();
     let open = || Ok::<_, std::io::Error>(fs::read_dir(format!("/proc/{process}/fd"))?.count());
     let (alone, open_alone) = (pair.working.account()?, open()?);
-    let others = Connections::make(suite, &settings, count, pair.working.alias())?;
-    others.check(suite)?;
+    let (mut others, mut connecting) = (Vec::new(), Duration::ZERO);
+    let mut missing = count;
+    while missing > 0 {
+        let next = missing.min(AT_ONCE);
+        let made = Connections::make(suite, &settings, next, pair.working.alias())?;
+        made.check(suite)?;
+        connecting += made.connecting;
+        others.push(made);
+        missing -= next;
+    }
     thread::sleep(SETTLE);
     let (full, open_full) = (pair.working.account()?, open()?);
     let each = full.footprint.each(alone.footprint, count);
@@ -61,7 +71,7 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
     let request = [7; SMALL];
     let figures = in_turns(suite, vec![("call", slices::raw(&pair.echo, &request))])?;
     let p50 = figures[0].p50;
-    let connecting = others.connecting.as_secs_f64() * 1e3 / count as f64;
+    let connecting = connecting.as_secs_f64() * 1e3 / count as f64;
     let [registered, resident] =
         [each.registered - each.validity, each.resident].map(|bytes| bytes as f64 / 1024.0);
     let open_each = open_full.saturating_sub(open_alone) as f64 / count as f64;
@@ -81,6 +91,6 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
         descriptors: Some(rounded(open_each)),
         ..Record::default()
     });
-    others.end(suite)?;
+    others.into_iter().try_for_each(|some| some.end(suite))?;
     pair.end(suite)
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::args::Args;
-use crate::cases::{CASES, Case, SKIPPED};
+use crate::cases::{CASES, Case, SKIPPED, many_callers};
 use crate::limits::Limits;
 use crate::measure::{self, Metric, Times};
 use crate::table;
@@ -75,7 +75,12 @@ fn run_all(chosen: &[&'static Case], args: &Args, limits: Limits) -> Vec<Done> {
     let (next, done) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(case) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let one = run_one(case, device.as_deref(), home.path(), limits.case);
+            let one = run_one(
+                case,
+                device.as_deref(),
+                home.path(),
+                limits.case * many_callers::patience(),
+            );
             one.print();
             done.lock().expect("no runner panics").push(one);
         }

@@ -31,12 +31,15 @@ use tokio::task::{JoinError, spawn_blocking};
 use super::directory::{failed, file_name, make_private, unfit, unusable};
 use super::files::{self, LONGEST, make_way, read_named, write_named};
 use super::turns::Turns;
+use crate::backoff::Backoff;
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
 
 /// How long a process may keep the lock of a scope. It takes as long as writing a few small files.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between attempts to lock a scope.
-const LOCK_POLL: Duration = Duration::from_micros(500);
+/// Pauses between attempts to lock a scope. The first are as short as what most do with the lock:
+/// two processes that use it by turns would otherwise spend most of the time in pauses.
+const LOCK_PAUSES: Backoff =
+    Backoff::doubling(Duration::from_micros(10), Duration::from_micros(500));
 
 /// How long mail waits for an agent that is not up.
 const UNCLAIMED_MAIL: Duration = Duration::from_secs(600);
@@ -243,12 +246,13 @@ impl<'a> LockedScope<'a> {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 opened => opened.map_err(failed(path))?,
             };
+            let mut pauses = LOCK_PAUSES.pauses();
             while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockExclusive) {
                 if error != Errno::WOULDBLOCK {
                     return Err(unusable(path, error));
                 }
                 check_time()?;
-                sleep(LOCK_POLL);
+                sleep(pauses.take());
             }
             // The last agent of a scope removes its directory: then this is another one by now.
             if file_id(path) == directory.metadata().ok().map(id_of) {

@@ -20,25 +20,39 @@ const SECOND: Duration = Duration::from_secs(1);
 /// that died.
 const SLACK: usize = 4;
 
+fn callers() -> usize {
+    let callers = std::env::var(CALLERS).ok();
+    callers.map_or(FEW, |text| text.parse().expect("a number of callers"))
+}
+
+/// How many times as long as others a case may take, as so many processes have to be started.
+pub(crate) fn patience() -> u32 {
+    1 + callers() as u32 / 50
+}
+
 pub(crate) async fn run(stage: &Stage) {
     let limits = stage.limits;
-    let callers = std::env::var(CALLERS).ok();
-    let callers = callers.map_or(FEW, |text| text.parse().expect("a number of callers"));
+    let callers = callers();
     // What they all need is patience: so many processes start at once.
-    let patience = limits.anything + Duration::from_millis(200) * callers as u32;
+    let patience = limits.anything * patience();
     let worker = stage.worker("worker").await;
     let (agent, target, _) = stage.caller("observer", "worker").await;
     let start = move |number: usize| async move {
         let alias = format!("driver{number}");
         stage.calm_driver(&alias, &["worker"], patience).await
     };
-    let mut alive: Vec<(Process, u64)> = join_all((0..callers).map(start)).await;
+    let dying = (callers / 10).max(1);
+    let mut alive: Vec<(Process, u64)> = Vec::with_capacity(callers);
+    while alive.len() < callers {
+        let next = alive.len()..callers.min(alive.len() + dying);
+        alive.extend(join_all(next.map(start)).await);
+    }
     let before = ProcessUsage::by(worker.pid());
     let (mut killed, mut slowest) = (Vec::new(), Duration::ZERO);
     for round in 1..=ROUNDS {
         let began = Instant::now();
-        let dying = alive.drain(..(callers / 10).max(1));
-        for (mut driver, number) in dying.collect::<Vec<_>>() {
+        let killing: Vec<_> = alive.drain(..dying).collect();
+        for (mut driver, number) in killing {
             driver.kill();
             killed.push(number);
             // Nobody else is kept waiting for it.

@@ -6,7 +6,7 @@ mod killed_driver;
 mod killed_worker;
 mod leftovers;
 mod link_down;
-mod many_callers;
+pub(crate) mod many_callers;
 mod packet_loss;
 mod panics;
 mod restart_loop;
