@@ -1,8 +1,17 @@
 //! Which fabric a connection uses, and what an agent opens for those that it does not use.
 #![allow(clippy::unwrap_used)]
 
-use slimerpc_actors::{AgentError, LinkType, Mismatch, PeerAgent, Rights, service};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use slimerpc::channel::LossCause;
+use slimerpc::fabric::faults::{Fault, Faults, Plan};
+use slimerpc::fabric::{self, CompletionStatus};
+use slimerpc_actors::{
+    AgentError, AgentEvent, LinkType, Mismatch, PeerAgent, PeerEvent, Rights, RpcError, service,
+};
 use support::alone::is_alone;
+use support::within;
 
 struct Double;
 
@@ -79,5 +88,61 @@ async fn a_fabric_that_is_not_listed_is_not_used() {
     assert!(
         refused.contains("fabrics is tcp") && refused.contains("shm0 is of the fabric shm"),
         "{refused}"
+    );
+}
+
+/// Nothing that is sent over shared memory arrives, though both ends connect.
+#[actix::test]
+async fn calls_go_on_over_the_next_fabric_where_connections_keep_failing() {
+    let faults = Faults::new(
+        Plan::new().with(Fault::SendFails(CompletionStatus::RetryExceeded).chance(1.0)),
+    );
+    let worker = agent("worker", "shm,tcp").await;
+    worker.serve(Double).await.unwrap();
+    let plan = faults.clone();
+    let builder = PeerAgent::builder().alias("caller").fabrics("shm,tcp");
+    let builder = builder.wrap_device(move |device| match device.name() {
+        fabric::SHM => plan.wrap(device),
+        _ => device,
+    });
+    let caller = builder.start().await.unwrap();
+    let mut events = caller.events();
+    let double = caller.proxy::<Double>("worker").await.unwrap();
+    assert_eq!(double.channel().unwrap().link(), Some(LinkType::Shm));
+
+    let mut failed = 0;
+    let called = async {
+        loop {
+            match double.of(4).await {
+                Ok(number) => return number,
+                Err(RpcError::PeerLost { .. }) => failed += 1,
+                Err(error) => panic!("{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    assert_eq!(within("a call is answered", called).await, 8);
+    assert!(failed >= 1);
+    assert_eq!(double.channel().unwrap().link(), Some(LinkType::Tcp));
+    let event = within("it is told", events.next()).await.unwrap();
+    let expected = AgentEvent::FabricChanged {
+        peer: "worker".to_owned(),
+        from: LinkType::Shm,
+        to: LinkType::Tcp,
+        cause: LossCause::Completion(CompletionStatus::RetryExceeded),
+    };
+    assert_eq!(event, expected);
+
+    // Other proxies and the watch of the peer use it from the beginning.
+    let other = caller.proxy::<Double>("worker").await.unwrap();
+    assert_eq!(other.of(5).await, Ok(10));
+    assert_eq!(other.channel().unwrap().link(), Some(LinkType::Tcp));
+    let mut watch = within("the peer is watched", caller.watch("worker"))
+        .await
+        .unwrap();
+    let first = within("the peer is reached", watch.next()).await;
+    assert!(
+        matches!(first, Some(PeerEvent::Connected { .. })),
+        "{first:?}"
     );
 }

@@ -7,6 +7,7 @@ mod accept;
 mod advertising;
 mod connect_service;
 mod discovery;
+mod link_choice;
 mod one_sided;
 mod peer_lookup;
 mod peer_monitor;
@@ -53,6 +54,7 @@ pub(crate) use self::supervise::Ended;
 use self::accept::Untyped;
 use self::advertising::Advertised;
 use self::discovery::Followed;
+use self::link_choice::LinkFailures;
 use self::one_sided::OneSidedConnections;
 use self::peer_lookup::Found;
 use self::peer_monitor::PeerMonitors;
@@ -87,6 +89,7 @@ struct AgentState {
     /// The channels of proxies, each with the peer's incarnation if it is native.
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
     monitors: PeerMonitors,
+    link_failures: LinkFailures,
     wanted: RefCell<BTreeSet<String>>,
     dlslime: Rc<DlslimePeers>,
     /// The connections for one-sided memory.
@@ -157,6 +160,7 @@ impl Supervisor {
             dialing: RefCell::default(),
             channels: RefCell::default(),
             monitors: PeerMonitors::default(),
+            link_failures: LinkFailures::default(),
             wanted: RefCell::default(),
             dlslime,
             one_sided: RefCell::default(),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
 use slimerpc::channel::{AnswerView, LossCause, OneWayCall, ServiceTable, WaitPolicy};
+use slimerpc::fabric::LinkType;
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
@@ -529,6 +530,10 @@ impl Heal for Inner {
         let connection = self.current();
         let channels = connection.channels();
         channels.map(|channel| channel.closing()).collect()
+    }
+
+    fn link(&self) -> Option<LinkType> {
+        self.current().serial.0.link()
     }
 
     fn lost(&self) -> Option<LossCause> {

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{LossCause, ServiceTable, WaitPolicy};
+use slimerpc::fabric::LinkType;
 use slimerpc::wire::EncodeError;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -158,6 +159,8 @@ pub(crate) trait Heal: Send + Sync {
     fn wait_policy(&self) -> &WaitPolicy;
     /// Notified when the connection is closed, or when the proxy has gone.
     fn closing(&self) -> Vec<Arc<Notify>>;
+    /// The kind of link of the connection; `None` towards a DLSlime peer.
+    fn link(&self) -> Option<LinkType>;
     /// What ended the connection.
     fn lost(&self) -> Option<LossCause>;
     /// Gives the proxy a new connection.

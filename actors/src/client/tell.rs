@@ -4,7 +4,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{OneWayCall, TellError};
+use slimerpc::channel::{LossCause, OneWayCall, TellError};
+use slimerpc::fabric::LinkType;
 use tokio::sync::broadcast;
 
 use crate::client::reconnect::Later;
@@ -128,6 +129,18 @@ pub enum AgentEvent {
         service: String,
         /// Why it ended.
         cause: EndCause,
+    },
+    /// Two connections with a peer failed soon after they were made. New ones use another fabric,
+    /// for five minutes or until the peer comes back as another incarnation.
+    FabricChanged {
+        /// Alias of the peer.
+        peer: String,
+        /// The kind of link that fails.
+        from: LinkType,
+        /// The kind of link that is used instead.
+        to: LinkType,
+        /// Why the last connection failed.
+        cause: LossCause,
     },
 }
 

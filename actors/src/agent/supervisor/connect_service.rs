@@ -133,18 +133,13 @@ impl AgentState {
         request: &ConnectService,
         started: Instant,
     ) -> Result<Found<(ServiceTable, LinkType)>, AgentError> {
-        let devices = &self.settings.devices;
-        let here = self.descriptor.borrow().host.clone();
         let check = |theirs: &Descriptor| {
             let table = theirs.check_service(self.settings.geometry, &request.wanted)?;
             if !request.again {
                 table.check_methods(&request.wanted)?;
             }
             let table = table.clone();
-            Ok((
-                table,
-                theirs.link(&devices.links(), &here, self.settings.tls)?,
-            ))
+            Ok((table, self.choose_link(&request.peer, theirs)?))
         };
         self.find(&request.peer, started, request.timeout, check)
             .await

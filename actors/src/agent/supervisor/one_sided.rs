@@ -117,9 +117,7 @@ impl AgentState {
     ) -> Result<BufferConnection, BufferError> {
         let started = Instant::now();
         let owner = reach.buffer.owner();
-        let devices = &self.settings.devices;
-        let here = self.descriptor.borrow().host.clone();
-        let check = |theirs: &Descriptor| theirs.link(&devices.links(), &here, self.settings.tls);
+        let check = |theirs: &Descriptor| self.choose_link(owner, theirs);
         let (theirs, link) = match self.find(owner, started, reach.timeout, check).await {
             Ok(Found::Native(theirs, link)) => (theirs, link),
             Ok(Found::Dlslime(_)) | Err(AgentError::PeerUnknown { .. }) => return Err(gone(owner)),

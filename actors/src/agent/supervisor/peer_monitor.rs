@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, ResponseFuture};
 use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Input};
-use slimerpc::channel::{ClientChannel, Descriptor, HeartbeatQueues, LossCause, Mismatch};
+use slimerpc::channel::{ClientChannel, Descriptor, HeartbeatQueues, LossCause};
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -136,10 +136,7 @@ impl AgentState {
         }
         let known = self.monitors.by_peer.borrow().contains_key(&peer);
         if !known {
-            let devices = &self.settings.devices;
-            let here = self.descriptor.borrow().host.clone();
-            let check =
-                |theirs: &Descriptor| theirs.link(&devices.links(), &here, self.settings.tls);
+            let check = |theirs: &Descriptor| self.choose_link(&peer, theirs);
             let found = self.find(&peer, Instant::now(), timeout, check).await?;
             if let Found::Dlslime(_) = found {
                 return Err(AgentError::NotNative {
@@ -375,6 +372,7 @@ impl AgentState {
                     self.want_no_more(&monitor.peer);
                 }
             }
+            Effect::Ended(ended) => self.connection_ended(&monitor.peer, ended),
             Effect::Inquire(life) => {
                 let monitor = monitor.clone();
                 actix::spawn(async move {
@@ -425,10 +423,8 @@ impl AgentState {
             // The connection asks again after a timeout.
             Err(_) => return,
         };
-        let here = self.descriptor.borrow().host.clone();
         let found = found.and_then(|theirs| {
-            let ours = &self.settings;
-            let link: Result<_, Mismatch> = theirs.link(&ours.devices.links(), &here, ours.tls);
+            let link = self.choose_link(&monitor.peer, &theirs);
             Some((theirs.incarnation, link.ok()?))
         });
         let mut core = monitor.core.borrow_mut();

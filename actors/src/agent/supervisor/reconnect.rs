@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Weak;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message};
+use slimerpc::channel::LossCause;
 use tokio::time::sleep;
 
+use super::link_choice::EndedConnection;
 use super::{AgentState, ConnectService, LOOKS, Supervisor};
 use crate::client::reconnect::Heal;
 
@@ -30,16 +32,26 @@ impl Handler<KeepUp> for Supervisor {
 
 impl AgentState {
     async fn keep_up(self: Rc<Self>, proxy: Weak<dyn Heal>) {
-        while let Some((peer, life, closing)) = proxy
-            .upgrade()
-            .map(|proxy| (proxy.peer().to_owned(), proxy.life(), proxy.closing()))
-        {
+        while let Some((peer, life, link, closing)) = proxy.upgrade().map(|proxy| {
+            let (life, link) = (proxy.life(), proxy.link());
+            (proxy.peer().to_owned(), life, link, proxy.closing())
+        }) {
+            let since = Instant::now();
             let closed = closing.iter().map(|closing| Box::pin(closing.notified()));
             futures_util::future::select_all(closed).await;
             // The end of a proxy that was dropped says nothing about its peer.
             let cause = proxy.upgrade().and_then(|proxy| proxy.lost());
-            if cause.is_some_and(|cause| cause.is_of_peer()) {
+            if cause.as_ref().is_some_and(LossCause::is_of_peer) {
                 self.doubt(&peer, life);
+            }
+            if let (Some(life), Some(link), Some(cause)) = (life, link, cause) {
+                let ended = EndedConnection {
+                    life,
+                    link,
+                    since,
+                    cause,
+                };
+                self.connection_ended(&peer, ended);
             }
             // Boxed, because it is rarely needed and large.
             if !Box::pin(self.heal(&proxy)).await {

@@ -166,7 +166,7 @@ impl AgentState {
         self.tell(AgentEvent::GivenUp { service, cause });
     }
 
-    fn tell(&self, event: AgentEvent) {
+    pub(super) fn tell(&self, event: AgentEvent) {
         // The listeners may have gone.
         let _ = self.events.send(event);
     }

@@ -210,6 +210,10 @@ impl Heal for Proxied {
     fn closing(&self) -> Vec<Arc<Notify>> {
         vec![self.closing.clone()]
     }
+    fn link(&self) -> Option<LinkType> {
+        None
+    }
+
     fn lost(&self) -> Option<LossCause> {
         self.cause.clone()
     }

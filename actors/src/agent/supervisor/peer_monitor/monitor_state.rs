@@ -12,10 +12,10 @@ use slimerpc::channel::peer_connection::{
 use slimerpc::channel::{Change, Heartbeat, HeartbeatEvent, HeartbeatTiming, Liveness, LossCause};
 use slimerpc::clock::later;
 use slimerpc::fabric::LinkType;
-
 use tokio::sync::Notify;
 
 use super::super::AgentState;
+use super::super::link_choice::EndedConnection;
 use super::STALE_RETRY;
 use crate::agent::handshake_json::LinkEndpoint;
 use crate::client::watch::PeerEvent;
@@ -62,9 +62,8 @@ pub(super) struct MonitoredEnd {
     pub(super) next_beat: Instant,
     /// When the control plane is next asked whether a stalled peer is gone.
     pub(super) next_inquiry: Instant,
-    /// Whether the peer is on this host. Its heartbeats then carry their age by the shared clock,
-    /// so this side need not wake for them: it reads them when it sends its own.
-    pub(super) is_here: bool,
+    link: LinkType,
+    since: Instant,
 }
 
 /// What the task does after the borrow of the monitor has ended.
@@ -74,6 +73,8 @@ pub(super) enum Effect {
     Listen,
     Up(u64),
     Down(u64, LossCause),
+    /// The connection with an incarnation that has joined has ended.
+    Ended(EndedConnection),
     Event(PeerEvent),
     /// This incarnation of the peer sends no heartbeats: find out whether it is gone.
     Inquire(u64),
@@ -212,7 +213,8 @@ impl MonitorState {
             beat: state.settings.heartbeat(link),
             next_beat: now,
             next_inquiry: now,
-            is_here: link == LinkType::Shm,
+            link,
+            since: now,
         });
         Ok(LinkEndpoint { link, qp })
     }
@@ -220,11 +222,14 @@ impl MonitorState {
     /// Ends the session. Dropping the end drains its queue pair (DROP-1).
     fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let cause = self.cause.take().unwrap_or(LossCause::Gone);
+        let end = self.end.take();
+        let ended = end.as_ref().and_then(|end| end.ended(cause.clone()));
+        effects.extend(ended.map(Effect::Ended));
         let Some(MonitoredEnd {
             up: Some((peer, _)),
             is_certain: true,
             ..
-        }) = self.end.take()
+        }) = end
         else {
             // What works goes on, unwatched.
             if let LossCause::Fabric(reason) = cause
@@ -246,13 +251,30 @@ impl MonitorState {
 }
 
 impl MonitoredEnd {
+    /// Whether the peer is on this host. Its heartbeats then carry their age by the shared clock,
+    /// so this side need not wake for them: it reads them when it sends its own.
+    fn is_here(&self) -> bool {
+        self.link == LinkType::Shm
+    }
+
+    /// The end of the connection, if the peer had joined it.
+    fn ended(&self, cause: LossCause) -> Option<EndedConnection> {
+        let (life, _) = self.up.as_ref()?;
+        Some(EndedConnection {
+            life: *life,
+            link: self.link,
+            since: self.since,
+            cause,
+        })
+    }
+
     /// Reads the peer's heartbeats, and sees to it that the task is woken for what it waits for.
     fn listen(
         &mut self,
         now: Instant,
         effects: &mut Vec<Effect>,
     ) -> Result<HeartbeatEvent, LossCause> {
-        let (is_here, interval) = (self.is_here, self.beat.interval);
+        let (is_here, interval) = (self.is_here(), self.beat.interval);
         let heard_at = |heard| match (heard, Instant::now()) {
             (HeartbeatEvent::Nothing, _) => None,
             // The heartbeat came since the last look, so it is at most an interval old. An age far
@@ -287,7 +309,7 @@ impl MonitoredEnd {
         }
         let liveness = self.up.as_ref().map(|(_, liveness)| liveness);
         let is_well = liveness.is_some_and(|liveness| !liveness.is_stalled());
-        if self.is_here && self.is_certain && is_well {
+        if is_here && self.is_certain && is_well {
             self.heartbeat.wait_for_end();
             return Ok(self.note(heard, change, effects));
         }

@@ -1,0 +1,203 @@
+//! Which kind of link a connection with a peer uses: the first that both have, but for one over
+//! which connections keep failing.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use slimerpc::channel::{Descriptor, LossCause, Mismatch};
+use slimerpc::fabric::LinkType;
+
+use super::AgentState;
+use crate::AgentEvent;
+
+/// A connection that fails sooner than this has not worked. It is longer than a device takes to
+/// give up a peer that does not answer.
+const YOUNG: Duration = Duration::from_secs(10);
+/// Failures in a row after which another kind of link is used.
+const FAILURES: u32 = 2;
+/// How long a kind of link is avoided, before new connections try it again.
+const AVOIDED: Duration = Duration::from_secs(300);
+
+/// The failures of connections, by peer and kind of link.
+#[derive(Debug, Default)]
+pub(super) struct LinkFailures(RefCell<HashMap<(String, LinkType), Failures>>);
+
+/// How connections with one incarnation of a peer failed.
+#[derive(Debug)]
+struct Failures {
+    life: u64,
+    /// How many in a row were young.
+    count: u32,
+    last: Instant,
+    cause: LossCause,
+    /// Whether it was told that another kind of link is used.
+    is_told: bool,
+}
+
+impl Failures {
+    /// Whether the kind of link is avoided for them.
+    fn are_too_many(&self, life: u64, now: Instant) -> bool {
+        self.life == life && self.count >= FAILURES && self.are_recent(now)
+    }
+
+    fn are_recent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.last) < AVOIDED
+    }
+}
+
+/// A connection with a native peer that has ended.
+#[derive(Debug, Clone)]
+pub(super) struct EndedConnection {
+    /// Incarnation of the peer.
+    pub(super) life: u64,
+    pub(super) link: LinkType,
+    /// When it was connected.
+    pub(super) since: Instant,
+    pub(super) cause: LossCause,
+}
+
+impl LinkFailures {
+    fn note(&self, peer: &str, ended: EndedConnection, now: Instant) {
+        let (life, since, cause) = (ended.life, ended.since, ended.cause);
+        // Others say nothing about the way to the peer.
+        if !matches!(cause, LossCause::Completion(_) | LossCause::Fabric(_)) {
+            return;
+        }
+        let mut all = self.0.borrow_mut();
+        all.retain(|_, known| known.are_recent(now));
+        let key = (peer.to_owned(), ended.link);
+        let known = all.get(&key).filter(|known| known.life == life);
+        let before = known.map_or(0, |known| known.count);
+        if now.saturating_duration_since(since) >= YOUNG {
+            // It has worked. What came before counts no more, unless the link is avoided for it.
+            if before < FAILURES {
+                all.remove(&key);
+            }
+            return;
+        }
+        // What was connected before the last failure has failed with it.
+        if known.is_some_and(|known| since <= known.last) {
+            return;
+        }
+        let failures = Failures {
+            life,
+            count: before + 1,
+            last: now,
+            is_told: known.is_some_and(|known| known.is_told),
+            cause,
+        };
+        all.insert(key, failures);
+    }
+
+    /// Whether this kind of link is avoided towards this incarnation of `peer`.
+    fn avoids(&self, peer: &str, life: u64, link: LinkType, now: Instant) -> bool {
+        let all = self.0.borrow();
+        let known = all.get(&(peer.to_owned(), link));
+        known.is_some_and(|known| known.are_too_many(life, now))
+    }
+
+    /// Why the kind of link is avoided, when this is asked for the first time.
+    fn untold_cause(&self, peer: &str, link: LinkType) -> Option<LossCause> {
+        let mut all = self.0.borrow_mut();
+        let known = all.get_mut(&(peer.to_owned(), link))?;
+        let is_told = std::mem::replace(&mut known.is_told, true);
+        (!is_told).then(|| known.cause.clone())
+    }
+}
+
+impl AgentState {
+    /// Chooses the kind of link for a connection with `peer`, which published `theirs`.
+    pub(super) fn choose_link(
+        &self,
+        peer: &str,
+        theirs: &Descriptor,
+    ) -> Result<LinkType, Mismatch> {
+        let links = self.settings.devices.links();
+        let here = &self.descriptor.borrow().host;
+        let choose = |links: &[LinkType]| theirs.link(links, here, self.settings.tls);
+        let preferred = choose(&links)?;
+        let (life, now) = (theirs.incarnation, Instant::now());
+        let is_avoided = |link: &LinkType| self.link_failures.avoids(peer, life, *link, now);
+        if !is_avoided(&preferred) {
+            return Ok(preferred);
+        }
+        let others = links.into_iter().filter(|link| !is_avoided(link));
+        let Ok(other) = choose(&others.collect::<Vec<_>>()) else {
+            return Ok(preferred);
+        };
+        if let Some(cause) = self.link_failures.untold_cause(peer, preferred) {
+            tracing::warn!(%peer, from = %preferred, to = %other, %cause, "connections keep failing; another fabric is used");
+            self.tell(AgentEvent::FabricChanged {
+                peer: peer.to_owned(),
+                from: preferred,
+                to: other,
+                cause,
+            });
+        }
+        Ok(other)
+    }
+
+    /// Notes that a connection with `peer` has ended.
+    pub(super) fn connection_ended(&self, peer: &str, ended: EndedConnection) {
+        self.link_failures.note(peer, ended, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use slimerpc::fabric::CompletionStatus;
+
+    use super::*;
+
+    const RDMA: LinkType = LinkType::Roce;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failed(life: u64, since: Instant) -> EndedConnection {
+        EndedConnection {
+            life,
+            link: RDMA,
+            since,
+            cause: LossCause::Completion(CompletionStatus::RetryExceeded),
+        }
+    }
+
+    #[test]
+    fn two_young_failures_in_a_row_avoid_a_link_for_a_time_and_this_incarnation() {
+        let failures = LinkFailures::default();
+        let start = Instant::now();
+        failures.note("a", failed(1, start), start + SECOND);
+        assert!(!failures.avoids("a", 1, RDMA, start + SECOND));
+        failures.note("a", failed(1, start + 2 * SECOND), start + 3 * SECOND);
+        let now = start + 4 * SECOND;
+        assert!(failures.avoids("a", 1, RDMA, now));
+        assert!(!failures.avoids("a", 2, RDMA, now), "another incarnation");
+        assert!(!failures.avoids("b", 1, RDMA, now), "another peer");
+        assert!(!failures.avoids("a", 1, LinkType::Tcp, now), "another link");
+        assert!(failures.untold_cause("a", RDMA).is_some());
+        assert_eq!(failures.untold_cause("a", RDMA), None, "told once");
+        assert!(!failures.avoids("a", 1, RDMA, now + AVOIDED), "tried again");
+    }
+
+    #[test]
+    fn what_fails_together_counts_once_and_what_has_worked_not_at_all() {
+        let failures = LinkFailures::default();
+        let start = Instant::now();
+        for _ in 0..3 {
+            failures.note("a", failed(1, start), start + SECOND);
+        }
+        assert!(!failures.avoids("a", 1, RDMA, start + SECOND));
+        // This one worked, so those before do not count.
+        failures.note("a", failed(1, start), start + YOUNG);
+        let again = start + YOUNG + SECOND;
+        failures.note("a", failed(1, again), again + SECOND);
+        assert!(!failures.avoids("a", 1, RDMA, again + SECOND));
+        let left = EndedConnection {
+            cause: LossCause::Gone,
+            ..failed(1, again + 2 * SECOND)
+        };
+        failures.note("a", left, again + 3 * SECOND);
+        assert!(!failures.avoids("a", 1, RDMA, again + 3 * SECOND));
+    }
+}
