@@ -25,4 +25,5 @@ mod sleeping;
 mod streams;
 mod supervision;
 mod tls;
+mod two_hosts;
 mod types;
