@@ -10,12 +10,15 @@ fuzz_target!(|record: &[u8]| {
     let Ok(theirs) = serde_json::from_slice::<Descriptor>(record) else {
         return;
     };
-    let link = theirs.link(&[LinkType::Roce, LinkType::Tcp, LinkType::Shm], &theirs.host);
-    if let Ok(link) = link {
-        assert!(theirs.links.contains(&link) || theirs.more_links.contains(&link));
+    let ours = [LinkType::Roce, LinkType::Tcp, LinkType::Shm];
+    for tls in [false, true] {
+        if let Ok(link) = theirs.link(&ours, &theirs.host, tls) {
+            assert!(theirs.links.contains(&link) || theirs.more_links.contains(&link));
+            assert!(link != LinkType::Tcp || theirs.tls == tls);
+        }
     }
     for wanted in &theirs.services {
-        if let Ok(table) = theirs.check(theirs.geometry, wanted) {
+        if let Ok(table) = theirs.check_service(theirs.geometry, wanted) {
             for route in table.resolve(wanted).into_iter().flatten() {
                 assert!((route.number as usize) < table.methods.len());
             }

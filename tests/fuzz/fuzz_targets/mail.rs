@@ -32,7 +32,7 @@ const KINDS: [&str; 5] = [
 enum Step {
     Want,
     Leave,
-    Nudge,
+    Wake,
     Record(Option<u8>),
     HandshakeMessage {
         from: u8,
@@ -118,7 +118,7 @@ impl Shell {
         match step {
             Step::Want => self.tell(Input::Want),
             Step::Leave => self.tell(Input::Leave),
-            Step::Nudge => self.tell(Input::Nudge),
+            Step::Wake => self.tell(Input::Wake),
             Step::Record(found) => self.tell(Input::Record(found.map(incarnation))),
             Step::HandshakeMessage {
                 from,
