@@ -213,8 +213,14 @@ impl RegisteredAgent {
                     }
                     // Behind many, others may have found no room.
                     is_mail &= more < FEW;
-                    if heard.is_err() || !agent.look(is_mail).await {
+                    if heard.is_err() {
                         sleep(RETRY).await;
+                    }
+                    // What was told is told once, so this is looked into until it succeeds.
+                    while !agent.look(is_mail).await {
+                        sleep(RETRY).await;
+                        // More may have come meanwhile.
+                        is_mail = false;
                     }
                 }
             };
@@ -310,6 +316,23 @@ mod tests {
         };
         host.register(registration).await.unwrap();
         host
+    }
+
+    /// The scope is locked for longer than an agent waits for it.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn mail_that_could_not_be_fetched_is_fetched_later() {
+        let directory = TempDir::new().unwrap();
+        let a = registered(&directory, "a").await;
+        let mut received = a.mail();
+        let scope = a.life.current().unwrap().scope.clone();
+        let locked = LockedScope::lock(&scope).unwrap();
+        let mail = MailEvent::Mail(Mail::new("test"));
+        locked.post("a", &mail).unwrap();
+        let early = timeout(Duration::from_secs(6), received.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        drop(locked);
+        let event = timeout(LONG, received.next()).await.unwrap();
+        assert!(matches!(event, Some(MailEvent::Mail(_))), "{event:?}");
     }
 
     #[tokio::test]

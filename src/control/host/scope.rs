@@ -340,9 +340,13 @@ impl<'a> LockedScope<'a> {
         file_id(&self.agent_path(alias).join(SOCKET)) == Some(socket)
     }
 
-    /// Removes an agent that leaves, and tells its peers.
+    /// Removes an agent that leaves, and tells its peers. For want of a descriptor to tell them with
+    /// its files stay: it is one that has crashed, whose next owner tells them.
     pub(super) fn leave(&self, alias: &str) -> Result<(), ControlError> {
         let told = self.tell_peers(alias);
+        if told.as_ref().is_err_and(ControlError::is_of_limit) {
+            return told;
+        }
         self.remove(&self.agent_path(alias))?;
         self.remove_if_unused()?;
         told
@@ -408,17 +412,17 @@ impl<'a> LockedScope<'a> {
     /// left.
     fn tell_peers(&self, alias: &str) -> Result<(), ControlError> {
         let own_path = self.agent_path(alias);
-        let own = topology(&own_path);
+        let own = topology(&own_path)?;
         let own: Vec<_> = own.iter().map(|peer| self.agent_path(peer)).collect();
         let has_left = MailEvent::Left {
             peer: alias.to_owned(),
         };
         for path in self.agents()? {
-            let are_peers = own.contains(&path) || topology(&path).iter().any(|it| it == alias);
-            if path != own_path
-                && are_peers
-                && let Some((peer, _)) = readable(self.agent(&path))
-            {
+            if path == own_path {
+                continue;
+            }
+            let are_peers = own.contains(&path) || topology(&path)?.iter().any(|it| it == alias);
+            if are_peers && let Some((peer, _)) = unless_limited(self.agent(&path))? {
                 tracing::debug!(alias, peer, "told a peer that this agent leaves");
                 self.post(&peer, &has_left)?;
             }
@@ -573,10 +577,13 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The peers that the agent at `path` has declared.
-fn topology(path: &Path) -> Vec<String> {
-    let read = readable(read_named(&path.join(TOPOLOGY)));
-    read.map(|(_, peers)| peers).unwrap_or_default()
+/// The peers that the agent at `path` has declared, if they can be read.
+///
+/// # Errors
+/// Only those of a limit.
+fn topology(path: &Path) -> Result<Vec<String>, ControlError> {
+    let read = unless_limited(read_named(&path.join(TOPOLOGY)))?;
+    Ok(read.map(|(_, peers)| peers).unwrap_or_default())
 }
 
 /// The files of the entities of the agent at `path`.
@@ -595,6 +602,14 @@ fn readable<T>(read: Result<Option<T>, ControlError>) -> Option<T> {
         tracing::warn!(%error, "skipped");
         None
     })
+}
+
+/// What was read, without what cannot be. What only a limit keeps from being read can be later.
+fn unless_limited<T>(read: Result<Option<T>, ControlError>) -> Result<Option<T>, ControlError> {
+    match read {
+        Err(error) if error.is_of_limit() => Err(error),
+        read => Ok(readable(read)),
+    }
 }
 
 fn is_of_scope(name: &std::ffi::OsStr) -> bool {
