@@ -314,6 +314,15 @@ impl Connection {
         self.sender.lock().not_received();
     }
 
+    /// Returns whether this hello is from the queue pair that this one connects with.
+    pub(super) fn is_of_peer(&self, hello: &Hello, link: &Link) -> bool {
+        self.remote.get().is_some_and(|remote| {
+            remote.gid == link.peer()
+                && remote.qp_num == hello.from.qp_num
+                && remote.psn == hello.psn
+        })
+    }
+
     /// Answers the peer's hello if it is the right one and this side is ready. Returns `None` if it
     /// is too early.
     pub(super) fn greet(self: &Arc<Self>, hello: &Hello, link: &Arc<Link>) -> Option<bool> {
@@ -322,12 +331,7 @@ impl Connection {
             QueuePairState::Error => return Some(false),
             QueuePairState::Rtr | QueuePairState::Rts => {}
         }
-        let is_peer = self.remote.get().is_some_and(|remote| {
-            remote.gid == link.peer()
-                && remote.qp_num == hello.from.qp_num
-                && remote.psn == hello.psn
-        });
-        if !is_peer {
+        if !self.is_of_peer(hello, link) {
             return Some(false);
         }
         let (ring, capacity) = self.receiver.shared();

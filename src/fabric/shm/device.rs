@@ -52,7 +52,7 @@ impl ShmDevice {
     /// # Errors
     /// As [`open`](Self::open).
     #[cfg(test)]
-    pub(super) fn open_apart() -> Result<Arc<dyn Device>, FabricError> {
+    pub(super) fn open_apart() -> Result<Arc<Self>, FabricError> {
         barrier::register();
         Ok(Arc::new(Self::on(Arc::new(Port::open()?))))
     }
@@ -72,6 +72,22 @@ impl ShmDevice {
         let queue = ShmCompletionQueue::create(device.number(), device.queues(), quiet)?;
         let queue = Arc::new(queue);
         Ok((queue.clone(), Box::new(ShmPoller::new(queue))))
+    }
+
+    pub(super) fn queue_pair(&self, init: &QueuePairInit) -> Result<ShmQueuePair, FabricError> {
+        software::check_queue_pair(SHM, init)?;
+        let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
+        let psn = u32::from_ne_bytes(software::random()?) & 0xff_ffff;
+        let device = &self.device;
+        let memory = (device.queues().clone(), device.keys().clone());
+        let connection = device
+            .port()
+            .connection(|number| Connection::new(number, psn, init, queues, memory))?;
+        Ok(ShmQueuePair::new(
+            connection,
+            init.max_inline,
+            device.clone(),
+        ))
     }
 
     fn own(
@@ -119,15 +135,6 @@ impl Device for ShmDevice {
     }
 
     fn create_queue_pair(&self, init: &QueuePairInit) -> Result<Box<dyn QueuePair>, FabricError> {
-        software::check_queue_pair(SHM, init)?;
-        let queues = [self.own(&init.send_cq)?, self.own(&init.recv_cq)?];
-        let psn = u32::from_ne_bytes(software::random()?) & 0xff_ffff;
-        let device = &self.device;
-        let memory = (device.queues().clone(), device.keys().clone());
-        let connection = device
-            .port()
-            .connection(|number| Connection::new(number, psn, init, queues, memory))?;
-        let handle = ShmQueuePair::new(connection, init.max_inline, device.clone());
-        Ok(Box::new(handle))
+        Ok(Box::new(self.queue_pair(init)?))
     }
 }

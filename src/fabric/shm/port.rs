@@ -615,8 +615,16 @@ impl Routine {
                 }
             }
             Message::Goodbye { from, to_qp } => {
-                self.waiting.withdraw(token, from);
-                if let Some(connection) = self.welcomed(from, to_qp, &link) {
+                let over = match self.waiting.withdraw(token, from) {
+                    // This end may have asked meanwhile, and been welcomed, before it has welcomed
+                    // the peer: nobody will say it once more.
+                    Some(hello) => self
+                        .port
+                        .find(hello.to_qp)
+                        .filter(|connection| connection.is_of_peer(&hello, &link)),
+                    None => self.welcomed(from, to_qp, &link),
+                };
+                if let Some(connection) = over {
                     connection.lost();
                 }
             }

@@ -58,12 +58,13 @@ impl ShmQueuePair {
         }
     }
 
-    fn dial(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
+    /// Connects, except that a hello which the peer has sent before is not answered yet.
+    pub(super) fn dial(&self, remote: &QueuePairAddress) -> Result<(), FabricError> {
         let link = self.device.port().link(remote.gid, &self.connection);
         let link = link.map_err(|error| match SystemLimit::of(&error) {
             Some(_) => FabricError::os("connecting a socket with a peer")(error),
             None => self.unreachable(format!(
-                "no shm device of this user has the GID {}: {error}",
+                "no process of this user has a port with the GID {}: {error}",
                 remote.gid
             )),
         })?;
@@ -74,7 +75,7 @@ impl ShmQueuePair {
                 return Err(FabricError::os("connecting with a peer")(error));
             }
         }
-        let is_over = |error| self.unreachable(format!("the peer's device has ended: {error}"));
+        let is_over = |error| self.unreachable(format!("the peer's port has ended: {error}"));
         self.advance("to_rtr", QueuePairState::Init, QueuePairState::Rtr)
             .map_err(|error| is_over(error.to_string()))?;
         let said = self.connection.say_hello();

@@ -349,6 +349,41 @@ fn call_1_the_end_of_a_queue_pair_is_told_to_whoever_asked_for_it() {
     assert_eq!(next_but_unmapped(&link), Message::Refusal { to: from });
 }
 
+/// A goodbye may be read before this end has answered the peer's hello, and after the peer has
+/// answered this end's: then it is told once.
+#[test]
+fn call_1_a_goodbye_before_the_answer_to_a_hello_ends_the_connection() {
+    let (device, impostor) = (ShmDevice::open_apart().expect("a device"), Impostor::new());
+    let (cq, _) = device.create_completion_queue(16).expect("a queue");
+    let init = QueuePairInit {
+        send_cq: cq.clone(),
+        recv_cq: cq,
+        max_send_wr: 4,
+        max_recv_wr: 4,
+        max_inline: 0,
+        retry: RetryPolicy::default(),
+    };
+    let mut qp = device.queue_pair(&init).expect("a queue pair");
+    qp.to_init().expect("INIT");
+    let device: Arc<dyn Device> = device;
+    let (link, from) = impostor.greet(&device, &qp);
+    // What comes behind the hello is answered, so the hello waits by then.
+    link.send(&HELLO, &[]).expect("room");
+    refused(&link);
+    let address = QueuePairAddress {
+        gid: impostor.gid,
+        psn: 1,
+        qp_num: from.qp_num,
+        ..qp.address()
+    };
+    qp.dial(&address).expect("it listens");
+    hello_on(&link);
+    let to_qp = qp.number();
+    link.send(&Message::Goodbye { from, to_qp }, &[])
+        .expect("room");
+    errs(&qp);
+}
+
 /// Sends as many descriptors as a user who is not root may have in messages that nobody has read.
 fn send_unread() -> Vec<[OwnedFd; 2]> {
     let fd = eventfd::create().expect("a descriptor");
