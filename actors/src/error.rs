@@ -1,7 +1,6 @@
 //! Errors of calls and of agents.
 
 use std::borrow::Cow;
-use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
@@ -479,12 +478,18 @@ pub enum AgentError {
         port: u8,
     },
     /// The peer is registered but does not answer.
-    #[error("agent `{peer}` is registered but did not answer within {waited:?}; it may have died")]
+    #[error(
+        "agent `{peer}` is registered but did not answer within {waited:?}; {}",
+        no_answer(.limit.as_ref())
+    )]
     ConnectTimeout {
         /// Alias of the peer.
         peer: String,
         /// How long the agent waited.
         waited: Duration,
+        /// A limit that this process has reached meanwhile, be it elsewhere: it may have kept the
+        /// answer, or what comes with it, from being received.
+        limit: Option<SystemLimit>,
     },
     /// The connection of a proxy was lost and could not be restored in time; see
     /// [`Proxy::ready`](crate::Proxy::ready).
@@ -589,20 +594,21 @@ pub enum AgentError {
 }
 
 impl AgentError {
-    /// A peer did not answer since then. If this process has lacked a file descriptor meanwhile,
-    /// that is why: it could not receive an answer, or what comes with it.
+    /// A peer did not answer since then.
     pub(crate) fn timed_out(peer: &str, since: Instant) -> Self {
-        match SystemLimit::reached_since(since) {
-            Some(limit) => Self::Fabric(FabricError::SystemLimit {
-                limit,
-                doing: "connecting with a peer",
-                source: ErrorKind::TimedOut.into(),
-            }),
-            None => Self::ConnectTimeout {
-                peer: peer.to_owned(),
-                waited: since.elapsed(),
-            },
+        Self::ConnectTimeout {
+            peer: peer.to_owned(),
+            waited: since.elapsed(),
+            limit: SystemLimit::reached_since(since),
         }
+    }
+}
+
+/// Says why a peer may not have answered.
+fn no_answer(limit: Option<&SystemLimit>) -> String {
+    match limit {
+        Some(limit) => format!("it may have died, or this process could not receive it: {limit}"),
+        None => "it may have died".to_owned(),
     }
 }
 
@@ -762,6 +768,24 @@ mod tests {
         assert!(size_of::<RpcError>() <= 96, "{}", size_of::<RpcError>());
         let not_streamed = RpcError::from_fault(Fault::NotStreamed, "w:0", "add").to_string();
         assert!(not_streamed.contains("stream of items"), "{not_streamed}");
+    }
+
+    #[test]
+    fn a_peer_that_does_not_answer_is_named_and_a_limit_beside_it() {
+        for (limit, why) in [
+            (None, "it may have died"),
+            (Some(SystemLimit::OpenFilesOfAll), "fs.file-max"),
+        ] {
+            let error = AgentError::ConnectTimeout {
+                peer: "w:0".to_owned(),
+                waited: Duration::from_secs(5),
+                limit,
+            };
+            let text = error.to_string();
+            for part in ["`w:0`", "5s", why] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
     }
 
     #[test]

@@ -152,7 +152,7 @@ impl FabricError {
     pub fn os<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| {
             let source = source.into();
-            Self::of_limit(SystemLimit::of(&source), doing, source)
+            Self::of_limit(SystemLimit::met(&source), doing, source)
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 /// A limit of the operating system that was reached, with its value where there is one. Its text
 /// says what to do about it.
@@ -17,7 +18,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// let limit = SystemLimit::OpenFiles { limit: 64, hard: Some(4096) };
 /// assert!(limit.to_string().contains("ulimit -n"));
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SystemLimit {
     /// File descriptors of this process (`RLIMIT_NOFILE`).
@@ -64,7 +65,6 @@ impl SystemLimit {
         match Errno::from_io_error(error)? {
             // Descriptors on their way to another process count, too.
             errno @ (Errno::MFILE | Errno::TOOMANYREFS | Errno::NFILE) => {
-                *lock(&LACKED_FILES) = Some((Instant::now(), errno));
                 Some(Self::of_files(errno))
             }
             Errno::FBIG => {
@@ -78,6 +78,17 @@ impl SystemLimit {
             Errno::NOSPC => Some(Self::Watches),
             _ => None,
         }
+    }
+
+    /// Finds the limit that an operation has met, and notes that it was reached.
+    pub(crate) fn met(error: &io::Error) -> Option<Self> {
+        let limit = Self::of(error)?;
+        if let Self::OpenFiles { .. } | Self::OpenFilesOfAll = limit
+            && let Some(errno) = Errno::from_io_error(error)
+        {
+            *lock(&LACKED_FILES) = Some((Instant::now(), errno));
+        }
+        Some(limit)
     }
 
     fn of_files(errno: Errno) -> Self {
@@ -206,6 +217,7 @@ mod tests {
         let of = |errno: Errno| SystemLimit::of(&errno.into());
         let files = of(Errno::MFILE).expect("a limit").to_string();
         assert!(files.contains("ulimit -n"), "{files}");
+        SystemLimit::met(&Errno::MFILE.into());
         assert!(SystemLimit::reached_since(begun).is_some());
         assert_eq!(of(Errno::TOOMANYREFS), of(Errno::MFILE));
         assert_eq!(of(Errno::NFILE), Some(SystemLimit::OpenFilesOfAll));

@@ -98,7 +98,7 @@ pub(super) fn failed(path: &Path) -> impl FnOnce(io::Error) -> ControlError {
         NotFound | PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull => {
             unfit(path, error)
         }
-        _ => match SystemLimit::of(&error) {
+        _ => match SystemLimit::met(&error) {
             Some(limit) => ControlError::SystemLimit {
                 limit,
                 path: path.display().to_string(),

@@ -495,7 +495,7 @@ fn reason(error: &reqwest::Error) -> String {
     let mut cause = error.source();
     while let Some(inner) = cause {
         let of_system = inner.downcast_ref::<io::Error>();
-        if let Some(limit) = of_system.and_then(SystemLimit::of) {
+        if let Some(limit) = of_system.and_then(SystemLimit::met) {
             causes.insert(0, limit.to_string());
         }
         causes.push(inner.to_string());
