@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::control_socket::MAX_FDS;
 use crate::fabric::eventfd;
 
-/// The descriptors kept back for all devices of the process. Each device has a share of it, and who
-/// uses it does so alone, so that no device takes what another has just freed for itself.
+/// The descriptors kept back for the ports of the process, one beside tests and forks. Each has a
+/// share of it, and who uses it does so alone, so that no port takes what another has just freed for
+/// itself.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Mutex<Vec<OwnedFd>>);
 
 impl Spare {
-    /// The one that the devices of this process share.
+    /// The one that the ports of this process share.
     pub(super) fn shared() -> Arc<Self> {
         static SHARED: Mutex<Weak<Spare>> = Mutex::new(Weak::new());
         // Nothing panics while it is held.
