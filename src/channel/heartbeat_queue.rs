@@ -201,7 +201,8 @@ impl QueueState {
                     inbox.listener.notify_one();
                 }
             }
-            if count < BATCH {
+            // Who is about to sleep must have found nothing: a queue may have more than it gave.
+            if count == 0 || (own.is_some() && count < BATCH) {
                 return;
             }
         }
