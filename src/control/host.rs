@@ -26,10 +26,10 @@ use super::{
 /// `/tmp/slimerpc-<uid>` where that variable is not set. Only this user may enter it.
 ///
 /// An agent is alive as long as the socket of its alias is bound, which ends with its process. What
-/// a killed agent leaves is removed by whoever takes its alias, or else by the others within
-/// 15 s. An operation fails after 5 s in which nobody could change the directory, because another
-/// process is stopped while it does. Mail for an agent that is not up waits for 10 minutes. Dropping a registered
-/// `Host` without [`clean_up`](Control::clean_up) is like a crash.
+/// a killed agent leaves is removed by whoever takes its alias, or else by the others within 15 s.
+/// An operation fails after 5 s in which nobody could change the directory, because another process
+/// is stopped while it does. Mail for an agent that is not up waits for 10 minutes. Dropping a
+/// registered `Host` without [`clean_up`](Control::clean_up) is like a crash.
 ///
 /// It must be used within a tokio runtime.
 ///

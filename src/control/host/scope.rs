@@ -340,8 +340,8 @@ impl<'a> LockedScope<'a> {
         file_id(&self.agent_path(alias).join(SOCKET)) == Some(socket)
     }
 
-    /// Removes an agent that leaves, and tells its peers. For want of a descriptor to tell them with
-    /// its files stay: it is one that has crashed, whose next owner tells them.
+    /// Removes an agent that leaves, and tells its peers. For want of a descriptor to tell them
+    /// with, its files stay: it is one that has crashed, whose next owner tells them.
     pub(super) fn leave(&self, alias: &str) -> Result<(), ControlError> {
         let told = self.tell_peers(alias);
         if told.as_ref().is_err_and(ControlError::is_of_limit) {

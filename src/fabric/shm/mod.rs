@@ -26,12 +26,12 @@
 //! files, indices are our own. It can write all memory that this device shares, as it can ask for
 //! all regions, and so it can keep an owner from being told of what others write; what another
 //! device shares is in other files. The agents of a process share fate, though: a peer process that
-//! violates the protocol towards one of them loses its connections with all, and one that means harm
-//! can stop the thread by which all of them connect and continue, as by an eventfd that blocks and is
-//! full. Shared memory with processes that are not trusted so far is to be forbidden
-//! (`SLIME_RPC_FABRICS`). The sockets are in the abstract namespace and the memory in
-//! memfds, so nothing has a name in the file system and the kernel removes everything with the last
-//! process, `kill -9` included.
+//! violates the protocol towards one of them loses its connections with all, and one that means
+//! harm can stop the thread by which all of them connect and continue, as by an eventfd that blocks
+//! and is full. Who does not trust other processes of its user so far forbids shared memory
+//! (`SLIME_RPC_FABRICS`). The sockets are in the abstract namespace and the memory in memfds, so
+//! nothing has a name in the file system and the kernel removes everything with the last process,
+//! `kill -9` included.
 
 mod arena;
 mod barrier;

@@ -8,8 +8,8 @@ use super::control_socket::MAX_FDS;
 use crate::fabric::eventfd;
 
 /// The descriptors kept back for the ports of the process, one beside tests and forks. Each has a
-/// share of it, and who uses it does so alone, so that no port takes what another has just freed for
-/// itself.
+/// share of it, and who uses it does so alone, so that no port takes what another has just freed
+/// for itself.
 #[derive(Debug, Default)]
 pub(super) struct Spare(Mutex<Vec<OwnedFd>>);
 
