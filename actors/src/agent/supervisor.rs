@@ -129,6 +129,7 @@ impl Supervisor {
                 network: topology::network(),
             },
             geometry: settings.geometry,
+            grows: true,
             links,
             more_links,
             tls: settings.tls,
