@@ -45,8 +45,6 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const CALLS: u32 = 2000;
 /// Rounds of `actors` that are run, and how many fewer the second time.
 const ROUNDS: (u32, u32) = (500, 400);
-/// Calls before those rounds.
-const GREETINGS: u32 = 50;
 /// More than the committed figure, in parts of it, that is too much.
 const TOLERANCE: f64 = 0.03;
 const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/budget.txt");
@@ -154,7 +152,7 @@ impl Ends {
                 continue;
             };
             let len = {
-                let (payload, room) = inbound.parts()?;
+                let (payload, room) = inbound.parts();
                 room[..payload.len()].copy_from_slice(payload);
                 payload.len()
             };
@@ -264,12 +262,6 @@ async fn drive(
     let (size, inflight) = (scenario.size(), scenario.inflight());
     let request = vec![7; size];
     let mut replies = VecDeque::with_capacity(inflight as usize);
-    // Slots are small at first; the first calls make them larger.
-    for _ in 0..GREETINGS {
-        let greeting = echo.echo(&request);
-        take_turns().await;
-        greeting.await.map_err(|error| error.to_string())?;
-    }
     for _ in 0..rounds {
         for _ in 0..inflight {
             replies.push_back(match scenario {

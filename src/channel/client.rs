@@ -4,7 +4,6 @@
 //! does a small task, the [watcher](super::completion_watcher), sleep on the queue's file
 //! descriptor for all of them.
 
-mod growth;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -16,8 +15,6 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-pub(super) use self::growth::Growth;
-use self::growth::IDLE;
 pub(super) use self::state::{BATCH, ClientState};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{CallId, Prepared, PreparedPayload};
@@ -80,8 +77,6 @@ pub struct TellFailure {
 pub enum TellError {
     /// The service reported this failure.
     Fault(Fault),
-    /// The request was not sent, or the answer could not be received.
-    Failed(CallError),
     /// The channel was closed.
     Lost {
         /// Why the channel was closed.
@@ -157,8 +152,8 @@ impl ClientChannel {
         let left = deadline.map(|(_, after)| after);
         let mut header = self.request(CallId(0), method, left, None);
         let payload_at = header.encoded_len();
-        let mut core = self.lock();
-        if payload_at + payload.len() <= core.slot_size() {
+        if payload_at + payload.len() <= self.geometry.slot_size() {
+            let mut core = self.lock();
             let is_small = payload.len() <= SMALL;
             if let Some((id, mut send)) = core.claim(self, is_small) {
                 header.request_id = id.0;
@@ -172,7 +167,6 @@ impl ClientChannel {
                 return self.conclude_post(core).map(|()| call);
             }
         }
-        drop(core);
         self.make(method, timeout, None, |room| {
             let limit = room.len();
             let size = payload.len();
@@ -226,7 +220,7 @@ impl ClientChannel {
         method: u32,
         timeout: Option<Duration>,
         stream: Option<StreamPart>,
-        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let mut core = self.lock();
@@ -241,19 +235,11 @@ impl ClientChannel {
         };
         drop(core);
         // From here on the call ends when `call` is dropped, even if `encode` fails or panics.
-        let mut call = PendingCall::new(self, id, Some(send.slot()), deadline);
+        let call = PendingCall::new(self, id, Some(send.slot()), deadline);
         // The whole time is left: it was allowed just now.
         let left = deadline.map(|(_, after)| after);
         let header = self.request(id, method, left, stream);
-        if !self.send_from_slot(send, header, &mut encode)? {
-            // It waits for a larger slot, in the order of calls (ORDER-1).
-            let waiting = self.lock().caller.wait(deadline.map(|(at, _)| at));
-            call.id = waiting.ok_or_else(|| self.unsent())?;
-            call.slot = None;
-            self.line_up(call.id, method, stream, encode)?;
-            // It is sent without a poll, as one that fits is.
-            CompletionWatcher::ensure_fallback(self);
-        }
+        self.send_from_slot(send, header, encode)?;
         Ok(call)
     }
 
@@ -291,14 +277,12 @@ impl ClientChannel {
         let _ = self.listener.set(Listener(Box::new(listener)));
     }
 
-    /// Sends a request whose payload `encode` writes. Returns `false` if only a larger slot has room
-    /// for it; the slot is free again then.
     fn send_from_slot(
         &self,
         send: SlotToken,
         mut header: Header,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<bool, CallError> {
+    ) -> Result<(), CallError> {
         let mut claimed = Claimed {
             channel: self,
             id: CallId(header.request_id),
@@ -308,11 +292,6 @@ impl ClientChannel {
             Ok(len) => {
                 header.payload_len = len as u32;
                 None
-            }
-            Err(EncodeError::TooLarge { size, .. })
-                if header.encoded_len() + size <= self.geometry.slot_size() =>
-            {
-                return Ok(false);
             }
             Err(error) => {
                 let block = self.encode_outside(error, encode)?;
@@ -332,7 +311,7 @@ impl ClientChannel {
                 core.caller.abandon(claimed.id, send);
             }
         }
-        self.conclude_post(core).map(|()| true)
+        self.conclude_post(core)
     }
 
     /// Releases the lock, after a request was posted. Whatever closed the channel meanwhile has
@@ -468,12 +447,11 @@ impl ClientChannel {
     /// Without unanswered calls, this does nothing for a native peer: its heartbeats tell whether
     /// it lives.
     pub fn probe(&self) {
-        self.shrink_if_idle(Instant::now(), IDLE);
         let mut core = self.lock();
         if self.profile == Profile::Native && core.caller.is_idle() {
             return;
         }
-        let to = core.remotes.slot(false, 0);
+        let to = core.remote.slot(0);
         if let Err(error) = core.queue_pairs.probe(to) {
             core.close(LossCause::Fabric(error.to_string()));
         }
@@ -575,14 +553,7 @@ impl ClientChannel {
         core.grant(self);
         let effects = core.caller.take_effects();
         let is_closed = core.caller.closed().is_some();
-        let registers = core.growth.begin();
         drop(core);
-        if registers {
-            self.register_larger();
-        }
-        for (id, request, error) in effects.large {
-            self.line_up_large(id, request, error);
-        }
         if !effects.pending_reads.is_empty() {
             self.wake(self.take_pending_reads(effects.pending_reads));
         }
@@ -596,9 +567,6 @@ impl ClientChannel {
         wake_all(effects.wakers);
         if let Some(Listener(listener)) = self.listener.get() {
             effects.failures.into_iter().for_each(listener);
-        }
-        if registers {
-            self.wake(self.lock());
         }
     }
 
@@ -696,8 +664,7 @@ impl WatchedQueue for ClientChannel {
     }
 
     fn has_sleepers(&self) -> bool {
-        let core = self.lock();
-        core.caller.has_sleepers() || core.growth.is_under_way()
+        self.lock().caller.has_sleepers()
     }
 
     fn abandon(&self, cause: LossCause) {

@@ -22,12 +22,8 @@ pub struct Descriptor {
     pub incarnation: u64,
     /// The host and process in which the agent runs.
     pub host: HostId,
-    /// Shape of the agent's rings, at least once they have grown.
+    /// Shape of the agent's rings.
     pub geometry: Geometry,
-    /// Whether the agent's rings may begin smaller and [grow](Geometry::first). Those of earlier
-    /// releases do not, and their callers get full rings at once.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub grows: bool,
     /// Kinds of links of the agent's devices: those that every release knows. An unknown one makes
     /// a descriptor unreadable.
     #[serde(deserialize_with = "names::list")]
@@ -542,7 +538,6 @@ mod tests {
             more_links: Vec::new(),
             tls: false,
             geometry: Geometry::new(16, 1024).unwrap(),
-            grows: true,
             services: vec![table(&["add", "mul"])],
             down: Vec::new(),
         }

@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::Notify;
 
 use super::bulk::Bulk;
-use super::client::{BATCH, ClientState, Growth};
+use super::client::{BATCH, ClientState};
 use super::completion_watcher::CompletionWatcher;
 use super::core::caller::Caller;
-use super::lend::{RemoteRing, RemoteRings, Ring, SlotToken};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, QueuePairGroupInit};
 use super::work_id::WorkId;
 use super::{
@@ -31,8 +31,6 @@ pub struct Dialer {
     sends: (Ring, Vec<SlotToken>),
     replies: (Ring, Vec<SlotToken>),
     pub(super) geometry: Geometry,
-    /// The shape of the rings at first; `geometry` if they do not grow.
-    first: Geometry,
     profile: Profile,
     /// How often the queue pairs have been connected.
     reached: u64,
@@ -49,23 +47,8 @@ impl Dialer {
         geometry: Geometry,
         retry: RetryPolicy,
     ) -> Result<Self, ConnectError> {
-        Self::growing(memory, (geometry, geometry), retry)
-    }
-
-    /// Creates what [`new`](Self::new) does, with rings at both ends that have the first shape at
-    /// first, and grow to the second once a message does not fit: the peer must know that rings
-    /// [grow](super::Descriptor::grows). Both shapes have as many slots.
-    ///
-    /// # Errors
-    /// The device refuses.
-    pub fn growing(
-        memory: &Arc<BufferPool>,
-        (first, geometry): (Geometry, Geometry),
-        retry: RetryPolicy,
-    ) -> Result<Self, ConnectError> {
         let device = &**memory.device();
-        let geometries = (first, geometry);
-        let mut dialer = Self::create(device, geometries, retry, 1, Profile::Native)?;
+        let mut dialer = Self::create(device, geometry, retry, 1, Profile::Native)?;
         let bulk = Bulk::new(device, &dialer.queue.0, OWNER, retry)?;
         dialer.bulk = Some((bulk, memory.clone()));
         Ok(dialer)
@@ -73,7 +56,7 @@ impl Dialer {
 
     pub(super) fn create(
         device: &dyn Device,
-        (first, geometry): (Geometry, Geometry),
+        geometry: Geometry,
         retry: RetryPolicy,
         queue_pairs: usize,
         profile: Profile,
@@ -109,10 +92,9 @@ impl Dialer {
             queue_pairs,
             queue,
             bulk: None,
-            sends: Ring::send(device, first)?,
-            replies: Ring::receive(device, first)?,
+            sends: Ring::send(device, geometry)?,
+            replies: Ring::receive(device, geometry)?,
             geometry,
-            first,
             profile,
             reached: 0,
         })
@@ -127,12 +109,7 @@ impl Dialer {
             bulk: bulk.map_or(qp, |(bulk, _)| bulk.address()),
             ring: self.ring(),
             geometry: self.geometry,
-            first_slot_size: self.grows().then(|| self.first.slot_size() as u32),
         }
-    }
-
-    fn grows(&self) -> bool {
-        self.first != self.geometry
     }
 
     /// The ring that the peer writes replies into.
@@ -164,12 +141,6 @@ impl Dialer {
         waiting: WaitPolicy,
     ) -> Result<Arc<ClientChannel>, ConnectError> {
         let remote = theirs.remote_ring(self.geometry)?;
-        if remote.geometry != self.first {
-            return Err(ConnectError::BadEndpoint {
-                field: "first slot size".into(),
-                reason: format!("{:?} is not ours, {:?}", remote.geometry, self.first),
-            });
-        }
         self.queue_pairs.expect_peer(peer);
         self.reach(&[theirs.qp])?;
         if let Some((bulk, _)) = &mut self.bulk {
@@ -185,10 +156,6 @@ impl Dialer {
         remote: RemoteRing,
         waiting: WaitPolicy,
     ) -> Arc<ClientChannel> {
-        let growth = match self.grows() {
-            true => Growth::Small,
-            false => Growth::Full { seen: None },
-        };
         let ((mut sends, mut claims), (mut replies, mut replied)) = (self.sends, self.replies);
         // A slot must exist at both ends.
         let slots = remote.geometry.slots().min(self.geometry.slots());
@@ -202,8 +169,7 @@ impl Dialer {
                 queue: Some(self.queue),
                 bulk,
                 caller: Caller::new(claims, replied),
-                remotes: RemoteRings::new(remote),
-                growth,
+                remote,
                 violations: Violations::default(),
                 closing: closing.clone(),
                 batch: Box::new([Completion::EMPTY; BATCH]),

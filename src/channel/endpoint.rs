@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BadGeometry, ConnectError, Geometry, lend::RemoteRing};
+use super::{ConnectError, Geometry, lend::RemoteRing};
 use crate::fabric::{Gid, MemoryRegion, QueuePairAddress, TcpAddress};
 
 /// One end of a channel: its queue pairs, and the ring that the peer will write into.
@@ -14,13 +14,8 @@ pub struct Endpoint {
     pub bulk: QueuePairInfo,
     /// Location of the receive ring.
     pub ring: RingAddress,
-    /// Shape of the receive ring, at least once it has grown.
+    /// Shape of the receive ring.
     pub geometry: Geometry,
-    /// Size of a slot at first, in bytes, if the ring can grow; at most that of `geometry`. The
-    /// answering end takes over the calling end's, if it knows that rings grow: earlier releases
-    /// do not, and so are not told.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_slot_size: Option<u32>,
 }
 
 /// The location of a ring in its owner's memory, as a memory-region record gives it.
@@ -107,53 +102,6 @@ impl RingAddress {
         }
     }
 
-    /// Size of the encoded location in bytes.
-    pub(crate) const LEN: usize = 24;
-
-    /// The location as it stands in the request for larger slots, and in its answer.
-    pub(crate) fn to_bytes(self) -> [u8; Self::LEN] {
-        let mut bytes = [0; Self::LEN];
-        let words = [self.addr, self.length, self.rkey.into()];
-        for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-            to.copy_from_slice(&word.to_le_bytes());
-        }
-        bytes
-    }
-
-    /// Reads what [`to_bytes`](Self::to_bytes) writes.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let words = bytes.as_chunks::<8>();
-        let ([addr, length, rkey], []) = words else {
-            return None;
-        };
-        Some(Self {
-            addr: u64::from_le_bytes(*addr),
-            length: u64::from_le_bytes(*length),
-            rkey: u32::try_from(u64::from_le_bytes(*rkey)).ok()?,
-        })
-    }
-
-    /// Checks that the ring of a native peer has this shape, and lies in addressable memory.
-    pub(crate) fn native_ring(&self, geometry: Geometry) -> Result<RemoteRing, ConnectError> {
-        let refuse = |field: &'static str, reason| {
-            let field = field.into();
-            Err(ConnectError::BadEndpoint { field, reason })
-        };
-        let length = geometry.len() as u64;
-        if self.length != length {
-            let reason = format!("{} bytes for a geometry of {length} bytes", self.length);
-            return refuse("ring length", reason);
-        }
-        if self.addr.checked_add(length).is_none() {
-            return refuse("ring address", format!("{:#x} wraps around", self.addr));
-        }
-        Ok(RemoteRing {
-            addr: self.addr,
-            rkey: self.rkey,
-            geometry,
-        })
-    }
-
     /// The ring of a DLSlime peer, which publishes only its length. It must be a whole number of
     /// slots of this side's size.
     pub(crate) fn compatible_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
@@ -188,8 +136,7 @@ impl RingAddress {
 }
 
 impl Endpoint {
-    /// Checks that the peer's ring has the shape of this side's, at least once it has grown, and
-    /// lies in addressable memory.
+    /// Checks that the peer's ring has the shape of this side's and lies in addressable memory.
     pub(crate) fn remote_ring(&self, ours: Geometry) -> Result<RemoteRing, ConnectError> {
         let refuse = |field: &'static str, reason| {
             let field = field.into();
@@ -204,27 +151,25 @@ impl Endpoint {
                 format!("{:?} is not ours, {ours:?}", self.geometry),
             );
         }
-        let first = self.first_geometry();
-        let first = match first {
-            Ok(first) if first.slot_size() <= ours.slot_size() => first,
-            Ok(first) => {
-                let reason = format!("{first:?} is larger than {ours:?}");
-                return refuse("first slot size", reason);
-            }
-            Err(error) => return refuse("first slot size", error.to_string()),
-        };
-        self.ring.native_ring(first)
-    }
-
-    /// The shape of the ring at first.
-    fn first_geometry(&self) -> Result<Geometry, BadGeometry> {
-        match self.first_slot_size {
-            None => Ok(self.geometry),
-            Some(size) => Geometry::new(
-                self.geometry.slots(),
-                usize::try_from(size).unwrap_or(usize::MAX),
-            ),
+        let length = self.geometry.len() as u64;
+        if self.ring.length != length {
+            let reason = format!(
+                "{} bytes for a geometry of {length} bytes",
+                self.ring.length
+            );
+            return refuse("ring length", reason);
         }
+        if self.ring.addr.checked_add(length).is_none() {
+            return refuse(
+                "ring address",
+                format!("{:#x} wraps around", self.ring.addr),
+            );
+        }
+        Ok(RemoteRing {
+            addr: self.ring.addr,
+            rkey: self.ring.rkey,
+            geometry: self.geometry,
+        })
     }
 }
 
@@ -279,7 +224,6 @@ mod tests {
                 rkey: 1,
             },
             geometry: ours,
-            first_slot_size: None,
         };
         assert!(good.remote_ring(ours).is_ok());
         let short = Endpoint {
@@ -300,21 +244,7 @@ mod tests {
             geometry: Geometry::new(8, 2048).unwrap(),
             ..good
         };
-        let grows = |first_slot_size, length| Endpoint {
-            ring: RingAddress {
-                length,
-                ..good.ring
-            },
-            first_slot_size: Some(first_slot_size),
-            ..good
-        };
-        let first = grows(64, 16 * 64).remote_ring(ours).unwrap();
-        assert_eq!(first.geometry, Geometry::new(16, 64).unwrap());
         for (bad, field) in [
-            (grows(64, 16 * 1024), "ring length"),
-            (grows(56, 16 * 56), "first slot size"),
-            (grows(1032, 16 * 1032), "first slot size"),
-            (grows(100, 16 * 100), "first slot size"),
             (short, "ring length"),
             (wraps, "ring address"),
             (other, "geometry"),

@@ -81,31 +81,6 @@ impl Geometry {
         self.slot_size() - Header::LEN
     }
 
-    /// The shape in which a ring of this shape begins, if both ends know that rings grow: as many
-    /// slots, and so small that the ring takes 32 KiB. Calls are mostly small, most channels are
-    /// idle, and two such rings are what a channel registers at each end. Slots have at least
-    /// 256 bytes, so that a request with all its extensions and an error with its reason fit. A
-    /// ring of one slot, and one that is no larger, begins as it is.
-    ///
-    /// ```
-    /// use slimerpc::channel::Geometry;
-    /// let ring = Geometry::new(16, 32 * 1024).unwrap();
-    /// assert_eq!(ring.first(), Geometry::new(16, 2048).unwrap());
-    /// assert_eq!(Geometry::new(1, 1 << 20).unwrap().first().slot_size(), 1 << 20);
-    /// ```
-    pub fn first(self) -> Self {
-        const RING: u32 = 32 << 10;
-        const LEAST: u32 = 256;
-        if self.slots == 1 {
-            return self;
-        }
-        let slot_size = (RING / self.slots / 8 * 8).max(LEAST);
-        Self {
-            slot_size: slot_size.min(self.slot_size),
-            ..self
-        }
-    }
-
     /// Offset of a slot in the ring.
     #[inline]
     pub(crate) fn offset(&self, slot: u16) -> usize {

@@ -1,17 +1,14 @@
 //! A request, from its arrival to its answer.
 
-use std::collections::TryReserveError;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::core::responder::{FOREVER, PreparedReply, Rare, SlotRequest};
+use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::ItemSink;
 use super::{MemoryError, PooledBuffer, Profile};
-use crate::wire::{
-    Bincode, Codec, EncodeError, Extension, Fault, Header, MessageKind, Raw, Signal, StreamPart,
-};
+use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
 /// The properties that all requests for a service share.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,49 +149,25 @@ impl Inbound {
         }
     }
 
-    /// The arguments, and memory of the size of a slot for the answer that
-    /// [`reply_written`](Self::reply_written) sends: the send memory itself, unless the slots of the
-    /// channel are still [small](super::Geometry::first).
-    ///
-    /// # Errors
-    /// Slots are small, and there is no other memory.
+    /// The arguments, and the send memory for the answer that
+    /// [`reply_written`](Self::reply_written) sends.
     #[inline]
-    pub fn parts(&mut self) -> Result<(&[u8], &mut [u8]), Fault> {
+    pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         let (channel, request) = self.request_mut();
-        if request.send.len() < channel.geometry.slot_size() {
-            return Self::parts_of_small(channel, request);
-        }
         let payload = request.payload();
         let payload = match request.rare.as_ref().and_then(|rare| rare.outside.as_ref()) {
             Some(block) => block,
             None => &channel.requests.bytes(&request.arrived)[payload],
         };
         let message = channel.sends.bytes_mut(&mut request.send);
-        Ok((payload, &mut message[Header::LEN..]))
-    }
-
-    /// The [`parts`](Self::parts) of a request in a small slot.
-    #[cold]
-    fn parts_of_small<'a>(
-        channel: &'a PeerChannel,
-        request: &'a mut SlotRequest,
-    ) -> Result<(&'a [u8], &'a mut [u8]), Fault> {
-        let payload = request.payload();
-        let in_ring = channel.requests.bytes(&request.arrived);
-        let Rare { outside, room, .. } = &mut **request.rare.get_or_insert_default();
-        let size = channel.geometry.max_payload();
-        *room = zeroed(size).map_err(|error| no_room(size, &error, false))?;
-        Ok(match outside {
-            Some(block) => (block, room),
-            None => (&in_ring[payload], room),
-        })
+        (payload, &mut message[Header::LEN..])
     }
 
     /// Answers with a result, encoded straight into send memory. `encode` is called again, with
     /// more room, if it asks for that and the caller is native. If there is none or the result does
     /// not encode, the caller gets a [`Fault`] that says so.
     pub fn reply(mut self, encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-        if let Err(error) = self.answer(MessageKind::Reply, Signal::Message, encode) {
+        if let Err(error) = self.answer(MessageKind::Reply, encode) {
             self.fail(error.into());
         }
     }
@@ -209,35 +182,7 @@ impl Inbound {
                 limit: limit as u64,
             });
         }
-        match self.is_small() {
-            true => self.reply_from_room(len),
-            false => self.reply(|_| Ok(len)),
-        }
-    }
-
-    /// Returns whether its slot is smaller than a full one.
-    fn is_small(&self) -> bool {
-        self.request().send.len() < self.channel.geometry.slot_size()
-    }
-
-    /// Answers with the first `len` bytes of what its handler had in place of a full slot; of
-    /// unspecified bytes, as in a full slot, if it has not asked for its parts.
-    #[cold]
-    fn reply_from_room(mut self, len: usize) {
-        let room = std::mem::take(&mut self.request_mut().1.rare().room);
-        let copied = |to: &mut [u8]| {
-            let limit = to.len();
-            let to = to.get_mut(..len);
-            let to = to.ok_or(EncodeError::TooLarge { size: len, limit })?;
-            if let Some(answer) = room.get(..len) {
-                to.copy_from_slice(answer);
-            }
-            Ok(len)
-        };
-        // Larger slots would save the copy.
-        if let Err(error) = self.answer(MessageKind::Reply, Signal::Grow, copied) {
-            self.fail(error.into());
-        }
+        self.reply(|_| Ok(len));
     }
 
     /// Answers with the first `len` bytes of the [payload](Self::payload_mut), which are sent from
@@ -261,7 +206,7 @@ impl Inbound {
             }
             let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
             let len = encoded.expect("a slot has room for a header and an extension");
-            return self.send(0..len, false, Signal::Message, block);
+            return self.send(0..len, false, block);
         }
         header.payload_len = len as u32;
         let payload = request.payload();
@@ -270,7 +215,7 @@ impl Inbound {
         let message = channel.requests.bytes_mut(&mut request.arrived);
         let encoded = header.encode(&mut message[from..]);
         debug_assert_eq!(encoded.ok(), Some(Header::LEN));
-        self.send(from..payload.start + len, true, Signal::Message, None);
+        self.send(from..payload.start + len, true, None);
     }
 
     /// Answers with a failure, shortened if it does not fit.
@@ -295,7 +240,7 @@ impl Inbound {
         };
         let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
         let len = encoded.expect("a slot has room for a header and an extension");
-        self.send(0..len, false, Signal::Message, None);
+        self.send(0..len, false, None);
     }
 
     /// Returns whether the caller opens a stream with it, and awaits items.
@@ -318,12 +263,11 @@ impl Inbound {
     }
 
     /// Answers with what `encode` writes: into send memory, or, if it asks for more and the caller
-    /// is native, into a buffer of its own. It is sent with this `signal`.
+    /// is native, into a buffer of its own.
     #[inline]
     fn answer(
         &mut self,
         kind: MessageKind,
-        signal: Signal,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), AnswerError> {
         let (channel, request) = self.request_mut();
@@ -333,12 +277,6 @@ impl Inbound {
             (Ok(len), _) => {
                 header.payload_len = len as u32;
                 None
-            }
-            (Err(EncodeError::TooLarge { size, .. }), Some(_))
-                if size <= channel.geometry.max_payload()
-                    && message.len() < channel.geometry.slot_size() =>
-            {
-                return self.withhold(header, size, encode);
             }
             (Err(EncodeError::TooLarge { size, .. }), Some(memory)) => {
                 let mut block = memory
@@ -353,95 +291,15 @@ impl Inbound {
         };
         let encoded = header.encode(message);
         let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
-        let len = payload_at + header.payload_len as usize;
-        self.send(0..len, false, signal, block);
+        self.send(0..payload_at + header.payload_len as usize, false, block);
         Ok(())
     }
 
-    /// Keeps an answer of `size` bytes until its caller has a slot for it, and tells it so.
-    #[cold]
-    fn withhold(
-        &mut self,
-        mut header: Header,
-        size: usize,
-        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<(), AnswerError> {
-        let message = zeroed(Header::LEN + size);
-        let mut message = message.map_err(|error| AnswerError::NoRoom(size, error))?;
-        let len = encode(&mut message[Header::LEN..])?;
-        message.truncate(Header::LEN + len);
-        header.payload_len = len as u32;
-        let encoded = header.encode(&mut message);
-        encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
-        self.channel.withhold(self.request().slot(), message);
-        self.send(0..0, false, Signal::Fetch, None);
-        Ok(())
-    }
-
-    /// Answers with a failure, shortened if it does not fit a full slot.
+    /// Answers with a failure.
     fn fail_with(&mut self, fault: &Fault) {
-        if !(self.is_small() && self.fail_whole(fault)) {
-            self.fail_shortened(fault);
-        }
-    }
-
-    /// Answers from a small slot with a failure that is shortened only if it does not fit a full
-    /// one. Returns whether there was memory for that.
-    #[cold]
-    fn fail_whole(&mut self, fault: &Fault) -> bool {
-        let (profile, full) = (self.channel.profile, self.channel.geometry.max_payload());
-        let whole = |room: &mut [u8]| match Bincode::encode(fault, room) {
-            Err(EncodeError::TooLarge { size, .. }) if size > full => {
-                Err(EncodeError::Value("it has to be shortened".to_owned()))
-            }
-            encoded => encoded,
-        };
-        let exception = MessageKind::Exception;
-        if self.answer(exception, Signal::Message, whole).is_ok() {
-            return true;
-        }
-        let shortened = zeroed(full).ok().and_then(|mut room| {
-            let len = profile.encode_fault(fault.clone(), &mut room).ok()?;
-            room.truncate(len);
-            Some(room)
-        });
-        shortened.is_some_and(|fault| {
-            let encode = |room: &mut [u8]| Raw::encode(&fault[..], room);
-            self.answer(exception, Signal::Message, encode).is_ok()
-        })
-    }
-
-    /// Sends an answer that was [kept](Self::withhold), outside of the slot.
-    #[cold]
-    pub(super) fn answer_outside(mut self, message: &[u8]) {
-        let (Ok((header, payload)), Some(memory)) =
-            (Header::decode(message), self.channel.memory.clone())
-        else {
-            return; // It is what was kept, for a native caller.
-        };
-        let payload = &message[payload];
-        let mut block = match memory.take(payload.len()) {
-            Ok(block) => block,
-            Err(error) => {
-                let error = AnswerError::Memory(payload.len(), error);
-                return self.fail_shortened(&error.into());
-            }
-        };
-        block[..payload.len()].copy_from_slice(payload);
-        block.truncate(payload.len());
-        let (channel, request) = self.request_mut();
-        let mut header = answer_header(request, header.kind);
-        header.set_outside(block.outside());
-        let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
-        let len = encoded.expect("a slot has room for a header and an extension");
-        self.send(0..len, false, Signal::Message, Some(block));
-    }
-
-    /// Answers with a failure, shortened if it does not fit the slot.
-    pub(super) fn fail_shortened(&mut self, fault: &Fault) {
         let profile = self.channel.profile;
         let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
-        if let Err(error) = self.answer(MessageKind::Exception, Signal::Message, encode) {
+        if let Err(error) = self.answer(MessageKind::Exception, encode) {
             tracing::error!(
                 ?error,
                 "a slot has no room for any fault; the caller will time out"
@@ -453,20 +311,13 @@ impl Inbound {
     /// Sends `bytes` of its send memory, or of other memory, as the answer, whose payload may be in
     /// `block`. The slot then belongs to the caller again.
     #[inline(always)]
-    fn send(
-        &mut self,
-        bytes: Range<usize>,
-        is_rewritten: bool,
-        signal: Signal,
-        block: Option<PooledBuffer>,
-    ) {
+    fn send(&mut self, bytes: Range<usize>, is_rewritten: bool, block: Option<PooledBuffer>) {
         let Some(request) = self.request.take() else {
             return;
         };
         let reply = PreparedReply {
             slot: request.slot(),
             is_rewritten,
-            signal,
             bytes,
         };
         self.channel.answer(request, reply, block);
@@ -480,22 +331,6 @@ impl Drop for Inbound {
             let service = self.channel.service.name.clone();
             self.fail_with(&Fault::ServiceDown { service });
         }
-    }
-}
-
-/// Memory for a message that does not fit a small slot.
-fn zeroed(size: usize) -> Result<Vec<u8>, TryReserveError> {
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(size)?;
-    bytes.resize(size, 0);
-    Ok(bytes)
-}
-
-fn no_room(size: usize, error: &TryReserveError, is_reply: bool) -> Fault {
-    Fault::NoMemory {
-        size: size as u64,
-        reason: error.to_string(),
-        is_reply,
     }
 }
 
@@ -517,8 +352,6 @@ enum AnswerError {
     Encode(EncodeError),
     /// There is no memory for an answer of this size.
     Memory(usize, MemoryError),
-    /// There is no memory to keep an answer of this size until its caller has a slot for it.
-    NoRoom(usize, TryReserveError),
 }
 
 impl From<EncodeError> for AnswerError {
@@ -537,7 +370,6 @@ impl From<AnswerError> for Fault {
                     limit: limit as u64,
                 }
             }
-            AnswerError::NoRoom(size, error) => no_room(size, &error, true),
             AnswerError::Encode(EncodeError::Value(reason)) => Self::Raised {
                 type_name: "EncodeError".to_owned(),
                 message: format!("the reply cannot be encoded: {reason}"),

@@ -21,56 +21,31 @@
 
 use std::num::NonZeroU64;
 use std::ops::{Deref, DerefMut};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::core::slot::SlotTokens;
 use super::{Geometry, RingAddress};
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice};
-use crate::wire::Signal;
 
-/// Registered memory divided into slots: a receive ring, or the send memory that mirrors one. The
-/// owner of a slot's [token](SlotToken) has its bytes. It may [grow](Self::grow): each slot has a
-/// second token then, of a larger place, until it [shrinks](Self::shrink).
+/// A registered region divided into slots: a receive ring, or the send memory that mirrors one. The
+/// owner of a slot's [token](SlotToken) has its bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    held: Mutex<Held>,
-    /// Where messages are made in place: in the peer's ring, and in its grown one.
-    placed: [Placed; 2],
+    /// The region, and, once it can be written in place, the peer's ring, of which this one is the
+    /// mirror. Empty after [`release`](Self::release), when no token exists any more.
+    regions: Mutex<Vec<Arc<dyn MemoryRegion>>>,
+    lkey: u32,
+    /// Address and key of the peer's ring. Null while it cannot be written in place.
+    placed: (AtomicPtr<u8>, AtomicU32),
     geometry: Geometry,
     number: NonZeroU64,
-}
-
-/// The memory of a ring, and of what it has grown to.
-#[derive(Debug, Default)]
-struct Held {
-    memories: [Memory; 2],
-    /// Number of tokens that exist.
+    /// Number of tokens that have not been retired.
     tokens: usize,
 }
 
-#[derive(Debug, Default)]
-struct Memory {
-    /// The region, and, once it can be written in place, the peer's ring, of which this one is the
-    /// mirror. Empty once no token of it exists any more.
-    regions: Vec<Arc<dyn MemoryRegion>>,
-    /// Bytes of its slots.
-    len: usize,
-    /// Number of its tokens at first.
-    tokens: usize,
-}
-
-/// Address and key of the peer's ring. Null while it cannot be written in place.
-#[derive(Debug, Default)]
-struct Placed {
-    first: AtomicPtr<u8>,
-    lkey: AtomicU32,
-}
-
-/// The right to the bytes of one slot of one ring. Each slot has one token, and one more of what
-/// the ring has grown to, which is moved and never copied, and borrowed as its bytes are: two of
-/// the same bytes never exist at a time.
+/// The right to the bytes of one slot of one ring. Each slot has one token, which is moved and
+/// never copied, and borrowed as its bytes are: two never exist at a time.
 #[derive(Debug)]
 pub(crate) struct SlotToken {
     ring: NonZeroU64,
@@ -78,19 +53,8 @@ pub(crate) struct SlotToken {
     first: NonNull<u8>,
     /// Key of that region.
     lkey: u32,
-    /// Number of its bytes.
-    len: u32,
-    /// Number of the slot in 16 bits, and what is true of it above: a token is moved often, and one
-    /// word is moved as one.
-    tag: u32,
+    slot: u16,
 }
-
-/// The bytes are of what the ring has grown to.
-const GROWN: u32 = 1 << 16;
-/// They are the peer's.
-const PLACED: u32 = 1 << 17;
-/// The peer has yet to be told that the slot is this one.
-const NEW: u32 = 1 << 18;
 
 // SAFETY: to it `first` is only an address; a `Ring` makes references of it, to bytes that any
 // thread may use.
@@ -102,40 +66,13 @@ impl SlotToken {
     /// Number of the slot.
     #[inline]
     pub(crate) fn slot(&self) -> u16 {
-        self.tag as u16
+        self.slot
     }
 
     /// Key of the region of its bytes, for work requests.
     #[inline]
     pub(crate) fn lkey(&self) -> u32 {
         self.lkey
-    }
-
-    /// Whether its bytes are of what the ring has grown to.
-    #[inline]
-    pub(crate) fn is_grown(&self) -> bool {
-        self.tag & GROWN != 0
-    }
-
-    /// Number of its bytes.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.len as usize
-    }
-
-    /// The signal of a message in the slot, which says so if it is the first in the grown one.
-    #[inline]
-    pub(crate) fn signal(&self) -> Signal {
-        match self.tag & NEW {
-            0 => Signal::Message,
-            _ => Signal::Grown,
-        }
-    }
-
-    /// Notes that a message with its signal has been sent.
-    #[inline]
-    pub(crate) fn has_signalled(&mut self) {
-        self.tag &= !NEW;
     }
 
     /// Makes a token of no ring.
@@ -145,17 +82,7 @@ impl SlotToken {
             ring: NonZeroU64::MAX,
             first: NonNull::dangling(),
             lkey: 0,
-            len: 0,
-            tag: slot.into(),
-        }
-    }
-
-    /// Makes a token of no ring, for a slot that has grown.
-    #[cfg(test)]
-    pub(crate) fn of_nothing_grown(slot: u16) -> Self {
-        Self {
-            tag: u32::from(slot) | GROWN | NEW,
-            ..Self::of_nothing(slot)
+            slot,
         }
     }
 }
@@ -183,94 +110,52 @@ impl Ring {
         access: Access,
     ) -> Result<(Self, Vec<SlotToken>), FabricError> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let region = register(device, geometry, access)?;
+        let region = device.register(geometry.len(), access)?;
+        assert!(
+            region.len() >= geometry.len(),
+            "a device registers what it was asked for"
+        );
+        let first = region.as_ptr();
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
+        let number = NonZeroU64::new(next).unwrap_or(NonZeroU64::MIN);
         let ring = Self {
-            held: Mutex::default(),
-            placed: Default::default(),
+            lkey: region.lkey(),
+            placed: (AtomicPtr::default(), AtomicU32::default()),
+            regions: Mutex::new(vec![region]),
             geometry,
-            number: NonZeroU64::new(next).unwrap_or(NonZeroU64::MIN),
+            number,
+            tokens: geometry.slots(),
         };
-        let tokens = ring.add(region, geometry, false);
+        let slots = 0..geometry.slots();
+        let tokens = slots.map(|slot| ring.token(first, ring.lkey, slot as u16));
+        let tokens = tokens.collect();
         Ok((ring, tokens))
     }
 
-    /// Grows by what was [registered](LargerRings::register) for it. Each slot, as many as before,
-    /// has a larger place, whose token this gives. A ring that has grown has to
-    /// [shrink](Self::shrink) before it grows again.
-    pub(crate) fn grow(&self, larger: RegisteredRing) -> (RingAddress, Vec<SlotToken>) {
-        let RegisteredRing { region, geometry } = larger;
-        let address = RingAddress::of(&*region, geometry);
-        (address, self.add(region, geometry, true))
-    }
-
-    /// Gives up what it has grown to: `tokens` are all of that, so nobody can reach its bytes any
-    /// more. No queue pair may use it (DROP-1). Dropping the result deregisters it.
-    pub(crate) fn shrink(&self, tokens: Vec<SlotToken>) -> Vec<Arc<dyn MemoryRegion>> {
-        for token in &tokens {
-            self.check(token);
-            assert!(token.is_grown(), "it is of what was added last");
+    /// Makes the token of a slot below `geometry.slots()`, whose bytes are in the region that
+    /// begins at `first`. The region is one of `regions`, and covers the geometry.
+    fn token(&self, first: NonNull<u8>, lkey: u32, slot: u16) -> SlotToken {
+        // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It lives,
+        // as there are tokens.
+        let first = unsafe { first.add(self.geometry.offset(slot)) };
+        SlotToken {
+            ring: self.number,
+            first,
+            lkey,
+            slot,
         }
-        let mut held = self.held();
-        let memory = std::mem::take(&mut held.memories[1]);
-        assert_eq!(tokens.len(), memory.tokens, "nobody has another");
-        held.tokens -= tokens.len();
-        // What it grows to next is not in that place.
-        self.placed[1]
-            .first
-            .store(ptr::null_mut(), Ordering::Release);
-        memory.regions
     }
 
-    fn add(
-        &self,
-        region: Arc<dyn MemoryRegion>,
-        geometry: Geometry,
-        is_grown: bool,
-    ) -> Vec<SlotToken> {
-        let (first, lkey) = (region.as_ptr(), region.lkey());
-        let mut held = self.held();
-        let memory = &mut held.memories[usize::from(is_grown)];
-        assert!(memory.regions.is_empty(), "a ring grows once");
-        assert!(region.len() >= geometry.len(), "see `register`");
-        memory.regions.push(region);
-        (memory.len, memory.tokens) = (geometry.len(), geometry.slots());
-        held.tokens += geometry.slots();
-        let flags = if is_grown { GROWN | NEW } else { 0 };
-        let token = |slot| {
-            let at = geometry.offset(slot);
-            SlotToken {
-                ring: self.number,
-                // SAFETY: the slot ends inside the region, which covers `geometry.len()` bytes. It
-                // lives, as `held` has it while there are tokens.
-                first: unsafe { first.add(at) },
-                lkey,
-                len: geometry.slot_size() as u32,
-                tag: u32::from(slot) | flags,
-            }
-        };
-        (0..geometry.slots())
-            .map(|slot| token(slot as u16))
-            .collect()
-    }
-
-    /// From now on messages are made in `peers`, the ring that they are sent to, or what it
-    /// `is_grown` to: for each slot from its next [renewal](Self::renew) on. A peer that says that
-    /// the two are the same bytes does not get messages made there.
-    pub(crate) fn place(&self, peers: Arc<dyn MemoryRegion>, is_grown: bool) {
+    /// From now on messages are made in `peers`, the ring that they are sent to: for each slot from
+    /// its next [renewal](Self::renew) on.
+    pub(crate) fn place(&self, peers: Arc<dyn MemoryRegion>) {
         let (first, lkey) = (peers.as_ptr().as_ptr(), peers.lkey());
-        let mut held = self.held();
-        let others = &held.memories[usize::from(!is_grown)].regions;
-        if others.iter().any(|other| overlap(&**other, &*peers)) {
-            return;
-        }
-        let memory = &mut held.memories[usize::from(is_grown)];
+        let mut regions = self.regions();
         // Only the first call has an effect.
-        if peers.len() >= memory.len && memory.regions.len() == 1 {
-            memory.regions.push(peers);
-            let placed = &self.placed[usize::from(is_grown)];
-            placed.lkey.store(lkey, Ordering::Relaxed);
-            placed.first.store(first, Ordering::Release);
+        if peers.len() >= self.geometry.len() && regions.len() == 1 {
+            regions.push(peers);
+            self.placed.1.store(lkey, Ordering::Relaxed);
+            self.placed.0.store(first, Ordering::Release);
         }
     }
 
@@ -278,18 +163,11 @@ impl Ring {
     /// sent, or never will be.
     #[inline]
     pub(crate) fn renew(&self, token: &mut SlotToken) {
-        if token.tag & PLACED != 0 {
-            return;
-        }
-        let placed = &self.placed[usize::from(token.is_grown())];
-        if let Some(first) = NonNull::new(placed.first.load(Ordering::Acquire)) {
+        if token.lkey == self.lkey
+            && let Some(first) = NonNull::new(self.placed.0.load(Ordering::Acquire))
+        {
             self.check(token);
-            let at = usize::from(token.slot()) * token.len as usize;
-            // SAFETY: the slot ends inside the peer's ring, which is as long as the token's own
-            // region at least, and lives as that does; see `place`.
-            token.first = unsafe { first.add(at) };
-            token.lkey = placed.lkey.load(Ordering::Relaxed);
-            token.tag |= PLACED;
+            *token = self.token(first, self.placed.1.load(Ordering::Relaxed), token.slot);
         }
     }
 
@@ -300,8 +178,8 @@ impl Ring {
 
     /// Location of the ring, for the peer.
     pub(crate) fn address(&self) -> RingAddress {
-        let held = self.held();
-        let region = held.memories[0].regions.first();
+        let regions = self.regions();
+        let region = regions.first();
         let region = region.expect("its address is told before it is used");
         RingAddress::of(&**region, self.geometry)
     }
@@ -310,7 +188,7 @@ impl Ring {
     pub(crate) fn retire(&mut self, tokens: Vec<SlotToken>) {
         for token in tokens {
             self.check(&token);
-            self.held().tokens -= 1;
+            self.tokens -= 1;
         }
     }
 
@@ -318,34 +196,25 @@ impl Ring {
     /// queue pair may use it (DROP-1).
     pub(crate) fn release(&self, tokens: Vec<SlotToken>) {
         tokens.iter().for_each(|token| self.check(token));
-        let mut held = self.held();
-        assert_eq!(tokens.len(), held.tokens, "nobody has a token any more");
-        let given_up = std::mem::take(&mut *held);
-        drop(held);
-        drop(given_up);
+        assert_eq!(tokens.len(), self.tokens, "nobody has a token any more");
+        self.regions().clear();
     }
 
-    /// Returns whether it has memory that it has grown to.
-    #[cfg(test)]
-    pub(crate) fn has_grown(&self) -> bool {
-        !self.held().memories[1].regions.is_empty()
-    }
-
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn regions(&self) -> MutexGuard<'_, Vec<Arc<dyn MemoryRegion>>> {
+        self.regions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Borrows the bytes of a slot.
     #[inline]
     pub(crate) fn bytes<'a>(&'a self, token: &'a SlotToken) -> &'a [u8] {
         self.check(token);
-        // SAFETY: the pointer of a token of this ring is valid for the `len` initialised bytes of
-        // its slot while their region lives, see `add` and `renew`. The result borrows the ring, which holds its
+        // SAFETY: the pointer of a token of this ring is valid for the initialised bytes of its
+        // slot while their region lives, see `token`. The result borrows the ring, which holds its
         // regions until it is given all tokens, and the one token of the slot; so until then the
         // region lives, and no `&mut` to the bytes exists in this process. The peer writes them
         // only while it holds the slot's credit; see the module about one that does not keep to
         // that.
-        unsafe { std::slice::from_raw_parts(token.first.as_ptr(), token.len as usize) }
+        unsafe { std::slice::from_raw_parts(token.first.as_ptr(), self.geometry.slot_size()) }
     }
 
     /// Borrows the bytes of a slot mutably.
@@ -354,68 +223,8 @@ impl Ring {
         self.check(token);
         // SAFETY: as in `bytes`; the one token of the slot is borrowed mutably, so this is the only
         // reference. The memory is writable by the contract of `MemoryRegion`.
-        unsafe { std::slice::from_raw_parts_mut(token.first.as_ptr(), token.len as usize) }
+        unsafe { std::slice::from_raw_parts_mut(token.first.as_ptr(), self.geometry.slot_size()) }
     }
-}
-
-/// Registered memory that a ring can [grow](Ring::grow) by.
-#[derive(Debug)]
-pub(crate) struct RegisteredRing {
-    region: Arc<dyn MemoryRegion>,
-    geometry: Geometry,
-}
-
-/// What both rings of one end can grow by.
-#[derive(Debug)]
-pub(crate) struct LargerRings {
-    /// For the ring that the peer writes into.
-    pub(crate) receive: RegisteredRing,
-    /// For the memory to send from.
-    pub(crate) send: RegisteredRing,
-}
-
-impl LargerRings {
-    /// Registers them.
-    pub(crate) fn register(device: &dyn Device, geometry: Geometry) -> Result<Self, FabricError> {
-        let ring = |access| {
-            let region = register(device, geometry, access)?;
-            Ok::<_, FabricError>(RegisteredRing { region, geometry })
-        };
-        Ok(Self {
-            receive: ring(Access::LOCAL_WRITE | Access::REMOTE_WRITE)?,
-            send: ring(Access::LOCAL_READ)?,
-        })
-    }
-
-    /// Has these two rings grow by them. Gives the location of what the peer writes into, and the
-    /// tokens of each slot.
-    pub(crate) fn add_to(self, receive: &Ring, send: &Ring) -> (RingAddress, Vec<SlotTokens>) {
-        let (address, receives) = receive.grow(self.receive);
-        let (_, sends) = send.grow(self.send);
-        let tokens = receives.into_iter().zip(sends);
-        let tokens = tokens.map(|(receive, send)| SlotTokens { receive, send });
-        (address, tokens.collect())
-    }
-}
-
-fn register(
-    device: &dyn Device,
-    geometry: Geometry,
-    access: Access,
-) -> Result<Arc<dyn MemoryRegion>, FabricError> {
-    let region = device.register(geometry.len(), access)?;
-    assert!(
-        region.len() >= geometry.len(),
-        "a device registers what it was asked for"
-    );
-    Ok(region)
-}
-
-/// Returns whether two regions have bytes in common.
-fn overlap(one: &dyn MemoryRegion, other: &dyn MemoryRegion) -> bool {
-    let begin = |region: &dyn MemoryRegion| region.as_ptr().addr().get();
-    begin(one) < begin(other).saturating_add(other.len())
-        && begin(other) < begin(one).saturating_add(one.len())
 }
 
 /// A whole region that belongs to one owner.
@@ -490,65 +299,6 @@ impl RemoteRing {
     }
 }
 
-/// The peer's ring, and what it has grown to, as this side writes into them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RemoteRings {
-    /// Twice the same until it has grown.
-    rings: [RemoteRing; 2],
-    has_grown: bool,
-}
-
-impl RemoteRings {
-    /// Starts with the peer's ring.
-    pub(crate) fn new(ring: RemoteRing) -> Self {
-        Self {
-            rings: [ring; 2],
-            has_grown: false,
-        }
-    }
-
-    /// Checks where the peer says that its larger ring is, which has this shape. Memory of its
-    /// first ring is refused: two slots would be the same bytes (RING-1).
-    pub(crate) fn larger(&self, bytes: &[u8], geometry: Geometry) -> Option<RemoteRing> {
-        let ring = RingAddress::from_bytes(bytes)?.native_ring(geometry).ok()?;
-        (ring.rkey != self.rings[0].rkey).then_some(ring)
-    }
-
-    /// Notes what the peer's ring has grown to.
-    pub(crate) fn grow(&mut self, ring: RemoteRing) {
-        self.rings[1] = ring;
-        self.has_grown = true;
-    }
-
-    /// Notes that the peer's ring is what it was at first. Returns the key of what it had grown to.
-    pub(crate) fn shrink(&mut self) -> u32 {
-        let first = self.rings[0];
-        let unused = std::mem::replace(&mut self.rings[1], first);
-        self.has_grown = false;
-        unused.rkey
-    }
-
-    pub(crate) fn has_grown(&self) -> bool {
-        self.has_grown
-    }
-
-    /// What new messages are written into.
-    pub(crate) fn newest(&self) -> &RemoteRing {
-        &self.rings[1]
-    }
-
-    /// Where a message in a slot that has grown, or has not, is written to.
-    #[inline]
-    pub(crate) fn slot(&self, is_grown: bool, slot: u16) -> RemoteSlice {
-        let ring = if is_grown {
-            &self.rings[1]
-        } else {
-            &self.rings[0]
-        };
-        ring.slot(slot)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -612,16 +362,13 @@ mod tests {
         ring.renew(&mut tokens[0]);
         ring.bytes_mut(&mut tokens[0])[0] = 1;
         // One that is too small would be left.
-        ring.place(
-            device.register(geometry.len() - 1, Access::ALL).unwrap(),
-            false,
-        );
+        ring.place(device.register(geometry.len() - 1, Access::ALL).unwrap());
         ring.renew(&mut tokens[1]);
-        assert!(tokens[1].tag & PLACED == 0);
-        ring.place(peers.clone(), false);
+        assert_eq!(tokens[1].lkey(), ring.lkey);
+        ring.place(peers.clone());
         // What has yet to be sent stays where it is.
         assert_eq!((ring.bytes(&tokens[0])[0], first(0)), (1, 0));
-        assert!(tokens[0].tag & PLACED == 0);
+        assert_eq!(tokens[0].lkey(), ring.lkey);
         for (slot, token) in (0..).zip(&mut tokens) {
             ring.renew(token);
             let bytes = ring.bytes_mut(token);
@@ -632,6 +379,7 @@ mod tests {
         }
         // Of another device, where keys are the same.
         let (_other, mut foreign) = Ring::send(&HeapDevice::default(), geometry).unwrap();
+        assert_eq!(foreign[0].lkey(), ring.lkey);
         assert!(crate::panics::contain(|| ring.renew(&mut foreign[0])).is_err());
         // DROP-1: they are all given back.
         let held = Arc::downgrade(&peers);
@@ -639,24 +387,6 @@ mod tests {
         assert_eq!(held.strong_count(), 1);
         ring.release(tokens);
         assert_eq!(held.strong_count(), 0);
-    }
-
-    #[test]
-    fn ring_1_what_a_ring_has_grown_to_is_not_placed_where_the_ring_is() {
-        let device = HeapDevice::default();
-        let geometry = Geometry::new(2, 64).unwrap();
-        let (ring, _tokens) = Ring::send(&device, geometry).unwrap();
-        let region = register(&device, geometry, Access::LOCAL_READ).unwrap();
-        let (_, mut larger) = ring.grow(RegisteredRing { region, geometry });
-        let peers = device.register(geometry.len(), Access::ALL).unwrap();
-        ring.place(peers.clone(), false);
-        ring.place(peers, true);
-        ring.renew(&mut larger[0]);
-        assert!(larger[0].tag & PLACED == 0);
-        let others = device.register(geometry.len(), Access::ALL).unwrap();
-        ring.place(others, true);
-        ring.renew(&mut larger[0]);
-        assert!(larger[0].tag & PLACED != 0);
     }
 
     #[test]

@@ -8,8 +8,6 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata};
 
 use super::{
     BufferPool, ClientChannel, Delivery, Dialer, Geometry, Inbound, Mailbox, MemoryLimits,
@@ -35,8 +33,7 @@ pub(super) struct Loopback {
     /// Deliveries that have arrived and were not taken yet.
     deliveries: VecDeque<Delivery>,
     device: Arc<dyn Device>,
-    /// The shapes of rings at first, and once they have grown.
-    geometries: (Geometry, Geometry),
+    geometry: Geometry,
 }
 
 impl Loopback {
@@ -67,17 +64,6 @@ impl Loopback {
         slots: usize,
     ) -> Self {
         let geometry = Geometry::new(slots, 256).unwrap();
-        Self::growing(runtime, caller, called, (geometry, geometry))
-    }
-
-    /// Connects as [`in_runtime`](Self::in_runtime) does, with rings that have these shapes at
-    /// first and once they have grown.
-    pub(super) fn growing(
-        runtime: Runtime,
-        caller: Arc<dyn Device>,
-        called: Arc<dyn Device>,
-        geometries: (Geometry, Geometry),
-    ) -> Self {
         let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
@@ -85,8 +71,8 @@ impl Loopback {
         let retry = RetryPolicy::default();
         let memory = memory(&called);
         let mut mailbox =
-            Mailbox::new(memory.clone(), geometries.1.into(), retry, service_info).unwrap();
-        let channel = connect(&mut mailbox, &caller, geometries, &runtime, 1);
+            Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
+        let channel = connect(&mut mailbox, &caller, geometry, &runtime, 1);
         let mut ends = Self {
             channel: channel.clone(),
             mailbox,
@@ -94,7 +80,7 @@ impl Loopback {
             memory,
             deliveries: VecDeque::new(),
             device: caller,
-            geometries,
+            geometry,
         };
         ends.serve(&channel);
         ends
@@ -103,7 +89,7 @@ impl Loopback {
     /// Connects another channel of this incarnation of the caller.
     pub(super) fn dial(&mut self, life: u64) -> Arc<ClientChannel> {
         let (device, runtime) = (&self.device, &self.runtime);
-        let channel = connect(&mut self.mailbox, device, self.geometries, runtime, life);
+        let channel = connect(&mut self.mailbox, device, self.geometry, runtime, life);
         self.serve(&channel);
         channel
     }
@@ -141,33 +127,15 @@ impl Loopback {
         assert_eq!(self.deliveries.len(), 0, "nothing is delivered");
     }
 
-    /// Polls the mailbox, and takes the requests that have arrived.
-    pub(super) fn requests(&mut self) -> Vec<Inbound> {
-        self.mailbox.poll(&mut self.deliveries).unwrap();
-        let delivered = self.deliveries.drain(..);
-        let request = |delivery| match delivery {
-            Delivery::Request(request) => Some(request),
-            _ => None,
-        };
-        delivered.filter_map(request).collect()
-    }
-
     /// Waits for the next request.
     pub(super) fn request(&mut self) -> Inbound {
         let until = Instant::now() + LONG;
-        loop {
-            if let Some(request) = self.next_request() {
-                return request;
-            }
+        while self.deliveries.is_empty() {
             assert!(Instant::now() < until, "no request arrives");
+            self.mailbox.poll(&mut self.deliveries).unwrap();
         }
-    }
-
-    /// Polls the mailbox, and takes the next request, if one has arrived.
-    pub(super) fn next_request(&mut self) -> Option<Inbound> {
-        self.mailbox.poll(&mut self.deliveries).unwrap();
-        match self.deliveries.pop_front()? {
-            Delivery::Request(request) => Some(request),
+        match self.deliveries.pop_front() {
+            Some(Delivery::Request(request)) => request,
             other => panic!("{other:?}"),
         }
     }
@@ -176,12 +144,11 @@ impl Loopback {
 fn connect(
     mailbox: &mut Mailbox,
     device: &Arc<dyn Device>,
-    geometries: (Geometry, Geometry),
+    geometry: Geometry,
     runtime: &Runtime,
     life: u64,
 ) -> Arc<ClientChannel> {
-    let retry = RetryPolicy::default();
-    let dialer = Dialer::growing(&memory(device), geometries, retry).unwrap();
+    let dialer = Dialer::new(&memory(device), geometry, RetryPolicy::default()).unwrap();
     let endpoint = mailbox.accept(DRIVER, life, &dialer.endpoint()).unwrap();
     dialer
         .connect(WORKER, &endpoint, wait_policy(runtime))
@@ -204,23 +171,4 @@ pub(super) fn memory(device: &Arc<dyn Device>) -> Arc<BufferPool> {
         idle: 0,
     };
     BufferPool::new(device.clone(), limits)
-}
-
-/// The log is the program's: its code may panic anywhere.
-pub(super) struct PanickingLog;
-
-impl tracing::Subscriber for PanickingLog {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn event(&self, _: &Event<'_>) {
-        panic!("the log is full");
-    }
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
 }

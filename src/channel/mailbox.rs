@@ -106,6 +106,7 @@ impl Mailbox {
         theirs: &Endpoint,
     ) -> Result<Endpoint, ConnectError> {
         let remote = theirs.remote_ring(self.geometries.native)?;
+        let geometry = self.geometries.native;
         let (key, mut queue_pairs) = self.queue_pairs(1, Profile::Native)?;
         queue_pairs.expect_peer(peer);
         let connected = queue_pairs.connect(&[theirs.qp]).and_then(|()| {
@@ -113,7 +114,7 @@ impl Mailbox {
             let mut bulk = Bulk::new(&**device, &self.cq, key.to_owner(), self.retry)?;
             bulk.expect_peer(peer);
             bulk.connect(theirs.bulk)?;
-            Ok((bulk, self.rings(remote.geometry)?))
+            Ok((bulk, self.rings(geometry)?))
         });
         match connected {
             Ok((bulk, rings)) => {
@@ -324,8 +325,11 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::time::Instant;
 
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata};
+
     use super::*;
-    use crate::channel::loopback::{DRIVER, LONG, Loopback, PanickingLog};
+    use crate::channel::loopback::{DRIVER, LONG, Loopback};
     use crate::channel::queue_pair_group::WriteRequest;
     use crate::panics::contain;
     use crate::wire::{EncodeError, Immediate, Signal};
@@ -345,6 +349,25 @@ mod tests {
         assert_eq!(ends.mailbox.callers(), 0);
     }
 
+    /// The log is the program's: its code may panic anywhere.
+    struct PanickingLog;
+
+    impl tracing::Subscriber for PanickingLog {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &Event<'_>) {
+            panic!("the log is full");
+        }
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
     #[test]
     fn a_panic_in_the_midst_of_a_batch_leaves_a_mailbox_that_works() {
         let mut ends = Loopback::new(2);
@@ -358,7 +381,7 @@ mod tests {
             imm: beyond.to_bits(),
             bytes: &[],
             lkey: 0,
-            to: core.remotes.slot(false, 0),
+            to: core.remote.slot(0),
         };
         assert!(core.queue_pairs.write(&hostile).unwrap());
         drop(core);

@@ -1,24 +1,21 @@
 //! The answering end of a channel: one caller's rings at a service.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
 
 use super::bulk::Bulk;
 use super::core::responder::{Arrival, PreparedReply, Rare, Responder, SlotRequest};
-use super::core::slot::SlotTokens;
-use super::lend::{LargerRings, RemoteRing, RemoteRings, Ring, SlotToken};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
-    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violation, Violations,
+    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violations,
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
-use crate::fabric::{Completion, FabricError, MemoryRegion};
+use crate::fabric::{Completion, FabricError, RemoteSlice};
 use crate::panics::wake_all;
 use crate::wire::{Fault, FixedHeader, Header, Immediate, RendezvousDescriptor, Signal};
 
@@ -36,10 +33,8 @@ pub(super) struct PeerChannel {
     pub(super) sends: Ring,
     /// Memory for payloads beyond a slot.
     pub(super) memory: Option<Arc<BufferPool>>,
-    /// Shape of the rings, at least once they have grown.
+    remote: RemoteRing,
     pub(super) geometry: Geometry,
-    /// Shape of the rings at first.
-    first: Geometry,
     pub(super) profile: Profile,
     /// The service that it calls.
     pub(super) service: Arc<ServiceInfo>,
@@ -55,41 +50,11 @@ struct PeerChannelState {
     /// Reads payloads beyond a slot; with a native caller only.
     bulk: Option<Bulk>,
     responder: Responder,
-    remotes: RemoteRings,
-    /// Whether the caller may ask for larger slots.
-    may_grow: bool,
-    growths: Growths,
-    /// Larger rings that are used no more, until what was sent from them has arrived (DROP-1).
-    retired: Vec<Arc<dyn MemoryRegion>>,
     /// Whether the mailbox waits until all answers have arrived, including later ones.
     is_flushing: bool,
     /// How many more probes are left out.
     left_out: u8,
     violations: Violations,
-}
-
-/// How often a caller has asked for larger slots of late. A correct one is idle for long before it
-/// does so again.
-#[derive(Debug, Default)]
-struct Growths {
-    since: Option<Instant>,
-    count: u32,
-}
-
-impl Growths {
-    /// Most in a minute.
-    const MOST: u32 = 64;
-
-    /// Counts one more. Returns whether that is not too many.
-    fn admit(&mut self, now: Instant) -> bool {
-        const MINUTE: Duration = Duration::from_secs(60);
-        let is_recent = |since| now.saturating_duration_since(since) < MINUTE;
-        if !self.since.is_some_and(is_recent) {
-            (self.since, self.count) = (Some(now), 0);
-        }
-        self.count = self.count.saturating_add(1);
-        self.count <= Self::MOST
-    }
 }
 
 impl PeerChannel {
@@ -106,7 +71,6 @@ impl PeerChannel {
     ) -> Self {
         let (bulk, memory) = bulk.unzip();
         let [(requests, mut arrivals), (sends, answers)] = rings;
-        let grows = remote.geometry != geometry && profile == Profile::Native;
         // A slot must exist at both ends.
         arrivals.truncate(remote.geometry.slots());
         Self {
@@ -114,10 +78,6 @@ impl PeerChannel {
                 queue_pairs: Some(queue_pairs),
                 bulk,
                 responder: Responder::new(arrivals, answers),
-                remotes: RemoteRings::new(remote),
-                may_grow: grows,
-                growths: Growths::default(),
-                retired: Vec::new(),
                 is_flushing: false,
                 left_out: match profile {
                     Profile::Native => LEFT_OUT,
@@ -128,8 +88,8 @@ impl PeerChannel {
             requests,
             sends,
             memory,
+            remote,
             geometry,
-            first: remote.geometry,
             profile,
             service,
             peer: peer.to_owned(),
@@ -143,7 +103,6 @@ impl PeerChannel {
             bulk,
             ring: self.ring(),
             geometry: self.geometry,
-            first_slot_size: (self.first != self.geometry).then(|| self.first.slot_size() as u32),
         }
     }
 
@@ -190,7 +149,7 @@ impl PeerChannel {
     }
 
     /// Handles one immediate.
-    #[inline(always)]
+    #[inline]
     fn take_in(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
         // The bytes of a slot are lent to its handler until it is answered.
         let arrived = core.responder.arrived(imm.slot);
@@ -208,97 +167,8 @@ impl PeerChannel {
                 }
                 None => self.take_in_extended(core, imm, fixed),
             },
-            (Some(fixed), _) => self.accept(core, imm, Some(fixed.plain())),
-            (None, _) => self.take_in_signal(core, imm),
+            (fixed, _) => self.accept(core, imm, fixed.map(FixedHeader::plain)),
         }
-    }
-
-    /// Handles an immediate that announces no message, or not as usual.
-    #[cold]
-    fn take_in_signal(&self, core: &mut PeerChannelState, imm: Immediate) -> Arrival {
-        let message = Immediate {
-            signal: Signal::Message,
-            ..imm
-        };
-        match imm.signal {
-            Signal::Grown => {
-                if let Err(violation) = core.responder.switch(imm.slot) {
-                    return Arrival::Violation(violation);
-                }
-            }
-            Signal::Grow => {}
-            Signal::Fetch => return self.send_withheld(core, imm.slot),
-            Signal::Shrink => return self.shrink(core),
-            Signal::Message | Signal::Cancel | Signal::Release => {
-                return self.accept(core, imm, None);
-            }
-        }
-        match (self.take_in(core, message), imm.signal) {
-            (Arrival::Request(request), Signal::Grow) => self.take_in_growth(core, request),
-            (arrival, _) => arrival,
-        }
-    }
-
-    /// Handles a request for larger slots.
-    fn take_in_growth(&self, core: &mut PeerChannelState, request: Box<SlotRequest>) -> Arrival {
-        let payload = &self.requests.bytes(&request.arrived)[request.payload()];
-        let ring = core.remotes.larger(payload, self.geometry);
-        let ring = ring.filter(|_| core.may_grow && core.growths.admit(Instant::now()));
-        core.may_grow &= ring.is_none();
-        core.responder.ask_for_growth(request, ring)
-    }
-
-    /// Sends the answer that was kept until the caller has a larger `slot` for it.
-    fn send_withheld(&self, core: &mut PeerChannelState, slot: u16) -> Arrival {
-        if !core.responder.has_grown() {
-            let fetched = core.responder.fetch_outside(slot);
-            return fetched.map_or_else(Arrival::Violation, |()| Arrival::Noted);
-        }
-        let Some(queue_pairs) = &mut core.queue_pairs else {
-            return Arrival::Noted;
-        };
-        let (message, request) = match core.responder.fetch(slot) {
-            Ok(withheld) => withheld,
-            Err(violation) => return Arrival::Violation(violation),
-        };
-        queue_pairs.renew(&self.sends, &mut request.send, &core.remotes);
-        self.sends.bytes_mut(&mut request.send)[..message.len()].copy_from_slice(&message);
-        let reply = PreparedReply {
-            slot,
-            is_rewritten: false,
-            signal: Signal::Message,
-            bytes: 0..message.len(),
-        };
-        let written = self.write(queue_pairs, &core.remotes, request, &reply);
-        core.written(written, reply);
-        if core.is_flushing {
-            core.flush();
-        }
-        Arrival::Noted
-    }
-
-    /// Keeps an answer that fits a larger slot only, until the caller has such.
-    pub(super) fn withhold(&self, slot: u16, message: Vec<u8>) {
-        self.lock().responder.withhold(slot, message);
-    }
-
-    /// Uses the first slots again, because the caller does.
-    fn shrink(&self, core: &mut PeerChannelState) -> Arrival {
-        // A correct caller waits long before it does so again.
-        if !core.retired.is_empty() {
-            return Arrival::Violation(Violation::BadGrowth);
-        }
-        match core.responder.shrink() {
-            Ok(larger) => core.retired = SlotTokens::give_up(larger, &self.requests, &self.sends),
-            Err(violation) => return Arrival::Violation(violation),
-        }
-        core.may_grow = true;
-        let unused = core.remotes.shrink();
-        if let Some(queue_pairs) = &mut core.queue_pairs {
-            queue_pairs.remote_has_shrunk(unused);
-        }
-        core.retire();
-        Arrival::Noted
     }
 
     /// Gives `message` to the state machine.
@@ -316,7 +186,7 @@ impl PeerChannel {
         if let (Arrival::Request(request), Some(queue_pairs)) =
             (&mut arrival, &mut core.queue_pairs)
         {
-            queue_pairs.renew(&self.sends, &mut request.send, &core.remotes);
+            queue_pairs.renew(&self.sends, &mut request.send, &self.remote);
         }
         arrival
     }
@@ -358,14 +228,6 @@ impl PeerChannel {
         for (slot, outside) in effects.offered {
             self.read(slot, outside);
         }
-        for (request, message) in effects.outside {
-            self.inbound(request).answer_outside(&message);
-        }
-        let mut refused = 0;
-        for (request, ring) in effects.growth {
-            refused += usize::from(ring.is_none());
-            self.grow(self.inbound(request), ring);
-        }
         for (request, failure) in effects.ended {
             let request = self.inbound(request);
             match failure {
@@ -374,11 +236,6 @@ impl PeerChannel {
             }
         }
         wake_all(effects.wakers);
-        // Last, since the log may panic.
-        for _ in 0..refused {
-            let violation = Violation::BadGrowth;
-            self.lock().violations.record(violation, &self.peer);
-        }
     }
 
     /// Does what an answer, or the end of a stream or of the channel, brings about: that delivers
@@ -391,40 +248,6 @@ impl PeerChannel {
     #[inline]
     fn inbound(self: &Arc<Self>, request: Box<SlotRequest>) -> Inbound {
         Inbound::new(self.clone(), request)
-    }
-
-    /// Makes larger slots for the caller, whose larger ring is `remote`, and answers where they are,
-    /// or why there are none.
-    fn grow(self: &Arc<Self>, mut request: Inbound, remote: Option<RemoteRing>) {
-        let (Some(remote), Some(memory)) = (remote, &self.memory) else {
-            let reason = "larger slots can be had once, and not too often, in another ring of \
-                          the agreed size";
-            let reason = reason.to_owned();
-            return request.fail_shortened(&Fault::BadArguments { reason });
-        };
-        let larger = match LargerRings::register(&**memory.device(), self.geometry) {
-            Ok(larger) => larger,
-            Err(error) => {
-                self.lock().may_grow = true;
-                return request.fail_shortened(&Fault::NoMemory {
-                    size: 2 * self.geometry.len() as u64,
-                    reason: error.to_string(),
-                    is_reply: false,
-                });
-            }
-        };
-        let (address, tokens) = larger.add_to(&self.requests, &self.sends);
-        let mut core = self.lock();
-        core.responder.grow(tokens);
-        core.remotes.grow(remote);
-        if let Some(queue_pairs) = &mut core.queue_pairs {
-            queue_pairs.remote_has_changed();
-        }
-        drop(core);
-        request.reply(|room| {
-            room[..RingAddress::LEN].copy_from_slice(&address.to_bytes());
-            Ok(RingAddress::LEN)
-        });
     }
 
     /// Begins to read the payload of the request in `slot`, which lies at its caller, or answers
@@ -479,12 +302,6 @@ impl PeerChannel {
                 queue_pairs.retire(id);
             }
             self.post_unsent(&mut core);
-            if !core.retired.is_empty() {
-                core.retire();
-                let open = core.open();
-                self.settle(core);
-                return open;
-            }
             return core.open();
         }
         let complete = core.bulk.as_mut().map_or(Ok(None), Bulk::complete);
@@ -503,7 +320,7 @@ impl PeerChannel {
             && queue_pairs.has_room()
             && let Some((reply, request)) = core.responder.take_unsent()
         {
-            let written = self.write(queue_pairs, &core.remotes, request, &reply);
+            let written = self.write(queue_pairs, request, &reply);
             core.written(written, reply);
         }
     }
@@ -513,7 +330,7 @@ impl PeerChannel {
     pub(super) fn flush(&self) -> bool {
         let mut core = self.lock();
         core.is_flushing = true;
-        core.flush()
+        core.flush(self.remote.slot(0))
     }
 
     /// Makes sure that a later poll notices if the caller is gone.
@@ -523,7 +340,7 @@ impl PeerChannel {
             core.left_out -= 1;
             return;
         }
-        let to = core.remotes.slot(false, 0);
+        let to = self.remote.slot(0);
         let (None, Some(queue_pairs)) = (core.responder.closed(), &mut core.queue_pairs) else {
             return;
         };
@@ -635,11 +452,11 @@ impl PeerChannel {
         if let Some(block) = block {
             core.responder.keep(reply.slot, block);
         }
-        let written = self.write(queue_pairs, &core.remotes, &request, &reply);
+        let written = self.write(queue_pairs, &request, &reply);
         let rare = core.responder.answered(request);
         core.written(written, reply);
         if core.is_flushing {
-            core.flush();
+            core.flush(self.remote.slot(0));
         }
         rare
     }
@@ -648,7 +465,6 @@ impl PeerChannel {
     fn write(
         &self,
         queue_pairs: &mut QueuePairGroup,
-        remotes: &RemoteRings,
         request: &SlotRequest,
         reply: &PreparedReply,
     ) -> Result<bool, FabricError> {
@@ -659,13 +475,13 @@ impl PeerChannel {
         };
         let imm = Immediate {
             slot: reply.slot,
-            signal: reply.signal,
+            signal: Signal::Message,
         };
         queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes: &ring.bytes(token)[reply.bytes.clone()],
             lkey: token.lkey(),
-            to: remotes.slot(token.is_grown(), reply.slot),
+            to: self.remote.slot(reply.slot),
         })
     }
 }
@@ -687,8 +503,7 @@ impl PeerChannelState {
         self.responder.closed().cloned().map_or(Ok(()), Err)
     }
 
-    fn flush(&mut self) -> bool {
-        let to = self.remotes.slot(false, 0);
+    fn flush(&mut self, to: RemoteSlice) -> bool {
         let (None, Some(queue_pairs)) = (self.responder.closed(), &mut self.queue_pairs) else {
             return true;
         };
@@ -698,16 +513,6 @@ impl PeerChannelState {
                 self.close(LossCause::Fabric(error.to_string()));
                 true
             }
-        }
-    }
-
-    /// Has retired rings deregistered once nothing is sent from them any more.
-    fn retire(&mut self) {
-        let to = self.remotes.slot(false, 0);
-        if let Some(queue_pairs) = &mut self.queue_pairs
-            && matches!(queue_pairs.flush(to), Ok(true))
-        {
-            self.responder.give_up(mem::take(&mut self.retired));
         }
     }
 

@@ -272,7 +272,7 @@ impl OneWayCall {
         let channel = &*call.channel;
         let mut core = channel.lock();
         core.progress(channel);
-        call.done = core.has_taken(channel, call.id);
+        call.done = !core.caller.is_waiting(call.id);
         let mut _before = None;
         if !call.done {
             _before = core.caller.register(call.id, None, Some(waker));
@@ -300,6 +300,6 @@ impl Drop for OneWayCall {
         let call = &mut self.0;
         // A request that was sent is finished by the next poll of the channel; one that waits is
         // taken back.
-        call.done |= call.channel.lock().has_taken(&call.channel, call.id);
+        call.done |= !call.channel.lock().caller.is_waiting(call.id);
     }
 }

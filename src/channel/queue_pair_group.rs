@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::iter;
 use std::sync::Arc;
 
-use super::lend::{RemoteRings, Ring, SlotToken};
+use super::lend::{RemoteRing, Ring, SlotToken};
 use super::send_queue::SendQueue;
 use super::work_id::WorkId;
 use super::{ConnectError, Profile, QueuePairInfo};
@@ -56,7 +56,6 @@ pub(super) struct QueuePairGroup {
     owner: u64,
     /// Whether the peer's ring may become writable in place.
     may_place: bool,
-    can_place: bool,
 }
 
 #[derive(Debug)]
@@ -111,10 +110,8 @@ impl QueuePairGroup {
             .collect::<Result<_, _>>()?;
         // A DLSlime peer may write into the slot that its next request is made in.
         let is_alone = init.profile == Profile::Native && queue_pairs.len() == 1;
-        let can_place = is_alone && queue_pairs[0].qp.can_place();
         let mut queue_pairs = Self {
-            may_place: can_place,
-            can_place,
+            may_place: is_alone && queue_pairs[0].qp.can_place(),
             queue_pairs,
             sends: init.sends,
             receives: init.receives,
@@ -211,37 +208,23 @@ impl QueuePairGroup {
     /// Has the next message in the slot of `send`, a token of `sends`, be made in `remote` itself,
     /// if that is possible.
     #[inline]
-    pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remotes: &RemoteRings) {
+    pub(super) fn renew(&mut self, sends: &Ring, send: &mut SlotToken, remote: &RemoteRing) {
         if self.may_place {
-            self.place(sends, remotes);
+            self.place(sends, remote);
         }
         sends.renew(send);
-    }
-
-    /// Notes that messages go to another ring of the peer, which may become writable in place.
-    pub(super) fn remote_has_changed(&mut self) {
-        self.may_place = self.can_place;
-    }
-
-    /// Notes that messages go to the peer's first ring again. The one with this key is used no more.
-    pub(super) fn remote_has_shrunk(&mut self, rkey: u32) {
-        self.remote_has_changed();
-        for queue_pair in &mut self.queue_pairs {
-            queue_pair.qp.forget(rkey);
-        }
     }
 
     /// Asks the fabric for the peer's ring until it can map it, which it does once something was
     /// sent there.
     #[cold]
-    fn place(&mut self, sends: &Ring, remotes: &RemoteRings) {
-        let remote = remotes.newest();
+    fn place(&mut self, sends: &Ring, remote: &RemoteRing) {
         let peers = self.queue_pairs[0]
             .qp
             .place(remote.slot(0), remote.geometry.len());
         if let Some(peers) = peers {
             self.may_place = false;
-            sends.place(peers, remotes.has_grown());
+            sends.place(peers);
         }
     }
 

@@ -16,27 +16,23 @@ pub enum Violation {
     SlotBusy,
     /// A reply does not match a request that is outstanding in its slot; a second reply does not.
     UnknownRequest,
-    /// Larger slots were asked for a second time, announced where none were agreed on, or said to
-    /// be where none can be.
-    BadGrowth,
 }
 
 impl Violation {
     /// Every kind, for reports.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 5] = [
         Self::BadHeader,
         Self::BadSlot,
         Self::WrongKind,
         Self::SlotBusy,
         Self::UnknownRequest,
-        Self::BadGrowth,
     ];
 }
 
 /// Counts of the violations on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Violations {
-    counts: [u64; 6],
+    counts: [u64; 5],
 }
 
 impl Violations {

@@ -146,12 +146,6 @@ pub trait QueuePair: Send + fmt::Debug {
         let _ = (remote, len);
         None
     }
-
-    /// Forgets the peer's memory with this key, which is written no more: where this process has
-    /// mapped it, the peer's memory is not free before that.
-    fn forget(&mut self, rkey: u32) {
-        let _ = rkey;
-    }
 }
 
 /// The parameters of a new queue pair.

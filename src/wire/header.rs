@@ -307,10 +307,6 @@ fn kind_of(tag: u32) -> Result<MessageKind, HeaderError> {
 
 const CANCEL: u32 = 1 << 16;
 const RELEASE: u32 = 1 << 17;
-const GROW: u32 = 1 << 18;
-const GROWN: u32 = 1 << 19;
-const FETCH: u32 = 1 << 20;
-const SHRINK: u32 = 1 << 21;
 
 /// The meaning of an immediate for its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -323,20 +319,6 @@ pub enum Signal {
     /// The caller has read the payload of the answer in the slot, which lay outside of it (native
     /// peers only).
     Release,
-    /// The caller asks for larger slots: the message in the slot is a request whose payload says
-    /// where its larger reply ring is, and whose answer says where the larger request ring is. From
-    /// a service: as [`Message`](Self::Message), and answers could be made in place if slots were
-    /// larger (native peers only).
-    Grow,
-    /// As [`Message`](Self::Message), and the first one in the slot of the larger ring: from now on
-    /// the slot is that one, for requests and for answers (native peers only).
-    Grown,
-    /// From a service: the answer fits a larger slot only, and is kept. From the caller: the slot is
-    /// the larger one from now on, and that answer is to be sent there (native peers only).
-    Fetch,
-    /// The caller uses larger slots no more: both sides give them back. No call is in flight, and
-    /// the slot has no meaning (native peers only).
-    Shrink,
 }
 
 /// The immediate of a WRITE_WITH_IMM: the slot in its low 16 bits, what it is about above.
@@ -363,10 +345,6 @@ impl Immediate {
             Signal::Message => 0,
             Signal::Cancel => CANCEL,
             Signal::Release => RELEASE,
-            Signal::Grow => GROW,
-            Signal::Grown => GROWN,
-            Signal::Fetch => FETCH,
-            Signal::Shrink => SHRINK,
         };
         u32::from(self.slot) | signal
     }
@@ -374,13 +352,9 @@ impl Immediate {
     /// Decodes a received number. Unknown high bits are ignored, as DLSlime does.
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
-        let signal = match bits & (CANCEL | RELEASE | GROW | GROWN | FETCH | SHRINK) {
+        let signal = match bits & (CANCEL | RELEASE) {
             0 => Signal::Message,
             RELEASE => Signal::Release,
-            GROW => Signal::Grow,
-            GROWN => Signal::Grown,
-            FETCH => Signal::Fetch,
-            SHRINK => Signal::Shrink,
             _ => Signal::Cancel,
         };
         Self {

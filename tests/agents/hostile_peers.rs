@@ -3,8 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::VecDeque;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -113,7 +111,6 @@ impl Stranger {
                 rkey: self.ring.rkey(),
             },
             geometry: geometry(),
-            first_slot_size: None,
         }
     }
 
@@ -301,128 +298,6 @@ fn a_mailbox_outlives_a_caller_that_writes_nonsense() {
     }
     let answers = caller.receive(1);
     assert_eq!(answers, [(3, header(MessageKind::Reply, 41))]);
-}
-
-/// Where a ring is, as requests for larger slots say it.
-fn location(addr: u64, length: u64, rkey: u64) -> Vec<u8> {
-    [addr, length, rkey].map(u64::to_le_bytes).concat()
-}
-
-const GROW: u32 = 1 << 18;
-const GROWN: u32 = 1 << 19;
-const FETCH: u32 = 1 << 20;
-const SHRINK: u32 = 1 << 21;
-/// Bytes of a full ring.
-const FULL: u64 = (SLOTS * SLOT_SIZE) as u64;
-
-#[test]
-fn input_1_a_mailbox_refuses_larger_slots_that_make_no_sense() {
-    let device = ShmDevice::open().unwrap();
-    let mut mailbox = mailbox(&device);
-    let other = ShmDevice::open().unwrap();
-    let mut caller = Stranger::new(&*other);
-    let first = SLOT_SIZE / 2;
-    let mut begins = caller.endpoint();
-    begins.first_slot_size = Some(first as u32);
-    // A ring of other than the announced size is none.
-    assert!(mailbox.accept("mallory", 1, &begins).is_err());
-    begins.ring.length /= 2;
-    let endpoint = mailbox.accept("mallory", 1, &begins).unwrap();
-    assert_eq!(endpoint.first_slot_size, Some(first as u32));
-    caller.connect(endpoint);
-
-    let mut number = 0;
-    let mut ask = |caller: &mut Stranger, mailbox: &mut Mailbox, imm, payload: &[u8]| {
-        number += 1;
-        let header = Header {
-            payload_len: payload.len() as u32,
-            ..header(MessageKind::Request, number)
-        };
-        let mut bytes = encoded(header);
-        bytes.truncate(Header::LEN);
-        bytes.extend_from_slice(payload);
-        // The first slot is at the beginning, however large it is.
-        caller.write(0, imm, &bytes);
-        assert!(requests(mailbox).is_empty());
-    };
-    let refused = |caller: &mut Stranger, mailbox: &Mailbox, count| {
-        let [(_, answer)] = &caller.receive(1)[..] else {
-            panic!("one answer")
-        };
-        assert_eq!(answer.kind, MessageKind::Exception);
-        let [(_, violations)] = &mailbox.violations()[..] else {
-            panic!("one caller")
-        };
-        assert_eq!(violations.count(Violation::BadGrowth), count);
-        assert_eq!(violations.total(), count);
-    };
-    let absurd = [
-        location(0, u64::MAX, 1),
-        location(0, FULL - 8, 1),
-        location(u64::MAX - 8, FULL, 1),
-        location(4096, FULL, u64::MAX),
-        Vec::new(),
-        vec![0; 25],
-        // RING-1: two slots would be the same bytes.
-        location(caller.ring.addr(), FULL, caller.ring.rkey().into()),
-    ];
-    for (payload, count) in absurd.iter().zip(1..) {
-        ask(&mut caller, &mut mailbox, GROW, payload);
-        refused(&mut caller, &mailbox, count);
-    }
-    // A larger slot where none were agreed on, smaller ones where there are no others, and an
-    // answer that is kept nowhere.
-    let seen = |mailbox: &Mailbox, violation| {
-        let [(_, violations)] = &mailbox.violations()[..] else {
-            panic!("one caller")
-        };
-        violations.count(violation)
-    };
-    ask(&mut caller, &mut mailbox, GROWN, &[]);
-    ask(&mut caller, &mut mailbox, SHRINK, &[]);
-    let mut count = absurd.len() as u64 + 2;
-    assert_eq!(seen(&mailbox, Violation::BadGrowth), count);
-    for (fetched, slot) in [(1, 0), (2, 0xffff)] {
-        ask(&mut caller, &mut mailbox, FETCH | slot, &[]);
-        assert_eq!(seen(&mailbox, Violation::UnknownRequest), fetched);
-    }
-    // What makes sense can be had, and only once until it is given back, which it is not while it
-    // is in use.
-    let larger = other.register(FULL as usize, Access::LOCAL_WRITE | Access::REMOTE_WRITE);
-    let larger = larger.unwrap();
-    let ring = location(larger.addr(), FULL, larger.rkey().into());
-    for _ in 0..3 {
-        ask(&mut caller, &mut mailbox, GROW, &ring);
-        assert_eq!(caller.receive(1)[0].1.kind, MessageKind::Reply);
-        for _ in 0..3 {
-            ask(&mut caller, &mut mailbox, GROW, &ring);
-            assert_eq!(caller.receive(1)[0].1.kind, MessageKind::Exception);
-            count += 1;
-            assert_eq!(seen(&mailbox, Violation::BadGrowth), count);
-        }
-        let busy = seen(&mailbox, Violation::SlotBusy);
-        caller.write(0, 0, &encoded(header(MessageKind::Request, 99)));
-        for request in at_least(1, &mut mailbox) {
-            ask(&mut caller, &mut mailbox, SHRINK, &[]);
-            assert_eq!(seen(&mailbox, Violation::SlotBusy), busy + 1);
-            request.reply(|_| Ok(0));
-        }
-        assert_eq!(caller.receive(1)[0].1, header(MessageKind::Reply, 99));
-        ask(&mut caller, &mut mailbox, SHRINK, &[]);
-        assert_eq!(seen(&mailbox, Violation::BadGrowth), count);
-    }
-    // Nor too often: a correct caller is idle for long in between.
-    let mut allowed = 0;
-    loop {
-        ask(&mut caller, &mut mailbox, GROW, &ring);
-        if caller.receive(1)[0].1.kind == MessageKind::Exception {
-            break;
-        }
-        ask(&mut caller, &mut mailbox, SHRINK, &[]);
-        allowed += 1;
-        assert!(allowed < 100);
-    }
-    assert_eq!(seen(&mailbox, Violation::BadGrowth), count + 1);
 }
 
 #[test]
@@ -926,103 +801,6 @@ fn is_answered(call: &mut PendingCall) {
     while call.poll(None).map(|answer| answer.unwrap()).is_pending() {
         assert!(Instant::now() < until);
     }
-}
-
-#[test]
-fn ring_1_a_caller_refuses_larger_slots_that_make_no_sense() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap();
-    let first = Geometry::new(SLOTS, SLOT_SIZE / 2).unwrap();
-    let memory = memory(&ShmDevice::open().unwrap());
-    let geometries = (first, geometry());
-    let dialer = Dialer::growing(&memory, geometries, RetryPolicy::default()).unwrap();
-    let mut server = Stranger::new(&*ShmDevice::open().unwrap());
-    let mut endpoint = server.endpoint();
-    endpoint.ring.length /= 2;
-    endpoint.first_slot_size = Some(first.slot_size() as u32);
-    let theirs = dialer.endpoint();
-    let waiting = WaitPolicy {
-        busy_poll: Duration::ZERO,
-        runtime: runtime.handle().clone(),
-    };
-    let channel = dialer.connect("mallory", &endpoint, waiting).unwrap();
-    server.connect(theirs);
-
-    // The first slot is at the beginning, however large it is.
-    let mut call = channel.call_bytes(5, None, &[]).unwrap();
-    let (slot, asked) = server.receive(1)[0];
-    assert_eq!(slot, 0);
-    let stranger = encoded(header(MessageKind::Reply, asked.request_id + 1000));
-    let nonsense = [
-        (FETCH | 1, Violation::UnknownRequest),
-        (FETCH | SLOTS as u32, Violation::BadSlot),
-        (GROW, Violation::UnknownRequest),
-        (GROWN, Violation::WrongKind),
-        (SHRINK, Violation::WrongKind),
-    ];
-    for (seen, (imm, violation)) in (1..).zip(nonsense) {
-        let before = channel.violations().count(violation);
-        server.write(0, imm, &stranger);
-        sees(&channel, &mut call, seen);
-        assert_eq!(
-            channel.violations().count(violation),
-            before + 1,
-            "{imm:#x}"
-        );
-    }
-    // An answer that fits a larger slot only: in its slot, the caller asks for such.
-    server.write(0, FETCH, &[]);
-    let until = Instant::now() + SOON;
-    let asked = loop {
-        assert!(call.poll(None).is_pending());
-        if let Some((imm, header)) = server.received().pop() {
-            assert_eq!(imm, GROW);
-            break header;
-        }
-        assert!(Instant::now() < until, "nothing is asked for");
-    };
-    // They are said to be where the first ones are.
-    let ring = location(server.ring.addr(), FULL, server.ring.rkey().into());
-    let mut answer = encoded(Header {
-        payload_len: ring.len() as u32,
-        ..header(MessageKind::Reply, asked.request_id)
-    });
-    answer.extend(ring);
-    server.write(0, 0, &answer);
-    // SLOT-2: a log that panics costs no slot.
-    let log = tracing_subscriber::fmt()
-        .with_writer(|| -> io::Sink { panic!("the log is full") })
-        .finish();
-    let until = Instant::now() + SOON;
-    let logged = || {
-        tracing::subscriber::with_default(log, || {
-            while Instant::now() < until {
-                assert!(call.poll(None).is_pending());
-            }
-        });
-    };
-    assert!(catch_unwind(AssertUnwindSafe(logged)).is_err());
-    // So the answer is to come outside of the slot, or as it fits.
-    while Instant::now() < until {
-        assert!(call.poll(None).is_pending());
-        if let Some((imm, _)) = server.received().pop() {
-            assert_eq!(imm, FETCH);
-            break;
-        }
-    }
-    let reply = encoded(header(MessageKind::Reply, asked.request_id));
-    server.write(0, 0, &reply);
-    is_answered(&mut call);
-    assert_eq!(channel.violations().count(Violation::BadGrowth), 1);
-    assert_eq!(channel.violations().total(), nonsense.len() as u64 + 1);
-    assert_eq!(channel.credits().free, SLOTS, "SLOT-2");
-    // Calls go on.
-    let mut call = channel.call_bytes(5, None, &[]).unwrap();
-    let (slot, asked) = server.receive(1)[0];
-    let reply = encoded(header(MessageKind::Reply, asked.request_id));
-    server.write(0, slot, &reply);
-    is_answered(&mut call);
 }
 
 #[test]

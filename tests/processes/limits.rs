@@ -105,7 +105,7 @@ fn names(error: &dyn fmt::Display, limit: &str) {
 
 #[test]
 fn a_limit_of_file_sizes_is_named_instead_of_ending_the_process() {
-    const LIMIT: &str = "--fsize=16384";
+    const LIMIT: &str = "--fsize=65536";
     if is_done_elsewhere(
         "a_limit_of_file_sizes_is_named_instead_of_ending_the_process",
         &["prlimit", LIMIT],
@@ -115,7 +115,7 @@ fn a_limit_of_file_sizes_is_named_instead_of_ending_the_process() {
     actix::System::new().block_on(async {
         let error = pair(|builder| builder).await.unwrap_err();
         names(&error, "ulimit -f");
-        names(&error, "16384 bytes");
+        names(&error, "65536 bytes");
         // What is small enough works all the same.
         let small =
             |builder: Builder| builder.limits(Limits::default().slot_size(1024).max_inflight(4));
@@ -247,7 +247,7 @@ fn a_limit_of_address_space_is_named() {
         };
         setrlimit(Resource::As, limit).unwrap();
         let large = |builder: Builder| {
-            builder.limits(Limits::default().slot_size(512 << 20).max_inflight(1))
+            builder.limits(Limits::default().slot_size(64 << 20).max_inflight(16))
         };
         let refused = timeout(LONG, pair(large)).await.expect("it is told");
         names(&refused.unwrap_err(), "ulimit -v");
@@ -391,7 +391,7 @@ fn a_worker_that_has_no_room_for_a_driver_tells_it_why() {
     let nanoctrl = support::NanoCtrlServer::start();
     let url = nanoctrl.url();
     for (limit, named) in [
-        ("--fsize=16384", "ulimit -f"),
+        ("--fsize=65536", "ulimit -f"),
         ("--nofile=100", "ulimit -n"),
     ] {
         let mut worker = Worker::start(NAME, &url, &["prlimit", limit]);

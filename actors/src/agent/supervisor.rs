@@ -129,7 +129,6 @@ impl Supervisor {
                 network: topology::network(),
             },
             geometry: settings.geometry,
-            grows: true,
             links,
             more_links,
             tls: settings.tls,

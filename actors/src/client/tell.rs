@@ -169,7 +169,6 @@ impl Events {
 pub(crate) fn error(cause: TellError, peer: &str, method: &str) -> RpcError {
     match cause {
         TellError::Fault(fault) => RpcError::from_fault(fault, peer, method),
-        TellError::Failed(error) => RpcError::from_call(error, peer, method),
         TellError::Lost { cause, sent } => RpcError::PeerLost {
             peer: peer.to_owned(),
             method: method.to_owned(),

@@ -207,7 +207,7 @@ pub fn answer_inplace(
     handler: impl FnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
     let handled = catch(|| {
-        let (payload, room) = request.parts()?;
+        let (payload, room) = request.parts();
         handler(payload, room).map_err(Fault::from)
     });
     complete_written(request, handled)
@@ -219,9 +219,9 @@ pub async fn answer_inplace_async(
     mut request: Request,
     handler: impl AsyncFnOnce(&[u8], &mut [u8]) -> Result<usize, Failure>,
 ) -> Finished {
-    let handled = match request.parts() {
-        Ok((payload, room)) => catch_panic(handler(payload, room)).await,
-        Err(fault) => return complete_written(request, Ok(Err(fault))),
+    let handled = {
+        let (payload, room) = request.parts();
+        catch_panic(handler(payload, room)).await
     };
     let handled = handled.map(|result| result.map_err(Fault::from));
     complete_written(request, handled)

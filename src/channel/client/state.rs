@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-use super::{ClientChannel, Growth, TellError, TellFailure};
+use super::{ClientChannel, TellError, TellFailure};
 use crate::channel::bulk::Bulk;
 use crate::channel::core::caller::{CallId, Caller, Granted, PreparedPayload, Received};
 use crate::channel::core::slot::ReplyMeta;
-use crate::channel::lend::{RemoteRings, SlotToken};
+use crate::channel::lend::{RemoteRing, SlotToken};
 use crate::channel::queue_pair_group::{QueuePairGroup, WriteRequest};
 use crate::channel::work_id::WorkId;
 use crate::channel::{CallError, LossCause, PooledBuffer, Profile, Violation, Violations};
@@ -33,8 +33,7 @@ pub(in crate::channel) struct ClientState {
     /// Reads payloads beyond a slot; with a native peer only.
     pub(in crate::channel) bulk: Option<Bulk>,
     pub(in crate::channel) caller: Caller,
-    pub(in crate::channel) remotes: RemoteRings,
-    pub(in crate::channel) growth: Growth,
+    pub(in crate::channel) remote: RemoteRing,
     pub(in crate::channel) violations: Violations,
     pub(in crate::channel) closing: Arc<Notify>,
     /// Completions are polled into this.
@@ -48,12 +47,6 @@ impl ClientState {
             self.close(cause);
             true
         })
-    }
-
-    /// Returns whether a one-way call is sent, or will be: nothing but a larger slot is missing.
-    pub(in crate::channel) fn has_taken(&self, channel: &ClientChannel, id: CallId) -> bool {
-        let is_small = !self.is_full_size(channel);
-        !self.caller.is_waiting(id) || (is_small && self.caller.has_credit_for(id))
     }
 
     /// Whether the peer has been met, where that can be told.
@@ -150,13 +143,10 @@ impl ClientState {
         channel: &ClientChannel,
         imm: Immediate,
     ) -> Result<Received, Violation> {
-        if imm.signal != Signal::Message {
-            return self.receive_signal(channel, imm);
-        }
         let slot = channel.replies.bytes(self.caller.replied(imm.slot)?);
         let fixed = channel.profile.decode_fixed(slot);
         let fixed = fixed.map_err(|_| Violation::BadHeader)?;
-        if fixed.kind == MessageKind::Request {
+        if imm.signal != Signal::Message || fixed.kind == MessageKind::Request {
             return Err(Violation::WrongKind);
         }
         if fixed.is_extended {
@@ -167,31 +157,6 @@ impl ClientState {
         Ok(self
             .caller
             .receive(imm.slot, CallId(header.request_id), reply, outside))
-    }
-
-    /// Handles an immediate that announces no message, or not as usual.
-    #[cold]
-    fn receive_signal(
-        &mut self,
-        channel: &ClientChannel,
-        imm: Immediate,
-    ) -> Result<Received, Violation> {
-        match imm.signal {
-            Signal::Grow => {
-                let signal = Signal::Message;
-                let received = self.receive_reply(channel, Immediate { signal, ..imm })?;
-                if !matches!(received, Received::Violation(_)) {
-                    self.caller.want_growth();
-                }
-                Ok(received)
-            }
-            Signal::Fetch => {
-                let full = channel.geometry.slot_size();
-                self.caller.withhold(imm.slot, full)?;
-                Ok(Received::Offered)
-            }
-            _ => Err(Violation::WrongKind),
-        }
     }
 
     /// Handles a reply with an extension.
@@ -224,7 +189,6 @@ impl ClientState {
         match received {
             Received::Answer | Received::Offered | Received::Late => {}
             Received::OneWay(method) => self.complete_one_way(channel, slot, method),
-            Received::Growth => self.conclude_growth(channel, slot),
             Received::Violation(violation) => {
                 self.violations.record(violation, &channel.peer);
                 if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
@@ -252,30 +216,23 @@ impl ClientState {
         slot: u16,
         payload: Result<PooledBuffer, CallError>,
     ) {
-        let received = self.caller.read(slot, payload);
-        if matches!(received, Received::OneWay(_) | Received::Growth) {
-            self.received_rare(channel, slot, received);
+        if let Received::OneWay(method) = self.caller.read(slot, payload) {
+            self.complete_one_way(channel, slot, method);
         }
     }
 
     /// Handles the answer to a one-way call, in `slot`.
     pub(super) fn complete_one_way(&mut self, channel: &ClientChannel, slot: u16, method: u32) {
-        let outside = self.caller.take_read(slot);
         let fault = self.caller.replied(slot).ok().and_then(|replied| {
             let bytes = channel.replies.bytes(replied);
             let (header, payload) = channel.profile.decode(bytes).ok()?;
-            let payload = match &outside {
-                Ok(Some(block)) => block,
-                _ => &bytes[payload],
-            };
             (header.kind == MessageKind::Exception)
-                .then(|| channel.profile.decode_fault(payload).ok())?
+                .then(|| channel.profile.decode_fault(&bytes[payload]).ok())?
         });
-        let cause = match outside {
-            Err(error) => Some(TellError::Failed(error)),
-            Ok(_) => fault.map(TellError::Fault),
-        };
-        let failure = cause.map(|cause| TellFailure { method, cause });
+        let failure = fault.map(|fault| TellFailure {
+            method,
+            cause: TellError::Fault(fault),
+        });
         self.caller.complete(slot, failure);
     }
 
@@ -312,7 +269,7 @@ impl ClientState {
         if is_request && header.encode(message).is_ok() {
             let signal = Signal::Message;
             let message = &message[..Header::LEN + len];
-            self.write(Immediate { slot, signal }, message, lkey, false);
+            self.write(Immediate { slot, signal }, message, lkey);
         }
         self.caller.posted(CallId(request.request_id), send);
     }
@@ -342,20 +299,17 @@ impl ClientState {
     /// Acknowledges payloads that the peer need not keep any more, and sends waiting requests, as
     /// far as there are credits and places in the send queue.
     pub(super) fn grant(&mut self, channel: &ClientChannel) {
-        self.attend_growth(channel);
         while self.queue_pairs.has_room()
             && let Some(slot) = self.caller.take_release()
         {
             let signal = Signal::Release;
-            self.write_nothing(Immediate { slot, signal });
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
         // One doorbell for as many as there are.
         loop {
-            self.attend_growth(channel);
             let mut written = Vec::new();
             let room = self.queue_pairs.room().min(BATCH);
             while written.len() < room
-                && self.next_fits(channel)
                 && let Some(granted) = self.caller.grant()
             {
                 written.extend(self.write_granted(channel, granted));
@@ -363,18 +317,17 @@ impl ClientState {
             if written.is_empty() {
                 return;
             }
-            let remotes = &self.remotes;
+            let remote = &self.remote;
             let messages = written.iter().map(|(_, send, len)| WriteRequest {
                 imm: message_in(send).to_bits(),
                 bytes: &channel.sends.bytes(send)[..*len],
                 lkey: send.lkey(),
-                to: remotes.slot(send.is_grown(), send.slot()),
+                to: remote.slot(send.slot()),
             });
             if let Err(error) = self.queue_pairs.write_all(messages) {
                 self.close(LossCause::Fabric(error.to_string()));
             }
-            for (id, mut send, _) in written {
-                send.has_signalled();
+            for (id, send, _) in written {
                 self.caller.posted(id, send);
             }
         }
@@ -422,29 +375,14 @@ impl ClientState {
     /// Posts the request whose payload stands in `send` behind the place of its `header`, or is
     /// [exported](Caller::export). There must be room for it.
     #[inline(always)]
-    pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, send: SlotToken) {
-        let imm = message_in(&send);
-        self.post_as(channel, header, send, imm);
-    }
-
-    /// Posts a request as [`post`](Self::post) does, with this immediate.
-    #[inline(always)]
-    pub(super) fn post_as(
-        &mut self,
-        channel: &ClientChannel,
-        header: &Header,
-        mut send: SlotToken,
-        imm: Immediate,
-    ) {
-        let (id, lkey) = (CallId(header.request_id), send.lkey());
-        let is_grown = send.is_grown();
+    pub(super) fn post(&mut self, channel: &ClientChannel, header: &Header, mut send: SlotToken) {
+        let (id, imm, lkey) = (CallId(header.request_id), message_in(&send), send.lkey());
         let message = channel.sends.bytes_mut(&mut send);
         let Ok(payload_at) = header.encode(message) else {
             return self.caller.abandon(id, send);
         };
         let total = payload_at + header.payload_len as usize;
-        self.write(imm, &message[..total], lkey, is_grown);
-        send.has_signalled();
+        self.write(imm, &message[..total], lkey);
         self.caller.posted(id, send);
     }
 
@@ -466,24 +404,17 @@ impl ClientState {
     /// Prepares the memory of `send` for a new message.
     #[inline]
     pub(super) fn renew(&mut self, channel: &ClientChannel, send: &mut SlotToken) {
-        self.queue_pairs.renew(&channel.sends, send, &self.remotes);
+        self.queue_pairs.renew(&channel.sends, send, &self.remote);
     }
 
-    /// Sends nothing but the meaning of `imm`.
-    #[inline(never)]
-    pub(super) fn write_nothing(&mut self, imm: Immediate) {
-        self.write(imm, &[], NO_KEY, false);
-    }
-
-    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names,
-    /// which is the one that has grown or the smaller.
-    #[inline(always)]
-    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32, is_grown: bool) {
+    /// Sends `bytes`, which stand in registered memory with this key, to the slot that `imm` names.
+    #[inline]
+    fn write(&mut self, imm: Immediate, bytes: &[u8], lkey: u32) {
         let sent = self.queue_pairs.write(&WriteRequest {
             imm: imm.to_bits(),
             bytes,
             lkey,
-            to: self.remotes.slot(is_grown, imm.slot),
+            to: self.remote.slot(imm.slot),
         });
         if let Err(error) = sent {
             self.close(LossCause::Fabric(error.to_string()));
@@ -494,7 +425,7 @@ impl ClientState {
     pub(in crate::channel) fn cancel(&mut self, channel: &ClientChannel, slot: u16) {
         if channel.profile == Profile::Native {
             let signal = Signal::Cancel;
-            self.write_nothing(Immediate { slot, signal });
+            self.write(Immediate { slot, signal }, &[], NO_KEY);
         }
     }
 
@@ -511,8 +442,6 @@ impl ClientState {
         self.queue_pairs.end();
         self.bulk = None;
         self.queue = None;
-        // Nobody awaits more.
-        self.growth = Growth::Full { seen: None };
         self.caller.close(cause);
     }
 }
@@ -522,6 +451,6 @@ impl ClientState {
 fn message_in(send: &SlotToken) -> Immediate {
     Immediate {
         slot: send.slot(),
-        signal: send.signal(),
+        signal: Signal::Message,
     }
 }

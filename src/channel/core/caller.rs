@@ -14,14 +14,12 @@
 //! (CALL-1) and no slot is handed out until the queue pair has been drained (SLOT-1).
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::slot::{Phase, ReplyMeta, Slot, SlotTokens};
+use super::slot::{Phase, ReplyMeta, Slot};
 use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, LossCause, PooledBuffer, TellError, TellFailure, Violation};
-use crate::fabric::MemoryRegion;
 use crate::wire::{RendezvousDescriptor, StreamPart};
 
 /// Identifies one call on its channel; it is the request id on the wire.
@@ -41,8 +39,6 @@ pub(crate) enum CallState {
     Expired,
     /// The channel was closed before an answer came.
     Closed,
-    /// Its request fits larger slots only, which cannot be had.
-    Failed,
 }
 
 impl CallState {
@@ -65,8 +61,6 @@ pub(crate) enum Received {
     Answer,
     /// The answer to this one-way call, which is to be [completed](Caller::complete).
     OneWay(u32),
-    /// The answer to the request for larger slots in its slot.
-    Growth,
     /// An answer whose payload has to be read first; it is among the [pending
     /// reads](Effects::pending_reads).
     Offered,
@@ -137,11 +131,6 @@ pub(crate) struct Effects {
     /// All send memory and the whole reply ring, once the channel is closed and neither is read nor
     /// written any more: no answer is unread, no request is being encoded.
     pub(crate) memory: Option<(Vec<SlotToken>, Vec<SlotToken>)>,
-    /// Requests that fit larger slots only, which cannot be had, and the error if they cannot be sent
-    /// otherwise.
-    pub(crate) large: Vec<(CallId, Prepared, CallError)>,
-    /// Larger rings that are not used, to be deregistered by dropping them.
-    pub(crate) unwanted: Vec<Arc<dyn MemoryRegion>>,
 }
 
 /// A call that found no credit, until its maker has seen that it has one.
@@ -153,8 +142,6 @@ struct LinedUp {
     waker: Option<Waker>,
     one_way: Option<u32>,
     slot: Option<u16>,
-    /// Why its request cannot be sent.
-    failed: Option<CallError>,
 }
 
 /// The calling side of a channel.
@@ -176,10 +163,6 @@ pub(crate) struct Caller {
     /// Slots whose answer's payload the peer need not keep any more, which it has not been told
     /// yet.
     acknowledgements: VecDeque<u16>,
-    /// Slots of calls whose answer the peer keeps, because it fits a larger slot only.
-    withheld: Vec<u16>,
-    /// Whether the peer has said that it could make answers in place if slots were larger.
-    wants_growth: bool,
     /// Number of calls with a waker.
     sleepers: usize,
     /// Number of one-way calls that have not ended.
@@ -191,10 +174,6 @@ pub(crate) struct Caller {
     effects: Effects,
     /// On a closed channel: number of consecutive unused slots, from the first one on.
     unused: usize,
-    /// For each slot, once there are larger ones: the tokens of the place that it has not.
-    others: Vec<SlotTokens>,
-    /// How many slots have yet to take their larger place, at their next call.
-    to_switch: usize,
 }
 
 impl Caller {
@@ -213,15 +192,11 @@ impl Caller {
             late: 0,
             closed: None,
             acknowledgements: VecDeque::new(),
-            withheld: Vec::new(),
-            wants_growth: false,
             sleepers: 0,
             one_way: 0,
             has_effects: false,
             effects: Effects::default(),
             unused: 0,
-            others: Vec::new(),
-            to_switch: 0,
         }
     }
 
@@ -246,16 +221,7 @@ impl Caller {
         };
         let id = CallId(self.next);
         self.next += 1;
-        Some((id, self.occupy(slot, id)))
-    }
-
-    /// Gives a free slot to `id`, and takes the token of its send memory.
-    #[inline]
-    fn occupy(&mut self, slot: u16, id: CallId) -> SlotToken {
-        if self.to_switch > 0 {
-            self.switch(slot);
-        }
-        self.slots[usize::from(slot)].claim(id)
+        Some((id, self.slots[usize::from(slot)].claim(id)))
     }
 
     /// Opens a call that waits for a credit, or for the transport; `None` if the channel is closed.
@@ -302,12 +268,12 @@ impl Caller {
         let slot = self.free.pop_back()?;
         self.waiting -= 1;
         self.first_waiting = CallId(id.0 + 1);
+        let held = &mut self.slots[usize::from(slot)];
+        let send = held.claim(id);
         let deadline = call.deadline;
         call.slot = Some(slot);
-        let (waker, one_way) = (call.waker.take(), call.one_way);
-        let send = self.occupy(slot, id);
-        let held = &mut self.slots[usize::from(slot)];
-        match one_way {
+        let waker = call.waker.take();
+        match call.one_way {
             None => held.waker = waker,
             Some(method) => {
                 held.rare().one_way = Some(method);
@@ -428,10 +394,8 @@ impl Caller {
         if !held.is(id, Phase::Orphaned) {
             return Received::Violation(Violation::UnknownRequest);
         }
-        match &held.rare {
-            Some(rare) if rare.is_reading => return Received::Violation(Violation::SlotBusy),
-            Some(rare) if rare.asks_for_growth => return Received::Growth,
-            _ => {}
+        if held.rare.as_ref().is_some_and(|rare| rare.is_reading) {
+            return Received::Violation(Violation::SlotBusy);
         }
         self.late += 1;
         if outside.is_some() {
@@ -483,220 +447,6 @@ impl Caller {
         self.receive_late(slot, id, None)
     }
 
-    /// Sets what is to be used in place of the slots once the peer agrees: as many larger ones.
-    pub(crate) fn set_larger(&mut self, larger: Vec<SlotTokens>) {
-        self.others = larger;
-        self.has_effects = true;
-    }
-
-    /// Takes the larger slots again, on which the peer has not agreed.
-    pub(crate) fn take_larger(&mut self) -> Vec<SlotTokens> {
-        self.has_effects = true;
-        std::mem::take(&mut self.others)
-    }
-
-    /// Opens the request for larger slots. It takes a slot whose answer is withheld, or a free one
-    /// before calls that wait for one. Its answer is [`Received::Growth`], and to be
-    /// [concluded](Self::conclude_growth).
-    pub(crate) fn claim_for_growth(&mut self) -> Option<(CallId, SlotToken)> {
-        if let Some(slot) = self.withheld.pop() {
-            let held = &mut self.slots[usize::from(slot)];
-            let rare = held.rare();
-            (rare.is_reading, rare.asks_for_growth) = (false, true);
-            let id = held.id;
-            return Some((id, held.claim(id)));
-        }
-        let slot = self.free.pop_back()?;
-        let id = CallId(self.next);
-        self.next += 1;
-        self.slots[usize::from(slot)].rare().asks_for_growth = true;
-        Some((id, self.occupy(slot, id)))
-    }
-
-    /// Notes that the request for larger slots, in `slot`, was answered.
-    pub(crate) fn conclude_growth(&mut self, slot: u16) {
-        self.wants_growth = false;
-        self.has_effects = true;
-        if self.closed.is_some() {
-            return;
-        }
-        let held = &mut self.slots[usize::from(slot)];
-        let phase = held.phase;
-        let rare = held.rare();
-        rare.asks_for_growth = false;
-        if !rare.is_withheld {
-            return self.release(slot);
-        }
-        if phase == Phase::Orphaned {
-            self.late += 1;
-            return self.forget_withheld(slot);
-        }
-        (rare.is_reading, rare.read) = (true, None);
-        held.phase = Phase::Pending;
-        self.withheld.push(slot);
-    }
-
-    /// Puts the larger slots in place of all: of each as soon as it is free, since neither side uses
-    /// it then (SLOT-1).
-    pub(crate) fn grow(&mut self) {
-        self.to_switch = self.slots.len();
-        for at in 0..self.free.len() {
-            self.switch(self.free[at]);
-        }
-    }
-
-    /// Puts the larger slot in place of `slot`, which nobody uses.
-    #[cold]
-    fn switch(&mut self, slot: u16) {
-        let at = usize::from(slot);
-        if let (held, Some(others)) = (&mut self.slots[at], self.others.get_mut(at))
-            && !held.is_grown()
-        {
-            held.exchange(others);
-            self.to_switch -= 1;
-        }
-    }
-
-    /// Puts the first slots in place of the larger ones, which it returns. The side is
-    /// [idle](Self::is_idle).
-    pub(crate) fn shrink(&mut self) -> Vec<SlotTokens> {
-        for (held, others) in self.slots.iter_mut().zip(&mut self.others) {
-            if held.is_grown() {
-                held.exchange(others);
-            }
-        }
-        self.to_switch = 0;
-        std::mem::take(&mut self.others)
-    }
-
-    /// Has memory deregistered once the lock is released.
-    pub(crate) fn give_up(&mut self, unwanted: Vec<Arc<dyn MemoryRegion>>) {
-        self.effects.unwanted = unwanted;
-        self.has_effects = true;
-    }
-
-    /// Notes that the peer could make answers in place if slots were larger.
-    pub(crate) fn want_growth(&mut self) {
-        self.wants_growth = true;
-        self.has_effects = true;
-    }
-
-    /// Returns whether that was said, or an answer is withheld.
-    pub(crate) fn wants_growth(&self) -> bool {
-        self.wants_growth || !self.withheld.is_empty()
-    }
-
-    /// Notes that nothing is to be done about that.
-    pub(crate) fn leave_small(&mut self) {
-        self.wants_growth = false;
-    }
-
-    /// Notes that the peer keeps the answer in `slot` until it is [fetched](Self::fetch), because it
-    /// fits a slot of `full` bytes, and not this one.
-    ///
-    /// # Errors
-    /// No such answer is awaited.
-    pub(crate) fn withhold(&mut self, slot: u16, full: usize) -> Result<(), Violation> {
-        if self.replied(slot)?.len() >= full {
-            return Err(Violation::BadGrowth);
-        }
-        let held = &mut self.slots[usize::from(slot)];
-        let rare = held.rare.as_ref();
-        if rare.is_some_and(|rare| rare.is_reading || rare.asks_for_growth) {
-            return Err(Violation::SlotBusy);
-        }
-        match held.phase {
-            Phase::Pending => {
-                let rare = held.rare();
-                (rare.is_reading, rare.is_withheld) = (true, true);
-                rare.exported = None;
-                self.withheld.push(slot);
-                self.has_effects = true;
-            }
-            Phase::Orphaned if self.closed.is_none() => {
-                self.late += 1;
-                self.forget_withheld(slot);
-            }
-            _ => return Err(Violation::UnknownRequest),
-        }
-        Ok(())
-    }
-
-    /// Frees a slot whose answer is withheld: nobody wants it any more.
-    fn forget_withheld(&mut self, slot: u16) {
-        self.withheld.retain(|withheld| *withheld != slot);
-        self.acknowledge(slot);
-        self.release(slot);
-    }
-
-    /// Takes the slot of a withheld answer, to fetch it: into the larger slot, which is in its place
-    /// from now on, if there is one.
-    pub(crate) fn fetch(&mut self) -> Option<u16> {
-        let slot = self.withheld.pop()?;
-        if self.to_switch > 0 {
-            self.switch(slot);
-        }
-        let held = &mut self.slots[usize::from(slot)];
-        let rare = held.rare();
-        (rare.is_reading, rare.is_withheld) = (false, false);
-        if let Some(send) = &mut held.send {
-            send.has_signalled();
-        }
-        Some(slot)
-    }
-
-    /// The request that is to be sent next of those that wait, and its deadline.
-    pub(crate) fn next_waiting(&self) -> Option<(&Prepared, Option<Instant>)> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let (_, call) = self.lined_up.range(self.first_waiting..).next()?;
-        Some((call.request.as_ref()?, call.deadline))
-    }
-
-    /// Takes that request, whose arguments fit larger slots only, to be [lined up](Self::line_up)
-    /// otherwise, or [failed](Self::fail_waiting) with `error`.
-    pub(crate) fn take_large(&mut self, error: CallError) {
-        let mut waiting = self.lined_up.range_mut(self.first_waiting..);
-        if let Some((&id, call)) = waiting.next()
-            && let Some(request) = call.request.take()
-        {
-            self.effects.large.push((id, request, error));
-            self.has_effects = true;
-        }
-    }
-
-    /// Ends the call that has waited longest, because of `error`.
-    pub(crate) fn fail_waiting(&mut self, id: CallId, error: CallError) {
-        let call = self.lined_up.get_mut(&id);
-        let Some(call) = call.filter(|call| call.is_waiting()) else {
-            return;
-        };
-        self.waiting -= 1;
-        self.first_waiting = CallId(id.0 + 1);
-        let (waker, one_way) = (call.waker.take(), call.one_way);
-        if let Some(method) = one_way {
-            self.lined_up.remove(&id);
-            self.one_way -= 1;
-            let cause = TellError::Failed(error);
-            self.effects.failures.push(TellFailure { method, cause });
-        } else {
-            call.failed = Some(error);
-        }
-        self.has_effects = true;
-        if let Some(waker) = waker {
-            self.wake(waker);
-        }
-    }
-
-    /// Returns whether there is a credit for `id`, which waits for a larger slot, or behind calls
-    /// that do.
-    pub(crate) fn has_credit_for(&self, id: CallId) -> bool {
-        let ahead = self.lined_up.range(self.first_waiting..id);
-        let ahead = ahead.filter(|(_, call)| call.is_waiting()).count();
-        ahead < self.free.len()
-    }
-
     /// The peer need not keep the payload of the answer in `slot` any more.
     fn acknowledge(&mut self, slot: u16) {
         if self.closed.is_none() {
@@ -712,9 +462,6 @@ impl Caller {
         let rare = held.rare();
         // The payload of the request has been read long since.
         rare.exported = None;
-        if rare.asks_for_growth {
-            return Received::Growth;
-        }
         if let Some(method) = rare.one_way {
             return Received::OneWay(method);
         }
@@ -757,10 +504,9 @@ impl Caller {
                 Phase::Free | Phase::Orphaned => CallState::Closed,
             };
         }
-        match self.lined_up.get(&id) {
-            Some(call) if call.failed.is_some() => CallState::Failed,
-            Some(call) if call.slot.is_none() => CallState::Waiting,
-            _ => CallState::Closed,
+        match self.is_waiting(id) {
+            true => CallState::Waiting,
+            false => CallState::Closed,
         }
     }
 
@@ -782,7 +528,9 @@ impl Caller {
 
     /// Returns whether `id` waits for a credit.
     pub(crate) fn is_waiting(&self, id: CallId) -> bool {
-        self.lined_up.get(&id).is_some_and(LinedUp::is_waiting)
+        self.lined_up
+            .get(&id)
+            .is_some_and(|call| call.slot.is_none())
     }
 
     /// How `id` has ended without an answer, once all that has arrived was handled; `None` while
@@ -799,7 +547,7 @@ impl Caller {
         before: &mut Option<Waker>,
     ) -> Option<CallState> {
         match self.state(id, slot).by(deadline, now) {
-            state @ (CallState::Expired | CallState::Closed | CallState::Failed) => Some(state),
+            state @ (CallState::Expired | CallState::Closed) => Some(state),
             CallState::Waiting | CallState::Pending | CallState::Answered(_) => {
                 *before = self.register(id, slot, waker);
                 None
@@ -816,11 +564,6 @@ impl Caller {
         state: CallState,
         after: Option<Duration>,
     ) -> CallError {
-        if let CallState::Failed = state
-            && let Some(error) = self.lined_up.get(&id).and_then(|call| call.failed.clone())
-        {
-            return error;
-        }
         match (state, after) {
             (CallState::Expired, Some(after)) => CallError::Timeout {
                 after,
@@ -881,11 +624,7 @@ impl Caller {
     ) -> Result<Option<u16>, CallError> {
         let answered = match self.state(id, hint) {
             CallState::Answered(slot) => Some(slot),
-            state @ (CallState::Closed | CallState::Failed) => {
-                let failure = self.failure(id, hint, state, None);
-                self.lined_up.remove(&id);
-                return Err(failure);
-            }
+            state @ CallState::Closed => return Err(self.failure(id, hint, state, None)),
             CallState::Waiting | CallState::Pending | CallState::Expired => None,
         };
         match self.slot_of(id, hint) {
@@ -937,7 +676,7 @@ impl Caller {
             _waker: None,
         };
         let Some(slot) = slot else {
-            if let Some(call) = lined_up.filter(LinedUp::is_waiting) {
+            if let Some(call) = lined_up.filter(|call| call.slot.is_none()) {
                 self.waiting -= 1;
                 // The next one may have waited for this one only.
                 self.has_effects = true;
@@ -952,16 +691,10 @@ impl Caller {
         self.sleepers -= usize::from(ended._waker.is_some());
         ended.was_sent = held.phase != Phase::Claimed;
         match held.phase {
-            Phase::Pending => match &held.rare {
-                Some(rare) if rare.is_withheld && !rare.asks_for_growth => {
-                    self.forget_withheld(slot);
-                }
-                rare => {
-                    let has_answer = rare.as_ref().is_some_and(|rare| rare.is_withheld);
-                    ended.cancel = (!has_answer).then_some(slot);
-                    held.phase = Phase::Orphaned;
-                }
-            },
+            Phase::Pending => {
+                held.phase = Phase::Orphaned;
+                ended.cancel = Some(slot);
+            }
             Phase::Answered | Phase::Claimed => self.release(slot),
             Phase::Free | Phase::Orphaned => {}
         }
@@ -972,7 +705,7 @@ impl Caller {
     /// read.
     pub(crate) fn close(&mut self, cause: LossCause) {
         for (id, call) in std::mem::take(&mut self.lined_up) {
-            if !call.is_waiting() {
+            if call.slot.is_some() {
                 self.lined_up.insert(id, call);
                 continue;
             }
@@ -996,9 +729,7 @@ impl Caller {
         self.sleepers = 0;
         self.one_way = 0;
         self.effects.pending_reads.clear();
-        self.effects.large.clear();
         self.acknowledgements.clear();
-        self.withheld.clear();
         self.has_effects = true;
         self.closed = Some(cause);
     }
@@ -1048,7 +779,7 @@ impl Caller {
     /// free.
     #[inline]
     pub(crate) fn has_unsent(&self) -> bool {
-        self.waiting > 0 || !self.withheld.is_empty() || !self.acknowledgements.is_empty()
+        self.waiting > 0 || !self.acknowledgements.is_empty()
     }
 
     /// Takes a slot whose answer's payload the peer need not keep any more, to tell it so.
@@ -1081,21 +812,10 @@ impl Caller {
         if self.unused < self.slots.len() {
             return None;
         }
-        let (mut sends, mut replies) = (Vec::new(), Vec::new());
-        for slot in &mut self.slots {
-            sends.extend(slot.send.take());
-            replies.extend(slot.replied.take());
-        }
-        for others in std::mem::take(&mut self.others) {
-            sends.push(others.send);
-            replies.push(others.receive);
-        }
-        Some((sends, replies))
-    }
-
-    /// Number of calls that have been made.
-    pub(crate) fn made(&self) -> u64 {
-        self.next
+        let slots = self.slots.iter_mut();
+        slots
+            .map(|slot| slot.send.take().zip(slot.replied.take()))
+            .collect()
     }
 
     /// Returns whether no call has a slot.
@@ -1133,12 +853,6 @@ impl Caller {
         self.free.push_back(slot);
         // It is the credit of who waits.
         self.has_effects |= self.waiting > 0;
-    }
-}
-
-impl LinedUp {
-    fn is_waiting(&self) -> bool {
-        self.slot.is_none() && self.failed.is_none()
     }
 }
 

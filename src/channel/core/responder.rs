@@ -2,17 +2,13 @@
 //! clock.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use super::slot::SlotTokens;
 use super::stream::Streams;
-use crate::channel::lend::{RemoteRing, SlotToken};
+use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, PooledBuffer, Violation};
-use crate::fabric::MemoryRegion;
 use crate::wire::{
     Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
 };
@@ -41,12 +37,6 @@ pub(crate) struct Effects {
     /// Slots and ids of requests whose answer is not wanted any more. They are answered
     /// nevertheless.
     pub(crate) cancelled: Vec<(u16, u64)>,
-    /// Requests for larger slots, with the caller's larger reply ring; `None`: that is refused.
-    pub(crate) growth: Vec<(Box<SlotRequest>, Option<RemoteRing>)>,
-    /// Requests whose answer, which was kept, is to be sent outside of their slot.
-    pub(crate) outside: Vec<(Box<SlotRequest>, Vec<u8>)>,
-    /// Memory to be deregistered by dropping it.
-    pub(crate) unused: Vec<Arc<dyn MemoryRegion>>,
     /// Wakers to wake.
     pub(crate) wakers: Vec<Waker>,
 }
@@ -82,9 +72,6 @@ pub(crate) struct Rare {
     pub(crate) outside: Option<PooledBuffer>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
-    /// Room for an answer that its handler writes where a full slot is expected, while the slot is
-    /// small.
-    pub(crate) room: Vec<u8>,
 }
 
 /// An answer, ready to be sent: in send memory, or in place of its request. Neither changes until
@@ -93,7 +80,6 @@ pub(crate) struct Rare {
 pub(crate) struct PreparedReply {
     pub(crate) slot: u16,
     pub(crate) is_rewritten: bool,
-    pub(crate) signal: Signal,
     pub(crate) bytes: Range<usize>,
 }
 
@@ -125,10 +111,6 @@ pub(crate) struct Responder {
     unanswered: usize,
     /// Answers that wait for a place in the send queue.
     unsent: VecDeque<PreparedReply>,
-    /// Answers that fit larger slots only, by slot, until their caller fetches them.
-    withheld: Vec<(u16, Vec<u8>)>,
-    /// For each slot, once there are larger ones: the tokens of the place that it has not.
-    others: Vec<SlotTokens>,
     streams: Streams,
     has_effects: bool,
     effects: Effects,
@@ -147,12 +129,6 @@ impl SlotRequest {
     #[inline]
     pub(crate) fn payload(&self) -> Range<usize> {
         self.payload.0 as usize..self.payload.1 as usize
-    }
-
-    /// Exchanges its tokens for `others`. Nobody uses its bytes, at neither end.
-    fn exchange(&mut self, others: &mut SlotTokens) {
-        mem::swap(&mut self.arrived, &mut others.receive);
-        mem::swap(&mut self.send, &mut others.send);
     }
 
     /// Its rare parts, made if there are none.
@@ -200,8 +176,6 @@ impl Responder {
             slots: requests.into_iter().zip(sends).map(slot).collect(),
             unanswered: 0,
             unsent: VecDeque::new(),
-            withheld: Vec::new(),
-            others: Vec::new(),
             streams: Streams::default(),
             has_effects: false,
             effects: Effects::default(),
@@ -225,123 +199,6 @@ impl Responder {
             .as_ref()
             .filter(|_| slot.phase == Phase::Free)?;
         Some(&request.arrived)
-    }
-
-    /// Sets as many larger slots, for the caller to use in place of these, each when it wants to.
-    pub(crate) fn grow(&mut self, larger: Vec<SlotTokens>) {
-        self.others = larger;
-    }
-
-    /// Puts the first slots in place of the larger ones, which it returns.
-    ///
-    /// # Errors
-    /// There are no larger ones, or a slot is in use.
-    pub(crate) fn shrink(&mut self) -> Result<Vec<SlotTokens>, Violation> {
-        if self.others.is_empty() {
-            return Err(Violation::BadGrowth);
-        }
-        let is_free = |slot: &Slot| slot.phase == Phase::Free && slot.request.is_some();
-        if !self.slots.iter().all(is_free) {
-            return Err(Violation::SlotBusy);
-        }
-        for (held, others) in self.slots.iter_mut().zip(&mut self.others) {
-            if let Some(request) = held.request.as_mut().filter(|it| it.arrived.is_grown()) {
-                request.exchange(others);
-            }
-        }
-        Ok(mem::take(&mut self.others))
-    }
-
-    /// Has memory deregistered once the lock is released.
-    pub(crate) fn give_up(&mut self, unused: Vec<Arc<dyn MemoryRegion>>) {
-        self.effects.unused = unused;
-        self.has_effects = true;
-    }
-
-    /// Keeps an answer that fits a larger slot only, until the caller fetches it.
-    pub(crate) fn withhold(&mut self, slot: u16, message: Vec<u8>) {
-        self.forget_withheld(slot);
-        if self.cause.is_none() {
-            self.withheld.push((slot, message));
-        }
-    }
-
-    fn forget_withheld(&mut self, slot: u16) {
-        self.withheld.retain(|(withheld, _)| *withheld != slot);
-    }
-
-    /// Takes the answer that is kept for `slot`, and puts the larger one in its place.
-    ///
-    /// # Errors
-    /// There is none, or the slot is in use, or has no larger one.
-    pub(crate) fn fetch(&mut self, slot: u16) -> Result<(Vec<u8>, &mut SlotRequest), Violation> {
-        let at = self
-            .withheld
-            .iter()
-            .position(|(withheld, _)| *withheld == slot);
-        let at = at.ok_or(Violation::UnknownRequest)?;
-        self.switch(slot)?;
-        let (_, message) = self.withheld.swap_remove(at);
-        let request = self.slots[usize::from(slot)].request.as_deref_mut();
-        Ok((message, request.ok_or(Violation::SlotBusy)?))
-    }
-
-    /// Has the answer that is kept for `slot` sent once more, outside of it, because there are no
-    /// larger slots.
-    ///
-    /// # Errors
-    /// There is none, or the slot is in use.
-    pub(crate) fn fetch_outside(&mut self, slot: u16) -> Result<(), Violation> {
-        let at = self
-            .withheld
-            .iter()
-            .position(|(withheld, _)| *withheld == slot);
-        let at = at.ok_or(Violation::UnknownRequest)?;
-        let held = &mut self.slots[usize::from(slot)];
-        let request = held.request.take_if(|_| held.phase == Phase::Free);
-        let request = request.ok_or(Violation::SlotBusy)?;
-        held.phase = Phase::Unanswered(request.request_id);
-        self.unanswered += 1;
-        let (_, message) = self.withheld.swap_remove(at);
-        self.effects.outside.push((request, message));
-        self.has_effects = true;
-        Ok(())
-    }
-
-    /// Returns whether there are larger slots.
-    pub(crate) fn has_grown(&self) -> bool {
-        !self.others.is_empty()
-    }
-
-    /// Puts the larger slot in place of `slot`, because the caller has written a message there.
-    ///
-    /// # Errors
-    /// There is no such slot, it is in use, or it has no larger one.
-    #[cold]
-    pub(crate) fn switch(&mut self, slot: u16) -> Result<(), Violation> {
-        let held = self.slots.get_mut(usize::from(slot));
-        let held = held.ok_or(Violation::BadSlot)?;
-        let request = held.request.as_mut().filter(|_| held.phase == Phase::Free);
-        let request = request.ok_or(Violation::SlotBusy)?;
-        let others = self.others.get_mut(usize::from(slot));
-        match others.filter(|_| !request.arrived.is_grown()) {
-            Some(others) => request.exchange(others),
-            None => return Err(Violation::BadGrowth),
-        }
-        Ok(())
-    }
-
-    /// Handles a request for larger slots, with the caller's larger reply ring unless that is
-    /// refused.
-    #[cold]
-    pub(crate) fn ask_for_growth(
-        &mut self,
-        request: Box<SlotRequest>,
-        ring: Option<RemoteRing>,
-    ) -> Arrival {
-        self.effects.growth.push((request, ring));
-        self.has_effects = true;
-        Arrival::Noted
     }
 
     /// Handles an immediate; `message` is the header in its slot, with the range of the payload.
@@ -395,12 +252,7 @@ impl Responder {
             (Signal::Cancel, _, _) => Arrival::Noted,
             (Signal::Release, _, _) => {
                 held.exported = None;
-                self.forget_withheld(slot);
                 Arrival::Noted
-            }
-            // These are taken in elsewhere.
-            (Signal::Grow | Signal::Grown | Signal::Fetch | Signal::Shrink, _, _) => {
-                Arrival::Violation(Violation::BadGrowth)
             }
         }
     }
@@ -518,9 +370,7 @@ impl Responder {
     /// Returns whether neither an answer waits for a place in the send queue, nor a payload for the
     /// caller to read it.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.unsent.is_empty()
-            && self.withheld.is_empty()
-            && self.slots.iter().all(|slot| slot.exported.is_none())
+        self.unsent.is_empty() && self.slots.iter().all(|slot| slot.exported.is_none())
     }
 
     /// Closes the side: nothing is sent any more, nothing is read, and no items are wanted. Returns
@@ -531,7 +381,6 @@ impl Responder {
         }
         self.cause = Some(cause);
         self.unsent.clear();
-        self.withheld.clear();
         for slot in &mut self.slots {
             slot.exported = None;
         }
@@ -555,7 +404,7 @@ impl Responder {
     /// Takes what is to be done once the lock is released.
     pub(crate) fn take_effects(&mut self) -> Effects {
         self.has_effects = false;
-        mem::take(&mut self.effects)
+        std::mem::take(&mut self.effects)
     }
 
     /// Number of unanswered requests.

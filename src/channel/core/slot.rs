@@ -1,14 +1,11 @@
 //! One slot of the calling side, with the state of its call.
 
-use std::mem;
 use std::ops::Range;
-use std::sync::Arc;
 use std::task::Waker;
 
 use super::caller::CallId;
-use crate::channel::lend::{Ring, SlotToken};
+use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, PooledBuffer};
-use crate::fabric::MemoryRegion;
 use crate::wire::{Header, MessageKind, RendezvousDescriptor, StreamPart};
 
 /// A slot of the calling side. A free slot keeps the number of its last call.
@@ -27,31 +24,6 @@ pub(super) struct Slot {
     pub(super) replied: Option<SlotToken>,
     /// `None` for a plain call.
     pub(super) rare: Option<Box<Rare>>,
-}
-
-/// The tokens of a slot of rings that have grown: of its larger place, or, once that is in use, of
-/// its first one.
-#[derive(Debug)]
-pub(crate) struct SlotTokens {
-    /// Of the place that the peer writes into.
-    pub(crate) receive: SlotToken,
-    /// Of the send memory.
-    pub(crate) send: SlotToken,
-}
-
-impl SlotTokens {
-    /// Gives up what two rings have grown to, whose tokens these all are. No queue pair may use it
-    /// (DROP-1). Dropping the result deregisters it.
-    pub(crate) fn give_up(
-        tokens: Vec<Self>,
-        receive: &Ring,
-        send: &Ring,
-    ) -> Vec<Arc<dyn MemoryRegion>> {
-        let (receives, sends) = tokens.into_iter().map(|it| (it.receive, it.send)).unzip();
-        let mut unused = receive.shrink(receives);
-        unused.extend(send.shrink(sends));
-        unused
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +50,6 @@ pub(super) struct Rare {
     pub(super) is_reading: bool,
     /// The payload of the answer, once it has been read.
     pub(super) read: Option<Result<PooledBuffer, CallError>>,
-    /// Whether the message in the slot asks for larger slots.
-    pub(super) asks_for_growth: bool,
-    /// Whether the peer keeps the answer until it is fetched, because it fits a larger slot only.
-    pub(super) is_withheld: bool,
 }
 
 /// What the header of an answer says about the bytes of its slot.
@@ -115,20 +83,6 @@ impl Slot {
         self.id = id;
         self.phase = Phase::Claimed;
         self.send.take().expect("nobody writes a free slot")
-    }
-
-    /// Exchanges its tokens for `others`. Nobody uses its bytes, at neither end.
-    pub(super) fn exchange(&mut self, others: &mut SlotTokens) {
-        let (Some(replied), Some(send)) = (&mut self.replied, &mut self.send) else {
-            unreachable!("nobody reads or writes the slot");
-        };
-        mem::swap(replied, &mut others.receive);
-        mem::swap(send, &mut others.send);
-    }
-
-    /// Returns whether it is the larger one.
-    pub(super) fn is_grown(&self) -> bool {
-        self.replied.as_ref().is_some_and(SlotToken::is_grown)
     }
 
     /// Returns whether `id` is the call in the slot.

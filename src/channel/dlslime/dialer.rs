@@ -19,8 +19,7 @@ impl Dialer {
         retry: RetryPolicy,
         queue_pairs: usize,
     ) -> Result<Self, ConnectError> {
-        let fixed = (geometry, geometry);
-        Self::create(device, fixed, retry, queue_pairs, Profile::Compatible)
+        Self::create(device, geometry, retry, queue_pairs, Profile::Compatible)
     }
 
     /// The queue pairs to send to a DLSlime peer.

@@ -1,6 +1,6 @@
 //! Two state machines face each other through random schedules, without I/O or clock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::channel::core::caller::{
     CallId, CallState, Caller, Prepared, PreparedPayload, Received,
 };
 use crate::channel::core::responder::{Arrival, FOREVER, PreparedReply, Responder, SlotRequest};
-use crate::channel::core::slot::{ReplyMeta, SlotTokens};
+use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, Violation};
 use crate::wire::{
@@ -62,8 +62,6 @@ enum Step {
     Answer {
         which: usize,
         transport_has_room: bool,
-        /// It fits a larger slot only.
-        is_large: bool,
     },
     /// A place in the responder's send queue is free.
     Room,
@@ -85,12 +83,6 @@ enum Step {
         id: u64,
     },
     Grant,
-    /// The caller asks for larger slots.
-    Grow,
-    /// Answers are fetched that fit larger slots only, or fail if there are none.
-    Fetch,
-    /// The caller uses larger slots no more, if it is idle.
-    Shrink,
     Reset,
 }
 
@@ -115,7 +107,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         3 => Just(Step::BeginStream),
         3 => (0..3_usize).prop_map(|which| Step::TakeAsked { which }),
         1 => (0..3_usize, any::<bool>()).prop_map(|(which, has_failed)| Step::FinishStream { which, has_failed }),
-        5 => (which.clone(), any::<(bool, bool)>()).prop_map(|(which, (transport_has_room, is_large))| Step::Answer { which, transport_has_room, is_large }),
+        5 => (which.clone(), any::<bool>()).prop_map(|(which, transport_has_room)| Step::Answer { which, transport_has_room }),
         3 => Just(Step::Room),
         1 => Just(Step::HastyRequest),
         6 => Just(Step::DeliverReply),
@@ -125,9 +117,6 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::DuplicateReply),
         1 => (0..6_u16, 0..50_u64).prop_map(|(slot, id)| Step::ForeignReply { slot, id }),
         4 => Just(Step::Grant),
-        2 => Just(Step::Grow),
-        2 => Just(Step::Fetch),
-        1 => Just(Step::Shrink),
         1 => Just(Step::Reset),
     ]
 }
@@ -148,25 +137,6 @@ pub(super) fn nothing() -> Prepared {
         method: 0,
         stream: None,
         payload: PreparedPayload::Here(Vec::new()),
-    }
-}
-
-/// The tokens of larger slots.
-fn larger(slots: usize) -> Vec<SlotTokens> {
-    let tokens = |slot| SlotTokens {
-        receive: SlotToken::of_nothing_grown(slot),
-        send: SlotToken::of_nothing_grown(slot),
-    };
-    (0..slots as u16).map(tokens).collect()
-}
-
-/// RING-1: they are all the larger ones, each once.
-fn check_larger(tokens: &[SlotTokens], slots: usize) {
-    assert_eq!(tokens.len(), slots);
-    for (slot, tokens) in (0..).zip(tokens) {
-        for token in [&tokens.receive, &tokens.send] {
-            assert!(token.is_grown() && token.slot() == slot, "{token:?}");
-        }
     }
 }
 
@@ -205,13 +175,7 @@ struct World {
     responder: Responder,
     now: Instant,
     to_server: VecDeque<(Signal, u16, CallId)>,
-    to_client: VecDeque<(Signal, u16, CallId)>,
-    /// The slot in which larger ones are asked for, and with which number.
-    asking: Option<(u16, CallId)>,
-    /// Whether both ends have larger slots.
-    has_grown: bool,
-    /// The slots whose request, or else answer, stands in the larger place.
-    written_larger: BTreeSet<u16>,
+    to_client: VecDeque<(u16, CallId)>,
     // As they are handed out.
     #[allow(clippy::vec_box)]
     handling: Vec<Box<SlotRequest>>,
@@ -238,9 +202,6 @@ impl World {
             now: Instant::now(),
             to_server: VecDeque::new(),
             to_client: VecDeque::new(),
-            asking: None,
-            has_grown: false,
-            written_larger: BTreeSet::new(),
             handling: Vec::new(),
             reading: VecDeque::new(),
             unsent: VecDeque::new(),
@@ -267,8 +228,7 @@ impl World {
             Step::Answer {
                 which,
                 transport_has_room,
-                is_large,
-            } => self.answer(which, transport_has_room, is_large),
+            } => self.answer(which, transport_has_room),
             Step::Room => self.send_unsent(),
             Step::HastyRequest => self.hasty_request(),
             Step::DeliverReply => self.deliver_reply(),
@@ -282,18 +242,7 @@ impl World {
             Step::DuplicateReply => self.duplicate_reply(),
             Step::ForeignReply { slot, id } => self.foreign_reply(slot, CallId(1_000_000 + id)),
             Step::Grant => self.grant(),
-            Step::Grow => self.grow(),
-            Step::Fetch => self.fetch(),
-            Step::Shrink => self.shrink(),
             Step::Reset => self.reset(),
-        }
-        self.send_releases();
-    }
-
-    /// Sends what the caller says before other messages.
-    fn send_releases(&mut self) {
-        while let Some(slot) = self.caller.take_release() {
-            self.to_server.push_back((Signal::Release, slot, CallId(0)));
         }
     }
 
@@ -324,104 +273,10 @@ impl World {
     }
 
     fn post(&mut self, id: CallId, send: SlotToken) {
-        let signal = send.signal();
-        self.post_as(id, send, signal);
-    }
-
-    fn post_as(&mut self, id: CallId, mut send: SlotToken, signal: Signal) {
         let slot = send.slot();
         assert!(self.caller.is_claimed(id, slot));
-        let replied = self.caller.replied(slot);
-        let replied = replied.expect("SLOT-1: nobody reads a free slot");
-        assert_eq!(replied.is_grown(), send.is_grown());
-        match send.is_grown() {
-            true => self.written_larger.insert(slot),
-            false => self.written_larger.remove(&slot),
-        };
-        self.to_server.push_back((signal, slot, id));
-        send.has_signalled();
         self.caller.posted(id, send);
-    }
-
-    fn grow(&mut self) {
-        if self.has_grown || self.asking.is_some() {
-            return;
-        }
-        if let Some((id, send)) = self.caller.claim_for_growth() {
-            self.caller.set_larger(larger(self.slots));
-            self.asking = Some((send.slot(), id));
-            self.post_as(id, send, Signal::Grow);
-        }
-    }
-
-    fn shrink(&mut self) {
-        if self.has_grown && self.caller.is_idle() && !self.caller.has_unsent() {
-            check_larger(&self.caller.shrink(), self.slots);
-            self.has_grown = false;
-            self.written_larger.clear();
-            self.to_server.push_back((Signal::Shrink, 0, CallId(0)));
-        }
-    }
-
-    fn fetch(&mut self) {
-        if self.asking.is_some() {
-            return;
-        }
-        while let Some(slot) = self.caller.fetch() {
-            let is_grown = self.caller.replied(slot).map(SlotToken::is_grown);
-            assert_eq!(is_grown, Ok(self.has_grown), "RING-1");
-            if self.has_grown {
-                self.written_larger.insert(slot);
-            }
-            self.to_server.push_back((Signal::Fetch, slot, CallId(0)));
-        }
-    }
-
-    /// Takes in a message about larger slots, or that an answer is not wanted. Returns what is to be
-    /// taken in as a request.
-    fn deliver_signal(&mut self, signal: Signal, slot: u16, id: CallId) -> Option<Signal> {
-        match signal {
-            Signal::Grown => {
-                let switched = self.responder.switch(slot);
-                assert_eq!(switched, Ok(()), "RING-1: the slot is the caller's");
-                return Some(Signal::Message);
-            }
-            Signal::Shrink => {
-                let tokens = self.responder.shrink();
-                check_larger(&tokens.expect("SLOT-1: no slot is in use"), self.slots);
-            }
-            Signal::Fetch if !self.responder.has_grown() => {
-                let fetched = self.responder.fetch_outside(slot);
-                assert_eq!(fetched, Ok(()), "CALL-1: it is kept");
-                let fetched = self.responder.take_effects().outside;
-                self.handling.extend(fetched.into_iter().map(|it| it.0));
-            }
-            Signal::Fetch => {
-                let (_, request) = self.responder.fetch(slot).expect("CALL-1: it is kept");
-                assert!(
-                    request.send.is_grown() && request.arrived.is_grown(),
-                    "RING-1"
-                );
-                let answer = (Signal::Message, slot, CallId(request.request_id));
-                self.to_client.push_back(answer);
-            }
-            Signal::Grow => {
-                let imm = Immediate {
-                    slot,
-                    signal: Signal::Message,
-                };
-                let header = request_header(id);
-                let arrival = self.responder.receive(imm, Some((&header, 0..0)));
-                let Arrival::Request(request) = arrival else {
-                    panic!("SLOT-1: a correct caller caused {arrival:?}");
-                };
-                self.responder.grow(larger(self.slots));
-                drop(self.responder.answered(request));
-                self.to_client.push_back((Signal::Message, slot, id));
-            }
-            Signal::Message | Signal::Cancel | Signal::Release => return Some(signal),
-        }
-        None
+        self.to_server.push_back((Signal::Message, slot, id));
     }
 
     fn grant(&mut self) {
@@ -594,16 +449,10 @@ impl World {
             extension: self.extension(rare),
             ..request_header(id)
         };
-        let Some(signal) = self.deliver_signal(signal, slot, id) else {
-            return;
-        };
         let imm = Immediate { slot, signal };
         match self.responder.receive(imm, Some((&header, 0..0))) {
             Arrival::Request(request) => {
                 assert_eq!(request.request_id, id.0);
-                let is_larger = self.written_larger.contains(&slot);
-                assert_eq!(request.arrived.is_grown(), is_larger, "RING-1");
-                assert_eq!(request.send.is_grown(), is_larger, "RING-1");
                 assert!(
                     self.last_arrived < Some(id),
                     "ORDER-1: {id:?} after {:?}",
@@ -644,42 +493,31 @@ impl World {
         self.handling.push(request);
     }
 
-    fn answer(&mut self, which: usize, transport_has_room: bool, is_large: bool) {
+    fn answer(&mut self, which: usize, transport_has_room: bool) {
         if self.handling.is_empty() {
             return;
         }
         let request = self.handling.remove(which % self.handling.len());
         let answer = (request.slot(), CallId(request.request_id));
-        let is_withheld = is_large && !request.send.is_grown();
         let rare = self.responder.answered(request);
         if rare.is_some_and(|rare| rare.stream == Some(StreamPart::Open)) {
             self.end_stream(answer.1.0, &[], None);
         }
-        let signal = if is_withheld {
-            self.responder.withhold(answer.0, Vec::new());
-            Signal::Fetch
-        } else {
-            Signal::Message
-        };
         if transport_has_room {
-            return self.to_client.push_back((signal, answer.0, answer.1));
+            return self.to_client.push_back(answer);
         }
         self.unsent.push_back(answer);
         self.responder.queue(PreparedReply {
             slot: answer.0,
             is_rewritten: false,
-            signal,
             bytes: 0..0,
         });
     }
 
     fn send_unsent(&mut self) {
         let taken = self.responder.take_unsent();
-        let sent =
-            taken.map(|(reply, request)| (reply.signal, reply.slot, CallId(request.request_id)));
-        let expected = self.unsent.pop_front();
-        let answer = sent.map(|(_, slot, id)| (slot, id));
-        assert_eq!(answer, expected, "CALL-1: it is sent yet");
+        let sent = taken.map(|(reply, request)| (reply.slot, CallId(request.request_id)));
+        assert_eq!(sent, self.unsent.pop_front(), "CALL-1: it is sent yet");
         self.to_client.extend(sent);
     }
 
@@ -691,7 +529,6 @@ impl World {
         let slots: Vec<_> = handled.chain(unsent).chain(read).collect();
         for slot in slots {
             assert!(self.responder.arrived(slot).is_none());
-            assert_eq!(self.responder.switch(slot), Err(Violation::SlotBusy));
             let imm = Immediate {
                 slot,
                 signal: Signal::Message,
@@ -705,16 +542,10 @@ impl World {
     }
 
     fn deliver_reply(&mut self) {
-        let Some((signal, slot, id)) = self.to_client.pop_front() else {
+        let Some((slot, id)) = self.to_client.pop_front() else {
             return;
         };
-        if signal == Signal::Fetch {
-            return self.deliver_withheld(slot, id);
-        }
         let late = self.caller.late();
-        let replied = self.caller.replied(slot);
-        let is_larger = replied.map(SlotToken::is_grown);
-        assert_eq!(is_larger, Ok(self.written_larger.contains(&slot)), "RING-1");
         match self.receive(slot, id) {
             Received::Answer => {
                 assert!(self.live.contains_key(&id), "CALL-2: {id:?} had ended");
@@ -729,31 +560,7 @@ impl World {
                 );
                 self.forgotten -= 1;
             }
-            Received::Growth => {
-                assert_eq!(self.asking.take(), Some((slot, id)));
-                let orphaned = self.caller.credits().orphaned;
-                self.caller.conclude_growth(slot);
-                self.forgotten -= orphaned - self.caller.credits().orphaned;
-                self.caller.grow();
-                self.has_grown = true;
-            }
             other => panic!("a correct responder caused {other:?}"),
-        }
-    }
-
-    /// The responder keeps an answer that fits a larger slot only.
-    fn deliver_withheld(&mut self, slot: u16, id: CallId) {
-        let late = self.caller.late();
-        assert_eq!(self.caller.withhold(slot, 1), Ok(()));
-        match self.live.contains_key(&id) {
-            true => {
-                let again = self.caller.withhold(slot, 1);
-                assert_eq!(again, Err(Violation::SlotBusy), "it is kept once");
-            }
-            false => {
-                assert_eq!(self.caller.late(), late + 1, "CALL-2");
-                self.forgotten -= 1;
-            }
         }
     }
 
@@ -787,11 +594,8 @@ impl World {
         let Some(live) = self.live.remove(&id) else {
             return;
         };
-        let cancel = self.caller.end(id, live.slot).cancel;
-        // An answer in whose slot larger ones are asked for is there, and so not cancelled.
-        let is_asking = self.asking.is_some_and(|(_, asking)| asking == id);
-        self.forgotten += usize::from(cancel.is_some() || is_asking);
-        if let Some(slot) = cancel {
+        if let Some(slot) = self.caller.end(id, live.slot).cancel {
+            self.forgotten += 1;
             self.to_server.push_back((Signal::Cancel, slot, id));
         }
     }
@@ -864,9 +668,6 @@ impl World {
         assert_eq!(self.responder.unanswered(), self.reading.len(), "CALL-1");
         self.reading.clear();
         self.responder = Responder::of(self.slots);
-        self.has_grown = false;
-        self.asking = None;
-        self.written_larger.clear();
         self.forgotten = 0;
         self.end_calls();
         self.caller = Caller::of(self.slots);
@@ -941,15 +742,13 @@ proptest! {
             world.begin_stream();
             world.take_asked(0);
             world.finish_stream(0, false);
-            world.answer(0, true, false);
+            world.answer(0, true);
             world.send_unsent();
             world.deliver_reply();
             for which in 0..8 {
                 world.read(which);
             }
             world.grant();
-            world.fetch();
-            world.send_releases();
         }
         prop_assert!(world.live.is_empty());
         prop_assert_eq!(world.caller.credits().free, slots);

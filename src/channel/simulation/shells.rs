@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proptest::prelude::*;
 use tokio::runtime::{Builder, Runtime};
@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::trouble_queue::{Trouble, TroubledDevice};
 use crate::channel::loopback::{DRIVER, LONG, Loopback};
 use crate::channel::{
-    Answer, CallError, Delivery, Geometry, Inbound, LossCause, OneWayCall, PendingCall, ReplyBytes,
+    Answer, CallError, Delivery, Inbound, LossCause, OneWayCall, PendingCall, ReplyBytes,
 };
 use crate::fabric::CompletionQueue;
 use crate::fabric::shm::ShmDevice;
@@ -27,8 +27,6 @@ use crate::wire::{EncodeError, Fault};
 /// Bytes of a payload: of some that fit a slot, and of two that do not, the larger of which moves
 /// in pieces.
 const SIZES: [usize; 4] = [0, 100, 1000, 300_000];
-/// Size of the slots of rings that have grown: one of those fits them, and not the slots before.
-const LARGER: usize = 1064;
 
 /// One thing that may happen next.
 #[derive(Debug, Clone, Copy)]
@@ -68,8 +66,6 @@ enum Step {
     Release {
         which: usize,
     },
-    /// The channel gives its larger slots back, if it can.
-    Shrink,
     Close,
     Dismiss,
     Trouble(Trouble),
@@ -91,7 +87,6 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => Just(Step::EndGuest),
         3 => which().prop_map(|which| Step::Drop { which }),
         1 => which().prop_map(|which| Step::Release { which }),
-        2 => Just(Step::Shrink),
         1 => prop_oneof![
             Just(Step::Close),
             Just(Step::Dismiss),
@@ -188,13 +183,10 @@ fn drive(runtime: &Runtime) {
 }
 
 impl World {
-    fn new(slots: usize, grows: bool) -> Self {
+    fn new(slots: usize) -> Self {
         let trouble = TroubledDevice::new(ShmDevice::open().unwrap());
         let called = ShmDevice::open().unwrap();
-        let first = Geometry::new(slots, 256).unwrap();
-        let larger = Geometry::new(slots, LARGER).unwrap();
-        let geometries = (first, if grows { larger } else { first });
-        let ends = Loopback::growing(runtime(), trouble.clone(), called, geometries);
+        let ends = Loopback::in_runtime(runtime(), trouble.clone(), called, slots);
         let queue = Arc::downgrade(&ends.channel.lock().queue.as_ref().unwrap().0);
         Self {
             ends,
@@ -246,10 +238,6 @@ impl World {
                 if which < self.kept.len() {
                     self.release(which);
                 }
-            }
-            Step::Shrink => {
-                let (now, channel) = (Instant::now(), &self.ends.channel);
-                channel.shrink_if_idle(now, Duration::ZERO);
             }
             Step::Close => self.ends.channel.close(LossCause::Left),
             Step::Dismiss => {
@@ -472,8 +460,8 @@ impl World {
     }
 }
 
-fn live(slots: usize, grows: bool, steps: &[Step]) {
-    let mut world = World::new(slots, grows);
+fn live(slots: usize, steps: &[Step]) {
+    let mut world = World::new(slots);
     for step in steps {
         world.step(step);
     }
@@ -496,20 +484,19 @@ fn call_1_call_2_nobody_is_forgotten() {
     let sleep = |as_guest| Step::Sleep { which: 0, as_guest };
     let failure = Step::Trouble(Trouble::Failure);
     let (look, drive) = (Step::Look, Step::DriveGuest);
-    let live = |steps: &[Step]| live(1, false, steps);
     // The credit of an answer that is dropped is that of a call that waits.
-    live(&[call, call, take, answer, look, drop]);
+    live(1, &[call, call, take, answer, look, drop]);
     // A watcher ends with its runtime, and with its channel.
-    live(&[call, sleep(true), drive, Step::EndGuest]);
-    live(&[call, sleep(true), drive]);
+    live(1, &[call, sleep(true), drive, Step::EndGuest]);
+    live(1, &[call, sleep(true), drive]);
     // It is idle as the next one goes to sleep; the first is looked at.
     let (first, second) = (sleep(true), sleep(true));
     let served = [call, first, drive, take, answer, drive];
-    live(&[&served[..], &[call, first, second]].concat());
+    live(1, &[&served[..], &[call, first, second]].concat());
     // A call that is looked at does not sleep any more.
-    live(&[call, sleep(false), read]);
+    live(1, &[call, sleep(false), read]);
     // What has run was sent, though its answer comes after the end.
-    live(&[call, take, answer, failure, look, look]);
+    live(1, &[call, take, answer, failure, look, look]);
 }
 
 proptest! {
@@ -519,9 +506,8 @@ proptest! {
     #[test]
     fn call_1_call_2_slot_2_ring_1_hold_in_the_shells(
         slots in 1..4_usize,
-        grows in any::<bool>(),
         steps in proptest::collection::vec(any_step(), 1..60),
     ) {
-        live(slots, grows, &steps);
+        live(slots, &steps);
     }
 }

@@ -161,10 +161,6 @@ impl QueuePair for FaultyQueuePair {
     fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<Arc<dyn MemoryRegion>> {
         self.pair.lock().qp().place(remote, len)
     }
-
-    fn forget(&mut self, rkey: u32) {
-        self.pair.lock().qp().forget(rkey);
-    }
 }
 
 fn opcode(operation: Operation) -> Opcode {

@@ -215,16 +215,6 @@ impl Connection {
         sender.regions.place(remote, len)
     }
 
-    /// Unmaps the peer's region with this key.
-    ///
-    /// # Safety
-    /// The contract of [`post_send`](Self::post_send).
-    pub(super) unsafe fn forget_region(&self, rkey: u32) {
-        // SAFETY: the caller is the owner; nobody else locks it so, nor below.
-        let mut sender = unsafe { self.sender.lock_as_owner() };
-        sender.regions.forget(rkey);
-    }
-
     /// Continues waiting requests. Returns when to look again, if that is necessary.
     pub(super) fn progress(&self, now: Instant) -> Option<Instant> {
         self.advance(&mut self.sender.lock(), now)

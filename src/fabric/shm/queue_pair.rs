@@ -186,11 +186,6 @@ impl QueuePair for ShmQueuePair {
         let placed = unsafe { self.connection.place(remote, len) }?;
         Some(Arc::new(placed))
     }
-
-    fn forget(&mut self, rkey: u32) {
-        // SAFETY: this is the one handle, and it is borrowed by this thread alone.
-        unsafe { self.connection.forget_region(rkey) }
-    }
 }
 
 impl Drop for ShmQueuePair {

@@ -131,12 +131,6 @@ impl RemoteRegions {
         }
     }
 
-    /// Unmaps the region with this key, unless its bytes are [placed](Self::place).
-    pub(super) fn forget(&mut self, rkey: u32) {
-        self.mapped.retain(|region| region.info.rkey != rkey);
-        self.last = 0;
-    }
-
     /// Finds `len` bytes at `remote` that the peer lets be written, if they are mapped.
     pub(super) fn place(&mut self, remote: RemoteSlice, len: usize) -> Option<PlacedRegion> {
         let RemoteSlice { addr, rkey } = remote;

@@ -186,11 +186,7 @@ impl AgentState {
             ..
         } = &self.settings;
         let memory = devices.on(link).unwrap_or(devices.first());
-        let first = match theirs.grows {
-            true => geometry.first(),
-            false => *geometry,
-        };
-        let dialer = Dialer::growing(memory, (first, *geometry), *retry)?;
+        let dialer = Dialer::new(memory, *geometry, *retry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
         let open = Open {
             id,
