@@ -53,6 +53,9 @@ async fn driver() {
             Ok(answer) => {
                 assert!(answer.iter().eq(message.iter().rev()));
                 (answered, last) = (answered + 1, Instant::now());
+                if answered == 20 {
+                    println!("calling");
+                }
             }
             Err(RpcError::PeerLost { cause, .. }) if seconds == 0 => {
                 println!("lost after {} ms: {cause}", last.elapsed().as_millis());

@@ -101,6 +101,7 @@ impl AgentState {
                 }
                 Err(error) => error,
             };
+            self.connecting_failed(&request.peer);
             let may_pass = match &error {
                 // Another incarnation of the peer has read this, or the service is not served yet,
                 // or no longer.

@@ -6,14 +6,17 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use slimerpc::channel::{Descriptor, LossCause, Mismatch};
-use slimerpc::fabric::LinkType;
+use slimerpc::fabric::{CompletionStatus, LinkType, RetryPolicy};
 
 use super::AgentState;
 use crate::AgentEvent;
 
-/// A connection that fails sooner than this has not worked. It is longer than a device takes to
-/// give up a peer that does not answer.
+/// A connection that fails sooner than this has not worked, unless a device takes longer to give up
+/// a peer that does not answer.
 const YOUNG: Duration = Duration::from_secs(10);
+/// Connections that are made within this time after a failure fail for the same reason: a port that
+/// is down for a moment takes several with it.
+const OUTAGE: Duration = Duration::from_secs(3);
 /// Failures in a row after which another kind of link is used.
 const FAILURES: u32 = 2;
 /// How long a kind of link is avoided, before new connections try it again.
@@ -58,10 +61,10 @@ pub(super) struct EndedConnection {
 }
 
 impl LinkFailures {
-    fn note(&self, peer: &str, ended: EndedConnection, now: Instant) {
+    fn note(&self, peer: &str, ended: EndedConnection, young: Duration, now: Instant) {
         let (life, since, cause) = (ended.life, ended.since, ended.cause);
         // Others say nothing about the way to the peer.
-        if !matches!(cause, LossCause::Completion(_) | LossCause::Fabric(_)) {
+        if cause != LossCause::Completion(CompletionStatus::RetryExceeded) {
             return;
         }
         let mut all = self.0.borrow_mut();
@@ -69,7 +72,7 @@ impl LinkFailures {
         let key = (peer.to_owned(), ended.link);
         let known = all.get(&key).filter(|known| known.life == life);
         let before = known.map_or(0, |known| known.count);
-        if now.saturating_duration_since(since) >= YOUNG {
+        if now.saturating_duration_since(since) >= young {
             // It has worked. What came before counts no more, unless the link is avoided for it.
             if before < FAILURES {
                 all.remove(&key);
@@ -77,7 +80,7 @@ impl LinkFailures {
             return;
         }
         // What was connected before the last failure has failed with it.
-        if known.is_some_and(|known| since <= known.last) {
+        if known.is_some_and(|known| since <= known.last + OUTAGE) {
             return;
         }
         let failures = Failures {
@@ -88,6 +91,11 @@ impl LinkFailures {
             cause,
         };
         all.insert(key, failures);
+    }
+
+    /// Lets every kind of link be tried again.
+    fn forget(&self, peer: &str) {
+        self.0.borrow_mut().retain(|(of, _), _| of != peer);
     }
 
     /// Whether this kind of link is avoided towards this incarnation of `peer`.
@@ -140,15 +148,30 @@ impl AgentState {
 
     /// Notes that a connection with `peer` has ended.
     pub(super) fn connection_ended(&self, peer: &str, ended: EndedConnection) {
-        self.link_failures.note(peer, ended, Instant::now());
+        // To others this agent makes no connections, so what they do fills nothing here.
+        if self.wanted.borrow().contains(peer) {
+            let young = YOUNG.max(given_up_after(self.settings.retry));
+            self.link_failures.note(peer, ended, young, Instant::now());
+        }
     }
+
+    /// Notes that no connection with `peer` could be made. If that was over another kind of link,
+    /// the preferred one may be better.
+    pub(super) fn connecting_failed(&self, peer: &str) {
+        self.link_failures.forget(peer);
+    }
+}
+
+/// How long a device may take to give up a peer that does not answer: up to four times as long as
+/// the policy says (InfiniBand Architecture, volume 1, 9.7.6.1.3).
+fn given_up_after(retry: RetryPolicy) -> Duration {
+    let wait = Duration::from_nanos(4096) * (1 << retry.timeout.min(31));
+    wait * 4 * (u32::from(retry.retry_cnt) + 1)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use slimerpc::fabric::CompletionStatus;
-
     use super::*;
 
     const RDMA: LinkType = LinkType::Roce;
@@ -167,10 +190,15 @@ mod tests {
     fn two_young_failures_in_a_row_avoid_a_link_for_a_time_and_this_incarnation() {
         let failures = LinkFailures::default();
         let start = Instant::now();
-        failures.note("a", failed(1, start), start + SECOND);
+        failures.note("a", failed(1, start), YOUNG, start + SECOND);
         assert!(!failures.avoids("a", 1, RDMA, start + SECOND));
-        failures.note("a", failed(1, start + 2 * SECOND), start + 3 * SECOND);
-        let now = start + 4 * SECOND;
+        failures.note(
+            "a",
+            failed(1, start + 5 * SECOND),
+            YOUNG,
+            start + 6 * SECOND,
+        );
+        let now = start + 7 * SECOND;
         assert!(failures.avoids("a", 1, RDMA, now));
         assert!(!failures.avoids("a", 2, RDMA, now), "another incarnation");
         assert!(!failures.avoids("b", 1, RDMA, now), "another peer");
@@ -178,26 +206,53 @@ mod tests {
         assert!(failures.untold_cause("a", RDMA).is_some());
         assert_eq!(failures.untold_cause("a", RDMA), None, "told once");
         assert!(!failures.avoids("a", 1, RDMA, now + AVOIDED), "tried again");
+        failures.forget("b");
+        assert!(failures.avoids("a", 1, RDMA, now));
+        failures.forget("a");
+        assert!(!failures.avoids("a", 1, RDMA, now), "it is no better");
     }
 
     #[test]
-    fn what_fails_together_counts_once_and_what_has_worked_not_at_all() {
+    fn one_outage_counts_once_and_what_has_worked_not_at_all() {
         let failures = LinkFailures::default();
         let start = Instant::now();
-        for _ in 0..3 {
-            failures.note("a", failed(1, start), start + SECOND);
+        for tenth in 0..30 {
+            let since = start + SECOND * tenth / 10;
+            failures.note("a", failed(1, since), YOUNG, since + SECOND);
         }
-        assert!(!failures.avoids("a", 1, RDMA, start + SECOND));
+        assert!(!failures.avoids("a", 1, RDMA, start + 4 * SECOND));
         // This one worked, so those before do not count.
-        failures.note("a", failed(1, start), start + YOUNG);
-        let again = start + YOUNG + SECOND;
-        failures.note("a", failed(1, again), again + SECOND);
+        failures.note("a", failed(1, start), YOUNG, start + YOUNG);
+        let again = start + YOUNG + 5 * SECOND;
+        failures.note("a", failed(1, again), YOUNG, again + SECOND);
         assert!(!failures.avoids("a", 1, RDMA, again + SECOND));
-        let left = EndedConnection {
-            cause: LossCause::Gone,
-            ..failed(1, again + 2 * SECOND)
+        for cause in [
+            LossCause::Gone,
+            LossCause::Fabric("no memory here".to_owned()),
+            LossCause::Completion(CompletionStatus::RemoteAccess),
+        ] {
+            let since = again + 10 * SECOND;
+            let other = EndedConnection {
+                cause,
+                ..failed(1, since)
+            };
+            failures.note("a", other, YOUNG, since + SECOND);
+            assert!(!failures.avoids("a", 1, RDMA, since + SECOND));
+        }
+    }
+
+    #[test]
+    fn a_device_that_insists_is_given_time() {
+        let policy = |timeout| RetryPolicy {
+            timeout,
+            ..RetryPolicy::default()
         };
-        failures.note("a", left, again + 3 * SECOND);
-        assert!(!failures.avoids("a", 1, RDMA, again + 3 * SECOND));
+        assert!(given_up_after(policy(14)) < YOUNG);
+        assert!(given_up_after(policy(20)) > Duration::from_secs(100));
+        let longest = RetryPolicy {
+            retry_cnt: 6,
+            ..policy(31)
+        };
+        assert!(given_up_after(longest) > Duration::from_secs(200_000));
     }
 }

@@ -44,7 +44,10 @@ impl AgentState {
             if cause.as_ref().is_some_and(LossCause::is_of_peer) {
                 self.doubt(&peer, life);
             }
-            if let (Some(life), Some(link), Some(cause)) = (life, link, cause) {
+            // A channel that ended with its peer's incarnation says nothing: the watch tells.
+            if let (Some(life), Some(link), Some(cause)) = (life, link, cause)
+                && self.reachable(&peer) == Some(life)
+            {
                 let ended = EndedConnection {
                     life,
                     link,
