@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::retry_timing::ack_timeout;
 use super::{
     CompletionQueue, FabricError, MemoryRegion, RecvRequest, RemoteSlice, SendRequest, TcpAddress,
 };
@@ -214,6 +216,21 @@ impl RetryPolicy {
             }
         }
         Ok(())
+    }
+}
+
+impl RetryPolicy {
+    /// How long a peer that does not answer is tried: each wait and its retries. Devices may take
+    /// up to four times as long (volume 1, 9.7.6.1.3).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use slimerpc::fabric::RetryPolicy;
+    /// let nominal = RetryPolicy::default().gives_up_after();
+    /// assert_eq!(nominal, 7 * Duration::from_nanos(67_108_864));
+    /// ```
+    pub fn gives_up_after(&self) -> Duration {
+        ack_timeout(self.timeout) * (u32::from(self.retry_cnt) + 1)
     }
 }
 

@@ -285,17 +285,22 @@ impl Impostor {
     }
 }
 
-/// A queue pair of `device` that is connected with one of the device with this GID.
-fn connected(device: &Arc<dyn Device>, gid: Gid) -> Box<dyn QueuePair> {
-    let (cq, _) = device.create_completion_queue(16).expect("a queue");
-    let init = QueuePairInit {
+/// The parameters of a queue pair that need not hold much.
+fn small(cq: Arc<dyn crate::fabric::CompletionQueue>) -> QueuePairInit {
+    QueuePairInit {
         send_cq: cq.clone(),
         recv_cq: cq,
         max_send_wr: 4,
         max_recv_wr: 4,
         max_inline: 0,
         retry: RetryPolicy::default(),
-    };
+    }
+}
+
+/// A queue pair of `device` that is connected with one of the device with this GID.
+fn connected(device: &Arc<dyn Device>, gid: Gid) -> Box<dyn QueuePair> {
+    let (cq, _) = device.create_completion_queue(16).expect("a queue");
+    let init = small(cq);
     let mut qp = device.create_queue_pair(&init).expect("a queue pair");
     let address = QueuePairAddress {
         gid,
@@ -355,14 +360,7 @@ fn call_1_the_end_of_a_queue_pair_is_told_to_whoever_asked_for_it() {
 fn call_1_a_goodbye_before_the_answer_to_a_hello_ends_the_connection() {
     let (device, impostor) = (ShmDevice::open_apart().expect("a device"), Impostor::new());
     let (cq, _) = device.create_completion_queue(16).expect("a queue");
-    let init = QueuePairInit {
-        send_cq: cq.clone(),
-        recv_cq: cq,
-        max_send_wr: 4,
-        max_recv_wr: 4,
-        max_inline: 0,
-        retry: RetryPolicy::default(),
-    };
+    let init = small(cq);
     let mut qp = device.queue_pair(&init).expect("a queue pair");
     qp.to_init().expect("INIT");
     let device: Arc<dyn Device> = device;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::fabric::RetryPolicy;
-use crate::fabric::retry_timing::{ack_timeout, rnr_timer};
+use crate::fabric::retry_timing::rnr_timer;
 
 /// A lost packet is sent again by the kernel after a second if it is the first, and after 200 ms
 /// otherwise, whatever a policy says: a shorter patience would end connections that only lost one.
@@ -11,8 +11,7 @@ const MIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a peer may take to answer.
 pub(super) fn patience(retry: RetryPolicy) -> Duration {
-    let tries = u32::from(retry.retry_cnt) + 1;
-    (ack_timeout(retry.timeout) * tries).max(MIN_PATIENCE)
+    retry.gives_up_after().max(MIN_PATIENCE)
 }
 
 /// How long a sender insists on a receive; `None`: for ever.
@@ -23,6 +22,7 @@ pub(super) fn rnr_patience(min_rnr_timer: u8, rnr_retry: u8) -> Option<Duration>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fabric::retry_timing::ack_timeout;
 
     #[test]
     fn codes_mean_what_the_specification_says() {

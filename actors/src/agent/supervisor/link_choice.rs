@@ -162,11 +162,9 @@ impl AgentState {
     }
 }
 
-/// How long a device may take to give up a peer that does not answer: up to four times as long as
-/// the policy says (InfiniBand Architecture, volume 1, 9.7.6.1.3).
+/// How long a device may take to give up a peer that does not answer.
 fn given_up_after(retry: RetryPolicy) -> Duration {
-    let wait = Duration::from_nanos(4096) * (1 << retry.timeout.min(31));
-    wait * 4 * (u32::from(retry.retry_cnt) + 1)
+    4 * retry.gives_up_after()
 }
 
 #[cfg(test)]
