@@ -84,6 +84,11 @@ impl Keys {
         keys
     }
 
+    /// What an agent says of itself.
+    pub fn obs(&self, alias: &str) -> String {
+        self.scoped(&format!("obs:peer:{alias}"))
+    }
+
     /// Counter that generated aliases are made from.
     pub fn agent_counter(&self) -> String {
         self.scoped("agent_name_counter")

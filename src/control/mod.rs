@@ -21,6 +21,7 @@ mod mail;
 mod mail_log;
 mod names;
 mod nanoctrl;
+pub mod obs;
 mod process;
 pub(crate) mod record;
 mod secret;
@@ -35,6 +36,8 @@ use serde_json::Value;
 pub use error::ControlError;
 pub use host::Host;
 pub use local::Local;
+#[cfg(feature = "server")]
+pub use nanoctrl::ObsReader;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub use nanoctrl::read_mail;

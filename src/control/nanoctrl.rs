@@ -25,6 +25,8 @@ mod entities;
 mod http;
 mod leases;
 mod mail_stream;
+#[cfg(feature = "server")]
+mod obs_reader;
 mod outage;
 mod parse;
 mod renewal;
@@ -35,6 +37,8 @@ mod watch;
 #[cfg(fuzzing)]
 pub use self::parse::read_mail;
 
+#[cfg(feature = "server")]
+pub use self::obs_reader::ObsReader;
 use self::{
     access::Access,
     http::{Http, Registered},

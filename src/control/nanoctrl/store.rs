@@ -77,6 +77,16 @@ impl Store {
             Some(address) => ("the setting `redis`".to_owned(), address.clone()),
             None => (format!("NanoCtrl at {url}"), Address::parse(address)?),
         };
+        Ok(Self::at(address, named_by, access, timeout))
+    }
+
+    /// Redis at an `address` that is `named_by` this; nothing is connected yet.
+    pub(super) fn at(
+        address: Address,
+        named_by: String,
+        access: Access,
+        timeout: Duration,
+    ) -> Self {
         let link = SharedConnection {
             registered: address.clone(),
             address,
@@ -84,12 +94,12 @@ impl Store {
             connection: None,
             opened: 0,
         };
-        Ok(Self {
+        Self {
             named_by,
             access,
             timeout,
             link: Mutex::new(link),
-        })
+        }
     }
 
     /// Adopts an address that NanoCtrl names later, unless the settings name one.
@@ -309,7 +319,7 @@ impl Store {
         None
     }
 
-    fn explain(&self, error: &RedisError) -> ControlError {
+    pub(super) fn explain(&self, error: &RedisError) -> ControlError {
         let reason = error.to_string();
         match error.kind() {
             ErrorKind::UnexpectedReturnType | ErrorKind::Parse => {
