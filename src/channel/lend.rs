@@ -25,6 +25,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::registered::CountedRegion;
 use super::{Geometry, RingAddress};
 use crate::fabric::{Access, Device, FabricError, MemoryRegion, RemoteSlice};
 
@@ -42,6 +43,7 @@ pub(crate) struct Ring {
     number: NonZeroU64,
     /// Number of tokens that have not been retired.
     tokens: usize,
+    _counted: CountedRegion,
 }
 
 /// The right to the bytes of one slot of one ring. Each slot has one token, which is moved and
@@ -125,6 +127,7 @@ impl Ring {
             geometry,
             number,
             tokens: geometry.slots(),
+            _counted: CountedRegion::new(geometry.len()),
         };
         let slots = 0..geometry.slots();
         let tokens = slots.map(|slot| ring.token(first, ring.lkey, slot as u16));
@@ -233,7 +236,10 @@ impl Ring {
 /// the owner has posted and whose end it awaits; or a peer that the owner has allowed to write, as
 /// the [module](self) describes.
 #[derive(Debug)]
-pub(super) struct OwnedRegion(Arc<dyn MemoryRegion>);
+pub(super) struct OwnedRegion {
+    region: Arc<dyn MemoryRegion>,
+    _counted: CountedRegion,
+}
 
 impl OwnedRegion {
     /// Registers memory that peers may use as `access` allows.
@@ -242,17 +248,21 @@ impl OwnedRegion {
         len: usize,
         access: Access,
     ) -> Result<Self, FabricError> {
-        Ok(Self(device.register(len, access)?))
+        let region = device.register(len, access)?;
+        Ok(Self {
+            region,
+            _counted: CountedRegion::new(len),
+        })
     }
 
     /// The region, for work requests.
     pub(super) fn region(&self) -> &dyn MemoryRegion {
-        &*self.0
+        &*self.region
     }
 
     /// The region, to register it with other devices: they use it as peers do.
     pub(super) fn shared(&self) -> &Arc<dyn MemoryRegion> {
-        &self.0
+        &self.region
     }
 }
 
@@ -266,7 +276,7 @@ impl Deref for OwnedRegion {
         // the same ones. A user of `shared` registers the region with other devices; a `Buffer`,
         // which copies to and from it while peers write, makes no reference. A READ into it, or an
         // allowed peer's write, takes place only while its owner awaits that; see the type.
-        unsafe { std::slice::from_raw_parts(self.0.as_ptr().as_ptr(), self.0.len()) }
+        unsafe { std::slice::from_raw_parts(self.region.as_ptr().as_ptr(), self.region.len()) }
     }
 }
 
@@ -274,7 +284,7 @@ impl DerefMut for OwnedRegion {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         // SAFETY: as in `deref`; `&mut self` makes this the only reference.
-        unsafe { std::slice::from_raw_parts_mut(self.0.as_ptr().as_ptr(), self.0.len()) }
+        unsafe { std::slice::from_raw_parts_mut(self.region.as_ptr().as_ptr(), self.region.len()) }
     }
 }
 

@@ -72,6 +72,7 @@ pub mod peer_connection;
 mod pending;
 mod profile;
 mod queue_pair_group;
+mod registered;
 mod send_queue;
 #[cfg(test)]
 mod simulation;
@@ -111,5 +112,6 @@ pub use self::{
     one_sided::{Exposed, OneSided, OneSidedDialer, PendingTransfer, TransferError},
     parker::Parker,
     pending::{OneWayCall, PendingCall},
+    registered::RegisteredMemory,
     stream::ItemSink,
 };
