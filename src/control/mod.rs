@@ -29,6 +29,8 @@ mod service_record;
 #[doc(hidden)]
 pub mod topology;
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use serde_json::Value;
@@ -160,6 +162,17 @@ pub trait Control: Send + Sync + 'static {
     /// [`clean_up`](Self::clean_up). An entity whose owner died is removed when it expires. Read it
     /// promptly: unread events are kept.
     fn watch_entities(&self, kind: &str) -> BoxStream<'static, EntityEvent>;
+
+    /// Publishes what this agent says of itself, in place of what it said before: the text of an
+    /// [`ObsRecord`](obs::ObsRecord). Redis keeps it for `lease`, also after the agent has left.
+    /// Where there is no Redis nobody reads it, and this does nothing.
+    ///
+    /// # Errors
+    /// The control plane is out of reach, or another agent has taken the name.
+    async fn report(&self, record: &str, lease: Duration) -> Result<(), ControlError> {
+        let _ = (record, lease);
+        Ok(())
+    }
 
     /// Leaves: removes everything of this agent, tells its peers, and ends
     /// [`mail`](Self::mail). Does nothing if the agent has left already.

@@ -230,6 +230,14 @@ impl NanoCtrl {
         address_towards(&host, port).await
     }
 
+    /// Asks the server where its Redis is: `redis://host:port`.
+    ///
+    /// # Errors
+    /// The server cannot be reached, or refuses.
+    pub async fn redis_address(&self) -> Result<String, ControlError> {
+        self.http.redis_address().await
+    }
+
     /// Sets how long a blocking read of the mail waits, in whole seconds from 1 to 3600. It
     /// delays no mail, but each interval costs two Redis commands. Watchers of entities may notice
     /// an expired one that much later. Default 5 s.
@@ -555,6 +563,12 @@ impl Control for NanoCtrl {
             .flat_map(move |session| watch::events(http.clone(), session, kind.clone(), interval))
             .take_until(async move { end.ended().await })
             .boxed()
+    }
+
+    async fn report(&self, record: &str, lease: Duration) -> Result<(), ControlError> {
+        let session = self.life.current()?;
+        let owner = session.report(record, lease).await?;
+        self.renewal().check(&session, owner)
     }
 
     async fn clean_up(&self) -> Result<(), ControlError> {

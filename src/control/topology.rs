@@ -135,7 +135,7 @@ impl Topology {
     /// for such elsewhere: shared memory, until an agent names its own. An empty `address` becomes
     /// the host name.
     pub fn to_json(&self, address: &str) -> Value {
-        let hostname = attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default();
+        let hostname = hostname();
         let address = if address.is_empty() {
             &hostname
         } else {
@@ -157,6 +157,11 @@ impl Topology {
             "slime": slime,
         })
     }
+}
+
+/// The name of this host; empty if it cannot be read.
+pub fn hostname() -> String {
+    attribute(Path::new("/proc/sys/kernel/hostname")).unwrap_or_default()
 }
 
 /// Finds the address that this host uses towards a server; `None` if that takes longer than a

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,17 @@ const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
 const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
 /// The variables that supply [`Builder::tls`].
 const TLS: [&str; 3] = TlsFiles::SETTINGS;
+
+/// The variable that supplies [`Builder::obs`]; DLSlime's, as the two below.
+const OBS: &str = "DLSLIME_OBS";
+/// The variable that supplies the time between two records, in milliseconds.
+const OBS_PERIOD: &str = "DLSLIME_OBS_TIME_STEP_MS";
+/// The variable that has no record published although `OBS` is set.
+const OBS_REDIS: &str = "DLSLIME_OBS_REDIS";
+/// Time between two records by default.
+const DEFAULT_OBS_PERIOD: Duration = Duration::from_secs(1);
+/// The times that may lie between two records.
+const OBS_PERIODS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
 /// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone)]
@@ -90,6 +102,9 @@ impl From<&str> for Plane {
 /// | [`detection`](Polling::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | a peer that sends no heartbeat for so long is stalled |
 /// | [`raise_open_files`](Limits::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
+/// | [`obs`](Self::obs) | `DLSLIME_OBS` | no | 1 or 0 | publish what the agent says of itself, for `nanoctrl obs` and the console; with NanoCtrl only |
+/// | | `DLSLIME_OBS_TIME_STEP_MS` | 1,000 | ms | between two such records; 10 to 3,600,000 |
+/// | | `DLSLIME_OBS_REDIS` | 1 | 1 or 0 | 0: `DLSLIME_OBS` publishes nothing |
 /// | [`retry`](Self::retry): `min_rnr_timer` | `SLIME_RPC_MIN_RNR_TIMER` | 12 (0.64 ms) | code | wait that we ask of a sender when we have no receive posted |
 /// | `rnr_retry` | `SLIME_RPC_RNR_RETRY` | 6 | tries | after "receiver not ready"; 7: for ever |
 /// | `timeout` | `SLIME_RPC_ACK_TIMEOUT` | 14 (67 ms) | code | wait for an acknowledgement |
@@ -114,6 +129,7 @@ pub struct Builder {
     polling: Polling,
     retry: Option<RetryPolicy>,
     strategy: Strategy,
+    obs: Option<bool>,
 }
 
 /// The settings that an agent starts with.
@@ -136,6 +152,10 @@ pub(crate) struct Settings {
     pub(crate) reconnect_wait: Duration,
     pub(crate) stream_patience: Duration,
     pub(crate) strategy: Strategy,
+    /// Time between two records of what the agent says of itself, if it says anything.
+    pub(crate) obs: Option<Duration>,
+    /// The scope of the agent.
+    pub(crate) scope: String,
     polling: Polling,
 }
 
@@ -384,6 +404,20 @@ impl Builder {
         self
     }
 
+    /// Sets whether the agent publishes what it says of itself, once a second: a record in Redis
+    /// that `nanoctrl obs`, the console of `nanoctrl` and DLSlime's `dlslime-ctrl obs` read. It
+    /// needs [`nanoctrl`](Self::nanoctrl).
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().nanoctrl("http://ctrl:3000").obs(true);
+    /// # let _ = builder;
+    /// ```
+    pub fn obs(mut self, is_on: bool) -> Self {
+        self.obs = Some(is_on);
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to accept callers.
     ///
     /// # Errors
@@ -517,6 +551,43 @@ impl Builder {
         Ok(Some(files))
     }
 
+    /// Time between two records of what the agent says of itself, if it says anything.
+    fn obs_period(&self) -> Result<Option<Duration>, AgentError> {
+        let is_wanted = match self.obs {
+            Some(is_wanted) => is_wanted,
+            None => {
+                environment::flag(OBS)? == Some(true)
+                    && environment::flag(OBS_REDIS)? != Some(false)
+            }
+        };
+        if !is_wanted {
+            return Ok(None);
+        }
+        if !matches!(self.plane(), Plane::NanoCtrl(_)) {
+            let lacking = "records of what an agent says of itself lie in the Redis of a NanoCtrl: \
+                set `nanoctrl` or SLIME_RPC_CONTROL to its URL, too";
+            // The variable may be set for all programs of a host, DLSlime's among them.
+            if self.obs.is_none() {
+                tracing::warn!("{OBS} has no effect: {lacking}");
+                return Ok(None);
+            }
+            return Err(AgentError::Setting {
+                name: "obs".into(),
+                value: "true".to_owned(),
+                allowed: lacking.to_owned(),
+            });
+        }
+        let period = environment::millis(OBS_PERIOD)?.unwrap_or(DEFAULT_OBS_PERIOD);
+        if !OBS_PERIODS.contains(&period) {
+            return Err(AgentError::Setting {
+                name: OBS_PERIOD.into(),
+                value: period.as_millis().to_string(),
+                allowed: "10 to 3,600,000 ms may lie between two records".to_owned(),
+            });
+        }
+        Ok(Some(period))
+    }
+
     fn server(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
         let or = |set: &Option<Secret>, name| set.clone().or_else(|| environment::secret(name));
         let tls = self.nanoctrl_tls.clone().or_environment();
@@ -576,6 +647,7 @@ impl Builder {
         self.check_device(&devices)?;
         retry.check(devices.first().device().name())?;
         let connect_timeout = timeouts.connecting();
+        let obs = self.obs_period()?;
         let control: Arc<dyn Control> = match self.plane() {
             Plane::Local => Arc::new(Local::new(&self.scope)),
             Plane::Host => Arc::new(Host::new(&self.scope)),
@@ -599,6 +671,8 @@ impl Builder {
             reconnect_wait: timeouts.reconnect_wait.unwrap_or_default(),
             stream_patience: timeouts.between_items(),
             strategy: self.strategy,
+            obs,
+            scope: self.scope,
             polling,
         })
     }

@@ -96,6 +96,7 @@ impl Launch {
         let mut running = RunningService {
             only: None,
             child,
+            type_name: S::NAME,
             serial: started.address,
             front: None,
         };
@@ -132,6 +133,7 @@ impl Launch {
         let running = RunningService {
             only: None,
             child: None,
+            type_name: S::NAME,
             serial: front.await?,
             front: None,
         };

@@ -8,6 +8,7 @@ mod advertising;
 mod connect_service;
 mod discovery;
 mod link_choice;
+mod obs;
 mod one_sided;
 mod peer_lookup;
 mod peer_monitor;
@@ -26,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, Arbiter, Context, Handler, Message, ResponseFuture};
 use futures_util::StreamExt;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use slimerpc::backoff::Backoff;
 use slimerpc::channel::{ClientChannel, Descriptor, Endpoint, HostId, LossCause, Mismatch};
 use slimerpc::control::topology;
@@ -55,6 +56,7 @@ use self::accept::Untyped;
 use self::advertising::Advertised;
 use self::discovery::Followed;
 use self::link_choice::LinkFailures;
+use self::obs::ObsLog;
 use self::one_sided::OneSidedConnections;
 use self::peer_lookup::Found;
 use self::peer_monitor::PeerMonitors;
@@ -96,6 +98,8 @@ struct AgentState {
     one_sided: RefCell<OneSidedConnections>,
     next: Cell<u64>,
     left: Rc<Cell<bool>>,
+    /// What the agent says of itself, if it does.
+    obs: ObsLog,
 }
 
 /// A supervisor that has registered.
@@ -147,6 +151,7 @@ impl Supervisor {
             has_left: left.clone(),
             pairs: RefCell::default(),
         });
+        let obs = ObsLog::new(settings.obs.is_some());
         let state = Rc::new(AgentState {
             settings,
             alias: alias.clone(),
@@ -166,6 +171,7 @@ impl Supervisor {
             one_sided: RefCell::default(),
             next: Cell::new(unique()),
             left,
+            obs,
         });
         if let Err(error) = state.publish().await {
             let _ = state.settings.control.clean_up().await;
@@ -186,6 +192,9 @@ impl Actor for Supervisor {
         actix::spawn(self.state.clone().read_mail());
         actix::spawn(self.state.clone().send_heartbeats());
         actix::spawn(self.state.clone().probe());
+        if let Some(period) = self.state.settings.obs {
+            actix::spawn(self.state.clone().report(period));
+        }
     }
 }
 
@@ -362,7 +371,8 @@ impl AgentState {
         }
         let services = self.services.take();
         // A program that shuts down after its last answer expects that answer to arrive.
-        join_all(services.values().map(|service| service.flush(LAST_ANSWERS))).await;
+        let flushed = join_all(services.values().map(|service| service.flush(LAST_ANSWERS)));
+        join(flushed, self.obs.stop(LAST_ANSWERS)).await;
         let cleaned = self.control().clean_up().await;
         self.end_monitors().await;
         for (_, channel) in self.channels.take() {

@@ -43,6 +43,11 @@ impl DlslimePeers {
         self.pairs.borrow_mut().set_queue_pairs(peer, count);
     }
 
+    /// The connections, each with the peer and whether messages can be sent over it.
+    pub(crate) fn observed(&self) -> Vec<(String, bool)> {
+        self.pairs.borrow().observed()
+    }
+
     /// Ends the connections of peers that call a service that has ended.
     pub(crate) async fn service_ended(&self, service: &str) {
         let calls_it =

@@ -77,6 +77,19 @@ impl Pairs {
         self.by_peer.values().for_each(work);
     }
 
+    /// The peers, each with whether it can be called, or can call, now.
+    pub(super) fn observed(&self) -> Vec<(String, bool)> {
+        let is_connected = |pair: &Pair| match pair {
+            Pair::Connecting(_) => false,
+            Pair::Calling { channel, .. } => channel.closed().is_none(),
+            Pair::Serving(serving) => *serving.reached.borrow(),
+        };
+        let pairs = self.by_peer.iter();
+        pairs
+            .map(|(peer, pair)| (peer.clone(), is_connected(pair)))
+            .collect()
+    }
+
     /// Keeps a `qp_ready` for later.
     pub(super) fn park(&mut self, ready: QpReady) {
         if self.parked.len() >= MAX_PARKED && !self.parked.contains_key(&ready.peer) {

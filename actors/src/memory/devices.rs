@@ -209,6 +209,16 @@ impl Devices {
         self.0.iter().map(Opened::link).collect()
     }
 
+    /// The name of the device on links of this type.
+    pub(crate) fn name_on(&self, link: LinkType) -> Option<&str> {
+        self.on(link).map(|memory| memory.device().name())
+    }
+
+    /// The names of all devices, in order of preference.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|opened| opened.memory.device().name())
+    }
+
     /// The names of the devices that are not RDMA devices, which the topology lists.
     pub(crate) fn beside_rdma(&self) -> Vec<&str> {
         let others = self.0.iter().filter(|opened| !opened.link().is_rdma());

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Arbiter, ArbiterHandle, Handler, Message, Recipient, ResponseFuture};
@@ -84,6 +85,7 @@ impl<H: RequestHandler> Instance<H> {
             drain: address.clone().recipient(),
             orders: address.recipient(),
             arbiter: Arbiter::current(),
+            callers: Arc::default(),
         }
     }
 }
@@ -102,6 +104,8 @@ pub(crate) struct Address {
     drain: Recipient<Drain>,
     orders: Recipient<InstanceCommand>,
     arbiter: ArbiterHandle,
+    /// Number of callers, when that was asked last.
+    callers: Arc<AtomicUsize>,
 }
 
 impl Address {
@@ -136,6 +140,17 @@ impl Address {
     pub(crate) fn probe(&self) {
         let work = WithMailboxes(Box::new(|mailboxes| mailboxes.probe()));
         let _ = self.mailboxes.try_send(work);
+    }
+
+    /// Asks for the number of callers, and returns the answer to the question before. An instance
+    /// that is busy is left alone.
+    pub(crate) fn callers(&self) -> usize {
+        let callers = self.callers.clone();
+        let count = move |mailboxes: &mut Mailboxes| {
+            callers.store(mailboxes.callers(), Ordering::Relaxed);
+        };
+        let _ = self.mailboxes.try_send(WithMailboxes(Box::new(count)));
+        self.callers.load(Ordering::Relaxed)
     }
 
     /// Waits until the answers that were given have arrived, at most for `limit`.

@@ -158,6 +158,12 @@ impl Mailboxes {
             .for_each(|source| source.mailbox.probe());
     }
 
+    /// Number of connected callers.
+    pub(crate) fn callers(&self) -> usize {
+        let callers = self.sources.iter().map(|source| source.mailbox.callers());
+        callers.sum()
+    }
+
     /// Closes all channels.
     pub(crate) fn close(&mut self) {
         self.sources.clear();

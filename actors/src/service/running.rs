@@ -21,6 +21,8 @@ pub(crate) struct RunningService {
     pub(crate) only: Option<String>,
     /// Its id at the supervisor, if it is supervised.
     pub(crate) child: Option<ChildId>,
+    /// Name of its type.
+    pub(crate) type_name: &'static str,
     /// The instance, which takes the serial calls of native peers.
     pub(crate) serial: Address,
     pub(crate) front: Option<Address>,
@@ -46,6 +48,11 @@ impl RunningService {
     /// Makes sure that callers that are gone are noticed.
     pub(crate) fn probe(&self) {
         self.addresses().for_each(Address::probe);
+    }
+
+    /// Number of connected callers, as it was when this was asked before.
+    pub(crate) fn callers(&self) -> usize {
+        self.addresses().map(Address::callers).sum()
     }
 
     /// Waits until the answers that were given have arrived, at most for `limit`.

@@ -58,6 +58,15 @@ enum Status {
     GivenUp,
 }
 
+/// What can be said of a supervised service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ObservedService {
+    /// How often it was restarted, failed starts included.
+    pub(crate) restarts: u64,
+    pub(crate) is_up: bool,
+    pub(crate) is_given_up: bool,
+}
+
 /// A step that the supervisor is to take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step<T> {
@@ -123,6 +132,16 @@ impl<T: Clone> SupervisedServices<T> {
     /// Supervises a service no longer.
     pub(crate) fn remove(&mut self, id: ChildId) {
         self.supervised.retain(|child| child.id != id);
+    }
+
+    /// How often the service was restarted, and whether it has an instance or is given up.
+    pub(crate) fn observed(&self, id: ChildId) -> Option<ObservedService> {
+        let child = self.supervised.iter().find(|child| child.id == id)?;
+        Some(ObservedService {
+            restarts: child.life,
+            is_up: child.status == Status::StartedService,
+            is_given_up: child.status == Status::GivenUp,
+        })
     }
 
     /// Handles the end of an instance that ended by itself. `chance` is from 0 to 1.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::{FromRedisValue, ToRedisArgs, pipe};
 use serde_json::{Value, json};
@@ -51,6 +51,10 @@ const DELETE: &str =
 const SEND: &str = "if owner ~= 2 then \
                     redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[2], '*', unpack(ARGV, 3)) \
                     lease(KEYS[2], lease_of(KEYS[3])) end return owner";
+
+/// Writes what this agent says of itself, if the name is this incarnation's.
+const REPORT: &str = "if owner == 1 then redis.call('SET', KEYS[2], ARGV[2], 'PX', ARGV[3]) end \
+                      return owner";
 
 /// Approximate number of entries that a stream keeps; the server uses the same.
 const STREAM_LENGTH: &str = "1000";
@@ -153,6 +157,17 @@ impl Session {
         let arguments = [&[STREAM_LENGTH], entry].concat();
         let keys = [self.keys.stream(peer), self.keys.agent(peer)];
         self.act(SEND, &keys, &arguments).await
+    }
+
+    /// Writes what this agent says of itself, for `lease`, unless another agent has this name.
+    pub(super) async fn report(
+        &self,
+        record: &str,
+        lease: Duration,
+    ) -> Result<NameOwner, ControlError> {
+        let millis = lease.as_millis().to_string();
+        let keys = [self.keys.obs(&self.alias)];
+        self.act(REPORT, &keys, &[record, &millis]).await
     }
 
     /// Runs a script that acts under this agent's name, and returns the owner.

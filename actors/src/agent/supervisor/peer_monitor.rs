@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use actix::{Context, Handler, ResponseFuture};
 use slimerpc::channel::peer_connection::{Body, HandshakeMessage, Input};
 use slimerpc::channel::{ClientChannel, Descriptor, HeartbeatQueues, LossCause};
+use slimerpc::fabric::LinkType;
 use tokio::sync::{Notify, broadcast, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -77,6 +78,25 @@ pub(super) struct PeerMonitor {
     doubted: Cell<Option<Instant>>,
     /// How the last incarnation ended, if there is no other.
     ended: RefCell<Option<PeerEvent>>,
+}
+
+/// What is known of a peer.
+pub(super) struct ObservedPeer {
+    pub(super) alias: String,
+    /// The kind of link of the connection, if there is one over which heartbeats have arrived.
+    pub(super) link: Option<LinkType>,
+}
+
+impl PeerMonitors {
+    /// What is known of each peer.
+    pub(super) fn observed(&self) -> Vec<ObservedPeer> {
+        let monitors = self.by_peer.borrow();
+        let observed = monitors.iter().map(|(alias, monitor)| ObservedPeer {
+            alias: alias.clone(),
+            link: monitor.core.borrow().connected_over(),
+        });
+        observed.collect()
+    }
 }
 
 impl PeerMonitor {
@@ -390,6 +410,7 @@ impl AgentState {
                 });
             }
             Effect::Event(event) => {
+                self.obs.note_peer(&monitor.peer, &event);
                 if event.is_end() {
                     monitor.ended.replace(Some(event.clone()));
                 }

@@ -100,6 +100,12 @@ impl MonitorState {
         }
     }
 
+    /// The kind of link of the connection, if heartbeats have arrived both ways over it.
+    pub(super) fn connected_over(&self) -> Option<LinkType> {
+        let end = self.end.as_ref().filter(|end| end.is_certain)?;
+        Some(end.link)
+    }
+
     /// Reads the peer's heartbeats, and sends one when it is time.
     pub(super) fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(end) = &mut self.end else { return };

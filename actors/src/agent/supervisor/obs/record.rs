@@ -1,0 +1,256 @@
+//! Puts an agent's record together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use slimerpc::channel::RegisteredMemory;
+use slimerpc::control::obs::{
+    ObsConnection, ObsNic, ObsRecord, ObsSummary, SlimerpcMemory, SlimerpcObs, SlimerpcPeer,
+    SlimerpcPeerState, SlimerpcService, SlimerpcServiceState, SlimerpcValue,
+};
+use slimerpc::control::topology;
+use slimerpc::fabric::LinkType;
+use tokio::sync::broadcast;
+
+use super::super::AgentState;
+use super::log::unix_millis;
+use crate::AgentEvent;
+use crate::agent::builder::Settings;
+use crate::service::running::RunningService;
+
+/// What stays the same from record to record.
+pub(super) struct Reporter {
+    session_id: String,
+    host: String,
+    started_ms: u64,
+    period_ms: u64,
+    settings: BTreeMap<String, SlimerpcValue>,
+    /// What happened to the agent since the last record.
+    events: broadcast::Receiver<AgentEvent>,
+}
+
+impl Reporter {
+    pub(super) fn new(agent: &AgentState, period: Duration) -> Self {
+        let started_ms = unix_millis();
+        Self {
+            session_id: format!("{}:{}:{started_ms}", agent.alias, std::process::id()),
+            host: topology::hostname(),
+            started_ms,
+            period_ms: millis(period),
+            settings: described(&agent.settings),
+            events: agent.events.subscribe(),
+        }
+    }
+
+    /// What the agent says of itself now.
+    pub(super) fn record(&mut self, agent: &AgentState) -> ObsRecord {
+        self.note_events(agent);
+        let registered = RegisteredMemory::now();
+        let nics = agent.settings.devices.names().map(|name| ObsNic {
+            nic: name.to_owned(),
+            ..ObsNic::default()
+        });
+        ObsRecord {
+            schema_version: ObsRecord::SCHEMA_VERSION,
+            session_id: self.session_id.clone(),
+            peer_id: agent.alias.clone(),
+            host: self.host.clone(),
+            pid: std::process::id().into(),
+            reported_at_ms: unix_millis(),
+            status: None,
+            summary: ObsSummary {
+                mr_count: registered.regions.cast_signed(),
+                mr_bytes: registered.bytes.cast_signed(),
+                ..ObsSummary::default()
+            },
+            nics: nics.collect(),
+            ewma_bandwidth_bps: 0.0,
+            connections: agent.observed_connections(),
+            slimerpc: Some(self.ours(agent)),
+        }
+    }
+
+    fn note_events(&mut self, agent: &AgentState) {
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => agent.obs.note(event),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn ours(&self, agent: &AgentState) -> SlimerpcObs {
+        let memory = agent.settings.devices.account();
+        SlimerpcObs {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            incarnation: format!("{:016x}", agent.descriptor.borrow().incarnation),
+            started_ms: self.started_ms,
+            period_ms: self.period_ms,
+            settings: self.settings.clone(),
+            memory: SlimerpcMemory {
+                registered_bytes: (memory.lent + memory.idle) as u64,
+                pooled_bytes: memory.idle as u64,
+            },
+            peers: agent.observed_peers(),
+            services: agent.observed_services(),
+            events: agent.obs.events(),
+            ..SlimerpcObs::default()
+        }
+    }
+}
+
+impl AgentState {
+    fn observed_connections(&self) -> Vec<ObsConnection> {
+        let devices = &self.settings.devices;
+        let connection = |peer: String, nic: &str, is_connected| ObsConnection {
+            conn_id: format!("{}:{nic}->{peer}", self.alias),
+            // Only devices of RDMA have other names elsewhere.
+            remote_nic: match devices.beside_rdma().contains(&nic) {
+                true => nic.to_owned(),
+                false => String::new(),
+            },
+            local_nic: nic.to_owned(),
+            state: if is_connected {
+                "connected"
+            } else {
+                "connecting"
+            }
+            .to_owned(),
+            connected: is_connected,
+            peer,
+        };
+        let native = self.monitors.observed().into_iter().map(|peer| {
+            let nic = peer.link.and_then(|link| devices.name_on(link));
+            connection(peer.alias, nic.unwrap_or_default(), peer.link.is_some())
+        });
+        let nic = devices.for_dlslime().device().name();
+        let others = self.dlslime.observed().into_iter();
+        let others = others.map(|(peer, is_connected)| connection(peer, nic, is_connected));
+        let mut all: Vec<_> = native.chain(others).collect();
+        all.sort_by(|a, b| a.peer.cmp(&b.peer));
+        all.truncate(ObsRecord::MOST_PEERS);
+        all
+    }
+
+    fn observed_peers(&self) -> Vec<SlimerpcPeer> {
+        let links: BTreeMap<_, _> = (self.monitors.observed().into_iter())
+            .map(|peer| (peer.alias, peer.link))
+            .collect();
+        let noted = self.obs.peers(|peer| links.contains_key(peer));
+        let native = noted.into_iter().map(|(alias, noted)| SlimerpcPeer {
+            fabric: fabric(links.get(&alias).copied().flatten()),
+            alias,
+            state: noted.state,
+            why: noted.why,
+            since_ms: noted.since_ms,
+        });
+        let link = self
+            .settings
+            .devices
+            .for_dlslime()
+            .device()
+            .port()
+            .link_type;
+        let others = self.dlslime.observed().into_iter();
+        // They send no heartbeats; that messages can be sent is all that is known.
+        let others = others.map(|(alias, is_connected)| SlimerpcPeer {
+            alias,
+            fabric: fabric(Some(link)),
+            state: match is_connected {
+                true => SlimerpcPeerState::Alive,
+                false => SlimerpcPeerState::Unknown,
+            },
+            ..SlimerpcPeer::default()
+        });
+        let mut all: Vec<_> = native.chain(others).collect();
+        all.truncate(ObsRecord::MOST_PEERS);
+        all
+    }
+
+    fn observed_services(&self) -> Vec<SlimerpcService> {
+        let descriptor = self.descriptor.borrow();
+        let down: BTreeSet<_> = descriptor.down.iter().collect();
+        let services = self.services.borrow();
+        let mut all: Vec<_> = services
+            .iter()
+            .map(|(name, running)| self.observed_service(name, running, down.contains(name)))
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all.truncate(SlimerpcObs::MOST_SERVICES);
+        all
+    }
+
+    fn observed_service(
+        &self,
+        name: &str,
+        running: &RunningService,
+        is_down: bool,
+    ) -> SlimerpcService {
+        let child = running.child;
+        let supervised = child.and_then(|child| self.supervised.borrow().observed(child));
+        SlimerpcService {
+            name: name.to_owned(),
+            type_name: running.type_name.to_owned(),
+            state: match supervised {
+                _ if is_down => SlimerpcServiceState::Down,
+                Some(supervised) if supervised.is_given_up => SlimerpcServiceState::Down,
+                Some(supervised) if !supervised.is_up => SlimerpcServiceState::Restarting,
+                _ => SlimerpcServiceState::Up,
+            },
+            restarts: supervised.map_or(0, |supervised| supervised.restarts),
+            callers: running.callers() as u64,
+            ..SlimerpcService::default()
+        }
+    }
+}
+
+/// The kind of a link, as records name it.
+fn fabric(link: Option<LinkType>) -> String {
+    let name = match link {
+        Some(LinkType::Shm) => "shm",
+        Some(LinkType::Roce) => "RoCE",
+        Some(LinkType::InfiniBand) => "IB",
+        Some(LinkType::Tcp) => "tcp",
+        None => "",
+    };
+    name.to_owned()
+}
+
+/// The settings, without secrets: the control plane describes itself without its token, and its URL
+/// has no login.
+fn described(settings: &Settings) -> BTreeMap<String, SlimerpcValue> {
+    let number = |number: usize| SlimerpcValue::from(number as u64);
+    let time = |time: Duration| SlimerpcValue::from(millis(time));
+    let links = settings.devices.links();
+    let heartbeat = settings.heartbeat(links[0]);
+    let mut all = vec![
+        ("control", settings.control.describe().into()),
+        ("scope", settings.scope.clone().into()),
+        ("devices", settings.devices.to_string().into()),
+        ("tls", settings.tls.into()),
+        ("slot_size", number(settings.geometry.slot_size())),
+        ("max_inflight", number(settings.geometry.slots())),
+        ("workers", number(settings.workers.get())),
+        (
+            "busy_poll_us",
+            (settings.busy_poll.as_micros() as u64).into(),
+        ),
+        ("connect_timeout_ms", time(settings.connect_timeout)),
+        ("take_over_ms", time(settings.take_over)),
+        ("reconnect_wait_ms", time(settings.reconnect_wait)),
+        ("stream_patience_ms", time(settings.stream_patience)),
+        ("heartbeat_ms", time(heartbeat.interval)),
+        ("detection_ms", time(heartbeat.detection)),
+        ("strategy", format!("{:?}", settings.strategy).into()),
+    ];
+    if let Some(limit) = settings.call_timeout {
+        all.push(("call_timeout_ms", time(limit)));
+    }
+    let all = all.into_iter();
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
