@@ -4,6 +4,8 @@
 mod doctor;
 #[path = "nanoctrl/listing.rs"]
 mod listing;
+#[path = "nanoctrl/obs.rs"]
+mod obs;
 #[path = "nanoctrl/output.rs"]
 mod output;
 
@@ -32,6 +34,8 @@ Examples:
   nanoctrl services --scope job-7                    what can be called, and whom
   nanoctrl agents --json
   nanoctrl agents --all-scopes --port 3001
+  nanoctrl obs peers --watch                         what agents say of themselves, once a second
+  nanoctrl obs status --scope job-7 --redis-url redis://10.0.0.5:6379
   nanoctrl doctor --peer 10.0.0.7:4480               what is wrong here, and what to do
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
@@ -85,6 +89,10 @@ enum Command {
     Services(listing::ListArgs),
     /// List the live agents, DLSlime's among them
     Agents(listing::ListArgs),
+    /// Show what agents say of themselves: native ones that were started with DLSLIME_OBS=1, and
+    /// DLSlime's
+    #[command(subcommand)]
+    Obs(obs::ObsCommand),
     /// Check what agents of this machine would stumble over, and say what to do; exit status 1 if
     /// there is a problem
     Doctor(doctor::DoctorArgs),
@@ -246,6 +254,7 @@ fn main() -> ExitCode {
         }
         Command::Services(args) => listing::services(args),
         Command::Agents(args) => listing::agents(args),
+        Command::Obs(command) => obs::obs(command),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Stop { timeout, force } => stop(timeout, force),
     };

@@ -438,10 +438,9 @@ fn soft_roce(arguments: &[&str]) -> Checked {
 
 /// Asks the program for its help.
 fn nanoctrl(arguments: &[&str]) -> Checked {
-    let command = arguments
-        .iter()
-        .take(1)
-        .filter(|word| !word.starts_with('-') && !is_placeholder(word));
+    let is_word = |word: &&&str| word.chars().all(char::is_alphabetic) && !is_placeholder(word);
+    // A command, and maybe one of its own.
+    let command = arguments.iter().take_while(is_word);
     let help = Command::new(env!("CARGO_BIN_EXE_nanoctrl"))
         .args(command)
         .arg("--help")

@@ -15,6 +15,7 @@ mod login;
 mod nanoctrl_cli;
 mod nanoctrl_http;
 mod nanoctrl_listing;
+mod obs;
 mod outages;
 mod redis;
 mod tls;

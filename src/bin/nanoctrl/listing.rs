@@ -12,11 +12,8 @@ use slimerpc::control::{
 };
 use slimerpc::nanoctrl::daemon;
 
-use crate::output::{Report, complain, escaped};
+use crate::output::{Report, complain, printable};
 use crate::{ServerAddress, TokenArg};
-
-/// Most characters of a cell.
-const WIDEST: usize = 60;
 
 #[derive(Args)]
 pub(crate) struct ListArgs {
@@ -234,15 +231,6 @@ fn table(
         column.set_padding((0, 2));
     }
     Report::new(table.trim_fmt() + "\n")
-}
-
-/// A foreign text, made safe for a terminal.
-fn printable(text: &str) -> String {
-    let mut shown = escaped(text.chars().take(WIDEST));
-    if text.chars().nth(WIDEST).is_some() {
-        shown.push_str("...");
-    }
-    shown
 }
 
 /// The time since then, in one unit.

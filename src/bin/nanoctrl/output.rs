@@ -4,6 +4,9 @@ use std::fmt;
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
+/// Most characters of a cell.
+const WIDEST: usize = 60;
+
 /// The output of a command, and its exit status.
 pub(crate) struct Report {
     text: String,
@@ -50,6 +53,15 @@ pub(crate) fn escaped(text: impl Iterator<Item = char>) -> String {
         false => c.to_string(),
     };
     text.map(escaped).collect()
+}
+
+/// A foreign text as a cell of a table: in one line, and not too wide.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = escaped(text.chars().take(WIDEST));
+    if text.chars().nth(WIDEST).is_some() {
+        shown.push_str("...");
+    }
+    shown
 }
 
 /// Writes a line to standard error. If that fails there is nobody left to tell.

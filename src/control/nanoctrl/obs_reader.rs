@@ -31,6 +31,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct ObsReader {
     store: Store,
+    scheme: &'static str,
 }
 
 impl ObsReader {
@@ -45,7 +46,14 @@ impl ObsReader {
         let address = access.address.clone().map_or_else(default, Ok)?;
         let named_by = "the URL of Redis".to_owned();
         let store = Store::at(address, named_by, access, TIMEOUT);
-        Ok(Self { store })
+        let is_tls = url.expose().starts_with("rediss:");
+        let scheme = if is_tls { "rediss" } else { "redis" };
+        Ok(Self { store, scheme })
+    }
+
+    /// The URL of Redis, without login and database.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.store.address())
     }
 
     /// Reads all records of a scope; empty for none. Records that cannot be read are
