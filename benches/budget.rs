@@ -126,6 +126,7 @@ impl Ends {
         let service_info = ServiceInfo {
             name: "Echo".to_owned(),
             stream_patience: Duration::from_secs(30),
+            figures: None,
         };
         let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, service_info)?;
         let dialer = Dialer::new(&memory, geometry, retry)?;

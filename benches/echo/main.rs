@@ -38,6 +38,7 @@ mod idle;
 mod in_turns;
 mod latency;
 mod memory;
+mod metrics;
 mod missing;
 mod polling;
 mod pong;

@@ -5,8 +5,8 @@ use clap::ValueEnum;
 use crate::suite::Suite;
 use crate::support::Result;
 use crate::{
-    asleep, callers, connect, copies, fairness, idle, latency, memory, polling, registry, sizes,
-    steady, throughput,
+    asleep, callers, connect, copies, fairness, idle, latency, memory, metrics, polling, registry,
+    sizes, steady, throughput,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,6 +33,8 @@ pub(crate) enum Subset {
     Registry,
     /// What each of many idle callers costs a service, and costs others
     Callers,
+    /// What counting calls costs them
+    Metrics,
     /// Latency against size
     Sizes,
     /// What polling before sleeping gains and costs
@@ -58,6 +60,7 @@ impl Subset {
             Self::Connect => connect::run(suite),
             Self::Registry => registry::run(suite),
             Self::Callers => callers::run(suite),
+            Self::Metrics => metrics::run(suite),
             Self::Sizes => sizes::run(suite),
             Self::Polling => polling::run(suite),
         }

@@ -58,6 +58,7 @@ pub(crate) struct Agents {
     slot_size: Option<usize>,
     max_inflight: Option<usize>,
     busy_poll: Option<Duration>,
+    counts: bool,
 }
 
 impl Agents {
@@ -69,6 +70,7 @@ impl Agents {
             slot_size: None,
             max_inflight: None,
             busy_poll: None,
+            counts: false,
         }
     }
 
@@ -87,6 +89,12 @@ impl Agents {
         self
     }
 
+    /// Calls are counted, and served as metrics.
+    pub(crate) fn counting(mut self) -> Self {
+        self.counts = true;
+        self
+    }
+
     /// Slots for payloads of so many bytes.
     pub(crate) fn slots(mut self, count: usize, payload: usize) -> Self {
         self.max_inflight = Some(count);
@@ -100,6 +108,9 @@ impl Agents {
             .device(&self.device)
             .timeouts(Timeouts::default().connect_timeout(Duration::from_secs(60)))
             .alias(format!("{name}:{}", std::process::id()));
+        if self.counts {
+            builder = builder.metrics_address("127.0.0.1:0");
+        }
         if let Some(bytes) = self.slot_size {
             builder = builder.limits(Limits::default().slot_size(bytes));
         }

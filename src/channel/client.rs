@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 pub(super) use self::state::{BATCH, ClientState};
+use super::call_figures::{Begun, CallFigures, Outcome};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
 use super::core::caller::{CallId, Prepared, PreparedPayload};
 use super::lend::{Ring, SlotToken};
@@ -49,6 +50,8 @@ pub struct ClientChannel {
     pub(super) profile: Profile,
     pub(super) peer: String,
     pub(super) waiting: WaitPolicy,
+    /// Where calls are counted, if they are.
+    pub(super) figures: OnceLock<Arc<CallFigures>>,
     pub(super) listener: OnceLock<Listener>,
     pub(super) watcher: CompletionWatcher,
     pub(super) closing: Arc<Notify>,
@@ -132,7 +135,8 @@ impl ClientChannel {
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
-        self.make(method, timeout, None, encode)
+        let deadline = deadline_of(timeout)?;
+        self.make(method, deadline, None, self.begin(method), encode)
     }
 
     /// Makes a call whose arguments are bytes already. It is cheaper than [`call`](Self::call) with
@@ -150,6 +154,7 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let left = deadline.map(|(_, after)| after);
+        let begun = self.begin(method);
         let mut header = self.request(CallId(0), method, left, None);
         let payload_at = header.encoded_len();
         if payload_at + payload.len() <= self.geometry.slot_size() {
@@ -163,11 +168,11 @@ impl ClientChannel {
                 let slot = send.slot();
                 core.post(self, &header, send);
                 // From here on the call ends when this is dropped.
-                let call = PendingCall::new(self, id, Some(slot), deadline);
+                let call = PendingCall::new(self, id, Some(slot), deadline, begun);
                 return self.conclude_post(core).map(|()| call);
             }
         }
-        self.make(method, timeout, None, |room| {
+        self.make(method, deadline, None, begun, |room| {
             let limit = room.len();
             let size = payload.len();
             let room = room.get_mut(..size);
@@ -187,7 +192,9 @@ impl ClientChannel {
         timeout: Option<Duration>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(PendingCall, StreamName), CallError> {
-        let call = self.make(method, timeout, Some(StreamPart::Open), encode)?;
+        let deadline = deadline_of(timeout)?;
+        let (part, begun) = (Some(StreamPart::Open), self.begin(method));
+        let call = self.make(method, deadline, part, begun, encode)?;
         let stream = StreamName(call.id.0);
         Ok((call, stream))
     }
@@ -201,16 +208,17 @@ impl ClientChannel {
         stream: StreamName,
         timeout: Option<Duration>,
     ) -> Result<PendingCall, CallError> {
-        let part = StreamPart::Next(stream.0);
-        self.make(0, timeout, Some(part), |_| Ok(0))
+        let part = Some(StreamPart::Next(stream.0));
+        let deadline = deadline_of(timeout)?;
+        self.make(0, deadline, part, Begun::default(), |_| Ok(0))
     }
 
     /// Tells the peer that no more items of a stream are wanted. If the channel is closed, the peer
     /// knows.
     pub fn end_stream(self: &Arc<Self>, stream: StreamName) {
-        let part = StreamPart::End(stream.0);
+        let part = Some(StreamPart::End(stream.0));
         let told = self
-            .make(0, None, Some(part), |_| Ok(0))
+            .make(0, None, part, Begun::default(), |_| Ok(0))
             .and_then(|call| self.told(call, 0));
         drop(told.map(OneWayCall::detach));
     }
@@ -218,24 +226,27 @@ impl ClientChannel {
     fn make(
         self: &Arc<Self>,
         method: u32,
-        timeout: Option<Duration>,
+        deadline: Option<(Instant, Duration)>,
         stream: Option<StreamPart>,
+        begun: Begun,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
-        let deadline = deadline_of(timeout)?;
         let mut core = self.lock();
         // How long it will be is not known.
         let Some((id, send)) = core.claim(self, false) else {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
             drop(core);
-            let id = waiting.ok_or_else(|| self.unsent())?;
-            let call = PendingCall::new(self, id, None, deadline);
+            let Some(id) = waiting else {
+                self.count_end(begun, Outcome::Lost);
+                return Err(self.unsent());
+            };
+            let call = PendingCall::new(self, id, None, deadline, begun);
             self.line_up(id, method, stream, encode)?;
             return Ok(call);
         };
         drop(core);
         // From here on the call ends when `call` is dropped, even if `encode` fails or panics.
-        let call = PendingCall::new(self, id, Some(send.slot()), deadline);
+        let call = PendingCall::new(self, id, Some(send.slot()), deadline, begun);
         // The whole time is left: it was allowed just now.
         let left = deadline.map(|(_, after)| after);
         let header = self.request(id, method, left, stream);
@@ -266,10 +277,36 @@ impl ClientChannel {
         }
         call.done = told.is_err();
         self.wake(core);
+        call.count(match &told {
+            Ok(_) => Outcome::Told,
+            Err(_) => Outcome::Lost,
+        });
         told?;
         // A watcher has to receive the answer, because nobody waits for it.
         CompletionWatcher::ensure_fallback(self);
         Ok(OneWayCall::new(call))
+    }
+
+    /// Counts calls in `figures` from now on. Only the first figures are used.
+    pub fn count_in(&self, figures: Arc<CallFigures>) {
+        let _ = self.figures.set(figures);
+    }
+
+    /// Counts a call that begins, if calls are counted.
+    #[inline]
+    fn begin(&self, method: u32) -> Begun {
+        match self.figures.get() {
+            None => Begun::default(),
+            Some(figures) => figures.begin(method),
+        }
+    }
+
+    /// Counts the end of a call that was counted.
+    #[cold]
+    pub(super) fn count_end(&self, call: Begun, outcome: Outcome) {
+        if let (true, Some(figures)) = (call.is_counted(), self.figures.get()) {
+            figures.end(call, outcome);
+        }
     }
 
     /// Calls `listener` for every one-way call that fails. Only the first listener is used.

@@ -181,6 +181,7 @@ impl Dialer {
             profile: self.profile,
             peer: peer.to_owned(),
             waiting,
+            figures: OnceLock::new(),
             listener: OnceLock::new(),
             watcher: CompletionWatcher::default(),
             closing,

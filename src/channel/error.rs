@@ -32,6 +32,26 @@ pub enum LossCause {
 }
 
 impl LossCause {
+    /// Each [name](Self::name) that a cause may have.
+    pub const NAMES: [&str; 6] = ["gone", "completion", "fabric", "flood", "left", "shut_down"];
+
+    /// The kind of cause in a word, for metrics.
+    ///
+    /// ```
+    /// use slimerpc::channel::LossCause;
+    /// assert_eq!(LossCause::Gone.name(), "gone");
+    /// ```
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Gone => "gone",
+            Self::Completion(_) => "completion",
+            Self::Fabric(_) => "fabric",
+            Self::Flood => "flood",
+            Self::Left => "left",
+            Self::ShutDown => "shut_down",
+        }
+    }
+
     /// Returns whether the cause is the peer's: it is gone, or cannot be reached.
     ///
     /// ```

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::call_figures::{Begun, CallFigures, Outcome};
 use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::ItemSink;
@@ -11,12 +12,14 @@ use super::{MemoryError, PooledBuffer, Profile};
 use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
 
 /// The properties that all requests for a service share.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ServiceInfo {
     /// Name of the service.
     pub name: String,
     /// How long the caller of a stream may leave it without a request for an item.
     pub stream_patience: Duration,
+    /// Where its calls are counted, if they are.
+    pub figures: Option<Arc<CallFigures>>,
 }
 
 /// A request that is unanswered. Its bytes stay in the ring until it is answered (RING-1).
@@ -50,7 +53,10 @@ impl RequestId {
 
 impl Inbound {
     #[inline]
-    pub(super) fn new(channel: Arc<PeerChannel>, request: Box<SlotRequest>) -> Self {
+    pub(super) fn new(channel: Arc<PeerChannel>, mut request: Box<SlotRequest>) -> Self {
+        if let Some(figures) = &channel.service.figures {
+            begin(figures, &mut request);
+        }
         Self {
             channel,
             request: Some(request),
@@ -107,6 +113,16 @@ impl Inbound {
         self.request_mut().1.begin_to_wait(now);
     }
 
+    /// Notes that its handler begins now, after it [waited](Self::begin_to_wait): what it takes is
+    /// counted from here.
+    #[inline]
+    pub fn begin_handler(&mut self) {
+        let (channel, request) = self.request_mut();
+        if request.begun.is_counted() {
+            begin_handler(channel, request);
+        }
+    }
+
     /// Returns whether its deadline has passed while it [waited](Self::begin_to_wait). Looks at the
     /// clock only if it has waited and has a deadline.
     #[inline]
@@ -151,7 +167,7 @@ impl Inbound {
 
     /// The arguments, and the send memory for the answer that
     /// [`reply_written`](Self::reply_written) sends.
-    #[inline]
+    #[inline(always)]
     pub fn parts(&mut self) -> (&[u8], &mut [u8]) {
         let (channel, request) = self.request_mut();
         let payload = request.payload();
@@ -295,9 +311,26 @@ impl Inbound {
         Ok(())
     }
 
+    #[cold]
+    fn count_answered(&self, begun: Begun) {
+        if let Some(figures) = &self.channel.service.figures {
+            figures.end(begun, Outcome::Ok);
+        }
+    }
+
+    /// Counts how the request ended, if it is counted and its end was not.
+    fn count(&mut self, outcome: Outcome) {
+        if let (Some(request), Some(figures)) = (&mut self.request, &self.channel.service.figures)
+            && request.begun.is_counted()
+        {
+            figures.end(std::mem::take(&mut request.begun), outcome);
+        }
+    }
+
     /// Answers with a failure.
     fn fail_with(&mut self, fault: &Fault) {
         let profile = self.channel.profile;
+        self.count(Outcome::Error);
         let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
         if let Err(error) = self.answer(MessageKind::Exception, encode) {
             tracing::error!(
@@ -312,7 +345,7 @@ impl Inbound {
     /// `block`. The slot then belongs to the caller again.
     #[inline(always)]
     fn send(&mut self, bytes: Range<usize>, is_rewritten: bool, block: Option<PooledBuffer>) {
-        let Some(request) = self.request.take() else {
+        let Some(mut request) = self.request.take() else {
             return;
         };
         let reply = PreparedReply {
@@ -320,7 +353,12 @@ impl Inbound {
             is_rewritten,
             bytes,
         };
+        let begun = std::mem::take(&mut request.begun);
         self.channel.answer(request, reply, block);
+        if begun.is_counted() {
+            // The answer is on its way by now.
+            self.count_answered(begun);
+        }
     }
 }
 
@@ -328,10 +366,28 @@ impl Drop for Inbound {
     #[inline]
     fn drop(&mut self) {
         if self.request.is_some() {
+            self.count(Outcome::Cancelled);
             let service = self.channel.service.name.clone();
             self.fail_with(&Fault::ServiceDown { service });
         }
     }
+}
+
+#[cold]
+fn begin_handler(channel: &PeerChannel, request: &mut SlotRequest) {
+    if let Some(figures) = &channel.service.figures {
+        figures.begin_handler(&mut request.begun);
+    }
+}
+
+/// Counts a request that has arrived. Requests for the next item of a stream are no calls.
+#[cold]
+fn begin(figures: &CallFigures, request: &mut SlotRequest) {
+    let stream = request.rare.as_ref().and_then(|rare| rare.stream);
+    request.begun = match stream {
+        None | Some(StreamPart::Open) => figures.begin(request.method),
+        Some(StreamPart::Next(_) | StreamPart::End(_)) => Begun::default(),
+    };
 }
 
 /// The header of an answer without payload.

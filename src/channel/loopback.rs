@@ -67,6 +67,7 @@ impl Loopback {
         let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
+            figures: None,
         };
         let retry = RetryPolicy::default();
         let memory = memory(&called);

@@ -5,6 +5,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::answer::AnswerView;
+use super::call_figures::{Begun, Outcome};
 use super::client::ClientState;
 use super::completion_watcher::CompletionWatcher;
 use super::core::caller::{CallId, CallState};
@@ -22,6 +23,7 @@ pub struct PendingCall {
     pub(super) slot: Option<u16>,
     deadline: Option<(Instant, Duration)>,
     pub(super) done: bool,
+    begun: Begun,
 }
 
 /// The state of a call, with what was taken of its answer.
@@ -42,6 +44,7 @@ impl PendingCall {
         id: CallId,
         slot: Option<u16>,
         deadline: Option<(Instant, Duration)>,
+        begun: Begun,
     ) -> Self {
         Self {
             channel: channel.clone(),
@@ -49,6 +52,7 @@ impl PendingCall {
             slot,
             deadline,
             done: false,
+            begun,
         }
     }
 
@@ -95,7 +99,7 @@ impl PendingCall {
         match self.look(waker, lend) {
             Look::Undecided => Poll::Pending,
             Look::Answered((reply, replied)) => {
-                self.done = true;
+                self.answered(reply);
                 Poll::Ready(Answer::read(&self.channel, self.id, replied, reply))
             }
             Look::Ended(state) => Poll::Ready(Err(self.failure(state))),
@@ -119,7 +123,7 @@ impl PendingCall {
         match self.look(waker, take) {
             Look::Undecided => Poll::Pending,
             Look::Answered((reply, replied)) => {
-                self.done = true;
+                self.answered(reply);
                 let channel = &self.channel;
                 Poll::Ready(match replied {
                     Some(replied) => Answer::read_with(channel, self.id, replied, reply, read),
@@ -144,7 +148,7 @@ impl PendingCall {
         match self.look(waker, lend) {
             Look::Undecided => Poll::Pending,
             Look::Answered((reply, replied)) => {
-                self.done = true;
+                self.answered(reply);
                 Poll::Ready(ReplyBytes::read(
                     &self.channel,
                     self.id,
@@ -188,6 +192,24 @@ impl PendingCall {
         looked
     }
 
+    #[inline]
+    fn answered(&mut self, reply: ReplyMeta) {
+        self.done = true;
+        self.count(match reply.is_exception {
+            false => Outcome::Ok,
+            true => Outcome::Error,
+        });
+    }
+
+    /// Counts the end of the call, if it is counted and its end was not.
+    #[inline]
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        if self.begun.is_counted() {
+            self.channel
+                .count_end(std::mem::take(&mut self.begun), outcome);
+        }
+    }
+
     /// Why the call has failed.
     #[cold]
     fn failure(&mut self, state: CallState) -> CallError {
@@ -195,6 +217,10 @@ impl PendingCall {
         let (id, slot, after) = (self.id, self.slot, self.timeout());
         let error = core.caller.failure(id, slot, state, after);
         drop(core);
+        self.count(match error {
+            CallError::Timeout { .. } => Outcome::Timeout,
+            _ => Outcome::Lost,
+        });
         self.end();
         error
     }
@@ -228,7 +254,12 @@ impl PendingCall {
         if let Some(slot) = ended.cancel {
             core.cancel(&self.channel, slot);
         }
+        let outcome = match core.caller.closed() {
+            None => Outcome::Cancelled,
+            Some(_) => Outcome::Lost,
+        };
         self.channel.wake(core);
+        self.count(outcome);
         ended.was_sent
     }
 }

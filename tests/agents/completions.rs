@@ -130,6 +130,7 @@ fn connect() -> Ends {
     let service_info = ServiceInfo {
         name: "test".to_owned(),
         stream_patience: Duration::ZERO,
+        figures: None,
     };
     let mut mailbox = Mailbox::new(memory(device), geometry.into(), retry, service_info).unwrap();
     let dialer = Dialer::new(&memory(troubled), geometry, retry).unwrap();

@@ -33,6 +33,7 @@ fn service_info() -> ServiceInfo {
     ServiceInfo {
         name: "test".to_owned(),
         stream_patience: SOON,
+        figures: None,
     }
 }
 

@@ -19,6 +19,7 @@ use slimerpc::tls::{self, TlsFiles};
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
 use crate::memory::devices::{Devices, Opener};
 use crate::memory::fabrics::{FabricKind, Fabrics, MalformedFabrics};
+use crate::observe::{Metrics, Observed};
 use crate::{AgentError, PeerAgent, Strategy, agent::environment};
 
 /// The variable that supplies [`Builder::control`].
@@ -35,6 +36,10 @@ const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
 const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
 /// The variables that supply [`Builder::tls`].
 const TLS: [&str; 3] = TlsFiles::SETTINGS;
+/// The variable for whether to tell the recorder of metrics that the program has installed.
+const METRICS: &str = "SLIME_RPC_METRICS";
+/// The variable for where to serve metrics over HTTP.
+const METRICS_ADDR: &str = "SLIME_RPC_METRICS_ADDR";
 
 /// The variable that supplies [`Builder::obs`]; DLSlime's, as the two below.
 const OBS: &str = "DLSLIME_OBS";
@@ -101,6 +106,8 @@ impl From<&str> for Plane {
 /// | [`heartbeat`](Polling::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two heartbeats to each native peer |
 /// | [`detection`](Polling::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | a peer that sends no heartbeat for so long is stalled |
 /// | [`raise_open_files`](Limits::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |
+/// | [`metrics`](Self::metrics) | `SLIME_RPC_METRICS` | no | 1 or 0 | count calls, and tell the program's recorder of metrics |
+/// | [`metrics_address`](Self::metrics_address) | `SLIME_RPC_METRICS_ADDR` | none | address:port | count calls, and serve them as Prometheus text |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`obs`](Self::obs) | `DLSLIME_OBS` | no | 1 or 0 | publish what the agent says of itself, for `nanoctrl obs` and the console; with NanoCtrl only |
 /// | | `DLSLIME_OBS_TIME_STEP_MS` | 1,000 | ms | between two such records; 10 to 3,600,000 |
@@ -130,6 +137,8 @@ pub struct Builder {
     retry: Option<RetryPolicy>,
     strategy: Strategy,
     obs: Option<bool>,
+    metrics: Option<bool>,
+    metrics_address: Option<String>,
 }
 
 /// The settings that an agent starts with.
@@ -156,6 +165,9 @@ pub(crate) struct Settings {
     pub(crate) obs: Option<Duration>,
     /// The scope of the agent.
     pub(crate) scope: String,
+    /// What is counted, if anything is.
+    pub(crate) observed: Option<Arc<Observed>>,
+    pub(crate) metrics: Metrics,
     polling: Polling,
 }
 
@@ -418,6 +430,35 @@ impl Builder {
         self
     }
 
+    /// Counts calls and how long they take, and tells the recorder that the program has installed
+    /// (crate `metrics`) once a second. [`PeerAgent::figures`] has the same figures. Off by
+    /// default: then nothing is counted.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().alias("worker:0").metrics(true);
+    /// # let _ = builder;
+    /// ```
+    pub fn metrics(mut self, tell: bool) -> Self {
+        self.metrics = Some(tell);
+        self
+    }
+
+    /// Counts calls and how long they take, and serves the figures as Prometheus text at
+    /// `http://ADDRESS/metrics`. The address is an IP address and a port, like `127.0.0.1:9464`.
+    /// Everybody who reaches it can read them, so choose loopback or an address inside your
+    /// network.
+    ///
+    /// ```
+    /// use slimerpc_actors::PeerAgent;
+    /// let builder = PeerAgent::builder().alias("worker:0").metrics_address("127.0.0.1:9464");
+    /// # let _ = builder;
+    /// ```
+    pub fn metrics_address(mut self, address: impl Into<String>) -> Self {
+        self.metrics_address = Some(address.into());
+        self
+    }
+
     /// Starts the agent: opens the device, registers, and begins to accept callers.
     ///
     /// # Errors
@@ -610,6 +651,7 @@ impl Builder {
             Polling::VARIABLES,
             &environment::RETRY,
             &[CONTROL, REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
+            &[METRICS, METRICS_ADDR],
             &TLS,
         ]);
         let limits = self.limits.clone().or_environment()?;
@@ -630,6 +672,13 @@ impl Builder {
         if let Some(device) = &self.device {
             topology = topology.preferring(device);
         }
+        let metrics = Metrics::new(
+            match self.metrics {
+                Some(set) => set,
+                None => environment::flag(METRICS)? == Some(true),
+            },
+            or_environment(&self.metrics_address, METRICS_ADDR),
+        )?;
         let fabrics = self.allowed()?;
         let is_only = self.device.is_some() || fabrics.are_only(FabricKind::Tcp);
         // What is asked for is tried at once, so that the agent does not start if it cannot be.
@@ -673,6 +722,8 @@ impl Builder {
             strategy: self.strategy,
             obs,
             scope: self.scope,
+            observed: (metrics.is_wanted() || obs.is_some()).then(Arc::default),
+            metrics,
             polling,
         })
     }

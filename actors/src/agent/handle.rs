@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::IntoFuture;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,10 +28,13 @@ use crate::client::watch::Follow;
 use crate::memory::buffer::{BufferError, Offered, OwnBuffer, RdmaBuffer};
 use crate::memory::devices::Devices;
 use crate::memory::remote_buffer::RemoteBuffer;
+use crate::observe::Observed;
 use crate::service::one_shot_server::OneShotServer;
 use crate::service::serial::StateSource;
 use crate::supervision::factory::{Factory, Start};
-use crate::{AgentError, AgentEvent, Caller, Events, Proxy, ServedBy, Service, Terminated, Watch};
+use crate::{
+    AgentError, AgentEvent, Caller, Events, Figures, Proxy, ServedBy, Service, Terminated, Watch,
+};
 
 /// Number of events that are kept for slow listeners.
 const EVENTS: usize = 1024;
@@ -93,6 +97,9 @@ struct Inner {
     /// The services that are served one request at a time.
     once: Mutex<OneShotServices>,
     events: broadcast::Sender<AgentEvent>,
+    /// Where calls are counted, if they are.
+    observed: Option<Arc<Observed>>,
+    metrics_address: Option<SocketAddr>,
     /// The memory that peers may use.
     offered: Arc<Offered>,
 }
@@ -113,6 +120,8 @@ impl PeerAgent {
         let reconnect_wait = settings.reconnect_wait;
         let (connect_timeout, call_timeout) = (settings.connect_timeout, settings.call_timeout);
         let events = broadcast::Sender::new(EVENTS);
+        let observed = settings.observed.clone();
+        let metrics_address = settings.metrics.address();
         let heard = events.clone();
         let (tell, told) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
@@ -144,6 +153,8 @@ impl PeerAgent {
                 workers,
                 once: Mutex::default(),
                 events,
+                observed,
+                metrics_address,
                 offered: Arc::default(),
             }),
         })
@@ -171,6 +182,19 @@ impl PeerAgent {
     /// ```
     pub fn events(&self) -> Events {
         Events(self.inner.events.subscribe())
+    }
+
+    /// The figures of this agent's calls and services, and what happened beside them; `None` unless
+    /// it counts: see [`Builder::metrics`].
+    pub fn figures(&self) -> Option<Figures> {
+        let observed = self.inner.observed.as_ref()?;
+        Some(observed.figures(self.memory()))
+    }
+
+    /// Where this agent serves its metrics over HTTP, if it does: see
+    /// [`Builder::metrics_address`]. If the port was 0, this has the one that the system chose.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.inner.metrics_address
     }
 
     /// Bytes that this agent has registered on all its devices, for payloads beyond a slot and for
@@ -370,6 +394,7 @@ impl PeerAgent {
             busy_poll: inner.wait_policy.busy_poll,
             stream_patience: inner.stream_patience,
             supervisor: inner.supervisor.clone(),
+            observed: inner.observed.clone(),
         }
     }
 
@@ -425,6 +450,7 @@ impl PeerAgent {
             connect_timeout: self.inner.connect_timeout,
             is_local: peer == self.inner.alias,
             events: self.inner.events.clone(),
+            observed: self.inner.observed.clone(),
             follow: self.inner.supervisor.clone().recipient(),
         };
         let caller = Caller::new(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use slimerpc::channel::{Geometries, ServiceInfo};
+use slimerpc::channel::{CallFigures, Geometries, ServiceInfo};
 use slimerpc::fabric::RetryPolicy;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
@@ -14,6 +14,7 @@ use crate::agent::arbiter::on_new_arbiter;
 use crate::agent::handle::table;
 use crate::agent::serve::ServiceHandle;
 use crate::agent::supervisor::{Ended, Publish, Supervisor};
+use crate::observe::Observed;
 use crate::service::instance::{Address, Instance};
 use crate::service::mailboxes::Mailboxes;
 use crate::service::one_shot_server::OneShotServer;
@@ -53,6 +54,8 @@ pub(crate) struct Launch {
     pub(crate) busy_poll: Duration,
     pub(crate) stream_patience: Duration,
     pub(crate) supervisor: Addr<Supervisor>,
+    /// Where calls are counted, if they are.
+    pub(crate) observed: Option<Arc<Observed>>,
 }
 
 /// An instance that has started, and what its parallel methods (if any) see of it.
@@ -76,7 +79,7 @@ impl Launch {
     {
         panics::trace();
         check_types::<S>(&self.name)?;
-        let setup = self.setup();
+        let setup = self.setup::<S>();
         let child = restart.is_some().then(ChildId::new);
         let supervisor = self.supervisor.clone();
         let report = move |child| -> Report {
@@ -101,7 +104,7 @@ impl Launch {
             front: None,
         };
         if let Some(shared) = started.shared {
-            let (setup, workers) = (self.setup(), self.workers);
+            let (setup, workers) = (self.setup::<S>(), self.workers);
             let serial = running.serial.deliveries.clone();
             let front = on_new_arbiter(move || {
                 let pool = Pool::start(workers, shared).map_err(AgentError::Thread)?;
@@ -127,7 +130,8 @@ impl Launch {
     {
         check_types::<S>(&self.name)?;
         let (tell, told) = mpsc::unbounded_channel();
-        let setup = self.setup();
+        let id = InstanceId::new(self.incarnation, &self.name);
+        let setup = self.setup::<S>();
         let front =
             on_new_arbiter(move || Ok(setup.start(ParallelDispatcher::<S, A>::new(tell, None))));
         let running = RunningService {
@@ -137,7 +141,7 @@ impl Launch {
             serial: front.await?,
             front: None,
         };
-        let once = OneShotServer::new(self.setup().id, told);
+        let once = OneShotServer::new(id, told);
         // Discovery must not find it: between two requests it may not be served for long, which
         // only callers that know it can expect.
         self.publish::<S>(running, None, None).await?;
@@ -168,8 +172,10 @@ impl Launch {
         })
     }
 
-    fn setup(&self) -> InstanceSetup {
+    fn setup<S: Service + ?Sized>(&self) -> InstanceSetup {
+        let observed = self.observed.as_ref();
         InstanceSetup {
+            figures: observed.map(|observed| observed.serve(&self.name, S::METHODS)),
             id: InstanceId::new(self.incarnation, &self.name),
             name: self.name.clone(),
             geometries: self.geometries,
@@ -188,6 +194,7 @@ struct InstanceSetup {
     retry: RetryPolicy,
     busy_poll: Duration,
     stream_patience: Duration,
+    figures: Option<Arc<CallFigures>>,
 }
 
 impl InstanceSetup {
@@ -213,6 +220,7 @@ impl InstanceSetup {
         let service_info = ServiceInfo {
             name: self.name,
             stream_patience: self.stream_patience,
+            figures: self.figures,
         };
         let mailboxes = Mailboxes::new(service_info, self.geometries, self.retry, told);
         Instance::start(handler, self.id, mailboxes, self.busy_poll, tell)

@@ -21,6 +21,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeSet, HashMap};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ use crate::dlslime::DlslimePeers;
 use crate::dlslime::handshake::QpReady;
 use crate::service::running::{RunningService, RunningServices};
 use crate::supervision::supervised::SupervisedServices;
-use crate::{AgentError, AgentEvent};
+use crate::{AgentError, AgentEvent, Figures};
 
 pub(crate) use self::connect_service::ConnectService;
 pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
@@ -112,9 +113,10 @@ pub(crate) struct RegisteredSupervisor {
 impl Supervisor {
     /// Registers and starts the actor on the current arbiter.
     pub(crate) async fn start_here(
-        settings: Settings,
+        mut settings: Settings,
         events: broadcast::Sender<AgentEvent>,
     ) -> Result<RegisteredSupervisor, AgentError> {
+        let metrics = std::mem::take(&mut settings.metrics);
         let alias = register(&settings).await?;
         let incarnation = unique();
         // Earlier releases cannot read a descriptor with another kind among `links`.
@@ -177,6 +179,8 @@ impl Supervisor {
             let _ = state.settings.control.clean_up().await;
             return Err(error);
         }
+        let observed = Rc::downgrade(&state);
+        metrics.tell(&alias, move || observed.upgrade()?.figures());
         Ok(RegisteredSupervisor {
             alias,
             incarnation,
@@ -388,6 +392,19 @@ impl AgentState {
         self.dialing.take();
         Arbiter::current().stop();
         Ok(cleaned?)
+    }
+
+    /// The figures, if anything is counted and the agent has not left.
+    fn figures(&self) -> Option<Figures> {
+        let observed = self.settings.observed.as_ref()?;
+        (!self.left.get()).then(|| observed.figures(self.settings.devices.account()))
+    }
+
+    /// Notes an incident, if anything is counted. A `detail` is counted apart.
+    fn note(&self, kind: &'static str, detail: impl Display) {
+        if let Some(observed) = &self.settings.observed {
+            observed.incidents.note(kind, &detail.to_string());
+        }
     }
 
     fn check_open(&self) -> Result<(), AgentError> {

@@ -14,6 +14,7 @@ use tokio::sync::broadcast;
 use crate::client::items::ItemSource;
 use crate::client::reply::Decoder;
 use crate::client::watch::Follow;
+use crate::observe::Observed;
 use crate::supervision::current_handler::InstanceId;
 use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
 
@@ -38,6 +39,8 @@ pub(crate) struct ProxySetup {
     /// Whether the service belongs to the agent that calls it.
     pub(crate) is_local: bool,
     pub(crate) events: broadcast::Sender<AgentEvent>,
+    /// Where calls are counted, if they are.
+    pub(crate) observed: Option<Arc<Observed>>,
     /// Whom to ask what becomes of the peer.
     pub(crate) follow: Recipient<Follow>,
 }
@@ -57,8 +60,14 @@ impl ProxySetup {
                 route.take_if(|_| signature.is_some_and(|it| it.obstacle().is_some()));
             }
         }
+        let table = &connected.table;
+        let figures = self.observed.as_ref();
+        let figures = figures.map(|it| it.calls.count(&self.wanted.name, &table.methods));
         for channel in connected.parallel.iter().chain([&connected.serial]) {
-            channel.listen(self.report_tells(connected.table.clone()));
+            channel.listen(self.report_tells(table.clone()));
+            if let Some(figures) = &figures {
+                channel.count_in(figures.clone());
+            }
         }
         let life = connected.incarnation;
         Connection {

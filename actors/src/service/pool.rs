@@ -111,12 +111,13 @@ impl<T: Clone> Pool<T> {
         let request = waiting.clone();
         let task = runtime.spawn(async move {
             let _running = running;
-            let Some(request) = request.take() else {
+            let Some(mut request) = request.take() else {
                 return;
             };
             if request.is_expired() {
                 return request.fail(Fault::Expired);
             }
+            request.begin_handler();
             let service = request.service().to_owned();
             let mut handling = handler(shared, request);
             let finished = poll_fn(|context| parallel(|| handling.as_mut().poll(context))).await;

@@ -357,7 +357,7 @@ impl Caller {
     }
 
     /// Handles a reply to `id` in `slot`; its payload is at the peer if it is `outside`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn receive(
         &mut self,
         slot: u16,

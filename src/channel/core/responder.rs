@@ -7,6 +7,7 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use super::stream::Streams;
+use crate::channel::call_figures::Begun;
 use crate::channel::lend::SlotToken;
 use crate::channel::{LossCause, PooledBuffer, Violation};
 use crate::wire::{
@@ -60,6 +61,8 @@ pub(crate) struct SlotRequest {
     expires: Option<Instant>,
     /// `None` for a plain call.
     pub(crate) rare: Option<Box<Rare>>,
+    /// Its place among the figures of its service, while it is counted.
+    pub(crate) begun: Begun,
 }
 
 /// The parts that only some requests have.
@@ -169,6 +172,7 @@ impl Responder {
                 allowed_us: FOREVER,
                 expires: None,
                 rare: None,
+                begun: Begun::default(),
             })),
             exported: None,
         };

@@ -88,6 +88,7 @@ impl AgentState {
             };
             let error = match opened {
                 Ok((serial, parallel)) => {
+                    self.note("connected", link);
                     self.note_agreement(&request.peer, &request.wanted, &table);
                     if request.peer != self.alias {
                         self.want_monitor(&request.peer);

@@ -378,6 +378,7 @@ impl AgentState {
             }
             Effect::Up(incarnation) => {
                 tracing::info!(peer = monitor.peer, incarnation, "peer reached");
+                self.note("joined", "");
                 monitor.doubted.set(None);
                 monitor.ended.replace(None);
                 monitor.up.send_replace(Some(incarnation));
@@ -386,6 +387,7 @@ impl AgentState {
             Effect::Listen => monitor.woken.notify_one(),
             Effect::Down(incarnation, cause) => {
                 tracing::info!(peer = monitor.peer, incarnation, %cause, "peer lost");
+                self.note("lost", cause.name());
                 monitor.up.send_replace(None);
                 self.life_lost(&monitor.peer, incarnation, &cause);
                 if cause == LossCause::Left {
@@ -411,6 +413,11 @@ impl AgentState {
             }
             Effect::Event(event) => {
                 self.obs.note_peer(&monitor.peer, &event);
+                match &event {
+                    PeerEvent::Stalled => self.note("stalled", ""),
+                    PeerEvent::Recovered => self.note("recovered", ""),
+                    _ => {}
+                }
                 if event.is_end() {
                     monitor.ended.replace(Some(event.clone()));
                 }

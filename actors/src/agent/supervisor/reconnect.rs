@@ -96,6 +96,7 @@ impl AgentState {
             match (connected, proxy.upgrade()) {
                 (Ok(connected), Some(proxy)) => {
                     tracing::info!(peer = proxy.peer(), "a proxy is connected again");
+                    self.note("healed", &proxy.wanted().name);
                     proxy.adopt(connected);
                     return true;
                 }

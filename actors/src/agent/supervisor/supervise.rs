@@ -167,6 +167,12 @@ impl AgentState {
     }
 
     pub(super) fn tell(&self, event: AgentEvent) {
+        match &event {
+            AgentEvent::Restarted { service, .. } => self.note("restarted", service),
+            AgentEvent::GivenUp { service, .. } => self.note("given_up", service),
+            AgentEvent::FabricChanged { to, .. } => self.note("fabric_changed", to),
+            AgentEvent::TellFailed { .. } => {}
+        }
         // The listeners may have gone.
         let _ = self.events.send(event);
     }

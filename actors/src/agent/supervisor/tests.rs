@@ -59,6 +59,7 @@ fn channel(alias: &str) -> (Arc<ClientChannel>, Mailbox) {
     let service_info = ServiceInfo {
         name: "test".to_owned(),
         stream_patience: LONG,
+        figures: None,
     };
     let mut mailbox = Mailbox::new(memory.clone(), geometry.into(), retry, service_info).unwrap();
     let dialer = Dialer::new(&memory, geometry, retry).unwrap();

@@ -1,0 +1,46 @@
+//! The figures of an agent at one moment.
+
+use std::collections::BTreeMap;
+
+use slimerpc::channel::MethodReading;
+
+use crate::MemoryAccount;
+
+/// The figures of an agent at one moment; [`PeerAgent::figures`](crate::PeerAgent::figures) reads
+/// them. What is counted only grows, so that two readings tell what happened between them.
+///
+/// ```no_run
+/// # fn example(agent: slimerpc_actors::PeerAgent) {
+/// if let Some(figures) = agent.figures() {
+///     for service in figures.calls {
+///         for method in service.methods {
+///             let p99 = method.took.quantile(0.99);
+///             println!("{}.{}: p99 {p99:?}", service.service, method.method);
+///         }
+///     }
+/// }
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Figures {
+    /// Calls through this agent's proxies, by the name of the service.
+    pub calls: Vec<ServiceFigures>,
+    /// Calls of this agent's services.
+    pub served: Vec<ServiceFigures>,
+    /// Bytes registered for payloads beyond a slot and for one-sided memory.
+    pub memory: MemoryAccount,
+    /// How often each kind of incident happened, by kind and detail. `joined`, `lost` (with its
+    /// cause), `stalled`, `recovered`: a peer. `connected`, `fabric_changed` (with the kind of
+    /// link), `healed` (with the service): a proxy. `restarted`, `given_up`: a service.
+    pub incidents: BTreeMap<(&'static str, String), u64>,
+}
+
+/// The figures of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ServiceFigures {
+    /// Name of the service.
+    pub service: String,
+    /// Its methods that have been called, in the order of their names.
+    pub methods: Vec<MethodReading>,
+}

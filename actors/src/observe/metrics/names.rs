@@ -1,0 +1,186 @@
+//! The metrics, their names and labels: those of OpenTelemetry's conventions for RPC where it has
+//! some, `slimerpc_` otherwise.
+
+use std::collections::BTreeMap;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use slimerpc::channel::{Distribution, MethodReading, Outcome};
+
+use crate::{Figures, ServiceFigures};
+
+/// Times are counted in buckets that end at these powers of two of a nanosecond: from 256 ns to
+/// 68 s.
+const OCTAVES: std::ops::RangeInclusive<u32> = 8..=36;
+/// The quantiles that are told beside the buckets, which are coarse.
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.99, 0.999];
+
+/// One side of the calls.
+struct Side {
+    calls: &'static str,
+    in_flight: &'static str,
+    /// Names of a distribution: its buckets, sum and count, and the quantiles of late.
+    took: [&'static str; 4],
+    /// The same of how long requests waited, at a service.
+    waited: Option<[&'static str; 4]>,
+}
+
+macro_rules! distribution {
+    ($name:literal) => {
+        [
+            concat!($name, "_bucket"),
+            concat!($name, "_sum"),
+            concat!($name, "_count"),
+            concat!($name, "_recent"),
+        ]
+    };
+}
+
+const CALLER: Side = Side {
+    calls: "slimerpc_client_calls_total",
+    in_flight: "slimerpc_client_calls_in_flight",
+    took: distribution!("rpc_client_call_duration_seconds"),
+    waited: None,
+};
+
+const SERVICE: Side = Side {
+    calls: "slimerpc_server_calls_total",
+    in_flight: "slimerpc_server_calls_in_flight",
+    took: distribution!("rpc_server_call_duration_seconds"),
+    waited: Some(distribution!("slimerpc_server_queue_duration_seconds")),
+};
+
+/// The metrics of one agent.
+pub(super) struct Series {
+    agent: String,
+    /// The distributions as they were told last, by name, service and method.
+    told: BTreeMap<(&'static str, String, String), Distribution>,
+}
+
+impl Series {
+    pub(super) fn new(agent: &str) -> Self {
+        Self {
+            agent: agent.to_owned(),
+            told: BTreeMap::new(),
+        }
+    }
+
+    /// Tells the current recorder.
+    pub(super) fn record(&mut self, figures: &Figures) {
+        describe();
+        for (side, services) in [(CALLER, &figures.calls), (SERVICE, &figures.served)] {
+            for service in services {
+                self.record_service(&side, service);
+            }
+        }
+        let agent = || self.agent.clone();
+        let memory = [("lent", figures.memory.lent), ("idle", figures.memory.idle)];
+        for (state, bytes) in memory {
+            gauge!("slimerpc_memory_bytes", "agent" => agent(), "state" => state).set(bytes as f64);
+        }
+        for ((kind, detail), count) in &figures.incidents {
+            let (kind, detail) = (*kind, detail.clone());
+            counter!("slimerpc_incidents_total", "agent" => agent(), "kind" => kind, "detail" => detail)
+                .absolute(*count);
+        }
+    }
+
+    fn record_service(&mut self, side: &Side, service: &ServiceFigures) {
+        for method in &service.methods {
+            let labels = [
+                ("agent", self.agent.clone()),
+                ("rpc_system", "slimerpc".to_owned()),
+                ("rpc_service", service.service.clone()),
+                ("rpc_method", method.method.clone()),
+            ];
+            record_calls(side, method, &labels);
+            self.record_times(side.took, &method.took, &labels);
+            if let Some(waited) = side.waited {
+                self.record_times(waited, &method.waited, &labels);
+            }
+        }
+    }
+
+    fn record_times(
+        &mut self,
+        [bucket, sum, count, recent]: [&'static str; 4],
+        times: &Distribution,
+        labels: &[(&'static str, String)],
+    ) {
+        for octave in OCTAVES {
+            let end = 2f64.powi(octave as i32) / 1e9;
+            let labels = with(labels, "le", end.to_string());
+            counter!(bucket, &labels).absolute(times.below(octave));
+        }
+        let all = times.count();
+        counter!(bucket, &with(labels, "le", "+Inf".to_owned())).absolute(all);
+        counter!(count, labels).absolute(all);
+        gauge!(sum, labels).set(times.sum().as_secs_f64());
+        let [_, _, (_, service), (_, method)] = labels else {
+            return;
+        };
+        let key = (recent, service.clone(), method.clone());
+        let told = self.told.entry(key).or_default();
+        let late = times.since(told);
+        if late.count() > 0 {
+            for quantile in QUANTILES {
+                let labels = with(labels, "quantile", quantile.to_string());
+                gauge!(recent, &labels).set(late.quantile(quantile).as_secs_f64());
+            }
+            *told = times.clone();
+        }
+    }
+}
+
+fn record_calls(side: &Side, method: &MethodReading, labels: &[(&'static str, String)]) {
+    for outcome in Outcome::ALL {
+        // Also those that have not happened: a counter that begins with 1 has not grown.
+        let labels = with(labels, "outcome", outcome.name().to_owned());
+        counter!(side.calls, &labels).absolute(method.ended_with(outcome));
+    }
+    gauge!(side.in_flight, labels).set(method.in_flight() as f64);
+}
+
+fn with(
+    labels: &[(&'static str, String)],
+    name: &'static str,
+    value: String,
+) -> Vec<(&'static str, String)> {
+    let mut labels = labels.to_vec();
+    labels.push((name, value));
+    labels
+}
+
+fn describe() {
+    for side in [CALLER, SERVICE] {
+        describe_counter!(side.calls, "Calls that have ended, by outcome");
+        describe_gauge!(side.in_flight, "Calls that have begun and not ended");
+    }
+    let times = [
+        (CALLER.took, "From the call to its answer"),
+        (SERVICE.took, "From the start of the handler to its answer"),
+    ];
+    let waited = SERVICE.waited.map(|names| {
+        let text = "How long requests waited for their handler";
+        (names, text)
+    });
+    for ([bucket, sum, count, recent], text) in times.into_iter().chain(waited) {
+        describe_counter!(
+            bucket,
+            format!("{text}: calls that took at most `le` seconds")
+        );
+        describe_gauge!(sum, format!("{text}: all of them, in seconds"));
+        describe_counter!(count, format!("{text}: number of calls"));
+        describe_gauge!(
+            recent,
+            format!("{text}: quantiles of the calls since the last look")
+        );
+    }
+    describe_gauge!(
+        "slimerpc_memory_bytes",
+        "Registered for payloads beyond a slot and for one-sided memory"
+    );
+    describe_counter!(
+        "slimerpc_incidents_total",
+        "What happened beside calls: connections made, lost and healed, peers stalled, restarts"
+    );
+}

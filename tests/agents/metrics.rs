@@ -1,0 +1,450 @@
+//! What agents count of calls, and how they tell it.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt, stream};
+use reqwest::StatusCode;
+use slimerpc_actors::{
+    AgentError, Figures, MethodReading, Outcome, PeerAgent, RpcError, ServiceFigures, service,
+};
+use support::alone::is_alone;
+use support::until;
+
+struct Worker;
+
+#[service]
+impl Worker {
+    #[method]
+    fn add(&mut self, a: i64, b: i64) -> i64 {
+        a + b
+    }
+
+    #[method]
+    fn fail(&mut self) -> Result<(), String> {
+        Err("as it was told".to_owned())
+    }
+
+    #[method]
+    fn panics(&mut self) {
+        panic!("as it was told");
+    }
+
+    #[method]
+    fn nap(&mut self, millis: u64) {
+        std::thread::sleep(Duration::from_millis(millis));
+    }
+
+    #[method]
+    async fn never(&mut self) {
+        pending::<()>().await;
+    }
+
+    #[method(raw)]
+    fn echo(&mut self, bytes: &[u8]) -> Vec<u8> {
+        bytes.to_vec()
+    }
+
+    #[method(stream)]
+    fn count(&mut self, to: u32) -> impl Stream<Item = u32> {
+        stream::iter(0..to)
+    }
+
+    #[method(parallel)]
+    fn beside(_: &()) {}
+}
+
+impl slimerpc_actors::Share for Worker {
+    type Shared = ();
+
+    fn share(&self) -> Arc<()> {
+        Arc::default()
+    }
+}
+
+async fn pair(name: &str) -> (PeerAgent, PeerAgent) {
+    let start = |alias: String| {
+        let builder = PeerAgent::builder().alias(alias);
+        builder.metrics_address("127.0.0.1:0").start()
+    };
+    let worker = start(format!("{name}:worker")).await.unwrap();
+    worker.serve(Worker).await.unwrap();
+    (worker, start(format!("{name}:driver")).await.unwrap())
+}
+
+/// The readings of the service's methods.
+fn methods(services: Vec<ServiceFigures>) -> BTreeMap<String, MethodReading> {
+    let all = services.into_iter().flat_map(|it| it.methods);
+    all.map(|it| (it.method.clone(), it)).collect()
+}
+
+fn calls(agent: &PeerAgent) -> BTreeMap<String, MethodReading> {
+    methods(agent.figures().unwrap().calls)
+}
+
+fn served(agent: &PeerAgent) -> BTreeMap<String, MethodReading> {
+    methods(agent.figures().unwrap().served)
+}
+
+/// How calls ended, by the names of outcomes, without those that did not happen.
+fn ends(reading: &MethodReading) -> Vec<(&'static str, u64)> {
+    let all = Outcome::ALL.map(|outcome| (outcome.name(), reading.ended_with(outcome)));
+    all.into_iter().filter(|(_, count)| *count > 0).collect()
+}
+
+#[actix::test]
+async fn each_call_is_counted_at_both_ends_by_how_it_ended() {
+    let (worker, driver) = pair("counted").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    for number in 0..10 {
+        assert_eq!(proxy.add(number, 1).await, Ok(number + 1));
+    }
+    assert!(proxy.fail().await.is_err());
+    assert!(proxy.panics().await.is_err());
+    assert_eq!(&*proxy.echo(&[7; 100_000]).await.unwrap(), &[7; 100_000]);
+    assert_eq!(proxy.count(3).count().await, 3);
+    proxy.beside().await.unwrap();
+    proxy.tell(Add { a: 1, b: 1 }).await.unwrap();
+    let expired = proxy.never().timeout(Duration::from_millis(20)).await;
+    assert!(matches!(expired, Err(RpcError::Timeout { .. })));
+    drop(proxy.never());
+    until("all have ended", || {
+        served(&worker).values().all(|it| it.in_flight() == 0)
+    })
+    .await;
+
+    let (calls, served) = (calls(&driver), served(&worker));
+    type Ends = &'static [(&'static str, u64)];
+    let expected: [(&str, Ends, Ends); 7] = [
+        ("add", &[("ok", 10), ("told", 1)], &[("ok", 11)]),
+        ("beside", &[("ok", 1)], &[("ok", 1)]),
+        ("count", &[("ok", 1)], &[("ok", 1)]),
+        ("echo", &[("ok", 1)], &[("ok", 1)]),
+        ("fail", &[("error", 1)], &[("error", 1)]),
+        (
+            "never",
+            &[("timeout", 1), ("cancelled", 1)],
+            &[("cancelled", 2)],
+        ),
+        ("panics", &[("error", 1)], &[("error", 1)]),
+    ];
+    assert_eq!(calls.len(), expected.len());
+    for (method, at_caller, at_service) in expected {
+        assert_eq!(ends(&calls[method]), at_caller, "{method}, at its caller");
+        assert_eq!(
+            ends(&served[method]),
+            at_service,
+            "{method}, at its service"
+        );
+        assert_eq!(calls[method].in_flight(), 0);
+    }
+    assert_eq!(calls["add"].took.count(), 10);
+    assert_eq!(served["add"].took.count(), 11);
+}
+
+#[actix::test]
+async fn calls_of_a_peer_that_is_lost_are_counted_as_that() {
+    let (worker, driver) = pair("lost").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let waiting = proxy.never();
+    until("it has begun", || served(&worker).contains_key("never")).await;
+    assert_eq!(calls(&driver)["never"].in_flight(), 1);
+    worker.shutdown().await.unwrap();
+    assert!(matches!(waiting.await, Err(RpcError::PeerLost { .. })));
+    assert!(matches!(
+        proxy.add(1, 2).await,
+        Err(RpcError::PeerLost { .. })
+    ));
+    let calls = calls(&driver);
+    assert_eq!(ends(&calls["never"]), [("lost", 1)]);
+    assert_eq!(ends(&calls["add"]), [("lost", 1)]);
+    let is_told = || {
+        let incidents = driver.figures().unwrap().incidents;
+        incidents.keys().any(|(kind, _)| *kind == "lost")
+    };
+    until("the loss is an incident", is_told).await;
+}
+
+#[actix::test]
+async fn what_a_connection_that_has_gone_had_counted_stays() {
+    let (worker, driver) = pair("gone").await;
+    for round in 1..=3 {
+        let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+        proxy.add(1, 2).await.unwrap();
+        drop(proxy);
+        assert_eq!(calls(&driver)["add"].ended_with(Outcome::Ok), round);
+    }
+}
+
+#[actix::test]
+async fn waiting_for_a_handler_is_counted_apart_from_what_it_takes() {
+    let (worker, driver) = pair("waiting").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let (first, second) = (proxy.nap(100), proxy.nap(1));
+    first.await.unwrap();
+    second.await.unwrap();
+    let nap = &served(&worker)["nap"];
+    let millis = Duration::from_millis;
+    assert!(nap.took.quantile(1.0) >= millis(100), "{nap:?}");
+    assert!(nap.took.sum() < millis(100) + nap.waited.sum(), "{nap:?}");
+    assert!(nap.waited.quantile(1.0) >= millis(90), "{nap:?}");
+    let at_caller = &calls(&driver)["nap"];
+    assert!(at_caller.took.sum() >= millis(190), "both: {at_caller:?}");
+}
+
+async fn get(agent: &PeerAgent, path: &str) -> (StatusCode, String) {
+    let address = agent.metrics_address().unwrap();
+    let answer = reqwest::get(format!("http://{address}{path}"))
+        .await
+        .unwrap();
+    (answer.status(), answer.text().await.unwrap())
+}
+
+#[actix::test]
+async fn prometheus_reads_the_figures() {
+    let (worker, driver) = pair("scraped").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    for _ in 0..5 {
+        proxy.add(1, 2).await.unwrap();
+    }
+    let (status, text) = get(&driver, "/metrics").await;
+    assert_eq!(status, StatusCode::OK);
+    let labels =
+        r#"agent="scraped:driver",rpc_system="slimerpc",rpc_service="Worker",rpc_method="add""#;
+    for line in [
+        format!(r#"slimerpc_client_calls_total{{{labels},outcome="ok"}} 5"#),
+        format!("slimerpc_client_calls_in_flight{{{labels}}} 0"),
+        format!("rpc_client_call_duration_seconds_count{{{labels}}} 5"),
+        format!(r#"rpc_client_call_duration_seconds_bucket{{{labels},le="+Inf"}} 5"#),
+        r#"slimerpc_incidents_total{agent="scraped:driver",kind="connected",detail="SHM"} 1"#
+            .to_owned(),
+        r#"slimerpc_memory_bytes{agent="scraped:driver",state="lent"} 0"#.to_owned(),
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+    }
+    assert!(text.contains(&format!(
+        r#"rpc_client_call_duration_seconds_recent{{{labels},quantile="0.999"}}"#
+    )));
+    let (_, text) = get(&worker, "/metrics").await;
+    let served = labels.replace("driver", "worker");
+    let line = format!(r#"slimerpc_server_calls_total{{{served},outcome="ok"}} 5"#);
+    assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+
+    assert_eq!(get(&driver, "/").await.0, StatusCode::NOT_FOUND);
+    let address = driver.metrics_address().unwrap();
+    let posted = reqwest::Client::new()
+        .post(format!("http://{address}/metrics"))
+        .send()
+        .await;
+    assert_eq!(posted.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
+    driver.shutdown().await.unwrap();
+    let is_gone = async || {
+        reqwest::get(format!("http://{address}/metrics"))
+            .await
+            .is_err()
+    };
+    support::within("the port is closed", async {
+        while !is_gone().await {
+            actix::clock::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[actix::test]
+async fn strangers_on_the_port_of_metrics_keep_no_scrape_waiting_for_ever() {
+    let (_worker, driver) = pair("strangers").await;
+    let address = driver.metrics_address().unwrap();
+    let mut silent: Vec<_> = (0..12)
+        .map(|_| std::net::TcpStream::connect(address).unwrap())
+        .collect();
+    for (number, stranger) in silent.iter_mut().enumerate() {
+        let nonsense = vec![number as u8; 20_000];
+        let _ = std::io::Write::write_all(stranger, &nonsense);
+    }
+    assert_eq!(get(&driver, "/metrics").await.0, StatusCode::OK);
+}
+
+#[actix::test]
+async fn an_address_that_cannot_be_listened_at_is_refused_at_start() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for address in [
+        taken.local_addr().unwrap().to_string(),
+        "198.51.100.7:9464".to_owned(),
+        "localhost".to_owned(),
+        "9464".to_owned(),
+    ] {
+        let builder = PeerAgent::builder().alias("refused:metrics");
+        let refused = builder.metrics_address(&*address).start().await;
+        let Err(AgentError::Setting { name, value, .. }) = refused else {
+            panic!("{address}: {refused:?}");
+        };
+        assert_eq!((&*name, value), ("metrics_address", address));
+    }
+}
+
+#[actix::test]
+async fn nothing_is_counted_unless_somebody_wants_to_know() {
+    let agent = PeerAgent::builder()
+        .alias("uncounted")
+        .start()
+        .await
+        .unwrap();
+    assert!(agent.figures().is_none() && agent.metrics_address().is_none());
+}
+
+#[actix::test]
+async fn the_recorder_that_the_program_has_installed_is_told() {
+    let this = "the_recorder_that_the_program_has_installed_is_told";
+    if !is_alone(module_path!(), this) {
+        return;
+    }
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let builder = PeerAgent::builder().alias("told").metrics(true);
+    let agent = builder.start().await.unwrap();
+    agent.serve(Worker).await.unwrap();
+    let proxy = agent.proxy::<Worker>("told").await.unwrap();
+    proxy.add(1, 2).await.unwrap();
+    let line = r#"slimerpc_client_calls_total{agent="told",rpc_system="slimerpc",rpc_service="Worker",rpc_method="add",outcome="ok"} 1"#;
+    until("it is told", || page.render().lines().any(|it| it == line)).await;
+    let Figures { calls, served, .. } = agent.figures().unwrap();
+    assert_eq!((calls.len(), served.len()), (1, 1));
+}
+
+/// The names of the metrics in a text of Prometheus', each with its labels.
+fn exported(text: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut all = BTreeMap::<_, BTreeSet<_>>::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        if let Some((name, labels)) = line
+            .rsplit_once(' ')
+            .map(|(it, _)| it.split_once('{').unwrap())
+        {
+            let labels = labels.split("\",").filter_map(|it| it.split_once('='));
+            all.entry(name)
+                .or_default()
+                .extend(labels.map(|(label, _)| label));
+        }
+    }
+    all
+}
+
+fn is_of_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || character == '_'
+}
+
+/// The labels in a list of them, with or without what they are to be.
+fn labels(list: &str) -> impl Iterator<Item = &str> {
+    let names = list
+        .split(',')
+        .map(|it| it.split(['=', '!']).next().unwrap_or(it).trim());
+    names.filter(|it| it.chars().all(is_of_name))
+}
+
+/// Checks that a query asks for metrics and labels that there are.
+fn check(query: &str, exported: &BTreeMap<&str, BTreeSet<&str>>) {
+    let mut known = BTreeSet::from(["le"]);
+    let mut is_any = false;
+    for (at, _) in query.match_indices("rpc_") {
+        let start = query[..at]
+            .rfind(|it| !is_of_name(it))
+            .map_or(0, |it| it + 1);
+        let name = query[start..].split(|it| !is_of_name(it)).next().unwrap();
+        if exported.values().any(|labels| labels.contains(name)) || start > at {
+            continue;
+        }
+        let Some(has) = exported.get(name) else {
+            panic!("no metric is named {name}: {query}");
+        };
+        is_any = true;
+        known.extend(has);
+        let rest = &query[start + name.len()..];
+        if let Some(wanted) = rest.strip_prefix('{').and_then(|it| it.split('}').next()) {
+            for label in labels(wanted) {
+                assert!(has.contains(label), "{name} has no label {label}: {query}");
+            }
+        }
+    }
+    assert!(is_any, "no metric is asked for: {query}");
+    for by in query
+        .split("by (")
+        .skip(1)
+        .filter_map(|it| it.split(')').next())
+    {
+        for label in labels(by) {
+            assert!(
+                known.contains(label),
+                "no metric has the label {label}: {query}"
+            );
+        }
+    }
+}
+
+#[actix::test]
+async fn the_queries_of_the_dashboard_and_the_alerts_ask_for_what_there_is() {
+    let (worker, driver) = pair("queried").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    proxy.add(1, 2).await.unwrap();
+    let text = get(&driver, "/metrics").await.1 + &get(&worker, "/metrics").await.1;
+    let exported = exported(&text);
+
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/grafana");
+    let read = |name: &str| std::fs::read_to_string(format!("{folder}/{name}")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&read("dashboard.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels
+        .iter()
+        .flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut queries: Vec<_> = targets
+        .map(|it| it["expr"].as_str().unwrap().to_owned())
+        .collect();
+    let variables = dashboard["templating"]["list"].as_array().unwrap();
+    let variables = variables.iter().filter_map(|it| it["definition"].as_str());
+    for variable in variables {
+        let inside = variable
+            .strip_prefix("label_values(")
+            .unwrap()
+            .strip_suffix(')')
+            .unwrap();
+        let (metric, label) = inside.split_once(", ").unwrap();
+        queries.push(format!("sum by ({label}) ({metric})"));
+    }
+    let rules = read("alerts.yml");
+    let rules = rules
+        .split("expr:")
+        .skip(1)
+        .map(|it| it.split("labels:").next().unwrap());
+    queries.extend(rules.map(str::to_owned));
+    assert!(queries.len() >= 15, "{}", queries.len());
+    queries.iter().for_each(|query| check(query, &exported));
+}
+
+#[actix::test]
+async fn each_metric_of_an_agent_is_in_the_book_and_the_other_way_round() {
+    let (worker, driver) = pair("documented").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    proxy.nap(20).await.unwrap();
+    let text = get(&driver, "/metrics").await.1 + &get(&worker, "/metrics").await.1;
+    let book = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/observing.md");
+    let book = std::fs::read_to_string(book).unwrap();
+    let mut named = BTreeSet::new();
+    for row in book.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let cell = row.split('|').next().unwrap();
+        let mut names = cell.split(['`', ',', ' ']).filter(|it| !it.is_empty());
+        let first = names.next().unwrap();
+        named.insert(first.to_owned());
+        for suffix in names {
+            named.insert(format!(
+                "{}{suffix}",
+                first.strip_suffix("_bucket").unwrap_or("")
+            ));
+        }
+    }
+    named.retain(|name| name.starts_with("slimerpc_") || name.starts_with("rpc_"));
+    let exported = exported(&text).into_keys().map(str::to_owned).collect();
+    assert_eq!(named, exported);
+}
