@@ -63,7 +63,7 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonBody<T> {
         let payload = web::Payload::from_request(request, payload).into_inner();
         Box::pin(async move {
             acceptable?;
-            let body = read(payload.map_err(BodyError::Broken)?).await?;
+            let body = read(payload.map_err(BodyError::Broken)?, LIMIT).await?;
             parse(&body).map(Self)
         })
     }
@@ -93,8 +93,9 @@ fn announced_length(request: &HttpRequest) -> Option<usize> {
     length.to_str().ok()?.parse().ok()
 }
 
-async fn read(payload: web::Payload) -> Result<Bytes, BodyError> {
-    match tokio::time::timeout(PATIENCE, payload.to_bytes_limited(LIMIT)).await {
+/// Reads a body of at most `limit` bytes.
+pub(super) async fn read(payload: web::Payload, limit: usize) -> Result<Bytes, BodyError> {
+    match tokio::time::timeout(PATIENCE, payload.to_bytes_limited(limit)).await {
         Ok(Ok(body)) => body.map_err(BodyError::Broken),
         Ok(Err(_)) => Err(BodyError::TooLong),
         Err(_) => Err(BodyError::TooSlow),

@@ -7,6 +7,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use subtle::ConstantTimeEq;
 
+use super::console;
 use super::error::ApiError;
 use super::server::App;
 use crate::control::Secret;
@@ -36,23 +37,26 @@ impl Gate {
 
 /// Compares a guess with the token, in a time that depends on the lengths only, so that a token
 /// cannot be guessed byte by byte.
-fn is(token: &Secret, guess: &[u8]) -> bool {
+pub(super) fn is(token: &Secret, guess: &[u8]) -> bool {
     token.expose().as_bytes().ct_eq(guess).into()
 }
 
 /// The token in a `Bearer` header.
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+pub(super) fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = header.as_bytes().split_at_checked("Bearer ".len())?;
     let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
     is_bearer.then(|| token.trim_ascii())
 }
 
-/// Guards all routes: clients without the token do not learn which there are.
+/// Guards all routes but the console's, which has a login: clients without the token do not learn which there are.
 pub(super) async fn guard(
     app: Data<App>,
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    if console::has(request.path()) {
+        return next.call(request).await;
+    }
     let checked = app.gate.check(request.headers());
     if request.path() != HEALTH {
         checked?;

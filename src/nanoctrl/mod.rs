@@ -11,6 +11,7 @@
 //! | `agents`, `topology`, `regions`, `entities`, `address` | requests and answers, by noun |
 //! | `connections` | how many clients there is room for |
 //! | `server_tls` | certificates, if it speaks TLS |
+//! | `console` | the pages for people |
 //! | `gate` | the bearer token, if callers have to bring one |
 //! | `body` | JSON bodies and what is said about bad ones |
 //! | `repository` | what each request does to Redis, atomically |
@@ -63,6 +64,7 @@ mod agents;
 mod body;
 mod config;
 mod connections;
+mod console;
 pub mod daemon;
 pub mod doctor;
 mod entities;

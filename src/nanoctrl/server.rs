@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use super::address::RedisAddress;
 use super::config::{Config, RedisSource};
 use super::connections::Connections;
+use super::console::{self, Console};
 use super::gate::{Gate, guard};
 use super::private_redis::PrivateRedis;
 use super::repository::Repository;
@@ -34,6 +35,7 @@ pub(super) struct App {
     pub(super) repository: Repository,
     pub(super) address: RedisAddress,
     pub(super) gate: Gate,
+    pub(super) console: Console,
 }
 
 /// The server's address that a connection was made to.
@@ -53,10 +55,10 @@ pub(super) fn keys(scope: &Option<String>) -> Keys {
 ///
 /// The server runs on its own threads, but must be started within a tokio runtime, which must
 /// outlive it.
-#[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
     handle: ServerHandle,
+    app: Data<App>,
     serving: Option<JoinHandle<std::io::Result<()>>>,
     /// Dropped last.
     redis: Option<PrivateRedis>,
@@ -95,11 +97,12 @@ impl Server {
             }
         })?;
         let app = Data::new(App {
+            console: Console::new(&config, repository.clone()),
             repository,
             address,
             gate: Gate(config.token.clone()),
         });
-        let (server, address) = bind(&config, app)?;
+        let (server, address) = bind(&config, app.clone())?;
         let handle = server.handle();
         let serving = Some(tokio::spawn(server));
         tracing::info!(%address, tls = config.tls.is_some(), "listening");
@@ -114,6 +117,7 @@ impl Server {
         Ok(Self {
             address,
             handle,
+            app,
             serving,
             redis,
         })
@@ -132,6 +136,7 @@ impl Server {
     /// Stops accepting requests, finishes those in progress, and ends the private Redis if there is
     /// one.
     pub async fn stop(mut self) {
+        self.app.console.reader.close();
         self.handle.stop(true).await;
         if let Some(serving) = self.serving.take() {
             // The server has ended: its failure has no effect any more.
@@ -142,8 +147,18 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        self.app.console.reader.close();
         // The command is sent at once; the future only waits until it is done.
         drop(self.handle.stop(false));
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut server = f.debug_struct("Server");
+        server
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -235,10 +250,11 @@ fn routes(app: &mut ServiceConfig) {
     .service(post("/get_entity_info", entities::info))
     .service(post("/list_entities", entities::list))
     .service(post("/list_scopes", agents::list_scopes))
-    .service(post("/get_redis_address", address::get));
+    .service(post("/get_redis_address", address::get))
+    .configure(console::routes);
 }
 
-fn post<F, Arguments>(path: &str, handler: F) -> Resource
+pub(super) fn post<F, Arguments>(path: &str, handler: F) -> Resource
 where
     F: Handler<Arguments>,
     F::Output: Responder + 'static,
@@ -253,7 +269,7 @@ async fn greet() -> &'static str {
     GREETING
 }
 
-async fn refuse_method(allowed: &'static str) -> HttpResponse {
+pub(super) async fn refuse_method(allowed: &'static str) -> HttpResponse {
     HttpResponse::MethodNotAllowed()
         .insert_header((ALLOW, allowed))
         .finish()

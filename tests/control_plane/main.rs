@@ -4,6 +4,7 @@
 mod nanoctrl;
 
 mod columns;
+mod console;
 mod contract;
 mod doctor;
 mod documents;

@@ -12,6 +12,7 @@ mod cleanup;
 mod entities;
 mod error;
 mod index;
+mod observations;
 mod topology;
 
 use std::sync::{Arc, Mutex, PoisonError};

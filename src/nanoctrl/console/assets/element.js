@@ -1,0 +1,42 @@
+// Makes elements. Whatever comes from outside becomes text, and never markup.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+// element("td", {class: "number"}, "7", other)
+export function element(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, children);
+}
+
+export function shape(name, attributes = {}, ...children) {
+  return fill(document.createElementNS(SVG, name), attributes, children);
+}
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== null) node.setAttribute(name, value);
+  }
+  node.append(...children.filter((child) => child !== undefined && child !== null));
+  return node;
+}
+
+// Changes a text only if it differs, which spares the browser a layout.
+export function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export function setAttribute(node, name, value) {
+  if (node.getAttribute(name) !== value) node.setAttribute(name, value);
+}
+
+// A word with the mark of a state: a colour and a shape.
+export function badge(state, text = state) {
+  return element("span", { class: "badge", "data-state": state }, text);
+}
+
+export function linkTo(agent) {
+  return element("a", { href: address(agent.scope, agent.alias) }, agent.alias);
+}
+
+export function address(scope, alias) {
+  return `#/agent/${encodeURIComponent(scope)}/${encodeURIComponent(alias)}`;
+}

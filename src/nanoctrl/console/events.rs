@@ -1,0 +1,83 @@
+//! The stream of server-sent events to one console: `all` first, then a `change` a second.
+
+use actix_web::HttpResponse;
+use actix_web::web::{Bytes, Data};
+use futures_util::stream;
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::reader::{MOST_CONSOLES, Refused};
+use crate::nanoctrl::server::App;
+
+/// The stream is handed out in pieces, so that a console which reads slowly has one of them copied
+/// for it, and all consoles share the rest.
+const PIECE: usize = 16 * 1024;
+
+struct Console {
+    app: Data<App>,
+    updates: Receiver<Bytes>,
+    /// What is being sent.
+    rest: Bytes,
+    /// What comes next.
+    next: Option<Bytes>,
+}
+
+pub(super) async fn stream(app: Data<App>) -> HttpResponse {
+    let (all, updates) = match app.console.reader.open() {
+        Ok(opened) => opened,
+        Err(refused) => return refuse(refused),
+    };
+    let console = Console {
+        updates,
+        rest: hello(&app),
+        app,
+        next: all,
+    };
+    let pieces = stream::unfold(console, async |mut console| {
+        let piece = console.piece().await?;
+        Some((Ok::<_, actix_web::Error>(piece), console))
+    });
+    HttpResponse::Ok()
+        .content_type("text/event-stream")
+        // Proxies would collect it.
+        .insert_header(("x-accel-buffering", "no"))
+        .streaming(pieces)
+}
+
+/// Begins the stream, and has browsers wait two seconds before they connect again.
+fn hello(app: &App) -> Bytes {
+    let login = !app.console.login.is_open();
+    let text = format!("retry: 2000\nevent: hello\ndata: {{\"login\":{login}}}\n\n");
+    Bytes::from(text)
+}
+
+impl Console {
+    /// The next piece; `None` when the server stops.
+    async fn piece(&mut self) -> Option<Bytes> {
+        while self.rest.is_empty() {
+            self.rest = match self.next.take() {
+                Some(next) => next,
+                None => match self.updates.recv().await {
+                    Ok(update) => update,
+                    Err(RecvError::Lagged(_)) => {
+                        // What has arrived since is part of it.
+                        self.updates = self.updates.resubscribe();
+                        self.app.console.reader.all()
+                    }
+                    Err(RecvError::Closed) => return None,
+                },
+            };
+        }
+        Some(self.rest.split_to(self.rest.len().min(PIECE)))
+    }
+}
+
+fn refuse(refused: Refused) -> HttpResponse {
+    let reason = match refused {
+        Refused::Full => format!("{MOST_CONSOLES} consoles are open; close one"),
+        Refused::Stopping => "the server is stopping".to_owned(),
+    };
+    HttpResponse::ServiceUnavailable()
+        .content_type("text/plain; charset=utf-8")
+        .body(reason)
+}
