@@ -8,6 +8,8 @@ mod listing;
 mod obs;
 #[path = "nanoctrl/output.rs"]
 mod output;
+#[path = "nanoctrl/top.rs"]
+mod top;
 
 use std::io::{self, IsTerminal};
 use std::net::Ipv6Addr;
@@ -36,6 +38,7 @@ Examples:
   nanoctrl agents --all-scopes --port 3001
   nanoctrl obs peers --watch                         what agents say of themselves, once a second
   nanoctrl obs status --scope job-7 --redis-url redis://10.0.0.5:6379
+  nanoctrl top --scope job-7                         services by rate, agents by state
   nanoctrl doctor --peer 10.0.0.7:4480               what is wrong here, and what to do
   nanoctrl stop
   nanoctrl server --host 127.0.0.1 --port 4479       in the foreground
@@ -93,6 +96,8 @@ enum Command {
     /// DLSlime's
     #[command(subcommand)]
     Obs(obs::ObsCommand),
+    /// Show agents and services, by load, in a terminal that is kept up to date
+    Top(obs::ObsSource),
     /// Check what agents of this machine would stumble over, and say what to do; exit status 1 if
     /// there is a problem
     Doctor(doctor::DoctorArgs),
@@ -255,6 +260,7 @@ fn main() -> ExitCode {
         Command::Services(args) => listing::services(args),
         Command::Agents(args) => listing::agents(args),
         Command::Obs(command) => obs::obs(command),
+        Command::Top(source) => top::top(source),
         Command::Doctor(args) => doctor::doctor(args),
         Command::Stop { timeout, force } => stop(timeout, force),
     };

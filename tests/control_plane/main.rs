@@ -21,3 +21,4 @@ mod outages;
 mod redis;
 mod tls;
 mod token;
+mod top;

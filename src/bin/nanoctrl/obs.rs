@@ -4,7 +4,7 @@
 #[path = "obs/tables.rs"]
 mod tables;
 #[path = "obs/units.rs"]
-mod units;
+pub(crate) mod units;
 
 use std::error::Error;
 use std::io::{self, ErrorKind, IsTerminal, Write};
@@ -43,8 +43,9 @@ pub(crate) enum ObsCommand {
     Links(ObsArgs),
 }
 
+/// Whose records to read, and from where.
 #[derive(Args)]
-pub(crate) struct ObsArgs {
+pub(crate) struct ObsSource {
     /// Redis to read, `redis[s]://[[user]:password@]host[:port][/database]`; better in
     /// NANOCTRL_REDIS_URL if it has a password, as arguments are for all to see
     /// [default: that of the started server, else redis://127.0.0.1:6379]
@@ -61,6 +62,12 @@ pub(crate) struct ObsArgs {
     /// Call an agent stale that has said nothing for so long, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 45_000)]
     stale_ms: u64,
+}
+
+#[derive(Args)]
+pub(crate) struct ObsArgs {
+    #[command(flatten)]
+    source: ObsSource,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -70,17 +77,17 @@ pub(crate) struct ObsArgs {
 }
 
 /// Time between two looks of `--watch`.
-const PERIOD: Duration = Duration::from_secs(1);
+pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
 /// What was found, and how to look at it.
-struct Found {
+pub(crate) struct Found {
     /// URL of Redis.
-    redis: String,
-    scope: String,
-    scan: ObsScan,
+    pub(crate) redis: String,
+    pub(crate) scope: String,
+    pub(crate) scan: ObsScan,
     /// When that was, in Unix milliseconds.
-    now_ms: u64,
-    stale: Duration,
+    pub(crate) now_ms: u64,
+    pub(crate) stale: Duration,
 }
 
 /// What is asked for.
@@ -100,11 +107,11 @@ pub(crate) async fn obs(command: ObsCommand) -> Result<Report, Box<dyn Error>> {
         ObsCommand::Nics(args) => (View::Nics, args),
         ObsCommand::Links(args) => (View::Links, args),
     };
-    let reader = ObsReader::new(&redis_url(&args).await)?;
+    let reader = args.source.reader().await?;
     if args.watch {
         return watch(view, &args, &reader).await;
     }
-    let found = look(&args, &reader).await?;
+    let found = args.source.look(&reader).await?;
     if args.json {
         complain_of_skipped(&found.scan);
         let json = serde_json::to_string_pretty(&view.json(&found))?;
@@ -113,43 +120,49 @@ pub(crate) async fn obs(command: ObsCommand) -> Result<Report, Box<dyn Error>> {
     Ok(Report::new(view.text(&found)))
 }
 
-/// The URL of Redis: as an argument, else from the environment, else of the started server.
-async fn redis_url(args: &ObsArgs) -> Secret {
-    let given = args.redis_url.clone();
-    if let Some(url) = given.or_else(|| environment::lookup("REDIS_URL")) {
-        return url.into();
+impl ObsSource {
+    pub(crate) async fn reader(&self) -> Result<ObsReader, ControlError> {
+        ObsReader::new(&self.url().await)
     }
-    let told = async {
-        let tls = ClientTls::default().or_environment();
-        let server = NanoCtrl::new(&daemon::address(), "").ok()?.tls(&tls).ok()?;
-        let mut server = server.request_timeout(ASKING);
-        if let Some(token) = environment::lookup("TOKEN") {
-            server = server.token(token).ok()?;
-        }
-        server.redis_address().await.ok()
-    };
-    told.await.unwrap_or_else(|| DEFAULT_URL.to_owned()).into()
-}
 
-async fn look(args: &ObsArgs, reader: &ObsReader) -> Result<Found, Box<dyn Error>> {
-    let scan = match reader.read(&args.scope).await {
-        Err(ControlError::RedisLogin { address, reason }) => {
-            return Err(format!(
+    /// The URL of Redis: as an argument, else from the environment, else of the started server.
+    async fn url(&self) -> Secret {
+        let given = self.redis_url.clone();
+        if let Some(url) = given.or_else(|| environment::lookup("REDIS_URL")) {
+            return url.into();
+        }
+        let told = async {
+            let tls = ClientTls::default().or_environment();
+            let server = NanoCtrl::new(&daemon::address(), "").ok()?.tls(&tls).ok()?;
+            let mut server = server.request_timeout(ASKING);
+            if let Some(token) = environment::lookup("TOKEN") {
+                server = server.token(token).ok()?;
+            }
+            server.redis_address().await.ok()
+        };
+        told.await.unwrap_or_else(|| DEFAULT_URL.to_owned()).into()
+    }
+
+    pub(crate) async fn look(&self, reader: &ObsReader) -> Result<Found, Box<dyn Error>> {
+        let scan = match reader.read(&self.scope).await {
+            Err(ControlError::RedisLogin { address, reason }) => {
+                return Err(format!(
                 "Redis at {address} does not let us in: {reason}. Give user and password in NANOCTRL_REDIS_URL or \
                  --redis-url: redis://user:password@{address}"
             )
             .into());
-        }
-        read => read?,
-    };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(Found {
-        redis: reader.url(),
-        scope: args.scope.clone(),
-        scan,
-        now_ms: now.unwrap_or_default().as_millis() as u64,
-        stale: Duration::from_millis(args.stale_ms),
-    })
+            }
+            read => read?,
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Ok(Found {
+            redis: reader.url(),
+            scope: self.scope.clone(),
+            scan,
+            now_ms: now.unwrap_or_default().as_millis() as u64,
+            stale: Duration::from_millis(self.stale_ms),
+        })
+    }
 }
 
 /// Looks each period, and prints what there is, until Ctrl-C or until nobody reads it.
@@ -162,7 +175,7 @@ async fn watch(view: View, args: &ObsArgs, reader: &ObsReader) -> Result<Report,
             print("\x1b[2J")?;
         }
         loop {
-            let text = match look(args, reader).await {
+            let text = match args.source.look(reader).await {
                 Ok(found) if args.json => format!("{}\n", view.json(&found)),
                 Ok(found) => view.text(&found),
                 // Redis may come back.
