@@ -15,6 +15,7 @@ mod idle;
 mod large_payloads;
 mod liveness;
 mod local;
+mod logs;
 mod metrics;
 mod outages;
 mod panics;

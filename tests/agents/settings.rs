@@ -173,6 +173,9 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         ("SLIME_RPC_ACK_TIMEOUT", "0", "timeout"),
         ("SLIME_RPC_RETRY_CNT", "7", "retry_cnt"),
         ("SLIME_RPC_RETRY_CNT", "256", "SLIME_RPC_RETRY_CNT"),
+        ("SLIME_RPC_LOG", "slimerpc=loud", "SLIME_RPC_LOG"),
+        ("SLIME_RPC_METRICS", "maybe", "SLIME_RPC_METRICS"),
+        ("SLIME_RPC_METRICS_ADDR", "here", "metrics_address"),
     ] {
         let said = with(&[(name, value)]);
         let refused = said.lines().find(|line| line.starts_with("refused: "));

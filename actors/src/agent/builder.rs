@@ -17,10 +17,11 @@ use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
 use slimerpc::tls::{self, TlsFiles};
 
 use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
+use crate::agent::{environment, log};
 use crate::memory::devices::{Devices, Opener};
 use crate::memory::fabrics::{FabricKind, Fabrics, MalformedFabrics};
 use crate::observe::{Metrics, Observed};
-use crate::{AgentError, PeerAgent, Strategy, agent::environment};
+use crate::{AgentError, PeerAgent, Strategy};
 
 /// The variable that supplies [`Builder::control`].
 const CONTROL: &str = "SLIME_RPC_CONTROL";
@@ -108,6 +109,7 @@ impl From<&str> for Plane {
 /// | [`raise_open_files`](Limits::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |
 /// | [`metrics`](Self::metrics) | `SLIME_RPC_METRICS` | no | 1 or 0 | count calls, and tell the program's recorder of metrics |
 /// | [`metrics_address`](Self::metrics_address) | `SLIME_RPC_METRICS_ADDR` | none | address:port | count calls, and serve them as Prometheus text |
+/// | | `SLIME_RPC_LOG` | nothing | like `info` or `slimerpc_actors=debug` | logged to standard error, unless the program has set up a subscriber of its own |
 /// | [`strategy`](Self::strategy) | | one for one | | which services are restarted together |
 /// | [`obs`](Self::obs) | `DLSLIME_OBS` | no | 1 or 0 | publish what the agent says of itself, for `nanoctrl obs` and the console; with NanoCtrl only |
 /// | | `DLSLIME_OBS_TIME_STEP_MS` | 1,000 | ms | between two such records; 10 to 3,600,000 |
@@ -645,13 +647,14 @@ impl Builder {
     }
 
     pub(crate) fn settle(self, own_address: Option<IpAddr>) -> Result<Settings, AgentError> {
+        log::begin()?;
         environment::warn_of_unknown(&[
             Limits::VARIABLES,
             Timeouts::VARIABLES,
             Polling::VARIABLES,
             &environment::RETRY,
             &[CONTROL, REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
-            &[METRICS, METRICS_ADDR],
+            &[METRICS, METRICS_ADDR, log::LOG],
             &TLS,
         ]);
         let limits = self.limits.clone().or_environment()?;

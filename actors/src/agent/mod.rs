@@ -7,6 +7,7 @@ pub(crate) mod handle;
 pub(crate) mod handshake;
 pub(crate) mod handshake_json;
 pub(crate) mod launch;
+pub(crate) mod log;
 pub(crate) mod serve;
 pub(crate) mod settings;
 pub(crate) mod supervisor;

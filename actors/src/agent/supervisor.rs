@@ -179,6 +179,12 @@ impl Supervisor {
             let _ = state.settings.control.clean_up().await;
             return Err(error);
         }
+        tracing::info!(
+            alias,
+            control = state.control().describe(),
+            devices = %state.settings.devices,
+            "agent registered"
+        );
         let observed = Rc::downgrade(&state);
         metrics.tell(&alias, move || observed.upgrade()?.figures());
         Ok(RegisteredSupervisor {
@@ -377,6 +383,7 @@ impl AgentState {
         // A program that shuts down after its last answer expects that answer to arrive.
         let flushed = join_all(services.values().map(|service| service.flush(LAST_ANSWERS)));
         join(flushed, self.obs.stop(LAST_ANSWERS)).await;
+        tracing::info!(alias = self.alias, "agent leaves");
         let cleaned = self.control().clean_up().await;
         self.end_monitors().await;
         for (_, channel) in self.channels.take() {

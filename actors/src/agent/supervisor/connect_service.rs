@@ -89,6 +89,8 @@ impl AgentState {
             let error = match opened {
                 Ok((serial, parallel)) => {
                     self.note("connected", link);
+                    let service = &request.wanted.name;
+                    tracing::info!(peer = request.peer, service, fabric = %link, "connected");
                     self.note_agreement(&request.peer, &request.wanted, &table);
                     if request.peer != self.alias {
                         self.want_monitor(&request.peer);
