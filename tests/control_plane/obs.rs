@@ -267,6 +267,30 @@ async fn a_record_says_what_the_agent_is_and_what_became_of_its_peers_and_servic
     assert_eq!(calc.add(1, 2).await, Ok(3));
     assert!(calc.fail().await.is_err());
 
+    let counted = |it: &SlimerpcObs| it.calls.iter().map(|it| it.calls).sum::<u64>() == 2;
+    let record = said(redis, "driver:0", counted).await;
+    let summary = &record.summary;
+    assert_eq!(
+        (
+            summary.assign_total,
+            summary.error_total,
+            summary.pending_ops
+        ),
+        (2, 1, 0)
+    );
+    let it = record.slimerpc.unwrap();
+    let calls: Vec<_> = it
+        .calls
+        .iter()
+        .map(|it| (&*it.service, &*it.method, it.calls, it.errors))
+        .collect();
+    assert_eq!(calls, [("calc", "add", 1, 0), ("calc", "fail", 1, 1)]);
+    assert!(
+        it.calls[0].p50_us > 0.0 && it.calls[0].p999_us >= it.calls[0].p50_us,
+        "{:?}",
+        it.calls
+    );
+
     let restarted = |it: &SlimerpcObs| {
         it.services
             .first()
@@ -289,6 +313,14 @@ async fn a_record_says_what_the_agent_is_and_what_became_of_its_peers_and_servic
         (&*it.services[0].name, &*it.services[0].type_name),
         ("calc", "Calc")
     );
+    let methods = &it.services[0].methods;
+    let names: Vec<_> = methods
+        .iter()
+        .map(|it| (&*it.name, it.calls, it.errors))
+        .collect();
+    assert_eq!(names, [("add", 1, 0), ("fail", 1, 1)]);
+    assert!(methods[0].p50_us > 0.0, "{methods:?}");
+    assert_eq!(record.summary.assign_total, 2);
     assert_eq!(it.settings["max_inflight"], SlimerpcValue::Whole(16));
     assert_eq!(it.settings["devices"].to_string(), "shm0");
     assert_eq!(

@@ -201,7 +201,7 @@ pub struct SlimerpcMethod {
     pub p99_us: f64,
     /// 999 of 1,000 calls were faster than that, in microseconds.
     pub p999_us: f64,
-    /// Calls a second, in the last period that had calls.
+    /// Calls a second that ended, in the last period.
     pub per_second: f64,
 }
 
@@ -227,7 +227,7 @@ pub struct SlimerpcCall {
     pub p99_us: f64,
     /// 999 of 1,000 calls were faster than that, in microseconds.
     pub p999_us: f64,
-    /// Calls a second, in the last period that had calls.
+    /// Calls a second that ended, in the last period.
     pub per_second: f64,
 }
 

@@ -4,6 +4,7 @@
 //! Calls take no part in it. If Redis is away, records are lost and nothing else.
 
 mod log;
+mod rates;
 mod record;
 
 use std::rc::Rc;

@@ -1,12 +1,13 @@
 //! Puts an agent's record together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use slimerpc::channel::RegisteredMemory;
+use slimerpc::channel::{MethodReading, RegisteredMemory};
 use slimerpc::control::obs::{
-    ObsConnection, ObsNic, ObsRecord, ObsSummary, SlimerpcMemory, SlimerpcObs, SlimerpcPeer,
-    SlimerpcPeerState, SlimerpcService, SlimerpcServiceState, SlimerpcValue,
+    ObsConnection, ObsNic, ObsRecord, ObsSummary, SlimerpcCall, SlimerpcMemory, SlimerpcMethod,
+    SlimerpcObs, SlimerpcPeer, SlimerpcPeerState, SlimerpcService, SlimerpcServiceState,
+    SlimerpcValue,
 };
 use slimerpc::control::topology;
 use slimerpc::fabric::LinkType;
@@ -14,9 +15,10 @@ use tokio::sync::broadcast;
 
 use super::super::AgentState;
 use super::log::unix_millis;
-use crate::AgentEvent;
+use super::rates::{Rates, Side};
 use crate::agent::builder::Settings;
 use crate::service::running::RunningService;
+use crate::{AgentEvent, Figures, ServiceFigures};
 
 /// What stays the same from record to record.
 pub(super) struct Reporter {
@@ -27,6 +29,7 @@ pub(super) struct Reporter {
     settings: BTreeMap<String, SlimerpcValue>,
     /// What happened to the agent since the last record.
     events: broadcast::Receiver<AgentEvent>,
+    rates: Rates,
 }
 
 impl Reporter {
@@ -39,12 +42,17 @@ impl Reporter {
             period_ms: millis(period),
             settings: described(&agent.settings),
             events: agent.events.subscribe(),
+            rates: Rates::new(Instant::now()),
         }
     }
 
     /// What the agent says of itself now.
     pub(super) fn record(&mut self, agent: &AgentState) -> ObsRecord {
         self.note_events(agent);
+        self.rates.end_period(Instant::now());
+        let observed = agent.settings.observed.as_ref();
+        let figures = observed.map(|it| it.figures(agent.settings.devices.account()));
+        let figures = figures.unwrap_or_default();
         let registered = RegisteredMemory::now();
         let nics = agent.settings.devices.names().map(|name| ObsNic {
             nic: name.to_owned(),
@@ -61,12 +69,12 @@ impl Reporter {
             summary: ObsSummary {
                 mr_count: registered.regions.cast_signed(),
                 mr_bytes: registered.bytes.cast_signed(),
-                ..ObsSummary::default()
+                ..moved(&figures)
             },
             nics: nics.collect(),
             ewma_bandwidth_bps: 0.0,
             connections: agent.observed_connections(),
-            slimerpc: Some(self.ours(agent)),
+            slimerpc: Some(self.ours(agent, &figures)),
         }
     }
 
@@ -80,8 +88,15 @@ impl Reporter {
         }
     }
 
-    fn ours(&self, agent: &AgentState) -> SlimerpcObs {
-        let memory = agent.settings.devices.account();
+    fn ours(&mut self, agent: &AgentState, figures: &Figures) -> SlimerpcObs {
+        let memory = figures.memory;
+        let mut services = agent.observed_services();
+        for service in &mut services {
+            let mut served = figures.served.iter();
+            let methods = served.find(|it| it.service == service.name);
+            service.methods = methods.map_or_else(Vec::new, |it| self.methods(it));
+            service.in_flight = service.methods.iter().map(|method| method.in_flight).sum();
+        }
         SlimerpcObs {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             incarnation: format!("{:016x}", agent.descriptor.borrow().incarnation),
@@ -93,10 +108,70 @@ impl Reporter {
                 pooled_bytes: memory.idle as u64,
             },
             peers: agent.observed_peers(),
-            services: agent.observed_services(),
+            services,
+            calls: self.calls(figures),
             events: agent.obs.events(),
             ..SlimerpcObs::default()
         }
+    }
+}
+
+impl Reporter {
+    /// The figures of the methods of a service.
+    fn methods(&mut self, service: &ServiceFigures) -> Vec<SlimerpcMethod> {
+        let methods = service.methods.iter().take(SlimerpcObs::MOST_METHODS);
+        let method = |reading: &MethodReading| {
+            let rates = self.rates.of(Side::Service, &service.service, reading);
+            SlimerpcMethod {
+                name: reading.method.clone(),
+                calls: reading.ended.iter().sum(),
+                errors: reading.failed(),
+                in_flight: reading.in_flight(),
+                p50_us: rates.p50_us,
+                p99_us: rates.p99_us,
+                p999_us: rates.p999_us,
+                per_second: rates.per_second,
+            }
+        };
+        methods.map(method).collect()
+    }
+
+    /// The figures of the methods that the agent has called.
+    fn calls(&mut self, figures: &Figures) -> Vec<SlimerpcCall> {
+        let services = figures.calls.iter();
+        let called =
+            services.flat_map(|it| it.methods.iter().map(|reading| (&it.service, reading)));
+        let call = |(service, reading): (&String, &MethodReading)| {
+            let rates = self.rates.of(Side::Caller, service, reading);
+            SlimerpcCall {
+                service: service.clone(),
+                method: reading.method.clone(),
+                calls: reading.ended.iter().sum(),
+                errors: reading.failed(),
+                in_flight: reading.in_flight(),
+                p50_us: rates.p50_us,
+                p99_us: rates.p99_us,
+                p999_us: rates.p999_us,
+                per_second: rates.per_second,
+            }
+        };
+        called.take(SlimerpcObs::MOST_METHODS).map(call).collect()
+    }
+}
+
+/// What the agent has moved, as DLSlime counts it: requests that it began, and answers that it gave.
+/// Bytes are not counted.
+fn moved(figures: &Figures) -> ObsSummary {
+    let readings = |of: &[ServiceFigures], what: fn(&MethodReading) -> u64| -> u64 {
+        of.iter().flat_map(|it| &it.methods).map(what).sum()
+    };
+    let answers = readings(&figures.served, |it| it.ended.iter().sum());
+    let pending = readings(&figures.calls, MethodReading::in_flight);
+    ObsSummary {
+        assign_total: readings(&figures.calls, |it| it.begun) + answers,
+        pending_ops: pending.cast_signed(),
+        error_total: readings(&figures.calls, MethodReading::failed),
+        ..ObsSummary::default()
     }
 }
 
