@@ -228,7 +228,7 @@ function drawSummary() {
   const of = (state) => agents.filter((agent) => agent.state === state).length;
   const gone = agents.filter(isGone).length;
   const figures = [
-    ["Alive", String(alive.length), "alive"],
+    ["Alive", String(alive.length), alive.length ? "alive" : ""],
     ["Stalled", String(of("stalled")), of("stalled") ? "stalled" : ""],
     ["Gone", String(gone), gone ? "gone" : ""],
     ["Services", String(services.length), ""],
@@ -256,6 +256,7 @@ function drawEmpty() {
   const agents = [...store.agents.values()];
   const isSilent = agents.length > 0 && agents.every((agent) => !agent.observed);
   const hint = by("empty");
+  by("view").hidden = agents.length === 0 && !view.isPage;
   if ((agents.length > 0 && !isSilent) || view.isPage) return hint?.remove();
   if (hint?.dataset.for === String(isSilent)) return;
   hint?.remove();

@@ -8,6 +8,8 @@ const FABRICS = ["shm", "RoCE", "IB", "tcp", "other"];
 const STATES = ["alive", "stalled", "gone"];
 // With more agents than this they are dots without names.
 const MOST_NAMED = 60;
+// With more links than this only those are drawn that are not alive.
+const MOST_LINKS = 600;
 const GAP = 28;
 const PAD = 12;
 const LABEL = 24;
@@ -28,9 +30,11 @@ export function makeGraph() {
   const hosts = shape("g");
   const nodes = shape("g");
   const picture = shape("svg", { class: "graph", role: "img" }, hosts, links, near, nodes);
-  const root = element("div", {}, picture, legend());
+  const frame = element("div", { class: "frame" }, picture);
+  const hint = element("p", { class: "hint", hidden: "" }, "Of so many links those are drawn that are not alive; point at an agent to see its own.");
+  const root = element("div", {}, frame, legend(), hint);
   const graph = {
-    root, picture, hosts, nodes, paths, near, links,
+    root, frame, hint, picture, hosts, nodes, paths, near, links,
     drawn: new Map(), boxes: [], places: new Map(), pairs: [], shown: [], width: 0, layout: "", version: "",
   };
   nodes.addEventListener("click", (event) => {
@@ -98,6 +102,10 @@ function place(graph, agents) {
   setAttribute(graph.picture, "viewBox", `0 0 ${graph.width} ${height}`);
   setAttribute(graph.picture, "height", String(height));
   graph.isNamed = isNamed;
+  setAttribute(graph.frame, "data-dots", String(!isNamed));
+  // What scrolls is reached by keyboard.
+  if (isNamed) graph.frame.removeAttribute("tabindex");
+  else setAttribute(graph.frame, "tabindex", "0");
   drawBoxes(graph, boxes);
 }
 
@@ -225,7 +233,11 @@ function pairsOf(graph, agents) {
 
 function drawLinks(graph) {
   const drawn = new Map([...graph.paths.keys()].map((kind) => [kind, []]));
-  for (const pair of graph.pairs) drawn.get(`${pair.fabric} ${pair.state}`).push(curve(graph, pair));
+  const isMuch = graph.pairs.length > MOST_LINKS;
+  graph.hint.hidden = !isMuch;
+  for (const pair of graph.pairs) {
+    if (!isMuch || pair.state !== "alive") drawn.get(`${pair.fabric} ${pair.state}`).push(curve(graph, pair));
+  }
   for (const [kind, path] of graph.paths) setAttribute(path, "d", drawn.get(kind).join(""));
   setAttribute(graph.links, "data-many", String(graph.pairs.length > 150));
 }
