@@ -237,8 +237,7 @@ impl ClientChannel {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
             drop(core);
             let Some(id) = waiting else {
-                self.count_end(begun, Outcome::Lost);
-                return Err(self.unsent());
+                return Err(self.refuse(begun));
             };
             let call = PendingCall::new(self, id, None, deadline, begun);
             self.line_up(id, method, stream, encode)?;
@@ -307,6 +306,25 @@ impl ClientChannel {
         if let (true, Some(figures)) = (call.is_counted(), self.figures.get()) {
             figures.end(call, outcome);
         }
+    }
+
+    /// Counts a call that was not made because the connection is lost, if calls are counted.
+    pub fn count_lost(&self, method: u32) {
+        self.count_end(self.begin(method), Outcome::Lost);
+    }
+
+    /// The error for a call that finds the channel closed. One that finds it resting is made over
+    /// another channel, and counted there.
+    #[cold]
+    fn refuse(&self, begun: Begun) -> CallError {
+        let unsent = self.unsent();
+        let rests =
+            matches!(&unsent, CallError::Closed { cause, .. } if *cause == LossCause::Resting);
+        match self.figures.get() {
+            Some(figures) if rests => figures.take_back(begun),
+            _ => self.count_end(begun, Outcome::Lost),
+        }
+        unsent
     }
 
     /// Calls `listener` for every one-way call that fails. Only the first listener is used.
@@ -457,6 +475,29 @@ impl ClientChannel {
         let _ = core.collect(self);
         core.close(cause);
         self.wake(core);
+    }
+
+    /// The number of calls that were made, if the channel is open and nothing is under way; two
+    /// equal answers say that it had nothing to do in between.
+    pub fn calls_if_idle(&self) -> Option<u64> {
+        self.progress();
+        self.lock().caller.calls_if_idle()
+    }
+
+    /// Closes channels that belong together, if each has still made this many calls and [is
+    /// idle](Self::calls_if_idle): none of them, or all at once. Calls that come later find them
+    /// closed, so none is lost.
+    pub fn rest(channels: &[(&Self, u64)]) -> bool {
+        let cores: Vec<_> = channels.iter().map(|(channel, _)| channel.lock()).collect();
+        let mut both = cores.iter().zip(channels);
+        if !both.all(|(core, (_, calls))| core.caller.calls_if_idle() == Some(*calls)) {
+            return false;
+        }
+        for (mut core, (channel, _)) in cores.into_iter().zip(channels) {
+            core.close(LossCause::Resting);
+            channel.wake(core);
+        }
+        true
     }
 
     /// Returns whether the peer has been met, where that can be told: nothing is lost by calls

@@ -29,11 +29,26 @@ pub enum LossCause {
     /// This agent left.
     #[error("this agent was shut down")]
     ShutDown,
+    /// The channel has had nothing to do for a while; the next call opens another.
+    #[error("it rests until the next call")]
+    Resting,
+    /// The channel rested, and another could not be opened for the next call.
+    #[error("it rested, and could not be opened again: {0}")]
+    NotReopened(String),
 }
 
 impl LossCause {
     /// Each [name](Self::name) that a cause may have.
-    pub const NAMES: [&str; 6] = ["gone", "completion", "fabric", "flood", "left", "shut_down"];
+    pub const NAMES: [&str; 8] = [
+        "gone",
+        "completion",
+        "fabric",
+        "flood",
+        "left",
+        "shut_down",
+        "resting",
+        "not_reopened",
+    ];
 
     /// The kind of cause in a word, for metrics.
     ///
@@ -49,6 +64,8 @@ impl LossCause {
             Self::Flood => "flood",
             Self::Left => "left",
             Self::ShutDown => "shut_down",
+            Self::Resting => "resting",
+            Self::NotReopened(_) => "not_reopened",
         }
     }
 
@@ -60,8 +77,12 @@ impl LossCause {
     /// ```
     pub fn is_of_peer(&self) -> bool {
         match self {
-            Self::Gone | Self::Completion(_) | Self::Fabric(_) | Self::Left => true,
-            Self::Flood | Self::ShutDown => false,
+            Self::Gone
+            | Self::Completion(_)
+            | Self::Fabric(_)
+            | Self::Left
+            | Self::NotReopened(_) => true,
+            Self::Flood | Self::ShutDown | Self::Resting => false,
         }
     }
 }

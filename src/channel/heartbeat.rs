@@ -29,8 +29,12 @@ const UNANSWERED: u32 = RECEIVES / 3;
 
 /// The low bits of an immediate are the kind of the message, those above its time in milliseconds.
 const KIND: u32 = 3;
+/// Earlier releases take every kind but LEAVING for BEAT.
+const RESTING: u32 = 0;
 const BEAT: u32 = 1;
 const LEAVING: u32 = 2;
+/// A heartbeat of an end that does not need the connection.
+const SPARE: u32 = 3;
 const MAX_MILLIS: u32 = u32::MAX >> 2;
 
 /// A message that the peer's end of a [`Heartbeat`] has sent since the last call.
@@ -43,6 +47,8 @@ pub enum HeartbeatEvent {
     Beat(Duration),
     /// The peer leaves.
     Leaving,
+    /// The peer ends the connection, which neither end needs.
+    Resting,
 }
 
 /// One end of a queue pair that carries heartbeats between two agents, and nothing else.
@@ -74,6 +80,9 @@ pub struct Heartbeat {
     queue: SendQueue,
     /// Whether a message of this end has arrived, and whether one of the peer's has.
     proven: [bool; 2],
+    /// Whether this end needs the connection, and whether the peer's last heartbeat said so of its
+    /// own.
+    needed: [bool; 2],
 }
 
 impl Heartbeat {
@@ -109,6 +118,7 @@ impl Heartbeat {
             unanswered: 0,
             queue: SendQueue::new(SENDS),
             proven: [false; 2],
+            needed: [true; 2],
         })
     }
 
@@ -158,7 +168,7 @@ impl Heartbeat {
             if !completion.status.is_success() {
                 // A peer that has said goodbye is not lost, although its queue pair ends with it.
                 return match heard {
-                    HeartbeatEvent::Leaving => Ok(heard),
+                    HeartbeatEvent::Leaving | HeartbeatEvent::Resting => Ok(heard),
                     _ => Err(completion.status.into()),
                 };
             }
@@ -173,9 +183,11 @@ impl Heartbeat {
                 .post_recv(RecvRequest { wr_id: 0 })
                 .map_err(failed)?;
             let imm = completion.imm.unwrap_or_default();
-            heard = match heard {
-                HeartbeatEvent::Leaving => heard,
-                _ if imm & KIND == LEAVING => HeartbeatEvent::Leaving,
+            self.needed[1] = imm & KIND != SPARE;
+            heard = match (heard, imm & KIND) {
+                (HeartbeatEvent::Leaving | HeartbeatEvent::Resting, _) => heard,
+                (_, LEAVING) => HeartbeatEvent::Leaving,
+                (_, RESTING) => HeartbeatEvent::Resting,
                 _ => HeartbeatEvent::Beat(age(imm)),
             };
         }
@@ -185,6 +197,17 @@ impl Heartbeat {
     /// Returns whether messages have arrived both ways: each end is connected and can send.
     pub fn is_proven(&self) -> bool {
         self.proven == [true; 2]
+    }
+
+    /// Says whether this end needs the connection; the next heartbeat tells the peer. It does
+    /// unless this says otherwise.
+    pub fn set_needed(&mut self, is_needed: bool) {
+        self.needed[0] = is_needed;
+    }
+
+    /// Returns whether the peer needs the connection, as of its last heartbeat.
+    pub fn is_needed_by_peer(&self) -> bool {
+        self.needed[1]
     }
 
     /// Sends a heartbeat, or probes a peer that does not poll.
@@ -198,7 +221,8 @@ impl Heartbeat {
         };
         if self.unanswered < UNANSWERED {
             self.unanswered += 1;
-            return self.send(Operation::WriteWithImm(now() << 2 | BEAT), retires, false);
+            let kind = if self.needed[0] { BEAT } else { SPARE };
+            return self.send(Operation::WriteWithImm(now() << 2 | kind), retires, false);
         }
         self.send(Operation::Write, retires, false)
     }
@@ -206,9 +230,19 @@ impl Heartbeat {
     /// Sends a goodbye. It is lost if this end is dropped before it [has
     /// arrived](Self::has_arrived).
     pub fn leave(&mut self) {
+        self.end(LEAVING);
+    }
+
+    /// Tells a peer [that does not need the connection](Self::is_needed_by_peer) that this end
+    /// gives it up. It is lost as a [goodbye](Self::leave) is.
+    pub fn rest(&mut self) {
+        self.end(RESTING);
+    }
+
+    fn end(&mut self, kind: u32) {
         let retires = self.queue.admit_signalled();
         // If the connection is gone, the peer has noticed.
-        let _ = self.send(Operation::WriteWithImm(LEAVING), retires, true);
+        let _ = self.send(Operation::WriteWithImm(now() << 2 | kind), retires, true);
     }
 
     /// Returns whether the goodbye has arrived, or never will. It waits for a peer whose end is not
@@ -238,10 +272,10 @@ impl Heartbeat {
     }
 }
 
-/// Returns whether this says that the peer leaves, or is gone.
+/// Returns whether this says that the peer leaves or rests, or is gone.
 pub(super) fn is_end(completion: &Completion) -> bool {
-    let is_leaving = |imm| imm & KIND == LEAVING;
-    !completion.status.is_success() || completion.imm.is_some_and(is_leaving)
+    let is_last = |imm| matches!(imm & KIND, LEAVING | RESTING);
+    !completion.status.is_success() || completion.imm.is_some_and(is_last)
 }
 
 /// Milliseconds since this host was started, as many bits as a heartbeat carries.
@@ -316,6 +350,30 @@ mod tests {
         }
         one.leave();
         assert_eq!(hears(&mut other), Ok(HeartbeatEvent::Leaving));
+    }
+
+    #[test]
+    fn an_end_says_whether_it_needs_the_connection_and_that_it_gives_it_up() {
+        let (mut one, mut other) = pair();
+        one.wait_for_end();
+        for is_needed in [true, false, true, false] {
+            other.set_needed(is_needed);
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(&mut one), Ok(HeartbeatEvent::Beat(_))));
+            assert_eq!(one.is_needed_by_peer(), is_needed);
+        }
+        one.rest();
+        let listener = other.place.listener().clone();
+        other.wait_for_end();
+        let woken = async { timeout(LONG, listener.notified()).await };
+        RUNTIME.block_on(woken).unwrap();
+        while !one.has_arrived() {}
+        drop(one);
+        assert_eq!(
+            hears(&mut other),
+            Ok(HeartbeatEvent::Resting),
+            "not that it is gone"
+        );
     }
 
     #[test]

@@ -122,6 +122,18 @@ impl<E: Clone> PeerConnection<E> {
         }
     }
 
+    /// Continues the count of attempts of an earlier connection of this incarnation, which the peer
+    /// may remember: to it, attempts with smaller numbers are void.
+    pub fn after(mut self, attempts: u64) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Number of attempts of this end.
+    pub fn attempts(&self) -> u64 {
+        self.attempts
+    }
+
     /// The session that can be used, with the peer's incarnation.
     pub fn connected(&self) -> Option<(Session, u64)> {
         match self.phase {
@@ -176,6 +188,7 @@ impl<E: Clone> PeerConnection<E> {
                 }
             }
             Input::Leave => self.leave(),
+            Input::Spare => self.wanted = false,
             Input::Wake => match self.phase {
                 Phase::Waiting(_) => self.look_up(now),
                 // The incarnation that was opened to may be dead. The attempt goes on until a

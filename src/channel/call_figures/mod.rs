@@ -208,6 +208,13 @@ impl CallFigures {
         Begun::new(method)
     }
 
+    /// Counts a call that has begun no more: it is not made here.
+    pub(super) fn take_back(&self, call: Begun) {
+        if let Some(figures) = self.of(call) {
+            figures.begun.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
     /// Counts the end of a call.
     #[cold]
     pub(super) fn end(&self, call: Begun, outcome: Outcome) {

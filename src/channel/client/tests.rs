@@ -37,6 +37,47 @@ fn slot_2_an_answer_that_is_dropped_unread_gives_its_credit_back() {
 }
 
 #[test]
+fn a_channel_rests_only_if_nothing_is_under_way_and_was_since() {
+    let mut ends = Loopback::new(2);
+    let other = ends.dial(2);
+    let channel = ends.channel.clone();
+    let calls = |channel: &ClientChannel| channel.calls_if_idle();
+    let rest = |one, another| ClientChannel::rest(&[(&*channel, one), (&*other, another)]);
+    let before = [calls(&ends.channel).unwrap(), calls(&other).unwrap()];
+    let call = ends.channel.call(7, None, |_| Ok(0)).unwrap();
+    assert_eq!(calls(&ends.channel), None, "a call is under way");
+    assert!(!rest(before[0], before[1]) && !rest(before[0] + 1, before[1]));
+    drop(call);
+    let waiting = ends.channel.closed();
+    assert_eq!(
+        (waiting, calls(&ends.channel)),
+        (None, None),
+        "its answer is to come"
+    );
+    let request = ends.request();
+    ends.answer(request, b"");
+    let answered = calls(&ends.channel).unwrap();
+    assert!(answered > before[0]);
+    assert!(!rest(before[0], before[1]), "there was a call meanwhile");
+    assert_eq!(
+        (ends.channel.closed(), other.closed()),
+        (None, None),
+        "none or both"
+    );
+    assert!(rest(answered, before[1]));
+    for channel in [&ends.channel, &other] {
+        assert_eq!(channel.closed(), Some(LossCause::Resting));
+        assert_eq!(calls(channel), None);
+        let refused = channel.call(7, None, |_| Ok(0)).unwrap_err();
+        let resting = CallError::Closed {
+            cause: LossCause::Resting,
+            sent: false,
+        };
+        assert_eq!(refused, resting);
+    }
+}
+
+#[test]
 fn slot_2_an_answer_of_any_size_is_read_and_its_credit_is_back() {
     let mut ends = Loopback::new(1);
     for len in [0, 1, 127, 128, 129, 240] {

@@ -823,6 +823,14 @@ impl Caller {
         self.free.len() == self.slots.len()
     }
 
+    /// The number of calls that were made, if the channel is open and nothing is under way: no call
+    /// has a slot or waits for one, no answer is lent, and the peer has been told all.
+    pub(crate) fn calls_if_idle(&self) -> Option<u64> {
+        let is_idle =
+            self.is_idle() && self.lined_up.is_empty() && self.acknowledgements.is_empty();
+        (is_idle && self.closed.is_none()).then_some(self.next)
+    }
+
     /// The account of slots.
     pub(crate) fn credits(&self) -> Credits {
         let mut credits = Credits::default();

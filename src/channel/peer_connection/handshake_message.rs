@@ -56,6 +56,8 @@ pub enum Input<E> {
     Want,
     /// The connection is no longer wanted: it ends, and is made again only if the peer opens it.
     Leave,
+    /// The connection is no longer wanted, but goes on until it is lost.
+    Spare,
     /// The peer, or another incarnation of it, can probably be reached now: it has registered, say.
     Wake,
     /// The answer to [`Action::LookUp`]: the incarnation that the peer has published, if any.

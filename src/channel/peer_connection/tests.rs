@@ -416,6 +416,45 @@ fn who_leaves_says_so_and_the_peer_may_open_again() {
 }
 
 #[test]
+fn a_spare_connection_goes_on_until_it_is_lost_and_is_then_made_only_if_it_is_wanted_again() {
+    for is_wanted_again in [false, true] {
+        let (mut link, now) = connected();
+        let (session, _) = link.connected().expect("connected");
+        link.handle(Input::Want, now);
+        link.handle(Input::Spare, now);
+        if is_wanted_again {
+            link.handle(Input::Want, now);
+        }
+        assert_eq!(
+            (link.connected().is_some(), link.poll_action()),
+            (true, None)
+        );
+        link.handle(Input::Lost(session), now);
+        assert_eq!(link.poll_action(), Some(Action::Drain(session)));
+        link.handle(Input::Drained(session), now);
+        assert_eq!(link.next_timeout().is_some(), is_wanted_again);
+        // The peer is answered in any case.
+        link.handle(open(PEER, 2, None), now);
+        assert!(matches!(link.poll_action(), Some(Action::Make(_))));
+    }
+}
+
+#[test]
+fn attempts_go_on_after_those_of_an_earlier_connection() {
+    let now = Instant::now();
+    let mut link = PeerConnection::<u64>::new(US, RetryTiming::default()).after(7);
+    link.handle(Input::Want, now);
+    link.handle(Input::Record(Some(PEER)), now);
+    assert_eq!(link.poll_action(), Some(Action::LookUp));
+    let eighth = Session {
+        opener: US,
+        attempt: 8,
+    };
+    assert_eq!(link.poll_action(), Some(Action::Make(eighth)));
+    assert_eq!(link.attempts(), 8);
+}
+
+#[test]
 fn fence_1_nobody_else_has_our_incarnation() {
     let now = Instant::now();
     let mut link = PeerConnection::new(US, RetryTiming::default());

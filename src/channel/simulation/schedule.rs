@@ -43,6 +43,8 @@ pub(super) enum Event {
     Drained(Spot, usize, Session),
     /// A message arrives at the present owner of the alias.
     Mail(usize, usize, HandshakeMessage<Port>),
+    /// An agent wants its connections.
+    Want(Spot),
     /// Something goes wrong.
     Trouble(Trouble),
     /// Nothing goes wrong any more, and no more calls are made.
@@ -61,6 +63,7 @@ impl Event {
             | Self::Call(spot, _)
             | Self::Timer(spot, _)
             | Self::Record(spot, _)
+            | Self::Want(spot)
             | Self::Made(spot, ..)
             | Self::Drained(spot, ..) => Some(*spot),
             Self::Arrive(_) | Self::Fail(_) | Self::Mail(..) | Self::Trouble(_) | Self::Calm => {

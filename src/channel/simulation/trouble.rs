@@ -1,6 +1,7 @@
 //! What goes wrong in a world.
 
 use super::agent::{Agent, Peer, Spot};
+use super::fabric::Port;
 use super::schedule::{Event, Micros};
 use super::world::{CALM, RETRY_TIMING, World};
 use crate::channel::peer_connection::Input;
@@ -12,6 +13,8 @@ pub(super) enum Trouble {
     Death(usize),
     /// An agent ends its connections and leaves.
     Leave(usize),
+    /// An agent does without its connections, until it wants them again.
+    Spare(usize),
     /// A new incarnation starts under an alias whose agent is gone.
     Birth(usize),
     /// An agent does nothing for a while.
@@ -25,11 +28,12 @@ pub(super) enum Trouble {
 impl World {
     pub(super) fn plan_trouble(&mut self) {
         let agent = self.rng.usize(..self.aliases.len());
-        let trouble = match self.rng.u64(..8) {
+        let trouble = match self.rng.u64(..9) {
             0..=2 => Trouble::Death(agent),
             3 => Trouble::Leave(agent),
             4 => Trouble::Freeze(agent, self.rng.u64(500..25_000)),
-            5 | 6 => {
+            5 => Trouble::Spare(agent),
+            6 | 7 => {
                 let peers = self.aliases[agent].neighbours.len();
                 Trouble::Break(agent, self.rng.usize(..peers))
             }
@@ -58,6 +62,13 @@ impl World {
                     self.death(spot);
                 }
             }
+            Trouble::Spare(agent) => {
+                if let Some(spot) = self.spot(agent) {
+                    self.tell_wanted(spot, &Input::Spare);
+                    let delay = self.rng.u64(..10_000);
+                    self.schedule.after(delay, Event::Want(spot));
+                }
+            }
             Trouble::Freeze(agent, time) => {
                 let until = self.schedule.now + time;
                 if let Some(spot) = self.spot(agent) {
@@ -70,6 +81,15 @@ impl World {
                 if let Some(port) = up {
                     self.fail(port);
                 }
+            }
+        }
+    }
+
+    /// Gives an input to the connections that an agent wants.
+    pub(super) fn tell_wanted(&mut self, spot: Spot, input: &Input<Port>) {
+        for at in 0..self.living(spot).peers.len() {
+            if self.aliases[spot.agent].neighbours[at].wanted {
+                self.handle(spot, at, input.clone());
             }
         }
     }

@@ -203,6 +203,7 @@ impl World {
             Event::Item(spot, port, stream) => self.make_item(spot, port, stream),
             Event::Look(spot, at) => self.look(spot, at),
             Event::Call(spot, at) => self.call(spot, at),
+            Event::Want(spot) => self.tell_wanted(spot, &Input::Want),
             Event::Timer(spot, at) => self.time_is_up(spot, at),
             Event::Record(spot, at) => self.answer_look_up(spot, at),
             Event::Made(spot, at, session) => self.make(spot, at, session),

@@ -32,6 +32,7 @@ const KINDS: [&str; 5] = [
 enum Step {
     Want,
     Leave,
+    Spare,
     Wake,
     Record(Option<u8>),
     HandshakeMessage {
@@ -118,6 +119,7 @@ impl Shell {
         match step {
             Step::Want => self.tell(Input::Want),
             Step::Leave => self.tell(Input::Leave),
+            Step::Spare => self.tell(Input::Spare),
             Step::Wake => self.tell(Input::Wake),
             Step::Record(found) => self.tell(Input::Record(found.map(incarnation))),
             Step::HandshakeMessage {
