@@ -1,7 +1,6 @@
 //! A service and more and more callers that do nothing: what each costs it, and what a call of
 //! another takes beside them. `callers.svg` is drawn from this.
 
-use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -44,9 +43,7 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
         Worker::new(settings.clone().polling()),
     )?;
     pair.echo.add(40, 2).wait()?;
-    let process = pair.working.peer.id();
-    let open = || Ok::<_, std::io::Error>(fs::read_dir(format!("/proc/{process}/fd"))?.count());
-    let (alone, open_alone) = (pair.working.account()?, open()?);
+    let (alone, open_alone) = (pair.working.account()?, pair.working.descriptors()?);
     let (mut others, mut connecting) = (Vec::new(), Duration::ZERO);
     let mut missing = count;
     while missing > 0 {
@@ -58,7 +55,7 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
         missing -= next;
     }
     thread::sleep(SETTLE);
-    let (full, open_full) = (pair.working.account()?, open()?);
+    let (full, open_full) = (pair.working.account()?, pair.working.descriptors()?);
     let each = full.footprint.each(alone.footprint, count);
 
     // A part of the suite's: it is waited for once for each number.

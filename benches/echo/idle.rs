@@ -9,6 +9,7 @@ use crate::account::Account;
 use crate::commands::Commands;
 use crate::connections::Connections;
 use crate::in_turns::in_turns;
+use crate::resting;
 use crate::row::{Row, Unit};
 use crate::slices;
 use crate::suite::Suite;
@@ -32,7 +33,8 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         Err(missing) => measure(suite, Agents::of(suite), Err(&missing.to_string())),
     };
     measured?;
-    beside(suite)
+    beside(suite)?;
+    resting::run(suite)
 }
 
 /// `redis` serves these agents alone, or says why there is none that does.

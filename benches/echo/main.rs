@@ -44,6 +44,7 @@ mod polling;
 mod pong;
 mod registry;
 mod report;
+mod resting;
 mod role;
 mod row;
 mod sizes;

@@ -1,5 +1,6 @@
 //! Agents: the service that is called, the process that serves it, and what calls it.
 
+use std::fs;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,7 @@ pub(crate) struct Agents {
     max_inflight: Option<usize>,
     busy_poll: Option<Duration>,
     counts: bool,
+    idle_after: Option<Duration>,
 }
 
 impl Agents {
@@ -71,6 +73,7 @@ impl Agents {
             max_inflight: None,
             busy_poll: None,
             counts: false,
+            idle_after: None,
         }
     }
 
@@ -92,6 +95,12 @@ impl Agents {
     /// Calls are counted, and served as metrics.
     pub(crate) fn counting(mut self) -> Self {
         self.counts = true;
+        self
+    }
+
+    /// Connections rest after so long without a call.
+    pub(crate) fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle_after = Some(idle);
         self
     }
 
@@ -119,6 +128,9 @@ impl Agents {
         }
         if let Some(budget) = self.busy_poll {
             builder = builder.polling(Polling::default().busy_poll(budget));
+        }
+        if let Some(idle) = self.idle_after {
+            builder = builder.timeouts(Timeouts::default().idle_after(idle));
         }
         builder
     }
@@ -180,6 +192,11 @@ impl WorkerProcess {
 
     pub(crate) fn aliases(&self) -> &[String] {
         &self.aliases
+    }
+
+    /// How many files it has open.
+    pub(crate) fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.peer.id()))?.count())
     }
 
     pub(crate) fn account(&mut self) -> Result<Account> {

@@ -20,6 +20,7 @@ mod metrics;
 mod outages;
 mod panics;
 mod parallel;
+mod resting;
 mod rewritten;
 mod semantics;
 mod settings;

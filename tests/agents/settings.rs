@@ -163,6 +163,8 @@ fn nonsense_in_the_environment_is_refused_by_name_and_value() {
         ("SLIME_RPC_CONNECT_TIMEOUT_MS", "0", "connect_timeout"),
         ("SLIME_RPC_CALL_TIMEOUT_MS", "0", "call_timeout"),
         ("SLIME_RPC_STREAM_PATIENCE_MS", "0", "stream_patience"),
+        ("SLIME_RPC_IDLE_AFTER_MS", "19", "idle_after"),
+        ("SLIME_RPC_IDLE_AFTER_MS", "5min", "SLIME_RPC_IDLE_AFTER_MS"),
         ("SLIME_RPC_MAX_PAYLOAD", "0", "max_payload"),
         ("SLIME_RPC_MAX_PAYLOAD", "32751", "max_payload"),
         ("SLIME_RPC_MAX_PAYLOAD", "1GiB", "SLIME_RPC_MAX_PAYLOAD"),
@@ -237,7 +239,7 @@ fn a_variable_that_is_no_setting_is_warned_of_once() {
 #[actix::test]
 async fn times_without_end_are_never_or_refused() {
     type Set = fn(Builder, Duration) -> Builder;
-    let settings: [(&str, Set); 8] = [
+    let settings: [(&str, Set); 9] = [
         ("", |builder, time| {
             builder.timeouts(Timeouts::default().connect_timeout(time))
         }),
@@ -249,6 +251,9 @@ async fn times_without_end_are_never_or_refused() {
         }),
         ("", |builder, time| {
             builder.timeouts(Timeouts::default().stream_patience(time))
+        }),
+        ("", |builder, time| {
+            builder.timeouts(Timeouts::default().idle_after(time))
         }),
         ("", |builder, time| {
             builder.polling(Polling::default().detection(time))

@@ -13,8 +13,8 @@ use futures_util::{StreamExt, stream};
 use slimerpc_actors::{
     OwnBuffer, PeerAgent, Proxy, RdmaBuffer, RemoteBuffer, Rights, Share, Stream, service,
 };
-use support::NanoCtrlServer;
 use support::alone::test_process;
+use support::{NanoCtrlServer, until};
 
 /// Most services at each end.
 const SERVICES: usize = 4;
@@ -105,7 +105,13 @@ struct Worker(Child, Lines<BufReader<ChildStdout>>);
 
 impl Worker {
     fn start(test: &str) -> Self {
+        Self::with(test, &[])
+    }
+
+    /// Starts it with these variables.
+    fn with(test: &str, variables: &[(&str, &str)]) -> Self {
         let mut child = test_process(module_path!(), test)
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -314,5 +320,35 @@ fn a_service_takes_so_many_callers() {
         let room = 1 + (USUAL - held) / OF_EACH;
         println!("{held} with one caller; {USUAL} are enough for {room}");
         assert!(room >= 240, "{before:?}");
+    });
+}
+
+/// What a service holds for callers that rest, each in a process of its own: nothing.
+#[test]
+fn callers_that_rest_take_no_descriptors_of_their_service() {
+    const CALLERS: usize = 3;
+    if !is_alone("callers_that_rest_take_no_descriptors_of_their_service") {
+        return;
+    }
+    actix::System::new().block_on(async {
+        let builder = PeerAgent::builder().nanoctrl(env::var(URL).unwrap());
+        let driver = builder.alias("driver").start().await.unwrap();
+        driver.serve(Plain).await.unwrap();
+        let awake = Worker::start("the_caller");
+        drop(awake);
+        let before = settled(id()).await;
+        let soon = [("SLIME_RPC_IDLE_AFTER_MS", "1000")];
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| Worker::with("the_caller", &soon))
+            .collect();
+        let more = more_than(&before, &descriptors(id()));
+        assert!(more.values().sum::<i64>() >= CALLERS as i64, "{more:?}");
+        let rest = || {
+            more_than(&before, &descriptors(id()))
+                .values()
+                .all(|more| *more <= 0)
+        };
+        until("the callers take nothing", rest).await;
+        drop(callers);
     });
 }

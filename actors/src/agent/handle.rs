@@ -446,6 +446,7 @@ impl PeerAgent {
         let setup = ProxySetup {
             peer: peer.into(),
             wanted,
+            methods: S::METHODS,
             wait_policy: self.inner.wait_policy.clone(),
             connect_timeout: self.inner.connect_timeout,
             is_local: peer == self.inner.alias,
@@ -455,7 +456,6 @@ impl PeerAgent {
         };
         let caller = Caller::new(
             setup,
-            S::METHODS,
             connected,
             self.inner.call_timeout,
             self.inner.reconnect_wait,
@@ -468,7 +468,7 @@ impl PeerAgent {
 
     /// Follows a native peer: the stream reports that it is there, has stalled, is lost, and comes
     /// back. The two agents send each other heartbeats while anybody watches the peer or has a
-    /// proxy for it.
+    /// proxy for it that does not [rest](crate::Timeouts::idle_after).
     ///
     /// The call waits up to the connect timeout for the peer to register. The stream begins with
     /// the present status: that the peer is there, if it has not been lost; or how it was lost, if

@@ -27,6 +27,8 @@ const DETECTION: Duration = Duration::from_secs(3);
 const DETECTION_SHM: Duration = Duration::from_secs(1);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(1);
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
+const IDLE_AFTER: Duration = Duration::from_secs(300);
+const SHORTEST_IDLE: Duration = Duration::from_millis(20);
 
 macro_rules! group {
     ($(#[$docs:meta])* $group:ident { $($(#[$setting_docs:meta])* $setting:ident: $type:ty, $read:ident($variable:literal);)* }) => {
@@ -154,6 +156,16 @@ group! {
         /// service ends the stream with [`RpcError::Stalled`](crate::RpcError::Stalled), because
         /// the stream of a serial method keeps the service's other serial methods waiting.
         stream_patience: Duration, millis("SLIME_RPC_STREAM_PATIENCE_MS");
+        /// How long a proxy has had nothing to do when its connection rests: its channels close,
+        /// and its next call opens them again, in some milliseconds. With zero it never rests.
+        ///
+        /// A connection that rests costs neither end memory, descriptors or heartbeats. Nothing is
+        /// lost, and calls keep their order: those made meanwhile wait for the connection, within
+        /// their deadlines and the connect timeout. Calls, streams, replies that are
+        /// [lent](crate::Reply::lent) and calls that nobody waits for keep the connection awake,
+        /// until they have ended. Connections with DLSlime peers, and with the agent itself, never
+        /// rest.
+        idle_after: Duration, millis("SLIME_RPC_IDLE_AFTER_MS");
     }
 }
 
@@ -291,11 +303,24 @@ impl Timeouts {
                 return Err(refuse_time(name, zero, allowed));
             }
         }
+        let idle = self.idle_after.filter(|idle| !idle.is_zero());
+        if let Some(short) = idle.filter(|idle| *idle < SHORTEST_IDLE) {
+            let allowed = format!(
+                "at least {SHORTEST_IDLE:?}, or 0 for never: opening a connection takes milliseconds"
+            );
+            return Err(refuse_time("idle_after", short, allowed));
+        }
         Ok(())
     }
 
     pub(crate) fn connecting(&self) -> Duration {
         self.connect_timeout.unwrap_or(CONNECT_TIMEOUT)
+    }
+
+    /// How long an idle connection stays open; `None` means for ever.
+    pub(crate) fn before_rest(&self) -> Option<Duration> {
+        let idle = self.idle_after.unwrap_or(IDLE_AFTER);
+        (!idle.is_zero()).then_some(idle)
     }
 
     pub(crate) fn between_items(&self) -> Duration {

@@ -14,6 +14,7 @@ mod peer_lookup;
 mod peer_monitor;
 mod probe;
 mod reconnect;
+mod rest;
 mod services;
 mod supervise;
 #[cfg(test)]
@@ -61,6 +62,7 @@ use self::obs::ObsLog;
 use self::one_sided::OneSidedConnections;
 use self::peer_lookup::Found;
 use self::peer_monitor::PeerMonitors;
+use self::rest::KnownProxy;
 
 /// Pauses between checks whether the alias is free.
 const ALIAS_LOOKS: Backoff = Backoff::doubling(Duration::from_millis(250), Duration::from_secs(2));
@@ -91,6 +93,8 @@ struct AgentState {
     dialing: RefCell<HashMap<u64, oneshot::Sender<Result<Endpoint, Mismatch>>>>,
     /// The channels of proxies, each with the peer's incarnation if it is native.
     channels: RefCell<Vec<(Option<u64>, Weak<ClientChannel>)>>,
+    /// The proxies for services of native peers.
+    proxies: RefCell<Vec<KnownProxy>>,
     monitors: PeerMonitors,
     link_failures: LinkFailures,
     wanted: RefCell<BTreeSet<String>>,
@@ -166,6 +170,7 @@ impl Supervisor {
             events,
             dialing: RefCell::default(),
             channels: RefCell::default(),
+            proxies: RefCell::default(),
             monitors: PeerMonitors::default(),
             link_failures: LinkFailures::default(),
             wanted: RefCell::default(),
@@ -205,6 +210,7 @@ impl Actor for Supervisor {
         if let Some(period) = self.state.settings.obs {
             actix::spawn(self.state.clone().report(period));
         }
+        actix::spawn(self.state.clone().let_rest());
     }
 }
 
@@ -358,6 +364,7 @@ impl AgentState {
                 channel.close(LossCause::Left);
             }
         }
+        self.lose_resting(peer, None, &LossCause::Left);
         for service in self.services.borrow().values() {
             service.dismiss(peer, None, &LossCause::Left);
         }
@@ -391,6 +398,7 @@ impl AgentState {
                 channel.close(LossCause::ShutDown);
             }
         }
+        self.end_resting();
         self.dlslime.end();
         self.one_sided.borrow_mut().end();
         for service in services.into_values() {

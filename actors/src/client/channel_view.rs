@@ -46,7 +46,8 @@ impl ChannelView {
         self.0.busy_poll()
     }
 
-    /// Returns why the channel is closed, or `None` while it is open.
+    /// Returns why the channel is closed, or `None` while it is open. That it is
+    /// [resting](LossCause::Resting) is no loss: the next call through the proxy opens another.
     pub fn closed(&self) -> Option<LossCause> {
         self.0.closed()
     }

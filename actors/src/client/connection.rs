@@ -16,7 +16,7 @@ use crate::client::reply::Decoder;
 use crate::client::watch::Follow;
 use crate::observe::Observed;
 use crate::supervision::current_handler::InstanceId;
-use crate::{AgentError, AgentEvent, Reply, RpcError, Watch, client::tell};
+use crate::{AgentError, AgentEvent, Ran, Reply, RpcError, Watch, client::tell};
 
 /// A service that can be called.
 pub(crate) struct ConnectedService {
@@ -34,6 +34,8 @@ pub(crate) struct ProxySetup {
     pub(crate) peer: Box<str>,
     /// The service as its callers declare it.
     pub(crate) wanted: ServiceTable,
+    /// The names of its methods.
+    pub(crate) methods: &'static [&'static str],
     pub(crate) wait_policy: WaitPolicy,
     pub(crate) connect_timeout: Duration,
     /// Whether the service belongs to the agent that calls it.
@@ -78,6 +80,51 @@ impl ProxySetup {
             routes,
             table: connected.table,
         }
+    }
+
+    /// The name of a method.
+    #[inline]
+    pub(crate) fn name(&self, method: usize) -> &'static &'static str {
+        self.methods.get(method).unwrap_or(&"?")
+    }
+
+    /// The error of a call that was not sent, because the connection is lost.
+    pub(crate) fn lost(&self, method: usize, cause: LossCause) -> RpcError {
+        RpcError::PeerLost {
+            peer: self.peer.to_string(),
+            method: (*self.name(method)).to_owned(),
+            cause,
+            ran: Ran::No,
+        }
+    }
+
+    /// The server's number of a method, and the target of its calls.
+    #[inline]
+    pub(crate) fn route<'a>(
+        &self,
+        connection: &'a Connection,
+        method: usize,
+    ) -> Result<(u32, &'a CallTarget), RpcError> {
+        let Some(route) = connection.routes.get(method).copied().flatten() else {
+            return Err(connection.no_route(&self.wanted, self.name(method)));
+        };
+        let parallel = connection.parallel.as_ref().filter(|_| route.is_parallel);
+        Ok((route.number, parallel.unwrap_or(&connection.serial)))
+    }
+
+    /// Refuses arguments that were encoded for a connection other than this one: the peer that has
+    /// come back under the alias may use another codec (TYPE-1). Raw arguments have none.
+    pub(crate) fn check_codec(
+        &self,
+        connection: &Connection,
+        encoded: Option<PayloadCodec>,
+    ) -> Result<(), RpcError> {
+        if encoded.is_none_or(|codec| connection.speaks(&self.wanted, codec)) {
+            return Ok(());
+        }
+        Err(RpcError::Encode {
+            reason: "the peer has come back with another codec; call again".to_owned(),
+        })
     }
 
     /// Reports failures of calls that nobody waits for.
@@ -169,9 +216,19 @@ impl Connection {
         self.channels().find_map(|channel| channel.closed())
     }
 
-    /// Returns whether calls to this incarnation of the peer can be made.
-    pub(crate) fn can_call(&self, life: u64) -> bool {
-        self.life == Some(life) && self.lost().is_none()
+    /// The number of calls over each channel, if none is under way; `None` for a DLSlime peer,
+    /// which does not expect a connection to rest.
+    pub(crate) fn calls_if_idle(&self) -> Option<[u64; 2]> {
+        let calls = |CallTarget(channel): &CallTarget| channel.calls_if_idle();
+        let parallel = self.parallel.as_ref().map_or(Some(0), calls)?;
+        self.is_native().then_some([calls(&self.serial)?, parallel])
+    }
+
+    /// Closes the channels if each has still made so many calls, and none is under way.
+    pub(crate) fn rest(&self, [serial, parallel]: [u64; 2]) -> bool {
+        let mut channels = vec![(&*self.serial.0, serial)];
+        channels.extend(self.parallel.iter().map(|target| (&*target.0, parallel)));
+        ClientChannel::rest(&channels)
     }
 
     /// Returns whether it has channels to a native peer.

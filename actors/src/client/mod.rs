@@ -5,6 +5,7 @@ pub(crate) mod channel_view;
 pub(crate) mod connection;
 pub(crate) mod group;
 pub(crate) mod items;
+pub(crate) mod line;
 pub(crate) mod proxy;
 pub(crate) mod reconnect;
 pub(crate) mod reply;

@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
-use slimerpc::channel::{AnswerView, LossCause, OneWayCall, ServiceTable, WaitPolicy};
+use slimerpc::channel::{AnswerView, LossCause, OneWayCall};
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::connection::{CallTarget, ConnectedService, Connection, ProxySetup};
 use crate::client::items::{ItemSource, Items};
-use crate::client::reconnect::{self, Heal, Later};
+use crate::client::line::{Line, Turn, Waiting};
+use crate::client::reconnect::{self, Again, Heal};
 use crate::client::reply::Decoder;
 use crate::supervision::current_handler;
 use crate::{
@@ -190,9 +191,9 @@ impl<S: Service + ?Sized> Proxy<S> {
         })
     }
 
-    /// Waits until calls can be made: at once, unless the connection is lost. A lost connection is
-    /// restored as soon as the peer is back and serves the service, which this waits for up to the
-    /// connect timeout.
+    /// Waits until calls can be made: at once, unless the connection is lost; the next call opens
+    /// one that rests. A lost connection is restored as soon as the peer is back and serves the
+    /// service, which this waits for up to the connect timeout.
     ///
     /// ```no_run
     /// # use slimerpc_actors::{Proxy, RpcError, service};
@@ -223,15 +224,14 @@ impl<S: Service + ?Sized> Proxy<S> {
     /// connection is not restored; [`AgentError::ShutDown`] if the agent has been shut down.
     pub async fn ready(&self) -> Result<(), AgentError> {
         let inner = &self.caller.inner;
-        let connection = inner.current();
-        let Some(cause) = connection.lost() else {
+        let Some(cause) = inner.lost() else {
             return Ok(());
         };
         if cause == LossCause::ShutDown {
             return Err(AgentError::ShutDown);
         }
         let started = Instant::now();
-        if connection.is_native() {
+        if inner.current().is_native() {
             let limit = reconnect::timer(self.caller.runtime(), inner.setup.connect_timeout);
             tokio::select! {
                 biased;
@@ -367,7 +367,7 @@ impl<S: Service + ?Sized> Proxy<S> {
         let watch = self.caller.inner.setup.watch().await?;
         Ok(watch.of_proxy(adopted, move |life| {
             let inner = inner.upgrade();
-            inner.is_none_or(|inner| inner.current().can_call(life))
+            inner.is_none_or(|inner| inner.can_call(life))
         }))
     }
 }
@@ -500,30 +500,23 @@ pub struct Caller {
 #[derive(Debug)]
 struct Inner {
     setup: ProxySetup,
-    methods: &'static [&'static str],
-    /// The present connection, replaced when a lost one is restored.
+    /// The present connection, replaced when a lost one is restored, or a resting one opened again.
     current: ArcSwap<Connection>,
     /// How often the connection was replaced.
     version: AtomicU64,
     /// Notified when the connection is replaced.
     adopted: watch::Sender<()>,
+    /// The calls that wait for the connection, while it rests.
+    line: Line,
 }
 
 impl Heal for Inner {
-    fn peer(&self) -> &str {
-        &self.setup.peer
+    fn setup(&self) -> &ProxySetup {
+        &self.setup
     }
 
     fn life(&self) -> Option<u64> {
         self.current().life
-    }
-
-    fn wanted(&self) -> &ServiceTable {
-        &self.setup.wanted
-    }
-
-    fn wait_policy(&self) -> &WaitPolicy {
-        &self.setup.wait_policy
     }
 
     fn closing(&self) -> Vec<Arc<Notify>> {
@@ -537,20 +530,69 @@ impl Heal for Inner {
     }
 
     fn lost(&self) -> Option<LossCause> {
-        self.current().lost()
+        Inner::lost(self)
     }
 
     fn adopt(&self, connected: ConnectedService) {
         let connection = Arc::new(self.setup.connection_with(connected));
-        self.current.store(connection);
-        self.version.fetch_add(1, Ordering::Release);
+        let adopt = || {
+            self.current.store(connection.clone());
+            self.version.fetch_add(1, Ordering::Release);
+        };
+        self.line.serve(&self.setup, &connection, adopt);
         self.adopted.send_replace(());
+    }
+
+    fn calls_if_idle(&self) -> Option<[u64; 2]> {
+        self.current().calls_if_idle()
+    }
+
+    fn rest(&self, calls: [u64; 2]) -> bool {
+        self.current().rest(calls)
+    }
+
+    fn resting(&self) -> Option<Arc<Notify>> {
+        self.rests().then(|| self.line.asked.clone())
+    }
+
+    fn is_called(&self) -> bool {
+        self.line.has_waiting()
+    }
+
+    fn lose(&self, cause: LossCause) {
+        if self.rests() {
+            self.line.lose(&self.setup, cause);
+        }
     }
 }
 
 impl Inner {
     fn current(&self) -> Arc<Connection> {
         self.current.load_full()
+    }
+
+    /// Whether the connection rests, whatever has become of the peer.
+    fn rests(&self) -> bool {
+        self.current().lost() == Some(LossCause::Resting)
+    }
+
+    /// Why calls cannot be made. A connection that rests is opened by the next call.
+    fn lost(&self) -> Option<LossCause> {
+        match self.current().lost() {
+            Some(LossCause::Resting) => self.line.lost(),
+            lost => lost,
+        }
+    }
+
+    /// Returns whether calls to this incarnation of the peer can be made.
+    fn can_call(&self, life: u64) -> bool {
+        self.current().life == Some(life) && self.lost().is_none()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.line.asked.notify_one();
     }
 }
 
@@ -569,7 +611,7 @@ impl Clone for Caller {
 }
 
 /// The connection to a service: the one that a caller knows, or the present one.
-enum Known<'a> {
+pub(crate) enum Known<'a> {
     Still(&'a Connection),
     Replaced(Guard<Arc<Connection>>),
 }
@@ -590,7 +632,6 @@ impl Caller {
     /// Makes a caller of a connected service.
     pub(crate) fn new(
         setup: ProxySetup,
-        methods: &'static [&'static str],
         connected: ConnectedService,
         timeout: Option<Duration>,
         reconnect_wait: Duration,
@@ -604,10 +645,10 @@ impl Caller {
             is_waited_for: false,
             inner: Arc::new(Inner {
                 setup,
-                methods,
                 current: ArcSwap::new(connection),
                 version: AtomicU64::new(0),
                 adopted: watch::Sender::new(()),
+                line: Line::default(),
             }),
         }
     }
@@ -622,6 +663,10 @@ impl Caller {
         &self.inner.setup.peer
     }
 
+    pub(crate) fn setup(&self) -> &ProxySetup {
+        &self.inner.setup
+    }
+
     pub(crate) fn runtime(&self) -> &Handle {
         &self.inner.setup.wait_policy.runtime
     }
@@ -629,7 +674,7 @@ impl Caller {
     /// The present connection to the service. It has to be looked up only if the connection was
     /// lost since this caller was made.
     #[inline]
-    fn connection(&self) -> Known<'_> {
+    pub(crate) fn connection(&self) -> Known<'_> {
         if self.inner.version.load(Ordering::Acquire) == self.version {
             return Known::Still(&self.connection);
         }
@@ -639,7 +684,7 @@ impl Caller {
     /// Waits until calls can be made.
     pub(crate) async fn connected(&self) {
         let mut adopted = self.inner.adopted.subscribe();
-        while self.connection().lost().is_some() {
+        while self.inner.lost().is_some() {
             // The sender is in `inner`, so it is not gone.
             let _ = adopted.changed().await;
         }
@@ -656,9 +701,56 @@ impl Caller {
         is_lost && !self.reconnect_wait.is_zero() && self.connection().is_native()
     }
 
+    /// Lets a call of a method wait for a connection that rests. What becomes of it is told, if it
+    /// waits.
+    pub(crate) fn line_up<T: Send + 'static>(
+        &self,
+        method: usize,
+        make: impl FnOnce(&ProxySetup, &Connection) -> Result<T, RpcError> + Send + 'static,
+    ) -> (Turn, oneshot::Receiver<Result<T, RpcError>>) {
+        let (tell, told) = oneshot::channel();
+        let waiting = || -> Waiting {
+            let lost = self.count_lost(method);
+            Box::new(move |setup, opened| {
+                // Nobody wants the call any more: it is not made.
+                if tell.is_closed() {
+                    return;
+                }
+                let made = match opened {
+                    Ok(connection) => make(setup, connection),
+                    Err(cause) => {
+                        lost();
+                        Err(setup.lost(method, cause.clone()))
+                    }
+                };
+                // It ends with its reply, if nobody wants it by now.
+                let _ = tell.send(made);
+            })
+        };
+        let turn = self.inner.line.join(|| self.inner.rests(), waiting);
+        if let Turn::Lost(_) = turn {
+            self.count_lost(method)();
+        }
+        (turn, told)
+    }
+
+    /// Counts a call of a method that is not made, because the connection that rests is lost.
+    fn count_lost(&self, method: usize) -> impl FnOnce() + Send + 'static {
+        let connection = self.connection();
+        let route = self.setup().route(&connection, method);
+        let counted = route
+            .ok()
+            .map(|(number, target)| (number, target.0.clone()));
+        move || {
+            if let Some((number, channel)) = counted {
+                channel.count_lost(number);
+            }
+        }
+    }
+
     /// The name of a method.
     fn name(&self, method: usize) -> &'static &'static str {
-        self.inner.methods.get(method).unwrap_or(&"?")
+        self.inner.setup.name(method)
     }
 
     /// Calls a typed method.
@@ -685,35 +777,23 @@ impl Caller {
         let connection = self.connection();
         let codec = connection.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-        match self.try_tell(&connection, M::METHOD, self.timeout, encode) {
-            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
-                Ok(bytes) => Tell::later(Later::new(
-                    self,
-                    self.name(M::METHOD),
-                    error,
-                    move |caller, left| {
-                        let connection = caller.connection();
-                        caller.check_codec(&connection, Some(codec))?;
-                        caller.try_tell(&connection, M::METHOD, left, |room| {
-                            Raw::encode(&bytes, room)
-                        })
-                    },
-                )),
-                Err(_) => Tell::new(Err(error)),
-            },
-            told => Tell::new(told),
+        let (setup, method) = (&self.inner.setup, M::METHOD);
+        let error = match tell(setup, &connection, method, self.timeout, encode) {
+            Ok(call) => return Tell::new(Ok(call)),
+            Err(error) => error,
+        };
+        let any = |_: &Self, _: &Connection| Ok(());
+        let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
+            setup.check_codec(connection, Some(codec))?;
+            tell(setup, connection, method, left, |room| {
+                Raw::encode(bytes, room)
+            })
+        };
+        match self.again(error, method, encode, any, make) {
+            Ok(Again::Made(call)) => Tell::new(Ok(call)),
+            Ok(Again::Later(later)) => Tell::later(later),
+            Err(error) => Tell::new(Err(error)),
         }
-    }
-
-    fn try_tell(
-        &self,
-        connection: &Connection,
-        method: usize,
-        timeout: Option<Duration>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-    ) -> Result<OneWayCall, RpcError> {
-        let (number, target) = self.route(connection, method)?;
-        target.tell(number, self.name(method), timeout, encode)
     }
 
     /// Calls a method that returns a stream.
@@ -728,51 +808,28 @@ impl Caller {
         };
         let decode: Decoder<Option<M::Item>> = Decoder::View(codec, item);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
-        let method = self.name(M::METHOD);
-        match self.try_stream(&connection, M::METHOD, self.timeout, encode, decode) {
-            Ok((first, source)) => Items::new(source, first, decode, method, self.timeout),
-            Err(error) if self.can_wait(&error) => match reconnect::encoded(encode) {
-                Ok(bytes) => {
-                    let open = move |caller: &Self, left| {
-                        let connection = caller.connection();
-                        caller.check_codec(&connection, Some(codec))?;
-                        let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
-                        caller.try_stream(&connection, M::METHOD, left, encode, decode)
-                    };
-                    Items::later(Later::new(self, method, error, open), decode, method)
-                }
-                Err(_) => Items::failed(error, decode, method),
-            },
-            Err(error) => Items::failed(error, decode, method),
+        let (setup, method) = (&self.inner.setup, M::METHOD);
+        let opened = self
+            .check(&connection, method)
+            .and_then(|()| open_stream(setup, &connection, method, self.timeout, encode, decode));
+        let name = self.name(method);
+        let error = match opened {
+            Ok((first, source)) => return Items::new(source, first, decode, name, self.timeout),
+            Err(error) => error,
+        };
+        let check = move |caller: &Self, connection: &Connection| caller.check(connection, method);
+        let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
+            setup.check_codec(connection, Some(codec))?;
+            let encode = |room: &mut [u8]| Raw::encode(bytes, room);
+            open_stream(setup, connection, method, left, encode, decode)
+        };
+        match self.again(error, method, encode, check, make) {
+            Ok(Again::Made((first, source))) => {
+                Items::new(source, first, decode, name, self.timeout)
+            }
+            Ok(Again::Later(later)) => Items::later(later, decode, name),
+            Err(error) => Items::failed(error, decode, name),
         }
-    }
-
-    fn try_stream<T>(
-        &self,
-        connection: &Connection,
-        method: usize,
-        timeout: Option<Duration>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-        decode: Decoder<T>,
-    ) -> Result<(Reply<T>, ItemSource), RpcError> {
-        let (number, target) = self.target(connection, method)?;
-        target.open_stream(number, self.name(method), timeout, encode, decode)
-    }
-
-    /// Refuses arguments that were encoded for a connection other than the present one: the peer
-    /// that has come back under the alias may use another codec (TYPE-1). Raw arguments have none.
-    fn check_codec(
-        &self,
-        connection: &Connection,
-        encoded: Option<PayloadCodec>,
-    ) -> Result<(), RpcError> {
-        let wanted = &self.inner.setup.wanted;
-        if encoded.is_none_or(|codec| connection.speaks(wanted, codec)) {
-            return Ok(());
-        }
-        Err(RpcError::Encode {
-            reason: "the peer has come back with another codec; call again".to_owned(),
-        })
     }
 
     /// Calls a raw method: number `method` of the service's table.
@@ -803,19 +860,6 @@ impl Caller {
             .unwrap_or_else(Reply::failed)
     }
 
-    /// The server's number of a method, and the target of its calls.
-    fn route<'a>(
-        &self,
-        connection: &'a Connection,
-        method: usize,
-    ) -> Result<(u32, &'a CallTarget), RpcError> {
-        let Some(route) = connection.routes.get(method).copied().flatten() else {
-            return Err(connection.no_route(&self.inner.setup.wanted, self.name(method)));
-        };
-        let parallel = connection.parallel.as_ref().filter(|_| route.is_parallel);
-        Ok((route.number, parallel.unwrap_or(&connection.serial)))
-    }
-
     /// Makes a call over the connection that its codec was chosen for. With `bytes`, those are what
     /// `encode` writes.
     fn make<T: 'static>(
@@ -835,7 +879,7 @@ impl Caller {
         }
     }
 
-    /// Makes a failed call once the peer is back, if it may wait that long.
+    /// Makes a call that has failed once there is a connection again, if it may wait that long.
     #[cold]
     fn make_later<T: 'static>(
         &self,
@@ -845,21 +889,59 @@ impl Caller {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        if !self.can_wait(&error) {
+        let check = move |caller: &Self, connection: &Connection| caller.check(connection, method);
+        let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
+            setup.check_codec(connection, codec)?;
+            let (number, target) = setup.route(connection, method)?;
+            let encode = |room: &mut [u8]| Raw::encode(bytes, room);
+            target.call(
+                number,
+                setup.name(method),
+                left,
+                Some(bytes),
+                encode,
+                decode,
+            )
+        };
+        match self.again(error, method, encode, check, make)? {
+            Again::Made(reply) => Ok(reply),
+            Again::Later(later) => Ok(Reply::later(later)),
+        }
+    }
+
+    /// Makes a call with these arguments once more, after `error`; see [`Again::after`].
+    #[cold]
+    fn again<T: Send + 'static>(
+        &self,
+        error: RpcError,
+        method: usize,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        check: impl Fn(&Self, &Connection) -> Result<(), RpcError> + Send + 'static,
+        make: impl Fn(&[u8], &ProxySetup, &Connection, Option<Duration>) -> Result<T, RpcError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Again<T>, RpcError> {
+        let rests = reconnect::is_resting(&error);
+        if !rests && !self.can_wait(&error) {
             return Err(error);
         }
-        let Ok(bytes) = reconnect::encoded(encode) else {
-            return Err(error);
+        let bytes = match reconnect::encoded(encode) {
+            Ok(bytes) => bytes,
+            // That the connection rests is no error.
+            Err(refused) if rests => {
+                return Err(RpcError::from_call(
+                    refused.into(),
+                    self.peer(),
+                    self.name(method),
+                ));
+            }
+            Err(_) => return Err(error),
         };
-        let name = self.name(method);
-        let make = move |caller: &Self, left| {
-            let connection = caller.connection();
-            caller.check_codec(&connection, codec)?;
-            let (number, target) = caller.target(&connection, method)?;
-            let encode = |room: &mut [u8]| Raw::encode(&bytes, room);
-            target.call(number, name, left, Some(&bytes), encode, decode)
+        let make = move |setup: &ProxySetup, connection: &Connection, left| {
+            make(&bytes, setup, connection, left)
         };
-        Ok(Reply::later(Later::new(self, name, error, make)))
+        Again::after(error, self, method, check, make)
     }
 
     /// The target of a call; refuses one whose caller would wait for the handler that it runs in.
@@ -869,7 +951,7 @@ impl Caller {
         connection: &'a Connection,
         method: usize,
     ) -> Result<(u32, &'a CallTarget), RpcError> {
-        let (number, target) = self.route(connection, method)?;
+        let (number, target) = self.inner.setup.route(connection, method)?;
         // A parallel method answers while its service waits for it.
         let is_serial = std::ptr::eq(target, &connection.serial);
         if is_serial && connection.instance.is_some_and(current_handler::is_of) {
@@ -882,6 +964,36 @@ impl Caller {
         }
         Ok((number, target))
     }
+
+    /// Refuses a call whose caller would wait for the handler that it runs in.
+    fn check(&self, connection: &Connection, method: usize) -> Result<(), RpcError> {
+        self.target(connection, method).map(drop)
+    }
+}
+
+/// Makes a call without waiting for its result.
+fn tell(
+    setup: &ProxySetup,
+    connection: &Connection,
+    method: usize,
+    timeout: Option<Duration>,
+    encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<OneWayCall, RpcError> {
+    let (number, target) = setup.route(connection, method)?;
+    target.tell(number, setup.name(method), timeout, encode)
+}
+
+/// Opens a stream.
+fn open_stream<T>(
+    setup: &ProxySetup,
+    connection: &Connection,
+    method: usize,
+    timeout: Option<Duration>,
+    encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    decode: Decoder<T>,
+) -> Result<(Reply<T>, ItemSource), RpcError> {
+    let (number, target) = setup.route(connection, method)?;
+    target.open_stream(number, setup.name(method), timeout, encode, decode)
 }
 
 /// Decodes a typed result.

@@ -1,18 +1,19 @@
-//! Calls that wait until a lost connection has been restored.
+//! Calls that wait until a lost connection has been restored, or a resting one opened again.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use slimerpc::channel::{LossCause, ServiceTable, WaitPolicy};
+use slimerpc::channel::LossCause;
 use slimerpc::fabric::LinkType;
 use slimerpc::wire::EncodeError;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
-use crate::client::connection::ConnectedService;
+use crate::client::connection::{ConnectedService, Connection, ProxySetup};
+use crate::client::line::Turn;
 use crate::client::proxy::Caller;
 use crate::{Ran, RpcError};
 
@@ -54,51 +55,116 @@ struct Deadline {
     timer: Pin<Box<Sleep>>,
 }
 
-impl<T> Later<T> {
-    /// Calls `method` as soon as `caller` can. It has failed with `lost`, and ends with that if the
-    /// wait takes too long. `make` gets the time that is left for the call.
-    pub(crate) fn new(
+/// What becomes of a call that has found its connection closed.
+pub(crate) enum Again<T> {
+    /// There was another connection already, and it was made.
+    Made(T),
+    /// It is made later.
+    Later(Box<Later<T>>),
+}
+
+impl<T: Send + 'static> Again<T> {
+    /// Makes a call of a method that has failed with `error`: in its turn if its connection rests,
+    /// or else as soon as `caller` can, if it may wait. It ends with the last error if that takes
+    /// too long. `check` tells whether the call may be made from where it is waited for. `make`
+    /// gets the time that is left for the call.
+    ///
+    /// # Errors
+    /// The call does not wait, or has failed again.
+    pub(crate) fn after(
+        mut error: RpcError,
         caller: &Caller,
-        method: &'static str,
-        lost: RpcError,
-        mut make: impl FnMut(&Caller, Option<Duration>) -> Result<T, RpcError> + Send + 'static,
-    ) -> Box<Self>
-    where
-        T: 'static,
-    {
-        let (runtime, peer) = (caller.runtime().clone(), caller.peer().into());
-        let (caller, started) = (caller.clone(), Instant::now());
-        let timer = timer(&runtime, caller.reconnect_wait);
-        let timeout = caller.timeout;
-        let call = async move {
-            let mut timer = std::pin::pin!(timer);
-            let mut lost = lost;
-            loop {
-                tokio::select! {
-                    biased;
-                    () = caller.connected() => {}
-                    () = &mut timer => return Err(lost),
-                }
-                let left = timeout.map(|after| after.saturating_sub(started.elapsed()));
-                match make(&caller, left) {
-                    Err(error) if caller.can_wait(&error) => lost = error,
-                    made => return made,
-                }
+        method: usize,
+        check: impl Fn(&Caller, &Connection) -> Result<(), RpcError> + Send + 'static,
+        make: impl Fn(&ProxySetup, &Connection, Option<Duration>) -> Result<T, RpcError>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Result<Self, RpcError> {
+        let (timeout, started) = (caller.timeout, Instant::now());
+        let make = Arc::new(move |setup: &ProxySetup, connection: &Connection| {
+            let left = timeout.map(|after| after.saturating_sub(started.elapsed()));
+            make(setup, connection, left)
+        });
+        let attempt = {
+            let make = make.clone();
+            move |caller: &Caller| {
+                let connection = caller.connection();
+                check(caller, &connection)?;
+                make(caller.setup(), &connection)
             }
         };
-        let mut later = Box::new(Self {
+        let line_up = move |caller: &Caller| {
+            let make = make.clone();
+            caller.line_up(method, move |setup, connection| make(setup, connection))
+        };
+        // It takes its place now, not when it is polled: later calls are behind it.
+        let mut waiting = None;
+        while is_resting(&error) {
+            match line_up(caller) {
+                (Turn::Waits, told) => {
+                    waiting = Some(told);
+                    break;
+                }
+                (Turn::Now, _) => match attempt(caller) {
+                    Ok(made) => return Ok(Self::Made(made)),
+                    Err(again) => error = again,
+                },
+                (Turn::Lost(cause), _) => error = caller.setup().lost(method, cause),
+            }
+        }
+        if waiting.is_none() && !caller.can_wait(&error) {
+            return Err(error);
+        }
+        let (runtime, peer) = (caller.runtime().clone(), caller.peer().into());
+        let name = caller.setup().name(method);
+        let caller = caller.clone();
+        let timer = timer(&runtime, caller.reconnect_wait);
+        let call = async move {
+            let mut timer = std::pin::pin!(timer);
+            let mut made = match waiting {
+                Some(told) => told.await.unwrap_or(Err(error)),
+                None => Err(error),
+            };
+            loop {
+                made = match made {
+                    Err(error) if is_resting(&error) => match line_up(&caller) {
+                        (Turn::Waits, told) => told.await.unwrap_or(Err(error)),
+                        (Turn::Now, _) => attempt(&caller),
+                        (Turn::Lost(cause), _) => Err(caller.setup().lost(method, cause)),
+                    },
+                    Err(error) if caller.can_wait(&error) => {
+                        tokio::select! {
+                            biased;
+                            () = caller.connected() => attempt(&caller),
+                            () = &mut timer => return Err(error),
+                        }
+                    }
+                    made => return made,
+                };
+            }
+        };
+        let mut later = Box::new(Later {
             call: Box::pin(call),
             deadline: None,
             runtime,
             peer,
-            method,
+            method: name,
         });
         if let Some(after) = timeout {
             later.set_timeout(after);
         }
-        later
+        Ok(Self::Later(later))
     }
+}
 
+/// Returns whether a call was not sent because its connection rests.
+pub(crate) fn is_resting(error: &RpcError) -> bool {
+    let resting = |cause: &LossCause| *cause == LossCause::Resting;
+    matches!(error, RpcError::PeerLost { cause, ran: Ran::No, .. } if resting(cause))
+}
+
+impl<T> Later<T> {
     /// Converts what is made of the call.
     pub(crate) fn map<U>(self, change: impl FnOnce(T) -> U + Send + 'static) -> Box<Later<U>>
     where
@@ -149,20 +215,27 @@ impl<T> Later<T> {
 
 /// A proxy, as the task that reconnects it sees it.
 pub(crate) trait Heal: Send + Sync {
-    /// Alias of the proxy's peer.
-    fn peer(&self) -> &str;
+    /// The parts of the proxy that stay the same.
+    fn setup(&self) -> &ProxySetup;
     /// Incarnation of the peer that the proxy is connected with.
     fn life(&self) -> Option<u64>;
-    /// Table of the service that the proxy is for.
-    fn wanted(&self) -> &ServiceTable;
-    /// How the proxy's callers wait.
-    fn wait_policy(&self) -> &WaitPolicy;
     /// Notified when the connection is closed, or when the proxy has gone.
     fn closing(&self) -> Vec<Arc<Notify>>;
     /// The kind of link of the connection; `None` towards a DLSlime peer.
     fn link(&self) -> Option<LinkType>;
-    /// What ended the connection.
+    /// What ended the connection. One that rests has not ended.
     fn lost(&self) -> Option<LossCause>;
     /// Gives the proxy a new connection.
     fn adopt(&self, connected: ConnectedService);
+    /// The number of calls that were made, if none is under way.
+    fn calls_if_idle(&self) -> Option<[u64; 2]>;
+    /// Lets the connection rest, if no call was made since those.
+    fn rest(&self, calls: [u64; 2]) -> bool;
+    /// If the connection rests: notified when a call is made, when the connection is
+    /// [lost](Self::lose), and when the proxy has gone.
+    fn resting(&self) -> Option<Arc<Notify>>;
+    /// Returns whether calls wait for a connection that rests.
+    fn is_called(&self) -> bool;
+    /// Gives up a connection that rests.
+    fn lose(&self, cause: LossCause);
 }

@@ -68,6 +68,16 @@ impl OneSidedConnections {
         }
     }
 
+    /// The peers with a connection to or from here.
+    pub(super) fn peers(&mut self) -> impl Iterator<Item = String> {
+        self.connections
+            .retain(|_, connection| connection.strong_count() > 0);
+        self.exposed.retain(|(_, end)| !end.is_over());
+        let owners = self.connections.keys().map(|(owner, ..)| owner);
+        let users = self.exposed.iter().map(|(user, _)| user);
+        owners.chain(users).cloned()
+    }
+
     /// Closes the connections to an incarnation of an owner that is lost.
     pub(super) fn life_lost(&mut self, peer: &str, incarnation: u64, cause: &LossCause) {
         self.exposed.retain(|(_, end)| !end.is_over());

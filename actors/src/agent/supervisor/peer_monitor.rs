@@ -13,7 +13,7 @@
 mod monitor_state;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::future::{self, pending};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -59,6 +59,27 @@ pub(super) struct PeerMonitors {
     by_peer: RefCell<HashMap<String, Rc<PeerMonitor>>>,
     /// What the heartbeats of all of them complete into.
     queues: HeartbeatQueues,
+    /// Most attempts of a monitor that is gone, which its peer may remember.
+    attempts: Cell<u64>,
+}
+
+impl PeerMonitors {
+    /// Notes that only the monitors of these peers, and of those that are watched, are needed here.
+    /// Once the peer does not need the others either, their heartbeats end.
+    pub(super) fn rest_but_for(&self, needed: &HashSet<String>) {
+        for (peer, monitor) in &*self.by_peer.borrow() {
+            if !needed.contains(peer) && !monitor.is_watched() {
+                monitor.core.borrow_mut().is_needed = false;
+            }
+        }
+    }
+
+    /// Returns whether there is a monitor of `peer`, which is needed here.
+    pub(super) fn is_needed(&self, peer: &str) -> bool {
+        let monitors = self.by_peer.borrow();
+        let monitor = monitors.get(peer);
+        monitor.is_some_and(|monitor| monitor.core.borrow().is_needed)
+    }
 }
 
 /// The monitor of one peer.
@@ -235,6 +256,7 @@ impl AgentState {
     /// Returns the monitor of `peer`, and keeps it connected from now on.
     pub(super) fn want_monitor(self: &Rc<Self>, peer: &str) -> Rc<PeerMonitor> {
         let monitor = self.monitor(peer);
+        monitor.core.borrow_mut().need(Instant::now());
         monitor.put(Input::Want);
         monitor
     }
@@ -288,6 +310,7 @@ impl AgentState {
                 woken.clone(),
                 incarnation,
                 self.settings.devices.links()[0],
+                self.monitors.attempts.get(),
             )),
             woken,
             events: OnceCell::new(),
@@ -323,6 +346,9 @@ impl AgentState {
                 self.clone().take_effect(&monitor, effect);
             }
             if self.is_unwanted(&monitor) {
+                let attempts = monitor.core.borrow().link.attempts();
+                let most = self.monitors.attempts.get().max(attempts);
+                self.monitors.attempts.set(most);
                 self.monitors.by_peer.borrow_mut().remove(&monitor.peer);
                 return;
             }
@@ -357,7 +383,8 @@ impl AgentState {
     /// Returns whether neither end wants the monitor any more.
     fn is_unwanted(&self, monitor: &PeerMonitor) -> bool {
         let core = monitor.core.borrow();
-        let is_wanted = core.link.next_timeout().is_some() || core.end.is_some();
+        let is_wanted =
+            core.link.next_timeout().is_some() || core.end.is_some() || core.is_unsure();
         !is_wanted && core.inputs.is_empty() && !monitor.is_watched()
     }
 
@@ -394,6 +421,11 @@ impl AgentState {
                     self.want_no_more(&monitor.peer);
                 }
             }
+            // Nothing is lost, and nobody is told.
+            Effect::Rests => {
+                tracing::debug!(peer = monitor.peer, "the heartbeats of a peer rest");
+                monitor.up.send_replace(None);
+            }
             Effect::Ended(ended) => self.connection_ended(&monitor.peer, ended),
             Effect::Inquire(life) => {
                 let monitor = monitor.clone();
@@ -429,11 +461,15 @@ impl AgentState {
         }
     }
 
-    /// Returns whether anybody in this process watches the peer or has a channel to it.
+    /// Returns whether anybody in this process watches the peer, or has a channel to it that does
+    /// not rest or is lost.
     fn is_of_interest(&self, monitor: &PeerMonitor) -> bool {
         let channels = self.channels.borrow();
         let mut live = channels.iter().filter_map(|(_, channel)| channel.upgrade());
-        monitor.is_watched() || live.any(|channel| channel.peer() == monitor.peer)
+        let is_to_it = |channel: Arc<ClientChannel>| {
+            channel.peer() == monitor.peer && channel.closed() != Some(LossCause::Resting)
+        };
+        monitor.is_watched() || live.any(is_to_it) || self.waits_for(&monitor.peer)
     }
 
     /// Asks the control plane for the peer's present incarnation.
@@ -485,6 +521,7 @@ impl AgentState {
                 channel.close(cause.clone());
             }
         }
+        self.lose_resting(peer, Some(incarnation), cause);
         self.one_sided
             .borrow_mut()
             .life_lost(peer, incarnation, cause);
@@ -530,7 +567,8 @@ impl PeerMonitor {
         let core = self.core.borrow();
         let end = core.end.as_ref();
         let beat = end.filter(|end| end.up.is_some()).map(|end| end.next_beat);
-        [core.link.next_timeout(), beat].into_iter().flatten().min()
+        let times = [core.link.next_timeout(), beat, core.next_doubt()];
+        times.into_iter().flatten().min()
     }
 
     /// Handles time, heartbeats and input, and returns what the task has to do.
@@ -538,6 +576,7 @@ impl PeerMonitor {
         let core = &mut *self.core.borrow_mut();
         let mut effects = Vec::new();
         core.link.handle_timeout(now);
+        core.doubt_rest(now, &mut effects);
         core.listen(now, &mut effects);
         while let Some(input) = core.inputs.pop_front() {
             core.link.handle(input, now);

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::agent::handshake::{Answer, OneSidedAnswer, OneSidedOpen, Open};
-use crate::client::connection::ConnectedService;
+use crate::client::connection::{ConnectedService, ProxySetup};
 use crate::client::reconnect::Heal;
 use crate::client::watch::Follow;
 use crate::{PeerAgent, PeerEvent, Polling};
@@ -191,22 +191,15 @@ struct Proxied {
     life: u64,
     closing: Arc<Notify>,
     cause: Option<LossCause>,
-    wanted: ServiceTable,
-    wait_policy: WaitPolicy,
+    setup: ProxySetup,
 }
 
 impl Heal for Proxied {
-    fn peer(&self) -> &str {
-        "worker:0"
+    fn setup(&self) -> &ProxySetup {
+        &self.setup
     }
     fn life(&self) -> Option<u64> {
         Some(self.life)
-    }
-    fn wanted(&self) -> &ServiceTable {
-        &self.wanted
-    }
-    fn wait_policy(&self) -> &WaitPolicy {
-        &self.wait_policy
     }
     fn closing(&self) -> Vec<Arc<Notify>> {
         vec![self.closing.clone()]
@@ -219,6 +212,19 @@ impl Heal for Proxied {
         self.cause.clone()
     }
     fn adopt(&self, _: ConnectedService) {}
+    fn calls_if_idle(&self) -> Option<[u64; 2]> {
+        None
+    }
+    fn rest(&self, _: [u64; 2]) -> bool {
+        false
+    }
+    fn resting(&self) -> Option<Arc<Notify>> {
+        None
+    }
+    fn is_called(&self) -> bool {
+        false
+    }
+    fn lose(&self, _: LossCause) {}
 }
 
 #[actix::test]
@@ -235,17 +241,26 @@ async fn a_proxy_that_is_dropped_casts_no_doubt_on_its_peer_and_one_that_has_los
             life,
             closing: closing.clone(),
             cause,
-            wanted: ServiceTable {
-                name: "Calc".to_owned(),
-                codec: String::new(),
-                methods: Vec::new(),
-                parallel: Vec::new(),
-                streams: Vec::new(),
-                signatures: Vec::new(),
-            },
-            wait_policy: WaitPolicy {
-                busy_poll: Duration::ZERO,
-                runtime: tokio::runtime::Handle::current(),
+            setup: ProxySetup {
+                peer: "worker:0".into(),
+                wanted: ServiceTable {
+                    name: "Calc".to_owned(),
+                    codec: String::new(),
+                    methods: Vec::new(),
+                    parallel: Vec::new(),
+                    streams: Vec::new(),
+                    signatures: Vec::new(),
+                },
+                methods: &[],
+                wait_policy: WaitPolicy {
+                    busy_poll: Duration::ZERO,
+                    runtime: tokio::runtime::Handle::current(),
+                },
+                connect_timeout: LONG,
+                is_local: false,
+                events: tokio::sync::broadcast::Sender::new(1),
+                observed: None,
+                follow: driver.supervisor.clone().recipient(),
             },
         })
     };

@@ -16,12 +16,15 @@ use tokio::sync::Notify;
 
 use super::super::AgentState;
 use super::super::link_choice::EndedConnection;
-use super::STALE_RETRY;
+use super::{GOODBYE, GOODBYE_LOOK, STALE_RETRY};
 use crate::agent::handshake_json::LinkEndpoint;
 use crate::client::watch::PeerEvent;
 
 /// Time between two questions to the control plane whether a stalled peer is gone.
 const INQUIRY: Duration = Duration::from_secs(2);
+/// How long it may take to be connected again with a peer that gave the connection up just as it
+/// was needed here.
+const AWAKENING: Duration = Duration::from_secs(10);
 const RETRY_TIMING: RetryTiming = RetryTiming {
     answer: Duration::from_millis(500),
     first: Duration::from_millis(10),
@@ -48,6 +51,13 @@ pub(super) struct MonitorState {
     pub(super) cause: Option<LossCause>,
     /// Whether it was logged why attempts fail.
     is_told: bool,
+    /// Whether somebody here needs the connection; if not, the peer may.
+    pub(super) is_needed: bool,
+    /// Whether the session that is being drained was given up by an end that does not need it.
+    is_resting: bool,
+    /// The incarnation whose end gave the connection up just as this end came to need it, and how
+    /// long it may take to be connected again.
+    unsure: Option<(u64, Instant)>,
 }
 
 pub(super) struct MonitoredEnd {
@@ -62,6 +72,9 @@ pub(super) struct MonitoredEnd {
     pub(super) next_beat: Instant,
     /// When the control plane is next asked whether a stalled peer is gone.
     pub(super) next_inquiry: Instant,
+    /// Set once this end has given the connection up: when to look next whether the peer has been
+    /// told, and how long that may take.
+    resting: Option<(Instant, Instant)>,
     link: LinkType,
     since: Instant,
 }
@@ -73,6 +86,8 @@ pub(super) enum Effect {
     Listen,
     Up(u64),
     Down(u64, LossCause),
+    /// The connection has ended, which nobody needs.
+    Rests,
     /// The connection with an incarnation that has joined has ended.
     Ended(EndedConnection),
     Event(PeerEvent),
@@ -84,11 +99,18 @@ pub(super) enum Effect {
 
 impl MonitorState {
     /// Makes the state of a monitor that is not connected yet.
-    pub(super) fn new(peer: &str, woken: Arc<Notify>, incarnation: u64, found: LinkType) -> Self {
+    /// It goes on after as many attempts as an earlier one has made at most.
+    pub(super) fn new(
+        peer: &str,
+        woken: Arc<Notify>,
+        incarnation: u64,
+        found: LinkType,
+        attempts: u64,
+    ) -> Self {
         Self {
             peer: peer.to_owned(),
             woken,
-            link: PeerConnection::new(incarnation, RETRY_TIMING),
+            link: PeerConnection::new(incarnation, RETRY_TIMING).after(attempts),
             inputs: VecDeque::new(),
             end: None,
             opened: None,
@@ -97,6 +119,41 @@ impl MonitorState {
             lost: None,
             cause: None,
             is_told: false,
+            is_needed: false,
+            is_resting: false,
+            unsure: None,
+        }
+    }
+
+    /// Notes that somebody here needs the connection, and has the peer told soon.
+    pub(super) fn need(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_needed, true)
+            && let Some(end) = &mut self.end
+        {
+            end.next_beat = end.next_beat.min(now);
+        }
+    }
+
+    /// Whether this end, which needs the connection, may have lost a peer that gave it up.
+    pub(super) fn is_unsure(&self) -> bool {
+        self.unsure.is_some()
+    }
+
+    /// When a peer counts as lost that gave the connection up and does not come back, or when to
+    /// look whether it knows that this end has given it up.
+    pub(super) fn next_doubt(&self) -> Option<Instant> {
+        let end = self.end.as_ref().and_then(|end| end.resting);
+        let look = end.map(|(look, _)| look);
+        let unsure = self.unsure.map(|(_, until)| until);
+        [look, unsure].into_iter().flatten().min()
+    }
+
+    /// Tells who watches of a peer that gave the connection up, and does not come back although it
+    /// is needed. Channels to it go on, as long as they do.
+    pub(super) fn doubt_rest(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.unsure.take_if(|(_, until)| *until <= now).is_some() {
+            let cause = LossCause::Gone;
+            effects.push(Effect::Event(PeerEvent::Lost { cause }));
         }
     }
 
@@ -110,8 +167,9 @@ impl MonitorState {
     pub(super) fn listen(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(end) = &mut self.end else { return };
         let session = end.session;
+        end.heartbeat.set_needed(self.is_needed);
         let heard = end.listen(now, effects);
-        let has_left = matches!(heard, Ok(HeartbeatEvent::Leaving));
+        let has_left = matches!(heard, Ok(HeartbeatEvent::Leaving | HeartbeatEvent::Resting));
         if let (Some((peer, _)), false) = (&end.up, end.is_certain)
             && (has_left || end.heartbeat.is_proven())
         {
@@ -120,9 +178,49 @@ impl MonitorState {
         }
         match heard {
             Ok(HeartbeatEvent::Leaving) => self.lose(session, LossCause::Left, now),
-            Ok(_) => {}
+            Ok(HeartbeatEvent::Resting) => self.rest(session, now),
+            Ok(_) => self.give_up_spare(session, now),
+            // The peer was told, and has ended it first.
+            Err(_) if self.is_given_up() => self.rest(session, now),
             Err(cause) => self.lose(session, cause, now),
         }
+    }
+
+    /// Whether this end has given the connection up.
+    fn is_given_up(&self) -> bool {
+        let end = self.end.as_ref();
+        end.is_some_and(|end| end.resting.is_some())
+    }
+
+    /// Gives up a connection that neither end needs. Once the peer has been told, it ends.
+    fn give_up_spare(&mut self, session: Session, now: Instant) {
+        let is_needed = self.is_needed;
+        let Some(end) = self.end.as_mut().filter(|end| end.is_certain) else {
+            return;
+        };
+        if end.resting.is_none() {
+            if is_needed || end.heartbeat.is_needed_by_peer() {
+                return;
+            }
+            end.heartbeat.rest();
+            end.resting = Some((now, now + GOODBYE));
+        }
+        let Some((look, until)) = &mut end.resting else {
+            return;
+        };
+        *look = now + GOODBYE_LOOK;
+        if end.heartbeat.has_arrived() || *until <= now {
+            self.rest(session, now);
+        }
+    }
+
+    /// Ends a session that was given up by an end that does not need it: nothing is lost.
+    fn rest(&mut self, session: Session, now: Instant) {
+        self.is_resting = self.link.connected().is_some_and(|(up, _)| up == session);
+        if !self.is_needed {
+            self.link.handle(Input::Spare, now);
+        }
+        self.link.handle(Input::Lost(session), now);
     }
 
     /// Notes that both ends are up.
@@ -131,6 +229,11 @@ impl MonitorState {
             end.is_certain = true;
         }
         self.is_told = false;
+        if let Some((life, _)) = self.unsure.take()
+            && life != peer
+        {
+            self.tell_lost(life, LossCause::Gone, effects);
+        }
         let was_up = std::mem::replace(&mut self.was_up, true);
         effects.push(Effect::Up(peer));
         effects.push(Effect::Event(if was_up {
@@ -219,6 +322,7 @@ impl MonitorState {
             beat: state.settings.heartbeat(link),
             next_beat: now,
             next_inquiry: now,
+            resting: None,
             link,
             since: now,
         });
@@ -229,6 +333,13 @@ impl MonitorState {
     fn drain(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let cause = self.cause.take().unwrap_or(LossCause::Gone);
         let end = self.end.take();
+        if std::mem::take(&mut self.is_resting) {
+            let life = end.and_then(|end| end.up).map(|(life, _)| life);
+            // Somebody here may believe that it is up.
+            let life = life.filter(|_| self.is_needed);
+            self.unsure = life.map(|life| (life, now + AWAKENING));
+            return effects.push(Effect::Rests);
+        }
         let ended = end.as_ref().and_then(|end| end.ended(cause.clone()));
         effects.extend(ended.map(Effect::Ended));
         let Some(MonitoredEnd {
@@ -248,7 +359,12 @@ impl MonitorState {
         // Try this incarnation once more after half the pause, in case only the connection has
         // failed. After that it is most likely dead.
         self.lost = Some((peer, now + STALE_RETRY / 2));
-        effects.push(Effect::Down(peer, cause.clone()));
+        self.tell_lost(peer, cause, effects);
+    }
+
+    /// Tells that an incarnation of the peer is lost.
+    fn tell_lost(&self, life: u64, cause: LossCause, effects: &mut Vec<Effect>) {
+        effects.push(Effect::Down(life, cause.clone()));
         effects.push(Effect::Event(match cause {
             LossCause::Left => PeerEvent::Left,
             cause => PeerEvent::Lost { cause },
@@ -288,11 +404,11 @@ impl MonitoredEnd {
             (HeartbeatEvent::Beat(ago), now) if is_here && ago <= interval.saturating_mul(2) => {
                 now.checked_sub(ago.min(interval)).or(Some(now))
             }
-            (HeartbeatEvent::Beat(_) | HeartbeatEvent::Leaving, now) => Some(now),
+            (_, now) => Some(now),
         };
         let mut change = None;
         let mut heard = self.heartbeat.listen()?;
-        if heard == HeartbeatEvent::Leaving {
+        if matches!(heard, HeartbeatEvent::Leaving | HeartbeatEvent::Resting) {
             return Ok(heard);
         }
         if let Some((peer, liveness)) = &mut self.up {

@@ -1,0 +1,107 @@
+//! The calls that wait until a connection that rests is open again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use slimerpc::channel::LossCause;
+use tokio::sync::Notify;
+
+use crate::client::connection::{Connection, ProxySetup};
+
+/// A call that waits: it is made over the connection that was opened, or ends with the reason why
+/// none was.
+pub(crate) type Waiting = Box<dyn FnOnce(&ProxySetup, Result<&Connection, &LossCause>) + Send>;
+
+/// The calls of one proxy that wait, in the order in which they were made (ORDER-1).
+#[derive(Default)]
+pub(crate) struct Line {
+    state: Mutex<LineState>,
+    /// Notified when a call begins to wait, or no more can.
+    pub(crate) asked: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct LineState {
+    waiting: Vec<Waiting>,
+    /// Why the connection that rests is lost, if it is.
+    lost: Option<LossCause>,
+}
+
+/// What becomes of a call that has found its connection resting.
+pub(crate) enum Turn {
+    /// It waits.
+    Waits,
+    /// The proxy has a connection again: call now.
+    Now,
+    /// No connection could be opened.
+    Lost(LossCause),
+}
+
+impl Line {
+    /// Lets a call wait, unless the connection does not rest any more.
+    pub(crate) fn join(
+        &self,
+        rests: impl FnOnce() -> bool,
+        waiting: impl FnOnce() -> Waiting,
+    ) -> Turn {
+        let mut state = self.lock();
+        if !rests() {
+            return Turn::Now;
+        }
+        if let Some(cause) = &state.lost {
+            return Turn::Lost(cause.clone());
+        }
+        state.waiting.push(waiting());
+        self.asked.notify_one();
+        Turn::Waits
+    }
+
+    /// Returns whether calls wait.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.lock().waiting.is_empty()
+    }
+
+    /// Why the connection that rests is lost, if it is.
+    pub(crate) fn lost(&self) -> Option<LossCause> {
+        self.lock().lost.clone()
+    }
+
+    /// Makes the calls that wait over `connection`. Then, when no call waits any more, `adopt`
+    /// gives it to all: no later call overtakes those (ORDER-1).
+    pub(crate) fn serve(&self, setup: &ProxySetup, connection: &Connection, adopt: impl FnOnce()) {
+        loop {
+            let mut state = self.lock();
+            if state.waiting.is_empty() {
+                state.lost = None;
+                return adopt();
+            }
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting
+                .into_iter()
+                .for_each(|call| call(setup, Ok(connection)));
+        }
+    }
+
+    /// Ends the calls that wait, and all later ones, until there is a connection again.
+    pub(crate) fn lose(&self, setup: &ProxySetup, cause: LossCause) {
+        let mut state = self.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        state.lost = Some(cause.clone());
+        drop(state);
+        self.asked.notify_one();
+        waiting
+            .into_iter()
+            .for_each(|call| call(setup, Err(&cause)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        // Nothing panics while it is held.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Line")
+    }
+}
