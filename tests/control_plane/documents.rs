@@ -150,8 +150,11 @@ fn is_placeholder(word: &str) -> bool {
     !word.chars().any(|c| c.is_lowercase() || c.is_ascii_digit())
 }
 
-/// A name that reads as a sentence.
+/// A name that reads as a sentence, and is not that of a metric.
 fn is_test_name(name: &str) -> bool {
+    if name.starts_with("slimerpc_") || name.starts_with("rpc_") {
+        return false;
+    }
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     name.chars().all(is_part) && name.matches('_').count() > 3
 }

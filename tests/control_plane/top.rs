@@ -99,7 +99,7 @@ async fn services_are_shown_by_rate_and_agents_by_state_and_the_terminal_is_give
     let lines: Vec<_> = shown.lines().collect();
     assert_eq!(lines.len(), 24, "{shown}");
     assert!(lines[1].contains("2 alive, 1 stale, 0 stopped"), "{shown}");
-    assert!(lines[1].contains("calls: 2310/s"), "{shown}");
+    assert!(lines[1].contains("calls: 2300/s"), "{shown}");
     assert_eq!(
         names(&lines, "AGENT", 0)[..3],
         ["w:1", "w:10", "w:0"],

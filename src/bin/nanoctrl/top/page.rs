@@ -89,7 +89,9 @@ impl Page {
             "" => "(none)".to_owned(),
             scope => printable(scope),
         };
-        let rate: f64 = records.iter().map(served).sum();
+        // What one did that is not there says nothing about now.
+        let alive = records.iter().filter(|it| state(it) == ObsState::Alive);
+        let rate: f64 = alive.map(served).sum();
         self.head = [
             format!("{}  scope {scope}", found.redis),
             format!(
@@ -169,7 +171,10 @@ fn service_row(record: &ObsRecord, agent: ObsState, service: &SlimerpcService) -
         (ObsState::Stale, _) => "stale",
         (ObsState::Stopped, _) => "stopped",
     };
-    let rate = rate_of(service);
+    let rate = match agent {
+        ObsState::Alive => rate_of(service),
+        ObsState::Stale | ObsState::Stopped => 0.0,
+    };
     vec![
         Cell::text(printable(&service.name)),
         Cell::text(printable(&record.peer_id)),
@@ -194,10 +199,14 @@ fn agent_row(record: &ObsRecord, found: &Found) -> Vec<Cell> {
     };
     let old = record.age(found.now_ms);
     let memory = u64::try_from(record.summary.mr_bytes).unwrap_or(0);
-    let rate = served(record);
+    let state = record.state(found.now_ms, found.stale);
+    let rate = match state {
+        ObsState::Alive => served(record),
+        ObsState::Stale | ObsState::Stopped => 0.0,
+    };
     vec![
         Cell::text(printable(&record.peer_id)),
-        Cell::text(record.state(found.now_ms, found.stale).to_string()),
+        Cell::text(state.to_string()),
         Cell::text(printable(&record.host)),
         Cell::number(old.as_secs_f64(), age(old)),
         count(alive),
