@@ -246,6 +246,20 @@ impl ObsRecord {
     /// What [`status`](Self::status) says in the last record of an agent.
     pub const STOPPED: &str = "stopped";
 
+    /// Cuts a text at [`LONGEST_NAME`](Self::LONGEST_NAME) bytes, between two characters, as
+    /// readers do.
+    ///
+    /// ```
+    /// use slimerpc::control::obs::ObsRecord;
+    ///
+    /// let mut text = "ä".repeat(1000);
+    /// ObsRecord::cut(&mut text);
+    /// assert_eq!(text, "ä".repeat(128));
+    /// ```
+    pub fn cut(text: &mut String) {
+        bounded::cut(text);
+    }
+
     /// Reads a record. Unknown fields are skipped, and missing ones, beside `schema_version`,
     /// `peer_id` and `reported_at_ms`, get defaults. Lists and names beyond their limits are cut.
     ///

@@ -3,6 +3,7 @@
 //! A task of the supervisor's arbiter puts it together from what the supervisor knows anyway.
 //! Calls take no part in it. If Redis is away, records are lost and nothing else.
 
+mod fit;
 mod log;
 mod rates;
 mod record;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use slimerpc::control::obs::ObsRecord;
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::fit::fitted;
 use self::record::Reporter;
 use super::AgentState;
 
@@ -38,7 +40,7 @@ impl AgentState {
             let tick = async {
                 ticks.tick().await;
                 let record = reporter.record(&self);
-                self.control().report(&text(&record), kept).await
+                self.control().report(&fitted(record), kept).await
             };
             let published = tokio::select! {
                 done = &mut stopped => break done,
@@ -57,7 +59,7 @@ impl AgentState {
         record.status = Some(ObsRecord::STOPPED.to_owned());
         record.ewma_bandwidth_bps = 0.0;
         let kept = (PERIODS * period).max(LAST_KEPT);
-        if let Err(error) = self.control().report(&text(&record), kept).await {
+        if let Err(error) = self.control().report(&fitted(record), kept).await {
             tracing::debug!(%error, "the last record was not published");
         }
         if let Ok(done) = done {
@@ -65,8 +67,4 @@ impl AgentState {
             let _ = done.send(());
         }
     }
-}
-
-fn text(record: &ObsRecord) -> String {
-    serde_json::to_string(record).expect("a record has text keys only")
 }

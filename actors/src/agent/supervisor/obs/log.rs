@@ -4,14 +4,17 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use slimerpc::control::obs::{SlimerpcEvent, SlimerpcObs, SlimerpcPeerState};
+use slimerpc::control::obs::{ObsRecord, SlimerpcEvent, SlimerpcObs, SlimerpcPeerState};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::{AgentEvent, PeerEvent};
 
-/// Most peers that are remembered: who they are is up to others.
-const MOST_PEERS: usize = 4096;
+/// Most peers that are remembered: who they are is up to others. A further one displaces that
+/// which has been gone for longest.
+const MOST_PEERS: usize = ObsRecord::MOST_PEERS;
+/// How long a peer that is gone is remembered, in milliseconds.
+const GONE_KEPT_MS: u64 = 10 * 60 * 1000;
 
 /// The log of an agent that publishes records; otherwise empty.
 #[derive(Debug)]
@@ -74,15 +77,14 @@ impl ObsLog {
             PeerEvent::Left => ("left", SlimerpcPeerState::Gone, "it has left".to_owned()),
         };
         let log = &mut *log.borrow_mut();
+        let why = cut(why);
         let since_ms = log.note(kind, peer, why.clone());
-        if log.peers.len() < MOST_PEERS || log.peers.contains_key(peer) {
-            let noted = NotedPeer {
-                state,
-                why,
-                since_ms,
-            };
-            log.peers.insert(peer.to_owned(), noted);
-        }
+        let noted = NotedPeer {
+            state,
+            why,
+            since_ms,
+        };
+        log.note_state(peer, noted);
     }
 
     /// Notes an event of the agent.
@@ -115,16 +117,19 @@ impl ObsLog {
         log.map_or_else(Vec::new, |log| log.events.iter().cloned().collect())
     }
 
-    /// The peers that were heard of. Those that `is_known` does not know, and that are not gone,
-    /// are forgotten: nobody here is interested in them any more.
+    /// The peers that were heard of. Those that have been gone for ten minutes are forgotten, and
+    /// those that `is_known` does not know and that are not gone: nobody here is interested in
+    /// them any more.
     pub(super) fn peers(&self, is_known: impl Fn(&str) -> bool) -> Vec<(String, NotedPeer)> {
         let Some(log) = &self.0 else {
             return Vec::new();
         };
         let mut log = log.borrow_mut();
-        let is_gone = |noted: &NotedPeer| noted.state == SlimerpcPeerState::Gone;
-        log.peers
-            .retain(|peer, noted| is_gone(noted) || is_known(peer));
+        let now_ms = unix_millis();
+        log.peers.retain(|peer, noted| match noted.is_gone() {
+            true => now_ms.saturating_sub(noted.since_ms) < GONE_KEPT_MS,
+            false => is_known(peer),
+        });
         let peers = log.peers.iter();
         peers
             .map(|(peer, noted)| (peer.clone(), noted.clone()))
@@ -142,15 +147,88 @@ impl Log {
         self.events.push_back(SlimerpcEvent {
             at_ms,
             kind: kind.to_owned(),
-            subject: subject.to_owned(),
-            text,
+            subject: cut(subject.to_owned()),
+            text: cut(text),
         });
         at_ms
     }
+
+    /// Notes the state of a peer. If there are [`MOST_PEERS`] and none of them is gone, a further
+    /// one is not remembered.
+    fn note_state(&mut self, peer: &str, noted: NotedPeer) {
+        if self.peers.len() >= MOST_PEERS && !self.peers.contains_key(peer) {
+            let gone = self.peers.iter().filter(|(_, known)| known.is_gone());
+            let oldest = gone.min_by_key(|(_, known)| known.since_ms);
+            let Some((oldest, _)) = oldest else { return };
+            let oldest = oldest.clone();
+            self.peers.remove(&oldest);
+        }
+        self.peers.insert(peer.to_owned(), noted);
+    }
+}
+
+impl NotedPeer {
+    fn is_gone(&self) -> bool {
+        self.state == SlimerpcPeerState::Gone
+    }
+}
+
+/// The part of a text that readers take: a panic may say much.
+fn cut(mut text: String) -> String {
+    ObsRecord::cut(&mut text);
+    text
 }
 
 /// The time, in Unix milliseconds.
 pub(super) fn unix_millis() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default().as_millis() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted(state: SlimerpcPeerState, since_ms: u64) -> NotedPeer {
+        NotedPeer {
+            state,
+            why: String::new(),
+            since_ms,
+        }
+    }
+
+    #[test]
+    fn a_new_peer_displaces_the_one_that_has_been_gone_for_longest() {
+        let mut log = Log::default();
+        for number in 0..MOST_PEERS as u64 {
+            let gone = noted(SlimerpcPeerState::Gone, MOST_PEERS as u64 - number);
+            log.note_state(&format!("dead-{number}"), gone);
+        }
+        let alive = noted(SlimerpcPeerState::Alive, 0);
+        log.note_state("new", alive.clone());
+        assert_eq!(log.peers.len(), MOST_PEERS);
+        assert!(log.peers.contains_key("new") && log.peers.contains_key("dead-0"));
+        let oldest = format!("dead-{}", MOST_PEERS - 1);
+        assert!(!log.peers.contains_key(&oldest));
+        for known in log.peers.values_mut() {
+            *known = alive.clone();
+        }
+        log.note_state("one more", alive);
+        assert_eq!(log.peers.len(), MOST_PEERS);
+    }
+
+    #[test]
+    fn who_has_been_gone_for_long_is_forgotten() {
+        let log = ObsLog::new(true);
+        for alias in ["long", "lately"] {
+            log.note_peer(alias, &PeerEvent::Left);
+        }
+        let inner = log.0.as_ref().expect("it is on");
+        let since = unix_millis() - GONE_KEPT_MS;
+        let old = noted(SlimerpcPeerState::Gone, since);
+        inner.borrow_mut().note_state("long", old);
+        let peers = log.peers(|_| false);
+        assert_eq!(peers.len(), 1);
+        assert_eq!(peers[0].0, "lately");
+    }
 }

@@ -239,6 +239,7 @@ impl AgentState {
             ..SlimerpcPeer::default()
         });
         let mut all: Vec<_> = native.chain(others).collect();
+        all.sort_by_key(|peer| peer.state == SlimerpcPeerState::Gone);
         all.truncate(ObsRecord::MOST_PEERS);
         all
     }
@@ -321,6 +322,11 @@ fn described(settings: &Settings) -> BTreeMap<String, SlimerpcValue> {
     ];
     if let Some(limit) = settings.call_timeout {
         all.push(("call_timeout_ms", time(limit)));
+    }
+    for (_, value) in &mut all {
+        if let SlimerpcValue::Text(text) = value {
+            ObsRecord::cut(text);
+        }
     }
     let all = all.into_iter();
     all.map(|(name, value)| (name.to_owned(), value)).collect()
