@@ -286,10 +286,15 @@ async fn names_are_text_wherever_they_stand() {
     browser.until(&row(SCRIPT)).await;
     browser.value("[...document.querySelectorAll('tbody a')].find((link) => link.innerText.startsWith('a/b')).click()").await;
     browser
-        .until("document.querySelector('.heading h2')?.innerText.startsWith('a/b#c?d&e%f')")
+        .until(r"document.querySelector('.heading h2')?.innerText === 'a/b#c?d&e%f \\u{202e}'")
         .await;
     let title = browser.client.title().await.unwrap();
     assert!(title.starts_with("Agent a/b#c"), "{title}");
+    for name in ["constructor", "__proto__"] {
+        let address = format!("{}#/{name}", job.console());
+        browser.client.goto(&address).await.unwrap();
+        browser.until(&row(SCRIPT)).await;
+    }
     let foreign = browser.value("document.querySelectorAll('script:not([src]), i, u, b, s, img:not([src^=\"/console/\"])').length").await;
     assert_eq!(foreign, 0);
     browser.close(&job.server.url()).await;

@@ -46,13 +46,19 @@ impl Report {
     }
 }
 
-/// Text of others, in which control characters are to be seen.
+/// Text of others, in which control characters are to be seen, and those that turn the direction of
+/// what follows: an alias could otherwise look like another.
 pub(crate) fn escaped(text: impl Iterator<Item = char>) -> String {
-    let escaped = |c: char| match c.is_control() {
+    let escaped = |c: char| match c.is_control() || turns(c) {
         true => c.escape_default().collect(),
         false => c.to_string(),
     };
     text.map(escaped).collect()
+}
+
+/// Whether a character embeds, overrides, isolates or marks a direction of writing.
+fn turns(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A foreign text as a cell of a table: in one line, and not too wide.
@@ -67,4 +73,16 @@ pub(crate) fn printable(text: &str) -> String {
 /// Writes a line to standard error. If that fails there is nobody left to tell.
 pub(crate) fn complain(line: impl fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_move_the_cursor_or_turn_the_text_is_to_be_seen() {
+        let text = "a\u{1b}[2J\u{202e}b\u{2066}c\u{200f}ä語";
+        let shown = r"a\u{1b}[2J\u{202e}b\u{2066}c\u{200f}ä語";
+        assert_eq!(escaped(text.chars()), shown);
+    }
 }

@@ -146,7 +146,7 @@ function filtered() {
 function route() {
   const [, name = "", ...rest] = location.hash.split("/");
   if (name === "agent" && rest.length === 2) view = agentView(...rest.map(decoded));
-  else view = views[name] ?? views.agents;
+  else view = Object.hasOwn(views, name) ? views[name] : views.agents;
   by("view").replaceChildren(view.root);
   by("filter").hidden = view.isPage === true;
   by("summary").hidden = view.isPage === true;
