@@ -175,7 +175,7 @@ fn every_answer_forbids_browsers_what_the_console_does_not_need() {
             "{policy}"
         );
         assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
-        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+        assert_eq!(answer.header("referrer-policy"), Some("same-origin"));
         assert_eq!(answer.header("cache-control"), Some("no-store"));
     }
 }
@@ -193,9 +193,7 @@ fn the_console_only_reads() {
         assert_eq!(answer.status, 405, "{path}");
         assert!(answer.header("allow").unwrap().starts_with("GET"));
     }
-    for path in ["/console/login", "/console/logout"] {
-        assert_eq!(get(&fixture, path, "").status, 405, "{path}");
-    }
+    assert_eq!(get(&fixture, "/console/logout", "").status, 405);
     let before = fixture.redis.keys();
     Stream::open(fixture.address(), "").until(|name, _| name == "change");
     assert_eq!(fixture.redis.keys(), before);
@@ -286,6 +284,61 @@ fn without_the_token_there_is_the_login_page_and_with_it_a_session() {
     assert_eq!(get(&fixture, "/console", &bearer).status, 200);
     let bearer = "Authorization: Bearer wrong\r\n";
     assert_eq!(get(&fixture, "/console", bearer).status, 401);
+}
+
+#[test]
+fn a_stream_ends_with_its_session_and_others_go_on() {
+    let fixture = locked();
+    let (first, second) = (log_in(&fixture, TOKEN), log_in(&fixture, TOKEN));
+    let bearer = format!("Authorization: Bearer {TOKEN}\r\n");
+    let mut ended = Stream::open(fixture.address(), &cookie(&first));
+    let mut others = [cookie(&second), bearer].map(|it| Stream::open(fixture.address(), &it));
+    ended.until(|name, _| name == "change");
+    let out = ask(&fixture, "POST", "/console/logout", &cookie(&first), "");
+    assert_eq!(out.status, 303);
+    let left = (0..20).find(|_| ended.next().is_none());
+    assert!(left.is_some(), "it goes on without a session");
+    for other in &mut others {
+        for _ in 0..2 {
+            other.until(|name, _| name == "change");
+        }
+    }
+}
+
+#[test]
+fn logins_that_pages_of_strangers_send_do_not_count() {
+    let fixture = locked();
+    for _ in 0..20 {
+        for header in [
+            "Sec-Fetch-Site: cross-site\r\n",
+            "Origin: http://evil.example\r\n",
+            "Origin: null\r\n",
+        ] {
+            let answer = ask(&fixture, "POST", "/console/login", header, "token=wrong");
+            assert_eq!(answer.status, 403, "{header}");
+        }
+    }
+    let own = "Origin: http://test\r\n";
+    let answer = ask(
+        &fixture,
+        "POST",
+        "/console/login",
+        own,
+        &format!("token={TOKEN}"),
+    );
+    assert_eq!(answer.status, 303);
+}
+
+#[test]
+fn who_opens_the_login_is_led_to_the_page_that_asks() {
+    for fixture in [Fixture::new(), locked()] {
+        let answer = get(&fixture, "/console/login", "");
+        assert_eq!(answer.status, 303);
+        assert_eq!(answer.header("location"), Some("/console"));
+        let answer = ask(&fixture, "PUT", "/console/login", "", "");
+        assert_eq!(answer.status, 405);
+        assert_eq!(answer.header("allow"), Some("GET,HEAD,POST"));
+    }
 }
 
 #[test]

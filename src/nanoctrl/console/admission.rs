@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::assets::{self, Asset};
 use super::login::{Attempt, SESSION};
-use super::{Console, ROOT};
+use super::{Console, ROOT, own_page};
 use crate::nanoctrl::body;
 use crate::nanoctrl::gate::{self, CHALLENGE};
 use crate::nanoctrl::server::App;
@@ -39,7 +39,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
          require-trusted-types-for 'script'; trusted-types 'none'",
     ),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (REFERRER_POLICY, "no-referrer"),
+    // Without one the login would come from the origin `null`, as pages of strangers may.
+    (REFERRER_POLICY, "same-origin"),
     (CACHE_CONTROL, "no-store"),
     (
         HeaderName::from_static("cross-origin-opener-policy"),
@@ -106,6 +107,9 @@ pub(super) async fn log_in(
     request: HttpRequest,
     payload: web::Payload,
 ) -> HttpResponse {
+    if !own_page::has_sent(request.headers()) {
+        return forbidden();
+    }
     let body = match body::read(payload, LOGIN_LIMIT).await {
         Ok(body) => body,
         Err(error) => return error.error_response(),
@@ -118,10 +122,7 @@ pub(super) async fn log_in(
     let token = brought.token.trim();
     match login.attempt(visitor(&request), token.as_bytes(), now) {
         Attempt::Right => {}
-        Attempt::Wrong => {
-            tracing::warn!(from = %visitor(&request), "console: a wrong token");
-            return unauthorized(assets::LOGIN_FAILED);
-        }
+        Attempt::Wrong => return unauthorized(assets::LOGIN_FAILED),
         Attempt::TooEarly(wait) => return too_early(wait),
     }
     let mut answer = to_console();
@@ -132,6 +133,11 @@ pub(super) async fn log_in(
         answer.insert_header((SET_COOKIE, cookie(&request, &key, SESSION)));
     }
     answer.finish()
+}
+
+/// Leads those who look for the login to the page that asks for the token.
+pub(super) async fn to_login() -> HttpResponse {
+    to_console().finish()
 }
 
 /// Ends the session that is brought.
@@ -162,6 +168,15 @@ fn too_early(wait: Duration) -> HttpResponse {
     answer
 }
 
+fn forbidden() -> HttpResponse {
+    HttpResponse::Forbidden()
+        .content_type("text/plain; charset=utf-8")
+        .body(
+            "A page of another site has sent this login. Open /console and sign in there; a proxy in \
+             front of this server must pass the Host header on.",
+        )
+}
+
 fn misdirected() -> HttpResponse {
     HttpResponse::build(StatusCode::MISDIRECTED_REQUEST)
         .content_type("text/plain; charset=utf-8")
@@ -178,7 +193,7 @@ fn visitor(request: &HttpRequest) -> IpAddr {
     peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip())
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> &str {
+pub(super) fn header(headers: &HeaderMap, name: HeaderName) -> &str {
     let value = headers.get(name);
     value
         .and_then(|value| value.to_str().ok())
@@ -203,7 +218,7 @@ fn cookie(request: &HttpRequest, key: &str, life: Duration) -> String {
 }
 
 /// The key of the session that a request brings.
-fn session(request: &HttpRequest) -> Option<&str> {
+pub(super) fn session(request: &HttpRequest) -> Option<&str> {
     let name = cookie_name(request);
     let headers = request.headers().get_all(COOKIE);
     let mut cookies = headers

@@ -1,11 +1,14 @@
 //! The stream of server-sent events to one console: `all` first, then a `change` a second.
 
-use actix_web::HttpResponse;
+use std::time::Instant;
+
 use actix_web::web::{Bytes, Data};
+use actix_web::{HttpRequest, HttpResponse};
 use futures_util::stream;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::admission;
 use super::reader::{MOST_CONSOLES, Refused};
 use crate::nanoctrl::server::App;
 
@@ -15,6 +18,8 @@ const PIECE: usize = 16 * 1024;
 
 struct Console {
     app: Data<App>,
+    /// Key of the session that it is opened with; none if it has brought the token itself.
+    session: Option<String>,
     updates: Receiver<Bytes>,
     /// What is being sent.
     rest: Bytes,
@@ -22,12 +27,15 @@ struct Console {
     next: Option<Bytes>,
 }
 
-pub(super) async fn stream(app: Data<App>) -> HttpResponse {
+pub(super) async fn stream(app: Data<App>, request: HttpRequest) -> HttpResponse {
     let (all, updates) = match app.console.reader.open() {
         Ok(opened) => opened,
         Err(refused) => return refuse(refused),
     };
+    let login = &app.console.login;
+    let session = admission::session(&request).filter(|key| login.has(key, Instant::now()));
     let console = Console {
+        session: session.map(ToOwned::to_owned),
         updates,
         rest: hello(&app),
         app,
@@ -52,7 +60,7 @@ fn hello(app: &App) -> Bytes {
 }
 
 impl Console {
-    /// The next piece; `None` when the server stops.
+    /// The next piece; `None` when the server stops, or the session has ended.
     async fn piece(&mut self) -> Option<Bytes> {
         while self.rest.is_empty() {
             self.rest = match self.next.take() {
@@ -67,8 +75,17 @@ impl Console {
                     Err(RecvError::Closed) => return None,
                 },
             };
+            if !self.may_look() {
+                return None;
+            }
         }
         Some(self.rest.split_to(self.rest.len().min(PIECE)))
+    }
+
+    fn may_look(&self) -> bool {
+        let login = &self.app.console.login;
+        let session = self.session.as_ref();
+        session.is_none_or(|key| login.has(key, Instant::now()))
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::rand::{GetRandomFlags, getrandom};
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::complaints::Complaints;
 use crate::control::Secret;
 use crate::nanoctrl::gate;
 
@@ -42,6 +43,7 @@ pub(super) struct Login {
     token: Option<Secret>,
     sessions: Mutex<VecDeque<Session>>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
+    complaints: Mutex<Complaints>,
 }
 
 struct Session {
@@ -60,6 +62,7 @@ impl Login {
             token,
             sessions: Mutex::default(),
             failures: Mutex::default(),
+            complaints: Mutex::default(),
         }
     }
 
@@ -68,8 +71,10 @@ impl Login {
         self.token.is_none()
     }
 
-    /// Looks at what somebody at this address has brought. Addresses are slowed one by one, so
-    /// nobody keeps others out, and sessions that are open stay.
+    /// Looks at what somebody at this address has brought. Addresses are slowed one by one, and
+    /// sessions that are open stay. Those behind one proxy or address translation share an address:
+    /// one who guesses there slows the others too. The right token has to wait as well, or slowing
+    /// would not slow those who guess.
     pub(super) fn attempt(&self, from: IpAddr, guess: &[u8], now: Instant) -> Attempt {
         let Some(token) = &self.token else {
             return Attempt::Right;
@@ -97,6 +102,8 @@ impl Login {
                 failures.remove(&oldest);
             }
         }
+        let said = format_args!("console: a wrong token from {from}");
+        lock(&self.complaints).warn(now, said);
         let count = count.saturating_add(1);
         failures.insert(from, Failures { count, last: now });
         Attempt::Wrong

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `admission` | who gets to see the pages, and the headers that all answers have |
 //! | `login` | tokens, sessions, and those who guess |
+//! | `own_page` | which page has sent a login |
 //! | `own_host` | which names this server goes by, if anybody may look |
 //! | `assets` | the pages themselves; they are part of the program |
 //! | `reader` | reads Redis once a second, for all open consoles together |
@@ -20,6 +21,7 @@ mod board;
 mod events;
 mod login;
 mod own_host;
+mod own_page;
 mod reader;
 mod view;
 
@@ -78,7 +80,11 @@ pub(super) fn routes(app: &mut ServiceConfig) {
                     .default_service(web::to(|| refuse_method("GET"))),
             )
             .service(get("/agent", agent))
-            .service(post("/login", admission::log_in))
+            .service(
+                get("/login", admission::to_login)
+                    .route(web::post().to(admission::log_in))
+                    .default_service(web::to(|| refuse_method("GET,HEAD,POST"))),
+            )
             .service(post("/logout", admission::log_out)),
     );
 }

@@ -26,13 +26,14 @@ impl OwnHost {
     }
 
     /// Returns whether a `Host` header cannot be that of a stranger's page: an address, a name of
-    /// this machine, or one without a dot, which no stranger can register.
+    /// this machine, or one without a dot, which no stranger can register. With a dot at its end it
+    /// is the name of a domain at the top, where there are web servers too.
     pub(super) fn is(&self, header: &str) -> bool {
-        let name = host::without_port(header);
-        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        let written = host::without_port(header);
+        let name = written.trim_end_matches('.').to_ascii_lowercase();
         let is_address = host::address(&name).is_some();
         let is_known = name == self.configured || name == self.of_machine;
-        is_address || is_known || host::is_loopback(&name) || !name.contains('.')
+        is_address || is_known || host::is_loopback(&name) || !written.contains('.')
     }
 }
 
@@ -63,6 +64,8 @@ mod tests {
             "127.0.0.1.rebind.example",
             "ctrl.cluster.example.rebind.example",
             "localhost.rebind.example",
+            "ai.",
+            "ai.:3000",
         ] {
             assert!(!own.is(header), "{header}");
         }
