@@ -67,7 +67,10 @@ struct Stream {
 
 impl Stream {
     fn open(server: SocketAddr, header: &str) -> Self {
-        let mut stream = http::connect(server);
+        Self::over(http::connect(server), header)
+    }
+
+    fn over(mut stream: TcpStream, header: &str) -> Self {
         let request = format!("GET /console/events HTTP/1.1\r\nHost: test\r\n{header}\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut reader = BufReader::new(stream);
@@ -126,6 +129,20 @@ impl Stream {
 fn agent<'a>(data: &'a Value, alias: &str) -> Option<&'a Value> {
     let mut agents = data["agents"].as_array()?.iter();
     agents.find(|agent| agent["alias"] == alias)
+}
+
+/// A connection from another address of this host.
+fn connect_from(from: &str, server: SocketAddr) -> TcpStream {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(from.parse().unwrap()).unwrap();
+        socket.connect(server).await.unwrap().into_std().unwrap()
+    });
+    stream.set_nonblocking(false).unwrap();
+    let patience = Some(Duration::from_secs(15));
+    stream.set_read_timeout(patience).unwrap();
+    stream
 }
 
 fn record(alias: &str, reported_at_ms: u128, more: Value) -> String {
@@ -596,15 +613,19 @@ fn a_console_learns_that_redis_does_not_answer_and_that_it_does_again() {
 }
 
 #[test]
-fn there_is_room_for_so_many_consoles_and_no_more() {
+fn there_is_room_for_so_many_consoles_and_who_has_all_gives_way_to_another_address() {
     let fixture = Fixture::new();
-    let streams: Vec<_> = (0..64)
+    let mut streams: Vec<_> = (0..64)
         .map(|_| Stream::open(fixture.address(), ""))
         .collect();
     let refused = get(&fixture, "/console/events", "");
     assert_eq!(refused.status, 503);
     assert!(refused.body.contains("close one"), "{}", refused.body);
-    drop(streams);
+    let other = connect_from("127.0.0.2:0", fixture.address());
+    Stream::over(other, "").until(|name, _| name == "change");
+    let ended = (0..20).find(|_| streams[0].next().is_none());
+    assert!(ended.is_some(), "the oldest has given way");
+    streams[1].until(|name, _| name == "change");
 }
 
 #[test]

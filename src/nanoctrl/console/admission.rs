@@ -188,7 +188,7 @@ fn misdirected() -> HttpResponse {
 }
 
 /// The address that a request comes from.
-fn visitor(request: &HttpRequest) -> IpAddr {
+pub(super) fn visitor(request: &HttpRequest) -> IpAddr {
     let peer = request.peer_addr();
     peer.map_or(IpAddr::from([0; 4]), |peer| peer.ip())
 }

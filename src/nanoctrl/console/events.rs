@@ -9,7 +9,9 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::admission;
-use super::reader::{MOST_CONSOLES, Refused};
+use super::login::network;
+use super::reader::Refused;
+use super::seats::{MOST_CONSOLES, Seat};
 use crate::nanoctrl::server::App;
 
 /// The stream is handed out in pieces, so that a console which reads slowly has one of them copied
@@ -20,6 +22,7 @@ struct Console {
     app: Data<App>,
     /// Key of the session that it is opened with; none if it has brought the token itself.
     session: Option<String>,
+    seat: Seat,
     updates: Receiver<Bytes>,
     /// What is being sent.
     rest: Bytes,
@@ -28,7 +31,8 @@ struct Console {
 }
 
 pub(super) async fn stream(app: Data<App>, request: HttpRequest) -> HttpResponse {
-    let (all, updates) = match app.console.reader.open() {
+    let from = network(admission::visitor(&request));
+    let opened = match app.console.reader.open(from) {
         Ok(opened) => opened,
         Err(refused) => return refuse(refused),
     };
@@ -36,10 +40,11 @@ pub(super) async fn stream(app: Data<App>, request: HttpRequest) -> HttpResponse
     let session = admission::session(&request).filter(|key| login.has(key, Instant::now()));
     let console = Console {
         session: session.map(ToOwned::to_owned),
-        updates,
+        updates: opened.updates,
+        seat: opened.seat,
         rest: hello(&app),
         app,
-        next: all,
+        next: opened.all,
     };
     let pieces = stream::unfold(console, async |mut console| {
         let piece = console.piece().await?;
@@ -60,7 +65,8 @@ fn hello(app: &App) -> Bytes {
 }
 
 impl Console {
-    /// The next piece; `None` when the server stops, or the session has ended.
+    /// The next piece; `None` when the server stops, the session has ended, or another console has
+    /// got the seat.
     async fn piece(&mut self) -> Option<Bytes> {
         while self.rest.is_empty() {
             self.rest = match self.next.take() {
@@ -85,7 +91,7 @@ impl Console {
     fn may_look(&self) -> bool {
         let login = &self.app.console.login;
         let session = self.session.as_ref();
-        session.is_none_or(|key| login.has(key, Instant::now()))
+        !self.seat.is_lost() && session.is_none_or(|key| login.has(key, Instant::now()))
     }
 }
 

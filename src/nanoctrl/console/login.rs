@@ -149,7 +149,7 @@ impl Login {
 }
 
 /// Whoever has an IPv6 address has all of its network.
-fn network(address: IpAddr) -> IpAddr {
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = u128::from(address) & !u128::from(u64::MAX);

@@ -8,6 +8,7 @@
 //! | `own_host` | which names this server goes by, if anybody may look |
 //! | `assets` | the pages themselves; they are part of the program |
 //! | `reader` | reads Redis once a second, for all open consoles together |
+//! | `seats` | how many consoles may be open, and whose |
 //! | `board` | what the last readings were, and what is new in one |
 //! | `view` | what a page is told about one agent |
 //! | `events` | the stream of server-sent events to one page |
@@ -23,6 +24,7 @@ mod login;
 mod own_host;
 mod own_page;
 mod reader;
+mod seats;
 mod view;
 
 use actix_web::dev::Handler;

@@ -2,6 +2,7 @@
 //! of the time, and not at all while none is open.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -9,6 +10,7 @@ use actix_web::web::Bytes;
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use super::board::{Board, Found, Reading};
+use super::seats::{Seat, Seats};
 use crate::complaints::Complaints;
 use crate::control::keys::Keys;
 use crate::nanoctrl::repository::{Repository, RepositoryError};
@@ -18,8 +20,6 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A reading that takes long is followed by a pause that is so many times as long.
 const SHARE: u32 = 10;
 
-/// Most consoles that are open at once.
-pub(super) const MOST_CONSOLES: usize = 64;
 /// Updates that wait for a console which is slow; it misses older ones, and is then told all.
 const BACKLOG: usize = 4;
 
@@ -40,6 +40,7 @@ struct Shared {
 
 struct State {
     board: Board,
+    seats: Seats,
     /// To all consoles; `None` once the server stops.
     updates: Option<Sender<Bytes>>,
     /// Number of the task that reads, if one does, and of the next.
@@ -48,10 +49,19 @@ struct State {
     complaints: Complaints,
 }
 
+/// What a console gets.
+pub(super) struct Opened {
+    /// What is known so far, if anything is.
+    pub(super) all: Option<Bytes>,
+    /// What follows.
+    pub(super) updates: Receiver<Bytes>,
+    pub(super) seat: Seat,
+}
+
 /// Why a console gets no updates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// There are [`MOST_CONSOLES`].
+    /// There are as many as may be.
     Full,
     /// The server stops.
     Stopping,
@@ -63,6 +73,7 @@ impl Reader {
             repository,
             state: Mutex::new(State {
                 board: Board::default(),
+                seats: Seats::default(),
                 updates: Some(broadcast::channel(BACKLOG).0),
                 reading: None,
                 next: 0,
@@ -71,13 +82,11 @@ impl Reader {
         }))
     }
 
-    /// Opens a console, in a handler of the server: returns what is known so far, if anything is, and what follows.
-    pub(super) fn open(&self) -> Result<(Option<Bytes>, Receiver<Bytes>), Refused> {
+    /// Opens a console of this address, in a handler of the server.
+    pub(super) fn open(&self, from: IpAddr) -> Result<Opened, Refused> {
         let state = &mut *self.0.lock();
         let updates = state.updates.as_ref().ok_or(Refused::Stopping)?;
-        if updates.receiver_count() >= MOST_CONSOLES {
-            return Err(Refused::Full);
-        }
+        let seat = state.seats.take(from).ok_or(Refused::Full)?;
         let receiver = updates.subscribe();
         if state.reading.is_none() {
             let number = state.next;
@@ -92,7 +101,11 @@ impl Reader {
                 number,
             }));
         }
-        Ok((all(&state.board), receiver))
+        Ok(Opened {
+            all: all(&state.board),
+            updates: receiver,
+            seat,
+        })
     }
 
     /// All that is known so far, for a console that has missed something.
