@@ -58,7 +58,8 @@ pub(crate) fn escaped(text: impl Iterator<Item = char>) -> String {
 
 /// Whether a character embeds, overrides, isolates or marks a direction of writing.
 fn turns(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let is_mark = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}');
+    is_mark || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A foreign text as a cell of a table: in one line, and not too wide.

@@ -172,8 +172,8 @@ fn forbidden() -> HttpResponse {
     HttpResponse::Forbidden()
         .content_type("text/plain; charset=utf-8")
         .body(
-            "A page of another site has sent this login. Open /console and sign in there; a proxy in \
-             front of this server must pass the Host header on.",
+            "A page of another site has sent this login. Open /console and sign in there; a proxy \
+             in front of this server must pass the Host header on.",
         )
 }
 
