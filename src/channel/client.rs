@@ -169,7 +169,7 @@ impl ClientChannel {
                 core.post(self, &header, send);
                 // From here on the call ends when this is dropped.
                 let call = PendingCall::new(self, id, Some(slot), deadline, begun);
-                return self.conclude_post(core).map(|()| call);
+                return call.unless_failed(self.conclude_post(core));
             }
         }
         self.make(method, deadline, None, begun, |room| {
@@ -237,11 +237,12 @@ impl ClientChannel {
             let waiting = core.caller.wait(deadline.map(|(at, _)| at));
             drop(core);
             let Some(id) = waiting else {
-                return Err(self.refuse(begun));
+                self.forget(begun);
+                return Err(self.unsent());
             };
             let call = PendingCall::new(self, id, None, deadline, begun);
-            self.line_up(id, method, stream, encode)?;
-            return Ok(call);
+            let lined_up = self.line_up(id, method, stream, encode);
+            return call.unless_failed(lined_up);
         };
         drop(core);
         // From here on the call ends when `call` is dropped, even if `encode` fails or panics.
@@ -249,8 +250,8 @@ impl ClientChannel {
         // The whole time is left: it was allowed just now.
         let left = deadline.map(|(_, after)| after);
         let header = self.request(id, method, left, stream);
-        self.send_from_slot(send, header, encode)?;
-        Ok(call)
+        let sent = self.send_from_slot(send, header, encode);
+        call.unless_failed(sent)
     }
 
     /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
@@ -308,23 +309,12 @@ impl ClientChannel {
         }
     }
 
-    /// Counts a call that was not made because the connection is lost, if calls are counted.
-    pub fn count_lost(&self, method: u32) {
-        self.count_end(self.begin(method), Outcome::Lost);
-    }
-
-    /// The error for a call that finds the channel closed. One that finds it resting is made over
-    /// another channel, and counted there.
+    /// Takes back that a call has begun, if that was counted.
     #[cold]
-    fn refuse(&self, begun: Begun) -> CallError {
-        let unsent = self.unsent();
-        let rests =
-            matches!(&unsent, CallError::Closed { cause, .. } if *cause == LossCause::Resting);
-        match self.figures.get() {
-            Some(figures) if rests => figures.take_back(begun),
-            _ => self.count_end(begun, Outcome::Lost),
+    pub(super) fn forget(&self, call: Begun) {
+        if let (true, Some(figures)) = (call.is_counted(), self.figures.get()) {
+            figures.forget(call);
         }
-        unsent
     }
 
     /// Calls `listener` for every one-way call that fails. Only the first listener is used.

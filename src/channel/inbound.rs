@@ -330,7 +330,10 @@ impl Inbound {
     /// Answers with a failure.
     fn fail_with(&mut self, fault: &Fault) {
         let profile = self.channel.profile;
-        self.count(Outcome::Error);
+        self.count(match fault {
+            Fault::Expired => Outcome::Timeout,
+            _ => Outcome::Error,
+        });
         let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
         if let Err(error) = self.answer(MessageKind::Exception, encode) {
             tracing::error!(

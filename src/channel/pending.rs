@@ -201,6 +201,24 @@ impl PendingCall {
         });
     }
 
+    /// The call, unless it could not be made.
+    #[inline]
+    pub(super) fn unless_failed(mut self, made: Result<(), CallError>) -> Result<Self, CallError> {
+        match made {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                match error {
+                    // It may be made again; who gives up counts that.
+                    CallError::Closed { .. } => {
+                        self.channel.forget(std::mem::take(&mut self.begun))
+                    }
+                    _ => self.count(Outcome::Error),
+                }
+                Err(error)
+            }
+        }
+    }
+
     /// Counts the end of the call, if it is counted and its end was not.
     #[inline]
     pub(super) fn count(&mut self, outcome: Outcome) {

@@ -34,8 +34,8 @@ impl Worker {
     }
 
     #[method]
-    fn nap(&mut self, millis: u64) {
-        std::thread::sleep(Duration::from_millis(millis));
+    async fn nap(&mut self, millis: u64) {
+        actix::clock::sleep(Duration::from_millis(millis)).await;
     }
 
     #[method]
@@ -141,6 +141,7 @@ async fn each_call_is_counted_at_both_ends_by_how_it_ended() {
         );
         assert_eq!(calls[method].in_flight(), 0);
     }
+    assert_eq!(served["beside"].waited.count(), 1);
     assert_eq!(calls["add"].took.count(), 10);
     assert_eq!(served["add"].took.count(), 11);
 }
@@ -163,7 +164,9 @@ async fn calls_of_a_peer_that_is_lost_are_counted_as_that() {
     assert_eq!(ends(&calls["add"]), [("lost", 1)]);
     let is_told = || {
         let incidents = driver.figures().unwrap().incidents;
-        incidents.keys().any(|(kind, _)| *kind == "lost")
+        incidents
+            .iter()
+            .any(|((kind, _), count)| *kind == "lost" && *count > 0)
     };
     until("the loss is an incident", is_told).await;
 }
@@ -241,24 +244,14 @@ async fn prometheus_reads_the_figures() {
         .await;
     assert_eq!(posted.unwrap().status(), StatusCode::METHOD_NOT_ALLOWED);
     driver.shutdown().await.unwrap();
-    let is_gone = async || {
-        reqwest::get(format!("http://{address}/metrics"))
-            .await
-            .is_err()
-    };
-    support::within("the port is closed", async {
-        while !is_gone().await {
-            actix::clock::sleep(Duration::from_millis(5)).await;
-        }
-    })
-    .await;
+    drop(std::net::TcpListener::bind(address).unwrap());
 }
 
 #[actix::test]
 async fn strangers_on_the_port_of_metrics_keep_no_scrape_waiting_for_ever() {
     let (_worker, driver) = pair("strangers").await;
     let address = driver.metrics_address().unwrap();
-    let mut silent: Vec<_> = (0..12)
+    let mut silent: Vec<_> = (0..20)
         .map(|_| std::net::TcpStream::connect(address).unwrap())
         .collect();
     for (number, stranger) in silent.iter_mut().enumerate() {
@@ -283,6 +276,71 @@ async fn an_address_that_cannot_be_listened_at_is_refused_at_start() {
             panic!("{address}: {refused:?}");
         };
         assert_eq!((&*name, value), ("metrics_address", address));
+    }
+}
+
+#[actix::test]
+async fn a_call_that_waits_for_its_peer_is_counted_once() {
+    let (worker, driver) = pair("waits").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let proxy = proxy.with_reconnect_wait(Duration::from_secs(20));
+    worker.shutdown().await.unwrap();
+    until("it is lost", || proxy.channel().unwrap().closed().is_some()).await;
+    let waiting = tokio::spawn(proxy.add(1, 2));
+    let again = PeerAgent::builder()
+        .alias(worker.alias())
+        .start()
+        .await
+        .unwrap();
+    again.serve(Worker).await.unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(3));
+    assert_eq!(ends(&calls(&driver)["add"]), [("ok", 1)]);
+
+    again.shutdown().await.unwrap();
+    until("it is lost", || proxy.channel().unwrap().closed().is_some()).await;
+    let short = proxy.with_reconnect_wait(Duration::from_millis(20));
+    assert!(short.add(1, 2).await.is_err());
+    let add = &calls(&driver)["add"];
+    assert_eq!(
+        (ends(add), add.in_flight()),
+        (vec![("ok", 1), ("lost", 1)], 0)
+    );
+}
+
+#[actix::test]
+async fn arguments_that_do_not_fit_are_a_failure_and_no_cancelled_call() {
+    let (worker, driver) = pair("unfit").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let too_much = vec![0; (1 << 30) + 1];
+    assert!(proxy.echo(&too_much).await.is_err());
+    assert_eq!(ends(&calls(&driver)["echo"]), [("error", 1)]);
+}
+
+#[actix::test]
+async fn another_agent_of_an_alias_is_counted_on_by_the_recorder_of_the_program() {
+    let this = "another_agent_of_an_alias_is_counted_on_by_the_recorder_of_the_program";
+    if !is_alone(module_path!(), this) {
+        return;
+    }
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    for total in [3, 6] {
+        let agent = PeerAgent::builder().alias("twice").metrics(true).start();
+        let agent = agent.await.unwrap();
+        agent.serve(Worker).await.unwrap();
+        let proxy = agent.proxy::<Worker>("twice").await.unwrap();
+        for _ in 0..3 {
+            proxy.add(1, 2).await.unwrap();
+        }
+        let line = format!(
+            r#"slimerpc_client_calls_total{{agent="twice",rpc_system="slimerpc",rpc_service="Worker",rpc_method="add",outcome="ok"}} {total}"#
+        );
+        until("they are told", || {
+            page.render().lines().any(|it| it == line)
+        })
+        .await;
+        agent.shutdown().await.unwrap();
     }
 }
 

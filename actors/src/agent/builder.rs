@@ -437,7 +437,8 @@ impl Builder {
 
     /// Counts calls and how long they take, and tells the recorder that the program has installed
     /// (crate `metrics`) once a second. [`PeerAgent::figures`] has the same figures. Off by
-    /// default: then nothing is counted.
+    /// default: then nothing is counted, unless [`metrics_address`](Self::metrics_address) or
+    /// [`obs`](Self::obs) is set.
     ///
     /// ```
     /// use slimerpc_actors::PeerAgent;

@@ -10,6 +10,8 @@ pub(crate) const LOG: &str = "SLIME_RPC_LOG";
 /// keeps it.
 #[cfg(feature = "log")]
 pub(crate) fn begin() -> Result<(), AgentError> {
+    use std::io::IsTerminal;
+
     use tracing_subscriber::EnvFilter;
 
     let Some(directives) = environment::text(LOG) else {
@@ -20,9 +22,12 @@ pub(crate) fn begin() -> Result<(), AgentError> {
         value: directives,
         allowed: format!("levels like info, or slimerpc_actors=debug,warn, are expected: {error}"),
     })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     // An error means that there is a subscriber.
-    let _ = log.with_writer(std::io::stderr).try_init();
+    let _ = log.try_init();
     Ok(())
 }
 

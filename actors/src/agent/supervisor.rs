@@ -38,6 +38,7 @@ use slimerpc::fabric::LinkType;
 use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::{broadcast, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::agent::builder::Settings;
@@ -105,6 +106,8 @@ struct AgentState {
     left: Rc<Cell<bool>>,
     /// What the agent says of itself, if it does.
     obs: ObsLog,
+    /// What serves metrics over HTTP.
+    exporter: RefCell<Option<JoinHandle<()>>>,
 }
 
 /// A supervisor that has registered.
@@ -179,6 +182,7 @@ impl Supervisor {
             next: Cell::new(unique()),
             left,
             obs,
+            exporter: RefCell::default(),
         });
         if let Err(error) = state.publish().await {
             let _ = state.settings.control.clean_up().await;
@@ -191,7 +195,8 @@ impl Supervisor {
             "agent registered"
         );
         let observed = Rc::downgrade(&state);
-        metrics.tell(&alias, move || observed.upgrade()?.figures());
+        let exporter = metrics.tell(&alias, move || observed.upgrade()?.figures());
+        state.exporter.replace(exporter);
         Ok(RegisteredSupervisor {
             alias,
             incarnation,
@@ -405,6 +410,12 @@ impl AgentState {
             service.end();
         }
         self.dialing.take();
+        let exporter = self.exporter.take();
+        if let Some(exporter) = exporter {
+            // Its port is free once it has ended.
+            exporter.abort();
+            let _ = exporter.await;
+        }
         Arbiter::current().stop();
         Ok(cleaned?)
     }

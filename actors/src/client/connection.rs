@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use actix::Recipient;
 use slimerpc::channel::{
-    CallError, ClientChannel, LossCause, OneWayCall, Profile, Route, ServiceTable, TellFailure,
-    WaitPolicy,
+    CallError, CallFigures, ClientChannel, LossCause, OneWayCall, Profile, Route, ServiceTable,
+    TellFailure, WaitPolicy,
 };
 use slimerpc::wire::{EncodeError, PayloadCodec, Signature};
 use tokio::sync::broadcast;
@@ -64,6 +64,8 @@ impl ProxySetup {
         }
         let table = &connected.table;
         let figures = self.observed.as_ref();
+        // Proxies for several services of a DLSlime peer share a channel.
+        let figures = figures.filter(|_| connected.incarnation.is_some());
         let figures = figures.map(|it| it.calls.count(&self.wanted.name, &table.methods));
         for channel in connected.parallel.iter().chain([&connected.serial]) {
             channel.listen(self.report_tells(table.clone()));
@@ -79,6 +81,7 @@ impl ProxySetup {
             instance: life.map(|life| InstanceId::new(life, &self.wanted.name)),
             routes,
             table: connected.table,
+            figures,
         }
     }
 
@@ -130,6 +133,7 @@ impl ProxySetup {
     /// Reports failures of calls that nobody waits for.
     fn report_tells(&self, table: ServiceTable) -> impl Fn(TellFailure) + Send + Sync + 'static {
         let (events, peer) = (self.events.clone(), self.peer.to_string());
+        let observed = self.observed.clone();
         move |failure| {
             let method = table.methods.get(failure.method as usize);
             let method = method.cloned().unwrap_or_default();
@@ -140,6 +144,9 @@ impl ProxySetup {
                 method,
             };
             tracing::debug!(?event, "a call that nobody waits for failed");
+            if let Some(observed) = &observed {
+                observed.incidents.note("tell_failed", &table.name);
+            }
             // The listeners may have gone.
             let _ = events.send(event);
         }
@@ -170,6 +177,8 @@ pub(crate) struct Connection {
     pub(crate) routes: Vec<Option<Route>>,
     /// The service as its server declares it.
     table: ServiceTable,
+    /// Where its calls are counted, if they are.
+    figures: Option<Arc<CallFigures>>,
 }
 
 impl Connection {
@@ -203,6 +212,13 @@ impl Connection {
         match self.serial.0.profile() {
             Profile::Compatible => codec == PayloadCodec::Pickle,
             Profile::Native => codec.name() == wanted.codec,
+        }
+    }
+
+    /// Counts a call that failed before it was made, if the peer is away.
+    pub(crate) fn count_unmade(&self, method: &str, error: &RpcError) {
+        if let (Some(figures), RpcError::PeerLost { .. }) = (&self.figures, error) {
+            figures.count_lost(method);
         }
     }
 

@@ -710,7 +710,6 @@ impl Caller {
     ) -> (Turn, oneshot::Receiver<Result<T, RpcError>>) {
         let (tell, told) = oneshot::channel();
         let waiting = || -> Waiting {
-            let lost = self.count_lost(method);
             Box::new(move |setup, opened| {
                 // Nobody wants the call any more: it is not made.
                 if tell.is_closed() {
@@ -718,34 +717,19 @@ impl Caller {
                 }
                 let made = match opened {
                     Ok(connection) => make(setup, connection),
-                    Err(cause) => {
-                        lost();
-                        Err(setup.lost(method, cause.clone()))
-                    }
+                    Err(cause) => Err(setup.lost(method, cause.clone())),
                 };
                 // It ends with its reply, if nobody wants it by now.
                 let _ = tell.send(made);
             })
         };
         let turn = self.inner.line.join(|| self.inner.rests(), waiting);
-        if let Turn::Lost(_) = turn {
-            self.count_lost(method)();
-        }
         (turn, told)
     }
 
-    /// Counts a call of a method that is not made, because the connection that rests is lost.
-    fn count_lost(&self, method: usize) -> impl FnOnce() + Send + 'static {
-        let connection = self.connection();
-        let route = self.setup().route(&connection, method);
-        let counted = route
-            .ok()
-            .map(|(number, target)| (number, target.0.clone()));
-        move || {
-            if let Some((number, channel)) = counted {
-                channel.count_lost(number);
-            }
-        }
+    /// Counts a call that is not made, if calls are counted and the peer is away.
+    pub(crate) fn count_unmade(&self, method: usize, error: &RpcError) {
+        self.connection().count_unmade(self.name(method), error);
     }
 
     /// The name of a method.
@@ -924,6 +908,7 @@ impl Caller {
     ) -> Result<Again<T>, RpcError> {
         let rests = reconnect::is_resting(&error);
         if !rests && !self.can_wait(&error) {
+            self.count_unmade(method, &error);
             return Err(error);
         }
         let bytes = match reconnect::encoded(encode) {

@@ -114,6 +114,7 @@ impl<T: Send + 'static> Again<T> {
             }
         }
         if waiting.is_none() && !caller.can_wait(&error) {
+            caller.count_unmade(method, &error);
             return Err(error);
         }
         let (runtime, peer) = (caller.runtime().clone(), caller.peer().into());
@@ -137,10 +138,18 @@ impl<T: Send + 'static> Again<T> {
                         tokio::select! {
                             biased;
                             () = caller.connected() => attempt(&caller),
-                            () = &mut timer => return Err(error),
+                            () = &mut timer => {
+                                caller.count_unmade(method, &error);
+                                return Err(error);
+                            }
                         }
                     }
-                    made => return made,
+                    made => {
+                        if let Err(error) = &made {
+                            caller.count_unmade(method, error);
+                        }
+                        return made;
+                    }
                 };
             }
         };

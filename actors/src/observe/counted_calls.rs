@@ -36,7 +36,7 @@ impl CountedCalls {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Counted { live, gone } = &mut *counted;
         // Nobody else counts in them any more.
-        for figures in live.extract_if(.., |figures| Arc::strong_count(figures) == 1) {
+        for figures in live.extract_if(.., |figures| Arc::get_mut(figures).is_some()) {
             add(gone, &figures);
         }
         let mut all = gone.clone();

@@ -14,6 +14,7 @@ use counted_calls::CountedCalls;
 use incidents::Incidents;
 use metrics::{Exporter, Publisher};
 use slimerpc::channel::{CallFigures, LossCause};
+use tokio::task::JoinHandle;
 
 use crate::{AgentError, Figures, MemoryAccount};
 
@@ -90,15 +91,22 @@ impl Metrics {
     }
 
     /// Tells the figures of `agent`, on the current arbiter, until there are no more.
-    pub(crate) fn tell(self, agent: &str, read: impl Fn() -> Option<Figures> + 'static) {
+    ///
+    /// Returns what serves them over HTTP, to be ended.
+    pub(crate) fn tell(
+        self,
+        agent: &str,
+        read: impl Fn() -> Option<Figures> + 'static,
+    ) -> Option<JoinHandle<()>> {
         let read = Rc::new(read);
         if let Some(publisher) = self.publisher {
             let read = read.clone();
             actix::spawn(publisher.publish(agent.to_owned(), move || read()));
         }
-        if let Some(exporter) = self.exporter {
-            tracing::info!(agent, "metrics at http://{}/metrics", exporter.address());
-            actix::spawn(exporter.serve(agent.to_owned(), move || read()));
-        }
+        let exporter = self.exporter?;
+        tracing::info!(agent, "metrics at http://{}/metrics", exporter.address());
+        Some(actix::spawn(
+            exporter.serve(agent.to_owned(), move || read()),
+        ))
     }
 }

@@ -361,7 +361,7 @@ impl Rings {
                     return ran;
                 }
             }
-            let Some(Delivery::Request(mut request)) = self.queue.pop_front() else {
+            let Some(Delivery::Request(request)) = self.queue.pop_front() else {
                 return ran;
             };
             *left -= 1;
@@ -370,7 +370,6 @@ impl Rings {
                 request.fail(Fault::Expired);
                 continue;
             }
-            request.begin_handler();
             let id = request.id();
             match serial(self.instance, || handler.handle(request)) {
                 Dispatch::Done => settle(handler, false),

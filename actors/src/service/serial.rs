@@ -192,11 +192,12 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
         }
     }
 
-    fn handle(&mut self, request: Request) -> Dispatch<'static> {
+    fn handle(&mut self, mut request: Request) -> Dispatch<'static> {
         let InstanceLife::Up(state) = &self.life else {
             // Dropped, the request answers that the service is down.
             return Dispatch::Done;
         };
+        request.begin_handler();
         let method = request.method() as usize;
         S::dispatch(state, method, request)
     }

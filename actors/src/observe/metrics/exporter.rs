@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -24,8 +24,13 @@ use crate::{AgentError, Figures};
 
 /// Scrapes at the same time; others wait to be accepted.
 const CONNECTIONS: usize = 16;
-/// How long a connection may take to ask, and to take its answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may take to ask.
+const ASKING: Duration = Duration::from_secs(1);
+/// How long a connection may take in all.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// A page is served again to those who ask within this time: whoever reaches the port could
+/// otherwise keep the agent's supervisor, on whose thread it is made, from its work.
+const KEPT: Duration = Duration::from_millis(250);
 /// Pause after a connection could not be accepted, as when no descriptor is left.
 const AFTER_ERROR: Duration = Duration::from_secs(1);
 
@@ -39,6 +44,8 @@ pub(crate) struct Exporter {
 struct Page<R> {
     recorder: PrometheusRecorder,
     series: RefCell<Series>,
+    /// The page that was made last, and when.
+    kept: RefCell<Option<(Instant, Bytes)>>,
     read: R,
 }
 
@@ -79,6 +86,7 @@ impl Exporter {
         let page = Rc::new(Page {
             recorder: PrometheusBuilder::new().build_recorder(),
             series: RefCell::new(Series::new(&agent)),
+            kept: RefCell::default(),
             read,
         });
         let limit = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
@@ -93,7 +101,7 @@ impl Exporter {
                     let page = page.clone();
                     actix::spawn(async move {
                         let _permit = permit;
-                        let _ = timeout(PATIENCE, page.answer(stream)).await;
+                        let _ = timeout(TIME_LIMIT, page.answer(stream)).await;
                     });
                 }
                 Err(error) => {
@@ -112,7 +120,7 @@ impl<R: Fn() -> Option<Figures>> Page<R> {
         let service = service_fn(async |request| Ok::<_, Infallible>(self.respond(&request)));
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(PATIENCE)
+            .header_read_timeout(ASKING)
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service)
             .await;
@@ -126,21 +134,32 @@ impl<R: Fn() -> Option<Figures>> Page<R> {
         if request.uri().path() != "/metrics" {
             *response.status_mut() = StatusCode::NOT_FOUND;
             *response.body_mut() = Full::from("metrics are at /metrics\n");
-        } else if ![Method::GET, Method::HEAD].contains(request.method()) {
+        } else if request.method() != Method::GET {
             *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
             let headers = response.headers_mut();
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        } else if let Some(figures) = (self.read)() {
-            let mut series = self.series.borrow_mut();
-            metrics::with_local_recorder(&self.recorder, || series.record(&figures));
-            let text = "text/plain; version=0.0.4; charset=utf-8";
-            let headers = response.headers_mut();
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static(text));
-            *response.body_mut() = Full::from(self.recorder.handle().render());
+            headers.insert(ALLOW, HeaderValue::from_static("GET"));
+        } else if let Some(text) = self.text() {
+            let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            *response.body_mut() = Full::from(text);
         } else {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             *response.body_mut() = Full::from("the agent leaves\n");
         }
         response
+    }
+
+    /// The page; `None` if there are no more figures.
+    fn text(&self) -> Option<Bytes> {
+        let figures = (self.read)()?;
+        let mut kept = self.kept.borrow_mut();
+        if let Some((_, text)) = kept.as_ref().filter(|(made, _)| made.elapsed() < KEPT) {
+            return Some(text.clone());
+        }
+        let mut series = self.series.borrow_mut();
+        metrics::with_local_recorder(&self.recorder, || series.record(&figures));
+        let text = Bytes::from(self.recorder.handle().render());
+        *kept = Some((Instant::now(), text.clone()));
+        Some(text)
     }
 }

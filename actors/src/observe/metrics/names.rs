@@ -52,8 +52,10 @@ const SERVICE: Side = Side {
 /// The metrics of one agent.
 pub(super) struct Series {
     agent: String,
-    /// The distributions as they were told last, by name, service and method.
-    told: BTreeMap<(&'static str, String, String), Distribution>,
+    /// The figures as they were told last, by name, service and method. Recorders are told what is
+    /// new: another agent of this alias may have been told of before.
+    told: BTreeMap<(&'static str, String, String), MethodReading>,
+    incidents: BTreeMap<(&'static str, String), u64>,
 }
 
 impl Series {
@@ -61,6 +63,7 @@ impl Series {
         Self {
             agent: agent.to_owned(),
             told: BTreeMap::new(),
+            incidents: BTreeMap::new(),
         }
     }
 
@@ -79,8 +82,10 @@ impl Series {
         }
         for ((kind, detail), count) in &figures.incidents {
             let (kind, detail) = (*kind, detail.clone());
+            let told = self.incidents.entry((kind, detail.clone())).or_default();
+            let new = count.saturating_sub(std::mem::replace(told, *count));
             counter!("slimerpc_incidents_total", "agent" => agent(), "kind" => kind, "detail" => detail)
-                .absolute(*count);
+                .increment(new);
         }
     }
 
@@ -92,50 +97,55 @@ impl Series {
                 ("rpc_service", service.service.clone()),
                 ("rpc_method", method.method.clone()),
             ];
-            record_calls(side, method, &labels);
-            self.record_times(side.took, &method.took, &labels);
+            let names = (side.calls, service.service.clone(), method.method.clone());
+            let told = self.told.entry(names).or_default();
+            record_calls(side, method, told, &labels);
+            record_times(side.took, &method.took, &told.took, &labels);
             if let Some(waited) = side.waited {
-                self.record_times(waited, &method.waited, &labels);
+                record_times(waited, &method.waited, &told.waited, &labels);
             }
-        }
-    }
-
-    fn record_times(
-        &mut self,
-        [bucket, sum, count, recent]: [&'static str; 4],
-        times: &Distribution,
-        labels: &[(&'static str, String)],
-    ) {
-        for octave in OCTAVES {
-            let end = 2f64.powi(octave as i32) / 1e9;
-            let labels = with(labels, "le", end.to_string());
-            counter!(bucket, &labels).absolute(times.below(octave));
-        }
-        let all = times.count();
-        counter!(bucket, &with(labels, "le", "+Inf".to_owned())).absolute(all);
-        counter!(count, labels).absolute(all);
-        gauge!(sum, labels).set(times.sum().as_secs_f64());
-        let [_, _, (_, service), (_, method)] = labels else {
-            return;
-        };
-        let key = (recent, service.clone(), method.clone());
-        let told = self.told.entry(key).or_default();
-        let late = times.since(told);
-        if late.count() > 0 {
-            for quantile in QUANTILES {
-                let labels = with(labels, "quantile", quantile.to_string());
-                gauge!(recent, &labels).set(late.quantile(quantile).as_secs_f64());
-            }
-            *told = times.clone();
+            *told = method.clone();
         }
     }
 }
 
-fn record_calls(side: &Side, method: &MethodReading, labels: &[(&'static str, String)]) {
+fn record_times(
+    [bucket, sum, count, recent]: [&'static str; 4],
+    times: &Distribution,
+    told: &Distribution,
+    labels: &[(&'static str, String)],
+) {
+    let new = times.since(told);
+    for octave in OCTAVES {
+        let end = 2f64.powi(octave as i32) / 1e9;
+        let labels = with(labels, "le", end.to_string());
+        counter!(bucket, &labels).increment(new.below(octave));
+    }
+    counter!(bucket, &with(labels, "le", "+Inf".to_owned())).increment(new.count());
+    counter!(count, labels).increment(new.count());
+    gauge!(sum, labels).set(times.sum().as_secs_f64());
+    for quantile in QUANTILES {
+        let labels = with(labels, "quantile", quantile.to_string());
+        gauge!(recent, &labels).set(match new.count() {
+            0 => f64::NAN,
+            _ => new.quantile(quantile).as_secs_f64(),
+        });
+    }
+}
+
+fn record_calls(
+    side: &Side,
+    method: &MethodReading,
+    told: &MethodReading,
+    labels: &[(&'static str, String)],
+) {
     for outcome in Outcome::ALL {
         // Also those that have not happened: a counter that begins with 1 has not grown.
         let labels = with(labels, "outcome", outcome.name().to_owned());
-        counter!(side.calls, &labels).absolute(method.ended_with(outcome));
+        let new = method
+            .ended_with(outcome)
+            .saturating_sub(told.ended_with(outcome));
+        counter!(side.calls, &labels).increment(new);
     }
     gauge!(side.in_flight, labels).set(method.in_flight() as f64);
 }
@@ -172,7 +182,7 @@ fn describe() {
         describe_counter!(count, format!("{text}: number of calls"));
         describe_gauge!(
             recent,
-            format!("{text}: quantiles of the calls since the last look")
+            format!("{text}: quantiles of the calls since the last look, NaN if there were none")
         );
     }
     describe_gauge!(
