@@ -111,10 +111,12 @@ async fn each_call_is_counted_at_both_ends_by_how_it_ended() {
     let expired = proxy.never().timeout(Duration::from_millis(20)).await;
     assert!(matches!(expired, Err(RpcError::Timeout { .. })));
     drop(proxy.never());
-    until("all have ended", || {
-        served(&worker).values().all(|it| it.in_flight() == 0)
-    })
-    .await;
+    let have_ended = || {
+        let served = served(&worker);
+        let never = served.get("never").map(|it| it.begun);
+        never == Some(2) && served.values().all(|it| it.in_flight() == 0)
+    };
+    until("all have ended", have_ended).await;
 
     let (calls, served) = (calls(&driver), served(&worker));
     type Ends = &'static [(&'static str, u64)];

@@ -158,7 +158,9 @@ async fn a_connection_that_rests_is_open_again_for_the_next_call_of_every_kind()
         assert_eq!(ledger.echo(b"raw").await.unwrap(), b"raw");
         rests(ledger).await;
         let filled = ledger.echo_with(|room| {
-            room[..3].copy_from_slice(b"raw");
+            // There is as much room as in a slot.
+            room[20_000..20_003].copy_from_slice(b"raw");
+            room.copy_within(20_000..20_003, 0);
             3
         });
         assert_eq!(filled.await.unwrap(), b"raw");
@@ -312,6 +314,21 @@ async fn a_call_that_nobody_wants_any_more_is_not_made_by_a_connection_that_rest
     drop(pair.ledger.note(1, 1));
     assert_eq!(pair.ledger.note(1, 1).await.unwrap(), 1);
     assert_eq!(told.get(), 0);
+    pair.end().await;
+}
+
+#[actix::test]
+async fn a_call_that_was_made_as_its_connection_opened_may_have_run() {
+    let served = Ledger::default();
+    let told = served.told.clone();
+    let pair = Pair::serving(served).await;
+    rests(&pair.ledger).await;
+    let (reply, untold) = (pair.ledger.double(1), pair.ledger.jot(1));
+    // The later one has been sent, though nobody has polled either.
+    told.reaches(1).await;
+    let refused = reply.wait();
+    assert_eq!(refused, Err(RpcError::WouldBlock { ran: Ran::Unknown }));
+    untold.await.unwrap();
     pair.end().await;
 }
 

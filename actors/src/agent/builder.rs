@@ -104,7 +104,7 @@ impl From<&str> for Plane {
 /// | [`call_timeout`](Timeouts::call_timeout) | `SLIME_RPC_CALL_TIMEOUT_MS` | none | ms | for each call of this agent's proxies |
 /// | [`reconnect_wait`](Timeouts::reconnect_wait) | `SLIME_RPC_RECONNECT_WAIT_MS` | 0 | ms | for which calls wait for a peer that is lost |
 /// | [`stream_patience`](Timeouts::stream_patience) | `SLIME_RPC_STREAM_PATIENCE_MS` | 30,000 | ms | how long callers may leave a stream of this agent's services unread |
-/// | [`idle_after`](Timeouts::idle_after) | `SLIME_RPC_IDLE_AFTER_MS` | 300,000 | ms | without a call before a proxy's connection rests until the next one; 0: never |
+/// | [`idle_after`](Timeouts::idle_after) | `SLIME_RPC_IDLE_AFTER_MS` | never | ms | without a call before a proxy's connection rests until the next one; 0: never |
 /// | [`heartbeat`](Polling::heartbeat) | `SLIME_RPC_HEARTBEAT_MS` | half of the detection time | ms | between two heartbeats to each native peer |
 /// | [`detection`](Polling::detection) | `SLIME_RPC_DETECTION_MS` | 1,000 on shared memory, 3,000 otherwise | ms | a peer that sends no heartbeat for so long is stalled |
 /// | [`raise_open_files`](Limits::raise_open_files) | `SLIME_RPC_RAISE_OPEN_FILES` | no | 1 or 0 | raise this process' limit of file descriptors as far as it may, for many peers; processes that it starts inherit that |

@@ -27,7 +27,6 @@ const DETECTION: Duration = Duration::from_secs(3);
 const DETECTION_SHM: Duration = Duration::from_secs(1);
 const SHORTEST_HEARTBEAT: Duration = Duration::from_millis(1);
 const STREAM_PATIENCE: Duration = Duration::from_secs(30);
-const IDLE_AFTER: Duration = Duration::from_secs(300);
 const SHORTEST_IDLE: Duration = Duration::from_millis(20);
 
 macro_rules! group {
@@ -157,7 +156,8 @@ group! {
         /// the stream of a serial method keeps the service's other serial methods waiting.
         stream_patience: Duration, millis("SLIME_RPC_STREAM_PATIENCE_MS");
         /// How long a proxy has had nothing to do when its connection rests: its channels close,
-        /// and its next call opens them again, in some milliseconds. With zero it never rests.
+        /// and its next call opens them again, in some milliseconds. By default, and with zero, it
+        /// never rests. Set it where a service has hundreds of callers that seldom call.
         ///
         /// A connection that rests costs neither end memory, descriptors or heartbeats. Nothing is
         /// lost, and calls keep their order: those made meanwhile wait for the connection, within
@@ -165,6 +165,11 @@ group! {
         /// [lent](crate::Reply::lent) and calls that nobody waits for keep the connection awake,
         /// until they have ended. Connections with DLSlime peers, and with the agent itself, never
         /// rest.
+        ///
+        /// To open a connection takes the control plane, and the service's thread between two of
+        /// its requests: if that is busy or away for longer than the connect timeout, the calls end
+        /// with [`LossCause::NotReopened`](crate::LossCause::NotReopened). That a peer has died is
+        /// noticed only by a call, unless somebody watches it.
         idle_after: Duration, millis("SLIME_RPC_IDLE_AFTER_MS");
     }
 }
@@ -319,8 +324,7 @@ impl Timeouts {
 
     /// How long an idle connection stays open; `None` means for ever.
     pub(crate) fn before_rest(&self) -> Option<Duration> {
-        let idle = self.idle_after.unwrap_or(IDLE_AFTER);
-        (!idle.is_zero()).then_some(idle)
+        self.idle_after.filter(|idle| !idle.is_zero())
     }
 
     pub(crate) fn between_items(&self) -> Duration {

@@ -1,5 +1,6 @@
 //! The calls that wait until a connection that rests is open again.
 
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use slimerpc::channel::LossCause;
@@ -10,6 +11,39 @@ use crate::client::connection::{Connection, ProxySetup};
 /// A call that waits: it is made over the connection that was opened, or ends with the reason why
 /// none was.
 pub(crate) type Waiting = Box<dyn FnOnce(&ProxySetup, Result<&Connection, &LossCause>) + Send>;
+
+/// Whose a call is that waits: it is made, or its caller gives it up, and never both.
+#[derive(Debug, Default)]
+pub(crate) struct Claim(AtomicU8);
+
+const WAITING: u8 = 0;
+const MADE: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+impl Claim {
+    /// Returns whether the call is to be made. Its caller cannot withdraw it then.
+    pub(crate) fn make(&self) -> bool {
+        self.settle(MADE) == WAITING
+    }
+
+    /// Gives the call up. Returns whether it was not made, and never will be.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.settle(WITHDRAWN) != MADE
+    }
+
+    /// Notes that nothing was sent: the call waits again.
+    pub(crate) fn wait_again(&self) {
+        self.0.store(WAITING, Ordering::Release);
+    }
+
+    /// Settles what becomes of the call, if that is not settled. Returns what it was.
+    fn settle(&self, how: u8) -> u8 {
+        let settled = self
+            .0
+            .compare_exchange(WAITING, how, Ordering::AcqRel, Ordering::Acquire);
+        settled.unwrap_or_else(|before| before)
+    }
+}
 
 /// The calls of one proxy that wait, in the order in which they were made (ORDER-1).
 #[derive(Default)]

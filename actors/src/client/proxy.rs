@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::connection::{CallTarget, ConnectedService, Connection, ProxySetup};
 use crate::client::items::{ItemSource, Items};
-use crate::client::line::{Line, Turn, Waiting};
+use crate::client::line::{Claim, Line, Turn, Waiting};
 use crate::client::reconnect::{self, Again, Heal};
 use crate::client::reply::Decoder;
 use crate::supervision::current_handler;
@@ -706,17 +706,20 @@ impl Caller {
     pub(crate) fn line_up<T: Send + 'static>(
         &self,
         method: usize,
+        claim: &Arc<Claim>,
         make: impl FnOnce(&ProxySetup, &Connection) -> Result<T, RpcError> + Send + 'static,
     ) -> (Turn, oneshot::Receiver<Result<T, RpcError>>) {
         let (tell, told) = oneshot::channel();
         let waiting = || -> Waiting {
+            let claim = claim.clone();
             Box::new(move |setup, opened| {
                 // Nobody wants the call any more: it is not made.
                 if tell.is_closed() {
                     return;
                 }
                 let made = match opened {
-                    Ok(connection) => make(setup, connection),
+                    Ok(connection) if claim.make() => make(setup, connection),
+                    Ok(_) => return,
                     Err(cause) => Err(setup.lost(method, cause.clone())),
                 };
                 // It ends with its reply, if nobody wants it by now.
@@ -911,7 +914,8 @@ impl Caller {
             self.count_unmade(method, &error);
             return Err(error);
         }
-        let bytes = match reconnect::encoded(encode) {
+        let room = self.connection().serial.0.geometry().max_payload();
+        let bytes = match reconnect::encoded(room, encode) {
             Ok(bytes) => bytes,
             // That the connection rests is no error.
             Err(refused) if rests => {

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{Sleep, sleep};
 
 use crate::client::connection::{ConnectedService, Connection, ProxySetup};
-use crate::client::line::Turn;
+use crate::client::line::{Claim, Turn};
 use crate::client::proxy::Caller;
 use crate::{Ran, RpcError};
 
@@ -23,11 +23,12 @@ pub(crate) fn timer(runtime: &Handle, after: Duration) -> Sleep {
     sleep(after)
 }
 
-/// Collects what `encode` writes, whatever its size.
+/// Collects what `encode` writes, whatever its size. At first it has this many bytes of room.
 pub(crate) fn encoded(
+    room: usize,
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = vec![0; 256];
+    let mut bytes = vec![0; room];
     let encoded = match encode(&mut bytes) {
         Err(EncodeError::TooLarge { size, .. }) => {
             bytes.resize(size, 0);
@@ -46,6 +47,8 @@ pub(crate) struct Later<T> {
     runtime: Handle,
     peer: Box<str>,
     method: &'static str,
+    /// Whether it was made already, by the task that opens its connection again.
+    claim: Arc<Claim>,
 }
 
 struct Deadline {
@@ -94,9 +97,13 @@ impl<T: Send + 'static> Again<T> {
                 make(caller.setup(), &connection)
             }
         };
+        let claim = Arc::new(Claim::default());
+        let claimed = claim.clone();
         let line_up = move |caller: &Caller| {
             let make = make.clone();
-            caller.line_up(method, move |setup, connection| make(setup, connection))
+            caller.line_up(method, &claimed, move |setup, connection| {
+                make(setup, connection)
+            })
         };
         // It takes its place now, not when it is polled: later calls are behind it.
         let mut waiting = None;
@@ -121,6 +128,7 @@ impl<T: Send + 'static> Again<T> {
         let name = caller.setup().name(method);
         let caller = caller.clone();
         let timer = timer(&runtime, caller.reconnect_wait);
+        let in_line = claim.clone();
         let call = async move {
             let mut timer = std::pin::pin!(timer);
             let mut made = match waiting {
@@ -128,6 +136,9 @@ impl<T: Send + 'static> Again<T> {
                 None => Err(error),
             };
             loop {
+                if made.is_err() {
+                    in_line.wait_again();
+                }
                 made = match made {
                     Err(error) if is_resting(&error) => match line_up(&caller) {
                         (Turn::Waits, told) => told.await.unwrap_or(Err(error)),
@@ -159,6 +170,7 @@ impl<T: Send + 'static> Again<T> {
             runtime,
             peer,
             method: name,
+            claim,
         });
         if let Some(after) = timeout {
             later.set_timeout(after);
@@ -186,6 +198,7 @@ impl<T> Later<T> {
             runtime: self.runtime,
             peer: self.peer,
             method: self.method,
+            claim: self.claim,
         })
     }
 
@@ -196,6 +209,11 @@ impl<T> Later<T> {
             after,
             timer: Box::pin(timer(&self.runtime, after)),
         });
+    }
+
+    /// Gives the call up. Returns whether it was not made, and never will be.
+    pub(crate) fn withdraw(&self) -> bool {
+        self.claim.withdraw()
     }
 
     /// The deadline, and the time that was allowed.
@@ -215,7 +233,10 @@ impl<T> Later<T> {
                 peer: self.peer.to_string(),
                 method: self.method.to_owned(),
                 after: deadline.after,
-                ran: Ran::No,
+                ran: match self.claim.withdraw() {
+                    true => Ran::No,
+                    false => Ran::Unknown,
+                },
             }));
         }
         made

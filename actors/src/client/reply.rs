@@ -191,8 +191,12 @@ impl<T> Reply<T> {
                 true => Ran::Unknown,
                 false => Ran::No,
             },
-            // The call was not sent.
-            ReplyState::RareReply(_) | ReplyState::Done => Ran::No,
+            ReplyState::RareReply(rare) => match *rare {
+                // It may have been sent just now, as its connection was opened again.
+                RareReply::Later(later) if !later.withdraw() => Ran::Unknown,
+                RareReply::Later(_) | RareReply::Failed(_) => Ran::No,
+            },
+            ReplyState::Done => Ran::No,
         };
         RpcError::WouldBlock { ran }
     }
