@@ -211,9 +211,17 @@ fn the_console_only_reads() {
         assert!(answer.header("allow").unwrap().starts_with("GET"));
     }
     assert_eq!(get(&fixture, "/console/logout", "").status, 405);
+    // What is listed and has expired others remove.
+    fixture.post(
+        "/start_peer_agent",
+        r#"{"address":"127.0.0.1","alias":"expired"}"#,
+    );
+    fixture.redis::<()>(&["DEL", "agent:expired"]);
     let before = fixture.redis.keys();
+    let members = ["SMEMBERS", "nanoctrl/agents/"];
     Stream::open(fixture.address(), "").until(|name, _| name == "change");
     assert_eq!(fixture.redis.keys(), before);
+    assert_eq!(fixture.redis::<Vec<String>>(&members), ["expired"]);
     assert_eq!(ask(&fixture, "HEAD", "/console", "", "").status, 200);
 }
 
@@ -610,6 +618,22 @@ fn a_console_learns_that_redis_does_not_answer_and_that_it_does_again() {
     assert!(trouble.as_str().unwrap().contains("Redis"), "{trouble}");
     fixture.redis.restart();
     stream.until(|name, _| name == "change");
+}
+
+#[test]
+fn a_redis_that_hung_is_read_again_soon_and_the_page_knows_that_the_server_lives() {
+    let fixture = Fixture::new();
+    let mut stream = Stream::open(fixture.address(), "");
+    stream.until(|name, _| name == "change");
+    fixture.redis.suspend();
+    stream.until(|name, _| name == "tick");
+    stream.until(|name, _| name == "trouble");
+    sleep(Duration::from_secs(1));
+    fixture.redis.resume();
+    let resumed = Instant::now();
+    stream.until(|name, _| name == "change");
+    let took = resumed.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! The stream of server-sent events to one console: `all` first, then a `change` a second.
+//! The stream of server-sent events to one console: `all` first, then a `change` a second. While
+//! there is none a `tick` says that the server lives.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_web::web::{Bytes, Data};
 use actix_web::{HttpRequest, HttpResponse};
@@ -18,16 +19,21 @@ use crate::nanoctrl::server::App;
 /// for it, and all consoles share the rest.
 const PIECE: usize = 16 * 1024;
 
+/// Longest silence. A page that hears nothing for 15 s takes the server for lost.
+const SILENCE: Duration = Duration::from_secs(3);
+const TICK: &[u8] = b"event: tick\ndata: null\n\n";
+
 struct Console {
     app: Data<App>,
     /// Key of the session that it is opened with; none if it has brought the token itself.
     session: Option<String>,
     seat: Seat,
-    updates: Receiver<Bytes>,
+    /// `None` once it could not catch up; the browser then connects again.
+    updates: Option<Receiver<Bytes>>,
     /// What is being sent.
     rest: Bytes,
-    /// What comes next.
-    next: Option<Bytes>,
+    /// Whether it must be told all, as it has missed something.
+    is_behind: bool,
 }
 
 pub(super) async fn stream(app: Data<App>, request: HttpRequest) -> HttpResponse {
@@ -40,11 +46,11 @@ pub(super) async fn stream(app: Data<App>, request: HttpRequest) -> HttpResponse
     let session = admission::session(&request).filter(|key| login.has(key, Instant::now()));
     let console = Console {
         session: session.map(ToOwned::to_owned),
-        updates: opened.updates,
+        updates: Some(opened.updates),
         seat: opened.seat,
         rest: hello(&app),
         app,
-        next: opened.all,
+        is_behind: true,
     };
     let pieces = stream::unfold(console, async |mut console| {
         let piece = console.piece().await?;
@@ -69,18 +75,19 @@ impl Console {
     /// got the seat.
     async fn piece(&mut self) -> Option<Bytes> {
         while self.rest.is_empty() {
-            self.rest = match self.next.take() {
-                Some(next) => next,
-                None => match self.updates.recv().await {
-                    Ok(update) => update,
-                    Err(RecvError::Lagged(_)) => {
-                        // What has arrived since is part of it.
-                        self.updates = self.updates.resubscribe();
-                        self.app.console.reader.all()
-                    }
-                    Err(RecvError::Closed) => return None,
-                },
-            };
+            let updates = self.updates.as_mut()?;
+            if self.is_behind {
+                let updates = self.updates.take()?;
+                let (all, updates) = self.app.console.reader.catch_up(updates).await?;
+                (self.rest, self.updates, self.is_behind) = (all, Some(updates), false);
+            } else {
+                match tokio::time::timeout(SILENCE, updates.recv()).await {
+                    Err(_) => self.rest = Bytes::from_static(TICK),
+                    Ok(Ok(update)) => self.rest = update,
+                    Ok(Err(RecvError::Lagged(_))) => self.is_behind = true,
+                    Ok(Err(RecvError::Closed)) => return None,
+                }
+            }
             if !self.may_look() {
                 return None;
             }

@@ -114,7 +114,8 @@ struct Named {
 
 /// All that is known of one agent, as of the last reading.
 async fn agent(app: Data<App>, named: Query<Named>) -> HttpResponse {
-    match app.console.reader.details(&named.scope, &named.alias) {
+    let Named { scope, alias } = named.into_inner();
+    match app.console.reader.details(scope, alias).await {
         Some(details) => HttpResponse::Ok()
             .content_type("application/json")
             .body(details),

@@ -1,12 +1,15 @@
-//! Reads Redis for all open consoles together: at most once a second, never for more than a tenth
+//! Reads Redis for all open consoles together: at most once a second, seldom for more than a tenth
 //! of the time, and not at all while none is open.
+//!
+//! What takes long happens on threads that may wait, as the threads of handlers serve heartbeats
+//! too.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use actix_web::web::Bytes;
+use actix_web::web::{self, Bytes};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use super::board::{Board, Found, Reading};
@@ -17,8 +20,9 @@ use crate::nanoctrl::repository::{Repository, RepositoryError};
 
 /// Time between two readings.
 const PERIOD: Duration = Duration::from_secs(1);
-/// A reading that takes long is followed by a pause that is so many times as long.
+/// A reading that takes long is followed by a pause that is so many times as long, up to a limit.
 const SHARE: u32 = 10;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Updates that wait for a console which is slow; it misses older ones, and is then told all.
 const BACKLOG: usize = 4;
@@ -35,25 +39,28 @@ pub(in crate::nanoctrl) struct Reader(Arc<Shared>);
 
 struct Shared {
     repository: Repository,
-    state: Mutex<State>,
+    /// Held as long as a reading or a page takes: only threads that may wait take this lock. Who
+    /// takes both takes this one first.
+    board: Mutex<Board>,
+    /// Held for moments.
+    hub: Mutex<Hub>,
 }
 
-struct State {
-    board: Board,
+struct Hub {
     seats: Seats,
     /// To all consoles; `None` once the server stops.
     updates: Option<Sender<Bytes>>,
     /// Number of the task that reads, if one does, and of the next.
     reading: Option<u64>,
     next: u64,
+    /// When the last task began.
+    began: Instant,
     complaints: Complaints,
 }
 
 /// What a console gets.
 pub(super) struct Opened {
-    /// What is known so far, if anything is.
-    pub(super) all: Option<Bytes>,
-    /// What follows.
+    /// What follows what is known so far.
     pub(super) updates: Receiver<Bytes>,
     pub(super) seat: Seat,
 }
@@ -71,63 +78,112 @@ impl Reader {
     pub(super) fn new(repository: Repository) -> Self {
         Self(Arc::new(Shared {
             repository,
-            state: Mutex::new(State {
-                board: Board::default(),
+            board: Mutex::default(),
+            hub: Mutex::new(Hub {
                 seats: Seats::default(),
                 updates: Some(broadcast::channel(BACKLOG).0),
                 reading: None,
                 next: 0,
+                began: Instant::now(),
                 complaints: Complaints::default(),
             }),
         }))
     }
 
-    /// Opens a console of this address, in a handler of the server.
+    /// Opens a console of this address, in a handler of the server. It must
+    /// [catch up](Self::catch_up) first.
     pub(super) fn open(&self, from: IpAddr) -> Result<Opened, Refused> {
-        let state = &mut *self.0.lock();
-        let updates = state.updates.as_ref().ok_or(Refused::Stopping)?;
-        let seat = state.seats.take(from).ok_or(Refused::Full)?;
+        let hub = &mut *self.0.hub();
+        let updates = hub.updates.as_ref().ok_or(Refused::Stopping)?;
+        let seat = hub.seats.take(from).ok_or(Refused::Full)?;
         let receiver = updates.subscribe();
-        if state.reading.is_none() {
-            let number = state.next;
-            state.next += 1;
-            state.reading = Some(number);
-            let is_old = |read_at: Instant| read_at.elapsed() > KEPT;
-            if state.board.read_at().is_some_and(is_old) {
-                state.board = Board::default();
-            }
+        if hub.reading.is_none() {
+            let number = hub.next;
+            hub.next += 1;
+            hub.reading = Some(number);
+            hub.began = Instant::now();
             actix_web::rt::spawn(read_on(Task {
                 shared: self.0.clone(),
                 number,
             }));
         }
         Ok(Opened {
-            all: all(&state.board),
             updates: receiver,
             seat,
         })
     }
 
-    /// All that is known so far, for a console that has missed something.
-    pub(super) fn all(&self) -> Bytes {
-        all(&self.0.lock().board).unwrap_or_default()
+    /// All that is known so far, which is empty for nothing, and the updates that follow it: none
+    /// is missing and none is part of both. `None` if the thread that was to tell has failed.
+    pub(super) async fn catch_up(
+        &self,
+        updates: Receiver<Bytes>,
+    ) -> Option<(Bytes, Receiver<Bytes>)> {
+        let shared = self.0.clone();
+        let told = web::block(move || {
+            // Updates are sent under this lock.
+            let board = shared.board();
+            let updates = updates.resubscribe();
+            let is_of_use = board.read_at().is_some() && !shared.is_outdated(&board);
+            let all = is_of_use.then(|| event("all", &board.all(now_ms())));
+            (all.unwrap_or_default(), updates)
+        });
+        told.await.ok()
     }
 
     /// All that is known of one agent, as JSON.
-    pub(super) fn details(&self, scope: &str, alias: &str) -> Option<String> {
-        self.0.lock().board.details(scope, alias)
+    pub(super) async fn details(&self, scope: String, alias: String) -> Option<String> {
+        let shared = self.0.clone();
+        let told = web::block(move || shared.board().details(&scope, &alias));
+        told.await.ok().flatten()
     }
 
     /// Ends the streams of all consoles, and lets in no more.
     pub(in crate::nanoctrl) fn close(&self) {
-        self.0.lock().updates = None;
+        self.0.hub().updates = None;
     }
 }
 
 impl Shared {
     /// A poisoned lock is still good: the next reading replaces what a panic left half done.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hub(&self) -> MutexGuard<'_, Hub> {
+        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the board is from long before anybody looked again.
+    fn is_outdated(&self, board: &Board) -> bool {
+        let began = self.hub().began;
+        let age = |read_at: Instant| began.saturating_duration_since(read_at);
+        board.read_at().is_some_and(|read_at| age(read_at) > KEPT)
+    }
+
+    /// Takes over a reading, and tells the consoles what is new.
+    fn take(&self, reading: Reading) {
+        let mut board = self.board();
+        if self.is_outdated(&board) {
+            *board = Board::default();
+        }
+        let text = board.update(reading, Instant::now(), now_ms());
+        self.send(event("change", &text));
+    }
+
+    /// Tells the consoles, and the log, that there is no reading.
+    fn complain(&self, error: &RepositoryError) {
+        let said = format_args!("the console cannot read Redis: {error}");
+        self.hub().complaints.warn(Instant::now(), said);
+        let text = serde_json::Value::from(error.to_string()).to_string();
+        self.send(event("trouble", &text));
+    }
+
+    fn send(&self, update: Bytes) {
+        if let Some(updates) = &self.hub().updates {
+            // It fails if no console is left, which the next look notices.
+            let _ = updates.send(update);
+        }
     }
 }
 
@@ -140,11 +196,11 @@ struct Task {
 impl Task {
     /// Returns whether a console is open; if none is, the task must end.
     fn goes_on(&self) -> bool {
-        let state = &mut *self.shared.lock();
-        let updates = state.updates.as_ref();
+        let hub = &mut *self.shared.hub();
+        let updates = hub.updates.as_ref();
         let goes_on = updates.is_some_and(|updates| updates.receiver_count() > 0);
         if !goes_on {
-            state.reading = None;
+            hub.reading = None;
         }
         goes_on
     }
@@ -152,8 +208,8 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        let state = &mut *self.shared.lock();
-        state.reading.take_if(|reading| *reading == self.number);
+        let hub = &mut *self.shared.hub();
+        hub.reading.take_if(|reading| *reading == self.number);
     }
 }
 
@@ -162,31 +218,26 @@ async fn read_on(task: Task) {
     while task.goes_on() {
         let started = Instant::now();
         let reading = read(&shared.repository).await;
-        let took = started.elapsed();
-        publish(shared, reading);
-        tokio::time::sleep(PERIOD.saturating_sub(took).max(took * SHARE)).await;
+        let is_good = reading.is_ok();
+        match reading {
+            Ok(reading) => {
+                let shared = shared.clone();
+                // If it panics, the next reading may do better.
+                let _ = web::block(move || shared.take(reading)).await;
+            }
+            Err(error) => shared.complain(&error),
+        }
+        tokio::time::sleep(pause(started.elapsed(), is_good)).await;
     }
 }
 
-fn publish(shared: &Shared, reading: Result<Reading, RepositoryError>) {
-    let state = &mut *shared.lock();
-    let update = match reading {
-        Ok(reading) => {
-            let text = state.board.update(reading, Instant::now(), now_ms());
-            event("change", &text)
-        }
-        Err(error) => {
-            let now = Instant::now();
-            let said = format_args!("the console cannot read Redis: {error}");
-            state.complaints.warn(now, said);
-            let text = serde_json::Value::from(error.to_string()).to_string();
-            event("trouble", &text)
-        }
-    };
-    if let Some(updates) = &state.updates {
-        // It fails if no console is left, which the next look notices.
-        let _ = updates.send(update);
+/// How long to wait after a reading. One that failed has cost Redis nothing.
+fn pause(took: Duration, is_good: bool) -> Duration {
+    if !is_good {
+        return PERIOD;
     }
+    let share = took.saturating_mul(SHARE).min(LONGEST_PAUSE);
+    PERIOD.saturating_sub(took).max(share)
 }
 
 /// Reads what there is of all scopes.
@@ -204,7 +255,10 @@ async fn read(repository: &Repository) -> Result<Reading, RepositoryError> {
             registration: None,
             record: None,
         };
-        for row in repository.agents(&keys).await? {
+        let room = MOST_AGENTS - reading.agents.len();
+        let (rows, left_out) = repository.some_agents(&keys, room).await?;
+        reading.left_out += left_out;
+        for row in rows {
             let agent = agents.entry(row.name.clone());
             agent.or_insert_with_key(|alias| found(alias)).registration = Some(row);
         }
@@ -215,16 +269,10 @@ async fn read(repository: &Repository) -> Result<Reading, RepositoryError> {
             let agent = agents.entry(record.peer_id.clone());
             agent.or_insert_with_key(|alias| found(alias)).record = Some(record);
         }
-        let room = MOST_AGENTS - reading.agents.len();
         reading.left_out += agents.len().saturating_sub(room) as u64;
         reading.agents.extend(agents.into_values().take(room));
     }
     Ok(reading)
-}
-
-fn all(board: &Board) -> Option<Bytes> {
-    board.read_at()?;
-    Some(event("all", &board.all(now_ms())))
 }
 
 /// A server-sent event. JSON has no line breaks of its own.
@@ -236,4 +284,19 @@ fn event(name: &str, json: &str) -> Bytes {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_follow_the_time_of_a_reading_up_to_a_limit_and_not_that_of_a_failure() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause(ms(1), true), ms(999));
+        assert_eq!(pause(ms(200), true), ms(2000));
+        assert_eq!(pause(ms(4000), true), LONGEST_PAUSE);
+        assert_eq!(pause(Duration::MAX, true), LONGEST_PAUSE);
+        assert_eq!(pause(ms(5000), false), PERIOD);
+    }
 }

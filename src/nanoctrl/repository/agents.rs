@@ -135,6 +135,27 @@ impl Repository {
         .await
     }
 
+    /// At most `most` agents of a scope, and how many more may be there. It writes nothing, as
+    /// [`agents`](Self::agents) does.
+    pub(in crate::nanoctrl) async fn some_agents(
+        &self,
+        keys: &Keys,
+        most: usize,
+    ) -> Result<(Vec<AgentRow>, u64), RepositoryError> {
+        let index = Index::agents(keys);
+        self.run(async |mut redis| {
+            let (names, left_out) = index.some_members(&mut redis, most).await?;
+            let mut rows = Vec::with_capacity(names.len());
+            for chunk in names.chunks(CHUNK) {
+                let fields = read_fields(&mut redis, &index, chunk).await?;
+                let named = chunk.iter().zip(fields);
+                rows.extend(named.filter_map(|(name, fields)| row(name, fields)));
+            }
+            Ok((rows, left_out))
+        })
+        .await
+    }
+
     /// The scopes in which something is registered.
     pub(in crate::nanoctrl) async fn scopes(&self) -> Result<Vec<String>, RepositoryError> {
         self.run(async |mut redis| {

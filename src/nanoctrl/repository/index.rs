@@ -2,6 +2,8 @@
 //!
 //! A member may outlive its key, which expires; the reader of an index notices and removes it.
 
+use std::collections::BTreeSet;
+
 use redis::aio::ConnectionManager;
 use redis::{AsyncCommands, RedisResult};
 
@@ -44,6 +46,30 @@ impl Index {
         let mut members: Vec<Vec<u8>> = redis.smembers(&self.key).await?;
         members.sort_unstable();
         Ok(members)
+    }
+
+    /// At most `most` members, sorted, and how many more there are, however many those may be.
+    pub(super) async fn some_members(
+        &self,
+        redis: &mut ConnectionManager,
+        most: usize,
+    ) -> RedisResult<(Vec<Vec<u8>>, u64)> {
+        let total: u64 = redis.scard(&self.key).await?;
+        let (mut members, mut cursor) = (BTreeSet::new(), 0u64);
+        loop {
+            let mut step = redis::cmd("SSCAN");
+            step.arg(&self.key).arg(cursor).arg("COUNT").arg(CHUNK);
+            // A member may be returned twice.
+            let (next, page): (u64, Vec<Vec<u8>>) = step.query_async(redis).await?;
+            members.extend(page);
+            cursor = next;
+            if cursor == 0 || members.len() >= most {
+                break;
+            }
+        }
+        let members: Vec<_> = members.into_iter().take(most).collect();
+        let left_out = total.saturating_sub(members.len() as u64);
+        Ok((members, left_out))
     }
 
     /// The key that a member stands for.

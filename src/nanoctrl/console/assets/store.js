@@ -49,6 +49,7 @@ function open() {
     take(event.data);
   });
   source.addEventListener("change", (event) => take(event.data));
+  source.addEventListener("tick", () => becomes("live"));
   source.addEventListener("trouble", (event) => {
     store.trouble = JSON.parse(event.data);
     becomes("live");
