@@ -59,8 +59,15 @@ struct Seen {
     found: Found,
     state: AgentState,
     why: String,
+    /// The incarnation that was last registered; agents of DLSlime have none.
+    life: Option<String>,
     /// When its record was last seen to be a new one.
     reported: Instant,
+    /// When that one says that it was written.
+    reported_at_ms: Option<u64>,
+    /// Its record was old when it was first seen, which may be its clock: until when nothing is
+    /// concluded from that.
+    doubt: Option<Instant>,
     missing_since: Option<Instant>,
     /// The row as pages have it.
     row: String,
@@ -135,7 +142,9 @@ impl Board {
             let (state, why) = seen.judge(lost.get(name).map(String::as_str), now, pause);
             let is_new = seen.row.is_empty();
             if state != seen.state || why != seen.why || is_new {
-                if state != seen.state || (is_new && !is_first) {
+                // Nobody knows when an agent fell silent that was so when it was first seen.
+                let is_old = seen.doubt.is_some() && state != AgentState::Alive;
+                if (state != seen.state && !is_old) || (is_new && !is_first) {
                     let event = Event {
                         at_ms: now_ms,
                         scope: &name.0,
@@ -147,6 +156,9 @@ impl Board {
                     if !is_first {
                         events.push((now_ms, to_json(&event)));
                     }
+                }
+                if is_old {
+                    seen.doubt = None;
                 }
                 (seen.state, seen.why) = (state, why);
             }
@@ -173,11 +185,18 @@ impl Board {
     fn take(
         &mut self,
         name: &Name,
-        found: Found,
+        mut found: Found,
         now: Instant,
         now_ms: u64,
         new: &mut Vec<(u64, String)>,
     ) {
+        // A record that has expired is still the last word of an agent that is registered.
+        if found.record.is_none()
+            && let Some(seen) = self.agents.get_mut(name)
+            && seen.is_same_life(&found)
+        {
+            found.record = seen.found.record.take();
+        }
         let mut hashes = HashSet::new();
         let known = self.agents.get(name);
         for event in events_of(&found) {
@@ -198,11 +217,18 @@ impl Board {
                 new.push((at_ms, to_json(&event)));
             }
         }
-        let reported_at = |found: &Found| found.record.as_ref().map(|record| record.reported_at_ms);
+        let reported_at_ms = found.record.as_ref().map(|record| record.reported_at_ms);
+        let registered = found.registration.as_ref();
+        let life = registered.and_then(|row| row.incarnation.clone());
         match self.agents.get_mut(name) {
             Some(seen) => {
-                if reported_at(&seen.found) != reported_at(&found) {
+                if seen.reported_at_ms != reported_at_ms {
+                    seen.reported_at_ms = reported_at_ms;
                     seen.reported = now;
+                    seen.doubt = None;
+                }
+                if registered.is_some() {
+                    seen.life = life;
                 }
                 seen.events = hashes;
                 seen.found = found;
@@ -212,15 +238,21 @@ impl Board {
                 // Clocks of two hosts differ; only for the first record there is nothing better.
                 let age = found.record.as_ref().map(|record| record.age(now_ms));
                 let reported = now.checked_sub(age.unwrap_or_default()).unwrap_or(now);
-                let seen = Seen {
+                let mut seen = Seen {
                     found,
+                    life,
                     state: AgentState::Alive,
                     why: String::new(),
                     reported,
+                    reported_at_ms,
+                    doubt: None,
                     missing_since: None,
                     row: String::new(),
                     events: hashes,
                 };
+                if !seen.is_fresh(now, Duration::ZERO) {
+                    seen.doubt = Some(now + seen.stale() * 2 / MISSED);
+                }
                 self.agents.insert(name.clone(), seen);
             }
         }
@@ -254,8 +286,12 @@ impl Board {
                 continue;
             };
             for peer in &ours.peers {
-                if peer.state == SlimerpcPeerState::Gone {
-                    lost.insert((scope.clone(), peer.alias.clone()), peer.why.clone());
+                let name = (scope.clone(), peer.alias.clone());
+                let began_ms = self.agents.get(&name).map_or(0, Seen::began_ms);
+                // What was lost before may have had the same alias. 0 says nothing.
+                let is_earlier = peer.since_ms != 0 && peer.since_ms < began_ms;
+                if peer.state == SlimerpcPeerState::Gone && !is_earlier {
+                    lost.insert(name, peer.why.clone());
                 }
             }
         }
@@ -284,29 +320,51 @@ impl Board {
 }
 
 impl Seen {
-    /// Whether its record is young enough, or it has none.
-    fn is_fresh(&self, now: Instant, pause: Duration) -> bool {
-        let Some(record) = &self.found.record else {
-            return true;
+    /// Whether what was found now, without a record, is the agent whose record this has.
+    fn is_same_life(&self, found: &Found) -> bool {
+        let Some(row) = &found.registration else {
+            return false;
         };
-        let stale = match &record.slimerpc {
+        let has_stopped = self.found.record.as_ref().is_some_and(has_stopped);
+        let is_known = self.missing_since.is_none() || row.incarnation.is_some();
+        !has_stopped && is_known && self.life == row.incarnation
+    }
+
+    /// When it began, in Unix milliseconds, as far as its registration and its record say; 0 if it
+    /// is not registered, as then it is not said to be there.
+    fn began_ms(&self) -> u64 {
+        let Some(row) = &self.found.registration else {
+            return 0;
+        };
+        let registered_ms = row.registered_at.map_or(0, |at| at.saturating_mul(1000));
+        let record = self.found.record.as_ref();
+        let ours = record.and_then(|record| record.slimerpc.as_ref());
+        registered_ms.max(ours.map_or(0, |ours| ours.started_ms))
+    }
+
+    /// The silence after which it counts as stalled.
+    fn stale(&self) -> Duration {
+        let record = self.found.record.as_ref();
+        match record.and_then(|record| record.slimerpc.as_ref()) {
             Some(ours) => {
                 let period = Duration::from_millis(ours.period_ms.min(3_600_000));
                 SHORTEST_STALE.max(MISSED * period)
             }
             None => STALE,
-        };
+        }
+    }
+
+    /// Whether its record is young enough, or it has none.
+    fn is_fresh(&self, now: Instant, pause: Duration) -> bool {
         // A record is seen to be new when it is read, and not before.
-        now.saturating_duration_since(self.reported) < stale.max(2 * pause)
+        let silence = now.saturating_duration_since(self.reported);
+        self.found.record.is_none() || silence < self.stale().max(2 * pause)
     }
 
     /// Its state, and why it is so.
     fn judge(&self, lost: Option<&str>, now: Instant, pause: Duration) -> (AgentState, String) {
         let is_registered = self.found.registration.is_some();
-        let has_stopped = self.found.record.as_ref().is_some_and(|record| {
-            let status = record.status.as_deref();
-            status == Some(ObsRecord::STOPPED)
-        });
+        let has_stopped = self.found.record.as_ref().is_some_and(has_stopped);
         if has_stopped && !is_registered {
             return (AgentState::Left, "it has shut down".to_owned());
         }
@@ -315,7 +373,8 @@ impl Seen {
             return (AgentState::Gone, why.to_owned());
         }
         let has_record = self.found.record.is_some();
-        let is_fresh = has_stopped || self.is_fresh(now, pause);
+        let is_in_doubt = self.doubt.is_some_and(|until| now < until + pause);
+        let is_fresh = has_stopped || is_in_doubt || self.is_fresh(now, pause);
         match lost {
             _ if has_record && is_fresh => (AgentState::Alive, String::new()),
             Some(why) => (AgentState::Gone, why.to_owned()),
@@ -349,6 +408,10 @@ impl Seen {
     }
 }
 
+fn has_stopped(record: &ObsRecord) -> bool {
+    record.status.as_deref() == Some(ObsRecord::STOPPED)
+}
+
 fn events_of(found: &Found) -> &[SlimerpcEvent] {
     let ours = found.record.as_ref().and_then(|r| r.slimerpc.as_ref());
     ours.map_or(&[], |ours| &ours.events)
@@ -366,3 +429,6 @@ fn join<'a>(text: &mut String, parts: impl Iterator<Item = &'a str>) {
         text.push_str(part);
     }
 }
+
+#[cfg(test)]
+mod tests;

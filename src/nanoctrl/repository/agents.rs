@@ -30,9 +30,11 @@ pub(in crate::nanoctrl) struct AgentRow {
     pub(in crate::nanoctrl) resource: Option<String>,
     pub(in crate::nanoctrl) memory_keys: Option<String>,
     pub(in crate::nanoctrl) incarnation: Option<String>,
+    /// When it registered, in Unix seconds by the clock of the server that it did so at.
+    pub(in crate::nanoctrl) registered_at: Option<u64>,
 }
 
-const ROW: [&str; 7] = [
+const ROW: [&str; 8] = [
     "addr",
     "device",
     "ib_port",
@@ -40,6 +42,7 @@ const ROW: [&str; 7] = [
     "resource",
     "memory_keys",
     "incarnation",
+    "updated_at",
 ];
 
 impl Repository {
@@ -219,6 +222,7 @@ fn row(name: &[u8], fields: [Option<Vec<u8>>; ROW.len()]) -> Option<AgentRow> {
         resource,
         memory_keys,
         incarnation,
+        registered_at,
     ] = fields.map(|field| field.map(text));
     Some(AgentRow {
         name: text(name.to_vec()),
@@ -229,6 +233,7 @@ fn row(name: &[u8], fields: [Option<Vec<u8>>; ROW.len()]) -> Option<AgentRow> {
         resource,
         memory_keys,
         incarnation,
+        registered_at: registered_at.and_then(|at| at.parse().ok()),
     })
 }
 
