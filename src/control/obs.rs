@@ -20,7 +20,7 @@ pub use slimerpc::{
 };
 
 #[cfg(feature = "server")]
-pub(crate) use scan::scan;
+pub(crate) use scan::{RawScan, scan, scan_all};
 
 use bounded::{counts, list, map, text};
 
@@ -282,11 +282,32 @@ impl ObsRecord {
                 found: version.schema_version,
             });
         }
-        let record: Self = serde_json::from_slice(text).map_err(malformed)?;
+        let mut record: Self = serde_json::from_slice(text).map_err(malformed)?;
+        record.limit();
         if record.peer_id.is_empty() {
             return Err(ObsProblem::Nameless);
         }
         Ok(record)
+    }
+
+    /// Cuts what is limited over the whole record.
+    fn limit(&mut self) {
+        let mut room = Self::MOST_PEERS;
+        for nic in &mut self.nics {
+            nic.by_op.retain(|_, counts| {
+                let has_room = counts.len() < room;
+                room -= if has_room { 1 + counts.len() } else { 0 };
+                has_room
+            });
+        }
+        let mut room = SlimerpcObs::MOST_METHODS_OF_ALL;
+        for service in self.slimerpc.iter_mut().flat_map(|ours| &mut ours.services) {
+            if service.methods.len() > room {
+                service.methods.truncate(room);
+                service.methods.shrink_to_fit();
+            }
+            room -= service.methods.len();
+        }
     }
 
     /// How old the record is at `now_ms`, in Unix milliseconds; none if its clock is ahead.

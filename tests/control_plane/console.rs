@@ -562,6 +562,54 @@ fn input_1_hostile_records_are_counted_and_harm_nobody() {
 }
 
 #[test]
+fn scopes_beyond_the_limit_and_broken_ones_are_counted_and_the_rest_is_shown() {
+    let fixture = Fixture::new();
+    let register = |scope: &str, alias: &str| {
+        let body = json!({"address": "127.0.0.1", "alias": alias, "scope": scope});
+        assert_eq!(
+            fixture.post("/start_peer_agent", &body.to_string()).status,
+            200
+        );
+    };
+    register("", "unscoped");
+    for scope in 0..70 {
+        register(&format!("job-{scope:02}"), &format!("w{scope}"));
+    }
+    // An index that is no set.
+    fixture.redis::<()>(&["SET", "nanoctrl/agents/job-07", "x", "XX"]);
+    let reported = record("alone", now_ms(), json!({}));
+    fixture.redis::<()>(&["SET", "elsewhere:obs:peer:alone", &reported]);
+    let hidden = record("hidden", now_ms(), json!({}));
+    fixture.redis::<()>(&["SET", "job-07:obs:peer:hidden", &hidden]);
+    let long = format!("obs:peer:{}", "x".repeat(2000));
+    fixture.redis::<()>(&[
+        "SET",
+        &long,
+        &record(&"x".repeat(2000), now_ms(), json!({})),
+    ]);
+    fixture.redis::<()>(&["SET", "jobs:peer:nobody", "{}"]);
+
+    let before = fixture.redis.looks_through_keys();
+    assert!(before.is_empty(), "{before:?}");
+    let mut stream = Stream::open(fixture.address(), "");
+    let data = stream.until(|name, _| name == "change");
+    // 64 of 71, of which one is broken.
+    assert_eq!(data["unread_scopes"], 8, "{data}");
+    assert_eq!(data["skipped"], 1);
+    let of = |alias: &str| agent(&data, alias).map(|agent| agent["scope"].as_str().unwrap());
+    assert_eq!(of("unscoped"), Some(""));
+    assert_eq!(of("w6"), Some("job-06"));
+    assert_eq!(of("alone"), Some("elsewhere"));
+    for alias in ["w7", "hidden", "w69"] {
+        assert_eq!(of(alias), None, "{alias}");
+    }
+    let looks = fixture.redis.looks_through_keys();
+    let calls = looks[0].split_once("calls=").unwrap().1;
+    let calls: u32 = calls.split(',').next().unwrap().parse().unwrap();
+    assert!(calls <= 2, "one search a reading: {looks:?}");
+}
+
+#[test]
 fn all_consoles_share_one_reader_and_none_is_left_when_they_close() {
     let fixture = Fixture::new();
     let requests_of = |period| {

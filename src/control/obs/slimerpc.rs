@@ -51,6 +51,8 @@ impl SlimerpcObs {
     pub const MOST_SERVICES: usize = 256;
     /// Most methods of a service, and most methods that are called; more are cut.
     pub const MOST_METHODS: usize = 1024;
+    /// Most methods of all services together; more are cut.
+    pub const MOST_METHODS_OF_ALL: usize = 4096;
     /// Most events of a record; more are cut.
     pub const MOST_EVENTS: usize = 64;
 }

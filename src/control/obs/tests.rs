@@ -218,3 +218,22 @@ fn a_record_is_alive_until_it_is_older_than_it_may_be_and_stopped_if_it_says_so(
     let stopped = parse(&with("status", json!("stopped"))).expect("it is one");
     assert_eq!(at(&stopped, 99_000), ObsState::Stopped);
 }
+
+#[test]
+fn input_1_a_record_full_of_methods_and_counts_is_cut_over_all_of_it() {
+    let services = vec![json!({"methods": vec![json!({}); 1000]}); 10];
+    let mut record = with("slimerpc", json!({"services": services}));
+    record["nics"] = json!(vec![
+        json!({"by_op": {"write": {"a": 1}, "read": {"b": 1}}});
+        4000
+    ]);
+    let record = parse(&record).expect("it is one");
+    let services = record.slimerpc.expect("it is there").services;
+    let methods: Vec<_> = services
+        .iter()
+        .map(|service| service.methods.len())
+        .collect();
+    assert_eq!(methods, [1000, 1000, 1000, 1000, 96, 0, 0, 0, 0, 0]);
+    let operations: usize = record.nics.iter().map(|nic| nic.by_op.len()).sum();
+    assert_eq!(operations, 2048);
+}

@@ -1,7 +1,7 @@
 //! What the readings of Redis have shown: the agents, those that went lately, and what happened to
 //! them. A page that opens is told all of it, and then what each reading changes.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub(super) struct Reading {
     pub(super) skipped: u64,
     /// Agents that were not read, because there are too many.
     pub(super) left_out: u64,
+    /// Scopes that were not read: there are too many, or Redis holds something else for them.
+    pub(super) unread_scopes: BTreeSet<String>,
 }
 
 /// An agent that is registered, has a record, or both.
@@ -51,6 +53,7 @@ pub(super) struct Board {
     events: VecDeque<String>,
     skipped: u64,
     left_out: u64,
+    unread_scopes: usize,
     read_at: Option<Instant>,
     hasher: RandomState,
 }
@@ -120,6 +123,7 @@ impl Board {
             .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let is_first = self.read_at.replace(now).is_none();
         (self.skipped, self.left_out) = (reading.skipped, reading.left_out);
+        self.unread_scopes = reading.unread_scopes.len();
 
         let mut events: Vec<(u64, String)> = Vec::new();
         let mut present = HashSet::new();
@@ -134,7 +138,7 @@ impl Board {
                 seen.found.registration = None;
             }
         }
-        let removed = self.forget(now);
+        let removed = self.forget(now, &reading.unread_scopes);
 
         let lost = self.lost(now, pause);
         let mut changed = Vec::new();
@@ -258,8 +262,9 @@ impl Board {
         }
     }
 
-    /// Removes agents that have been gone for long, or of which there are too many.
-    fn forget(&mut self, now: Instant) -> Vec<Name> {
+    /// Removes agents that have been gone for long, or of which there are too many, and those of
+    /// scopes that are not read, of which nobody knows.
+    fn forget(&mut self, now: Instant, unread_scopes: &BTreeSet<String>) -> Vec<Name> {
         let missing = self.agents.iter().filter_map(|(name, seen)| {
             let since = seen.missing_since?;
             Some((since, name.clone()))
@@ -270,7 +275,10 @@ impl Board {
         let is_old = |since: Instant| now.saturating_duration_since(since) >= REMEMBERED;
         let removed = missing.into_iter().enumerate();
         let removed = removed.filter(|(at, (since, _))| *at < beyond || is_old(*since));
-        let removed: Vec<Name> = removed.map(|(_, (_, name))| name).collect();
+        let mut removed: Vec<Name> = removed.map(|(_, (_, name))| name).collect();
+        let unknown = self.agents.keys();
+        let unknown = unknown.filter(|(scope, _)| unread_scopes.contains(scope));
+        removed.extend(unknown.cloned());
         for name in &removed {
             self.agents.remove(name);
         }
@@ -306,9 +314,10 @@ impl Board {
         events: impl Iterator<Item = &'a str>,
     ) -> String {
         let mut text = format!(
-            r#"{{"now":{now_ms},"skipped":{},"left_out":{},"removed":{},"agents":["#,
+            r#"{{"now":{now_ms},"skipped":{},"left_out":{},"unread_scopes":{},"removed":{},"agents":["#,
             self.skipped,
             self.left_out,
+            self.unread_scopes,
             to_json(&removed)
         );
         join(&mut text, rows);

@@ -16,7 +16,8 @@ use super::board::{Board, Found, Reading};
 use super::seats::{Seat, Seats};
 use crate::complaints::Complaints;
 use crate::control::keys::Keys;
-use crate::nanoctrl::repository::{Repository, RepositoryError};
+use crate::control::obs::RawScan;
+use crate::nanoctrl::repository::{AgentRow, Repository, RepositoryError};
 
 /// Time between two readings.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -217,13 +218,13 @@ async fn read_on(task: Task) {
     let shared = &task.shared;
     while task.goes_on() {
         let started = Instant::now();
-        let reading = read(&shared.repository).await;
-        let is_good = reading.is_ok();
-        match reading {
-            Ok(reading) => {
+        let raw = read(&shared.repository).await;
+        let is_good = raw.is_ok();
+        match raw {
+            Ok(raw) => {
                 let shared = shared.clone();
                 // If it panics, the next reading may do better.
-                let _ = web::block(move || shared.take(reading)).await;
+                let _ = web::block(move || shared.take(raw.parse())).await;
             }
             Err(error) => shared.complain(&error),
         }
@@ -240,39 +241,78 @@ fn pause(took: Duration, is_good: bool) -> Duration {
     PERIOD.saturating_sub(took).max(share)
 }
 
+/// What was read, as it was found.
+struct Raw {
+    rows: Vec<(String, AgentRow)>,
+    records: RawScan,
+    left_out: u64,
+    unread_scopes: BTreeSet<String>,
+}
+
 /// Reads what there is of all scopes.
-async fn read(repository: &Repository) -> Result<Reading, RepositoryError> {
-    let mut reading = Reading::default();
-    // DLSlime's server keeps no list of scopes; agents of its own mostly have none.
-    let mut scopes: BTreeSet<String> = repository.scopes().await?.into_iter().collect();
+async fn read(repository: &Repository) -> Result<Raw, RepositoryError> {
+    let records = repository.observations().await?;
+    let mut raw = Raw {
+        rows: Vec::new(),
+        left_out: records.left_out,
+        records,
+        unread_scopes: BTreeSet::new(),
+    };
+    // DLSlime's server keeps no list of scopes; agents of its own mostly have none. That one is
+    // the first.
+    let mut scopes: BTreeSet<String> = match repository.scopes().await {
+        Err(error) if error.is_wrong_type() => BTreeSet::new(),
+        listed => listed?.into_iter().collect(),
+    };
     scopes.insert(String::new());
-    for scope in scopes.into_iter().take(MOST_SCOPES) {
-        let keys = Keys::new(&*scope);
-        let mut agents: BTreeMap<String, Found> = BTreeMap::new();
-        let found = |alias: &str| Found {
+    for (at, scope) in scopes.into_iter().enumerate() {
+        if at >= MOST_SCOPES {
+            raw.unread_scopes.insert(scope);
+            continue;
+        }
+        let room = MOST_AGENTS - raw.rows.len();
+        match repository.some_agents(&Keys::new(&*scope), room).await {
+            Ok((rows, left_out)) => {
+                raw.left_out += left_out;
+                raw.rows
+                    .extend(rows.into_iter().map(|row| (scope.clone(), row)));
+            }
+            Err(error) if error.is_wrong_type() => _ = raw.unread_scopes.insert(scope),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(raw)
+}
+
+impl Raw {
+    /// Makes sense of it, which takes long.
+    fn parse(self) -> Reading {
+        let mut agents: BTreeMap<(String, String), Found> = BTreeMap::new();
+        let found = |(scope, alias): &(String, String)| Found {
             scope: scope.clone(),
-            alias: alias.to_owned(),
+            alias: alias.clone(),
             registration: None,
             record: None,
         };
-        let room = MOST_AGENTS - reading.agents.len();
-        let (rows, left_out) = repository.some_agents(&keys, room).await?;
-        reading.left_out += left_out;
-        for row in rows {
-            let agent = agents.entry(row.name.clone());
-            agent.or_insert_with_key(|alias| found(alias)).registration = Some(row);
+        for (scope, row) in self.rows {
+            let agent = agents.entry((scope, row.name.clone()));
+            agent.or_insert_with_key(found).registration = Some(row);
         }
-        let observations = repository.observations(&keys).await?;
-        reading.skipped += observations.skipped_total;
-        reading.left_out += observations.left_out;
-        for record in observations.records {
-            let agent = agents.entry(record.peer_id.clone());
-            agent.or_insert_with_key(|alias| found(alias)).record = Some(record);
+        let (records, skipped) = self.records.parse();
+        for (scope, record) in records {
+            if !self.unread_scopes.contains(&scope) {
+                let agent = agents.entry((scope, record.peer_id.clone()));
+                agent.or_insert_with_key(found).record = Some(record);
+            }
         }
-        reading.left_out += agents.len().saturating_sub(room) as u64;
-        reading.agents.extend(agents.into_values().take(room));
+        let beyond = agents.len().saturating_sub(MOST_AGENTS) as u64;
+        Reading {
+            agents: agents.into_values().take(MOST_AGENTS).collect(),
+            skipped,
+            left_out: self.left_out + beyond,
+            unread_scopes: self.unread_scopes,
+        }
     }
-    Ok(reading)
 }
 
 /// A server-sent event. JSON has no line breaks of its own.

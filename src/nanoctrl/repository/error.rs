@@ -17,6 +17,13 @@ pub(in crate::nanoctrl) enum RepositoryError {
     Contention,
 }
 
+impl RepositoryError {
+    /// Whether it is about one key, which has not the type that it should have.
+    pub(in crate::nanoctrl) fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.code() == Some("WRONGTYPE"))
+    }
+}
+
 impl From<RedisError> for RepositoryError {
     fn from(error: RedisError) -> Self {
         Self::Redis(error)

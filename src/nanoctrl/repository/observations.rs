@@ -3,18 +3,14 @@
 use redis::Pipeline;
 
 use super::{Repository, RepositoryError};
-use crate::control::keys::Keys;
-use crate::control::obs::{ObsScan, scan};
+use crate::control::obs::{RawScan, scan_all};
 
 impl Repository {
-    /// The records of a scope.
-    pub(in crate::nanoctrl) async fn observations(
-        &self,
-        keys: &Keys,
-    ) -> Result<ObsScan, RepositoryError> {
+    /// The records of all scopes.
+    pub(in crate::nanoctrl) async fn observations(&self) -> Result<RawScan, RepositoryError> {
         self.run(async |mut redis| {
             let ask = async |pipe: &Pipeline| Ok(pipe.query_async(&mut redis).await?);
-            scan(keys, ask, RepositoryError::from).await
+            scan_all(ask, RepositoryError::from).await
         })
         .await
     }

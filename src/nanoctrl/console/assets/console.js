@@ -202,6 +202,7 @@ function drawLive() {
     ? `The server cannot read Redis: ${store.trouble}`
     : store.live === "lost" && store.hasData ? lost
     : store.leftOut ? `${store.leftOut} agents are not shown: there are too many.`
+    : store.unreadScopes ? `${store.unreadScopes} scopes are not shown: there are too many, or Redis holds something else for them.`
     : store.skipped ? `${store.skipped} records could not be read and are not shown.` : "";
   by("trouble").hidden = trouble === "";
   setText(by("trouble"), trouble);

@@ -13,6 +13,7 @@ export const store = {
   now: 0,
   skipped: 0,
   leftOut: 0,
+  unreadScopes: 0,
   hasData: false,
   hasLogin: false,
   trouble: "",
@@ -100,6 +101,7 @@ function take(text) {
   store.now = news.now;
   store.skipped = news.skipped;
   store.leftOut = news.left_out;
+  store.unreadScopes = news.unread_scopes;
   store.trouble = "";
   store.hasData = true;
   becomes("live");
