@@ -14,6 +14,9 @@ use slimerpc::nanoctrl::Config;
 
 const TOKEN: &str = "hunter2-hunter2";
 
+/// How long a stream may take to tell what is waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn locked() -> Fixture {
     Fixture::with(|redis| Config::with_redis(redis.url()).token(TOKEN))
 }
@@ -116,7 +119,13 @@ impl Stream {
 
     /// Reads on until an event that is wanted.
     fn until(&mut self, is_wanted: impl Fn(&str, &Value) -> bool) -> Value {
+        let start = Instant::now();
         loop {
+            // A stream tells something every second, so a read alone never gives up.
+            assert!(
+                start.elapsed() < PATIENCE,
+                "it was not told in {PATIENCE:?}"
+            );
             let (name, data) = self.next().expect("the stream goes on");
             if is_wanted(&name, &data) {
                 return data;
