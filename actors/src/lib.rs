@@ -53,8 +53,8 @@
 //!   them, and [`PeerAgent::proxy_any`] and [`PeerAgent::group_of`] return proxies for them.
 //! - [`RpcError`] is the error of a call, [`AgentError`] that of everything else.
 //!
-//! Folders, from the lowest: `error`, `supervision`, `observe`, `client`, `service`, `memory`, `dlslime`,
-//! `agent`, `discovery`, `any_error`. A folder uses those before it only; a test checks
+//! Folders, from the lowest: `error`, `supervision`, `observe`, `client`, `service`, `memory`,
+//! `dlslime`, `agent`, `discovery`, `any_error`. A folder uses those before it only; a test checks
 //! this.
 //!
 //! Agents live inside an actix system or any tokio runtime; without a system they start one of

@@ -48,7 +48,8 @@ pub(super) fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     is_bearer.then(|| token.trim_ascii())
 }
 
-/// Guards all routes but the console's, which has a login: clients without the token do not learn which there are.
+/// Guards all routes but the console's, which has a login: clients without the token do not learn
+/// which there are.
 pub(super) async fn guard(
     app: Data<App>,
     request: ServiceRequest,

@@ -115,7 +115,8 @@ impl Browser {
         assert_eq!(asked.iter().find(elsewhere), None);
     }
 
-    /// What a page has complained of since the last look. What a browser recommends is no complaint.
+    /// What a page has complained of since the last look. What a browser recommends is no
+    /// complaint.
     pub(crate) async fn complaints(&self) -> Vec<Value> {
         let mut complaints = self.log("browser").await;
         complaints.retain(|entry| entry["level"] != "DEBUG");

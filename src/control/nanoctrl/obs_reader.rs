@@ -35,8 +35,8 @@ pub struct ObsReader {
 }
 
 impl ObsReader {
-    /// Makes a reader for the Redis at `url`: `redis[s]://[[user]:password@]host[:port][/database]`.
-    /// Nothing is connected yet.
+    /// Makes a reader for the Redis at `url`:
+    /// `redis[s]://[[user]:password@]host[:port][/database]`. Nothing is connected yet.
     ///
     /// # Errors
     /// [`ControlError::BadSetting`] if the text is not such a URL.

@@ -1,5 +1,5 @@
-//! Finds the records of a scope, or of all, in Redis. Agents of DLSlime enter themselves into no index, so keys
-//! are searched for: in small steps, which hold up nobody else in that Redis.
+//! Finds the records of a scope, or of all, in Redis. Agents of DLSlime enter themselves into no
+//! index, so keys are searched for: in small steps, which hold up nobody else in that Redis.
 
 use super::{ObsProblem, ObsRecord};
 

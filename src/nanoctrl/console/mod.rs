@@ -91,7 +91,8 @@ pub(super) fn routes(app: &mut ServiceConfig) {
     );
 }
 
-/// A resource that is read. Whoever asks for its head alone gets the rest of the answer thrown away.
+/// A resource that is read. Whoever asks for its head alone gets the rest of the answer thrown
+/// away.
 fn get<F, Arguments>(path: &str, handler: F) -> Resource
 where
     F: Handler<Arguments>,

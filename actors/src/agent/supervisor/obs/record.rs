@@ -159,8 +159,8 @@ impl Reporter {
     }
 }
 
-/// What the agent has moved, as DLSlime counts it: requests that it began, and answers that it gave.
-/// Bytes are not counted.
+/// What the agent has moved, as DLSlime counts it: requests that it began, and answers that it
+/// gave. Bytes are not counted.
 fn moved(figures: &Figures) -> ObsSummary {
     let readings = |of: &[ServiceFigures], what: fn(&MethodReading) -> u64| -> u64 {
         of.iter().flat_map(|it| &it.methods).map(what).sum()
