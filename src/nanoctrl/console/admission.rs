@@ -16,7 +16,7 @@ use actix_web::web::{self, Data};
 use actix_web::{HttpRequest, HttpResponse, ResponseError};
 use serde::Deserialize;
 
-use super::assets::{self, Asset};
+use super::assets;
 use super::login::{Attempt, SESSION};
 use super::{Console, ROOT, own_page};
 use crate::nanoctrl::body;
@@ -86,11 +86,11 @@ fn refusal(console: &Console, request: &HttpRequest) -> Option<HttpResponse> {
     }
     let brought = request.headers().get(AUTHORIZATION).and_then(gate::bearer);
     let Some(brought) = brought else {
-        return Some(unauthorized(assets::LOGIN));
+        return Some(unauthorized(""));
     };
     match login.attempt(visitor(request), brought, now) {
         Attempt::Right => None,
-        Attempt::Wrong => Some(unauthorized(assets::LOGIN_FAILED)),
+        Attempt::Wrong => Some(unauthorized(assets::WRONG)),
         Attempt::TooEarly(wait) => Some(too_early(wait)),
     }
 }
@@ -116,13 +116,13 @@ pub(super) async fn log_in(
     };
     let text = std::str::from_utf8(&body).unwrap_or_default();
     let Ok(brought) = web::Query::<Brought>::from_query(text) else {
-        return unauthorized(assets::LOGIN_FAILED);
+        return unauthorized(assets::WRONG);
     };
     let (login, now) = (&app.console.login, Instant::now());
     let token = brought.token.trim();
     match login.attempt(visitor(&request), token.as_bytes(), now) {
         Attempt::Right => {}
-        Attempt::Wrong => return unauthorized(assets::LOGIN_FAILED),
+        Attempt::Wrong => return unauthorized(assets::WRONG),
         Attempt::TooEarly(wait) => return too_early(wait),
     }
     let mut answer = to_console();
@@ -155,14 +155,14 @@ fn to_console() -> actix_web::HttpResponseBuilder {
     answer
 }
 
-fn unauthorized(page: Asset) -> HttpResponse {
-    let mut answer = page.with_status(StatusCode::UNAUTHORIZED);
+fn unauthorized(notice: &'static str) -> HttpResponse {
+    let mut answer = assets::login(StatusCode::UNAUTHORIZED, notice);
     answer.headers_mut().insert(WWW_AUTHENTICATE, CHALLENGE);
     answer
 }
 
 fn too_early(wait: Duration) -> HttpResponse {
-    let mut answer = assets::LOGIN_SLOWED.with_status(StatusCode::TOO_MANY_REQUESTS);
+    let mut answer = assets::login(StatusCode::TOO_MANY_REQUESTS, assets::SLOWED);
     let seconds = HeaderValue::from(wait.as_secs() + 1);
     answer.headers_mut().insert(RETRY_AFTER, seconds);
     answer

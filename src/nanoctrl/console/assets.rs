@@ -15,11 +15,7 @@ pub(super) struct Asset {
 
 impl Asset {
     pub(super) async fn answer(self) -> HttpResponse {
-        self.with_status(StatusCode::OK)
-    }
-
-    pub(super) fn with_status(self, status: StatusCode) -> HttpResponse {
-        HttpResponse::build(status)
+        HttpResponse::Ok()
             .content_type(self.content_type)
             .body(self.text)
     }
@@ -35,24 +31,23 @@ pub(super) const PAGE: Asset = Asset {
     text: include_str!("assets/console.html"),
 };
 
-/// Asks for the token.
-pub(super) const LOGIN: Asset = Asset {
-    path: "/login",
-    content_type: HTML,
-    text: include_str!("assets/login.html"),
-};
+/// Said by the page that asks for the token, if it was asked for before.
+pub(super) const WRONG: &str = "That is not the token.";
+/// The same to those who have to wait before the next attempt.
+pub(super) const SLOWED: &str =
+    "Too many attempts from your address. Wait two seconds, then try again.";
+/// Where the page has what it says.
+const NOTICE: &str = "<!-- notice -->";
 
-/// Asks for the token again.
-pub(super) const LOGIN_FAILED: Asset = Asset {
-    text: include_str!("assets/login_failed.html"),
-    ..LOGIN
-};
-
-/// Asks to wait before the next attempt.
-pub(super) const LOGIN_SLOWED: Asset = Asset {
-    text: include_str!("assets/login_slowed.html"),
-    ..LOGIN
-};
+/// Asks for the token. `notice` says why again, and is empty the first time.
+pub(super) fn login(status: StatusCode, notice: &'static str) -> HttpResponse {
+    let notice = match notice {
+        "" => String::new(),
+        notice => format!(r#"<p class="notice bad" role="alert">{notice}</p>"#),
+    };
+    let page = include_str!("assets/login.html").replace(NOTICE, &notice);
+    HttpResponse::build(status).content_type(HTML).body(page)
+}
 
 const fn script(path: &'static str, text: &'static str) -> Asset {
     Asset {
