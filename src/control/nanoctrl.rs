@@ -23,6 +23,7 @@ mod client_tls;
 mod diagnosis;
 mod entities;
 mod http;
+mod http_client;
 mod leases;
 mod mail_stream;
 #[cfg(feature = "server")]

@@ -72,7 +72,8 @@ pub struct Config {
     pub(super) tls: Option<ServerTls>,
 }
 
-/// The files, in PEM form, with which a server speaks TLS. They are read once, at start.
+/// The files, in PEM form, with which a server speaks TLS. They are looked at when somebody
+/// connects, and read anew if one has changed; those that cannot be used change nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerTls {
     /// The certificate, and those that lead from it to its authority.

@@ -6,6 +6,8 @@
 #[cfg(feature = "tls")]
 mod files;
 mod problem;
+#[cfg(feature = "tls")]
+mod watched_files;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ pub(crate) use files::{authorities, identity, provider, system_authorities};
 #[cfg(feature = "tls")]
 pub(crate) use problem::NotNamed;
 pub use problem::{CertificateProblem, TlsError};
+#[cfg(feature = "tls")]
+pub(crate) use watched_files::WatchedFiles;
 
 /// Whether this build knows TLS: the cargo feature `tls`.
 pub const IS_BUILT_IN: bool = cfg!(feature = "tls");

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
@@ -261,6 +261,67 @@ async fn a_file_that_cannot_be_used_is_named_with_its_setting_on_both_sides() {
         assert!(matches!(error, ControlError::TlsFile(_)), "{error}");
         assert!(error.to_string().contains(setting), "{error}");
     }
+}
+
+/// Puts one file into the place of another at once, as those do it who renew certificates.
+fn replace(path: &Path, with: &Path) {
+    let next = path.with_extension("next");
+    fs::copy(with, &next).unwrap();
+    fs::rename(&next, path).unwrap();
+}
+
+#[actix::test]
+async fn certificates_of_a_server_are_replaced_while_it_runs_and_bad_ones_change_nothing() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (was, becomes) = (old.issue("ctrl", HERE), new.issue("ctrl", HERE));
+    let [client, other] = [&old, &new].map(|authority| authority.issue("client", "DNS:client"));
+    let clients = old.at("clients");
+    fs::copy(old.ca(), &clients).unwrap();
+    let served = Served::with(files(&was, Some(clients.clone()))).await;
+    let url = served.url();
+    let sees = async |authority: &Authority, shown: &Issued| {
+        // Each asks over a connection of its own.
+        ask(&url, &showing(authority, shown)).await.is_ok()
+    };
+    assert!(sees(&old, &client).await && !sees(&new, &client).await);
+    // Half a file, and a certificate without its key.
+    let whole = fs::read(&was.cert).unwrap();
+    fs::write(&was.cert, &whole[..whole.len() / 2]).unwrap();
+    assert!(sees(&old, &client).await);
+    replace(&was.cert, &becomes.cert);
+    assert!(sees(&old, &client).await && !sees(&new, &client).await);
+    replace(&was.key, &becomes.key);
+    assert!(sees(&new, &client).await && !sees(&old, &client).await);
+    // Now those of other callers.
+    assert!(!sees(&new, &other).await);
+    fs::write(&clients, "nobody").unwrap();
+    assert!(sees(&new, &client).await && !sees(&new, &other).await);
+    replace(&clients, &new.ca());
+    assert!(sees(&new, &other).await && !sees(&new, &client).await);
+}
+
+#[actix::test]
+async fn files_of_a_client_are_replaced_while_it_runs_and_bad_ones_change_nothing() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let server = authority.issue("ctrl", HERE);
+    let served = Served::with(files(&server, Some(authority.ca()))).await;
+    let tls = showing(&other, &other.issue("client", "DNS:client"));
+    let control = NanoCtrl::new(&served.url(), "").unwrap().tls(&tls).unwrap();
+    let refused = async || match control.list_agents().await {
+        Err(ControlError::Tls { error, .. }) => error,
+        answer => panic!("{answer:?}"),
+    };
+    let unknown = CertificateProblem::UnknownAuthority;
+    assert_eq!(refused().await, TlsError::Theirs(unknown.clone()));
+    let [ca, cert, key] = [&tls.ca, &tls.cert, &tls.key].map(|path| path.as_ref().unwrap());
+    fs::write(ca, "nobody").unwrap();
+    assert_eq!(refused().await, TlsError::Theirs(unknown.clone()));
+    replace(ca, &authority.ca());
+    assert_eq!(refused().await, TlsError::Ours(unknown));
+    let ours = authority.issue("client", "DNS:client");
+    replace(key, &ours.key);
+    replace(cert, &ours.cert);
+    control.list_agents().await.unwrap();
 }
 
 /// A user of the command line, with nothing else in the environment.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 #[cfg(feature = "tls")]
 use crate::tls::{self, TlsFileError};
 
-/// Files, in PEM form, for a NanoCtrl that is named by `https://`. They are read once, when the
-/// client is made.
+/// Files, in PEM form, for a NanoCtrl that is named by `https://`. They are looked at before each
+/// request, and read anew if one has changed.
 ///
 /// ```
 /// use slimerpc::control::ClientTls;
@@ -61,6 +61,13 @@ impl ClientTls {
         rustls::ClientConfig::builder_with_provider(tls::provider())
             .with_safe_default_protocol_versions()
             .expect("its provider knows both versions of TLS")
+    }
+
+    /// Those that are set.
+    #[cfg(feature = "tls")]
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let files = [&self.ca, &self.cert, &self.key];
+        files.into_iter().flatten().cloned().collect()
     }
 
     /// What a client needs to connect.

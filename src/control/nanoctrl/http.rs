@@ -2,11 +2,12 @@
 
 use std::{error::Error, io, time::Duration};
 
-use reqwest::{Client, StatusCode, Url, redirect::Policy};
+use reqwest::{StatusCode, Url};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Map, Value, json};
 
 use super::client_tls::ClientTls;
+use super::http_client::HttpClient;
 use crate::control::{ControlError, Entity, PeerRecord, Registration, Secret};
 use crate::fabric::SystemLimit;
 
@@ -87,7 +88,7 @@ struct Status {
 /// A NanoCtrl server, queried on behalf of one scope.
 #[derive(Debug, Clone)]
 pub(super) struct Http {
-    client: Client,
+    client: HttpClient,
     base: Url,
     scope: String,
     /// Sent with every request.
@@ -101,7 +102,7 @@ impl Http {
     pub(super) fn new(url: &str, scope: String, timeout: Duration) -> Result<Self, ControlError> {
         let base = parse_url(url)?;
         Ok(Self {
-            client: client(&base, &ClientTls::default())?,
+            client: HttpClient::new(&base, &ClientTls::default())?,
             base,
             scope,
             token: None,
@@ -110,7 +111,7 @@ impl Http {
     }
 
     pub(super) fn set_tls(&mut self, tls: &ClientTls) -> Result<(), ControlError> {
-        self.client = client(&self.base, tls)?;
+        self.client = HttpClient::new(&self.base, tls)?;
         Ok(())
     }
 
@@ -295,11 +296,8 @@ impl Http {
         if !self.scope.is_empty() {
             body["scope"] = self.scope.as_str().into();
         }
-        let mut request = self
-            .client
-            .post(self.route(path))
-            .timeout(timeout)
-            .json(&body);
+        let client = self.client.current();
+        let mut request = client.post(self.route(path)).timeout(timeout).json(&body);
         if let Some(token) = &self.token {
             request = request.bearer_auth(token.expose());
         }
@@ -366,21 +364,6 @@ impl Http {
         }
         ControlError::NanoCtrlUnreachable { url, reason }
     }
-}
-
-/// An HTTP client for the server at `base`.
-#[cfg_attr(not(feature = "tls"), expect(unused_variables))]
-fn client(base: &Url, tls: &ClientTls) -> Result<Client, ControlError> {
-    let builder = Client::builder().no_proxy().redirect(Policy::none());
-    // Without a configuration reqwest would look for one who computes, which this process may not
-    // have chosen.
-    #[cfg(feature = "tls")]
-    let builder = builder.tls_backend_preconfigured(match base.scheme() {
-        "https" => tls.config().map_err(ControlError::TlsFile)?,
-        _ => ClientTls::unused(),
-    });
-    let built = builder.build();
-    built.map_err(|error| bad_url(base.as_str(), &reason(&error)))
 }
 
 /// The error of TLS among the causes of an HTTP error.

@@ -1,8 +1,6 @@
 //! The contents of a device's files, and what is made of them for each peer.
 
 use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::Resumption;
@@ -13,7 +11,6 @@ use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 
-use super::stamps;
 use super::verifier::PeerVerifier;
 use crate::fabric::tcp::address::TcpKey;
 use crate::tls::{self, TlsFileError, TlsFiles};
@@ -25,7 +22,6 @@ const SESSIONS: usize = 16;
 
 /// See the [module](self).
 pub(super) struct Credentials {
-    stamps: [Stamp; 3],
     roots: Arc<RootCertStore>,
     identity: Arc<SingleCertAndKey>,
     peers: Mutex<HashMap<Option<String>, Configs>>,
@@ -39,28 +35,14 @@ pub(super) struct Configs {
     pub(super) verifier: Arc<PeerVerifier>,
 }
 
-/// By what a file shows that it has been changed. `None`: it cannot be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp(Option<(u64, i64, i64, u64)>);
-
-impl Stamp {
-    pub(super) fn of(path: &Path) -> Self {
-        let metadata = std::fs::metadata(path).ok();
-        Self(metadata.map(|it| (it.ino(), it.mtime(), it.mtime_nsec(), it.size())))
-    }
-}
-
 impl Credentials {
     pub(super) fn read(files: &TlsFiles) -> Result<Self, TlsFileError> {
-        // Before they are read: what is changed meanwhile is read again.
-        let stamps = stamps(files);
         let identity = tls::identity([
             (TlsFiles::SETTINGS[0], &files.cert),
             (TlsFiles::SETTINGS[1], &files.key),
         ])?;
         let roots = tls::authorities(TlsFiles::SETTINGS[2], &files.ca)?;
         let credentials = Self {
-            stamps,
             roots: Arc::new(roots),
             identity: Arc::new(SingleCertAndKey::from(identity)),
             peers: Mutex::default(),
@@ -72,10 +54,6 @@ impl Credentials {
             reason: error.to_string(),
         })?;
         Ok(credentials)
-    }
-
-    pub(super) fn are_of(&self, stamps: &[Stamp; 3]) -> bool {
-        self.stamps == *stamps
     }
 
     /// How to meet the peer of this alias, or any whose certificate the authority has signed.

@@ -15,62 +15,29 @@ mod stream;
 mod tests;
 mod verifier;
 
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
 
 pub(super) use credentials::proof;
 pub(super) use stream::{Handshake, TlsSession};
 
-use self::credentials::{Credentials, Stamp};
-use crate::complaints::Complaints;
-use crate::tls::{TlsFileError, TlsFiles};
+use self::credentials::Credentials;
+use crate::tls::{TlsFileError, TlsFiles, WatchedFiles};
 
 /// The certificates of a device.
-pub(super) struct TlsContext {
-    files: TlsFiles,
-    current: Mutex<(Arc<Credentials>, Complaints)>,
-}
+#[derive(Debug)]
+pub(super) struct TlsContext(WatchedFiles<Credentials>);
 
 impl TlsContext {
     /// Reads the files.
     pub(super) fn open(files: &TlsFiles) -> Result<Self, TlsFileError> {
-        let credentials = Credentials::read(files)?;
-        Ok(Self {
-            files: files.clone(),
-            current: Mutex::new((Arc::new(credentials), Complaints::default())),
-        })
+        let files = files.clone();
+        let watched = [&files.cert, &files.key, &files.ca].map(Clone::clone);
+        let read = move || Credentials::read(&files);
+        WatchedFiles::open("the certificates of tcp0", watched.into(), read).map(Self)
     }
 
-    /// What is in the files. Those that cannot be read are left alone: somebody may be writing
-    /// them.
+    /// What is in the files.
     fn current(&self) -> Arc<Credentials> {
-        let mut guard = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let (current, complaints) = &mut *guard;
-        if !current.are_of(&stamps(&self.files)) {
-            match Credentials::read(&self.files) {
-                Ok(read) => {
-                    tracing::info!("the certificates of tcp0 were read anew");
-                    *current = Arc::new(read);
-                }
-                Err(error) => complaints.warn(
-                    Instant::now(),
-                    format_args!("the certificates of tcp0 stay what they were: {error}"),
-                ),
-            }
-        }
-        current.clone()
+        self.0.current()
     }
-}
-
-impl fmt::Debug for TlsContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsContext")
-            .field("files", &self.files)
-            .finish_non_exhaustive()
-    }
-}
-
-fn stamps(files: &TlsFiles) -> [Stamp; 3] {
-    [&files.cert, &files.key, &files.ca].map(|path| Stamp::of(path))
 }
