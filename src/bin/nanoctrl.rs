@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use slimerpc::control::Secret;
+use slimerpc::control::{ClientTls, Secret};
 use slimerpc::nanoctrl::daemon::{
     self, DaemonError, RunningServer, Search, StartOutcome, Stopped, Stranger,
 };
@@ -56,7 +56,8 @@ Environment (DLSLIME_CTRL_… works like NANOCTRL_…, which wins):
                             bring; unlike --token, which wins, it is not to be seen in the list of processes
   NANOCTRL_TLS_CERT, NANOCTRL_TLS_KEY, NANOCTRL_TLS_CLIENT_CA
                             as --tls-cert, --tls-key and --tls-client-ca
-  NANOCTRL_CA               authorities that may vouch for a server at https://, PEM [default: those of the system]
+  NANOCTRL_CA               authorities that may vouch for a server at https://, PEM [default: those of the system]; where one of
+                            these files is set, an address without http:// is one of https://
   NANOCTRL_CERT, NANOCTRL_KEY
                             our certificate and its key, PEM, for a server that was started with --tls-client-ca
   NANOCTRL_REDIS_ADVERTISE  Redis address to tell agents, HOST:PORT, if not the one of the URL
@@ -129,15 +130,16 @@ struct ServerAddress {
 impl ServerAddress {
     /// The given address, if there is one.
     fn find(self) -> Option<String> {
+        let tls = ClientTls::default().or_environment();
         if self.host.is_none() && self.port.is_none() {
-            return self.address;
+            return self.address.map(|address| tls.url_of(&address));
         }
         let host = self.host.unwrap_or_else(|| "127.0.0.1".to_owned());
         let host = match host.parse::<Ipv6Addr>() {
             Ok(address) => format!("[{address}]"),
             Err(_) => host,
         };
-        Some(format!("http://{host}:{}", self.port.unwrap_or(3000)))
+        Some(tls.url_of(&format!("{host}:{}", self.port.unwrap_or(3000))))
     }
 }
 

@@ -168,14 +168,8 @@ async fn a_server_that_wants_certificates_says_what_is_wrong_with_ours() {
     }
 }
 
-#[actix::test]
-async fn a_url_of_the_wrong_scheme_is_an_error_that_names_the_other() {
-    let authority = Authority::new();
-    let redis = Redis::start();
-    let plain = Server::start(Config::with_redis(redis.url())).await;
-    let plain = plain.unwrap();
-    let url = format!("https://{}", plain.address());
-    let error = ask(&url, &trusting(&authority)).await.unwrap_err();
+fn assert_speaks_no_tls(error: ControlError) {
+    let told = error.to_string();
     assert!(
         matches!(
             error,
@@ -183,9 +177,19 @@ async fn a_url_of_the_wrong_scheme_is_an_error_that_names_the_other() {
                 error: TlsError::Handshake(_),
                 ..
             }
-        ) && error.to_string().contains("http://"),
-        "{error}"
+        ) && told.contains("http://"),
+        "{told}"
     );
+}
+
+#[actix::test]
+async fn a_url_of_the_wrong_scheme_is_an_error_that_names_the_other() {
+    let authority = Authority::new();
+    let redis = Redis::start();
+    let plain = Server::start(Config::with_redis(redis.url())).await;
+    let plain = plain.unwrap();
+    let url = format!("https://{}", plain.address());
+    assert_speaks_no_tls(ask(&url, &trusting(&authority)).await.unwrap_err());
     let served = Served::with(files(&authority.issue("ctrl", HERE), None)).await;
     let url = format!("http://{}", served.server.address());
     let error = ask(&url, &ClientTls::default()).await.unwrap_err();
@@ -193,6 +197,37 @@ async fn a_url_of_the_wrong_scheme_is_an_error_that_names_the_other() {
         matches!(error, ControlError::NotHttp { .. }) && error.to_string().contains("https://"),
         "{error}"
     );
+}
+
+#[actix::test]
+async fn an_address_without_a_scheme_means_tls_to_those_who_have_an_authority() {
+    let authority = Authority::new();
+    let trusted = trusting(&authority);
+    let served = Served::with(files(&authority.issue("ctrl", HERE), None)).await;
+    let address = served.server.address().to_string();
+    ask(&address, &trusted).await.unwrap();
+    let builder = PeerAgent::builder().nanoctrl(&address).device("shm0");
+    let agent = builder.nanoctrl_tls(trusted.clone()).start().await.unwrap();
+    agent.shutdown().await.unwrap();
+    let port = served.server.address().port().to_string();
+    for words in [["--host", "127.0.0.1"], ["--address", &address]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_nanoctrl"));
+        command.arg("agents").args(words);
+        if words[0] == "--host" {
+            command.args(["--port", &port]);
+        }
+        command.env("NANOCTRL_CA", authority.ca());
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap());
+        let output = output.await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    // A server that does not speak TLS is not talked to in the clear instead.
+    let redis = Redis::start();
+    let plain = Server::start(Config::with_redis(redis.url())).await;
+    let plain = plain.unwrap();
+    let address = plain.address().to_string();
+    assert_speaks_no_tls(ask(&address, &trusted).await.unwrap_err());
+    ask(&address, &ClientTls::default()).await.unwrap();
 }
 
 #[actix::test]

@@ -63,8 +63,28 @@ impl ClientTls {
             .expect("its provider knows both versions of TLS")
     }
 
+    /// The URL of a server whose address may lack a scheme. It gets `https://` if there is any file
+    /// for TLS, so that nobody who has set one talks in the clear without having said so.
+    ///
+    /// ```
+    /// use slimerpc::control::ClientTls;
+    /// let ca = Some("/etc/slimerpc/ca.crt".into());
+    /// let tls = ClientTls { ca, ..ClientTls::default() };
+    /// assert_eq!(tls.url_of("ctrl:3000"), "https://ctrl:3000");
+    /// assert_eq!(tls.url_of("http://ctrl:3000"), "http://ctrl:3000");
+    /// assert_eq!(ClientTls::default().url_of("ctrl:3000"), "http://ctrl:3000");
+    /// ```
+    #[must_use]
+    pub fn url_of(&self, address: &str) -> String {
+        let scheme = match self.files().is_empty() {
+            _ if address.contains("://") => return address.to_owned(),
+            true => "http",
+            false => "https",
+        };
+        format!("{scheme}://{address}")
+    }
+
     /// Those that are set.
-    #[cfg(feature = "tls")]
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let files = [&self.ca, &self.cert, &self.key];
         files.into_iter().flatten().cloned().collect()

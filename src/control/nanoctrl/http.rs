@@ -90,6 +90,8 @@ struct Status {
 pub(super) struct Http {
     client: HttpClient,
     base: Url,
+    /// The address as it was given, if no scheme stood in front.
+    bare: Option<String>,
     scope: String,
     /// Sent with every request.
     pub(super) token: Option<Secret>,
@@ -98,12 +100,20 @@ pub(super) struct Http {
 }
 
 impl Http {
-    /// A client for the server at `url`; `http://` is put in front if there is no scheme.
+    /// A client for the server at `url`. An address without a scheme is one of `http://`, or, once
+    /// there are files for TLS, of `https://`.
     pub(super) fn new(url: &str, scope: String, timeout: Duration) -> Result<Self, ControlError> {
-        let base = parse_url(url)?;
+        let no_files = ClientTls::default();
+        let bare = (!url.contains("://")).then(|| url.trim().to_owned());
+        let base = match &bare {
+            Some(address) => no_files.url_of(address),
+            None => url.trim().to_owned(),
+        };
+        let base = parse_url(&base, url)?;
         Ok(Self {
-            client: HttpClient::new(&base, &ClientTls::default())?,
+            client: HttpClient::new(&base, &no_files)?,
             base,
+            bare,
             scope,
             token: None,
             timeout,
@@ -111,6 +121,9 @@ impl Http {
     }
 
     pub(super) fn set_tls(&mut self, tls: &ClientTls) -> Result<(), ControlError> {
+        if let Some(address) = &self.bare {
+            self.base = parse_url(&tls.url_of(address), address)?;
+        }
         self.client = HttpClient::new(&self.base, tls)?;
         Ok(())
     }
@@ -385,27 +398,22 @@ fn refusal(error: &reqwest::Error) -> Option<crate::tls::TlsError> {
     None
 }
 
-fn parse_url(url: &str) -> Result<Url, ControlError> {
-    let text = url.trim();
-    let text = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("http://{text}")
-    };
-    if has_zone(&text) {
+/// Parses what has a scheme. Errors show what was `given`.
+fn parse_url(text: &str, given: &str) -> Result<Url, ControlError> {
+    if has_zone(text) {
         return Err(bad_url(
-            url,
+            given,
             "an address with a zone cannot be used; name the server by another of its addresses, or by a host name",
         ));
     }
-    let mut parsed = Url::parse(&text).map_err(|error| bad_url(url, &error.to_string()))?;
+    let mut parsed = Url::parse(text).map_err(|error| bad_url(given, &error.to_string()))?;
     match parsed.scheme() {
         "http" => {}
         "https" if cfg!(feature = "tls") => {}
-        "https" => return Err(bad_url(url, "https:// needs the cargo feature `tls`")),
+        "https" => return Err(bad_url(given, "https:// needs the cargo feature `tls`")),
         _ => {
             return Err(bad_url(
-                url,
+                given,
                 "it begins neither with http:// nor with https://",
             ));
         }
@@ -513,6 +521,28 @@ mod tests {
                 assert_eq!(understood, (true, "https://ctrl", 443));
             }
             Err(error) => assert!(error.to_string().contains("feature `tls`"), "{error}"),
+        }
+    }
+
+    #[test]
+    fn an_address_without_a_scheme_is_not_asked_in_the_clear_where_there_are_files_for_tls() {
+        let ca = ClientTls {
+            ca: Some("/nowhere/ca.crt".into()),
+            ..ClientTls::default()
+        };
+        for (given, meant) in [
+            ("ctrl:80", "https://ctrl:80"),
+            ("ctrl:443", "https://ctrl"),
+            // Who says so means it.
+            ("http://ctrl:80", "http://ctrl"),
+        ] {
+            let mut http = http(given).expect("valid");
+            let set = http.set_tls(&ca);
+            assert_eq!(set.is_err(), meant.starts_with("https"), "{given}");
+            match cfg!(feature = "tls") {
+                true => assert_eq!(http.url(), meant),
+                false => assert!(set.is_ok() || format!("{set:?}").contains("feature `tls`")),
+            }
         }
     }
 

@@ -5,9 +5,7 @@ use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-#[cfg(feature = "tls")]
-use crate::control::ClientTls;
-use crate::control::Secret;
+use crate::control::{ClientTls, Secret};
 use crate::tls::TlsError;
 
 const TIMEOUT: Duration = Duration::from_secs(1);
@@ -44,7 +42,8 @@ pub(super) fn answers(address: &str) -> bool {
     }
 }
 
-/// Sends `GET /` to `address`, which is `host:port`, optionally after `http://` or `https://`.
+/// Sends `GET /` to `address`, which is `host:port`, optionally after `http://` or `https://`, as
+/// agents would.
 /// Returns whether the server requires another token than `token`.
 ///
 /// # Errors
@@ -85,7 +84,8 @@ fn connect(authority: &str) -> io::Result<TcpStream> {
 
 /// Reads the beginning of the answer.
 fn head(address: &str, token: Option<&Secret>) -> io::Result<String> {
-    let (scheme, rest) = address.split_once("://").unwrap_or(("http", address));
+    let url = ClientTls::default().or_environment().url_of(address);
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", &url));
     let authority = rest.split('/').next().unwrap_or_default();
     let stream = connect(authority)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
