@@ -7,6 +7,7 @@ mod model_runner;
 mod one_host;
 mod python_pickles;
 mod shared_memory;
+mod tcp_attacks;
 mod tcp_fabric;
 mod trainer;
 mod two_hosts;

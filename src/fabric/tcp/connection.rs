@@ -13,6 +13,7 @@ use super::hello::{Hello, Opening, Terms};
 use super::input::{Filled, Input, Payload};
 use super::output::{Output, Unsent};
 use super::region::Target;
+use super::socket;
 use super::stream::Stream;
 use super::timing::{patience, rnr_patience};
 use super::tls::proof;
@@ -474,7 +475,8 @@ impl Connection {
     }
 
     fn settle(&self, wire: &mut Wire) -> Result<(), Ending> {
-        if wire.owes && wire.stream.is_some() {
+        // Behind what waits to be sent it would be no sooner there, and one of many.
+        if wire.owes && wire.stream.is_some() && wire.output.is_empty() {
             wire.push(Header::bare(Kind::Ack), &[], Target::empty(), false);
             self.send(wire)?;
         }
@@ -496,6 +498,10 @@ impl Connection {
         let is_attended = self.is_attended(turn, by_event);
         if !is_attended || !wire.output.is_empty() {
             self.advance(wire);
+        }
+        // What nobody reads from does not end by being read from.
+        if wire.is_stalled && wire.stream.as_ref().is_some_and(socket::is_gone) {
+            self.end(wire, Ending::Lost);
         }
         if !is_attended && let Err(ending) = self.settle(wire) {
             self.end_after_input(wire, ending);
@@ -788,6 +794,12 @@ impl Connection {
         if !Arc::ptr_eq(send_cq, recv_cq) {
             each(send_cq);
         }
+    }
+
+    /// Bytes of headers and inline data that have not been sent.
+    #[cfg(test)]
+    pub(super) fn unsent(&self) -> usize {
+        self.lock().output.unsent()
     }
 
     /// Enters ERR because our side wants to.

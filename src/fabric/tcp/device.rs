@@ -100,6 +100,12 @@ impl TcpDevice {
             .map_or(0, |worker| worker.state().violations())
     }
 
+    /// The connection of this queue pair.
+    #[cfg(test)]
+    pub(super) fn connection(&self, number: u32) -> Option<Arc<Connection>> {
+        self.worker().ok()?.state().find(number)
+    }
+
     /// The one that listens.
     fn worker(&self) -> Result<Arc<Worker>, FabricError> {
         let mut worker = lock(&self.worker);

@@ -50,7 +50,7 @@ struct Connections {
 pub(super) enum Command {
     /// This socket has begun to dial for this connection.
     Dial(Weak<Connection>, OwnedFd),
-    /// The queue pair of this number is ready for its peer.
+    /// The queue pair of this number is ready for its peer, or never will be.
     Greet(u32),
     /// Look at this connection soon, and as long as it has to be.
     LookAfter(Weak<Connection>),

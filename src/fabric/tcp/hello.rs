@@ -1,6 +1,7 @@
 //! What the two ends say first.
 
 use super::address::TcpKey;
+use crate::fabric::software::LIMITS;
 
 /// Bytes of a hello.
 pub(super) const HELLO: usize = 72;
@@ -78,6 +79,11 @@ impl Hello {
         if bytes[11] != 0 || bytes[60..].iter().any(|byte| *byte != 0) || bytes[10] > 7 {
             return Err("a malformed hello");
         }
+        // More than any device gives: what is kept for a peer has a bound.
+        let max_send_wr = number(56);
+        if max_send_wr > LIMITS.max_qp_wr {
+            return Err("a hello on impossible terms");
+        }
         Ok(Self {
             from_gid: sixteen(12),
             from_qp: number(28),
@@ -85,7 +91,7 @@ impl Hello {
             to_qp: number(36),
             key: TcpKey::new(sixteen(40)),
             terms: Terms {
-                max_send_wr: number(56),
+                max_send_wr,
                 rnr_retry: bytes[10],
             },
         })
@@ -118,7 +124,7 @@ mod tests {
             let refused = Hello::decode(&bytes, other).unwrap_err();
             assert!(refused.contains("SLIME_RPC_TLS_CERT"), "{refused}");
         }
-        for (at, value) in [(0, b'G'), (8, 2), (10, 8), (11, 1), (HELLO - 1, 1)] {
+        for (at, value) in [(0, b'G'), (8, 2), (10, 8), (11, 1), (58, 5), (HELLO - 1, 1)] {
             let mut bad = bytes;
             bad[at] = value;
             assert!(Hello::decode(&bad, opening).is_err(), "byte {at}");

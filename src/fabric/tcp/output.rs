@@ -49,6 +49,11 @@ impl Output {
         self.segments.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn unsent(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
     /// Appends a frame: the header, then `inline`, then the bytes of `target`.
     pub(super) fn push(
         &mut self,

@@ -39,6 +39,12 @@ impl TcpQueuePair {
         }
     }
 
+    /// Has the device's thread look again at a peer that has come before it was expected.
+    fn review_waiting(&self) {
+        let number = self.number();
+        self.worker.state().command(Command::Greet(number));
+    }
+
     /// Whether this end dials: exactly one of the two does.
     fn dials(&self, remote: &QueuePairAddress) -> bool {
         (self.worker.state().gid(), self.number()) < (remote.gid, remote.qp_num)
@@ -141,6 +147,7 @@ impl QueuePair for TcpQueuePair {
 
     fn to_error(&mut self) -> Result<(), FabricError> {
         self.connection.give_up();
+        self.review_waiting();
         Ok(())
     }
 
@@ -173,5 +180,6 @@ impl Drop for TcpQueuePair {
     fn drop(&mut self) {
         self.connection.give_up();
         self.worker.state().forget(self.number());
+        self.review_waiting();
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -101,6 +102,14 @@ pub(super) fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
 /// Whether a dial has succeeded, once the socket is writable.
 pub(super) fn dialled(socket: impl AsFd) -> io::Result<()> {
     Ok(sockopt::socket_error(socket)??)
+}
+
+/// Whether the peer has reset a connection, or it is lost.
+pub(super) fn is_gone(socket: impl AsFd) -> bool {
+    let gone = PollFlags::ERR | PollFlags::HUP;
+    let mut polled = [PollFd::new(&socket, PollFlags::empty())];
+    let looked = rustix::event::poll(&mut polled, Some(&Timespec::default()));
+    looked.is_ok() && polled[0].revents().intersects(gone)
 }
 
 /// Small frames leave at once, and a peer that does not answer for so long is given up.

@@ -15,7 +15,8 @@ use crate::fabric::conformance::CASES;
 use crate::fabric::{
     Access, Completion, CompletionStatus, Device, FabricError, Gid, MemoryRegion, Operation,
     Payload, Poller, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
-    RemoteSlice, RetryPolicy, SendRequest, Sge, TcpAddress, software::MAX_MESSAGE,
+    RemoteSlice, RetryPolicy, SendRequest, Sge, TcpAddress,
+    software::{LIMITS, MAX_MESSAGE},
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -391,19 +392,15 @@ fn an_impostor_that_answers_is_refused_and_counted() {
     victim.has_violations(0);
 }
 
-/// Connections that say nothing are not many at a time, and give way.
+/// Connections that say nothing are not many at a time, and give way to whoever comes.
 #[test]
-fn silent_strangers_are_bounded() {
+fn silent_strangers_are_bounded_and_keep_nobody_out() {
     let victim = Victim::new();
     let silent: Vec<_> = (0..300).map(|_| victim.say(b"")).collect();
     victim.has_violations(300 - 256);
-    drop(silent);
-    let end = Instant::now() + SOON;
-    while TcpStream::connect(victim.device.address().unwrap()).is_err() {
-        assert!(Instant::now() < end);
-    }
     victim.serves_others();
     victim.meet();
+    drop(silent);
 }
 
 /// INPUT-1: a peer that breaks the protocol loses its connection, and nobody else notices.
@@ -566,6 +563,121 @@ fn a_peer_that_stops_reading_is_given_up() {
     victim.serves_others();
     victim.is_in_error();
     drop(stream);
+}
+
+/// A peer may have as many requests outstanding as a queue pair of any device, and no more: what it
+/// says bounds what is kept for it.
+#[test]
+fn a_peer_on_impossible_terms_is_refused() {
+    let victim = Victim::new();
+    let on = |max_send_wr| {
+        let hello = victim.hello();
+        let terms = Terms {
+            max_send_wr,
+            ..hello.terms
+        };
+        Hello { terms, ..hello }.encode(Opening::Hello)
+    };
+    for (count, most) in (1..).zip([LIMITS.max_qp_wr + 1, u32::MAX]) {
+        assert!(rest(victim.say(&on(most))).is_empty());
+        victim.has_violations(count);
+    }
+    let mut stream = victim.say(&on(LIMITS.max_qp_wr));
+    stream.read_exact(&mut [0; HELLO]).unwrap();
+}
+
+/// As long as the socket takes no acknowledgement one is enough: each counts all.
+#[test]
+fn a_peer_that_wants_all_acknowledged_and_reads_nothing_takes_no_memory() {
+    let mut victim = Victim::new();
+    victim.region = victim.device.register(16 << 20, Access::ALL).unwrap();
+    let mut stream = victim.meet();
+    let connection = victim.device.connection(victim.qp.number()).unwrap();
+    let read = Header {
+        kind: Kind::Read,
+        ..victim.write_header(0, 16 << 20)
+    };
+    stream.write_all(&read.encode()).unwrap();
+    let mut one = [Completion::EMPTY];
+    for sequence in 1..2000 {
+        let write = Header {
+            wants_ack: true,
+            ..victim.write_header(sequence, 0)
+        };
+        stream.write_all(&write.encode()).unwrap();
+        assert_eq!(victim.poller.poll(&mut one).unwrap(), 0);
+        let unsent = connection.unsent();
+        assert!(unsent <= 2 * HEADER, "{unsent} bytes after {sequence}");
+    }
+    // What was withheld is said once it can be.
+    let mut answer = vec![0; HEADER + (16 << 20)];
+    stream.read_exact(&mut answer).unwrap();
+    let mut executed = 0;
+    while executed < 2000 {
+        let mut header = [0; HEADER];
+        stream.read_exact(&mut header).unwrap();
+        executed = Header::decode(&header).unwrap().executed;
+    }
+}
+
+/// Nobody reads from its socket as long as a message waits, so nobody sees its end by reading.
+#[test]
+fn a_peer_that_resets_while_a_message_waits_for_a_receive_is_lost() {
+    for is_polled in [false, true] {
+        let mut victim = Victim::new();
+        let hello = Hello {
+            terms: Terms {
+                max_send_wr: SENDS,
+                rnr_retry: 7,
+            },
+            ..victim.hello()
+        };
+        let mut stream = victim.say(&hello.encode(Opening::Hello));
+        stream.read_exact(&mut [0; HELLO]).unwrap();
+        for sequence in 0..RECEIVES as u32 + 3 {
+            let message = Header {
+                kind: Kind::WriteWithImm,
+                ..victim.write_header(sequence, 0)
+            };
+            stream.write_all(&message.encode()).unwrap();
+        }
+        for _ in 0..RECEIVES {
+            assert!(next(&mut *victim.poller).status.is_success());
+        }
+        thread::sleep(Duration::from_millis(20));
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        let end = Instant::now() + SOON;
+        while victim.qp.state() != QueuePairState::Error {
+            assert!(Instant::now() < end, "still in {}", victim.qp.state());
+            if is_polled {
+                let _ = victim.poller.poll(&mut [Completion::EMPTY]).unwrap();
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+/// Whoever has the key may wait until a queue pair knows its peer, once, and as long as there is
+/// such a queue pair.
+#[test]
+fn whoever_waits_for_a_queue_pair_is_one_and_ends_with_it() {
+    let victim = Victim::waiting(&open());
+    let hello = victim.hello().encode(Opening::Hello);
+    let waiting: Vec<_> = (0..5).map(|_| victim.say(&hello)).collect();
+    victim.has_violations(4);
+    let device = victim.device.clone();
+    drop(victim);
+    for stream in waiting {
+        assert!(rest(stream).is_empty());
+    }
+    let mut failed = Victim::waiting(&device);
+    let stream = failed.say(&failed.hello().encode(Opening::Hello));
+    // It is known who it is before the queue pair fails.
+    thread::sleep(Duration::from_millis(50));
+    failed.qp.to_error().unwrap();
+    assert!(rest(stream).is_empty());
+    assert_eq!(device.violations(), 4);
 }
 
 /// A second connection for the same queue pair, with everything right, changes nothing for the

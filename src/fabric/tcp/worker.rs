@@ -4,7 +4,7 @@
 //! every few milliseconds whether that is still so. Otherwise it waits for the sockets as everybody
 //! does, and leaves to a sleeper what the sleeper is woken for, too.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -58,7 +58,7 @@ impl Worker {
         let mut routine = Routine {
             state: state.clone(),
             listener,
-            pending: HashMap::new(),
+            pending: BTreeMap::new(),
             next_token: FIRST_PENDING,
             strangers: 0,
             looked_after: Vec::new(),
@@ -103,7 +103,8 @@ impl Drop for Worker {
 struct Routine {
     state: Arc<DeviceState>,
     listener: OwnedFd,
-    pending: HashMap<u64, PendingSocket>,
+    /// The oldest first.
+    pending: BTreeMap<u64, PendingSocket>,
     next_token: u64,
     /// Pending sockets that were accepted and not answered.
     strangers: usize,
@@ -338,7 +339,7 @@ impl Routine {
         for _ in 0..MAX_ACCEPTED {
             match socket::accept(&self.listener) {
                 Ok(None) => return,
-                Ok(Some((_, peer))) if self.strangers >= MAX_STRANGERS => {
+                Ok(Some((_, peer))) if !self.has_room_for_stranger() => {
                     let what = "it came when too many others had not been answered";
                     self.state.violation(what, peer);
                 }
@@ -346,8 +347,11 @@ impl Routine {
                     let role = Role::Stranger(Greeting::new());
                     let until = Some(now + HELLO_PATIENCE);
                     let flags = epoll::EventFlags::IN;
+                    let token = self.next_token;
                     self.strangers += 1;
                     self.add(Stream::plain(socket), peer, role, until, flags);
+                    // A peer has said its hello by now, and does not wait among those who say none.
+                    self.receive_from(token);
                 }
                 // Who dialled has given up.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -361,6 +365,22 @@ impl Routine {
                 }
             }
         }
+    }
+
+    /// Makes room by closing the one that has said nothing for the longest time. There is none if
+    /// all have shown a key.
+    fn has_room_for_stranger(&mut self) -> bool {
+        if self.strangers < MAX_STRANGERS {
+            return true;
+        }
+        let says_nothing = |link: &PendingSocket| matches!(link.role, Role::Stranger(_));
+        let mut pending = self.pending.iter();
+        let Some(token) = pending.find_map(|(token, link)| says_nothing(link).then_some(*token))
+        else {
+            return false;
+        };
+        self.remove(token, "it said no hello, and others came".into());
+        true
     }
 
     fn add(
@@ -414,19 +434,23 @@ impl Routine {
         false
     }
 
-    fn greet_waiting(&mut self, number: u32) {
-        let is_for = |link: &PendingSocket| matches!(link.role, Role::Waiting(hello) if hello.to_qp == number);
-        let tokens: Vec<u64> = self
-            .pending
+    /// Whoever waits for this queue pair.
+    fn waiting_for(&self, number: u32) -> Option<(u64, Hello)> {
+        self.pending
             .iter()
-            .filter(|(_, link)| is_for(link))
-            .map(|(token, _)| *token)
-            .collect();
-        for token in tokens {
-            if let Some(Role::Waiting(hello)) = self.pending.get(&token).map(|link| &link.role) {
-                let hello = *hello;
-                self.greet(token, &hello);
-            }
+            .find_map(|(token, link)| match link.role {
+                Role::Waiting(hello) if hello.to_qp == number => Some((*token, hello)),
+                _ => None,
+            })
+    }
+
+    fn greet_waiting(&mut self, number: u32) {
+        let Some((token, hello)) = self.waiting_for(number) else {
+            return;
+        };
+        match self.state.find(number) {
+            Some(_) => self.greet(token, &hello),
+            None => self.remove(token, Wrong::Ended),
         }
     }
 
@@ -508,6 +532,9 @@ impl Routine {
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
+                if let Some((other, _)) = self.waiting_for(hello.to_qp) {
+                    self.remove(other, "another came for the same queue pair".into());
+                }
                 if let Some(link) = self.pending.get_mut(&token) {
                     link.role = Role::Waiting(*hello);
                     link.until = None;
