@@ -577,7 +577,9 @@ impl Control for NanoCtrl {
         let Some(session) = self.life.end() else {
             return Ok(());
         };
-        let (renewal, owner) = (self.renewal(), session.keep().await);
+        let renewal = self.renewal();
+        let _paused = renewal.pause().await;
+        let owner = session.keep().await;
         let is_others = match &owner {
             Ok(owner) => renewal.is_others(*owner),
             Err(_) => renewal.is_displaced(),

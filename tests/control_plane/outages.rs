@@ -2,10 +2,11 @@
 //! nonsense.
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{
     Arc,
-    atomic::{AtomicU16, Ordering},
+    atomic::{AtomicBool, AtomicU16, Ordering},
 };
 use std::time::Duration;
 
@@ -616,6 +617,79 @@ async fn an_attempt_to_register_that_was_not_answered_does_not_take_the_alias_fr
     let other = NanoCtrl::new(&url, "").unwrap();
     let error = other.register(registration).await.unwrap_err();
     assert!(matches!(error, ControlError::AliasTaken { .. }), "{error}");
+}
+
+/// A way to a server on which registrations are late, once it is told so.
+struct LateRegistrations {
+    url: String,
+    is_late: Arc<AtomicBool>,
+    /// Those that are under way.
+    held: Arc<AtomicU16>,
+    /// Those that have reached the server.
+    passed: Arc<AtomicU16>,
+}
+
+impl LateRegistrations {
+    const LATE: Duration = Duration::from_millis(300);
+
+    fn start(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let way = Self {
+            url: format!("http://{}", listener.local_addr().unwrap()),
+            is_late: Arc::default(),
+            held: Arc::default(),
+            passed: Arc::default(),
+        };
+        let (is_late, held, passed) = (way.is_late.clone(), way.held.clone(), way.passed.clone());
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let server = TcpStream::connect(("127.0.0.1", port)).unwrap();
+                let (mut from, mut into) =
+                    (server.try_clone().unwrap(), client.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from, &mut into));
+                let (is_late, held, passed) = (is_late.clone(), held.clone(), passed.clone());
+                let (mut client, mut server) = (client, server);
+                std::thread::spawn(move || {
+                    let mut bytes = [0; 4096];
+                    while let Ok(count @ 1..) = client.read(&mut bytes) {
+                        let is_registration = bytes.starts_with(b"POST /start_peer_agent");
+                        if is_registration && is_late.load(Ordering::SeqCst) {
+                            held.fetch_add(1, Ordering::SeqCst);
+                            std::thread::sleep(Self::LATE);
+                        }
+                        server.write_all(&bytes[..count]).unwrap();
+                        passed.fetch_add(is_registration.into(), Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        way
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_leaves_while_it_is_registered_again_stays_away() {
+    let server = NanoCtrlServer::start();
+    let way = LateRegistrations::start(server.port);
+    let agent = Arc::new(NanoCtrl::new(&way.url, "").unwrap());
+    agent.register(named("a")).await.unwrap();
+    server.redis.run::<()>(&["FLUSHALL"]);
+    way.is_late.store(true, Ordering::SeqCst);
+    let renewing = Arc::clone(&agent);
+    let renewal = tokio::spawn(async move { renewing.heartbeat().await });
+    let is_held = || way.held.load(Ordering::SeqCst) > 0;
+    until("the agent registers again", is_held).await;
+
+    agent.clean_up().await.unwrap();
+    // As the end of an agent ends its tasks.
+    renewal.abort();
+    let _ = renewal.await;
+    drop(agent);
+    let has_passed = || way.passed.load(Ordering::SeqCst) == 2;
+    until("the registration has reached the server", has_passed).await;
+    // Long enough for the server to carry it out, if nobody has waited for that.
+    sleep(LateRegistrations::LATE).await;
+    assert_eq!(server.redis.keys(), [""; 0]);
 }
 
 /// Where `localhost` is `::1` first, as on Debian, and everything listens on 127.0.0.1.

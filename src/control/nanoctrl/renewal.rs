@@ -11,8 +11,8 @@ use std::{
 
 use futures_util::future::join;
 use tokio::{
-    sync::{Mutex, Notify},
-    time::{Instant, sleep},
+    sync::{Mutex, MutexGuard, Notify},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -65,7 +65,10 @@ impl Renewal {
             }
             let (start, mut pauses) = (Instant::now(), BACKOFF.pauses());
             while let Err(error) = self.renew_all(&session).await {
-                if !is_passing(&error) || self.life.current().is_err() {
+                if self.life.current().is_err() {
+                    return;
+                }
+                if !is_passing(&error) {
                     tracing::warn!(alias = session.alias, %error, "not registered");
                     break;
                 }
@@ -75,9 +78,19 @@ impl Renewal {
         }
     }
 
+    /// Waits, for one request at most, until no renewal is under way, and keeps further ones from
+    /// beginning. What a renewal has asked the server for is carried out even if nobody waits for
+    /// the answer any more: an agent that leaves meanwhile would be registered again.
+    pub(super) async fn pause(&self) -> Option<MutexGuard<'_, ()>> {
+        timeout(self.http.timeout, self.state.turn.lock())
+            .await
+            .ok()
+    }
+
     /// Keeps registration and entities alive, and restores those that are lost.
     pub(super) async fn renew_all(&self, session: &Session) -> Result<(), ControlError> {
         let _turn = self.state.turn.lock().await;
+        self.life.current()?; // The agent may have left while this waited.
         match self.renew(session).await {
             Ok(()) => self.renew_entities(session).await,
             Err(
