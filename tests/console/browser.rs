@@ -40,7 +40,7 @@ fn install() -> Result<(), String> {
 }
 
 fn try_install() -> Result<(), String> {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packages");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../packages");
     let packages = ["chromium", "chromium-driver", "fonts-dejavu-core"];
     let installed = Command::new(script).args(packages).status();
     match installed {

@@ -1,4 +1,4 @@
-//! The pictures of the book: `cargo test --test console -- --ignored screenshots`.
+//! The pictures of the book: `cargo test --workspace --test console -- --ignored screenshots`.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -18,7 +18,7 @@ async fn screenshots_are_made() {
     };
     let mut job = Job::training();
     let console = job.console();
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/images");
     fs::create_dir_all(&folder).unwrap();
     for (name, page, theme, width, height) in [
         ("desktop", "/", "light", 1280, 1000),
