@@ -14,7 +14,7 @@
 //! | [`backoff`] | pauses between attempts | |
 //!
 //! Folders, from the lowest: `clock`, `panics`, `backoff`, `unique`, `tls`, `wire`, `fabric`,
-//! `channel`, `control`, `nanoctrl`. A folder uses those before it only.
+//! `channel`, `control`, `settings`, `nanoctrl`. A folder uses those before it only.
 //!
 //! # The way of a call
 //!
@@ -69,6 +69,8 @@ pub mod fabric;
 pub mod nanoctrl;
 #[doc(hidden)]
 pub mod panics;
+#[doc(hidden)]
+pub mod settings;
 pub mod tls;
 #[doc(hidden)]
 pub mod unique;

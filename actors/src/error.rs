@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use slimerpc::channel::{CallError, ConnectError, LossCause, MethodMismatch, Mismatch};
 use slimerpc::control::ControlError;
 use slimerpc::fabric::{FabricError, LinkType, SystemLimit};
+use slimerpc::settings::Refused;
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 
 /// A call failed.
@@ -591,6 +592,21 @@ pub enum AgentError {
     /// The agent has been shut down.
     #[error("this agent has been shut down")]
     ShutDown,
+}
+
+impl From<Refused> for AgentError {
+    fn from(refused: Refused) -> Self {
+        let Refused {
+            setting,
+            value,
+            allowed,
+        } = refused;
+        Self::Setting {
+            name: setting.into(),
+            value,
+            allowed,
+        }
+    }
 }
 
 impl AgentError {

@@ -25,6 +25,7 @@ mod device;
 pub(crate) mod drop_order;
 mod error;
 pub(crate) mod eventfd;
+mod fabrics;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(test)]
@@ -46,6 +47,8 @@ pub use completion::{Completion, CompletionStatus, Opcode};
 pub use completion_queue::{CompletionEvents, CompletionQueue, Poller, QueueHalves};
 pub use device::{Device, DeviceLimits, LinkType, PortAttributes, SHM, TCP, open};
 pub use error::FabricError;
+#[doc(hidden)]
+pub use fabrics::{FabricKind, Fabrics, MalformedFabrics};
 pub use limits::{SystemLimit, raise_open_files};
 pub use memory_region::{Access, MemoryRegion, OutOfRange};
 pub use queue_pair::{

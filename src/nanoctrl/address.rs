@@ -183,6 +183,11 @@ impl RedisAddress {
     }
 }
 
+/// Refuses an address that agents cannot be told.
+pub(super) fn check_advertised(address: &str) -> Result<(), StartError> {
+    advertised(address).map(drop)
+}
+
 fn advertised(address: &str) -> Result<Advertised, StartError> {
     let (scheme, rest) = bare(address);
     Ok(Advertised {

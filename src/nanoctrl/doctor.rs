@@ -1,11 +1,12 @@
 //! Checks what agents of this machine would stumble over, and says what to do.
 //!
-//! [`examine`] changes nothing: it reads `/proc`, `/sys` and `/dev`, and asks NanoCtrl, Redis and a
-//! peer as an agent would. `nanoctrl doctor` prints what it finds.
+//! [`examine`] changes nothing: it reads `/proc`, `/sys` and `/dev`, judges settings, and asks
+//! NanoCtrl, Redis and a peer as an agent would. `nanoctrl doctor` prints what it finds.
 
 mod machine;
 mod network;
 mod rdma;
+mod settings;
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -29,6 +30,8 @@ pub struct Patient {
     pub redis: Option<Secret>,
     /// `host:port` at which a peer listens over TCP.
     pub peer: Option<String>,
+    /// The variables of the environment that agents will have.
+    pub environment: Vec<(String, String)>,
     /// How long a server may take to answer.
     pub patience: Duration,
     /// Folder that holds `proc`, `sys`, `dev` and `lib` of the machine: `/`, or elsewhere if the
@@ -115,6 +118,7 @@ impl Finding {
 ///     tls: ClientTls::default(),
 ///     redis: None,
 ///     peer: None,
+///     environment: std::env::vars().collect(),
 ///     patience: Duration::from_secs(3),
 ///     root: PathBuf::from("/"),
 /// };
@@ -133,6 +137,7 @@ pub async fn examine(patient: &Patient) -> Vec<Finding> {
         machine::locked_memory(&patient.root, !devices.is_empty()),
         machine::shared_memory(),
     ];
+    findings.extend(settings::examine(&patient.environment));
     findings.extend(rdma::examine(&patient.root, &devices));
     findings.extend(network::control_plane(patient).await);
     if let Some(peer) = &patient.peer {

@@ -13,9 +13,37 @@
 
 use std::env;
 
-/// The value of `NANOCTRL_<name>`, or of `DLSLIME_CTRL_<name>`.
+const PREFIXES: [&str; 2] = ["NANOCTRL", "DLSLIME_CTRL"];
+
+/// What stands behind the prefix.
+const NAMES: [&str; 8] = [
+    "REDIS_URL",
+    "REDIS_ADVERTISE",
+    "TOKEN",
+    "TLS_CERT",
+    "TLS_KEY",
+    "TLS_CLIENT_CA",
+    "RUNTIME_DIR",
+    "RUST_LOG",
+];
+
+/// What the variable of this name stands for, if it is one of these: a name of the table.
+pub(super) fn meaning(variable: &str) -> Option<&'static str> {
+    let name = |prefix: &&str| variable.strip_prefix(prefix)?.strip_prefix('_');
+    let name = PREFIXES.iter().find_map(name)?;
+    NAMES.into_iter().find(|known| *known == name)
+}
+
+/// All names with a prefix.
+pub(super) fn names() -> Vec<String> {
+    let with = |prefix: &&str| NAMES.map(|name| format!("{prefix}_{name}"));
+    PREFIXES.iter().flat_map(with).collect()
+}
+
+/// The value of `NANOCTRL_<name>`, or of `DLSLIME_CTRL_<name>`, for one of the names above.
 pub fn lookup(name: &str) -> Option<String> {
-    ["NANOCTRL", "DLSLIME_CTRL"]
+    debug_assert!(NAMES.contains(&name), "{name} is not in the table");
+    PREFIXES
         .iter()
         .find_map(|prefix| non_empty(&format!("{prefix}_{name}")))
 }

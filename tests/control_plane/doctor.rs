@@ -1,6 +1,7 @@
 //! `nanoctrl doctor`: each check, when all is well and when it is not.
 #![allow(clippy::unwrap_used)]
 
+use std::env;
 use std::fs::{self, Permissions};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
@@ -9,6 +10,8 @@ use std::process::Command;
 
 use serde_json::Value;
 use slimerpc::nanoctrl::Config;
+use slimerpc::settings::VARIABLES;
+use support::fake_http::FakeHttp;
 use support::{Redis, free_port};
 use tempfile::TempDir;
 
@@ -24,13 +27,12 @@ struct Examined {
 
 impl Examined {
     fn by(command: &mut Command) -> Self {
-        for name in [
-            "SLIME_RPC_BUSY_POLL_US",
-            "SLIME_RPC_CONTROL",
-            "SLIME_RPC_REDIS_URL",
-            "NANOCTRL_TOKEN",
-        ] {
-            if !command.get_envs().any(|(set, _)| set == name) {
+        let is_setting = |name: &String| {
+            let prefixes = ["SLIME_RPC_", "NANOCTRL_", "DLSLIME_"];
+            prefixes.iter().any(|prefix| name.starts_with(prefix))
+        };
+        for name in env::vars().map(|(name, _)| name).filter(is_setting) {
+            if !command.get_envs().any(|(set, _)| *set == *name) {
                 command.env_remove(name);
             }
         }
@@ -221,6 +223,163 @@ fn who_polls_on_one_core_is_told() {
     after(one).has("ok", "cores", "1: nobody polls");
     let polls = format!("{one}; export SLIME_RPC_BUSY_POLL_US=50");
     after(&polls).has("problem", "cores", "SLIME_RPC_BUSY_POLL_US=50");
+}
+
+/// With these variables, and no other settings.
+fn with_settings(set: &[(&str, &str)]) -> Examined {
+    Examined::by(doctor(&["--no-server"]).envs(set.iter().copied()))
+}
+
+#[test]
+fn settings_that_agents_accept_are_fine() {
+    with_settings(&[]).has("ok", "settings", "no variable");
+    with_settings(&[
+        ("SLIME_RPC_SLOT_SIZE", "4096"),
+        ("SLIME_RPC_MAX_INFLIGHT", " 4 "),
+        ("SLIME_RPC_HEARTBEAT_MS", "2000"),
+        ("SLIME_RPC_DETECTION_MS", "5000"),
+        ("SLIME_RPC_TCP_BIND", "0.0.0.0:7000-7099"),
+        ("SLIME_RPC_TCP_ADVERTISE", "192.0.2.1"),
+        ("SLIME_RPC_CALL_TIMEOUT_MS", ""),
+        ("SLIME_RPC_LOG", "slimerpc_actors=debug,warn"),
+        ("DLSLIME_OBS", "yes"),
+        ("DLSLIME_CTRL_REDIS_URL", "redis://127.0.0.1"),
+        // Of DLSlime's own, which are not ours to judge.
+        ("DLSLIME_LOG_LEVEL", "5"),
+    ])
+    .has("ok", "settings", "9 variables");
+}
+
+#[test]
+fn each_setting_that_is_refused_is_told_by_its_variable() {
+    let refused = [
+        ("SLIME_RPC_CONTROL", "ftp://host", "http"),
+        ("SLIME_RPC_REDIS_URL", "localhost:hunter2", "redis://"),
+        ("SLIME_RPC_FABRICS", "shm,udp", "udp; a list of"),
+        ("SLIME_RPC_TCP_BIND", "eth0", "eth0; an IP address"),
+        ("SLIME_RPC_TCP_ADVERTISE", "0.0.0.0", "one host"),
+        ("SLIME_RPC_METRICS", "maybe", "maybe; 1 or 0"),
+        ("SLIME_RPC_METRICS_ADDR", "9464", "like 127.0.0.1:9464"),
+        ("SLIME_RPC_LOG", "a=b=c", "levels like info"),
+        ("SLIME_RPC_SLOT_SIZE", "7", "multiples of 8"),
+        ("SLIME_RPC_MAX_INFLIGHT", "0", "slots may be 1 to"),
+        ("SLIME_RPC_MAX_PAYLOAD", "1G", "whole number"),
+        ("SLIME_RPC_PAYLOAD_MEMORY", "-1", "whole number"),
+        ("SLIME_RPC_MAX_DEPTH", "0", "tuple"),
+        ("SLIME_RPC_MAX_PICKLE_VALUES", "0", "has a value"),
+        ("SLIME_RPC_SERVER_WORKERS", "0", "1 to 1024 threads"),
+        ("SLIME_RPC_RAISE_OPEN_FILES", "2", "1 or 0"),
+        ("SLIME_RPC_CONNECT_TIMEOUT_MS", "0", "no time"),
+        ("SLIME_RPC_TAKE_OVER_MS", "1s", "whole number"),
+        ("SLIME_RPC_CALL_TIMEOUT_MS", "0", "no time"),
+        ("SLIME_RPC_RECONNECT_WAIT_MS", "0.5", "whole number"),
+        ("SLIME_RPC_STREAM_PATIENCE_MS", "0", "next item"),
+        ("SLIME_RPC_IDLE_AFTER_MS", "5", "at least 20ms"),
+        ("SLIME_RPC_BUSY_POLL_US", "60000000", "cores busy"),
+        ("SLIME_RPC_HEARTBEAT_MS", "0", "every millisecond"),
+        ("SLIME_RPC_DETECTION_MS", "1", "every millisecond"),
+        ("SLIME_RPC_MIN_RNR_TIMER", "32", "0 to 31"),
+        ("SLIME_RPC_RNR_RETRY", "8", "0 to 7"),
+        ("SLIME_RPC_ACK_TIMEOUT", "0", "1 to 31"),
+        ("SLIME_RPC_RETRY_CNT", "7", "0 to 6"),
+        ("NANOCTRL_TOKEN", "hunter2 ", "visible ASCII"),
+        ("DLSLIME_OBS", "2", "1 or 0"),
+        ("DLSLIME_OBS_TIME_STEP_MS", "1", "10 to 3,600,000"),
+        ("DLSLIME_OBS_REDIS", "x", "1 or 0"),
+        // Of servers.
+        ("NANOCTRL_REDIS_URL", "127.0.0.1:hunter2", ""),
+        ("NANOCTRL_REDIS_ADVERTISE", "somewhere:else", "somewhere"),
+        ("DLSLIME_CTRL_RUST_LOG", "a=b=c", "a=b=c"),
+        ("DLSLIME_CTRL_TOKEN", "hunter2 ", "visible ASCII"),
+    ];
+    for (name, value, says) in refused {
+        let examined = with_settings(&[(name, value)]);
+        examined.has("problem", "settings", name);
+        examined.has("problem", "settings", says);
+        let (_, found) = examined.check("settings");
+        assert!(!found.contains("hunter2"), "a secret is repeated: {found}");
+    }
+    // Files are looked at by those who use them.
+    let is_file =
+        |name: &str| name.ends_with("_CERT") || name.ends_with("_KEY") || name.ends_with("_CA");
+    let names = VARIABLES.iter().map(|it| it.name);
+    for name in names.filter(|name| !is_file(name)) {
+        assert!(
+            refused.iter().any(|it| it.0 == name),
+            "{name} is not tested"
+        );
+    }
+}
+
+#[test]
+fn settings_that_contradict_each_other_are_told() {
+    let told = |set: &[(&str, &str)], says| with_settings(set).has("problem", "settings", says);
+    told(&[("SLIME_RPC_MAX_PAYLOAD", "1000")], "max_payload is 1000");
+    told(&[("SLIME_RPC_PAYLOAD_MEMORY", "0")], "payload_memory is 0");
+    told(&[("SLIME_RPC_HEARTBEAT_MS", "1500")], "stalled after 1s");
+    told(&[("SLIME_RPC_TCP_BIND", "0.0.0.0")], "set tcp_advertise");
+    told(&[("SLIME_RPC_TLS_CERT", "a.pem")], "SLIME_RPC_TLS_KEY");
+}
+
+#[test]
+fn a_misspelt_setting_is_told_with_the_one_that_it_is_like() {
+    let examined = with_settings(&[("SLIME_RPC_CALL_TIMEOUT", "500")]);
+    examined.has(
+        "problem",
+        "settings",
+        "SLIME_RPC_CALL_TIMEOUT is no setting",
+    );
+    let remedy = |examined: &Examined| {
+        let finding = examined
+            .findings
+            .iter()
+            .find(|it| it["check"] == "settings");
+        finding.unwrap()["remedy"].as_str().unwrap().to_owned()
+    };
+    assert!(remedy(&examined).contains("SLIME_RPC_CALL_TIMEOUT_MS"));
+    for (slip, meant) in [
+        ("NANOCTRL_TOKN", "NANOCTRL_TOKEN"),
+        ("NANOCTRL_REDIS_UR", "NANOCTRL_REDIS_URL"),
+        ("DLSLIME_OBS_TIMESTEP_MS", "DLSLIME_OBS_TIME_STEP_MS"),
+    ] {
+        let examined = with_settings(&[(slip, "1")]);
+        examined.has("problem", "settings", slip);
+        assert!(remedy(&examined).contains(meant), "{slip}");
+    }
+    // Nothing is like it.
+    let examined = with_settings(&[("SLIME_RPC_SOMETHING_ELSE", "1")]);
+    examined.has("note", "settings", "SLIME_RPC_SOMETHING_ELSE");
+}
+
+#[test]
+fn a_nanoctrl_in_trouble_is_told_in_its_own_words() {
+    let trouble = || {
+        Some((
+            500,
+            br#"{"status":"error","message":"Redis is full"}"#.to_vec(),
+        ))
+    };
+    let server = FakeHttp::start(move |_| trouble());
+    let examined = Examined::by(&mut doctor(&["--address", &server.url()]));
+    examined.has("problem", "NanoCtrl", "with 500: Redis is full");
+    // It gets worse between two questions.
+    let server = FakeHttp::start(move |path| match path {
+        "/list_scopes" => Some((200, br#"{"status":"ok","scopes":[]}"#.to_vec())),
+        _ => trouble(),
+    });
+    let address = server.url();
+    let examined = Examined::by(&mut doctor(&["--address", &address, "--timeout", "1"]));
+    let told = |it: &Value| it["found"].as_str().unwrap().ends_with("Redis is full");
+    assert!(
+        examined.findings.iter().any(told),
+        "{:?}",
+        examined.findings
+    );
+    // A Redis that went away.
+    let mut fixture = Fixture::new();
+    fixture.redis.stop();
+    let examined = Examined::by(of_server(&fixture).args(["--timeout", "20"]));
+    examined.has("problem", "NanoCtrl", "with 500: ");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,46 +11,19 @@ use slimerpc::control::topology::Topology;
 use slimerpc::control::{ClientTls, Control, ControlError, Host, Local, NanoCtrl, Secret};
 #[cfg(feature = "faults")]
 use slimerpc::fabric::Device;
-use slimerpc::fabric::tcp::{MalformedBind, TcpOptions};
-use slimerpc::fabric::{self, FabricError, LinkType, RetryPolicy};
+use slimerpc::fabric::tcp::TcpOptions;
+use slimerpc::fabric::{self, FabricError, FabricKind, Fabrics, LinkType, RetryPolicy};
+use slimerpc::settings::{
+    self, CONTROL, DEFAULT_OBS_PERIOD, FABRICS, METRICS, METRICS_ADDR, OBS, OBS_PERIOD, OBS_REDIS,
+    REDIS_URL, TCP_ADVERTISE, TCP_BIND, TLS, TOKEN,
+};
 use slimerpc::tls::{self, TlsFiles};
 
-use crate::agent::settings::{Limits, Polling, Timeouts, check_workers};
+use crate::agent::settings::{Limits, Polling, Timeouts};
 use crate::agent::{environment, log};
 use crate::memory::devices::{Devices, Opener};
-use crate::memory::fabrics::{FabricKind, Fabrics, MalformedFabrics};
 use crate::observe::{Metrics, Observed};
 use crate::{AgentError, PeerAgent, Strategy};
-
-/// The variable that supplies [`Builder::control`].
-const CONTROL: &str = "SLIME_RPC_CONTROL";
-
-/// The variable that supplies [`Builder::redis`].
-const REDIS_URL: &str = "SLIME_RPC_REDIS_URL";
-
-/// The variable that supplies [`Builder::fabrics`].
-const FABRICS: &str = "SLIME_RPC_FABRICS";
-/// The variable that supplies [`Builder::tcp_bind`].
-const TCP_BIND: &str = "SLIME_RPC_TCP_BIND";
-/// The variable that supplies [`Builder::tcp_advertise`].
-const TCP_ADVERTISE: &str = "SLIME_RPC_TCP_ADVERTISE";
-/// The variables that supply [`Builder::tls`].
-const TLS: [&str; 3] = TlsFiles::SETTINGS;
-/// The variable for whether to tell the recorder of metrics that the program has installed.
-const METRICS: &str = "SLIME_RPC_METRICS";
-/// The variable for where to serve metrics over HTTP.
-const METRICS_ADDR: &str = "SLIME_RPC_METRICS_ADDR";
-
-/// The variable that supplies [`Builder::obs`]; DLSlime's, as the two below.
-const OBS: &str = "DLSLIME_OBS";
-/// The variable that supplies the time between two records, in milliseconds.
-const OBS_PERIOD: &str = "DLSLIME_OBS_TIME_STEP_MS";
-/// The variable that has no record published although `OBS` is set.
-const OBS_REDIS: &str = "DLSLIME_OBS_REDIS";
-/// Time between two records by default.
-const DEFAULT_OBS_PERIOD: Duration = Duration::from_secs(1);
-/// The times that may lie between two records.
-const OBS_PERIODS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 
 /// The control plane through which an agent finds its peers.
 #[derive(Debug, Clone)]
@@ -505,12 +477,7 @@ impl Builder {
         let Some(list) = or_environment(&self.fabrics, FABRICS) else {
             return Ok(Fabrics::default(!matches!(self.plane(), Plane::Local)));
         };
-        list.parse()
-            .map_err(|error: MalformedFabrics| AgentError::Setting {
-                name: "fabrics".into(),
-                value: list,
-                allowed: error.to_string(),
-            })
+        Ok(settings::fabrics(&list)?)
     }
 
     /// Refuses a device of a fabric that may not be used.
@@ -535,67 +502,29 @@ impl Builder {
         let mut options = TcpOptions::default();
         options.bind = own_address.unwrap_or(options.bind);
         if let Some(bind) = or_environment(&self.tcp_bind, TCP_BIND) {
-            options = bind
-                .parse()
-                .map_err(|error: MalformedBind| AgentError::Setting {
-                    name: "tcp_bind".into(),
-                    value: bind,
-                    allowed: error.to_string(),
-                })?;
+            options = settings::tcp_bind(&bind)?;
         }
         if let Some(advertise) = or_environment(&self.tcp_advertise, TCP_ADVERTISE) {
-            let parsed = advertise.trim().parse().ok();
-            options.advertise = parsed.filter(|address: &IpAddr| !address.is_unspecified());
-            if options.advertise.is_none() {
-                return Err(AgentError::Setting {
-                    name: "tcp_advertise".into(),
-                    value: advertise,
-                    allowed: "the IP address of one host is expected".to_owned(),
-                });
-            }
+            options.advertise = Some(settings::tcp_advertise(&advertise)?);
         }
         options.tls = self.certificates()?;
-        if options.bind.is_unspecified() && options.advertise.is_none() {
-            return Err(AgentError::Setting {
-                name: "tcp_bind".into(),
-                value: options.bind.to_string(),
-                allowed: "peers cannot dial all addresses: set tcp_advertise to one of them"
-                    .to_owned(),
-            });
-        }
-        Ok(options)
+        Ok(settings::tcp(options)?)
     }
 
     /// The files for TLS, if there are.
     fn certificates(&self) -> Result<Option<TlsFiles>, AgentError> {
-        let refuse = |name: &'static str, value: String, allowed: String| AgentError::Setting {
-            name: name.into(),
-            value,
-            allowed,
-        };
         let files = match &self.tls {
-            Some(files) => files.clone(),
-            None => match TLS.map(environment::text) {
-                [None, None, None] => return Ok(None),
-                [Some(cert), Some(key), Some(ca)] => TlsFiles {
-                    cert: cert.into(),
-                    key: key.into(),
-                    ca: ca.into(),
-                },
-                some => {
-                    let lacking = TLS.iter().zip(&some).find(|(_, it)| it.is_none());
-                    let name = lacking.map_or(TLS[0], |(name, _)| name);
-                    let others = "TLS needs certificate, key and authority: set all three or none";
-                    return Err(refuse(name, "not set".to_owned(), others.to_owned()));
-                }
-            },
+            Some(files) => Some(files.clone()),
+            None => settings::tls_files(TLS.map(environment::text))?,
         };
-        if !tls::IS_BUILT_IN {
-            let cert = files.cert.display().to_string();
-            let lacking = "TLS needs the cargo feature `tls` of slimerpc-actors";
-            return Err(refuse(TLS[0], cert, lacking.to_owned()));
+        if let Some(files) = files.as_ref().filter(|_| !tls::IS_BUILT_IN) {
+            return Err(AgentError::Setting {
+                name: TLS[0].into(),
+                value: files.cert.display().to_string(),
+                allowed: "TLS needs the cargo feature `tls` of slimerpc-actors".to_owned(),
+            });
         }
-        Ok(Some(files))
+        Ok(files)
     }
 
     /// Time between two records of what the agent says of itself, if it says anything.
@@ -625,14 +554,7 @@ impl Builder {
             });
         }
         let period = environment::millis(OBS_PERIOD)?.unwrap_or(DEFAULT_OBS_PERIOD);
-        if !OBS_PERIODS.contains(&period) {
-            return Err(AgentError::Setting {
-                name: OBS_PERIOD.into(),
-                value: period.as_millis().to_string(),
-                allowed: "10 to 3,600,000 ms may lie between two records".to_owned(),
-            });
-        }
-        Ok(Some(period))
+        Ok(Some(settings::obs_period(period)?))
     }
 
     fn server(&self, url: &str, within: Duration) -> Result<NanoCtrl, ControlError> {
@@ -641,7 +563,7 @@ impl Builder {
         let mut control = NanoCtrl::new(url, &self.scope)?
             .tls(&tls)?
             .register_timeout(within);
-        if let Some(token) = or(&self.token, "NANOCTRL_TOKEN") {
+        if let Some(token) = or(&self.token, TOKEN) {
             control = control.token(token)?;
         }
         if let Some(url) = or(&self.redis, REDIS_URL) {
@@ -652,18 +574,10 @@ impl Builder {
 
     pub(crate) fn settle(self, own_address: Option<IpAddr>) -> Result<Settings, AgentError> {
         log::begin()?;
-        environment::warn_of_unknown(&[
-            Limits::VARIABLES,
-            Timeouts::VARIABLES,
-            Polling::VARIABLES,
-            &environment::RETRY,
-            &[CONTROL, REDIS_URL, FABRICS, TCP_BIND, TCP_ADVERTISE],
-            &[METRICS, METRICS_ADDR, log::LOG],
-            &TLS,
-        ]);
+        environment::warn_of_unknown();
         let limits = self.limits.clone().or_environment()?;
         let codec_limits = limits.codec()?;
-        let workers = check_workers(limits.workers.unwrap_or(1))?;
+        let workers = settings::workers(limits.workers.unwrap_or(1))?;
         let timeouts = self.timeouts.clone().or_environment()?;
         timeouts.check()?;
         let polling = self.polling.clone().or_environment()?;

@@ -1,10 +1,9 @@
 //! A log for programs that have set up none.
 
+use slimerpc::settings::LOG;
+
 use crate::AgentError;
 use crate::agent::environment;
-
-/// The variable that says what to log: `info`, or like `slimerpc_actors=debug`.
-pub(crate) const LOG: &str = "SLIME_RPC_LOG";
 
 /// Logs to standard error what [`LOG`] says. A program that has set up a subscriber of its own
 /// keeps it.

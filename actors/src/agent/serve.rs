@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix::Addr;
+use slimerpc::settings;
 
 use crate::agent::launch::{Bring, Callers};
-use crate::agent::settings::check_workers;
 use crate::agent::supervisor::{Supervisor, Withdraw};
 use crate::supervision::lifecycle::Hooks;
 use crate::{AgentError, Lifecycle, PeerAgent, Restart, ServedBy};
@@ -196,7 +196,7 @@ where
                     allowed: "peers ask for a service by its name".to_owned(),
                 });
             }
-            let workers = options.workers.map(check_workers).transpose()?;
+            let workers = options.workers.map(settings::workers).transpose()?;
             if let Some(restart) = &options.restart {
                 check_restart(restart, options.has_factory)?;
             }

@@ -6,9 +6,7 @@ use std::sync::{Arc, Once, OnceLock};
 use slimerpc::channel::{BufferPool, MemoryAccount, MemoryLimits};
 use slimerpc::control::topology::Topology;
 use slimerpc::fabric::tcp::{TcpDevice, TcpOptions};
-use slimerpc::fabric::{self, Device, FabricError, LinkType};
-
-use crate::memory::fabrics::{FabricKind, Fabrics};
+use slimerpc::fabric::{self, Device, FabricError, FabricKind, Fabrics, LinkType};
 
 /// Wraps a device that was opened for the agent.
 pub(crate) type Wrap = Arc<dyn Fn(Arc<dyn Device>) -> Arc<dyn Device> + Send + Sync>;

@@ -2,5 +2,4 @@
 
 pub(crate) mod buffer;
 pub(crate) mod devices;
-pub(crate) mod fabrics;
 pub(crate) mod remote_buffer;

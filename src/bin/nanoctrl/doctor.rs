@@ -1,6 +1,7 @@
 //! `nanoctrl doctor`: what agents of this machine would stumble over.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use clap::Args;
 use slimerpc::control::{ClientTls, Secret};
 use slimerpc::nanoctrl::daemon;
 use slimerpc::nanoctrl::doctor::{ControlPlane, Finding, Patient, Severity, examine};
+use slimerpc::settings;
 use tokio::runtime::Builder;
 
 use crate::output::{Report, escaped};
@@ -37,7 +39,7 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
-    let named = std::env::var("SLIME_RPC_CONTROL").ok();
+    let named = std::env::var(settings::CONTROL).ok();
     let control = match (args.server.find(), named.as_deref()) {
         _ if args.no_server => ControlPlane::Host,
         (Some(url), _) => ControlPlane::NanoCtrl(url),
@@ -46,7 +48,9 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
         (None, None | Some("")) => ControlPlane::Unsaid(daemon::address()),
         (None, Some(url)) => ControlPlane::NanoCtrl(url.to_owned()),
     };
-    let redis = std::env::var("SLIME_RPC_REDIS_URL").ok();
+    let redis = std::env::var(settings::REDIS_URL).ok();
+    let text = |it: OsString| it.to_string_lossy().into_owned();
+    let environment = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
     let runtime = Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot begin: {error}"))?;
     let findings = runtime.block_on(examine(&Patient {
@@ -55,6 +59,7 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
         tls: ClientTls::default().or_environment(),
         redis: redis.filter(|url| !url.is_empty()).map(Secret::from),
         peer: args.peer,
+        environment: environment.collect(),
         patience: args.timeout,
         root: args.root,
     }));

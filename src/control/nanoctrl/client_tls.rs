@@ -27,12 +27,14 @@ pub struct ClientTls {
     pub key: Option<PathBuf>,
 }
 
-/// The variables that name the files, as errors do.
-const CA: &str = "NANOCTRL_CA";
-const CERT: &str = "NANOCTRL_CERT";
-const KEY: &str = "NANOCTRL_KEY";
+const CA: &str = ClientTls::SETTINGS[0];
+const CERT: &str = ClientTls::SETTINGS[1];
+const KEY: &str = ClientTls::SETTINGS[2];
 
 impl ClientTls {
+    /// The variables that supply the files, as errors name them.
+    pub const SETTINGS: [&str; 3] = ["NANOCTRL_CA", "NANOCTRL_CERT", "NANOCTRL_KEY"];
+
     /// Takes what is not set from the variables `NANOCTRL_CA`, `NANOCTRL_CERT` and `NANOCTRL_KEY`,
     /// of which an empty one counts as unset.
     #[must_use]

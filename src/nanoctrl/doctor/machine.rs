@@ -7,6 +7,7 @@ use std::thread;
 
 use super::{Finding, read};
 use crate::fabric;
+use crate::settings::BUSY_POLL;
 
 /// Descriptors that a process with some dozens of peers needs.
 const ENOUGH_FILES: u64 = 4096;
@@ -21,7 +22,7 @@ const IPC_LOCK: u32 = 14;
 pub(super) fn cores() -> Finding {
     const CHECK: &str = "cores";
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let asked = env::var("SLIME_RPC_BUSY_POLL_US").ok();
+    let asked = env::var(BUSY_POLL).ok();
     match (cores, asked.as_deref()) {
         (1, None | Some("" | "0")) => {
             Finding::ok(CHECK, "1: nobody polls before sleeping, by default")

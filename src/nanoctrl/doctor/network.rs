@@ -95,6 +95,9 @@ async fn nanoctrl(
 
 /// Says what to do about a NanoCtrl that cannot be used.
 fn of_nanoctrl(error: &ControlError) -> Finding {
+    if let Some(finding) = of_answer(error) {
+        return finding;
+    }
     let remedy = match error {
         ControlError::NanoCtrlUnreachable { .. } => {
             "start one with `nanoctrl start`, or say where it is with --address"
@@ -113,8 +116,36 @@ fn of_nanoctrl(error: &ControlError) -> Finding {
     Finding::problem(NANOCTRL, error.to_string(), remedy)
 }
 
+/// What NanoCtrl itself says of why it did not do as it was asked: its answers are JSON with a
+/// `message`.
+fn of_answer(error: &ControlError) -> Option<Finding> {
+    let ControlError::Refused {
+        url,
+        path,
+        status,
+        body,
+    } = error
+    else {
+        return None;
+    };
+    let answer: serde_json::Value = serde_json::from_str(body).ok()?;
+    let message = answer.get("message")?.as_str()?;
+    let remedy = match status {
+        500.. => "it answers, so mend what it says, which mostly is its Redis; its log has more",
+        _ => "look whether server and agents are of versions that fit",
+    };
+    Some(Finding::problem(
+        NANOCTRL,
+        format!("the one at {url} answers {path} with {status}: {message}"),
+        remedy,
+    ))
+}
+
 /// Says what to do about a Redis that cannot be used. NanoCtrl has answered before.
 fn of_redis(error: &ControlError) -> Finding {
+    if let Some(finding) = of_answer(error) {
+        return finding;
+    }
     let remedy = match error {
         ControlError::RedisUnreachable { .. } => {
             "have the server name an address that is reached from here: start it with NANOCTRL_REDIS_ADVERTISE=HOST:PORT; or \

@@ -16,6 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use slimerpc::settings;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
@@ -57,9 +58,7 @@ impl Exporter {
             value: address.to_owned(),
             allowed,
         };
-        let parsed: SocketAddr = address.trim().parse().map_err(|_| {
-            refuse("an IP address and a port are expected, like 127.0.0.1:9464".to_owned())
-        })?;
+        let parsed = settings::metrics_address(address)?;
         let bind = || -> io::Result<Self> {
             let listener = TcpListener::bind(parsed)?;
             listener.set_nonblocking(true)?;

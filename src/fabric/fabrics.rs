@@ -3,29 +3,33 @@
 use std::fmt;
 use std::str::FromStr;
 
-use slimerpc::fabric::LinkType;
+use super::LinkType;
 
 /// A way for bytes to travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum FabricKind {
+pub enum FabricKind {
+    /// Shared memory of one host.
     Shm,
+    /// RDMA devices.
     Rdma,
+    /// Any two hosts.
     Tcp,
 }
 
 /// A list of fabrics, each at most once.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fabrics(Vec<FabricKind>);
+pub struct Fabrics(Vec<FabricKind>);
 
 /// The text is no list of fabrics.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a list of `shm`, `rdma` and `tcp` is expected, each at most once, the preferred one first"
 )]
-pub(crate) struct MalformedFabrics;
+pub struct MalformedFabrics;
 
 impl FabricKind {
-    pub(crate) fn of(link: LinkType) -> Self {
+    /// The fabric of a link.
+    pub fn of(link: LinkType) -> Self {
         match link {
             LinkType::Shm => Self::Shm,
             LinkType::Roce | LinkType::InfiniBand => Self::Rdma,
@@ -37,22 +41,24 @@ impl FabricKind {
 impl Fabrics {
     /// All there are for agents that find peers in other processes, and those that open no port for
     /// agents that find peers in this process only.
-    pub(crate) fn default(finds_other_processes: bool) -> Self {
+    pub fn default(finds_other_processes: bool) -> Self {
         let mut fabrics = vec![FabricKind::Shm, FabricKind::Rdma];
         fabrics.extend(finds_other_processes.then_some(FabricKind::Tcp));
         Self(fabrics)
     }
 
-    pub(crate) fn contain(&self, fabric: FabricKind) -> bool {
+    /// Whether this fabric may be used.
+    pub fn contain(&self, fabric: FabricKind) -> bool {
         self.0.contains(&fabric)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = FabricKind> {
+    /// Each, the preferred one first.
+    pub fn iter(&self) -> impl Iterator<Item = FabricKind> {
         self.0.iter().copied()
     }
 
     /// Returns whether this is the only fabric.
-    pub(crate) fn are_only(&self, fabric: FabricKind) -> bool {
+    pub fn are_only(&self, fabric: FabricKind) -> bool {
         self.0 == [fabric]
     }
 }

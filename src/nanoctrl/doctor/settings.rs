@@ -1,0 +1,115 @@
+//! Checks of the variables of the environment that agents and servers take settings from.
+
+use std::collections::BTreeMap;
+
+use redis::Client;
+use tracing_subscriber::EnvFilter;
+
+use super::Finding;
+use crate::control::Secret;
+use crate::nanoctrl::address::check_advertised;
+use crate::nanoctrl::environment;
+use crate::settings::{PREFIX, VARIABLES, contradictions, nearest};
+
+const CHECK: &str = "settings";
+
+/// What the names of further variables begin with: for servers and commands, and DLSlime's.
+const PREFIXES: [&str; 3] = [PREFIX, "NANOCTRL_", DLSLIME];
+const DLSLIME: &str = "DLSLIME_";
+
+/// A name that differs from a known one in so many letters is a slip of the pen.
+const SLIP: usize = 3;
+
+/// Examines the variables that are set. Values of those that are secret are not repeated.
+pub(super) fn examine(set: &[(String, String)]) -> Vec<Finding> {
+    let ours = |(name, value): &&(String, String)| {
+        PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !value.trim().is_empty()
+    };
+    let set: BTreeMap<&str, &str> = set
+        .iter()
+        .filter(ours)
+        .map(|(name, value)| (&**name, &**value))
+        .collect();
+    let (mut findings, mut fine) = (Vec::new(), BTreeMap::new());
+    for (&name, &value) in &set {
+        let checked = match VARIABLES.iter().find(|known| known.name == name) {
+            Some(variable) => variable.check(value),
+            None => match environment::meaning(name) {
+                Some(meaning) => check_for_server(meaning, value),
+                None => {
+                    findings.extend(unknown(name));
+                    continue;
+                }
+            },
+        };
+        match checked {
+            Ok(()) => _ = fine.insert(name, value),
+            Err(allowed) => findings.push(refused(name, value, &allowed)),
+        }
+    }
+    for refused in contradictions(|name| fine.get(name).map(|&value| value.to_owned())) {
+        findings.push(Finding::problem(
+            CHECK,
+            format!("{refused} (together with the other variables and defaults)"),
+            "agents refuse to start with these variables: correct or unset one of them",
+        ));
+    }
+    if findings.is_empty() {
+        let found = match fine.len() {
+            0 => "no variable is set".to_owned(),
+            1 => "1 variable is set, to what agents and servers accept".to_owned(),
+            count => format!("{count} variables are set, to what agents and servers accept"),
+        };
+        findings.push(Finding::ok(CHECK, found));
+    }
+    findings
+}
+
+/// Refuses what a server would refuse, or make another value of.
+fn check_for_server(meaning: &str, value: &str) -> Result<(), String> {
+    let told = |error: &dyn std::fmt::Display| error.to_string();
+    match meaning {
+        "REDIS_URL" => Client::open(value).map(drop).map_err(|it| told(&it)),
+        "REDIS_ADVERTISE" => check_advertised(value).map_err(|it| told(&it)),
+        "RUST_LOG" => EnvFilter::try_new(value).map(drop).map_err(|it| told(&it)),
+        "TOKEN" => Secret::from(value).check_token().map_err(str::to_owned),
+        _ => Ok(()),
+    }
+}
+
+fn refused(name: &str, value: &str, allowed: &str) -> Finding {
+    // Passwords may be in them.
+    let is_secret = ["_URL", "_TOKEN", "_CONTROL"]
+        .iter()
+        .any(|end| name.ends_with(end));
+    let value = match is_secret {
+        true => "not usable",
+        false => value,
+    };
+    Finding::problem(
+        CHECK,
+        format!("{name} is {value}; {allowed}"),
+        "whoever reads it does not start with it: correct or unset it",
+    )
+}
+
+/// What to say of a variable that supplies no setting of an agent. DLSlime has others of its own.
+fn unknown(name: &str) -> Option<Finding> {
+    let others = environment::names();
+    let known = VARIABLES.iter().map(|it| it.name);
+    let known = known.chain(others.iter().map(String::as_str));
+    let found = format!("{name} is no setting of agents or servers, so it has no effect");
+    match nearest(name, known) {
+        Some((nearest, letters)) if letters <= SLIP => Some(Finding::problem(
+            CHECK,
+            found,
+            format!("{nearest} may be meant: correct the name, or unset it"),
+        )),
+        _ if name.starts_with(DLSLIME) => None,
+        _ => Some(Finding::note(
+            CHECK,
+            found,
+            "look for the name in the tables of the book, or unset it",
+        )),
+    }
+}
