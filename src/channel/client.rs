@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 pub(super) use self::state::{BATCH, ClientState};
 use super::call_figures::{Begun, CallFigures, Outcome};
 use super::completion_watcher::{CompletionWatcher, WatchedQueue};
-use super::core::caller::{CallId, Prepared, PreparedPayload};
+use super::core::caller::{Attached, CallId, Prepared, PreparedPayload};
 use super::lend::{Ring, SlotToken};
 use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
@@ -29,6 +29,7 @@ use crate::fabric::{CompletionQueue, FabricError, LinkType};
 use crate::panics::wake_all;
 use crate::wire::{
     EncodeError, Extension, Fault, Header, MessageKind, RendezvousDescriptor, StreamPart,
+    Traceparent,
 };
 
 /// Bytes of a payload that is sent from the slot that was freed last. The other core still has the
@@ -139,6 +140,24 @@ impl ClientChannel {
         self.make(method, deadline, None, self.begin(method), encode)
     }
 
+    /// Makes a call as [`call`](Self::call) does, for a span of a trace: a native peer is told
+    /// which.
+    ///
+    /// # Errors
+    /// The errors of [`call`](Self::call).
+    pub fn call_traced(
+        self: &Arc<Self>,
+        method: u32,
+        timeout: Option<Duration>,
+        trace: Traceparent,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<PendingCall, CallError> {
+        let deadline = deadline_of(timeout)?;
+        let attached = self.attach(None, Some(trace));
+        let begun = self.begin(method);
+        self.make(method, deadline, attached.as_ref(), begun, encode)
+    }
+
     /// Makes a call whose arguments are bytes already. It is cheaper than [`call`](Self::call) with
     /// a closure that copies them, because no code of the caller's runs between claiming a slot and
     /// posting it.
@@ -182,7 +201,8 @@ impl ClientChannel {
         })
     }
 
-    /// Opens a stream now; the call returns its first item. Native peers only.
+    /// Opens a stream now, for a span of a trace if one is given; the call returns its first item.
+    /// Native peers only.
     ///
     /// # Errors
     /// The errors of [`call`](Self::call).
@@ -190,11 +210,13 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         timeout: Option<Duration>,
+        trace: Option<Traceparent>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(PendingCall, StreamName), CallError> {
         let deadline = deadline_of(timeout)?;
-        let (part, begun) = (Some(StreamPart::Open), self.begin(method));
-        let call = self.make(method, deadline, part, begun, encode)?;
+        let attached = self.attach(Some(StreamPart::Open), trace);
+        let begun = self.begin(method);
+        let call = self.make(method, deadline, attached.as_ref(), begun, encode)?;
         let stream = StreamName(call.id.0);
         Ok((call, stream))
     }
@@ -208,17 +230,17 @@ impl ClientChannel {
         stream: StreamName,
         timeout: Option<Duration>,
     ) -> Result<PendingCall, CallError> {
-        let part = Some(StreamPart::Next(stream.0));
+        let attached = self.attach(Some(StreamPart::Next(stream.0)), None);
         let deadline = deadline_of(timeout)?;
-        self.make(0, deadline, part, Begun::default(), |_| Ok(0))
+        self.make(0, deadline, attached.as_ref(), Begun::default(), |_| Ok(0))
     }
 
     /// Tells the peer that no more items of a stream are wanted. If the channel is closed, the peer
     /// knows.
     pub fn end_stream(self: &Arc<Self>, stream: StreamName) {
-        let part = Some(StreamPart::End(stream.0));
+        let attached = self.attach(Some(StreamPart::End(stream.0)), None);
         let told = self
-            .make(0, None, part, Begun::default(), |_| Ok(0))
+            .make(0, None, attached.as_ref(), Begun::default(), |_| Ok(0))
             .and_then(|call| self.told(call, 0));
         drop(told.map(OneWayCall::detach));
     }
@@ -227,7 +249,7 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         deadline: Option<(Instant, Duration)>,
-        stream: Option<StreamPart>,
+        attached: Option<&Attached>,
         begun: Begun,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
@@ -241,7 +263,7 @@ impl ClientChannel {
                 return Err(self.unsent());
             };
             let call = PendingCall::new(self, id, None, deadline, begun);
-            let lined_up = self.line_up(id, method, stream, encode);
+            let lined_up = self.line_up(id, method, attached, encode);
             return call.unless_failed(lined_up);
         };
         drop(core);
@@ -249,12 +271,22 @@ impl ClientChannel {
         let call = PendingCall::new(self, id, Some(send.slot()), deadline, begun);
         // The whole time is left: it was allowed just now.
         let left = deadline.map(|(_, after)| after);
-        let header = self.request(id, method, left, stream);
+        let header = self.request(id, method, left, attached);
         let sent = self.send_from_slot(send, header, encode);
         call.unless_failed(sent)
     }
 
-    /// Makes a call whose result nobody waits for. A failure goes to the [listener](Self::listen).
+    /// What to attach to a request. A DLSlime peer knows nothing of it, and slots of the smallest
+    /// size have no room for a trace beside everything else.
+    fn attach(&self, stream: Option<StreamPart>, trace: Option<Traceparent>) -> Option<Attached> {
+        let is_native = self.profile == Profile::Native;
+        let room = self.geometry.max_payload();
+        let trace = trace.filter(|_| room >= Extension::LARGEST);
+        is_native.then_some(Attached { stream, trace })
+    }
+
+    /// Makes a call whose result nobody waits for, for a span of a trace if one is given. A failure
+    /// goes to the [listener](Self::listen).
     ///
     /// # Errors
     /// The errors of [`call`](Self::call).
@@ -262,9 +294,13 @@ impl ClientChannel {
         self: &Arc<Self>,
         method: u32,
         timeout: Option<Duration>,
+        trace: Option<Traceparent>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<OneWayCall, CallError> {
-        let call = self.call(method, timeout, encode)?;
+        let call = match trace {
+            None => self.call(method, timeout, encode),
+            Some(trace) => self.call_traced(method, timeout, trace, encode),
+        }?;
         self.told(call, method)
     }
 
@@ -399,15 +435,16 @@ impl ClientChannel {
         id: CallId,
         method: u32,
         left: Option<Duration>,
-        stream: Option<StreamPart>,
+        attached: Option<&Attached>,
     ) -> Header {
         let left = left.filter(|_| self.profile == Profile::Native);
-        let extension = match (left, stream) {
+        let extension = match (left, attached) {
             (None, None) => None,
             _ => Some(Extension {
                 deadline_us: left.map(|left| u64::try_from(left.as_micros()).unwrap_or(u64::MAX)),
                 outside: None,
-                stream,
+                stream: attached.and_then(|attached| attached.stream),
+                trace: attached.and_then(|attached| attached.trace),
             }),
         };
         Header {
@@ -424,10 +461,10 @@ impl ClientChannel {
         &self,
         id: CallId,
         method: u32,
-        stream: Option<StreamPart>,
+        attached: Option<&Attached>,
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<(), CallError> {
-        let in_front = self.request(id, method, None, stream).encoded_len();
+        let in_front = self.request(id, method, None, attached).encoded_len();
         let mut payload = vec![0; self.geometry.slot_size() - in_front];
         let payload = match encode(&mut payload) {
             Ok(len) => {
@@ -439,7 +476,7 @@ impl ClientChannel {
         };
         let request = Prepared {
             method,
-            stream,
+            attached: attached.copied(),
             payload,
         };
         let mut core = self.lock();

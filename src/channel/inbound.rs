@@ -8,8 +8,8 @@ use super::call_figures::{Begun, CallFigures, Outcome};
 use super::core::responder::{FOREVER, PreparedReply, SlotRequest};
 use super::peer_channel::PeerChannel;
 use super::stream::ItemSink;
-use super::{MemoryError, PooledBuffer, Profile};
-use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart};
+use super::{CallSpan, MemoryError, PooledBuffer, Profile};
+use crate::wire::{EncodeError, Extension, Fault, Header, MessageKind, StreamPart, Traceparent};
 
 /// The properties that all requests for a service share.
 #[derive(Debug, Clone)]
@@ -121,6 +121,17 @@ impl Inbound {
         if request.begun.is_counted() {
             begin_handler(channel, request);
         }
+    }
+
+    /// The span that its caller sent it from, if that is recorded.
+    pub fn trace(&self) -> Option<Traceparent> {
+        self.request().rare.as_ref()?.trace
+    }
+
+    /// Has `span` learn how the request ends: with a result, unless a failure is told. It lasts
+    /// until the answer is on its way, at least.
+    pub fn watch(&mut self, span: CallSpan) {
+        self.request_mut().1.rare().span = Some(span);
     }
 
     /// Returns whether its deadline has passed while it [waited](Self::begin_to_wait). Looks at the
@@ -236,7 +247,11 @@ impl Inbound {
 
     /// Answers with a failure, shortened if it does not fit.
     pub fn fail(mut self, fault: Fault) {
-        self.fail_with(&fault);
+        let outcome = match fault {
+            Fault::Expired => Outcome::Timeout,
+            _ => Outcome::Error,
+        };
+        self.fail_with(&fault, outcome);
     }
 
     /// Answers that the stream has no more items.
@@ -274,8 +289,10 @@ impl Inbound {
         }
         let (channel, request) = (self.channel.clone(), self.request_mut().1);
         let stream = request.request_id;
-        request.rare().stream = None;
-        Some(ItemSink::new(self, channel, stream))
+        let rare = request.rare();
+        rare.stream = None;
+        let span = rare.span.take();
+        Some(ItemSink::new(self, channel, stream, span))
     }
 
     /// Answers with what `encode` writes: into send memory, or, if it asks for more and the caller
@@ -318,8 +335,13 @@ impl Inbound {
         }
     }
 
-    /// Counts how the request ended, if it is counted and its end was not.
-    fn count(&mut self, outcome: Outcome) {
+    /// Notes that the request ended otherwise than with a result: in its span, and among the
+    /// figures if it is counted and its end was not.
+    fn fail_as(&mut self, outcome: Outcome) {
+        let rare = self.request.as_mut().and_then(|it| it.rare.as_mut());
+        if let Some(span) = rare.and_then(|rare| rare.span.as_mut()) {
+            span.ends(outcome);
+        }
         if let (Some(request), Some(figures)) = (&mut self.request, &self.channel.service.figures)
             && request.begun.is_counted()
         {
@@ -328,12 +350,9 @@ impl Inbound {
     }
 
     /// Answers with a failure.
-    fn fail_with(&mut self, fault: &Fault) {
+    fn fail_with(&mut self, fault: &Fault, outcome: Outcome) {
         let profile = self.channel.profile;
-        self.count(match fault {
-            Fault::Expired => Outcome::Timeout,
-            _ => Outcome::Error,
-        });
+        self.fail_as(outcome);
         let encode = |room: &mut [u8]| profile.encode_fault(fault.clone(), room);
         if let Err(error) = self.answer(MessageKind::Exception, encode) {
             tracing::error!(
@@ -369,9 +388,8 @@ impl Drop for Inbound {
     #[inline]
     fn drop(&mut self) {
         if self.request.is_some() {
-            self.count(Outcome::Cancelled);
             let service = self.channel.service.name.clone();
-            self.fail_with(&Fault::ServiceDown { service });
+            self.fail_with(&Fault::ServiceDown { service }, Outcome::Cancelled);
         }
     }
 }

@@ -39,21 +39,18 @@ pub(super) struct Loopback {
 impl Loopback {
     /// Connects a first incarnation of the caller, with so many slots.
     pub(super) fn new(slots: usize) -> Self {
-        Self::on(
-            ShmDevice::open().unwrap(),
-            ShmDevice::open().unwrap(),
-            slots,
-        )
+        Self::of(Geometry::new(slots, 256).unwrap())
+    }
+
+    /// Connects a first incarnation of the caller, with rings of this shape.
+    pub(super) fn of(geometry: Geometry) -> Self {
+        let [caller, called] = [(); 2].map(|()| ShmDevice::open().unwrap());
+        Self::connected(runtime(), caller, called, geometry)
     }
 
     /// Connects a caller on one device with a mailbox on another.
     pub(super) fn on(caller: Arc<dyn Device>, called: Arc<dyn Device>, slots: usize) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        Self::in_runtime(runtime, caller, called, slots)
+        Self::in_runtime(runtime(), caller, called, slots)
     }
 
     /// Connects as [`on`](Self::on) does; the caller's agent runs in `runtime`.
@@ -64,6 +61,15 @@ impl Loopback {
         slots: usize,
     ) -> Self {
         let geometry = Geometry::new(slots, 256).unwrap();
+        Self::connected(runtime, caller, called, geometry)
+    }
+
+    fn connected(
+        runtime: Runtime,
+        caller: Arc<dyn Device>,
+        called: Arc<dyn Device>,
+        geometry: Geometry,
+    ) -> Self {
         let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
@@ -140,6 +146,11 @@ impl Loopback {
             other => panic!("{other:?}"),
         }
     }
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(1).enable_all().build().unwrap()
 }
 
 fn connect(

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Inbound;
 use super::peer_channel::PeerChannel;
+use super::{CallSpan, Inbound, Outcome};
 use crate::wire::Fault;
 
 /// The service's end of a stream, which [`Inbound::into_items`] makes of the request that opened
@@ -18,15 +18,23 @@ pub struct ItemSink {
     /// The id of that request.
     stream: u64,
     is_finished: bool,
+    /// Told how the stream ends, if somebody wants to know.
+    span: Option<CallSpan>,
 }
 
 impl ItemSink {
-    pub(super) fn new(first: Inbound, channel: Arc<PeerChannel>, stream: u64) -> Self {
+    pub(super) fn new(
+        first: Inbound,
+        channel: Arc<PeerChannel>,
+        stream: u64,
+        span: Option<CallSpan>,
+    ) -> Self {
         Self {
             first: Some(first),
             channel,
             stream,
             is_finished: false,
+            span,
         }
     }
 
@@ -49,9 +57,38 @@ impl ItemSink {
         self.channel.poll_unwanted(self.stream, context.waker())
     }
 
-    /// Ends the stream, because there are no more items, or because of `failure`.
-    pub fn finish(mut self, failure: Option<Fault>) {
+    /// Ends the stream, because there are no more items, or because of `failure`. The request
+    /// `asked`, if it waits for an item, is answered with that.
+    pub fn finish(mut self, asked: Option<Inbound>, failure: Option<Fault>) {
+        if failure.is_some() {
+            self.ends(Outcome::Error);
+        }
+        let failure = match (asked, failure) {
+            (None, failure) => failure,
+            (Some(asked), Some(failure)) => {
+                asked.fail(failure);
+                None
+            }
+            (Some(asked), None) => {
+                asked.end();
+                None
+            }
+        };
         self.complete(failure);
+    }
+
+    /// Ends the stream, because its caller wants no more items, also not the one that it `asked`
+    /// for.
+    pub fn cancel(mut self, asked: Inbound) {
+        self.ends(Outcome::Cancelled);
+        asked.end();
+        self.complete(None);
+    }
+
+    fn ends(&mut self, outcome: Outcome) {
+        if let Some(span) = &mut self.span {
+            span.ends(outcome);
+        }
     }
 
     fn complete(&mut self, mut failure: Option<Fault>) {
@@ -69,6 +106,7 @@ impl ItemSink {
 impl Drop for ItemSink {
     fn drop(&mut self) {
         if !self.is_finished {
+            self.ends(Outcome::Cancelled);
             let service = self.channel.service.name.clone();
             self.complete(Some(Fault::ServiceDown { service }));
         }

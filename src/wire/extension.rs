@@ -7,12 +7,16 @@
 //!
 //! Readers skip fields that they do not know: the length covers them.
 
+use super::Traceparent;
+
 const FIXED: usize = 8;
 const DEADLINE: u16 = 1;
 /// Three fields, which occur together.
 const OUTSIDE: u16 = 0b1110;
 const NEXT: u16 = 1 << 4;
 const END: u16 = 1 << 5;
+/// Three fields, which occur together.
+const TRACE: u16 = 0b111 << 6;
 const MAX_LEN: usize = FIXED + 16 * 8;
 /// The first word of a block that has a deadline and nothing else.
 const DEADLINE_ALONE: u64 = (FIXED as u64 + 8) | ((DEADLINE as u64) << 16);
@@ -27,6 +31,8 @@ pub struct Extension {
     pub outside: Option<RendezvousDescriptor>,
     /// The message's part in a stream.
     pub stream: Option<StreamPart>,
+    /// The span that a request belongs to, if its trace is recorded.
+    pub trace: Option<Traceparent>,
 }
 
 /// A message's part in a stream of items. Every item is the answer to a request of its own: the
@@ -82,6 +88,9 @@ pub struct ExtensionError {
 }
 
 impl Extension {
+    /// Size in bytes of a block with everything that a request may carry.
+    pub(crate) const LARGEST: usize = FIXED + 8 * (1 + 3 + 1 + 3);
+
     /// Size of the encoded block in bytes.
     #[inline]
     pub fn encoded_len(&self) -> usize {
@@ -92,13 +101,15 @@ impl Extension {
     fn fields(&self) -> u16 {
         let deadline = self.deadline_us.map_or(0, |_| DEADLINE);
         let stream = self.stream.map_or(0, |part| part.field().0);
-        deadline | self.outside.map_or(0, |_| OUTSIDE) | stream
+        let trace = self.trace.map_or(0, |_| TRACE);
+        deadline | self.outside.map_or(0, |_| OUTSIDE) | stream | trace
     }
 
     /// Writes the block; `into` has exactly [`encoded_len`](Self::encoded_len) bytes.
     #[inline]
     pub(super) fn encode(&self, into: &mut [u8]) {
-        if let (Some(deadline), None, None) = (self.deadline_us, self.outside, self.stream)
+        if let (Some(deadline), None, None, None) =
+            (self.deadline_us, self.outside, self.stream, self.trace)
             && let Some(block) = into.first_chunk_mut::<16>()
         {
             let bits = u128::from(DEADLINE_ALONE) | u128::from(deadline) << 64;
@@ -129,6 +140,9 @@ impl Extension {
         }
         if let Some(part) = self.stream {
             put(part.field().1);
+        }
+        if let Some(trace) = self.trace {
+            trace.words().into_iter().for_each(put);
         }
     }
 
@@ -182,10 +196,17 @@ impl Extension {
             END => Some(StreamPart::End(next())),
             _ => return Err(damaged),
         };
+        let trace = match fields & TRACE {
+            0 => None,
+            // One that is none is ignored: the call is none the worse.
+            TRACE => Traceparent::from_words([next(), next(), next()]),
+            _ => return Err(damaged),
+        };
         let extension = Self {
             deadline_us,
             outside,
             stream,
+            trace,
         };
         Ok((extension, claimed))
     }
@@ -199,7 +220,8 @@ mod tests {
     fn fields_from_the_future_are_skipped() {
         let mut block = [0; 24];
         block[0] = 24;
-        block[2] = 0b100_0001;
+        block[2] = 1;
+        block[3] = 1 << 7;
         block[8] = 5;
         block[16] = 99;
         let deadline = Extension {
@@ -273,6 +295,29 @@ mod tests {
         both[0] = 24;
         both[2] = 0b11_0000;
         assert!(Extension::decode(&both).is_err());
+    }
+
+    #[test]
+    fn input_1_a_trace_that_is_none_is_ignored_and_part_of_one_is_damage() {
+        let deadline = Extension {
+            deadline_us: Some(5),
+            ..Extension::default()
+        };
+        let whole = Extension {
+            trace: Traceparent::new(u128::MAX - 1, 7),
+            ..deadline
+        };
+        let mut block = vec![0; whole.encoded_len()];
+        whole.encode(&mut block);
+        assert_eq!(Extension::decode(&block), Ok((whole, block.len())));
+        let mut no_span = block.clone();
+        no_span[32..].fill(0);
+        assert_eq!(Extension::decode(&no_span), Ok((deadline, block.len())));
+        let mut no_trace = block.clone();
+        no_trace[16..32].fill(0);
+        assert_eq!(Extension::decode(&no_trace), Ok((deadline, block.len())));
+        block[2] ^= 1 << 6;
+        assert!(Extension::decode(&block).is_err());
     }
 
     #[test]

@@ -370,6 +370,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::wire::Traceparent;
 
     fn any_stream_part() -> impl Strategy<Value = StreamPart> {
         prop_oneof![
@@ -390,8 +391,9 @@ mod tests {
                 proptest::option::of(any::<u64>()),
                 proptest::option::of((any::<u64>(), 1..u64::MAX, any::<u32>())),
                 proptest::option::of(any_stream_part()),
+                proptest::option::of((1..u128::MAX, 1..u64::MAX)),
             )
-                .prop_map(|(deadline_us, outside, stream)| Extension {
+                .prop_map(|(deadline_us, outside, stream, trace)| Extension {
                     deadline_us,
                     outside: outside.map(|(addr, len, rkey)| RendezvousDescriptor {
                         addr,
@@ -399,6 +401,7 @@ mod tests {
                         rkey,
                     }),
                     stream,
+                    trace: trace.and_then(|(trace, span)| Traceparent::new(trace, span)),
                 }),
         );
         (kind, 0..MAX_METHODS, any::<u64>(), 0..200_u32, extension).prop_map(

@@ -22,6 +22,7 @@ pub(crate) mod names;
 pub mod pickle;
 mod shape;
 mod signature;
+mod traceparent;
 
 pub use bincode::Bincode;
 pub use codec::{Codec, CodecLimits, DecodeError, EncodeError, PayloadCodec, Raw};
@@ -29,6 +30,7 @@ pub use pickle::Pickle;
 pub use shape::Shape;
 pub(crate) use signature::any_signatures;
 pub use signature::{Signature, SignatureBuilder};
+pub use traceparent::Traceparent;
 
 pub(crate) use header::FixedHeader;
 

@@ -8,7 +8,7 @@ use slimerpc::channel::{
     CallError, CallFigures, ClientChannel, LossCause, OneWayCall, Profile, Route, ServiceTable,
     TellFailure, WaitPolicy,
 };
-use slimerpc::wire::{EncodeError, PayloadCodec, Signature};
+use slimerpc::wire::{EncodeError, PayloadCodec, Signature, Traceparent};
 use tokio::sync::broadcast;
 
 use crate::client::items::ItemSource;
@@ -277,11 +277,32 @@ impl CallTarget {
             .map_err(|error| self.failed(error, name))
     }
 
+    /// Calls for a span of a trace, if there is one.
+    #[cold]
+    pub(crate) fn call_traced<T>(
+        &self,
+        number: u32,
+        name: &'static &'static str,
+        timeout: Option<Duration>,
+        trace: Option<Traceparent>,
+        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        let Self(channel) = self;
+        let made = match trace {
+            None => channel.call(number, timeout, encode),
+            Some(trace) => channel.call_traced(number, timeout, trace, encode),
+        };
+        made.map(|call| Reply::called(call, name, decode))
+            .map_err(|error| self.failed(error, name))
+    }
+
     pub(crate) fn open_stream<T>(
         &self,
         number: u32,
         name: &'static &'static str,
         timeout: Option<Duration>,
+        trace: Option<Traceparent>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<(Reply<T>, ItemSource), RpcError> {
@@ -292,7 +313,7 @@ impl CallTarget {
                 what: "streams".into(),
             });
         }
-        let opened = channel.open_stream(number, timeout, encode);
+        let opened = channel.open_stream(number, timeout, trace, encode);
         let (call, stream) = opened.map_err(|error| self.failed(error, name))?;
         let source = ItemSource {
             channel: channel.clone(),
@@ -311,9 +332,10 @@ impl CallTarget {
         number: u32,
         name: &str,
         timeout: Option<Duration>,
+        trace: Option<Traceparent>,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<OneWayCall, RpcError> {
-        let told = self.0.tell(number, timeout, encode);
+        let told = self.0.tell(number, timeout, trace, encode);
         told.map_err(|error| self.failed(error, name))
     }
 }

@@ -8,12 +8,13 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
-use slimerpc::channel::{ClientChannel, Parker, StreamName};
+use slimerpc::channel::{CallSpan, ClientChannel, Parker, StreamName};
 
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::reconnect::Later;
 use crate::client::reply::Decoder;
-use crate::{Ran, Reply, RpcError};
+use crate::observe::trace;
+use crate::{Outcome, Ran, Reply, RpcError};
 
 /// Most items that are requested ahead, if the channel has enough credits.
 const WINDOW: usize = 8;
@@ -53,6 +54,8 @@ pub struct Items<T> {
     was_opened: bool,
     /// Whether an item has come, so that the handler ran.
     has_begun: bool,
+    /// Told how the stream ends, if somebody wants to know.
+    span: Option<CallSpan>,
 }
 
 /// An open stream: the reply with its first item, and the source of the others.
@@ -104,6 +107,7 @@ impl<T> Items<T> {
             deadline,
             was_opened: true,
             has_begun: false,
+            span: None,
         };
         items.ask();
         items
@@ -125,6 +129,7 @@ impl<T> Items<T> {
             deadline: None,
             was_opened: false,
             has_begun: false,
+            span: None,
         }
     }
 
@@ -144,7 +149,14 @@ impl<T> Items<T> {
             window: None,
             was_opened: false,
             has_begun: false,
+            span: None,
         }
+    }
+
+    /// Tells `span`, if there is one, how the stream ends.
+    pub(crate) fn traced(mut self, span: Option<CallSpan>) -> Self {
+        self.span = span;
+        self
     }
 
     /// Continues to open the stream, if it is not open.
@@ -257,10 +269,12 @@ impl<T> Items<T> {
                 // The requests that were made ahead have the same result.
                 self.source = None;
                 self.asked.clear();
+                self.tell_end(Outcome::Ok);
                 None
             }
             Err(error) => {
                 self.end();
+                self.tell_end(trace::outcome(&error));
                 Some(Err(self.named(error)))
             }
         }
@@ -315,6 +329,12 @@ impl<T> Items<T> {
             let left = |(at, _): (Instant, _)| at.saturating_duration_since(Instant::now());
             let asked = source.next(self.deadline.map(left), self.method, self.decode);
             self.asked.push_back(asked);
+        }
+    }
+
+    fn tell_end(&mut self, outcome: Outcome) {
+        if let Some(mut span) = self.span.take() {
+            span.ends(outcome);
         }
     }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, Guard};
 use serde::de::DeserializeOwned;
-use slimerpc::channel::{AnswerView, LossCause, OneWayCall};
+use slimerpc::channel::{AnswerView, CallSpan, LossCause, OneWayCall};
 use slimerpc::fabric::LinkType;
-use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw};
+use slimerpc::wire::{Codec, EncodeError, PayloadCodec, Raw, Traceparent};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -21,6 +21,7 @@ use crate::client::items::{ItemSource, Items};
 use crate::client::line::{Claim, Line, Turn, Waiting};
 use crate::client::reconnect::{self, Again, Heal};
 use crate::client::reply::Decoder;
+use crate::observe::trace;
 use crate::supervision::current_handler;
 use crate::{
     AgentError, Call, ChannelView, Ran, Reply, RpcError, Service, StreamCall, Tell, Watch,
@@ -765,22 +766,25 @@ impl Caller {
         let codec = connection.codec(<M::Service as Service>::CODEC);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let (setup, method) = (&self.inner.setup, M::METHOD);
-        let error = match tell(setup, &connection, method, self.timeout, encode) {
-            Ok(call) => return Tell::new(Ok(call)),
+        let (span, trace) = self.span(method).unzip();
+        let trace = trace.flatten();
+        let error = match tell(setup, &connection, method, self.timeout, trace, encode) {
+            Ok(call) => return Tell::new(Ok(call)).traced(span),
             Err(error) => error,
         };
         let any = |_: &Self, _: &Connection| Ok(());
         let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
             setup.check_codec(connection, Some(codec))?;
-            tell(setup, connection, method, left, |room| {
+            tell(setup, connection, method, left, trace, |room| {
                 Raw::encode(bytes, room)
             })
         };
-        match self.again(error, method, encode, any, make) {
+        let told = match self.again(error, method, encode, any, make) {
             Ok(Again::Made(call)) => Tell::new(Ok(call)),
             Ok(Again::Later(later)) => Tell::later(later),
             Err(error) => Tell::new(Err(error)),
-        }
+        };
+        told.traced(span)
     }
 
     /// Calls a method that returns a stream.
@@ -796,27 +800,30 @@ impl Caller {
         let decode: Decoder<Option<M::Item>> = Decoder::View(codec, item);
         let encode = |room: &mut [u8]| codec.encode(&message.arguments(), room);
         let (setup, method) = (&self.inner.setup, M::METHOD);
-        let opened = self
-            .check(&connection, method)
-            .and_then(|()| open_stream(setup, &connection, method, self.timeout, encode, decode));
+        let (span, trace) = self.span(method).unzip();
+        let (timeout, trace) = (self.timeout, trace.flatten());
+        let opened = self.check(&connection, method);
+        let opened = opened
+            .and_then(|()| open_stream(setup, &connection, method, timeout, trace, encode, decode));
         let name = self.name(method);
         let error = match opened {
-            Ok((first, source)) => return Items::new(source, first, decode, name, self.timeout),
+            Ok((first, source)) => {
+                return Items::new(source, first, decode, name, timeout).traced(span);
+            }
             Err(error) => error,
         };
         let check = move |caller: &Self, connection: &Connection| caller.check(connection, method);
         let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
             setup.check_codec(connection, Some(codec))?;
             let encode = |room: &mut [u8]| Raw::encode(bytes, room);
-            open_stream(setup, connection, method, left, encode, decode)
+            open_stream(setup, connection, method, left, trace, encode, decode)
         };
-        match self.again(error, method, encode, check, make) {
-            Ok(Again::Made((first, source))) => {
-                Items::new(source, first, decode, name, self.timeout)
-            }
+        let items = match self.again(error, method, encode, check, make) {
+            Ok(Again::Made((first, source))) => Items::new(source, first, decode, name, timeout),
             Ok(Again::Later(later)) => Items::later(later, decode, name),
             Err(error) => Items::failed(error, decode, name),
-        }
+        };
+        items.traced(span)
     }
 
     /// Calls a raw method: number `method` of the service's table.
@@ -858,12 +865,57 @@ impl Caller {
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
+        if trace::is_on() {
+            return self.make_watched(connection, codec, method, encode, decode);
+        }
         let (number, target) = self.target(connection, method)?;
         let name = self.name(method);
         match target.call(number, name, self.timeout, bytes, &mut encode, decode) {
             Ok(reply) => Ok(reply),
-            Err(error) => self.make_later(codec, method, error, encode, decode),
+            Err(error) => self.make_later(codec, method, None, error, encode, decode),
         }
+    }
+
+    /// Makes a call as [`make`](Self::make) does, with a span if somebody wants one.
+    #[cold]
+    fn make_watched<T: 'static>(
+        &self,
+        connection: &Connection,
+        codec: Option<PayloadCodec>,
+        method: usize,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        decode: Decoder<T>,
+    ) -> Result<Reply<T>, RpcError> {
+        let (span, trace) = self.span(method).unzip();
+        let trace = trace.flatten();
+        let made = self
+            .target(connection, method)
+            .and_then(|(number, target)| {
+                let (name, timeout) = (self.name(method), self.timeout);
+                let called = target.call_traced(number, name, timeout, trace, &mut encode, decode);
+                called.or_else(|error| {
+                    self.make_later(codec, method, trace, error, &mut encode, decode)
+                })
+            });
+        match (made, span) {
+            (Ok(reply), Some(span)) => Ok(reply.traced(span)),
+            (Err(error), Some(mut span)) => {
+                span.ends(trace::outcome(&error));
+                Err(error)
+            }
+            (made, None) => made,
+        }
+    }
+
+    /// The span of a call that begins now, with what the service is to be told of it, if somebody
+    /// wants it.
+    #[inline]
+    fn span(&self, method: usize) -> Option<(CallSpan, Option<Traceparent>)> {
+        if !trace::is_on() {
+            return None;
+        }
+        let setup = &self.inner.setup;
+        trace::call(&setup.peer, &setup.wanted.name, setup.name(method))
     }
 
     /// Makes a call that has failed once there is a connection again, if it may wait that long.
@@ -872,6 +924,7 @@ impl Caller {
         &self,
         codec: Option<PayloadCodec>,
         method: usize,
+        trace: Option<Traceparent>,
         error: RpcError,
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
@@ -881,14 +934,7 @@ impl Caller {
             setup.check_codec(connection, codec)?;
             let (number, target) = setup.route(connection, method)?;
             let encode = |room: &mut [u8]| Raw::encode(bytes, room);
-            target.call(
-                number,
-                setup.name(method),
-                left,
-                Some(bytes),
-                encode,
-                decode,
-            )
+            target.call_traced(number, setup.name(method), left, trace, encode, decode)
         };
         match self.again(error, method, encode, check, make)? {
             Again::Made(reply) => Ok(reply),
@@ -966,10 +1012,11 @@ fn tell(
     connection: &Connection,
     method: usize,
     timeout: Option<Duration>,
+    trace: Option<Traceparent>,
     encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<OneWayCall, RpcError> {
     let (number, target) = setup.route(connection, method)?;
-    target.tell(number, setup.name(method), timeout, encode)
+    target.tell(number, setup.name(method), timeout, trace, encode)
 }
 
 /// Opens a stream.
@@ -978,11 +1025,12 @@ fn open_stream<T>(
     connection: &Connection,
     method: usize,
     timeout: Option<Duration>,
+    trace: Option<Traceparent>,
     encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     decode: Decoder<T>,
 ) -> Result<(Reply<T>, ItemSource), RpcError> {
     let (number, target) = setup.route(connection, method)?;
-    target.open_stream(number, setup.name(method), timeout, encode, decode)
+    target.open_stream(number, setup.name(method), timeout, trace, encode, decode)
 }
 
 /// Decodes a typed result.

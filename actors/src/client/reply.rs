@@ -6,13 +6,14 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
-use slimerpc::channel::{AnswerView, CallError, Parker, PendingCall, ReplyBytes};
+use slimerpc::channel::{AnswerView, CallError, CallSpan, Parker, PendingCall, ReplyBytes};
 use slimerpc::wire::{DecodeError, Fault, PayloadCodec};
 use tokio::time::Sleep;
 
 use crate::client::blocking::would_block_a_runtime;
 use crate::client::reconnect::Later;
-use crate::{Ran, RpcError};
+use crate::observe::trace;
+use crate::{Outcome, Ran, RpcError};
 
 /// Empty polls before yielding to other tasks.
 const SPINS: usize = 64;
@@ -74,6 +75,8 @@ enum RareReply<T> {
     /// The peer is away.
     Later(Box<Later<Reply<T>>>),
     Failed(RpcError),
+    /// Somebody wants to know how the call ends.
+    Traced(Reply<T>, CallSpan),
 }
 
 impl<T> From<RareReply<T>> for Reply<T> {
@@ -115,6 +118,11 @@ impl<T> Reply<T> {
         RareReply::Failed(error).into()
     }
 
+    /// Tells `span` how the call ends.
+    pub(crate) fn traced(self, span: CallSpan) -> Self {
+        RareReply::Traced(self, span).into()
+    }
+
     /// Sets the deadline of the call, counted from now. It then ends with [`RpcError::Timeout`],
     /// and the service is told that nobody waits any more. A deadline that travels with the request
     /// is set by [`Proxy::with_timeout`](crate::Proxy::with_timeout).
@@ -127,7 +135,11 @@ impl<T> Reply<T> {
     pub(crate) fn is_undecided(&self) -> bool {
         match &self.state {
             ReplyState::Called(..) => true,
-            ReplyState::RareReply(rare) => !matches!(**rare, RareReply::Failed(_)),
+            ReplyState::RareReply(rare) => match &**rare {
+                RareReply::Later(_) => true,
+                RareReply::Failed(_) => false,
+                RareReply::Traced(reply, _) => reply.is_undecided(),
+            },
             ReplyState::Done => false,
         }
     }
@@ -138,6 +150,7 @@ impl<T> Reply<T> {
             ReplyState::RareReply(rare) => match &mut **rare {
                 RareReply::Later(call) => call.set_timeout(after),
                 RareReply::Failed(_) => {}
+                RareReply::Traced(reply, _) => reply.set_timeout(after),
             },
             ReplyState::Done => {}
         }
@@ -174,13 +187,21 @@ impl<T> Reply<T> {
                 if let Poll::Ready(result) = polled {
                     return result;
                 }
-                match &self.state {
-                    ReplyState::Called(call, ..) => call.park(parker),
-                    ReplyState::RareReply(_) => parker.park(None),
-                    ReplyState::Done => {}
-                }
+                self.park(parker);
             }
         })
+    }
+
+    /// Waits until something may have happened.
+    fn park(&self, parker: &Parker) {
+        match &self.state {
+            ReplyState::Called(call, ..) => call.park(parker),
+            ReplyState::RareReply(rare) => match &**rare {
+                RareReply::Traced(reply, _) => reply.park(parker),
+                RareReply::Later(_) | RareReply::Failed(_) => parker.park(None),
+            },
+            ReplyState::Done => {}
+        }
     }
 
     /// Cancels a call that cannot be waited for.
@@ -195,6 +216,7 @@ impl<T> Reply<T> {
                 // It may have been sent just now, as its connection was opened again.
                 RareReply::Later(later) if !later.withdraw() => Ran::Unknown,
                 RareReply::Later(_) | RareReply::Failed(_) => Ran::No,
+                RareReply::Traced(reply, _) => return reply.take_back(),
             },
             ReplyState::Done => Ran::No,
         };
@@ -338,6 +360,11 @@ impl<T> Reply<T> {
         };
         let result = match &mut **rare {
             RareReply::Failed(error) => Err(error.clone()),
+            RareReply::Traced(reply, span) => {
+                let result = ready!(reply.poll_with(context, busy));
+                span.ends(result.as_ref().err().map_or(Outcome::Ok, trace::outcome));
+                result
+            }
             RareReply::Later(later) => match ready!(later.poll(context)) {
                 Ok(mut made) => {
                     if let Some((at, after)) = later.deadline() {
@@ -455,6 +482,7 @@ impl Reply<Vec<u8>> {
             ReplyState::RareReply(rare) => match *rare {
                 RareReply::Later(call) => Reply::later(call.map(Self::lent)),
                 RareReply::Failed(error) => Reply::failed(error),
+                RareReply::Traced(reply, span) => reply.lent().traced(span),
             },
             ReplyState::Done => ReplyState::Done.into(),
         }
@@ -477,6 +505,7 @@ impl<T> fmt::Debug for Reply<T> {
             ReplyState::RareReply(rare) => match **rare {
                 RareReply::Later(..) => "Reply(later)",
                 RareReply::Failed(_) => "Reply(failed)",
+                RareReply::Traced(ref reply, _) => return reply.fmt(f),
             },
             ReplyState::Done => "Reply(done)",
         })

@@ -4,12 +4,13 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use slimerpc::channel::{LossCause, OneWayCall, TellError};
+use slimerpc::channel::{CallSpan, LossCause, OneWayCall, TellError};
 use slimerpc::fabric::LinkType;
 use tokio::sync::broadcast;
 
 use crate::client::reconnect::Later;
-use crate::{EndCause, Ran, RpcError};
+use crate::observe::trace;
+use crate::{EndCause, Outcome, Ran, RpcError};
 
 /// A call whose result nobody waits for. It completes when the transport has taken the request: at
 /// once if a credit is free, otherwise when one is. The request is delivered at most once. Dropping
@@ -42,6 +43,8 @@ enum TellState {
     /// The peer is away.
     Later(Box<Later<OneWayCall>>),
     Failed(RpcError),
+    /// Somebody wants to know how the call ends.
+    Traced(Box<(Tell, CallSpan)>),
     Done,
 }
 
@@ -55,6 +58,14 @@ impl Tell {
 
     pub(crate) fn later(call: Box<Later<OneWayCall>>) -> Self {
         Self(TellState::Later(call))
+    }
+
+    /// Tells `span`, if there is one, what becomes of the request.
+    pub(crate) fn traced(self, span: Option<CallSpan>) -> Self {
+        match span {
+            None => self,
+            Some(span) => Self(TellState::Traced(Box::new((self, span)))),
+        }
     }
 }
 
@@ -81,6 +92,16 @@ impl Future for Tell {
                 }
             },
             TellState::Failed(error) => Poll::Ready(Err(error)),
+            TellState::Traced(mut traced) => {
+                let (tell, span) = &mut *traced;
+                let told = Pin::new(tell).poll(context);
+                match &told {
+                    Poll::Ready(Ok(())) => span.ends(Outcome::Told),
+                    Poll::Ready(Err(error)) => span.ends(trace::outcome(error)),
+                    Poll::Pending => self.0 = TellState::Traced(traced),
+                }
+                told
+            }
             TellState::Done => panic!("a tell is polled after it was ready"),
         }
     }
@@ -92,6 +113,7 @@ impl fmt::Debug for Tell {
             TellState::Sent(_) => "Tell(sent)",
             TellState::Later(_) => "Tell(later)",
             TellState::Failed(_) => "Tell(failed)",
+            TellState::Traced(traced) => return traced.0.fmt(f),
             TellState::Done => "Tell(done)",
         })
     }

@@ -5,6 +5,7 @@ pub(crate) mod figures;
 pub(crate) mod incidents;
 #[cfg_attr(not(feature = "metrics"), path = "metrics_absent.rs")]
 pub(crate) mod metrics;
+pub(crate) mod trace;
 
 use std::net::SocketAddr;
 use std::rc::Rc;

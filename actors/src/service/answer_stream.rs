@@ -36,11 +36,11 @@ where
     let mut stream = match begun {
         Ok(Ok(stream)) => Box::pin(stream),
         Ok(Err(fault)) => {
-            sink.finish(Some(fault));
+            sink.finish(None, Some(fault));
             return Finished::Answered;
         }
         Err(panic) => {
-            sink.finish(Some(panic.fault()));
+            sink.finish(None, Some(panic.fault()));
             return panic.finish();
         }
     };
@@ -62,30 +62,31 @@ async fn drive<T, S: Stream<Item = Result<T, Failure>>>(
             Ok(None) => return Finished::Answered,
             Err(_) => {
                 let after_ms = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
-                sink.finish(Some(Fault::Stalled { after_ms }));
+                sink.finish(None, Some(Fault::Stalled { after_ms }));
                 return Finished::Answered;
             }
         };
         match next(&sink, stream.as_mut()).await {
             Next::Item(Some(Ok(item))) => {
                 if let Err(panic) = reply(request, item, &encode) {
-                    sink.finish(Some(panic.fault()));
+                    sink.finish(None, Some(panic.fault()));
                     return panic.finish();
                 }
             }
             Next::Item(Some(Err(failure))) => {
-                request.fail(failure.into());
-                sink.finish(None);
+                sink.finish(Some(request), Some(failure.into()));
                 return Finished::Answered;
             }
-            Next::Item(None) | Next::Unwanted => {
-                request.end();
-                sink.finish(None);
+            Next::Item(None) => {
+                sink.finish(Some(request), None);
+                return Finished::Answered;
+            }
+            Next::Unwanted => {
+                sink.cancel(request);
                 return Finished::Answered;
             }
             Next::Panicked(panic) => {
-                request.fail(panic.fault());
-                sink.finish(None);
+                sink.finish(Some(request), Some(panic.fault()));
                 return panic.finish();
             }
         }

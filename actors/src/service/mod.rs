@@ -2,6 +2,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod answer_stream;
+pub(crate) mod dispatch;
 pub(crate) mod instance;
 pub(crate) mod macro_support;
 pub(crate) mod mailboxes;

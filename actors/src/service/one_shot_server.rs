@@ -10,6 +10,7 @@ use slimerpc::channel::Delivery;
 use slimerpc::wire::Fault;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use crate::service::dispatch::dispatch;
 use crate::supervision::current_handler::InstanceId;
 use crate::{AgentError, Dispatch, Request, ServedBy, supervision::current_handler};
 
@@ -38,9 +39,9 @@ impl OneShotServer {
     {
         let request = self.next().await.ok_or(AgentError::ShutDown)?;
         let (instance, id) = (self.instance, request.id());
-        let (state, method) = (Rc::new(RefCell::new(state)), request.method() as usize);
-        let dispatch = current_handler::once(instance, || S::dispatch(&state, method, request));
-        let Dispatch::Running(mut handler) = dispatch else {
+        let state = Rc::new(RefCell::new(state));
+        let begin = || dispatch::<S, A, &mut A>(&state, request);
+        let Dispatch::Running(mut handler) = current_handler::once(instance, begin) else {
             return Ok(());
         };
         poll_fn(|context| {

@@ -21,6 +21,7 @@ use std::time::Instant;
 use slimerpc::channel::{Delivery, LossCause, RequestId};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::service::dispatch::dispatch_parallel;
 use crate::service::instance::InstanceCommand;
 use crate::service::pool::Pool;
 use crate::service::ring_context::{Readiness, RequestHandler};
@@ -63,9 +64,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for ParallelDispatcher<
         let method = request.method() as usize;
         match &mut self.pool {
             Some(pool) if S::PARALLEL.get(method) == Some(&true) => {
-                pool.run(request, move |shared, request| {
-                    S::dispatch_parallel(shared, method, request)
-                });
+                pool.run(request, dispatch_parallel::<S, A>);
             }
             _ => self.forward(Delivery::Request(request)),
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use slimerpc::panics::contain;
 use tokio::sync::watch;
 
+use crate::service::dispatch::dispatch;
 use crate::service::instance::InstanceCommand;
 use crate::service::ring_context::{Readiness, RequestHandler};
 use crate::supervision::factory::{Factory, NotMade, Start, made};
@@ -198,8 +199,7 @@ impl<S: ServedBy<A> + ?Sized, A: 'static> RequestHandler for Serial<S, A> {
             return Dispatch::Done;
         };
         request.begin_handler();
-        let method = request.method() as usize;
-        S::dispatch(state, method, request)
+        dispatch::<S, A, A>(state, request)
     }
 
     fn ended(&mut self, cause: EndCause) {

@@ -349,7 +349,7 @@ impl ClientState {
         let slot = send.slot();
         let message = channel.sends.bytes_mut(&mut send);
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let mut header = channel.request(id, request.method, left, request.stream);
+        let mut header = channel.request(id, request.method, left, request.attached.as_ref());
         match request.payload {
             PreparedPayload::Here(payload) => {
                 if header.encoded_len() + payload.len() > message.len() {

@@ -78,6 +78,50 @@ fn a_channel_rests_only_if_nothing_is_under_way_and_was_since() {
 }
 
 #[test]
+fn a_request_carries_the_span_that_it_was_sent_from_also_if_it_waited_or_does_not_fit() {
+    let trace = Traceparent::new(7 << 64 | 8, 9).unwrap();
+    let mut ends = Loopback::new(1);
+    let size = ends.channel.geometry().max_payload();
+    let long = Some(LONG);
+    for payload in [0, size, 3 * size] {
+        let fill = |room: &mut [u8]| Raw::encode(&vec![3; payload][..], room);
+        let channel = ends.channel.clone();
+        let traced = channel.call_traced(7, long, trace, fill).unwrap();
+        let told = channel.tell(7, None, Some(trace), fill).unwrap();
+        let (opened, _) = channel.open_stream(7, long, Some(trace), fill).unwrap();
+        let plain = channel.call(7, long, fill).unwrap();
+        let calls = [Some(traced), None, Some(opened), Some(plain)];
+        let sent = [Some(trace), Some(trace), Some(trace), None];
+        for (call, sent) in calls.into_iter().zip(sent) {
+            let request = ends.request();
+            assert_eq!(request.trace(), sent);
+            assert_eq!(request.payload(), vec![3; payload]);
+            request.reply(|_| Ok(0));
+            let until = Instant::now() + LONG;
+            // The watcher takes in the answer to a call that nobody waits for.
+            if let Some(mut call) = call {
+                while call.poll(None).is_pending() {
+                    assert!(Instant::now() < until, "no answer arrives");
+                }
+            }
+        }
+        drop(told);
+    }
+}
+
+#[test]
+fn slots_of_the_smallest_size_carry_no_span() {
+    let mut ends = Loopback::of(Geometry::new(1, Geometry::MIN_SLOT_SIZE).unwrap());
+    let trace = Traceparent::new(8, 9).unwrap();
+    let call = ends
+        .channel
+        .call_traced(7, Some(LONG), trace, |_| Ok(0))
+        .unwrap();
+    assert_eq!(ends.request().trace(), None);
+    drop(call);
+}
+
+#[test]
 fn slot_2_an_answer_of_any_size_is_read_and_its_credit_is_back() {
     let mut ends = Loopback::new(1);
     for len in [0, 1, 127, 128, 129, 240] {

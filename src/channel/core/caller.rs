@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use super::slot::{Phase, ReplyMeta, Slot};
 use crate::channel::lend::SlotToken;
 use crate::channel::{CallError, LossCause, PooledBuffer, TellError, TellFailure, Violation};
-use crate::wire::{RendezvousDescriptor, StreamPart};
+use crate::wire::{RendezvousDescriptor, StreamPart, Traceparent};
 
 /// Identifies one call on its channel; it is the request id on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,8 +85,15 @@ pub struct Credits {
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) method: u32,
-    pub(crate) stream: Option<StreamPart>,
+    pub(crate) attached: Option<Attached>,
     pub(crate) payload: PreparedPayload,
+}
+
+/// What travels beside the arguments of some requests.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Attached {
+    pub(crate) stream: Option<StreamPart>,
+    pub(crate) trace: Option<Traceparent>,
 }
 
 /// The arguments of a waiting call.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::stream::Streams;
 use crate::channel::call_figures::Begun;
 use crate::channel::lend::SlotToken;
-use crate::channel::{LossCause, PooledBuffer, Violation};
+use crate::channel::{CallSpan, LossCause, PooledBuffer, Violation};
 use crate::wire::{
     Extension, Fault, Header, Immediate, MessageKind, RendezvousDescriptor, Signal, StreamPart,
+    Traceparent,
 };
 
 /// The time allowed for a request without a deadline, in microseconds.
@@ -73,6 +74,10 @@ pub(crate) struct Rare {
     pub(crate) stream: Option<StreamPart>,
     /// The payload, if it did not travel through the ring.
     pub(crate) outside: Option<PooledBuffer>,
+    /// The span that it was sent from, if that is recorded.
+    pub(crate) trace: Option<Traceparent>,
+    /// The span of its handler, while that is watched.
+    pub(crate) span: Option<CallSpan>,
     /// Its caller has cancelled it while its payload was being read.
     pub(crate) is_unwanted: bool,
 }
@@ -268,6 +273,9 @@ impl Responder {
         extension: &Extension,
     ) -> Arrival {
         request.allowed_us = extension.deadline_us.unwrap_or(FOREVER);
+        if extension.trace.is_some() {
+            request.rare().trace = extension.trace;
+        }
         match extension.stream {
             None => {}
             Some(StreamPart::Next(stream)) => {

@@ -8,7 +8,7 @@ use super::pair::nothing;
 use super::schedule::{Event, Micros};
 use super::shells::Alarm;
 use super::world::World;
-use crate::channel::core::caller::{CallId, CallState, Prepared, Received};
+use crate::channel::core::caller::{Attached, CallId, CallState, Prepared, Received};
 use crate::channel::core::slot::ReplyMeta;
 use crate::channel::lend::SlotToken;
 use crate::channel::peer_connection::{Input, Session};
@@ -161,7 +161,10 @@ impl World {
         let (send, stream) = (live.send.take(), live.part);
         let Some(send) = send else {
             let request = Prepared {
-                stream,
+                attached: stream.map(|part| Attached {
+                    stream: Some(part),
+                    trace: None,
+                }),
                 ..nothing()
             };
             return channels.caller.line_up(id, request);
@@ -415,7 +418,8 @@ impl World {
             up.caller.posted(id, granted.send);
             let live = up.live.get(&id).expect("CALL-1: who waits is alive");
             assert_eq!(granted.deadline, live.deadline);
-            self.request(spot, port, id, slot, granted.request.stream);
+            let part = granted.request.attached.and_then(|it| it.stream);
+            self.request(spot, port, id, slot, part);
         }
     }
 

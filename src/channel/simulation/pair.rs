@@ -135,7 +135,7 @@ fn request_header(id: CallId) -> Header {
 pub(super) fn nothing() -> Prepared {
     Prepared {
         method: 0,
-        stream: None,
+        attached: None,
         payload: PreparedPayload::Here(Vec::new()),
     }
 }

@@ -260,7 +260,7 @@ impl World {
         let encode = |room: &mut [u8]| fill(room, size, number);
         let made = match is_told {
             true => channel
-                .tell(number, None, encode)
+                .tell(number, None, None, encode)
                 .map(|told| self.told.push(Waiting::new(told))),
             false => channel.call(number, None, encode).map(|call| {
                 self.calls.insert(number, Waiting::new(call));

@@ -1,0 +1,51 @@
+//! Begins the handler of a request, in a span if somebody listens.
+
+use std::borrow::BorrowMut;
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tracing::Instrument;
+
+use crate::observe::trace;
+use crate::{Dispatch, Parallel, Request, ServedBy};
+
+/// Handles a request, or begins to.
+#[inline]
+pub(crate) fn dispatch<'state, S, A, L>(
+    state: &Rc<RefCell<L>>,
+    mut request: Request,
+) -> Dispatch<'state>
+where
+    S: ServedBy<A> + ?Sized,
+    A: 'static,
+    L: BorrowMut<A> + 'state,
+{
+    let method = request.method() as usize;
+    if trace::is_on()
+        && let Some(span) = trace::handler(&mut request, S::METHODS)
+    {
+        let dispatched = span.in_scope(|| S::dispatch(state, method, request));
+        return match dispatched {
+            Dispatch::Running(future) => Dispatch::Running(Box::pin(future.instrument(span))),
+            handled => handled,
+        };
+    }
+    S::dispatch(state, method, request)
+}
+
+/// Begins to handle a request for a parallel method.
+pub(crate) fn dispatch_parallel<S, A>(shared: Arc<S::Shared>, mut request: Request) -> Parallel
+where
+    S: ServedBy<A> + ?Sized,
+    A: 'static,
+{
+    let method = request.method() as usize;
+    let is_on = trace::is_on();
+    let span = is_on.then(|| trace::handler(&mut request, S::METHODS));
+    let handling = S::dispatch_parallel(shared, method, request);
+    match span.flatten() {
+        None => handling,
+        Some(span) => Box::pin(handling.instrument(span)),
+    }
+}
