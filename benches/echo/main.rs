@@ -55,6 +55,7 @@ mod strace;
 mod subset;
 mod suite;
 mod throughput;
+mod traces;
 mod worker;
 
 use std::alloc::System;

@@ -6,7 +6,7 @@ use crate::suite::Suite;
 use crate::support::Result;
 use crate::{
     asleep, callers, connect, copies, fairness, idle, latency, memory, metrics, polling, registry,
-    sizes, steady, throughput,
+    sizes, steady, throughput, traces,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -35,6 +35,8 @@ pub(crate) enum Subset {
     Callers,
     /// What counting calls costs them
     Metrics,
+    /// What it costs calls that somebody listens for their spans
+    Traces,
     /// Latency against size
     Sizes,
     /// What polling before sleeping gains and costs
@@ -61,6 +63,7 @@ impl Subset {
             Self::Registry => registry::run(suite),
             Self::Callers => callers::run(suite),
             Self::Metrics => metrics::run(suite),
+            Self::Traces => traces::run(suite),
             Self::Sizes => sizes::run(suite),
             Self::Polling => polling::run(suite),
         }

@@ -13,6 +13,7 @@ use crate::role::{Role, told};
 use crate::suite::Suite;
 use crate::support::footprint::allow_many_files;
 use crate::support::{HOST, Peer, Result};
+use crate::traces;
 
 /// Long enough that neither side sleeps while it is measured.
 const BUSY: Duration = Duration::from_millis(10);
@@ -61,6 +62,8 @@ pub(crate) struct Agents {
     busy_poll: Option<Duration>,
     counts: bool,
     idle_after: Option<Duration>,
+    /// Somebody listens for the spans of one call in so many.
+    listens: Option<u32>,
 }
 
 impl Agents {
@@ -74,6 +77,7 @@ impl Agents {
             busy_poll: None,
             counts: false,
             idle_after: None,
+            listens: None,
         }
     }
 
@@ -95,6 +99,12 @@ impl Agents {
     /// Calls are counted, and served as metrics.
     pub(crate) fn counting(mut self) -> Self {
         self.counts = true;
+        self
+    }
+
+    /// In the worker's process, somebody listens for the spans of one call in so many.
+    pub(crate) fn listening(mut self, one_in: Option<u32>) -> Self {
+        self.listens = one_in;
         self
     }
 
@@ -207,6 +217,9 @@ impl WorkerProcess {
 /// The other process.
 pub(crate) fn serve(worker: &Worker) -> Result<()> {
     allow_many_files()?;
+    if let Some(one_in) = worker.settings.listens {
+        tracing::subscriber::set_global_default(traces::subscriber(one_in))?;
+    }
     actix::System::new().block_on(async {
         let (mut agents, mut serving) = (Vec::new(), Vec::new());
         for number in 0..worker.agents {
