@@ -218,7 +218,7 @@ impl WorkerProcess {
 pub(crate) fn serve(worker: &Worker) -> Result<()> {
     allow_many_files()?;
     if let Some(one_in) = worker.settings.listens {
-        tracing::subscriber::set_global_default(traces::subscriber(one_in))?;
+        traces::listen(one_in);
     }
     actix::System::new().block_on(async {
         let (mut agents, mut serving) = (Vec::new(), Vec::new());

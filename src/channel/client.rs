@@ -150,7 +150,7 @@ impl ClientChannel {
         method: u32,
         timeout: Option<Duration>,
         trace: Traceparent,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: &mut dyn FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let attached = self.attach(None, Some(trace));
@@ -295,11 +295,11 @@ impl ClientChannel {
         method: u32,
         timeout: Option<Duration>,
         trace: Option<Traceparent>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<OneWayCall, CallError> {
         let call = match trace {
             None => self.call(method, timeout, encode),
-            Some(trace) => self.call_traced(method, timeout, trace, encode),
+            Some(trace) => self.call_traced(method, timeout, trace, &mut encode),
         }?;
         self.told(call, method)
     }

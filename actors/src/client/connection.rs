@@ -285,7 +285,7 @@ impl CallTarget {
         name: &'static &'static str,
         timeout: Option<Duration>,
         trace: Option<Traceparent>,
-        encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: &mut dyn FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
         let Self(channel) = self;

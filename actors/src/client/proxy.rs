@@ -865,8 +865,10 @@ impl Caller {
         mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        if trace::is_on() {
-            return self.make_watched(connection, codec, method, encode, decode);
+        if trace::is_on()
+            && let Some(span) = self.span(method)
+        {
+            return self.make_traced(span, connection, codec, method, &mut encode, decode);
         }
         let (number, target) = self.target(connection, method)?;
         let name = self.name(method);
@@ -876,40 +878,39 @@ impl Caller {
         }
     }
 
-    /// Makes a call as [`make`](Self::make) does, with a span if somebody wants one.
+    /// Makes a call that has a span. `encode` is of another type than in [`make`](Self::make): code
+    /// that is used twice is not inlined into the plain path.
     #[cold]
-    fn make_watched<T: 'static>(
+    fn make_traced<T: 'static>(
         &self,
+        (mut span, trace): (CallSpan, Option<Traceparent>),
         connection: &Connection,
         codec: Option<PayloadCodec>,
         method: usize,
-        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+        encode: &mut dyn FnMut(&mut [u8]) -> Result<usize, EncodeError>,
         decode: Decoder<T>,
     ) -> Result<Reply<T>, RpcError> {
-        let (span, trace) = self.span(method).unzip();
-        let trace = trace.flatten();
         let made = self
             .target(connection, method)
             .and_then(|(number, target)| {
                 let (name, timeout) = (self.name(method), self.timeout);
-                let called = target.call_traced(number, name, timeout, trace, &mut encode, decode);
+                let called = target.call_traced(number, name, timeout, trace, &mut *encode, decode);
                 called.or_else(|error| {
-                    self.make_later(codec, method, trace, error, &mut encode, decode)
+                    self.make_later(codec, method, trace, error, &mut *encode, decode)
                 })
             });
-        match (made, span) {
-            (Ok(reply), Some(span)) => Ok(reply.traced(span)),
-            (Err(error), Some(mut span)) => {
+        match made {
+            Ok(reply) => Ok(reply.traced(span)),
+            Err(error) => {
                 span.ends(trace::outcome(&error));
                 Err(error)
             }
-            (made, None) => made,
         }
     }
 
     /// The span of a call that begins now, with what the service is to be told of it, if somebody
     /// wants it.
-    #[inline]
+    #[cold]
     fn span(&self, method: usize) -> Option<(CallSpan, Option<Traceparent>)> {
         if !trace::is_on() {
             return None;
@@ -933,8 +934,8 @@ impl Caller {
         let make = move |bytes: &[u8], setup: &ProxySetup, connection: &Connection, left| {
             setup.check_codec(connection, codec)?;
             let (number, target) = setup.route(connection, method)?;
-            let encode = |room: &mut [u8]| Raw::encode(bytes, room);
-            target.call_traced(number, setup.name(method), left, trace, encode, decode)
+            let mut encode = |room: &mut [u8]| Raw::encode(bytes, room);
+            target.call_traced(number, setup.name(method), left, trace, &mut encode, decode)
         };
         match self.again(error, method, encode, check, make)? {
             Again::Made(reply) => Ok(reply),

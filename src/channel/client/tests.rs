@@ -86,7 +86,7 @@ fn a_request_carries_the_span_that_it_was_sent_from_also_if_it_waited_or_does_no
     for payload in [0, size, 3 * size] {
         let fill = |room: &mut [u8]| Raw::encode(&vec![3; payload][..], room);
         let channel = ends.channel.clone();
-        let traced = channel.call_traced(7, long, trace, fill).unwrap();
+        let traced = channel.call_traced(7, long, trace, &mut { fill }).unwrap();
         let told = channel.tell(7, None, Some(trace), fill).unwrap();
         let (opened, _) = channel.open_stream(7, long, Some(trace), fill).unwrap();
         let plain = channel.call(7, long, fill).unwrap();
@@ -115,7 +115,7 @@ fn slots_of_the_smallest_size_carry_no_span() {
     let trace = Traceparent::new(8, 9).unwrap();
     let call = ends
         .channel
-        .call_traced(7, Some(LONG), trace, |_| Ok(0))
+        .call_traced(7, Some(LONG), trace, &mut |_| Ok(0))
         .unwrap();
     assert_eq!(ends.request().trace(), None);
     drop(call);
