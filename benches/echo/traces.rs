@@ -49,7 +49,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     }
     let row = |of: usize| {
         let row = Row::new(
-            &format!("raw call, 64 B, spans of {}", NAMES[of]),
+            format!("raw call, 64 B, spans of {}", NAMES[of]),
             figures[of].p50,
             Unit::Micros,
         );

@@ -139,8 +139,9 @@ pub struct NanoCtrl {
 
 impl NanoCtrl {
     /// Makes an agent, not registered yet, in `scope` (empty for none) of the server at `url`; a
-    /// URL without scheme gets `http://`, or, with files for [`tls`](Self::tls), `https://`. With `https://` (cargo feature `tls`) the server must
-    /// present a certificate for its host from an authority that this system trusts; see
+    /// URL without scheme gets `http://`, or, with files for [`tls`](Self::tls), `https://`. With
+    /// `https://` (cargo feature `tls`) the server must present a certificate for its host from an
+    /// authority that this system trusts; see
     /// [`tls`](Self::tls) for others. Nothing is connected yet.
     ///
     /// # Errors
@@ -193,8 +194,8 @@ impl NanoCtrl {
     }
 
     /// Sets which authorities a server at `https://` may be vouched for by, and this side's
-    /// certificate. A server whose URL says `http://` is not concerned; one whose URL has no scheme is
-    /// talked to over TLS if there is any file.
+    /// certificate. A server whose URL says `http://` is not concerned; one whose URL has no scheme
+    /// is talked to over TLS if there is any file.
     ///
     /// # Errors
     /// [`ControlError::TlsFile`] if a file cannot be used.

@@ -358,8 +358,10 @@ fn cargo(arguments: &[&str]) -> Checked {
                     return Err(format!("there is no feature {name}"));
                 }
             }
-            ["-p", name] if !["slimerpc", "slimerpc-actors", "slimerpc-macros"].contains(&name) => {
-                return Err(format!("there is no package {name}"));
+            ["-p", name] => {
+                let folder = package(name).ok_or(format!("there is no package {name}"))?;
+                manifest = read(&format!("{folder}/Cargo.toml"));
+                program.get_or_insert(format!("{folder}/src"));
             }
             _ => {}
         }
@@ -371,6 +373,20 @@ fn cargo(arguments: &[&str]) -> Checked {
         }
         _ => Ok(()),
     }
+}
+
+/// The folder of a package of the workspace.
+fn package(name: &str) -> Option<&'static str> {
+    let folders = [
+        ".",
+        "actors",
+        "actors/macros",
+        "examples/traces",
+        "tests/console",
+    ];
+    let line = format!("\nname = \"{name}\"\n");
+    let mut found = folders.into_iter();
+    found.find(|folder| read(&format!("{folder}/Cargo.toml")).contains(&line))
 }
 
 /// Where the source of a program of this kind is.

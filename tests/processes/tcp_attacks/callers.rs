@@ -8,7 +8,8 @@ use slimerpc_actors::{PeerAgent, PeerEvent, Proxy, Timeouts};
 
 use super::victim::{ALIAS, Bytes};
 
-/// How long a call, or connecting, may take beside the attacks, on a machine that is busy with them.
+/// How long a call, or connecting, may take beside the attacks, on a machine that is busy with
+/// them.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LARGEST: usize = 300_000;
 /// Calls between two connections that are made anew.
