@@ -5,11 +5,11 @@
 //! that wakes a sleeper.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 
 use super::connection::Connection;
@@ -224,11 +224,13 @@ impl TcpCompletionQueue {
     }
 
     fn progress_ready(&self, connections: &HashMap<u32, Arc<Connection>>) {
-        let mut events = Vec::with_capacity(READY);
-        let at_once = Timespec::default();
+        let mut room = [const { MaybeUninit::uninit() }; READY];
+        let waited = epoll::wait(&self.sockets, &mut room, Some(&Timespec::default()));
         // Without it the device's thread goes on alone.
-        let _ = epoll::wait(&self.sockets, spare_capacity(&mut events), Some(&at_once));
-        for event in &events {
+        let Ok((events, _)) = waited else {
+            return;
+        };
+        for event in events {
             if let Some(connection) = connections.get(&(event.data.u64() as u32)) {
                 connection.progress(self);
             }
