@@ -29,8 +29,9 @@ const SEED: &str = "SLIME_TEST_ATTACK_SEED";
 /// Descriptors that the attacks may take at a time: of strangers, of queue pairs that are given
 /// out, and of connections that have ended a moment ago.
 const DESCRIPTORS: usize = 1500;
-/// KiB that the victim may grow by during all attacks.
-const MEMORY: usize = 128 << 10;
+/// KiB that the victim may grow by during all attacks: some peers at a time have as many READs
+/// outstanding as a queue pair may have, some 25 MiB each, and the allocator keeps part of that.
+const MEMORY: usize = 256 << 10;
 /// Share of a core that the victim may take when nobody attacks it.
 const AT_REST: f64 = 0.2;
 /// How long the victim may take to come to rest.
