@@ -16,11 +16,15 @@ use crate::{LEAST, SMALL};
 /// Between two messages.
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// Until whoever waits for the next message sleeps.
+pub(crate) fn pause() {
+    thread::sleep(PAUSE);
+}
+
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let mut socket = Socket::start()?;
     let pair = Pair::start(suite, &Agents::of(suite).busy_poll(Duration::ZERO))?;
     let (echo, request) = (&pair.echo, [7; SMALL]);
-    let pause = || thread::sleep(PAUSE);
     let inside = slices::runtime()?;
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![
         (

@@ -5,7 +5,7 @@
 //! there of the request that is the reply. On a device it is the WRITE each way, too. Beyond a slot
 //! it is: into registered memory, READ by the service, READ by the caller.
 
-use slimerpc_actors::Reply;
+use slimerpc_actors::{Proxy, Reply};
 
 use crate::LEAST;
 use crate::in_turns::{Slice, in_turns};
@@ -13,7 +13,7 @@ use crate::row::{Row, Unit};
 use crate::slices;
 use crate::suite::Suite;
 use crate::support::{Figures, Result, pretty};
-use crate::worker::{Agents, Pair};
+use crate::worker::{Agents, Echo, Pair};
 
 const SIZES: [usize; 2] = [1 << 20, 16 << 20];
 
@@ -37,20 +37,8 @@ fn echoes(suite: &Suite, size: usize) -> Result<()> {
     let beyond = Pair::start(suite, &agents)?;
     let slices: Vec<(&str, Slice<'_, Figures>)> = vec![
         ("memcpy", slices::memcpy(size)),
-        (
-            "in place",
-            Box::new(|seconds| {
-                let echo = || check(slots.echo.untouched_with(|room| fill(room, size)), size);
-                Figures::measure(seconds, LEAST, echo)
-            }),
-        ),
-        (
-            "beyond slots",
-            Box::new(|seconds| {
-                let echo = || check(beyond.echo.untouched_with(|room| fill(room, size)), size);
-                Figures::measure(seconds, LEAST, echo)
-            }),
-        ),
+        ("in place", untouched(&slots.echo, size)),
+        ("beyond slots", untouched(&beyond.echo, size)),
         (
             "copied",
             Box::new(|seconds| {
@@ -73,6 +61,14 @@ fn echoes(suite: &Suite, size: usize) -> Result<()> {
     }
     beyond.end(suite)?;
     slots.end(suite)
+}
+
+/// Echoes of so many bytes, which are read where they arrive.
+pub(crate) fn untouched(echo: &Proxy<Echo>, size: usize) -> Slice<'_, Figures> {
+    Box::new(move |seconds| {
+        let echo = || check(echo.untouched_with(|room| fill(room, size)), size);
+        Figures::measure(seconds, LEAST, echo)
+    })
 }
 
 /// Writes a request, as far as there is room.

@@ -38,7 +38,11 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
 }
 
 /// `redis` serves these agents alone, or says why there is none that does.
-fn measure(suite: &Suite, settings: Agents, redis: std::result::Result<&str, &str>) -> Result<()> {
+pub(crate) fn measure(
+    suite: &Suite,
+    settings: Agents,
+    redis: std::result::Result<&str, &str>,
+) -> Result<()> {
     let count = suite.args.connections as usize;
     let report = &suite.report;
     report.expect(2);

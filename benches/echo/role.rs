@@ -1,5 +1,6 @@
 //! The other process: what it is, as the first one says on its command line.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use crate::cache_line;
 use crate::pong;
 use crate::socket;
 use crate::support::{Peer, Result, tie};
+use crate::tcp_stream;
 use crate::worker::{self, Worker};
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -18,6 +20,8 @@ pub(crate) enum Role {
     Fabric { device: String, largest: usize },
     /// Answers on a unix socket.
     Socket(PathBuf),
+    /// Answers on a TCP connection with that address, messages of so many bytes.
+    TcpStream { at: SocketAddr, size: usize },
     /// Serves.
     Worker(Worker),
 }
@@ -35,6 +39,7 @@ impl Role {
             Self::CacheLine(path) => cache_line::answer(&path),
             Self::Fabric { device, largest } => pong::answer(&device, largest),
             Self::Socket(path) => socket::answer(&path),
+            Self::TcpStream { at, size } => tcp_stream::answer(at, size),
             Self::Worker(worker) => worker::serve(&worker),
         }
     }

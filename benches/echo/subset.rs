@@ -5,8 +5,8 @@ use clap::ValueEnum;
 use crate::suite::Suite;
 use crate::support::Result;
 use crate::{
-    asleep, callers, connect, copies, fairness, idle, latency, memory, metrics, polling, registry,
-    sizes, steady, throughput, traces,
+    asleep, callers, connect, copies, fairness, idle, latency, memory, metrics, over_tcp, polling,
+    registry, sizes, steady, throughput, traces,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -41,6 +41,8 @@ pub(crate) enum Subset {
     Sizes,
     /// What polling before sleeping gains and costs
     Polling,
+    /// Over TCP: calls against plain sockets, and what connections cost
+    Tcp,
 }
 
 impl Subset {
@@ -66,6 +68,7 @@ impl Subset {
             Self::Traces => traces::run(suite),
             Self::Sizes => sizes::run(suite),
             Self::Polling => polling::run(suite),
+            Self::Tcp => over_tcp::run(suite),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Agents: the service that is called, the process that serves it, and what calls it.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,7 @@ pub(crate) struct Agents {
     max_inflight: Option<usize>,
     busy_poll: Option<Duration>,
     counts: bool,
+    tls: Option<[PathBuf; 3]>,
     idle_after: Option<Duration>,
     /// Somebody listens for the spans of one call in so many.
     listens: Option<u32>,
@@ -76,9 +78,23 @@ impl Agents {
             max_inflight: None,
             busy_poll: None,
             counts: false,
+            tls: None,
             idle_after: None,
             listens: None,
         }
+    }
+
+    /// On this device.
+    pub(crate) fn over(mut self, device: &str) -> Self {
+        device.clone_into(&mut self.device);
+        self
+    }
+
+    /// With certificates, over TCP.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(mut self, files: slimerpc::tls::TlsFiles) -> Self {
+        self.tls = Some([files.cert, files.key, files.ca]);
+        self
     }
 
     pub(crate) fn control(mut self, control: &str) -> Self {
@@ -129,6 +145,9 @@ impl Agents {
             .alias(format!("{name}:{}", std::process::id()));
         if self.counts {
             builder = builder.metrics_address("127.0.0.1:0");
+        }
+        if let Some([cert, key, ca]) = &self.tls {
+            builder = builder.tls(cert, key, ca);
         }
         if let Some(bytes) = self.slot_size {
             builder = builder.limits(Limits::default().slot_size(bytes));

@@ -1,12 +1,12 @@
-//! tarpc over a unix socket, with its bincode transport.
+//! tarpc over a unix socket, or over TCP where ours uses it, with its bincode transport.
 
 use futures_util::StreamExt as _;
 use serde_bytes::ByteBuf;
 use tarpc::server::{BaseChannel, Channel as _};
 use tarpc::tokio_serde::formats::Bincode;
-use tarpc::tokio_util::codec::LengthDelimitedCodec;
+use tarpc::tokio_util::codec::{Framed, LengthDelimitedCodec};
 use tarpc::{client, context, serde_transport};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::runtime::Runtime;
 
 use super::{Peer, runtime};
@@ -38,9 +38,7 @@ impl Bytes for Echoing {
 }
 
 /// Frames of any length that the bench may want.
-fn framed(
-    stream: UnixStream,
-) -> tarpc::tokio_util::codec::Framed<UnixStream, LengthDelimitedCodec> {
+fn framed<S: AsyncRead + AsyncWrite>(stream: S) -> Framed<S, LengthDelimitedCodec> {
     LengthDelimitedCodec::builder()
         .max_frame_length(1 << 30)
         .new_framed(stream)
@@ -72,29 +70,45 @@ impl Echo for Caller {
 
 fn serve(at: &str) -> Result<()> {
     runtime()?.block_on(async {
-        let listener = socket::tokio::listen(at)?;
-        child::ready();
-        let stream = listener.accept().await?.0;
-        let transport = serde_transport::new(framed(stream), Bincode::default());
-        let requests = BaseChannel::with_defaults(transport).execute(Echoing.serve());
-        requests
-            .for_each(|request| async {
-                tokio::spawn(request);
-            })
-            .await;
+        if let Some(at) = socket::tokio::tcp(at) {
+            let listener = socket::tokio::listen_tcp(at).await?;
+            child::ready();
+            answer(socket::tokio::accept_tcp(&listener).await?).await;
+        } else {
+            let listener = socket::tokio::listen(at)?;
+            child::ready();
+            answer(listener.accept().await?.0).await;
+        }
         Ok(())
     })
 }
 
+async fn answer(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    let transport = serde_transport::new(framed(stream), Bincode::default());
+    let requests = BaseChannel::with_defaults(transport).execute(Echoing.serve());
+    requests
+        .for_each(|request| async {
+            tokio::spawn(request);
+        })
+        .await;
+}
+
+/// Inside a runtime.
+fn client(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> BytesClient {
+    let transport = serde_transport::new(framed(stream), Bincode::default());
+    BytesClient::new(client::Config::default(), transport).spawn()
+}
+
 fn measure(job: &Job, report: &mut Report) -> Result<()> {
-    let name = socket::name(PEER.name);
-    let mut child = Child::serving(PEER.name, &name, job.limit())?;
+    let at = socket::address(PEER.name, &job.device)?;
+    let mut child = Child::serving(PEER.name, &at, job.limit())?;
     child.line()?;
     let runtime = runtime()?;
     let client = runtime.block_on(async {
-        let stream = socket::tokio::connect(&name)?;
-        let transport = serde_transport::new(framed(stream), Bincode::default());
-        Ok::<_, std::io::Error>(BytesClient::new(client::Config::default(), transport).spawn())
+        Ok::<_, std::io::Error>(match socket::tokio::tcp(&at) {
+            Some(at) => client(socket::tokio::connect_tcp(at).await?),
+            None => client(socket::tokio::connect(&at)?),
+        })
     })?;
     measure::all(job, &mut Caller { runtime, client }, report)
 }

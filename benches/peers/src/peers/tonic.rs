@@ -1,4 +1,4 @@
-//! tonic, which is gRPC over HTTP/2, on a unix socket. What protoc would generate is written out,
+//! tonic, which is gRPC over HTTP/2, on a unix socket, or on TCP where ours uses it. What protoc would generate is written out,
 //! with bytes as messages.
 
 use std::convert::Infallible;
@@ -130,6 +130,17 @@ impl Echo for Caller {
 
 fn serve(at: &str) -> Result<()> {
     runtime()?.block_on(async {
+        if let Some(at) = socket::tokio::tcp(at) {
+            let listener = socket::tokio::listen_tcp(at).await?;
+            child::ready();
+            let incoming = stream::unfold(listener, |listener| async {
+                let stream = socket::tokio::accept_tcp(&listener).await;
+                Some((stream, listener))
+            });
+            let incoming = std::pin::pin!(incoming);
+            let served = Server::builder().serve_with_incoming(Echoing, incoming);
+            return Ok(served.await?);
+        }
         let listener = socket::tokio::listen(at)?;
         child::ready();
         let incoming = stream::unfold(listener, |listener| async {
@@ -144,17 +155,23 @@ fn serve(at: &str) -> Result<()> {
 }
 
 fn measure(job: &Job, report: &mut Report) -> Result<()> {
-    let name = socket::name(PEER.name);
-    let mut child = Child::serving(PEER.name, &name, job.limit())?;
+    let at = socket::address(PEER.name, &job.device)?;
+    let mut child = Child::serving(PEER.name, &at, job.limit())?;
     child.line()?;
     let runtime = runtime()?;
     let channel = runtime.block_on(async {
-        let connect = tower::service_fn(move |_: Uri| {
-            let stream = socket::tokio::connect(&name);
-            async { stream.map(TokioIo::new) }
-        });
         // An authority is required, and means nothing.
         let endpoint = Endpoint::from_static("http://localhost");
+        if let Some(at) = socket::tokio::tcp(&at) {
+            let connect = tower::service_fn(move |_: Uri| async move {
+                socket::tokio::connect_tcp(at).await.map(TokioIo::new)
+            });
+            return endpoint.connect_with_connector(connect).await;
+        }
+        let connect = tower::service_fn(move |_: Uri| {
+            let stream = socket::tokio::connect(&at);
+            async { stream.map(TokioIo::new) }
+        });
         endpoint.connect_with_connector(connect).await
     })?;
     measure::all(job, &mut Caller { runtime, channel }, report)
