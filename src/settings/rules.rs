@@ -1,6 +1,6 @@
 //! The values that agents refuse, and the defaults that they are compared with.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -199,8 +199,30 @@ pub fn fabrics(list: &str) -> Result<Fabrics, Refused> {
 
 /// Where the device `tcp0` listens.
 pub fn tcp_bind(bind: &str) -> Result<TcpOptions, Refused> {
-    bind.parse()
-        .map_err(|error: MalformedBind| Refused::new("tcp_bind", bind, error.to_string()))
+    let parsed = match TcpOptions::name_in(bind) {
+        None => bind.parse(),
+        Some((name, ports)) => {
+            let address = address_of(name).map_err(|reason| {
+                let allowed = format!(
+                    "the name {name} does not resolve here: {reason}; give an address of this host, or \
+                     a name of one"
+                );
+                Refused::new("tcp_bind", bind, allowed)
+            })?;
+            TcpOptions::at(address, ports)
+        }
+    };
+    parsed.map_err(|error: MalformedBind| Refused::new("tcp_bind", bind, error.to_string()))
+}
+
+/// An address of a name: the first that this host has, or else the first.
+fn address_of(name: &str) -> Result<IpAddr, String> {
+    let addresses = (name, 0).to_socket_addrs();
+    let addresses: Vec<_> = addresses.map_err(|error| error.to_string())?.collect();
+    let is_here = |address: &&SocketAddr| UdpSocket::bind(address).is_ok();
+    let address = addresses.iter().find(is_here).or(addresses.first());
+    let address = address.ok_or("it has no address")?;
+    Ok(address.ip())
 }
 
 /// Where peers dial `tcp0`.

@@ -1,7 +1,9 @@
 //! Reads certificates, keys and authorities.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
@@ -33,7 +35,8 @@ fn unreadable(setting: &'static str, path: &Path, error: &PemError) -> TlsFileEr
     refuse(setting, path, reason)
 }
 
-fn certificates(
+/// The certificates of a PEM file, at least one.
+pub(super) fn certificates(
     setting: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
@@ -100,5 +103,26 @@ pub(crate) fn identity(
             return Err(refuse(certificate.0, certificate.1, error.to_string()));
         }
     }
+    warn_of_exposed(setting, path);
     Ok(Arc::new(certified))
+}
+
+/// Warns of a key that others than its owner may read, once for each file.
+fn warn_of_exposed(setting: &str, path: &Path) {
+    /// More are not remembered, and warned of again.
+    const MOST: usize = 64;
+    static WARNED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode());
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if mode & 0o077 == 0 || warned.contains(path) {
+        return;
+    }
+    if warned.len() < MOST {
+        warned.insert(path.to_owned());
+    }
+    let path = path.display();
+    tracing::warn!(
+        "{setting} is {path}: others than its owner may use this private key (mode {:03o}); chmod 600 {path}",
+        mode & 0o777
+    );
 }

@@ -4,6 +4,8 @@
 //! refused by name.
 
 #[cfg(feature = "tls")]
+mod alias_names;
+#[cfg(feature = "tls")]
 mod files;
 mod problem;
 #[cfg(feature = "tls")]
@@ -11,6 +13,8 @@ mod watched_files;
 
 use std::path::PathBuf;
 
+#[cfg(feature = "tls")]
+pub(crate) use alias_names::check_alias;
 #[cfg(feature = "tls")]
 pub(crate) use files::{authorities, identity, provider, system_authorities};
 #[cfg(feature = "tls")]
@@ -50,6 +54,39 @@ impl TlsFiles {
         "SLIME_RPC_TLS_KEY",
         "SLIME_RPC_TLS_CA",
     ];
+
+    /// Checks that the certificate names an alias, without which every peer refuses the agent that
+    /// has it.
+    ///
+    /// # Errors
+    /// It names others, or cannot be read.
+    #[cfg(feature = "tls")]
+    pub fn check_alias(&self, alias: &str) -> Result<(), TlsFileError> {
+        let setting = Self::SETTINGS[0];
+        let refused = |reason: String| TlsFileError {
+            setting,
+            path: self.cert.clone(),
+            reason,
+        };
+        let chain = files::certificates(setting, &self.cert)?;
+        let checked = check_alias(&chain[0], alias);
+        let checked = checked.map_err(|error| refused(error.to_string()))?;
+        checked.map_err(|error| {
+            refused(format!(
+                "{error}, so peers would refuse this agent; give it a certificate with \
+                 subjectAltName=URI:slimerpc:{alias}, or an alias that this one names"
+            ))
+        })
+    }
+
+    /// Checks nothing in a build that cannot read certificates.
+    ///
+    /// # Errors
+    /// None.
+    #[cfg(not(feature = "tls"))]
+    pub fn check_alias(&self, _: &str) -> Result<(), TlsFileError> {
+        Ok(())
+    }
 }
 
 /// A file that a TLS setting names cannot be used.

@@ -194,13 +194,18 @@ async fn tcp0_listens_where_it_is_told_to_and_otherwise_says_why_it_does_not() {
     for (bind, why) in [
         ("192.0.2.7".to_owned(), "an address of this host"),
         (taken.to_string(), "set other `ports`"),
-        ("nowhere".to_owned(), "tcp_bind is nowhere"),
+        ("nowhere.invalid:7000".to_owned(), "does not resolve"),
+        ("[::1".to_owned(), "a host name"),
     ] {
         let refused = agent(&bind).await.unwrap_err().to_string();
         assert!(
-            refused.contains(why) && refused.contains(&bind[..7]),
+            refused.contains(why) && refused.contains(&bind[..bind.len().min(7)]),
             "{refused}"
         );
+        assert!(refused.contains("tcp_bind"), "{refused}");
+    }
+    for name in ["localhost", "localhost:20000-30000"] {
+        agent(name).await.unwrap().shutdown().await.unwrap();
     }
     let everywhere = PeerAgent::builder().device("TCP0").tcp_bind("::");
     let error = everywhere.clone().start().await.unwrap_err().to_string();

@@ -134,12 +134,15 @@ async fn a_caller_is_told_which_certificate_is_refused_and_why() {
         assert_eq!(error, TlsError::Theirs(UnknownAuthority));
 
         let [here, there] = names();
-        let other = with(
-            over_tcp(&there),
-            &authority,
-            &authority.issue("other", "URI:slimerpc:x"),
-        );
-        let error = refused(named(&authority, &here), other).await;
+        // An agent does not start with the certificate of another, but may be given it later.
+        let worker = named(&authority, &there).start().await.unwrap();
+        worker.serve(Store).await.unwrap();
+        let other = authority.issue("other", "URI:slimerpc:x");
+        let file = |end| authority.at(format!("{}.{end}", there.replace(':', "-")));
+        fs::copy(&other.key, file("key")).unwrap();
+        fs::copy(&other.cert, file("crt")).unwrap();
+        let driver = named(&authority, &here).start().await.unwrap();
+        let error = driver.proxy::<Store>(&there).await.unwrap_err();
         let text = error.to_string();
         assert!(
             text.contains("slimerpc:x") && text.contains(&there),
@@ -256,4 +259,25 @@ async fn an_agent_does_not_start_with_a_file_that_cannot_be_used_and_names_it() 
             "{error}"
         );
     }
+}
+
+/// Each peer would refuse it, and each at another time.
+#[actix::test]
+async fn an_agent_does_not_start_with_a_certificate_that_does_not_name_it() {
+    let authority = Authority::new();
+    let issued = authority.issue("other", "URI:slimerpc:other,DNS:right");
+    let start = |alias: &str| with(over_tcp(alias), &authority, &issued).start();
+    let error = start("right").await.unwrap_err();
+    let told = error.to_string();
+    assert!(
+        matches!(&error, AgentError::Setting { name, .. } if name == "SLIME_RPC_TLS_CERT"),
+        "{error:?}"
+    );
+    for part in ["other.crt", "slimerpc:other", "URI:slimerpc:right"] {
+        assert!(told.contains(part), "{told}");
+    }
+    start("other").await.unwrap();
+    // It meets nobody over TCP.
+    let near = PeerAgent::builder().alias("right").device("shm0");
+    with(near, &authority, &issued).start().await.unwrap();
 }

@@ -3,7 +3,8 @@
 #![cfg(feature = "tls")]
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -404,7 +405,10 @@ fn the_command_line_starts_asks_and_examines_a_server_over_tls() {
 
     let output = user.run(&[&start[..], &tls[..2]].concat(), &[]);
     assert!(!output.status.success() && text(&output).contains("--tls-key"));
+    fs::set_permissions(&key, Permissions::from_mode(0o640)).unwrap();
     let output = user.run(&[&start[..], &tls].concat(), &[]);
+    let log = fs::read_to_string(user.home.path().join("nanoctrl.log")).unwrap();
+    assert_eq!(log.matches(&format!("chmod 600 {key}")).count(), 1, "{log}");
     let url = format!("https://127.0.0.1:{port}");
     assert!(
         text(&output).contains(&format!("address: {url}")),

@@ -60,7 +60,7 @@ impl From<&str> for Plane {
 /// | [`scope`](Self::scope) | | none | | isolates jobs that share a control plane |
 /// | [`device`](Self::device) | | chosen for each peer, out of `SLIME_VISIBLE_DEVICES` | | what carries the bytes |
 /// | [`fabrics`](Self::fabrics) | `SLIME_RPC_FABRICS` | shm,rdma,tcp; shm,rdma if `local` | list | what may carry the bytes, the preferred first |
-/// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback without NanoCtrl | address | where the device `tcp0` listens |
+/// | [`tcp_bind`](Self::tcp_bind) | `SLIME_RPC_TCP_BIND` | the address that this host uses towards NanoCtrl, any port; loopback without NanoCtrl | address or name of this host | where the device `tcp0` listens |
 /// | [`tcp_advertise`](Self::tcp_advertise) | `SLIME_RPC_TCP_ADVERTISE` | as `tcp_bind` | address | where peers dial `tcp0` |
 /// | [`tls`](Self::tls) | `SLIME_RPC_TLS_CERT`, `SLIME_RPC_TLS_KEY`, `SLIME_RPC_TLS_CA` | none: not encrypted | PEM files | certificate, key and authority for mutual TLS over `tcp0`; all three or none |
 /// | [`slot_size`](Limits::slot_size) | `SLIME_RPC_SLOT_SIZE` | 32,768; towards DLSlime peers 32,000,000 | bytes | a message in the ring, header (16 bytes) included; larger ones go around it, or, to and from DLSlime peers, nowhere; equal on both sides |
@@ -121,8 +121,8 @@ pub(crate) struct Settings {
     pub(crate) control: Arc<dyn Control>,
     pub(crate) devices: Devices,
     pub(crate) topology: Topology,
-    /// Whether peers are met over TLS only, over TCP.
-    pub(crate) tls: bool,
+    /// The files with which peers are met over TCP, by TLS only, if there are any.
+    pub(crate) tls: Option<TlsFiles>,
     pub(crate) alias: Option<String>,
     pub(crate) geometry: Geometry,
     pub(crate) dlslime_geometry: Geometry,
@@ -278,8 +278,8 @@ impl Builder {
         self
     }
 
-    /// Sets the address that `tcp0` listens on, and maybe its port or a range of ports, one of
-    /// which is used: `192.0.2.1`, `[::1]:7000`, `0.0.0.0:7000-7099`. An agent that exports memory,
+    /// Sets the address that `tcp0` listens on, or a name of this host, and maybe its port or a range
+    /// of ports, one of which is used: `192.0.2.1`, `[::1]:7000`, `worker-3`, `0.0.0.0:7000-7099`. An agent that exports memory,
     /// or uses that of others, takes a second port. All addresses (`0.0.0.0`, `::`) need
     /// [`tcp_advertise`](Self::tcp_advertise), too.
     ///
@@ -306,7 +306,8 @@ impl Builder {
     /// Encrypts what goes over TCP, and checks whom it goes to: `cert` is this agent's certificate,
     /// `key` its key, and `ca` the authority that must have signed the certificate of each peer,
     /// all PEM files. A certificate names the aliases that its holder may have, as URIs:
-    /// `URI:slimerpc:worker:0`, or `URI:slimerpc:worker:*`.
+    /// `URI:slimerpc:worker:0`, or `URI:slimerpc:worker:*`. An agent does not start with one that does
+    /// not name its own.
     ///
     /// Peers without certificates are refused, and refuse this agent. The files are looked at
     /// whenever a connection is made, and read anew when one has changed. Needs the cargo feature
@@ -443,8 +444,8 @@ impl Builder {
     /// An error if a setting is out of range, the device cannot be opened, the alias is taken, or
     /// the control plane cannot be reached.
     pub async fn start(self) -> Result<PeerAgent, AgentError> {
-        let own_address = self.own_address().await;
-        PeerAgent::start(self.settle(own_address)?).await
+        let listening = self.listening().await?;
+        PeerAgent::start(self.settle(listening)?).await
     }
 
     /// Where peers are found.
@@ -452,6 +453,21 @@ impl Builder {
         let environment = || environment::text(CONTROL).map(|text| Plane::from(&*text));
         let plane = self.plane.clone().or_else(environment);
         plane.unwrap_or(Plane::Local)
+    }
+
+    /// Where `tcp0` listens, if that is set; a name is resolved. Otherwise the address of this host
+    /// towards the control plane, if `tcp0` has to be told.
+    async fn listening(&self) -> Result<Option<TcpOptions>, AgentError> {
+        let Some(bind) = or_environment(&self.tcp_bind, TCP_BIND) else {
+            let own = self.own_address().await;
+            return Ok(own.map(|bind| TcpOptions {
+                bind,
+                ..TcpOptions::default()
+            }));
+        };
+        // A name may have to be asked for.
+        let parsed = tokio::task::spawn_blocking(move || settings::tcp_bind(&bind)).await;
+        Ok(Some(parsed.map_err(|_| AgentError::ShutDown)??))
     }
 
     /// The address of this host towards the control plane, if `tcp0` has to be told.
@@ -464,7 +480,7 @@ impl Builder {
             // Nonsense is refused later.
             None => self.allowed().ok()?.contain(FabricKind::Tcp),
         };
-        if !uses_tcp || or_environment(&self.tcp_bind, TCP_BIND).is_some() {
+        if !uses_tcp {
             return None;
         }
         // A malformed URL is refused later.
@@ -498,12 +514,8 @@ impl Builder {
     }
 
     /// How `tcp0` listens.
-    fn tcp(&self, own_address: Option<IpAddr>) -> Result<TcpOptions, AgentError> {
-        let mut options = TcpOptions::default();
-        options.bind = own_address.unwrap_or(options.bind);
-        if let Some(bind) = or_environment(&self.tcp_bind, TCP_BIND) {
-            options = settings::tcp_bind(&bind)?;
-        }
+    fn tcp(&self, listening: Option<TcpOptions>) -> Result<TcpOptions, AgentError> {
+        let mut options = listening.unwrap_or_default();
         if let Some(advertise) = or_environment(&self.tcp_advertise, TCP_ADVERTISE) {
             options.advertise = Some(settings::tcp_advertise(&advertise)?);
         }
@@ -572,7 +584,7 @@ impl Builder {
         Ok(control)
     }
 
-    pub(crate) fn settle(self, own_address: Option<IpAddr>) -> Result<Settings, AgentError> {
+    pub(crate) fn settle(self, listening: Option<TcpOptions>) -> Result<Settings, AgentError> {
         log::begin()?;
         environment::warn_of_unknown();
         let limits = self.limits.clone().or_environment()?;
@@ -604,8 +616,8 @@ impl Builder {
         let is_only = self.device.is_some() || fabrics.are_only(FabricKind::Tcp);
         // What is asked for is tried at once, so that the agent does not start if it cannot be.
         let at_once = is_only || or_environment(&self.tcp_bind, TCP_BIND).is_some();
-        let tcp = self.tcp(own_address)?;
-        let tls = tcp.tls.is_some();
+        let tcp = self.tcp(listening)?;
+        let tls = tcp.tls.clone();
         let opener = self.opener.clone().listening(tcp, at_once);
         let devices = Devices::open(
             &opener,
@@ -615,6 +627,11 @@ impl Builder {
             memory_limits,
         )?;
         self.check_device(&devices)?;
+        // Otherwise it meets nobody by TLS.
+        let tls = tls.filter(|_| devices.on(LinkType::Tcp).is_some());
+        if let (Some(files), Some(alias)) = (&tls, &self.alias) {
+            check_alias(files, alias)?;
+        }
         retry.check(devices.first().device().name())?;
         let connect_timeout = timeouts.connecting();
         let obs = self.obs_period()?;
@@ -649,6 +666,17 @@ impl Builder {
             polling,
         })
     }
+}
+
+/// Refuses a certificate with which no peer would meet an agent of this alias.
+fn check_alias(files: &TlsFiles, alias: &str) -> Result<(), AgentError> {
+    files
+        .check_alias(alias)
+        .map_err(|error| AgentError::Setting {
+            name: error.setting.into(),
+            value: error.path.display().to_string(),
+            allowed: error.reason,
+        })
 }
 
 /// What the program sets, or else the environment.

@@ -125,6 +125,11 @@ impl Supervisor {
     ) -> Result<RegisteredSupervisor, AgentError> {
         let metrics = std::mem::take(&mut settings.metrics);
         let alias = register(&settings).await?;
+        if let (Some(files), None) = (&settings.tls, &settings.alias)
+            && let Err(error) = files.check_alias(&alias)
+        {
+            tracing::warn!(alias, "the control plane chose an alias; {error}");
+        }
         let incarnation = unique();
         // Earlier releases cannot read a descriptor with another kind among `links`.
         let (more_links, links) = settings
@@ -144,7 +149,7 @@ impl Supervisor {
             geometry: settings.geometry,
             links,
             more_links,
-            tls: settings.tls,
+            tls: settings.tls.is_some(),
             services: Vec::new(),
             down: Vec::new(),
         };

@@ -37,10 +37,43 @@ pub struct TcpOptions {
 /// The text is no address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an IP address to listen on is expected, and maybe a port or a range of them, such as `192.0.2.1`, \
+    "an IP address or a host name to listen on is expected, and maybe a port or a range of them, such as `192.0.2.1`, \
      `0.0.0.0:7000-7099` or `[::1]:7000`, not `{0}`"
 )]
 pub struct MalformedBind(String);
+
+impl TcpOptions {
+    /// The host name in a text to listen on, and what follows it, if it begins with a name and no
+    /// address: `name`, `name:7000` or `name:7000-7099`.
+    ///
+    /// ```
+    /// use slimerpc::fabric::tcp::TcpOptions;
+    /// assert_eq!(TcpOptions::name_in("worker-3:7000-7099"), Some(("worker-3", ":7000-7099")));
+    /// assert_eq!(TcpOptions::name_in("192.0.2.1:7000"), None);
+    /// ```
+    pub fn name_in(text: &str) -> Option<(&str, &str)> {
+        let text = text.trim();
+        let (name, ports) = text.split_at(text.find(':').unwrap_or(text.len()));
+        let is_part = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        // What ends in a number is an address, or nonsense that resolvers take for one.
+        let last = name.trim_end_matches('.').rsplit('.').next()?;
+        let is_name = name.chars().all(is_part) && last.contains(|c: char| c.is_ascii_alphabetic());
+        (is_name && !ports[ports.len().min(1)..].contains(':')).then_some((name, ports))
+    }
+
+    /// Listens on the address of a name, and on the ports that follow it as
+    /// [`name_in`](Self::name_in) has them.
+    ///
+    /// # Errors
+    /// The text is no such thing.
+    pub fn at(address: IpAddr, ports: &str) -> Result<Self, MalformedBind> {
+        match address {
+            IpAddr::V6(address) if !ports.is_empty() => format!("[{address}]{ports}"),
+            address => format!("{address}{ports}"),
+        }
+        .parse()
+    }
+}
 
 impl FromStr for TcpOptions {
     type Err = MalformedBind;
@@ -116,5 +149,37 @@ mod tests {
             let refused = bad.parse::<TcpOptions>().unwrap_err().to_string();
             assert!(refused.contains(bad) && refused.contains("0.0.0.0:7000-7099"));
         }
+    }
+
+    #[test]
+    fn names_are_told_from_addresses_and_nonsense() {
+        for (text, name, ports) in [
+            (" host ", "host", ""),
+            ("a-1.example.:7000", "a-1.example.", ":7000"),
+            ("h:7000-7099", "h", ":7000-7099"),
+            // Refused with its ports.
+            ("h:1-2-3", "h", ":1-2-3"),
+        ] {
+            assert_eq!(TcpOptions::name_in(text), Some((name, ports)), "{text}");
+        }
+        for other in [
+            "",
+            "1.2.3",
+            "1.2.3.4:",
+            "::1",
+            "[::1]:7",
+            "::1:70000",
+            "a b",
+            "h:1:2",
+            "127.1",
+            "host.1",
+        ] {
+            assert_eq!(TcpOptions::name_in(other), None, "{other}");
+        }
+        let six = "::1".parse().unwrap();
+        let options = TcpOptions::at(six, ":7000-7099").unwrap();
+        assert_eq!((options.bind, options.ports), (six, 7000..=7099));
+        assert_eq!(TcpOptions::at(six, "").unwrap().bind, six);
+        assert!(TcpOptions::at(six, ":1-2-3").is_err());
     }
 }

@@ -64,7 +64,10 @@ pub(super) fn listen(options: &TcpOptions) -> Result<(OwnedFd, SocketAddr), Fabr
                 io::ErrorKind::AddrNotAvailable => "set `bind` to an address of this host",
                 _ => "set other `bind` and `ports`",
             };
-            format!("it cannot listen on {bind}, ports {first} to {end}: {error}; {hint}")
+            format!(
+                "it cannot listen on {bind}, ports {first} to {end}: {error}; {hint} (of agents: `tcp_bind`, \
+                 SLIME_RPC_TCP_BIND)"
+            )
         }
     }))
 }

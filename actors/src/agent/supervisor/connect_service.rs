@@ -232,7 +232,7 @@ impl AgentState {
         limit: Duration,
         has_met: impl Fn() -> Result<bool, FabricError>,
     ) -> Result<(), AgentError> {
-        if !self.settings.tls || link != LinkType::Tcp {
+        if self.settings.tls.is_none() || link != LinkType::Tcp {
             return Ok(());
         }
         let started = Instant::now();

@@ -123,7 +123,7 @@ impl AgentState {
     ) -> Result<LinkType, Mismatch> {
         let links = self.settings.devices.links();
         let here = &self.descriptor.borrow().host;
-        let choose = |links: &[LinkType]| theirs.link(links, here, self.settings.tls);
+        let choose = |links: &[LinkType]| theirs.link(links, here, self.settings.tls.is_some());
         let preferred = choose(&links)?;
         let (life, now) = (theirs.incarnation, Instant::now());
         let is_avoided = |link: &LinkType| self.link_failures.avoids(peer, life, *link, now);

@@ -14,10 +14,7 @@ use rustls::{
     SignatureScheme,
 };
 
-use crate::tls::{self, NotNamed};
-
-/// What a URI that names an alias begins with.
-const SCHEME: &str = "slimerpc:";
+use crate::tls;
 
 /// Accepts certificates that the authority has signed and that name the alias of the peer, if one
 /// is expected.
@@ -76,47 +73,12 @@ impl PeerVerifier {
         let Some(peer) = &self.peer else {
             return Ok(());
         };
-        let parsed = webpki::EndEntityCert::try_from(certificate);
-        let parsed = parsed.map_err(|_| CertificateError::BadEncoding)?;
-        if parsed.valid_uri_names().any(|uri| names(uri, peer)) {
+        let checked = tls::check_alias(certificate, peer)?;
+        let Err(refused) = checked else {
             return Ok(());
-        }
-        let refused = NotNamed::new(&format!("{SCHEME}{peer}"), parsed.valid_uri_names());
+        };
         Err(CertificateError::Other(OtherError(Arc::new(refused))).into())
     }
-}
-
-/// Whether a URI of a certificate lets its holder have this alias.
-fn names(uri: &str, alias: &str) -> bool {
-    let Some(named) = uri.strip_prefix(SCHEME) else {
-        return false;
-    };
-    let (named, is_beginning) = match named.strip_suffix('*') {
-        Some(beginning) => (beginning, true),
-        None => (named, false),
-    };
-    match decoded(named) {
-        Some(named) if is_beginning => alias.as_bytes().starts_with(&named),
-        Some(named) => alias.as_bytes() == named,
-        None => false,
-    }
-}
-
-/// Without percent-encoding. `None`: it is malformed.
-fn decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = text.bytes();
-    let mut decoded = Vec::new();
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'%' => {
-                let mut digit = || char::from(bytes.next()?).to_digit(16);
-                let (high, low) = (digit()?, digit()?);
-                (high * 16 + low) as u8
-            }
-            byte => byte,
-        });
-    }
-    Some(decoded)
 }
 
 impl fmt::Debug for PeerVerifier {
@@ -203,30 +165,5 @@ impl ClientCertVerifier for PeerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.clients.supported_verify_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uri_names_an_alias_or_all_that_begin_alike() {
-        for (uri, alias, is_named) in [
-            ("slimerpc:worker:0", "worker:0", true),
-            ("slimerpc:worker:0", "worker:01", false),
-            ("slimerpc:worker:*", "worker:01", true),
-            ("slimerpc:worker:*", "driver:0", false),
-            ("slimerpc:*", "driver:0", true),
-            ("slimerpc:a%20%c3%BC%25", "a ü%", true),
-            ("slimerpc:a%2", "a%2", false),
-            ("slimerpc:a%zz", "a%zz", false),
-            ("slimerpc:a%+1", "a%+1", false),
-            ("slimerpc:", "", true),
-            ("worker:0", "worker:0", false),
-            ("https://worker:0", "worker:0", false),
-        ] {
-            assert_eq!(names(uri, alias), is_named, "{uri} {alias}");
-        }
     }
 }

@@ -304,7 +304,7 @@ fn described(settings: &Settings) -> BTreeMap<String, SlimerpcValue> {
         ("control", settings.control.describe().into()),
         ("scope", settings.scope.clone().into()),
         ("devices", settings.devices.to_string().into()),
-        ("tls", settings.tls.into()),
+        ("tls", settings.tls.is_some().into()),
         ("slot_size", number(settings.geometry.slot_size())),
         ("max_inflight", number(settings.geometry.slots())),
         ("workers", number(settings.workers.get())),
