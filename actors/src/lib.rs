@@ -84,6 +84,7 @@ pub use any_error::Error;
 pub use client::channel_view::ChannelView;
 pub use client::group::{Gather, Group, GroupError, MemberError};
 pub use client::items::Items;
+pub use client::peer_status::PeerStatus;
 pub use client::proxy::{Caller, Proxy, Recipient, SendError};
 pub use client::reply::{Reply, wait_all, wait_all_settled};
 pub use client::service::{Call, Message, Service, StreamCall};

@@ -69,6 +69,55 @@ async fn callers_choose_and_no_port_is_opened_before_one_is_used() {
     }
 }
 
+/// What `agent` says of its only peer, once they are connected: the kind of link, and why.
+async fn told(agent: &PeerAgent) -> (LinkType, String) {
+    let connected = async {
+        loop {
+            let peers = agent.peers().await.unwrap();
+            assert!(peers.len() <= 1, "{peers:?}");
+            if let Some(link) = peers.first().and_then(|peer| peer.link) {
+                return (link, peers[0].why.clone());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within("the peer is reached", connected).await
+}
+
+#[actix::test]
+async fn an_agent_tells_which_fabric_it_uses_towards_each_peer_and_why() {
+    let worker = agent("told", "shm,tcp").await;
+    worker.serve(Double).await.unwrap();
+    for (fabrics, link, why) in [
+        (
+            "shm,tcp",
+            LinkType::Shm,
+            "same host, user and network namespace",
+        ),
+        ("tcp,shm", LinkType::Tcp, "tcp comes first here"),
+        ("tcp", LinkType::Tcp, "the only fabric here"),
+    ] {
+        let driver = agent("teller", fabrics).await;
+        assert_eq!(driver.peers().await.unwrap(), []);
+        let double = driver.proxy::<Double>("told").await.unwrap();
+        assert_eq!(told(&driver).await, (link, why.to_owned()), "{fabrics}");
+        if link == LinkType::Tcp && fabrics != "tcp" {
+            let (theirs, why) = told(&worker).await;
+            assert_eq!((theirs, &*why), (LinkType::Tcp, "the peer chose it"));
+        }
+        drop(double);
+        driver.shutdown().await.unwrap();
+        let ended = driver.peers().await;
+        assert!(matches!(ended, Err(AgentError::ShutDown)), "{ended:?}");
+        let gone = async {
+            while !worker.peers().await.unwrap().is_empty() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        within("it is forgotten", gone).await;
+    }
+}
+
 #[actix::test]
 async fn a_fabric_that_is_not_listed_is_not_used() {
     let worker = agent("shm-only", "shm").await;
@@ -145,4 +194,7 @@ async fn calls_go_on_over_the_next_fabric_where_connections_keep_failing() {
         matches!(first, Some(PeerEvent::Connected { .. })),
         "{first:?}"
     );
+    let (link, why) = told(&caller).await;
+    assert_eq!(link, LinkType::Tcp);
+    assert!(why.contains("is avoided for 5 min"), "{why}");
 }

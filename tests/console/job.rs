@@ -62,6 +62,7 @@ pub(crate) fn peer(alias: &str, fabric: &str, state: SlimerpcPeerState) -> Slime
     SlimerpcPeer {
         alias: alias.to_owned(),
         fabric: fabric.to_owned(),
+        fabric_why: "another host".to_owned(),
         state,
         why: match state {
             SlimerpcPeerState::Gone => "its process has ended".to_owned(),

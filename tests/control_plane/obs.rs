@@ -341,6 +341,7 @@ async fn a_record_says_what_the_agent_is_and_what_became_of_its_peers_and_servic
     );
     let peer = &it.peers[0];
     assert_eq!((&*peer.alias, &*peer.fabric), ("driver:0", "shm"));
+    assert_eq!(peer.fabric_why, "same host, user and network namespace");
     assert_eq!(peer.state, SlimerpcPeerState::Alive);
     assert!(peer.since_ms >= began);
 

@@ -21,7 +21,7 @@ use crate::agent::builder::{Builder, Settings};
 use crate::agent::launch::{Callers, Launch};
 use crate::agent::serve::{Serve, ServeOnce};
 use crate::agent::supervisor::{
-    Connect as ConnectMessage, ConnectService, KeepUp, Leave, Supervisor,
+    Connect as ConnectMessage, ConnectService, KeepUp, Leave, ListPeers, Supervisor,
 };
 use crate::client::connection::ProxySetup;
 use crate::client::watch::Follow;
@@ -33,7 +33,8 @@ use crate::service::one_shot_server::OneShotServer;
 use crate::service::serial::StateSource;
 use crate::supervision::factory::{Factory, Start};
 use crate::{
-    AgentError, AgentEvent, Caller, Events, Figures, Proxy, ServedBy, Service, Terminated, Watch,
+    AgentError, AgentEvent, Caller, Events, Figures, PeerStatus, Proxy, ServedBy, Service,
+    Terminated, Watch,
 };
 
 /// Number of events that are kept for slow listeners.
@@ -624,6 +625,42 @@ impl PeerAgent {
             });
         }
         Ok(RemoteBuffer::local(buffer, inner.offered.clone()))
+    }
+
+    /// The peers that this agent is connected with or connects with, in order of their aliases:
+    /// over which kind of link, and why over this one.
+    ///
+    /// ```
+    /// # use slimerpc_actors::{LinkType, PeerAgent, service};
+    /// # #[derive(Default)]
+    /// # struct Calc;
+    /// # #[service]
+    /// # impl Calc {
+    /// #     #[method]
+    /// #     fn add(&mut self, a: i64, b: i64) -> i64 {
+    /// #         a + b
+    /// #     }
+    /// # }
+    /// # #[actix::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let worker = PeerAgent::builder().local().alias("peers:worker").start().await?;
+    /// # worker.serve(Calc::default()).await?;
+    /// # let driver = PeerAgent::builder().local().alias("peers:driver").start().await?;
+    /// let calc = driver.proxy::<Calc>("peers:worker").await?;
+    /// for peer in driver.peers().await? {
+    ///     // peers:worker: Some(Shm), same host, user and network namespace
+    ///     println!("{}: {:?}, {}", peer.alias, peer.link, peer.why);
+    /// }
+    /// # drop(calc);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`AgentError::ShutDown`].
+    pub async fn peers(&self) -> Result<Vec<PeerStatus>, AgentError> {
+        let asked = self.inner.supervisor.send(ListPeers).await;
+        asked.map_err(|_| AgentError::ShutDown)
     }
 
     /// How long finding and connecting a peer may take.

@@ -8,10 +8,12 @@ mod advertising;
 mod connect_service;
 mod discovery;
 mod link_choice;
+mod link_reason;
 mod obs;
 mod one_sided;
 mod peer_lookup;
 mod peer_monitor;
+mod peers;
 mod probe;
 mod reconnect;
 mod rest;
@@ -51,6 +53,7 @@ use crate::{AgentError, AgentEvent, Figures};
 
 pub(crate) use self::connect_service::ConnectService;
 pub(crate) use self::discovery::{FollowServices, Following, ListServices, Registered};
+pub(crate) use self::peers::ListPeers;
 pub(crate) use self::reconnect::KeepUp;
 pub(crate) use self::services::{Publish, Withdraw};
 pub(crate) use self::supervise::Ended;
@@ -59,6 +62,7 @@ use self::accept::Untyped;
 use self::advertising::Advertised;
 use self::discovery::Followed;
 use self::link_choice::LinkFailures;
+use self::link_reason::LinkReasons;
 use self::obs::ObsLog;
 use self::one_sided::OneSidedConnections;
 use self::peer_lookup::Found;
@@ -98,6 +102,7 @@ struct AgentState {
     proxies: RefCell<Vec<KnownProxy>>,
     monitors: PeerMonitors,
     link_failures: LinkFailures,
+    link_reasons: LinkReasons,
     wanted: RefCell<BTreeSet<String>>,
     dlslime: Rc<DlslimePeers>,
     /// The connections for one-sided memory.
@@ -181,6 +186,7 @@ impl Supervisor {
             proxies: RefCell::default(),
             monitors: PeerMonitors::default(),
             link_failures: LinkFailures::default(),
+            link_reasons: LinkReasons::default(),
             wanted: RefCell::default(),
             dlslime,
             one_sided: RefCell::default(),

@@ -6,6 +6,7 @@ pub(crate) mod connection;
 pub(crate) mod group;
 pub(crate) mod items;
 pub(crate) mod line;
+pub(crate) mod peer_status;
 pub(crate) mod proxy;
 pub(crate) mod reconnect;
 pub(crate) mod reply;

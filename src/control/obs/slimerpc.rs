@@ -120,6 +120,9 @@ pub struct SlimerpcPeer {
     /// What carries the bytes: `shm`, `RoCE`, `IB` or `tcp`; empty if it is not known.
     #[serde(deserialize_with = "text")]
     pub fabric: String,
+    /// Why it is this fabric, in words; empty if it is not known.
+    #[serde(deserialize_with = "text")]
+    pub fabric_why: String,
     /// Whether it is there.
     pub state: SlimerpcPeerState,
     /// Why it is not there; otherwise empty.

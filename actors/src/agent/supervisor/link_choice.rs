@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use slimerpc::channel::{Descriptor, LossCause, Mismatch};
 use slimerpc::fabric::{CompletionStatus, LinkType, RetryPolicy};
 
-use super::AgentState;
+use super::{AgentState, link_reason};
 use crate::AgentEvent;
 
 /// A connection that fails sooner than this has not worked, unless a device takes longer to give up
@@ -115,12 +115,24 @@ impl LinkFailures {
 }
 
 impl AgentState {
-    /// Chooses the kind of link for a connection with `peer`, which published `theirs`.
+    /// Chooses the kind of link for a connection with `peer`, which published `theirs`, and notes
+    /// why.
     pub(super) fn choose_link(
         &self,
         peer: &str,
         theirs: &Descriptor,
     ) -> Result<LinkType, Mismatch> {
+        let link = self.find_link(peer, theirs)?;
+        let (life, now) = (theirs.incarnation, Instant::now());
+        let is_avoided = |link| self.link_failures.avoids(peer, life, link, now);
+        let ours = self.settings.devices.links();
+        let here = &self.descriptor.borrow().host;
+        let why = link_reason::why(link, &ours, here, theirs, is_avoided);
+        self.link_reasons.note(peer, link, why);
+        Ok(link)
+    }
+
+    fn find_link(&self, peer: &str, theirs: &Descriptor) -> Result<LinkType, Mismatch> {
         let links = self.settings.devices.links();
         let here = &self.descriptor.borrow().host;
         let choose = |links: &[LinkType]| theirs.link(links, here, self.settings.tls.is_some());

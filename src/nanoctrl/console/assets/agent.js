@@ -30,6 +30,7 @@ export function makeAgentPage(scope, alias) {
       links: makeTable("Connections", [
         { name: "Peer", value: (row) => row.peer, of: peer },
         word("Fabric", (row) => row.fabric),
+        { name: "Because", of: (row) => row.because },
         { name: "State", value: (row) => row.state, of: (row) => badge(row.state) },
         { name: "Since", value: (row) => row.since, of: (row) => clock(row.since) },
         { name: "Why", of: (row) => row.why },
@@ -99,10 +100,10 @@ function show(page, details) {
   facts(page, details, record, ours);
 
   const links = ours
-    ? ours.peers.map((peer) => ({ peer: peer.alias, fabric: peer.fabric, state: peer.state, since: peer.since_ms, why: peer.why }))
+    ? ours.peers.map((peer) => ({ peer: peer.alias, fabric: peer.fabric, because: peer.fabric_why, state: peer.state, since: peer.since_ms, why: peer.why }))
     : (record?.connections ?? []).map((to) => ({
         peer: to.peer, fabric: `${to.local_nic} → ${to.remote_nic}`,
-        state: to.connected ? "alive" : to.state || "unknown", since: 0, why: "",
+        because: "", state: to.connected ? "alive" : to.state || "unknown", since: 0, why: "",
       }));
   drawTable(page.tables.links, keyed(links));
   const methods = (ours?.services ?? []).flatMap((service) =>

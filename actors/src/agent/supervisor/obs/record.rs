@@ -213,8 +213,12 @@ impl AgentState {
             .map(|peer| (peer.alias, peer.link))
             .collect();
         let noted = self.obs.peers(|peer| links.contains_key(peer));
+        let mut reasons: BTreeMap<_, _> = (self.peers().into_iter())
+            .map(|peer| (peer.alias, peer.why))
+            .collect();
         let native = noted.into_iter().map(|(alias, noted)| SlimerpcPeer {
             fabric: fabric(links.get(&alias).copied().flatten()),
+            fabric_why: reasons.remove(&alias).unwrap_or_default(),
             alias,
             state: noted.state,
             why: noted.why,
