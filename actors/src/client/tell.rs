@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use slimerpc::channel::{CallSpan, LossCause, OneWayCall, TellError};
 use slimerpc::fabric::LinkType;
@@ -61,11 +61,21 @@ impl Tell {
     }
 
     /// Tells `span`, if there is one, what becomes of the request.
-    pub(crate) fn traced(self, span: Option<CallSpan>) -> Self {
-        match span {
-            None => self,
-            Some(span) => Self(TellState::Traced(Box::new((self, span)))),
+    pub(crate) fn traced(mut self, span: Option<CallSpan>) -> Self {
+        let Some(mut span) = span else { return self };
+        // It may be dropped without a look at it.
+        let outcome = match &mut self.0 {
+            TellState::Sent(call) => {
+                let is_taken = call.poll_taken(Waker::noop()).is_ready();
+                is_taken.then_some(Outcome::Told)
+            }
+            TellState::Failed(error) => Some(trace::outcome(error)),
+            _ => None,
+        };
+        if let Some(outcome) = outcome {
+            span.ends(outcome);
         }
+        Self(TellState::Traced(Box::new((self, span))))
     }
 }
 

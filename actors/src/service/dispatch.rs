@@ -5,7 +5,8 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tracing::Instrument;
+use slimerpc::panics::contain;
+use tracing::{Instrument, Span};
 
 use crate::observe::trace;
 use crate::{Dispatch, Parallel, Request, ServedBy};
@@ -23,7 +24,7 @@ where
 {
     let method = request.method() as usize;
     if trace::is_on()
-        && let Some(span) = trace::handler(&mut request, S::METHODS)
+        && let Some(span) = span(&mut request, S::METHODS)
     {
         let dispatched = span.in_scope(|| S::dispatch(state, method, request));
         return match dispatched {
@@ -42,10 +43,16 @@ where
 {
     let method = request.method() as usize;
     let is_on = trace::is_on();
-    let span = is_on.then(|| trace::handler(&mut request, S::METHODS));
+    let span = is_on.then(|| span(&mut request, S::METHODS));
     let handling = S::dispatch_parallel(shared, method, request);
     match span.flatten() {
         None => handling,
         Some(span) => Box::pin(handling.instrument(span)),
     }
+}
+
+/// The span of a handler. A listener that panics costs the span, not the service.
+#[cold]
+fn span(request: &mut Request, methods: &[&str]) -> Option<Span> {
+    contain(|| trace::handler(request, methods)).ok().flatten()
 }

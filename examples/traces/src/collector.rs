@@ -47,13 +47,13 @@ impl Collector {
     ) -> std::result::Result<Response<Empty<Bytes>>, Infallible> {
         let mut response = Response::new(Empty::new());
         let body = Limited::new(request.into_body(), LIMIT).collect().await;
-        let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-        match ExportTraceServiceRequest::decode(body) {
-            Ok(spans) => {
+        let spans = body.map(|body| ExportTraceServiceRequest::decode(body.to_bytes()));
+        match spans {
+            Ok(Ok(spans)) => {
                 let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
                 all.extend(spans.resource_spans);
             }
-            Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
+            Ok(Err(_)) | Err(_) => *response.status_mut() = StatusCode::BAD_REQUEST,
         }
         Ok(response)
     }

@@ -79,7 +79,7 @@ async fn drive(args: &Args) -> Result<()> {
     agent.serve(Reducer::default()).await?;
 
     let start = |number| start_worker(args, &scope, &endpoint, number);
-    let children = (0..args.workers).map(start).collect::<Result<Vec<_>>>()?;
+    let mut children = (0..args.workers).map(start).collect::<Result<Vec<_>>>()?;
     let peers: Vec<_> = (0..args.workers).map(worker).collect();
     let trainers = peers.iter().map(|peer| agent.proxy::<Trainer>(peer));
     let trainers = try_join_all(trainers).await?;
@@ -91,14 +91,18 @@ async fn drive(args: &Args) -> Result<()> {
         println!("step {number}: gradients add up to {sums:?}");
     }
     drop(trainers);
-    for mut child in children {
-        // The end of its input asks it to leave.
+    // The end of its input asks a worker to leave.
+    for child in &mut children {
         drop(child.stdin.take());
-        child.wait().await?;
+    }
+    for mut child in children {
+        let status = child.wait().await?;
+        if !status.success() {
+            return Err(format!("a worker ended with {status}").into());
+        }
     }
     agent.shutdown().await?;
-    // It waits for the collector, which is served here.
-    tokio::task::spawn_blocking(move || spans.shutdown()).await??;
+    telemetry::end(spans).await?;
     if args.otlp.is_none() {
         print!("\n{}", tree::draw(collector.take()));
     }
@@ -128,6 +132,5 @@ async fn work(args: &Args, number: u16, endpoint: &str) -> Result<()> {
     agent.serve(Trainer { loader, reducer }).await?;
     tokio::io::stdin().read_to_end(&mut Vec::new()).await?;
     agent.shutdown().await?;
-    tokio::task::spawn_blocking(move || spans.shutdown()).await??;
-    Ok(())
+    telemetry::end(spans).await
 }

@@ -23,7 +23,9 @@ pub(crate) fn draw(received: Vec<ResourceSpans>) -> String {
     for resource in received {
         let attributes = resource.resource.map(|it| it.attributes);
         let process = text(&attributes.unwrap_or_default(), "service.name");
-        for span in resource.scope_spans.into_iter().flat_map(|it| it.spans) {
+        let spans = resource.scope_spans.into_iter().flat_map(|it| it.spans);
+        // One without an id would be its own parent.
+        for span in spans.filter(|span| !span.span_id.is_empty()) {
             let process = process.clone();
             let siblings = children.entry(span.parent_span_id.clone()).or_default();
             siblings.push(Told { process, span });

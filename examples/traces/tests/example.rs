@@ -48,6 +48,34 @@ fn each_step_is_one_tree_over_three_processes() {
 }
 
 #[test]
+fn part_of_the_steps_is_recorded_whole() {
+    let told = run(&["--steps", "40", "--workers", "1", "--part", "0.5"]);
+    let roots = |line: &&str| !line.starts_with([' ', '├', '└', '│']);
+    let trees = told.split_once("\n\n").unwrap().1;
+    let steps: Vec<_> = trees.lines().filter(roots).collect();
+    assert!(steps.iter().all(|line| line.starts_with("step ")), "{told}");
+    // All or none come once in 2^39 runs.
+    assert!((1..40).contains(&steps.len()), "{told}");
+    assert_eq!(
+        count(trees, "worker:0 runs Trainer/step"),
+        steps.len(),
+        "{told}"
+    );
+    assert_eq!(
+        count(trees, "driver runs Reducer/note"),
+        steps.len(),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_collector_that_is_not_there_is_an_error() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_traces"));
+    let output = command.args(["--steps", "1", "--otlp", "http://127.0.0.1:1"]);
+    assert!(!output.output().unwrap().status.success());
+}
+
+#[test]
 fn steps_that_are_not_sampled_leave_no_trace() {
     let told = run(&["--steps", "2", "--workers", "1", "--part", "0"]);
     assert_eq!(count(&told, "step 1: gradients"), 1, "{told}");

@@ -280,6 +280,7 @@ async fn every_way_to_call_has_its_spans() {
     let outer = job.proxy().await;
     let call = async {
         outer.note(7).await.unwrap();
+        drop(outer.note(7));
         let items = outer.count(3).map(Result::unwrap).collect::<Vec<_>>();
         assert_eq!(items.await, [0, 1, 2]);
         assert_eq!(outer.reversed(b"abc").await.unwrap(), b"cba");
@@ -291,8 +292,10 @@ async fn every_way_to_call_has_its_spans() {
         let wait = move || parent.in_scope(|| blocking.seen().wait());
         assert_eq!(tokio::task::spawn_blocking(wait).await.unwrap(), Ok(7));
     };
-    let (told, ()) = trace_of(14, call).await;
+    let (told, ()) = trace_of(16, call).await;
     let expected = [
+        "call Outer/note told",
+        "  handler Outer/note ok",
         "call Outer/note told",
         "  handler Outer/note ok",
         "call Outer/count ok",
