@@ -660,7 +660,7 @@ impl PeerAgent {
     /// [`AgentError::ShutDown`].
     pub async fn peers(&self) -> Result<Vec<PeerStatus>, AgentError> {
         let asked = self.inner.supervisor.send(ListPeers).await;
-        asked.map_err(|_| AgentError::ShutDown)
+        asked.unwrap_or(Err(AgentError::ShutDown))
     }
 
     /// How long finding and connecting a peer may take.

@@ -3,20 +3,22 @@
 use actix::{Context, Handler, Message, MessageResult};
 
 use super::{AgentState, Supervisor};
-use crate::PeerStatus;
+use crate::{AgentError, PeerStatus};
 
 /// Asks for the peers of the agent.
 pub(crate) struct ListPeers;
 
 impl Message for ListPeers {
-    type Result = Vec<PeerStatus>;
+    type Result = Result<Vec<PeerStatus>, AgentError>;
 }
 
 impl Handler<ListPeers> for Supervisor {
     type Result = MessageResult<ListPeers>;
 
     fn handle(&mut self, _: ListPeers, _: &mut Context<Self>) -> Self::Result {
-        MessageResult(self.state.peers())
+        // The actor outlives the agent by a moment.
+        let open = self.state.check_open();
+        MessageResult(open.map(|()| self.state.peers()))
     }
 }
 
