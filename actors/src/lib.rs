@@ -97,12 +97,12 @@ pub use error::{AgentError, Ran, ReturnedValue, RpcError};
 pub use futures_util::Stream;
 pub use memory::buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use memory::remote_buffer::{BufferBytes, RemoteBuffer};
-pub use observe::figures::{Figures, ServiceFigures};
+pub use observe::figures::{Figures, OneSidedBytes, RingOccupancy, ServiceFigures};
 pub use service::served_by::{Dispatch, Finished, Parallel, ServedBy, Share};
 pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{
-    ConnectError, Credits, Distribution, Geometry, LossCause, MemoryAccount, MemoryError,
-    MethodMismatch, MethodReading, Mismatch, Outcome, Profile, Violation, Violations,
+    ConnectError, ConnectionReading, Credits, Distribution, Geometry, LossCause, MemoryAccount,
+    MemoryError, MethodMismatch, MethodReading, Mismatch, Outcome, Profile, Violation, Violations,
 };
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::control::{ClientTls, ControlError, Secret, ServiceRecord};

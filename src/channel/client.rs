@@ -22,7 +22,7 @@ use super::core::caller::{Attached, CallId, Prepared, PreparedPayload};
 use super::lend::{Ring, SlotToken};
 use super::{
     BufferPool, CallError, Credits, Geometry, LossCause, MemoryError, OneWayCall, PendingCall,
-    PooledBuffer, Profile, Violations,
+    PooledBuffer, Profile, Violation, Violations,
 };
 use crate::fabric::shm::{SpinGuard, SpinLock};
 use crate::fabric::{CompletionQueue, FabricError, LinkType};
@@ -345,6 +345,21 @@ impl ClientChannel {
         }
     }
 
+    /// Counts a breach of the protocol, if calls are counted.
+    #[cold]
+    pub(super) fn count_violation(&self, violation: Violation) {
+        if let Some(figures) = self.figures.get() {
+            figures.count_violation(violation);
+        }
+    }
+
+    /// Counts that a waiter goes to sleep, if calls are counted.
+    pub(super) fn count_sleep(&self) {
+        if let Some(figures) = self.figures.get() {
+            figures.count_sleep();
+        }
+    }
+
     /// Takes back that a call has begun, if that was counted.
     #[cold]
     pub(super) fn forget(&self, call: Begun) {
@@ -568,6 +583,13 @@ impl ClientChannel {
     pub fn credits(&self) -> Credits {
         self.progress();
         self.lock().caller.credits()
+    }
+
+    /// The account of slots and the number of calls that wait for one, as they were when the channel
+    /// was polled last.
+    pub fn occupancy(&self) -> (Credits, usize) {
+        let core = self.lock();
+        (core.caller.credits(), core.caller.waiting())
     }
 
     /// Counts of the peer's protocol violations.

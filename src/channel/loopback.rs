@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 
 use super::{
-    BufferPool, ClientChannel, Delivery, Dialer, Geometry, Inbound, Mailbox, MemoryLimits,
-    PendingCall, ServiceInfo, WaitPolicy,
+    BufferPool, CallFigures, ClientChannel, Delivery, Dialer, Geometry, Inbound, Mailbox,
+    MemoryLimits, PendingCall, ServiceInfo, WaitPolicy,
 };
 use crate::fabric::{Device, RetryPolicy, shm::ShmDevice};
 
@@ -45,12 +45,22 @@ impl Loopback {
     /// Connects a first incarnation of the caller, with rings of this shape.
     pub(super) fn of(geometry: Geometry) -> Self {
         let [caller, called] = [(); 2].map(|()| ShmDevice::open().unwrap());
-        Self::connected(runtime(), caller, called, geometry)
+        Self::connected(runtime(), caller, called, geometry, None)
     }
 
     /// Connects a caller on one device with a mailbox on another.
     pub(super) fn on(caller: Arc<dyn Device>, called: Arc<dyn Device>, slots: usize) -> Self {
         Self::in_runtime(runtime(), caller, called, slots)
+    }
+
+    /// As [`new`](Self::new), with both ends counting in these figures.
+    pub(super) fn counted(slots: usize, figures: &Arc<CallFigures>) -> Self {
+        let device = || ShmDevice::open().unwrap();
+        let geometry = Geometry::new(slots, 256).unwrap();
+        let counted = Some(figures.clone());
+        let ends = Self::connected(runtime(), device(), device(), geometry, counted);
+        ends.channel.count_in(figures.clone());
+        ends
     }
 
     /// Connects as [`on`](Self::on) does; the caller's agent runs in `runtime`.
@@ -61,7 +71,7 @@ impl Loopback {
         slots: usize,
     ) -> Self {
         let geometry = Geometry::new(slots, 256).unwrap();
-        Self::connected(runtime, caller, called, geometry)
+        Self::connected(runtime, caller, called, geometry, None)
     }
 
     fn connected(
@@ -69,11 +79,12 @@ impl Loopback {
         caller: Arc<dyn Device>,
         called: Arc<dyn Device>,
         geometry: Geometry,
+        figures: Option<Arc<CallFigures>>,
     ) -> Self {
         let service_info = ServiceInfo {
             name: "test".to_owned(),
             stream_patience: LONG,
-            figures: None,
+            figures,
         };
         let retry = RetryPolicy::default();
         let memory = memory(&called);

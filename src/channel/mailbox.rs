@@ -331,6 +331,7 @@ mod tests {
     use super::*;
     use crate::channel::loopback::{DRIVER, LONG, Loopback};
     use crate::channel::queue_pair_group::WriteRequest;
+    use crate::channel::{CallFigures, Violation};
     use crate::panics::contain;
     use crate::wire::{EncodeError, Immediate, Signal};
 
@@ -394,6 +395,37 @@ mod tests {
         let log = || tracing::subscriber::with_default(PanickingLog, &mut look);
         assert_eq!(contain(log), Err("the log is full".to_owned()));
         ends.serve(&ends.channel.clone());
+    }
+
+    #[test]
+    fn input_1_a_breach_of_the_protocol_is_counted_at_either_end_by_its_kind() {
+        let figures = Arc::new(CallFigures::new("test", &["method"]));
+        let mut ends = Loopback::counted(2, &figures);
+        let beyond = |slot| Immediate {
+            slot,
+            signal: Signal::Message,
+        };
+        let channel = ends.channel.clone();
+        let counted = || figures.read_beside().violations.count(Violation::BadSlot);
+        let mut core = channel.lock();
+        let hostile = WriteRequest {
+            imm: beyond(9).to_bits(),
+            bytes: &[],
+            lkey: 0,
+            to: core.remote.slot(0),
+        };
+        assert!(core.queue_pairs.write(&hostile).unwrap());
+        drop(core);
+        let until = Instant::now() + LONG;
+        while counted() == 0 {
+            assert!(Instant::now() < until, "the service counts");
+            ends.poll_in_vain();
+        }
+        channel.lock().receive(&channel, beyond(9));
+        assert_eq!(
+            (counted(), figures.read_beside().violations.total()),
+            (2, 2)
+        );
     }
 
     #[test]

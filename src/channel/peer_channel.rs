@@ -12,7 +12,7 @@ use super::queue_pair_group::{QueuePairGroup, WriteRequest};
 use super::work_id::WorkId;
 use super::{
     BufferPool, Delivery, Endpoint, Geometry, Inbound, LossCause, MemoryError, PooledBuffer,
-    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violations,
+    Profile, QueuePairInfo, RequestId, RingAddress, ServiceInfo, Violation, Violations,
 };
 use crate::fabric::shm::{OwnerGuard, OwnerLock};
 use crate::fabric::{Completion, FabricError, RemoteSlice};
@@ -135,7 +135,7 @@ impl PeerChannel {
                     deliveries.push_back(Delivery::Request(self.inbound(request)));
                 }
                 Arrival::Noted => {}
-                Arrival::Violation(violation) => core.violations.record(violation, &self.peer),
+                Arrival::Violation(violation) => self.violated(&mut core, violation),
             }
         }
         if let Some(Err(error)) = core.queue_pairs.as_mut().map(QueuePairGroup::post_receives) {
@@ -146,6 +146,14 @@ impl PeerChannel {
             self.attend(core, deliveries);
         }
         open
+    }
+
+    #[cold]
+    fn violated(&self, core: &mut PeerChannelState, violation: Violation) {
+        core.violations.record(violation, &self.peer);
+        if let Some(figures) = &self.service.figures {
+            figures.count_violation(violation);
+        }
     }
 
     /// Handles one immediate.

@@ -246,6 +246,7 @@ impl PendingCall {
     /// Call this before sleeping, after [`poll`](Self::poll) returned `Pending` with a waker: makes
     /// sure that something watches the completion queue.
     pub fn sleep(&self) {
+        self.channel.count_sleep();
         CompletionWatcher::ensure(&self.channel);
     }
 
@@ -253,6 +254,7 @@ impl PendingCall {
     /// deadline has passed; may return early for no reason. If nothing else watches the completion
     /// queue, the thread does.
     pub fn park(&self, parker: &Parker) {
+        self.channel.count_sleep();
         CompletionWatcher::park(&self.channel, parker, self.deadline());
     }
 

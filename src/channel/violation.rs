@@ -27,15 +27,37 @@ impl Violation {
         Self::SlotBusy,
         Self::UnknownRequest,
     ];
+
+    /// Its name in metrics and records.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadHeader => "bad_header",
+            Self::BadSlot => "bad_slot",
+            Self::WrongKind => "wrong_kind",
+            Self::SlotBusy => "slot_busy",
+            Self::UnknownRequest => "unknown_request",
+        }
+    }
 }
 
 /// Counts of the violations on a channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Violations {
-    counts: [u64; 5],
+    counts: [u64; Violation::ALL.len()],
 }
 
 impl Violations {
+    pub(crate) fn of(counts: [u64; Violation::ALL.len()]) -> Self {
+        Self { counts }
+    }
+
+    /// These violations and `others`.
+    pub fn add(&mut self, others: &Self) {
+        for (count, more) in self.counts.iter_mut().zip(others.counts) {
+            *count = count.saturating_add(more);
+        }
+    }
+
     /// How often `violation` occurred.
     pub fn count(&self, violation: Violation) -> u64 {
         self.counts[violation as usize]

@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::StatusCode;
 use slimerpc_actors::{
-    AgentError, Figures, MethodReading, Outcome, PeerAgent, RpcError, ServiceFigures, service,
+    AgentError, Figures, MethodReading, Outcome, PeerAgent, Polling, Rights, RpcError,
+    ServiceFigures, service,
 };
 use support::alone::is_alone;
 use support::until;
@@ -374,6 +375,115 @@ async fn the_recorder_that_the_program_has_installed_is_told() {
     until("it is told", || page.render().lines().any(|it| it == line)).await;
     let Figures { calls, served, .. } = agent.figures().unwrap();
     assert_eq!((calls.len(), served.len()), (1, 1));
+}
+
+#[actix::test]
+async fn slots_in_use_and_calls_that_wait_for_one_are_told() {
+    let (worker, driver) = pair("slots").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let waiting: Vec<_> = (0..20).map(|_| proxy.never()).collect();
+    let rings = || driver.figures().unwrap().calls[0].rings;
+    let has_parallel = proxy.channel().unwrap().geometry().slots();
+    let seen = rings();
+    assert_eq!((seen.in_use, seen.waiting), (16, 4), "{seen:?}");
+    // Parallel methods have a ring of their own.
+    assert_eq!(seen.free, has_parallel);
+    drop(waiting);
+    until("they are free again", || {
+        let _ = proxy.channel().unwrap().credits();
+        (rings().in_use, rings().waiting) == (0, 0)
+    })
+    .await;
+}
+
+#[actix::test]
+async fn sleeps_are_told_at_both_ends() {
+    let asleep = Polling::default().busy_poll(Duration::ZERO);
+    let start = async |alias: &str| {
+        let agent = PeerAgent::builder().alias(alias).polling(asleep.clone());
+        agent.metrics_address("127.0.0.1:0").start().await.unwrap()
+    };
+    let (worker, driver) = (start("asleep:worker").await, start("asleep:driver").await);
+    worker.serve(Worker).await.unwrap();
+    let proxy = driver.proxy::<Worker>("asleep:worker").await.unwrap();
+    for _ in 0..20 {
+        proxy.nap(2).await.unwrap();
+    }
+    let at_caller = driver.figures().unwrap().calls[0].connections.sleeps;
+    assert!(at_caller >= 20, "{at_caller}");
+    let has_slept = || {
+        let it = &worker.figures().unwrap().served[0].connections;
+        it.sleeps >= 20
+    };
+    until("the service has slept", has_slept).await;
+}
+
+#[actix::test]
+async fn one_sided_transfers_are_counted_by_whoever_makes_them() {
+    let (owner, user) = pair("one-sided").await;
+    let buffer = owner.allocate(100_000, Rights::ReadWrite).unwrap();
+    let remote = user.attach(&buffer.handle()).await.unwrap();
+    remote.write_at(0, &[1; 50_000]).await.unwrap();
+    remote.read(10, 1_234).await.unwrap();
+    assert!(remote.read(99_999, 2).await.is_err());
+    let counted = |agent: &PeerAgent| {
+        let it = agent.figures().unwrap().one_sided;
+        (it.read, it.written)
+    };
+    assert_eq!((counted(&user), counted(&owner)), ((1_234, 50_000), (0, 0)));
+}
+
+#[actix::test]
+async fn the_last_second_of_an_agent_is_told_and_no_gauge_stays() {
+    let this = "the_last_second_of_an_agent_is_told_and_no_gauge_stays";
+    if !is_alone(module_path!(), this) {
+        return;
+    }
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let agent = PeerAgent::builder().alias("brief").metrics(true).start();
+    let agent = agent.await.unwrap();
+    agent.serve(Worker).await.unwrap();
+    let proxy = agent.proxy::<Worker>("brief").await.unwrap();
+    proxy.echo(&[1; 100_000]).await.unwrap();
+    let waits = proxy.never();
+    let of = |name: &str, labels: &str| {
+        let start = format!(r#"{name}{{agent="brief",{labels}}} "#);
+        let text = page.render();
+        let value = text.lines().find_map(|line| line.strip_prefix(&start));
+        value.map(str::to_owned)
+    };
+    let labels = r#"rpc_system="slimerpc",rpc_service="Worker""#;
+    let never = format!(r#"{labels},rpc_method="never""#);
+    let in_use = format!(r#"{labels},state="in_use""#);
+    until("it waits", || {
+        of("slimerpc_client_ring_slots", &in_use).as_deref() == Some("1")
+            && of("slimerpc_client_calls_in_flight", &never).as_deref() == Some("1")
+            && of("slimerpc_memory_bytes", r#"state="idle""#).is_some_and(|it| it != "0")
+    })
+    .await;
+    drop(waits);
+    for _ in 0..3 {
+        proxy.add(1, 2).await.unwrap();
+    }
+    agent.shutdown().await.unwrap();
+    let add = format!(r#"{labels},rpc_method="add",outcome="ok""#);
+    assert_eq!(
+        of("slimerpc_client_calls_total", &add).as_deref(),
+        Some("3")
+    );
+    for (name, labels) in [
+        ("slimerpc_client_ring_slots", &*in_use),
+        ("slimerpc_client_calls_in_flight", &never),
+        ("slimerpc_server_calls_in_flight", &never),
+        ("slimerpc_memory_bytes", r#"state="idle""#),
+    ] {
+        assert_eq!(of(name, labels).as_deref(), Some("0"), "{name}");
+    }
+    let add = format!(r#"{labels},rpc_method="add",quantile="0.5""#);
+    let recent = of("rpc_client_call_duration_seconds_recent", &add);
+    assert_eq!(recent.as_deref(), Some("NaN"));
 }
 
 /// The names of the metrics in a text of Prometheus', each with its labels.

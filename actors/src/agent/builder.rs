@@ -641,6 +641,11 @@ impl Builder {
             Plane::NanoCtrl(url) => Arc::new(self.server(&url, connect_timeout)?),
         };
         codec_limits.apply();
+        let observed: Option<Arc<Observed>> =
+            (metrics.is_wanted() || obs.is_some()).then(Arc::default);
+        if let Some(observed) = &observed {
+            observed.watch_devices(devices.names());
+        }
         Ok(Settings {
             control,
             devices,
@@ -661,7 +666,7 @@ impl Builder {
             strategy: self.strategy,
             obs,
             scope: self.scope,
-            observed: (metrics.is_wanted() || obs.is_some()).then(Arc::default),
+            observed,
             metrics,
             polling,
         })

@@ -616,6 +616,7 @@ impl PeerAgent {
                 inner.supervisor.clone().recipient(),
                 inner.wait_policy.clone(),
                 inner.connect_timeout,
+                inner.observed.clone(),
             )
             .await;
         }

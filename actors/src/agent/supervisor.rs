@@ -40,13 +40,14 @@ use slimerpc::fabric::LinkType;
 use slimerpc::unique::unique;
 use slimerpc::wire::WIRE_VERSION;
 use tokio::sync::{broadcast, oneshot};
-use tokio::task::JoinHandle;
+
 use tokio::time::sleep;
 
 use crate::agent::builder::Settings;
 use crate::agent::handshake::Handshake;
 use crate::dlslime::DlslimePeers;
 use crate::dlslime::handshake::QpReady;
+use crate::observe::Telling;
 use crate::service::running::{RunningService, RunningServices};
 use crate::supervision::supervised::SupervisedServices;
 use crate::{AgentError, AgentEvent, Figures};
@@ -112,7 +113,7 @@ struct AgentState {
     /// What the agent says of itself, if it does.
     obs: ObsLog,
     /// What serves metrics over HTTP.
-    exporter: RefCell<Option<JoinHandle<()>>>,
+    telling: Cell<Telling>,
 }
 
 /// A supervisor that has registered.
@@ -193,7 +194,7 @@ impl Supervisor {
             next: Cell::new(unique()),
             left,
             obs,
-            exporter: RefCell::default(),
+            telling: Cell::default(),
         });
         if let Err(error) = state.publish().await {
             let _ = state.settings.control.clean_up().await;
@@ -206,8 +207,13 @@ impl Supervisor {
             "agent registered"
         );
         let observed = Rc::downgrade(&state);
-        let exporter = metrics.tell(&alias, move || observed.upgrade()?.figures());
-        state.exporter.replace(exporter);
+        let last = observed.clone();
+        let telling = metrics.tell(
+            &alias,
+            move || observed.upgrade()?.figures(),
+            move || last.upgrade()?.last_figures(),
+        );
+        state.telling.set(telling);
         Ok(RegisteredSupervisor {
             alias,
             incarnation,
@@ -421,20 +427,20 @@ impl AgentState {
             service.end();
         }
         self.dialing.take();
-        let exporter = self.exporter.take();
-        if let Some(exporter) = exporter {
-            // Its port is free once it has ended.
-            exporter.abort();
-            let _ = exporter.await;
-        }
+        self.telling.take().end().await;
         Arbiter::current().stop();
         Ok(cleaned?)
     }
 
     /// The figures, if anything is counted and the agent has not left.
     fn figures(&self) -> Option<Figures> {
+        self.last_figures().filter(|_| !self.left.get())
+    }
+
+    /// The figures, if anything is counted.
+    fn last_figures(&self) -> Option<Figures> {
         let observed = self.settings.observed.as_ref()?;
-        (!self.left.get()).then(|| observed.figures(self.settings.devices.account()))
+        Some(observed.figures(self.settings.devices.account()))
     }
 
     /// Notes an incident, if anything is counted. A `detail` is counted apart.

@@ -66,8 +66,15 @@ impl ProxySetup {
         let figures = self.observed.as_ref();
         // Proxies for several services of a DLSlime peer share a channel.
         let figures = figures.filter(|_| connected.incarnation.is_some());
-        let figures = figures.map(|it| it.calls.count(&self.wanted.name, &table.methods));
-        for channel in connected.parallel.iter().chain([&connected.serial]) {
+        let channels: Vec<_> = connected
+            .parallel
+            .iter()
+            .chain([&connected.serial])
+            .collect();
+        let count =
+            |it: &Arc<Observed>| it.calls.count(&self.wanted.name, &table.methods, &channels);
+        let figures = figures.map(count);
+        for channel in channels {
             channel.listen(self.report_tells(table.clone()));
             if let Some(figures) = &figures {
                 channel.count_in(figures.clone());

@@ -13,6 +13,7 @@ use slimerpc::channel::{
 
 use crate::AgentError;
 use crate::memory::buffer::{BufferError, Offered, RdmaBuffer};
+use crate::observe::Observed;
 
 /// Bytes that one transfer moves when the caller's memory is not registered.
 const CHUNK: usize = 4 << 20;
@@ -72,6 +73,8 @@ struct Remote {
     wait_policy: WaitPolicy,
     timeout: Duration,
     reached: Mutex<BufferConnection>,
+    /// Where transfers are counted, if they are.
+    observed: Option<Arc<Observed>>,
 }
 
 impl RemoteBuffer {
@@ -87,6 +90,7 @@ impl RemoteBuffer {
         supervisor: Recipient<ConnectBuffer>,
         wait_policy: WaitPolicy,
         timeout: Duration,
+        observed: Option<Arc<Observed>>,
     ) -> Result<Self, BufferError> {
         let reached = reach(handle, &supervisor, &wait_policy, timeout).await?;
         let remote = Remote {
@@ -94,6 +98,7 @@ impl RemoteBuffer {
             wait_policy,
             timeout,
             reached: Mutex::new(reached),
+            observed,
         };
         Ok(Self {
             handle: handle.clone(),
@@ -205,6 +210,9 @@ impl RemoteBuffer {
                 let begin =
                     |reached: &BufferConnection| reached.connection.read(reached.place, ranges);
                 let block = self.transfer(remote, begin).await?;
+                if let Some(observed) = &remote.observed {
+                    observed.one_sided.count_read(total);
+                }
                 Ok(BufferBytes(HeldBuffer::Registered(block)))
             }
         }
@@ -231,6 +239,10 @@ impl RemoteBuffer {
                     reached.connection.write(reached.place, &ranges, fill)
                 };
                 self.transfer(remote, begin).await?;
+                if let Some(observed) = &remote.observed {
+                    let total = parts.iter().map(|(_, from)| from.len()).sum();
+                    observed.one_sided.count_written(total);
+                }
             }
         }
         Ok(())

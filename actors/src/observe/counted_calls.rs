@@ -1,11 +1,11 @@
 //! The figures of all calls in one direction.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use slimerpc::channel::{CallFigures, MethodReading};
+use slimerpc::channel::{CallFigures, ClientChannel, ConnectionReading, MethodReading};
 
-use crate::ServiceFigures;
+use crate::{RingOccupancy, ServiceFigures};
 
 /// The figures of each connection, so that threads which call different peers count in different
 /// places.
@@ -14,20 +14,42 @@ pub(crate) struct CountedCalls(Mutex<Counted>);
 
 #[derive(Debug, Default)]
 struct Counted {
-    live: Vec<Arc<CallFigures>>,
+    live: Vec<Counter>,
     /// What connections that have gone had counted.
     gone: Totals,
 }
 
-/// Readings by service and method.
-type Totals = BTreeMap<String, BTreeMap<String, MethodReading>>;
+#[derive(Debug)]
+struct Counter {
+    figures: Arc<CallFigures>,
+    /// The channels of a caller whose calls are counted.
+    channels: Vec<Weak<ClientChannel>>,
+}
+
+type Totals = BTreeMap<String, Total>;
+
+/// The readings of one service, by method.
+#[derive(Debug, Clone, Default)]
+struct Total {
+    methods: BTreeMap<String, MethodReading>,
+    connections: ConnectionReading,
+    rings: RingOccupancy,
+}
 
 impl CountedCalls {
-    /// Figures for the calls of one connection, or of one service instance.
-    pub(crate) fn count(&self, service: &str, methods: &[impl AsRef<str>]) -> Arc<CallFigures> {
+    /// Figures for the calls of one connection, over these channels, or of one service instance.
+    pub(crate) fn count(
+        &self,
+        service: &str,
+        methods: &[impl AsRef<str>],
+        channels: &[&Arc<ClientChannel>],
+    ) -> Arc<CallFigures> {
         let figures = Arc::new(CallFigures::new(service, methods));
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        counted.live.push(figures.clone());
+        counted.live.push(Counter {
+            figures: figures.clone(),
+            channels: channels.iter().map(|it| Arc::downgrade(it)).collect(),
+        });
         figures
     }
 
@@ -36,30 +58,48 @@ impl CountedCalls {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Counted { live, gone } = &mut *counted;
         // Nobody else counts in them any more.
-        for figures in live.extract_if(.., |figures| Arc::get_mut(figures).is_some()) {
-            add(gone, &figures);
+        for counter in live.extract_if(.., |it| Arc::get_mut(&mut it.figures).is_some()) {
+            add(gone, &counter.figures);
         }
         let mut all = gone.clone();
-        for figures in live {
-            add(&mut all, figures);
+        let mut channels = Vec::new();
+        for Counter {
+            figures,
+            channels: of_these,
+        } in live
+        {
+            let total = add(&mut all, figures);
+            for channel in of_these.iter().filter_map(Weak::upgrade) {
+                let (credits, waiting) = channel.occupancy();
+                total.rings.free += credits.free;
+                total.rings.in_use += credits.in_use + credits.orphaned;
+                total.rings.waiting += waiting;
+                // The last reference ends the channel, which may take time.
+                channels.push(channel);
+            }
         }
         drop(counted);
-        let services = all.into_iter().map(|(service, methods)| ServiceFigures {
+        drop(channels);
+        let services = all.into_iter().map(|(service, total)| ServiceFigures {
             service,
-            methods: methods.into_values().collect(),
+            methods: total.methods.into_values().collect(),
+            connections: total.connections,
+            rings: total.rings,
         });
         services.collect()
     }
 }
 
-fn add(totals: &mut Totals, figures: &CallFigures) {
-    let methods = totals.entry(figures.service().to_owned()).or_default();
+fn add<'a>(totals: &'a mut Totals, figures: &CallFigures) -> &'a mut Total {
+    let total = totals.entry(figures.service().to_owned()).or_default();
     for reading in figures.read() {
         let name = reading.method.clone();
-        let total = methods.entry(name).or_insert_with(|| MethodReading {
+        let method = total.methods.entry(name).or_insert_with(|| MethodReading {
             method: reading.method.clone(),
             ..MethodReading::default()
         });
-        total.add(&reading);
+        method.add(&reading);
     }
+    total.connections.add(&figures.read_beside());
+    total
 }

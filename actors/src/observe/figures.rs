@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use slimerpc::channel::MethodReading;
+use slimerpc::channel::{ConnectionReading, MethodReading};
 
 use crate::MemoryAccount;
 
@@ -30,6 +30,11 @@ pub struct Figures {
     pub served: Vec<ServiceFigures>,
     /// Bytes registered for payloads beyond a slot and for one-sided memory.
     pub memory: MemoryAccount,
+    /// Bytes of peers' memory that this agent has read and written one-sided.
+    pub one_sided: OneSidedBytes,
+    /// How often each RDMA device of this agent turned a message away because no receive was
+    /// posted (RNR), since the agent began; of all programs of the host.
+    pub rnr: BTreeMap<String, u64>,
     /// How often each kind of incident happened, by kind and detail. `joined`, `lost` (with its
     /// cause), `stalled`, `recovered`: a peer. `connected`, `fabric_changed` (with the kind of
     /// link), `healed` (with the service): a proxy. `restarted`, `given_up`: a service.
@@ -43,4 +48,29 @@ pub struct ServiceFigures {
     pub service: String,
     /// Its methods that have been called, in the order of their names.
     pub methods: Vec<MethodReading>,
+    /// What was counted of its connections beside calls.
+    pub connections: ConnectionReading,
+    /// The slots that its callers have in its rings, at this moment; none of those for an agent's
+    /// own services.
+    pub rings: RingOccupancy,
+}
+
+/// Slots of the rings towards a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RingOccupancy {
+    /// Free slots: credits of this agent's proxies.
+    pub free: usize,
+    /// Slots of calls that were made and whose answer has not been read.
+    pub in_use: usize,
+    /// Calls that wait for a slot.
+    pub waiting: usize,
+}
+
+/// Bytes of one-sided transfers that have taken place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OneSidedBytes {
+    /// Bytes read from peers.
+    pub read: u64,
+    /// Bytes written to peers.
+    pub written: u64,
 }

@@ -5,6 +5,8 @@ mod names;
 
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 pub(crate) use exporter::Exporter;
 use names::Series;
 
@@ -21,12 +23,21 @@ impl Publisher {
         Ok(Self(()))
     }
 
-    /// Tells the recorder once a second, until there are no more figures.
-    pub(crate) async fn publish(self, agent: String, read: impl Fn() -> Option<Figures> + 'static) {
+    /// Tells the recorder once a second, until there are no more figures or this is stopped. Then
+    /// it tells what has come since, and that nothing is under way any more.
+    pub(crate) async fn publish(
+        self,
+        agent: String,
+        read: impl Fn() -> Option<Figures> + 'static,
+        mut stopped: oneshot::Receiver<()>,
+    ) {
         let mut series = Series::new(&agent);
         while let Some(figures) = read() {
             series.record(&figures);
-            tokio::time::sleep(PERIOD).await;
+            if tokio::time::timeout(PERIOD, &mut stopped).await.is_ok() {
+                break;
+            }
         }
+        series.end(read());
     }
 }

@@ -3,6 +3,8 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
+use tokio::sync::oneshot;
+
 use crate::{AgentError, Figures};
 
 /// Serves metrics over HTTP; there is none.
@@ -32,7 +34,12 @@ impl Publisher {
         Err(lacking("metrics", "1"))
     }
 
-    pub(crate) async fn publish(self, _: String, _: impl Fn() -> Option<Figures> + 'static) {
+    pub(crate) async fn publish(
+        self,
+        _: String,
+        _: impl Fn() -> Option<Figures> + 'static,
+        _: oneshot::Receiver<()>,
+    ) {
         match self.0 {}
     }
 }

@@ -5,16 +5,20 @@ pub(crate) mod figures;
 pub(crate) mod incidents;
 #[cfg_attr(not(feature = "metrics"), path = "metrics_absent.rs")]
 pub(crate) mod metrics;
+pub(crate) mod one_sided;
 pub(crate) mod trace;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use counted_calls::CountedCalls;
 use incidents::Incidents;
 use metrics::{Exporter, Publisher};
+use one_sided::OneSidedCounters;
 use slimerpc::channel::{CallFigures, LossCause};
+use slimerpc::fabric::SoftRnrMonitor;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::{AgentError, Figures, MemoryAccount};
@@ -27,6 +31,9 @@ pub(crate) struct Observed {
     /// Calls of its services.
     pub(crate) served: CountedCalls,
     pub(crate) incidents: Incidents,
+    pub(crate) one_sided: OneSidedCounters,
+    /// The counters of its RDMA devices.
+    rnr: OnceLock<Vec<SoftRnrMonitor>>,
 }
 
 impl Default for Observed {
@@ -42,6 +49,8 @@ impl Default for Observed {
             calls: CountedCalls::default(),
             served: CountedCalls::default(),
             incidents,
+            one_sided: OneSidedCounters::default(),
+            rnr: OnceLock::new(),
         }
     }
 }
@@ -52,7 +61,23 @@ impl Observed {
         for kind in ["restarted", "given_up"] {
             self.incidents.expect(kind, service);
         }
-        self.served.count(service, methods)
+        self.served.count(service, methods, &[])
+    }
+
+    /// Has messages counted that these devices turn away, from now on. Only RDMA devices do, and
+    /// not all of them count.
+    pub(crate) fn watch_devices<'a>(&self, names: impl Iterator<Item = &'a str>) {
+        let monitors = names.filter_map(|name| SoftRnrMonitor::of(&[name], None).ok());
+        let _ = self.rnr.set(monitors.collect());
+    }
+
+    fn rnr(&self) -> BTreeMap<String, u64> {
+        let monitors = self.rnr.get().into_iter().flatten();
+        // A device may have gone.
+        monitors
+            .filter_map(|it| it.delta().ok())
+            .flatten()
+            .collect()
     }
 
     /// Everything that was counted, of an agent that has registered this memory.
@@ -61,6 +86,8 @@ impl Observed {
             calls: self.calls.read(),
             served: self.served.read(),
             memory,
+            one_sided: self.one_sided.read(),
+            rnr: self.rnr(),
             incidents: self.incidents.counts(),
         }
     }
@@ -91,23 +118,50 @@ impl Metrics {
         self.exporter.as_ref().map(Exporter::address)
     }
 
-    /// Tells the figures of `agent`, on the current arbiter, until there are no more.
-    ///
-    /// Returns what serves them over HTTP, to be ended.
+    /// Tells the figures of `agent`, on the current arbiter. Over HTTP that ends when `current`
+    /// has none any more; the recorder is also told what `last` gives after the agent has left.
     pub(crate) fn tell(
         self,
         agent: &str,
-        read: impl Fn() -> Option<Figures> + 'static,
-    ) -> Option<JoinHandle<()>> {
-        let read = Rc::new(read);
-        if let Some(publisher) = self.publisher {
-            let read = read.clone();
-            actix::spawn(publisher.publish(agent.to_owned(), move || read()));
+        current: impl Fn() -> Option<Figures> + 'static,
+        last: impl Fn() -> Option<Figures> + 'static,
+    ) -> Telling {
+        let publisher = self.publisher.map(|publisher| {
+            let (stop, stopped) = oneshot::channel();
+            (
+                stop,
+                actix::spawn(publisher.publish(agent.to_owned(), last, stopped)),
+            )
+        });
+        let exporter = self.exporter.map(|exporter| {
+            tracing::info!(agent, "metrics at http://{}/metrics", exporter.address());
+            actix::spawn(exporter.serve(agent.to_owned(), current))
+        });
+        Telling {
+            publisher,
+            exporter,
         }
-        let exporter = self.exporter?;
-        tracing::info!(agent, "metrics at http://{}/metrics", exporter.address());
-        Some(actix::spawn(
-            exporter.serve(agent.to_owned(), move || read()),
-        ))
+    }
+}
+
+/// Tells an agent's figures until it is ended.
+#[derive(Debug, Default)]
+pub(crate) struct Telling {
+    publisher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    exporter: Option<JoinHandle<()>>,
+}
+
+impl Telling {
+    /// Tells the recorder the last figures, and frees the port.
+    pub(crate) async fn end(self) {
+        if let Some((stop, publisher)) = self.publisher {
+            // It ends without that when there are no more figures.
+            let _ = stop.send(());
+            let _ = publisher.await;
+        }
+        if let Some(exporter) = self.exporter {
+            exporter.abort();
+            let _ = exporter.await;
+        }
     }
 }

@@ -68,9 +68,10 @@ impl<H: RequestHandler> Instance<H> {
         busy_poll: Duration,
         deliveries: UnboundedSender<Delivery>,
     ) -> Address {
+        let figures = mailboxes.figures();
         let mailboxes = Rc::new(RefCell::new(mailboxes));
         let ending = Rc::new(RingDrain::default());
-        let rings = Rings::new(id, mailboxes.clone(), ending.clone(), busy_poll);
+        let rings = Rings::new(id, mailboxes.clone(), ending.clone(), busy_poll, figures);
         let instance = Self {
             handler,
             orders: VecDeque::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use slimerpc::channel::{
-    BufferPool, ConnectError, Delivery, Geometries, LossCause, Mailbox, ServiceInfo,
+    BufferPool, CallFigures, ConnectError, Delivery, Geometries, LossCause, Mailbox, ServiceInfo,
 };
 use slimerpc::fabric::{CompletionEvents, FabricError, RetryPolicy};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -156,6 +156,11 @@ impl Mailboxes {
         self.sources
             .iter()
             .for_each(|source| source.mailbox.probe());
+    }
+
+    /// Where calls are counted, if they are.
+    pub(crate) fn figures(&self) -> Option<Arc<CallFigures>> {
+        self.service.figures.clone()
     }
 
     /// Number of connected callers.

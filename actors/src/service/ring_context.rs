@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ use actix::fut::ActorFuture;
 use actix::{
     Actor, ActorContext, ActorState, Addr, Arbiter, AsyncContext, Handler, Message, SpawnHandle,
 };
-use slimerpc::channel::{Delivery, LossCause, RequestId};
+use slimerpc::channel::{CallFigures, Delivery, LossCause, RequestId};
 use slimerpc::wire::Fault;
 use tokio::sync::oneshot;
 
@@ -213,6 +214,8 @@ pub(crate) struct Rings {
     running: Option<RunningHandler>,
     /// When polls began to find nothing.
     idle_since: Option<Instant>,
+    /// Where sleeps are counted, if calls are.
+    figures: Option<Arc<CallFigures>>,
 }
 
 impl Rings {
@@ -222,6 +225,7 @@ impl Rings {
         mailboxes: SharedMailboxes,
         ending: Rc<RingDrain>,
         busy_poll: Duration,
+        figures: Option<Arc<CallFigures>>,
     ) -> Self {
         Self {
             instance,
@@ -231,6 +235,7 @@ impl Rings {
             queue: VecDeque::new(),
             running: None,
             idle_since: None,
+            figures,
         }
     }
 
@@ -462,6 +467,9 @@ impl Rings {
                 .borrow_mut()
                 .poll_raised(task, &mut self.queue);
             if raised.is_pending() {
+                if let Some(figures) = &self.figures {
+                    figures.count_sleep();
+                }
                 return;
             }
             if self.queue.len() > known {

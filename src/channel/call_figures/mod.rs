@@ -3,14 +3,19 @@
 //! A channel counts only if it was given figures: one test of a pointer otherwise. Counting takes
 //! no lock and allocates only at the first call of a method.
 
+mod beside;
 mod distribution;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, OnceLock};
 
+use beside::Beside;
+pub use beside::ConnectionReading;
 pub use distribution::Distribution;
 use distribution::Histogram;
 use quanta::Clock;
+
+use super::Violation;
 
 /// The processor's own counter where it can be trusted: a third of what the system's clock takes.
 static CLOCK: LazyLock<Clock> = LazyLock::new(Clock::new);
@@ -99,6 +104,7 @@ fn now() -> u64 {
 pub struct CallFigures {
     service: String,
     methods: Box<[Method]>,
+    beside: Beside,
 }
 
 #[derive(Debug)]
@@ -173,6 +179,7 @@ impl CallFigures {
         Self {
             service: service.to_owned(),
             methods: methods.iter().map(method).collect(),
+            beside: Beside::default(),
         }
     }
 
@@ -199,6 +206,23 @@ impl CallFigures {
             })
         };
         self.methods.iter().filter_map(called).collect()
+    }
+
+    /// What was counted beside calls.
+    pub fn read_beside(&self) -> ConnectionReading {
+        self.beside.read()
+    }
+
+    /// Counts a breach of the protocol.
+    #[cold]
+    pub(super) fn count_violation(&self, violation: Violation) {
+        self.beside.violated(violation);
+    }
+
+    /// Counts that somebody goes to sleep, instead of polling on.
+    #[cold]
+    pub fn count_sleep(&self) {
+        self.beside.sleeps();
     }
 
     /// Counts a call that begins. Methods that the service does not have are not counted.

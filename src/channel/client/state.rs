@@ -176,7 +176,7 @@ impl ClientState {
     }
 
     #[inline(always)]
-    fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
+    pub(in crate::channel) fn receive(&mut self, channel: &ClientChannel, imm: Immediate) {
         let received = self.receive_reply(channel, imm);
         let received = received.unwrap_or_else(Received::Violation);
         if received != Received::Answer {
@@ -191,6 +191,7 @@ impl ClientState {
             Received::OneWay(method) => self.complete_one_way(channel, slot, method),
             Received::Violation(violation) => {
                 self.violations.record(violation, &channel.peer);
+                channel.count_violation(violation);
                 if violation == Violation::WrongKind && channel.profile == Profile::Compatible {
                     self.refuse(channel, slot);
                 }

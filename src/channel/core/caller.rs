@@ -772,7 +772,6 @@ impl Caller {
     }
 
     /// Number of calls that wait for a credit.
-    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }

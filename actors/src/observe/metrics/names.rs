@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use slimerpc::channel::{Distribution, MethodReading, Outcome};
+use slimerpc::channel::{ConnectionReading, Distribution, MethodReading, Outcome, Violation};
 
-use crate::{Figures, ServiceFigures};
+use crate::{Figures, RingOccupancy, ServiceFigures};
 
 /// Times are counted in buckets that end at these powers of two of a nanosecond: from 256 ns to
 /// 68 s.
@@ -22,6 +22,8 @@ struct Side {
     took: [&'static str; 4],
     /// The same of how long requests waited, at a service.
     waited: Option<[&'static str; 4]>,
+    violations: &'static str,
+    sleeps: &'static str,
 }
 
 macro_rules! distribution {
@@ -40,6 +42,8 @@ const CALLER: Side = Side {
     in_flight: "slimerpc_client_calls_in_flight",
     took: distribution!("rpc_client_call_duration_seconds"),
     waited: None,
+    violations: "slimerpc_client_violations_total",
+    sleeps: "slimerpc_client_sleeps_total",
 };
 
 const SERVICE: Side = Side {
@@ -47,6 +51,8 @@ const SERVICE: Side = Side {
     in_flight: "slimerpc_server_calls_in_flight",
     took: distribution!("rpc_server_call_duration_seconds"),
     waited: Some(distribution!("slimerpc_server_queue_duration_seconds")),
+    violations: "slimerpc_server_violations_total",
+    sleeps: "slimerpc_server_sleeps_total",
 };
 
 /// The metrics of one agent.
@@ -55,6 +61,10 @@ pub(super) struct Series {
     /// The figures as they were told last, by name, service and method. Recorders are told what is
     /// new: another agent of this alias may have been told of before.
     told: BTreeMap<(&'static str, String, String), MethodReading>,
+    /// The same of what is beside calls, by name and service.
+    told_beside: BTreeMap<(&'static str, String), ConnectionReading>,
+    /// The same of counters without services, by name and label.
+    told_totals: BTreeMap<(&'static str, String), u64>,
     incidents: BTreeMap<(&'static str, String), u64>,
 }
 
@@ -63,6 +73,8 @@ impl Series {
         Self {
             agent: agent.to_owned(),
             told: BTreeMap::new(),
+            told_beside: BTreeMap::new(),
+            told_totals: BTreeMap::new(),
             incidents: BTreeMap::new(),
         }
     }
@@ -75,10 +87,25 @@ impl Series {
                 self.record_service(&side, service);
             }
         }
-        let agent = || self.agent.clone();
+        let name = self.agent.clone();
+        let agent = || name.clone();
         let memory = [("lent", figures.memory.lent), ("idle", figures.memory.idle)];
         for (state, bytes) in memory {
             gauge!("slimerpc_memory_bytes", "agent" => agent(), "state" => state).set(bytes as f64);
+        }
+        let one_sided = [
+            ("read", figures.one_sided.read),
+            ("written", figures.one_sided.written),
+        ];
+        for (operation, total) in one_sided {
+            let name = "slimerpc_one_sided_bytes_total";
+            let new = self.new_of(name, operation, total);
+            counter!(name, "agent" => agent(), "operation" => operation).increment(new);
+        }
+        for (device, total) in &figures.rnr {
+            let name = "slimerpc_rnr_total";
+            let new = self.new_of(name, device, *total);
+            counter!(name, "agent" => agent(), "device" => device.clone()).increment(new);
         }
         for ((kind, detail), count) in &figures.incidents {
             let (kind, detail) = (*kind, detail.clone());
@@ -89,14 +116,76 @@ impl Series {
         }
     }
 
+    /// Tells the current recorder the last figures of an agent that has ended, if there are, and
+    /// that it has nothing any more: a recorder forgets no gauge.
+    pub(super) fn end(&mut self, last: Option<Figures>) {
+        let mut figures = last.unwrap_or_default();
+        figures.memory = crate::MemoryAccount::default();
+        for service in figures.calls.iter_mut().chain(&mut figures.served) {
+            service.rings = RingOccupancy::default();
+        }
+        self.record(&figures);
+        for (side, service, method) in self.told.keys() {
+            let labels = self.labels(service);
+            let labels = with(&labels, "rpc_method", method.clone());
+            let side = if *side == CALLER.calls {
+                CALLER
+            } else {
+                SERVICE
+            };
+            gauge!(side.in_flight, &labels).set(0.0);
+            for [.., recent] in [Some(side.took), side.waited].into_iter().flatten() {
+                for quantile in QUANTILES {
+                    gauge!(recent, &with(&labels, "quantile", quantile.to_string())).set(f64::NAN);
+                }
+            }
+        }
+        for (side, service) in self.told_beside.keys() {
+            if *side == CALLER.sleeps {
+                record_rings(RingOccupancy::default(), &self.labels(service));
+            }
+        }
+    }
+
+    /// What is new of a total.
+    fn new_of(&mut self, name: &'static str, label: &str, total: u64) -> u64 {
+        let told = self.told_totals.entry((name, label.to_owned()));
+        total.saturating_sub(std::mem::replace(told.or_default(), total))
+    }
+
+    fn labels(&self, service: &str) -> [(&'static str, String); 3] {
+        [
+            ("agent", self.agent.clone()),
+            ("rpc_system", "slimerpc".to_owned()),
+            ("rpc_service", service.to_owned()),
+        ]
+    }
+
+    fn record_beside(&mut self, side: &Side, service: &ServiceFigures) {
+        let labels = self.labels(&service.service);
+        let now = &service.connections;
+        let told = (self.told_beside)
+            .entry((side.sleeps, service.service.clone()))
+            .or_default();
+        for violation in Violation::ALL {
+            // Also those that have not happened, as of outcomes.
+            let labels = with(&labels, "kind", violation.name().to_owned());
+            let told = told.violations.count(violation);
+            let new = now.violations.count(violation).saturating_sub(told);
+            counter!(side.violations, &labels).increment(new);
+        }
+        counter!(side.sleeps, &labels).increment(now.sleeps.saturating_sub(told.sleeps));
+        if side.sleeps == CALLER.sleeps {
+            record_rings(service.rings, &labels);
+        }
+        *told = *now;
+    }
+
     fn record_service(&mut self, side: &Side, service: &ServiceFigures) {
+        self.record_beside(side, service);
         for method in &service.methods {
-            let labels = [
-                ("agent", self.agent.clone()),
-                ("rpc_system", "slimerpc".to_owned()),
-                ("rpc_service", service.service.clone()),
-                ("rpc_method", method.method.clone()),
-            ];
+            let labels = self.labels(&service.service);
+            let labels = with(&labels, "rpc_method", method.method.clone());
             let names = (side.calls, service.service.clone(), method.method.clone());
             let told = self.told.entry(names).or_default();
             record_calls(side, method, told, &labels);
@@ -107,6 +196,14 @@ impl Series {
             *told = method.clone();
         }
     }
+}
+
+fn record_rings(rings: RingOccupancy, labels: &[(&'static str, String)]) {
+    for (state, slots) in [("free", rings.free), ("in_use", rings.in_use)] {
+        let labels = with(labels, "state", state.to_owned());
+        gauge!("slimerpc_client_ring_slots", &labels).set(slots as f64);
+    }
+    gauge!("slimerpc_client_calls_waiting", labels).set(rings.waiting as f64);
 }
 
 fn record_times(
@@ -165,6 +262,33 @@ fn describe() {
         describe_counter!(side.calls, "Calls that have ended, by outcome");
         describe_gauge!(side.in_flight, "Calls that have begun and not ended");
     }
+    for side in [CALLER, SERVICE] {
+        describe_counter!(
+            side.violations,
+            "Messages of the other end that a correct one never sends, by kind"
+        );
+    }
+    describe_counter!(CALLER.sleeps, "Waiters that gave up polling and slept");
+    describe_counter!(
+        SERVICE.sleeps,
+        "How often the service gave up polling and slept"
+    );
+    describe_gauge!(
+        "slimerpc_client_ring_slots",
+        "Slots of the rings that proxies write into"
+    );
+    describe_gauge!(
+        "slimerpc_client_calls_waiting",
+        "Calls that wait for a slot"
+    );
+    describe_counter!(
+        "slimerpc_one_sided_bytes_total",
+        "Bytes of peers' memory read and written one-sided"
+    );
+    describe_counter!(
+        "slimerpc_rnr_total",
+        "Messages that an RDMA device of this host turned away for want of a receive"
+    );
     let times = [
         (CALLER.took, "From the call to its answer"),
         (SERVICE.took, "From the start of the handler to its answer"),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use slimerpc::channel::{MethodReading, RegisteredMemory};
+use slimerpc::channel::{MethodReading, RegisteredMemory, Violation, Violations};
 use slimerpc::control::obs::{
     ObsConnection, ObsNic, ObsRecord, ObsSummary, SlimerpcCall, SlimerpcMemory, SlimerpcMethod,
     SlimerpcObs, SlimerpcPeer, SlimerpcPeerState, SlimerpcService, SlimerpcServiceState,
@@ -111,7 +111,7 @@ impl Reporter {
             services,
             calls: self.calls(figures),
             events: agent.obs.events(),
-            ..SlimerpcObs::default()
+            violations: violations(figures),
         }
     }
 }
@@ -157,6 +157,16 @@ impl Reporter {
         };
         called.take(SlimerpcObs::MOST_METHODS).map(call).collect()
     }
+}
+
+/// Breaches of the protocol by peers, by kind; those that have happened.
+fn violations(figures: &Figures) -> BTreeMap<String, u64> {
+    let mut all = Violations::default();
+    for service in figures.calls.iter().chain(&figures.served) {
+        all.add(&service.connections.violations);
+    }
+    let counts = Violation::ALL.map(|kind| (kind.name().to_owned(), all.count(kind)));
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
 }
 
 /// What the agent has moved, as DLSlime counts it: requests that it began, and answers that it
