@@ -585,8 +585,8 @@ impl ClientChannel {
         self.lock().caller.credits()
     }
 
-    /// The account of slots and the number of calls that wait for one, as they were when the channel
-    /// was polled last.
+    /// The account of slots and the number of calls that wait for one, as they were when the
+    /// channel was polled last.
     pub fn occupancy(&self) -> (Credits, usize) {
         let core = self.lock();
         (core.caller.credits(), core.caller.waiting())

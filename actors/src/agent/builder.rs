@@ -278,10 +278,10 @@ impl Builder {
         self
     }
 
-    /// Sets the address that `tcp0` listens on, or a name of this host, and maybe its port or a range
-    /// of ports, one of which is used: `192.0.2.1`, `[::1]:7000`, `worker-3`, `0.0.0.0:7000-7099`. An agent that exports memory,
-    /// or uses that of others, takes a second port. All addresses (`0.0.0.0`, `::`) need
-    /// [`tcp_advertise`](Self::tcp_advertise), too.
+    /// Sets the address that `tcp0` listens on, or a name of this host, and maybe its port or a
+    /// range of ports, one of which is used: `192.0.2.1`, `[::1]:7000`, `worker-3`,
+    /// `0.0.0.0:7000-7099`. An agent that exports memory, or uses that of others, takes a second
+    /// port. All addresses (`0.0.0.0`, `::`) need [`tcp_advertise`](Self::tcp_advertise), too.
     ///
     /// Only peers that the control plane told a random key of 128 bits are let in. Bytes are not
     /// encrypted without [`tls`](Self::tls).
@@ -306,8 +306,8 @@ impl Builder {
     /// Encrypts what goes over TCP, and checks whom it goes to: `cert` is this agent's certificate,
     /// `key` its key, and `ca` the authority that must have signed the certificate of each peer,
     /// all PEM files. A certificate names the aliases that its holder may have, as URIs:
-    /// `URI:slimerpc:worker:0`, or `URI:slimerpc:worker:*`. An agent does not start with one that does
-    /// not name its own.
+    /// `URI:slimerpc:worker:0`, or `URI:slimerpc:worker:*`. An agent does not start with one that
+    /// does not name its own.
     ///
     /// Peers without certificates are refused, and refuse this agent. The files are looked at
     /// whenever a connection is made, and read anew when one has changed. Needs the cargo feature

@@ -1,5 +1,5 @@
-//! tonic, which is gRPC over HTTP/2, on a unix socket, or on TCP where ours uses it. What protoc would generate is written out,
-//! with bytes as messages.
+//! tonic, which is gRPC over HTTP/2, on a unix socket, or on TCP where ours uses it. What protoc
+//! would generate is written out, with bytes as messages.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
