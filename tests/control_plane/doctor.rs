@@ -256,7 +256,11 @@ fn each_setting_that_is_refused_is_told_by_its_variable() {
         ("SLIME_RPC_CONTROL", "ftp://host", "http"),
         ("SLIME_RPC_REDIS_URL", "localhost:hunter2", "redis://"),
         ("SLIME_RPC_FABRICS", "shm,udp", "udp; a list of"),
-        ("SLIME_RPC_TCP_BIND", "eth0", "the name eth0 does not resolve"),
+        (
+            "SLIME_RPC_TCP_BIND",
+            "eth0",
+            "the name eth0 does not resolve",
+        ),
         ("SLIME_RPC_TCP_ADVERTISE", "0.0.0.0", "one host"),
         ("SLIME_RPC_METRICS", "maybe", "maybe; 1 or 0"),
         ("SLIME_RPC_METRICS_ADDR", "9464", "like 127.0.0.1:9464"),
