@@ -98,6 +98,7 @@ pub use futures_util::Stream;
 pub use memory::buffer::{BufferError, OwnBuffer, RdmaBuffer};
 pub use memory::remote_buffer::{BufferBytes, RemoteBuffer};
 pub use observe::figures::{Figures, OneSidedBytes, RingOccupancy, ServiceFigures};
+pub use observe::trace::trace_one_in;
 pub use service::served_by::{Dispatch, Finished, Parallel, ServedBy, Share};
 pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{

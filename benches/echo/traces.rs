@@ -1,16 +1,15 @@
 //! What it costs a call that somebody listens for spans: the same call with a subscriber that takes
 //! those of one call in a thousand, and without.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::OnceLock;
 
-use tracing::level_filters::LevelFilter;
-use tracing::subscriber::Interest;
-use tracing::{Metadata, Subscriber};
+use slimerpc_actors::trace_one_in;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::FmtSpan;
-use tracing_subscriber::layer::{Context, Filter, SubscriberExt};
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt, registry};
+use tracing_subscriber::{Layer, Registry, fmt, registry};
 
 use crate::SMALL;
 use crate::in_turns::{Slice, in_turns};
@@ -60,51 +59,32 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     pairs.into_iter().try_for_each(|(pair, _)| pair.end(suite))
 }
 
-/// Takes the spans of one call in so many, and what is within them: none if it is 0.
-struct OneIn(&'static AtomicU32);
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for OneIn {
-    fn enabled(&self, metadata: &Metadata<'_>, context: &Context<'_, S>) -> bool {
-        metadata.target() == "slimerpc::call::continued"
-            || fastrand::u32(..self.0.load(Ordering::Relaxed).max(1)) == 0
-            || context.lookup_current().is_some()
-    }
-
-    fn callsite_enabled(&self, metadata: &'static Metadata<'static>) -> Interest {
-        match metadata.target().starts_with("slimerpc::call") {
-            true => Interest::sometimes(),
-            false => Interest::never(),
-        }
-    }
-
-    fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(match self.0.load(Ordering::Relaxed) {
-            0 => LevelFilter::OFF,
-            _ => LevelFilter::DEBUG,
-        })
-    }
-}
-
-/// Listens for the spans of one call in so many from now on, and writes them nowhere.
-pub(crate) fn listen(one_in: u32) {
-    static ONE_IN: AtomicU32 = AtomicU32::new(0);
-    ONE_IN.store(one_in, Ordering::Relaxed);
-    let spans = fmt::layer()
-        .with_writer(std::io::sink)
-        .with_span_events(FmtSpan::CLOSE);
-    // An error means that it is there already.
-    let _ = registry()
-        .with(spans.with_filter(OneIn(&ONE_IN)))
-        .try_init();
-    tracing::callsite::rebuild_interest_cache();
+/// Listens for the spans of one call in so many from now on, and writes them nowhere; for none, if
+/// it is 0.
+pub(crate) fn listen(one_in: u32) -> Result<()> {
+    static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
+    let level = LEVEL.get_or_init(|| {
+        let (level, handle) = reload::Layer::new(LevelFilter::OFF);
+        let spans = fmt::layer()
+            .with_writer(std::io::sink)
+            .with_span_events(FmtSpan::CLOSE);
+        registry().with(spans.with_filter(level)).init();
+        handle
+    });
+    trace_one_in(one_in);
+    level.reload(match one_in {
+        0 => LevelFilter::OFF,
+        _ => LevelFilter::DEBUG,
+    })?;
+    Ok(())
 }
 
 /// Measures `call` while somebody listens.
 fn listening<'a>(one_in: u32, mut call: Slice<'a, Figures>) -> Slice<'a, Figures> {
     Box::new(move |seconds| {
-        listen(one_in);
+        listen(one_in)?;
         let measured = call(seconds);
-        listen(0);
+        listen(0)?;
         measured
     })
 }

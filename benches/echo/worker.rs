@@ -237,7 +237,7 @@ impl WorkerProcess {
 pub(crate) fn serve(worker: &Worker) -> Result<()> {
     allow_many_files()?;
     if let Some(one_in) = worker.settings.listens {
-        traces::listen(one_in);
+        traces::listen(one_in)?;
     }
     actix::System::new().block_on(async {
         let (mut agents, mut serving) = (Vec::new(), Vec::new());

@@ -7,6 +7,8 @@
 #[cfg_attr(not(feature = "opentelemetry"), path = "trace/context_absent.rs")]
 mod context;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use slimerpc::channel::CallSpan;
 use slimerpc::wire::Traceparent;
 use tracing::Span;
@@ -24,13 +26,35 @@ pub(crate) fn is_on() -> bool {
     LEVEL <= STATIC_MAX_LEVEL && LEVEL <= LevelFilter::current()
 }
 
-/// A span of either end. Its parent is the current span, or none. One that continues a trace has a
-/// target of its own, for filters that choose by chance: the caller's has chosen already.
+/// Of how many calls outside of any span one has spans.
+static ONE_IN: AtomicU32 = AtomicU32::new(1);
+
+/// From now on, only one in so many of the calls of this process that begin outside of any span has
+/// spans, chosen by chance; so has one in so many handlers that continue no trace. 1, as it is at
+/// first, means all of them, and so does 0. Calls within a span have theirs in any case, and so have
+/// handlers that continue the trace of their caller.
+///
+/// Choosing takes a few nanoseconds, and a span that is made some hundreds: with a sampler or a
+/// filter of the subscriber alone, much of that is paid for each call.
+///
+/// ```
+/// slimerpc_actors::trace_one_in(1_000);
+/// ```
+pub fn trace_one_in(calls: u32) {
+    ONE_IN.store(calls.max(1), Ordering::Relaxed);
+}
+
+/// Returns whether chance takes what has no parent.
+fn is_taken() -> bool {
+    let one_in = ONE_IN.load(Ordering::Relaxed);
+    one_in == 1 || fastrand::u32(..one_in) == 0
+}
+
+/// A span of either end. Its parent is the current span, or none.
 macro_rules! span {
-    ($target:literal, $kind:literal, $service:expr, $method:expr, $peer:expr
-     $(, parent: $parent:expr)?) => {
+    ($kind:literal, $service:expr, $method:expr, $peer:expr $(, parent: $parent:expr)?) => {
         tracing::debug_span!(
-            target: $target,
+            target: "slimerpc::call",
             $(parent: $parent,)?
             $kind,
             otel.name = format_args!("{}/{}", $service, $method),
@@ -53,7 +77,10 @@ pub(crate) fn call(
     service: &str,
     method: &str,
 ) -> Option<(CallSpan, Option<Traceparent>)> {
-    let span = span!("slimerpc::call", "client", service, method, peer);
+    if !is_taken() && Span::current().is_none() {
+        return None;
+    }
+    let span = span!("client", service, method, peer);
     if span.is_disabled() {
         return None;
     }
@@ -68,17 +95,16 @@ pub(crate) fn call(
 pub(crate) fn handler(request: &mut Request, methods: &[&str]) -> Option<Span> {
     let method = methods.get(request.method() as usize).unwrap_or(&"?");
     let (service, peer) = (request.service(), request.peer());
-    let span = match request.trace() {
-        None => span!("slimerpc::call", "server", service, method, peer, parent: None),
-        Some(caller) => {
-            let span =
-                span!("slimerpc::call::continued", "server", service, method, peer, parent: None);
-            context::continue_trace(&span, caller);
-            span
-        }
-    };
+    let caller = request.trace();
+    if caller.is_none() && !is_taken() {
+        return None;
+    }
+    let span = span!("server", service, method, peer, parent: None);
     if span.is_disabled() {
         return None;
+    }
+    if let Some(caller) = caller {
+        context::continue_trace(&span, caller);
     }
     request.watch(CallSpan::new(span.clone(), Outcome::Ok));
     Some(span)
