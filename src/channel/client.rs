@@ -585,11 +585,10 @@ impl ClientChannel {
         self.lock().caller.credits()
     }
 
-    /// The account of slots and the number of calls that wait for one, as they were when the
-    /// channel was polled last.
-    pub fn occupancy(&self) -> (Credits, usize) {
-        let core = self.lock();
-        (core.caller.credits(), core.caller.waiting())
+    /// The numbers of free slots, of others, and of calls that wait for one, as they were when the
+    /// channel was polled last. One that is closed has none.
+    pub fn occupancy(&self) -> (usize, usize, usize) {
+        self.lock().caller.occupancy()
     }
 
     /// Counts of the peer's protocol violations.

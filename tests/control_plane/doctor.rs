@@ -295,6 +295,14 @@ fn each_setting_that_is_refused_is_told_by_its_variable() {
         ("NANOCTRL_REDIS_ADVERTISE", "somewhere:else", "somewhere"),
         ("DLSLIME_CTRL_RUST_LOG", "a=b=c", "a=b=c"),
         ("DLSLIME_CTRL_TOKEN", "hunter2 ", "visible ASCII"),
+        // With passwords, and wrong beside that.
+        ("SLIME_RPC_CONTROL", "ftp://u:hunter2@host", "http"),
+        ("SLIME_RPC_CONTROL", "http://u:hunter2@host:99999", "port"),
+        (
+            "NANOCTRL_REDIS_ADVERTISE",
+            "redis://:hunter2@host:6379x",
+            "",
+        ),
     ];
     for (name, value, says) in refused {
         let examined = with_settings(&[(name, value)]);
@@ -350,6 +358,16 @@ fn a_misspelt_setting_is_told_with_the_one_that_it_is_like() {
         examined.has("problem", "settings", slip);
         assert!(remedy(&examined).contains(meant), "{slip}");
     }
+    // What Kubernetes and Docker make of services with such names.
+    let foreign = [
+        ("NANOCTRL_PORT", "tcp://10.0.0.7:3000"),
+        ("NANOCTRL_REDIS_PORT", "tcp://10.0.0.8:6379"),
+        ("NANOCTRL_SERVICE_HOST", "10.0.0.7"),
+        ("NANOCTRL_SERVICE_PORT_HTTP", "3000"),
+        ("NANOCTRL_PORT_3000_TCP_ADDR", "10.0.0.7"),
+        ("DLSLIME_LOG", "info"),
+    ];
+    with_settings(&foreign).has("ok", "settings", "no variable");
     // Nothing is like it.
     let examined = with_settings(&[("SLIME_RPC_SOMETHING_ELSE", "1")]);
     examined.has("note", "settings", "SLIME_RPC_SOMETHING_ELSE");

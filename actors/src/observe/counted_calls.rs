@@ -36,6 +36,16 @@ struct Total {
     rings: RingOccupancy,
 }
 
+impl Counted {
+    /// Adds up what is counted in no more.
+    fn settle(&mut self) {
+        let is_gone = |it: &mut Counter| Arc::get_mut(&mut it.figures).is_some();
+        for counter in self.live.extract_if(.., is_gone) {
+            add(&mut self.gone, &counter.figures);
+        }
+    }
+}
+
 impl CountedCalls {
     /// Figures for the calls of one connection, over these channels, or of one service instance.
     pub(crate) fn count(
@@ -46,6 +56,8 @@ impl CountedCalls {
     ) -> Arc<CallFigures> {
         let figures = Arc::new(CallFigures::new(service, methods));
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Also if nobody ever reads.
+        counted.settle();
         counted.live.push(Counter {
             figures: figures.clone(),
             channels: channels.iter().map(|it| Arc::downgrade(it)).collect(),
@@ -56,11 +68,8 @@ impl CountedCalls {
     /// All figures at this moment, by service and method.
     pub(crate) fn read(&self) -> Vec<ServiceFigures> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        counted.settle();
         let Counted { live, gone } = &mut *counted;
-        // Nobody else counts in them any more.
-        for counter in live.extract_if(.., |it| Arc::get_mut(&mut it.figures).is_some()) {
-            add(gone, &counter.figures);
-        }
         let mut all = gone.clone();
         let mut channels = Vec::new();
         for Counter {
@@ -70,9 +79,9 @@ impl CountedCalls {
         {
             let total = add(&mut all, figures);
             for channel in of_these.iter().filter_map(Weak::upgrade) {
-                let (credits, waiting) = channel.occupancy();
-                total.rings.free += credits.free;
-                total.rings.in_use += credits.in_use + credits.orphaned;
+                let (free, in_use, waiting) = channel.occupancy();
+                total.rings.free += free;
+                total.rings.in_use += in_use;
                 total.rings.waiting += waiting;
                 // The last reference ends the channel, which may take time.
                 channels.push(channel);

@@ -110,6 +110,16 @@ fn a_request_carries_the_span_that_it_was_sent_from_also_if_it_waited_or_does_no
 }
 
 #[test]
+fn a_closed_channel_has_no_slots_that_are_taken_for_ever() {
+    let ends = Loopback::new(2);
+    let calls = [(); 3].map(|()| ends.call());
+    assert_eq!(ends.channel.occupancy(), (0, 2, 1));
+    ends.channel.close(LossCause::ShutDown);
+    assert_eq!(ends.channel.occupancy(), (0, 0, 0));
+    drop(calls);
+}
+
+#[test]
 fn slots_of_the_smallest_size_carry_no_span() {
     let mut ends = Loopback::of(Geometry::new(1, Geometry::MIN_SLOT_SIZE).unwrap());
     let trace = Traceparent::new(8, 9).unwrap();

@@ -772,6 +772,7 @@ impl Caller {
     }
 
     /// Number of calls that wait for a credit.
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
     }
@@ -835,6 +836,15 @@ impl Caller {
         let is_idle =
             self.is_idle() && self.lined_up.is_empty() && self.acknowledgements.is_empty();
         (is_idle && self.closed.is_none()).then_some(self.next)
+    }
+
+    /// The numbers of free slots, of others, and of calls that wait for one; none if it is closed.
+    pub(crate) fn occupancy(&self) -> (usize, usize, usize) {
+        if self.closed.is_some() {
+            return (0, 0, 0);
+        }
+        let free = self.free.len();
+        (free, self.slots.len() - free, self.waiting)
     }
 
     /// The account of slots.

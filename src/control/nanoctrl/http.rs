@@ -400,6 +400,12 @@ fn refusal(error: &reqwest::Error) -> Option<crate::tls::TlsError> {
 
 /// Parses what has a scheme. Errors show what was `given`.
 fn parse_url(text: &str, given: &str) -> Result<Url, ControlError> {
+    // It may have a password, which also an address that is wrong in other ways does not show.
+    let given = if given.contains('@') {
+        "<hidden>"
+    } else {
+        given
+    };
     if has_zone(text) {
         return Err(bad_url(
             given,

@@ -78,11 +78,11 @@ impl Renewal {
         }
     }
 
-    /// Waits, for one request at most, until no renewal is under way, and keeps further ones from
+    /// Waits, for two requests at most, until no renewal is under way, and keeps further ones from
     /// beginning. What a renewal has asked the server for is carried out even if nobody waits for
     /// the answer any more: an agent that leaves meanwhile would be registered again.
     pub(super) async fn pause(&self) -> Option<MutexGuard<'_, ()>> {
-        timeout(self.http.timeout, self.state.turn.lock())
+        timeout(2 * self.http.timeout, self.state.turn.lock())
             .await
             .ok()
     }

@@ -17,8 +17,11 @@ const CHECK: &str = "settings";
 const PREFIXES: [&str; 3] = [PREFIX, "NANOCTRL_", DLSLIME];
 const DLSLIME: &str = "DLSLIME_";
 
-/// A name that differs from a known one in so many letters is a slip of the pen.
+/// Most letters in which a slip of the pen differs from what was meant: at most every third one.
 const SLIP: usize = 3;
+
+/// How names end that Kubernetes and Docker make of services, whatever those are called.
+const FOREIGN: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP"];
 
 /// Examines the variables that are set. Values of those that are secret are not repeated.
 pub(super) fn examine(set: &[(String, String)]) -> Vec<Finding> {
@@ -79,7 +82,7 @@ fn check_for_server(meaning: &str, value: &str) -> Result<(), String> {
 
 fn refused(name: &str, value: &str, allowed: &str) -> Finding {
     // Passwords may be in them.
-    let is_secret = ["_URL", "_TOKEN", "_CONTROL"]
+    let is_secret = ["_URL", "_TOKEN", "_CONTROL", "_ADVERTISE"]
         .iter()
         .any(|end| name.ends_with(end));
     let value = match is_secret {
@@ -95,12 +98,18 @@ fn refused(name: &str, value: &str, allowed: &str) -> Finding {
 
 /// What to say of a variable that supplies no setting of an agent. DLSlime has others of its own.
 fn unknown(name: &str) -> Option<Finding> {
+    let is_foreign = |end: &&str| name.ends_with(*end) || name.contains(&format!("{end}_"));
+    if FOREIGN.iter().any(is_foreign) {
+        return None;
+    }
+    let bare = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix));
+    let slip = SLIP.min(bare.unwrap_or(name).len() / 3);
     let others = environment::names();
     let known = VARIABLES.iter().map(|it| it.name);
     let known = known.chain(others.iter().map(String::as_str));
     let found = format!("{name} is no setting of agents or servers, so it has no effect");
     match nearest(name, known) {
-        Some((nearest, letters)) if letters <= SLIP => Some(Finding::problem(
+        Some((nearest, letters)) if letters <= slip => Some(Finding::problem(
             CHECK,
             found,
             format!("{nearest} may be meant: correct the name, or unset it"),

@@ -150,11 +150,11 @@ impl<R: Fn() -> Option<Figures>> Page<R> {
 
     /// The page; `None` if there are no more figures.
     fn text(&self) -> Option<Bytes> {
-        let figures = (self.read)()?;
         let mut kept = self.kept.borrow_mut();
         if let Some((_, text)) = kept.as_ref().filter(|(made, _)| made.elapsed() < KEPT) {
             return Some(text.clone());
         }
+        let figures = (self.read)()?;
         let mut series = self.series.borrow_mut();
         metrics::with_local_recorder(&self.recorder, || series.record(&figures));
         let text = Bytes::from(self.recorder.handle().render());
