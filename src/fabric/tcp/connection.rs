@@ -496,14 +496,18 @@ impl Connection {
             self.end(wire, refusing);
         }
         let is_attended = self.is_attended(turn, by_event);
-        if !is_attended || !wire.output.is_empty() {
+        let was_blocked = !wire.output.is_empty();
+        if !is_attended || was_blocked {
             self.advance(wire);
         }
         // What nobody reads from does not end by being read from.
         if wire.is_stalled && wire.stream.as_ref().is_some_and(socket::is_gone) {
             self.end(wire, Ending::Lost);
         }
-        if !is_attended && let Err(ending) = self.settle(wire) {
+        // Whoever polls found no room to say what is owed, and does not look again.
+        if (!is_attended || was_blocked)
+            && let Err(ending) = self.settle(wire)
+        {
             self.end_after_input(wire, ending);
         }
         let Some(stream) = &wire.stream else {

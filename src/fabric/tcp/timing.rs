@@ -9,6 +9,12 @@ use crate::fabric::retry_timing::rnr_timer;
 /// otherwise, whatever a policy says: a shorter patience would end connections that only lost one.
 const MIN_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the system keeps a connection whose peer takes nothing, at least. It makes no
+/// difference between a host that is silent and a process that does not read, because it is
+/// stopped or gets no processor: those must outlast what heartbeats call stalled, which notice a
+/// silent host sooner.
+pub(super) const UNREAD: Duration = Duration::from_secs(10);
+
 /// How long a peer may take to answer.
 pub(super) fn patience(retry: RetryPolicy) -> Duration {
     retry.gives_up_after().max(MIN_PATIENCE)

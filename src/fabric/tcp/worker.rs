@@ -21,7 +21,7 @@ use super::device_state::{Command, DeviceState};
 use super::hello::{HELLO, Hello, Opening};
 use super::socket;
 use super::stream::{Piece, Stream};
-use super::timing::patience;
+use super::timing::{UNREAD, patience};
 use super::tls::{Handshake, TlsSession};
 use crate::fabric::{FabricError, QueuePairState};
 use crate::tls::TlsError;
@@ -373,7 +373,9 @@ impl Routine {
         if self.strangers < MAX_STRANGERS {
             return true;
         }
-        let says_nothing = |link: &PendingSocket| matches!(link.role, Role::Stranger(_));
+        // One that has proved itself by TLS will say hello.
+        let says_nothing =
+            |link: &PendingSocket| matches!(link.role, Role::Stranger(_)) && link.proved.is_none();
         let mut pending = self.pending.iter();
         let Some(token) = pending.find_map(|(token, link)| says_nothing(link).then_some(*token))
         else {
@@ -532,7 +534,9 @@ impl Routine {
         };
         match connection.state() {
             QueuePairState::Reset | QueuePairState::Init => {
-                if let Some((other, _)) = self.waiting_for(hello.to_qp) {
+                if let Some((other, _)) = self.waiting_for(hello.to_qp)
+                    && other != token
+                {
                     self.remove(other, "another came for the same queue pair".into());
                 }
                 if let Some(link) = self.pending.get_mut(&token) {
@@ -629,7 +633,7 @@ impl Routine {
         let Some(link) = self.forget(token) else {
             return;
         };
-        let patience = patience(connection.identity().retry);
+        let patience = patience(connection.identity().retry).max(UNREAD);
         let configured = socket::configure(&link.stream, patience);
         if let Err(error) = configured {
             self.state
