@@ -31,8 +31,8 @@ static ONE_IN: AtomicU32 = AtomicU32::new(1);
 
 /// From now on, only one in so many of the calls of this process that begin outside of any span has
 /// spans, chosen by chance; so has one in so many handlers that continue no trace. 1, as it is at
-/// first, means all of them, and so does 0. Calls within a span have theirs in any case, and so have
-/// handlers that continue the trace of their caller.
+/// first, means all of them, and so does 0. Calls within a span have theirs in any case, and so
+/// have handlers that continue the trace of their caller.
 ///
 /// Choosing takes a few nanoseconds, and a span that is made some hundreds: with a sampler or a
 /// filter of the subscriber alone, much of that is paid for each call.

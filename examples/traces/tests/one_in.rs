@@ -48,16 +48,20 @@ async fn calls_outside_of_any_span_are_chosen_by_chance_and_those_within_one_hav
 
     trace_one_in(4);
     call(CALLS).await;
-    let sampled = ended.get_finished_spans().unwrap();
-    let calls = sampled.iter().filter(|it| it.span_kind == SpanKind::Client);
+    // The last handlers may end a little later.
+    let calls = || {
+        let all = ended.get_finished_spans().unwrap();
+        let calls = all.iter().filter(|it| it.span_kind == SpanKind::Client);
+        calls.count()
+    };
     // Of 1,000, one in 4: beyond these once in 10^12 runs.
-    let calls = calls.count();
-    assert!((150..350).contains(&calls), "{calls}");
+    assert!((150..350).contains(&calls()), "{}", calls());
 
     trace_one_in(u32::MAX);
     ended.reset();
     call(100).await;
-    assert_eq!(ended.get_finished_spans().unwrap().len(), 0);
+    assert_eq!(calls(), 0);
+    ended.reset();
     call(10).instrument(info_span!("step")).await;
     driver.shutdown().await.unwrap();
     worker.shutdown().await.unwrap();
