@@ -1,7 +1,7 @@
 //! The certificates of a server that speaks TLS.
 
 use std::any::Any;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use actix_tls::accept::rustls_0_23::TlsStream;
@@ -66,13 +66,13 @@ impl Contents {
 }
 
 /// Accepts the clients whose certificate one of the authorities in this file has signed.
-fn clients_of(ca: &PathBuf) -> Result<Arc<dyn ClientCertVerifier>, TlsFileError> {
+fn clients_of(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, TlsFileError> {
     let setting = "--tls-client-ca";
     let roots = Arc::new(tls::authorities(setting, ca)?);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots, tls::provider());
     verifier.build().map_err(|error| TlsFileError {
         setting,
-        path: ca.clone(),
+        path: ca.to_owned(),
         reason: error.to_string(),
     })
 }
