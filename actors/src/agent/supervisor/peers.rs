@@ -3,7 +3,7 @@
 use actix::{Context, Handler, Message, MessageResult};
 
 use super::{AgentState, Supervisor};
-use crate::{AgentError, PeerStatus};
+use crate::{AgentError, LinkType, PeerStatus};
 
 /// Asks for the peers of the agent.
 pub(crate) struct ListPeers;
@@ -35,13 +35,7 @@ impl AgentState {
             alias: peer.alias,
             link: peer.link,
         });
-        let link = self
-            .settings
-            .devices
-            .for_dlslime()
-            .device()
-            .port()
-            .link_type;
+        let link = self.dlslime_link();
         let others = self.dlslime.observed().into_iter();
         let others = others.map(|(alias, is_connected)| PeerStatus {
             alias,
@@ -54,5 +48,11 @@ impl AgentState {
         let mut all: Vec<_> = native.chain(others).collect();
         all.sort_by(|a, b| a.alias.cmp(&b.alias));
         all
+    }
+
+    /// The kind of link to DLSlime's peers.
+    pub(super) fn dlslime_link(&self) -> LinkType {
+        let memory = self.settings.devices.for_dlslime();
+        memory.device().port().link_type
     }
 }

@@ -234,13 +234,7 @@ impl AgentState {
             why: noted.why,
             since_ms: noted.since_ms,
         });
-        let link = self
-            .settings
-            .devices
-            .for_dlslime()
-            .device()
-            .port()
-            .link_type;
+        let link = self.dlslime_link();
         let others = self.dlslime.observed().into_iter();
         // They send no heartbeats; that messages can be sent is all that is known.
         let others = others.map(|(alias, is_connected)| SlimerpcPeer {
