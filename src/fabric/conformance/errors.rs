@@ -255,6 +255,31 @@ pub(super) fn a_peer_that_is_gone_is_noticed(devices: &Devices) {
     a.goes_to_error();
 }
 
+/// Nothing is written to the memory of an end that has gone, nor read from it, even if it is still
+/// registered and nobody has noticed the end yet.
+pub(super) fn memory_is_not_reached_through_a_queue_pair_that_is_gone(devices: &Devices) {
+    for round in 0..20 {
+        let (mut a, mut b) = devices.pair_of(brief());
+        let remote = b.remote(0);
+        a.send(1, Operation::Write, Payload::Inline(b"once"), remote);
+        a.succeed(1);
+        b.qp = PairEnd::new(&devices.b, brief()).qp;
+        let (operation, local) = match round % 2 {
+            0 => (Operation::Write, Payload::Inline(&b"late"[..])),
+            _ => (Operation::Read, a.local(100, 4)),
+        };
+        a.send(2, operation, local, remote);
+        let [(2, status)] = a.outcomes(1)[..] else {
+            panic!("one request, one completion")
+        };
+        assert!(!status.is_success(), "{operation:?} in round {round}");
+        let mut bytes = [0; 4];
+        b.region.copy_out(0, &mut bytes).expect("in range");
+        assert_eq!(&bytes, b"once");
+        a.goes_to_error();
+    }
+}
+
 pub(super) fn a_queue_pair_that_never_was_is_noticed(devices: &Devices) {
     let (mut a, b) = (
         PairEnd::new(&devices.a, brief()),

@@ -85,7 +85,8 @@ cases! {
         deregistered_memory_is_refused, bad_local_memory_is_a_local_protection_error,
         posts_in_error_are_accepted_and_flushed, going_to_error_flushes_what_is_posted,
         without_a_receive_a_message_waits, without_any_receive_a_message_fails,
-        a_peer_that_is_gone_is_noticed, a_queue_pair_that_never_was_is_noticed;
+        a_peer_that_is_gone_is_noticed,
+        memory_is_not_reached_through_a_queue_pair_that_is_gone, a_queue_pair_that_never_was_is_noticed;
     events: entries_before_arming_raise_no_event, one_arming_gives_one_event,
         a_send_completion_raises_an_event, an_error_raises_an_event, sleepers_miss_nothing,
         sends_and_receives_may_have_queues_of_their_own;

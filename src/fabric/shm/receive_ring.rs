@@ -10,11 +10,29 @@
 use super::barrier;
 use super::sync::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// Number of receives posted so far, modulo 2^32. It has a pair of cache lines to itself, because
-/// only the consumer writes it.
+/// What the consumer says. It has a pair of cache lines to itself, because only the consumer writes
+/// it.
 #[derive(Debug, Default)]
 #[repr(C, align(128))]
-pub(super) struct Posted(AtomicU32);
+pub(super) struct Posted {
+    /// Number of receives posted so far, modulo 2^32.
+    count: AtomicU32,
+    /// Not 0 once the queue pair is in ERR. Versions that do not say so leave it 0.
+    over: AtomicU32,
+}
+
+impl Posted {
+    /// Tells the producer that the queue pair is in ERR.
+    pub(super) fn end(&self) {
+        self.over.store(1, Ordering::Release);
+    }
+
+    /// Whether the queue pair is in ERR. Nothing is written through it afterwards, nor read.
+    #[inline]
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire) != 0
+    }
+}
 
 /// One message. `sequence` is its number plus one, modulo 2^32, and is written last: a consumer
 /// that sees it sees the rest.
@@ -72,7 +90,7 @@ impl Producer {
             return true;
         }
         // Acquire: the consumer has finished reading the entry that the next message overwrites.
-        self.posted = ring.posted.0.load(Ordering::Acquire);
+        self.posted = ring.posted.count.load(Ordering::Acquire);
         has(self.posted)
     }
 
@@ -134,7 +152,7 @@ impl Consumer {
         }
         let posted = posted.wrapping_add(count);
         self.posted.store(posted, Ordering::Release);
-        ring.posted.0.store(posted, Ordering::Release);
+        ring.posted.count.store(posted, Ordering::Release);
         true
     }
 }
@@ -386,7 +404,7 @@ mod tests {
             start in prop_oneof![Just(0_u32), Just(u32::MAX - 3), any::<u32>()],
             steps in proptest::collection::vec((0_u8..3, 1_u32..4), 0..200),
         ) {
-            let posted = Posted(AtomicU32::new(start));
+            let posted = Posted { count: AtomicU32::new(start), ..Posted::default() };
             let entries: Vec<Entry> = (0..1 << log2).map(|_| Entry::default()).collect();
             // As if `start` messages had gone through: no entry holds a number that is still to
             // come.
@@ -433,7 +451,7 @@ mod tests {
         /// INPUT-1: whatever stands in shared memory, both ends give an answer.
         #[test]
         fn garbage_in_shared_memory_is_harmless(words in proptest::collection::vec(any::<u32>(), 13)) {
-            let posted = Posted(AtomicU32::new(words[0]));
+            let posted = Posted { count: AtomicU32::new(words[0]), ..Posted::default() };
             let entries: Vec<Entry> = words[1..]
                 .chunks(3)
                 .map(|w| Entry {

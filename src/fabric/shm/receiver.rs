@@ -68,6 +68,7 @@ impl Receiver {
     pub(super) fn fail(&self) {
         self.state
             .store(QueuePairState::Error as u8, Ordering::Release);
+        self.memory.ring().posted.end();
         barrier::heavy();
     }
 

@@ -367,10 +367,13 @@ impl Sender {
             return Attempt::Needs(Need::Welcome);
         };
         let ring = peer.memory.ring();
-        if matches!(request.operation, Operation::WriteWithImm(_))
-            && !peer.producer.has_receive(ring)
-        {
-            return Attempt::Needs(Need::Receive);
+        if let Operation::WriteWithImm(_) = request.operation {
+            if !peer.producer.has_receive(ring) {
+                return Attempt::Needs(Need::Receive);
+            }
+        } else if ring.posted.is_over() {
+            // The goodbye is still on its way.
+            return Attempt::Failed(CompletionStatus::RetryExceeded);
         }
         let (length, is_read) = (request.local.len(), request.operation == Operation::Read);
         if length > MAX_MESSAGE as usize {
