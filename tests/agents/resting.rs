@@ -23,6 +23,8 @@ use tokio::time::{sleep, timeout};
 const IDLE: Duration = Duration::from_millis(20);
 /// A connection that may rest does so long before this has passed.
 const LONG_IDLE: Duration = Duration::from_millis(400);
+/// Longer than anything takes here.
+const LONG: Duration = Duration::from_secs(30);
 
 /// Notes what every caller says, in its order.
 #[derive(Default)]
@@ -647,7 +649,7 @@ async fn callers_that_rest_cost_nothing() {
     let worker = worker.timeouts(Timeouts::default().idle_after(Duration::ZERO));
     let worker = worker.start().await.unwrap();
     worker.serve(Ledger::default()).await.unwrap();
-    let idle = Duration::from_millis(200);
+    let idle = Duration::from_millis(400);
     let mut drivers = Vec::new();
     for number in 0..CALLERS {
         let driver = PeerAgent::builder()
@@ -658,12 +660,7 @@ async fn callers_that_rest_cost_nothing() {
     }
     // What the first connection of a process takes stays.
     let first: Proxy<Ledger> = drivers[0].proxy("worker").await.unwrap();
-    let mut calls = 0;
-    let mut note = async |ledger: &Proxy<Ledger>| {
-        calls += 1;
-        ledger.note(0, calls).await.unwrap();
-    };
-    note(&first).await;
+    first.note(u64::MAX, 1).await.unwrap();
     rests(&first).await;
     sleep(20 * BEAT).await;
     let watched = async || {
@@ -680,25 +677,36 @@ async fn callers_that_rest_cost_nothing() {
     for driver in &drivers {
         ledgers.push(driver.proxy::<Ledger>("worker").await.unwrap());
     }
+    let mut rounds = 0;
     for _ in 0..3 {
-        for ledger in &ledgers {
-            note(ledger).await;
-        }
-        let awake = (ResourceUsage::now(), shared_memory(), watched().await);
+        let began = Instant::now();
+        // Whether a busy machine shows a rate in so short a time is up to chance.
+        let awake = loop {
+            // All at once, or the first would rest again before the last is called.
+            rounds += 1;
+            let of_each = (0..).zip(&ledgers);
+            let all = of_each.map(|(caller, ledger)| ledger.note(caller, rounds).into_future());
+            futures_util::future::try_join_all(all).await.unwrap();
+            let awake = (ResourceUsage::now(), shared_memory(), watched().await);
+            let are_open = awake.0.descriptors > before.0.descriptors
+                && awake.1 > before.1 + CALLERS * (2 << 20);
+            if are_open && awake.2 > before.2 * 1.4 {
+                break awake;
+            }
+            assert!(began.elapsed() < LONG, "{awake:?}, before {before:?}");
+        };
         for ledger in &ledgers {
             rests(ledger).await;
         }
         sleep(20 * BEAT).await;
-        let resting = (
-            ResourceUsage::settled().await,
-            shared_memory(),
-            watched().await,
-        );
+        let resting = loop {
+            let usage = ResourceUsage::settled().await;
+            let resting = (usage, shared_memory(), watched().await);
+            if resting.2 < before.2 * 1.2 || began.elapsed() > LONG {
+                break resting;
+            }
+        };
         println!("before {before:?}\nawake {awake:?}\nresting {resting:?}");
-        assert!(
-            awake.0.descriptors > before.0.descriptors && awake.1 > before.1 + CALLERS * (2 << 20)
-        );
-        assert!(awake.2 > before.2 * 1.4, "heartbeats");
         // A caller's device keeps two files of its own, with nothing in them.
         let files = 2 * (CALLERS - 1);
         assert!(resting.0.descriptors <= before.0.descriptors + files);
