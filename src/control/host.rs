@@ -8,13 +8,16 @@ use serde_json::Value;
 
 mod directory;
 mod files;
+mod index;
 mod registered_agent;
 mod scope;
+mod threads;
 mod turns;
 
 use self::directory::make_private;
 use self::registered_agent::RegisteredAgent;
-use self::scope::{LockedScope, Scope, blocking};
+use self::scope::{LockedScope, Scope};
+use self::threads::blocking;
 use super::{
     Control, ControlError, Entity, EntityEvent, Mail, MailEvent, PeerRecord, Registration,
     life::Life,

@@ -2,7 +2,7 @@
 //! what killed processes leave.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixDatagram;
@@ -273,6 +273,80 @@ async fn an_agent_one_of_whose_files_vanishes_or_is_replaced_writes_it_again() {
     assert_eq!(reader.entities("rpc").await.unwrap(), [service("x")]);
 }
 
+/// Of a directory that is listed the system notes the time, unless it is told not to.
+#[tokio::test]
+async fn who_lists_services_or_leaves_looks_at_no_agent_that_has_to_do_with_neither() {
+    let meeting = Meeting::new();
+    let (owner, leaver) = (meeting.join("w:0").await, meeting.join("r").await);
+    owner.advertise(service("x")).await.unwrap();
+    leaver.set_topology(&["w:0".to_owned()]).await.unwrap();
+    let _stranger = meeting.join("stranger").await;
+    let was_listed = |alias: &str| {
+        let found = fs::metadata(meeting.path(alias)).unwrap();
+        let (listed, changed) = (found.accessed().unwrap(), found.modified().unwrap());
+        listed > changed
+    };
+    // From now on the next listing is noted.
+    for alias in ["w:0", "stranger"] {
+        let old = SystemTime::now() - Duration::from_secs(1000);
+        let path = File::open(meeting.path(alias)).unwrap();
+        let times = FileTimes::new().set_accessed(old).set_modified(old);
+        path.set_times(times).unwrap();
+    }
+    assert_eq!(leaver.entities("rpc").await.unwrap(), [service("x")]);
+    if !was_listed("w:0") {
+        println!("skipped: this file system does not note when directories are listed");
+        return;
+    }
+    assert!(!was_listed("stranger"), "its services were looked for");
+    leaver.clean_up().await.unwrap();
+    let mut mail = owner.mail();
+    let left = MailEvent::Left {
+        peer: "r".to_owned(),
+    };
+    while timeout(SOON, mail.next()).await.unwrap() != Some(left.clone()) {}
+    assert!(!was_listed("stranger"));
+}
+
+#[tokio::test]
+async fn an_index_that_vanishes_or_is_replaced_is_written_again() {
+    let meeting = Meeting::new();
+    let (owner, reader) = (meeting.join("w:0").await, meeting.join("r").await);
+    owner.advertise(service("x")).await.unwrap();
+    let elsewhere = meeting.0.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    for junk in ["nothing", "file", "link", "pipe"] {
+        for (index, writer) in [(".advertising", &owner), (".declaring", &reader)] {
+            reader.set_topology(&["w:0".to_owned()]).await.unwrap();
+            let path = meeting.path(index);
+            fs::remove_dir_all(&path).unwrap();
+            match junk {
+                "file" => fs::write(&path, "7").unwrap(),
+                "link" => symlink(&elsewhere, &path).unwrap(),
+                "pipe" => make_pipe(&path),
+                _ => {}
+            }
+            // Nobody stumbles over it meanwhile.
+            reader.entities("rpc").await.unwrap();
+            writer.heartbeat().await.unwrap();
+            assert!(path.is_dir() && !path.is_symlink(), "{junk} as {index}");
+            assert_eq!(reader.entities("rpc").await.unwrap(), [service("x")]);
+        }
+    }
+    assert_eq!(fs::read_dir(elsewhere).unwrap().count(), 0);
+    owner.clean_up().await.unwrap();
+    let mut mail = reader.mail();
+    let left = MailEvent::Left {
+        peer: "w:0".to_owned(),
+    };
+    while timeout(SOON, mail.next()).await.unwrap() != Some(left.clone()) {}
+    // Nobody is left in either.
+    assert_eq!(reader.entities("rpc").await.unwrap(), []);
+    reader.clean_up().await.unwrap();
+    let is_gone = || !meeting.root().join("job").exists();
+    until("the last one removes the indexes, too", is_gone).await;
+}
+
 #[tokio::test]
 async fn fence_1_an_agent_that_has_lost_its_alias_changes_nothing() {
     let meeting = Meeting::new();
@@ -478,7 +552,9 @@ async fn input_1_what_stands_in_the_place_of_a_file_makes_way() {
         sender.send_mail("w:0", &mail).await.unwrap();
         let event = timeout(SOON, events.next()).await.unwrap();
         assert_eq!(event, Some(MailEvent::Mail(mail)));
-        until("the mail is taken", || !mailbox.exists()).await;
+        let is_empty = || fs::metadata(&mailbox).is_ok_and(|mail| mail.len() == 0);
+        until("the mail is taken", is_empty).await;
+        fs::remove_file(&mailbox).unwrap();
     }
     let job = meeting.root().join("job");
     for (make, alias) in kinds.iter().zip(["w:1", "w:2", "w:3"]) {

@@ -83,6 +83,19 @@ fn refresh(path: &Path, contents: &[u8]) -> bool {
     is_same
 }
 
+/// Makes a file empty.
+pub(super) fn clear(path: &Path) -> Result<(), ControlError> {
+    let cleared = open(path, OFlags::WRONLY).and_then(|file| file.set_len(0));
+    cleared.map_err(failed(path))
+}
+
+/// Makes an empty file, unless there is one.
+pub(super) fn touch(path: &Path) -> Result<(), ControlError> {
+    let flags = OFlags::WRONLY | OFlags::CREATE;
+    let touched = make_way(path).and_then(|()| open(path, flags));
+    touched.map(drop).map_err(failed(path))
+}
+
 /// Removes what stands in the place of a regular file.
 pub(super) fn make_way(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {

@@ -16,7 +16,8 @@ use tokio::{
 };
 
 use super::directory::failed;
-use super::scope::{LockedScope, MAIL_CAME, Scope, SocketId, blocking};
+use super::scope::{LockedScope, MAIL_CAME, Scope, SocketId};
+use super::threads::blocking;
 use crate::control::{
     ControlError, Entity, EntityEvent, PeerRecord, Registration, life::Life, mail_log::MailLog,
 };
@@ -177,6 +178,7 @@ impl RegisteredAgent {
             scope.ring(alias);
         }
         scope.declare(alias, &published.topology)?;
+        scope.enter_in_indexes(alias, published.topology.iter())?;
         for (name, record) in &published.records {
             scope.publish(alias, name, Some(record))?;
         }

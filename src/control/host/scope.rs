@@ -8,6 +8,9 @@
 //! | `topology` | the peers that it has declared |
 //! | `record-…`, `entity-…` | what it publishes |
 //! | `mail` | events that it has not fetched yet, a line each |
+//!
+//! What concerns few agents is found without a look at all of them: two [indexes](index) name the
+//! agents that have entities, and for each alias those that have declared it.
 
 use std::{
     collections::HashSet,
@@ -15,7 +18,6 @@ use std::{
     io::{self, ErrorKind, Write},
     ops::Deref,
     os::unix::{fs::MetadataExt, net::UnixDatagram},
-    panic::resume_unwind,
     path::{Path, PathBuf},
     sync::{Arc, LazyLock, Weak},
     thread::sleep,
@@ -26,10 +28,11 @@ use dashmap::DashMap;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 use serde_json::Value;
-use tokio::task::{JoinError, spawn_blocking};
 
 use super::directory::{failed, file_name, make_private, unfit, unusable};
 use super::files::{self, LONGEST, make_way, read_named, write_named};
+use super::index::{Index, make_directory};
+use super::threads::blocking;
 use super::turns::Turns;
 use crate::backoff::Backoff;
 use crate::control::{ControlError, Entity, MailEvent, PeerRecord};
@@ -63,6 +66,10 @@ const GONE: &str = ".gone";
 const NAMES: &str = ".names";
 /// A file as old as the last search for agents that have crashed.
 const SWEPT: &str = ".swept";
+/// The index of the agents that have entities.
+const ADVERTISING: &str = ".advertising";
+/// The indexes of the agents that have declared a peer, one for each peer.
+const DECLARING: &str = ".declaring";
 
 /// Identifies a socket among all files of this host.
 pub(super) type SocketId = (u64, u64);
@@ -152,7 +159,9 @@ impl Scope {
 
     /// Whether an agent has mail that it has not fetched.
     pub(super) fn has_mail(&self, alias: &str) -> bool {
-        is_there(&self.agent_path(alias).join(MAIL))
+        let mail = fs::symlink_metadata(self.agent_path(alias).join(MAIL));
+        // What stands in its place is removed by who fetches it.
+        mail.is_ok_and(|mail| mail.len() > 0 || !mail.is_file())
     }
 
     /// The agents that live.
@@ -185,10 +194,21 @@ impl Scope {
         Ok(found.filter(|(it, _)| it == name).map(|(_, record)| record))
     }
 
+    /// The agents that have entities.
+    fn advertising(&self) -> Index {
+        Index::at(self.path.join(ADVERTISING))
+    }
+
+    /// The agents that have declared `peer`.
+    fn declaring(&self, peer: &str) -> Index {
+        Index::at(self.path.join(DECLARING).join(file_name(peer)))
+    }
+
     /// The entities of a kind whose owners live, by id.
     pub(super) fn entities(&self, kind: &str) -> Result<Vec<Entity>, ControlError> {
         let mut found = Vec::new();
-        for path in self.agents()? {
+        for name in self.advertising().names()? {
+            let path = self.path.join(name);
             let files = entity_files(&path)?;
             if files.is_empty() || is_certainly_dead(&path.join(SOCKET)) {
                 continue;
@@ -203,12 +223,12 @@ impl Scope {
 
     /// The directories of agents.
     fn agents(&self) -> Result<Vec<PathBuf>, ControlError> {
-        let mut paths = entries(&self.path)?;
-        paths.retain(|path| {
-            let is_agent = path.file_name().is_some_and(|name| !is_of_scope(name));
-            is_agent && fs::symlink_metadata(path).is_ok_and(|it| it.is_dir())
+        let mut listed = listed(&self.path)?;
+        listed.retain(|entry| {
+            let is_agent = !is_of_scope(&entry.file_name());
+            is_agent && entry.file_type().is_ok_and(|it| it.is_dir())
         });
-        Ok(paths)
+        Ok(listed.iter().map(fs::DirEntry::path).collect())
     }
 }
 
@@ -354,10 +374,18 @@ impl<'a> LockedScope<'a> {
 
     /// Removes the directory of the scope if there are no agents.
     pub(super) fn remove_if_unused(&self) -> Result<(), ControlError> {
-        let is_own = |path: &PathBuf| path.file_name().is_some_and(is_of_scope);
-        if entries(&self.path)?.iter().all(is_own) {
-            files::remove(&self.path.join(NAMES))?;
-            files::remove(&self.path.join(SWEPT))?;
+        // The first agent ends the search.
+        let is_agent = |entry: io::Result<fs::DirEntry>| {
+            entry.map_or(true, |entry| !is_of_scope(&entry.file_name()))
+        };
+        let mut entries = match fs::read_dir(&self.path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed(&self.path))?,
+        };
+        if !entries.any(is_agent) {
+            for own in [NAMES, SWEPT, ADVERTISING, DECLARING] {
+                files::remove(&self.path.join(own))?;
+            }
             // If something else lies there, the directory stays.
             let _ = fs::remove_dir(&self.path);
         }
@@ -395,6 +423,7 @@ impl<'a> LockedScope<'a> {
     /// first, so that no half of one stays if this process is killed.
     fn remove(&self, path: &Path) -> Result<(), ControlError> {
         let had_entities = !entity_files(path)?.is_empty();
+        let declared = topology(path)?;
         let gone = self.path.join(GONE);
         files::remove(&gone)?;
         match fs::rename(path, &gone) {
@@ -402,6 +431,12 @@ impl<'a> LockedScope<'a> {
             Err(error) => Err(failed(path)(error)),
             Ok(()) => files::remove(&gone),
         }?;
+        if let Some(name) = path.file_name() {
+            for peer in declared {
+                self.declaring(&peer).remove(name)?;
+            }
+            self.advertising().remove(name)?;
+        }
         match had_entities {
             true => self.ring_all(),
             false => Ok(()),
@@ -413,16 +448,21 @@ impl<'a> LockedScope<'a> {
     fn tell_peers(&self, alias: &str) -> Result<(), ControlError> {
         let own_path = self.agent_path(alias);
         let own = topology(&own_path)?;
-        let own: Vec<_> = own.iter().map(|peer| self.agent_path(peer)).collect();
+        let mut paths: HashSet<_> = own.iter().map(|peer| self.agent_path(peer)).collect();
+        let declaring = self.declaring(alias);
+        for name in declaring.names()? {
+            let path = self.path.join(&name);
+            match topology(&path)?.iter().any(|it| it == alias) {
+                true => drop(paths.insert(path)),
+                false => declaring.remove(&name)?,
+            }
+        }
+        paths.remove(&own_path);
         let has_left = MailEvent::Left {
             peer: alias.to_owned(),
         };
-        for path in self.agents()? {
-            if path == own_path {
-                continue;
-            }
-            let are_peers = own.contains(&path) || topology(&path)?.iter().any(|it| it == alias);
-            if are_peers && let Some((peer, _)) = unless_limited(self.agent(&path))? {
+        for path in paths {
+            if let Some((peer, _)) = unless_limited(self.agent(&path))? {
                 tracing::debug!(alias, peer, "told a peer that this agent leaves");
                 self.post(&peer, &has_left)?;
             }
@@ -450,13 +490,36 @@ impl<'a> LockedScope<'a> {
         Ok(())
     }
 
-    /// Writes the peers that an agent has declared.
+    /// Writes the peers that an agent has declared, and in the indexes of those that are new.
     pub(super) fn declare(&self, alias: &str, peers: &[String]) -> Result<(), ControlError> {
-        let path = self.agent_path(alias).join(TOPOLOGY);
+        let path = self.agent_path(alias);
+        let before: HashSet<_> = topology(&path)?.into_iter().collect();
+        let new = peers.iter().filter(|peer| !before.contains(*peer));
+        // First, as an agent that is in no index is not told.
+        self.enter_in_indexes(alias, new)?;
         match peers {
-            [] => files::remove(&path),
-            peers => write_named(&path, alias, &peers).map(drop),
+            [] => files::remove(&path.join(TOPOLOGY)),
+            peers => write_named(&path.join(TOPOLOGY), alias, &peers).map(drop),
+        }?;
+        let now: HashSet<_> = peers.iter().collect();
+        for peer in before.iter().filter(|peer| !now.contains(peer)) {
+            self.declaring(peer).remove(file_name(alias).as_ref())?;
         }
+        Ok(())
+    }
+
+    /// Enters an agent as one that has declared these peers.
+    pub(super) fn enter_in_indexes<'p>(
+        &self,
+        alias: &str,
+        mut peers: impl Iterator<Item = &'p String>,
+    ) -> Result<(), ControlError> {
+        peers.try_for_each(|peer| {
+            let declaring = self.path.join(DECLARING);
+            make_directory(&declaring)?;
+            let file = self.agent_path(alias).join(AGENT);
+            self.declaring(peer).enter(&file_name(alias), &file)
+        })
     }
 
     /// Writes a record of an agent, or removes it.
@@ -482,7 +545,11 @@ impl<'a> LockedScope<'a> {
     ) -> Result<(), ControlError> {
         let path = self.entity_path(alias, id);
         let has_changed = match entity {
-            Some(entity) => write_named(&path, id, entity)?,
+            Some(entity) => {
+                let file = self.agent_path(alias).join(AGENT);
+                self.advertising().enter(&file_name(alias), &file)?;
+                write_named(&path, id, entity)?
+            }
             None => files::remove(&path).map(|()| true)?,
         };
         match has_changed {
@@ -528,7 +595,11 @@ impl<'a> LockedScope<'a> {
                 Vec::new()
             }
         };
-        files::remove(&mail)?;
+        // Some file systems take ever longer to make files where many were removed.
+        match text.is_empty() {
+            true => files::remove(&mail)?,
+            false => files::clear(&mail)?,
+        }
         let lines = text.split(|byte| *byte == b'\n');
         let events = lines.filter(|line| !line.is_empty()).filter_map(|line| {
             let event = serde_json::from_slice(line);
@@ -546,8 +617,9 @@ impl<'a> LockedScope<'a> {
 
     /// Tells all agents to look again.
     fn ring_all(&self) -> Result<(), ControlError> {
+        let Ok(bell) = bell() else { return Ok(()) };
         for path in self.agents()? {
-            ring(&path.join(SOCKET), &[]);
+            let _ = bell.send_to(&[], path.join(SOCKET));
         }
         Ok(())
     }
@@ -563,18 +635,6 @@ impl Drop for LockedScope<'_> {
 fn is_locked(path: &Path) -> ControlError {
     let reason = format!("another process has kept its lock for {LOCK_TIMEOUT:?}");
     unusable(path, reason)
-}
-
-/// Runs what may block on a thread that may.
-pub(super) async fn blocking<T: Send + 'static>(
-    act: impl FnOnce() -> Result<T, ControlError> + Send + 'static,
-) -> Result<T, ControlError> {
-    match spawn_blocking(act).await.map_err(JoinError::try_into_panic) {
-        Ok(done) => done,
-        Err(Ok(panic)) => resume_unwind(panic),
-        // The runtime is being shut down.
-        Err(Err(_)) => Err(ControlError::NotRegistered),
-    }
 }
 
 /// The peers that the agent at `path` has declared, if they can be read.
@@ -612,17 +672,21 @@ fn unless_limited<T>(read: Result<Option<T>, ControlError>) -> Result<Option<T>,
     }
 }
 
-fn is_of_scope(name: &std::ffi::OsStr) -> bool {
+pub(super) fn is_of_scope(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b".")
 }
 
 /// What lies in a directory, if there is one.
-fn entries(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
-    match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(listed) => Ok(listed.iter().map(fs::DirEntry::path).collect()),
+pub(super) fn listed(path: &Path) -> Result<Vec<fs::DirEntry>, ControlError> {
+    match fs::read_dir(path).and_then(Iterator::collect) {
+        Ok(listed) => Ok(listed),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(failed(path)(error)),
     }
+}
+
+fn entries(path: &Path) -> Result<Vec<PathBuf>, ControlError> {
+    Ok(listed(path)?.iter().map(fs::DirEntry::path).collect())
 }
 
 fn file_id(path: &Path) -> Option<SocketId> {
