@@ -221,7 +221,12 @@ impl Connection {
     }
 
     fn advance(&self, sender: &mut Sender, now: Instant) -> Option<Instant> {
-        match sender.progress(&self.keys, now, |executed| self.complete(executed)) {
+        let is_behind = || {
+            let link = self.links().outgoing.clone();
+            link.is_some_and(|link| link.is_behind())
+        };
+        let done = |executed| self.complete(executed);
+        match sender.progress(&self.keys, now, is_behind, done) {
             Progress::Idle => None,
             Progress::Stalled(need, next) => {
                 if let Need::Region(rkey) = need

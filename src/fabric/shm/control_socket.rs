@@ -167,6 +167,15 @@ impl ControlSocket {
         Message::decode(&bytes[..len])
     }
 
+    /// Returns whether the other process has yet to receive something that was sent.
+    pub(super) fn is_unread_there(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open while it is borrowed, and the kernel writes an `int`.
+        let status =
+            unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        status == 0 && bytes > 0
+    }
+
     /// Receives the next message. Never blocks.
     pub(super) fn receive(&self) -> Incoming {
         let mut bytes = [0; MAX_LEN];

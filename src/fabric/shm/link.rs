@@ -164,6 +164,12 @@ impl Link {
         &self.socket
     }
 
+    /// Returns whether either end has yet to read what the other has said.
+    pub(super) fn is_behind(&self) -> bool {
+        let waits = !lock(&self.waiting).is_empty();
+        waits || self.socket.is_unread_there() || self.socket.peek().is_some()
+    }
+
     /// Has the end of the link end a connection. Returns whether it has not ended yet.
     pub(super) fn join(&self, connection: &Arc<Connection>) -> bool {
         let joined = lock(&self.users).as_mut().map(|users| {

@@ -243,11 +243,13 @@ impl Sender {
         !self.pending.is_empty()
     }
 
-    /// Executes pending requests as far as possible and passes each to `done`.
+    /// Executes pending requests as far as possible and passes each to `done`. `is_behind` tells
+    /// whether an answer of the peer may be on its way.
     pub(super) fn progress(
         &mut self,
         keys: &KeyTable,
         now: Instant,
+        is_behind: impl Fn() -> bool,
         mut done: impl FnMut(Executed),
     ) -> Progress {
         while let Some(pending) = self.pending.pop_front() {
@@ -263,14 +265,14 @@ impl Sender {
                 }
                 Attempt::Needs(need) => {
                     self.pending.push_front(pending);
-                    return self.stall(need, now);
+                    return self.stall(need, now, is_behind);
                 }
             }
         }
         Progress::Idle
     }
 
-    fn stall(&mut self, need: Need, now: Instant) -> Progress {
+    fn stall(&mut self, need: Need, now: Instant, is_behind: impl Fn() -> bool) -> Progress {
         let step = match need {
             Need::Receive => self
                 .peer
@@ -278,8 +280,14 @@ impl Sender {
                 .map_or(Duration::ZERO, |peer| peer.rnr_timer),
             Need::Welcome | Need::Region(_) => ack_timeout(self.retry.timeout),
         };
+        let patience = step * (u32::from(self.retry.retry_cnt) + 1);
         match &mut self.stall {
             Some(stall) if stall.need == need => {
+                // A device answers by itself, and here the peer's process has to: one that is only
+                // slow is not gone. Its end is noticed otherwise.
+                if need != Need::Receive && is_behind() {
+                    stall.end = Some(now + patience);
+                }
                 if stall.end.is_some_and(|end| now >= end) {
                     return Progress::Failed(match need {
                         Need::Receive => CompletionStatus::RnrRetryExceeded,
@@ -293,9 +301,7 @@ impl Sender {
                 let end = match need {
                     Need::Receive if self.retry.rnr_retry == 7 => None,
                     Need::Receive => Some(now + step * u32::from(self.retry.rnr_retry)),
-                    Need::Welcome | Need::Region(_) => {
-                        Some(now + step * (u32::from(self.retry.retry_cnt) + 1))
-                    }
+                    Need::Welcome | Need::Region(_) => Some(now + patience),
                 };
                 let next = now + step;
                 *stall = Some(Stall {

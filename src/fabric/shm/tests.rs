@@ -24,9 +24,9 @@ use super::receiver::RingMemory;
 use super::segment::{SEALS, Segment};
 use crate::fabric::conformance::CASES;
 use crate::fabric::{
-    Access, Completion, Device, FabricError, Gid, Operation, Payload, QueueHalves, QueuePair,
-    QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest, RemoteSlice, RetryPolicy,
-    SendRequest, eventfd, software,
+    Access, Completion, CompletionStatus, Device, FabricError, Gid, Operation, Payload,
+    QueueHalves, QueuePair, QueuePairAddress, QueuePairInit, QueuePairState, RecvRequest,
+    RemoteSlice, RetryPolicy, SendRequest, eventfd, software,
 };
 
 fn open() -> Arc<dyn Device> {
@@ -594,6 +594,57 @@ fn what_a_peer_does_not_read_at_once_it_reads_later() {
         let goodbye = Message::Goodbye { from, to_qp: 99 };
         assert_eq!(next_but_unmapped(&link), goodbye);
     }
+}
+
+/// A process with a thousand threads, or one that is stopped, reads when it comes to that.
+#[test]
+fn a_peer_that_is_slow_to_read_is_not_lost_and_one_that_does_not_answer_is() {
+    let (device, impostor) = (open(), Impostor::new());
+    let (cq, mut poller) = device.create_completion_queue(16).expect("a queue");
+    let retry = RetryPolicy {
+        timeout: 10,
+        retry_cnt: 1,
+        ..RetryPolicy::default()
+    };
+    let mut qp = device
+        .create_queue_pair(&QueuePairInit { retry, ..small(cq) })
+        .expect("a queue pair");
+    let address = QueuePairAddress {
+        gid: impostor.gid,
+        psn: 1,
+        qp_num: 99,
+        ..qp.address()
+    };
+    qp.to_init().expect("INIT");
+    qp.to_rtr(&address).expect("it listens");
+    qp.to_rts().expect("RTS");
+    let write = SendRequest {
+        wr_id: 1,
+        operation: Operation::Write,
+        local: Payload::Inline(&[]),
+        remote: RemoteSlice::default(),
+        signalled: true,
+        solicited: false,
+    };
+    qp.post_send(&write).expect("room");
+    let mut ended = || {
+        let mut completions = [Completion::EMPTY];
+        let count = poller.poll(&mut completions).expect("it works");
+        (count > 0).then(|| completions[0].status)
+    };
+    // The retries take 8 ms.
+    std::thread::sleep(Duration::from_millis(400));
+    assert_eq!(ended(), None);
+    let link = impostor.accept();
+    hello_on(&link);
+    let end = Instant::now() + Duration::from_secs(10);
+    let status = loop {
+        if let Some(status) = ended() {
+            break status;
+        }
+        assert!(Instant::now() < end, "it waits for ever");
+    };
+    assert_eq!(status, CompletionStatus::RetryExceeded);
 }
 
 /// INPUT-1: a process that takes another's name keeps nobody from that one.
