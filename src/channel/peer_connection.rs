@@ -33,11 +33,14 @@ mod handshake_message;
 mod tests;
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use handshake_message::{Action, Body, HandshakeMessage, Input, RetryTiming, Session};
 
 use crate::clock::later;
+
+/// How often the time for an answer doubles.
+const LONGEST_ANSWER: u32 = 3;
 
 /// One end of a connection between two agents; see the module's description for what it guarantees.
 /// `E` is what one end must know of the other to connect.
@@ -245,6 +248,13 @@ impl<E: Clone> PeerConnection<E> {
         self.phase = Phase::Waiting(later(now, most / 2 + most / 2048 * share));
     }
 
+    /// How long the peer may take to answer: longer after each failure. One that is asked by a
+    /// thousand others would otherwise be asked again by all of them before it answers the first.
+    fn patience(&self) -> Duration {
+        let most = self.failures.min(LONGEST_ANSWER);
+        self.timing.answer.saturating_mul(1 << most)
+    }
+
     fn take_record(&mut self, record: Option<u64>, now: Instant) {
         if let Phase::Opening { session, peer, .. } = self.phase
             && record.is_some_and(|record| record != peer)
@@ -268,7 +278,7 @@ impl<E: Clone> PeerConnection<E> {
             session,
             peer,
             ours: None,
-            until: later(now, self.timing.answer),
+            until: later(now, self.patience()),
         };
         self.actions.push_back(Action::Make(session));
     }

@@ -109,7 +109,7 @@ pub enum Action<E> {
 /// How long a [`PeerConnection`](super::PeerConnection) waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryTiming {
-    /// Time for the answer to a look-up or an open.
+    /// Time for the answer to a look-up, and to the first open. It doubles up to three times.
     pub answer: Duration,
     /// Pause before the first attempt after a failed one; doubled with each.
     pub first: Duration,

@@ -490,3 +490,38 @@ fn fence_1_nobody_else_has_our_incarnation() {
     assert_eq!(link.poll_action(), None);
     assert_eq!(link.connected(), None);
 }
+
+/// A peer that is asked by a thousand at once answers the last of them late.
+#[test]
+fn who_is_not_answered_waits_longer_each_time() {
+    let timing = RetryTiming::default();
+    let mut link = PeerConnection::<u64>::new(US, timing);
+    let mut now = Instant::now();
+    link.handle(Input::Want, now);
+    let mut waits = Vec::new();
+    while waits.len() < 6 {
+        while let Some(action) = link.poll_action() {
+            let input = match action {
+                Action::LookUp => Input::Record(Some(PEER)),
+                Action::Make(session) => Input::Made {
+                    session,
+                    endpoint: US,
+                },
+                Action::Drain(session) => Input::Drained(session),
+                Action::Send(message) => {
+                    assert!(matches!(message.body, Body::Open { .. }));
+                    let until = link.next_timeout().expect("it waits for an answer");
+                    waits.push(
+                        until.duration_since(now).as_secs_f64() / timing.answer.as_secs_f64(),
+                    );
+                    continue;
+                }
+                other => panic!("{other:?}"),
+            };
+            link.handle(input, now);
+        }
+        now = link.next_timeout().expect("it goes on");
+        link.handle_timeout(now);
+    }
+    assert_eq!(waits, [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]);
+}
