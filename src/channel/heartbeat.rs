@@ -164,7 +164,9 @@ impl Heartbeat {
     /// Why the connection is gone.
     pub fn listen(&mut self) -> Result<HeartbeatEvent, LossCause> {
         let mut heard = HeartbeatEvent::Nothing;
-        for completion in self.place.take()? {
+        // Whether a connection is given up depends on what the peer has said last.
+        let is_spare = self.needed != [true; 2];
+        for completion in self.place.take(is_spare)? {
             if !completion.status.is_success() {
                 // A peer that has said goodbye is not lost, although its queue pair ends with it.
                 return match heard {
@@ -494,6 +496,51 @@ mod tests {
         assert_eq!((here.count(), next.place.waiting()), (2, 0));
         drop((pairs, next));
         assert_eq!(here.count(), 0);
+    }
+
+    /// The heartbeats of all come at the same moment, and each of many ends would look for those of
+    /// all others.
+    #[test]
+    fn the_first_end_that_looks_polls_for_all() {
+        let (here, there) = (HeartbeatQueues::default(), HeartbeatQueues::default());
+        let [device, other] = [(); 2].map(|()| fabric::open(fabric::SHM, 1).unwrap());
+        let mut pairs: Vec<_> = (0..8)
+            .map(|_| (end(&here, &device), end(&there, &other)))
+            .collect();
+        assert_eq!(here.count(), 1);
+        for (one, other) in &mut pairs {
+            one.connect(other.address()).unwrap();
+            other.connect(one.address()).unwrap();
+            one.wait_for_end();
+            other.send_heartbeat().unwrap();
+            assert!(matches!(hears(one), Ok(HeartbeatEvent::Beat(_))));
+        }
+        let mut beat = || {
+            for (_, other) in &mut pairs {
+                other.send_heartbeat().unwrap();
+            }
+        };
+        beat();
+        beat();
+        let taken = |end: &Heartbeat| end.place.take(false).unwrap().len();
+        assert_eq!(taken(&pairs[0].0), 2);
+        for (_, other) in &mut pairs {
+            other.send_heartbeat().unwrap();
+        }
+        for expected in [2, 1] {
+            for (one, _) in &pairs[1..] {
+                assert_eq!(taken(one), expected, "it has polled as well");
+            }
+        }
+        // One that waits for everything must find what is there once it is armed.
+        let [(first, _), (one, other), ..] = &mut pairs[..] else {
+            panic!("there are eight");
+        };
+        one.wait_for_all().unwrap();
+        other.send_heartbeat().unwrap();
+        taken(first);
+        other.send_heartbeat().unwrap();
+        assert_eq!(taken(one), 2);
     }
 
     #[test]
