@@ -39,13 +39,13 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 16 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(64..=1 << 30))]
     pub(crate) largest: u32,
     /// Connections that do nothing, 1 to 1000
-    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) connections: u32,
     /// Seconds for which they do nothing
     #[arg(long, default_value_t = 10.0, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) idle: f64,
     /// Agents that connect to one worker in the end, 16 to 1000
-    #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1000))]
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(16..=1000))]
     pub(crate) agents: u32,
     /// Be the other process
     #[arg(long, hide = true)]

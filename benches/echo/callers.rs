@@ -15,8 +15,6 @@ use crate::worker::{Agents, Pair, Worker};
 
 /// The most is given with `--agents`.
 const COUNTS: [usize; 5] = [1, 10, 100, 300, 600];
-/// So many connect at a time.
-const AT_ONCE: usize = 100;
 /// What is left to do after connecting is done.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -44,16 +42,8 @@ fn beside(suite: &Suite, count: usize) -> Result<()> {
     )?;
     pair.echo.add(40, 2).wait()?;
     let (alone, open_alone) = (pair.working.account()?, pair.working.descriptors()?);
-    let (mut others, mut connecting) = (Vec::new(), Duration::ZERO);
-    let mut missing = count;
-    while missing > 0 {
-        let next = missing.min(AT_ONCE);
-        let made = Connections::make(suite, &settings, next, pair.working.alias())?;
-        made.check(suite)?;
-        connecting += made.connecting;
-        others.push(made);
-        missing -= next;
-    }
+    let others = Connections::in_groups(suite, &settings, count, pair.working.alias())?;
+    let connecting: Duration = others.iter().map(|made| made.connecting).sum();
     thread::sleep(SETTLE);
     let (full, open_full) = (pair.working.account()?, pair.working.descriptors()?);
     let each = full.footprint.each(alone.footprint, count);

@@ -7,9 +7,9 @@ use crate::suite::Suite;
 use crate::support::Result;
 use crate::worker::{Agents, Worker};
 
-const COUNTS: [usize; 2] = [16, 64];
+const COUNTS: [usize; 2] = [10, 100];
 /// How much more a connection may cost among many than among few, to be called the same.
-const FLAT: f64 = 1.5;
+const FLAT: f64 = 1.2;
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     let most = suite.args.agents as usize;
@@ -39,7 +39,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         if count == most {
             let what = format!("connecting {count} agents, in all");
             let row = Row::new(what, connecting.as_secs_f64(), Unit::Seconds);
-            suite.report.row(&row.under(10.0));
+            suite.report.row(&row.under(1.0));
             let what = format!("starting {count} agents before, in all");
             let row = Row::new(what, starting.as_secs_f64(), Unit::Seconds);
             suite.report.row(&row);

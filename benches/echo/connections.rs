@@ -9,6 +9,9 @@ use crate::suite::Suite;
 use crate::support::Result;
 use crate::worker::{Agents, Echo};
 
+/// So many connect at a time.
+const GROUP: usize = 100;
+
 pub(crate) struct Connections {
     // In this order: proxies go before their agents.
     proxies: Vec<Proxy<Echo>>,
@@ -38,6 +41,25 @@ impl Connections {
             starting,
             connecting: began.elapsed(),
         })
+    }
+
+    /// A hundred at a time, as those who come one after the other do. Each has been used.
+    pub(crate) fn in_groups(
+        suite: &Suite,
+        settings: &Agents,
+        count: usize,
+        to: &str,
+    ) -> Result<Vec<Self>> {
+        let mut groups = Vec::new();
+        let mut missing = count;
+        while missing > 0 {
+            let next = missing.min(GROUP);
+            let made = Self::make(suite, settings, next, to)?;
+            made.check(suite)?;
+            groups.push(made);
+            missing -= next;
+        }
+        Ok(groups)
     }
 
     /// Whether each can be used.

@@ -1,5 +1,5 @@
 //! Several clients of one service, each a thread with an agent of its own: how much they get, and
-//! how evenly.
+//! how evenly, and how much beside many that do nothing.
 
 use std::collections::VecDeque;
 use std::sync::Barrier;
@@ -10,6 +10,7 @@ use slimerpc_actors::{Proxy, RpcError};
 
 use crate::SMALL;
 use crate::connections::Connections;
+use crate::in_turns::{Rate, Slice, in_turns};
 use crate::row::{Row, Unit};
 use crate::suite::Suite;
 use crate::support::Result;
@@ -21,6 +22,8 @@ const INFLIGHT: usize = 16;
 /// Times as long as one client. With more threads that poll than cores it takes the system seconds
 /// to give each its part.
 const LONGER: f64 = 5.0;
+/// Clients that call beside many that do nothing.
+const BUSY: usize = 16;
 
 pub(crate) fn run(suite: &Suite) -> Result<()> {
     suite.report.expect(2);
@@ -50,7 +53,38 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         Unit::Share,
     );
     suite.report.row(&row.at_least(0.5));
-    clients.end(suite)
+    clients.end(suite)?;
+    beside_idle(suite, &settings)
+}
+
+/// Clients of two services, one of which has many others that do nothing.
+fn beside_idle(suite: &Suite, settings: &Agents) -> Result<()> {
+    let count = suite.args.connections as usize;
+    suite.report.step("connecting");
+    let workers = [0; 2].map(|_| Worker::new(settings.clone()).start());
+    let [quiet, crowded] = workers;
+    let [quiet, crowded] = [quiet?, crowded?];
+    let busy = |to: &str| Connections::make(suite, settings, BUSY, to);
+    let [alone, beside] = [busy(quiet.alias())?, busy(crowded.alias())?];
+    let idle = Connections::in_groups(suite, settings, count, crowded.alias())?;
+    let slices = [("alone", &alone), ("beside others", &beside)];
+    let slices = slices.map(|(name, clients)| -> (_, Slice<'_, Rate>) {
+        let measure = move |seconds: f64| {
+            let counts = calls(clients.proxies(), seconds * LONGER)?;
+            Ok(Rate(counts.iter().sum::<u64>() as f64 / (seconds * LONGER)))
+        };
+        (name, Box::new(measure))
+    });
+    let rates = in_turns(suite, slices.into())?;
+    let [Rate(alone_rate), Rate(beside_rate)] = [rates[0], rates[1]];
+    let what = format!("calls of {BUSY} clients, beside {count} idle callers");
+    let row = Row::new(what, beside_rate, Unit::PerSecond);
+    suite
+        .report
+        .row(&row.against("alone", alone_rate).at_least_times(0.9));
+    idle.into_iter().try_for_each(|some| some.end(suite))?;
+    beside.end(suite)?;
+    alone.end(suite)
 }
 
 /// What each of them gets answered in that time, all at once.

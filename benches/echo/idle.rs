@@ -48,8 +48,7 @@ pub(crate) fn measure(
     report.expect(2);
     report.step("connecting");
     let mut working = Worker::new(settings.clone()).start()?;
-    let connections = Connections::make(suite, &settings, count, working.alias())?;
-    connections.check(suite)?;
+    let connections = Connections::in_groups(suite, &settings, count, working.alias())?;
     thread::sleep(SETTLE);
 
     report.step("idle");
@@ -77,7 +76,7 @@ pub(crate) fn measure(
         }
         _ => report.skip(what, redis.err().unwrap_or_default()),
     }
-    connections.end(suite)
+    connections.into_iter().try_for_each(|some| some.end(suite))
 }
 
 /// Calls of one caller, beside others that are connected with the same service.
@@ -86,8 +85,7 @@ fn beside(suite: &Suite) -> Result<()> {
     let count = suite.args.connections as usize;
     let start = || Pair::start(suite, &settings.clone().polling());
     let [alone, crowded] = [start()?, start()?];
-    let others = Connections::make(suite, &settings, count, crowded.working.alias())?;
-    others.check(suite)?;
+    let others = Connections::in_groups(suite, &settings, count, crowded.working.alias())?;
     let slices = [("alone", &alone), ("beside others", &crowded)];
     let slices = slices.map(|(name, pair)| (name, slices::raw(&pair.echo, &request)));
     let figures = in_turns(suite, slices.into())?;
@@ -97,7 +95,7 @@ fn beside(suite: &Suite) -> Result<()> {
     suite
         .report
         .row(&row.against("alone", alone_p50).at_most_times(1.1));
-    others.end(suite)?;
+    others.into_iter().try_for_each(|some| some.end(suite))?;
     crowded.end(suite)?;
     alone.end(suite)
 }

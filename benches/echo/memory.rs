@@ -23,11 +23,15 @@ fn at_the_service(suite: &Suite) -> Result<()> {
     // The first connection brings what all of them share.
     let first = Connections::make(suite, &settings, 1, working.alias())?;
     first.check(suite)?;
-    let before = working.account()?.footprint;
+    let (before, open) = (working.account()?.footprint, working.descriptors()?);
     let connections = Connections::make(suite, &settings, count, working.alias())?;
     connections.check(suite)?;
     let after = working.account()?.footprint;
     rows(suite, "the service's end", after.each(before, count));
+    let opened = working.descriptors()?.saturating_sub(open) as f64;
+    let what = "a connection at the service's end, descriptors";
+    let row = Row::new(what, opened / count as f64, Unit::EachAgent);
+    suite.report.row(&row.at_most(3.0));
     connections.end(suite)?;
     first.end(suite)
 }
@@ -71,8 +75,8 @@ fn rows(suite: &Suite, end: &str, each: Footprint) {
     };
     // Of a region of shared memory one page says whether it is still there; peers cannot write it.
     let registered = row("registered", each.registered - each.validity);
-    suite.report.row(&registered.at_most(1024.0));
+    suite.report.row(&registered.at_most(64.0));
     suite
         .report
-        .row(&row("resident", each.resident).at_most(64.0));
+        .row(&row("resident", each.resident).at_most(16.0));
 }

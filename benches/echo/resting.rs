@@ -26,8 +26,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     first.check(suite)?;
     thread::sleep(RESTED);
     let (before, open_before) = (working.account()?, working.descriptors()?);
-    let connections = Connections::make(suite, &settings, count, working.alias())?;
-    connections.check(suite)?;
+    let connections = Connections::in_groups(suite, &settings, count, working.alias())?;
     thread::sleep(RESTED);
     let (resting, open) = (working.account()?, working.descriptors()?);
     let began = Instant::now();
@@ -52,7 +51,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
 
     report.step("called again");
     let mut took = Vec::with_capacity(count);
-    for proxy in connections.proxies() {
+    for proxy in connections.iter().flat_map(Connections::proxies) {
         let began = Instant::now();
         if proxy.add(40, 2).wait()? != 42 {
             return Err("a connection adds wrongly".into());
@@ -65,6 +64,8 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         let what = format!("first call after a rest, {name}");
         report.row(&Row::new(what, micros, Unit::Micros));
     }
-    connections.end(suite)?;
+    connections
+        .into_iter()
+        .try_for_each(|some| some.end(suite))?;
     first.end(suite)
 }

@@ -26,7 +26,7 @@ pub(crate) enum Subset {
     /// Processor time and Redis commands of connections that do nothing
     Idle,
     /// Memory of connections that do nothing
-    BufferPool,
+    Memory,
     /// Many agents connect to one
     Connect,
     /// Many agents register with one NanoCtrl, find each other and leave
@@ -60,7 +60,7 @@ impl Subset {
             Self::Steady => steady::run(suite),
             Self::Fairness => fairness::run(suite),
             Self::Idle => idle::run(suite),
-            Self::BufferPool => memory::run(suite),
+            Self::Memory => memory::run(suite),
             Self::Connect => connect::run(suite),
             Self::Registry => registry::run(suite),
             Self::Callers => callers::run(suite),
