@@ -14,29 +14,39 @@ use crate::stage::Stage;
 /// How many drivers there are at a time. A tenth of them dies each second.
 const CALLERS: &str = "SLIME_CHAOS_CALLERS";
 const FEW: usize = 10;
-const ROUNDS: usize = 3;
+/// For how many seconds they die.
+const SECONDS: &str = "SLIME_CHAOS_SECONDS";
+const SOME: usize = 3;
 const SECOND: Duration = Duration::from_secs(1);
 /// What a process may come to hold once, whatever happens after. A leak would be several for each
 /// that died.
 const SLACK: usize = 4;
 
-fn callers() -> usize {
-    let callers = std::env::var(CALLERS).ok();
-    callers.map_or(FEW, |text| text.parse().expect("a number of callers"))
+fn number(name: &str, otherwise: usize) -> usize {
+    let number = std::env::var(name).ok();
+    number.map_or(otherwise, |text| {
+        let number = text.parse().ok();
+        number.unwrap_or_else(|| panic!("{name} is not a number: {text}"))
+    })
 }
 
 /// How many times as long as others a case may take, as so many processes have to be started.
 pub(crate) fn patience() -> u32 {
-    1 + callers() as u32 / 50
+    let (callers, seconds) = (number(CALLERS, FEW), number(SECONDS, SOME));
+    // To start a process takes up to a tenth of a second, and a tenth of them are started anew in
+    // each round.
+    1 + (callers / 50 + callers * seconds / 600 + seconds / 60) as u32
 }
 
 pub(crate) async fn run(stage: &Stage) {
     let limits = stage.limits;
-    let callers = callers();
+    let (callers, rounds) = (number(CALLERS, FEW), number(SECONDS, SOME));
     // What they all need is patience: so many processes start at once.
     let patience = limits.anything * patience();
     let worker = stage.worker("worker").await;
     let (agent, target, _) = stage.caller("observer", "worker").await;
+    target.lent().await.expect("the worker is there");
+    let unused = ProcessUsage::by(worker.pid());
     let start = move |number: usize| async move {
         let alias = format!("driver{number}");
         stage.calm_driver(&alias, &["worker"], patience).await
@@ -49,7 +59,7 @@ pub(crate) async fn run(stage: &Stage) {
     }
     let before = ProcessUsage::by(worker.pid());
     let (mut killed, mut slowest) = (Vec::new(), Duration::ZERO);
-    for round in 1..=ROUNDS {
+    for round in 1..=rounds {
         let began = Instant::now();
         let killing: Vec<_> = alive.drain(..dying).collect();
         for (mut driver, number) in killing {
@@ -74,7 +84,20 @@ pub(crate) async fn run(stage: &Stage) {
     measure::say(Metric::Cleaning, emptied.elapsed());
     let leaving = alive.into_iter().map(|(driver, _)| driver.leave(patience));
     join_all(leaving).await;
-    stage.account().check(&killed);
+    let holds_no_more = || ProcessUsage::by(worker.pid()).holds_no_more(&unused, SLACK);
+    stage
+        .until(
+            "the worker holds what it did without callers",
+            holds_no_more,
+        )
+        .await;
+    let account = stage.account();
+    println!(
+        "{} calls of {} drivers",
+        account.made(),
+        callers + killed.len()
+    );
+    account.check(&killed);
     drop(target);
     agent.shutdown().await.expect("the control plane is there");
     worker.leave(limits.anything).await;
