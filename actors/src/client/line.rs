@@ -8,9 +8,13 @@ use tokio::sync::Notify;
 
 use crate::client::connection::{Connection, ProxySetup};
 
-/// A call that waits: it is made over the connection that was opened, or ends with the reason why
-/// none was.
-pub(crate) type Waiting = Box<dyn FnOnce(&ProxySetup, Result<&Connection, &LossCause>) + Send>;
+/// A call that waits.
+pub(crate) trait Waiting: Send {
+    /// Whether its caller has not given it up.
+    fn is_wanted(&self) -> bool;
+    /// Makes the call over the connection that was opened, or ends it with the reason why none was.
+    fn opened(self: Box<Self>, setup: &ProxySetup, opened: Result<&Connection, &LossCause>);
+}
 
 /// Whose a call is that waits: it is made, or its caller gives it up, and never both.
 #[derive(Debug, Default)]
@@ -45,6 +49,9 @@ impl Claim {
     }
 }
 
+/// So many may wait that nobody wants any more.
+const FEW: usize = 16;
+
 /// The calls of one proxy that wait, in the order in which they were made (ORDER-1).
 #[derive(Default)]
 pub(crate) struct Line {
@@ -55,7 +62,9 @@ pub(crate) struct Line {
 
 #[derive(Default)]
 struct LineState {
-    waiting: Vec<Waiting>,
+    waiting: Vec<Box<dyn Waiting>>,
+    /// With so many, those that nobody wants are looked for, whose arguments take memory.
+    crowded: usize,
     /// Why the connection that rests is lost, if it is.
     lost: Option<LossCause>,
 }
@@ -75,7 +84,7 @@ impl Line {
     pub(crate) fn join(
         &self,
         rests: impl FnOnce() -> bool,
-        waiting: impl FnOnce() -> Waiting,
+        waiting: impl FnOnce() -> Box<dyn Waiting>,
     ) -> Turn {
         let mut state = self.lock();
         if !rests() {
@@ -83,6 +92,10 @@ impl Line {
         }
         if let Some(cause) = &state.lost {
             return Turn::Lost(cause.clone());
+        }
+        if state.waiting.len() >= state.crowded.max(FEW) {
+            state.waiting.retain(|call| call.is_wanted());
+            state.crowded = 2 * state.waiting.len();
         }
         state.waiting.push(waiting());
         self.asked.notify_one();
@@ -112,7 +125,7 @@ impl Line {
             drop(state);
             waiting
                 .into_iter()
-                .for_each(|call| call(setup, Ok(connection)));
+                .for_each(|call| call.opened(setup, Ok(connection)));
         }
     }
 
@@ -125,7 +138,7 @@ impl Line {
         self.asked.notify_one();
         waiting
             .into_iter()
-            .for_each(|call| call(setup, Err(&cause)));
+            .for_each(|call| call.opened(setup, Err(&cause)));
     }
 
     fn lock(&self) -> MutexGuard<'_, LineState> {
@@ -137,5 +150,40 @@ impl Line {
 impl std::fmt::Debug for Line {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Line")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call that is wanted as long as there is another reference.
+    struct Call(Arc<()>);
+
+    impl Waiting for Call {
+        fn is_wanted(&self) -> bool {
+            Arc::strong_count(&self.0) > 1
+        }
+
+        fn opened(self: Box<Self>, _: &ProxySetup, _: Result<&Connection, &LossCause>) {}
+    }
+
+    #[test]
+    fn calls_that_were_given_up_take_no_memory_in_the_line() {
+        let line = Line::default();
+        let mut wanted = Vec::new();
+        for number in 0..1000 {
+            let caller = Arc::new(());
+            let call = || -> Box<dyn Waiting> { Box::new(Call(caller.clone())) };
+            assert!(matches!(line.join(|| true, call), Turn::Waits));
+            if number % 10 == 0 {
+                wanted.push(caller);
+            }
+            let waiting = line.lock().waiting.len();
+            assert!(waiting <= 2 * wanted.len().max(FEW), "{waiting} wait");
+        }
+        let state = line.lock();
+        let kept = state.waiting.iter().filter(|call| call.is_wanted());
+        assert_eq!(kept.count(), wanted.len());
     }
 }

@@ -611,6 +611,38 @@ impl Clone for Caller {
     }
 }
 
+/// A call that waits for a connection that rests.
+struct WaitingCall<T, M> {
+    method: usize,
+    claim: Arc<Claim>,
+    make: M,
+    tell: oneshot::Sender<Result<T, RpcError>>,
+}
+
+impl<T, M> Waiting for WaitingCall<T, M>
+where
+    T: Send,
+    M: FnOnce(&ProxySetup, &Connection) -> Result<T, RpcError> + Send,
+{
+    fn is_wanted(&self) -> bool {
+        !self.tell.is_closed()
+    }
+
+    fn opened(self: Box<Self>, setup: &ProxySetup, opened: Result<&Connection, &LossCause>) {
+        // If nobody wants the call any more, it is not made.
+        if !self.is_wanted() {
+            return;
+        }
+        let made = match opened {
+            Ok(connection) if self.claim.make() => (self.make)(setup, connection),
+            Ok(_) => return,
+            Err(cause) => Err(setup.lost(self.method, cause.clone())),
+        };
+        // It ends with its reply, if nobody wants it by now.
+        let _ = self.tell.send(made);
+    }
+}
+
 /// The connection to a service: the one that a caller knows, or the present one.
 pub(crate) enum Known<'a> {
     Still(&'a Connection),
@@ -711,20 +743,12 @@ impl Caller {
         make: impl FnOnce(&ProxySetup, &Connection) -> Result<T, RpcError> + Send + 'static,
     ) -> (Turn, oneshot::Receiver<Result<T, RpcError>>) {
         let (tell, told) = oneshot::channel();
-        let waiting = || -> Waiting {
-            let claim = claim.clone();
-            Box::new(move |setup, opened| {
-                // Nobody wants the call any more: it is not made.
-                if tell.is_closed() {
-                    return;
-                }
-                let made = match opened {
-                    Ok(connection) if claim.make() => make(setup, connection),
-                    Ok(_) => return,
-                    Err(cause) => Err(setup.lost(method, cause.clone())),
-                };
-                // It ends with its reply, if nobody wants it by now.
-                let _ = tell.send(made);
+        let waiting = || -> Box<dyn Waiting> {
+            Box::new(WaitingCall {
+                method,
+                claim: claim.clone(),
+                make,
+                tell,
             })
         };
         let turn = self.inner.line.join(|| self.inner.rests(), waiting);
