@@ -10,7 +10,9 @@ use std::{fs, thread};
 use fastrand::Rng;
 use futures_util::future::join_all;
 use futures_util::{FutureExt, StreamExt, stream};
-use slimerpc::channel::{LossCause, Outcome};
+use serde_json::json;
+use slimerpc::channel::{Descriptor, LossCause, Outcome};
+use slimerpc::control::{Control, Local, Mail, MailEvent, Registration};
 use slimerpc_actors::{
     AgentError, Builder, ChannelView, Group, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
     Share, Stream, Timeouts, service,
@@ -455,6 +457,62 @@ async fn a_call_of_a_service_that_has_stopped_meanwhile_ends_with_the_reason() {
     worker.serve(Ledger::default()).await.unwrap();
     assert_eq!(waiting.await.unwrap(), 8);
     driver.shutdown().await.unwrap();
+    worker.shutdown().await.unwrap();
+}
+
+/// What a worker answers to a caller who waits for so many milliseconds, if it says so.
+async fn answer_to_open(worker: &PeerAgent, patience: Option<u64>) -> String {
+    let caller = Local::new("resting");
+    let alias = unique("caller");
+    let registration = Registration {
+        alias: Some(alias.clone()),
+        ..Registration::default()
+    };
+    caller.register(registration).await.unwrap();
+    let mut mail = caller.mail();
+    let record = caller.lookup(worker.alias(), Descriptor::RECORD).await;
+    let record = record.unwrap().unwrap();
+    // It does not exist, which is found out by who lets it in.
+    let gid = json!({"subnet_prefix": 0, "interface_id": 0});
+    let queue_pair = json!({"gid": gid, "gidx": 0, "lid": 0, "mtu": 5, "psn": 0, "qpn": 9});
+    let ring = json!({"addr": 0, "length": 0, "rkey": 0});
+    let endpoint =
+        json!({"qp": queue_pair, "bulk": queue_pair, "geometry": record["geometry"], "ring": ring});
+    let mut open = json!({
+        "id": 1, "service": "Ledger", "wire_version": record["wire_version"], "from": 2,
+        "to": record["incarnation"], "link": record["links"][0], "endpoint": endpoint,
+    });
+    if let Some(patience) = patience {
+        open["patience"] = patience.into();
+    }
+    let open = Mail::new("slimerpc_open")
+        .with("peer", &alias)
+        .with("body", open.to_string());
+    caller.send_mail(worker.alias(), &open).await.unwrap();
+    let answer = within("it answers", mail.next()).await;
+    let Some(MailEvent::Mail(answer)) = answer else {
+        panic!("{answer:?}")
+    };
+    answer.get("body").unwrap().to_owned()
+}
+
+/// A service that was busy has callers to let in that have given up, and asked again.
+#[actix::test]
+async fn a_caller_that_has_given_up_is_not_let_in() {
+    let worker = PeerAgent::builder()
+        .scope("resting")
+        .alias(unique("worker"));
+    let worker = worker.start().await.unwrap();
+    worker.serve(Ledger::default()).await.unwrap();
+    let refused = answer_to_open(&worker, Some(0)).await;
+    assert!(refused.contains("stopped waiting"), "{refused}");
+    for patience in [Some(60_000), Some(u64::MAX), None] {
+        let answer = answer_to_open(&worker, patience).await;
+        assert!(
+            answer.contains("Err") && !answer.contains("stopped waiting"),
+            "{answer}"
+        );
+    }
     worker.shutdown().await.unwrap();
 }
 

@@ -44,6 +44,9 @@ pub(crate) struct Open {
     pub(crate) link: LinkType,
     /// The caller's endpoint.
     pub(crate) endpoint: Endpoint,
+    /// For how many milliseconds the caller waits. Earlier releases do not say it.
+    #[serde(default)]
+    pub(crate) patience: Option<u64>,
 }
 
 /// The answer to an [`Open`].

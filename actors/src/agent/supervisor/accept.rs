@@ -108,14 +108,25 @@ impl AgentState {
             });
         };
         let (who, endpoint) = (peer.to_owned(), open.endpoint);
-        let accept = move |mailbox: &mut Mailbox| mailbox.accept(&who, open.from, &endpoint);
+        let patience = open.patience.map(Duration::from_millis);
+        let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+        let accept = move |mailbox: &mut Mailbox| {
+            // An instance that was busy has those to accept that have given up and asked again.
+            if until.is_some_and(|until| until <= Instant::now()) {
+                return Ok(None);
+            }
+            mailbox.accept(&who, open.from, &endpoint).map(Some)
+        };
         let part = if open.parallel {
             service.front()
         } else {
             &service.serial
         };
         match part.mailbox(memory, accept).await {
-            Some(Ok(endpoint)) => Ok(endpoint),
+            Some(Ok(Some(endpoint))) => Ok(endpoint),
+            Some(Ok(None)) => Err(Mismatch::Connect(
+                "the caller has stopped waiting, as the service was busy".to_owned(),
+            )),
             Some(Err(error)) => Err(Mismatch::Connect(error.to_string())),
             None => Err(Mismatch::Connect(format!(
                 "service `{}` is down",

@@ -192,6 +192,10 @@ impl AgentState {
         let memory = devices.on(link).unwrap_or(devices.first());
         let dialer = Dialer::new(memory, *geometry, *retry)?;
         let id = self.next.replace(self.next.get().wrapping_add(1));
+        let remaining = request
+            .timeout
+            .saturating_sub(started.elapsed())
+            .max(FIRST_LOOK);
         let open = Open {
             id,
             service: request.wanted.name.clone(),
@@ -202,11 +206,8 @@ impl AgentState {
             table: Some(table.fingerprint()),
             link,
             endpoint: dialer.endpoint(),
+            patience: u64::try_from(remaining.as_millis()).ok(),
         };
-        let remaining = request
-            .timeout
-            .saturating_sub(started.elapsed())
-            .max(FIRST_LOOK);
         let answered = timeout(remaining, self.ask(&request.peer, open)).await;
         self.dialing.borrow_mut().remove(&id);
         let Ok(answered) = answered else {

@@ -124,6 +124,7 @@ impl Stranger {
             table: None,
             link: LinkType::Shm,
             endpoint: self.dialer.endpoint(),
+            patience: None,
         };
         match self.sends(&to.alias, &open.to_mail(Self::ALIAS)).await {
             Handshake::Answer(Answer { id: 7, result }) => result.map(drop),
