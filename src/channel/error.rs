@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Mismatch;
 use crate::fabric::{CompletionStatus, FabricError};
+use crate::tls::TlsError;
 
 /// Why a channel was closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -34,7 +36,22 @@ pub enum LossCause {
     Resting,
     /// The channel rested, and another could not be opened for the next call.
     #[error("it rested, and could not be opened again: {0}")]
-    NotReopened(String),
+    NotReopened(Box<NotReopened>),
+}
+
+/// Why a channel that [rested](LossCause::Resting) could not be opened again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotReopened {
+    /// The two agents do not fit together any more, or the service is not there.
+    #[error(transparent)]
+    Refused(Mismatch),
+    /// The peer cannot be reached over TLS any more, or not without.
+    #[error(transparent)]
+    Tls(TlsError),
+    /// Something else, such as a peer that does not answer in time.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl LossCause {

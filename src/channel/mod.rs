@@ -89,7 +89,7 @@ pub use buffer_pool::{MemoryAccount, MemoryError};
 pub use call_figures::{CallFigures, ConnectionReading, Distribution, MethodReading, Outcome};
 pub use call_span::CallSpan;
 pub use descriptor::{MethodMismatch, Mismatch};
-pub use error::{ConnectError, LossCause};
+pub use error::{ConnectError, LossCause, NotReopened};
 pub use geometry::{BadGeometry, Geometry};
 pub use inbound::{Inbound, RequestId};
 pub use profile::Profile;

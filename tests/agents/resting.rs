@@ -14,8 +14,8 @@ use serde_json::json;
 use slimerpc::channel::{Descriptor, LossCause, Outcome};
 use slimerpc::control::{Control, Local, Mail, MailEvent, Registration};
 use slimerpc_actors::{
-    AgentError, Builder, ChannelView, Group, PeerAgent, PeerEvent, Polling, Proxy, Ran, RpcError,
-    Share, Stream, Timeouts, service,
+    AgentError, Builder, ChannelView, Group, Mismatch, NotReopened, PeerAgent, PeerEvent, Polling,
+    Proxy, Ran, RpcError, Share, Stream, Timeouts, service,
 };
 use support::alone::is_alone;
 use support::{Gate, ResourceUsage, Tally, joined, unique, until, within};
@@ -446,7 +446,11 @@ async fn a_call_of_a_service_that_has_stopped_meanwhile_ends_with_the_reason() {
         else {
             panic!("{error}");
         };
-        assert!(reason.contains("Ledger"), "{reason}");
+        let wants_it = |wanted: &str| wanted == "Ledger";
+        assert!(
+            matches!(&**reason, NotReopened::Refused(Mismatch::NoSuchService { wanted, .. }) if wants_it(wanted)),
+            "{reason:?}"
+        );
     }
     // From now on it is as any service that is lost.
     let error = ledger.double(1).await.unwrap_err();

@@ -6,7 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use actix::{Context, Handler, Message};
-use slimerpc::channel::LossCause;
+use slimerpc::channel::{ConnectError, LossCause, NotReopened};
+use slimerpc::fabric::FabricError;
 use tokio::time::sleep;
 
 use super::link_choice::EndedConnection;
@@ -130,7 +131,7 @@ impl AgentState {
             }
             Err(error) => {
                 tracing::debug!(peer = %proxy.setup().peer, %error, "a connection cannot be opened again");
-                proxy.lose(LossCause::NotReopened(error.to_string()));
+                proxy.lose(LossCause::NotReopened(Box::new(reason(error))));
                 false
             }
         }
@@ -175,6 +176,17 @@ impl AgentState {
             // Jitter: other proxies wait, too.
             sleep(pauses.take()).await;
         }
+    }
+}
+
+/// What is told to calls of a connection that rested.
+fn reason(error: AgentError) -> NotReopened {
+    match error {
+        AgentError::Refused { mismatch, .. } => NotReopened::Refused(mismatch),
+        AgentError::Connect(ConnectError::Fabric(FabricError::Tls { error, .. })) => {
+            NotReopened::Tls(error)
+        }
+        error => NotReopened::Other(error.to_string()),
     }
 }
 
