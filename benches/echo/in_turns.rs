@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::suite::Suite;
+use crate::support::record::{Record, rounded};
 use crate::support::{Figures, Result};
 
 /// The poller of the slice before falls asleep.
@@ -56,4 +57,21 @@ pub(crate) fn in_turns<B: Best>(
         }
     }
     Ok(best.into_iter().flatten().collect())
+}
+
+/// Records what was measured of calls with `size` bytes each way.
+pub(crate) fn record<'a>(
+    suite: &Suite,
+    size: usize,
+    all: impl Iterator<Item = (&'static str, &'a Figures)>,
+) {
+    for (name, figures) in all {
+        suite.report.record(Record {
+            what: name.to_owned(),
+            size: Some(size),
+            p50_us: Some(rounded(figures.p50)),
+            p99_us: Some(rounded(figures.p99)),
+            ..Record::default()
+        });
+    }
 }

@@ -2,12 +2,11 @@
 //! do not.
 
 use crate::SMALL;
-use crate::in_turns::in_turns;
+use crate::in_turns::{in_turns, record};
 use crate::row::{Row, Unit};
 use crate::slices;
 use crate::suite::Suite;
 use crate::support::Result;
-use crate::support::record::{Record, rounded};
 use crate::worker::{Agents, Pair};
 
 const NAMES: [&str; 2] = ["not counted", "counted"];
@@ -19,15 +18,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
     let request = [7; SMALL];
     let slices = [&plain, &counting].map(|pair| slices::raw(&pair.echo, &request));
     let figures = in_turns(suite, NAMES.into_iter().zip(slices).collect())?;
-    for (name, figures) in NAMES.iter().zip(&figures) {
-        suite.report.record(Record {
-            what: (*name).to_owned(),
-            size: Some(SMALL),
-            p50_us: Some(rounded(figures.p50)),
-            p99_us: Some(rounded(figures.p99)),
-            ..Record::default()
-        });
-    }
+    record(suite, SMALL, NAMES.into_iter().zip(&figures));
     let row = Row::new("raw call, 64 B, counted", figures[1].p50, Unit::Micros);
     let row = row.against("not counted", figures[0].p50);
     suite.report.row(&row.at_most_times(1.15));

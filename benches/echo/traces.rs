@@ -12,11 +12,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, registry};
 
 use crate::SMALL;
-use crate::in_turns::{Slice, in_turns};
+use crate::in_turns::{Slice, in_turns, record};
 use crate::row::{Row, Unit};
 use crate::slices;
 use crate::suite::Suite;
-use crate::support::record::{Record, rounded};
 use crate::support::{Figures, Result};
 use crate::worker::{Agents, Pair};
 
@@ -37,15 +36,7 @@ pub(crate) fn run(suite: &Suite) -> Result<()> {
         }
     });
     let figures = in_turns(suite, NAMES.into_iter().zip(slices).collect())?;
-    for (name, figures) in NAMES.iter().zip(&figures) {
-        suite.report.record(Record {
-            what: (*name).to_owned(),
-            size: Some(SMALL),
-            p50_us: Some(rounded(figures.p50)),
-            p99_us: Some(rounded(figures.p99)),
-            ..Record::default()
-        });
-    }
+    record(suite, SMALL, NAMES.into_iter().zip(&figures));
     let row = |of: usize| {
         let row = Row::new(
             format!("raw call, 64 B, spans of {}", NAMES[of]),
