@@ -137,7 +137,7 @@ pub async fn examine(patient: &Patient) -> Vec<Finding> {
         machine::locked_memory(&patient.root, !devices.is_empty()),
         machine::shared_memory(),
     ];
-    findings.extend(settings::examine(&patient.environment));
+    findings.extend(settings::examine(&patient.environment, patient.patience).await);
     findings.extend(rdma::examine(&patient.root, &devices));
     findings.extend(network::control_plane(patient).await);
     if let Some(peer) = &patient.peer {

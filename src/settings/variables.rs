@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Refused, rules};
 use crate::control::{ClientTls, NanoCtrl, Secret};
+use crate::fabric::tcp::TcpOptions;
 use crate::fabric::{LinkType, RetryPolicy};
 use crate::tls::TlsFiles;
 
@@ -163,7 +164,10 @@ pub fn contradictions(value: impl Fn(&str) -> Option<String>) -> Vec<Refused> {
     let links = of_link(LinkType::Shm).and_then(|()| of_link(LinkType::Roce));
     refused.extend(links.err());
     refused.extend(rules::tls_files(TLS.map(&value)).err());
-    if let Some(Ok(mut options)) = value(TCP_BIND).map(|bind| rules::tcp_bind(&bind)) {
+    // A name is of one host, and was resolved when it was checked.
+    let is_address = |bind: &String| TcpOptions::name_in(bind).is_none();
+    let bind = value(TCP_BIND).filter(is_address);
+    if let Some(Ok(mut options)) = bind.map(|bind| rules::tcp_bind(&bind)) {
         let advertise = value(TCP_ADVERTISE).map(|it| rules::tcp_advertise(&it));
         options.advertise = advertise.and_then(Result::ok);
         refused.extend(rules::tcp(options).err());

@@ -167,6 +167,12 @@ fn it_examines_the_control_plane_that_agents_use() {
     };
     assert!(checks("host").any(|it| it == "host") && checks("host").all(|it| it != "NanoCtrl"));
     assert!(checks("local").all(|it| it != "NanoCtrl" && it != "host"));
+    // As agents read them.
+    by(&format!(" {url} ")).has("ok", "NanoCtrl", &url);
+    assert!(checks(" host\n").any(|it| it == "host"));
+    assert!(checks(" local").all(|it| it != "NanoCtrl" && it != "host"));
+    let mut blank = of_server(&fixture);
+    Examined::by(blank.env("SLIME_RPC_REDIS_URL", " ")).has("ok", "Redis", "answers");
     let elsewhere = Examined::by(doctor(&["--no-server"]).env("XDG_RUNTIME_DIR", "relative"));
     elsewhere.has("problem", "host", "relative");
     if TcpStream::connect("127.0.0.1:3000").is_err() {
@@ -293,7 +299,6 @@ fn each_setting_that_is_refused_is_told_by_its_variable() {
         // Of servers.
         ("NANOCTRL_REDIS_URL", "127.0.0.1:hunter2", ""),
         ("NANOCTRL_REDIS_ADVERTISE", "somewhere:else", "somewhere"),
-        ("DLSLIME_CTRL_RUST_LOG", "a=b=c", "a=b=c"),
         ("DLSLIME_CTRL_TOKEN", "hunter2 ", "visible ASCII"),
         // With passwords, and wrong beside that.
         ("SLIME_RPC_CONTROL", "ftp://u:hunter2@host", "http"),
@@ -321,6 +326,17 @@ fn each_setting_that_is_refused_is_told_by_its_variable() {
             "{name} is not tested"
         );
     }
+}
+
+#[test]
+fn a_log_filter_that_servers_ignore_is_no_problem() {
+    let is_note = |name| {
+        let examined = with_settings(&[(name, "a=b=c")]);
+        examined.has("note", "settings", "a=b=c");
+        examined.has("note", "settings", "servers take `info`");
+    };
+    is_note("NANOCTRL_RUST_LOG");
+    is_note("DLSLIME_CTRL_RUST_LOG");
 }
 
 #[test]

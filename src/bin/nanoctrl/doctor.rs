@@ -40,7 +40,7 @@ pub(crate) struct DoctorArgs {
 
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
     let named = std::env::var(settings::CONTROL).ok();
-    let control = match (args.server.find(), named.as_deref()) {
+    let control = match (args.server.find(), named.as_deref().map(str::trim)) {
         _ if args.no_server => ControlPlane::Host,
         (Some(url), _) => ControlPlane::NanoCtrl(url),
         (None, Some("host")) => ControlPlane::Host,
@@ -57,7 +57,7 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Report, Box<dyn Error>> {
         control,
         token: args.token.find(),
         tls: ClientTls::default().or_environment(),
-        redis: redis.filter(|url| !url.is_empty()).map(Secret::from),
+        redis: redis.filter(|url| !url.trim().is_empty()).map(Secret::from),
         peer: args.peer,
         environment: environment.collect(),
         patience: args.timeout,

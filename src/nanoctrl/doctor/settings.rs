@@ -1,8 +1,12 @@
 //! Checks of the variables of the environment that agents and servers take settings from.
 
 use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
 
 use redis::Client;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
 
 use super::Finding;
@@ -23,8 +27,9 @@ const SLIP: usize = 3;
 /// How names end that Kubernetes and Docker make of services, whatever those are called.
 const FOREIGN: [&str; 4] = ["_SERVICE_HOST", "_SERVICE_PORT", "_PORT", "_TCP"];
 
-/// Examines the variables that are set. Values of those that are secret are not repeated.
-pub(super) fn examine(set: &[(String, String)]) -> Vec<Finding> {
+/// Examines the variables that are set. Values of those that are secret are not repeated. A name
+/// among them may take so long to resolve.
+pub(super) async fn examine(set: &[(String, String)], patience: Duration) -> Vec<Finding> {
     let ours = |(name, value): &&(String, String)| {
         PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && !value.trim().is_empty()
     };
@@ -36,8 +41,17 @@ pub(super) fn examine(set: &[(String, String)]) -> Vec<Finding> {
     let (mut findings, mut fine) = (Vec::new(), BTreeMap::new());
     for (&name, &value) in &set {
         let checked = match VARIABLES.iter().find(|known| known.name == name) {
-            Some(variable) => variable.check(value),
+            Some(variable) => {
+                let text = value.to_owned();
+                let checked = within(patience, move || variable.check(&text)).await;
+                checked.unwrap_or_else(|| Err(unresolved(patience)))
+            }
             None => match environment::meaning(name) {
+                Some("RUST_LOG") => {
+                    fine.insert(name, value);
+                    findings.extend(no_filter(name, value));
+                    continue;
+                }
                 Some(meaning) => check_for_server(meaning, value),
                 None => {
                     findings.extend(unknown(name));
@@ -68,16 +82,41 @@ pub(super) fn examine(set: &[(String, String)]) -> Vec<Finding> {
     findings
 }
 
+/// Does `work` on a thread of its own. Returns `None` if that takes longer: a resolver cannot be
+/// interrupted, so it is left behind.
+async fn within<T: Send + 'static>(
+    patience: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    let (tell, told) = oneshot::channel();
+    let begun = thread::Builder::new().spawn(move || tell.send(work()));
+    begun.ok()?;
+    timeout(patience, told).await.ok()?.ok()
+}
+
+fn unresolved(patience: Duration) -> String {
+    format!("it does not resolve within {patience:?}; give an address, or mend the resolver")
+}
+
 /// Refuses what a server would refuse, or make another value of.
 fn check_for_server(meaning: &str, value: &str) -> Result<(), String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     match meaning {
         "REDIS_URL" => Client::open(value).map(drop).map_err(|it| told(&it)),
         "REDIS_ADVERTISE" => check_advertised(value).map_err(|it| told(&it)),
-        "RUST_LOG" => EnvFilter::try_new(value).map(drop).map_err(|it| told(&it)),
         "TOKEN" => Secret::from(value).check_token().map_err(str::to_owned),
         _ => Ok(()),
     }
+}
+
+/// What to say of a log filter that servers do not understand: they begin nevertheless.
+fn no_filter(name: &str, value: &str) -> Option<Finding> {
+    let error = EnvFilter::try_new(value).err()?;
+    Some(Finding::note(
+        CHECK,
+        format!("{name} is {value}, which is no log filter, so servers take `info`: {error}"),
+        "correct it, or unset it",
+    ))
 }
 
 fn refused(name: &str, value: &str, allowed: &str) -> Finding {
@@ -120,5 +159,19 @@ fn unknown(name: &str) -> Option<Finding> {
             found,
             "look for the name in the tables of the book, or unset it",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_resolver_that_does_not_answer_is_not_waited_for() {
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let resolve = move || ended.recv();
+        assert_eq!(within(Duration::from_millis(10), resolve).await, None);
+        drop(end);
+        assert_eq!(within(Duration::from_secs(60), || 7).await, Some(7));
     }
 }
