@@ -103,8 +103,8 @@ pub use service::served_by::{Dispatch, Finished, Parallel, ServedBy, Share};
 pub use slimerpc::backoff::Backoff;
 pub use slimerpc::channel::{
     ConnectError, ConnectionReading, Credits, Distribution, Geometry, LossCause, MemoryAccount,
-    MemoryError, MethodMismatch, MethodReading, Mismatch, NotReopened, Outcome, Profile, Violation,
-    Violations,
+    MemoryError, MethodMismatch, MethodReading, Mismatch, NotReopened, Outcome, PayloadBytes,
+    Profile, Violation, Violations,
 };
 pub use slimerpc::channel::{Inbound as Request, ReplyBytes, Rights};
 pub use slimerpc::control::{ClientTls, ControlError, Secret, ServiceRecord};

@@ -137,7 +137,7 @@ impl ClientChannel {
         encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
-        self.make(method, deadline, None, self.begin(method), encode)
+        self.begin(method, deadline, None, encode)
     }
 
     /// Makes a call as [`call`](Self::call) does, for a span of a trace: a native peer is told
@@ -154,8 +154,7 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
         let attached = self.attach(None, Some(trace));
-        let begun = self.begin(method);
-        self.make(method, deadline, attached.as_ref(), begun, encode)
+        self.begin(method, deadline, attached.as_ref(), encode)
     }
 
     /// Makes a call whose arguments are bytes already. It is cheaper than [`call`](Self::call) with
@@ -171,9 +170,41 @@ impl ClientChannel {
         timeout: Option<Duration>,
         payload: &[u8],
     ) -> Result<PendingCall, CallError> {
+        // The deadline is handed over in memory, so a call that is not counted makes its own.
+        match self.figures.get() {
+            None => self.make_of_bytes(method, deadline_of(timeout)?, payload, Begun::default()),
+            Some(figures) => self.make_of_bytes_counted(figures, method, timeout, payload),
+        }
+    }
+
+    /// Makes a call of bytes that is counted.
+    #[cold]
+    fn make_of_bytes_counted(
+        self: &Arc<Self>,
+        figures: &CallFigures,
+        method: u32,
+        timeout: Option<Duration>,
+        payload: &[u8],
+    ) -> Result<PendingCall, CallError> {
         let deadline = deadline_of(timeout)?;
+        let begun = figures.begin(method);
+        let call = self.make_of_bytes(method, deadline, payload, begun)?;
         let left = deadline.map(|(_, after)| after);
-        let begun = self.begin(method);
+        let payload_at = self.request(CallId(0), method, left, None).encoded_len();
+        let is_inline = payload_at + payload.len() <= self.geometry.slot_size();
+        figures.count_sent(payload.len(), is_inline);
+        Ok(call)
+    }
+
+    #[inline(always)]
+    fn make_of_bytes(
+        self: &Arc<Self>,
+        method: u32,
+        deadline: Option<(Instant, Duration)>,
+        payload: &[u8],
+        begun: Begun,
+    ) -> Result<PendingCall, CallError> {
+        let left = deadline.map(|(_, after)| after);
         let mut header = self.request(CallId(0), method, left, None);
         let payload_at = header.encoded_len();
         if payload_at + payload.len() <= self.geometry.slot_size() {
@@ -215,8 +246,7 @@ impl ClientChannel {
     ) -> Result<(PendingCall, StreamName), CallError> {
         let deadline = deadline_of(timeout)?;
         let attached = self.attach(Some(StreamPart::Open), trace);
-        let begun = self.begin(method);
-        let call = self.make(method, deadline, attached.as_ref(), begun, encode)?;
+        let call = self.begin(method, deadline, attached.as_ref(), encode)?;
         let stream = StreamName(call.id.0);
         Ok((call, stream))
     }
@@ -232,7 +262,11 @@ impl ClientChannel {
     ) -> Result<PendingCall, CallError> {
         let attached = self.attach(Some(StreamPart::Next(stream.0)), None);
         let deadline = deadline_of(timeout)?;
-        self.make(0, deadline, attached.as_ref(), Begun::default(), |_| Ok(0))
+        let begun = match self.figures.get() {
+            None => Begun::default(),
+            Some(_) => Begun::PART,
+        };
+        self.make(0, deadline, attached.as_ref(), begun, |_| Ok(0))
     }
 
     /// Tells the peer that no more items of a stream are wanted. If the channel is closed, the peer
@@ -243,6 +277,46 @@ impl ClientChannel {
             .make(0, None, attached.as_ref(), Begun::default(), |_| Ok(0))
             .and_then(|call| self.told(call, 0));
         drop(told.map(OneWayCall::detach));
+    }
+
+    /// Makes a call, and counts it if calls are counted.
+    #[inline]
+    fn begin(
+        self: &Arc<Self>,
+        method: u32,
+        deadline: Option<(Instant, Duration)>,
+        attached: Option<&Attached>,
+        mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<PendingCall, CallError> {
+        match self.figures.get() {
+            None => self.make(method, deadline, attached, Begun::default(), encode),
+            Some(figures) => self.make_counted(figures, method, deadline, attached, &mut encode),
+        }
+    }
+
+    /// Makes a call that is counted.
+    #[cold]
+    fn make_counted(
+        self: &Arc<Self>,
+        figures: &CallFigures,
+        method: u32,
+        deadline: Option<(Instant, Duration)>,
+        attached: Option<&Attached>,
+        encode: &mut dyn FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    ) -> Result<PendingCall, CallError> {
+        let (mut sent, mut is_inline) = (0, true);
+        let begun = figures.begin(method);
+        let call = self.make(method, deadline, attached, begun, |room: &mut [u8]| {
+            let encoded = encode(room);
+            match encoded {
+                Ok(len) => sent = len,
+                // It is called again, with memory that the peer reads from.
+                Err(_) => is_inline = false,
+            }
+            encoded
+        })?;
+        figures.count_sent(sent, is_inline);
+        Ok(call)
     }
 
     fn make(
@@ -328,15 +402,6 @@ impl ClientChannel {
         let _ = self.figures.set(figures);
     }
 
-    /// Counts a call that begins, if calls are counted.
-    #[inline]
-    fn begin(&self, method: u32) -> Begun {
-        match self.figures.get() {
-            None => Begun::default(),
-            Some(figures) => figures.begin(method),
-        }
-    }
-
     /// Counts the end of a call that was counted.
     #[cold]
     pub(super) fn count_end(&self, call: Begun, outcome: Outcome) {
@@ -350,6 +415,22 @@ impl ClientChannel {
     pub(super) fn count_violation(&self, violation: Violation) {
         if let Some(figures) = self.figures.get() {
             figures.count_violation(violation);
+        }
+    }
+
+    /// Counts a payload that was read from the peer, if calls are counted.
+    #[cold]
+    pub(super) fn count_read(&self, len: usize) {
+        if let Some(figures) = self.figures.get() {
+            figures.count_received(len, false);
+        }
+    }
+
+    /// Tells the figures how often the channel was polled since they were told last, if calls are
+    /// counted.
+    pub fn count_polls(&self) {
+        if let Some(figures) = self.figures.get() {
+            figures.count_polls(std::mem::take(&mut self.lock().polls));
         }
     }
 
@@ -608,7 +689,8 @@ impl ClientChannel {
     pub fn is_quiet(&self) -> bool {
         // The holder of the lock polls, too.
         let core = self.core.try_lock();
-        core.is_none_or(|core| {
+        core.is_none_or(|mut core| {
+            core.polls += 1;
             core.queue
                 .as_ref()
                 .is_none_or(|(_, poller)| poller.is_quiet())
@@ -745,6 +827,7 @@ impl Drop for Claimed<'_> {
 
 impl Drop for ClientChannel {
     fn drop(&mut self) {
+        self.count_polls();
         self.closing.notify_one();
     }
 }

@@ -171,6 +171,7 @@ impl Dialer {
                 caller: Caller::new(claims, replied),
                 remote,
                 violations: Violations::default(),
+                polls: 0,
                 closing: closing.clone(),
                 batch: Box::new([Completion::EMPTY; BATCH]),
             }),

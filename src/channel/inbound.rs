@@ -233,7 +233,7 @@ impl Inbound {
             }
             let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
             let len = encoded.expect("a slot has room for a header and an extension");
-            return self.send(0..len, false, block);
+            return self.send(0..len, 0, false, block);
         }
         header.payload_len = len as u32;
         let payload = request.payload();
@@ -242,7 +242,7 @@ impl Inbound {
         let message = channel.requests.bytes_mut(&mut request.arrived);
         let encoded = header.encode(&mut message[from..]);
         debug_assert_eq!(encoded.ok(), Some(Header::LEN));
-        self.send(from..payload.start + len, true, None);
+        self.send(from..payload.start + len, len, true, None);
     }
 
     /// Answers with a failure, shortened if it does not fit.
@@ -271,7 +271,7 @@ impl Inbound {
         };
         let encoded = header.encode(channel.sends.bytes_mut(&mut request.send));
         let len = encoded.expect("a slot has room for a header and an extension");
-        self.send(0..len, false, None);
+        self.send(0..len, 0, false, None);
     }
 
     /// Returns whether the caller opens a stream with it, and awaits items.
@@ -324,14 +324,28 @@ impl Inbound {
         };
         let encoded = header.encode(message);
         let payload_at = encoded.map_err(|error| EncodeError::Value(error.to_string()))?;
-        self.send(0..payload_at + header.payload_len as usize, false, block);
+        let payload = header.payload_len as usize;
+        self.send(0..payload_at + payload, payload, false, block);
         Ok(())
     }
 
+    /// Sends the answer to a request that is counted, with so many bytes of payload beside those
+    /// in `block`.
     #[cold]
-    fn count_answered(&self, begun: Begun) {
+    fn send_counted(
+        &self,
+        mut request: Box<SlotRequest>,
+        reply: PreparedReply,
+        payload: usize,
+        block: Option<PooledBuffer>,
+    ) {
+        let begun = std::mem::take(&mut request.begun);
+        let outside = block.as_ref().map(|block| block.len());
+        self.channel.answer(request, reply, block);
         if let Some(figures) = &self.channel.service.figures {
+            // The answer is on its way by now.
             figures.end(begun, Outcome::Ok);
+            figures.count_sent(outside.unwrap_or(payload), outside.is_none());
         }
     }
 
@@ -345,7 +359,7 @@ impl Inbound {
         if let (Some(request), Some(figures)) = (&mut self.request, &self.channel.service.figures)
             && request.begun.is_counted()
         {
-            figures.end(std::mem::take(&mut request.begun), outcome);
+            figures.end(std::mem::replace(&mut request.begun, Begun::PART), outcome);
         }
     }
 
@@ -363,11 +377,17 @@ impl Inbound {
         }
     }
 
-    /// Sends `bytes` of its send memory, or of other memory, as the answer, whose payload may be in
-    /// `block`. The slot then belongs to the caller again.
+    /// Sends `bytes` of its send memory, or of other memory, as the answer. So many of them are
+    /// `payload`, unless that is in `block`. The slot then belongs to the caller again.
     #[inline(always)]
-    fn send(&mut self, bytes: Range<usize>, is_rewritten: bool, block: Option<PooledBuffer>) {
-        let Some(mut request) = self.request.take() else {
+    fn send(
+        &mut self,
+        bytes: Range<usize>,
+        payload: usize,
+        is_rewritten: bool,
+        block: Option<PooledBuffer>,
+    ) {
+        let Some(request) = self.request.take() else {
             return;
         };
         let reply = PreparedReply {
@@ -375,12 +395,10 @@ impl Inbound {
             is_rewritten,
             bytes,
         };
-        let begun = std::mem::take(&mut request.begun);
-        self.channel.answer(request, reply, block);
-        if begun.is_counted() {
-            // The answer is on its way by now.
-            self.count_answered(begun);
+        if request.begun.is_counted() {
+            return self.send_counted(request, reply, payload, block);
         }
+        self.channel.answer(request, reply, block);
     }
 }
 
@@ -404,11 +422,15 @@ fn begin_handler(channel: &PeerChannel, request: &mut SlotRequest) {
 /// Counts a request that has arrived. Requests for the next item of a stream are no calls.
 #[cold]
 fn begin(figures: &CallFigures, request: &mut SlotRequest) {
-    let stream = request.rare.as_ref().and_then(|rare| rare.stream);
-    request.begun = match stream {
+    let rare = request.rare.as_deref();
+    request.begun = match rare.and_then(|rare| rare.stream) {
         None | Some(StreamPart::Open) => figures.begin(request.method),
-        Some(StreamPart::Next(_) | StreamPart::End(_)) => Begun::default(),
+        Some(StreamPart::Next(_) | StreamPart::End(_)) => Begun::PART,
     };
+    match rare.and_then(|rare| rare.outside.as_ref()) {
+        None => figures.count_received(request.payload().len(), true),
+        Some(block) => figures.count_received(block.len(), false),
+    }
 }
 
 /// The header of an answer without payload.

@@ -86,7 +86,9 @@ pub use self::core::caller::Credits;
 pub use answer::ReplyBytes;
 pub use buffer::Rights;
 pub use buffer_pool::{MemoryAccount, MemoryError};
-pub use call_figures::{CallFigures, ConnectionReading, Distribution, MethodReading, Outcome};
+pub use call_figures::{
+    CallFigures, ConnectionReading, Distribution, MethodReading, Outcome, PayloadBytes, WokenAt,
+};
 pub use call_span::CallSpan;
 pub use descriptor::{MethodMismatch, Mismatch};
 pub use error::{ConnectError, LossCause, NotReopened};

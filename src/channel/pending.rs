@@ -195,10 +195,22 @@ impl PendingCall {
     #[inline]
     fn answered(&mut self, reply: ReplyMeta) {
         self.done = true;
-        self.count(match reply.is_exception {
-            false => Outcome::Ok,
-            true => Outcome::Error,
-        });
+        if self.begun.is_counted() {
+            self.count_answer(reply);
+        }
+    }
+
+    #[cold]
+    fn count_answer(&mut self, reply: ReplyMeta) {
+        if let Some(figures) = self.channel.figures.get() {
+            let outcome = match reply.is_exception {
+                false => Outcome::Ok,
+                true => Outcome::Error,
+            };
+            figures.end(std::mem::take(&mut self.begun), outcome);
+            // Empty if it did not travel through the ring: that is counted as it is read.
+            figures.count_received(reply.payload().len(), true);
+        }
     }
 
     /// The call, unless it could not be made.
@@ -245,17 +257,25 @@ impl PendingCall {
 
     /// Call this before sleeping, after [`poll`](Self::poll) returned `Pending` with a waker: makes
     /// sure that something watches the completion queue.
-    pub fn sleep(&self) {
-        self.channel.count_sleep();
+    pub fn sleep(&mut self) {
+        self.count_sleep();
         CompletionWatcher::ensure(&self.channel);
     }
 
     /// Sleeps on a thread outside of every runtime, until the waker of `parker` is woken or the
     /// deadline has passed; may return early for no reason. If nothing else watches the completion
     /// queue, the thread does.
-    pub fn park(&self, parker: &Parker) {
-        self.channel.count_sleep();
+    pub fn park(&mut self, parker: &Parker) {
+        self.count_sleep();
         CompletionWatcher::park(&self.channel, parker, self.deadline());
+    }
+
+    /// Counts that its waiter sleeps, if the call is counted: once, however often that is woken for
+    /// something else.
+    fn count_sleep(&mut self) {
+        if self.begun.is_counted() && self.begun.falls_asleep() {
+            self.channel.count_sleep();
+        }
     }
 
     /// Ends the call. Returns whether its request had been sent by then, so that its handler may

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt, stream};
 use reqwest::StatusCode;
 use slimerpc_actors::{
-    AgentError, Figures, MethodReading, Outcome, PeerAgent, Polling, Rights, RpcError,
-    ServiceFigures, service,
+    AgentError, ConnectionReading, Figures, MethodReading, Outcome, PayloadBytes, PeerAgent,
+    Polling, Rights, RpcError, ServiceFigures, service, wait_all,
 };
 use support::alone::is_alone;
 use support::until;
@@ -348,6 +348,37 @@ async fn another_agent_of_an_alias_is_counted_on_by_the_recorder_of_the_program(
 }
 
 #[actix::test]
+async fn agents_of_one_alias_in_two_scopes_have_gauges_of_their_own() {
+    let this = "agents_of_one_alias_in_two_scopes_have_gauges_of_their_own";
+    if !is_alone(module_path!(), this) {
+        return;
+    }
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let page = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let mut agents = Vec::new();
+    for (scope, bytes) in [("", 1_000_000), ("a", 2_000_000), ("b", 3_000_000)] {
+        let builder = PeerAgent::builder().alias("same").scope(scope);
+        let agent = builder.metrics(true).start().await.unwrap();
+        let buffer = agent.allocate(bytes, Rights::ReadWrite).unwrap();
+        agents.push((agent, buffer));
+    }
+    let lent = |labels: &str| {
+        let start = format!(r#"slimerpc_memory_bytes{{agent="same",{labels}state="lent"}} "#);
+        let text = page.render();
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(&start)?.parse::<u64>().ok())
+    };
+    until("each tells its own", || {
+        let each = ["", r#"scope="a","#, r#"scope="b","#].map(lent);
+        each.iter().all(|it| it.is_some_and(|it| it >= 1_000_000))
+            && each[0] < each[1]
+            && each[1] < each[2]
+    })
+    .await;
+}
+
+#[actix::test]
 async fn nothing_is_counted_unless_somebody_wants_to_know() {
     let agent = PeerAgent::builder()
         .alias("uncounted")
@@ -409,13 +440,129 @@ async fn sleeps_are_told_at_both_ends() {
     for _ in 0..20 {
         proxy.nap(2).await.unwrap();
     }
-    let at_caller = driver.figures().unwrap().calls[0].connections.sleeps;
-    assert!(at_caller >= 20, "{at_caller}");
-    let has_slept = || {
-        let it = &worker.figures().unwrap().served[0].connections;
-        it.sleeps >= 20
+    let at_caller = || driver.figures().unwrap().calls[0].connections.sleeps;
+    // One is counted once; where the machine is busy, the answer may be there before the waiter is.
+    assert!((1..=20).contains(&at_caller()), "{}", at_caller());
+    let at_service = || {
+        let mut served = worker.figures().unwrap().served;
+        served.remove(0).connections
     };
-    until("the service has slept", has_slept).await;
+    // A request wakes it, or the end of a nap does.
+    until("the service has slept", || at_service().woken.count() > 0).await;
+    let woken = at_service().woken;
+    assert!(woken.count() <= at_service().sleeps, "{woken:?}");
+    // Each call that ends wakes the waiter of all of them.
+    let naps: Vec<_> = (0..10).map(|_| proxy.nap(2)).collect();
+    wait_all(naps, None).await.unwrap();
+    assert!(at_caller() <= 30, "{}", at_caller());
+    let at_driver = &driver.figures().unwrap().calls[0].connections;
+    assert_eq!(at_driver.woken.count(), 0, "callers run no handlers");
+}
+
+/// What the callers and the services of an agent have counted of `Worker`'s connections.
+fn connections(agent: &PeerAgent) -> [ConnectionReading; 2] {
+    let Figures { calls, served, .. } = agent.figures().unwrap();
+    let of = |mut it: Vec<ServiceFigures>| it.pop().map(|it| it.connections);
+    [calls, served].map(|it| of(it).unwrap_or_default())
+}
+
+#[actix::test]
+async fn payloads_are_counted_at_both_ends_by_how_they_travelled() {
+    let (worker, driver) = pair("payloads").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    let both = || {
+        (
+            connections(&driver)[0].payload,
+            connections(&worker)[1].payload,
+        )
+    };
+    assert_eq!(both(), Default::default());
+    // A service counts its answer once that is on its way.
+    let told = async |expected: PayloadBytes| {
+        until("both have counted", || both() == (expected, expected)).await;
+    };
+    let (small, large) = ([7; 1_000], vec![8; 100_000]);
+    assert_eq!(&*proxy.echo(&small).await.unwrap(), &small);
+    let inline = PayloadBytes {
+        sent_inline: 1_000,
+        received_inline: 1_000,
+        ..PayloadBytes::default()
+    };
+    told(inline).await;
+    assert_eq!(&*proxy.echo(&large).await.unwrap(), &*large);
+    let beyond = PayloadBytes {
+        sent_by_rendezvous: 100_000,
+        received_by_rendezvous: 100_000,
+        ..inline
+    };
+    told(beyond).await;
+
+    // More calls than slots: those that wait are counted, too.
+    let calls: Vec<_> = (0..50).map(|_| proxy.echo(&small)).collect();
+    wait_all(calls, None).await.unwrap();
+    let calls: Vec<_> = (0..50).map(|_| proxy.echo(&large)).collect();
+    wait_all(calls, None).await.unwrap();
+    let many = PayloadBytes {
+        sent_inline: 51_000,
+        sent_by_rendezvous: 5_100_000,
+        received_inline: 51_000,
+        received_by_rendezvous: 5_100_000,
+    };
+    told(many).await;
+    // What is not sent is not counted.
+    assert!(proxy.echo(&vec![0; (1 << 30) + 1]).await.is_err());
+    told(many).await;
+
+    // Encoded arguments, a failure, a stream, one-way.
+    assert_eq!(proxy.add(1, 2).await, Ok(3));
+    let after_add = both().0;
+    assert!(after_add.sent_inline > many.sent_inline);
+    assert!(after_add.received_inline > many.received_inline);
+    assert!(proxy.fail().await.is_err());
+    let after_failure = both().0;
+    assert!(after_failure.received_inline > after_add.received_inline);
+    assert_eq!(proxy.count(100).count().await, 100);
+    let after_stream = both().0;
+    assert!(after_stream.received_inline >= after_failure.received_inline + 100);
+    until(
+        "the service has received what was sent, and sent that",
+        || {
+            let (at_caller, at_service) = both();
+            at_service.received_inline == at_caller.sent_inline
+                && at_service.sent_inline == at_caller.received_inline
+        },
+    )
+    .await;
+    proxy.tell(Add { a: 1, b: 1 }).await.unwrap();
+    let (at_caller, _) = both();
+    assert!(at_caller.sent_inline > after_stream.sent_inline);
+    // Nobody waits for its result.
+    assert_eq!(at_caller.received_inline, after_stream.received_inline);
+    until("the service has answered it", || {
+        let (at_caller, at_service) = both();
+        at_service.received_inline == at_caller.sent_inline
+            && at_service.sent_inline > at_caller.received_inline
+    })
+    .await;
+}
+
+#[actix::test]
+async fn looks_for_arrivals_are_counted_also_those_of_connections_that_have_gone() {
+    let (worker, driver) = pair("polls").await;
+    let proxy = driver.proxy::<Worker>(worker.alias()).await.unwrap();
+    for _ in 0..100 {
+        proxy.add(1, 2).await.unwrap();
+    }
+    // Each request and each answer was found by at least one.
+    let at_caller = connections(&driver)[0].polls;
+    assert!(at_caller >= 100, "{at_caller}");
+    until("the service tells", || connections(&worker)[1].polls >= 50).await;
+    for _ in 0..100 {
+        proxy.add(1, 2).await.unwrap();
+    }
+    drop(proxy);
+    let gone = connections(&driver)[0].polls;
+    assert!(gone >= at_caller + 100, "{gone} after {at_caller}");
 }
 
 #[actix::test]

@@ -210,6 +210,7 @@ impl Supervisor {
         let last = observed.clone();
         let telling = metrics.tell(
             &alias,
+            &state.settings.scope,
             move || observed.upgrade()?.figures(),
             move || last.upgrade()?.last_figures(),
         );
@@ -413,6 +414,8 @@ impl AgentState {
         let flushed = join_all(services.values().map(|service| service.flush(LAST_ANSWERS)));
         join(flushed, self.obs.stop(LAST_ANSWERS)).await;
         tracing::info!(alias = self.alias, "agent leaves");
+        let mut telling = self.telling.take();
+        telling.leave().await;
         let cleaned = self.control().clean_up().await;
         self.end_monitors().await;
         for (_, channel) in self.channels.take() {
@@ -427,7 +430,7 @@ impl AgentState {
             service.end();
         }
         self.dialing.take();
-        self.telling.take().end().await;
+        telling.end().await;
         Arbiter::current().stop();
         Ok(cleaned?)
     }

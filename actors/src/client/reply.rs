@@ -144,6 +144,17 @@ impl<T> Reply<T> {
         }
     }
 
+    /// How the call has failed, if it could not be made.
+    pub(crate) fn failure(&self) -> Option<Outcome> {
+        match &self.state {
+            ReplyState::RareReply(rare) => match &**rare {
+                RareReply::Failed(error) => Some(trace::outcome(error)),
+                RareReply::Later(_) | RareReply::Traced(..) => None,
+            },
+            ReplyState::Called(..) | ReplyState::Done => None,
+        }
+    }
+
     pub(crate) fn set_timeout(&mut self, after: Duration) {
         match &mut self.state {
             ReplyState::Called(call, ..) => call.set_timeout(after),
@@ -193,10 +204,10 @@ impl<T> Reply<T> {
     }
 
     /// Waits until something may have happened.
-    fn park(&self, parker: &Parker) {
-        match &self.state {
+    fn park(&mut self, parker: &Parker) {
+        match &mut self.state {
             ReplyState::Called(call, ..) => call.park(parker),
-            ReplyState::RareReply(rare) => match &**rare {
+            ReplyState::RareReply(rare) => match &mut **rare {
                 RareReply::Traced(reply, _) => reply.park(parker),
                 RareReply::Later(_) | RareReply::Failed(_) => parker.park(None),
             },
@@ -382,7 +393,7 @@ impl<T> Reply<T> {
 
     /// Makes sure that the answer and the deadline wake the task.
     fn sleep(&mut self, context: &mut Context<'_>) {
-        let (deadline, runtime) = match &self.state {
+        let (deadline, runtime) = match &mut self.state {
             ReplyState::Called(call, ..) => {
                 call.sleep();
                 (call.deadline(), call.channel().runtime())

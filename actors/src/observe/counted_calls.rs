@@ -77,15 +77,17 @@ impl CountedCalls {
             channels: of_these,
         } in live
         {
-            let total = add(&mut all, figures);
+            let mut rings = RingOccupancy::default();
             for channel in of_these.iter().filter_map(Weak::upgrade) {
+                channel.count_polls();
                 let (free, in_use, waiting) = channel.occupancy();
-                total.rings.free += free;
-                total.rings.in_use += in_use;
-                total.rings.waiting += waiting;
+                rings.free += free;
+                rings.in_use += in_use;
+                rings.waiting += waiting;
                 // The last reference ends the channel, which may take time.
                 channels.push(channel);
             }
+            add(&mut all, figures).rings.add(rings);
         }
         drop(counted);
         drop(channels);

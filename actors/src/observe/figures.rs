@@ -66,6 +66,14 @@ pub struct RingOccupancy {
     pub waiting: usize,
 }
 
+impl RingOccupancy {
+    pub(crate) fn add(&mut self, others: Self) {
+        self.free += others.free;
+        self.in_use += others.in_use;
+        self.waiting += others.waiting;
+    }
+}
+
 /// Bytes of one-sided transfers that have taken place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OneSidedBytes {

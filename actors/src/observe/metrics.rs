@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 pub(crate) use exporter::Exporter;
 use names::Series;
 
+use crate::observe::Labels;
 use crate::{AgentError, Figures};
 
 /// How often the program's recorder is told.
@@ -23,21 +24,30 @@ impl Publisher {
         Ok(Self(()))
     }
 
-    /// Tells the recorder once a second, until there are no more figures or this is stopped. Then
-    /// it tells what has come since, and that nothing is under way any more.
+    /// Tells the recorder once a second, until there are no more figures or the agent leaves. Then
+    /// it tells what has come since and that nothing is under way any more, and whoever is to know;
+    /// and once the agent has left, what its end brought about.
     pub(crate) async fn publish(
         self,
-        agent: String,
+        agent: Labels,
         read: impl Fn() -> Option<Figures> + 'static,
-        mut stopped: oneshot::Receiver<()>,
+        mut leaving: oneshot::Receiver<oneshot::Sender<()>>,
+        left: oneshot::Receiver<()>,
     ) {
-        let mut series = Series::new(&agent);
+        let mut series = Series::new(agent);
+        let mut told = None;
         while let Some(figures) = read() {
             series.record(&figures);
-            if tokio::time::timeout(PERIOD, &mut stopped).await.is_ok() {
+            if let Ok(leaves) = tokio::time::timeout(PERIOD, &mut leaving).await {
+                told = leaves.ok();
                 break;
             }
         }
-        series.end(read());
+        series.leave(read());
+        drop(told);
+        let _ = left.await;
+        if let Some(last) = read() {
+            series.record(&last);
+        }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::oneshot;
 
+use crate::observe::Labels;
 use crate::{AgentError, Figures};
 
 /// Serves metrics over HTTP; there is none.
@@ -20,7 +21,7 @@ impl Exporter {
         match self.0 {}
     }
 
-    pub(crate) async fn serve(self, _: String, _: impl Fn() -> Option<Figures> + 'static) {
+    pub(crate) async fn serve(self, _: Labels, _: impl Fn() -> Option<Figures> + 'static) {
         match self.0 {}
     }
 }
@@ -36,8 +37,9 @@ impl Publisher {
 
     pub(crate) async fn publish(
         self,
-        _: String,
+        _: Labels,
         _: impl Fn() -> Option<Figures> + 'static,
+        _: oneshot::Receiver<oneshot::Sender<()>>,
         _: oneshot::Receiver<()>,
     ) {
         match self.0 {}

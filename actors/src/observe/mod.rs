@@ -93,6 +93,9 @@ impl Observed {
     }
 }
 
+/// Labels of metrics, by name.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
 /// Whom an agent tells of its figures.
 #[derive(Default)]
 pub(crate) struct Metrics {
@@ -118,24 +121,33 @@ impl Metrics {
         self.exporter.as_ref().map(Exporter::address)
     }
 
-    /// Tells the figures of `agent`, on the current arbiter. Over HTTP that ends when `current`
-    /// has none any more; the recorder is also told what `last` gives after the agent has left.
+    /// Tells the figures of `agent` in `scope`, on the current arbiter. Over HTTP that ends when
+    /// `current` has none any more; the recorder is also told what `last` gives after the agent has
+    /// left.
     pub(crate) fn tell(
         self,
         agent: &str,
+        scope: &str,
         current: impl Fn() -> Option<Figures> + 'static,
         last: impl Fn() -> Option<Figures> + 'static,
     ) -> Telling {
+        // Agents of one process may have one alias in different scopes.
+        let scope = (!scope.is_empty()).then(|| ("scope", scope.to_owned()));
+        let labels: Labels = [("agent", agent.to_owned())]
+            .into_iter()
+            .chain(scope)
+            .collect();
         let publisher = self.publisher.map(|publisher| {
-            let (stop, stopped) = oneshot::channel();
-            (
-                stop,
-                actix::spawn(publisher.publish(agent.to_owned(), last, stopped)),
-            )
+            let ((leave, leaving), (end, left)) = (oneshot::channel(), oneshot::channel());
+            RecorderTelling {
+                leave: Some(leave),
+                end,
+                publisher: actix::spawn(publisher.publish(labels.clone(), last, leaving, left)),
+            }
         });
         let exporter = self.exporter.map(|exporter| {
             tracing::info!(agent, "metrics at http://{}/metrics", exporter.address());
-            actix::spawn(exporter.serve(agent.to_owned(), current))
+            actix::spawn(exporter.serve(labels, current))
         });
         Telling {
             publisher,
@@ -147,16 +159,34 @@ impl Metrics {
 /// Tells an agent's figures until it is ended.
 #[derive(Debug, Default)]
 pub(crate) struct Telling {
-    publisher: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    publisher: Option<RecorderTelling>,
     exporter: Option<JoinHandle<()>>,
 }
 
+/// Tells the program's recorder.
+#[derive(Debug)]
+struct RecorderTelling {
+    /// Has the gauges of the agent ended. The other end of what is sent is dropped when they are.
+    leave: Option<oneshot::Sender<oneshot::Sender<()>>>,
+    end: oneshot::Sender<()>,
+    publisher: JoinHandle<()>,
+}
+
 impl Telling {
-    /// Tells the recorder the last figures, and frees the port.
+    /// Tells the recorder how things are, and that nothing is under way any more: once the agent's
+    /// name is free, another one's gauges have it.
+    pub(crate) async fn leave(&mut self) {
+        let leave = self.publisher.as_mut().and_then(|it| it.leave.take());
+        let (tell, told) = oneshot::channel();
+        if leave.is_some_and(|leave| leave.send(tell).is_ok()) {
+            let _ = told.await;
+        }
+    }
+
+    /// Tells the recorder what the agent's end has brought about, and frees the port.
     pub(crate) async fn end(self) {
-        if let Some((stop, publisher)) = self.publisher {
-            // It ends without that when there are no more figures.
-            let _ = stop.send(());
+        if let Some(RecorderTelling { end, publisher, .. }) = self.publisher {
+            let _ = end.send(());
             let _ = publisher.await;
         }
         if let Some(exporter) = self.exporter {

@@ -214,8 +214,12 @@ pub(crate) struct Rings {
     running: Option<RunningHandler>,
     /// When polls began to find nothing.
     idle_since: Option<Instant>,
-    /// Where sleeps are counted, if calls are.
+    /// Where sleeps and looks for arrivals are counted, if calls are.
     figures: Option<Arc<CallFigures>>,
+    /// How often arrivals were looked for since the figures were told.
+    polls: usize,
+    /// Whether the figures are to be told of the end of a sleep.
+    is_asleep: bool,
 }
 
 impl Rings {
@@ -236,6 +240,8 @@ impl Rings {
             running: None,
             idle_since: None,
             figures,
+            polls: 0,
+            is_asleep: false,
         }
     }
 
@@ -243,6 +249,7 @@ impl Rings {
     #[inline]
     fn collect<H: RequestHandler>(&mut self, handler: &mut H) -> bool {
         let known = self.queue.len();
+        self.polls += 1;
         let any = self.mailboxes.borrow_mut().poll(&mut self.queue);
         self.look_at(known, handler);
         any
@@ -437,6 +444,7 @@ impl Rings {
         if left == 0 {
             // A cancel must be noticed, however much there is to do.
             self.collect(handler);
+            self.count_polls();
         }
         if active {
             self.idle_since = None;
@@ -447,6 +455,7 @@ impl Rings {
                 return;
             }
         }
+        self.count_polls();
         let idle = self.idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < self.busy_poll {
             if idle >= SPIN_BEFORE_YIELD {
@@ -469,6 +478,7 @@ impl Rings {
             if raised.is_pending() {
                 if let Some(figures) = &self.figures {
                     figures.count_sleep();
+                    self.is_asleep = true;
                 }
                 return;
             }
@@ -483,21 +493,48 @@ impl Rings {
     /// Busy-polls for arrivals. Returns false after as many empty polls as the arbiter's other
     /// tasks can wait.
     #[inline]
-    fn spin(&self, spins: &mut usize) -> bool {
+    fn spin(&mut self, spins: &mut usize) -> bool {
         let limit = match self.running {
             _ if self.busy_poll.is_zero() => 0,
             Some(_) => SPINS_AWAITING,
             None => SPINS,
         };
         let mailboxes = self.mailboxes.borrow();
-        while *spins < limit {
+        let before = *spins;
+        let mut is_quiet = true;
+        while is_quiet && *spins < limit {
             *spins += 1;
-            if !mailboxes.is_quiet() {
-                return true;
+            is_quiet = mailboxes.is_quiet();
+            if is_quiet {
+                std::hint::spin_loop();
             }
-            std::hint::spin_loop();
         }
-        false
+        self.polls += *spins - before;
+        !is_quiet
+    }
+
+    /// Looks for what has woken the service, and counts how long that took until a handler begins
+    /// with it, which it does next.
+    #[cold]
+    fn wake_up<H: RequestHandler>(&mut self, handler: &mut H) {
+        self.is_asleep = false;
+        let Some(figures) = self.figures.clone() else {
+            return;
+        };
+        let woken = figures.wake();
+        self.collect(handler);
+        let is_ready = self.running.is_none() && handler.readiness() == Readiness::Ready;
+        if is_ready && matches!(self.queue.front(), Some(Delivery::Request(_))) {
+            figures.count_woken(woken);
+        }
+    }
+
+    /// Tells the figures how often arrivals were looked for.
+    #[cold]
+    fn count_polls(&mut self) {
+        if let Some(figures) = &self.figures {
+            figures.count_polls(std::mem::take(&mut self.polls) as u64);
+        }
     }
 }
 
@@ -528,6 +565,9 @@ impl<H: RequestHandler> ActorFuture<Instance<H>> for Rings {
     ) -> Poll<()> {
         let this = self.get_mut();
         this.apply(instance, context);
+        if this.is_asleep {
+            this.wake_up(&mut instance.handler);
+        }
         this.poll_rings(&mut instance.handler, task);
         // It was to be handled at once, and was not.
         if let Some(Delivery::Request(request)) = this.queue.front_mut() {

@@ -5,6 +5,7 @@
 
 mod beside;
 mod distribution;
+mod payload;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, OnceLock};
@@ -13,6 +14,7 @@ use beside::Beside;
 pub use beside::ConnectionReading;
 pub use distribution::Distribution;
 use distribution::Histogram;
+pub use payload::PayloadBytes;
 use quanta::Clock;
 
 use super::Violation;
@@ -66,13 +68,21 @@ impl Outcome {
 const TICKS: u64 = (1 << 48) - 1;
 /// Ticks by which the counters of two cores may differ.
 const SKEW: u64 = 1 << 32;
+/// The bit of a [`Begun`] whose waiter has slept.
+const SLEPT: u64 = 1 << 63;
+/// The number in a [`Begun`] of no method.
+const NO_METHOD: u16 = i16::MAX as u16;
 
 /// When a call began, and its method: of a call that is counted. In a word, because it is moved
-/// with the call: 48 bits of ticks, and the method's number in the others; 0 is not counted.
+/// with the call: 48 bits of ticks, the method's number in 15 others, and whether its waiter has
+/// slept; 0 is not counted.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Begun(u64);
 
 impl Begun {
+    /// Of what is a part of another call: its payload counts, it does not.
+    pub(super) const PART: Self = Self((NO_METHOD as u64) << TICKS.count_ones() | 1);
+
     fn new(method: u16) -> Self {
         Self(u64::from(method) << TICKS.count_ones() | now())
     }
@@ -83,7 +93,14 @@ impl Begun {
     }
 
     fn method(self) -> usize {
-        (self.0 >> TICKS.count_ones()) as usize
+        ((self.0 & !SLEPT) >> TICKS.count_ones()) as usize
+    }
+
+    /// Notes that the waiter of a counted call sleeps. Returns whether it had not before.
+    pub(super) fn falls_asleep(&mut self) -> bool {
+        let had_slept = self.0 & SLEPT != 0;
+        self.0 |= SLEPT;
+        !had_slept
     }
 
     fn nanos_until(self, now: u64) -> u64 {
@@ -93,6 +110,10 @@ impl Begun {
         CLOCK.delta_as_nanos(0, if is_backwards { 0 } else { ticks })
     }
 }
+
+/// When a service that slept was found to run again.
+#[derive(Debug, Clone, Copy)]
+pub struct WokenAt(Begun);
 
 /// The clock's ticks, never 0.
 fn now() -> u64 {
@@ -225,14 +246,44 @@ impl CallFigures {
         self.beside.sleeps();
     }
 
-    /// Counts a call that begins. Methods that the service does not have are not counted.
+    /// Counts so many looks for arrivals.
+    #[cold]
+    pub fn count_polls(&self, count: u64) {
+        self.beside.polls(count);
+    }
+
+    /// Notes that a service that slept runs again, so that
+    /// [`count_woken`](Self::count_woken) can tell how long its first request waits.
+    #[cold]
+    pub fn wake(&self) -> WokenAt {
+        WokenAt(Begun::new(NO_METHOD))
+    }
+
+    /// Counts how long it took from `woken` until a request is handed to its handler, now.
+    #[cold]
+    pub fn count_woken(&self, woken: WokenAt) {
+        self.beside.woken(woken.0.nanos_until(now()));
+    }
+
+    /// Counts a payload that is sent.
+    #[cold]
+    pub(super) fn count_sent(&self, len: usize, is_inline: bool) {
+        self.beside.sent.count(len, is_inline);
+    }
+
+    /// Counts a payload that was received.
+    #[cold]
+    pub(super) fn count_received(&self, len: usize, is_inline: bool) {
+        self.beside.received.count(len, is_inline);
+    }
+
+    /// Counts a call that begins. Of methods that the service does not have, only payloads are.
     #[cold]
     pub(super) fn begin(&self, method: u32) -> Begun {
-        let Some(known) = self.methods.get(method as usize) else {
-            return Begun::default();
-        };
-        let Ok(method) = u16::try_from(method) else {
-            return Begun::default();
+        let known = self.methods.get(method as usize);
+        let number = u16::try_from(method).ok().filter(|it| *it < NO_METHOD);
+        let (Some(known), Some(method)) = (known, number) else {
+            return Begun::PART;
         };
         let figures = known.figures.get_or_init(Box::default);
         figures.begun.fetch_add(1, Ordering::Relaxed);

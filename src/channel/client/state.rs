@@ -35,6 +35,8 @@ pub(in crate::channel) struct ClientState {
     pub(in crate::channel) caller: Caller,
     pub(in crate::channel) remote: RemoteRing,
     pub(in crate::channel) violations: Violations,
+    /// How often arrivals were looked for since the figures were told.
+    pub(in crate::channel) polls: u64,
     pub(in crate::channel) closing: Arc<Notify>,
     /// Completions are polled into this.
     pub(in crate::channel) batch: Box<[Completion; BATCH]>,
@@ -62,6 +64,7 @@ impl ClientState {
         let mut lost = None;
         let mut batches = 0;
         while let Some((_, poller)) = &mut self.queue {
+            self.polls += 1;
             let count = poller.poll(&mut *self.batch);
             let count = count.map_err(|error| LossCause::Fabric(error.to_string()))?;
             for at in 0..count {
@@ -217,6 +220,9 @@ impl ClientState {
         slot: u16,
         payload: Result<PooledBuffer, CallError>,
     ) {
+        if let Ok(block) = &payload {
+            channel.count_read(block.len());
+        }
         if let Received::OneWay(method) = self.caller.read(slot, payload) {
             self.complete_one_way(channel, slot, method);
         }

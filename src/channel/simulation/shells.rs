@@ -346,7 +346,8 @@ impl World {
     fn sleep(&mut self, number: u32, as_guest: bool) {
         if self.read(number, false, true) {
             let _entered = as_guest.then(|| self.guest.enter());
-            self.calls[&number].what.sleep();
+            let call = self.calls.get_mut(&number).expect("it was read");
+            call.what.sleep();
         }
     }
 

@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use super::names::Series;
+use crate::observe::Labels;
 use crate::{AgentError, Figures};
 
 /// Scrapes at the same time; others wait to be accepted.
@@ -77,14 +78,14 @@ impl Exporter {
     }
 
     /// Answers scrapes on the current thread, until it is dropped.
-    pub(crate) async fn serve(self, agent: String, read: impl Fn() -> Option<Figures> + 'static) {
+    pub(crate) async fn serve(self, agent: Labels, read: impl Fn() -> Option<Figures> + 'static) {
         let listener = match tokio::net::TcpListener::from_std(self.listener) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "metrics cannot be served"),
         };
         let page = Rc::new(Page {
             recorder: PrometheusBuilder::new().build_recorder(),
-            series: RefCell::new(Series::new(&agent)),
+            series: RefCell::new(Series::new(agent)),
             kept: RefCell::default(),
             read,
         });

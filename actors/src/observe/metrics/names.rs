@@ -4,8 +4,11 @@
 use std::collections::BTreeMap;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use slimerpc::channel::{ConnectionReading, Distribution, MethodReading, Outcome, Violation};
+use slimerpc::channel::{
+    ConnectionReading, Distribution, MethodReading, Outcome, PayloadBytes, Violation,
+};
 
+use crate::observe::Labels;
 use crate::{Figures, RingOccupancy, ServiceFigures};
 
 /// Times are counted in buckets that end at these powers of two of a nanosecond: from 256 ns to
@@ -24,6 +27,10 @@ struct Side {
     waited: Option<[&'static str; 4]>,
     violations: &'static str,
     sleeps: &'static str,
+    polls: &'static str,
+    payload: &'static str,
+    /// Names of the distribution of how long it took from a wake-up to a handler, at a service.
+    woken: Option<[&'static str; 4]>,
 }
 
 macro_rules! distribution {
@@ -44,6 +51,9 @@ const CALLER: Side = Side {
     waited: None,
     violations: "slimerpc_client_violations_total",
     sleeps: "slimerpc_client_sleeps_total",
+    polls: "slimerpc_client_polls_total",
+    payload: "slimerpc_client_payload_bytes_total",
+    woken: None,
 };
 
 const SERVICE: Side = Side {
@@ -53,11 +63,17 @@ const SERVICE: Side = Side {
     waited: Some(distribution!("slimerpc_server_queue_duration_seconds")),
     violations: "slimerpc_server_violations_total",
     sleeps: "slimerpc_server_sleeps_total",
+    polls: "slimerpc_server_polls_total",
+    payload: "slimerpc_server_payload_bytes_total",
+    woken: Some(distribution!("slimerpc_server_wake_duration_seconds")),
 };
 
 /// The metrics of one agent.
 pub(super) struct Series {
-    agent: String,
+    /// The labels of all of them.
+    agent: Labels,
+    /// Whether the agent has left, so that its name may be another's: no gauge is its own any more.
+    has_left: bool,
     /// The figures as they were told last, by name, service and method. Recorders are told what is
     /// new: another agent of this alias may have been told of before.
     told: BTreeMap<(&'static str, String, String), MethodReading>,
@@ -69,9 +85,10 @@ pub(super) struct Series {
 }
 
 impl Series {
-    pub(super) fn new(agent: &str) -> Self {
+    pub(super) fn new(agent: Labels) -> Self {
         Self {
-            agent: agent.to_owned(),
+            agent,
+            has_left: false,
             told: BTreeMap::new(),
             told_beside: BTreeMap::new(),
             told_totals: BTreeMap::new(),
@@ -87,11 +104,11 @@ impl Series {
                 self.record_service(&side, service);
             }
         }
-        let name = self.agent.clone();
-        let agent = || name.clone();
+        let agent = self.agent.clone();
+        let of = |label, value: &str| with(&agent, label, value.to_owned());
         let memory = [("lent", figures.memory.lent), ("idle", figures.memory.idle)];
-        for (state, bytes) in memory {
-            gauge!("slimerpc_memory_bytes", "agent" => agent(), "state" => state).set(bytes as f64);
+        for (state, bytes) in memory.into_iter().filter(|_| !self.has_left) {
+            gauge!("slimerpc_memory_bytes", &of("state", state)).set(bytes as f64);
         }
         let one_sided = [
             ("read", figures.one_sided.read),
@@ -100,25 +117,25 @@ impl Series {
         for (operation, total) in one_sided {
             let name = "slimerpc_one_sided_bytes_total";
             let new = self.new_of(name, operation, total);
-            counter!(name, "agent" => agent(), "operation" => operation).increment(new);
+            counter!(name, &of("operation", operation)).increment(new);
         }
         for (device, total) in &figures.rnr {
             let name = "slimerpc_rnr_total";
             let new = self.new_of(name, device, *total);
-            counter!(name, "agent" => agent(), "device" => device.clone()).increment(new);
+            counter!(name, &of("device", device)).increment(new);
         }
         for ((kind, detail), count) in &figures.incidents {
-            let (kind, detail) = (*kind, detail.clone());
             let told = self.incidents.entry((kind, detail.clone())).or_default();
             let new = count.saturating_sub(std::mem::replace(told, *count));
-            counter!("slimerpc_incidents_total", "agent" => agent(), "kind" => kind, "detail" => detail)
-                .increment(new);
+            let labels = with(&of("kind", kind), "detail", detail.clone());
+            counter!("slimerpc_incidents_total", &labels).increment(new);
         }
     }
 
-    /// Tells the current recorder the last figures of an agent that has ended, if there are, and
-    /// that it has nothing any more: a recorder forgets no gauge.
-    pub(super) fn end(&mut self, last: Option<Figures>) {
+    /// Tells the current recorder the figures of an agent that leaves, if there are, and that it has
+    /// nothing any more: a recorder forgets no gauge. What is [recorded](Self::record) later only
+    /// counts on.
+    pub(super) fn leave(&mut self, last: Option<Figures>) {
         let mut figures = last.unwrap_or_default();
         figures.memory = crate::MemoryAccount::default();
         for service in figures.calls.iter_mut().chain(&mut figures.served) {
@@ -134,17 +151,17 @@ impl Series {
                 SERVICE
             };
             gauge!(side.in_flight, &labels).set(0.0);
-            for [.., recent] in [Some(side.took), side.waited].into_iter().flatten() {
-                for quantile in QUANTILES {
-                    gauge!(recent, &with(&labels, "quantile", quantile.to_string())).set(f64::NAN);
-                }
-            }
+            record_none_lately(Some(side.took), &labels);
+            record_none_lately(side.waited, &labels);
         }
         for (side, service) in self.told_beside.keys() {
-            if *side == CALLER.sleeps {
-                record_rings(RingOccupancy::default(), &self.labels(service));
+            let labels = self.labels(service);
+            match *side == CALLER.sleeps {
+                true => record_rings(RingOccupancy::default(), &labels),
+                false => record_none_lately(SERVICE.woken, &labels),
             }
         }
+        self.has_left = true;
     }
 
     /// What is new of a total.
@@ -153,16 +170,13 @@ impl Series {
         total.saturating_sub(std::mem::replace(told.or_default(), total))
     }
 
-    fn labels(&self, service: &str) -> [(&'static str, String); 3] {
-        [
-            ("agent", self.agent.clone()),
-            ("rpc_system", "slimerpc".to_owned()),
-            ("rpc_service", service.to_owned()),
-        ]
+    fn labels(&self, service: &str) -> Labels {
+        let labels = with(&self.agent, "rpc_system", "slimerpc".to_owned());
+        with(&labels, "rpc_service", service.to_owned())
     }
 
     fn record_beside(&mut self, side: &Side, service: &ServiceFigures) {
-        let labels = self.labels(&service.service);
+        let (labels, has_left) = (self.labels(&service.service), self.has_left);
         let now = &service.connections;
         let told = (self.told_beside)
             .entry((side.sleeps, service.service.clone()))
@@ -175,23 +189,38 @@ impl Series {
             counter!(side.violations, &labels).increment(new);
         }
         counter!(side.sleeps, &labels).increment(now.sleeps.saturating_sub(told.sleeps));
-        if side.sleeps == CALLER.sleeps {
+        counter!(side.polls, &labels).increment(now.polls.saturating_sub(told.polls));
+        for ((direction, transfer, bytes), (.., told)) in
+            by_way(&now.payload).into_iter().zip(by_way(&told.payload))
+        {
+            let labels = with(&labels, "direction", direction.to_owned());
+            let labels = with(&labels, "transfer", transfer.to_owned());
+            counter!(side.payload, &labels).increment(bytes.saturating_sub(told));
+        }
+        if let Some(woken) = side.woken {
+            record_times(woken, &now.woken, &told.woken, &labels, has_left);
+        }
+        if side.sleeps == CALLER.sleeps && !has_left {
             record_rings(service.rings, &labels);
         }
-        *told = *now;
+        *told = now.clone();
     }
 
     fn record_service(&mut self, side: &Side, service: &ServiceFigures) {
         self.record_beside(side, service);
+        let has_left = self.has_left;
         for method in &service.methods {
             let labels = self.labels(&service.service);
             let labels = with(&labels, "rpc_method", method.method.clone());
             let names = (side.calls, service.service.clone(), method.method.clone());
             let told = self.told.entry(names).or_default();
             record_calls(side, method, told, &labels);
-            record_times(side.took, &method.took, &told.took, &labels);
+            record_times(side.took, &method.took, &told.took, &labels, has_left);
             if let Some(waited) = side.waited {
-                record_times(waited, &method.waited, &told.waited, &labels);
+                record_times(waited, &method.waited, &told.waited, &labels, has_left);
+            }
+            if !has_left {
+                gauge!(side.in_flight, &labels).set(method.in_flight() as f64);
             }
             *told = method.clone();
         }
@@ -206,11 +235,30 @@ fn record_rings(rings: RingOccupancy, labels: &[(&'static str, String)]) {
     gauge!("slimerpc_client_calls_waiting", labels).set(rings.waiting as f64);
 }
 
+/// Tells that no time was counted lately.
+fn record_none_lately(names: Option<[&'static str; 4]>, labels: &[(&'static str, String)]) {
+    let Some([.., recent]) = names else { return };
+    for quantile in QUANTILES {
+        gauge!(recent, &with(labels, "quantile", quantile.to_string())).set(f64::NAN);
+    }
+}
+
+/// Bytes of payloads by direction and by how they travelled.
+fn by_way(payload: &PayloadBytes) -> [(&'static str, &'static str, u64); 4] {
+    [
+        ("sent", "inline", payload.sent_inline),
+        ("sent", "rendezvous", payload.sent_by_rendezvous),
+        ("received", "inline", payload.received_inline),
+        ("received", "rendezvous", payload.received_by_rendezvous),
+    ]
+}
+
 fn record_times(
     [bucket, sum, count, recent]: [&'static str; 4],
     times: &Distribution,
     told: &Distribution,
     labels: &[(&'static str, String)],
+    has_left: bool,
 ) {
     let new = times.since(told);
     for octave in OCTAVES {
@@ -220,7 +268,11 @@ fn record_times(
     }
     counter!(bucket, &with(labels, "le", "+Inf".to_owned())).increment(new.count());
     counter!(count, labels).increment(new.count());
-    gauge!(sum, labels).set(times.sum().as_secs_f64());
+    // There are no counters of fractions.
+    gauge!(sum, labels).increment(new.sum().as_secs_f64());
+    if has_left {
+        return;
+    }
     for quantile in QUANTILES {
         let labels = with(labels, "quantile", quantile.to_string());
         gauge!(recent, &labels).set(match new.count() {
@@ -244,14 +296,9 @@ fn record_calls(
             .saturating_sub(told.ended_with(outcome));
         counter!(side.calls, &labels).increment(new);
     }
-    gauge!(side.in_flight, labels).set(method.in_flight() as f64);
 }
 
-fn with(
-    labels: &[(&'static str, String)],
-    name: &'static str,
-    value: String,
-) -> Vec<(&'static str, String)> {
+fn with(labels: &[(&'static str, String)], name: &'static str, value: String) -> Labels {
     let mut labels = labels.to_vec();
     labels.push((name, value));
     labels
@@ -266,6 +313,11 @@ fn describe() {
         describe_counter!(
             side.violations,
             "Messages of the other end that a correct one never sends, by kind"
+        );
+        describe_counter!(side.polls, "How often arrivals were looked for");
+        describe_counter!(
+            side.payload,
+            "Bytes of payloads, by direction and by how they travelled"
         );
     }
     describe_counter!(CALLER.sleeps, "Waiters that gave up polling and slept");
@@ -297,7 +349,11 @@ fn describe() {
         let text = "How long requests waited for their handler";
         (names, text)
     });
-    for ([bucket, sum, count, recent], text) in times.into_iter().chain(waited) {
+    let woken = SERVICE.woken.map(|names| {
+        let text = "From when a service that slept runs again to the handler of the first request";
+        (names, text)
+    });
+    for ([bucket, sum, count, recent], text) in times.into_iter().chain(waited).chain(woken) {
         describe_counter!(
             bucket,
             format!("{text}: calls that took at most `le` seconds")
@@ -317,4 +373,64 @@ fn describe() {
         "slimerpc_incidents_total",
         "What happened beside calls: connections made, lost and healed, peers stalled, restarts"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    /// Figures of an agent that has called so often, of which as many calls are under way as it has
+    /// registered bytes.
+    fn figures(answered: u64, under_way: u64) -> Figures {
+        let mut method = MethodReading {
+            method: "add".to_owned(),
+            begun: answered + under_way,
+            ..MethodReading::default()
+        };
+        method.ended[Outcome::Ok as usize] = answered;
+        let mut figures = Figures::default();
+        figures.memory.idle = under_way as usize;
+        figures.calls.push(ServiceFigures {
+            service: "calc".to_owned(),
+            methods: vec![method],
+            ..ServiceFigures::default()
+        });
+        figures
+    }
+
+    #[test]
+    fn whoever_has_left_counts_on_and_leaves_the_gauges_to_the_next_of_its_name() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let page = recorder.handle();
+        let series = || Series::new(vec![("agent", "a".to_owned())]);
+        let value = |name: &str, labels: &str| {
+            let start = format!(r#"{name}{{agent="a",{labels}}} "#);
+            let text = page.render();
+            let mut lines = text.lines();
+            lines.find_map(|line| Some(line.strip_prefix(&start)?.to_owned()))
+        };
+        let add = r#"rpc_system="slimerpc",rpc_service="calc",rpc_method="add""#;
+        let now = || {
+            let ok = format!(r#"{add},outcome="ok""#);
+            [
+                value("slimerpc_client_calls_total", &ok),
+                value("slimerpc_client_calls_in_flight", add),
+                value("slimerpc_memory_bytes", r#"state="idle""#),
+            ]
+            .map(|it| it.expect("it is told").parse::<u64>().expect("it is whole"))
+        };
+        metrics::with_local_recorder(&recorder, || {
+            let (mut old, mut new) = (series(), series());
+            old.record(&figures(3, 2));
+            assert_eq!(now(), [3, 2, 2]);
+            old.leave(Some(figures(4, 1)));
+            assert_eq!(now(), [4, 0, 0]);
+            new.record(&figures(1, 7));
+            assert_eq!(now(), [5, 7, 7]);
+            old.record(&figures(6, 0));
+            assert_eq!(now(), [7, 7, 7]);
+        });
+    }
 }
